@@ -1,0 +1,84 @@
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+GUESTS := $(TARGET)/guests
+IMSUP := $(abspath $(TARGET))/release/imsup
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
+CFLAGS := -O1 -Wall -Wextra -Werror
+conformance := $(wildcard testdata/guests/conformance/*.c)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## install what is missing for building and testing (apt-get, sudo where needed)
+	@scripts/setup.sh
+
+.PHONY: build
+build: setup ## build imsup (release) as $(TARGET)/release/imsup
+	cargo build --release -p imsup-supervisor
+
+.PHONY: demo
+demo: build ## a shop of four imaginary machines, booted by one request
+	@scripts/demo.sh $(IMSUP)
+
+.PHONY: guests
+guests: $(GUESTS)/guest $(GUESTS)/guest-musl $(GUESTS)/conformance $(GUESTS)/guest-go $(GUESTS)/java/Server.class ## build the tests' guest programs
+
+$(GUESTS)/guest: testdata/guests/guest.c testdata/guests/errno_name.h
+	@mkdir -p $(@D)
+	cc $(CFLAGS) -pthread -o $@ $<
+
+$(GUESTS)/guest-musl: testdata/guests/guest.c testdata/guests/errno_name.h
+	@mkdir -p $(@D)
+	musl-gcc -static $(CFLAGS) -pthread -o $@ $<
+
+# The cases pass what no honest program passes, which the compiler notices.
+$(GUESTS)/conformance: $(conformance) testdata/guests/conformance/conformance.h testdata/guests/errno_name.h
+	@mkdir -p $(@D)
+	cc $(CFLAGS) -Wno-unused-result -Wno-nonnull -Wno-stringop-overread -pthread -o $@ $(conformance)
+
+$(GUESTS)/guest-go: testdata/guests/go/main.go testdata/guests/go/go.mod
+	@mkdir -p $(@D)
+	cd testdata/guests/go && CGO_ENABLED=0 GOFLAGS=-mod=mod GOPROXY=off GOTOOLCHAIN=local go build -trimpath -o $(abspath $@) .
+
+$(GUESTS)/java/Server.class: testdata/guests/java/Server.java
+	@mkdir -p $(@D)
+	javac -d $(@D) $<
+
+.PHONY: test
+test: setup guests ## run all tests, set-up included (as root: also once more as an ordinary user)
+	@scripts/test.sh
+
+.PHONY: bench
+bench: setup guests build ## run the benchmarks: native and imsup interleaved
+	cargo run --release -p imsup-bench -- --imsup $(IMSUP) $(BENCH)
+
+.PHONY: fuzz
+fuzz: ## fuzz the decoders for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+	@command -v cargo-fuzz >/dev/null || { echo "fuzz: install it first: cargo install cargo-fuzz; rustup toolchain install nightly" >&2; exit 1; }
+	cd wire && for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+
+.PHONY: fmt
+fmt: ## format the sources
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## what .ci/run checks besides the tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: install
+install: build ## install imsup below PREFIX (/usr/local)
+	install -D -m 755 $(IMSUP) $(DESTDIR)$(PREFIX)/bin/imsup
+
+.PHONY: clean
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,61 @@
+//! The compose files that are measured.
+
+use std::fmt::Write;
+
+/// A service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its command.
+    pub command: Vec<String>,
+    /// Its ports, as compose writes them.
+    pub expose: Vec<String>,
+}
+
+impl Service {
+    /// A service with one command and its ports.
+    pub fn new<C: Into<String>, P: ToString>(
+        name: impl Into<String>,
+        command: impl IntoIterator<Item = C>,
+        expose: impl IntoIterator<Item = P>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            command: command.into_iter().map(Into::into).collect(),
+            expose: expose.into_iter().map(|port| port.to_string()).collect(),
+        }
+    }
+}
+
+/// The file. Nothing is suspended meanwhile, and what is stopped is killed: how long a program takes to end is its own affair.
+pub fn file<'a>(services: impl IntoIterator<Item = &'a Service>) -> String {
+    let mut text = String::from("x-imsup: {idle_after: never}\nservices:\n");
+    for service in services {
+        // JSON strings and lists are YAML's too.
+        let list = |items: &[String]| serde_json::Value::from(items).to_string();
+        let _ = write!(
+            text,
+            "  {}:\n    command: {}\n    expose: {}\n    stop_signal: SIGKILL\n",
+            service.name,
+            list(&service.command),
+            list(&service.expose)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_block_yaml_with_json_lists() {
+        let text = file(&[Service::new("a", ["x", "--save", ""], ["7001-7003"])]);
+        assert_eq!(
+            text,
+            "x-imsup: {idle_after: never}\nservices:\n  a:\n    command: [\"x\",\"--save\",\"\"]\n    \
+             expose: [\"7001-7003\"]\n    stop_signal: SIGKILL\n"
+        );
+    }
+}

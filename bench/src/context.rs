@@ -1,0 +1,57 @@
+//! What every suite is given.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::sandbox::Sandbox;
+
+/// What every suite is given.
+#[derive(Debug)]
+pub struct Context {
+    /// imsup, with directories of its own.
+    pub sandbox: Sandbox,
+    /// This program, which is also the guests.
+    pub this: PathBuf,
+    /// Where the guests of the tests are.
+    pub guests: PathBuf,
+    /// Whether a look is enough.
+    pub quick: bool,
+}
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
+    bench.parent().unwrap_or(bench).to_owned()
+}
+
+impl Context {
+    /// Finds imsup and makes its directories.
+    ///
+    /// # Errors
+    /// There is no imsup, or no directory can be made.
+    pub fn new(imsup: Option<&Path>, guests: Option<&Path>, quick: bool) -> Result<Self> {
+        let this = std::env::current_exe().context("finding this program")?;
+        let beside = this.parent().unwrap_or(Path::new("."));
+        let imsup = imsup.map_or_else(|| beside.join("imsup"), Path::to_owned);
+        if !imsup.is_file() {
+            bail!(
+                "there is no {}: 'make build' makes it, or name another with --imsup",
+                imsup.display()
+            );
+        }
+        let imsup = imsup.canonicalize().context("finding imsup")?;
+        let guests = guests.map_or_else(|| beside.join("../guests"), Path::to_owned);
+        Ok(Self {
+            sandbox: Sandbox::new(imsup)?,
+            this,
+            guests,
+            quick,
+        })
+    }
+
+    /// `full`, or `quick` where a look is enough.
+    pub fn count(&self, full: usize, quick: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+}

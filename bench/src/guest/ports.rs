@@ -1,0 +1,21 @@
+//! The ports of `serve`.
+
+use std::ops::RangeInclusive;
+
+/// Sends every byte back.
+pub const PING: u16 = 7001;
+/// Takes as many bytes as it is told to, then says so.
+pub const BULK: u16 = 7002;
+/// Greets; for blocking sockets.
+pub const BLOCKING: u16 = 7003;
+/// Greets; for non-blocking ones.
+pub const NON_BLOCKING: u16 = 7004;
+/// Greet too; connected to in turn. There are more of them than a supervisor remembers endpoints that answered lately (256), so that
+/// each connect is as slow as the first.
+pub const ROTATION: RangeInclusive<u16> = 7100..=7499;
+
+/// As compose's `expose` has them.
+pub fn exposed() -> [String; 2] {
+    let range = |from: u16, to: u16| format!("{from}-{to}");
+    [range(PING, NON_BLOCKING), range(*ROTATION.start(), *ROTATION.end())]
+}

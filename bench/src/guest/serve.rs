@@ -1,0 +1,53 @@
+//! The server of all clients: ping, bulk and greetings.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use super::{bulk, control, greet, ports};
+
+/// Serves until it is killed, or its input ends where it is controlled.
+pub fn run(ip: Ipv4Addr, controlled: bool) -> Result<()> {
+    // A service has a session of its own, natively and as a host, and the scheduler treats those apart (sched(7), autogroup).
+    // It fails where it leads one already.
+    let _ = rustix::process::setsid();
+    each_connection(listen(ip, ports::PING)?, echo);
+    each_connection(listen(ip, ports::BULK)?, bulk::take);
+    let greeted = [ports::BLOCKING, ports::NON_BLOCKING]
+        .into_iter()
+        .chain(ports::ROTATION);
+    let listeners = greeted.map(|port| listen(ip, port)).collect::<Result<Vec<_>>>()?;
+    let greeter = thread::spawn(move || greet::run(&listeners));
+    if controlled {
+        return control::serve(|_| Ok(Vec::new()));
+    }
+    match greeter.join() {
+        Ok(ended) => ended,
+        Err(_) => anyhow::bail!("the greeter panicked"),
+    }
+}
+
+/// Listens.
+pub fn listen(ip: Ipv4Addr, port: u16) -> Result<TcpListener> {
+    TcpListener::bind((ip, port)).with_context(|| format!("listening on {ip}:{port}"))
+}
+
+/// Serves each connection in a thread of its own; one that fails concerns its client only.
+fn each_connection(listener: TcpListener, serve: fn(TcpStream) -> std::io::Result<()>) {
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || serve(stream));
+        }
+    });
+}
+
+fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut byte = [0];
+    while stream.read(&mut byte)? > 0 {
+        stream.write_all(&byte)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! System calls that imsup traps, of which the first is left to the kernel at once: what any notification costs at least.
+
+use std::hint::black_box;
+use std::net::TcpListener;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+
+use super::control::{self, nanoseconds};
+
+pub fn run() -> Result<()> {
+    let unix = socket(AddressFamily::UNIX, SocketType::STREAM, None).context("making a socket")?;
+    let nowhere = SocketAddrUnix::new("/nonexistent/imsup-bench")?;
+    let listener = TcpListener::bind("127.0.0.1:0").context("listening")?;
+    control::serve(|count| {
+        Ok(vec![
+            each("continue", count, || {
+                black_box(connect(&unix, &nowhere).is_err());
+            }),
+            each("getsockname", count, || {
+                black_box(listener.local_addr().is_ok());
+            }),
+            each("uname", count, || {
+                black_box(rustix::system::uname());
+            }),
+        ])
+    })
+}
+
+fn each(name: &'static str, count: usize, mut call: impl FnMut()) -> control::Series {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let start = Instant::now();
+        call();
+        times.push(nanoseconds(start));
+    }
+    (name, times)
+}

@@ -1,0 +1,31 @@
+//! imsup's benchmarks: native and imsup interleaved in one run. See bench/README.md.
+#![forbid(unsafe_code)]
+
+mod affinity;
+mod cli;
+mod command;
+mod compose;
+mod context;
+mod guest;
+mod interrupt;
+mod machine;
+mod process;
+mod project;
+mod report;
+mod rounds;
+mod sandbox;
+mod stats;
+mod subject;
+mod suites;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::main() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("imsup-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

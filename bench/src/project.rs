@@ -1,0 +1,166 @@
+//! A project that is up, and taken down whatever happens.
+
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::command;
+use crate::compose;
+use crate::sandbox::Sandbox;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// A project that is up.
+#[derive(Debug)]
+pub struct Project<'a> {
+    sandbox: &'a Sandbox,
+    name: String,
+    /// How long `imsup up -d` took.
+    pub took: Duration,
+}
+
+/// A host, of what `imsup ps --format json` says.
+#[derive(Debug, Deserialize)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Its VIP.
+    pub address: Ipv4Addr,
+}
+
+/// An event, of what `imsup events --format json` says.
+#[derive(Debug, Deserialize)]
+pub struct Event {
+    /// Which host's.
+    pub host: String,
+    /// What happened.
+    pub event: String,
+    /// How long it took, in microseconds.
+    pub duration_us: Option<u64>,
+}
+
+impl<'a> Project<'a> {
+    /// Brings up a project of these services with `imsup up -d`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn up(sandbox: &'a Sandbox, services: &[compose::Service]) -> Result<Self> {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bench-{}-{number}", std::process::id());
+        let file = sandbox.directory().join(format!("{name}.yaml"));
+        command::write_file(&file, &compose::file(services))?;
+        // Made first: an `up` that fails halfway is taken down too.
+        let mut project = Self {
+            sandbox,
+            name,
+            took: Duration::ZERO,
+        };
+        let mut up = project.sandbox.command();
+        up.args(["up", "-d", "-p", &project.name, "-f"]).arg(&file);
+        let start = Instant::now();
+        command::output(&mut up)?;
+        project.took = start.elapsed();
+        Ok(project)
+    }
+
+    /// One of imsup's verbs about this project.
+    fn verb(&self, verb: &str) -> Command {
+        let mut command = self.sandbox.command();
+        command.args([verb, "-p", &self.name]);
+        command
+    }
+
+    /// `imsup run`, to be given the command; as `host`, or as a transient host.
+    pub fn supervised(&self, host: Option<&str>) -> Command {
+        let mut command = self.verb("run");
+        if let Some(host) = host {
+            command.args(["--host", host]);
+        }
+        command.arg("--");
+        command
+    }
+
+    /// The VIP of a host.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn address(&self, host: &str) -> Result<Ipv4Addr> {
+        let lines = command::output(self.verb("ps").args(["--format", "json"]))?;
+        for line in lines.lines() {
+            let found: Host = serde_json::from_str(line).with_context(|| format!("reading 'imsup ps': {line}"))?;
+            if found.name == host {
+                return Ok(found.address);
+            }
+        }
+        bail!("'imsup ps' does not list host {host}");
+    }
+
+    /// Boots a host.
+    ///
+    /// # Errors
+    /// It does not boot.
+    pub fn wake(&self, host: &str) -> Result<()> {
+        command::output(self.verb("wake").arg(host)).map(drop)
+    }
+
+    /// Ends a host's program.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop(&self, host: &str) -> Result<()> {
+        command::output(self.verb("stop").arg(host)).map(drop)
+    }
+
+    /// All that happened.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn events(&self) -> Result<Vec<Event>> {
+        let lines = command::output(self.verb("events").args(["--format", "json"]))?;
+        let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("reading 'imsup events': {line}"));
+        lines.lines().map(parse).collect()
+    }
+
+    /// The broker's process.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub fn broker(&self) -> Result<u32> {
+        let path = self.sandbox.runtime().join(&self.name).join("broker.sock");
+        let socket = UnixStream::connect(&path).with_context(|| format!("connecting to {}", path.display()))?;
+        let peer = rustix::net::sockopt::socket_peercred(&socket).context("asking who the broker is")?;
+        Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// The supervisor of a host that runs.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn supervisor(&self, host: &str) -> Result<u32> {
+        let path = self.sandbox.runtime().join(&self.name).join("running").join(host);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        text.trim()
+            .parse()
+            .with_context(|| format!("{} is not a process id", text.trim()))
+    }
+}
+
+impl Drop for Project<'_> {
+    fn drop(&mut self) {
+        // After a signal too: this wait is not one of those that signals end.
+        match self.verb("down").arg("--forget").output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => eprintln!(
+                "imsup-bench: 'imsup down -p {}': {}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
+            Err(error) => eprintln!("imsup-bench: 'imsup down -p {}': {error}", self.name),
+        }
+    }
+}

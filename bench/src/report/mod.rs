@@ -1,0 +1,89 @@
+//! What was measured, as values, and written.
+
+pub mod markdown;
+pub mod row;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::command;
+use crate::context::repository;
+use crate::machine::Machine;
+pub use row::{Bound, Row};
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// On what.
+    pub machine: Machine,
+    /// Whether all suites ran, at full length.
+    pub complete: bool,
+    /// The suites.
+    pub sections: Vec<Section>,
+}
+
+/// One suite.
+#[derive(Debug, Default, Serialize)]
+pub struct Section {
+    /// The suite's name.
+    pub name: &'static str,
+    /// What it measures.
+    pub about: &'static str,
+    /// Its lines.
+    pub rows: Vec<Row>,
+    /// How to read them.
+    pub notes: Vec<String>,
+    /// What could not be measured, and why.
+    pub gaps: Vec<String>,
+    /// Why it ended early.
+    pub failure: Option<String>,
+}
+
+impl Section {
+    /// One that failed.
+    pub fn failed(why: String) -> Self {
+        Self {
+            failure: Some(why),
+            ..Self::default()
+        }
+    }
+
+    /// With its name.
+    pub fn named(mut self, name: &'static str, about: &'static str) -> Self {
+        self.name = name;
+        self.about = about;
+        self
+    }
+
+    /// Notes what could not be measured.
+    pub fn gap(&mut self, what: &str, why: impl std::fmt::Display) {
+        eprintln!("  gap: {what}: {why}");
+        self.gaps.push(format!("{what}: {why}"));
+    }
+
+    /// Adds how to read the lines.
+    pub fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+}
+
+/// Writes `bench/results/latest.json`, and the table that is committed where the run was complete.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write(report: &Report) -> Result<()> {
+    let directory = repository().join("bench/results");
+    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    let json = serde_json::to_string_pretty(report)?;
+    let latest = directory.join("latest.json");
+    command::write_file(&latest, &json)?;
+    eprintln!("written: {}", latest.display());
+    if report.complete {
+        let table = directory.join("boot-on-connect.md");
+        command::write_file(&table, &markdown::whole(report))?;
+        eprintln!("written: {}", table.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! One line of a report: native and imsup, and what was expected.
+
+use serde::Serialize;
+
+use crate::stats::{Better, Comparison, Interval, Measured, Summary, Unit};
+
+/// What was expected of imsup.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Native's median times this; for rates, at least.
+    Ratio(f64),
+    /// Native's median and this more, in the line's unit.
+    More(f64),
+    /// This, in the line's unit.
+    Value(f64),
+}
+
+/// One line.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub what: String,
+    /// In which unit.
+    pub unit: Unit,
+    /// Natively.
+    pub native: Option<Summary>,
+    /// Under imsup.
+    pub imsup: Summary,
+    /// One against the other.
+    pub comparison: Option<Comparison>,
+    /// What was expected.
+    pub expected: Option<Bound>,
+    /// Whether that was met: a bound is missed when the 95 % interval lies beyond it wholly.
+    pub met: Option<bool>,
+}
+
+impl Row {
+    /// Native against imsup.
+    pub fn compare(what: impl Into<String>, unit: Unit, native: &Measured, imsup: &Measured) -> Self {
+        Self {
+            what: what.into(),
+            unit,
+            native: Some(native.summary()),
+            imsup: imsup.summary(),
+            comparison: Comparison::of(native, imsup),
+            expected: None,
+            met: None,
+        }
+    }
+
+    /// imsup alone.
+    pub fn alone(what: impl Into<String>, unit: Unit, imsup: &Measured) -> Self {
+        Self {
+            what: what.into(),
+            unit,
+            native: None,
+            imsup: imsup.summary(),
+            comparison: None,
+            expected: None,
+            met: None,
+        }
+    }
+
+    /// With what was expected.
+    pub fn expect(mut self, bound: Bound) -> Self {
+        self.expected = Some(bound);
+        self.met = match (bound, self.comparison) {
+            (Bound::Ratio(limit), Some(comparison)) => Some(self.within(comparison.ratio_p50, limit)),
+            (Bound::More(limit), Some(comparison)) => Some(self.within(comparison.difference_p50, limit)),
+            (Bound::Value(limit), _) => Some(self.imsup.p50 <= limit),
+            (_, None) => None,
+        };
+        self
+    }
+
+    fn within(&self, found: Interval, limit: f64) -> bool {
+        match self.unit.better {
+            Better::Lower => found.low <= limit,
+            Better::Higher => found.high >= limit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(samples: &[u64], unit: Unit) -> Measured {
+        let batches: Vec<Vec<u64>> = samples.iter().map(|sample| vec![*sample]).collect();
+        Measured::of(&batches, unit).unwrap()
+    }
+
+    fn met(native: &[u64], imsup: &[u64], unit: Unit, bound: Bound) -> Option<bool> {
+        Row::compare("x", unit, &measured(native, unit), &measured(imsup, unit))
+            .expect(bound)
+            .met
+    }
+
+    #[test]
+    fn a_time_is_missed_when_it_is_surely_longer() {
+        let unit = Unit::MICROSECONDS;
+        let native = [10_000; 9];
+        assert_eq!(met(&native, &[12_000; 9], unit, Bound::Ratio(1.25)), Some(true));
+        assert_eq!(met(&native, &[13_000; 9], unit, Bound::Ratio(1.25)), Some(false));
+        assert_eq!(met(&native, &[13_000; 9], unit, Bound::More(2.0)), Some(false));
+        let noisy = [9_000, 9_500, 9_900, 10_000, 10_100, 10_200, 10_900, 11_000, 12_000];
+        assert_eq!(met(&native, &noisy, unit, Bound::Ratio(1.0)), Some(true));
+    }
+
+    #[test]
+    fn a_rate_is_missed_when_it_is_surely_lower() {
+        let unit = Unit::REQUESTS_PER_SECOND;
+        assert_eq!(met(&[100; 9], &[105; 9], unit, Bound::Ratio(1.0)), Some(true));
+        assert_eq!(met(&[100; 9], &[90; 9], unit, Bound::Ratio(1.0)), Some(false));
+    }
+
+    #[test]
+    fn a_value_needs_no_native_one() {
+        let unit = Unit::KIB;
+        let row = Row::alone("x", unit, &measured(&[9 * 1024], unit)).expect(Bound::Value(8.0));
+        assert_eq!(row.met, Some(false));
+    }
+}

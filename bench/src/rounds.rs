@@ -1,0 +1,104 @@
+//! Taking turns: A B A B.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use crate::interrupt;
+use crate::stats::{Measured, Unit};
+
+/// Raw samples with the name of what they are of.
+pub type Series = (String, Vec<u64>);
+
+/// Who takes turns: a variant's name, and what takes one batch of its samples.
+pub struct Turn<'a> {
+    /// The variant.
+    pub variant: &'static str,
+    /// Takes a batch.
+    pub take: Box<dyn FnMut() -> Result<Vec<Series>> + 'a>,
+}
+
+impl<'a> Turn<'a> {
+    /// A variant and how a batch of it is taken.
+    pub fn new(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
+        Self {
+            variant,
+            take: Box::new(take),
+        }
+    }
+}
+
+/// All batches that were taken, by variant and series.
+#[derive(Debug, Default)]
+pub struct Batches {
+    taken: BTreeMap<(&'static str, String), Vec<Vec<u64>>>,
+}
+
+impl Batches {
+    /// Has everyone take a turn, `rounds` times; who begins rotates, so that nobody always follows the same one. The first
+    /// `warm_up` rounds are not counted.
+    ///
+    /// # Errors
+    /// A batch could not be taken, or a signal came.
+    pub fn interleave(&mut self, turns: &mut [Turn<'_>], warm_up: usize, rounds: usize) -> Result<()> {
+        let count = turns.len();
+        for round in 0..warm_up + rounds {
+            for position in 0..count {
+                interrupt::check()?;
+                let turn = &mut turns[(round + position) % count];
+                let series = (turn.take)().with_context(|| turn.variant)?;
+                if round >= warm_up {
+                    self.add(turn.variant, series);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, variant: &'static str, series: Vec<Series>) {
+        for (name, samples) in series {
+            self.taken.entry((variant, name)).or_default().push(samples);
+        }
+    }
+
+    /// All batches of one series.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn of(&self, variant: &'static str, series: &str) -> Result<&[Vec<u64>]> {
+        self.taken
+            .get(&(variant, series.to_owned()))
+            .map(Vec::as_slice)
+            .with_context(|| format!("nothing was measured of {series} ({variant})"))
+    }
+
+    /// One series as it is compared.
+    ///
+    /// # Errors
+    /// Nothing was measured.
+    pub fn measured(&self, variant: &'static str, series: &str, unit: Unit) -> Result<Measured> {
+        Measured::of(self.of(variant, series)?, unit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_rotate_and_the_warm_up_is_not_counted() {
+        let order = std::cell::RefCell::new(String::new());
+        let turn = |variant: &'static str| {
+            let order = &order;
+            Turn::new(variant, move || {
+                order.borrow_mut().push_str(variant);
+                Ok(vec![("time".to_owned(), vec![order.borrow().len() as u64])])
+            })
+        };
+        let mut batches = Batches::default();
+        batches.interleave(&mut [turn("A"), turn("B")], 1, 2).unwrap();
+        assert_eq!(*order.borrow(), "ABBAAB");
+        assert_eq!(batches.of("A", "time").unwrap(), [vec![4], vec![5]]);
+        assert!(batches.of("A", "size").is_err());
+    }
+}

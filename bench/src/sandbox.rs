@@ -1,0 +1,51 @@
+//! imsup with directories of its own, so that nothing of the machine's projects is touched.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+/// imsup with directories of its own.
+#[derive(Debug)]
+pub struct Sandbox {
+    imsup: PathBuf,
+    directory: TempDir,
+}
+
+impl Sandbox {
+    /// Directories for this imsup; gone when this is dropped.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn new(imsup: PathBuf) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("imsup-bench-")
+            .tempdir()
+            .context("making a directory for the benchmarks")?;
+        Ok(Self { imsup, directory })
+    }
+
+    /// A directory that is gone in the end.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What holds the projects' runtime directories.
+    pub fn runtime(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    /// imsup, to be given arguments.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.imsup);
+        command
+            .current_dir(self.directory.path())
+            .env("IMSUP_RUNTIME_DIR", self.runtime())
+            .env("IMSUP_STATE_DIR", self.directory.path().join("state"))
+            .env_remove("COMPOSE_PROJECT_NAME")
+            .env_remove("COMPOSE_FILE")
+            .env_remove("IMSUP_LOG");
+        command
+    }
+}

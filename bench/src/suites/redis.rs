@@ -1,0 +1,230 @@
+//! The data path of redis.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{BOTH, CONTROL, NATIVE, SERVER};
+use crate::command;
+use crate::compose::Service;
+use crate::context::Context;
+use crate::interrupt;
+use crate::project::Project;
+use crate::report::{Bound, Row, Section};
+use crate::rounds::{Batches, Series, Turn};
+use crate::stats::{Measured, Unit};
+
+const PORT: u16 = 6379;
+
+/// A way to load redis: what it is called, the options of redis-benchmark, and its number of requests.
+const LOADS: [(&str, &[&str], usize); 3] = [
+    ("1 client", &["-c", "1"], 4_000),
+    ("20 clients", &["-c", "20"], 12_000),
+    ("20 clients, pipelines of 16", &["-c", "20", "-P", "16"], 100_000),
+];
+
+pub fn run(context: &Context) -> Result<Section> {
+    let mut section = Section::default();
+    let (Some(server), Some(benchmark)) = (command::find("redis-server"), command::find("redis-benchmark")) else {
+        section.gap(
+            "redis",
+            "redis-server or redis-benchmark is not installed (Debian: redis-server)",
+        );
+        return Ok(section);
+    };
+    let server = server.to_string_lossy().into_owned();
+    let runs = context.count(4, 1);
+    let rounds = context.count(4, 2);
+    let mut batches = Batches::default();
+    for _ in 0..runs {
+        let host = Service::new("redis", arguments(&server, "*"), [PORT]);
+        let project = Project::up(&context.sandbox, &[host])?;
+        project.wake("redis")?;
+        let host = project.address("redis")?;
+        let (first, _first) = native_server(context, &server, 3)?;
+        let (second, _second) = native_server(context, &server, 4)?;
+        for (name, options, requests) in LOADS {
+            let native = |address| load(Command::new(&benchmark), address, name, options, requests);
+            let supervised = |address| {
+                let mut command = project.supervised(None);
+                command.arg(&benchmark);
+                load(command, address, name, options, requests)
+            };
+            let mut turns = [
+                Turn::new(NATIVE, || native(first)),
+                Turn::new(SERVER, || native(host)),
+                Turn::new(BOTH, || supervised(host)),
+                Turn::new(CONTROL, || native(second)),
+            ];
+            batches.interleave(&mut turns, 0, rounds)?;
+        }
+    }
+    report(&batches, runs, &mut section)?;
+    Ok(section)
+}
+
+fn arguments(server: &str, bind: &str) -> Vec<String> {
+    let port = PORT.to_string();
+    let words = [
+        server,
+        "--port",
+        &port,
+        "--bind",
+        bind,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--protected-mode",
+        "no",
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
+/// A native server, ended when it is dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn native_server(context: &Context, server: &str, number: u8) -> Result<(Ipv4Addr, Server)> {
+    let [.., hi, lo] = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, 200 + number, hi, lo | 1);
+    let words = arguments(server, &address.to_string());
+    // In a session of its own, as a service is, and as a host is: the scheduler treats sessions apart (sched(7), autogroup).
+    let child = Command::new("setsid")
+        .args(&words)
+        .current_dir(context.sandbox.directory())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("starting redis-server by setsid (util-linux)")?;
+    let server = Server(child);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect((address, PORT)).is_err() {
+        if Instant::now() > deadline {
+            bail!("redis-server does not answer on {address}");
+        }
+        interrupt::pause(Duration::from_millis(5))?;
+    }
+    Ok((address, server))
+}
+
+/// Runs redis-benchmark once; a batch has one sample of each of its figures.
+fn load(mut command: Command, address: Ipv4Addr, name: &str, options: &[&str], requests: usize) -> Result<Vec<Series>> {
+    command
+        .args([
+            "-h",
+            &address.to_string(),
+            "-p",
+            &PORT.to_string(),
+            "-t",
+            "set,get",
+            "--csv",
+        ])
+        .args(["-n", &requests.to_string()])
+        .args(options);
+    let text = command::output(&mut command)?;
+    let mut series = Vec::new();
+    for (test, figures) in parse(&text)? {
+        for (figure, value) in figures {
+            series.push((format!("{test} {name} {figure}"), vec![value]));
+        }
+    }
+    Ok(series)
+}
+
+/// redis-benchmark's CSV (redis 6.2 and later): requests a second, and latencies that become nanoseconds.
+fn parse(text: &str) -> Result<BTreeMap<String, [(&'static str, u64); 3]>> {
+    let mut found = BTreeMap::new();
+    let mut lines = text.lines();
+    let words = |line: &str| {
+        line.split(',')
+            .map(|word| word.trim_matches('"').to_owned())
+            .collect::<Vec<_>>()
+    };
+    let header = words(lines.next().unwrap_or_default());
+    let column = |name: &str| {
+        let position = header.iter().position(|word| word == name);
+        position.with_context(|| format!("redis-benchmark reports no '{name}': redis 6.2 or later is needed"))
+    };
+    let (rate, p50, p99) = (column("rps")?, column("p50_latency_ms")?, column("p99_latency_ms")?);
+    for line in lines {
+        let line = words(line);
+        let value = |column: usize, scale: f64| -> Result<u64> {
+            let word = line.get(column).context("a line of redis-benchmark is short")?;
+            let number: f64 = word.parse().with_context(|| format!("redis-benchmark said '{word}'"))?;
+            Ok((number * scale).round() as u64)
+        };
+        let figures = [
+            ("rate", value(rate, 1.0)?),
+            ("p50", value(p50, 1e6)?),
+            ("p99", value(p99, 1e6)?),
+        ];
+        found.insert(line[0].clone(), figures);
+    }
+    Ok(found)
+}
+
+fn report(batches: &Batches, runs: usize, section: &mut Section) -> Result<()> {
+    for (name, _, _) in LOADS {
+        for test in ["GET", "SET"] {
+            let series = |figure: &str| format!("{test} {name} {figure}");
+            for variant in [CONTROL, SERVER, BOTH] {
+                let expect = |row: Row| {
+                    if variant == CONTROL {
+                        row
+                    } else {
+                        row.expect(Bound::Ratio(1.0))
+                    }
+                };
+                let what = |figure: &str| format!("{test}, {name}, {figure}: {variant}");
+                let unit = Unit::REQUESTS_PER_SECOND;
+                let rate = |variant| batches.measured(variant, &series("rate"), unit);
+                section.rows.push(expect(Row::compare(
+                    what("rate"),
+                    unit,
+                    &rate(NATIVE)?,
+                    &rate(variant)?,
+                )));
+                let unit = Unit::MICROSECONDS;
+                let latency = |variant| -> Result<Measured> {
+                    let p50s = batches.of(variant, &series("p50"))?.concat();
+                    Measured::reported(&p50s, &batches.of(variant, &series("p99"))?.concat(), unit)
+                };
+                section.rows.push(expect(Row::compare(
+                    what("latency"),
+                    unit,
+                    &latency(NATIVE)?,
+                    &latency(variant)?,
+                )));
+            }
+        }
+    }
+    section.note(format!(
+        "{runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
+    ));
+    section.note("'native again' is a second native server with a native client: what differs there is noise");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_csv_of_redis_7_is_read() {
+        let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\"p99_latency_ms\",\
+                    \"max_latency_ms\"\n\"SET\",\"40000.00\",\"0.020\",\"0.008\",\"0.023\",\"0.031\",\"0.055\",\"0.487\"\n";
+        let found = parse(text).unwrap();
+        assert_eq!(found["SET"], [("rate", 40_000), ("p50", 23_000), ("p99", 55_000)]);
+        assert!(parse("SET: 40000.00 requests per second\n").is_err());
+    }
+}

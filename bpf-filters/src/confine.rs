@@ -1,0 +1,107 @@
+//! imsup's own confinement: what a supervisor gives up once its program runs.
+//!
+//! The policy is `confinement.json`, in seccompiler's format: it names what fails with EPERM, all else is allowed. It is a
+//! second wall, for the case that hostile bytes from the application take the supervisor over; what protects the
+//! machine from the application itself is the kernel's ordinary permissions.
+
+use seccompiler::{BpfProgram, TargetArch, sock_filter};
+
+/// The policy's text.
+pub const POLICY: &str = include_str!("../confinement.json");
+
+/// The policy's only filter.
+const FILTER: &str = "supervisor";
+
+/// Why a process could not be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// The processor is not one that seccompiler knows.
+    #[error("there is no confinement for this processor architecture: {0}")]
+    Architecture(#[source] seccompiler::BackendError),
+    /// The policy does not compile.
+    #[error("confinement.json does not compile: {0}; please report this")]
+    Policy(#[source] seccompiler::Error),
+    /// The policy compiles, and has no filter named `supervisor`.
+    #[error("confinement.json has no filter '{FILTER}'; please report this")]
+    NoFilter,
+    /// The kernel refused the filter.
+    #[error("the kernel refused imsup's own seccomp filter: {0}; `imsup doctor` shows which features are missing")]
+    Install(#[source] seccompiler::Error),
+}
+
+/// Compiles the policy for this machine.
+///
+/// # Errors
+/// Any [`ConfineError`] but [`ConfineError::Install`].
+pub fn confinement() -> Result<BpfProgram, ConfineError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(ConfineError::Architecture)?;
+    confinement_for(arch)
+}
+
+/// Confines the calling thread and the threads and processes it makes from now on, for good. Sets no-new-privs, without
+/// which an ordinary user may install no filter (seccomp(2)).
+///
+/// Call it when the program has been executed, and before the first notification is read.
+///
+/// # Errors
+/// Any [`ConfineError`]; with [`ConfineError::Install`] (EINVAL: the kernel has no seccomp filters, ENOMEM) no-new-privs
+/// may be set already.
+pub fn confine() -> Result<(), ConfineError> {
+    seccompiler::apply_filter(&confinement()?).map_err(ConfineError::Install)
+}
+
+fn confinement_for(arch: TargetArch) -> Result<BpfProgram, ConfineError> {
+    let x86_64 = matches!(arch, TargetArch::x86_64);
+    let mut programs = seccompiler::compile_from_json(POLICY.as_bytes(), arch).map_err(ConfineError::Policy)?;
+    let mut program = programs.remove(FILTER).ok_or(ConfineError::NoFilter)?;
+    if x86_64 {
+        // A policy that names what is refused could be gone around by x32 numbers, which seccompiler does not know.
+        program.splice(ARCH_CHECK_LENGTH..ARCH_CHECK_LENGTH, refuse_x32());
+    }
+    Ok(program)
+}
+
+/// How many instructions seccompiler begins with: load the architecture, compare, kill.
+const ARCH_CHECK_LENGTH: usize = 3;
+
+/// `__X32_SYSCALL_BIT` (arch/x86/include/uapi/asm/unistd.h).
+const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+
+/// Instructions that refuse every x32 call, and leave -1 alone, by which tracers skip a call (seccomp(2)).
+fn refuse_x32() -> [sock_filter; 4] {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    [
+        instruction(LOAD_WORD, 0, 0, 0),
+        instruction(JUMP_IF_GREATER_OR_EQUAL, 0, 2, X32_SYSCALL_BIT),
+        instruction(JUMP_IF_EQUAL, 1, 0, u32::MAX),
+        instruction(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_compiles_for_every_architecture_seccompiler_knows() {
+        for arch in [TargetArch::x86_64, TargetArch::aarch64, TargetArch::riscv64] {
+            assert!(confinement_for(arch).unwrap().len() > 100);
+        }
+    }
+
+    #[test]
+    fn a_confined_thread_cannot_execute_and_still_works() {
+        // In a thread of its own, since there is no way back.
+        let executed = std::thread::spawn(|| {
+            confine().unwrap();
+            std::fs::read("/proc/self/stat").unwrap();
+            std::process::Command::new("/bin/true").status()
+        });
+        let error = executed.join().unwrap().expect_err("execve must be refused");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+}

@@ -1,0 +1,13 @@
+//! THE table of trapped system calls, and the filters compiled from it.
+//!
+//! [`table`] says what is done with each call; [`notify`] compiles the filter that applications run under; [`confine`]
+//! is the filter that imsup itself runs under.
+#![forbid(unsafe_code)]
+
+pub mod confine;
+pub mod notify;
+pub mod table;
+
+pub use confine::{ConfineError, confine, confinement};
+pub use notify::{FilterError, compile};
+pub use table::{Action, Condition, Handler, Row, TABLE, Test, handler_of};

@@ -1,0 +1,300 @@
+//! THE table: which system calls do not simply go to the kernel, and what is done with each.
+//!
+//! [`crate::notify`] compiles the filter from it and the supervisor dispatches by it, so the two cannot drift apart. What
+//! is not in the table is allowed, and stays in the kernel's bitmap of calls that need no filter run at all
+//! (kernel/seccomp.c, `seccomp_cache_prepare`).
+
+use libc::c_long;
+
+/// Number of a system call under the architecture imsup was built for.
+pub type Number = c_long;
+
+/// Who in the supervisor answers a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Handler {
+    /// bind(2).
+    Bind,
+    /// listen(2).
+    Listen,
+    /// connect(2).
+    Connect,
+    /// sendto(2) with a destination.
+    SendTo,
+    /// sendmsg(2) with MSG_FASTOPEN.
+    SendMsg,
+    /// sendmmsg(2) with MSG_FASTOPEN.
+    SendMmsg,
+    /// getsockname(2).
+    GetSockName,
+    /// getpeername(2).
+    GetPeerName,
+    /// uname(2).
+    Uname,
+    /// open(2) with the flags by which musl reads a file.
+    Open,
+}
+
+/// What a [`Condition`] asks of its argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// All 64 bits differ from this value: `argument != value`.
+    NotEqual(u64),
+    /// `argument & mask == value`. For arguments that are an `int` to the kernel the mask keeps to the low 32 bits,
+    /// since the rest of the register is anybody's.
+    MaskedEqual {
+        /// The bits that are looked at.
+        mask: u64,
+        /// What they must be.
+        value: u64,
+    },
+}
+
+/// A test of one argument of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Which argument, from 0 to 5.
+    pub argument: u8,
+    /// What is asked of it.
+    pub test: Test,
+}
+
+impl Condition {
+    /// Whether a call with these arguments meets the condition.
+    pub fn holds(&self, arguments: &[u64; 6]) -> bool {
+        let argument = arguments[usize::from(self.argument)];
+        match self.test {
+            Test::NotEqual(value) => argument != value,
+            Test::MaskedEqual { mask, value } => argument & mask == value,
+        }
+    }
+}
+
+/// What is done with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The supervisor is asked, where all the conditions hold; otherwise the call is allowed.
+    Notify {
+        /// Who answers.
+        handler: Handler,
+        /// When; always where empty.
+        when: &'static [Condition],
+    },
+    /// The call fails with this errno.
+    Refuse {
+        /// The errno.
+        errno: i32,
+    },
+}
+
+/// One system call of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its name, as in syscalls(2).
+    pub name: &'static str,
+    /// Its number.
+    pub number: Number,
+    /// What is done with it.
+    pub action: Action,
+    /// Why, and what for.
+    pub why: &'static str,
+}
+
+/// What calls of another architecture (i386, and x32 on x86-64) fail with: they would reach the socket calls past the
+/// filter, by other numbers.
+pub const FOREIGN_ARCHITECTURE_ERRNO: i32 = libc::ENOSYS;
+
+/// What musl adds to the flags of every open(2). libc's own constant is glibc's for 64-bit programs, which is 0.
+#[cfg(target_arch = "x86_64")]
+const KERNEL_O_LARGEFILE: i32 = 0o100_000;
+
+#[cfg(target_arch = "x86_64")]
+const AS_MUSL_READS: &[Condition] = &[Condition {
+    argument: 1,
+    test: Test::MaskedEqual {
+        mask: u32::MAX as u64,
+        value: (libc::O_RDONLY | libc::O_CLOEXEC | KERNEL_O_LARGEFILE) as u64,
+    },
+}];
+
+const WITH_DESTINATION: &[Condition] = &[Condition {
+    argument: 4,
+    test: Test::NotEqual(0),
+}];
+
+const fn fast_open(flags_argument: u8) -> Condition {
+    Condition {
+        argument: flags_argument,
+        test: Test::MaskedEqual {
+            mask: libc::MSG_FASTOPEN as u64,
+            value: libc::MSG_FASTOPEN as u64,
+        },
+    }
+}
+
+const fn notify(name: &'static str, number: Number, handler: Handler, why: &'static str) -> Row {
+    notify_when(name, number, handler, &[], why)
+}
+
+const fn notify_when(
+    name: &'static str,
+    number: Number,
+    handler: Handler,
+    when: &'static [Condition],
+    why: &'static str,
+) -> Row {
+    Row {
+        name,
+        number,
+        action: Action::Notify { handler, when },
+        why,
+    }
+}
+
+const fn refuse(name: &'static str, number: Number, errno: i32, why: &'static str) -> Row {
+    Row {
+        name,
+        number,
+        action: Action::Refuse { errno },
+        why,
+    }
+}
+
+/// The table. A name and a number appear once.
+pub const TABLE: &[Row] = &[
+    notify(
+        "bind",
+        libc::SYS_bind,
+        Handler::Bind,
+        "a wildcard lands on the host's VIP, loopback on its own localhost; a retained socket takes the place of the program's",
+    ),
+    notify(
+        "listen",
+        libc::SYS_listen,
+        Handler::Listen,
+        "the host is ready on that port, and the broker retains the socket",
+    ),
+    notify(
+        "connect",
+        libc::SYS_connect,
+        Handler::Connect,
+        "a signal that boots an absent host; elsewhere the source address is the caller's VIP",
+    ),
+    notify_when(
+        "sendto",
+        libc::SYS_sendto,
+        Handler::SendTo,
+        WITH_DESTINATION,
+        "datagrams to hosts and name servers; sends on a connected socket carry no address and are not trapped",
+    ),
+    notify_when(
+        "sendmsg",
+        libc::SYS_sendmsg,
+        Handler::SendMsg,
+        &[fast_open(2)],
+        "TCP Fast Open connects without connect(2)",
+    ),
+    notify_when(
+        "sendmmsg",
+        libc::SYS_sendmmsg,
+        Handler::SendMmsg,
+        &[fast_open(3)],
+        "TCP Fast Open connects without connect(2)",
+    ),
+    notify(
+        "getsockname",
+        libc::SYS_getsockname,
+        Handler::GetSockName,
+        "the program sees the address it asked for, not the alias it was given",
+    ),
+    notify(
+        "getpeername",
+        libc::SYS_getpeername,
+        Handler::GetPeerName,
+        "the program sees the address it connected to, not the alias that stands for it",
+    ),
+    notify("uname", libc::SYS_uname, Handler::Uname, "the node name is the host's"),
+    #[cfg(target_arch = "x86_64")]
+    notify_when(
+        "open",
+        libc::SYS_open,
+        Handler::Open,
+        AS_MUSL_READS,
+        "how musl, and neither glibc nor Go, opens /etc/hosts: the project's is given instead",
+    ),
+    refuse(
+        "io_uring_setup",
+        libc::SYS_io_uring_setup,
+        libc::ENOSYS,
+        "rings connect and accept past the filter; runtimes fall back to epoll",
+    ),
+    refuse(
+        "io_uring_enter",
+        libc::SYS_io_uring_enter,
+        libc::ENOSYS,
+        "as io_uring_setup: a ring may be inherited",
+    ),
+    refuse(
+        "io_uring_register",
+        libc::SYS_io_uring_register,
+        libc::ENOSYS,
+        "as io_uring_setup: a ring may be inherited",
+    ),
+];
+
+/// The row of a system call, or `None` where it is left to the kernel.
+pub fn row_of(number: Number) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.number == number)
+}
+
+/// Who answers notifications of this call (`seccomp_data.nr`), or `None` where the filter never sends one.
+pub fn handler_of(nr: i32) -> Option<Handler> {
+    match row_of(Number::from(nr))?.action {
+        Action::Notify { handler, .. } => Some(handler),
+        Action::Refuse { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_appear_once() {
+        let names: BTreeSet<_> = TABLE.iter().map(|row| row.name).collect();
+        let numbers: BTreeSet<_> = TABLE.iter().map(|row| row.number).collect();
+        assert_eq!((names.len(), numbers.len()), (TABLE.len(), TABLE.len()));
+    }
+
+    #[test]
+    fn names_and_numbers_are_those_of_libseccomp() {
+        for row in TABLE {
+            let syscall = libseccomp::ScmpSyscall::from_name(row.name).unwrap();
+            assert_eq!(Number::from(syscall.as_raw_syscall()), row.number, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn masked_values_lie_within_their_masks() {
+        for row in TABLE {
+            let Action::Notify { when, .. } = row.action else {
+                continue;
+            };
+            for condition in when {
+                assert!(condition.argument < 6, "{}", row.name);
+                if let Test::MaskedEqual { mask, value } = condition.test {
+                    assert_eq!(value & !mask, 0, "{}: this condition never holds", row.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_notified_calls_have_a_handler() {
+        assert_eq!(handler_of(libc::SYS_connect as i32), Some(Handler::Connect));
+        assert_eq!(handler_of(libc::SYS_io_uring_setup as i32), None);
+        assert_eq!(handler_of(libc::SYS_read as i32), None);
+        assert_eq!(handler_of(-1), None);
+    }
+}

@@ -1,0 +1,314 @@
+//! Every system call, through the compiled filters by interpretation: the verdict is what the table says.
+
+use imsup_bpf_filters::table::{FOREIGN_ARCHITECTURE_ERRNO, row_of};
+use imsup_bpf_filters::{Action, Condition, TABLE, Test};
+use proptest::prelude::*;
+
+use crate::support::interpret::Call;
+use crate::support::program::Program;
+use crate::support::{Verdict, audit_arch};
+
+/// Beyond the last number of Linux 6.18 by far.
+const NUMBERS: std::ops::RangeInclusive<u32> = 0..=600;
+
+fn notify_filter() -> Program {
+    Program::of_libc(&imsup_bpf_filters::compile().unwrap())
+}
+
+/// What the table says.
+fn expected(call: &Call) -> Verdict {
+    let skipped_by_a_tracer = call.nr == u32::MAX;
+    let x32 = cfg!(target_arch = "x86_64") && call.nr >= 0x4000_0000 && !skipped_by_a_tracer;
+    if call.arch != audit_arch::NATIVE || x32 {
+        return Verdict::Errno(FOREIGN_ARCHITECTURE_ERRNO);
+    }
+    match row_of(i64::from(call.nr)).map(|row| row.action) {
+        None => Verdict::Allow,
+        Some(Action::Refuse { errno }) => Verdict::Errno(errno),
+        Some(Action::Notify { when, .. }) if when.iter().all(|condition| condition.holds(&call.arguments)) => {
+            Verdict::Notify
+        }
+        Some(Action::Notify { .. }) => Verdict::Allow,
+    }
+}
+
+fn native(number: libc::c_long, arguments: [u64; 6]) -> Call {
+    Call::new(u32::try_from(number).unwrap(), audit_arch::NATIVE, arguments)
+}
+
+#[test]
+fn every_number_has_the_verdict_of_the_table() {
+    let filter = notify_filter();
+    for nr in NUMBERS {
+        for arguments in [[0; 6], [u64::MAX; 6], [1 << 32; 6]] {
+            let call = Call::new(nr, audit_arch::NATIVE, arguments);
+            assert_eq!(filter.run(&call), expected(&call), "{call:x?}");
+        }
+    }
+}
+
+#[test]
+fn calls_of_other_architectures_do_not_exist() {
+    let filter = notify_filter();
+    for arch in [
+        audit_arch::X86_64,
+        audit_arch::I386,
+        audit_arch::AARCH64,
+        audit_arch::ARM,
+        audit_arch::RISCV64,
+        0,
+    ] {
+        if arch == audit_arch::NATIVE {
+            continue;
+        }
+        for nr in NUMBERS.chain([u32::MAX]) {
+            let call = Call::new(nr, arch, [0; 6]);
+            assert_eq!(filter.run(&call), Verdict::Errno(libc::ENOSYS), "{call:x?}");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn x32_calls_do_not_exist() {
+    let (notify, confinement) = (notify_filter(), confinement());
+    for nr in NUMBERS
+        .map(|nr| nr | crate::support::X32_SYSCALL_BIT)
+        .chain([0x7fff_ffff, 0x8000_0000, 0xffff_fffe])
+    {
+        let call = Call::new(nr, audit_arch::X86_64, [0; 6]);
+        assert_eq!(notify.run(&call), Verdict::Errno(libc::ENOSYS), "{call:x?}");
+        assert_eq!(confinement.run(&call), Verdict::Errno(libc::ENOSYS), "{call:x?}");
+    }
+}
+
+/// A tracer makes the kernel skip a call by setting its number to -1, and sets the result itself; an errno of the
+/// filter would overwrite that (seccomp(2)).
+#[test]
+fn calls_skipped_by_a_tracer_stay_skipped() {
+    let call = Call::new(u32::MAX, audit_arch::NATIVE, [0; 6]);
+    assert_eq!(notify_filter().run(&call), Verdict::Allow);
+    assert_eq!(confinement().run(&call), Verdict::Allow);
+}
+
+/// The kernel runs no filter for these: an untrapped call costs what it costs natively.
+#[test]
+fn calls_outside_the_table_are_in_the_kernels_bitmap() {
+    let filter = notify_filter();
+    for nr in NUMBERS {
+        assert_eq!(
+            filter.is_constantly_allowed(nr, audit_arch::NATIVE),
+            row_of(i64::from(nr)).is_none(),
+            "number {nr}"
+        );
+    }
+}
+
+/// The table itself, spelled out by hand for the calls whose arguments matter.
+#[test]
+fn arguments_decide_as_designed() {
+    let filter = notify_filter();
+    let with = |argument: usize, value: u64| {
+        let mut arguments = [0; 6];
+        arguments[argument] = value;
+        arguments
+    };
+    let fast_open = libc::MSG_FASTOPEN as u64;
+    for (number, arguments, verdict, what) in [
+        (libc::SYS_sendto, [3, 4096, 5, 0, 0, 0], Verdict::Allow, "send"),
+        (
+            libc::SYS_sendto,
+            [3, 4096, 5, 0, 0x7ffc_0000_0010, 16],
+            Verdict::Notify,
+            "sendto an address",
+        ),
+        (
+            libc::SYS_sendto,
+            with(4, 1 << 32),
+            Verdict::Notify,
+            "an address whose low half is 0",
+        ),
+        (
+            libc::SYS_sendto,
+            with(4, 1),
+            Verdict::Notify,
+            "an address whose high half is 0",
+        ),
+        (
+            libc::SYS_sendto,
+            with(5, 16),
+            Verdict::Allow,
+            "a length without an address",
+        ),
+        (
+            libc::SYS_sendmsg,
+            [3, 4096, 0, 0, 0, 0],
+            Verdict::Allow,
+            "plain sendmsg",
+        ),
+        (libc::SYS_sendmsg, with(2, fast_open), Verdict::Notify, "fast open"),
+        (
+            libc::SYS_sendmsg,
+            with(2, fast_open | 0x4000),
+            Verdict::Notify,
+            "fast open and MSG_NOSIGNAL",
+        ),
+        (
+            libc::SYS_sendmsg,
+            with(2, 0xdead_beef_2000_0000),
+            Verdict::Notify,
+            "fast open under garbage",
+        ),
+        (
+            libc::SYS_sendmsg,
+            with(2, fast_open << 32),
+            Verdict::Allow,
+            "garbage above the int",
+        ),
+        (
+            libc::SYS_sendmsg,
+            with(2, !fast_open),
+            Verdict::Allow,
+            "every other flag",
+        ),
+        (
+            libc::SYS_sendmmsg,
+            with(2, fast_open),
+            Verdict::Allow,
+            "sendmmsg's count",
+        ),
+        (
+            libc::SYS_sendmmsg,
+            with(3, fast_open),
+            Verdict::Notify,
+            "sendmmsg's flags",
+        ),
+        (
+            libc::SYS_bind,
+            [u64::MAX; 6],
+            Verdict::Notify,
+            "bind, whatever its arguments",
+        ),
+    ] {
+        assert_eq!(filter.run(&native(number, arguments)), verdict, "{what}");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn only_musls_way_of_reading_is_a_trapped_open() {
+    let filter = notify_filter();
+    for (flags, verdict, what) in [
+        (0x88000, Verdict::Notify, "musl's fopen for reading"),
+        (0xffff_ffff_0008_8000, Verdict::Notify, "the same under garbage"),
+        (0x80000, Verdict::Allow, "O_RDONLY|O_CLOEXEC, without O_LARGEFILE"),
+        (0x88001, Verdict::Allow, "for writing"),
+        (0x88002, Verdict::Allow, "for both"),
+        (0x88040, Verdict::Allow, "creating"),
+        (0x8000, Verdict::Allow, "without O_CLOEXEC"),
+        (0, Verdict::Allow, "plain"),
+    ] {
+        let call = native(libc::SYS_open, [4096, flags, 0, 0, 0, 0]);
+        assert_eq!(filter.run(&call), verdict, "{what}");
+    }
+}
+
+fn confinement() -> Program {
+    Program::of_seccompiler(&imsup_bpf_filters::confinement().unwrap())
+}
+
+#[test]
+fn the_confinement_refuses_what_its_policy_names_and_nothing_else() {
+    let policy: serde_json::Value = serde_json::from_str(imsup_bpf_filters::confine::POLICY).unwrap();
+    let rules = policy["supervisor"]["filter"].as_array().unwrap();
+    let refused: Vec<u32> = rules
+        .iter()
+        .map(|rule| {
+            assert!(rule.get("args").is_none(), "the expectation below knows no arguments");
+            let name = rule["syscall"].as_str().unwrap();
+            let number = libseccomp::ScmpSyscall::from_name(name).unwrap().as_raw_syscall();
+            u32::try_from(number).unwrap()
+        })
+        .collect();
+    let filter = confinement();
+    for nr in NUMBERS {
+        let call = Call::new(nr, audit_arch::NATIVE, [u64::MAX; 6]);
+        let refuse = refused.contains(&nr);
+        let verdict = if refuse {
+            Verdict::Errno(libc::EPERM)
+        } else {
+            Verdict::Allow
+        };
+        assert_eq!(filter.run(&call), verdict, "number {nr}");
+        assert_eq!(
+            filter.is_constantly_allowed(nr, audit_arch::NATIVE),
+            !refuse,
+            "number {nr}"
+        );
+    }
+    let i386 = Call::new(0, audit_arch::I386, [0; 6]);
+    assert_eq!(filter.run(&i386), Verdict::KillProcess);
+}
+
+/// Numbers, with those of the table as often as all others together.
+fn numbers() -> impl Strategy<Value = u32> {
+    let of_table: Vec<u32> = TABLE.iter().map(|row| u32::try_from(row.number).unwrap()).collect();
+    prop_oneof![proptest::sample::select(of_table), NUMBERS, any::<u32>()]
+}
+
+/// Values near a condition's edge: what it compares with, on its own and with any other bits around.
+fn near(condition: Condition) -> BoxedStrategy<u64> {
+    match condition.test {
+        Test::NotEqual(value) => prop_oneof![
+            Just(value),
+            any::<u64>(),
+            (0..64_u32).prop_map(move |bit| value ^ (1 << bit))
+        ]
+        .boxed(),
+        Test::MaskedEqual { mask, value } => prop_oneof![
+            any::<u64>().prop_map(move |around| (around & !mask) | value),
+            (any::<u64>(), 0..64_u32).prop_map(move |(around, bit)| ((around & !mask) | value) ^ (1 << bit)),
+            any::<u64>(),
+        ]
+        .boxed(),
+    }
+}
+
+/// Calls of the table that have conditions, with arguments near them.
+fn calls_near_conditions() -> impl Strategy<Value = (&'static str, Call)> {
+    let conditional: Vec<_> = TABLE
+        .iter()
+        .filter_map(|row| match row.action {
+            Action::Notify { when, .. } if !when.is_empty() => Some((row, when)),
+            _ => None,
+        })
+        .collect();
+    proptest::sample::select(conditional).prop_flat_map(|(row, when)| {
+        let tested: Vec<_> = when.iter().map(|condition| near(*condition)).collect();
+        (any::<[u64; 6]>(), tested).prop_map(move |(mut arguments, tested)| {
+            for (condition, value) in when.iter().zip(tested) {
+                arguments[usize::from(condition.argument)] = value;
+            }
+            (row.name, native(row.number, arguments))
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn any_call_has_the_verdict_of_the_table(
+        nr in numbers(),
+        arch in prop_oneof![8 => Just(audit_arch::NATIVE), 1 => any::<u32>()],
+        arguments in any::<[u64; 6]>(),
+    ) {
+        let call = Call::new(nr, arch, arguments);
+        prop_assert_eq!(notify_filter().run(&call), expected(&call));
+    }
+
+    #[test]
+    fn calls_near_a_condition_have_the_verdict_of_the_table((name, call) in calls_near_conditions()) {
+        prop_assert_eq!(notify_filter().run(&call), expected(&call), "{}", name);
+    }
+}

@@ -1,0 +1,32 @@
+//! The compiled filters, instruction by instruction, against `testdata/bpf/`: what changes there is seen in review.
+
+use crate::support::program::Program;
+
+fn compare(name: &str, program: &Program) {
+    let path = format!("testdata/bpf/{name}.{}.txt", std::env::consts::ARCH);
+    let version = libseccomp::ScmpVersion::current().unwrap();
+    let hint = format!(
+        "It was made by libseccomp 2.5.4 and seccompiler 0.5.0, this is libseccomp {version}; the tests of \
+         every_syscall.rs say whether the filter still decides as it must."
+    );
+    crate::compare_with_file(&path, &program.disassemble(), &hint);
+}
+
+#[test]
+fn the_notify_filter_is_the_golden_one() {
+    compare("notify", &Program::of_libc(&imsup_bpf_filters::compile().unwrap()));
+}
+
+#[test]
+fn the_confinement_is_the_golden_one() {
+    compare(
+        "confinement",
+        &Program::of_seccompiler(&imsup_bpf_filters::confinement().unwrap()),
+    );
+}
+
+#[test]
+fn compiling_twice_gives_the_same_program() {
+    let compile = || Program::of_libc(&imsup_bpf_filters::compile().unwrap());
+    assert_eq!(compile().0, compile().0);
+}

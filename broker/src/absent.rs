@@ -1,0 +1,209 @@
+//! A project whose broker was killed: what still runs, and how to take it away.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::files;
+use crate::launcher::{self, Pids, Tree};
+use crate::paths::Paths;
+
+/// How long supervisors may take to end their programs.
+const GRACE: Duration = Duration::from_secs(12);
+/// How long killed processes may take to be gone.
+const LAST: Duration = Duration::from_secs(5);
+
+/// Why what is left of a project could not be taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum AbsentError {
+    /// There is a broker.
+    #[error("project '{0}' has a broker after all: ask it (`imsup down`)")]
+    HasBroker(String),
+    /// A host's supervisor survived.
+    #[error("the supervisor of host '{host}' (pid {pid}) could not be ended; end it and repeat `imsup down`")]
+    Survived {
+        /// The host.
+        host: String,
+        /// Its supervisor.
+        pid: u32,
+    },
+    /// Files could not be removed.
+    #[error("what the project left in {path} could not be removed: {source}")]
+    Files {
+        /// Where.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The hosts whose supervisors live, by the files these hold with flock, and the processes that hold them.
+pub(crate) fn held(paths: &Paths) -> Vec<(String, Option<u32>)> {
+    let Ok(entries) = fs::read_dir(paths.running("")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| is_locked(&entry.path()))
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, holder(&entry.path()))))
+        .collect()
+}
+
+/// The process that holds a file with flock, as the kernel tells it (proc_locks(5)): what is written in the file may be of
+/// another pid namespace, or of a process that has ended.
+fn holder(path: &Path) -> Option<u32> {
+    let metadata = fs::metadata(path).ok()?;
+    let written = fs::read_to_string(path).ok()?.trim().parse().ok();
+    holder_in(
+        &fs::read_to_string("/proc/locks").ok()?,
+        metadata.dev(),
+        metadata.ino(),
+        written,
+    )
+}
+
+/// One lock a line: `1: FLOCK ADVISORY WRITE 18435 fe:00:10698913 0 EOF`.
+fn holder_in(locks: &str, device: u64, inode: u64, written: Option<u32>) -> Option<u32> {
+    let device = format!("{:02x}:{:02x}", rustix::fs::major(device), rustix::fs::minor(device));
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields[..] else {
+            return None;
+        };
+        let (on, number) = file.rsplit_once(':')?;
+        let pid: u32 = pid.parse().ok()?;
+        // btrfs and overlayfs have devices that stat(2) does not tell; then the pid must be the one written.
+        let same = number.parse() == Ok(inode) && (on == device || written == Some(pid));
+        (same && pid != 0).then_some(pid)
+    })
+}
+
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
+    locked == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Whether a broker of the project lives.
+pub fn has_broker(paths: &Paths) -> bool {
+    is_locked(&paths.lock())
+}
+
+/// Takes away what a killed broker left: live hosts, their processes, and the project's files. Does nothing where nothing
+/// is left. Returns the hosts that were ended.
+///
+/// # Errors
+/// [`AbsentError`].
+pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, AbsentError> {
+    if has_broker(paths) {
+        return Err(AbsentError::HasBroker(project.to_owned()));
+    }
+    let ended = end_held(paths)?;
+    remove_files(paths)?;
+    Ok(ended)
+}
+
+/// Ends the supervisors that hold their host's file, and what belongs to them.
+pub(crate) fn end_held(paths: &Paths) -> Result<Vec<String>, AbsentError> {
+    let mut ended = Vec::new();
+    let mut live = Vec::new();
+    for (host, pid) in held(paths) {
+        let Some(pid) = pid else { continue };
+        let Some(process) = launcher::open(pid) else { continue };
+        // The number is still the holder's, now that the process is pinned.
+        if holder(&paths.running(&host)) != Some(pid) {
+            continue;
+        }
+        let boot = launcher::token_of(pid);
+        let mut children = launcher::children_of(pid).into_iter();
+        let tree = Tree {
+            boot,
+            pids: Pids {
+                // One that a user started may lead a session with more in it than the host.
+                supervisor: boot.map(|_| pid),
+                program: children.find(|child| boot.is_some() && launcher::leads_session(*child, pid)),
+                ..Pids::default()
+            },
+        };
+        let _ = pidfd_send_signal(&process, Signal::TERM);
+        live.push((host, pid, process, tree));
+    }
+    let deadline = Instant::now() + GRACE;
+    for (host, pid, process, tree) in live {
+        if !gone_by(&process, deadline) {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+        if !gone_by(&process, Instant::now() + LAST) || !launcher::clear_alone(&tree) {
+            return Err(AbsentError::Survived { host, pid });
+        }
+        ended.push(host);
+    }
+    Ok(ended)
+}
+
+/// Removes the project's files, but for what is kept across `down`. The lock goes last: whoever makes it anew begins with
+/// nothing left of before, and is not removed himself.
+///
+/// # Errors
+/// [`AbsentError::Files`].
+pub(crate) fn remove_files(paths: &Paths) -> Result<(), AbsentError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| AbsentError::Files { path, source }
+    };
+    files::remove_tree(paths.state()).map_err(failed(paths.state()))?;
+    let runtime = paths.runtime();
+    for entry in fs::read_dir(runtime).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            _ if path == paths.lock() => Ok(()),
+            Ok(kind) if kind.is_dir() => files::remove_tree(&path),
+            _ => files::remove(&path),
+        };
+        removed.map_err(failed(&path))?;
+    }
+    files::remove(&paths.lock()).map_err(failed(&paths.lock()))?;
+    match fs::remove_dir(runtime) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(failed(runtime)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the process has ended by then.
+fn gone_by(process: &OwnedFd, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(left.subsec_nanos()),
+    };
+    rustix::event::poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_is_who_the_kernel_says() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 fe:01:7 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:2a:7 0 EOF\n\
+                     3: FLOCK  ADVISORY  READ 13 fe:01:7 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 14 fe:01:7 0 EOF\n\
+                     4: -> FLOCK  ADVISORY  WRITE 15 fe:01:7 0 EOF\n";
+        let device = rustix::fs::makedev(0xfe, 1);
+        assert_eq!(holder_in(locks, device, 7, None), Some(14));
+        assert_eq!(holder_in(locks, device, 8, Some(14)), None);
+        let unknown = rustix::fs::makedev(0, 0x99);
+        assert_eq!(holder_in(locks, unknown, 7, Some(12)), Some(12));
+        assert_eq!(holder_in(locks, unknown, 7, Some(1)), None);
+    }
+}

@@ -1,0 +1,441 @@
+//! The broker's loop: it tells the hosts' lives what happened, and does what they say.
+
+mod boots;
+mod claims;
+mod control;
+mod down;
+mod held;
+mod hello;
+mod reach;
+mod streams;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use imsup_wire::address::Plane;
+use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, HostState, Planes};
+use mio::{Events, Poll, Registry};
+
+use crate::block::Claim;
+use crate::cluster::Cluster;
+use crate::events::{History, OnEvent, now_us};
+use crate::hosts::{HostId, Hosts, Origin};
+use crate::launcher::Launcher;
+use crate::limits::Limits;
+use crate::names::SharedNames;
+use crate::notices::{Notice, Notifier};
+use crate::paths::Paths;
+use crate::projects::Memory;
+use crate::registry::{Action, Answer, Input, WaiterId};
+use crate::retained::{SocketId, Sockets};
+use crate::sessions::Sessions;
+use crate::signals::Signals;
+use crate::tokens::{self, Kind};
+
+/// Callers that may wait at once.
+const MAX_WAITERS: usize = 4096;
+
+/// Events of the loop taken at once.
+const BATCH: usize = 1024;
+
+/// How soon a connection is tried again for which there was no descriptor.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Something due at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The host's life has a deadline.
+    Tick(HostId),
+    /// The program had its time to end.
+    Kill(HostId, u64),
+    /// A supervisor that outlived the last broker had its time to come back.
+    Missing(HostId),
+    /// Whoever could not be accepted may be now.
+    Accept,
+    /// Everything had its time to end.
+    Farewell,
+    /// Whoever started a broker for itself had its time to come.
+    Lonely,
+}
+
+/// Who is answered when a wait ends.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// A supervisor's question.
+    Reach { session: usize, id: u64, host: HostId },
+    /// A client of the command line.
+    Client { session: usize, host: HostId },
+}
+
+/// Everything the broker knows.
+pub(crate) struct Broker {
+    pub(crate) cluster: Cluster,
+    pub(crate) paths: Paths,
+    pub(crate) planes: Planes,
+    pub(crate) limits: Limits,
+    pub(crate) claim: Claim,
+    pub(crate) ephemeral: bool,
+    pub(crate) hosts: Hosts,
+    pub(crate) sockets: Sockets,
+    pub(crate) sessions: Sessions,
+    pub(crate) history: History,
+    pub(crate) on_event: Option<OnEvent>,
+    pub(crate) launcher: Box<dyn Launcher>,
+    pub(crate) memory: Memory,
+    pub(crate) names: SharedNames,
+    pub(crate) registry: Registry,
+    pub(crate) listener: Option<UnixListener>,
+    pub(crate) signals: Signals,
+    pub(crate) notices: Receiver<Notice>,
+    pub(crate) notifier: Notifier,
+    waiters: HashMap<WaiterId, Target>,
+    next_waiter: u64,
+    serial: u64,
+    timers: BinaryHeap<Reverse<(Instant, Timer)>>,
+    inputs: VecDeque<(HostId, Input)>,
+    feeding: bool,
+    going_down: bool,
+    had_supervisors: bool,
+}
+
+/// What a [`Broker`] is made of.
+pub(crate) struct Parts {
+    pub(crate) cluster: Cluster,
+    pub(crate) paths: Paths,
+    pub(crate) planes: Planes,
+    pub(crate) limits: Limits,
+    pub(crate) claim: Claim,
+    pub(crate) ephemeral: bool,
+    pub(crate) hosts: Hosts,
+    pub(crate) history: History,
+    pub(crate) on_event: Option<OnEvent>,
+    pub(crate) launcher: Box<dyn Launcher>,
+    pub(crate) memory: Memory,
+    pub(crate) names: SharedNames,
+    pub(crate) registry: Registry,
+    pub(crate) listener: UnixListener,
+    pub(crate) signals: Signals,
+    pub(crate) notices: Receiver<Notice>,
+    pub(crate) notifier: Notifier,
+}
+
+impl Broker {
+    /// A broker whose hosts are all imaginary, with no socket retained yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            cluster: parts.cluster,
+            paths: parts.paths,
+            planes: parts.planes,
+            limits: parts.limits,
+            claim: parts.claim,
+            ephemeral: parts.ephemeral,
+            hosts: parts.hosts,
+            sockets: Sockets::default(),
+            sessions: Sessions::default(),
+            history: parts.history,
+            on_event: parts.on_event,
+            launcher: parts.launcher,
+            memory: parts.memory,
+            names: parts.names,
+            registry: parts.registry,
+            listener: Some(parts.listener),
+            signals: parts.signals,
+            notices: parts.notices,
+            notifier: parts.notifier,
+            waiters: HashMap::new(),
+            next_waiter: 0,
+            serial: 0,
+            timers: BinaryHeap::new(),
+            inputs: VecDeque::new(),
+            feeding: false,
+            going_down: false,
+            had_supervisors: false,
+        }
+    }
+
+    /// Serves until `down`.
+    ///
+    /// # Errors
+    /// epoll_wait(2) other than EINTR.
+    pub(crate) fn serve(&mut self, poll: &mut Poll) -> std::io::Result<()> {
+        let mut events = Events::with_capacity(BATCH);
+        while !self.is_over() {
+            match poll.poll(&mut events, self.timeout()) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            // Before the sockets: a thread that is about to connect has said so first.
+            self.take_notices();
+            for event in &events {
+                match tokens::parse(event.token()) {
+                    Some((Kind::Listener, _)) => self.accept(),
+                    Some((Kind::Signals, _)) => self.take_signals(),
+                    Some((Kind::Session, number)) => self.converse(number as usize),
+                    Some((Kind::Socket, number)) => self.came(SocketId(number)),
+                    Some((Kind::Ended, number)) => self.supervisor_ended(HostId(number)),
+                    Some((Kind::Notices, _)) | None => {}
+                }
+            }
+            self.run_timers();
+            self.stream_events();
+        }
+        Ok(())
+    }
+
+    /// Boots what is kept awake.
+    pub(crate) fn wake_kept(&mut self) {
+        let kept = |id: &HostId| {
+            let host = &self.hosts[*id];
+            host.spec(&self.cluster).is_some_and(|spec| spec.imsup.keep_awake) && host.life.absent()
+        };
+        for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
+            let cause = crate::registry::kept_awake();
+            self.feed(id, Input::Signal { cause, queued: false });
+        }
+    }
+
+    /// Watches the sockets of all hosts that are absent.
+    pub(crate) fn watch_all(&mut self) {
+        for id in self.hosts.ids().collect::<Vec<_>>() {
+            if self.hosts[id].life.absent() {
+                self.watch(id);
+            }
+        }
+    }
+
+    fn watch(&mut self, id: HostId) {
+        for socket in &self.hosts[id].sockets {
+            self.sockets.watch(*socket, &self.registry);
+        }
+    }
+
+    /// A retained socket of an absent host became readable: the signal that allocates it.
+    fn came(&mut self, socket: SocketId) {
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let (id, endpoint) = (retained.host, retained.endpoint);
+        if !self.hosts[id].life.absent() || !crate::sockets::is_readable(&retained.socket) {
+            return;
+        }
+        let kind = match endpoint.transport {
+            imsup_wire::Transport::Tcp => CauseKind::Connection,
+            imsup_wire::Transport::Udp => CauseKind::Datagram,
+        };
+        self.hosts[id].signalled_by = Some(socket);
+        let cause = Cause {
+            kind,
+            by: None,
+            port: Some(endpoint.address.port()),
+        };
+        self.feed(id, Input::Signal { cause, queued: true });
+    }
+
+    fn take_notices(&mut self) {
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Published { endpoint, by } => {
+                    let Some(id) = self.host_at(endpoint) else { continue };
+                    let cause = Cause {
+                        kind: CauseKind::Published,
+                        by: Some(self.caller(by)),
+                        port: Some(endpoint.address.port()),
+                    };
+                    self.feed(id, Input::Signal { cause, queued: false });
+                }
+                Notice::Lookup { index, by } => {
+                    let Some(id) = self.hosts.at(index) else { continue };
+                    let cause = Cause {
+                        kind: CauseKind::Lookup,
+                        by: Some(self.caller(SocketAddr::new(by, 0))),
+                        port: None,
+                    };
+                    self.feed(id, Input::Signal { cause, queued: false });
+                }
+                Notice::Cleared { host, serial } => self.cleared(host, serial),
+            }
+        }
+    }
+
+    /// Tells a host's life what happened, and does what it says. Happenings that this leads to are told after it.
+    fn feed(&mut self, id: HostId, input: Input) {
+        self.inputs.push_back((id, input));
+        if self.feeding {
+            return;
+        }
+        self.feeding = true;
+        while let Some((id, input)) = self.inputs.pop_front() {
+            if self.hosts.get(id).is_some() {
+                let ended = matches!(input, Input::Ended { .. });
+                self.step(id, input);
+                if ended && !self.is_declared(id) {
+                    self.remove_transient(id);
+                }
+            }
+        }
+        self.feeding = false;
+    }
+
+    fn step(&mut self, id: HostId, input: Input) {
+        let (now, time_us) = (Instant::now(), now_us());
+        let host = &mut self.hosts[id];
+        let before = host.life.state();
+        let actions = host.life.step(input, now);
+        if host.life.state() != before {
+            host.since_us = time_us;
+        }
+        let mut emitted = Vec::new();
+        for action in actions {
+            match action {
+                Action::Boot => self.boot(id),
+                Action::Stop => self.stop(id),
+                Action::Reclaim(after) => self.reclaim(id, after),
+                Action::ResetQueued => self.reset_queued(id),
+                Action::CloseUnused => self.close_unused(id),
+                Action::Answer(waiter, answer) => self.answer(waiter, answer),
+                Action::Emit { kind, duration, detail } => emitted.push((kind, duration, detail)),
+            }
+        }
+        if !emitted.is_empty() {
+            // After the boot: the question who sent the signal costs as much as a small program's start.
+            self.name_sender(id);
+        }
+        for (kind, duration, detail) in emitted {
+            self.emit(id, time_us, kind, duration, detail);
+        }
+        self.schedule(id, now);
+    }
+
+    fn emit(&mut self, id: HostId, time_us: u64, kind: EventKind, duration: Option<Duration>, detail: Option<String>) {
+        let host = &mut self.hosts[id];
+        if kind == EventKind::Boot {
+            host.boots = host.boots.saturating_add(1);
+        }
+        let cause = matches!(kind, EventKind::Allocate | EventKind::Boot | EventKind::Ready);
+        let event = Event {
+            time_us,
+            host: host.name(&self.cluster).clone(),
+            kind,
+            cause: if cause { host.life.cause().cloned() } else { None },
+            duration,
+            detail,
+        };
+        if let Some(on_event) = &self.on_event {
+            on_event(&event);
+        }
+        self.history.push(event);
+    }
+
+    fn name_sender(&mut self, id: HostId) {
+        let host = &self.hosts[id];
+        let Some(socket) = host.signalled_by else { return };
+        let by = self
+            .sockets
+            .get(socket)
+            .and_then(|retained| crate::peers::waiting(&retained.socket, retained.endpoint))
+            .map(|peer| self.caller(peer));
+        let host = &mut self.hosts[id];
+        host.signalled_by = None;
+        if let Some(by) = by {
+            host.life.name_caller(by);
+        }
+    }
+
+    /// Who an address is: a host of the project by name, else the address (with its port, where it has one).
+    fn caller(&self, address: SocketAddr) -> String {
+        if let SocketAddr::V4(v4) = address
+            && let Some(place) = self.planes.place(*v4.ip())
+            && let Some(id) = self.hosts.at(place.index)
+        {
+            return self.hosts[id].name(&self.cluster).to_string();
+        }
+        match address.port() {
+            0 => address.ip().to_string(),
+            _ => address.to_string(),
+        }
+    }
+
+    /// The host whose VIP this is.
+    fn host_at(&self, endpoint: Endpoint) -> Option<HostId> {
+        let place = self.planes.place(*endpoint.address.ip())?;
+        (place.plane == Plane::Vip)
+            .then(|| self.hosts.at(place.index))
+            .flatten()
+    }
+
+    fn new_waiter(&mut self, target: Target) -> WaiterId {
+        let waiter = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        self.waiters.insert(waiter, target);
+        waiter
+    }
+
+    fn answer(&mut self, waiter: WaiterId, answer: Answer) {
+        match self.waiters.remove(&waiter) {
+            Some(Target::Reach { session, id, .. }) => self.answer_reach(session, id, answer),
+            Some(Target::Client { session, host }) => self.answer_client(session, host, answer),
+            None => {}
+        }
+    }
+
+    fn schedule(&mut self, id: HostId, now: Instant) {
+        let host = &mut self.hosts[id];
+        let Some(deadline) = host.life.deadline() else { return };
+        let later = host.tick_at.is_some_and(|tick| tick <= deadline && tick > now);
+        if !later {
+            host.tick_at = Some(deadline);
+            self.timers.push(Reverse((deadline, Timer::Tick(id))));
+        }
+    }
+
+    fn after(&mut self, time: Duration, timer: Timer) {
+        self.timers.push(Reverse((Instant::now() + time, timer)));
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let Reverse((due, _)) = self.timers.peek()?;
+        // Rounded up: epoll counts in milliseconds, and waking before the time is waking twice.
+        let left = due.saturating_duration_since(Instant::now());
+        Some(left + Duration::from_micros(999))
+    }
+
+    fn run_timers(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
+            if due > now {
+                return;
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Tick(id) => self.tick(id, due),
+                Timer::Kill(id, serial) => self.kill(id, serial),
+                Timer::Missing(id) => self.missing(id),
+                Timer::Accept => self.accept(),
+                Timer::Farewell => self.kill_commands(),
+                Timer::Lonely => self.leave_if_lonely(),
+            }
+        }
+    }
+
+    fn tick(&mut self, id: HostId, due: Instant) {
+        let Some(host) = self.hosts.get(id) else { return };
+        if host.tick_at == Some(due) {
+            self.hosts[id].tick_at = None;
+            self.feed(id, Input::Tick);
+        }
+    }
+
+    /// Whether a host is of the cluster.
+    fn is_declared(&self, id: HostId) -> bool {
+        matches!(self.hosts[id].origin, Origin::Declared(_))
+    }
+
+    fn is_booting(&self, id: HostId) -> bool {
+        let life = &self.hosts[id].life;
+        life.state() == HostState::Booting || (life.state() == HostState::Running && !life.settled())
+    }
+}

@@ -1,0 +1,305 @@
+//! The sockets of hosts: made at `up`, taken over from programs, given to the next boot, taken back.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use imsup_wire::address::Plane;
+use imsup_wire::codec::MAX_FRAME_FDS;
+use imsup_wire::{Endpoint, Transport};
+
+use super::Broker;
+use crate::hosts::HostId;
+use crate::projects;
+use crate::registry::After;
+use crate::retained::SocketId;
+use crate::sockets::{self, Sharing};
+
+/// Most sockets retained for one host.
+const MAX_PER_HOST: usize = 1024;
+
+impl Broker {
+    /// The endpoints of a host that exist from the first moment: declared, and learned at earlier boots.
+    pub(crate) fn expected_endpoints(&self, id: HostId) -> Vec<(Endpoint, bool)> {
+        let host = &self.hosts[id];
+        let Some(spec) = host.spec(&self.cluster) else {
+            return Vec::new();
+        };
+        let vip = self.planes.vip(host.index);
+        let learned = self.memory.learned.get(spec.name.as_str()).into_iter().flatten();
+        let learned = learned
+            .filter(|port| !spec.expose.contains(port))
+            .map(|port| (port, false));
+        let declared = spec.expose.iter().map(|port| (port, true));
+        let endpoint = |transport: Transport, port| match transport {
+            Transport::Tcp => Endpoint::tcp(vip, port),
+            Transport::Udp => Endpoint::udp(vip, port),
+        };
+        let mut all: Vec<(Endpoint, bool)> = Vec::new();
+        for ((transport, port), declared) in declared.chain(learned) {
+            let endpoint = endpoint(*transport, *port);
+            if !all.iter().any(|(known, _)| *known == endpoint) {
+                all.push((endpoint, declared));
+            }
+        }
+        all
+    }
+
+    /// Makes the sockets that an absent host should have and has not.
+    ///
+    /// # Errors
+    /// The first declared endpoint that cannot be had; one that was only learned is left out.
+    pub(crate) fn make_sockets(&mut self, id: HostId) -> Result<(), (Endpoint, io::Error)> {
+        for (endpoint, declared) in self.expected_endpoints(id) {
+            if self.find(id, endpoint).is_some() {
+                continue;
+            }
+            match self.make(id, endpoint, Sharing::WithTheDead) {
+                Ok(_) => {}
+                Err(error) if declared => return Err((endpoint, error)),
+                Err(error) => tracing::warn!(%endpoint, %error, "a port learned at an earlier boot is not retained"),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn make(&mut self, id: HostId, endpoint: Endpoint, sharing: Sharing) -> io::Result<SocketId> {
+        if self.sockets.len() as u64 >= self.limits.sockets {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
+        }
+        let socket = sockets::create(endpoint, sharing, self.limits.somaxconn)?;
+        Ok(self.keep(id, endpoint, socket))
+    }
+
+    fn keep(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> SocketId {
+        let socket = self.sockets.insert(id, endpoint, socket);
+        self.hosts[id].sockets.push(socket);
+        socket
+    }
+
+    /// The first socket of the host at this endpoint.
+    pub(super) fn find(&self, id: HostId, endpoint: Endpoint) -> Option<SocketId> {
+        let at = |socket: &&SocketId| self.sockets.get(**socket).is_some_and(|kept| kept.endpoint == endpoint);
+        self.hosts[id].sockets.iter().find(at).copied()
+    }
+
+    /// Whether something that connects (or sends) to the endpoint now is taken.
+    pub(super) fn is_open(&self, id: HostId, endpoint: Endpoint) -> bool {
+        let open = |socket: &SocketId| {
+            self.sockets
+                .get(*socket)
+                .is_some_and(|kept| kept.endpoint == endpoint && kept.open)
+        };
+        let host = &self.hosts[id];
+        let unretained = host
+            .instance
+            .as_deref()
+            .is_some_and(|instance| instance.listening.contains(&endpoint));
+        unretained || host.sockets.iter().any(open)
+    }
+
+    /// The sockets for a host's supervisor, as many as one message carries.
+    pub(super) fn hand_over(&mut self, id: HostId) -> (Vec<Endpoint>, Vec<OwnedFd>) {
+        let mut handed = (Vec::new(), Vec::new());
+        for socket in self.hosts[id].sockets.iter().take(MAX_FRAME_FDS) {
+            let Some(kept) = self.sockets.get_mut(*socket) else {
+                continue;
+            };
+            match kept.socket.try_clone() {
+                Ok(copy) => {
+                    kept.handed = true;
+                    handed.0.push(kept.endpoint);
+                    handed.1.push(copy);
+                }
+                Err(error) => {
+                    tracing::error!(endpoint = %kept.endpoint, %error, "a retained socket is not handed over")
+                }
+            }
+        }
+        handed
+    }
+
+    /// A socket for a bind that found its address in use.
+    pub(super) fn claim(&mut self, id: HostId, endpoint: Endpoint) -> Option<OwnedFd> {
+        let is_own = self
+            .planes
+            .place(*endpoint.address.ip())
+            .is_some_and(|place| place.index == self.hosts[id].index);
+        if !is_own {
+            return None;
+        }
+        let free = |socket: &&SocketId| {
+            self.sockets
+                .get(**socket)
+                .is_some_and(|kept| kept.endpoint == endpoint && !kept.handed && !kept.listening)
+        };
+        let socket = match self.hosts[id].sockets.iter().find(free).copied() {
+            Some(socket) => socket,
+            // Where a port of the machine that this user publishes is in the way, only a socket made for that gets past it.
+            // Not beside listeners of the program itself that ask for sharing (SO_REUSEPORT) and are not retained.
+            None if self.find(id, endpoint).is_none() && !self.is_open(id, endpoint) => {
+                self.make(id, endpoint, Sharing::WithPublished).ok()?
+            }
+            None => return None,
+        };
+        let kept = self.sockets.get_mut(socket)?;
+        let copy = kept.socket.try_clone().ok()?;
+        kept.handed = true;
+        Some(copy)
+    }
+
+    /// The program listens: its socket is retained from now on, where the host is declared.
+    pub(super) fn adopt(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> bool {
+        let place = self.planes.place(*endpoint.address.ip());
+        let own = place.filter(|place| place.index == self.hosts[id].index);
+        let Some(place) = own.filter(|_| sockets::is_bound_to(&socket, endpoint)) else {
+            tracing::warn!(%endpoint, "a supervisor sent a socket that is not what it says; it is not retained");
+            return false;
+        };
+        let known = self.hosts[id].sockets.iter().copied().find(|kept| {
+            self.sockets
+                .get(*kept)
+                .is_some_and(|kept| kept.endpoint == endpoint && sockets::same(&kept.socket, &socket))
+        });
+        let full = self.hosts[id].sockets.len() >= MAX_PER_HOST || self.sockets.len() as u64 >= self.limits.sockets;
+        let kept = match known {
+            Some(kept) => kept,
+            None if !self.is_declared(id) => {
+                self.note_listening(id, endpoint);
+                return true;
+            }
+            None if full => {
+                tracing::warn!(%endpoint, "too many sockets; this one is not retained, and is gone with its program");
+                self.note_listening(id, endpoint);
+                return true;
+            }
+            None => {
+                sockets::share_with_the_dead(&socket, endpoint.transport);
+                self.keep(id, endpoint, socket)
+            }
+        };
+        if let Some(kept) = self.sockets.get_mut(kept) {
+            kept.listening = true;
+            kept.handed = true;
+            kept.open = true;
+            kept.tentative = false;
+        }
+        if place.plane == Plane::Vip {
+            self.learn(id, endpoint);
+        }
+        true
+    }
+
+    /// The program listens on a socket that is not retained.
+    pub(super) fn note_listening(&mut self, id: HostId, endpoint: Endpoint) {
+        if let Some(instance) = self.hosts[id].instance.as_deref_mut()
+            && instance.listening.len() < MAX_PER_HOST
+            && !instance.listening.contains(&endpoint)
+        {
+            instance.listening.push(endpoint);
+        }
+    }
+
+    fn learn(&mut self, id: HostId, endpoint: Endpoint) {
+        let Some(spec) = self.hosts[id].spec(&self.cluster) else {
+            return;
+        };
+        let port = (endpoint.transport, endpoint.address.port());
+        if spec.expose.contains(&port) || !self.memory.learn(spec.name.as_str(), port.0, port.1) {
+            return;
+        }
+        if let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory) {
+            tracing::error!(%error, "a learned port will be forgotten by `down`");
+        }
+    }
+
+    /// The program is gone: its sockets wait for the next signal.
+    pub(super) fn reclaim(&mut self, id: HostId, after: After) {
+        let declared = self.is_declared(id);
+        for socket in std::mem::take(&mut self.hosts[id].sockets) {
+            // Nobody comes after the program of a host that is not declared.
+            if declared && self.keep_after(socket, after) {
+                self.hosts[id].sockets.push(socket);
+            } else if let Some(gone) = self.sockets.remove(socket, &self.registry) {
+                sockets::close_door(&gone.socket, gone.endpoint.transport);
+            }
+        }
+        if !declared {
+            return;
+        }
+        self.thin_out(id);
+        if let Err((endpoint, error)) = self.make_sockets(id) {
+            tracing::error!(%endpoint, %error, "a port is no longer retained: connections to it are refused");
+        }
+        if !self.going_down {
+            self.watch(id);
+        }
+    }
+
+    /// Leaves one socket at each endpoint, and those in which something waits. Workers that shared it (SO_REUSEPORT) make
+    /// their own again; if there are fewer of them at the next boot, the kernel would go on giving connections to sockets
+    /// that nobody takes up.
+    fn thin_out(&mut self, id: HostId) {
+        let mut seen = Vec::new();
+        for socket in std::mem::take(&mut self.hosts[id].sockets) {
+            let Some(kept) = self.sockets.get(socket) else { continue };
+            if !seen.contains(&kept.endpoint) || sockets::is_readable(&kept.socket) {
+                seen.push(kept.endpoint);
+                self.hosts[id].sockets.push(socket);
+            } else if let Some(gone) = self.sockets.remove(socket, &self.registry) {
+                sockets::close_door(&gone.socket, gone.endpoint.transport);
+            }
+        }
+    }
+
+    /// Readies a socket for the time without a program; false where it is of no more use.
+    fn keep_after(&mut self, socket: SocketId, after: After) -> bool {
+        let backlog = self.limits.somaxconn;
+        let Some(kept) = self.sockets.get_mut(socket) else {
+            return false;
+        };
+        if kept.tentative && after != After::Retry {
+            return false;
+        }
+        kept.listening = false;
+        kept.handed = false;
+        if let Err(error) = sockets::revive(&kept.socket, kept.endpoint.transport, backlog) {
+            tracing::warn!(endpoint = %kept.endpoint, %error, "a retained socket cannot be used again");
+            return false;
+        }
+        kept.open = true;
+        if after == After::GaveUp {
+            sockets::reset_queued(&kept.socket, kept.endpoint.transport);
+        }
+        true
+    }
+
+    /// Resets what waits in the host's sockets.
+    pub(super) fn reset_queued(&mut self, id: HostId) {
+        for socket in &self.hosts[id].sockets {
+            if let Some(kept) = self.sockets.get(*socket).filter(|kept| !kept.listening) {
+                sockets::reset_queued(&kept.socket, kept.endpoint.transport);
+            }
+        }
+    }
+
+    /// The start is over: what the program does not listen on refuses, as it would natively.
+    pub(super) fn close_unused(&mut self, id: HostId) {
+        for socket in std::mem::take(&mut self.hosts[id].sockets) {
+            let Some(kept) = self.sockets.get_mut(socket) else {
+                continue;
+            };
+            if kept.listening {
+                self.hosts[id].sockets.push(socket);
+                continue;
+            }
+            sockets::close_door(&kept.socket, kept.endpoint.transport);
+            // A datagram socket cannot refuse; it is made anew when the program has ended.
+            if kept.tentative || kept.endpoint.transport == Transport::Udp {
+                self.sockets.remove(socket, &self.registry);
+            } else {
+                kept.open = false;
+                self.hosts[id].sockets.push(socket);
+            }
+        }
+    }
+}

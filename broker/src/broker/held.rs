@@ -1,0 +1,89 @@
+//! Hosts that run while no broker does, and are there when the next one comes.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use imsup_wire::{EventKind, HostName};
+use mio::unix::SourceFd;
+
+use super::{Broker, Timer};
+use crate::absent;
+use crate::events::now_us;
+use crate::hosts::{HostId, Instance};
+use crate::launcher;
+use crate::registry::Input;
+
+/// How long a supervisor may take to notice that there is a broker again.
+const RETURN_TIME: Duration = Duration::from_secs(5);
+
+impl Broker {
+    /// Expects the supervisors that hold their host's file.
+    pub(crate) fn expect_held(&mut self) {
+        for (name, pid) in absent::held(&self.paths) {
+            let id = name.parse::<HostName>().ok().and_then(|name| self.hosts.named(&name));
+            // A transient host introduces itself as one; a host that the file no longer has is rejected then.
+            let Some(id) = id else { continue };
+            let instance = Instance {
+                boot: pid.and_then(launcher::token_of),
+                expected: true,
+                // It told so to the broker that was there.
+                launched: true,
+                supervisor: pid,
+                ended: pid.and_then(launcher::open),
+                ..Instance::default()
+            };
+            self.install(id, instance);
+            self.feed(
+                id,
+                Input::Taken {
+                    cause: None,
+                    ready: false,
+                },
+            );
+            self.after(RETURN_TIME, Timer::Missing(id));
+        }
+    }
+
+    /// Its time to come back is over.
+    pub(super) fn missing(&mut self, id: HostId) {
+        let host = &self.hosts[id];
+        let instance = host.instance.as_deref();
+        let Some(instance) = instance.filter(|instance| instance.expected && instance.session.is_none()) else {
+            return;
+        };
+        let name = host.name(&self.cluster);
+        tracing::warn!(
+            host = %name,
+            pid = instance.supervisor,
+            "runs under a supervisor that does not answer; its ports are not retained. `imsup stop {name}` ends it"
+        );
+    }
+
+    /// Hosts that ran when the last broker died, and ended before this one came: says so.
+    pub(crate) fn report_unseen_ends(&mut self, last: &[(HostName, EventKind)]) {
+        for (name, kind) in last {
+            let Some(id) = self.hosts.named(name) else { continue };
+            if self.hosts[id].life.absent() && matches!(kind, EventKind::Boot | EventKind::Ready) {
+                let detail = "ended while no broker ran".to_owned();
+                self.emit(id, now_us(), EventKind::Exit, None, Some(detail));
+            }
+        }
+    }
+
+    /// Stops watching for the end of an instance that is replaced.
+    pub(super) fn unwatch_end(&mut self, instance: &Instance) {
+        if let Some(ended) = &instance.ended {
+            let _ = self.registry.deregister(&mut SourceFd(&ended.as_raw_fd()));
+        }
+    }
+
+    /// Writes the lines for /etc/hosts.
+    pub(crate) fn write_hosts_file(&self) {
+        let machine = fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let contents = self.names.read().hosts_file(&machine);
+        if let Err(error) = crate::files::replace(&self.paths.hosts(), contents.as_bytes()) {
+            tracing::error!(%error, "the project's hosts file could not be written");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Supervisors that introduce themselves.
+
+use std::net::SocketAddrV4;
+
+use imsup_wire::codec::VERSION;
+use imsup_wire::message::{Adoption, Role};
+use imsup_wire::{Cause, CauseKind, HostName, Index, ToSupervisor};
+
+use super::Broker;
+use crate::block::NAME_PORT;
+use crate::cluster::Settings;
+use crate::events::now_us;
+use crate::hosts::{HostId, Instance, Origin};
+use crate::launcher;
+use crate::registry::Input;
+use crate::sessions::{Part, Peer};
+
+/// What is agreed with a supervisor.
+struct Agreement {
+    host: HostId,
+    part: Part,
+    /// Whether it is given the host's retained sockets.
+    with_sockets: bool,
+    /// What the host's life is told.
+    input: Option<Input>,
+}
+
+impl Broker {
+    /// A supervisor's first message.
+    pub(super) fn hello(
+        &mut self,
+        number: usize,
+        version: u16,
+        name: Option<HostName>,
+        role: Role,
+        command: Vec<String>,
+        adoption: Option<Adoption>,
+    ) {
+        let agreed = if version != VERSION {
+            Err(format!(
+                "the broker of project '{}' speaks version {VERSION} and this supervisor version {version}: \
+                 use one imsup for both (`imsup down`, then `imsup up` with the new one)",
+                self.cluster.project
+            ))
+        } else if self.going_down {
+            Err(format!("project '{}' is going down", self.cluster.project))
+        } else {
+            self.agree(number, name, &role, command, adoption.as_ref())
+        };
+        match agreed {
+            Ok(agreement) => self.welcome(number, agreement),
+            Err(reason) => {
+                tracing::debug!(%reason, "a supervisor is rejected");
+                self.tell(number, &ToSupervisor::Rejected { reason }, Vec::new());
+                self.hang_up(number);
+            }
+        }
+    }
+
+    fn welcome(&mut self, number: usize, agreement: Agreement) {
+        let id = agreement.host;
+        self.had_supervisors = true;
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.peer = Peer::Supervisor {
+                host: id,
+                part: agreement.part,
+            };
+        }
+        if agreement.part == Part::Program
+            && let Some(instance) = self.hosts[id].instance.as_deref_mut()
+        {
+            instance.session = Some(number);
+        }
+        // Before the sockets are handed over: a host that was absent leaves them.
+        if let Some(input) = agreement.input {
+            for socket in &self.hosts[id].sockets {
+                self.sockets.unwatch(*socket, &self.registry);
+            }
+            self.feed(id, input);
+        }
+        let (retained, sockets) = if agreement.with_sockets {
+            self.hand_over(id)
+        } else {
+            (Vec::new(), Vec::new())
+        };
+        let host = &self.hosts[id];
+        let spec = host.spec(&self.cluster);
+        let name = host.name(&self.cluster).clone();
+        let block = host.index.number().to_be_bytes()[0];
+        let welcome = ToSupervisor::Welcome {
+            hostname: spec.map_or_else(|| name.to_string(), |spec| spec.hostname.clone()),
+            host: name,
+            index: host.index,
+            planes: self.planes,
+            name_server: SocketAddrV4::new(self.planes.broker_address(block), NAME_PORT),
+            hold_timeout: spec.map_or_else(|| Settings::default().hold_timeout, |spec| spec.imsup.hold_timeout),
+            retained,
+        };
+        self.tell(number, &welcome, sockets);
+    }
+
+    fn agree(
+        &mut self,
+        number: usize,
+        name: Option<HostName>,
+        role: &Role,
+        command: Vec<String>,
+        adoption: Option<&Adoption>,
+    ) -> Result<Agreement, String> {
+        match (role, adoption) {
+            (Role::Exec, _) => Ok(Agreement {
+                host: self.known(name)?,
+                part: Part::Command,
+                with_sockets: false,
+                input: None,
+            }),
+            (Role::Transient, _) => self.agree_transient(number, name, command, adoption),
+            (Role::Launched { .. } | Role::Started, Some(adoption)) => self.agree_adopted(number, name, role, adoption),
+            (Role::Launched { boot }, None) => self.agree_launched(name, *boot),
+            (Role::Started, None) => self.agree_started(number, name),
+        }
+    }
+
+    fn known(&self, name: Option<HostName>) -> Result<HostId, String> {
+        let name = name.ok_or("the supervisor did not say for which host it is")?;
+        self.hosts.named(&name).ok_or_else(|| self.unknown_host(&name))
+    }
+
+    fn agree_launched(&self, name: Option<HostName>, boot: u64) -> Result<Agreement, String> {
+        let id = self.known(name)?;
+        let instance = self.hosts[id].instance.as_deref();
+        let awaited = instance.is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none());
+        if !awaited || self.hosts[id].life.absent() {
+            return Err(format!(
+                "boot {boot} of host '{}' is not awaited (any more)",
+                self.hosts[id].name(&self.cluster)
+            ));
+        }
+        Ok(Agreement {
+            host: id,
+            part: Part::Program,
+            with_sockets: true,
+            input: None,
+        })
+    }
+
+    fn agree_started(&mut self, number: usize, name: Option<HostName>) -> Result<Agreement, String> {
+        let id = self.known(name)?;
+        self.must_not_run(id)?;
+        let cause = Cause {
+            kind: CauseKind::Exec,
+            by: Some(self.user_of(number)),
+            port: None,
+        };
+        let instance = self.instance_of(number, None);
+        self.install(id, instance);
+        Ok(Agreement {
+            host: id,
+            part: Part::Program,
+            with_sockets: true,
+            input: Some(Input::Taken {
+                cause: Some(cause),
+                ready: false,
+            }),
+        })
+    }
+
+    fn agree_transient(
+        &mut self,
+        number: usize,
+        name: Option<HostName>,
+        command: Vec<String>,
+        adoption: Option<&Adoption>,
+    ) -> Result<Agreement, String> {
+        let name = match name {
+            Some(name) if self.hosts.named(&name).is_some() || self.names.read().has(name.as_str()) => {
+                return Err(format!(
+                    "'{name}' is a host of project '{}' already: give another name, or none",
+                    self.cluster.project
+                ));
+            }
+            Some(name) => name,
+            None => self.free_name(),
+        };
+        let wanted = adoption.map(|adoption| adoption.index);
+        let free = |index: &Index| self.hosts.at(*index).is_none() && self.claim.contains(*index);
+        let index = match wanted {
+            Some(index) => Some(index).filter(free),
+            None => self.claim.indexes().find(free),
+        };
+        let index = index.ok_or_else(|| {
+            format!(
+                "no address of project '{}' is left for host '{name}': end some that `imsup ps` shows",
+                self.cluster.project
+            )
+        })?;
+        let id = self.hosts.add_transient(name.clone(), command, index, now_us());
+        self.names.write().add_host(name.as_str(), &[], self.planes.vip(index));
+        self.write_hosts_file();
+        let cause = adoption.is_none().then(|| Cause {
+            kind: CauseKind::Exec,
+            by: Some(self.user_of(number)),
+            port: None,
+        });
+        let mut instance = self.instance_of(number, None);
+        instance.program = adoption.map(|adoption| adoption.pid);
+        self.install(id, instance);
+        Ok(Agreement {
+            host: id,
+            part: Part::Program,
+            with_sockets: false,
+            input: Some(Input::Taken {
+                cause,
+                ready: adoption.is_some_and(|adoption| adoption.ready),
+            }),
+        })
+    }
+
+    /// A supervisor that outlived the broker it had.
+    fn agree_adopted(
+        &mut self,
+        number: usize,
+        name: Option<HostName>,
+        role: &Role,
+        adoption: &Adoption,
+    ) -> Result<Agreement, String> {
+        let id = self.known(name)?;
+        let host = &self.hosts[id];
+        if host.index != adoption.index {
+            return Err(format!(
+                "host '{}' has another address now ({} instead of {}): end the program and let it boot anew",
+                host.name(&self.cluster),
+                self.planes.vip(host.index),
+                self.planes.vip(adoption.index)
+            ));
+        }
+        let expected = host
+            .instance
+            .as_deref()
+            .is_some_and(|instance| instance.session.is_none() && instance.expected);
+        if !expected {
+            self.must_not_run(id)?;
+        }
+        let boot = match role {
+            Role::Launched { boot } => Some(*boot),
+            _ => None,
+        };
+        if let Some(old) = self.hosts[id].instance.take() {
+            self.unwatch_end(&old);
+        }
+        let mut instance = self.instance_of(number, boot);
+        instance.program = Some(adoption.pid);
+        self.install(id, instance);
+        self.hosts[id].since_us = adoption.started_us;
+        Ok(Agreement {
+            host: id,
+            part: Part::Program,
+            with_sockets: false,
+            input: Some(Input::Taken {
+                cause: None,
+                ready: adoption.ready,
+            }),
+        })
+    }
+
+    fn must_not_run(&self, id: HostId) -> Result<(), String> {
+        let host = &self.hosts[id];
+        if host.instance.is_none() && host.life.absent() {
+            return Ok(());
+        }
+        let name = host.name(&self.cluster);
+        Err(format!(
+            "host '{name}' runs already: `imsup stop {name}` ends its program, `imsup exec {name}` runs a command beside it"
+        ))
+    }
+
+    fn instance_of(&mut self, number: usize, boot: Option<u64>) -> Instance {
+        let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
+        Instance {
+            boot,
+            supervisor,
+            launched: boot.is_some(),
+            ended: supervisor.and_then(launcher::open),
+            ..Instance::default()
+        }
+    }
+
+    fn user_of(&mut self, number: usize) -> String {
+        let uid = self.sessions.get_mut(number).map_or(0, |session| session.uid);
+        match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
+            Ok(Some(user)) => user.name,
+            _ => format!("uid {uid}"),
+        }
+    }
+
+    fn free_name(&self) -> HostName {
+        (1u32..)
+            .filter_map(|number| format!("run-{number}").parse().ok())
+            .find(|name| self.hosts.named(name).is_none() && !self.names.read().has(HostName::as_str(name)))
+            .expect("numbers do not run out before addresses")
+    }
+
+    /// A transient host ends with its supervisor.
+    pub(super) fn remove_transient(&mut self, id: HostId) {
+        let Origin::Transient { name, .. } = &self.hosts[id].origin else {
+            return;
+        };
+        let name = name.clone();
+        // Commands beside it (`imsup exec`) have nobody's identity any more.
+        let of_host = |peer: &Peer| matches!(peer, Peer::Supervisor { host, .. } if *host == id);
+        let commands: Vec<usize> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| of_host(&session.peer))
+            .map(|(number, _)| number)
+            .collect();
+        commands.into_iter().for_each(|number| self.hang_up(number));
+        for waiter in self.hosts[id].life.waiters() {
+            self.answer(waiter, crate::registry::Answer::Refused);
+        }
+        if let Some(host) = self.hosts.remove(id, &name) {
+            self.names
+                .write()
+                .remove_host(name.as_str(), self.planes.vip(host.index));
+            self.write_hosts_file();
+        }
+    }
+
+    /// No host has this name; one may have a similar one.
+    pub(super) fn unknown_host(&self, name: &HostName) -> String {
+        let similar = self
+            .hosts
+            .ids()
+            .map(|id| self.hosts[id].name(&self.cluster).as_str())
+            .map(|known| (strsim::damerau_levenshtein(known, name.as_str()), known))
+            .min()
+            .filter(|(distance, _)| *distance <= 2);
+        let hint = match similar {
+            Some((_, known)) => format!("did you mean '{known}'?"),
+            None => "`imsup ps` lists them".to_owned(),
+        };
+        format!("project '{}' has no host '{name}'; {hint}", self.cluster.project)
+    }
+}

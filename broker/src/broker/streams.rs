@@ -1,0 +1,239 @@
+//! What comes over the broker's socket, and what goes back.
+
+use std::cmp::Reverse;
+use std::time::Instant;
+
+use imsup_wire::channel::ChannelError;
+use imsup_wire::control::Opening;
+use imsup_wire::{ToBroker, ToSupervisor};
+
+use super::{ACCEPT_AGAIN, Broker, Target, Timer};
+use crate::hosts::HostId;
+use crate::registry::Input;
+use crate::sessions::{Part, Peer, Reply};
+
+impl Broker {
+    /// Accepts those who have connected.
+    pub(super) fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        for number in self.sessions.accept(listener, &self.registry) {
+            self.converse(number);
+        }
+        let waits = |timer: &Reverse<(Instant, Timer)>| timer.0.1 == Timer::Accept;
+        if self.sessions.short && !self.timers.iter().any(waits) {
+            self.after(ACCEPT_AGAIN, Timer::Accept);
+        }
+    }
+
+    /// Reads what has come, and sends what could not be sent before.
+    pub(super) fn converse(&mut self, number: usize) {
+        loop {
+            let Some(session) = self.sessions.get_mut(number) else {
+                return;
+            };
+            let heard = match &session.peer {
+                Peer::Unknown => session
+                    .channel
+                    .receive::<Opening>()
+                    .map(|opening| opening.map(Heard::Opening)),
+                Peer::Supervisor { .. } => session
+                    .channel
+                    .receive::<ToBroker>()
+                    .map(|message| message.map(Heard::Message)),
+                // A client has said all it has to say; more, or its end, means that it is gone.
+                Peer::Client(_) => session
+                    .channel
+                    .receive::<Opening>()
+                    .map(|more| more.map(|_| Heard::Excess)),
+            };
+            match heard {
+                Ok(Some(Heard::Opening(opening))) => self.opened(number, opening),
+                Ok(Some(Heard::Message(message))) => self.hear(number, message),
+                Ok(Some(Heard::Excess)) => self.hang_up(number),
+                Ok(None) => break,
+                Err(ChannelError::Closed) => return self.hang_up(number),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection to the broker is closed");
+                    return self.hang_up(number);
+                }
+            }
+        }
+        self.pump(number);
+    }
+
+    fn opened(&mut self, number: usize, opening: Opening) {
+        match opening {
+            Opening::Supervisor(message) => self.hear(number, message),
+            Opening::Control { version, request } => self.asked(number, version, request),
+        }
+    }
+
+    /// A supervisor's message.
+    pub(super) fn hear(&mut self, number: usize, message: ToBroker) {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        match (&session.peer, message) {
+            (
+                Peer::Unknown,
+                ToBroker::Hello {
+                    version,
+                    host,
+                    role,
+                    command,
+                    adoption,
+                },
+            ) => self.hello(number, version, host, role, command, adoption),
+            (Peer::Supervisor { host, part }, message) => {
+                let (host, part) = (*host, *part);
+                self.hear_known(number, host, part, message);
+            }
+            (_, message) => {
+                tracing::warn!(
+                    pid = session.pid,
+                    ?message,
+                    "a supervisor that has not said who it is is cut off"
+                );
+                self.hang_up(number);
+            }
+        }
+    }
+
+    fn hear_known(&mut self, number: usize, id: HostId, part: Part, message: ToBroker) {
+        let program = part == Part::Program;
+        match message {
+            ToBroker::Hello { .. } => {
+                tracing::warn!("a supervisor introduced itself twice and is cut off");
+                self.hang_up(number);
+            }
+            ToBroker::Started { pid } if program => {
+                if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
+                    instance.program = Some(pid);
+                    instance.find_leader();
+                }
+                self.feed(id, Input::Executed);
+            }
+            ToBroker::Listening { endpoint } => {
+                let Some(session) = self.sessions.get_mut(number) else {
+                    return;
+                };
+                match session.channel.take_fds(1) {
+                    Ok(mut fds) => {
+                        if let Some(socket) = fds.pop().filter(|_| program) {
+                            self.listens(id, endpoint, socket);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a supervisor announced a socket and did not send it");
+                        self.hang_up(number);
+                    }
+                }
+            }
+            ToBroker::Settled if program => self.feed(id, Input::Settled),
+            ToBroker::Exited { status } if program => {
+                if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
+                    instance.exited = Some(status);
+                }
+            }
+            ToBroker::Started { .. } | ToBroker::Settled | ToBroker::Exited { .. } => {}
+            ToBroker::Reach {
+                id: question,
+                endpoint,
+                can_wait,
+            } => self.reach(number, id, question, endpoint, can_wait),
+            ToBroker::CancelReach { id: question } => self.cancel_reach(number, question),
+            ToBroker::Claim { id: question, endpoint } => {
+                let socket = if program { self.claim(id, endpoint) } else { None };
+                let answer = ToSupervisor::Claimed {
+                    id: question,
+                    found: socket.is_some(),
+                };
+                self.tell(number, &answer, socket.into_iter().collect());
+            }
+        }
+    }
+
+    fn listens(&mut self, id: HostId, endpoint: imsup_wire::Endpoint, socket: std::os::fd::OwnedFd) {
+        if self.adopt(id, endpoint, socket) {
+            self.feed(id, Input::Listening(endpoint));
+        }
+    }
+
+    /// Sends a supervisor a message.
+    pub(super) fn tell(&mut self, number: usize, message: &ToSupervisor, fds: Vec<std::os::fd::OwnedFd>) {
+        let sent = self
+            .sessions
+            .get_mut(number)
+            .is_none_or(|session| session.send(message, fds));
+        if !sent {
+            self.hang_up(number);
+        }
+    }
+
+    /// Closes a connection, and draws the consequences.
+    pub(super) fn hang_up(&mut self, number: usize) {
+        let Some(session) = self.sessions.remove(number, &self.registry) else {
+            return;
+        };
+        self.forget_waits(number);
+        if let Peer::Supervisor {
+            host,
+            part: Part::Program,
+        } = session.peer
+            && self.hosts.get(host).is_some()
+        {
+            let current = self.hosts[host].instance.as_deref();
+            if current.is_some_and(|instance| instance.session == Some(number)) {
+                self.program_hung_up(host);
+            }
+        }
+    }
+
+    /// Nobody is there any more to be answered.
+    pub(super) fn forget_waits(&mut self, number: usize) {
+        let of_session = |target: &Target| match target {
+            Target::Reach { session, host, .. } | Target::Client { session, host } => {
+                (*session == number).then_some(*host)
+            }
+        };
+        let gone: Vec<_> = self
+            .waiters
+            .iter()
+            .filter_map(|(waiter, target)| Some((*waiter, of_session(target)?)))
+            .collect();
+        for (waiter, host) in gone {
+            self.waiters.remove(&waiter);
+            self.feed(host, Input::Cancel(waiter));
+        }
+    }
+
+    /// Sends a client what it is still to be told, as far as it reads.
+    pub(super) fn pump(&mut self, number: usize) {
+        loop {
+            let Some(session) = self.sessions.get_mut(number) else {
+                return;
+            };
+            if session.channel.wants_write() && session.channel.flush().is_err() {
+                return self.hang_up(number);
+            }
+            if session.channel.wants_write() {
+                return;
+            }
+            match &session.peer {
+                Peer::Client(Reply::Over) => return self.hang_up(number),
+                Peer::Client(_) => {
+                    if !self.say_next(number) {
+                        return;
+                    }
+                }
+                Peer::Unknown | Peer::Supervisor { .. } => return,
+            }
+        }
+    }
+}
+
+enum Heard {
+    Opening(Opening),
+    Message(ToBroker),
+    Excess,
+}

@@ -1,0 +1,220 @@
+//! Asking a project's broker.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use imsup_wire::channel::{Channel, ChannelError};
+use imsup_wire::codec::VERSION;
+use imsup_wire::control::Opening;
+use imsup_wire::{Request, Response};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::process::geteuid;
+
+use crate::absent;
+use crate::paths::Paths;
+
+/// Why a broker could not be asked, or did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// None runs.
+    #[error("project '{project}' is not up: `imsup up` brings it up")]
+    NoBroker {
+        /// The project.
+        project: String,
+    },
+    /// One ran, and was killed.
+    #[error(
+        "the broker of project '{project}' died and left its files{}: `imsup up` takes them over, `imsup down` removes them",
+        running(.hosts)
+    )]
+    Dead {
+        /// The project.
+        project: String,
+        /// Hosts that still run.
+        hosts: Vec<String>,
+    },
+    /// One is starting or ending.
+    #[error("the broker of project '{project}' is starting or ending; try again")]
+    Busy {
+        /// The project.
+        project: String,
+    },
+    /// It speaks another version.
+    #[error(
+        "the broker of project '{project}' is of another version than this imsup: use the one that started it, \
+         or end its process and run `imsup up` again"
+    )]
+    Version {
+        /// The project.
+        project: String,
+    },
+    /// The connection failed.
+    #[error("the broker of project '{project}' could not be asked: {source}")]
+    Io {
+        /// The project.
+        project: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended in the middle.
+    #[error("the broker of project '{project}' ended before it had answered")]
+    Ended {
+        /// The project.
+        project: String,
+    },
+    /// It refused, or failed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn running(hosts: &[String]) -> String {
+    match hosts {
+        [] => String::new(),
+        hosts => format!(" and running hosts ({})", hosts.join(", ")),
+    }
+}
+
+/// Only this user and root are believed: in /tmp anybody could have made the socket first.
+fn check_owner(stream: &UnixStream) -> io::Result<()> {
+    let (own, peer) = (geteuid().as_raw(), getsockopt(stream, PeerCredentials)?.uid());
+    if is_trusted(own, peer) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "it belongs to user {peer}, who is not trusted; set XDG_RUNTIME_DIR or IMSUP_RUNTIME_DIR to a directory of your own"
+        ),
+    ))
+}
+
+fn is_trusted(own: u32, peer: u32) -> bool {
+    own == 0 || peer == 0 || peer == own
+}
+
+/// A connection to a broker.
+#[derive(Debug)]
+pub struct Client {
+    project: String,
+    socket: PathBuf,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to the broker of a project.
+    ///
+    /// # Errors
+    /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Busy`] or [`ClientError::Io`].
+    pub fn connect(project: &str, paths: &Paths) -> Result<Self, ClientError> {
+        let owned = project.to_owned();
+        match UnixStream::connect(paths.socket()) {
+            Ok(stream) => match check_owner(&stream) {
+                Ok(()) => Ok(Self {
+                    project: owned,
+                    socket: paths.socket(),
+                    channel: Channel::new(stream),
+                }),
+                Err(source) => Err(ClientError::Io { project: owned, source }),
+            },
+            Err(error) => Err(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if absent::has_broker(paths) => {
+                    ClientError::Busy { project: owned }
+                }
+                io::ErrorKind::NotFound if absent::held(paths).is_empty() => ClientError::NoBroker { project: owned },
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::Dead {
+                    project: owned,
+                    hosts: absent::held(paths).into_iter().map(|(host, _)| host).collect(),
+                },
+                _ => ClientError::Io {
+                    project: owned,
+                    source: error,
+                },
+            }),
+        }
+    }
+
+    /// Asks, and returns the answers as they come.
+    ///
+    /// # Errors
+    /// [`ClientError::Ended`] or [`ClientError::Io`].
+    pub fn request(mut self, request: Request) -> Result<Responses, ClientError> {
+        let opening = Opening::Control {
+            version: VERSION,
+            request,
+        };
+        if let Err(error) = self.channel.send(&opening, Vec::new()) {
+            return Err(self.explain(error, false));
+        }
+        Ok(Responses {
+            client: Some(self),
+            any: false,
+        })
+    }
+
+    fn explain(&self, error: ChannelError, answered: bool) -> ClientError {
+        let project = self.project.clone();
+        match error {
+            ChannelError::Closed if answered => ClientError::Ended { project },
+            // It hung up because it ended: nobody is there any more.
+            ChannelError::Closed if UnixStream::connect(&self.socket).is_err() => ClientError::Ended { project },
+            // It hung up on the question, or answers in a way that is none: it does not understand.
+            ChannelError::Closed | ChannelError::Codec(_) | ChannelError::Descriptors => {
+                ClientError::Version { project }
+            }
+            ChannelError::Io(source) => ClientError::Io { project, source },
+        }
+    }
+}
+
+/// The answers to one request, up to [`Response::Done`], which is not among them.
+#[derive(Debug)]
+pub struct Responses {
+    client: Option<Client>,
+    any: bool,
+}
+
+impl Iterator for Responses {
+    type Item = Result<Response, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let client = self.client.as_mut()?;
+        let outcome = match client.channel.receive::<Response>() {
+            Ok(Some(Response::Done)) => None,
+            Ok(Some(Response::Error { message })) => Some(Err(ClientError::Refused(message))),
+            Ok(Some(response)) => {
+                self.any = true;
+                return Some(Ok(response));
+            }
+            // A blocking socket gives nothing only when it is interrupted for good.
+            Ok(None) => Some(Err(ClientError::Ended {
+                project: client.project.clone(),
+            })),
+            Err(error) => Some(Err(client.explain(error, self.any))),
+        };
+        self.client = None;
+        outcome
+    }
+}
+
+/// Asks a project's broker and collects its answers.
+///
+/// # Errors
+/// Any [`ClientError`].
+pub fn ask(project: &str, paths: &Paths, request: Request) -> Result<Vec<Response>, ClientError> {
+    Client::connect(project, paths)?.request(request)?.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_user_and_root_are_believed() {
+        assert!(is_trusted(1000, 1000) && is_trusted(1000, 0) && is_trusted(0, 1000));
+        assert!(!is_trusted(1000, 1001));
+        let (stream, _other) = UnixStream::pair().unwrap();
+        check_owner(&stream).unwrap();
+    }
+}

@@ -1,0 +1,133 @@
+//! A cluster: what a compose file says, checked and resolved, with nothing of YAML left.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use imsup_wire::{HostName, Transport};
+use serde::Serialize;
+
+/// A project and its hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// The project's name: `-p`, `name:` in the file, else the name of its directory.
+    pub project: String,
+    /// The directory of the (first) compose file; what relative paths start from.
+    pub directory: PathBuf,
+    /// The block pinned by `x-imsup.subnet`, as the third byte of its addresses (`127.77.BLOCK.0/24`).
+    pub block: Option<u8>,
+    /// In the order of the file; replicas follow each other.
+    pub hosts: Vec<HostSpec>,
+}
+
+/// One host, as declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostSpec {
+    /// The service's name; `NAME-1`, `NAME-2` and so on where `deploy.replicas` is more than one.
+    pub name: HostName,
+    /// What `uname` reports (`hostname`, else the name).
+    pub hostname: String,
+    /// Further names it answers to, in lower case: the service's name of a replica, `hostname`, `container_name`,
+    /// `networks.*.aliases`.
+    pub aliases: Vec<String>,
+    /// A pinned VIP (`networks.*.ipv4_address`).
+    pub address: Option<Ipv4Addr>,
+    /// `entrypoint` and `command` joined; never empty.
+    pub command: Vec<String>,
+    /// Variables added to the broker's own environment.
+    pub environment: BTreeMap<String, String>,
+    /// Where the program starts; absolute.
+    pub working_dir: PathBuf,
+    /// `user`, as `USER[:GROUP]` by name or number.
+    pub user: Option<String>,
+    /// Ports retained as listening (or bound datagram) sockets from the first moment: `expose` and the targets of `ports`.
+    pub expose: Vec<(Transport, u16)>,
+    /// `ports`.
+    pub published: Vec<Publish>,
+    /// What `stop` sends first; SIGTERM by default.
+    pub stop_signal: i32,
+    /// How long the program may take to end; 10 s by default.
+    pub stop_grace: Duration,
+    /// `restart`, which matters for a host that is kept awake.
+    pub restart: Restart,
+    /// `deploy.resources.limits`.
+    pub limits: Limits,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `x-imsup`, the service's over the file's.
+    pub imsup: Settings,
+}
+
+/// One entry of `ports`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Publish {
+    /// The machine's address; every address where `None`.
+    pub machine_ip: Option<IpAddr>,
+    /// The machine's port; one chosen by the kernel where `None`.
+    pub machine_port: Option<u16>,
+    /// The host's port.
+    pub port: u16,
+    /// The transport.
+    pub transport: Transport,
+}
+
+/// `restart`: in a cluster of imaginary machines every host comes back on its next signal; the policy says what a host
+/// that is kept awake does by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// It stays imaginary until its next signal.
+    No,
+    /// It is booted again unless it was stopped.
+    #[default]
+    Always,
+    /// It is booted again when it failed.
+    OnFailure,
+}
+
+/// `deploy.resources.limits`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a processor.
+    pub milli_cpus: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+impl Eq for Limits {}
+
+/// `x-imsup`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Settings {
+    /// How long a host is idle before it is suspended; `None` for never.
+    pub idle_after: Option<Duration>,
+    /// How long it is suspended before it is terminated; `None` for never.
+    pub terminate_after: Option<Duration>,
+    /// What deadlines are coalesced to while suspended.
+    pub timer_slack: Duration,
+    /// Whether a sleeper's memory is paged out.
+    pub reclaim: bool,
+    /// Whether the look-up of its name boots it (`prefetch: dns`).
+    pub prefetch_dns: bool,
+    /// The bound of every wait for it.
+    pub hold_timeout: Duration,
+    /// Whether it is booted by `up` and kept running.
+    pub keep_awake: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            idle_after: Some(Duration::from_secs(5)),
+            terminate_after: None,
+            timer_slack: Duration::from_secs(1),
+            reclaim: false,
+            prefetch_dns: false,
+            hold_timeout: Duration::from_secs(60),
+            keep_awake: false,
+        }
+    }
+}

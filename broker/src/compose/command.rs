@@ -1,0 +1,77 @@
+//! `command` and `entrypoint`.
+
+use super::error::Fault;
+use super::problem::Problem;
+use super::read::{Path, texts, wrong_type};
+use super::tree::{Node, Value};
+
+/// The words of a command: a list verbatim, text split as a shell splits words, without a shell.
+pub(super) fn words(node: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
+    let words: Vec<String> = match &node.value {
+        Value::Null => Vec::new(),
+        Value::List(_) => texts(node, path)?.into_iter().map(str::to_owned).collect(),
+        Value::Text(text) => shell_words::split(text)
+            .map_err(|_| Fault::new(node.at, path, Problem::BadCommand("a quote is not closed")))?,
+        Value::Map(_) => return Err(wrong_type(node, path, "text or a list of texts")),
+    };
+    if words.iter().any(|word| word.contains('\0')) {
+        return Err(Fault::new(
+            node.at,
+            path,
+            Problem::BadCommand("a word has a NUL character, which no argument can have"),
+        ));
+    }
+    Ok(words)
+}
+
+/// `entrypoint` and `command` of a service, joined.
+pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
+    let mut joined = Vec::new();
+    for key in ["entrypoint", "command"] {
+        if let Some(node) = service.get(key) {
+            joined.extend(words(node, &path.key(key))?);
+        }
+    }
+    if joined.first().is_some_and(String::is_empty) {
+        let node = ["entrypoint", "command"]
+            .iter()
+            .find_map(|key| service.get(key))
+            .unwrap_or(service);
+        return Err(Fault::new(
+            node.at,
+            path,
+            Problem::BadCommand("the command's first word, its program, is empty"),
+        ));
+    }
+    if !joined.is_empty() {
+        return Ok(joined);
+    }
+    let problem = match service.get("image").map(|node| &node.value) {
+        Some(Value::Text(image)) => Problem::ImageOnly {
+            what: "an image",
+            example: format!("command: {}", example(image)),
+        },
+        _ if service.get("build").is_some() => Problem::ImageOnly {
+            what: "a build",
+            example: format!("command: {}", example("")),
+        },
+        _ => Problem::NoCommand,
+    };
+    Err(Fault::new(service.at, path, problem))
+}
+
+/// What well-known images run, to be suggested.
+fn example(image: &str) -> &'static str {
+    let name = image.rsplit('/').next().unwrap_or(image);
+    let name = name.split([':', '@']).next().unwrap_or(name);
+    match name {
+        "nginx" => "[\"nginx\", \"-g\", \"daemon off;\"]",
+        "memcached" => "[\"memcached\", \"-l\", \"0.0.0.0\"]",
+        "postgres" => "[\"postgres\", \"-D\", \"./data\"]",
+        "python" => "[\"python3\", \"app.py\"]",
+        "node" => "[\"node\", \"server.js\"]",
+        "mysql" | "mariadb" => "[\"mysqld\"]",
+        "mongo" => "[\"mongod\", \"--bind_ip_all\"]",
+        _ => "[\"redis-server\", \"--port\", \"6379\"]",
+    }
+}

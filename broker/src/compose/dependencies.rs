@@ -1,0 +1,118 @@
+//! `depends_on` and `links`: what they name must be there. Nothing is ordered by them: connecting boots what is needed.
+
+use std::collections::BTreeSet;
+
+use super::error::{Fault, Warning, WarningKind};
+use super::keys::nearest;
+use super::problem::Problem;
+use super::read::{Path, boolean, map, text, texts, wrong_type};
+use super::service::Builder;
+use super::tree::{Node, Value};
+
+impl Builder<'_, '_> {
+    /// `depends_on`: connecting boots what is needed, so only its names matter.
+    pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<(), Fault> {
+        let Some(value) = node.get("depends_on") else {
+            return Ok(());
+        };
+        let path = path.key("depends_on");
+        match &value.value {
+            Value::List(items) => {
+                for (name, item) in texts(value, &path)?.into_iter().zip(items) {
+                    self.dependency(name, item, &path, service, true)?;
+                }
+            }
+            Value::Map(dependencies) => {
+                for (name, entry) in dependencies.iter() {
+                    let path = path.key(name);
+                    let dependency = &entry.node;
+                    if !matches!(dependency.value, Value::Null) {
+                        map(dependency, &path)?;
+                    }
+                    let required = match dependency.get("required") {
+                        Some(value) => boolean(value, &path.key("required"))?,
+                        None => true,
+                    };
+                    self.dependency(name, dependency, &path, service, required)?;
+                    self.condition(dependency, &path)?;
+                }
+            }
+            _ => return Err(wrong_type(value, &path, "a list of services, or a mapping")),
+        }
+        Ok(())
+    }
+
+    fn condition(&mut self, dependency: &Node, path: &Path<'_>) -> Result<(), Fault> {
+        let Some(value) = dependency.get("condition") else {
+            return Ok(());
+        };
+        let path = path.key("condition");
+        match text(value, &path)? {
+            "service_started" | "service_healthy" => Ok(()),
+            "service_completed_successfully" => {
+                self.warnings.push(Warning {
+                    kind: WarningKind::NotHonoured,
+                    path: path.to_string(),
+                    message: "'service_completed_successfully' is not honoured: hosts boot when they are needed and \
+                              wait for no other to end"
+                        .to_owned(),
+                });
+                Ok(())
+            }
+            other => {
+                let problem = Problem::Word {
+                    expected: "service_started, service_healthy or service_completed_successfully",
+                    found: other.to_owned(),
+                };
+                Err(Fault::new(value.at, path, problem))
+            }
+        }
+    }
+
+    fn dependency(&self, name: &str, node: &Node, path: &Path<'_>, of: &str, required: bool) -> Result<(), Fault> {
+        if let Some(profiles) = self.disabled.get(name).filter(|_| required) {
+            let problem = Problem::Disabled {
+                name: name.to_owned(),
+                profiles: profiles.join(", "),
+                first: profiles.first().cloned().unwrap_or_default(),
+            };
+            return Err(Fault::new(node.at, path, problem));
+        }
+        if self.services.contains(name) || !required {
+            return Ok(());
+        }
+        let others: BTreeSet<&str> = self
+            .services
+            .iter()
+            .map(|key| &**key)
+            .filter(|key| *key != of)
+            .collect();
+        let problem = Problem::Undefined {
+            what: "service",
+            name: name.to_owned(),
+            suggestion: nearest(name, others.into_iter()).map(str::to_owned),
+        };
+        Err(Fault::new(node.at, path, problem))
+    }
+
+    /// `links`: every host reaches every other by name; only a name of the link's own cannot be had.
+    pub fn links(&mut self, node: &Node, path: &Path<'_>) -> Result<(), Fault> {
+        let Some(value) = node.get("links") else { return Ok(()) };
+        let path = path.key("links");
+        for link in texts(value, &path)? {
+            let (service, alias) = link.split_once(':').unwrap_or((link, link));
+            self.dependency(service, value, &path, "", true)?;
+            if alias != service {
+                self.warnings.push(Warning {
+                    kind: WarningKind::NotHonoured,
+                    path: path.to_string(),
+                    message: format!(
+                        "not honoured: '{service}' is not called '{alias}'; \
+                         give it that name in services.{service}.networks.default.aliases"
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! What is wrong with a compose file, said with its place and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::problem::Problem;
+use super::tree::Location;
+
+/// Longest piece of a source line shown in a message, in characters.
+const EXCERPT_CHARS: usize = 120;
+
+/// Why a compose file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// There is no compose file here.
+    #[error(
+        "no compose file: looked for {names} in {} and the directories above it.\n\
+         Name one with '-f FILE', or write a compose.yaml; for example\n\n\
+         services:\n  web:\n    command: python3 -m http.server 80\n    ports: [\"8080:80\"]",
+        directory.display(),
+        names = super::find::DEFAULT_NAMES.join(", ")
+    )]
+    NotFound {
+        /// Where the search began.
+        directory: PathBuf,
+    },
+    /// A file could not be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not text.
+    #[error("{}:{line}: not UTF-8 text: a compose file is YAML", file.display())]
+    NotText {
+        /// The file.
+        file: PathBuf,
+        /// The first line that isn't text, from 1.
+        line: usize,
+    },
+    /// A file is larger than [`super::MAX_FILE_BYTES`].
+    #[error("{}: larger than {} MiB, which no compose file should be", file.display(), super::MAX_FILE_BYTES >> 20)]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A file is not YAML.
+    #[error("{site}: malformed YAML: {}{}", clean(message), site.excerpt())]
+    Malformed {
+        /// Where.
+        site: Box<Site>,
+        /// What the parser says.
+        message: String,
+    },
+    /// A key has a value that cannot be used.
+    #[error("{site}: {}: {}{}", clean(path), clean(problem), site.excerpt())]
+    Invalid {
+        /// Where.
+        site: Box<Site>,
+        /// The key, for example `services.web.ports[0]`.
+        path: String,
+        /// What is wrong with it.
+        problem: Box<Problem>,
+    },
+    /// An environment file (`.env`, `env_file`) has a line that cannot be used.
+    #[error("{}:{line}: {}", file.display(), clean(message))]
+    EnvFile {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The project's name cannot be one.
+    #[error(
+        "'{name}' ({origin}) cannot be a project's name: use 1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter \
+         or digit{}",
+        suggestion.as_ref().map(|s| format!("; for example '{s}'")).unwrap_or_default()
+    )]
+    Project {
+        /// The name.
+        name: String,
+        /// Where it came from.
+        origin: &'static str,
+        /// One that would do.
+        suggestion: Option<String>,
+    },
+    /// `--strict`, and there are keys that are unknown or not honoured.
+    #[error("{}", strict_message(.0))]
+    Strict(Vec<Warning>),
+}
+
+fn strict_message(warnings: &[Warning]) -> String {
+    let lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    format!(
+        "{}\n{} of the file's keys would have no effect, which --strict refuses: take them out, or run without --strict",
+        lines.join("\n"),
+        lines.len()
+    )
+}
+
+/// A place in a compose file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1, in characters.
+    pub column: usize,
+    /// The line itself.
+    pub text: String,
+}
+
+impl Site {
+    /// The line with a mark below the column, on lines of their own; empty where there is no such line.
+    fn excerpt(&self) -> String {
+        if self.text.trim().is_empty() {
+            return String::new();
+        }
+        let start = (self.column - 1).saturating_sub(EXCERPT_CHARS / 2);
+        let shown: String = self
+            .text
+            .chars()
+            .skip(start)
+            .take(EXCERPT_CHARS)
+            .map(printable)
+            .collect();
+        let before = self.column - 1 - start;
+        let number = self.line.to_string();
+        format!(
+            "\n  {number} | {shown}\n  {:width$} | {:before$}^",
+            "",
+            "",
+            width = number.len()
+        )
+    }
+}
+
+/// Text of the file inside a message, on one line.
+fn clean(text: &impl fmt::Display) -> String {
+    text.to_string().chars().map(printable).collect()
+}
+
+/// What stands for a character in a message: control characters could drive the reader's terminal.
+fn printable(c: char) -> char {
+    if c.is_control() { ' ' } else { c }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+/// A problem and where it is, before the sources are at hand to show it.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub at: Location,
+    pub path: String,
+    pub problem: Box<Problem>,
+}
+
+impl Fault {
+    pub fn new(at: Location, path: impl fmt::Display, problem: impl Into<Problem>) -> Self {
+        Self {
+            at,
+            path: path.to_string(),
+            problem: Box::new(problem.into()),
+        }
+    }
+}
+
+/// Something in a compose file that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What kind of thing.
+    pub kind: WarningKind,
+    /// The key, for example `services.web.volumes`.
+    pub path: String,
+    /// What about it.
+    pub message: String,
+}
+
+/// Kinds of [`Warning`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningKind {
+    /// Compose defines it, imsup cannot do it. An error where strict.
+    NotHonoured,
+    /// Compose does not define it. An error where strict.
+    UnknownKey,
+    /// It is not needed here: an image beside a command.
+    NotUsed,
+    /// A variable that is not set was taken as empty.
+    UnsetVariable,
+}
+
+impl WarningKind {
+    /// Whether `strict` makes an error of it.
+    pub fn is_strict(self) -> bool {
+        matches!(self, Self::NotHonoured | Self::UnknownKey)
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", clean(&self.path), clean(&self.message))
+    }
+}

@@ -1,0 +1,163 @@
+//! What can be wrong with a value.
+
+use super::check::Conflict;
+use super::duration::DurationError;
+use super::interpolate::InterpolateError;
+use super::ports::PortError;
+use super::size::SizeError;
+use super::user::UserError;
+
+/// What is wrong with a value.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It has the wrong type.
+    #[error("expected {expected}, found {found}")]
+    Type {
+        /// What fits.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// It is none of a few words.
+    #[error("expected {expected}, found '{found}'")]
+    Word {
+        /// What fits.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// It is a number outside its range.
+    #[error("must be {range}, found '{found}'")]
+    Range {
+        /// The range in words.
+        range: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A file and the one it overrides disagree about its type.
+    #[error("cannot merge {over} over {base} of the file before")]
+    Merge {
+        /// What the earlier file has.
+        base: &'static str,
+        /// What the later file has.
+        over: &'static str,
+    },
+    /// A key that has to be there isn't.
+    #[error("has no '{0}'")]
+    Missing(&'static str),
+    /// The files have no services.
+    #[error("there are no services: a compose file needs 'services:' with at least one name below it")]
+    NoServices,
+    /// All services are in profiles that are off.
+    #[error("all services are in profiles ({0}), and none of them is enabled: add '--profile NAME'")]
+    AllDisabled(String),
+    /// An unknown key inside `x-imsup`.
+    #[error(
+        "unknown setting{}",
+        suggestion.map_or_else(|| format!("; x-imsup here takes {known}"), |name| did_you_mean(Some(name)))
+    )]
+    UnknownSetting {
+        /// The nearest known one.
+        suggestion: Option<&'static str>,
+        /// All known ones.
+        known: String,
+    },
+    /// `subnet` in a service's `x-imsup`.
+    #[error("a subnet is the whole project's: put it into x-imsup at the top of the file, beside 'services'")]
+    SubnetInService,
+    /// A variable could not be put in.
+    #[error(transparent)]
+    Variable(#[from] InterpolateError),
+    /// A port is malformed.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A duration is malformed or absurd.
+    #[error(transparent)]
+    Duration(#[from] DurationError),
+    /// An amount is malformed.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// `user` is malformed.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A name cannot be a host's.
+    #[error("{0}")]
+    Name(String),
+    /// `stop_signal` is no signal.
+    #[error("'{0}' is no signal: give a name such as SIGTERM or SIGRTMIN+3, or a number from 1 to 64")]
+    Signal(String),
+    /// A service has an image and nothing to run.
+    #[error(
+        "has {what} but no command: imsup runs commands on this machine, not images. \
+         Add what the image runs, for example  {example}"
+    )]
+    ImageOnly {
+        /// An image or a build.
+        what: &'static str,
+        /// A line to add.
+        example: String,
+    },
+    /// A service has nothing to run.
+    #[error("has no command: add what it runs, for example  command: [\"redis-server\", \"--port\", \"6379\"]")]
+    NoCommand,
+    /// A command's first word is empty, or a word has a NUL.
+    #[error("{0}")]
+    BadCommand(&'static str),
+    /// An environment variable's name is unusable.
+    #[error("'{0}' cannot be an environment variable: write NAME=VALUE or NAME, without spaces before the '='")]
+    BadVariable(String),
+    /// A value names something that isn't there.
+    #[error("there is no {what} '{name}'{}", did_you_mean(.suggestion.as_deref()))]
+    Undefined {
+        /// A service, a network.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The nearest one that is there.
+        suggestion: Option<String>,
+    },
+    /// It depends on a service whose profile is off.
+    #[error("'{name}' is only in profile {profiles}, which is not enabled: add '--profile {first}'")]
+    Disabled {
+        /// The service.
+        name: String,
+        /// Its profiles.
+        profiles: String,
+        /// The first of them.
+        first: String,
+    },
+    /// Something only one host can have, and there are replicas.
+    #[error("there are {replicas} replicas, and only one host can have this {what}: {fix}")]
+    Replicas {
+        /// How many.
+        replicas: u32,
+        /// What cannot be shared.
+        what: &'static str,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// `scale` and `deploy.replicas` disagree.
+    #[error("is {scale}, but deploy.replicas is {replicas}: keep one of them")]
+    ScaleDiffers {
+        /// `scale`.
+        scale: u32,
+        /// `deploy.replicas`.
+        replicas: u32,
+    },
+    /// `x-imsup.subnet` is not in the plane of the VIPs.
+    #[error("'{0}' is not supported yet: use a block of 127.77.0.0/16, written 127.77.B.0/24 with B from 0 to 255")]
+    Subnet(String),
+    /// Two hosts want the same thing, or one wants what nobody can have.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// An `env_file` could not be used.
+    #[error("{0}")]
+    EnvFile(String),
+}
+
+/// `; did you mean 'x'?`, or nothing.
+pub(super) fn did_you_mean(suggestion: Option<&str>) -> String {
+    suggestion
+        .map(|name| format!("; did you mean '{name}'?"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! The project's name.
+
+use std::path::Path;
+
+use super::error::ComposeError;
+
+/// Longest name of a project: it is part of paths of Unix sockets, which end at 107 bytes.
+const MAX_CHARS: usize = 63;
+
+/// Where a project's name may come from, in the order of preference.
+pub(super) struct Candidates<'a> {
+    /// `-p`.
+    pub option: Option<&'a str>,
+    /// `COMPOSE_PROJECT_NAME`.
+    pub environment: Option<&'a str>,
+    /// `name:` in the file.
+    pub file: Option<&'a str>,
+    /// The directory of the first file.
+    pub directory: &'a Path,
+}
+
+/// The project's name. What the user chose for this run must be one; the file's and the directory's are made to fit.
+pub(super) fn name(candidates: &Candidates<'_>) -> Result<String, ComposeError> {
+    let chosen = [
+        (candidates.option, "-p"),
+        (
+            candidates.environment.filter(|name| !name.is_empty()),
+            "COMPOSE_PROJECT_NAME",
+        ),
+    ];
+    for (name, origin) in chosen {
+        if let Some(name) = name {
+            let fitting = normalize(name);
+            return if fitting == name {
+                checked(&fitting, name, origin)
+            } else {
+                refuse(name, origin, Some(fitting))
+            };
+        }
+    }
+    if let Some(name) = candidates.file.filter(|name| !name.is_empty()) {
+        return checked(&normalize(name), name, "'name' in the file");
+    }
+    let directory = candidates.directory.file_name().unwrap_or_default().to_string_lossy();
+    checked(
+        &normalize(&directory),
+        &directory,
+        "the directory; choose another name with -p",
+    )
+}
+
+/// As docker compose does it: lower case, what is none of `a-z0-9_-` left out, beginning with a letter or digit.
+pub(super) fn normalize(name: &str) -> String {
+    let kept: String = name
+        .chars()
+        .map(|c| c.to_ascii_lowercase())
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        .collect();
+    kept.trim_start_matches(['_', '-']).to_owned()
+}
+
+fn checked(fitting: &str, name: &str, origin: &'static str) -> Result<String, ComposeError> {
+    if (1..=MAX_CHARS).contains(&fitting.len()) {
+        Ok(fitting.to_owned())
+    } else {
+        refuse(name, origin, None)
+    }
+}
+
+fn refuse(name: &str, origin: &'static str, suggestion: Option<String>) -> Result<String, ComposeError> {
+    Err(ComposeError::Project {
+        name: name.to_owned(),
+        origin,
+        suggestion: suggestion.filter(|name| (1..=MAX_CHARS).contains(&name.len())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(
+        option: Option<&str>,
+        environment: Option<&str>,
+        file: Option<&str>,
+        directory: &str,
+    ) -> Result<String, String> {
+        name(&Candidates {
+            option,
+            environment,
+            file,
+            directory: Path::new(directory),
+        })
+        .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_nearest_choice_wins() {
+        assert_eq!(from(Some("a"), Some("b"), Some("c"), "/d").as_deref(), Ok("a"));
+        assert_eq!(from(None, Some("b"), Some("c"), "/d").as_deref(), Ok("b"));
+        assert_eq!(from(None, Some(""), Some("My Shop"), "/d").as_deref(), Ok("myshop"));
+        assert_eq!(from(None, None, None, "/home/_My.Dir-1").as_deref(), Ok("mydir-1"));
+    }
+
+    #[test]
+    fn what_was_chosen_must_fit() {
+        let message = from(Some("My Shop"), None, None, "/d").unwrap_err();
+        assert!(
+            message.contains("'My Shop' (-p)") && message.contains("for example 'myshop'"),
+            "{message}"
+        );
+        assert!(from(None, None, None, "/").unwrap_err().contains("-p"));
+        assert!(from(None, None, None, "/日本").unwrap_err().contains("-p"));
+        assert!(from(Some(&"x".repeat(64)), None, None, "/d").is_err());
+    }
+}

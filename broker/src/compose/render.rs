@@ -1,0 +1,235 @@
+//! A cluster as a compose file again: everything resolved, nothing left to defaults, one service for each host.
+//!
+//! What is rendered can be loaded, and gives the same cluster.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use imsup_wire::Transport;
+use indexmap::IndexMap;
+use nix::sys::signal::Signal;
+use serde::Serialize;
+
+use super::duration::format;
+use crate::cluster::{Cluster, HostSpec, Limits, Publish, Restart, Settings};
+
+/// The cluster as YAML.
+pub fn render(cluster: &Cluster) -> String {
+    serde_saphyr::to_string(&Document::new(cluster)).unwrap_or_else(unreachable_failure)
+}
+
+/// The cluster as one JSON object, with the same keys as [`render`].
+pub fn render_json(cluster: &Cluster) -> String {
+    serde_json::to_string_pretty(&Document::new(cluster)).unwrap_or_else(unreachable_failure)
+}
+
+/// The document is made of text and numbers, which both formats can always write.
+fn unreachable_failure(error: impl std::fmt::Display) -> String {
+    format!("# the cluster could not be written: {error}\n")
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    name: &'a str,
+    #[serde(rename = "x-imsup", skip_serializing_if = "Option::is_none")]
+    imsup: Option<FileSettings>,
+    services: IndexMap<&'a str, Service<'a>>,
+}
+
+#[derive(Serialize)]
+struct FileSettings {
+    subnet: String,
+}
+
+#[derive(Serialize)]
+struct Service<'a> {
+    command: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    environment: BTreeMap<&'a str, String>,
+    working_dir: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    hostname: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    networks: Option<Networks<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expose: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<Port>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deploy: Option<Deploy>,
+    restart: &'static str,
+    stop_signal: String,
+    stop_grace_period: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'a str, String>,
+    #[serde(rename = "x-imsup")]
+    imsup: ServiceSettings,
+}
+
+#[derive(Serialize)]
+struct Networks<'a> {
+    default: Network<'a>,
+}
+
+#[derive(Serialize)]
+struct Network<'a> {
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    aliases: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv4_address: Option<Ipv4Addr>,
+}
+
+#[derive(Serialize)]
+struct Port {
+    target: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_ip: Option<String>,
+    protocol: Transport,
+}
+
+#[derive(Serialize)]
+struct Deploy {
+    resources: Resources,
+}
+
+#[derive(Serialize)]
+struct Resources {
+    limits: ResourceLimits,
+}
+
+#[derive(Serialize)]
+struct ResourceLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pids: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ServiceSettings {
+    idle_after: String,
+    terminate_after: String,
+    timer_slack: String,
+    reclaim: bool,
+    prefetch: &'static str,
+    hold_timeout: String,
+    keep_awake: bool,
+}
+
+impl<'a> Document<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        Self {
+            name: &cluster.project,
+            imsup: cluster.block.map(|block| FileSettings {
+                subnet: format!("127.77.{block}.0/24"),
+            }),
+            services: cluster
+                .hosts
+                .iter()
+                .map(|host| (host.name.as_str(), Service::new(host)))
+                .collect(),
+        }
+    }
+}
+
+impl<'a> Service<'a> {
+    fn new(host: &'a HostSpec) -> Self {
+        let has_network = !host.aliases.is_empty() || host.address.is_some();
+        Self {
+            command: host.command.iter().map(|word| escape(word)).collect(),
+            environment: escape_values(&host.environment),
+            working_dir: escape(&path_text(&host.working_dir)),
+            user: host.user.as_deref().map(escape),
+            hostname: escape(&host.hostname),
+            networks: has_network.then_some(Networks {
+                default: Network {
+                    aliases: &host.aliases,
+                    ipv4_address: host.address,
+                },
+            }),
+            expose: host
+                .expose
+                .iter()
+                .map(|(transport, port)| format!("{port}/{transport}"))
+                .collect(),
+            ports: host.published.iter().map(Port::new).collect(),
+            deploy: Deploy::new(&host.limits),
+            restart: match host.restart {
+                Restart::No => "no",
+                Restart::Always => "always",
+                Restart::OnFailure => "on-failure",
+            },
+            stop_signal: signal_name(host.stop_signal),
+            stop_grace_period: format(host.stop_grace),
+            labels: escape_values(&host.labels),
+            imsup: ServiceSettings::new(&host.imsup),
+        }
+    }
+}
+
+impl Port {
+    fn new(publish: &Publish) -> Self {
+        Self {
+            target: publish.port,
+            published: publish.machine_port.map(|port| port.to_string()),
+            host_ip: publish.machine_ip.map(|ip| ip.to_string()),
+            protocol: publish.transport,
+        }
+    }
+}
+
+impl Deploy {
+    fn new(limits: &Limits) -> Option<Self> {
+        (*limits != Limits::default()).then(|| Self {
+            resources: Resources {
+                limits: ResourceLimits {
+                    memory: limits.memory_bytes.map(|bytes| bytes.to_string()),
+                    cpus: limits
+                        .milli_cpus
+                        .map(|milli| format!("{}.{:03}", milli / 1000, milli % 1000)),
+                    pids: limits.pids,
+                },
+            },
+        })
+    }
+}
+
+impl ServiceSettings {
+    fn new(settings: &Settings) -> Self {
+        let or_never = |duration: Option<Duration>| duration.map_or("never".to_owned(), format);
+        Self {
+            idle_after: or_never(settings.idle_after),
+            terminate_after: or_never(settings.terminate_after),
+            timer_slack: format(settings.timer_slack),
+            reclaim: settings.reclaim,
+            prefetch: if settings.prefetch_dns { "dns" } else { "none" },
+            hold_timeout: format(settings.hold_timeout),
+            keep_awake: settings.keep_awake,
+        }
+    }
+}
+
+/// A signal by its name; real-time signals have only numbers.
+fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| number.to_string(), |signal| signal.as_str().to_owned())
+}
+
+/// Text that stays itself when variables are put in.
+fn escape(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+fn escape_values(map: &BTreeMap<String, String>) -> BTreeMap<&str, String> {
+    map.iter().map(|(name, value)| (name.as_str(), escape(value))).collect()
+}
+
+fn path_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,113 @@
+//! The tree of a file: its values, and where each is written.
+//!
+//! Scalars stay text: what a value means depends on its key, and `1.10` must not become 1.1. The tree lives only while a
+//! file is loaded.
+
+use std::rc::Rc;
+
+use super::map::Map;
+
+/// Roughly what a node takes besides its text.
+const NODE_BYTES: usize = 64;
+
+/// A place in one of the files being loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Location {
+    /// Which file.
+    pub file: u32,
+    /// From 1; 0 where there is no such place.
+    pub line: u32,
+    /// From 1, in characters.
+    pub column: u32,
+}
+
+/// What a compose tag (`!reset`, `!override`) asks of a merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tag {
+    None,
+    Reset,
+    Override,
+}
+
+/// A value and where it is.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub at: Location,
+    pub tag: Tag,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Null,
+    Text(Rc<str>),
+    List(Vec<Node>),
+    Map(Box<Map>),
+}
+
+impl Node {
+    pub fn null(at: Location) -> Self {
+        Self::new(at, Value::Null)
+    }
+
+    pub fn new(at: Location, value: Value) -> Self {
+        Self {
+            at,
+            tag: Tag::None,
+            value,
+        }
+    }
+
+    /// What it is, for messages.
+    pub fn describe(&self) -> String {
+        match &self.value {
+            Value::Text(text) if text.chars().count() > 60 => {
+                format!("'{}...'", text.chars().take(57).collect::<String>())
+            }
+            Value::Text(text) => format!("'{text}'"),
+            _ => self.kind().to_owned(),
+        }
+    }
+
+    /// Its type, for messages.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Text(_) => "text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a mapping",
+        }
+    }
+
+    /// The value of `key` where this is a mapping that has it and it is not null.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Map(map) => map
+                .get(key)
+                .map(|entry| &entry.node)
+                .filter(|node| !matches!(node.value, Value::Null)),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes (roughly) and levels of a tree. The reader bounds how deep trees are, and so this recursion.
+pub(super) fn measure(node: &Node) -> (usize, usize) {
+    let inner = |(bytes, depth): (usize, usize), (b, d): (usize, usize)| (bytes + b, depth.max(d));
+    match &node.value {
+        Value::Null => (NODE_BYTES, 0),
+        Value::Text(text) => (NODE_BYTES + text.len(), 0),
+        Value::List(items) => {
+            let (bytes, depth) = items.iter().map(measure).fold((NODE_BYTES, 0), inner);
+            (bytes, depth + 1)
+        }
+        Value::Map(map) => {
+            let entries = map.iter().map(|(key, entry)| {
+                let (bytes, depth) = measure(&entry.node);
+                (bytes + key.len() + NODE_BYTES, depth)
+            });
+            let (bytes, depth) = entries.fold((NODE_BYTES, 0), inner);
+            (bytes, depth + 1)
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Why a broker could not start, or broke.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use imsup_wire::{Endpoint, HostName};
+
+use crate::absent::AbsentError;
+use crate::block::BlockError;
+use crate::projects::ProjectsError;
+use crate::published::PublishError;
+
+/// Why a broker could not start, or broke.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The project has one.
+    #[error("project '{project}' is already up{}; `imsup ps` shows its hosts, `imsup down` takes it away", by(.pid))]
+    AlreadyUp {
+        /// The project.
+        project: String,
+        /// The other broker.
+        pid: Option<u32>,
+    },
+    /// A file or directory cannot be used.
+    #[error("{what} {path} cannot be used: {source}")]
+    File {
+        /// What it is for.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its socket's path is too long for the kernel.
+    #[error("the path of the broker's socket is too long: {0}; set IMSUP_RUNTIME_DIR to a shorter directory")]
+    PathTooLong(PathBuf),
+    /// What is remembered of projects cannot be read or written.
+    #[error(transparent)]
+    Projects(#[from] ProjectsError),
+    /// There are no addresses.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// More ports than descriptors.
+    #[error(
+        "{ports} ports of {hosts} hosts are to be retained, and {limit} can be with {descriptors} file descriptors: \
+         raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a unit), or declare fewer"
+    )]
+    TooManyPorts {
+        /// How many there are.
+        ports: usize,
+        /// Of how many hosts.
+        hosts: usize,
+        /// How many there may be.
+        limit: u64,
+        /// RLIMIT_NOFILE.
+        descriptors: u64,
+    },
+    /// Somebody has a host's port.
+    #[error(
+        "host '{host}': {endpoint} is in use{}: end what uses it, or give the host another port or subnet",
+        occupied_by(.occupants)
+    )]
+    Occupied {
+        /// The host.
+        host: HostName,
+        /// Its endpoint.
+        endpoint: Endpoint,
+        /// Addresses of those that have the port.
+        occupants: Vec<IpAddr>,
+    },
+    /// A host's port needs privilege.
+    #[error(
+        "host '{host}': port {} is below {first} and needs privilege: `sudo setcap cap_net_bind_service=+ep {}` (imsup \
+         then binds in the program's place), or `sudo sysctl net.ipv4.ip_unprivileged_port_start={}`",
+        endpoint.address.port(), imsup.display(), endpoint.address.port()
+    )]
+    Privileged {
+        /// The host.
+        host: HostName,
+        /// Its endpoint.
+        endpoint: Endpoint,
+        /// The first port that needs none.
+        first: u16,
+        /// The executable.
+        imsup: PathBuf,
+    },
+    /// A host's port cannot be had for another reason.
+    #[error("host '{host}': {endpoint} cannot be retained: {source}")]
+    Retain {
+        /// The host.
+        host: HostName,
+        /// Its endpoint.
+        endpoint: Endpoint,
+        /// Why.
+        source: io::Error,
+    },
+    /// A port of the machine cannot be had.
+    #[error("host '{host}': {source}")]
+    Publish {
+        /// The host.
+        host: HostName,
+        /// Why.
+        source: PublishError,
+    },
+    /// What it left could not be removed.
+    #[error(transparent)]
+    Absent(#[from] AbsentError),
+    /// The kernel refuses something that every Linux has.
+    #[error("{what} failed: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn by(pid: &Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (broker pid {pid})"))
+}
+
+fn occupied_by(occupants: &[IpAddr]) -> String {
+    match occupants {
+        [] => String::new(),
+        [one, ..] if one.is_unspecified() => {
+            format!(" (a program of the machine listens on {one}, which is every address)")
+        }
+        [one, ..] => format!(" (a program of the machine listens on {one})"),
+    }
+}

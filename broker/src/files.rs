@@ -1,0 +1,119 @@
+//! Files that others read while they are written.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// Replaces a file atomically: whoever opens it sees the old contents or the new.
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, contents)?;
+    fs::rename(&new, path)
+}
+
+/// Makes a directory, and those above it, for this user alone. One that is there already must be this user's alone to
+/// write, and the one above it nobody else's: under /tmp anybody can make either first.
+pub(crate) fn make_private_directory(path: &Path) -> io::Result<()> {
+    let create = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    let own = rustix::process::geteuid().as_raw();
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        create(above)?;
+        // Followed: that whoever put a link there is trusted is asked of the link.
+        let link = fs::symlink_metadata(above)?;
+        let metadata = fs::metadata(above)?;
+        // In a sticky directory nobody removes or replaces what is another's (/tmp itself).
+        let writable = metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
+        if writable || [&link, &metadata].iter().any(|found| ![0, own].contains(&found.uid())) {
+            return Err(untrusted(above, &metadata));
+        }
+    }
+    create(path)?;
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
+        return Err(untrusted(path, &metadata));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn untrusted(path: &Path, metadata: &fs::Metadata) -> io::Error {
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    let path = path.display();
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!(
+            "others can write to {path} (owner {owner}, mode {mode:04o}); remove it, or set XDG_RUNTIME_DIR or \
+             IMSUP_RUNTIME_DIR (for its state, XDG_STATE_HOME or IMSUP_STATE_DIR) to a directory of your own"
+        ),
+    )
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory and what is in it; it may be gone already.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let above = base.path().join("imsup-1");
+        let path = above.join("shop");
+        make_private_directory(&path).unwrap();
+        assert_eq!((mode(&above), mode(&path)), (0o700, 0o700));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        make_private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700, "it is made private");
+
+        for (made, open) in [(&path, 0o777), (&path, 0o720), (&above, 0o777)] {
+            fs::set_permissions(made, fs::Permissions::from_mode(open)).unwrap();
+            let error = make_private_directory(&path).unwrap_err().to_string();
+            let named = format!("{} (owner", made.display());
+            assert!(error.contains(&named) && error.contains("XDG_RUNTIME_DIR"), "{error}");
+            fs::set_permissions(made, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        fs::set_permissions(&above, fs::Permissions::from_mode(0o1777)).unwrap();
+        make_private_directory(&path).expect("as in /tmp itself");
+
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink(base.path(), &path).unwrap();
+        make_private_directory(&path).unwrap_err();
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused() {
+        // Only root can give a directory away; everybody else finds those of root.
+        let base = tempfile::tempdir().unwrap();
+        if rustix::process::geteuid().is_root() {
+            let above = base.path().join("imsup-1");
+            fs::create_dir(&above).unwrap();
+            std::os::unix::fs::chown(&above, Some(1), Some(1)).unwrap();
+            make_private_directory(&above.join("shop")).unwrap_err();
+            make_private_directory(&above).unwrap_err();
+        } else {
+            make_private_directory(Path::new("/usr/lib")).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! All hosts of a project, declared and transient, and how they are found.
+
+use std::collections::HashMap;
+use std::ops::{Index as At, IndexMut as AtMut};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
+
+use crate::cluster::{Cluster, HostSpec, Restart};
+use crate::launcher;
+use crate::registry::{Life, Policy, Revive};
+use crate::retained::SocketId;
+
+/// One host's place in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct HostId(pub(crate) u32);
+
+/// What a host is.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A host of the cluster: its position there.
+    Declared(usize),
+    /// One that `imsup run` made.
+    Transient { name: HostName, command: Vec<String> },
+}
+
+/// A supervisor that runs a host's program.
+#[derive(Debug, Default)]
+pub(crate) struct Instance {
+    /// Tells it from all others of this broker.
+    pub(crate) serial: u64,
+    /// The boot's token, where it has one.
+    pub(crate) boot: Option<u64>,
+    /// It was started by a broker's launcher, whose business its end is, too.
+    pub(crate) launched: bool,
+    /// It ran before this broker did, and has not introduced itself yet.
+    pub(crate) expected: bool,
+    /// Its connection.
+    pub(crate) session: Option<usize>,
+    /// Its process, where it is one of this machine.
+    pub(crate) supervisor: Option<u32>,
+    /// Readable when that has ended.
+    pub(crate) ended: Option<OwnedFd>,
+    /// The program's first process, as the supervisor numbers it: shown to people.
+    pub(crate) program: Option<u32>,
+    /// That process, where it is of this machine and leads a session.
+    pub(crate) leader: Option<u32>,
+    /// Where the program listens on sockets that are not retained.
+    pub(crate) listening: Vec<Endpoint>,
+    /// What it said of the program's end.
+    pub(crate) exited: Option<ExitStatus>,
+    /// How the supervisor itself ended, where it was a child of this process.
+    pub(crate) supervisor_status: Option<ExitStatus>,
+    /// The broker cleans up after it.
+    pub(crate) clearing: bool,
+}
+
+/// One host.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) origin: Origin,
+    pub(crate) index: Index,
+    pub(crate) life: Life,
+    /// Its retained sockets.
+    pub(crate) sockets: Vec<SocketId>,
+    pub(crate) instance: Option<Box<Instance>>,
+    pub(crate) published: Vec<PublishedPort>,
+    pub(crate) boots: u32,
+    /// Since when it is in its state: microseconds since the Unix epoch.
+    pub(crate) since_us: u64,
+    /// The earliest tick that is scheduled for it.
+    pub(crate) tick_at: Option<Instant>,
+    /// The socket whose queue was the last signal, whose sender is still to be named.
+    pub(crate) signalled_by: Option<SocketId>,
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    table: Vec<Option<Host>>,
+    by_name: HashMap<HostName, HostId>,
+    by_index: HashMap<u16, HostId>,
+    transient: usize,
+}
+
+impl At<HostId> for Hosts {
+    type Output = Host;
+
+    fn index(&self, id: HostId) -> &Host {
+        self.get(id).expect("ids are only kept of hosts that exist")
+    }
+}
+
+impl AtMut<HostId> for Hosts {
+    fn index_mut(&mut self, id: HostId) -> &mut Host {
+        self.table[id.0 as usize]
+            .as_mut()
+            .expect("ids are only kept of hosts that exist")
+    }
+}
+
+impl Hosts {
+    /// The hosts of a cluster, imaginary.
+    pub(crate) fn new(cluster: &Cluster, indexes: &[Index], now_us: u64) -> Self {
+        let mut hosts = Self::default();
+        hosts.table.reserve_exact(cluster.hosts.len());
+        for (position, (spec, index)) in cluster.hosts.iter().zip(indexes).enumerate() {
+            hosts.insert(
+                Origin::Declared(position),
+                spec.name.clone(),
+                *index,
+                policy(spec),
+                now_us,
+            );
+        }
+        hosts
+    }
+
+    /// Adds a transient host.
+    pub(crate) fn add_transient(&mut self, name: HostName, command: Vec<String>, index: Index, now_us: u64) -> HostId {
+        let policy = Policy {
+            hold_timeout: crate::cluster::Settings::default().hold_timeout,
+            revive: Revive::OnSignal,
+        };
+        self.transient += 1;
+        let origin = Origin::Transient {
+            name: name.clone(),
+            command,
+        };
+        self.insert(origin, name, index, policy, now_us)
+    }
+
+    fn insert(&mut self, origin: Origin, name: HostName, index: Index, policy: Policy, since_us: u64) -> HostId {
+        let host = Host {
+            origin,
+            index,
+            life: Life::new(policy),
+            sockets: Vec::new(),
+            instance: None,
+            published: Vec::new(),
+            boots: 0,
+            since_us,
+            tick_at: None,
+            signalled_by: None,
+        };
+        let free = match self.transient {
+            0 => None,
+            _ => self.table.iter().position(Option::is_none),
+        };
+        let place = match free {
+            Some(place) => {
+                self.table[place] = Some(host);
+                place
+            }
+            None => {
+                self.table.push(Some(host));
+                self.table.len() - 1
+            }
+        };
+        let id = HostId(u32::try_from(place).expect("there are at most 65,280 indexes"));
+        self.by_name.insert(name, id);
+        self.by_index.insert(index.number(), id);
+        id
+    }
+
+    /// Removes a transient host.
+    pub(crate) fn remove(&mut self, id: HostId, name: &HostName) -> Option<Host> {
+        let host = self.table.get_mut(id.0 as usize)?.take()?;
+        self.by_name.remove(name);
+        self.by_index.remove(&host.index.number());
+        self.transient -= 1;
+        Some(host)
+    }
+
+    /// The host with this id, where it still exists.
+    pub(crate) fn get(&self, id: HostId) -> Option<&Host> {
+        self.table.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The host of this name (no alias).
+    pub(crate) fn named(&self, name: &HostName) -> Option<HostId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The host of this index.
+    pub(crate) fn at(&self, index: Index) -> Option<HostId> {
+        self.by_index.get(&index.number()).copied()
+    }
+
+    /// All of them.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = HostId> + use<'_> {
+        (0..self.table.len()).filter_map(|place| {
+            self.table[place].as_ref()?;
+            Some(HostId(u32::try_from(place).ok()?))
+        })
+    }
+
+    /// In the order of their addresses.
+    pub(crate) fn by_address(&self) -> Vec<HostId> {
+        let mut ids: Vec<HostId> = self.ids().collect();
+        ids.sort_by_key(|id| self[*id].index);
+        ids
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+}
+
+impl Instance {
+    /// Looks whether the program leads a session, which is then known to be the host's.
+    pub(crate) fn find_leader(&mut self) {
+        let supervisor = self.supervisor;
+        self.leader = self
+            .program
+            .filter(|program| supervisor.is_some_and(|pid| launcher::leads_session(*program, pid)));
+    }
+}
+
+impl Host {
+    /// Its place in the cluster file, where it has one.
+    pub(crate) fn spec<'a>(&self, cluster: &'a Cluster) -> Option<&'a HostSpec> {
+        match &self.origin {
+            Origin::Declared(position) => cluster.hosts.get(*position),
+            Origin::Transient { .. } => None,
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name<'a>(&'a self, cluster: &'a Cluster) -> &'a HostName {
+        match &self.origin {
+            Origin::Declared(position) => &cluster.hosts[*position].name,
+            Origin::Transient { name, .. } => name,
+        }
+    }
+
+    /// The command it runs; empty for a transient one that was adopted.
+    pub(crate) fn command<'a>(&'a self, cluster: &'a Cluster) -> &'a [String] {
+        match &self.origin {
+            Origin::Declared(position) => &cluster.hosts[*position].command,
+            Origin::Transient { command, .. } => command,
+        }
+    }
+}
+
+fn policy(spec: &HostSpec) -> Policy {
+    let revive = match (spec.imsup.keep_awake, spec.restart) {
+        (false, _) | (true, Restart::No) => Revive::OnSignal,
+        (true, Restart::OnFailure) => Revive::AfterFailure,
+        (true, Restart::Always) => Revive::Always,
+    };
+    Policy {
+        hold_timeout: spec.imsup.hold_timeout,
+        revive,
+    }
+}

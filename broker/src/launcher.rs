@@ -1,0 +1,103 @@
+//! Where a host runs: a decision behind a trait, whose first answer is "as a process here".
+
+mod leftovers;
+mod process;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use imsup_wire::{ExitStatus, HostName};
+
+use crate::cluster::HostSpec;
+
+pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open, token_of};
+pub use process::ProcessLauncher;
+
+/// The variable that carries a boot's token: everything a boot started can be found by it.
+pub const BOOT_VARIABLE: &str = "IMSUP_BOOT";
+
+/// Why a host's supervisor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The log could not be opened.
+    #[error("its log {path} cannot be written: {source}")]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory is not there.
+    #[error("its working directory {path} cannot be used: {source}")]
+    WorkingDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The supervisor could not be executed.
+    #[error("the supervisor {path} could not be started: {source}")]
+    Spawn {
+        /// The executable.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl LaunchError {
+    /// The errno behind it.
+    pub fn errno(&self) -> i32 {
+        let (Self::Log { source, .. } | Self::WorkingDirectory { source, .. } | Self::Spawn { source, .. }) = self;
+        source.raw_os_error().unwrap_or_default()
+    }
+}
+
+/// What is to be started.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// The host.
+    pub host: &'a HostSpec,
+    /// The boot's token, by which its supervisor introduces itself.
+    pub boot: u64,
+    /// Where what it prints goes.
+    pub log: PathBuf,
+}
+
+/// A supervisor that was started.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its process, where it is one of this machine.
+    pub pid: Option<u32>,
+    /// Readable when it has ended; its connection decides where there is none.
+    pub ended: Option<OwnedFd>,
+}
+
+/// Starts hosts, and cleans up after those that died badly.
+pub trait Launcher {
+    /// Starts a host's supervisor.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left behind.
+    fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError>;
+
+    /// Collects supervisors that have ended, by process.
+    fn reap(&mut self) -> Vec<(u32, ExitStatus)>;
+
+    /// Ends whatever a dead supervisor left of its host, then calls `done`, from any thread.
+    fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>);
+}
+
+/// Processes of this machine, by what is known of them when a host is cleared.
+#[derive(Clone, Debug, Default)]
+pub struct Pids {
+    /// The host's supervisor, where a session that it leads is the host's own.
+    pub supervisor: Option<u32>,
+    /// The program's first, where it led a session.
+    pub program: Option<u32>,
+    /// Those at the other ends of the broker's connections: they are not left behind.
+    pub connected: Vec<u32>,
+}

@@ -1,0 +1,328 @@
+//! Ending what a dead supervisor left behind.
+//!
+//! A supervisor that lives ends its program itself. One that was killed leaves processes that belong to it by one of:
+//! its boot's token in their environment, the session it made, or being orphaned to this process, the subreaper. Whoever
+//! started this process may have left it children as well (`sh -c 'agent & exec imsup up'`), which are nobody's leftovers.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{BOOT_VARIABLE, Pids};
+
+/// How often the tree is looked through: a process may fork between being seen and being killed.
+const MAX_ROUNDS: usize = 100;
+/// How long one round waits for what it killed.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// How the processes of one host are recognized.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tree {
+    /// The boot's token.
+    pub(crate) boot: Option<u64>,
+    /// Known processes: sessions they lead are the host's own.
+    pub(crate) pids: Pids,
+}
+
+/// A process as /proc has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Process {
+    pid: u32,
+    parent: u32,
+    session: u32,
+    dead: bool,
+    started: u64,
+}
+
+/// The children of this process that are not orphans.
+#[derive(Debug, Default)]
+pub(crate) struct Children {
+    /// Those it started.
+    pub(crate) supervisors: HashSet<u32>,
+    /// Those it had from the start.
+    pub(crate) inherited: HashSet<u32>,
+}
+
+impl Children {
+    fn has(&self, pid: u32) -> bool {
+        self.supervisors.contains(&pid) || self.inherited.contains(&pid)
+    }
+
+    /// Whether a child was orphaned by a supervisor. Nothing a host runs is of this process's session or of one that was
+    /// there before: a session cannot be joined (setsid(2)).
+    fn is_orphan(&self, process: &Process, own: &Process) -> bool {
+        // To a container's first process come the orphans of everybody.
+        own.pid != 1
+            && process.parent == own.pid
+            && process.session != own.session
+            && !self.has(process.pid)
+            && !self.inherited.contains(&process.session)
+    }
+}
+
+/// Ends what is left of the tree; with `children`, also what was orphaned to this process. False where something survived.
+pub(crate) fn clear(tree: &Tree, children: Option<&Mutex<Children>>) -> bool {
+    for _ in 0..MAX_ROUNDS {
+        let killed = kill_all(tree, children);
+        if killed.is_empty() {
+            return true;
+        }
+        wait_for(&killed);
+    }
+    false
+}
+
+/// As [`clear`], for a process that is not the subreaper.
+pub(crate) fn clear_alone(tree: &Tree) -> bool {
+    clear(tree, None)
+}
+
+fn kill_all(tree: &Tree, children: Option<&Mutex<Children>>) -> Vec<OwnedFd> {
+    // Held until all are killed, or a supervisor that is being started would be taken for an orphan.
+    let guard = children.map(Mutex::lock);
+    let processes = all();
+    let own = read(std::process::id());
+    let is_orphan = |process: &Process| {
+        let known = guard.as_ref().zip(own.as_ref());
+        known.is_some_and(|(children, own)| children.is_orphan(process, own))
+            && !tree.pids.connected.contains(&process.pid)
+    };
+    let spared = |pid: u32| pid == std::process::id() || guard.as_ref().is_some_and(|children| children.has(pid));
+    members(tree, &processes, is_orphan, spared)
+        .into_iter()
+        .filter_map(|process| kill(&process))
+        .collect()
+}
+
+/// The living processes that belong to the tree, and their descendants.
+fn members(
+    tree: &Tree,
+    processes: &[Process],
+    is_orphan: impl Fn(&Process) -> bool,
+    spared: impl Fn(u32) -> bool,
+) -> Vec<Process> {
+    let leaders = [tree.pids.supervisor, tree.pids.program];
+    let mut children: HashMap<u32, Vec<&Process>> = HashMap::new();
+    for process in processes {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let is_root = |process: &&Process| {
+        leaders.contains(&Some(process.session))
+            || is_orphan(process)
+            || tree.boot.is_some_and(|boot| carries(process.pid, boot))
+    };
+    let mut found: HashMap<u32, &Process> = HashMap::new();
+    let mut open: Vec<&Process> = processes.iter().filter(is_root).collect();
+    while let Some(process) = open.pop() {
+        if !spared(process.pid) && found.insert(process.pid, process).is_none() {
+            open.extend(children.get(&process.pid).into_iter().flatten());
+        }
+    }
+    found.into_values().filter(|process| !process.dead).cloned().collect()
+}
+
+fn kill(process: &Process) -> Option<OwnedFd> {
+    let pidfd = open(process.pid)?;
+    // The number may have gone to another process since it was read; the descriptor is of this one.
+    if read(process.pid)?.started != process.started {
+        return None;
+    }
+    match pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) => Some(pidfd),
+        Err(_) => None,
+    }
+}
+
+/// A descriptor of the process with this number.
+pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+fn wait_for(killed: &[OwnedFd]) {
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(ROUND.subsec_nanos()),
+    };
+    for pidfd in killed {
+        let _ = rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout));
+    }
+}
+
+/// Whether the process's environment, as it was executed, carries the token.
+fn carries(pid: u32, boot: u64) -> bool {
+    let wanted = format!("{BOOT_VARIABLE}={boot}");
+    fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+}
+
+/// The boot's token of a supervisor. One that a host's program started has that host's in its environment, but was not
+/// told it as its own (`--boot`).
+pub(crate) fn token_of(pid: u32) -> Option<u64> {
+    let told = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{BOOT_VARIABLE}=");
+    let entry = environ
+        .split(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
+    if !told.split(|byte| *byte == 0).any(|argument| argument == entry) {
+        return None;
+    }
+    std::str::from_utf8(entry).ok()?.parse().ok()
+}
+
+/// Whether a process is a child of `supervisor` and leads a session. What a supervisor says of its program is a number of
+/// its own pid namespace, which here may be that of anybody.
+pub(crate) fn leads_session(pid: u32, supervisor: u32) -> bool {
+    read(pid).is_some_and(|process| process.parent == supervisor && process.session == pid)
+}
+
+/// The children of a process, over all its threads.
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
+fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(read)
+        .collect()
+}
+
+fn read(pid: u32) -> Option<Process> {
+    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// proc_pid_stat(5): the name, in parentheses, may hold anything; field 3 follows its last one.
+fn parse(pid: u32, stat: &str) -> Option<Process> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    Some(Process {
+        pid,
+        dead: matches!(*fields.first()?, "Z" | "X"),
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn process(pid: u32, parent: u32, session: u32) -> Process {
+        Process {
+            pid,
+            parent,
+            session,
+            dead: false,
+            started: 0,
+        }
+    }
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse_the_parser() {
+        let stat = "7 (a) b (c)) S 3 7 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        let expected = Process {
+            started: 4242,
+            ..process(7, 3, 5)
+        };
+        assert_eq!(parse(7, stat), Some(expected));
+    }
+
+    #[test]
+    fn members_are_sessions_orphans_and_their_descendants_but_not_spared_ones() {
+        let processes = [
+            process(10, 1, 10),
+            process(11, 10, 11),
+            process(12, 11, 11),
+            process(20, 5, 20),
+            process(21, 20, 20),
+            process(30, 5, 30),
+        ];
+        let tree = Tree {
+            boot: None,
+            pids: Pids {
+                program: Some(11),
+                ..Pids::default()
+            },
+        };
+        let mut found: Vec<u32> = members(&tree, &processes, |process| process.pid == 20, |pid| pid == 30)
+            .iter()
+            .map(|process| process.pid)
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [11, 12, 20, 21]);
+    }
+
+    #[test]
+    fn only_what_a_supervisor_can_have_left_is_an_orphan() {
+        let children = Children {
+            supervisors: HashSet::from([20]),
+            inherited: HashSet::from([30]),
+        };
+        let own = process(5, 1, 4);
+        let is_orphan = |pid, parent, session| children.is_orphan(&process(pid, parent, session), &own);
+        assert!(is_orphan(40, 5, 40));
+        assert!(!is_orphan(40, 6, 40), "a child of somebody else");
+        assert!(!is_orphan(20, 5, 20), "a supervisor");
+        assert!(!is_orphan(30, 5, 30), "there before");
+        assert!(!is_orphan(40, 5, 30), "left by what was there before");
+        assert!(!is_orphan(40, 5, 4), "of the session the broker was started in");
+        let first = process(1, 0, 1);
+        assert!(
+            !children.is_orphan(&process(40, 1, 40), &first),
+            "anybody's, in a container"
+        );
+    }
+
+    #[test]
+    fn what_carries_the_token_is_ended() {
+        let boot = 0x1d5e_0000_0000_0000 | u64::from(std::process::id());
+        let spawn = |program: &str, arguments: &[&str], boot: Option<u64>| {
+            let mut command = Command::new(program);
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
+            let child = command.envs(boot.map(|boot| (BOOT_VARIABLE, boot.to_string()))).spawn();
+            child.unwrap()
+        };
+        let token = boot.to_string();
+        let mut child = spawn("sleep", &["1000"], Some(boot));
+        let mut told = spawn("sh", &["-c", "read line", "run", "--boot", &token], Some(boot));
+        let mut other = spawn("sleep", &["1000"], None);
+        assert_eq!(token_of(told.id()), Some(boot));
+        assert_eq!(token_of(child.id()), None, "it only inherits that");
+        assert!(children_of(std::process::id()).contains(&child.id()));
+        let tree = Tree {
+            boot: Some(boot),
+            pids: Pids::default(),
+        };
+        assert!(clear_alone(&tree));
+        assert!(!child.wait().unwrap().success());
+        assert!(!told.wait().unwrap().success());
+        assert!(other.try_wait().unwrap().is_none(), "a process of nobody's was ended");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! Hosts as processes of this machine.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use imsup_wire::{ExitStatus, HostName};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::leftovers::{self, Children, Tree};
+use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
+
+/// Starts `imsup run` as a child of this process, which must be the subreaper of its descendants.
+#[derive(Debug)]
+pub struct ProcessLauncher {
+    executable: PathBuf,
+    /// The soft limit of descriptors that programs start with.
+    descriptor_limit: Option<u64>,
+    /// Any other child was orphaned by a supervisor that died.
+    children: Arc<Mutex<Children>>,
+}
+
+impl ProcessLauncher {
+    /// A launcher that starts this `imsup`. Makes the process the subreaper of its descendants.
+    ///
+    /// # Errors
+    /// prctl(2).
+    pub fn new(executable: PathBuf, descriptor_limit: Option<u64>) -> io::Result<Self> {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        Ok(Self {
+            executable,
+            descriptor_limit,
+            children: Arc::new(Mutex::new(Children {
+                inherited: leftovers::children_of(std::process::id()).into_iter().collect(),
+                ..Children::default()
+            })),
+        })
+    }
+}
+
+impl Launcher for ProcessLauncher {
+    fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+        let host = launch.host;
+        let log_error = |source| LaunchError::Log {
+            path: launch.log.clone(),
+            source,
+        };
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&launch.log)
+            .map_err(log_error)?;
+        let log_again = log.try_clone().map_err(log_error)?;
+        let mut command = Command::new(&self.executable);
+        command
+            .args(["run", "--project", launch.project, "--host", host.name.as_str()])
+            .args(["--boot", &launch.boot.to_string()]);
+        if let Some(limit) = self.descriptor_limit {
+            command.args(["--nofile", &limit.to_string()]);
+        }
+        if let Some(user) = &host.user {
+            command.args(["--user", user]);
+        }
+        command
+            .arg("--")
+            .args(&host.command)
+            .envs(&host.environment)
+            .env(BOOT_VARIABLE, launch.boot.to_string())
+            // systemd's, for the broker: a program that saw it would speak in the broker's name (sd_notify(3)).
+            .env_remove("NOTIFY_SOCKET")
+            .current_dir(&host.working_dir)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(log_again);
+        // Held while the child is made, so that nobody takes it for an orphan before it is known.
+        let mut children = self.children.lock();
+        let child = command.spawn().map_err(|source| {
+            // spawn(2) does not say which of the two it did not find.
+            match std::fs::metadata(&host.working_dir) {
+                Err(source) => LaunchError::WorkingDirectory {
+                    path: host.working_dir.clone(),
+                    source,
+                },
+                Ok(metadata) if !metadata.is_dir() => LaunchError::WorkingDirectory {
+                    path: host.working_dir.clone(),
+                    source: io::Error::from(io::ErrorKind::NotADirectory),
+                },
+                Ok(_) => LaunchError::Spawn {
+                    path: self.executable.clone(),
+                    source,
+                },
+            }
+        })?;
+        let pid = child.id();
+        children.supervisors.insert(pid);
+        // It is not reaped yet, so the number is still its own.
+        let ended = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        Ok(Launched { pid: Some(pid), ended })
+    }
+
+    fn reap(&mut self) -> Vec<(u32, ExitStatus)> {
+        let mut ended = Vec::new();
+        loop {
+            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) => return ended,
+                Err(nix::errno::Errno::EINTR) | Ok(_) => continue,
+                Err(_) => return ended,
+            };
+            let pid = pid.as_raw().unsigned_abs();
+            let mut children = self.children.lock();
+            children.inherited.remove(&pid);
+            if children.supervisors.remove(&pid) {
+                ended.push((pid, status));
+            }
+        }
+    }
+
+    fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>) {
+        let children = Arc::clone(&self.children);
+        let tree = Tree { boot, pids };
+        let host = host.clone();
+        let work = move || {
+            if !leftovers::clear(&tree, Some(&children)) {
+                tracing::warn!(%host, "processes of the host could not be ended; they may hold its ports");
+            }
+            done();
+        };
+        // A thread for as long as it takes: /proc is read several times, and the loop serves other hosts meanwhile.
+        let work = Arc::new(Mutex::new(Some(work)));
+        let for_thread = Arc::clone(&work);
+        let in_thread = move || {
+            if let Some(work) = for_thread.lock().take() {
+                work();
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("clear".to_owned()).spawn(in_thread) {
+            tracing::warn!(%error, "no thread could be made to clean up after a dead supervisor; the loop waits for it");
+            let left = work.lock().take();
+            left.into_iter().for_each(|work| work());
+        }
+    }
+}

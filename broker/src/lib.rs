@@ -1,0 +1,41 @@
+//! The broker: it holds what is not there.
+//!
+//! A compose file becomes a [`cluster::Cluster`]; the broker gives each of its hosts an address and retains its sockets,
+//! boots a host when something signals that it is needed, and answers for names.
+#![forbid(unsafe_code)]
+
+mod absent;
+mod block;
+mod broker;
+pub mod client;
+pub mod cluster;
+pub mod compose;
+mod error;
+pub mod events;
+mod files;
+mod hosts;
+mod launcher;
+mod limits;
+pub mod logs;
+mod names;
+mod notices;
+pub mod paths;
+mod peers;
+pub mod projects;
+mod published;
+mod registry;
+mod retained;
+mod run;
+mod sessions;
+mod signals;
+mod sockets;
+#[cfg(test)]
+mod testing;
+mod tokens;
+
+pub use absent::{AbsentError, down_without_broker, has_broker};
+pub use block::{BlockError, NAME_PORT};
+pub use error::BrokerError;
+pub use launcher::BOOT_VARIABLE;
+pub use published::PublishError;
+pub use run::{Options, run};

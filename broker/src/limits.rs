@@ -1,0 +1,62 @@
+//! How many sockets one broker can hold.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Descriptors left for everything but retained sockets: live hosts (a channel and a pidfd each), clients of the
+/// command line, the broker's own.
+const RESERVED: u64 = 512;
+/// Most connections, and clients of datagrams, that are relayed from published ports at once.
+const MAX_RELAYED: u64 = 1024;
+/// What one of each takes: two sockets and two pipes, and a socket.
+const PER_RELAYED: u64 = 7;
+
+/// The broker's bounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Sockets it may retain.
+    pub(crate) sockets: u64,
+    /// Connections, and as many clients of datagrams, that may be relayed from published ports at once.
+    pub(crate) relayed: usize,
+    /// The hard limit it comes from.
+    pub(crate) descriptors: u64,
+    /// The soft limit before it was raised, which is what programs start with; `None` for no limit.
+    pub(crate) before: Option<u64>,
+    /// The backlog of an absent host's sockets.
+    pub(crate) somaxconn: i32,
+}
+
+/// Raises the soft limit of descriptors to the hard one and reads the bounds, for a project that `publishes` ports or not.
+pub(crate) fn raise(publishes: bool) -> io::Result<Limits> {
+    let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    let descriptors = limit.maximum.unwrap_or(u64::MAX);
+    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(128);
+    let relayed = match publishes {
+        true => MAX_RELAYED.min(descriptors / 4 / PER_RELAYED).max(1),
+        false => 0,
+    };
+    let left = RESERVED.min(descriptors / 2) + relayed * PER_RELAYED;
+    Ok(Limits {
+        sockets: descriptors.saturating_sub(left),
+        relayed: relayed as usize,
+        descriptors,
+        before,
+        somaxconn,
+    })
+}
+
+/// The first port that needs no privilege (`net.ipv4.ip_unprivileged_port_start`).
+pub(crate) fn first_unprivileged_port() -> u16 {
+    fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1024)
+}

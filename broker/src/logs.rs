@@ -1,0 +1,267 @@
+//! What programs have printed, and print.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+use crate::paths::Paths;
+
+/// The longest line that is kept together.
+const MAX_LINE: usize = 64 * 1024;
+
+/// How much of what was printed earlier is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// All of it.
+    Beginning,
+    /// The last lines of each host.
+    Tail(usize),
+    /// Nothing.
+    Now,
+}
+
+#[derive(Debug)]
+struct Log {
+    host: String,
+    path: PathBuf,
+    position: u64,
+    /// The beginning of a line whose end has not been printed.
+    partial: Vec<u8>,
+}
+
+/// The logs of hosts, read line by line.
+#[derive(Debug)]
+pub struct Logs {
+    directory: PathBuf,
+    /// Only these; all where empty.
+    hosts: Vec<String>,
+    logs: BTreeMap<String, Log>,
+    from: From,
+    inotify: Inotify,
+    /// The watch on the directory above.
+    above: WatchDescriptor,
+}
+
+impl Logs {
+    /// Opens the logs of these hosts, or of all. Those of hosts that have printed nothing yet appear later.
+    ///
+    /// # Errors
+    /// inotify(7), or a directory that cannot be read; [`io::ErrorKind::NotFound`] where the project is not up.
+    pub fn open(paths: &Paths, hosts: &[String], from: From) -> io::Result<Self> {
+        let directory = paths.log("x").parent().map(Path::to_owned).unwrap_or_default();
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        // Before the files are looked at: what is printed in between is told.
+        inotify.add_watch(&directory, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)?;
+        // The directory's own end is told by the one above it: a log that a program still has open would keep it back.
+        let above = inotify.add_watch(paths.state(), AddWatchFlags::IN_DELETE)?;
+        let mut logs = Self {
+            directory,
+            hosts: hosts.to_vec(),
+            logs: BTreeMap::new(),
+            from,
+            inotify,
+            above,
+        };
+        logs.find(true)?;
+        Ok(logs)
+    }
+
+    /// Reads what has been printed since the last time, line by line, without its newline.
+    ///
+    /// # Errors
+    /// Of reading a file, or of `show`.
+    pub fn read(&mut self, mut show: impl FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        self.find(false)?;
+        for log in self.logs.values_mut() {
+            log.read(&mut show)?;
+        }
+        Ok(())
+    }
+
+    /// Shows what is left without an end of line.
+    ///
+    /// # Errors
+    /// Of `show`.
+    pub fn finish(&mut self, mut show: impl FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        for log in self.logs.values_mut().filter(|log| !log.partial.is_empty()) {
+            show(&log.host, &std::mem::take(&mut log.partial))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until more may have been printed; false where the project is gone.
+    ///
+    /// # Errors
+    /// inotify(7).
+    pub fn wait(&self) -> io::Result<bool> {
+        let events = loop {
+            match self.inotify.read_events() {
+                Err(nix::errno::Errno::EINTR) => {}
+                result => break result?,
+            }
+        };
+        let own = self.directory.file_name();
+        Ok(!events.iter().any(|event| {
+            event.mask.contains(AddWatchFlags::IN_IGNORED) || (event.wd == self.above && event.name.as_deref() == own)
+        }))
+    }
+
+    fn find(&mut self, first: bool) -> io::Result<()> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !first => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".log"));
+            let Some(host) = name.map(str::to_owned) else { continue };
+            let wanted = self.hosts.is_empty() || self.hosts.contains(&host);
+            if !wanted || self.logs.contains_key(&host) {
+                continue;
+            }
+            let position = match self.from {
+                From::Now if first => std::fs::metadata(&path)?.len(),
+                From::Tail(lines) if first => tail(&path, lines)?,
+                _ => 0,
+            };
+            let log = Log {
+                host: host.clone(),
+                path,
+                position,
+                partial: Vec::new(),
+            };
+            self.logs.insert(host, log);
+        }
+        Ok(())
+    }
+}
+
+impl Log {
+    fn read(&mut self, show: &mut impl FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() < self.position {
+            // Somebody has emptied it.
+            self.position = 0;
+            self.partial.clear();
+        }
+        file.seek(SeekFrom::Start(self.position))?;
+        let mut buffer = vec![0; MAX_LINE];
+        loop {
+            let count = file.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.position += count as u64;
+            for piece in buffer[..count].split_inclusive(|byte| *byte == b'\n') {
+                self.partial.extend_from_slice(piece);
+                if self.partial.ends_with(b"\n") {
+                    self.partial.pop();
+                } else if self.partial.len() < MAX_LINE {
+                    continue;
+                }
+                show(&self.host, &self.partial)?;
+                self.partial.clear();
+            }
+        }
+    }
+}
+
+/// Where the last `lines` lines of a file begin.
+fn tail(path: &Path, lines: usize) -> io::Result<u64> {
+    const STEP: u64 = 8192;
+    let mut file = File::open(path)?;
+    let end = file.metadata()?.len();
+    let mut start = end;
+    let mut seen = 0;
+    while start > 0 {
+        let from = start.saturating_sub(STEP);
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        Read::by_ref(&mut file).take(start - from).read_to_end(&mut bytes)?;
+        for (offset, byte) in bytes.iter().enumerate().rev() {
+            let at = from + offset as u64;
+            // The newline that ends the file ends its last line, and begins none.
+            if *byte == b'\n' && at + 1 != end {
+                seen += 1;
+                if seen == lines {
+                    return Ok(at + 1);
+                }
+            }
+        }
+        start = from;
+    }
+    Ok(if lines == 0 { end } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn paths(directory: &Path) -> Paths {
+        let directory = directory.to_owned();
+        let paths = Paths::new("shop", 0, |_| Some(directory.clone()));
+        std::fs::create_dir_all(paths.log("x").parent().unwrap()).unwrap();
+        paths
+    }
+
+    fn lines(logs: &mut Logs) -> Vec<String> {
+        let mut lines = Vec::new();
+        let show = |host: &str, line: &[u8]| {
+            lines.push(format!("{host}: {}", String::from_utf8_lossy(line)));
+            Ok(())
+        };
+        logs.read(show).unwrap();
+        lines
+    }
+
+    #[test]
+    fn lines_come_whole_and_logs_that_appear_later_are_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = paths(directory.path());
+        std::fs::write(paths.log("web"), "one\ntwo\nthr").unwrap();
+        let mut logs = Logs::open(&paths, &[], From::Tail(2)).unwrap();
+        assert_eq!(lines(&mut logs), ["web: two"]);
+        let mut web = File::options().append(true).open(paths.log("web")).unwrap();
+        web.write_all(b"ee\n").unwrap();
+        std::fs::write(paths.log("db"), "ready\n").unwrap();
+        assert!(logs.wait().unwrap());
+        assert_eq!(lines(&mut logs), ["db: ready", "web: three"]);
+        std::fs::write(paths.log("web"), "").unwrap();
+        std::fs::remove_dir_all(paths.log("x").parent().unwrap()).unwrap();
+        while logs.wait().unwrap() {}
+    }
+
+    #[test]
+    fn only_the_hosts_asked_for_are_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = paths(directory.path());
+        std::fs::write(paths.log("web"), "one\n").unwrap();
+        std::fs::write(paths.log("db"), "two\n").unwrap();
+        let mut logs = Logs::open(&paths, &["db".to_owned()], From::Beginning).unwrap();
+        assert_eq!(lines(&mut logs), ["db: two"]);
+        let mut logs = Logs::open(&paths, &["db".to_owned()], From::Now).unwrap();
+        assert!(lines(&mut logs).is_empty());
+    }
+
+    #[test]
+    fn the_tail_begins_at_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let text: String = (0..5000).map(|number| format!("line {number}\n")).collect();
+        std::fs::write(&path, &text).unwrap();
+        for lines in [0, 1, 3, 4999, 5000, 9999] {
+            let start = usize::try_from(tail(&path, lines).unwrap()).unwrap();
+            assert_eq!(text[start..].lines().count(), lines.min(5000));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Names: what each means, and the name server that says so.
+
+mod answer;
+mod forward;
+mod resolv_conf;
+mod server;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use imsup_wire::{Index, Planes};
+use parking_lot::RwLock;
+
+use crate::cluster::Cluster;
+
+pub(crate) use server::NameServer;
+
+/// The names, shared by the broker's loop and the name server.
+pub(crate) type SharedNames = Arc<RwLock<Names>>;
+
+/// Every name of a project and what it means.
+#[derive(Debug)]
+pub(crate) struct Names {
+    project: String,
+    planes: Planes,
+    /// Names in lower case. One that several hosts have (a service with replicas) has several addresses.
+    by_name: BTreeMap<Box<str>, Vec<Ipv4Addr>>,
+    /// The name of each address.
+    by_address: HashMap<Ipv4Addr, Box<str>>,
+    /// Hosts that the look-up of their name boots.
+    prefetched: HashSet<Ipv4Addr>,
+    /// So that replicas take turns.
+    turn: AtomicUsize,
+}
+
+impl Names {
+    /// The names of a cluster.
+    pub(crate) fn new(cluster: &Cluster, planes: Planes, indexes: &[Index]) -> Self {
+        let mut names = Self {
+            project: cluster.project.to_ascii_lowercase(),
+            planes,
+            by_name: BTreeMap::new(),
+            by_address: HashMap::with_capacity(indexes.len()),
+            prefetched: HashSet::new(),
+            turn: AtomicUsize::new(0),
+        };
+        for (host, index) in cluster.hosts.iter().zip(indexes) {
+            let address = planes.vip(*index);
+            names.add_host(host.name.as_str(), &host.aliases, address);
+            if host.imsup.prefetch_dns {
+                names.prefetched.insert(address);
+            }
+        }
+        names
+    }
+
+    /// Adds a host.
+    pub(crate) fn add_host(&mut self, name: &str, aliases: &[String], address: Ipv4Addr) {
+        self.by_address.insert(address, name.into());
+        for name in std::iter::once(name).chain(aliases.iter().map(String::as_str)) {
+            let addresses = self.by_name.entry(name.to_ascii_lowercase().into()).or_default();
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+
+    /// Removes a host that has no aliases.
+    pub(crate) fn remove_host(&mut self, name: &str, address: Ipv4Addr) {
+        self.by_address.remove(&address);
+        if let Some(addresses) = self.by_name.get_mut(name) {
+            addresses.retain(|other| *other != address);
+            if addresses.is_empty() {
+                self.by_name.remove(name);
+            }
+        }
+    }
+
+    /// Whether the name is taken.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Every name with each of its addresses, in the order of the names.
+    pub(crate) fn all(&self) -> Vec<(String, Ipv4Addr)> {
+        let pairs = self.by_name.iter().flat_map(|(name, addresses)| {
+            let name = name.to_string();
+            addresses.iter().map(move |address| (name.clone(), *address))
+        });
+        pairs.collect()
+    }
+
+    /// The addresses of a name, as itself or with the project as its domain.
+    pub(crate) fn addresses(&self, name: &str) -> Vec<Ipv4Addr> {
+        self.find(name, &[]).cloned().unwrap_or_default()
+    }
+
+    /// The addresses of a name, another one first each time.
+    fn take_turns(&self, name: &str, search: &[String]) -> Option<Vec<Ipv4Addr>> {
+        let mut addresses = self.find(name, search)?.clone();
+        if addresses.len() > 1 {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
+            addresses.rotate_left(turn);
+        }
+        Some(addresses)
+    }
+
+    fn find(&self, name: &str, search: &[String]) -> Option<&Vec<Ipv4Addr>> {
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        if let Some(addresses) = self.by_name.get(name) {
+            return Some(addresses);
+        }
+        let domains = std::iter::once(self.project.as_str()).chain(search.iter().map(String::as_str));
+        domains
+            .filter_map(|domain| name.strip_suffix(domain)?.strip_suffix('.'))
+            .find_map(|host| self.by_name.get(host))
+    }
+
+    /// The lines for /etc/hosts: the project's, then the machine's own.
+    pub(crate) fn hosts_file(&self, machine: &str) -> String {
+        let mut aliases: HashMap<Ipv4Addr, Vec<&str>> = HashMap::new();
+        for (name, addresses) in &self.by_name {
+            for address in addresses {
+                aliases.entry(*address).or_default().push(name);
+            }
+        }
+        let mut addresses: Vec<(&Ipv4Addr, &Box<str>)> = self.by_address.iter().collect();
+        addresses.sort_unstable_by_key(|(address, _)| **address);
+        let mut file = String::new();
+        for (address, name) in addresses {
+            // Writing to a string does not fail.
+            let _ = write!(file, "{address} {name}");
+            for alias in aliases
+                .get(address)
+                .into_iter()
+                .flatten()
+                .filter(|alias| **alias != name.as_ref())
+            {
+                let _ = write!(file, " {alias}");
+            }
+            file.push('\n');
+        }
+        file.push_str(machine);
+        file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{cluster, host};
+
+    pub(super) fn names() -> Names {
+        let mut hosts = vec![host("web-1"), host("web-2"), host("db")];
+        hosts[0].aliases = vec!["web".to_owned()];
+        hosts[1].aliases = vec!["web".to_owned()];
+        hosts[2].imsup.prefetch_dns = true;
+        let indexes = [1u16, 2, 3].map(|number| Index::new(0x0500 | number).unwrap());
+        Names::new(&cluster("Shop", hosts), Planes::default(), &indexes)
+    }
+
+    #[test]
+    fn names_mean_what_they_say_in_any_case_and_with_their_domain() {
+        let names = names();
+        let db = [Ipv4Addr::new(127, 77, 5, 3)];
+        for name in ["db", "DB", "db.", "db.shop", "Db.Shop."] {
+            assert_eq!(names.addresses(name), db, "{name}");
+        }
+        assert!(names.addresses("db.example.com").is_empty());
+        let search = ["example.com".to_owned()];
+        assert_eq!(names.find("db.example.com", &search).unwrap(), &db);
+        assert!(names.find("xdb.example.com", &search).is_none());
+        assert!(names.find("dbexample.com", &search).is_none());
+    }
+
+    #[test]
+    fn replicas_take_turns() {
+        let names = names();
+        let first: HashSet<Ipv4Addr> = (0..4).map(|_| names.take_turns("web", &[]).unwrap()[0]).collect();
+        assert_eq!(first.len(), 2);
+    }
+
+    #[test]
+    fn the_hosts_file_has_each_address_once_and_what_the_machine_has() {
+        let mut names = names();
+        names.add_host("run-1", &[], Ipv4Addr::new(127, 77, 5, 4));
+        let with = names.hosts_file("127.0.0.1 localhost\n");
+        assert_eq!(
+            with,
+            "127.77.5.1 web-1 web\n127.77.5.2 web-2 web\n127.77.5.3 db\n127.77.5.4 run-1\n127.0.0.1 localhost\n"
+        );
+        names.remove_host("run-1", Ipv4Addr::new(127, 77, 5, 4));
+        assert!(!names.hosts_file("").contains("run-1"));
+        assert!(!names.has("run-1"));
+    }
+}

@@ -1,0 +1,389 @@
+//! The name server's thread.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::answer::{self, Decision, Over};
+use super::forward::{self, Finished, Forwarder};
+use super::resolv_conf::ResolvConf;
+use super::{Names, SharedNames};
+
+/// TCP connections served at once, each by a thread for as long as it lasts: resolvers use TCP when an answer was cut off.
+const MAX_TCP: usize = 32;
+/// How long such a connection may be silent.
+const TCP_IDLE: Duration = Duration::from_secs(5);
+
+const WAKER: Token = Token(usize::MAX);
+
+/// What is told of look-ups that boot: the host's address, and who asked.
+pub(crate) type OnLookup = Arc<dyn Fn(Ipv4Addr, IpAddr) + Send + Sync>;
+
+/// The running name server. It ends when this is dropped.
+pub(crate) struct NameServer {
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NameServer {
+    /// Answers on these sockets.
+    ///
+    /// # Errors
+    /// epoll_create(2) and its like, or a thread that cannot be made.
+    pub(crate) fn start(
+        sockets: &[(UdpSocket, TcpListener)],
+        names: SharedNames,
+        resolv_conf: PathBuf,
+        on_lookup: OnLookup,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let mut own = Vec::new();
+        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+        for (one, other) in sockets {
+            own.push(one.local_addr()?.ip());
+            one.set_nonblocking(true)?;
+            other.set_nonblocking(true)?;
+            udp.push(mio::net::UdpSocket::from_std(one.try_clone()?));
+            tcp.push(mio::net::TcpListener::from_std(other.try_clone()?));
+        }
+        let interest = Interest::READABLE;
+        for (number, socket) in udp.iter_mut().enumerate() {
+            poll.registry().register(socket, Token(number), interest)?;
+        }
+        for (number, listener) in tcp.iter_mut().enumerate() {
+            poll.registry()
+                .register(listener, Token(udp.len() + number), interest)?;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let forwarder = Forwarder::new(udp.len() + tcp.len());
+        let mut server = Server {
+            poll,
+            udp,
+            tcp,
+            forwarder,
+            names,
+            resolv_conf: ResolvConf::new(resolv_conf, own),
+            on_lookup,
+            connections: Arc::default(),
+            stop: Arc::clone(&stop),
+        };
+        let thread = std::thread::Builder::new()
+            .name("names".to_owned())
+            .spawn(move || server.serve())?;
+        Ok(Self {
+            stop,
+            waker,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let woken = self.waker.wake().is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Server {
+    poll: Poll,
+    udp: Vec<mio::net::UdpSocket>,
+    tcp: Vec<mio::net::TcpListener>,
+    forwarder: Forwarder,
+    names: SharedNames,
+    resolv_conf: ResolvConf,
+    on_lookup: OnLookup,
+    connections: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Server {
+    fn serve(&mut self) {
+        let mut events = Events::with_capacity(128);
+        while !self.stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let timeout = self.forwarder.deadline().map(|due| due.saturating_duration_since(now));
+            if let Err(error) = self.poll.poll(&mut events, timeout) {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    tracing::error!(%error, "the name server has stopped");
+                    return;
+                }
+                continue;
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    Token(number) if number < self.udp.len() => self.receive(number),
+                    Token(number) if number < self.udp.len() + self.tcp.len() => self.accept(number - self.udp.len()),
+                    token => {
+                        let finished = self.forwarder.ready(self.poll.registry(), token);
+                        finished.into_iter().for_each(|finished| self.reply(&finished));
+                    }
+                }
+            }
+            for finished in self.forwarder.expire(self.poll.registry()) {
+                self.reply(&finished);
+            }
+        }
+    }
+
+    fn receive(&mut self, number: usize) {
+        let mut buffer = vec![0; usize::from(u16::MAX)];
+        loop {
+            let (count, client) = match self.udp[number].recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An earlier answer found its asker gone; that is nobody's fault here.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a question could not be received");
+                    return;
+                }
+            };
+            let query = &buffer[..count];
+            let upstream = self.resolv_conf.current();
+            match decide(
+                query,
+                &self.names.read(),
+                &upstream.search,
+                Over::Udp,
+                client,
+                &self.on_lookup,
+            ) {
+                Decision::Answer { bytes, .. } => self.reply(&Finished {
+                    client,
+                    via: number,
+                    answer: bytes,
+                }),
+                Decision::Forward => {
+                    let servers = &upstream.servers;
+                    let registry = self.poll.registry();
+                    if let Some(finished) = self.forwarder.ask(registry, query, client, number, servers) {
+                        self.reply(&finished);
+                    }
+                }
+                Decision::Ignore => {}
+            }
+        }
+    }
+
+    fn reply(&self, finished: &Finished) {
+        // A client whose buffer is full asks again.
+        let _ = self.udp[finished.via].send_to(&finished.answer, finished.client);
+    }
+
+    fn accept(&mut self, number: usize) {
+        loop {
+            match self.tcp[number].accept() {
+                Ok((stream, client)) => self.serve_connection(stream.into(), client),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn serve_connection(&mut self, stream: TcpStream, client: SocketAddr) {
+        let connections = Arc::clone(&self.connections);
+        if connections.fetch_add(1, Ordering::Relaxed) >= MAX_TCP {
+            connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let names = Arc::clone(&self.names);
+        let upstream = self.resolv_conf.current().clone();
+        let on_lookup = Arc::clone(&self.on_lookup);
+        let own = Arc::clone(&connections);
+        let work = move || {
+            let _ = converse(stream, client, &names, &upstream.search, &upstream.servers, &on_lookup);
+            own.fetch_sub(1, Ordering::Relaxed);
+        };
+        if std::thread::Builder::new()
+            .name("names-tcp".to_owned())
+            .spawn(work)
+            .is_err()
+        {
+            connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Answers one TCP connection until it ends or falls silent.
+fn converse(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    names: &SharedNames,
+    search: &[String],
+    servers: &[SocketAddr],
+    on_lookup: &OnLookup,
+) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(TCP_IDLE))?;
+    stream.set_write_timeout(Some(TCP_IDLE))?;
+    loop {
+        let query = forward::read_framed(&mut stream)?;
+        let decision = decide(&query, &names.read(), search, Over::Tcp, client, on_lookup);
+        let answer = match decision {
+            Decision::Answer { bytes, .. } => Some(bytes),
+            Decision::Forward => forward::ask_over_tcp(&query, servers),
+            Decision::Ignore => None,
+        };
+        match answer {
+            Some(answer) => forward::write_framed(&mut stream, &answer)?,
+            None => return Ok(()),
+        }
+    }
+}
+
+fn decide(
+    query: &[u8],
+    names: &Names,
+    search: &[String],
+    over: Over,
+    client: SocketAddr,
+    on_lookup: &OnLookup,
+) -> Decision {
+    let decision = answer::decide(query, names, search, over);
+    if let Decision::Answer { wake, .. } = &decision {
+        wake.iter().for_each(|address| on_lookup(*address, client.ip()));
+    }
+    decision
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use parking_lot::RwLock;
+    use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, TYPE};
+
+    use super::*;
+
+    /// A name server, and the directory of its resolv.conf.
+    struct Fixture {
+        address: SocketAddr,
+        _server: NameServer,
+        _directory: tempfile::TempDir,
+        lookups: mpsc::Receiver<(Ipv4Addr, IpAddr)>,
+    }
+
+    fn start(resolv_conf: &str) -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        std::fs::write(&path, resolv_conf).unwrap();
+        // An address of its own: the server never asks itself.
+        let udp = UdpSocket::bind("127.97.203.1:0").unwrap();
+        let address = udp.local_addr().unwrap();
+        let tcp = TcpListener::bind(address).unwrap();
+        let (sender, lookups) = mpsc::channel();
+        let sender = parking_lot::Mutex::new(sender);
+        let names = Arc::new(RwLock::new(super::super::tests::names()));
+        let on_lookup: OnLookup = Arc::new(move |address, by| sender.lock().send((address, by)).unwrap());
+        let server = NameServer::start(&[(udp, tcp)], names, path, on_lookup).unwrap();
+        Fixture {
+            address,
+            _server: server,
+            _directory: directory,
+            lookups,
+        }
+    }
+
+    fn query(name: &str) -> Vec<u8> {
+        let mut packet = Packet::new_query(77);
+        let question = Question::new(Name::new(name).unwrap(), TYPE::A.into(), CLASS::IN.into(), false);
+        packet.questions.push(question);
+        packet.build_bytes_vec().unwrap()
+    }
+
+    fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.connect(server).unwrap();
+        socket.send(query).unwrap();
+        let mut buffer = vec![0; 65_535];
+        let count = socket.recv(&mut buffer).unwrap();
+        buffer.truncate(count);
+        buffer
+    }
+
+    /// Answers any query with itself and a mark; over TCP with another mark.
+    fn upstream() -> SocketAddr {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = udp.local_addr().unwrap();
+        let tcp = TcpListener::bind(address).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((count, client)) = udp.recv_from(&mut buffer) {
+                let mut answer = buffer[..count].to_vec();
+                answer.extend(b"over udp");
+                udp.send_to(&answer, client).unwrap();
+            }
+        });
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = tcp.accept() {
+                let mut answer = forward::read_framed(&mut stream).unwrap();
+                answer.extend(b"over tcp");
+                forward::write_framed(&mut stream, &answer).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn hosts_are_answered_over_udp_and_tcp_and_their_look_up_is_told() {
+        let fixture = start("");
+        let answer = ask(fixture.address, &query("db"));
+        assert_eq!(Packet::parse(&answer).unwrap().answers.len(), 1);
+        let (address, by) = fixture.lookups.recv().unwrap();
+        assert_eq!((address, by.is_loopback()), (Ipv4Addr::new(127, 77, 5, 3), true));
+        let mut stream = TcpStream::connect(fixture.address).unwrap();
+        for _ in 0..2 {
+            forward::write_framed(&mut stream, &query("web")).unwrap();
+            let answer = forward::read_framed(&mut stream).unwrap();
+            assert_eq!(Packet::parse(&answer).unwrap().answers.len(), 2);
+        }
+    }
+
+    #[test]
+    fn other_names_are_forwarded_as_they_are_past_servers_that_are_not_there() {
+        let dead = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let live = upstream();
+        let line = |address: SocketAddr| format!("nameserver [{}]:{}\n", address.ip(), address.port());
+        let fixture = start(&(line(dead) + &line(live)));
+        let query = query("example.com");
+        let mut expected = query.clone();
+        expected.extend(b"over udp");
+        assert_eq!(ask(fixture.address, &query), expected);
+
+        let mut stream = TcpStream::connect(fixture.address).unwrap();
+        forward::write_framed(&mut stream, &query).unwrap();
+        let mut expected = query.clone();
+        expected.extend(b"over tcp");
+        assert_eq!(forward::read_framed(&mut stream).unwrap(), expected);
+    }
+
+    #[test]
+    fn without_anybody_to_ask_the_answer_is_a_failure_at_once() {
+        let fixture = start("");
+        let answer = ask(fixture.address, &query("example.com"));
+        let packet = Packet::parse(&answer).unwrap();
+        assert_eq!(packet.rcode(), RCODE::ServerFailure);
+        assert!(packet.has_flags(PacketFlag::RESPONSE));
+    }
+}

@@ -1,0 +1,38 @@
+//! What the broker's other threads tell its loop.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use imsup_wire::{Endpoint, Index};
+use mio::Waker;
+
+use crate::hosts::HostId;
+
+/// One thing told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// A connection, or the first datagram, came to a published port.
+    Published { endpoint: Endpoint, by: SocketAddr },
+    /// The name of a host with `prefetch: dns` was looked up.
+    Lookup { index: Index, by: IpAddr },
+    /// What a dead supervisor left is gone.
+    Cleared { host: HostId, serial: u64 },
+}
+
+/// Where threads tell it.
+#[derive(Clone)]
+pub(crate) struct Notifier {
+    pub(crate) sender: Sender<Notice>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+impl Notifier {
+    /// Tells the loop, which acts on it before anything that happens after.
+    pub(crate) fn tell(&self, notice: Notice) {
+        // It fails only when the loop is over, and nobody needs to know then.
+        if self.sender.send(notice).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}

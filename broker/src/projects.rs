@@ -1,0 +1,165 @@
+//! `projects.json`: what is remembered of projects across `down` and `up`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use imsup_wire::Transport;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+/// Most ports learned for one host.
+const MAX_LEARNED: usize = 256;
+
+/// Why what is remembered could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectsError {
+    /// The file system failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// The file is not what imsup writes.
+    #[error(
+        "{path} is not what imsup writes ({source}); remove it: what it holds (addresses, learned ports) is found again"
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+}
+
+/// What is remembered of one project.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The first of its blocks, and how many it has.
+    pub blocks: Option<(u8, u16)>,
+    /// The indexes of its hosts, so that a host keeps its address when the file is edited.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub indexes: BTreeMap<String, u16>,
+    /// Ports that hosts were seen to listen on at their VIP.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub learned: BTreeMap<String, Vec<(Transport, u16)>>,
+}
+
+impl Memory {
+    /// Notes a port; true where it is new.
+    pub fn learn(&mut self, host: &str, transport: Transport, port: u16) -> bool {
+        let known = self.learned.entry(host.to_owned()).or_default();
+        let new = known.len() < MAX_LEARNED && !known.contains(&(transport, port));
+        if new {
+            known.push((transport, port));
+        }
+        new
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Contents {
+    projects: BTreeMap<String, Memory>,
+}
+
+/// What is remembered of `project`, and the blocks of all others.
+///
+/// # Errors
+/// [`ProjectsError`].
+pub fn recall(path: &Path, project: &str) -> Result<(Memory, Vec<(u8, u16)>), ProjectsError> {
+    let mut contents = read(path)?;
+    let memory = contents.projects.remove(project).unwrap_or_default();
+    let others = contents.projects.values().filter_map(|memory| memory.blocks).collect();
+    Ok((memory, others))
+}
+
+/// Remembers `memory` of `project`, leaving other projects as they are.
+///
+/// # Errors
+/// [`ProjectsError`].
+pub fn remember(path: &Path, project: &str, memory: &Memory) -> Result<(), ProjectsError> {
+    change(path, |contents| {
+        contents.projects.insert(project.to_owned(), memory.clone());
+    })
+}
+
+/// Forgets a project (`down --forget`).
+///
+/// # Errors
+/// [`ProjectsError`].
+pub fn forget(path: &Path, project: &str) -> Result<(), ProjectsError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    change(path, |contents| {
+        contents.projects.remove(project);
+    })
+}
+
+fn read(path: &Path) -> Result<Contents, ProjectsError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| ProjectsError::Malformed {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Contents::default()),
+        Err(source) => Err(ProjectsError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Reads, changes and replaces the file, while no other broker does.
+fn change(path: &Path, edit: impl FnOnce(&mut Contents)) -> Result<(), ProjectsError> {
+    let io_error = |source: io::Error| ProjectsError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let lock = File::open(directory).map_err(io_error)?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|errno| io_error(errno.into()))?;
+    let mut contents = read(path)?;
+    edit(&mut contents);
+    let text = serde_json::to_vec(&contents).map_err(|source| ProjectsError::Malformed {
+        path: path.to_owned(),
+        source,
+    })?;
+    crate::files::replace(path, &text).map_err(io_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn projects_remember_and_forget_apart_from_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("projects.json");
+        forget(&path, "nothing").unwrap();
+        let mut shop = Memory {
+            blocks: Some((5, 1)),
+            ..Memory::default()
+        };
+        assert!(shop.learn("web", Transport::Tcp, 80));
+        assert!(!shop.learn("web", Transport::Tcp, 80));
+        remember(&path, "shop", &shop).unwrap();
+        remember(&path, "blog", &Memory::default()).unwrap();
+        assert_eq!(recall(&path, "shop").unwrap(), (shop, vec![]));
+        assert_eq!(recall(&path, "blog").unwrap().1, [(5, 1)]);
+        forget(&path, "shop").unwrap();
+        assert_eq!(recall(&path, "shop").unwrap(), (Memory::default(), vec![]));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("projects.json");
+        std::fs::write(&path, "{").unwrap();
+        let error = recall(&path, "shop").unwrap_err().to_string();
+        assert!(error.contains("projects.json") && error.contains("line 1"), "{error}");
+    }
+}

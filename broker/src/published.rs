@@ -1,0 +1,78 @@
+//! Ports of the machine that lead to ports of hosts (compose `ports:`): the only relay in imsup.
+
+mod bind;
+mod pair;
+mod relay;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use imsup_wire::{Endpoint, Planes};
+
+use crate::cluster::Publish;
+
+use bind::bind;
+pub(crate) use relay::Relay;
+
+/// Why a port could not be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Somebody has it.
+    #[error(
+        "the machine's port {address} is in use{}: end what uses it, or publish another one (`ports: \"OTHER:{target}\"`)",
+        by(.occupants)
+    )]
+    Occupied {
+        /// The address.
+        address: SocketAddr,
+        /// Addresses of those that listen there.
+        occupants: Vec<std::net::IpAddr>,
+        /// The host's port.
+        target: u16,
+    },
+    /// It needs privilege.
+    #[error(
+        "the machine's port {address} is below {first} and needs privilege: `sudo setcap cap_net_bind_service=+ep` on the \
+         imsup executable, or `sudo sysctl net.ipv4.ip_unprivileged_port_start={}`",
+        address.port()
+    )]
+    Privileged {
+        /// The address.
+        address: SocketAddr,
+        /// The first port that needs none.
+        first: u16,
+    },
+    /// It cannot be had for another reason.
+    #[error("the machine's port {address} cannot be published: {source}")]
+    Other {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn by(occupants: &[std::net::IpAddr]) -> String {
+    match occupants {
+        [] => String::new(),
+        [one, ..] => format!(" (by what listens on {one})"),
+    }
+}
+
+/// One bound port of the machine.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// Listening, or for datagrams.
+    pub(crate) socket: OwnedFd,
+    /// Where it is.
+    pub(crate) machine: SocketAddr,
+    /// Where it leads.
+    pub(crate) target: Endpoint,
+}
+
+/// The doors of one entry of `ports`.
+pub(crate) fn open(publish: &Publish, target: Endpoint, planes: &Planes) -> Result<Vec<Door>, PublishError> {
+    bind(publish, target, planes)
+}

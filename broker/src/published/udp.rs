@@ -1,0 +1,158 @@
+//! Datagrams through published ports: for each client a socket of its own towards the host, for as long as it is used.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+/// How long a client may be silent, in both directions.
+const IDLE: Duration = Duration::from_secs(60);
+/// The largest datagram there is.
+const MAX_DATAGRAM: usize = 65_535;
+
+#[derive(Debug)]
+struct Client {
+    door: usize,
+    address: SocketAddr,
+    socket: UdpSocket,
+    used: Instant,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub(super) struct Clients {
+    table: Vec<Option<Client>>,
+    places: HashMap<(usize, SocketAddr), usize>,
+    first_token: usize,
+    most: usize,
+}
+
+impl Clients {
+    /// At most so many clients at once, over all ports, whose sockets have tokens from `first_token` on.
+    pub(super) fn new(first_token: usize, most: usize) -> Self {
+        Self {
+            table: Vec::new(),
+            places: HashMap::new(),
+            first_token,
+            most,
+        }
+    }
+
+    /// Passes on what has come to a door. `came` is told of clients that are new, before anything reaches the host.
+    pub(super) fn inwards(
+        &mut self,
+        registry: &Registry,
+        door: usize,
+        socket: &UdpSocket,
+        target: SocketAddr,
+        came: impl Fn(SocketAddr),
+    ) {
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        loop {
+            let (count, client) = match socket.recv_from(&mut buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_passing(&error) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "what came to a published port could not be received");
+                    return;
+                }
+            };
+            let known = self.places.get(&(door, client)).copied();
+            let place = known.map_or_else(|| self.add(registry, door, client, target, &came), Ok);
+            match place {
+                // A host whose buffer is full loses it, as a network would.
+                Ok(place) => {
+                    if let Some(Some(known)) = self.table.get_mut(place) {
+                        known.used = Instant::now();
+                        let _ = known.socket.send(&buffer[..count]);
+                    }
+                }
+                Err(error) => tracing::debug!(%client, %error, "a datagram to a published port was dropped"),
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        registry: &Registry,
+        door: usize,
+        address: SocketAddr,
+        target: SocketAddr,
+        came: impl Fn(SocketAddr),
+    ) -> io::Result<usize> {
+        let place = self.table.iter().position(Option::is_none).unwrap_or(self.table.len());
+        if place >= self.most {
+            return Err(io::Error::other("too many clients at once"));
+        }
+        came(address);
+        let mut socket = UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0).into())?;
+        socket.connect(target)?;
+        registry.register(&mut socket, Token(self.first_token + place), Interest::READABLE)?;
+        let client = Client {
+            door,
+            address,
+            socket,
+            used: Instant::now(),
+        };
+        self.places.insert((door, address), place);
+        if place == self.table.len() {
+            self.table.push(Some(client));
+        } else {
+            self.table[place] = Some(client);
+        }
+        Ok(place)
+    }
+
+    /// Passes back what a host has sent; `send` is given the door, the client and the datagram.
+    pub(super) fn outwards(&mut self, token: Token, send: impl Fn(usize, SocketAddr, &[u8])) {
+        let place = token.0.wrapping_sub(self.first_token);
+        let Some(Some(client)) = self.table.get_mut(place) else {
+            return;
+        };
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        loop {
+            match client.socket.recv(&mut buffer) {
+                Ok(count) => {
+                    client.used = Instant::now();
+                    send(client.door, client.address, &buffer[..count]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a host's datagram could not be received");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// When the next client has been silent for long enough.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.table.iter().flatten().map(|client| client.used + IDLE).min()
+    }
+
+    /// Forgets those that have.
+    pub(super) fn expire(&mut self, registry: &Registry) {
+        let now = Instant::now();
+        for slot in &mut self.table {
+            if let Some(client) = slot.take_if(|client| client.used + IDLE <= now) {
+                let _ = registry.deregister(&mut SourceFd(&client.socket.as_raw_fd()));
+                self.places.remove(&(client.door, client.address));
+            }
+        }
+    }
+}
+
+/// ECONNREFUSED: nobody was there for an earlier one. Anything else may come back at once, for ever.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,176 @@
+//! What a host does next: a pure state machine, one per host.
+//!
+//! [`Life::step`] takes what happened and the time, and returns what is to be done. Nothing here touches the kernel; the
+//! broker's loop ([`crate::broker`]) carries the actions out.
+
+mod life;
+#[cfg(test)]
+mod properties;
+
+use std::time::{Duration, Instant};
+
+use imsup_wire::{Cause, Endpoint, EventKind, ExitStatus};
+
+pub(crate) use life::{Life, kept_awake};
+
+/// Names one caller that waits for a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// What a caller waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// That the host listens at this endpoint.
+    Port(Endpoint),
+    /// That the host is ready.
+    Ready,
+    /// That the host's program has ended.
+    Ended,
+}
+
+/// How a wait ends. Every waiter is answered exactly once, unless it is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The host listens there.
+    Connect,
+    /// It does not, and will not.
+    Refused,
+    /// It took longer than `hold_timeout`.
+    TimedOut,
+    /// The host is ready, or has done its work and ended well.
+    Ready,
+    /// The host could not be started; [`Life::detail`] says why.
+    Failed,
+    /// The host's program has ended.
+    Ended,
+}
+
+/// What happened to a host.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Somebody needs the host, and nobody waits for an answer.
+    Signal {
+        /// Why.
+        cause: Cause,
+        /// Whether the signal is a connection or datagram in a retained socket, where it stays until it is taken.
+        queued: bool,
+    },
+    /// Somebody waits.
+    Wait {
+        /// Who.
+        waiter: WaiterId,
+        /// For what.
+        want: Want,
+        /// Why; the signal that it is.
+        cause: Cause,
+    },
+    /// The waiter is gone.
+    Cancel(WaiterId),
+    /// The program was executed.
+    Executed,
+    /// The program listens.
+    Listening(Endpoint),
+    /// The program's start is over.
+    Settled,
+    /// The program, and all that belonged to it, is gone.
+    Ended {
+        /// How it ended.
+        status: ExitStatus,
+        /// A better sentence than the status alone gives.
+        detail: Option<String>,
+    },
+    /// A supervisor that the broker did not start runs the host.
+    Taken {
+        /// The signal this counts as; `None` for a host that an earlier broker started.
+        cause: Option<Cause>,
+        /// Whether its start is over.
+        ready: bool,
+    },
+    /// The user wants its program ended.
+    Stop,
+    /// The project goes down: end the program, boot never again.
+    Retire,
+    /// A deadline has come ([`Life::deadline`]).
+    Tick,
+}
+
+/// What is to be done for a host, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Leave its sockets to the program to come, and start it.
+    Boot,
+    /// End its program: signal, grace, SIGKILL.
+    Stop,
+    /// The program is gone: take its sockets back, and watch them.
+    Reclaim(After),
+    /// Reset what waits in its retained sockets.
+    ResetQueued,
+    /// Its start is over: close the sockets it does not listen on.
+    CloseUnused,
+    /// Answer a waiter.
+    Answer(WaiterId, Answer),
+    /// Say that this happened. The cause is [`Life::cause`].
+    Emit {
+        /// What.
+        kind: EventKind,
+        /// How long it took.
+        duration: Option<Duration>,
+        /// A sentence for people.
+        detail: Option<String>,
+    },
+}
+
+/// What becomes of the sockets of a host whose program is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It ended: what waits in retained sockets boots it again; tentative listeners are closed.
+    Ended,
+    /// It failed and will be tried again: everything stays.
+    Retry,
+    /// It failed too often: what waits is reset, tentative listeners are closed.
+    GaveUp,
+}
+
+/// What a host's settings decide about its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The bound of every wait.
+    pub hold_timeout: Duration,
+    /// What a host does by itself when it has ended.
+    pub revive: Revive,
+}
+
+/// What a host does by itself when it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revive {
+    /// It waits for its next signal.
+    OnSignal,
+    /// It boots again when it failed (`keep_awake`, `restart: on-failure`).
+    AfterFailure,
+    /// It boots again (`keep_awake`).
+    Always,
+}
+
+/// The first delay after a failed start.
+pub const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// The longest delay after a failed start.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Failures in a row after which nobody is left waiting.
+pub const FAILURES_UNTIL_REFUSED: u32 = 3;
+/// A kept-awake host that ran this long is booted again without a growing delay.
+pub const LONG_RUN: Duration = Duration::from_secs(10);
+
+/// The delay after this many failures in a row.
+pub fn delay_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    (FIRST_DELAY * (1 << doublings)).min(LONGEST_DELAY)
+}
+
+/// A caller that waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) id: WaiterId,
+    pub(crate) want: Want,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) cause: Cause,
+}

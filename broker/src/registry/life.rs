@@ -1,0 +1,402 @@
+//! One host's life.
+
+mod ending;
+
+use std::time::{Duration, Instant};
+
+use imsup_wire::{Cause, CauseKind, EventKind, HostState};
+
+use super::{Action, Answer, Input, Policy, Revive, Waiter, WaiterId, Want};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No process; booted by itself at `restart_at`, where set.
+    Imaginary { restart_at: Option<Instant> },
+    /// Started and not ready. What waits in its sockets is reset at `reset_at`.
+    Booting { since: Instant, reset_at: Instant },
+    /// Ready.
+    Running { since: Instant, settled: bool },
+    /// Its last start failed; not tried again before `retry_at`.
+    Failed { retry_at: Instant },
+}
+
+/// The state of one host, and what it waits for.
+#[derive(Debug)]
+pub struct Life {
+    phase: Phase,
+    policy: Policy,
+    /// Starts that failed, in a row.
+    failures: u32,
+    /// Runs in a row that broke between listening and settling.
+    breaks: u32,
+    /// Short runs in a row of a host that is kept awake.
+    short_runs: u32,
+    /// Since when something is known to wait in its retained sockets while it is absent.
+    queued_since: Option<Instant>,
+    waiters: Vec<Waiter>,
+    signalled: Option<Instant>,
+    cause: Option<Box<Cause>>,
+    detail: Option<Box<str>>,
+    stopping: bool,
+    retired: bool,
+}
+
+impl Life {
+    /// A host that is imaginary.
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            phase: Phase::Imaginary { restart_at: None },
+            policy,
+            failures: 0,
+            breaks: 0,
+            short_runs: 0,
+            queued_since: None,
+            waiters: Vec::new(),
+            signalled: None,
+            cause: None,
+            detail: None,
+            stopping: false,
+            retired: false,
+        }
+    }
+
+    /// Where the host is in its life.
+    pub fn state(&self) -> HostState {
+        match self.phase {
+            Phase::Imaginary { .. } => HostState::Imaginary,
+            Phase::Booting { .. } => HostState::Booting,
+            Phase::Running { .. } => HostState::Running,
+            Phase::Failed { .. } => HostState::Failed,
+        }
+    }
+
+    /// Whether its start is over.
+    pub fn settled(&self) -> bool {
+        matches!(self.phase, Phase::Running { settled: true, .. })
+    }
+
+    /// Whether no process of it runs.
+    pub fn absent(&self) -> bool {
+        matches!(self.phase, Phase::Imaginary { .. } | Phase::Failed { .. })
+    }
+
+    /// The signal behind the current or last boot.
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_deref()
+    }
+
+    /// Fills in who sent the signal, where that was found out after it was acted on.
+    pub fn name_caller(&mut self, by: String) {
+        if let Some(cause) = &mut self.cause {
+            cause.by.get_or_insert(by);
+        }
+    }
+
+    /// Why it is in its state, where that is worth saying.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
+    /// Everybody who waits.
+    pub fn waiters(&self) -> Vec<WaiterId> {
+        self.waiters.iter().map(|waiter| waiter.id).collect()
+    }
+
+    /// When [`Input::Tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let phase = match self.phase {
+            Phase::Imaginary { restart_at } => restart_at.filter(|_| !self.retired),
+            Phase::Booting { reset_at, .. } => Some(reset_at),
+            Phase::Running { .. } => None,
+            Phase::Failed { retry_at } if self.is_wanted() => Some(retry_at),
+            Phase::Failed { .. } => None,
+        };
+        let queued = match self.phase {
+            Phase::Failed { .. } => self.queued_since.map(|since| since + self.policy.hold_timeout),
+            _ => None,
+        };
+        let waiters = self.waiters.iter().filter_map(|waiter| waiter.deadline).min();
+        [phase, queued, waiters].into_iter().flatten().min()
+    }
+
+    /// Takes what happened at `now` and returns what is to be done.
+    pub fn step(&mut self, input: Input, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match input {
+            Input::Signal { cause, queued } => self.signal(cause, queued, now, &mut actions),
+            Input::Wait { waiter, want, cause } => self.wait(waiter, want, cause, now, &mut actions),
+            Input::Cancel(id) => self.waiters.retain(|waiter| waiter.id != id),
+            Input::Executed => self.executed(now, &mut actions),
+            Input::Listening(endpoint) => {
+                self.ready(false, now, &mut actions);
+                self.answer(
+                    |want| (want == Want::Port(endpoint)).then_some(Answer::Connect),
+                    &mut actions,
+                );
+            }
+            Input::Settled => self.settle(now, &mut actions),
+            Input::Ended { status, detail } => self.ended(status, detail, now, &mut actions),
+            Input::Taken { cause, ready } => self.taken(cause, ready, now, &mut actions),
+            Input::Stop => self.stop(&mut actions),
+            Input::Retire => self.retire(&mut actions),
+            Input::Tick => self.tick(now, &mut actions),
+        }
+        actions
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.retired
+            && (self.policy.revive != Revive::OnSignal || self.queued_since.is_some() || !self.waiters.is_empty())
+    }
+
+    fn signal(&mut self, cause: Cause, queued: bool, now: Instant, actions: &mut Vec<Action>) {
+        if self.retired || matches!(self.phase, Phase::Running { .. }) {
+            return;
+        }
+        if queued {
+            self.queued_since.get_or_insert(now);
+        }
+        match self.phase {
+            Phase::Imaginary { .. } => self.allocate(cause, now, actions),
+            Phase::Failed { retry_at } if retry_at <= now => self.allocate(cause, now, actions),
+            Phase::Failed { .. } => self.cause = Some(Box::new(cause)),
+            Phase::Booting { .. } | Phase::Running { .. } => {}
+        }
+    }
+
+    fn wait(&mut self, id: WaiterId, want: Want, cause: Cause, now: Instant, actions: &mut Vec<Action>) {
+        let at_once = match (want, self.phase) {
+            (Want::Ended, Phase::Imaginary { .. } | Phase::Failed { .. }) => Some(Answer::Ended),
+            (Want::Ended, _) => None,
+            (Want::Ready, _) if self.retired => Some(Answer::Failed),
+            (Want::Port(_), _) if self.retired => Some(Answer::Refused),
+            // Whoever needs a host that is being stopped gets its next boot.
+            (_, _) if self.stopping => None,
+            (Want::Ready, Phase::Running { .. }) => Some(Answer::Ready),
+            (Want::Port(_), Phase::Running { settled: true, .. }) => Some(Answer::Refused),
+            _ => None,
+        };
+        if let Some(answer) = at_once {
+            actions.push(Action::Answer(id, answer));
+            return;
+        }
+        let deadline = (want != Want::Ended).then(|| now + self.policy.hold_timeout);
+        self.waiters.push(Waiter {
+            id,
+            want,
+            deadline,
+            cause: cause.clone(),
+        });
+        match self.phase {
+            Phase::Imaginary { .. } => self.allocate(cause, now, actions),
+            // A user who asks by name does not wait for the delay.
+            Phase::Failed { retry_at } if retry_at <= now || want == Want::Ready => self.allocate(cause, now, actions),
+            _ => {}
+        }
+    }
+
+    fn allocate(&mut self, cause: Cause, now: Instant, actions: &mut Vec<Action>) {
+        self.cause = Some(Box::new(cause));
+        actions.push(Action::Emit {
+            kind: EventKind::Allocate,
+            duration: None,
+            detail: None,
+        });
+        self.boot(now, actions);
+    }
+
+    fn boot(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.signalled = Some(now);
+        self.detail = None;
+        self.stopping = false;
+        self.phase = Phase::Booting {
+            since: now,
+            // Never in the past, or an old connection would be reset the moment its host is started.
+            reset_at: (self.queued_since.unwrap_or(now) + self.policy.hold_timeout)
+                .max(now + self.policy.hold_timeout / 2),
+        };
+        actions.push(Action::Boot);
+    }
+
+    fn executed(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.absent() {
+            return;
+        }
+        actions.push(Action::Emit {
+            kind: EventKind::Boot,
+            duration: self.since_signal(now),
+            detail: None,
+        });
+    }
+
+    fn since_signal(&self, now: Instant) -> Option<Duration> {
+        self.signalled.map(|signalled| now.saturating_duration_since(signalled))
+    }
+
+    fn ready(&mut self, settled: bool, now: Instant, actions: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::Booting { .. }) {
+            return;
+        }
+        self.phase = Phase::Running { since: now, settled };
+        self.queued_since = None;
+        actions.push(Action::Emit {
+            kind: EventKind::Ready,
+            duration: self.since_signal(now),
+            detail: settled.then(|| "settled without listening".to_owned()),
+        });
+        self.answer(|want| (want == Want::Ready).then_some(Answer::Ready), actions);
+    }
+
+    fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.ready(true, now, actions);
+        let Phase::Running { settled, .. } = &mut self.phase else {
+            return;
+        };
+        *settled = true;
+        self.failures = 0;
+        self.breaks = 0;
+        actions.push(Action::CloseUnused);
+        self.answer(|want| matches!(want, Want::Port(_)).then_some(Answer::Refused), actions);
+    }
+
+    fn taken(&mut self, cause: Option<Cause>, ready: bool, now: Instant, actions: &mut Vec<Action>) {
+        let absent = self.absent();
+        if absent {
+            self.signalled = Some(now);
+            self.detail = None;
+            self.stopping = false;
+            if let Some(cause) = cause {
+                self.cause = Some(Box::new(cause));
+                actions.push(Action::Emit {
+                    kind: EventKind::Allocate,
+                    duration: None,
+                    detail: None,
+                });
+            }
+        }
+        if !absent && !matches!(self.phase, Phase::Booting { .. }) {
+            return;
+        }
+        if ready {
+            // Not settled: the sockets it listens on are still to be told.
+            self.phase = Phase::Running {
+                since: now,
+                settled: false,
+            };
+            self.queued_since = None;
+            self.answer(|want| (want == Want::Ready).then_some(Answer::Ready), actions);
+        } else {
+            self.phase = Phase::Booting {
+                since: now,
+                reset_at: now + self.policy.hold_timeout,
+            };
+        }
+    }
+
+    fn stop(&mut self, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Booting { .. } | Phase::Running { .. } => {
+                self.stopping = true;
+                self.refuse_all(actions);
+                actions.push(Action::Stop);
+            }
+            Phase::Imaginary { .. } => self.phase = Phase::Imaginary { restart_at: None },
+            Phase::Failed { .. } => {
+                self.phase = Phase::Imaginary { restart_at: None };
+                self.failures = 0;
+                self.detail = None;
+                self.queued_since = None;
+                actions.push(Action::ResetQueued);
+                self.refuse_all(actions);
+            }
+        }
+    }
+
+    fn retire(&mut self, actions: &mut Vec<Action>) {
+        self.retired = true;
+        self.refuse_all(actions);
+        if !self.absent() {
+            self.stopping = true;
+            actions.push(Action::Stop);
+        }
+    }
+
+    fn refuse_all(&mut self, actions: &mut Vec<Action>) {
+        self.answer(
+            |want| match want {
+                Want::Port(_) => Some(Answer::Refused),
+                Want::Ready => Some(Answer::Failed),
+                Want::Ended => None,
+            },
+            actions,
+        );
+    }
+
+    fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let failed = matches!(self.phase, Phase::Failed { .. });
+        let mut late = Vec::new();
+        self.waiters.retain(|waiter| {
+            let due = waiter.deadline.is_some_and(|deadline| deadline <= now);
+            if due {
+                late.push((waiter.id, waiter.want));
+            }
+            !due
+        });
+        actions.extend(late.into_iter().map(|(id, want)| {
+            let answer = match (failed, want) {
+                (true, Want::Port(_)) => Answer::Refused,
+                (true, _) => Answer::Failed,
+                (false, _) => Answer::TimedOut,
+            };
+            Action::Answer(id, answer)
+        }));
+        match &mut self.phase {
+            Phase::Booting { reset_at, .. } if *reset_at <= now => {
+                *reset_at = now + self.policy.hold_timeout;
+                self.queued_since = None;
+                actions.push(Action::ResetQueued);
+            }
+            Phase::Failed { .. }
+                if self
+                    .queued_since
+                    .is_some_and(|since| since + self.policy.hold_timeout <= now) =>
+            {
+                self.queued_since = None;
+                actions.push(Action::ResetQueued);
+            }
+            _ => {}
+        }
+        match self.phase {
+            Phase::Failed { retry_at } if retry_at <= now && self.is_wanted() => {
+                if let Some(waiter) = self.waiters.first() {
+                    self.cause = Some(Box::new(waiter.cause.clone()));
+                }
+                self.boot(now, actions);
+            }
+            Phase::Imaginary {
+                restart_at: Some(restart_at),
+            } if restart_at <= now && !self.retired => self.allocate(kept_awake(), now, actions),
+            _ => {}
+        }
+    }
+
+    /// Answers, and forgets, the waiters for which `decide` has an answer.
+    fn answer(&mut self, decide: impl Fn(Want) -> Option<Answer>, actions: &mut Vec<Action>) {
+        self.waiters.retain(|waiter| match decide(waiter.want) {
+            Some(answer) => {
+                actions.push(Action::Answer(waiter.id, answer));
+                false
+            }
+            None => true,
+        });
+    }
+}
+
+/// The cause of a boot that `keep_awake` asks for.
+pub(crate) fn kept_awake() -> Cause {
+    Cause {
+        kind: CauseKind::Wake,
+        by: Some("keep_awake".to_owned()),
+        port: None,
+    }
+}

@@ -1,0 +1,377 @@
+//! Any sequence of happenings keeps the promises of a [`Life`].
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, ExitStatus, HostState};
+use proptest::prelude::*;
+
+use super::*;
+
+const HOLD: Duration = Duration::from_secs(60);
+
+fn cause() -> Cause {
+    Cause {
+        kind: CauseKind::Connect,
+        by: None,
+        port: Some(80),
+    }
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 1), port)
+}
+
+/// What the world does next.
+#[derive(Clone, Debug)]
+enum Move {
+    Signal { queued: bool },
+    Wait(Want),
+    Cancel(u64),
+    Executed,
+    Listening(u16),
+    Settled,
+    Ended(ExitStatus),
+    Taken { ready: bool },
+    Stop,
+    Pass(Duration),
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    let port = 1u16..4;
+    let status = prop_oneof![
+        Just(ExitStatus::Code(0)),
+        Just(ExitStatus::Code(3)),
+        Just(ExitStatus::Signal(9)),
+        Just(ExitStatus::Signal(11)),
+        Just(ExitStatus::NotExecuted(2)),
+        Just(ExitStatus::Lost),
+    ];
+    let want = prop_oneof![
+        port.clone().prop_map(|port| Want::Port(endpoint(port))),
+        Just(Want::Ready),
+        Just(Want::Ended)
+    ];
+    prop_oneof![
+        any::<bool>().prop_map(|queued| Move::Signal { queued }),
+        want.prop_map(Move::Wait),
+        (0u64..20).prop_map(Move::Cancel),
+        Just(Move::Executed),
+        port.prop_map(Move::Listening),
+        Just(Move::Settled),
+        status.prop_map(Move::Ended),
+        any::<bool>().prop_map(|ready| Move::Taken { ready }),
+        Just(Move::Stop),
+        (0u64..70_000).prop_map(|ms| Move::Pass(Duration::from_millis(ms))),
+    ]
+}
+
+/// A host and a world that obeys its actions, checking each.
+struct World {
+    life: Life,
+    now: Instant,
+    live: bool,
+    next_waiter: u64,
+    waiting: HashSet<WaiterId>,
+    answered: HashMap<WaiterId, Answer>,
+}
+
+impl World {
+    fn new(revive: Revive) -> Self {
+        Self {
+            life: Life::new(Policy {
+                hold_timeout: HOLD,
+                revive,
+            }),
+            now: Instant::now(),
+            live: false,
+            next_waiter: 0,
+            waiting: HashSet::new(),
+            answered: HashMap::new(),
+        }
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Action> {
+        let actions = self.life.step(input, self.now);
+        for action in &actions {
+            match action {
+                Action::Boot => {
+                    assert!(!self.live, "a second boot at once");
+                    self.live = true;
+                }
+                Action::Answer(id, answer) => {
+                    assert!(self.waiting.remove(id), "{id:?} was answered twice, or never waited");
+                    self.answered.insert(*id, *answer);
+                }
+                Action::Reclaim(_) => assert!(!self.live, "sockets of a live host were taken back"),
+                Action::Stop => assert!(self.live),
+                _ => {}
+            }
+        }
+        assert_eq!(self.live, !self.life.absent());
+        actions
+    }
+
+    fn apply(&mut self, happening: Move) {
+        match happening {
+            Move::Signal { queued } => {
+                self.step(Input::Signal { cause: cause(), queued });
+            }
+            Move::Wait(want) => {
+                let waiter = WaiterId(self.next_waiter);
+                self.next_waiter += 1;
+                self.waiting.insert(waiter);
+                self.step(Input::Wait {
+                    waiter,
+                    want,
+                    cause: cause(),
+                });
+            }
+            Move::Cancel(id) => {
+                self.waiting.remove(&WaiterId(id));
+                self.step(Input::Cancel(WaiterId(id)));
+            }
+            Move::Executed if self.live => {
+                self.step(Input::Executed);
+            }
+            Move::Listening(port) if self.live => {
+                self.step(Input::Listening(endpoint(port)));
+            }
+            Move::Settled if self.live => {
+                self.step(Input::Settled);
+                assert!(self.life.settled());
+            }
+            Move::Ended(status) if self.live => {
+                self.live = false;
+                self.step(Input::Ended { status, detail: None });
+            }
+            Move::Taken { ready } if !self.live => {
+                self.live = true;
+                self.step(Input::Taken {
+                    cause: Some(cause()),
+                    ready,
+                });
+            }
+            Move::Stop => {
+                self.step(Input::Stop);
+            }
+            Move::Pass(time) => self.pass(time),
+            _ => {}
+        }
+    }
+
+    /// Lets time pass, ticking at each deadline as the broker's loop does.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(deadline) = self.life.deadline().filter(|deadline| *deadline <= end) {
+            self.now = self.now.max(deadline);
+            self.step(Input::Tick);
+            assert!(
+                self.life.deadline().is_none_or(|next| next > self.now),
+                "a deadline stays due: the loop would spin"
+            );
+        }
+        self.now = end;
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_two_boots_and_every_waiter_is_answered_once(
+        happenings in proptest::collection::vec(moves(), 0..60),
+        revive in prop_oneof![Just(Revive::OnSignal), Just(Revive::AfterFailure), Just(Revive::Always)],
+    ) {
+        let mut world = World::new(revive);
+        for happening in happenings {
+            world.apply(happening);
+        }
+        world.step(Input::Retire);
+        if world.live {
+            world.live = false;
+            world.step(Input::Ended { status: ExitStatus::Signal(15), detail: None });
+        }
+        prop_assert!(world.waiting.is_empty(), "left waiting: {:?}", world.waiting);
+        world.pass(HOLD * 3);
+        prop_assert!(!world.live, "a retired host was booted");
+    }
+
+    #[test]
+    fn every_wait_is_bounded(happenings in proptest::collection::vec(moves(), 0..40)) {
+        let mut world = World::new(Revive::OnSignal);
+        for happening in happenings {
+            world.apply(happening);
+        }
+        world.pass(HOLD);
+        // Only those that wait for an end which nobody asked for may be left.
+        let before = world.waiting.len();
+        if world.live {
+            world.live = false;
+            world.step(Input::Ended { status: ExitStatus::Signal(9), detail: None });
+        }
+        prop_assert!(world.waiting.is_empty() || before > 0);
+        world.pass(HOLD);
+        prop_assert!(world.waiting.is_empty());
+    }
+
+    #[test]
+    fn failures_back_off(failures in 1u32..20) {
+        let mut world = World::new(Revive::OnSignal);
+        world.apply(Move::Signal { queued: true });
+        for count in 1..=failures {
+            prop_assert!(world.live);
+            world.apply(Move::Ended(ExitStatus::Code(1)));
+            prop_assert_eq!(world.life.state(), HostState::Failed);
+            let delay = delay_after(count);
+            prop_assert!(delay <= LONGEST_DELAY);
+            world.apply(Move::Signal { queued: true });
+            world.pass(delay - Duration::from_millis(1));
+            prop_assert!(!world.live, "failure {count} was retried before {delay:?}");
+            world.pass(Duration::from_millis(1));
+        }
+    }
+}
+
+fn kinds(actions: &[Action]) -> Vec<EventKind> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Emit { kind, .. } => Some(*kind),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_boot_says_allocate_boot_ready_exit() {
+    let mut world = World::new(Revive::OnSignal);
+    let mut seen = Vec::new();
+    let signal = Input::Signal {
+        cause: cause(),
+        queued: true,
+    };
+    seen.extend(kinds(&world.step(signal)));
+    seen.extend(kinds(&world.step(Input::Executed)));
+    seen.extend(kinds(&world.step(Input::Listening(endpoint(80)))));
+    world.step(Input::Settled);
+    world.live = false;
+    let end = world.step(Input::Ended {
+        status: ExitStatus::Code(1),
+        detail: None,
+    });
+    seen.extend(kinds(&end));
+    assert_eq!(
+        seen,
+        [EventKind::Allocate, EventKind::Boot, EventKind::Ready, EventKind::Exit]
+    );
+    assert!(end.contains(&Action::Reclaim(After::Ended)));
+    assert_eq!(world.life.state(), HostState::Imaginary);
+    assert_eq!(world.life.detail(), Some("exited with status 1"));
+}
+
+#[test]
+fn the_third_failure_and_a_missing_program_leave_nobody_waiting() {
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Wait(Want::Port(endpoint(80))));
+    for failure in 1..=3 {
+        assert!(world.answered.is_empty());
+        world.live = false;
+        let actions = world.step(Input::Ended {
+            status: ExitStatus::Code(7),
+            detail: None,
+        });
+        let after = if failure == 3 { After::GaveUp } else { After::Retry };
+        assert!(actions.contains(&Action::Reclaim(after)), "{actions:?}");
+        world.pass(delay_after(failure));
+    }
+    assert_eq!(world.answered[&WaiterId(0)], Answer::Refused);
+    assert_eq!(world.life.detail(), Some("exited with status 7 before it listened"));
+
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Wait(Want::Port(endpoint(80))));
+    world.apply(Move::Ended(ExitStatus::NotExecuted(2)));
+    assert_eq!(world.answered[&WaiterId(0)], Answer::Refused);
+
+    const EMFILE: i32 = 24;
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Wait(Want::Port(endpoint(80))));
+    world.apply(Move::Ended(ExitStatus::NotExecuted(EMFILE)));
+    assert!(world.answered.is_empty(), "a shortage passes");
+    world.pass(delay_after(1));
+    assert!(world.live, "it is tried again");
+}
+
+#[test]
+fn a_failed_host_is_retried_only_for_somebody() {
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Signal { queued: false });
+    world.apply(Move::Ended(ExitStatus::Code(1)));
+    assert_eq!(world.life.deadline(), None);
+    world.pass(LONGEST_DELAY);
+    assert!(!world.live);
+    world.apply(Move::Signal { queued: false });
+    assert!(world.live, "a signal after the delay boots it");
+}
+
+#[test]
+fn a_program_that_never_listens_is_not_booted_in_a_tight_loop() {
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Signal { queued: true });
+    world.apply(Move::Ended(ExitStatus::Code(0)));
+    assert_eq!(world.life.state(), HostState::Failed, "its queue is still there");
+
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Signal { queued: false });
+    world.apply(Move::Ended(ExitStatus::Code(0)));
+    assert_eq!(
+        world.life.state(),
+        HostState::Imaginary,
+        "a job that was woken and is done"
+    );
+}
+
+#[test]
+fn kills_do_not_count_as_failures_and_breakages_do() {
+    let mut world = World::new(Revive::OnSignal);
+    for _ in 0..10 {
+        world.apply(Move::Signal { queued: true });
+        world.apply(Move::Listening(80));
+        world.apply(Move::Ended(ExitStatus::Signal(9)));
+        assert_eq!(world.life.state(), HostState::Imaginary);
+    }
+    for _ in 0..3 {
+        world.apply(Move::Signal { queued: true });
+        world.apply(Move::Listening(80));
+        world.apply(Move::Ended(ExitStatus::Signal(11)));
+    }
+    assert_eq!(world.life.state(), HostState::Failed);
+}
+
+#[test]
+fn who_needs_a_host_that_is_being_stopped_gets_its_next_boot() {
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Signal { queued: false });
+    world.apply(Move::Settled);
+    world.apply(Move::Stop);
+    world.apply(Move::Wait(Want::Ready));
+    world.apply(Move::Ended(ExitStatus::Signal(15)));
+    assert_eq!(world.life.state(), HostState::Booting);
+    world.apply(Move::Settled);
+    assert_eq!(world.answered[&WaiterId(0)], Answer::Ready);
+}
+
+#[test]
+fn a_kept_awake_host_comes_back_with_growing_delays() {
+    let mut world = World::new(Revive::Always);
+    world.apply(Move::Signal { queued: false });
+    for count in 1..5 {
+        world.apply(Move::Settled);
+        world.apply(Move::Ended(ExitStatus::Code(0)));
+        assert_eq!(world.life.deadline(), Some(world.now + delay_after(count)));
+        world.pass(delay_after(count));
+        assert!(world.live);
+    }
+    world.apply(Move::Stop);
+    world.apply(Move::Ended(ExitStatus::Signal(15)));
+    assert_eq!(world.life.deadline(), None, "a stopped host stays imaginary");
+}

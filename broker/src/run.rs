@@ -1,0 +1,378 @@
+//! A broker from its start to its end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use imsup_wire::{Endpoint, EventKind, HostName, Index, Planes};
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Waker};
+use parking_lot::RwLock;
+use rustix::fs::FlockOperation;
+use std::os::fd::AsRawFd;
+
+use crate::absent;
+use crate::block;
+use crate::broker::{Broker, Parts};
+use crate::cluster::Cluster;
+use crate::error::BrokerError;
+use crate::events::{History, OnEvent, now_us};
+use crate::files;
+use crate::hosts::{HostId, Hosts};
+use crate::launcher::{Launcher, ProcessLauncher};
+use crate::limits;
+use crate::names::{NameServer, Names};
+use crate::notices::{Notice, Notifier};
+use crate::paths::Paths;
+use crate::projects::{self, Memory};
+use crate::published::{self, Relay};
+use crate::signals::Signals;
+use crate::sockets;
+use crate::tokens::{Kind, token};
+
+/// What a broker is to be.
+pub struct Options {
+    /// The project and its hosts.
+    pub cluster: Cluster,
+    /// Where its files are.
+    pub paths: Paths,
+    /// Whether it ends when the last supervisor has left (one that `imsup run` started for itself).
+    pub ephemeral: bool,
+    /// Who is asked for names that are not the project's; usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// The executable that runs hosts.
+    pub imsup_exe: PathBuf,
+    /// Called when every host exists.
+    pub on_ready: Box<dyn FnOnce()>,
+    /// Called with each event as it happens.
+    pub on_event: Option<OnEvent>,
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
+    move |source| BrokerError::System { what, source }
+}
+
+/// Brings a project up, serves it, and takes it away when it is told to (`down`, SIGTERM, SIGINT, SIGHUP).
+///
+/// # Errors
+/// [`BrokerError`]. Where it could not start nothing is left behind, but for hosts that an earlier broker started.
+pub fn run(options: Options) -> Result<(), BrokerError> {
+    let paths = options.paths.clone();
+    let lock = take_lock(&options.cluster.project, &paths)?;
+    let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
+    let result = start_and_serve(options);
+    if result.is_err() && fresh {
+        // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
+        let _ = absent::remove_files(&paths);
+    }
+    drop(lock);
+    result
+}
+
+fn start_and_serve(options: Options) -> Result<(), BrokerError> {
+    let Options {
+        cluster,
+        paths,
+        ephemeral,
+        resolv_conf,
+        imsup_exe,
+        on_ready,
+        on_event,
+    } = options;
+    let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
+    let registry = poll.registry().try_clone().map_err(system("epoll"))?;
+    let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
+    let publishes = cluster.hosts.iter().any(|host| !host.published.is_empty());
+    let limits = limits::raise(publishes).map_err(system("setrlimit(2)"))?;
+    let planes = Planes::default();
+
+    let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
+    let claim = block::claim(&cluster, &planes, memory.blocks, &others)?;
+    let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
+    memorize(&cluster, &claim, &indexes, &mut memory, &paths)?;
+    check_ports(&cluster, &memory, &limits)?;
+
+    let mut hosts = Hosts::new(&cluster, &indexes, now_us());
+    let (history, last) = read_back(&paths, &mut hosts)?;
+    let doors = publish(&cluster, &planes, &mut hosts)?;
+    let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
+    let (sender, notices) = mpsc::channel();
+    let waker = Waker::new(&registry, token(Kind::Notices, 0)).map_err(system("eventfd(2)"))?;
+    let notifier = Notifier {
+        sender,
+        waker: Arc::new(waker),
+    };
+    let launcher =
+        ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+    let launcher: Box<dyn Launcher> = Box::new(launcher);
+    let listener = listen(&paths, &registry)?;
+
+    let mut broker = Broker::new(Parts {
+        cluster,
+        paths,
+        planes,
+        limits,
+        claim,
+        ephemeral,
+        hosts,
+        history,
+        on_event,
+        launcher,
+        memory,
+        names: Arc::clone(&names),
+        registry,
+        listener,
+        signals,
+        notices,
+        notifier: notifier.clone(),
+    });
+    broker.expect_held();
+    retain(&mut broker, &imsup_exe)?;
+    broker.write_hosts_file();
+    broker.report_unseen_ends(&last);
+
+    let told = parking_lot::Mutex::new(notifier.clone());
+    let on_lookup = Arc::new(move |address, by| {
+        if let Some(place) = planes.place(address) {
+            let index = place.index;
+            told.lock().tell(Notice::Lookup { index, by });
+        }
+    });
+    let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup)
+        .map_err(system("the name server's thread"))?;
+    let relay = match doors.is_empty() {
+        true => None,
+        false => {
+            let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(Notice::Published { endpoint, by });
+            Some(Relay::start(doors, limits.relayed, Box::new(on_arrival)).map_err(system("the relay's thread"))?)
+        }
+    };
+
+    broker.watch_all();
+    broker.wake_kept();
+    broker.await_first();
+    on_ready();
+    broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
+    drop(relay);
+    drop(server);
+    broker.let_go();
+    // Hosts of an earlier broker that this one's file does not have.
+    absent::end_held(&broker.paths)?;
+    absent::remove_files(&broker.paths)?;
+    broker.say_goodbye();
+    Ok(())
+}
+
+/// Makes the project's directories and takes the lock that makes this its broker.
+fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
+    let mut lock = loop {
+        make_directory("the runtime directory", paths.runtime())?;
+        if let Some(lock) = try_lock(project, &paths.lock())? {
+            break lock;
+        }
+    };
+    // Only now: a broker that is ending removes everything before it lets go of the lock.
+    make_directory("the runtime directory", &paths.running(""))?;
+    make_directory("the state directory", paths.state())?;
+    make_directory("the state directory", paths.log("x").parent().unwrap_or(paths.state()))?;
+    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    written.map_err(|source| BrokerError::File {
+        what: "the broker's lock",
+        path: paths.lock(),
+        source,
+    })?;
+    Ok(lock)
+}
+
+fn make_directory(what: &'static str, path: &Path) -> Result<(), BrokerError> {
+    files::make_private_directory(path).map_err(|source| BrokerError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Takes the lock; `None` where a broker that was ending has just removed what was opened.
+fn try_lock(project: &str, path: &Path) -> Result<Option<File>, BrokerError> {
+    let file_error = |source| BrokerError::File {
+        what: "the broker's lock",
+        path: path.to_owned(),
+        source,
+    };
+    let options = || {
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+    };
+    let mut lock = match options() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(file_error)?,
+    };
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let _ = lock.read_to_string(&mut text);
+            return Err(BrokerError::AlreadyUp {
+                project: project.to_owned(),
+                pid: text.trim().parse().ok(),
+            });
+        }
+        Err(errno) => return Err(file_error(errno.into())),
+    }
+    let ours = lock.metadata().map_err(file_error)?;
+    Ok(match fs::metadata(path) {
+        Ok(current) if (current.dev(), current.ino()) == (ours.dev(), ours.ino()) => Some(lock),
+        _ => None,
+    })
+}
+
+/// Remembers the blocks and the indexes, where they are new.
+fn memorize(
+    cluster: &Cluster,
+    claim: &block::Claim,
+    indexes: &[Index],
+    memory: &mut Memory,
+    paths: &Paths,
+) -> Result<(), BrokerError> {
+    let given: BTreeMap<String, u16> = cluster
+        .hosts
+        .iter()
+        .zip(indexes)
+        .map(|(host, index)| (host.name.to_string(), index.number()))
+        .collect();
+    let blocks = Some((claim.first, claim.count));
+    if memory.blocks == blocks && memory.indexes == given {
+        return Ok(());
+    }
+    memory.blocks = blocks;
+    memory.indexes = given;
+    projects::remember(&paths.projects(), &cluster.project, memory)?;
+    Ok(())
+}
+
+fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> Result<(), BrokerError> {
+    let declared: usize = cluster.hosts.iter().map(|host| host.expose.len()).sum();
+    let learned: usize = memory.learned.values().map(Vec::len).sum();
+    if (declared + learned) as u64 <= limits.sockets {
+        return Ok(());
+    }
+    Err(BrokerError::TooManyPorts {
+        ports: declared + learned,
+        hosts: cluster.hosts.len(),
+        limit: limits.sockets,
+        descriptors: limits.descriptors,
+    })
+}
+
+/// Reads what an earlier broker of this `up` has left: how often hosts were booted, and what happened to each last.
+fn read_back(paths: &Paths, hosts: &mut Hosts) -> Result<(History, Vec<(HostName, EventKind)>), BrokerError> {
+    let mut last: HashMap<HostName, EventKind> = HashMap::new();
+    let history = History::open(&paths.events(), |event| {
+        if let Some(id) = hosts.named(&event.host) {
+            let host = &mut hosts[id];
+            host.since_us = event.time_us;
+            if event.kind == EventKind::Boot {
+                host.boots = host.boots.saturating_add(1);
+            }
+        }
+        last.insert(event.host.clone(), event.kind);
+    });
+    let history = history.map_err(|source| BrokerError::File {
+        what: "the history of events",
+        path: paths.events(),
+        source,
+    })?;
+    Ok((history, last.into_iter().collect()))
+}
+
+fn publish(cluster: &Cluster, planes: &Planes, hosts: &mut Hosts) -> Result<Vec<published::Door>, BrokerError> {
+    let mut doors = Vec::new();
+    for id in hosts.ids().collect::<Vec<HostId>>() {
+        let host = &mut hosts[id];
+        let Some(spec) = host.spec(cluster) else { continue };
+        for publish in &spec.published {
+            let vip = planes.vip(host.index);
+            let target = match publish.transport {
+                imsup_wire::Transport::Tcp => Endpoint::tcp(vip, publish.port),
+                imsup_wire::Transport::Udp => Endpoint::udp(vip, publish.port),
+            };
+            let opened = published::open(publish, target, planes).map_err(|source| BrokerError::Publish {
+                host: spec.name.clone(),
+                source,
+            })?;
+            for door in opened {
+                host.published.push(imsup_wire::PublishedPort {
+                    machine: door.machine,
+                    endpoint: target,
+                });
+                doors.push(door);
+            }
+        }
+    }
+    Ok(doors)
+}
+
+/// Makes the sockets of every host that is absent.
+fn retain(broker: &mut Broker, imsup: &std::path::Path) -> Result<(), BrokerError> {
+    for id in broker.hosts.ids().collect::<Vec<HostId>>() {
+        if !broker.hosts[id].life.absent() {
+            continue;
+        }
+        broker.make_sockets(id).map_err(|(endpoint, source)| {
+            let host = broker.hosts[id].name(&broker.cluster).clone();
+            match source.kind() {
+                io::ErrorKind::AddrInUse => BrokerError::Occupied {
+                    host,
+                    endpoint,
+                    occupants: sockets::occupants(endpoint.transport, endpoint.address.port(), &broker.planes),
+                },
+                io::ErrorKind::PermissionDenied => BrokerError::Privileged {
+                    host,
+                    endpoint,
+                    first: limits::first_unprivileged_port(),
+                    imsup: imsup.to_owned(),
+                },
+                _ => BrokerError::Retain { host, endpoint, source },
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Replaces the socket that a dead broker left, if any: the lock is held, so nobody serves it.
+fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixListener, BrokerError> {
+    const MAX_PATH: usize = 107;
+    let path = paths.socket();
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(BrokerError::PathTooLong(path));
+    }
+    let file_error = |source| BrokerError::File {
+        what: "the broker's socket",
+        path: path.clone(),
+        source,
+    };
+    files::remove(&path).map_err(file_error)?;
+    // Bound beside its place and moved there, so that supervisors which wait for it (inotify) find it listening.
+    let new = path.with_extension("new");
+    files::remove(&new).map_err(file_error)?;
+    let listener = UnixListener::bind(&new).map_err(file_error)?;
+    listener.set_nonblocking(true).map_err(file_error)?;
+    fs::rename(&new, &path).map_err(file_error)?;
+    registry
+        .register(
+            &mut SourceFd(&listener.as_raw_fd()),
+            token(Kind::Listener, 0),
+            Interest::READABLE,
+        )
+        .map_err(file_error)?;
+    Ok(listener)
+}

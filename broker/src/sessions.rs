@@ -1,0 +1,209 @@
+//! Connections to the broker's socket: who is at the other end, and what is on its way.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use imsup_wire::channel::{Channel, ChannelError};
+use imsup_wire::{HostName, Request};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+
+use crate::hosts::HostId;
+use crate::tokens::{Kind, token};
+
+/// Answers a supervisor may have outstanding; one that does not read them is cut off.
+const MAX_QUEUED: usize = 4096;
+
+/// Connections at once.
+const MAX_SESSIONS: usize = 16_384;
+
+/// The program of a host, or a command beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It runs the host's program.
+    Program,
+    /// It has the host's identity only (`imsup exec`).
+    Command,
+}
+
+/// What a client of the command line is being told.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// These hosts, the next one first when reversed.
+    Hosts(Vec<HostId>),
+    /// These responses.
+    Listed(std::vec::IntoIter<imsup_wire::Response>),
+    /// Events from this number on.
+    Events {
+        from: u64,
+        follow: bool,
+        hosts: Vec<HostName>,
+    },
+    /// It waits for so many hosts; these have failed.
+    Waiting {
+        left: usize,
+        failures: Vec<String>,
+        /// Hosts to be booted when all have ended, and who asked (`restart`).
+        then_wake: Option<(Vec<HostId>, String)>,
+    },
+    /// It waits for the end of all.
+    Down,
+    /// Everything was said; the connection is closed when it has been sent.
+    Over,
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(crate) enum Peer {
+    /// Somebody who has not said anything yet.
+    Unknown,
+    /// A supervisor.
+    Supervisor { host: HostId, part: Part },
+    /// The command line.
+    Client(Reply),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) channel: Channel,
+    pub(crate) peer: Peer,
+    /// The process at the other end, where it is one of this machine.
+    pub(crate) pid: Option<u32>,
+    pub(crate) uid: u32,
+}
+
+/// The table of connections.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    table: Vec<Option<Session>>,
+    /// Somebody waits who could not be accepted (EMFILE): nothing more is told of him, so it is to be tried again.
+    pub(crate) short: bool,
+}
+
+impl Sessions {
+    /// Accepts all who wait. Only this user and root are let in.
+    pub(crate) fn accept(&mut self, listener: &UnixListener, registry: &Registry) -> Vec<usize> {
+        let mut accepted = Vec::new();
+        let short_before = std::mem::take(&mut self.short);
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => accepted.extend(self.admit(stream, registry)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return accepted,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.short = true;
+                    if !short_before {
+                        tracing::warn!(%error, "a connection to the broker could not be accepted");
+                    }
+                    return accepted;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: UnixStream, registry: &Registry) -> Option<usize> {
+        let peer = getsockopt(&stream, PeerCredentials).ok()?;
+        let uid = peer.uid();
+        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+            tracing::warn!(uid, "a connection of another user was refused");
+            return None;
+        }
+        if self.table.iter().flatten().count() >= MAX_SESSIONS {
+            tracing::warn!("too many connections to the broker; one was refused");
+            return None;
+        }
+        stream.set_nonblocking(true).ok()?;
+        let place = self.table.iter().position(Option::is_none).unwrap_or(self.table.len());
+        let number = u32::try_from(place).ok()?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry
+            .register(
+                &mut SourceFd(&stream.as_raw_fd()),
+                token(Kind::Session, number),
+                interest,
+            )
+            .ok()?;
+        let session = Session {
+            channel: Channel::new(stream),
+            peer: Peer::Unknown,
+            // 0 where the process is not of this machine's view (another pid namespace).
+            pid: u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0),
+            uid,
+        };
+        if place == self.table.len() {
+            self.table.push(Some(session));
+        } else {
+            self.table[place] = Some(session);
+        }
+        Some(place)
+    }
+
+    /// The connection with this number.
+    pub(crate) fn get_mut(&mut self, number: usize) -> Option<&mut Session> {
+        self.table.get_mut(number)?.as_mut()
+    }
+
+    /// Closes a connection.
+    pub(crate) fn remove(&mut self, number: usize, registry: &Registry) -> Option<Session> {
+        let session = self.table.get_mut(number)?.take()?;
+        let descriptor = session.channel.socket().as_raw_fd();
+        // The descriptor is closed right after, which would do it as well.
+        let _ = registry.deregister(&mut SourceFd(&descriptor));
+        Some(session)
+    }
+
+    /// All connections, with their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Session)> {
+        self.table
+            .iter()
+            .enumerate()
+            .filter_map(|(number, session)| Some((number, session.as_ref()?)))
+    }
+
+    /// Whether a supervisor is connected.
+    pub(crate) fn has_supervisors(&self) -> bool {
+        self.iter()
+            .any(|(_, session)| matches!(session.peer, Peer::Supervisor { .. }))
+    }
+
+    /// Whether somebody is connected who has not said anything yet.
+    pub(crate) fn has_undecided(&self) -> bool {
+        self.iter().any(|(_, session)| matches!(session.peer, Peer::Unknown))
+    }
+}
+
+impl Session {
+    /// Sends a message, or keeps it; false where the peer is gone or does not read.
+    pub(crate) fn send<M: serde::Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> bool {
+        match self.channel.send(message, fds) {
+            Ok(()) if self.channel.queued() <= MAX_QUEUED => true,
+            Ok(()) => {
+                tracing::warn!(pid = self.pid, "a peer does not read what it is told; it is cut off");
+                false
+            }
+            Err(ChannelError::Closed) => false,
+            Err(error) => {
+                tracing::warn!(pid = self.pid, %error, "a peer could not be told something; it is cut off");
+                false
+            }
+        }
+    }
+}
+
+/// A request as a sentence for the log.
+pub(crate) fn describe(request: &Request) -> &'static str {
+    match request {
+        Request::Broker => "broker",
+        Request::Hosts => "hosts",
+        Request::Names => "names",
+        Request::Resolve { .. } => "resolve",
+        Request::Events { .. } => "events",
+        Request::Wake { .. } => "wake",
+        Request::Stop { .. } => "stop",
+        Request::Restart { .. } => "restart",
+        Request::Down => "down",
+    }
+}

@@ -1,0 +1,87 @@
+//! Signals to the broker's process, as something the loop can wait for.
+
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use signal_hook::SigId;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+use crate::tokens::{Kind, token};
+
+/// What was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A child has ended.
+    Child,
+    /// The broker is to end.
+    End,
+}
+
+/// Handlers that write to a pipe, until this is dropped.
+pub(crate) struct Signals {
+    pipe: UnixStream,
+    child: Arc<AtomicBool>,
+    end: Arc<AtomicBool>,
+    handlers: Vec<SigId>,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    pub(crate) fn install(registry: &Registry) -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        let mut signals = Self {
+            pipe: read,
+            child: Arc::default(),
+            end: Arc::default(),
+            handlers: Vec::new(),
+        };
+        for signal in [SIGCHLD, SIGTERM, SIGINT, SIGHUP] {
+            let flag = if signal == SIGCHLD {
+                &signals.child
+            } else {
+                &signals.end
+            };
+            // The flag first: whoever finds the pipe readable must find the flag set.
+            signals
+                .handlers
+                .push(signal_hook::flag::register(signal, Arc::clone(flag))?);
+            signals
+                .handlers
+                .push(signal_hook::low_level::pipe::register(signal, write.try_clone()?)?);
+        }
+        registry.register(
+            &mut SourceFd(&signals.pipe.as_raw_fd()),
+            token(Kind::Signals, 0),
+            Interest::READABLE,
+        )?;
+        Ok(signals)
+    }
+
+    /// What was received since the last time.
+    pub(crate) fn take(&mut self) -> Vec<Received> {
+        let mut buffer = [0; 64];
+        while matches!(self.pipe.read(&mut buffer), Ok(1..)) {}
+        let mut received = Vec::new();
+        if self.child.swap(false, Ordering::AcqRel) {
+            received.push(Received::Child);
+        }
+        if self.end.swap(false, Ordering::AcqRel) {
+            received.push(Received::End);
+        }
+        received
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The system calls that make and keep a retained socket.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use imsup_wire::{Endpoint, Planes, Transport};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
+
+/// Most connections or datagrams taken off one socket in one go.
+const MAX_DRAINED: usize = 65_536;
+
+/// Whether a new socket may share its port with others that may (SO_REUSEADDR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// With connections of an earlier life in TIME_WAIT: for a host of which no process runs.
+    WithTheDead,
+    /// With nothing: for a host whose program may have bound the port and not listened yet. Two sockets with
+    /// SO_REUSEADDR may both bind, and then the program's `listen` would fail where it must not.
+    Exclusive,
+    /// With a machine's port that this user publishes, and which has every address.
+    WithPublished,
+}
+
+/// Makes a bound socket for the endpoint: listening, or for datagrams. Non-blocking.
+pub(crate) fn create(endpoint: Endpoint, sharing: Sharing, backlog: i32) -> io::Result<OwnedFd> {
+    match attempt(endpoint, sharing, sharing == Sharing::WithPublished, backlog) {
+        // The machine's own port of that number, published by a project of this user, has every address; both sides
+        // carry SO_REUSEPORT then, and the more specific address gets what is sent to it.
+        Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, sharing, true, backlog),
+        result => result,
+    }
+    .map_err(io::Error::from)
+}
+
+fn attempt(endpoint: Endpoint, sharing: Sharing, reuse_port: bool, backlog: i32) -> Result<OwnedFd, Errno> {
+    let kind = match endpoint.transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
+    let tcp = endpoint.transport == Transport::Tcp;
+    if tcp && sharing == Sharing::WithTheDead {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    if reuse_port {
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &SocketAddr::V4(endpoint.address))?;
+    if tcp {
+        // Its connections, once in TIME_WAIT, must not keep a later socket from the port.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::listen(&socket, backlog)?;
+    }
+    if !reuse_port {
+        // After listen(2), or the kernel would make a group of 128 places for each (net/core/sock_reuseport.c).
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    Ok(socket)
+}
+
+/// Makes a socket that an ended program left ready for those to come: listening with the machine's largest backlog,
+/// and non-blocking, whatever the program had set.
+pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(socket, true)?;
+    if transport == Transport::Tcp {
+        rustix::net::listen(socket, backlog)?;
+    }
+    Ok(())
+}
+
+/// Lets connections of a program's own socket, once they are in TIME_WAIT, not keep the next `up` from the port. What is
+/// bound beside it meanwhile finds it listening, which excludes it as before.
+pub(crate) fn share_with_the_dead(socket: &OwnedFd, transport: Transport) {
+    if transport == Transport::Tcp {
+        let _ = sockopt::set_socket_reuseaddr(socket, true);
+    }
+}
+
+/// Stops a listening socket: what waits in it is reset, what comes is refused. [`revive`] undoes it.
+/// Datagram sockets have no door.
+pub(crate) fn close_door(socket: &OwnedFd, transport: Transport) {
+    if transport == Transport::Udp {
+        return;
+    }
+    // ENOTCONN: it does not listen, which is what was wanted.
+    let _ = rustix::net::shutdown(socket, Shutdown::Read);
+}
+
+/// Resets the connections that wait in a listening socket, or drops the datagrams. Leaves a listening socket alone that a
+/// program has made blocking.
+pub(crate) fn reset_queued(socket: &OwnedFd, transport: Transport) {
+    for _ in 0..MAX_DRAINED {
+        // One that blocks is in the hands of a program, which is about to listen on it and may take what was seen here.
+        if !is_readable(socket) || (transport == Transport::Tcp && is_blocking(socket)) {
+            return;
+        }
+        let taken = match transport {
+            Transport::Tcp => rustix::net::accept_with(socket, SocketFlags::CLOEXEC).and_then(reset),
+            Transport::Udp => rustix::net::recv(socket, &mut [0; 1][..], RecvFlags::DONTWAIT).map(|_| ()),
+        };
+        if taken.is_err_and(|errno| !matches!(errno, Errno::CONNABORTED | Errno::INTR)) {
+            return;
+        }
+    }
+}
+
+fn is_blocking(socket: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(socket).is_ok_and(|flags| !flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
+/// Closes a connection so that its peer sees a reset.
+pub(crate) fn reset(connection: OwnedFd) -> Result<(), Errno> {
+    sockopt::set_socket_linger(&connection, Some(std::time::Duration::ZERO))
+}
+
+/// Whether something waits in the socket.
+pub(crate) fn is_readable(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// Whether two descriptors are the same socket.
+pub(crate) fn same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {
+        (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,
+        _ => false,
+    }
+}
+
+/// Whether the descriptor is a socket bound to the endpoint, over either family.
+pub(crate) fn is_bound_to(socket: &OwnedFd, endpoint: Endpoint) -> bool {
+    let kind = match endpoint.transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
+    let address = rustix::net::getsockname(socket)
+        .ok()
+        .and_then(|any| SocketAddr::try_from(any).ok());
+    sockopt::socket_type(socket) == Ok(kind) && address.map(canonical) == Some(SocketAddr::V4(endpoint.address))
+}
+
+/// The address with a v4-mapped IPv6 one as IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Sockets of the machine that listen on `port` (or are bound to it, for datagrams) outside the planes.
+pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec<IpAddr> {
+    const LISTEN: u8 = 0x0a;
+    let (four, six) = match transport {
+        Transport::Tcp => ("/proc/net/tcp", "/proc/net/tcp6"),
+        Transport::Udp => ("/proc/net/udp", "/proc/net/udp6"),
+    };
+    let rows = [four, six].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let parsed = rows.iter().flat_map(|text| text.lines().skip(1)).filter_map(parse_row);
+    parsed
+        .filter(|row| row.port == port && (transport == Transport::Udp || row.state == LISTEN))
+        .map(|row| row.address)
+        .filter(|address| match address {
+            IpAddr::V4(address) => planes.place(*address).is_none(),
+            IpAddr::V6(_) => true,
+        })
+        .collect()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    address: IpAddr,
+    port: u16,
+    state: u8,
+}
+
+/// A line of /proc/net/tcp and its siblings: `sl local:port remote:port state ...`, addresses as host-order words.
+fn parse_row(line: &str) -> Option<Row> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    let state = fields.nth(1)?;
+    let words = (0..address.len() / 8)
+        .map(|word| u32::from_str_radix(address.get(word * 8..word * 8 + 8)?, 16).ok())
+        .collect::<Option<Vec<u32>>>()?;
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let address = match bytes.len() {
+        4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)).to_canonical(),
+        _ => return None,
+    };
+    Some(Row {
+        address,
+        port: u16::from_str_radix(port, 16).ok()?,
+        state: u8::from_str_radix(state, 16).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn endpoint(low: u8) -> Endpoint {
+        Endpoint::tcp(Ipv4Addr::new(127, 97, 200, low), 18_300)
+    }
+
+    #[test]
+    fn a_closed_door_resets_and_refuses_and_opens_again() {
+        let endpoint = endpoint(1);
+        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let mut waiting = TcpStream::connect(endpoint.address).unwrap();
+        close_door(&socket, Transport::Tcp);
+        let error = waiting.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let error = TcpStream::connect(endpoint.address).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        revive(&socket, Transport::Tcp, 16).unwrap();
+        TcpStream::connect(endpoint.address).unwrap();
+    }
+
+    #[test]
+    fn reset_queued_keeps_the_door_open() {
+        let endpoint = endpoint(2);
+        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let mut waiting = [(); 3].map(|()| TcpStream::connect(endpoint.address).unwrap());
+        assert!(is_readable(&socket));
+        reset_queued(&socket, Transport::Tcp);
+        for connection in &mut waiting {
+            let error = connection.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+        TcpStream::connect(endpoint.address).unwrap();
+    }
+
+    #[test]
+    fn reset_queued_takes_nothing_off_a_socket_that_blocks() {
+        let endpoint = endpoint(7);
+        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        rustix::io::ioctl_fionbio(&socket, false).unwrap();
+        let mut waiting = TcpStream::connect(endpoint.address).unwrap();
+        reset_queued(&socket, Transport::Tcp);
+        rustix::io::ioctl_fionbio(&socket, true).unwrap();
+        drop(std::net::TcpListener::from(socket).accept().unwrap());
+        assert_eq!(waiting.read(&mut [0]).unwrap(), 0, "it was accepted, and closed");
+    }
+
+    #[test]
+    fn an_exclusive_socket_is_not_made_beside_one_that_is_bound_and_does_not_listen() {
+        let endpoint = endpoint(3);
+        let bound = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_reuseaddr(&bound, true).unwrap();
+        rustix::net::bind(&bound, &SocketAddr::V4(endpoint.address)).unwrap();
+        let error = create(endpoint, Sharing::Exclusive, 16).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(is_bound_to(&bound, endpoint));
+        assert!(!is_bound_to(&bound, self::endpoint(4)));
+    }
+
+    #[test]
+    fn sockets_are_told_apart() {
+        let one = create(endpoint(5), Sharing::WithTheDead, 16).unwrap();
+        let copy = one.try_clone().unwrap();
+        let other = create(endpoint(6), Sharing::WithTheDead, 16).unwrap();
+        assert!(same(&one, &copy));
+        assert!(!same(&one, &other));
+    }
+
+    #[test]
+    fn rows_of_proc_are_read() {
+        let row = "   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1";
+        let expected = Row {
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: 8080,
+            state: 10,
+        };
+        assert_eq!(parse_row(row), Some(expected));
+        assert_eq!(parse_row("garbage"), None);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let found = occupants(Transport::Tcp, port, &Planes::default());
+        assert_eq!(found, [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    }
+}

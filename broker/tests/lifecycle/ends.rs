@@ -1,0 +1,206 @@
+//! Hosts that end, in every way.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use imsup_wire::codec::{self, VERSION};
+use imsup_wire::control::Opening;
+use imsup_wire::{Endpoint, EventKind, HostState, Outcome, Request};
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::peer::Peer;
+use crate::trial;
+use crate::world::{World, connect, exists, kill, processes_with, request, until};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("over_many_kills_no_connect_is_refused", kills),
+        trial("what_a_killed_supervisor_leaves_is_ended", leftovers),
+        trial("a_start_that_fails_is_retried_then_reset", failures),
+        trial("a_program_that_is_missing_is_reset_at_once", missing),
+        trial("a_supervisor_that_dies_before_it_speaks_is_a_failure", silent_death),
+        trial("a_program_that_never_listens_is_reset_at_hold_timeout", never_listens),
+        trial("a_port_that_a_settled_host_does_not_listen_on_refuses", unused_port),
+        trial("a_missing_working_directory_is_named", working_directory),
+        trial("down_leaves_nothing", down),
+        trial("down_survives_a_caller_that_has_hung_up", down_after_hang_up),
+    ]
+}
+
+fn kills() {
+    const KILLS: usize = 100;
+    let world = World::up("web tcp=8080 -- listen:8080 settle serve");
+    let endpoint = world.tcp("web", 8080);
+    let (mut killed, mut lost) = (0, 0);
+    while killed < KILLS {
+        match request(endpoint) {
+            Ok(answer) if answer == "web" => {
+                if let Some(pid) = world.host("web").pid {
+                    // It may have ended between the question and now.
+                    kill(pid, Signal::KILL);
+                    killed += 1;
+                }
+            }
+            // The connection was made and its request was in flight.
+            Ok(_) => lost += 1,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => lost += 1,
+            Err(error) => panic!("after {killed} kills: {error}"),
+        }
+    }
+    assert!(lost <= KILLS, "{lost} requests were lost to {KILLS} kills");
+    assert_eq!(request(endpoint).unwrap_or_else(|_| request(endpoint).unwrap()), "web");
+    assert!(world.host("web").boots as usize >= KILLS);
+}
+
+fn leftovers() {
+    let world = World::up("web tcp=8080 -- leave listen:8080 settle serve");
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    let pid = world.host("web").pid.unwrap();
+    // The shell, and what it started without an environment, in a session of its own.
+    let own: Vec<u32> = until("the processes", || {
+        let own: Vec<u32> = descendants(pid);
+        (own.len() >= 3).then_some(own)
+    });
+    kill(pid, Signal::KILL);
+    world.wait_for_state("web", HostState::Imaginary);
+    for left in own {
+        assert!(!exists(left), "process {left} is left");
+    }
+    let last = world.events().pop().unwrap();
+    assert_eq!(last.kind, EventKind::Exit);
+    assert!(last.detail.unwrap().contains("supervisor"));
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+}
+
+fn descendants(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children: Vec<u32> = list
+        .split_ascii_whitespace()
+        .map(|child| child.parse().unwrap())
+        .collect();
+    let deeper: Vec<u32> = children.iter().flat_map(|child| descendants(*child)).collect();
+    children.into_iter().chain(deeper).collect()
+}
+
+fn failures() {
+    let world = World::up("web tcp=8080 -- fail:3");
+    let mut client = connect(world.tcp("web", 8080)).unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        world.kinds("web"),
+        [
+            EventKind::Allocate,
+            EventKind::Boot,
+            EventKind::Fail,
+            EventKind::Boot,
+            EventKind::Fail,
+            EventKind::Boot,
+            EventKind::Fail
+        ]
+    );
+    let web = world.host("web");
+    assert_eq!(web.state, HostState::Failed);
+    assert_eq!(web.detail.as_deref(), Some("exited with status 3 before it listened"));
+}
+
+fn missing() {
+    let world = World::up("web tcp=8080 -- noexec");
+    let mut client = connect(world.tcp("web", 8080)).unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(world.kinds("web"), [EventKind::Allocate, EventKind::Fail]);
+    assert!(world.host("web").detail.unwrap().contains("could not be executed"));
+}
+
+fn silent_death() {
+    let world = World::up("web tcp=8080 -- die");
+    let hosts = vec!["web".parse().unwrap()];
+    let wake = Request::Wake {
+        hosts,
+        by: "tester".to_owned(),
+        exec: false,
+    };
+    let error = world.ask(wake).unwrap_err().to_string();
+    assert!(error.contains("host 'web' could not be started"), "{error}");
+    assert_eq!(world.host("web").state, HostState::Failed);
+}
+
+fn never_listens() {
+    let world = World::up("web tcp=8080 hold=300 -- serve");
+    let mut client = connect(world.tcp("web", 8080)).unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(world.host("web").state, HostState::Booting);
+}
+
+fn unused_port() {
+    let world = World::up("web tcp=8080 tcp=8081 -- listen:8080 settle serve");
+    let mut client = connect(world.tcp("web", 8081)).unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let error = connect(world.tcp("web", 8081)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    let hosts = vec!["web".parse().unwrap()];
+    world.ask(Request::Stop { hosts }).unwrap();
+    connect(world.tcp("web", 8081)).expect("it may listen there at its next boot");
+}
+
+fn working_directory() {
+    let world = World::up("web tcp=8080 dir=/nowhere/at/all -- serve");
+    let mut client = connect(world.tcp("web", 8080)).unwrap();
+    assert!(client.read(&mut [0]).is_err());
+    let detail = world.wait_for_state("web", HostState::Failed).detail.unwrap();
+    assert!(detail.contains("/nowhere/at/all"), "{detail}");
+}
+
+fn down() {
+    let mut world = World::up("web tcp=8080 publish=8081 -- leave listen:8080 settle serve\ndb tcp=5432 -- serve");
+    let web = world.host("web");
+    let (endpoint, port) = (world.tcp("web", 8080), web.published[0].machine.port());
+    assert_eq!(request(endpoint).unwrap(), "web");
+    let waiting = connect(world.tcp("db", 5432)).unwrap();
+    world.wait_for_state("db", HostState::Booting);
+    world.down();
+    drop(waiting);
+    assert!(processes_with(&world.project).is_empty(), "processes are left");
+    assert!(
+        !world.paths.runtime().exists() && !world.paths.state().exists(),
+        "files are left"
+    );
+    assert_eq!(connect(endpoint).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    let error = world.ask(Request::Hosts).unwrap_err().to_string();
+    assert!(error.contains("is not up"), "{error}");
+}
+
+fn down_after_hang_up() {
+    let mut world = World::up("web tcp=8080 -- serve");
+    let (called, index) = Peer::transient(&world.paths, Some("called"));
+    let (mut caller, _) = Peer::transient(&world.paths, Some("caller"));
+    let endpoint = Endpoint::tcp(imsup_wire::Planes::default().vip(index), 9000);
+    caller.ask(endpoint, true);
+    // The second answer comes after the first question was heard: connections are served in order.
+    let unknown = caller.ask(Endpoint::tcp([10, 0, 0, 1].into(), 80), true);
+    assert_eq!(caller.outcome(unknown), Outcome::Unknown);
+    let mut client = UnixStream::connect(world.paths.socket()).unwrap();
+    world.host("called");
+    // The broker hears at once that it is to end and that the caller is gone, in this order.
+    let broker = world.broker_pid();
+    kill(broker, Signal::STOP);
+    until("the stop", || {
+        let stat = std::fs::read_to_string(format!("/proc/{broker}/stat")).unwrap();
+        stat.contains(") T ").then_some(())
+    });
+    let down = Opening::Control {
+        version: VERSION,
+        request: Request::Down,
+    };
+    client.write_all(&codec::encode(&down).unwrap()).unwrap();
+    caller.channel.socket().shutdown(std::net::Shutdown::Both).unwrap();
+    kill(broker, Signal::CONT);
+    drop(called);
+    assert!(world.broker.take().unwrap().wait().unwrap().success());
+}

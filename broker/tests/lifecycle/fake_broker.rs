@@ -1,0 +1,100 @@
+//! `broker`: a broker whose hosts are written down in `FAKE_HOSTS`, a line each: the name, then `key=value` words, then `--`
+//! and what its supervisor does.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use imsup_broker::cluster::{Cluster, HostSpec, Limits, Publish, Restart, Settings};
+use imsup_broker::paths::Paths;
+use imsup_broker::{Options, run as run_broker};
+use imsup_wire::Transport;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+pub fn run() -> ExitCode {
+    let variable = |name: &str| std::env::var(name).expect(name);
+    let project = variable("FAKE_PROJECT");
+    if let Ok(descriptors) = std::env::var("FAKE_DESCRIPTORS") {
+        let most = Some(descriptors.parse().expect("a number"));
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        setrlimit(Resource::Nofile, limit).expect("setrlimit(2)");
+    }
+    let cluster = Cluster {
+        directory: PathBuf::from("/"),
+        block: None,
+        hosts: variable("FAKE_HOSTS").lines().map(host).collect(),
+        project: project.clone(),
+    };
+    let options = Options {
+        cluster,
+        paths: Paths::of(&project),
+        ephemeral: std::env::var_os("FAKE_EPHEMERAL").is_some(),
+        resolv_conf: PathBuf::from(variable("FAKE_RESOLV_CONF")),
+        imsup_exe: std::env::current_exe().expect("an executable"),
+        on_ready: Box::new(|| {
+            println!("ready");
+            std::io::stdout().flush().expect("stdout");
+        }),
+        on_event: None,
+    };
+    match run_broker(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn host(line: &str) -> HostSpec {
+    let (words, command) = line.split_once(" -- ").expect("a command");
+    let mut words = words.split_ascii_whitespace();
+    let name = words.next().expect("a name");
+    let mut host = HostSpec {
+        name: name.parse().expect("a host's name"),
+        hostname: name.to_owned(),
+        aliases: Vec::new(),
+        address: None,
+        command: command.split_ascii_whitespace().map(str::to_owned).collect(),
+        environment: BTreeMap::new(),
+        working_dir: PathBuf::from("/"),
+        user: None,
+        expose: Vec::new(),
+        published: Vec::new(),
+        stop_signal: 15,
+        stop_grace: Duration::from_secs(2),
+        restart: Restart::default(),
+        limits: Limits::default(),
+        labels: BTreeMap::new(),
+        imsup: Settings::default(),
+    };
+    for word in words {
+        let (key, value) = word.split_once('=').expect("key=value");
+        match key {
+            "tcp" => host.expose.push((Transport::Tcp, value.parse().expect("a port"))),
+            "udp" => host.expose.push((Transport::Udp, value.parse().expect("a port"))),
+            "alias" => host.aliases.push(value.to_owned()),
+            "hold" => host.imsup.hold_timeout = Duration::from_millis(value.parse().expect("milliseconds")),
+            "keep" => host.imsup.keep_awake = true,
+            "prefetch" => host.imsup.prefetch_dns = true,
+            "publish" => {
+                let port = value.parse().expect("a port");
+                host.expose.push((Transport::Tcp, port));
+                host.published.push(Publish {
+                    machine_ip: None,
+                    machine_port: None,
+                    port,
+                    transport: Transport::Tcp,
+                });
+            }
+            "dir" => host.working_dir = PathBuf::from(value),
+            other => panic!("no such key: {other}"),
+        }
+    }
+    host
+}

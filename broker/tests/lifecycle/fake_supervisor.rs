@@ -1,0 +1,280 @@
+//! `run`: a supervisor without a program. What it does is its host's command, word by word:
+//!
+//! * `listen:PORT`, `udp:PORT`: has that socket at its VIP, as a program would, and announces it
+//! * `twice:PORT`: has it twice, with SO_REUSEPORT
+//! * `settle`: its start is over
+//! * `claims:PID`: says that this is its program
+//! * `leave`: starts a process in a session of its own that it does not end
+//! * `fail:CODE`, `done`, `noexec`: its program ends like that
+//! * `die`: it ends without a word
+//! * `wait:FILE`: goes on when the file exists
+//! * `serve`: answers every connection and datagram with its name and a newline, until it is told to stop
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+
+use imsup_broker::paths::Paths;
+use imsup_wire::message::{Adoption, Role};
+use imsup_wire::{Endpoint, ExitStatus, HostName, Index, Planes, ToBroker, ToSupervisor, Transport};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::FlockOperation;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::peer::Peer;
+
+struct Supervisor {
+    paths: Paths,
+    host: HostName,
+    boot: u64,
+    index: Index,
+    peer: Option<Peer>,
+    retained: VecDeque<(Endpoint, OwnedFd)>,
+    listening: Vec<(Endpoint, OwnedFd)>,
+    settled: bool,
+    /// The next broker has no place for it.
+    rejected: bool,
+    /// Left behind.
+    left: Vec<std::process::Child>,
+    /// Held for as long as the supervisor lives.
+    _lock: File,
+}
+
+pub fn run() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let value = |flag: &str| {
+        let place = arguments.iter().position(|argument| argument == flag).expect(flag);
+        arguments[place + 1].clone()
+    };
+    let paths = Paths::of(&value("--project"));
+    let host: HostName = value("--host").parse().expect("a name");
+    let boot: u64 = value("--boot").parse().expect("a token");
+    assert_eq!(std::env::var("IMSUP_BOOT").expect("IMSUP_BOOT"), boot.to_string());
+    let command = arguments.iter().position(|argument| argument == "--").expect("--") + 1;
+    rustix::process::setsid().expect("setsid(2)");
+    let mut lock = File::create(paths.running(host.as_str())).expect("running/HOST");
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("the host runs already");
+    writeln!(lock, "{}", std::process::id()).expect("running/HOST");
+
+    let mut peer = Peer::connect(&paths);
+    let role = Role::Launched { boot };
+    peer.hello(Some(host.clone()), role, None);
+    let (index, endpoints, sockets) = peer.welcome();
+    let mut supervisor = Supervisor {
+        paths,
+        host,
+        boot,
+        index,
+        peer: Some(peer),
+        retained: endpoints.into_iter().zip(sockets).collect(),
+        listening: Vec::new(),
+        settled: false,
+        rejected: false,
+        left: Vec::new(),
+        _lock: lock,
+    };
+    if arguments[command] != "noexec" {
+        let pid = std::process::id();
+        supervisor.tell(&ToBroker::Started { pid }, Vec::new());
+    }
+    for word in &arguments[command..] {
+        if let Some(code) = supervisor.perform(word) {
+            return code;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+impl Supervisor {
+    fn tell(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
+        if let Some(peer) = &mut self.peer {
+            peer.tell(message, fds);
+        }
+    }
+
+    fn perform(&mut self, word: &str) -> Option<ExitCode> {
+        let (verb, value) = word.split_once(':').unwrap_or((word, ""));
+        let number = || value.parse::<u16>().expect("a number");
+        match verb {
+            "listen" => self.listen(Transport::Tcp, number(), false),
+            "udp" => self.listen(Transport::Udp, number(), false),
+            "twice" => {
+                self.listen(Transport::Tcp, number(), true);
+                self.listen(Transport::Tcp, number(), true);
+            }
+            "settle" => {
+                self.settled = true;
+                self.tell(&ToBroker::Settled, Vec::new());
+            }
+            "claims" => {
+                let pid = value.parse().expect("a pid");
+                self.tell(&ToBroker::Started { pid }, Vec::new());
+            }
+            "leave" => {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", "env -i setsid sleep 1000 & sleep 1000"])
+                    .stdin(Stdio::null());
+                self.left.push(command.process_group(0).spawn().expect("sh"));
+            }
+            "fail" => return Some(self.exit(ExitStatus::Code(i32::from(number())))),
+            "done" => return Some(self.exit(ExitStatus::Code(0))),
+            "noexec" => return Some(self.exit(ExitStatus::NotExecuted(2))),
+            "die" => return Some(ExitCode::from(9)),
+            "wait" => crate::world::wait_for_file(std::path::Path::new(value)),
+            "serve" => return Some(self.serve()),
+            other => panic!("no such verb: {other}"),
+        }
+        None
+    }
+
+    fn exit(&mut self, status: ExitStatus) -> ExitCode {
+        self.tell(&ToBroker::Exited { status }, Vec::new());
+        ExitCode::SUCCESS
+    }
+
+    fn listen(&mut self, transport: Transport, port: u16, share: bool) {
+        let vip = Planes::default().vip(self.index);
+        let endpoint = match transport {
+            Transport::Tcp => Endpoint::tcp(vip, port),
+            Transport::Udp => Endpoint::udp(vip, port),
+        };
+        let place = self.retained.iter().position(|(retained, _)| *retained == endpoint);
+        let socket = match place.and_then(|place| self.retained.remove(place)) {
+            Some((_, socket)) => {
+                sockopt::set_socket_reuseport(&socket, share).expect("SO_REUSEPORT");
+                socket
+            }
+            None => self.bind(endpoint, share),
+        };
+        if transport == Transport::Tcp {
+            rustix::net::listen(&socket, 5).expect("listen(2)");
+        }
+        let copy = socket.try_clone().expect("dup(2)");
+        self.tell(&ToBroker::Listening { endpoint }, vec![copy]);
+        self.listening.push((endpoint, socket));
+    }
+
+    fn bind(&mut self, endpoint: Endpoint, share: bool) -> OwnedFd {
+        let kind = match endpoint.transport {
+            Transport::Tcp => SocketType::STREAM,
+            Transport::Udp => SocketType::DGRAM,
+        };
+        let socket = rustix::net::socket(AddressFamily::INET, kind, None).expect("socket(2)");
+        // As nearly every server does.
+        sockopt::set_socket_reuseaddr(&socket, endpoint.transport == Transport::Tcp).expect("SO_REUSEADDR");
+        sockopt::set_socket_reuseport(&socket, share).expect("SO_REUSEPORT");
+        match rustix::net::bind(&socket, &SocketAddr::V4(endpoint.address)) {
+            Ok(()) => socket,
+            Err(rustix::io::Errno::ADDRINUSE) => {
+                let peer = self.peer.as_mut().expect("a broker");
+                peer.claim(endpoint).expect("a socket that is in the way is retained")
+            }
+            Err(errno) => panic!("bind(2): {errno}"),
+        }
+    }
+
+    fn serve(&mut self) -> ExitCode {
+        loop {
+            let mut fds: Vec<PollFd<'_>> = self
+                .listening
+                .iter()
+                .map(|(_, socket)| PollFd::new(socket, PollFlags::IN))
+                .collect();
+            let broker = self.peer.as_ref().map(|peer| peer.channel.socket());
+            if let Some(broker) = broker {
+                fds.push(PollFd::new(broker, PollFlags::IN));
+            }
+            // Without a broker it looks for the next one, and serves meanwhile.
+            let soon = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 5_000_000,
+            };
+            let timeout = if self.peer.is_none() { Some(&soon) } else { None };
+            rustix::event::poll(&mut fds, timeout).expect("poll(2)");
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(fds);
+            for (number, (endpoint, socket)) in self.listening.iter().enumerate() {
+                if ready[number] {
+                    answer(&self.host, *endpoint, socket);
+                }
+            }
+            if ready.get(self.listening.len()) == Some(&true) {
+                let heard = self.peer.as_mut().expect("a broker").channel.receive::<ToSupervisor>();
+                match heard {
+                    Ok(Some(ToSupervisor::Stop { signal, .. })) => return self.exit(ExitStatus::Signal(signal)),
+                    Ok(_) => {}
+                    Err(_) => self.peer = None,
+                }
+            }
+            if self.peer.is_none() && !self.rejected {
+                self.find_broker();
+            }
+        }
+    }
+
+    /// The broker is gone: introduces itself to the next one, where there is one.
+    fn find_broker(&mut self) {
+        let Some(mut peer) = Peer::try_connect(&self.paths) else {
+            return;
+        };
+        let adoption = Adoption {
+            index: self.index,
+            pid: std::process::id(),
+            started_us: 1_700_000_000_000_000,
+            ready: true,
+        };
+        peer.hello(
+            Some(self.host.clone()),
+            Role::Launched { boot: self.boot },
+            Some(adoption),
+        );
+        let (index, endpoints) = match peer.channel.receive::<ToSupervisor>() {
+            Ok(Some(ToSupervisor::Welcome { index, retained, .. })) => (index, retained),
+            Ok(Some(ToSupervisor::Rejected { .. })) => {
+                self.rejected = true;
+                return;
+            }
+            // The one that is being killed may still have been connected to.
+            _ => return,
+        };
+        assert_eq!(index, self.index);
+        assert!(endpoints.is_empty(), "an adopted host has its sockets");
+        self.peer = Some(peer);
+        let copies: Vec<(Endpoint, OwnedFd)> = self
+            .listening
+            .iter()
+            .map(|(endpoint, socket)| (*endpoint, socket.try_clone().expect("dup(2)")))
+            .collect();
+        for (endpoint, socket) in copies {
+            self.tell(&ToBroker::Listening { endpoint }, vec![socket]);
+        }
+        if self.settled {
+            self.tell(&ToBroker::Settled, Vec::new());
+        }
+    }
+}
+
+/// Answers what waits: a connection after one byte of it was read, a datagram at once.
+fn answer(host: &HostName, endpoint: Endpoint, socket: &OwnedFd) {
+    let socket = socket.try_clone().expect("dup(2)");
+    let name = format!("{host}\n");
+    if endpoint.transport == Transport::Udp {
+        let socket = UdpSocket::from(socket);
+        if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(name.as_bytes(), from);
+        }
+        return;
+    }
+    if let Ok(connection) = rustix::net::accept(&socket) {
+        let mut stream = TcpStream::from(connection);
+        let _ = stream.set_nonblocking(false);
+        if stream.read_exact(&mut [0]).is_ok() {
+            let _ = stream.write_all(name.as_bytes());
+        }
+    }
+}

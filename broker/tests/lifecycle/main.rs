@@ -1,0 +1,50 @@
+//! The broker from outside: a broker in a process of its own, supervisors that only speak the protocol, and ordinary
+//! clients.
+//!
+//! This executable is all of them: `broker` runs a broker, `run` is what it starts as a host's supervisor, and without
+//! either it is the tests.
+
+mod bad;
+mod boots;
+mod control;
+mod ends;
+mod fake_broker;
+mod fake_supervisor;
+mod names;
+mod peer;
+mod reach;
+mod restart;
+mod strangers;
+mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("broker") => fake_broker::run(),
+        Some("run") => fake_supervisor::run(),
+        _ => {
+            let trials = [
+                boots::trials(),
+                ends::trials(),
+                reach::trials(),
+                control::trials(),
+                names::trials(),
+                restart::trials(),
+                bad::trials(),
+                strangers::trials(),
+            ];
+            libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
+        }
+    }
+}
+
+/// A trial of this name.
+fn trial(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}

@@ -1,0 +1,120 @@
+//! A supervisor's connection, spoken by hand.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use imsup_broker::paths::Paths;
+use imsup_wire::channel::Channel;
+use imsup_wire::codec::VERSION;
+use imsup_wire::control::Opening;
+use imsup_wire::message::{Adoption, Role};
+use imsup_wire::{Endpoint, HostName, Index, Outcome, ToBroker, ToSupervisor};
+
+pub struct Peer {
+    pub channel: Channel,
+    opened: bool,
+    next_question: u64,
+}
+
+impl Peer {
+    pub fn connect(paths: &Paths) -> Self {
+        Self::new(UnixStream::connect(paths.socket()).expect("the broker's socket"))
+    }
+
+    /// Connects, where there is a broker.
+    pub fn try_connect(paths: &Paths) -> Option<Self> {
+        UnixStream::connect(paths.socket()).ok().map(Self::new)
+    }
+
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            channel: Channel::new(stream),
+            opened: false,
+            next_question: 1,
+        }
+    }
+
+    /// Introduces itself as a transient host.
+    pub fn transient(paths: &Paths, name: Option<&str>) -> (Self, Index) {
+        let mut peer = Self::connect(paths);
+        peer.hello(name.map(|name| name.parse().expect("a name")), Role::Transient, None);
+        let (index, _, _) = peer.welcome();
+        (peer, index)
+    }
+
+    pub fn tell(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
+        if std::mem::replace(&mut self.opened, true) {
+            // It fails when the broker was killed, which the next receive tells.
+            let _ = self.channel.send(message, fds);
+        } else {
+            let _ = self.channel.send(&Opening::Supervisor(message.clone()), fds);
+        }
+    }
+
+    pub fn hello(&mut self, host: Option<HostName>, role: Role, adoption: Option<Adoption>) {
+        let hello = ToBroker::Hello {
+            version: VERSION,
+            host,
+            role,
+            command: vec!["fake".to_owned()],
+            adoption,
+        };
+        self.tell(&hello, Vec::new());
+    }
+
+    pub fn hear(&mut self) -> ToSupervisor {
+        self.channel.receive().expect("the broker lives").expect("a message")
+    }
+
+    pub fn welcome(&mut self) -> (Index, Vec<Endpoint>, Vec<OwnedFd>) {
+        match self.hear() {
+            ToSupervisor::Welcome { index, retained, .. } => {
+                let fds = self.channel.take_fds(retained.len()).expect("the sockets");
+                (index, retained, fds)
+            }
+            other => panic!("no welcome: {other:?}"),
+        }
+    }
+
+    pub fn rejection(&mut self) -> String {
+        match self.hear() {
+            ToSupervisor::Rejected { reason } => reason,
+            other => panic!("no rejection: {other:?}"),
+        }
+    }
+
+    /// Asks, and leaves the answer for [`Peer::outcome`].
+    pub fn ask(&mut self, endpoint: Endpoint, can_wait: bool) -> u64 {
+        let id = self.next_question;
+        self.next_question += 1;
+        let reach = ToBroker::Reach { id, endpoint, can_wait };
+        self.tell(&reach, Vec::new());
+        id
+    }
+
+    pub fn outcome(&mut self, question: u64) -> Outcome {
+        match self.hear() {
+            ToSupervisor::Reached { id, outcome } => {
+                assert_eq!(id, question, "the answer to another question");
+                outcome
+            }
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+
+    pub fn reach(&mut self, endpoint: Endpoint, can_wait: bool) -> Outcome {
+        let question = self.ask(endpoint, can_wait);
+        self.outcome(question)
+    }
+
+    pub fn claim(&mut self, endpoint: Endpoint) -> Option<OwnedFd> {
+        let id = self.next_question;
+        self.next_question += 1;
+        self.tell(&ToBroker::Claim { id, endpoint }, Vec::new());
+        match self.hear() {
+            ToSupervisor::Claimed { found: true, .. } => self.channel.take_fds(1).expect("the socket").pop(),
+            ToSupervisor::Claimed { .. } => None,
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Brokers that are killed, and those that come after them.
+
+use imsup_broker::client::ClientError;
+use imsup_broker::down_without_broker;
+use imsup_wire::{EventKind, HostState, Request};
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::trial;
+use crate::world::{World, exists, kill, processes_with, request, until};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("the_next_broker_adopts_what_runs", adoption),
+        trial("down_ends_a_host_that_is_no_longer_in_the_file", removed_from_the_file),
+        trial("what_ended_while_no_broker_ran_is_said", unseen_end),
+        trial("a_killed_brokers_project_can_be_taken_down", down_without),
+        trial("a_broker_that_is_told_to_end_takes_all_down", sigterm),
+    ]
+}
+
+const HOSTS: &str = "web tcp=8080 -- listen:8080 listen:9000 settle serve\ndb tcp=5432 -- listen:5432 settle serve";
+
+fn adoption() {
+    let mut world = World::up(HOSTS);
+    let endpoint = world.tcp("web", 8080);
+    assert_eq!(request(endpoint).unwrap(), "web");
+    let before = world.host("web");
+    world.kill_broker();
+    assert_eq!(
+        request(endpoint).unwrap(),
+        "web",
+        "a running host goes on without a broker"
+    );
+    match world.ask(Request::Hosts) {
+        Err(ClientError::Dead { hosts, .. }) => assert_eq!(hosts, ["web"]),
+        other => panic!("the broker is dead, and yet: {other:?}"),
+    }
+    world.start();
+    let web = world.wait_for_state("web", HostState::Running);
+    assert_eq!((web.pid, web.boots, web.address), (before.pid, 1, before.address));
+    until("its sockets", || (world.host("web").ports.len() == 2).then_some(()));
+    assert_eq!(
+        request(world.tcp("db", 5432)).unwrap(),
+        "db",
+        "hosts that were imaginary still boot"
+    );
+    kill(web.pid.unwrap(), Signal::KILL);
+    let restarted = until("the next boot", || {
+        // The request may be the one that was in flight.
+        let answer = request(endpoint).ok()?;
+        (answer == "web").then(|| world.host("web"))
+    });
+    assert_eq!(restarted.boots, 2, "boots are counted on");
+    assert_eq!(
+        world
+            .kinds("web")
+            .iter()
+            .filter(|kind| **kind == EventKind::Boot)
+            .count(),
+        2
+    );
+}
+
+fn removed_from_the_file() {
+    let mut world = World::up(HOSTS);
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    let pid = world.host("web").pid.unwrap();
+    world.kill_broker();
+    world.hosts = HOSTS.lines().nth(1).unwrap().to_owned();
+    world.start();
+    assert!(exists(pid), "nobody has asked for its end");
+    assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
+    world.down();
+    assert!(!exists(pid));
+    assert!(processes_with(&world.project).is_empty());
+}
+
+fn unseen_end() {
+    let mut world = World::up(HOSTS);
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    let pid = world.host("web").pid.unwrap();
+    world.kill_broker();
+    kill(pid, Signal::KILL);
+    until("its end", || (!exists(pid)).then_some(()));
+    world.start();
+    assert_eq!(world.host("web").state, HostState::Imaginary);
+    let last = world.events().pop().unwrap();
+    assert_eq!(
+        (last.kind, last.detail.as_deref()),
+        (EventKind::Exit, Some("ended while no broker ran"))
+    );
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+}
+
+fn down_without() {
+    let mut world = World::up("web tcp=8080 -- leave listen:8080 settle serve");
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    let error = down_without_broker(&world.project, &world.paths)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("has a broker"), "{error}");
+    world.kill_broker();
+    let ended = down_without_broker(&world.project, &world.paths).unwrap();
+    assert_eq!(ended, ["web"]);
+    assert!(processes_with(&world.project).is_empty());
+    assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
+    assert_eq!(
+        down_without_broker(&world.project, &world.paths).unwrap(),
+        Vec::<String>::new()
+    );
+}
+
+fn sigterm() {
+    let mut world = World::up(HOSTS);
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    kill(world.broker_pid(), Signal::TERM);
+    assert!(world.broker.take().unwrap().wait().unwrap().success());
+    assert!(processes_with(&world.project).is_empty());
+    assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
+}

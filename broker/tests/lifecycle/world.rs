@@ -1,0 +1,245 @@
+//! A project of a test's own: its directories, its broker, and how it is looked at.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use imsup_broker::client::{self, ClientError};
+use imsup_broker::paths::Paths;
+use imsup_wire::{Endpoint, Event, EventKind, HostState, HostStatus, Request, Response};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Far more than anything takes; reached only when something is broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+static PROJECTS: AtomicU32 = AtomicU32::new(0);
+
+pub struct World {
+    pub directory: tempfile::TempDir,
+    pub project: String,
+    pub paths: Paths,
+    pub hosts: String,
+    pub broker: Option<Child>,
+    pub ephemeral: bool,
+    /// The broker's limit of descriptors, where it is not the test's.
+    pub descriptors: Option<u64>,
+}
+
+impl World {
+    /// A project with these hosts (see `fake_broker`), up.
+    pub fn up(hosts: &str) -> Self {
+        let mut world = Self::prepare(hosts);
+        world.start();
+        world
+    }
+
+    /// A project that is not up yet.
+    pub fn prepare(hosts: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let number = PROJECTS.fetch_add(1, Ordering::Relaxed);
+        let project = format!("t{}-{number}", std::process::id());
+        let base = directory.path().to_owned();
+        let paths = Paths::new(&project, 0, |name| match name {
+            "IMSUP_RUNTIME_DIR" => Some(base.join("run")),
+            "IMSUP_STATE_DIR" => Some(base.join("state")),
+            _ => None,
+        });
+        std::fs::write(base.join("resolv.conf"), "").unwrap();
+        Self {
+            directory,
+            project,
+            paths,
+            hosts: hosts.to_owned(),
+            broker: None,
+            ephemeral: false,
+            descriptors: None,
+        }
+    }
+
+    pub fn command(&self) -> Command {
+        let base = self.directory.path();
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .arg("broker")
+            .env("FAKE_PROJECT", &self.project)
+            .env("FAKE_HOSTS", &self.hosts)
+            .env("FAKE_RESOLV_CONF", base.join("resolv.conf"))
+            .env("IMSUP_RUNTIME_DIR", base.join("run"))
+            .env("IMSUP_STATE_DIR", base.join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        if self.ephemeral {
+            command.env("FAKE_EPHEMERAL", "1");
+        }
+        if let Some(descriptors) = self.descriptors {
+            command.env("FAKE_DESCRIPTORS", descriptors.to_string());
+        }
+        command
+    }
+
+    /// Starts the broker and waits until every host exists.
+    pub fn start(&mut self) {
+        let mut child = self.command().spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        self.broker = Some(child);
+    }
+
+    /// What a broker that cannot start says.
+    pub fn failure(&self) -> String {
+        let output = self.command().output().unwrap();
+        assert!(!output.status.success(), "it started");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.strip_prefix("error: ").expect("an error").to_owned()
+    }
+
+    pub fn broker_pid(&self) -> u32 {
+        self.broker.as_ref().unwrap().id()
+    }
+
+    /// Kills the broker as nobody should.
+    pub fn kill_broker(&mut self) {
+        let mut broker = self.broker.take().unwrap();
+        broker.kill().unwrap();
+        broker.wait().unwrap();
+    }
+
+    /// Takes the project down and waits for the broker's end.
+    pub fn down(&mut self) {
+        self.ask(Request::Down).unwrap();
+        let status = self.broker.take().unwrap().wait().unwrap();
+        assert!(status.success());
+    }
+
+    pub fn ask(&self, request: Request) -> Result<Vec<Response>, ClientError> {
+        client::ask(&self.project, &self.paths, request)
+    }
+
+    pub fn host(&self, name: &str) -> HostStatus {
+        let responses = self.ask(Request::Hosts).unwrap();
+        let mut hosts = responses.into_iter().map(|response| match response {
+            Response::Host(host) => host,
+            other => panic!("no host: {other:?}"),
+        });
+        hosts.find(|host| host.name.as_str() == name).expect("the host")
+    }
+
+    pub fn vip(&self, name: &str) -> Ipv4Addr {
+        self.host(name).address
+    }
+
+    pub fn tcp(&self, name: &str, port: u16) -> Endpoint {
+        Endpoint::tcp(self.vip(name), port)
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        let request = Request::Events {
+            follow: false,
+            hosts: Vec::new(),
+        };
+        let responses = self.ask(request).unwrap().into_iter();
+        responses
+            .map(|response| match response {
+                Response::Event(event) => event,
+                other => panic!("no event: {other:?}"),
+            })
+            .collect()
+    }
+
+    /// What happened to a host.
+    pub fn kinds(&self, name: &str) -> Vec<EventKind> {
+        let events = self.events().into_iter();
+        events
+            .filter(|event| event.host.as_str() == name)
+            .map(|event| event.kind)
+            .collect()
+    }
+
+    pub fn wait_for_state(&self, name: &str, state: HostState) -> HostStatus {
+        until(&format!("{name} to be {state}"), || {
+            Some(self.host(name)).filter(|host| host.state == state)
+        })
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Makes a file that a supervisor waits for.
+    pub fn touch(&self, name: &str) {
+        std::fs::write(self.path(name), "").unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(mut broker) = self.broker.take() {
+            let _ = self.ask(Request::Down);
+            let _ = broker.wait();
+        }
+        let _ = imsup_broker::down_without_broker(&self.project, &self.paths);
+    }
+}
+
+/// Waits until something is the case. What is waited for is in other processes, which do not tell.
+pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn wait_for_file(path: &Path) {
+    until("a file", || path.exists().then_some(()));
+}
+
+pub fn connect(endpoint: Endpoint) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(endpoint.address), PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// One request: who answers.
+pub fn request(endpoint: Endpoint) -> std::io::Result<String> {
+    let mut stream = connect(endpoint)?;
+    stream.write_all(b"?")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.trim_end().to_owned())
+}
+
+pub fn kill(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+pub fn exists(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+/// The processes whose command line has this in it.
+pub fn processes_with(text: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    })
+    .collect()
+}
+
+pub fn socket_address(address: Ipv4Addr, port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(address, port))
+}

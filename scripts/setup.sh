@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Installs what building and testing imsup need, from Debian's or Ubuntu's packages, where something is missing.
+set -euo pipefail
+
+# program (or header) = package that has it
+declare -A needs=(
+    [cc]=gcc [make]=make [pkg-config]=pkg-config [git]=git
+    [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
+    [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
+    [setpriv]=util-linux
+)
+
+missing() {
+    local program
+    for program in "${!needs[@]}"; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || echo "${needs[$program]}"
+    done
+    [ -e /usr/include/seccomp.h ] || echo libseccomp-dev
+}
+
+mapfile -t packages < <(missing | sort -u)
+if [ ${#packages[@]} -gt 0 ]; then
+    echo "setup: installing ${packages[*]}"
+    root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null && ! { [ -t 0 ] && command -v sudo >/dev/null; }; then
+            echo "setup: these packages are missing and I am not root: ask an administrator to run" >&2
+            echo "    apt-get install ${packages[*]}" >&2
+            exit 1
+        fi
+        root=(sudo)
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: there is no apt-get here: install what these Debian packages have: ${packages[*]}" >&2
+        exit 1
+    fi
+    # The packages of servers start them; the tests want the programs alone. Kept out with policy-rc.d while we install.
+    policy=/usr/sbin/policy-rc.d
+    made=
+    if [ ! -e "$policy" ]; then
+        made=1
+        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
+        "${root[@]}" chmod 755 "$policy"
+    fi
+    clean() { if [ -n "$made" ]; then "${root[@]}" rm -f "$policy"; fi; }
+    trap clean EXIT
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: there is no cargo: install Rust from https://rustup.rs (rust-toolchain.toml says which)" >&2
+    exit 1
+fi
+mapfile -t left < <(missing | sort -u)
+if [ ${#left[@]} -gt 0 ]; then
+    echo "setup: still missing after the installation: ${left[*]}" >&2
+    exit 1
+fi

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# All tests: run by root, as root and once more as an ordinary user; run by an ordinary user, as that user.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "cargo test --workspace, as $(id -un)"
+cargo test --workspace
+if [ "$(id -u)" -eq 0 ]; then
+    say "what root can do besides"
+    cargo test -p imsup-supervisor --test root
+    say "the end-to-end tests once more, as an ordinary user without any privilege"
+    env "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh" cargo test -p imsup-supervisor
+    say "all passed, as root and as an ordinary user"
+else
+    say "all passed as $(id -un); the root half (root's extras, and everything once more as root) runs with: sudo make test"
+fi

@@ -1,0 +1,141 @@
+//! How a verb fails: a chain of what failed and why, what to do next, and the exit status.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Error;
+
+use super::output;
+
+/// An error with what the user can do about it, or with an exit status of its own.
+#[derive(Debug)]
+struct Annotated {
+    error: Error,
+    hint: Option<String>,
+    status: Option<u8>,
+}
+
+impl fmt::Display for Annotated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(&self.error))
+    }
+}
+
+impl std::error::Error for Annotated {}
+
+/// Adds an exit status to an error.
+pub trait Annotate<T> {
+    /// The exit status of the whole command; 1 where nothing says otherwise.
+    fn status(self, status: u8) -> Result<T, Error>;
+}
+
+impl<T, E: Into<Error>> Annotate<T> for Result<T, E> {
+    fn status(self, status: u8) -> Result<T, Error> {
+        self.map_err(|error| {
+            Error::new(Annotated {
+                error: error.into(),
+                hint: None,
+                status: Some(status),
+            })
+        })
+    }
+}
+
+/// An error with what to do next, said on a line of its own.
+pub fn hinted(error: Error, hint: impl Into<String>) -> Error {
+    Error::new(Annotated {
+        error,
+        hint: Some(hint.into()),
+        status: None,
+    })
+}
+
+/// What an [`Annotated`] anywhere in the chain says; the outermost wins.
+fn annotation<T>(error: &Error, get: &dyn Fn(&Annotated) -> Option<T>) -> Option<T> {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<Annotated>())
+        .find_map(|annotated| get(annotated).or_else(|| annotation(&annotated.error, get)))
+}
+
+/// The lines shown for an error: `imsup: what failed: why`, and the hint.
+pub fn lines(error: &Error) -> (String, Option<String>) {
+    (chain(error), annotation(error, &|a| a.hint.clone()))
+}
+
+/// What failed and why, on one line. A cause that its consequence quotes already is not repeated.
+fn chain(error: &Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        if said.is_empty() {
+            cause
+        } else if said.contains(&cause) {
+            said
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
+}
+
+/// Prints an error and gives the exit status. A reader that went away (`imsup events | head`) is no error.
+pub fn report(error: &Error) -> ExitCode {
+    if error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    {
+        return ExitCode::SUCCESS;
+    }
+    let (message, hint) = lines(error);
+    output::error(&message);
+    if let Some(hint) = hint {
+        output::hint(&hint);
+    }
+    ExitCode::from(annotation(error, &|a| a.status).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn the_chain_is_one_line_and_the_hint_another() {
+        let error = hinted(anyhow!("no such file"), "write one").context("reading compose.yaml");
+        assert_eq!(
+            lines(&error),
+            (
+                "reading compose.yaml: no such file".to_owned(),
+                Some("write one".to_owned())
+            )
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_quoted_is_not_repeated() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("opening it: {source}; try again")]
+        struct Quoting {
+            source: io::Error,
+        }
+        let error = Error::new(Quoting {
+            source: io::Error::other("no disk"),
+        });
+        assert_eq!(
+            chain(&error.context("reading")),
+            "reading: opening it: no disk; try again"
+        );
+    }
+
+    #[test]
+    fn hints_and_statuses_are_found_inside_each_other() {
+        let error = Err::<(), _>(hinted(anyhow!("x"), "inner"))
+            .status(127)
+            .context("more")
+            .unwrap_err();
+        assert_eq!(annotation(&error, &|a| a.status), Some(127));
+        assert_eq!(annotation(&error, &|a| a.hint.clone()), Some("inner".to_owned()));
+    }
+}

@@ -1,0 +1,119 @@
+//! `imsup logs`: what the programs print.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use imsup_broker::logs::{From, Logs};
+use imsup_wire::HostName;
+
+use super::connection;
+use super::output::{self, paint, prefix_style};
+use super::project::{Project, ProjectArgs};
+
+/// Show what the programs of hosts print
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    project: ProjectArgs,
+    /// Stay and show what they print
+    #[arg(short, long)]
+    follow: bool,
+    /// Begin with only the last N lines of each host
+    #[arg(short = 'n', long, value_name = "N")]
+    tail: Option<usize>,
+    /// Do not begin lines with the host's name
+    #[arg(long)]
+    no_log_prefix: bool,
+    /// Only these hosts [default: all]
+    #[arg(value_name = "HOST")]
+    hosts: Vec<String>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// No project that is up, or no such host.
+pub fn run(args: &Args) -> Result<()> {
+    let project = args.project.find()?;
+    let all: Vec<HostName> = connection::hosts(&project)?.into_iter().map(|host| host.name).collect();
+    let selected = connection::select(&project, &args.hosts)?;
+    let prefixes = match (selected.as_slice(), args.no_log_prefix) {
+        (_, true) | ([_], false) => None,
+        ([], false) => Some(Prefixes::new(&all)),
+        (several, false) => Some(Prefixes::new(several)),
+    };
+    let from = args.tail.map_or(From::Beginning, From::Tail);
+    show(&project, &selected, from, args.follow, prefixes.as_ref())
+}
+
+/// Shows what all hosts print from now on, each line after its host's name, until the project is gone.
+///
+/// # Errors
+/// The logs cannot be read, or standard output be written.
+pub fn follow_all(project: &Project, hosts: &[HostName]) -> Result<()> {
+    show(project, &[], From::Now, true, Some(&Prefixes::new(hosts)))
+}
+
+fn show(project: &Project, hosts: &[HostName], from: From, follow: bool, prefixes: Option<&Prefixes>) -> Result<()> {
+    let hosts: Vec<String> = hosts.iter().map(HostName::to_string).collect();
+    let mut logs = Logs::open(&project.paths, &hosts, from)
+        .with_context(|| format!("opening the logs of project '{}'", project.name))?;
+    let mut print = |host: &str, line: &[u8]| {
+        let mut out = output::stdout();
+        if let Some(prefixes) = prefixes {
+            write!(out, "{}", prefixes.prefix(host))?;
+        }
+        // Programs colour their own lines; those colours are left alone on a terminal and taken away elsewhere.
+        out.write_all(line)?;
+        out.write_all(b"\n")
+    };
+    loop {
+        logs.read(&mut print)?;
+        if !follow || !logs.wait()? {
+            logs.finish(&mut print)?;
+            return Ok(());
+        }
+    }
+}
+
+/// What lines begin with.
+struct Prefixes {
+    hosts: Vec<String>,
+    width: usize,
+}
+
+impl Prefixes {
+    fn new(hosts: &[HostName]) -> Self {
+        Self {
+            width: hosts.iter().map(|host| host.as_str().len()).max().unwrap_or(0),
+            hosts: hosts.iter().map(HostName::to_string).collect(),
+        }
+    }
+
+    /// `web   | `, in the host's colour.
+    fn prefix(&self, host: &str) -> String {
+        let position = self.hosts.iter().position(|known| known == host);
+        let style = prefix_style(position.unwrap_or(self.hosts.len()));
+        let text = format!("{host:<width$} |", width = self.width);
+        format!("{} ", paint(style, text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_aligned_and_told_apart() {
+        let hosts: Vec<HostName> = ["web", "cache"].map(|name| name.parse().unwrap()).to_vec();
+        let prefixes = Prefixes::new(&hosts);
+        let plain = |host: &str| anstream::adapter::strip_str(&prefixes.prefix(host)).to_string();
+        assert_eq!(plain("web"), "web   | ");
+        assert_eq!(plain("cache"), "cache | ");
+        assert_eq!(plain("later-one"), "later-one | ");
+        assert_ne!(
+            prefixes.prefix("web").replace("web  ", "cache"),
+            prefixes.prefix("cache")
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! `imsup wake`, `stop`, `restart`: what else boots hosts, and ends their programs.
+
+use anyhow::Result;
+use imsup_wire::{HostName, HostState, Request};
+
+use super::caller;
+use super::connection;
+use super::output;
+use super::project::{Project, ProjectAndFileArgs};
+
+/// Which hosts.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    project: ProjectAndFileArgs,
+    /// Only these hosts [default: all]
+    #[arg(value_name = "HOST")]
+    hosts: Vec<String>,
+}
+
+/// `imsup wake`: boots hosts and returns when they are ready.
+///
+/// # Errors
+/// No project that is up, no such host, or one that cannot be started.
+pub fn wake(args: &Args) -> Result<()> {
+    let project = args.project.find()?;
+    let hosts = match args.hosts.as_slice() {
+        [] => matching(&project, |_| true)?,
+        asked => connection::select(&project, asked)?,
+    };
+    let request = Request::Wake {
+        hosts: hosts.clone(),
+        by: caller::name(),
+        exec: false,
+    };
+    connection::order(&project, request)?;
+    say(&hosts, "ready");
+    Ok(())
+}
+
+/// `imsup stop`: ends programs; the hosts stay, imaginary.
+///
+/// # Errors
+/// No project that is up, or no such host.
+pub fn stop(args: &Args) -> Result<()> {
+    let project = args.project.find()?;
+    let selected = connection::select(&project, &args.hosts)?;
+    let stopped = running_among(&project, &selected)?;
+    connection::order(&project, Request::Stop { hosts: selected })?;
+    say(&stopped, "stopped");
+    Ok(())
+}
+
+/// `imsup restart`: stops, then wakes those named, or those that ran.
+///
+/// # Errors
+/// As [`wake`] and [`stop`].
+pub fn restart(args: &Args) -> Result<()> {
+    let project = args.project.find()?;
+    let selected = connection::select(&project, &args.hosts)?;
+    let restarted = match selected.as_slice() {
+        [] => running_among(&project, &[])?,
+        selected => selected.to_vec(),
+    };
+    let request = Request::Restart {
+        hosts: selected,
+        by: caller::name(),
+    };
+    connection::order(&project, request)?;
+    say(&restarted, "restarted");
+    Ok(())
+}
+
+/// Those of the hosts selected (all where none is) that have a program.
+fn running_among(project: &Project, selected: &[HostName]) -> Result<Vec<HostName>> {
+    let mut hosts = matching(project, |state| {
+        matches!(state, HostState::Running | HostState::Booting)
+    })?;
+    if !selected.is_empty() {
+        hosts.retain(|host| selected.contains(host));
+    }
+    Ok(hosts)
+}
+
+fn matching(project: &Project, wanted: impl Fn(HostState) -> bool) -> Result<Vec<HostName>> {
+    let hosts = connection::hosts(project)?;
+    let matching = hosts.into_iter().filter(|host| wanted(host.state));
+    Ok(matching.map(|host| host.name).collect())
+}
+
+fn say(hosts: &[HostName], what: &str) {
+    if hosts.is_empty() {
+        output::note(&format!("no host was {what}: none has a program"));
+    }
+    for host in hosts {
+        output::note(&format!("{host} {what}"));
+    }
+}

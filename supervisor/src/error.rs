@@ -1,0 +1,66 @@
+//! Why a program cannot be run.
+
+use std::path::PathBuf;
+
+use imsup_wire::channel::ChannelError;
+use nix::errno::Errno;
+
+use crate::kernel::spawn::SpawnError;
+use crate::running::RunningLockError;
+use crate::user::UserError;
+
+/// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`].
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is nothing to run.
+    #[error("no command to run")]
+    NoCommand,
+    /// A NUL in the command.
+    #[error("the command has an argument with a NUL byte in it, which no program can be given")]
+    NulInCommand,
+    /// The broker cannot be reached.
+    #[error("cannot reach the project's broker at {path}: {source}; is the project up?")]
+    Broker {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        source: ChannelError,
+    },
+    /// The broker does not take us.
+    #[error("{0}")]
+    Rejected(String),
+    /// The broker says something that makes no sense here.
+    #[error("the broker answered out of turn; are imsup and the broker of the same version?")]
+    OutOfTurn,
+    /// The user does not exist, or may not be used.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The filter could not be compiled.
+    #[error(transparent)]
+    Filter(#[from] imsup_bpf_filters::FilterError),
+    /// The child could not be prepared.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The host runs already.
+    #[error(transparent)]
+    Running(#[from] RunningLockError),
+    /// A system call of our own failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+/// Adds what was tried to an errno.
+pub(crate) trait Trying<T> {
+    fn trying(self, what: &'static str) -> Result<T, RunError>;
+}
+
+impl<T> Trying<T> for Result<T, Errno> {
+    fn trying(self, what: &'static str) -> Result<T, RunError> {
+        self.map_err(|source| RunError::System { what, source })
+    }
+}

@@ -1,0 +1,103 @@
+//! Calls that wait for something: they are kept here, and the receive loop goes on.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use imsup_wire::Endpoint;
+use rustix::fs::OFlags;
+
+use crate::kernel::notify::NotificationId;
+use crate::kernel::socket::Family;
+
+/// Calls held at most; a program that makes more concurrent ones gets EAGAIN.
+pub const MAX_HELD: usize = 4096;
+
+/// How often held calls are looked at for signals, timeouts and callers that were killed. The kernel tells a listener of
+/// none of these: with WAIT_KILLABLE_RECV a pending signal neither wakes the caller nor us.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// How long until held calls are looked at again: a look reads a file of /proc for each, so that many are looked at less often.
+pub fn tick(held: usize) -> Duration {
+    const CALLS_PER_TICK: u32 = 64;
+    TICK * (1 + u32::try_from(held).unwrap_or(u32::MAX) / CALLS_PER_TICK)
+}
+
+/// A connect that waits.
+#[derive(Debug)]
+pub struct HeldConnect {
+    /// A duplicate of the program's socket.
+    pub socket: OwnedFd,
+    /// The address in the socket's form.
+    pub address: SocketAddr,
+    /// Where that is in the planes.
+    pub endpoint: Endpoint,
+    /// The socket's file status flags.
+    pub flags: OFlags,
+    /// Whether the kernel has the attempt in hand and its outcome is awaited; otherwise the broker's word is.
+    pub in_kernel: bool,
+    /// How often it was tried.
+    pub attempts: u8,
+}
+
+impl HeldConnect {
+    /// Whether the socket blocks.
+    pub fn blocking(&self) -> bool {
+        !self.flags.contains(OFlags::NONBLOCK)
+    }
+}
+
+/// A bind that waits for the broker to say whether it retains a socket.
+#[derive(Debug)]
+pub struct HeldBind {
+    /// A duplicate of the program's socket.
+    pub socket: OwnedFd,
+    /// The number it has in the program.
+    pub number: i32,
+    /// Where the bind landed.
+    pub endpoint: Endpoint,
+    /// The family of the program's socket.
+    pub family: Family,
+    /// What the program asked for.
+    pub asked: SocketAddr,
+}
+
+/// What a held call is.
+#[derive(Debug)]
+pub enum Waiting {
+    /// connect(2) of a TCP socket.
+    Connect(HeldConnect),
+    /// connect(2) of a UDP socket, or a datagram: carried out by the kernel once the broker retains the endpoint.
+    Datagram {
+        /// Where it goes.
+        endpoint: Endpoint,
+    },
+    /// bind(2).
+    Bind(HeldBind),
+}
+
+/// A held call.
+#[derive(Debug)]
+pub struct Held {
+    /// The caller.
+    pub tid: i32,
+    /// Since when it waits.
+    pub since: Instant,
+    /// When it fails with ETIMEDOUT (or as its socket's own timeout says).
+    pub deadline: Instant,
+    /// What it gets then, as an errno.
+    pub timeout_errno: i32,
+    /// What it is.
+    pub waiting: Waiting,
+}
+
+impl Held {
+    /// Whether a signal ends the wait: bind(2) never fails with EINTR.
+    pub fn is_interruptible(&self) -> bool {
+        !matches!(self.waiting, Waiting::Bind(_))
+    }
+}
+
+/// The held calls.
+pub type HeldCalls = BTreeMap<NotificationId, Held>;

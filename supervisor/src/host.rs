@@ -1,0 +1,124 @@
+//! What a supervisor knows of its host.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use imsup_wire::message::Role;
+use imsup_wire::{Endpoint, ToBroker};
+
+use crate::identity::Identity;
+use crate::kernel::notify::Listener;
+use crate::kernel::task::Tasks;
+use crate::link::Link;
+use crate::sockets::{Retained, SocketTable};
+
+/// The state that the handlers of trapped calls work on.
+#[derive(Debug)]
+pub struct Host {
+    /// Where notifications come from.
+    pub listener: Listener,
+    /// The threads that make calls.
+    pub tasks: Tasks,
+    /// The host's addresses.
+    pub identity: Identity,
+    /// What `uname` reports as the node name.
+    pub hostname: String,
+    /// What the supervisor is to the host.
+    pub role: Role,
+    /// What the program asked for its sockets.
+    pub sockets: SocketTable,
+    /// The sockets retained for the host.
+    pub retained: Retained,
+    /// Where connects were answered, or datagrams taken, lately.
+    pub answered: Answered,
+    /// The broker.
+    pub link: Link,
+    /// Lines for /etc/hosts.
+    pub hosts_file: PathBuf,
+    /// The bound of every wait.
+    pub hold_timeout: Duration,
+    /// How far the program's start has come.
+    pub start: Start,
+}
+
+/// Endpoints where a connect was answered a moment ago. The next one is left to the kernel once its source is bound, which
+/// saves trying it here: seven system calls of seventeen.
+///
+/// Datagrams, which nobody refuses, are left to the kernel where the broker said so: for no longer than this, since it gives up
+/// the socket where the program settles without it.
+///
+/// What answered was listened on or retained, and goes on answering; only a tentative listener, or a port that the kernel chose, can
+/// be gone within [`Answered::TRUSTED`].
+#[derive(Debug, Default)]
+pub struct Answered {
+    at: HashMap<Endpoint, Instant>,
+}
+
+impl Answered {
+    /// For how long an answer is trusted.
+    const TRUSTED: Duration = Duration::from_secs(1);
+    /// Endpoints remembered; beyond that, all are tried anew.
+    const CAPACITY: usize = 256;
+
+    /// Whether `endpoint` answered lately.
+    pub fn lately(&self, endpoint: Endpoint) -> bool {
+        self.at.get(&endpoint).is_some_and(|at| at.elapsed() < Self::TRUSTED)
+    }
+
+    /// `endpoint` has answered.
+    pub fn note(&mut self, endpoint: Endpoint) {
+        if self.at.len() == Self::CAPACITY {
+            self.at.clear();
+        }
+        self.at.insert(endpoint, Instant::now());
+    }
+
+    /// The broker is gone, and with it the sockets it retained.
+    pub fn forget(&mut self) {
+        self.at.clear();
+    }
+}
+
+/// How far a program's start has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// When it last bound or listened, or was executed.
+    pub last_step: Instant,
+    /// Whether it has listened.
+    pub listening: bool,
+    /// Whether the broker was told that the start is over.
+    pub settled: bool,
+}
+
+/// How long a program that listens must have been quiet for its start to be over. Programs that open several ports, such as
+/// a JVM cluster's, do so within seconds of each other.
+const QUIET: Duration = Duration::from_secs(5);
+
+impl Start {
+    /// When the start is over unless something happens; `None` once the broker knows.
+    pub fn settles_at(&self, hold_timeout: Duration) -> Option<Instant> {
+        let quiet = if self.listening { QUIET } else { hold_timeout / 2 };
+        (!self.settled).then(|| self.last_step + quiet)
+    }
+}
+
+impl Host {
+    /// Notes a bind or listen.
+    pub fn note_step(&mut self) {
+        self.start.last_step = Instant::now();
+    }
+
+    /// Tells the broker that the program listens on `endpoint`; it then retains `socket`.
+    pub fn announce(&mut self, endpoint: Endpoint, socket: OwnedFd) {
+        self.start.listening = true;
+        self.note_step();
+        self.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
+    }
+
+    /// Whether this supervisor sees all listeners of its host; a command of `imsup exec` does not.
+    pub fn sees_all_listeners(&self) -> bool {
+        self.role != Role::Exec
+    }
+}

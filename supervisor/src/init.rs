@@ -1,0 +1,107 @@
+//! The duties of the first process of a host: signals passed on, orphans reaped, nothing left behind.
+
+use imsup_wire::ExitStatus;
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::kernel::process;
+
+/// Signals that are passed on to the program.
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+/// `si_code` of a signal that the kernel sent: a terminal's, which the program has got as well, being in the same process group.
+const SI_KERNEL: i32 = 0x80;
+
+/// The signals that the supervisor takes from a signalfd.
+pub fn handled_signals() -> SigSet {
+    let mut set: SigSet = FORWARDED.into_iter().collect();
+    set.add(Signal::SIGCHLD);
+    set
+}
+
+/// The signal to pass on, of one that was received.
+pub fn forwarded(number: u32, code: i32) -> Option<Signal> {
+    let signal = Signal::try_from(number.cast_signed()).ok()?;
+    (FORWARDED.contains(&signal) && code != SI_KERNEL).then_some(signal)
+}
+
+/// Reaps every child that has ended; gives the status of `main` where it is among them.
+pub fn reap(main: Option<Pid>) -> Option<ExitStatus> {
+    let mut status = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if Some(pid) == main => status = Some(ExitStatus::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == main => {
+                status = Some(ExitStatus::Signal(signal as i32));
+            }
+            Ok(WaitStatus::StillAlive) => return status,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return status,
+        }
+    }
+}
+
+/// Whether processes that the program started are still there.
+pub fn has_children() -> bool {
+    !process::own_children().is_empty()
+}
+
+/// Sends a signal to the program, or, where its first process has ended, to those it left.
+pub fn signal(main: Option<Pid>, signal: Signal) {
+    match main {
+        Some(pid) => {
+            let _ = process::send(pid.as_raw(), signal);
+        }
+        None => {
+            for pid in process::own_children() {
+                let _ = process::send(pid, signal);
+            }
+        }
+    }
+}
+
+/// Ends everything that is left, orphans included: they become our children as their parents end.
+pub fn end_all() {
+    loop {
+        let children = process::own_children();
+        if children.is_empty() {
+            return;
+        }
+        for pid in children {
+            let _ = process::send(pid, Signal::SIGKILL);
+        }
+        // Each was killed, so one of them will end, and end_all goes on with those it left.
+        if waitpid(None, None) == Err(Errno::ECHILD) {
+            return;
+        }
+    }
+}
+
+/// Ends a child that was prepared and not executed.
+pub fn end_prepared(child: Pid) {
+    let _ = process::send(child.as_raw(), Signal::SIGKILL);
+    let _ = waitpid(child, None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminals_signals_are_not_passed_on_twice() {
+        let interrupt = Signal::SIGINT as u32;
+        assert_eq!(forwarded(interrupt, 0), Some(Signal::SIGINT));
+        assert_eq!(forwarded(interrupt, SI_KERNEL), None);
+        assert_eq!(forwarded(Signal::SIGCHLD as u32, 0), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! What the kernel offers, probed as values: `imsup doctor`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketType};
+use serde::Serialize;
+
+use super::memory::{TargetMemory, ThreadMemory};
+use super::{process, socket, spawn, task};
+
+/// One thing of the kernel or machine that imsup uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Feature {
+    /// Its name, as a man page has it.
+    pub name: &'static str,
+    /// What imsup does with it.
+    pub needed_for: &'static str,
+    /// Whether it is there.
+    pub present: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What does not work without it.
+    pub lost_without: &'static str,
+    /// Whether imsup cannot run hosts at all without it.
+    pub indispensable: bool,
+}
+
+/// Probes everything. Starts one child, which ends at once; the caller must have a single thread.
+pub fn probe() -> Vec<Feature> {
+    vec![
+        notification(),
+        feature(
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+            "calls that are not torn by signals while they are handled",
+            "Go programs, whose runtime signals itself, make no progress (Linux 5.19)",
+            true,
+            if spawn::knows_wait_killable() {
+                Ok(())
+            } else {
+                Err(Errno::EINVAL)
+            },
+        ),
+        feature(
+            "pidfd_getfd(2)",
+            "acting on the program's own sockets",
+            "sockets cannot be bound or connected in the program's place (Linux 5.6; ptrace rights)",
+            true,
+            own_pidfd().and_then(|pidfd| task::duplicate_from(&pidfd, 0).map(drop).or_else(not_open)),
+        ),
+        feature(
+            "process_vm_readv(2)",
+            "reading the addresses that programs pass to the kernel",
+            "no trapped call can be understood",
+            true,
+            read_own_memory(),
+        ),
+        feature(
+            "loopback planes",
+            "addresses of hosts inside 127.0.0.0/8",
+            "hosts have no addresses",
+            true,
+            bind_inet(
+                AddressFamily::INET,
+                SocketAddr::from((Ipv4Addr::new(127, 77, 255, 254), 0)),
+            ),
+        ),
+        feature(
+            "AF_INET6 sockets",
+            "programs that listen on dual-stack sockets (Go, Node, Java)",
+            "such programs use IPv4 by themselves; nothing else is lost",
+            false,
+            bind_inet(
+                AddressFamily::INET6,
+                SocketAddr::from((Ipv4Addr::new(127, 77, 255, 254).to_ipv6_mapped(), 0)),
+            ),
+        ),
+        feature(
+            "SO_COOKIE",
+            "telling sockets apart through dup and fork",
+            "programs see the addresses of their host's planes instead of those they bound",
+            true,
+            tcp().and_then(|socket| socket::cookie(socket.as_fd()).map(drop)),
+        ),
+        feature(
+            "/proc/PID/task/TID/children",
+            "ending everything a program started",
+            "orphans of a program that was killed may stay (CONFIG_PROC_CHILDREN)",
+            false,
+            std::fs::read_to_string("/proc/thread-self/children")
+                .map(drop)
+                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOENT))),
+        ),
+        privileged_ports(),
+        descriptors(),
+    ]
+}
+
+fn feature(
+    name: &'static str,
+    needed_for: &'static str,
+    lost_without: &'static str,
+    indispensable: bool,
+    result: Result<(), Errno>,
+) -> Feature {
+    Feature {
+        name,
+        needed_for,
+        present: result.is_ok(),
+        detail: match result {
+            Ok(()) => "there".to_owned(),
+            Err(errno) => errno.desc().to_owned(),
+        },
+        lost_without,
+        indispensable,
+    }
+}
+
+fn notification() -> Feature {
+    let result = match imsup_bpf_filters::compile() {
+        Ok(filter) => spawn::try_listener(&filter).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    Feature {
+        name: "seccomp user notification",
+        needed_for: "seeing the calls that give sockets their addresses",
+        present: result.is_ok(),
+        detail: result.map_or_else(
+            |error| error,
+            |()| "a filter with a listener can be installed".to_owned(),
+        ),
+        lost_without: "no host can run",
+        indispensable: true,
+    }
+}
+
+/// pidfd_getfd answers EBADF for a number that is not open, which shows that it may be used.
+fn not_open(errno: Errno) -> Result<(), Errno> {
+    if errno == Errno::EBADF { Ok(()) } else { Err(errno) }
+}
+
+fn own_pidfd() -> Result<std::os::fd::OwnedFd, Errno> {
+    task::open_thread(nix::unistd::gettid().as_raw())
+}
+
+fn read_own_memory() -> Result<(), Errno> {
+    let value = [7_u8; 8];
+    let read = ThreadMemory::of(nix::unistd::gettid().as_raw()).read_array::<8>(value.as_ptr().addr() as u64)?;
+    if read == value { Ok(()) } else { Err(Errno::EIO) }
+}
+
+fn tcp() -> Result<std::os::fd::OwnedFd, Errno> {
+    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).map_err(socket::errno_of)
+}
+
+fn bind_inet(family: AddressFamily, address: SocketAddr) -> Result<(), Errno> {
+    let socket = rustix::net::socket(family, SocketType::STREAM, None).map_err(socket::errno_of)?;
+    socket::bind(socket.as_fd(), address)
+}
+
+/// Ports below this may only be bound with CAP_NET_BIND_SERVICE (ip(7)).
+fn privileged_ports() -> Feature {
+    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .ok()
+        .and_then(|text| text.trim().parse::<u16>().ok())
+        .unwrap_or(1024);
+    const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
+    let able = has_capability(CAP_NET_BIND_SERVICE);
+    Feature {
+        name: "privileged ports",
+        needed_for: "hosts that listen below port 1024",
+        present: able || start <= 1,
+        detail: if able {
+            "CAP_NET_BIND_SERVICE".to_owned()
+        } else {
+            format!("ports from {start} on")
+        },
+        lost_without: "hosts cannot listen on ports below that; `setcap cap_net_bind_service+ep` on imsup, or \
+                       `sysctl net.ipv4.ip_unprivileged_port_start=0`, mends it",
+        indispensable: false,
+    }
+}
+
+/// Every retained socket is a descriptor of the broker.
+fn descriptors() -> Feature {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let (present, detail) = match limit {
+        Ok((soft, hard)) => (hard >= 4096, format!("{hard} (soft limit {soft}, raised by imsup)")),
+        Err(errno) => (false, errno.desc().to_owned()),
+    };
+    Feature {
+        name: "RLIMIT_NOFILE",
+        needed_for: "a retained socket for every port of every host",
+        present,
+        detail,
+        lost_without: "clusters with more ports than that cannot be brought up; raise the hard limit",
+        indispensable: false,
+    }
+}
+
+/// Whether this process has an effective capability (capabilities(7)), given as a mask.
+pub fn has_capability(mask: u64) -> bool {
+    process::status_field(std::process::id().cast_signed(), "CapEff:")
+        .and_then(|text| u64::from_str_radix(&text, 16).ok())
+        .is_some_and(|effective| effective & mask != 0)
+}

@@ -1,0 +1,102 @@
+//! What /proc says of processes: proc(5).
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The process that thread `tid` belongs to.
+pub fn thread_group(tid: i32) -> Option<i32> {
+    status_field(tid, "Tgid:")?.parse().ok()
+}
+
+/// The value of one field of /proc/TID/status.
+pub fn status_field(tid: i32, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(value.trim().to_owned())
+}
+
+/// The threads of a process.
+pub fn threads(pid: i32) -> Vec<i32> {
+    numbers(PathBuf::from(format!("/proc/{pid}/task")))
+}
+
+/// Whether descriptor `number` of thread `tid` is close-on-exec (/proc/PID/fdinfo: the octal `flags`).
+pub fn is_cloexec(tid: i32, number: i32) -> bool {
+    let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{number}")).unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("flags:"))
+        .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
+}
+
+/// The children of this process, including orphans it was given as their subreaper.
+pub fn own_children() -> Vec<i32> {
+    children(std::process::id().cast_signed())
+}
+
+/// The children of all threads of `pid` (/proc/PID/task/TID/children, CONFIG_PROC_CHILDREN).
+fn children(pid: i32) -> Vec<i32> {
+    threads(pid)
+        .into_iter()
+        .flat_map(|tid| {
+            let list = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
+}
+
+/// All descendants of this process.
+pub fn descendants() -> Vec<i32> {
+    let mut found = own_children();
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        found.extend(children(pid));
+        next += 1;
+    }
+    found
+}
+
+/// Whether a descendant of this process has a descriptor of the socket with this inode number.
+pub fn descendant_holds_socket(inode: u64) -> bool {
+    descendants()
+        .into_iter()
+        .any(|pid| sockets_of(pid).any(|held| held == inode))
+}
+
+/// The inode numbers of all sockets that descendants of this process have descriptors of.
+pub fn sockets_of_descendants() -> HashSet<u64> {
+    descendants().into_iter().flat_map(sockets_of).collect()
+}
+
+/// The inode numbers of a process's sockets: its descriptors are links to `socket:[N]`.
+fn sockets_of(pid: i32) -> impl Iterator<Item = u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
+/// Sends a signal to a child. One that has ended meanwhile is fine: its number is not reused before we reap it.
+pub fn send(pid: i32, signal: Signal) -> Result<(), Errno> {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn numbers(directory: PathBuf) -> Vec<i32> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}

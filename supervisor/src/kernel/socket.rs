@@ -1,0 +1,430 @@
+//! Sockets of the application, seen and acted on through a duplicate: socket(7), ip(7), ipv6(7), tcp(7).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use imsup_wire::Transport;
+use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+
+/// IPPROTO_MPTCP: what recent Go listens with. Falls back to TCP on loopback and has its addresses and options.
+const IPPROTO_MPTCP: i32 = 262;
+
+/// The address family of a socket, which decides the form of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// AF_INET.
+    V4,
+    /// AF_INET6; IPv4 addresses are v4-mapped.
+    V6,
+}
+
+impl Family {
+    /// `address` in the form this family uses.
+    pub fn form(self, address: SocketAddrV4) -> SocketAddr {
+        match self {
+            Self::V4 => SocketAddr::V4(address),
+            Self::V6 => SocketAddr::new(IpAddr::V6(address.ip().to_ipv6_mapped()), address.port()),
+        }
+    }
+}
+
+/// A TCP or UDP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InetSocket {
+    /// Its family.
+    pub family: Family,
+    /// Its transport.
+    pub transport: Transport,
+    /// Where it is bound; the unspecified address and port 0 where it is not.
+    pub local: SocketAddr,
+}
+
+impl InetSocket {
+    /// What `socket` is; `None` where it is neither TCP nor UDP, or no socket.
+    pub fn inspect(socket: BorrowedFd<'_>) -> Option<Self> {
+        let local = local_address(socket)?;
+        let family = match local {
+            SocketAddr::V4(_) => Family::V4,
+            SocketAddr::V6(_) => Family::V6,
+        };
+        let transport = match get_int(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()? {
+            libc::IPPROTO_TCP | IPPROTO_MPTCP => Transport::Tcp,
+            libc::IPPROTO_UDP => Transport::Udp,
+            _ => return None,
+        };
+        Some(Self {
+            family,
+            transport,
+            local,
+        })
+    }
+
+    /// Whether it has no port yet.
+    pub fn is_unbound(&self) -> bool {
+        self.local.port() == 0
+    }
+
+    /// Its local address as IPv4; `None` for one that is IPv6 proper.
+    pub fn local_v4(&self) -> Option<SocketAddrV4> {
+        as_v4(self.local)
+    }
+}
+
+/// An address as IPv4, also where it is v4-mapped; the IPv6 wildcard counts as the IPv4 one.
+pub fn as_v4(address: SocketAddr) -> Option<SocketAddrV4> {
+    match address {
+        SocketAddr::V4(v4) => Some(v4),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Some(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, v6.port())),
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map(|ip| SocketAddrV4::new(ip, v6.port())),
+    }
+}
+
+/// The local address of an IPv4 or IPv6 socket.
+pub fn local_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
+}
+
+/// The peer of a connected socket.
+///
+/// # Errors
+/// ENOTCONN and what else getpeername(2) says.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno> {
+    match rustix::net::getpeername(socket) {
+        Ok(Some(peer)) => Ok(SocketAddr::try_from(peer).ok()),
+        Ok(None) => Ok(None),
+        Err(errno) => Err(errno_of(errno)),
+    }
+}
+
+/// The same error as nix has it.
+pub fn errno_of(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+/// bind(2).
+///
+/// # Errors
+/// What bind(2) says.
+pub fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    rustix::net::bind(socket, &address).map_err(errno_of)
+}
+
+/// listen(2).
+///
+/// # Errors
+/// What listen(2) says.
+pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
+    rustix::net::listen(socket, backlog).map_err(errno_of)
+}
+
+/// connect(2). Whether it waits is up to the file status flags.
+///
+/// # Errors
+/// What connect(2) says.
+pub fn connect(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    rustix::net::connect(socket, &address).map_err(errno_of)
+}
+
+/// Gives an unbound socket a source address and leaves the choice of its port to connect(2)
+/// (IP_BIND_ADDRESS_NO_PORT, ip(7)), so that the ephemeral ports of all hosts are not used up by one destination.
+///
+/// # Errors
+/// What bind(2) says.
+pub fn bind_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    bind(socket, family.form(SocketAddrV4::new(source, 0)))
+}
+
+/// The socket's number for life (SO_COOKIE, 4.12): the same through dup, fork and SCM_RIGHTS, and never used again.
+///
+/// # Errors
+/// ENOPROTOOPT on older kernels.
+pub fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut value = [0; 8];
+    get(socket, libc::SOL_SOCKET, libc::SO_COOKIE, &mut value)?;
+    Ok(u64::from_ne_bytes(value))
+}
+
+/// The inode number, as `socket:[N]` in /proc/PID/fd shows it.
+///
+/// # Errors
+/// What fstat(2) says.
+pub fn inode(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    Ok(rustix::fs::fstat(socket).map_err(errno_of)?.st_ino)
+}
+
+/// Whether an AF_INET6 socket is IPv6 only.
+pub fn is_v6only(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).is_ok_and(|value| value != 0)
+}
+
+/// Makes an unbound AF_INET6 socket take v4-mapped addresses.
+///
+/// # Errors
+/// EINVAL where it is bound.
+pub fn clear_v6only(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)
+}
+
+/// Sets SO_REUSEPORT.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn set_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+}
+
+/// Whether SO_REUSEPORT is set.
+pub fn is_reuseport(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
+}
+
+/// How long a blocking connect may take (SO_SNDTIMEO); `None` for ever.
+pub fn send_timeout(socket: BorrowedFd<'_>) -> Option<Duration> {
+    let mut value = [0; 16];
+    get(socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut value).ok()?;
+    let (seconds, micros) = value.split_at(8);
+    let seconds = u64::from_ne_bytes(seconds.try_into().ok()?);
+    let micros = u64::from_ne_bytes(micros.try_into().ok()?);
+    let timeout = Duration::from_secs(seconds) + Duration::from_micros(micros);
+    (!timeout.is_zero()).then_some(timeout)
+}
+
+/// The file status flags.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn status_flags(socket: BorrowedFd<'_>) -> Result<OFlags, Errno> {
+    rustix::fs::fcntl_getfl(socket).map_err(errno_of)
+}
+
+/// Sets the file status flags.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn set_status_flags(socket: BorrowedFd<'_>, flags: OFlags) -> Result<(), Errno> {
+    rustix::fs::fcntl_setfl(socket, flags).map_err(errno_of)
+}
+
+/// Where a connection attempt stands, seen without taking its error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing came back yet.
+    Waiting,
+    /// It is established.
+    Established,
+    /// It failed; the error waits to be taken.
+    Failed,
+}
+
+/// Where the connection attempt on `socket` stands.
+pub fn progress(socket: BorrowedFd<'_>) -> Progress {
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut polled, Some(&now)).is_err() {
+        return Progress::Waiting;
+    }
+    let events = polled[0].revents();
+    if events.intersects(PollFlags::ERR | PollFlags::HUP) {
+        Progress::Failed
+    } else if events.contains(PollFlags::OUT) {
+        Progress::Established
+    } else {
+        Progress::Waiting
+    }
+}
+
+/// An option that a program may set before bind and that its retained socket must then have.
+struct Copied {
+    level: i32,
+    name: i32,
+    bytes: usize,
+    /// The kernel returns twice what was set (SO_RCVBUF, SO_SNDBUF; socket(7)).
+    doubled: bool,
+}
+
+const fn int(level: i32, name: i32) -> Copied {
+    Copied {
+        level,
+        name,
+        bytes: 4,
+        doubled: false,
+    }
+}
+
+const fn sized(level: i32, name: i32, bytes: usize, doubled: bool) -> Copied {
+    Copied {
+        level,
+        name,
+        bytes,
+        doubled,
+    }
+}
+
+const COPIED: &[Copied] = &[
+    int(libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    int(libc::SOL_SOCKET, libc::SO_REUSEPORT),
+    int(libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    int(libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    int(libc::SOL_SOCKET, libc::SO_DONTROUTE),
+    int(libc::SOL_SOCKET, libc::SO_BROADCAST),
+    int(libc::SOL_SOCKET, libc::SO_PRIORITY),
+    int(libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    int(libc::SOL_SOCKET, libc::SO_TIMESTAMP),
+    sized(libc::SOL_SOCKET, libc::SO_RCVBUF, 4, true),
+    sized(libc::SOL_SOCKET, libc::SO_SNDBUF, 4, true),
+    sized(libc::SOL_SOCKET, libc::SO_LINGER, 8, false),
+    sized(libc::SOL_SOCKET, libc::SO_RCVTIMEO, 16, false),
+    sized(libc::SOL_SOCKET, libc::SO_SNDTIMEO, 16, false),
+    int(libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    int(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    int(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    int(libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    int(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    int(libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    int(libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    int(libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    int(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    int(libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    int(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    sized(libc::IPPROTO_TCP, libc::TCP_CONGESTION, 16, false),
+    int(libc::IPPROTO_IP, libc::IP_TOS),
+    int(libc::IPPROTO_IP, libc::IP_TTL),
+    int(libc::IPPROTO_IP, libc::IP_PKTINFO),
+    int(libc::IPPROTO_IP, libc::IP_RECVTOS),
+    int(libc::IPPROTO_IP, libc::IP_RECVTTL),
+    int(libc::IPPROTO_IP, libc::IP_RECVERR),
+    int(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    int(libc::IPPROTO_IP, libc::IP_FREEBIND),
+    int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+];
+
+/// Gives `to` the options and file status flags that `from` has. Options that one of them does not know (a UDP socket's
+/// TCP options, an AF_INET socket's IPv6 options) are passed over, as are those that need a privilege imsup lacks.
+///
+/// # Errors
+/// What fcntl(2) says of the flags.
+pub fn copy_settings(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    for option in COPIED {
+        let (mut wanted, mut present) = ([0; 16], [0; 16]);
+        let (wanted, present) = (&mut wanted[..option.bytes], &mut present[..option.bytes]);
+        let known =
+            get(from, option.level, option.name, wanted).is_ok() && get(to, option.level, option.name, present).is_ok();
+        if !known || wanted == present {
+            continue;
+        }
+        if option.doubled
+            && let Ok(bytes) = <[u8; 4]>::try_from(&wanted[..])
+        {
+            wanted.copy_from_slice(&(i32::from_ne_bytes(bytes) / 2).to_ne_bytes());
+        }
+        let _ = set(to, option.level, option.name, wanted);
+    }
+    set_status_flags(to, status_flags(from)?)
+}
+
+/// The owned duplicate of a descriptor of our own, close-on-exec.
+///
+/// # Errors
+/// EMFILE.
+pub fn duplicate(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0).map_err(errno_of)
+}
+
+/// An address as the kernel lays it out: `struct sockaddr_in` or `struct sockaddr_in6`.
+pub fn encode_address(address: SocketAddr) -> Vec<u8> {
+    let family = |family: i32| u16::try_from(family).unwrap_or(0).to_ne_bytes();
+    let mut bytes = Vec::with_capacity(28);
+    match address {
+        SocketAddr::V4(v4) => {
+            bytes.extend(family(libc::AF_INET));
+            bytes.extend(v4.port().to_be_bytes());
+            bytes.extend(v4.ip().octets());
+            bytes.extend([0; 8]);
+        }
+        SocketAddr::V6(v6) => {
+            bytes.extend(family(libc::AF_INET6));
+            bytes.extend(v6.port().to_be_bytes());
+            bytes.extend(v6.flowinfo().to_ne_bytes());
+            bytes.extend(v6.ip().octets());
+            bytes.extend(v6.scope_id().to_ne_bytes());
+        }
+    }
+    bytes
+}
+
+/// An IPv4 or IPv6 address from the kernel's layout; `None` for any other family, or where bytes are missing.
+pub fn decode_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
+    match family {
+        libc::AF_INET if bytes.len() >= 16 => {
+            let ip: [u8; 4] = bytes.get(4..8)?.try_into().ok()?;
+            Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(ip)), port))
+        }
+        // The scope id may be missing (SIN6_LEN_RFC2133, net/ipv6/af_inet6.c).
+        libc::AF_INET6 if bytes.len() >= 24 => {
+            let ip: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
+            Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(ip)), port))
+        }
+        _ => None,
+    }
+}
+
+fn get_int(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {
+    let mut value = [0; 4];
+    get(socket, level, name, &mut value)?;
+    Ok(i32::from_ne_bytes(value))
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+    set(socket, level, name, &value.to_ne_bytes())
+}
+
+fn get(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Result<(), Errno> {
+    let mut length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `value` has `length` writable bytes and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `value` has `length` readable bytes and outlives the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_kernels_layout() {
+        for text in ["127.77.1.2:80", "[::1]:443", "[::ffff:127.77.1.2]:8080"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(decode_address(&encode_address(address)), Some(address));
+        }
+        assert_eq!(
+            decode_address(&[2, 0, 0, 80, 127, 0, 0]),
+            None,
+            "a short sockaddr is none"
+        );
+        assert_eq!(decode_address(&[]), None);
+    }
+}

@@ -1,0 +1,282 @@
+//! Starting a program under a notify filter: fork(2), seccomp(2), execve(2).
+//!
+//! The child may use untrapped calls only once its filter is installed, since nobody answers yet. It writes the number of
+//! the listener; the parent takes it with pidfd_getfd and, when it is ready to answer, lets the child execute.
+
+use std::ffi::CString;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, fork, getppid, setgroups, setresgid, setresuid, setsid};
+
+use super::notify::Listener;
+use super::task;
+
+const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+const FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
+/// 5.19: once we have received a call, only a fatal signal interrupts it. Go signals itself every 10 ms and would never
+/// finish a call otherwise.
+const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+
+/// Whom a program runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub uid: Uid,
+    /// The primary group.
+    pub gid: Gid,
+    /// The supplementary groups.
+    pub groups: Vec<Gid>,
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// The command and its arguments; the first is looked up in PATH.
+    pub command: &'a [CString],
+    /// Another user, where not our own.
+    pub credentials: Option<&'a Credentials>,
+    /// Whether it leads a session of its own, away from any terminal.
+    pub new_session: bool,
+    /// The signal mask it starts with.
+    pub signals: SigSet,
+    /// The soft limit of descriptors it starts with (RLIMIT_NOFILE), where not our own: a broker raises its own, and programs
+    /// that use select(2), or close all they may have, must not see that.
+    pub descriptor_limit: Option<u64>,
+    /// Whether to set no-new-privs, which a filter needs unless we have CAP_SYS_ADMIN.
+    pub no_new_privs: bool,
+}
+
+/// Why a program could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No process could be made.
+    #[error("cannot start a process: {0}")]
+    Fork(#[source] Errno),
+    /// A filter with a listener is already in the chain.
+    #[error(
+        "another seccomp listener already supervises this process, and the kernel allows one (EBUSY): \
+         imsup cannot run inside imsup, nor inside a container runtime that uses seccomp notification"
+    )]
+    ListenerExists,
+    /// The kernel does not know user notification, or not the flags needed.
+    #[error(
+        "this kernel does not offer seccomp user notification as imsup needs it ({0}); \
+         Linux 5.19 or newer is needed, `imsup doctor` shows what is there"
+    )]
+    Unsupported(#[source] Errno),
+    /// The child ended or misbehaved before it executed.
+    #[error("the child could not be prepared: {0}")]
+    Child(#[source] Errno),
+}
+
+impl SpawnError {
+    /// The errno behind it.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::ListenerExists => Errno::EBUSY,
+            Self::Fork(errno) | Self::Unsupported(errno) | Self::Child(errno) => *errno,
+        }
+    }
+}
+
+/// A child that waits to be told to execute.
+#[derive(Debug)]
+pub struct Prepared {
+    pid: Pid,
+    listener: OwnedFd,
+    go: PipeWriter,
+    report: PipeReader,
+}
+
+/// Makes the child and its filter. The caller must have a single thread.
+///
+/// # Errors
+/// Any [`SpawnError`]; no child is left then.
+pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter]) -> Result<Prepared, SpawnError> {
+    let pipe = || std::io::pipe().map_err(|error| SpawnError::Fork(errno_from(&error)));
+    let (mut report, child_report) = pipe()?;
+    let (child_go, go) = pipe()?;
+    let parent = Pid::this();
+    // SAFETY: this process has one thread (see above), so the child may use everything the parent may.
+    match unsafe { fork() }.map_err(SpawnError::Fork)? {
+        ForkResult::Child => {
+            drop((report, go));
+            let code = run_child(program, filter, parent, child_report, child_go);
+            // SAFETY: _exit runs no destructors, which is what a forked child that could not execute wants.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => {
+            drop((child_report, child_go));
+            match take_listener(child, &mut report) {
+                Ok(listener) => Ok(Prepared {
+                    pid: child,
+                    listener,
+                    go,
+                    report,
+                }),
+                Err(error) => {
+                    // The child reads end of file instead of the word to go on, and exits.
+                    drop(go);
+                    let _ = nix::sys::wait::waitpid(child, None);
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+impl Prepared {
+    /// The child's process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Lets the child execute, and waits until it has.
+    ///
+    /// # Errors
+    /// What execve(2) says; the child has then exited and is to be reaped.
+    pub fn execute(mut self) -> Result<Listener, Errno> {
+        let listener = Listener::new(self.listener);
+        self.go.write_all(&[1]).map_err(|error| errno_from(&error))?;
+        match read_number(&mut self.report) {
+            // Executed: the pipe is close-on-exec.
+            None => Ok(listener),
+            Some(errno) => Err(Errno::from_raw(errno)),
+        }
+    }
+}
+
+fn take_listener(child: Pid, report: &mut PipeReader) -> Result<OwnedFd, SpawnError> {
+    match read_number(report) {
+        None => Err(SpawnError::Child(Errno::ECHILD)),
+        Some(number) if number >= 0 => {
+            let pidfd = task::open_thread(child.as_raw()).map_err(SpawnError::Child)?;
+            task::duplicate_from(&pidfd, number).map_err(SpawnError::Child)
+        }
+        Some(errno) => match Errno::from_raw(-errno) {
+            Errno::EBUSY => Err(SpawnError::ListenerExists),
+            errno @ (Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Err(SpawnError::Unsupported(errno)),
+            errno => Err(SpawnError::Child(errno)),
+        },
+    }
+}
+
+/// The child's life up to `execve`; what it returns is its exit status when that fails.
+fn run_child(
+    program: &Program<'_>,
+    filter: &[libc::sock_filter],
+    parent: Pid,
+    mut report: PipeWriter,
+    mut go: PipeReader,
+) -> i32 {
+    let Err(errno) = become_program(program, filter, parent, &mut report, &mut go);
+    let _ = report.write_all(&(errno as i32).to_ne_bytes());
+    127
+}
+
+fn become_program(
+    program: &Program<'_>,
+    filter: &[libc::sock_filter],
+    parent: Pid,
+    report: &mut PipeWriter,
+    go: &mut PipeReader,
+) -> Result<std::convert::Infallible, Errno> {
+    if program.new_session {
+        setsid()?;
+    }
+    if program.no_new_privs {
+        prctl::set_no_new_privs()?;
+    }
+    let number = match install(filter) {
+        Ok(number) => number,
+        Err(errno) => -(errno as i32),
+    };
+    report
+        .write_all(&number.to_ne_bytes())
+        .map_err(|error| errno_from(&error))?;
+    let mut told = [0];
+    if number < 0 || go.read(&mut told).unwrap_or(0) == 0 {
+        return Err(Errno::ECANCELED);
+    }
+    if let Some(credentials) = program.credentials {
+        setgroups(&credentials.groups)?;
+        setresgid(credentials.gid, credentials.gid, credentials.gid)?;
+        setresuid(credentials.uid, credentials.uid, credentials.uid)?;
+    }
+    if let Some(soft) = program.descriptor_limit {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
+    }
+    // After the change of user, which clears it (PR_SET_PDEATHSIG(2const)).
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != parent {
+        return Err(Errno::ESRCH);
+    }
+    // SAFETY: SIG_DFL is no handler of ours. Rust ignores SIGPIPE in its own processes; programs expect the default.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
+    let name = program.command.first().ok_or(Errno::ENOENT)?;
+    execvp(name, program.command)
+}
+
+/// Installs the filter for this thread and returns the number of its listener.
+fn install(filter: &[libc::sock_filter]) -> Result<i32, Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    seccomp(
+        FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
+        &raw const program,
+    )
+}
+
+fn seccomp(flags: libc::c_ulong, program: *const libc::sock_fprog) -> Result<i32, Errno> {
+    // SAFETY: the kernel copies the program, or answers EFAULT for a null pointer; it does not write.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, program) };
+    i32::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)
+}
+
+/// Whether the kernel knows `WAIT_KILLABLE_RECV`: with a flag it does not know it says EINVAL before it looks at the
+/// program, and EFAULT otherwise (kernel/seccomp.c, seccomp_set_mode_filter).
+pub fn knows_wait_killable() -> bool {
+    seccomp(
+        FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
+        std::ptr::null(),
+    ) == Err(Errno::EFAULT)
+}
+
+/// Tries in a child whether a filter with a listener can be installed, with every flag that imsup uses.
+///
+/// # Errors
+/// Any [`SpawnError`].
+pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
+    let program = Program {
+        command: &[],
+        credentials: None,
+        new_session: false,
+        descriptor_limit: None,
+        signals: SigSet::empty(),
+        no_new_privs: true,
+    };
+    let prepared = prepare(&program, filter)?;
+    let pid = prepared.pid();
+    let _ = prepared.execute();
+    let _ = nix::sys::wait::waitpid(pid, None);
+    Ok(())
+}
+
+fn read_number(pipe: &mut PipeReader) -> Option<i32> {
+    let mut bytes = [0; 4];
+    pipe.read_exact(&mut bytes).ok()?;
+    Some(i32::from_ne_bytes(bytes))
+}
+
+fn errno_from(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}

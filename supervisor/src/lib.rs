@@ -1,0 +1,25 @@
+//! The supervisor: it runs a program as a host, and answers its trapped system calls.
+//!
+//! Data flows one way: [`kernel`] receives a notification, a handler in [`syscalls`] parses its arguments, decides on a
+//! plan that is a value, and has the kernel carry it out. What must wait is [`held`], and the receive loop goes on.
+
+mod error;
+pub mod held;
+pub mod host;
+pub mod identity;
+mod init;
+pub mod kernel;
+pub mod link;
+mod receive;
+mod reconnect;
+mod run;
+mod running;
+pub mod sockets;
+pub mod syscalls;
+mod user;
+
+pub use error::RunError;
+pub use kernel::features;
+pub use run::{RunOptions, run};
+pub use running::RunningLockError;
+pub use user::UserError;

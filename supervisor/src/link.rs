@@ -1,0 +1,141 @@
+//! The connection to the broker, which may go away and come back.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use imsup_wire::channel::{Channel, ChannelError};
+use imsup_wire::control::Opening;
+use imsup_wire::{ToBroker, ToSupervisor};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::geteuid;
+
+/// The connection to the broker. Sending never waits; without a broker it does nothing.
+#[derive(Debug)]
+pub struct Link {
+    path: PathBuf,
+    channel: Option<Channel>,
+}
+
+impl Link {
+    /// Connects and sends the first message. The connection blocks until [`Link::go_on`].
+    ///
+    /// # Errors
+    /// What connect(2) says (ENOENT and ECONNREFUSED where no broker runs), or why the message could not be sent. EACCES for
+    /// a broker of another user.
+    pub fn open(path: PathBuf, hello: ToBroker) -> Result<Self, ChannelError> {
+        let stream = UnixStream::connect(&path)?;
+        check_owner(&stream)?;
+        let mut channel = Channel::new(stream);
+        channel.send(&Opening::Supervisor(hello), Vec::new())?;
+        Ok(Self {
+            path,
+            channel: Some(channel),
+        })
+    }
+
+    /// Connects to the next broker.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub fn reopen(&mut self, hello: ToBroker) -> Result<(), ChannelError> {
+        self.channel = Self::open(self.path.clone(), hello)?.channel;
+        self.go_on()
+    }
+
+    /// Waits for the answer to the first message.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`].
+    pub fn welcome(&mut self) -> Result<ToSupervisor, ChannelError> {
+        let channel = self.channel.as_mut().ok_or(ChannelError::Closed)?;
+        channel.receive()?.ok_or(ChannelError::Closed)
+    }
+
+    /// Descriptors that came with a message.
+    ///
+    /// # Errors
+    /// [`ChannelError::Descriptors`] where fewer came.
+    pub fn take_fds(&mut self, count: usize) -> Result<Vec<OwnedFd>, ChannelError> {
+        self.channel.as_mut().ok_or(ChannelError::Closed)?.take_fds(count)
+    }
+
+    /// From now on nothing blocks.
+    ///
+    /// # Errors
+    /// What fcntl(2) says.
+    pub fn go_on(&mut self) -> Result<(), ChannelError> {
+        if let Some(channel) = &self.channel {
+            channel.socket().set_nonblocking(true)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a message, or keeps it until [`Link::flush`]; drops it where there is no broker.
+    pub fn send(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
+        if let Some(channel) = &mut self.channel
+            && channel.send(message, fds).is_err()
+        {
+            // What was sent is told again to the next broker, as far as it is still true.
+            self.channel = None;
+        }
+    }
+
+    /// The last message: waits until it is sent.
+    pub fn finish(mut self, message: &ToBroker) {
+        if let Some(channel) = &mut self.channel {
+            let _ = channel.socket().set_nonblocking(false);
+            let _ = channel.send(message, Vec::new());
+        }
+    }
+
+    /// The next message; `None` where none has come.
+    pub fn receive(&mut self) -> Option<ToSupervisor> {
+        match self.channel.as_mut()?.receive() {
+            Ok(message) => message,
+            Err(_) => {
+                self.channel = None;
+                None
+            }
+        }
+    }
+
+    /// Sends what was kept.
+    pub fn flush(&mut self) {
+        if let Some(channel) = &mut self.channel
+            && channel.flush().is_err()
+        {
+            self.channel = None;
+        }
+    }
+
+    /// Whether something is kept.
+    pub fn wants_write(&self) -> bool {
+        self.channel.as_ref().is_some_and(Channel::wants_write)
+    }
+
+    /// The socket to poll; `None` while there is no broker.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(|channel| channel.socket().as_fd())
+    }
+
+    /// Where the broker's socket is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+/// A broker is obeyed, so it must be this user's or root's. Root may serve anybody's.
+fn check_owner(stream: &UnixStream) -> std::io::Result<()> {
+    let (own, peer) = (geteuid().as_raw(), getsockopt(stream, PeerCredentials)?.uid());
+    if own == 0 || peer == 0 || peer == own {
+        return Ok(());
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::PermissionDenied,
+        format!(
+            "it belongs to user {peer}, who is not trusted; set XDG_RUNTIME_DIR or IMSUP_RUNTIME_DIR to a directory of your own"
+        ),
+    ))
+}

@@ -1,0 +1,393 @@
+//! The receive loop: one thread, which never blocks but here.
+
+use std::array;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use imsup_wire::message::Role;
+use imsup_wire::{ExitStatus, ToBroker, ToSupervisor};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::error::{RunError, Trying};
+use crate::held::{self, Held, HeldCalls, MAX_HELD, TICK, Waiting};
+use crate::host::Host;
+use crate::init;
+use crate::kernel::notify::{Answer, Notification, NotificationId};
+use crate::kernel::{signals, socket};
+use crate::link::Link;
+use crate::reconnect::{Attempt, Introduction, Reconnect};
+use crate::syscalls::{self, Verdict};
+
+/// What poll(2) found: its events for each of the loop's descriptors.
+struct Ready {
+    listener: PollFlags,
+    broker: PollFlags,
+    signals: PollFlags,
+    watch: PollFlags,
+}
+
+/// The loop and what it waits for.
+pub struct Loop {
+    host: Host,
+    held: HeldCalls,
+    signals: SignalFd,
+    reconnect: Reconnect,
+    role: Role,
+    /// The program's first process, while it lives.
+    main: Option<Pid>,
+    /// How the first process ended.
+    status: Option<ExitStatus>,
+    kill_at: Option<Instant>,
+    next_tick: Instant,
+    /// Whether the loss of the broker was noticed.
+    lost: bool,
+    /// Whether the broker has answered our introduction (the first one has).
+    welcomed: bool,
+    listening_for_calls: bool,
+}
+
+impl Loop {
+    /// A loop for a program that was just executed.
+    ///
+    /// # Errors
+    /// [`RunError::System`] where descriptors run out.
+    pub fn new(host: Host, main: Pid, introduction: Introduction, role: Role) -> Result<Self, RunError> {
+        let signals = SignalFd::with_flags(&init::handled_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .trying("cannot make a signalfd")?;
+        Ok(Self {
+            host,
+            held: HeldCalls::new(),
+            signals,
+            reconnect: Reconnect::new(introduction),
+            role,
+            main: Some(main),
+            status: None,
+            kill_at: None,
+            next_tick: Instant::now(),
+            lost: false,
+            welcomed: true,
+            listening_for_calls: true,
+        })
+    }
+
+    /// Runs until the program has ended; gives back the link for the last word.
+    ///
+    /// # Errors
+    /// [`RunError::System`] where the kernel fails a call that cannot fail; everything has been ended then.
+    pub fn run(mut self) -> Result<(ExitStatus, Link), RunError> {
+        let result = self.go_round();
+        init::end_all();
+        result.map(|status| (status, self.host.link))
+    }
+
+    fn go_round(&mut self) -> Result<ExitStatus, RunError> {
+        loop {
+            if let Some(status) = self.ended() {
+                return Ok(status);
+            }
+            let ready = self.wait().trying("cannot wait for events")?;
+            if !ready.listener.is_empty() {
+                self.on_call(ready.listener);
+            }
+            if !ready.broker.is_empty() {
+                self.on_broker();
+            }
+            if !ready.signals.is_empty() {
+                self.on_signals();
+            }
+            if !ready.watch.is_empty() {
+                self.reconnect.noticed();
+            }
+            self.on_time();
+            self.notice_loss();
+        }
+    }
+
+    /// Waits until something is ready, or it is time for something.
+    ///
+    /// By poll(2), not epoll(7): seccomp wakes its listener on the processor that makes the call
+    /// (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), a hint that an epoll instance does not pass on to those who wait for it
+    /// (fs/eventpoll.c, ep_poll_callback). Level-triggered, as RECV needs it, which blocks where nothing is there.
+    fn wait(&self) -> Result<Ready, Errno> {
+        let listener = self.listening_for_calls.then(|| self.host.listener.as_fd());
+        let mut broker = PollFlags::IN;
+        broker.set(PollFlags::OUT, self.host.link.wants_write());
+        let sources = [
+            (listener, PollFlags::IN),
+            (self.host.link.socket(), broker),
+            (Some(self.signals.as_fd()), PollFlags::IN),
+            (self.reconnect.watch(), PollFlags::IN),
+        ];
+        // What is not there is replaced by a descriptor that is asked for nothing.
+        let mut polled = array::from_fn::<_, 4, _>(|position| match sources[position] {
+            (Some(fd), events) => PollFd::from_borrowed_fd(fd, events),
+            (None, _) => PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::empty()),
+        });
+        match poll(&mut polled, self.timeout().as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(socket::errno_of(errno)),
+        }
+        let [listener, broker, signals, watch] = polled.map(|fd| fd.revents());
+        Ok(Ready {
+            listener,
+            broker,
+            signals,
+            watch,
+        })
+    }
+
+    /// A program ends with its first process, as in a container. One that put itself into the background (a daemon) goes on
+    /// as long as what it left.
+    fn ended(&self) -> Option<ExitStatus> {
+        let status = self.status?;
+        let may_be_daemon = matches!(self.role, Role::Launched { .. }) && status == ExitStatus::Code(0);
+        (!(may_be_daemon && init::has_children())).then_some(status)
+    }
+
+    fn on_call(&mut self, events: PollFlags) {
+        if !events.contains(PollFlags::IN) {
+            // POLLHUP: nobody is left under the filter.
+            self.listening_for_calls = false;
+            return;
+        }
+        match self.host.listener.receive() {
+            Ok(Some(call)) => self.handle(&call),
+            Ok(None) => {}
+            Err(errno) => tracing::warn!(%errno, "a trapped call could not be received"),
+        }
+    }
+
+    fn handle(&mut self, call: &Notification) {
+        let verdict = match syscalls::handle(&mut self.host, call) {
+            Verdict::Hold(_) if self.held.len() >= MAX_HELD => {
+                self.host
+                    .link
+                    .send(&ToBroker::CancelReach { id: call.id.number() }, Vec::new());
+                Verdict::from(Errno::EAGAIN)
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Answer(answer) => self.answer(call.id, answer),
+            Verdict::Done => {}
+            Verdict::Hold(held) => {
+                if self.held.is_empty() {
+                    self.next_tick = Instant::now() + TICK;
+                }
+                self.held.insert(call.id, held);
+                if self.host.link.socket().is_none() {
+                    self.answer_without_broker(call.id);
+                }
+            }
+        }
+    }
+
+    /// A caller that cannot wait for the next broker is refused; the others are asked for again when it comes.
+    fn answer_without_broker(&mut self, id: NotificationId) {
+        let answer = match self.held.get(&id).map(|held| &held.waiting) {
+            Some(Waiting::Connect(connect)) if connect.blocking() || connect.in_kernel => return,
+            Some(Waiting::Connect(_)) => Answer::errno(Errno::ECONNREFUSED),
+            Some(Waiting::Datagram { .. }) => Answer::Continue,
+            Some(Waiting::Bind(_)) => match self.held.get(&id) {
+                Some(held) => syscalls::claimed(&mut self.host, id, held, None),
+                None => return,
+            },
+            None => return,
+        };
+        self.finish(id, answer);
+    }
+
+    fn answer(&self, id: NotificationId, answer: Answer) {
+        if let Err(errno) = self.host.listener.answer(id, answer) {
+            tracing::warn!(%errno, "a trapped call could not be answered");
+        }
+    }
+
+    /// Answers a held call. Its duplicate is closed first, or it would delay a FIN.
+    fn finish(&mut self, id: NotificationId, answer: Answer) {
+        drop(self.held.remove(&id));
+        self.answer(id, answer);
+    }
+
+    fn on_broker(&mut self) {
+        self.host.link.flush();
+        while let Some(message) = self.host.link.receive() {
+            if !self.welcomed {
+                self.welcomed = true;
+                if Reconnect::welcomed(&mut self.host, &message) == Attempt::Rejected {
+                    tracing::warn!(?message, "the new broker does not take this host; it ends");
+                    self.reconnect.give_up();
+                    self.stop(Signal::SIGTERM, Duration::from_secs(10));
+                } else {
+                    self.ask_again();
+                }
+                continue;
+            }
+            self.on_message(message);
+        }
+    }
+
+    fn on_message(&mut self, message: ToSupervisor) {
+        match message {
+            ToSupervisor::Reached { id, outcome } => {
+                let Some(id) = self.held_id(id) else {
+                    return;
+                };
+                let Some(held) = self.held.get_mut(&id) else {
+                    return;
+                };
+                if let Some(answer) = syscalls::reached(&mut self.host, id, held, outcome) {
+                    self.finish(id, answer);
+                }
+            }
+            ToSupervisor::Claimed { id, found } => {
+                let socket: Option<OwnedFd> = if found {
+                    self.host.link.take_fds(1).ok().and_then(|mut fds| fds.pop())
+                } else {
+                    None
+                };
+                if let Some(id) = self.held_id(id)
+                    && let Some(held) = self.held.get(&id)
+                {
+                    let answer = syscalls::claimed(&mut self.host, id, held, socket);
+                    self.finish(id, answer);
+                } else if let Some(socket) = socket {
+                    syscalls::keep_claimed(&mut self.host, socket);
+                }
+            }
+            ToSupervisor::Stop { signal, grace } => match Signal::try_from(signal) {
+                Ok(signal) => self.stop(signal, grace),
+                Err(_) => self.stop(Signal::SIGTERM, grace),
+            },
+            ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } => {
+                tracing::warn!("the broker spoke out of turn");
+            }
+        }
+    }
+
+    fn held_id(&self, number: u64) -> Option<NotificationId> {
+        self.held.keys().copied().find(|id| id.number() == number)
+    }
+
+    /// A new broker does not know what the old one was asked.
+    fn ask_again(&mut self) {
+        for (id, held) in &self.held {
+            let (endpoint, can_wait) = match &held.waiting {
+                Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking()),
+                Waiting::Datagram { endpoint } => (*endpoint, false),
+                Waiting::Connect(_) | Waiting::Bind(_) => continue,
+            };
+            let id = id.number();
+            self.host
+                .link
+                .send(&ToBroker::Reach { id, endpoint, can_wait }, Vec::new());
+        }
+    }
+
+    fn stop(&mut self, signal: Signal, grace: Duration) {
+        init::signal(self.main, signal);
+        // A program that was stopped by a signal cannot end before it goes on.
+        init::signal(self.main, Signal::SIGCONT);
+        // Who asks again does not give it more time.
+        let at = Instant::now() + grace;
+        self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
+    }
+
+    fn on_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if let Some(signal) = init::forwarded(info.ssi_signo, info.ssi_code) {
+                init::signal(self.main, signal);
+            }
+        }
+        if let Some(status) = init::reap(self.main) {
+            self.main = None;
+            self.status = Some(status);
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if !self.held.is_empty() && now >= self.next_tick {
+            self.look_at_held(now);
+            self.next_tick = Instant::now() + held::tick(self.held.len());
+        }
+        if self.kill_at.is_some_and(|at| now >= at) {
+            self.kill_at = None;
+            init::signal(self.main, Signal::SIGKILL);
+        }
+        if self.settles_at().is_some_and(|at| now >= at) {
+            self.host.start.settled = true;
+            self.host.link.send(&ToBroker::Settled, Vec::new());
+        }
+        if self.reconnect.next_try().is_some() {
+            let _ = self.reconnect.try_now(&mut self.host);
+        }
+    }
+
+    /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
+    fn look_at_held(&mut self, now: Instant) {
+        let ids: Vec<_> = self.held.keys().copied().collect();
+        for id in ids {
+            let Some(held) = self.held.get_mut(&id) else {
+                continue;
+            };
+            if !self.host.listener.is_valid(id) {
+                self.cancel(id);
+                self.held.remove(&id);
+            } else if held.is_interruptible() && signals::interrupts(held.tid) {
+                self.cancel(id);
+                self.finish(id, Answer::Interrupted);
+            } else if now >= held.deadline {
+                let errno = held.timeout_errno;
+                self.cancel(id);
+                self.finish(id, Answer::Errno(errno));
+            } else if let Some(answer) = syscalls::look_again(&mut self.host, id, held) {
+                self.finish(id, answer);
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: NotificationId) {
+        if let Some(Held {
+            waiting: Waiting::Connect(_) | Waiting::Datagram { .. },
+            ..
+        }) = self.held.get(&id)
+        {
+            self.host
+                .link
+                .send(&ToBroker::CancelReach { id: id.number() }, Vec::new());
+        }
+    }
+
+    fn settles_at(&self) -> Option<Instant> {
+        self.host.start.settles_at(self.host.hold_timeout)
+    }
+
+    /// The link may be lost wherever something is sent.
+    fn notice_loss(&mut self) {
+        let was_lost = std::mem::replace(&mut self.lost, self.host.link.socket().is_none());
+        if !self.lost || was_lost {
+            return;
+        }
+        self.welcomed = false;
+        self.host.answered.forget();
+        self.reconnect.begin(&self.host);
+        let waiting: Vec<_> = self.held.keys().copied().collect();
+        for id in waiting {
+            self.answer_without_broker(id);
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let tick = (!self.held.is_empty()).then_some(self.next_tick);
+        let next = [tick, self.kill_at, self.settles_at(), self.reconnect.next_try()]
+            .into_iter()
+            .flatten()
+            .min()?;
+        Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
+    }
+}

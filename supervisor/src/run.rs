@@ -1,0 +1,242 @@
+//! `imsup run`: one program, supervised.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use imsup_wire::message::Role;
+use imsup_wire::{ExitStatus, HostName, ToBroker, ToSupervisor, codec};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
+use crate::error::{RunError, Trying};
+use crate::host::{Answered, Host, Start};
+use crate::identity::Identity;
+use crate::kernel::spawn;
+use crate::kernel::task::Tasks;
+use crate::kernel::{features, socket};
+use crate::link::Link;
+use crate::receive::Loop;
+use crate::running::RunningLock;
+use crate::sockets::{Retained, SocketTable};
+use crate::user;
+use crate::{init, reconnect};
+
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+/// What to run, as what.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The broker's socket.
+    pub broker_socket: PathBuf,
+    /// Where the lock that says "this host runs" is made; `None` for a command of `imsup exec`.
+    pub running_directory: Option<PathBuf>,
+    /// Lines for /etc/hosts, which the broker writes.
+    pub hosts_file: PathBuf,
+    /// The host; for a transient one the name it would like.
+    pub host: Option<HostName>,
+    /// What the supervisor is to the host.
+    pub role: Role,
+    /// `USER[:GROUP]`, by name or number; the caller's own where `None`.
+    pub user: Option<String>,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// Whether the program leads a session of its own.
+    pub new_session: bool,
+    /// The soft limit of descriptors that the program starts with; ours where `None`.
+    pub descriptor_limit: Option<u64>,
+}
+
+/// Runs a command as a host until it ends, and ends what it leaves behind. The caller must have a single thread.
+///
+/// # Errors
+/// Any [`RunError`]; nothing runs then.
+pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
+    let command = c_strings(&options.command)?;
+    let credentials = options.user.as_deref().map(user::resolve).transpose()?.flatten();
+    let hello = hello(options);
+    let broker = |source| RunError::Broker {
+        path: options.broker_socket.clone(),
+        source,
+    };
+    // The broker answers while the filter is compiled and the child made.
+    let mut link = Link::open(options.broker_socket.clone(), hello.clone()).map_err(broker)?;
+    let filter = imsup_bpf_filters::compile()?;
+    let signals = init::handled_signals();
+    let mut inherited = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
+    nix::sys::prctl::set_child_subreaper(true).trying("cannot become the parent of orphans")?;
+    let program = spawn::Program {
+        command: &command,
+        credentials: credentials.as_ref(),
+        new_session: options.new_session,
+        descriptor_limit: options.descriptor_limit,
+        signals: inherited,
+        no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
+    };
+    let prepared = match spawn::prepare(&program, &filter) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Of a supervisor that hangs up without a word the broker ends what is left, the supervisor itself included.
+            let status = ExitStatus::NotExecuted(error.errno() as i32);
+            link.finish(&ToBroker::Exited { status });
+            return Err(error.into());
+        }
+    };
+    let child = prepared.pid();
+    let welcome = Welcome::receive(&mut link).inspect_err(|_| init::end_prepared(child))?;
+    let lock = options
+        .running_directory
+        .as_deref()
+        .map(|directory| RunningLock::take(directory, &welcome.host))
+        .transpose();
+    let lock = match lock {
+        Ok(lock) => lock,
+        Err(error) => {
+            init::end_prepared(child);
+            let status = ExitStatus::NotExecuted(Errno::EBUSY as i32);
+            link.finish(&ToBroker::Exited { status });
+            return Err(error.into());
+        }
+    };
+    link.go_on().map_err(broker)?;
+
+    let listener = match prepared.execute() {
+        Ok(listener) => listener,
+        Err(errno) => {
+            let _ = nix::sys::wait::waitpid(child, None);
+            let status = ExitStatus::NotExecuted(errno as i32);
+            drop(lock);
+            link.finish(&ToBroker::Exited { status });
+            return Ok(status);
+        }
+    };
+    link.send(
+        &ToBroker::Started {
+            pid: child.as_raw().cast_unsigned(),
+        },
+        Vec::new(),
+    );
+    raise_descriptor_limit();
+    // Less than it could do is all that confinement changes; a kernel that refuses it costs nothing but that.
+    if let Err(error) = imsup_bpf_filters::confine() {
+        tracing::debug!(%error, "the supervisor runs unconfined");
+    }
+    let host = Host {
+        listener,
+        tasks: Tasks::default(),
+        identity: welcome.identity,
+        hostname: welcome.hostname,
+        role: options.role.clone(),
+        sockets: SocketTable::default(),
+        retained: welcome.retained,
+        answered: Answered::default(),
+        link,
+        hosts_file: options.hosts_file.clone(),
+        hold_timeout: welcome.hold_timeout,
+        start: Start {
+            last_step: Instant::now(),
+            listening: false,
+            settled: false,
+        },
+    };
+    let introduction = reconnect::Introduction {
+        hello,
+        host: welcome.host,
+        pid: child.as_raw().cast_unsigned(),
+        started: SystemTime::now(),
+    };
+    let (status, link) = Loop::new(host, child, introduction, options.role.clone())?.run()?;
+    // The lock first: a broker that starts now must not wait for us.
+    drop(lock);
+    link.finish(&ToBroker::Exited { status });
+    Ok(status)
+}
+
+/// What the broker said first.
+struct Welcome {
+    host: HostName,
+    hostname: String,
+    identity: Identity,
+    hold_timeout: Duration,
+    retained: Retained,
+}
+
+impl Welcome {
+    fn receive(link: &mut Link) -> Result<Self, RunError> {
+        let path = link.path().to_owned();
+        let message = link.welcome().map_err(|source| RunError::Broker {
+            path: path.clone(),
+            source,
+        })?;
+        match message {
+            ToSupervisor::Rejected { reason } => Err(RunError::Rejected(reason)),
+            ToSupervisor::Welcome {
+                host,
+                hostname,
+                index,
+                planes,
+                name_server,
+                hold_timeout,
+                retained: endpoints,
+            } => {
+                let mut retained = Retained::default();
+                let sockets = link
+                    .take_fds(endpoints.len())
+                    .map_err(|source| RunError::Broker { path, source })?;
+                for (endpoint, socket) in endpoints.into_iter().zip(sockets) {
+                    let inode = socket::inode(socket.as_fd()).trying("cannot look at a retained socket")?;
+                    retained.add_waiting(endpoint, socket, inode);
+                }
+                Ok(Self {
+                    host,
+                    hostname,
+                    identity: Identity {
+                        planes,
+                        index,
+                        name_server,
+                    },
+                    hold_timeout,
+                    retained,
+                })
+            }
+            _ => Err(RunError::OutOfTurn),
+        }
+    }
+}
+
+fn hello(options: &RunOptions) -> ToBroker {
+    ToBroker::Hello {
+        version: codec::VERSION,
+        host: options.host.clone(),
+        role: options.role.clone(),
+        command: options
+            .command
+            .iter()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect(),
+        adoption: None,
+    }
+}
+
+fn c_strings(command: &[OsString]) -> Result<Vec<CString>, RunError> {
+    if command.is_empty() {
+        return Err(RunError::NoCommand);
+    }
+    command
+        .iter()
+        .map(|argument| CString::new(argument.clone().into_vec()).map_err(|_| RunError::NulInCommand))
+        .collect()
+}
+
+/// Held calls and retained sockets are descriptors. The program has its own limit, inherited before.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

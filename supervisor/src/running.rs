@@ -1,0 +1,78 @@
+//! The lock that says that a host runs. It outlives a broker and tells the next one whom to wait for.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use imsup_wire::HostName;
+use rustix::fs::FlockOperation;
+
+/// Why the lock could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RunningLockError {
+    /// Another supervisor has it.
+    #[error("host {host} already runs: its supervisor holds {path}; `imsup ps` shows it, `imsup stop {host}` ends it")]
+    Held {
+        /// The host.
+        host: HostName,
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The file could not be made.
+    #[error("cannot make {path}: {source}")]
+    File {
+        /// The lock.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The lock, held until it is dropped. The file contains our process id, for people and for a clean-up without a broker.
+#[derive(Debug)]
+pub struct RunningLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl RunningLock {
+    /// Takes the lock of `host`.
+    ///
+    /// # Errors
+    /// Any [`RunningLockError`].
+    pub fn take(directory: &Path, host: &HostName) -> Result<Self, RunningLockError> {
+        let path = directory.join(host.as_str());
+        let failed = |source: std::io::Error| RunningLockError::File {
+            path: path.clone(),
+            source,
+        };
+        fs::create_dir_all(directory).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                return Err(RunningLockError::Held {
+                    host: host.clone(),
+                    path,
+                });
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(failed)?;
+        Ok(Self { path, _file: file })
+    }
+}
+
+impl Drop for RunningLock {
+    fn drop(&mut self) {
+        // Removed while it is still held, so that nobody finds a file that nobody holds.
+        let _ = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,196 @@
+//! What a program asked for its sockets, where that is not what the kernel knows of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use imsup_wire::Endpoint;
+
+/// Sockets remembered. Listeners and bound datagram sockets are few; what is forgotten beyond this is only how an
+/// address is shown.
+const CAPACITY: usize = 4096;
+
+/// What a program asked for one socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The address it bound, as it gave it.
+    pub bound: Option<SocketAddr>,
+    /// It bound the wildcard and port 0, which was not carried out yet: whether the socket will listen, connect to a host
+    /// or leave the planes is not known before it does.
+    pub bind_later: bool,
+    /// The peer it connected to, where it was led elsewhere: a name server, `::1`.
+    pub peer: Option<SocketAddr>,
+}
+
+/// What was asked, by SO_COOKIE: right through dup, fork and SCM_RIGHTS.
+#[derive(Debug, Default)]
+pub struct SocketTable {
+    asked: HashMap<u64, Asked>,
+    oldest_first: VecDeque<u64>,
+}
+
+impl SocketTable {
+    /// What is remembered of a socket.
+    pub fn get(&self, cookie: u64) -> Asked {
+        self.asked.get(&cookie).copied().unwrap_or_default()
+    }
+
+    /// Remembers, or changes what is remembered.
+    pub fn update(&mut self, cookie: u64, change: impl FnOnce(&mut Asked)) {
+        if !self.asked.contains_key(&cookie) {
+            if self.oldest_first.len() == CAPACITY
+                && let Some(oldest) = self.oldest_first.pop_front()
+            {
+                self.asked.remove(&oldest);
+            }
+            self.oldest_first.push_back(cookie);
+        }
+        change(self.asked.entry(cookie).or_default());
+    }
+}
+
+/// A socket retained for an endpoint of this host.
+#[derive(Debug)]
+struct Slot {
+    socket: OwnedFd,
+    inode: u64,
+    /// Whether the program was given it, or made it itself.
+    installed: bool,
+    /// Whether the program listened on it.
+    listened: bool,
+}
+
+/// The sockets retained for this host, and what it listens on.
+#[derive(Debug, Default)]
+pub struct Retained {
+    slots: BTreeMap<Endpoint, Vec<Slot>>,
+    wildcards: BTreeSet<Endpoint>,
+}
+
+impl Retained {
+    /// A socket that waits for the program to bind its endpoint, where it is not known already.
+    pub fn add_waiting(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) {
+        let slots = self.slots.entry(endpoint).or_default();
+        if slots.iter().all(|slot| slot.inode != inode) {
+            slots.push(Slot {
+                socket,
+                inode,
+                installed: false,
+                listened: false,
+            });
+        }
+    }
+
+    /// A socket that the program listens on, its own or one it was given. False where it listened on it before.
+    pub fn add_listening(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) -> bool {
+        let slots = self.slots.entry(endpoint).or_default();
+        match slots.iter_mut().find(|slot| slot.inode == inode) {
+            Some(slot) => !std::mem::replace(&mut slot.listened, true),
+            None => {
+                slots.push(Slot {
+                    socket,
+                    inode,
+                    installed: true,
+                    listened: true,
+                });
+                true
+            }
+        }
+    }
+
+    /// A socket to install for `endpoint`: one that waits, or one that the program closed (`is_held` is asked of its inode)
+    /// and that only imsup keeps open. It counts as installed from now on.
+    pub fn take(&mut self, endpoint: Endpoint, is_held: impl Fn(u64) -> bool) -> Option<&OwnedFd> {
+        let slots = self.slots.get_mut(&endpoint)?;
+        let position = slots
+            .iter()
+            .position(|slot| !slot.installed)
+            .or_else(|| slots.iter().position(|slot| !is_held(slot.inode)))?;
+        let slot = &mut slots[position];
+        slot.installed = true;
+        Some(&slot.socket)
+    }
+
+    /// Whether a socket waits for a bind of `endpoint`.
+    pub fn is_waiting(&self, endpoint: Endpoint) -> bool {
+        self.slots
+            .get(&endpoint)
+            .is_some_and(|slots| slots.iter().any(|slot| !slot.installed))
+    }
+
+    /// Whether a socket for `endpoint` was installed, and nobody but imsup holds it any more (`is_held` is asked of its inode).
+    pub fn has_orphan(&self, endpoint: Endpoint, is_held: impl Fn(u64) -> bool) -> bool {
+        self.slots
+            .get(&endpoint)
+            .is_some_and(|slots| slots.iter().any(|slot| slot.installed && !is_held(slot.inode)))
+    }
+
+    /// Whether any socket is retained for `endpoint`.
+    pub fn knows(&self, endpoint: Endpoint) -> bool {
+        self.slots.contains_key(&endpoint)
+    }
+
+    /// Remembers that the program listens on the wildcard; `endpoint` is where that landed.
+    pub fn note_wildcard(&mut self, endpoint: Endpoint) {
+        self.wildcards.insert(endpoint);
+    }
+
+    /// Whether the program listens on the wildcard that landed on `endpoint`.
+    pub fn is_wildcard(&self, endpoint: Endpoint) -> bool {
+        self.wildcards.contains(&endpoint)
+    }
+
+    /// The sockets that the program listens on.
+    pub fn listening(&self) -> impl Iterator<Item = (Endpoint, &OwnedFd)> {
+        self.slots.iter().flat_map(|(endpoint, slots)| {
+            slots
+                .iter()
+                .filter(|slot| slot.listened)
+                .map(|slot| (*endpoint, &slot.socket))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn null() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn the_table_forgets_the_oldest() {
+        let mut table = SocketTable::default();
+        for cookie in 0..=CAPACITY as u64 {
+            table.update(cookie, |asked| asked.bind_later = true);
+        }
+        assert!(!table.get(0).bind_later);
+        assert!(table.get(1).bind_later && table.get(CAPACITY as u64).bind_later);
+    }
+
+    #[test]
+    fn a_waiting_socket_is_given_once_and_again_when_closed() {
+        let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), 80);
+        let mut retained = Retained::default();
+        retained.add_waiting(endpoint, null(), 7);
+        assert!(retained.is_waiting(endpoint));
+        assert!(retained.take(endpoint, |_| true).is_some());
+        assert!(!retained.is_waiting(endpoint));
+        assert!(retained.take(endpoint, |_| true).is_none(), "the program still has it");
+        assert!(!retained.has_orphan(endpoint, |inode| inode == 7));
+        assert!(retained.has_orphan(endpoint, |inode| inode != 7));
+        assert!(
+            retained.take(endpoint, |inode| inode != 7).is_some(),
+            "the program closed it"
+        );
+        assert_eq!(retained.listening().count(), 0);
+        assert!(retained.add_listening(endpoint, null(), 7), "the first listen");
+        assert!(
+            !retained.add_listening(endpoint, null(), 7),
+            "a second one changes the backlog"
+        );
+        assert_eq!(retained.listening().count(), 1);
+    }
+}

@@ -1,0 +1,337 @@
+//! bind(2).
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use imsup_wire::{Endpoint, ToBroker, Transport};
+use nix::errno::Errno;
+
+use super::{Verdict, read_sockaddr, socket_of};
+use crate::held::{Held, HeldBind, Waiting};
+use crate::host::Host;
+use crate::identity::{BindAddress, Identity};
+use crate::kernel::memory::ThreadMemory;
+use crate::kernel::notify::{Answer, Notification, NotificationId};
+use crate::kernel::process;
+use crate::kernel::socket::{self, Family, InetSocket, as_v4};
+
+/// What is done with a bind.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    /// Left to the kernel as it is.
+    Native,
+    /// Fails.
+    Refuse(Errno),
+    /// Answered, and carried out when the program listens or asks for its address: the wildcard with port 0. A program
+    /// that then connects out of the planes must not be bound to an address in them.
+    Later,
+    /// Carried out here.
+    At(Endpoint),
+}
+
+/// Handles bind(2).
+pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
+    let Some(address) = read_sockaddr(ThreadMemory::of(call.tid), call.args[1], call.args[2]) else {
+        return Answer::Continue.into();
+    };
+    let (socket, kind) = match socket_of(host, call) {
+        Ok(found) => found,
+        Err(verdict) => return verdict,
+    };
+    let v6only = kind.family == Family::V6 && socket::is_v6only(socket.as_fd());
+    match decide(&host.identity, &kind, address, v6only) {
+        Plan::Native => Answer::Continue.into(),
+        Plan::Refuse(errno) => errno.into(),
+        Plan::Later => later(host, &socket, address),
+        Plan::At(endpoint) => {
+            let held = HeldBind {
+                socket,
+                number: call.fd(0),
+                endpoint,
+                family: kind.family,
+                asked: address,
+            };
+            at(host, call, held, v6only)
+        }
+    }
+}
+
+fn decide(identity: &Identity, socket: &InetSocket, address: SocketAddr, v6only: bool) -> Plan {
+    let fits = matches!(
+        (socket.family, address),
+        (Family::V4, SocketAddr::V4(_)) | (Family::V6, SocketAddr::V6(_))
+    );
+    // A second bind is EINVAL, which the kernel says itself.
+    if !fits || !socket.is_unbound() {
+        return Plan::Native;
+    }
+    // An IPv6-only socket refuses v4-mapped addresses.
+    if v6only && as_v4(address).is_some_and(|v4| !v4.ip().is_unspecified()) {
+        return Plan::Native;
+    }
+    let ip = match identity.bind_address(address, v6only) {
+        BindAddress::Foreign => return Plan::Native,
+        BindAddress::NotAvailable => return Plan::Refuse(Errno::EADDRNOTAVAIL),
+        BindAddress::Own(ip) => ip,
+    };
+    if address.ip().is_unspecified() && address.port() == 0 {
+        return Plan::Later;
+    }
+    Plan::At(Endpoint {
+        transport: socket.transport,
+        address: SocketAddrV4::new(ip, address.port()),
+    })
+}
+
+fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
+    let Ok(cookie) = socket::cookie(socket.as_fd()) else {
+        return Answer::Continue.into();
+    };
+    if host.sockets.get(cookie).bind_later {
+        return Errno::EINVAL.into();
+    }
+    host.sockets.update(cookie, |entry| {
+        entry.bound = Some(asked);
+        entry.bind_later = true;
+    });
+    Answer::Value(0).into()
+}
+
+/// Binds a socket to the host's VIP and a port that the kernel chooses: what [`Plan::Later`] put off, or what listen(2) does for
+/// a socket that was never bound.
+///
+/// # Errors
+/// What bind(2) says.
+pub(super) fn bind_wildcard_now(host: &Host, socket: &OwnedFd, family: Family) -> Result<(), Errno> {
+    let v6only = family == Family::V6 && socket::is_v6only(socket.as_fd());
+    let ip = if v6only {
+        socket::clear_v6only(socket.as_fd())?;
+        host.identity.v6_shadow()
+    } else {
+        host.identity.vip()
+    };
+    socket::bind(socket.as_fd(), family.form(SocketAddrV4::new(ip, 0)))
+}
+
+fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Verdict {
+    if host.retained.is_waiting(bind.endpoint) || is_beside_orphan(host, &bind) {
+        return install(host, call.id, call.tid, &bind).into();
+    }
+    let socket = bind.socket.as_fd();
+    if v6only && let Err(errno) = socket::clear_v6only(socket) {
+        return errno.into();
+    }
+    match socket::bind(socket, bind.family.form(bind.endpoint.address)) {
+        Ok(()) => {
+            bound(host, &bind.socket, &bind);
+            Answer::Value(0).into()
+        }
+        Err(Errno::EADDRINUSE) if host.sees_all_listeners() => {
+            // Who holds it: the program itself, only imsup, or the broker?
+            host.link.send(
+                &ToBroker::Claim {
+                    id: call.id.number(),
+                    endpoint: bind.endpoint,
+                },
+                Vec::new(),
+            );
+            let now = Instant::now();
+            Verdict::Hold(Held {
+                tid: call.tid,
+                since: now,
+                deadline: now + host.hold_timeout,
+                timeout_errno: Errno::EADDRINUSE as i32,
+                waiting: Waiting::Bind(bind),
+            })
+        }
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Whether the kernel would let this socket share its port (SO_REUSEPORT) with one that the program has closed and only imsup
+/// keeps: nobody would accept what the kernel gives to that one, so it is given back to the program instead.
+fn is_beside_orphan(host: &Host, bind: &HeldBind) -> bool {
+    if !host.retained.knows(bind.endpoint) || !socket::is_reuseport(bind.socket.as_fd()) {
+        return false;
+    }
+    let held = process::sockets_of_descendants();
+    host.retained.has_orphan(bind.endpoint, |inode| held.contains(&inode))
+}
+
+/// The broker answered a [`ToBroker::Claim`].
+pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<OwnedFd>) -> Answer {
+    let Waiting::Bind(bind) = &held.waiting else {
+        return Answer::Continue;
+    };
+    if let Some(socket) = found {
+        keep_claimed(host, socket);
+    }
+    if !host.listener.is_valid(id) {
+        return Answer::Continue;
+    }
+    match install(host, id, held.tid, bind) {
+        Answer::Errno(errno) if errno == Errno::EADDRINUSE as i32 && !host.retained.knows(bind.endpoint) => {
+            beside_published(host, bind)
+        }
+        answer => answer,
+    }
+}
+
+/// Keeps a claimed socket for the next bind of its endpoint. The broker gives it once, so it must not be lost where the caller
+/// is gone by now.
+pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
+    let endpoint = InetSocket::inspect(socket.as_fd()).and_then(|kind| endpoint_of(&host.identity, &kind));
+    if let (Some(endpoint), Ok(inode)) = (endpoint, socket::inode(socket.as_fd())) {
+        host.retained.add_waiting(endpoint, socket, inode);
+    }
+}
+
+/// The last possibility of an address in use that nobody of this host has: a published port with the same number, on the
+/// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
+/// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
+fn beside_published(host: &mut Host, bind: &HeldBind) -> Answer {
+    let socket = bind.socket.as_fd();
+    let result = socket::set_reuseport(socket)
+        .and_then(|()| socket::bind(socket, bind.family.form(bind.endpoint.address)))
+        .and_then(|()| socket::duplicate(&bind.socket));
+    match result {
+        Ok(socket) => {
+            bound(host, &socket, bind);
+            Answer::Value(0)
+        }
+        Err(errno) => Answer::errno(errno),
+    }
+}
+
+/// Puts a retained socket in the place of the program's own; EADDRINUSE where the program itself still has it.
+fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> Answer {
+    let result = (|| {
+        let retained = host
+            .retained
+            .take(bind.endpoint, process::descendant_holds_socket)
+            .ok_or(Errno::EADDRINUSE)?;
+        socket::copy_settings(bind.socket.as_fd(), retained.as_fd())?;
+        let cloexec = process::is_cloexec(tid, bind.number);
+        host.listener.replace_fd(id, bind.number, retained.as_fd(), cloexec)?;
+        socket::duplicate(retained)
+    })();
+    match result {
+        Ok(retained) => {
+            bound(host, &retained, bind);
+            Answer::Value(0)
+        }
+        Err(errno) => Answer::errno(errno),
+    }
+}
+
+/// Remembers what was asked; a datagram socket receives from now on.
+fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
+    host.note_step();
+    if let Ok(cookie) = socket::cookie(socket.as_fd()) {
+        host.sockets.update(cookie, |entry| entry.bound = Some(bind.asked));
+    }
+    let is_wildcard = bind.asked.ip().is_unspecified();
+    if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
+        retain(host, bind.endpoint, socket, is_wildcard);
+    }
+}
+
+/// Hands a socket that now listens, or receives datagrams, to the broker.
+pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, is_wildcard: bool) {
+    // Nobody boots a command of `imsup exec`: its sockets end with it, and the next command may have the port.
+    if !host.sees_all_listeners() {
+        return;
+    }
+    if is_wildcard {
+        host.retained.note_wildcard(endpoint);
+    }
+    let copies = (|| {
+        let inode = socket::inode(socket.as_fd())?;
+        Ok::<_, Errno>((inode, socket::duplicate(socket)?, socket::duplicate(socket)?))
+    })();
+    match copies {
+        Ok((inode, ours, brokers)) => {
+            // A second listen changes the backlog only.
+            if host.retained.add_listening(endpoint, ours, inode) {
+                host.announce(endpoint, brokers);
+            }
+        }
+        Err(errno) => {
+            tracing::warn!(%endpoint, %errno, "a socket could not be retained: the host will not be woken by it")
+        }
+    }
+}
+
+/// The endpoint of a socket in the planes; `None` for one elsewhere.
+pub(super) fn endpoint_of(identity: &Identity, socket: &InetSocket) -> Option<Endpoint> {
+    let address = socket.local_v4()?;
+    let own = identity.owns(*address.ip());
+    (own && *address.ip() != Ipv4Addr::UNSPECIFIED).then_some(Endpoint {
+        transport: socket.transport,
+        address,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::tests::identity;
+
+    fn plan(family: Family, local: &str, to: &str, v6only: bool) -> Plan {
+        let socket = InetSocket {
+            family,
+            transport: Transport::Tcp,
+            local: local.parse().unwrap(),
+        };
+        decide(&identity(), &socket, to.parse().unwrap(), v6only)
+    }
+
+    fn at(text: &str) -> Plan {
+        Plan::At(Endpoint {
+            transport: Transport::Tcp,
+            address: text.parse().unwrap(),
+        })
+    }
+
+    #[test]
+    fn every_host_has_its_own_wildcard_and_localhost() {
+        let (v4, v6) = ("0.0.0.0:0", "[::]:0");
+        assert_eq!(plan(Family::V4, v4, "0.0.0.0:80", false), at("127.77.5.7:80"));
+        assert_eq!(plan(Family::V6, v6, "[::]:80", false), at("127.77.5.7:80"));
+        assert_eq!(plan(Family::V6, v6, "[::]:80", true), at("127.79.5.7:80"));
+        assert_eq!(plan(Family::V4, v4, "127.0.0.1:6379", false), at("127.78.5.7:6379"));
+        assert_eq!(plan(Family::V6, v6, "[::1]:6379", true), at("127.79.5.7:6379"));
+        assert_eq!(plan(Family::V4, v4, "127.0.0.1:0", false), at("127.78.5.7:0"));
+    }
+
+    #[test]
+    fn what_is_not_known_yet_is_put_off() {
+        assert_eq!(plan(Family::V4, "0.0.0.0:0", "0.0.0.0:0", false), Plan::Later);
+        assert_eq!(plan(Family::V6, "[::]:0", "[::]:0", false), Plan::Later);
+    }
+
+    #[test]
+    fn the_kernel_says_what_is_wrong() {
+        assert_eq!(
+            plan(Family::V4, "127.77.5.7:80", "0.0.0.0:81", false),
+            Plan::Native,
+            "bound already"
+        );
+        assert_eq!(
+            plan(Family::V4, "0.0.0.0:0", "[::]:80", false),
+            Plan::Native,
+            "the family does not fit"
+        );
+        assert_eq!(
+            plan(Family::V6, "[::]:0", "[::ffff:127.0.0.1]:80", true),
+            Plan::Native,
+            "IPv6 only"
+        );
+        assert_eq!(
+            plan(Family::V4, "0.0.0.0:0", "127.77.5.8:80", false),
+            Plan::Refuse(Errno::EADDRNOTAVAIL),
+            "another host's address"
+        );
+    }
+}

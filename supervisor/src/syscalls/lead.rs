@@ -1,0 +1,260 @@
+//! Carrying a connect out: on a duplicate of the program's socket, without waiting, and again when the broker says so.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use imsup_wire::{Endpoint, Outcome, ToBroker};
+use nix::errno::Errno;
+use rustix::fs::OFlags;
+
+use super::Verdict;
+use crate::held::{Held, HeldConnect, TICK, Waiting};
+use crate::host::Host;
+use crate::kernel::notify::{Answer, Notification, NotificationId};
+use crate::kernel::socket::{self, Family, Progress};
+
+/// A broker that says "connect" where the kernel goes on refusing is believed this often.
+const MAX_ATTEMPTS: u8 = 16;
+
+/// How one attempt went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// The call is to be answered thus.
+    Over(Answer),
+    /// The kernel has not heard from the other side yet.
+    InKernel,
+    /// Nobody listens.
+    Refused,
+}
+
+/// Tries `address` without waiting.
+///
+/// A blocking socket is *kicked*: made non-blocking for the moment of the call. On loopback the handshake is over when
+/// connect(2) returns, which a second call then learns. A refusal is left in the socket where `leave_refusal` asks for it, so that
+/// a program with a non-blocking socket finds it where it looks.
+fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, flags: OFlags, leave_refusal: bool) -> Attempt {
+    let blocking = !flags.contains(OFlags::NONBLOCK);
+    let attempt = || match socket::connect(socket, address) {
+        Ok(()) => Attempt::Over(Answer::Value(0)),
+        Err(Errno::ECONNREFUSED) => Attempt::Refused,
+        Err(Errno::EINPROGRESS) if blocking => match socket::connect(socket, address) {
+            Ok(()) => Attempt::Over(Answer::Value(0)),
+            Err(Errno::EALREADY) => Attempt::InKernel,
+            Err(Errno::ECONNREFUSED) => Attempt::Refused,
+            Err(errno) => Attempt::Over(Answer::errno(errno)),
+        },
+        Err(Errno::EALREADY) if blocking => Attempt::InKernel,
+        Err(Errno::EINPROGRESS) => match socket::progress(socket) {
+            Progress::Established => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
+            Progress::Failed if leave_refusal => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
+            Progress::Failed => match socket::connect(socket, address) {
+                Err(Errno::ECONNREFUSED) => Attempt::Refused,
+                Err(errno) => Attempt::Over(Answer::errno(errno)),
+                Ok(()) => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
+            },
+            Progress::Waiting => Attempt::InKernel,
+        },
+        Err(errno) => Attempt::Over(Answer::errno(errno)),
+    };
+    if !blocking {
+        return attempt();
+    }
+    if let Err(errno) = socket::set_status_flags(socket, flags | OFlags::NONBLOCK) {
+        return Attempt::Over(Answer::errno(errno));
+    }
+    let result = attempt();
+    match socket::set_status_flags(socket, flags) {
+        Ok(()) => result,
+        Err(errno) => Attempt::Over(Answer::errno(errno)),
+    }
+}
+
+/// What a call gets whose attempt the kernel has in hand: the kernel waits inside the program's own call, natively.
+fn in_kernel(blocking: bool) -> Answer {
+    if blocking {
+        Answer::Continue
+    } else {
+        Answer::errno(Errno::EINPROGRESS)
+    }
+}
+
+/// Leads a stream socket to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
+pub(super) fn lead_stream(
+    host: &mut Host,
+    call: &Notification,
+    socket: OwnedFd,
+    family: Family,
+    candidates: &[SocketAddrV4],
+    reach: Option<Endpoint>,
+) -> Verdict {
+    if reach.is_some_and(|endpoint| host.answered.lately(endpoint)) {
+        return Answer::Continue.into();
+    }
+    let flags = match socket::status_flags(socket.as_fd()) {
+        Ok(flags) => flags,
+        Err(errno) => return errno.into(),
+    };
+    let blocking = !flags.contains(OFlags::NONBLOCK);
+    for (position, candidate) in candidates.iter().enumerate() {
+        let address = family.form(*candidate);
+        let is_last = position + 1 == candidates.len();
+        let leave_refusal = is_last && reach.is_none();
+        match (attempt(socket.as_fd(), address, flags, leave_refusal), reach) {
+            (Attempt::Over(answer), _) => {
+                let connected = answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS);
+                if let (true, Some(endpoint)) = (connected, reach) {
+                    host.answered.note(endpoint);
+                }
+                return answer.into();
+            }
+            (Attempt::InKernel, None) => return in_kernel(blocking).into(),
+            (Attempt::Refused, _) if !is_last => {}
+            (Attempt::Refused, None) => break,
+            (outcome, Some(endpoint)) => {
+                let held = HeldConnect {
+                    socket,
+                    address,
+                    endpoint,
+                    flags,
+                    in_kernel: outcome == Attempt::InKernel,
+                    attempts: 1,
+                };
+                return hold(host, call, held);
+            }
+        }
+    }
+    Errno::ECONNREFUSED.into()
+}
+
+/// Holds a connect: until the next tick where the kernel has it in hand, else until the broker answers.
+fn hold(host: &mut Host, call: &Notification, held: HeldConnect) -> Verdict {
+    let now = Instant::now();
+    // A blocking connect that times out by SO_SNDTIMEO says EINPROGRESS (socket(7)).
+    let own_timeout = held
+        .blocking()
+        .then(|| socket::send_timeout(held.socket.as_fd()))
+        .flatten();
+    let (timeout, timeout_errno) = match own_timeout {
+        Some(own) if own < host.hold_timeout => (own, Errno::EINPROGRESS),
+        _ => (host.hold_timeout, Errno::ETIMEDOUT),
+    };
+    if !held.in_kernel {
+        ask(host, call.id, &held);
+    }
+    Verdict::Hold(Held {
+        tid: call.tid,
+        since: now,
+        deadline: now + timeout,
+        timeout_errno: timeout_errno as i32,
+        waiting: Waiting::Connect(held),
+    })
+}
+
+fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
+    host.link.send(
+        &ToBroker::Reach {
+            id: id.number(),
+            endpoint: held.endpoint,
+            can_wait: held.blocking(),
+        },
+        Vec::new(),
+    );
+}
+
+/// Looks again at a connect that the kernel had in hand; `None` where it goes on waiting.
+///
+/// It nearly always has its outcome by now: loopback answers within the call unless the machine is loaded or the other side's queue
+/// is full. In the latter case the kernel waits on inside the program's own call.
+pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
+    let Waiting::Connect(connect) = &mut held.waiting else {
+        return None;
+    };
+    if !connect.in_kernel {
+        return None;
+    }
+    match socket::progress(connect.socket.as_fd()) {
+        Progress::Established => Some(in_kernel(connect.blocking())),
+        Progress::Waiting => (held.since.elapsed() > TICK).then(|| in_kernel(connect.blocking())),
+        Progress::Failed => try_again(host, id, connect),
+    }
+}
+
+/// The broker answered a [`ToBroker::Reach`]; `None` where the call goes on waiting.
+pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Outcome) -> Option<Answer> {
+    match (outcome, &mut held.waiting) {
+        (Outcome::Connect, Waiting::Connect(connect)) => try_again(host, id, connect),
+        (Outcome::Connect, Waiting::Datagram { endpoint }) => {
+            host.answered.note(*endpoint);
+            Some(Answer::Continue)
+        }
+        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_)) => Some(Answer::Continue),
+        // Nobody takes the datagram, which is for the sender to find out as ever.
+        (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
+        (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
+        (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
+        (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
+    }
+}
+
+fn try_again(host: &mut Host, id: NotificationId, connect: &mut HeldConnect) -> Option<Answer> {
+    if !host.listener.is_valid(id) {
+        return None;
+    }
+    connect.attempts += 1;
+    let leave_refusal = connect.attempts >= MAX_ATTEMPTS;
+    match attempt(connect.socket.as_fd(), connect.address, connect.flags, leave_refusal) {
+        Attempt::Over(answer) => Some(answer),
+        Attempt::InKernel => Some(in_kernel(connect.blocking())),
+        Attempt::Refused if leave_refusal => Some(Answer::errno(Errno::ECONNREFUSED)),
+        Attempt::Refused => {
+            connect.in_kernel = false;
+            ask(host, id, connect);
+            None
+        }
+    }
+}
+
+/// Leads a datagram socket to the first of `candidates`, where it is not for the kernel to connect.
+pub(super) fn lead_datagram(
+    host: &mut Host,
+    call: &Notification,
+    socket: &OwnedFd,
+    family: Family,
+    candidates: &[SocketAddrV4],
+    reach: Option<Endpoint>,
+) -> Verdict {
+    if let Some(endpoint) = reach {
+        return retained_datagram(host, call, endpoint);
+    }
+    let Some(candidate) = candidates.first() else {
+        return Errno::ECONNREFUSED.into();
+    };
+    match socket::connect(socket.as_fd(), family.form(*candidate)) {
+        Ok(()) => Answer::Value(0).into(),
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Leaves a datagram call to the kernel once somebody retains its endpoint.
+pub(super) fn retained_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint) -> Verdict {
+    if host.answered.lately(endpoint) {
+        return Answer::Continue.into();
+    }
+    let now = Instant::now();
+    host.link.send(
+        &ToBroker::Reach {
+            id: call.id.number(),
+            endpoint,
+            can_wait: false,
+        },
+        Vec::new(),
+    );
+    Verdict::Hold(Held {
+        tid: call.tid,
+        since: now,
+        deadline: now + host.hold_timeout,
+        timeout_errno: Errno::ETIMEDOUT as i32,
+        waiting: Waiting::Datagram { endpoint },
+    })
+}

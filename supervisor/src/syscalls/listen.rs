@@ -1,0 +1,49 @@
+//! listen(2).
+
+use std::os::fd::AsFd;
+
+use imsup_wire::Transport;
+
+use super::bind::{bind_wildcard_now, endpoint_of, retain};
+use super::{Verdict, socket_of};
+use crate::host::Host;
+use crate::kernel::notify::{Answer, Notification};
+use crate::kernel::socket::{self, InetSocket};
+
+/// Handles listen(2): carries it out, and hands a duplicate of the socket to the broker, which retains it.
+pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
+    let (socket, kind) = match socket_of(host, call) {
+        Ok(found) => found,
+        Err(verdict) => return verdict,
+    };
+    if kind.transport != Transport::Tcp {
+        return Answer::Continue.into();
+    }
+    if kind.is_unbound()
+        && let Err(errno) = bind_wildcard_now(host, &socket, kind.family)
+    {
+        return errno.into();
+    }
+    if let Err(errno) = socket::listen(socket.as_fd(), call.int(1)) {
+        return errno.into();
+    }
+    host.note_step();
+    let asked = socket::cookie(socket.as_fd())
+        .ok()
+        .and_then(|cookie| host.sockets.get(cookie).bound);
+    let chosen_by_kernel = asked.map_or(kind.is_unbound(), |asked| asked.port() == 0);
+    let is_wildcard = asked.is_none_or(|asked| asked.ip().is_unspecified());
+    let bound = InetSocket::inspect(socket.as_fd()).and_then(|kind| endpoint_of(&host.identity, &kind));
+    match bound {
+        // A port that the kernel chose is another one next time: nobody can know it, and nothing is to be retained.
+        Some(endpoint) if chosen_by_kernel => {
+            host.start.listening = true;
+            if is_wildcard {
+                host.retained.note_wildcard(endpoint);
+            }
+        }
+        Some(endpoint) => retain(host, endpoint, &socket, is_wildcard),
+        None => {}
+    }
+    Answer::Value(0).into()
+}

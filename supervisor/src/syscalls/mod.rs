@@ -1,0 +1,114 @@
+//! The trapped system calls, a file for each family: parse the arguments, decide purely, carry out.
+//!
+//! Which calls come here is the table's affair (`imsup-bpf-filters`). Where arguments cannot be parsed, the kernel is
+//! left to carry the call out and to fail it in its own words.
+
+mod bind;
+mod connect;
+mod lead;
+mod listen;
+mod names;
+mod open;
+mod send;
+mod uname;
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use imsup_bpf_filters::Handler;
+use nix::errno::Errno;
+
+use crate::held::Held;
+use crate::host::Host;
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::notify::{Answer, Notification};
+use crate::kernel::socket::{self, Family, InetSocket, as_v4, decode_address};
+
+pub use bind::{claimed, keep_claimed};
+pub use lead::{look_again, reached};
+
+/// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).
+const MAX_SOCKADDR_BYTES: u64 = 128;
+
+/// What became of a trapped call.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is answered thus.
+    Answer(Answer),
+    /// It waits.
+    Hold(Held),
+    /// It has been answered, or its caller is gone.
+    Done,
+}
+
+impl From<Answer> for Verdict {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+impl From<Errno> for Verdict {
+    fn from(errno: Errno) -> Self {
+        Self::Answer(Answer::errno(errno))
+    }
+}
+
+/// Handles a notification.
+pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
+    match imsup_bpf_filters::handler_of(call.number) {
+        Some(Handler::Bind) => bind::bind(host, call),
+        Some(Handler::Listen) => listen::listen(host, call),
+        Some(Handler::Connect) => connect::connect(host, call),
+        Some(Handler::SendTo) => send::sendto(host, call),
+        Some(Handler::SendMsg) => send::sendmsg(host, call),
+        Some(Handler::SendMmsg) => send::sendmmsg(host, call),
+        Some(Handler::GetSockName) => names::getsockname(host, call),
+        Some(Handler::GetPeerName) => names::getpeername(host, call),
+        Some(Handler::Uname) => uname::uname(host, call),
+        Some(Handler::Open) => open::open(host, call),
+        None => Answer::Continue.into(),
+    }
+}
+
+/// A duplicate of the socket that is the call's first argument, and what it is. Where it is neither TCP nor UDP, or cannot be had, the
+/// call is the kernel's; where its caller is gone, there is nothing left to do.
+fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocket), Verdict> {
+    let Ok(socket) = host.tasks.duplicate(call.tid, call.fd(0)) else {
+        return Err(Answer::Continue.into());
+    };
+    // After the duplicate: what it was made of was the caller's only if that still waits.
+    if !host.listener.is_valid(call.id) {
+        return Err(Verdict::Done);
+    }
+    match InetSocket::inspect(socket.as_fd()) {
+        Some(kind) => Ok((socket, kind)),
+        None => Err(Answer::Continue.into()),
+    }
+}
+
+/// The sockaddr at `address` with this length, as an `int`; `None` where it is no IPv4 or IPv6 address or cannot be read.
+fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Option<SocketAddr> {
+    // Lengths are ints: the kernel ignores the upper half of the register, and refuses negative ones.
+    let length = length & u64::from(u32::MAX);
+    if !(2..=MAX_SOCKADDR_BYTES).contains(&length) {
+        return None;
+    }
+    let mut bytes = [0; MAX_SOCKADDR_BYTES as usize];
+    let wanted = &mut bytes[..usize::try_from(length).ok()?];
+    let count = memory.read(address, wanted).ok()?;
+    // A short read means that the rest is not mapped, which is for the kernel to say.
+    if count < wanted.len() {
+        return None;
+    }
+    decode_address(wanted)
+}
+
+/// Whether `socket` can be led to the planes, which are IPv4: one that is IPv6 only and unbound is made dual-stack for it. One
+/// that is asked for a v4-mapped address all the same is for the kernel to refuse.
+fn takes_v4(kind: &InetSocket, socket: &OwnedFd, address: SocketAddr) -> bool {
+    if kind.family != Family::V6 || !socket::is_v6only(socket.as_fd()) {
+        return true;
+    }
+    let v4_mapped = as_v4(address).is_some_and(|v4| !v4.ip().is_unspecified());
+    !v4_mapped && socket::clear_v6only(socket.as_fd()).is_ok()
+}

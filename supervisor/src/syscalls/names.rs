@@ -1,0 +1,149 @@
+//! getsockname(2) and getpeername(2).
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use super::bind::bind_wildcard_now;
+use super::{Verdict, socket_of};
+use crate::host::Host;
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::notify::{Answer, Notification};
+use crate::kernel::socket::{self, encode_address};
+
+/// Handles getsockname(2).
+pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
+    let (socket, mut kind) = match socket_of(host, call) {
+        Ok(found) => found,
+        Err(verdict) => return verdict,
+    };
+    let asked = socket::cookie(socket.as_fd())
+        .map(|cookie| host.sockets.get(cookie))
+        .unwrap_or_default();
+    if asked.bind_later && kind.is_unbound() {
+        if let Err(errno) = bind_wildcard_now(host, &socket, kind.family) {
+            return errno.into();
+        }
+        match socket::local_address(socket.as_fd()) {
+            Some(local) => kind.local = local,
+            None => return Answer::Continue.into(),
+        }
+    }
+    // A socket that bound the wildcard and then connected shows its source, as natively.
+    let connected = socket::peer_address(socket.as_fd()).is_ok();
+    let shown = match asked.bound {
+        Some(bound) if !(connected && bound.ip().is_unspecified()) => SocketAddr::new(bound.ip(), kind.local.port()),
+        _ => host.identity.shown_local(kind.local),
+    };
+    show(call, kind.local, shown)
+}
+
+/// Handles getpeername(2).
+pub(super) fn getpeername(host: &mut Host, call: &Notification) -> Verdict {
+    let (socket, kind) = match socket_of(host, call) {
+        Ok(found) => found,
+        Err(verdict) => return verdict,
+    };
+    let Ok(Some(peer)) = socket::peer_address(socket.as_fd()) else {
+        return Answer::Continue.into();
+    };
+    let asked = socket::cookie(socket.as_fd())
+        .map(|cookie| host.sockets.get(cookie))
+        .unwrap_or_default();
+    let shown = asked.peer.unwrap_or_else(|| host.identity.shown_peer(peer, kind.local));
+    show(call, peer, shown)
+}
+
+/// Answers with `shown`; leaves to the kernel what it would say itself.
+fn show(call: &Notification, actual: SocketAddr, shown: SocketAddr) -> Verdict {
+    if shown == actual {
+        return Answer::Continue.into();
+    }
+    match write_address(&ThreadMemory::of(call.tid), call.args[1], call.args[2], shown) {
+        Ok(()) => Answer::Value(0).into(),
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Writes an address as the kernel does (net/socket.c, move_addr_to_user): at most as many bytes as there is room for, and
+/// the real length.
+fn write_address(memory: &impl TargetMemory, to: u64, length_at: u64, address: SocketAddr) -> Result<(), Errno> {
+    let room = i32::from_ne_bytes(memory.read_array(length_at)?);
+    let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
+    let bytes = encode_address(address);
+    let written = &bytes[..bytes.len().min(room)];
+    if !written.is_empty() {
+        memory.write(to, written)?;
+    }
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    memory.write(length_at, &length.to_ne_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// Memory from address 0 on.
+    struct Array(RefCell<Vec<u8>>);
+
+    impl TargetMemory for Array {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+            let memory = self.0.borrow();
+            let rest = usize::try_from(address)
+                .ok()
+                .and_then(|start| memory.get(start..))
+                .ok_or(Errno::EFAULT)?;
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            if count == 0 { Err(Errno::EFAULT) } else { Ok(count) }
+        }
+
+        fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+            let mut memory = self.0.borrow_mut();
+            let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+            let place = memory.get_mut(start..start + bytes.len()).ok_or(Errno::EFAULT)?;
+            place.copy_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    fn memory_with_length(length: i32) -> Array {
+        let mut bytes = vec![0xee; 64];
+        bytes[60..].copy_from_slice(&length.to_ne_bytes());
+        Array(RefCell::new(bytes))
+    }
+
+    #[test]
+    fn no_more_is_written_than_there_is_room_for() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        for room in [0, 2, 16, 60] {
+            let memory = memory_with_length(room);
+            write_address(&memory, 0, 60, address).unwrap();
+            let bytes = memory.0.into_inner();
+            let expected = encode_address(address);
+            let count = expected.len().min(usize::try_from(room).unwrap());
+            assert_eq!(bytes[..count], expected[..count]);
+            assert!(bytes[count..60].iter().all(|byte| *byte == 0xee), "room for {room}");
+            assert_eq!(bytes[60..], 16_u32.to_ne_bytes(), "the real length is told");
+        }
+    }
+
+    #[test]
+    fn bad_lengths_and_pointers_fail_as_natively() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        assert_eq!(
+            write_address(&memory_with_length(-1), 0, 60, address),
+            Err(Errno::EINVAL)
+        );
+        assert_eq!(
+            write_address(&memory_with_length(16), 1 << 40, 60, address),
+            Err(Errno::EFAULT)
+        );
+        assert_eq!(
+            write_address(&memory_with_length(16), 0, 1 << 40, address),
+            Err(Errno::EFAULT)
+        );
+    }
+}

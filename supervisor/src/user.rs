@@ -1,0 +1,73 @@
+//! Whom a program runs as: compose `user`.
+
+use std::ffi::CString;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getuid};
+
+use crate::kernel::spawn::Credentials;
+
+/// Why a user cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    /// Nobody has that name.
+    #[error("there is no user '{0}' on this machine; name one of /etc/passwd, or a number")]
+    NoUser(String),
+    /// No group has that name.
+    #[error("there is no group '{0}' on this machine; name one of /etc/group, or a number")]
+    NoGroup(String),
+    /// Only root may change users.
+    #[error("only root can run a program as user '{0}'; start imsup as root, or leave `user` out")]
+    NotRoot(String),
+    /// The data base could not be read.
+    #[error("the user data base cannot be read: {0}")]
+    Database(#[from] Errno),
+}
+
+/// The credentials that `USER[:GROUP]` names; `None` where they are the caller's own.
+///
+/// # Errors
+/// Any [`UserError`].
+pub fn resolve(text: &str) -> Result<Option<Credentials>, UserError> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let entry = match user.parse() {
+        Ok(number) => User::from_uid(Uid::from_raw(number))?,
+        Err(_) => User::from_name(user)?,
+    };
+    let uid = match (&entry, user.parse()) {
+        (Some(entry), _) => entry.uid,
+        (None, Ok(number)) => Uid::from_raw(number),
+        (None, Err(_)) => return Err(UserError::NoUser(user.to_owned())),
+    };
+    if !getuid().is_root() {
+        return if uid == getuid() {
+            Ok(None)
+        } else {
+            Err(UserError::NotRoot(text.to_owned()))
+        };
+    }
+    let gid = match group {
+        Some(group) => named_group(group)?,
+        // A number without an entry has root's group under Docker as well.
+        None => entry.as_ref().map_or(Gid::from_raw(0), |entry| entry.gid),
+    };
+    let groups = match &entry {
+        Some(entry) => {
+            let name = CString::new(entry.name.as_str()).map_err(|_| UserError::NoUser(user.to_owned()))?;
+            getgrouplist(&name, gid)?
+        }
+        None => vec![gid],
+    };
+    Ok(Some(Credentials { uid, gid, groups }))
+}
+
+fn named_group(group: &str) -> Result<Gid, UserError> {
+    if let Ok(number) = group.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let entry = Group::from_name(group)?.ok_or_else(|| UserError::NoGroup(group.to_owned()))?;
+    Ok(entry.gid)
+}

@@ -1,0 +1,416 @@
+//! Hosts that end come back: exits, kills under load, supervisors and brokers killed, programs that cannot be started.
+
+mod common;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::client::{self, Answer, ask};
+use common::command::wait_exit;
+use common::{LIMIT, Project, wait_until};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// A process of the project, ended with SIGKILL. Waits until it is gone.
+fn kill(project: &Project, pid: u32) {
+    assert!(
+        project.processes().iter().any(|process| process.pid == pid),
+        "{pid} is no process of this test"
+    );
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
+    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
+    assert!(wait_exit(pid, LIMIT));
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn broker(project: &Project) -> u32 {
+    let imsup = common::imsup();
+    let mark = format!("{} broker", imsup.display());
+    let found: Vec<_> = project
+        .processes()
+        .into_iter()
+        .filter(|process| process.command.starts_with(&mark))
+        .collect();
+    assert_eq!(found.len(), 1, "one broker: {:?}", project.processes());
+    found[0].pid
+}
+
+const KILLS: u64 = 1001;
+const CLIENTS: usize = 4;
+
+/// A request that was not answered: when it began, when it failed, and how.
+struct Lost {
+    began: Instant,
+    ended: Instant,
+    how: String,
+}
+
+/// Clients that ask all the time, while the program, and every fifth time its supervisor, is killed. No connect may fail, and a request
+/// may only be lost where it was in flight while a process was being killed.
+#[test]
+fn over_a_thousand_kills_under_load_no_connect_is_refused_and_only_requests_in_flight_are_lost() {
+    let project = Project::up(
+        "kills",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    let (done, serving, answered) = (
+        AtomicBool::new(false),
+        AtomicU32::new(ask(address).pid()),
+        AtomicU64::new(0),
+    );
+    let lost = Mutex::new(Vec::new());
+    let refused = Mutex::new(Vec::new());
+    let mut kills: Vec<(Instant, Instant)> = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let mut stream = match TcpStream::connect(address) {
+                        Ok(stream) => stream,
+                        Err(error) => return refused.lock().unwrap().push(error.to_string()),
+                    };
+                    stream.set_read_timeout(Some(LIMIT)).unwrap();
+                    match client::talk(&mut stream, "hello") {
+                        Ok(line) => {
+                            serving.store(Answer(line).pid(), Ordering::Relaxed);
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => {
+                            lost.lock().unwrap().push(Lost {
+                                began,
+                                ended: Instant::now(),
+                                how: error.to_string(),
+                            });
+                        }
+                    }
+                }
+            });
+        }
+        let finish = Finish(&done);
+        let mut killed = 0;
+        while kills.len() < KILLS as usize {
+            wait_until("the next program to answer", || {
+                serving.load(Ordering::Relaxed) != killed || !refused.lock().unwrap().is_empty()
+            });
+            if !refused.lock().unwrap().is_empty() {
+                break;
+            }
+            let pid = serving.load(Ordering::Relaxed);
+            let victim = if kills.len() % 5 == 4 {
+                parent(pid).unwrap_or(pid)
+            } else {
+                pid
+            };
+            let began = Instant::now();
+            kill_both(pid, victim);
+            kills.push((began, Instant::now()));
+            killed = pid;
+        }
+        drop(finish);
+    });
+    let refused = refused.into_inner().unwrap();
+    assert!(refused.is_empty(), "after {} kills: {refused:?}", kills.len());
+    let lost = lost.into_inner().unwrap();
+    for one in &lost {
+        let in_flight = kills
+            .iter()
+            .any(|(began, ended)| one.began <= *ended && one.ended >= *began);
+        assert!(in_flight, "lost without a kill: {}", one.how);
+    }
+    let most = KILLS as usize * CLIENTS;
+    assert!(lost.len() <= most, "{} lost, {most} at most in flight", lost.len());
+    assert!(answered.load(Ordering::Relaxed) >= KILLS, "load was served in between");
+    let host = project.host("web");
+    assert!(host.boots > KILLS, "{}", host.boots);
+    eprintln!(
+        "{KILLS} kills: {} answered, {} in flight were lost",
+        answered.load(Ordering::Relaxed),
+        lost.len()
+    );
+}
+
+/// Ends the clients, also where the test fails.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Kills `victim`, the program itself or its supervisor, and waits until the program is gone.
+fn kill_both(program: u32, victim: u32) {
+    let open = |pid: u32| rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty());
+    let (Ok(of_victim), Ok(_alive)) = (open(victim), open(program)) else {
+        return;
+    };
+    let name = std::fs::read_to_string(format!("/proc/{victim}/comm")).unwrap_or_default();
+    assert!(["guest", "imsup"].contains(&name.trim()), "{victim} is '{name}'");
+    rustix::process::pidfd_send_signal(&of_victim, Signal::KILL).unwrap();
+    assert!(wait_exit(program, LIMIT), "the program outlives its supervisor");
+}
+
+#[test]
+fn a_program_that_exits_is_imaginary_again_and_the_next_connection_boots_it() {
+    let project = Project::up(
+        "exits",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080", --exit-after, "1"], expose: ["8080"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    for count in 1..=5 {
+        assert_eq!(ask(address).value("host"), "web");
+        project.wait_event("web", "exit", count);
+        let host = project.wait_state("web", "imaginary");
+        assert_eq!((host.pid, host.boots), (None, count as u64));
+    }
+}
+
+#[test]
+fn a_crash_is_told_and_the_next_connection_boots_the_host() {
+    let project = Project::up(
+        "crashes",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080", --crash-after, "1"], expose: ["8080"] }
+"#,
+    );
+    ask(project.at("web", 8080));
+    let exit = project.wait_event("web", "exit", 1);
+    assert!(exit.json.to_string().contains("signal 6"), "{:?}", exit.json);
+    ask(project.at("web", 8080));
+    project.wait_event("web", "exit", 2);
+}
+
+#[test]
+fn every_process_of_a_host_whose_supervisor_is_killed_ends() {
+    let project = Project::up(
+        "orphans",
+        r#"
+services:
+  web: { command: ["@guest@", --workers, "3", --ignore-term, --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    ask(address);
+    project.wait_event("web", "ready", 1);
+    let of_host = || -> Vec<u32> {
+        let guest = common::guest("guest");
+        let mark = guest.display().to_string();
+        project
+            .processes()
+            .into_iter()
+            .filter(|one| one.command.starts_with(&mark))
+            .map(|one| one.pid)
+            .collect()
+    };
+    let before = of_host();
+    assert_eq!(before.len(), 4);
+    let first = project.host("web").pid.unwrap();
+    kill(&project, parent(first).unwrap());
+    for pid in before {
+        assert!(wait_exit(pid, LIMIT), "{pid} outlives its supervisor");
+    }
+    project.wait_state("web", "imaginary");
+    assert_eq!(ask(address).value("host"), "web");
+    assert_eq!(project.host("web").boots, 2);
+}
+
+#[test]
+fn a_program_that_fails_to_start_is_retried_and_waiting_clients_get_an_end() {
+    let project = Project::up(
+        "fails",
+        r#"
+x-imsup: { hold_timeout: 3s }
+services:
+  broken: { command: ["@guest@", --exit-now, "3"], expose: ["8080"] }
+  missing: { command: [/nowhere/program], expose: ["8080"] }
+"#,
+    );
+    // A program that is not there is not tried again by itself.
+    for (host, why, fails) in [("broken", "status 3", 2), ("missing", "/nowhere/program", 1)] {
+        let error = client::ask_line(project.at(host, 8080), "hello").expect_err("nobody can answer");
+        assert_ne!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
+        let fail = project.wait_event(host, "fail", fails);
+        assert!(fail.json.to_string().contains(why), "{:?}", fail.json);
+        let shown = project.wait_state(host, "failed");
+        assert!(shown.json.to_string().contains(why), "{:?}", shown.json);
+        assert!(project.ok(&["ps"]).contains(why));
+    }
+    let said = project.fails(1, &["wake", "broken"]);
+    assert!(said.contains("status 3"), "{said}");
+}
+
+#[test]
+fn a_program_that_fails_twice_answers_the_client_that_waited() {
+    let project = Project::up(
+        "third",
+        r#"
+services:
+  web:
+    command: [sh, -c, "echo x >>@dir@/tries; [ $$(wc -l <@dir@/tries) -ge 3 ] || exit 9; exec @guest@ --tcp 8080"]
+    expose: ["8080"]
+"#,
+    );
+    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
+    project.wait_event("web", "ready", 1);
+    let names = project.event_names("web");
+    assert_eq!(names.iter().filter(|name| *name == "fail").count(), 2, "{names:?}");
+    assert_eq!(project.host("web").state, "running");
+}
+
+#[test]
+fn a_host_that_failed_is_cured_by_the_next_signal() {
+    let project = Project::up(
+        "cured",
+        r#"
+x-imsup: { hold_timeout: 2s }
+services:
+  web: { command: [sh, -c, "[ -e @dir@/cure ] || exit 9; exec @guest@ --tcp 8080"], expose: ["8080"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    client::ask_line(address, "hello").expect_err("it fails");
+    std::fs::write(project.path("cure"), "").unwrap();
+    // The retries of the first signal may still be going on; either way a later client is served.
+    wait_until("the host to be cured", || client::ask_line(address, "hello").is_ok());
+    assert_eq!(project.wait_state("web", "running").state, "running");
+}
+
+const PAIR: &str = r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+  learned: { command: ["@guest@", --tcp, "9000"] }
+  asleep: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#;
+
+#[test]
+fn running_hosts_keep_serving_without_a_broker_and_are_adopted_by_the_next() {
+    let project = Project::up("adoption", PAIR);
+    let address = project.at("web", 8080);
+    project.run_guest(&["--call", "learned:9000"]);
+    let mut held = client::connect(address).unwrap();
+    let pid = Answer(client::talk(&mut held, "hello").unwrap()).pid();
+    project.wait_event("web", "ready", 1);
+    let before = project.ps();
+    let history = project.events().len();
+    kill(&project, broker(&project));
+    let again = client::talk(&mut held, "hello").expect("an established connection goes on");
+    assert_eq!(Answer(again).pid(), pid);
+    assert_eq!(ask(address).pid(), pid, "new connections as well");
+    assert!(!project.imsup(&["ps"]).success());
+
+    project.ok(&["up", "-d"]);
+    for name in ["web", "learned"] {
+        let after = project.wait_state(name, "running");
+        assert_eq!(
+            (after.pid, after.address),
+            (before[name].pid, before[name].address),
+            "{name}"
+        );
+    }
+    assert_eq!(ask(address).pid(), pid, "the adopted host serves");
+    assert_eq!(ask(project.at("learned", 9000)).value("host"), "learned");
+    assert_eq!(ask(project.at("asleep", 8080)).value("host"), "asleep", "sleepers boot");
+    assert!(project.events().len() >= history, "the history is kept");
+    let said = client::talk(&mut held, "hello").unwrap();
+    assert_eq!(Answer(said).pid(), pid);
+
+    kill(&project, pid);
+    project.wait_state("web", "imaginary");
+    assert_ne!(ask(address).pid(), pid, "an adopted host that ends is booted again");
+}
+
+#[test]
+fn a_supervised_program_calls_sleepers_after_its_broker_was_replaced() {
+    let project = Project::up(
+        "replaced",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080", --upstream, "db:9000"], expose: ["8080"] }
+  db: { command: ["@guest@", --start-delay, "100", --tcp, "9000"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    project.ok(&["wake", "web"]);
+    kill(&project, broker(&project));
+    project.ok(&["up", "-d"]);
+    project.wait_state("web", "running");
+    assert!(ask(address).0.contains("host=db "));
+}
+
+#[test]
+fn down_without_a_broker_ends_what_it_left() {
+    let project = Project::up("brokerless", PAIR);
+    ask(project.at("web", 8080));
+    project.wait_event("web", "ready", 1);
+    kill(&project, broker(&project));
+    project.down();
+}
+
+#[test]
+fn a_connection_made_while_the_program_dies_is_answered_by_the_next() {
+    let project = Project::up(
+        "queue",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let address: SocketAddr = project.at("web", 8080);
+    let pid = ask(address).pid();
+    project.wait_event("web", "ready", 1);
+    // Stopped, it cannot accept: what comes now waits in the queue, and outlives the process.
+    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
+    rustix::process::pidfd_send_signal(&pidfd, Signal::STOP).unwrap();
+    let mut waiting: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = client::connect(address).expect("queued");
+            stream.write_all(b"hello\n").unwrap();
+            stream
+        })
+        .collect();
+    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
+    for stream in &mut waiting {
+        let answer = Answer(client::talk(stream, "again").expect("a queued connection is not lost"));
+        assert_ne!(answer.pid(), pid);
+    }
+    assert_eq!(project.host("web").boots, 2);
+}
+
+#[test]
+fn restart_and_stop_leave_no_gap_for_clients() {
+    let project = Project::up(
+        "restart",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    let mut pid = ask(address).pid();
+    for verb in ["restart", "stop", "restart", "stop"] {
+        project.ok(&[verb, "web"]);
+        assert!(
+            wait_exit(pid, Duration::ZERO),
+            "{verb} returns when the program has ended"
+        );
+        let next = ask(address).pid();
+        assert_ne!(next, pid);
+        pid = next;
+    }
+}

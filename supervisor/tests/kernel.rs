@@ -1,0 +1,390 @@
+//! The kernel suite: each fact of the kernel that imsup relies on, with the man page or kernel file that states it.
+//!
+//! A kernel that does otherwise fails here, and not in somebody's cluster.
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use imsup_supervisor::kernel::memory::{TargetMemory, ThreadMemory};
+use imsup_supervisor::kernel::notify::{Answer, Listener};
+use imsup_supervisor::kernel::socket::{self, Family, InetSocket, Progress};
+use imsup_supervisor::kernel::{spawn, task};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, SocketType};
+
+const A: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 1);
+const B: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 2);
+
+fn tcp(family: AddressFamily) -> OwnedFd {
+    rustix::net::socket(family, SocketType::STREAM, None).unwrap()
+}
+
+fn nonblocking(socket: &OwnedFd) {
+    socket::set_status_flags(socket.as_fd(), OFlags::RDWR | OFlags::NONBLOCK).unwrap();
+}
+
+/// A listener on a port of `A` that the kernel chose.
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((A, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A port of `A` where nobody listens: bound, so that nobody else can.
+fn refusing() -> (OwnedFd, SocketAddr) {
+    let bound = tcp(AddressFamily::INET);
+    socket::bind(bound.as_fd(), SocketAddr::from((A, 0))).unwrap();
+    let address = socket::local_address(bound.as_fd()).unwrap();
+    (bound, address)
+}
+
+/// ip(7): "the loopback network" is local as a whole (net/ipv4/fib_frontend.c, the local table has 127.0.0.0/8).
+#[test]
+fn every_loopback_address_can_be_bound_without_configuration() {
+    for ip in [A, Ipv4Addr::new(127, 78, 254, 1), Ipv4Addr::new(127, 79, 254, 1)] {
+        TcpListener::bind((ip, 0)).unwrap();
+    }
+}
+
+/// The local route of 127.0.0.0/8 has 127.0.0.1 as its source, so a connect to a host's private localhost is seen to come
+/// from 127.0.0.1 without a bind.
+#[test]
+fn the_default_source_for_every_loopback_address_is_127_0_0_1() {
+    let (listener, address) = listener();
+    let client = TcpStream::connect(address).unwrap();
+    let (_, peer) = listener.accept().unwrap();
+    assert_eq!(peer.ip(), Ipv4Addr::LOCALHOST);
+    assert_eq!(client.local_addr().unwrap(), peer);
+}
+
+/// ip(7), IP_BIND_ADDRESS_NO_PORT: the port is chosen by connect, and the peer sees the address that was bound.
+#[test]
+fn a_source_can_be_bound_without_a_port() {
+    let (listener, address) = listener();
+    for family in [Family::V4, Family::V6] {
+        let client = tcp(match family {
+            Family::V4 => AddressFamily::INET,
+            Family::V6 => AddressFamily::INET6,
+        });
+        socket::bind_source(client.as_fd(), family, B).unwrap();
+        assert!(InetSocket::inspect(client.as_fd()).unwrap().is_unbound(), "no port yet");
+        let SocketAddr::V4(v4) = address else { unreachable!() };
+        socket::connect(client.as_fd(), family.form(v4)).unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip(), B);
+    }
+}
+
+/// net/ipv4/af_inet.c, __inet_stream_connect: a non-blocking connect says EINPROGRESS even where loopback has completed the
+/// handshake; a second one then says 0, and a third EISCONN.
+#[test]
+fn a_loopback_handshake_is_over_when_a_nonblocking_connect_returns() {
+    let (_listener, address) = listener();
+    let client = tcp(AddressFamily::INET);
+    nonblocking(&client);
+    assert_eq!(socket::connect(client.as_fd(), address), Err(Errno::EINPROGRESS));
+    // On a loaded machine the handshake may be left to ksoftirqd: wait for it, as imsup does.
+    while socket::progress(client.as_fd()) == Progress::Waiting {
+        std::thread::yield_now();
+    }
+    assert_eq!(socket::progress(client.as_fd()), Progress::Established);
+    assert_eq!(socket::connect(client.as_fd(), address), Ok(()));
+    assert_eq!(socket::connect(client.as_fd(), address), Err(Errno::EISCONN));
+}
+
+/// net/ipv4/af_inet.c: a refusal is taken by the next connect, after which the socket can be connected again; its source stays.
+#[test]
+fn a_refused_socket_can_be_connected_again_and_keeps_its_source() {
+    let (_bound, nobody) = refusing();
+    let (listener, address) = listener();
+    let client = tcp(AddressFamily::INET);
+    socket::bind_source(client.as_fd(), Family::V4, B).unwrap();
+    nonblocking(&client);
+    assert_eq!(socket::connect(client.as_fd(), nobody), Err(Errno::EINPROGRESS));
+    while socket::progress(client.as_fd()) == Progress::Waiting {
+        std::thread::yield_now();
+    }
+    assert_eq!(socket::progress(client.as_fd()), Progress::Failed);
+    assert_eq!(socket::connect(client.as_fd(), nobody), Err(Errno::ECONNREFUSED));
+    socket::set_status_flags(client.as_fd(), OFlags::RDWR).unwrap();
+    socket::connect(client.as_fd(), address).unwrap();
+    assert_eq!(listener.accept().unwrap().1.ip(), B);
+}
+
+/// The idea of the retained socket: connections, and the bytes sent on them, wait in the queue of a listening socket for as
+/// long as anybody has it open.
+#[test]
+fn a_listening_socket_keeps_its_queue_while_a_duplicate_is_open() {
+    let (listener, address) = listener();
+    let retained = socket::duplicate(&OwnedFd::from(listener.try_clone().unwrap())).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(b"early").unwrap();
+    drop(listener);
+    let mut late = TcpStream::connect(address).unwrap();
+    late.write_all(b"later").unwrap();
+    let next = TcpListener::from(retained);
+    for expected in [b"early", b"later"] {
+        let mut bytes = [0; 5];
+        next.accept().unwrap().0.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, expected);
+    }
+}
+
+/// listen(2) on a socket that listens already changes its backlog (net/ipv4/af_inet.c, __inet_listen_sk).
+#[test]
+fn a_second_listen_changes_the_backlog() {
+    let (listener, address) = listener();
+    socket::listen(listener.as_fd(), 0).unwrap();
+    let attempt = || {
+        let client = tcp(AddressFamily::INET);
+        nonblocking(&client);
+        let _ = socket::connect(client.as_fd(), address);
+        client
+    };
+    let first = attempt();
+    while socket::progress(first.as_fd()) == Progress::Waiting {
+        std::thread::yield_now();
+    }
+    let crowded: Vec<_> = (0..3).map(|_| attempt()).collect();
+    assert!(
+        crowded
+            .iter()
+            .any(|client| socket::progress(client.as_fd()) == Progress::Waiting),
+        "a backlog of 0 must not take four"
+    );
+    socket::listen(listener.as_fd(), 64).unwrap();
+    let after = attempt();
+    while socket::progress(after.as_fd()) == Progress::Waiting {
+        std::thread::yield_now();
+    }
+    assert_eq!(socket::progress(after.as_fd()), Progress::Established);
+}
+
+/// ipv6(7): a dual-stack socket bound to a v4-mapped address serves IPv4; one that is IPV6_V6ONLY refuses it.
+#[test]
+fn a_dual_stack_socket_binds_a_mapped_address() {
+    let socket = tcp(AddressFamily::INET6);
+    let mapped = Family::V6.form(SocketAddrV4::new(A, 0));
+    socket::bind(socket.as_fd(), mapped).unwrap();
+    socket::listen(socket.as_fd(), 5).unwrap();
+    let port = socket::local_address(socket.as_fd()).unwrap().port();
+    TcpStream::connect((A, port)).unwrap();
+
+    let only = tcp(AddressFamily::INET6);
+    rustix::net::sockopt::set_ipv6_v6only(&only, true).unwrap();
+    assert_eq!(socket::bind(only.as_fd(), mapped), Err(Errno::EINVAL));
+    socket::clear_v6only(only.as_fd()).unwrap();
+    socket::bind(only.as_fd(), mapped).unwrap();
+    assert_eq!(
+        socket::clear_v6only(only.as_fd()),
+        Err(Errno::EINVAL),
+        "not once it is bound"
+    );
+}
+
+/// socket(7), SO_COOKIE: the same through dup, and no other socket's.
+#[test]
+fn a_socket_has_one_cookie_for_life() {
+    let (listener, _) = listener();
+    let duplicate = listener.try_clone().unwrap();
+    let cookie = socket::cookie(listener.as_fd()).unwrap();
+    assert_eq!(socket::cookie(duplicate.as_fd()).unwrap(), cookie);
+    assert_ne!(socket::cookie(tcp(AddressFamily::INET).as_fd()).unwrap(), cookie);
+}
+
+/// socket(7), SO_REUSEPORT: set after the bind of the first socket, it still lets a second one of the same user in.
+#[test]
+fn reuseport_may_be_set_on_a_retained_socket() {
+    let (listener, address) = listener();
+    rustix::net::sockopt::set_socket_reuseport(&listener, true).unwrap();
+    let second = tcp(AddressFamily::INET);
+    rustix::net::sockopt::set_socket_reuseport(&second, true).unwrap();
+    socket::bind(second.as_fd(), address).unwrap();
+    socket::listen(second.as_fd(), 5).unwrap();
+}
+
+/// A bound datagram socket keeps what was sent to it while a duplicate is open, as a listening socket does.
+#[test]
+fn a_datagram_socket_keeps_its_queue_while_a_duplicate_is_open() {
+    let server = UdpSocket::bind((A, 0)).unwrap();
+    let retained = server.try_clone().unwrap();
+    let client = UdpSocket::bind((B, 0)).unwrap();
+    client.send_to(b"early", server.local_addr().unwrap()).unwrap();
+    drop(server);
+    let mut bytes = [0; 16];
+    let (count, from) = retained.recv_from(&mut bytes).unwrap();
+    assert_eq!((&bytes[..count], from), (&b"early"[..], client.local_addr().unwrap()));
+}
+
+/// Options that a program sets before bind are inherited by what it accepts, so the retained socket must have them.
+#[test]
+fn settings_are_copied_to_a_retained_socket() {
+    let own = tcp(AddressFamily::INET);
+    rustix::net::sockopt::set_tcp_nodelay(&own, true).unwrap();
+    rustix::net::sockopt::set_socket_keepalive(&own, true).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&own, 65_536).unwrap();
+    nonblocking(&own);
+    let (retained, address) = listener();
+    socket::copy_settings(own.as_fd(), retained.as_fd()).unwrap();
+    assert!(
+        socket::status_flags(retained.as_fd())
+            .unwrap()
+            .contains(OFlags::NONBLOCK)
+    );
+    let _client = TcpStream::connect(address).unwrap();
+    let accepted = loop {
+        match retained.accept() {
+            Ok((accepted, _)) => break accepted,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    };
+    assert!(rustix::net::sockopt::tcp_nodelay(&accepted).unwrap());
+    assert!(rustix::net::sockopt::socket_keepalive(&accepted).unwrap());
+    let wanted = rustix::net::sockopt::socket_recv_buffer_size(&own).unwrap();
+    assert_eq!(
+        rustix::net::sockopt::socket_recv_buffer_size(&retained).unwrap(),
+        wanted
+    );
+}
+
+/// pidfd_open(2), PIDFD_THREAD, and pidfd_getfd(2): a duplicate is the same open file description; what is not open is EBADF,
+/// and a pidfd of a process that is gone says ESRCH for ever.
+#[test]
+fn descriptors_are_duplicated_through_pidfds() {
+    let (listener, _) = listener();
+    let own = task::open_thread(nix::unistd::gettid().as_raw()).unwrap();
+    let duplicate = task::duplicate_from(&own, listener.as_raw_fd()).unwrap();
+    assert_eq!(
+        socket::cookie(duplicate.as_fd()).unwrap(),
+        socket::cookie(listener.as_fd()).unwrap()
+    );
+    assert_eq!(task::duplicate_from(&own, 1 << 20).map(drop), Err(Errno::EBADF));
+
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let pidfd = task::open_thread(i32::try_from(child.id()).unwrap()).unwrap();
+    child.wait().unwrap();
+    assert_eq!(task::duplicate_from(&pidfd, 0).map(drop), Err(Errno::ESRCH));
+}
+
+/// process_vm_readv(2): a read that runs into unmapped memory returns what came before; a bad address is EFAULT.
+#[test]
+fn memory_is_read_as_far_as_it_is_mapped() {
+    let memory = ThreadMemory::of(nix::unistd::gettid().as_raw());
+    let value = *b"imsup";
+    assert_eq!(memory.read_array::<5>(value.as_ptr().addr() as u64), Ok(value));
+    assert_eq!(memory.read_array::<5>(0), Err(Errno::EFAULT));
+    assert_eq!(memory.read_array::<5>(u64::MAX), Err(Errno::EFAULT));
+}
+
+/// seccomp_unotify(2): the flags imsup installs its filter with are known (5.19), and there can be one listener only
+/// (seccomp(2), EBUSY), which is why imsup does not run inside imsup.
+#[test]
+fn a_filter_with_a_listener_can_be_installed_once() {
+    assert!(spawn::knows_wait_killable(), "Linux 5.19 or newer is needed");
+    let imsup = env!("CARGO_BIN_EXE_imsup");
+    let doctor = std::process::Command::new(imsup)
+        .args(["doctor", "--format", "json"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    assert!(
+        doctor.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&doctor.stderr)
+    );
+    assert!(text.contains("seccomp user notification"), "{text}");
+}
+
+/// A child that runs `uname -n` under the filter, and the listener of its calls.
+fn child_that_asks_its_name() -> (Pid, Listener) {
+    child(&[c"uname".to_owned(), c"-n".to_owned()])
+}
+
+fn child(command: &[CString]) -> (Pid, Listener) {
+    let program = spawn::Program {
+        command,
+        credentials: None,
+        new_session: false,
+        descriptor_limit: None,
+        signals: SigSet::empty(),
+        no_new_privs: true,
+    };
+    let filter = imsup_bpf_filters::compile().unwrap();
+    let prepared = spawn::prepare(&program, &filter).unwrap();
+    let child = prepared.pid();
+    (child, prepared.execute().unwrap())
+}
+
+/// What poll(2) says of the listener, which is waited for.
+fn events(listener: &Listener) -> PollFlags {
+    let mut polled = [PollFd::new(listener, PollFlags::IN)];
+    rustix::event::poll(&mut polled, None).unwrap();
+    polled[0].revents()
+}
+
+/// seccomp_unotify(2): the listener polls readable for each call, RECV says who made it, SEND lets it return, and when nobody is
+/// left under the filter the listener polls POLLHUP, which is the end.
+#[test]
+fn a_trapped_call_is_received_answered_and_the_end_is_told() {
+    let (child, listener) = child_that_asks_its_name();
+    while events(&listener).contains(PollFlags::IN) {
+        let Some(call) = listener.receive().unwrap() else {
+            continue;
+        };
+        assert_eq!(call.tid, child.as_raw());
+        assert!(listener.is_valid(call.id));
+        listener.answer(call.id, Answer::errno(Errno::EPERM)).unwrap();
+        assert!(!listener.is_valid(call.id), "it has been answered");
+    }
+    assert!(events(&listener).contains(PollFlags::HUP));
+    // uname(1) says that it could not ask, which shows that the errno arrived.
+    assert_eq!(nix::sys::wait::waitpid(child, None), Ok(WaitStatus::Exited(child, 1)));
+}
+
+/// A caller that is killed while it waits, which WAIT_KILLABLE_RECV allows: its notification is no longer valid, and an answer
+/// that comes too late is ENOENT, which is no error of ours.
+#[test]
+fn a_killed_callers_notification_becomes_invalid() {
+    let (child, listener) = child_that_asks_its_name();
+    assert!(events(&listener).contains(PollFlags::IN));
+    let call = listener.receive().unwrap().unwrap();
+    nix::sys::signal::kill(child, Signal::SIGKILL).unwrap();
+    let killed = WaitStatus::Signaled(child, Signal::SIGKILL, false);
+    assert_eq!(nix::sys::wait::waitpid(child, None), Ok(killed));
+    assert!(!listener.is_valid(call.id));
+    assert_eq!(listener.answer(call.id, Answer::Continue), Ok(()));
+}
+
+/// WAIT_KILLABLE_RECV (seccomp(2), 5.19): a call that was received is not torn by a signal whose handler would interrupt it; the
+/// signal waits for the answer.
+#[test]
+fn a_received_call_is_not_torn_by_a_signal() {
+    // Perl installs its handlers without SA_RESTART.
+    let script = c"use POSIX; $SIG{USR1} = sub {}; (POSIX::uname())[1] or die".to_owned();
+    let (child, listener) = child(&[c"perl".to_owned(), c"-e".to_owned(), script]);
+    let mut signalled = false;
+    while events(&listener).contains(PollFlags::IN) {
+        let Some(call) = listener.receive().unwrap() else {
+            continue;
+        };
+        if i64::from(call.number) == nix::libc::SYS_uname {
+            nix::sys::signal::kill(child, Signal::SIGUSR1).unwrap();
+            // Long enough for the caller to be woken, were it to be: it would then be seen to have gone.
+            for _ in 0..10_000 {
+                assert!(listener.is_valid(call.id), "the call was torn");
+                std::thread::yield_now();
+            }
+            signalled = true;
+        }
+        listener.answer(call.id, Answer::Continue).unwrap();
+    }
+    assert!(signalled, "perl must have asked");
+    assert_eq!(nix::sys::wait::waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+}

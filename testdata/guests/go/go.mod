@@ -1,0 +1,3 @@
+module imsup.example/guest
+
+go 1.19

@@ -1,0 +1,70 @@
+// An ordinary Go HTTP server and client, built without cgo: Go's own resolver, its own system calls, no libc.
+//
+//	guest -listen :8080 [-upstream http://db:80/]   serve; each answer says who called, and what the upstream said
+//	guest -get http://web:8080/                     print the answer
+//	guest -lookup NAME                              print the addresses
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+)
+
+func get(url string) (string, error) {
+	response, err := http.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return strings.TrimSpace(string(body)), err
+}
+
+func handler(upstream string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host, _ := os.Hostname()
+		own := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+		line := fmt.Sprintf("host=%s pid=%d peer=%s own=%s", host, os.Getpid(), r.RemoteAddr, own)
+		if upstream != "" {
+			body, err := get(upstream)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+				return
+			}
+			line += " upstream=<" + body + ">"
+		}
+		fmt.Fprintln(w, line)
+	}
+}
+
+func main() {
+	listen := flag.String("listen", "", "address to serve on")
+	upstream := flag.String("upstream", "", "URL to ask before each answer")
+	url := flag.String("get", "", "URL to get and print")
+	lookup := flag.String("lookup", "", "name to look up and print")
+	flag.Parse()
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "guest:", err)
+			os.Exit(1)
+		}
+	}
+	if *lookup != "" {
+		addresses, err := net.LookupHost(*lookup)
+		fail(err)
+		fmt.Println(strings.Join(addresses, "\n"))
+	}
+	if *url != "" {
+		body, err := get(*url)
+		fail(err)
+		fmt.Println(body)
+	}
+	if *listen != "" {
+		fail(http.ListenAndServe(*listen, handler(*upstream)))
+	}
+}

@@ -1,0 +1,48 @@
+import com.sun.net.httpserver.HttpServer;
+import java.io.OutputStream;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse;
+import java.nio.charset.StandardCharsets;
+
+/** The JDK's own HTTP server on the wildcard address. Usage: Server PORT [UPSTREAM-URL]. */
+public final class Server {
+    public static void main(String[] arguments) throws Exception {
+        int port = Integer.parseInt(arguments[0]);
+        String upstream = arguments.length > 1 ? arguments[1] : null;
+        HttpServer server = HttpServer.create(new InetSocketAddress(port), 0);
+        server.createContext("/", exchange -> {
+            StringBuilder line = new StringBuilder();
+            line.append("host=").append(InetAddress.getLocalHost().getHostName());
+            line.append(" pid=").append(ProcessHandle.current().pid());
+            line.append(" peer=").append(text(exchange.getRemoteAddress()));
+            line.append(" own=").append(text(exchange.getLocalAddress()));
+            if (upstream != null) {
+                line.append(" upstream=<").append(get(upstream)).append(">");
+            }
+            byte[] body = line.append("\n").toString().getBytes(StandardCharsets.UTF_8);
+            exchange.sendResponseHeaders(200, body.length);
+            try (OutputStream out = exchange.getResponseBody()) {
+                out.write(body);
+            }
+        });
+        server.start();
+    }
+
+    private static String text(InetSocketAddress address) {
+        return address.getAddress().getHostAddress() + ":" + address.getPort();
+    }
+
+    private static String get(String url) {
+        try {
+            HttpRequest request = HttpRequest.newBuilder(URI.create(url)).build();
+            HttpResponse<String> answer = HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString());
+            return answer.body().strip();
+        } catch (Exception failure) {
+            return failure.toString();
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! A Unix stream socket that carries frames and the descriptors that belong to them.
+//!
+//! Works on blocking and non-blocking sockets alike: what the kernel does not take is kept and sent by [`Channel::flush`],
+//! what has not come is `None`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::{self, CodecError, MAX_FRAME_FDS};
+
+const READ_BYTES: usize = 16 * 1024;
+
+/// Most descriptors kept for messages that have not been taken; a peer that sends more is cut off.
+const MAX_UNCLAIMED_FDS: usize = 4 * MAX_FRAME_FDS;
+
+/// Why a channel can no longer be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The peer closed it.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The peer sent something that is not a message.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The peer sent descriptors without the messages that need them, or messages without their descriptors.
+    #[error("descriptors and messages do not fit each other")]
+    Descriptors,
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// One end of a connection between imsup's processes.
+#[derive(Debug)]
+pub struct Channel {
+    socket: UnixStream,
+    incoming: Vec<u8>,
+    incoming_fds: VecDeque<OwnedFd>,
+    outgoing: VecDeque<(Vec<u8>, usize, Vec<OwnedFd>)>,
+    eof: bool,
+}
+
+impl Channel {
+    /// A channel over this socket, in whatever blocking mode it has.
+    pub fn new(socket: UnixStream) -> Self {
+        Self {
+            socket,
+            incoming: Vec::new(),
+            incoming_fds: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            eof: false,
+        }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
+    /// Sends a message and the descriptors that belong to it, or keeps it until [`Channel::flush`].
+    ///
+    /// # Errors
+    /// [`ChannelError::Codec`] for a message that is too large; otherwise as [`Channel::flush`].
+    pub fn send<M: Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        if fds.len() > MAX_FRAME_FDS {
+            return Err(ChannelError::Descriptors);
+        }
+        self.outgoing.push_back((codec::encode(message)?, 0, fds));
+        self.flush()
+    }
+
+    /// Whether something waits to be sent.
+    pub fn wants_write(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// How many messages wait to be sent.
+    pub fn queued(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Sends what is kept, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] (EPIPE, ECONNRESET) or [`ChannelError::Io`].
+    pub fn flush(&mut self) -> Result<(), ChannelError> {
+        while let Some((frame, sent, fds)) = self.outgoing.front_mut() {
+            let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_FDS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+                return Err(ChannelError::Descriptors);
+            }
+            let data = [IoSlice::new(&frame[*sent..])];
+            match rustix::net::sendmsg(&self.socket, &data, &mut control, SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    *sent += count;
+                    fds.clear();
+                    if *sent == frame.len() {
+                        self.outgoing.pop_front();
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Err(ChannelError::Closed),
+                Err(errno) => return Err(ChannelError::Io(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message; `None` where the socket is non-blocking and none is complete. On a blocking socket it waits.
+    ///
+    /// # Errors
+    /// Any [`ChannelError`]; the channel is then useless.
+    pub fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, ChannelError> {
+        loop {
+            if let Some(message) = codec::decode(&mut self.incoming)? {
+                return Ok(Some(message));
+            }
+            if self.eof {
+                return Err(ChannelError::Closed);
+            }
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the next `count` descriptors that came with messages already received, in their order.
+    ///
+    /// # Errors
+    /// [`ChannelError::Descriptors`] where the peer did not send as many.
+    pub fn take_fds(&mut self, count: usize) -> Result<Vec<OwnedFd>, ChannelError> {
+        if count > self.incoming_fds.len() {
+            return Err(ChannelError::Descriptors);
+        }
+        Ok(self.incoming_fds.drain(..count).collect())
+    }
+
+    /// Reads once; false where nothing is there yet.
+    fn fill(&mut self) -> Result<bool, ChannelError> {
+        let start = self.incoming.len();
+        self.incoming.resize(start + READ_BYTES, 0);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let result = rustix::net::recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut self.incoming[start..])],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let count = result.as_ref().map_or(0, |message| message.bytes);
+        self.incoming.truncate(start + count);
+        match result {
+            Ok(_) => {
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(fds) = message {
+                        self.incoming_fds.extend(fds);
+                    }
+                }
+                if self.incoming_fds.len() > MAX_UNCLAIMED_FDS {
+                    return Err(ChannelError::Descriptors);
+                }
+                self.eof = count == 0;
+                Ok(true)
+            }
+            Err(rustix::io::Errno::INTR) => Ok(true),
+            Err(rustix::io::Errno::AGAIN) => Ok(false),
+            Err(rustix::io::Errno::CONNRESET) => Err(ChannelError::Closed),
+            Err(errno) => Err(ChannelError::Io(errno.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Outcome, ToSupervisor};
+
+    #[test]
+    fn frames_and_descriptors_arrive_together() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let message = ToSupervisor::Claimed { id: 7, found: true };
+        let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        a.send(&message, vec![file]).unwrap();
+        assert_eq!(b.receive::<ToSupervisor>().unwrap(), Some(message));
+        assert_eq!(b.take_fds(1).unwrap().len(), 1);
+        assert!(matches!(b.take_fds(1), Err(ChannelError::Descriptors)));
+    }
+
+    #[test]
+    fn a_full_socket_keeps_what_it_does_not_take() {
+        let (a, b) = UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let message = ToSupervisor::Rejected {
+            reason: "x".repeat(100_000),
+        };
+        for _ in 0..20 {
+            a.send(&message, Vec::new()).unwrap();
+        }
+        assert!(a.wants_write(), "2 MB do not fit a socket buffer");
+        for _ in 0..20 {
+            while a.wants_write() {
+                a.flush().unwrap();
+                if a.wants_write() {
+                    break;
+                }
+            }
+            assert_eq!(b.receive::<ToSupervisor>().unwrap().as_ref(), Some(&message));
+        }
+    }
+
+    #[test]
+    fn a_closed_peer_is_told_after_its_last_message() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let message = ToSupervisor::Reached {
+            id: 1,
+            outcome: Outcome::Connect,
+        };
+        a.send(&message, Vec::new()).unwrap();
+        drop(a);
+        assert_eq!(b.receive::<ToSupervisor>().unwrap(), Some(message));
+        assert!(matches!(b.receive::<ToSupervisor>(), Err(ChannelError::Closed)));
+    }
+}

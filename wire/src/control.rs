@@ -1,0 +1,109 @@
+//! What the command line asks of a broker, and its answers.
+//!
+//! A client connects to the broker's socket, sends one [`Request`] and reads [`Response`]s until [`Response::Done`] or
+//! [`Response::Error`]. It shares the socket with supervisors: the first frame's kind tells them apart.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+use crate::host::{HostName, HostStatus};
+
+/// The first frame on a new connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Opening {
+    /// From a supervisor.
+    Supervisor(crate::message::ToBroker),
+    /// From the command line.
+    Control {
+        /// [`crate::codec::VERSION`] of the sender.
+        version: u16,
+        /// What is asked.
+        request: Request,
+    },
+}
+
+/// A question or an order of the command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// What the broker is: one [`Response::Broker`].
+    Broker,
+    /// All hosts: a [`Response::Host`] each, in the order of their addresses.
+    Hosts,
+    /// All names: a [`Response::Name`] each.
+    Names,
+    /// The addresses of a name: a [`Response::Name`] each, an error where it is no host's.
+    Resolve {
+        /// The name.
+        name: String,
+    },
+    /// Past events, oldest first, and, with `follow`, those to come until the client hangs up.
+    Events {
+        /// Whether to stay.
+        follow: bool,
+        /// Only these hosts; all where empty.
+        hosts: Vec<HostName>,
+    },
+    /// Boot these hosts and answer when they are ready; an error where one fails.
+    Wake {
+        /// Which.
+        hosts: Vec<HostName>,
+        /// Who asks, for the event's `by`.
+        by: String,
+        /// True for `imsup exec`, whose events say so.
+        exec: bool,
+    },
+    /// End the programs of these hosts and answer when they have ended. The hosts stay, imaginary.
+    Stop {
+        /// Which; all where empty.
+        hosts: Vec<HostName>,
+    },
+    /// Stop, then wake those that ran.
+    Restart {
+        /// Which; all that run where empty.
+        hosts: Vec<HostName>,
+        /// Who asks, for the event's `by`.
+        by: String,
+    },
+    /// End all programs and the broker itself; answered when only the broker is left.
+    Down,
+}
+
+/// A broker's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// What the broker is.
+    Broker {
+        /// The project.
+        project: String,
+        /// The broker's process, shown to people only.
+        pid: u32,
+        /// Its version.
+        version: String,
+        /// How many hosts it has.
+        hosts: u64,
+        /// The name server.
+        name_server: std::net::SocketAddrV4,
+        /// How many sockets it may retain at most (RLIMIT_NOFILE less what it needs itself).
+        socket_limit: u64,
+    },
+    /// A host.
+    Host(HostStatus),
+    /// A name and one of its addresses.
+    Name {
+        /// The name.
+        name: String,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// An event.
+    Event(Event),
+    /// All was said or done.
+    Done,
+    /// It was not done. The last message.
+    Error {
+        /// What failed, why, and what to do.
+        message: String,
+    },
+}

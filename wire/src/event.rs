@@ -1,0 +1,106 @@
+//! What happened: one stream that `imsup events`, the log and the accounts all read.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::HostName;
+
+/// What happened to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// A signal asked for the host, and it did not run.
+    Allocate,
+    /// Its program was started; the duration is from the signal to its `execve`.
+    Boot,
+    /// Its program listens, or settled without; the duration is from the signal.
+    Ready,
+    /// Its program ended; the duration is how long it ran.
+    Exit,
+    /// It could not be started, or ended before it listened with a failure; the duration is how long it tried.
+    Fail,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Allocate => "allocate",
+            Self::Boot => "boot",
+            Self::Ready => "ready",
+            Self::Exit => "exit",
+            Self::Fail => "fail",
+        })
+    }
+}
+
+/// The kind of signal that asked for a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CauseKind {
+    /// A connection in a retained socket's queue.
+    Connection,
+    /// A supervised program's connect(2) to a port that nothing listened on.
+    Connect,
+    /// A datagram in a retained socket, or one a supervised program is about to send.
+    Datagram,
+    /// A connection to a port of the machine (compose `ports:`).
+    Published,
+    /// `imsup wake` or `imsup restart`, or a host that is kept awake.
+    Wake,
+    /// `imsup exec` or `imsup run --host`.
+    Exec,
+    /// The look-up of its name, where `prefetch: dns` asks for that.
+    Lookup,
+}
+
+impl fmt::Display for CauseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connection => "connection",
+            Self::Connect => "connect",
+            Self::Datagram => "datagram",
+            Self::Published => "published",
+            Self::Wake => "wake",
+            Self::Exec => "exec",
+            Self::Lookup => "lookup",
+        })
+    }
+}
+
+/// The signal that led to an event, and who sent it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// The kind of signal.
+    pub kind: CauseKind,
+    /// Who sent it: a host of the project by name, else a peer's address, else a user of the command line.
+    pub by: Option<String>,
+    /// The port the signal was for.
+    pub port: Option<u16>,
+}
+
+/// One thing that happened to one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When: microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// To whom.
+    pub host: HostName,
+    /// What.
+    pub kind: EventKind,
+    /// The signal behind it. A boot, and the readiness it leads to, carry the cause of their allocation.
+    pub cause: Option<Cause>,
+    /// How long it took; see [`EventKind`] for what is measured.
+    pub duration: Option<Duration>,
+    /// A sentence for people: the exit status, why a start failed.
+    pub detail: Option<String>,
+}
+
+impl Event {
+    /// The time as RFC 3339, UTC, with microseconds.
+    pub fn time_rfc3339(&self) -> String {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(self.time_us);
+        humantime::format_rfc3339_micros(time).to_string()
+    }
+}

@@ -1,0 +1,195 @@
+//! Hosts as they are named, and as they are shown.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::Endpoint;
+
+/// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit, in lower case.
+///
+/// Underscores and dots are allowed because compose service names have them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(Box<str>);
+
+/// A name that no host can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' cannot be a host's name: use 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit"
+)]
+pub struct BadHostName(String);
+
+impl HostName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for HostName {
+    type Err = BadHostName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let lower = name.to_ascii_lowercase();
+        let fits = (1..=63).contains(&lower.len())
+            && lower.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && lower
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if fits {
+            Ok(Self(lower.into_boxed_str()))
+        } else {
+            Err(BadHostName(name.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for HostName {
+    type Error = BadHostName;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+impl From<HostName> for String {
+    fn from(name: HostName) -> Self {
+        name.0.into_string()
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Where a host is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostState {
+    /// It exists, and no process runs.
+    Imaginary,
+    /// Its program has been started and does not listen yet.
+    Booting,
+    /// Its program runs, and listens or has settled without.
+    Running,
+    /// Its program could not be started, and will be tried again on the next signal after a delay.
+    Failed,
+}
+
+impl fmt::Display for HostState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Imaginary => "imaginary",
+            Self::Booting => "booting",
+            Self::Running => "running",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitStatus {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It could not be executed; the number is the errno of execve(2).
+    NotExecuted(i32),
+    /// Its supervisor disappeared, so nobody saw how it ended.
+    Lost,
+}
+
+impl ExitStatus {
+    /// The status a shell would give: the code, 128 plus the signal, 127 for a missing program, 126 for one that
+    /// cannot be executed.
+    pub fn shell_code(self) -> i32 {
+        const ENOENT: i32 = 2;
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+            Self::NotExecuted(ENOENT) => 127,
+            Self::NotExecuted(_) => 126,
+            Self::Lost => 255,
+        }
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with status {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::NotExecuted(errno) => {
+                write!(
+                    f,
+                    "could not be executed: {}",
+                    std::io::Error::from_raw_os_error(*errno)
+                )
+            }
+            Self::Lost => f.write_str("disappeared together with its supervisor"),
+        }
+    }
+}
+
+/// A port of the machine that leads to a port of a host (compose `ports:`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// The address on the machine, for example `0.0.0.0:8080`.
+    pub machine: std::net::SocketAddr,
+    /// The host's own port.
+    pub endpoint: Endpoint,
+}
+
+/// One host as `imsup ps` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The host's name.
+    pub name: HostName,
+    /// Its VIP.
+    pub address: Ipv4Addr,
+    /// Where it is in its life.
+    pub state: HostState,
+    /// The program's first process, shown to people only; `None` while no process runs.
+    pub pid: Option<u32>,
+    /// Endpoints it listens on, or that are retained for it.
+    pub ports: Vec<Endpoint>,
+    /// The machine's ports that lead to it.
+    pub published: Vec<PublishedPort>,
+    /// How many times it was booted since `up`.
+    pub boots: u64,
+    /// Since when it is in this state: microseconds since the Unix epoch.
+    pub since_us: u64,
+    /// Why it is in this state, where that is worth saying ("exited with status 3 before it listened").
+    pub detail: Option<String>,
+    /// The command it runs; empty for a transient host whose command the broker does not know.
+    pub command: Vec<String>,
+    /// Whether it is a host of the cluster file (false: one that `imsup run` made for as long as it runs).
+    pub declared: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_checked_and_lowered() {
+        assert_eq!("Web_1".parse::<HostName>().unwrap().as_str(), "web_1");
+        for bad in ["", "-a", "a b", &"x".repeat(64), "é"] {
+            assert!(bad.parse::<HostName>().is_err(), "{bad:?} must be refused");
+        }
+    }
+
+    #[test]
+    fn shell_codes_follow_posix() {
+        assert_eq!(ExitStatus::Signal(9).shell_code(), 137);
+        assert_eq!(ExitStatus::NotExecuted(2).shell_code(), 127);
+        assert_eq!(ExitStatus::NotExecuted(13).shell_code(), 126);
+    }
+}

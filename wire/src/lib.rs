@@ -1,0 +1,21 @@
+//! What imsup's processes say to each other: the messages between supervisor and broker, the requests of the command
+//! line, the events, the addresses they speak of, and how all of it is framed.
+//!
+//! Everything here is a value, but for [`channel`], which moves frames and the descriptors that belong to them over a
+//! Unix socket. Messages name hosts and addresses, never the pids or paths of one machine, except where a field says
+//! that it is only shown to people.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod channel;
+pub mod codec;
+pub mod control;
+pub mod event;
+pub mod host;
+pub mod message;
+
+pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
+pub use control::{Request, Response};
+pub use event::{Cause, CauseKind, Event, EventKind};
+pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
+pub use message::{Outcome, ToBroker, ToSupervisor};

@@ -1,0 +1,165 @@
+//! The messages between a supervisor and its broker.
+//!
+//! A supervisor connects and sends [`ToBroker::Hello`]; the broker answers [`ToSupervisor::Welcome`] or
+//! [`ToSupervisor::Rejected`]. After that either side sends what it has to say at any time. Questions carry an `id`
+//! chosen by the asker; the answer repeats it.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Endpoint, Index, Planes};
+use crate::host::{ExitStatus, HostName};
+
+/// What a supervisor is to its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It runs the host's program, and was started by the broker's launcher for this boot.
+    Launched {
+        /// The boot's token, made by the broker and passed to the launcher.
+        boot: u64,
+    },
+    /// It runs the host's program, and was started by somebody else: `imsup run --host`.
+    Started,
+    /// A host that exists only as long as its program: `imsup run` without `--host`.
+    Transient,
+    /// An additional command with the identity of a host: `imsup exec`.
+    Exec,
+}
+
+/// What a supervisor that outlived its broker tells the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// The index the earlier broker gave to the host.
+    pub index: Index,
+    /// The program's first process, shown to people only.
+    pub pid: u32,
+    /// When the program was started: microseconds since the Unix epoch.
+    pub started_us: u64,
+    /// Whether the host listens, or settled without.
+    pub ready: bool,
+}
+
+/// From a supervisor to the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToBroker {
+    /// The first message. Sockets that the program already listens on follow as [`ToBroker::Listening`].
+    Hello {
+        /// [`crate::codec::VERSION`] of the sender.
+        version: u16,
+        /// The host; for a transient one the name it would like, or `None` to be given one.
+        host: Option<HostName>,
+        /// What the supervisor is to that host.
+        role: Role,
+        /// Names under which the program is known to people (its argv).
+        command: Vec<String>,
+        /// Set by a supervisor that was welcomed by an earlier broker.
+        adoption: Option<Adoption>,
+    },
+    /// The program was executed.
+    Started {
+        /// Its first process, shown to people only.
+        pid: u32,
+    },
+    /// The program listens here. Carries one descriptor: a duplicate of the listening (or bound datagram) socket,
+    /// which the broker retains.
+    Listening {
+        /// Where, in one of the planes.
+        endpoint: Endpoint,
+    },
+    /// The program's start is over: it listens and has been quiet since, or it settled without listening.
+    Settled,
+    /// Somebody is to be reached at this endpoint, where nothing listened when it was tried. Answered by
+    /// [`ToSupervisor::Reached`].
+    Reach {
+        /// The question's number.
+        id: u64,
+        /// Where.
+        endpoint: Endpoint,
+        /// Whether the caller can wait for the host's own socket. Where it cannot (a non-blocking socket), the broker
+        /// makes a tentative listener and answers at once.
+        can_wait: bool,
+    },
+    /// The caller of this [`ToBroker::Reach`] is gone or was interrupted.
+    CancelReach {
+        /// The question's number.
+        id: u64,
+    },
+    /// A bind found the address in use: does the broker retain a socket for it? Answered by
+    /// [`ToSupervisor::Claimed`].
+    Claim {
+        /// The question's number.
+        id: u64,
+        /// The address bound.
+        endpoint: Endpoint,
+    },
+    /// The program ended. The last message.
+    Exited {
+        /// How.
+        status: ExitStatus,
+    },
+}
+
+/// How an attempt to reach an endpoint ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Something listens: connect (or send) now.
+    Connect,
+    /// The host runs, or cannot be started, and nobody listens there: ECONNREFUSED.
+    Refused,
+    /// The wait took longer than `hold_timeout`: ETIMEDOUT.
+    TimedOut,
+    /// Too many callers wait already: EAGAIN.
+    Busy,
+    /// There is no such host: leave the call to the kernel.
+    Unknown,
+}
+
+/// From the broker to a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// The answer to a [`ToBroker::Hello`].
+    Welcome {
+        /// The host's name.
+        host: HostName,
+        /// What `uname` reports.
+        hostname: String,
+        /// Its machine index.
+        index: Index,
+        /// The planes its addresses lie in.
+        planes: Planes,
+        /// Where the project's name server answers, over UDP and TCP.
+        name_server: SocketAddrV4,
+        /// The bound of every wait.
+        hold_timeout: Duration,
+        /// Sockets retained for the host. Carries as many descriptors, in this order.
+        retained: Vec<Endpoint>,
+    },
+    /// The broker does not take this supervisor. The last message.
+    Rejected {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The answer to a [`ToBroker::Reach`].
+    Reached {
+        /// The question's number.
+        id: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`.
+    Claimed {
+        /// The question's number.
+        id: u64,
+        /// Whether a socket was retained.
+        found: bool,
+    },
+    /// End the program: `signal`, then SIGKILL after `grace`.
+    Stop {
+        /// The signal (compose `stop_signal`).
+        signal: i32,
+        /// How long it may take (compose `stop_grace_period`).
+        grace: Duration,
+    },
+}

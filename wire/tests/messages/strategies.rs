@@ -1,0 +1,259 @@
+//! Any message there can be.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use imsup_wire::control::Opening;
+use imsup_wire::message::{Adoption, Role};
+use imsup_wire::{
+    Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Outcome, Planes,
+    PublishedPort, Request, Response, ToBroker, ToSupervisor, Transport,
+};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+fn host() -> impl Strategy<Value = HostName> {
+    "[a-z0-9][a-z0-9_.-]{0,62}".prop_map(|name| name.parse().expect("the pattern is that of host names"))
+}
+
+fn index() -> impl Strategy<Value = Index> {
+    any::<u16>().prop_filter_map("low byte 0 is the broker's", Index::new)
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (any::<u64>(), 0..1_000_000_000_u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+}
+
+fn socket_address_v4() -> impl Strategy<Value = SocketAddrV4> {
+    (any::<Ipv4Addr>(), any::<u16>()).prop_map(|(address, port)| SocketAddrV4::new(address, port))
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let transport = prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)];
+    (transport, socket_address_v4()).prop_map(|(transport, address)| Endpoint { transport, address })
+}
+
+fn planes() -> impl Strategy<Value = Planes> {
+    any::<[[u8; 2]; 3]>().prop_map(|[vip, localhost, v6_shadow]| Planes {
+        vip,
+        localhost,
+        v6_shadow,
+    })
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![
+        any::<u64>().prop_map(|boot| Role::Launched { boot }),
+        Just(Role::Started),
+        Just(Role::Transient),
+        Just(Role::Exec),
+    ]
+}
+
+fn adoption() -> impl Strategy<Value = Adoption> {
+    (index(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(index, pid, started_us, ready)| Adoption {
+        index,
+        pid,
+        started_us,
+        ready,
+    })
+}
+
+fn exit_status() -> impl Strategy<Value = ExitStatus> {
+    prop_oneof![
+        any::<i32>().prop_map(ExitStatus::Code),
+        any::<i32>().prop_map(ExitStatus::Signal),
+        any::<i32>().prop_map(ExitStatus::NotExecuted),
+        Just(ExitStatus::Lost),
+    ]
+}
+
+pub fn to_broker() -> impl Strategy<Value = ToBroker> {
+    let hello = (
+        any::<u16>(),
+        option::of(host()),
+        role(),
+        vec(any::<String>(), 0..5),
+        option::of(adoption()),
+    );
+    prop_oneof![
+        hello.prop_map(|(version, host, role, command, adoption)| ToBroker::Hello {
+            version,
+            host,
+            role,
+            command,
+            adoption,
+        }),
+        any::<u32>().prop_map(|pid| ToBroker::Started { pid }),
+        endpoint().prop_map(|endpoint| ToBroker::Listening { endpoint }),
+        Just(ToBroker::Settled),
+        (any::<u64>(), endpoint(), any::<bool>()).prop_map(|(id, endpoint, can_wait)| ToBroker::Reach {
+            id,
+            endpoint,
+            can_wait,
+        }),
+        any::<u64>().prop_map(|id| ToBroker::CancelReach { id }),
+        (any::<u64>(), endpoint()).prop_map(|(id, endpoint)| ToBroker::Claim { id, endpoint }),
+        exit_status().prop_map(|status| ToBroker::Exited { status }),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        Just(Outcome::Connect),
+        Just(Outcome::Refused),
+        Just(Outcome::TimedOut),
+        Just(Outcome::Busy),
+        Just(Outcome::Unknown),
+    ]
+}
+
+pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
+    let welcome = (
+        host(),
+        any::<String>(),
+        index(),
+        planes(),
+        socket_address_v4(),
+        duration(),
+        vec(endpoint(), 0..20),
+    );
+    prop_oneof![
+        welcome.prop_map(|(host, hostname, index, planes, name_server, hold_timeout, retained)| {
+            ToSupervisor::Welcome {
+                host,
+                hostname,
+                index,
+                planes,
+                name_server,
+                hold_timeout,
+                retained,
+            }
+        }),
+        any::<String>().prop_map(|reason| ToSupervisor::Rejected { reason }),
+        (any::<u64>(), outcome()).prop_map(|(id, outcome)| ToSupervisor::Reached { id, outcome }),
+        (any::<u64>(), any::<bool>()).prop_map(|(id, found)| ToSupervisor::Claimed { id, found }),
+        (any::<i32>(), duration()).prop_map(|(signal, grace)| ToSupervisor::Stop { signal, grace }),
+    ]
+}
+
+pub fn request() -> impl Strategy<Value = Request> {
+    let hosts = || vec(host(), 0..4);
+    prop_oneof![
+        Just(Request::Broker),
+        Just(Request::Hosts),
+        Just(Request::Names),
+        any::<String>().prop_map(|name| Request::Resolve { name }),
+        (any::<bool>(), hosts()).prop_map(|(follow, hosts)| Request::Events { follow, hosts }),
+        (hosts(), any::<String>(), any::<bool>()).prop_map(|(hosts, by, exec)| Request::Wake { hosts, by, exec }),
+        hosts().prop_map(|hosts| Request::Stop { hosts }),
+        (hosts(), any::<String>()).prop_map(|(hosts, by)| Request::Restart { hosts, by }),
+        Just(Request::Down),
+    ]
+}
+
+fn host_status() -> impl Strategy<Value = HostStatus> {
+    let state = prop_oneof![
+        Just(HostState::Imaginary),
+        Just(HostState::Booting),
+        Just(HostState::Running),
+        Just(HostState::Failed),
+    ];
+    // serde keeps neither the flow label nor the scope of an IPv6 address.
+    let machine = (any::<std::net::IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
+    let published = (machine, endpoint()).prop_map(|(machine, endpoint)| PublishedPort { machine, endpoint });
+    let seen = (host(), any::<Ipv4Addr>(), state, option::of(any::<u32>()));
+    let ports = (vec(endpoint(), 0..4), vec(published, 0..4));
+    let past = (any::<u64>(), any::<u64>(), option::of(any::<String>()));
+    let made = (vec(any::<String>(), 0..4), any::<bool>());
+    (seen, ports, past, made).prop_map(
+        |((name, address, state, pid), (ports, published), (boots, since_us, detail), (command, declared))| {
+            HostStatus {
+                name,
+                address,
+                state,
+                pid,
+                ports,
+                published,
+                boots,
+                since_us,
+                detail,
+                command,
+                declared,
+            }
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![
+        Just(EventKind::Allocate),
+        Just(EventKind::Boot),
+        Just(EventKind::Ready),
+        Just(EventKind::Exit),
+        Just(EventKind::Fail),
+    ];
+    let cause_kind = prop_oneof![
+        Just(CauseKind::Connection),
+        Just(CauseKind::Connect),
+        Just(CauseKind::Datagram),
+        Just(CauseKind::Published),
+        Just(CauseKind::Wake),
+        Just(CauseKind::Exec),
+        Just(CauseKind::Lookup),
+    ];
+    let cause = (cause_kind, option::of(any::<String>()), option::of(any::<u16>()))
+        .prop_map(|(kind, by, port)| Cause { kind, by, port });
+    (
+        any::<u64>(),
+        host(),
+        kind,
+        option::of(cause),
+        option::of(duration()),
+        option::of(any::<String>()),
+    )
+        .prop_map(|(time_us, host, kind, cause, duration, detail)| Event {
+            time_us,
+            host,
+            kind,
+            cause,
+            duration,
+            detail,
+        })
+}
+
+pub fn response() -> impl Strategy<Value = Response> {
+    let broker = (
+        any::<String>(),
+        any::<u32>(),
+        any::<String>(),
+        any::<u64>(),
+        socket_address_v4(),
+        any::<u64>(),
+    );
+    prop_oneof![
+        broker.prop_map(
+            |(project, pid, version, hosts, name_server, socket_limit)| Response::Broker {
+                project,
+                pid,
+                version,
+                hosts,
+                name_server,
+                socket_limit,
+            }
+        ),
+        host_status().prop_map(Response::Host),
+        (any::<String>(), any::<Ipv4Addr>()).prop_map(|(name, address)| Response::Name { name, address }),
+        event().prop_map(Response::Event),
+        Just(Response::Done),
+        any::<String>().prop_map(|message| Response::Error { message }),
+    ]
+}
+
+pub fn opening() -> impl Strategy<Value = Opening> {
+    prop_oneof![
+        to_broker().prop_map(Opening::Supervisor),
+        (any::<u16>(), request()).prop_map(|(version, request)| Opening::Control { version, request }),
+    ]
+}
