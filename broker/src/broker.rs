@@ -323,6 +323,7 @@ impl Broker {
             cause: if cause { host.life.cause().cloned() } else { None },
             duration,
             detail,
+            usage: None,
         };
         if let Some(on_event) = &self.on_event {
             on_event(&event);

@@ -70,6 +70,7 @@ impl EventLine {
             }),
             duration: self.duration_us.map(Duration::from_micros),
             detail: self.detail.clone(),
+            usage: None,
         })
     }
 }
@@ -172,6 +173,7 @@ mod tests {
             }),
             duration: Some(Duration::from_micros(2700)),
             detail: None,
+            usage: None,
         }
     }
 

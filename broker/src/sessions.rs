@@ -204,6 +204,11 @@ pub(crate) fn describe(request: &Request) -> &'static str {
         Request::Wake { .. } => "wake",
         Request::Stop { .. } => "stop",
         Request::Restart { .. } => "restart",
+        Request::Suspend { .. } => "suspend",
+        Request::Resume { .. } => "resume",
+        Request::KeepAwake { .. } => "keep-awake",
+        Request::Why { .. } => "why",
+        Request::Usage { .. } => "usage",
         Request::Down => "down",
     }
 }

@@ -263,6 +263,7 @@ impl Loop {
                 Ok(signal) => self.stop(signal, grace),
                 Err(_) => self.stop(Signal::SIGTERM, grace),
             },
+            ToSupervisor::KeepAwake(_) | ToSupervisor::Ask { .. } => {}
             ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } => {
                 tracing::warn!("the broker spoke out of turn");
             }

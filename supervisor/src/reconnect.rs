@@ -167,5 +167,7 @@ fn adoption(index: Index, pid: u32, started: SystemTime, ready: bool) -> Adoptio
         pid,
         started_us: u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX),
         ready,
+        suspended_us: None,
+        usage: imsup_wire::Usage::default(),
     }
 }

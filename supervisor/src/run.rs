@@ -82,7 +82,10 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         Err(error) => {
             // Of a supervisor that hangs up without a word the broker ends what is left, the supervisor itself included.
             let status = ExitStatus::NotExecuted(error.errno() as i32);
-            link.finish(&ToBroker::Exited { status });
+            link.finish(&ToBroker::Exited {
+                status,
+                usage: imsup_wire::Usage::default(),
+            });
             return Err(error.into());
         }
     };
@@ -98,7 +101,10 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         Err(error) => {
             init::end_prepared(child);
             let status = ExitStatus::NotExecuted(Errno::EBUSY as i32);
-            link.finish(&ToBroker::Exited { status });
+            link.finish(&ToBroker::Exited {
+                status,
+                usage: imsup_wire::Usage::default(),
+            });
             return Err(error.into());
         }
     };
@@ -110,7 +116,10 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
             let _ = nix::sys::wait::waitpid(child, None);
             let status = ExitStatus::NotExecuted(errno as i32);
             drop(lock);
-            link.finish(&ToBroker::Exited { status });
+            link.finish(&ToBroker::Exited {
+                status,
+                usage: imsup_wire::Usage::default(),
+            });
             return Ok(status);
         }
     };
@@ -152,7 +161,10 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let (status, link) = Loop::new(host, child, introduction, options.role.clone())?.run()?;
     // The lock first: a broker that starts now must not wait for us.
     drop(lock);
-    link.finish(&ToBroker::Exited { status });
+    link.finish(&ToBroker::Exited {
+        status,
+        usage: imsup_wire::Usage::default(),
+    });
     Ok(status)
 }
 
@@ -181,6 +193,8 @@ impl Welcome {
                 planes,
                 name_server,
                 hold_timeout,
+                sleep: _,
+                awake: _,
                 retained: endpoints,
             } => {
                 let mut retained = Retained::default();

@@ -4,11 +4,13 @@
 //! [`Response::Error`]. It shares the socket with supervisors: the first frame's kind tells them apart.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
-use crate::host::{HostName, HostStatus};
+use crate::host::{HostName, HostState, HostStatus};
+use crate::sleep::Why;
 
 /// The first frame on a new connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,39 @@ pub enum Request {
         /// Who asks, for the event's `by`.
         by: String,
     },
+    /// Suspend these hosts as soon as they are quiet, and answer when they sleep; an error for one that is absent or busy.
+    Suspend {
+        /// Which.
+        hosts: Vec<HostName>,
+        /// Who asks, for the event's `by`.
+        by: String,
+    },
+    /// Wake these hosts where they sleep, and answer when they run; an error for one that is absent.
+    Resume {
+        /// Which.
+        hosts: Vec<HostName>,
+        /// Who asks, for the event's `by`.
+        by: String,
+    },
+    /// Boot or wake a host, and keep it from sleeping for a time. A lease replaces the one before; one of zero ends it.
+    KeepAwake {
+        /// Which.
+        host: HostName,
+        /// For how long.
+        lease: Duration,
+        /// Who asks, for the event's `by`.
+        by: String,
+    },
+    /// What keeps a host awake, or what it waits for: one [`Response::Why`].
+    Why {
+        /// Which.
+        host: HostName,
+    },
+    /// What hosts have used since `up`: a [`Response::Usage`] each.
+    Usage {
+        /// Which; all where empty.
+        hosts: Vec<HostName>,
+    },
     /// End all programs and the broker itself; answered when only the broker is left.
     Down,
 }
@@ -99,6 +134,19 @@ pub enum Response {
     },
     /// An event.
     Event(Event),
+    /// The answer to [`Request::Why`].
+    Why {
+        /// The host.
+        host: HostName,
+        /// Where it is in its life.
+        state: HostState,
+        /// Since when: microseconds since the Unix epoch.
+        since_us: u64,
+        /// Why.
+        why: Why,
+    },
+    /// What a host has used.
+    Usage(HostUsage),
     /// All was said or done.
     Done,
     /// It was not done. The last message.
@@ -106,4 +154,23 @@ pub enum Response {
         /// What failed, why, and what to do.
         message: String,
     },
+}
+
+/// What a host has used since `up`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostUsage {
+    /// The host.
+    pub host: HostName,
+    /// Since when it is accounted for: microseconds since the Unix epoch.
+    pub since_us: u64,
+    /// How long it was in each state that it was in.
+    pub states: Vec<(HostState, Duration)>,
+    /// CPU time.
+    pub cpu: Duration,
+    /// Resident memory times time, in byte-milliseconds.
+    pub memory_byte_ms: u128,
+    /// How many times it was booted.
+    pub boots: u64,
+    /// How many times a signal woke it.
+    pub wakes: u64,
 }

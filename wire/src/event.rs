@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::host::HostName;
+use crate::sleep::Usage;
 
 /// What happened to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,6 +22,16 @@ pub enum EventKind {
     Exit,
     /// It could not be started, or ended before it listened with a failure; the duration is how long it tried.
     Fail,
+    /// It was idle and sleeps now; the duration is what the suspending took.
+    Suspend,
+    /// A signal woke it; the duration is what the waking took. The detail says how long it slept and how often it ticked.
+    Wake,
+    /// A deadline of a sleeper was let pass, which did only housekeeping; the duration is how long it ran.
+    Tick,
+    /// A sleeper's memory was paged out; the duration is what that took.
+    Reclaim,
+    /// A sleeper is being ended (`terminate_after`); the duration is how long it slept.
+    Terminate,
 }
 
 impl fmt::Display for EventKind {
@@ -31,6 +42,11 @@ impl fmt::Display for EventKind {
             Self::Ready => "ready",
             Self::Exit => "exit",
             Self::Fail => "fail",
+            Self::Suspend => "suspend",
+            Self::Wake => "wake",
+            Self::Tick => "tick",
+            Self::Reclaim => "reclaim",
+            Self::Terminate => "terminate",
         })
     }
 }
@@ -47,12 +63,22 @@ pub enum CauseKind {
     Datagram,
     /// A connection to a port of the machine (compose `ports:`).
     Published,
-    /// `imsup wake` or `imsup restart`, or a host that is kept awake.
+    /// `imsup wake`, `resume`, `suspend`, `keep-awake` or `restart`, or a host that is kept awake.
     Wake,
     /// `imsup exec` or `imsup run --host`.
     Exec,
     /// The look-up of its name, where `prefetch: dns` asks for that.
     Lookup,
+    /// Data, end of file or a reset on a connection that it had.
+    Data,
+    /// A deadline of its own, which led to work.
+    Timer,
+    /// A signal (signal(7)) from outside, or the end of one of its processes.
+    Signal,
+    /// Another descriptor: a pipe, a terminal, a file system watch.
+    Descriptor,
+    /// It was idle for `idle_after`, or asleep for `terminate_after`.
+    Idle,
 }
 
 impl fmt::Display for CauseKind {
@@ -65,6 +91,11 @@ impl fmt::Display for CauseKind {
             Self::Wake => "wake",
             Self::Exec => "exec",
             Self::Lookup => "lookup",
+            Self::Data => "data",
+            Self::Timer => "timer",
+            Self::Signal => "signal",
+            Self::Descriptor => "descriptor",
+            Self::Idle => "idle",
         })
     }
 }
@@ -95,6 +126,8 @@ pub struct Event {
     pub duration: Option<Duration>,
     /// A sentence for people: the exit status, why a start failed.
     pub detail: Option<String>,
+    /// What its program had used by then, where the event ends a stretch of it: `suspend`, `wake`, `terminate`, `exit`, `fail`.
+    pub usage: Option<Usage>,
 }
 
 impl Event {

@@ -77,6 +77,8 @@ pub enum HostState {
     Booting,
     /// Its program runs, and listens or has settled without.
     Running,
+    /// Its processes are idle and held, and their next signal lets them go on.
+    Suspended,
     /// Its program could not be started, and will be tried again on the next signal after a delay.
     Failed,
 }
@@ -87,6 +89,7 @@ impl fmt::Display for HostState {
             Self::Imaginary => "imaginary",
             Self::Booting => "booting",
             Self::Running => "running",
+            Self::Suspended => "suspended",
             Self::Failed => "failed",
         })
     }
@@ -164,6 +167,10 @@ pub struct HostStatus {
     pub published: Vec<PublishedPort>,
     /// How many times it was booted since `up`.
     pub boots: u64,
+    /// How many times a signal woke it since `up`.
+    pub wakes: u64,
+    /// The next deadline of a sleeper: microseconds since the Unix epoch.
+    pub next_deadline_us: Option<u64>,
     /// Since when it is in this state: microseconds since the Unix epoch.
     pub since_us: u64,
     /// Why it is in this state, where that is worth saying ("exited with status 3 before it listened").

@@ -13,9 +13,11 @@ pub mod control;
 pub mod event;
 pub mod host;
 pub mod message;
+pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
 pub use control::{Request, Response};
 pub use event::{Cause, CauseKind, Event, EventKind};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use message::{Outcome, ToBroker, ToSupervisor};
+pub use sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

@@ -4,13 +4,14 @@
 //! [`ToSupervisor::Rejected`]. After that either side sends what it has to say at any time. Questions carry an `id`
 //! chosen by the asker; the answer repeats it.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Endpoint, Index, Planes};
 use crate::host::{ExitStatus, HostName};
+use crate::sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause};
 
 /// What a supervisor is to its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,10 @@ pub struct Adoption {
     pub started_us: u64,
     /// Whether the host listens, or settled without.
     pub ready: bool,
+    /// Since when it sleeps, where it does: microseconds since the Unix epoch.
+    pub suspended_us: Option<u64>,
+    /// What it has used.
+    pub usage: Usage,
 }
 
 /// From a supervisor to the broker.
@@ -94,10 +99,76 @@ pub enum ToBroker {
         /// The address bound.
         endpoint: Endpoint,
     },
+    /// The host sleeps.
+    Suspended {
+        /// Its next deadline: microseconds since the Unix epoch.
+        deadline_us: Option<u64>,
+        /// What the suspending took, from the decision on.
+        took: Duration,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// The host was woken.
+    Woke {
+        /// When: microseconds since the Unix epoch.
+        time_us: u64,
+        /// Why.
+        cause: WakeCause,
+        /// Whether [`ToBroker::WokenBy`] follows, within a moment, and the event can wait for it.
+        named_later: bool,
+        /// How long it slept.
+        slept: Duration,
+        /// How often a deadline was let pass meanwhile.
+        ticks: u64,
+        /// What the waking took.
+        took: Duration,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// Who sent what the last [`ToBroker::Woke`] reported, as far as it could be found out.
+    WokenBy {
+        /// The peer.
+        by: Option<SocketAddr>,
+        /// The host's own port.
+        port: Option<u16>,
+    },
+    /// A sleeper's deadline was let pass, and it sleeps again.
+    Ticked {
+        /// The next one: microseconds since the Unix epoch.
+        deadline_us: Option<u64>,
+        /// How long it ran.
+        took: Duration,
+    },
+    /// A sleeper's memory was paged out.
+    Reclaimed {
+        /// How much came back.
+        bytes: u64,
+        /// What it took.
+        took: Duration,
+        /// What kept more from coming back ("anonymous memory needs swap, and there is none").
+        detail: Option<String>,
+    },
+    /// A sleeper is being ended, because it slept for `terminate_after`. Whoever needs the host gets its next boot. The
+    /// sockets it listened on follow as [`ToBroker::Listening`] where others took their place.
+    Terminating {
+        /// How long it slept.
+        slept: Duration,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// The answer to a [`ToSupervisor::Ask`].
+    Answer {
+        /// The question's number.
+        id: u64,
+        /// The answer.
+        report: Report,
+    },
     /// The program ended. The last message.
     Exited {
         /// How.
         status: ExitStatus,
+        /// What it has used.
+        usage: Usage,
     },
 }
 
@@ -133,6 +204,10 @@ pub enum ToSupervisor {
         name_server: SocketAddrV4,
         /// The bound of every wait.
         hold_timeout: Duration,
+        /// What decides when it sleeps; `None` for a command of `imsup exec`, which is not suspended.
+        sleep: Option<SleepPolicy>,
+        /// What keeps it awake.
+        awake: Awake,
         /// Sockets retained for the host. Carries as many descriptors, in this order.
         retained: Vec<Endpoint>,
     },
@@ -154,6 +229,15 @@ pub enum ToSupervisor {
         id: u64,
         /// Whether a socket was retained.
         found: bool,
+    },
+    /// What keeps the host awake from now on; replaces what was said before. A sleeper is not woken by it.
+    KeepAwake(Awake),
+    /// Do or say something. Answered by [`ToBroker::Answer`].
+    Ask {
+        /// The question's number.
+        id: u64,
+        /// What.
+        order: Order,
     },
     /// End the program: `signal`, then SIGKILL after `grace`.
     Stop {

@@ -85,6 +85,11 @@ impl Broker {
                 self.end_programs(number, &hosts, Some(by));
                 return Ok(None);
             }
+            Request::Suspend { .. }
+            | Request::Resume { .. }
+            | Request::KeepAwake { .. }
+            | Request::Why { .. }
+            | Request::Usage { .. } => return Err("this is not built yet".to_owned()),
             Request::Down => {
                 self.set_reply(number, Reply::Down);
                 self.go_down();
@@ -307,6 +312,8 @@ impl Broker {
             ports,
             published: host.published.clone(),
             boots: u64::from(host.boots),
+            wakes: 0,
+            next_deadline_us: None,
             since_us: host.since_us,
             detail: host
                 .life

@@ -94,6 +94,8 @@ impl Broker {
             planes: self.planes,
             name_server: SocketAddrV4::new(self.planes.broker_address(block), NAME_PORT),
             hold_timeout: spec.map_or_else(|| Settings::default().hold_timeout, |spec| spec.imsup.hold_timeout),
+            sleep: None,
+            awake: imsup_wire::Awake::default(),
             retained,
         };
         self.tell(number, &welcome, sockets);

@@ -130,11 +130,18 @@ impl Broker {
                 }
             }
             ToBroker::Settled if program => self.feed(id, Input::Settled),
-            ToBroker::Exited { status } if program => {
+            ToBroker::Exited { status, usage: _ } if program => {
                 if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
                     instance.exited = Some(status);
                 }
             }
+            ToBroker::Suspended { .. }
+            | ToBroker::Woke { .. }
+            | ToBroker::WokenBy { .. }
+            | ToBroker::Ticked { .. }
+            | ToBroker::Reclaimed { .. }
+            | ToBroker::Terminating { .. }
+            | ToBroker::Answer { .. } => {}
             ToBroker::Started { .. } | ToBroker::Settled | ToBroker::Exited { .. } => {}
             ToBroker::Reach {
                 id: question,

@@ -45,6 +45,7 @@ pub fn state_style(state: HostState) -> Style {
         HostState::Imaginary => DIM,
         HostState::Booting => YELLOW,
         HostState::Running => GREEN,
+        HostState::Suspended => CYAN,
         HostState::Failed => RED,
     }
 }
@@ -57,6 +58,8 @@ pub fn event_style(kind: EventKind) -> Style {
         EventKind::Ready => GREEN,
         EventKind::Exit => DIM,
         EventKind::Fail => RED,
+        EventKind::Suspend | EventKind::Tick | EventKind::Reclaim | EventKind::Terminate => DIM,
+        EventKind::Wake => CYAN,
     }
 }
 
