@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+pub use super::succession::{Successor, accept_queue, give_back, succeed};
 use imsup_wire::Transport;
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -182,15 +183,28 @@ pub fn is_reuseport(socket: BorrowedFd<'_>) -> bool {
     get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
-/// How long a blocking connect may take (SO_SNDTIMEO); `None` for ever.
-pub fn send_timeout(socket: BorrowedFd<'_>) -> Option<Duration> {
-    let mut value = [0; 16];
-    get(socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut value).ok()?;
-    let (seconds, micros) = value.split_at(8);
-    let seconds = u64::from_ne_bytes(seconds.try_into().ok()?);
-    let micros = u64::from_ne_bytes(micros.try_into().ok()?);
+/// How long a blocking send or connect may take (SO_SNDTIMEO); `None` for ever.
+///
+/// # Errors
+/// ENOTSOCK.
+pub fn send_timeout(socket: BorrowedFd<'_>) -> Result<Option<Duration>, Errno> {
+    timeout(socket, libc::SO_SNDTIMEO)
+}
+
+/// How long a blocking receive or accept may take (SO_RCVTIMEO); `None` for ever.
+///
+/// # Errors
+/// ENOTSOCK.
+pub fn receive_timeout(socket: BorrowedFd<'_>) -> Result<Option<Duration>, Errno> {
+    timeout(socket, libc::SO_RCVTIMEO)
+}
+
+fn timeout(socket: BorrowedFd<'_>, name: i32) -> Result<Option<Duration>, Errno> {
+    let mut timeval = [[0; 8]; 2];
+    get(socket, libc::SOL_SOCKET, name, timeval.as_flattened_mut())?;
+    let [seconds, micros] = timeval.map(u64::from_ne_bytes);
     let timeout = Duration::from_secs(seconds) + Duration::from_micros(micros);
-    (!timeout.is_zero()).then_some(timeout)
+    Ok((!timeout.is_zero()).then_some(timeout))
 }
 
 /// The file status flags.
@@ -384,11 +398,11 @@ fn get_int(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> 
     Ok(i32::from_ne_bytes(value))
 }
 
-fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+pub(super) fn set_int(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     set(socket, level, name, &value.to_ne_bytes())
 }
 
-fn get(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Result<(), Errno> {
+pub(super) fn get(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Result<(), Errno> {
     let mut length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `value` has `length` writable bytes and both outlive the call.
     let result = unsafe {
@@ -403,7 +417,7 @@ fn get(socket: BorrowedFd<'_>, level: i32, name: i32, value: &mut [u8]) -> Resul
     Errno::result(result).map(drop)
 }
 
-fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+pub(super) fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
     let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `value` has `length` readable bytes and outlives the call.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };

@@ -62,6 +62,14 @@ pub fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// A pidfd for the process `pid`: polls readable when it has ended, all its threads included.
+///
+/// # Errors
+/// ESRCH where it is gone, EINVAL where `pid` is a thread and no process.
+pub fn open_process(pid: i32) -> Result<OwnedFd, Errno> {
+    open(pid, 0)
+}
+
 fn open(pid: i32, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })?;

@@ -133,7 +133,7 @@ fn hold(host: &mut Host, call: &Notification, held: HeldConnect) -> Verdict {
     // A blocking connect that times out by SO_SNDTIMEO says EINPROGRESS (socket(7)).
     let own_timeout = held
         .blocking()
-        .then(|| socket::send_timeout(held.socket.as_fd()))
+        .then(|| socket::send_timeout(held.socket.as_fd()).ok().flatten())
         .flatten();
     let (timeout, timeout_errno) = match own_timeout {
         Some(own) if own < host.hold_timeout => (own, Errno::EINPROGRESS),
