@@ -10,6 +10,8 @@ IMSUP := $(abspath $(TARGET))/release/imsup
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CFLAGS := -O1 -Wall -Wextra -Werror
+built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer \
+	conformance guest-go java/Server.class)
 conformance := $(wildcard testdata/guests/conformance/*.c)
 
 .PHONY: help
@@ -29,13 +31,13 @@ demo: build ## a shop of four imaginary machines, booted by one request
 	@scripts/demo.sh $(IMSUP)
 
 .PHONY: guests
-guests: $(GUESTS)/guest $(GUESTS)/guest-musl $(GUESTS)/conformance $(GUESTS)/guest-go $(GUESTS)/java/Server.class ## build the tests' guest programs
+guests: $(built_guests) ## build the tests' guest programs
 
-$(GUESTS)/guest: testdata/guests/guest.c testdata/guests/errno_name.h
+$(GUESTS)/%: testdata/guests/%.c testdata/guests/errno_name.h testdata/guests/serving.h
 	@mkdir -p $(@D)
 	cc $(CFLAGS) -pthread -o $@ $<
 
-$(GUESTS)/guest-musl: testdata/guests/guest.c testdata/guests/errno_name.h
+$(GUESTS)/%-musl: testdata/guests/%.c testdata/guests/errno_name.h testdata/guests/serving.h
 	@mkdir -p $(@D)
 	musl-gcc -static $(CFLAGS) -pthread -o $@ $<
 

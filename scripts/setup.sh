@@ -7,7 +7,7 @@ declare -A needs=(
     [cc]=gcc [make]=make [pkg-config]=pkg-config [git]=git
     [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
     [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
-    [setpriv]=util-linux
+    [setpriv]=util-linux [psql]=postgresql-client
 )
 
 missing() {
@@ -16,6 +16,8 @@ missing() {
         PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || echo "${needs[$program]}"
     done
     [ -e /usr/include/seccomp.h ] || echo libseccomp-dev
+    # The server's programs are in a directory for each version, which is in nobody's PATH.
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
 }
 
 mapfile -t packages < <(missing | sort -u)

@@ -1,6 +1,7 @@
 // An ordinary Go HTTP server and client, built without cgo: Go's own resolver, its own system calls, no libc.
 //
-//	guest -listen :8080 [-upstream http://db:80/]   serve; each answer says who called, and what the upstream said
+//	guest -listen :8080 [-upstream http://db:80/] [-delay 2s]
+//	                                                serve; each answer says who called, and what the upstream said
 //	guest -get http://web:8080/                     print the answer
 //	guest -lookup NAME                              print the addresses
 package main
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 )
 
 func get(url string) (string, error) {
@@ -25,8 +27,9 @@ func get(url string) (string, error) {
 	return strings.TrimSpace(string(body)), err
 }
 
-func handler(upstream string) http.HandlerFunc {
+func handler(upstream string, delay time.Duration) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(delay)
 		host, _ := os.Hostname()
 		own := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 		line := fmt.Sprintf("host=%s pid=%d peer=%s own=%s", host, os.Getpid(), r.RemoteAddr, own)
@@ -45,6 +48,7 @@ func handler(upstream string) http.HandlerFunc {
 func main() {
 	listen := flag.String("listen", "", "address to serve on")
 	upstream := flag.String("upstream", "", "URL to ask before each answer")
+	delay := flag.Duration("delay", 0, "how long to sleep before each answer")
 	url := flag.String("get", "", "URL to get and print")
 	lookup := flag.String("lookup", "", "name to look up and print")
 	flag.Parse()
@@ -65,6 +69,6 @@ func main() {
 		fmt.Println(body)
 	}
 	if *listen != "" {
-		fail(http.ListenAndServe(*listen, handler(*upstream)))
+		fail(http.ListenAndServe(*listen, handler(*upstream, *delay)))
 	}
 }
