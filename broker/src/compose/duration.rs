@@ -86,8 +86,11 @@ pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
     Ok(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX)))
 }
 
-/// As [`parse`], within `shortest..=longest`.
-pub(super) fn parse_within(text: &str, shortest: Duration, longest: Duration) -> Result<Duration, DurationError> {
+/// The duration that `text` says, within `shortest..=longest`.
+///
+/// # Errors
+/// [`DurationError`]: it is none, or outside these bounds.
+pub fn parse_within(text: &str, shortest: Duration, longest: Duration) -> Result<Duration, DurationError> {
     let duration = parse(text)?;
     if duration > longest {
         return Err(too_long(text, longest));

@@ -38,7 +38,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use check::Conflict;
-pub use duration::DurationError;
+pub use duration::{DurationError, parse_within as parse_duration};
 pub use error::{ComposeError, Site, Warning, WarningKind};
 pub use find::{DEFAULT_NAMES, find, find_override};
 pub use interpolate::InterpolateError;
