@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use imsup_broker::client::{Client, ClientError, Responses};
 use imsup_wire::{HostName, HostStatus, Request, Response};
 
+use super::failure::hinted;
 use super::project::Project;
 use super::selection;
 
@@ -73,4 +74,19 @@ pub fn select(project: &Project, asked: &[String]) -> Result<Vec<HostName>> {
         return Ok(Vec::new());
     }
     selection::hosts(asked, &hosts(project)?, &names(project)?).with_context(|| format!("project '{}'", project.name))
+}
+
+/// The one host that this name means.
+///
+/// # Errors
+/// As [`select`], or it means several.
+pub fn select_one(project: &Project, asked: &str) -> Result<HostName> {
+    let mut hosts = select(project, &[asked.to_owned()])?;
+    if let [_, second, ..] = hosts.as_slice() {
+        return Err(hinted(
+            anyhow!("'{asked}' is the name of {} hosts", hosts.len()),
+            format!("name one of them, for example '{second}'"),
+        ));
+    }
+    hosts.pop().context("the broker knows no such host")
 }

@@ -99,6 +99,6 @@ mod tests {
     fn what_is_missing_stands_out() {
         let text = table(&[feature("pidfd_getfd(2)", false, true)]).render(None);
         let plain = anstream::adapter::strip_str(&text).to_string();
-        assert!(plain.contains("pidfd_getfd(2)   no!     seen"), "{plain}");
+        assert!(plain.contains("pidfd_getfd(2)  no!    seen"), "{plain}");
     }
 }

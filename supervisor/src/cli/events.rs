@@ -6,13 +6,16 @@ use anyhow::{Result, bail};
 use imsup_wire::{Event, HostName, Request, Response};
 use jiff::tz::TimeZone;
 
+use super::cascade;
 use super::connection;
+use super::follow::Broker;
 use super::human;
 use super::output::{self, DIM, event_style, paint};
-use super::project::ProjectAndFileArgs;
+use super::project::{Project, ProjectAndFileArgs};
 use super::table::{Format, FormatArgs};
+use super::tree;
 
-/// Show what happened since 'up': allocate, boot, ready, exit, fail
+/// Show what happened since 'up': allocate, boot, ready, suspend, wake, tick, reclaim, terminate, exit, fail
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -20,6 +23,9 @@ pub struct Args {
     /// Stay and show what happens
     #[arg(long)]
     follow: bool,
+    /// Show who booted and woke whom as trees, with times; of the hosts named, the trees they are in
+    #[arg(long, conflicts_with = "follow")]
+    tree: bool,
     #[command(flatten)]
     format: FormatArgs,
     /// Only these hosts [default: all]
@@ -34,6 +40,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let project = args.project.find()?;
     let selected = connection::select(&project, &args.hosts)?;
+    if args.tree {
+        return trees(&project, &selected, args.format.format);
+    }
+    let broker = if args.follow { Some(Broker::of(&project)?) } else { None };
     let lines = Lines::for_hosts(&match selected.as_slice() {
         [] => connection::hosts(&project)?.into_iter().map(|host| host.name).collect(),
         selected => selected.to_vec(),
@@ -44,10 +54,45 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut out = output::stdout();
     for answer in connection::ask(&project, request)? {
-        match (answer?, args.format.format) {
-            (Response::Event(event), Format::Table) => writeln!(out, "{}", lines.line(&event))?,
-            (Response::Event(event), Format::Json) => writeln!(out, "{}", imsup_broker::events::to_json(&event))?,
-            (other, _) => bail!("the broker answered something else than events: {other:?}"),
+        match (answer, args.format.format) {
+            (Ok(Response::Event(event)), Format::Table) => writeln!(out, "{}", lines.line(&event))?,
+            (Ok(Response::Event(event)), Format::Json) => writeln!(out, "{}", imsup_broker::events::to_json(&event))?,
+            (Ok(other), _) => bail!("the broker answered something else than events: {other:?}"),
+            (Err(error), _) => {
+                return match broker {
+                    Some(broker) => broker.hung_up(&project, error),
+                    None => Err(error.into()),
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Shows the cascades in which these hosts are; all where none is named.
+fn trees(project: &Project, selected: &[HostName], format: Format) -> Result<()> {
+    let request = Request::Events {
+        follow: false,
+        // Those who caused what is asked for may be other hosts.
+        hosts: Vec::new(),
+    };
+    let events: Vec<Event> = connection::ask(project, request)?
+        .map(|answer| match answer? {
+            Response::Event(event) => Ok(event),
+            other => bail!("the broker answered something else than events: {other:?}"),
+        })
+        .collect::<Result<_>>()?;
+    let mut cascades = cascade::of(&events);
+    if !selected.is_empty() {
+        cascades.retain(|cascade| selected.iter().any(|host| cascade.has(host)));
+    }
+    let mut out = output::stdout();
+    match format {
+        Format::Table => out.write_all(tree::text(&cascades, &TimeZone::system()).as_bytes())?,
+        Format::Json => {
+            for cascade in &cascades {
+                output::json_line(&mut out, &tree::json(cascade))?;
+            }
         }
     }
     Ok(())
@@ -73,10 +118,10 @@ impl Lines {
     /// One event: `12:00:01.234  web  ready      14.2 ms  connection to port 80 by 127.0.0.1:5123`.
     pub fn line(&self, event: &Event) -> String {
         let time = paint(DIM, human::time_of_day(event.time_us, &self.zone));
-        let kind = paint(event_style(event.kind), format_args!("{:<8}", event.kind));
+        let kind = paint(event_style(event.kind), format_args!("{:<9}", event.kind));
         let took = event.duration.map(human::duration).unwrap_or_default();
-        let why = [event.detail.clone().unwrap_or_default(), human::cause(event)];
-        let why: Vec<String> = why.into_iter().filter(|part| !part.is_empty()).collect();
+        let cause = event.cause.as_ref().map(human::cause);
+        let why: Vec<String> = [cause, event.detail.clone()].into_iter().flatten().collect();
         let line = format!(
             "{time}  {:<width$}  {kind}  {took:>11}  {}",
             event.host,
@@ -89,41 +134,37 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use imsup_wire::{Cause, CauseKind, EventKind};
+    use imsup_wire::{CauseKind, EventKind};
 
     use super::*;
+    use crate::cli::fixture::{caused, event, lasting};
 
     #[test]
     fn lines_are_aligned() {
         let hosts: Vec<HostName> = ["web", "cache"].map(|name| name.parse().unwrap()).to_vec();
         let lines = Lines::new(&hosts, TimeZone::UTC);
-        let mut event = Event {
-            time_us: 43_201_234_567,
-            host: hosts[0].clone(),
-            kind: EventKind::Allocate,
-            cause: Some(Cause {
-                kind: CauseKind::Connection,
-                by: Some("127.0.0.1:5123".to_owned()),
-                port: Some(80),
-            }),
-            duration: None,
-            detail: None,
-        };
         let plain = |event: &Event| anstream::adapter::strip_str(&lines.line(event)).to_string();
+        let allocate = event(1_234_567, "web", EventKind::Allocate);
         assert_eq!(
-            plain(&event),
-            "12:00:01.234  web    allocate               connection to port 80 by 127.0.0.1:5123"
+            plain(&caused(
+                allocate,
+                CauseKind::Connection,
+                Some("127.0.0.1:5123"),
+                Some(80)
+            )),
+            "12:00:01.234  web    allocate                connection to port 80 by 127.0.0.1:5123"
         );
-        event.host = hosts[1].clone();
-        event.kind = EventKind::Fail;
-        event.cause = None;
-        event.duration = Some(Duration::from_micros(14_230));
-        event.detail = Some("exited with status 3 before it listened".to_owned());
+        let mut fail = lasting(event(1_234_567, "cache", EventKind::Fail), 14_230);
+        fail.detail = Some("exited with status 3 before it listened".to_owned());
         assert_eq!(
-            plain(&event),
-            "12:00:01.234  cache  fail          14.2 ms  exited with status 3 before it listened"
+            plain(&fail),
+            "12:00:01.234  cache  fail           14.2 ms  exited with status 3 before it listened"
+        );
+        let mut wake = lasting(event(1_234_567, "web", EventKind::Wake), 96);
+        wake.detail = Some("slept 3.2 s, 3 ticks".to_owned());
+        assert_eq!(
+            plain(&caused(wake, CauseKind::Data, Some("cache"), Some(80))),
+            "12:00:01.234  web    wake             96 µs  data on port 80 by cache, slept 3.2 s, 3 ticks"
         );
     }
 }

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use imsup_wire::message::Role;
 use imsup_wire::{HostName, Request};
 
 use super::caller;
 use super::connection;
-use super::failure::{Annotate, hinted};
+use super::failure::Annotate;
 use super::project::{Project, ProjectAndFileArgs};
 use super::supervise::{self, Job, OWN_FAILURE};
 
@@ -61,14 +61,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// The host, booted.
 fn ready(args: &Args) -> Result<(Project, HostName)> {
     let project = args.project.find()?;
-    let mut hosts = connection::select(&project, std::slice::from_ref(&args.host))?;
-    if let [_, second, ..] = hosts.as_slice() {
-        return Err(hinted(
-            anyhow!("'{}' is the name of {} hosts", args.host, hosts.len()),
-            format!("name one of them, for example '{second}'"),
-        ));
-    }
-    let host = hosts.pop().context("the broker knows no such host")?;
+    let host = connection::select_one(&project, &args.host)?;
     let request = Request::Wake {
         hosts: vec![host.clone()],
         by: caller::name(),

@@ -1,8 +1,8 @@
 //! Times and durations for people.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use imsup_wire::{CauseKind, Event};
+use imsup_wire::{Cause, CauseKind};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -21,6 +21,57 @@ pub fn duration(duration: Duration) -> String {
         (_, 3_600..86_400) => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
+}
+
+/// A duration for a sentence, no more exact than is worth reading: `80 ms`, `3.1 s`, `12 s`, then as [`duration`].
+pub fn span(length: Duration) -> String {
+    match length.as_millis() {
+        millis @ 0..100 => format!("{millis} ms"),
+        100..9_950 => format!("{:.1} s", length.as_secs_f64()),
+        9_950..59_500 => format!("{:.0} s", length.as_secs_f64()),
+        _ => duration(length),
+    }
+}
+
+/// Memory times time, given in byte-milliseconds: `12.3 MiB·s`, `4.5 GiB·s`, `6.7 GiB·h`.
+pub fn memory_time(byte_ms: u128) -> String {
+    let (mebibytes, gibibytes) = (mebibyte_seconds(byte_ms), mebibyte_seconds(byte_ms) / 1024.0);
+    if gibibytes < 1.0 {
+        format!("{mebibytes:.1} MiB·s")
+    } else if gibibytes < 3600.0 {
+        format!("{gibibytes:.1} GiB·s")
+    } else {
+        format!("{:.1} GiB·h", gibibytes / 3600.0)
+    }
+}
+
+/// A duration in seconds, to the nearest millisecond.
+pub fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e3).round() / 1e3
+}
+
+/// Byte-milliseconds as mebibyte-seconds.
+pub fn mebibyte_seconds(byte_ms: u128) -> f64 {
+    byte_ms as f64 / (1024.0 * 1024.0 * 1000.0)
+}
+
+/// How long before `now` this was, in microseconds since the Unix epoch; nothing where the clock was set back since.
+pub fn since(time_us: u64, now: SystemTime) -> Duration {
+    now.duration_since(at(time_us)).unwrap_or_default()
+}
+
+/// How long after `now` this is, in microseconds since the Unix epoch; nothing where it is past.
+pub fn until(time_us: u64, now: SystemTime) -> Duration {
+    at(time_us).duration_since(now).unwrap_or_default()
+}
+
+/// A time, given in microseconds since the Unix epoch, as RFC 3339, UTC.
+pub fn rfc3339(time_us: u64) -> String {
+    humantime::format_rfc3339_micros(at(time_us)).to_string()
+}
+
+fn at(time_us: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(time_us)
 }
 
 /// How long ago, in the largest unit: `just now`, `12 s ago`, `3 min ago`, `2 h ago`, `4 d ago`.
@@ -43,26 +94,29 @@ pub fn time_of_day(time_us: u64, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string()
 }
 
-/// What led to an event: `connection to port 80 by 127.0.0.1:5123`; empty where nothing is known.
-pub fn cause(event: &Event) -> String {
-    let Some(cause) = &event.cause else {
-        return String::new();
-    };
-    let mut text = match (cause.kind, cause.port) {
+/// What led to an event: `connection to port 80 by 127.0.0.1:5123`.
+pub fn cause(cause: &Cause) -> String {
+    match &cause.by {
+        Some(by) => format!("{} by {by}", signal(cause)),
+        None => signal(cause),
+    }
+}
+
+/// The same without its sender: `connection to port 80`.
+pub fn signal(cause: &Cause) -> String {
+    match (cause.kind, cause.port) {
         (CauseKind::Published, Some(port)) => format!("published port {port}"),
+        (CauseKind::Data, Some(port)) => format!("data on port {port}"),
+        // Of a suspend, too: its verb is in the event's kind.
+        (CauseKind::Wake, _) if cause.by.is_some() => "asked for".to_owned(),
+        (CauseKind::Wake, _) => "kept awake".to_owned(),
         (kind, Some(port)) => format!("{kind} to port {port}"),
         (kind, None) => kind.to_string(),
-    };
-    if let Some(by) = &cause.by {
-        text += &format!(" by {by}");
     }
-    text
 }
 
 #[cfg(test)]
 mod tests {
-    use imsup_wire::{Cause, EventKind};
-
     use super::*;
 
     #[test]
@@ -102,21 +156,59 @@ mod tests {
     }
 
     #[test]
+    fn spans_are_as_exact_as_is_worth_reading() {
+        for (millis, text) in [
+            (0, "0 ms"),
+            (80, "80 ms"),
+            (812, "0.8 s"),
+            (3_149, "3.1 s"),
+            (9_960, "10 s"),
+            (12_340, "12 s"),
+            (59_700, "59.7 s"),
+            (185_000, "3 min 5 s"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn memory_times_time_has_three_units() {
+        for (byte_ms, text) in [
+            (0, "0.0 MiB·s"),
+            (1_048_576_000, "1.0 MiB·s"),
+            (1_536 * 1_048_576_000, "1.5 GiB·s"),
+            (36 * 1_048_576_000 * 102_400, "1.0 GiB·h"),
+        ] {
+            assert_eq!(memory_time(byte_ms), text);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_gives_no_negative_times() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        assert_eq!(since(7_000_000, now), Duration::from_secs(3));
+        assert_eq!(since(11_000_000, now), Duration::ZERO);
+        assert_eq!(until(11_000_000, now), Duration::from_secs(1));
+        assert_eq!(until(7_000_000, now), Duration::ZERO);
+    }
+
+    #[test]
     fn a_cause_names_the_signal_its_port_and_its_sender() {
-        let mut event = Event {
-            time_us: 0,
-            host: "web".parse().unwrap(),
-            kind: EventKind::Boot,
-            cause: Some(Cause {
-                kind: CauseKind::Connection,
-                by: Some("127.0.0.1:5123".to_owned()),
-                port: Some(80),
-            }),
-            duration: None,
-            detail: None,
-        };
-        assert_eq!(cause(&event), "connection to port 80 by 127.0.0.1:5123");
-        event.cause = None;
-        assert_eq!(cause(&event), "");
+        for (kind, by, port, text) in [
+            (
+                CauseKind::Connection,
+                Some("127.0.0.1:5123"),
+                Some(80),
+                "connection to port 80 by 127.0.0.1:5123",
+            ),
+            (CauseKind::Data, Some("web"), Some(80), "data on port 80 by web"),
+            (CauseKind::Published, None, Some(80), "published port 80"),
+            (CauseKind::Wake, Some("root"), None, "asked for by root"),
+            (CauseKind::Wake, None, None, "kept awake"),
+            (CauseKind::Timer, None, None, "timer"),
+        ] {
+            let by = by.map(str::to_owned);
+            assert_eq!(cause(&Cause { kind, by, port }), text);
+        }
     }
 }

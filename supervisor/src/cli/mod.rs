@@ -3,6 +3,7 @@
 mod background;
 mod broker;
 mod caller;
+mod cascade;
 mod cluster;
 mod compose;
 mod config;
@@ -14,6 +15,7 @@ mod exec;
 mod failure;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod human;
 mod logging;
 mod logs;
@@ -25,10 +27,14 @@ mod ps;
 mod readiness;
 mod run;
 mod selection;
+mod sleep;
 mod supervise;
 mod table;
+mod tree;
 mod up;
+mod usage;
 mod version;
+mod why;
 
 use std::process::ExitCode;
 
@@ -64,6 +70,13 @@ enum Verb {
     Stop(power::Args),
     /// Stop hosts and boot them again; without names, those that run
     Restart(power::Args),
+    /// Suspend hosts as soon as they are quiet, and return when they sleep
+    Suspend(sleep::Args),
+    /// Wake hosts that sleep, and return when they run
+    Resume(sleep::Args),
+    KeepAwake(sleep::KeepAwakeArgs),
+    Why(why::Args),
+    Usage(usage::Args),
     Config(config::Args),
     Doctor(doctor::Args),
     Hosts(names::HostsArgs),
@@ -94,6 +107,11 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Wake(args) => power::wake(&args)?,
         Verb::Stop(args) => power::stop(&args)?,
         Verb::Restart(args) => power::restart(&args)?,
+        Verb::Suspend(args) => sleep::suspend(&args)?,
+        Verb::Resume(args) => sleep::resume(&args)?,
+        Verb::KeepAwake(args) => sleep::keep_awake(&args)?,
+        Verb::Why(args) => why::run(&args)?,
+        Verb::Usage(args) => usage::run(&args)?,
         Verb::Config(args) => config::run(&args)?,
         Verb::Doctor(args) => return doctor::run(&args),
         Verb::Hosts(args) => names::hosts(&args)?,
@@ -134,6 +152,20 @@ mod tests {
             "imsup resolve",
             "imsup logs --tail x",
             "imsup completion tcsh",
+            "imsup suspend",
+            "imsup resume",
+            "imsup keep-awake web",
+            "imsup keep-awake --for 1m",
+            "imsup keep-awake web db --for 1m",
+            "imsup keep-awake web --for 10",
+            "imsup keep-awake web --for",
+            "imsup keep-awake web --for -5m",
+            "imsup keep-awake web --for soon",
+            "imsup keep-awake web --for 366d",
+            "imsup why",
+            "imsup why --format csv web",
+            "imsup usage --format xml",
+            "imsup events --tree --follow",
         ] {
             let error = parses(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
@@ -167,6 +199,14 @@ mod tests {
             "imsup ps -q",
             "imsup logs -f --tail 10 web db",
             "imsup events --follow --format json web",
+            "imsup events --tree web",
+            "imsup suspend -p shop web db",
+            "imsup resume web",
+            "imsup keep-awake web --for 1h30m",
+            "imsup keep-awake --for 0s web",
+            "imsup why web --format json",
+            "imsup usage --format csv",
+            "imsup usage web db",
             "imsup config --format json --strict",
             "imsup broker -f a.yaml -p shop",
             "imsup --version",

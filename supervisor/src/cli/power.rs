@@ -74,7 +74,7 @@ pub fn restart(args: &Args) -> Result<()> {
 /// Those of the hosts selected (all where none is) that have a program.
 fn running_among(project: &Project, selected: &[HostName]) -> Result<Vec<HostName>> {
     let mut hosts = matching(project, |state| {
-        matches!(state, HostState::Running | HostState::Booting)
+        matches!(state, HostState::Booting | HostState::Running | HostState::Suspended)
     })?;
     if !selected.is_empty() {
         hosts.retain(|host| selected.contains(host));
@@ -88,7 +88,8 @@ fn matching(project: &Project, wanted: impl Fn(HostState) -> bool) -> Result<Vec
     Ok(matching.map(|host| host.name).collect())
 }
 
-fn say(hosts: &[HostName], what: &str) {
+/// Says of each host what was done.
+pub fn say(hosts: &[HostName], what: &str) {
     if hosts.is_empty() {
         output::note(&format!("no host was {what}: none has a program"));
     }

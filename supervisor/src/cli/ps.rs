@@ -1,7 +1,7 @@
 //! `imsup ps`: all hosts, sleepers included.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use imsup_wire::{Endpoint, HostState, HostStatus, Transport};
@@ -60,9 +60,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The table of these hosts.
 pub fn table(hosts: &[HostStatus], now: SystemTime) -> Table {
-    let mut table = Table::new(["NAME", "ADDRESS", "STATE", "PID", "PORTS", "BOOTS", "SINCE", "DETAIL"]);
+    let mut table = Table::new([
+        "NAME", "ADDRESS", "STATE", "PID", "PORTS", "BOOTS", "WAKES", "SINCE", "NEXT", "DETAIL",
+    ]);
     for host in hosts {
-        let since = SystemTime::UNIX_EPOCH + Duration::from_micros(host.since_us);
+        let next = host.next_deadline_us.map(|deadline| human::until(deadline, now));
         let detail = host.detail.clone().unwrap_or_default();
         let failed = (host.state == HostState::Failed).then(|| state_style(host.state));
         table.row([
@@ -72,7 +74,12 @@ pub fn table(hosts: &[HostStatus], now: SystemTime) -> Table {
             (host.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()), None),
             (ports_text(host), None),
             (host.boots.to_string(), None),
-            (human::ago(now.duration_since(since).unwrap_or_default()), Some(DIM)),
+            (host.wakes.to_string(), None),
+            (human::ago(human::since(host.since_us, now)), Some(DIM)),
+            (
+                next.map_or_else(String::new, |next| format!("in {}", human::span(next))),
+                None,
+            ),
             (detail, failed.or(Some(DIM))),
         ]);
     }
@@ -89,7 +96,9 @@ struct Row<'a> {
     ports: Vec<String>,
     published: Vec<Published>,
     boots: u64,
+    wakes: u64,
     since: String,
+    next_deadline: Option<String>,
     detail: Option<&'a str>,
     command: &'a [String],
     declared: bool,
@@ -105,7 +114,6 @@ struct Published {
 
 impl<'a> Row<'a> {
     fn of(host: &'a HostStatus) -> Self {
-        let since = SystemTime::UNIX_EPOCH + Duration::from_micros(host.since_us);
         Self {
             name: host.name.as_str(),
             address: host.address,
@@ -122,7 +130,9 @@ impl<'a> Row<'a> {
                 })
                 .collect(),
             boots: host.boots,
-            since: humantime::format_rfc3339_micros(since).to_string(),
+            wakes: host.wakes,
+            since: human::rfc3339(host.since_us),
+            next_deadline: host.next_deadline_us.map(human::rfc3339),
             detail: host.detail.as_deref(),
             command: &host.command,
             declared: host.declared,
@@ -174,6 +184,8 @@ pub fn ports_text(host: &HostStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use imsup_wire::PublishedPort;
 
     use super::*;
@@ -204,32 +216,38 @@ mod tests {
         let mut failed = host("db", 8);
         failed.state = HostState::Failed;
         failed.detail = Some("exited with status 3 before it listened".to_owned());
-        let mut running = web();
-        running.state = HostState::Running;
-        running.pid = Some(4711);
-        running.boots = 1;
+        let mut asleep = web();
+        asleep.state = HostState::Suspended;
+        asleep.pid = Some(4711);
+        asleep.boots = 1;
+        asleep.wakes = 17;
+        asleep.next_deadline_us = Some(13_800_000);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(13);
-        let text = anstream::adapter::strip_str(&table(&[running, failed], now).render(None)).to_string();
+        let text = anstream::adapter::strip_str(&table(&[asleep, failed], now).render(None)).to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
             [
-                "NAME   ADDRESS      STATE     PID    PORTS                                              BOOTS   SINCE      DETAIL",
-                "web    127.77.5.7   running   4711   0.0.0.0:8080->80/tcp, 53/udp, localhost:6379/tcp   1       12 s ago",
-                "db     127.77.5.8   failed    -      80/tcp                                             0       12 s ago   exited with status 3 before it listened",
+                "NAME  ADDRESS     STATE      PID   PORTS                                             BOOTS  WAKES  SINCE     NEXT      DETAIL",
+                "web   127.77.5.7  suspended  4711  0.0.0.0:8080->80/tcp, 53/udp, localhost:6379/tcp  1      17     12 s ago  in 0.8 s",
+                "db    127.77.5.8  failed     -     80/tcp                                            0      0      12 s ago            exited with status 3 before it listened",
             ]
         );
     }
 
     #[test]
     fn the_json_is_as_documented() {
+        let mut asleep = web();
+        asleep.state = HostState::Suspended;
+        asleep.next_deadline_us = Some(13_800_000);
         assert_eq!(
-            serde_json::to_string(&Row::of(&web())).unwrap(),
+            serde_json::to_string(&Row::of(&asleep)).unwrap(),
             concat!(
-                r#"{"name":"web","address":"127.77.5.7","state":"imaginary","pid":null,"#,
+                r#"{"name":"web","address":"127.77.5.7","state":"suspended","pid":null,"#,
                 r#""ports":["53/udp","80/tcp","localhost:6379/tcp"],"#,
-                r#""published":[{"machine":"0.0.0.0:8080","port":80,"transport":"tcp"}],"boots":0,"#,
-                r#""since":"1970-01-01T00:00:01.000000Z","detail":null,"command":["server"],"declared":true}"#
+                r#""published":[{"machine":"0.0.0.0:8080","port":80,"transport":"tcp"}],"boots":0,"wakes":0,"#,
+                r#""since":"1970-01-01T00:00:01.000000Z","next_deadline":"1970-01-01T00:00:13.800000Z","#,
+                r#""detail":null,"command":["server"],"declared":true}"#
             )
         );
     }

@@ -65,7 +65,7 @@ impl Table {
         let mut table = self.builder.build();
         table
             .with(Borders::empty())
-            .with(Padding::new(0, 3, 0, 0))
+            .with(Padding::new(0, 2, 0, 0))
             .with(Modify::new(Rows::first()).with(colour(output::BOLD)));
         for (cell, style) in self.colours {
             table.with(Modify::new(cell).with(colour(style)));
@@ -124,9 +124,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "NAME       STATE       DETAIL",
-                "web        running",
-                "database   imaginary   why",
+                "NAME      STATE      DETAIL",
+                "web       running",
+                "database  imaginary  why",
             ]
         );
     }
