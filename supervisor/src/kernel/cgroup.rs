@@ -1,24 +1,81 @@
-//! The freezer: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
+//! The freezer of one host: cgroups(7), Documentation/admin-guide/cgroup-v2.rst.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
 use thiserror::Error;
+
+/// How long what a dead supervisor left may take to end once it was killed.
+const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a cgroup whose last process has just ended may say EBUSY.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often cgroup.events is read at first. The kernel notifies at most once in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV,
+/// kernel/cgroup/cgroup.c), and a freeze that follows a thaw would wait that long; it takes 100-300 us.
+const FIRST_LOOK: Duration = Duration::from_micros(50);
+
+/// How seldom cgroup.events is read in the end.
+const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// Why no cgroup could be made or used.
 #[derive(Debug, Error)]
 pub enum CgroupError {
-    /// No cgroup2 file system is mounted where this process could use it.
-    #[error("no cgroup v2 hierarchy is mounted")]
+    /// No cgroup2 file system is mounted where this process's own cgroup can be seen.
+    #[error("no cgroup v2 hierarchy is mounted that contains this process; mount one at /sys/fs/cgroup")]
     NotMounted,
+    /// The directory could not be made.
+    #[error("cgroup {} cannot be made ({source}); it needs a writable cgroup v2, as root or delegated (systemd: Delegate=yes)", .path.display())]
+    Make {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It was made, and has no freezer (Linux 5.2) or cannot be used.
+    #[error("cgroup {} cannot be used ({source}); its freezer needs Linux 5.2 and a writable cgroup v2", .path.display())]
+    Use {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another live supervisor has it.
+    #[error("cgroup {} belongs to another supervisor that is alive", .path.display())]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What a dead supervisor left in it does not end.
+    #[error("cgroup {} still has processes that do not end; look for them with: cat {}/cgroup.procs", .path.display(), .path.display())]
+    Occupied {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A process cannot be moved into it.
+    #[error("process {pid} cannot be moved into cgroup {} ({source}); both cgroups must be writable and of one subtree", .path.display())]
+    Move {
+        /// The process.
+        pid: i32,
+        /// The cgroup.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Why a cgroup could not be frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FreezeError {
-    /// A process did not stop in time.
-    #[error("the freezer did not answer in time")]
+    /// A process did not stop in time. It is in uninterruptible sleep (state D), or waits for an answer to a trapped call.
+    #[error("the freezer did not answer in time: a process is in uninterruptible sleep (state D in ps)")]
     TimedOut,
     /// The kernel refused.
     #[error("the cgroup cannot be frozen ({})", .0.desc())]
@@ -26,56 +83,293 @@ pub enum FreezeError {
 }
 
 /// A cgroup of ours, with the processes of one host.
+///
+/// It is locked (flock(2)) for as long as this lives, so that one left by a dead supervisor is told from one in use, as
+/// two clusters of one name in two runtime directories would have it.
 #[derive(Debug)]
 pub struct Cgroup {
-    directory: PathBuf,
+    path: PathBuf,
+    /// cgroup.events.
+    events: File,
+    /// cgroup.freeze.
+    freezer: File,
+    _lock: File,
 }
 
 impl Cgroup {
     /// Makes cgroup `name` below the one this process is in.
     ///
-    /// # Errors
-    /// Where none can be made.
-    pub fn make(_name: &str) -> Result<Self, CgroupError> {
-        Err(CgroupError::NotMounted)
-    }
-
-    /// Moves a process into it.
+    /// One left by a dead supervisor is taken over; processes left in it are killed first, and it is thawed.
     ///
     /// # Errors
-    /// Where the process may not be moved.
-    pub fn add(&self, _pid: i32) -> Result<(), CgroupError> {
-        Err(CgroupError::NotMounted)
+    /// Any [`CgroupError`] but `Move`.
+    pub fn make(name: &str) -> Result<Self, CgroupError> {
+        let path = own_directory()?.join(name);
+        let lock = make_locked(&path)?;
+        let open = |file: &str, write: bool| {
+            let path = path.join(file);
+            let opened = OpenOptions::new().read(!write).write(write).open(&path);
+            opened.map_err(|source| CgroupError::Use { path, source })
+        };
+        let cgroup = Self {
+            events: open("cgroup.events", false)?,
+            freezer: open("cgroup.freeze", true)?,
+            path: path.clone(),
+            _lock: lock,
+        };
+        cgroup.clear()?;
+        Ok(cgroup)
     }
 
-    /// The processes in it.
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its directory, for a process to be made in it (clone3(2), CLONE_INTO_CGROUP).
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self._lock.as_fd()
+    }
+
+    /// The CPU time of everything that ever ran in it (cpu.stat, which is there without the cpu controller as well).
+    pub fn cpu(&self) -> Option<Duration> {
+        let text = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
+        let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+        Some(Duration::from_micros(micros.parse().ok()?))
+    }
+
+    /// Kills what is left in it and thaws it.
+    fn clear(&self) -> Result<(), CgroupError> {
+        let using = |source: io::Error| CgroupError::Use {
+            path: self.path.clone(),
+            source,
+        };
+        if self.says("populated 1") {
+            // Kills frozen ones, too, and those that fork meanwhile (5.14).
+            fs::write(self.path.join("cgroup.kill"), "1").map_err(using)?;
+        }
+        self.thaw().map_err(|errno| using(errno.into()))?;
+        if self.wait_for("populated 0", TAKE_OVER_PATIENCE) {
+            Ok(())
+        } else {
+            Err(CgroupError::Occupied {
+                path: self.path.clone(),
+            })
+        }
+    }
+
+    /// Moves a process into it, with all its threads; what it starts from then on is in it as well.
+    ///
+    /// # Errors
+    /// [`CgroupError::Move`]: ESRCH where it is gone, EACCES or EPERM where it may not be moved.
+    pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).map_err(|source| CgroupError::Move {
+            pid,
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// The processes in it, and in cgroups that they made below it. Zombies are not among them.
     pub fn processes(&self) -> Vec<i32> {
-        Vec::new()
+        let mut found = Vec::new();
+        for directory in subtree(&self.path) {
+            let list = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            // 0 is a process of another pid namespace.
+            found.extend(
+                list.lines()
+                    .filter_map(|pid| pid.parse::<i32>().ok())
+                    .filter(|pid| *pid != 0),
+            );
+        }
+        found
     }
 
-    /// Freezes it.
+    /// Freezes it, and returns when every process in it is frozen.
     ///
     /// # Errors
     /// [`FreezeError::TimedOut`] after `patience`; it is thawed then.
-    pub fn freeze(&self, _patience: Duration) -> Result<(), FreezeError> {
+    pub fn freeze(&self, patience: Duration) -> Result<(), FreezeError> {
+        self.set_frozen(true).map_err(FreezeError::Refused)?;
+        if self.wait_frozen(patience) {
+            return Ok(());
+        }
+        self.thaw().map_err(FreezeError::Refused)?;
         Err(FreezeError::TimedOut)
     }
 
-    /// Whether it is frozen.
+    /// Waits until it is frozen, as after threads of it that were stopped have been let go; whether it is.
+    pub fn wait_frozen(&self, patience: Duration) -> bool {
+        self.wait_for("frozen 1", patience)
+    }
+
+    /// Whether every process in it is frozen.
     pub fn is_frozen(&self) -> bool {
-        false
+        self.says("frozen 1")
     }
 
     /// Thaws it.
     ///
     /// # Errors
-    /// What write(2) says.
+    /// What write(2) says; ENODEV where somebody has removed it.
     pub fn thaw(&self) -> Result<(), Errno> {
-        Ok(())
+        self.set_frozen(false)
     }
 
-    /// Removes it, after its processes ended.
+    /// Removes it, and what was made below it. Its processes have ended; one that is not yet quite gone is waited for.
     pub fn remove(self) {
-        let _ = std::fs::remove_dir(&self.directory);
+        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        // From the bottom up.
+        for directory in subtree(&self.path).into_iter().rev() {
+            while fs::remove_dir(&directory).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+                && Instant::now() < deadline
+            {
+                self.wait_for("populated 0", LAST_LOOK);
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<(), Errno> {
+        let value: &[u8] = if frozen { b"1" } else { b"0" };
+        let written = self.freezer.write_at(value, 0);
+        written.map(drop).map_err(|error| errno_of(&error))
+    }
+
+    fn says(&self, line: &str) -> bool {
+        let mut text = [0; 128];
+        let count = self.events.read_at(&mut text, 0).unwrap_or(0);
+        text[..count]
+            .split(|byte| *byte == b'\n')
+            .any(|have| have == line.as_bytes())
+    }
+
+    /// Waits until cgroup.events has `line`; whether it has.
+    fn wait_for(&self, line: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut look = FIRST_LOOK;
+        loop {
+            if self.says(line) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let mut polled = [PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::PRI)];
+            let timeout = Timespec::try_from(left.min(look)).ok();
+            let _ = rustix::event::poll(&mut polled, timeout.as_ref());
+            look = (look * 2).min(LAST_LOOK);
+        }
+    }
+}
+
+/// Makes the directory and takes its lock.
+fn make_locked(path: &Path) -> Result<File, CgroupError> {
+    let making = |source| CgroupError::Make {
+        path: path.to_owned(),
+        source,
+    };
+    loop {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(making(error)),
+            _ => {}
+        }
+        let directory = match File::open(path) {
+            // Removed by the one that had it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(making)?,
+        };
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(CgroupError::InUse { path: path.to_owned() }),
+            result => result.map_err(|errno| making(errno.into()))?,
+        }
+        // It may have been removed, and made again by somebody else, before it was locked.
+        let still = fs::metadata(path).is_ok_and(|now| directory.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
+        if still {
+            return Ok(directory);
+        }
+    }
+}
+
+/// A cgroup's directory and all below it, each before its children.
+fn subtree(path: &Path) -> Vec<PathBuf> {
+    let mut found = vec![path.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = found.get(next) {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let below: Vec<_> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.path())
+            .collect();
+        found.extend(below);
+        next += 1;
+    }
+    found
+}
+
+/// The directory of the cgroup this process is in.
+fn own_directory() -> Result<PathBuf, CgroupError> {
+    let read = |path: &str| fs::read_to_string(path).map_err(|_| CgroupError::NotMounted);
+    let found = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+    found
+        .into_iter()
+        .find(|path| path.is_dir())
+        .ok_or(CgroupError::NotMounted)
+}
+
+/// Where the cgroup that /proc/self/cgroup names may be seen, by proc_pid_mountinfo(5): a cgroup2 file system may be
+/// mounted in several places, and each may show only what is below a root.
+fn locate(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
+    let Some(own) = cgroup.lines().find_map(|line| line.strip_prefix("0::")) else {
+        return Vec::new();
+    };
+    let place = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        file_system.starts_with("cgroup2 ").then_some(())?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
+        let below = Path::new(own).strip_prefix(root).ok()?;
+        Some(Path::new(&point).join(below))
+    };
+    mountinfo.lines().filter_map(place).collect()
+}
+
+/// Undoes the octal escapes of blanks, tabs, newlines and backslashes in mountinfo.
+fn unescaped(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .into_iter()
+        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 24 0:27 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:28 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+33 31 0:29 / /sys/fs/cgroup/uni\\040fied rw,relatime shared:9 - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn ones_own_cgroup_is_found_below_the_mount() {
+        let own = "4:memory:/a\n0::/user.slice/x\n";
+        assert_eq!(locate(own, HYBRID), [Path::new("/sys/fs/cgroup/uni fied/user.slice/x")]);
+        assert!(locate("4:memory:/a\n", HYBRID).is_empty(), "cgroup v1 only");
+        assert!(locate(own, "").is_empty());
+    }
+
+    #[test]
+    fn a_mount_of_a_part_shows_what_is_below_it() {
+        let part = "33 31 0:29 /user.slice /sys/fs/cgroup rw - cgroup2 none rw\n";
+        assert_eq!(locate("0::/user.slice/x\n", part), [Path::new("/sys/fs/cgroup/x")]);
+        assert!(locate("0::/system.slice\n", part).is_empty());
+        // In a container: the root of the mount is outside of the cgroup namespace.
+        assert!(locate("0::/\n", "33 31 0:29 /../x /sys/fs/cgroup rw - cgroup2 none rw\n").is_empty());
     }
 }

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_getcpuclockid};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 /// The CPU time that all threads of `pid` have used, those that ended included, in nanoseconds; `None` where it is gone.
 pub fn process_cpu(pid: i32) -> Option<Duration> {
     let clock: ClockId = clock_getcpuclockid(Pid::from_raw(pid)).ok()?;
     Some(clock.now().ok()?.into())
+}
+
+/// The CPU time that the calling thread has used.
+pub fn own_thread() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

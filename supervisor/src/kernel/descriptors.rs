@@ -1,5 +1,10 @@
 //! Descriptors of other processes, by kind: proc_pid_fd(5).
 
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Dir, Mode, OFlags};
+
 /// What a descriptor refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -11,13 +16,74 @@ pub enum Kind {
     TimerFd,
     /// An eventfd.
     EventFd,
-    /// A pipe or FIFO.
+    /// A pipe; a FIFO that has a name is `Other`.
     Pipe,
     /// Anything else.
     Other,
 }
 
-/// The descriptors of a process.
-pub fn descriptors(_pid: i32) -> Vec<(i32, Kind)> {
-    Vec::new()
+impl Kind {
+    fn of(link: &[u8]) -> Self {
+        match link {
+            b"anon_inode:[eventpoll]" => Self::Epoll,
+            b"anon_inode:[timerfd]" => Self::TimerFd,
+            b"anon_inode:[eventfd]" => Self::EventFd,
+            _ if link.starts_with(b"socket:[") => Self::Socket,
+            _ if link.starts_with(b"pipe:[") => Self::Pipe,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The descriptors of a process; none where it is gone or may not be inspected.
+pub fn descriptors(pid: i32) -> Vec<(i32, Kind)> {
+    let mut found = Vec::new();
+    visit(pid, |number, link| {
+        found.push((number, Kind::of(link)));
+        true
+    });
+    found
+}
+
+/// How many descriptors a process has open, without looking at each (proc_pid_fd(5): the size of the directory, 6.2);
+/// 0 on an older kernel.
+pub fn count(pid: i32) -> u64 {
+    std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |directory| directory.len())
+}
+
+/// The inode number of a link `socket:[N]`.
+pub(super) fn socket_inode(link: &[u8]) -> Option<u64> {
+    let digits = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Calls `visitor` with the number and the link of every descriptor, for as long as it says true.
+pub(super) fn visit(pid: i32, mut visitor: impl FnMut(i32, &[u8]) -> bool) {
+    let Some(directory) = open(pid) else { return };
+    let Ok(entries) = Dir::read_from(&directory) else {
+        return;
+    };
+    // Long enough for every link that is told apart; a longer path is `Other` however it ends.
+    let mut link = [0; 64];
+    for entry in entries.flatten() {
+        let Some(number) = number(entry.file_name()) else {
+            continue;
+        };
+        // By the directory's descriptor: a path would be walked from the root for each.
+        let Ok(length) = rustix::fs::readlinkat_raw(&directory, entry.file_name(), &mut link[..]) else {
+            continue;
+        };
+        if !visitor(number, &link[..length]) {
+            return;
+        }
+    }
+}
+
+fn open(pid: i32) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()).ok()
+}
+
+fn number(name: &CStr) -> Option<i32> {
+    name.to_str().ok()?.parse().ok()
 }

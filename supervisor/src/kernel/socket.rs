@@ -392,7 +392,7 @@ pub fn decode_address(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-fn get_int(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {
+pub(super) fn get_int(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<i32, Errno> {
     let mut value = [0; 4];
     get(socket, level, name, &mut value)?;
     Ok(i32::from_ne_bytes(value))
@@ -421,6 +421,26 @@ pub(super) fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `value` has `length` readable bytes and outlives the call.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    Errno::result(result).map(drop)
+}
+
+/// SO_ATTACH_REUSEPORT_CBPF: the filter's result is the number of the socket of the group that takes a connection.
+pub(super) fn attach_reuseport_filter(socket: BorrowedFd<'_>, filter: &[libc::sock_filter]) -> Result<(), Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `program` and the filter it points to outlive the call; the kernel copies both and writes neither.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
     Errno::result(result).map(drop)
 }
 

@@ -1,35 +1,38 @@
-//! Threads that are stopped and read: ptrace(2).
+//! Threads that are stopped and read: ptrace(2), kernel/ptrace.c.
+//!
+//! A thread of our own is the tracer. A thread that does not stop (it waits for a vfork(2) child, or for the answer to a
+//! trapped call) cannot be detached by PTRACE_DETACH, but the end of its tracer detaches it wherever it is; so giving up leaves
+//! nobody traced.
 
+use std::collections::HashSet;
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::{Pid, gettid};
+use rustix::process::{WaitId, WaitIdOptions};
 use thiserror::Error;
 
-/// Where a stopped thread is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// In user mode: it was running.
-    UserMode,
-    /// In a system call that was interrupted and will be restarted, or says EINTR: it was blocked in it.
-    Blocked {
-        /// The call.
-        number: i64,
-        /// Its arguments.
-        args: [u64; 6],
-        /// The stack pointer, which tells a restarted call from another one.
-        stack: u64,
-    },
-    /// The call had completed, with this result.
-    Completed {
-        /// The call.
-        number: i64,
-        /// What it says.
-        result: i64,
-    },
-    /// In a group-stop (SIGSTOP) already.
-    GroupStop,
-}
+use super::{process, registers};
+
+pub use super::registers::At;
+
+/// What a tracer's stack needs: little, as it is one for each sleeper where there is no freezer.
+const TRACER_STACK_BYTES: usize = 64 * 1024;
+
+/// How long a thread that has not stopped is looked at again and again: five threads stop within 150 us. No event can be
+/// waited for with a limit: SIGCHLD belongs to the receive loop, and pidfds do not tell of stops.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+
+/// How often it is looked at after that.
+const LATER_LOOK: Duration = Duration::from_micros(200);
+
+/// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop, where the thread was seized.
+const EVENT_STOP: i32 = 128;
 
 /// A thread that is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +48,14 @@ pub struct StoppedThread {
 /// Why threads could not be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StopError {
-    /// Somebody else traces a process, or it may not be traced.
-    #[error("process {pid} cannot be stopped: something else traces it")]
+    /// Somebody else traces a process.
+    #[error("process {pid} cannot be stopped: something else traces it (a debugger, strace)")]
     Traced {
         /// The process.
         pid: i32,
     },
     /// A thread did not stop in time.
-    #[error("thread {tid} of process {pid} did not stop in time")]
+    #[error("thread {tid} of process {pid} did not stop in time: it is in a system call that cannot be interrupted")]
     Busy {
         /// The process.
         pid: i32,
@@ -60,32 +63,57 @@ pub enum StopError {
         tid: i32,
     },
     /// The kernel refused.
-    #[error("process {pid} cannot be stopped ({})", .errno.desc())]
+    #[error("process {pid} cannot be stopped ({}); `imsup doctor` says whether ptrace(2) may be used", .errno.desc())]
     Refused {
         /// The process.
         pid: i32,
-        /// What ptrace(2) says.
+        /// What ptrace(2) says: EPERM for one of another user or with more privileges, ENOSYS on a processor other than x86-64.
         errno: Errno,
     },
+    /// There is no thread to stop them with.
+    #[error("no thread can be started to stop processes with; raise the limit of processes (ulimit -u)")]
+    NoTracer,
 }
 
 /// All threads of some processes, stopped; dropping it lets them go.
 #[derive(Debug)]
 pub struct Stopped {
     threads: Vec<StoppedThread>,
-    /// A tracer is a thread, so this must stay on the one that stopped them.
+    tracer: Tracer,
+    /// Kept from other threads, that the answers of /proc and the wait for children stay the supervisor's own.
     not_send: PhantomData<*const ()>,
 }
 
-/// Stops every thread of the processes that `pids` names.
+/// Stops every thread of the processes that `pids` names, again and again until no new one appears, and reads where it is.
+///
+/// The processes' parents see nothing of it, nor do the threads, but for EINTR where Linux restarts no call (epoll_wait,
+/// signal(7)). Signals wait until they are let go. Zombies are left out, as is a process's first thread that has ended
+/// before others.
 ///
 /// # Errors
-/// As [`StopError`]; everything is let go then.
-pub fn stop(_pids: &dyn Fn() -> Vec<i32>, _patience: Duration) -> Result<Stopped, StopError> {
-    Ok(Stopped {
+/// Any [`StopError`]; everything has been let go then.
+pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, StopError> {
+    let mut stopped = Stopped {
         threads: Vec::new(),
+        tracer: Tracer::start(Instant::now() + patience)?,
         not_send: PhantomData,
-    })
+    };
+    let mut known = HashSet::new();
+    loop {
+        let new: Vec<i32> = pids().into_iter().filter(|pid| known.insert(*pid)).collect();
+        // Everything known is stopped, so whatever it has started is in the list by now.
+        if new.is_empty() {
+            return Ok(stopped);
+        }
+        let threads = stopped.tracer.stop(new);
+        match threads {
+            Ok(threads) => stopped.threads = threads,
+            Err(error) => {
+                stopped.tracer.end_wholly();
+                return Err(error);
+            }
+        }
+    }
 }
 
 impl Stopped {
@@ -96,4 +124,229 @@ impl Stopped {
 
     /// Lets them go.
     pub fn release(self) {}
+}
+
+/// The thread that traces.
+#[derive(Debug)]
+struct Tracer {
+    thread: Option<JoinHandle<i32>>,
+    /// Processes to stop; closed, to let them go.
+    orders: Option<Sender<Vec<i32>>>,
+    answers: Receiver<Result<Vec<StoppedThread>, StopError>>,
+}
+
+impl Tracer {
+    fn start(deadline: Instant) -> Result<Self, StopError> {
+        let (orders, received) = channel();
+        let (answer, answers) = channel();
+        let thread = std::thread::Builder::new()
+            .name("imsup-tracer".to_owned())
+            .stack_size(TRACER_STACK_BYTES)
+            .spawn(move || {
+                let mut tracees = Tracees::new(deadline);
+                for pids in received {
+                    let stopped = tracees.stop(pids);
+                    let failed = stopped.is_err();
+                    if answer.send(stopped).is_err() || failed {
+                        break;
+                    }
+                }
+                tracees.release();
+                gettid().as_raw()
+            })
+            .map_err(|_| StopError::NoTracer)?;
+        Ok(Self {
+            thread: Some(thread),
+            orders: Some(orders),
+            answers,
+        })
+    }
+
+    fn stop(&self, pids: Vec<i32>) -> Result<Vec<StoppedThread>, StopError> {
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(pids).is_ok());
+        sent.then_some(()).ok_or(StopError::NoTracer)?;
+        self.answers.recv().map_err(|_| StopError::NoTracer)?
+    }
+
+    /// Lets go, and returns the tracer's thread id.
+    fn end(&mut self) -> Option<i32> {
+        self.orders = None;
+        self.thread.take()?.join().ok()
+    }
+
+    /// Waits until the kernel has detached also what could not be stopped, which is a little after the thread can be joined.
+    fn end_wholly(&mut self) {
+        if let Some(tid) = self.end() {
+            let task = format!("/proc/self/task/{tid}");
+            while Path::new(&task).exists() {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the tracer traces.
+struct Tracees {
+    deadline: Instant,
+    pids: Vec<i32>,
+    /// Every thread ever seized, those that have ended included.
+    seized: HashSet<i32>,
+    stopped: Vec<StoppedThread>,
+}
+
+impl Tracees {
+    fn new(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            pids: Vec::new(),
+            seized: HashSet::new(),
+            stopped: Vec::new(),
+        }
+    }
+
+    /// Stops all threads of `pids` and of the processes named before.
+    fn stop(&mut self, pids: Vec<i32>) -> Result<Vec<StoppedThread>, StopError> {
+        self.pids.extend(pids);
+        loop {
+            // All are told to stop before any is waited for.
+            let mut new = Vec::new();
+            for &pid in &self.pids {
+                for tid in process::threads(pid) {
+                    if !self.seized.contains(&tid) && seize(pid, tid)? {
+                        self.seized.insert(tid);
+                        new.push((pid, tid));
+                    }
+                }
+            }
+            // A thread that starts another is stopped after it, so a look at stopped threads alone sees all.
+            if new.is_empty() {
+                return Ok(self.stopped.clone());
+            }
+            for (pid, tid) in new {
+                let at = await_stop(pid, tid, self.deadline)?;
+                self.stopped.extend(at.map(|at| StoppedThread { pid, tid, at }));
+            }
+        }
+    }
+
+    /// Lets all go that have stopped; the end of this thread does the rest.
+    fn release(&self) {
+        for thread in &self.stopped {
+            // ESRCH: killed meanwhile.
+            if ptrace::detach(Pid::from_raw(thread.tid), None).is_err() {
+                reap(thread.pid, thread.tid);
+            }
+        }
+    }
+}
+
+/// Seizes a thread and asks it to stop; false where it has ended.
+fn seize(pid: i32, tid: i32) -> Result<bool, StopError> {
+    let thread = Pid::from_raw(tid);
+    match ptrace::seize(thread, ptrace::Options::empty()) {
+        Ok(()) => {
+            // ESRCH: it has ended meanwhile, which waiting for it will say.
+            let _ = ptrace::interrupt(thread);
+            Ok(true)
+        }
+        Err(Errno::ESRCH) => Ok(false),
+        // A zombie is EPERM, too.
+        Err(_) if has_ended(tid) => Ok(false),
+        Err(Errno::EPERM) if is_traced(tid) => Err(StopError::Traced { pid }),
+        Err(errno) => Err(StopError::Refused { pid, errno }),
+    }
+}
+
+/// Waits for a seized thread's stop; `None` where it has ended.
+fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option<At>, StopError> {
+    // Only stops: the exit status of our own child is for those who wait for it.
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | wait_all();
+    let Some(id) = rustix::process::Pid::from_raw(tid) else {
+        return Ok(None);
+    };
+    let mut since = None;
+    loop {
+        match rustix::process::waitid(WaitId::Pid(id), options) {
+            Ok(Some(status)) => {
+                let code = status.trapping_signal().unwrap_or(0);
+                match (code >> 8, code & 0xff) {
+                    (EVENT_STOP, libc::SIGTRAP) => match registers::read(tid) {
+                        Ok(at) => return Ok(Some(at)),
+                        // Killed; it ends now.
+                        Err(Errno::ESRCH) => {}
+                        Err(errno) => {
+                            let _ = ptrace::detach(Pid::from_raw(tid), None);
+                            return Err(StopError::Refused { pid, errno });
+                        }
+                    },
+                    (EVENT_STOP, _) => return Ok(Some(At::GroupStop)),
+                    // It was about to take a signal when it was seized: it does, and then stops as it was asked to.
+                    (0, signal) => resume(tid, signal),
+                    _ => resume(tid, 0),
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => {
+                reap(pid, tid);
+                return Ok(None);
+            }
+            Ok(None) => {
+                let now = Instant::now();
+                if now.duration_since(*since.get_or_insert(now)) < BUSY_WAIT {
+                    std::thread::yield_now();
+                    continue;
+                }
+                // A process's first thread that ends before others is not reported until they have ended.
+                if has_ended(tid) {
+                    reap(pid, tid);
+                    return Ok(None);
+                }
+                if now >= deadline {
+                    return Err(StopError::Busy { pid, tid });
+                }
+                std::thread::sleep(LATER_LOOK);
+            }
+        }
+    }
+}
+
+/// Takes the exit status of a thread that ended while it was traced, which its process or parent waits for; not that of our
+/// own child, which its own parent's wait takes.
+fn reap(pid: i32, tid: i32) {
+    if tid == pid && process::status_field(pid, "PPid:") == Some(std::process::id().to_string()) {
+        return;
+    }
+    if let Some(id) = rustix::process::Pid::from_raw(tid) {
+        let _ = rustix::process::waitid(
+            WaitId::Pid(id),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG | wait_all(),
+        );
+    }
+}
+
+/// `__WALL`, also threads.
+fn wait_all() -> WaitIdOptions {
+    WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned())
+}
+
+/// PTRACE_CONT with any signal, real-time ones included, which nix has no names for.
+fn resume(tid: i32, signal: i32) {
+    let signal: *mut libc::c_void = std::ptr::without_provenance_mut(signal.cast_unsigned() as usize);
+    // SAFETY: PTRACE_CONT takes a thread id and a number and touches no memory of ours.
+    unsafe { libc::ptrace(libc::PTRACE_CONT, tid, std::ptr::null_mut::<libc::c_void>(), signal) };
+}
+
+fn is_traced(tid: i32) -> bool {
+    process::status_field(tid, "TracerPid:").is_some_and(|tracer| tracer != "0")
+}
+
+/// Whether a thread is gone, a zombie, or dead.
+fn has_ended(tid: i32) -> bool {
+    process::status_field(tid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
 }

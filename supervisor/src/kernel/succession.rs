@@ -1,38 +1,122 @@
-//! Listening sockets that take another's place, and what waits in them: listen(2), socket(7).
+//! Listening sockets that take another's place, and what waits in them: listen(2), socket(7), net/core/sock_reuseport.c.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
+
+use super::sock_diag::{self, Local};
+use super::socket;
+use super::tcp_info::{TcpInfo, state};
 
 /// A socket that has taken a listener's place.
 #[derive(Debug)]
 pub struct Successor {
     /// The new one.
     pub socket: OwnedFd,
-    /// Connections that wait in the old one.
+    /// Connections that waited in the old one when the new one was chosen. One whose handshake was under way on another
+    /// processor may still come; ask [`accept_queue`] once more before the old one is closed.
     pub old_queue: u32,
 }
 
-/// Connections that wait in a listener, and its backlog.
+/// Connections that wait in a listener, and its backlog (TCP_INFO).
 ///
 /// # Errors
-/// EINVAL where it does not listen.
-pub fn accept_queue(_listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
-    Err(Errno::ENOSYS)
+/// EINVAL where it does not listen; ENOPROTOOPT or EOPNOTSUPP where it is not TCP.
+pub fn accept_queue(listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+    let info = TcpInfo::of(listener)?;
+    if info.state == state::LISTEN {
+        Ok((info.unacked, info.sacked))
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
-/// A socket that takes the place of `listener`.
+/// A socket that takes the place of `listener`: of the same family, address, options and owner, SO_REUSEPORT with it, and
+/// chosen for every connection from now on (SO_ATTACH_REUSEPORT_CBPF). What waits in the old one stays there.
+///
+/// Where several listeners share the address (SO_REUSEPORT, each worker its own), one successor takes the place of all.
+/// SO_REUSEPORT stays set on `listener`, and a filter the program itself attached to its group is replaced.
 ///
 /// # Errors
-/// What bind(2) and listen(2) say.
-pub fn succeed(_listener: BorrowedFd<'_>, _backlog: i32) -> Result<Successor, Errno> {
-    Err(Errno::ENOSYS)
+/// What socket(2), bind(2), listen(2) and sock_diag(7) say; EPERM where it belongs to another user and we lack CAP_CHOWN.
+pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errno> {
+    let address = socket::local_address(listener).ok_or(Errno::EAFNOSUPPORT)?;
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let protocol = socket::get_int(listener, libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
+    let protocol = u32::try_from(protocol)
+        .ok()
+        .and_then(std::num::NonZeroU32::new)
+        .map(Protocol::from_raw);
+    let new = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, protocol)
+        .map_err(socket::errno_of)?;
+    adopt_owner(listener, new.as_fd())?;
+    socket::set_reuseport(listener)?;
+    socket::copy_settings(listener, new.as_fd())?;
+    if address.is_ipv6() {
+        let v6only = i32::from(socket::is_v6only(listener));
+        socket::set_int(new.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6only)?;
+    }
+    socket::bind(new.as_fd(), address)?;
+    socket::listen(new.as_fd(), backlog)?;
+    // It is the last of its group.
+    let last = group_size(listener)?.saturating_sub(1);
+    choose(new.as_fd(), last)?;
+    let (old_queue, _) = accept_queue(listener)?;
+    Ok(Successor { socket: new, old_queue })
 }
 
-/// Makes the old one of a succession the chosen one again.
+/// Makes the first of a group the chosen one again, the listener that was there first.
 ///
 /// # Errors
-/// What setsockopt(2) says.
-pub fn give_back(_listener: BorrowedFd<'_>) -> Result<(), Errno> {
-    Err(Errno::ENOSYS)
+/// EINVAL where it was never succeeded.
+pub fn give_back(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    choose(listener, 0)
+}
+
+/// SO_REUSEPORT wants one user for all sockets of an address, by the owner of the inode, which fchown(2) changes
+/// (net/socket.c, sockfs_setattr).
+fn adopt_owner(listener: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Errno> {
+    let owner = |socket| rustix::fs::fstat(socket).map_err(socket::errno_of);
+    let (wanted, present) = (owner(listener)?.st_uid, owner(new)?.st_uid);
+    if wanted == present {
+        return Ok(());
+    }
+    rustix::fs::fchown(new, Some(rustix::fs::Uid::from_raw(wanted)), None).map_err(socket::errno_of)
+}
+
+/// How many sockets listen at the address of `listener`, one of them: its reuseport group, if they are of one user and
+/// family. Sockets of a group are numbered as they listen, and the last fills the place of one that leaves.
+fn group_size(listener: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let address = socket::local_address(listener).ok_or(Errno::EAFNOSUPPORT)?;
+    let uid = rustix::fs::fstat(listener).map_err(socket::errno_of)?.st_uid;
+    let local = Local {
+        ip: address.ip(),
+        port: Some(address.port()),
+    };
+    let found = sock_diag::find(&[local], 1 << state::LISTEN)
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(found
+        .iter()
+        .filter(|socket| socket.local == address && socket.uid == uid)
+        .count())
+}
+
+/// Has the socket at `index` of the group of `member` take every new connection.
+fn choose(member: BorrowedFd<'_>, index: usize) -> Result<(), Errno> {
+    let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
+    socket::attach_reuseport_filter(
+        member,
+        &[libc::sock_filter {
+            // BPF_RET | BPF_K: whatever the packet, this number.
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: index,
+        }],
+    )
 }

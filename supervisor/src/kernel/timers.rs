@@ -1,6 +1,12 @@
 //! Timers of other processes: proc_pid_fdinfo(5), proc_pid_timers(5).
 
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
+
+use super::descriptors::{self, Kind};
+use super::signals::SignalMasks;
 
 /// An armed timerfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +21,83 @@ pub struct TimerFd {
     pub interval: Duration,
 }
 
-/// The armed timerfds of a process.
-pub fn timerfds(_pid: i32) -> Vec<TimerFd> {
-    Vec::new()
+/// The armed timerfds of a process. One that has expired and was not read is not among them: it is readable.
+pub fn timerfds(pid: i32) -> Vec<TimerFd> {
+    let all = descriptors::descriptors(pid).into_iter();
+    all.filter(|(_, kind)| *kind == Kind::TimerFd)
+        .filter_map(|(number, _)| {
+            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+            let (expires_in, interval) = parse_timerfd(&info)?;
+            Some(TimerFd {
+                pid,
+                number,
+                expires_in,
+                interval,
+            })
+        })
+        .collect()
 }
 
-/// Whether a process has POSIX timers other than on CPU-time clocks.
-pub fn has_posix_timers(_pid: i32) -> bool {
-    false
+/// What is left until it expires, and its interval; `None` where it is not armed.
+fn parse_timerfd(info: &str) -> Option<(Duration, Duration)> {
+    let field = |name: &str| {
+        let value = info.lines().find_map(|line| line.strip_prefix(name))?;
+        let (seconds, nanos) = value.trim().strip_prefix('(')?.strip_suffix(')')?.split_once(", ")?;
+        Some(Duration::new(seconds.parse().ok()?, nanos.parse().ok()?))
+    };
+    let value = field("it_value:")?;
+    (!value.is_zero()).then_some((value, field("it_interval:")?))
 }
 
-/// Whether a process may have an interval timer, which /proc does not show: SIGALRM is caught or blocked.
-pub fn may_have_interval_timer(_pid: i32) -> bool {
-    false
+/// Whether a process has POSIX timers (timer_create(2)), armed or not, other than on CPU-time clocks, which stand still
+/// while it sleeps. True where the kernel does not show them (no CONFIG_CHECKPOINT_RESTORE).
+pub fn has_posix_timers(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/timers")) {
+        Ok(timers) => has_real_timer(&timers),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new(&format!("/proc/{pid}/stat")).exists(),
+    }
+}
+
+fn has_real_timer(timers: &str) -> bool {
+    timers
+        .lines()
+        .filter_map(|line| line.strip_prefix("ClockID:")?.trim().parse::<i32>().ok())
+        // Negative ones are CPU-time clocks of a process or thread (clock_getcpuclockid(3)).
+        .any(|clock| clock >= 0 && clock != libc::CLOCK_PROCESS_CPUTIME_ID && clock != libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Whether a process may have an interval timer (setitimer(2), alarm(2)), which /proc does not show: it catches SIGALRM, or
+/// blocks it to take it with sigwait(3) or signalfd(2).
+pub fn may_have_interval_timer(pid: i32) -> bool {
+    const ALARM: u64 = 1 << (libc::SIGALRM - 1);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let masks = SignalMasks::parse(&status);
+    (masks.caught | masks.blocked) & ALARM != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timerfd_is_armed_while_something_is_left() {
+        let info = |value: &str| {
+            format!("pos:\t0\nflags:\t02\nclockid: 1\nticks: 0\nit_value: {value}\nit_interval: (1, 500000000)\n")
+        };
+        assert_eq!(
+            parse_timerfd(&info("(49, 406829391)")),
+            Some((Duration::new(49, 406_829_391), Duration::from_millis(1500)))
+        );
+        assert_eq!(parse_timerfd(&info("(0, 0)")), None);
+        assert_eq!(parse_timerfd("pos: 0\n"), None);
+    }
+
+    #[test]
+    fn timers_on_cpu_clocks_do_not_count() {
+        let timer = |clock: i32| format!("ID: 0\nsignal: 60/00007fff\nnotify: signal/pid.2634\nClockID: {clock}\n");
+        assert!(has_real_timer(&timer(libc::CLOCK_MONOTONIC)));
+        assert!(has_real_timer(&(timer(2) + &timer(0))));
+        assert!(!has_real_timer(&(timer(2) + &timer(3) + &timer(-18))));
+        assert!(!has_real_timer(""));
+    }
 }

@@ -1,0 +1,127 @@
+//! Where a stopped thread is, by its registers: ptrace(2), arch/x86/entry/calling.h.
+
+use nix::errno::Errno;
+
+/// Where a stopped thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// In user mode: it was running.
+    UserMode,
+    /// In a system call that was interrupted and will be restarted, or says EINTR: it was blocked in it.
+    Blocked {
+        /// The call. One of a 32-bit program has bit 30 set, as no call of the native table has.
+        number: i64,
+        /// Its arguments. Those of restart_syscall(2) are the arguments of the call that it continues.
+        args: [u64; 6],
+        /// The stack pointer, which tells a restarted call from another one.
+        stack: u64,
+    },
+    /// The call had completed, with this result.
+    Completed {
+        /// The call.
+        number: i64,
+        /// What it says.
+        result: i64,
+    },
+    /// In a group-stop (SIGSTOP) already.
+    GroupStop,
+}
+
+/// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (include/linux/errno.h), which no program sees, and
+/// EINTR: what a call says that was interrupted while it waited.
+#[cfg(target_arch = "x86_64")]
+const INTERRUPTED: [i64; 5] = [-512, -513, -514, -516, -(libc::EINTR as i64)];
+
+/// Reads where the stopped thread `tid` is.
+///
+/// # Errors
+/// ESRCH where it has been killed.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn read(tid: i32) -> Result<At, Errno> {
+    Ok(decode(&nix::sys::ptrace::getregs(nix::unistd::Pid::from_raw(tid))?))
+}
+
+/// Other processors keep an interrupted call in other ways (arm64 rewinds it before a tracer may look), so nothing can be
+/// said there of where a thread is.
+///
+/// # Errors
+/// ENOSYS, always.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn read(_tid: i32) -> Result<At, Errno> {
+    Err(Errno::ENOSYS)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn decode(registers: &libc::user_regs_struct) -> At {
+    /// The code segment of 32-bit programs (arch/x86/include/asm/segment.h, `__USER32_CS`).
+    const USER32_CS: u64 = 0x23;
+    /// `__X32_SYSCALL_BIT`.
+    const OTHER_TABLE: i64 = 0x4000_0000;
+
+    let number = registers.orig_rax.cast_signed();
+    let result = registers.rax.cast_signed();
+    // Exceptions and interrupts store -1 there.
+    if number < 0 {
+        return At::UserMode;
+    }
+    let compat = registers.cs == USER32_CS;
+    let number = if compat { number | OTHER_TABLE } else { number };
+    if !INTERRUPTED.contains(&result) {
+        return At::Completed { number, result };
+    }
+    let r = registers;
+    At::Blocked {
+        number,
+        args: if compat {
+            [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp]
+        } else {
+            [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
+        },
+        stack: registers.rsp,
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    fn registers(number: i64, result: i64, cs: u64) -> libc::user_regs_struct {
+        // SAFETY: integers only; all zeros is a value of it.
+        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        registers.orig_rax = number.cast_unsigned();
+        registers.rax = result.cast_unsigned();
+        registers.cs = cs;
+        (registers.rdi, registers.rbx, registers.rsp) = (7, 8, 9);
+        registers
+    }
+
+    #[test]
+    fn an_interrupted_call_is_told_from_one_that_is_over() {
+        for result in INTERRUPTED {
+            assert_eq!(
+                decode(&registers(libc::SYS_poll, result, 0x33)),
+                At::Blocked {
+                    number: libc::SYS_poll,
+                    args: [7, 0, 0, 0, 0, 0],
+                    stack: 9
+                }
+            );
+        }
+        for result in [0, 1, -11] {
+            let number = libc::SYS_poll;
+            assert_eq!(
+                decode(&registers(number, result, 0x33)),
+                At::Completed { number, result }
+            );
+        }
+        assert_eq!(decode(&registers(-1, -512, 0x33)), At::UserMode);
+    }
+
+    #[test]
+    fn a_32_bit_call_is_no_call_of_the_native_table() {
+        let At::Blocked { number, args, .. } = decode(&registers(168, -512, 0x23)) else {
+            panic!("blocked")
+        };
+        assert_eq!((number, args[0]), (168 | 0x4000_0000, 8));
+    }
+}
