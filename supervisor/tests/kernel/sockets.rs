@@ -1,26 +1,15 @@
-//! The kernel suite: each fact of the kernel that imsup relies on, with the man page or kernel file that states it.
-//!
-//! A kernel that does otherwise fails here, and not in somebody's cluster.
+//! Addresses, connects and queues: ip(7), connect(2), listen(2), socket(7).
 
-use std::ffi::CString;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
-use imsup_supervisor::kernel::memory::{TargetMemory, ThreadMemory};
-use imsup_supervisor::kernel::notify::{Answer, Listener};
 use imsup_supervisor::kernel::socket::{self, Family, InetSocket, Progress};
-use imsup_supervisor::kernel::{spawn, task};
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketType};
 
-const A: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 1);
-const B: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 2);
+use crate::{A, B, listener};
 
 fn tcp(family: AddressFamily) -> OwnedFd {
     rustix::net::socket(family, SocketType::STREAM, None).unwrap()
@@ -28,13 +17,6 @@ fn tcp(family: AddressFamily) -> OwnedFd {
 
 fn nonblocking(socket: &OwnedFd) {
     socket::set_status_flags(socket.as_fd(), OFlags::RDWR | OFlags::NONBLOCK).unwrap();
-}
-
-/// A listener on a port of `A` that the kernel chose.
-fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((A, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
 }
 
 /// A port of `A` where nobody listens: bound, so that nobody else can.
@@ -252,139 +234,4 @@ fn settings_are_copied_to_a_retained_socket() {
         rustix::net::sockopt::socket_recv_buffer_size(&retained).unwrap(),
         wanted
     );
-}
-
-/// pidfd_open(2), PIDFD_THREAD, and pidfd_getfd(2): a duplicate is the same open file description; what is not open is EBADF,
-/// and a pidfd of a process that is gone says ESRCH for ever.
-#[test]
-fn descriptors_are_duplicated_through_pidfds() {
-    let (listener, _) = listener();
-    let own = task::open_thread(nix::unistd::gettid().as_raw()).unwrap();
-    let duplicate = task::duplicate_from(&own, listener.as_raw_fd()).unwrap();
-    assert_eq!(
-        socket::cookie(duplicate.as_fd()).unwrap(),
-        socket::cookie(listener.as_fd()).unwrap()
-    );
-    assert_eq!(task::duplicate_from(&own, 1 << 20).map(drop), Err(Errno::EBADF));
-
-    let mut child = std::process::Command::new("true").spawn().unwrap();
-    let pidfd = task::open_thread(i32::try_from(child.id()).unwrap()).unwrap();
-    child.wait().unwrap();
-    assert_eq!(task::duplicate_from(&pidfd, 0).map(drop), Err(Errno::ESRCH));
-}
-
-/// process_vm_readv(2): a read that runs into unmapped memory returns what came before; a bad address is EFAULT.
-#[test]
-fn memory_is_read_as_far_as_it_is_mapped() {
-    let memory = ThreadMemory::of(nix::unistd::gettid().as_raw());
-    let value = *b"imsup";
-    assert_eq!(memory.read_array::<5>(value.as_ptr().addr() as u64), Ok(value));
-    assert_eq!(memory.read_array::<5>(0), Err(Errno::EFAULT));
-    assert_eq!(memory.read_array::<5>(u64::MAX), Err(Errno::EFAULT));
-}
-
-/// seccomp_unotify(2): the flags imsup installs its filter with are known (5.19), and there can be one listener only
-/// (seccomp(2), EBUSY), which is why imsup does not run inside imsup.
-#[test]
-fn a_filter_with_a_listener_can_be_installed_once() {
-    assert!(spawn::knows_wait_killable(), "Linux 5.19 or newer is needed");
-    let imsup = env!("CARGO_BIN_EXE_imsup");
-    let doctor = std::process::Command::new(imsup)
-        .args(["doctor", "--format", "json"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&doctor.stdout);
-    assert!(
-        doctor.status.success(),
-        "{text}{}",
-        String::from_utf8_lossy(&doctor.stderr)
-    );
-    assert!(text.contains("seccomp user notification"), "{text}");
-}
-
-/// A child that runs `uname -n` under the filter, and the listener of its calls.
-fn child_that_asks_its_name() -> (Pid, Listener) {
-    child(&[c"uname".to_owned(), c"-n".to_owned()])
-}
-
-fn child(command: &[CString]) -> (Pid, Listener) {
-    let program = spawn::Program {
-        command,
-        credentials: None,
-        new_session: false,
-        descriptor_limit: None,
-        signals: SigSet::empty(),
-        no_new_privs: true,
-    };
-    let filter = imsup_bpf_filters::compile().unwrap();
-    let prepared = spawn::prepare(&program, &filter).unwrap();
-    let child = prepared.pid();
-    (child, prepared.execute().unwrap())
-}
-
-/// What poll(2) says of the listener, which is waited for.
-fn events(listener: &Listener) -> PollFlags {
-    let mut polled = [PollFd::new(listener, PollFlags::IN)];
-    rustix::event::poll(&mut polled, None).unwrap();
-    polled[0].revents()
-}
-
-/// seccomp_unotify(2): the listener polls readable for each call, RECV says who made it, SEND lets it return, and when nobody is
-/// left under the filter the listener polls POLLHUP, which is the end.
-#[test]
-fn a_trapped_call_is_received_answered_and_the_end_is_told() {
-    let (child, listener) = child_that_asks_its_name();
-    while events(&listener).contains(PollFlags::IN) {
-        let Some(call) = listener.receive().unwrap() else {
-            continue;
-        };
-        assert_eq!(call.tid, child.as_raw());
-        assert!(listener.is_valid(call.id));
-        listener.answer(call.id, Answer::errno(Errno::EPERM)).unwrap();
-        assert!(!listener.is_valid(call.id), "it has been answered");
-    }
-    assert!(events(&listener).contains(PollFlags::HUP));
-    // uname(1) says that it could not ask, which shows that the errno arrived.
-    assert_eq!(nix::sys::wait::waitpid(child, None), Ok(WaitStatus::Exited(child, 1)));
-}
-
-/// A caller that is killed while it waits, which WAIT_KILLABLE_RECV allows: its notification is no longer valid, and an answer
-/// that comes too late is ENOENT, which is no error of ours.
-#[test]
-fn a_killed_callers_notification_becomes_invalid() {
-    let (child, listener) = child_that_asks_its_name();
-    assert!(events(&listener).contains(PollFlags::IN));
-    let call = listener.receive().unwrap().unwrap();
-    nix::sys::signal::kill(child, Signal::SIGKILL).unwrap();
-    let killed = WaitStatus::Signaled(child, Signal::SIGKILL, false);
-    assert_eq!(nix::sys::wait::waitpid(child, None), Ok(killed));
-    assert!(!listener.is_valid(call.id));
-    assert_eq!(listener.answer(call.id, Answer::Continue), Ok(()));
-}
-
-/// WAIT_KILLABLE_RECV (seccomp(2), 5.19): a call that was received is not torn by a signal whose handler would interrupt it; the
-/// signal waits for the answer.
-#[test]
-fn a_received_call_is_not_torn_by_a_signal() {
-    // Perl installs its handlers without SA_RESTART.
-    let script = c"use POSIX; $SIG{USR1} = sub {}; (POSIX::uname())[1] or die".to_owned();
-    let (child, listener) = child(&[c"perl".to_owned(), c"-e".to_owned(), script]);
-    let mut signalled = false;
-    while events(&listener).contains(PollFlags::IN) {
-        let Some(call) = listener.receive().unwrap() else {
-            continue;
-        };
-        if i64::from(call.number) == nix::libc::SYS_uname {
-            nix::sys::signal::kill(child, Signal::SIGUSR1).unwrap();
-            // Long enough for the caller to be woken, were it to be: it would then be seen to have gone.
-            for _ in 0..10_000 {
-                assert!(listener.is_valid(call.id), "the call was torn");
-                std::thread::yield_now();
-            }
-            signalled = true;
-        }
-        listener.answer(call.id, Answer::Continue).unwrap();
-    }
-    assert!(signalled, "perl must have asked");
-    assert_eq!(nix::sys::wait::waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
 }

@@ -1,0 +1,19 @@
+//! The kernel suite: each fact of the kernel that imsup relies on, with the man page or kernel file that states it.
+//!
+//! A kernel that does otherwise fails here, and not in somebody's cluster.
+
+mod notification;
+mod sockets;
+mod tasks;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+const A: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 1);
+const B: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 2);
+
+/// A listener on a port of `A` that the kernel chose.
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((A, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
