@@ -91,10 +91,12 @@ pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
 /// # Errors
 /// [`DurationError`]: it is none, or outside these bounds.
 pub fn parse_within(text: &str, shortest: Duration, longest: Duration) -> Result<Duration, DurationError> {
-    let duration = parse(text)?;
-    if duration > longest {
-        return Err(too_long(text, longest));
-    }
+    let duration = match parse(text) {
+        Ok(duration) if duration <= longest => duration,
+        // The limit here, not that of any duration.
+        Ok(_) | Err(DurationError::Range { .. }) => return Err(too_long(text.trim(), longest)),
+        Err(error) => return Err(error),
+    };
     if duration < shortest {
         return Err(DurationError::Range {
             text: text.to_owned(),
@@ -186,6 +188,8 @@ mod tests {
         assert_eq!(error.to_string(), "'1ms' is too short: the shortest here is 1s");
         let error = parse_within("1h", Duration::from_secs(1), Duration::from_secs(90)).unwrap_err();
         assert_eq!(error.to_string(), "'1h' is too long: the longest here is 1m30s");
+        let error = parse_within("100000h", Duration::from_secs(1), Duration::from_secs(90)).unwrap_err();
+        assert_eq!(error.to_string(), "'100000h' is too long: the longest here is 1m30s");
     }
 
     proptest! {

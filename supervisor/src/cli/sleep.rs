@@ -98,6 +98,7 @@ mod tests {
         assert_eq!(lease("0s"), Ok(Duration::ZERO));
         for (bad, says) in [
             ("366d", "the longest here is 365d"),
+            ("100w", "the longest here is 365d"),
             ("-5m", "a duration is 0s or more"),
             ("10", "write 10s for seconds"),
             ("soon", "such as 1m30s"),
