@@ -1,12 +1,16 @@
 //! The broker's loop: it tells the hosts' lives what happened, and does what they say.
 
+mod asks;
+mod awake;
 mod boots;
 mod claims;
 mod control;
 mod down;
 mod held;
 mod hello;
+mod power;
 mod reach;
+mod sleep;
 mod streams;
 
 use std::cmp::Reverse;
@@ -17,14 +21,16 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use imsup_wire::address::Plane;
-use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, HostState, Planes};
+use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Planes};
 use mio::{Events, Poll, Registry};
 
+use self::asks::Asked;
 use crate::block::Claim;
 use crate::cluster::Cluster;
 use crate::events::{History, OnEvent, now_us};
 use crate::hosts::{HostId, Hosts, Origin};
 use crate::launcher::Launcher;
+use crate::leases::Leases;
 use crate::limits::Limits;
 use crate::names::SharedNames;
 use crate::notices::{Notice, Notifier};
@@ -60,6 +66,8 @@ enum Timer {
     Farewell,
     /// Whoever started a broker for itself had its time to come.
     Lonely,
+    /// A supervisor had its time to answer this question.
+    Unanswered(u64),
 }
 
 /// Who is answered when a wait ends.
@@ -92,8 +100,15 @@ pub(crate) struct Broker {
     pub(crate) signals: Signals,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
+    /// When the project was brought up: microseconds since the Unix epoch.
+    up_us: u64,
+    leases: Leases,
+    /// Commands that run beside the programs of hosts.
+    commands: HashMap<HostId, u32>,
     waiters: HashMap<WaiterId, Target>,
     next_waiter: u64,
+    asks: HashMap<u64, Asked>,
+    next_ask: u64,
     serial: u64,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
@@ -121,6 +136,8 @@ pub(crate) struct Parts {
     pub(crate) signals: Signals,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
+    pub(crate) up_us: u64,
+    pub(crate) leases: Leases,
 }
 
 impl Broker {
@@ -146,8 +163,13 @@ impl Broker {
             signals: parts.signals,
             notices: parts.notices,
             notifier: parts.notifier,
+            up_us: parts.up_us,
+            leases: parts.leases,
+            commands: HashMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,
+            asks: HashMap::new(),
+            next_ask: 0,
             serial: 0,
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
@@ -293,6 +315,7 @@ impl Broker {
             match action {
                 Action::Boot => self.boot(id),
                 Action::Stop => self.stop(id),
+                Action::Resume(cause) => self.resume(id, cause),
                 Action::Reclaim(after) => self.reclaim(id, after),
                 Action::ResetQueued => self.reset_queued(id),
                 Action::CloseUnused => self.close_unused(id),
@@ -311,20 +334,32 @@ impl Broker {
     }
 
     fn emit(&mut self, id: HostId, time_us: u64, kind: EventKind, duration: Option<Duration>, detail: Option<String>) {
-        let host = &mut self.hosts[id];
-        if kind == EventKind::Boot {
-            host.boots = host.boots.saturating_add(1);
-        }
-        let cause = matches!(kind, EventKind::Allocate | EventKind::Boot | EventKind::Ready);
+        let host = &self.hosts[id];
+        let caused = matches!(kind, EventKind::Allocate | EventKind::Boot | EventKind::Ready);
+        let ended = matches!(kind, EventKind::Exit | EventKind::Fail);
         let event = Event {
             time_us,
             host: host.name(&self.cluster).clone(),
             kind,
-            cause: if cause { host.life.cause().cloned() } else { None },
+            cause: host.life.cause().filter(|_| caused).cloned(),
             duration,
             detail,
-            usage: None,
+            usage: host
+                .account
+                .as_ref()
+                .filter(|_| ended)
+                .and_then(|account| account.current()),
         };
+        self.record(id, event);
+    }
+
+    /// Says that something happened to a host.
+    fn record(&mut self, id: HostId, event: Event) {
+        if event.kind == EventKind::Boot {
+            let host = &mut self.hosts[id];
+            host.boots = host.boots.saturating_add(1);
+        }
+        self.account(id).apply(&event);
         if let Some(on_event) = &self.on_event {
             on_event(&event);
         }
@@ -418,6 +453,7 @@ impl Broker {
                 Timer::Accept => self.accept(),
                 Timer::Farewell => self.kill_commands(),
                 Timer::Lonely => self.leave_if_lonely(),
+                Timer::Unanswered(question) => self.unanswered(question),
             }
         }
     }
@@ -437,6 +473,6 @@ impl Broker {
 
     fn is_booting(&self, id: HostId) -> bool {
         let life = &self.hosts[id].life;
-        life.state() == HostState::Booting || (life.state() == HostState::Running && !life.settled())
+        !life.absent() && !life.settled()
     }
 }

@@ -6,14 +6,17 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use imsup_wire::{Cause, CauseKind, Event, EventKind, HostName};
+use imsup_wire::{Cause, CauseKind, Event, EventKind, HostName, Usage};
 use serde::{Deserialize, Serialize};
 
 /// Called with each event as it happens.
 pub type OnEvent = Box<dyn Fn(&Event)>;
 
-/// Events kept in memory for `imsup events`; the file has all of them.
+/// Events kept in memory for `imsup events`; the file has all of them, but for ticks.
 const KEPT: usize = 16_384;
+
+/// Ticks kept in memory. They are in no file: a sleeper with a timer would write one a second for ever.
+const KEPT_TICKS: usize = 4096;
 
 /// An event as JSON: what `imsup events --format json` prints and `events.jsonl` holds, one object a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,14 @@ pub struct EventLine {
     pub duration_us: Option<u64>,
     /// A sentence for people.
     pub detail: Option<String>,
+    /// CPU time that the host's program had used by then since its boot, in microseconds; null where the event ends no
+    /// stretch of it, as are the next two.
+    pub cpu_us: Option<u64>,
+    /// Its resident memory times time by then, in byte-milliseconds. May exceed 2^53: readers that take every number for a
+    /// double lose its last digits.
+    pub memory_byte_ms: Option<u128>,
+    /// Its resident memory at that moment, in bytes.
+    pub resident_bytes: Option<u64>,
 }
 
 impl From<&Event> for EventLine {
@@ -46,10 +57,11 @@ impl From<&Event> for EventLine {
             cause: cause.map(|cause| cause.kind),
             by: cause.and_then(|cause| cause.by.clone()),
             port: cause.and_then(|cause| cause.port),
-            duration_us: event
-                .duration
-                .map(|duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)),
+            duration_us: event.duration.map(micros),
             detail: event.detail.clone(),
+            cpu_us: event.usage.map(|usage| micros(usage.cpu)),
+            memory_byte_ms: event.usage.map(|usage| usage.memory_byte_ms),
+            resident_bytes: event.usage.map(|usage| usage.resident_bytes),
         }
     }
 }
@@ -70,9 +82,17 @@ impl EventLine {
             }),
             duration: self.duration_us.map(Duration::from_micros),
             detail: self.detail.clone(),
-            usage: None,
+            usage: self.cpu_us.map(|cpu_us| Usage {
+                cpu: Duration::from_micros(cpu_us),
+                memory_byte_ms: self.memory_byte_ms.unwrap_or_default(),
+                resident_bytes: self.resident_bytes.unwrap_or_default(),
+            }),
         })
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An event as one line of JSON, without the newline.
@@ -96,19 +116,45 @@ pub fn now_us() -> u64 {
 
 /// What happened since `up`.
 pub(crate) struct History {
-    recent: VecDeque<Event>,
-    /// The number of the first event in `recent`; numbers count from 0 and have no gaps.
-    first: u64,
+    recent: Kept,
+    ticks: Kept,
+    /// The number that the next event will have; they count from 0.
+    next: u64,
     file: File,
+}
+
+/// The last events of one sort, with their numbers.
+struct Kept {
+    events: VecDeque<(u64, Event)>,
+    most: usize,
+}
+
+impl Kept {
+    fn push(&mut self, number: u64, event: Event) {
+        if self.events.len() == self.most {
+            self.events.pop_front();
+        }
+        self.events.push_back((number, event));
+    }
+
+    fn next(&self, from: u64) -> Option<(u64, &Event)> {
+        let place = self.events.partition_point(|(number, _)| *number < from);
+        self.events.get(place).map(|(number, event)| (*number, event))
+    }
 }
 
 impl History {
     /// Opens the history, reading back what an earlier broker left, and calls `seen` for each of its events.
     pub(crate) fn open(path: &Path, mut seen: impl FnMut(&Event)) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let kept = |most| Kept {
+            events: VecDeque::new(),
+            most,
+        };
         let mut history = Self {
-            recent: VecDeque::new(),
-            first: 0,
+            recent: kept(KEPT),
+            ticks: kept(KEPT_TICKS),
+            next: 0,
             file,
         };
         let mut cut_off = false;
@@ -128,32 +174,34 @@ impl History {
 
     /// Appends an event.
     pub(crate) fn push(&mut self, event: Event) {
-        let mut line = to_json(&event);
-        line.push('\n');
-        if let Err(error) = self.file.write_all(line.as_bytes()) {
-            tracing::error!(%error, "an event could not be written to events.jsonl");
+        if event.kind != EventKind::Tick {
+            let mut line = to_json(&event);
+            line.push('\n');
+            if let Err(error) = self.file.write_all(line.as_bytes()) {
+                tracing::error!(%error, "an event could not be written to events.jsonl");
+            }
         }
         self.keep(event);
     }
 
     fn keep(&mut self, event: Event) {
-        if self.recent.len() == KEPT {
-            self.recent.pop_front();
-            self.first += 1;
-        }
-        self.recent.push_back(event);
+        let kept = match event.kind {
+            EventKind::Tick => &mut self.ticks,
+            _ => &mut self.recent,
+        };
+        kept.push(self.next, event);
+        self.next += 1;
     }
 
     /// The first event at or after number `from` that is still kept, with its number.
     pub(crate) fn next(&self, from: u64) -> Option<(u64, &Event)> {
-        let number = from.max(self.first);
-        let offset = usize::try_from(number - self.first).ok()?;
-        self.recent.get(offset).map(|event| (number, event))
+        let found = [self.recent.next(from), self.ticks.next(from)];
+        found.into_iter().flatten().min_by_key(|(number, _)| *number)
     }
 
     /// The number that the next event will have.
     pub(crate) fn end(&self) -> u64 {
-        self.first + self.recent.len() as u64
+        self.next
     }
 }
 
@@ -181,9 +229,57 @@ mod tests {
     fn the_shape_is_this() {
         assert_eq!(
             to_json(&event(80)),
-            r#"{"time":"2023-11-14T22:13:20.123456Z","host":"web","event":"ready","cause":"connection","by":"curl","port":80,"duration_us":2700,"detail":null}"#
+            r#"{"time":"2023-11-14T22:13:20.123456Z","host":"web","event":"ready","cause":"connection","by":"curl","port":80,"duration_us":2700,"detail":null,"cpu_us":null,"memory_byte_ms":null,"resident_bytes":null}"#
         );
         assert_eq!(from_json(&to_json(&event(80))), Some(event(80)));
+        let old = r#"{"time":"2023-11-14T22:13:20.123456Z","host":"web","event":"ready","cause":null,"by":null,"port":null,"duration_us":null,"detail":null}"#;
+        assert_eq!(from_json(old).unwrap().usage, None, "as it was before there was usage");
+    }
+
+    #[test]
+    fn usage_comes_back_as_it_was_written() {
+        let mut event = event(80);
+        event.usage = Some(Usage {
+            cpu: Duration::from_micros(1_234_567),
+            memory_byte_ms: u128::from(u64::MAX) + 1,
+            resident_bytes: 4096,
+        });
+        let line = to_json(&event);
+        assert!(
+            line.ends_with(r#""cpu_us":1234567,"memory_byte_ms":18446744073709551616,"resident_bytes":4096}"#),
+            "{line}"
+        );
+        assert_eq!(from_json(&line), Some(event));
+    }
+
+    #[test]
+    fn ticks_are_streamed_in_their_place_and_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let mut history = History::open(&path, |_| panic!("nothing yet")).unwrap();
+        let tick = || Event {
+            kind: EventKind::Tick,
+            ..event(9)
+        };
+        history.push(event(1));
+        for _ in 0..KEPT_TICKS + 10 {
+            history.push(tick());
+        }
+        history.push(event(2));
+        let mut from = 0;
+        let mut seen = Vec::new();
+        while let Some((number, event)) = history.next(from) {
+            seen.push(event.kind);
+            from = number + 1;
+        }
+        assert_eq!(from, history.end());
+        assert_eq!(
+            seen.len(),
+            KEPT_TICKS + 2,
+            "old ticks make room for new ones, and other events stay"
+        );
+        assert_eq!((seen[0], seen[1]), (EventKind::Ready, EventKind::Tick));
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
 
     #[test]

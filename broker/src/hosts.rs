@@ -5,8 +5,9 @@ use std::ops::{Index as At, IndexMut as AtMut};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
+use imsup_wire::{Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
 
+use crate::accounts::Account;
 use crate::cluster::{Cluster, HostSpec, Restart};
 use crate::launcher;
 use crate::registry::{Life, Policy, Revive};
@@ -54,6 +55,23 @@ pub(crate) struct Instance {
     pub(crate) supervisor_status: Option<ExitStatus>,
     /// The broker cleans up after it.
     pub(crate) clearing: bool,
+    /// What is known of its sleep.
+    pub(crate) sleep: Sleep,
+}
+
+/// What a supervisor has said of its host's sleep, and what it has been asked.
+#[derive(Debug, Default)]
+pub(crate) struct Sleep {
+    /// The next deadline of a sleeper: microseconds since the Unix epoch.
+    pub(crate) deadline_us: Option<u64>,
+    /// A wake whose sender is still to be named.
+    pub(crate) unnamed: Option<Event>,
+    /// Who asked for it to be woken last, and is behind its next wake where that was asked for.
+    pub(crate) woken_by: Option<Cause>,
+    /// Who asked for it to be suspended, while that is not answered.
+    pub(crate) suspended_by: Option<String>,
+    /// It is being ended, and what it listens on now takes the place of what it listened on.
+    pub(crate) terminating: bool,
 }
 
 /// One host.
@@ -67,6 +85,9 @@ pub(crate) struct Host {
     pub(crate) instance: Option<Box<Instance>>,
     pub(crate) published: Vec<PublishedPort>,
     pub(crate) boots: u32,
+    pub(crate) wakes: u32,
+    /// Opened with its first event: one that has none has been imaginary all the time.
+    pub(crate) account: Option<Box<Account>>,
     /// Since when it is in its state: microseconds since the Unix epoch.
     pub(crate) since_us: u64,
     /// The earliest tick that is scheduled for it.
@@ -140,6 +161,8 @@ impl Hosts {
             instance: None,
             published: Vec::new(),
             boots: 0,
+            wakes: 0,
+            account: None,
             since_us,
             tick_at: None,
             signalled_by: None,

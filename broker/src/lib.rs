@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod absent;
+mod accounts;
 mod block;
 mod broker;
 pub mod client;
@@ -15,6 +16,7 @@ pub mod events;
 mod files;
 mod hosts;
 mod launcher;
+mod leases;
 mod limits;
 pub mod logs;
 mod names;

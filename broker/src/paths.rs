@@ -89,6 +89,16 @@ impl Paths {
         self.state.join("events.jsonl")
     }
 
+    /// When the project was brought up: microseconds since the Unix epoch.
+    pub fn up(&self) -> PathBuf {
+        self.state.join("up")
+    }
+
+    /// Leases of `imsup keep-awake`: until when each host has one, in microseconds since the Unix epoch.
+    pub fn leases(&self) -> PathBuf {
+        self.state.join("leases.json")
+    }
+
     /// All projects' blocks and learned ports; kept across `down`.
     pub fn projects(&self) -> PathBuf {
         match self.state.parent() {

@@ -30,11 +30,23 @@ pub(crate) fn waiting(socket: &OwnedFd, endpoint: Endpoint) -> Option<SocketAddr
         Transport::Udp => sender(socket),
         Transport::Tcp => match queued(endpoint, AF_INET) {
             // A socket that a program left may be AF_INET6, and what it accepts is, too.
-            Ok(None) => queued(endpoint, AF_INET6).ok().flatten(),
-            found => found.ok().flatten(),
-        },
+            Ok(Queued {
+                waiting: None,
+                accepted: None,
+            }) => queued(endpoint, AF_INET6).ok(),
+            found => found.ok(),
+        }
+        .and_then(|found| found.waiting.or(found.accepted)),
     };
     peer.map(crate::sockets::canonical)
+}
+
+/// The peer of a connection to `endpoint` that nobody has accepted.
+pub(crate) fn unaccepted(endpoint: Endpoint) -> Option<SocketAddr> {
+    let found = |family| queued(endpoint, family).ok().and_then(|found| found.waiting);
+    found(AF_INET)
+        .or_else(|| found(AF_INET6))
+        .map(crate::sockets::canonical)
 }
 
 fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
@@ -43,9 +55,16 @@ fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(address?).ok()
 }
 
-/// The peer of a connection to `endpoint` that nobody has accepted, else of one that somebody has (the program may have
-/// been quicker than this question).
-fn queued(endpoint: Endpoint, family: u8) -> io::Result<Option<SocketAddr>> {
+/// Peers of connections to an endpoint.
+#[derive(Debug, Default)]
+struct Queued {
+    /// Of one that nobody has accepted.
+    waiting: Option<SocketAddr>,
+    /// Else of one that somebody has: the program may have been quicker than this question.
+    accepted: Option<SocketAddr>,
+}
+
+fn queued(endpoint: Endpoint, family: u8) -> io::Result<Queued> {
     let flags = SocketFlags::CLOEXEC;
     let netlink = rustix::net::socket_with(
         AddressFamily::NETLINK,
@@ -54,19 +73,22 @@ fn queued(endpoint: Endpoint, family: u8) -> io::Result<Option<SocketAddr>> {
         Some(netlink::SOCK_DIAG),
     )?;
     rustix::net::send(&netlink, &request(endpoint, family), SendFlags::empty())?;
-    let mut accepted = None;
+    let mut found = Queued::default();
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let (count, _) = rustix::net::recv(netlink.as_fd(), &mut buffer[..], RecvFlags::empty())?;
         for message in messages(&buffer[..count]) {
             match message {
-                Message::End => return Ok(accepted),
-                Message::Socket { peer, inode: 0 } => return Ok(Some(peer)),
-                Message::Socket { peer, .. } => accepted = accepted.or(Some(peer)),
+                Message::End => return Ok(found),
+                Message::Socket { peer, inode: 0 } => {
+                    found.waiting = Some(peer);
+                    return Ok(found);
+                }
+                Message::Socket { peer, .. } => found.accepted = found.accepted.or(Some(peer)),
             }
         }
         if count == 0 {
-            return Ok(accepted);
+            return Ok(found);
         }
     }
 }
@@ -154,6 +176,10 @@ mod tests {
         assert_eq!(waiting(&socket, endpoint), None);
         let client = TcpStream::connect(endpoint.address).unwrap();
         assert_eq!(waiting(&socket, endpoint), Some(client.local_addr().unwrap()));
+        assert_eq!(unaccepted(endpoint), Some(client.local_addr().unwrap()));
+        let _accepted = rustix::net::accept(&socket).unwrap();
+        assert_eq!(waiting(&socket, endpoint), Some(client.local_addr().unwrap()));
+        assert_eq!(unaccepted(endpoint), None);
     }
 
     #[test]

@@ -86,6 +86,14 @@ pub enum Input {
         /// Whether its start is over.
         ready: bool,
     },
+    /// Its processes are held: it sleeps.
+    Suspended,
+    /// It runs again, or never slept.
+    Woke,
+    /// It could not be woken, and why.
+    NotWoken(String),
+    /// Its supervisor ends its program (`terminate_after`).
+    Terminating,
     /// The user wants its program ended.
     Stop,
     /// The project goes down: end the program, boot never again.
@@ -101,6 +109,8 @@ pub enum Action {
     Boot,
     /// End its program: signal, grace, SIGKILL.
     Stop,
+    /// Wake it; the signal that asks for that.
+    Resume(Cause),
     /// The program is gone: take its sockets back, and watch them.
     Reclaim(After),
     /// Reset what waits in its retained sockets.

@@ -23,6 +23,8 @@ pub(crate) struct Retained {
     pub(crate) tentative: bool,
     /// The program that runs listens on it.
     pub(crate) listening: bool,
+    /// It has taken the place of those at its endpoint, whose program is being ended.
+    pub(crate) successor: bool,
     /// The supervisor that runs has a duplicate.
     pub(crate) handed: bool,
     /// Connections are accepted by the kernel (and datagrams kept).
@@ -46,6 +48,7 @@ impl Sockets {
             socket,
             tentative: false,
             listening: false,
+            successor: false,
             handed: false,
             open: true,
             watched: false,

@@ -17,6 +17,7 @@ use rustix::fs::FlockOperation;
 use std::os::fd::AsRawFd;
 
 use crate::absent;
+use crate::accounts::Account;
 use crate::block;
 use crate::broker::{Broker, Parts};
 use crate::cluster::Cluster;
@@ -25,6 +26,7 @@ use crate::events::{History, OnEvent, now_us};
 use crate::files;
 use crate::hosts::{HostId, Hosts};
 use crate::launcher::{Launcher, ProcessLauncher};
+use crate::leases::Leases;
 use crate::limits;
 use crate::names::{NameServer, Names};
 use crate::notices::{Notice, Notifier};
@@ -97,8 +99,10 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     memorize(&cluster, &claim, &indexes, &mut memory, &paths)?;
     check_ports(&cluster, &memory, &limits)?;
 
-    let mut hosts = Hosts::new(&cluster, &indexes, now_us());
-    let (history, last) = read_back(&paths, &mut hosts)?;
+    let up_us = brought_up(&paths)?;
+    let mut hosts = Hosts::new(&cluster, &indexes, up_us);
+    let (history, last) = read_back(&paths, &mut hosts, up_us)?;
+    let leases = Leases::open(paths.leases());
     let doors = publish(&cluster, &planes, &mut hosts)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let (sender, notices) = mpsc::channel();
@@ -130,6 +134,8 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         signals,
         notices,
         notifier: notifier.clone(),
+        up_us,
+        leases,
     });
     broker.expect_held();
     retain(&mut broker, &imsup_exe)?;
@@ -273,15 +279,39 @@ fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> R
     })
 }
 
-/// Reads what an earlier broker of this `up` has left: how often hosts were booted, and what happened to each last.
-fn read_back(paths: &Paths, hosts: &mut Hosts) -> Result<(History, Vec<(HostName, EventKind)>), BrokerError> {
+/// When the project was brought up, which an earlier broker may have done.
+fn brought_up(paths: &Paths) -> Result<u64, BrokerError> {
+    let path = paths.up();
+    let known = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let now_us = now_us();
+    files::replace(&path, format!("{now_us}\n").as_bytes()).map_err(|source| BrokerError::File {
+        what: "the time of `up`",
+        path,
+        source,
+    })?;
+    Ok(now_us)
+}
+
+/// Reads what an earlier broker of this `up` has left: the hosts' accounts, and what happened to each last.
+fn read_back(
+    paths: &Paths,
+    hosts: &mut Hosts,
+    up_us: u64,
+) -> Result<(History, Vec<(HostName, EventKind)>), BrokerError> {
     let mut last: HashMap<HostName, EventKind> = HashMap::new();
     let history = History::open(&paths.events(), |event| {
         if let Some(id) = hosts.named(&event.host) {
             let host = &mut hosts[id];
-            host.since_us = event.time_us;
-            if event.kind == EventKind::Boot {
-                host.boots = host.boots.saturating_add(1);
+            let account = host.account.get_or_insert_with(|| Box::new(Account::new(up_us)));
+            account.apply(event);
+            host.since_us = account.since_us();
+            match event.kind {
+                EventKind::Boot => host.boots = host.boots.saturating_add(1),
+                EventKind::Wake => host.wakes = host.wakes.saturating_add(1),
+                _ => {}
             }
         }
         last.insert(event.host.clone(), event.kind);

@@ -45,13 +45,25 @@ pub(crate) enum Reply {
     Waiting {
         left: usize,
         failures: Vec<String>,
-        /// Hosts to be booted when all have ended, and who asked (`restart`).
-        then_wake: Option<(Vec<HostId>, String)>,
+        then: Then,
     },
     /// It waits for the end of all.
     Down,
     /// Everything was said; the connection is closed when it has been sent.
     Over,
+}
+
+/// What a client is told, or what is done, when all that it waits for has come.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// No more.
+    Done,
+    /// These hosts are booted, for whoever asked (`restart`).
+    Wake(Vec<HostId>, String),
+    /// It is told what was gathered (`why`).
+    Say(Vec<imsup_wire::Response>),
+    /// It is told what these hosts have used.
+    Usage(Vec<HostId>),
 }
 
 /// Who is at the other end.

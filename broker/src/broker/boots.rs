@@ -19,8 +19,10 @@ use crate::tokens::{Kind, token};
 /// What a supervisor may take beyond the program's own grace.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
 
-const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-const SIGTERM: i32 = 15;
+/// What a program may take to end that the file does not have.
+pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// And how it is asked to.
+pub(super) const SIGTERM: i32 = 15;
 
 impl Broker {
     /// Starts a host's supervisor, which then connects.
@@ -228,6 +230,7 @@ impl Broker {
     }
 
     fn end(&mut self, id: HostId) {
+        self.record_wake(id);
         let Some(instance) = self.hosts[id].instance.take() else {
             return;
         };

@@ -177,7 +177,12 @@ impl Broker {
                 self.keep(id, endpoint, socket)
             }
         };
+        let successor = self.sleep(id).is_some_and(|sleep| sleep.terminating);
+        if successor && known.is_none() {
+            self.drop_succeeded(id, endpoint, kept);
+        }
         if let Some(kept) = self.sockets.get_mut(kept) {
+            kept.successor = successor && known.is_none();
             kept.listening = true;
             kept.handed = true;
             kept.open = true;
@@ -187,6 +192,22 @@ impl Broker {
             self.learn(id, endpoint);
         }
         true
+    }
+
+    /// A new socket has taken the place of what a program listens on that is being ended (`terminate_after`): what comes
+    /// from now on waits in it. The old ones are left to the program, and go with it.
+    fn drop_succeeded(&mut self, id: HostId, endpoint: Endpoint, new: SocketId) {
+        let sockets = std::mem::take(&mut self.hosts[id].sockets);
+        for socket in sockets {
+            let kept = self.sockets.get(socket);
+            let succeeded = kept.is_some_and(|kept| kept.endpoint == endpoint && !kept.successor) && socket != new;
+            if succeeded {
+                // Not its door: a connection that was made at that very moment is still the program's.
+                self.sockets.remove(socket, &self.registry);
+            } else {
+                self.hosts[id].sockets.push(socket);
+            }
+        }
     }
 
     /// The program listens on a socket that is not retained.
@@ -262,6 +283,7 @@ impl Broker {
         }
         kept.listening = false;
         kept.handed = false;
+        kept.successor = false;
         if let Err(error) = sockets::revive(&kept.socket, kept.endpoint.transport, backlog) {
             tracing::warn!(endpoint = %kept.endpoint, %error, "a retained socket cannot be used again");
             return false;

@@ -3,10 +3,11 @@
 use imsup_wire::codec::VERSION;
 use imsup_wire::{Cause, CauseKind, HostName, HostState, HostStatus, Request, Response};
 
+use super::power::asked_by;
 use super::{Broker, Target};
 use crate::hosts::HostId;
 use crate::registry::{Answer, Input, Want};
-use crate::sessions::{Peer, Reply, describe};
+use crate::sessions::{Peer, Reply, Then, describe};
 
 impl Broker {
     /// A client's request.
@@ -62,14 +63,7 @@ impl Broker {
             Request::Wake { hosts, by, exec } => {
                 let kind = if exec { CauseKind::Exec } else { CauseKind::Wake };
                 let hosts = self.select(&hosts)?;
-                self.set_reply(
-                    number,
-                    Reply::Waiting {
-                        left: hosts.len(),
-                        failures: Vec::new(),
-                        then_wake: None,
-                    },
-                );
+                self.await_hosts(number, hosts.len(), Then::Done);
                 self.wake(number, &hosts, kind, &by);
                 return Ok(None);
             }
@@ -89,7 +83,10 @@ impl Broker {
             | Request::Resume { .. }
             | Request::KeepAwake { .. }
             | Request::Why { .. }
-            | Request::Usage { .. } => return Err("this is not built yet".to_owned()),
+            | Request::Usage { .. } => {
+                self.begin_power(number, request)?;
+                return Ok(None);
+            }
             Request::Down => {
                 self.set_reply(number, Reply::Down);
                 self.go_down();
@@ -99,7 +96,7 @@ impl Broker {
     }
 
     /// The declared hosts of these names; all where there are none. A service's name means all its replicas.
-    fn select(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
+    pub(super) fn select(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
         if names.is_empty() {
             return Ok(self.hosts.ids().collect());
         }
@@ -123,13 +120,9 @@ impl Broker {
         Ok(selected)
     }
 
-    fn wake(&mut self, number: usize, hosts: &[HostId], kind: CauseKind, by: &str) {
+    pub(super) fn wake(&mut self, number: usize, hosts: &[HostId], kind: CauseKind, by: &str) {
         for id in hosts {
-            let cause = Cause {
-                kind,
-                by: Some(by.to_owned()),
-                port: None,
-            };
+            let cause = asked_by(kind, by);
             let waiter = self.new_waiter(Target::Client {
                 session: number,
                 host: *id,
@@ -140,14 +133,8 @@ impl Broker {
     }
 
     fn end_programs(&mut self, number: usize, hosts: &[HostId], wake_by: Option<String>) {
-        self.set_reply(
-            number,
-            Reply::Waiting {
-                left: hosts.len(),
-                failures: Vec::new(),
-                then_wake: wake_by.map(|by| (hosts.to_vec(), by)),
-            },
-        );
+        let then = wake_by.map_or(Then::Done, |by| Then::Wake(hosts.to_vec(), by));
+        self.await_hosts(number, hosts.len(), then);
         for id in hosts {
             self.feed(*id, Input::Stop);
             let waiter = self.new_waiter(Target::Client {
@@ -170,23 +157,24 @@ impl Broker {
             Answer::Ready | Answer::Ended | Answer::Connect => None,
             Answer::Failed | Answer::Refused => Some(self.failure_of(id)),
             Answer::TimedOut => Some(format!(
-                "host '{}' was not ready within its hold_timeout; it goes on starting",
-                self.hosts[id].name(&self.cluster)
+                "host '{}' was not ready within its hold_timeout; {}",
+                self.name_of(id),
+                match self.hosts[id].life.state() {
+                    HostState::Suspended => "its supervisor does not wake it: `imsup stop` ends it",
+                    _ => "it goes on starting",
+                }
             )),
         };
-        if let Some(session) = self.sessions.get_mut(number)
-            && let Peer::Client(Reply::Waiting { left, failures, .. }) = &mut session.peer
-        {
-            *left -= 1;
-            failures.extend(failure);
-        }
-        self.pump(number);
+        self.count_down(number, failure);
     }
 
     fn failure_of(&self, id: HostId) -> String {
         let host = &self.hosts[id];
         let name = host.name(&self.cluster);
         let why = host.life.detail().unwrap_or("it was stopped");
+        if host.life.state() == HostState::Suspended {
+            return format!("host '{name}' could not be woken: {why}; `imsup stop {name}` ends it");
+        }
         format!("host '{name}' could not be started: {why}; `imsup logs {name}` shows what it printed")
     }
 
@@ -198,7 +186,6 @@ impl Broker {
         let Peer::Client(reply) = &mut session.peer else {
             return false;
         };
-        let mut wake = None;
         let response = match reply {
             Reply::Hosts(hosts) => match hosts.pop() {
                 Some(id) if self.hosts.get(id).is_some() => Response::Host(self.status(id)),
@@ -218,27 +205,37 @@ impl Broker {
                 None => Response::Done,
             },
             Reply::Waiting { left: 1.., .. } | Reply::Down | Reply::Over => return false,
-            Reply::Waiting {
-                left,
-                failures,
-                then_wake,
-            } => match then_wake.take() {
-                Some((hosts, by)) => {
-                    *left = hosts.len();
-                    wake = Some((hosts, by));
-                    Response::Done
-                }
-                None if failures.is_empty() => Response::Done,
-                None => Response::Error {
-                    message: failures.join("\n"),
-                },
-            },
+            Reply::Waiting { failures, then, .. } => {
+                let (failures, then) = (std::mem::take(failures), std::mem::replace(then, Then::Done));
+                return self.go_on(number, &failures, then);
+            }
         };
-        if let Some((hosts, by)) = wake {
-            self.wake(number, &hosts, CauseKind::Wake, &by);
-            return true;
-        }
         self.respond(number, &response)
+    }
+
+    /// All that a client has waited for has come. False where there is nothing to say yet.
+    fn go_on(&mut self, number: usize, failures: &[String], then: Then) -> bool {
+        match then {
+            Then::Wake(hosts, by) => {
+                self.await_hosts(number, hosts.len(), Then::Done);
+                self.wake(number, &hosts, CauseKind::Wake, &by);
+                true
+            }
+            _ if !failures.is_empty() => {
+                let message = failures.join("\n");
+                self.respond(number, &Response::Error { message })
+            }
+            Then::Say(responses) => {
+                self.set_reply(number, Reply::Listed(responses.into_iter()));
+                true
+            }
+            Then::Usage(hosts) => {
+                let responses = self.usage_of(&hosts);
+                self.set_reply(number, Reply::Listed(responses.into_iter()));
+                true
+            }
+            Then::Done => self.respond(number, &Response::Done),
+        }
     }
 
     fn respond(&mut self, number: usize, response: &Response) -> bool {
@@ -255,7 +252,7 @@ impl Broker {
         sent
     }
 
-    fn set_reply(&mut self, number: usize, reply: Reply) {
+    pub(super) fn set_reply(&mut self, number: usize, reply: Reply) {
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(reply);
         }
@@ -312,8 +309,8 @@ impl Broker {
             ports,
             published: host.published.clone(),
             boots: u64::from(host.boots),
-            wakes: 0,
-            next_deadline_us: None,
+            wakes: u64::from(host.wakes),
+            next_deadline_us: instance.and_then(|instance| instance.sleep.deadline_us),
             since_us: host.since_us,
             detail: host
                 .life

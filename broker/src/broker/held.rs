@@ -64,7 +64,8 @@ impl Broker {
     pub(crate) fn report_unseen_ends(&mut self, last: &[(HostName, EventKind)]) {
         for (name, kind) in last {
             let Some(id) = self.hosts.named(name) else { continue };
-            if self.hosts[id].life.absent() && matches!(kind, EventKind::Boot | EventKind::Ready) {
+            let over = matches!(kind, EventKind::Allocate | EventKind::Exit | EventKind::Fail);
+            if self.hosts[id].life.absent() && !over {
                 let detail = "ended while no broker ran".to_owned();
                 self.emit(id, now_us(), EventKind::Exit, None, Some(detail));
             }

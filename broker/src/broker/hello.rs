@@ -1,12 +1,14 @@
 //! Supervisors that introduce themselves.
 
 use std::net::SocketAddrV4;
+use std::time::Duration;
 
 use imsup_wire::codec::VERSION;
 use imsup_wire::message::{Adoption, Role};
 use imsup_wire::{Cause, CauseKind, HostName, Index, ToSupervisor};
 
 use super::Broker;
+use super::awake::sleep_policy;
 use crate::block::NAME_PORT;
 use crate::cluster::Settings;
 use crate::events::now_us;
@@ -23,6 +25,13 @@ struct Agreement {
     with_sockets: bool,
     /// What the host's life is told.
     input: Option<Input>,
+    /// What it brings from the time before this broker.
+    adoption: Option<Adoption>,
+}
+
+/// Whether a host's start is over; one that sleeps was idle.
+fn is_ready(adoption: &Adoption) -> bool {
+    adoption.ready || adoption.suspended_us.is_some()
 }
 
 impl Broker {
@@ -78,6 +87,9 @@ impl Broker {
             }
             self.feed(id, input);
         }
+        if agreement.part == Part::Command {
+            self.command_began(id);
+        }
         let (retained, sockets) = if agreement.with_sockets {
             self.hand_over(id)
         } else {
@@ -94,11 +106,14 @@ impl Broker {
             planes: self.planes,
             name_server: SocketAddrV4::new(self.planes.broker_address(block), NAME_PORT),
             hold_timeout: spec.map_or_else(|| Settings::default().hold_timeout, |spec| spec.imsup.hold_timeout),
-            sleep: None,
-            awake: imsup_wire::Awake::default(),
+            sleep: (agreement.part == Part::Program).then(|| sleep_policy(spec)),
+            awake: self.awake(id),
             retained,
         };
         self.tell(number, &welcome, sockets);
+        if let Some(adoption) = &agreement.adoption {
+            self.take_up(id, adoption);
+        }
     }
 
     fn agree(
@@ -115,6 +130,7 @@ impl Broker {
                 part: Part::Command,
                 with_sockets: false,
                 input: None,
+                adoption: None,
             }),
             (Role::Transient, _) => self.agree_transient(number, name, command, adoption),
             (Role::Launched { .. } | Role::Started, Some(adoption)) => self.agree_adopted(number, name, role, adoption),
@@ -143,6 +159,7 @@ impl Broker {
             part: Part::Program,
             with_sockets: true,
             input: None,
+            adoption: None,
         })
     }
 
@@ -164,6 +181,7 @@ impl Broker {
                 cause: Some(cause),
                 ready: false,
             }),
+            adoption: None,
         })
     }
 
@@ -213,8 +231,9 @@ impl Broker {
             with_sockets: false,
             input: Some(Input::Taken {
                 cause,
-                ready: adoption.is_some_and(|adoption| adoption.ready),
+                ready: adoption.is_some_and(is_ready),
             }),
+            adoption: adoption.cloned(),
         })
     }
 
@@ -253,15 +272,15 @@ impl Broker {
         let mut instance = self.instance_of(number, boot);
         instance.program = Some(adoption.pid);
         self.install(id, instance);
-        self.hosts[id].since_us = adoption.started_us;
         Ok(Agreement {
             host: id,
             part: Part::Program,
             with_sockets: false,
             input: Some(Input::Taken {
                 cause: None,
-                ready: adoption.ready,
+                ready: is_ready(adoption),
             }),
+            adoption: Some(adoption.clone()),
         })
     }
 
@@ -317,6 +336,9 @@ impl Broker {
             .map(|(number, _)| number)
             .collect();
         commands.into_iter().for_each(|number| self.hang_up(number));
+        self.commands.remove(&id);
+        // It cannot be kept awake any more; the next of its name is another.
+        self.lease(id, Duration::ZERO);
         for waiter in self.hosts[id].life.waiters() {
             self.answer(waiter, crate::registry::Answer::Refused);
         }

@@ -101,6 +101,10 @@ impl Broker {
 
     fn hear_known(&mut self, number: usize, id: HostId, part: Part, message: ToBroker) {
         let program = part == Part::Program;
+        if program && !matches!(message, ToBroker::WokenBy { .. }) {
+            // Whoever woke it is not going to be named any more, and what follows has happened later.
+            self.record_wake(id);
+        }
         match message {
             ToBroker::Hello { .. } => {
                 tracing::warn!("a supervisor introduced itself twice and is cut off");
@@ -130,7 +134,8 @@ impl Broker {
                 }
             }
             ToBroker::Settled if program => self.feed(id, Input::Settled),
-            ToBroker::Exited { status, usage: _ } if program => {
+            ToBroker::Exited { status, usage } if program => {
+                self.account(id).used(usage);
                 if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
                     instance.exited = Some(status);
                 }
@@ -140,8 +145,12 @@ impl Broker {
             | ToBroker::WokenBy { .. }
             | ToBroker::Ticked { .. }
             | ToBroker::Reclaimed { .. }
-            | ToBroker::Terminating { .. }
-            | ToBroker::Answer { .. } => {}
+            | ToBroker::Terminating { .. } => {
+                if program {
+                    self.hear_of_sleep(id, message);
+                }
+            }
+            ToBroker::Answer { id: question, report } => self.answered(number, question, report),
             ToBroker::Started { .. } | ToBroker::Settled | ToBroker::Exited { .. } => {}
             ToBroker::Reach {
                 id: question,
@@ -183,21 +192,27 @@ impl Broker {
             return;
         };
         self.forget_waits(number);
-        if let Peer::Supervisor {
-            host,
-            part: Part::Program,
-        } = session.peer
-            && self.hosts.get(host).is_some()
-        {
-            let current = self.hosts[host].instance.as_deref();
-            if current.is_some_and(|instance| instance.session == Some(number)) {
-                self.program_hung_up(host);
+        match session.peer {
+            Peer::Supervisor {
+                host,
+                part: Part::Program,
+            } if self.hosts.get(host).is_some() => {
+                let current = self.hosts[host].instance.as_deref();
+                if current.is_some_and(|instance| instance.session == Some(number)) {
+                    self.program_hung_up(host);
+                }
             }
+            Peer::Supervisor {
+                host,
+                part: Part::Command,
+            } => self.command_ended(host),
+            _ => {}
         }
     }
 
     /// Nobody is there any more to be answered.
     pub(super) fn forget_waits(&mut self, number: usize) {
+        self.forget_asks(number);
         let of_session = |target: &Target| match target {
             Target::Reach { session, host, .. } | Target::Client { session, host } => {
                 (*session == number).then_some(*host)

@@ -1,6 +1,7 @@
 //! One host's life.
 
 mod ending;
+mod sleeping;
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,12 @@ enum Phase {
     /// Started and not ready. What waits in its sockets is reset at `reset_at`.
     Booting { since: Instant, reset_at: Instant },
     /// Ready.
-    Running { since: Instant, settled: bool },
+    Running {
+        since: Instant,
+        settled: bool,
+        /// Suspended, which changes nothing for those who connect: their connections are what wakes it.
+        asleep: bool,
+    },
     /// Its last start failed; not tried again before `retry_at`.
     Failed { retry_at: Instant },
 }
@@ -65,6 +71,7 @@ impl Life {
         match self.phase {
             Phase::Imaginary { .. } => HostState::Imaginary,
             Phase::Booting { .. } => HostState::Booting,
+            Phase::Running { asleep: true, .. } => HostState::Suspended,
             Phase::Running { .. } => HostState::Running,
             Phase::Failed { .. } => HostState::Failed,
         }
@@ -78,6 +85,11 @@ impl Life {
     /// Whether no process of it runs.
     pub fn absent(&self) -> bool {
         matches!(self.phase, Phase::Imaginary { .. } | Phase::Failed { .. })
+    }
+
+    /// Whether its program is being ended: whoever needs it gets its next boot.
+    pub fn ending(&self) -> bool {
+        self.stopping || self.retired
     }
 
     /// The signal behind the current or last boot.
@@ -137,6 +149,10 @@ impl Life {
             Input::Settled => self.settle(now, &mut actions),
             Input::Ended { status, detail } => self.ended(status, detail, now, &mut actions),
             Input::Taken { cause, ready } => self.taken(cause, ready, now, &mut actions),
+            Input::Suspended => self.suspended(now, &mut actions),
+            Input::Woke => self.woke(&mut actions),
+            Input::NotWoken(why) => self.not_woken(why, &mut actions),
+            Input::Terminating => self.terminating(),
             Input::Stop => self.stop(&mut actions),
             Input::Retire => self.retire(&mut actions),
             Input::Tick => self.tick(now, &mut actions),
@@ -172,7 +188,7 @@ impl Life {
             (Want::Port(_), _) if self.retired => Some(Answer::Refused),
             // Whoever needs a host that is being stopped gets its next boot.
             (_, _) if self.stopping => None,
-            (Want::Ready, Phase::Running { .. }) => Some(Answer::Ready),
+            (Want::Ready, Phase::Running { asleep: false, .. }) => Some(Answer::Ready),
             (Want::Port(_), Phase::Running { settled: true, .. }) => Some(Answer::Refused),
             _ => None,
         };
@@ -191,6 +207,9 @@ impl Life {
             Phase::Imaginary { .. } => self.allocate(cause, now, actions),
             // A user who asks by name does not wait for the delay.
             Phase::Failed { retry_at } if retry_at <= now || want == Want::Ready => self.allocate(cause, now, actions),
+            Phase::Running { asleep: true, .. } if want == Want::Ready && !self.stopping => {
+                actions.push(Action::Resume(cause));
+            }
             _ => {}
         }
     }
@@ -237,7 +256,11 @@ impl Life {
         if !matches!(self.phase, Phase::Booting { .. }) {
             return;
         }
-        self.phase = Phase::Running { since: now, settled };
+        self.phase = Phase::Running {
+            since: now,
+            settled,
+            asleep: false,
+        };
         self.queued_since = None;
         actions.push(Action::Emit {
             kind: EventKind::Ready,
@@ -282,6 +305,7 @@ impl Life {
             self.phase = Phase::Running {
                 since: now,
                 settled: false,
+                asleep: false,
             };
             self.queued_since = None;
             self.answer(|want| (want == Want::Ready).then_some(Answer::Ready), actions);

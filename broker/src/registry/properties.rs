@@ -34,6 +34,10 @@ enum Move {
     Settled,
     Ended(ExitStatus),
     Taken { ready: bool },
+    Suspended,
+    Woke,
+    NotWoken,
+    Terminating,
     Stop,
     Pass(Duration),
 }
@@ -62,6 +66,10 @@ fn moves() -> impl Strategy<Value = Move> {
         Just(Move::Settled),
         status.prop_map(Move::Ended),
         any::<bool>().prop_map(|ready| Move::Taken { ready }),
+        Just(Move::Suspended),
+        Just(Move::Woke),
+        Just(Move::NotWoken),
+        Just(Move::Terminating),
         Just(Move::Stop),
         (0u64..70_000).prop_map(|ms| Move::Pass(Duration::from_millis(ms))),
     ]
@@ -106,10 +114,12 @@ impl World {
                 }
                 Action::Reclaim(_) => assert!(!self.live, "sockets of a live host were taken back"),
                 Action::Stop => assert!(self.live),
+                Action::Resume(_) => assert_eq!(self.life.state(), HostState::Suspended, "only a sleeper is woken"),
                 _ => {}
             }
         }
         assert_eq!(self.live, !self.life.absent());
+        assert!(self.live || self.life.state() != HostState::Suspended);
         actions
     }
 
@@ -152,6 +162,21 @@ impl World {
                     cause: Some(cause()),
                     ready,
                 });
+            }
+            Move::Suspended if self.live => {
+                self.step(Input::Suspended);
+                assert_eq!(self.life.state(), HostState::Suspended);
+            }
+            Move::Woke if self.live => {
+                self.step(Input::Woke);
+                assert_ne!(self.life.state(), HostState::Suspended);
+            }
+            Move::NotWoken if self.live => {
+                self.step(Input::NotWoken("it is held".to_owned()));
+            }
+            Move::Terminating if self.live => {
+                self.step(Input::Terminating);
+                assert_ne!(self.life.state(), HostState::Suspended);
             }
             Move::Stop => {
                 self.step(Input::Stop);
@@ -357,6 +382,93 @@ fn who_needs_a_host_that_is_being_stopped_gets_its_next_boot() {
     world.apply(Move::Ended(ExitStatus::Signal(15)));
     assert_eq!(world.life.state(), HostState::Booting);
     world.apply(Move::Settled);
+    assert_eq!(world.answered[&WaiterId(0)], Answer::Ready);
+}
+
+fn sleeper() -> World {
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Signal { queued: true });
+    world.apply(Move::Settled);
+    world.apply(Move::Suspended);
+    world
+}
+
+#[test]
+fn a_sleeper_is_a_running_host_to_all_but_those_who_want_it_ready() {
+    let mut world = sleeper();
+    assert!(world.life.settled() && !world.life.absent());
+    assert_eq!(world.life.deadline(), None, "1,000 sleepers cost nothing");
+    world.apply(Move::Signal { queued: true });
+    assert_eq!(world.life.state(), HostState::Suspended, "its own queue wakes it");
+    world.apply(Move::Wait(Want::Port(endpoint(81))));
+    assert_eq!(world.answered[&WaiterId(0)], Answer::Refused, "as one that is awake");
+    world.waiting.insert(WaiterId(1));
+    let actions = world.step(Input::Wait {
+        waiter: WaiterId(1),
+        want: Want::Ready,
+        cause: cause(),
+    });
+    assert_eq!(actions, [Action::Resume(cause())]);
+    assert!(!world.answered.contains_key(&WaiterId(1)));
+    world.apply(Move::Woke);
+    assert_eq!(world.answered[&WaiterId(1)], Answer::Ready);
+    assert_eq!(world.life.state(), HostState::Running);
+}
+
+#[test]
+fn a_sleeper_that_cannot_be_woken_says_why() {
+    let mut world = sleeper();
+    world.apply(Move::Wait(Want::Ready));
+    world.apply(Move::NotWoken);
+    assert_eq!(world.answered[&WaiterId(0)], Answer::Failed);
+    assert_eq!(world.life.detail(), Some("it is held"));
+    world.apply(Move::Woke);
+    world.apply(Move::NotWoken);
+    assert_eq!(world.life.state(), HostState::Running);
+}
+
+#[test]
+fn a_terminated_hosts_end_is_no_failure_and_who_comes_meanwhile_gets_its_next_boot() {
+    let mut world = sleeper();
+    world.apply(Move::Wait(Want::Ready));
+    world.apply(Move::Terminating);
+    assert!(world.life.ending());
+    world.apply(Move::NotWoken);
+    assert!(
+        world.answered.is_empty(),
+        "whoever waited to have it woken waits for the next boot"
+    );
+    world.apply(Move::Wait(Want::Ready));
+    world.live = false;
+    let end = world.step(Input::Ended {
+        status: ExitStatus::Signal(9),
+        detail: None,
+    });
+    assert_eq!(kinds(&end), [EventKind::Exit, EventKind::Allocate]);
+    assert_eq!(world.life.state(), HostState::Booting);
+    world.apply(Move::Settled);
+    assert_eq!(world.answered.len(), 2);
+    assert!(world.answered.values().all(|answer| *answer == Answer::Ready));
+
+    let mut world = sleeper();
+    world.apply(Move::Terminating);
+    world.live = false;
+    let end = world.step(Input::Ended {
+        status: ExitStatus::Code(1),
+        detail: None,
+    });
+    assert!(
+        end.contains(&Action::Reclaim(After::Ended)),
+        "its sockets are watched again"
+    );
+    assert_eq!(world.life.state(), HostState::Imaginary);
+}
+
+#[test]
+fn a_host_that_sleeps_has_started() {
+    let mut world = World::new(Revive::OnSignal);
+    world.apply(Move::Wait(Want::Ready));
+    world.apply(Move::Suspended);
     assert_eq!(world.answered[&WaiterId(0)], Answer::Ready);
 }
 

@@ -17,10 +17,11 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use imsup_broker::paths::Paths;
 use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{Endpoint, ExitStatus, HostName, Index, Planes, ToBroker, ToSupervisor, Transport};
+use imsup_wire::{Endpoint, ExitStatus, HostName, Index, Planes, ToBroker, ToSupervisor, Transport, Usage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -36,6 +37,10 @@ struct Supervisor {
     retained: VecDeque<(Endpoint, OwnedFd)>,
     listening: Vec<(Endpoint, OwnedFd)>,
     settled: bool,
+    /// Since when it sleeps: microseconds since the Unix epoch.
+    asleep: Option<u64>,
+    /// What it says it has used: a second and a byte-second more with each question.
+    used: u32,
     /// The next broker has no place for it.
     rejected: bool,
     /// Left behind.
@@ -73,6 +78,8 @@ pub fn run() -> ExitCode {
         retained: endpoints.into_iter().zip(sockets).collect(),
         listening: Vec::new(),
         settled: false,
+        asleep: None,
+        used: 0,
         rejected: false,
         left: Vec::new(),
         _lock: lock,
@@ -132,8 +139,19 @@ impl Supervisor {
         None
     }
 
+    /// What the program has used, which grows with each look.
+    fn usage(&mut self) -> Usage {
+        self.used += 1;
+        Usage {
+            cpu: Duration::from_secs(u64::from(self.used)),
+            memory_byte_ms: u128::from(self.used) * 1000,
+            resident_bytes: 4096,
+        }
+    }
+
     fn exit(&mut self, status: ExitStatus) -> ExitCode {
-        self.tell(&ToBroker::Exited { status }, Vec::new());
+        let usage = self.usage();
+        self.tell(&ToBroker::Exited { status, usage }, Vec::new());
         ExitCode::SUCCESS
     }
 
@@ -227,6 +245,8 @@ impl Supervisor {
             pid: std::process::id(),
             started_us: 1_700_000_000_000_000,
             ready: true,
+            suspended_us: self.asleep,
+            usage: self.usage(),
         };
         peer.hello(
             Some(self.host.clone()),

@@ -27,7 +27,7 @@ impl Life {
     ) {
         let (started, was_ready, settled) = match self.phase {
             Phase::Booting { since, .. } => (since, false, false),
-            Phase::Running { since, settled } => (since, true, settled),
+            Phase::Running { since, settled, .. } => (since, true, settled),
             Phase::Imaginary { .. } | Phase::Failed { .. } => return,
         };
         let ran = now.saturating_duration_since(self.signalled.unwrap_or(started));

@@ -1,0 +1,304 @@
+//! What a host has used since `up`: a fold over its events, so that the next broker comes to the same by reading them back.
+//!
+//! Two things no event tells, and they count as the state before: that a failed host was stopped (`failed` goes on), and the
+//! delay after a run that broke (`imaginary`).
+
+use std::time::Duration;
+
+use imsup_wire::control::HostUsage;
+use imsup_wire::message::Adoption;
+use imsup_wire::{Event, EventKind, HostName, HostState, Usage};
+
+/// In the order in which they are shown.
+const STATES: [HostState; 5] = [
+    HostState::Imaginary,
+    HostState::Booting,
+    HostState::Running,
+    HostState::Suspended,
+    HostState::Failed,
+];
+
+/// The account of one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    opened_us: u64,
+    state: HostState,
+    since_us: u64,
+    /// Microseconds in each of [`STATES`], up to `since_us`.
+    spent_us: [u64; 5],
+    /// Of programs that have ended.
+    ended: Usage,
+    /// Of the one that runs.
+    current: Usage,
+    boots: u64,
+    wakes: u64,
+}
+
+/// Something that happened while no broker ran.
+pub(crate) type Missed = (u64, EventKind);
+
+impl Account {
+    /// The account of a host that has been imaginary since then (microseconds since the Unix epoch).
+    pub(crate) fn new(opened_us: u64) -> Self {
+        Self {
+            opened_us,
+            state: HostState::Imaginary,
+            since_us: opened_us,
+            spent_us: [0; 5],
+            ended: Usage::default(),
+            current: Usage::default(),
+            boots: 0,
+            wakes: 0,
+        }
+    }
+
+    /// Takes an event of the host into account.
+    pub(crate) fn apply(&mut self, event: &Event) {
+        let duration_us = event.duration.map_or(0, micros);
+        let next = match event.kind {
+            EventKind::Allocate => Some((event.time_us, HostState::Booting)),
+            EventKind::Boot => {
+                self.boots += 1;
+                self.close_run();
+                // A start that is tried again has no allocation; its duration says when it began.
+                let began_us = event.time_us.saturating_sub(duration_us).max(self.since_us);
+                (self.state != HostState::Booting).then_some((began_us, HostState::Booting))
+            }
+            EventKind::Ready | EventKind::Wake | EventKind::Terminate => Some((event.time_us, HostState::Running)),
+            EventKind::Suspend => Some((event.time_us, HostState::Suspended)),
+            EventKind::Exit => Some((event.time_us, HostState::Imaginary)),
+            EventKind::Fail => Some((event.time_us, HostState::Failed)),
+            EventKind::Tick | EventKind::Reclaim => None,
+        };
+        self.wakes += u64::from(event.kind == EventKind::Wake);
+        if let Some(usage) = event.usage {
+            self.used(usage);
+        }
+        if matches!(event.kind, EventKind::Exit | EventKind::Fail) {
+            self.close_run();
+        }
+        if let Some((time_us, state)) = next {
+            self.spent_us[place(self.state)] += time_us.saturating_sub(self.since_us);
+            (self.since_us, self.state) = (time_us, state);
+        }
+    }
+
+    /// What the program that runs has used since it was started.
+    pub(crate) fn used(&mut self, usage: Usage) {
+        self.current = usage;
+    }
+
+    /// What the program that runs is known to have used; `None` where nothing was ever said of it.
+    pub(crate) fn current(&self) -> Option<Usage> {
+        (self.current != Usage::default()).then_some(self.current)
+    }
+
+    fn close_run(&mut self) {
+        let run = std::mem::take(&mut self.current);
+        self.ended.cpu = self.ended.cpu.saturating_add(run.cpu);
+        self.ended.memory_byte_ms = self.ended.memory_byte_ms.saturating_add(run.memory_byte_ms);
+    }
+
+    /// Since when the host is in its state, as far as events tell it.
+    pub(crate) fn since_us(&self) -> u64 {
+        self.since_us
+    }
+
+    /// What happened while no broker ran, by what the host's supervisor says and the account has not heard. How often the
+    /// host woke and slept again meanwhile is not known; that it did once is, by the time at which its sleep began.
+    pub(crate) fn missed(&self, adoption: &Adoption, now_us: u64) -> Vec<Missed> {
+        let mut missed = Vec::new();
+        let mut state = self.state;
+        if matches!(state, HostState::Imaginary | HostState::Failed) {
+            missed.push((adoption.started_us.max(self.since_us), EventKind::Boot));
+            state = HostState::Booting;
+        }
+        if state == HostState::Booting && (adoption.ready || adoption.suspended_us.is_some()) {
+            missed.push((adoption.suspended_us.unwrap_or(now_us), EventKind::Ready));
+            state = HostState::Running;
+        }
+        match (state, adoption.suspended_us) {
+            (HostState::Running, Some(suspended_us)) => missed.push((suspended_us, EventKind::Suspend)),
+            (HostState::Suspended, None) => missed.push((now_us, EventKind::Wake)),
+            // What an account has of a sleep is when the broker heard of it, which is after it began.
+            (HostState::Suspended, Some(suspended_us)) if suspended_us > self.since_us => {
+                missed.extend([(suspended_us, EventKind::Wake), (suspended_us, EventKind::Suspend)]);
+            }
+            _ => {}
+        }
+        missed
+    }
+
+    /// The account as it is told.
+    pub(crate) fn tell(&self, host: HostName, now_us: u64) -> HostUsage {
+        let mut spent_us = self.spent_us;
+        spent_us[place(self.state)] += now_us.saturating_sub(self.since_us);
+        let states = STATES.into_iter().zip(spent_us);
+        HostUsage {
+            host,
+            since_us: self.opened_us,
+            states: states
+                .filter(|(state, spent_us)| *spent_us > 0 || *state == self.state)
+                .map(|(state, spent_us)| (state, Duration::from_micros(spent_us)))
+                .collect(),
+            cpu: self.ended.cpu.saturating_add(self.current.cpu),
+            memory_byte_ms: self.ended.memory_byte_ms.saturating_add(self.current.memory_byte_ms),
+            boots: self.boots,
+            wakes: self.wakes,
+        }
+    }
+}
+
+fn place(state: HostState) -> usize {
+    STATES.iter().position(|known| *known == state).unwrap_or_default()
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+    const START: u64 = 1_700_000_000 * SECOND;
+
+    fn event(second: u64, kind: EventKind) -> Event {
+        Event {
+            time_us: START + second * SECOND,
+            host: "web".parse().unwrap(),
+            kind,
+            cause: None,
+            duration: None,
+            detail: None,
+            usage: None,
+        }
+    }
+
+    fn usage(cpu_ms: u64, memory_byte_ms: u128) -> Option<Usage> {
+        Some(Usage {
+            cpu: Duration::from_millis(cpu_ms),
+            memory_byte_ms,
+            resident_bytes: 4096,
+        })
+    }
+
+    fn seconds(usage: &HostUsage, state: HostState) -> f64 {
+        let found = usage.states.iter().find(|(known, _)| *known == state);
+        found.map_or(0.0, |(_, time)| time.as_secs_f64())
+    }
+
+    fn fold(events: &[Event]) -> Account {
+        let mut account = Account::new(START);
+        events.iter().for_each(|event| account.apply(event));
+        account
+    }
+
+    /// Two boots, of which one slept twice.
+    fn life() -> Vec<Event> {
+        let mut events = vec![
+            event(10, EventKind::Allocate),
+            event(10, EventKind::Boot),
+            event(11, EventKind::Ready),
+            event(16, EventKind::Suspend),
+            event(20, EventKind::Tick),
+            event(30, EventKind::Wake),
+            event(31, EventKind::Suspend),
+            event(41, EventKind::Terminate),
+            event(42, EventKind::Exit),
+            event(50, EventKind::Allocate),
+            event(50, EventKind::Boot),
+            event(52, EventKind::Fail),
+        ];
+        events[3].usage = usage(100, 1_000);
+        events[5].usage = usage(101, 9_000);
+        events[8].usage = usage(200, 10_000);
+        events[11].usage = usage(7, 5);
+        events
+    }
+
+    #[test]
+    fn every_microsecond_is_in_one_state() {
+        let told = fold(&life()).tell("web".parse().unwrap(), START + 60 * SECOND);
+        let spent = STATES.map(|state| seconds(&told, state));
+        assert_eq!(spent, [10.0 + 8.0, 1.0 + 2.0, 5.0 + 1.0 + 1.0, 14.0 + 10.0, 8.0]);
+        assert_eq!(
+            told.states.iter().map(|(_, time)| *time).sum::<Duration>(),
+            Duration::from_secs(60)
+        );
+        assert_eq!((told.boots, told.wakes), (2, 1));
+        assert_eq!((told.cpu, told.memory_byte_ms), (Duration::from_millis(207), 10_005));
+    }
+
+    #[test]
+    fn what_is_used_now_is_counted_until_the_event_that_says_it_again() {
+        let mut account = fold(&life()[..6]);
+        account.used(usage(150, 9_500).unwrap());
+        let told = account.tell("web".parse().unwrap(), START + 31 * SECOND);
+        assert_eq!((told.cpu, told.memory_byte_ms), (Duration::from_millis(150), 9_500));
+        account.apply(&life()[8]);
+        let told = account.tell("web".parse().unwrap(), START + 43 * SECOND);
+        assert_eq!(told.cpu, Duration::from_millis(200));
+        assert_eq!(account.current(), None);
+    }
+
+    #[test]
+    fn a_start_that_is_tried_again_begins_with_its_boot() {
+        let mut again = event(53, EventKind::Boot);
+        again.duration = Some(Duration::from_millis(500));
+        let mut account = fold(&life());
+        account.apply(&again);
+        let told = account.tell("web".parse().unwrap(), START + 54 * SECOND);
+        assert_eq!(seconds(&told, HostState::Failed), 0.5);
+        assert_eq!(seconds(&told, HostState::Booting), 1.0 + 2.0 + 1.5);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_takes_nothing_away() {
+        let mut account = fold(&life());
+        account.apply(&event(5, EventKind::Boot));
+        account.apply(&event(6, EventKind::Ready));
+        let told = account.tell("web".parse().unwrap(), START + 4 * SECOND);
+        assert!(told.states.iter().all(|(_, time)| *time <= Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_a_broker_missed_is_what_its_supervisors_say() {
+        let adoption = |ready, suspended: Option<u64>| Adoption {
+            index: imsup_wire::Index::new(0x0501).unwrap(),
+            pid: 7,
+            started_us: START + 10 * SECOND,
+            ready,
+            suspended_us: suspended.map(|second| START + second * SECOND),
+            usage: Usage::default(),
+        };
+        let missed = |heard: usize, ready, suspended| {
+            let account = fold(&life()[..heard]);
+            let missed = account.missed(&adoption(ready, suspended), START + 100 * SECOND);
+            missed
+                .into_iter()
+                .map(|(time_us, kind)| ((time_us - START) / SECOND, kind))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(missed(2, false, None), [], "it boots still");
+        assert_eq!(missed(2, true, None), [(100, EventKind::Ready)]);
+        assert_eq!(
+            missed(2, true, Some(40)),
+            [(40, EventKind::Ready), (40, EventKind::Suspend)]
+        );
+        assert_eq!(missed(3, true, None), []);
+        assert_eq!(missed(3, true, Some(40)), [(40, EventKind::Suspend)]);
+        assert_eq!(missed(4, true, Some(15)), [], "the sleep that is known");
+        assert_eq!(missed(4, true, None), [(100, EventKind::Wake)]);
+        assert_eq!(
+            missed(4, true, Some(40)),
+            [(40, EventKind::Wake), (40, EventKind::Suspend)]
+        );
+        assert_eq!(
+            missed(0, true, None),
+            [(10, EventKind::Boot), (100, EventKind::Ready)],
+            "its history is lost"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! What keeps hosts awake besides their own work, and what decides about their sleep: told to their supervisors.
+
+use std::time::Duration;
+
+use imsup_wire::{Awake, SleepPolicy, ToSupervisor};
+
+use super::Broker;
+use super::boots::{DEFAULT_GRACE, SIGTERM};
+use crate::cluster::{HostSpec, Settings};
+use crate::hosts::HostId;
+
+impl Broker {
+    /// What keeps a host awake now.
+    pub(super) fn awake(&self, id: HostId) -> Awake {
+        Awake {
+            lease: self.leases.left(self.name_of(id)),
+            commands: self.commands.get(&id).copied().unwrap_or(0),
+        }
+    }
+
+    /// Tells a host's supervisor what keeps it awake from now on. One that has not introduced itself is told when it does.
+    fn tell_awake(&mut self, id: HostId) {
+        let session = self
+            .hosts
+            .get(id)
+            .and_then(|host| host.instance.as_deref())
+            .and_then(|instance| instance.session);
+        if let Some(session) = session {
+            let awake = self.awake(id);
+            self.tell(session, &ToSupervisor::KeepAwake(awake), Vec::new());
+        }
+    }
+
+    /// A command beside a host's program begins.
+    pub(super) fn command_began(&mut self, id: HostId) {
+        *self.commands.entry(id).or_default() += 1;
+        self.tell_awake(id);
+    }
+
+    /// A command beside a host's program has ended.
+    pub(super) fn command_ended(&mut self, id: HostId) {
+        if let Some(count) = self.commands.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.commands.remove(&id);
+            }
+        }
+        self.tell_awake(id);
+    }
+
+    /// Gives a host a lease, which also holds for its next boots.
+    pub(super) fn lease(&mut self, id: HostId, lease: Duration) {
+        let name = self.name_of(id).clone();
+        if let Err(error) = self.leases.set(&name, lease) {
+            tracing::error!(host = %name, %error, "a lease of keep-awake would not survive the broker");
+        }
+        self.tell_awake(id);
+    }
+}
+
+/// What decides when a host sleeps; `imsup run` without a host of the file has the defaults.
+pub(super) fn sleep_policy(spec: Option<&HostSpec>) -> SleepPolicy {
+    let defaults = Settings::default();
+    let settings = spec.map_or(&defaults, |spec| &spec.imsup);
+    let kept = settings.keep_awake;
+    SleepPolicy {
+        idle_after: settings.idle_after.filter(|_| !kept),
+        terminate_after: settings.terminate_after.filter(|_| !kept),
+        timer_slack: settings.timer_slack,
+        reclaim: settings.reclaim,
+        stop_signal: spec.map_or(SIGTERM, |spec| spec.stop_signal),
+        stop_grace: spec.map_or(DEFAULT_GRACE, |spec| spec.stop_grace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn what_is_kept_awake_neither_sleeps_nor_is_terminated() {
+        let mut host = testing::host("web");
+        host.imsup.terminate_after = Some(Duration::from_secs(60));
+        host.stop_signal = 3;
+        let policy = sleep_policy(Some(&host));
+        assert_eq!(policy.idle_after, Some(Duration::from_secs(5)));
+        assert_eq!(policy.terminate_after, Some(Duration::from_secs(60)));
+        assert_eq!((policy.stop_signal, policy.stop_grace), (3, Duration::from_secs(10)));
+        host.imsup.keep_awake = true;
+        let kept = sleep_policy(Some(&host));
+        assert_eq!((kept.idle_after, kept.terminate_after), (None, None));
+        assert_eq!(sleep_policy(None).idle_after, Some(Duration::from_secs(5)));
+    }
+}

@@ -1,0 +1,222 @@
+//! What the command line asks about sleep: suspend, resume, keep-awake, why, usage.
+
+use std::time::Duration;
+
+use imsup_wire::sleep::{Reason, ReasonKind};
+use imsup_wire::{Cause, CauseKind, HostName, HostState, Order, Request, Response, Transport, Why};
+
+use super::Broker;
+use super::asks::Asker;
+use crate::events::now_us;
+use crate::hosts::HostId;
+use crate::sessions::{Reply, Then};
+
+impl Broker {
+    /// Begins with one of these requests.
+    pub(super) fn begin_power(&mut self, number: usize, request: Request) -> Result<(), String> {
+        match request {
+            Request::Suspend { hosts, by } => {
+                let hosts = self.select_live(&hosts)?;
+                self.await_hosts(number, hosts.len(), Then::Done);
+                for id in hosts {
+                    self.suspend(number, id, &by);
+                }
+            }
+            Request::Resume { hosts, by } => {
+                let hosts = self.select_live(&hosts)?;
+                self.await_hosts(number, hosts.len(), Then::Done);
+                for id in hosts {
+                    match self.not_live(id, "resume") {
+                        Some(failure) => self.count_down(number, Some(failure)),
+                        None => self.wake(number, &[id], CauseKind::Wake, &by),
+                    }
+                }
+            }
+            Request::KeepAwake { host, lease, by } => {
+                let hosts = self.select(&[host])?;
+                self.await_hosts(number, hosts.len(), Then::Done);
+                for id in hosts {
+                    // First, so that a host which is booted or woken for it does not fall asleep before it knows.
+                    self.lease(id, lease);
+                    match lease.is_zero() {
+                        true => self.count_down(number, None),
+                        false => self.wake(number, &[id], CauseKind::Wake, &by),
+                    }
+                }
+            }
+            Request::Why { host } => {
+                let hosts = self.select(&[host])?;
+                self.await_hosts(number, hosts.len(), Then::Say(Vec::new()));
+                for id in hosts {
+                    self.why(number, id);
+                }
+            }
+            Request::Usage { hosts } => {
+                let hosts = match hosts.is_empty() {
+                    true => self.hosts.by_address(),
+                    false => self.select(&hosts)?,
+                };
+                let live: Vec<HostId> = hosts.iter().copied().filter(|id| self.has_supervisor(*id)).collect();
+                self.await_hosts(number, live.len(), Then::Usage(hosts));
+                for id in live {
+                    if !self.ask(id, Order::Usage, Asker::Client(number)) {
+                        self.count_down(number, None);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Makes a client wait for so many hosts.
+    pub(super) fn await_hosts(&mut self, number: usize, left: usize, then: Then) {
+        self.set_reply(
+            number,
+            Reply::Waiting {
+                left,
+                failures: Vec::new(),
+                then,
+            },
+        );
+    }
+
+    /// The hosts of these names; all that live where there are none.
+    fn select_live(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
+        let mut hosts = self.select(names)?;
+        hosts.retain(|id| !names.is_empty() || !self.hosts[*id].life.absent());
+        Ok(hosts)
+    }
+
+    fn has_supervisor(&self, id: HostId) -> bool {
+        let instance = self.hosts[id].instance.as_deref();
+        instance.is_some_and(|instance| instance.session.is_some())
+    }
+
+    /// Why a host can be neither suspended nor resumed.
+    fn not_live(&self, id: HostId, verb: &str) -> Option<String> {
+        let (life, name) = (&self.hosts[id].life, self.name_of(id));
+        if life.absent() {
+            Some(format!(
+                "host '{name}' does not run, so there is nothing to {verb}: `imsup wake {name}` boots it, and so does whoever \
+                 connects to it"
+            ))
+        } else if life.ending() {
+            Some(format!(
+                "host '{name}' is being ended, so there is nothing to {verb}: `imsup wake {name}` boots it again"
+            ))
+        } else {
+            None
+        }
+    }
+
+    fn suspend(&mut self, number: usize, id: HostId, by: &str) {
+        if let Some(failure) = self.not_live(id, "suspend") {
+            return self.count_down(number, Some(failure));
+        }
+        if self.hosts[id].life.state() == HostState::Suspended {
+            return self.count_down(number, None);
+        }
+        if let Some(sleep) = self.sleep(id) {
+            sleep.suspended_by = Some(by.to_owned());
+        }
+        if !self.ask(id, Order::Suspend, Asker::Client(number)) {
+            let name = self.name_of(id);
+            let failure =
+                format!("host '{name}' is not suspended: it is starting; try again when `imsup ps` shows it running");
+            self.count_down(number, Some(failure));
+        }
+    }
+
+    fn why(&mut self, number: usize, id: HostId) {
+        if self.ask(id, Order::Why, Asker::Client(number)) {
+            return;
+        }
+        let expected = self.hosts[id]
+            .instance
+            .as_deref()
+            .is_some_and(|instance| instance.expected);
+        let why = match (self.hosts[id].life.absent(), expected) {
+            (true, _) => Why::Absent {
+                detail: self.what_boots(id),
+            },
+            (false, true) => started("its supervisor outlived the last broker, and has not come back to this one"),
+            (false, false) => started("its program is being started"),
+        };
+        self.gather(number, id, why);
+    }
+
+    /// What would boot an absent host, and what became of its last program.
+    fn what_boots(&self, id: HostId) -> String {
+        let host = &self.hosts[id];
+        let name = self.name_of(id);
+        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let mut ports: Vec<(u16, Transport)> = retained
+            .filter(|kept| kept.open && !kept.tentative)
+            .map(|kept| (kept.endpoint.address.port(), kept.endpoint.transport))
+            .collect();
+        ports.sort_unstable_by_key(|(port, transport)| (*port, *transport == Transport::Udp));
+        ports.dedup();
+        let mut boots: Vec<String> = ports
+            .into_iter()
+            .map(|(port, transport)| match transport {
+                Transport::Tcp => format!("a connection to port {port}/tcp"),
+                Transport::Udp => format!("a datagram to port {port}/udp"),
+            })
+            .collect();
+        boots.extend(
+            host.published
+                .iter()
+                .map(|port| format!("one to the machine's {}", port.machine)),
+        );
+        if host.spec(&self.cluster).is_some_and(|spec| spec.imsup.prefetch_dns) {
+            boots.push("the look-up of its name".to_owned());
+        }
+        boots.push(format!("`imsup wake {name}`"));
+        let last = boots.pop().unwrap_or_default();
+        let boots = match boots.is_empty() {
+            true => format!("{last} boots it"),
+            false => format!("{} or {last} boots it", boots.join(", ")),
+        };
+        match (host.life.detail(), host.life.state()) {
+            (Some(detail), HostState::Failed) => format!("{boots}; its last start failed: {detail}"),
+            (Some(detail), _) => format!("{boots}; its last program {detail}"),
+            (None, _) => boots,
+        }
+    }
+
+    /// What hosts have used, as far as it is known.
+    pub(super) fn usage_of(&mut self, hosts: &[HostId]) -> Vec<Response> {
+        let now_us = now_us();
+        let there = |id: &&HostId| self.hosts.get(**id).is_some();
+        let there: Vec<HostId> = hosts.iter().filter(there).copied().collect();
+        there
+            .into_iter()
+            .map(|id| {
+                let name = self.name_of(id).clone();
+                Response::Usage(self.account(id).tell(name, now_us))
+            })
+            .collect()
+    }
+}
+
+fn started(detail: &str) -> Why {
+    Why::Awake {
+        reasons: vec![Reason {
+            kind: ReasonKind::Starting,
+            detail: detail.to_owned(),
+            pid: None,
+        }],
+        idle: Duration::ZERO,
+        sleeps_in: None,
+    }
+}
+
+/// The cause of what a user asked for.
+pub(super) fn asked_by(kind: CauseKind, by: &str) -> Cause {
+    Cause {
+        kind,
+        by: Some(by.to_owned()),
+        port: None,
+    }
+}

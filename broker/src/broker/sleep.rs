@@ -1,0 +1,275 @@
+//! What supervisors say of their hosts' sleep: it becomes state, events and accounts.
+//!
+//! A sleep is decided and done without the broker, which hears of it afterwards. A host that sleeps keeps its sockets and
+//! is connected to as if it ran; nothing here is on that way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use imsup_wire::message::Adoption;
+use imsup_wire::{Cause, CauseKind, Event, EventKind, Order, ToBroker, Transport, Usage, WakeCause};
+
+use super::Broker;
+use super::asks::Asker;
+use crate::accounts::Account;
+use crate::events::now_us;
+use crate::hosts::{HostId, Sleep};
+use crate::registry::Input;
+
+impl Broker {
+    /// A message about a host's sleep.
+    pub(super) fn hear_of_sleep(&mut self, id: HostId, message: ToBroker) {
+        match message {
+            ToBroker::Suspended {
+                deadline_us,
+                took,
+                usage,
+            } => self.fell_asleep(id, deadline_us, took, usage),
+            ToBroker::Woke {
+                time_us,
+                cause,
+                named_later,
+                slept,
+                ticks,
+                took,
+                usage,
+            } => {
+                let cause = self.wake_cause(id, cause);
+                let mut event = self.event(id, EventKind::Wake, Some(cause));
+                event.time_us = time_us;
+                event.duration = Some(took);
+                event.detail = Some(wake_detail(slept, ticks));
+                event.usage = Some(usage);
+                self.woke(id, event, named_later);
+            }
+            ToBroker::WokenBy { by, port } => {
+                let by = by.map(|address| self.caller(address));
+                if let Some(cause) = self.sleep(id).and_then(|sleep| sleep.unnamed.as_mut()?.cause.as_mut()) {
+                    cause.by = cause.by.take().or(by);
+                    cause.port = cause.port.or(port);
+                }
+                self.record_wake(id);
+            }
+            ToBroker::Ticked { deadline_us, took } => {
+                if let Some(sleep) = self.sleep(id) {
+                    sleep.deadline_us = deadline_us;
+                }
+                let mut event = self.event(id, EventKind::Tick, Some(cause_of(CauseKind::Timer, None)));
+                event.duration = Some(took);
+                self.record(id, event);
+            }
+            ToBroker::Reclaimed { bytes, took, detail } => {
+                let mut event = self.event(id, EventKind::Reclaim, Some(cause_of(CauseKind::Idle, None)));
+                event.duration = Some(took);
+                event.detail = Some(reclaim_detail(bytes, detail));
+                self.record(id, event);
+            }
+            ToBroker::Terminating { slept, usage } => self.terminating(id, slept, usage),
+            _ => {}
+        }
+    }
+
+    fn fell_asleep(&mut self, id: HostId, deadline_us: Option<u64>, took: Duration, usage: Usage) {
+        let asked_by = self.sleep(id).and_then(|sleep| {
+            sleep.deadline_us = deadline_us;
+            sleep.suspended_by.take()
+        });
+        self.feed(id, Input::Suspended);
+        let cause = match asked_by {
+            Some(by) => cause_of(CauseKind::Wake, Some(by)),
+            None => cause_of(CauseKind::Idle, None),
+        };
+        let mut event = self.event(id, EventKind::Suspend, Some(cause));
+        event.duration = Some(took);
+        event.usage = Some(usage);
+        self.record(id, event);
+    }
+
+    fn woke(&mut self, id: HostId, event: Event, named_later: bool) {
+        let nobody = event.cause.as_ref().is_some_and(|cause| cause.by.is_none());
+        self.feed(id, Input::Woke);
+        let host = &mut self.hosts[id];
+        host.wakes = host.wakes.saturating_add(1);
+        host.since_us = event.time_us;
+        if let Some(sleep) = self.sleep(id) {
+            sleep.deadline_us = None;
+            sleep.unnamed = Some(event);
+        }
+        if !(named_later && nobody) {
+            self.record_wake(id);
+        }
+    }
+
+    /// Whoever asked for it to be woken is behind a wake by order; the supervisor does not know who that is.
+    fn wake_cause(&mut self, id: HostId, cause: WakeCause) -> Cause {
+        if cause.kind == CauseKind::Wake
+            && let Some(asked) = self.sleep(id).and_then(|sleep| sleep.woken_by.take())
+        {
+            return asked;
+        }
+        Cause {
+            kind: cause.kind,
+            by: cause.by.map(|address| self.caller(address)),
+            port: cause.port,
+        }
+    }
+
+    /// Says that a host woke: whoever sent the signal is named by now, or is not going to be.
+    pub(super) fn record_wake(&mut self, id: HostId) {
+        let Some(mut event) = self.sleep(id).and_then(|sleep| sleep.unnamed.take()) else {
+            return;
+        };
+        if let Some(cause) = &mut event.cause
+            && let (CauseKind::Connection, None, Some(port)) = (cause.kind, &cause.by, cause.port)
+        {
+            cause.by = self.waiting_at(id, port).map(|address| self.caller(address));
+        }
+        self.record(id, event);
+    }
+
+    /// Who waits at a port of the host, not accepted yet. Those who are may be connected since long.
+    fn waiting_at(&self, id: HostId, port: u16) -> Option<SocketAddr> {
+        let sockets = self.hosts[id]
+            .sockets
+            .iter()
+            .filter_map(|socket| self.sockets.get(*socket));
+        let mut at_port =
+            sockets.filter(|kept| kept.endpoint.transport == Transport::Tcp && kept.endpoint.address.port() == port);
+        at_port.find_map(|kept| crate::peers::unaccepted(kept.endpoint))
+    }
+
+    fn terminating(&mut self, id: HostId, slept: Duration, usage: Usage) {
+        if let Some(sleep) = self.sleep(id) {
+            sleep.deadline_us = None;
+            sleep.terminating = true;
+        }
+        self.feed(id, Input::Terminating);
+        let mut event = self.event(id, EventKind::Terminate, Some(cause_of(CauseKind::Idle, None)));
+        event.duration = Some(slept);
+        event.detail = Some(format!("slept {}", spoken(slept)));
+        event.usage = Some(usage);
+        self.record(id, event);
+    }
+
+    /// Wakes a sleeper for somebody who waits for it.
+    pub(super) fn resume(&mut self, id: HostId, cause: Cause) {
+        if let Some(sleep) = self.sleep(id) {
+            sleep.woken_by = Some(cause);
+        }
+        if !self.ask(id, Order::Resume, Asker::Broker) {
+            self.feed(id, Input::NotWoken("its supervisor is not connected".to_owned()));
+        }
+    }
+
+    /// What a supervisor that outlived the last broker says: the account and the history are told what they missed.
+    pub(super) fn take_up(&mut self, id: HostId, adoption: &Adoption) {
+        let (now_us, declared) = (now_us(), self.is_declared(id));
+        if !declared {
+            self.hosts[id].since_us = adoption.started_us;
+        }
+        let account = self.account(id);
+        let missed = account.missed(adoption, now_us);
+        account.used(adoption.usage);
+        for (time_us, kind) in missed {
+            let mut event = self.event(id, kind, None);
+            event.time_us = time_us;
+            event.detail = Some("while no broker ran".to_owned());
+            event.usage = (kind == EventKind::Suspend).then_some(adoption.usage);
+            if !declared {
+                // The history has it, but nobody has kept an account of a host that is in no file.
+                self.account(id).apply(&event);
+                continue;
+            }
+            if kind == EventKind::Wake {
+                let host = &mut self.hosts[id];
+                host.wakes = host.wakes.saturating_add(1);
+            }
+            self.record(id, event);
+        }
+        self.hosts[id].since_us = adoption.started_us;
+        if let Some(suspended_us) = adoption.suspended_us {
+            self.feed(id, Input::Suspended);
+            self.hosts[id].since_us = suspended_us;
+            // Its deadline is not part of the introduction.
+            self.ask(id, Order::Why, Asker::Broker);
+        }
+    }
+
+    /// What is known of the sleep of the instance that runs a host.
+    pub(super) fn sleep(&mut self, id: HostId) -> Option<&mut Sleep> {
+        Some(&mut self.hosts[id].instance.as_deref_mut()?.sleep)
+    }
+
+    /// The account of a host, opened where it has none.
+    pub(super) fn account(&mut self, id: HostId) -> &mut Account {
+        let host = &mut self.hosts[id];
+        let opened_us = match host.origin {
+            crate::hosts::Origin::Declared(_) => self.up_us,
+            crate::hosts::Origin::Transient { .. } => host.since_us,
+        };
+        host.account.get_or_insert_with(|| Box::new(Account::new(opened_us)))
+    }
+
+    /// An event of now.
+    fn event(&self, id: HostId, kind: EventKind, cause: Option<Cause>) -> Event {
+        Event {
+            time_us: now_us(),
+            host: self.name_of(id).clone(),
+            kind,
+            cause,
+            duration: None,
+            detail: None,
+            usage: None,
+        }
+    }
+}
+
+fn cause_of(kind: CauseKind, by: Option<String>) -> Cause {
+    Cause { kind, by, port: None }
+}
+
+fn wake_detail(slept: Duration, ticks: u64) -> String {
+    match ticks {
+        0 => format!("slept {}", spoken(slept)),
+        1 => format!("slept {}, 1 tick", spoken(slept)),
+        _ => format!("slept {}, {ticks} ticks", spoken(slept)),
+    }
+}
+
+fn reclaim_detail(bytes: u64, more: Option<String>) -> String {
+    const MIB: f64 = (1 << 20) as f64;
+    let freed = format!("{:.1} MiB came back", bytes as f64 / MIB);
+    match more {
+        Some(more) => format!("{freed}; {more}"),
+        None => freed,
+    }
+}
+
+/// A time in the unit that people would use.
+fn spoken(time: Duration) -> String {
+    match time.as_millis() {
+        millis @ 0..1000 => format!("{millis} ms"),
+        1000..60_000 => format!("{:.1} s", time.as_secs_f64()),
+        _ => humantime::format_duration(Duration::from_secs(time.as_secs())).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_plain_words() {
+        assert_eq!(wake_detail(Duration::from_millis(312), 0), "slept 312 ms");
+        assert_eq!(wake_detail(Duration::from_millis(3249), 1), "slept 3.2 s, 1 tick");
+        assert_eq!(wake_detail(Duration::from_millis(62_900), 3), "slept 1m 2s, 3 ticks");
+        assert_eq!(
+            reclaim_detail(
+                13_107_200,
+                Some("anonymous memory needs swap, and there is none".to_owned())
+            ),
+            "12.5 MiB came back; anonymous memory needs swap, and there is none"
+        );
+        assert_eq!(reclaim_detail(0, None), "0.0 MiB came back");
+    }
+}
