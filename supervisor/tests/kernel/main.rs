@@ -2,9 +2,15 @@
 //!
 //! A kernel that does otherwise fails here, and not in somebody's cluster.
 
+mod freezer;
 mod notification;
+mod script;
 mod sockets;
+mod stopped;
+mod succession;
 mod tasks;
+mod traffic;
+mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

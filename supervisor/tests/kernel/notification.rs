@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use imsup_supervisor::kernel::notify::{Answer, Listener};
+use imsup_supervisor::kernel::notify::{Answer, Listener, NotificationId};
 use imsup_supervisor::kernel::spawn;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -30,7 +30,7 @@ fn a_filter_with_a_listener_can_be_installed_once() {
 }
 
 /// A child that runs `uname -n` under the filter, and the listener of its calls.
-fn child_that_asks_its_name() -> (Pid, Listener) {
+pub fn child_that_asks_its_name() -> (Pid, Listener) {
     child(&[c"uname".to_owned(), c"-n".to_owned()])
 }
 
@@ -54,6 +54,21 @@ fn events(listener: &Listener) -> PollFlags {
     let mut polled = [PollFd::new(listener, PollFlags::IN)];
     rustix::event::poll(&mut polled, None).unwrap();
     polled[0].revents()
+}
+
+/// The first call, which is received and not answered.
+pub fn first_call(listener: &Listener) -> NotificationId {
+    assert!(events(listener).contains(PollFlags::IN));
+    listener.receive().unwrap().unwrap().id
+}
+
+/// Lets every call through until nobody is left under the filter.
+pub fn let_all_through(listener: &Listener) {
+    while events(listener).contains(PollFlags::IN) {
+        if let Some(call) = listener.receive().unwrap() {
+            listener.answer(call.id, Answer::Continue).unwrap();
+        }
+    }
 }
 
 /// seccomp_unotify(2): the listener polls readable for each call, RECV says who made it, SEND lets it return, and when nobody is

@@ -1,0 +1,136 @@
+//! Processes to freeze, stop and look at: Python, whose threads make system calls as they are told.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// How long anything may take that is only waited for so that a test ends.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// `call` makes a system call without Python's own retries and without its lock; `thread` runs one and says what it said.
+const PRELUDE: &str = "
+import ctypes, os, select, signal, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *args):
+    result = libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if isinstance(a, int) else a for a in args])
+    return (result, ctypes.get_errno() if result < 0 else 0)
+def say(*what): os.write(1, (' '.join(map(str, what)) + '\\n').encode())
+def thread(name, *args):
+    threading.Thread(target=lambda: say(name, *call(*args)), daemon=True).start()
+";
+
+/// Runs what it is told on its standard input, line by line, once what it was started with is done.
+const LOOP: &str = "
+say('ready')
+while True: exec(sys.stdin.readline() or 'os._exit(0)')
+";
+
+/// A Python process; killed when dropped.
+pub struct Script {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Script {
+    pub fn start(source: &str) -> Self {
+        let mut child = Command::new("python3")
+            .args(["-c", &format!("{PRELUDE}\n{source}\n{LOOP}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is needed: scripts/setup.sh installs it");
+        let mut script = Self {
+            input: child.stdin.take().unwrap(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        };
+        assert_eq!(script.line(), "ready");
+        script
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// Tells it to say something, and returns that.
+    pub fn ask(&mut self, expression: &str) -> String {
+        self.tell(&format!("say({expression})"));
+        self.line()
+    }
+
+    /// The next line it says.
+    pub fn line(&mut self) -> String {
+        assert!(self.has_spoken(LIMIT), "it says nothing");
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Whether it says something within a time.
+    pub fn has_spoken(&self, within: Duration) -> bool {
+        if !self.output.buffer().is_empty() {
+            return true;
+        }
+        let mut polled = [PollFd::from_borrowed_fd(self.output.get_ref().as_fd(), PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&Timespec::try_from(within).unwrap())).unwrap() > 0
+    }
+
+    /// Waits until its threads are blocked in exactly these calls.
+    pub fn await_calls(&self, calls: &[i64]) {
+        let mut wanted: Vec<_> = calls.iter().map(i64::to_string).collect();
+        wanted.sort_unstable();
+        until(&format!("calls {calls:?}"), || self.calls() == wanted);
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .unwrap()
+            .flatten();
+        let call = |path: std::path::PathBuf| std::fs::read_to_string(path.join("syscall")).unwrap_or_default();
+        let mut calls: Vec<_> = tasks
+            .map(|task| call(task.path()).split_whitespace().next().unwrap_or("").to_owned())
+            .collect();
+        calls.sort_unstable();
+        calls
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// The letter of its state (proc_pid_stat(5)).
+    pub fn state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,314 @@
+//! Threads stopped by ptrace(2): what is read of them, and that nobody notices.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use imsup_supervisor::kernel::stopped::{At, StopError, Stopped, StoppedThread, stop};
+use imsup_supervisor::kernel::{notify::Answer, process};
+use nix::libc;
+use nix::sys::signal::Signal;
+
+use crate::notification;
+use crate::script::{LIMIT, Script, until};
+
+/// A thread in each of the calls that servers wait in, besides the first, which reads its standard input.
+pub const BLOCKED: &str = "
+spec = (ctypes.c_long * 2)(1000, 0)
+futex = ctypes.c_int(0)
+(r, w), (r2, w2), e = os.pipe(), os.pipe(), select.epoll()
+polled = (ctypes.c_int * 2)(r2, select.POLLIN)
+thread('sleep', 35, ctypes.byref(spec), 0)
+thread('poll', 7, ctypes.byref(polled), 1, 100000)
+thread('read', 0, r, ctypes.create_string_buffer(8), 1)
+thread('futex', 202, ctypes.byref(futex), 0, 0, 0)
+thread('epoll', 232, e.fileno(), ctypes.create_string_buffer(64), 4, -1)
+";
+
+/// The calls of [`BLOCKED`], that of its first thread included.
+pub const CALLS: [i64; 6] = [
+    libc::SYS_read,
+    libc::SYS_read,
+    libc::SYS_nanosleep,
+    libc::SYS_poll,
+    libc::SYS_futex,
+    libc::SYS_epoll_wait,
+];
+
+fn stop_one(script: &Script) -> Result<Stopped, StopError> {
+    stop(&|| vec![script.pid()], LIMIT)
+}
+
+/// Call and arguments of every blocked thread, by thread.
+pub fn blocked(threads: &[StoppedThread]) -> Vec<(i32, i64, [u64; 6], u64)> {
+    let mut found: Vec<_> = threads
+        .iter()
+        .map(|thread| match thread.at {
+            At::Blocked { number, args, stack } => (thread.tid, number, args, stack),
+            other => panic!("{} is not blocked: {other:?}", thread.tid),
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The calls of [`BLOCKED`] once it has been let go.
+pub const RESTARTED: [i64; 5] = [
+    libc::SYS_read,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_restart_syscall,
+    libc::SYS_futex,
+];
+
+/// What a second look says after a first: the same calls with the same arguments, but restart_syscall(2) for those that must
+/// count their time from when they began; and epoll_wait is over (signal(7), "Interruption of system calls").
+pub fn assert_restarted(first: &[(i32, i64, [u64; 6], u64)], second: &[(i32, i64, [u64; 6], u64)]) {
+    let expected: Vec<_> = first
+        .iter()
+        .filter(|(_, number, ..)| *number != libc::SYS_epoll_wait)
+        .map(|&(tid, number, args, stack)| match number {
+            libc::SYS_nanosleep | libc::SYS_poll => (tid, libc::SYS_restart_syscall, args, stack),
+            _ => (tid, number, args, stack),
+        })
+        .collect();
+    assert_eq!(second, expected);
+}
+
+/// arch/x86/kernel/signal.c, arch_do_signal_or_restart: a call that was interrupted keeps its number and arguments, and goes
+/// on when the thread is let go; only epoll_wait says EINTR.
+#[test]
+fn blocked_calls_are_read_and_go_on() {
+    let mut script = Script::start(BLOCKED);
+    script.await_calls(&CALLS);
+    let stopped = stop_one(&script).unwrap();
+    let first = blocked(stopped.threads());
+    let mut numbers: Vec<_> = first.iter().map(|(_, number, ..)| *number).collect();
+    let mut expected = CALLS.to_vec();
+    numbers.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(numbers, expected);
+    let timeout = first
+        .iter()
+        .find(|(_, number, ..)| *number == libc::SYS_poll)
+        .unwrap()
+        .2[2];
+    assert_eq!(timeout, 100_000);
+    stopped.release();
+    assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
+    until("the end of epoll's thread", || {
+        process::threads(script.pid()).len() == 5
+    });
+
+    let stopped = stop_one(&script).unwrap();
+    assert_restarted(&first, &blocked(stopped.threads()));
+    stopped.release();
+    // They are alive: the pipe's reader gets its byte, and no other call has returned.
+    script.tell("os.write(w, b'x')");
+    assert_eq!(script.line(), "read 1 0");
+}
+
+/// A thread that runs is in user mode, or its call is over when it stops: read(2) of /dev/zero says how far it came.
+#[test]
+fn running_threads_are_told_from_blocked_ones() {
+    let zeros = "
+def fill():
+    zero, room = os.open('/dev/zero', 0), bytearray(1 << 22)
+    while True: os.readv(zero, [room])
+threading.Thread(target=fill, daemon=True).start()
+";
+    let script = Script::start(zeros);
+    let mut completed = 0;
+    for _ in 0..50 {
+        let stopped = stop_one(&script).unwrap();
+        let running = stopped
+            .threads()
+            .iter()
+            .find(|thread| thread.tid != script.pid())
+            .unwrap();
+        match running.at {
+            At::UserMode => {}
+            At::Completed { number, result } if number == libc::SYS_readv => {
+                assert!(result > 0, "{result}");
+                completed += 1;
+            }
+            // Python's own lock, between two reads.
+            At::Completed { number, .. } | At::Blocked { number, .. } => assert_eq!(number, libc::SYS_futex),
+            At::GroupStop => panic!("nobody stopped it"),
+        }
+    }
+    assert!(completed > 0, "a thread that reads all the time was never seen to");
+}
+
+/// A stop by PTRACE_INTERRUPT is the tracer's alone (kernel/signal.c, do_notify_parent_cldstop): no SIGCHLD and no wait
+/// status for the parent, nor when the thread goes on.
+#[test]
+fn a_parent_sees_nothing_of_a_stop() {
+    let mut script = Script::start(
+        "
+seen = []
+signal.signal(signal.SIGCHLD, lambda *_: seen.append(1))
+child = os.fork()
+if child == 0:
+    while True: signal.pause()
+wait = lambda: os.waitpid(child, os.WUNTRACED | os.WCONTINUED | os.WNOHANG)
+",
+    );
+    let child: i32 = script.ask("child").parse().unwrap();
+    let stopped = stop(&|| vec![child], LIMIT).unwrap();
+    assert_eq!(stopped.threads().len(), 1);
+    assert_eq!(script.ask("seen, wait()"), "[] (0, 0)");
+    stopped.release();
+    assert_eq!(script.ask("seen, wait()"), "[] (0, 0)");
+    // Were it a stop that job control knows, the parent would see it.
+    process::send(child, Signal::SIGSTOP).unwrap();
+    until("a stop that the parent sees", || script.ask("seen") == "[1]");
+    process::send(child, Signal::SIGKILL).unwrap();
+}
+
+/// A thread in a group-stop is traced where it is, and goes back into it when it is let go (kernel/ptrace.c, __ptrace_unlink).
+#[test]
+fn a_process_that_stopped_itself_stays_stopped() {
+    let mut script = Script::start("thread('pause', 34)");
+    script.await_calls(&[libc::SYS_read, libc::SYS_pause]);
+    script.signal(Signal::SIGSTOP);
+    until("the group-stop", || script.state() == 'T');
+    for _ in 0..3 {
+        let stopped = stop_one(&script).unwrap();
+        assert_eq!(stopped.threads().len(), 2);
+        assert!(stopped.threads().iter().all(|thread| thread.at == At::GroupStop));
+        stopped.release();
+        until("the group-stop again", || script.state() == 'T');
+    }
+    script.signal(Signal::SIGCONT);
+    assert_eq!(script.ask("'on'"), "on");
+}
+
+/// ptrace(2): a thread has one tracer.
+#[test]
+fn somebody_elses_tracee_is_named() {
+    let script = Script::start("");
+    let held = stop_one(&script).unwrap();
+    let pid = script.pid();
+    assert_eq!(stop_one(&script).map(drop), Err(StopError::Traced { pid }));
+    held.release();
+    stop_one(&script).unwrap();
+}
+
+/// Signals wait while a thread is stopped, and one that it was about to take when it was seized is not lost: every one of
+/// a queue of real-time signals is delivered.
+#[test]
+fn no_signal_is_lost() {
+    let mut script = Script::start(
+        "
+r, w = os.pipe()
+os.set_blocking(w, False)
+signal.signal(signal.SIGRTMIN + 1, lambda *_: None)
+signal.set_wakeup_fd(w, warn_on_full_buffer=False)
+def pauses():
+    while True: call(34)
+threading.Thread(target=pauses, daemon=True).start()
+",
+    );
+    let stopped = stop_one(&script).unwrap();
+    // SIGRTMIN of glibc.
+    let (own, signal) = (script.pid(), (34 + 1).to_string());
+    let send = || {
+        let sent = std::process::Command::new("kill")
+            .args(["-s", &signal, &own.to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    };
+    send();
+    stopped.release();
+    let sender = std::thread::scope(|scope| {
+        let sending = scope.spawn(|| (0..100).for_each(|_| send()));
+        while !sending.is_finished() {
+            stop_one(&script).unwrap().release();
+        }
+        sending.join()
+    });
+    sender.unwrap();
+    assert_eq!(script.ask("sum(len(os.read(r, 1)) for _ in range(101))"), "101");
+}
+
+/// A thread that waits for the answer to a trapped call can only be killed (WAIT_KILLABLE_RECV): it is given up, and
+/// nobody is traced any more, though no PTRACE_DETACH could say so (kernel/ptrace.c, exit_ptrace).
+#[test]
+fn a_thread_that_does_not_stop_is_given_up_and_let_go() {
+    let (child, listener) = notification::child_that_asks_its_name();
+    let call = notification::first_call(&listener);
+    let pid = child.as_raw();
+    let patience = Duration::from_millis(20);
+    assert_eq!(
+        stop(&|| vec![pid], patience).map(drop),
+        Err(StopError::Busy { pid, tid: pid })
+    );
+    assert_eq!(process::status_field(pid, "TracerPid:").unwrap(), "0");
+    listener.answer(call, Answer::Continue).unwrap();
+    notification::let_all_through(&listener);
+    assert_eq!(
+        nix::sys::wait::waitpid(child, None),
+        Ok(nix::sys::wait::WaitStatus::Exited(child, 0))
+    );
+}
+
+/// A stopped process can be killed, all its threads, and its exit status is its parent's as ever.
+#[test]
+fn a_stopped_process_can_be_killed() {
+    let mut script = Script::start(BLOCKED);
+    let stopped = stop_one(&script).unwrap();
+    script.signal(Signal::SIGKILL);
+    until("its end", || matches!(script.state(), 'Z' | 'X'));
+    stopped.release();
+    assert_eq!(script.wait().signal(), Some(libc::SIGKILL));
+    // A zombie, and what is gone, are left out.
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    let pid = ended.id().cast_signed();
+    until("the zombie", || {
+        process::status_field(pid, "State:").unwrap().starts_with('Z')
+    });
+    assert_eq!(stop(&|| vec![pid, script.pid()], LIMIT).unwrap().threads(), []);
+    assert!(ended.wait().unwrap().success());
+}
+
+/// What is forked, or started as a thread, while others are being stopped is stopped as well.
+#[test]
+fn what_starts_meanwhile_is_stopped_too() {
+    let script = Script::start(
+        "
+def forks():
+    while True:
+        if os.fork() == 0: os._exit(0)
+        os.wait()
+def threads():
+    while True:
+        new = threading.Thread(target=lambda: None)
+        new.start()
+        new.join()
+threading.Thread(target=forks, daemon=True).start()
+threading.Thread(target=threads, daemon=True).start()
+",
+    );
+    let tree = || {
+        let mut found = vec![script.pid()];
+        for tid in process::threads(script.pid()) {
+            let list = std::fs::read_to_string(format!("/proc/{}/task/{tid}/children", script.pid()));
+            found.extend(
+                list.unwrap_or_default()
+                    .split_whitespace()
+                    .map(|pid| pid.parse::<i32>().unwrap()),
+            );
+        }
+        found
+    };
+    for _ in 0..100 {
+        let stopped = stop(&tree, LIMIT).unwrap();
+        let ended = |tid: i32| process::status_field(tid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']));
+        for pid in tree() {
+            for tid in process::threads(pid) {
+                let is_stopped = stopped.threads().iter().any(|thread| thread.tid == tid);
+                assert!(is_stopped || ended(tid), "{tid} of {pid} runs");
+            }
+        }
+    }
+}
