@@ -185,6 +185,13 @@ fn verbs_without_a_broker_say_what_to_do() {
         &["hosts"],
         &["resolve", "web"],
         &["logs"],
+        &["suspend", "web"],
+        &["resume", "web"],
+        &["keep-awake", "web", "--for", "1m"],
+        &["why", "web"],
+        &["usage"],
+        &["events", "--follow"],
+        &["events", "--tree"],
     ] {
         let said = project.fails(1, arguments);
         assert!(said.contains("imsup up"), "{arguments:?}: {said}");
@@ -200,16 +207,70 @@ fn verbs_without_a_broker_say_what_to_do() {
 #[test]
 fn an_unknown_host_is_named_with_the_nearest() {
     let project = Project::up("unknown", GOOD);
-    for verb in ["wake", "stop", "restart", "ps", "logs", "events"] {
-        let said = project.fails(1, &[verb, "wbe"]);
-        assert!(said.contains("wbe"), "{verb}: {said}");
+    for arguments in [
+        &["wake", "wbe"][..],
+        &["stop", "wbe"],
+        &["restart", "wbe"],
+        &["ps", "wbe"],
+        &["logs", "wbe"],
+        &["events", "wbe"],
+        &["events", "--tree", "wbe"],
+        &["suspend", "web", "wbe"],
+        &["resume", "wbe"],
+        &["keep-awake", "wbe", "--for", "1m"],
+        &["why", "wbe"],
+        &["usage", "wbe"],
+    ] {
+        let said = project.fails(1, arguments);
+        assert!(
+            said.contains("'wbe'") && said.contains("did you mean 'web'?"),
+            "{arguments:?}: {said}"
+        );
     }
+    assert_eq!(project.host("web").state, "imaginary", "none of them did anything");
+}
+
+#[test]
+fn durations_that_are_none_negative_or_absurd_are_told() {
+    let project = Project::up("durations", GOOD);
+    for (duration, says) in [
+        ("", "no duration"),
+        ("soon", "such as 1m30s"),
+        ("10", "write 10s"),
+        ("-5m", "negative"),
+        ("1e9s", "no duration"),
+        ("366d", "the longest here is 365d"),
+        ("99999999999w", "the longest here is 365d"),
+    ] {
+        let said = project.fails(2, &["keep-awake", "web", "--for", duration]);
+        assert!(said.contains(says), "'{duration}': {said}");
+    }
+    assert_eq!(project.host("web").boots, 0);
+}
+
+#[test]
+fn suspending_what_does_not_run_is_told() {
+    let project = Project::up("absent", GOOD);
+    for verb in ["suspend", "resume"] {
+        let said = project.fails(1, &[verb, "web"]);
+        assert!(said.contains("'web' does not run"), "{verb}: {said}");
+    }
+    assert_eq!(project.host("web").boots, 0, "neither boots it");
 }
 
 #[test]
 fn usage_errors_have_status_2() {
     let project = Project::new("usage", GOOD);
-    for arguments in [&["nosuch"][..], &["ps", "--format", "xml"], &["run"], &["resolve"], &[]] {
+    for arguments in [
+        &["nosuch"][..],
+        &["ps", "--format", "xml"],
+        &["run"],
+        &["resolve"],
+        &["suspend"],
+        &["keep-awake", "web"],
+        &["events", "--tree", "--follow"],
+        &[],
+    ] {
         let finished = run(project.command(common::imsup(), arguments), LIMIT);
         assert_eq!(finished.code(), Some(2), "{arguments:?}: {finished}");
         assert!(!finished.stderr.is_empty());

@@ -78,8 +78,9 @@ impl Answer {
         let (host, since) = (&self.host, human::span(human::since(self.since_us, now)));
         match &self.why {
             Why::Absent { detail } => format!(
-                "{host} is {}, since {since}: no process of it runs.\n{detail}\n",
-                self.state
+                "{host} is {}, since {since}: no process of it runs.\n{}\n",
+                self.state,
+                sentence(detail)
             ),
             Why::Awake {
                 reasons,
@@ -94,7 +95,7 @@ impl Answer {
                 not_terminated,
                 method,
             } => {
-                let mut text = format!("{host} has slept for {since}, held by {method}.\nIt waits for:\n");
+                let mut text = format!("{host} has slept for {since}. Held by: {method}.\nIt waits for:\n");
                 text += &list(waits.iter().map(|wait| wait.detail.as_str()));
                 text += &match (deadline_us, deadline_of) {
                     (None, _) => "It has no deadline.\n".to_owned(),
@@ -104,7 +105,7 @@ impl Answer {
                     }
                 };
                 text += &match (terminates_in, not_terminated) {
-                    (None, None) => "It is not terminated.\n".to_owned(),
+                    (None, None) => "It is not terminated: terminate_after is not set.\n".to_owned(),
                     (None, Some(why)) => format!("It is not terminated: {why}.\n"),
                     (Some(left), None) => {
                         format!("It is terminated in {} if nothing wakes it.\n", human::span(*left))
@@ -132,22 +133,28 @@ impl Answer {
 }
 
 fn awake(host: &str, reasons: &[Reason], idle: Duration, sleeps_in: Option<Duration>) -> String {
-    let idle = human::span(idle);
-    match (reasons, sleeps_in) {
-        ([], Some(left)) => format!(
-            "{host} is awake and sleeps in {} if nothing happens; it has been idle for {idle}.\n",
-            human::span(left)
-        ),
-        ([], None) => format!("{host} is awake, and does not sleep; it has been idle for {idle}.\n"),
-        (reasons, sleeps_in) => {
-            let listed = list(reasons.iter().map(|reason| reason.detail.as_str()));
-            let then = match sleeps_in {
-                Some(left) => format!("It sleeps in {} if nothing more happens.\n", human::span(left)),
-                None => "It does not sleep while that is so.\n".to_owned(),
-            };
-            format!("{host} is awake. What keeps it awake, the strongest first:\n{listed}{then}")
+    let listed = list(reasons.iter().map(|reason| reason.detail.as_str()));
+    let idle = format!("it has been idle for {}", human::span(idle));
+    match (sleeps_in, reasons) {
+        (Some(left), reasons) => {
+            let left = human::span(left);
+            let before = if reasons.is_empty() { ".\n" } else { "; before that:\n" };
+            format!("{host} is awake, and sleeps in {left} if nothing happens; {idle}{before}{listed}")
         }
+        (None, []) => format!("{host} is awake, and stays so; {idle}.\n"),
+        (None, _) => format!("{host} is awake, and stays so because of this, the strongest first; {idle}:\n{listed}"),
     }
+}
+
+/// With a capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
+    format!(
+        "{}{}.",
+        first.unwrap_or_default(),
+        letters.as_str().trim_end_matches('.')
+    )
 }
 
 fn list<'a>(items: impl ExactSizeIterator<Item = &'a str>) -> String {
@@ -279,8 +286,8 @@ mod tests {
             deadline_us: Some(NOW_S * 1_000_000 + 800_000),
             deadline_of: Some("redis-server 4711, epoll_wait".to_owned()),
             terminates_in: None,
-            not_terminated: Some("terminate_after is not set".to_owned()),
-            method: "the cgroup freezer".to_owned(),
+            not_terminated: None,
+            method: "cgroup freezer".to_owned(),
         }
     }
 
@@ -288,7 +295,7 @@ mod tests {
     fn a_sleeper_says_what_it_waits_for_and_until_when() {
         assert_eq!(
             text(HostState::Suspended, asleep(1)),
-            "web has slept for 3.2 s, held by the cgroup freezer.\n\
+            "web has slept for 3.2 s. Held by: cgroup freezer.\n\
              It waits for:\n  a connection to port 8080/tcp\n\
              Next deadline: in 0.8 s, redis-server 4711, epoll_wait.\n\
              It is not terminated: terminate_after is not set.\n"
@@ -312,26 +319,33 @@ mod tests {
         };
         assert_eq!(
             text(HostState::Running, why.clone()),
-            "web is awake and sleeps in 3.1 s if nothing happens; it has been idle for 1.9 s.\n"
+            "web is awake, and sleeps in 3.1 s if nothing happens; it has been idle for 1.9 s.\n"
         );
-        if let Why::Awake { reasons, sleeps_in, .. } = &mut why {
+        if let Why::Awake { reasons, .. } = &mut why {
             reasons.push(Reason {
                 kind: ReasonKind::Lease,
                 detail: "a keep-awake lease for another 9 min 58 s".to_owned(),
                 pid: None,
             });
+        }
+        assert_eq!(
+            text(HostState::Running, why.clone()),
+            "web is awake, and sleeps in 3.1 s if nothing happens; it has been idle for 1.9 s; before that:\n  \
+             a keep-awake lease for another 9 min 58 s\n"
+        );
+        if let Why::Awake { sleeps_in, .. } = &mut why {
             *sleeps_in = None;
         }
         assert_eq!(
             text(HostState::Running, why),
-            "web is awake. What keeps it awake, the strongest first:\n  \
-             a keep-awake lease for another 9 min 58 s\nIt does not sleep while that is so.\n"
+            "web is awake, and stays so because of this, the strongest first; it has been idle for 1.9 s:\n  \
+             a keep-awake lease for another 9 min 58 s\n"
         );
     }
 
     #[test]
     fn an_absent_host_says_what_would_boot_it() {
-        let detail = "A connection to port 8080/tcp boots it.".to_owned();
+        let detail = "a connection to port 8080/tcp boots it".to_owned();
         assert_eq!(
             text(HostState::Imaginary, Why::Absent { detail }),
             "web is imaginary, since 3.2 s: no process of it runs.\nA connection to port 8080/tcp boots it.\n"
@@ -347,7 +361,7 @@ mod tests {
                 r#""reasons":[],"idle_s":null,"sleeps_in_s":null,"#,
                 r#""waits":[{"kind":"listener","detail":"a connection to port 8080/tcp","pid":null}],"#,
                 r#""next_deadline":"1970-01-01T00:01:40.800000Z","deadline_of":"redis-server 4711, epoll_wait","#,
-                r#""terminates_in_s":null,"not_terminated":"terminate_after is not set","method":"the cgroup freezer"}}"#
+                r#""terminates_in_s":null,"not_terminated":null,"method":"cgroup freezer"}}"#
             )
         );
     }
