@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::assert_every_variant;
 use crate::samples::{self, Samples};
+use crate::sleep_samples;
 
 fn path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -115,4 +116,9 @@ fn every_variant_inside_the_messages_has_a_sample() {
     check(samples::host_states());
     check(samples::event_kinds());
     check(samples::cause_kinds());
+    check(sleep_samples::orders());
+    check(sleep_samples::reports());
+    check(sleep_samples::reason_kinds());
+    check(sleep_samples::wait_kinds());
+    check(sleep_samples::whys());
 }

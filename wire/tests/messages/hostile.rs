@@ -54,8 +54,8 @@ proptest! {
     /// Bodies that begin like a message, so that the decoders get far.
     #[test]
     fn random_bodies_neither_panic_nor_allocate_beyond_the_bound(
-        first in 0..10_u8,
-        second in 0..10_u8,
+        first in 0..18_u8,
+        second in 0..18_u8,
         rest in vec(prop_oneof![0..4_u8, 250..=255_u8, any::<u8>()], 0..256),
     ) {
         let frame = frame(&[&[first, second], &rest[..]].concat());
@@ -131,7 +131,7 @@ fn values_that_cannot_be_are_refused() {
         &[variants::<Request>()],
         &[variants::<Request>() - 1],
     );
-    const STOP_WITH_SIGTERM: [u8; 2] = [4, 30];
+    const STOP_WITH_SIGTERM: [u8; 2] = [6, 30];
     const A_SECOND_IN_NANOS: [u8; 5] = [252, 0x00, 0xca, 0x9a, 0x3b];
     let grace = |seconds| [&STOP_WITH_SIGTERM[..], &promise(seconds), &A_SECOND_IN_NANOS].concat();
     check::<ToSupervisor>("a duration that overflows", &grace(u64::MAX), &grace(u64::MAX - 1));

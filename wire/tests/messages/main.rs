@@ -7,6 +7,8 @@ mod golden;
 mod hostile;
 mod roundtrip;
 mod samples;
+mod sleep_samples;
+mod sleep_strategies;
 mod strategies;
 
 use imsup_wire::codec::{self, CodecError};

@@ -3,17 +3,20 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use imsup_wire::control::Opening;
+use imsup_wire::codec::VERSION;
+use imsup_wire::control::{HostUsage, Opening};
 use imsup_wire::message::{Adoption, Role};
 use imsup_wire::{
     Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Outcome, Planes,
     PublishedPort, Request, Response, ToBroker, ToSupervisor,
 };
 
+use crate::sleep_samples::{awake, orders, reports, sleep_policy, usage, wake_cause, whys};
+
 /// Values under the names they have in the golden files.
 pub type Samples<M> = Vec<(String, M)>;
 
-fn named<M>(samples: impl IntoIterator<Item = (&'static str, M)>) -> Samples<M> {
+pub(crate) fn named<M>(samples: impl IntoIterator<Item = (&'static str, M)>) -> Samples<M> {
     samples
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -74,6 +77,7 @@ pub fn host_states() -> Samples<HostState> {
         ("imaginary", HostState::Imaginary),
         ("booting", HostState::Booting),
         ("running", HostState::Running),
+        ("suspended", HostState::Suspended),
         ("failed", HostState::Failed),
     ])
 }
@@ -85,6 +89,11 @@ pub fn event_kinds() -> Samples<EventKind> {
         ("ready", EventKind::Ready),
         ("exit", EventKind::Exit),
         ("fail", EventKind::Fail),
+        ("suspend", EventKind::Suspend),
+        ("wake", EventKind::Wake),
+        ("tick", EventKind::Tick),
+        ("reclaim", EventKind::Reclaim),
+        ("terminate", EventKind::Terminate),
     ])
 }
 
@@ -97,12 +106,17 @@ pub fn cause_kinds() -> Samples<CauseKind> {
         ("wake", CauseKind::Wake),
         ("exec", CauseKind::Exec),
         ("lookup", CauseKind::Lookup),
+        ("data", CauseKind::Data),
+        ("timer", CauseKind::Timer),
+        ("signal", CauseKind::Signal),
+        ("descriptor", CauseKind::Descriptor),
+        ("idle", CauseKind::Idle),
     ])
 }
 
 pub fn to_broker() -> Samples<ToBroker> {
     let hello = |role| ToBroker::Hello {
-        version: 1,
+        version: VERSION,
         host: Some(host("web")),
         role,
         command: strings(&["nginx", "-g", "daemon off;"]),
@@ -116,7 +130,7 @@ pub fn to_broker() -> Samples<ToBroker> {
         (
             "hello-unnamed",
             ToBroker::Hello {
-                version: 1,
+                version: VERSION,
                 host: None,
                 role: Role::Transient,
                 command: vec![],
@@ -126,7 +140,7 @@ pub fn to_broker() -> Samples<ToBroker> {
         (
             "hello-adoption",
             ToBroker::Hello {
-                version: 1,
+                version: VERSION,
                 host: Some(host("db")),
                 role: Role::Launched { boot: 7 },
                 command: strings(&["redis-server"]),
@@ -135,6 +149,8 @@ pub fn to_broker() -> Samples<ToBroker> {
                     pid: 4711,
                     started_us: 1_763_000_000_123_456,
                     ready: true,
+                    suspended_us: Some(1_763_000_009_000_000),
+                    usage: usage(),
                 }),
             },
         ),
@@ -172,9 +188,70 @@ pub fn to_broker() -> Samples<ToBroker> {
     samples.extend(
         exit_statuses()
             .into_iter()
-            .map(|(name, status)| (format!("exited-{name}"), ToBroker::Exited { status })),
+            .map(|(name, status)| (format!("exited-{name}"), ToBroker::Exited { status, usage: usage() })),
+    );
+    samples.extend(of_sleep());
+    samples.extend(
+        reports()
+            .into_iter()
+            .map(|(name, report)| (format!("answer-{name}"), ToBroker::Answer { id: 300, report })),
     );
     samples
+}
+
+fn of_sleep() -> Samples<ToBroker> {
+    let took = Duration::from_micros(312);
+    named([
+        (
+            "suspended",
+            ToBroker::Suspended {
+                deadline_us: Some(1_763_000_010_000_000),
+                took,
+                usage: usage(),
+            },
+        ),
+        (
+            "woke",
+            ToBroker::Woke {
+                time_us: 1_763_000_009_876_543,
+                cause: wake_cause(),
+                named_later: true,
+                slept: Duration::from_millis(3_200),
+                ticks: 3,
+                took,
+                usage: usage(),
+            },
+        ),
+        (
+            "woken-by",
+            ToBroker::WokenBy {
+                by: Some(SocketAddr::from((vip(3), 40_112))),
+                port: Some(80),
+            },
+        ),
+        (
+            "ticked",
+            ToBroker::Ticked {
+                deadline_us: None,
+                took,
+            },
+        ),
+        (
+            "reclaimed",
+            ToBroker::Reclaimed {
+                bytes: 13_107_200,
+                took,
+                detail: Some("anonymous memory needs swap, and there is none".to_owned()),
+            },
+        ),
+        (
+            "terminating",
+            ToBroker::Terminating {
+                slept: Duration::from_secs(60),
+                usage: usage(),
+            },
+        ),
+    ])
 }
 
 pub fn to_supervisor() -> Samples<ToSupervisor> {
@@ -188,9 +265,12 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 planes: Planes::default(),
                 name_server: SocketAddrV4::new(vip(0), 1053),
                 hold_timeout: Duration::from_millis(60_500),
+                sleep: Some(sleep_policy()),
+                awake: awake(),
                 retained: vec![Endpoint::tcp(vip(254), 80), Endpoint::udp(vip(254), 53)],
             },
         ),
+        ("keep-awake", ToSupervisor::KeepAwake(awake())),
         (
             "rejected",
             ToSupervisor::Rejected {
@@ -210,6 +290,11 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
         outcomes()
             .into_iter()
             .map(|(name, outcome)| (format!("reached-{name}"), ToSupervisor::Reached { id: 1, outcome })),
+    );
+    samples.extend(
+        orders()
+            .into_iter()
+            .map(|(name, order)| (format!("ask-{name}"), ToSupervisor::Ask { id: 300, order })),
     );
     samples
 }
@@ -248,6 +333,30 @@ pub fn requests() -> Samples<Request> {
                 by: "uid 1000".to_owned(),
             },
         ),
+        (
+            "suspend",
+            Request::Suspend {
+                hosts: vec![host("web")],
+                by: "root".to_owned(),
+            },
+        ),
+        (
+            "resume",
+            Request::Resume {
+                hosts: vec![host("web"), host("db")],
+                by: "root".to_owned(),
+            },
+        ),
+        (
+            "keep-awake",
+            Request::KeepAwake {
+                host: host("db"),
+                lease: Duration::from_secs(600),
+                by: "root".to_owned(),
+            },
+        ),
+        ("why", Request::Why { host: host("db") }),
+        ("usage", Request::Usage { hosts: vec![] }),
         ("down", Request::Down),
     ])
 }
@@ -270,6 +379,8 @@ fn host_status(state: HostState) -> HostStatus {
             },
         ],
         boots: 3,
+        wakes: 12,
+        next_deadline_us: Some(1_763_000_000_800_000),
         since_us: 1_763_000_000_000_000,
         detail: Some("exited with status 3 before it listened".to_owned()),
         command: strings(&["nginx"]),
@@ -289,6 +400,7 @@ fn event(kind: EventKind, cause: Option<CauseKind>) -> Event {
         }),
         duration: Some(Duration::from_micros(14_250)),
         detail: None,
+        usage: (kind == EventKind::Suspend).then(usage),
     }
 }
 
@@ -312,6 +424,21 @@ pub fn responses() -> Samples<Response> {
                 address: vip(9),
             },
         ),
+        (
+            "usage",
+            Response::Usage(HostUsage {
+                host: host("db"),
+                since_us: 1_763_000_000_000_000,
+                states: vec![
+                    (HostState::Running, Duration::from_millis(5_001)),
+                    (HostState::Suspended, Duration::from_secs(3600)),
+                ],
+                cpu: Duration::from_micros(1_234_567),
+                memory_byte_ms: u128::from(u64::MAX) + 1,
+                boots: 2,
+                wakes: 12,
+            }),
+        ),
         ("done", Response::Done),
         (
             "error",
@@ -325,6 +452,15 @@ pub fn responses() -> Samples<Response> {
             .into_iter()
             .map(|(name, state)| (format!("host-{name}"), Response::Host(host_status(state)))),
     );
+    samples.extend(whys().into_iter().map(|(name, why)| {
+        let why = Response::Why {
+            host: host("db"),
+            state: HostState::Suspended,
+            since_us: 1_763_000_000_000_000,
+            why,
+        };
+        (format!("why-{name}"), why)
+    }));
     samples.extend(
         event_kinds()
             .into_iter()
@@ -343,7 +479,10 @@ pub fn openings() -> Samples<Opening> {
         .map(|(name, message)| (format!("supervisor-{name}"), Opening::Supervisor(message)))
         .collect();
     samples.extend(requests().into_iter().map(|(name, request)| {
-        let opening = Opening::Control { version: 1, request };
+        let opening = Opening::Control {
+            version: VERSION,
+            request,
+        };
         (format!("control-{name}"), opening)
     }));
     samples

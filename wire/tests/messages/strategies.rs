@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use imsup_wire::control::Opening;
+use imsup_wire::control::{HostUsage, Opening};
 use imsup_wire::message::{Adoption, Role};
 use imsup_wire::{
     Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Outcome, Planes,
@@ -13,7 +13,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-fn host() -> impl Strategy<Value = HostName> {
+use crate::sleep_strategies::{awake, order, report, sleep_policy, usage, wake_cause, why};
+
+pub(crate) fn host() -> impl Strategy<Value = HostName> {
     "[a-z0-9][a-z0-9_.-]{0,62}".prop_map(|name| name.parse().expect("the pattern is that of host names"))
 }
 
@@ -21,12 +23,17 @@ fn index() -> impl Strategy<Value = Index> {
     any::<u16>().prop_filter_map("low byte 0 is the broker's", Index::new)
 }
 
-fn duration() -> impl Strategy<Value = Duration> {
+pub(crate) fn duration() -> impl Strategy<Value = Duration> {
     (any::<u64>(), 0..1_000_000_000_u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
 }
 
 fn socket_address_v4() -> impl Strategy<Value = SocketAddrV4> {
     (any::<Ipv4Addr>(), any::<u16>()).prop_map(|(address, port)| SocketAddrV4::new(address, port))
+}
+
+/// serde keeps neither the flow label nor the scope of an IPv6 address.
+pub(crate) fn socket_address() -> impl Strategy<Value = SocketAddr> {
+    (any::<std::net::IpAddr>(), any::<u16>()).prop_map(SocketAddr::from)
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
@@ -52,12 +59,17 @@ fn role() -> impl Strategy<Value = Role> {
 }
 
 fn adoption() -> impl Strategy<Value = Adoption> {
-    (index(), any::<u32>(), any::<u64>(), any::<bool>()).prop_map(|(index, pid, started_us, ready)| Adoption {
-        index,
-        pid,
-        started_us,
-        ready,
-    })
+    let slept = (option::of(any::<u64>()), usage());
+    (index(), any::<u32>(), any::<u64>(), any::<bool>(), slept).prop_map(
+        |(index, pid, started_us, ready, (suspended_us, usage))| Adoption {
+            index,
+            pid,
+            started_us,
+            ready,
+            suspended_us,
+            usage,
+        },
+    )
 }
 
 fn exit_status() -> impl Strategy<Value = ExitStatus> {
@@ -95,7 +107,40 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         }),
         any::<u64>().prop_map(|id| ToBroker::CancelReach { id }),
         (any::<u64>(), endpoint()).prop_map(|(id, endpoint)| ToBroker::Claim { id, endpoint }),
-        exit_status().prop_map(|status| ToBroker::Exited { status }),
+        (exit_status(), usage()).prop_map(|(status, usage)| ToBroker::Exited { status, usage }),
+        of_sleep(),
+    ]
+}
+
+fn of_sleep() -> impl Strategy<Value = ToBroker> {
+    let deadline = || option::of(any::<u64>());
+    let woke = (
+        (any::<u64>(), wake_cause(), any::<bool>()),
+        (duration(), any::<u64>(), duration(), usage()),
+    );
+    prop_oneof![
+        (deadline(), duration(), usage()).prop_map(|(deadline_us, took, usage)| ToBroker::Suspended {
+            deadline_us,
+            took,
+            usage
+        }),
+        woke.prop_map(
+            |((time_us, cause, named_later), (slept, ticks, took, usage))| ToBroker::Woke {
+                time_us,
+                cause,
+                named_later,
+                slept,
+                ticks,
+                took,
+                usage,
+            }
+        ),
+        (option::of(socket_address()), option::of(any::<u16>())).prop_map(|(by, port)| ToBroker::WokenBy { by, port }),
+        (deadline(), duration()).prop_map(|(deadline_us, took)| ToBroker::Ticked { deadline_us, took }),
+        (any::<u64>(), duration(), option::of(any::<String>()))
+            .prop_map(|(bytes, took, detail)| { ToBroker::Reclaimed { bytes, took, detail } }),
+        (duration(), usage()).prop_map(|(slept, usage)| ToBroker::Terminating { slept, usage }),
+        (any::<u64>(), report()).prop_map(|(id, report)| ToBroker::Answer { id, report }),
     ]
 }
 
@@ -118,22 +163,29 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         socket_address_v4(),
         duration(),
         vec(endpoint(), 0..20),
+        (option::of(sleep_policy()), awake()),
     );
     prop_oneof![
-        welcome.prop_map(|(host, hostname, index, planes, name_server, hold_timeout, retained)| {
-            ToSupervisor::Welcome {
-                host,
-                hostname,
-                index,
-                planes,
-                name_server,
-                hold_timeout,
-                retained,
+        welcome.prop_map(
+            |(host, hostname, index, planes, name_server, hold_timeout, retained, (sleep, awake))| {
+                ToSupervisor::Welcome {
+                    host,
+                    hostname,
+                    index,
+                    planes,
+                    name_server,
+                    hold_timeout,
+                    sleep,
+                    awake,
+                    retained,
+                }
             }
-        }),
+        ),
         any::<String>().prop_map(|reason| ToSupervisor::Rejected { reason }),
         (any::<u64>(), outcome()).prop_map(|(id, outcome)| ToSupervisor::Reached { id, outcome }),
         (any::<u64>(), any::<bool>()).prop_map(|(id, found)| ToSupervisor::Claimed { id, found }),
+        awake().prop_map(ToSupervisor::KeepAwake),
+        (any::<u64>(), order()).prop_map(|(id, order)| ToSupervisor::Ask { id, order }),
         (any::<i32>(), duration()).prop_map(|(signal, grace)| ToSupervisor::Stop { signal, grace }),
     ]
 }
@@ -149,26 +201,34 @@ pub fn request() -> impl Strategy<Value = Request> {
         (hosts(), any::<String>(), any::<bool>()).prop_map(|(hosts, by, exec)| Request::Wake { hosts, by, exec }),
         hosts().prop_map(|hosts| Request::Stop { hosts }),
         (hosts(), any::<String>()).prop_map(|(hosts, by)| Request::Restart { hosts, by }),
+        (hosts(), any::<String>()).prop_map(|(hosts, by)| Request::Suspend { hosts, by }),
+        (hosts(), any::<String>()).prop_map(|(hosts, by)| Request::Resume { hosts, by }),
+        (host(), duration(), any::<String>()).prop_map(|(host, lease, by)| Request::KeepAwake { host, lease, by }),
+        host().prop_map(|host| Request::Why { host }),
+        hosts().prop_map(|hosts| Request::Usage { hosts }),
         Just(Request::Down),
     ]
 }
 
-fn host_status() -> impl Strategy<Value = HostStatus> {
-    let state = prop_oneof![
+fn host_state() -> impl Strategy<Value = HostState> {
+    prop_oneof![
         Just(HostState::Imaginary),
         Just(HostState::Booting),
         Just(HostState::Running),
+        Just(HostState::Suspended),
         Just(HostState::Failed),
-    ];
-    // serde keeps neither the flow label nor the scope of an IPv6 address.
-    let machine = (any::<std::net::IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
-    let published = (machine, endpoint()).prop_map(|(machine, endpoint)| PublishedPort { machine, endpoint });
-    let seen = (host(), any::<Ipv4Addr>(), state, option::of(any::<u32>()));
+    ]
+}
+
+fn host_status() -> impl Strategy<Value = HostStatus> {
+    let published = (socket_address(), endpoint()).prop_map(|(machine, endpoint)| PublishedPort { machine, endpoint });
+    let seen = (host(), any::<Ipv4Addr>(), host_state(), option::of(any::<u32>()));
     let ports = (vec(endpoint(), 0..4), vec(published, 0..4));
-    let past = (any::<u64>(), any::<u64>(), option::of(any::<String>()));
+    let sleep = (any::<u64>(), option::of(any::<u64>()));
+    let past = (any::<u64>(), sleep, any::<u64>(), option::of(any::<String>()));
     let made = (vec(any::<String>(), 0..4), any::<bool>());
     (seen, ports, past, made).prop_map(
-        |((name, address, state, pid), (ports, published), (boots, since_us, detail), (command, declared))| {
+        |((name, address, state, pid), (ports, published), (boots, sleep, since_us, detail), (command, declared))| {
             HostStatus {
                 name,
                 address,
@@ -177,6 +237,8 @@ fn host_status() -> impl Strategy<Value = HostStatus> {
                 ports,
                 published,
                 boots,
+                wakes: sleep.0,
+                next_deadline_us: sleep.1,
                 since_us,
                 detail,
                 command,
@@ -186,15 +248,8 @@ fn host_status() -> impl Strategy<Value = HostStatus> {
     )
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    let kind = prop_oneof![
-        Just(EventKind::Allocate),
-        Just(EventKind::Boot),
-        Just(EventKind::Ready),
-        Just(EventKind::Exit),
-        Just(EventKind::Fail),
-    ];
-    let cause_kind = prop_oneof![
+pub(crate) fn cause_kind() -> impl Strategy<Value = CauseKind> {
+    prop_oneof![
         Just(CauseKind::Connection),
         Just(CauseKind::Connect),
         Just(CauseKind::Datagram),
@@ -202,8 +257,28 @@ fn event() -> impl Strategy<Value = Event> {
         Just(CauseKind::Wake),
         Just(CauseKind::Exec),
         Just(CauseKind::Lookup),
+        Just(CauseKind::Data),
+        Just(CauseKind::Timer),
+        Just(CauseKind::Signal),
+        Just(CauseKind::Descriptor),
+        Just(CauseKind::Idle),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![
+        Just(EventKind::Allocate),
+        Just(EventKind::Boot),
+        Just(EventKind::Ready),
+        Just(EventKind::Exit),
+        Just(EventKind::Fail),
+        Just(EventKind::Suspend),
+        Just(EventKind::Wake),
+        Just(EventKind::Tick),
+        Just(EventKind::Reclaim),
+        Just(EventKind::Terminate),
     ];
-    let cause = (cause_kind, option::of(any::<String>()), option::of(any::<u16>()))
+    let cause = (cause_kind(), option::of(any::<String>()), option::of(any::<u16>()))
         .prop_map(|(kind, by, port)| Cause { kind, by, port });
     (
         any::<u64>(),
@@ -212,15 +287,33 @@ fn event() -> impl Strategy<Value = Event> {
         option::of(cause),
         option::of(duration()),
         option::of(any::<String>()),
+        option::of(usage()),
     )
-        .prop_map(|(time_us, host, kind, cause, duration, detail)| Event {
+        .prop_map(|(time_us, host, kind, cause, duration, detail, usage)| Event {
             time_us,
             host,
             kind,
             cause,
             duration,
             detail,
+            usage,
         })
+}
+
+fn host_usage() -> impl Strategy<Value = HostUsage> {
+    let states = vec((host_state(), duration()), 0..6);
+    let used = (duration(), any::<u128>(), any::<u64>(), any::<u64>());
+    (host(), any::<u64>(), states, used).prop_map(|(host, since_us, states, (cpu, memory_byte_ms, boots, wakes))| {
+        HostUsage {
+            host,
+            since_us,
+            states,
+            cpu,
+            memory_byte_ms,
+            boots,
+            wakes,
+        }
+    })
 }
 
 pub fn response() -> impl Strategy<Value = Response> {
@@ -246,6 +339,13 @@ pub fn response() -> impl Strategy<Value = Response> {
         host_status().prop_map(Response::Host),
         (any::<String>(), any::<Ipv4Addr>()).prop_map(|(name, address)| Response::Name { name, address }),
         event().prop_map(Response::Event),
+        (host(), host_state(), any::<u64>(), why()).prop_map(|(host, state, since_us, why)| Response::Why {
+            host,
+            state,
+            since_us,
+            why,
+        }),
+        host_usage().prop_map(Response::Usage),
         Just(Response::Done),
         any::<String>().prop_map(|message| Response::Error { message }),
     ]
