@@ -4,7 +4,7 @@ use std::io::Write;
 use std::thread;
 
 use anyhow::{Context, Result};
-use imsup_wire::{Event, HostName, HostStatus};
+use imsup_wire::{Event, HostName, HostState, HostStatus};
 
 use super::background;
 use super::broker;
@@ -83,16 +83,23 @@ fn introduce(project: &Project) -> Result<()> {
 
 /// What `up` says when all is ready: a line for the project, a line for each host.
 fn summary(project: &str, hosts: &[HostStatus]) -> String {
-    let running = hosts.iter().filter(|host| host.pid.is_some()).count();
+    let asleep = hosts.iter().filter(|host| host.state == HostState::Suspended).count();
+    let awake = |host: &&HostStatus| host.pid.is_some() && host.state != HostState::Suspended;
+    let running = hosts.iter().filter(awake).count();
     let count = match hosts.len() {
         1 => "1 host exists".to_owned(),
         count => format!("{count} hosts exist"),
     };
-    let adopted = match running {
+    let mut adopted = match running {
         0 => "none runs".to_owned(),
         1 => "1 runs".to_owned(),
         running => format!("{running} run"),
     };
+    match asleep {
+        0 => {}
+        1 => adopted += ", 1 sleeps",
+        asleep => adopted += &format!(", {asleep} sleep"),
+    }
     let width = hosts.iter().map(|host| host.name.as_str().len()).max().unwrap_or(0);
     let mut text = format!("{}: {count}, {adopted}\n", paint(BOLD, project));
     for host in hosts {
@@ -117,10 +124,14 @@ mod tests {
     fn the_summary_lists_names_addresses_and_ports() {
         let mut cache = host("cache", 12);
         cache.pid = Some(1);
-        let text = anstream::adapter::strip_str(&summary("shop", &[host("web", 7), cache])).to_string();
+        let plain = |hosts: &[HostStatus]| anstream::adapter::strip_str(&summary("shop", hosts)).to_string();
+        let text = plain(&[host("web", 7), cache.clone()]);
         assert_eq!(
             text,
             "shop: 2 hosts exist, 1 runs\n  web    127.77.5.7       80/tcp\n  cache  127.77.5.12      80/tcp\n"
         );
+        cache.state = HostState::Suspended;
+        let text = plain(&[cache]);
+        assert!(text.starts_with("shop: 1 host exists, none runs, 1 sleeps\n"), "{text}");
     }
 }
