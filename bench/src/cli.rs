@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::context::Context;
 use crate::guest::Role;
 use crate::machine::Machine;
 use crate::report::{Report, Section};
-use crate::suites::SUITES;
+use crate::suites::{Suite, TABLES};
 use crate::{guest, interrupt, machine, report};
 
 /// Measure imsup against the same programs run natively, interleaved in one run
@@ -19,7 +19,7 @@ use crate::{guest, interrupt, machine, report};
 struct Cli {
     #[command(subcommand)]
     role: Option<Hidden>,
-    /// The suites to run [default: all]
+    /// The suites to run, or the tables of which to run all suites [default: all]
     #[arg(value_name = "SUITE")]
     suites: Vec<String>,
     /// Fewer runs: a look, not a result
@@ -34,6 +34,16 @@ struct Cli {
     /// Where `make guests` put the guest programs [default: `guests` in the target directory]
     #[arg(long, value_name = "DIRECTORY")]
     guests: Option<PathBuf>,
+    /// Do without: what cannot be measured then is listed, and is no failure
+    #[arg(long, value_name = "WHAT")]
+    without: Vec<Peer>,
+}
+
+/// What imsup is compared with that a machine may well not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// docker pause and unpause: needs root and Debian's docker.io.
+    Docker,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,32 +64,45 @@ pub fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if cli.list {
-        for suite in SUITES {
-            println!("{:<10} {}", suite.name, suite.about);
+        for table in TABLES {
+            println!("{}:", table.name);
+            for suite in table.suites {
+                println!("  {:<10} {}", suite.name, suite.about);
+            }
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(unknown) = cli
-        .suites
-        .iter()
-        .find(|name| SUITES.iter().all(|suite| suite.name != **name))
-    {
-        let known: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
-        bail!("there is no suite '{unknown}'; there are: {}", known.join(", "));
-    }
-    measure(&cli)
+    let suites = selected(&cli.suites)?;
+    measure(&cli, &suites)
 }
 
-fn measure(cli: &Cli) -> Result<ExitCode> {
+/// The suites that these names select, in the order they are to be run.
+fn selected(names: &[String]) -> Result<Vec<&'static Suite>> {
+    let named = TABLES
+        .iter()
+        .flat_map(|table| table.suites.iter().map(move |suite| (table.name, suite)));
+    let named: Vec<(&str, &Suite)> = named.collect();
+    let selects = |name: &String, (table, suite): &(&str, &Suite)| name == table || name == suite.name;
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !named.iter().any(|suite| selects(name, suite)))
+    {
+        let tables = TABLES.iter().map(|table| table.name);
+        let known: Vec<&str> = tables.chain(named.iter().map(|(_, suite)| suite.name)).collect();
+        bail!("there is no suite '{unknown}'; there are: {}", known.join(", "));
+    }
+    let wanted = |suite: &&(&str, &Suite)| names.is_empty() || names.iter().any(|name| selects(name, suite));
+    Ok(named.iter().filter(wanted).map(|(_, suite)| *suite).collect())
+}
+
+fn measure(cli: &Cli, suites: &[&Suite]) -> Result<ExitCode> {
     interrupt::install()?;
-    let context = Context::new(cli.imsup.as_deref(), cli.guests.as_deref(), cli.quick)?;
+    let mut context = Context::new(cli.imsup.as_deref(), cli.guests.as_deref(), cli.quick)?;
+    context.without.clone_from(&cli.without);
     let mut machine = Machine::describe(&context)?;
     print!("{}", report::markdown::machine(&machine));
     let mut sections = Vec::new();
-    for suite in SUITES {
-        if !cli.suites.is_empty() && !cli.suites.iter().any(|name| name == suite.name) {
-            continue;
-        }
+    for suite in suites {
         eprintln!("{}: {}", suite.name, suite.about);
         let section = (suite.run)(&context).unwrap_or_else(|error| Section::failed(format!("{error:#}")));
         interrupt::check()?;
@@ -87,11 +110,10 @@ fn measure(cli: &Cli) -> Result<ExitCode> {
         print!("{}", report::markdown::section(&section));
         sections.push(section);
     }
-    let complete = cli.suites.is_empty() && !cli.quick;
     machine.load_after = Some(machine::load());
     let report = Report {
         machine,
-        complete,
+        full: !cli.quick,
         sections,
     };
     report::write(&report)?;

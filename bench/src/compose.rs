@@ -11,6 +11,8 @@ pub struct Service {
     pub command: Vec<String>,
     /// Its ports, as compose writes them.
     pub expose: Vec<String>,
+    /// Its `x-imsup`, as YAML; where it is empty it never sleeps.
+    pub settings: &'static str,
 }
 
 impl Service {
@@ -24,11 +26,18 @@ impl Service {
             name: name.into(),
             command: command.into_iter().map(Into::into).collect(),
             expose: expose.into_iter().map(|port| port.to_string()).collect(),
+            settings: "",
         }
+    }
+
+    /// With these settings, such as `idle_after: 5s`.
+    pub fn with(mut self, settings: &'static str) -> Self {
+        self.settings = settings;
+        self
     }
 }
 
-/// The file. Nothing is suspended meanwhile, and what is stopped is killed: how long a program takes to end is its own affair.
+/// The file. Nothing is suspended of itself, but where the service says so, and what is stopped is killed: how long a program takes to end is its own affair.
 pub fn file<'a>(services: impl IntoIterator<Item = &'a Service>) -> String {
     let mut text = String::from("x-imsup: {idle_after: never}\nservices:\n");
     for service in services {
@@ -41,6 +50,9 @@ pub fn file<'a>(services: impl IntoIterator<Item = &'a Service>) -> String {
             list(&service.command),
             list(&service.expose)
         );
+        if !service.settings.is_empty() {
+            let _ = writeln!(text, "    x-imsup: {{{}}}", service.settings);
+        }
     }
     text
 }
@@ -57,5 +69,7 @@ mod tests {
             "x-imsup: {idle_after: never}\nservices:\n  a:\n    command: [\"x\",\"--save\",\"\"]\n    \
              expose: [\"7001-7003\"]\n    stop_signal: SIGKILL\n"
         );
+        let text = file(&[Service::new("a", ["x"], [1]).with("idle_after: 1h")]);
+        assert!(text.ends_with("    x-imsup: {idle_after: 1h}\n"), "{text}");
     }
 }

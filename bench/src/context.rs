@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cli::Peer;
 use crate::sandbox::Sandbox;
 
 /// What every suite is given.
@@ -17,6 +18,8 @@ pub struct Context {
     pub guests: PathBuf,
     /// Whether a look is enough.
     pub quick: bool,
+    /// What is left out of the comparisons.
+    pub without: Vec<Peer>,
 }
 
 /// The repository.
@@ -47,6 +50,7 @@ impl Context {
             this,
             guests,
             quick,
+            without: Vec::new(),
         })
     }
 

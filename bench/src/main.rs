@@ -6,6 +6,7 @@ mod cli;
 mod command;
 mod compose;
 mod context;
+mod docker;
 mod guest;
 mod interrupt;
 mod machine;

@@ -1,6 +1,12 @@
 //! What processes and the kernel use.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
+use crate::interrupt;
 
 /// What one process uses, in bytes: proc_pid_smaps(5), the sums of `smaps_rollup`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +43,87 @@ pub fn kernel_objects() -> Result<u64> {
     kib_line(&text, "Slab").context("/proc/meminfo has no line 'Slab'")
 }
 
+/// What the kernel takes, in bytes: proc_meminfo(5).
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// Its own objects: sockets, cgroups, epoll instances, processes.
+    pub slab: u64,
+    /// What it keeps once for each processor: cgroups' counters.
+    pub percpu: u64,
+    /// Threads' kernel stacks.
+    pub stacks: u64,
+    /// Processes' page tables.
+    pub page_tables: u64,
+    /// What could still be had, kernel and processes together.
+    pub available: u64,
+}
+
+/// What the kernel takes.
+///
+/// # Errors
+/// /proc/meminfo cannot be read.
+pub fn kernel() -> Result<Kernel> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let line = |name: &str| kib_line(&text, name).with_context(|| format!("/proc/meminfo has no line '{name}'"));
+    Ok(Kernel {
+        slab: line("Slab")?,
+        percpu: line("Percpu")?,
+        stacks: line("KernelStack")?,
+        page_tables: line("PageTables")?,
+        available: line("MemAvailable")?,
+    })
+}
+
+/// The processor time of a process, all its threads together, to the nanosecond: clock_getcpuclockid(3).
+///
+/// # Errors
+/// It is gone.
+pub fn cpu(pid: u32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed())).with_context(|| format!("process {pid}"))?;
+    let time = clock
+        .now()
+        .with_context(|| format!("asking for the processor time of process {pid}"))?;
+    Ok(time.into())
+}
+
+/// The processor time of these processes in a second, in nanoseconds: watched for so long.
+///
+/// # Errors
+/// One is gone, or a signal came.
+pub fn cpu_share(processes: &[u32], watched: Duration) -> Result<u64> {
+    let sum = || processes.iter().map(|pid| cpu(*pid)).sum::<Result<Duration>>();
+    let (start, before) = (Instant::now(), sum()?);
+    interrupt::pause(watched)?;
+    let (took, used) = (start.elapsed(), sum()?.saturating_sub(before));
+    Ok((used.as_nanos() as f64 / took.as_secs_f64()) as u64)
+}
+
+/// The processes that descend from `pid`, as far as the kernel knows their parents; without itself.
+///
+/// # Errors
+/// It is gone.
+pub fn descendants(pid: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    let mut left = vec![pid];
+    while let Some(parent) = left.pop() {
+        // One that ended meanwhile has no children.
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
+            anyhow::ensure!(parent != pid, "process {pid} is gone");
+            continue;
+        };
+        for thread in threads.flatten() {
+            let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            left.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|child| child.parse::<u32>().ok()),
+            );
+        }
+        found.push(parent);
+    }
+    Ok(found.split_off(1))
+}
+
 /// The bytes of a line `NAME:  N kB`.
 fn kib_line(text: &str, name: &str) -> Option<u64> {
     let rest = text
@@ -55,5 +142,20 @@ mod tests {
         let text = "Pss_Anon:  8 kB\nPss:     12 kB\n";
         assert_eq!(kib_line(text, "Pss"), Some(12 * 1024));
         assert_eq!(kib_line(text, "Rss"), None);
+    }
+
+    #[test]
+    fn a_child_is_found_and_takes_time() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let found = descendants(std::process::id()).unwrap();
+        let time = cpu(child.id()).unwrap();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(found.contains(&child.id()), "{found:?}");
+        assert!(time > Duration::ZERO);
+        assert!(cpu(child.id()).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::command;
@@ -31,6 +31,8 @@ pub struct Host {
     pub name: String,
     /// Its VIP.
     pub address: Ipv4Addr,
+    /// Where it is in its life.
+    pub state: String,
 }
 
 /// An event, of what `imsup events --format json` says.
@@ -85,19 +87,25 @@ impl<'a> Project<'a> {
         command
     }
 
+    /// All hosts.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub fn hosts(&self) -> Result<Vec<Host>> {
+        let lines = command::output(self.verb("ps").args(["--format", "json"]))?;
+        let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("reading 'imsup ps': {line}"));
+        lines.lines().map(parse).collect()
+    }
+
     /// The VIP of a host.
     ///
     /// # Errors
     /// There is no such host.
     pub fn address(&self, host: &str) -> Result<Ipv4Addr> {
-        let lines = command::output(self.verb("ps").args(["--format", "json"]))?;
-        for line in lines.lines() {
-            let found: Host = serde_json::from_str(line).with_context(|| format!("reading 'imsup ps': {line}"))?;
-            if found.name == host {
-                return Ok(found.address);
-            }
-        }
-        bail!("'imsup ps' does not list host {host}");
+        let found = self.hosts()?.into_iter().find(|found| found.name == host);
+        Ok(found
+            .with_context(|| format!("'imsup ps' does not list host {host}"))?
+            .address)
     }
 
     /// Boots a host.
@@ -106,6 +114,30 @@ impl<'a> Project<'a> {
     /// It does not boot.
     pub fn wake(&self, host: &str) -> Result<()> {
         command::output(self.verb("wake").arg(host)).map(drop)
+    }
+
+    /// Boots all hosts.
+    ///
+    /// # Errors
+    /// One does not boot.
+    pub fn wake_all(&self) -> Result<()> {
+        command::output(&mut self.verb("wake")).map(drop)
+    }
+
+    /// Suspends hosts, and returns when they sleep.
+    ///
+    /// # Errors
+    /// One does not.
+    pub fn suspend(&self, hosts: &[&str]) -> Result<()> {
+        command::output(self.verb("suspend").args(hosts)).map(drop)
+    }
+
+    /// Wakes hosts where they sleep. Where they are awake this does nothing, but takes as long as suspending.
+    ///
+    /// # Errors
+    /// They cannot be woken.
+    pub fn resume(&self, hosts: &[&str]) -> Result<()> {
+        command::output(self.verb("resume").args(hosts)).map(drop)
     }
 
     /// Ends a host's program.

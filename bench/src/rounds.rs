@@ -55,7 +55,8 @@ impl Batches {
         Ok(())
     }
 
-    fn add(&mut self, variant: &'static str, series: Vec<Series>) {
+    /// Adds a batch that was taken outside [`Self::interleave`].
+    pub fn add(&mut self, variant: &'static str, series: Vec<Series>) {
         for (name, samples) in series {
             self.taken.entry((variant, name)).or_default().push(samples);
         }

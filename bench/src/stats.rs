@@ -44,6 +44,8 @@ impl Unit {
     pub const NANOSECONDS_PER_CALL: Self = Self::lower("ns", 1e-3, 1);
     /// Of samples in bytes.
     pub const KIB: Self = Self::lower("KiB", 1.0 / 1024.0, 2);
+    /// Of samples that are the nanoseconds of processor time in a second.
+    pub const SHARE: Self = Self::lower("% of a core", 1e-7, 4);
     /// Of samples in bytes a second.
     pub const MIB_PER_SECOND: Self = Self::higher("MiB/s", 1.0 / (1024.0 * 1024.0));
     /// Of samples in requests a second.
@@ -168,8 +170,11 @@ pub struct Interval {
 
 impl Interval {
     /// The median of `values`, with the order statistics that enclose it (the binomial's normal approximation): no
-    /// assumption is made about how they are distributed.
+    /// assumption is made about how they are distributed. `None` where there are none, or one is no number.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        if !values.iter().all(|value| value.is_finite()) {
+            return None;
+        }
         values.sort_by(f64::total_cmp);
         let count = values.len();
         let last = count.checked_sub(1)?;
@@ -189,10 +194,10 @@ impl Interval {
 /// imsup against native, by pairs of batches.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Comparison {
-    /// imsup's median divided by native's.
-    pub ratio_p50: Interval,
+    /// imsup's median divided by native's; `None` where that was nothing.
+    pub ratio_p50: Option<Interval>,
     /// The same of the 99th percentiles.
-    pub ratio_p99: Interval,
+    pub ratio_p99: Option<Interval>,
     /// imsup's median less native's.
     pub difference_p50: Interval,
 }
@@ -210,8 +215,8 @@ impl Comparison {
             )
         };
         Some(Self {
-            ratio_p50: pairs(&native.p50s, &imsup.p50s, |imsup, native| imsup / native)?,
-            ratio_p99: pairs(&native.p99s, &imsup.p99s, |imsup, native| imsup / native)?,
+            ratio_p50: pairs(&native.p50s, &imsup.p50s, |imsup, native| imsup / native),
+            ratio_p99: pairs(&native.p99s, &imsup.p99s, |imsup, native| imsup / native),
             difference_p50: pairs(&native.p50s, &imsup.p50s, |imsup, native| imsup - native)?,
         })
     }
@@ -234,6 +239,7 @@ mod tests {
         let many = Interval::of((0..900).map(|i| f64::from(i) / 100.0).collect()).unwrap();
         assert!(many.low > few.low && many.high < few.high, "{many:?}");
         assert_eq!(Interval::of(Vec::new()), None);
+        assert_eq!(Interval::of(vec![1.0, f64::INFINITY]), None);
     }
 
     #[test]
@@ -242,8 +248,9 @@ mod tests {
         let native = Measured::of(&[vec![1_000], vec![3_000], vec![1_000]], Unit::MICROSECONDS).unwrap();
         let imsup = Measured::of(&[vec![2_000], vec![6_000], vec![2_000]], Unit::MICROSECONDS).unwrap();
         let comparison = Comparison::of(&native, &imsup).unwrap();
-        assert!((comparison.ratio_p50.low - 2.0).abs() < 1e-3);
-        assert!((comparison.ratio_p50.high - 2.0).abs() < 1e-3);
+        let ratio = comparison.ratio_p50.unwrap();
+        assert!((ratio.low - 2.0).abs() < 1e-3);
+        assert!((ratio.high - 2.0).abs() < 1e-3);
     }
 
     #[test]

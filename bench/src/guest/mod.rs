@@ -5,6 +5,7 @@ mod bulk;
 mod calls;
 mod connect;
 mod control;
+mod echo;
 mod greet;
 mod listeners;
 mod ping;
@@ -48,6 +49,11 @@ pub enum Role {
         /// The processor it stays on.
         #[arg(long)]
         cpu: Option<usize>,
+    },
+    /// Send back what comes, in one thread with epoll
+    Echo {
+        /// Where it listens.
+        at: SocketAddrV4,
     },
     /// Connect and close
     Connect {
@@ -95,6 +101,7 @@ pub fn run(role: Role) -> Result<()> {
             pin(cpu)?;
             connect::run(ip)
         }
+        Role::Echo { at } => echo::run(at),
         Role::Accept { at } => accept::run(at),
         Role::Calls => calls::run(),
         Role::Trapped => trapped::run(),

@@ -6,34 +6,20 @@ use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Style};
 
-use super::{Bound, Report, Row, Section};
+use super::{Bound, Row, Section};
 use crate::machine::Machine;
 use crate::stats::{Better, Interval, Summary, Unit};
 
-const HEADER: [&str; 12] = [
-    "what",
-    "unit",
-    "native p50",
-    "imsup p50",
-    "ratio (95 %)",
-    "difference",
-    "native p99",
-    "imsup p99",
-    "ratio (95 %)",
-    "samples/batches",
-    "expected",
-    "met",
-];
-
 /// The file that is committed.
-pub fn whole(report: &Report) -> String {
-    let mut text = String::from(
-        "# Boot on connect: measured\n\nWritten by `make bench`; do not edit. Native and imsup take turns within one run. Every ratio and \
+pub fn whole(title: &str, machine: &Machine, sections: &[&Section]) -> String {
+    let mut text = format!(
+        "# {title}: measured\n\nWritten by `make bench`; do not edit. Native and imsup take turns within one run. Every ratio and \
          difference is the median over pairs of neighbouring batches, with its 95 % interval; an expectation counts as missed \
-         when that interval lies beyond it wholly. Of rates, p99 is what 99 % of the batches exceed. p50 and p99 are of all samples.\n\n",
+         when that interval lies beyond it wholly. Of rates, p99 is what 99 % of the batches exceed. p50 and p99 are of all samples; an \
+         expectation of a p99 is of that.\n\n",
     );
-    text += &machine(&report.machine);
-    for one in &report.sections {
+    text += &self::machine(machine);
+    for one in sections {
         text += &section(one);
     }
     text
@@ -65,7 +51,7 @@ pub fn machine(machine: &Machine) -> String {
 pub fn section(section: &Section) -> String {
     let mut text = format!("\n## {}\n\n{}.\n\n", section.name, section.about);
     if !section.rows.is_empty() {
-        text += &table(&section.rows);
+        text += &table(&section.rows, section.columns.unwrap_or(["native", "imsup"]));
         text.push('\n');
     }
     let mut list = |mark: &str, items: &[String]| {
@@ -79,9 +65,22 @@ pub fn section(section: &Section) -> String {
     text
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], [left, right]: [&str; 2]) -> String {
     let mut builder = Builder::default();
-    builder.push_record(HEADER);
+    builder.push_record([
+        "what",
+        "unit",
+        &format!("{left} p50"),
+        &format!("{right} p50"),
+        "ratio (95 %)",
+        "difference",
+        &format!("{left} p99"),
+        &format!("{right} p99"),
+        "ratio (95 %)",
+        "samples/batches",
+        "expected",
+        "met",
+    ]);
     for row in rows {
         builder.push_record(cells(row));
     }
@@ -102,11 +101,11 @@ fn cells(row: &Row) -> [String; 12] {
         unit.name.to_owned(),
         of_native(|summary| summary.p50),
         number(row.imsup.p50),
-        ratio(comparison.map(|comparison| comparison.ratio_p50)),
+        ratio(comparison.and_then(|comparison| comparison.ratio_p50)),
         comparison.map_or_else(none, |comparison| interval(comparison.difference_p50, unit.decimals)),
         of_native(|summary| summary.p99),
         number(row.imsup.p99),
-        ratio(comparison.map(|comparison| comparison.ratio_p99)),
+        ratio(comparison.and_then(|comparison| comparison.ratio_p99)),
         format!("{}/{}", row.imsup.samples, row.imsup.batches),
         row.expected.map_or_else(none, |bound| expectation(bound, unit)),
         match row.met {
@@ -133,7 +132,14 @@ fn expectation(bound: Bound, unit: Unit) -> String {
     match bound {
         Bound::Ratio(limit) => format!("{sign} {limit:.2}x"),
         Bound::More(limit) => format!("{sign} {limit} {} more", unit.name),
+        Bound::MoreAndTail(limit, tail) => {
+            format!(
+                "{sign} {limit} {unit} more, p99 {sign} {tail} {unit} more",
+                unit = unit.name
+            )
+        }
         Bound::Value(limit) => format!("{sign} {limit} {}", unit.name),
+        Bound::Tail(limit) => format!("p99 {sign} {limit} {}", unit.name),
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::command;
 use crate::context::repository;
 use crate::machine::Machine;
+use crate::suites::{Suite, TABLES};
 pub use row::{Bound, Row};
 
 /// All of it.
@@ -18,8 +19,8 @@ pub use row::{Bound, Row};
 pub struct Report {
     /// On what.
     pub machine: Machine,
-    /// Whether all suites ran, at full length.
-    pub complete: bool,
+    /// Whether it ran at full length.
+    pub full: bool,
     /// The suites.
     pub sections: Vec<Section>,
 }
@@ -31,13 +32,15 @@ pub struct Section {
     pub name: &'static str,
     /// What it measures.
     pub about: &'static str,
+    /// What the lines compare; native and imsup where this is `None`.
+    pub columns: Option<[&'static str; 2]>,
     /// Its lines.
     pub rows: Vec<Row>,
     /// How to read them.
     pub notes: Vec<String>,
     /// What could not be measured, and why.
     pub gaps: Vec<String>,
-    /// Why it ended early.
+    /// Why it ended early, or lacks what was asked for.
     pub failure: Option<String>,
 }
 
@@ -69,7 +72,7 @@ impl Section {
     }
 }
 
-/// Writes `bench/results/latest.json`, and the table that is committed where the run was complete.
+/// Writes `bench/results/latest.json`, and each table all of whose suites ran at full length.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -80,10 +83,17 @@ pub fn write(report: &Report) -> Result<()> {
     let latest = directory.join("latest.json");
     command::write_file(&latest, &json)?;
     eprintln!("written: {}", latest.display());
-    if report.complete {
-        let table = directory.join("boot-on-connect.md");
-        command::write_file(&table, &markdown::whole(report))?;
-        eprintln!("written: {}", table.display());
+    if !report.full {
+        return Ok(());
+    }
+    for table in TABLES {
+        let section = |suite: &Suite| report.sections.iter().find(|section| section.name == suite.name);
+        let Some(sections) = table.suites.iter().map(section).collect::<Option<Vec<_>>>() else {
+            continue;
+        };
+        let path = directory.join(format!("{}.md", table.name));
+        command::write_file(&path, &markdown::whole(table.title, &report.machine, &sections))?;
+        eprintln!("written: {}", path.display());
     }
     Ok(())
 }

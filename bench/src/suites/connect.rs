@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpStream};
 
 use anyhow::{Context as _, Result};
 
-use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, native_peer, peer};
+use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, native, native_peer, peer};
 use crate::affinity;
 use crate::compose::Service;
 use crate::context::Context;
@@ -107,8 +107,7 @@ fn accepts(context: &Context, rounds: usize, batches: &mut Batches) -> Result<()
     // Booted by 'imsup run' below, not by the broker.
     let acceptor = Service::new(ACCEPTOR, ["false"], [ACCEPTOR_PORT]);
     let project = Project::up(&context.sandbox, &[acceptor])?;
-    let [.., hi, lo] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 202, hi, lo | 1);
+    let address = native::address(2);
     let mut native = subject::native(context, &["accept", &format!("{address}:{ACCEPTOR_PORT}")])?;
     let at = format!("0.0.0.0:{ACCEPTOR_PORT}");
     let mut host = subject::supervised(context, project.supervised(Some(ACCEPTOR)), &["accept", &at])?;

@@ -5,8 +5,10 @@ mod calls;
 mod connect;
 mod hosts;
 mod memory;
+pub mod native;
 mod programs;
 mod redis;
+mod sleep;
 mod sockets;
 
 use std::net::Ipv4Addr;
@@ -30,8 +32,32 @@ pub struct Suite {
     pub run: fn(&Context) -> Result<Section>,
 }
 
-/// All suites.
-pub const SUITES: &[Suite] = &[
+/// Suites that are run and reported together.
+#[derive(Debug)]
+pub struct Table {
+    /// The name that selects them all, and of the file in `bench/results/` that is committed.
+    pub name: &'static str,
+    /// The file's heading.
+    pub title: &'static str,
+    /// The suites.
+    pub suites: &'static [Suite],
+}
+
+/// All tables.
+pub const TABLES: &[Table] = &[
+    Table {
+        name: "boot-on-connect",
+        title: "Boot on connect",
+        suites: BOOT_ON_CONNECT,
+    },
+    Table {
+        name: "sleep",
+        title: "Sleep and wake",
+        suites: SLEEP,
+    },
+];
+
+const BOOT_ON_CONNECT: &[Suite] = &[
     Suite {
         name: "hosts",
         about: "10,000 imaginary hosts with a port each: how long `imsup up -d` takes, and the memory per host",
@@ -69,6 +95,24 @@ pub const SUITES: &[Suite] = &[
     },
 ];
 
+const SLEEP: &[Suite] = &[
+    Suite {
+        name: "sleep-many",
+        about: "1,000 hosts at once: what they cost asleep, and how fast one, and a hundred at the same moment, wake",
+        run: sleep::many::run,
+    },
+    Suite {
+        name: "sleep-wake",
+        about: "the first reply of one that was suspended, against the same one awake: imsup, SIGSTOP and SIGCONT, docker pause and unpause",
+        run: sleep::wake::run,
+    },
+    Suite {
+        name: "sleep-cost",
+        about: "what hosts that may sleep cost while they are awake, and their ticks asleep",
+        run: sleep::cost::run,
+    },
+];
+
 /// The variant that imsup has no part in.
 const NATIVE: &str = "native";
 /// The same once more: what differs between these two is noise.
@@ -93,8 +137,7 @@ fn peer(context: &Context, options: &[&str]) -> Service {
 
 /// The guests' server run natively, on an address of its own outside imsup's planes.
 fn native_peer(context: &Context, number: u8, options: &[&str]) -> Result<(Ipv4Addr, Subject)> {
-    let [.., hi, lo] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 200 + number, hi, lo | 1);
+    let address = native::address(number);
     let text = address.to_string();
     let mut arguments = vec!["serve", text.as_str(), "--controlled"];
     arguments.extend_from_slice(options);

@@ -1,17 +1,15 @@
 //! The data path of redis.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{BOTH, CONTROL, NATIVE, SERVER};
+use super::{BOTH, CONTROL, NATIVE, SERVER, native};
 use crate::command;
 use crate::compose::Service;
 use crate::context::Context;
-use crate::interrupt;
 use crate::project::Project;
 use crate::report::{Bound, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
@@ -20,7 +18,7 @@ use crate::stats::{Measured, Unit};
 const PORT: u16 = 6379;
 
 /// A way to load redis: what it is called, the options of redis-benchmark, and its number of requests.
-const LOADS: [(&str, &[&str], usize); 3] = [
+pub const LOADS: [(&str, &[&str], usize); 3] = [
     ("1 client", &["-c", "1"], 4_000),
     ("20 clients", &["-c", "20"], 12_000),
     ("20 clients, pipelines of 16", &["-c", "20", "-P", "16"], 100_000),
@@ -62,7 +60,11 @@ pub fn run(context: &Context) -> Result<Section> {
             batches.interleave(&mut turns, 0, rounds)?;
         }
     }
-    report(&batches, runs, &mut section)?;
+    section.rows = rows(&batches, &[CONTROL, SERVER, BOTH])?;
+    section.note(format!(
+        "{runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
+    ));
+    section.note("'native again' is a second native server with a native client: what differs there is noise");
     Ok(section)
 }
 
@@ -84,41 +86,21 @@ fn arguments(server: &str, bind: &str) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// A native server, ended when it is dropped.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn native_server(context: &Context, server: &str, number: u8) -> Result<(Ipv4Addr, Server)> {
-    let [.., hi, lo] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 200 + number, hi, lo | 1);
+fn native_server(context: &Context, server: &str, number: u8) -> Result<(Ipv4Addr, native::Server)> {
+    let address = native::address(number);
     let words = arguments(server, &address.to_string());
-    // In a session of its own, as a service is, and as a host is: the scheduler treats sessions apart (sched(7), autogroup).
-    let child = Command::new("setsid")
-        .args(&words)
-        .current_dir(context.sandbox.directory())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .context("starting redis-server by setsid (util-linux)")?;
-    let server = Server(child);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect((address, PORT)).is_err() {
-        if Instant::now() > deadline {
-            bail!("redis-server does not answer on {address}");
-        }
-        interrupt::pause(Duration::from_millis(5))?;
-    }
+    let server = native::Server::start(context, &words, SocketAddrV4::new(address, PORT))?;
     Ok((address, server))
 }
 
 /// Runs redis-benchmark once; a batch has one sample of each of its figures.
-fn load(mut command: Command, address: Ipv4Addr, name: &str, options: &[&str], requests: usize) -> Result<Vec<Series>> {
+pub fn load(
+    mut command: Command,
+    address: Ipv4Addr,
+    name: &str,
+    options: &[&str],
+    requests: usize,
+) -> Result<Vec<Series>> {
     command
         .args([
             "-h",
@@ -173,11 +155,16 @@ fn parse(text: &str) -> Result<BTreeMap<String, [(&'static str, u64); 3]>> {
     Ok(found)
 }
 
-fn report(batches: &Batches, runs: usize, section: &mut Section) -> Result<()> {
+/// Rates and latencies of these variants, each against native.
+///
+/// # Errors
+/// Nothing was measured of one.
+pub fn rows(batches: &Batches, variants: &[&'static str]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
     for (name, _, _) in LOADS {
         for test in ["GET", "SET"] {
             let series = |figure: &str| format!("{test} {name} {figure}");
-            for variant in [CONTROL, SERVER, BOTH] {
+            for &variant in variants {
                 let expect = |row: Row| {
                     if variant == CONTROL {
                         row
@@ -188,7 +175,7 @@ fn report(batches: &Batches, runs: usize, section: &mut Section) -> Result<()> {
                 let what = |figure: &str| format!("{test}, {name}, {figure}: {variant}");
                 let unit = Unit::REQUESTS_PER_SECOND;
                 let rate = |variant| batches.measured(variant, &series("rate"), unit);
-                section.rows.push(expect(Row::compare(
+                rows.push(expect(Row::compare(
                     what("rate"),
                     unit,
                     &rate(NATIVE)?,
@@ -199,7 +186,7 @@ fn report(batches: &Batches, runs: usize, section: &mut Section) -> Result<()> {
                     let p50s = batches.of(variant, &series("p50"))?.concat();
                     Measured::reported(&p50s, &batches.of(variant, &series("p99"))?.concat(), unit)
                 };
-                section.rows.push(expect(Row::compare(
+                rows.push(expect(Row::compare(
                     what("latency"),
                     unit,
                     &latency(NATIVE)?,
@@ -208,11 +195,7 @@ fn report(batches: &Batches, runs: usize, section: &mut Section) -> Result<()> {
             }
         }
     }
-    section.note(format!(
-        "{runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
-    ));
-    section.note("'native again' is a second native server with a native client: what differs there is noise");
-    Ok(())
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -1,0 +1,99 @@
+//! The cgroups that dockerd makes below its `--cgroup-parent`: it leaves them behind, and a paused container cannot die.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What every `--cgroup-parent` of ours begins with; the process's id follows.
+const PREFIX: &str = "imsup-bench-";
+
+/// The `--cgroup-parent` of this run.
+pub fn parent() -> String {
+    format!("{PREFIX}{}", std::process::id())
+}
+
+/// Lets what is paused there go on, so that SIGKILL reaches it: a frozen cgroup v1 holds it back
+/// (Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst).
+pub fn thaw(parent: &str) {
+    for directory in found(|name| name == parent) {
+        for below in tree(&directory) {
+            for (file, text) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+                let path = below.join(file);
+                if path.exists() {
+                    let _ = fs::write(path, text);
+                }
+            }
+        }
+    }
+}
+
+/// Removes them, where their processes have ended.
+pub fn remove(parent: &str) {
+    for directory in found(|name| name == parent) {
+        for below in tree(&directory).iter().rev() {
+            let _ = fs::remove_dir(below);
+        }
+    }
+}
+
+/// The parents of runs that were killed: their daemon died with them, but not what it had paused.
+pub fn left_behind() -> Vec<String> {
+    let dead = |name: &str| {
+        let process = name.strip_prefix(PREFIX).and_then(|id| id.parse::<u32>().ok());
+        process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
+    };
+    let mut names: Vec<String> = found(dead).iter().filter_map(|path| name(path)).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Directories of such a name at the top of a hierarchy, or right below our own cgroup there: dockerd's paths are relative to it.
+fn found(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for directory in places() {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        found.extend(
+            entries
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir() && name(path).is_some_and(|name| wanted(&name))),
+        );
+    }
+    found
+}
+
+fn name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_str()?.to_owned())
+}
+
+/// A directory and all below it, parents first.
+fn tree(directory: &Path) -> Vec<PathBuf> {
+    let mut all = vec![directory.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = all.get(next).cloned() {
+        next += 1;
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        all.extend(entries.map(|entry| entry.path()).filter(|path| path.is_dir()));
+    }
+    all
+}
+
+/// Where cgroups of ours can be: each cgroup mount (proc_pid_mountinfo(5)), and below it each path of /proc/self/cgroup.
+fn places() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let of = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let is_cgroup = file_system.starts_with("cgroup ") || file_system.starts_with("cgroup2 ");
+        is_cgroup.then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    };
+    let mut places: Vec<PathBuf> = Vec::new();
+    for mount in mounts.lines().filter_map(of) {
+        let paths = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        places.extend(paths.map(|path| mount.join(path.trim_start_matches('/'))));
+        places.push(mount);
+    }
+    places.sort();
+    places.dedup();
+    places.retain(|place| place.is_dir());
+    places
+}

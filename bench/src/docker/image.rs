@@ -1,0 +1,57 @@
+//! The image of the containers: nothing but where the machine's programs are mounted, so that what runs in a container is the very
+//! program that runs natively and as a host.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::api::Api;
+use crate::command;
+use crate::context::Context;
+
+/// Its name.
+pub const NAME: &str = "imsup-bench:1";
+
+/// Where programs and their libraries are.
+const DIRECTORIES: [&str; 3] = ["/usr", "/lib", "/lib64"];
+
+/// Has the daemon make it, and gives the mounts that go with it.
+pub fn import(context: &Context, api: &mut Api) -> Result<Vec<String>> {
+    let root = context.sandbox.directory().join("image");
+    let mut mounted = vec![context.this.as_path()];
+    for directory in DIRECTORIES {
+        let path = Path::new(directory);
+        // Where /usr is merged, the others are links into it.
+        match std::fs::read_link(path) {
+            Ok(target) => {
+                std::fs::create_dir_all(&root)?;
+                symlink(&target, root.join(directory.trim_start_matches('/')))
+                    .with_context(|| format!("making the image's {directory}"))?;
+            }
+            Err(_) if path.is_dir() => mounted.push(path),
+            Err(_) => {}
+        }
+    }
+    std::fs::create_dir_all(&root)?;
+    let archive = context.sandbox.directory().join("image.tar");
+    command::output(
+        Command::new("tar")
+            .arg("-cf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(&root)
+            .arg("."),
+    )?;
+    let archive = std::fs::read(&archive).context("reading the image")?;
+    let (repository, tag) = NAME.split_once(':').context("an image without a tag")?;
+    api.upload(
+        &format!("/images/create?fromSrc=-&repo={repository}&tag={tag}"),
+        &archive,
+    )?;
+    Ok(mounted
+        .into_iter()
+        .map(|path| format!("{0}:{0}:ro", path.display()))
+        .collect())
+}

@@ -1,0 +1,57 @@
+//! A server like most: one thread, one epoll instance, any number of connections. It sends back what comes.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use rustix::event::epoll;
+
+use super::serve::listen;
+
+/// Which event is the listener's; a connection's is its descriptor, which is never that.
+const LISTENER: u64 = u64::MAX;
+
+pub fn run(at: SocketAddrV4) -> Result<()> {
+    let listener = listen(*at.ip(), at.port())?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("making an epoll instance")?;
+    let watch = |fd: &dyn std::os::fd::AsFd, data: u64| {
+        epoll::add(
+            &epoll,
+            fd.as_fd(),
+            epoll::EventData::new_u64(data),
+            epoll::EventFlags::IN,
+        )
+    };
+    watch(&listener, LISTENER).context("watching the listener")?;
+    let mut connections = HashMap::new();
+    let mut events = Vec::with_capacity(16);
+    loop {
+        match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("waiting"),
+        }
+        for event in events.drain(..) {
+            let data = event.data.u64();
+            if data == LISTENER {
+                let (stream, _) = listener.accept().context("accepting")?;
+                stream.set_nodelay(true)?;
+                let number = u64::try_from(stream.as_raw_fd())?;
+                watch(&stream, number).context("watching a connection")?;
+                connections.insert(number, stream);
+            } else if !connections.get_mut(&data).is_some_and(echo) {
+                connections.remove(&data);
+            }
+        }
+    }
+}
+
+/// Sends back what is there; false where the client is gone.
+fn echo(stream: &mut TcpStream) -> bool {
+    let mut bytes = [0; 4096];
+    let echoed = stream
+        .read(&mut bytes)
+        .and_then(|count| stream.write_all(&bytes[..count]).map(|()| count));
+    echoed.is_ok_and(|count| count > 0)
+}

@@ -1,0 +1,94 @@
+//! Servers that run natively, on addresses of their own outside imsup's planes.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use crate::context::Context;
+use crate::interrupt;
+
+/// No server here takes nearly as long to start.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks whether a server listens.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The address of native server `number`.
+pub fn address(number: u8) -> Ipv4Addr {
+    let [.., hi, lo] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 200 + number, hi, lo | 1)
+}
+
+/// A native server, ended when it is dropped.
+#[derive(Debug)]
+pub struct Server(Child);
+
+impl Server {
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Errors
+    /// It cannot be started or does not listen.
+    pub fn start(context: &Context, words: &[String], listens: SocketAddrV4) -> Result<Self> {
+        // In a session of its own, as a service is, and as a host is: the scheduler treats sessions apart (sched(7), autogroup).
+        // setsid(1) becomes the server: it forks only where it leads a group already. It dies with us, however we do.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "setsid"])
+            .args(words)
+            .current_dir(context.sandbox.directory())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {} by setpriv and setsid (util-linux)", words[0]))?;
+        let server = Self(child);
+        wait_for(listens).with_context(|| words[0].clone())?;
+        Ok(server)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// SIGSTOP, until it has stopped.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn stop(&self) -> Result<()> {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::STOP).context("stopping a server")?;
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).context("waiting until a server has stopped")?;
+        Ok(())
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn go_on(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.0), Signal::CONT).context("having a server go on")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something listens there.
+///
+/// # Errors
+/// Nothing does for long, or a signal came.
+pub fn wait_for(address: SocketAddrV4) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).is_err() {
+        if Instant::now() > deadline {
+            bail!("nothing listens on {address}");
+        }
+        interrupt::pause(LOOK)?;
+    }
+    Ok(())
+}

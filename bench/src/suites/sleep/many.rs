@@ -1,0 +1,221 @@
+//! A thousand hosts at once: what they cost awake and asleep, and how they wake.
+
+mod rows;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::server::{Client, Connection, Server};
+use super::wakes::batch;
+use super::{ASLEEP, AWAKE, BY_COMMAND, crowd, one, server};
+use crate::context::Context;
+use crate::interrupt;
+use crate::process::{self, Kernel};
+use crate::project::Project;
+use crate::report::Section;
+use crate::rounds::{Batches, Series};
+
+/// How many wake at the same moment.
+const CROWD: usize = 100;
+/// How long the kernel is given to free what was closed: sockets are freed after a grace period of RCU, in the background.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// After so long the start of the last host is over: it listens and has been quiet for 5 s, which imsup watches.
+const STARTED: Duration = Duration::from_secs(6);
+
+/// One sleeper, and no other host.
+const ALONE: &str = "alone";
+
+pub fn run(context: &Context) -> Result<Section> {
+    let hosts = context.count(1_000, 120);
+    let runs = context.count(3, 1);
+    let server = server::echo(context);
+    let mut batches = Batches::default();
+    for _ in 0..runs {
+        alone(context, &server, &mut batches)?;
+        together(context, &server, hosts, &mut batches)?;
+    }
+    let mut section = Section {
+        columns: Some([AWAKE, ASLEEP]),
+        ..Section::default()
+    };
+    section.rows = rows::all(&batches, hosts)?;
+    rows::notes(&mut section, runs, hosts, watched(context));
+    Ok(section)
+}
+
+fn watched(context: &Context) -> Duration {
+    Duration::from_secs(context.count(10, 2) as u64)
+}
+
+/// One sleeper, and no other.
+fn alone(context: &Context, server: &Server, batches: &mut Batches) -> Result<()> {
+    let project = Project::up(&context.sandbox, &[server.service(BY_COMMAND)])?;
+    project.wake_all()?;
+    let ip = project.address(server.name)?;
+    for connection in Connection::ALL {
+        let mut client = Client::new(server, ip, connection)?;
+        for _ in 0..context.count(10, 2) {
+            interrupt::check()?;
+            let suspend = || project.suspend(&[server.name]);
+            batches.add(
+                ALONE,
+                vec![batch(
+                    connection.what(),
+                    context.count(50, 10),
+                    &mut client,
+                    suspend,
+                    || Ok(()),
+                )?],
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A project of many, and what was before it.
+struct Many<'a> {
+    context: &'a Context,
+    server: &'a Server,
+    project: Project<'a>,
+    before: Kernel,
+    names: Vec<String>,
+    addresses: Vec<Ipv4Addr>,
+}
+
+fn together(context: &Context, server: &Server, hosts: usize, batches: &mut Batches) -> Result<()> {
+    interrupt::pause(SETTLE)?;
+    let before = process::kernel()?;
+    let service = |number| {
+        let mut service = server.service(BY_COMMAND);
+        service.name = format!("host-{number}");
+        service
+    };
+    let services: Vec<_> = (1..=hosts).map(service).collect();
+    let project = Project::up(&context.sandbox, &services)?;
+    project.wake_all()?;
+    let listed = project.hosts()?;
+    let many = Many {
+        context,
+        server,
+        project,
+        before,
+        addresses: listed.iter().map(|host| host.address).collect(),
+        names: listed.into_iter().map(|host| host.name).collect(),
+    };
+    interrupt::pause(STARTED)?;
+    batches.add(AWAKE, many.cost()?);
+    many.suspend(&many.all())?;
+    batches.add(ASLEEP, many.cost()?);
+    many.wakes(batches)?;
+    many.crowds(batches)
+}
+
+impl Many<'_> {
+    fn all(&self) -> Vec<&str> {
+        self.names.iter().map(String::as_str).collect()
+    }
+
+    /// Suspends these, and makes sure that no host is awake.
+    fn suspend(&self, hosts: &[&str]) -> Result<()> {
+        self.project.suspend(hosts)?;
+        let awake = self.project.hosts()?.into_iter().find(|host| host.state != "suspended");
+        ensure!(awake.is_none(), "{awake:?} is not suspended");
+        Ok(())
+    }
+
+    /// Processor time and memory of all hosts.
+    fn cost(&self) -> Result<Vec<Series>> {
+        interrupt::pause(SETTLE)?;
+        let now = process::kernel()?;
+        let broker = self.project.broker()?;
+        let supervisors = self
+            .names
+            .iter()
+            .map(|name| self.project.supervisor(name))
+            .collect::<Result<Vec<_>>>()?;
+        let mut programs = Vec::new();
+        for supervisor in &supervisors {
+            programs.extend(process::descendants(*supervisor)?);
+        }
+        let private = |processes: &[u32]| -> Result<Vec<u64>> {
+            processes.iter().map(|pid| Ok(process::memory(*pid)?.private)).collect()
+        };
+        let count = self.names.len() as u64;
+        let of_kernel = |part: fn(&Kernel) -> u64| part(&now).saturating_sub(part(&self.before)) / count;
+        let whole = |kernel: &Kernel| kernel.slab + kernel.percpu + kernel.stacks + kernel.page_tables;
+        let mut series = vec![
+            ("supervisor".to_owned(), private(&supervisors)?),
+            ("program".to_owned(), private(&programs)?),
+            one("broker", process::memory(broker)?.private / count),
+            one("slab", of_kernel(|kernel| kernel.slab)),
+            one("percpu", of_kernel(|kernel| kernel.percpu)),
+            one("kernel", of_kernel(whole)),
+            one("available", self.before.available.saturating_sub(now.available) / count),
+        ];
+        let everyone: Vec<u32> = [broker].into_iter().chain(supervisors).chain(programs).collect();
+        series.push(one("cpu", process::cpu_share(&everyone, watched(self.context))?));
+        Ok(series)
+    }
+
+    /// One host among all that sleep.
+    fn wakes(&self, batches: &mut Batches) -> Result<()> {
+        let (rounds, count) = (self.context.count(10, 2), self.context.count(50, 10));
+        let (name, ip) = (self.names[0].as_str(), self.addresses[0]);
+        for connection in Connection::ALL {
+            let mut client = Client::new(self.server, ip, connection)?;
+            for _ in 0..rounds {
+                interrupt::check()?;
+                let suspend = || self.project.suspend(&[name]);
+                batches.add(
+                    ASLEEP,
+                    vec![batch(connection.what(), count, &mut client, suspend, || Ok(()))?],
+                );
+            }
+        }
+        self.suspend(&[name])?;
+        // Each of the others once, and before each the same command as above.
+        for (names, addresses) in self.names[1..].chunks(count).zip(self.addresses[1..].chunks(count)) {
+            interrupt::check()?;
+            let mut times = Vec::with_capacity(names.len());
+            for ip in addresses {
+                self.project.resume(&[name])?;
+                let mut client = Client::new_unasked(self.server, *ip);
+                times.extend(batch("", 1, &mut client, || Ok(()), || Ok(()))?.1);
+            }
+            batches.add(ASLEEP, vec![("for long".to_owned(), times)]);
+            let names: Vec<&str> = names.iter().map(String::as_str).chain([name]).collect();
+            self.suspend(&names)?;
+        }
+        Ok(())
+    }
+
+    /// Many at the same moment.
+    fn crowds(&self, batches: &mut Batches) -> Result<()> {
+        let count = CROWD.min(self.names.len());
+        let names: Vec<&str> = self.names[..count].iter().map(String::as_str).collect();
+        for connection in Connection::ALL {
+            let clients = self.addresses[..count]
+                .iter()
+                .map(|ip| Client::new(self.server, *ip, connection));
+            let mut clients = clients.collect::<Result<Vec<_>>>()?;
+            for _ in 0..self.context.count(10, 3) {
+                interrupt::check()?;
+                self.suspend(&names)?;
+                for variant in [ASLEEP, AWAKE] {
+                    let times = crowd::at_once(&mut clients).with_context(|| format!("{count} clients at once"))?;
+                    let series = format!("{} at once", connection.what());
+                    batches.add(
+                        variant,
+                        vec![one(format!("{series}, p95"), crowd::p95(&times)), (series, times)],
+                    );
+                }
+            }
+            drop(clients);
+            self.suspend(&names)?;
+        }
+        Ok(())
+    }
+}

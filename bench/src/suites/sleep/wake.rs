@@ -1,0 +1,153 @@
+//! One host: its first reply after a sleep, and being put to sleep; beside SIGSTOP and SIGCONT, and docker pause and unpause.
+
+use std::cell::RefCell;
+
+use anyhow::Result;
+
+use super::server::Connection;
+use super::stage::{
+    DOCKER_API, DOCKER_AWAKE, DOCKER_COMMAND, IMSUP_ASLEEP, IMSUP_AWAKE, STOPPED, SUSPENDING, Stage, series,
+};
+use super::{BY_COMMAND, server};
+use crate::cli::Peer;
+use crate::context::Context;
+use crate::docker::Docker;
+use crate::interrupt;
+use crate::project::Project;
+use crate::report::{Bound, Row, Section};
+use crate::rounds::Batches;
+use crate::stats::{Measured, Unit};
+use crate::suites::{CONTROL, NATIVE};
+
+pub fn run(context: &Context) -> Result<Section> {
+    let mut section = Section {
+        columns: Some([super::AWAKE, super::ASLEEP]),
+        ..Section::default()
+    };
+    let mut servers = vec![server::echo(context)];
+    match server::redis() {
+        Ok(redis) => servers.push(redis),
+        Err(why) => section.gap("redis", format!("{why:#}")),
+    }
+    let docker = start_docker(context, &mut section)?;
+    let services: Vec<_> = servers.iter().map(|server| server.service(BY_COMMAND)).collect();
+    let project = Project::up(&context.sandbox, &services)?;
+    project.wake_all()?;
+    let mut batches = Batches::default();
+    for (number, server) in (0..).zip(&servers) {
+        let stage = Stage::set(context, &project, server, docker.as_ref(), number)?;
+        for connection in Connection::ALL {
+            stage.measure(context, connection, &mut batches)?;
+        }
+    }
+    for server in &servers {
+        for connection in Connection::ALL {
+            reply_rows(&batches, &series(server, connection), docker.is_some(), &mut section)?;
+        }
+    }
+    suspending(&batches, &project, docker.is_some(), &mut section)?;
+    notes(&mut section);
+    Ok(section)
+}
+
+/// docker, or `None` where it was left out or does not start: then the section has failed, but stands.
+fn start_docker(context: &Context, section: &mut Section) -> Result<Option<RefCell<Docker>>> {
+    const WHAT: &str = "docker pause and unpause";
+    if context.without.contains(&Peer::Docker) {
+        section.gap(WHAT, "left out with '--without docker'");
+        return Ok(None);
+    }
+    match Docker::start(context) {
+        Ok(mut docker) => {
+            section.note(docker.describe()?);
+            Ok(Some(RefCell::new(docker)))
+        }
+        Err(error) => {
+            interrupt::check()?;
+            section.failure = Some(format!("{WHAT} could not be measured: {error:#}"));
+            Ok(None)
+        }
+    }
+}
+
+fn reply_rows(batches: &Batches, series: &str, docker: bool, section: &mut Section) -> Result<()> {
+    let unit = Unit::MICROSECONDS;
+    let row = |what: &str, awake, asleep| {
+        let (awake, asleep) = (
+            batches.measured(awake, series, unit)?,
+            batches.measured(asleep, series, unit)?,
+        );
+        anyhow::Ok(Row::compare(format!("{series}: {what}"), unit, &awake, &asleep))
+    };
+    let mut rows = vec![
+        row("imsup", IMSUP_AWAKE, IMSUP_ASLEEP)?.expect(Bound::MoreAndTail(100.0, 500.0)),
+        row("SIGSTOP and SIGCONT", NATIVE, STOPPED)?,
+    ];
+    if docker {
+        rows.push(row("docker unpause by the API", DOCKER_AWAKE, DOCKER_API)?);
+        rows.push(row("docker unpause, the command", DOCKER_AWAKE, DOCKER_COMMAND)?);
+    }
+    rows.push(row("native and native again, both awake", NATIVE, CONTROL)?);
+    rows.push(row("native and imsup, both awake", NATIVE, IMSUP_AWAKE)?);
+    section.rows.extend(rows);
+    Ok(())
+}
+
+/// What suspending and waking took by imsup's own events, and what the commands of all took.
+fn suspending(batches: &Batches, project: &Project<'_>, docker: bool, section: &mut Section) -> Result<()> {
+    let unit = Unit::MICROSECONDS;
+    let events = project.events()?;
+    for (event, what, limit) in [
+        (
+            "suspend",
+            "suspending, from the decision on (event 'suspend')",
+            Some(1_000.0),
+        ),
+        ("wake", "waking, from the signal until the thaw (event 'wake')", None),
+    ] {
+        let found = events.iter().filter(|found| found.event == event);
+        let times: Vec<Vec<u64>> = found
+            .filter_map(|found| Some(vec![found.duration_us? * 1_000]))
+            .collect();
+        if times.is_empty() {
+            section.gap(what, format!("imsup has no event '{event}'"));
+            continue;
+        }
+        let row = Row::alone(what, unit, &Measured::of(&times, unit)?);
+        section.rows.push(match limit {
+            Some(limit) => row.expect(Bound::Tail(limit)),
+            None => row,
+        });
+    }
+    let mut commands = vec![
+        (IMSUP_ASLEEP, "'imsup suspend', the command"),
+        (STOPPED, "SIGSTOP, until it has stopped"),
+    ];
+    if docker {
+        commands.push((DOCKER_API, "docker pause by the API"));
+    }
+    for (variant, what) in commands {
+        section
+            .rows
+            .push(Row::alone(what, unit, &batches.measured(variant, SUSPENDING, unit)?));
+    }
+    Ok(())
+}
+
+fn notes(section: &mut Section) {
+    section.note(
+        "from just before the request is sent (held) or connect(2) (new) to the reply; the client does nothing to wake a host of imsup's",
+    );
+    section.note(
+        "SIGCONT and docker's unpause are in the times, and are sent by the client, who must know that the server sleeps: neither wakes by \
+         itself",
+    );
+    section.note(
+        "docker by the API: one request on a connection to the daemon that is held; the daemon has namespaces and directories of its own, the \
+         container the machine's network and the very same program",
+    );
+    section.note(
+        "before each request one command of imsup's is run, 'suspend' or one that does nothing, so that caches are as cold for all; docker's \
+         own pause does that too",
+    );
+}
