@@ -97,6 +97,11 @@ pub struct Start {
 const QUIET: Duration = Duration::from_secs(5);
 
 impl Start {
+    /// Whether the program listens, or has settled without.
+    pub fn is_over(&self) -> bool {
+        self.listening || self.settled
+    }
+
     /// When the start is over unless something happens; `None` once the broker knows.
     pub fn settles_at(&self, hold_timeout: Duration) -> Option<Instant> {
         let quiet = if self.listening { QUIET } else { hold_timeout / 2 };

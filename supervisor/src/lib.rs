@@ -14,6 +14,7 @@ mod receive;
 mod reconnect;
 mod run;
 mod running;
+pub mod sleep;
 pub mod sockets;
 pub mod syscalls;
 mod user;

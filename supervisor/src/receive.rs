@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
-use imsup_wire::{ExitStatus, ToBroker, ToSupervisor};
+use imsup_wire::{CauseKind, ExitStatus, ToBroker, ToSupervisor, Usage};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,6 +20,7 @@ use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::{signals, socket};
 use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
+use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self, Verdict};
 
 /// What poll(2) found: its events for each of the loop's descriptors.
@@ -28,11 +29,23 @@ struct Ready {
     broker: PollFlags,
     signals: PollFlags,
     watch: PollFlags,
+    sleep: PollFlags,
+}
+
+/// How it ended.
+pub struct End {
+    /// How the program ended.
+    pub status: ExitStatus,
+    /// What it used.
+    pub usage: Usage,
+    /// For the last word.
+    pub link: Link,
 }
 
 /// The loop and what it waits for.
 pub struct Loop {
     host: Host,
+    sleep: Sleep,
     held: HeldCalls,
     signals: SignalFd,
     reconnect: Reconnect,
@@ -55,11 +68,12 @@ impl Loop {
     ///
     /// # Errors
     /// [`RunError::System`] where descriptors run out.
-    pub fn new(host: Host, main: Pid, introduction: Introduction, role: Role) -> Result<Self, RunError> {
+    pub fn new(host: Host, sleep: Sleep, main: Pid, introduction: Introduction, role: Role) -> Result<Self, RunError> {
         let signals = SignalFd::with_flags(&init::handled_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .trying("cannot make a signalfd")?;
         Ok(Self {
             host,
+            sleep,
             held: HeldCalls::new(),
             signals,
             reconnect: Reconnect::new(introduction),
@@ -78,10 +92,20 @@ impl Loop {
     ///
     /// # Errors
     /// [`RunError::System`] where the kernel fails a call that cannot fail; everything has been ended then.
-    pub fn run(mut self) -> Result<(ExitStatus, Link), RunError> {
+    pub fn run(mut self) -> Result<End, RunError> {
         let result = self.go_round();
+        let (usage, tree) = self.sleep.finish();
         init::end_all();
-        result.map(|status| (status, self.host.link))
+        drop(tree);
+        let status = result?;
+        for successor in self.host.retained.take_successors() {
+            self.host.announce(successor.endpoint, successor.socket);
+        }
+        Ok(End {
+            status,
+            usage,
+            link: self.host.link,
+        })
     }
 
     fn go_round(&mut self) -> Result<ExitStatus, RunError> {
@@ -90,6 +114,9 @@ impl Loop {
                 return Ok(status);
             }
             let ready = self.wait().trying("cannot wait for events")?;
+            if !ready.sleep.is_empty() {
+                self.sleep.on_ready(&mut self.host);
+            }
             if !ready.listener.is_empty() {
                 self.on_call(ready.listener);
             }
@@ -121,9 +148,10 @@ impl Loop {
             (self.host.link.socket(), broker),
             (Some(self.signals.as_fd()), PollFlags::IN),
             (self.reconnect.watch(), PollFlags::IN),
+            (self.sleep.descriptor(), PollFlags::IN),
         ];
         // What is not there is replaced by a descriptor that is asked for nothing.
-        let mut polled = array::from_fn::<_, 4, _>(|position| match sources[position] {
+        let mut polled = array::from_fn::<_, 5, _>(|position| match sources[position] {
             (Some(fd), events) => PollFd::from_borrowed_fd(fd, events),
             (None, _) => PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::empty()),
         });
@@ -131,12 +159,13 @@ impl Loop {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(socket::errno_of(errno)),
         }
-        let [listener, broker, signals, watch] = polled.map(|fd| fd.revents());
+        let [listener, broker, signals, watch, sleep] = polled.map(|fd| fd.revents());
         Ok(Ready {
             listener,
             broker,
             signals,
             watch,
+            sleep,
         })
     }
 
@@ -218,7 +247,7 @@ impl Loop {
         while let Some(message) = self.host.link.receive() {
             if !self.welcomed {
                 self.welcomed = true;
-                if Reconnect::welcomed(&mut self.host, &message) == Attempt::Rejected {
+                if Reconnect::welcomed(&mut self.host, &mut self.sleep, &message) == Attempt::Rejected {
                     tracing::warn!(?message, "the new broker does not take this host; it ends");
                     self.reconnect.give_up();
                     self.stop(Signal::SIGTERM, Duration::from_secs(10));
@@ -263,7 +292,11 @@ impl Loop {
                 Ok(signal) => self.stop(signal, grace),
                 Err(_) => self.stop(Signal::SIGTERM, grace),
             },
-            ToSupervisor::KeepAwake(_) | ToSupervisor::Ask { .. } => {}
+            ToSupervisor::KeepAwake(awake) => self.sleep.keep_awake(awake),
+            ToSupervisor::Ask { id, order } => {
+                let circumstances = self.circumstances();
+                self.sleep.ask(&mut self.host, &circumstances, id, order);
+            }
             ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } => {
                 tracing::warn!("the broker spoke out of turn");
             }
@@ -293,6 +326,7 @@ impl Loop {
         init::signal(self.main, signal);
         // A program that was stopped by a signal cannot end before it goes on.
         init::signal(self.main, Signal::SIGCONT);
+        self.sleep.let_end();
         // Who asks again does not give it more time.
         let at = Instant::now() + grace;
         self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
@@ -302,6 +336,10 @@ impl Loop {
         while let Ok(Some(info)) = self.signals.read_signal() {
             if let Some(signal) = init::forwarded(info.ssi_signo, info.ssi_code) {
                 init::signal(self.main, signal);
+                self.sleep.wake_for(&mut self.host, CauseKind::Signal);
+            } else if info.ssi_signo != Signal::SIGCHLD as u32 {
+                // A terminal's, which the program has got as well.
+                self.sleep.wake_for(&mut self.host, CauseKind::Signal);
             }
         }
         if let Some(status) = init::reap(self.main) {
@@ -316,6 +354,11 @@ impl Loop {
             self.look_at_held(now);
             self.next_tick = Instant::now() + held::tick(self.held.len());
         }
+        let circumstances = self.circumstances();
+        self.sleep.on_time(&mut self.host, &circumstances);
+        if let Some((signal, grace)) = self.sleep.take_ending() {
+            self.stop(signal, grace);
+        }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
             init::signal(self.main, Signal::SIGKILL);
@@ -325,7 +368,7 @@ impl Loop {
             self.host.link.send(&ToBroker::Settled, Vec::new());
         }
         if self.reconnect.next_try().is_some() {
-            let _ = self.reconnect.try_now(&mut self.host);
+            let _ = self.reconnect.try_now(&mut self.host, &self.sleep);
         }
     }
 
@@ -364,6 +407,13 @@ impl Loop {
         }
     }
 
+    fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            held_calls: self.held.len(),
+            stopping: self.kill_at.is_some() || self.status.is_some(),
+        }
+    }
+
     fn settles_at(&self) -> Option<Instant> {
         self.host.start.settles_at(self.host.hold_timeout)
     }
@@ -385,10 +435,16 @@ impl Loop {
 
     fn timeout(&self) -> Option<Timespec> {
         let tick = (!self.held.is_empty()).then_some(self.next_tick);
-        let next = [tick, self.kill_at, self.settles_at(), self.reconnect.next_try()]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let next = [
+            tick,
+            self.kill_at,
+            self.settles_at(),
+            self.reconnect.next_try(),
+            self.sleep.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()?;
         Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 }

@@ -4,11 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime};
 
 use imsup_wire::message::Adoption;
-use imsup_wire::{HostName, Index, ToBroker, ToSupervisor};
+use imsup_wire::{HostName, ToBroker, ToSupervisor};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::host::Host;
 use crate::kernel::socket;
+use crate::sleep::Sleep;
 
 /// A broker's socket exists a moment before it listens.
 const RETRY: Duration = Duration::from_millis(20);
@@ -104,13 +105,13 @@ impl Reconnect {
     }
 
     /// Tries, where it is time.
-    pub fn try_now(&mut self, host: &mut Host) -> Attempt {
+    pub fn try_now(&mut self, host: &mut Host, sleep: &Sleep) -> Attempt {
         if self.next_try.is_none_or(|at| at > Instant::now()) {
             return Attempt::Waiting;
         }
         self.tries_left = self.tries_left.saturating_sub(1);
         self.next_try = (self.tries_left > 0).then(|| Instant::now() + RETRY);
-        if host.link.reopen(self.hello(host)).is_err() {
+        if host.link.reopen(self.hello(host, sleep)).is_err() {
             return Attempt::Waiting;
         }
         self.watch = None;
@@ -119,10 +120,17 @@ impl Reconnect {
     }
 
     /// Takes the answer of the next broker; hands over what the program listens on.
-    pub fn welcomed(host: &mut Host, message: &ToSupervisor) -> Attempt {
-        let ToSupervisor::Welcome { retained, .. } = message else {
+    pub fn welcomed(host: &mut Host, sleep: &mut Sleep, message: &ToSupervisor) -> Attempt {
+        let ToSupervisor::Welcome {
+            retained,
+            sleep: policy,
+            awake,
+            ..
+        } = message
+        else {
             return Attempt::Rejected;
         };
+        sleep.set_policy(policy.clone(), *awake);
         // Sockets it retains for us are of no use: ours are in place.
         let _ = host.link.take_fds(retained.len());
         let sockets: Vec<_> = host
@@ -139,7 +147,7 @@ impl Reconnect {
         Attempt::Connected
     }
 
-    fn hello(&self, host: &Host) -> ToBroker {
+    fn hello(&self, host: &Host, sleep: &Sleep) -> ToBroker {
         let mut hello = self.introduction.hello.clone();
         if let ToBroker::Hello {
             host: name,
@@ -148,26 +156,16 @@ impl Reconnect {
         } = &mut hello
         {
             *name = Some(self.introduction.host.clone());
-            *place = Some(adoption(
-                host.identity.index,
-                self.introduction.pid,
-                self.introduction.started,
-                host.start.listening || host.start.settled,
-            ));
+            let started = self.introduction.started.duration_since(SystemTime::UNIX_EPOCH);
+            *place = Some(Adoption {
+                index: host.identity.index,
+                pid: self.introduction.pid,
+                started_us: u64::try_from(started.unwrap_or_default().as_micros()).unwrap_or(u64::MAX),
+                ready: host.start.is_over(),
+                suspended_us: sleep.suspended_us(),
+                usage: sleep.usage(),
+            });
         }
         hello
-    }
-}
-
-/// What an adopted supervisor says of itself.
-fn adoption(index: Index, pid: u32, started: SystemTime, ready: bool) -> Adoption {
-    let since_epoch = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Adoption {
-        index,
-        pid,
-        started_us: u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX),
-        ready,
-        suspended_us: None,
-        usage: imsup_wire::Usage::default(),
     }
 }

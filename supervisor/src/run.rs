@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use imsup_wire::message::Role;
-use imsup_wire::{ExitStatus, HostName, ToBroker, ToSupervisor, codec};
+use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy, ToBroker, ToSupervisor, codec};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -21,6 +21,7 @@ use crate::kernel::{features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::running::RunningLock;
+use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{Retained, SocketTable};
 use crate::user;
 use crate::{init, reconnect};
@@ -69,6 +70,10 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).trying("cannot become the parent of orphans")?;
+    let tree = match sleep::sleeps(&options.role) {
+        true => Tree::new(&cgroup_name(options)),
+        false => Tree::unheld(),
+    };
     let program = spawn::Program {
         command: &command,
         credentials: credentials.as_ref(),
@@ -76,6 +81,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         descriptor_limit: options.descriptor_limit,
         signals: inherited,
         no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
+        cgroup: tree.cgroup(),
     };
     let prepared = match spawn::prepare(&program, &filter) {
         Ok(prepared) => prepared,
@@ -158,13 +164,13 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         pid: child.as_raw().cast_unsigned(),
         started: SystemTime::now(),
     };
-    let (status, link) = Loop::new(host, child, introduction, options.role.clone())?.run()?;
+    let sleep = Sleep::new(welcome.sleep, welcome.awake, tree);
+    let end = Loop::new(host, sleep, child, introduction, options.role.clone())?.run()?;
     // The lock first: a broker that starts now must not wait for us.
     drop(lock);
-    link.finish(&ToBroker::Exited {
-        status,
-        usage: imsup_wire::Usage::default(),
-    });
+    let status = end.status;
+    let usage = end.usage;
+    end.link.finish(&ToBroker::Exited { status, usage });
     Ok(status)
 }
 
@@ -174,6 +180,8 @@ struct Welcome {
     hostname: String,
     identity: Identity,
     hold_timeout: Duration,
+    sleep: Option<SleepPolicy>,
+    awake: Awake,
     retained: Retained,
 }
 
@@ -193,8 +201,8 @@ impl Welcome {
                 planes,
                 name_server,
                 hold_timeout,
-                sleep: _,
-                awake: _,
+                sleep,
+                awake,
                 retained: endpoints,
             } => {
                 let mut retained = Retained::default();
@@ -214,11 +222,27 @@ impl Welcome {
                         name_server,
                     },
                     hold_timeout,
+                    sleep,
+                    awake,
                     retained,
                 })
             }
             _ => Err(RunError::OutOfTurn),
         }
+    }
+}
+
+/// The name of the host's cgroup, `imsup.PROJECT.HOST`: by it a broker finds what a dead supervisor left. The project is the directory of its
+/// broker's socket.
+fn cgroup_name(options: &RunOptions) -> String {
+    let project = options
+        .broker_socket
+        .parent()
+        .and_then(|directory| directory.file_name());
+    let project = project.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    match &options.host {
+        Some(host) => format!("imsup.{project}.{host}"),
+        None => format!("imsup.{project}.{}", std::process::id()),
     }
 }
 

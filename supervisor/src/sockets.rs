@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use imsup_wire::Endpoint;
+use imsup_wire::{Endpoint, Transport};
 
 /// Sockets remembered. Listeners and bound datagram sockets are few; what is forgotten beyond this is only how an
 /// address is shown.
@@ -58,12 +58,25 @@ struct Slot {
     installed: bool,
     /// Whether the program listened on it.
     listened: bool,
+    /// The backlog that it asked for.
+    backlog: i32,
+}
+
+/// A socket that takes the place of one that the program listens on.
+#[derive(Debug)]
+pub struct Successor {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// The socket.
+    pub socket: OwnedFd,
 }
 
 /// The sockets retained for this host, and what it listens on.
 #[derive(Debug, Default)]
 pub struct Retained {
     slots: BTreeMap<Endpoint, Vec<Slot>>,
+    /// Successors that took somebody in and were not needed after all.
+    successors: BTreeMap<Endpoint, OwnedFd>,
     wildcards: BTreeSet<Endpoint>,
 }
 
@@ -77,21 +90,26 @@ impl Retained {
                 inode,
                 installed: false,
                 listened: false,
+                backlog: 0,
             });
         }
     }
 
     /// A socket that the program listens on, its own or one it was given. False where it listened on it before.
-    pub fn add_listening(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) -> bool {
+    pub fn add_listening(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64, backlog: i32) -> bool {
         let slots = self.slots.entry(endpoint).or_default();
         match slots.iter_mut().find(|slot| slot.inode == inode) {
-            Some(slot) => !std::mem::replace(&mut slot.listened, true),
+            Some(slot) => {
+                slot.backlog = backlog;
+                !std::mem::replace(&mut slot.listened, true)
+            }
             None => {
                 slots.push(Slot {
                     socket,
                     inode,
                     installed: true,
                     listened: true,
+                    backlog,
                 });
                 true
             }
@@ -142,12 +160,50 @@ impl Retained {
 
     /// The sockets that the program listens on.
     pub fn listening(&self) -> impl Iterator<Item = (Endpoint, &OwnedFd)> {
-        self.slots.iter().flat_map(|(endpoint, slots)| {
-            slots
-                .iter()
-                .filter(|slot| slot.listened)
-                .map(|slot| (*endpoint, &slot.socket))
-        })
+        self.all_listening().map(|(endpoint, slot)| (endpoint, &slot.socket))
+    }
+
+    /// The stream sockets that the program listens on, with the backlog that it asked for.
+    pub fn listeners(&self) -> impl Iterator<Item = (Endpoint, &OwnedFd, i32)> {
+        self.all_listening()
+            .filter(|(endpoint, _)| endpoint.transport == Transport::Tcp)
+            .map(|(endpoint, slot)| (endpoint, &slot.socket, slot.backlog))
+    }
+
+    fn all_listening(&self) -> impl Iterator<Item = (Endpoint, &Slot)> {
+        self.slots
+            .iter()
+            .flat_map(|(endpoint, slots)| slots.iter().filter(|slot| slot.listened).map(|slot| (*endpoint, slot)))
+    }
+
+    /// Puts a socket in the place of all that the program listens on at `endpoint`.
+    pub fn succeed(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) {
+        let slots = self.slots.entry(endpoint).or_default();
+        let backlog = slots.first().map_or(0, |slot| slot.backlog);
+        slots.clear();
+        slots.push(Slot {
+            socket,
+            inode,
+            installed: true,
+            listened: true,
+            backlog,
+        });
+    }
+
+    /// Keeps a successor that was not needed: somebody waits in it.
+    pub fn keep_successor(&mut self, endpoint: Endpoint, socket: OwnedFd) {
+        self.successors.insert(endpoint, socket);
+    }
+
+    /// A successor that was kept.
+    pub fn take_successor(&mut self, endpoint: Endpoint) -> Option<OwnedFd> {
+        self.successors.remove(&endpoint)
+    }
+
+    /// All that were kept: they are announced when the program ends, for the next boot.
+    pub fn take_successors(&mut self) -> Vec<Successor> {
+        let kept = std::mem::take(&mut self.successors).into_iter();
+        kept.map(|(endpoint, socket)| Successor { endpoint, socket }).collect()
     }
 }
 
@@ -186,9 +242,9 @@ mod tests {
             "the program closed it"
         );
         assert_eq!(retained.listening().count(), 0);
-        assert!(retained.add_listening(endpoint, null(), 7), "the first listen");
+        assert!(retained.add_listening(endpoint, null(), 7, 5), "the first listen");
         assert!(
-            !retained.add_listening(endpoint, null(), 7),
+            !retained.add_listening(endpoint, null(), 7, 5),
             "a second one changes the backlog"
         );
         assert_eq!(retained.listening().count(), 1);

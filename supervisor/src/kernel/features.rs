@@ -2,12 +2,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
 
+use super::cgroup::Cgroup;
 use super::memory::{TargetMemory, ThreadMemory};
+use super::stopped::{self, StopError};
 use super::{process, socket, spawn, task};
 
 /// One thing of the kernel or machine that imsup uses.
@@ -92,6 +95,14 @@ pub fn probe() -> Vec<Feature> {
                 .map(drop)
                 .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOENT))),
         ),
+        freezer(),
+        feature(
+            "ptrace(2)",
+            "seeing what the threads of an idle host wait for, and stopping them where there is no freezer",
+            "hosts are not suspended (x86-64; a container may deny it: --cap-add SYS_PTRACE)",
+            false,
+            stop_a_child(),
+        ),
         privileged_ports(),
         descriptors(),
     ]
@@ -157,6 +168,55 @@ fn tcp() -> Result<std::os::fd::OwnedFd, Errno> {
 fn bind_inet(family: AddressFamily, address: SocketAddr) -> Result<(), Errno> {
     let socket = rustix::net::socket(family, SocketType::STREAM, None).map_err(socket::errno_of)?;
     socket::bind(socket.as_fd(), address)
+}
+
+/// Tried in a cgroup of its own, which is removed again.
+fn freezer() -> Feature {
+    let frozen = Cgroup::make(&format!("imsup.doctor.{}", std::process::id()))
+        .map_err(|error| error.to_string())
+        .and_then(|cgroup| {
+            let path = cgroup.path().display().to_string();
+            let frozen = cgroup.freeze(Duration::from_secs(1));
+            cgroup.remove();
+            frozen.map(|()| path).map_err(|error| error.to_string())
+        });
+    Feature {
+        name: "freezer",
+        needed_for: "suspending idle hosts, each in a cgroup v2 of its own",
+        present: frozen.is_ok(),
+        detail: match frozen {
+            Ok(path) => match path.rsplit_once('/') {
+                Some((parent, _)) => format!("cgroups can be made and frozen in {parent}"),
+                None => path,
+            },
+            Err(reason) => reason,
+        },
+        lost_without: "the threads of a suspended host are stopped with ptrace(2) instead, which keeps debuggers from it; \
+                       systemd's Delegate=yes, or a writable /sys/fs/cgroup, mends it",
+        indispensable: false,
+    }
+}
+
+/// Stops and reads a child that was not told to go on, and ends it.
+fn stop_a_child() -> Result<(), Errno> {
+    let mut child = std::process::Command::new("/proc/self/exe")
+        .arg("--version")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let pid = child.id().cast_signed();
+    let stopped = stopped::stop(&|| vec![pid], Duration::from_secs(1));
+    let result = match stopped {
+        Ok(_) => Ok(()),
+        Err(StopError::Refused { errno, .. }) => Err(errno),
+        Err(StopError::Traced { .. }) => Err(Errno::EPERM),
+        Err(StopError::Busy { .. }) => Err(Errno::EBUSY),
+        Err(StopError::NoTracer) => Err(Errno::EAGAIN),
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    result
 }
 
 /// Ports below this may only be bound with CAP_NET_BIND_SERVICE (ip(7)).

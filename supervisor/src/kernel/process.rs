@@ -20,6 +20,18 @@ pub fn status_field(tid: i32, field: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
+/// The name of a process (/proc/PID/comm).
+pub fn name(pid: i32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}
+
+/// How many descriptors an epoll instance of a process watches (proc_pid_fdinfo(5)).
+pub fn watched_by_epoll(pid: i32, number: i32) -> usize {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+    info.lines().filter(|line| line.starts_with("tfd:")).count()
+}
+
 /// The threads of a process.
 pub fn threads(pid: i32) -> Vec<i32> {
     numbers(PathBuf::from(format!("/proc/{pid}/task")))

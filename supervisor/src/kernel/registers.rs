@@ -15,6 +15,8 @@ pub enum At {
         args: [u64; 6],
         /// The stack pointer, which tells a restarted call from another one.
         stack: u64,
+        /// Whether it says EINTR: the kernel does not restart it by itself (epoll_wait, recv with SO_RCVTIMEO; signal(7)).
+        eintr: bool,
     },
     /// The call had completed, with this result.
     Completed {
@@ -78,7 +80,62 @@ fn decode(registers: &libc::user_regs_struct) -> At {
             [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
         },
         stack: registers.rsp,
+        eintr: result == -i64::from(libc::EINTR),
     }
+}
+
+/// How an interrupted call goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoOn {
+    /// It is begun anew unless a signal handler runs first, which it then says EINTR to, as it would have (-ERESTARTNOHAND); with another value of
+    /// one of its arguments, where one is given by its place.
+    Anew {
+        /// Its place, 3 for the fourth, and the value.
+        argument: Option<(usize, u64)>,
+    },
+    /// It returns this.
+    Return(i64),
+}
+
+/// -ERESTARTNOHAND (include/linux/errno.h).
+#[cfg(target_arch = "x86_64")]
+const ERESTARTNOHAND: i64 = -514;
+
+/// Decides how the interrupted call of a stopped thread goes on.
+///
+/// # Errors
+/// ESRCH where it has been killed.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn write(tid: i32, go_on: GoOn) -> Result<(), Errno> {
+    let thread = nix::unistd::Pid::from_raw(tid);
+    let mut registers = nix::sys::ptrace::getregs(thread)?;
+    let result = match go_on {
+        GoOn::Return(result) => result,
+        GoOn::Anew { argument } => {
+            match argument {
+                Some((0, value)) => registers.rdi = value,
+                Some((1, value)) => registers.rsi = value,
+                Some((2, value)) => registers.rdx = value,
+                Some((3, value)) => registers.r10 = value,
+                Some((4, value)) => registers.r8 = value,
+                Some((5, value)) => registers.r9 = value,
+                Some(_) => return Err(Errno::EINVAL),
+                None => {}
+            }
+            ERESTARTNOHAND
+        }
+    };
+    registers.rax = result.cast_unsigned();
+    nix::sys::ptrace::setregs(thread, registers)
+}
+
+/// As [`read`]: never called, since nothing can be read.
+///
+/// # Errors
+/// ENOSYS, always.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn write(_tid: i32, _go_on: GoOn) -> Result<(), Errno> {
+    Err(Errno::ENOSYS)
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -103,7 +160,8 @@ mod tests {
                 At::Blocked {
                     number: libc::SYS_poll,
                     args: [7, 0, 0, 0, 0, 0],
-                    stack: 9
+                    stack: 9,
+                    eintr: result == -4,
                 }
             );
         }

@@ -66,6 +66,24 @@ pub fn will_interrupt(own: &SignalMasks, is_main: bool, others: impl IntoIterato
     is_main || others.into_iter().all(|other| shared & !other.blocked == 0)
 }
 
+/// The signals that wait for a process and would do something to it; with `all_threads` also those for any of its threads, blocked or
+/// not (a thread in sigtimedwait(2) blocks what it waits for).
+pub fn waiting_for(pid: i32, all_threads: bool) -> u64 {
+    let masks = |tid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+        SignalMasks::parse(&status)
+    };
+    let main = masks(pid);
+    let own = main.effective(main.pending | main.shared_pending);
+    match all_threads {
+        false => own,
+        true => process::threads(pid)
+            .into_iter()
+            .map(masks)
+            .fold(own, |bits, masks| bits | masks.pending),
+    }
+}
+
 /// Whether thread `tid` is about to be interrupted by a signal.
 pub fn interrupts(tid: i32) -> bool {
     let masks = |tid: i32| {

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use super::{process, registers};
 
-pub use super::registers::At;
+pub use super::registers::{At, GoOn};
 
 /// What a tracer's stack needs: little, as it is one for each sleeper where there is no freezer.
 const TRACER_STACK_BYTES: usize = 64 * 1024;
@@ -105,7 +105,7 @@ pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, 
         if new.is_empty() {
             return Ok(stopped);
         }
-        let threads = stopped.tracer.stop(new);
+        let threads = stopped.tracer.ask(Order::Stop(new));
         match threads {
             Ok(threads) => stopped.threads = threads,
             Err(error) => {
@@ -116,7 +116,37 @@ pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, 
     }
 }
 
+/// Stops these threads only, process and thread each, and reads where they are. Those that have ended are left out.
+///
+/// # Errors
+/// As [`stop`].
+pub fn stop_threads(threads: Vec<(i32, i32)>, patience: Duration) -> Result<Stopped, StopError> {
+    let mut stopped = Stopped {
+        threads: Vec::new(),
+        tracer: Tracer::start(Instant::now() + patience)?,
+        not_send: PhantomData,
+    };
+    match stopped.tracer.ask(Order::StopThreads(threads)) {
+        Ok(threads) => {
+            stopped.threads = threads;
+            Ok(stopped)
+        }
+        Err(error) => {
+            stopped.tracer.end_wholly();
+            Err(error)
+        }
+    }
+}
+
 impl Stopped {
+    /// Decides how the calls of some of these threads go on when they are let go.
+    pub fn rewrite(&self, rewrites: Vec<(i32, GoOn)>) {
+        if !rewrites.is_empty() {
+            // A thread that was killed meanwhile goes on with nothing.
+            let _ = self.tracer.ask(Order::Rewrite(rewrites));
+        }
+    }
+
     /// The threads.
     pub fn threads(&self) -> &[StoppedThread] {
         &self.threads
@@ -126,12 +156,22 @@ impl Stopped {
     pub fn release(self) {}
 }
 
+/// What the thread that traces is told.
+enum Order {
+    /// Stop all threads of these processes, and of those named before.
+    Stop(Vec<i32>),
+    /// Stop these: process and thread.
+    StopThreads(Vec<(i32, i32)>),
+    /// Decide how the calls of these go on.
+    Rewrite(Vec<(i32, GoOn)>),
+}
+
 /// The thread that traces.
 #[derive(Debug)]
 struct Tracer {
     thread: Option<JoinHandle<i32>>,
-    /// Processes to stop; closed, to let them go.
-    orders: Option<Sender<Vec<i32>>>,
+    /// Closed, to let all go.
+    orders: Option<Sender<Order>>,
     answers: Receiver<Result<Vec<StoppedThread>, StopError>>,
 }
 
@@ -144,8 +184,8 @@ impl Tracer {
             .stack_size(TRACER_STACK_BYTES)
             .spawn(move || {
                 let mut tracees = Tracees::new(deadline);
-                for pids in received {
-                    let stopped = tracees.stop(pids);
+                for order in received {
+                    let stopped = tracees.obey(order);
                     let failed = stopped.is_err();
                     if answer.send(stopped).is_err() || failed {
                         break;
@@ -162,8 +202,8 @@ impl Tracer {
         })
     }
 
-    fn stop(&self, pids: Vec<i32>) -> Result<Vec<StoppedThread>, StopError> {
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(pids).is_ok());
+    fn ask(&self, order: Order) -> Result<Vec<StoppedThread>, StopError> {
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         sent.then_some(()).ok_or(StopError::NoTracer)?;
         self.answers.recv().map_err(|_| StopError::NoTracer)?
     }
@@ -210,6 +250,35 @@ impl Tracees {
         }
     }
 
+    fn obey(&mut self, order: Order) -> Result<Vec<StoppedThread>, StopError> {
+        match order {
+            Order::Stop(pids) => return self.stop(pids),
+            Order::StopThreads(threads) => {
+                let mut new = Vec::with_capacity(threads.len());
+                for (pid, tid) in threads {
+                    if seize(pid, tid)? {
+                        new.push((pid, tid));
+                    }
+                }
+                self.await_all(new)?;
+            }
+            Order::Rewrite(rewrites) => {
+                for (tid, go_on) in rewrites {
+                    let _ = registers::write(tid, go_on);
+                }
+            }
+        }
+        Ok(self.stopped.clone())
+    }
+
+    fn await_all(&mut self, new: Vec<(i32, i32)>) -> Result<(), StopError> {
+        for (pid, tid) in new {
+            let at = await_stop(pid, tid, self.deadline)?;
+            self.stopped.extend(at.map(|at| StoppedThread { pid, tid, at }));
+        }
+        Ok(())
+    }
+
     /// Stops all threads of `pids` and of the processes named before.
     fn stop(&mut self, pids: Vec<i32>) -> Result<Vec<StoppedThread>, StopError> {
         self.pids.extend(pids);
@@ -228,10 +297,7 @@ impl Tracees {
             if new.is_empty() {
                 return Ok(self.stopped.clone());
             }
-            for (pid, tid) in new {
-                let at = await_stop(pid, tid, self.deadline)?;
-                self.stopped.extend(at.map(|at| StoppedThread { pid, tid, at }));
-            }
+            self.await_all(new)?;
         }
     }
 

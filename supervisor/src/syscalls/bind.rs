@@ -233,12 +233,12 @@ fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
     }
     let is_wildcard = bind.asked.ip().is_unspecified();
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
-        retain(host, bind.endpoint, socket, is_wildcard);
+        retain(host, bind.endpoint, socket, is_wildcard, 0);
     }
 }
 
 /// Hands a socket that now listens, or receives datagrams, to the broker.
-pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, is_wildcard: bool) {
+pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, is_wildcard: bool, backlog: i32) {
     // Nobody boots a command of `imsup exec`: its sockets end with it, and the next command may have the port.
     if !host.sees_all_listeners() {
         return;
@@ -253,7 +253,7 @@ pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, is_w
     match copies {
         Ok((inode, ours, brokers)) => {
             // A second listen changes the backlog only.
-            if host.retained.add_listening(endpoint, ours, inode) {
+            if host.retained.add_listening(endpoint, ours, inode, backlog) {
                 host.announce(endpoint, brokers);
             }
         }

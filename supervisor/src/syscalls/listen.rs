@@ -42,7 +42,7 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
                 host.retained.note_wildcard(endpoint);
             }
         }
-        Some(endpoint) => retain(host, endpoint, &socket, is_wildcard),
+        Some(endpoint) => retain(host, endpoint, &socket, is_wildcard, call.int(1)),
         None => {}
     }
     Answer::Value(0).into()

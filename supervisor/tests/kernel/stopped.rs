@@ -43,7 +43,9 @@ pub fn blocked(threads: &[StoppedThread]) -> Vec<(i32, i64, [u64; 6], u64)> {
     let mut found: Vec<_> = threads
         .iter()
         .map(|thread| match thread.at {
-            At::Blocked { number, args, stack } => (thread.tid, number, args, stack),
+            At::Blocked {
+                number, args, stack, ..
+            } => (thread.tid, number, args, stack),
             other => panic!("{} is not blocked: {other:?}", thread.tid),
         })
         .collect();

@@ -1,0 +1,230 @@
+//! A host that sleeps: what it waits for, and its waking.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use imsup_wire::{CauseKind, ToBroker, Transport, WakeCause};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::awake::port_of;
+use super::deadlines::{Due, Now};
+use super::waitset::{SocketSource, Source, WaitSet};
+use super::{NAME_AFTER, Phase, Sleep};
+use crate::host::Host;
+use crate::kernel::signals;
+
+/// A host that sleeps.
+#[derive(Debug)]
+pub(super) struct Asleep {
+    /// Since when.
+    pub(super) since: Instant,
+    /// Since when it has been held: it may have ticked since it fell asleep.
+    pub(super) held: Instant,
+    pub(super) pids: Vec<i32>,
+    pub(super) set: WaitSet,
+    /// When its threads' calls and timers are due: process, call, time.
+    pub(super) dues: Vec<(i32, &'static str, Due)>,
+    pub(super) slack: Duration,
+    /// Whether it has armed timerfds, which look like any other descriptor.
+    pub(super) timerfds: bool,
+    /// Whether it has POSIX timers.
+    pub(super) posix_timers: bool,
+    /// The signals that wait for each process, as they were when it was held.
+    pub(super) signals: HashMap<i32, u64>,
+    pub(super) signals_every: Duration,
+    pub(super) signals_at: Instant,
+    /// When to see whether it can be terminated.
+    pub(super) terminate_at: Option<Instant>,
+    /// What kept it from being terminated.
+    pub(super) not_terminated: Option<String>,
+    pub(super) ticks: u64,
+    /// The bytes that had moved on its connections.
+    pub(super) bytes: Option<u64>,
+}
+
+impl Asleep {
+    /// Its next tick, and for whom that is.
+    pub(super) fn tick(&self) -> Option<(Instant, i32, &'static str)> {
+        self.dues
+            .iter()
+            .filter(|(_, call, _)| *call != "timerfd")
+            .filter_map(|(pid, call, due)| Some((due.tick_at(self.held, self.slack)?, *pid, *call)))
+            .min()
+    }
+
+    /// The next deadline, as people count time: microseconds since the Unix epoch.
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        let timerfds = self.dues.iter().filter(|(_, call, _)| *call == "timerfd");
+        let timerfds = timerfds.filter_map(|(_, _, due)| due.tick_at(self.held, Duration::ZERO));
+        let next = timerfds.chain(self.tick().map(|(at, _, _)| at)).min()?;
+        Some(Now::read().realtime_us(next))
+    }
+
+    /// When something is to be done.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let tick = self.tick().map(|(at, _, _)| at);
+        [tick, Some(self.signals_at), self.terminate_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether a signal has come since it was held.
+    fn has_new_signal(&self) -> bool {
+        self.signals
+            .iter()
+            .any(|(pid, before)| signals::waiting_for(*pid, self.posix_timers) & !before != 0)
+    }
+
+    /// Whether one of its timerfds has expired.
+    fn timerfd_expired(&self) -> bool {
+        // An armed timer that expires is no longer armed, or was armed anew: either way less is left than when it was held.
+        let expired = |due: &Due| matches!(due, Due::From { earliest, .. } if *earliest <= Instant::now());
+        self.timerfds
+            && self
+                .dues
+                .iter()
+                .any(|(_, call, due)| *call == "timerfd" && expired(due))
+    }
+}
+
+impl Sleep {
+    /// Something is ready that the host waits for.
+    pub fn on_ready(&mut self, host: &mut Host) {
+        let noticed = Instant::now();
+        let Phase::Asleep(asleep) = &self.phase else { return };
+        let ready = asleep.set.ready();
+        let Some(first) = ready.first().copied() else { return };
+        if ready.iter().all(|source| *source == Source::Clock) {
+            return self.tick(None);
+        }
+        let listener = readable_listener(host);
+        if listener.is_none() && asleep.timerfd_expired() {
+            return self.tick(None);
+        }
+        let cause = match listener {
+            Some(port) => WakeCause {
+                kind: CauseKind::Connection,
+                by: None,
+                port: Some(port),
+            },
+            None => cause_of(first, &asleep.set),
+        };
+        let named_later = cause.kind == CauseKind::Data && cause.by.is_none();
+        self.wake(host, noticed, cause, named_later);
+    }
+
+    /// Wakes the host, where it sleeps.
+    pub(super) fn wake(&mut self, host: &mut Host, noticed: Instant, cause: WakeCause, named_later: bool) {
+        let (since, ticks) = match std::mem::replace(&mut self.phase, Phase::Awake) {
+            Phase::Awake => return,
+            Phase::Asleep(asleep) => {
+                let facts = (asleep.since, asleep.ticks);
+                // The duplicates first, or they would delay a FIN.
+                drop(asleep);
+                self.write_time_left(noticed);
+                self.tree.release();
+                facts
+            }
+            Phase::Ticking(tick) => (tick.asleep.since, tick.asleep.ticks),
+        };
+        let now = Instant::now();
+        let time_us = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.ran_from = noticed;
+        self.idle.restart(now);
+        self.next_look = now;
+        self.trouble = None;
+        self.backlogs.narrow_later(now);
+        self.name_at = named_later.then(|| now + NAME_AFTER);
+        self.correct_at = self
+            .has_late_calls(noticed.saturating_duration_since(since))
+            .then(|| now + NAME_AFTER);
+        if self.correct_at.is_none() {
+            self.interrupted.forget_continued();
+        }
+        let message = ToBroker::Woke {
+            time_us: u64::try_from(time_us.as_micros()).unwrap_or(u64::MAX),
+            cause,
+            named_later,
+            slept: noticed.saturating_duration_since(since),
+            ticks,
+            took: now.saturating_duration_since(noticed),
+            usage: self.usage(),
+        };
+        host.link.send(&message, Vec::new());
+    }
+
+    /// Tells the broker whose data woke the host: the connection that received last.
+    pub(super) fn name_waker(&mut self, host: &mut Host) {
+        self.name_at = None;
+        let pids = self.tree.processes();
+        let connections = self.connections(host, &pids);
+        let last = connections
+            .iter()
+            .filter(|connection| connection.established)
+            .min_by_key(|connection| connection.last_received);
+        let message = ToBroker::WokenBy {
+            by: last.map(|connection| connection.peer),
+            port: last.and_then(|connection| port_of(connection.local)),
+        };
+        host.link.send(&message, Vec::new());
+    }
+
+    pub(super) fn asleep_on_time(&mut self, host: &mut Host, now: Instant) {
+        let Phase::Asleep(asleep) = &mut self.phase else { return };
+        if asleep.tick().is_some_and(|(at, _, _)| at <= now) {
+            return self.tick(None);
+        }
+        if asleep.signals_at <= now {
+            asleep.signals_at = now + asleep.signals_every;
+            if asleep.has_new_signal() {
+                return self.tick(Some(CauseKind::Signal));
+            }
+        }
+        if asleep.terminate_at.is_some_and(|at| at <= now) {
+            asleep.terminate_at = None;
+            self.terminate_if_unused(host, now);
+        }
+    }
+}
+
+/// The port of a listener of the host with somebody at the door.
+fn readable_listener(host: &Host) -> Option<u16> {
+    let listeners: Vec<_> = host
+        .retained
+        .listening()
+        .filter(|(endpoint, _)| endpoint.transport == Transport::Tcp)
+        .collect();
+    let mut polled: Vec<_> = listeners
+        .iter()
+        .map(|(_, socket)| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
+        .collect();
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).ok()?;
+    let position = polled.iter().position(|fd| fd.revents().contains(PollFlags::IN))?;
+    Some(listeners[position].0.address.port())
+}
+
+/// What woke a host, from the descriptor that became ready.
+fn cause_of(source: Source, set: &WaitSet) -> WakeCause {
+    let cause = |kind, by: Option<SocketAddr>, port| WakeCause { kind, by, port };
+    match source {
+        Source::Process { .. } => cause(CauseKind::Signal, None, None),
+        Source::Clock => cause(CauseKind::Timer, None, None),
+        Source::Descriptor { .. } if is_epoll(source) => cause(CauseKind::Data, None, None),
+        Source::Descriptor { .. } => match set.socket_of(source) {
+            Some(SocketSource::Listener(local)) => cause(CauseKind::Connection, None, port_of(local)),
+            Some(SocketSource::Connection { local, peer }) => cause(CauseKind::Data, Some(peer), port_of(local)),
+            Some(SocketSource::Datagrams(local)) => cause(CauseKind::Datagram, None, port_of(local)),
+            None => cause(CauseKind::Descriptor, None, None),
+        },
+    }
+}
+
+/// Whether a source is an epoll instance, which says nothing of what became ready in it.
+pub(super) fn is_epoll(source: Source) -> bool {
+    matches!(source, Source::Descriptor { call, .. } if call.starts_with("epoll"))
+}

@@ -1,0 +1,487 @@
+//! What a blocked thread waits for: from the system call it is in and its arguments, as syscalls(2) has them.
+//!
+//! Pure but for the thread's memory, which is behind [`TargetMemory`]. A call that is not in the table is not guessed at: its host then
+//! waits on all its sockets, and is let run once per `timer_slack`.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustix::event::PollFlags;
+
+use crate::kernel::memory::TargetMemory;
+
+/// Descriptors read from a poll(2) array or a select(2) set at most; the kernel's own bound is RLIMIT_NOFILE.
+const MAX_DESCRIPTORS: usize = 1 << 20;
+
+/// `FUTEX_CMD_MASK` and what it leaves (futex(2)).
+const FUTEX_COMMAND: u64 = 127;
+const FUTEX_WAIT: u64 = 0;
+const FUTEX_LOCK_PI: u64 = 6;
+const FUTEX_WAIT_BITSET: u64 = 9;
+const FUTEX_WAIT_REQUEUE_PI: u64 = 11;
+const FUTEX_LOCK_PI2: u64 = 13;
+const FUTEX_CLOCK_REALTIME: u64 = 256;
+/// futex_wait of Linux 6.7, which libc does not name yet.
+const SYS_FUTEX_WAIT: i64 = 455;
+
+/// The clock that a deadline is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// CLOCK_MONOTONIC, and CLOCK_BOOTTIME, which differs from it only where the machine itself slept.
+    Monotonic,
+    /// CLOCK_REALTIME, which may be set.
+    Realtime,
+}
+
+/// When a call gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// Never.
+    Never,
+    /// So long after the call began.
+    After(Duration),
+    /// So long after it was interrupted: select(2) and ppoll(2) write back what is left.
+    Left(Duration),
+    /// At this time of a clock.
+    At(Clock, Duration),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A descriptor and what is awaited of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Its number in the process.
+    pub number: i32,
+    /// What is awaited.
+    pub events: PollFlags,
+}
+
+/// A time limit that is not in the call but in its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketTimeout {
+    /// SO_RCVTIMEO.
+    Receive,
+    /// SO_SNDTIMEO.
+    Send,
+}
+
+/// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs) in a thread's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftAt {
+    /// Its address.
+    pub address: u64,
+    /// Its unit, in nanoseconds.
+    pub unit: u64,
+}
+
+impl LeftAt {
+    /// Writes a time there.
+    ///
+    /// # Errors
+    /// EFAULT where that memory is read-only or gone.
+    pub fn write(&self, time: Duration, memory: &impl TargetMemory) -> Result<(), Errno> {
+        let fraction = u64::from(time.subsec_nanos()) / self.unit;
+        memory.write(
+            self.address,
+            &[time.as_secs().to_ne_bytes(), fraction.to_ne_bytes()].concat(),
+        )
+    }
+}
+
+/// What one thread waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// The call's name, for people.
+    pub call: &'static str,
+    /// Descriptors, any of which ends the wait.
+    pub watches: Vec<Watch>,
+    /// When it gives up.
+    pub deadline: Deadline,
+    /// The limit that the socket of its only descriptor has.
+    pub socket_timeout: Option<SocketTimeout>,
+    /// Where the call writes back how much of its time is left, and reads it when it goes on.
+    pub left_at: Option<LeftAt>,
+    /// Whether the call is in the table: what else could end it is then inside the host (a futex, a child) or a signal.
+    pub known: bool,
+}
+
+impl Wait {
+    fn on(call: &'static str, watches: Vec<Watch>) -> Self {
+        Self {
+            call,
+            watches,
+            deadline: Deadline::Never,
+            socket_timeout: None,
+            left_at: None,
+            known: true,
+        }
+    }
+
+    fn with_left_at(self, address: u64, unit: u64) -> Self {
+        let left_at = (self.deadline != Deadline::Never).then_some(LeftAt { address, unit });
+        Self { left_at, ..self }
+    }
+
+    fn until(self, deadline: Deadline) -> Self {
+        Self { deadline, ..self }
+    }
+
+    fn limited(self, socket_timeout: SocketTimeout) -> Self {
+        Self {
+            socket_timeout: Some(socket_timeout),
+            ..self
+        }
+    }
+
+    /// The wait of a call that is not in the table.
+    pub fn unknown() -> Self {
+        Self {
+            deadline: Deadline::Unknown,
+            known: false,
+            ..Self::on("an unknown call", Vec::new())
+        }
+    }
+}
+
+/// What a thread waits for that is blocked in call `number` with these arguments. restart_syscall(2) is what the caller has remembered.
+///
+/// # Errors
+/// EFAULT and the like where the thread's memory cannot be read.
+pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Result<Wait, Errno> {
+    let reads = |call| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).limited(SocketTimeout::Receive);
+    let writes = |call| Wait::on(call, vec![watch(args[0], PollFlags::OUT)]).limited(SocketTimeout::Send);
+    let nothing = |call| Wait::on(call, Vec::new());
+    let epoll = |call, deadline| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).until(deadline);
+    Ok(match number {
+        libc::SYS_read => reads("read"),
+        libc::SYS_readv => reads("readv"),
+        libc::SYS_recvfrom => reads("recvfrom"),
+        libc::SYS_recvmsg => reads("recvmsg"),
+        libc::SYS_recvmmsg => reads("recvmmsg"),
+        libc::SYS_accept => reads("accept"),
+        libc::SYS_accept4 => reads("accept4"),
+        libc::SYS_write => writes("write"),
+        libc::SYS_writev => writes("writev"),
+        libc::SYS_sendto => writes("sendto"),
+        libc::SYS_sendmsg => writes("sendmsg"),
+        libc::SYS_sendmmsg => writes("sendmmsg"),
+        libc::SYS_sendfile => writes("sendfile"),
+        libc::SYS_connect => writes("connect"),
+        libc::SYS_splice => Wait::on(
+            "splice",
+            vec![watch(args[0], PollFlags::IN), watch(args[2], PollFlags::OUT)],
+        ),
+        libc::SYS_epoll_wait => epoll("epoll_wait", milliseconds(args[3])),
+        libc::SYS_epoll_pwait => epoll("epoll_pwait", milliseconds(args[3])),
+        libc::SYS_epoll_pwait2 => epoll("epoll_pwait2", relative(args[3], memory)?),
+        libc::SYS_poll => Wait::on("poll", polled(args, memory)?).until(milliseconds(args[2])),
+        libc::SYS_ppoll => Wait::on("ppoll", polled(args, memory)?)
+            .until(left(args[2], memory, NANOS)?)
+            .with_left_at(args[2], NANOS),
+        libc::SYS_select => Wait::on("select", selected(args, memory)?)
+            .until(left(args[4], memory, MICROS)?)
+            .with_left_at(args[4], MICROS),
+        libc::SYS_pselect6 => Wait::on("pselect6", selected(args, memory)?)
+            .until(left(args[4], memory, NANOS)?)
+            .with_left_at(args[4], NANOS),
+        libc::SYS_nanosleep => nothing("nanosleep").until(relative(args[0], memory)?),
+        libc::SYS_clock_nanosleep => {
+            let absolute = args[1] & libc::TIMER_ABSTIME as u64 != 0;
+            nothing("clock_nanosleep").until(match absolute {
+                true => at(clock(args[0]), args[2], memory)?,
+                false => relative(args[2], memory)?,
+            })
+        }
+        libc::SYS_futex => nothing("futex").until(futex(args, memory)?),
+        libc::SYS_futex_waitv => nothing("futex_waitv").until(at(clock(args[4]), args[3], memory)?),
+        SYS_FUTEX_WAIT => nothing("futex_wait").until(at(clock(args[5]), args[4], memory)?),
+        libc::SYS_rt_sigtimedwait => nothing("rt_sigtimedwait").until(relative(args[2], memory)?),
+        libc::SYS_pause => nothing("pause"),
+        libc::SYS_rt_sigsuspend => nothing("rt_sigsuspend"),
+        libc::SYS_wait4 => nothing("wait4"),
+        libc::SYS_waitid => nothing("waitid"),
+        libc::SYS_mq_timedreceive => Wait::on("mq_timedreceive", vec![watch(args[0], PollFlags::IN)]).until(at(
+            Clock::Realtime,
+            args[4],
+            memory,
+        )?),
+        libc::SYS_mq_timedsend => {
+            Wait::on("mq_timedsend", vec![watch(args[0], PollFlags::OUT)]).until(at(Clock::Realtime, args[4], memory)?)
+        }
+        _ => Wait::unknown(),
+    })
+}
+
+/// How a call that says EINTR whenever it is interrupted (signal(7)) is made to go on as if it had not been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// The argument that is its time limit in milliseconds, where it is one.
+    pub milliseconds: Option<usize>,
+    /// What it returns when its time is over.
+    pub timed_out: i64,
+}
+
+/// The continuation of call `number`; `None` for one that says EINTR for other reasons.
+pub fn continuation(number: i64) -> Option<Continuation> {
+    let (milliseconds, timed_out) = match number {
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => (Some(3), 0),
+        libc::SYS_epoll_pwait2 => (None, 0),
+        libc::SYS_read
+        | libc::SYS_readv
+        | libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_accept
+        | libc::SYS_accept4
+        | libc::SYS_write
+        | libc::SYS_writev
+        | libc::SYS_sendto
+        | libc::SYS_sendmsg
+        | libc::SYS_sendmmsg
+        | libc::SYS_rt_sigtimedwait => (None, -i64::from(libc::EAGAIN)),
+        _ => return None,
+    };
+    Some(Continuation {
+        milliseconds,
+        timed_out,
+    })
+}
+
+fn watch(number: u64, events: PollFlags) -> Watch {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an int argument is the register's low half"
+    )]
+    let number = number as i32;
+    Watch { number, events }
+}
+
+/// A time-out in milliseconds; a negative one is none.
+fn milliseconds(argument: u64) -> Deadline {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an int argument is the register's low half"
+    )]
+    let count = argument as i32;
+    u64::try_from(count).map_or(Deadline::Never, |count| Deadline::After(Duration::from_millis(count)))
+}
+
+const NANOS: u64 = 1;
+const MICROS: u64 = 1000;
+
+/// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs); `None` where the pointer is null.
+fn time(address: u64, memory: &impl TargetMemory, unit: u64) -> Result<Option<Duration>, Errno> {
+    if address == 0 {
+        return Ok(None);
+    }
+    let bytes: [u8; 16] = memory.read_array(address)?;
+    let field = |at: usize| i64::from_ne_bytes(std::array::from_fn(|position| bytes[at + position]));
+    let seconds = u64::try_from(field(0)).unwrap_or(0);
+    let fraction = u64::try_from(field(8)).unwrap_or(0).saturating_mul(unit);
+    Ok(Some(
+        Duration::from_secs(seconds).saturating_add(Duration::from_nanos(fraction)),
+    ))
+}
+
+fn relative(address: u64, memory: &impl TargetMemory) -> Result<Deadline, Errno> {
+    Ok(time(address, memory, NANOS)?.map_or(Deadline::Never, Deadline::After))
+}
+
+fn left(address: u64, memory: &impl TargetMemory, unit: u64) -> Result<Deadline, Errno> {
+    Ok(time(address, memory, unit)?.map_or(Deadline::Never, Deadline::Left))
+}
+
+fn at(clock: Clock, address: u64, memory: &impl TargetMemory) -> Result<Deadline, Errno> {
+    Ok(time(address, memory, NANOS)?.map_or(Deadline::Never, |time| Deadline::At(clock, time)))
+}
+
+fn clock(id: u64) -> Clock {
+    #[expect(clippy::cast_possible_truncation, reason = "clockid_t is an int")]
+    match id as i32 {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM | libc::CLOCK_TAI => Clock::Realtime,
+        _ => Clock::Monotonic,
+    }
+}
+
+fn futex(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Deadline, Errno> {
+    let realtime = args[1] & FUTEX_CLOCK_REALTIME != 0;
+    let of = |realtime| if realtime { Clock::Realtime } else { Clock::Monotonic };
+    match args[1] & FUTEX_COMMAND {
+        FUTEX_WAIT => relative(args[3], memory),
+        FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI | FUTEX_LOCK_PI2 => at(of(realtime), args[3], memory),
+        FUTEX_LOCK_PI => at(Clock::Realtime, args[3], memory),
+        _ => Ok(Deadline::Unknown),
+    }
+}
+
+/// The array of poll(2): `struct pollfd` is descriptor, events, revents. A negative descriptor is skipped.
+fn polled(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, Errno> {
+    const POLLFD_BYTES: usize = 8;
+    let count = usize::try_from(args[1]).unwrap_or(usize::MAX);
+    if count > MAX_DESCRIPTORS {
+        return Err(Errno::EINVAL);
+    }
+    let bytes = memory.read_vec(args[0], count * POLLFD_BYTES)?;
+    let entries = bytes.chunks_exact(POLLFD_BYTES).map(|entry| Watch {
+        number: i32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]),
+        events: PollFlags::from_bits_retain(u16::from_ne_bytes([entry[4], entry[5]])),
+    });
+    Ok(entries.filter(|watch| watch.number >= 0).collect())
+}
+
+/// The sets of select(2): reading, writing, exceptional conditions.
+fn selected(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, Errno> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an int argument is the register's low half"
+    )]
+    let count = usize::try_from(args[0] as i32).map_err(|_| Errno::EINVAL)?;
+    if count > MAX_DESCRIPTORS {
+        return Err(Errno::EINVAL);
+    }
+    let mut watches = Vec::new();
+    for (address, events) in [
+        (args[1], PollFlags::IN),
+        (args[2], PollFlags::OUT),
+        (args[3], PollFlags::PRI),
+    ] {
+        if address == 0 {
+            continue;
+        }
+        // Sets are made of longs: whole words are there.
+        let bytes = memory.read_vec(address, count.div_ceil(64) * 8)?;
+        let set = (0..count).filter(|number| bytes[number / 8] & (1 << (number % 8)) != 0);
+        watches.extend(set.filter_map(|number| {
+            Some(Watch {
+                number: i32::try_from(number).ok()?,
+                events,
+            })
+        }));
+    }
+    Ok(watches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory that begins at address 4096.
+    struct Bytes(Vec<u8>);
+
+    const BASE: u64 = 4096;
+
+    impl TargetMemory for Bytes {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+            let from = usize::try_from(address.checked_sub(BASE).ok_or(Errno::EFAULT)?).unwrap();
+            let bytes = self.0.get(from..).ok_or(Errno::EFAULT)?;
+            let count = bytes.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    fn timespec(seconds: i64, nanos: i64) -> Vec<u8> {
+        [seconds.to_ne_bytes(), nanos.to_ne_bytes()].concat()
+    }
+
+    fn nowhere() -> Bytes {
+        Bytes(Vec::new())
+    }
+
+    fn of(number: i64, args: [u64; 6], memory: Vec<u8>) -> Wait {
+        wait_of(number, &args, &Bytes(memory)).unwrap()
+    }
+
+    #[test]
+    fn a_read_waits_for_its_descriptor() {
+        let wait = of(libc::SYS_read, [7, 0, 0, 0, 0, 0], vec![]);
+        assert_eq!(wait.watches, [watch(7, PollFlags::IN)]);
+        assert_eq!(wait.deadline, Deadline::Never);
+        assert_eq!(wait.socket_timeout, Some(SocketTimeout::Receive));
+    }
+
+    #[test]
+    fn an_epoll_time_out_counts_from_the_beginning_of_the_call() {
+        let wait = of(libc::SYS_epoll_wait, [5, 0, 64, 100, 0, 0], vec![]);
+        assert_eq!(wait.deadline, Deadline::After(Duration::from_millis(100)));
+        let wait = of(libc::SYS_epoll_wait, [5, 0, 64, 0xffff_ffff, 0, 0], vec![]);
+        assert_eq!(wait.deadline, Deadline::Never);
+        let wait = of(libc::SYS_epoll_pwait2, [5, 0, 64, BASE, 0, 8], timespec(1, 5));
+        assert_eq!(wait.deadline, Deadline::After(Duration::new(1, 5)));
+    }
+
+    #[test]
+    fn poll_reads_its_array_and_skips_negative_descriptors() {
+        let mut bytes = Vec::new();
+        for (number, events) in [(3i32, 1u16), (-1, 1), (9, 4)] {
+            bytes.extend(number.to_ne_bytes());
+            bytes.extend(events.to_ne_bytes());
+            bytes.extend([0; 2]);
+        }
+        let wait = of(libc::SYS_poll, [BASE, 3, 250, 0, 0, 0], bytes);
+        assert_eq!(wait.watches, [watch(3, PollFlags::IN), watch(9, PollFlags::OUT)]);
+        assert_eq!(wait.deadline, Deadline::After(Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn select_reads_its_sets_and_what_is_left_of_its_time() {
+        let mut bytes = vec![0; 16];
+        bytes[8] = 0b0000_0010; // 65
+        let mut memory = bytes;
+        memory.extend(timespec(2, 500)); // a timeval: 500 µs
+        let wait = of(libc::SYS_select, [66, BASE, 0, 0, BASE + 16, 0], memory);
+        assert_eq!(wait.watches, [watch(65, PollFlags::IN)]);
+        assert_eq!(wait.deadline, Deadline::Left(Duration::new(2, 500_000)));
+    }
+
+    #[test]
+    fn futexes_are_relative_or_absolute_as_their_operation_says() {
+        let with = |operation: u64| of(libc::SYS_futex, [0, operation, 0, BASE, 0, 0], timespec(3, 0)).deadline;
+        let three = Duration::from_secs(3);
+        assert_eq!(with(FUTEX_WAIT | 128), Deadline::After(three));
+        assert_eq!(with(FUTEX_WAIT_BITSET | 128), Deadline::At(Clock::Monotonic, three));
+        assert_eq!(
+            with(FUTEX_WAIT_BITSET | 128 | FUTEX_CLOCK_REALTIME),
+            Deadline::At(Clock::Realtime, three)
+        );
+        let forever = wait_of(libc::SYS_futex, &[0; 6], &nowhere()).unwrap();
+        assert_eq!(forever.deadline, Deadline::Never);
+    }
+
+    #[test]
+    fn sleeps_may_be_until_a_time() {
+        let absolute = [0, 1, BASE, 0, 0, 0];
+        assert_eq!(
+            of(libc::SYS_clock_nanosleep, absolute, timespec(9, 0)).deadline,
+            Deadline::At(Clock::Realtime, Duration::from_secs(9))
+        );
+        assert_eq!(
+            of(libc::SYS_clock_nanosleep, [1, 0, BASE, 0, 0, 0], timespec(9, 0)).deadline,
+            Deadline::After(Duration::from_secs(9))
+        );
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_guessed_at() {
+        let wait = of(libc::SYS_flock, [3, 2, 0, 0, 0, 0], vec![]);
+        assert!(!wait.known);
+        assert_eq!(wait.deadline, Deadline::Unknown);
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_and_a_hostile_count_too() {
+        assert_eq!(
+            wait_of(libc::SYS_poll, &[BASE, 2, 0, 0, 0, 0], &nowhere()),
+            Err(Errno::EFAULT)
+        );
+        assert_eq!(
+            wait_of(libc::SYS_poll, &[BASE, u64::MAX, 0, 0, 0, 0], &nowhere()),
+            Err(Errno::EINVAL)
+        );
+    }
+}

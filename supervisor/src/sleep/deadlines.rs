@@ -1,0 +1,370 @@
+//! When the calls of a sleeper's threads give up, and when to let it run for that: pure.
+//!
+//! The beginning of a call is not shown anywhere, so that of one with a relative time limit is known within bounds only: after the last look at
+//! which its process had not used its present CPU time yet, before the first at which it had. From the earliest possible deadline on the
+//! host is let run once per slack, until the call is no longer the same. A call that was interrupted goes on by itself (restart_syscall(2)) and
+//! keeps the bounds of its beginning.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::calls::{self, Clock, Deadline, Wait};
+use crate::kernel::stopped::GoOn;
+
+/// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.
+const SHORTEST_SLACK: Duration = Duration::from_millis(10);
+
+/// One instant, on every clock that deadlines are of.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// As the standard library has it.
+    pub instant: Instant,
+    /// CLOCK_MONOTONIC.
+    pub monotonic: Duration,
+    /// CLOCK_REALTIME, since the epoch.
+    pub realtime: Duration,
+}
+
+impl Now {
+    /// This instant.
+    pub fn read() -> Self {
+        let read = |clock| {
+            let time = rustix::time::clock_gettime(clock);
+            Duration::try_from(time).unwrap_or_default()
+        };
+        Self {
+            instant: Instant::now(),
+            monotonic: read(rustix::time::ClockId::Monotonic),
+            realtime: read(rustix::time::ClockId::Realtime),
+        }
+    }
+
+    /// When `clock` shows `time`; now where it has passed.
+    fn when(&self, clock: Clock, time: Duration) -> Instant {
+        let shown = match clock {
+            Clock::Monotonic => self.monotonic,
+            Clock::Realtime => self.realtime,
+        };
+        // A deadline in a hundred years is none.
+        let left = time.saturating_sub(shown).min(FOREVER);
+        self.instant + left
+    }
+
+    /// An instant as CLOCK_REALTIME shows it, in microseconds.
+    pub fn realtime_us(&self, instant: Instant) -> u64 {
+        let time = match instant.checked_duration_since(self.instant) {
+            Some(later) => self.realtime + later,
+            None => self.realtime.saturating_sub(self.instant - instant),
+        };
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Between what instants something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Not before.
+    pub earliest: Instant,
+    /// Not after.
+    pub latest: Instant,
+}
+
+/// When a call gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Never.
+    Never,
+    /// Not before this instant; `span` after the call was made.
+    From {
+        /// The earliest instant.
+        earliest: Instant,
+        /// How long the call was to wait at most.
+        span: Duration,
+        /// The time of CLOCK_REALTIME it is, where it is one.
+        realtime: Option<Duration>,
+    },
+    /// Nobody knows: it is let run once per slack.
+    Unknown,
+}
+
+/// When a call gives up that was frozen at `now`.
+pub fn due(deadline: Deadline, began: Bounds, now: &Now) -> Due {
+    let from = |earliest, span, realtime| Due::From {
+        earliest,
+        span,
+        realtime,
+    };
+    match deadline {
+        Deadline::Never => Due::Never,
+        Deadline::Unknown => Due::Unknown,
+        Deadline::After(time) if time >= FOREVER => Due::Never,
+        Deadline::After(time) => from(began.earliest + time, time, None),
+        Deadline::Left(time) if time >= FOREVER => Due::Never,
+        Deadline::Left(time) => from(now.instant + time, time, None),
+        Deadline::At(clock, time) => {
+            let earliest = now.when(clock, time);
+            let span = earliest.saturating_duration_since(began.latest);
+            from(earliest, span, (clock == Clock::Realtime).then_some(time))
+        }
+    }
+}
+
+impl Due {
+    /// How long it is until the earliest instant; `None` where there is none.
+    pub fn left(&self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::From { earliest, .. } => Some(earliest.saturating_duration_since(now)),
+            Self::Never | Self::Unknown => None,
+        }
+    }
+
+    /// Whether this is a poll rather than a timer: set for less than the slack, so that it cannot be met on time anyway.
+    pub fn is_polling(&self, slack: Duration) -> bool {
+        match self {
+            Self::From { span, .. } => *span < slack,
+            Self::Never | Self::Unknown => true,
+        }
+    }
+
+    /// When to let the host run for it, which ran until `last_run`.
+    pub fn tick_at(&self, last_run: Instant, slack: Duration) -> Option<Instant> {
+        match self {
+            Self::Never => None,
+            Self::Unknown => Some(last_run + slack.max(SHORTEST_SLACK)),
+            // It has passed, and yet it did not come while the host ran.
+            Self::From { earliest, .. } if *earliest <= last_run => Some(last_run + slack.max(SHORTEST_SLACK)),
+            Self::From { earliest, .. } => Some((*earliest).max(last_run + slack)),
+        }
+    }
+}
+
+/// What identifies a call: a thread that is in the same call with the same arguments on the same stack goes on with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallKey {
+    /// The arguments.
+    pub args: [u64; 6],
+    /// The stack pointer.
+    pub stack: u64,
+}
+
+/// Calls that were interrupted and go on, by thread.
+#[derive(Debug, Default)]
+pub struct Interrupted {
+    calls: HashMap<i32, Call>,
+}
+
+/// An interrupted call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The process of its thread.
+    pub pid: i32,
+    /// What identifies it.
+    pub key: CallKey,
+    /// Its number, which a restarted call no longer shows.
+    pub number: i64,
+    /// What it waits for.
+    pub wait: Wait,
+    /// When it gives up.
+    pub due: Due,
+    /// Whether it says EINTR, and was made to go on instead ([`calls::continuation`]): nobody but us knows when it gives up.
+    pub continued: bool,
+}
+
+impl Call {
+    /// How it goes on if it was made to go on and its time is over: nobody else would tell it.
+    pub fn timed_out(&self, now: Instant) -> Option<GoOn> {
+        let over = self.continued && self.due.left(now).is_some_and(|left| left.is_zero());
+        let continuation = calls::continuation(self.number).filter(|_| over)?;
+        Some(GoOn::Return(continuation.timed_out))
+    }
+}
+
+impl Interrupted {
+    /// The call that thread `tid` goes on with, which is in call `number` now.
+    pub fn get(&self, tid: i32, number: i64, key: &CallKey) -> Option<&Call> {
+        let call = self.calls.get(&tid).filter(|call| call.key == *key)?;
+        let same = number == libc::SYS_restart_syscall || (call.continued && call.number == number);
+        same.then_some(call)
+    }
+
+    /// All of them, with their threads.
+    pub fn all(&self) -> impl Iterator<Item = (i32, &Call)> {
+        self.calls.iter().map(|(tid, call)| (*tid, call))
+    }
+
+    /// How the calls go on that were made to go on and whose time is over: process and thread each. They are forgotten.
+    pub fn take_overdue(&mut self, now: Instant) -> Vec<((i32, i32), GoOn)> {
+        let overdue: Vec<_> = self
+            .calls
+            .iter()
+            .filter_map(|(tid, call)| Some(((call.pid, *tid), call.timed_out(now)?)))
+            .collect();
+        for ((_, tid), _) in &overdue {
+            self.calls.remove(tid);
+        }
+        overdue
+    }
+
+    /// The host runs for good: only calls that the kernel itself continues are still known by what they look like.
+    pub fn forget_continued(&mut self) {
+        self.calls.retain(|_, call| !call.continued);
+    }
+
+    /// Replaces all of them.
+    pub fn set(&mut self, calls: HashMap<i32, Call>) {
+        self.calls = calls;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLACK: Duration = Duration::from_secs(1);
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn now() -> Now {
+        Now {
+            instant: Instant::now(),
+            monotonic: seconds(500),
+            realtime: seconds(1_000_000),
+        }
+    }
+
+    #[test]
+    fn a_relative_limit_counts_from_the_earliest_beginning() {
+        let now = now();
+        let began = Bounds {
+            earliest: now.instant - seconds(4),
+            latest: now.instant - seconds(3),
+        };
+        let due = due(Deadline::After(seconds(10)), began, &now);
+        assert_eq!(due.tick_at(now.instant, SLACK), Some(now.instant + seconds(6)));
+        assert!(!due.is_polling(SLACK));
+        // It was let run then, and had a second to go.
+        let later = now.instant + seconds(6);
+        assert_eq!(due.tick_at(later, SLACK), Some(later + SLACK));
+    }
+
+    #[test]
+    fn short_limits_are_coalesced_and_are_polling() {
+        let now = now();
+        let began = Bounds {
+            earliest: now.instant,
+            latest: now.instant,
+        };
+        let due = due(Deadline::After(Duration::from_millis(100)), began, &now);
+        assert_eq!(due.tick_at(now.instant, SLACK), Some(now.instant + SLACK));
+        assert!(due.is_polling(SLACK));
+        assert_eq!(
+            due.tick_at(now.instant, Duration::ZERO),
+            Some(now.instant + Duration::from_millis(100))
+        );
+    }
+
+    #[test]
+    fn absolute_limits_are_of_their_clock() {
+        let now = now();
+        let began = Bounds {
+            earliest: now.instant - seconds(5),
+            latest: now.instant - seconds(5),
+        };
+        let at = |clock, time| due(Deadline::At(clock, time), began, &now).tick_at(now.instant, SLACK);
+        assert_eq!(at(Clock::Monotonic, seconds(507)), Some(now.instant + seconds(7)));
+        assert_eq!(at(Clock::Realtime, seconds(1_000_003)), Some(now.instant + seconds(3)));
+        assert_eq!(
+            at(Clock::Realtime, seconds(3)),
+            Some(now.instant + SLACK),
+            "one that has passed is due when the host may run again"
+        );
+    }
+
+    #[test]
+    fn what_nobody_knows_is_let_run_once_per_slack() {
+        let now = now();
+        assert_eq!(Due::Unknown.tick_at(now.instant, SLACK), Some(now.instant + SLACK));
+        assert_eq!(
+            Due::Unknown.tick_at(now.instant, Duration::ZERO),
+            Some(now.instant + SHORTEST_SLACK)
+        );
+        assert_eq!(Due::Never.tick_at(now.instant, SLACK), None);
+    }
+
+    #[test]
+    fn a_limit_of_ages_is_none() {
+        let now = now();
+        let began = Bounds {
+            earliest: now.instant,
+            latest: now.instant,
+        };
+        assert_eq!(due(Deadline::After(Duration::MAX), began, &now), Due::Never);
+        assert!(
+            due(Deadline::At(Clock::Monotonic, Duration::MAX), began, &now)
+                .tick_at(now.instant, SLACK)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn another_call_of_the_same_thread_is_another_call() {
+        let key = CallKey {
+            args: [1, 2, 3, 4, 5, 6],
+            stack: 77,
+        };
+        let mut interrupted = Interrupted::default();
+        let call = Call {
+            pid: 9,
+            key,
+            number: libc::SYS_nanosleep,
+            wait: Wait::unknown(),
+            due: Due::Unknown,
+            continued: false,
+        };
+        let restart = libc::SYS_restart_syscall;
+        interrupted.set(HashMap::from([(9, call)]));
+        assert!(interrupted.get(9, restart, &key).is_some());
+        assert!(interrupted.get(9, libc::SYS_nanosleep, &key).is_none(), "a new sleep");
+        assert!(interrupted.get(8, restart, &key).is_none());
+        assert!(interrupted.get(9, restart, &CallKey { stack: 78, ..key }).is_none());
+    }
+
+    #[test]
+    fn a_continued_call_is_told_that_its_time_is_over() {
+        let now = Instant::now();
+        let key = CallKey {
+            args: [5, 0, 8, 2000, 0, 0],
+            stack: 77,
+        };
+        let call = |number, after| Call {
+            pid: 4,
+            key,
+            number,
+            wait: Wait::unknown(),
+            due: Due::From {
+                earliest: now + seconds(after),
+                span: seconds(2),
+                realtime: None,
+            },
+            continued: true,
+        };
+        let mut interrupted = Interrupted::default();
+        let calls = [
+            (5, call(libc::SYS_epoll_wait, 2)),
+            (6, call(libc::SYS_recvfrom, 2)),
+            (7, call(libc::SYS_epoll_wait, 3)),
+        ];
+        interrupted.set(HashMap::from(calls));
+        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key).is_some(), "it goes on");
+        assert!(interrupted.take_overdue(now + seconds(1)).is_empty());
+        let mut overdue = interrupted.take_overdue(now + seconds(2));
+        overdue.sort_by_key(|(thread, _)| *thread);
+        let again = -i64::from(libc::EAGAIN);
+        assert_eq!(overdue, [((4, 5), GoOn::Return(0)), ((4, 6), GoOn::Return(again))]);
+        assert_eq!(interrupted.all().count(), 1);
+    }
+}

@@ -1,0 +1,268 @@
+//! Whether a host is idle: pure, from samples of what its processes have used.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::deadlines::Bounds;
+
+/// More than one part in this of a processor is work; less is housekeeping (redis's ten times a second take 0.1 %, a JVM's
+/// periodic threads 0.2 to 0.5 %: bench).
+const HOUSEKEEPING: u32 = 100;
+
+/// How often a host is looked at in the time after which it is suspended.
+const LOOKS: u32 = 4;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A look may take one part in this of a processor.
+const LOOK_SHARE: u32 = 1000;
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// A process has used more than housekeeping.
+    Cpu {
+        /// Which.
+        pid: i32,
+        /// How much.
+        used: Duration,
+        /// In what time.
+        within: Duration,
+    },
+    /// Bytes moved on a connection.
+    Bytes,
+    /// A process came or went.
+    Processes,
+}
+
+/// What one process has used.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    cpu: Duration,
+    /// When it came to this.
+    since: Bounds,
+}
+
+/// What has changed since the last look.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    used: Duration,
+    /// The process that used most.
+    most: (i32, Duration),
+    /// Whether processes came or went.
+    changed: bool,
+}
+
+/// The observation of one host.
+#[derive(Debug)]
+pub struct Idleness {
+    quiet_since: Instant,
+    last_look: Instant,
+    used: HashMap<i32, Used>,
+    bytes: Option<u64>,
+    last_activity: Option<(Instant, Activity)>,
+}
+
+impl Idleness {
+    /// A host that has just been active.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            quiet_since: now,
+            last_look: now,
+            used: HashMap::new(),
+            bytes: None,
+            last_activity: None,
+        }
+    }
+
+    /// It is active now, by what was seen otherwise.
+    pub fn restart(&mut self, now: Instant) {
+        self.quiet_since = now;
+        self.last_activity = None;
+    }
+
+    /// Since when it is idle.
+    pub fn quiet_since(&self) -> Instant {
+        self.quiet_since
+    }
+
+    /// What was last found, and when.
+    pub fn last_activity(&self) -> Option<(Instant, Activity)> {
+        self.last_activity
+    }
+
+    /// Takes a look's findings: the CPU time of each process so far, and, where that is housekeeping, how many bytes the
+    /// host's connections have moved so far (asked for only then: who did not run has moved none).
+    pub fn look(&mut self, now: Instant, cpu: &[(i32, Duration)], bytes: impl FnOnce() -> Option<u64>) {
+        let within = now.saturating_duration_since(self.last_look);
+        let found = self.note(now, cpu);
+        let activity = if found.changed {
+            Some(Activity::Processes)
+        } else if found.used * HOUSEKEEPING > within {
+            let (pid, used) = found.most;
+            Some(Activity::Cpu { pid, used, within })
+        } else if found.used.is_zero() {
+            None
+        } else {
+            let before = std::mem::replace(&mut self.bytes, bytes());
+            (before != self.bytes).then_some(Activity::Bytes)
+        };
+        if let Some(activity) = activity {
+            self.quiet_since = now;
+            self.last_activity = Some((now, activity));
+        }
+    }
+
+    /// Notes the CPU time of each process so far, without judging it.
+    pub fn note(&mut self, now: Instant, cpu: &[(i32, Duration)]) -> Found {
+        let mut found = Found {
+            used: Duration::ZERO,
+            most: (0, Duration::ZERO),
+            changed: cpu.len() != self.used.len(),
+        };
+        let mut next = HashMap::with_capacity(cpu.len());
+        for (pid, cpu) in cpu {
+            let known = self.used.get(pid);
+            found.changed |= known.is_none();
+            let since = match known {
+                Some(known) if known.cpu == *cpu => known.since,
+                _ => Bounds {
+                    earliest: self.last_look,
+                    latest: now,
+                },
+            };
+            let more = known.map_or(*cpu, |known| cpu.saturating_sub(known.cpu));
+            found.used += more;
+            if more > found.most.1 {
+                found.most = (*pid, more);
+            }
+            next.insert(*pid, Used { cpu: *cpu, since });
+        }
+        self.used = next;
+        self.last_look = now;
+        found
+    }
+
+    /// When a call that a thread of `pid` is blocked in can have begun; `floor` is when the host was last let run.
+    pub fn began(&self, pid: i32, floor: Instant, now: Instant) -> Bounds {
+        match self.used.get(&pid) {
+            Some(used) => Bounds {
+                earliest: used.since.earliest.max(floor),
+                latest: used.since.latest.max(floor),
+            },
+            None => Bounds {
+                earliest: floor,
+                latest: now,
+            },
+        }
+    }
+
+    /// When to look next, after a look that took `cost` of a processor.
+    pub fn next_look(&self, idle_after: Duration, cost: Duration) -> Instant {
+        let pause = (idle_after / LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        if self.quiet_since == self.last_look {
+            // It is busy. There is no hurry, and it is its processor.
+            self.last_look + pause.max(cost * LOOK_SHARE)
+        } else {
+            let end = self.quiet_since + idle_after;
+            if end > self.last_look {
+                end.min(self.last_look + pause)
+            } else {
+                self.last_look + pause
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE_AFTER: Duration = Duration::from_secs(4);
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn no_question() -> Option<u64> {
+        panic!("who did not run has moved no bytes")
+    }
+
+    fn observed(cpu: &[(i32, Duration)]) -> (Idleness, Instant) {
+        let start = Instant::now();
+        let mut idle = Idleness::new(start);
+        idle.look(start + ms(1), cpu, no_question);
+        (idle, start + ms(1))
+    }
+
+    #[test]
+    fn a_host_that_does_not_run_is_idle_since_it_stopped() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        for second in 1..4 {
+            idle.look(start + ms(1000 * second), &[(7, ms(10))], no_question);
+        }
+        assert_eq!(idle.quiet_since(), start);
+        assert_eq!(idle.next_look(IDLE_AFTER, ms(0)), start + IDLE_AFTER);
+    }
+
+    #[test]
+    fn work_is_activity_and_housekeeping_is_not() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        idle.look(start + ms(1000), &[(7, ms(15))], || Some(5));
+        assert_eq!(idle.last_activity().unwrap().1, Activity::Bytes, "it is not known yet");
+        idle.look(start + ms(2000), &[(7, ms(20))], || Some(5));
+        assert_eq!(idle.quiet_since(), start + ms(1000));
+        idle.look(start + ms(3000), &[(7, ms(50))], no_question);
+        let expected = Activity::Cpu {
+            pid: 7,
+            used: ms(30),
+            within: ms(1000),
+        };
+        assert_eq!(idle.last_activity(), Some((start + ms(3000), expected)));
+    }
+
+    #[test]
+    fn bytes_on_a_connection_are_activity() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        idle.look(start + ms(1000), &[(7, ms(11))], || Some(5));
+        idle.look(start + ms(2000), &[(7, ms(12))], || Some(5));
+        assert_eq!(idle.quiet_since(), start + ms(1000));
+        idle.look(start + ms(3000), &[(7, ms(13))], || Some(6));
+        assert_eq!(idle.quiet_since(), start + ms(3000));
+    }
+
+    #[test]
+    fn a_process_that_comes_or_goes_is_activity() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        idle.look(start + ms(1000), &[(7, ms(10)), (8, ms(0))], no_question);
+        assert_eq!(idle.last_activity().unwrap().1, Activity::Processes);
+        idle.look(start + ms(2000), &[(8, ms(0))], no_question);
+        assert_eq!(idle.quiet_since(), start + ms(2000));
+    }
+
+    #[test]
+    fn a_call_began_between_the_looks_at_which_its_process_ran_last() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        idle.look(start + ms(1000), &[(7, ms(11))], || Some(0));
+        idle.look(start + ms(2000), &[(7, ms(11))], no_question);
+        let expected = Bounds {
+            earliest: start,
+            latest: start + ms(1000),
+        };
+        assert_eq!(idle.began(7, start, start + ms(3000)), expected);
+        let floor = start + ms(500);
+        assert_eq!(idle.began(7, floor, start + ms(3000)).earliest, floor);
+        assert_eq!(idle.began(9, floor, start + ms(3000)).latest, start + ms(3000));
+    }
+
+    #[test]
+    fn looking_at_a_busy_host_takes_no_more_than_its_share() {
+        let (idle, start) = observed(&[(7, ms(10))]);
+        assert_eq!(idle.next_look(ms(40), ms(1)), start + ms(1000));
+        assert_eq!(idle.next_look(ms(40), Duration::ZERO), start + ms(10));
+        assert_eq!(
+            idle.next_look(Duration::from_secs(3600), Duration::ZERO),
+            start + LONGEST_PAUSE
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! What a host has used: CPU time, and memory over time.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use imsup_wire::Usage;
+
+use super::tree::Tree;
+use crate::kernel::{cpu, pageout};
+
+/// The account of one run of a host's program.
+#[derive(Debug)]
+pub struct Meter {
+    last: HashMap<i32, Duration>,
+    /// What processes had used that are gone.
+    gone: Duration,
+    memory_byte_ms: u128,
+    resident_bytes: u64,
+    sampled: Instant,
+}
+
+impl Meter {
+    /// An account that begins now.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            last: HashMap::new(),
+            gone: Duration::ZERO,
+            memory_byte_ms: 0,
+            resident_bytes: 0,
+            sampled: now,
+        }
+    }
+
+    /// Reads what each of these processes has used, and adds it to the account.
+    pub fn sample(&mut self, now: Instant, pids: &[i32]) -> Vec<(i32, Duration)> {
+        let cpu: Vec<_> = pids
+            .iter()
+            .filter_map(|pid| Some((*pid, cpu::process_cpu(*pid)?)))
+            .collect();
+        let next: HashMap<i32, Duration> = cpu.iter().copied().collect();
+        for (pid, used) in &self.last {
+            if next.get(pid).is_none_or(|now| now < used) {
+                self.gone += *used;
+            }
+        }
+        self.last = next;
+        self.measure_memory(now, pids);
+        cpu
+    }
+
+    /// Reads how much memory the processes have: until now it was what it was at the last look.
+    pub fn measure_memory(&mut self, now: Instant, pids: &[i32]) {
+        let elapsed = now.saturating_duration_since(self.sampled);
+        self.memory_byte_ms += self.since_sample(elapsed);
+        self.sampled = now;
+        self.resident_bytes = pids.iter().map(|pid| pageout::resident(*pid)).sum();
+    }
+
+    fn since_sample(&self, elapsed: Duration) -> u128 {
+        u128::from(self.resident_bytes) * elapsed.as_micros() / 1000
+    }
+
+    /// What was used until now.
+    pub fn usage(&self, now: Instant, tree: &Tree) -> Usage {
+        let seen = self.gone + self.last.values().sum::<Duration>();
+        Usage {
+            cpu: tree.cpu().unwrap_or(seen).max(seen),
+            memory_byte_ms: self.memory_byte_ms + self.since_sample(now.saturating_duration_since(self.sampled)),
+            resident_bytes: self.resident_bytes,
+        }
+    }
+}

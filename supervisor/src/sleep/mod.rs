@@ -1,0 +1,296 @@
+//! Sleep: a host whose processes are all idle is held, and its supervisor waits in its place.
+//!
+//! The host is looked at now and then ([`idle`], [`meter`]). Once it has been idle for long enough it is held ([`tree`]), every thread's
+//! call is read ([`calls`], [`plan`]), what they wait for is duplicated ([`waitset`]), and if nothing of it is ready, the host sleeps.
+//! Whatever becomes ready wakes it; a deadline ([`deadlines`]) lets it run for a moment: a tick.
+
+mod asleep;
+mod awake;
+mod backlog;
+mod calls;
+mod correct;
+mod deadlines;
+mod idle;
+mod meter;
+mod plan;
+mod terminate;
+mod tick;
+mod tree;
+mod waitset;
+mod why;
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use imsup_wire::message::Role;
+use imsup_wire::{Awake, CauseKind, Order, Report, SleepPolicy, ToBroker, Usage, WakeCause};
+
+use self::asleep::Asleep;
+use self::awake::Trouble;
+use self::backlog::Backlogs;
+use self::deadlines::{Interrupted, Now};
+use self::idle::Idleness;
+use self::meter::Meter;
+use self::tick::Tick;
+pub use self::tree::Tree;
+use crate::host::Host;
+use crate::kernel::traffic::{self, Connection};
+use crate::kernel::{descriptors, process};
+
+/// How long an order to suspend is tried.
+const ORDER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long after a wake it is asked whose data it was: the answer to the client goes first.
+const NAME_AFTER: Duration = Duration::from_millis(10);
+
+/// Processes with more descriptors than this are not asked for their traffic at each tick.
+const MANY_DESCRIPTORS: u64 = 512;
+
+/// What the receive loop knows that matters here.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances {
+    /// Trapped calls that wait for something.
+    pub held_calls: usize,
+    /// The program is being ended.
+    pub stopping: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Awake,
+    Asleep(Box<Asleep>),
+    Ticking(Box<Tick>),
+}
+
+/// The sleep of one host.
+#[derive(Debug)]
+pub struct Sleep {
+    /// `None` for a command of `imsup exec`, which never sleeps.
+    policy: Option<SleepPolicy>,
+    commands: u32,
+    lease_until: Option<Instant>,
+    tree: Tree,
+    phase: Phase,
+    idle: Idleness,
+    meter: Meter,
+    next_look: Instant,
+    /// Not suspended before, after it could not be.
+    trouble: Option<Trouble>,
+    interrupted: Interrupted,
+    /// Since when the host has been let run.
+    ran_from: Instant,
+    backlogs: Backlogs,
+    ordered: Option<(u64, Instant)>,
+    /// Its program is to be told to end.
+    ending: bool,
+    /// When to find out who woke it.
+    name_at: Option<Instant>,
+    /// When to give calls that were made to go on the time limit they would have now.
+    correct_at: Option<Instant>,
+}
+
+impl Sleep {
+    /// The sleep of a host whose program was just executed in `tree`.
+    pub fn new(policy: Option<SleepPolicy>, awake: Awake, tree: Tree) -> Self {
+        let now = Instant::now();
+        let mut sleep = Self {
+            policy,
+            commands: 0,
+            lease_until: None,
+            tree,
+            phase: Phase::Awake,
+            idle: Idleness::new(now),
+            meter: Meter::new(now),
+            next_look: now,
+            trouble: None,
+            interrupted: Interrupted::default(),
+            ran_from: now,
+            backlogs: Backlogs::default(),
+            ordered: None,
+            ending: false,
+            name_at: None,
+            correct_at: None,
+        };
+        sleep.keep_awake(awake);
+        sleep
+    }
+
+    /// What a new broker says.
+    pub fn set_policy(&mut self, policy: Option<SleepPolicy>, awake: Awake) {
+        if self.policy.is_some() {
+            self.policy = policy;
+        }
+        self.keep_awake(awake);
+    }
+
+    /// What keeps the host awake from now on.
+    pub fn keep_awake(&mut self, awake: Awake) {
+        let now = Instant::now();
+        self.commands = awake.commands;
+        self.lease_until = awake.lease.and_then(|lease| now.checked_add(lease));
+        self.next_look = self.next_look.min(now);
+    }
+
+    /// What becomes readable when the host is to be woken.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.phase {
+            Phase::Asleep(asleep) => Some(asleep.set.as_fd()),
+            Phase::Awake | Phase::Ticking(_) => None,
+        }
+    }
+
+    /// When [`Sleep::on_time`] is due.
+    pub fn due(&self) -> Option<Instant> {
+        let phase = match &self.phase {
+            Phase::Asleep(asleep) => asleep.due(),
+            Phase::Ticking(tick) => Some(tick.next_check),
+            Phase::Awake => self.look_at(),
+        };
+        [phase, self.backlogs.due(), self.name_at, self.correct_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what it is time for.
+    pub fn on_time(&mut self, host: &mut Host, circumstances: &Circumstances) {
+        let now = Instant::now();
+        if self.name_at.is_some_and(|at| at <= now) {
+            self.name_waker(host);
+        }
+        if self.correct_at.is_some_and(|at| at <= now) {
+            self.correct();
+        }
+        match &self.phase {
+            Phase::Awake => {
+                self.backlogs.narrow(&host.retained, now);
+                if self.look_at().is_some_and(|at| at <= now) {
+                    self.look(host, circumstances, now);
+                }
+            }
+            Phase::Asleep(asleep) => {
+                if asleep.due().is_some_and(|at| at <= now) {
+                    self.asleep_on_time(host, now);
+                }
+            }
+            Phase::Ticking(tick) => {
+                if tick.next_check <= now {
+                    self.check_tick(host, circumstances, now);
+                }
+            }
+        }
+    }
+
+    /// Does what the broker asks for, and answers it.
+    pub fn ask(&mut self, host: &mut Host, circumstances: &Circumstances, id: u64, order: Order) {
+        let report = match order {
+            Order::Suspend => match &self.phase {
+                Phase::Asleep(_) | Phase::Ticking(_) => Report::Done,
+                Phase::Awake => {
+                    let now = Instant::now();
+                    self.ordered = Some((id, now + ORDER_PATIENCE));
+                    self.trouble = None;
+                    self.next_look = now;
+                    self.on_time(host, circumstances);
+                    return;
+                }
+            },
+            Order::Resume => {
+                self.wake_for(host, CauseKind::Wake);
+                Report::Done
+            }
+            Order::Why => Report::Why(self.why(host, circumstances)),
+            Order::Usage => Report::Usage(self.usage()),
+        };
+        host.link.send(&ToBroker::Answer { id, report }, Vec::new());
+    }
+
+    /// Wakes the host, where it sleeps, for a reason that is not in its wait set.
+    pub fn wake_for(&mut self, host: &mut Host, kind: CauseKind) {
+        let cause = WakeCause {
+            kind,
+            by: None,
+            port: None,
+        };
+        self.wake(host, Instant::now(), cause, false);
+    }
+
+    /// Lets a sleeper run without a word: its end has begun, and the broker knows.
+    pub fn let_end(&mut self) {
+        if matches!(self.phase, Phase::Asleep(_)) {
+            // The duplicates first, or they would delay a FIN.
+            self.phase = Phase::Awake;
+            self.tree.release();
+        }
+        self.phase = Phase::Awake;
+        self.idle.restart(Instant::now());
+    }
+
+    /// What the host has used.
+    pub fn usage(&self) -> Usage {
+        self.meter.usage(Instant::now(), &self.tree)
+    }
+
+    /// Since when the host sleeps: microseconds since the Unix epoch.
+    pub fn suspended_us(&self) -> Option<u64> {
+        let since = match &self.phase {
+            Phase::Asleep(asleep) => asleep.since,
+            Phase::Ticking(tick) => tick.asleep.since,
+            Phase::Awake => return None,
+        };
+        Some(Now::read().realtime_us(since))
+    }
+
+    /// Its next deadline: microseconds since the Unix epoch.
+    pub fn deadline_us(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Asleep(asleep) => asleep.deadline_us(),
+            Phase::Ticking(_) | Phase::Awake => None,
+        }
+    }
+
+    /// Ends: lets everything run that is left, to be ended. The account is what was used until now.
+    pub fn finish(mut self) -> (Usage, Tree) {
+        self.let_end();
+        let pids = self.tree.processes();
+        self.meter.sample(Instant::now(), &pids);
+        (self.usage(), self.tree)
+    }
+
+    /// The connections of the host; none where they cannot be read.
+    fn connections(&self, host: &Host, pids: &[i32]) -> Vec<Connection> {
+        traffic::connections(pids, planes(host)).unwrap_or_default()
+    }
+
+    /// How many bytes moved on the host's connections so far; `None` where there are too many descriptors to be asked at each tick.
+    fn bytes(&self, host: &Host, pids: &[i32]) -> Option<u64> {
+        let count: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
+        (count <= MANY_DESCRIPTORS).then(|| total(&self.connections(host, pids)))
+    }
+}
+
+fn total(connections: &[Connection]) -> u64 {
+    connections.iter().fold(0, |sum, connection| {
+        sum.wrapping_add(connection.bytes).wrapping_add(1 << 40)
+    })
+}
+
+/// The host's addresses in all planes.
+fn planes(host: &Host) -> [Ipv4Addr; 3] {
+    let identity = &host.identity;
+    [identity.vip(), identity.localhost(), identity.v6_shadow()]
+}
+
+/// Whether this role's programs sleep: a command of `imsup exec` keeps its host awake instead.
+pub fn sleeps(role: &Role) -> bool {
+    *role != Role::Exec
+}
+
+/// A process as people know it: name and number.
+fn named(pid: i32) -> String {
+    match process::name(pid) {
+        Some(name) => format!("{name} {pid}"),
+        None => format!("process {pid}"),
+    }
+}

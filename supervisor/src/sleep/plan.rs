@@ -1,0 +1,307 @@
+//! What stopped threads say: whether their host is idle, and what is to be waited for in its place. Pure but for reading their memory.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use rustix::event::PollFlags;
+
+use super::calls::{self, Deadline, SocketTimeout, Wait};
+use super::deadlines::{self, Bounds, Call, CallKey, Due, Interrupted, Now};
+use crate::kernel::memory::TargetMemory;
+use crate::kernel::stopped::{At, GoOn, StoppedThread};
+
+/// Why a host that stands still is not idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotIdle {
+    /// A thread was running.
+    #[error("thread {tid} of process {pid} was running")]
+    Running {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+    },
+    /// A process is stopped by a signal, and nobody sees the one that would let it go on.
+    #[error("process {pid} is stopped (SIGSTOP), and what would continue it cannot be seen")]
+    Stopped {
+        /// The process.
+        pid: i32,
+    },
+    /// The memory of a thread could not be read.
+    #[error("the memory of process {pid} cannot be read: {errno}")]
+    Unreadable {
+        /// The process.
+        pid: i32,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// What is to be waited for.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The descriptors of each process, by number: what is awaited of them, and by which call.
+    pub watches: HashMap<i32, HashMap<i32, (PollFlags, &'static str)>>,
+    /// When each thread's call gives up, where it does: process, call, time.
+    pub dues: Vec<(i32, &'static str, Due)>,
+    /// Processes with a thread in a call that is not in the table.
+    pub unknown: Vec<i32>,
+    /// The calls that go on when the host runs again, by thread.
+    pub calls: HashMap<i32, Call>,
+    /// How calls go on that would say EINTR, by thread.
+    pub rewrites: Vec<(i32, GoOn)>,
+}
+
+/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `socket_timeout` asks the
+/// socket that a thread waits for.
+///
+/// # Errors
+/// [`NotIdle`].
+pub fn plan<M: TargetMemory>(
+    threads: &[StoppedThread],
+    before: &Interrupted,
+    now: &Now,
+    memory: impl Fn(i32) -> M,
+    began: impl Fn(i32) -> Bounds,
+    socket_timeout: impl Fn(i32, i32, SocketTimeout) -> Option<Duration>,
+) -> Result<Plan, NotIdle> {
+    let mut plan = Plan::default();
+    for thread in threads {
+        let (pid, tid) = (thread.pid, thread.tid);
+        let (number, args, stack, eintr) = match thread.at {
+            At::Blocked {
+                number,
+                args,
+                stack,
+                eintr,
+            } => (number, args, stack, eintr),
+            At::UserMode | At::Completed { .. } => return Err(NotIdle::Running { pid, tid }),
+            At::GroupStop => return Err(NotIdle::Stopped { pid }),
+        };
+        let key = CallKey { args, stack };
+        let mut call = match before.get(tid, number, &key) {
+            Some(call) => call.clone(),
+            None => {
+                let mut wait =
+                    calls::wait_of(number, &args, &memory(tid)).map_err(|errno| NotIdle::Unreadable { pid, errno })?;
+                if let (Some(kind), [watch]) = (wait.socket_timeout, &wait.watches[..])
+                    && let Some(time) = socket_timeout(pid, watch.number, kind)
+                {
+                    wait.deadline = Deadline::After(time);
+                }
+                let due = deadlines::due(wait.deadline, began(pid), now);
+                Call {
+                    pid,
+                    key,
+                    number,
+                    wait,
+                    due,
+                    continued: false,
+                }
+            }
+        };
+        plan.add(pid, &call.wait, call.due);
+        if eintr && let Some(go_on) = continued(&mut call, now) {
+            plan.rewrites.push((tid, go_on));
+        }
+        if call.due != Due::Never {
+            plan.calls.insert(tid, call);
+        }
+    }
+    Ok(plan)
+}
+
+/// How a call that would say EINTR goes on. Its time limit is what is left of it, where an argument is that; by another value than it had, so
+/// that it is known again.
+pub fn continued(call: &mut Call, now: &Now) -> Option<GoOn> {
+    let continuation = calls::continuation(call.number)?;
+    call.continued = true;
+    let argument = match (continuation.milliseconds, call.due.left(now.instant)) {
+        (Some(place), Some(left)) => {
+            let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
+            let value = u64::from(millis.unsigned_abs());
+            let value = if value == call.key.args[place] {
+                value - 1
+            } else {
+                value
+            };
+            call.key.args[place] = value;
+            Some((place, value))
+        }
+        _ => None,
+    };
+    Some(GoOn::Anew { argument })
+}
+
+impl Plan {
+    fn add(&mut self, pid: i32, wait: &Wait, due: Due) {
+        let watches = self.watches.entry(pid).or_default();
+        for watch in &wait.watches {
+            watches.entry(watch.number).or_insert((PollFlags::empty(), wait.call)).0 |= watch.events;
+        }
+        if due != Due::Never {
+            self.dues.push((pid, wait.call, due));
+        }
+        if !wait.known && !self.unknown.contains(&pid) {
+            self.unknown.push(pid);
+        }
+    }
+
+    /// Waits for one more descriptor.
+    pub fn watch(&mut self, pid: i32, number: i32, events: PollFlags, call: &'static str) {
+        let watches = self.watches.entry(pid).or_default();
+        watches.entry(number).or_insert((PollFlags::empty(), call)).0 |= events;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct NoMemory;
+
+    impl TargetMemory for NoMemory {
+        fn read(&self, _: u64, _: &mut [u8]) -> Result<usize, Errno> {
+            Err(Errno::EFAULT)
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    fn thread(tid: i32, at: At) -> StoppedThread {
+        StoppedThread { pid: 10, tid, at }
+    }
+
+    fn blocked(number: i64, args: [u64; 6]) -> At {
+        At::Blocked {
+            number,
+            args,
+            stack: 99,
+            eintr: false,
+        }
+    }
+
+    fn planned(threads: &[StoppedThread], before: &Interrupted, now: &Now) -> Result<Plan, NotIdle> {
+        let began = Bounds {
+            earliest: now.instant,
+            latest: now.instant,
+        };
+        plan(threads, before, now, |_| NoMemory, |_| began, |_, _, _| None)
+    }
+
+    #[test]
+    fn threads_that_wait_for_the_same_descriptor_are_one_watch() {
+        let epoll = blocked(libc::SYS_epoll_wait, [5, 0, 8, u64::MAX, 0, 0]);
+        let plan = planned(
+            &[thread(10, epoll), thread(11, epoll)],
+            &Interrupted::default(),
+            &Now::read(),
+        )
+        .unwrap();
+        let expected = HashMap::from([(5, (PollFlags::IN, "epoll_wait"))]);
+        assert_eq!(plan.watches, HashMap::from([(10, expected)]));
+        assert!(plan.dues.is_empty() && plan.unknown.is_empty());
+    }
+
+    #[test]
+    fn one_running_thread_is_enough_not_to_be_idle() {
+        let pause = thread(10, blocked(libc::SYS_pause, [0; 6]));
+        let done = At::Completed {
+            number: libc::SYS_epoll_wait,
+            result: 1,
+        };
+        for at in [At::UserMode, done] {
+            let error = planned(&[pause, thread(12, at)], &Interrupted::default(), &Now::read()).unwrap_err();
+            assert_eq!(error, NotIdle::Running { pid: 10, tid: 12 });
+        }
+        let error = planned(&[thread(10, At::GroupStop)], &Interrupted::default(), &Now::read()).unwrap_err();
+        assert_eq!(error, NotIdle::Stopped { pid: 10 });
+    }
+
+    #[test]
+    fn a_restarted_call_keeps_its_deadline() {
+        let now = Now::read();
+        let args = [7, 1, 3000, 0, 0, 0];
+        let key = CallKey { args, stack: 99 };
+        let due = Due::From {
+            earliest: now.instant + Duration::from_secs(2),
+            span: Duration::from_secs(3),
+            realtime: None,
+        };
+        let call = Call {
+            pid: 10,
+            key,
+            number: libc::SYS_poll,
+            wait: Wait::unknown(),
+            due,
+            continued: false,
+        };
+        let mut before = Interrupted::default();
+        before.set(HashMap::from([(10, call)]));
+        let restarted = thread(10, blocked(libc::SYS_restart_syscall, args));
+        let plan = planned(&[restarted], &before, &now).unwrap();
+        assert_eq!(plan.dues.iter().map(|(_, _, due)| *due).collect::<Vec<_>>(), [due]);
+        assert!(plan.calls.contains_key(&10), "it may be interrupted again");
+    }
+
+    #[test]
+    fn a_call_that_would_say_eintr_goes_on_with_the_time_it_has_left() {
+        let now = Now::read();
+        let epoll = |limit: u64| At::Blocked {
+            number: libc::SYS_epoll_wait,
+            args: [5, 0, 8, limit, 0, 0],
+            stack: 99,
+            eintr: true,
+        };
+        let forever = planned(&[thread(10, epoll(u64::MAX))], &Interrupted::default(), &now).unwrap();
+        assert_eq!(forever.rewrites, [(10, GoOn::Anew { argument: None })]);
+        assert!(forever.calls.is_empty(), "there is nothing to remember of it");
+
+        let limited = planned(&[thread(10, epoll(3000))], &Interrupted::default(), &now).unwrap();
+        let anew = |value| {
+            [(
+                10,
+                GoOn::Anew {
+                    argument: Some((3, value)),
+                },
+            )]
+        };
+        assert_eq!(limited.rewrites, anew(3001));
+        let due = limited.calls[&10].due;
+
+        // It was let run and went on; a second later it is held again.
+        let mut before = Interrupted::default();
+        before.set(limited.calls);
+        let later = Now {
+            instant: now.instant + Duration::from_secs(1),
+            ..now
+        };
+        let again = planned(&[thread(10, epoll(3001))], &before, &later).unwrap();
+        assert_eq!(again.calls[&10].due, due, "its deadline is what it was");
+        assert_eq!(again.rewrites, anew(2001));
+    }
+
+    #[test]
+    fn a_restarted_call_that_nobody_remembers_is_let_run_now_and_then() {
+        let restarted = thread(10, blocked(libc::SYS_restart_syscall, [0; 6]));
+        let plan = planned(&[restarted], &Interrupted::default(), &Now::read()).unwrap();
+        assert_eq!(plan.unknown, [10]);
+        assert_eq!(plan.dues, [(10, Wait::unknown().call, Due::Unknown)]);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_read_leaves_the_host_alone() {
+        let poll = thread(10, blocked(libc::SYS_poll, [4096, 1, 0, 0, 0, 0]));
+        let error = planned(&[poll], &Interrupted::default(), &Now::read()).unwrap_err();
+        assert_eq!(
+            error,
+            NotIdle::Unreadable {
+                pid: 10,
+                errno: Errno::EFAULT
+            }
+        );
+    }
+}

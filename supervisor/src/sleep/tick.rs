@@ -1,0 +1,163 @@
+//! A tick: a sleeper runs for a moment because a deadline of its own has come, and sleeps on unless that led to work.
+
+use std::time::{Duration, Instant};
+
+use imsup_wire::{CauseKind, ToBroker, WakeCause};
+
+use super::asleep::Asleep;
+use super::awake::port_of;
+use super::{Circumstances, Phase, Sleep};
+use crate::host::Host;
+
+/// How soon a host that ticks is looked at; each time it is not quiet yet, twice as long.
+const FIRST_CHECK: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+
+/// A tick that takes longer, or more of the processor, is work.
+const MAX_TIME: Duration = Duration::from_millis(200);
+const MAX_CPU: Duration = Duration::from_millis(20);
+
+/// A host that ticks.
+#[derive(Debug)]
+pub(super) struct Tick {
+    /// Its sleep, with nothing waited for.
+    pub(super) asleep: SleepSoFar,
+    pub(super) next_check: Instant,
+    began: Instant,
+    pause: Duration,
+    /// What its processes had used before it, and at the last check.
+    cpu_before: Duration,
+    cpu_last: Duration,
+    /// Why it runs, where it is not a deadline.
+    kind: Option<CauseKind>,
+}
+
+/// What is kept of a sleep over its ticks.
+#[derive(Clone, Debug)]
+pub(super) struct SleepSoFar {
+    pub(super) since: Instant,
+    pub(super) ticks: u64,
+    terminate_at: Option<Instant>,
+    not_terminated: Option<String>,
+    bytes: Option<u64>,
+}
+
+impl SleepSoFar {
+    fn of(asleep: &Asleep) -> Self {
+        Self {
+            since: asleep.since,
+            ticks: asleep.ticks,
+            terminate_at: asleep.terminate_at,
+            not_terminated: asleep.not_terminated.clone(),
+            bytes: asleep.bytes,
+        }
+    }
+
+    /// The same sleep, held anew.
+    fn go_on(self, held: Asleep, now: Instant) -> Asleep {
+        Asleep {
+            since: self.since,
+            ticks: self.ticks + 1,
+            // What kept it from being terminated may have changed.
+            terminate_at: self.terminate_at.or(self.not_terminated.is_some().then_some(now)),
+            not_terminated: self.not_terminated,
+            ..held
+        }
+    }
+}
+
+impl Sleep {
+    /// Lets a sleeper run for a moment. `kind` is why, where it is not a deadline of its own.
+    pub(super) fn tick(&mut self, kind: Option<CauseKind>) {
+        let Phase::Asleep(asleep) = std::mem::replace(&mut self.phase, Phase::Awake) else {
+            return;
+        };
+        let now = Instant::now();
+        let so_far = SleepSoFar::of(&asleep);
+        let cpu = self.cpu_of(&asleep.pids, now);
+        drop(asleep);
+        self.ran_from = now;
+        self.write_time_left(now);
+        let overdue = self.interrupted.take_overdue(now);
+        self.tree.rewrite(overdue);
+        self.tree.release();
+        self.phase = Phase::Ticking(Box::new(Tick {
+            asleep: so_far,
+            next_check: now + FIRST_CHECK,
+            began: now,
+            pause: FIRST_CHECK,
+            cpu_before: cpu,
+            cpu_last: cpu,
+            kind,
+        }));
+    }
+
+    fn cpu_of(&mut self, pids: &[i32], now: Instant) -> Duration {
+        let cpu = self.meter.sample(now, pids);
+        self.idle.note(now, &cpu);
+        cpu.into_iter().map(|(_, used)| used).sum()
+    }
+
+    /// Sees whether a tick is over.
+    pub(super) fn check_tick(&mut self, host: &mut Host, circumstances: &Circumstances, now: Instant) {
+        let pids = self.tree.processes();
+        let cpu = self.cpu_of(&pids, now);
+        let Phase::Ticking(tick) = &mut self.phase else { return };
+        let quiet = cpu == tick.cpu_last;
+        let used = cpu.saturating_sub(tick.cpu_before);
+        tick.cpu_last = cpu;
+        let (began, kind) = (tick.began, tick.kind);
+        let is_work = used > MAX_CPU || now.saturating_duration_since(began) > MAX_TIME;
+        let so_far = tick.asleep.clone();
+        if is_work || circumstances.held_calls > 0 || circumstances.stopping {
+            return self.wake_from_tick(host, kind, began);
+        }
+        if quiet {
+            match self.hold(host, began) {
+                Ok(asleep) if asleep.bytes != so_far.bytes => {
+                    // It answered somebody, or took in what somebody sent.
+                    drop(asleep);
+                    self.tree.release();
+                    return self.wake_from_tick(host, kind, began);
+                }
+                Ok(asleep) => return self.sleep_on(host, so_far.go_on(asleep, now), began),
+                Err(what) => tracing::debug!(%what, "a tick is not over"),
+            }
+        }
+        if let Phase::Ticking(tick) = &mut self.phase {
+            tick.pause = if quiet { tick.pause * 2 } else { tick.pause }.min(LONGEST_PAUSE);
+            tick.next_check = Instant::now() + tick.pause;
+        }
+    }
+
+    fn sleep_on(&mut self, host: &mut Host, asleep: Asleep, began: Instant) {
+        let message = ToBroker::Ticked {
+            deadline_us: asleep.deadline_us(),
+            took: began.elapsed(),
+        };
+        host.link.send(&message, Vec::new());
+        self.phase = Phase::Asleep(Box::new(asleep));
+    }
+
+    /// A deadline led to work, or somebody came meanwhile.
+    fn wake_from_tick(&mut self, host: &mut Host, kind: Option<CauseKind>, began: Instant) {
+        let pids = self.tree.processes();
+        let ran = began.elapsed();
+        let connections = self.connections(host, &pids);
+        // A connection whose last bytes came in since is who came; one that only sent was answered.
+        let came = connections.iter().find(|connection| connection.last_received < ran);
+        let cause = match came {
+            Some(connection) if kind.is_none() => WakeCause {
+                kind: CauseKind::Data,
+                by: Some(connection.peer),
+                port: port_of(connection.local),
+            },
+            _ => WakeCause {
+                kind: kind.unwrap_or(CauseKind::Timer),
+                by: None,
+                port: None,
+            },
+        };
+        self.wake(host, began, cause, false);
+    }
+}

@@ -1,0 +1,192 @@
+//! What a sleeper waits for, awaited in its place: duplicates of exactly the descriptors that its threads wait for.
+//!
+//! Duplicates of the program's own epoll instances are among them: an epoll instance is itself pollable, and polling it takes nothing
+//! from the program, edge-triggered events included (the kernel suite pins that).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{PollFlags, Timespec};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+
+use super::calls::Watch;
+use crate::kernel::socket::errno_of;
+use crate::kernel::{socket, task};
+
+/// How many of those that are ready are looked at: one is enough to wake.
+const BATCH: usize = 16;
+
+/// One thing that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A descriptor of a process.
+    Descriptor {
+        /// The process.
+        pid: i32,
+        /// What of it.
+        watch: Watch,
+        /// The call that waits for it.
+        call: &'static str,
+    },
+    /// The end of a process.
+    Process {
+        /// Which.
+        pid: i32,
+    },
+    /// A time of CLOCK_REALTIME, or that somebody sets it.
+    Clock,
+}
+
+/// Everything that is waited for.
+#[derive(Debug)]
+pub struct WaitSet {
+    // Closed first: the registrations go with it, and the duplicates one by one after.
+    epoll: OwnedFd,
+    sources: Vec<(Source, OwnedFd)>,
+}
+
+impl WaitSet {
+    /// Waits for the end of each of these processes, and for nothing else yet.
+    ///
+    /// # Errors
+    /// EMFILE where descriptors run out.
+    pub fn new(pids: &[i32]) -> Result<Self, Errno> {
+        let mut set = Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC).map_err(errno_of)?,
+            sources: Vec::with_capacity(pids.len() * 2),
+        };
+        for pid in pids {
+            match task::open_process(*pid) {
+                Ok(pidfd) => set.add(Source::Process { pid: *pid }, pidfd, PollFlags::IN)?,
+                Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(set)
+    }
+
+    /// Waits for what the threads of `pid` wait for, too; says which descriptors nobody can wait for.
+    ///
+    /// # Errors
+    /// EMFILE where descriptors run out, EPERM where the process cannot be inspected.
+    pub fn watch(&mut self, pid: i32, watches: &HashMap<i32, (PollFlags, &'static str)>) -> Result<Vec<i32>, Errno> {
+        let Some(pidfd) = self.pidfd(pid) else {
+            return Err(Errno::ESRCH);
+        };
+        // What has a number in a process is duplicated through that process.
+        let mut duplicates = Vec::with_capacity(watches.len());
+        let mut unwatchable = Vec::new();
+        for (number, (events, call)) in watches {
+            match task::duplicate_from(pidfd, *number) {
+                Ok(duplicate) => duplicates.push((*number, *events, *call, duplicate)),
+                // Closed while its thread is blocked in it: the thread goes on waiting for what nobody can name any more.
+                Err(Errno::EBADF) => unwatchable.push(*number),
+                Err(errno) => return Err(errno),
+            }
+        }
+        for (number, events, call, duplicate) in duplicates {
+            let watch = Watch { number, events };
+            match self.add(Source::Descriptor { pid, watch, call }, duplicate, events) {
+                Ok(()) => {}
+                // What has no way to be waited for (a file), or is too deeply nested.
+                Err(Errno::EPERM | Errno::ELOOP | Errno::EINVAL) => unwatchable.push(number),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(unwatchable)
+    }
+
+    /// Waits for a time of CLOCK_REALTIME, and for that clock being set (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+    ///
+    /// # Errors
+    /// EMFILE where descriptors run out.
+    pub fn watch_clock(&mut self, at: std::time::Duration) -> Result<(), Errno> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Realtime, flags).map_err(errno_of)?;
+        let value = Itimerspec {
+            it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
+            it_value: Timespec::try_from(at).map_err(|_| Errno::EINVAL)?,
+        };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        timerfd_settime(&timer, flags, &value).map_err(errno_of)?;
+        self.add(Source::Clock, timer, PollFlags::IN)
+    }
+
+    fn add(&mut self, source: Source, fd: OwnedFd, events: PollFlags) -> Result<(), Errno> {
+        let data = EventData::new_u64(self.sources.len() as u64);
+        // The flags of poll(2) and epoll_ctl(2) that have the same name have the same value (include/uapi/linux/eventpoll.h).
+        let flags = EventFlags::from_bits_retain(u32::from(events.bits()));
+        epoll::add(&self.epoll, &fd, data, flags).map_err(errno_of)?;
+        self.sources.push((source, fd));
+        Ok(())
+    }
+
+    fn pidfd(&self, pid: i32) -> Option<&OwnedFd> {
+        let of = |(source, fd)| (source == Source::Process { pid }).then_some(fd);
+        self.sources.iter().find_map(|(source, fd)| of((*source, fd)))
+    }
+
+    /// What is ready, without waiting.
+    pub fn ready(&self) -> Vec<Source> {
+        let mut events = Vec::with_capacity(BATCH);
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&none)).is_err() {
+            return Vec::new();
+        }
+        let of = |event: &epoll::Event| {
+            let position = usize::try_from({ event.data }.u64()).ok()?;
+            self.sources.get(position).map(|(source, _)| *source)
+        };
+        events.iter().filter_map(of).collect()
+    }
+
+    /// Everything that is waited for.
+    pub fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
+        self.sources.iter().map(|(source, fd)| (*source, fd.as_fd()))
+    }
+
+    /// The peer and the port of a descriptor that is a connection or a listener.
+    pub fn socket_of(&self, wanted: Source) -> Option<SocketSource> {
+        let (_, fd) = self.sources.iter().find(|(source, _)| *source == wanted)?;
+        SocketSource::of(fd.as_fd())
+    }
+}
+
+impl AsFd for WaitSet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// What a socket is to those who wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketSource {
+    /// It listens here.
+    Listener(SocketAddr),
+    /// It is connected.
+    Connection {
+        /// Its own address.
+        local: SocketAddr,
+        /// The peer's.
+        peer: SocketAddr,
+    },
+    /// Datagrams come here.
+    Datagrams(SocketAddr),
+}
+
+impl SocketSource {
+    /// What a descriptor is, where it is an Internet socket.
+    pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
+        let local = socket::local_address(fd)?;
+        if let Ok(Some(peer)) = socket::peer_address(fd) {
+            return Some(Self::Connection { local, peer });
+        }
+        match rustix::net::sockopt::socket_type(fd).ok()? {
+            rustix::net::SocketType::DGRAM => Some(Self::Datagrams(local)),
+            _ => Some(Self::Listener(local)),
+        }
+    }
+}

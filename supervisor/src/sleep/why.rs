@@ -1,0 +1,190 @@
+//! Why a host is awake or what it waits for, in plain words.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use imsup_wire::Why;
+use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
+
+use super::asleep::{Asleep, is_epoll};
+use super::deadlines::{Due, Now};
+use super::idle::Activity;
+use super::waitset::{SocketSource, Source};
+use super::{Circumstances, Phase, Sleep, named};
+use crate::host::Host;
+use crate::kernel::process;
+
+impl Sleep {
+    /// What keeps the host awake, or what it waits for.
+    pub(super) fn why(&self, host: &Host, circumstances: &Circumstances) -> Why {
+        match &self.phase {
+            Phase::Asleep(asleep) => self.why_asleep(host, asleep),
+            Phase::Awake | Phase::Ticking(_) => self.why_awake(host, circumstances),
+        }
+    }
+
+    fn why_awake(&self, host: &Host, circumstances: &Circumstances) -> Why {
+        let now = Instant::now();
+        let idle = now.saturating_duration_since(self.idle.quiet_since());
+        let idle_after = self.policy.as_ref().and_then(|policy| policy.idle_after);
+        let mut reasons = Vec::new();
+        let reason = |kind, detail: String| Reason {
+            kind,
+            detail,
+            pid: None,
+        };
+        if idle_after.is_none() {
+            let detail = "its settings keep it awake (keep_awake, or idle_after: never)".to_owned();
+            reasons.push(reason(ReasonKind::Setting, detail));
+        }
+        let kept = self.kept_awake(host, circumstances, now);
+        reasons.extend(kept.map(|(kind, detail)| reason(kind, detail)));
+        if let Some((at, activity)) = self.idle.last_activity() {
+            let ago = now.saturating_duration_since(at).as_secs_f64();
+            reasons.push(self.activity(host, activity, ago));
+        }
+        if let Some(trouble) = &self.trouble {
+            let detail = format!("it could not be suspended: {}", trouble.what);
+            reasons.push(reason(ReasonKind::Unsuspendable, detail));
+        }
+        let held = reasons.iter().any(|reason| {
+            !matches!(
+                reason.kind,
+                ReasonKind::Cpu | ReasonKind::Connection | ReasonKind::Unsuspendable
+            )
+        });
+        let left = idle_after.map(|idle_after| idle_after.saturating_sub(idle));
+        Why::Awake {
+            reasons,
+            idle,
+            sleeps_in: left.filter(|_| !held),
+        }
+    }
+
+    fn activity(&self, host: &Host, activity: Activity, ago: f64) -> Reason {
+        match activity {
+            Activity::Cpu { pid, used, within } => Reason {
+                kind: ReasonKind::Cpu,
+                detail: format!(
+                    "{} used {:.1} % of a processor for {:.1} s, {ago:.1} s ago",
+                    named(pid),
+                    100.0 * used.as_secs_f64() / within.as_secs_f64().max(1e-9),
+                    within.as_secs_f64(),
+                ),
+                pid: u32::try_from(pid).ok(),
+            },
+            Activity::Bytes => {
+                let connections = self.connections(host, &self.tree.processes());
+                let last = connections.iter().min_by_key(|connection| connection.last_received);
+                let which = match last {
+                    Some(connection) => {
+                        format!("its connections (last: {} with {})", connection.local, connection.peer)
+                    }
+                    None => "its connections".to_owned(),
+                };
+                Reason {
+                    kind: ReasonKind::Connection,
+                    detail: format!("bytes moved on {which}, {ago:.1} s ago"),
+                    pid: None,
+                }
+            }
+            Activity::Processes => Reason {
+                kind: ReasonKind::Cpu,
+                detail: format!("a process was started or ended, {ago:.1} s ago"),
+                pid: None,
+            },
+        }
+    }
+
+    fn why_asleep(&self, host: &Host, asleep: &Asleep) -> Why {
+        let now = Now::read();
+        let terminate_after = self.policy.as_ref().and_then(|policy| policy.terminate_after);
+        let not_terminated = terminate_after.and_then(|_| self.in_use(host));
+        let terminates_in = terminate_after
+            .filter(|_| not_terminated.is_none())
+            .map(|time| (asleep.since + time).saturating_duration_since(now.instant));
+        let mut waits: Vec<WaitsFor> = asleep
+            .set
+            .sources()
+            .filter_map(|(source, fd)| words(source, fd))
+            .collect();
+        waits.sort_by_key(|wait| (wait.kind == WaitKind::Process, wait.pid));
+        waits.dedup();
+        let of = asleep.tick().map(|(_, pid, call)| format!("{}, {call}", named(pid)));
+        let timerfd = asleep.dues.iter().find(|(_, call, _)| *call == "timerfd");
+        let of = of.or_else(|| timerfd.map(|(pid, call, _)| format!("{}, {call}", named(*pid))));
+        if asleep.dues.iter().any(|(_, _, due)| *due == Due::Unknown) {
+            waits.push(WaitsFor {
+                kind: WaitKind::Timer,
+                detail: format!(
+                    "a call that imsup does not know: it runs for a moment every {:?}",
+                    asleep.slack
+                ),
+                pid: None,
+            });
+        }
+        waits.push(WaitsFor {
+            kind: WaitKind::Signal,
+            detail: format!("a signal from outside, looked for every {:?}", asleep.signals_every),
+            pid: None,
+        });
+        Why::Asleep {
+            waits,
+            deadline_us: asleep.deadline_us(),
+            deadline_of: of,
+            terminates_in,
+            not_terminated,
+            method: self.tree.method(),
+        }
+    }
+}
+
+/// What one source waits for. The end of a process is left out: it is waited for of each.
+fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
+    let Source::Descriptor { pid, watch, call } = source else {
+        return None;
+    };
+    let who = named(pid);
+    let number = watch.number;
+    let (kind, detail) = if is_epoll(source) {
+        let count = process::watched_by_epoll(pid, number);
+        let detail =
+            format!("{who}: anything that its epoll instance (descriptor {number}, {count} descriptors) watches");
+        (WaitKind::Epoll, detail)
+    } else {
+        match SocketSource::of(fd) {
+            Some(SocketSource::Listener(local)) => (
+                WaitKind::Listener,
+                format!(
+                    "{who}: a connection to port {} (descriptor {number}, {call})",
+                    local.port()
+                ),
+            ),
+            Some(SocketSource::Connection { peer, .. }) => (
+                WaitKind::Connection,
+                format!(
+                    "{who}: its connection with {} (descriptor {number}, {call})",
+                    shown(peer)
+                ),
+            ),
+            Some(SocketSource::Datagrams(local)) => (
+                WaitKind::Datagram,
+                format!(
+                    "{who}: a datagram to port {} (descriptor {number}, {call})",
+                    local.port()
+                ),
+            ),
+            None => (WaitKind::Descriptor, format!("{who}: descriptor {number} ({call})")),
+        }
+    };
+    Some(WaitsFor {
+        kind,
+        detail,
+        pid: u32::try_from(pid).ok(),
+    })
+}
+
+/// An address without the `::ffff:` of an IPv6 socket.
+fn shown(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
