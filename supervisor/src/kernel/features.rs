@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -30,7 +31,7 @@ pub struct Feature {
     pub indispensable: bool,
 }
 
-/// Probes everything. Starts one child, which ends at once; the caller must have a single thread.
+/// Probes everything. Starts children, which end at once; the caller must have a single thread.
 pub fn probe() -> Vec<Feature> {
     vec![
         notification(),
@@ -197,17 +198,18 @@ fn freezer() -> Feature {
     }
 }
 
-/// Stops and reads a child that was not told to go on, and ends it.
+/// Stops and reads a child that waits for its standard input, and ends it.
 fn stop_a_child() -> Result<(), Errno> {
-    let mut child = std::process::Command::new("/proc/self/exe")
-        .arg("--version")
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", "read nothing"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     let pid = child.id().cast_signed();
     let stopped = stopped::stop(&|| vec![pid], Duration::from_secs(1));
     let result = match stopped {
+        Ok(stopped) if stopped.threads().is_empty() => Err(Errno::ESRCH),
         Ok(_) => Ok(()),
         Err(StopError::Refused { errno, .. }) => Err(errno),
         Err(StopError::Traced { .. }) => Err(Errno::EPERM),
