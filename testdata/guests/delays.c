@@ -1,6 +1,7 @@
 /*
  * A server that lets some time pass before each answer, in one of the ways in which programs do that. One process, one thread (but for
- * the methods that have a second one by their nature), one connection at a time. It answers a line with:
+ * the methods that have a second one by their nature), one connection at a time. With TICK_MS there is another thread that wakes up so
+ * often and does nothing. It answers a line with:
  *     LINE method=METHOD waited_us=N          by CLOCK_MONOTONIC
  */
 #define _GNU_SOURCE
@@ -394,19 +395,30 @@ static bool receive_line(int fd, char *line, size_t size) {
     return false;
 }
 
+static void *tick(void *argument) {
+    for (;;) {
+        by_nanosleep((long)argument);
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv) {
     void (*wait)(long) = NULL;
-    for (unsigned i = 0; argc == 4 && i < method_count; i++) {
+    for (unsigned i = 0; argc >= 4 && argc <= 5 && i < method_count; i++) {
         wait = strcmp(argv[1], methods[i].name) == 0 ? methods[i].wait : wait;
     }
     if (wait == NULL) {
-        fputs("delays METHOD MS PORT\n", stderr);
+        fputs("delays METHOD MS PORT [TICK_MS]\n", stderr);
         for (unsigned i = 0; i < method_count; i++) {
             fprintf(stderr, "  %s\n", methods[i].name);
         }
         return 2;
     }
     long ms = atol(argv[2]);
+    pthread_t ticking;
+    if (argc == 5 && pthread_create(&ticking, NULL, tick, (void *)atol(argv[4])) != 0) {
+        die("pthread_create");
+    }
     listener = open_listener(atoi(argv[3]), 0);
     for (;;) {
         char line[LINE_BYTES], reply[LINE_BYTES + 128];
