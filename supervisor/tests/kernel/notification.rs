@@ -41,6 +41,7 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         new_session: false,
         descriptor_limit: None,
         signals: SigSet::empty(),
+        cgroup: None,
         no_new_privs: true,
     };
     let filter = imsup_bpf_filters::compile().unwrap();
