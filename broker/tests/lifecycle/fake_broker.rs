@@ -80,6 +80,10 @@ fn host(line: &str) -> HostSpec {
             "udp" => host.expose.push((Transport::Udp, value.parse().expect("a port"))),
             "alias" => host.aliases.push(value.to_owned()),
             "hold" => host.imsup.hold_timeout = Duration::from_millis(value.parse().expect("milliseconds")),
+            "idle" => host.imsup.idle_after = Some(Duration::from_millis(value.parse().expect("milliseconds"))),
+            "terminate" => {
+                host.imsup.terminate_after = Some(Duration::from_millis(value.parse().expect("milliseconds")))
+            }
             "keep" => host.imsup.keep_awake = true,
             "prefetch" => host.imsup.prefetch_dns = true,
             "publish" => {

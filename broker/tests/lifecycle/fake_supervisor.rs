@@ -8,6 +8,8 @@
 //! * `fail:CODE`, `done`, `noexec`: its program ends like that
 //! * `die`: it ends without a word
 //! * `wait:FILE`: goes on when the file exists
+//! * `sleep`: it is idle, and sleeps until it is connected to or woken
+//! * `mute`: it does not answer what it is asked
 //! * `serve`: answers every connection and datagram with its name and a newline, until it is told to stop
 
 use std::collections::VecDeque;
@@ -21,12 +23,18 @@ use std::time::Duration;
 
 use imsup_broker::paths::Paths;
 use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{Endpoint, ExitStatus, HostName, Index, Planes, ToBroker, ToSupervisor, Transport, Usage};
+use imsup_wire::{
+    CauseKind, Endpoint, ExitStatus, HostName, Index, Order, Planes, Report, ToBroker, ToSupervisor, Transport, Usage,
+    WakeCause, Why,
+};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::peer::Peer;
+
+/// The next deadline of each sleeper.
+pub const DEADLINE_US: u64 = 4_000_000_000_000_000;
 
 struct Supervisor {
     paths: Paths,
@@ -41,6 +49,7 @@ struct Supervisor {
     asleep: Option<u64>,
     /// What it says it has used: a second and a byte-second more with each question.
     used: u32,
+    mute: bool,
     /// The next broker has no place for it.
     rejected: bool,
     /// Left behind.
@@ -80,6 +89,7 @@ pub fn run() -> ExitCode {
         settled: false,
         asleep: None,
         used: 0,
+        mute: false,
         rejected: false,
         left: Vec::new(),
         _lock: lock,
@@ -132,6 +142,8 @@ impl Supervisor {
             "done" => return Some(self.exit(ExitStatus::Code(0))),
             "noexec" => return Some(self.exit(ExitStatus::NotExecuted(2))),
             "die" => return Some(ExitCode::from(9)),
+            "sleep" => self.fall_asleep(),
+            "mute" => self.mute = true,
             "wait" => crate::world::wait_for_file(std::path::Path::new(value)),
             "serve" => return Some(self.serve()),
             other => panic!("no such verb: {other}"),
@@ -147,6 +159,64 @@ impl Supervisor {
             memory_byte_ms: u128::from(self.used) * 1000,
             resident_bytes: 4096,
         }
+    }
+
+    fn fall_asleep(&mut self) {
+        self.asleep = Some(now_us());
+        let suspended = ToBroker::Suspended {
+            deadline_us: Some(DEADLINE_US),
+            took: Duration::from_micros(300),
+            usage: self.usage(),
+        };
+        self.tell(&suspended, Vec::new());
+    }
+
+    /// Wakes, where it sleeps.
+    fn wake(&mut self, cause: WakeCause) {
+        let Some(since_us) = self.asleep.take() else { return };
+        let time_us = now_us();
+        let woke = ToBroker::Woke {
+            time_us,
+            cause,
+            named_later: false,
+            slept: Duration::from_micros(time_us - since_us),
+            ticks: 0,
+            took: Duration::from_micros(90),
+            usage: self.usage(),
+        };
+        self.tell(&woke, Vec::new());
+    }
+
+    fn answer_order(&mut self, id: u64, order: Order) {
+        let report = match order {
+            Order::Suspend => {
+                self.fall_asleep();
+                Report::Done
+            }
+            Order::Resume => {
+                self.wake(WakeCause {
+                    kind: CauseKind::Wake,
+                    by: None,
+                    port: None,
+                });
+                Report::Done
+            }
+            Order::Usage => Report::Usage(self.usage()),
+            Order::Why if self.asleep.is_some() => Report::Why(Why::Asleep {
+                waits: Vec::new(),
+                deadline_us: Some(DEADLINE_US),
+                deadline_of: None,
+                terminates_in: None,
+                not_terminated: None,
+                method: "nothing".to_owned(),
+            }),
+            Order::Why => Report::Why(Why::Awake {
+                reasons: Vec::new(),
+                idle: Duration::from_secs(1),
+                sleeps_in: None,
+            }),
+        };
+        self.tell(&ToBroker::Answer { id, report }, Vec::new());
     }
 
     fn exit(&mut self, status: ExitStatus) -> ExitCode {
@@ -197,7 +267,20 @@ impl Supervisor {
     }
 
     fn serve(&mut self) -> ExitCode {
+        if let Some(peer) = &self.peer {
+            peer.channel.socket().set_nonblocking(true).expect("fcntl(2)");
+        }
         loop {
+            // Not only where poll(2) says so: a message may have come with the one before.
+            while let Some(peer) = &mut self.peer {
+                match peer.channel.receive::<ToSupervisor>() {
+                    Ok(Some(ToSupervisor::Stop { signal, .. })) => return self.exit(ExitStatus::Signal(signal)),
+                    Ok(Some(ToSupervisor::Ask { id, order })) if !self.mute => self.answer_order(id, order),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => self.peer = None,
+                }
+            }
             let mut fds: Vec<PollFd<'_>> = self
                 .listening
                 .iter()
@@ -216,17 +299,18 @@ impl Supervisor {
             rustix::event::poll(&mut fds, timeout).expect("poll(2)");
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(fds);
+            let came = self.listening.iter().zip(&ready).find(|(_, ready)| **ready);
+            if let Some(((endpoint, _), _)) = came {
+                let cause = WakeCause {
+                    kind: CauseKind::Connection,
+                    by: None,
+                    port: Some(endpoint.address.port()),
+                };
+                self.wake(cause);
+            }
             for (number, (endpoint, socket)) in self.listening.iter().enumerate() {
                 if ready[number] {
                     answer(&self.host, *endpoint, socket);
-                }
-            }
-            if ready.get(self.listening.len()) == Some(&true) {
-                let heard = self.peer.as_mut().expect("a broker").channel.receive::<ToSupervisor>();
-                match heard {
-                    Ok(Some(ToSupervisor::Stop { signal, .. })) => return self.exit(ExitStatus::Signal(signal)),
-                    Ok(_) => {}
-                    Err(_) => self.peer = None,
                 }
             }
             if self.peer.is_none() && !self.rejected {
@@ -264,6 +348,7 @@ impl Supervisor {
         };
         assert_eq!(index, self.index);
         assert!(endpoints.is_empty(), "an adopted host has its sockets");
+        peer.channel.socket().set_nonblocking(true).expect("fcntl(2)");
         self.peer = Some(peer);
         let copies: Vec<(Endpoint, OwnedFd)> = self
             .listening
@@ -277,6 +362,10 @@ impl Supervisor {
             self.tell(&ToBroker::Settled, Vec::new());
         }
     }
+}
+
+fn now_us() -> u64 {
+    imsup_broker::events::now_us()
 }
 
 /// Answers what waits: a connection after one byte of it was read, a datagram at once.

@@ -12,8 +12,10 @@ mod fake_broker;
 mod fake_supervisor;
 mod names;
 mod peer;
+mod power;
 mod reach;
 mod restart;
+mod sleep;
 mod strangers;
 mod world;
 
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
                 control::trials(),
                 names::trials(),
                 restart::trials(),
+                sleep::trials(),
+                power::trials(),
                 bad::trials(),
                 strangers::trials(),
             ];

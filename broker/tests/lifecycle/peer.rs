@@ -8,7 +8,7 @@ use imsup_wire::channel::Channel;
 use imsup_wire::codec::VERSION;
 use imsup_wire::control::Opening;
 use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{Endpoint, HostName, Index, Outcome, ToBroker, ToSupervisor};
+use imsup_wire::{Awake, Endpoint, HostName, Index, Order, Outcome, ToBroker, ToSupervisor};
 
 pub struct Peer {
     pub channel: Channel,
@@ -60,6 +60,37 @@ impl Peer {
             adoption,
         };
         self.tell(&hello, Vec::new());
+    }
+
+    /// Introduces itself as the one that runs a host, and says that its start is over.
+    pub fn started(paths: &Paths, host: &str) -> Self {
+        let mut peer = Self::connect(paths);
+        peer.hello(Some(host.parse().expect("a name")), Role::Started, None);
+        peer.welcome();
+        peer.say(ToBroker::Started { pid: 4711 });
+        peer.say(ToBroker::Settled);
+        peer
+    }
+
+    /// Says something without a socket.
+    pub fn say(&mut self, message: ToBroker) {
+        self.tell(&message, Vec::new());
+    }
+
+    /// What it is asked next, to be answered under that number.
+    pub fn order(&mut self) -> (u64, Order) {
+        match self.hear() {
+            ToSupervisor::Ask { id, order } => (id, order),
+            other => panic!("no question: {other:?}"),
+        }
+    }
+
+    /// What keeps its host awake from now on.
+    pub fn awake(&mut self) -> Awake {
+        match self.hear() {
+            ToSupervisor::KeepAwake(awake) => awake,
+            other => panic!("nothing about that: {other:?}"),
+        }
     }
 
     pub fn hear(&mut self) -> ToSupervisor {

@@ -161,6 +161,18 @@ impl World {
             .collect()
     }
 
+    /// What happened to a host, of one kind, oldest first.
+    pub fn of_kind(&self, name: &str, kind: EventKind) -> Vec<Event> {
+        let mut events = self.events();
+        events.retain(|event| event.host.as_str() == name && event.kind == kind);
+        events
+    }
+
+    /// The first event of a kind that happens to a host.
+    pub fn wait_for_event(&self, name: &str, kind: EventKind) -> Event {
+        until(&format!("{name} to {kind}"), || self.of_kind(name, kind).pop())
+    }
+
     pub fn wait_for_state(&self, name: &str, state: HostState) -> HostStatus {
         until(&format!("{name} to be {state}"), || {
             Some(self.host(name)).filter(|host| host.state == state)
