@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use imsup_supervisor::kernel::stopped::{At, StopError, Stopped, StoppedThread, stop};
+use imsup_supervisor::kernel::stopped::{At, GoOn, StopError, Stopped, StoppedThread, stop};
 use imsup_supervisor::kernel::{notify::Answer, process};
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -97,9 +97,8 @@ fn blocked_calls_are_read_and_go_on() {
     assert_eq!(timeout, 100_000);
     stopped.release();
     assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
-    until("the end of epoll's thread", || {
-        process::threads(script.pid()).len() == 5
-    });
+    // One that is stopped again before it has run has not even begun its call again.
+    script.await_calls(&RESTARTED);
 
     let stopped = stop_one(&script).unwrap();
     assert_restarted(&first, &blocked(stopped.threads()));
@@ -109,16 +108,69 @@ fn blocked_calls_are_read_and_go_on() {
     assert_eq!(script.line(), "read 1 0");
 }
 
+/// A tracer may have an interrupted epoll_wait begun anew, by the result that the kernel restarts calls by (-ERESTARTNOHAND): the
+/// program does not see EINTR; or return what it likes. A handler that waits is run first, and then it is EINTR as ever.
+#[test]
+fn an_interrupted_epoll_wait_can_be_begun_anew() {
+    let mut script = Script::start(
+        "
+(r, w), e = os.pipe(), select.epoll()
+e.register(r)
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+room = ctypes.create_string_buffer(64)
+def wait(timeout):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    say('epoll', *call(232, e.fileno(), room, 4, timeout))
+wait_for = lambda timeout: threading.Thread(target=wait, args=(timeout,), daemon=True).start()
+",
+    );
+    let calls = [libc::SYS_read, libc::SYS_epoll_wait];
+    let go_on = |script: &Script, go_on: GoOn, signal: Option<Signal>| {
+        script.await_calls(&calls);
+        let stopped = stop_one(script).unwrap();
+        let waits = |thread: &&StoppedThread| matches!(thread.at, At::Blocked { eintr: true, .. });
+        let waiting = stopped.threads().iter().find(waits).unwrap();
+        stopped.rewrite(vec![(waiting.tid, go_on)]);
+        if let Some(signal) = signal {
+            script.signal(signal);
+        }
+        stopped.release();
+    };
+    let anew = GoOn::Anew { argument: None };
+    script.tell("wait_for(-1)");
+    for _ in 0..3 {
+        go_on(&script, anew, None);
+    }
+    script.await_calls(&calls);
+    script.tell("os.write(w, b'x')");
+    assert_eq!(script.line(), "epoll 1 0");
+    assert_eq!(script.ask("os.read(r, 1)"), "b'x'");
+
+    // With another timeout: none.
+    script.tell("wait_for(-1)");
+    go_on(&script, GoOn::Anew { argument: Some((3, 0)) }, None);
+    assert_eq!(script.line(), "epoll 0 0");
+    script.tell("wait_for(-1)");
+    go_on(&script, GoOn::Return(0), None);
+    assert_eq!(script.line(), "epoll 0 0");
+    script.tell("wait_for(-1)");
+    go_on(&script, anew, Some(Signal::SIGUSR1));
+    assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
+}
+
 /// A thread that runs is in user mode, or its call is over when it stops: read(2) of /dev/zero says how far it came.
 #[test]
 fn running_threads_are_told_from_blocked_ones() {
     let zeros = "
 def fill():
     zero, room = os.open('/dev/zero', 0), bytearray(1 << 22)
+    say('filling')
     while True: os.readv(zero, [room])
-threading.Thread(target=fill, daemon=True).start()
 ";
-    let script = Script::start(zeros);
+    let mut script = Script::start(zeros);
+    script.tell("threading.Thread(target=fill, daemon=True).start()");
+    assert_eq!(script.line(), "filling");
     let mut completed = 0;
     for _ in 0..50 {
         let stopped = stop_one(&script).unwrap();
@@ -133,8 +185,9 @@ threading.Thread(target=fill, daemon=True).start()
                 assert!(result > 0, "{result}");
                 completed += 1;
             }
-            // Python's own lock, between two reads.
-            At::Completed { number, .. } | At::Blocked { number, .. } => assert_eq!(number, libc::SYS_futex),
+            // Python says that it begins, and takes its own lock between two reads.
+            At::Completed { .. } => {}
+            At::Blocked { number, .. } => assert_eq!(number, libc::SYS_futex),
             At::GroupStop => panic!("nobody stopped it"),
         }
     }
