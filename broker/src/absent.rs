@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::files;
-use crate::launcher::{self, Pids, Tree};
+use crate::launcher::{self, Pids, Tree, cgroups};
 use crate::paths::Paths;
 
 /// How long supervisors may take to end their programs.
@@ -106,8 +106,40 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
         return Err(AbsentError::HasBroker(project.to_owned()));
     }
     let ended = end_held(paths)?;
+    end_cgroups(project, paths);
     remove_files(paths)?;
     Ok(ended)
+}
+
+/// Remembers where supervisors of the project make their cgroups, so that what is left of them is found when neither they
+/// nor this broker are there any more.
+pub(crate) fn note_cgroups(paths: &Paths, directories: &[PathBuf]) {
+    let path = paths.cgroups();
+    let mut known = fs::read_to_string(&path).unwrap_or_default();
+    let before = known.len();
+    for directory in directories.iter().filter_map(|directory| directory.to_str()) {
+        if !known.lines().any(|line| line == directory) {
+            known.extend([directory, "\n"]);
+        }
+    }
+    if known.len() > before
+        && let Err(error) = files::replace(&path, known.as_bytes())
+    {
+        tracing::warn!(%error, "cgroups that killed supervisors leave will not be found by the next broker");
+    }
+}
+
+/// Ends what supervisors that are gone have left in their cgroups, frozen or not.
+pub(crate) fn end_cgroups(project: &str, paths: &Paths) {
+    let known = fs::read_to_string(paths.cgroups()).unwrap_or_default();
+    for directory in known.lines() {
+        if !cgroups::end_all(Path::new(directory), project) {
+            tracing::warn!(
+                directory,
+                "processes of the project in a cgroup below this one could not be ended"
+            );
+        }
+    }
 }
 
 /// Ends the supervisors that hold their host's file, and what belongs to them.

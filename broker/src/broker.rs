@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,8 @@ pub(crate) struct Broker {
     /// When the project was brought up: microseconds since the Unix epoch.
     up_us: u64,
     leases: Leases,
+    /// The directories of the cgroup that this broker and the supervisors it starts are in.
+    cgroups: Vec<PathBuf>,
     /// Commands that run beside the programs of hosts.
     commands: HashMap<HostId, u32>,
     waiters: HashMap<WaiterId, Target>,
@@ -138,6 +141,7 @@ pub(crate) struct Parts {
     pub(crate) notifier: Notifier,
     pub(crate) up_us: u64,
     pub(crate) leases: Leases,
+    pub(crate) cgroups: Vec<PathBuf>,
 }
 
 impl Broker {
@@ -165,6 +169,7 @@ impl Broker {
             notifier: parts.notifier,
             up_us: parts.up_us,
             leases: parts.leases,
+            cgroups: parts.cgroups,
             commands: HashMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::{Index as At, IndexMut as AtMut};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use imsup_wire::{Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
@@ -47,6 +48,8 @@ pub(crate) struct Instance {
     pub(crate) program: Option<u32>,
     /// That process, where it is of this machine and leads a session.
     pub(crate) leader: Option<u32>,
+    /// The directories of the cgroup its supervisor is in, where that may be another than this broker's.
+    pub(crate) cgroups: Option<Vec<PathBuf>>,
     /// Where the program listens on sockets that are not retained.
     pub(crate) listening: Vec<Endpoint>,
     /// What it said of the program's end.

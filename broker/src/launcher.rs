@@ -1,5 +1,6 @@
 //! Where a host runs: a decision behind a trait, whose first answer is "as a process here".
 
+pub(crate) mod cgroups;
 mod leftovers;
 mod process;
 
@@ -98,6 +99,8 @@ pub struct Pids {
     pub supervisor: Option<u32>,
     /// The program's first, where it led a session.
     pub program: Option<u32>,
+    /// The cgroups that its supervisor may have made for the host.
+    pub cgroups: Vec<PathBuf>,
     /// Those at the other ends of the broker's connections: they are not left behind.
     pub connected: Vec<u32>,
 }

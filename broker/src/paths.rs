@@ -74,6 +74,11 @@ impl Paths {
         self.runtime.join("hosts")
     }
 
+    /// Directories in which supervisors of the project make cgroups, one a line: where to look for what is left of them.
+    pub fn cgroups(&self) -> PathBuf {
+        self.runtime.join("cgroups")
+    }
+
     /// What a host's supervisor holds with flock.
     pub fn running(&self, host: &str) -> PathBuf {
         self.runtime.join("running").join(host)

@@ -25,7 +25,7 @@ use crate::error::BrokerError;
 use crate::events::{History, OnEvent, now_us};
 use crate::files;
 use crate::hosts::{HostId, Hosts};
-use crate::launcher::{Launcher, ProcessLauncher};
+use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
 use crate::names::{NameServer, Names};
@@ -66,6 +66,9 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
 pub fn run(options: Options) -> Result<(), BrokerError> {
     let paths = options.paths.clone();
     let lock = take_lock(&options.cluster.project, &paths)?;
+    // What the last broker, killed together with supervisors, could not end. Before anything is booted in its place.
+    absent::end_cgroups(&options.cluster.project, &paths);
+    absent::note_cgroups(&paths, &cgroups::directories_of("self"));
     let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
     let result = start_and_serve(options);
     if result.is_err() && fresh {
@@ -136,6 +139,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         notifier: notifier.clone(),
         up_us,
         leases,
+        cgroups: cgroups::directories_of("self"),
     });
     broker.expect_held();
     retain(&mut broker, &imsup_exe)?;
@@ -169,6 +173,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     broker.let_go();
     // Hosts of an earlier broker that this one's file does not have.
     absent::end_held(&broker.paths)?;
+    absent::end_cgroups(&broker.cluster.project, &broker.paths);
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
     Ok(())

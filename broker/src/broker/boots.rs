@@ -11,7 +11,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Broker, Timer};
 use crate::hosts::{HostId, Instance};
-use crate::launcher::{Launch, Pids};
+use crate::launcher::{Launch, Pids, cgroups};
 use crate::notices::Notice;
 use crate::registry::Input;
 use crate::tokens::{Kind, token};
@@ -209,13 +209,22 @@ impl Broker {
         // Nobody has seen the program end: it may still run, with the host's ports.
         instance.clearing = true;
         let (serial, boot) = (instance.serial, instance.boot);
+        let directories = instance.cgroups.as_ref().unwrap_or(&self.cgroups).clone();
+        let number = instance.supervisor.map(|pid| pid.to_string());
+        let (supervisor, program) = (instance.supervisor, instance.leader);
+        let name = self.hosts[id].name(&self.cluster).clone();
+        let names = [Some(name.as_str()), number.as_deref()];
+        let cgroups = directories.iter().flat_map(|directory| {
+            let names = names.into_iter().flatten();
+            names.map(|host| directory.join(cgroups::name(&self.cluster.project, host)))
+        });
         let pids = Pids {
+            cgroups: cgroups.collect(),
             // One that somebody else started may lead a session with more in it than the host.
-            supervisor: instance.supervisor.filter(|_| boot.is_some()),
-            program: instance.leader,
+            supervisor: supervisor.filter(|_| boot.is_some()),
+            program,
             connected: self.sessions.iter().filter_map(|(_, session)| session.pid).collect(),
         };
-        let name = self.hosts[id].name(&self.cluster).clone();
         let notifier = self.notifier.clone();
         let done = move || notifier.tell(Notice::Cleared { host: id, serial });
         self.launcher.clear(&name, boot, pids, Box::new(done));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use imsup_wire::{EventKind, HostName};
@@ -11,7 +12,7 @@ use super::{Broker, Timer};
 use crate::absent;
 use crate::events::now_us;
 use crate::hosts::{HostId, Instance};
-use crate::launcher;
+use crate::launcher::{self, cgroups};
 use crate::registry::Input;
 
 /// How long a supervisor may take to notice that there is a broker again.
@@ -31,6 +32,7 @@ impl Broker {
                 launched: true,
                 supervisor: pid,
                 ended: pid.and_then(launcher::open),
+                cgroups: pid.map(|pid| self.cgroups_of(pid)),
                 ..Instance::default()
             };
             self.install(id, instance);
@@ -70,6 +72,15 @@ impl Broker {
                 self.emit(id, now_us(), EventKind::Exit, None, Some(detail));
             }
         }
+    }
+
+    /// Where a supervisor that this broker did not start makes its cgroup.
+    pub(super) fn cgroups_of(&self, pid: u32) -> Vec<PathBuf> {
+        let directories = cgroups::directories_of(&pid.to_string());
+        if directories.iter().any(|directory| !self.cgroups.contains(directory)) {
+            absent::note_cgroups(&self.paths, &directories);
+        }
+        directories
     }
 
     /// Stops watching for the end of an instance that is replaced.

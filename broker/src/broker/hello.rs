@@ -302,6 +302,7 @@ impl Broker {
             supervisor,
             launched: boot.is_some(),
             ended: supervisor.and_then(launcher::open),
+            cgroups: supervisor.map(|pid| self.cgroups_of(pid)),
             ..Instance::default()
         }
     }

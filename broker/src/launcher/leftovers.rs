@@ -1,7 +1,8 @@
 //! Ending what a dead supervisor left behind.
 //!
 //! A supervisor that lives ends its program itself. One that was killed leaves processes that belong to it by one of:
-//! its boot's token in their environment, the session it made, or being orphaned to this process, the subreaper. Whoever
+//! its boot's token in their environment, the session it made, the cgroup it made, or being orphaned to this process, the
+//! subreaper. SIGKILL also ends those that it had frozen or stopped (ptrace(2)) for a sleep. Whoever
 //! started this process may have left it children as well (`sh -c 'agent & exec imsup up'`), which are nobody's leftovers.
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{BOOT_VARIABLE, Pids};
+use super::{BOOT_VARIABLE, Pids, cgroups};
 
 /// How often the tree is looked through: a process may fork between being seen and being killed.
 const MAX_ROUNDS: usize = 100;
@@ -67,10 +68,12 @@ impl Children {
 
 /// Ends what is left of the tree; with `children`, also what was orphaned to this process. False where something survived.
 pub(crate) fn clear(tree: &Tree, children: Option<&Mutex<Children>>) -> bool {
+    // First: nothing that is in it can be missed.
+    let emptied = tree.pids.cgroups.iter().filter(|path| !cgroups::end(path)).count() == 0;
     for _ in 0..MAX_ROUNDS {
         let killed = kill_all(tree, children);
         if killed.is_empty() {
-            return true;
+            return emptied;
         }
         wait_for(&killed);
     }

@@ -17,6 +17,9 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("over_many_kills_no_connect_is_refused", kills),
         trial("what_a_killed_supervisor_leaves_is_ended", leftovers),
+        trial("what_a_killed_supervisor_froze_is_ended", frozen),
+        trial("what_was_frozen_is_ended_without_a_broker_too", frozen_without_broker),
+        trial("the_next_broker_ends_what_was_left_frozen", frozen_before_up),
         trial("a_start_that_fails_is_retried_then_reset", failures),
         trial("a_program_that_is_missing_is_reset_at_once", missing),
         trial("a_supervisor_that_dies_before_it_speaks_is_a_failure", silent_death),
@@ -70,6 +73,61 @@ fn leftovers() {
     let last = world.events().pop().unwrap();
     assert_eq!(last.kind, EventKind::Exit);
     assert!(last.detail.unwrap().contains("supervisor"));
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+}
+
+/// A host with a process that is frozen: that process, and its cgroup.
+fn with_frozen(world: &mut World) -> (u32, std::path::PathBuf) {
+    let file = world.path("frozen");
+    world.hosts = format!("web tcp=8080 -- freeze:{file} listen:8080 settle sleep serve");
+    world.start();
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (pid, cgroup) = text.trim_end_matches('\n').split_once('\n').unwrap();
+    let pid = pid.parse().unwrap();
+    assert!(exists(pid));
+    (pid, cgroup.into())
+}
+
+/// An ordinary user has no cgroup, so the path is empty and nowhere.
+fn is_gone(frozen: &(u32, std::path::PathBuf)) -> bool {
+    !exists(frozen.0) && !frozen.1.exists()
+}
+
+fn frozen() {
+    let mut world = World::prepare("");
+    let frozen = with_frozen(&mut world);
+    kill(world.host("web").pid.unwrap(), Signal::KILL);
+    world.wait_for_state("web", HostState::Imaginary);
+    assert!(is_gone(&frozen), "{frozen:?} is left");
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web", "the next boot");
+    world.down();
+}
+
+fn frozen_without_broker() {
+    let mut world = World::prepare("");
+    let frozen = with_frozen(&mut world);
+    world.kill_broker();
+    assert_eq!(
+        imsup_broker::down_without_broker(&world.project, &world.paths).unwrap(),
+        ["web"]
+    );
+    assert!(is_gone(&frozen), "{frozen:?} is left");
+}
+
+fn frozen_before_up() {
+    let mut world = World::prepare("");
+    let frozen = with_frozen(&mut world);
+    let supervisor = world.host("web").pid.unwrap();
+    world.kill_broker();
+    kill(supervisor, Signal::KILL);
+    until("its end", || (!exists(supervisor)).then_some(()));
+    if frozen.1.as_os_str().is_empty() {
+        // Stopped by nobody that could have died: as a program's own SIGSTOP.
+        kill(frozen.0, Signal::KILL);
+    }
+    world.start();
+    until("the end of what is frozen", || is_gone(&frozen).then_some(()));
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
 }
 

@@ -5,6 +5,8 @@
 //! * `settle`: its start is over
 //! * `claims:PID`: says that this is its program
 //! * `leave`: starts a process in a session of its own that it does not end
+//! * `freeze:FILE`: starts a process that nothing but its cgroup tells to be the host's, and freezes it; writes into the file
+//!   its number and the cgroup. Stopped, as a child, where no cgroup can be made
 //! * `fail:CODE`, `done`, `noexec`: its program ends like that
 //! * `die`: it ends without a word
 //! * `wait:FILE`: goes on when the file exists
@@ -38,6 +40,7 @@ pub const DEADLINE_US: u64 = 4_000_000_000_000_000;
 
 struct Supervisor {
     paths: Paths,
+    project: String,
     host: HostName,
     boot: u64,
     index: Index,
@@ -54,6 +57,8 @@ struct Supervisor {
     rejected: bool,
     /// Left behind.
     left: Vec<std::process::Child>,
+    /// Its cgroup, held as supervisors do.
+    cgroup: Option<File>,
     /// Held for as long as the supervisor lives.
     _lock: File,
 }
@@ -80,6 +85,7 @@ pub fn run() -> ExitCode {
     let (index, endpoints, sockets) = peer.welcome();
     let mut supervisor = Supervisor {
         paths,
+        project: value("--project"),
         host,
         boot,
         index,
@@ -92,6 +98,7 @@ pub fn run() -> ExitCode {
         mute: false,
         rejected: false,
         left: Vec::new(),
+        cgroup: None,
         _lock: lock,
     };
     if arguments[command] != "noexec" {
@@ -138,6 +145,7 @@ impl Supervisor {
                     .stdin(Stdio::null());
                 self.left.push(command.process_group(0).spawn().expect("sh"));
             }
+            "freeze" => self.freeze(std::path::Path::new(value)),
             "fail" => return Some(self.exit(ExitStatus::Code(i32::from(number())))),
             "done" => return Some(self.exit(ExitStatus::Code(0))),
             "noexec" => return Some(self.exit(ExitStatus::NotExecuted(2))),
@@ -159,6 +167,40 @@ impl Supervisor {
             memory_byte_ms: u128::from(self.used) * 1000,
             resident_bytes: 4096,
         }
+    }
+
+    fn freeze(&mut self, file: &std::path::Path) {
+        let path = own_cgroup().join(format!("imsup.{}.{}", self.project, self.host));
+        let made = std::fs::create_dir(&path);
+        let mut command = Command::new("sh");
+        match &made {
+            // In a session of its own, and orphaned to whoever is there.
+            Ok(()) => command.args(["-c", "env -i setsid sleep 1000 & echo $!"]),
+            Err(error) => {
+                assert!(!rustix::process::geteuid().is_root(), "{}: {error}", path.display());
+                command.args(["-c", "sleep 1000 & echo $!; kill -STOP $!; read line"])
+            }
+        };
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let mut pid = String::new();
+        let mut output = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+        std::io::BufRead::read_line(&mut output, &mut pid).expect("a number");
+        let pid = pid.trim();
+        let mut cgroup = "";
+        if made.is_ok() {
+            std::fs::write(path.join("cgroup.procs"), pid).expect("cgroup.procs");
+            std::fs::write(path.join("cgroup.freeze"), "1").expect("cgroup.freeze");
+            let held = File::open(&path).expect("the cgroup");
+            rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).expect("flock(2)");
+            self.cgroup = Some(held);
+            cgroup = path.to_str().expect("UTF-8");
+        }
+        std::fs::write(file, format!("{pid}\n{cgroup}\n")).expect("the file");
+        self.left.push(child);
     }
 
     fn fall_asleep(&mut self) {
@@ -362,6 +404,19 @@ impl Supervisor {
             self.tell(&ToBroker::Settled, Vec::new());
         }
     }
+}
+
+/// The directory of the cgroup v2 that this process is in.
+fn own_cgroup() -> std::path::PathBuf {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let mount = mount.expect("cgroup v2 must be mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("/proc");
+    let own = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .expect("cgroup v2");
+    std::path::Path::new(mount.split(' ').nth(4).expect("a mount point")).join(own)
 }
 
 fn now_us() -> u64 {
