@@ -13,13 +13,22 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_HEADER_BYTES: usize = 16;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_S_COND: u8 = 7;
+const INET_DIAG_BC_D_COND: u8 = 8;
 const IPPROTO_TCP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// ESTABLISHED, SYN_RECV and CLOSE_WAIT: what an accept queue holds (include/net/tcp_states.h).
-const QUEUED_STATES: u32 = 1 << 1 | 1 << 3 | 1 << 8;
+/// Everything but LISTEN, SYN_SENT and CLOSE (include/net/tcp_states.h): a short connection may be over before this question is asked.
+const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// TIME_WAIT.
+const TIME_WAIT: u8 = 6;
+
+/// A connection in TIME_WAIT that has at least this long to go, in milliseconds, of the 60 s that it stays there (TCP_TIMEWAIT_LEN), has just
+/// ended. Older ones are of others.
+const JUST_ENDED_MS: u32 = 59_900;
 
 /// The bytes of a `struct inet_diag_msg` up to and with `idiag_inode`.
 const DIAG_MSG_BYTES: usize = 72;
@@ -28,25 +37,24 @@ const DIAG_MSG_BYTES: usize = 72;
 pub(crate) fn waiting(socket: &OwnedFd, endpoint: Endpoint) -> Option<SocketAddr> {
     let peer = match endpoint.transport {
         Transport::Udp => sender(socket),
-        Transport::Tcp => match queued(endpoint, AF_INET) {
-            // A socket that a program left may be AF_INET6, and what it accepts is, too.
-            Ok(Queued {
-                waiting: None,
-                accepted: None,
-            }) => queued(endpoint, AF_INET6).ok(),
-            found => found.ok(),
-        }
-        .and_then(|found| found.waiting.or(found.accepted)),
+        Transport::Tcp => waiting_tcp(endpoint),
     };
     peer.map(crate::sockets::canonical)
 }
 
-/// The peer of a connection to `endpoint` that nobody has accepted.
-pub(crate) fn unaccepted(endpoint: Endpoint) -> Option<SocketAddr> {
-    let found = |family| queued(endpoint, family).ok().and_then(|found| found.waiting);
-    found(AF_INET)
-        .or_else(|| found(AF_INET6))
-        .map(crate::sockets::canonical)
+/// The peer of the connection that has just woken a host: one that nobody has accepted, else one that has just ended, else the one accepted
+/// last, as far as can be told (inode numbers grow).
+pub(crate) fn came(endpoint: Endpoint) -> Option<SocketAddr> {
+    waiting_tcp(endpoint).map(crate::sockets::canonical)
+}
+
+fn waiting_tcp(endpoint: Endpoint) -> Option<SocketAddr> {
+    let [v4, v6] = [AF_INET, AF_INET6].map(|family| queued(endpoint, family).unwrap_or_default());
+    // A socket that a program left may be AF_INET6, and what it accepts is, too.
+    let best = v4.waiting.or(v6.waiting);
+    let ended = v4.ended.max(v6.ended).map(|(_, peer)| peer);
+    let accepted = v4.accepted.max(v6.accepted).map(|(_, peer)| peer);
+    best.or(ended).or(accepted)
 }
 
 fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
@@ -60,8 +68,10 @@ fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
 struct Queued {
     /// Of one that nobody has accepted.
     waiting: Option<SocketAddr>,
-    /// Else of one that somebody has: the program may have been quicker than this question.
-    accepted: Option<SocketAddr>,
+    /// Of the one that has ended last, and how long it stays in TIME_WAIT.
+    ended: Option<(u32, SocketAddr)>,
+    /// Of the one that was accepted last, and its inode.
+    accepted: Option<(u32, SocketAddr)>,
 }
 
 fn queued(endpoint: Endpoint, family: u8) -> io::Result<Queued> {
@@ -73,40 +83,58 @@ fn queued(endpoint: Endpoint, family: u8) -> io::Result<Queued> {
         Some(netlink::SOCK_DIAG),
     )?;
     rustix::net::send(&netlink, &request(endpoint, family), SendFlags::empty())?;
-    let mut found = Queued::default();
+    let mut queued = Queued::default();
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let (count, _) = rustix::net::recv(netlink.as_fd(), &mut buffer[..], RecvFlags::empty())?;
         for message in messages(&buffer[..count]) {
-            match message {
-                Message::End => return Ok(found),
-                Message::Socket { peer, inode: 0 } => {
-                    found.waiting = Some(peer);
-                    return Ok(found);
+            let Message::Socket(found) = message else {
+                return Ok(queued);
+            };
+            // Either end may be the one that waits for the last packets.
+            let here = crate::sockets::canonical(found.local) == endpoint.address.into();
+            match found.state {
+                TIME_WAIT if found.left_ms >= JUST_ENDED_MS => {
+                    let peer = if here { found.peer } else { found.local };
+                    queued.ended = queued.ended.max(Some((found.left_ms, peer)));
                 }
-                Message::Socket { peer, .. } => found.accepted = found.accepted.or(Some(peer)),
+                TIME_WAIT => {}
+                _ if !here => {}
+                _ if found.inode == 0 => queued.waiting = Some(found.peer),
+                _ => queued.accepted = queued.accepted.max(Some((found.inode, found.peer))),
             }
         }
         if count == 0 {
-            return Ok(found);
+            return Ok(queued);
         }
     }
 }
 
-/// A dump of TCP sockets whose local address is the endpoint: `nlmsghdr`, `inet_diag_req_v2`, and one attribute with a
-/// filter of one operation (include/uapi/linux/inet_diag.h).
+/// A dump of TCP sockets one of whose addresses is the endpoint: `nlmsghdr`, `inet_diag_req_v2`, and one attribute with a
+/// filter (include/uapi/linux/inet_diag.h).
 fn request(endpoint: Endpoint, family: u8) -> Vec<u8> {
-    let mut filter = Vec::with_capacity(16);
-    // On a match go on by 16, which is the end and means yes; else by 20, past the end, which means no.
-    filter.extend([INET_DIAG_BC_S_COND, 16]);
-    filter.extend(20u16.to_ne_bytes());
-    filter.extend([AF_INET, 32, 0, 0]);
-    filter.extend(i32::from(endpoint.address.port()).to_ne_bytes());
-    filter.extend(endpoint.address.ip().octets());
+    const CONDITION_BYTES: u8 = 16;
+    const JUMP_BYTES: u8 = 4;
+    let condition = |code| {
+        // No: over the jump, or past the end, which means no.
+        let mut operation = vec![code, CONDITION_BYTES, CONDITION_BYTES + JUMP_BYTES, 0];
+        operation.extend([AF_INET, 32, 0, 0]);
+        operation.extend(i32::from(endpoint.address.port()).to_ne_bytes());
+        operation.extend(endpoint.address.ip().octets());
+        operation
+    };
+    // Yes to the first goes to the end, which means yes. The kernel wants every goal to be reached by going on (inet_diag_bc_audit).
+    let to_the_end = [INET_DIAG_BC_JMP, JUMP_BYTES, JUMP_BYTES + CONDITION_BYTES, 0];
+    let filter = [
+        &condition(INET_DIAG_BC_S_COND)[..],
+        &to_the_end,
+        &condition(INET_DIAG_BC_D_COND),
+    ]
+    .concat();
 
-    let mut body = Vec::with_capacity(80);
+    let mut body = Vec::with_capacity(112);
     body.extend([family, IPPROTO_TCP, 0, 0]);
-    body.extend(QUEUED_STATES.to_ne_bytes());
+    body.extend(STATES.to_ne_bytes());
     body.extend([0; 48]); // inet_diag_sockid: a dump does not look at it
     body.extend((4 + filter.len() as u16).to_ne_bytes());
     body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -123,8 +151,20 @@ fn request(endpoint: Endpoint, family: u8) -> Vec<u8> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Message {
-    Socket { peer: SocketAddr, inode: u32 },
+    Socket(Found),
     End,
+}
+
+/// A socket of the dump.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    state: u8,
+    local: SocketAddr,
+    peer: SocketAddr,
+    /// How long its timer has to go.
+    left_ms: u32,
+    /// 0 for one that nobody has accepted, and for one that has ended.
+    inode: u32,
 }
 
 fn messages(mut bytes: &[u8]) -> Vec<Message> {
@@ -149,17 +189,22 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
 /// two queues, uid and inode.
 fn parse(body: &[u8]) -> Option<Message> {
     let body = body.first_chunk::<DIAG_MSG_BYTES>()?;
-    let port = u16::from_be_bytes([body[6], body[7]]);
-    let address = match body[0] {
-        AF_INET => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(&body[24..28]).ok()?)),
-        AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(&body[24..40]).ok()?)),
-        _ => return None,
+    let number = |at: usize| u32::from_ne_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
+    let address = |port: usize, at: usize| {
+        let ip = match body[0] {
+            AF_INET => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(&body[at..at + 4]).ok()?)),
+            AF_INET6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(&body[at..at + 16]).ok()?)),
+            _ => return None,
+        };
+        Some(SocketAddr::new(ip, u16::from_be_bytes([body[port], body[port + 1]])))
     };
-    let inode = u32::from_ne_bytes(<[u8; 4]>::try_from(&body[68..72]).ok()?);
-    Some(Message::Socket {
-        peer: SocketAddr::new(address, port),
-        inode,
-    })
+    Some(Message::Socket(Found {
+        state: body[1],
+        local: address(4, 8)?,
+        peer: address(6, 24)?,
+        left_ms: number(52),
+        inode: number(68),
+    }))
 }
 
 #[cfg(test)]
@@ -176,10 +221,27 @@ mod tests {
         assert_eq!(waiting(&socket, endpoint), None);
         let client = TcpStream::connect(endpoint.address).unwrap();
         assert_eq!(waiting(&socket, endpoint), Some(client.local_addr().unwrap()));
-        assert_eq!(unaccepted(endpoint), Some(client.local_addr().unwrap()));
         let _accepted = rustix::net::accept(&socket).unwrap();
         assert_eq!(waiting(&socket, endpoint), Some(client.local_addr().unwrap()));
-        assert_eq!(unaccepted(endpoint), None);
+    }
+
+    #[test]
+    fn a_connection_that_has_just_ended_is_found_whoever_ended_it() {
+        for (last, client_first) in [(4, true), (5, false)] {
+            let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, last), 18_304);
+            let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+            let client = TcpStream::connect(endpoint.address).unwrap();
+            let expected = client.local_addr().unwrap();
+            let server = rustix::net::accept(&socket).unwrap();
+            if client_first {
+                drop(client);
+                drop(server);
+            } else {
+                drop(server);
+                drop(client);
+            }
+            assert_eq!(came(endpoint), Some(expected), "client first: {client_first}");
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Broker {
             .filter_map(|socket| self.sockets.get(*socket));
         let mut at_port =
             sockets.filter(|kept| kept.endpoint.transport == Transport::Tcp && kept.endpoint.address.port() == port);
-        at_port.find_map(|kept| crate::peers::unaccepted(kept.endpoint))
+        at_port.find_map(|kept| crate::peers::came(kept.endpoint))
     }
 
     fn terminating(&mut self, id: HostId, slept: Duration, usage: Usage) {

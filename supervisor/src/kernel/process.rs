@@ -26,6 +26,16 @@ pub fn name(pid: i32) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
+/// Whether a thread of a process runs, is about to, or is in something that cannot be interrupted (proc_pid_stat(5), states R and D).
+pub fn is_runnable(pid: i32) -> bool {
+    threads(pid).into_iter().any(|tid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+        // The name, in parentheses, may hold anything.
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        state.starts_with(['R', 'D'])
+    })
+}
+
 /// How many descriptors an epoll instance of a process watches (proc_pid_fdinfo(5)).
 pub fn watched_by_epoll(pid: i32, number: i32) -> usize {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();

@@ -8,6 +8,7 @@ use super::asleep::Asleep;
 use super::awake::port_of;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
+use crate::kernel::process;
 
 /// How soon a host that ticks is looked at; each time it is not quiet yet, twice as long.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
@@ -103,7 +104,8 @@ impl Sleep {
         let pids = self.tree.processes();
         let cpu = self.cpu_of(&pids, now);
         let Phase::Ticking(tick) = &mut self.phase else { return };
-        let quiet = cpu == tick.cpu_last;
+        // A thread that has not run yet would be taken for one that waits anew.
+        let quiet = cpu == tick.cpu_last && !pids.iter().any(|pid| process::is_runnable(*pid));
         let used = cpu.saturating_sub(tick.cpu_before);
         tick.cpu_last = cpu;
         let (began, kind) = (tick.began, tick.kind);
