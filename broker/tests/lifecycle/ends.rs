@@ -83,8 +83,8 @@ fn with_frozen(world: &mut World) -> (u32, std::path::PathBuf) {
     world.start();
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
     let text = std::fs::read_to_string(&file).unwrap();
-    let (pid, cgroup) = text.trim_end_matches('\n').split_once('\n').unwrap();
-    let pid = pid.parse().unwrap();
+    let (pid, cgroup) = text.split_once('\n').unwrap();
+    let (pid, cgroup) = (pid.parse().unwrap(), cgroup.trim_end());
     assert!(exists(pid));
     (pid, cgroup.into())
 }

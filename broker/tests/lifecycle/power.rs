@@ -206,7 +206,7 @@ fn hung_up() {
 }
 
 fn why() {
-    let world = World::up("web tcp=8080 udp=53 publish=81 -- settle serve\njob -- fail:3");
+    let world = World::up("web tcp=8080 udp=5353 publish=8081 -- settle serve\njob -- fail:3");
     let why = |host: &str| {
         let host = host.parse().unwrap();
         match world.ask(Request::Why { host }).unwrap().remove(0) {
@@ -220,8 +220,8 @@ fn why() {
     assert_eq!(state, HostState::Imaginary);
     for part in [
         "8080/tcp",
-        "53/udp",
-        "81/tcp",
+        "5353/udp",
+        "8081/tcp",
         "the machine's",
         "`imsup wake web` boots it",
     ] {
