@@ -1,9 +1,12 @@
 //! `command` and `entrypoint`.
 
 use super::error::Fault;
+use super::keys::{SERVICE, nearest};
 use super::problem::Problem;
 use super::read::{Path, texts, wrong_type};
 use super::tree::{Node, Value};
+
+const KEYS: [&str; 2] = ["entrypoint", "command"];
 
 /// The words of a command: a list verbatim, text split as a shell splits words, without a shell.
 pub(super) fn words(node: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
@@ -27,16 +30,13 @@ pub(super) fn words(node: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> 
 /// `entrypoint` and `command` of a service, joined.
 pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
     let mut joined = Vec::new();
-    for key in ["entrypoint", "command"] {
+    for key in KEYS {
         if let Some(node) = service.get(key) {
             joined.extend(words(node, &path.key(key))?);
         }
     }
     if joined.first().is_some_and(String::is_empty) {
-        let node = ["entrypoint", "command"]
-            .iter()
-            .find_map(|key| service.get(key))
-            .unwrap_or(service);
+        let node = KEYS.iter().find_map(|key| service.get(key)).unwrap_or(service);
         return Err(Fault::new(
             node.at,
             path,
@@ -47,6 +47,7 @@ pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fa
         return Ok(joined);
     }
     let problem = match service.get("image").map(|node| &node.value) {
+        _ if let Some((found, meant)) = misspelt(service) => Problem::MisspeltCommand { found, meant },
         Some(Value::Text(image)) => Problem::ImageOnly {
             what: "an image",
             example: format!("command: {}", example(image)),
@@ -58,6 +59,15 @@ pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fa
         _ => Problem::NoCommand,
     };
     Err(Fault::new(service.at, path, problem))
+}
+
+/// A key that is none, and the one of the two that it looks like.
+fn misspelt(service: &Node) -> Option<(String, &'static str)> {
+    let Value::Map(map) = &service.value else { return None };
+    map.keys().find_map(|name| {
+        let meant = nearest(name, KEYS.into_iter()).filter(|_| !SERVICE.iter().any(|key| *key.name == **name))?;
+        Some((name.to_string(), meant))
+    })
 }
 
 /// What well-known images run, to be suggested.

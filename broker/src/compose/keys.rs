@@ -106,7 +106,7 @@ const NETWORK: &[Key] = &[
 ];
 
 /// Keys of a service.
-const SERVICE: &[Key] = &[
+pub(super) const SERVICE: &[Key] = &[
     key("command", Honoured),
     key("entrypoint", Honoured),
     key("environment", Honoured),

@@ -100,6 +100,14 @@ pub enum Problem {
     /// A service has nothing to run.
     #[error("has no command: add what it runs, for example  command: [\"redis-server\", \"--port\", \"6379\"]")]
     NoCommand,
+    /// A service has nothing to run, and a key that looks like what says so.
+    #[error("has no command: '{found}' is no key of a service; did you mean '{meant}'?")]
+    MisspeltCommand {
+        /// The key that is there.
+        found: String,
+        /// The one that was meant.
+        meant: &'static str,
+    },
     /// A command's first word is empty, or a word has a NUL.
     #[error("{0}")]
     BadCommand(&'static str),
