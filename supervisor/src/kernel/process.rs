@@ -36,10 +36,11 @@ pub fn is_runnable(pid: i32) -> bool {
     })
 }
 
-/// How many descriptors an epoll instance of a process watches (proc_pid_fdinfo(5)).
-pub fn watched_by_epoll(pid: i32, number: i32) -> usize {
+/// The descriptors that an epoll instance of a process watches (proc_pid_fdinfo(5)).
+pub fn watched_by_epoll(pid: i32, number: i32) -> Vec<i32> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-    info.lines().filter(|line| line.starts_with("tfd:")).count()
+    let watched = |line: &str| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse().ok();
+    info.lines().filter_map(watched).collect()
 }
 
 /// The threads of a process.

@@ -5,6 +5,9 @@ use super::process;
 /// Signals whose default action is to be ignored, as masks: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
 const IGNORED_BY_DEFAULT: u64 = mask(libc::SIGCHLD) | mask(libc::SIGCONT) | mask(libc::SIGURG) | mask(libc::SIGWINCH);
 
+/// SIGALRM, as a mask: what alarm(2) and ITIMER_REAL send.
+pub const ALARM: u64 = mask(libc::SIGALRM);
+
 const fn mask(signal: i32) -> u64 {
     1 << (signal - 1)
 }
@@ -106,7 +109,6 @@ pub fn interrupts(tid: i32) -> bool {
 mod tests {
     use super::*;
 
-    const ALARM: u64 = mask(libc::SIGALRM);
     const CHILD: u64 = mask(libc::SIGCHLD);
 
     #[test]

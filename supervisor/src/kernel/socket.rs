@@ -100,6 +100,13 @@ pub fn peer_address(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno>
     }
 }
 
+/// Who sent the datagram that is first in a socket's queue, where one is. It stays there.
+pub fn sender(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    let (_, _, address) = rustix::net::recvfrom(socket, &mut [0; 1][..], flags).ok()?;
+    SocketAddr::try_from(address?).ok()
+}
+
 /// The same error as nix has it.
 pub fn errno_of(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())

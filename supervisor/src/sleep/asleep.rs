@@ -71,11 +71,15 @@ impl Asleep {
             .min()
     }
 
-    /// Whether a signal has come since it was held.
-    fn has_new_signal(&self) -> bool {
-        self.signals
-            .iter()
-            .any(|(pid, before)| signals::waiting_for(*pid, self.posix_timers) & !before != 0)
+    /// The signals that have come since it was held.
+    fn new_signals(&self) -> u64 {
+        let new = |(pid, before): (&i32, &u64)| signals::waiting_for(*pid, self.posix_timers) & !before;
+        self.signals.iter().map(new).fold(0, |all, some| all | some)
+    }
+
+    /// Whether any of these is none that a timer of its own sends.
+    fn is_from_outside(&self, signals: u64) -> bool {
+        !self.posix_timers && signals & !signals::ALARM != 0
     }
 
     /// Whether one of its timerfds has expired.
@@ -98,11 +102,11 @@ impl Sleep {
         let ready = asleep.set.ready();
         let Some(first) = ready.first().copied() else { return };
         if ready.iter().all(|source| *source == Source::Clock) {
-            return self.tick(None);
+            return self.tick();
         }
         let listener = readable_listener(host);
         if listener.is_none() && asleep.timerfd_expired() {
-            return self.tick(None);
+            return self.tick();
         }
         let cause = match listener {
             Some(port) => WakeCause {
@@ -177,12 +181,16 @@ impl Sleep {
     pub(super) fn asleep_on_time(&mut self, host: &mut Host, now: Instant) {
         let Phase::Asleep(asleep) = &mut self.phase else { return };
         if asleep.tick().is_some_and(|(at, _, _)| at <= now) {
-            return self.tick(None);
+            return self.tick();
         }
         if asleep.signals_at <= now {
             asleep.signals_at = now + asleep.signals_every;
-            if asleep.has_new_signal() {
-                return self.tick(Some(CauseKind::Signal));
+            let new = asleep.new_signals();
+            if asleep.is_from_outside(new) {
+                return self.wake_for(host, CauseKind::Signal);
+            }
+            if new != 0 {
+                return self.tick();
             }
         }
         if asleep.terminate_at.is_some_and(|at| at <= now) {
@@ -218,7 +226,7 @@ fn cause_of(source: Source, set: &WaitSet) -> WakeCause {
         Source::Descriptor { .. } => match set.socket_of(source) {
             Some(SocketSource::Listener(local)) => cause(CauseKind::Connection, None, port_of(local)),
             Some(SocketSource::Connection { local, peer }) => cause(CauseKind::Data, Some(peer), port_of(local)),
-            Some(SocketSource::Datagrams(local)) => cause(CauseKind::Datagram, None, port_of(local)),
+            Some(SocketSource::Datagrams { local, from }) => cause(CauseKind::Datagram, from, port_of(local)),
             None => cause(CauseKind::Descriptor, None, None),
         },
     }

@@ -27,6 +27,7 @@ const RETRY: Duration = Duration::from_millis(10);
 /// How soon after something that is not over in a moment.
 const RETRY_TROUBLE: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY_RUNNING: Duration = Duration::from_millis(500);
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
@@ -63,7 +64,12 @@ impl Trouble {
             NotNow::NotIdle(NotIdle::Running { .. }) | NotNow::Ready => RETRY,
             _ => RETRY_TROUBLE,
         };
-        let pause = before.map_or(first, |before| (before.pause * 2).max(first).min(LONGEST_RETRY));
+        let longest = if first == RETRY {
+            LONGEST_RETRY_RUNNING
+        } else {
+            LONGEST_RETRY
+        };
+        let pause = before.map_or(first, |before| (before.pause * 2).clamp(first, longest));
         Self {
             what,
             retry_at: now + pause,
@@ -125,21 +131,21 @@ impl Sleep {
         let mut idle = std::mem::replace(&mut self.idle, super::idle::Idleness::new(now));
         idle.look(now, &used, || self.bytes(host, &pids));
         self.idle = idle;
+        let cost = cpu::own_thread().saturating_sub(before);
         let kept = self.kept_awake(host, circumstances, now);
         let wanted = match (idle_after, self.ordered) {
             (_, Some(_)) => true,
             (Some(idle_after), None) => now.saturating_duration_since(self.idle.quiet_since()) >= idle_after,
             (None, None) => false,
         };
-        let troubled = self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > now);
+        // Whoever ordered it waits for it.
+        let troubled = self.ordered.is_none() && self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > now);
         if wanted && kept.is_none() && !troubled {
             self.suspend(host, now);
         }
         self.give_up_order(host, kept, now);
         let idle_after = idle_after.unwrap_or(Duration::from_secs(3600));
-        self.next_look = self
-            .idle
-            .next_look(idle_after, cpu::own_thread().saturating_sub(before));
+        self.next_look = self.idle.next_look(idle_after, cost);
         if let Some(trouble) = &self.trouble {
             self.next_look = self.next_look.min(trouble.retry_at.max(now));
         }

@@ -168,10 +168,8 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         libc::SYS_sendmmsg => writes("sendmmsg"),
         libc::SYS_sendfile => writes("sendfile"),
         libc::SYS_connect => writes("connect"),
-        libc::SYS_splice => Wait::on(
-            "splice",
-            vec![watch(args[0], PollFlags::IN), watch(args[2], PollFlags::OUT)],
-        ),
+        // Of the pipe that it writes to it is not known whether it is full.
+        libc::SYS_splice => Wait::on("splice", vec![watch(args[0], PollFlags::IN)]),
         libc::SYS_epoll_wait => epoll("epoll_wait", milliseconds(args[3])),
         libc::SYS_epoll_pwait => epoll("epoll_pwait", milliseconds(args[3])),
         libc::SYS_epoll_pwait2 => epoll("epoll_pwait2", relative(args[3], memory)?),

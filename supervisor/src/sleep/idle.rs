@@ -60,6 +60,8 @@ pub struct Idleness {
     last_look: Instant,
     used: HashMap<i32, Used>,
     bytes: Option<u64>,
+    /// Looks in a row that found it busy.
+    busy: u32,
     last_activity: Option<(Instant, Activity)>,
 }
 
@@ -71,6 +73,7 @@ impl Idleness {
             last_look: now,
             used: HashMap::new(),
             bytes: None,
+            busy: 0,
             last_activity: None,
         }
     }
@@ -106,6 +109,11 @@ impl Idleness {
         } else {
             let before = std::mem::replace(&mut self.bytes, bytes());
             (before != self.bytes).then_some(Activity::Bytes)
+        };
+        self.busy = if activity.is_some() {
+            self.busy.saturating_add(1)
+        } else {
+            0
         };
         if let Some(activity) = activity {
             self.quiet_since = now;
@@ -160,9 +168,10 @@ impl Idleness {
     /// When to look next, after a look that took `cost` of a processor.
     pub fn next_look(&self, idle_after: Duration, cost: Duration) -> Instant {
         let pause = (idle_after / LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        if self.quiet_since == self.last_look {
-            // It is busy. There is no hurry, and it is its processor.
-            self.last_look + pause.max(cost * LOOK_SHARE)
+        if self.busy > 0 {
+            // The longer it is busy the less often, down to the looks' share: it is its processor. One that did a little work is soon asleep.
+            let longest = (cost * LOOK_SHARE).clamp(pause, LONGEST_PAUSE);
+            self.last_look + (pause * (1 << self.busy.min(16) >> 1)).min(longest)
         } else {
             let end = self.quiet_since + idle_after;
             if end > self.last_look {
@@ -257,9 +266,18 @@ mod tests {
 
     #[test]
     fn looking_at_a_busy_host_takes_no_more_than_its_share() {
-        let (idle, start) = observed(&[(7, ms(10))]);
-        assert_eq!(idle.next_look(ms(40), ms(1)), start + ms(1000));
-        assert_eq!(idle.next_look(ms(40), Duration::ZERO), start + ms(10));
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        assert_eq!(
+            idle.next_look(ms(40), ms(1)),
+            start + ms(10),
+            "it may have been a moment"
+        );
+        for look in 1..10 {
+            idle.look(start + ms(look), &[(7, ms(10 + look))], no_question);
+        }
+        assert_eq!(idle.next_look(ms(40), ms(1)), start + ms(9) + ms(1000));
+        assert_eq!(idle.next_look(ms(40), Duration::ZERO), start + ms(9) + ms(10));
+        let start = start + ms(9);
         assert_eq!(
             idle.next_look(Duration::from_secs(3600), Duration::ZERO),
             start + LONGEST_PAUSE

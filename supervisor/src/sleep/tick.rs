@@ -29,8 +29,6 @@ pub(super) struct Tick {
     /// What its processes had used before it, and at the last check.
     cpu_before: Duration,
     cpu_last: Duration,
-    /// Why it runs, where it is not a deadline.
-    kind: Option<CauseKind>,
 }
 
 /// What is kept of a sleep over its ticks.
@@ -68,8 +66,8 @@ impl SleepSoFar {
 }
 
 impl Sleep {
-    /// Lets a sleeper run for a moment. `kind` is why, where it is not a deadline of its own.
-    pub(super) fn tick(&mut self, kind: Option<CauseKind>) {
+    /// Lets a sleeper run for a moment, because a deadline of its own has come.
+    pub(super) fn tick(&mut self) {
         let Phase::Asleep(asleep) = std::mem::replace(&mut self.phase, Phase::Awake) else {
             return;
         };
@@ -89,7 +87,6 @@ impl Sleep {
             pause: FIRST_CHECK,
             cpu_before: cpu,
             cpu_last: cpu,
-            kind,
         }));
     }
 
@@ -108,11 +105,11 @@ impl Sleep {
         let quiet = cpu == tick.cpu_last && !pids.iter().any(|pid| process::is_runnable(*pid));
         let used = cpu.saturating_sub(tick.cpu_before);
         tick.cpu_last = cpu;
-        let (began, kind) = (tick.began, tick.kind);
+        let began = tick.began;
         let is_work = used > MAX_CPU || now.saturating_duration_since(began) > MAX_TIME;
         let so_far = tick.asleep.clone();
         if is_work || circumstances.held_calls > 0 || circumstances.stopping {
-            return self.wake_from_tick(host, kind, began);
+            return self.wake_from_tick(host, began);
         }
         if quiet {
             match self.hold(host, began) {
@@ -120,7 +117,7 @@ impl Sleep {
                     // It answered somebody, or took in what somebody sent.
                     drop(asleep);
                     self.tree.release();
-                    return self.wake_from_tick(host, kind, began);
+                    return self.wake_from_tick(host, began);
                 }
                 Ok(asleep) => return self.sleep_on(host, so_far.go_on(asleep, now), began),
                 Err(what) => tracing::debug!(%what, "a tick is not over"),
@@ -142,20 +139,20 @@ impl Sleep {
     }
 
     /// A deadline led to work, or somebody came meanwhile.
-    fn wake_from_tick(&mut self, host: &mut Host, kind: Option<CauseKind>, began: Instant) {
+    fn wake_from_tick(&mut self, host: &mut Host, began: Instant) {
         let pids = self.tree.processes();
         let ran = began.elapsed();
         let connections = self.connections(host, &pids);
         // A connection whose last bytes came in since is who came; one that only sent was answered.
         let came = connections.iter().find(|connection| connection.last_received < ran);
         let cause = match came {
-            Some(connection) if kind.is_none() => WakeCause {
+            Some(connection) => WakeCause {
                 kind: CauseKind::Data,
                 by: Some(connection.peer),
                 port: port_of(connection.local),
             },
-            _ => WakeCause {
-                kind: kind.unwrap_or(CauseKind::Timer),
+            None => WakeCause {
+                kind: CauseKind::Timer,
                 by: None,
                 port: None,
             },

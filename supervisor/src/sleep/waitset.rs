@@ -174,7 +174,12 @@ pub enum SocketSource {
         peer: SocketAddr,
     },
     /// Datagrams come here.
-    Datagrams(SocketAddr),
+    Datagrams {
+        /// Its own address.
+        local: SocketAddr,
+        /// Who sent the first that waits.
+        from: Option<SocketAddr>,
+    },
 }
 
 impl SocketSource {
@@ -185,7 +190,10 @@ impl SocketSource {
             return Some(Self::Connection { local, peer });
         }
         match rustix::net::sockopt::socket_type(fd).ok()? {
-            rustix::net::SocketType::DGRAM => Some(Self::Datagrams(local)),
+            rustix::net::SocketType::DGRAM => Some(Self::Datagrams {
+                local,
+                from: socket::sender(fd),
+            }),
             _ => Some(Self::Listener(local)),
         }
     }

@@ -1,7 +1,9 @@
 //! Why a host is awake or what it waits for, in plain words.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use imsup_wire::Why;
 use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
@@ -12,7 +14,7 @@ use super::idle::Activity;
 use super::waitset::{SocketSource, Source};
 use super::{Circumstances, Phase, Sleep, named};
 use crate::host::Host;
-use crate::kernel::process;
+use crate::kernel::{process, task};
 
 impl Sleep {
     /// What keeps the host awake, or what it waits for.
@@ -40,8 +42,8 @@ impl Sleep {
         let kept = self.kept_awake(host, circumstances, now);
         reasons.extend(kept.map(|(kind, detail)| reason(kind, detail)));
         if let Some((at, activity)) = self.idle.last_activity() {
-            let ago = now.saturating_duration_since(at).as_secs_f64();
-            reasons.push(self.activity(host, activity, ago));
+            let ago = ago(now.saturating_duration_since(at));
+            reasons.push(self.activity(host, activity, &ago));
         }
         if let Some(trouble) = &self.trouble {
             let detail = format!("it could not be suspended: {}", trouble.what);
@@ -61,12 +63,12 @@ impl Sleep {
         }
     }
 
-    fn activity(&self, host: &Host, activity: Activity, ago: f64) -> Reason {
+    fn activity(&self, host: &Host, activity: Activity, ago: &str) -> Reason {
         match activity {
             Activity::Cpu { pid, used, within } => Reason {
                 kind: ReasonKind::Cpu,
                 detail: format!(
-                    "{} used {:.1} % of a processor for {:.1} s, {ago:.1} s ago",
+                    "{} used {:.1} % of a processor for {:.1} s, {ago}",
                     named(pid),
                     100.0 * used.as_secs_f64() / within.as_secs_f64().max(1e-9),
                     within.as_secs_f64(),
@@ -84,13 +86,13 @@ impl Sleep {
                 };
                 Reason {
                     kind: ReasonKind::Connection,
-                    detail: format!("bytes moved on {which}, {ago:.1} s ago"),
+                    detail: format!("bytes moved on {which}, {ago}"),
                     pid: None,
                 }
             }
             Activity::Processes => Reason {
                 kind: ReasonKind::Cpu,
-                detail: format!("a process was started or ended, {ago:.1} s ago"),
+                detail: format!("a process was started or ended, {ago}"),
                 pid: None,
             },
         }
@@ -117,15 +119,18 @@ impl Sleep {
             waits.push(WaitsFor {
                 kind: WaitKind::Timer,
                 detail: format!(
-                    "a call that imsup does not know: it runs for a moment every {:?}",
-                    asleep.slack
+                    "a call that imsup does not know: it runs for a moment every {} s",
+                    asleep.slack.as_secs_f64()
                 ),
                 pid: None,
             });
         }
         waits.push(WaitsFor {
             kind: WaitKind::Signal,
-            detail: format!("a signal from outside, looked for every {:?}", asleep.signals_every),
+            detail: format!(
+                "a signal from outside, looked for every {} s",
+                asleep.signals_every.as_secs_f64()
+            ),
             pid: None,
         });
         Why::Asleep {
@@ -147,10 +152,11 @@ fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
     let who = named(pid);
     let number = watch.number;
     let (kind, detail) = if is_epoll(source) {
-        let count = process::watched_by_epoll(pid, number);
-        let detail =
-            format!("{who}: anything that its epoll instance (descriptor {number}, {count} descriptors) watches");
-        (WaitKind::Epoll, detail)
+        let watched = Watched::of(pid, number).words();
+        (
+            WaitKind::Epoll,
+            format!("{who}: {watched} (epoll instance, descriptor {number})"),
+        )
     } else {
         match SocketSource::of(fd) {
             Some(SocketSource::Listener(local)) => (
@@ -167,7 +173,7 @@ fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
                     shown(peer)
                 ),
             ),
-            Some(SocketSource::Datagrams(local)) => (
+            Some(SocketSource::Datagrams { local, .. }) => (
                 WaitKind::Datagram,
                 format!(
                     "{who}: a datagram to port {} (descriptor {number}, {call})",
@@ -184,7 +190,95 @@ fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
     })
 }
 
+/// What an epoll instance watches.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Ports that are listened on, for connections and for datagrams.
+    ports: BTreeSet<(u16, &'static str)>,
+    /// The peers of connections.
+    peers: Vec<SocketAddr>,
+    /// Pipes, timers, sockets of the machine and the like.
+    others: usize,
+}
+
+impl Watched {
+    fn of(pid: i32, number: i32) -> Self {
+        let mut found = Self::default();
+        let pidfd = task::open_process(pid);
+        for number in process::watched_by_epoll(pid, number) {
+            let duplicate = pidfd
+                .as_ref()
+                .ok()
+                .and_then(|pidfd| task::duplicate_from(pidfd, number).ok());
+            match duplicate.and_then(|fd| SocketSource::of(fd.as_fd())) {
+                Some(SocketSource::Connection { peer, .. }) => found.peers.push(shown(peer)),
+                Some(SocketSource::Listener(local)) if local.port() != 0 => {
+                    found.ports.insert((local.port(), "a connection"));
+                }
+                Some(SocketSource::Datagrams { local, .. }) if local.port() != 0 => {
+                    found.ports.insert((local.port(), "a datagram"));
+                }
+                _ => found.others += 1,
+            }
+        }
+        found
+    }
+
+    fn words(&self) -> String {
+        let mut parts: Vec<String> = self
+            .ports
+            .iter()
+            .map(|(port, what)| format!("{what} to port {port}"))
+            .collect();
+        match &self.peers[..] {
+            [] => {}
+            [peer] => parts.push(format!("its connection with {peer}")),
+            peers => parts.push(format!("its {} connections", peers.len())),
+        }
+        match (self.others, parts.is_empty()) {
+            (0, false) => {}
+            (0, true) => parts.push("nothing".to_owned()),
+            (1, _) => parts.push("1 other descriptor".to_owned()),
+            (count, _) => parts.push(format!("{count} other descriptors")),
+        }
+        parts.join(", ")
+    }
+}
+
+/// How long ago.
+fn ago(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    if seconds < 0.1 {
+        "just now".to_owned()
+    } else {
+        format!("{seconds:.1} s ago")
+    }
+}
+
 /// An address without the `::ffff:` of an IPv6 socket.
 fn shown(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_epoll_instance_watches_is_said_in_words() {
+        let mut watched = Watched::default();
+        assert_eq!(watched.words(), "nothing");
+        watched.others = 1;
+        assert_eq!(watched.words(), "1 other descriptor");
+        watched.ports.extend([(53, "a datagram"), (53, "a connection")]);
+        watched.peers.push("127.0.0.1:4000".parse().unwrap());
+        assert_eq!(
+            watched.words(),
+            "a connection to port 53, a datagram to port 53, its connection with 127.0.0.1:4000, 1 other descriptor"
+        );
+        watched.others = 0;
+        watched.peers.push("127.0.0.1:4001".parse().unwrap());
+        watched.ports.clear();
+        assert_eq!(watched.words(), "its 2 connections");
+    }
 }
