@@ -68,9 +68,9 @@ pub(crate) struct Sleep {
     /// The next deadline of a sleeper: microseconds since the Unix epoch.
     pub(crate) deadline_us: Option<u64>,
     /// A wake whose sender is still to be named.
-    pub(crate) unnamed: Option<Event>,
+    pub(crate) unnamed: Option<Box<Event>>,
     /// Who asked for it to be woken last, and is behind its next wake where that was asked for.
-    pub(crate) woken_by: Option<Cause>,
+    pub(crate) woken_by: Option<Box<Cause>>,
     /// Who asked for it to be suspended, while that is not answered.
     pub(crate) suspended_by: Option<String>,
     /// It is being ended, and what it listens on now takes the place of what it listened on.

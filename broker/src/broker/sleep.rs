@@ -93,7 +93,7 @@ impl Broker {
         host.since_us = event.time_us;
         if let Some(sleep) = self.sleep(id) {
             sleep.deadline_us = None;
-            sleep.unnamed = Some(event);
+            sleep.unnamed = Some(Box::new(event));
         }
         if !(named_later && nobody) {
             self.record_wake(id);
@@ -105,7 +105,7 @@ impl Broker {
         if cause.kind == CauseKind::Wake
             && let Some(asked) = self.sleep(id).and_then(|sleep| sleep.woken_by.take())
         {
-            return asked;
+            return *asked;
         }
         Cause {
             kind: cause.kind,
@@ -124,7 +124,7 @@ impl Broker {
         {
             cause.by = self.waiting_at(id, port).map(|address| self.caller(address));
         }
-        self.record(id, event);
+        self.record(id, *event);
     }
 
     /// Who waits at a port of the host, not accepted yet. Those who are may be connected since long.
@@ -154,7 +154,7 @@ impl Broker {
     /// Wakes a sleeper for somebody who waits for it.
     pub(super) fn resume(&mut self, id: HostId, cause: Cause) {
         if let Some(sleep) = self.sleep(id) {
-            sleep.woken_by = Some(cause);
+            sleep.woken_by = Some(Box::new(cause));
         }
         if !self.ask(id, Order::Resume, Asker::Broker) {
             self.feed(id, Input::NotWoken("its supervisor is not connected".to_owned()));
@@ -186,7 +186,7 @@ impl Broker {
             }
             self.record(id, event);
         }
-        self.hosts[id].since_us = adoption.started_us;
+        self.hosts[id].since_us = self.account(id).since_us();
         if let Some(suspended_us) = adoption.suspended_us {
             self.feed(id, Input::Suspended);
             self.hosts[id].since_us = suspended_us;

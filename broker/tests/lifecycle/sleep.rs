@@ -246,6 +246,7 @@ fn missed() {
     assert_eq!(wake.detail.as_deref(), Some("while no broker ran"));
     let web = world.host("web");
     assert_eq!((web.state, web.wakes), (HostState::Running, 1));
+    assert_eq!(web.since_us, wake.time_us);
 }
 
 /// A socket beside the one at this endpoint, which takes its connections from now on.
