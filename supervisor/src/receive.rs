@@ -109,6 +109,8 @@ impl Loop {
     }
 
     fn go_round(&mut self) -> Result<ExitStatus, RunError> {
+        // What came together with the broker's first message is not announced by poll(2).
+        self.on_broker();
         loop {
             if let Some(status) = self.ended() {
                 return Ok(status);

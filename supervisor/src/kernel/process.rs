@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -41,6 +42,12 @@ pub fn watched_by_epoll(pid: i32, number: i32) -> Vec<i32> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
     let watched = |line: &str| line.strip_prefix("tfd:")?.split_whitespace().next()?.parse().ok();
     info.lines().filter_map(watched).collect()
+}
+
+/// Whether one of our own descriptors is a timerfd.
+pub fn is_timerfd(fd: BorrowedFd<'_>) -> bool {
+    let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|link| link.as_os_str() == "anon_inode:[timerfd]")
 }
 
 /// The threads of a process.

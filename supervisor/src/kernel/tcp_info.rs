@@ -34,6 +34,8 @@ pub(super) struct TcpInfo {
     pub sacked: u32,
     /// How long ago the last data came.
     pub last_received: Duration,
+    /// How long ago something came last: data, an acknowledgement or an end of file (tcpi_last_data_recv, tcpi_last_ack_recv).
+    pub last_heard: Duration,
     /// Bytes received, and bytes sent that were acknowledged.
     pub bytes: u64,
 }
@@ -64,6 +66,7 @@ impl TcpInfo {
             unacked: word(24),
             sacked: word(28),
             last_received: Duration::from_millis(word(52).into()),
+            last_heard: Duration::from_millis(word(52).min(word(56)).into()),
             bytes: long(120).wrapping_add(long(128)),
         }
     }

@@ -27,6 +27,8 @@ pub struct Connection {
     pub bytes: u64,
     /// How long ago the last data came; since it was made, where none did.
     pub last_received: Duration,
+    /// How long ago something came last: data, an acknowledgement or an end of file.
+    pub last_heard: Duration,
 }
 
 /// States in which a socket has a peer.
@@ -113,6 +115,7 @@ fn connection(local: SocketAddr, peer: SocketAddr, info: &TcpInfo) -> Option<Con
         established: !is_in(CLOSED_BY_BOTH, info.state),
         bytes: info.bytes,
         last_received: info.last_received,
+        last_heard: info.last_heard,
     })
 }
 

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::awake::port_of;
 use super::deadlines::{Due, Now};
-use super::waitset::{SocketSource, Source, WaitSet};
+use super::waitset::{Culprit, SocketSource, Source, WaitSet};
 use super::{NAME_AFTER, Phase, Sleep};
 use crate::host::Host;
 use crate::kernel::signals;
@@ -27,8 +27,6 @@ pub(super) struct Asleep {
     /// When its threads' calls and timers are due: process, call, time.
     pub(super) dues: Vec<(i32, &'static str, Due)>,
     pub(super) slack: Duration,
-    /// Whether it has armed timerfds, which look like any other descriptor.
-    pub(super) timerfds: bool,
     /// Whether it has POSIX timers.
     pub(super) posix_timers: bool,
     /// The signals that wait for each process, as they were when it was held.
@@ -81,17 +79,6 @@ impl Asleep {
     fn is_from_outside(&self, signals: u64) -> bool {
         !self.posix_timers && signals & !signals::ALARM != 0
     }
-
-    /// Whether one of its timerfds has expired.
-    fn timerfd_expired(&self) -> bool {
-        // An armed timer that expires is no longer armed, or was armed anew: either way less is left than when it was held.
-        let expired = |due: &Due| matches!(due, Due::From { earliest, .. } if *earliest <= Instant::now());
-        self.timerfds
-            && self
-                .dues
-                .iter()
-                .any(|(_, call, due)| *call == "timerfd" && expired(due))
-    }
 }
 
 impl Sleep {
@@ -104,17 +91,15 @@ impl Sleep {
         if ready.iter().all(|source| *source == Source::Clock) {
             return self.tick();
         }
-        let listener = readable_listener(host);
-        if listener.is_none() && asleep.timerfd_expired() {
-            return self.tick();
-        }
-        let cause = match listener {
+        let culprit = asleep.set.culprit(first);
+        let cause = match readable_listener(host) {
+            None if culprit == Some(Culprit::Timer) => return self.tick(),
             Some(port) => WakeCause {
                 kind: CauseKind::Connection,
                 by: None,
                 port: Some(port),
             },
-            None => cause_of(first, &asleep.set),
+            None => cause_of(first, culprit),
         };
         let named_later = cause.kind == CauseKind::Data && cause.by.is_none();
         self.wake(host, noticed, cause, named_later);
@@ -170,7 +155,7 @@ impl Sleep {
         let last = connections
             .iter()
             .filter(|connection| connection.established)
-            .min_by_key(|connection| connection.last_received);
+            .min_by_key(|connection| connection.last_heard);
         let message = ToBroker::WokenBy {
             by: last.map(|connection| connection.peer),
             port: last.and_then(|connection| port_of(connection.local)),
@@ -216,23 +201,19 @@ fn readable_listener(host: &Host) -> Option<u16> {
     Some(listeners[position].0.address.port())
 }
 
-/// What woke a host, from the descriptor that became ready.
-fn cause_of(source: Source, set: &WaitSet) -> WakeCause {
+/// What woke a host, from what became ready.
+fn cause_of(source: Source, culprit: Option<Culprit>) -> WakeCause {
     let cause = |kind, by: Option<SocketAddr>, port| WakeCause { kind, by, port };
-    match source {
-        Source::Process { .. } => cause(CauseKind::Signal, None, None),
-        Source::Clock => cause(CauseKind::Timer, None, None),
-        Source::Descriptor { .. } if is_epoll(source) => cause(CauseKind::Data, None, None),
-        Source::Descriptor { .. } => match set.socket_of(source) {
-            Some(SocketSource::Listener(local)) => cause(CauseKind::Connection, None, port_of(local)),
-            Some(SocketSource::Connection { local, peer }) => cause(CauseKind::Data, Some(peer), port_of(local)),
-            Some(SocketSource::Datagrams { local, from }) => cause(CauseKind::Datagram, from, port_of(local)),
-            None => cause(CauseKind::Descriptor, None, None),
+    match (source, culprit) {
+        (Source::Process { .. }, _) => cause(CauseKind::Signal, None, None),
+        (Source::Clock, _) => cause(CauseKind::Timer, None, None),
+        (_, Some(Culprit::Socket(socket))) => match socket {
+            SocketSource::Listener(local) => cause(CauseKind::Connection, None, port_of(local)),
+            SocketSource::Connection { local, peer } => cause(CauseKind::Data, Some(peer), port_of(local)),
+            SocketSource::Datagrams { local, from } => cause(CauseKind::Datagram, from, port_of(local)),
         },
+        (_, Some(Culprit::Timer | Culprit::Other)) => cause(CauseKind::Descriptor, None, None),
+        // An epoll instance that watches many.
+        (Source::Descriptor { .. }, None) => cause(CauseKind::Data, None, None),
     }
-}
-
-/// Whether a source is an epoll instance, which says nothing of what became ready in it.
-pub(super) fn is_epoll(source: Source) -> bool {
-    matches!(source, Source::Descriptor { call, .. } if call.starts_with("epoll"))
 }

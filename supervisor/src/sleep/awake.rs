@@ -263,10 +263,8 @@ impl Sleep {
             .policy
             .as_ref()
             .map_or(Duration::from_secs(1), |policy| policy.timer_slack);
-        let mut timerfds = false;
         for pid in &pids {
             for timer in few_timerfds(*pid) {
-                timerfds = true;
                 let due = Due::From {
                     earliest: now.instant + timer.expires_in,
                     span: timer.expires_in.max(timer.interval),
@@ -298,7 +296,6 @@ impl Sleep {
             set,
             dues: plan.dues,
             slack,
-            timerfds,
             posix_timers,
             signals_every,
             signals_at: now.instant + signals_every,

@@ -1,7 +1,7 @@
 //! Terminating a sleeper: decided while it is held, so that nothing can come in between.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use imsup_wire::{CauseKind, ToBroker, WakeCause};
 use nix::errno::Errno;
@@ -13,11 +13,20 @@ use crate::host::Host;
 use crate::kernel::{socket, succession};
 use crate::sockets::Successor;
 
+/// How soon it is looked again whether there is a broker.
+const WITHOUT_BROKER: Duration = Duration::from_secs(5);
+
 impl Sleep {
     /// Ends the program of a sleeper that nobody is connected to and that waits for no time.
     pub(super) fn terminate_if_unused(&mut self, host: &mut Host, now: Instant) {
-        let Phase::Asleep(asleep) = &self.phase else { return };
+        let Phase::Asleep(asleep) = &mut self.phase else { return };
+        if host.link.socket().is_none() {
+            // Whoever connects to the successors must find somebody who boots the host.
+            asleep.terminate_at = Some(now + WITHOUT_BROKER);
+            return;
+        }
         let used = self.in_use(host);
+        let Phase::Asleep(asleep) = &self.phase else { return };
         if used.is_none() {
             let slept = now.saturating_duration_since(asleep.since);
             match self.begin_end(host) {
@@ -121,7 +130,7 @@ impl Sleep {
     }
 
     /// Whether the loop is to end the program now; says how, once.
-    pub fn take_ending(&mut self) -> Option<(Signal, std::time::Duration)> {
+    pub fn take_ending(&mut self) -> Option<(Signal, Duration)> {
         if !std::mem::take(&mut self.ending) {
             return None;
         }

@@ -9,15 +9,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::calls::Watch;
 use crate::kernel::socket::errno_of;
-use crate::kernel::{socket, task};
+use crate::kernel::{process, socket, task};
 
 /// How many of those that are ready are looked at: one is enough to wake.
 const BATCH: usize = 16;
+
+/// An epoll instance that watches more is not asked what it was.
+const FEW: usize = 64;
+
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// One thing that is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub struct WaitSet {
     // Closed first: the registrations go with it, and the duplicates one by one after.
     epoll: OwnedFd,
     sources: Vec<(Source, OwnedFd)>,
+    /// What small epoll instances watch: not waited for, but asked which it was.
+    members: Vec<OwnedFd>,
 }
 
 impl WaitSet {
@@ -57,6 +64,7 @@ impl WaitSet {
         let mut set = Self {
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(errno_of)?,
             sources: Vec::with_capacity(pids.len() * 2),
+            members: Vec::new(),
         };
         for pid in pids {
             match task::open_process(*pid) {
@@ -87,6 +95,22 @@ impl WaitSet {
                 Err(errno) => return Err(errno),
             }
         }
+        let mut members = Vec::new();
+        for number in watches
+            .iter()
+            .filter(|(_, (_, call))| is_epoll(call))
+            .map(|(number, _)| *number)
+        {
+            let watched = process::watched_by_epoll(pid, number);
+            if watched.len() <= FEW {
+                members.extend(
+                    watched
+                        .into_iter()
+                        .filter_map(|number| task::duplicate_from(pidfd, number).ok()),
+                );
+            }
+        }
+        self.members.extend(members);
         for (number, events, call, duplicate) in duplicates {
             let watch = Watch { number, events };
             match self.add(Source::Descriptor { pid, watch, call }, duplicate, events) {
@@ -132,8 +156,7 @@ impl WaitSet {
     /// What is ready, without waiting.
     pub fn ready(&self) -> Vec<Source> {
         let mut events = Vec::with_capacity(BATCH);
-        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&none)).is_err() {
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&AT_ONCE)).is_err() {
             return Vec::new();
         }
         let of = |event: &epoll::Event| {
@@ -148,10 +171,53 @@ impl WaitSet {
         self.sources.iter().map(|(source, fd)| (*source, fd.as_fd()))
     }
 
-    /// The peer and the port of a descriptor that is a connection or a listener.
-    pub fn socket_of(&self, wanted: Source) -> Option<SocketSource> {
-        let (_, fd) = self.sources.iter().find(|(source, _)| *source == wanted)?;
-        SocketSource::of(fd.as_fd())
+    /// What it is that became ready: the descriptor itself, or, of an epoll instance that watches few, what is ready of those.
+    pub fn culprit(&self, ready: Source) -> Option<Culprit> {
+        let Source::Descriptor { call, .. } = ready else {
+            return None;
+        };
+        if !is_epoll(call) {
+            let (_, fd) = self.sources.iter().find(|(source, _)| *source == ready)?;
+            return Some(Culprit::of(fd.as_fd()));
+        }
+        // What can be written to has been so all the time, mostly.
+        let incoming = PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP;
+        [incoming, PollFlags::OUT].into_iter().find_map(|events| {
+            let mut polled: Vec<_> = self
+                .members
+                .iter()
+                .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), events))
+                .collect();
+            poll(&mut polled, Some(&AT_ONCE)).ok()?;
+            let position = polled.iter().position(|fd| !fd.revents().is_empty())?;
+            Some(Culprit::of(self.members[position].as_fd()))
+        })
+    }
+}
+
+/// Whether a call waits for an epoll instance, which says nothing of what became ready in it.
+pub fn is_epoll(call: &str) -> bool {
+    call.starts_with("epoll")
+}
+
+/// What became ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    /// An Internet socket.
+    Socket(SocketSource),
+    /// A timerfd.
+    Timer,
+    /// Something else.
+    Other,
+}
+
+impl Culprit {
+    fn of(fd: BorrowedFd<'_>) -> Self {
+        match SocketSource::of(fd) {
+            Some(socket) => Self::Socket(socket),
+            None if process::is_timerfd(fd) => Self::Timer,
+            None => Self::Other,
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use imsup_wire::Why;
 use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
 
-use super::asleep::{Asleep, is_epoll};
+use super::asleep::Asleep;
 use super::deadlines::{Due, Now};
 use super::idle::Activity;
-use super::waitset::{SocketSource, Source};
+use super::waitset::{SocketSource, Source, is_epoll};
 use super::{Circumstances, Phase, Sleep, named};
 use crate::host::Host;
 use crate::kernel::{process, task};
@@ -68,10 +68,10 @@ impl Sleep {
             Activity::Cpu { pid, used, within } => Reason {
                 kind: ReasonKind::Cpu,
                 detail: format!(
-                    "{} used {:.1} % of a processor for {:.1} s, {ago}",
+                    "{} used {:.1} % of a processor for {}, {ago}",
                     named(pid),
                     100.0 * used.as_secs_f64() / within.as_secs_f64().max(1e-9),
-                    within.as_secs_f64(),
+                    short(within),
                 ),
                 pid: u32::try_from(pid).ok(),
             },
@@ -151,7 +151,7 @@ fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
     };
     let who = named(pid);
     let number = watch.number;
-    let (kind, detail) = if is_epoll(source) {
+    let (kind, detail) = if is_epoll(call) {
         let watched = Watched::of(pid, number).words();
         (
             WaitKind::Epoll,
@@ -247,11 +247,18 @@ impl Watched {
 
 /// How long ago.
 fn ago(elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64();
-    if seconds < 0.1 {
+    if elapsed < Duration::from_millis(1) {
         "just now".to_owned()
     } else {
-        format!("{seconds:.1} s ago")
+        format!("{} ago", short(elapsed))
+    }
+}
+
+/// A duration to milliseconds, or to tenths of seconds.
+fn short(length: Duration) -> String {
+    match length.as_millis() {
+        millis @ 0..1_000 => format!("{millis} ms"),
+        _ => format!("{:.1} s", length.as_secs_f64()),
     }
 }
 
