@@ -7,12 +7,20 @@ use std::process::Stdio;
 
 use common::client::ask;
 use common::command::run;
-use common::{Background, LIMIT, Project};
+use common::{Background, LIMIT, Project, wait_until};
 
 const COMPOSE: &str = r#"
 services:
   web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
   db: { command: ["@guest@", --tcp, "9000"] }
+"#;
+
+const SLEEPY: &str = r#"
+x-imsup: { idle_after: 100ms }
+services:
+  web: { command: ["@guest@", --tcp, "8080", --upstream, "app:8080"], expose: ["8080"] }
+  app: { command: ["@guest@", --tcp, "8080", --upstream, "db:8080"] }
+  db: { command: ["@guest@", --tcp, "8080"] }
 "#;
 
 #[test]
@@ -181,4 +189,165 @@ services:
     let host = project.host("web");
     assert_eq!(host.boots, 1);
     ask(project.at("web", 8080));
+}
+
+#[test]
+fn suspend_holds_a_host_and_resume_lets_it_go() {
+    let project = Project::up("by-hand", COMPOSE);
+    let address = project.at("web", 8080);
+    let pid = ask(address).pid();
+    project.ok(&["suspend", "web"]);
+    let host = project.host("web");
+    assert_eq!((host.state.as_str(), host.pid.is_some()), ("suspended", true));
+    assert_eq!(project.wait_event("web", "suspend", 1).cause.as_deref(), Some("wake"));
+    project.ok(&["suspend", "web"]);
+    assert_eq!(
+        project.host("web").state,
+        "suspended",
+        "suspending a sleeper does nothing"
+    );
+    project.ok(&["resume", "web"]);
+    assert_eq!(project.host("web").state, "running");
+    assert_eq!(project.wait_event("web", "wake", 1).cause.as_deref(), Some("wake"));
+    project.ok(&["resume", "web"]);
+    assert_eq!(ask(address).pid(), pid, "the same program, all the time");
+    assert_eq!(project.host("web").boots, 1);
+}
+
+#[test]
+fn a_lease_keeps_a_host_awake_until_it_is_ended() {
+    let project = Project::up("lease", SLEEPY);
+    project.ok(&["keep-awake", "db", "--for", "1h30m"]);
+    assert_eq!(project.host("db").state, "running", "it was booted for that");
+    let why = why(&project, "db");
+    let kinds: Vec<_> = why["why"]["reasons"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|reason| &reason["kind"])
+        .collect();
+    assert!(kinds.contains(&&"lease".into()), "{why}");
+    assert!(why["why"]["sleeps_in_s"].is_null(), "{why}");
+    assert!(project.ok(&["why", "db"]).contains("keep"), "people are told as well");
+    project.ok(&["keep-awake", "db", "--for", "0s"]);
+    project.wait_state("db", "suspended");
+}
+
+#[test]
+fn why_says_what_each_host_waits_for() {
+    let project = Project::up("why", SLEEPY);
+    let absent = project.ok(&["why", "web"]);
+    assert!(absent.contains("imaginary") && absent.contains("8080"), "{absent}");
+    ask(project.at("web", 8080));
+    project.wait_event("web", "suspend", 1);
+    let asleep = project.ok(&["why", "web"]);
+    assert!(asleep.contains("waits for") && asleep.contains("8080"), "{asleep}");
+    let json = why(&project, "web");
+    assert_eq!((&json["host"], &json["state"]), (&"web".into(), &"suspended".into()));
+    let waits = json["why"]["waits"].as_array().expect("a list");
+    assert!(!waits.is_empty(), "{json}");
+    assert!(json["why"]["method"].is_string(), "{json}");
+    assert_eq!(project.host("web").state, "suspended", "to ask wakes nobody");
+}
+
+fn why(project: &Project, host: &str) -> serde_json::Value {
+    serde_json::from_str(&project.ok(&["why", host, "--format", "json"])).expect("JSON")
+}
+
+#[test]
+fn usage_accounts_for_every_state() {
+    let project = Project::up("usage", SLEEPY);
+    ask(project.at("web", 8080));
+    project.wait_event("web", "suspend", 1);
+    ask(project.at("web", 8080));
+    project.wait_event("web", "suspend", 2);
+    let said = project.ok(&["usage", "web", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&said).expect("one line of JSON");
+    let number = |key: &str| json[key].as_f64().unwrap_or_else(|| panic!("{key} in {json}"));
+    assert_eq!((number("boots"), number("wakes")), (1.0, 1.0));
+    for key in [
+        "imaginary_s",
+        "booting_s",
+        "running_s",
+        "suspended_s",
+        "cpu_s",
+        "memory_mib_s",
+    ] {
+        assert!(number(key) > 0.0, "{key} in {json}");
+    }
+    let csv = project.ok(&["usage", "--format", "csv"]);
+    let mut lines = csv.lines();
+    assert!(lines.next().unwrap().starts_with("host,since,imaginary_s,"), "{csv}");
+    let columns: Vec<usize> = lines.map(|line| line.split(',').count()).collect();
+    assert_eq!(columns, [11, 11, 11], "{csv}");
+    let table = project.ok(&["usage"]);
+    assert!(table.contains("SUSPENDED") && table.contains("MiB·s"), "{table}");
+}
+
+#[test]
+fn a_cascade_of_sleepers_is_one_tree() {
+    let project = Project::up("tree", SLEEPY);
+    let address = project.at("web", 8080);
+    for round in 1..=2 {
+        assert!(ask(address).0.contains("host=db "));
+        for host in ["web", "app", "db"] {
+            project.wait_event(host, "suspend", round);
+        }
+    }
+    let said = project.ok(&["events", "--tree", "--format", "json", "db"]);
+    let trees: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (tree, event) in trees.iter().zip(["ready", "wake"]) {
+        let chain = [tree, &tree["children"][0], &tree["children"][0]["children"][0]];
+        for (hop, host) in chain.iter().zip(["web", "app", "db"]) {
+            assert_eq!((&hop["host"], &hop["event"]), (&host.into(), &event.into()), "{said}");
+        }
+        let after = chain.map(|hop| hop["after_us"].as_u64().unwrap());
+        assert!(after.is_sorted() && after[0] == 0, "{said}");
+        assert!(tree["by"].as_str().unwrap().starts_with("127."), "{said}");
+    }
+    assert_eq!(trees.len(), 2, "{said}");
+    let text = project.ok(&["events", "--tree"]);
+    assert!(text.contains("\n      └─ db  "), "{text}");
+}
+
+/// A follower of the project's events, which has shown some. What it says on standard error is collected.
+fn follower(project: &Project) -> Background {
+    let (imsup, name) = (common::imsup(), &project.name);
+    // An earlier one's file is not this one's.
+    let file = tempfile::NamedTempFile::new_in(project.path("")).unwrap();
+    let script = format!(
+        "exec {} events -p {name} --follow > {}",
+        imsup.display(),
+        file.path().display()
+    );
+    let follower = Background::collecting(project.command("sh", &["-c", &script]));
+    wait_until("the follower to show events", || {
+        std::fs::read_to_string(file.path()).is_ok_and(|text| text.contains("ready"))
+    });
+    follower
+}
+
+#[test]
+fn a_follower_is_told_how_the_broker_ended() {
+    let project = Project::up("followed", COMPOSE);
+    project.ok(&["wake", "web"]);
+    let following = follower(&project);
+    let broker = project
+        .processes()
+        .into_iter()
+        .find(|process| process.command.contains(" broker "));
+    let broker = rustix::process::Pid::from_raw(broker.expect("a broker").pid.cast_signed());
+    rustix::process::kill_process(broker.unwrap(), rustix::process::Signal::KILL).unwrap();
+    let finished = following.finish(LIMIT);
+    assert_eq!(finished.code(), Some(1), "{finished}");
+    assert!(
+        finished.stderr.contains("died") && finished.stderr.contains("imsup up"),
+        "{finished}"
+    );
+
+    project.ok(&["up", "-d"]);
+    let following = follower(&project);
+    project.ok(&["down"]);
+    let finished = following.finish(LIMIT);
+    assert!(finished.success() && finished.stderr.contains("is down"), "{finished}");
 }

@@ -134,15 +134,15 @@ impl Answer {
 
 fn awake(host: &str, reasons: &[Reason], idle: Duration, sleeps_in: Option<Duration>) -> String {
     let listed = list(reasons.iter().map(|reason| reason.detail.as_str()));
-    let idle = format!("it has been idle for {}", human::span(idle));
+    let idle = format!("It has been idle for {}", human::span(idle));
     match (sleeps_in, reasons) {
         (Some(left), reasons) => {
             let left = human::span(left);
             let before = if reasons.is_empty() { ".\n" } else { "; before that:\n" };
-            format!("{host} is awake, and sleeps in {left} if nothing happens; {idle}{before}{listed}")
+            format!("{host} is awake, and sleeps in {left} if nothing happens. {idle}{before}{listed}")
         }
-        (None, []) => format!("{host} is awake, and stays so; {idle}.\n"),
-        (None, _) => format!("{host} is awake, and stays so because of this, the strongest first; {idle}:\n{listed}"),
+        (None, []) => format!("{host} is awake, and stays so. {idle}.\n"),
+        (None, _) => format!("{host} is awake, and stays so. {idle}. What keeps it, the strongest first:\n{listed}"),
     }
 }
 
@@ -319,7 +319,7 @@ mod tests {
         };
         assert_eq!(
             text(HostState::Running, why.clone()),
-            "web is awake, and sleeps in 3.1 s if nothing happens; it has been idle for 1.9 s.\n"
+            "web is awake, and sleeps in 3.1 s if nothing happens. It has been idle for 1.9 s.\n"
         );
         if let Why::Awake { reasons, .. } = &mut why {
             reasons.push(Reason {
@@ -330,7 +330,7 @@ mod tests {
         }
         assert_eq!(
             text(HostState::Running, why.clone()),
-            "web is awake, and sleeps in 3.1 s if nothing happens; it has been idle for 1.9 s; before that:\n  \
+            "web is awake, and sleeps in 3.1 s if nothing happens. It has been idle for 1.9 s; before that:\n  \
              a keep-awake lease for another 9 min 58 s\n"
         );
         if let Why::Awake { sleeps_in, .. } = &mut why {
@@ -338,7 +338,7 @@ mod tests {
         }
         assert_eq!(
             text(HostState::Running, why),
-            "web is awake, and stays so because of this, the strongest first; it has been idle for 1.9 s:\n  \
+            "web is awake, and stays so. It has been idle for 1.9 s. What keeps it, the strongest first:\n  \
              a keep-awake lease for another 9 min 58 s\n"
         );
     }
