@@ -412,7 +412,7 @@ impl Loop {
     fn circumstances(&self) -> Circumstances {
         Circumstances {
             held_calls: self.held.len(),
-            stopping: self.kill_at.is_some() || self.status.is_some(),
+            stopping: self.kill_at.is_some(),
         }
     }
 

@@ -101,6 +101,8 @@ pub enum ToBroker {
     },
     /// The host sleeps.
     Suspended {
+        /// Since when: microseconds since the Unix epoch.
+        time_us: u64,
         /// Its next deadline: microseconds since the Unix epoch.
         deadline_us: Option<u64>,
         /// What the suspending took, from the decision on.

@@ -21,10 +21,11 @@ impl Broker {
     pub(super) fn hear_of_sleep(&mut self, id: HostId, message: ToBroker) {
         match message {
             ToBroker::Suspended {
+                time_us,
                 deadline_us,
                 took,
                 usage,
-            } => self.fell_asleep(id, deadline_us, took, usage),
+            } => self.fell_asleep(id, time_us, deadline_us, took, usage),
             ToBroker::Woke {
                 time_us,
                 cause,
@@ -69,17 +70,19 @@ impl Broker {
         }
     }
 
-    fn fell_asleep(&mut self, id: HostId, deadline_us: Option<u64>, took: Duration, usage: Usage) {
+    fn fell_asleep(&mut self, id: HostId, time_us: u64, deadline_us: Option<u64>, took: Duration, usage: Usage) {
         let asked_by = self.sleep(id).and_then(|sleep| {
             sleep.deadline_us = deadline_us;
             sleep.suspended_by.take()
         });
         self.feed(id, Input::Suspended);
+        self.hosts[id].since_us = time_us;
         let cause = match asked_by {
             Some(by) => cause_of(CauseKind::Wake, Some(by)),
             None => cause_of(CauseKind::Idle, None),
         };
         let mut event = self.event(id, EventKind::Suspend, Some(cause));
+        event.time_us = time_us;
         event.duration = Some(took);
         event.usage = Some(usage);
         self.record(id, event);

@@ -204,8 +204,10 @@ impl Supervisor {
     }
 
     fn fall_asleep(&mut self) {
-        self.asleep = Some(now_us());
+        let time_us = now_us();
+        self.asleep = Some(time_us);
         let suspended = ToBroker::Suspended {
+            time_us,
             deadline_us: Some(DEADLINE_US),
             took: Duration::from_micros(300),
             usage: self.usage(),

@@ -156,6 +156,7 @@ fn refused() {
 
 fn asleep() -> ToBroker {
     ToBroker::Suspended {
+        time_us: 1_700_000_000_000_000,
         deadline_us: None,
         took: Duration::from_micros(300),
         usage: Usage::default(),

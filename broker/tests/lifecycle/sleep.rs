@@ -40,12 +40,14 @@ fn usage(cpu_ms: u64) -> Usage {
 
 fn suspended(deadline_us: Option<u64>) -> ToBroker {
     ToBroker::Suspended {
+        time_us: SLEPT_US,
         deadline_us,
         took: Duration::from_micros(300),
         usage: usage(10),
     }
 }
 
+const SLEPT_US: u64 = 1_699_999_999_000_000;
 const WOKE_US: u64 = 1_700_000_000_000_000;
 
 fn woke(kind: CauseKind, by: Option<SocketAddr>, named_later: bool) -> ToBroker {

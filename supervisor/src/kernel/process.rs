@@ -44,10 +44,10 @@ pub fn watched_by_epoll(pid: i32, number: i32) -> Vec<i32> {
     info.lines().filter_map(watched).collect()
 }
 
-/// Whether one of our own descriptors is a timerfd.
-pub fn is_timerfd(fd: BorrowedFd<'_>) -> bool {
+/// Whether one of our own descriptors is an anonymous file of this kind: "timerfd", "eventpoll" (proc_pid_fd(5)).
+pub fn is_anonymous(fd: BorrowedFd<'_>, kind: &str) -> bool {
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    link.is_ok_and(|link| link.as_os_str() == "anon_inode:[timerfd]")
+    link.is_ok_and(|link| link.as_os_str() == format!("anon_inode:[{kind}]").as_str())
 }
 
 /// The threads of a process.

@@ -53,6 +53,14 @@ impl SignalMasks {
     }
 }
 
+impl SignalMasks {
+    /// The pending signals that a thread with these masks takes or waits for.
+    fn mattering(&self, pending: u64) -> u64 {
+        let ignored = self.ignored | (IGNORED_BY_DEFAULT & !self.caught);
+        pending & (self.blocked | !ignored)
+    }
+}
+
 /// Whether a signal that waits will certainly be delivered to this thread when its call returns.
 ///
 /// One directed at the thread will. One directed at the process goes to the main thread where that does not block it
@@ -69,21 +77,21 @@ pub fn will_interrupt(own: &SignalMasks, is_main: bool, others: impl IntoIterato
     is_main || others.into_iter().all(|other| shared & !other.blocked == 0)
 }
 
-/// The signals that wait for a process and would do something to it; with `all_threads` also those for any of its threads, blocked or
-/// not (a thread in sigtimedwait(2) blocks what it waits for).
+/// The signals that wait for a process, as far as they matter to it; with `all_threads` also those for single threads. Blocked ones count, ignored or
+/// not: somebody may wait for them with sigtimedwait(2) or a signalfd (glibc's SIGEV_THREAD does so for one that it ignores).
 pub fn waiting_for(pid: i32, all_threads: bool) -> u64 {
     let masks = |tid: i32| {
         let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
         SignalMasks::parse(&status)
     };
     let main = masks(pid);
-    let own = main.effective(main.pending | main.shared_pending);
+    let own = main.mattering(main.pending | main.shared_pending);
     match all_threads {
-        false => own,
         true => process::threads(pid)
             .into_iter()
             .map(masks)
-            .fold(own, |bits, masks| bits | masks.pending),
+            .fold(own, |bits, masks| bits | masks.mattering(masks.pending)),
+        false => own,
     }
 }
 

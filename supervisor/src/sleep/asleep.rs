@@ -20,6 +20,8 @@ use crate::kernel::signals;
 pub(super) struct Asleep {
     /// Since when.
     pub(super) since: Instant,
+    /// The same, as the broker was told: microseconds since the Unix epoch.
+    pub(super) since_us: u64,
     /// Since when it has been held: it may have ticked since it fell asleep.
     pub(super) held: Instant,
     pub(super) pids: Vec<i32>,
@@ -210,10 +212,11 @@ fn cause_of(source: Source, culprit: Option<Culprit>) -> WakeCause {
         (_, Some(Culprit::Socket(socket))) => match socket {
             SocketSource::Listener(local) => cause(CauseKind::Connection, None, port_of(local)),
             SocketSource::Connection { local, peer } => cause(CauseKind::Data, Some(peer), port_of(local)),
+            SocketSource::Reset(local) => cause(CauseKind::Data, None, port_of(local)),
             SocketSource::Datagrams { local, from } => cause(CauseKind::Datagram, from, port_of(local)),
         },
         (_, Some(Culprit::Timer | Culprit::Other)) => cause(CauseKind::Descriptor, None, None),
-        // An epoll instance that watches many.
-        (Source::Descriptor { .. }, None) => cause(CauseKind::Data, None, None),
+        // An epoll instance that watches many, or others.
+        (Source::Descriptor { .. }, None | Some(Culprit::Epoll)) => cause(CauseKind::Data, None, None),
     }
 }

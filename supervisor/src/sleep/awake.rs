@@ -17,7 +17,7 @@ use super::waitset::WaitSet;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
 use crate::kernel::memory::ThreadMemory;
-use crate::kernel::stopped::{GoOn, StoppedThread};
+use crate::kernel::stopped::{GoOn, StopError, StoppedThread};
 use crate::kernel::{cpu, descriptors, pageout, signals, socket, task, timers};
 use imsup_wire::sleep::ReasonKind;
 use rustix::event::PollFlags;
@@ -26,7 +26,7 @@ use rustix::event::PollFlags;
 const RETRY: Duration = Duration::from_millis(10);
 /// How soon after something that is not over in a moment.
 const RETRY_TROUBLE: Duration = Duration::from_millis(200);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const LONGEST_RETRY_RUNNING: Duration = Duration::from_millis(500);
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
@@ -48,6 +48,16 @@ pub(super) enum NotNow {
     /// What it waits for could not be duplicated.
     #[error("what it waits for cannot be duplicated: {}", .0.desc())]
     Duplicate(Errno),
+}
+
+impl NotNow {
+    /// Whether a process is stopped or traced by somebody else, so that nobody sees what will make it run.
+    pub(super) fn is_of_another(&self) -> bool {
+        matches!(
+            self,
+            Self::NotIdle(NotIdle::Stopped { .. }) | Self::Hold(HoldError::Stop(StopError::Traced { .. }))
+        )
+    }
 }
 
 /// An attempt that failed, and when to try again.
@@ -267,6 +277,7 @@ impl Sleep {
             for timer in few_timerfds(*pid) {
                 let due = Due::From {
                     earliest: now.instant + timer.expires_in,
+                    latest: now.instant + timer.expires_in,
                     span: timer.expires_in.max(timer.interval),
                     realtime: None,
                 };
@@ -287,6 +298,7 @@ impl Sleep {
         let rewrites = std::mem::take(&mut plan.rewrites);
         let asleep = Asleep {
             since: now.instant,
+            since_us: now.realtime_us(now.instant),
             held: now.instant,
             signals: pids
                 .iter()
@@ -313,6 +325,7 @@ impl Sleep {
 
     fn say_suspended(&self, host: &mut Host, asleep: &Asleep, took: Duration) {
         let message = ToBroker::Suspended {
+            time_us: asleep.since_us,
             deadline_us: asleep.deadline_us(),
             took,
             usage: self.usage(),

@@ -80,6 +80,8 @@ pub enum Due {
     From {
         /// The earliest instant.
         earliest: Instant,
+        /// The latest instant: what nobody but us can tell that its time is over is not told before.
+        latest: Instant,
         /// How long the call was to wait at most.
         span: Duration,
         /// The time of CLOCK_REALTIME it is, where it is one.
@@ -91,8 +93,9 @@ pub enum Due {
 
 /// When a call gives up that was frozen at `now`.
 pub fn due(deadline: Deadline, began: Bounds, now: &Now) -> Due {
-    let from = |earliest, span, realtime| Due::From {
+    let from = |earliest, latest, span, realtime| Due::From {
         earliest,
+        latest,
         span,
         realtime,
     };
@@ -100,23 +103,38 @@ pub fn due(deadline: Deadline, began: Bounds, now: &Now) -> Due {
         Deadline::Never => Due::Never,
         Deadline::Unknown => Due::Unknown,
         Deadline::After(time) if time >= FOREVER => Due::Never,
-        Deadline::After(time) => from(began.earliest + time, time, None),
+        Deadline::After(time) => from(began.earliest + time, began.latest + time, time, None),
         Deadline::Left(time) if time >= FOREVER => Due::Never,
-        Deadline::Left(time) => from(now.instant + time, time, None),
+        Deadline::Left(time) => from(now.instant + time, now.instant + time, time, None),
         Deadline::At(clock, time) => {
             let earliest = now.when(clock, time);
             let span = earliest.saturating_duration_since(began.latest);
-            from(earliest, span, (clock == Clock::Realtime).then_some(time))
+            from(earliest, earliest, span, (clock == Clock::Realtime).then_some(time))
         }
     }
 }
 
 impl Due {
-    /// How long it is until the earliest instant; `None` where there is none.
+    /// How long it is until the latest instant; `None` where there is none.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         match self {
-            Self::From { earliest, .. } => Some(earliest.saturating_duration_since(now)),
+            Self::From { latest, .. } => Some(latest.saturating_duration_since(now)),
             Self::Never | Self::Unknown => None,
+        }
+    }
+
+    /// The same, known for certain: not before the latest instant.
+    pub fn at_latest(self) -> Self {
+        match self {
+            Self::From {
+                latest, span, realtime, ..
+            } => Self::From {
+                earliest: latest,
+                latest,
+                span,
+                realtime,
+            },
+            other => other,
         }
     }
 
@@ -346,7 +364,8 @@ mod tests {
             number,
             wait: Wait::unknown(),
             due: Due::From {
-                earliest: now + seconds(after),
+                earliest: now + seconds(after) - Duration::from_millis(500),
+                latest: now + seconds(after),
                 span: seconds(2),
                 realtime: None,
             },

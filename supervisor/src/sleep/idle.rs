@@ -12,7 +12,9 @@ const HOUSEKEEPING: u32 = 100;
 /// How often a host is looked at in the time after which it is suspended.
 const LOOKS: u32 = 4;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Within half the default slack, since the beginning of a call is known no better.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_BUSY_PAUSE: Duration = Duration::from_secs(10);
 
 /// A look may take one part in this of a processor.
 const LOOK_SHARE: u32 = 1000;
@@ -170,7 +172,7 @@ impl Idleness {
         let pause = (idle_after / LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         if self.busy > 0 {
             // The longer it is busy the less often, down to the looks' share: it is its processor. One that did a little work is soon asleep.
-            let longest = (cost * LOOK_SHARE).clamp(pause, LONGEST_PAUSE);
+            let longest = (cost * LOOK_SHARE).clamp(pause, LONGEST_BUSY_PAUSE);
             self.last_look + (pause * (1 << self.busy.min(16) >> 1)).min(longest)
         } else {
             let end = self.quiet_since + idle_after;
@@ -207,8 +209,8 @@ mod tests {
     #[test]
     fn a_host_that_does_not_run_is_idle_since_it_stopped() {
         let (mut idle, start) = observed(&[(7, ms(10))]);
-        for second in 1..4 {
-            idle.look(start + ms(1000 * second), &[(7, ms(10))], no_question);
+        for look in 1..=7 {
+            idle.look(start + ms(500 * look), &[(7, ms(10))], no_question);
         }
         assert_eq!(idle.quiet_since(), start);
         assert_eq!(idle.next_look(IDLE_AFTER, ms(0)), start + IDLE_AFTER);
@@ -277,7 +279,8 @@ mod tests {
         }
         assert_eq!(idle.next_look(ms(40), ms(1)), start + ms(9) + ms(1000));
         assert_eq!(idle.next_look(ms(40), Duration::ZERO), start + ms(9) + ms(10));
-        let start = start + ms(9);
+        idle.look(start + ms(5000), &[(7, ms(1000))], no_question);
+        let start = start + ms(5000);
         assert_eq!(
             idle.next_look(Duration::from_secs(3600), Duration::ZERO),
             start + LONGEST_PAUSE

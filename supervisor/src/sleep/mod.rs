@@ -19,6 +19,7 @@ mod tree;
 mod waitset;
 mod why;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ use imsup_wire::{Awake, CauseKind, Order, Report, SleepPolicy, ToBroker, Usage, 
 use self::asleep::Asleep;
 use self::awake::Trouble;
 use self::backlog::Backlogs;
-use self::deadlines::{Interrupted, Now};
+use self::deadlines::Interrupted;
 use self::idle::Idleness;
 use self::meter::Meter;
 use self::tick::Tick;
@@ -234,12 +235,11 @@ impl Sleep {
 
     /// Since when the host sleeps: microseconds since the Unix epoch.
     pub fn suspended_us(&self) -> Option<u64> {
-        let since = match &self.phase {
-            Phase::Asleep(asleep) => asleep.since,
-            Phase::Ticking(tick) => tick.asleep.since,
-            Phase::Awake => return None,
-        };
-        Some(Now::read().realtime_us(since))
+        match &self.phase {
+            Phase::Asleep(asleep) => Some(asleep.since_us),
+            Phase::Ticking(tick) => Some(tick.asleep.since_us),
+            Phase::Awake => None,
+        }
     }
 
     /// Its next deadline: microseconds since the Unix epoch.
@@ -263,16 +263,20 @@ impl Sleep {
         traffic::connections(pids, planes(host)).unwrap_or_default()
     }
 
-    /// How many bytes moved on the host's connections so far; `None` where there are too many descriptors to be asked at each tick.
+    /// What bytes have moved on the host's connections so far, as a number to compare; `None` where there are too many descriptors to be asked at each tick.
     fn bytes(&self, host: &Host, pids: &[i32]) -> Option<u64> {
         let count: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
-        (count <= MANY_DESCRIPTORS).then(|| total(&self.connections(host, pids)))
+        (count <= MANY_DESCRIPTORS).then(|| fingerprint(&self.connections(host, pids)))
     }
 }
 
-fn total(connections: &[Connection]) -> u64 {
-    connections.iter().fold(0, |sum, connection| {
-        sum.wrapping_add(connection.bytes).wrapping_add(1 << 40)
+/// A number that changes when bytes move on any of the connections, or one comes or goes. Of each it is a hash that is added: sums of bytes
+/// would not tell one connection from the next that carried as many.
+fn fingerprint(connections: &[Connection]) -> u64 {
+    connections.iter().fold(0, |sum: u64, connection| {
+        let mut hasher = DefaultHasher::new();
+        (connection.local, connection.peer, connection.bytes).hash(&mut hasher);
+        sum.wrapping_add(hasher.finish())
     })
 }
 

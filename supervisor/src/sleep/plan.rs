@@ -101,10 +101,11 @@ pub fn plan<M: TargetMemory>(
                 }
             }
         };
-        plan.add(pid, &call.wait, call.due);
         if eintr && let Some(go_on) = continued(&mut call, now) {
             plan.rewrites.push((tid, go_on));
         }
+        let due = if call.continued { call.due.at_latest() } else { call.due };
+        plan.add(pid, &call.wait, due);
         if call.due != Due::Never {
             plan.calls.insert(tid, call);
         }
@@ -228,6 +229,7 @@ mod tests {
         let key = CallKey { args, stack: 99 };
         let due = Due::From {
             earliest: now.instant + Duration::from_secs(2),
+            latest: now.instant + Duration::from_secs(2),
             span: Duration::from_secs(3),
             realtime: None,
         };

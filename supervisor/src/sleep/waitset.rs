@@ -207,6 +207,8 @@ pub enum Culprit {
     Socket(SocketSource),
     /// A timerfd.
     Timer,
+    /// An epoll instance within the one that was waited for.
+    Epoll,
     /// Something else.
     Other,
 }
@@ -215,7 +217,8 @@ impl Culprit {
     fn of(fd: BorrowedFd<'_>) -> Self {
         match SocketSource::of(fd) {
             Some(socket) => Self::Socket(socket),
-            None if process::is_timerfd(fd) => Self::Timer,
+            None if process::is_anonymous(fd, "timerfd") => Self::Timer,
+            None if process::is_anonymous(fd, "eventpoll") => Self::Epoll,
             None => Self::Other,
         }
     }
@@ -239,6 +242,8 @@ pub enum SocketSource {
         /// The peer's.
         peer: SocketAddr,
     },
+    /// It was connected: it was reset.
+    Reset(SocketAddr),
     /// Datagrams come here.
     Datagrams {
         /// Its own address.
@@ -260,7 +265,8 @@ impl SocketSource {
                 local,
                 from: socket::sender(fd),
             }),
-            _ => Some(Self::Listener(local)),
+            _ if rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false) => Some(Self::Listener(local)),
+            _ => Some(Self::Reset(local)),
         }
     }
 }

@@ -47,7 +47,11 @@ impl Sleep {
         }
         if let Some(trouble) = &self.trouble {
             let detail = format!("it could not be suspended: {}", trouble.what);
-            reasons.push(reason(ReasonKind::Unsuspendable, detail));
+            let kind = match trouble.what.is_of_another() {
+                true => ReasonKind::Stopped,
+                false => ReasonKind::Unsuspendable,
+            };
+            reasons.push(reason(kind, detail));
         }
         let held = reasons.iter().any(|reason| {
             !matches!(
@@ -180,7 +184,9 @@ fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
                     local.port()
                 ),
             ),
-            None => (WaitKind::Descriptor, format!("{who}: descriptor {number} ({call})")),
+            Some(SocketSource::Reset(_)) | None => {
+                (WaitKind::Descriptor, format!("{who}: descriptor {number} ({call})"))
+            }
         }
     };
     Some(WaitsFor {

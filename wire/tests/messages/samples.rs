@@ -205,6 +205,7 @@ fn of_sleep() -> Samples<ToBroker> {
         (
             "suspended",
             ToBroker::Suspended {
+                time_us: 1_763_000_000_123_456,
                 deadline_us: Some(1_763_000_010_000_000),
                 took,
                 usage: usage(),

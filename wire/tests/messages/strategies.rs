@@ -119,10 +119,13 @@ fn of_sleep() -> impl Strategy<Value = ToBroker> {
         (duration(), any::<u64>(), duration(), usage()),
     );
     prop_oneof![
-        (deadline(), duration(), usage()).prop_map(|(deadline_us, took, usage)| ToBroker::Suspended {
-            deadline_us,
-            took,
-            usage
+        (any::<u64>(), deadline(), duration(), usage()).prop_map(|(time_us, deadline_us, took, usage)| {
+            ToBroker::Suspended {
+                time_us,
+                deadline_us,
+                took,
+                usage,
+            }
         }),
         woke.prop_map(
             |((time_us, cause, named_later), (slept, ticks, took, usage))| ToBroker::Woke {
