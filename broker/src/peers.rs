@@ -1,5 +1,6 @@
 //! Who waits in a retained socket: asked of the kernel, without taking the connection.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,8 +28,11 @@ const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9
 const TIME_WAIT: u8 = 6;
 
 /// A connection in TIME_WAIT that has at least this long to go, in milliseconds, of the 60 s that it stays there (TCP_TIMEWAIT_LEN), has just
-/// ended. Older ones are of others.
+/// ended.
 const JUST_ENDED_MS: u32 = 59_900;
+
+/// The same of one that is believed where there is no other: this machine may be slow. Older ones are of others.
+const ENDED_MS: u32 = 59_000;
 
 /// The bytes of a `struct inet_diag_msg` up to and with `idiag_inode`.
 const DIAG_MSG_BYTES: usize = 72;
@@ -45,16 +49,17 @@ pub(crate) fn waiting(socket: &OwnedFd, endpoint: Endpoint) -> Option<SocketAddr
 /// The peer of the connection that has just woken a host: one that nobody has accepted, else one that has just ended, else the one accepted
 /// last, as far as can be told (inode numbers grow).
 pub(crate) fn came(endpoint: Endpoint) -> Option<SocketAddr> {
-    waiting_tcp(endpoint).map(crate::sockets::canonical)
+    waiting_tcp(endpoint)
 }
 
 fn waiting_tcp(endpoint: Endpoint) -> Option<SocketAddr> {
-    let [v4, v6] = [AF_INET, AF_INET6].map(|family| queued(endpoint, family).unwrap_or_default());
+    let mut queued = Queued::default();
     // A socket that a program left may be AF_INET6, and what it accepts is, too.
-    let best = v4.waiting.or(v6.waiting);
-    let ended = v4.ended.max(v6.ended).map(|(_, peer)| peer);
-    let accepted = v4.accepted.max(v6.accepted).map(|(_, peer)| peer);
-    best.or(ended).or(accepted)
+    for family in [AF_INET, AF_INET6] {
+        // What was found until it failed is better than nothing.
+        let _ = queued.look(endpoint, family);
+    }
+    queued.newest()
 }
 
 fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
@@ -72,41 +77,72 @@ struct Queued {
     ended: Option<(u32, SocketAddr)>,
     /// Of the one that was accepted last, and its inode.
     accepted: Option<(u32, SocketAddr)>,
+    /// Of all that have an end here.
+    here: HashSet<SocketAddr>,
+    /// Of all whose other end is on this machine, too.
+    there: Vec<SocketAddr>,
 }
 
-fn queued(endpoint: Endpoint, family: u8) -> io::Result<Queued> {
-    let flags = SocketFlags::CLOEXEC;
-    let netlink = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        flags,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    rustix::net::send(&netlink, &request(endpoint, family), SendFlags::empty())?;
-    let mut queued = Queued::default();
-    let mut buffer = vec![0; 32 * 1024];
-    loop {
-        let (count, _) = rustix::net::recv(netlink.as_fd(), &mut buffer[..], RecvFlags::empty())?;
-        for message in messages(&buffer[..count]) {
-            let Message::Socket(found) = message else {
-                return Ok(queued);
-            };
-            // Either end may be the one that waits for the last packets.
-            let here = crate::sockets::canonical(found.local) == endpoint.address.into();
-            match found.state {
-                TIME_WAIT if found.left_ms >= JUST_ENDED_MS => {
-                    let peer = if here { found.peer } else { found.local };
-                    queued.ended = queued.ended.max(Some((found.left_ms, peer)));
-                }
-                TIME_WAIT => {}
-                _ if !here => {}
-                _ if found.inode == 0 => queued.waiting = Some(found.peer),
-                _ => queued.accepted = queued.accepted.max(Some((found.inode, found.peer))),
+impl Queued {
+    /// Takes in the dump of one family.
+    fn look(&mut self, endpoint: Endpoint, family: u8) -> io::Result<()> {
+        let flags = SocketFlags::CLOEXEC;
+        let netlink = rustix::net::socket_with(
+            AddressFamily::NETLINK,
+            SocketType::DGRAM,
+            flags,
+            Some(netlink::SOCK_DIAG),
+        )?;
+        rustix::net::send(&netlink, &request(endpoint, family), SendFlags::empty())?;
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let (count, _) = rustix::net::recv(netlink.as_fd(), &mut buffer[..], RecvFlags::empty())?;
+            for message in messages(&buffer[..count]) {
+                let Message::Socket(found) = message else {
+                    return Ok(());
+                };
+                self.take(&found, endpoint);
+            }
+            if count == 0 {
+                return Ok(());
             }
         }
-        if count == 0 {
-            return Ok(queued);
+    }
+
+    fn take(&mut self, found: &Found, endpoint: Endpoint) {
+        let [local, peer] = [found.local, found.peer].map(crate::sockets::canonical);
+        let address = endpoint.address.into();
+        // One that is just closing may have no port of its own any more (inet_put_port).
+        let here = local == address || (local.port() == 0 && peer != address);
+        match found.state {
+            // Either end may be the one that waits for the last packets.
+            TIME_WAIT if found.left_ms >= ENDED_MS => {
+                let peer = if here { peer } else { local };
+                self.ended = self.ended.max(Some((found.left_ms, peer)));
+            }
+            TIME_WAIT => {}
+            _ if !here && local.port() == 0 => {}
+            _ if !here => self.there.push(local),
+            _ => {
+                self.here.insert(peer);
+                match found.inode {
+                    0 => self.waiting = Some(peer),
+                    inode => self.accepted = self.accepted.max(Some((inode, peer))),
+                }
+            }
         }
+    }
+
+    fn newest(&self) -> Option<SocketAddr> {
+        // A dump takes its time: of a connection that ends amid it, the other end may be seen open still, and this one not any more.
+        let mut amid = self.there.iter().filter(|peer| !self.here.contains(peer));
+        let just_ended = self.ended.filter(|(left_ms, _)| *left_ms >= JUST_ENDED_MS);
+        let of = |found: Option<(u32, SocketAddr)>| found.map(|(_, peer)| peer);
+        self.waiting
+            .or(amid.next().copied())
+            .or(of(just_ended))
+            .or(of(self.accepted))
+            .or(of(self.ended))
     }
 }
 
@@ -210,6 +246,7 @@ fn parse(body: &[u8]) -> Option<Message> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpStream, UdpSocket};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::sockets::{Sharing, create};
@@ -241,6 +278,31 @@ mod tests {
                 drop(client);
             }
             assert_eq!(came(endpoint), Some(expected), "client first: {client_first}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ends_meanwhile_is_found_all_the_same() {
+        for port in 18_400..18_600 {
+            let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 6), port);
+            let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+            let client = TcpStream::connect(endpoint.address).unwrap();
+            let expected = client.local_addr().unwrap();
+            let server = rustix::net::accept(&socket).unwrap();
+            // A little later each time: it ends before the kernel is asked, amid its answer, and after.
+            let later = Duration::from_micros(u64::from(port - 18_400) * 2);
+            let found = std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    while begun.elapsed() < later {
+                        std::hint::spin_loop();
+                    }
+                    drop(client);
+                    drop(server);
+                });
+                came(endpoint)
+            });
+            assert_eq!(found, Some(expected), "port {port}");
         }
     }
 
