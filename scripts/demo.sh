@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The demo: a shop of four imaginary machines, one request, and the cascade it causes. Ends clean, as root and as a user.
+# The demo: a shop of four imaginary machines, one request and the cascade it causes, their sleep, and the request that wakes them. Ends clean,
+# as root and as a user.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,6 +46,25 @@ left_over() {
     done
 }
 
+# Waits until all of these hosts sleep, as the events tell.
+await_sleep() {
+    local line host events follower
+    local -A asleep=()
+    exec {events}< <(exec timeout 60 "$imsup" events --follow --format json -p "$project" 2>/dev/null)
+    follower=$!
+    while [ "${#asleep[@]}" -lt $# ] && read -r line <&"$events"; do
+        for host in "$@"; do
+            case $line in
+                *"\"host\":\"$host\",\"event\":\"suspend\""*) asleep[$host]=1 ;;
+                *"\"host\":\"$host\",\"event\":\"wake\""*) unset "asleep[$host]" ;;
+            esac
+        done
+    done
+    kill "$follower" 2>/dev/null || true
+    exec {events}<&-
+    [ "${#asleep[@]}" -eq $# ] || { printf '%sonly these sleep after a minute: %s%s\n' "$red" "${!asleep[*]}" "$plain" >&2; return 1; }
+}
+
 mkdir -p "$directory/shop"
 cp examples/shop/* "$directory/shop/"
 sed -i "s|/tmp/imsup-shop|$directory/nginx|" "$directory/shop/nginx.conf"
@@ -74,6 +94,29 @@ show "imsup ps"
 
 say "The same request again, with everything awake:"
 curl -sS --fail --max-time 60 -w "${green}answered in %{time_total} s$plain\n" "$url"
+
+say "Nobody asks any more. Whoever is idle for a second (idle_after: 1s) is suspended:"
+await_sleep web app prices cache
+show "imsup ps"
+"$imsup" ps -p "$project"
+
+say "They use no processor; what would have made one of their threads runnable wakes them, and their timers still count:"
+show "imsup why cache"
+"$imsup" why -p "$project" cache
+
+say "The same request wakes the whole cascade:"
+show "curl $url"
+curl -sS --fail --max-time 60 -w "${green}answered in %{time_total} s$plain\n" "$url"
+
+say "Who booted and woke whom, how long after the beginning, and what each took:"
+show "imsup events --tree"
+"$imsup" events --tree -p "$project"
+
+say "What keeps web awake now, and what it all has used:"
+show "imsup why web"
+"$imsup" why -p "$project" web
+show "imsup usage"
+"$imsup" usage -p "$project"
 
 say "And everything is taken away:"
 show "imsup down"
