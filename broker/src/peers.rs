@@ -1,5 +1,6 @@
 //! Who waits in a retained socket: asked of the kernel, without taking the connection.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +18,7 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_S_COND: u8 = 7;
 const INET_DIAG_BC_D_COND: u8 = 8;
+const INET_DIAG_INFO: u16 = 2;
 const IPPROTO_TCP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -47,7 +49,7 @@ pub(crate) fn waiting(socket: &OwnedFd, endpoint: Endpoint) -> Option<SocketAddr
 }
 
 /// The peer of the connection that has just woken a host: one that nobody has accepted, else one that has just ended, else the one accepted
-/// last, as far as can be told (inode numbers grow).
+/// last, as far as can be told (what was heard of last).
 pub(crate) fn came(endpoint: Endpoint) -> Option<SocketAddr> {
     waiting_tcp(endpoint)
 }
@@ -75,8 +77,8 @@ struct Queued {
     waiting: Option<SocketAddr>,
     /// Of the one that has ended last, and how long it stays in TIME_WAIT.
     ended: Option<(u32, SocketAddr)>,
-    /// Of the one that was accepted last, and its inode.
-    accepted: Option<(u32, SocketAddr)>,
+    /// Of the accepted one that was heard of last, and how long ago that was, in milliseconds.
+    accepted: Option<(Reverse<u32>, SocketAddr)>,
     /// Of all that have an end here.
     here: HashSet<SocketAddr>,
     /// Of all whose other end is on this machine, too.
@@ -127,7 +129,7 @@ impl Queued {
                 self.here.insert(peer);
                 match found.inode {
                     0 => self.waiting = Some(peer),
-                    inode => self.accepted = self.accepted.max(Some((inode, peer))),
+                    _ => self.accepted = self.accepted.max(Some((Reverse(found.heard_ms), peer))),
                 }
             }
         }
@@ -141,7 +143,7 @@ impl Queued {
         self.waiting
             .or(amid.next().copied())
             .or(of(just_ended))
-            .or(of(self.accepted))
+            .or(self.accepted.map(|(_, peer)| peer))
             .or(of(self.ended))
     }
 }
@@ -169,7 +171,7 @@ fn request(endpoint: Endpoint, family: u8) -> Vec<u8> {
     .concat();
 
     let mut body = Vec::with_capacity(112);
-    body.extend([family, IPPROTO_TCP, 0, 0]);
+    body.extend([family, IPPROTO_TCP, 1 << (INET_DIAG_INFO - 1), 0]);
     body.extend(STATES.to_ne_bytes());
     body.extend([0; 48]); // inet_diag_sockid: a dump does not look at it
     body.extend((4 + filter.len() as u16).to_ne_bytes());
@@ -199,6 +201,8 @@ struct Found {
     peer: SocketAddr,
     /// How long its timer has to go.
     left_ms: u32,
+    /// How long ago something came, in milliseconds.
+    heard_ms: u32,
     /// 0 for one that nobody has accepted, and for one that has ended.
     inode: u32,
 }
@@ -224,6 +228,7 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
 /// `struct inet_diag_msg`: family, state, timer, retrans; sport, dport; src, dst; interface, cookie; then expires, the
 /// two queues, uid and inode.
 fn parse(body: &[u8]) -> Option<Message> {
+    let heard_ms = heard(body.get(DIAG_MSG_BYTES..)?);
     let body = body.first_chunk::<DIAG_MSG_BYTES>()?;
     let number = |at: usize| u32::from_ne_bytes([body[at], body[at + 1], body[at + 2], body[at + 3]]);
     let address = |port: usize, at: usize| {
@@ -239,8 +244,27 @@ fn parse(body: &[u8]) -> Option<Message> {
         local: address(4, 8)?,
         peer: address(6, 24)?,
         left_ms: number(52),
+        heard_ms,
         inode: number(68),
     }))
+}
+
+/// How long ago data or an acknowledgement came: `tcpi_last_data_recv` and `tcpi_last_ack_recv` of the attribute INET_DIAG_INFO.
+fn heard(mut attributes: &[u8]) -> u32 {
+    while let Some(header) = attributes.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]);
+        let Some(info) = attributes.get(4..length) else { break };
+        if kind == INET_DIAG_INFO {
+            let word = |at: usize| {
+                let bytes = info.get(at..).and_then(<[u8]>::first_chunk);
+                bytes.map(|bytes| u32::from_ne_bytes(*bytes))
+            };
+            return word(52).into_iter().chain(word(56)).min().unwrap_or(u32::MAX);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    u32::MAX
 }
 
 #[cfg(test)]

@@ -44,6 +44,24 @@ pub fn watched_by_epoll(pid: i32, number: i32) -> Vec<i32> {
     info.lines().filter_map(watched).collect()
 }
 
+/// The same, with what the epoll instances among them watch; as many as were asked for and one more, where there are more.
+pub fn all_watched_by_epoll(pid: i32, number: i32, most: usize) -> Vec<i32> {
+    let mut found = watched_by_epoll(pid, number);
+    let mut next = 0;
+    while let Some(&number) = found.get(next)
+        && found.len() <= most
+    {
+        let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+        if link.is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]") {
+            let below = watched_by_epoll(pid, number);
+            found.extend(below);
+        }
+        next += 1;
+    }
+    found.truncate(most + 1);
+    found
+}
+
 /// Whether one of our own descriptors is an anonymous file of this kind: "timerfd", "eventpoll" (proc_pid_fd(5)).
 pub fn is_anonymous(fd: BorrowedFd<'_>, kind: &str) -> bool {
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));

@@ -21,6 +21,7 @@ use crate::kernel::stopped::{GoOn, StopError, StoppedThread};
 use crate::kernel::{cpu, descriptors, pageout, signals, socket, task, timers};
 use imsup_wire::sleep::ReasonKind;
 use rustix::event::PollFlags;
+use rustix::fs::OFlags;
 
 /// How soon it is tried again after a thread was found running.
 const RETRY: Duration = Duration::from_millis(10);
@@ -249,6 +250,11 @@ impl Sleep {
                 }
             }
         }
+        for pid in plan.signalled.clone() {
+            for number in asynchronous_sockets(pid) {
+                plan.watch(pid, number, PollFlags::IN, "O_ASYNC");
+            }
+        }
         let mut set = WaitSet::new(&pids).map_err(NotNow::Duplicate)?;
         for (pid, watches) in &plan.watches {
             let unwatchable = set.watch(*pid, watches).map_err(NotNow::Duplicate)?;
@@ -366,6 +372,22 @@ fn limit_of_socket(pid: i32, number: i32, kind: SocketTimeout) -> Option<Duratio
         SocketTimeout::Receive => socket::receive_timeout(socket.as_fd()).ok()?,
         SocketTimeout::Send => socket::send_timeout(socket.as_fd()).ok()?,
     }
+}
+
+/// The sockets of a process that send it a signal when something comes (O_ASYNC).
+fn asynchronous_sockets(pid: i32) -> Vec<i32> {
+    let Ok(pidfd) = task::open_process(pid) else {
+        return Vec::new();
+    };
+    let is_asynchronous = |number: i32| {
+        let flags = task::duplicate_from(&pidfd, number).and_then(|socket| socket::status_flags(socket.as_fd()));
+        flags.is_ok_and(|flags| flags.contains(OFlags::from_bits_retain(libc::O_ASYNC.cast_unsigned())))
+    };
+    descriptors::descriptors(pid)
+        .into_iter()
+        .filter(|(number, kind)| *kind == descriptors::Kind::Socket && is_asynchronous(*number))
+        .map(|(number, _)| number)
+        .collect()
 }
 
 /// The armed timerfds of a process that has not so many descriptors that looking through them takes long.

@@ -12,8 +12,8 @@ use crate::sockets::Retained;
 /// More than the kernel gives: it takes net.core.somaxconn instead (listen(2)).
 const FULL: i32 = i32::MAX;
 
-/// How long after a wake the queues are looked at.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long after a wake the queues are looked at: a crowd takes its time to come.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether backlogs are to be given back.
 #[derive(Debug, Default)]

@@ -144,6 +144,9 @@ impl Wait {
     }
 }
 
+/// The calls that wait for nothing but signals, by name.
+pub const WAITS_FOR_SIGNALS: [&str; 3] = ["pause", "rt_sigsuspend", "rt_sigtimedwait"];
+
 /// What a thread waits for that is blocked in call `number` with these arguments. restart_syscall(2) is what the caller has remembered.
 ///
 /// # Errors

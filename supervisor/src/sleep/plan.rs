@@ -47,6 +47,8 @@ pub struct Plan {
     pub dues: Vec<(i32, &'static str, Due)>,
     /// Processes with a thread in a call that is not in the table.
     pub unknown: Vec<i32>,
+    /// Processes with a thread that waits for signals, which a socket may send (O_ASYNC, fcntl(2)).
+    pub signalled: Vec<i32>,
     /// The calls that go on when the host runs again, by thread.
     pub calls: HashMap<i32, Call>,
     /// How calls go on that would say EINTR, by thread.
@@ -146,6 +148,9 @@ impl Plan {
         }
         if !wait.known && !self.unknown.contains(&pid) {
             self.unknown.push(pid);
+        }
+        if calls::WAITS_FOR_SIGNALS.contains(&wait.call) && !self.signalled.contains(&pid) {
+            self.signalled.push(pid);
         }
     }
 

@@ -101,7 +101,7 @@ impl WaitSet {
             .filter(|(_, (_, call))| is_epoll(call))
             .map(|(number, _)| *number)
         {
-            let watched = process::watched_by_epoll(pid, number);
+            let watched = process::all_watched_by_epoll(pid, number, FEW);
             if watched.len() <= FEW {
                 members.extend(
                     watched
@@ -189,8 +189,14 @@ impl WaitSet {
                 .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), events))
                 .collect();
             poll(&mut polled, Some(&AT_ONCE)).ok()?;
-            let position = polled.iter().position(|fd| !fd.revents().is_empty())?;
-            Some(Culprit::of(self.members[position].as_fd()))
+            let ready = polled
+                .iter()
+                .zip(&self.members)
+                .filter(|(fd, _)| !fd.revents().is_empty());
+            // An epoll instance that is ready has something that is, which is told rather.
+            let mut culprits = ready.map(|(_, fd)| Culprit::of(fd.as_fd())).collect::<Vec<_>>();
+            culprits.sort_by_key(|culprit| *culprit == Culprit::Epoll);
+            culprits.first().copied()
         })
     }
 }
