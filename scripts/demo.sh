@@ -100,7 +100,7 @@ await_sleep web app prices cache
 show "imsup ps"
 "$imsup" ps -p "$project"
 
-say "They use no processor; what would have made one of their threads runnable wakes them, and their timers still count:"
+say "They run for their timers only. What would have made one of their threads runnable wakes them:"
 show "imsup why cache"
 "$imsup" why -p "$project" cache
 

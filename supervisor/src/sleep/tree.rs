@@ -135,7 +135,7 @@ impl Tree {
     pub fn method(&self) -> String {
         match &self.without {
             None => "cgroup freezer".to_owned(),
-            Some(error) => format!("stopped threads ({error})"),
+            Some(error) => format!("stopped threads, since {error}"),
         }
     }
 }
