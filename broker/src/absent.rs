@@ -34,6 +34,9 @@ pub enum AbsentError {
         /// Its supervisor.
         pid: u32,
     },
+    /// What dead supervisors left survived.
+    #[error("processes that killed supervisors left could not be ended; `imsup down` tries again")]
+    Left,
     /// Files could not be removed.
     #[error("what the project left in {path} could not be removed: {source}")]
     Files {
@@ -60,7 +63,11 @@ pub(crate) fn held(paths: &Paths) -> Vec<(String, Option<u32>)> {
 /// another pid namespace, or of a process that has ended.
 fn holder(path: &Path) -> Option<u32> {
     let metadata = fs::metadata(path).ok()?;
-    let written = fs::read_to_string(path).ok()?.trim().parse().ok();
+    let written = fs::read_to_string(path)
+        .ok()?
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse().ok());
     holder_in(
         &fs::read_to_string("/proc/locks").ok()?,
         metadata.dev(),
@@ -107,6 +114,9 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
     }
     let ended = end_held(paths)?;
     end_cgroups(project, paths);
+    if !end_left(paths) {
+        return Err(AbsentError::Left);
+    }
     remove_files(paths)?;
     Ok(ended)
 }
@@ -142,6 +152,27 @@ pub(crate) fn end_cgroups(project: &str, paths: &Paths) {
     }
 }
 
+/// Ends what supervisors that were killed have left outside of cgroups: each had written its boot's token into the file that
+/// nobody holds any more. All tokens at once: for each, the environment of every process would be read. False where something
+/// survived.
+pub(crate) fn end_left(paths: &Paths) -> bool {
+    let entries = fs::read_dir(paths.running("")).into_iter().flatten().flatten();
+    let boots: Vec<u64> = entries.filter_map(|entry| token_left(&entry.path())).collect();
+    boots.is_empty()
+        || launcher::clear_alone(&Tree {
+            boots,
+            pids: Pids::default(),
+        })
+}
+
+/// The token in a file of a supervisor that was killed.
+fn token_left(path: &Path) -> Option<u64> {
+    // Read first: whoever takes the lock meanwhile replaces the token.
+    let text = fs::read_to_string(path).ok()?;
+    let token = text.lines().nth(1)?.parse().ok()?;
+    (!is_locked(path)).then_some(token)
+}
+
 /// Ends the supervisors that hold their host's file, and what belongs to them.
 pub(crate) fn end_held(paths: &Paths) -> Result<Vec<String>, AbsentError> {
     let mut ended = Vec::new();
@@ -156,7 +187,7 @@ pub(crate) fn end_held(paths: &Paths) -> Result<Vec<String>, AbsentError> {
         let boot = launcher::token_of(pid);
         let mut children = launcher::children_of(pid).into_iter();
         let tree = Tree {
-            boot,
+            boots: boot.into_iter().collect(),
             pids: Pids {
                 // One that a user started may lead a session with more in it than the host.
                 supervisor: boot.map(|_| pid),

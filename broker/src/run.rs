@@ -68,6 +68,11 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     let lock = take_lock(&options.cluster.project, &paths)?;
     // What the last broker, killed together with supervisors, could not end. Before anything is booted in its place.
     absent::end_cgroups(&options.cluster.project, &paths);
+    if !absent::end_left(&paths) {
+        tracing::warn!(
+            "processes that killed supervisors of the project left could not be ended; they may hold its ports"
+        );
+    }
     absent::note_cgroups(&paths, &cgroups::directories_of("self"));
     let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
     let result = start_and_serve(options);

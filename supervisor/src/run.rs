@@ -97,10 +97,14 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     };
     let child = prepared.pid();
     let welcome = Welcome::receive(&mut link).inspect_err(|_| init::end_prepared(child))?;
+    let boot = match options.role {
+        Role::Launched { boot } => Some(boot),
+        _ => None,
+    };
     let lock = options
         .running_directory
         .as_deref()
-        .map(|directory| RunningLock::take(directory, &welcome.host))
+        .map(|directory| RunningLock::take(directory, &welcome.host, boot))
         .transpose();
     let lock = match lock {
         Ok(lock) => lock,

@@ -28,7 +28,8 @@ pub enum RunningLockError {
     },
 }
 
-/// The lock, held until it is dropped. The file contains our process id, for people and for a clean-up without a broker.
+/// The lock, held until it is dropped. The file contains our process id, for people and for a clean-up without a broker, and on
+/// a second line the token of the broker's boot, by which the next broker finds what we leave where we are killed.
 #[derive(Debug)]
 pub struct RunningLock {
     path: PathBuf,
@@ -36,11 +37,11 @@ pub struct RunningLock {
 }
 
 impl RunningLock {
-    /// Takes the lock of `host`.
+    /// Takes the lock of `host`, for the boot with this token.
     ///
     /// # Errors
     /// Any [`RunningLockError`].
-    pub fn take(directory: &Path, host: &HostName) -> Result<Self, RunningLockError> {
+    pub fn take(directory: &Path, host: &HostName, boot: Option<u64>) -> Result<Self, RunningLockError> {
         let path = directory.join(host.as_str());
         let failed = |source: std::io::Error| RunningLockError::File {
             path: path.clone(),
@@ -63,8 +64,11 @@ impl RunningLock {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
+        let token = boot.map_or_else(String::new, |boot| format!("{boot}\n"));
+        let text = format!("{}\n{token}", std::process::id());
+        // In one piece, so that nobody reads half a number.
         file.set_len(0)
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
         Ok(Self { path, _file: file })
     }

@@ -21,11 +21,11 @@ const MAX_ROUNDS: usize = 100;
 /// How long one round waits for what it killed.
 const ROUND: Duration = Duration::from_millis(500);
 
-/// How the processes of one host are recognized.
+/// How the processes of a host, or of several, are recognized.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tree {
-    /// The boot's token.
-    pub(crate) boot: Option<u64>,
+    /// The boots' tokens.
+    pub(crate) boots: Vec<u64>,
     /// Known processes: sessions they lead are the host's own.
     pub(crate) pids: Pids,
 }
@@ -115,9 +115,7 @@ fn members(
         children.entry(process.parent).or_default().push(process);
     }
     let is_root = |process: &&Process| {
-        leaders.contains(&Some(process.session))
-            || is_orphan(process)
-            || tree.boot.is_some_and(|boot| carries(process.pid, boot))
+        leaders.contains(&Some(process.session)) || is_orphan(process) || carries_any(process.pid, &tree.boots)
     };
     let mut found: HashMap<u32, &Process> = HashMap::new();
     let mut open: Vec<&Process> = processes.iter().filter(is_root).collect();
@@ -157,11 +155,20 @@ fn wait_for(killed: &[OwnedFd]) {
     }
 }
 
-/// Whether the process's environment, as it was executed, carries the token.
-fn carries(pid: u32, boot: u64) -> bool {
-    let wanted = format!("{BOOT_VARIABLE}={boot}");
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+/// Whether the process's environment, as it was executed, carries one of the tokens.
+fn carries_any(pid: u32, boots: &[u64]) -> bool {
+    if boots.is_empty() {
+        return false;
+    }
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut tokens = environ.split(|byte| *byte == 0).filter_map(token_in);
+    tokens.any(|token| boots.contains(&token))
+}
+
+/// The token, where this entry of an environment is that of [`BOOT_VARIABLE`].
+fn token_in(entry: &[u8]) -> Option<u64> {
+    let value = entry.strip_prefix(BOOT_VARIABLE.as_bytes())?.strip_prefix(b"=")?;
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// The boot's token of a supervisor. One that a host's program started has that host's in its environment, but was not
@@ -266,7 +273,7 @@ mod tests {
             process(30, 5, 30),
         ];
         let tree = Tree {
-            boot: None,
+            boots: Vec::new(),
             pids: Pids {
                 program: Some(11),
                 ..Pids::default()
@@ -318,7 +325,7 @@ mod tests {
         assert_eq!(token_of(child.id()), None, "it only inherits that");
         assert!(children_of(std::process::id()).contains(&child.id()));
         let tree = Tree {
-            boot: Some(boot),
+            boots: vec![boot],
             pids: Pids::default(),
         };
         assert!(clear_alone(&tree));

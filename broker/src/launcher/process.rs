@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use imsup_wire::{ExitStatus, HostName};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use parking_lot::Mutex;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open};
 
 use super::leftovers::{self, Children, Tree};
 use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
@@ -108,14 +108,14 @@ impl Launcher for ProcessLauncher {
     fn reap(&mut self) -> Vec<(u32, ExitStatus)> {
         let mut ended = Vec::new();
         loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) => return ended,
-                Err(nix::errno::Errno::EINTR) | Ok(_) => continue,
-                Err(_) => return ended,
+            // Not nix's: it knows no real-time signals, and fails with EINVAL for a child that it has reaped.
+            let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(reaped)) => reaped,
+                Err(Errno::INTR) => continue,
+                Ok(None) | Err(_) => return ended,
             };
-            let pid = pid.as_raw().unsigned_abs();
+            let Some(status) = parse(status) else { continue };
+            let pid = pid.as_raw_pid().unsigned_abs();
             let mut children = self.children.lock();
             children.inherited.remove(&pid);
             if children.supervisors.remove(&pid) {
@@ -126,7 +126,10 @@ impl Launcher for ProcessLauncher {
 
     fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>) {
         let children = Arc::clone(&self.children);
-        let tree = Tree { boot, pids };
+        let tree = Tree {
+            boots: boot.into_iter().collect(),
+            pids,
+        };
         let host = host.clone();
         let work = move || {
             if !leftovers::clear(&tree, Some(&children)) {
@@ -148,4 +151,10 @@ impl Launcher for ProcessLauncher {
             left.into_iter().for_each(|work| work());
         }
     }
+}
+
+/// How a child ended, if it did.
+fn parse(status: WaitStatus) -> Option<ExitStatus> {
+    let exited = status.exit_status().map(ExitStatus::Code);
+    exited.or_else(|| status.terminating_signal().map(ExitStatus::Signal))
 }

@@ -77,7 +77,7 @@ pub fn run() -> ExitCode {
     rustix::process::setsid().expect("setsid(2)");
     let mut lock = File::create(paths.running(host.as_str())).expect("running/HOST");
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("the host runs already");
-    writeln!(lock, "{}", std::process::id()).expect("running/HOST");
+    writeln!(lock, "{}\n{boot}", std::process::id()).expect("running/HOST");
 
     let mut peer = Peer::connect(&paths);
     let role = Role::Launched { boot };
@@ -145,6 +145,7 @@ impl Supervisor {
                     .stdin(Stdio::null());
                 self.left.push(command.process_group(0).spawn().expect("sh"));
             }
+            "stay" => self.stay(number()),
             "freeze" => self.freeze(std::path::Path::new(value)),
             "fail" => return Some(self.exit(ExitStatus::Code(i32::from(number())))),
             "done" => return Some(self.exit(ExitStatus::Code(0))),
@@ -167,6 +168,17 @@ impl Supervisor {
             memory_byte_ms: u128::from(self.used) * 1000,
             resident_bytes: 4096,
         }
+    }
+
+    /// A process in a session of its own that goes on listening, whoever dies.
+    fn stay(&mut self, port: u16) {
+        let wanted = |(endpoint, _): &&(Endpoint, OwnedFd)| endpoint.address.port() == port;
+        let (_, socket) = self.retained.iter().find(wanted).expect("a retained socket");
+        let mut command = Command::new("setsid");
+        command
+            .args(["sleep", "1000"])
+            .stdin(socket.try_clone().expect("dup(2)"));
+        self.left.push(command.spawn().expect("setsid"));
     }
 
     fn freeze(&mut self, file: &std::path::Path) {

@@ -15,6 +15,11 @@ pub fn trials() -> Vec<Trial> {
         trial("down_ends_a_host_that_is_no_longer_in_the_file", removed_from_the_file),
         trial("what_ended_while_no_broker_ran_is_said", unseen_end),
         trial("a_killed_brokers_project_can_be_taken_down", down_without),
+        trial(
+            "what_killed_supervisors_leave_is_ended_by_the_next_broker",
+            killed_together,
+        ),
+        trial("what_killed_supervisors_leave_is_ended_by_down", killed_then_down),
         trial("a_broker_that_is_told_to_end_takes_all_down", sigterm),
     ]
 }
@@ -109,6 +114,46 @@ fn down_without() {
         down_without_broker(&world.project, &world.paths).unwrap(),
         Vec::<String>::new()
     );
+}
+
+/// A project whose broker and supervisor were killed together: a process that goes on listening.
+fn killed() -> (World, Vec<u32>) {
+    let mut world =
+        World::up("web tcp=8080 -- stay:8080 listen:8080 settle serve\ndb tcp=5432 -- listen:5432 settle serve");
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
+    let supervisor = world.host("web").pid.unwrap();
+    let left = children(supervisor);
+    assert_eq!(left.len(), 1);
+    // Stopped, so that it does not clean up itself.
+    kill(world.broker_pid(), Signal::STOP);
+    kill(supervisor, Signal::KILL);
+    world.kill_broker();
+    until("its end", || (!exists(supervisor)).then_some(()));
+    assert!(exists(left[0]), "nobody has ended it");
+    (world, left)
+}
+
+fn killed_together() {
+    let (mut world, left) = killed();
+    world.start();
+    assert!(!exists(left[0]), "{} is left", left[0]);
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
+    assert_eq!((world.host("web").boots, world.host("db").boots), (2, 1));
+}
+
+fn killed_then_down() {
+    let (world, left) = killed();
+    assert_eq!(down_without_broker(&world.project, &world.paths).unwrap(), ["db"]);
+    assert!(!exists(left[0]), "{} is left", left[0]);
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    list.split_ascii_whitespace()
+        .map(|child| child.parse().unwrap())
+        .collect()
 }
 
 fn sigterm() {

@@ -58,7 +58,7 @@ fn session_of(pid: u32) -> Option<u32> {
 /// The process that runs a host, by the file it holds.
 fn supervisor_of(world: &World, host: &str) -> u32 {
     let text = std::fs::read_to_string(world.paths.running(host)).unwrap();
-    text.trim().parse().unwrap()
+    text.lines().next().unwrap().parse().unwrap()
 }
 
 fn foreign_pid() {
