@@ -1,10 +1,10 @@
 //! The duties of the first process of a host: signals passed on, orphans reaped, nothing left behind.
 
 use imsup_wire::ExitStatus;
-use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::kernel::process;
 
@@ -37,18 +37,21 @@ pub fn forwarded(number: u32, code: i32) -> Option<Signal> {
 
 /// Reaps every child that has ended; gives the status of `main` where it is among them.
 pub fn reap(main: Option<Pid>) -> Option<ExitStatus> {
+    let main = main.map(Pid::as_raw);
     let mut status = None;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if Some(pid) == main => status = Some(ExitStatus::Code(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == main => {
-                status = Some(ExitStatus::Signal(signal as i32));
-            }
-            Ok(WaitStatus::StillAlive) => return status,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return status,
+        // Not nix's: it knows no real-time signals, and fails with EINVAL for a child that it has reaped.
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, ended))) if Some(pid.as_raw_pid()) == main => status = parse(ended).or(status),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(_) => return status,
         }
     }
+}
+
+fn parse(status: WaitStatus) -> Option<ExitStatus> {
+    let exited = status.exit_status().map(ExitStatus::Code);
+    exited.or_else(|| status.terminating_signal().map(ExitStatus::Signal))
 }
 
 /// Whether processes that the program started are still there.
@@ -81,7 +84,7 @@ pub fn end_all() {
             let _ = process::send(pid, Signal::SIGKILL);
         }
         // Each was killed, so one of them will end, and end_all goes on with those it left.
-        if waitpid(None, None) == Err(Errno::ECHILD) {
+        if rustix::process::wait(WaitOptions::empty()).err() == Some(Errno::CHILD) {
             return;
         }
     }
@@ -90,7 +93,7 @@ pub fn end_all() {
 /// Ends a child that was prepared and not executed.
 pub fn end_prepared(child: Pid) {
     let _ = process::send(child.as_raw(), Signal::SIGKILL);
-    let _ = waitpid(child, None);
+    let _ = nix::sys::wait::waitpid(child, None);
 }
 
 #[cfg(test)]

@@ -291,6 +291,23 @@ services:
     assert_eq!(project.wait_state("web", "running").state, "running");
 }
 
+#[test]
+fn a_program_that_a_real_time_signal_ends_is_booted_again() {
+    const SIGRTMIN_AND_ONE: &str = "35";
+    let project = Project::up("realtime", PAIR);
+    let address = project.at("web", 8080);
+    let pid = ask(address).pid();
+    project.wait_event("web", "ready", 1);
+    let sent = std::process::Command::new("kill")
+        .args([format!("-{SIGRTMIN_AND_ONE}"), pid.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let exit = project.wait_event("web", "exit", 1);
+    assert!(exit.json.to_string().contains("signal 35"), "{:?}", exit.json);
+    assert_ne!(ask(address).pid(), pid);
+    assert_eq!(project.host("web").boots, 2);
+}
+
 const PAIR: &str = r#"
 services:
   web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
