@@ -153,7 +153,7 @@ impl Sleep {
     pub(super) fn name_waker(&mut self, host: &mut Host) {
         self.name_at = None;
         let pids = self.tree.processes();
-        let connections = self.connections(host, &pids);
+        let connections = self.connections(host, &pids).unwrap_or_default();
         let last = connections
             .iter()
             .filter(|connection| connection.established)

@@ -73,7 +73,8 @@ impl Sleep {
         self.interrupted.forget_continued();
     }
 
-    fn slack(&self) -> Duration {
+    /// What deadlines are coalesced to.
+    pub(super) fn slack(&self) -> Duration {
         self.policy
             .as_ref()
             .map_or(Duration::from_secs(1), |policy| policy.timer_slack)

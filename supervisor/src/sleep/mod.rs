@@ -10,6 +10,7 @@ mod backlog;
 mod calls;
 mod correct;
 mod deadlines;
+mod hold;
 mod idle;
 mod meter;
 mod plan;
@@ -258,15 +259,22 @@ impl Sleep {
         (self.usage(), self.tree)
     }
 
-    /// The connections of the host; none where they cannot be read.
-    fn connections(&self, host: &Host, pids: &[i32]) -> Vec<Connection> {
-        traffic::connections(pids, planes(host)).unwrap_or_default()
+    /// The connections of the host; `None` where they cannot be read.
+    fn connections(&self, host: &Host, pids: &[i32]) -> Option<Vec<Connection>> {
+        match traffic::connections(pids, planes(host)) {
+            Ok(connections) => Some(connections),
+            Err(error) => {
+                tracing::warn!(%error, "the connections of a host cannot be read");
+                None
+            }
+        }
     }
 
     /// What bytes have moved on the host's connections so far, as a number to compare; `None` where there are too many descriptors to be asked at each tick.
     fn bytes(&self, host: &Host, pids: &[i32]) -> Option<u64> {
         let count: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
-        (count <= MANY_DESCRIPTORS).then(|| fingerprint(&self.connections(host, pids)))
+        let connections = (count <= MANY_DESCRIPTORS).then(|| self.connections(host, pids))?;
+        connections.map(|connections| fingerprint(&connections))
     }
 }
 

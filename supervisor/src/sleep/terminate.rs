@@ -79,7 +79,9 @@ impl Sleep {
         if asleep.posix_timers {
             return Some("it has POSIX timers, whose times nobody can see".to_owned());
         }
-        let connections = self.connections(host, &asleep.pids);
+        let Some(connections) = self.connections(host, &asleep.pids) else {
+            return Some("its connections cannot be read".to_owned());
+        };
         let established = connections.iter().find(|connection| connection.established)?;
         Some(format!(
             "a connection is established ({} with {})",

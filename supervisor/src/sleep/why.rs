@@ -80,7 +80,7 @@ impl Sleep {
                 pid: u32::try_from(pid).ok(),
             },
             Activity::Bytes => {
-                let connections = self.connections(host, &self.tree.processes());
+                let connections = self.connections(host, &self.tree.processes()).unwrap_or_default();
                 let last = connections.iter().min_by_key(|connection| connection.last_received);
                 let which = match last {
                     Some(connection) => {
