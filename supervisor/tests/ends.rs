@@ -10,36 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::client::{self, Answer, ask};
 use common::command::wait_exit;
-use common::{LIMIT, Project, wait_until};
+use common::{LIMIT, Project, parent, wait_until};
 use rustix::process::{Pid, PidfdFlags, Signal};
-
-/// A process of the project, ended with SIGKILL. Waits until it is gone.
-fn kill(project: &Project, pid: u32) {
-    assert!(
-        project.processes().iter().any(|process| process.pid == pid),
-        "{pid} is no process of this test"
-    );
-    let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
-    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).unwrap();
-    assert!(wait_exit(pid, LIMIT));
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn broker(project: &Project) -> u32 {
-    let imsup = common::imsup();
-    let mark = format!("{} broker", imsup.display());
-    let found: Vec<_> = project
-        .processes()
-        .into_iter()
-        .filter(|process| process.command.starts_with(&mark))
-        .collect();
-    assert_eq!(found.len(), 1, "one broker: {:?}", project.processes());
-    found[0].pid
-}
 
 const KILLS: u64 = 1001;
 const CLIENTS: usize = 4;
@@ -220,7 +192,7 @@ services:
     let before = of_host();
     assert_eq!(before.len(), 4);
     let first = project.host("web").pid.unwrap();
-    kill(&project, parent(first).unwrap());
+    project.kill(parent(first).unwrap());
     for pid in before {
         assert!(wait_exit(pid, LIMIT), "{pid} outlives its supervisor");
     }
@@ -325,7 +297,7 @@ fn running_hosts_keep_serving_without_a_broker_and_are_adopted_by_the_next() {
     project.wait_event("web", "ready", 1);
     let before = project.ps();
     let history = project.events().len();
-    kill(&project, broker(&project));
+    project.kill(project.broker());
     let again = client::talk(&mut held, "hello").expect("an established connection goes on");
     assert_eq!(Answer(again).pid(), pid);
     assert_eq!(ask(address).pid(), pid, "new connections as well");
@@ -347,7 +319,7 @@ fn running_hosts_keep_serving_without_a_broker_and_are_adopted_by_the_next() {
     let said = client::talk(&mut held, "hello").unwrap();
     assert_eq!(Answer(said).pid(), pid);
 
-    kill(&project, pid);
+    project.kill(pid);
     project.wait_state("web", "imaginary");
     assert_ne!(ask(address).pid(), pid, "an adopted host that ends is booted again");
 }
@@ -364,7 +336,7 @@ services:
     );
     let address = project.at("web", 8080);
     project.ok(&["wake", "web"]);
-    kill(&project, broker(&project));
+    project.kill(project.broker());
     project.ok(&["up", "-d"]);
     project.wait_state("web", "running");
     assert!(ask(address).0.contains("host=db "));
@@ -375,7 +347,7 @@ fn down_without_a_broker_ends_what_it_left() {
     let project = Project::up("brokerless", PAIR);
     ask(project.at("web", 8080));
     project.wait_event("web", "ready", 1);
-    kill(&project, broker(&project));
+    project.kill(project.broker());
     project.down();
 }
 

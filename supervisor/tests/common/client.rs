@@ -29,6 +29,85 @@ pub fn talk(stream: &mut TcpStream, line: &str) -> io::Result<String> {
     Ok(answer.trim_end().to_owned())
 }
 
+/// A connection that is held while its host sleeps.
+pub struct Held {
+    reader: BufReader<TcpStream>,
+}
+
+impl Held {
+    /// Connects.
+    #[track_caller]
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = connect(address).unwrap_or_else(|error| panic!("connecting to {address}: {error}"));
+        stream.set_nodelay(true).unwrap();
+        Self {
+            reader: BufReader::new(stream),
+        }
+    }
+
+    /// Sends a line.
+    pub fn say(&mut self, line: &str) -> io::Result<()> {
+        self.reader.get_mut().write_all(format!("{line}\n").as_bytes())
+    }
+
+    /// The next line that was answered. An early end is `UnexpectedEof`.
+    pub fn hear(&mut self) -> io::Result<String> {
+        let mut answer = String::new();
+        self.reader.read_line(&mut answer)?;
+        if !answer.ends_with('\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.pop();
+        Ok(answer)
+    }
+
+    /// The next `count` bytes that were answered.
+    pub fn exactly(&mut self, count: usize) -> io::Result<String> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Sends a line, which must be answered with a line that begins with it.
+    #[track_caller]
+    pub fn ask(&mut self, line: &str) -> Answer {
+        let answered = self.say(line).and_then(|()| self.hear());
+        let answer = answered.unwrap_or_else(|error| panic!("asking '{line}' of {}: {error}", self.peer()));
+        assert!(answer.starts_with(line), "asked '{line}', answered '{answer}'");
+        Answer(answer)
+    }
+
+    /// The client's own address, as events name it.
+    pub fn local(&self) -> String {
+        self.reader.get_ref().local_addr().unwrap().to_string()
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
+    /// What comes from the host.
+    pub fn into_reader(self) -> impl Read {
+        self.reader
+    }
+
+    /// Reads to the end of the connection, which must come.
+    #[track_caller]
+    pub fn expect_end(mut self) {
+        let mut rest = Vec::new();
+        let peer = self.peer();
+        let end = self.reader.read_to_end(&mut rest);
+        end.unwrap_or_else(|error| panic!("the end of a connection to {peer}: {error}"));
+        assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
+    }
+
+    fn peer(&self) -> String {
+        let address = self.reader.get_ref().peer_addr();
+        address.map_or_else(|error| error.to_string(), |address| address.to_string())
+    }
+}
+
 /// The answer of a guest to "hello".
 #[track_caller]
 pub fn ask(address: SocketAddr) -> Answer {

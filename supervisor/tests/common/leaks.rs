@@ -113,7 +113,8 @@ fn walk(path: &Path) -> Vec<String> {
     files
 }
 
-fn cgroups(directory: &Path, project: &str) -> Vec<String> {
+/// The cgroups of a project.
+pub fn cgroups(directory: &Path, project: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return Vec::new();
     };

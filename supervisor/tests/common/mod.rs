@@ -6,7 +6,10 @@
 
 pub mod client;
 pub mod command;
+pub mod control;
 pub mod leaks;
+pub mod random;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -17,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, PidfdFlags, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -40,6 +44,13 @@ pub struct Event {
     pub cause: Option<String>,
     pub by: Option<String>,
     pub json: Value,
+}
+
+impl Event {
+    /// Whether it is of this kind, at this host.
+    pub fn is(&self, host: &str, kind: &str) -> bool {
+        self.host == host && self.event == kind
+    }
 }
 
 /// A project in directories of its own. Dropped, it is taken down, and the test fails where anything is left.
@@ -274,6 +285,52 @@ impl Project {
         last.unwrap()
     }
 
+    /// Follows the events from the first one on.
+    #[track_caller]
+    pub fn watch(&self) -> watch::Watch {
+        watch::Watch::start(self)
+    }
+
+    /// What `imsup why` says of a host: the object `why`.
+    #[track_caller]
+    pub fn why(&self, host: &str) -> Value {
+        let text = self.ok(&["why", host, "--format", "json"]);
+        let json: Value = serde_json::from_str(&text).expect("why prints one JSON object");
+        assert_eq!(json["host"], host, "{json}");
+        json["why"].clone()
+    }
+
+    /// The broker's process.
+    #[track_caller]
+    pub fn broker(&self) -> u32 {
+        let mark = format!("{} broker", imsup().display());
+        let found: Vec<_> = self
+            .processes()
+            .into_iter()
+            .filter(|process| process.command.starts_with(&mark))
+            .collect();
+        assert_eq!(found.len(), 1, "one broker: {:?}", self.processes());
+        found[0].pid
+    }
+
+    /// Sends a signal to a process of the project.
+    #[track_caller]
+    pub fn signal(&self, pid: u32, signal: Signal) {
+        assert!(
+            self.processes().iter().any(|process| process.pid == pid),
+            "{pid} is no process of this test"
+        );
+        let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
+        rustix::process::pidfd_send_signal(&pidfd, signal).unwrap();
+    }
+
+    /// Kills a process of the project, and waits until it is gone.
+    #[track_caller]
+    pub fn kill(&self, pid: u32) {
+        self.signal(pid, Signal::KILL);
+        assert!(command::wait_exit(pid, LIMIT));
+    }
+
     /// Takes the project down and checks that nothing is left.
     #[track_caller]
     pub fn down(&self) {
@@ -339,6 +396,12 @@ fn parse_event(line: &str) -> Event {
         by: text("by"),
         json,
     }
+}
+
+/// The parent of a process.
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Waits until `condition` holds, for things that nothing announces.

@@ -1,0 +1,103 @@
+//! The events of a project as they come.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use super::{Background, Event, LIMIT, Project, parse_event};
+
+/// One `imsup events --follow` for as long as this lives.
+pub struct Watch {
+    follower: Background,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    events: Mutex<Vec<Event>>,
+    more: Condvar,
+}
+
+impl Watch {
+    /// Follows a project from its first event on.
+    #[track_caller]
+    pub fn start(project: &Project) -> Self {
+        let command = project.imsup_command(&["events", "--follow", "--format", "json"]);
+        let mut follower = Background::spawn(command, Stdio::piped());
+        let output = follower.child.stdout.take().unwrap();
+        let shared = Arc::new(Shared::default());
+        let sink = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                sink.events.lock().unwrap().push(parse_event(&line));
+                sink.more.notify_all();
+            }
+        });
+        Self { follower, shared }
+    }
+
+    /// Its process, which is none of the project's hosts.
+    pub fn pid(&self) -> u32 {
+        self.follower.pid()
+    }
+
+    /// All events so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.events.lock().unwrap().clone()
+    }
+
+    /// The events of one kind at one host so far.
+    pub fn of(&self, host: &str, kind: &str) -> Vec<Event> {
+        let events = self.shared.events.lock().unwrap();
+        events.iter().filter(|event| event.is(host, kind)).cloned().collect()
+    }
+
+    /// How many events of one kind there were at one host so far.
+    pub fn count(&self, host: &str, kind: &str) -> usize {
+        let events = self.shared.events.lock().unwrap();
+        events.iter().filter(|event| event.is(host, kind)).count()
+    }
+
+    /// Waits until `find` finds something in the events so far.
+    #[track_caller]
+    pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&[Event]) -> Option<T>) -> T {
+        let deadline = Instant::now() + LIMIT;
+        let mut events = self.shared.events.lock().unwrap();
+        loop {
+            if let Some(found) = find(&events) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // Not while the lock is held: the project's own report follows.
+                drop(events);
+                panic!("waited {LIMIT:?} for {what}");
+            }
+            events = self.shared.more.wait_timeout(events, left).unwrap().0;
+        }
+    }
+
+    /// Waits for the `count`th event of this kind at this host (counted from `up`), and gives it.
+    #[track_caller]
+    pub fn wait(&self, host: &str, kind: &str, count: usize) -> Event {
+        self.wait_for(&format!("'{kind}' number {count} of {host}"), |events| {
+            events
+                .iter()
+                .filter(|event| event.is(host, kind))
+                .nth(count - 1)
+                .cloned()
+        })
+    }
+
+    /// Waits until a host has been woken `wakes` times at least since `up` and sleeps, and gives how many times it was.
+    #[track_caller]
+    pub fn slept_again(&self, host: &str, wakes: usize) -> usize {
+        self.wait_for(&format!("{host} to sleep after wake {wakes}"), |events| {
+            let mut of_host = events.iter().filter(|event| event.host == host);
+            let woken = of_host.clone().filter(|event| event.event == "wake").count();
+            let last = of_host.rfind(|event| ["suspend", "wake", "terminate", "exit"].contains(&event.event.as_str()));
+            (woken >= wakes && last.is_some_and(|event| event.event == "suspend")).then_some(woken)
+        })
+    }
+}

@@ -1,0 +1,489 @@
+//! Whatever would have made one of its threads runnable wakes a sleeper, and nothing else does.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::client::{self, Held, ask_datagram};
+use common::random::Random;
+use common::watch::Watch;
+use common::{LIMIT, Project, control, wait_until};
+use rustix::net::sockopt;
+use rustix::process::Signal;
+
+const KINDS: [&str; 13] = [
+    "edge", "oneshot", "nested", "prefork", "accept", "fork", "threads", "pool", "poll", "select", "sigio", "splice",
+    "musl",
+];
+
+/// A host for each kind of server, named after it.
+fn every_kind(idle_after: &str) -> String {
+    let mut compose = format!("x-imsup: {{ idle_after: {idle_after} }}\nservices:\n");
+    for kind in KINDS {
+        let program = match kind {
+            "musl" => "@guests@/servers-musl, edge",
+            _ => &format!("@guests@/servers, {kind}"),
+        };
+        compose += &format!("  {kind}: {{ command: [{program}, \"8080\"], expose: [\"8080\"] }}\n");
+    }
+    compose
+}
+
+/// What woke a host, in order: kind, by whom, at which port.
+fn woken(watch: &Watch, host: &str) -> Vec<(String, String, u64)> {
+    let wakes = watch.of(host, "wake");
+    wakes
+        .into_iter()
+        .map(|event| {
+            let port = event.json["port"].as_u64().unwrap_or(0);
+            (event.cause.unwrap_or_default(), event.by.unwrap_or_default(), port)
+        })
+        .collect()
+}
+
+#[test]
+fn each_kind_of_server_wakes_on_its_own_signals_and_on_no_others() {
+    let project = Project::up("kinds", &every_kind("100ms"));
+    let watch = project.watch();
+    let hosts = project.ps();
+    let address = |kind: &str| SocketAddr::from((hosts[kind].address, 8080));
+    let mut held: BTreeMap<&str, Held> = KINDS
+        .into_iter()
+        .map(|kind| {
+            let mut held = Held::connect(address(kind));
+            held.ask("first");
+            (kind, held)
+        })
+        .collect();
+    for kind in KINDS {
+        watch.wait(kind, "suspend", 1);
+    }
+    for kind in KINDS {
+        held.get_mut(kind).unwrap().ask("held");
+        watch.wait(kind, "wake", 1);
+    }
+    let mut later = Vec::new();
+    for kind in KINDS {
+        watch.wait(kind, "suspend", 2);
+        let mut new = Held::connect(address(kind));
+        new.ask("new");
+        later.push(new);
+        watch.wait(kind, "wake", 2);
+    }
+    // The latest answer's host is the last to sleep again; nobody was woken for somebody else meanwhile.
+    for kind in KINDS {
+        watch.wait(kind, "suspend", 3);
+    }
+    let hosts = project.ps();
+    for (kind, new) in KINDS.into_iter().zip(&later) {
+        let expected = [
+            ("data".to_owned(), held[kind].local(), 8080),
+            ("connection".to_owned(), new.local(), 8080),
+        ];
+        assert_eq!(woken(&watch, kind), expected, "{kind}");
+        let host = &hosts[kind];
+        assert_eq!((host.state.as_str(), host.boots), ("suspended", 1), "{kind}");
+        assert_eq!(host.json["wakes"], 2, "{kind}");
+    }
+}
+
+/// Both ends of file and resets are signals, and the server's own end arrives as soon as it makes it: imsup keeps no duplicate.
+#[test]
+fn an_end_of_file_and_a_reset_wake() {
+    let project = Project::up("ends", &every_kind("100ms"));
+    let watch = project.watch();
+    let hosts = project.ps();
+    // The SIGIO server is told of an end by the same signal as of data, `splice` has no buffer of its own: all must see it.
+    let mut closing = Vec::new();
+    for kind in KINDS {
+        let mut held = Held::connect((hosts[kind].address, 8080).into());
+        held.ask("first");
+        let mut reset = Held::connect((hosts[kind].address, 8080).into());
+        reset.ask("first");
+        closing.push((kind, held, reset));
+    }
+    for (kind, ..) in &closing {
+        watch.wait(kind, "suspend", 1);
+    }
+    for (kind, held, reset) in closing {
+        let local = held.local();
+        held.stream().shutdown(Shutdown::Write).unwrap();
+        held.expect_end();
+        let wake = watch.wait(kind, "wake", 1);
+        assert_eq!(wake.cause.as_deref(), Some("data"), "{kind}");
+        assert_eq!(wake.by, Some(local), "{kind}");
+        watch.wait(kind, "suspend", 2);
+        sockopt::set_socket_linger(reset.stream(), Some(Duration::ZERO)).unwrap();
+        drop(reset);
+        assert_eq!(watch.wait(kind, "wake", 2).cause.as_deref(), Some("data"), "{kind}");
+    }
+}
+
+/// A server that waits for its client to read sleeps, too, and room in the socket's buffer wakes it.
+#[test]
+fn a_blocked_writer_sleeps_and_goes_on_when_its_client_reads() {
+    const BYTES: usize = 30_000_000;
+    let kinds = [
+        "edge", "oneshot", "prefork", "fork", "threads", "pool", "poll", "select",
+    ];
+    let project = Project::up("writers", &every_kind("100ms"));
+    let watch = project.watch();
+    let hosts = project.ps();
+    let mut writers: Vec<(&str, TcpStream)> = kinds
+        .into_iter()
+        .map(|kind| {
+            let mut stream = client::connect((hosts[kind].address, 8080).into()).unwrap();
+            writeln!(stream, "big {BYTES}").unwrap();
+            (kind, stream)
+        })
+        .collect();
+    for (kind, _) in &writers {
+        watch.wait(kind, "suspend", 1);
+    }
+    for (kind, stream) in &mut writers {
+        let mut all = vec![0; BYTES];
+        stream
+            .read_exact(&mut all)
+            .unwrap_or_else(|error| panic!("{kind}: {error}"));
+        assert!(all.iter().all(|byte| *byte == b'x'), "{kind}");
+        let line = client::talk(stream, "after").unwrap();
+        assert!(line.starts_with(&format!("big {BYTES} host={kind}")), "{line}");
+        assert_eq!(watch.wait(kind, "wake", 1).cause.as_deref(), Some("data"), "{kind}");
+    }
+}
+
+/// Suspends and resumes a host at random instants until it is dropped.
+struct Orders<'a> {
+    done: &'a AtomicBool,
+}
+
+impl Drop for Orders<'_> {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+    }
+}
+
+fn order_at_random(project: &Project, host: &str, mut random: Random, done: &AtomicBool) {
+    while !done.load(Ordering::Relaxed) {
+        // It is refused while a request is being answered, and when one comes first.
+        let _ = control::suspend(project, host);
+        std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(2)));
+        if random.one_in(4) {
+            control::resume(project, host).expect("a host that runs or sleeps can be resumed");
+        }
+    }
+}
+
+const RACERS: [&str; 8] = [
+    "edge", "prefork", "threads", "poll", "pool", "oneshot", "nested", "musl",
+];
+
+/// Clients that send at random instants around a suspend: before the check, in between, after it.
+#[test]
+fn a_byte_at_any_instant_of_a_suspend_is_answered() {
+    const ROUNDS: usize = 200;
+    const CLIENTS: usize = 2;
+    let project = Project::up("race", &every_kind("1h"));
+    let watch = project.watch();
+    let hosts = project.ps();
+    let mut random = Random::new(Random::seed());
+    for kind in RACERS {
+        let address: SocketAddr = (hosts[kind].address, 8080).into();
+        let mut held: Vec<Held> = (0..CLIENTS).map(|_| Held::connect(address)).collect();
+        held[0].ask("boot");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let orders = Random::new(random.below(u64::MAX));
+            scope.spawn(|| order_at_random(&project, kind, orders, &done));
+            let ordering = Orders { done: &done };
+            std::thread::scope(|scope| {
+                for one in &mut held {
+                    let mut random = Random::new(random.below(u64::MAX));
+                    scope.spawn(move || {
+                        for round in 0..ROUNDS {
+                            one.ask(&format!("round {round}"));
+                            std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(20)));
+                        }
+                    });
+                }
+            });
+            drop(ordering);
+        });
+        let wakes = watch.of(kind, "wake");
+        let by_data = wakes
+            .iter()
+            .filter(|wake| wake.cause.as_deref() == Some("data"))
+            .count();
+        eprintln!(
+            "{kind}: {} requests, {} wakes, {by_data} by data",
+            ROUNDS * CLIENTS,
+            wakes.len()
+        );
+        assert!(by_data > ROUNDS / 10, "{kind} was woken by data {by_data} times only");
+        assert_eq!(project.host(kind).boots, 1, "{kind}");
+    }
+}
+
+#[test]
+fn a_connection_at_any_instant_of_a_suspend_is_answered() {
+    const ROUNDS: usize = 200;
+    let project = Project::up("race-new", &every_kind("1h"));
+    let watch = project.watch();
+    let hosts = project.ps();
+    let mut random = Random::new(Random::seed());
+    for kind in ["prefork", "accept", "fork", "threads", "edge"] {
+        let address: SocketAddr = (hosts[kind].address, 8080).into();
+        Held::connect(address).ask("boot");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let orders = Random::new(random.below(u64::MAX));
+            scope.spawn(|| order_at_random(&project, kind, orders, &done));
+            let ordering = Orders { done: &done };
+            for round in 0..ROUNDS {
+                Held::connect(address).ask(&format!("round {round}"));
+                std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(20)));
+            }
+            drop(ordering);
+        });
+        let wakes = watch.of(kind, "wake");
+        let connections = wakes
+            .iter()
+            .filter(|wake| wake.cause.as_deref() == Some("connection"))
+            .count();
+        eprintln!(
+            "{kind}: {ROUNDS} connections, {} wakes, {connections} by them",
+            wakes.len()
+        );
+        assert!(
+            connections > ROUNDS / 10,
+            "{kind} was woken by {connections} connections only"
+        );
+        assert_eq!(project.host(kind).boots, 1, "{kind}");
+    }
+}
+
+/// The same without orders: a host that falls asleep by itself, and a client that knows how long that takes.
+#[test]
+fn a_byte_at_any_instant_of_falling_asleep_is_answered() {
+    const ROUNDS: usize = 20;
+    let project = Project::up("falling", &every_kind("50ms"));
+    let watch = project.watch();
+    let hosts = project.ps();
+    let mut random = Random::new(Random::seed());
+    std::thread::scope(|scope| {
+        for kind in RACERS {
+            let (mut random, watch) = (Random::new(random.below(u64::MAX)), &watch);
+            let address = (hosts[kind].address, 8080).into();
+            scope.spawn(move || {
+                let mut held = Held::connect(address);
+                held.ask("boot");
+                for round in 0..ROUNDS {
+                    let wakes = watch.slept_again(kind, 0);
+                    held.ask(&format!("asleep {round}"));
+                    let answered = Instant::now();
+                    watch.slept_again(kind, wakes + 1);
+                    let takes = answered.elapsed();
+                    held.ask(&format!("awake {round}"));
+                    std::thread::sleep(random.between(takes * 3 / 4, takes * 5 / 4));
+                    held.ask(&format!("falling asleep {round}"));
+                }
+            });
+        }
+    });
+}
+
+const DATAGRAMS: &str = r#"
+x-imsup: { idle_after: 20ms }
+services:
+  time: { command: ["@guest@", --udp, "5353", --reply, echo], expose: ["5353/udp"] }
+  other: { command: ["@guest@", --udp, "5353"], expose: ["5353/udp"] }
+"#;
+
+#[test]
+fn a_datagram_wakes() {
+    let project = Project::up("datagrams", DATAGRAMS);
+    let watch = project.watch();
+    let (address, other) = (project.at("time", 5353), project.at("other", 5353));
+    ask_datagram(address);
+    ask_datagram(other);
+    watch.wait("other", "suspend", 1);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut random = Random::new(Random::seed());
+    for round in 1..=100 {
+        if round == 1 {
+            watch.wait("time", "suspend", 1);
+        } else {
+            std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(60)));
+        }
+        let question = format!("datagram {round}\n");
+        client.send_to(question.as_bytes(), address).unwrap();
+        let mut buffer = [0; 100];
+        let (count, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(
+            (&buffer[..count], from),
+            (question.as_bytes(), address),
+            "round {round}"
+        );
+    }
+    let wake = watch.wait("time", "wake", 1);
+    assert_eq!(wake.cause.as_deref(), Some("datagram"));
+    assert_eq!(wake.by, Some(client.local_addr().unwrap().to_string()));
+    assert_eq!(watch.count("other", "wake"), 0);
+}
+
+#[test]
+fn a_published_port_wakes() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let project = Project::up(
+        "published",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 50ms }}
+services:
+  web: {{ command: ["@guests@/servers", edge, "8080"], ports: ["{free}:8080"] }}
+"#
+        ),
+    );
+    let watch = project.watch();
+    let mut held = Held::connect(free);
+    let pid = held.ask("first").pid();
+    watch.wait("web", "suspend", 1);
+    assert_eq!(
+        held.ask("held").pid(),
+        pid,
+        "a relayed connection is held like any other"
+    );
+    watch.wait("web", "suspend", 2);
+    assert_eq!(Held::connect(free).ask("new").pid(), pid);
+    let causes: Vec<_> = (1..=2)
+        .map(|count| watch.wait("web", "wake", count).cause.unwrap())
+        .collect();
+    assert_eq!(causes, ["data", "connection"]);
+}
+
+#[test]
+fn pipes_directories_unix_sockets_and_signals_wake() {
+    let project = Project::new(
+        "descriptors",
+        r#"
+x-imsup: { idle_after: 100ms, timer_slack: 200ms }
+services:
+  fifo: { command: ["@guests@/oddities", --fifo, "@dir@/fifo", "@dir@/of-fifo", "8080"] }
+  watch: { command: ["@guests@/oddities", --watch, "@dir@/watched", "@dir@/of-watch", "8080"] }
+  unix: { command: ["@guests@/oddities", --unix, "@dir@/unix.sock", "8080"] }
+  signal: { command: ["@guests@/oddities", --signal, "@dir@/of-signal", "8080"] }
+  bystander: { command: ["@guests@/oddities", "8080"] }
+"#,
+    );
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        project.path("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    std::fs::create_dir(project.path("watched")).unwrap();
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
+    project.ok(&["wake", "fifo", "watch", "unix", "signal", "bystander"]);
+    let content = |name: &str| std::fs::read_to_string(project.path(name)).unwrap_or_default();
+    for host in ["fifo", "watch", "unix", "signal", "bystander"] {
+        watch.wait(host, "suspend", 1);
+    }
+
+    let mut fifo = std::fs::OpenOptions::new()
+        .write(true)
+        .open(project.path("fifo"))
+        .unwrap();
+    fifo.write_all(b"through the pipe\n").unwrap();
+    assert_eq!(watch.wait("fifo", "wake", 1).cause.as_deref(), Some("descriptor"));
+    wait_until("the pipe's reader", || content("of-fifo") == "through the pipe\n");
+
+    std::fs::write(project.path("watched/news"), "").unwrap();
+    assert_eq!(watch.wait("watch", "wake", 1).cause.as_deref(), Some("descriptor"));
+    wait_until("the directory's watcher", || content("of-watch") == "news\n");
+
+    let stream = UnixStream::connect(project.path("unix.sock")).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut answers = BufReader::new(&stream).lines();
+    for count in 1..=3 {
+        (&stream).write_all(b"over a UNIX socket\n").unwrap();
+        let answer = answers.next().unwrap().unwrap();
+        assert!(answer.starts_with("over a UNIX socket host=unix"), "{answer}");
+        watch.wait("unix", "wake", count);
+        watch.wait("unix", "suspend", count + 1);
+    }
+
+    // Nobody can tell beforehand whether a signal leads to work: it may be a tick.
+    project.signal(project.host("signal").pid.unwrap(), Signal::USR1);
+    wait_until("the signal's receiver", || content("of-signal") == "signal\n");
+    watch.wait_for("a tick or a wake", |events| {
+        let mut events = events.iter();
+        events
+            .find(|event| event.is("signal", "tick") || event.is("signal", "wake"))
+            .cloned()
+    });
+
+    for (host, wakes) in [("fifo", 1), ("watch", 1), ("unix", 3), ("bystander", 0)] {
+        assert_eq!(project.host(host).json["wakes"], wakes, "{host}");
+    }
+}
+
+/// Every signal counts once: what the sleeper would have answered itself is not answered by imsup.
+#[test]
+fn a_cascade_of_sleepers_wakes_in_turn_and_says_who_called_whom() {
+    let project = Project::up(
+        "cascade",
+        r#"
+x-imsup: { idle_after: 100ms }
+services:
+  web: { command: ["@guest@", --tcp, "8080", --upstream, "app:8080"], expose: ["8080"] }
+  app: { command: ["@guests@/guest-go", -listen, ":8080", -upstream, "http://db:8080/"], expose: ["8080"] }
+  db: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+  bystander: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    project.ok(&["wake", "bystander", "web", "app", "db"]);
+    for host in ["web", "app", "db", "bystander"] {
+        watch.wait(host, "suspend", 1);
+    }
+    // The guest's own call speaks no HTTP: Go answers 400, which is an answer.
+    for round in 1..=3 {
+        let said = client::ask(project.at("web", 8080));
+        assert!(said.0.contains("upstream=<"), "{said:?}");
+        watch.wait("web", "wake", round);
+        watch.wait("app", "wake", round);
+        watch.wait("web", "suspend", round + 1);
+        watch.wait("app", "suspend", round + 1);
+    }
+    assert_eq!(watch.wait("app", "wake", 1).by.as_deref(), Some("web"));
+    assert_eq!(watch.count("bystander", "wake"), 0);
+
+    let said = client::get(project.at("app", 8080));
+    assert!(said.contains("upstream=<host=db"), "{said}");
+    let wake = watch.wait("db", "wake", 1);
+    assert_eq!(
+        (wake.cause.as_deref(), wake.by.as_deref()),
+        (Some("connection"), Some("app"))
+    );
+    let tree = project.ok(&["events", "--tree"]);
+    let lines: Vec<&str> = tree.lines().collect();
+    let line = |host: &str| {
+        let found = lines
+            .iter()
+            .rposition(|line| line.contains(&format!("{host} ")) && line.contains("wake"));
+        found.unwrap_or_else(|| panic!("no wake of {host} in\n{tree}"))
+    };
+    assert_eq!(line("db"), line("app") + 1, "the callee below its caller:\n{tree}");
+}

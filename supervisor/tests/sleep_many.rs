@@ -1,0 +1,133 @@
+//! Many at one sleeper: ten thousand connections that it holds, a thousand clients at its door.
+
+mod common;
+
+use common::client::{Held, ask};
+use common::random::Random;
+use common::{Project, guest};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const CONNECTIONS: usize = 10_000;
+
+/// Room for one end of all connections.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )
+    .unwrap();
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    assert!(
+        most > CONNECTIONS as u64 + 500,
+        "RLIMIT_NOFILE allows {most} descriptors: {CONNECTIONS} connections need more ('ulimit -Hn')"
+    );
+}
+
+/// Data on any one of them wakes the host, and is answered over that one.
+fn any_of_ten_thousand(kind: &str) {
+    raise_descriptor_limit();
+    let project = Project::up(
+        "many",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 200ms }}
+services:
+  web: {{ command: ["@guests@/servers", {kind}, "8080"], expose: ["8080"] }}
+"#
+        ),
+    );
+    let watch = project.watch();
+    let address = project.at("web", 8080);
+    let mut held: Vec<Held> = (0..CONNECTIONS).map(|_| Held::connect(address)).collect();
+    for (number, one) in held.iter_mut().enumerate() {
+        one.ask(&format!("first {number}"));
+    }
+    let mut random = Random::new(Random::seed());
+    let count = watch.count("web", "suspend").max(1);
+    watch.wait("web", "suspend", count);
+    for round in 0..20 {
+        let wakes = watch.slept_again("web", round);
+        // The first, the last, and any.
+        let index = match round {
+            0 => 0,
+            1 => CONNECTIONS - 1,
+            _ => random.below(CONNECTIONS as u64) as usize,
+        };
+        held[index].ask(&format!("round {round} over {index}"));
+        let wake = watch.wait("web", "wake", wakes + 1);
+        assert_eq!(wake.cause.as_deref(), Some("data"));
+        assert_eq!(wake.by, Some(held[index].local()), "round {round} over {index}");
+    }
+    // All at once.
+    let wakes = watch.slept_again("web", 20);
+    for (number, one) in held.iter_mut().enumerate() {
+        one.say(&format!("all {number}")).unwrap();
+    }
+    for (number, one) in held.iter_mut().enumerate() {
+        let answer = one.hear().unwrap();
+        assert!(answer.starts_with(&format!("all {number} host=web")), "{answer}");
+    }
+    watch.slept_again("web", wakes + 1);
+    assert_eq!(project.host("web").boots, 1);
+}
+
+#[test]
+fn data_on_any_of_ten_thousand_connections_wakes_an_epoll_server() {
+    any_of_ten_thousand("edge");
+}
+
+#[test]
+fn a_crowd_at_a_sleeper_with_a_short_backlog_is_served_without_a_retransmission() {
+    let project = Project::up(
+        "crowd",
+        r#"
+x-imsup: { idle_after: 100ms }
+services:
+  web: { command: ["@guest@", --backlog, "5", --reply, echo, --tcp, "8080"], expose: ["8080"] }
+  threads: { command: ["@guest@", --backlog, "5", --reply, echo, --threads, "4", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    for host in ["web", "threads"] {
+        let address = project.at(host, 8080);
+        let crowd = guest("crowd");
+        ask(address);
+        for round in 1..=5 {
+            watch.slept_again(host, round - 1);
+            let said = project.outside(crowd.to_str().unwrap(), &[&address.ip().to_string(), "8080", "1000"]);
+            assert_eq!(
+                said.trim(),
+                "served=1000 failed=0 retransmitted=0",
+                "{host}, round {round}"
+            );
+        }
+        assert_eq!(project.host(host).boots, 1);
+    }
+}
+
+/// The same at a host that is terminated: who comes while it ends, and who comes to its next boot.
+#[test]
+fn a_crowd_at_a_host_that_is_terminated_is_served() {
+    let project = Project::up(
+        "terminated",
+        r#"
+x-imsup: { idle_after: 50ms, terminate_after: 50ms }
+services:
+  web: { command: ["@guest@", --backlog, "5", --reply, echo, --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    let address = project.at("web", 8080);
+    let crowd = guest("crowd");
+    ask(address);
+    for round in 1..=5 {
+        watch.wait("web", "terminate", round);
+        let said = project.outside(crowd.to_str().unwrap(), &[&address.ip().to_string(), "8080", "1000"]);
+        // Its next boot sets its own short backlog itself, and some wait for a retransmission, as at any such program.
+        assert!(said.starts_with("served=1000 failed=0 "), "round {round}: {said}");
+    }
+}

@@ -1,0 +1,304 @@
+//! Sleep loses no timer: whoever waits for a time goes on when it has come, within the slack.
+
+mod common;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use common::client::{self, Held};
+use common::{Project, guest, need};
+
+const DELAY: Duration = Duration::from_millis(2500);
+
+/// What is late by less than this is on time, on a busy machine. Only what would never come is far above.
+const LATE: Duration = Duration::from_secs(10);
+
+/// The methods that the guest lists when it is asked wrongly.
+fn methods() -> Vec<String> {
+    let output = std::process::Command::new(guest("delays")).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    let methods: Vec<_> = text.lines().skip(1).map(|line| line.trim().to_owned()).collect();
+    assert!(methods.len() > 20, "{text}");
+    methods
+}
+
+/// Each server sleeps before it answers, in its own way; imsup suspends it meanwhile; the answer comes when it is due.
+fn every_delay_ends(program: &str) {
+    let methods = methods();
+    let mut compose = "x-imsup: { idle_after: 100ms, timer_slack: 200ms }\nservices:\n".to_owned();
+    for method in &methods {
+        compose += &format!(
+            "  {method}: {{ command: [\"@guests@/{program}\", {method}, \"{}\", \"8080\"], expose: [\"8080\"] }}\n",
+            DELAY.as_millis()
+        );
+    }
+    let project = Project::up("delays", &compose);
+    let watch = project.watch();
+    let hosts = project.ps();
+    let mut held: Vec<(&String, Held)> = methods
+        .iter()
+        .map(|method| (method, Held::connect((hosts[method.as_str()].address, 8080).into())))
+        .collect();
+    for round in 1..=2 {
+        let mut asked = Vec::new();
+        for (_, held) in &mut held {
+            held.say(&format!("round {round}")).unwrap();
+            asked.push(Instant::now());
+        }
+        for ((method, held), asked) in held.iter_mut().zip(asked) {
+            let answer = held
+                .hear()
+                .unwrap_or_else(|error| panic!("{method}, round {round}: {error}"));
+            let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
+            let (waited, elapsed) = (Duration::from_micros(waited), asked.elapsed());
+            assert!(
+                waited >= DELAY,
+                "{method} was woken {waited:?} after it lay down for {DELAY:?}"
+            );
+            assert!(elapsed < DELAY + LATE, "{method} answered after {elapsed:?}");
+        }
+        for method in &methods {
+            // It answered, which is more than housekeeping; and it was asleep before, or nothing would have woken it.
+            let woken = watch.wait_for(&format!("{method} to be woken by its timer"), |events| {
+                let wakes = events.iter().filter(|event| event.is(method, "wake"));
+                let by_timer = wakes.clone().filter(|event| event.cause.as_deref() == Some("timer"));
+                (by_timer.count() >= round).then(|| wakes.count())
+            });
+            watch.slept_again(method, woken);
+        }
+    }
+    for method in &methods {
+        assert_eq!(project.host(method).boots, 1, "{method}");
+    }
+}
+
+#[test]
+fn every_delay_of_a_glibc_program_ends() {
+    every_delay_ends("delays");
+}
+
+#[test]
+fn every_delay_of_a_static_musl_program_ends() {
+    every_delay_ends("delays-musl");
+}
+
+const PYTHON_DELAY: &str = "
+import asyncio
+async def handle(reader, writer):
+    while (await reader.readline()).strip():
+        pass
+    await asyncio.sleep(2.5)
+    writer.write(b'HTTP/1.0 200 OK\\r\\n\\r\\ndelayed\\n')
+    await writer.drain()
+    writer.close()
+async def main():
+    server = await asyncio.start_server(handle, None, 8080)
+    async with server:
+        await server.serve_forever()
+asyncio.run(main())
+";
+
+const NODE_DELAY: &str = "
+require('http').createServer((request, response) => setTimeout(() => response.end('delayed\\n'), 2500)).listen(8080);
+";
+
+#[test]
+fn delays_of_go_node_and_python_end() {
+    need(&["go", "node", "python3"]);
+    let project = Project::new(
+        "runtimes",
+        r#"
+x-imsup: { idle_after: 100ms, timer_slack: 200ms }
+services:
+  golang: { command: ["@guests@/guest-go", -listen, ":8080", -delay, 2500ms], expose: ["8080"] }
+  node: { command: [node, "@dir@/delay.js"], expose: ["8080"] }
+  python: { command: [python3, "@dir@/delay.py"], expose: ["8080"] }
+"#,
+    );
+    std::fs::write(project.path("delay.py"), PYTHON_DELAY).unwrap();
+    std::fs::write(project.path("delay.js"), NODE_DELAY).unwrap();
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
+    let hosts = project.ps();
+    std::thread::scope(|scope| {
+        for host in ["golang", "node", "python"] {
+            let (address, watch) = ((hosts[host].address, 8080).into(), &watch);
+            scope.spawn(move || {
+                for round in 1..=2 {
+                    let asked = Instant::now();
+                    let said = client::get(address);
+                    assert!(asked.elapsed() >= DELAY, "{host}");
+                    assert!(
+                        said.contains("delayed") || said.contains("host=golang"),
+                        "{host}: {said}"
+                    );
+                    // The event of a wake comes after the answer that it led to: first by the timer, then by the next
+                    // connection, then by the timer again.
+                    watch.slept_again(host, 2 * round - 1);
+                }
+            });
+        }
+    });
+}
+
+/// One thread waits for a time while another one does a little something all the time: when the first began to wait is
+/// not when the process last ran.
+#[test]
+fn a_deadline_is_counted_from_when_its_own_thread_began_to_wait() {
+    let project = Project::up(
+        "threads",
+        r#"
+x-imsup: { idle_after: 2s, timer_slack: 100ms }
+services:
+  web: { command: ["@guests@/delays", nanosleep, "4000", "8080", "50"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    let mut held = Held::connect(project.at("web", 8080));
+    for round in 1..=2 {
+        let answer = held.ask(&format!("round {round}"));
+        let waited = Duration::from_micros(answer.value("waited_us").parse().unwrap());
+        assert!(waited >= Duration::from_secs(4), "{waited:?}");
+        // Counted from the process's last move, it would come 2 s late.
+        assert!(waited < Duration::from_millis(5500), "{waited:?}");
+        assert!(watch.count("web", "suspend") >= round);
+    }
+}
+
+const CRON: &str = r#"
+x-imsup: { idle_after: 100ms, timer_slack: 500ms }
+services:
+  light: { command: ["@guests@/oddities", --cron, "@dir@/light", "1500", "0", "8080"], expose: ["8080"] }
+  heavy: { command: ["@guests@/oddities", --cron, "@dir@/heavy", "1500", "400", "8080"], expose: ["8080"] }
+  awake: { command: ["@guests@/oddities", --cron, "@dir@/awake", "1500", "0", "8080"], expose: ["8080"],
+           x-imsup: { idle_after: never } }
+"#;
+
+/// Lines `NUMBER LATE_US` of the cron guest.
+fn runs(project: &Project, name: &str) -> Vec<(u64, Duration)> {
+    let text = std::fs::read_to_string(project.path(name)).unwrap_or_default();
+    text.lines()
+        .map(|line| {
+            let (number, late) = line.split_once(' ').unwrap();
+            (number.parse().unwrap(), Duration::from_micros(late.parse().unwrap()))
+        })
+        .collect()
+}
+
+#[test]
+fn a_cron_loop_runs_on_time_in_its_sleep_and_housekeeping_is_no_activity() {
+    const RUNS: usize = 5;
+    let project = Project::up("cron", CRON);
+    let watch = project.watch();
+    project.ok(&["wake", "light", "heavy", "awake"]);
+    let suspend = watch.wait("light", "suspend", 1);
+    let asleep = project.wait_state("light", "suspended");
+    assert!(asleep.json["next_deadline"].is_string(), "{:?}", asleep.json);
+    watch.wait("light", "tick", RUNS);
+    watch.wait("heavy", "wake", RUNS);
+    common::wait_until("both loops", || {
+        runs(&project, "light").len() >= RUNS && runs(&project, "heavy").len() >= RUNS
+    });
+    for name in ["light", "heavy"] {
+        for (index, (number, late)) in runs(&project, name).into_iter().enumerate() {
+            assert_eq!(number, index as u64 + 1, "{name} runs once each time");
+            assert!(
+                late < Duration::from_millis(500) + Duration::from_secs(2),
+                "{name} was late by {late:?}"
+            );
+        }
+    }
+
+    // Ticks are events, not activity: it has slept all the time.
+    let host = project.host("light");
+    assert_eq!((host.state.as_str(), &host.json["wakes"]), ("suspended", &0.into()));
+    assert_eq!(
+        host.json["since"], asleep.json["since"],
+        "since its suspend: {:?}",
+        suspend.json
+    );
+    assert_eq!(watch.count("light", "suspend"), 1);
+    let tick = watch.wait("light", "tick", 1);
+    assert_eq!(tick.cause.as_deref(), Some("timer"));
+    let why = project.why("light");
+    assert!(
+        why["next_deadline"].is_string() && why["deadline_of"].is_string(),
+        "{why}"
+    );
+
+    // What computes for longer is awake for it, woken by its timer.
+    let wake = watch.wait("heavy", "wake", 1);
+    assert_eq!(wake.cause.as_deref(), Some("timer"));
+    watch.wait("heavy", "suspend", RUNS);
+    assert_eq!(watch.count("awake", "suspend"), 0);
+}
+
+/// Deadlines that come faster than the slack are coalesced: at most one tick in that time.
+#[test]
+fn a_fast_timer_ticks_once_per_slack() {
+    let project = Project::up(
+        "fast",
+        r#"
+x-imsup: { idle_after: 100ms, timer_slack: 1s }
+services:
+  fast: { command: ["@guests@/oddities", --cron, "@dir@/fast", "100", "0", "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    project.ok(&["wake", "fast"]);
+    watch.wait("fast", "suspend", 1);
+    watch.wait("fast", "tick", 4);
+    let ticks = watch.of("fast", "tick");
+    let times: Vec<_> = ticks
+        .iter()
+        .map(|event| humantime::parse_rfc3339(event.json["time"].as_str().unwrap()).unwrap())
+        .collect();
+    let span = times[3].duration_since(times[0]).unwrap();
+    assert!(
+        span > Duration::from_millis(2800),
+        "3 slacks lie between 4 ticks: {span:?}"
+    );
+    assert_eq!(watch.count("fast", "wake"), 0);
+    // A request in between is answered at once, not at the next tick.
+    Held::connect(project.at("fast", 8080)).ask("hello");
+    assert_eq!(watch.wait("fast", "wake", 1).cause.as_deref(), Some("connection"));
+}
+
+/// Two connections with different delays: the earlier deadline counts, whatever woke the host in between.
+#[test]
+fn a_wake_in_between_moves_no_deadline() {
+    need(&["python3"]);
+    let project = Project::new(
+        "between",
+        r#"
+x-imsup: { idle_after: 50ms, timer_slack: 100ms }
+services:
+  web: { command: [python3, "@dir@/delay.py"], expose: ["8080"] }
+"#,
+    );
+    std::fs::write(project.path("delay.py"), PYTHON_DELAY).unwrap();
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
+    project.ok(&["wake", "web"]);
+    watch.wait("web", "suspend", 1);
+    let address = project.at("web", 8080);
+    let asked = Instant::now();
+    let mut slow = client::connect(address).unwrap();
+    slow.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut interrupting = 0;
+    while asked.elapsed() < Duration::from_secs(2) {
+        let count = watch.count("web", "suspend");
+        watch.wait("web", "suspend", count.max(2));
+        // Half a request: it wakes, is read, and asks for nothing yet.
+        let mut half = client::connect(address).unwrap();
+        half.write_all(b"GET / HTTP/1.0\r\n").unwrap();
+        interrupting += 1;
+        watch.wait("web", "suspend", count.max(2) + 1);
+    }
+    assert!(interrupting > 3, "{interrupting}");
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
+    assert!(answer.contains("delayed"), "{answer}");
+    let elapsed = asked.elapsed();
+    assert!(elapsed >= DELAY && elapsed < DELAY + LATE, "{elapsed:?}");
+}
