@@ -37,6 +37,26 @@ pub fn is_runnable(pid: i32) -> bool {
     })
 }
 
+/// By how many nanoseconds the CLOCK_MONOTONIC of a process is ahead of ours: that of its time namespace (time_namespaces(7)).
+pub fn monotonic_ahead(pid: i32) -> i128 {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/time")).ok();
+    if namespace(&pid.to_string()) == namespace("self") {
+        return 0;
+    }
+    let offset = |process: &str| {
+        let text = fs::read_to_string(format!("/proc/{process}/timens_offsets")).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("monotonic"))
+            .unwrap_or_default();
+        let mut numbers = line
+            .split_whitespace()
+            .map(|number| number.parse::<i128>().unwrap_or(0));
+        numbers.next().unwrap_or(0) * 1_000_000_000 + numbers.next().unwrap_or(0)
+    };
+    offset(&pid.to_string()) - offset("self")
+}
+
 /// The descriptors that an epoll instance of a process watches (proc_pid_fdinfo(5)).
 pub fn watched_by_epoll(pid: i32, number: i32) -> Vec<i32> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();

@@ -17,7 +17,7 @@ use super::waitset::WaitSet;
 use crate::host::Host;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::stopped::{GoOn, StopError, StoppedThread};
-use crate::kernel::{descriptors, signals, socket, task, timers};
+use crate::kernel::{descriptors, process, signals, socket, task, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
@@ -91,6 +91,7 @@ impl Sleep {
             ThreadMemory::of,
             |pid| self.idle.began(pid, ran_from, now.instant),
             limit_of_socket,
+            process::monotonic_ahead,
         )?;
         watch_sockets(&mut plan);
         let set = wait_set(&pids, &mut plan, &now).map_err(NotNow::Duplicate)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::event::PollFlags;
 
-use super::calls::{self, Deadline, SocketTimeout, Wait};
+use super::calls::{self, Clock, Deadline, SocketTimeout, Wait};
 use super::deadlines::{self, Bounds, Call, CallKey, Due, Interrupted, Now};
 use crate::kernel::memory::TargetMemory;
 use crate::kernel::stopped::{At, GoOn, StoppedThread};
@@ -56,7 +56,7 @@ pub struct Plan {
 }
 
 /// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `socket_timeout` asks the
-/// socket that a thread waits for.
+/// socket that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC is ahead of ours.
 ///
 /// # Errors
 /// [`NotIdle`].
@@ -67,6 +67,7 @@ pub fn plan<M: TargetMemory>(
     memory: impl Fn(i32) -> M,
     began: impl Fn(i32) -> Bounds,
     socket_timeout: impl Fn(i32, i32, SocketTimeout) -> Option<Duration>,
+    ahead: impl Fn(i32) -> i128,
 ) -> Result<Plan, NotIdle> {
     let mut plan = Plan::default();
     for thread in threads {
@@ -92,6 +93,9 @@ pub fn plan<M: TargetMemory>(
                 {
                     wait.deadline = Deadline::After(time);
                 }
+                if let Deadline::At(Clock::Monotonic, time) = &mut wait.deadline {
+                    *time = set_back(*time, ahead(pid));
+                }
                 let due = deadlines::due(wait.deadline, began(pid), now);
                 Call {
                     pid,
@@ -113,6 +117,14 @@ pub fn plan<M: TargetMemory>(
         }
     }
     Ok(plan)
+}
+
+/// A time of a clock that is ahead of ours.
+fn set_back(time: Duration, ahead_ns: i128) -> Duration {
+    let nanos = i128::try_from(time.as_nanos())
+        .unwrap_or(i128::MAX)
+        .saturating_sub(ahead_ns);
+    Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
 }
 
 /// How a call that would say EINTR goes on. Its time limit is what is left of it, where an argument is that; by another value than it had, so
@@ -195,7 +207,7 @@ mod tests {
             earliest: now.instant,
             latest: now.instant,
         };
-        plan(threads, before, now, |_| NoMemory, |_| began, |_, _, _| None)
+        plan(threads, before, now, |_| NoMemory, |_| began, |_, _, _| None, |_| 0)
     }
 
     #[test]
