@@ -80,6 +80,45 @@ fn data_on_any_of_ten_thousand_connections_wakes_an_epoll_server() {
     any_of_ten_thousand("edge");
 }
 
+/// Each connection has a thread or a process of its own, and each of those its own blocked call.
+#[test]
+fn hundreds_of_threads_and_processes_are_held_and_any_of_them_is_woken() {
+    let project = Project::up(
+        "blocked",
+        r#"
+x-imsup: { idle_after: 200ms }
+services:
+  threads: { command: ["@guests@/servers", threads, "8080"], expose: ["8080"] }
+  fork: { command: ["@guests@/servers", fork, "8080"], expose: ["8080"] }
+  idle: { command: ["@guests@/oddities", "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    let mut random = Random::new(Random::seed());
+    Held::connect(project.at("idle", 8080)).ask("threads 2000");
+    for (host, connections) in [("threads", 1000), ("fork", 200)] {
+        let address = project.at(host, 8080);
+        let mut held: Vec<Held> = (0..connections).map(|_| Held::connect(address)).collect();
+        for (number, one) in held.iter_mut().enumerate() {
+            one.ask(&format!("first {number}"));
+        }
+        let mut wakes = watch.slept_again(host, 0);
+        for round in 0..10 {
+            let index = random.below(connections) as usize;
+            held[index].ask(&format!("round {round} over {index}"));
+            let wake = watch.wait(host, "wake", wakes + 1);
+            assert_eq!(
+                (wake.cause.as_deref(), wake.by),
+                (Some("data"), Some(held[index].local()))
+            );
+            wakes = watch.slept_again(host, wakes + 1);
+        }
+        assert_eq!(project.host(host).boots, 1);
+    }
+    watch.wait("idle", "suspend", 1);
+    Held::connect(project.at("idle", 8080)).ask("over two thousand threads");
+}
+
 #[test]
 fn a_crowd_at_a_sleeper_with_a_short_backlog_is_served_without_a_retransmission() {
     let project = Project::up(

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -33,7 +34,11 @@ static const char usage[] =
     "  zombies N     fork N processes that exit, and never wait for them\n"
     "  fill MIB      allocate memory and fill it\n"
     "  check         abort where memory that was filled is not as it was\n"
-    "  map FILE      map a file and touch all its pages\n";
+    "  map FILE      map a file and touch all its pages\n"
+    "  flock FILE    lock a file with flock(2), and unlock it\n"
+    "  lock FILE     lock a file with fcntl(2), and unlock it\n"
+    "  open FIFO     open a FIFO for reading, which waits for a writer\n"
+    "  threads N     start N threads that wait for each other\n";
 
 static volatile sig_atomic_t ending;
 
@@ -65,6 +70,17 @@ static void append(const char *file, const char *text, size_t size) {
 }
 
 /* ---- lines ---- */
+
+static void start_thread(void *(*run)(void *), void *argument) {
+    pthread_attr_t detached;
+    pthread_t thread;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&detached, 128 * 1024);
+    if (pthread_create(&thread, &detached, run, argument) != 0) {
+        die("pthread_create");
+    }
+}
 
 static uint64_t *memory;
 static size_t words;
@@ -106,6 +122,37 @@ static void map_file(const char *name) {
     close(fd);
 }
 
+static void lock_file(const char *name, bool by_fcntl) {
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(name, O_RDWR | O_CLOEXEC), result;
+    do {
+        result = by_fcntl ? fcntl(fd, F_SETLKW, &whole) : flock(fd, LOCK_EX);
+    } while (result != 0 && errno == EINTR);
+    if (result != 0) {
+        die(name);
+    }
+    close(fd);
+}
+
+static void open_fifo(const char *name) {
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        die(name);
+    }
+    close(fd);
+}
+
+static pthread_mutex_t never_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+
+static void *wait_for_nothing(void *unused) {
+    pthread_mutex_lock(&never_lock);
+    for (;;) {
+        pthread_cond_wait(&never, &never_lock);
+    }
+    return unused;
+}
+
 static void fork_child(long ms) {
     if (fork() == 0) {
         sleep_ms(ms);
@@ -137,6 +184,16 @@ static void obey(const char *line) {
         fill(number);
     } else if (strncmp(line, "map ", 4) == 0) {
         map_file(space + 1);
+    } else if (strncmp(line, "flock ", 6) == 0) {
+        lock_file(space + 1, false);
+    } else if (strncmp(line, "lock ", 5) == 0) {
+        lock_file(space + 1, true);
+    } else if (strncmp(line, "open ", 5) == 0) {
+        open_fifo(space + 1);
+    } else if (strncmp(line, "threads ", 8) == 0) {
+        for (long i = 0; i < number; i++) {
+            start_thread(wait_for_nothing, NULL);
+        }
     }
 }
 
@@ -228,16 +285,6 @@ static void *serve_one(void *argument) {
     serve_connection(connection);
     end_connection(connection);
     return NULL;
-}
-
-static void start_thread(void *(*run)(void *), void *argument) {
-    pthread_attr_t detached;
-    pthread_t thread;
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    if (pthread_create(&thread, &detached, run, argument) != 0) {
-        die("pthread_create");
-    }
 }
 
 static void *serve(void *argument) {
