@@ -195,6 +195,11 @@ impl Retained {
         self.successors.insert(endpoint, socket);
     }
 
+    /// Whether any was kept.
+    pub fn has_successors(&self) -> bool {
+        !self.successors.is_empty()
+    }
+
     /// A successor that was kept.
     pub fn take_successor(&mut self, endpoint: Endpoint) -> Option<OwnedFd> {
         self.successors.remove(&endpoint)

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -25,6 +26,12 @@ pub fn status_field(tid: i32, field: &str) -> Option<String> {
 pub fn name(pid: i32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end().to_owned())
+}
+
+/// How many threads a process has: its directory of threads has a link for each, and two of its own.
+pub fn count_threads(pid: i32) -> u32 {
+    let links = fs::metadata(format!("/proc/{pid}/task")).map_or(2, |directory| directory.nlink());
+    u32::try_from(links.saturating_sub(2)).unwrap_or(u32::MAX)
 }
 
 /// Whether a thread of a process runs, is about to, or is in something that cannot be interrupted (proc_pid_stat(5), states R and D).
@@ -55,6 +62,52 @@ pub fn monotonic_ahead(pid: i32) -> i128 {
         numbers.next().unwrap_or(0) * 1_000_000_000 + numbers.next().unwrap_or(0)
     };
     offset(&pid.to_string()) - offset("self")
+}
+
+/// The call that a thread is blocked in, its arguments and its stack pointer (/proc/PID/syscall); `None` where it runs.
+pub fn blocked_in(pid: i32, tid: i32) -> Option<(i64, [u64; 6], u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let mut fields = text.split_whitespace();
+    let number = fields.next()?.parse().ok()?;
+    let mut next = || u64::from_str_radix(fields.next()?.strip_prefix("0x")?, 16).ok();
+    let mut args = [0; 6];
+    for argument in &mut args {
+        *argument = next()?;
+    }
+    Some((number, args, next()?))
+}
+
+/// The kernel's function that a blocked thread waits in (/proc/PID/wchan).
+pub fn waits_at(pid: i32, tid: i32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).ok()
+}
+
+/// Whether a process is stopped by a signal or a tracer (proc_pid_stat(5), states T and t).
+pub fn is_stopped(pid: i32) -> bool {
+    status_field(pid, "State:").is_some_and(|state| state.starts_with(['T', 't']))
+}
+
+/// Whether a process has blocked a signal, as one does that reads its signals from a signalfd.
+pub fn blocks_signals(pid: i32) -> bool {
+    status_field(pid, "SigBlk:").is_some_and(|mask| mask.contains(|digit| digit != '0'))
+}
+
+/// What an epoll instance of a process watches: numbers and events, as they were registered.
+pub fn epoll_registrations(pid: i32, number: i32) -> Vec<(i32, u32)> {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+    let registration = |line: &str| {
+        let mut fields = line.strip_prefix("tfd:")?.split_whitespace();
+        let number = fields.next()?.parse().ok()?;
+        let events = u32::from_str_radix(fields.nth(1)?, 16).ok()?;
+        Some((number, events))
+    };
+    info.lines().filter_map(registration).collect()
+}
+
+/// Whether a descriptor of a process is a signalfd.
+pub fn is_signalfd(pid: i32, number: i32) -> bool {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+    link.is_ok_and(|link| link.as_os_str() == "anon_inode:[signalfd]")
 }
 
 /// The descriptors that an epoll instance of a process watches (proc_pid_fdinfo(5)).

@@ -78,6 +78,23 @@ pub fn give_back(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     choose(listener, 0)
 }
 
+/// Makes a successor that was given back, and kept, the chosen one again: the last of its group.
+///
+/// # Errors
+/// As [`succeed`].
+pub fn choose_last(successor: BorrowedFd<'_>) -> Result<(), Errno> {
+    choose(successor, group_size(successor)?.saturating_sub(1))
+}
+
+/// Takes the choice away, once the successor is closed: the program's own listeners share connections as before.
+///
+/// # Errors
+/// ENOENT where none is attached.
+pub fn detach(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
+    socket::set_int(listener, libc::SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+}
+
 /// SO_REUSEPORT wants one user for all sockets of an address, by the owner of the inode, which fchown(2) changes
 /// (net/socket.c, sockfs_setattr).
 fn adopt_owner(listener: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Errno> {

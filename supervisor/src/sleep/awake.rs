@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::asleep::Asleep;
 use super::hold::NotNow;
+use super::idle::SHORTEST_PAUSE;
 use super::plan::NotIdle;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
@@ -87,7 +88,7 @@ impl Sleep {
     /// When to look at the host next; never where it may not sleep anyway.
     pub(super) fn look_at(&self) -> Option<Instant> {
         let policy = self.policy.as_ref()?;
-        if self.ordered.is_none() && policy.idle_after.is_none() && self.next_look > self.ran_from {
+        if self.orders.is_empty() && policy.idle_after.is_none() && self.next_look > self.ran_from {
             return None;
         }
         Some(self.next_look)
@@ -104,25 +105,32 @@ impl Sleep {
         self.idle = idle;
         let cost = cpu::own_thread().saturating_sub(before);
         let kept = self.kept_awake(host, circumstances, now);
-        let wanted = match (idle_after, self.ordered) {
-            (_, Some(_)) => true,
-            (Some(idle_after), None) => now.saturating_duration_since(self.idle.quiet_since()) >= idle_after,
-            (None, None) => false,
+        let ordered = !self.orders.is_empty();
+        let wanted = match (idle_after, ordered) {
+            (_, true) => true,
+            (Some(idle_after), false) => now.saturating_duration_since(self.idle.quiet_since()) >= idle_after,
+            (None, false) => false,
         };
         // Whoever ordered it waits for it.
-        let troubled = self.ordered.is_none() && self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > now);
-        if wanted && kept.is_none() && !troubled {
+        let troubled = !ordered && self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > now);
+        let tried = wanted && kept.is_none();
+        if tried && !troubled {
             self.suspend(host, now);
         }
-        self.give_up_order(host, kept, now);
+        if !tried {
+            // Whatever was in the way, something else is now.
+            self.trouble = None;
+        }
+        self.give_up_orders(host, kept, now);
         let idle_after = idle_after.unwrap_or(Duration::from_secs(3600));
         self.next_look = self.idle.next_look(idle_after, cost);
         if let Some(trouble) = &self.trouble {
-            self.next_look = self.next_look.min(trouble.retry_at.max(now));
+            self.next_look = self.next_look.min(trouble.retry_at);
         }
-        if self.ordered.is_some() {
+        if !self.orders.is_empty() {
             self.next_look = self.next_look.min(now + RETRY);
         }
+        self.next_look = self.next_look.max(now + SHORTEST_PAUSE);
     }
 
     fn suspend(&mut self, host: &mut Host, now: Instant) {
@@ -133,7 +141,7 @@ impl Sleep {
                 self.say_suspended(host, &asleep, now.elapsed());
                 self.phase = Phase::Asleep(Box::new(asleep));
                 self.reclaim(host);
-                self.answer_order(host, Report::Done);
+                self.answer_orders(host, &Report::Done);
             }
             Err(what) => {
                 tracing::debug!(%what, "not suspended");
@@ -142,23 +150,26 @@ impl Sleep {
         }
     }
 
-    fn answer_order(&mut self, host: &mut Host, report: Report) {
-        if let Some((id, _)) = self.ordered.take() {
+    fn answer_orders(&mut self, host: &mut Host, report: &Report) {
+        for (id, _) in std::mem::take(&mut self.orders) {
+            let report = report.clone();
             host.link.send(&ToBroker::Answer { id, report }, Vec::new());
         }
     }
 
-    fn give_up_order(&mut self, host: &mut Host, kept: Option<(ReasonKind, String)>, now: Instant) {
-        let Some((_, until)) = self.ordered else { return };
+    fn give_up_orders(&mut self, host: &mut Host, kept: Option<(ReasonKind, String)>, now: Instant) {
+        let Some((_, until)) = self.orders.first().copied() else {
+            return;
+        };
         if let Some((_, why)) = kept {
-            self.answer_order(host, Report::Failed(format!("it is kept awake: {why}")));
+            self.answer_orders(host, &Report::Failed(format!("it is kept awake: {why}")));
         } else if until <= now {
             let why = match &self.trouble {
                 Some(trouble) => trouble.what.to_string(),
                 None => "it did not become quiet".to_owned(),
             };
             let message = format!("it was busy for {} s: {why}", super::ORDER_PATIENCE.as_secs());
-            self.answer_order(host, Report::Failed(message));
+            self.answer_orders(host, &Report::Failed(message));
         }
     }
 

@@ -26,7 +26,10 @@ impl Backlogs {
     pub fn widen(&mut self, retained: &Retained) {
         self.restore_at = None;
         for (_, listener, _) in retained.listeners() {
-            let _ = socket::listen(listener.as_fd(), FULL);
+            // One that the program shut down stays so.
+            if succession::accept_queue(listener.as_fd()).is_ok() {
+                let _ = socket::listen(listener.as_fd(), FULL);
+            }
         }
     }
 

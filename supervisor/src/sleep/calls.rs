@@ -144,6 +144,23 @@ impl Wait {
     }
 }
 
+/// Whether a call that is blocked may have moved bytes already: interrupted, it would return early with those, though no signal handler ran
+/// (write(2), recv(2) with MSG_WAITALL).
+pub fn is_transfer(number: i64, args: &[u64; 6]) -> bool {
+    let waits_for_all = |flags: u64| flags & libc::MSG_WAITALL as u64 != 0;
+    match number {
+        libc::SYS_write
+        | libc::SYS_writev
+        | libc::SYS_sendto
+        | libc::SYS_sendmsg
+        | libc::SYS_sendmmsg
+        | libc::SYS_sendfile => true,
+        libc::SYS_recvfrom | libc::SYS_recvmmsg => waits_for_all(args[3]),
+        libc::SYS_recvmsg => waits_for_all(args[2]),
+        _ => false,
+    }
+}
+
 /// The calls that wait for nothing but signals, by name.
 pub const WAITS_FOR_SIGNALS: [&str; 3] = ["pause", "rt_sigsuspend", "rt_sigtimedwait"];
 
@@ -404,6 +421,17 @@ mod tests {
         assert_eq!(wait.watches, [watch(7, PollFlags::IN)]);
         assert_eq!(wait.deadline, Deadline::Never);
         assert_eq!(wait.socket_timeout, Some(SocketTimeout::Receive));
+    }
+
+    #[test]
+    fn what_may_have_moved_bytes_is_a_transfer() {
+        assert!(is_transfer(libc::SYS_write, &[1, 0, 9, 0, 0, 0]));
+        assert!(is_transfer(
+            libc::SYS_recvfrom,
+            &[1, 0, 9, libc::MSG_WAITALL as u64, 0, 0]
+        ));
+        assert!(!is_transfer(libc::SYS_recvfrom, &[1, 0, 9, 0, 0, 0]));
+        assert!(!is_transfer(libc::SYS_read, &[1, 0, 9, 0xffff, 0, 0]));
     }
 
     #[test]

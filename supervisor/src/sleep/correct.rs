@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use super::deadlines::{CallKey, Now};
-use super::plan;
 use super::{Phase, Sleep};
+use super::{calls, plan};
 use crate::kernel::memory::ThreadMemory;
-use crate::kernel::stopped::{self, At};
+use crate::kernel::stopped::{self, At, GoOn};
 
 /// How long threads may take to stop.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -56,16 +56,22 @@ impl Sleep {
             let mut rewrites = Vec::new();
             for thread in stopped.threads() {
                 let At::Blocked {
-                    number, args, stack, ..
+                    number,
+                    args,
+                    stack,
+                    eintr,
                 } = thread.at
                 else {
                     continue;
                 };
                 let call = self.interrupted.get(thread.tid, number, &CallKey { args, stack });
-                let go_on = call.and_then(|call| {
+                let corrected = call.and_then(|call| {
                     call.timed_out(now.instant)
                         .or_else(|| plan::continued(&mut call.clone(), &now))
                 });
+                // Another call by now: it has just begun.
+                let anew = (eintr && calls::continuation(number).is_some()).then_some(GoOn::Anew { argument: None });
+                let go_on = corrected.or(anew);
                 rewrites.extend(go_on.map(|go_on| (thread.tid, go_on)));
             }
             stopped.rewrite(rewrites);

@@ -230,6 +230,11 @@ impl Interrupted {
         self.calls.retain(|_, call| !call.continued);
     }
 
+    /// Adds one.
+    pub fn remember(&mut self, tid: i32, call: Call) {
+        self.calls.insert(tid, call);
+    }
+
     /// Replaces all of them.
     pub fn set(&mut self, calls: HashMap<i32, Call>) {
         self.calls = calls;

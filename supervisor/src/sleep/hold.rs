@@ -4,19 +4,19 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use super::Sleep;
 use super::asleep::Asleep;
-use super::calls::SocketTimeout;
-use super::deadlines::{Due, Now};
+use super::calls::{self, Deadline, SocketTimeout};
+use super::deadlines::{Call, CallKey, Due, Now};
 use super::plan::{self, NotIdle, Plan};
 use super::tree::HoldError;
-use super::waitset::WaitSet;
+use super::waitset::{WaitSet, is_epoll};
 use crate::host::Host;
 use crate::kernel::memory::ThreadMemory;
-use crate::kernel::stopped::{GoOn, StopError, StoppedThread};
+use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
 use crate::kernel::{descriptors, process, signals, socket, task, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
@@ -53,48 +53,131 @@ impl NotNow {
 impl Sleep {
     /// Holds the host and takes over its waiting. On an error it runs as before.
     pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
-        // Before: who comes from now on must find the door open.
-        self.backlogs.widen(&host.retained);
-        let held = self.tree.hold().map_err(NotNow::from).and_then(|threads| {
-            let taken_over = self.take_over(&threads, ran_from);
-            match &taken_over {
-                Ok((_, rewrites)) => self.tree.settle(rewrites.clone()),
-                Err(_) => self.tree.release(),
+        let seen = self.look_untouched()?;
+        let threads = match self.tree.hold() {
+            Ok(threads) => threads,
+            Err(error) => {
+                // Some may have been interrupted, and no longer show what they were in.
+                let _ = self.plan(&seen, ran_from, &Now::read());
+                return Err(error.into());
             }
-            taken_over
-        });
-        match held {
-            Ok((mut asleep, _)) => {
+        };
+        let mut rewrites = Vec::new();
+        let taken_over = self.take_over(host, &threads, ran_from, &mut rewrites);
+        self.tree.settle(rewrites);
+        match taken_over {
+            Ok(mut asleep) => {
                 asleep.bytes = self.bytes(host, &asleep.pids);
                 Ok(asleep)
             }
             Err(error) => {
+                self.tree.release();
                 self.backlogs.narrow_later(Instant::now());
                 Err(error)
             }
         }
     }
 
-    fn take_over(
-        &mut self,
-        threads: &[StoppedThread],
-        ran_from: Instant,
-    ) -> Result<(Asleep, Vec<(i32, GoOn)>), NotNow> {
-        let now = Now::read();
-        let mut pids: Vec<i32> = threads.iter().map(|thread| thread.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
+    /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
+    fn look_untouched(&mut self) -> Result<Vec<StoppedThread>, NotIdle> {
+        let mut seen = Vec::new();
+        for pid in self.tree.processes() {
+            if process::is_stopped(pid) {
+                return Err(NotIdle::Stopped { pid });
+            }
+            for tid in process::threads(pid) {
+                let Some((number, args, stack)) = process::blocked_in(pid, tid) else {
+                    continue;
+                };
+                if calls::is_transfer(number, &args) {
+                    return Err(NotIdle::Transfer { pid });
+                }
+                if number == libc::SYS_restart_syscall {
+                    self.recognize(pid, tid, CallKey { args, stack });
+                }
+                let at = At::Blocked {
+                    number,
+                    args,
+                    stack,
+                    eintr: false,
+                };
+                seen.push(StoppedThread { pid, tid, at });
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Recognizes a call that goes on as restart_syscall(2) because somebody else interrupted it (SIGSTOP, a debugger), by where in the kernel it
+    /// waits. How much of its time is left nobody knows.
+    fn recognize(&mut self, pid: i32, tid: i32, key: CallKey) {
+        if self.interrupted.get(tid, libc::SYS_restart_syscall, &key).is_some() {
+            return;
+        }
+        let place = process::waits_at(pid, tid).unwrap_or_default();
+        let number = match &*place {
+            place if place.contains("poll") => libc::SYS_poll,
+            place if place.contains("nanosleep") => libc::SYS_nanosleep,
+            place if place.contains("futex") => libc::SYS_futex,
+            _ => return,
+        };
+        let Ok(wait) = calls::wait_of(number, &key.args, &ThreadMemory::of(tid)) else {
+            return;
+        };
+        let due = match wait.deadline {
+            Deadline::Never => Due::Never,
+            _ => Due::Unknown,
+        };
+        let continued = false;
+        self.interrupted.remember(
+            tid,
+            Call {
+                pid,
+                key,
+                number,
+                wait,
+                due,
+                continued,
+            },
+        );
+    }
+
+    /// Plans from what threads are in, and remembers the calls that will go on.
+    fn plan(&mut self, threads: &[StoppedThread], ran_from: Instant, now: &Now) -> Plan {
         let mut plan = plan::plan(
             threads,
             &self.interrupted,
-            &now,
+            now,
             ThreadMemory::of,
             |pid| self.idle.began(pid, ran_from, now.instant),
             limit_of_socket,
             process::monotonic_ahead,
-        )?;
+        );
+        self.interrupted.set(std::mem::take(&mut plan.calls));
+        plan
+    }
+
+    /// Takes over what the threads wait for. How their interrupted calls go on is said also where the host is not idle.
+    fn take_over(
+        &mut self,
+        host: &Host,
+        threads: &[StoppedThread],
+        ran_from: Instant,
+        rewrites: &mut Vec<(i32, GoOn)>,
+    ) -> Result<Asleep, NotNow> {
+        let now = Now::read();
+        let mut pids: Vec<i32> = threads.iter().map(|thread| thread.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        let mut plan = self.plan(threads, ran_from, &now);
+        *rewrites = std::mem::take(&mut plan.rewrites);
+        if let Some(why) = plan.not_idle {
+            return Err(why.into());
+        }
         watch_sockets(&mut plan);
+        let signalfds = leave_signalfds(&mut plan);
         let set = wait_set(&pids, &mut plan, &now).map_err(NotNow::Duplicate)?;
+        // Who comes from now on finds the door open; who came before is ready.
+        self.backlogs.widen(&host.retained);
         if !set.ready().is_empty() {
             return Err(NotNow::Ready);
         }
@@ -104,13 +187,14 @@ impl Sleep {
         }
         let posix_timers = pids.iter().any(|pid| timers::has_posix_timers(*pid));
         let slack = self.slack();
-        let signals_every = match posix_timers || pids.iter().any(|pid| timers::may_have_interval_timer(*pid)) {
-            true => slack.max(SIGNALS_WITH_TIMERS),
-            false => SIGNALS,
-        };
+        let signals_every =
+            match signalfds || posix_timers || pids.iter().any(|pid| timers::may_have_interval_timer(*pid)) {
+                true => slack.max(SIGNALS_WITH_TIMERS),
+                false => SIGNALS,
+            };
         let terminate_after = self.policy.as_ref().and_then(|policy| policy.terminate_after);
-        self.interrupted.set(std::mem::take(&mut plan.calls));
-        let asleep = Asleep {
+        let waited_for = host.retained.has_successors().then_some(now.instant);
+        Ok(Asleep {
             since: now.instant,
             since_us: now.realtime_us(now.instant),
             held: now.instant,
@@ -125,12 +209,11 @@ impl Sleep {
             posix_timers,
             signals_every,
             signals_at: now.instant + signals_every,
-            terminate_at: terminate_after.and_then(|time| now.instant.checked_add(time)),
+            terminate_at: terminate_after.and_then(|time| waited_for.or(now.instant.checked_add(time))),
             not_terminated: None,
             ticks: 0,
             bytes: None,
-        };
-        Ok((asleep, plan.rewrites))
+        })
     }
 }
 
@@ -148,6 +231,57 @@ fn watch_sockets(plan: &mut Plan) {
         for number in asynchronous_sockets(pid) {
             plan.watch(pid, number, PollFlags::IN, "O_ASYNC");
         }
+    }
+}
+
+/// Puts its members in the place of every epoll instance that watches a signalfd; whether there is any. A signalfd says of whoever polls it which signals
+/// wait for *him*, and an epoll instance that is polled forgets members that say they are not ready: the program would never hear of its signal
+/// (fs/signalfd.c, fs/eventpoll.c; found by a probe). Its signals are looked for instead.
+fn leave_signalfds(plan: &mut Plan) -> bool {
+    let mut found = false;
+    for (pid, watches) in &mut plan.watches {
+        if !process::blocks_signals(*pid) {
+            continue;
+        }
+        let instances: Vec<i32> = watches
+            .iter()
+            .filter(|(_, (_, call))| is_epoll(call))
+            .map(|(number, _)| *number)
+            .collect();
+        for instance in instances {
+            let members = process::epoll_registrations(*pid, instance);
+            if !members.iter().any(|(number, _)| process::is_signalfd(*pid, *number)) {
+                continue;
+            }
+            found = true;
+            watches.remove(&instance);
+            for (number, events) in members {
+                if !process::is_signalfd(*pid, number) {
+                    let events = events_of_member(*pid, number, events);
+                    watches.entry(number).or_insert((events, "beside a signalfd"));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What to wait for of a member of an epoll instance. One that is registered edge-triggered and can be written to has been told so.
+fn events_of_member(pid: i32, number: i32, registered: u32) -> PollFlags {
+    const EDGE_TRIGGERED: u32 = 1 << 31;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the events of poll(2) are the low 16 bits"
+    )]
+    let events = PollFlags::from_bits_retain(registered as u16);
+    let duplicate = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number));
+    let writable = duplicate.is_ok_and(|fd| {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&at_once)).is_ok_and(|ready| ready > 0)
+    });
+    match registered & EDGE_TRIGGERED != 0 && writable {
+        true => events.difference(PollFlags::OUT),
+        false => events,
     }
 }
 

@@ -11,7 +11,8 @@ const HOUSEKEEPING: u32 = 100;
 
 /// How often a host is looked at in the time after which it is suspended.
 const LOOKS: u32 = 4;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// How soon a host is looked at again at the soonest.
+pub const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// Within half the default slack, since the beginning of a call is known no better.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_BUSY_PAUSE: Duration = Duration::from_secs(10);

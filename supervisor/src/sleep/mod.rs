@@ -83,7 +83,8 @@ pub struct Sleep {
     /// Since when the host has been let run.
     ran_from: Instant,
     backlogs: Backlogs,
-    ordered: Option<(u64, Instant)>,
+    /// Orders to suspend that wait for the host to be quiet: their numbers, and until when.
+    orders: Vec<(u64, Instant)>,
     /// Its program is to be told to end.
     ending: bool,
     /// When to find out who woke it.
@@ -109,7 +110,7 @@ impl Sleep {
             interrupted: Interrupted::default(),
             ran_from: now,
             backlogs: Backlogs::default(),
-            ordered: None,
+            orders: Vec::new(),
             ending: false,
             name_at: None,
             correct_at: None,
@@ -191,7 +192,7 @@ impl Sleep {
                 Phase::Asleep(_) | Phase::Ticking(_) => Report::Done,
                 Phase::Awake => {
                     let now = Instant::now();
-                    self.ordered = Some((id, now + ORDER_PATIENCE));
+                    self.orders.push((id, now + ORDER_PATIENCE));
                     self.trouble = None;
                     self.next_look = now;
                     self.on_time(host, circumstances);

@@ -22,6 +22,12 @@ pub enum NotIdle {
         /// The thread.
         tid: i32,
     },
+    /// A thread is in a call that would end early.
+    #[error("process {pid} is in the middle of a transfer, which stopping it would cut short")]
+    Transfer {
+        /// The process.
+        pid: i32,
+    },
     /// A process is stopped by a signal, and nobody sees the one that would let it go on.
     #[error("process {pid} is stopped (SIGSTOP), and what would continue it cannot be seen")]
     Stopped {
@@ -38,9 +44,21 @@ pub enum NotIdle {
     },
 }
 
+/// Trapped calls that wait for nothing.
+const TRAPPED: [i64; 6] = [
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_uname,
+    libc::SYS_open,
+];
+
 /// What is to be waited for.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// Why the host is not idle, where it is not.
+    pub not_idle: Option<NotIdle>,
     /// The descriptors of each process, by number: what is awaited of them, and by which call.
     pub watches: HashMap<i32, HashMap<i32, (PollFlags, &'static str)>>,
     /// When each thread's call gives up, where it does: process, call, time.
@@ -58,8 +76,7 @@ pub struct Plan {
 /// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `socket_timeout` asks the
 /// socket that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC is ahead of ours.
 ///
-/// # Errors
-/// [`NotIdle`].
+/// Also of a host that is not idle it is said how its interrupted calls go on.
 pub fn plan<M: TargetMemory>(
     threads: &[StoppedThread],
     before: &Interrupted,
@@ -68,7 +85,7 @@ pub fn plan<M: TargetMemory>(
     began: impl Fn(i32) -> Bounds,
     socket_timeout: impl Fn(i32, i32, SocketTimeout) -> Option<Duration>,
     ahead: impl Fn(i32) -> i128,
-) -> Result<Plan, NotIdle> {
+) -> Plan {
     let mut plan = Plan::default();
     for thread in threads {
         let (pid, tid) = (thread.pid, thread.tid);
@@ -79,15 +96,31 @@ pub fn plan<M: TargetMemory>(
                 stack,
                 eintr,
             } => (number, args, stack, eintr),
-            At::UserMode | At::Completed { .. } => return Err(NotIdle::Running { pid, tid }),
-            At::GroupStop => return Err(NotIdle::Stopped { pid }),
+            At::UserMode | At::Completed { .. } => {
+                plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
+                continue;
+            }
+            At::GroupStop => {
+                plan.not_idle.get_or_insert(NotIdle::Stopped { pid });
+                continue;
+            }
         };
+        if TRAPPED.contains(&number) {
+            // Interrupted before we could take it from the kernel: it is made again.
+            plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
+            continue;
+        }
         let key = CallKey { args, stack };
         let mut call = match before.get(tid, number, &key) {
             Some(call) => call.clone(),
             None => {
-                let mut wait =
-                    calls::wait_of(number, &args, &memory(tid)).map_err(|errno| NotIdle::Unreadable { pid, errno })?;
+                let mut wait = match calls::wait_of(number, &args, &memory(tid)) {
+                    Ok(wait) => wait,
+                    Err(errno) => {
+                        plan.not_idle.get_or_insert(NotIdle::Unreadable { pid, errno });
+                        Wait::unknown()
+                    }
+                };
                 if let (Some(kind), [watch]) = (wait.socket_timeout, &wait.watches[..])
                     && let Some(time) = socket_timeout(pid, watch.number, kind)
                 {
@@ -116,7 +149,7 @@ pub fn plan<M: TargetMemory>(
             plan.calls.insert(tid, call);
         }
     }
-    Ok(plan)
+    plan
 }
 
 /// A time of a clock that is ahead of ours.
@@ -203,6 +236,14 @@ mod tests {
     }
 
     fn planned(threads: &[StoppedThread], before: &Interrupted, now: &Now) -> Result<Plan, NotIdle> {
+        let plan = planned_anyway(threads, before, now);
+        match plan.not_idle {
+            Some(why) => Err(why),
+            None => Ok(plan),
+        }
+    }
+
+    fn planned_anyway(threads: &[StoppedThread], before: &Interrupted, now: &Now) -> Plan {
         let began = Bounds {
             earliest: now.instant,
             latest: now.instant,
@@ -237,6 +278,20 @@ mod tests {
         }
         let error = planned(&[thread(10, At::GroupStop)], &Interrupted::default(), &Now::read()).unwrap_err();
         assert_eq!(error, NotIdle::Stopped { pid: 10 });
+    }
+
+    #[test]
+    fn a_call_says_no_eintr_because_another_thread_was_running() {
+        let epoll = At::Blocked {
+            number: libc::SYS_epoll_wait,
+            args: [5, 0, 8, u64::MAX, 0, 0],
+            stack: 99,
+            eintr: true,
+        };
+        let threads = [thread(12, At::UserMode), thread(10, epoll)];
+        let plan = planned_anyway(&threads, &Interrupted::default(), &Now::read());
+        assert_eq!(plan.not_idle, Some(NotIdle::Running { pid: 10, tid: 12 }));
+        assert_eq!(plan.rewrites, [(10, GoOn::Anew { argument: None })]);
     }
 
     #[test]

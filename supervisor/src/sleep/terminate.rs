@@ -1,9 +1,10 @@
 //! Terminating a sleeper: decided while it is held, so that nothing can come in between.
 
-use std::os::fd::AsFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{CauseKind, ToBroker, WakeCause};
+use imsup_wire::{CauseKind, Endpoint, ToBroker, WakeCause};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -70,6 +71,9 @@ impl Sleep {
         let Phase::Asleep(asleep) = &self.phase else {
             return None;
         };
+        if self.commands > 0 || self.lease_until.is_some_and(|until| until > Instant::now()) {
+            return Some("it is to be kept awake".to_owned());
+        }
         if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| !due.is_polling(asleep.slack)) {
             return Some(format!("a timer is pending ({}, {call})", named(*pid)));
         }
@@ -92,30 +96,30 @@ impl Sleep {
     /// Puts other sockets in the place of those that the program listens on: a program that is told to end may still accept, and would reset
     /// whom it accepted.
     fn begin_end(&mut self, host: &mut Host) -> Result<Vec<Successor>, NotEnded> {
-        let listeners: Vec<_> = host
-            .retained
-            .listeners()
-            .map(|(endpoint, listener, _)| Ok((endpoint, socket::duplicate(listener)?)))
-            .collect::<Result<_, Errno>>()
-            .map_err(NotEnded::Socket)?;
+        let mut listeners: BTreeMap<Endpoint, Vec<OwnedFd>> = BTreeMap::new();
+        for (endpoint, listener, _) in host.retained.listeners() {
+            let copy = socket::duplicate(listener).map_err(NotEnded::Socket)?;
+            listeners.entry(endpoint).or_default().push(copy);
+        }
         let mut successors = Vec::new();
-        for (endpoint, listener) in listeners {
+        for (endpoint, old) in listeners {
             let successor = match host.retained.take_successor(endpoint) {
-                Some(left) => Ok(left),
-                None => succession::succeed(listener.as_fd(), i32::MAX).map(|successor| successor.socket),
+                Some(kept) => succession::choose_last(kept.as_fd()).map(|()| kept),
+                None => succession::succeed(old[0].as_fd(), i32::MAX).map(|successor| successor.socket),
             };
             match successor {
-                Ok(socket) => successors.push((endpoint, listener, socket)),
+                Ok(socket) => successors.push((endpoint, old, socket)),
                 Err(errno) => {
                     give_back(host, successors);
                     return Err(NotEnded::Socket(errno));
                 }
             }
         }
-        let came = successors.iter().find_map(|(endpoint, listener, _)| {
-            let (waiting, _) = succession::accept_queue(listener.as_fd()).ok()?;
-            (waiting > 0).then(|| endpoint.address.port())
-        });
+        let waits =
+            |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).is_ok_and(|(waiting, _)| waiting > 0);
+        let came = successors
+            .iter()
+            .find_map(|(endpoint, old, _)| old.iter().any(waits).then(|| endpoint.address.port()));
         if let Some(port) = came {
             give_back(host, successors);
             return Err(NotEnded::SomebodyCame(port));
@@ -149,12 +153,16 @@ enum NotEnded {
     Socket(Errno),
 }
 
-/// The listeners are chosen again. Who was let in by a successor meanwhile waits in it until the program is next idle, and is then served by the next boot.
-fn give_back(host: &mut Host, successors: Vec<(imsup_wire::Endpoint, std::os::fd::OwnedFd, std::os::fd::OwnedFd)>) {
-    for (endpoint, listener, socket) in successors {
-        let _ = succession::give_back(listener.as_fd());
+/// The listeners are chosen again. Who was let in by a successor meanwhile waits in it until the program is next idle, and is then served by
+/// the next boot.
+fn give_back(host: &mut Host, successors: Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>) {
+    for (endpoint, old, socket) in successors {
+        let _ = succession::give_back(old[0].as_fd());
         match succession::accept_queue(socket.as_fd()) {
-            Ok((0, _)) => {}
+            Ok((0, _)) => {
+                drop(socket);
+                let _ = succession::detach(old[0].as_fd());
+            }
             _ => host.retained.keep_successor(endpoint, socket),
         }
     }
