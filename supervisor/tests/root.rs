@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::Project;
-use common::client::ask;
+use common::client::{Held, ask};
 use common::command::run;
 
 #[test]
@@ -68,4 +70,102 @@ services:
     ];
     let finished = run(project.command("unshare", &inside), common::LIMIT);
     assert_eq!(finished.code(), Some(6), "{finished}");
+}
+
+#[test]
+fn sleepers_are_held_by_the_freezer() {
+    let project = Project::up(
+        "freezer",
+        r#"
+x-imsup: { idle_after: 50ms }
+services:
+  web: { command: ["@guests@/servers", prefork, "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    project.ok(&["wake", "web"]);
+    watch.wait("web", "suspend", 1);
+    let why = project.why("web");
+    assert!(why["method"].as_str().unwrap().contains("freezer"), "{why}");
+    // The tree that was born in it and the one that is held are the same.
+    let pid = project.host("web").pid.unwrap();
+    let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(group.contains(&format!("imsup.{}.web", project.name)), "{group}");
+}
+
+#[test]
+fn a_sleeper_that_is_paged_out_gives_its_memory_back() {
+    const FILE_BYTES: usize = 64 << 20;
+    // On a disk: what is in tmpfs can only go to swap.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, vec![7; FILE_BYTES]).unwrap();
+    std::fs::File::open(&file).unwrap().sync_all().unwrap();
+    let project = Project::up(
+        "reclaim",
+        r#"
+x-imsup: { idle_after: 300ms, reclaim: true }
+services:
+  web: { command: ["@guests@/oddities", "8080"], expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    let mut held = Held::connect(project.at("web", 8080));
+    held.ask("fill 16");
+    for round in 1..=2 {
+        let reclaims = watch.count("web", "reclaim");
+        let pid = held.ask(&format!("map {}", file.display())).pid();
+        let before = resident_bytes(pid);
+        assert!(before > FILE_BYTES, "{before}");
+        let reclaim = watch.wait("web", "reclaim", reclaims + 1);
+        let after = resident_bytes(pid);
+        assert!(
+            before - after > FILE_BYTES / 2,
+            "round {round}: {before} bytes before, {after} after"
+        );
+        assert!(
+            reclaim.json["detail"].as_str().unwrap().contains("MiB"),
+            "{:?}",
+            reclaim.json
+        );
+        held.ask("check");
+    }
+}
+
+fn resident_bytes(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib << 10
+}
+
+/// The clocks of such a program are not those of imsup. (CLOCK_REALTIME has no namespace; it is not set in a test.)
+#[test]
+fn deadlines_of_a_program_in_a_time_namespace_are_kept() {
+    let delay = Duration::from_millis(2500);
+    let project = Project::up(
+        "time",
+        r#"
+x-imsup: { idle_after: 100ms, timer_slack: 200ms }
+services:
+  later: { command: [unshare, --time, --monotonic, "100000", --boottime, "200000", --fork, "@guests@/delays", monotonic, "2500", "8080"],
+           expose: ["8080"] }
+  boottime: { command: [unshare, --time, --monotonic, "100000", --boottime, "200000", --fork, "@guests@/delays", boottime, "2500", "8080"],
+           expose: ["8080"] }
+"#,
+    );
+    let watch = project.watch();
+    let mut held: Vec<_> = ["later", "boottime"]
+        .map(|host| (host, Held::connect(project.at(host, 8080))))
+        .into();
+    for (_, held) in &mut held {
+        held.say("hello").unwrap();
+    }
+    for (host, held) in &mut held {
+        let answer = held.hear().unwrap_or_else(|error| panic!("{host}: {error}"));
+        let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
+        assert!(Duration::from_micros(waited) >= delay, "{answer}");
+        let wake = watch.wait(host, "wake", 1);
+        assert_eq!(wake.cause.as_deref(), Some("timer"), "{host} slept meanwhile");
+    }
 }

@@ -44,17 +44,18 @@ pub fn is_runnable(pid: i32) -> bool {
     })
 }
 
-/// By how many nanoseconds the CLOCK_MONOTONIC of a process is ahead of ours: that of its time namespace (time_namespaces(7)).
-pub fn monotonic_ahead(pid: i32) -> i128 {
+/// By how many nanoseconds the CLOCK_MONOTONIC (or CLOCK_BOOTTIME) of a process is ahead of ours: that of its time namespace (time_namespaces(7)).
+pub fn clock_ahead(pid: i32, boottime: bool) -> i128 {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/time")).ok();
     if namespace(&pid.to_string()) == namespace("self") {
         return 0;
     }
+    let name = if boottime { "boottime" } else { "monotonic" };
     let offset = |process: &str| {
         let text = fs::read_to_string(format!("/proc/{process}/timens_offsets")).unwrap_or_default();
         let line = text
             .lines()
-            .find_map(|line| line.strip_prefix("monotonic"))
+            .find_map(|line| line.strip_prefix(name))
             .unwrap_or_default();
         let mut numbers = line
             .split_whitespace()

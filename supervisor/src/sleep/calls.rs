@@ -27,8 +27,10 @@ const SYS_FUTEX_WAIT: i64 = 455;
 /// The clock that a deadline is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// CLOCK_MONOTONIC, and CLOCK_BOOTTIME, which differs from it only where the machine itself slept.
+    /// CLOCK_MONOTONIC.
     Monotonic,
+    /// CLOCK_BOOTTIME, which goes on while the machine itself sleeps.
+    Boottime,
     /// CLOCK_REALTIME, which may be set.
     Realtime,
 }
@@ -318,6 +320,7 @@ fn clock(id: u64) -> Clock {
     #[expect(clippy::cast_possible_truncation, reason = "clockid_t is an int")]
     match id as i32 {
         libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM | libc::CLOCK_TAI => Clock::Realtime,
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => Clock::Boottime,
         _ => Clock::Monotonic,
     }
 }

@@ -21,6 +21,8 @@ pub struct Now {
     pub instant: Instant,
     /// CLOCK_MONOTONIC.
     pub monotonic: Duration,
+    /// CLOCK_BOOTTIME.
+    pub boottime: Duration,
     /// CLOCK_REALTIME, since the epoch.
     pub realtime: Duration,
 }
@@ -35,6 +37,7 @@ impl Now {
         Self {
             instant: Instant::now(),
             monotonic: read(rustix::time::ClockId::Monotonic),
+            boottime: read(rustix::time::ClockId::Boottime),
             realtime: read(rustix::time::ClockId::Realtime),
         }
     }
@@ -43,6 +46,7 @@ impl Now {
     fn when(&self, clock: Clock, time: Duration) -> Instant {
         let shown = match clock {
             Clock::Monotonic => self.monotonic,
+            Clock::Boottime => self.boottime,
             Clock::Realtime => self.realtime,
         };
         // A deadline in a hundred years is none.
@@ -255,6 +259,7 @@ mod tests {
         Now {
             instant: Instant::now(),
             monotonic: seconds(500),
+            boottime: seconds(600),
             realtime: seconds(1_000_000),
         }
     }
@@ -299,6 +304,7 @@ mod tests {
         };
         let at = |clock, time| due(Deadline::At(clock, time), began, &now).tick_at(now.instant, SLACK);
         assert_eq!(at(Clock::Monotonic, seconds(507)), Some(now.instant + seconds(7)));
+        assert_eq!(at(Clock::Boottime, seconds(607)), Some(now.instant + seconds(7)));
         assert_eq!(at(Clock::Realtime, seconds(1_000_003)), Some(now.instant + seconds(3)));
         assert_eq!(
             at(Clock::Realtime, seconds(3)),

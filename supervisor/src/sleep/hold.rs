@@ -150,7 +150,7 @@ impl Sleep {
             ThreadMemory::of,
             |pid| self.idle.began(pid, ran_from, now.instant),
             limit_of_socket,
-            process::monotonic_ahead,
+            process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
         plan

@@ -74,7 +74,7 @@ pub struct Plan {
 }
 
 /// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `socket_timeout` asks the
-/// socket that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC is ahead of ours.
+/// socket that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
 ///
 /// Also of a host that is not idle it is said how its interrupted calls go on.
 pub fn plan<M: TargetMemory>(
@@ -84,7 +84,7 @@ pub fn plan<M: TargetMemory>(
     memory: impl Fn(i32) -> M,
     began: impl Fn(i32) -> Bounds,
     socket_timeout: impl Fn(i32, i32, SocketTimeout) -> Option<Duration>,
-    ahead: impl Fn(i32) -> i128,
+    ahead: impl Fn(i32, bool) -> i128,
 ) -> Plan {
     let mut plan = Plan::default();
     for thread in threads {
@@ -126,8 +126,8 @@ pub fn plan<M: TargetMemory>(
                 {
                     wait.deadline = Deadline::After(time);
                 }
-                if let Deadline::At(Clock::Monotonic, time) = &mut wait.deadline {
-                    *time = set_back(*time, ahead(pid));
+                if let Deadline::At(clock @ (Clock::Monotonic | Clock::Boottime), time) = &mut wait.deadline {
+                    *time = set_back(*time, ahead(pid, *clock == Clock::Boottime));
                 }
                 let due = deadlines::due(wait.deadline, began(pid), now);
                 Call {
@@ -248,7 +248,7 @@ mod tests {
             earliest: now.instant,
             latest: now.instant,
         };
-        plan(threads, before, now, |_| NoMemory, |_| began, |_, _, _| None, |_| 0)
+        plan(threads, before, now, |_| NoMemory, |_| began, |_, _, _| None, |_, _| 0)
     }
 
     #[test]
