@@ -103,8 +103,8 @@ services:
 }
 
 #[test]
-fn nginx_redis_and_node_are_terminated_and_come_back() {
-    need(&["nginx", "redis-server", "redis-cli", "node"]);
+fn nginx_redis_and_python_are_terminated_and_come_back() {
+    need(&["nginx", "redis-server", "redis-cli", "python3"]);
     let project = Project::new(
         "programs",
         r#"
@@ -112,7 +112,7 @@ x-imsup: { idle_after: 100ms, terminate_after: 300ms }
 services:
   nginx: { command: [/usr/sbin/nginx, -e, stderr, -c, "@dir@/nginx.conf"], expose: ["8080"] }
   redis: { command: [redis-server, --save, "900", "1", --dir, "@dir@", --port, "8080"], expose: ["8080"] }
-  node: { command: [node, "@source@/http_server.js", "8080"], expose: ["8080"] }
+  python: { command: [python3, "@source@/asyncio_server.py", "8080"], expose: ["8080"] }
 "#,
     );
     let nginx = "daemon off; pid @dir@/nginx.pid; error_log stderr; worker_processes 2; events {}
@@ -125,7 +125,7 @@ services:
     let redis = hosts["redis"].address.to_string();
     for round in 1..=2 {
         assert_eq!(get((hosts["nginx"].address, 8080).into()), "nginx");
-        assert!(get((hosts["node"].address, 8080).into()).contains("host=node"));
+        assert!(get((hosts["python"].address, 8080).into()).contains("host=python"));
         let incr = || project.outside("redis-cli", &["-h", &redis, "-p", "8080", "incr", "boots"]);
         let mut said = incr();
         // What a redis says that is still reading its file, natively as well.
@@ -137,7 +137,7 @@ services:
             round.to_string(),
             "it ended in order, and kept what it knew"
         );
-        for host in ["nginx", "redis", "node"] {
+        for host in ["nginx", "redis", "python"] {
             watch.wait(host, "terminate", round);
             watch.wait(host, "exit", round);
         }
