@@ -196,6 +196,27 @@ impl Drop for World {
             let _ = broker.wait();
         }
         let _ = imsup_broker::down_without_broker(&self.project, &self.paths);
+        self.end_strays();
+    }
+}
+
+impl World {
+    /// Ends what carries this world's directory in its environment: tests leave processes that nobody but them knows, on purpose, and some
+    /// hold sockets.
+    fn end_strays(&self) {
+        let directory = self.directory.path().as_os_str().as_encoded_bytes();
+        let own = std::process::id();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+            let Some(pid) = pid.filter(|pid| *pid != own) else {
+                continue;
+            };
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            if environ.windows(directory.len()).any(|part| part == directory) {
+                let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 }
 
