@@ -176,9 +176,9 @@ impl<'a> Project<'a> {
     pub fn supervisor(&self, host: &str) -> Result<u32> {
         let path = self.sandbox.runtime().join(&self.name).join("running").join(host);
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        text.trim()
-            .parse()
-            .with_context(|| format!("{} is not a process id", text.trim()))
+        // A second line is the boot's token.
+        let pid = text.lines().next().unwrap_or_default();
+        pid.parse().with_context(|| format!("'{pid}' is not a process id"))
     }
 }
 
