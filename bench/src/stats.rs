@@ -51,6 +51,11 @@ impl Unit {
     /// Of samples in requests a second.
     pub const REQUESTS_PER_SECOND: Self = Self::higher("req/s", 1.0);
 
+    /// Of samples in connections a second.
+    pub const CONNECTIONS_PER_SECOND: Self = Self::higher("conn/s", 1.0);
+    /// Of samples in datagrams a second.
+    pub const DATAGRAMS_PER_SECOND: Self = Self::higher("dgram/s", 1.0);
+
     const fn lower(name: &'static str, scale: f64, decimals: usize) -> Self {
         Self {
             name,

@@ -5,11 +5,13 @@ mod bulk;
 mod calls;
 mod connect;
 mod control;
+mod datagrams;
 mod echo;
 mod greet;
 mod listeners;
 mod ping;
 pub mod ports;
+mod rate;
 mod serve;
 mod trapped;
 
@@ -63,6 +65,22 @@ pub enum Role {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// Send datagrams
+    Datagrams {
+        /// A server.
+        ip: Ipv4Addr,
+        /// The processor it stays on.
+        #[arg(long)]
+        cpu: Option<usize>,
+    },
+    /// Connect and close from several threads
+    Rate {
+        /// A server.
+        ip: Ipv4Addr,
+        /// How many.
+        #[arg(long)]
+        threads: usize,
+    },
     /// Accept
     Accept {
         /// Where it listens.
@@ -101,6 +119,11 @@ pub fn run(role: Role) -> Result<()> {
             pin(cpu)?;
             connect::run(ip)
         }
+        Role::Datagrams { ip, cpu } => {
+            pin(cpu)?;
+            datagrams::run(ip)
+        }
+        Role::Rate { ip, threads } => rate::run(ip, threads),
         Role::Echo { at } => echo::run(at),
         Role::Accept { at } => accept::run(at),
         Role::Calls => calls::run(),

@@ -1,12 +1,12 @@
 //! The server of all clients: ping, bulk and greetings.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::{bulk, control, greet, ports};
+use super::{bulk, control, datagrams, greet, ports, rate};
 
 /// Serves until it is killed, or its input ends where it is controlled.
 pub fn run(ip: Ipv4Addr, controlled: bool) -> Result<()> {
@@ -15,6 +15,10 @@ pub fn run(ip: Ipv4Addr, controlled: bool) -> Result<()> {
     let _ = rustix::process::setsid();
     each_connection(listen(ip, ports::PING)?, echo);
     each_connection(listen(ip, ports::BULK)?, bulk::take);
+    let acceptor = listen(ip, ports::RATE)?;
+    thread::spawn(move || rate::take(&acceptor));
+    each_datagram(ip, ports::ECHO_DATAGRAMS, datagrams::echo)?;
+    each_datagram(ip, ports::TAKE_DATAGRAMS, datagrams::take)?;
     let greeted = [ports::BLOCKING, ports::NON_BLOCKING]
         .into_iter()
         .chain(ports::ROTATION);
@@ -41,6 +45,12 @@ fn each_connection(listener: TcpListener, serve: fn(TcpStream) -> std::io::Resul
             thread::spawn(move || serve(stream));
         }
     });
+}
+
+fn each_datagram(ip: Ipv4Addr, port: u16, serve: fn(&UdpSocket) -> std::io::Result<()>) -> Result<()> {
+    let socket = UdpSocket::bind((ip, port)).with_context(|| format!("binding {ip}:{port} for datagrams"))?;
+    thread::spawn(move || serve(&socket));
+    Ok(())
 }
 
 fn echo(mut stream: TcpStream) -> std::io::Result<()> {

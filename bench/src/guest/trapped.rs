@@ -1,4 +1,5 @@
-//! System calls that imsup traps, of which the first is left to the kernel at once: what any notification costs at least.
+//! System calls that imsup traps: socket(2) only where it must, and one that is left to the kernel at once, what any notification
+//! costs at least.
 
 use std::hint::black_box;
 use std::net::TcpListener;
@@ -15,6 +16,9 @@ pub fn run() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").context("listening")?;
     control::serve(|count| {
         Ok(vec![
+            each("socket", count, || {
+                black_box(socket(AddressFamily::INET, SocketType::STREAM, None).is_ok());
+            }),
             each("continue", count, || {
                 black_box(connect(&unix, &nowhere).is_err());
             }),

@@ -3,10 +3,13 @@
 mod boot;
 mod calls;
 mod connect;
+mod container;
+mod datagrams;
 mod hosts;
 mod memory;
 pub mod native;
 mod programs;
+mod rates;
 mod redis;
 mod sleep;
 mod sockets;
@@ -51,6 +54,11 @@ pub const TABLES: &[Table] = &[
         suites: BOOT_ON_CONNECT,
     },
     Table {
+        name: "traffic",
+        title: "Datagrams, rates, and without pidfd_getfd",
+        suites: TRAFFIC,
+    },
+    Table {
         name: "sleep",
         title: "Sleep and wake",
         suites: SLEEP,
@@ -92,6 +100,24 @@ const BOOT_ON_CONNECT: &[Suite] = &[
         name: "boot",
         about: "cold boot: from a client's connect to the first byte of its answer, against the same program started natively",
         run: boot::run,
+    },
+];
+
+const TRAFFIC: &[Suite] = &[
+    Suite {
+        name: "datagrams",
+        about: "datagrams on loopback: there and back, and as many as go through, by each call that sends them",
+        run: datagrams::run,
+    },
+    Suite {
+        name: "rates",
+        about: "connections a second from 1, 2 and 8 threads, accepted and closed at once",
+        run: rates::run,
+    },
+    Suite {
+        name: "container",
+        about: "what it costs where pidfd_getfd(2) and process_vm_readv(2) are refused, as in a container",
+        run: container::run,
     },
 ];
 
