@@ -1,0 +1,140 @@
+//! Conformance: every case of testdata/guests/conformance runs natively and supervised, and prints the same.
+//!
+//! Where it may print something else, testdata/conformance/deviations.toml says what; a deviation that no longer happens fails the
+//! test too. `IMSUP_REGENERATE=1` writes docs/deviations.md and docs/conformance.md anew.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod deviations;
+mod document;
+mod ports;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::command::run;
+use common::{Project, guest};
+use deviations::{Deviation, compare};
+use ports::Ports;
+
+/// A way in which imsup runs programs; each has its own deviations.
+struct Mode {
+    /// As deviations.toml calls it.
+    name: &'static str,
+    /// What makes imsup run so.
+    environment: &'static [(&'static str, &'static str)],
+}
+
+/// Descriptors of the program are reached by pidfd_getfd(2).
+const PIDFD: Mode = Mode {
+    name: "pidfd",
+    environment: &[],
+};
+
+const MODES: &[&Mode] = &[&PIDFD];
+
+/// Natively they take half a second at most, but machines are busy.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The cases wait more than they work.
+const AT_ONCE: usize = 4;
+
+#[test]
+fn every_case_prints_the_same_natively_and_supervised() {
+    compare_all(&PIDFD);
+}
+
+/// The names of all cases.
+fn list(project: &Project) -> String {
+    let program = guest("conformance");
+    run(project.command(program, &["list"]), common::LIMIT).expect_success("conformance list")
+}
+
+fn compare_all(mode: &Mode) {
+    let project = Project::up(
+        "conformance",
+        "services: { other: { command: [\"@guest@\", --tcp, \"8080\"] } }\n",
+    );
+    let list = list(&project);
+    let cases: Vec<&str> = list.lines().collect();
+    let deviations = deviations::deviations();
+    let modes: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
+    deviations::check(&deviations, &cases, &modes);
+    let (ports, failures) = (Mutex::new(Ports::new()), Mutex::new(Vec::new()));
+    for_each(&cases, |case| {
+        let concerns = |one: &&Deviation| one.concerns(case) && one.applies_in(mode.name);
+        let known: Vec<&Deviation> = deviations.iter().filter(concerns).collect();
+        if let Some(failure) = compare_one(&project, mode, case, &ports, &known) {
+            failures.lock().unwrap().push(failure);
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "{} of {} cases differ\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n")
+    );
+}
+
+/// Does something for each case, several at once.
+fn for_each(cases: &[&str], work: impl Fn(&str) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(case);
+                }
+            });
+        }
+    });
+}
+
+/// Runs a case natively and supervised; says what is wrong.
+fn compare_one(
+    project: &Project,
+    mode: &Mode,
+    case: &str,
+    ports: &Mutex<Ports>,
+    known: &[&Deviation],
+) -> Option<String> {
+    let program = guest("conformance");
+    let program = program.to_str().unwrap();
+    let range = || ports.lock().unwrap().next();
+    let (first, second) = (range(), range());
+    let native = run(project.command(program, &[case, &first.base.to_string()]), LIMIT);
+    let mut supervised = project.imsup_command(&["run", "--", program, case, &second.base.to_string()]);
+    supervised.envs(mode.environment.iter().copied());
+    let supervised = run(supervised, LIMIT);
+    if !native.success() {
+        return Some(format!("{case} natively: {native}"));
+    }
+    let mut found = compare(case, &native.stdout, &without_addresses(&supervised.stdout), known);
+    if found.is_none() && !supervised.success() {
+        found = Some(format!("{case} supervised: {supervised}"));
+    }
+    found.map(|text| format!("{text}  {}; standard error: {}\n", supervised.status, supervised.stderr))
+}
+
+/// The output with the host's own addresses, which differ from run to run, as words.
+fn without_addresses(text: &str) -> String {
+    let planes = [
+        ("127.77.", "VIP"),
+        ("127.78.", "OWN-LOCALHOST"),
+        ("127.79.", "V6-SHADOW"),
+    ];
+    let mut text = text.to_owned();
+    for (prefix, word) in planes {
+        while let Some(start) = text.find(prefix) {
+            let rest = &text[start + prefix.len()..];
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len());
+            text.replace_range(start..start + prefix.len() + end, word);
+        }
+    }
+    text
+}
