@@ -103,7 +103,7 @@ impl Sleep {
             },
             None => cause_of(first, culprit),
         };
-        let named_later = cause.kind == CauseKind::Data && cause.by.is_none();
+        let named_later = matches!(cause.kind, CauseKind::Connection | CauseKind::Data) && cause.by.is_none();
         self.wake(host, noticed, cause, named_later);
     }
 
@@ -130,7 +130,7 @@ impl Sleep {
         self.next_look = now;
         self.trouble = None;
         self.backlogs.narrow_later(now);
-        self.name_at = named_later.then(|| now + NAME_AFTER);
+        self.name_at = named_later.then(|| (now + NAME_AFTER, cause.kind));
         self.correct_at = self
             .has_late_calls(noticed.saturating_duration_since(since))
             .then(|| now + NAME_AFTER);
@@ -149,11 +149,13 @@ impl Sleep {
         host.link.send(&message, Vec::new());
     }
 
-    /// Tells the broker whose data woke the host: the connection that received last.
-    pub(super) fn name_waker(&mut self, host: &mut Host) {
-        self.name_at = None;
-        let pids = self.tree.processes();
-        let connections = self.connections(host, &pids).unwrap_or_default();
+    /// Tells the broker whose data woke the host: the connection that received last. Who has just connected the broker finds out
+    /// itself, and it is time to.
+    pub(super) fn name_waker(&mut self, host: &mut Host, kind: CauseKind) {
+        let connections = match kind {
+            CauseKind::Connection => Vec::new(),
+            _ => self.connections(host, &self.tree.processes()).unwrap_or_default(),
+        };
         let last = connections
             .iter()
             .filter(|connection| connection.established)

@@ -88,7 +88,7 @@ pub struct Sleep {
     /// Its program is to be told to end.
     ending: bool,
     /// When to find out who woke it.
-    name_at: Option<Instant>,
+    name_at: Option<(Instant, CauseKind)>,
     /// When to give calls that were made to go on the time limit they would have now.
     correct_at: Option<Instant>,
 }
@@ -150,17 +150,25 @@ impl Sleep {
             Phase::Ticking(tick) => Some(tick.next_check),
             Phase::Awake => self.look_at(),
         };
-        [phase, self.backlogs.due(), self.name_at, self.correct_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            phase,
+            self.backlogs.due(),
+            self.name_at.map(|(at, _)| at),
+            self.correct_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what it is time for.
     pub fn on_time(&mut self, host: &mut Host, circumstances: &Circumstances) {
         let now = Instant::now();
-        if self.name_at.is_some_and(|at| at <= now) {
-            self.name_waker(host);
+        if let Some((at, kind)) = self.name_at
+            && at <= now
+        {
+            self.name_at = None;
+            self.name_waker(host, kind);
         }
         if self.correct_at.is_some_and(|at| at <= now) {
             self.correct();
