@@ -4,6 +4,8 @@ pub mod cgroup;
 pub mod cpu;
 pub mod descriptors;
 pub mod features;
+pub mod inspect;
+pub mod means;
 pub mod memory;
 pub mod notify;
 pub mod pageout;

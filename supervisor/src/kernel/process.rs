@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::{descriptors, inspect};
+
 /// The process that thread `tid` belongs to.
 pub fn thread_group(tid: i32) -> Option<i32> {
     status_field(tid, "Tgid:")?.parse().ok()
@@ -149,7 +151,8 @@ pub fn threads(pid: i32) -> Vec<i32> {
 
 /// Whether descriptor `number` of thread `tid` is close-on-exec (/proc/PID/fdinfo: the octal `flags`).
 pub fn is_cloexec(tid: i32, number: i32) -> bool {
-    let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{number}")).unwrap_or_default();
+    let info =
+        inspect::as_owner(tid, || fs::read_to_string(format!("/proc/{tid}/fdinfo/{number}"))).unwrap_or_default();
     info.lines()
         .find_map(|line| line.strip_prefix("flags:"))
         .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
@@ -187,9 +190,7 @@ pub fn descendants() -> Vec<i32> {
 
 /// Whether a descendant of this process has a descriptor of the socket with this inode number.
 pub fn descendant_holds_socket(inode: u64) -> bool {
-    descendants()
-        .into_iter()
-        .any(|pid| sockets_of(pid).any(|held| held == inode))
+    descendants().into_iter().any(|pid| sockets_of(pid).contains(&inode))
 }
 
 /// The inode numbers of all sockets that descendants of this process have descriptors of.
@@ -197,13 +198,25 @@ pub fn sockets_of_descendants() -> HashSet<u64> {
     descendants().into_iter().flat_map(sockets_of).collect()
 }
 
-/// The inode numbers of a process's sockets: its descriptors are links to `socket:[N]`.
-fn sockets_of(pid: i32) -> impl Iterator<Item = u64> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| {
-        let link = fs::read_link(entry.path()).ok()?;
-        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    })
+/// The inode numbers of a process's sockets.
+fn sockets_of(pid: i32) -> Vec<u64> {
+    let mut found = Vec::new();
+    inspect::as_owner(pid, || {
+        descriptors::visit(pid, |_, link| {
+            found.extend(descriptors::socket_inode(link));
+            true
+        });
+    });
+    found
+}
+
+/// The inode number of the socket behind descriptor `number` of thread `tid`; `None` where that is no socket, or may not be inspected.
+pub fn socket_of(tid: i32, number: i32) -> Option<u64> {
+    let mut link = [0; 64];
+    let path = format!("/proc/{tid}/fd/{number}");
+    let read = || rustix::fs::readlinkat_raw(rustix::fs::CWD, path, &mut link[..]);
+    let length = inspect::as_owner(tid, read).ok()?;
+    descriptors::socket_inode(&link[..length])
 }
 
 /// Sends a signal to a child. One that has ended meanwhile is fine: its number is not reused before we reap it.

@@ -1,20 +1,25 @@
 //! Starting a program under a notify filter: fork(2), seccomp(2), execve(2).
 //!
-//! The child may use untrapped calls only once its filter is installed, since nobody answers yet. It writes the number of
-//! the listener; the parent takes it with pidfd_getfd and, when it is ready to answer, lets the child execute.
+//! The child may use untrapped calls only once its filter is installed, since nobody answers yet. It sends the listener over a
+//! socket (SCM_RIGHTS, by sendmsg(2) with MSG_NOSIGNAL); the parent, when it is ready to answer, lets the child execute.
 
 use std::ffi::CString;
-use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut, PipeReader, PipeWriter, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, fork, getppid, setgroups, setresgid, setresuid, setsid};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 
 use super::notify::Listener;
-use super::task;
+use super::socket::errno_of;
 
 /// clone3(2), 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -95,7 +100,7 @@ pub struct Prepared {
     pid: Pid,
     listener: OwnedFd,
     go: PipeWriter,
-    report: PipeReader,
+    report: UnixStream,
 }
 
 /// Makes the child and its filter. The caller must have a single thread.
@@ -103,9 +108,9 @@ pub struct Prepared {
 /// # Errors
 /// Any [`SpawnError`]; no child is left then.
 pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter]) -> Result<Prepared, SpawnError> {
-    let pipe = || std::io::pipe().map_err(|error| SpawnError::Fork(errno_from(&error)));
-    let (mut report, child_report) = pipe()?;
-    let (child_go, go) = pipe()?;
+    let no_descriptors = |error: std::io::Error| SpawnError::Fork(errno_from(&error));
+    let (mut report, child_report) = UnixStream::pair().map_err(no_descriptors)?;
+    let (child_go, go) = std::io::pipe().map_err(no_descriptors)?;
     let parent = Pid::this();
     // SAFETY: this process has one thread (see above), so the child may use everything the parent may.
     match unsafe { fork_into(program.cgroup) }.map_err(SpawnError::Fork)? {
@@ -117,7 +122,7 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter]) -> Result<Pr
         }
         ForkResult::Parent { child } => {
             drop((child_report, child_go));
-            match take_listener(child, &mut report) {
+            match take_listener(&mut report) {
                 Ok(listener) => Ok(Prepared {
                     pid: child,
                     listener,
@@ -149,7 +154,7 @@ impl Prepared {
         let listener = Listener::new(self.listener);
         self.go.write_all(&[1]).map_err(|error| errno_from(&error))?;
         match read_number(&mut self.report) {
-            // Executed: the pipe is close-on-exec.
+            // Executed: the child's end is close-on-exec.
             None => Ok(listener),
             Some(errno) => Err(Errno::from_raw(errno)),
         }
@@ -182,19 +187,42 @@ unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno>
     }
 }
 
-fn take_listener(child: Pid, report: &mut PipeReader) -> Result<OwnedFd, SpawnError> {
-    match read_number(report) {
-        None => Err(SpawnError::Child(Errno::ECHILD)),
-        Some(number) if number >= 0 => {
-            let pidfd = task::open_thread(child.as_raw()).map_err(SpawnError::Child)?;
-            task::duplicate_from(&pidfd, number).map_err(SpawnError::Child)
-        }
-        Some(errno) => match Errno::from_raw(-errno) {
-            Errno::EBUSY => Err(SpawnError::ListenerExists),
-            errno @ (Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Err(SpawnError::Unsupported(errno)),
-            errno => Err(SpawnError::Child(errno)),
-        },
+fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
+    let mut bytes = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        let mut data = [IoSliceMut::new(&mut bytes)];
+        rustix::net::recvmsg(&*report, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)
+    });
+    let received = received.map_err(|errno| SpawnError::Child(errno_of(errno)))?;
+    if received.bytes != bytes.len() {
+        return Err(SpawnError::Child(Errno::ECHILD));
     }
+    let listener = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    match (listener, Errno::from_raw(i32::from_ne_bytes(bytes))) {
+        (Some(listener), _) => Ok(listener),
+        (None, Errno::EBUSY) => Err(SpawnError::ListenerExists),
+        (None, errno @ (Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)) => Err(SpawnError::Unsupported(errno)),
+        (None, errno) => Err(SpawnError::Child(errno)),
+    }
+}
+
+/// Sends the listener to the parent, or the errno for which there is none.
+fn send_listener(report: &UnixStream, listener: Result<&OwnedFd, Errno>) -> Result<(), Errno> {
+    let errno = listener.err().map_or(0, |errno| errno as i32).to_ne_bytes();
+    let borrowed = [listener.map_or(report.as_fd(), AsFd::as_fd)];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if listener.is_ok() {
+        control.push(SendAncillaryMessage::ScmRights(&borrowed));
+    }
+    rustix::net::sendmsg(report, &[IoSlice::new(&errno)], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        .map_err(errno_of)
 }
 
 /// The child's life up to `execve`; what it returns is its exit status when that fails.
@@ -202,10 +230,10 @@ fn run_child(
     program: &Program<'_>,
     filter: &[libc::sock_filter],
     parent: Pid,
-    mut report: PipeWriter,
+    mut report: UnixStream,
     mut go: PipeReader,
 ) -> i32 {
-    let Err(errno) = become_program(program, filter, parent, &mut report, &mut go);
+    let Err(errno) = become_program(program, filter, parent, &report, &mut go);
     let _ = report.write_all(&(errno as i32).to_ne_bytes());
     127
 }
@@ -214,7 +242,7 @@ fn become_program(
     program: &Program<'_>,
     filter: &[libc::sock_filter],
     parent: Pid,
-    report: &mut PipeWriter,
+    report: &UnixStream,
     go: &mut PipeReader,
 ) -> Result<std::convert::Infallible, Errno> {
     if program.new_session {
@@ -223,15 +251,11 @@ fn become_program(
     if program.no_new_privs {
         prctl::set_no_new_privs()?;
     }
-    let number = match install(filter) {
-        Ok(number) => number,
-        Err(errno) => -(errno as i32),
-    };
-    report
-        .write_all(&number.to_ne_bytes())
-        .map_err(|error| errno_from(&error))?;
+    let listener = install(filter);
+    send_listener(report, listener.as_ref().map_err(|errno| *errno))?;
+    drop(listener?);
     let mut told = [0];
-    if number < 0 || go.read(&mut told).unwrap_or(0) == 0 {
+    if go.read(&mut told).unwrap_or(0) == 0 {
         return Err(Errno::ECANCELED);
     }
     if let Some(credentials) = program.credentials {
@@ -255,16 +279,18 @@ fn become_program(
     execvp(name, program.command)
 }
 
-/// Installs the filter for this thread and returns the number of its listener.
-fn install(filter: &[libc::sock_filter]) -> Result<i32, Errno> {
+/// Installs the filter for this thread and returns its listener.
+fn install(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
         filter: filter.as_ptr().cast_mut(),
     };
-    seccomp(
+    let number = seccomp(
         FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
         &raw const program,
-    )
+    )?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn seccomp(flags: libc::c_ulong, program: *const libc::sock_fprog) -> Result<i32, Errno> {
@@ -303,9 +329,9 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
     Ok(())
 }
 
-fn read_number(pipe: &mut PipeReader) -> Option<i32> {
+fn read_number(socket: &mut UnixStream) -> Option<i32> {
     let mut bytes = [0; 4];
-    pipe.read_exact(&mut bytes).ok()?;
+    socket.read_exact(&mut bytes).ok()?;
     Some(i32::from_ne_bytes(bytes))
 }
 

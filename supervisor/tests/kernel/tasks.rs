@@ -7,6 +7,7 @@ use imsup_supervisor::kernel::{socket, task};
 use nix::errno::Errno;
 
 use crate::listener;
+use crate::script::Script;
 
 /// pidfd_open(2), PIDFD_THREAD, and pidfd_getfd(2): a duplicate is the same open file description; what is not open is EBADF,
 /// and a pidfd of a process that is gone says ESRCH for ever.
@@ -25,6 +26,43 @@ fn descriptors_are_duplicated_through_pidfds() {
     let pidfd = task::open_thread(i32::try_from(child.id()).unwrap()).unwrap();
     child.wait().unwrap();
     assert_eq!(task::duplicate_from(&pidfd, 0).map(drop), Err(Errno::ESRCH));
+}
+
+/// proc_pid_mem(5), fs/proc/base.c (mem_rw): the file, too, reads as far as memory is mapped; a bad address is EIO, or EINVAL beyond the
+/// largest offset. It writes through read-only mappings (mm/gup.c, FOLL_FORCE), which we do not.
+#[test]
+fn memory_is_read_and_written_through_its_file() {
+    let mut script = Script::start(
+        "
+import mmap
+PAGE = mmap.PAGESIZE
+libc.mmap.restype = ctypes.c_void_p
+at = libc.mmap(None, ctypes.c_size_t(3 * PAGE), 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, ctypes.c_long(0))
+ctypes.memmove(at, b'imsup', 5)
+libc.munmap(ctypes.c_void_p(at + 2 * PAGE), ctypes.c_size_t(PAGE))
+libc.mprotect(ctypes.c_void_p(at + PAGE), ctypes.c_size_t(PAGE), 1)",
+    );
+    let line = script.ask("at, PAGE");
+    let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+    let (at, page) = (numbers[0], numbers[1]);
+    let memory = ThreadMemory::by_file(script.pid());
+    assert_eq!(memory.read_array::<5>(at), Ok(*b"imsup"));
+    memory.write(at + 1, b"nsu").unwrap();
+    assert_eq!(memory.read_array::<5>(at), Ok(*b"insup"));
+    let mut buffer = [0; 16];
+    assert_eq!(
+        memory.read(at + 2 * page - 6, &mut buffer),
+        Ok(6),
+        "as far as it is mapped"
+    );
+    for unmapped in [0, at + 2 * page, u64::MAX] {
+        assert_eq!(memory.read_array::<5>(unmapped), Err(Errno::EFAULT));
+        assert_eq!(memory.write(unmapped, b"x"), Err(Errno::EFAULT));
+    }
+    for read_only in [at + page, at + page - 1] {
+        assert_eq!(memory.write(read_only, b"gone"), Err(Errno::EFAULT));
+    }
+    assert_eq!(memory.read_array::<4>(at + page), Ok([0; 4]));
 }
 
 /// process_vm_readv(2): a read that runs into unmapped memory returns what came before; a bad address is EFAULT.

@@ -1,0 +1,55 @@
+//! What imsup may do to the processes of its program: probed once. Docker's default seccomp profile refuses pidfd_getfd(2), and in some
+//! versions process_vm_readv(2), to a container without CAP_SYS_PTRACE; each has another way.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::LazyLock;
+
+use nix::errno::Errno;
+
+use super::{features, memory, task};
+
+/// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`. For tests and
+/// benchmarks, on any machine, of what happens in a container.
+pub const WITHOUT: &str = "IMSUP_WITHOUT";
+
+/// capabilities(7).
+pub const CAP_SYS_PTRACE: u64 = 1 << 19;
+
+static PRESENT: LazyLock<Means> = LazyLock::new(Means::probe);
+
+/// What may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Means {
+    /// pidfd_getfd(2): else the supervisor makes the program's sockets, and keeps copies ([`crate::copies`]).
+    pub pidfd_getfd: bool,
+    /// process_vm_readv(2) and process_vm_writev(2): else /proc/TID/mem ([`super::memory`]).
+    pub process_vm: bool,
+    /// Processes of other users may be inspected only with their own file-system user ([`super::inspect`]).
+    pub as_owner: bool,
+}
+
+impl Means {
+    /// What this process may use.
+    pub fn present() -> Self {
+        *PRESENT
+    }
+
+    fn probe() -> Self {
+        let named = std::env::var(WITHOUT).unwrap_or_default();
+        let without = |name: &str| named.split(',').any(|word| word.trim() == name);
+        Self {
+            pidfd_getfd: !without("pidfd_getfd") && try_pidfd_getfd().is_ok(),
+            process_vm: !without("process_vm_readv") && memory::try_process_vm().is_ok(),
+            as_owner: nix::unistd::geteuid().is_root() && !features::has_capability(CAP_SYS_PTRACE),
+        }
+    }
+}
+
+/// Tries pidfd_getfd(2) on this process.
+///
+/// # Errors
+/// EPERM or ENOSYS where it is refused or unknown.
+pub fn try_pidfd_getfd() -> Result<OwnedFd, Errno> {
+    let pidfd = task::open_thread(nix::unistd::gettid().as_raw())?;
+    task::duplicate_from(&pidfd, pidfd.as_raw_fd())
+}
