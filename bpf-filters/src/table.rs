@@ -28,6 +28,8 @@ pub enum Handler {
     GetSockName,
     /// getpeername(2).
     GetPeerName,
+    /// getsockopt(2) of SO_ACCEPTCONN.
+    AcceptConn,
     /// uname(2).
     Uname,
     /// open(2) with the flags by which musl reads a file.
@@ -121,6 +123,19 @@ const WITH_DESTINATION: &[Condition] = &[Condition {
     test: Test::NotEqual(0),
 }];
 
+const OF_ACCEPTCONN: &[Condition] = &[int(1, libc::SOL_SOCKET), int(2, libc::SO_ACCEPTCONN)];
+
+/// The argument, an `int` to the kernel, is `value`.
+const fn int(argument: u8, value: i32) -> Condition {
+    Condition {
+        argument,
+        test: Test::MaskedEqual {
+            mask: u32::MAX as u64,
+            value: value as u64,
+        },
+    }
+}
+
 const fn fast_open(flags_argument: u8) -> Condition {
     Condition {
         argument: flags_argument,
@@ -211,6 +226,13 @@ pub const TABLE: &[Row] = &[
         libc::SYS_getpeername,
         Handler::GetPeerName,
         "the program sees the address it connected to, not the alias that stands for it",
+    ),
+    notify_when(
+        "getsockopt",
+        libc::SYS_getsockopt,
+        Handler::AcceptConn,
+        OF_ACCEPTCONN,
+        "a retained socket that took the place of the program's listens before the program says so, and HAProxy asks before it does",
     ),
     notify("uname", libc::SYS_uname, Handler::Uname, "the node name is the host's"),
     #[cfg(target_arch = "x86_64")]

@@ -148,6 +148,12 @@ impl Retained {
         self.slots.contains_key(&endpoint)
     }
 
+    /// Whether this socket was given to the program in the place of its own, and the program has not listened on it.
+    pub fn waits_for_listen(&self, inode: u64) -> bool {
+        let mut slots = self.slots.values().flatten();
+        slots.any(|slot| slot.inode == inode && slot.installed && !slot.listened)
+    }
+
     /// Remembers that the program listens on the wildcard; `endpoint` is where that landed.
     pub fn note_wildcard(&mut self, endpoint: Endpoint) {
         self.wildcards.insert(endpoint);
@@ -247,7 +253,9 @@ mod tests {
             "the program closed it"
         );
         assert_eq!(retained.listening().count(), 0);
+        assert!(retained.waits_for_listen(7) && !retained.waits_for_listen(8));
         assert!(retained.add_listening(endpoint, null(), 7, 5), "the first listen");
+        assert!(!retained.waits_for_listen(7));
         assert!(
             !retained.add_listening(endpoint, null(), 7, 5),
             "a second one changes the backlog"

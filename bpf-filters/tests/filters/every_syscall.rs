@@ -184,6 +184,24 @@ fn arguments_decide_as_designed() {
             "sendmmsg's flags",
         ),
         (
+            libc::SYS_getsockopt,
+            [3, 1, 30, 4096, 4096, 0],
+            Verdict::Notify,
+            "SO_ACCEPTCONN",
+        ),
+        (
+            libc::SYS_getsockopt,
+            [3, 1, 4, 4096, 4096, 0],
+            Verdict::Allow,
+            "SO_ERROR",
+        ),
+        (
+            libc::SYS_getsockopt,
+            [3, 6, 30, 4096, 4096, 0],
+            Verdict::Allow,
+            "option 30 of TCP",
+        ),
+        (
             libc::SYS_bind,
             [u64::MAX; 6],
             Verdict::Notify,

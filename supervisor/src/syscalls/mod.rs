@@ -9,6 +9,7 @@ mod lead;
 mod listen;
 mod names;
 mod open;
+mod options;
 mod send;
 mod uname;
 
@@ -64,6 +65,7 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
         Some(Handler::SendMmsg) => send::sendmmsg(host, call),
         Some(Handler::GetSockName) => names::getsockname(host, call),
         Some(Handler::GetPeerName) => names::getpeername(host, call),
+        Some(Handler::AcceptConn) => options::accept_conn(host, call),
         Some(Handler::Uname) => uname::uname(host, call),
         Some(Handler::Open) => open::open(host, call),
         None => Answer::Continue.into(),
