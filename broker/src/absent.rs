@@ -14,6 +14,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::files;
 use crate::launcher::{self, Pids, Tree, cgroups};
 use crate::paths::Paths;
+use crate::routes::{self, RouteError};
 
 /// How long supervisors may take to end their programs.
 const GRACE: Duration = Duration::from_secs(12);
@@ -37,6 +38,9 @@ pub enum AbsentError {
     /// What dead supervisors left survived.
     #[error("processes that killed supervisors left could not be ended; `imsup down` tries again")]
     Left,
+    /// A route is left.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// Files could not be removed.
     #[error("what the project left in {path} could not be removed: {source}")]
     Files {
@@ -117,6 +121,7 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
     if !end_left(paths) {
         return Err(AbsentError::Left);
     }
+    routes::release(paths)?;
     remove_files(paths)?;
     Ok(ended)
 }

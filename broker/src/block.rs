@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::ops::RangeInclusive;
 
 use imsup_wire::{Index, Plane, Planes};
 
@@ -28,12 +29,12 @@ pub enum BlockError {
     },
     /// The pinned block is in use.
     #[error(
-        "the addresses 127.77.{block}.0/24 that `x-imsup.subnet` pins are in use ({source} on {address}); \
-         pin another subnet or take down the project that has it"
+        "the addresses {addresses} that the compose file pins are in use ({source} on {address}); \
+         pin others or take down the project that has them. (No two projects have addresses with the same third byte.)"
     )]
     PinnedTaken {
-        /// Its number.
-        block: u8,
+        /// The first and the last address.
+        addresses: String,
         /// What could not be bound.
         address: SocketAddrV4,
         /// Why.
@@ -41,7 +42,8 @@ pub enum BlockError {
     },
     /// No block could be claimed.
     #[error(
-        "no block of addresses is free ({source} on {address}): port {NAME_PORT} must be bindable on an address 127.77.N.0"
+        "no block of addresses is free ({source} on {address}): port {NAME_PORT} must be bindable on an address A.B.N.0 of the \
+         subnet, and on 127.78.N.0"
     )]
     NoneFree {
         /// The last one tried.
@@ -51,17 +53,15 @@ pub enum BlockError {
     },
     /// A pinned address is not one the host can have.
     #[error(
-        "host '{host}': its address {address} is not in the project's block 127.77.{first}.0 to 127.77.{last}.255; pin the block with `x-imsup.subnet`"
+        "host '{host}': its address {address} is not among the project's, {addresses}; pin them with `x-imsup.subnet`"
     )]
     OutsideBlock {
         /// The host.
         host: String,
         /// The address.
         address: Ipv4Addr,
-        /// The first block.
-        first: u8,
-        /// The last.
-        last: u8,
+        /// The first and the last address.
+        addresses: String,
     },
     /// Two hosts pin one address.
     #[error("hosts '{first}' and '{second}' both have the address {address}")]
@@ -76,11 +76,14 @@ pub enum BlockError {
 }
 
 /// The blocks of a project, and the sockets that make them its own.
+#[derive(Default)]
 pub(crate) struct Claim {
     /// The first.
     pub(crate) first: u8,
     /// How many follow each other.
     pub(crate) count: u16,
+    /// What no other broker can bind, whatever the prefix of its VIPs; one for each block.
+    locks: Vec<UdpSocket>,
     /// The name server's sockets, one pair for each block.
     pub(crate) sockets: Vec<(UdpSocket, TcpListener)>,
 }
@@ -98,9 +101,21 @@ impl Claim {
         (first..=last).filter_map(Index::new)
     }
 
+    /// The first and the last address, for people.
+    fn addresses(&self, planes: &Planes) -> String {
+        let [a, b] = planes.vip;
+        format!("{a}.{b}.{}.0 to {a}.{b}.{}.255", self.first, self.last())
+    }
+
     /// The last block.
     pub(crate) fn last(&self) -> u8 {
         u8::try_from(u16::from(self.first) + self.count - 1).unwrap_or(LAST_BLOCK)
+    }
+
+    /// Gives the blocks up.
+    pub(crate) fn release(&mut self) {
+        self.sockets.clear();
+        self.locks.clear();
     }
 
     fn numbers(&self) -> impl Iterator<Item = u8> {
@@ -117,19 +132,64 @@ fn blocks_for(hosts: usize) -> Result<u16, BlockError> {
         .ok_or(BlockError::TooManyHosts { hosts })
 }
 
+/// Which blocks a project can have.
+struct Wanted {
+    /// How many.
+    count: u16,
+    /// The first blocks they may begin with.
+    starts: RangeInclusive<u16>,
+    /// Whether the file leaves no choice, so that what is recorded of others says nothing.
+    pinned: bool,
+}
+
+impl Wanted {
+    fn of(cluster: &Cluster, planes: &Planes) -> Result<Self, BlockError> {
+        let blocks = cluster.subnet.map_or(0..=LAST_BLOCK, |subnet| subnet.blocks());
+        let (first, last) = (u16::from(*blocks.start()), u16::from(*blocks.end()));
+        let addresses = cluster.hosts.iter().filter_map(|host| planes.place(host.address?));
+        let pins = addresses.map(|place| place.index.number() >> 8);
+        let pins = pins.fold(None, |span: Option<(u16, u16)>, pin| {
+            let (lowest, highest) = span.unwrap_or((pin, pin));
+            Some((lowest.min(pin), highest.max(pin)))
+        });
+        let count = blocks_for(cluster.hosts.len())?.min(last - first + 1);
+        let latest = |count: u16| (last + 1).saturating_sub(count).max(first);
+        Ok(match pins {
+            None => Self {
+                count,
+                starts: first..=latest(count),
+                pinned: first == latest(count),
+            },
+            // A pinned address says where the blocks are: they begin with the lowest of them.
+            Some((lowest, highest)) => {
+                let count = count.max(highest.saturating_sub(lowest) + 1);
+                let start = lowest.min(latest(count));
+                Self {
+                    count,
+                    starts: start..=start,
+                    pinned: true,
+                }
+            }
+        })
+    }
+}
+
 /// The first blocks to try, best first.
-fn candidates(project: &str, count: u16, recorded: Option<(u8, u16)>, others: &[(u8, u16)]) -> Vec<u8> {
+fn candidates(project: &str, wanted: &Wanted, recorded: Option<(u8, u16)>, others: &[(u8, u16)]) -> Vec<u8> {
     let taken: BTreeSet<u16> = others
         .iter()
+        .filter(|_| !wanted.pinned)
         .flat_map(|(first, count)| u16::from(*first)..u16::from(*first) + count)
         .collect();
-    // Block 0 is left out unless everything is needed: 127.77.0.0 looks like a network to people.
-    let starts = 257u16.saturating_sub(count).max(1);
-    let offset = u16::try_from(hash(project) % u64::from(starts)).unwrap_or(0);
-    let probes = (0..starts).map(|step| (offset + step) % starts);
+    let Wanted { count, starts, .. } = wanted;
+    let choice = starts.end() - starts.start() + 1;
+    let offset = u16::try_from(hash(project) % u64::from(choice)).unwrap_or(0);
+    let probes = (0..choice).map(|step| starts.start() + (offset + step) % choice);
     let free = probes.filter(|start| (*start..*start + count).all(|block| !taken.contains(&block)));
-    let own = recorded.filter(|(_, size)| *size >= count).map(|(first, _)| first);
+    let own = recorded.filter(|(first, size)| size >= count && starts.contains(&u16::from(*first)));
+    let own = own.map(|(first, _)| first);
     let mut ordered: Vec<u8> = own.into_iter().collect();
+    // Block 0 is left out unless everything is needed: 127.77.0.0 looks like a network to people.
     let zero_last = free.partition::<Vec<u16>, _>(|start| *start != 0);
     for start in zero_last.0.into_iter().chain(zero_last.1) {
         match u8::try_from(start) {
@@ -154,21 +214,23 @@ pub(crate) fn claim(
     recorded: Option<(u8, u16)>,
     others: &[(u8, u16)],
 ) -> Result<Claim, BlockError> {
-    let count = blocks_for(cluster.hosts.len())?;
-    // A pinned address says where the block is, when nothing else does.
-    let addresses = cluster.hosts.iter().filter_map(|host| planes.place(host.address?));
-    let lowest = addresses.map(|place| place.index.number().to_be_bytes()[0]).min();
-    if let Some(block) = cluster.block.or(lowest) {
-        return bind(block, count, planes).map_err(|(address, source)| BlockError::PinnedTaken {
-            block,
-            address,
-            source,
-        });
-    }
+    let wanted = Wanted::of(cluster, planes)?;
     let mut last = None;
-    for start in candidates(&cluster.project, count, recorded, others) {
-        match bind(start, count, planes) {
+    for start in candidates(&cluster.project, &wanted, recorded, others) {
+        match bind(start, wanted.count, planes) {
             Ok(claim) => return Ok(claim),
+            Err((address, source)) if wanted.pinned => {
+                let claim = Claim {
+                    first: start,
+                    count: wanted.count,
+                    ..Claim::default()
+                };
+                return Err(BlockError::PinnedTaken {
+                    addresses: claim.addresses(planes),
+                    address,
+                    source,
+                });
+            }
             Err(failure) => last = Some(failure),
         }
     }
@@ -182,17 +244,26 @@ pub(crate) fn claim(
 }
 
 fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, io::Error)> {
-    let mut sockets = Vec::new();
+    let mut claim = Claim {
+        first,
+        count,
+        ..Claim::default()
+    };
     for step in 0..count {
-        let address = |block| SocketAddrV4::new(planes.broker_address(block), NAME_PORT);
+        let at = |ip| SocketAddrV4::new(ip, NAME_PORT);
         let Ok(block) = u8::try_from(u16::from(first) + step) else {
-            return Err((address(LAST_BLOCK), io::Error::other("the last block is 255")));
+            let address = at(planes.broker_address(LAST_BLOCK));
+            return Err((address, io::Error::other("the last block is 255")));
         };
-        let address = address(block);
+        let address = at(planes.claim_address(block));
+        claim
+            .locks
+            .push(UdpSocket::bind(address).map_err(|error| (address, error))?);
+        let address = at(planes.broker_address(block));
         let pair = UdpSocket::bind(address).and_then(|udp| Ok((udp, TcpListener::bind(address)?)));
-        sockets.push(pair.map_err(|error| (address, error))?);
+        claim.sockets.push(pair.map_err(|error| (address, error))?);
     }
-    Ok(Claim { first, count, sockets })
+    Ok(claim)
 }
 
 /// Gives each host its index: the pinned address, else the one it had, else the next that is free, in the file's order.
@@ -213,8 +284,7 @@ pub(crate) fn assign(
             .ok_or_else(|| BlockError::OutsideBlock {
                 host: host.name.to_string(),
                 address,
-                first: claim.first,
-                last: claim.last(),
+                addresses: claim.addresses(planes),
             })?;
         if let Some(other) = owner.insert(index.number(), position) {
             return Err(BlockError::SharedAddress {
@@ -259,7 +329,7 @@ mod tests {
             let claim = Claim {
                 first,
                 count: 40,
-                sockets: Vec::new(),
+                ..Claim::default()
             };
             let indexes: Vec<Index> = claim.indexes().collect();
             assert_eq!(indexes.len(), 40 * HOSTS_PER_BLOCK, "from {first}");
@@ -278,19 +348,43 @@ mod tests {
 
     #[test]
     fn candidates_start_with_the_recorded_block_and_leave_out_those_of_others() {
-        let all = candidates("shop", 1, None, &[]);
+        let anywhere = |count| Wanted {
+            count,
+            starts: 0..=256 - count,
+            pinned: false,
+        };
+        let all = candidates("shop", &anywhere(1), None, &[]);
         assert_eq!(all.len(), 256);
         assert_eq!(all[255], 0);
         let first = all[0];
-        assert_ne!(candidates("shop", 1, None, &[(first, 1)])[0], first);
-        assert_eq!(candidates("shop", 1, Some((9, 1)), &[])[0], 9);
+        assert_ne!(candidates("shop", &anywhere(1), None, &[(first, 1)])[0], first);
+        assert_eq!(candidates("shop", &anywhere(1), Some((9, 1)), &[])[0], 9);
         assert_ne!(
-            candidates("shop", 2, Some((9, 1)), &[])[0],
+            candidates("shop", &anywhere(2), Some((9, 1)), &[])[0],
             9,
             "it no longer fits there"
         );
-        let wide = candidates("shop", 40, None, &[(100, 1)]);
+        let wide = candidates("shop", &anywhere(40), None, &[(100, 1)]);
         assert!(wide.iter().all(|start| !(61..=100).contains(start)));
+    }
+
+    #[test]
+    fn blocks_lie_in_the_subnet_and_have_the_pinned_addresses() {
+        let mut cluster = crate::testing::cluster("subnets", vec![host("a"), host("b")]);
+        let mut wanted = |subnet: &str, pins: [Option<&str>; 2]| {
+            cluster.subnet = Some(subnet.parse().unwrap());
+            for (host, pin) in cluster.hosts.iter_mut().zip(pins) {
+                host.address = pin.map(|pin| pin.parse().unwrap());
+            }
+            let wanted = Wanted::of(&cluster, &cluster.subnet.unwrap().planes()).unwrap();
+            (wanted.count, wanted.starts, wanted.pinned)
+        };
+        assert_eq!(wanted("10.77.0.0/16", [None, None]), (1, 0..=255, false));
+        assert_eq!(wanted("10.77.9.0/24", [None, None]), (1, 9..=9, true));
+        assert_eq!(wanted("10.77.8.0/22", [None, None]), (1, 8..=11, false));
+        assert_eq!(wanted("10.77.0.0/16", [Some("10.77.3.1"), None]), (1, 3..=3, true));
+        let apart = [Some("10.77.200.1"), Some("10.77.7.5")];
+        assert_eq!(wanted("10.77.0.0/16", apart), (194, 7..=7, true));
     }
 
     #[test]
@@ -300,7 +394,12 @@ mod tests {
         let one = claim(&cluster, &planes, None, &[]).unwrap();
         let two = claim(&cluster, &planes, None, &[]).unwrap();
         assert_ne!(one.first, two.first);
-        cluster.block = Some(one.first);
+        // A subnet of another prefix, and the block that the first has.
+        cluster.subnet = Some(format!("127.77.{}.0/24", one.first).parse().unwrap());
+        let planes = Planes {
+            vip: [127, 96],
+            ..planes
+        };
         assert!(matches!(
             claim(&cluster, &planes, None, &[]),
             Err(BlockError::PinnedTaken { .. })

@@ -8,6 +8,8 @@ use std::time::Duration;
 use imsup_wire::{HostName, Transport};
 use serde::Serialize;
 
+use crate::subnet::Subnet;
+
 /// A project and its hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cluster {
@@ -15,8 +17,8 @@ pub struct Cluster {
     pub project: String,
     /// The directory of the (first) compose file; what relative paths start from.
     pub directory: PathBuf,
-    /// The block pinned by `x-imsup.subnet`, as the third byte of its addresses (`127.77.BLOCK.0/24`).
-    pub block: Option<u8>,
+    /// Where the VIPs lie: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16 where `None`.
+    pub subnet: Option<Subnet>,
     /// In the order of the file; replicas follow each other.
     pub hosts: Vec<HostSpec>,
 }

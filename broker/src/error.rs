@@ -10,6 +10,7 @@ use crate::absent::AbsentError;
 use crate::block::BlockError;
 use crate::projects::ProjectsError;
 use crate::published::PublishError;
+use crate::routes::RouteError;
 
 /// Why a broker could not start, or broke.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,9 @@ pub enum BrokerError {
     /// What is remembered of projects cannot be read or written.
     #[error(transparent)]
     Projects(#[from] ProjectsError),
+    /// The addresses could not be made the machine's, or given up.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// There are no addresses.
     #[error(transparent)]
     Block(#[from] BlockError),

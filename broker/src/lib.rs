@@ -27,10 +27,12 @@ pub mod projects;
 mod published;
 mod registry;
 mod retained;
+mod routes;
 mod run;
 mod sessions;
 mod signals;
 mod sockets;
+pub mod subnet;
 #[cfg(test)]
 mod testing;
 mod tokens;
@@ -40,4 +42,5 @@ pub use block::{BlockError, NAME_PORT};
 pub use error::BrokerError;
 pub use launcher::BOOT_VARIABLE;
 pub use published::PublishError;
+pub use routes::RouteError;
 pub use run::{Options, run};

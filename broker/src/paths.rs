@@ -79,6 +79,11 @@ impl Paths {
         self.runtime.join("cgroups")
     }
 
+    /// Where the hosts' addresses lie, and which routes that took.
+    pub fn subnet(&self) -> PathBuf {
+        self.runtime.join("subnet")
+    }
+
     /// What a host's supervisor holds with flock.
     pub fn running(&self, host: &str) -> PathBuf {
         self.runtime.join("running").join(host)

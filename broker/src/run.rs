@@ -33,6 +33,7 @@ use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::projects::{self, Memory};
 use crate::published::{self, Relay};
+use crate::routes;
 use crate::signals::Signals;
 use crate::sockets;
 use crate::tokens::{Kind, token};
@@ -78,6 +79,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     let result = start_and_serve(options);
     if result.is_err() && fresh {
         // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
+        let _ = routes::release(&paths);
         let _ = absent::remove_files(&paths);
     }
     drop(lock);
@@ -99,7 +101,9 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
     let publishes = cluster.hosts.iter().any(|host| !host.published.is_empty());
     let limits = limits::raise(publishes).map_err(system("setrlimit(2)"))?;
-    let planes = Planes::default();
+    let subnet = cluster.subnet.unwrap_or_default();
+    let planes = subnet.planes();
+    routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;
 
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
     let claim = block::claim(&cluster, &planes, memory.blocks, &others)?;
@@ -179,6 +183,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     // Hosts of an earlier broker that this one's file does not have.
     absent::end_held(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
+    routes::release(&broker.paths)?;
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
     Ok(())

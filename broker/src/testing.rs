@@ -44,7 +44,7 @@ pub(crate) fn cluster(project: &str, hosts: Vec<HostSpec>) -> Cluster {
     Cluster {
         project: project.to_owned(),
         directory: PathBuf::from("/"),
-        block: None,
+        subnet: None,
         hosts,
     }
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// A host's 16-bit machine index: the last two bytes of each of its addresses.
 ///
-/// Indexes whose low byte is 0 are never a host: the project's broker keeps that address for itself (its name server,
-/// and the claim that makes a block of indexes exclusive on the machine).
+/// Indexes whose low byte is 0 are never a host: the project's broker keeps those addresses for itself (its name server, and
+/// the claim that makes a block of indexes exclusive on the machine).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct Index(u16);
@@ -103,6 +103,12 @@ impl Planes {
     /// The broker's own address in the block that holds `index`: `vip.hi.0`.
     pub fn broker_address(&self, block: u8) -> Ipv4Addr {
         self.raw(Plane::Vip, u16::from(block) << 8)
+    }
+
+    /// The address that makes a block of indexes one broker's: `localhost.hi.0`. Own localhosts are by index alone, so that
+    /// projects whose VIPs have different prefixes must not share a block either.
+    pub fn claim_address(&self, block: u8) -> Ipv4Addr {
+        self.raw(Plane::Localhost, u16::from(block) << 8)
     }
 
     /// Which host's address this is, or `None` where it lies outside the planes or is kept for a broker.

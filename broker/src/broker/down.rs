@@ -147,6 +147,6 @@ impl Broker {
     pub(crate) fn let_go(&mut self) {
         self.listener = None;
         self.sockets = crate::retained::Sockets::default();
-        self.claim.sockets.clear();
+        self.claim.release();
     }
 }

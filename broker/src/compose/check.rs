@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
-use imsup_wire::{Plane, Planes, Transport};
+use imsup_wire::Transport;
 
 use super::error::Fault;
+use super::ipam::Pinned;
 use super::tree::Location;
 use crate::cluster::Publish;
+use crate::subnet::Subnet;
 
 /// Hosts in a block: its addresses but the broker's own, `127.77.B.0`.
 const HOSTS_PER_BLOCK: usize = 255;
@@ -49,31 +51,35 @@ pub enum Conflict {
     },
     /// An address that isn't one of the planes'.
     #[error(
-        "{0} cannot be a host's address here: hosts have addresses in 127.77.0.0/16; \
-         choose one, or leave it out and imsup does"
+        "{0} cannot be a host's address here: hosts have addresses in 127.77.0.0/16; choose one, leave it out and \
+         imsup does, or pin its subnet with `x-imsup.subnet`"
     )]
     OutsidePlane(Ipv4Addr),
     /// An address that is kept for the broker.
     #[error("{0} is kept for imsup itself: a host's address ends in 1 to 255")]
     Kept(Ipv4Addr),
     /// An address outside the subnet.
-    #[error("{address} is outside 127.77.{block}.0/24, which x-imsup.subnet pins: change one of them")]
-    OutsideBlock {
+    #[error("{address} is outside {subnet}, which {pinned_by} pins: change one of them")]
+    OutsideSubnet {
         /// The address.
         address: Ipv4Addr,
-        /// The subnet's third byte.
-        block: u8,
+        /// The subnet.
+        subnet: Subnet,
+        /// Where it is pinned.
+        pinned_by: String,
     },
     /// More hosts than a pinned subnet has addresses.
-    #[error("there are {hosts} hosts, and 127.77.{block}.0/24 has room for 255: leave the subnet to imsup")]
-    BlockFull {
+    #[error("there are {hosts} hosts, and {subnet} has room for {room}: pin a larger one, or leave it to imsup")]
+    SubnetFull {
         /// How many hosts there are.
         hosts: usize,
-        /// The subnet's third byte.
-        block: u8,
+        /// The subnet.
+        subnet: Subnet,
+        /// How many hosts it has addresses for.
+        room: usize,
     },
     /// More hosts than there are addresses at all.
-    #[error("there are more than {MAX_HOSTS} hosts, which is all that 127.77.0.0/16 has addresses for")]
+    #[error("there are more than {MAX_HOSTS} hosts, which is all that a subnet has addresses for")]
     TooManyHosts,
     /// One port of the machine for two hosts.
     #[error("the machine's port {port}/{transport} is published twice: by {first} and by {second}")]
@@ -165,8 +171,8 @@ impl Claims {
         Ok(())
     }
 
-    /// Checks what can only be checked when all are there, and gives the block that the file's subnet pins.
-    pub fn finish(self, subnet: Option<(u8, Location)>, hosts: usize) -> Result<Option<u8>, Fault> {
+    /// Checks what can only be checked when all are there, and gives the subnet that the file pins.
+    pub fn finish(self, subnet: Option<Pinned>, hosts: usize) -> Result<Option<Subnet>, Fault> {
         for (name, service, at, path) in &self.aliases {
             if let Some((other, kind)) = self.names.get(name).filter(|(other, _)| other != service) {
                 let conflict = Conflict::Name {
@@ -180,15 +186,18 @@ impl Claims {
         let mut taken: HashMap<Ipv4Addr, &Rc<str>> = HashMap::new();
         for (address, service, at, path) in &self.addresses {
             let fail = |conflict: Conflict| Err(Fault::new(*at, path, conflict));
-            let [a, b, third, last] = address.octets();
-            if [a, b] != Planes::default().vip {
-                return fail(Conflict::OutsidePlane(*address));
+            match &subnet {
+                None if !Subnet::default().contains(*address) => return fail(Conflict::OutsidePlane(*address)),
+                Some(pinned) if !pinned.subnet.contains(*address) => {
+                    return fail(Conflict::OutsideSubnet {
+                        address: *address,
+                        subnet: pinned.subnet,
+                        pinned_by: pinned.path.clone(),
+                    });
+                }
+                _ => {}
             }
-            if last == 0
-                || Planes::default()
-                    .place(*address)
-                    .is_none_or(|place| place.plane != Plane::Vip)
-            {
+            if address.octets()[3] == 0 {
                 return fail(Conflict::Kept(*address));
             }
             if let Some(other) = taken.insert(*address, service) {
@@ -198,19 +207,15 @@ impl Claims {
                     service: service.to_string(),
                 });
             }
-            if let Some((block, _)) = subnet.filter(|(block, _)| *block != third) {
-                return fail(Conflict::OutsideBlock {
-                    address: *address,
-                    block,
-                });
-            }
         }
-        match subnet {
-            Some((block, at)) if hosts > HOSTS_PER_BLOCK => {
-                Err(Fault::new(at, "x-imsup.subnet", Conflict::BlockFull { hosts, block }))
-            }
-            subnet => Ok(subnet.map(|(block, _)| block)),
+        let Some(Pinned { subnet, at, path }) = subnet else {
+            return Ok(None);
+        };
+        let room = subnet.blocks().count() * HOSTS_PER_BLOCK;
+        if hosts > room {
+            return Err(Fault::new(at, path, Conflict::SubnetFull { hosts, subnet, room }));
         }
+        Ok(Some(subnet))
     }
 }
 

@@ -95,14 +95,24 @@ const NETWORK: &[Key] = &[
         Not("hosts reach what this machine reaches, not another project's network"),
     ),
     key("internal", Not("hosts reach what this machine reaches")),
-    key(
-        "ipam",
-        Not("the hosts' addresses are pinned with 'x-imsup: {subnet: 127.77.B.0/24}'"),
-    ),
+    honoured("ipam", Inside::Keys(IPAM)),
     key(
         "enable_ipv6",
         Not("the hosts' addresses are IPv4; IPv6 sockets get them v4-mapped"),
     ),
+];
+
+const IPAM: &[Key] = &[
+    unless("driver", &["default"], ONE_NETWORK),
+    honoured("config", Inside::Items(IPAM_CONFIG)),
+    key("options", Not(ONE_NETWORK)),
+];
+
+const IPAM_CONFIG: &[Key] = &[
+    key("subnet", Honoured),
+    key("ip_range", Not("imsup chooses a block of the subnet")),
+    key("gateway", Not("hosts are on this machine, and need no gateway")),
+    key("aux_addresses", Not("imsup knows no other machines")),
 ];
 
 /// Keys of a service.

@@ -18,7 +18,7 @@ use super::read::{Path, map, text, text_or_texts};
 use super::service::{Builder, Disabled};
 use super::source::{Sources, clean};
 use super::tree::{Location, Node, Value};
-use super::{LoadOptions, Loaded, project, schema, settings};
+use super::{LoadOptions, Loaded, ipam, project, schema, settings};
 use crate::cluster::Cluster;
 
 /// Loads compose files.
@@ -184,6 +184,7 @@ impl Context<'_, '_> {
             defaults: &settings.defaults,
             env_files: EnvFiles::default(),
             claims: Claims::default(),
+            joined: BTreeSet::new(),
             warnings: Vec::new(),
             hosts: Vec::new(),
         };
@@ -195,12 +196,13 @@ impl Context<'_, '_> {
         }
         warnings.append(&mut builder.warnings);
         warnings.append(&mut unset);
-        let block = builder.claims.finish(settings.block, builder.hosts.len())?;
+        let subnet = ipam::choose(settings.subnet, networks, &builder.joined, &mut warnings)?;
+        let subnet = builder.claims.finish(subnet, builder.hosts.len())?;
         Ok(Loaded {
             cluster: Cluster {
                 project: self.project.to_owned(),
                 directory: self.directory.to_owned(),
-                block,
+                subnet,
                 hosts: builder.hosts,
             },
             warnings,

@@ -13,6 +13,7 @@ mod environment;
 mod error;
 mod find;
 mod interpolate;
+mod ipam;
 mod keys;
 mod limits;
 mod load;

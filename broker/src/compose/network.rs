@@ -10,9 +10,14 @@ use super::problem::Problem;
 use super::read::{Path, map, text, texts, wrong_type};
 use super::tree::{Node, Value};
 
+/// The network of a service that names none.
+const DEFAULT: &str = "default";
+
 /// What a service's networks say.
 #[derive(Default)]
 pub(super) struct Networks<'n> {
+    /// Those it is in.
+    pub joined: Vec<&'n str>,
     pub aliases: Vec<Alias<'n>>,
     pub address: Option<(Ipv4Addr, &'n Node)>,
 }
@@ -27,6 +32,7 @@ pub(super) struct Alias<'n> {
 pub(super) fn read<'n>(service: &'n Node, path: &Path<'_>, known: Option<&Map>) -> Result<Networks<'n>, Fault> {
     let mut networks = Networks::default();
     let Some(node) = service.get("networks") else {
+        networks.joined.push(DEFAULT);
         return Ok(networks);
     };
     let path = path.key("networks");
@@ -34,12 +40,14 @@ pub(super) fn read<'n>(service: &'n Node, path: &Path<'_>, known: Option<&Map>) 
         Value::List(items) => {
             for (name, item) in texts(node, &path)?.into_iter().zip(items) {
                 defined(name, item, &path, known)?;
+                networks.joined.push(name);
             }
         }
         Value::Map(entries) => {
             for (name, entry) in entries.iter() {
                 let path = path.key(name);
                 defined(name, &entry.node, &path, known)?;
+                networks.joined.push(name);
                 if !matches!(entry.node.value, Value::Null) {
                     map(&entry.node, &path)?;
                     networks.take(&entry.node, &path)?;
@@ -80,7 +88,7 @@ impl<'n> Networks<'n> {
 }
 
 fn defined(name: &str, node: &Node, path: &Path<'_>, known: Option<&Map>) -> Result<(), Fault> {
-    if name == "default" || known.is_some_and(|known| known.contains_key(name)) {
+    if name == DEFAULT || known.is_some_and(|known| known.contains_key(name)) {
         return Ok(());
     }
     let names = known.into_iter().flat_map(|known| known.keys()).map(|name| &**name);

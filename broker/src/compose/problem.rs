@@ -6,6 +6,7 @@ use super::interpolate::InterpolateError;
 use super::ports::PortError;
 use super::size::SizeError;
 use super::user::UserError;
+use crate::subnet::SubnetError;
 
 /// What is wrong with a value.
 #[derive(Debug, thiserror::Error)]
@@ -152,9 +153,9 @@ pub enum Problem {
         /// `deploy.replicas`.
         replicas: u32,
     },
-    /// `x-imsup.subnet` is not in the plane of the VIPs.
-    #[error("'{0}' is not supported yet: use a block of 127.77.0.0/16, written 127.77.B.0/24 with B from 0 to 255")]
-    Subnet(String),
+    /// `x-imsup.subnet` cannot have VIPs.
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
     /// Two hosts want the same thing, or one wants what nobody can have.
     #[error(transparent)]
     Conflict(#[from] Conflict),

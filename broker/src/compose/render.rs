@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::duration::format;
 use crate::cluster::{Cluster, HostSpec, Limits, Publish, Restart, Settings};
+use crate::subnet::Subnet;
 
 /// The cluster as YAML.
 pub fn render(cluster: &Cluster) -> String {
@@ -40,7 +41,7 @@ struct Document<'a> {
 
 #[derive(Serialize)]
 struct FileSettings {
-    subnet: String,
+    subnet: Subnet,
 }
 
 #[derive(Serialize)]
@@ -127,9 +128,7 @@ impl<'a> Document<'a> {
     fn new(cluster: &'a Cluster) -> Self {
         Self {
             name: &cluster.project,
-            imsup: cluster.block.map(|block| FileSettings {
-                subnet: format!("127.77.{block}.0/24"),
-            }),
+            imsup: cluster.subnet.map(|subnet| FileSettings { subnet }),
             services: cluster
                 .hosts
                 .iter()

@@ -42,6 +42,8 @@ pub(super) struct Builder<'a, 'l> {
     pub defaults: &'a Settings,
     pub env_files: EnvFiles,
     pub claims: Claims,
+    /// The networks that services are in.
+    pub joined: BTreeSet<String>,
     pub warnings: Vec<Warning>,
     pub hosts: Vec<HostSpec>,
 }
@@ -61,6 +63,11 @@ impl Builder<'_, '_> {
         let command = command(node, &path)?;
         self.name_unused_image(node, &path);
         let networks = network::read(node, &path, self.networks)?;
+        for name in &networks.joined {
+            if !self.joined.contains(*name) {
+                self.joined.insert((*name).to_owned());
+            }
+        }
         let hostname = node
             .get("hostname")
             .map(|value| text(value, &path.key("hostname")))

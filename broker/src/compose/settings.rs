@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::duration;
 use super::error::Fault;
+use super::ipam::Pinned;
 use super::keys::nearest;
 use super::problem::Problem;
 use super::read::{Path, boolean, map, text};
@@ -36,25 +37,27 @@ const SHORTEST_HOLD: Duration = Duration::from_millis(10);
 pub(super) struct FileSettings {
     /// What holds for every host whose service says nothing else.
     pub defaults: Settings,
-    /// The third byte of the subnet, and where it is pinned.
-    pub block: Option<(u8, Location)>,
+    /// The subnet, and where it is pinned.
+    pub subnet: Option<Pinned>,
 }
 
 /// The `x-imsup` of the file.
 pub(super) fn of_file(node: Option<&Node>) -> Result<FileSettings, Fault> {
     let path = Path::Root.key("x-imsup");
     let mut defaults = Settings::default();
-    let mut block = None;
+    let mut subnet = None;
     if let Some(node) = node {
         read(node, &path, &mut defaults, &mut |node, path| {
-            block = Some((
-                subnet(text(node, path)?).map_err(|problem| Fault::new(node.at, path, problem))?,
-                node.at,
-            ));
+            let fault = |error| Fault::new(node.at, path, Problem::Subnet(error));
+            subnet = Some(Pinned {
+                subnet: text(node, path)?.parse().map_err(fault)?,
+                at: node.at,
+                path: path.to_string(),
+            });
             Ok(())
         })?;
     }
-    Ok(FileSettings { defaults, block })
+    Ok(FileSettings { defaults, subnet })
 }
 
 /// The `x-imsup` of a service, over the file's.
@@ -135,14 +138,6 @@ fn unknown(at: Location, path: &Path<'_>, name: &str, known: &[&'static str]) ->
     )
 }
 
-/// The block of `127.77.B.0/24`.
-fn subnet(text: &str) -> Result<u8, Problem> {
-    let block = text.strip_prefix("127.77.").and_then(|rest| rest.strip_suffix(".0/24"));
-    block
-        .and_then(|block| block.parse().ok())
-        .ok_or_else(|| Problem::Subnet(text.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::yaml::parse;
@@ -162,7 +157,7 @@ mod tests {
         let text = "{idle_after: never, terminate_after: 1h, timer_slack: 0s, reclaim: true, prefetch: dns, \
                     hold_timeout: 90s, keep_awake: yes, subnet: 127.77.9.0/24}";
         let read = file(text).unwrap();
-        assert_eq!(read.block.map(|(block, _)| block), Some(9));
+        assert_eq!(read.subnet.unwrap().subnet.to_string(), "127.77.9.0/24");
         assert_eq!(
             read.defaults,
             Settings {
@@ -187,18 +182,7 @@ mod tests {
         assert!(message("{hold_timeout: never}").contains("no duration"));
         assert!(message("{timer_slack: -1s}").contains("negative"));
         assert!(message("{prefetch: all}").contains("'dns'"));
-        for other in [
-            "10.77.0.0/16",
-            "127.77.0.0/16",
-            "127.77.256.0/24",
-            "127.77.1.0",
-            "127.78.1.0/24",
-        ] {
-            assert!(
-                message(&format!("{{subnet: {other}}}")).contains("not supported yet"),
-                "{other}"
-            );
-        }
+        assert!(message("{subnet: 10.0.0.0/8}").starts_with("x-imsup.subnet: '10.0.0.0/8' is more"));
     }
 
     #[test]

@@ -324,9 +324,14 @@ mod tests {
 
     /// Answers any query with itself and a mark; over TCP with another mark.
     fn upstream() -> SocketAddr {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).unwrap();
+        // A port that is free for both.
+        let (udp, tcp, address) = std::iter::repeat_with(|| {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = udp.local_addr().unwrap();
+            Some((udp, TcpListener::bind(address).ok()?, address))
+        })
+        .find_map(|both| both)
+        .unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((count, client)) = udp.recv_from(&mut buffer) {

@@ -26,7 +26,7 @@ pub fn run() -> ExitCode {
     }
     let cluster = Cluster {
         directory: PathBuf::from("/"),
-        block: None,
+        subnet: None,
         hosts: variable("FAKE_HOSTS").lines().map(host).collect(),
         project: project.clone(),
     };

@@ -66,7 +66,7 @@ pub fn empty(project: &str, directory: &Path) -> Cluster {
     Cluster {
         project: project.to_owned(),
         directory: PathBuf::from(directory),
-        block: None,
+        subnet: None,
         hosts: Vec::new(),
     }
 }

@@ -130,7 +130,7 @@ fn decide(
                 shown_peer: None,
             }
         }
-        // The kernel's own choice of source for any loopback destination is 127.0.0.1, which is what the peer is to see.
+        // The peer is to see 127.0.0.1.
         Destination::Localhost { v6, port } => {
             let private = if v6 { identity.v6_shadow() } else { identity.localhost() };
             let (private, wildcard) = (SocketAddrV4::new(private, port), SocketAddrV4::new(vip, port));
@@ -143,8 +143,12 @@ fn decide(
                 (false, true) => vec![private],
                 (false, false) => vec![private, wildcard],
             };
+            // For a loopback destination that is the kernel's own choice; for any other local one it is the destination itself,
+            // unless the route says otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
+            let source =
+                (unbound && !vip.is_loopback() && candidates.contains(&wildcard)).then_some(Ipv4Addr::LOCALHOST);
             Plan::Lead {
-                source: None,
+                source,
                 candidates,
                 reach: None,
                 shown_peer: v6.then_some(address),
@@ -237,6 +241,28 @@ mod tests {
             candidates(plan(&socket, "[::1]:80", true, false)),
             [v4("127.79.5.7:80")]
         );
+    }
+
+    #[test]
+    fn a_wildcard_listener_outside_127_8_is_reached_from_127_0_0_1() {
+        let identity = Identity {
+            planes: imsup_wire::Planes {
+                vip: [10, 77],
+                ..imsup_wire::Planes::default()
+            },
+            ..identity()
+        };
+        let source = |local: &str, wildcard| {
+            let to = "127.0.0.1:80".parse().unwrap();
+            let socket = stream(Family::V4, local);
+            match decide(&identity, &socket, to, identity.destination(to), true, |_| wildcard) {
+                Plan::Lead { source, .. } => source,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(source("0.0.0.0:0", true), Some(Ipv4Addr::LOCALHOST));
+        assert_eq!(source("0.0.0.0:0", false), None, "127.78.5.7 is a loopback address");
+        assert_eq!(source("127.0.0.1:4000", true), None, "it is bound");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod client;
 pub mod command;
 pub mod control;
 pub mod leaks;
+pub mod network;
 pub mod random;
 pub mod watch;
 

@@ -3,7 +3,10 @@
 //! A kernel that does otherwise fails here, and not in somebody's cluster.
 
 mod freezer;
+#[path = "../common/network.rs"]
+mod network;
 mod notification;
+mod routes;
 mod script;
 mod sockets;
 mod stopped;
