@@ -12,6 +12,8 @@ pub type Number = c_long;
 /// Who in the supervisor answers a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Handler {
+    /// socket(2) of IPv4 or IPv6.
+    Socket,
     /// bind(2).
     Bind,
     /// listen(2).
@@ -88,6 +90,15 @@ pub enum Action {
     },
 }
 
+/// How the supervisor reaches the program's sockets, by which filters differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sockets {
+    /// It duplicates the program's descriptors (pidfd_getfd(2)).
+    Duplicated,
+    /// It may not: it makes the sockets itself, and keeps copies.
+    Made,
+}
+
 /// One system call of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -97,6 +108,8 @@ pub struct Row {
     pub number: Number,
     /// What is done with it.
     pub action: Action,
+    /// Where that is so; everywhere where `None`, and elsewhere the call is the kernel's.
+    pub only: Option<Sockets>,
     /// Why, and what for.
     pub why: &'static str,
 }
@@ -161,6 +174,7 @@ const fn notify_when(
         name,
         number,
         action: Action::Notify { handler, when },
+        only: None,
         why,
     }
 }
@@ -170,12 +184,44 @@ const fn refuse(name: &'static str, number: Number, errno: i32, why: &'static st
         name,
         number,
         action: Action::Refuse { errno },
+        only: None,
         why,
+    }
+}
+
+/// AF_INET is 2 and AF_INET6 10, which differ in one bit.
+const OF_INET: &[Condition] = &[Condition {
+    argument: 0,
+    test: Test::MaskedEqual {
+        mask: u32::MAX as u64 & !(libc::AF_INET6 as u64 & !(libc::AF_INET as u64)),
+        value: libc::AF_INET as u64,
+    },
+}];
+
+impl Row {
+    const fn only(self, sockets: Sockets) -> Self {
+        Self {
+            only: Some(sockets),
+            ..self
+        }
+    }
+
+    /// Whether it is so in a filter for this way to the program's sockets.
+    pub fn applies(&self, sockets: Sockets) -> bool {
+        self.only.is_none_or(|only| only == sockets)
     }
 }
 
 /// The table. A name and a number appear once.
 pub const TABLE: &[Row] = &[
+    notify_when(
+        "socket",
+        libc::SYS_socket,
+        Handler::Socket,
+        OF_INET,
+        "the supervisor makes the socket and keeps a copy, to act on it",
+    )
+    .only(Sockets::Made),
     notify(
         "bind",
         libc::SYS_bind,

@@ -1,16 +1,20 @@
 //! What a supervisor knows of its host.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
 use imsup_wire::{Endpoint, ToBroker};
+use nix::errno::Errno;
 
+use crate::copies::Copies;
 use crate::identity::Identity;
+use crate::kernel::means::Means;
 use crate::kernel::notify::Listener;
 use crate::kernel::task::Tasks;
+use crate::kernel::{process, socket};
 use crate::link::Link;
 use crate::sockets::{Retained, SocketTable};
 
@@ -19,8 +23,8 @@ use crate::sockets::{Retained, SocketTable};
 pub struct Host {
     /// Where notifications come from.
     pub listener: Listener,
-    /// The threads that make calls.
-    pub tasks: Tasks,
+    /// The way to the program's sockets.
+    pub descriptors: Descriptors,
     /// The host's addresses.
     pub identity: Identity,
     /// What `uname` reports as the node name.
@@ -41,6 +45,26 @@ pub struct Host {
     pub hold_timeout: Duration,
     /// How far the program's start has come.
     pub start: Start,
+}
+
+/// How the program's sockets are reached.
+#[derive(Debug)]
+pub enum Descriptors {
+    /// By pidfd_getfd(2), from the threads that make calls.
+    Duplicated(Tasks),
+    /// Where that is refused: by copies.
+    Copied(Copies),
+}
+
+impl Descriptors {
+    /// The way there is.
+    pub fn new(means: Means) -> Self {
+        if means.pidfd_getfd {
+            Self::Duplicated(Tasks::default())
+        } else {
+            Self::Copied(Copies::default())
+        }
+    }
 }
 
 /// Endpoints where a connect was answered a moment ago. The next one is left to the kernel once its source is bound, which
@@ -110,6 +134,49 @@ impl Start {
 }
 
 impl Host {
+    /// A duplicate of the socket behind descriptor `number` of thread `tid`.
+    ///
+    /// # Errors
+    /// As [`Tasks::duplicate`]; ENOTSOCK also where there is no copy.
+    pub fn socket(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
+        match &mut self.descriptors {
+            Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
+            Descriptors::Copied(copies) => {
+                let inode = process::socket_of(tid, number).ok_or(Errno::ENOTSOCK)?;
+                let copy = copies.get(inode).or_else(|| self.retained.by_inode(inode));
+                socket::duplicate(copy.ok_or(Errno::ENOTSOCK)?)
+            }
+        }
+    }
+
+    /// A socket is connected, or about to be, or listens: a copy of it is given up.
+    pub fn give_up_copy(&mut self, socket: BorrowedFd<'_>) {
+        if let Descriptors::Copied(copies) = &mut self.descriptors
+            && let Ok(inode) = socket::inode(socket)
+        {
+            copies.give_up(inode);
+        }
+    }
+
+    /// The same, of the stream socket behind a descriptor, before the kernel connects it elsewhere.
+    pub fn give_up_copy_of(&mut self, tid: i32, number: RawFd) {
+        if let Descriptors::Copied(copies) = &mut self.descriptors
+            && let Some(inode) = process::socket_of(tid, number)
+            && copies.get(inode).is_some_and(|copy| socket::is_stream(copy.as_fd()))
+        {
+            copies.give_up(inode);
+        }
+    }
+
+    /// Before `port` is bound for `socket`: no copy that only we hold is in its way.
+    pub fn make_way(&mut self, socket: BorrowedFd<'_>, port: u16) {
+        if let Descriptors::Copied(copies) = &mut self.descriptors
+            && let Ok(inode) = socket::inode(socket)
+        {
+            copies.make_way(inode, port);
+        }
+    }
+
     /// Notes a bind or listen.
     pub fn note_step(&mut self) {
         self.start.last_step = Instant::now();

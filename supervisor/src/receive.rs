@@ -240,7 +240,10 @@ impl Loop {
 
     /// Answers a held call. Its duplicate is closed first, or it would delay a FIN.
     fn finish(&mut self, id: NotificationId, answer: Answer) {
-        drop(self.held.remove(&id));
+        let held = self.held.remove(&id);
+        if let Some(Waiting::Connect(connect)) = held.map(|held| held.waiting) {
+            syscalls::connect_answered(&mut self.host, connect.socket.as_fd(), answer);
+        }
         self.answer(id, answer);
     }
 
@@ -383,7 +386,9 @@ impl Loop {
             };
             if !self.host.listener.is_valid(id) {
                 self.cancel(id);
-                self.held.remove(&id);
+                if let Some(Waiting::Connect(connect)) = self.held.remove(&id).map(|held| held.waiting) {
+                    self.host.give_up_copy(connect.socket.as_fd());
+                }
             } else if held.is_interruptible() && signals::interrupts(held.tid) {
                 self.cancel(id);
                 self.finish(id, Answer::Interrupted);

@@ -13,10 +13,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
 use crate::error::{RunError, Trying};
-use crate::host::{Answered, Host, Start};
+use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
+use crate::kernel::means::Means;
 use crate::kernel::spawn;
-use crate::kernel::task::Tasks;
 use crate::kernel::{features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
@@ -65,7 +65,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     };
     // The broker answers while the filter is compiled and the child made.
     let mut link = Link::open(options.broker_socket.clone(), hello.clone()).map_err(broker)?;
-    let filter = imsup_bpf_filters::compile()?;
+    let filter = imsup_bpf_filters::compile(Means::present().sockets())?;
     let signals = init::handled_signals();
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
@@ -146,7 +146,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     }
     let host = Host {
         listener,
-        tasks: Tasks::default(),
+        descriptors: Descriptors::new(Means::present()),
         identity: welcome.identity,
         hostname: welcome.hostname,
         role: options.role.clone(),

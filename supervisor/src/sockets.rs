@@ -129,6 +129,15 @@ impl Retained {
         Some(&slot.socket)
     }
 
+    /// The socket with this inode number, where it is one of these.
+    pub fn by_inode(&self, inode: u64) -> Option<&OwnedFd> {
+        let slots = self.slots.values().flatten();
+        slots
+            .into_iter()
+            .find(|slot| slot.inode == inode)
+            .map(|slot| &slot.socket)
+    }
+
     /// Whether a socket waits for a bind of `endpoint`.
     pub fn is_waiting(&self, endpoint: Endpoint) -> bool {
         self.slots

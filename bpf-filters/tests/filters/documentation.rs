@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use imsup_bpf_filters::{Action, Condition, Row, TABLE, Test, confine};
+use imsup_bpf_filters::{Action, Condition, Row, Sockets, TABLE, Test, confine};
 
 const ABOUT: &str = "\
 # System calls
@@ -18,6 +18,9 @@ Everything that is not listed goes straight to the kernel, which does not even r
 A call that is *handled* is put before the program's supervisor, which does it, or does it differently, or lets it
 through. A call that is *refused* fails with the errno given. Calls of other architectures (i386, and x32 on x86-64)
 fail with ENOSYS.
+
+Where the supervisor may not duplicate the program's descriptors (pidfd_getfd(2) refused: a container without CAP_SYS_PTRACE),
+one call more is handled; it is marked *without pidfd_getfd*.
 
 ";
 
@@ -52,7 +55,12 @@ fn line(row: &Row) -> String {
         Action::Refuse { errno: libc::ENOSYS } => "refused: ENOSYS".to_owned(),
         Action::Refuse { errno } => format!("refused: errno {errno}"),
     };
-    format!("| `{}` | {done} | {} |\n", row.name, row.why)
+    let only = match row.only {
+        None => "",
+        Some(Sockets::Duplicated) => "*with pidfd_getfd:* ",
+        Some(Sockets::Made) => "*without pidfd_getfd:* ",
+    };
+    format!("| `{}` | {only}{done} | {} |\n", row.name, row.why)
 }
 
 fn document() -> String {

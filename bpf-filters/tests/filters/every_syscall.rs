@@ -1,7 +1,7 @@
 //! Every system call, through the compiled filters by interpretation: the verdict is what the table says.
 
 use imsup_bpf_filters::table::{FOREIGN_ARCHITECTURE_ERRNO, row_of};
-use imsup_bpf_filters::{Action, Condition, TABLE, Test};
+use imsup_bpf_filters::{Action, Condition, Sockets, TABLE, Test};
 use proptest::prelude::*;
 
 use crate::support::interpret::Call;
@@ -11,18 +11,21 @@ use crate::support::{Verdict, audit_arch};
 /// Beyond the last number of Linux 6.18 by far.
 const NUMBERS: std::ops::RangeInclusive<u32> = 0..=600;
 
-fn notify_filter() -> Program {
-    Program::of_libc(&imsup_bpf_filters::compile().unwrap())
+const BOTH: [Sockets; 2] = [Sockets::Duplicated, Sockets::Made];
+
+fn notify_filter(sockets: Sockets) -> Program {
+    Program::of_libc(&imsup_bpf_filters::compile(sockets).unwrap())
 }
 
 /// What the table says.
-fn expected(call: &Call) -> Verdict {
+fn expected(call: &Call, sockets: Sockets) -> Verdict {
     let skipped_by_a_tracer = call.nr == u32::MAX;
     let x32 = cfg!(target_arch = "x86_64") && call.nr >= 0x4000_0000 && !skipped_by_a_tracer;
     if call.arch != audit_arch::NATIVE || x32 {
         return Verdict::Errno(FOREIGN_ARCHITECTURE_ERRNO);
     }
-    match row_of(i64::from(call.nr)).map(|row| row.action) {
+    let row = row_of(i64::from(call.nr)).filter(|row| row.applies(sockets));
+    match row.map(|row| row.action) {
         None => Verdict::Allow,
         Some(Action::Refuse { errno }) => Verdict::Errno(errno),
         Some(Action::Notify { when, .. }) if when.iter().all(|condition| condition.holds(&call.arguments)) => {
@@ -38,18 +41,20 @@ fn native(number: libc::c_long, arguments: [u64; 6]) -> Call {
 
 #[test]
 fn every_number_has_the_verdict_of_the_table() {
-    let filter = notify_filter();
-    for nr in NUMBERS {
-        for arguments in [[0; 6], [u64::MAX; 6], [1 << 32; 6]] {
-            let call = Call::new(nr, audit_arch::NATIVE, arguments);
-            assert_eq!(filter.run(&call), expected(&call), "{call:x?}");
+    for sockets in BOTH {
+        let filter = notify_filter(sockets);
+        for nr in NUMBERS {
+            for arguments in [[0; 6], [2; 6], [u64::MAX; 6], [1 << 32; 6]] {
+                let call = Call::new(nr, audit_arch::NATIVE, arguments);
+                assert_eq!(filter.run(&call), expected(&call, sockets), "{sockets:?}: {call:x?}");
+            }
         }
     }
 }
 
 #[test]
 fn calls_of_other_architectures_do_not_exist() {
-    let filter = notify_filter();
+    let filter = notify_filter(Sockets::Made);
     for arch in [
         audit_arch::X86_64,
         audit_arch::I386,
@@ -71,7 +76,7 @@ fn calls_of_other_architectures_do_not_exist() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn x32_calls_do_not_exist() {
-    let (notify, confinement) = (notify_filter(), confinement());
+    let (notify, confinement) = (notify_filter(Sockets::Made), confinement());
     for nr in NUMBERS
         .map(|nr| nr | crate::support::X32_SYSCALL_BIT)
         .chain([0x7fff_ffff, 0x8000_0000, 0xffff_fffe])
@@ -87,27 +92,29 @@ fn x32_calls_do_not_exist() {
 #[test]
 fn calls_skipped_by_a_tracer_stay_skipped() {
     let call = Call::new(u32::MAX, audit_arch::NATIVE, [0; 6]);
-    assert_eq!(notify_filter().run(&call), Verdict::Allow);
+    assert_eq!(notify_filter(Sockets::Made).run(&call), Verdict::Allow);
     assert_eq!(confinement().run(&call), Verdict::Allow);
 }
 
 /// The kernel runs no filter for these: an untrapped call costs what it costs natively.
 #[test]
 fn calls_outside_the_table_are_in_the_kernels_bitmap() {
-    let filter = notify_filter();
-    for nr in NUMBERS {
-        assert_eq!(
-            filter.is_constantly_allowed(nr, audit_arch::NATIVE),
-            row_of(i64::from(nr)).is_none(),
-            "number {nr}"
-        );
+    for sockets in BOTH {
+        let filter = notify_filter(sockets);
+        for nr in NUMBERS {
+            assert_eq!(
+                filter.is_constantly_allowed(nr, audit_arch::NATIVE),
+                row_of(i64::from(nr)).is_none_or(|row| !row.applies(sockets)),
+                "{sockets:?}: number {nr}"
+            );
+        }
     }
 }
 
 /// The table itself, spelled out by hand for the calls whose arguments matter.
 #[test]
 fn arguments_decide_as_designed() {
-    let filter = notify_filter();
+    let filter = notify_filter(Sockets::Made);
     let with = |argument: usize, value: u64| {
         let mut arguments = [0; 6];
         arguments[argument] = value;
@@ -115,6 +122,18 @@ fn arguments_decide_as_designed() {
     };
     let fast_open = libc::MSG_FASTOPEN as u64;
     for (number, arguments, verdict, what) in [
+        (libc::SYS_socket, [2, 1, 0, 0, 0, 0], Verdict::Notify, "IPv4"),
+        (libc::SYS_socket, [10, 2, 0, 0, 0, 0], Verdict::Notify, "IPv6"),
+        (libc::SYS_socket, [1, 1, 0, 0, 0, 0], Verdict::Allow, "UNIX"),
+        (libc::SYS_socket, [16, 3, 0, 0, 0, 0], Verdict::Allow, "netlink"),
+        (libc::SYS_socket, [17, 3, 0, 0, 0, 0], Verdict::Allow, "packet"),
+        (libc::SYS_socket, [40, 1, 0, 0, 0, 0], Verdict::Allow, "vsock"),
+        (
+            libc::SYS_socket,
+            [2 | 1 << 32, 1, 0, 0, 0, 0],
+            Verdict::Notify,
+            "IPv4 under garbage",
+        ),
         (libc::SYS_sendto, [3, 4096, 5, 0, 0, 0], Verdict::Allow, "send"),
         (
             libc::SYS_sendto,
@@ -215,7 +234,7 @@ fn arguments_decide_as_designed() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn only_musls_way_of_reading_is_a_trapped_open() {
-    let filter = notify_filter();
+    let filter = notify_filter(Sockets::Made);
     for (flags, verdict, what) in [
         (0x88000, Verdict::Notify, "musl's fopen for reading"),
         (0xffff_ffff_0008_8000, Verdict::Notify, "the same under garbage"),
@@ -322,11 +341,15 @@ proptest! {
         arguments in any::<[u64; 6]>(),
     ) {
         let call = Call::new(nr, arch, arguments);
-        prop_assert_eq!(notify_filter().run(&call), expected(&call));
+        for sockets in BOTH {
+            prop_assert_eq!(notify_filter(sockets).run(&call), expected(&call, sockets));
+        }
     }
 
     #[test]
     fn calls_near_a_condition_have_the_verdict_of_the_table((name, call) in calls_near_conditions()) {
-        prop_assert_eq!(notify_filter().run(&call), expected(&call), "{}", name);
+        for sockets in BOTH {
+            prop_assert_eq!(notify_filter(sockets).run(&call), expected(&call, sockets), "{}", name);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The compiled filters, instruction by instruction, against `testdata/bpf/`: what changes there is seen in review.
 
+use imsup_bpf_filters::Sockets;
+
 use crate::support::program::Program;
 
 fn compare(name: &str, program: &Program) {
@@ -13,8 +15,10 @@ fn compare(name: &str, program: &Program) {
 }
 
 #[test]
-fn the_notify_filter_is_the_golden_one() {
-    compare("notify", &Program::of_libc(&imsup_bpf_filters::compile().unwrap()));
+fn the_notify_filters_are_the_golden_ones() {
+    let compile = |sockets| Program::of_libc(&imsup_bpf_filters::compile(sockets).unwrap());
+    compare("notify", &compile(Sockets::Duplicated));
+    compare("notify-made", &compile(Sockets::Made));
 }
 
 #[test]
@@ -27,6 +31,6 @@ fn the_confinement_is_the_golden_one() {
 
 #[test]
 fn compiling_twice_gives_the_same_program() {
-    let compile = || Program::of_libc(&imsup_bpf_filters::compile().unwrap());
+    let compile = || Program::of_libc(&imsup_bpf_filters::compile(Sockets::Made).unwrap());
     assert_eq!(compile().0, compile().0);
 }

@@ -57,11 +57,12 @@ pub(super) fn socket_inode(link: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Calls `visitor` with the number and the link of every descriptor, for as long as it says true.
-pub(super) fn visit(pid: i32, mut visitor: impl FnMut(i32, &[u8]) -> bool) {
-    let Some(directory) = open(pid) else { return };
+/// Calls `visitor` with the number and the link of every descriptor, for as long as it says true; false where the process is gone or may
+/// not be inspected.
+pub(super) fn visit(pid: i32, mut visitor: impl FnMut(i32, &[u8]) -> bool) -> bool {
+    let Some(directory) = open(pid) else { return false };
     let Ok(entries) = Dir::read_from(&directory) else {
-        return;
+        return false;
     };
     // Long enough for every link that is told apart; a longer path is `Other` however it ends.
     let mut link = [0; 64];
@@ -74,9 +75,10 @@ pub(super) fn visit(pid: i32, mut visitor: impl FnMut(i32, &[u8]) -> bool) {
             continue;
         };
         if !visitor(number, &link[..length]) {
-            return;
+            break;
         }
     }
+    true
 }
 
 fn open(pid: i32) -> Option<OwnedFd> {

@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
 
 use super::cgroup::Cgroup;
+use super::means::Means;
 use super::memory::{TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
 use super::{process, socket, spawn, task};
@@ -130,7 +131,7 @@ fn feature(
 }
 
 fn notification() -> Feature {
-    let result = match imsup_bpf_filters::compile() {
+    let result = match imsup_bpf_filters::compile(Means::present().sockets()) {
         Ok(filter) => spawn::try_listener(&filter).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };

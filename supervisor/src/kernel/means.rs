@@ -4,6 +4,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::LazyLock;
 
+use imsup_bpf_filters::Sockets;
 use nix::errno::Errno;
 
 use super::{features, memory, task};
@@ -32,6 +33,15 @@ impl Means {
     /// What this process may use.
     pub fn present() -> Self {
         *PRESENT
+    }
+
+    /// How the program's sockets are reached, by which its filter differs.
+    pub fn sockets(self) -> Sockets {
+        if self.pidfd_getfd {
+            Sockets::Duplicated
+        } else {
+            Sockets::Made
+        }
     }
 
     fn probe() -> Self {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -190,24 +191,66 @@ pub fn descendants() -> Vec<i32> {
 
 /// Whether a descendant of this process has a descriptor of the socket with this inode number.
 pub fn descendant_holds_socket(inode: u64) -> bool {
-    descendants().into_iter().any(|pid| sockets_of(pid).contains(&inode))
+    descendants().into_iter().any(|pid| {
+        let mut holds = false;
+        visit_sockets(pid, |held| holds |= held == Some(inode));
+        holds
+    })
 }
 
 /// The inode numbers of all sockets that descendants of this process have descriptors of.
 pub fn sockets_of_descendants() -> HashSet<u64> {
-    descendants().into_iter().flat_map(sockets_of).collect()
+    sockets_held().sockets
 }
 
-/// The inode numbers of a process's sockets.
-fn sockets_of(pid: i32) -> Vec<u64> {
-    let mut found = Vec::new();
+/// What a walk over the descriptors of all descendants found.
+#[derive(Debug, Default)]
+pub struct SocketsHeld {
+    /// The inode numbers of their sockets.
+    pub sockets: HashSet<u64>,
+    /// How many descriptors they have.
+    pub descriptors: usize,
+    /// Whether all of them could be inspected.
+    pub all_seen: bool,
+}
+
+/// Walks over the descriptors of all descendants of this process.
+pub fn sockets_held() -> SocketsHeld {
+    let mut found = SocketsHeld {
+        all_seen: true,
+        ..SocketsHeld::default()
+    };
+    for pid in descendants() {
+        let seen = visit_sockets(pid, |inode| {
+            found.descriptors += 1;
+            found.sockets.extend(inode);
+        });
+        // One that has ended holds nothing.
+        found.all_seen &= seen || is_gone(pid);
+    }
+    found
+}
+
+/// Whether a process has ended, or is a zombie.
+fn is_gone(pid: i32) -> bool {
+    status_field(pid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
+}
+
+/// Calls `visitor` for each descriptor of a process, with the inode number where it is a socket's; false where it may not be inspected.
+fn visit_sockets(pid: i32, mut visitor: impl FnMut(Option<u64>)) -> bool {
     inspect::as_owner(pid, || {
         descriptors::visit(pid, |_, link| {
-            found.extend(descriptors::socket_inode(link));
+            visitor(descriptors::socket_inode(link));
             true
-        });
-    });
-    found
+        })
+    })
+}
+
+/// Whether thread `tid` may be inspected, and its network namespace is ours.
+pub fn shares_network(tid: i32) -> bool {
+    static OURS: LazyLock<Option<PathBuf>> = LazyLock::new(|| fs::read_link("/proc/self/ns/net").ok());
+    let theirs = inspect::as_owner(tid, || fs::read_link(format!("/proc/{tid}/ns/net")).ok());
+    theirs.is_some() && theirs == *OURS
 }
 
 /// The inode number of the socket behind descriptor `number` of thread `tid`; `None` where that is no socket, or may not be inspected.

@@ -1,7 +1,7 @@
 //! TCP sockets of the whole machine, by local address: sock_diag(7), include/uapi/linux/inet_diag.h.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
@@ -10,6 +10,9 @@ use super::tcp_info::{TcpInfo, state};
 /// The older request, which alone takes all families in one walk over the table (net/ipv4/inet_diag.c,
 /// inet_diag_dump_compat): half the time of one dump for each.
 const TCPDIAG_GETSOCK: u16 = 18;
+/// The newer request, for one socket: `struct inet_diag_req_v2`.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -75,6 +78,45 @@ pub(super) fn find(locals: &[Local], states: u32) -> io::Result<Vec<Found>> {
             }
         }
     }
+}
+
+/// The state of the TCP connection with these addresses and this cookie: found by its hash, whatever the number of sockets. `None` where there
+/// is none such.
+///
+/// # Errors
+/// What socket(2), send(2) and recv(2) say.
+pub(super) fn state_of(local: SocketAddrV4, peer: SocketAddrV4, cookie: u64) -> io::Result<Option<u8>> {
+    let netlink = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    let mut body = vec![AF_INET, libc::IPPROTO_TCP as u8, 0, 0];
+    body.extend(u32::MAX.to_ne_bytes());
+    body.extend(local.port().to_be_bytes());
+    body.extend(peer.port().to_be_bytes());
+    for address in [local, peer] {
+        body.extend(address.ip().octets());
+        body.extend([0; 12]);
+    }
+    body.extend([0; 4]); // idiag_if
+    body.extend(cookie.to_ne_bytes());
+    let mut frame = Vec::with_capacity(NLMSG_HEADER_BYTES + body.len());
+    frame.extend(((NLMSG_HEADER_BYTES + body.len()) as u32).to_ne_bytes());
+    frame.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    frame.extend(NLM_F_REQUEST.to_ne_bytes());
+    frame.extend([0; 8]);
+    frame.extend(body);
+    rustix::net::send(&netlink, &frame, SendFlags::empty())?;
+    let mut buffer = [0; 1024];
+    let (count, _) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::empty())?;
+    Ok(messages(&buffer[..count])
+        .into_iter()
+        .find_map(|message| match message {
+            Message::Socket(socket) => Some(socket.state),
+            Message::Failed(_) | Message::End => None,
+        }))
 }
 
 /// A dump: `nlmsghdr`, `inet_diag_req`, and one attribute with a filter.
@@ -153,7 +195,9 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
                 let errno = body.first_chunk().map_or(-libc::EIO, |code| i32::from_ne_bytes(*code));
                 found.push(Message::Failed(-errno));
             }
-            TCPDIAG_GETSOCK => found.extend(parse(body).map(|socket| Message::Socket(Box::new(socket)))),
+            TCPDIAG_GETSOCK | SOCK_DIAG_BY_FAMILY => {
+                found.extend(parse(body).map(|socket| Message::Socket(Box::new(socket))))
+            }
             _ => {}
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Sockets of the application, seen and acted on through a duplicate: socket(7), ip(7), ipv6(7), tcp(7).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 pub use super::succession::{Successor, accept_queue, give_back, succeed};
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 
 /// IPPROTO_MPTCP: what recent Go listens with. Falls back to TCP on loopback and has its addresses and options.
-const IPPROTO_MPTCP: i32 = 262;
+pub const IPPROTO_MPTCP: i32 = 262;
 
 /// The address family of a socket, which decides the form of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,17 @@ pub fn errno_of(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
 }
 
+/// socket(2), close-on-exec whatever `kind` says.
+///
+/// # Errors
+/// What socket(2) says.
+pub fn make(domain: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: socket takes three integers.
+    let fd = Errno::result(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// bind(2).
 ///
 /// # Errors
@@ -162,6 +173,11 @@ pub fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
 /// What fstat(2) says.
 pub fn inode(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(rustix::fs::fstat(socket).map_err(errno_of)?.st_ino)
+}
+
+/// Whether it is a stream socket.
+pub fn is_stream(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_TYPE) == Ok(libc::SOCK_STREAM)
 }
 
 /// Whether an AF_INET6 socket is IPv6 only.

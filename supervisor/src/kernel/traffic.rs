@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::means::Means;
 use super::sock_diag::{self, Found, Local};
 use super::tcp_info::{TcpInfo, state};
 use super::{descriptors, socket, task};
@@ -62,6 +63,7 @@ fn is_in(states: u32, state: u8) -> bool {
 pub fn connections(pids: &[i32], planes: [Ipv4Addr; 3]) -> io::Result<Vec<Connection>> {
     let descriptors: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
     if descriptors <= MANY_DESCRIPTORS
+        && Means::present().pidfd_getfd
         && let Some(found) = by_descriptors(pids)
     {
         return Ok(found);
@@ -134,6 +136,30 @@ pub fn by_addresses(planes: [Ipv4Addr; 3]) -> io::Result<Vec<Connection>> {
         .into_iter()
         .filter(|socket| socket.inode != 0 || is_in(QUEUED, socket.state));
     Ok(live.filter_map(|socket| of_found(&socket)).collect())
+}
+
+/// The addresses of the TCP connection with this inode number, where its own address is one of `locals`; the peer's once it is established.
+pub fn addresses_of(inode: u64, locals: &[Ipv4Addr]) -> Option<(SocketAddr, Option<SocketAddr>)> {
+    let locals: Vec<Local> = locals
+        .iter()
+        .map(|ip| Local {
+            ip: IpAddr::V4(*ip),
+            port: None,
+        })
+        .collect();
+    let found = sock_diag::find(&locals, CONNECTED).ok()?;
+    let socket = found.into_iter().find(|socket| u64::from(socket.inode) == inode)?;
+    let established = socket.state != state::SYN_SENT;
+    Some((socket.local, established.then_some(socket.peer)))
+}
+
+/// Whether the TCP socket with these addresses and this cookie is connected, as getpeername(2) understands it.
+pub fn is_connected(local: SocketAddr, peer: SocketAddr, cookie: u64) -> bool {
+    let (Some(local), Some(peer)) = (socket::as_v4(local), socket::as_v4(peer)) else {
+        return false;
+    };
+    let state = sock_diag::state_of(local, peer, cookie).ok().flatten();
+    state.is_some_and(|state| is_in(CONNECTED & !(1 << state::SYN_SENT), state))
 }
 
 fn of_found(found: &Found) -> Option<Connection> {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::{Verdict, read_sockaddr, socket_of};
 use crate::held::{Held, HeldBind, Waiting};
-use crate::host::Host;
+use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
@@ -39,6 +39,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
         Ok(found) => found,
         Err(verdict) => return verdict,
     };
+    host.make_way(socket.as_fd(), address.port());
     let v6only = kind.family == Family::V6 && socket::is_v6only(socket.as_fd());
     match decide(&host.identity, &kind, address, v6only) {
         Plan::Native => Answer::Continue.into(),
@@ -228,6 +229,9 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
 /// Remembers what was asked; a datagram socket receives from now on.
 fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
     host.note_step();
+    if let Descriptors::Copied(copies) = &mut host.descriptors {
+        copies.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
+    }
     if let Ok(cookie) = socket::cookie(socket.as_fd()) {
         host.sockets.update(cookie, |entry| entry.bound = Some(bind.asked));
     }

@@ -45,6 +45,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     };
     let destination = host.identity.destination(address);
     if destination == Destination::Foreign {
+        host.give_up_copy_of(call.tid, call.fd(0));
         return Answer::Continue.into();
     }
     let (socket, kind) = match socket_of(host, call) {

@@ -79,6 +79,18 @@ fn in_kernel(blocking: bool) -> Answer {
     }
 }
 
+/// A connect of `socket` is about to be answered. A copy of it is given up, or it would delay a FIN, unless the attempt failed and the
+/// program may try again.
+pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer) {
+    let under_way = match answer {
+        Answer::Value(_) | Answer::Continue => true,
+        Answer::Errno(_) | Answer::Interrupted => socket::progress(socket) != Progress::Failed,
+    };
+    if under_way {
+        host.give_up_copy(socket);
+    }
+}
+
 /// Leads a stream socket to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
 pub(super) fn lead_stream(
     host: &mut Host,
@@ -89,6 +101,7 @@ pub(super) fn lead_stream(
     reach: Option<Endpoint>,
 ) -> Verdict {
     if reach.is_some_and(|endpoint| host.answered.lately(endpoint)) {
+        host.give_up_copy(socket.as_fd());
         return Answer::Continue.into();
     }
     let flags = match socket::status_flags(socket.as_fd()) {
@@ -106,9 +119,13 @@ pub(super) fn lead_stream(
                 if let (true, Some(endpoint)) = (connected, reach) {
                     host.answered.note(endpoint);
                 }
+                connect_answered(host, socket.as_fd(), answer);
                 return answer.into();
             }
-            (Attempt::InKernel, None) => return in_kernel(blocking).into(),
+            (Attempt::InKernel, None) => {
+                host.give_up_copy(socket.as_fd());
+                return in_kernel(blocking).into();
+            }
             (Attempt::Refused, _) if !is_last => {}
             (Attempt::Refused, None) => break,
             (outcome, Some(endpoint)) => {

@@ -45,5 +45,7 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         Some(endpoint) => retain(host, endpoint, &socket, is_wildcard, call.int(1)),
         None => {}
     }
+    // What is retained stands for it from now on; a copy would go on listening when the program has closed it.
+    host.give_up_copy(socket.as_fd());
     Answer::Value(0).into()
 }

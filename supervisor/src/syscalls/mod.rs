@@ -10,7 +10,9 @@ mod listen;
 mod names;
 mod open;
 mod options;
+mod remembered;
 mod send;
+mod socket;
 mod uname;
 
 use std::net::SocketAddr;
@@ -23,10 +25,10 @@ use crate::held::Held;
 use crate::host::Host;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, Family, InetSocket, as_v4, decode_address};
+use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
 
 pub use bind::{claimed, keep_claimed};
-pub use lead::{look_again, reached};
+pub use lead::{connect_answered, look_again, reached};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).
 const MAX_SOCKADDR_BYTES: u64 = 128;
@@ -56,7 +58,9 @@ impl From<Errno> for Verdict {
 
 /// Handles a notification.
 pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
-    match imsup_bpf_filters::handler_of(call.number) {
+    let handler = imsup_bpf_filters::handler_of(call.number);
+    let verdict = match handler {
+        Some(Handler::Socket) => socket::socket(host, call),
         Some(Handler::Bind) => bind::bind(host, call),
         Some(Handler::Listen) => listen::listen(host, call),
         Some(Handler::Connect) => connect::connect(host, call),
@@ -69,13 +73,23 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
         Some(Handler::Uname) => uname::uname(host, call),
         Some(Handler::Open) => open::open(host, call),
         None => Answer::Continue.into(),
+    };
+    // TCP Fast Open connects elsewhere without connect(2).
+    let flags = match handler {
+        Some(Handler::SendTo | Handler::SendMmsg) => call.int(3),
+        Some(Handler::SendMsg) => call.int(2),
+        _ => 0,
+    };
+    if flags & libc::MSG_FASTOPEN != 0 && matches!(verdict, Verdict::Answer(Answer::Continue)) {
+        host.give_up_copy_of(call.tid, call.fd(0));
     }
+    verdict
 }
 
 /// A duplicate of the socket that is the call's first argument, and what it is. Where it is neither TCP nor UDP, or cannot be had, the
 /// call is the kernel's; where its caller is gone, there is nothing left to do.
 fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocket), Verdict> {
-    let Ok(socket) = host.tasks.duplicate(call.tid, call.fd(0)) else {
+    let Ok(socket) = host.socket(call.tid, call.fd(0)) else {
         return Err(Answer::Continue.into());
     };
     // After the duplicate: what it was made of was the caller's only if that still waits.
@@ -108,9 +122,9 @@ fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Option<Sock
 /// Whether `socket` can be led to the planes, which are IPv4: one that is IPv6 only and unbound is made dual-stack for it. One
 /// that is asked for a v4-mapped address all the same is for the kernel to refuse.
 fn takes_v4(kind: &InetSocket, socket: &OwnedFd, address: SocketAddr) -> bool {
-    if kind.family != Family::V6 || !socket::is_v6only(socket.as_fd()) {
+    if kind.family != Family::V6 || !is_v6only(socket.as_fd()) {
         return true;
     }
     let v4_mapped = as_v4(address).is_some_and(|v4| !v4.ip().is_unspecified());
-    !v4_mapped && socket::clear_v6only(socket.as_fd()).is_ok()
+    !v4_mapped && clear_v6only(socket.as_fd()).is_ok()
 }

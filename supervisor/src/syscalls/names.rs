@@ -6,17 +6,25 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use super::bind::bind_wildcard_now;
+use super::remembered::known;
 use super::{Verdict, socket_of};
 use crate::host::Host;
+use crate::identity::Identity;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, encode_address};
+use crate::sockets::Asked;
 
 /// Handles getsockname(2).
 pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
     let (socket, mut kind) = match socket_of(host, call) {
         Ok(found) => found,
-        Err(verdict) => return verdict,
+        Err(verdict) => {
+            return known(host, call).map_or(verdict, |known| {
+                let shown = shown_local(&host.identity, known.local, &known.asked, known.peer.is_some());
+                show(call, known.local, shown)
+            });
+        }
     };
     let asked = socket::cookie(socket.as_fd())
         .map(|cookie| host.sockets.get(cookie))
@@ -30,20 +38,33 @@ pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
             None => return Answer::Continue.into(),
         }
     }
-    // A socket that bound the wildcard and then connected shows its source, as natively.
     let connected = socket::peer_address(socket.as_fd()).is_ok();
-    let shown = match asked.bound {
-        Some(bound) if !(connected && bound.ip().is_unspecified()) => SocketAddr::new(bound.ip(), kind.local.port()),
-        _ => host.identity.shown_local(kind.local),
-    };
+    let shown = shown_local(&host.identity, kind.local, &asked, connected);
     show(call, kind.local, shown)
+}
+
+fn shown_local(identity: &Identity, local: SocketAddr, asked: &Asked, connected: bool) -> SocketAddr {
+    match asked.bound {
+        // A socket that bound the wildcard and then connected shows its source, as natively.
+        Some(bound) if !(connected && bound.ip().is_unspecified()) => SocketAddr::new(bound.ip(), local.port()),
+        _ => identity.shown_local(local),
+    }
 }
 
 /// Handles getpeername(2).
 pub(super) fn getpeername(host: &mut Host, call: &Notification) -> Verdict {
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,
-        Err(verdict) => return verdict,
+        Err(verdict) => {
+            let known = known(host, call).and_then(|known| Some((known.peer?, known)));
+            return known.map_or(verdict, |(peer, known)| {
+                let shown = shown_peer(&host.identity, peer, known.local, &known.asked);
+                if shown == peer || !known.is_connected() {
+                    return Answer::Continue.into();
+                }
+                show(call, peer, shown)
+            });
+        }
     };
     let Ok(Some(peer)) = socket::peer_address(socket.as_fd()) else {
         return Answer::Continue.into();
@@ -51,8 +72,11 @@ pub(super) fn getpeername(host: &mut Host, call: &Notification) -> Verdict {
     let asked = socket::cookie(socket.as_fd())
         .map(|cookie| host.sockets.get(cookie))
         .unwrap_or_default();
-    let shown = asked.peer.unwrap_or_else(|| host.identity.shown_peer(peer, kind.local));
-    show(call, peer, shown)
+    show(call, peer, shown_peer(&host.identity, peer, kind.local, &asked))
+}
+
+fn shown_peer(identity: &Identity, peer: SocketAddr, local: SocketAddr, asked: &Asked) -> SocketAddr {
+    asked.peer.unwrap_or_else(|| identity.shown_peer(peer, local))
 }
 
 /// Answers with `shown`; leaves to the kernel what it would say itself.

@@ -32,7 +32,13 @@ const PIDFD: Mode = Mode {
     environment: &[],
 };
 
-const MODES: &[&Mode] = &[&PIDFD];
+/// pidfd_getfd(2) and process_vm_readv(2) are refused, as in a container: the supervisor makes the program's sockets and keeps copies.
+const COPIES: Mode = Mode {
+    name: "copies",
+    environment: &[("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")],
+};
+
+const MODES: &[&Mode] = &[&PIDFD, &COPIES];
 
 /// Natively they take half a second at most, but machines are busy.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -43,6 +49,11 @@ const AT_ONCE: usize = 4;
 #[test]
 fn every_case_prints_the_same_natively_and_supervised() {
     compare_all(&PIDFD);
+}
+
+#[test]
+fn every_case_prints_the_same_where_descriptors_cannot_be_duplicated() {
+    compare_all(&COPIES);
 }
 
 /// The names of all cases.

@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Ports for one run of one case; cases use ten.
 const PORTS: u16 = 10;
@@ -48,7 +48,8 @@ impl Range {
 fn free(port: u16) -> bool {
     [SocketType::STREAM, SocketType::DGRAM].into_iter().all(|kind| {
         // Without SO_REUSEADDR, which std sets: a port in TIME_WAIT is not free. The dual-stack wildcard conflicts with both families.
-        let socket = rustix::net::socket(AddressFamily::INET6, kind, None).unwrap();
+        // Close-on-exec: other threads start programs meanwhile.
+        let socket = rustix::net::socket_with(AddressFamily::INET6, kind, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::sockopt::set_ipv6_v6only(&socket, false).unwrap();
         rustix::net::bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)).is_ok()
     })

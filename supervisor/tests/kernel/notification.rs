@@ -44,7 +44,7 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         cgroup: None,
         no_new_privs: true,
     };
-    let filter = imsup_bpf_filters::compile().unwrap();
+    let filter = imsup_bpf_filters::compile(imsup_bpf_filters::Sockets::Duplicated).unwrap();
     let prepared = spawn::prepare(&program, &filter).unwrap();
     let child = prepared.pid();
     (child, prepared.execute().unwrap())
