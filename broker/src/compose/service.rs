@@ -285,6 +285,10 @@ fn user(node: &Node, path: &Path<'_>) -> Result<Option<String>, Fault> {
     let Some(value) = node.get("user") else { return Ok(None) };
     let path = path.key("user");
     let user = text(value, &path)?;
+    // As in docker compose: `${USER_OF_IT:-}` leaves the choice to who runs it.
+    if user.is_empty() {
+        return Ok(None);
+    }
     user::check_user(user).map_err(|error| Fault::new(value.at, path, error))?;
     Ok(Some(user.to_owned()))
 }
