@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// A process that carries the test's directory in its environment.
+/// A process that carries the test's directory in its environment, or works in it.
 #[derive(Debug)]
 pub struct Process {
     pub pid: u32,
@@ -54,7 +54,8 @@ pub fn find(directory: &Path, project: &str) -> Vec<String> {
     left
 }
 
-/// Processes whose environment names `directory`, but for the test itself. Zombies have no environment.
+/// Processes whose environment names `directory`, or who work in it (redis writes its title over its environment), but for the test itself.
+/// Zombies have neither.
 pub fn processes(directory: &Path) -> Vec<Process> {
     let mark = directory.as_os_str().as_bytes();
     let mut found = Vec::new();
@@ -65,10 +66,10 @@ pub fn processes(directory: &Path) -> Vec<Process> {
         if pid == std::process::id() {
             continue;
         }
-        let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
-            continue;
-        };
-        if environment.windows(mark.len()).any(|window| window == mark) {
+        let named = std::fs::read(entry.path().join("environ"))
+            .is_ok_and(|environment| environment.windows(mark.len()).any(|window| window == mark));
+        let works_there = || std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory));
+        if named || works_there() {
             let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
             found.push(Process {
                 pid,

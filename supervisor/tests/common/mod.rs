@@ -83,6 +83,23 @@ impl Project {
         project
     }
 
+    /// A project of the directory `examples/NAME` itself, which is up. What its programs keep goes to `DATA`, a directory of this project;
+    /// `variables` are those of its compose file.
+    pub fn example(name: &str, variables: &[(&str, &str)]) -> Self {
+        let project = Self::new(name, "services: {}");
+        project.up_example(name, variables);
+        project
+    }
+
+    /// What [`Project::example`] does, in a project that is there and not up.
+    #[track_caller]
+    pub fn up_example(&self, name: &str, variables: &[(&str, &str)]) {
+        let file = example(name).join("compose.yaml");
+        let mut up = self.imsup_command(&["up", "-d", "-f", file.to_str().unwrap()]);
+        up.env("DATA", self.path("data")).envs(variables.iter().copied());
+        command::run(up, LIMIT).expect_success(&format!("imsup up of the example {name}"));
+    }
+
     /// Replaces the compose file.
     pub fn write_compose(&self, compose: &str) {
         let text = self.expand(compose);
@@ -435,6 +452,15 @@ pub fn guest(name: &str) -> PathBuf {
 pub fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../testdata/guests")
+        .canonicalize()
+        .unwrap()
+        .join(name)
+}
+
+/// The directory of an example.
+pub fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
         .canonicalize()
         .unwrap()
         .join(name)
