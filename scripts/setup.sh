@@ -8,6 +8,8 @@ declare -A needs=(
     [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
     [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
     [setpriv]=util-linux [ip]=iproute2 [psql]=postgresql-client
+    [redis-sentinel]=redis-sentinel [haproxy]=haproxy
+    [etcd]=etcd-server [etcdctl]=etcd-client
 )
 
 missing() {
@@ -16,6 +18,7 @@ missing() {
         PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || echo "${needs[$program]}"
     done
     [ -e /usr/include/seccomp.h ] || echo libseccomp-dev
+    [ -e /usr/share/java/zookeeper.jar ] && [ -e /usr/share/zookeeper/bin/zkCli.sh ] || echo zookeeper
     # The server's programs are in a directory for each version, which is in nobody's PATH.
     compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
 }
