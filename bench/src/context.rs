@@ -45,6 +45,7 @@ impl Context {
         }
         let imsup = imsup.canonicalize().context("finding imsup")?;
         let guests = guests.map_or_else(|| beside.join("../guests"), Path::to_owned);
+        let guests = guests.canonicalize().unwrap_or(guests);
         Ok(Self {
             sandbox: Sandbox::new(imsup)?,
             this,

@@ -10,6 +10,7 @@ mod docker;
 mod guest;
 mod interrupt;
 mod machine;
+mod peers;
 mod process;
 mod project;
 mod report;

@@ -31,6 +31,16 @@ impl Sandbox {
         self.directory.path()
     }
 
+    /// A directory that containers see at the same path.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn shared(&self) -> Result<PathBuf> {
+        let path = self.directory.path().join("shared");
+        std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+
     /// What holds the projects' runtime directories.
     pub fn runtime(&self) -> PathBuf {
         self.directory.path().join("run")

@@ -36,7 +36,11 @@ pub fn supervised(suite: &Suite, mut command: Command, arguments: &[&str]) -> Re
 }
 
 impl Subject {
-    fn start(mut command: Command) -> Result<Self> {
+    /// A guest as this command starts it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(mut command: Command) -> Result<Self> {
         let name = format!("{command:?}");
         let mut child = command
             .stdin(Stdio::piped())

@@ -19,6 +19,8 @@ pub enum Method {
     Get,
     /// Have something done.
     Post,
+    /// Take away.
+    Delete,
 }
 
 /// A connection to the daemon.
@@ -61,6 +63,7 @@ impl Api {
         let verb = match method {
             Method::Get => "GET",
             Method::Post => "POST",
+            Method::Delete => "DELETE",
         };
         let mut message = format!(
             "{verb} {VERSION}{path} HTTP/1.1\r\nHost: docker\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",

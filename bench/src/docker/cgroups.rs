@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What every `--cgroup-parent` of ours begins with; the process's id follows.
+/// What every `--cgroup-parent` of ours begins with; the process's id follows, and which daemon it is.
 const PREFIX: &str = "imsup-bench-";
 
-/// The `--cgroup-parent` of this run.
+/// What the `--cgroup-parent`s of this run begin with.
 pub fn parent() -> String {
     format!("{PREFIX}{}", std::process::id())
 }
@@ -38,7 +38,8 @@ pub fn remove(parent: &str) {
 /// The parents of runs that were killed: their daemon died with them, but not what it had paused.
 pub fn left_behind() -> Vec<String> {
     let dead = |name: &str| {
-        let process = name.strip_prefix(PREFIX).and_then(|id| id.parse::<u32>().ok());
+        let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+        let process = rest.split('-').next().and_then(|id| id.parse::<u32>().ok());
         process.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
     };
     let mut names: Vec<String> = found(dead).iter().filter_map(|path| name(path)).collect();

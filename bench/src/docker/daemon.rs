@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,6 +28,21 @@ mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work 
 if [ -d /opt ]; then mount -t tmpfs tmpfs /opt; fi
 exec \"$@\"";
 
+/// Which network its containers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The machine's own.
+    Machine,
+    /// docker's bridge, in a network namespace that only the daemon and its containers are in.
+    Bridge,
+}
+
+/// How many were started.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+/// The loopback of a network namespace that was just made.
+const LOOPBACK_UP: &str = "ip link set lo up";
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -37,30 +53,29 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts it, and waits until it listens.
-    pub fn start(context: &Context, program: &Path) -> Result<Self> {
+    pub fn start(context: &Context, program: &Path, network: Network) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "only root can");
         for parent in cgroups::left_behind() {
             cgroups::thaw(&parent);
             cgroups::remove(&parent);
         }
-        let directory = context.sandbox.directory().join("docker");
+        let (name, isolation, script, bridge) = match network {
+            Network::Machine => ("docker", None, HIDE.to_owned(), Some("--bridge=none")),
+            Network::Bridge => ("docker-bridge", Some("--net"), format!("{LOOPBACK_UP}\n{HIDE}"), None),
+        };
+        // One that follows another finds nothing of it.
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let directory = context.sandbox.directory().join(format!("{name}-{number}"));
         std::fs::create_dir_all(&directory)?;
         let (socket, log) = (directory.join("docker.sock"), directory.join("log"));
         let out = File::create(&log).context("making docker's log")?;
-        let parent = cgroups::parent();
+        let parent = format!("{}-{name}", cgroups::parent());
         // All processes, containers too, are in one PID namespace: they die with its first one, which dies with us.
         let child = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-            ])
-            .args(["sh", "-c", HIDE, "sh"])
+            .args(["--pdeathsig", "KILL", "unshare"])
+            .args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"])
+            .args(isolation)
+            .args(["sh", "-c", &script, "sh"])
             .arg(program)
             .arg("--data-root")
             .arg(directory.join("data"))
@@ -71,12 +86,12 @@ impl Daemon {
             .arg(format!("--host=unix://{}", socket.display()))
             .arg(format!("--cgroup-parent={parent}"))
             .args([
-                "--bridge=none",
                 "--iptables=false",
                 "--ip6tables=false",
                 "--ip-forward=false",
                 "--ip-masq=false",
             ])
+            .args(bridge)
             .args(["--userland-proxy=false", "--storage-driver=vfs", "--group="])
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)

@@ -2,14 +2,14 @@
 //! program that runs natively and as a host.
 
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use super::api::Api;
 use crate::command;
-use crate::context::Context;
+use crate::context::{Context, repository};
 
 /// Its name.
 pub const NAME: &str = "imsup-bench:1";
@@ -17,16 +17,36 @@ pub const NAME: &str = "imsup-bench:1";
 /// Where programs and their libraries are.
 const DIRECTORIES: [&str; 3] = ["/usr", "/lib", "/lib64"];
 
+/// Debian's JDK has its configuration there, and links to it.
+fn java_configuration() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/etc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("java-"))
+        .map(|entry| entry.path())
+        .collect()
+}
+
 /// Has the daemon make it, and gives the mounts that go with it.
 pub fn import(context: &Context, api: &mut Api) -> Result<Vec<String>> {
-    let root = context.sandbox.directory().join("image");
-    let mut mounted = vec![context.this.as_path()];
+    let root = tempfile::tempdir_in(context.sandbox.directory()).context("making the image's directory")?;
+    let root = root.path();
+    // nginx, started by root, asks for these names.
+    std::fs::create_dir_all(root.join("etc"))?;
+    command::write_file(
+        &root.join("etc/passwd"),
+        "root:x:0:0::/:\nnobody:x:65534:65534::/:\nwww-data:x:33:33::/:\n",
+    )?;
+    command::write_file(&root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\n")?;
+    let shared = context.sandbox.shared()?;
+    let (guests, tests) = (context.guests.clone(), repository().join("testdata"));
+    let java = java_configuration();
+    let mut mounted = vec![context.this.as_path(), shared.as_path(), &guests, &tests];
+    mounted.extend(java.iter().map(PathBuf::as_path));
     for directory in DIRECTORIES {
         let path = Path::new(directory);
         // Where /usr is merged, the others are links into it.
         match std::fs::read_link(path) {
             Ok(target) => {
-                std::fs::create_dir_all(&root)?;
                 symlink(&target, root.join(directory.trim_start_matches('/')))
                     .with_context(|| format!("making the image's {directory}"))?;
             }
@@ -34,14 +54,13 @@ pub fn import(context: &Context, api: &mut Api) -> Result<Vec<String>> {
             Err(_) => {}
         }
     }
-    std::fs::create_dir_all(&root)?;
     let archive = context.sandbox.directory().join("image.tar");
     command::output(
         Command::new("tar")
             .arg("-cf")
             .arg(&archive)
             .arg("-C")
-            .arg(&root)
+            .arg(root)
             .arg("."),
     )?;
     let archive = std::fs::read(&archive).context("reading the image")?;

@@ -1,11 +1,12 @@
-//! docker, to compare with: a daemon of our own that touches nothing of the machine's, and containers on the host's network.
+//! docker, to compare with: a daemon of our own that touches nothing of the machine's, and containers on the machine's network or on a
+//! bridge of their own.
 
 mod api;
 mod cgroups;
 mod daemon;
 mod image;
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::interrupt;
 use crate::suites::native::wait_for;
 use api::{Api, Method};
 use daemon::Daemon;
+pub use daemon::Network;
 
 /// What is missing is named with how to get it.
 const HINT: &str = "install it with 'apt-get install --no-install-recommends docker.io' (Debian 12's is measured; the daemon is started here, \
@@ -38,6 +40,7 @@ pub struct Docker {
     client: PathBuf,
     /// What mounts of the machine its containers have.
     binds: Vec<String>,
+    network: Network,
 }
 
 impl Docker {
@@ -45,10 +48,10 @@ impl Docker {
     ///
     /// # Errors
     /// docker is not installed, we are not root, or it does not start.
-    pub fn start(context: &Context) -> Result<Self> {
+    pub fn start(context: &Context, network: Network) -> Result<Self> {
         let program = |name: &str| command::find(name).with_context(|| format!("there is no {name}: {HINT}"));
         let client = program("docker")?;
-        let daemon = Daemon::start(context, &program("dockerd")?)
+        let daemon = Daemon::start(context, &program("dockerd")?, network)
             .with_context(|| format!("dockerd could not be started: {HINT}"))?;
         let mut api = Api::connect(daemon.socket())?;
         let binds = image::import(context, &mut api)?;
@@ -57,6 +60,7 @@ impl Docker {
             api,
             client,
             binds,
+            network,
         })
     }
 
@@ -81,19 +85,102 @@ impl Docker {
     /// # Errors
     /// It does not start or listen.
     pub fn run(&mut self, name: &str, words: &[String], listens: SocketAddrV4) -> Result<()> {
+        self.create(name, words)?;
+        self.begin(name)?;
+        wait_for(listens).with_context(|| format!("container {name}"))
+    }
+
+    /// Makes a container, and does not start it.
+    ///
+    /// # Errors
+    /// It is not made.
+    pub fn create(&mut self, name: &str, words: &[String]) -> Result<()> {
+        let network = match self.network {
+            Network::Machine => "host",
+            Network::Bridge => "bridge",
+        };
         let body = json!({
             "Image": image::NAME,
             "Cmd": words,
-            "HostConfig": {"NetworkMode": "host", "Binds": self.binds, "LogConfig": {"Type": "none"}},
+            "HostConfig": {"NetworkMode": network, "Binds": self.binds, "LogConfig": {"Type": "none"}},
         });
-        self.api.call(
-            Method::Post,
-            &format!("/containers/create?name={name}"),
-            Some(body.to_string().as_bytes()),
-        )?;
+        let path = format!("/containers/create?name={name}");
         self.api
-            .call(Method::Post, &format!("/containers/{name}/start"), None)?;
-        wait_for(listens).with_context(|| format!("container {name}"))
+            .call(Method::Post, &path, Some(body.to_string().as_bytes()))
+            .map(drop)
+    }
+
+    /// Starts a container that was made.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn begin(&mut self, name: &str) -> Result<()> {
+        self.api
+            .call(Method::Post, &format!("/containers/{name}/start"), None)
+            .map(drop)
+    }
+
+    /// Ends a container's program at once; the container stays, and can be started again.
+    ///
+    /// # Errors
+    /// docker refuses.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        self.api.call(Method::Post, &format!("/containers/{name}/kill"), None)?;
+        let path = format!("/containers/{name}/wait?condition=not-running");
+        self.api.call(Method::Post, &path, None).map(drop)
+    }
+
+    /// Takes a container away, running or not.
+    ///
+    /// # Errors
+    /// docker refuses.
+    pub fn remove(&mut self, name: &str) -> Result<()> {
+        self.api
+            .call(Method::Delete, &format!("/containers/{name}?force=true"), None)
+            .map(drop)
+    }
+
+    /// The address of a running container on docker's bridge.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn address(&mut self, name: &str) -> Result<Ipv4Addr> {
+        let text = self.api.call(Method::Get, &format!("/containers/{name}/json"), None)?;
+        let value: Value = serde_json::from_str(&text)?;
+        let address = value["NetworkSettings"]["IPAddress"].as_str().unwrap_or_default();
+        address
+            .parse()
+            .with_context(|| format!("container {name} has the address '{address}'"))
+    }
+
+    /// `docker exec -i NAME`, to be given a command.
+    pub fn exec(&self, name: &str) -> Command {
+        let mut command = self.command();
+        command.args(["exec", "-i", name]);
+        command
+    }
+
+    /// `docker run -d`, the command, on the machine's network: until it returns.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn run_by_command(&self, name: &str, words: &[String]) -> Result<()> {
+        let mut command = self.command();
+        command.args(["run", "-d", "--network", "host", "--log-driver", "none", "--name", name]);
+        for bind in &self.binds {
+            command.args(["-v", bind]);
+        }
+        command.arg(image::NAME).args(words);
+        command::output(&mut command).map(drop)
+    }
+
+    /// docker's own command.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.client);
+        command
+            .env("DOCKER_HOST", format!("unix://{}", self.daemon.socket().display()))
+            .env_remove("DOCKER_CONTEXT");
+        command
     }
 
     /// `docker pause`, by the API; gives how long that took, without the waiting before and after until docker knows its own mind.
@@ -148,11 +235,6 @@ impl Docker {
     /// # Errors
     /// It fails.
     pub fn unpause_by_command(&self, name: &str) -> Result<()> {
-        let mut command = Command::new(&self.client);
-        command
-            .args(["unpause", name])
-            .env("DOCKER_HOST", format!("unix://{}", self.daemon.socket().display()))
-            .env_remove("DOCKER_CONTEXT");
-        command::output(&mut command).map(drop)
+        command::output(self.command().args(["unpause", name])).map(drop)
     }
 }

@@ -6,6 +6,7 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
+use listenfd::ListenFd;
 use rustix::event::epoll;
 
 use super::serve::listen;
@@ -14,7 +15,11 @@ use super::serve::listen;
 const LISTENER: u64 = u64::MAX;
 
 pub fn run(at: SocketAddrV4) -> Result<()> {
-    let listener = listen(*at.ip(), at.port())?;
+    // One that it was started with (sd_listen_fds(3)), or one of its own.
+    let listener = match ListenFd::from_env().take_tcp_listener(0)? {
+        Some(listener) => listener,
+        None => listen(*at.ip(), at.port())?,
+    };
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("making an epoll instance")?;
     let watch = |fd: &dyn std::os::fd::AsFd, data: u64| {
         epoll::add(

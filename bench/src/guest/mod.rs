@@ -12,6 +12,7 @@ mod listeners;
 mod ping;
 pub mod ports;
 mod rate;
+mod relay;
 mod serve;
 mod trapped;
 
@@ -73,6 +74,13 @@ pub enum Role {
         #[arg(long)]
         cpu: Option<usize>,
     },
+    /// Pass on to the next of a chain
+    Relay {
+        /// Where it listens.
+        at: SocketAddrV4,
+        /// The next one, `NAME:PORT`.
+        next: Option<String>,
+    },
     /// Connect and close from several threads
     Rate {
         /// A server.
@@ -124,6 +132,7 @@ pub fn run(role: Role) -> Result<()> {
             datagrams::run(ip)
         }
         Role::Rate { ip, threads } => rate::run(ip, threads),
+        Role::Relay { at, next } => relay::run(at, next.as_deref()),
         Role::Echo { at } => echo::run(at),
         Role::Accept { at } => accept::run(at),
         Role::Calls => calls::run(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-use super::control;
+use super::control::{self, nanoseconds};
 use super::ports;
 
 /// Accepts and closes, as fast as it can.
@@ -18,24 +18,26 @@ pub fn take(listener: &TcpListener) -> std::io::Result<()> {
     }
 }
 
-/// A sample is the connections a second of all threads together, each of which makes as many as the batch's number.
+/// Each thread makes as many connections as the batch's number. One series has the connections a second of all threads together, one
+/// the time of each connection.
 pub fn run(ip: Ipv4Addr, threads: usize) -> Result<()> {
     let to = SocketAddrV4::new(ip, ports::RATE);
     control::serve(|count| {
         let start = Instant::now();
-        thread::scope(|scope| {
-            let all: Vec<_> = (0..threads)
-                .map(|_| scope.spawn(move || (0..count).try_for_each(|_| once(to))))
-                .collect();
-            all.into_iter()
-                .try_for_each(|one| one.join().map_err(|_| anyhow!("a thread panicked"))?)
+        let times = thread::scope(|scope| {
+            let each = || (0..count).map(|_| once(to)).collect::<Result<Vec<_>>>();
+            let all: Vec<_> = (0..threads).map(|_| scope.spawn(each)).collect();
+            let join = |one: thread::ScopedJoinHandle<'_, _>| one.join().map_err(|_| anyhow!("a thread panicked"))?;
+            all.into_iter().map(join).collect::<Result<Vec<_>>>()
         })?;
         let rate = (threads * count) as f64 / start.elapsed().as_secs_f64();
-        Ok(vec![("connect+close", vec![rate as u64])])
+        Ok(vec![("connect+close", vec![rate as u64]), ("time", times.concat())])
     })
 }
 
-fn once(to: SocketAddrV4) -> Result<()> {
+/// Makes one, and gives the time until it is closed.
+fn once(to: SocketAddrV4) -> Result<u64> {
+    let start = Instant::now();
     let socket: OwnedFd =
         socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).context("making a socket")?;
     // Closed by a reset: thousands of ports in TIME_WAIT would be what is measured.
@@ -43,5 +45,6 @@ fn once(to: SocketAddrV4) -> Result<()> {
     connect(&socket, &to).with_context(|| format!("connecting to {to}"))?;
     // Until the server has accepted and closed it: a queue that is full is not what is measured either.
     rustix::io::read(&socket, &mut [0_u8; 1]).context("waiting for the end")?;
-    Ok(())
+    drop(socket);
+    Ok(nanoseconds(start))
 }

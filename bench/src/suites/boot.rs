@@ -20,9 +20,9 @@ use crate::stats::{Measured, Unit};
 
 const BOOT: &str = "imaginary";
 /// No program here takes nearly as long to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks whether a native program listens.
-const LOOK: Duration = Duration::from_micros(20);
+pub const LOOK: Duration = Duration::from_micros(20);
 
 pub fn run(context: &Context) -> Result<Section> {
     // Or each pause of 20 µs takes 70.
@@ -73,8 +73,25 @@ fn measure(context: &Context, project: &Project<'_>, program: &Program) -> Resul
     Ok(batches)
 }
 
-/// Ends it whatever happens.
-struct Started(Child);
+/// A program that was started; ended whatever happens.
+pub struct Started(Child);
+
+impl Started {
+    /// Starts it, and does not wait for anything.
+    ///
+    /// # Errors
+    /// It cannot be executed.
+    pub fn exec(words: &[String]) -> Result<Self> {
+        let (program, arguments) = words.split_first().context("no command")?;
+        let mut command = Command::new(program);
+        let silent = command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Ok(Self(silent.spawn().with_context(|| format!("starting {program}"))?))
+    }
+}
 
 impl Drop for Started {
     fn drop(&mut self) {
@@ -83,7 +100,8 @@ impl Drop for Started {
     }
 }
 
-fn native(context: &Context, program: &Program) -> Result<Vec<Series>> {
+/// Starts it natively, and asks it as soon as it listens.
+pub fn native(context: &Context, program: &Program) -> Result<Vec<Series>> {
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, program.native_port());
     let words = program.command(program.native_port());
     let mut command = Command::new(&words[0]);
@@ -119,7 +137,8 @@ fn native(context: &Context, program: &Program) -> Result<Vec<Series>> {
     ])
 }
 
-fn imaginary(program: &Program, address: SocketAddrV4) -> Result<Vec<Series>> {
+/// Asks a host that does not run.
+pub fn imaginary(program: &Program, address: SocketAddrV4) -> Result<Vec<Series>> {
     let start = Instant::now();
     let stream =
         TcpStream::connect_timeout(&address.into(), PATIENCE).with_context(|| format!("connecting to {address}"))?;
@@ -127,13 +146,15 @@ fn imaginary(program: &Program, address: SocketAddrV4) -> Result<Vec<Series>> {
     Ok(vec![series("byte", start.elapsed())])
 }
 
-fn first_byte(mut stream: TcpStream, program: &Program) -> Result<()> {
+/// Asks, and waits for the first byte of the answer.
+pub fn first_byte(mut stream: TcpStream, program: &Program) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(program.request).context("sending the request")?;
     stream.read_exact(&mut [0]).context("waiting for the answer")
 }
 
-fn series(name: &str, time: Duration) -> Series {
+/// One sample.
+pub fn series(name: &str, time: Duration) -> Series {
     (
         name.to_owned(),
         vec![u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)],

@@ -2,6 +2,7 @@
 
 mod boot;
 mod calls;
+mod compared;
 mod connect;
 mod container;
 mod datagrams;
@@ -57,6 +58,11 @@ pub const TABLES: &[Table] = &[
         name: "traffic",
         title: "Datagrams, rates, and without pidfd_getfd",
         suites: TRAFFIC,
+    },
+    Table {
+        name: "report",
+        title: "imsup beside what people use today",
+        suites: REPORT,
     },
     Table {
         name: "sleep",
@@ -118,6 +124,34 @@ const TRAFFIC: &[Suite] = &[
         name: "container",
         about: "what it costs where pidfd_getfd(2) and process_vm_readv(2) are refused, as in a container",
         run: container::run,
+    },
+];
+
+const REPORT: &[Suite] = &[
+    Suite {
+        name: "path",
+        about: "the data path of redis, nginx, iperf3 and a byte: native, imsup, containers on docker's bridge, a relay, an interposer",
+        run: compared::path::run,
+    },
+    Suite {
+        name: "connecting",
+        about: "a connection for each request: native, imsup, containers on docker's bridge, a relay, an interposer",
+        run: compared::connecting::run,
+    },
+    Suite {
+        name: "start",
+        about: "the first reply of a server that does not run: native, imsup, docker run, systemd-socket-activate; a chain of 4",
+        run: compared::start::run,
+    },
+    Suite {
+        name: "crowd",
+        about: "300 and 1,000 clients at once at one server: awake, suspended, paused, or not started",
+        run: compared::crowd::run,
+    },
+    Suite {
+        name: "together",
+        about: "100 servers started at the same moment: native, imsup, docker start",
+        run: compared::together::run,
     },
 ];
 

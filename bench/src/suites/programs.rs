@@ -64,6 +64,15 @@ pub fn all(context: &Context) -> (Vec<Program>, Vec<(&'static str, String)>) {
         words.extend(file(&repository().join("testdata/guests/http_server.js"))?);
         Ok(words)
     });
+    let classes = context.guests.join("java");
+    let java = installed("java", "default-jdk-headless").and_then(|words| {
+        // Not by Debian's alternatives, which containers have not got.
+        let mut words = file(Path::new(&words[0]))?;
+        file(&classes.join("Server.class"))?;
+        let options = ["-XX:TieredStopAtLevel=1", "-cp", &classes.to_string_lossy(), "Server"];
+        words.extend(options.map(str::to_owned));
+        Ok(words)
+    });
     let program = |name, what, port, request| Program {
         name,
         what,
@@ -97,6 +106,7 @@ pub fn all(context: &Context) -> (Vec<Program>, Vec<(&'static str, String)>) {
             program("python", "python3 -m http.server", 17004, HTTP),
         ),
         (node, program("node", "node's http", 17005, HTTP)),
+        (java, program("jvm", "the JDK's HTTP server", 17006, HTTP)),
     ];
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for (command, program) in wanted {

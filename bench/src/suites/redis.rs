@@ -18,7 +18,10 @@ use crate::stats::{Measured, Unit};
 const PORT: u16 = 6379;
 
 /// A way to load redis: what it is called, the options of redis-benchmark, and its number of requests.
-pub const LOADS: [(&str, &[&str], usize); 3] = [
+pub type Load = (&'static str, &'static [&'static str], usize);
+
+/// The loads of an ordinary run.
+pub const LOADS: [Load; 3] = [
     ("1 client", &["-c", "1"], 4_000),
     ("20 clients", &["-c", "20"], 12_000),
     ("20 clients, pipelines of 16", &["-c", "20", "-P", "16"], 100_000),
@@ -60,7 +63,7 @@ pub fn run(context: &Context) -> Result<Section> {
             batches.interleave(&mut turns, 0, rounds)?;
         }
     }
-    section.rows = rows(&batches, &[CONTROL, SERVER, BOTH])?;
+    section.rows = rows(&batches, &[CONTROL, SERVER, BOTH], &LOADS)?;
     section.note(format!(
         "{runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
     ));
@@ -159,9 +162,9 @@ fn parse(text: &str) -> Result<BTreeMap<String, [(&'static str, u64); 3]>> {
 ///
 /// # Errors
 /// Nothing was measured of one.
-pub fn rows(batches: &Batches, variants: &[&'static str]) -> Result<Vec<Row>> {
+pub fn rows(batches: &Batches, variants: &[&'static str], loads: &[Load]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (name, _, _) in LOADS {
+    for (name, _, _) in loads {
         for test in ["GET", "SET"] {
             let series = |figure: &str| format!("{test} {name} {figure}");
             for &variant in variants {

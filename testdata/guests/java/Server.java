@@ -3,6 +3,7 @@ import java.io.OutputStream;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.URI;
+import java.net.UnknownHostException;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
@@ -16,7 +17,7 @@ public final class Server {
         HttpServer server = HttpServer.create(new InetSocketAddress(port), 0);
         server.createContext("/", exchange -> {
             StringBuilder line = new StringBuilder();
-            line.append("host=").append(InetAddress.getLocalHost().getHostName());
+            line.append("host=").append(ownName());
             line.append(" pid=").append(ProcessHandle.current().pid());
             line.append(" peer=").append(text(exchange.getRemoteAddress()));
             line.append(" own=").append(text(exchange.getLocalAddress()));
@@ -30,6 +31,15 @@ public final class Server {
             }
         });
         server.start();
+    }
+
+    /** A machine's own name need not resolve; a host's does. */
+    private static String ownName() {
+        try {
+            return InetAddress.getLocalHost().getHostName();
+        } catch (UnknownHostException unknown) {
+            return "?";
+        }
     }
 
     private static String text(InetSocketAddress address) {

@@ -179,9 +179,11 @@ fn throughput(context: &Context, redis: &Server, benchmark: &str, section: &mut 
             batches.interleave(&mut turns, 0, context.count(4, 2))?;
         }
     }
-    section
-        .rows
-        .extend(redis::rows(&batches, &[CONTROL, NEVER_SLEEPS, MAY_SLEEP])?);
+    section.rows.extend(redis::rows(
+        &batches,
+        &[CONTROL, NEVER_SLEEPS, MAY_SLEEP],
+        &redis::LOADS,
+    )?);
     section.note(format!(
         "rates and latencies: {runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
     ));

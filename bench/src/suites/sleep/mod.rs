@@ -1,9 +1,9 @@
 //! Sleep and wake.
 
 pub mod cost;
-mod crowd;
+pub mod crowd;
 pub mod many;
-mod server;
+pub mod server;
 mod stage;
 pub mod wake;
 mod wakes;

@@ -11,7 +11,7 @@ use super::stage::{
 use super::{BY_COMMAND, server};
 use crate::cli::Peer;
 use crate::context::Context;
-use crate::docker::Docker;
+use crate::docker::{Docker, Network};
 use crate::interrupt;
 use crate::project::Project;
 use crate::report::{Bound, Row, Section};
@@ -57,7 +57,7 @@ fn start_docker(context: &Context, section: &mut Section) -> Result<Option<RefCe
         section.gap(WHAT, "left out with '--without docker'");
         return Ok(None);
     }
-    match Docker::start(context) {
+    match Docker::start(context, Network::Machine) {
         Ok(mut docker) => {
             section.note(docker.describe()?);
             Ok(Some(RefCell::new(docker)))

@@ -1,0 +1,40 @@
+//! A libc interposer: proxychains4, told that everything here is reached directly.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::command;
+use crate::context::Context;
+
+/// proxychains4 with a configuration of ours.
+#[derive(Clone, Debug)]
+pub struct Interposer {
+    program: PathBuf,
+    configuration: PathBuf,
+}
+
+impl Interposer {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn find(context: &Context) -> Result<Self> {
+        let program = command::find("proxychains4").context("there is no proxychains4 (Debian: proxychains4)")?;
+        let configuration = context.sandbox.directory().join("proxychains.conf");
+        // Its connect(2) looks at each destination, and these it leaves alone: the proxy is never asked.
+        command::write_file(
+            &configuration,
+            "strict_chain\nlocalnet 127.0.0.0/255.0.0.0\n[ProxyList]\nsocks5 127.0.0.1 9\n",
+        )?;
+        Ok(Self { program, configuration })
+    }
+
+    /// A program under it.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("-q").arg("-f").arg(&self.configuration).arg(program);
+        command
+    }
+}

@@ -1,0 +1,4 @@
+//! What people use today, beside docker, which has a module of its own.
+
+pub mod interposer;
+pub mod systemd;

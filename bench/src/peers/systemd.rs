@@ -1,0 +1,131 @@
+//! systemd's socket activation, without systemd as process 1: systemd-socket-activate(1) and systemd-socket-proxyd(8).
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command;
+use crate::interrupt;
+
+/// systemd's directories for programs that are not for people.
+const LIBRARIES: [&str; 2] = ["/usr/lib/systemd", "/lib/systemd"];
+/// It takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Both programs.
+#[derive(Clone, Debug)]
+pub struct Systemd {
+    activate: PathBuf,
+    proxyd: PathBuf,
+}
+
+/// A socket that is listened on until somebody comes; what takes it over then is ended when this is dropped.
+#[derive(Debug)]
+pub struct Activated(Child);
+
+impl Systemd {
+    /// Finds them.
+    ///
+    /// # Errors
+    /// One is not there.
+    pub fn find() -> Result<Self> {
+        let activate = command::find("systemd-socket-activate")
+            .context("there is no systemd-socket-activate (Debian: systemd)")?;
+        let mut candidates = LIBRARIES
+            .iter()
+            .map(|path| Path::new(path).join("systemd-socket-proxyd"));
+        let proxyd = candidates
+            .find(|path| path.is_file())
+            .context("there is no systemd-socket-proxyd (Debian: systemd)")?;
+        Ok(Self { activate, proxyd })
+    }
+
+    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)).
+    ///
+    /// # Errors
+    /// It does not start or listen.
+    pub fn activate(&self, at: SocketAddrV4, words: &[String]) -> Result<Activated> {
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "setsid"])
+            .arg(&self.activate)
+            .arg("-l")
+            .arg(at.to_string())
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting systemd-socket-activate by setpriv and setsid (util-linux)")?;
+        let mut activated = Activated(child);
+        activated.wait(at)?;
+        Ok(activated)
+    }
+
+    /// Relays from `at` to `to`.
+    ///
+    /// # Errors
+    /// It does not start or listen.
+    pub fn relay(&self, at: SocketAddrV4, to: SocketAddrV4) -> Result<Activated> {
+        self.activate(at, &[self.proxyd.to_string_lossy().into_owned(), to.to_string()])
+    }
+}
+
+impl Activated {
+    /// Until somebody listens there, seen without connecting, which would be the signal.
+    fn wait(&mut self, at: SocketAddrV4) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !listens(at) {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("systemd-socket-activate ended with {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("systemd-socket-activate does not listen on {at}");
+            }
+            interrupt::pause(LOOK)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Activated {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether somebody listens there, by /proc/net/tcp (proc_pid_net(5)).
+fn listens(at: SocketAddrV4) -> bool {
+    let text = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let wanted = encoded(*at.ip(), at.port());
+    // "sl local_address rem_address st ...", where 0A is TCP_LISTEN.
+    text.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        fields.next() == Some(wanted.as_str()) && fields.nth(1) == Some("0A")
+    })
+}
+
+/// An address as the kernel writes it there: its bytes as one number of the machine's.
+fn encoded(ip: Ipv4Addr, port: u16) -> String {
+    format!("{:08X}:{port:04X}", u32::from_ne_bytes(ip.octets()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_seen_in_the_kernels_table() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(at) = listener.local_addr().unwrap() else {
+            panic!("not IPv4");
+        };
+        assert!(listens(at));
+        drop(listener);
+        assert!(!listens(at));
+    }
+}

@@ -1,0 +1,19 @@
+//! Side by side with what people use today: the questions of the report.
+
+pub mod connecting;
+pub mod crowd;
+mod loads;
+pub mod path;
+mod servers;
+pub mod start;
+pub mod together;
+mod ways;
+
+/// Both client and server are hosts of imsup's.
+const IMSUP: &str = "imsup";
+/// Two containers on docker's bridge.
+const DOCKER: &str = "docker, bridge";
+/// systemd-socket-proxyd before a native server.
+const PROXYD: &str = "systemd-socket-proxyd";
+/// A native client under proxychains4.
+const INTERPOSER: &str = "proxychains4";

@@ -1,0 +1,106 @@
+//! The servers whose data path is compared, and the clients that load them.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::command::{self, find};
+use crate::compose::Service;
+use crate::context::Context;
+use crate::guest::ports;
+
+/// A server.
+pub struct Server {
+    /// Its name as a host and as a container.
+    pub name: &'static str,
+    /// What one waits for.
+    pub port: u16,
+    /// Its other ports that a relay has to stand before.
+    pub more: Vec<u16>,
+    command: Box<dyn Fn(Ipv4Addr) -> Vec<String> + 'static>,
+}
+
+impl Server {
+    /// Its command, listening there.
+    pub fn command(&self, ip: Ipv4Addr) -> Vec<String> {
+        (self.command)(ip)
+    }
+
+    /// It as a host.
+    pub fn service(&self) -> Service {
+        let expose = [self.port].into_iter().chain(self.more.iter().copied());
+        Service::new(self.name, self.command(Ipv4Addr::UNSPECIFIED), expose)
+    }
+}
+
+fn server(name: &'static str, port: u16, command: impl Fn(Ipv4Addr) -> Vec<String> + 'static) -> Server {
+    Server {
+        name,
+        port,
+        more: Vec::new(),
+        command: Box::new(command),
+    }
+}
+
+fn installed(name: &str, package: &str) -> Result<PathBuf> {
+    find(name)
+        .or_else(|| Some(PathBuf::from("/usr/sbin").join(name)).filter(|path| path.is_file()))
+        .with_context(|| format!("{name} is not installed (Debian: {package})"))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// This crate's own.
+pub fn guest(context: &Context) -> Server {
+    let this = context.this.to_string_lossy().into_owned();
+    Server {
+        more: vec![ports::RATE],
+        ..server("peer", ports::PING, move |ip| {
+            words(&format!("{this} guest serve {ip}"))
+        })
+    }
+}
+
+/// redis-server.
+pub fn redis() -> Result<Server> {
+    let program = installed("redis-server", "redis-server")?.display().to_string();
+    Ok(server("redis", 6379, move |ip| {
+        let mut command = words(&format!(
+            "{program} --port 6379 --bind {ip} --protected-mode no --appendonly no --save"
+        ));
+        command.push(String::new());
+        command
+    }))
+}
+
+/// iperf3 as a server.
+pub fn iperf() -> Result<Server> {
+    let program = installed("iperf3", "iperf3")?.display().to_string();
+    Ok(server("iperf", 5201, move |ip| {
+        words(&format!("{program} --server --bind {ip} --port 5201"))
+    }))
+}
+
+/// nginx with one small page.
+pub fn nginx(context: &Context) -> Result<Server> {
+    const PORT: u16 = 8080;
+    let program = installed("nginx", "nginx-light")?.display().to_string();
+    let directory = context.sandbox.shared()?;
+    Ok(server("nginx", PORT, move |ip| {
+        // What it writes goes where containers can write, too; it removes its pid file when it ends.
+        let temp = "/dev/shm/imsup-bench-nginx";
+        let text = format!(
+            "daemon off; master_process off; error_log /dev/null; pid {temp}-{ip}.pid;\nevents {{}}\nhttp {{ access_log off; \
+             keepalive_requests 1000000; client_body_temp_path {temp}; proxy_temp_path {temp}; fastcgi_temp_path {temp}; \
+             uwsgi_temp_path {temp}; scgi_temp_path {temp};\n\
+             server {{ listen {ip}:{PORT}; location / {{ return 200 'hello'; }} }} }}\n"
+        );
+        let file = directory.join(format!("nginx-{ip}.conf"));
+        // One that cannot be written shows when nginx does not start.
+        let _ = command::write_file(&file, &text);
+        words(&format!("{program} -c {}", file.display()))
+    }))
+}

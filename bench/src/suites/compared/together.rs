@@ -1,0 +1,164 @@
+//! Many servers started at the same moment.
+
+use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::IMSUP;
+use crate::cli::Peer;
+use crate::context::Context;
+use crate::docker::{Docker, Network};
+use crate::interrupt;
+use crate::project::Project;
+use crate::report::{Row, Section};
+use crate::rounds::{Batches, Series, Turn};
+use crate::stats::Unit;
+use crate::suites::boot::Started;
+use crate::suites::sleep::server::{Server, echo};
+use crate::suites::{NATIVE, native};
+
+const DOCKER: &str = "docker start";
+/// A server on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A daemon whose containers have the machine's network; a gap where there is none.
+///
+/// # Errors
+/// A signal came.
+pub fn docker(context: &Context, section: &mut Section, what: &str) -> Result<Option<RefCell<Docker>>> {
+    if context.without.contains(&Peer::Docker) {
+        section.gap(what, "left out with '--without docker'");
+        return Ok(None);
+    }
+    let started = Docker::start(context, Network::Machine).and_then(|mut docker| {
+        section.note(docker.describe()?);
+        Ok(docker)
+    });
+    interrupt::check()?;
+    match started {
+        Ok(docker) => Ok(Some(RefCell::new(docker))),
+        Err(why) => {
+            section.gap(what, format!("{why:#}"));
+            Ok(None)
+        }
+    }
+}
+
+pub fn run(context: &Context) -> Result<Section> {
+    let mut section = Section::default();
+    let count = context.count(100, 10);
+    let docker = docker(context, &mut section, DOCKER)?;
+    let server = echo(context);
+    let names: Vec<String> = (1..=count).map(|number| format!("host-{number}")).collect();
+    let services: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let mut service = server.service("idle_after: never");
+            service.name.clone_from(name);
+            service
+        })
+        .collect();
+    let project = Project::up(&context.sandbox, &services)?;
+    let hosts: Vec<Ipv4Addr> = project.hosts()?.iter().map(|host| host.address).collect();
+    let addresses: Vec<Ipv4Addr> = (0..count).map(address).collect();
+    let contained: Vec<Ipv4Addr> = (0..count).map(|number| address(count + number)).collect();
+    if let Some(docker) = &docker {
+        let mut docker = docker.borrow_mut();
+        for (name, ip) in names.iter().zip(&contained) {
+            docker.create(name, &server.command(*ip))?;
+        }
+    }
+    let mut batches = Batches::default();
+    let mut turns = vec![
+        Turn::new(NATIVE, || {
+            at_once(&server, &addresses, || {
+                let all: Result<Vec<_>> = addresses.iter().map(|ip| Started::exec(&server.command(*ip))).collect();
+                all
+            })
+        }),
+        Turn::new(IMSUP, || {
+            let series = at_once(&server, &hosts, || Ok(()))?;
+            for name in &names {
+                project.stop(name)?;
+            }
+            Ok(series)
+        }),
+    ];
+    if let Some(docker) = &docker {
+        turns.push(Turn::new(DOCKER, || {
+            let mut docker = docker.borrow_mut();
+            let series = at_once(&server, &contained, || {
+                names.iter().try_for_each(|name| docker.begin(name))
+            })?;
+            names.iter().try_for_each(|name| docker.kill(name))?;
+            Ok(series)
+        }));
+    }
+    batches.interleave(&mut turns, 1, context.count(5, 1))?;
+    let others: Vec<_> = turns.iter().map(|turn| turn.variant).skip(1).collect();
+    drop(turns);
+    let unit = Unit::MILLISECONDS;
+    for (series, what) in [
+        ("first", "the first reply"),
+        ("reply", "each reply"),
+        ("last", "the last reply"),
+    ] {
+        let native = batches.measured(NATIVE, series, unit)?;
+        for variant in &others {
+            let measured = batches.measured(variant, series, unit)?;
+            let what = format!("{count} servers, {what}: {variant}");
+            section.rows.push(Row::compare(what, unit, &native, &measured));
+        }
+    }
+    section.note("from the common start to each server's reply, one client for each, threads of one process");
+    section.note("native: fork and exec of all, the clients try to connect until they can; docker: containers that were made before, started one \
+                  after the other by the API; imsup: the clients' own connections are what starts the hosts");
+    section.note("a hundred that are woken at the same moment are in 'sleep-many'");
+    Ok(section)
+}
+
+/// Addresses outside the planes, of this process alone.
+fn address(number: usize) -> Ipv4Addr {
+    let [_, _, hi, _] = native::address(0).octets();
+    let [.., above, below] = u32::try_from(number).unwrap_or(0).to_be_bytes();
+    Ipv4Addr::new(127, 190 + above, hi, below.max(1))
+}
+
+/// Has a client ask each while `start` starts them; what that gives is kept until all have answered.
+fn at_once<T>(server: &Server, addresses: &[Ipv4Addr], start: impl FnOnce() -> Result<T>) -> Result<Vec<Series>> {
+    let began = Instant::now();
+    let ask = |ip: Ipv4Addr| -> Result<u64> {
+        let at = SocketAddrV4::new(ip, server.port);
+        loop {
+            match std::net::TcpStream::connect(at) {
+                Ok(mut stream) => {
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    server.ask(&mut stream)?;
+                    return Ok(u64::try_from(began.elapsed().as_nanos())?);
+                }
+                Err(_) if began.elapsed() < PATIENCE => thread::sleep(LOOK),
+                Err(error) => return Err(error).with_context(|| format!("connecting to {at}")),
+            }
+        }
+    };
+    let mut times = thread::scope(|scope| {
+        let clients: Vec<_> = addresses.iter().map(|ip| scope.spawn(move || ask(*ip))).collect();
+        let _kept = start()?;
+        let join = |client: thread::ScopedJoinHandle<'_, Result<u64>>| {
+            client.join().map_err(|_| anyhow!("a client panicked"))?
+        };
+        clients.into_iter().map(join).collect::<Result<Vec<_>>>()
+    })?;
+    times.sort_unstable();
+    let (first, last) = (times.first().copied(), times.last().copied());
+    let one = |name: &str, time: Option<u64>| (name.to_owned(), time.into_iter().collect());
+    Ok(vec![
+        one("first", first),
+        one("last", last),
+        ("reply".to_owned(), times),
+    ])
+}

@@ -1,0 +1,197 @@
+//! The ways from a client to a server: natively, by imsup, in containers, by a relay, by an interposer.
+
+use std::cell::RefCell;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::servers::Server;
+use super::{DOCKER, IMSUP, INTERPOSER, PROXYD};
+use crate::cli::Peer;
+use crate::context::Context;
+use crate::docker::{Docker, Network};
+use crate::interrupt;
+use crate::peers::interposer::Interposer;
+use crate::peers::systemd::{Activated, Systemd};
+use crate::project::Project;
+use crate::report::Section;
+use crate::suites::{CONTROL, NATIVE, native};
+
+/// The container in which clients run.
+const CLIENT: &str = "client";
+
+/// What there is to compare with, kept for a whole suite; what is missing is a named gap.
+pub struct Peers {
+    systemd: Option<Systemd>,
+    interposer: Option<Interposer>,
+    docker: Option<RefCell<Docker>>,
+}
+
+impl Peers {
+    /// Finds and starts them.
+    ///
+    /// # Errors
+    /// A signal came.
+    pub fn start(context: &Context, section: &mut Section) -> Result<Self> {
+        let systemd = found(section, PROXYD, Systemd::find());
+        let interposer = found(section, INTERPOSER, Interposer::find(context));
+        let docker = if context.without.contains(&Peer::Docker) {
+            section.gap(DOCKER, "left out with '--without docker'");
+            None
+        } else {
+            let started = Docker::start(context, Network::Bridge).and_then(|mut docker| {
+                section.note(docker.describe()?);
+                docker.create(CLIENT, &["sleep".to_owned(), "infinity".to_owned()])?;
+                docker.begin(CLIENT)?;
+                Ok(docker)
+            });
+            interrupt::check()?;
+            found(section, DOCKER, started).map(RefCell::new)
+        };
+        Ok(Self {
+            systemd,
+            interposer,
+            docker,
+        })
+    }
+}
+
+fn found<T>(section: &mut Section, what: &str, result: Result<T>) -> Option<T> {
+    result.map_err(|error| section.gap(what, format!("{error:#}"))).ok()
+}
+
+/// One way to a server.
+pub struct Way<'a> {
+    /// The variant.
+    pub name: &'static str,
+    /// Where the server is reached.
+    pub address: Ipv4Addr,
+    client: Box<dyn Fn(&Path) -> Command + 'a>,
+}
+
+impl Way<'_> {
+    /// A client program on this way.
+    pub fn client(&self, program: &Path) -> Command {
+        (self.client)(program)
+    }
+}
+
+/// One server, started once for each way.
+pub struct Stage<'a> {
+    peers: &'a Peers,
+    project: Project<'a>,
+    server: &'a Server,
+    first: Ipv4Addr,
+    second: Ipv4Addr,
+    relay: Option<(Ipv4Addr, Vec<Activated>)>,
+    container: Option<Ipv4Addr>,
+    _servers: [native::Server; 2],
+}
+
+impl<'a> Stage<'a> {
+    /// Starts the server natively twice, as a host, in a container, and behind a relay.
+    ///
+    /// # Errors
+    /// It does not start somewhere.
+    pub fn set(context: &'a Context, peers: &'a Peers, server: &'a Server) -> Result<Self> {
+        let (first, second) = (native::address(20), native::address(21));
+        let start = |address| {
+            let listens = SocketAddrV4::new(address, server.port);
+            native::Server::start(context, &server.command(address), listens)
+        };
+        let servers = [start(first)?, start(second)?];
+        let project = Project::up(&context.sandbox, &[server.service()])?;
+        project.wake(server.name)?;
+        let relay = match &peers.systemd {
+            Some(systemd) => Some(relayed(systemd, server, first)?),
+            None => None,
+        };
+        let container = match &peers.docker {
+            Some(docker) => {
+                let mut docker = docker.borrow_mut();
+                docker.create(server.name, &server.command(Ipv4Addr::UNSPECIFIED))?;
+                docker.begin(server.name)?;
+                Some(docker.address(server.name)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            peers,
+            project,
+            server,
+            first,
+            second,
+            relay,
+            container,
+            _servers: servers,
+        })
+    }
+
+    /// All ways to it.
+    ///
+    /// # Errors
+    /// imsup does not know it.
+    pub fn ways(&self) -> Result<Vec<Way<'_>>> {
+        let way = |name, address| Way {
+            name,
+            address,
+            client: Box::new(|program: &Path| Command::new(program)),
+        };
+        let mut ways = vec![way(NATIVE, self.first), way(CONTROL, self.second)];
+        ways.push(Way {
+            name: IMSUP,
+            address: self.project.address(self.server.name)?,
+            client: Box::new(|program| {
+                let mut command = self.project.supervised(None);
+                command.arg(program);
+                command
+            }),
+        });
+        if let Some((address, _)) = &self.relay {
+            ways.push(way(PROXYD, *address));
+        }
+        if let Some(interposer) = &self.peers.interposer {
+            ways.push(Way {
+                name: INTERPOSER,
+                address: self.first,
+                client: Box::new(|program| interposer.command(program)),
+            });
+        }
+        if let (Some(address), Some(docker)) = (self.container, &self.peers.docker) {
+            ways.push(Way {
+                name: DOCKER,
+                address,
+                client: Box::new(|program| {
+                    let mut command = docker.borrow().exec(CLIENT);
+                    command.arg(program);
+                    command
+                }),
+            });
+        }
+        Ok(ways)
+    }
+}
+
+impl Drop for Stage<'_> {
+    fn drop(&mut self) {
+        if let (Some(docker), true) = (&self.peers.docker, self.container.is_some()) {
+            // The next stage may have the same server.
+            let _ = docker.borrow_mut().remove(self.server.name);
+        }
+    }
+}
+
+/// A relay before each of its ports, on an address of its own.
+fn relayed(systemd: &Systemd, server: &Server, to: Ipv4Addr) -> Result<(Ipv4Addr, Vec<Activated>)> {
+    let address = native::address(22);
+    let ports = [server.port].into_iter().chain(server.more.iter().copied());
+    let relays = ports.map(|port| {
+        let relay = systemd.relay(SocketAddrV4::new(address, port), SocketAddrV4::new(to, port))?;
+        // The first connection makes it the relay.
+        native::wait_for(SocketAddrV4::new(address, port)).context("the relay")?;
+        anyhow::Ok(relay)
+    });
+    Ok((address, relays.collect::<Result<_>>()?))
+}
