@@ -71,12 +71,19 @@ fn context(sockets: Sockets) -> Result<ScmpFilterContext, FilterError> {
 fn add(context: &mut ScmpFilterContext, row: &Row) -> Result<(), SeccompError> {
     let call = ScmpSyscall::from_name(row.name)?;
     match row.action {
-        Action::Refuse { errno } => context.add_rule_exact(ScmpAction::Errno(errno), call)?,
-        Action::Notify { when, .. } => {
-            let comparisons: Vec<ScmpArgCompare> = when.iter().map(comparison).collect();
-            context.add_rule_conditional_exact(ScmpAction::Notify, call, &comparisons)?
+        Action::Refuse { errno } => {
+            context.add_rule_exact(ScmpAction::Errno(errno), call)?;
         }
-    };
+        Action::Notify { when: [], .. } => {
+            context.add_rule_exact(ScmpAction::Notify, call)?;
+        }
+        Action::Notify { when, .. } => {
+            for conjunction in when {
+                let comparisons: Vec<ScmpArgCompare> = conjunction.iter().map(comparison).collect();
+                context.add_rule_conditional_exact(ScmpAction::Notify, call, &comparisons)?;
+            }
+        }
+    }
     Ok(())
 }
 

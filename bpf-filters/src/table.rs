@@ -22,9 +22,9 @@ pub enum Handler {
     Connect,
     /// sendto(2) with a destination.
     SendTo,
-    /// sendmsg(2) with MSG_FASTOPEN.
+    /// sendmsg(2), which may carry a destination.
     SendMsg,
-    /// sendmmsg(2) with MSG_FASTOPEN.
+    /// sendmmsg(2), whose messages may each carry a destination.
     SendMmsg,
     /// getsockname(2).
     GetSockName,
@@ -36,6 +36,8 @@ pub enum Handler {
     Uname,
     /// open(2) with the flags by which musl reads a file.
     Open,
+    /// io_uring_setup(2).
+    IoUringSetup,
 }
 
 /// What a [`Condition`] asks of its argument.
@@ -73,15 +75,18 @@ impl Condition {
     }
 }
 
+/// Conditions that must all hold.
+pub type Conjunction = &'static [Condition];
+
 /// What is done with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The supervisor is asked, where all the conditions hold; otherwise the call is allowed.
+    /// The supervisor is asked, where all conditions of any of these conjunctions hold; otherwise the call is allowed.
     Notify {
         /// Who answers.
         handler: Handler,
         /// When; always where empty.
-        when: &'static [Condition],
+        when: &'static [Conjunction],
     },
     /// The call fails with this errno.
     Refuse {
@@ -97,6 +102,17 @@ pub enum Sockets {
     Duplicated,
     /// It may not: it makes the sockets itself, and keeps copies.
     Made,
+}
+
+impl Action {
+    /// Whether the supervisor is asked about a call with these arguments.
+    pub fn notifies(&self, arguments: &[u64; 6]) -> bool {
+        let Self::Notify { when, .. } = self else {
+            return false;
+        };
+        let all_hold = |conjunction: &Conjunction| conjunction.iter().all(|condition| condition.holds(arguments));
+        when.is_empty() || when.iter().any(all_hold)
+    }
 }
 
 /// One system call of the table.
@@ -123,20 +139,20 @@ pub const FOREIGN_ARCHITECTURE_ERRNO: i32 = libc::ENOSYS;
 const KERNEL_O_LARGEFILE: i32 = 0o100_000;
 
 #[cfg(target_arch = "x86_64")]
-const AS_MUSL_READS: &[Condition] = &[Condition {
+const AS_MUSL_READS: &[Conjunction] = &[&[Condition {
     argument: 1,
     test: Test::MaskedEqual {
         mask: u32::MAX as u64,
         value: (libc::O_RDONLY | libc::O_CLOEXEC | KERNEL_O_LARGEFILE) as u64,
     },
-}];
+}]];
 
-const WITH_DESTINATION: &[Condition] = &[Condition {
+const WITH_DESTINATION: &[Conjunction] = &[&[Condition {
     argument: 4,
     test: Test::NotEqual(0),
-}];
+}]];
 
-const OF_ACCEPTCONN: &[Condition] = &[int(1, libc::SOL_SOCKET), int(2, libc::SO_ACCEPTCONN)];
+const OF_ACCEPTCONN: &[Conjunction] = &[&[int(1, libc::SOL_SOCKET), int(2, libc::SO_ACCEPTCONN)]];
 
 /// The argument, an `int` to the kernel, is `value`.
 const fn int(argument: u8, value: i32) -> Condition {
@@ -149,13 +165,28 @@ const fn int(argument: u8, value: i32) -> Condition {
     }
 }
 
-const fn fast_open(flags_argument: u8) -> Condition {
+/// The destination of a message lies in memory, where a filter cannot look. Only stream sockets raise SIGPIPE (send(2)), so who asks for none writes
+/// to one, or to a connected socket without thinking of its kind: D-Bus, Wayland, gRPC, glibc's resolver. Their calls stay native.
+const SENDMSG_MAY_HAVE_DESTINATION: &[Conjunction] =
+    &[&[without(2, libc::MSG_NOSIGNAL)], &[with(2, libc::MSG_FASTOPEN)]];
+const SENDMMSG_MAY_HAVE_DESTINATION: &[Conjunction] =
+    &[&[without(3, libc::MSG_NOSIGNAL)], &[with(3, libc::MSG_FASTOPEN)]];
+
+/// The flag is set.
+const fn with(flags_argument: u8, flag: i32) -> Condition {
+    masked(flags_argument, flag, flag)
+}
+
+/// The flag is not set.
+const fn without(flags_argument: u8, flag: i32) -> Condition {
+    masked(flags_argument, flag, 0)
+}
+
+const fn masked(argument: u8, mask: i32, value: i32) -> Condition {
+    let (mask, value) = (mask as u64, value as u64);
     Condition {
-        argument: flags_argument,
-        test: Test::MaskedEqual {
-            mask: libc::MSG_FASTOPEN as u64,
-            value: libc::MSG_FASTOPEN as u64,
-        },
+        argument,
+        test: Test::MaskedEqual { mask, value },
     }
 }
 
@@ -167,7 +198,7 @@ const fn notify_when(
     name: &'static str,
     number: Number,
     handler: Handler,
-    when: &'static [Condition],
+    when: &'static [Conjunction],
     why: &'static str,
 ) -> Row {
     Row {
@@ -189,14 +220,8 @@ const fn refuse(name: &'static str, number: Number, errno: i32, why: &'static st
     }
 }
 
-/// AF_INET is 2 and AF_INET6 10, which differ in one bit.
-const OF_INET: &[Condition] = &[Condition {
-    argument: 0,
-    test: Test::MaskedEqual {
-        mask: u32::MAX as u64 & !(libc::AF_INET6 as u64 & !(libc::AF_INET as u64)),
-        value: libc::AF_INET as u64,
-    },
-}];
+/// IPv4 and IPv6.
+const OF_INET: &[Conjunction] = &[&[int(0, libc::AF_INET)], &[int(0, libc::AF_INET6)]];
 
 impl Row {
     const fn only(self, sockets: Sockets) -> Self {
@@ -251,15 +276,15 @@ pub const TABLE: &[Row] = &[
         "sendmsg",
         libc::SYS_sendmsg,
         Handler::SendMsg,
-        &[fast_open(2)],
-        "TCP Fast Open connects without connect(2)",
+        SENDMSG_MAY_HAVE_DESTINATION,
+        "as sendto; TCP Fast Open connects without connect(2)",
     ),
     notify_when(
         "sendmmsg",
         libc::SYS_sendmmsg,
         Handler::SendMmsg,
-        &[fast_open(3)],
-        "TCP Fast Open connects without connect(2)",
+        SENDMMSG_MAY_HAVE_DESTINATION,
+        "as sendmsg",
     ),
     notify(
         "getsockname",
@@ -289,11 +314,11 @@ pub const TABLE: &[Row] = &[
         AS_MUSL_READS,
         "how musl, and neither glibc nor Go, opens /etc/hosts: the project's is given instead",
     ),
-    refuse(
+    notify(
         "io_uring_setup",
         libc::SYS_io_uring_setup,
-        libc::ENOSYS,
-        "rings connect and accept past the filter; runtimes fall back to epoll",
+        Handler::IoUringSetup,
+        "answered ENOSYS, and said once: rings connect and accept past the filter; runtimes fall back to epoll",
     ),
     refuse(
         "io_uring_enter",
@@ -349,7 +374,7 @@ mod tests {
             let Action::Notify { when, .. } = row.action else {
                 continue;
             };
-            for condition in when {
+            for condition in when.iter().copied().flatten() {
                 assert!(condition.argument < 6, "{}", row.name);
                 if let Test::MaskedEqual { mask, value } = condition.test {
                     assert_eq!(value & !mask, 0, "{}: this condition never holds", row.name);
@@ -361,7 +386,7 @@ mod tests {
     #[test]
     fn only_notified_calls_have_a_handler() {
         assert_eq!(handler_of(libc::SYS_connect as i32), Some(Handler::Connect));
-        assert_eq!(handler_of(libc::SYS_io_uring_setup as i32), None);
+        assert_eq!(handler_of(libc::SYS_io_uring_enter as i32), None);
         assert_eq!(handler_of(libc::SYS_read as i32), None);
         assert_eq!(handler_of(-1), None);
     }

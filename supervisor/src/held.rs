@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use imsup_wire::Endpoint;
+use nix::errno::Errno;
 use rustix::fs::OFlags;
 
-use crate::kernel::notify::NotificationId;
+use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::Family;
 
 /// Calls held at most; a program that makes more concurrent ones gets EAGAIN.
@@ -31,8 +32,11 @@ pub struct HeldConnect {
     pub socket: OwnedFd,
     /// The address in the socket's form.
     pub address: SocketAddr,
-    /// Where that is in the planes.
-    pub endpoint: Endpoint,
+    /// What the broker is asked for; `None` where it is not asked.
+    pub endpoint: Option<Endpoint>,
+    /// How long the socket lets a connect take (SO_SNDTIMEO). The kernel counts it from the call that begins the connect, which was
+    /// ours, and then says EALREADY instead of EINPROGRESS: so it is counted here.
+    pub own_timeout: Option<Duration>,
     /// The socket's file status flags.
     pub flags: OFlags,
     /// Whether the kernel has the attempt in hand and its outcome is awaited; otherwise the broker's word is.
@@ -68,10 +72,17 @@ pub struct HeldBind {
 pub enum Waiting {
     /// connect(2) of a TCP socket.
     Connect(HeldConnect),
-    /// connect(2) of a UDP socket, or a datagram: carried out by the kernel once the broker retains the endpoint.
+    /// connect(2) of a UDP socket: carried out by the kernel once the broker retains the endpoint.
     Datagram {
-        /// Where it goes.
+        /// Where it leads.
         endpoint: Endpoint,
+    },
+    /// Datagrams, which are sent once the broker retains the endpoint of the first.
+    Send {
+        /// Where the first goes.
+        endpoint: Endpoint,
+        /// The call.
+        call: Notification,
     },
     /// bind(2).
     Bind(HeldBind),
@@ -96,6 +107,14 @@ impl Held {
     /// Whether a signal ends the wait: bind(2) never fails with EINTR.
     pub fn is_interruptible(&self) -> bool {
         !matches!(self.waiting, Waiting::Bind(_))
+    }
+
+    /// What it gets when a signal ends the wait. A connect with a timeout is not restarted (signal(7)).
+    pub fn interruption(&self) -> Answer {
+        match &self.waiting {
+            Waiting::Connect(connect) if connect.own_timeout.is_some() => Answer::errno(Errno::EINTR),
+            _ => Answer::Interrupted,
+        }
     }
 }
 

@@ -16,7 +16,9 @@ use crate::kernel::notify::Listener;
 use crate::kernel::task::Tasks;
 use crate::kernel::{process, socket};
 use crate::link::Link;
-use crate::sockets::{Retained, SocketTable};
+use crate::sockets::{PortSet, Retained, SocketTable};
+use crate::trace::Trace;
+use crate::unhonoured::Said;
 
 /// The state that the handlers of trapped calls work on.
 #[derive(Debug)]
@@ -35,6 +37,10 @@ pub struct Host {
     pub sockets: SocketTable,
     /// The sockets retained for the host.
     pub retained: Retained,
+    /// UDP ports that the kernel chose for sockets on the machine's wildcard: localhost leads to them as it is.
+    pub native_ports: PortSet,
+    /// Whether a UDP socket was bound to one of the host's addresses.
+    pub has_bound_datagrams: bool,
     /// Where connects were answered, or datagrams taken, lately.
     pub answered: Answered,
     /// The broker.
@@ -45,6 +51,10 @@ pub struct Host {
     pub hold_timeout: Duration,
     /// How far the program's start has come.
     pub start: Start,
+    /// What it asked that imsup cannot honour.
+    pub said: Said,
+    /// What is done with its calls, for people.
+    pub trace: Trace,
 }
 
 /// How the program's sockets are reached.

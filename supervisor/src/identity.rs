@@ -1,5 +1,6 @@
 //! Who a host is, and what addresses mean to it. Pure.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use imsup_wire::{Index, Place, Plane, Planes};
@@ -37,6 +38,18 @@ pub enum Destination {
     Vip(SocketAddrV4),
     /// An address of a plane that this host must not reach: another host's localhost.
     Forbidden,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Foreign => "outside the planes",
+            Self::NameServer => "the project's name server",
+            Self::Localhost { .. } => "own localhost",
+            Self::Vip(_) => "a host",
+            Self::Forbidden => "another host's localhost",
+        })
+    }
 }
 
 /// What the address of a bind means.

@@ -18,6 +18,8 @@ mod running;
 pub mod sleep;
 pub mod sockets;
 pub mod syscalls;
+pub mod trace;
+pub mod unhonoured;
 mod user;
 
 pub use error::RunError;

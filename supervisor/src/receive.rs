@@ -22,6 +22,7 @@ use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self, Verdict};
+use crate::unhonoured::Unhonoured;
 
 /// What poll(2) found: its events for each of the loop's descriptors.
 struct Ready {
@@ -193,8 +194,10 @@ impl Loop {
     }
 
     fn handle(&mut self, call: &Notification) {
+        let traced = self.host.trace.begin(call);
         let verdict = match syscalls::handle(&mut self.host, call) {
             Verdict::Hold(_) if self.held.len() >= MAX_HELD => {
+                self.host.said.once(call.tid, Unhonoured::TooManyHeld);
                 self.host
                     .link
                     .send(&ToBroker::CancelReach { id: call.id.number() }, Vec::new());
@@ -202,6 +205,9 @@ impl Loop {
             }
             verdict => verdict,
         };
+        if let Some(traced) = traced {
+            self.host.trace.end(call.id, traced, &verdict);
+        }
         match verdict {
             Verdict::Answer(answer) => self.answer(call.id, answer),
             Verdict::Done => {}
@@ -219,17 +225,11 @@ impl Loop {
 
     /// A caller that cannot wait for the next broker is refused; the others are asked for again when it comes.
     fn answer_without_broker(&mut self, id: NotificationId) {
-        let answer = match self.held.get(&id).map(|held| &held.waiting) {
-            Some(Waiting::Connect(connect)) if connect.blocking() || connect.in_kernel => return,
-            Some(Waiting::Connect(_)) => Answer::errno(Errno::ECONNREFUSED),
-            Some(Waiting::Datagram { .. }) => Answer::Continue,
-            Some(Waiting::Bind(_)) => match self.held.get(&id) {
-                Some(held) => syscalls::claimed(&mut self.host, id, held, None),
-                None => return,
-            },
-            None => return,
-        };
-        self.finish(id, answer);
+        if let Some(held) = self.held.get_mut(&id)
+            && let Some(answer) = syscalls::without_broker(&mut self.host, id, held)
+        {
+            self.finish(id, answer);
+        }
     }
 
     fn answer(&self, id: NotificationId, answer: Answer) {
@@ -244,6 +244,7 @@ impl Loop {
         if let Some(Waiting::Connect(connect)) = held.map(|held| held.waiting) {
             syscalls::connect_answered(&mut self.host, connect.socket.as_fd(), answer);
         }
+        self.host.trace.resumed(id, answer);
         self.answer(id, answer);
     }
 
@@ -317,8 +318,11 @@ impl Loop {
         for (id, held) in &self.held {
             let (endpoint, can_wait) = match &held.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking()),
-                Waiting::Datagram { endpoint } => (*endpoint, false),
+                Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
                 Waiting::Connect(_) | Waiting::Bind(_) => continue,
+            };
+            let Some(endpoint) = endpoint else {
+                continue;
             };
             let id = id.number();
             self.host
@@ -389,9 +393,11 @@ impl Loop {
                 if let Some(Waiting::Connect(connect)) = self.held.remove(&id).map(|held| held.waiting) {
                     self.host.give_up_copy(connect.socket.as_fd());
                 }
+                self.host.trace.gone(id);
             } else if held.is_interruptible() && signals::interrupts(held.tid) {
+                let answer = held.interruption();
                 self.cancel(id);
-                self.finish(id, Answer::Interrupted);
+                self.finish(id, answer);
             } else if now >= held.deadline {
                 let errno = held.timeout_errno;
                 self.cancel(id);
@@ -404,7 +410,7 @@ impl Loop {
 
     fn cancel(&mut self, id: NotificationId) {
         if let Some(Held {
-            waiting: Waiting::Connect(_) | Waiting::Datagram { .. },
+            waiting: Waiting::Connect(_) | Waiting::Datagram { .. } | Waiting::Send { .. },
             ..
         }) = self.held.get(&id)
         {

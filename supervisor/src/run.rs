@@ -22,7 +22,9 @@ use crate::link::Link;
 use crate::receive::Loop;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
-use crate::sockets::{Retained, SocketTable};
+use crate::sockets::{PortSet, Retained, SocketTable};
+use crate::trace::Trace;
+use crate::unhonoured::Said;
 use crate::user;
 use crate::{init, reconnect};
 
@@ -49,6 +51,8 @@ pub struct RunOptions {
     pub new_session: bool,
     /// The soft limit of descriptors that the program starts with; ours where `None`.
     pub descriptor_limit: Option<u64>,
+    /// Whether each trapped call is told on standard error.
+    pub trace: bool,
 }
 
 /// Runs a command as a host until it ends, and ends what it leaves behind. The caller must have a single thread.
@@ -152,6 +156,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         role: options.role.clone(),
         sockets: SocketTable::default(),
         retained: welcome.retained,
+        native_ports: PortSet::default(),
+        has_bound_datagrams: false,
         answered: Answered::default(),
         link,
         hosts_file: options.hosts_file.clone(),
@@ -161,6 +167,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
             listening: false,
             settled: false,
         },
+        said: Said::default(),
+        trace: Trace::new(options.trace),
     };
     let introduction = reconnect::Introduction {
         hello,

@@ -15,7 +15,7 @@ const CAPACITY: usize = 4096;
 pub struct Asked {
     /// The address it bound, as it gave it.
     pub bound: Option<SocketAddr>,
-    /// It bound the wildcard and port 0, which was not carried out yet: whether the socket will listen, connect to a host
+    /// It is TCP and bound the wildcard and port 0, which was not carried out yet: whether the socket will listen, connect to a host
     /// or leave the planes is not known before it does.
     pub bind_later: bool,
     /// The peer it connected to, where it was led elsewhere: a name server, `::1`.
@@ -46,6 +46,33 @@ impl SocketTable {
             self.oldest_first.push_back(cookie);
         }
         change(self.asked.entry(cookie).or_default());
+    }
+}
+
+/// A set of ports, in 8 KiB whatever it has.
+#[derive(Debug)]
+pub struct PortSet(Box<[u64; 1024]>);
+
+impl Default for PortSet {
+    fn default() -> Self {
+        Self(Box::new([0; 1024]))
+    }
+}
+
+impl PortSet {
+    /// Whether `port` is in it.
+    pub fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
+    }
+
+    /// Adds `port`.
+    pub fn insert(&mut self, port: u16) {
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+
+    /// Takes `port` out.
+    pub fn remove(&mut self, port: u16) {
+        self.0[usize::from(port / 64)] &= !(1 << (port % 64));
     }
 }
 
@@ -234,6 +261,18 @@ mod tests {
 
     fn null() -> OwnedFd {
         std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn a_port_set_holds_every_port() {
+        let mut ports = PortSet::default();
+        for port in [0, 63, 64, 1023, 65_535] {
+            assert!(!ports.contains(port));
+            ports.insert(port);
+            assert!(ports.contains(port) && !ports.contains(port ^ 1), "{port}");
+            ports.remove(port);
+            assert!(!ports.contains(port), "{port}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use imsup_bpf_filters::table::Conjunction;
 use imsup_bpf_filters::{Action, Condition, Row, Sockets, TABLE, Test, confine};
 
 const ABOUT: &str = "\
@@ -32,12 +33,18 @@ EPERM for it:
 
 ";
 
-fn when(conditions: &[Condition]) -> String {
+fn when(conjunctions: &[Conjunction]) -> String {
+    let texts: Vec<String> = conjunctions.iter().map(|conjunction| all(conjunction)).collect();
+    texts.join(", or ")
+}
+
+fn all(conditions: &[Condition]) -> String {
     let texts: Vec<String> = conditions
         .iter()
         .map(|Condition { argument, test }| match *test {
             Test::NotEqual(0) => format!("argument {argument} is not null"),
             Test::NotEqual(value) => format!("argument {argument} is not {value:#x}"),
+            Test::MaskedEqual { mask, value: 0 } => format!("argument {argument} has {mask:#x} not set"),
             Test::MaskedEqual { mask, value } if mask == value => format!("argument {argument} has {value:#x} set"),
             Test::MaskedEqual { mask, value } if mask == u64::from(u32::MAX) => {
                 format!("argument {argument} is exactly {value:#x}")
@@ -51,7 +58,7 @@ fn when(conditions: &[Condition]) -> String {
 fn line(row: &Row) -> String {
     let done = match row.action {
         Action::Notify { when: [], .. } => "handled".to_owned(),
-        Action::Notify { when: conditions, .. } => format!("handled where {}", when(conditions)),
+        Action::Notify { when: conjunctions, .. } => format!("handled where {}", when(conjunctions)),
         Action::Refuse { errno: libc::ENOSYS } => "refused: ENOSYS".to_owned(),
         Action::Refuse { errno } => format!("refused: errno {errno}"),
     };

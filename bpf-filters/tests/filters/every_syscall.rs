@@ -28,9 +28,7 @@ fn expected(call: &Call, sockets: Sockets) -> Verdict {
     match row.map(|row| row.action) {
         None => Verdict::Allow,
         Some(Action::Refuse { errno }) => Verdict::Errno(errno),
-        Some(Action::Notify { when, .. }) if when.iter().all(|condition| condition.holds(&call.arguments)) => {
-            Verdict::Notify
-        }
+        Some(action) if action.notifies(&call.arguments) => Verdict::Notify,
         Some(Action::Notify { .. }) => Verdict::Allow,
     }
 }
@@ -121,6 +119,7 @@ fn arguments_decide_as_designed() {
         arguments
     };
     let fast_open = libc::MSG_FASTOPEN as u64;
+    let no_signal = libc::MSG_NOSIGNAL as u64;
     for (number, arguments, verdict, what) in [
         (libc::SYS_socket, [2, 1, 0, 0, 0, 0], Verdict::Notify, "IPv4"),
         (libc::SYS_socket, [10, 2, 0, 0, 0, 0], Verdict::Notify, "IPv6"),
@@ -159,47 +158,48 @@ fn arguments_decide_as_designed() {
             Verdict::Allow,
             "a length without an address",
         ),
+        (libc::SYS_sendmsg, with(2, 0), Verdict::Notify, "sendmsg"),
+        (libc::SYS_sendmsg, with(2, no_signal), Verdict::Allow, "to a stream"),
         (
             libc::SYS_sendmsg,
-            [3, 4096, 0, 0, 0, 0],
+            with(2, !fast_open),
             Verdict::Allow,
-            "plain sendmsg",
+            "all but fast open",
         ),
-        (libc::SYS_sendmsg, with(2, fast_open), Verdict::Notify, "fast open"),
         (
             libc::SYS_sendmsg,
-            with(2, fast_open | 0x4000),
+            with(2, !no_signal),
+            Verdict::Notify,
+            "all but MSG_NOSIGNAL",
+        ),
+        (
+            libc::SYS_sendmsg,
+            with(2, fast_open | no_signal),
             Verdict::Notify,
             "fast open and MSG_NOSIGNAL",
         ),
         (
             libc::SYS_sendmsg,
-            with(2, 0xdead_beef_2000_0000),
-            Verdict::Notify,
-            "fast open under garbage",
+            with(2, no_signal | 0xdead_beef_0000_0000),
+            Verdict::Allow,
+            "MSG_NOSIGNAL under garbage",
         ),
         (
             libc::SYS_sendmsg,
-            with(2, fast_open << 32),
+            with(2, fast_open << 32 | no_signal),
             Verdict::Allow,
-            "garbage above the int",
-        ),
-        (
-            libc::SYS_sendmsg,
-            with(2, !fast_open),
-            Verdict::Allow,
-            "every other flag",
+            "garbage that is no fast open",
         ),
         (
             libc::SYS_sendmmsg,
-            with(2, fast_open),
-            Verdict::Allow,
+            with(2, no_signal),
+            Verdict::Notify,
             "sendmmsg's count",
         ),
         (
             libc::SYS_sendmmsg,
-            with(3, fast_open),
-            Verdict::Notify,
+            with(3, no_signal),
+            Verdict::Allow,
             "sendmmsg's flags",
         ),
         (
@@ -219,6 +219,12 @@ fn arguments_decide_as_designed() {
             [3, 6, 30, 4096, 4096, 0],
             Verdict::Allow,
             "option 30 of TCP",
+        ),
+        (
+            libc::SYS_sendmmsg,
+            with(3, fast_open | no_signal),
+            Verdict::Notify,
+            "sendmmsg's fast open",
         ),
         (
             libc::SYS_bind,
@@ -316,14 +322,15 @@ fn calls_near_conditions() -> impl Strategy<Value = (&'static str, Call)> {
     let conditional: Vec<_> = TABLE
         .iter()
         .filter_map(|row| match row.action {
-            Action::Notify { when, .. } if !when.is_empty() => Some((row, when)),
-            _ => None,
+            Action::Notify { when, .. } => Some(when.iter().map(move |conjunction| (row, *conjunction))),
+            Action::Refuse { .. } => None,
         })
+        .flatten()
         .collect();
-    proptest::sample::select(conditional).prop_flat_map(|(row, when)| {
-        let tested: Vec<_> = when.iter().map(|condition| near(*condition)).collect();
+    proptest::sample::select(conditional).prop_flat_map(|(row, conjunction)| {
+        let tested: Vec<_> = conjunction.iter().map(|condition| near(*condition)).collect();
         (any::<[u64; 6]>(), tested).prop_map(move |(mut arguments, tested)| {
-            for (condition, value) in when.iter().zip(tested) {
+            for (condition, value) in conjunction.iter().zip(tested) {
                 arguments[usize::from(condition.argument)] = value;
             }
             (row.name, native(row.number, arguments))

@@ -82,6 +82,8 @@ impl Broker {
                     }
                     return Some(Outcome::Connect);
                 }
+                // The program has a datagram socket there, on a port that the kernel chose, which nobody retains.
+                Err(error) if datagram && error.kind() == ErrorKind::AddrInUse => return Some(Outcome::Connect),
                 // The program has bound it and does not listen yet. Then even an impatient caller waits.
                 Err(error) if error.kind() == ErrorKind::AddrInUse => {}
                 // It would be held for as long as a boot takes, and its event loop with it.

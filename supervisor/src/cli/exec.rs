@@ -52,6 +52,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         host: Some(host),
         role: Role::Exec,
         user: args.user,
+        trace: false,
         descriptor_limit: None,
         command: args.command,
     };

@@ -13,12 +13,17 @@ pub fn start(default: &str) {
     subscribe(filter);
 }
 
-/// Logs to standard error only where `IMSUP_LOG` asks for it: a host's boot has no time for more.
-pub fn start_if_asked() {
-    if std::env::var_os(VARIABLE).is_some()
-        && let Ok(filter) = EnvFilter::try_from_env(VARIABLE)
-    {
-        subscribe(filter);
+/// Logs to standard error what `IMSUP_LOG` asks for, else warnings: those of a program that is supervised, whose boot has no time to parse a
+/// filter for them.
+pub fn start_quietly() {
+    match EnvFilter::try_from_env(VARIABLE) {
+        Ok(filter) if std::env::var_os(VARIABLE).is_some() => subscribe(filter),
+        _ => tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(io::stderr)
+            .with_ansi(is_terminal())
+            .with_target(false)
+            .init(),
     }
 }
 
@@ -26,7 +31,11 @@ fn subscribe(filter: EnvFilter) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_ansi(is_terminal())
         .with_target(false)
         .init();
+}
+
+fn is_terminal() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }

@@ -27,6 +27,9 @@ pub struct Args {
     /// Run it as this user, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
+    /// Print each trapped system call and what is done with it (also: IMSUP_TRACE=1)
+    #[arg(long)]
+    trace: bool,
     /// The token of a boot, from the broker's launcher
     #[arg(long, value_name = "TOKEN", hide = true, requires = "host")]
     boot: Option<u64>,
@@ -66,6 +69,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         host: args.host,
         role,
         user: args.user,
+        trace: args.trace,
         descriptor_limit: args.nofile,
         command: args.command,
     };
@@ -181,6 +185,7 @@ impl Launched {
             host: Some(self.host),
             role: Role::Launched { boot: self.boot },
             user: self.user,
+            trace: false,
             descriptor_limit: self.nofile,
             command: self.command,
         };

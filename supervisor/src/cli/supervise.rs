@@ -17,6 +17,9 @@ use super::project::Project;
 /// it).
 pub const OWN_FAILURE: u8 = 125;
 
+/// Set to anything but nothing and `0`, it asks for a trace.
+const TRACE_VARIABLE: &str = "IMSUP_TRACE";
+
 /// A command to run as a host.
 pub struct Job {
     /// The host's name; `None` for a transient one that the broker names.
@@ -25,6 +28,8 @@ pub struct Job {
     pub role: Role,
     /// `USER[:GROUP]` to become.
     pub user: Option<String>,
+    /// Whether its trapped calls are told; [`TRACE_VARIABLE`] asks for it too, also for hosts that a broker launches.
+    pub trace: bool,
     /// The soft limit of descriptors to start it with, where it is not our own.
     pub descriptor_limit: Option<u64>,
     /// The command and its arguments.
@@ -36,7 +41,8 @@ pub struct Job {
 /// # Errors
 /// The broker does not take the host, or the kernel lacks something; status [`OWN_FAILURE`].
 pub fn run(project: &Project, job: Job) -> Result<ExitCode> {
-    logging::start_if_asked();
+    logging::start_quietly();
+    let asked = std::env::var_os(TRACE_VARIABLE).is_some_and(|value| !value.is_empty() && value != "0");
     let program = job.command.first().map(|word| word.display().to_string());
     // A launched program must not get the signals of the terminal that the broker was started from.
     let new_session = matches!(job.role, Role::Launched { .. });
@@ -50,6 +56,7 @@ pub fn run(project: &Project, job: Job) -> Result<ExitCode> {
         command: job.command,
         new_session,
         descriptor_limit: job.descriptor_limit,
+        trace: job.trace || asked,
     })
     .status(OWN_FAILURE)?;
     if let ExitStatus::NotExecuted(errno) = status {

@@ -194,3 +194,44 @@ pub(super) fn try_process_vm() -> Result<(), Errno> {
     own.read_process(address, &mut read)?;
     own.write_process(address, &read)
 }
+
+#[cfg(test)]
+pub(crate) mod array {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Memory from address 0 on.
+    pub(crate) struct Array(RefCell<Vec<u8>>);
+
+    impl Array {
+        pub(crate) fn new(bytes: Vec<u8>) -> Self {
+            Self(RefCell::new(bytes))
+        }
+
+        pub(crate) fn into_bytes(self) -> Vec<u8> {
+            self.0.into_inner()
+        }
+    }
+
+    impl TargetMemory for Array {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+            let memory = self.0.borrow();
+            let rest = usize::try_from(address)
+                .ok()
+                .and_then(|start| memory.get(start..))
+                .ok_or(Errno::EFAULT)?;
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            if count == 0 { Err(Errno::EFAULT) } else { Ok(count) }
+        }
+
+        fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+            let mut memory = self.0.borrow_mut();
+            let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+            let place = memory.get_mut(start..start + bytes.len()).ok_or(Errno::EFAULT)?;
+            place.copy_from_slice(bytes);
+            Ok(())
+        }
+    }
+}

@@ -7,6 +7,7 @@ pub mod features;
 pub mod inspect;
 pub mod means;
 pub mod memory;
+pub mod message;
 pub mod notify;
 pub mod pageout;
 pub mod process;

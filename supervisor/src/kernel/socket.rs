@@ -157,6 +157,46 @@ pub fn bind_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr) -> 
     bind(socket, family.form(SocketAddrV4::new(source, 0)))
 }
 
+/// Gives a datagram socket that the kernel bound to the wildcard a source address, and keeps its port: a disconnect takes both from a socket whose
+/// program chose neither (net/ipv4/udp.c, __udp_disconnect; its queue stays), and it can be bound anew. Where somebody was quicker to
+/// take the port, it gets another.
+///
+/// # Errors
+/// What bind(2) says: EINVAL where the program did choose.
+pub fn move_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr, port: u16) -> Result<(), Errno> {
+    disconnect(socket)?;
+    match bind(socket, family.form(SocketAddrV4::new(source, port))) {
+        Err(Errno::EADDRINUSE) => bind(socket, family.form(SocketAddrV4::new(source, 0))),
+        result => result,
+    }
+}
+
+/// connect(2) to AF_UNSPEC: the socket has no peer any more.
+///
+/// # Errors
+/// What connect(2) says.
+pub fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::net::connect_unspec(socket).map_err(errno_of)
+}
+
+/// Whether the source of this socket was bound by [`bind_source`] (or by a program in that way).
+pub fn is_source_bound(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT).is_ok_and(|value| value != 0)
+}
+
+/// Takes back what [`bind_source`] did to a socket that has no port and no peer: it is as it was made.
+///
+/// # Errors
+/// What bind(2) says: EINVAL where it has a port.
+pub fn unbind_source(socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
+    let unspecified = match family {
+        Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        Family::V6 => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    bind(socket, unspecified)?;
+    set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 0)
+}
+
 /// The socket's number for life (SO_COOKIE, 4.12): the same through dup, fork and SCM_RIGHTS, and never used again.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! bind(2).
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -15,6 +16,7 @@ use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::process;
 use crate::kernel::socket::{self, Family, InetSocket, as_v4};
+use crate::unhonoured::Unhonoured;
 
 /// What is done with a bind.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,9 +25,12 @@ enum Plan {
     Native,
     /// Fails.
     Refuse(Errno),
-    /// Answered, and carried out when the program listens or asks for its address: the wildcard with port 0. A program
+    /// Answered, and carried out when the program listens or asks for its address: the wildcard with port 0, TCP. A program
     /// that then connects out of the planes must not be bound to an address in them.
     Later,
+    /// Carried out here, on the machine's own wildcard: the wildcard with port 0, UDP. Such a socket may send to hosts and out of the
+    /// planes by turns; nobody knows its port before it has sent.
+    Wildcard,
     /// Carried out here.
     At(Endpoint),
 }
@@ -41,10 +46,16 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     };
     host.make_way(socket.as_fd(), address.port());
     let v6only = kind.family == Family::V6 && socket::is_v6only(socket.as_fd());
-    match decide(&host.identity, &kind, address, v6only) {
+    let plan = decide(&host.identity, &kind, address, v6only);
+    host.trace.decided(&plan);
+    match plan {
         Plan::Native => Answer::Continue.into(),
-        Plan::Refuse(errno) => errno.into(),
+        Plan::Refuse(errno) => {
+            host.said.once(call.tid, Unhonoured::ForeignBind);
+            errno.into()
+        }
         Plan::Later => later(host, &socket, address),
+        Plan::Wildcard => wildcard(host, &socket, address, v6only).into(),
         Plan::At(endpoint) => {
             let held = HeldBind {
                 socket,
@@ -77,12 +88,44 @@ fn decide(identity: &Identity, socket: &InetSocket, address: SocketAddr, v6only:
         BindAddress::Own(ip) => ip,
     };
     if address.ip().is_unspecified() && address.port() == 0 {
-        return Plan::Later;
+        return match socket.transport {
+            Transport::Tcp => Plan::Later,
+            Transport::Udp => Plan::Wildcard,
+        };
     }
     Plan::At(Endpoint {
         transport: socket.transport,
         address: SocketAddrV4::new(ip, address.port()),
     })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native => f.write_str("left to the kernel"),
+            Self::Refuse(_) => f.write_str("another host's address"),
+            Self::Later => f.write_str("put off until its use is known"),
+            Self::Wildcard => f.write_str("the machine's wildcard"),
+            Self::At(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
+/// Binds to the machine's wildcard, of both families where it is an AF_INET6 socket: hosts have IPv4 addresses.
+fn wildcard(host: &mut Host, socket: &OwnedFd, asked: SocketAddr, v6only: bool) -> Answer {
+    let socket = socket.as_fd();
+    if v6only && let Err(errno) = socket::clear_v6only(socket) {
+        return Answer::errno(errno);
+    }
+    match socket::bind(socket, asked) {
+        Ok(()) => {
+            if let Some(local) = socket::local_address(socket) {
+                host.native_ports.insert(local.port());
+            }
+            Answer::Value(0)
+        }
+        Err(errno) => Answer::errno(errno),
+    }
 }
 
 fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
@@ -236,6 +279,10 @@ fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
         host.sockets.update(cookie, |entry| entry.bound = Some(bind.asked));
     }
     let is_wildcard = bind.asked.ip().is_unspecified();
+    if bind.endpoint.transport == Transport::Udp {
+        host.has_bound_datagrams = true;
+        host.native_ports.remove(bind.endpoint.address.port());
+    }
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
         retain(host, bind.endpoint, socket, is_wildcard, 0);
     }
@@ -283,9 +330,13 @@ mod tests {
     use crate::identity::tests::identity;
 
     fn plan(family: Family, local: &str, to: &str, v6only: bool) -> Plan {
+        plan_for(Transport::Tcp, family, local, to, v6only)
+    }
+
+    fn plan_for(transport: Transport, family: Family, local: &str, to: &str, v6only: bool) -> Plan {
         let socket = InetSocket {
             family,
-            transport: Transport::Tcp,
+            transport,
             local: local.parse().unwrap(),
         };
         decide(&identity(), &socket, to.parse().unwrap(), v6only)
@@ -313,6 +364,9 @@ mod tests {
     fn what_is_not_known_yet_is_put_off() {
         assert_eq!(plan(Family::V4, "0.0.0.0:0", "0.0.0.0:0", false), Plan::Later);
         assert_eq!(plan(Family::V6, "[::]:0", "[::]:0", false), Plan::Later);
+        let udp = |family, any| plan_for(Transport::Udp, family, any, any, false);
+        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::Wildcard);
+        assert_eq!(udp(Family::V6, "[::]:0"), Plan::Wildcard);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! The kernel is tried first, on a duplicate of the program's socket: whatever is listened on or retained answers at once,
 //! and the broker is not asked. Only a refusal makes a connect a signal to the broker.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
@@ -13,9 +14,12 @@ use super::lead::{lead_datagram, lead_stream};
 use super::{Verdict, read_sockaddr, socket_of, takes_v4};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
-use crate::kernel::memory::ThreadMemory;
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, Family, InetSocket};
+
+/// The family of no address: it takes a socket's peer away.
+const AF_UNSPEC: u16 = 0;
 
 /// What is done with a connect.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,13 +41,33 @@ enum Plan {
     },
 }
 
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native => f.write_str("left to the kernel"),
+            Self::Refuse(_) => f.write_str("refused"),
+            Self::Lead { source, candidates, .. } => {
+                if let Some(source) = source {
+                    write!(f, "from {source} ")?;
+                }
+                let candidates: Vec<_> = candidates.iter().map(SocketAddrV4::to_string).collect();
+                write!(f, "to {}", candidates.join(" or "))
+            }
+        }
+    }
+}
+
 /// Handles connect(2).
 pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     let memory = ThreadMemory::of(call.tid);
     let Some(address) = read_sockaddr(memory, call.args[1], call.args[2]) else {
-        return Answer::Continue.into();
+        return match memory.read_array(call.args[1]).map(u16::from_ne_bytes) {
+            Ok(AF_UNSPEC) => disconnect(host, call),
+            _ => Answer::Continue.into(),
+        };
     };
     let destination = host.identity.destination(address);
+    host.trace.decided(&destination);
     if destination == Destination::Foreign {
         host.give_up_copy_of(call.tid, call.fd(0));
         return Answer::Continue.into();
@@ -55,10 +79,13 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     if !takes_v4(&kind, &socket, address) {
         return Answer::Continue.into();
     }
-    let sees_all = host.sees_all_listeners();
-    let plan = decide(&host.identity, &kind, address, destination, sees_all, |endpoint| {
-        host.retained.is_wildcard(endpoint)
-    });
+    let listeners = Listeners {
+        sees_all: host.sees_all_listeners(),
+        is_wildcard: |endpoint| host.retained.is_wildcard(endpoint),
+        is_native: |port| host.native_ports.contains(port),
+    };
+    let plan = decide(&host.identity, &kind, address, destination, &listeners);
+    host.trace.decided(&plan);
     match plan {
         Plan::Native => Answer::Continue.into(),
         Plan::Refuse(errno) => errno.into(),
@@ -69,15 +96,11 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             shown_peer,
         } => {
             if let Some(source) = source
-                && let Err(errno) = socket::bind_source(socket.as_fd(), kind.family, source)
+                && let Err(errno) = take_source(host, &socket, &kind, source)
             {
                 return errno.into();
             }
-            if let Some(peer) = shown_peer
-                && let Ok(cookie) = socket::cookie(socket.as_fd())
-            {
-                host.sockets.update(cookie, |asked| asked.peer = Some(peer));
-            }
+            show_peer(host, &socket, &kind, shown_peer);
             match kind.transport {
                 Transport::Tcp => lead_stream(host, call, socket, kind.family, &candidates, reach),
                 Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
@@ -86,13 +109,72 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     }
 }
 
-fn decide(
+/// Gives a socket its source address.
+fn take_source(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, source: Ipv4Addr) -> Result<(), Errno> {
+    if kind.is_unbound() {
+        return socket::bind_source(socket.as_fd(), kind.family, source);
+    }
+    match socket::move_source(socket.as_fd(), kind.family, source, kind.local.port()) {
+        Ok(()) => {
+            host.has_bound_datagrams = true;
+            if let Ok(cookie) = socket::cookie(socket.as_fd()) {
+                let asked = SocketAddr::new(kind.local.ip(), 0);
+                host.sockets.update(cookie, |entry| entry.bound = Some(asked));
+            }
+            Ok(())
+        }
+        // It was bound before it came to us: it goes where it is told from where it is.
+        Err(Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Remembers what the program is to see as its peer. A datagram socket may have had another one.
+fn show_peer(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, peer: Option<SocketAddr>) {
+    if (peer.is_some() || kind.transport == Transport::Udp)
+        && let Ok(cookie) = socket::cookie(socket.as_fd())
+        && host.sockets.get(cookie).peer != peer
+    {
+        host.sockets.update(cookie, |asked| asked.peer = peer);
+    }
+}
+
+/// Handles connect(2) to AF_UNSPEC: a socket whose source was bound here is as free as before.
+fn disconnect(host: &mut Host, call: &Notification) -> Verdict {
+    let (socket, kind) = match socket_of(host, call) {
+        Ok(found) => found,
+        Err(verdict) => return verdict,
+    };
+    let bound_itself = socket::cookie(socket.as_fd()).is_ok_and(|cookie| host.sockets.get(cookie).bound.is_some());
+    let sources = [host.identity.vip(), Ipv4Addr::LOCALHOST];
+    let has_our_source = kind.local_v4().is_some_and(|local| sources.contains(local.ip()))
+        && !bound_itself
+        && socket::is_source_bound(socket.as_fd());
+    if !has_our_source {
+        return Answer::Continue.into();
+    }
+    match socket::disconnect(socket.as_fd()).and_then(|()| socket::unbind_source(socket.as_fd(), kind.family)) {
+        Ok(()) => Answer::Value(0).into(),
+        Err(errno) => errno.into(),
+    }
+}
+
+/// What a supervisor knows of who listens.
+struct Listeners<W, N> {
+    /// Whether it sees all listeners of its host.
+    sees_all: bool,
+    /// Whether the program listens on the wildcard that landed there.
+    is_wildcard: W,
+    /// Whether a datagram socket on the machine's wildcard has this port.
+    is_native: N,
+}
+
+fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
     identity: &Identity,
     socket: &InetSocket,
     address: SocketAddr,
     destination: Destination,
-    sees_all_listeners: bool,
-    is_wildcard: impl Fn(Endpoint) -> bool,
+    listeners: &Listeners<W, N>,
 ) -> Plan {
     let transport = socket.transport;
     let fits = match (socket.family, address) {
@@ -105,9 +187,10 @@ fn decide(
     if !fits || address.port() == 0 {
         return Plan::Native;
     }
-    let unbound = socket.is_unbound() && socket.local_v4().is_some_and(|local| local.ip().is_unspecified());
+    // A datagram socket on the wildcard whose port the kernel chose can still move.
+    let has_no_source = socket.local.ip().is_unspecified() && (socket.is_unbound() || transport == Transport::Udp);
     let vip = identity.vip();
-    let own_source = unbound.then_some(vip);
+    let own_source = has_no_source.then_some(vip);
     match destination {
         Destination::Foreign => Plan::Native,
         Destination::Forbidden => Plan::Refuse(Errno::ECONNREFUSED),
@@ -123,7 +206,7 @@ fn decide(
                 address: target,
             };
             // Its own program is asked by nobody to listen.
-            let own = *target.ip() == vip && sees_all_listeners;
+            let own = *target.ip() == vip && listeners.sees_all;
             Plan::Lead {
                 source: own_source,
                 candidates: vec![target],
@@ -135,11 +218,14 @@ fn decide(
         Destination::Localhost { v6, port } => {
             let private = if v6 { identity.v6_shadow() } else { identity.localhost() };
             let (private, wildcard) = (SocketAddrV4::new(private, port), SocketAddrV4::new(vip, port));
-            let listens_on_wildcard = is_wildcard(Endpoint {
+            let listens_on_wildcard = (listeners.is_wildcard)(Endpoint {
                 transport,
                 address: wildcard,
             });
-            let candidates = match (listens_on_wildcard, sees_all_listeners) {
+            if transport == Transport::Udp && !listens_on_wildcard && (listeners.is_native)(port) {
+                return Plan::Native;
+            }
+            let candidates = match (listens_on_wildcard, listeners.sees_all) {
                 (true, _) => vec![wildcard],
                 (false, true) => vec![private],
                 (false, false) => vec![private, wildcard],
@@ -147,7 +233,7 @@ fn decide(
             // For a loopback destination that is the kernel's own choice; for any other local one it is the destination itself,
             // unless the route says otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
             let source =
-                (unbound && !vip.is_loopback() && candidates.contains(&wildcard)).then_some(Ipv4Addr::LOCALHOST);
+                (has_no_source && !vip.is_loopback() && candidates.contains(&wildcard)).then_some(Ipv4Addr::LOCALHOST);
             Plan::Lead {
                 source,
                 candidates,
@@ -178,8 +264,11 @@ mod tests {
             socket,
             address,
             identity().destination(address),
-            sees_all,
-            |_| wildcard,
+            &Listeners {
+                sees_all,
+                is_wildcard: |_| wildcard,
+                is_native: |port| port == 40_000,
+            },
         )
     }
 
@@ -210,6 +299,35 @@ mod tests {
         );
         let bound = stream(Family::V4, "127.77.5.7:4000");
         assert_eq!(plan(&bound, "127.77.5.8:80", true, false), expected(None));
+    }
+
+    #[test]
+    fn a_datagram_socket_whose_port_the_kernel_chose_moves_to_the_vip() {
+        let source = |local: &str| {
+            let socket = InetSocket {
+                transport: Transport::Udp,
+                ..stream(Family::V4, local)
+            };
+            match plan(&socket, "127.77.5.8:80", true, false) {
+                Plan::Lead { source, .. } => source,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(source("0.0.0.0:0"), Some(identity().vip()));
+        assert_eq!(source("0.0.0.0:40000"), Some(identity().vip()));
+        assert_eq!(source("127.77.5.7:40000"), None);
+        assert_eq!(source("192.0.2.2:40000"), None);
+    }
+
+    #[test]
+    fn a_datagram_socket_on_the_machines_wildcard_is_reached_there() {
+        let datagram = InetSocket {
+            transport: Transport::Udp,
+            ..stream(Family::V4, "0.0.0.0:0")
+        };
+        assert_eq!(plan(&datagram, "127.0.0.1:40000", true, false), Plan::Native);
+        let stream = stream(Family::V4, "0.0.0.0:0");
+        assert_ne!(plan(&stream, "127.0.0.1:40000", true, false), Plan::Native);
     }
 
     #[test]
@@ -256,7 +374,12 @@ mod tests {
         let source = |local: &str, wildcard| {
             let to = "127.0.0.1:80".parse().unwrap();
             let socket = stream(Family::V4, local);
-            match decide(&identity, &socket, to, identity.destination(to), true, |_| wildcard) {
+            let listeners = Listeners {
+                sees_all: true,
+                is_wildcard: |_| wildcard,
+                is_native: |_| false,
+            };
+            match decide(&identity, &socket, to, identity.destination(to), &listeners) {
                 Plan::Lead { source, .. } => source,
                 other => panic!("{other:?}"),
             }

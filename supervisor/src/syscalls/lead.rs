@@ -8,7 +8,7 @@ use imsup_wire::{Endpoint, Outcome, ToBroker};
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 
-use super::Verdict;
+use super::{Verdict, send};
 use crate::held::{Held, HeldConnect, TICK, Waiting};
 use crate::host::Host;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
@@ -23,7 +23,10 @@ enum Attempt {
     /// The call is to be answered thus.
     Over(Answer),
     /// The kernel has not heard from the other side yet.
-    InKernel,
+    InKernel {
+        /// What the call gets where the socket's own timeout ends it.
+        at_timeout: Errno,
+    },
     /// Nobody listens.
     Refused,
 }
@@ -34,17 +37,22 @@ enum Attempt {
 /// connect(2) returns, which a second call then learns. A refusal is left in the socket where `leave_refusal` asks for it, so that
 /// a program with a non-blocking socket finds it where it looks.
 fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, flags: OFlags, leave_refusal: bool) -> Attempt {
+    const BEGUN: Attempt = Attempt::InKernel {
+        at_timeout: Errno::EINPROGRESS,
+    };
     let blocking = !flags.contains(OFlags::NONBLOCK);
     let attempt = || match socket::connect(socket, address) {
         Ok(()) => Attempt::Over(Answer::Value(0)),
         Err(Errno::ECONNREFUSED) => Attempt::Refused,
         Err(Errno::EINPROGRESS) if blocking => match socket::connect(socket, address) {
             Ok(()) => Attempt::Over(Answer::Value(0)),
-            Err(Errno::EALREADY) => Attempt::InKernel,
+            Err(Errno::EALREADY) => BEGUN,
             Err(Errno::ECONNREFUSED) => Attempt::Refused,
             Err(errno) => Attempt::Over(Answer::errno(errno)),
         },
-        Err(Errno::EALREADY) if blocking => Attempt::InKernel,
+        Err(Errno::EALREADY) if blocking => Attempt::InKernel {
+            at_timeout: Errno::EALREADY,
+        },
         Err(Errno::EINPROGRESS) => match socket::progress(socket) {
             Progress::Established => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
             Progress::Failed if leave_refusal => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
@@ -53,7 +61,7 @@ fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, flags: OFlags, leave_ref
                 Err(errno) => Attempt::Over(Answer::errno(errno)),
                 Ok(()) => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
             },
-            Progress::Waiting => Attempt::InKernel,
+            Progress::Waiting => BEGUN,
         },
         Err(errno) => Attempt::Over(Answer::errno(errno)),
     };
@@ -122,38 +130,43 @@ pub(super) fn lead_stream(
                 connect_answered(host, socket.as_fd(), answer);
                 return answer.into();
             }
-            (Attempt::InKernel, None) => {
-                host.give_up_copy(socket.as_fd());
-                return in_kernel(blocking).into();
-            }
             (Attempt::Refused, _) if !is_last => {}
             (Attempt::Refused, None) => break,
-            (outcome, Some(endpoint)) => {
+            (outcome, endpoint) => {
+                // A connect that times out by SO_SNDTIMEO says EINPROGRESS, or EALREADY where another call began it.
+                let own_timeout = blocking
+                    .then(|| socket::send_timeout(socket.as_fd()).ok().flatten())
+                    .flatten();
+                let in_hand = matches!(outcome, Attempt::InKernel { .. });
+                if in_hand && endpoint.is_none() && own_timeout.is_none() {
+                    host.give_up_copy(socket.as_fd());
+                    return in_kernel(blocking).into();
+                }
+                let at_timeout = match outcome {
+                    Attempt::InKernel { at_timeout } => at_timeout,
+                    _ => Errno::EINPROGRESS,
+                };
                 let held = HeldConnect {
                     socket,
                     address,
                     endpoint,
+                    own_timeout,
                     flags,
-                    in_kernel: outcome == Attempt::InKernel,
+                    in_kernel: in_hand,
                     attempts: 1,
                 };
-                return hold(host, call, held);
+                return hold(host, call, held, at_timeout);
             }
         }
     }
     Errno::ECONNREFUSED.into()
 }
 
-/// Holds a connect: until the next tick where the kernel has it in hand, else until the broker answers.
-fn hold(host: &mut Host, call: &Notification, held: HeldConnect) -> Verdict {
+/// Holds a connect: until the next tick, or its own timeout, where the kernel has it in hand, else until the broker answers.
+fn hold(host: &mut Host, call: &Notification, held: HeldConnect, at_timeout: Errno) -> Verdict {
     let now = Instant::now();
-    // A blocking connect that times out by SO_SNDTIMEO says EINPROGRESS (socket(7)).
-    let own_timeout = held
-        .blocking()
-        .then(|| socket::send_timeout(held.socket.as_fd()).ok().flatten())
-        .flatten();
-    let (timeout, timeout_errno) = match own_timeout {
-        Some(own) if own < host.hold_timeout => (own, Errno::EINPROGRESS),
+    let (timeout, timeout_errno) = match held.own_timeout {
+        Some(own) if held.in_kernel || own < host.hold_timeout => (own, at_timeout),
         _ => (host.hold_timeout, Errno::ETIMEDOUT),
     };
     if !held.in_kernel {
@@ -169,10 +182,13 @@ fn hold(host: &mut Host, call: &Notification, held: HeldConnect) -> Verdict {
 }
 
 fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
+    let Some(endpoint) = held.endpoint else {
+        return;
+    };
     host.link.send(
         &ToBroker::Reach {
             id: id.number(),
-            endpoint: held.endpoint,
+            endpoint,
             can_wait: held.blocking(),
         },
         Vec::new(),
@@ -182,7 +198,7 @@ fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
 /// Looks again at a connect that the kernel had in hand; `None` where it goes on waiting.
 ///
 /// It nearly always has its outcome by now: loopback answers within the call unless the machine is loaded or the other side's queue
-/// is full. In the latter case the kernel waits on inside the program's own call.
+/// is full. In the latter case the kernel waits on inside the program's own call, but for a socket with a timeout of its own.
 pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     let Waiting::Connect(connect) = &mut held.waiting else {
         return None;
@@ -192,6 +208,7 @@ pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     }
     match socket::progress(connect.socket.as_fd()) {
         Progress::Established => Some(in_kernel(connect.blocking())),
+        Progress::Waiting if connect.own_timeout.is_some() => None,
         Progress::Waiting => (held.since.elapsed() > TICK).then(|| in_kernel(connect.blocking())),
         Progress::Failed => try_again(host, id, connect),
     }
@@ -205,12 +222,28 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
             host.answered.note(*endpoint);
             Some(Answer::Continue)
         }
-        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_)) => Some(Answer::Continue),
+        (Outcome::Connect, Waiting::Send { endpoint, .. }) => {
+            host.answered.note(*endpoint);
+            send::resume(host, held)
+        }
         // Nobody takes the datagram, which is for the sender to find out as ever.
+        (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
+        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_)) => Some(Answer::Continue),
         (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
         (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
         (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
+    }
+}
+
+/// There is no broker to wait for; `None` where the call waits for the next.
+pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
+    match &held.waiting {
+        Waiting::Connect(connect) if connect.blocking() || connect.in_kernel => None,
+        Waiting::Connect(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
+        Waiting::Datagram { .. } => Some(Answer::Continue),
+        Waiting::Send { .. } => send::resume(host, held),
+        Waiting::Bind(_) => Some(super::claimed(host, id, held, None)),
     }
 }
 
@@ -219,10 +252,14 @@ fn try_again(host: &mut Host, id: NotificationId, connect: &mut HeldConnect) -> 
         return None;
     }
     connect.attempts += 1;
-    let leave_refusal = connect.attempts >= MAX_ATTEMPTS;
+    let leave_refusal = connect.attempts >= MAX_ATTEMPTS || connect.endpoint.is_none();
     match attempt(connect.socket.as_fd(), connect.address, connect.flags, leave_refusal) {
         Attempt::Over(answer) => Some(answer),
-        Attempt::InKernel => Some(in_kernel(connect.blocking())),
+        Attempt::InKernel { .. } if connect.own_timeout.is_some() => {
+            connect.in_kernel = true;
+            None
+        }
+        Attempt::InKernel { .. } => Some(in_kernel(connect.blocking())),
         Attempt::Refused if leave_refusal => Some(Answer::errno(Errno::ECONNREFUSED)),
         Attempt::Refused => {
             connect.in_kernel = false;
@@ -253,11 +290,16 @@ pub(super) fn lead_datagram(
     }
 }
 
-/// Leaves a datagram call to the kernel once somebody retains its endpoint.
-pub(super) fn retained_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint) -> Verdict {
+/// Leaves a datagram's connect to the kernel once somebody retains its endpoint.
+fn retained_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint) -> Verdict {
     if host.answered.lately(endpoint) {
         return Answer::Continue.into();
     }
+    ask_for_datagram(host, call, endpoint, Waiting::Datagram { endpoint })
+}
+
+/// Has the broker retain `endpoint`, and holds the call until it does.
+pub(super) fn ask_for_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint, waiting: Waiting) -> Verdict {
     let now = Instant::now();
     host.link.send(
         &ToBroker::Reach {
@@ -272,6 +314,6 @@ pub(super) fn retained_datagram(host: &mut Host, call: &Notification, endpoint: 
         since: now,
         deadline: now + host.hold_timeout,
         timeout_errno: Errno::ETIMEDOUT as i32,
-        waiting: Waiting::Datagram { endpoint },
+        waiting,
     })
 }

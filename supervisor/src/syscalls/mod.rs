@@ -26,9 +26,10 @@ use crate::host::Host;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
+use crate::unhonoured::Unhonoured;
 
 pub use bind::{claimed, keep_claimed};
-pub use lead::{connect_answered, look_again, reached};
+pub use lead::{connect_answered, look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).
 const MAX_SOCKADDR_BYTES: u64 = 128;
@@ -64,14 +65,16 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
         Some(Handler::Bind) => bind::bind(host, call),
         Some(Handler::Listen) => listen::listen(host, call),
         Some(Handler::Connect) => connect::connect(host, call),
-        Some(Handler::SendTo) => send::sendto(host, call),
-        Some(Handler::SendMsg) => send::sendmsg(host, call),
-        Some(Handler::SendMmsg) => send::sendmmsg(host, call),
+        Some(Handler::SendTo | Handler::SendMsg | Handler::SendMmsg) => send::send(host, call, None),
         Some(Handler::GetSockName) => names::getsockname(host, call),
         Some(Handler::GetPeerName) => names::getpeername(host, call),
         Some(Handler::AcceptConn) => options::accept_conn(host, call),
         Some(Handler::Uname) => uname::uname(host, call),
         Some(Handler::Open) => open::open(host, call),
+        Some(Handler::IoUringSetup) => {
+            host.said.once(call.tid, Unhonoured::IoUring);
+            Errno::ENOSYS.into()
+        }
         None => Answer::Continue.into(),
     };
     // TCP Fast Open connects elsewhere without connect(2).
@@ -89,8 +92,14 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
 /// A duplicate of the socket that is the call's first argument, and what it is. Where it is neither TCP nor UDP, or cannot be had, the
 /// call is the kernel's; where its caller is gone, there is nothing left to do.
 fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocket), Verdict> {
-    let Ok(socket) = host.socket(call.tid, call.fd(0)) else {
-        return Err(Answer::Continue.into());
+    let socket = match host.socket(call.tid, call.fd(0)) {
+        Ok(socket) => socket,
+        Err(errno) => {
+            if errno == Errno::EPERM {
+                host.said.once(call.tid, Unhonoured::Uninspectable);
+            }
+            return Err(Answer::Continue.into());
+        }
     };
     // After the duplicate: what it was made of was the caller's only if that still waits.
     if !host.listener.is_valid(call.id) {

@@ -107,36 +107,12 @@ fn write_address(memory: &impl TargetMemory, to: u64, length_at: u64, address: S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
-
-    /// Memory from address 0 on.
-    struct Array(RefCell<Vec<u8>>);
-
-    impl TargetMemory for Array {
-        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-            let memory = self.0.borrow();
-            let rest = usize::try_from(address)
-                .ok()
-                .and_then(|start| memory.get(start..))
-                .ok_or(Errno::EFAULT)?;
-            let count = rest.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&rest[..count]);
-            if count == 0 { Err(Errno::EFAULT) } else { Ok(count) }
-        }
-
-        fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-            let mut memory = self.0.borrow_mut();
-            let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
-            let place = memory.get_mut(start..start + bytes.len()).ok_or(Errno::EFAULT)?;
-            place.copy_from_slice(bytes);
-            Ok(())
-        }
-    }
+    use crate::kernel::memory::array::Array;
 
     fn memory_with_length(length: i32) -> Array {
         let mut bytes = vec![0xee; 64];
         bytes[60..].copy_from_slice(&length.to_ne_bytes());
-        Array(RefCell::new(bytes))
+        Array::new(bytes)
     }
 
     #[test]
@@ -145,7 +121,7 @@ mod tests {
         for room in [0, 2, 16, 60] {
             let memory = memory_with_length(room);
             write_address(&memory, 0, 60, address).unwrap();
-            let bytes = memory.0.into_inner();
+            let bytes = memory.into_bytes();
             let expected = encode_address(address);
             let count = expected.len().min(usize::try_from(room).unwrap());
             assert_eq!(bytes[..count], expected[..count]);

@@ -1,68 +1,326 @@
-//! sendto(2) with a destination; sendmsg(2) and sendmmsg(2) with MSG_FASTOPEN.
+//! sendto(2), sendmsg(2) and sendmmsg(2) with a destination.
+//!
+//! A datagram to a host comes from the sender's VIP. A socket that is bound to it sends natively. One that is bound nowhere, or to the wildcard and
+//! a port of the kernel's choice, stays on the machine's wildcard, so that it reaches the outside world too; its datagrams to hosts are
+//! sent in its place, with their source as control data.
 
-use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::AsFd;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
 
+use imsup_bpf_filters::{Handler, handler_of};
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
-use rustix::net::SendFlags;
 
-use super::lead::retained_datagram;
-use super::{Verdict, read_sockaddr, socket_of, takes_v4};
+use super::lead::ask_for_datagram;
+use super::{MAX_SOCKADDR_BYTES, Verdict, read_sockaddr, socket_of, takes_v4};
+use crate::held::{Held, Waiting};
 use crate::host::Host;
-use crate::identity::Destination;
+use crate::identity::{Destination, Identity};
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket;
+use crate::kernel::socket::{Family, InetSocket};
+use crate::unhonoured::Unhonoured;
 
-/// Largest payload of a UDP datagram (RFC 768, over IPv4).
-const MAX_DATAGRAM_BYTES: usize = 65_507;
+/// What is done with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plan {
+    /// Left to the kernel as it is.
+    Native,
+    /// Fails.
+    Refuse(Errno),
+    /// Sent in the program's place: the destination lies in memory that the program may change, so the kernel cannot be left to
+    /// read it again, and the source is none that the kernel would choose.
+    InPlace {
+        /// Where to.
+        to: SocketAddrV4,
+        /// Where from; the socket's own address where `None`.
+        source: Option<Ipv4Addr>,
+    },
+}
 
-/// Handles sendto(2) with a destination.
-pub(super) fn sendto(host: &mut Host, call: &Notification) -> Verdict {
-    let Some(address) = read_sockaddr(ThreadMemory::of(call.tid), call.args[4], call.args[5]) else {
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Native => f.write_str("left to the kernel"),
+            Self::Refuse(_) => f.write_str("refused"),
+            Self::InPlace { to, source: None } => write!(f, "to {to}"),
+            Self::InPlace {
+                to,
+                source: Some(source),
+            } => write!(f, "from {source} to {to}"),
+        }
+    }
+}
+
+/// A call's datagrams.
+struct Outgoing {
+    datagrams: Vec<Datagram>,
+    flags: i32,
+    /// Where the `struct mmsghdr`s are that tell how much of each was sent (sendmmsg).
+    entries: Option<u64>,
+}
+
+/// A datagram as the program gives it.
+struct Datagram {
+    /// Whether it has a destination.
+    is_named: bool,
+    /// That, where it is an IPv4 or IPv6 address.
+    to: Option<SocketAddr>,
+    body: Body,
+}
+
+/// Where the bytes of a datagram are.
+enum Body {
+    /// In one buffer (sendto).
+    Buffer { at: u64, bytes: u64 },
+    /// In a message's vectors.
+    Message(Header),
+}
+
+impl Body {
+    /// The bytes and the control data.
+    fn read(&self, memory: ThreadMemory) -> Result<(Vec<u8>, Vec<u8>), Errno> {
+        match self {
+            Self::Buffer { bytes, .. } if *bytes > message::MAX_DATAGRAM_BYTES => Err(Errno::EMSGSIZE),
+            Self::Buffer { at, bytes } => {
+                let length = usize::try_from(*bytes).map_err(|_| Errno::EMSGSIZE)?;
+                Ok((memory.read_vec(*at, length)?, Vec::new()))
+            }
+            Self::Message(header) => Ok((header.payload(&memory)?, header.control(&memory)?)),
+        }
+    }
+}
+
+impl Outgoing {
+    /// `None` where the kernel will find that it cannot be read.
+    fn parse(call: &Notification) -> Option<Self> {
+        let memory = ThreadMemory::of(call.tid);
+        let of_message = |header: Header| Datagram {
+            is_named: header.name != 0 && header.name_bytes != 0,
+            to: name(memory, &header),
+            body: Body::Message(header),
+        };
+        match handler_of(call.number)? {
+            Handler::SendTo => Some(Self {
+                datagrams: vec![Datagram {
+                    is_named: true,
+                    to: read_sockaddr(memory, call.args[4], call.args[5]),
+                    body: Body::Buffer {
+                        at: call.args[1],
+                        bytes: call.args[2],
+                    },
+                }],
+                flags: call.int(3),
+                entries: None,
+            }),
+            Handler::SendMsg => Some(Self {
+                datagrams: vec![of_message(Header::read(&memory, call.args[1]).ok()?)],
+                flags: call.int(2),
+                entries: None,
+            }),
+            Handler::SendMmsg => {
+                let headers = Header::read_many(&memory, call.args[1], call.int(2).cast_unsigned()).ok()?;
+                Some(Self {
+                    datagrams: headers.into_iter().map(of_message).collect(),
+                    flags: call.int(3),
+                    entries: Some(call.args[1]),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The destination of a message. One that is too long is cut (net/socket.c, __copy_msghdr).
+fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
+    let length = u64::from(header.name_bytes);
+    let is_negative = i32::try_from(header.name_bytes).is_err();
+    (header.name != 0 && !is_negative)
+        .then(|| read_sockaddr(memory, header.name, length.min(MAX_SOCKADDR_BYTES)))
+        .flatten()
+}
+
+/// Handles the calls, once more where `reached` is an endpoint that the broker was asked for.
+///
+/// Of several messages, those before the first that fails or must wait are sent, and their number is answered, as the kernel does.
+pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoint>) -> Verdict {
+    let Some(outgoing) = Outgoing::parse(call) else {
         return Answer::Continue.into();
     };
-    let destination = host.identity.destination(address);
-    if destination == Destination::Foreign || address.port() == 0 {
+    let mut addresses = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
+    let is_foreign = |address| host.identity.destination(address) == Destination::Foreign;
+    if addresses.all(is_foreign) {
+        if let Some(to) = outgoing.datagrams.iter().find_map(|datagram| datagram.to) {
+            host.trace.decided(&Destination::Foreign);
+            notice_stranded(host, call, to);
+        }
         return Answer::Continue.into();
     }
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,
         Err(verdict) => return verdict,
     };
-    if !takes_v4(&kind, &socket, address) {
-        return Answer::Continue.into();
-    }
     if kind.transport == Transport::Tcp {
-        return fast_open(call.int(3));
+        return fast_open(host, call, outgoing.flags);
     }
-    let unbound = kind.is_unbound() && kind.local.ip().is_unspecified();
-    let own_source = !matches!(destination, Destination::Localhost { .. });
-    if unbound
-        && own_source
-        && let Err(errno) = socket::bind_source(socket.as_fd(), kind.family, host.identity.vip())
-    {
-        return errno.into();
-    }
-    // A bound socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
-    let answers = !kind.local.ip().is_unspecified();
-    let vip = |port| Endpoint::udp(host.identity.vip(), port);
-    let led_to = match destination {
-        Destination::Foreign => return Answer::Continue.into(),
-        Destination::Forbidden => return Errno::ECONNREFUSED.into(),
-        Destination::Vip(target) => {
-            return retained_datagram(host, call, Endpoint::udp(*target.ip(), target.port()));
-        }
-        Destination::NameServer => host.identity.name_server,
-        Destination::Localhost { port, .. } if host.retained.is_wildcard(vip(port)) => vip(port).address,
-        Destination::Localhost { v6: false, port } => SocketAddrV4::new(host.identity.localhost(), port),
-        Destination::Localhost { v6: true, port } => SocketAddrV4::new(host.identity.v6_shadow(), port),
-    };
-    if answers && !own_source && !is_bound(led_to) {
+    // What the kernel sends without a copy must stay where it is until it says so.
+    if outgoing.flags & libc::MSG_ZEROCOPY != 0 {
         return Answer::Continue.into();
     }
-    send_in_its_place(call, &socket, kind.family.form(led_to))
+    let sending = Sending {
+        call,
+        socket: &socket,
+        kind: &kind,
+        flags: outgoing.flags,
+        is_alone: outgoing.datagrams.len() == 1,
+        reached,
+    };
+    let Some(entries) = outgoing.entries else {
+        return match outgoing.datagrams.first().map(|datagram| sending.one(host, datagram)) {
+            Some(Ok(bytes)) => value(bytes),
+            Some(Err(verdict)) => verdict,
+            None => Answer::Continue.into(),
+        };
+    };
+    let memory = ThreadMemory::of(call.tid);
+    for (index, datagram) in (0_u64..).zip(&outgoing.datagrams) {
+        let result = sending
+            .one(host, datagram)
+            .and_then(|bytes| message::write_sent(&memory, entries, index, bytes).map_err(Verdict::from));
+        match result {
+            Ok(()) => {}
+            Err(verdict) if index == 0 => return verdict,
+            Err(_) => return value(usize::try_from(index).unwrap_or(usize::MAX)),
+        }
+    }
+    value(outgoing.datagrams.len())
+}
+
+fn value(count: usize) -> Verdict {
+    Answer::Value(i64::try_from(count).unwrap_or(i64::MAX)).into()
+}
+
+/// A call whose datagrams are being sent.
+struct Sending<'a> {
+    call: &'a Notification,
+    socket: &'a OwnedFd,
+    kind: &'a InetSocket,
+    flags: i32,
+    is_alone: bool,
+    reached: Option<Endpoint>,
+}
+
+impl Sending<'_> {
+    /// Sends one datagram, and gives its length; or how the call is to be answered where it is the first.
+    fn one(&self, host: &mut Host, datagram: &Datagram) -> Result<usize, Verdict> {
+        let (to, source) = match datagram.to {
+            Some(address) => self.lead(host, address)?,
+            // An address of no family that we know.
+            None if datagram.is_named => return Err(Answer::Continue.into()),
+            None => (None, None),
+        };
+        // What cannot be read or is too long, the kernel finds as well, and fails it in its own words.
+        let Ok((payload, control)) = datagram.body.read(ThreadMemory::of(self.call.tid)) else {
+            return Err(Answer::Continue.into());
+        };
+        let control = match source {
+            Some(source) => message::with_source(control, source),
+            None => control,
+        };
+        message::send(self.socket.as_fd(), &payload, &control, to, self.flags).map_err(Verdict::from)
+    }
+
+    /// Where a datagram to `address` really goes, and from which address.
+    fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
+        let destination = host.identity.destination(address);
+        let plan = if takes_v4(self.kind, self.socket, address) {
+            let at_wildcard = |port| host.retained.is_wildcard(Endpoint::udp(host.identity.vip(), port));
+            let native = |port| host.native_ports.contains(port);
+            decide(
+                &host.identity,
+                self.kind,
+                address,
+                destination,
+                at_wildcard,
+                native,
+                is_bound,
+            )
+        } else {
+            Plan::Native
+        };
+        host.trace.decided(&destination);
+        host.trace.decided(&plan);
+        let own = matches!(destination, Destination::Vip(target) if *target.ip() == host.identity.vip());
+        // Its own program is asked by nobody to listen.
+        if let Destination::Vip(target) = destination
+            && target.port() != 0
+            && !(own && host.sees_all_listeners())
+        {
+            let endpoint = Endpoint::udp(*target.ip(), target.port());
+            if self.reached != Some(endpoint) && !host.answered.lately(endpoint) {
+                let call = *self.call;
+                return Err(ask_for_datagram(
+                    host,
+                    &call,
+                    endpoint,
+                    Waiting::Send { endpoint, call },
+                ));
+            }
+        }
+        match plan {
+            Plan::Native if self.is_alone => Err(Answer::Continue.into()),
+            Plan::Native => Ok((Some(address), None)),
+            Plan::Refuse(errno) => Err(errno.into()),
+            Plan::InPlace { to, source } => Ok((Some(self.kind.family.form(to)), source)),
+        }
+    }
+}
+
+fn decide(
+    identity: &Identity,
+    socket: &InetSocket,
+    address: SocketAddr,
+    destination: Destination,
+    listens_at_wildcard: impl Fn(u16) -> bool,
+    is_native: impl Fn(u16) -> bool,
+    is_bound: impl Fn(SocketAddrV4) -> bool,
+) -> Plan {
+    let fits = socket.family == Family::V6 || address.is_ipv4();
+    if !fits || address.port() == 0 {
+        return Plan::Native;
+    }
+    let at_wildcard = socket.local.ip().is_unspecified();
+    let from = |source: Ipv4Addr| at_wildcard.then_some(source);
+    let vip = identity.vip();
+    match destination {
+        Destination::Foreign => Plan::Native,
+        Destination::Forbidden => Plan::Refuse(Errno::ECONNREFUSED),
+        Destination::Vip(_) if !at_wildcard => Plan::Native,
+        Destination::Vip(to) => Plan::InPlace { to, source: from(vip) },
+        Destination::NameServer => Plan::InPlace {
+            to: identity.name_server,
+            source: from(vip),
+        },
+        Destination::Localhost { v6, port } => {
+            let to = match (listens_at_wildcard(port), v6) {
+                (true, _) => SocketAddrV4::new(vip, port),
+                (false, _) if is_native(port) => return Plan::Native,
+                (false, false) => SocketAddrV4::new(identity.localhost(), port),
+                (false, true) => SocketAddrV4::new(identity.v6_shadow(), port),
+            };
+            // A bound socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
+            let answers = !at_wildcard || is_native(socket.local.port());
+            if answers && !is_bound(to) {
+                return Plan::Native;
+            }
+            Plan::InPlace {
+                to,
+                source: from(Ipv4Addr::LOCALHOST),
+            }
+        }
+    }
 }
 
 /// Whether a datagram socket is bound there: then nobody else can be.
@@ -72,56 +330,170 @@ fn is_bound(address: SocketAddrV4) -> bool {
         .is_err()
 }
 
-/// Sends the program's bytes elsewhere than it says: the destination lies in memory that the program may change, so the kernel
-/// cannot be left to read it again.
-fn send_in_its_place(call: &Notification, socket: &impl AsFd, to: SocketAddr) -> Verdict {
-    let length = match usize::try_from(call.args[2]) {
-        Ok(length) if length <= MAX_DATAGRAM_BYTES => length,
-        _ => return Errno::EMSGSIZE.into(),
+/// The broker answered, or will not: the call goes on.
+pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
+    let Waiting::Send { endpoint, call } = held.waiting else {
+        return None;
     };
-    let bytes = match ThreadMemory::of(call.tid).read_vec(call.args[1], length) {
-        Ok(bytes) => bytes,
-        Err(errno) => return errno.into(),
-    };
-    let flags = SendFlags::from_bits_retain(call.int(3).cast_unsigned()) | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    match rustix::net::sendto(socket, &bytes, flags, &to) {
-        Ok(count) => Answer::Value(i64::try_from(count).unwrap_or(i64::MAX)).into(),
-        Err(errno) => socket::errno_of(errno).into(),
+    if !host.listener.is_valid(call.id) {
+        return Some(Answer::Continue);
+    }
+    match send(host, &call, Some(endpoint)) {
+        Verdict::Answer(answer) => Some(answer),
+        // Its caller is gone.
+        Verdict::Done => Some(Answer::Continue),
+        Verdict::Hold(again) => {
+            *held = again;
+            None
+        }
     }
 }
 
 /// TCP Fast Open to a host is EOPNOTSUPP, as where the sysctl has it off: programs then connect. Without the flag the kernel
 /// ignores the address of a stream socket.
-fn fast_open(flags: i32) -> Verdict {
+fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
     if flags & libc::MSG_FASTOPEN != 0 {
+        host.said.once(call.tid, Unhonoured::FastOpen);
         Errno::EOPNOTSUPP.into()
     } else {
         Answer::Continue.into()
     }
 }
 
-/// Handles sendmsg(2) with MSG_FASTOPEN.
-pub(super) fn sendmsg(host: &mut Host, call: &Notification) -> Verdict {
-    message(host, call, call.int(2))
+/// A socket that is bound to an address of the planes does not reach beyond the machine, which the kernel says with EINVAL
+/// (net/ipv4/route.c, __mkroute_output).
+fn notice_stranded(host: &mut Host, call: &Notification, to: SocketAddr) {
+    if !host.has_bound_datagrams || to.ip().is_loopback() || host.said.is_said(Unhonoured::StrandedDatagram) {
+        return;
+    }
+    if let Ok((_, kind)) = socket_of(host, call)
+        && kind.transport == Transport::Udp
+        && kind.local_v4().is_some_and(|local| host.identity.owns(*local.ip()))
+    {
+        host.said.once(call.tid, Unhonoured::StrandedDatagram);
+    }
 }
 
-/// Handles sendmmsg(2) with MSG_FASTOPEN, which is the same for its first message.
-pub(super) fn sendmmsg(host: &mut Host, call: &Notification) -> Verdict {
-    message(host, call, call.int(3))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::tests::identity;
 
-fn message(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
-    let memory = ThreadMemory::of(call.tid);
-    // `struct msghdr` begins with the address of the name and its length; `struct mmsghdr` with a `struct msghdr`.
-    let name = memory.read_array::<8>(call.args[1]).map(u64::from_ne_bytes);
-    let length = memory
-        .read_array::<4>(call.args[1].wrapping_add(8))
-        .map(u32::from_ne_bytes);
-    let (Ok(name), Ok(length)) = (name, length) else {
-        return Answer::Continue.into();
+    struct Circumstances {
+        listens_at_wildcard: bool,
+        is_native: bool,
+        is_bound: bool,
+    }
+
+    const NOTHING: Circumstances = Circumstances {
+        listens_at_wildcard: false,
+        is_native: false,
+        is_bound: false,
     };
-    match read_sockaddr(memory, name, u64::from(length)) {
-        Some(address) if host.identity.destination(address) != Destination::Foreign => fast_open(flags),
-        _ => Answer::Continue.into(),
+
+    fn plan(local: &str, to: &str, circumstances: &Circumstances) -> Plan {
+        let local: SocketAddr = local.parse().unwrap();
+        let socket = InetSocket {
+            family: if local.is_ipv4() { Family::V4 } else { Family::V6 },
+            transport: Transport::Udp,
+            local,
+        };
+        let to = to.parse().unwrap();
+        decide(
+            &identity(),
+            &socket,
+            to,
+            identity().destination(to),
+            |_| circumstances.listens_at_wildcard,
+            |_| circumstances.is_native,
+            |_| circumstances.is_bound,
+        )
+    }
+
+    fn in_place(to: &str, source: Option<&str>) -> Plan {
+        Plan::InPlace {
+            to: to.parse().unwrap(),
+            source: source.map(|text| text.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_host_is_sent_to_from_the_senders_vip() {
+        let from_vip = in_place("127.77.5.8:53", Some("127.77.5.7"));
+        for local in ["0.0.0.0:0", "0.0.0.0:40000"] {
+            assert_eq!(plan(local, "127.77.5.8:53", &NOTHING), from_vip, "{local}");
+        }
+        for local in ["[::]:0", "[::]:40000"] {
+            assert_eq!(plan(local, "[::ffff:127.77.5.8]:53", &NOTHING), from_vip, "{local}");
+            assert_eq!(
+                plan(local, "127.77.5.8:53", &NOTHING),
+                from_vip,
+                "{local}: IPv4 is taken too"
+            );
+        }
+        assert_eq!(
+            plan("127.77.5.7:4000", "127.77.5.8:53", &NOTHING),
+            Plan::Native,
+            "bound to it"
+        );
+    }
+
+    #[test]
+    fn localhost_is_the_hosts_own() {
+        let to_own = |source| in_place("127.78.5.7:80", source);
+        let localhost = Some("127.0.0.1");
+        assert_eq!(plan("0.0.0.0:0", "127.0.0.1:80", &NOTHING), to_own(localhost));
+        assert_eq!(
+            plan("[::]:0", "[::1]:80", &NOTHING),
+            in_place("127.79.5.7:80", localhost)
+        );
+        let at_wildcard = Circumstances {
+            listens_at_wildcard: true,
+            is_bound: true,
+            ..NOTHING
+        };
+        assert_eq!(
+            plan("0.0.0.0:0", "127.0.0.1:80", &at_wildcard),
+            in_place("127.77.5.7:80", localhost)
+        );
+        let bound = Circumstances {
+            is_bound: true,
+            ..NOTHING
+        };
+        assert_eq!(plan("127.77.5.7:4000", "127.0.0.1:80", &bound), to_own(None));
+    }
+
+    #[test]
+    fn who_answers_may_answer_a_client_outside() {
+        assert_eq!(plan("127.77.5.7:4000", "127.0.0.1:80", &NOTHING), Plan::Native);
+        let native = Circumstances {
+            is_native: true,
+            ..NOTHING
+        };
+        assert_eq!(plan("0.0.0.0:40000", "127.0.0.1:80", &native), Plan::Native);
+    }
+
+    #[test]
+    fn name_servers_are_the_projects() {
+        let asked = |local| plan(local, "192.0.2.1:53", &NOTHING);
+        assert_eq!(asked("0.0.0.0:0"), in_place("127.77.5.0:1053", Some("127.77.5.7")));
+        assert_eq!(asked("127.77.5.7:4000"), in_place("127.77.5.0:1053", None));
+    }
+
+    #[test]
+    fn others_are_left_alone_or_refused() {
+        assert_eq!(plan("0.0.0.0:0", "192.0.2.1:80", &NOTHING), Plan::Native);
+        assert_eq!(plan("0.0.0.0:0", "239.1.2.3:80", &NOTHING), Plan::Native, "a group");
+        assert_eq!(plan("0.0.0.0:0", "255.255.255.255:80", &NOTHING), Plan::Native);
+        assert_eq!(
+            plan("0.0.0.0:0", "[::1]:80", &NOTHING),
+            Plan::Native,
+            "the family does not fit"
+        );
+        assert_eq!(plan("0.0.0.0:0", "127.77.5.8:0", &NOTHING), Plan::Native, "no port");
+        assert_eq!(
+            plan("0.0.0.0:0", "127.78.5.8:80", &NOTHING),
+            Plan::Refuse(Errno::ECONNREFUSED)
+        );
     }
 }

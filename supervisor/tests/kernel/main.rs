@@ -2,6 +2,7 @@
 //!
 //! A kernel that does otherwise fails here, and not in somebody's cluster.
 
+mod datagrams;
 mod freezer;
 #[path = "../common/network.rs"]
 mod network;

@@ -52,7 +52,7 @@ struct conformance_case {
 
 /* One table per file, each ended by a case without a name. */
 extern const struct conformance_case bind_cases[], connect_cases[], names_cases[], sharing_cases[], options_cases[], udp_cases[],
-    hostile_cases[], waiting_cases[];
+    hostile_cases[], waiting_cases[], message_cases[];
 
 /* The port that `IP(text, 0)` has; cases may use this and the nine after it. */
 extern int base_port;

@@ -154,7 +154,8 @@ void exchange(int client, int server) {
 }
 
 static const struct conformance_case *const tables[] = {bind_cases,    connect_cases, names_cases,   sharing_cases,
-                                                        options_cases, udp_cases,     hostile_cases, waiting_cases};
+                                                        options_cases, udp_cases,     hostile_cases, waiting_cases,
+                                                        message_cases};
 
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);

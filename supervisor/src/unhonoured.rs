@@ -1,0 +1,70 @@
+//! What a program asks that imsup cannot honour: said once for each kind, in the program's own standard error.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::held::MAX_HELD;
+
+/// A request that is not, or not wholly, honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unhonoured {
+    /// io_uring_setup(2).
+    IoUring,
+    /// MSG_FASTOPEN to a host.
+    FastOpen,
+    /// A call on a socket of a process that may not be inspected: it runs a setuid program, or is not dumpable.
+    Uninspectable,
+    /// A datagram out of the planes from a socket that is bound to the host's own address.
+    StrandedDatagram,
+    /// One call more than are held at the same time.
+    TooManyHeld,
+    /// bind(2) to an address of another host.
+    ForeignBind,
+}
+
+impl fmt::Display for Unhonoured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IoUring => f.write_str(
+                "io_uring_setup(2) is answered with ENOSYS: a ring's connects would not be seen, and runtimes fall back to epoll",
+            ),
+            Self::FastOpen => f.write_str(
+                "a send with MSG_FASTOPEN to a host is answered with EOPNOTSUPP, as where TCP Fast Open is switched off; programs then connect",
+            ),
+            Self::Uninspectable => f.write_str(
+                "a process that cannot be inspected (a setuid program, or one that is not dumpable) uses sockets: its calls go to the kernel as they are, \
+                 so it sees the machine's addresses and not the host's",
+            ),
+            Self::StrandedDatagram => f.write_str(
+                "a datagram for an address outside the project was sent from a UDP socket that is bound to the host's address; the kernel answers EINVAL, or \
+                 no answer will come back. A socket for the outside must be bound to port 0, or not at all",
+            ),
+            Self::TooManyHeld => write!(
+                f,
+                "more than {MAX_HELD} connects wait for hosts at the same time: the next ones are answered with EAGAIN",
+            ),
+            Self::ForeignBind => f.write_str(
+                "bind(2) to the address of another host is answered with EADDRNOTAVAIL, as on another machine",
+            ),
+        }
+    }
+}
+
+/// What was said already.
+#[derive(Debug, Default)]
+pub struct Said(BTreeSet<Unhonoured>);
+
+impl Said {
+    /// Says it, where it was not said before; thread `tid` asked for it.
+    pub fn once(&mut self, tid: i32, what: Unhonoured) {
+        if self.0.insert(what) {
+            let program = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
+            tracing::warn!("{}[{tid}]: {what}. See docs/deviations.md", program.trim_end());
+        }
+    }
+
+    /// Whether it was said.
+    pub fn is_said(&self, what: Unhonoured) -> bool {
+        self.0.contains(&what)
+    }
+}

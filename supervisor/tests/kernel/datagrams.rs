@@ -1,0 +1,153 @@
+//! Sources of datagrams: ip(7), ipv6(7), udp(7).
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+
+use imsup_supervisor::kernel::message;
+use imsup_supervisor::kernel::socket::{self, Family, InetSocket};
+use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::{A, B, listener};
+
+fn datagram(family: Family) -> OwnedFd {
+    make(family, SocketType::DGRAM)
+}
+
+fn make(family: Family, kind: SocketType) -> OwnedFd {
+    let family = match family {
+        Family::V4 => AddressFamily::INET,
+        Family::V6 => AddressFamily::INET6,
+    };
+    rustix::net::socket(family, kind, None).unwrap()
+}
+
+fn local(socket: &OwnedFd) -> SocketAddr {
+    socket::local_address(socket.as_fd()).unwrap()
+}
+
+fn v4(address: SocketAddr) -> SocketAddrV4 {
+    socket::as_v4(address).unwrap()
+}
+
+fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = [0; 100];
+    let (count, from) = socket.recv_from(&mut buffer).unwrap();
+    (buffer[..count].to_vec(), from)
+}
+
+/// ip(7), IP_PKTINFO: "ipi_spec_dst is used as the local source address". The same for an AF_INET6 socket, whose v4-mapped datagrams udp_sendmsg sends
+/// (net/ipv6/udp.c, udpv6_sendmsg; net/ipv4/ip_sockglue.c, ip_cmsg_send). The socket stays on the wildcard.
+#[test]
+fn control_data_gives_a_datagram_its_source() {
+    let receiver = UdpSocket::bind((A, 0)).unwrap();
+    let SocketAddr::V4(to) = receiver.local_addr().unwrap() else {
+        unreachable!()
+    };
+    for family in [Family::V4, Family::V6] {
+        let sender = datagram(family);
+        let control = message::with_source(Vec::new(), B);
+        for round in [b"one", b"two"] {
+            let sent = message::send(sender.as_fd(), round, &control, Some(family.form(to)), 0);
+            assert_eq!(sent, Ok(3));
+            let (bytes, from) = receive(&receiver);
+            assert_eq!(bytes, round);
+            assert_eq!(from, SocketAddr::from((B, local(&sender).port())), "{family:?}");
+            assert!(local(&sender).ip().is_unspecified(), "{family:?}");
+        }
+        // An answer arrives, though the socket is not bound to the address.
+        receiver.send_to(b"back", (B, local(&sender).port())).unwrap();
+        let mut buffer = [0; 10];
+        assert_eq!(rustix::io::read(&sender, &mut buffer), Ok(4));
+    }
+}
+
+/// net/ipv4/udp.c, __udp_disconnect: a disconnect takes port and address from a socket whose program chose neither (sk_userlocks). Its queue stays.
+#[test]
+fn a_datagram_socket_whose_port_the_kernel_chose_can_be_moved() {
+    let peer = UdpSocket::bind((A, 0)).unwrap();
+    for family in [Family::V4, Family::V6] {
+        let moved = datagram(family);
+        let any = match family {
+            Family::V4 => "0.0.0.0:0",
+            Family::V6 => "[::]:0",
+        };
+        socket::bind(moved.as_fd(), any.parse().unwrap()).unwrap();
+        let port = local(&moved).port();
+        peer.send_to(b"early", (Ipv4Addr::LOCALHOST, port)).unwrap();
+        socket::move_source(moved.as_fd(), family, B, port).unwrap();
+        assert_eq!(v4(local(&moved)), SocketAddrV4::new(B, port));
+        socket::connect(moved.as_fd(), family.form(v4(peer.local_addr().unwrap()))).unwrap();
+        assert_eq!(v4(local(&moved)), SocketAddrV4::new(B, port), "{family:?}");
+        let mut buffer = [0; 10];
+        assert_eq!(rustix::io::read(&moved, &mut buffer), Ok(5), "what came before");
+    }
+}
+
+/// As above: a port that the program chose stays.
+#[test]
+fn a_datagram_socket_whose_port_was_chosen_stays() {
+    let free = UdpSocket::bind((A, 0)).unwrap().local_addr().unwrap().port();
+    let socket = datagram(Family::V4);
+    socket::bind(socket.as_fd(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, free))).unwrap();
+    assert_eq!(
+        socket::move_source(socket.as_fd(), Family::V4, B, free),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(local(&socket).port(), free);
+}
+
+/// net/ipv4/af_inet.c, __inet_bind: a socket without a port may be bound again, to the wildcard as well. So a source that was bound without
+/// a port can be taken back after a disconnect.
+#[test]
+fn a_source_can_be_taken_back() {
+    let peer = UdpSocket::bind((A, 0)).unwrap();
+    let (_listener, listening) = listener();
+    for family in [Family::V4, Family::V6] {
+        for (kind, to) in [
+            (SocketType::DGRAM, peer.local_addr().unwrap()),
+            (SocketType::STREAM, listening),
+        ] {
+            let client = make(family, kind);
+            assert!(!socket::is_source_bound(client.as_fd()));
+            socket::bind_source(client.as_fd(), family, B).unwrap();
+            socket::connect(client.as_fd(), family.form(v4(to))).unwrap();
+            assert!(socket::is_source_bound(client.as_fd()));
+            assert_eq!(
+                socket::unbind_source(client.as_fd(), family),
+                Err(Errno::EINVAL),
+                "it has a port"
+            );
+            socket::disconnect(client.as_fd()).unwrap();
+            assert_eq!(*v4(local(&client)).ip(), B, "{family:?} {kind:?}: the source stays");
+            socket::unbind_source(client.as_fd(), family).unwrap();
+            let kind_now = InetSocket::inspect(client.as_fd()).unwrap();
+            assert!(
+                kind_now.is_unbound() && kind_now.local.ip().is_unspecified(),
+                "{kind_now:?}"
+            );
+            assert!(!socket::is_source_bound(client.as_fd()));
+            socket::connect(client.as_fd(), family.form(v4(to))).unwrap();
+            assert_eq!(
+                *v4(local(&client)).ip(),
+                Ipv4Addr::LOCALHOST,
+                "the kernel's own choice again"
+            );
+        }
+    }
+}
+
+/// net/ipv4/route.c, __mkroute_output: a loopback source leads out of no other device. Nothing is sent here: connect(2) looks the route up as well.
+#[test]
+fn a_loopback_source_does_not_lead_out() {
+    let outside: SocketAddr = "192.0.2.1:9".parse().unwrap();
+    let anywhere = datagram(Family::V4);
+    let bound = datagram(Family::V4);
+    socket::bind(bound.as_fd(), SocketAddr::from((B, 0))).unwrap();
+    // A machine without a route there says so to both.
+    let expected = match socket::connect(anywhere.as_fd(), outside) {
+        Ok(()) => Err(Errno::EINVAL),
+        unreachable => unreachable,
+    };
+    assert_eq!(socket::connect(bound.as_fd(), outside), expected);
+}
