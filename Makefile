@@ -62,6 +62,11 @@ test: setup guests ## run all tests, set-up included (as root: also once more as
 bench: setup guests build ## run the benchmarks: native and imsup interleaved
 	cargo run --release -p imsup-bench -- --imsup $(IMSUP) $(BENCH)
 
+.PHONY: report
+report: setup guests build ## compare with docker, systemd and others, which it installs: bench/results/report.md
+	@scripts/setup.sh peers
+	cargo run --release -p imsup-bench -- --imsup $(IMSUP) report
+
 .PHONY: fuzz
 fuzz: ## fuzz the decoders for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: install it first: cargo install cargo-fuzz; rustup toolchain install nightly" >&2; exit 1; }

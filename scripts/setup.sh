@@ -12,6 +12,11 @@ declare -A needs=(
     [etcd]=etcd-server [etcdctl]=etcd-client
 )
 
+# `setup.sh peers`: also what the report compares with.
+if [ "${1:-}" = peers ]; then
+    needs+=([dockerd]=docker.io [wrk]=wrk [iperf3]=iperf3 [proxychains4]=proxychains4 [systemd-socket-activate]=systemd)
+fi
+
 missing() {
     local program
     for program in "${!needs[@]}"; do

@@ -92,7 +92,13 @@ fn selected(names: &[String]) -> Result<Vec<&'static Suite>> {
         bail!("there is no suite '{unknown}'; there are: {}", known.join(", "));
     }
     let wanted = |suite: &&(&str, &Suite)| names.is_empty() || names.iter().any(|name| selects(name, suite));
-    Ok(named.iter().filter(wanted).map(|(_, suite)| *suite).collect())
+    let mut found = Vec::<&Suite>::new();
+    for (_, suite) in named.iter().filter(wanted) {
+        if found.iter().all(|other| other.name != suite.name) {
+            found.push(suite);
+        }
+    }
+    Ok(found)
 }
 
 fn measure(cli: &Cli, suites: &[&Suite]) -> Result<ExitCode> {

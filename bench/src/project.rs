@@ -158,6 +158,14 @@ impl<'a> Project<'a> {
         lines.lines().map(parse).collect()
     }
 
+    /// What all hosts have used, as JSON Lines.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn usage(&self) -> Result<String> {
+        command::output(self.verb("usage").args(["--format", "json"]))
+    }
+
     /// The broker's process.
     ///
     /// # Errors

@@ -51,6 +51,10 @@ impl Unit {
     /// Of samples in requests a second.
     pub const REQUESTS_PER_SECOND: Self = Self::higher("req/s", 1.0);
 
+    /// Of samples in thousandths of it.
+    pub const MIB_SECONDS: Self = Self::lower("MiB·s", 1e-3, 1);
+    /// Of samples in thousandths of it.
+    pub const CPU_SECONDS: Self = Self::lower("CPU·s", 1e-3, 3);
     /// Of samples in connections a second.
     pub const CONNECTIONS_PER_SECOND: Self = Self::higher("conn/s", 1.0);
     /// Of samples in datagrams a second.

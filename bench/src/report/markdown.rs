@@ -11,7 +11,9 @@ use crate::machine::Machine;
 use crate::stats::{Better, Interval, Summary, Unit};
 
 /// The file that is committed.
-pub fn whole(title: &str, machine: &Machine, sections: &[&Section]) -> String {
+///
+/// `pictures` is the directory of its pictures.
+pub fn whole(title: &str, pictures: &str, machine: &Machine, sections: &[&Section]) -> String {
     let mut text = format!(
         "# {title}: measured\n\nWritten by `make bench`; do not edit. Native and imsup take turns within one run. Every ratio and \
          difference is the median over pairs of neighbouring batches, with its 95 % interval; an expectation counts as missed \
@@ -21,6 +23,9 @@ pub fn whole(title: &str, machine: &Machine, sections: &[&Section]) -> String {
     text += &self::machine(machine);
     for one in sections {
         text += &section(one);
+        for plot in &one.plots {
+            let _ = write!(text, "\n![{}]({pictures}/{}.svg)\n", plot.title, plot.name);
+        }
     }
     text
 }

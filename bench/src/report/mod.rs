@@ -1,9 +1,11 @@
 //! What was measured, as values, and written.
 
 pub mod markdown;
+pub mod plot;
 pub mod row;
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -12,6 +14,7 @@ use crate::command;
 use crate::context::repository;
 use crate::machine::Machine;
 use crate::suites::{Suite, TABLES};
+pub use plot::Plot;
 pub use row::{Bound, Row};
 
 /// All of it.
@@ -36,6 +39,8 @@ pub struct Section {
     pub columns: Option<[&'static str; 2]>,
     /// Its lines.
     pub rows: Vec<Row>,
+    /// Its pictures.
+    pub plots: Vec<Plot>,
     /// How to read them.
     pub notes: Vec<String>,
     /// What could not be measured, and why.
@@ -72,7 +77,8 @@ impl Section {
     }
 }
 
-/// Writes `bench/results/latest.json`, and each table all of whose suites ran at full length.
+/// Writes `bench/results/latest.json`, and each table all of whose suites ran at full length: `TABLE.md`, the same as `TABLE.json`, and its
+/// pictures in a directory `TABLE`.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -91,9 +97,29 @@ pub fn write(report: &Report) -> Result<()> {
         let Some(sections) = table.suites.iter().map(section).collect::<Option<Vec<_>>>() else {
             continue;
         };
+        draw(&directory.join(table.name), &sections)?;
+        if sections.iter().any(|section| !section.plots.is_empty()) {
+            let json = serde_json::to_string_pretty(&(&report.machine, &sections))?;
+            command::write_file(&directory.join(format!("{}.json", table.name)), &json)?;
+        }
         let path = directory.join(format!("{}.md", table.name));
-        command::write_file(&path, &markdown::whole(table.title, &report.machine, &sections))?;
+        command::write_file(
+            &path,
+            &markdown::whole(table.title, table.name, &report.machine, &sections),
+        )?;
         eprintln!("written: {}", path.display());
+    }
+    Ok(())
+}
+
+/// The pictures of a table; those of an earlier one are gone.
+fn draw(directory: &Path, sections: &[&Section]) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    for plot in sections.iter().flat_map(|section| &section.plots) {
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+        command::write_file(&directory.join(format!("{}.svg", plot.name)), &plot.svg()?)?;
     }
     Ok(())
 }

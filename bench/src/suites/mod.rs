@@ -25,8 +25,8 @@ use crate::guest::ports;
 use crate::report::Section;
 use crate::subject::{self, Subject};
 
-/// A suite.
-#[derive(Debug)]
+/// A suite; it may be in several tables.
+#[derive(Clone, Copy, Debug)]
 pub struct Suite {
     /// Its name on the command line.
     pub name: &'static str,
@@ -71,22 +71,38 @@ pub const TABLES: &[Table] = &[
     },
 ];
 
+const HOSTS_SUITE: Suite = Suite {
+    name: "hosts",
+    about: "10,000 imaginary hosts with a port each: how long `imsup up -d` takes, and the memory per host",
+    run: hosts::run,
+};
+
+const CALLS_SUITE: Suite = Suite {
+    name: "calls",
+    about: "system calls that imsup does not trap, and what one that it traps costs",
+    run: calls::run,
+};
+
+const SLEEP_MANY_SUITE: Suite = Suite {
+    name: "sleep-many",
+    about: "1,000 hosts at once: what they cost asleep, and how fast one, and a hundred at the same moment, wake",
+    run: sleep::many::run,
+};
+
+const SLEEP_WAKE_SUITE: Suite = Suite {
+    name: "sleep-wake",
+    about: "the first reply of one that was suspended, against the same one awake: imsup, SIGSTOP and SIGCONT, docker pause and unpause",
+    run: sleep::wake::run,
+};
+
 const BOOT_ON_CONNECT: &[Suite] = &[
-    Suite {
-        name: "hosts",
-        about: "10,000 imaginary hosts with a port each: how long `imsup up -d` takes, and the memory per host",
-        run: hosts::run,
-    },
+    HOSTS_SUITE,
     Suite {
         name: "memory",
         about: "the memory of a running host's supervisor",
         run: memory::run,
     },
-    Suite {
-        name: "calls",
-        about: "system calls that imsup does not trap, and what one that it traps costs",
-        run: calls::run,
-    },
+    CALLS_SUITE,
     Suite {
         name: "sockets",
         about: "the data path on raw sockets: latency of one byte, and throughput",
@@ -153,19 +169,20 @@ const REPORT: &[Suite] = &[
         about: "100 servers started at the same moment: native, imsup, docker start",
         run: compared::together::run,
     },
+    Suite {
+        name: "day",
+        about: "a day of requests to 100 hosts, replayed fast: memory and processor time against always-on, and the latency paid",
+        run: compared::day::run,
+    },
+    SLEEP_WAKE_SUITE,
+    SLEEP_MANY_SUITE,
+    HOSTS_SUITE,
+    CALLS_SUITE,
 ];
 
 const SLEEP: &[Suite] = &[
-    Suite {
-        name: "sleep-many",
-        about: "1,000 hosts at once: what they cost asleep, and how fast one, and a hundred at the same moment, wake",
-        run: sleep::many::run,
-    },
-    Suite {
-        name: "sleep-wake",
-        about: "the first reply of one that was suspended, against the same one awake: imsup, SIGSTOP and SIGCONT, docker pause and unpause",
-        run: sleep::wake::run,
-    },
+    SLEEP_MANY_SUITE,
+    SLEEP_WAKE_SUITE,
     Suite {
         name: "sleep-cost",
         about: "what hosts that may sleep cost while they are awake, and their ticks asleep",

@@ -6,7 +6,7 @@ use super::path::{each, rows, take, wrk_rows};
 use super::ways::{Peers, Stage, Way};
 use super::{loads, servers};
 use crate::context::Context;
-use crate::report::Section;
+use crate::report::{Plot, Section};
 use crate::rounds::{Batches, Turn};
 use crate::stats::Unit;
 use crate::subject::Subject;
@@ -44,6 +44,14 @@ pub fn run(context: &Context) -> Result<Section> {
     ] {
         section.rows.extend(rows(&batches, &variants, series, what, unit)?);
     }
+    section.plots.push(Plot::of(
+        "connecting",
+        "connect, wait for the end, close",
+        Unit::MICROSECONDS,
+        &batches,
+        "time",
+        &variants,
+    )?);
     drop(ways);
     drop(stage);
     let done = each(

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::docker::Docker;
 use crate::peers::systemd::Systemd;
 use crate::project::Project;
-use crate::report::{Row, Section};
+use crate::report::{Plot, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::sleep::crowd::at_once;
@@ -74,6 +74,14 @@ pub fn run(context: &Context) -> Result<Section> {
         let unit = Unit::MILLISECONDS;
         let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
         drop(turns);
+        section.plots.push(Plot::of(
+            format!("crowd-{crowd}"),
+            format!("{crowd} clients at once at one server: each reply"),
+            unit,
+            &batches,
+            &format!("reply, {crowd}"),
+            &variants,
+        )?);
         for (series, what) in [("reply", "each reply"), ("last", "the last reply")] {
             let series = format!("{series}, {crowd}");
             let native = batches.measured(NATIVE, &series, unit)?;

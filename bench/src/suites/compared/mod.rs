@@ -2,6 +2,7 @@
 
 pub mod connecting;
 pub mod crowd;
+pub mod day;
 mod loads;
 pub mod path;
 mod servers;

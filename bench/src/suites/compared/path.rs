@@ -10,7 +10,7 @@ use super::{IMSUP, loads};
 use crate::command::find;
 use crate::context::Context;
 use crate::interrupt;
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::{Measured, Unit};
 use crate::subject::Subject;
@@ -50,6 +50,14 @@ pub fn run(context: &Context) -> Result<Section> {
         batches.interleave(&mut turns, 1, rounds * 2)?;
     }
     drop(stage);
+    section.plots.push(Plot::of(
+        "path",
+        "1 byte there and back on a held connection",
+        Unit::MICROSECONDS,
+        &batches,
+        "ping",
+        &variants,
+    )?);
     section.rows.extend(rows(
         &batches,
         &variants,

@@ -16,7 +16,7 @@ use crate::docker::Docker;
 use crate::interrupt;
 use crate::peers::systemd::Systemd;
 use crate::project::Project;
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::boot::{self, LOOK, PATIENCE, Started, first_byte};
@@ -42,7 +42,7 @@ pub fn run(context: &Context) -> Result<Section> {
     let services: Vec<_> = programs.iter().map(Program::service).collect();
     let project = Project::up(&context.sandbox, &services)?;
     for program in &programs {
-        let measured = one(context, &project, docker.as_ref(), program);
+        let measured = one(context, &project, docker.as_ref(), program, &mut section);
         interrupt::check()?;
         match measured {
             Ok(rows) => section.rows.extend(rows),
@@ -72,6 +72,7 @@ fn one(
     project: &Project<'_>,
     docker: Option<&RefCell<Docker>>,
     program: &Program,
+    section: &mut Section,
 ) -> Result<Vec<Row>> {
     let address = SocketAddrV4::new(project.address(program.name)?, program.port);
     let mut batches = Batches::default();
@@ -95,6 +96,13 @@ fn one(
     let unit = Unit::MILLISECONDS;
     let native = batches.measured(NATIVE, "byte", unit)?;
     let imsup = batches.measured(IMSUP, "byte", unit)?;
+    let mut variants = vec![NATIVE, IMSUP];
+    variants.extend((count > 2).then_some(DOCKER));
+    let title = format!("the first reply of {}, not running", program.what);
+    let name = format!("start-{}", program.name);
+    section
+        .plots
+        .push(Plot::of(name, title, unit, &batches, "byte", &variants)?);
     let what = |way| format!("{}: {way}", program.what);
     let mut rows = vec![Row::compare(what(IMSUP), unit, &native, &imsup).expect(Bound::More(1.0))];
     if count > 2 {

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::interrupt;
 use crate::project::Project;
-use crate::report::{Row, Section};
+use crate::report::{Plot, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::boot::Started;
@@ -102,6 +102,15 @@ pub fn run(context: &Context) -> Result<Section> {
     let others: Vec<_> = turns.iter().map(|turn| turn.variant).skip(1).collect();
     drop(turns);
     let unit = Unit::MILLISECONDS;
+    let variants: Vec<_> = [NATIVE].into_iter().chain(others.iter().copied()).collect();
+    section.plots.push(Plot::of(
+        "together",
+        format!("{count} servers started at the same moment: each reply"),
+        unit,
+        &batches,
+        "reply",
+        &variants,
+    )?);
     for (series, what) in [
         ("first", "the first reply"),
         ("reply", "each reply"),

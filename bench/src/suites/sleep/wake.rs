@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::interrupt;
 use crate::project::Project;
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::Batches;
 use crate::stats::{Measured, Unit};
 use crate::suites::{CONTROL, NATIVE};
@@ -42,7 +42,20 @@ pub fn run(context: &Context) -> Result<Section> {
     }
     for server in &servers {
         for connection in Connection::ALL {
-            reply_rows(&batches, &series(server, connection), docker.is_some(), &mut section)?;
+            let series = series(server, connection);
+            let mut variants = vec![NATIVE, IMSUP_AWAKE, IMSUP_ASLEEP, STOPPED];
+            if docker.is_some() {
+                variants.extend([DOCKER_API, DOCKER_COMMAND]);
+            }
+            section.plots.push(Plot::of(
+                format!("wake-{}-{}", server.name, connection.what().replace(' ', "-")),
+                format!("the first reply: {series}"),
+                Unit::MICROSECONDS,
+                &batches,
+                &series,
+                &variants,
+            )?);
+            reply_rows(&batches, &series, docker.is_some(), &mut section)?;
         }
     }
     suspending(&batches, &project, docker.is_some(), &mut section)?;
