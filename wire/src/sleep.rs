@@ -151,6 +151,8 @@ pub enum ReasonKind {
     Stopping,
     /// It could not be suspended, and will be tried again.
     Unsuspendable,
+    /// No host can be suspended here: the kernel, or the container, refuses what that needs.
+    Incapable,
 }
 
 /// Something that would wake a sleeper.

@@ -10,10 +10,10 @@ use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
 
 use super::cgroup::Cgroup;
-use super::means::Means;
-use super::memory::{TargetMemory, ThreadMemory};
+use super::means::{self, Means};
+use super::memory::{self, TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
-use super::{process, socket, spawn, task};
+use super::{process, socket, spawn};
 
 /// One thing of the kernel or machine that imsup uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,18 +47,13 @@ pub fn probe() -> Vec<Feature> {
                 Err(Errno::EINVAL)
             },
         ),
+        duplicates(),
+        process_memory(),
         feature(
-            "pidfd_getfd(2)",
-            "acting on the program's own sockets",
-            "sockets cannot be bound or connected in the program's place (Linux 5.6; ptrace rights)",
-            true,
-            own_pidfd().and_then(|pidfd| task::duplicate_from(&pidfd, 0).map(drop).or_else(not_open)),
-        ),
-        feature(
-            "process_vm_readv(2)",
-            "reading the addresses that programs pass to the kernel",
-            "no trapped call can be understood",
-            true,
+            "/proc/PID/mem",
+            "reading the addresses that programs pass to the kernel, where process_vm_readv(2) is refused",
+            "no trapped call can be understood where process_vm_readv(2) is refused",
+            !Means::present().process_vm,
             read_own_memory(),
         ),
         feature(
@@ -148,18 +143,57 @@ fn notification() -> Feature {
     }
 }
 
-/// pidfd_getfd answers EBADF for a number that is not open, which shows that it may be used.
-fn not_open(errno: Errno) -> Result<(), Errno> {
-    if errno == Errno::EBADF { Ok(()) } else { Err(errno) }
+fn duplicates() -> Feature {
+    let used = Means::present().pidfd_getfd;
+    Feature {
+        name: "pidfd_getfd(2)",
+        needed_for: "acting on the program's own sockets",
+        present: used,
+        detail: if used {
+            "sockets are duplicated from the program".to_owned()
+        } else {
+            format!(
+                "{}; sockets are made for the program, and copies kept",
+                missing(means::try_pidfd_getfd())
+            )
+        },
+        lost_without: "imsup makes the program's sockets itself, which costs one notification and one ADDFD for each socket(2), and no host sleeps; \
+                       in a container, --cap-add SYS_PTRACE allows it",
+        indispensable: false,
+    }
 }
 
-fn own_pidfd() -> Result<std::os::fd::OwnedFd, Errno> {
-    task::open_thread(nix::unistd::gettid().as_raw())
+fn process_memory() -> Feature {
+    let used = Means::present().process_vm;
+    Feature {
+        name: "process_vm_readv(2)",
+        needed_for: "reading the addresses that programs pass to the kernel",
+        present: used,
+        detail: if used {
+            "memory is read and written in one call".to_owned()
+        } else {
+            format!(
+                "{}; memory is read and written through /proc/PID/mem",
+                missing(memory::try_process_vm())
+            )
+        },
+        lost_without: "each access takes three system calls instead of one (open, read, close of /proc/PID/mem), and a write one look at /proc/PID/maps",
+        indispensable: false,
+    }
+}
+
+/// Why something that was tried is not used.
+fn missing<T>(tried: Result<T, Errno>) -> String {
+    match tried {
+        Ok(_) => format!("there, but {} says to do without it", means::WITHOUT),
+        Err(errno) => errno.desc().to_owned(),
+    }
 }
 
 fn read_own_memory() -> Result<(), Errno> {
     let value = [7_u8; 8];
-    let read = ThreadMemory::of(nix::unistd::gettid().as_raw()).read_array::<8>(value.as_ptr().addr() as u64)?;
+    let own = ThreadMemory::by_file(nix::unistd::gettid().as_raw());
+    let read = own.read_array::<8>(value.as_ptr().addr() as u64)?;
     if read == value { Ok(()) } else { Err(Errno::EIO) }
 }
 

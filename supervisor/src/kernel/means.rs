@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use imsup_bpf_filters::Sockets;
 use nix::errno::Errno;
 
+pub use super::memory::try_process_vm;
 use super::{features, memory, task};
 
 /// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`. For tests and

@@ -183,7 +183,7 @@ fn fault(error: &io::Error) -> Errno {
 ///
 /// # Errors
 /// EPERM or ENOSYS where one is refused or unknown.
-pub(super) fn try_process_vm() -> Result<(), Errno> {
+pub fn try_process_vm() -> Result<(), Errno> {
     let mut value = [7_u8; 8];
     let address = value.as_mut_ptr().expose_provenance() as u64;
     let own = ThreadMemory {

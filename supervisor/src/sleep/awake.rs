@@ -13,6 +13,7 @@ use super::idle::SHORTEST_PAUSE;
 use super::plan::NotIdle;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
+use crate::kernel::means::Means;
 use crate::kernel::{cpu, pageout};
 
 /// How soon it is tried again after a thread was found running.
@@ -61,6 +62,9 @@ impl Sleep {
         if circumstances.stopping {
             return Some((ReasonKind::Stopping, "its program is being ended".to_owned()));
         }
+        if let Some(why) = impossible() {
+            return Some((ReasonKind::Incapable, why.to_owned()));
+        }
         if let Some(until) = self.lease_until.filter(|until| *until > now) {
             let left = humantime::format_duration(Duration::from_secs((until - now).as_secs()));
             return Some((
@@ -88,6 +92,9 @@ impl Sleep {
     /// When to look at the host next; never where it may not sleep anyway.
     pub(super) fn look_at(&self) -> Option<Instant> {
         let policy = self.policy.as_ref()?;
+        if self.orders.is_empty() && impossible().is_some() {
+            return None;
+        }
         if self.orders.is_empty() && policy.idle_after.is_none() && self.next_look > self.ran_from {
             return None;
         }
@@ -206,6 +213,14 @@ impl Sleep {
         };
         host.link.send(&message, Vec::new());
     }
+}
+
+/// Why no host can sleep here; `None` where they can.
+fn impossible() -> Option<&'static str> {
+    (!Means::present().pidfd_getfd).then_some(
+        "pidfd_getfd(2) is refused here (in a container: --cap-add SYS_PTRACE allows it), so imsup cannot wait for what the program waits for; \
+         no host sleeps",
+    )
 }
 
 /// The port of an address.

@@ -78,6 +78,7 @@ pub fn reason_kinds() -> Samples<ReasonKind> {
         ("stopped", ReasonKind::Stopped),
         ("stopping", ReasonKind::Stopping),
         ("unsuspendable", ReasonKind::Unsuspendable),
+        ("incapable", ReasonKind::Incapable),
     ])
 }
 

@@ -73,6 +73,7 @@ fn reason() -> impl Strategy<Value = Reason> {
         Just(ReasonKind::Stopped),
         Just(ReasonKind::Stopping),
         Just(ReasonKind::Unsuspendable),
+        Just(ReasonKind::Incapable),
     ];
     (kind, any::<String>(), option::of(any::<u32>())).prop_map(|(kind, detail, pid)| Reason { kind, detail, pid })
 }
