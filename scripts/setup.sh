@@ -7,7 +7,7 @@ declare -A needs=(
     [cc]=gcc [make]=make [pkg-config]=pkg-config [git]=git
     [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
     [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
-    [setpriv]=util-linux [ip]=iproute2 [psql]=postgresql-client
+    [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [psql]=postgresql-client
     [redis-sentinel]=redis-sentinel [haproxy]=haproxy
     [etcd]=etcd-server [etcdctl]=etcd-client
 )

@@ -11,7 +11,7 @@ say "cargo test --workspace, as $(id -un)"
 cargo test --workspace
 if [ "$(id -u)" -eq 0 ]; then
     say "what root can do besides"
-    cargo test -p imsup-supervisor --test root
+    cargo test -p imsup-supervisor --test root --test container
     say "the end-to-end tests once more, as an ordinary user without any privilege"
     env "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh" cargo test -p imsup-supervisor
     say "all passed, as root and as an ordinary user"

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod command;
 pub mod control;
+pub mod docker;
 pub mod leaks;
 pub mod network;
 pub mod random;

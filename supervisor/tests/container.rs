@@ -1,0 +1,182 @@
+//! In a container with Docker's default seccomp profile and no capability added, as the image's root and as its ordinary user: run by `make test`
+//! where root runs it, never by a plain `cargo test`.
+
+mod common;
+
+use common::docker::{Container, Docker, USER};
+use serde_json::Value;
+
+const ROOT: &str = "0:0";
+
+const SHOP: &str = r#"
+name: shop
+services:
+  web: { command: [guest, --tcp, "8080", --upstream, "db:7000"], expose: ["8080"], ports: ["8000:8080"] }
+  db: { command: [guest, --bind, any6, --tcp, "7000"] }
+  cache: { command: [redis-server, --port, "6379", --save, ""], expose: ["6379"] }
+  go: { command: [guest-go, -listen, ":8080", -upstream, "http://web:8080/"], expose: ["8080"] }
+"#;
+
+/// What `imsup VERB --format json` prints, line by line.
+fn json(container: &Container<'_>, command: &[&str]) -> Vec<Value> {
+    let mut words = vec!["imsup"];
+    words.extend(command);
+    words.extend(["--format", "json"]);
+    let text = container.ok(&words);
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect()
+}
+
+fn host(container: &Container<'_>, name: &str) -> Value {
+    let hosts = json(container, &["ps"]);
+    let found = hosts.iter().find(|host| host["name"] == name);
+    found.unwrap_or_else(|| panic!("no host {name} in {hosts:?}")).clone()
+}
+
+fn address(container: &Container<'_>, name: &str) -> String {
+    host(container, name)["address"].as_str().unwrap().to_owned()
+}
+
+/// One word of an answer of the guest's: `key=value`.
+fn value<'a>(answer: &'a str, key: &str) -> &'a str {
+    let mut words = answer.split(|c: char| c.is_whitespace() || "<>".contains(c));
+    let found = words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    found.unwrap_or_else(|| panic!("no {key} in {answer}"))
+}
+
+/// A client that nobody supervises.
+fn call(container: &Container<'_>, target: &str) -> String {
+    container.ok(&["guest", "--call", target])
+}
+
+#[test]
+fn two_machines_in_a_container_boot_and_talk_as_root() {
+    let docker = Docker::start(&[("compose.yaml", SHOP)]);
+    shop(&docker.run(ROOT, &["imsup", "up"]));
+}
+
+#[test]
+fn two_machines_in_a_container_boot_and_talk_as_an_ordinary_user() {
+    let docker = Docker::start(&[("compose.yaml", SHOP)]);
+    shop(&docker.run(USER, &["imsup", "up"]));
+}
+
+fn shop(container: &Container<'_>) {
+    container.wait_for("hosts exist");
+    says_which_ways_are_used(container);
+    for name in ["web", "db", "cache"] {
+        assert_eq!(host(container, name)["boots"], 0, "{name}");
+    }
+
+    // The client's connect boots web, and web's own boots db, by its name.
+    let (web, db) = (address(container, "web"), address(container, "db"));
+    let answer = call(container, &format!("{web}:8080"));
+    assert_eq!(value(&answer, "host"), "web");
+    assert!(value(&answer, "own").ends_with(&format!("{web}:8080")), "{answer}");
+    let upstream = answer.split_once("upstream=").expect("it asked").1;
+    assert_eq!(value(upstream, "host"), "db", "{answer}");
+    assert!(value(upstream, "peer").contains(&web), "db saw who called: {answer}");
+    assert!(value(upstream, "own").contains(&db), "{answer}");
+    assert_eq!(host(container, "db")["boots"], 1);
+    assert!(
+        call(container, "127.0.0.1:8000").contains("host=web"),
+        "the published port"
+    );
+
+    let cache = address(container, "cache");
+    assert_eq!(container.ok(&["redis-cli", "-h", &cache, "ping"]).trim(), "PONG");
+    assert_eq!(
+        container.ok(&["imsup", "exec", "cache", "redis-cli", "ping"]).trim(),
+        "PONG",
+        "on its own localhost"
+    );
+    let go = address(container, "go");
+    let page = container.ok(&["curl", "-sS", &format!("http://{go}:8080/")]);
+    assert!(page.contains("go") && page.contains("host=web"), "{page}");
+
+    let why = json(container, &["why", "web"]);
+    let reason = &why[0]["why"]["reasons"][0];
+    assert_eq!(reason["kind"], "incapable", "{why:?}");
+    assert!(reason["detail"].as_str().unwrap().contains("pidfd_getfd"), "{why:?}");
+    let suspend = container.exec(&["imsup", "suspend", "web"]);
+    assert!(
+        !suspend.success() && suspend.stderr.contains("pidfd_getfd"),
+        "{suspend}"
+    );
+}
+
+fn says_which_ways_are_used(container: &Container<'_>) {
+    let features = json(container, &["doctor"]);
+    let feature = |name: &str| {
+        let found = features.iter().find(|feature| feature["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {features:?}"))
+    };
+    let sockets = feature("pidfd_getfd(2)");
+    assert_eq!(sockets["present"], false, "this profile refuses it");
+    assert!(sockets["detail"].as_str().unwrap().contains("copies kept"), "{sockets}");
+    assert!(
+        sockets["lost_without"].as_str().unwrap().contains("one ADDFD"),
+        "{sockets}"
+    );
+    let memory = feature("process_vm_readv(2)");
+    let way = if memory["present"] == true {
+        "in one call"
+    } else {
+        "/proc/PID/mem"
+    };
+    assert!(memory["detail"].as_str().unwrap().contains(way), "{memory}");
+    assert_eq!(feature("/proc/PID/mem")["present"], true);
+}
+
+/// Official images' entrypoints do that, with gosu or setpriv. Root has no CAP_SYS_PTRACE here.
+#[test]
+fn programs_that_become_another_user_are_served() {
+    let compose = r#"
+name: users
+services:
+  web:
+    command: [setpriv, --reuid, "1000", --regid, "1000", --clear-groups, guest, --who, --tcp, "8080", --upstream, "db:7000"]
+    expose: ["8080"]
+  db: { command: [guest, --tcp, "7000"], user: "1000:1000" }
+  cache: { command: [setpriv, --reuid, "1000", --regid, "1000", --clear-groups, redis-server, --port, "6379", --save, ""], expose: ["6379"] }
+"#;
+    let docker = Docker::start(&[("compose.yaml", compose)]);
+    let container = docker.run(ROOT, &["imsup", "up"]);
+    container.wait_for("hosts exist");
+    let web = address(&container, "web");
+    let answer = call(&container, &format!("{web}:8080"));
+    let upstream = answer.split_once("upstream=").expect("it asked").1;
+    assert_eq!(value(upstream, "host"), "db", "{answer}");
+    assert!(value(upstream, "peer").contains(&web), "db saw who called: {answer}");
+    let pid = value(upstream, "pid");
+    let status = container.ok(&["cat", &format!("/proc/{pid}/status")]);
+    assert!(status.contains("Uid:\t1000\t1000\t1000"), "{status}");
+    let said = container.ok(&["imsup", "logs", "web"]);
+    assert!(said.contains("nodename=web"), "memory is written as well: {said}");
+    let cache = address(&container, "cache");
+    assert_eq!(container.ok(&["redis-cli", "-h", &cache, "ping"]).trim(), "PONG");
+}
+
+#[test]
+fn run_is_a_containers_entrypoint() {
+    let docker = Docker::start(&[]);
+    let redis = ["redis-server", "--port", "6379", "--save", ""];
+    for (user, options) in [(ROOT, &[][..]), (USER, &[]), (ROOT, &["--user", "1000:1000"])] {
+        let mut words = vec!["imsup", "run"];
+        words.extend(options);
+        words.push("--");
+        words.extend(redis);
+        let container = docker.run(user, &words);
+        container.wait_for("Ready to accept connections");
+        let hosts = json(&container, &["ps"]);
+        let address = hosts[0]["address"].as_str().unwrap();
+        assert_eq!(
+            container.ok(&["redis-cli", "-h", address, "ping"]).trim(),
+            "PONG",
+            "{user} {options:?}"
+        );
+        container.exec(&["redis-cli", "-h", address, "shutdown", "nosave"]);
+        assert_eq!(container.wait(), 0, "{user} {options:?}: {}", container.logs());
+    }
+}
