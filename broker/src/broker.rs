@@ -332,8 +332,12 @@ impl Broker {
             // After the boot: the question who sent the signal costs as much as a small program's start.
             self.name_sender(id);
         }
+        let allocated = emitted.iter().any(|(kind, _, _)| *kind == EventKind::Allocate);
         for (kind, duration, detail) in emitted {
             self.emit(id, time_us, kind, duration, detail);
+        }
+        if allocated {
+            self.boot_dependencies(id);
         }
         self.schedule(id, now);
     }
@@ -409,9 +413,15 @@ impl Broker {
     }
 
     fn new_waiter(&mut self, target: Target) -> WaiterId {
+        let waiter = self.unheard_waiter();
+        self.waiters.insert(waiter, target);
+        waiter
+    }
+
+    /// A waiter that is in nobody's place: its answer is not heard.
+    fn unheard_waiter(&mut self) -> WaiterId {
         let waiter = WaiterId(self.next_waiter);
         self.next_waiter += 1;
-        self.waiters.insert(waiter, target);
         waiter
     }
 

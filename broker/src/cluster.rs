@@ -55,6 +55,8 @@ pub struct HostSpec {
     pub restart: Restart,
     /// `deploy.resources.limits`.
     pub limits: Limits,
+    /// The hosts it depends on (`depends_on`), which boot when it does; empty without `boot_dependencies`.
+    pub dependencies: Vec<HostName>,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
     /// `x-imsup`, the service's over the file's.
@@ -118,6 +120,8 @@ pub struct Settings {
     pub hold_timeout: Duration,
     /// Whether it is booted by `up` and kept running.
     pub keep_awake: bool,
+    /// Whether its boot boots what it depends on, for hosts to which nobody connects first.
+    pub boot_dependencies: bool,
 }
 
 impl Default for Settings {
@@ -130,6 +134,7 @@ impl Default for Settings {
             prefetch_dns: false,
             hold_timeout: Duration::from_secs(60),
             keep_awake: false,
+            boot_dependencies: false,
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn host(name: &str) -> HostSpec {
         stop_grace: Duration::from_secs(10),
         restart: Restart::default(),
         limits: Limits::default(),
+        dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),
     }

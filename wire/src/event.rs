@@ -79,6 +79,8 @@ pub enum CauseKind {
     Descriptor,
     /// It was idle for `idle_after`, or asleep for `terminate_after`.
     Idle,
+    /// The boot of a host that depends on it and has `boot_dependencies`.
+    Dependency,
 }
 
 impl fmt::Display for CauseKind {
@@ -96,6 +98,7 @@ impl fmt::Display for CauseKind {
             Self::Signal => "signal",
             Self::Descriptor => "descriptor",
             Self::Idle => "idle",
+            Self::Dependency => "dependency",
         })
     }
 }

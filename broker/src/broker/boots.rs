@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use imsup_wire::channel::ChannelError;
-use imsup_wire::{ExitStatus, ToBroker, ToSupervisor};
+use imsup_wire::{Cause, CauseKind, ExitStatus, ToBroker, ToSupervisor};
 use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -13,7 +13,7 @@ use super::{Broker, Timer};
 use crate::hosts::{HostId, Instance};
 use crate::launcher::{Launch, Pids, cgroups};
 use crate::notices::Notice;
-use crate::registry::Input;
+use crate::registry::{Input, Want};
 use crate::tokens::{Kind, token};
 
 /// What a supervisor may take beyond the program's own grace.
@@ -56,6 +56,29 @@ impl Broker {
                 let detail = Some(error.to_string());
                 self.feed(id, Input::Ended { status, detail });
             }
+        }
+    }
+
+    /// Boots what a host depends on whose boot has begun (`boot_dependencies`), also where that is just being ended. Nobody waits for it.
+    pub(super) fn boot_dependencies(&mut self, id: HostId) {
+        let Some(spec) = self.hosts[id].spec(&self.cluster) else {
+            return;
+        };
+        let dependencies: Vec<HostId> = spec
+            .dependencies
+            .iter()
+            .filter_map(|name| self.hosts.named(name))
+            .collect();
+        let by = spec.name.to_string();
+        for dependency in dependencies {
+            let cause = Cause {
+                kind: CauseKind::Dependency,
+                by: Some(by.clone()),
+                port: None,
+            };
+            let waiter = self.unheard_waiter();
+            let want = Want::Ready;
+            self.feed(dependency, Input::Wait { waiter, want, cause });
         }
     }
 

@@ -1,6 +1,9 @@
-//! `depends_on` and `links`: what they name must be there. Nothing is ordered by them: connecting boots what is needed.
+//! `depends_on` and `links`: what they name must be there. Nothing is ordered by them: connecting boots what is needed. Only
+//! `boot_dependencies` makes a host's boot that of the hosts it depends on.
 
 use std::collections::BTreeSet;
+
+use imsup_wire::HostName;
 
 use super::error::{Fault, Warning, WarningKind};
 use super::keys::nearest;
@@ -10,16 +13,18 @@ use super::service::Builder;
 use super::tree::{Node, Value};
 
 impl Builder<'_, '_> {
-    /// `depends_on`: connecting boots what is needed, so only its names matter.
-    pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<(), Fault> {
+    /// `depends_on`: the services that it names, those left out that are not there and need not be.
+    pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<Vec<String>, Fault> {
         let Some(value) = node.get("depends_on") else {
-            return Ok(());
+            return Ok(Vec::new());
         };
+        let mut named = Vec::new();
         let path = path.key("depends_on");
         match &value.value {
             Value::List(items) => {
                 for (name, item) in texts(value, &path)?.into_iter().zip(items) {
                     self.dependency(name, item, &path, service, true)?;
+                    named.push(name.to_owned());
                 }
             }
             Value::Map(dependencies) => {
@@ -35,11 +40,26 @@ impl Builder<'_, '_> {
                     };
                     self.dependency(name, dependency, &path, service, required)?;
                     self.condition(dependency, &path)?;
+                    if self.services.contains(name) && !self.disabled.contains_key(name) {
+                        named.push(name.to_string());
+                    }
                 }
             }
             _ => return Err(wrong_type(value, &path, "a list of services, or a mapping")),
         }
-        Ok(())
+        Ok(named)
+    }
+
+    /// Gives the hosts of services with `boot_dependencies` the hosts they depend on, now that all are there.
+    pub fn resolve_dependencies(&mut self) {
+        for (hosts, services) in std::mem::take(&mut self.dependent) {
+            let of = |service: &String| self.made.get(service.as_str()).cloned().into_iter().flatten();
+            let names = services.iter().flat_map(of).map(|host| self.hosts[host].name.clone());
+            let names: Vec<HostName> = names.collect();
+            for host in hosts {
+                self.hosts[host].dependencies.clone_from(&names);
+            }
+        }
     }
 
     fn condition(&mut self, dependency: &Node, path: &Path<'_>) -> Result<(), Fault> {

@@ -1,7 +1,7 @@
 //! The way from files to a cluster.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
@@ -187,6 +187,8 @@ impl Context<'_, '_> {
             joined: BTreeSet::new(),
             warnings: Vec::new(),
             hosts: Vec::new(),
+            made: HashMap::new(),
+            dependent: Vec::new(),
         };
         // Each service's tree is let go before the next one's hosts are made: they take its memory.
         for (name, entry) in services.into_entries() {
@@ -194,6 +196,7 @@ impl Context<'_, '_> {
                 builder.add(&name, &entry.node)?;
             }
         }
+        builder.resolve_dependencies();
         warnings.append(&mut builder.warnings);
         warnings.append(&mut unset);
         let subnet = ipam::choose(settings.subnet, networks, &builder.joined, &mut warnings)?;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use imsup_wire::Transport;
+use imsup_wire::{HostName, Transport};
 use indexmap::IndexMap;
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -61,6 +61,8 @@ struct Service<'a> {
     ports: Vec<Port>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deploy: Option<Deploy>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<&'a str>,
     restart: &'static str,
     stop_signal: String,
     stop_grace_period: String,
@@ -122,6 +124,7 @@ struct ServiceSettings {
     prefetch: &'static str,
     hold_timeout: String,
     keep_awake: bool,
+    boot_dependencies: bool,
 }
 
 impl<'a> Document<'a> {
@@ -160,6 +163,7 @@ impl<'a> Service<'a> {
                 .collect(),
             ports: host.published.iter().map(Port::new).collect(),
             deploy: Deploy::new(&host.limits),
+            depends_on: host.dependencies.iter().map(HostName::as_str).collect(),
             restart: match host.restart {
                 Restart::No => "no",
                 Restart::Always => "always",
@@ -211,6 +215,7 @@ impl ServiceSettings {
             prefetch: if settings.prefetch_dns { "dns" } else { "none" },
             hold_timeout: format(settings.hold_timeout),
             keep_awake: settings.keep_awake,
+            boot_dependencies: settings.boot_dependencies,
         }
     }
 }

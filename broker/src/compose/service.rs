@@ -1,6 +1,7 @@
 //! One service as its hosts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::path::Path as FilePath;
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,6 +47,10 @@ pub(super) struct Builder<'a, 'l> {
     pub joined: BTreeSet<String>,
     pub warnings: Vec<Warning>,
     pub hosts: Vec<HostSpec>,
+    /// Where in `hosts` those of each service are.
+    pub made: HashMap<Rc<str>, Range<usize>>,
+    /// Hosts with `boot_dependencies`, and the services they depend on.
+    pub dependent: Vec<(Range<usize>, Vec<String>)>,
 }
 
 impl Builder<'_, '_> {
@@ -57,7 +62,7 @@ impl Builder<'_, '_> {
             return Err(wrong_type(node, &path, "a mapping (keys with values)"));
         }
         let own = host_name(name, node, path)?;
-        self.depends_on(node, &path, name)?;
+        let dependencies = self.depends_on(node, &path, name)?;
         self.links(node, &path)?;
         let replicas = replicas(node, &path)?;
         let command = command(node, &path)?;
@@ -91,6 +96,7 @@ impl Builder<'_, '_> {
             stop_grace: stop_grace(node, &path)?,
             restart: self.restart(node, &path)?,
             limits: limits::read(node, &path)?,
+            dependencies: Vec::new(),
             labels: labels(node, &path)?,
             imsup: settings::of_service(node.get("x-imsup"), &path.key("x-imsup"), self.defaults)?,
         };
@@ -102,6 +108,8 @@ impl Builder<'_, '_> {
         if self.hosts.len() + replicas as usize > MAX_HOSTS {
             return Err(Fault::new(node.at, path, Conflict::TooManyHosts));
         }
+        let first = self.hosts.len();
+        let boots = template.imsup.boot_dependencies;
         for (index, mut host) in (0..replicas).zip(std::iter::repeat_n(template, replicas as usize)) {
             host.published = publish::of_replica(&mappings, index, replicas, node, &path)?;
             self.claim_ports(&host.published, name, node, &path)?;
@@ -109,6 +117,10 @@ impl Builder<'_, '_> {
                 self.make_replica(&mut host, index, name, hostname, node, &path)?;
             }
             self.hosts.push(host);
+        }
+        self.made.insert(name.clone(), first..self.hosts.len());
+        if boots && !dependencies.is_empty() {
+            self.dependent.push((first..self.hosts.len(), dependencies));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::read::{Path, boolean, map, text};
 use super::tree::{Location, Node};
 use crate::cluster::Settings;
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "idle_after",
     "terminate_after",
     "timer_slack",
@@ -19,6 +19,7 @@ const KEYS: [&str; 7] = [
     "prefetch",
     "hold_timeout",
     "keep_awake",
+    "boot_dependencies",
 ];
 
 const SUBNET: &str = "subnet";
@@ -101,6 +102,7 @@ fn read(
             "timer_slack" => settings.timer_slack = within(Duration::ZERO, 3600 * SECOND)?,
             "hold_timeout" => settings.hold_timeout = within(SHORTEST_HOLD, DAY)?,
             "reclaim" => settings.reclaim = boolean(value, &at)?,
+            "boot_dependencies" => settings.boot_dependencies = boolean(value, &at)?,
             "keep_awake" => settings.keep_awake = boolean(value, &at)?,
             "prefetch" => {
                 settings.prefetch_dns = match text(value, &at)? {
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn every_setting_is_read() {
         let text = "{idle_after: never, terminate_after: 1h, timer_slack: 0s, reclaim: true, prefetch: dns, \
-                    hold_timeout: 90s, keep_awake: yes, subnet: 127.77.9.0/24}";
+                    hold_timeout: 90s, keep_awake: yes, boot_dependencies: true, subnet: 127.77.9.0/24}";
         let read = file(text).unwrap();
         assert_eq!(read.subnet.unwrap().subnet.to_string(), "127.77.9.0/24");
         assert_eq!(
@@ -168,6 +170,7 @@ mod tests {
                 prefetch_dns: true,
                 hold_timeout: 90 * SECOND,
                 keep_awake: true,
+                boot_dependencies: true,
             }
         );
         assert_eq!(file("{idle_after: }").unwrap().defaults, Settings::default());

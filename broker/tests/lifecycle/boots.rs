@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         trial("several_sockets_share_an_endpoint", reuse_port),
         trial("a_caller_that_is_a_host_is_named", named_caller),
         trial("many_hosts_exist_at_once", many_hosts),
+        trial("what_a_host_depends_on_boots_with_it", dependencies),
     ]
 }
 
@@ -55,6 +56,28 @@ fn first_connection() {
     assert!(events[1].duration.is_some() && events[2].duration >= events[1].duration);
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
     assert_eq!(world.host("web").boots, 1, "a running host is not booted");
+}
+
+fn dependencies() {
+    let world = World::up(
+        "master tcp=7077 needs=one needs=two -- listen:7077 settle serve\none -- settle serve\ntwo -- settle serve\nother -- settle serve",
+    );
+    assert_eq!(request(world.tcp("master", 7077)).unwrap(), "master");
+    for host in ["one", "two"] {
+        world.wait_for_state(host, HostState::Running);
+    }
+    let events = world.events();
+    let causes = events
+        .iter()
+        .filter(|event| event.kind == EventKind::Allocate)
+        .map(|event| {
+            let cause = event.cause.clone().unwrap();
+            (event.host.to_string(), cause.kind, cause.by)
+        });
+    let mut causes: Vec<_> = causes.filter(|(host, ..)| host != "master").collect();
+    causes.sort_by(|a, b| a.0.cmp(&b.0));
+    let by_master = |host: &str| (host.to_owned(), CauseKind::Dependency, Some("master".to_owned()));
+    assert_eq!(causes, [by_master("one"), by_master("two")]);
 }
 
 fn datagram() {

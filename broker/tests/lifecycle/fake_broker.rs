@@ -70,6 +70,7 @@ fn host(line: &str) -> HostSpec {
         stop_grace: Duration::from_secs(2),
         restart: Restart::default(),
         limits: Limits::default(),
+        dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),
     };
@@ -85,6 +86,7 @@ fn host(line: &str) -> HostSpec {
                 host.imsup.terminate_after = Some(Duration::from_millis(value.parse().expect("milliseconds")))
             }
             "keep" => host.imsup.keep_awake = true,
+            "needs" => host.dependencies.push(value.parse().expect("a host's name")),
             "prefetch" => host.imsup.prefetch_dns = true,
             "publish" => {
                 let port = value.parse().expect("a port");

@@ -172,6 +172,7 @@ fn sending_host(cause: &Cause) -> Option<&str> {
         | CauseKind::Datagram
         | CauseKind::Published
         | CauseKind::Lookup
+        | CauseKind::Dependency
         | CauseKind::Data => cause.by.as_deref(),
         CauseKind::Wake
         | CauseKind::Exec

@@ -111,6 +111,7 @@ pub fn cause_kinds() -> Samples<CauseKind> {
         ("signal", CauseKind::Signal),
         ("descriptor", CauseKind::Descriptor),
         ("idle", CauseKind::Idle),
+        ("dependency", CauseKind::Dependency),
     ])
 }
 

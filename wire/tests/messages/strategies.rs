@@ -265,6 +265,7 @@ pub(crate) fn cause_kind() -> impl Strategy<Value = CauseKind> {
         Just(CauseKind::Signal),
         Just(CauseKind::Descriptor),
         Just(CauseKind::Idle),
+        Just(CauseKind::Dependency),
     ]
 }
 
