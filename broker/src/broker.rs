@@ -5,6 +5,7 @@ mod awake;
 mod boots;
 mod claims;
 mod control;
+mod disposal;
 mod down;
 mod held;
 mod hello;
@@ -112,6 +113,8 @@ pub(crate) struct Broker {
     next_waiter: u64,
     asks: HashMap<u64, Asked>,
     next_ask: u64,
+    /// Sleepers that are being terminated together.
+    disposal: Option<disposal::Round>,
     serial: u64,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
@@ -175,6 +178,7 @@ impl Broker {
             next_waiter: 0,
             asks: HashMap::new(),
             next_ask: 0,
+            disposal: None,
             serial: 0,
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),

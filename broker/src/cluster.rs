@@ -110,6 +110,9 @@ pub struct Settings {
     pub idle_after: Option<Duration>,
     /// How long it is suspended before it is terminated; `None` for never.
     pub terminate_after: Option<Duration>,
+    /// Whether nothing of it is missed when it is terminated: its timers do not keep it, nor do connections with hosts that are
+    /// disposable too and sleep as well, and are terminated with it.
+    pub disposable: bool,
     /// What deadlines are coalesced to while suspended.
     pub timer_slack: Duration,
     /// Whether a sleeper's memory is paged out.
@@ -129,6 +132,7 @@ impl Default for Settings {
         Self {
             idle_after: Some(Duration::from_secs(5)),
             terminate_after: None,
+            disposable: false,
             timer_slack: Duration::from_secs(1),
             reclaim: false,
             prefetch_dns: false,

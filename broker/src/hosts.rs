@@ -75,6 +75,8 @@ pub(crate) struct Sleep {
     pub(crate) suspended_by: Option<String>,
     /// It is being ended, and what it listens on now takes the place of what it listened on.
     pub(crate) terminating: bool,
+    /// It can be terminated together with these hosts, with which it is connected.
+    pub(crate) disposable: Option<Vec<Index>>,
 }
 
 /// One host.

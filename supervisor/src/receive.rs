@@ -335,7 +335,7 @@ impl Loop {
         init::signal(self.main, signal);
         // A program that was stopped by a signal cannot end before it goes on.
         init::signal(self.main, Signal::SIGCONT);
-        self.sleep.let_end();
+        self.sleep.let_end(&mut self.host);
         // Who asks again does not give it more time.
         let at = Instant::now() + grace;
         self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
@@ -439,6 +439,7 @@ impl Loop {
         }
         self.welcomed = false;
         self.host.answered.forget();
+        self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin(&self.host);
         let waiting: Vec<_> = self.held.keys().copied().collect();
         for id in waiting {

@@ -288,3 +288,86 @@ services:
     project.ok(&["resume", "web"]);
     wait_until("it to sleep again", || watch.count("web", "suspend") == 2);
 }
+
+/// Each has a timer in an hour; `hub` has a connection with each `spoke`, and `client` with `other`.
+const CONNECTED: &str = r#"
+x-imsup: { idle_after: 100ms, terminate_after: 200ms, timer_slack: 300ms, disposable: true }
+services:
+  hub: { command: [python3, hub.py], expose: ["9000"] }
+  spoke: { command: [python3, spoke.py, hub], deploy: { replicas: 2 } }
+  other: { command: [python3, hub.py], expose: ["9000"] }
+  client: { command: [python3, spoke.py, other], x-imsup: { disposable: false } }
+"#;
+const HUB: &str = r#"
+import select, socket
+sockets = [socket.create_server(("", 9000))]
+while True:
+    for ready in select.select(sockets, [], [], 3600)[0]:
+        if ready is sockets[0]:
+            sockets.append(ready.accept()[0])
+        elif data := ready.recv(100):
+            ready.send(data)
+        else:
+            sockets.remove(ready)
+            ready.close()
+"#;
+const SPOKE: &str = r#"
+import select, socket, sys
+hub = socket.create_connection((sys.argv[1], 9000))
+listener = socket.create_server(("", 9001))
+hub.send(b"hello")
+while True:
+    for ready in select.select([hub], [], [], 3600)[0]:
+        if not ready.recv(100):
+            sys.exit(3)
+"#;
+
+#[test]
+fn disposable_sleepers_that_are_connected_are_terminated_together() {
+    need(&["python3"]);
+    let project = Project::new("disposable", CONNECTED);
+    std::fs::write(project.path("hub.py"), HUB).unwrap();
+    std::fs::write(project.path("spoke.py"), SPOKE).unwrap();
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
+    let together = ["hub", "spoke-1", "spoke-2"];
+    for round in 1..=2 {
+        for host in ["spoke-1", "spoke-2"] {
+            project.ok(&["wake", host]);
+        }
+        for host in together {
+            assert_eq!(watch.wait(host, "terminate", round).cause.as_deref(), Some("idle"));
+        }
+        for host in together {
+            let exit = watch.wait(host, "exit", round);
+            let detail = exit.json["detail"].as_str().unwrap().to_owned();
+            assert!(!detail.contains("status 3"), "{host} saw its peer go: {detail}");
+            project.wait_state(host, "imaginary");
+        }
+    }
+    // One that is not disposable keeps the other, and it says so.
+    project.ok(&["wake", "client"]);
+    for host in ["client", "other"] {
+        watch.wait(host, "suspend", 1);
+    }
+    wait_until("other to say what keeps it", || {
+        let why = project.why("other");
+        why["not_terminated"]
+            .as_str()
+            .is_some_and(|why| why.contains("connected with 1 host"))
+    });
+    // A client outside keeps a hub, and with it the spokes.
+    let held = Held::connect(project.at("hub", 9000));
+    project.ok(&["wake", "spoke-1"]);
+    wait_until("the hub to say what keeps it", || {
+        let why = project.why("hub");
+        why["not_terminated"]
+            .as_str()
+            .is_some_and(|why| why.contains("established"))
+    });
+    drop(held);
+    for host in ["hub", "spoke-1"] {
+        watch.wait(host, "terminate", 3);
+    }
+    assert_eq!(watch.count("other", "terminate"), 0);
+}

@@ -172,6 +172,12 @@ pub enum ToBroker {
         /// What it has used.
         usage: Usage,
     },
+    /// The host has slept for `terminate_after`, and nothing keeps it from being terminated but connections with other hosts of the
+    /// project: it can be where they are as well, at once ([`Order::Pledge`]). Taken back by the next [`ToBroker::Woke`].
+    Disposable {
+        /// Those hosts.
+        peers: Vec<Index>,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.

@@ -14,6 +14,8 @@ pub struct SleepPolicy {
     pub idle_after: Option<Duration>,
     /// How long it is suspended before it is terminated; `None` for never.
     pub terminate_after: Option<Duration>,
+    /// Whether it is terminated although timers of its own are pending, and together with hosts that it is connected with.
+    pub disposable: bool,
     /// Deadlines of a sleeper are coalesced to at most one tick in this time.
     pub timer_slack: Duration,
     /// Whether its memory is paged out while it sleeps.
@@ -66,6 +68,13 @@ pub enum Order {
     Why,
     /// Say what it has used.
     Usage,
+    /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks until [`Order::Fulfil`] or
+    /// [`Order::Release`]. What comes meanwhile waits. Only after [`crate::ToBroker::Disposable`].
+    Pledge,
+    /// Terminate it, as it has promised.
+    Fulfil,
+    /// It need not: it sleeps on.
+    Release,
 }
 
 /// A supervisor's answer to an [`Order`].

@@ -16,6 +16,8 @@ const USAGE_PATIENCE: Duration = Duration::from_secs(1);
 const WHY_PATIENCE: Duration = Duration::from_secs(10);
 /// A host that is busy is told so much earlier, by its supervisor.
 const SUSPEND_PATIENCE: Duration = Duration::from_secs(60);
+/// A supervisor whose host sleeps has nothing else to do.
+const PLEDGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(super) enum Asker {
     Client(usize),
     /// The broker itself: to wake a host that is waited for, or to learn the deadline of an adopted sleeper.
     Broker,
+    /// The broker, for several sleepers that are terminated together.
+    Disposal,
 }
 
 /// A question that is not answered yet.
@@ -54,6 +58,7 @@ impl Broker {
                 Order::Usage => USAGE_PATIENCE,
                 Order::Why => WHY_PATIENCE,
                 Order::Suspend | Order::Resume => SUSPEND_PATIENCE,
+                Order::Pledge | Order::Fulfil | Order::Release => PLEDGE_PATIENCE,
             };
             self.after(patience, Timer::Unanswered(question));
         }
@@ -104,6 +109,12 @@ impl Broker {
 
     fn conclude(&mut self, asked: Asked, report: Report) {
         let id = asked.host;
+        if asked.asker == Asker::Disposal {
+            if asked.order == Order::Pledge {
+                self.pledged(id, report == Report::Done);
+            }
+            return;
+        }
         if self.hosts.get(id).is_none() {
             return;
         }
@@ -111,7 +122,7 @@ impl Broker {
             match asked.order {
                 Order::Suspend => instance.sleep.suspended_by = None,
                 Order::Resume => instance.sleep.woken_by = None,
-                Order::Why | Order::Usage => {}
+                Order::Why | Order::Usage | Order::Pledge | Order::Fulfil | Order::Release => {}
             }
         }
         if let Report::Usage(usage) = report {
@@ -127,7 +138,7 @@ impl Broker {
                     instance.sleep.deadline_us = deadline_us;
                 }
             }
-            (Asker::Broker, _) => {}
+            (Asker::Broker | Asker::Disposal, _) => {}
             (Asker::Client(number), Report::Why(why)) => self.gather(number, id, why),
             (Asker::Client(number), Report::Failed(why)) if asked.order != Order::Usage => {
                 let failure = match asked.order {

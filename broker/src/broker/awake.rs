@@ -66,6 +66,7 @@ pub(super) fn sleep_policy(spec: Option<&HostSpec>) -> SleepPolicy {
     SleepPolicy {
         idle_after: settings.idle_after.filter(|_| !kept),
         terminate_after: settings.terminate_after.filter(|_| !kept),
+        disposable: settings.disposable,
         timer_slack: settings.timer_slack,
         reclaim: settings.reclaim,
         stop_signal: spec.map_or(SIGTERM, |spec| spec.stop_signal),

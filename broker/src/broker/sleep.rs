@@ -66,6 +66,12 @@ impl Broker {
                 self.record(id, event);
             }
             ToBroker::Terminating { slept, usage } => self.terminating(id, slept, usage),
+            ToBroker::Disposable { peers } => {
+                if let Some(sleep) = self.sleep(id) {
+                    sleep.disposable = Some(peers);
+                }
+                self.dispose(id);
+            }
             _ => {}
         }
     }
@@ -96,6 +102,7 @@ impl Broker {
         host.since_us = event.time_us;
         if let Some(sleep) = self.sleep(id) {
             sleep.deadline_us = None;
+            sleep.disposable = None;
             sleep.unnamed = Some(Box::new(event));
         }
         if !(named_later && nobody) {
@@ -144,6 +151,7 @@ impl Broker {
     fn terminating(&mut self, id: HostId, slept: Duration, usage: Usage) {
         if let Some(sleep) = self.sleep(id) {
             sleep.deadline_us = None;
+            sleep.disposable = None;
             sleep.terminating = true;
         }
         self.feed(id, Input::Terminating);

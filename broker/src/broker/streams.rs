@@ -145,6 +145,7 @@ impl Broker {
             | ToBroker::WokenBy { .. }
             | ToBroker::Ticked { .. }
             | ToBroker::Reclaimed { .. }
+            | ToBroker::Disposable { .. }
             | ToBroker::Terminating { .. } => {
                 if program {
                     self.hear_of_sleep(id, message);

@@ -119,6 +119,7 @@ struct ResourceLimits {
 struct ServiceSettings {
     idle_after: String,
     terminate_after: String,
+    disposable: bool,
     timer_slack: String,
     reclaim: bool,
     prefetch: &'static str,
@@ -210,6 +211,7 @@ impl ServiceSettings {
         Self {
             idle_after: or_never(settings.idle_after),
             terminate_after: or_never(settings.terminate_after),
+            disposable: settings.disposable,
             timer_slack: format(settings.timer_slack),
             reclaim: settings.reclaim,
             prefetch: if settings.prefetch_dns { "dns" } else { "none" },

@@ -11,9 +11,10 @@ use super::read::{Path, boolean, map, text};
 use super::tree::{Location, Node};
 use crate::cluster::Settings;
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "idle_after",
     "terminate_after",
+    "disposable",
     "timer_slack",
     "reclaim",
     "prefetch",
@@ -102,6 +103,7 @@ fn read(
             "timer_slack" => settings.timer_slack = within(Duration::ZERO, 3600 * SECOND)?,
             "hold_timeout" => settings.hold_timeout = within(SHORTEST_HOLD, DAY)?,
             "reclaim" => settings.reclaim = boolean(value, &at)?,
+            "disposable" => settings.disposable = boolean(value, &at)?,
             "boot_dependencies" => settings.boot_dependencies = boolean(value, &at)?,
             "keep_awake" => settings.keep_awake = boolean(value, &at)?,
             "prefetch" => {
@@ -156,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_read() {
-        let text = "{idle_after: never, terminate_after: 1h, timer_slack: 0s, reclaim: true, prefetch: dns, \
+        let text = "{idle_after: never, terminate_after: 1h, disposable: true, timer_slack: 0s, reclaim: true, prefetch: dns, \
                     hold_timeout: 90s, keep_awake: yes, boot_dependencies: true, subnet: 127.77.9.0/24}";
         let read = file(text).unwrap();
         assert_eq!(read.subnet.unwrap().subnet.to_string(), "127.77.9.0/24");
@@ -165,6 +167,7 @@ mod tests {
             Settings {
                 idle_after: None,
                 terminate_after: Some(3600 * SECOND),
+                disposable: true,
                 timer_slack: Duration::ZERO,
                 reclaim: true,
                 prefetch_dns: true,

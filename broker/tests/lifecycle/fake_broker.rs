@@ -85,6 +85,7 @@ fn host(line: &str) -> HostSpec {
             "terminate" => {
                 host.imsup.terminate_after = Some(Duration::from_millis(value.parse().expect("milliseconds")))
             }
+            "disposable" => host.imsup.disposable = true,
             "keep" => host.imsup.keep_awake = true,
             "needs" => host.dependencies.push(value.parse().expect("a host's name")),
             "prefetch" => host.imsup.prefetch_dns = true,

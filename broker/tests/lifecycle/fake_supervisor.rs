@@ -258,6 +258,7 @@ impl Supervisor {
                 Report::Done
             }
             Order::Usage => Report::Usage(self.usage()),
+            Order::Pledge | Order::Fulfil | Order::Release => Report::Failed("it never is disposable".to_owned()),
             Order::Why if self.asleep.is_some() => Report::Why(Why::Asleep {
                 waits: Vec::new(),
                 deadline_us: Some(DEADLINE_US),

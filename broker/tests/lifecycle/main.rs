@@ -7,6 +7,7 @@
 mod bad;
 mod boots;
 mod control;
+mod disposal;
 mod ends;
 mod fake_broker;
 mod fake_supervisor;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
                 names::trials(),
                 restart::trials(),
                 sleep::trials(),
+                disposal::trials(),
                 power::trials(),
                 bad::trials(),
                 strangers::trials(),

@@ -30,7 +30,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn usage(cpu_ms: u64) -> Usage {
+pub fn usage(cpu_ms: u64) -> Usage {
     Usage {
         cpu: Duration::from_millis(cpu_ms),
         memory_byte_ms: 1000,
@@ -38,7 +38,7 @@ fn usage(cpu_ms: u64) -> Usage {
     }
 }
 
-fn suspended(deadline_us: Option<u64>) -> ToBroker {
+pub fn suspended(deadline_us: Option<u64>) -> ToBroker {
     ToBroker::Suspended {
         time_us: SLEPT_US,
         deadline_us,
@@ -50,7 +50,7 @@ fn suspended(deadline_us: Option<u64>) -> ToBroker {
 const SLEPT_US: u64 = 1_699_999_999_000_000;
 const WOKE_US: u64 = 1_700_000_000_000_000;
 
-fn woke(kind: CauseKind, by: Option<SocketAddr>, named_later: bool) -> ToBroker {
+pub fn woke(kind: CauseKind, by: Option<SocketAddr>, named_later: bool) -> ToBroker {
     ToBroker::Woke {
         time_us: WOKE_US,
         cause: WakeCause {

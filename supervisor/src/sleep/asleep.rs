@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::awake::port_of;
 use super::deadlines::{Due, Now};
+use super::terminate::Succession;
 use super::waitset::{Culprit, SocketSource, Source, WaitSet};
 use super::{NAME_AFTER, Phase, Sleep};
 use crate::host::Host;
@@ -37,6 +38,8 @@ pub(super) struct Asleep {
     pub(super) signals_at: Instant,
     /// When to see whether it can be terminated.
     pub(super) terminate_at: Option<Instant>,
+    /// What takes the place of its listeners, where it has promised to be terminated together with others.
+    pub(super) pledged: Option<Succession>,
     /// What kept it from being terminated.
     pub(super) not_terminated: Option<String>,
     pub(super) ticks: u64,
@@ -64,6 +67,9 @@ impl Asleep {
 
     /// When something is to be done.
     pub(super) fn due(&self) -> Option<Instant> {
+        if self.pledged.is_some() {
+            return None;
+        }
         let tick = self.tick().map(|(at, _, _)| at);
         [tick, Some(self.signals_at), self.terminate_at]
             .into_iter()
@@ -109,6 +115,7 @@ impl Sleep {
 
     /// Wakes the host, where it sleeps.
     pub(super) fn wake(&mut self, host: &mut Host, noticed: Instant, cause: WakeCause, named_later: bool) {
+        self.give_back_pledged(host);
         let (since, ticks) = match std::mem::replace(&mut self.phase, Phase::Awake) {
             Phase::Awake => return,
             Phase::Asleep(asleep) => {

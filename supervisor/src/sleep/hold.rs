@@ -210,6 +210,7 @@ impl Sleep {
             signals_every,
             signals_at: now.instant + signals_every,
             terminate_at: terminate_after.and_then(|time| waited_for.or(now.instant.checked_add(time))),
+            pledged: None,
             not_terminated: None,
             ticks: 0,
             bytes: None,

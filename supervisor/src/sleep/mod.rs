@@ -138,8 +138,8 @@ impl Sleep {
     /// What becomes readable when the host is to be woken.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.phase {
-            Phase::Asleep(asleep) => Some(asleep.set.as_fd()),
-            Phase::Awake | Phase::Ticking(_) => None,
+            Phase::Asleep(asleep) if asleep.pledged.is_none() => Some(asleep.set.as_fd()),
+            Phase::Asleep(_) | Phase::Awake | Phase::Ticking(_) => None,
         }
     }
 
@@ -213,6 +213,12 @@ impl Sleep {
             }
             Order::Why => Report::Why(self.why(host, circumstances)),
             Order::Usage => Report::Usage(self.usage()),
+            Order::Pledge => self.pledge(host),
+            Order::Fulfil => self.fulfil(host),
+            Order::Release => {
+                self.give_back_pledged(host);
+                Report::Done
+            }
         };
         host.link.send(&ToBroker::Answer { id, report }, Vec::new());
     }
@@ -227,8 +233,18 @@ impl Sleep {
         self.wake(host, Instant::now(), cause, false);
     }
 
+    /// The broker is gone: nobody says any more what becomes of a promise.
+    pub fn broker_lost(&mut self, host: &mut Host) {
+        self.give_back_pledged(host);
+    }
+
     /// Lets a sleeper run without a word: its end has begun, and the broker knows.
-    pub fn let_end(&mut self) {
+    pub fn let_end(&mut self, host: &mut Host) {
+        self.give_back_pledged(host);
+        self.let_run();
+    }
+
+    fn let_run(&mut self) {
         if matches!(self.phase, Phase::Asleep(_)) {
             // The duplicates first, or they would delay a FIN.
             self.phase = Phase::Awake;
@@ -262,7 +278,7 @@ impl Sleep {
 
     /// Ends: lets everything run that is left, to be ended. The account is what was used until now.
     pub fn finish(mut self) -> (Usage, Tree) {
-        self.let_end();
+        self.let_run();
         let pids = self.tree.processes();
         self.meter.sample(Instant::now(), &pids);
         (self.usage(), self.tree)

@@ -1,24 +1,41 @@
 //! Terminating a sleeper: decided while it is held, so that nothing can come in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{CauseKind, Endpoint, ToBroker, WakeCause};
+use imsup_wire::{CauseKind, Endpoint, Index, Plane, Report, ToBroker, WakeCause};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use super::asleep::Asleep;
 use super::deadlines::Due;
 use super::{Phase, Sleep, named};
 use crate::host::Host;
-use crate::kernel::{socket, succession};
+use crate::identity::Identity;
+use crate::kernel::socket::{self, as_v4};
+use crate::kernel::succession;
+use crate::kernel::traffic::Connection;
 use crate::sockets::Successor;
 
 /// How soon it is looked again whether there is a broker.
 const WITHOUT_BROKER: Duration = Duration::from_secs(5);
 
+/// What keeps a sleeper from being terminated.
+#[derive(Debug, PartialEq, Eq)]
+enum Use {
+    /// Nothing.
+    None,
+    /// Connections with these hosts of the project, and it is disposable.
+    Hosts(BTreeSet<Index>),
+    /// This, in plain words.
+    Other(String),
+}
+
 impl Sleep {
-    /// Ends the program of a sleeper that nobody is connected to and that waits for no time.
+    /// Ends the program of a sleeper that nobody is connected to and that waits for no time; of a disposable one that only
+    /// other hosts are connected to, when they can be ended as well.
     pub(super) fn terminate_if_unused(&mut self, host: &mut Host, now: Instant) {
         let Phase::Asleep(asleep) = &mut self.phase else { return };
         if host.link.socket().is_none() {
@@ -26,37 +43,94 @@ impl Sleep {
             asleep.terminate_at = Some(now + WITHOUT_BROKER);
             return;
         }
-        let used = self.in_use(host);
-        let Phase::Asleep(asleep) = &self.phase else { return };
-        if used.is_none() {
-            let slept = now.saturating_duration_since(asleep.since);
-            match self.begin_end(host) {
-                Ok(successors) => {
-                    let usage = self.usage();
-                    host.link.send(&ToBroker::Terminating { slept, usage }, Vec::new());
-                    for successor in successors {
-                        host.announce(successor.endpoint, successor.socket);
-                    }
-                    self.ending = true;
-                    return;
-                }
-                Err(NotEnded::SomebodyCame(port)) => {
-                    let cause = WakeCause {
-                        kind: CauseKind::Connection,
-                        by: None,
-                        port: Some(port),
-                    };
-                    return self.wake(host, now, cause, false);
-                }
-                Err(NotEnded::Socket(errno)) => {
-                    let message = format!("its listeners cannot be succeeded: {}", errno.desc());
-                    self.not_terminated(message);
-                    return;
-                }
+        match self.used_by(host) {
+            Use::None => {}
+            Use::Hosts(peers) => {
+                self.not_terminated(waits_for_hosts(&peers));
+                let peers = peers.into_iter().collect();
+                host.link.send(&ToBroker::Disposable { peers }, Vec::new());
+                return;
+            }
+            Use::Other(why) => return self.not_terminated(why),
+        }
+        match prepare_end(host) {
+            Ok(succession) => self.end(host, now, succession),
+            Err(NotEnded::SomebodyCame(port)) => {
+                let cause = WakeCause {
+                    kind: CauseKind::Connection,
+                    by: None,
+                    port: Some(port),
+                };
+                self.wake(host, now, cause, false);
+            }
+            Err(NotEnded::Socket(errno)) => {
+                self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc()));
             }
         }
-        if let Some(why) = used {
-            self.not_terminated(why);
+    }
+
+    fn end(&mut self, host: &mut Host, now: Instant, succession: Succession) {
+        let Phase::Asleep(asleep) = &self.phase else { return };
+        let slept = now.saturating_duration_since(asleep.since);
+        let usage = self.usage();
+        match succession.complete(host) {
+            Ok(successors) => {
+                host.link.send(&ToBroker::Terminating { slept, usage }, Vec::new());
+                for successor in successors {
+                    host.announce(successor.endpoint, successor.socket);
+                }
+                self.ending = true;
+            }
+            Err(errno) => self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc())),
+        }
+    }
+
+    /// Promises to be terminated together with others, which [`Sleep::fulfil`] does: until then it neither wakes nor ticks.
+    pub(super) fn pledge(&mut self, host: &mut Host) -> Report {
+        let Phase::Asleep(asleep) = &self.phase else {
+            return Report::Failed("it is awake".to_owned());
+        };
+        if asleep.pledged.is_some() {
+            return Report::Done;
+        }
+        if !asleep.set.ready().is_empty() {
+            return Report::Failed("it is about to wake".to_owned());
+        }
+        if let Use::Other(why) = self.used_by(host) {
+            return Report::Failed(why);
+        }
+        match (prepare_end(host), &mut self.phase) {
+            (Ok(succession), Phase::Asleep(asleep)) => {
+                asleep.pledged = Some(succession);
+                Report::Done
+            }
+            (Err(NotEnded::SomebodyCame(port)), _) => Report::Failed(format!("somebody has come to port {port}")),
+            (Err(NotEnded::Socket(errno)), _) => Report::Failed(errno.desc().to_owned()),
+            (Ok(succession), _) => {
+                succession.give_back(host);
+                Report::Failed("it is awake".to_owned())
+            }
+        }
+    }
+
+    /// Ends the program of a sleeper that has promised it.
+    pub(super) fn fulfil(&mut self, host: &mut Host) -> Report {
+        let Phase::Asleep(asleep) = &mut self.phase else {
+            return Report::Failed("it is awake".to_owned());
+        };
+        let Some(succession) = asleep.pledged.take() else {
+            return Report::Failed("it has promised nothing".to_owned());
+        };
+        self.end(host, Instant::now(), succession);
+        Report::Done
+    }
+
+    /// Takes a promise back.
+    pub(super) fn give_back_pledged(&mut self, host: &mut Host) {
+        if let Phase::Asleep(asleep) = &mut self.phase
+            && let Some(succession) = asleep.pledged.take()
+        {
+            succession.give_back(host);
         }
     }
 
@@ -68,71 +142,34 @@ impl Sleep {
 
     /// What keeps a sleeper from being terminated, in plain words.
     pub(super) fn in_use(&self, host: &Host) -> Option<String> {
-        let Phase::Asleep(asleep) = &self.phase else {
-            return None;
-        };
-        if self.commands > 0 || self.lease_until.is_some_and(|until| until > Instant::now()) {
-            return Some("it is to be kept awake".to_owned());
+        match self.used_by(host) {
+            Use::None => None,
+            Use::Hosts(peers) => Some(waits_for_hosts(&peers)),
+            Use::Other(why) => Some(why),
         }
-        if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| !due.is_polling(asleep.slack)) {
-            return Some(format!("a timer is pending ({}, {call})", named(*pid)));
-        }
-        if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
-            return Some(format!("nobody knows how long {} waits in {call}", named(*pid)));
-        }
-        if asleep.posix_timers {
-            return Some("it has POSIX timers, whose times nobody can see".to_owned());
-        }
-        let Some(connections) = self.connections(host, &asleep.pids) else {
-            return Some("its connections cannot be read".to_owned());
-        };
-        let established = connections.iter().find(|connection| connection.established)?;
-        Some(format!(
-            "a connection is established ({} with {})",
-            established.local, established.peer
-        ))
     }
 
-    /// Puts other sockets in the place of those that the program listens on: a program that is told to end may still accept, and would reset
-    /// whom it accepted.
-    fn begin_end(&mut self, host: &mut Host) -> Result<Vec<Successor>, NotEnded> {
-        let mut listeners: BTreeMap<Endpoint, Vec<OwnedFd>> = BTreeMap::new();
-        for (endpoint, listener, _) in host.retained.listeners() {
-            let copy = socket::duplicate(listener).map_err(NotEnded::Socket)?;
-            listeners.entry(endpoint).or_default().push(copy);
+    fn used_by(&self, host: &Host) -> Use {
+        let Phase::Asleep(asleep) = &self.phase else {
+            return Use::None;
+        };
+        if self.commands > 0 || self.lease_until.is_some_and(|until| until > Instant::now()) {
+            return Use::Other("it is to be kept awake".to_owned());
         }
-        let mut successors = Vec::new();
-        for (endpoint, old) in listeners {
-            let successor = match host.retained.take_successor(endpoint) {
-                Some(kept) => succession::choose_last(kept.as_fd()).map(|()| kept),
-                None => succession::succeed(old[0].as_fd(), i32::MAX).map(|successor| successor.socket),
-            };
-            match successor {
-                Ok(socket) => successors.push((endpoint, old, socket)),
-                Err(errno) => {
-                    give_back(host, successors);
-                    return Err(NotEnded::Socket(errno));
-                }
-            }
+        let disposable = self.policy.as_ref().is_some_and(|policy| policy.disposable);
+        if !disposable && let Some(why) = pending_timer(asleep) {
+            return Use::Other(why);
         }
-        let waits =
-            |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).is_ok_and(|(waiting, _)| waiting > 0);
-        let came = successors
-            .iter()
-            .find_map(|(endpoint, old, _)| old.iter().any(waits).then(|| endpoint.address.port()));
-        if let Some(port) = came {
-            give_back(host, successors);
-            return Err(NotEnded::SomebodyCame(port));
+        let Some(connections) = self.connections(host, &asleep.pids) else {
+            return Use::Other("its connections cannot be read".to_owned());
+        };
+        match disposable {
+            true => used_connections(&host.identity, &connections),
+            false => connections
+                .iter()
+                .find(|connection| connection.established)
+                .map_or(Use::None, |connection| Use::Other(words_of(connection))),
         }
-        successors
-            .into_iter()
-            .map(|(endpoint, _, socket)| {
-                let copy = socket::duplicate(&socket).map_err(NotEnded::Socket)?;
-                let inode = socket::inode(socket.as_fd()).map_err(NotEnded::Socket)?;
-                host.retained.succeed(endpoint, socket, inode);
-                Ok(Successor { endpoint, socket: copy })
-            })
-            .collect()
     }
 
     /// Whether the loop is to end the program now; says how, once.
@@ -146,6 +183,53 @@ impl Sleep {
     }
 }
 
+/// A timer that a sleeper waits for.
+fn pending_timer(asleep: &Asleep) -> Option<String> {
+    if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| !due.is_polling(asleep.slack)) {
+        return Some(format!("a timer is pending ({}, {call})", named(*pid)));
+    }
+    if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
+        return Some(format!("nobody knows how long {} waits in {call}", named(*pid)));
+    }
+    asleep
+        .posix_timers
+        .then(|| "it has POSIX timers, whose times nobody can see".to_owned())
+}
+
+/// Who uses the connections of a disposable host: itself does not count, other hosts may be disposable too.
+fn used_connections(identity: &Identity, connections: &[Connection]) -> Use {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let ends = |one: &Connection| (canonical(one.local), canonical(one.peer));
+    let mut hosts = BTreeSet::new();
+    for connection in connections.iter().filter(|connection| connection.established) {
+        let (local, peer) = ends(connection);
+        if connections.iter().any(|other| ends(other) == (peer, local)) {
+            continue;
+        }
+        let place = as_v4(peer).and_then(|peer| identity.planes.place(*peer.ip()));
+        match place.filter(|place| place.plane == Plane::Vip && place.index != identity.index) {
+            Some(place) => hosts.insert(place.index),
+            None => return Use::Other(words_of(connection)),
+        };
+    }
+    if hosts.is_empty() { Use::None } else { Use::Hosts(hosts) }
+}
+
+fn words_of(connection: &Connection) -> String {
+    format!(
+        "a connection is established ({} with {})",
+        connection.local, connection.peer
+    )
+}
+
+fn waits_for_hosts(peers: &BTreeSet<Index>) -> String {
+    let hosts = if peers.len() == 1 { "host" } else { "hosts" };
+    format!(
+        "it is connected with {} {hosts}, and is terminated together with them",
+        peers.len()
+    )
+}
+
 enum NotEnded {
     /// A connection has come to this port.
     SomebodyCame(u16),
@@ -153,17 +237,105 @@ enum NotEnded {
     Socket(Errno),
 }
 
-/// The listeners are chosen again. Who was let in by a successor meanwhile waits in it until the program is next idle, and is then served by
-/// the next boot.
-fn give_back(host: &mut Host, successors: Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>) {
-    for (endpoint, old, socket) in successors {
-        let _ = succession::give_back(old[0].as_fd());
-        match succession::accept_queue(socket.as_fd()) {
-            Ok((0, _)) => {
-                drop(socket);
-                let _ = succession::detach(old[0].as_fd());
+/// Sockets that take the place of those that the program listens on: a program that is told to end may still accept, and would reset whom it
+/// accepted.
+#[derive(Debug)]
+pub(super) struct Succession(Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>);
+
+/// Makes the successors, and looks whether anybody has come to those they succeed.
+fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
+    let mut listeners: BTreeMap<Endpoint, Vec<OwnedFd>> = BTreeMap::new();
+    for (endpoint, listener, _) in host.retained.listeners() {
+        let copy = socket::duplicate(listener).map_err(NotEnded::Socket)?;
+        listeners.entry(endpoint).or_default().push(copy);
+    }
+    let mut succession = Succession(Vec::new());
+    for (endpoint, old) in listeners {
+        let successor = match host.retained.take_successor(endpoint) {
+            Some(kept) => succession::choose_last(kept.as_fd()).map(|()| kept),
+            None => succession::succeed(old[0].as_fd(), i32::MAX).map(|successor| successor.socket),
+        };
+        match successor {
+            Ok(socket) => succession.0.push((endpoint, old, socket)),
+            Err(errno) => {
+                succession.give_back(host);
+                return Err(NotEnded::Socket(errno));
             }
-            _ => host.retained.keep_successor(endpoint, socket),
         }
+    }
+    let waits = |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).is_ok_and(|(waiting, _)| waiting > 0);
+    let came = succession
+        .0
+        .iter()
+        .find_map(|(endpoint, old, _)| old.iter().any(waits).then(|| endpoint.address.port()));
+    if let Some(port) = came {
+        succession.give_back(host);
+        return Err(NotEnded::SomebodyCame(port));
+    }
+    Ok(succession)
+}
+
+impl Succession {
+    /// The successors are what the host has from now on.
+    fn complete(self, host: &mut Host) -> Result<Vec<Successor>, Errno> {
+        let succeed = |(endpoint, _, socket): (Endpoint, Vec<OwnedFd>, OwnedFd)| {
+            let copy = socket::duplicate(&socket)?;
+            let inode = socket::inode(socket.as_fd())?;
+            host.retained.succeed(endpoint, socket, inode);
+            Ok(Successor { endpoint, socket: copy })
+        };
+        self.0.into_iter().map(succeed).collect()
+    }
+
+    /// The listeners are chosen again. Who was let in by a successor meanwhile waits in it until the program is next idle, and is then
+    /// served by the next boot.
+    fn give_back(self, host: &mut Host) {
+        for (endpoint, old, socket) in self.0 {
+            let _ = succession::give_back(old[0].as_fd());
+            match succession::accept_queue(socket.as_fd()) {
+                Ok((0, _)) => {
+                    drop(socket);
+                    let _ = succession::detach(old[0].as_fd());
+                }
+                _ => host.retained.keep_successor(endpoint, socket),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::tests::identity;
+
+    fn used(connections: &[(&str, &str)]) -> Use {
+        let connections: Vec<Connection> = connections
+            .iter()
+            .map(|(local, peer)| Connection {
+                local: local.parse().unwrap(),
+                peer: peer.parse().unwrap(),
+                established: true,
+                bytes: 0,
+                last_received: Duration::ZERO,
+                last_heard: Duration::ZERO,
+            })
+            .collect();
+        used_connections(&identity(), &connections)
+    }
+
+    #[test]
+    fn connections_with_hosts_and_with_itself_are_told_from_others() {
+        let hosts = |numbers: &[u16]| Use::Hosts(numbers.iter().filter_map(|number| Index::new(*number)).collect());
+        assert_eq!(used(&[]), Use::None);
+        let own = [("127.78.5.7:80", "127.0.0.1:4000"), ("127.0.0.1:4000", "127.78.5.7:80")];
+        assert_eq!(used(&own), Use::None);
+        assert!(matches!(used(&own[..1]), Use::Other(_)), "a client outside");
+        let others = [
+            ("127.77.5.7:80", "127.77.5.8:4000"),
+            ("[::ffff:127.77.5.7]:4001", "[::ffff:127.77.6.9]:80"),
+            ("127.77.5.7:80", "127.77.5.8:4002"),
+        ];
+        assert_eq!(used(&others), hosts(&[0x0508, 0x0609]));
+        assert!(matches!(used(&[others[0], own[0]]), Use::Other(_)));
     }
 }

@@ -253,6 +253,12 @@ fn of_sleep() -> Samples<ToBroker> {
                 usage: usage(),
             },
         ),
+        (
+            "disposable",
+            ToBroker::Disposable {
+                peers: [0x0507, 0x0508].into_iter().filter_map(Index::new).collect(),
+            },
+        ),
     ])
 }
 

@@ -12,6 +12,7 @@ pub fn sleep_policy() -> SleepPolicy {
     SleepPolicy {
         idle_after: Some(Duration::from_secs(5)),
         terminate_after: None,
+        disposable: true,
         timer_slack: Duration::from_secs(1),
         reclaim: true,
         stop_signal: 3,
@@ -48,6 +49,9 @@ pub fn orders() -> Samples<Order> {
         ("resume", Order::Resume),
         ("why", Order::Why),
         ("usage", Order::Usage),
+        ("pledge", Order::Pledge),
+        ("fulfil", Order::Fulfil),
+        ("release", Order::Release),
     ])
 }
 

@@ -11,10 +11,11 @@ use crate::strategies::{cause_kind, duration, socket_address};
 pub fn sleep_policy() -> impl Strategy<Value = SleepPolicy> {
     let times = (option::of(duration()), option::of(duration()), duration());
     let end = (any::<i32>(), duration());
-    (times, any::<bool>(), end).prop_map(
-        |((idle_after, terminate_after, timer_slack), reclaim, (stop_signal, stop_grace))| SleepPolicy {
+    (times, any::<(bool, bool)>(), end).prop_map(
+        |((idle_after, terminate_after, timer_slack), (disposable, reclaim), (stop_signal, stop_grace))| SleepPolicy {
             idle_after,
             terminate_after,
+            disposable,
             timer_slack,
             reclaim,
             stop_signal,
@@ -48,7 +49,10 @@ pub fn order() -> impl Strategy<Value = Order> {
         Just(Order::Suspend),
         Just(Order::Resume),
         Just(Order::Why),
-        Just(Order::Usage)
+        Just(Order::Usage),
+        Just(Order::Pledge),
+        Just(Order::Fulfil),
+        Just(Order::Release),
     ]
 }
 

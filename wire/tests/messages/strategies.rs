@@ -143,6 +143,7 @@ fn of_sleep() -> impl Strategy<Value = ToBroker> {
         (any::<u64>(), duration(), option::of(any::<String>()))
             .prop_map(|(bytes, took, detail)| { ToBroker::Reclaimed { bytes, took, detail } }),
         (duration(), usage()).prop_map(|(slept, usage)| ToBroker::Terminating { slept, usage }),
+        vec(index(), 0..4).prop_map(|peers| ToBroker::Disposable { peers }),
         (any::<u64>(), report()).prop_map(|(id, report)| ToBroker::Answer { id, report }),
     ]
 }
