@@ -23,7 +23,8 @@ setup: ## install what is missing for building and testing (apt-get, sudo where 
 	@scripts/setup.sh
 
 .PHONY: build
-build: setup ## build imsup (release) as $(TARGET)/release/imsup
+build: ## build imsup (release) as $(TARGET)/release/imsup
+	@scripts/setup.sh build
 	cargo build --release -p imsup-supervisor
 
 .PHONY: demo

@@ -7,7 +7,7 @@ declare -A needs=(
     [cc]=gcc [make]=make [pkg-config]=pkg-config [git]=git
     [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
     [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
-    [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [psql]=postgresql-client
+    [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
     [redis-sentinel]=redis-sentinel [haproxy]=haproxy
     [etcd]=etcd-server [etcdctl]=etcd-client
 )
@@ -66,4 +66,9 @@ mapfile -t left < <(missing | sort -u)
 if [ ${#left[@]} -gt 0 ]; then
     echo "setup: still missing after the installation: ${left[*]}" >&2
     exit 1
+fi
+
+# `setup.sh build` leaves out what only tests run. They look for it beside what cargo builds.
+if [ "${1:-}" != build ]; then
+    "$(dirname "$0")/spark.sh" "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/spark"
 fi

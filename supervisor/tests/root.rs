@@ -169,3 +169,12 @@ services:
         assert_eq!(wake.cause.as_deref(), Some("timer"), "{host} slept meanwhile");
     }
 }
+
+/// Spark asks for the address of its host's name, and takes it where it is no loopback address.
+#[test]
+fn spark_needs_no_setting_where_addresses_are_no_loopback_addresses() {
+    if !common::network::is_own() {
+        return;
+    }
+    common::spark::one_query("spark-prefix", &["compose.prefix.yaml"]);
+}

@@ -11,6 +11,7 @@ pub mod docker;
 pub mod leaks;
 pub mod network;
 pub mod random;
+pub mod spark;
 pub mod watch;
 
 use std::collections::BTreeMap;

@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Background, Event, LIMIT, Project, parse_event};
 
 /// One `imsup events --follow` for as long as this lives.
 pub struct Watch {
     follower: Background,
+    limit: Duration,
     shared: Arc<Shared>,
 }
 
@@ -34,7 +35,16 @@ impl Watch {
                 sink.more.notify_all();
             }
         });
-        Self { follower, shared }
+        Self {
+            follower,
+            limit: LIMIT,
+            shared,
+        }
+    }
+
+    /// The same, for programs that take longer than others.
+    pub fn patient(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// Its process, which is none of the project's hosts.
@@ -62,7 +72,7 @@ impl Watch {
     /// Waits until `find` finds something in the events so far.
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&[Event]) -> Option<T>) -> T {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + self.limit;
         let mut events = self.shared.events.lock().unwrap();
         loop {
             if let Some(found) = find(&events) {
@@ -72,7 +82,7 @@ impl Watch {
             if left.is_zero() {
                 // Not while the lock is held: the project's own report follows.
                 drop(events);
-                panic!("waited {LIMIT:?} for {what}");
+                panic!("waited {:?} for {what}", self.limit);
             }
             events = self.shared.more.wait_timeout(events, left).unwrap().0;
         }
