@@ -13,6 +13,7 @@ mod power;
 mod reach;
 mod sleep;
 mod streams;
+mod together;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -116,6 +117,7 @@ pub(crate) struct Broker {
     /// Sleepers that are being terminated together.
     disposal: Option<disposal::Round>,
     serial: u64,
+    orders: u64,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
     feeding: bool,
@@ -180,6 +182,7 @@ impl Broker {
             next_ask: 0,
             disposal: None,
             serial: 0,
+            orders: 0,
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
             feeding: false,
@@ -251,6 +254,9 @@ impl Broker {
         };
         let (id, endpoint) = (retained.host, retained.endpoint);
         if !self.hosts[id].life.absent() || !crate::sockets::is_readable(&retained.socket) {
+            return;
+        }
+        if self.turns_away(socket) {
             return;
         }
         let kind = match endpoint.transport {

@@ -99,6 +99,8 @@ pub(crate) struct Host {
     pub(crate) tick_at: Option<Instant>,
     /// The socket whose queue was the last signal, whose sender is still to be named.
     pub(crate) signalled_by: Option<SocketId>,
+    /// The order by which its program was ended together with those of others; until its next boot.
+    pub(crate) ended_by: Option<u64>,
 }
 
 /// The table.
@@ -171,6 +173,7 @@ impl Hosts {
             since_us,
             tick_at: None,
             signalled_by: None,
+            ended_by: None,
         };
         let free = match self.transient {
             0 => None,

@@ -23,11 +23,20 @@ const IPPROTO_TCP: u8 = 6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Everything but LISTEN, SYN_SENT and CLOSE (include/net/tcp_states.h): a short connection may be over before this question is asked.
-const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 11;
+/// Everything but SYN_SENT and CLOSE (include/net/tcp_states.h): a short connection may be over before this question is asked.
+const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11;
+
+/// ESTABLISHED.
+const ESTABLISHED: u8 = 1;
 
 /// TIME_WAIT.
 const TIME_WAIT: u8 = 6;
+
+/// CLOSE_WAIT: the peer has closed.
+const CLOSE_WAIT: u8 = 8;
+
+/// LISTEN.
+const LISTEN: u8 = 10;
 
 /// A connection in TIME_WAIT that has at least this long to go, in milliseconds, of the 60 s that it stays there (TCP_TIMEWAIT_LEN), has just
 /// ended.
@@ -54,14 +63,28 @@ pub(crate) fn came(endpoint: Endpoint) -> Option<SocketAddr> {
     waiting_tcp(endpoint)
 }
 
+/// How many connections stand in the queue of a listening socket, and the peers of all that do, or came while this was found out. Those that were
+/// reset stand there and have no peer any more.
+pub(crate) fn queue(socket: &OwnedFd, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
+    let found = look(endpoint);
+    let inode = rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino);
+    // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk): who stood there then is in it.
+    let length = found.queues.iter().find(|(of, _)| u64::from(*of) == inode);
+    (length.map_or(0, |(_, length)| *length), found.all_waiting)
+}
+
 fn waiting_tcp(endpoint: Endpoint) -> Option<SocketAddr> {
+    look(endpoint).newest()
+}
+
+fn look(endpoint: Endpoint) -> Queued {
     let mut queued = Queued::default();
     // A socket that a program left may be AF_INET6, and what it accepts is, too.
     for family in [AF_INET, AF_INET6] {
         // What was found until it failed is better than nothing.
         let _ = queued.look(endpoint, family);
     }
-    queued.newest()
+    queued
 }
 
 fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
@@ -75,6 +98,10 @@ fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
 struct Queued {
     /// Of one that nobody has accepted.
     waiting: Option<SocketAddr>,
+    /// Of all that nobody has accepted and this end has not closed.
+    all_waiting: Vec<SocketAddr>,
+    /// The inodes of listening sockets, and how many connections stand in the queue of each.
+    queues: Vec<(u32, usize)>,
     /// Of the one that has ended last, and how long it stays in TIME_WAIT.
     ended: Option<(u32, SocketAddr)>,
     /// Of the accepted one that was heard of last, and how long ago that was, in milliseconds.
@@ -117,6 +144,7 @@ impl Queued {
         // One that is just closing may have no port of its own any more (inet_put_port).
         let here = local == address || (local.port() == 0 && peer != address);
         match found.state {
+            LISTEN => self.queues.push((found.inode, found.queued as usize)),
             // Either end may be the one that waits for the last packets.
             TIME_WAIT if found.left_ms >= ENDED_MS => {
                 let peer = if here { peer } else { local };
@@ -127,6 +155,9 @@ impl Queued {
             _ if !here => self.there.push(local),
             _ => {
                 self.here.insert(peer);
+                if found.inode == 0 && matches!(found.state, ESTABLISHED | CLOSE_WAIT) {
+                    self.all_waiting.push(peer);
+                }
                 match found.inode {
                     0 => self.waiting = Some(peer),
                     _ => self.accepted = self.accepted.max(Some((Reverse(found.heard_ms), peer))),
@@ -201,6 +232,8 @@ struct Found {
     peer: SocketAddr,
     /// How long its timer has to go.
     left_ms: u32,
+    /// What a listening socket has in its queue (`idiag_rqueue`).
+    queued: u32,
     /// How long ago something came, in milliseconds.
     heard_ms: u32,
     /// 0 for one that nobody has accepted, and for one that has ended.
@@ -244,6 +277,7 @@ fn parse(body: &[u8]) -> Option<Message> {
         local: address(4, 8)?,
         peer: address(6, 24)?,
         left_ms: number(52),
+        queued: number(56),
         heard_ms,
         inode: number(68),
     }))
@@ -284,6 +318,22 @@ mod tests {
         assert_eq!(waiting(&socket, endpoint), Some(client.local_addr().unwrap()));
         let _accepted = rustix::net::accept(&socket).unwrap();
         assert_eq!(waiting(&socket, endpoint), Some(client.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn who_was_reset_stands_in_the_queue_and_has_no_peer() {
+        let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 17), 18_317);
+        let listener = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let closed = TcpStream::connect(endpoint.address).unwrap();
+        let ended = TcpStream::connect(endpoint.address).unwrap();
+        let stays = TcpStream::connect(endpoint.address).unwrap();
+        let mut peers = [closed.local_addr().unwrap(), stays.local_addr().unwrap()];
+        drop(closed);
+        crate::sockets::reset(ended.into()).unwrap();
+        let (length, mut found) = queue(&listener, endpoint);
+        peers.sort_unstable();
+        found.sort_unstable();
+        assert_eq!((length, found), (3, peers.to_vec()));
     }
 
     #[test]

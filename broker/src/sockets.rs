@@ -109,6 +109,16 @@ pub(crate) fn reset_queued(socket: &OwnedFd, transport: Transport) {
     }
 }
 
+/// Resets the connections that have waited longest.
+pub(crate) fn reset_first(socket: &OwnedFd, count: usize) {
+    for _ in 0..count {
+        if !is_readable(socket) || is_blocking(socket) {
+            return;
+        }
+        let _ = rustix::net::accept_with(socket, SocketFlags::CLOEXEC).and_then(reset);
+    }
+}
+
 fn is_blocking(socket: &OwnedFd) -> bool {
     rustix::fs::fcntl_getfl(socket).is_ok_and(|flags| !flags.contains(rustix::fs::OFlags::NONBLOCK))
 }

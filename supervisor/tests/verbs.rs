@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use common::client::ask;
 use common::command::run;
-use common::{Background, LIMIT, Project, wait_until};
+use common::{Background, LIMIT, Project, need, wait_until};
 
 const COMPOSE: &str = r#"
 services:
@@ -22,6 +22,33 @@ services:
   app: { command: ["@guest@", --tcp, "8080", --upstream, "db:8080"] }
   db: { command: ["@guest@", --tcp, "8080"] }
 "#;
+
+/// Members of a cluster go on looking for each other while they end.
+#[test]
+fn hosts_that_are_stopped_together_do_not_boot_each_other() {
+    need(&["bash"]);
+    let project = Project::up(
+        "together",
+        r#"
+x-imsup: { hold_timeout: 1s }
+services:
+  quick: { command: ["@guest@", --tcp, "8000"], expose: ["8000"] }
+  slow:
+    command: [bash, -c, "trap 'for i in {1..40}; do echo ? >/dev/tcp/quick/8000; sleep 0.05; done; exit' TERM; while :; do sleep 0.05; done"]
+"#,
+    );
+    project.ok(&["wake"]);
+    project.ok(&["stop"]);
+    for (name, host) in project.ps() {
+        assert_eq!((host.state.as_str(), host.boots), ("imaginary", 1), "{name}");
+    }
+    // One that is stopped alone may need the others for its end.
+    project.ok(&["wake", "slow"]);
+    project.ok(&["stop", "slow"]);
+    assert_eq!(project.host("quick").boots, 2);
+    let by = project.wait_event("quick", "allocate", 2).by;
+    assert_eq!(by.as_deref(), Some("slow"));
+}
 
 #[test]
 fn wake_returns_when_the_hosts_are_ready() {

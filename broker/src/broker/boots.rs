@@ -86,6 +86,7 @@ impl Broker {
     pub(super) fn install(&mut self, id: HostId, mut instance: Instance) {
         self.serial += 1;
         instance.serial = self.serial;
+        self.hosts[id].ended_by = None;
         instance.find_leader();
         if let Some(ended) = &instance.ended {
             let registered = self.registry.register(

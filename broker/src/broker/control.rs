@@ -135,6 +135,7 @@ impl Broker {
     fn end_programs(&mut self, number: usize, hosts: &[HostId], wake_by: Option<String>) {
         let then = wake_by.map_or(Then::Done, |by| Then::Wake(hosts.to_vec(), by));
         self.await_hosts(number, hosts.len(), then);
+        self.note_end_together(hosts);
         for id in hosts {
             self.feed(*id, Input::Stop);
             let waiter = self.new_waiter(Target::Client {

@@ -46,6 +46,9 @@ impl Broker {
         if (place.plane != Plane::Vip && !self.is_booting(id)) || (host.life.settled() && host.instance.is_some()) {
             return Some(Outcome::Refused);
         }
+        if self.were_ended_together(caller, id) {
+            return Some(Outcome::Refused);
+        }
         if self.waiters.len() >= MAX_WAITERS {
             return Some(Outcome::Busy);
         }

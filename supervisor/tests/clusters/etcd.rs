@@ -78,4 +78,19 @@ fn a_cluster_boots_from_one_put_and_survives_its_leader() {
     let hosts = project.ps();
     assert_eq!(hosts[leader].boots, 2);
     assert!(peers.iter().all(|peer| hosts[*peer].boots == 1), "{hosts:?}");
+
+    // Its members end at different times, and look for each other meanwhile.
+    project.ok(&["stop"]);
+    let left: Vec<_> = project
+        .ps()
+        .into_iter()
+        .filter(|(_, host)| host.state != "imaginary")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let said = etcdctl(
+        &project,
+        &format!("{}:2379", peers[0]),
+        &["get", "--print-value-only", "again"],
+    );
+    assert_eq!(said.trim(), "hello");
 }
