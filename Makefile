@@ -11,7 +11,7 @@ PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CFLAGS := -O1 -Wall -Wextra -Werror
 built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd \
-	conformance guest-go java/Server.class)
+	conformance guest-go java/Server.class java/Datagrams.class)
 conformance := $(wildcard testdata/guests/conformance/*.c)
 
 .PHONY: help
@@ -47,11 +47,11 @@ $(GUESTS)/conformance: $(conformance) testdata/guests/conformance/conformance.h 
 	@mkdir -p $(@D)
 	cc $(CFLAGS) -Wno-unused-result -Wno-nonnull -Wno-stringop-overread -pthread -o $@ $(conformance)
 
-$(GUESTS)/guest-go: testdata/guests/go/main.go testdata/guests/go/go.mod
+$(GUESTS)/guest-go: $(wildcard testdata/guests/go/*.go) testdata/guests/go/go.mod
 	@mkdir -p $(@D)
 	cd testdata/guests/go && CGO_ENABLED=0 GOFLAGS=-mod=mod GOPROXY=off GOTOOLCHAIN=local go build -trimpath -o $(abspath $@) .
 
-$(GUESTS)/java/Server.class: testdata/guests/java/Server.java
+$(GUESTS)/java/%.class: testdata/guests/java/%.java
 	@mkdir -p $(@D)
 	javac -d $(@D) $<
 

@@ -8,6 +8,7 @@ declare -A needs=(
     [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
     [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
     [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
+    [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
     [redis-sentinel]=redis-sentinel [haproxy]=haproxy
     [etcd]=etcd-server [etcdctl]=etcd-client
 )

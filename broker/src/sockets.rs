@@ -42,7 +42,23 @@ fn attempt(endpoint: Endpoint, sharing: Sharing, reuse_port: bool, backlog: i32)
         Transport::Udp => SocketType::DGRAM,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
+    let made = match endpoint.transport {
+        Transport::Tcp => None,
+        // A datagram socket of both families can become one of IPv4 for the program that wants it (IPV6_ADDRFORM), and not the other way
+        // round. Without IPv6 on the machine no program wants the other one.
+        Transport::Udp => rustix::net::socket_with(AddressFamily::INET6, kind, flags, None).ok(),
+    };
+    let (socket, address) = match made {
+        Some(socket) => {
+            sockopt::set_ipv6_v6only(&socket, false)?;
+            let mapped = endpoint.address.ip().to_ipv6_mapped();
+            (socket, SocketAddr::from((mapped, endpoint.address.port())))
+        }
+        None => (
+            rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?,
+            SocketAddr::V4(endpoint.address),
+        ),
+    };
     let tcp = endpoint.transport == Transport::Tcp;
     if tcp && sharing == Sharing::WithTheDead {
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -50,7 +66,10 @@ fn attempt(endpoint: Endpoint, sharing: Sharing, reuse_port: bool, backlog: i32)
     if reuse_port {
         sockopt::set_socket_reuseport(&socket, true)?;
     }
-    rustix::net::bind(&socket, &SocketAddr::V4(endpoint.address))?;
+    if !tcp {
+        note_addresses(&socket);
+    }
+    rustix::net::bind(&socket, &address)?;
     if tcp {
         // Its connections, once in TIME_WAIT, must not keep a later socket from the port.
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -63,12 +82,22 @@ fn attempt(endpoint: Endpoint, sharing: Sharing, reuse_port: bool, backlog: i32)
     Ok(socket)
 }
 
+/// Has the kernel note to which address each datagram came: it does so as it queues them, so a program that asks for that (IP_PKTINFO, ip(7)) would not
+/// learn it of those that waited for it (net/ipv4/ip_sockglue.c, ipv4_pktinfo_prepare), and servers such as dnsmasq drop them.
+fn note_addresses(socket: &OwnedFd) {
+    let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &true);
+    // Of one that is AF_INET: ENOPROTOOPT.
+    let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &true);
+}
+
 /// Makes a socket that an ended program left ready for those to come: listening with the machine's largest backlog,
 /// and non-blocking, whatever the program had set.
 pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io::Result<()> {
     rustix::io::ioctl_fionbio(socket, true)?;
     if transport == Transport::Tcp {
         rustix::net::listen(socket, backlog)?;
+    } else {
+        note_addresses(socket);
     }
     Ok(())
 }

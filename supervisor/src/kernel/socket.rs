@@ -171,6 +171,19 @@ pub fn move_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr, por
     }
 }
 
+/// Makes a datagram socket of AF_INET6 that is bound to a v4-mapped address one of AF_INET; what waits in it stays (IPV6_ADDRFORM, ipv6(7)). It must be connected for
+/// that, so for some microseconds it takes nothing from anybody else: as good a time to be lost as any for a datagram.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn become_v4(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    const ANYBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+    connect(socket, Family::V6.form(ANYBODY))?;
+    let result = set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM, libc::AF_INET);
+    disconnect(socket)?;
+    result
+}
+
 /// connect(2) to AF_UNSPEC: the socket has no peer any more.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use imsup_wire::{Endpoint, ToBroker, Transport};
@@ -255,6 +255,7 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
             .retained
             .take(bind.endpoint, process::descendant_holds_socket)
             .ok_or(Errno::EADDRINUSE)?;
+        fit(retained.as_fd(), bind);
         socket::copy_settings(bind.socket.as_fd(), retained.as_fd())?;
         let cloexec = process::is_cloexec(tid, bind.number);
         host.listener.replace_fd(id, bind.number, retained.as_fd(), cloexec)?;
@@ -266,6 +267,19 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
             Answer::Value(0)
         }
         Err(errno) => Answer::errno(errno),
+    }
+}
+
+/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that. (A listener's connections are
+/// of its family, and programs take either.)
+fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
+    let is_other = InetSocket::inspect(retained).is_some_and(|kind| kind.family == Family::V6);
+    if bind.endpoint.transport == Transport::Udp
+        && bind.family == Family::V4
+        && is_other
+        && let Err(errno) = socket::become_v4(retained)
+    {
+        tracing::warn!(%errno, endpoint = %bind.endpoint, "a retained datagram socket stays one of IPv6");
     }
 }
 

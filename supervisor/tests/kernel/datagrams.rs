@@ -151,3 +151,56 @@ fn a_loopback_source_does_not_lead_out() {
     };
     assert_eq!(socket::connect(bound.as_fd(), outside), expected);
 }
+
+/// ipv6(7), IPV6_ADDRFORM: "only for IPv6 sockets that are connected and bound to a v4-mapped-on-v6 address". The queue stays
+/// (net/ipv6/ipv6_sockglue.c).
+#[test]
+fn a_datagram_socket_of_both_families_becomes_one_of_ipv4() {
+    let client = UdpSocket::bind((B, 0)).unwrap();
+    let socket = datagram(Family::V6);
+    socket::clear_v6only(socket.as_fd()).unwrap();
+    // A port that was chosen, as a retained socket's is: another one would be lost with the peer.
+    let free = UdpSocket::bind((A, 0)).unwrap().local_addr().unwrap().port();
+    socket::bind(socket.as_fd(), Family::V6.form(SocketAddrV4::new(A, free))).unwrap();
+    let to = SocketAddr::V4(v4(local(&socket)));
+    client.send_to(b"early", to).unwrap();
+    socket::become_v4(socket.as_fd()).unwrap();
+    assert_eq!(local(&socket), to);
+    assert_eq!(socket::peer_address(socket.as_fd()), Err(Errno::ENOTCONN));
+    let server = UdpSocket::from(socket);
+    assert_eq!(receive(&server), (b"early".to_vec(), client.local_addr().unwrap()));
+    client.send_to(b"late", to).unwrap();
+    assert_eq!(receive(&server), (b"late".to_vec(), client.local_addr().unwrap()));
+    server.send_to(b"back", client.local_addr().unwrap()).unwrap();
+    assert_eq!(receive(&client), (b"back".to_vec(), to));
+}
+
+/// net/ipv4/ip_sockglue.c, ipv4_pktinfo_prepare: where a datagram came to is noted as it is queued, if the option is set then.
+#[test]
+fn where_a_datagram_came_to_is_noted_as_it_is_queued() {
+    for asked_before in [true, false] {
+        let server = UdpSocket::bind((A, 0)).unwrap();
+        let ask = |on| nix::sys::socket::setsockopt(&server, nix::sys::socket::sockopt::Ipv4PacketInfo, &on).unwrap();
+        ask(asked_before);
+        let client = UdpSocket::bind((B, 0)).unwrap();
+        client.send_to(b"x", server.local_addr().unwrap()).unwrap();
+        ask(true);
+        let mut buffer = [0; 10];
+        let mut vectors = [std::io::IoSliceMut::new(&mut buffer)];
+        let mut space = nix::cmsg_space!(libc::in_pktinfo);
+        let received = nix::sys::socket::recvmsg::<()>(
+            std::os::fd::AsRawFd::as_raw_fd(&server),
+            &mut vectors,
+            Some(&mut space),
+            nix::sys::socket::MsgFlags::empty(),
+        );
+        let received = received.unwrap();
+        let info = received.cmsgs().unwrap().find_map(|message| match message {
+            nix::sys::socket::ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
+            _ => None,
+        });
+        let info = info.expect("the program has asked for it by now");
+        assert_eq!(info.ipi_ifindex != 0, asked_before);
+        assert_eq!(info.ipi_spec_dst.s_addr == u32::from(A).to_be(), asked_before);
+    }
+}

@@ -4,6 +4,8 @@
 //	                                                serve; each answer says who called, and what the upstream said
 //	guest -get http://web:8080/                     print the answer
 //	guest -lookup NAME                              print the addresses
+//	guest -serve-datagrams :9000                    answer datagrams
+//	guest -ask-datagrams time:9000                  ask with datagrams in each of Go's ways, and print the answers
 package main
 
 import (
@@ -51,6 +53,8 @@ func main() {
 	delay := flag.Duration("delay", 0, "how long to sleep before each answer")
 	url := flag.String("get", "", "URL to get and print")
 	lookup := flag.String("lookup", "", "name to look up and print")
+	serve := flag.String("serve-datagrams", "", "address to answer datagrams on")
+	ask := flag.String("ask-datagrams", "", "target to ask with datagrams")
 	flag.Parse()
 	fail := func(err error) {
 		if err != nil {
@@ -67,6 +71,12 @@ func main() {
 		body, err := get(*url)
 		fail(err)
 		fmt.Println(body)
+	}
+	if *ask != "" {
+		fail(askDatagrams(*ask))
+	}
+	if *serve != "" {
+		fail(serveDatagrams(*serve))
 	}
 	if *listen != "" {
 		fail(http.ListenAndServe(*listen, handler(*upstream, *delay)))
