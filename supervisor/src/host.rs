@@ -147,14 +147,14 @@ impl Host {
     /// A duplicate of the socket behind descriptor `number` of thread `tid`.
     ///
     /// # Errors
-    /// As [`Tasks::duplicate`]; ENOTSOCK also where there is no copy.
+    /// As [`Tasks::duplicate`], or [`process::socket_of`]; ENOLINK where there is no copy.
     pub fn socket(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
         match &mut self.descriptors {
             Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
             Descriptors::Copied(copies) => {
-                let inode = process::socket_of(tid, number).ok_or(Errno::ENOTSOCK)?;
+                let inode = process::socket_of(tid, number)?;
                 let copy = copies.get(inode).or_else(|| self.retained.by_inode(inode));
-                socket::duplicate(copy.ok_or(Errno::ENOTSOCK)?)
+                socket::duplicate(copy.ok_or(Errno::ENOLINK)?)
             }
         }
     }
@@ -171,10 +171,20 @@ impl Host {
     /// The same, of the stream socket behind a descriptor, before the kernel connects it elsewhere.
     pub fn give_up_copy_of(&mut self, tid: i32, number: RawFd) {
         if let Descriptors::Copied(copies) = &mut self.descriptors
-            && let Some(inode) = process::socket_of(tid, number)
+            && let Ok(inode) = process::socket_of(tid, number)
             && copies.get(inode).is_some_and(|copy| socket::is_stream(copy.as_fd()))
         {
             copies.give_up(inode);
+        }
+    }
+
+    /// Whether a socket without a copy is one whose copy was given up.
+    pub fn is_remembered(&self, tid: i32, number: RawFd) -> bool {
+        match &self.descriptors {
+            Descriptors::Duplicated(_) => false,
+            Descriptors::Copied(copies) => {
+                process::socket_of(tid, number).is_ok_and(|inode| copies.remembered(inode).is_some())
+            }
         }
     }
 

@@ -72,7 +72,8 @@ impl Trace {
         let result = match verdict {
             Verdict::Answer(answer) => shown(*answer),
             Verdict::Hold(_) => "held".to_owned(),
-            Verdict::Done => "its caller is gone".to_owned(),
+            Verdict::Done if decisions.is_empty() => "its caller is gone".to_owned(),
+            Verdict::Done => "given".to_owned(),
         };
         eprintln!("{call}{decisions}: {result}");
         if matches!(verdict, Verdict::Hold(_)) {

@@ -14,6 +14,8 @@ pub enum Unhonoured {
     FastOpen,
     /// A call on a socket of a process that may not be inspected: it runs a setuid program, or is not dumpable.
     Uninspectable,
+    /// bind(2) or connect(2) of a socket that imsup has no copy of, where descriptors cannot be duplicated.
+    NoCopy,
     /// A datagram out of the planes from a socket that is bound to the host's own address.
     StrandedDatagram,
     /// One call more than are held at the same time.
@@ -34,6 +36,10 @@ impl fmt::Display for Unhonoured {
             Self::Uninspectable => f.write_str(
                 "a process that cannot be inspected (a setuid program, or one that is not dumpable) uses sockets: its calls go to the kernel as they are, \
                  so it sees the machine's addresses and not the host's",
+            ),
+            Self::NoCopy => f.write_str(
+                "a socket that was made elsewhere (inherited, or received from another program) is bound or connected: pidfd_getfd(2) is refused here, so \
+                 the kernel does it as it was asked, and the program sees the machine's addresses and not the host's",
             ),
             Self::StrandedDatagram => f.write_str(
                 "a datagram for an address outside the project was sent from a UDP socket that is bound to the host's address; the kernel answers EINVAL, or \

@@ -63,7 +63,7 @@ fn two_machines_in_a_container_boot_and_talk_as_an_ordinary_user() {
 }
 
 fn shop(container: &Container<'_>) {
-    container.wait_for("hosts exist");
+    container.wait_for("none runs");
     says_which_ways_are_used(container);
     for name in ["web", "db", "cache"] {
         assert_eq!(host(container, name)["boots"], 0, "{name}");
@@ -132,7 +132,13 @@ fn says_which_ways_are_used(container: &Container<'_>) {
 /// Official images' entrypoints do that, with gosu or setpriv. Root has no CAP_SYS_PTRACE here.
 #[test]
 fn programs_that_become_another_user_are_served() {
-    let compose = r#"
+    let docker = Docker::start(&[("compose.yaml", USERS)]);
+    become_another_user(&docker.run(ROOT, &["imsup", "up"]));
+    // Kubernetes' default: calls are not refused, but root may still not look at other users' processes.
+    become_another_user(&docker.run_with(&["--security-opt", "seccomp=unconfined"], ROOT, &["imsup", "up"]));
+}
+
+const USERS: &str = r#"
 name: users
 services:
   web:
@@ -141,11 +147,11 @@ services:
   db: { command: [guest, --tcp, "7000"], user: "1000:1000" }
   cache: { command: [setpriv, --reuid, "1000", --regid, "1000", --clear-groups, redis-server, --port, "6379", --save, ""], expose: ["6379"] }
 "#;
-    let docker = Docker::start(&[("compose.yaml", compose)]);
-    let container = docker.run(ROOT, &["imsup", "up"]);
-    container.wait_for("hosts exist");
-    let web = address(&container, "web");
-    let answer = call(&container, &format!("{web}:8080"));
+
+fn become_another_user(container: &Container<'_>) {
+    container.wait_for("none runs");
+    let web = address(container, "web");
+    let answer = call(container, &format!("{web}:8080"));
     let upstream = answer.split_once("upstream=").expect("it asked").1;
     assert_eq!(value(upstream, "host"), "db", "{answer}");
     assert!(value(upstream, "peer").contains(&web), "db saw who called: {answer}");
@@ -154,8 +160,37 @@ services:
     assert!(status.contains("Uid:\t1000\t1000\t1000"), "{status}");
     let said = container.ok(&["imsup", "logs", "web"]);
     assert!(said.contains("nodename=web"), "memory is written as well: {said}");
-    let cache = address(&container, "cache");
+    let cache = address(container, "cache");
     assert_eq!(container.ok(&["redis-cli", "-h", &cache, "ping"]).trim(), "PONG");
+}
+
+/// What `doctor` and `why` advise. The cgroups of the machine are mounted, so there is a freezer, too; clone3(2) is refused all the same.
+#[test]
+fn hosts_sleep_where_the_capability_is_added() {
+    let compose = "name: asleep\nx-imsup: { idle_after: 200ms }\nservices:\n  web: { command: [guest, --tcp, \"8080\"], expose: [\"8080\"] }\n";
+    let docker = Docker::start(&[("compose.yaml", compose)]);
+    let freezer = [
+        "--cap-add",
+        "SYS_PTRACE",
+        "--volume",
+        "/sys/fs/cgroup:/sys/fs/cgroup:rw",
+    ];
+    for (options, method) in [(&freezer[..2], "stopped threads"), (&freezer, "cgroup freezer")] {
+        let container = docker.run_with(options, ROOT, &["imsup", "up"]);
+        container.wait_for("none runs");
+        let web = address(&container, "web");
+        call(&container, &format!("{web}:8080"));
+        container.wait_for(" suspend ");
+        let why = json(&container, &["why", "web"]);
+        assert!(why[0]["why"]["method"].as_str().unwrap().starts_with(method), "{why:?}");
+        assert!(
+            call(&container, &format!("{web}:8080")).contains("host=web"),
+            "it wakes"
+        );
+        // The container ends with its first process, which may be before this one.
+        container.exec(&["imsup", "down"]);
+        assert_eq!(container.wait(), 0, "{}", container.logs());
+    }
 }
 
 #[test]

@@ -185,6 +185,7 @@ fn process_memory() -> Feature {
 /// Why something that was tried is not used.
 fn missing<T>(tried: Result<T, Errno>) -> String {
     match tried {
+        Ok(_) if Means::present().as_owner => "not for another user's processes, without CAP_SYS_PTRACE".to_owned(),
         Ok(_) => format!("there, but {} says to do without it", means::WITHOUT),
         Err(errno) => errno.desc().to_owned(),
     }

@@ -45,13 +45,16 @@ impl Means {
         }
     }
 
+    /// Root without CAP_SYS_PTRACE could duplicate descriptors of its own processes only, and an image's entrypoint likes to become another
+    /// user: there it does without.
     fn probe() -> Self {
+        let as_owner = nix::unistd::geteuid().is_root() && !features::has_capability(CAP_SYS_PTRACE);
         let named = std::env::var(WITHOUT).unwrap_or_default();
         let without = |name: &str| named.split(',').any(|word| word.trim() == name);
         Self {
-            pidfd_getfd: !without("pidfd_getfd") && try_pidfd_getfd().is_ok(),
+            pidfd_getfd: !without("pidfd_getfd") && !as_owner && try_pidfd_getfd().is_ok(),
             process_vm: !without("process_vm_readv") && memory::try_process_vm().is_ok(),
-            as_owner: nix::unistd::geteuid().is_root() && !features::has_capability(CAP_SYS_PTRACE),
+            as_owner,
         }
     }
 }

@@ -253,13 +253,19 @@ pub fn shares_network(tid: i32) -> bool {
     theirs.is_some() && theirs == *OURS
 }
 
-/// The inode number of the socket behind descriptor `number` of thread `tid`; `None` where that is no socket, or may not be inspected.
-pub fn socket_of(tid: i32, number: i32) -> Option<u64> {
+/// The inode number of the socket behind descriptor `number` of thread `tid`.
+///
+/// # Errors
+/// EBADF where it is not open, ENOTSOCK where it is no socket, EPERM where the thread may not be inspected.
+pub fn socket_of(tid: i32, number: i32) -> Result<u64, Errno> {
     let mut link = [0; 64];
     let path = format!("/proc/{tid}/fd/{number}");
     let read = || rustix::fs::readlinkat_raw(rustix::fs::CWD, path, &mut link[..]);
-    let length = inspect::as_owner(tid, read).ok()?;
-    descriptors::socket_inode(&link[..length])
+    match inspect::as_owner(tid, read) {
+        Ok(length) => descriptors::socket_inode(&link[..length]).ok_or(Errno::ENOTSOCK),
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => Err(Errno::EPERM),
+        Err(_) => Err(Errno::EBADF),
+    }
 }
 
 /// Sends a signal to a child. One that has ended meanwhile is fine: its number is not reused before we reap it.

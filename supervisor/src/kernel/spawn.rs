@@ -14,6 +14,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, fork, getppid, setgroups, setresgid, setresuid, setsid};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -179,12 +180,36 @@ unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno>
     // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on. Our C library's notion of the thread id is
     // stale in the child, which matters to nothing it calls before execve(2).
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    match Errno::result(pid)? {
-        0 => Ok(ForkResult::Child),
-        pid => Ok(ForkResult::Parent {
+    match Errno::result(pid) {
+        // What Docker's default profile says to all but CAP_SYS_ADMIN, since a filter cannot see clone3's flags.
+        // SAFETY: as the caller says.
+        Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup) },
+        Err(errno) => Err(errno),
+        Ok(0) => Ok(ForkResult::Child),
+        Ok(pid) => Ok(ForkResult::Parent {
             child: Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?),
         }),
     }
+}
+
+/// fork(2), and the child moves itself into a cgroup.
+///
+/// # Safety
+/// As fork(2).
+unsafe fn fork_and_move(cgroup: BorrowedFd<'_>) -> Result<ForkResult, Errno> {
+    let processes = rustix::fs::openat(cgroup, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let processes = processes.map_err(errno_of)?;
+    // SAFETY: as the caller says.
+    let forked = unsafe { fork() }?;
+    if matches!(forked, ForkResult::Child) {
+        // 0 is the writer itself (cgroups(7)). A program that is not in its cgroup would not be found: it must not run.
+        let moved = rustix::io::write(&processes, b"0").map_err(errno_of);
+        if moved.is_err() {
+            // SAFETY: _exit runs no destructors, which is what a forked child wants that could not be moved.
+            unsafe { libc::_exit(127) }
+        }
+    }
+    Ok(forked)
 }
 
 fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {

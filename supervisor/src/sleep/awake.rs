@@ -218,8 +218,8 @@ impl Sleep {
 /// Why no host can sleep here; `None` where they can.
 fn impossible() -> Option<&'static str> {
     (!Means::present().pidfd_getfd).then_some(
-        "pidfd_getfd(2) is refused here (in a container: --cap-add SYS_PTRACE allows it), so imsup cannot wait for what the program waits for; \
-         no host sleeps",
+        "imsup may not duplicate its descriptors here (pidfd_getfd(2); in a container --cap-add SYS_PTRACE allows it), so it cannot wait for what the \
+         program waits for: no host sleeps",
     )
 }
 

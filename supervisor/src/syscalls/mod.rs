@@ -95,8 +95,16 @@ fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocke
     let socket = match host.socket(call.tid, call.fd(0)) {
         Ok(socket) => socket,
         Err(errno) => {
-            if errno == Errno::EPERM {
-                host.said.once(call.tid, Unhonoured::Uninspectable);
+            let binds = matches!(
+                imsup_bpf_filters::handler_of(call.number),
+                Some(Handler::Bind | Handler::Connect)
+            );
+            match errno {
+                Errno::EPERM => host.said.once(call.tid, Unhonoured::Uninspectable),
+                Errno::ENOLINK if binds && !host.is_remembered(call.tid, call.fd(0)) => {
+                    host.said.once(call.tid, Unhonoured::NoCopy);
+                }
+                _ => {}
             }
             return Err(Answer::Continue.into());
         }

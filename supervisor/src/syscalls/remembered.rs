@@ -36,7 +36,7 @@ pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
     let Descriptors::Copied(copies) = &host.descriptors else {
         return None;
     };
-    let inode = process::socket_of(call.tid, call.fd(0))?;
+    let inode = process::socket_of(call.tid, call.fd(0)).ok()?;
     if !host.listener.is_valid(call.id) {
         return None;
     }

@@ -42,6 +42,7 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
     match host.listener.answer_with_fd(call.id, made.as_fd(), cloexec) {
         Ok(()) => {
             copies.keep(inode, made);
+            host.trace.decided(&"made here, and a copy kept");
             Verdict::Done
         }
         // The caller is gone.

@@ -160,6 +160,11 @@ impl Docker {
 
     /// Starts a container with docker's own defaults: its seccomp profile, its capabilities. `user` is the image's.
     pub fn run(&self, user: &str, command: &[&str]) -> Container<'_> {
+        self.run_with(&[], user, command)
+    }
+
+    /// The same, with options of `docker run`.
+    pub fn run_with(&self, options: &[&str], user: &str, command: &[&str]) -> Container<'_> {
         let imsup = format!("{}:/imsup/imsup:ro", imsup().display());
         let guests = format!("{}:/guests:ro", guest("guest").parent().unwrap().display());
         let mut arguments = vec![
@@ -172,6 +177,7 @@ impl Docker {
             "--workdir",
             HOME,
         ];
+        arguments.extend(options);
         arguments.extend(["--env", "PATH=/imsup:/guests:/usr/bin:/usr/sbin"]);
         arguments.extend([
             "--volume",
