@@ -89,7 +89,11 @@ impl Identity {
     /// What `address` means as a destination.
     pub fn destination(&self, address: SocketAddr) -> Destination {
         let port = address.port();
-        if address.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+        // To connect to the wildcard is to connect to localhost, of the same family (ip(7); net/ipv6/tcp_ipv6.c, tcp_v6_connect).
+        if [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED]
+            .map(IpAddr::V6)
+            .contains(&address.ip())
+        {
             return if port == DNS_PORT {
                 Destination::NameServer
             } else {
@@ -100,7 +104,6 @@ impl Identity {
         match v4.map(|v4| (v4, self.planes.place(*v4.ip()))) {
             Some((v4, Some(place))) => self.place_as_destination(v4, place),
             _ if port == DNS_PORT => Destination::NameServer,
-            // To connect to the wildcard is to connect to localhost (ip(7)).
             Some((v4, None)) if v4.ip().is_unspecified() || *v4.ip() == Ipv4Addr::LOCALHOST => {
                 Destination::Localhost { v6: false, port }
             }
@@ -200,7 +203,7 @@ pub(crate) mod tests {
         for (text, expected) in [
             ("127.0.0.1:80", local(false, 80)),
             ("0.0.0.0:80", local(false, 80)),
-            ("[::]:80", local(false, 80)),
+            ("[::]:80", local(true, 80)),
             ("[::ffff:127.0.0.1]:80", local(false, 80)),
             ("[::1]:80", local(true, 80)),
             ("127.78.5.7:80", local(false, 80)),

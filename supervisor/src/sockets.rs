@@ -1,7 +1,7 @@
 //! What a program asked for its sockets, where that is not what the kernel knows of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use imsup_wire::{Endpoint, Transport};
@@ -104,7 +104,8 @@ pub struct Retained {
     slots: BTreeMap<Endpoint, Vec<Slot>>,
     /// Successors that took somebody in and were not needed after all.
     successors: BTreeMap<Endpoint, OwnedFd>,
-    wildcards: BTreeSet<Endpoint>,
+    /// Where wildcards landed, and whether any of them was of IPv6.
+    wildcards: BTreeMap<Endpoint, bool>,
 }
 
 impl Retained {
@@ -190,14 +191,19 @@ impl Retained {
         slots.any(|slot| slot.inode == inode && slot.installed && !slot.listened)
     }
 
-    /// Remembers that the program listens on the wildcard; `endpoint` is where that landed.
-    pub fn note_wildcard(&mut self, endpoint: Endpoint) {
-        self.wildcards.insert(endpoint);
+    /// Remembers that the program listens on this wildcard; `endpoint` is where that landed.
+    pub fn note_wildcard(&mut self, endpoint: Endpoint, wildcard: IpAddr) {
+        *self.wildcards.entry(endpoint).or_default() |= wildcard.is_ipv6();
     }
 
     /// Whether the program listens on the wildcard that landed on `endpoint`.
     pub fn is_wildcard(&self, endpoint: Endpoint) -> bool {
-        self.wildcards.contains(&endpoint)
+        self.wildcards.contains_key(&endpoint)
+    }
+
+    /// Whether it is a wildcard that takes connections to `::1` too.
+    pub fn is_dual_stack(&self, endpoint: Endpoint) -> bool {
+        self.wildcards.get(&endpoint).is_some_and(|v6| *v6)
     }
 
     /// The sockets that the program listens on.

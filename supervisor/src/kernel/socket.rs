@@ -23,6 +23,14 @@ pub enum Family {
 }
 
 impl Family {
+    /// The unspecified address of this family.
+    pub fn wildcard(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
     /// `address` in the form this family uses.
     pub fn form(self, address: SocketAddrV4) -> SocketAddr {
         match self {
@@ -354,6 +362,12 @@ const fn sized(level: i32, name: i32, bytes: usize, doubled: bool) -> Copied {
     }
 }
 
+/// Which of the buffers have a size that was set (Linux 5.14; asm-generic/socket.h).
+const SO_BUF_LOCK: i32 = 72;
+
+/// What TCP_MAXSEG says where nobody set it, before a connection (TCP_MSS_DEFAULT, include/net/tcp.h).
+const DEFAULT_SEGMENT_BYTES: i32 = 536;
+
 const COPIED: &[Copied] = &[
     int(libc::SOL_SOCKET, libc::SO_REUSEADDR),
     int(libc::SOL_SOCKET, libc::SO_REUSEPORT),
@@ -366,7 +380,8 @@ const COPIED: &[Copied] = &[
     int(libc::SOL_SOCKET, libc::SO_TIMESTAMP),
     sized(libc::SOL_SOCKET, libc::SO_RCVBUF, 4, true),
     sized(libc::SOL_SOCKET, libc::SO_SNDBUF, 4, true),
-    sized(libc::SOL_SOCKET, libc::SO_LINGER, 8, false),
+    // After the sizes, which lock them: those that nobody set are the kernel's to change.
+    int(libc::SOL_SOCKET, SO_BUF_LOCK),
     sized(libc::SOL_SOCKET, libc::SO_RCVTIMEO, 16, false),
     sized(libc::SOL_SOCKET, libc::SO_SNDTIMEO, 16, false),
     int(libc::IPPROTO_TCP, libc::TCP_NODELAY),
@@ -417,7 +432,34 @@ pub fn copy_settings(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Err
         }
         let _ = set(to, option.level, option.name, wanted);
     }
+    copy_linger(from, to);
+    copy_segment_size(from, to);
     set_status_flags(to, status_flags(from)?)
+}
+
+/// SO_LINGER: the time is taken only where it is on, so it is switched on for the moment (net/core/sock.c, sk_setsockopt).
+fn copy_linger(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    let (mut wanted, mut present) = ([0; 8], [0; 8]);
+    let known = [(from, &mut wanted), (to, &mut present)]
+        .into_iter()
+        .all(|(socket, value)| get(socket, libc::SOL_SOCKET, libc::SO_LINGER, value).is_ok());
+    if known && wanted != present {
+        let mut on = wanted;
+        on[..4].copy_from_slice(&1_i32.to_ne_bytes());
+        let _ = set(to, libc::SOL_SOCKET, libc::SO_LINGER, &on);
+        let _ = set(to, libc::SOL_SOCKET, libc::SO_LINGER, &wanted);
+    }
+}
+
+/// TCP_MAXSEG: what was not set reads as the default, and is taken back by 0 (net/ipv4/tcp.c, tcp_sock_set_maxseg).
+fn copy_segment_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    let bytes = |socket| get_int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG);
+    if let (Ok(wanted), Ok(present)) = (bytes(from), bytes(to))
+        && wanted != present
+    {
+        let value = if wanted == DEFAULT_SEGMENT_BYTES { 0 } else { wanted };
+        let _ = set_int(to, libc::IPPROTO_TCP, libc::TCP_MAXSEG, value);
+    }
 }
 
 /// The owned duplicate of a descriptor of our own, close-on-exec.

@@ -1,7 +1,7 @@
 //! bind(2).
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -292,24 +292,33 @@ fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
     if let Ok(cookie) = socket::cookie(socket.as_fd()) {
         host.sockets.update(cookie, |entry| entry.bound = Some(bind.asked));
     }
-    let is_wildcard = bind.asked.ip().is_unspecified();
     if bind.endpoint.transport == Transport::Udp {
         host.has_bound_datagrams = true;
         host.native_ports.remove(bind.endpoint.address.port());
     }
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
-        retain(host, bind.endpoint, socket, is_wildcard, 0);
+        retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0);
+    }
+}
+
+/// The wildcard that an address is, as the family of what it takes: the v4-mapped one takes IPv4 only.
+pub(super) fn wildcard_of(asked: SocketAddr) -> Option<IpAddr> {
+    match asked.ip() {
+        IpAddr::V6(v6) if v6.is_unspecified() => Some(v6.into()),
+        ip => as_v4(SocketAddr::new(ip, 0))
+            .map(|v4| IpAddr::V4(*v4.ip()))
+            .filter(IpAddr::is_unspecified),
     }
 }
 
 /// Hands a socket that now listens, or receives datagrams, to the broker.
-pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, is_wildcard: bool, backlog: i32) {
+pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, wildcard: Option<IpAddr>, backlog: i32) {
     // Nobody boots a command of `imsup exec`: its sockets end with it, and the next command may have the port.
     if !host.sees_all_listeners() {
         return;
     }
-    if is_wildcard {
-        host.retained.note_wildcard(endpoint);
+    if let Some(wildcard) = wildcard {
+        host.retained.note_wildcard(endpoint, wildcard);
     }
     let copies = (|| {
         let inode = socket::inode(socket.as_fd())?;

@@ -4,7 +4,7 @@
 //! and the broker is not asked. Only a refusal makes a connect a signal to the broker.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_wire::{Endpoint, Transport};
@@ -79,9 +79,13 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     if !takes_v4(&kind, &socket, address) {
         return Answer::Continue.into();
     }
+    let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
     let listeners = Listeners {
         sees_all: host.sees_all_listeners(),
-        is_wildcard: |endpoint| host.retained.is_wildcard(endpoint),
+        is_wildcard: |endpoint| match to_v6 {
+            true => host.retained.is_dual_stack(endpoint),
+            false => host.retained.is_wildcard(endpoint),
+        },
         is_native: |port| host.native_ports.contains(port),
     };
     let plan = decide(&host.identity, &kind, address, destination, &listeners);
@@ -238,7 +242,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
                 source,
                 candidates,
                 reach: None,
-                shown_peer: v6.then_some(address),
+                shown_peer: v6.then_some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use imsup_wire::Transport;
 
-use super::bind::{bind_wildcard_now, endpoint_of, retain};
+use super::bind::{bind_wildcard_now, endpoint_of, retain, wildcard_of};
 use super::{Verdict, socket_of};
 use crate::host::Host;
 use crate::kernel::notify::{Answer, Notification};
@@ -32,17 +32,27 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         .ok()
         .and_then(|cookie| host.sockets.get(cookie).bound);
     let chosen_by_kernel = asked.map_or(kind.is_unbound(), |asked| asked.port() == 0);
-    let is_wildcard = asked.is_none_or(|asked| asked.ip().is_unspecified());
+    if asked.is_none()
+        && kind.is_unbound()
+        && let Ok(cookie) = socket::cookie(socket.as_fd())
+    {
+        // It is shown the wildcard, as if it had bound that.
+        host.sockets.update(cookie, |entry| entry.bound = Some(kind.local));
+    }
+    let wildcard = match asked {
+        Some(asked) => wildcard_of(asked),
+        None => Some(kind.family.wildcard()),
+    };
     let bound = InetSocket::inspect(socket.as_fd()).and_then(|kind| endpoint_of(&host.identity, &kind));
     match bound {
         // A port that the kernel chose is another one next time: nobody can know it, and nothing is to be retained.
         Some(endpoint) if chosen_by_kernel => {
             host.start.listening = true;
-            if is_wildcard {
-                host.retained.note_wildcard(endpoint);
+            if let Some(wildcard) = wildcard {
+                host.retained.note_wildcard(endpoint, wildcard);
             }
         }
-        Some(endpoint) => retain(host, endpoint, &socket, is_wildcard, call.int(1)),
+        Some(endpoint) => retain(host, endpoint, &socket, wildcard, call.int(1)),
         None => {}
     }
     // What is retained stands for it from now on; a copy would go on listening when the program has closed it.

@@ -236,7 +236,14 @@ impl Sending<'_> {
     fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
         let destination = host.identity.destination(address);
         let plan = if takes_v4(self.kind, self.socket, address) {
-            let at_wildcard = |port| host.retained.is_wildcard(Endpoint::udp(host.identity.vip(), port));
+            let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
+            let at_wildcard = |port| {
+                let wildcard = Endpoint::udp(host.identity.vip(), port);
+                match to_v6 {
+                    true => host.retained.is_dual_stack(wildcard),
+                    false => host.retained.is_wildcard(wildcard),
+                }
+            };
             let native = |port| host.native_ports.contains(port);
             decide(
                 &host.identity,
