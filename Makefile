@@ -42,10 +42,16 @@ $(GUESTS)/%-musl: testdata/guests/%.c testdata/guests/errno_name.h testdata/gues
 	@mkdir -p $(@D)
 	musl-gcc -static $(CFLAGS) -pthread -o $@ $<
 
+# The calls whose coverage is measured (conformance/cover.c).
+wrapped := bind listen connect accept accept4 getsockname getpeername getsockopt setsockopt shutdown send sendto sendmsg \
+	sendmmsg write recv recvfrom recvmsg recvmmsg read poll ppoll select pselect epoll_ctl dup dup2 dup3 fcntl
+comma := ,
+
 # The cases pass what no honest program passes, which the compiler notices.
 $(GUESTS)/conformance: $(conformance) testdata/guests/conformance/conformance.h testdata/guests/errno_name.h
 	@mkdir -p $(@D)
-	cc $(CFLAGS) -Wno-unused-result -Wno-nonnull -Wno-stringop-overread -pthread -o $@ $(conformance)
+	cc $(CFLAGS) -Wno-unused-result -Wno-nonnull -Wno-stringop-overread -pthread \
+		$(addprefix -Wl$(comma)--wrap=,$(wrapped)) -o $@ $(conformance)
 
 $(GUESTS)/guest-go: $(wildcard testdata/guests/go/*.go) testdata/guests/go/go.mod
 	@mkdir -p $(@D)

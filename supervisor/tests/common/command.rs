@@ -82,9 +82,15 @@ impl Background {
 
     /// Starts it and collects what it prints.
     #[track_caller]
-    pub fn collecting(mut command: Command) -> Self {
+    pub fn collecting(command: Command) -> Self {
+        Self::collecting_with(command, Stdio::null())
+    }
+
+    /// The same, with this as its standard input.
+    #[track_caller]
+    pub fn collecting_with(mut command: Command, stdin: Stdio) -> Self {
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)

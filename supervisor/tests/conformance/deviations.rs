@@ -27,6 +27,26 @@ pub struct Deviation {
     pub changes: Vec<(String, String)>,
     /// Only in the mode of this name.
     pub mode: Option<String>,
+    /// Only where root, or only where an ordinary user runs it.
+    pub user: Option<User>,
+}
+
+/// Who runs imsup.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum User {
+    Root,
+    Ordinary,
+}
+
+impl User {
+    fn this() -> Self {
+        if rustix::process::geteuid().is_root() {
+            Self::Root
+        } else {
+            Self::Ordinary
+        }
+    }
 }
 
 impl Deviation {
@@ -35,7 +55,7 @@ impl Deviation {
     }
 
     pub fn applies_in(&self, mode: &str) -> bool {
-        self.mode.as_deref().is_none_or(|only| only == mode)
+        self.mode.as_deref().is_none_or(|only| only == mode) && self.user.is_none_or(|user| user == User::this())
     }
 }
 
@@ -64,13 +84,17 @@ pub fn deviations() -> Vec<Deviation> {
         deviation: Vec<Deviation>,
     }
     let found = read::<File>("conformance/deviations.toml").deviation;
+    assert!(
+        found.iter().all(|one| !one.changes.is_empty()),
+        "a deviation without a change"
+    );
     for (native, supervised) in found.iter().flat_map(|one| &one.changes) {
         assert_ne!(native, supervised, "a deviation that is none");
     }
     found
 }
 
-/// Every case is that of a file, every glob finds one, and every mode is known.
+/// Every glob finds a case, and every mode is known.
 pub fn check(deviations: &[Deviation], cases: &[&str], modes: &[&str]) {
     for one in deviations {
         for glob in &one.cases {
@@ -147,6 +171,7 @@ fn the_comparison_finds_what_it_should() {
         cases: vec!["a".into()],
         changes: vec![(from.into(), to.into())],
         mode: None,
+        user: None,
     };
     let one = change("x: 1", "x: 2");
     assert_eq!(compare("a", "x: 1\ny: 2\n", "x: 2\ny: 2\n", &[&one]), None);

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::deviations::{Deviation, Reason, deviations, read, reasons, testdata};
+use crate::deviations::{Deviation, Reason, User, deviations, read, reasons, testdata};
 
 const HEAD: &str = "# Deviations
 
@@ -59,23 +59,28 @@ fn section(text: &mut String, reason: &Reason, deviations: &[Deviation], differe
         "reasons.toml: nothing has the reason {id}"
     );
     // The same change in many cases is told once.
-    let mut cases_of: BTreeMap<(&str, &str, Option<&str>), Vec<&str>> = BTreeMap::new();
+    let mut cases_of = BTreeMap::new();
     for one in of_this {
         for (native, supervised) in &one.changes {
-            let key = (native.as_str(), supervised.as_str(), one.mode.as_deref());
+            let key = (native.as_str(), supervised.as_str(), one.mode.as_deref(), one.user);
             cases_of
                 .entry(key)
-                .or_default()
+                .or_insert_with(Vec::new)
                 .extend(one.cases.iter().map(String::as_str));
         }
     }
     if !cases_of.is_empty() {
         text.push_str("\n| natively | under imsup | cases |\n|---|---|---|\n");
     }
-    for ((native, supervised, mode), cases) in cases_of {
-        let only = mode
+    for ((native, supervised, mode, user), cases) in cases_of {
+        let mut only = mode
             .map(|mode| format!(" (only in the {mode} mode)"))
             .unwrap_or_default();
+        only += match user {
+            Some(User::Root) => " (only for root)",
+            Some(User::Ordinary) => " (only for ordinary users)",
+            None => "",
+        };
         let cases: Vec<String> = cases.iter().map(|case| format!("`{case}`")).collect();
         writeln!(
             text,

@@ -4,7 +4,13 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
+use std::sync::RwLock;
+
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// Held exclusively while ports are tried, and shared while programs are started: until it executes its program, a child holds what its parent had
+/// open, which makes a port seem taken to the next one.
+pub static TRYING: RwLock<()> = RwLock::new(());
 
 /// Ports for one run of one case; cases use ten.
 const PORTS: u16 = 10;
@@ -41,6 +47,7 @@ impl Range {
     fn claim(base: u16) -> Option<Self> {
         let name = SocketAddr::from_abstract_name(format!("imsup-conformance-{base}")).unwrap();
         let claim = UnixListener::bind_addr(&name).ok()?;
+        let _nobody_starts = TRYING.write().unwrap();
         (base..base + PORTS).all(free).then_some(Self { base, _claim: claim })
     }
 }
@@ -48,7 +55,6 @@ impl Range {
 fn free(port: u16) -> bool {
     [SocketType::STREAM, SocketType::DGRAM].into_iter().all(|kind| {
         // Without SO_REUSEADDR, which std sets: a port in TIME_WAIT is not free. The dual-stack wildcard conflicts with both families.
-        // Close-on-exec: other threads start programs meanwhile.
         let socket = rustix::net::socket_with(AddressFamily::INET6, kind, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::sockopt::set_ipv6_v6only(&socket, false).unwrap();
         rustix::net::bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)).is_ok()

@@ -1,52 +1,11 @@
-/* bind(2) and listen(2). */
+/* bind(2) and listen(2): what does not depend on the address (matrix.c has that). */
 #include "conformance.h"
-
-static void bind_and_listen(const char *text) {
-    struct address address = IP(text, 0);
-    int fd = sock(address.any.sa_family, SOCK_STREAM);
-    show_own("before", fd);
-    show("bind", do_bind(fd, text, 0));
-    show_own("bound", fd);
-    show("listen", listen(fd, 5));
-    show_own("listening", fd);
-    show("accepts connections", get_option(fd, SOL_SOCKET, SO_ACCEPTCONN));
-}
-
-static void any4(void) { bind_and_listen("0.0.0.0"); }
-static void any6(void) { bind_and_listen("::"); }
-static void lo4(void) { bind_and_listen("127.0.0.1"); }
-static void lo6(void) { bind_and_listen("::1"); }
-static void mapped_any(void) { bind_and_listen("::ffff:0.0.0.0"); }
-static void mapped_lo(void) { bind_and_listen("::ffff:127.0.0.1"); }
-
-static void only6(void) {
-    int fd = sock(AF_INET6, SOCK_STREAM);
-    set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
-    show("bind", do_bind(fd, "::", 0));
-    show("listen", listen(fd, 5));
-    show_own("listening", fd);
-    show("v6only", get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY));
-}
 
 static void only6_mapped(void) {
     int fd = sock(AF_INET6, SOCK_STREAM);
     set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
     show("bind mapped", do_bind(fd, "::ffff:127.0.0.1", 0));
 }
-
-static void port_zero(const char *text) {
-    struct address address = IP(text, -1);
-    int fd = sock(address.any.sa_family, SOCK_STREAM);
-    show("bind", do_bind(fd, text, -1));
-    show_own("bound", fd);
-    show("listen", listen(fd, 5));
-    show_own("listening", fd);
-}
-
-static void port_zero_any4(void) { port_zero("0.0.0.0"); }
-static void port_zero_any6(void) { port_zero("::"); }
-static void port_zero_lo4(void) { port_zero("127.0.0.1"); }
-static void port_zero_lo6(void) { port_zero("::1"); }
 
 static void port_zero_distinct(void) {
     struct address first = {.length = sizeof first.storage}, second = {.length = sizeof second.storage};
@@ -57,39 +16,6 @@ static void port_zero_distinct(void) {
     getsockname(b, &second.any, &second.length);
     show("same port", first.in.sin_port == second.in.sin_port);
 }
-
-/* Pairs of binds to one port that do or do not conflict: a line each. */
-static void pair_of(const char *first, const char *second, bool reuse, bool listening) {
-    struct address a = IP(first, 0), b = IP(second, 0);
-    int one = sock(a.any.sa_family, SOCK_STREAM), two = sock(b.any.sa_family, SOCK_STREAM);
-    char what[64];
-    if (reuse) {
-        set_option(one, SOL_SOCKET, SO_REUSEADDR, 1);
-        set_option(two, SOL_SOCKET, SO_REUSEADDR, 1);
-    }
-    if (bind(one, &a.any, a.length) != 0 || (listening && listen(one, 5) != 0)) {
-        broken("the first bind");
-    }
-    snprintf(what, sizeof what, "%s, then %s", first, second);
-    long result = bind(two, &b.any, b.length);
-    show(what, result == 0 && listening ? listen(two, 5) : result);
-    close(one);
-    close(two);
-}
-
-static void conflicts(bool reuse, bool listening) {
-    static const char *const places[] = {"0.0.0.0", "127.0.0.1", "::", "::1"};
-    for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < 4; j++) {
-            pair_of(places[i], places[j], reuse, listening);
-        }
-    }
-}
-
-static void conflicts_plain(void) { conflicts(false, false); }
-static void conflicts_listening(void) { conflicts(false, true); }
-static void conflicts_reuse(void) { conflicts(true, false); }
-static void conflicts_reuse_listening(void) { conflicts(true, true); }
 
 static void conflict_only6_any4(void) {
     int six = sock(AF_INET6, SOCK_STREAM), four = sock(AF_INET, SOCK_STREAM), again = sock(AF_INET6, SOCK_STREAM);
@@ -218,23 +144,8 @@ static void privileged_port(void) {
 }
 
 const struct conformance_case bind_cases[] = {
-    {"bind_any4", any4},
-    {"bind_any6", any6},
-    {"bind_lo4", lo4},
-    {"bind_lo6", lo6},
-    {"bind_mapped_any", mapped_any},
-    {"bind_mapped_lo", mapped_lo},
-    {"bind_only6", only6},
     {"bind_only6_mapped", only6_mapped},
-    {"bind_port_zero_any4", port_zero_any4},
-    {"bind_port_zero_any6", port_zero_any6},
-    {"bind_port_zero_lo4", port_zero_lo4},
-    {"bind_port_zero_lo6", port_zero_lo6},
     {"bind_port_zero_distinct", port_zero_distinct},
-    {"bind_conflicts", conflicts_plain},
-    {"bind_conflicts_listening", conflicts_listening},
-    {"bind_conflicts_reuse", conflicts_reuse},
-    {"bind_conflicts_reuse_listening", conflicts_reuse_listening},
     {"bind_conflict_only6_any4", conflict_only6_any4},
     {"bind_reuseport", reuseport},
     {"bind_double", double_bind},

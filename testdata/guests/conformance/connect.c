@@ -1,55 +1,5 @@
-/* connect(2) and accept(2). */
+/* connect(2) and accept(2): what does not depend on the addresses (matrix.c has that). */
 #include "conformance.h"
-
-static void connect_and_talk(const char *listen_at, const char *connect_to, int flags) {
-    int server = listener(listen_at, 0, 5);
-    struct address to = IP(connect_to, 0);
-    int client = sock(to.any.sa_family, SOCK_STREAM | flags);
-    long result = connect(client, &to.any, to.length);
-    if (flags == 0) {
-        show("connect", result);
-    } else {
-        show("connects at once or is in progress", result == 0 || errno == EINPROGRESS);
-    }
-    if (result != 0 && errno != EINPROGRESS) {
-        return;
-    }
-    show_poll("client", client, POLLOUT);
-    show_error("error", client);
-    struct address peer = {.length = sizeof peer.storage};
-    int accepted = accept(server, &peer.any, &peer.length);
-    if (accepted < 0) {
-        show("accept", -1);
-        return;
-    }
-    struct address own = {.length = sizeof own.storage};
-    getsockname(client, &own.any, &own.length);
-    show_address("accept's peer", &peer);
-    show_own("client's own", client);
-    show_peer("client's peer", client);
-    show_own("accepted's own", accepted);
-    show_peer("accepted's peer", accepted);
-    show("ports agree", own.in.sin_port == peer.in.sin_port);
-    exchange(client, accepted);
-}
-
-static void any4_lo4(void) { connect_and_talk("0.0.0.0", "127.0.0.1", 0); }
-static void any4_any4(void) { connect_and_talk("0.0.0.0", "0.0.0.0", 0); }
-static void any4_mapped(void) { connect_and_talk("0.0.0.0", "::ffff:127.0.0.1", 0); }
-static void lo4_lo4(void) { connect_and_talk("127.0.0.1", "127.0.0.1", 0); }
-static void lo4_mapped(void) { connect_and_talk("127.0.0.1", "::ffff:127.0.0.1", 0); }
-static void any6_lo4(void) { connect_and_talk("::", "127.0.0.1", 0); }
-static void any6_lo6(void) { connect_and_talk("::", "::1", 0); }
-static void any6_any6(void) { connect_and_talk("::", "::", 0); }
-static void any6_mapped(void) { connect_and_talk("::", "::ffff:127.0.0.1", 0); }
-static void lo6_lo6(void) { connect_and_talk("::1", "::1", 0); }
-static void lo6_lo4(void) { connect_and_talk("::1", "127.0.0.1", 0); }
-static void lo4_lo6(void) { connect_and_talk("127.0.0.1", "::1", 0); }
-static void any4_lo6(void) { connect_and_talk("0.0.0.0", "::1", 0); }
-static void mapped_lo4(void) { connect_and_talk("::ffff:127.0.0.1", "127.0.0.1", 0); }
-static void nonblocking_any4(void) { connect_and_talk("0.0.0.0", "127.0.0.1", SOCK_NONBLOCK); }
-static void nonblocking_any6(void) { connect_and_talk("::", "::1", SOCK_NONBLOCK); }
-static void nonblocking_lo4(void) { connect_and_talk("127.0.0.1", "127.0.0.1", SOCK_NONBLOCK); }
 
 static void only6(void) {
     int server = sock(AF_INET6, SOCK_STREAM), four = sock(AF_INET, SOCK_STREAM), six = sock(AF_INET6, SOCK_STREAM);
@@ -252,23 +202,6 @@ static void fast_open(void) {
 }
 
 const struct conformance_case connect_cases[] = {
-    {"connect_any4_lo4", any4_lo4},
-    {"connect_any4_any4", any4_any4},
-    {"connect_any4_mapped", any4_mapped},
-    {"connect_lo4_lo4", lo4_lo4},
-    {"connect_lo4_mapped", lo4_mapped},
-    {"connect_any6_lo4", any6_lo4},
-    {"connect_any6_lo6", any6_lo6},
-    {"connect_any6_any6", any6_any6},
-    {"connect_any6_mapped", any6_mapped},
-    {"connect_lo6_lo6", lo6_lo6},
-    {"connect_lo6_lo4", lo6_lo4},
-    {"connect_lo4_lo6", lo4_lo6},
-    {"connect_any4_lo6", any4_lo6},
-    {"connect_mapped_lo4", mapped_lo4},
-    {"connect_nonblocking_any4", nonblocking_any4},
-    {"connect_nonblocking_any6", nonblocking_any6},
-    {"connect_nonblocking_lo4", nonblocking_lo4},
     {"connect_only6", only6},
     {"connect_refused4", refused4},
     {"connect_refused6", refused6},

@@ -257,7 +257,7 @@ static void open_pointers(void) {
 
 static void *scribble(void *shared) {
     struct address *address = shared;
-    for (int i = 0; i < 2000000; i++) {
+    for (int i = 0; i < 500000; i++) {
         address->in.sin_family = i & 1 ? AF_INET : AF_INET6;
         address->in.sin_addr.s_addr = i & 2 ? htonl(INADDR_LOOPBACK) : htonl(INADDR_ANY);
     }
