@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Host {
     pub address: Ipv4Addr,
     /// Where it is in its life.
     pub state: String,
+    /// Its program's first process, while it runs.
+    pub pid: Option<u32>,
 }
 
 /// An event, of what `imsup events --format json` says.
@@ -46,16 +49,32 @@ pub struct Event {
     pub duration_us: Option<u64>,
 }
 
+fn next_name() -> String {
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("bench-{}-{number}", std::process::id())
+}
+
 impl<'a> Project<'a> {
     /// Brings up a project of these services with `imsup up -d`.
     ///
     /// # Errors
     /// It does not come up.
     pub fn up(sandbox: &'a Sandbox, services: &[compose::Service]) -> Result<Self> {
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bench-{}-{number}", std::process::id());
+        let name = next_name();
         let file = sandbox.directory().join(format!("{name}.yaml"));
         command::write_file(&file, &compose::file(services))?;
+        Self::up_named(sandbox, name, &[&file], &[])
+    }
+
+    /// Brings up a project of these compose files, with these variables.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn up_files(sandbox: &'a Sandbox, files: &[&Path], variables: &[(&str, &Path)]) -> Result<Self> {
+        Self::up_named(sandbox, next_name(), files, variables)
+    }
+
+    fn up_named(sandbox: &'a Sandbox, name: String, files: &[&Path], variables: &[(&str, &Path)]) -> Result<Self> {
         // Made first: an `up` that fails halfway is taken down too.
         let mut project = Self {
             sandbox,
@@ -63,7 +82,11 @@ impl<'a> Project<'a> {
             took: Duration::ZERO,
         };
         let mut up = project.sandbox.command();
-        up.args(["up", "-d", "-p", &project.name, "-f"]).arg(&file);
+        up.args(["up", "-d", "-p", &project.name])
+            .envs(variables.iter().copied());
+        for file in files {
+            up.arg("-f").arg(file);
+        }
         let start = Instant::now();
         command::output(&mut up)?;
         project.took = start.elapsed();
@@ -146,6 +169,14 @@ impl<'a> Project<'a> {
     /// It does not end.
     pub fn stop(&self, host: &str) -> Result<()> {
         command::output(self.verb("stop").arg(host)).map(drop)
+    }
+
+    /// Ends all programs.
+    ///
+    /// # Errors
+    /// One does not end.
+    pub fn stop_all(&self) -> Result<()> {
+        command::output(&mut self.verb("stop")).map(drop)
     }
 
     /// All that happened.

@@ -2,6 +2,7 @@
 
 mod boot;
 mod calls;
+mod clusters;
 mod compared;
 mod connect;
 mod container;
@@ -68,6 +69,11 @@ pub const TABLES: &[Table] = &[
         name: "sleep",
         title: "Sleep and wake",
         suites: SLEEP,
+    },
+    Table {
+        name: "clusters",
+        title: "Whole clusters",
+        suites: CLUSTERS,
     },
 ];
 
@@ -189,6 +195,12 @@ const SLEEP: &[Suite] = &[
         run: sleep::cost::run,
     },
 ];
+
+const CLUSTERS: &[Suite] = &[Suite {
+    name: "recovery",
+    about: "clusters of `examples/`: from nothing to the first answer, and from a member's death until it serves again",
+    run: clusters::run,
+}];
 
 /// The variant that imsup has no part in.
 const NATIVE: &str = "native";

@@ -31,6 +31,16 @@ impl Server {
     /// # Errors
     /// It cannot be started or does not listen.
     pub fn start(context: &Context, words: &[String], listens: SocketAddrV4) -> Result<Self> {
+        let server = Self::spawn(context, words)?;
+        wait_for(listens).with_context(|| words[0].clone())?;
+        Ok(server)
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(context: &Context, words: &[String]) -> Result<Self> {
         // In a session of its own, as a service is, and as a host is: the scheduler treats sessions apart (sched(7), autogroup).
         // setsid(1) becomes the server: it forks only where it leads a group already. It dies with us, however we do.
         let child = Command::new("setpriv")
@@ -41,9 +51,7 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("starting {} by setpriv and setsid (util-linux)", words[0]))?;
-        let server = Self(child);
-        wait_for(listens).with_context(|| words[0].clone())?;
-        Ok(server)
+        Ok(Self(child))
     }
 
     /// Its process.
