@@ -65,7 +65,7 @@ impl Said {
     pub fn once(&mut self, tid: i32, what: Unhonoured) {
         if self.0.insert(what) {
             let program = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
-            tracing::warn!("{}[{tid}]: {what}. See docs/deviations.md", program.trim_end());
+            tracing::warn!("imsup: {}[{tid}]: {what}. See docs/deviations.md", program.trim_end());
         }
     }
 

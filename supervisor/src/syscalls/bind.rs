@@ -8,7 +8,7 @@ use std::time::Instant;
 use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
 
-use super::{Verdict, read_sockaddr, socket_of};
+use super::{Verdict, leave, read_sockaddr, socket_of};
 use crate::held::{Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
@@ -38,7 +38,7 @@ enum Plan {
 /// Handles bind(2).
 pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     let Some(address) = read_sockaddr(ThreadMemory::of(call.tid), call.args[1], call.args[2]) else {
-        return Answer::Continue.into();
+        return leave(host, call, call.args[1]);
     };
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,

@@ -11,7 +11,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
-use super::{Verdict, read_sockaddr, socket_of, takes_v4};
+use super::{Verdict, leave, read_sockaddr, socket_of, takes_v4};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
@@ -63,7 +63,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     let Some(address) = read_sockaddr(memory, call.args[1], call.args[2]) else {
         return match memory.read_array(call.args[1]).map(u16::from_ne_bytes) {
             Ok(AF_UNSPEC) => disconnect(host, call),
-            _ => Answer::Continue.into(),
+            _ => leave(host, call, call.args[1]),
         };
     };
     let destination = host.identity.destination(address);

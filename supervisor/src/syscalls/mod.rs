@@ -100,7 +100,7 @@ fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocke
                 Some(Handler::Bind | Handler::Connect)
             );
             match errno {
-                Errno::EPERM => host.said.once(call.tid, Unhonoured::Uninspectable),
+                Errno::EPERM | Errno::EACCES => host.said.once(call.tid, Unhonoured::Uninspectable),
                 Errno::ENOLINK if binds && !host.is_remembered(call.tid, call.fd(0)) => {
                     host.said.once(call.tid, Unhonoured::NoCopy);
                 }
@@ -134,6 +134,16 @@ fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Option<Sock
         return None;
     }
     decode_address(wanted)
+}
+
+/// Leaves a call to the kernel whose address is none of ours, or cannot be read.
+fn leave(host: &mut Host, call: &Notification, address: u64) -> Verdict {
+    if !host.said.is_said(Unhonoured::Uninspectable)
+        && let Err(Errno::EPERM | Errno::EACCES) = ThreadMemory::of(call.tid).read(address, &mut [0])
+    {
+        host.said.once(call.tid, Unhonoured::Uninspectable);
+    }
+    Answer::Continue.into()
 }
 
 /// Whether `socket` can be led to the planes, which are IPv4: one that is IPv6 only and unbound is made dual-stack for it. One

@@ -13,7 +13,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::ask_for_datagram;
-use super::{MAX_SOCKADDR_BYTES, Verdict, read_sockaddr, socket_of, takes_v4};
+use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4};
 use crate::held::{Held, Waiting};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
@@ -147,7 +147,7 @@ fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
 /// Of several messages, those before the first that fails or must wait are sent, and their number is answered, as the kernel does.
 pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoint>) -> Verdict {
     let Some(outgoing) = Outgoing::parse(call) else {
-        return Answer::Continue.into();
+        return leave(host, call, call.args[1]);
     };
     let mut addresses = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
     let is_foreign = |address| host.identity.destination(address) == Destination::Foreign;
@@ -156,7 +156,7 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
             host.trace.decided(&Destination::Foreign);
             notice_stranded(host, call, to);
         }
-        return Answer::Continue.into();
+        return leave(host, call, call.args[1]);
     }
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,
