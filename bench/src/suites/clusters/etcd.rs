@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::{Cluster, MEMBERS, Role, ask, directory, shell};
+use super::{Cluster, Commands, MEMBERS, Role, ask, directory, shell};
 use crate::command;
 use crate::context::Context;
 
@@ -24,7 +24,7 @@ pub fn cluster() -> Cluster {
 }
 
 /// What the example's member.sh does, with addresses for names.
-fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<[Vec<String>; MEMBERS]> {
+fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<Commands> {
     let all = [0, 1, 2].map(|index| format!("etcd{}=http://{}:2380", index + 1, addresses[index]));
     let mut commands = [const { Vec::new() }; MEMBERS];
     for (index, command) in commands.iter_mut().enumerate() {

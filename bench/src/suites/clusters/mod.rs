@@ -34,6 +34,9 @@ const NOTHING: (&str, &str) = ("nothing", "from nothing until the first member s
 const FOLLOWER: (&str, &str) = ("follower", "a follower is killed, until it serves again");
 const LEADER: (&str, &str) = ("leader", "the leader is killed, until that member serves again");
 
+/// A command for each member.
+type Commands = [Vec<String>; MEMBERS];
+
 /// A cluster of `examples/`.
 struct Cluster {
     /// What it is.
@@ -47,7 +50,7 @@ struct Cluster {
     /// Why it cannot be measured.
     missing: Option<&'static str>,
     /// The commands of the same members outside imsup, at these addresses.
-    commands: fn(&Context, [Ipv4Addr; MEMBERS]) -> Result<[Vec<String>; MEMBERS]>,
+    commands: fn(&Context, [Ipv4Addr; MEMBERS]) -> Result<Commands>,
     /// What a member says it is, where it serves.
     role: fn(SocketAddrV4) -> Option<Role>,
 }
@@ -193,7 +196,7 @@ fn ask(address: SocketAddrV4, question: &str) -> Option<String> {
 
 struct Natives<'a> {
     context: &'a Context,
-    commands: [Vec<String>; MEMBERS],
+    commands: Commands,
     addresses: [SocketAddrV4; MEMBERS],
     running: [Option<native::Server>; MEMBERS],
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::{Cluster, MEMBERS, Role, ask, directory, shell};
+use super::{Cluster, Commands, MEMBERS, Role, ask, directory, shell};
 use crate::command;
 use crate::context::{Context, repository};
 
@@ -23,7 +23,7 @@ pub fn cluster() -> Cluster {
 }
 
 /// The example's own script and configuration, with addresses for names.
-fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<[Vec<String>; MEMBERS]> {
+fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<Commands> {
     let example = repository().join("examples/zookeeper");
     let mut config = std::fs::read_to_string(example.join("zoo.cfg")).context("reading the example's zoo.cfg")?;
     for (index, address) in addresses.iter().enumerate() {
