@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use imsup_wire::Endpoint;
 use nix::errno::Errno;
-use rustix::fs::OFlags;
 
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::Family;
@@ -37,19 +36,12 @@ pub struct HeldConnect {
     /// How long the socket lets a connect take (SO_SNDTIMEO). The kernel counts it from the call that begins the connect, which was
     /// ours, and then says EALREADY instead of EINPROGRESS: so it is counted here.
     pub own_timeout: Option<Duration>,
-    /// The socket's file status flags.
-    pub flags: OFlags,
+    /// Whether the socket blocked when it was called for.
+    pub blocking: bool,
     /// Whether the kernel has the attempt in hand and its outcome is awaited; otherwise the broker's word is.
     pub in_kernel: bool,
     /// How often it was tried.
     pub attempts: u8,
-}
-
-impl HeldConnect {
-    /// Whether the socket blocks.
-    pub fn blocking(&self) -> bool {
-        !self.flags.contains(OFlags::NONBLOCK)
-    }
 }
 
 /// A bind that waits for the broker to say whether it retains a socket.

@@ -17,6 +17,7 @@ use crate::held::{self, Held, HeldCalls, MAX_HELD, TICK, Waiting};
 use crate::host::Host;
 use crate::init;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
+use crate::kernel::patience::Patience;
 use crate::kernel::{signals, socket};
 use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
@@ -62,6 +63,8 @@ pub struct Loop {
     /// Whether the broker has answered our introduction (the first one has).
     welcomed: bool,
     listening_for_calls: bool,
+    /// Ends what a descriptor of the program would have us wait for.
+    patience: Patience,
 }
 
 impl Loop {
@@ -86,6 +89,7 @@ impl Loop {
             lost: false,
             welcomed: true,
             listening_for_calls: true,
+            patience: Patience::new().trying("cannot make a timer")?,
         })
     }
 
@@ -186,6 +190,7 @@ impl Loop {
             self.listening_for_calls = false;
             return;
         }
+        let _guard = self.patience.guard();
         match self.host.listener.receive() {
             Ok(Some(call)) => self.handle(&call),
             Ok(None) => {}
@@ -267,6 +272,8 @@ impl Loop {
     }
 
     fn on_message(&mut self, message: ToSupervisor) {
+        let _guard = matches!(message, ToSupervisor::Reached { .. } | ToSupervisor::Claimed { .. })
+            .then(|| self.patience.guard());
         match message {
             ToSupervisor::Reached { id, outcome } => {
                 let Some(id) = self.held_id(id) else {
@@ -317,7 +324,7 @@ impl Loop {
     fn ask_again(&mut self) {
         for (id, held) in &self.held {
             let (endpoint, can_wait) = match &held.waiting {
-                Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking()),
+                Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
                 Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
                 Waiting::Connect(_) | Waiting::Bind(_) => continue,
             };
@@ -363,6 +370,7 @@ impl Loop {
             self.look_at_held(now);
             self.next_tick = Instant::now() + held::tick(self.held.len());
         }
+        self.patience.rest(now);
         let circumstances = self.circumstances();
         self.sleep.on_time(&mut self.host, &circumstances);
         if let Some((signal, grace)) = self.sleep.take_ending() {
@@ -383,6 +391,7 @@ impl Loop {
 
     /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
     fn look_at_held(&mut self, now: Instant) {
+        let _guard = self.patience.guard();
         let ids: Vec<_> = self.held.keys().copied().collect();
         for id in ids {
             let Some(held) = self.held.get_mut(&id) else {
@@ -455,6 +464,7 @@ impl Loop {
             self.settles_at(),
             self.reconnect.next_try(),
             self.sleep.due(),
+            self.patience.due(),
         ]
         .into_iter()
         .flatten()

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod message;
 pub mod notify;
 pub mod pageout;
+pub mod patience;
 pub mod process;
 mod registers;
 pub mod signals;

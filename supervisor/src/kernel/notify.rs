@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
+use super::patience;
+
 /// `struct seccomp_notif` and its `seccomp_data`, as in include/uapi/linux/seccomp.h.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -158,7 +160,7 @@ impl Listener {
     /// Whether the call still waits for an answer, so that its thread id and descriptors are what they were.
     pub fn is_valid(&self, id: NotificationId) -> bool {
         // SAFETY: the pointer is to a u64 that outlives the call.
-        unsafe { ioctl::id_valid(self.fd.as_raw_fd(), &raw const id.0) }.is_ok()
+        uninterrupted(|| unsafe { ioctl::id_valid(self.fd.as_raw_fd(), &raw const id.0) }).is_ok()
     }
 
     /// Answers a call. One whose caller is gone is none: ENOENT is ignored.
@@ -177,7 +179,7 @@ impl Listener {
             Answer::Interrupted => raw.error = -ERESTARTSYS,
         }
         // SAFETY: `raw` is a `struct seccomp_notif_resp` that outlives the call.
-        match unsafe { ioctl::send(self.fd.as_raw_fd(), &raw mut raw) } {
+        match uninterrupted(|| unsafe { ioctl::send(self.fd.as_raw_fd(), &raw mut raw) }) {
             Ok(_) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno),
         }
@@ -221,8 +223,21 @@ impl Listener {
             newfd,
             newfd_flags: if cloexec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
         };
+        // ADDFD waits for the caller. With FLAG_SEND, one that a signal interrupts has answered the call already, with 0 and no descriptor
+        // (kernel/seccomp.c, seccomp_notify_addfd).
         // SAFETY: `raw` is a `struct seccomp_notif_addfd` that outlives the call, and `file` is open.
-        unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) }.map(drop)
+        patience::wait_for(|| unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) }).map(drop)
+    }
+}
+
+/// SEND and ID_VALID wait for the listener's lock until a signal comes (kernel/seccomp.c, mutex_lock_interruptible), and [`patience`] sends
+/// some. Nothing has happened then.
+fn uninterrupted(mut call: impl FnMut() -> Result<libc::c_int, Errno>) -> Result<libc::c_int, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
     }
 }
 

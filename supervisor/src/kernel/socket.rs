@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 pub use super::succession::{Successor, accept_queue, give_back, succeed};
-use imsup_wire::Transport;
+use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// IPPROTO_MPTCP: what recent Go listens with. Falls back to TCP on loopback and has its addresses and options.
 pub const IPPROTO_MPTCP: i32 = 262;
@@ -137,6 +138,19 @@ pub fn make(domain: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
 /// What bind(2) says.
 pub fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     rustix::net::bind(socket, &address).map_err(errno_of)
+}
+
+/// Binds a socket of our own to an endpoint, for a moment.
+///
+/// # Errors
+/// What socket(2) and bind(2) say; EADDRINUSE where another socket has it.
+pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
+    let kind = match endpoint.transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).map_err(errno_of)?;
+    bind(socket.as_fd(), SocketAddr::V4(endpoint.address))
 }
 
 /// listen(2).
@@ -305,6 +319,28 @@ pub fn status_flags(socket: BorrowedFd<'_>) -> Result<OFlags, Errno> {
 /// What fcntl(2) says.
 pub fn set_status_flags(socket: BorrowedFd<'_>, flags: OFlags) -> Result<(), Errno> {
     rustix::fs::fcntl_setfl(socket, flags).map_err(errno_of)
+}
+
+/// Does something while the socket does not block, and restores that at once. Flags that another thread of the program sets
+/// meanwhile are kept, but for O_NONBLOCK itself.
+///
+/// # Errors
+/// What fcntl(2) says.
+pub fn without_blocking<T>(socket: BorrowedFd<'_>, act: impl FnOnce() -> T) -> Result<T, Errno> {
+    let flags = status_flags(socket)?;
+    if flags.contains(OFlags::NONBLOCK) {
+        return Ok(act());
+    }
+    set_status_flags(socket, flags | OFlags::NONBLOCK)?;
+    let result = act();
+    set_status_flags(socket, status_flags(socket)? - OFlags::NONBLOCK)?;
+    Ok(result)
+}
+
+/// Whether a stream socket is connected or listens, so that somebody may wait on it.
+pub fn is_in_use(socket: BorrowedFd<'_>) -> bool {
+    rustix::net::getpeername(socket).is_ok()
+        || get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
 }
 
 /// Where a connection attempt stands, seen without taking its error.

@@ -36,17 +36,32 @@ enum Attempt {
 /// A blocking socket is *kicked*: made non-blocking for the moment of the call. On loopback the handshake is over when
 /// connect(2) returns, which a second call then learns. A refusal is left in the socket where `leave_refusal` asks for it, so that
 /// a program with a non-blocking socket finds it where it looks.
-fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, flags: OFlags, leave_refusal: bool) -> Attempt {
+fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leave_refusal: bool) -> Attempt {
+    if !blocking {
+        return attempt_now(socket, address, false, leave_refusal);
+    }
+    // Another thread may wait in recv(2) or accept(2) on it, and would see EAGAIN.
+    if socket::is_in_use(socket) {
+        return Attempt::Over(Answer::Continue);
+    }
+    match socket::without_blocking(socket, || attempt_now(socket, address, true, leave_refusal)) {
+        Ok(outcome) => outcome,
+        Err(errno) => Attempt::Over(Answer::errno(errno)),
+    }
+}
+
+fn attempt_now(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leave_refusal: bool) -> Attempt {
     const BEGUN: Attempt = Attempt::InKernel {
         at_timeout: Errno::EINPROGRESS,
     };
-    let blocking = !flags.contains(OFlags::NONBLOCK);
-    let attempt = || match socket::connect(socket, address) {
+    match socket::connect(socket, address) {
         Ok(()) => Attempt::Over(Answer::Value(0)),
         Err(Errno::ECONNREFUSED) => Attempt::Refused,
+        // The program made the socket blocking again behind our back.
+        Err(Errno::EINTR) => BEGUN,
         Err(Errno::EINPROGRESS) if blocking => match socket::connect(socket, address) {
             Ok(()) => Attempt::Over(Answer::Value(0)),
-            Err(Errno::EALREADY) => BEGUN,
+            Err(Errno::EALREADY | Errno::EINTR) => BEGUN,
             Err(Errno::ECONNREFUSED) => Attempt::Refused,
             Err(errno) => Attempt::Over(Answer::errno(errno)),
         },
@@ -58,22 +73,12 @@ fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, flags: OFlags, leave_ref
             Progress::Failed if leave_refusal => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
             Progress::Failed => match socket::connect(socket, address) {
                 Err(Errno::ECONNREFUSED) => Attempt::Refused,
+                Err(Errno::EINTR) => BEGUN,
                 Err(errno) => Attempt::Over(Answer::errno(errno)),
                 Ok(()) => Attempt::Over(Answer::errno(Errno::EINPROGRESS)),
             },
             Progress::Waiting => BEGUN,
         },
-        Err(errno) => Attempt::Over(Answer::errno(errno)),
-    };
-    if !blocking {
-        return attempt();
-    }
-    if let Err(errno) = socket::set_status_flags(socket, flags | OFlags::NONBLOCK) {
-        return Attempt::Over(Answer::errno(errno));
-    }
-    let result = attempt();
-    match socket::set_status_flags(socket, flags) {
-        Ok(()) => result,
         Err(errno) => Attempt::Over(Answer::errno(errno)),
     }
 }
@@ -112,16 +117,15 @@ pub(super) fn lead_stream(
         host.give_up_copy(socket.as_fd());
         return Answer::Continue.into();
     }
-    let flags = match socket::status_flags(socket.as_fd()) {
-        Ok(flags) => flags,
+    let blocking = match socket::status_flags(socket.as_fd()) {
+        Ok(flags) => !flags.contains(OFlags::NONBLOCK),
         Err(errno) => return errno.into(),
     };
-    let blocking = !flags.contains(OFlags::NONBLOCK);
     for (position, candidate) in candidates.iter().enumerate() {
         let address = family.form(*candidate);
         let is_last = position + 1 == candidates.len();
         let leave_refusal = is_last && reach.is_none();
-        match (attempt(socket.as_fd(), address, flags, leave_refusal), reach) {
+        match (attempt(socket.as_fd(), address, blocking, leave_refusal), reach) {
             (Attempt::Over(answer), _) => {
                 let connected = answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS);
                 if let (true, Some(endpoint)) = (connected, reach) {
@@ -151,7 +155,7 @@ pub(super) fn lead_stream(
                     address,
                     endpoint,
                     own_timeout,
-                    flags,
+                    blocking,
                     in_kernel: in_hand,
                     attempts: 1,
                 };
@@ -189,7 +193,7 @@ fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
         &ToBroker::Reach {
             id: id.number(),
             endpoint,
-            can_wait: held.blocking(),
+            can_wait: held.blocking,
         },
         Vec::new(),
     );
@@ -207,9 +211,9 @@ pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
         return None;
     }
     match socket::progress(connect.socket.as_fd()) {
-        Progress::Established => Some(in_kernel(connect.blocking())),
+        Progress::Established => Some(in_kernel(connect.blocking)),
         Progress::Waiting if connect.own_timeout.is_some() => None,
-        Progress::Waiting => (held.since.elapsed() > TICK).then(|| in_kernel(connect.blocking())),
+        Progress::Waiting => (held.since.elapsed() > TICK).then(|| in_kernel(connect.blocking)),
         Progress::Failed => try_again(host, id, connect),
     }
 }
@@ -239,7 +243,7 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
 /// There is no broker to wait for; `None` where the call waits for the next.
 pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     match &held.waiting {
-        Waiting::Connect(connect) if connect.blocking() || connect.in_kernel => None,
+        Waiting::Connect(connect) if connect.blocking || connect.in_kernel => None,
         Waiting::Connect(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
         Waiting::Datagram { .. } => Some(Answer::Continue),
         Waiting::Send { .. } => send::resume(host, held),
@@ -253,13 +257,13 @@ fn try_again(host: &mut Host, id: NotificationId, connect: &mut HeldConnect) -> 
     }
     connect.attempts += 1;
     let leave_refusal = connect.attempts >= MAX_ATTEMPTS || connect.endpoint.is_none();
-    match attempt(connect.socket.as_fd(), connect.address, connect.flags, leave_refusal) {
+    match attempt(connect.socket.as_fd(), connect.address, connect.blocking, leave_refusal) {
         Attempt::Over(answer) => Some(answer),
         Attempt::InKernel { .. } if connect.own_timeout.is_some() => {
             connect.in_kernel = true;
             None
         }
-        Attempt::InKernel { .. } => Some(in_kernel(connect.blocking())),
+        Attempt::InKernel { .. } => Some(in_kernel(connect.blocking)),
         Attempt::Refused if leave_refusal => Some(Answer::errno(Errno::ECONNREFUSED)),
         Attempt::Refused => {
             connect.in_kernel = false;
