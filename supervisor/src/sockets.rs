@@ -1,6 +1,6 @@
 //! What a program asked for its sockets, where that is not what the kernel knows of them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -22,30 +22,72 @@ pub struct Asked {
     pub peer: Option<SocketAddr>,
 }
 
-/// What was asked, by SO_COOKIE: right through dup, fork and SCM_RIGHTS.
+/// What was asked, by SO_COOKIE: right through dup, fork and SCM_RIGHTS. Close(2) is not seen, so the oldest are forgotten; by themselves, since a program
+/// that looks names up for years connects to the name server each time, and its listeners are the oldest sockets that it has.
 #[derive(Debug, Default)]
 pub struct SocketTable {
-    asked: HashMap<u64, Asked>,
-    oldest_first: VecDeque<u64>,
+    bound: Recent<(Option<SocketAddr>, bool)>,
+    peers: Recent<SocketAddr>,
 }
 
 impl SocketTable {
     /// What is remembered of a socket.
     pub fn get(&self, cookie: u64) -> Asked {
-        self.asked.get(&cookie).copied().unwrap_or_default()
+        let (bound, bind_later) = self.bound.get(cookie).unwrap_or_default();
+        Asked {
+            bound,
+            bind_later,
+            peer: self.peers.get(cookie),
+        }
     }
 
     /// Remembers, or changes what is remembered.
     pub fn update(&mut self, cookie: u64, change: impl FnOnce(&mut Asked)) {
-        if !self.asked.contains_key(&cookie) {
-            if self.oldest_first.len() == CAPACITY
-                && let Some(oldest) = self.oldest_first.pop_front()
-            {
-                self.asked.remove(&oldest);
+        let mut asked = self.get(cookie);
+        change(&mut asked);
+        let is_bound = asked.bound.is_some() || asked.bind_later;
+        self.bound
+            .set(cookie, is_bound.then_some((asked.bound, asked.bind_later)));
+        self.peers.set(cookie, asked.peer);
+    }
+}
+
+/// One thing about each of the last sockets. Not a hash table: one of the same size doubles long after it was filled.
+#[derive(Debug)]
+struct Recent<T> {
+    known: BTreeMap<u64, T>,
+    oldest_first: VecDeque<u64>,
+}
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            oldest_first: VecDeque::new(),
+        }
+    }
+}
+
+impl<T: Copy> Recent<T> {
+    fn get(&self, cookie: u64) -> Option<T> {
+        self.known.get(&cookie).copied()
+    }
+
+    fn set(&mut self, cookie: u64, value: Option<T>) {
+        let Some(value) = value else {
+            if self.known.remove(&cookie).is_some() {
+                self.oldest_first.retain(|known| *known != cookie);
             }
+            return;
+        };
+        if self.known.insert(cookie, value).is_none() {
             self.oldest_first.push_back(cookie);
         }
-        change(self.asked.entry(cookie).or_default());
+        if self.known.len() > CAPACITY
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
     }
 }
 
@@ -104,9 +146,15 @@ pub struct Retained {
     slots: BTreeMap<Endpoint, Vec<Slot>>,
     /// Successors that took somebody in and were not needed after all.
     successors: BTreeMap<Endpoint, OwnedFd>,
-    /// Where wildcards landed, and whether any of them was of IPv6.
-    wildcards: BTreeMap<Endpoint, bool>,
+    /// Where what the program reaches as 127.0.0.1 or ::1 listens: the VIP for the wildcard, or its own localhost; and whether as ::1.
+    landings: BTreeMap<Endpoint, bool>,
+    /// How many there may be until those that nobody listens on any more are forgotten.
+    most_landings: usize,
 }
+
+/// Landings remembered before any is looked at again. Programs that open a port for each task (passive FTP) would else fill the table with all ports
+/// there are.
+const LANDINGS: usize = 256;
 
 impl Retained {
     /// A socket that waits for the program to bind its endpoint, where it is not known already.
@@ -191,19 +239,29 @@ impl Retained {
         slots.any(|slot| slot.inode == inode && slot.installed && !slot.listened)
     }
 
-    /// Remembers that the program listens on this wildcard; `endpoint` is where that landed.
-    pub fn note_wildcard(&mut self, endpoint: Endpoint, wildcard: IpAddr) {
-        *self.wildcards.entry(endpoint).or_default() |= wildcard.is_ipv6();
+    /// How many sockets there are.
+    pub fn count(&self) -> usize {
+        self.slots.values().map(Vec::len).sum()
     }
 
-    /// Whether the program listens on the wildcard that landed on `endpoint`.
-    pub fn is_wildcard(&self, endpoint: Endpoint) -> bool {
-        self.wildcards.contains_key(&endpoint)
+    /// Remembers that the program listens on this wildcard, or on a localhost of its own; `endpoint` is where that landed. `is_bound` is asked of
+    /// those remembered once there are many: a close(2) is not seen.
+    pub fn note_landing(&mut self, endpoint: Endpoint, wildcard: Option<IpAddr>, is_bound: impl Fn(Endpoint) -> bool) {
+        if self.landings.len() >= self.most_landings.max(LANDINGS) {
+            self.landings.retain(|known, _| is_bound(*known));
+            self.most_landings = 2 * self.landings.len();
+        }
+        *self.landings.entry(endpoint).or_default() |= wildcard.is_none_or(|ip| ip.is_ipv6());
+    }
+
+    /// Whether something landed on `endpoint`. It may be closed by now.
+    pub fn is_landing(&self, endpoint: Endpoint) -> bool {
+        self.landings.contains_key(&endpoint)
     }
 
     /// Whether it is a wildcard that takes connections to `::1` too.
     pub fn is_dual_stack(&self, endpoint: Endpoint) -> bool {
-        self.wildcards.get(&endpoint).is_some_and(|v6| *v6)
+        self.landings.get(&endpoint).is_some_and(|v6| *v6)
     }
 
     /// The sockets that the program listens on.
@@ -284,11 +342,42 @@ mod tests {
     #[test]
     fn the_table_forgets_the_oldest() {
         let mut table = SocketTable::default();
-        for cookie in 0..=CAPACITY as u64 {
-            table.update(cookie, |asked| asked.bind_later = true);
+        // Cookies do not count up: each processor has some in stock (include/linux/cookie.h).
+        let cookies: Vec<u64> = (0..=CAPACITY as u64).rev().collect();
+        for cookie in &cookies {
+            table.update(*cookie, |asked| asked.bind_later = true);
         }
-        assert!(!table.get(0).bind_later);
-        assert!(table.get(1).bind_later && table.get(CAPACITY as u64).bind_later);
+        assert!(!table.get(cookies[0]).bind_later);
+        assert!(cookies[1..].iter().all(|cookie| table.get(*cookie).bind_later));
+    }
+
+    #[test]
+    fn peers_do_not_push_out_what_was_bound() {
+        let mut table = SocketTable::default();
+        let address: SocketAddr = "0.0.0.0:80".parse().unwrap();
+        table.update(1, |asked| asked.bound = Some(address));
+        for cookie in 2..=2 * CAPACITY as u64 {
+            table.update(cookie, |asked| asked.peer = Some(address));
+        }
+        assert_eq!(table.get(1).bound, Some(address));
+        assert_eq!(table.get(2).peer, None);
+        table.update(1, |asked| asked.bound = None);
+        assert_eq!(table.get(1), Asked::default());
+    }
+
+    #[test]
+    fn landings_that_nobody_listens_on_are_forgotten() {
+        let mut retained = Retained::default();
+        let endpoint = |port| Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), port);
+        for port in 1..=10_000 {
+            retained.note_landing(endpoint(port), None, |known| known.address.port() == 1);
+        }
+        assert!(retained.is_landing(endpoint(1)) && retained.is_landing(endpoint(10_000)));
+        assert!(retained.landings.len() <= LANDINGS);
+        for port in 1..=10_000 {
+            retained.note_landing(endpoint(port), None, |_| true);
+        }
+        assert_eq!(retained.landings.len(), 10_000);
     }
 
     #[test]

@@ -102,7 +102,8 @@ pub fn interrupts(tid: i32) -> bool {
         SignalMasks::parse(&status)
     };
     let own = masks(tid);
-    if own.pending | own.shared_pending == 0 {
+    // The threads of a process may be many, and this is asked for each of them.
+    if own.effective(own.pending | own.shared_pending) == 0 {
         return false;
     }
     let group = process::thread_group(tid).unwrap_or(tid);

@@ -18,6 +18,9 @@ use crate::kernel::process;
 use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::unhonoured::Unhonoured;
 
+/// Sockets retained at most.
+const MAX_RETAINED: usize = 1024;
+
 /// What is done with a bind.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
@@ -254,12 +257,16 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
         let retained = host
             .retained
             .take(bind.endpoint, process::descendant_holds_socket)
-            .ok_or(Errno::EADDRINUSE)?;
+            .ok_or(Errno::EADDRINUSE)
+            .and_then(socket::duplicate)?;
         fit(retained.as_fd(), bind);
         socket::copy_settings(bind.socket.as_fd(), retained.as_fd())?;
+        if !is_still_there(host, tid, bind) {
+            return Err(Errno::EBADF);
+        }
         let cloexec = process::is_cloexec(tid, bind.number);
         host.listener.replace_fd(id, bind.number, retained.as_fd(), cloexec)?;
-        socket::duplicate(retained)
+        Ok(retained)
     })();
     match result {
         Ok(retained) => {
@@ -280,6 +287,16 @@ fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
         && let Err(errno) = socket::become_v4(retained)
     {
         tracing::warn!(%errno, endpoint = %bind.endpoint, "a retained datagram socket stays one of IPv6");
+    }
+}
+
+/// Whether the number still is the socket's. Another thread may have closed it meanwhile, and opened something else, since the call may have waited for the
+/// broker; what is there now must not be replaced. Natively the call would hold the socket, and succeed on one that is gone. Between this and the replacement
+/// is a moment, a few microseconds, that nothing can close: the kernel replaces a descriptor whatever it is.
+fn is_still_there(host: &mut Host, tid: i32, bind: &HeldBind) -> bool {
+    match host.socket(tid, bind.number) {
+        Ok(now) => socket::cookie(now.as_fd()) == socket::cookie(bind.socket.as_fd()),
+        Err(errno) => errno == Errno::EPERM,
     }
 }
 
@@ -311,14 +328,26 @@ pub(super) fn wildcard_of(asked: SocketAddr) -> Option<IpAddr> {
     }
 }
 
+/// Remembers where the program listens on a wildcard, or on its own localhost.
+pub(super) fn note_landing(host: &mut Host, endpoint: Endpoint, wildcard: Option<IpAddr>) {
+    if wildcard.is_some() || *endpoint.address.ip() != host.identity.vip() {
+        let is_bound = |known| socket::probe(known) == Err(Errno::EADDRINUSE);
+        host.retained.note_landing(endpoint, wildcard, is_bound);
+    }
+}
+
 /// Hands a socket that now listens, or receives datagrams, to the broker.
 pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, wildcard: Option<IpAddr>, backlog: i32) {
     // Nobody boots a command of `imsup exec`: its sockets end with it, and the next command may have the port.
     if !host.sees_all_listeners() {
         return;
     }
-    if let Some(wildcard) = wildcard {
-        host.retained.note_wildcard(endpoint, wildcard);
+    note_landing(host, endpoint, wildcard);
+    // As many as the broker retains of one host: more would use up the descriptors by which all calls are carried out, since nobody sees
+    // a program close them.
+    if host.retained.count() >= MAX_RETAINED {
+        tracing::debug!(%endpoint, "too many sockets; this one is not retained");
+        return;
     }
     let copies = (|| {
         let inode = socket::inode(socket.as_fd())?;

@@ -82,9 +82,9 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
     let listeners = Listeners {
         sees_all: host.sees_all_listeners(),
-        is_wildcard: |endpoint| match to_v6 {
+        is_landing: |endpoint| match to_v6 {
             true => host.retained.is_dual_stack(endpoint),
-            false => host.retained.is_wildcard(endpoint),
+            false => host.retained.is_landing(endpoint),
         },
         is_native: |port| host.native_ports.contains(port),
     };
@@ -167,8 +167,8 @@ fn disconnect(host: &mut Host, call: &Notification) -> Verdict {
 struct Listeners<W, N> {
     /// Whether it sees all listeners of its host.
     sees_all: bool,
-    /// Whether the program listens on the wildcard that landed there.
-    is_wildcard: W,
+    /// Whether the program listens on the wildcard, or a localhost of its own, that landed there. It may have closed that.
+    is_landing: W,
     /// Whether a datagram socket on the machine's wildcard has this port.
     is_native: N,
 }
@@ -222,17 +222,16 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
         Destination::Localhost { v6, port } => {
             let private = if v6 { identity.v6_shadow() } else { identity.localhost() };
             let (private, wildcard) = (SocketAddrV4::new(private, port), SocketAddrV4::new(vip, port));
-            let listens_on_wildcard = (listeners.is_wildcard)(Endpoint {
-                transport,
-                address: wildcard,
-            });
-            if transport == Transport::Udp && !listens_on_wildcard && (listeners.is_native)(port) {
+            let lands = |address| (listeners.is_landing)(Endpoint { transport, address });
+            let (on_wildcard, on_private) = (lands(wildcard), lands(private));
+            if transport == Transport::Udp && !on_wildcard && (listeners.is_native)(port) {
                 return Plan::Native;
             }
-            let candidates = match (listens_on_wildcard, listeners.sees_all) {
-                (true, _) => vec![wildcard],
-                (false, true) => vec![private],
-                (false, false) => vec![private, wildcard],
+            // The more exact address first, as the kernel prefers it; what is known may be closed, and its port another's.
+            let candidates = match (on_wildcard, on_private, listeners.sees_all) {
+                (true, false, _) => vec![wildcard, private],
+                (false, _, true) => vec![private],
+                (true, true, _) | (false, _, false) => vec![private, wildcard],
             };
             // For a loopback destination that is the kernel's own choice; for any other local one it is the destination itself,
             // unless the route says otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
@@ -270,7 +269,7 @@ mod tests {
             identity().destination(address),
             &Listeners {
                 sees_all,
-                is_wildcard: |_| wildcard,
+                is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity().vip(),
                 is_native: |port| port == 40_000,
             },
         )
@@ -352,7 +351,7 @@ mod tests {
         );
         assert_eq!(
             candidates(plan(&socket, "127.0.0.1:80", true, true)),
-            [v4("127.77.5.7:80")]
+            [v4("127.77.5.7:80"), v4("127.78.5.7:80")]
         );
         assert_eq!(
             candidates(plan(&socket, "127.0.0.1:80", false, false)),
@@ -380,7 +379,7 @@ mod tests {
             let socket = stream(Family::V4, local);
             let listeners = Listeners {
                 sees_all: true,
-                is_wildcard: |_| wildcard,
+                is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity.vip(),
                 is_native: |_| false,
             };
             match decide(&identity, &socket, to, identity.destination(to), &listeners) {
@@ -391,6 +390,21 @@ mod tests {
         assert_eq!(source("0.0.0.0:0", true), Some(Ipv4Addr::LOCALHOST));
         assert_eq!(source("0.0.0.0:0", false), None, "127.78.5.7 is a loopback address");
         assert_eq!(source("127.0.0.1:4000", true), None, "it is bound");
+    }
+
+    #[test]
+    fn a_listener_on_localhost_comes_before_one_on_the_wildcard_whose_port_happens_to_be_the_same() {
+        let (identity, to) = (identity(), "127.0.0.1:80".parse().unwrap());
+        let socket = stream(Family::V4, "0.0.0.0:0");
+        let listeners = Listeners {
+            sees_all: true,
+            is_landing: |_| true,
+            is_native: |_| false,
+        };
+        match decide(&identity, &socket, to, identity.destination(to), &listeners) {
+            Plan::Lead { candidates, .. } => assert_eq!(candidates, [v4("127.78.5.7:80"), v4("127.77.5.7:80")]),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

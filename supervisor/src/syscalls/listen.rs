@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use imsup_wire::Transport;
 
-use super::bind::{bind_wildcard_now, endpoint_of, retain, wildcard_of};
+use super::bind::{bind_wildcard_now, endpoint_of, note_landing, retain, wildcard_of};
 use super::{Verdict, socket_of};
 use crate::host::Host;
 use crate::kernel::notify::{Answer, Notification};
@@ -48,9 +48,7 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         // A port that the kernel chose is another one next time: nobody can know it, and nothing is to be retained.
         Some(endpoint) if chosen_by_kernel => {
             host.start.listening = true;
-            if let Some(wildcard) = wildcard {
-                host.retained.note_wildcard(endpoint, wildcard);
-            }
+            note_landing(host, endpoint, wildcard);
         }
         Some(endpoint) => retain(host, endpoint, &socket, wildcard, call.int(1)),
         None => {}

@@ -241,7 +241,7 @@ impl Sending<'_> {
                 let wildcard = Endpoint::udp(host.identity.vip(), port);
                 match to_v6 {
                     true => host.retained.is_dual_stack(wildcard),
-                    false => host.retained.is_wildcard(wildcard),
+                    false => host.retained.is_landing(wildcard),
                 }
             };
             let native = |port| host.native_ports.contains(port);
