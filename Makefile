@@ -10,9 +10,10 @@ IMSUP := $(abspath $(TARGET))/release/imsup
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CFLAGS := -O1 -Wall -Wextra -Werror
-built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd \
-	conformance guest-go java/Server.class java/Datagrams.class)
+built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd endure \
+	hostile conformance guest-go java/Server.class java/Datagrams.class)
 conformance := $(wildcard testdata/guests/conformance/*.c)
+hostile := $(wildcard testdata/guests/hostile/*.c)
 
 .PHONY: help
 help: ## list the targets
@@ -53,6 +54,10 @@ $(GUESTS)/conformance: $(conformance) testdata/guests/conformance/conformance.h 
 	cc $(CFLAGS) -Wno-unused-result -Wno-nonnull -Wno-stringop-overread -pthread \
 		$(addprefix -Wl$(comma)--wrap=,$(wrapped)) -o $@ $(conformance)
 
+$(GUESTS)/hostile: $(hostile) testdata/guests/hostile/hostile.h testdata/guests/errno_name.h
+	@mkdir -p $(@D)
+	cc $(CFLAGS) -pthread -o $@ $(hostile)
+
 $(GUESTS)/guest-go: $(wildcard testdata/guests/go/*.go) testdata/guests/go/go.mod
 	@mkdir -p $(@D)
 	cd testdata/guests/go && CGO_ENABLED=0 GOFLAGS=-mod=mod GOPROXY=off GOTOOLCHAIN=local go build -trimpath -o $(abspath $@) .
@@ -74,8 +79,13 @@ report: setup guests build ## compare with docker, systemd and others, which it 
 	@scripts/setup.sh peers
 	cargo run --release -p imsup-bench -- --imsup $(IMSUP) report
 
+.PHONY: endurance
+endurance: guests ## the tests for leaks, at full length: a million connects, a hundred thousand forks
+	IMSUP_ENDURANCE_TIMES=5 cargo test -p imsup-supervisor --test endurance -- --nocapture
+
 .PHONY: fuzz
-fuzz: ## fuzz the decoders for FUZZ_SECONDS each (needs cargo-fuzz and a nightly toolchain)
+fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)
+	IMSUP_HOSTILE_SECONDS=$(FUZZ_SECONDS) cargo test -p imsup-supervisor --test hostile -- --nocapture
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: install it first: cargo install cargo-fuzz; rustup toolchain install nightly" >&2; exit 1; }
 	cd wire && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done

@@ -80,6 +80,23 @@ impl Background {
         }
     }
 
+    /// Starts it for a conversation: its standard input and output are pipes, what it says on standard error is the test's.
+    #[track_caller]
+    pub fn conversing(mut command: Command) -> Self {
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .process_group(0)
+            .spawn();
+        let child = child.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        Self {
+            child,
+            readers: Vec::new(),
+            started: Instant::now(),
+        }
+    }
+
     /// Starts it and collects what it prints.
     #[track_caller]
     pub fn collecting(command: Command) -> Self {
