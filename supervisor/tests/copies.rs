@@ -1,0 +1,171 @@
+//! Sockets where descriptors may not be duplicated, as in a container: made by the supervisor, which keeps copies. The conformance cases run so,
+//! too; here is what is particular to copies: that they are never in the way.
+
+mod common;
+
+use common::Project;
+use common::command::{Background, LIMIT};
+
+const NOTHING: &str = "services: { other: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] } }\n";
+
+/// Runs a Python program under `imsup run` without pidfd_getfd(2) and process_vm_readv(2); it asserts, and says what the test looks at.
+fn python(project: &Project, source: &str) -> (String, String) {
+    let prelude = "import array, errno, fcntl, os, resource, socket, sys, threading\n";
+    let mut command = project.imsup_command(&["run", "--", "python3", "-c", &format!("{prelude}{source}")]);
+    command.env("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv");
+    let finished = Background::collecting(command).finish(LIMIT);
+    assert!(finished.success(), "{finished}");
+    (finished.stdout, finished.stderr)
+}
+
+#[test]
+fn sockets_are_what_was_asked_for() {
+    let project = Project::up("copies", NOTHING);
+    python(
+        &project,
+        r#"
+def flags(kind):
+    s = socket.socket(socket.AF_INET, kind)
+    # Python itself asks for SOCK_CLOEXEC.
+    return fcntl.fcntl(s, fcntl.F_GETFD), bool(fcntl.fcntl(s, fcntl.F_GETFL) & os.O_NONBLOCK)
+assert flags(socket.SOCK_STREAM) == (1, False), flags(socket.SOCK_STREAM)
+assert flags(socket.SOCK_STREAM | socket.SOCK_NONBLOCK) == (1, True)
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def made(*arguments):
+    number = libc.socket(*arguments)
+    return number if number >= 0 else errno.errorcode[ctypes.get_errno()]
+number = made(2, 2, 0)
+assert fcntl.fcntl(number, fcntl.F_GETFD) == 0, "not close-on-exec"
+assert made(2, 1, 17) == "EPROTONOSUPPORT"
+assert made(2, 1 | 0x4000, 0) == "EINVAL"
+assert made(10, 1, 6) > number
+# As open(2) does, it takes the lowest number that is free, and fails where none is.
+os.close(number)
+assert made(2, 1, 0) == number
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))
+made_now = []
+while isinstance(made_now[-1:] and made_now[-1] or 0, int): made_now.append(made(2, 1, 0))
+assert made_now[-1] == "EMFILE", made_now
+"#,
+    );
+}
+
+/// A copy is an open descriptor: it would keep a connection from ending, and a port from being free.
+#[test]
+fn copies_neither_delay_an_end_nor_hold_a_port() {
+    let project = Project::up("copies", NOTHING);
+    let (said, _) = python(
+        &project,
+        r#"
+def listener():
+    s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(); return s
+server = listener()
+for connect in "blocking", "non-blocking":
+    c = socket.socket()
+    if connect == "non-blocking": c.setblocking(False)
+    assert c.connect_ex(server.getsockname()) in (0, errno.EINPROGRESS)
+    accepted, _ = server.accept()
+    c.close()
+    assert accepted.recv(1) == b"", "the end arrives"
+# Connected outside the host, by the kernel.
+outside = socket.socket(); outside.bind(("127.5.5.5", 0)); outside.listen()
+c = socket.create_connection(outside.getsockname())
+accepted, _ = outside.accept()
+c.close()
+assert accepted.recv(1) == b""
+
+# A listener that was closed refuses.
+address = server.getsockname()
+server.close()
+c = socket.socket()
+assert c.connect_ex(address) == errno.ECONNREFUSED
+# The same socket may try again.
+server = socket.socket(); server.bind(address); server.listen()
+assert c.connect_ex(address) == 0 and c.getpeername() == address
+
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    for where in "127.0.0.1", "127.5.5.5":
+        a = socket.socket(socket.AF_INET, kind); a.bind((where, 0)); port = a.getsockname()[1]
+        b = socket.socket(socket.AF_INET, kind)
+        try: b.bind((where, port)); raise AssertionError("bound twice")
+        except OSError as error: assert error.errno == errno.EADDRINUSE
+        a.close()
+        b.bind((where, port))
+        assert b.getsockname() == (where, port)
+print("done")
+"#,
+    );
+    assert_eq!(said, "done\n");
+}
+
+#[test]
+fn sockets_are_found_in_every_process_that_has_them() {
+    let project = Project::up("copies", NOTHING);
+    let (said, warned) = python(
+        &project,
+        r#"
+ours, theirs = socket.socketpair()
+bound = socket.socket(); bound.bind(("127.0.0.1", 0))
+if os.fork() == 0:
+    # Inherited: listened on here, though it was bound there.
+    bound.listen(); print(bound.getsockname() == ("127.0.0.1", bound.getsockname()[1]), flush=True)
+    # Made here, sent there.
+    made = socket.socket()
+    theirs.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [made.fileno()]))])
+    accepted, peer = bound.accept()
+    print(accepted.getpeername() == peer, accepted.getsockname() == bound.getsockname(), flush=True)
+    os._exit(0)
+_, ancillary, _, _ = ours.recvmsg(1, 64)
+received = socket.socket(fileno=array.array("i", ancillary[0][2])[0])
+received.connect(bound.getsockname())
+print(received.getpeername() == bound.getsockname(), flush=True)
+os.wait()
+"#,
+    );
+    assert_eq!(said.matches("True").count(), 4, "{said}");
+    assert!(!said.contains("False"), "{said}");
+    assert!(!warned.contains("made elsewhere"), "{warned}");
+}
+
+/// One that is inherited from outside is the kernel's, and that is said.
+#[test]
+fn a_socket_from_elsewhere_is_the_kernels() {
+    let project = Project::up("copies", NOTHING);
+    let source = r#"
+import os, socket
+s = socket.socket(); os.set_inheritable(s.fileno(), True)
+os.environ["IMSUP_WITHOUT"] = "pidfd_getfd,process_vm_readv"
+inside = f"import socket; s = socket.socket(fileno={s.fileno()}); s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[0])"
+os.execvp(os.environ["IMSUP"], [os.environ["IMSUP"], "run", "-p", os.environ["NAME"], "--", "python3", "-c", inside])
+"#;
+    let mut command = project.command("python3", &["-c", source]);
+    command.env("IMSUP", common::imsup()).env("NAME", &project.name);
+    let finished = common::command::run(command, LIMIT);
+    assert!(finished.success() && finished.stdout == "127.0.0.1\n", "{finished}");
+    assert!(finished.stderr.contains("made elsewhere"), "{finished}");
+}
+
+/// Sockets come and go; what imsup holds stays bounded, and so does what a process that lives on costs.
+#[test]
+fn copies_do_not_pile_up() {
+    let project = Project::up("copies", NOTHING);
+    let (said, _) = python(
+        &project,
+        r#"
+supervisor = os.getppid()
+def held(): return len(os.listdir(f"/proc/{supervisor}/fd"))
+server = socket.socket(); server.bind(("127.0.0.1", 0)); server.listen()
+most = 0
+for turn in range(2000):
+    socket.socket().close()
+    u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.connect(("127.0.0.1", 9)); u.close()
+    c = socket.create_connection(server.getsockname()); a, _ = server.accept(); a.close(); c.close()
+    most = max(most, held())
+print(most)
+"#,
+    );
+    let most: u32 = said.trim().parse().unwrap();
+    assert!(most < 200, "{most} descriptors of the supervisor");
+}
