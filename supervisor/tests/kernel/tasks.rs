@@ -65,6 +65,30 @@ libc.mprotect(ctypes.c_void_p(at + PAGE), ctypes.c_size_t(PAGE), 1)",
     assert_eq!(memory.read_array::<4>(at + page), Ok([0; 4]));
 }
 
+/// setfsuid(2) of root: for the kernel's checks of /proc it is that user, and no longer dumpable (kernel/cred.c, commit_creds), which is set back by
+/// hand. Another user's setfsuid changes nothing, and neither does the setting back.
+#[test]
+fn the_file_system_user_is_taken_on_and_given_back() {
+    const PR_GET_DUMPABLE: i64 = 3;
+    let mut script = Script::start("");
+    let root = nix::unistd::geteuid().is_root();
+    let uids = "open('/proc/self/status').read().split('Uid:')[1].split()[:4]";
+    let own = nix::unistd::geteuid().as_raw().to_string();
+    let dumpable = format!("call({}, {PR_GET_DUMPABLE})[0]", libc::SYS_prctl);
+    assert_eq!(script.ask(&dumpable), "1");
+    script.tell("libc.setfsgid(4711); libc.setfsuid(4711)");
+    let taken = if root { "4711" } else { &own };
+    assert_eq!(script.ask(&format!("*{uids}")), format!("{own} {own} {own} {taken}"));
+    if root {
+        assert_ne!(script.ask(&dumpable), "1", "fs.suid_dumpable, which is 0 or 2");
+        // Its files in /proc are root's now, and this process could not read them without CAP_SYS_PTRACE.
+    } else {
+        assert_eq!(script.ask(&dumpable), "1");
+    }
+    script.tell("libc.setfsuid(0); libc.setfsgid(0); libc.prctl(4, 1)");
+    assert_eq!(script.ask(&dumpable), "1");
+}
+
 /// process_vm_readv(2): a read that runs into unmapped memory returns what came before; a bad address is EFAULT.
 #[test]
 fn memory_is_read_as_far_as_it_is_mapped() {
