@@ -365,9 +365,64 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
             .as_str()
             .is_some_and(|why| why.contains("established"))
     });
+    // The next broker hears of those that slept all the time, too.
+    wait_until("the spoke to say what keeps it", || {
+        let why = project.why("spoke-1");
+        why["not_terminated"]
+            .as_str()
+            .is_some_and(|why| why.contains("connected with 1 host"))
+    });
+    project.kill(project.broker());
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
     drop(held);
     for host in ["hub", "spoke-1"] {
         watch.wait(host, "terminate", 3);
     }
     assert_eq!(watch.count("other", "terminate"), 0);
+}
+
+/// Whoever comes at whatever instant is answered, and nobody finds the other end of his connection gone.
+#[test]
+fn a_connection_at_any_instant_of_a_common_termination_is_answered() {
+    need(&["python3"]);
+    const ROUNDS: usize = 12;
+    let project = Project::new(
+        "common",
+        r#"
+x-imsup: { idle_after: 20ms, terminate_after: 40ms, timer_slack: 100ms, disposable: true }
+services:
+  hub: { command: [python3, hub.py], expose: ["9000"], depends_on: [spoke], x-imsup: { boot_dependencies: true } }
+  spoke: { command: [python3, spoke.py, hub], deploy: { replicas: 2 } }
+"#,
+    );
+    std::fs::write(project.path("hub.py"), HUB).unwrap();
+    std::fs::write(project.path("spoke.py"), SPOKE).unwrap();
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
+    let address = project.at("hub", 9000);
+    let mut random = Random::new(Random::seed());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut random = Random::new(random.below(u64::MAX));
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    Held::connect(address).ask(&format!("round {round}"));
+                    std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(800)));
+                }
+            });
+        }
+    });
+    for host in ["hub", "spoke-1", "spoke-2"] {
+        project.wait_state(host, "imaginary");
+    }
+    let ends = watch.count("hub", "terminate");
+    eprintln!("{ends} terminations, {} boots", project.host("hub").boots);
+    assert!(ends > 2);
+    for host in ["spoke-1", "spoke-2"] {
+        for exit in watch.of(host, "exit").iter().chain(&watch.of(host, "fail")) {
+            let detail = exit.json["detail"].as_str().unwrap();
+            assert!(!detail.contains("status"), "{host} saw its peer go: {detail}");
+        }
+    }
 }

@@ -233,9 +233,10 @@ impl Sleep {
         self.wake(host, Instant::now(), cause, false);
     }
 
-    /// The broker is gone: nobody says any more what becomes of a promise.
+    /// The broker is gone: nobody says any more what becomes of a promise, and the next one has heard of nothing.
     pub fn broker_lost(&mut self, host: &mut Host) {
         self.give_back_pledged(host);
+        self.try_to_terminate_again();
     }
 
     /// Lets a sleeper run without a word: its end has begun, and the broker knows.

@@ -125,6 +125,15 @@ impl Sleep {
         Report::Done
     }
 
+    /// What kept it from being terminated may have changed, as far as the broker goes.
+    pub(super) fn try_to_terminate_again(&mut self) {
+        if let Phase::Asleep(asleep) = &mut self.phase
+            && asleep.not_terminated.is_some()
+        {
+            asleep.terminate_at = Some(Instant::now() + WITHOUT_BROKER);
+        }
+    }
+
     /// Takes a promise back.
     pub(super) fn give_back_pledged(&mut self, host: &mut Host) {
         if let Phase::Asleep(asleep) = &mut self.phase
