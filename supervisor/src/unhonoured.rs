@@ -42,8 +42,8 @@ impl fmt::Display for Unhonoured {
                  the kernel does it as it was asked, and the program sees the machine's addresses and not the host's",
             ),
             Self::StrandedDatagram => f.write_str(
-                "a datagram for an address outside the project was sent from a UDP socket that is bound to the host's address; the kernel answers EINVAL, or \
-                 no answer will come back. A socket for the outside must be bound to port 0, or not at all",
+                "a datagram for an address outside the project was sent from a UDP socket that is bound to the host's address; the kernel answers \
+                 EINVAL. A socket for the outside must be bound to port 0, or not at all",
             ),
             Self::TooManyHeld => write!(
                 f,
@@ -52,6 +52,21 @@ impl fmt::Display for Unhonoured {
             Self::ForeignBind => f.write_str(
                 "bind(2) to the address of another host is answered with EADDRNOTAVAIL, as on another machine",
             ),
+        }
+    }
+}
+
+impl Unhonoured {
+    /// Where docs/deviations.md tells more.
+    fn section(self) -> &'static str {
+        match self {
+            Self::IoUring => "io-uring",
+            Self::FastOpen => "fast-open",
+            Self::Uninspectable => "uninspectable",
+            Self::NoCopy => "copies",
+            Self::StrandedDatagram => "stranded",
+            Self::TooManyHeld => "crowd",
+            Self::ForeignBind => "another-host",
         }
     }
 }
@@ -65,7 +80,11 @@ impl Said {
     pub fn once(&mut self, tid: i32, what: Unhonoured) {
         if self.0.insert(what) {
             let program = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
-            tracing::warn!("imsup: {}[{tid}]: {what}. See docs/deviations.md", program.trim_end());
+            let section = what.section();
+            tracing::warn!(
+                "imsup: {}[{tid}]: {what}. See docs/deviations.md#{section}",
+                program.trim_end()
+            );
         }
     }
 

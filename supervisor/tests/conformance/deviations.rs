@@ -13,6 +13,9 @@ pub struct Reason {
     pub id: String,
     pub title: String,
     pub text: String,
+    /// Tests elsewhere that show it, as `FILE::NAME` of supervisor/tests/.
+    #[serde(default)]
+    pub shown_by: Vec<String>,
 }
 
 /// What cases may print differently when supervised.

@@ -50,12 +50,17 @@ fn document(reasons: &[Reason], deviations: &[Deviation], differences: &[Differe
 }
 
 fn section(text: &mut String, reason: &Reason, deviations: &[Deviation], differences: &[Difference]) {
-    let Reason { id, title, text: why } = reason;
+    let Reason {
+        id,
+        title,
+        text: why,
+        shown_by,
+    } = reason;
     writeln!(text, "\n<a id=\"{id}\"></a>\n\n## {title}\n\n{}", why.trim()).unwrap();
     let of_this: Vec<&Deviation> = deviations.iter().filter(|one| one.reason == *id).collect();
     let differing: Vec<&Difference> = differences.iter().filter(|one| one.reason == *id).collect();
     assert!(
-        !of_this.is_empty() || !differing.is_empty(),
+        !of_this.is_empty() || !differing.is_empty() || !shown_by.is_empty(),
         "reasons.toml: nothing has the reason {id}"
     );
     // The same change in many cases is told once.
@@ -94,6 +99,13 @@ fn section(text: &mut String, reason: &Reason, deviations: &[Deviation], differe
     for one in differing {
         let tests: Vec<String> = one.tests.iter().map(|test| format!("`{test}`")).collect();
         writeln!(text, "\n{}: {}", one.suite, tests.join(" ")).unwrap();
+    }
+    for test in shown_by {
+        let (file, name) = test.split_once("::").expect("FILE::NAME");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/{file}.rs"));
+        let there = std::fs::read_to_string(&path).is_ok_and(|source| source.contains(&format!("\nfn {name}() {{")));
+        assert!(there, "reasons.toml: there is no {name} in {}", path.display());
+        writeln!(text, "\nShown by `supervisor/tests/{file}.rs`, `{name}`.").unwrap();
     }
 }
 

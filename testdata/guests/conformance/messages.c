@@ -249,6 +249,25 @@ static void group(void) {
     show_arrived("arrived", receiver);
 }
 
+static void group_at_the_wildcard(void) {
+    int receiver = bound("0.0.0.0", 0), sender = sock(AF_INET, SOCK_DGRAM);
+    struct ip_mreqn membership = {.imr_multiaddr = IP("239.77.1.2", 0).in.sin_addr, .imr_address = IP("127.0.0.1", 0).in.sin_addr};
+    struct address name = IP("239.77.1.2", 0);
+    show("join", setsockopt(receiver, IPPROTO_IP, IP_ADD_MEMBERSHIP, &membership, sizeof membership));
+    show("interface", setsockopt(sender, IPPROTO_IP, IP_MULTICAST_IF, &membership, sizeof membership));
+    show("sendto", sendto(sender, "to all", 6, 0, &name.any, name.length));
+    show_arrived("arrived", receiver);
+}
+
+static void broadcast(void) {
+    int sender = sock(AF_INET, SOCK_DGRAM);
+    struct address name = IP("127.255.255.255", 0);
+    show("without permission", sendto(sender, "to all", 6, 0, &name.any, name.length));
+    set_option(sender, SOL_SOCKET, SO_BROADCAST, 1);
+    show("with permission", sendto(sender, "to all", 6, 0, &name.any, name.length));
+    show_own("sender", sender);
+}
+
 const struct conformance_case message_cases[] = {
     {"message_scattered", scattered},
     {"message_bad_arguments", bad_arguments},
@@ -265,5 +284,7 @@ const struct conformance_case message_cases[] = {
     {"udp_chosen_port_any6_v4", chosen_port_any6_v4},
     {"udp_bound_connected_and_not", bound_connected_and_not},
     {"udp_group", group},
+    {"udp_group_at_the_wildcard", group_at_the_wildcard},
+    {"udp_broadcast", broadcast},
     {NULL, NULL},
 };
