@@ -164,6 +164,23 @@ fn become_another_user(container: &Container<'_>) {
     assert_eq!(container.ok(&["redis-cli", "-h", &cache, "ping"]).trim(), "PONG");
 }
 
+/// One that becomes another user and executes nothing is not dumpable (PR_SET_DUMPABLE(2const)): only CAP_SYS_PTRACE could look at it.
+#[test]
+fn a_program_that_only_changes_its_user_is_the_kernels() {
+    let compose = "name: user\nservices:\n  cache: { command: [memcached, -p, \"11211\"], user: \"1000:1000\", expose: [\"11211\"] }\n";
+    let docker = Docker::start(&[("compose.yaml", compose)]);
+    let memcached = ["memcached", "-u", "app", "-p", "11212"];
+    let container = docker.run(ROOT, &[&["imsup", "run", "--"], &memcached[..]].concat());
+    container.wait_for("cannot be inspected");
+    // What helps: it is changed before the program is executed.
+    let container = docker.run(ROOT, &["imsup", "up"]);
+    container.wait_for("none runs");
+    let cache = address(&container, "cache");
+    let ask = format!("exec 3<>/dev/tcp/{cache}/11211; printf 'version\\r\\n' >&3; head -1 <&3");
+    let said = container.ok(&["bash", "-c", &ask]);
+    assert!(said.starts_with("VERSION"), "{said}");
+}
+
 /// What `doctor` and `why` advise. The cgroups of the machine are mounted, so there is a freezer, too; clone3(2) is refused all the same.
 #[test]
 fn hosts_sleep_where_the_capability_is_added() {

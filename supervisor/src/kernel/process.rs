@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -246,11 +247,17 @@ fn visit_sockets(pid: i32, mut visitor: impl FnMut(Option<u64>)) -> bool {
     })
 }
 
-/// Whether thread `tid` may be inspected, and its network namespace is ours.
-pub fn shares_network(tid: i32) -> bool {
+/// Whether the network namespace of thread `tid` is ours.
+///
+/// # Errors
+/// EPERM where it may not be inspected, ESRCH where it is gone.
+pub fn shares_network(tid: i32) -> Result<bool, Errno> {
     static OURS: LazyLock<Option<PathBuf>> = LazyLock::new(|| fs::read_link("/proc/self/ns/net").ok());
-    let theirs = inspect::as_owner(tid, || fs::read_link(format!("/proc/{tid}/ns/net")).ok());
-    theirs.is_some() && theirs == *OURS
+    match inspect::as_owner(tid, || fs::read_link(format!("/proc/{tid}/ns/net"))) {
+        Ok(theirs) => Ok(Some(theirs) == *OURS),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Errno::EPERM),
+        Err(_) => Err(Errno::ESRCH),
+    }
 }
 
 /// The inode number of the socket behind descriptor `number` of thread `tid`.

@@ -9,6 +9,7 @@ use crate::host::{Descriptors, Host};
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, IPPROTO_MPTCP};
 use crate::kernel::{inspect, process};
+use crate::unhonoured::Unhonoured;
 
 /// The type proper of socket(2)'s second argument (SOCK_TYPE_MASK, include/linux/net.h).
 const TYPE_MASK: i32 = 0xf;
@@ -20,8 +21,18 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
         return Answer::Continue.into();
     };
     let (domain, kind, protocol) = (call.int(0), call.int(1), call.int(2));
-    if !is_tcp_or_udp(kind & TYPE_MASK, protocol) || !process::shares_network(call.tid) {
+    if !is_tcp_or_udp(kind & TYPE_MASK, protocol) {
         return Answer::Continue.into();
+    }
+    match process::shares_network(call.tid) {
+        Ok(true) => {}
+        Ok(false) => return Answer::Continue.into(),
+        Err(errno) => {
+            if errno == Errno::EPERM {
+                host.said.once(call.tid, Unhonoured::Uninspectable);
+            }
+            return Answer::Continue.into();
+        }
     }
     // Its user is the owner of the socket: others may not share its port (SO_REUSEPORT).
     let make = || inspect::as_owner(call.tid, || socket::make(domain, kind, protocol));
