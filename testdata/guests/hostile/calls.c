@@ -128,8 +128,10 @@ void any_call(struct random *random) {
         result = send_message(random);
     } else if (kind < 93) {
         result = send_messages(random);
-    } else if (kind < 96) {
+    } else if (kind < 95) {
         result = syscall(SYS_uname, any_place(random));
+    } else if (kind < 96) {
+        result = syscall(SYS_getsockopt, any_slot(random), SOL_SOCKET, SO_ACCEPTCONN, any_place(random), any_room(random));
     } else if (kind < 99) {
         result = open_as_musl(random);
     } else {
