@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 
-use crate::common::{Project, need, wait_until};
+use crate::common::{Event, Project, need, wait_until};
 use crate::{first_booted_by, kill_and_let_peers_boot, report_recovery};
 
 /// What psql prints. A server that was just booted listens before it answers queries, and says so; natively as here its clients try again.
@@ -57,10 +57,27 @@ fn a_replica_copies_a_primary_that_did_not_run_and_follows_it() {
     assert!(first_booted_by(&project, "replica").starts_with("run-"));
     assert_eq!(first_booted_by(&project, "primary"), "replica");
     psql(&project, "primary", "create table greetings (word text)");
-    psql(&project, "primary", "insert into greetings values ('hello')");
-    let read = "select string_agg(word, ' ' order by word) from greetings";
     let exists = "select to_regclass('greetings') is not null";
     wait_until("the table to be copied", || psql(&project, "replica", exists) == "t");
+
+    // What the primary streams wakes a replica that sleeps.
+    let wakes = || {
+        let by_primary =
+            |event: &&Event| event.cause.as_deref() == Some("data") && event.by.as_deref() == Some("primary");
+        let events = project.events();
+        let of_replica = events.iter().filter(|event| event.is("replica", "wake"));
+        of_replica.filter(by_primary).count()
+    };
+    let before = wakes();
+    psql(&project, "primary", "create table signs (moment timestamptz)");
+    wait_until("the replica to be woken by the primary", || {
+        // It may not become quiet at once, or be woken by a timer of its own first.
+        project.imsup(&["suspend", "replica"]);
+        psql(&project, "primary", "insert into signs values (now())");
+        wakes() > before
+    });
+    psql(&project, "primary", "insert into greetings values ('hello')");
+    let read = "select string_agg(word, ' ' order by word) from greetings";
     wait_until("the row to be copied", || psql(&project, "replica", read) == "hello");
 
     let killed = kill_and_let_peers_boot(&project, "primary", &["replica"]);
