@@ -11,6 +11,7 @@ mod judge;
 mod netlink;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use crate::files;
@@ -161,6 +162,14 @@ fn remove(record: &Record) -> Result<(), RouteError> {
         metric,
         source,
     })
+}
+
+/// Whether the address is some project's by a route that imsup made. Where the routes cannot be read, none is.
+pub(crate) fn hosts_addresses() -> impl Fn(Ipv4Addr) -> bool {
+    let routes = Netlink::open()
+        .and_then(|mut netlink| netlink.routes())
+        .unwrap_or_default();
+    move |address| routes.iter().any(|route| route.ours && route.covers(address))
 }
 
 /// A metric that no other project has: any of four thousand million.

@@ -10,6 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
 
+use crate::routes;
+
 /// Most connections or datagrams taken off one socket in one go.
 const MAX_DRAINED: usize = 65_536;
 
@@ -189,7 +191,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Sockets of the machine that listen on `port` (or are bound to it, for datagrams) outside the planes.
+/// Sockets of the machine that listen on `port` (or are bound to it, for datagrams) outside the planes, those of other projects included.
 pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec<IpAddr> {
     const LISTEN: u8 = 0x0a;
     let (four, six) = match transport {
@@ -197,12 +199,13 @@ pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec
         Transport::Udp => ("/proc/net/udp", "/proc/net/udp6"),
     };
     let rows = [four, six].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let is_a_hosts = routes::hosts_addresses();
     let parsed = rows.iter().flat_map(|text| text.lines().skip(1)).filter_map(parse_row);
     parsed
         .filter(|row| row.port == port && (transport == Transport::Udp || row.state == LISTEN))
         .map(|row| row.address)
         .filter(|address| match address {
-            IpAddr::V4(address) => planes.place(*address).is_none(),
+            IpAddr::V4(address) => planes.place(*address).is_none() && !is_a_hosts(*address),
             IpAddr::V6(_) => true,
         })
         .collect()

@@ -192,6 +192,25 @@ fn projects_of_different_prefixes_share_no_block() {
     two.ok(&["up", "-d"]);
 }
 
+/// Another project's host has the number on its own address, as one of the same prefix would.
+#[test]
+fn a_published_port_may_have_the_number_of_a_host_of_another_prefix() {
+    if !network::is_own() {
+        return;
+    }
+    let _one = Project::up(
+        "one",
+        &format!(
+            "x-imsup: {{ subnet: {PREFIX} }}\nservices:\n  web: {{ command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] }}\n"
+        ),
+    );
+    let _two = Project::up(
+        "two",
+        "services:\n  door: { command: [\"@guest@\", --tcp, \"9000\"], ports: [\"8080:9000\"] }\n",
+    );
+    assert_eq!(ask(SocketAddr::from(([127, 0, 0, 1], 8080))).value("host"), "door");
+}
+
 #[test]
 fn what_a_killed_broker_left_is_taken_over_or_away() {
     if !network::is_own() {
@@ -239,7 +258,7 @@ fn a_network_that_the_machine_needs_is_refused() {
     network::ip("link set eth8 up");
     network::ip("route add default via 10.79.0.1 dev eth8 onlink");
     network::ip("route add 10.128.0.0/12 via 10.77.3.1");
-    let before = network::ip("route show table all");
+    let before = network::ip("-4 route show table all");
     for (subnet, expected) in [
         (PREFIX, "network of interface eth7 (10.77.3.2/24)"),
         ("10.79.0.0/16", "gateway 10.79.0.1"),
@@ -252,7 +271,7 @@ fn a_network_that_the_machine_needs_is_refused() {
         let said = project.fails(1, &["up", "-d"]);
         assert!(said.contains(expected), "{subnet}: {said}");
     }
-    assert_eq!(network::ip("route show table all"), before);
+    assert_eq!(network::ip("-4 route show table all"), before);
 }
 
 #[test]

@@ -40,6 +40,14 @@ pub(super) struct Route {
     pub ours: bool,
 }
 
+impl Route {
+    /// Whether the address is among its destinations.
+    pub(super) fn covers(&self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
+        u32::from(address) & mask == u32::from(self.base)
+    }
+}
+
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
