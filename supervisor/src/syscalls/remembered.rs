@@ -43,6 +43,8 @@ pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
     let remembered = copies.remembered(inode);
     let asked = remembered.map_or_else(Asked::default, |socket| host.sockets.get(socket.cookie));
     match remembered {
+        // Given up before the kernel connected it: its address is a VIP, or 127.0.0.1, and shown as it is.
+        Some(socket) if socket.local.port() == 0 => None,
         Some(socket) if socket.peer.is_some() || asked.bound.is_some() || asked.peer.is_some() => Some(Known {
             local: socket.local,
             peer: socket.peer,
