@@ -82,6 +82,7 @@ report: setup guests build ## compare with docker, systemd and others, which it 
 .PHONY: endurance
 endurance: guests ## the tests for leaks, at full length: a million connects, a hundred thousand forks
 	IMSUP_ENDURANCE_TIMES=5 cargo test -p imsup-supervisor --test endurance -- --nocapture
+	IMSUP_WITHOUT=pidfd_getfd,process_vm_readv cargo test -p imsup-supervisor --test endurance connects -- --nocapture
 
 .PHONY: fuzz
 fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)
