@@ -99,6 +99,8 @@ pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io
     if transport == Transport::Tcp {
         rustix::net::listen(socket, backlog)?;
     } else {
+        // A server that talked to one client may have connected it.
+        rustix::net::connect_unspec(socket)?;
         note_addresses(socket);
     }
     Ok(())

@@ -192,6 +192,12 @@ impl Retained {
         }
     }
 
+    /// Whether the program was seen to listen, or receive datagrams, at `endpoint` with another socket than this.
+    pub fn has_another(&self, endpoint: Endpoint, inode: u64) -> bool {
+        let slots = self.slots.get(&endpoint);
+        slots.is_some_and(|slots| slots.iter().any(|slot| slot.listened && slot.inode != inode))
+    }
+
     /// A socket to install for `endpoint`: one that waits, or one that the program closed (`is_held` is asked of its inode)
     /// and that only imsup keeps open. It counts as installed from now on.
     pub fn take(&mut self, endpoint: Endpoint, is_held: impl Fn(u64) -> bool) -> Option<&OwnedFd> {
@@ -404,5 +410,6 @@ mod tests {
             "a second one changes the backlog"
         );
         assert_eq!(retained.listening().count(), 1);
+        assert!(retained.has_another(endpoint, 8) && !retained.has_another(endpoint, 7));
     }
 }

@@ -13,6 +13,7 @@ services:
   go: { command: ["@guests@/guest-go", -serve-datagrams, ":9000"], expose: ["9000/udp"] }
   python: { command: [python3, "@source@/datagrams.py", serve, "9000"], expose: ["9000/udp"] }
   pktinfo: { command: [python3, "@source@/datagrams.py", serve-from, "9000"], expose: ["9000/udp"] }
+  each: { command: [python3, "@source@/datagrams.py", serve-each, "9000"], expose: ["9000/udp"] }
   undeclared: { command: [python3, "@source@/datagrams.py", serve, "9001"] }
 "#;
 
@@ -171,6 +172,37 @@ fn a_host_that_ended_is_booted_again_by_a_datagram() {
         assert_ne!(second.pid(), first.pid());
         assert_eq!(project.host(host).boots, 2, "{said}");
         assert_ne!(ask_datagram(project.at(host, 9000)).pid(), first.pid());
+    }
+}
+
+/// Its sockets are connected when it ends, each to a client that has gone.
+#[test]
+fn a_server_that_connects_to_its_clients_is_booted_again() {
+    need(&["python3"]);
+    let project = Project::up("each", COMPOSE);
+    let address = project.at("each", 9000);
+    for boot in 1..=2 {
+        let first = ask_datagram(address);
+        for _ in 0..5 {
+            assert_eq!(ask_datagram(address).pid(), first.pid());
+        }
+        let script = script();
+        let said = project
+            .run(&[
+                "python3",
+                &script,
+                "ask",
+                "each",
+                "9000",
+                "sendto",
+                "connect",
+                "bound-sendmsg",
+            ])
+            .expect_success("ask");
+        assert!(said.lines().all(|line| line.contains("host=each ")), "{said}");
+        assert_eq!(project.host("each").boots, boot);
+        project.kill(first.pid());
+        project.wait_event("each", "exit", usize::try_from(boot).unwrap());
     }
 }
 

@@ -2,6 +2,7 @@
 
 datagrams.py serve PORT           a server on the wildcard (socketserver); answers say who asked
 datagrams.py serve-from PORT      one for both families that answers from the address it was asked at (IP_PKTINFO), as DNS and QUIC servers do
+datagrams.py serve-each PORT      one that connects its socket to each client and binds another for the next (DTLS, iperf3)
 datagrams.py ask NAME PORT WAY... asks once in each way and prints the answer and where it came from
 datagrams.py both NAME PORT OUTSIDE
                                   sends to a host and to an address outside by turns, from one socket of each kind
@@ -43,6 +44,23 @@ def serve_from(port):
         info = next(data for _, kind, data in control if kind == socket.IPV6_PKTINFO)
         own = socket.inet_ntop(socket.AF_INET6, info[:16])
         server.sendmsg([answer(peer, f"{own.removeprefix(IN6)}:{port}")], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info)], 0, peer)
+
+
+def serve_each(port):
+    def listen():
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("", port))
+        return server
+
+    clients = []
+    server = listen()
+    while True:
+        _, peer = server.recvfrom(2048)
+        server.connect(peer)
+        clients.append(server)
+        server = listen()
+        clients[-1].send(answer(peer, f"0.0.0.0:{port}"))
 
 
 class Vector(ctypes.Structure):
@@ -140,6 +158,8 @@ if arguments[0] == "serve":
     serve(int(arguments[1]))
 elif arguments[0] == "serve-from":
     serve_from(int(arguments[1]))
+elif arguments[0] == "serve-each":
+    serve_each(int(arguments[1]))
 elif arguments[0] == "ask":
     ask(arguments[1], int(arguments[2]), arguments[3:])
 elif arguments[0] == "both":

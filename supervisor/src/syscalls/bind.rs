@@ -280,6 +280,10 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
 /// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that. (A listener's connections are
 /// of its family, and programs take either.)
 fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
+    if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
+        // An earlier one of the program's, which talked to one client.
+        let _ = socket::disconnect(retained);
+    }
     let is_other = InetSocket::inspect(retained).is_some_and(|kind| kind.family == Family::V6);
     if bind.endpoint.transport == Transport::Udp
         && bind.family == Family::V4
@@ -354,6 +358,8 @@ pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, wild
         Ok::<_, Errno>((inode, socket::duplicate(socket)?, socket::duplicate(socket)?))
     })();
     match copies {
+        // Some servers connect their socket to a client and bind another for the next one. One of them keeps the port.
+        Ok((inode, ..)) if endpoint.transport == Transport::Udp && host.retained.has_another(endpoint, inode) => {}
         Ok((inode, ours, brokers)) => {
             // A second listen changes the backlog only.
             if host.retained.add_listening(endpoint, ours, inode, backlog) {

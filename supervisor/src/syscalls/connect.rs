@@ -11,7 +11,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
-use super::{Verdict, leave, read_sockaddr, socket_of, takes_v4};
+use super::{Verdict, leave, read_sockaddr, send, socket_of, takes_v4};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
@@ -87,6 +87,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             false => host.retained.is_landing(endpoint),
         },
         is_native: |port| host.native_ports.contains(port),
+        is_bound: send::is_bound,
     };
     let plan = decide(&host.identity, &kind, address, destination, &listeners);
     host.trace.decided(&plan);
@@ -171,6 +172,8 @@ struct Listeners<W, N> {
     is_landing: W,
     /// Whether a datagram socket on the machine's wildcard has this port.
     is_native: N,
+    /// Whether any datagram socket is bound there.
+    is_bound: fn(SocketAddrV4) -> bool,
 }
 
 fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
@@ -233,6 +236,11 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
                 (false, _, true) => vec![private],
                 (true, true, _) | (false, _, false) => vec![private, wildcard],
             };
+            // A bound datagram socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
+            let answers = !socket.local.ip().is_unspecified() || (listeners.is_native)(socket.local.port());
+            if transport == Transport::Udp && answers && !candidates.iter().any(|to| (listeners.is_bound)(*to)) {
+                return Plan::Native;
+            }
             // For a loopback destination that is the kernel's own choice; for any other local one it is the destination itself,
             // unless the route says otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
             let source =
@@ -271,6 +279,7 @@ mod tests {
                 sees_all,
                 is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity().vip(),
                 is_native: |port| port == 40_000,
+                is_bound: |to| to.port() == 80,
             },
         )
     }
@@ -320,6 +329,25 @@ mod tests {
         assert_eq!(source("0.0.0.0:40000"), Some(identity().vip()));
         assert_eq!(source("127.77.5.7:40000"), None);
         assert_eq!(source("192.0.2.2:40000"), None);
+    }
+
+    #[test]
+    fn a_bound_datagram_socket_may_answer_a_client_outside() {
+        let bound = InetSocket {
+            transport: Transport::Udp,
+            ..stream(Family::V4, "127.77.5.7:53")
+        };
+        assert_eq!(plan(&bound, "127.0.0.1:4000", true, false), Plan::Native);
+        assert_ne!(
+            plan(&bound, "127.0.0.1:80", true, false),
+            Plan::Native,
+            "one of its own"
+        );
+        let unbound = InetSocket {
+            transport: Transport::Udp,
+            ..stream(Family::V4, "0.0.0.0:0")
+        };
+        assert_ne!(plan(&unbound, "127.0.0.1:4000", true, false), Plan::Native);
     }
 
     #[test]
@@ -381,6 +409,7 @@ mod tests {
                 sees_all: true,
                 is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity.vip(),
                 is_native: |_| false,
+                is_bound: |_| false,
             };
             match decide(&identity, &socket, to, identity.destination(to), &listeners) {
                 Plan::Lead { source, .. } => source,
@@ -400,6 +429,7 @@ mod tests {
             sees_all: true,
             is_landing: |_| true,
             is_native: |_| false,
+            is_bound: |_| false,
         };
         match decide(&identity, &socket, to, identity.destination(to), &listeners) {
             Plan::Lead { candidates, .. } => assert_eq!(candidates, [v4("127.78.5.7:80"), v4("127.77.5.7:80")]),

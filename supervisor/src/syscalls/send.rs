@@ -331,7 +331,7 @@ fn decide(
 }
 
 /// Whether a datagram socket is bound there: then nobody else can be.
-fn is_bound(address: SocketAddrV4) -> bool {
+pub(super) fn is_bound(address: SocketAddrV4) -> bool {
     rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
         .and_then(|probe| rustix::net::bind(&probe, &address))
         .is_err()
