@@ -63,14 +63,16 @@ pub(crate) fn came(endpoint: Endpoint) -> Option<SocketAddr> {
     waiting_tcp(endpoint)
 }
 
-/// How many connections stand in the queue of a listening socket, and the peers of all that do, or came while this was found out. Those that were
-/// reset stand there and have no peer any more.
+/// How many connections stand in the queue of a listening socket, and the peers of those that somebody waits for an answer on, also of such as came
+/// while this was found out. Of those that stand there, others were reset or closed: nobody has their other end any more.
 pub(crate) fn queue(socket: &OwnedFd, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
     let found = look(endpoint);
     let inode = rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino);
     // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk): who stood there then is in it.
     let length = found.queues.iter().find(|(of, _)| u64::from(*of) == inode);
-    (length.map_or(0, |(_, length)| *length), found.all_waiting)
+    let waits = |(peer, has_closed): &(SocketAddr, bool)| (!has_closed || found.held.contains(peer)).then_some(*peer);
+    let peers = found.all_waiting.iter().filter_map(waits).collect();
+    (length.map_or(0, |(_, length)| *length), peers)
 }
 
 fn waiting_tcp(endpoint: Endpoint) -> Option<SocketAddr> {
@@ -98,8 +100,10 @@ fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
 struct Queued {
     /// Of one that nobody has accepted.
     waiting: Option<SocketAddr>,
-    /// Of all that nobody has accepted and this end has not closed.
-    all_waiting: Vec<SocketAddr>,
+    /// Of all that nobody has accepted and this end has not closed, and whether the other has, or only said that it sends no more.
+    all_waiting: Vec<(SocketAddr, bool)>,
+    /// Of all whose other end is on this machine, and some process's.
+    held: HashSet<SocketAddr>,
     /// The inodes of listening sockets, and how many connections stand in the queue of each.
     queues: Vec<(u32, usize)>,
     /// Of the one that has ended last, and how long it stays in TIME_WAIT.
@@ -152,11 +156,16 @@ impl Queued {
             }
             TIME_WAIT => {}
             _ if !here && local.port() == 0 => {}
-            _ if !here => self.there.push(local),
+            _ if !here => {
+                self.there.push(local);
+                if found.inode != 0 {
+                    self.held.insert(local);
+                }
+            }
             _ => {
                 self.here.insert(peer);
                 if found.inode == 0 && matches!(found.state, ESTABLISHED | CLOSE_WAIT) {
-                    self.all_waiting.push(peer);
+                    self.all_waiting.push((peer, found.state == CLOSE_WAIT));
                 }
                 match found.inode {
                     0 => self.waiting = Some(peer),
@@ -321,19 +330,18 @@ mod tests {
     }
 
     #[test]
-    fn who_was_reset_stands_in_the_queue_and_has_no_peer() {
+    fn who_is_gone_stands_in_the_queue_and_does_not_wait() {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 17), 18_317);
         let listener = create(endpoint, Sharing::WithTheDead, 16).unwrap();
-        let closed = TcpStream::connect(endpoint.address).unwrap();
-        let ended = TcpStream::connect(endpoint.address).unwrap();
-        let stays = TcpStream::connect(endpoint.address).unwrap();
-        let mut peers = [closed.local_addr().unwrap(), stays.local_addr().unwrap()];
+        let [closed, ended, asked, stays] = [(); 4].map(|()| TcpStream::connect(endpoint.address).unwrap());
+        let mut waiting = [&asked, &stays].map(|client| client.local_addr().unwrap());
         drop(closed);
         crate::sockets::reset(ended.into()).unwrap();
+        asked.shutdown(std::net::Shutdown::Write).unwrap();
         let (length, mut found) = queue(&listener, endpoint);
-        peers.sort_unstable();
+        waiting.sort_unstable();
         found.sort_unstable();
-        assert_eq!((length, found), (3, peers.to_vec()));
+        assert_eq!((length, found), (4, waiting.to_vec()));
     }
 
     #[test]

@@ -23,6 +23,39 @@ services:
   db: { command: ["@guest@", --tcp, "8080"] }
 "#;
 
+/// Its own connection waits in its queue when it has ended, and nobody at the other end.
+#[test]
+fn a_host_that_connects_to_itself_at_its_end_does_not_boot_itself() {
+    need(&["python3"]);
+    let project = Project::up(
+        "itself",
+        r#"
+services:
+  server:
+    command:
+      - python3
+      - -c
+      - |
+        import os, signal, socket
+        listener = socket.create_server(("", 8000))
+        def end(*_):
+            socket.create_connection(("127.0.0.1", 8000))
+            os._exit(0)
+        signal.signal(signal.SIGTERM, end)
+        while True:
+            signal.pause()
+    expose: ["8000"]
+  other: { command: ["@guest@", --tcp, "9000"], expose: ["9000"] }
+"#,
+    );
+    project.ok(&["wake", "server"]);
+    project.ok(&["stop", "server"]);
+    // The broker has looked at all queues by then.
+    ask(project.at("other", 9000));
+    let server = project.host("server");
+    assert_eq!((server.state.as_str(), server.boots), ("imaginary", 1));
+}
+
 /// Members of a cluster go on looking for each other while they end.
 #[test]
 fn hosts_that_are_stopped_together_do_not_boot_each_other() {

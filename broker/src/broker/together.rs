@@ -28,7 +28,8 @@ impl Broker {
         one != other && of(one).is_some() && of(one) == of(other)
     }
 
-    /// Resets the connections that wait in a retained socket of an absent host, where they are all from hosts that were ended together with it.
+    /// Resets the connections that wait in a retained socket of an absent host that was ended, where all are from hosts that were ended together with
+    /// it, or nobody waits any more: many a program connects to itself until its end.
     pub(super) fn turns_away(&self, socket: SocketId) -> bool {
         let Some(retained) = self.sockets.get(socket) else {
             return false;
