@@ -91,9 +91,14 @@ impl Copies {
     pub fn make_way(&mut self, inode: u64, port: u16) {
         let holds = |copy: &OwnedFd| socket::local_address(copy.as_fd()).is_some_and(|local| local.port() == port);
         let in_the_way = self.held.iter().any(|(other, copy)| *other != inode && holds(copy));
-        if port != 0 && in_the_way {
-            self.sweep();
+        if port == 0 || !in_the_way {
+            return;
         }
+        let found = process::sockets_held();
+        // A process that cannot be inspected may hold one, and has nothing from our copy as long as it is so.
+        self.held.retain(|other, copy| {
+            *other == inode || found.sockets.contains(other) || (!found.all_seen && !holds(copy))
+        });
     }
 
     /// Gives up the copies of sockets that no process of the program holds. One that is on its way between two of them (SCM_RIGHTS) counts
