@@ -147,6 +147,27 @@ os.execvp(os.environ["IMSUP"], [os.environ["IMSUP"], "run", "-p", os.environ["NA
     assert!(finished.stderr.contains("made elsewhere"), "{finished}");
 }
 
+/// The copy is given up before the kernel chooses the port, where the connect is left to it: the second time within a second.
+#[test]
+fn a_connected_socket_shows_the_port_that_the_kernel_chose() {
+    let project = Project::up("copies", NOTHING);
+    let (said, _) = python(
+        &project,
+        r#"
+for turn in range(20):
+    for bound in False, True:
+        s = socket.socket()
+        if bound: s.bind(("", 0))
+        s.connect(("other", 8080))
+        peer, own = s.getpeername(), s.getsockname()
+        assert own[1] != 0 and own[0].startswith("127.77."), own
+        assert peer == (socket.gethostbyname("other"), 8080), peer
+print("done")
+"#,
+    );
+    assert_eq!(said, "done\n");
+}
+
 /// Sockets come and go; what imsup holds stays bounded, and so does what a process that lives on costs.
 #[test]
 fn copies_do_not_pile_up() {
