@@ -315,7 +315,16 @@ mod tests {
             let mut command = Command::new(program);
             command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
             let child = command.envs(boot.map(|boot| (BOOT_VARIABLE, boot.to_string()))).spawn();
-            child.unwrap()
+            let child = child.unwrap();
+            // The parent goes on in the middle of execve(2), where vfork's wait ends (fs/exec.c, begin_new_exec), before the
+            // arguments are there.
+            while std::fs::read(format!("/proc/{}/cmdline", child.id()))
+                .unwrap()
+                .is_empty()
+            {
+                std::thread::yield_now();
+            }
+            child
         };
         let token = boot.to_string();
         let mut child = spawn("sleep", &["1000"], Some(boot));
