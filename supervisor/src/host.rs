@@ -10,6 +10,7 @@ use imsup_wire::{Endpoint, ToBroker};
 use nix::errno::Errno;
 
 use crate::copies::Copies;
+use crate::doors::Doors;
 use crate::identity::Identity;
 use crate::kernel::means::Means;
 use crate::kernel::notify::Listener;
@@ -37,6 +38,8 @@ pub struct Host {
     pub sockets: SocketTable,
     /// The sockets retained for the host.
     pub retained: Retained,
+    /// Which of its listeners it still has.
+    pub doors: Doors,
     /// UDP ports that the kernel chose for sockets on the machine's wildcard: localhost leads to them as it is.
     pub native_ports: PortSet,
     /// Whether a UDP socket was bound to one of the host's addresses.

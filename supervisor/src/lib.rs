@@ -4,6 +4,7 @@
 //! plan that is a value, and has the kernel carry it out. What must wait is [`held`], and the receive loop goes on.
 
 pub mod copies;
+pub mod doors;
 mod error;
 pub mod held;
 pub mod host;

@@ -376,6 +376,9 @@ impl Loop {
         if let Some((signal, grace)) = self.sleep.take_ending() {
             self.stop(signal, grace);
         }
+        if self.doors_due().is_some_and(|at| now >= at) {
+            self.host.doors.look(&mut self.host.retained);
+        }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
             init::signal(self.main, Signal::SIGKILL);
@@ -436,6 +439,16 @@ impl Loop {
         }
     }
 
+    /// When to look whether the program still has its listeners: not while it sleeps, nor while it is being ended, when its next boot will have them.
+    fn doors_due(&self) -> Option<Instant> {
+        let stands = self.kill_at.is_some() || self.sleep.suspended_us().is_some();
+        if stands {
+            None
+        } else {
+            self.host.doors.due(&self.host.retained)
+        }
+    }
+
     fn settles_at(&self) -> Option<Instant> {
         self.host.start.settles_at(self.host.hold_timeout)
     }
@@ -465,6 +478,7 @@ impl Loop {
             self.reconnect.next_try(),
             self.sleep.due(),
             self.patience.due(),
+            self.doors_due(),
         ]
         .into_iter()
         .flatten()

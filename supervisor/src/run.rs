@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
+use crate::doors::Doors;
 use crate::error::{RunError, Trying};
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
@@ -156,6 +157,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         role: options.role.clone(),
         sockets: SocketTable::default(),
         retained: welcome.retained,
+        doors: Doors::default(),
         native_ports: PortSet::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),

@@ -282,6 +282,21 @@ impl Retained {
             .map(|(endpoint, slot)| (endpoint, &slot.socket, slot.backlog))
     }
 
+    /// The inode numbers of the stream sockets that the program listens on.
+    pub fn tcp_inodes(&self) -> impl Iterator<Item = (Endpoint, u64)> {
+        self.all_listening()
+            .filter(|(endpoint, _)| endpoint.transport == Transport::Tcp)
+            .map(|(endpoint, slot)| (endpoint, slot.inode))
+    }
+
+    /// The program has closed this listener: it does not count as one until it is listened on again.
+    pub fn close(&mut self, endpoint: Endpoint, inode: u64) -> Option<&OwnedFd> {
+        let slots = self.slots.get_mut(&endpoint)?;
+        let slot = slots.iter_mut().find(|slot| slot.inode == inode)?;
+        slot.listened = false;
+        Some(&slot.socket)
+    }
+
     fn all_listening(&self) -> impl Iterator<Item = (Endpoint, &Slot)> {
         self.slots
             .iter()

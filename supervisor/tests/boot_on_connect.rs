@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 
@@ -392,4 +392,35 @@ services:
         lines.any(|line| line.unwrap().contains("listening")),
         "the second boot's line is followed"
     );
+}
+
+/// Natively nobody listens on a port that was closed; imsup's duplicates keep the socket open, and must not keep it listening. The next boot has it again.
+#[test]
+fn what_a_program_closes_refuses_until_its_next_boot() {
+    let project = Project::new(
+        "closed",
+        r#"services: { shop: { command: [python3, "@dir@/shop.py"], expose: ["8080", "8081"] } }"#,
+    );
+    let program = r"
+import socket
+door, end = socket.create_server(('', 8080)), socket.create_server(('', 8081))
+client = door.accept()[0]
+client.recv(1)
+client.sendall(b'served\n')
+door.close()
+client.close()
+end.accept()
+";
+    std::fs::write(project.path("shop.py"), program).unwrap();
+    project.ok(&["up", "-d"]);
+    let address = project.host("shop").address;
+    let (door, end) = (SocketAddr::from((address, 8080)), SocketAddr::from((address, 8081)));
+    assert_eq!(client::ask_line(door, "x").unwrap(), "served");
+    wait_until("the closed port to refuse", || {
+        TcpStream::connect(door).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    TcpStream::connect(end).unwrap();
+    project.wait_event("shop", "exit", 1);
+    assert_eq!(client::ask_line(door, "x").unwrap(), "served", "by the next boot");
+    assert_eq!(project.host("shop").boots, 2);
 }

@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod cpu;
 pub mod descriptors;
 pub mod features;
+pub mod holders;
 pub mod inspect;
 pub mod means;
 pub mod memory;

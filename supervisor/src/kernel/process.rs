@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use super::holders::{self, Holder};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -190,13 +191,9 @@ pub fn descendants() -> Vec<i32> {
     found
 }
 
-/// Whether a descendant of this process has a descriptor of the socket with this inode number.
+/// Whether a descendant of this process has a descriptor of the socket with this inode number, or may have.
 pub fn descendant_holds_socket(inode: u64) -> bool {
-    descendants().into_iter().any(|pid| {
-        let mut holds = false;
-        visit_sockets(pid, |held| holds |= held == Some(inode));
-        holds
-    })
+    holders::find(inode, &descendants()) != Holder::Nobody
 }
 
 /// The inode numbers of all sockets that descendants of this process have descriptors of.
@@ -233,7 +230,7 @@ pub fn sockets_held() -> SocketsHeld {
 }
 
 /// Whether a process has ended, or is a zombie.
-fn is_gone(pid: i32) -> bool {
+pub(super) fn is_gone(pid: i32) -> bool {
     status_field(pid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 

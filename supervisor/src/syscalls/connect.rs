@@ -107,11 +107,24 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             }
             show_peer(host, &socket, &kind, shown_peer);
             match kind.transport {
-                Transport::Tcp => lead_stream(host, call, socket, kind.family, &candidates, reach),
+                Transport::Tcp => {
+                    let candidates = open_ones(host, candidates);
+                    lead_stream(host, call, socket, kind.family, &candidates, reach)
+                }
                 Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
             }
         }
     }
+}
+
+/// Without ports of its own host that the program has closed a moment ago: nobody listens there, whatever imsup still keeps open.
+fn open_ones(host: &mut Host, mut candidates: Vec<SocketAddrV4>) -> Vec<SocketAddrV4> {
+    let identity = host.identity;
+    candidates.retain(|candidate| {
+        let endpoint = Endpoint::tcp(*candidate.ip(), candidate.port());
+        !(identity.owns(*candidate.ip()) && host.doors.is_closed(&host.retained, endpoint))
+    });
+    candidates
 }
 
 /// Gives a socket its source address.

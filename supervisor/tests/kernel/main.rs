@@ -4,6 +4,7 @@
 
 mod datagrams;
 mod freezer;
+mod holders;
 #[path = "../common/network.rs"]
 mod network;
 mod notification;

@@ -56,6 +56,23 @@ static void closed_listener(void) {
     show("connect", do_connect(sock(AF_INET, SOCK_STREAM), "127.0.0.1", 0));
 }
 
+/* What waited in it is reset, sooner or later. */
+static void closed_with_a_client(void) {
+    int server = listener("0.0.0.0", 0, 5), client = sock(AF_INET, SOCK_STREAM);
+    char byte;
+    show("connect", do_connect(client, "127.0.0.1", 0));
+    close(server);
+    show("receive", recv(client, &byte, 1, 0));
+    show("connect", do_connect(sock(AF_INET, SOCK_STREAM), "127.0.0.1", 0));
+    server = sock(AF_INET, SOCK_STREAM);
+    set_option(server, SOL_SOCKET, SO_REUSEADDR, 1);
+    show("bind", do_bind(server, "0.0.0.0", 0));
+    show("listen", listen(server, 5));
+    client = sock(AF_INET, SOCK_STREAM);
+    show("connect", do_connect(client, "127.0.0.1", 0));
+    exchange(client, accept(server, NULL, NULL));
+}
+
 static void shut_listener(void) {
     int server = listener("0.0.0.0", 0, 5);
     show("shutdown", shutdown(server, SHUT_RDWR));
@@ -210,6 +227,7 @@ const struct conformance_case connect_cases[] = {
     {"connect_refused_then_connected", refused_then_connected},
     {"connect_bound_not_listening", bound_not_listening},
     {"connect_closed_listener", closed_listener},
+    {"connect_closed_with_a_client", closed_with_a_client},
     {"connect_shut_listener", shut_listener},
     {"connect_already_connected", already_connected},
     {"connect_unspec_disconnect", unspec_disconnect},

@@ -65,13 +65,22 @@ static void *in_thread(void *own_files) {
         close(job.fd);
         job.fd = high;
     }
+    if (own_files != NULL && job.stage == LISTENING) {
+        /* Longer than imsup takes to find out that nobody has a listener. */
+        sleep(3);
+    }
     go_on();
     return NULL;
 }
 
 static void in_a_thread(bool own_files) {
     pthread_t thread;
+    int fd = job.fd;
     pthread_create(&thread, NULL, in_thread, own_files ? "" : NULL);
+    if (own_files && job.stage == LISTENING) {
+        usleep(500000);
+        close(fd);
+    }
     pthread_join(thread, NULL);
 }
 
