@@ -25,6 +25,8 @@ pub struct Doors {
     seen: HashMap<u64, (i32, i32)>,
     /// Since when nobody has a listener.
     nobody_since: HashMap<u64, Instant>,
+    /// When it was last found that no process of the machine has it: a walk over all of them is not for every connect.
+    nowhere_at: HashMap<u64, Instant>,
 }
 
 impl Default for Doors {
@@ -33,6 +35,7 @@ impl Default for Doors {
             next: Instant::now(),
             seen: HashMap::new(),
             nobody_since: HashMap::new(),
+            nowhere_at: HashMap::new(),
         }
     }
 }
@@ -55,6 +58,7 @@ impl Doors {
             .retain(|inode, _| listeners.iter().any(|(_, known)| known == inode));
         self.nobody_since
             .retain(|inode, _| listeners.iter().any(|(_, known)| known == inode));
+        self.nowhere_at.retain(|_, at| at.elapsed() < PAUSE);
         for (endpoint, inode) in listeners {
             if self.is_held(inode) {
                 self.nobody_since.remove(&inode);
@@ -79,7 +83,19 @@ impl Doors {
         !inodes.is_empty()
             && inodes
                 .into_iter()
-                .all(|inode| !self.is_held(inode) && !holders::is_anywhere(inode))
+                .all(|inode| !self.is_held(inode) && self.is_nowhere(inode))
+    }
+
+    /// Whether no process of the machine has the socket, or had it a moment ago.
+    fn is_nowhere(&mut self, inode: u64) -> bool {
+        if self.nowhere_at.get(&inode).is_some_and(|at| at.elapsed() < PAUSE) {
+            return true;
+        }
+        let nowhere = !holders::is_anywhere(inode);
+        if nowhere {
+            self.nowhere_at.insert(inode, Instant::now());
+        }
+        nowhere
     }
 
     /// Whether a process of the host has the socket, or may have it.

@@ -234,6 +234,13 @@ impl Retained {
             .is_some_and(|slots| slots.iter().any(|slot| slot.installed && !is_held(slot.inode)))
     }
 
+    /// Whether the program was given a socket for `endpoint` that it does not listen on, or has closed.
+    pub fn has_unlistened(&self, endpoint: Endpoint) -> bool {
+        self.slots
+            .get(&endpoint)
+            .is_some_and(|slots| slots.iter().any(|slot| slot.installed && !slot.listened))
+    }
+
     /// Whether any socket is retained for `endpoint`.
     pub fn knows(&self, endpoint: Endpoint) -> bool {
         self.slots.contains_key(&endpoint)

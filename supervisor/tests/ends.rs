@@ -103,6 +103,8 @@ services:
     let most = KILLS as usize * CLIENTS;
     assert!(lost.len() <= most, "{} lost, {most} at most in flight", lost.len());
     assert!(answered.load(Ordering::Relaxed) >= KILLS, "load was served in between");
+    // The last one killed was perhaps not missed by anybody yet.
+    ask(address);
     let host = project.host("web");
     assert!(host.boots > KILLS, "{}", host.boots);
     eprintln!(

@@ -196,10 +196,11 @@ fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Ver
     }
 }
 
-/// Whether the kernel would let this socket share its port (SO_REUSEPORT) with one that the program has closed and only imsup
-/// keeps: nobody would accept what the kernel gives to that one, so it is given back to the program instead.
+/// Whether the kernel would let this socket share its port (SO_REUSEPORT; SO_REUSEADDR where the other does not listen) with one that the program has
+/// closed and only imsup keeps: nobody would accept what the kernel gives to that one, so it is given back to the program instead.
 fn is_beside_orphan(host: &Host, bind: &HeldBind) -> bool {
-    if !host.retained.knows(bind.endpoint) || !socket::is_reuseport(bind.socket.as_fd()) {
+    let shares = socket::is_reuseport(bind.socket.as_fd()) || host.retained.has_unlistened(bind.endpoint);
+    if !host.retained.knows(bind.endpoint) || !shares {
         return false;
     }
     let held = process::sockets_of_descendants();
