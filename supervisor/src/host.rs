@@ -17,7 +17,7 @@ use crate::kernel::notify::Listener;
 use crate::kernel::task::Tasks;
 use crate::kernel::{process, socket};
 use crate::link::Link;
-use crate::sockets::{PortSet, Retained, SocketTable};
+use crate::sockets::{NativePorts, Retained, SocketTable};
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 
@@ -40,8 +40,8 @@ pub struct Host {
     pub retained: Retained,
     /// Which of its listeners it still has.
     pub doors: Doors,
-    /// UDP ports that the kernel chose for sockets on the machine's wildcard: localhost leads to them as it is.
-    pub native_ports: PortSet,
+    /// Ports that the kernel chose on the machine's own addresses.
+    pub native_ports: NativePorts,
     /// Whether a UDP socket was bound to one of the host's addresses.
     pub has_bound_datagrams: bool,
     /// Where connects were answered, or datagrams taken, lately.

@@ -23,7 +23,7 @@ use crate::link::Link;
 use crate::receive::Loop;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
-use crate::sockets::{PortSet, Retained, SocketTable};
+use crate::sockets::{NativePorts, Retained, SocketTable};
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
@@ -158,7 +158,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         sockets: SocketTable::default(),
         retained: welcome.retained,
         doors: Doors::default(),
-        native_ports: PortSet::default(),
+        native_ports: NativePorts::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),
         link,

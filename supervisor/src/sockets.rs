@@ -91,9 +91,43 @@ impl<T: Copy> Recent<T> {
     }
 }
 
+/// Ports that the kernel chose on the machine's own addresses: localhost leads to them as it is.
+#[derive(Debug, Default)]
+pub struct NativePorts {
+    tcp_v6: PortSet,
+    udp: PortSet,
+}
+
+impl NativePorts {
+    fn of(&mut self, transport: Transport) -> &mut PortSet {
+        match transport {
+            Transport::Tcp => &mut self.tcp_v6,
+            Transport::Udp => &mut self.udp,
+        }
+    }
+
+    /// Whether a connect or datagram to localhost, `::1` where `v6`, with this port is led nowhere else.
+    pub fn contains(&self, transport: Transport, v6: bool, port: u16) -> bool {
+        match transport {
+            Transport::Tcp => v6 && self.tcp_v6.contains(port),
+            Transport::Udp => self.udp.contains(port),
+        }
+    }
+
+    /// Adds a port.
+    pub fn insert(&mut self, transport: Transport, port: u16) {
+        self.of(transport).insert(port);
+    }
+
+    /// Takes a port out: it was bound to an address in the planes since.
+    pub fn remove(&mut self, transport: Transport, port: u16) {
+        self.of(transport).remove(port);
+    }
+}
+
 /// A set of ports, in 8 KiB whatever it has.
 #[derive(Debug)]
-pub struct PortSet(Box<[u64; 1024]>);
+struct PortSet(Box<[u64; 1024]>);
 
 impl Default for PortSet {
     fn default() -> Self {
@@ -103,17 +137,17 @@ impl Default for PortSet {
 
 impl PortSet {
     /// Whether `port` is in it.
-    pub fn contains(&self, port: u16) -> bool {
+    fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
     }
 
     /// Adds `port`.
-    pub fn insert(&mut self, port: u16) {
+    fn insert(&mut self, port: u16) {
         self.0[usize::from(port / 64)] |= 1 << (port % 64);
     }
 
     /// Takes `port` out.
-    pub fn remove(&mut self, port: u16) {
+    fn remove(&mut self, port: u16) {
         self.0[usize::from(port / 64)] &= !(1 << (port % 64));
     }
 }

@@ -1,7 +1,7 @@
 //! bind(2).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -31,9 +31,10 @@ enum Plan {
     /// Answered, and carried out when the program listens or asks for its address: the wildcard with port 0, TCP. A program
     /// that then connects out of the planes must not be bound to an address in them.
     Later,
-    /// Carried out here, on the machine's own wildcard: the wildcard with port 0, UDP. Such a socket may send to hosts and out of the
-    /// planes by turns; nobody knows its port before it has sent.
-    Wildcard,
+    /// Carried out here, on the machine's own address that the program asks for, and a port that the kernel chooses, so that no two hosts
+    /// clash: the wildcard, UDP, which may send to hosts and out of the planes by turns; localhost, UDP, so that its datagrams come
+    /// from where the program thinks; `::1`, which nothing in the planes looks like.
+    Machines,
     /// Carried out here.
     At(Endpoint),
 }
@@ -58,7 +59,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
             errno.into()
         }
         Plan::Later => later(host, &socket, address),
-        Plan::Wildcard => wildcard(host, &socket, address, v6only).into(),
+        Plan::Machines => on_the_machines(host, &socket, kind.transport, address, v6only).into(),
         Plan::At(endpoint) => {
             let held = HeldBind {
                 socket,
@@ -90,11 +91,16 @@ fn decide(identity: &Identity, socket: &InetSocket, address: SocketAddr, v6only:
         BindAddress::NotAvailable => return Plan::Refuse(Errno::EADDRNOTAVAIL),
         BindAddress::Own(ip) => ip,
     };
-    if address.ip().is_unspecified() && address.port() == 0 {
-        return match socket.transport {
-            Transport::Tcp => Plan::Later,
-            Transport::Udp => Plan::Wildcard,
-        };
+    if address.port() == 0 {
+        let is_any = address.ip().is_unspecified();
+        let is_v6_localhost = address.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let is_localhost = is_v6_localhost || as_v4(address).is_some_and(|v4| *v4.ip() == Ipv4Addr::LOCALHOST);
+        match socket.transport {
+            Transport::Tcp if is_any => return Plan::Later,
+            Transport::Tcp if is_v6_localhost => return Plan::Machines,
+            Transport::Udp if is_any || is_localhost => return Plan::Machines,
+            _ => {}
+        }
     }
     Plan::At(Endpoint {
         transport: socket.transport,
@@ -108,22 +114,25 @@ impl fmt::Display for Plan {
             Self::Native => f.write_str("left to the kernel"),
             Self::Refuse(_) => f.write_str("another host's address"),
             Self::Later => f.write_str("put off until its use is known"),
-            Self::Wildcard => f.write_str("the machine's wildcard"),
+            Self::Machines => f.write_str("the machine's own address"),
             Self::At(endpoint) => endpoint.fmt(f),
         }
     }
 }
 
-/// Binds to the machine's wildcard, of both families where it is an AF_INET6 socket: hosts have IPv4 addresses.
-fn wildcard(host: &mut Host, socket: &OwnedFd, asked: SocketAddr, v6only: bool) -> Answer {
+/// Carries [`Plan::Machines`] out. A wildcard is of both families where it is an AF_INET6 socket: hosts have IPv4 addresses.
+fn on_the_machines(host: &mut Host, socket: &OwnedFd, transport: Transport, asked: SocketAddr, v6only: bool) -> Answer {
     let socket = socket.as_fd();
-    if v6only && let Err(errno) = socket::clear_v6only(socket) {
+    if v6only
+        && asked.ip().is_unspecified()
+        && let Err(errno) = socket::clear_v6only(socket)
+    {
         return Answer::errno(errno);
     }
     match socket::bind(socket, asked) {
         Ok(()) => {
             if let Some(local) = socket::local_address(socket) {
-                host.native_ports.insert(local.port());
+                host.native_ports.insert(transport, local.port());
             }
             Answer::Value(0)
         }
@@ -316,8 +325,9 @@ fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
     }
     if bind.endpoint.transport == Transport::Udp {
         host.has_bound_datagrams = true;
-        host.native_ports.remove(bind.endpoint.address.port());
     }
+    host.native_ports
+        .remove(bind.endpoint.transport, bind.endpoint.address.port());
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
         retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0);
     }
@@ -424,8 +434,28 @@ mod tests {
         assert_eq!(plan(Family::V4, "0.0.0.0:0", "0.0.0.0:0", false), Plan::Later);
         assert_eq!(plan(Family::V6, "[::]:0", "[::]:0", false), Plan::Later);
         let udp = |family, any| plan_for(Transport::Udp, family, any, any, false);
-        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::Wildcard);
-        assert_eq!(udp(Family::V6, "[::]:0"), Plan::Wildcard);
+        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::Machines);
+        assert_eq!(udp(Family::V6, "[::]:0"), Plan::Machines);
+    }
+
+    #[test]
+    fn ports_of_the_kernels_choice_need_no_address_of_their_own() {
+        let on = |transport, family, to| {
+            plan_for(
+                transport,
+                family,
+                if family == Family::V4 { "0.0.0.0:0" } else { "[::]:0" },
+                to,
+                false,
+            )
+        };
+        assert_eq!(on(Transport::Udp, Family::V4, "127.0.0.1:0"), Plan::Machines);
+        assert_eq!(on(Transport::Udp, Family::V6, "[::ffff:127.0.0.1]:0"), Plan::Machines);
+        assert_eq!(on(Transport::Udp, Family::V6, "[::1]:0"), Plan::Machines);
+        assert_eq!(on(Transport::Tcp, Family::V6, "[::1]:0"), Plan::Machines);
+        assert_eq!(on(Transport::Tcp, Family::V4, "127.0.0.1:0"), at("127.78.5.7:0"));
+        assert_ne!(on(Transport::Udp, Family::V4, "127.0.0.1:53"), Plan::Machines);
+        assert_ne!(on(Transport::Udp, Family::V4, "127.77.5.7:0"), Plan::Machines);
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             true => host.retained.is_dual_stack(endpoint),
             false => host.retained.is_landing(endpoint),
         },
-        is_native: |port| host.native_ports.contains(port),
+        is_native: |v6, port| host.native_ports.contains(kind.transport, v6, port),
         is_bound: send::is_bound,
     };
     let plan = decide(&host.identity, &kind, address, destination, &listeners);
@@ -183,13 +183,13 @@ struct Listeners<W, N> {
     sees_all: bool,
     /// Whether the program listens on the wildcard, or a localhost of its own, that landed there. It may have closed that.
     is_landing: W,
-    /// Whether a datagram socket on the machine's wildcard has this port.
+    /// Whether a socket on the machine's own address, `::1` where the first is true, has this port.
     is_native: N,
     /// Whether any datagram socket is bound there.
     is_bound: fn(SocketAddrV4) -> bool,
 }
 
-fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
+fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
     identity: &Identity,
     socket: &InetSocket,
     address: SocketAddr,
@@ -240,7 +240,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
             let (private, wildcard) = (SocketAddrV4::new(private, port), SocketAddrV4::new(vip, port));
             let lands = |address| (listeners.is_landing)(Endpoint { transport, address });
             let (on_wildcard, on_private) = (lands(wildcard), lands(private));
-            if transport == Transport::Udp && !on_wildcard && (listeners.is_native)(port) {
+            if !on_wildcard && (listeners.is_native)(v6, port) {
                 return Plan::Native;
             }
             // The more exact address first, as the kernel prefers it; what is known may be closed, and its port another's.
@@ -250,7 +250,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(u16) -> bool>(
                 (true, true, _) | (false, _, false) => vec![private, wildcard],
             };
             // A bound datagram socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
-            let answers = !socket.local.ip().is_unspecified() || (listeners.is_native)(socket.local.port());
+            let answers = !socket.local.ip().is_unspecified() || (listeners.is_native)(v6, socket.local.port());
             if transport == Transport::Udp && answers && !candidates.iter().any(|to| (listeners.is_bound)(*to)) {
                 return Plan::Native;
             }
@@ -291,7 +291,7 @@ mod tests {
             &Listeners {
                 sees_all,
                 is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity().vip(),
-                is_native: |port| port == 40_000,
+                is_native: |v6, port| (v6 || socket.transport == Transport::Udp) && port == 40_000,
                 is_bound: |to| to.port() == 80,
             },
         )
@@ -421,7 +421,7 @@ mod tests {
             let listeners = Listeners {
                 sees_all: true,
                 is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity.vip(),
-                is_native: |_| false,
+                is_native: |_, _| false,
                 is_bound: |_| false,
             };
             match decide(&identity, &socket, to, identity.destination(to), &listeners) {
@@ -441,7 +441,7 @@ mod tests {
         let listeners = Listeners {
             sees_all: true,
             is_landing: |_| true,
-            is_native: |_| false,
+            is_native: |_, _| false,
             is_bound: |_| false,
         };
         match decide(&identity, &socket, to, identity.destination(to), &listeners) {

@@ -244,7 +244,7 @@ impl Sending<'_> {
                     false => host.retained.is_landing(wildcard),
                 }
             };
-            let native = |port| host.native_ports.contains(port);
+            let native = |port| host.native_ports.contains(Transport::Udp, to_v6, port);
             decide(
                 &host.identity,
                 self.kind,
