@@ -157,17 +157,24 @@ mod tests {
         }
     }
 
+    /// A port that nobody has at any address: other tests may run beside these.
+    fn free_port() -> u16 {
+        let probe = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        probe.local_addr().unwrap().port()
+    }
+
     #[test]
     fn a_published_port_and_hosts_ports_share_a_number_in_either_order() {
         let planes = planes_for_tests();
-        let target = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 1), 18_310);
-        let _machine = bind(&publish(18_310), target, &planes).unwrap();
+        let (first, second) = (free_port(), free_port());
+        let target = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 1), first);
+        let _machine = bind(&publish(first), target, &planes).unwrap();
         let _host = create(target, Sharing::WithTheDead, 16).unwrap();
-        let other = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 1), 18_311);
+        let other = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 1), second);
         let _host = create(other, Sharing::WithTheDead, 16).unwrap();
-        let machine = bind(&publish(18_311), other, &planes).unwrap();
-        assert_eq!(machine[0].machine.port(), 18_311);
-        std::net::TcpStream::connect("127.0.0.1:18311").unwrap();
+        let machine = bind(&publish(second), other, &planes).unwrap();
+        assert_eq!(machine[0].machine.port(), second);
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, second)).unwrap();
     }
 
     #[test]
@@ -178,8 +185,9 @@ mod tests {
         let error = bind(&publish(port), target, &planes_for_tests()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("in use") && text.contains("127.0.0.1"), "{text}");
-        let one = bind(&publish(18_312), target, &planes_for_tests()).unwrap();
-        let again = bind(&publish(18_312), target, &planes_for_tests());
+        let free = free_port();
+        let one = bind(&publish(free), target, &planes_for_tests()).unwrap();
+        let again = bind(&publish(free), target, &planes_for_tests());
         assert!(
             matches!(again, Err(PublishError::Occupied { .. })),
             "two projects must not share one"
@@ -190,9 +198,10 @@ mod tests {
     #[test]
     fn hosts_that_do_not_share_leave_the_machines_own_addresses() {
         let planes = planes_for_tests();
-        let _program = std::net::TcpListener::bind("127.97.202.3:18313").unwrap();
+        let free = free_port();
+        let _program = std::net::TcpListener::bind((Ipv4Addr::new(127, 97, 202, 3), free)).unwrap();
         let target = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 4), 80);
-        let doors = bind(&publish(18_313), target, &planes).unwrap();
+        let doors = bind(&publish(free), target, &planes).unwrap();
         assert!(
             doors
                 .iter()
