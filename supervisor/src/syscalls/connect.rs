@@ -11,7 +11,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
-use super::{Verdict, leave, read_sockaddr, send, socket_of, takes_v4};
+use super::{Verdict, datagram, leave, read_sockaddr, socket_of, takes_v4};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
@@ -87,7 +87,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             false => host.retained.is_landing(endpoint),
         },
         is_native: |v6, port| host.native_ports.contains(kind.transport, v6, port),
-        is_bound: send::is_bound,
+        is_bound: datagram::is_bound,
     };
     let plan = decide(&host.identity, &kind, address, destination, &listeners);
     host.trace.decided(&plan);

@@ -5,6 +5,7 @@
 
 mod bind;
 mod connect;
+mod datagram;
 mod lead;
 mod listen;
 mod names;

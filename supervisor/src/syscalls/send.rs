@@ -4,55 +4,24 @@
 //! a port of the kernel's choice, stays on the machine's wildcard, so that it reaches the outside world too; its datagrams to hosts are
 //! sent in its place, with their source as control data.
 
-use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_bpf_filters::{Handler, handler_of};
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
+use super::datagram::{Plan, decide, is_bound};
 use super::lead::ask_for_datagram;
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4};
 use crate::held::{Held, Waiting};
 use crate::host::Host;
-use crate::identity::{Destination, Identity};
+use crate::identity::Destination;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{Family, InetSocket};
+use crate::kernel::socket::InetSocket;
 use crate::unhonoured::Unhonoured;
-
-/// What is done with a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
-    /// Left to the kernel as it is.
-    Native,
-    /// Fails.
-    Refuse(Errno),
-    /// Sent in the program's place: the destination lies in memory that the program may change, so the kernel cannot be left to
-    /// read it again, and the source is none that the kernel would choose.
-    InPlace {
-        /// Where to.
-        to: SocketAddrV4,
-        /// Where from; the socket's own address where `None`.
-        source: Option<Ipv4Addr>,
-    },
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Native => f.write_str("left to the kernel"),
-            Self::Refuse(_) => f.write_str("refused"),
-            Self::InPlace { to, source: None } => write!(f, "to {to}"),
-            Self::InPlace {
-                to,
-                source: Some(source),
-            } => write!(f, "from {source} to {to}"),
-        }
-    }
-}
 
 /// A call's datagrams.
 struct Outgoing {
@@ -285,58 +254,6 @@ impl Sending<'_> {
     }
 }
 
-fn decide(
-    identity: &Identity,
-    socket: &InetSocket,
-    address: SocketAddr,
-    destination: Destination,
-    listens_at_wildcard: impl Fn(u16) -> bool,
-    is_native: impl Fn(u16) -> bool,
-    is_bound: impl Fn(SocketAddrV4) -> bool,
-) -> Plan {
-    let fits = socket.family == Family::V6 || address.is_ipv4();
-    if !fits || address.port() == 0 {
-        return Plan::Native;
-    }
-    let at_wildcard = socket.local.ip().is_unspecified();
-    let from = |source: Ipv4Addr| at_wildcard.then_some(source);
-    let vip = identity.vip();
-    match destination {
-        Destination::Foreign => Plan::Native,
-        Destination::Forbidden => Plan::Refuse(Errno::ECONNREFUSED),
-        Destination::Vip(_) if !at_wildcard => Plan::Native,
-        Destination::Vip(to) => Plan::InPlace { to, source: from(vip) },
-        Destination::NameServer => Plan::InPlace {
-            to: identity.name_server,
-            source: from(vip),
-        },
-        Destination::Localhost { v6, port } => {
-            let to = match (listens_at_wildcard(port), v6) {
-                (true, _) => SocketAddrV4::new(vip, port),
-                (false, _) if is_native(port) => return Plan::Native,
-                (false, false) => SocketAddrV4::new(identity.localhost(), port),
-                (false, true) => SocketAddrV4::new(identity.v6_shadow(), port),
-            };
-            // A bound socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
-            let answers = !at_wildcard || is_native(socket.local.port());
-            if answers && !is_bound(to) {
-                return Plan::Native;
-            }
-            Plan::InPlace {
-                to,
-                source: from(Ipv4Addr::LOCALHOST),
-            }
-        }
-    }
-}
-
-/// Whether a datagram socket is bound there: then nobody else can be.
-pub(super) fn is_bound(address: SocketAddrV4) -> bool {
-    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-        .and_then(|probe| rustix::net::bind(&probe, &address))
-        .is_err()
-}
-
 /// The broker answered, or will not: the call goes on.
 pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
     let Waiting::Send { endpoint, call } = held.waiting else {
@@ -378,129 +295,5 @@ fn notice_stranded(host: &mut Host, call: &Notification, to: SocketAddr) {
         && kind.local_v4().is_some_and(|local| host.identity.owns(*local.ip()))
     {
         host.said.once(call.tid, Unhonoured::StrandedDatagram);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::identity::tests::identity;
-
-    struct Circumstances {
-        listens_at_wildcard: bool,
-        is_native: bool,
-        is_bound: bool,
-    }
-
-    const NOTHING: Circumstances = Circumstances {
-        listens_at_wildcard: false,
-        is_native: false,
-        is_bound: false,
-    };
-
-    fn plan(local: &str, to: &str, circumstances: &Circumstances) -> Plan {
-        let local: SocketAddr = local.parse().unwrap();
-        let socket = InetSocket {
-            family: if local.is_ipv4() { Family::V4 } else { Family::V6 },
-            transport: Transport::Udp,
-            local,
-        };
-        let to = to.parse().unwrap();
-        decide(
-            &identity(),
-            &socket,
-            to,
-            identity().destination(to),
-            |_| circumstances.listens_at_wildcard,
-            |_| circumstances.is_native,
-            |_| circumstances.is_bound,
-        )
-    }
-
-    fn in_place(to: &str, source: Option<&str>) -> Plan {
-        Plan::InPlace {
-            to: to.parse().unwrap(),
-            source: source.map(|text| text.parse().unwrap()),
-        }
-    }
-
-    #[test]
-    fn a_host_is_sent_to_from_the_senders_vip() {
-        let from_vip = in_place("127.77.5.8:53", Some("127.77.5.7"));
-        for local in ["0.0.0.0:0", "0.0.0.0:40000"] {
-            assert_eq!(plan(local, "127.77.5.8:53", &NOTHING), from_vip, "{local}");
-        }
-        for local in ["[::]:0", "[::]:40000"] {
-            assert_eq!(plan(local, "[::ffff:127.77.5.8]:53", &NOTHING), from_vip, "{local}");
-            assert_eq!(
-                plan(local, "127.77.5.8:53", &NOTHING),
-                from_vip,
-                "{local}: IPv4 is taken too"
-            );
-        }
-        assert_eq!(
-            plan("127.77.5.7:4000", "127.77.5.8:53", &NOTHING),
-            Plan::Native,
-            "bound to it"
-        );
-    }
-
-    #[test]
-    fn localhost_is_the_hosts_own() {
-        let to_own = |source| in_place("127.78.5.7:80", source);
-        let localhost = Some("127.0.0.1");
-        assert_eq!(plan("0.0.0.0:0", "127.0.0.1:80", &NOTHING), to_own(localhost));
-        assert_eq!(
-            plan("[::]:0", "[::1]:80", &NOTHING),
-            in_place("127.79.5.7:80", localhost)
-        );
-        let at_wildcard = Circumstances {
-            listens_at_wildcard: true,
-            is_bound: true,
-            ..NOTHING
-        };
-        assert_eq!(
-            plan("0.0.0.0:0", "127.0.0.1:80", &at_wildcard),
-            in_place("127.77.5.7:80", localhost)
-        );
-        let bound = Circumstances {
-            is_bound: true,
-            ..NOTHING
-        };
-        assert_eq!(plan("127.77.5.7:4000", "127.0.0.1:80", &bound), to_own(None));
-    }
-
-    #[test]
-    fn who_answers_may_answer_a_client_outside() {
-        assert_eq!(plan("127.77.5.7:4000", "127.0.0.1:80", &NOTHING), Plan::Native);
-        let native = Circumstances {
-            is_native: true,
-            ..NOTHING
-        };
-        assert_eq!(plan("0.0.0.0:40000", "127.0.0.1:80", &native), Plan::Native);
-    }
-
-    #[test]
-    fn name_servers_are_the_projects() {
-        let asked = |local| plan(local, "192.0.2.1:53", &NOTHING);
-        assert_eq!(asked("0.0.0.0:0"), in_place("127.77.5.0:1053", Some("127.77.5.7")));
-        assert_eq!(asked("127.77.5.7:4000"), in_place("127.77.5.0:1053", None));
-    }
-
-    #[test]
-    fn others_are_left_alone_or_refused() {
-        assert_eq!(plan("0.0.0.0:0", "192.0.2.1:80", &NOTHING), Plan::Native);
-        assert_eq!(plan("0.0.0.0:0", "239.1.2.3:80", &NOTHING), Plan::Native, "a group");
-        assert_eq!(plan("0.0.0.0:0", "255.255.255.255:80", &NOTHING), Plan::Native);
-        assert_eq!(
-            plan("0.0.0.0:0", "[::1]:80", &NOTHING),
-            Plan::Native,
-            "the family does not fit"
-        );
-        assert_eq!(plan("0.0.0.0:0", "127.77.5.8:0", &NOTHING), Plan::Native, "no port");
-        assert_eq!(
-            plan("0.0.0.0:0", "127.78.5.8:80", &NOTHING),
-            Plan::Refuse(Errno::ECONNREFUSED)
-        );
     }
 }
