@@ -66,8 +66,12 @@ $(GUESTS)/java/%.class: testdata/guests/java/%.java
 	@mkdir -p $(@D)
 	javac -d $(@D) $<
 
+.PHONY: suites
+suites: setup ## fetch and build other people's test suites, for the tests
+	@scripts/suites.sh $(TARGET)/suites
+
 .PHONY: test
-test: setup guests ## run all tests, set-up included (as root: also once more as an ordinary user)
+test: setup guests suites ## run all tests, set-up included (as root: also once more as an ordinary user)
 	@scripts/test.sh
 
 .PHONY: bench

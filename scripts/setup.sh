@@ -9,6 +9,7 @@ declare -A needs=(
     [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
     [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
     [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
+    [tclsh]=tcl [prove]=perl [xz]=xz-utils
     [redis-sentinel]=redis-sentinel [haproxy]=haproxy
     [etcd]=etcd-server [etcdctl]=etcd-client
 )
@@ -25,6 +26,17 @@ missing() {
     done
     [ -e /usr/include/seccomp.h ] || echo libseccomp-dev
     [ -e /usr/share/java/zookeeper.jar ] && [ -e /usr/share/zookeeper/bin/zkCli.sh ] || echo zookeeper
+    # CPython's own tests, for Debian's python, which is not always the one in PATH.
+    local python
+    python=$(/usr/bin/python3 -c 'import sys; print("python3.%d" % sys.version_info[1])' 2>/dev/null || echo python3)
+    if [ "$python" = python3 ]; then
+        # Which one will be installed is not known yet: the second time round it is.
+        echo python3
+    elif [ ! -e "/usr/lib/$python/test/test_socket.py" ]; then
+        echo "lib$python-testsuite"
+    fi
+    [ -e /usr/share/perl5/IO/Socket/SSL.pm ] || echo libio-socket-ssl-perl
+    [ -e /usr/share/perl5/IO/Socket/INET6.pm ] || echo libio-socket-inet6-perl
     # The server's programs are in a directory for each version, which is in nobody's PATH.
     compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
 }

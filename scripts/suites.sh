@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Other people's test suites, for supervisor/tests/suites: fetched as Debian source packages, by the machine's own sources, and built below DIRECTORY.
+# Does nothing where all of them are there.
+set -euo pipefail
+
+directory=${1:?usage: suites.sh DIRECTORY}
+mkdir -p "$directory"
+directory=$(realpath "$directory")
+readonly directory work=$directory/work
+# What of each source package is wanted, and as which name. Perl's own IO::Socket::IP is the one that Debian packages too.
+declare -A wanted=(
+    [libevent]='*'
+    [redis]='*/tests/*'
+    [perl]='*/dist/IO/t/* */cpan/Socket/t/* */cpan/IO-Socket-IP/t/* */t/*.pl'
+    [libio-socket-ssl-perl]='*/t/*'
+    [libio-socket-inet6-perl]='*/t/*'
+    [nodejs]='*/test/common/* */test/fixtures/* */test/parallel/test-net-* */test/parallel/test-dgram-* */test/parallel/test-http-* */test/parallel/test-https-*
+        */test/parallel/test-dns* */test/parallel/test-cluster-* */test/parallel/test-tls-*'
+)
+
+missing=()
+for package in "${!wanted[@]}"; do
+    [ -e "$directory/$package/.complete" ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+echo "suites: fetching ${missing[*]}"
+rm -rf "$work"
+mkdir -p "$work/parts" "$work/lists/partial"
+trap 'rm -rf "$work"' EXIT
+
+# The machine's sources of packages, as sources of source packages.
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    [ ! -e "$file" ] || sed -n 's/^deb /deb-src /p' "$file" >"$work/parts/$(basename "$file" .list)-src.list"
+done
+for file in /etc/apt/sources.list.d/*.sources; do
+    [ ! -e "$file" ] || sed 's/^Types:.*/Types: deb-src/' "$file" >"$work/parts/$(basename "$file")"
+done
+apt=(-qq -o "Dir::Etc::SourceList=/dev/null" -o "Dir::Etc::SourceParts=$work/parts" -o "Dir::State::lists=$work/lists"
+    -o "Dir::Cache::srcpkgcache=" -o "Dir::Cache::pkgcache=" -o "APT::Sandbox::User=$(id -un)")
+apt-get "${apt[@]}" update
+
+# The upstream part of a source package, of the newest version that is to be had: archives of security updates are not on every mirror.
+fetch() {
+    local package=$1 version into=$work/$1
+    mkdir -p "$into"
+    for version in $(apt-cache "${apt[@]}" showsrc --only-source "$package" | sed -n 's/^Version: //p' | sort -rV | uniq); do
+        (cd "$into" && apt-get "${apt[@]}" source --download-only "$package=$version" >log 2>&1) || true
+        archive=$(find "$into" -name "*.orig.tar.*" ! -name '*.asc' ! -path '*/partial/*')
+        [ -z "$archive" ] || return 0
+    done
+    echo "suites: the source package of $package cannot be had:" >&2
+    cat "$into/log" >&2
+    return 1
+}
+
+for package in "${missing[@]}"; do
+    fetch "$package"
+    rm -rf "${directory:?}/$package"
+    mkdir -p "$directory/$package"
+    set -f
+    # shellcheck disable=SC2086 # patterns, several
+    tar -C "$directory/$package" -xf "$archive" --strip-components=1 --no-same-owner --wildcards ${wanted[$package]}
+    set +f
+    if [ "$package" = libevent ]; then
+        (cd "$directory/libevent" && ./configure --disable-openssl --disable-samples --disable-shared && make -j"$(nproc)") >"$work/libevent.log" 2>&1 ||
+            { tail -50 "$work/libevent.log" >&2; echo "suites: libevent could not be built" >&2; exit 1; }
+    fi
+    case $package in
+        perl) cp "$directory/perl/t/test.pl" "$directory/perl/dist/IO/t/" ;;
+        redis)
+            mkdir -p "$directory/redis/src"
+            for program in redis-server redis-cli redis-benchmark; do
+                ln -sf "$(command -v "$program")" "$directory/redis/src/"
+            done
+            ;;
+    esac
+    chmod -R a+rX "$directory/$package"
+    touch "$directory/$package/.complete"
+done

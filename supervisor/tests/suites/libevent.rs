@@ -1,0 +1,31 @@
+//! libevent's regression tests, a unit for each group.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use crate::compare::suite;
+use crate::fetched;
+use crate::results::Format;
+use crate::unit::Unit;
+
+#[test]
+fn libevent_comes_out_the_same() {
+    let program = fetched("libevent").join("test/regress");
+    let output = Command::new(&program).arg("--list-tests").output().unwrap();
+    let list = String::from_utf8(output.stdout).unwrap();
+    let groups: BTreeSet<&str> = list
+        .lines()
+        .filter_map(|line| Some(line.trim().split_once('/')?.0))
+        .collect();
+    assert!(groups.len() > 10, "{groups:?}");
+    let units = groups.into_iter().map(|group| {
+        let mut unit = Unit::new(
+            group,
+            &[program.to_str().unwrap(), &format!("{group}/..")],
+            Format::Tinytest,
+        );
+        unit.as_root = matches!(group, "http" | "dns" | "listener" | "bufferevent" | "util");
+        unit
+    });
+    suite("libevent", units.collect());
+}

@@ -1,0 +1,211 @@
+//! What came out of each test, from what suites print.
+
+use std::collections::BTreeMap;
+
+/// Outcomes by test: `ok`, `fail`, `skip`, `todo`. What is wrong with the run as a whole is a test of its own, [`WHOLE`].
+pub type Results = BTreeMap<String, String>;
+
+/// The run as a whole.
+pub const WHOLE: &str = "(whole)";
+
+/// How a suite says what came out.
+#[derive(Clone, Copy, Debug)]
+pub enum Format {
+    /// A JUnit XML file `results.xml` in the working directory.
+    JUnit,
+    /// The Test Anything Protocol. Tests go by their numbers, since descriptions carry ports.
+    Tap,
+    /// libevent's tinytest.
+    Tinytest,
+    /// Redis's Tcl suite.
+    Redis,
+    /// The exit status is all; a skipped test prints a TAP plan of none.
+    Exit,
+}
+
+impl Format {
+    /// What the standard output `text` says (for JUnit: the text of its file).
+    pub fn parse(self, text: &str) -> Results {
+        match self {
+            Self::JUnit => junit(text),
+            Self::Tap => tap(text),
+            Self::Tinytest => tinytest(text),
+            Self::Redis => redis(text),
+            Self::Exit => Results::new(),
+        }
+    }
+}
+
+fn junit(text: &str) -> Results {
+    let Ok(document) = roxmltree::Document::parse(text) else {
+        return whole("no XML");
+    };
+    let mut results = Results::new();
+    for case in document.descendants().filter(|node| node.has_tag_name("testcase")) {
+        let is = |names: &[&str]| case.children().any(|child| names.contains(&child.tag_name().name()));
+        let outcome = match () {
+            () if is(&["failure", "error"]) => "fail",
+            () if is(&["skipped"]) => "skip",
+            () => "ok",
+        };
+        // A test with subtests, or one that fails in its clean-up too, has several entries.
+        let all = results
+            .entry(case.attribute("name").unwrap_or_default().to_owned())
+            .or_insert_with(|| outcome.to_owned());
+        if outcome == "fail" {
+            *all = outcome.to_owned();
+        }
+    }
+    results
+}
+
+fn tap(text: &str) -> Results {
+    let mut results = Results::new();
+    let (mut plan, mut count) = (None, 0);
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("1..") {
+            plan = rest.split_whitespace().next().and_then(|number| number.parse().ok());
+            if plan == Some(0) {
+                return whole("skip");
+            }
+            continue;
+        }
+        let (passed, rest) = match (line.strip_prefix("ok"), line.strip_prefix("not ok")) {
+            (Some(rest), _) => (true, rest),
+            (_, Some(rest)) => (false, rest),
+            _ => continue,
+        };
+        if !rest.is_empty() && !rest.starts_with(' ') {
+            continue;
+        }
+        count += 1;
+        let directive = rest
+            .split_once('#')
+            .map_or("", |(_, after)| after.trim_start())
+            .to_lowercase();
+        let outcome = match () {
+            () if directive.starts_with("skip") => "skip",
+            () if directive.starts_with("todo") => "todo",
+            () if passed => "ok",
+            () => "fail",
+        };
+        results.insert(format!("{count:03}"), outcome.to_owned());
+    }
+    if plan != Some(count) {
+        results.insert(WHOLE.to_owned(), format!("{count} tests of {plan:?}"));
+    }
+    results
+}
+
+fn tinytest(text: &str) -> Results {
+    let mut results = Results::new();
+    let mut current = None;
+    for line in text.lines() {
+        // "group/name: [forking] OK", the result on a line of its own where the test printed something.
+        let mut rest = line;
+        if let Some((name, after)) = line.split_once(": ")
+            && name.contains('/')
+            && !name.contains(' ')
+        {
+            current = Some(name);
+            rest = after;
+        }
+        let outcome = match rest.trim_start_matches("[forking] ").trim() {
+            "OK" => "ok",
+            "SKIPPED" | "DISABLED" => "skip",
+            failed if failed.ends_with("FAILED]") => "fail",
+            _ => continue,
+        };
+        if let Some(name) = current {
+            results.insert(name.to_owned(), outcome.to_owned());
+        }
+    }
+    results
+}
+
+fn redis(text: &str) -> Results {
+    let mut results = Results::new();
+    let text = without_colours(text);
+    for line in text.lines() {
+        let Some((status, rest)) = line.strip_prefix('[').and_then(|line| line.split_once("]: ")) else {
+            continue;
+        };
+        let (name, outcome) = match status {
+            "ok" => (rest.rsplit_once(" (").map_or(rest, |(name, _)| name), "ok"),
+            "err" | "exception" => (rest.split_once(" in tests/").map_or(rest, |(name, _)| name), "fail"),
+            "skip" | "ignore" => (rest, "skip"),
+            _ => continue,
+        };
+        results.insert(name.to_owned(), outcome.to_owned());
+    }
+    results
+}
+
+/// Without the escape sequences that colour words (ECMA-48, SGR).
+fn without_colours(text: &str) -> String {
+    let mut pieces = text.split("\x1b[");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        plain += piece.split_once('m').map_or(piece, |(_, rest)| rest);
+    }
+    plain
+}
+
+fn whole(outcome: &str) -> Results {
+    Results::from([(WHOLE.to_owned(), outcome.to_owned())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(format: Format, text: &str) -> Vec<(String, String)> {
+        format.parse(text).into_iter().collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected
+            .iter()
+            .map(|(name, outcome)| ((*name).into(), (*outcome).into()))
+            .collect()
+    }
+
+    #[test]
+    fn tap_is_read() {
+        let text = "1..4\nok 1 - a\nnot ok 2 - b\n# not ok\nok 3 # SKIP no\nnot ok 4 - d # TODO later\nokay\n";
+        let expected = [("001", "ok"), ("002", "fail"), ("003", "skip"), ("004", "todo")];
+        assert_eq!(parsed(Format::Tap, text), pairs(&expected));
+        assert_eq!(parsed(Format::Tap, "1..0 # skip no ssl\n"), pairs(&[(WHOLE, "skip")]));
+        let cut = parsed(Format::Tap, "1..2\nok 1\n");
+        assert_eq!(cut, pairs(&[(WHOLE, "1 tests of Some(2)"), ("001", "ok")]));
+    }
+
+    #[test]
+    fn junit_is_read() {
+        let text = "<suites><testcase name='a' /><testcase name='b'><error>x</error></testcase>\
+            <testcase name='b'></testcase><testcase name='c'><skipped>y</skipped></testcase></suites>";
+        assert_eq!(
+            parsed(Format::JUnit, text),
+            pairs(&[("a", "ok"), ("b", "fail"), ("c", "skip")])
+        );
+        assert_eq!(parsed(Format::JUnit, ""), pairs(&[(WHOLE, "no XML")]));
+    }
+
+    #[test]
+    fn tinytest_is_read() {
+        let text =
+            "main/a: [forking] OK\nmain/b: [forking] \n  FAIL x.c:1: no\n  [b FAILED]\nmain/c: SKIPPED\n1 tests ok.\n";
+        let expected = [("main/a", "ok"), ("main/b", "fail"), ("main/c", "skip")];
+        assert_eq!(parsed(Format::Tinytest, text), pairs(&expected));
+    }
+
+    #[test]
+    fn redis_is_read() {
+        let text =
+            "[ok]: PING (x) (3 ms)\n[err]: SET in tests/unit/a.tcl\n[ignore]: big\n[1/2 done]: unit/a (1 seconds)\n";
+        assert_eq!(
+            parsed(Format::Redis, text),
+            pairs(&[("PING (x)", "ok"), ("SET", "fail"), ("big", "skip")])
+        );
+    }
+}
