@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpStream};
 
 use anyhow::{Context as _, Result};
 
-use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, native, native_peer, peer};
+use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, clients, native, native_peer, peer, turns};
 use crate::affinity;
 use crate::compose::Service;
 use crate::context::Context;
@@ -72,34 +72,17 @@ fn connects(context: &Context, placement: &Placement, rounds: usize, batches: &m
     let of_server: Vec<&str> = of_server.iter().map(String::as_str).collect();
     let project = Project::up(&context.sandbox, &[peer(context, &of_server)])?;
     project.wake(PEER)?;
-    let host = project.address(PEER)?.to_string();
     let (first, _first) = native_peer(context, 0, &of_server)?;
     let (second, _second) = native_peer(context, 1, &of_server)?;
-    let (first, second) = (first.to_string(), second.to_string());
-    let client = |address: &str, supervised: bool| {
-        let mut arguments = vec!["connect", address];
-        arguments.extend(of_client.iter().map(String::as_str));
-        match supervised {
-            true => subject::supervised(context, project.supervised(None), &arguments),
-            false => subject::native(context, &arguments),
-        }
-    };
-    let mut clients = [
-        (NATIVE, client(&first, false)?),
-        (CONTROL, client(&second, false)?),
-        (SERVER, client(&host, false)?),
-        (CLIENT, client(&first, true)?),
-        (BOTH, client(&host, true)?),
-    ];
-    let mut turns: Vec<Turn<'_>> = clients
-        .iter_mut()
-        .map(|(variant, client)| {
-            Turn::new(variant, move || {
-                let placed = |(name, samples)| (format!("{name}, {}", placement.name), samples);
-                Ok(client.batch(60)?.into_iter().map(placed).collect())
-            })
-        })
-        .collect();
+    let at = [first, second, project.address(PEER)?];
+    let mut clients = clients(context, &project, at, |address| {
+        ["connect".to_owned(), address]
+            .into_iter()
+            .chain(of_client.clone())
+            .collect()
+    })?;
+    let named = |name| format!("{name}, {}", placement.name);
+    let mut turns = turns(&mut clients, 60, &named);
     batches.interleave(&mut turns, 1, rounds)
 }
 

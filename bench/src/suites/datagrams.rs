@@ -2,14 +2,13 @@
 
 use anyhow::Result;
 
-use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, native_peer, peer};
+use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, clients, native_peer, peer, turns};
 use crate::affinity;
 use crate::context::Context;
 use crate::project::Project;
 use crate::report::{Bound, Row, Section};
-use crate::rounds::{Batches, Turn};
+use crate::rounds::Batches;
 use crate::stats::Unit;
-use crate::subject;
 
 /// A series, what it is of, and whether its calls are never trapped.
 const SERIES: [(&str, &str, Unit, bool); 6] = [
@@ -60,29 +59,14 @@ pub fn run(context: &Context) -> Result<Section> {
     for _ in 0..runs {
         let project = Project::up(&context.sandbox, &[peer(context, &on)])?;
         project.wake(PEER)?;
-        let host = project.address(PEER)?.to_string();
         let (first, _first) = native_peer(context, 0, &on)?;
         let (second, _second) = native_peer(context, 1, &on)?;
-        let (first, second) = (first.to_string(), second.to_string());
-        let client = |address: &str, supervised: bool| {
-            let mut arguments = vec!["datagrams", address];
-            arguments.extend_from_slice(&on);
-            match supervised {
-                true => subject::supervised(context, project.supervised(None), &arguments),
-                false => subject::native(context, &arguments),
-            }
-        };
-        let mut clients = [
-            (NATIVE, client(&first, false)?),
-            (CONTROL, client(&second, false)?),
-            (SERVER, client(&host, false)?),
-            (CLIENT, client(&first, true)?),
-            (BOTH, client(&host, true)?),
-        ];
-        let mut turns: Vec<Turn<'_>> = clients
-            .iter_mut()
-            .map(|(variant, client)| Turn::new(variant, move || client.batch(200)))
-            .collect();
+        let at = [first, second, project.address(PEER)?];
+        let mut clients = clients(context, &project, at, |address| {
+            let words = ["datagrams", &address].into_iter().chain(on.iter().copied());
+            words.map(str::to_owned).collect()
+        })?;
+        let mut turns = turns(&mut clients, 200, &|name| name);
         batches.interleave(&mut turns, 1, context.count(12, 4))?;
     }
     let mut section = Section::default();

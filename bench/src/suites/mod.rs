@@ -23,7 +23,9 @@ use anyhow::Result;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::guest::ports;
+use crate::project::Project;
 use crate::report::Section;
+use crate::rounds::Turn;
 use crate::subject::{self, Subject};
 
 /// A suite; it may be in several tables.
@@ -222,6 +224,44 @@ fn peer(context: &Context, options: &[&str]) -> Service {
         .into_iter()
         .chain(options.iter().copied());
     Service::new(PEER, command, ports::exposed())
+}
+
+/// A variant and its client.
+type Client = (&'static str, Subject);
+
+/// The client that these arguments describe in all variants: at two native servers and at a host, native and supervised.
+fn clients(
+    context: &Context,
+    project: &Project<'_>,
+    [first, second, host]: [Ipv4Addr; 3],
+    arguments: impl Fn(String) -> Vec<String>,
+) -> Result<[Client; 5]> {
+    let client = |address: Ipv4Addr, supervised: bool| {
+        let words = arguments(address.to_string());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match supervised {
+            true => subject::supervised(context, project.supervised(None), &words),
+            false => subject::native(context, &words),
+        }
+    };
+    Ok([
+        (NATIVE, client(first, false)?),
+        (CONTROL, client(second, false)?),
+        (SERVER, client(host, false)?),
+        (CLIENT, client(first, true)?),
+        (BOTH, client(host, true)?),
+    ])
+}
+
+/// Their turns: batches of `count`, whose series are called what `named` makes of their names.
+fn turns<'a>(clients: &'a mut [Client], count: usize, named: &'a impl Fn(String) -> String) -> Vec<Turn<'a>> {
+    let turn = |(variant, client): &'a mut Client| {
+        Turn::new(variant, move || {
+            let series = client.batch(count)?.into_iter();
+            Ok(series.map(|(name, samples)| (named(name), samples)).collect())
+        })
+    };
+    clients.iter_mut().map(turn).collect()
 }
 
 /// The guests' server run natively, on an address of its own outside imsup's planes.

@@ -2,13 +2,12 @@
 
 use anyhow::Result;
 
-use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, native_peer, peer};
+use super::{BOTH, CLIENT, CONTROL, NATIVE, PEER, SERVER, clients, native_peer, peer, turns};
 use crate::context::Context;
 use crate::project::Project;
 use crate::report::{Row, Section};
-use crate::rounds::{Batches, Turn};
+use crate::rounds::Batches;
 use crate::stats::Unit;
-use crate::subject;
 
 const THREADS: [usize; 3] = [1, 2, 8];
 /// Connections of a batch, over all its threads.
@@ -20,35 +19,17 @@ pub fn run(context: &Context) -> Result<Section> {
     for _ in 0..runs {
         let project = Project::up(&context.sandbox, &[peer(context, &[])])?;
         project.wake(PEER)?;
-        let host = project.address(PEER)?.to_string();
         let (first, _first) = native_peer(context, 0, &[])?;
         let (second, _second) = native_peer(context, 1, &[])?;
-        let (first, second) = (first.to_string(), second.to_string());
+        let at = [first, second, project.address(PEER)?];
         for threads in THREADS {
-            let number = threads.to_string();
-            let client = |address: &str, supervised: bool| {
-                let arguments = ["rate", address, "--threads", &number];
-                match supervised {
-                    true => subject::supervised(context, project.supervised(None), &arguments),
-                    false => subject::native(context, &arguments),
-                }
-            };
-            let mut clients = [
-                (NATIVE, client(&first, false)?),
-                (CONTROL, client(&second, false)?),
-                (SERVER, client(&host, false)?),
-                (CLIENT, client(&first, true)?),
-                (BOTH, client(&host, true)?),
-            ];
-            let mut turns: Vec<Turn<'_>> = clients
-                .iter_mut()
-                .map(|(variant, client)| {
-                    Turn::new(variant, move || {
-                        let named = |(name, samples)| (format!("{name}, {threads}"), samples);
-                        Ok(client.batch(CONNECTIONS / threads)?.into_iter().map(named).collect())
-                    })
-                })
-                .collect();
+            let mut clients = clients(context, &project, at, |address| {
+                ["rate", &address, "--threads", &threads.to_string()]
+                    .map(str::to_owned)
+                    .to_vec()
+            })?;
+            let named = |name| format!("{name}, {threads}");
+            let mut turns = turns(&mut clients, CONNECTIONS / threads, &named);
             batches.interleave(&mut turns, 1, context.count(12, 4))?;
         }
     }

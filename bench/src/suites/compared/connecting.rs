@@ -2,14 +2,13 @@
 
 use anyhow::Result;
 
-use super::path::{each, rows, take, wrk_rows};
-use super::ways::{Peers, Stage, Way};
+use super::path::{each, guests, rows, take, wrk_rows};
+use super::ways::{Peers, Stage};
 use super::{loads, servers};
 use crate::context::Context;
 use crate::report::{Plot, Section};
-use crate::rounds::{Batches, Turn};
+use crate::rounds::Batches;
 use crate::stats::Unit;
-use crate::subject::Subject;
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
@@ -20,20 +19,7 @@ pub fn run(context: &Context) -> Result<Section> {
     let stage = Stage::set(context, &peers, &guest)?;
     let ways = stage.ways()?;
     let variants: Vec<_> = ways.iter().map(|way| way.name).collect();
-    {
-        let start = |way: &Way<'_>| {
-            let mut client = way.client(&context.this);
-            client.args(["guest", "rate", &way.address.to_string(), "--threads", "1"]);
-            Subject::start(client)
-        };
-        let mut clients = ways.iter().map(start).collect::<Result<Vec<_>>>()?;
-        let mut turns: Vec<_> = ways
-            .iter()
-            .zip(&mut clients)
-            .map(|(way, client)| Turn::new(way.name, move || client.batch(500)))
-            .collect();
-        batches.interleave(&mut turns, 1, rounds)?;
-    }
+    guests(&ways, &mut batches, context, "rate", &["--threads", "1"], 500, rounds)?;
     for (series, what, unit) in [
         (
             "connect+close",

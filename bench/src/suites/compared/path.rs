@@ -36,18 +36,7 @@ pub fn run(context: &Context) -> Result<Section> {
     {
         let ways = stage.ways()?;
         variants = ways.iter().map(|way| way.name).collect();
-        let start = |way: &Way<'_>| {
-            let mut client = way.client(&context.this);
-            client.args(["guest", "ping", &way.address.to_string()]);
-            Subject::start(client)
-        };
-        let mut clients = ways.iter().map(start).collect::<Result<Vec<_>>>()?;
-        let mut turns: Vec<_> = ways
-            .iter()
-            .zip(&mut clients)
-            .map(|(way, client)| Turn::new(way.name, move || client.batch(300)))
-            .collect();
-        batches.interleave(&mut turns, 1, rounds * 2)?;
+        guests(&ways, &mut batches, context, "ping", &[], 300, rounds * 2)?;
     }
     drop(stage);
     section.plots.push(Plot::of(
@@ -129,6 +118,30 @@ pub fn run(context: &Context) -> Result<Section> {
     );
     section.note("isolation: native, imsup, systemd and proxychains4: a process; docker: namespaces, cgroups, seccomp and capabilities");
     Ok(section)
+}
+
+/// Has a guest on each way take turns: its role, then the server's address, then the rest of its arguments.
+pub fn guests(
+    ways: &[Way<'_>],
+    batches: &mut Batches,
+    context: &Context,
+    role: &str,
+    more: &[&str],
+    count: usize,
+    rounds: usize,
+) -> Result<()> {
+    let start = |way: &Way<'_>| {
+        let mut client = way.client(&context.this);
+        client.args(["guest", role]).arg(way.address.to_string()).args(more);
+        Subject::start(client)
+    };
+    let mut clients = ways.iter().map(start).collect::<Result<Vec<_>>>()?;
+    let mut turns: Vec<_> = ways
+        .iter()
+        .zip(&mut clients)
+        .map(|(way, client)| Turn::new(way.name, move || client.batch(count)))
+        .collect();
+    batches.interleave(&mut turns, 1, rounds)
 }
 
 fn others(variants: &[&'static str]) -> Vec<&'static str> {
