@@ -150,7 +150,9 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let found = descendants(std::process::id()).unwrap();
+        // Other tests' threads end meanwhile, and hand their children to another thread: one look may miss some (proc_tid_children(5)).
+        let mut looks = (0..1_000).map(|_| descendants(std::process::id()).unwrap());
+        let found = looks.find(|found| found.contains(&child.id())).unwrap_or_default();
         let time = cpu(child.id()).unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
