@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
+use rustix::net::{AddressFamily, SocketType};
 
 use super::{Verdict, leave, read_sockaddr, socket_of};
 use crate::held::{Held, HeldBind, Waiting};
@@ -50,7 +51,11 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     };
     host.make_way(socket.as_fd(), address.port());
     let v6only = kind.family == Family::V6 && socket::is_v6only(socket.as_fd());
-    let plan = decide(&host.identity, &kind, address, v6only);
+    let plan = match decide(&host.identity, &kind, address, v6only) {
+        // Who has it is on the machine's own address, where a bind clashes with it as natively.
+        Plan::At(_) if is_taken_on_the_machines(host, &kind, address) => Plan::Native,
+        plan => plan,
+    };
     host.trace.decided(&plan);
     match plan {
         Plan::Native => Answer::Continue.into(),
@@ -138,6 +143,26 @@ fn on_the_machines(host: &mut Host, socket: &OwnedFd, transport: Transport, aske
         }
         Err(errno) => Answer::errno(errno),
     }
+}
+
+/// Whether this is a port of localhost that the kernel chose for another socket of the host ([`Plan::Machines`]) and that is still bound.
+fn is_taken_on_the_machines(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    if !ip.is_loopback() || !host.native_ports.contains(kind.transport, ip.is_ipv6(), address.port()) {
+        return false;
+    }
+    let family = if ip.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let kind = match kind.transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
+    };
+    rustix::net::socket(family, kind, None)
+        .and_then(|probe| rustix::net::bind(&probe, &SocketAddr::new(ip, address.port())))
+        .is_err()
 }
 
 fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
