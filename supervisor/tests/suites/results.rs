@@ -24,6 +24,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether a unit in order may name no test: one that is skipped as a whole, or that is one test itself.
+    pub fn may_be_empty(self) -> bool {
+        matches!(self, Self::Tap | Self::Exit)
+    }
+
     /// What the standard output `text` says (for JUnit: the text of its file).
     pub fn parse(self, text: &str) -> Results {
         match self {
