@@ -1,6 +1,6 @@
 //! The units of redis's own suite that are about connections, sockets and processes, with Debian's redis-server.
 //!
-//! unit/networking also connects to the machine's own first address, where natively its server listens for a moment; that stays on the machine.
+//! One test is left out: it connects to the machine's own first address (`hostname -I`), and tests here touch loopback addresses only.
 //!
 //! Not compared yet: cluster, replication and shutdown.
 
@@ -20,6 +20,9 @@ const UNITS: &[(&str, bool)] = &[
     ("unit/pubsubshard", true),
 ];
 
+/// It would see that a server in protected mode refuses the machine's own address.
+const LEFT_OUT: &str = "Protected mode works as expected";
+
 /// Ports for one unit's servers.
 const PORTS: usize = 100;
 
@@ -36,6 +39,7 @@ fn redis_comes_out_the_same() {
         let command = [
             &command[..],
             &["--baseport", &base, "--portcount", &ports, "--no-latency"],
+            &["--skiptest", LEFT_OUT],
         ]
         .concat();
         let mut unit = Unit::new(*name, &command, Format::Redis);
