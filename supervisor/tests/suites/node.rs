@@ -1,7 +1,5 @@
 //! node's own tests of its networking modules: one program each, from the source of Debian's node, run by the node that is installed.
 //!
-//! Not compared yet: http and https, 400 programs more.
-//!
 //! Where that is a later node, some of them fail natively; they must fail under imsup too.
 
 use std::path::Path;
@@ -12,7 +10,27 @@ use crate::results::Format;
 use crate::unit::Unit;
 
 /// Modules, and whether root runs them too.
-const MODULES: &[(&str, bool)] = &[("net", true), ("dgram", true), ("dns", false), ("cluster", false)];
+const MODULES: &[(&str, bool)] = &[
+    ("net", true),
+    ("dgram", true),
+    ("dns", false),
+    ("cluster", false),
+    ("http", false),
+    ("https", false),
+];
+/// Left out, since with node 20 they never end, natively as well: their server is closed after so many requests, and these do not come. Six send
+/// requests without a Host header, which a later node answers with 400 (`requireHostHeader`); `response-splitting` a URL that its parser refuses;
+/// `should-keep-alive` counts on an agent that does not keep connections.
+const ENDLESS: &[&str] = &[
+    "test-http-keep-alive-drop-requests",
+    "test-http-malformed-request",
+    "test-http-pipeline-assertionerror-finish",
+    "test-http-pipeline-requests-connection-leak",
+    "test-http-pipeline-socket-parser-typeerror",
+    "test-http-response-splitting",
+    "test-http-should-keep-alive",
+    "test-https-keep-alive-drop-requests",
+];
 
 #[test]
 fn node_comes_out_the_same() {
@@ -24,7 +42,7 @@ fn node_comes_out_the_same() {
         .collect();
     files.sort();
     let units: Vec<_> = files.iter().filter_map(|path| unit(path)).collect();
-    assert!(units.len() > 250, "{} tests in {}", units.len(), tests.display());
+    assert!(units.len() > 650, "{} tests in {}", units.len(), tests.display());
     suite("node", units);
 }
 
@@ -32,7 +50,7 @@ fn unit(path: &Path) -> Option<Unit> {
     let name = path.file_stem()?.to_str()?;
     let module = name.strip_prefix("test-")?.split('-').next()?;
     let (_, as_root) = MODULES.iter().find(|(of, _)| *of == module)?;
-    if path.extension()? != "js" {
+    if path.extension()? != "js" || ENDLESS.contains(&name) {
         return None;
     }
     let text = std::fs::read_to_string(path).unwrap();
