@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use super::sock_diag::{self, Local};
-use super::socket;
 use super::tcp_info::{TcpInfo, state};
+use super::{settings, socket};
 
 /// A socket that has taken a listener's place.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errn
         .map_err(socket::errno_of)?;
     adopt_owner(listener, new.as_fd())?;
     socket::set_reuseport(listener)?;
-    socket::copy_settings(listener, new.as_fd())?;
+    settings::copy(listener, new.as_fd())?;
     if address.is_ipv6() {
         let v6only = i32::from(socket::is_v6only(listener));
         socket::set_int(new.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6only)?;

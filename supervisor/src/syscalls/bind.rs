@@ -9,14 +9,14 @@ use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{Verdict, leave, read_sockaddr, socket_of};
+use super::{Sockaddr, Verdict, leave, read_sockaddr, socket_of};
 use crate::held::{Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::process;
 use crate::kernel::socket::{self, Family, InetSocket, as_v4};
+use crate::kernel::{process, settings, source};
 use crate::unhonoured::Unhonoured;
 
 /// Sockets retained at most.
@@ -42,8 +42,10 @@ enum Plan {
 
 /// Handles bind(2).
 pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
-    let Some(address) = read_sockaddr(ThreadMemory::of(call.tid), call.args[1], call.args[2]) else {
-        return leave(host, call, call.args[1]);
+    let address = match read_sockaddr(ThreadMemory::of(call.tid), call.args[1], call.args[2]) {
+        Ok(Sockaddr::Inet(address)) => address,
+        Ok(Sockaddr::Unspecified | Sockaddr::Other) => return Answer::Continue.into(),
+        Err(why) => return leave(host, call, why),
     };
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,
@@ -295,7 +297,7 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
             .ok_or(Errno::EADDRINUSE)
             .and_then(socket::duplicate)?;
         fit(retained.as_fd(), bind);
-        socket::copy_settings(bind.socket.as_fd(), retained.as_fd())?;
+        settings::copy(bind.socket.as_fd(), retained.as_fd())?;
         if !is_still_there(host, tid, bind) {
             return Err(Errno::EBADF);
         }
@@ -317,13 +319,13 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
 fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
     if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
         // An earlier one of the program's, which talked to one client.
-        let _ = socket::disconnect(retained);
+        let _ = source::disconnect(retained);
     }
     let is_other = InetSocket::inspect(retained).is_some_and(|kind| kind.family == Family::V6);
     if bind.endpoint.transport == Transport::Udp
         && bind.family == Family::V4
         && is_other
-        && let Err(errno) = socket::become_v4(retained)
+        && let Err(errno) = source::become_v4(retained)
     {
         tracing::warn!(%errno, endpoint = %bind.endpoint, "a retained datagram socket stays one of IPv6");
     }

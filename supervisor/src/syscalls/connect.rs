@@ -11,15 +11,13 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
-use super::{Verdict, datagram, leave, read_sockaddr, socket_of, takes_v4};
+use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, socket_of, takes_v4};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, Family, InetSocket};
-
-/// The family of no address: it takes a socket's peer away.
-const AF_UNSPEC: u16 = 0;
+use crate::kernel::source;
 
 /// What is done with a connect.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,12 +57,11 @@ impl fmt::Display for Plan {
 
 /// Handles connect(2).
 pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
-    let memory = ThreadMemory::of(call.tid);
-    let Some(address) = read_sockaddr(memory, call.args[1], call.args[2]) else {
-        return match memory.read_array(call.args[1]).map(u16::from_ne_bytes) {
-            Ok(AF_UNSPEC) => disconnect(host, call),
-            _ => leave(host, call, call.args[1]),
-        };
+    let address = match read_sockaddr(ThreadMemory::of(call.tid), call.args[1], call.args[2]) {
+        Ok(Sockaddr::Inet(address)) => address,
+        Ok(Sockaddr::Unspecified) => return disconnect(host, call),
+        Ok(Sockaddr::Other) => return Answer::Continue.into(),
+        Err(why) => return leave(host, call, why),
     };
     let destination = host.identity.destination(address);
     host.trace.decided(&destination);
@@ -130,9 +127,9 @@ fn open_ones(host: &mut Host, mut candidates: Vec<SocketAddrV4>) -> Vec<SocketAd
 /// Gives a socket its source address.
 fn take_source(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, source: Ipv4Addr) -> Result<(), Errno> {
     if kind.is_unbound() {
-        return socket::bind_source(socket.as_fd(), kind.family, source);
+        return source::bind_source(socket.as_fd(), kind.family, source);
     }
-    match socket::move_source(socket.as_fd(), kind.family, source, kind.local.port()) {
+    match source::move_source(socket.as_fd(), kind.family, source, kind.local.port()) {
         Ok(()) => {
             host.has_bound_datagrams = true;
             if let Ok(cookie) = socket::cookie(socket.as_fd()) {
@@ -167,11 +164,11 @@ fn disconnect(host: &mut Host, call: &Notification) -> Verdict {
     let sources = [host.identity.vip(), Ipv4Addr::LOCALHOST];
     let has_our_source = kind.local_v4().is_some_and(|local| sources.contains(local.ip()))
         && !bound_itself
-        && socket::is_source_bound(socket.as_fd());
+        && source::is_source_bound(socket.as_fd());
     if !has_our_source {
         return Answer::Continue.into();
     }
-    match socket::disconnect(socket.as_fd()).and_then(|()| socket::unbind_source(socket.as_fd(), kind.family)) {
+    match source::disconnect(socket.as_fd()).and_then(|()| source::unbind_source(socket.as_fd(), kind.family)) {
         Ok(()) => Answer::Value(0).into(),
         Err(errno) => errno.into(),
     }

@@ -120,28 +120,55 @@ fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocke
     }
 }
 
-/// The sockaddr at `address` with this length, as an `int`; `None` where it is no IPv4 or IPv6 address or cannot be read.
-fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Option<SocketAddr> {
-    // Lengths are ints: the kernel ignores the upper half of the register, and refuses negative ones.
-    let length = length & u64::from(u32::MAX);
-    if !(2..=MAX_SOCKADDR_BYTES).contains(&length) {
-        return None;
-    }
-    let mut bytes = [0; MAX_SOCKADDR_BYTES as usize];
-    let wanted = &mut bytes[..usize::try_from(length).ok()?];
-    let count = memory.read(address, wanted).ok()?;
-    // A short read means that the rest is not mapped, which is for the kernel to say.
-    if count < wanted.len() {
-        return None;
-    }
-    decode_address(wanted)
+/// The family of no address: it takes a socket's peer away.
+const AF_UNSPEC: u16 = 0;
+
+/// What a call gives as an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sockaddr {
+    /// An IPv4 or IPv6 address.
+    Inet(SocketAddr),
+    /// AF_UNSPEC.
+    Unspecified,
+    /// Another family's, or none that the kernel takes.
+    Other,
 }
 
-/// Leaves a call to the kernel whose address is none of ours, or cannot be read.
-fn leave(host: &mut Host, call: &Notification, address: u64) -> Verdict {
-    if !host.said.is_said(Unhonoured::Uninspectable)
-        && let Err(Errno::EPERM | Errno::EACCES) = ThreadMemory::of(call.tid).read(address, &mut [0])
-    {
+impl Sockaddr {
+    /// The IPv4 or IPv6 address that it is.
+    fn inet(self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(address),
+            Self::Unspecified | Self::Other => None,
+        }
+    }
+}
+
+/// The sockaddr at `address` with this length, as an `int`.
+///
+/// # Errors
+/// What reading the program's memory says.
+fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Result<Sockaddr, Errno> {
+    // Lengths are ints: the kernel ignores the upper half of the register, and refuses negative ones.
+    let length = length & u64::from(u32::MAX);
+    let mut bytes = [0; MAX_SOCKADDR_BYTES as usize];
+    let Some(wanted) = usize::try_from(length).ok().and_then(|length| bytes.get_mut(..length)) else {
+        return Ok(Sockaddr::Other);
+    };
+    // A short read means that the rest is not mapped, which is for the kernel to say.
+    if wanted.len() < 2 || memory.read(address, wanted)? < wanted.len() {
+        return Ok(Sockaddr::Other);
+    }
+    Ok(match decode_address(wanted) {
+        Some(address) => Sockaddr::Inet(address),
+        None if wanted[..2] == AF_UNSPEC.to_ne_bytes() => Sockaddr::Unspecified,
+        None => Sockaddr::Other,
+    })
+}
+
+/// Leaves a call to the kernel whose arguments could not be read, for this reason.
+fn leave(host: &mut Host, call: &Notification, why: Errno) -> Verdict {
+    if matches!(why, Errno::EPERM | Errno::EACCES) {
         host.said.once(call.tid, Unhonoured::Uninspectable);
     }
     Answer::Continue.into()

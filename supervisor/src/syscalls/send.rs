@@ -63,19 +63,20 @@ impl Body {
 }
 
 impl Outgoing {
-    /// `None` where the kernel will find that it cannot be read.
-    fn parse(call: &Notification) -> Option<Self> {
+    /// # Errors
+    /// What reading the program's memory says, which the kernel will find as well.
+    fn parse(call: &Notification) -> Result<Self, Errno> {
         let memory = ThreadMemory::of(call.tid);
         let of_message = |header: Header| Datagram {
             is_named: header.name != 0 && header.name_bytes != 0,
             to: name(memory, &header),
             body: Body::Message(header),
         };
-        match handler_of(call.number)? {
-            Handler::SendTo => Some(Self {
+        match handler_of(call.number) {
+            Some(Handler::SendTo) => Ok(Self {
                 datagrams: vec![Datagram {
                     is_named: true,
-                    to: read_sockaddr(memory, call.args[4], call.args[5]),
+                    to: read_sockaddr(memory, call.args[4], call.args[5])?.inet(),
                     body: Body::Buffer {
                         at: call.args[1],
                         bytes: call.args[2],
@@ -84,20 +85,20 @@ impl Outgoing {
                 flags: call.int(3),
                 entries: None,
             }),
-            Handler::SendMsg => Some(Self {
-                datagrams: vec![of_message(Header::read(&memory, call.args[1]).ok()?)],
+            Some(Handler::SendMsg) => Ok(Self {
+                datagrams: vec![of_message(Header::read(&memory, call.args[1])?)],
                 flags: call.int(2),
                 entries: None,
             }),
-            Handler::SendMmsg => {
-                let headers = Header::read_many(&memory, call.args[1], call.int(2).cast_unsigned()).ok()?;
-                Some(Self {
+            Some(Handler::SendMmsg) => {
+                let headers = Header::read_many(&memory, call.args[1], call.int(2).cast_unsigned())?;
+                Ok(Self {
                     datagrams: headers.into_iter().map(of_message).collect(),
                     flags: call.int(3),
                     entries: Some(call.args[1]),
                 })
             }
-            _ => None,
+            _ => Err(Errno::ENOSYS),
         }
     }
 }
@@ -108,15 +109,16 @@ fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
     let is_negative = i32::try_from(header.name_bytes).is_err();
     (header.name != 0 && !is_negative)
         .then(|| read_sockaddr(memory, header.name, length.min(MAX_SOCKADDR_BYTES)))
-        .flatten()
+        .and_then(|read| read.ok()?.inet())
 }
 
 /// Handles the calls, once more where `reached` is an endpoint that the broker was asked for.
 ///
 /// Of several messages, those before the first that fails or must wait are sent, and their number is answered, as the kernel does.
 pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoint>) -> Verdict {
-    let Some(outgoing) = Outgoing::parse(call) else {
-        return leave(host, call, call.args[1]);
+    let outgoing = match Outgoing::parse(call) {
+        Ok(outgoing) => outgoing,
+        Err(why) => return leave(host, call, why),
     };
     let mut addresses = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
     let is_foreign = |address| host.identity.destination(address) == Destination::Foreign;
@@ -125,7 +127,7 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
             host.trace.decided(&Destination::Foreign);
             notice_stranded(host, call, to);
         }
-        return leave(host, call, call.args[1]);
+        return Answer::Continue.into();
     }
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,

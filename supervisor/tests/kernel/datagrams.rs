@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
-use imsup_supervisor::kernel::message;
 use imsup_supervisor::kernel::socket::{self, Family, InetSocket};
+use imsup_supervisor::kernel::{message, source};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
@@ -75,7 +75,7 @@ fn a_datagram_socket_whose_port_the_kernel_chose_can_be_moved() {
         socket::bind(moved.as_fd(), any.parse().unwrap()).unwrap();
         let port = local(&moved).port();
         peer.send_to(b"early", (Ipv4Addr::LOCALHOST, port)).unwrap();
-        socket::move_source(moved.as_fd(), family, B, port).unwrap();
+        source::move_source(moved.as_fd(), family, B, port).unwrap();
         assert_eq!(v4(local(&moved)), SocketAddrV4::new(B, port));
         socket::connect(moved.as_fd(), family.form(v4(peer.local_addr().unwrap()))).unwrap();
         assert_eq!(v4(local(&moved)), SocketAddrV4::new(B, port), "{family:?}");
@@ -91,7 +91,7 @@ fn a_datagram_socket_whose_port_was_chosen_stays() {
     let socket = datagram(Family::V4);
     socket::bind(socket.as_fd(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, free))).unwrap();
     assert_eq!(
-        socket::move_source(socket.as_fd(), Family::V4, B, free),
+        source::move_source(socket.as_fd(), Family::V4, B, free),
         Err(Errno::EINVAL)
     );
     assert_eq!(local(&socket).port(), free);
@@ -109,24 +109,24 @@ fn a_source_can_be_taken_back() {
             (SocketType::STREAM, listening),
         ] {
             let client = make(family, kind);
-            assert!(!socket::is_source_bound(client.as_fd()));
-            socket::bind_source(client.as_fd(), family, B).unwrap();
+            assert!(!source::is_source_bound(client.as_fd()));
+            source::bind_source(client.as_fd(), family, B).unwrap();
             socket::connect(client.as_fd(), family.form(v4(to))).unwrap();
-            assert!(socket::is_source_bound(client.as_fd()));
+            assert!(source::is_source_bound(client.as_fd()));
             assert_eq!(
-                socket::unbind_source(client.as_fd(), family),
+                source::unbind_source(client.as_fd(), family),
                 Err(Errno::EINVAL),
                 "it has a port"
             );
-            socket::disconnect(client.as_fd()).unwrap();
+            source::disconnect(client.as_fd()).unwrap();
             assert_eq!(*v4(local(&client)).ip(), B, "{family:?} {kind:?}: the source stays");
-            socket::unbind_source(client.as_fd(), family).unwrap();
+            source::unbind_source(client.as_fd(), family).unwrap();
             let kind_now = InetSocket::inspect(client.as_fd()).unwrap();
             assert!(
                 kind_now.is_unbound() && kind_now.local.ip().is_unspecified(),
                 "{kind_now:?}"
             );
-            assert!(!socket::is_source_bound(client.as_fd()));
+            assert!(!source::is_source_bound(client.as_fd()));
             socket::connect(client.as_fd(), family.form(v4(to))).unwrap();
             assert_eq!(
                 *v4(local(&client)).ip(),
@@ -164,7 +164,7 @@ fn a_datagram_socket_of_both_families_becomes_one_of_ipv4() {
     socket::bind(socket.as_fd(), Family::V6.form(SocketAddrV4::new(A, free))).unwrap();
     let to = SocketAddr::V4(v4(local(&socket)));
     client.send_to(b"early", to).unwrap();
-    socket::become_v4(socket.as_fd()).unwrap();
+    source::become_v4(socket.as_fd()).unwrap();
     assert_eq!(local(&socket), to);
     assert_eq!(socket::peer_address(socket.as_fd()), Err(Errno::ENOTCONN));
     let server = UdpSocket::from(socket);

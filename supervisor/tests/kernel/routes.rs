@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use imsup_supervisor::kernel::socket::{self, Family};
+use imsup_supervisor::kernel::source;
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::network::{ip, is_own};
@@ -79,7 +80,7 @@ fn a_connection_from_127_0_0_1_to_any_local_address_works() {
     ip("route add local 10.77.0.0/16 dev lo");
     let bound = |address| {
         let client = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        socket::bind_source(client.as_fd(), Family::V4, Ipv4Addr::LOCALHOST).unwrap();
+        source::bind_source(client.as_fd(), Family::V4, Ipv4Addr::LOCALHOST).unwrap();
         socket::connect(client.as_fd(), address).unwrap();
         TcpStream::from(client)
     };

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSo
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_supervisor::kernel::socket::{self, Family, InetSocket, Progress};
+use imsup_supervisor::kernel::{settings, source};
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketType};
@@ -55,7 +56,7 @@ fn a_source_can_be_bound_without_a_port() {
             Family::V4 => AddressFamily::INET,
             Family::V6 => AddressFamily::INET6,
         });
-        socket::bind_source(client.as_fd(), family, B).unwrap();
+        source::bind_source(client.as_fd(), family, B).unwrap();
         assert!(InetSocket::inspect(client.as_fd()).unwrap().is_unbound(), "no port yet");
         let SocketAddr::V4(v4) = address else { unreachable!() };
         socket::connect(client.as_fd(), family.form(v4)).unwrap();
@@ -87,7 +88,7 @@ fn a_refused_socket_can_be_connected_again_and_keeps_its_source() {
     let (_bound, nobody) = refusing();
     let (listener, address) = listener();
     let client = tcp(AddressFamily::INET);
-    socket::bind_source(client.as_fd(), Family::V4, B).unwrap();
+    source::bind_source(client.as_fd(), Family::V4, B).unwrap();
     nonblocking(&client);
     assert_eq!(socket::connect(client.as_fd(), nobody), Err(Errno::EINPROGRESS));
     while socket::progress(client.as_fd()) == Progress::Waiting {
@@ -214,7 +215,7 @@ fn settings_are_copied_to_a_retained_socket() {
     rustix::net::sockopt::set_socket_recv_buffer_size(&own, 65_536).unwrap();
     nonblocking(&own);
     let (retained, address) = listener();
-    socket::copy_settings(own.as_fd(), retained.as_fd()).unwrap();
+    settings::copy(own.as_fd(), retained.as_fd()).unwrap();
     assert!(
         socket::status_flags(retained.as_fd())
             .unwrap()

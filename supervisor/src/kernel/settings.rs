@@ -1,0 +1,134 @@
+//! The options of a program's socket that a retained one in its place must have: socket(7), ip(7), ipv6(7), tcp(7).
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+
+use super::socket::{get, get_int, set, set_int, set_status_flags, status_flags};
+
+/// An option that a program may set before bind and that its retained socket must then have.
+struct Copied {
+    level: i32,
+    name: i32,
+    bytes: usize,
+    /// The kernel returns twice what was set (SO_RCVBUF, SO_SNDBUF; socket(7)).
+    doubled: bool,
+}
+
+const fn int(level: i32, name: i32) -> Copied {
+    Copied {
+        level,
+        name,
+        bytes: 4,
+        doubled: false,
+    }
+}
+
+const fn sized(level: i32, name: i32, bytes: usize, doubled: bool) -> Copied {
+    Copied {
+        level,
+        name,
+        bytes,
+        doubled,
+    }
+}
+
+/// Which of the buffers have a size that was set (Linux 5.14; asm-generic/socket.h).
+const SO_BUF_LOCK: i32 = 72;
+
+/// What TCP_MAXSEG says where nobody set it, before a connection (TCP_MSS_DEFAULT, include/net/tcp.h).
+const DEFAULT_SEGMENT_BYTES: i32 = 536;
+
+const COPIED: &[Copied] = &[
+    int(libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    int(libc::SOL_SOCKET, libc::SO_REUSEPORT),
+    int(libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    int(libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    int(libc::SOL_SOCKET, libc::SO_DONTROUTE),
+    int(libc::SOL_SOCKET, libc::SO_BROADCAST),
+    int(libc::SOL_SOCKET, libc::SO_PRIORITY),
+    int(libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    int(libc::SOL_SOCKET, libc::SO_TIMESTAMP),
+    sized(libc::SOL_SOCKET, libc::SO_RCVBUF, 4, true),
+    sized(libc::SOL_SOCKET, libc::SO_SNDBUF, 4, true),
+    // After the sizes, which lock them: those that nobody set are the kernel's to change.
+    int(libc::SOL_SOCKET, SO_BUF_LOCK),
+    sized(libc::SOL_SOCKET, libc::SO_RCVTIMEO, 16, false),
+    sized(libc::SOL_SOCKET, libc::SO_SNDTIMEO, 16, false),
+    int(libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    int(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    int(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    int(libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    int(libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    int(libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    int(libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    int(libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    int(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    int(libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    int(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    sized(libc::IPPROTO_TCP, libc::TCP_CONGESTION, 16, false),
+    int(libc::IPPROTO_IP, libc::IP_TOS),
+    int(libc::IPPROTO_IP, libc::IP_TTL),
+    int(libc::IPPROTO_IP, libc::IP_PKTINFO),
+    int(libc::IPPROTO_IP, libc::IP_RECVTOS),
+    int(libc::IPPROTO_IP, libc::IP_RECVTTL),
+    int(libc::IPPROTO_IP, libc::IP_RECVERR),
+    int(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    int(libc::IPPROTO_IP, libc::IP_FREEBIND),
+    int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+];
+
+/// Gives `to` the options and file status flags that `from` has. Options that one of them does not know (a UDP socket's
+/// TCP options, an AF_INET socket's IPv6 options) are passed over, as are those that need a privilege imsup lacks.
+///
+/// # Errors
+/// What fcntl(2) says of the flags.
+pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    for option in COPIED {
+        let (mut wanted, mut present) = ([0; 16], [0; 16]);
+        let (wanted, present) = (&mut wanted[..option.bytes], &mut present[..option.bytes]);
+        let known =
+            get(from, option.level, option.name, wanted).is_ok() && get(to, option.level, option.name, present).is_ok();
+        if !known || wanted == present {
+            continue;
+        }
+        if option.doubled
+            && let Ok(bytes) = <[u8; 4]>::try_from(&wanted[..])
+        {
+            wanted.copy_from_slice(&(i32::from_ne_bytes(bytes) / 2).to_ne_bytes());
+        }
+        let _ = set(to, option.level, option.name, wanted);
+    }
+    copy_linger(from, to);
+    copy_segment_size(from, to);
+    set_status_flags(to, status_flags(from)?)
+}
+
+/// SO_LINGER: the time is taken only where it is on, so it is switched on for the moment (net/core/sock.c, sk_setsockopt).
+fn copy_linger(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    let (mut wanted, mut present) = ([0; 8], [0; 8]);
+    let known = [(from, &mut wanted), (to, &mut present)]
+        .into_iter()
+        .all(|(socket, value)| get(socket, libc::SOL_SOCKET, libc::SO_LINGER, value).is_ok());
+    if known && wanted != present {
+        let mut on = wanted;
+        on[..4].copy_from_slice(&1_i32.to_ne_bytes());
+        let _ = set(to, libc::SOL_SOCKET, libc::SO_LINGER, &on);
+        let _ = set(to, libc::SOL_SOCKET, libc::SO_LINGER, &wanted);
+    }
+}
+
+/// TCP_MAXSEG: what was not set reads as the default, and is taken back by 0 (net/ipv4/tcp.c, tcp_sock_set_maxseg).
+fn copy_segment_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    let bytes = |socket| get_int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG);
+    if let (Ok(wanted), Ok(present)) = (bytes(from), bytes(to))
+        && wanted != present
+    {
+        let value = if wanted == DEFAULT_SEGMENT_BYTES { 0 } else { wanted };
+        let _ = set_int(to, libc::IPPROTO_TCP, libc::TCP_MAXSEG, value);
+    }
+}
