@@ -20,7 +20,7 @@ use crate::stats::{Measured, Unit};
 
 const BOOT: &str = "imaginary";
 /// No program here takes nearly as long to answer.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks whether a native program listens.
 pub const LOOK: Duration = Duration::from_micros(20);
 
@@ -81,11 +81,12 @@ impl Started {
     ///
     /// # Errors
     /// It cannot be executed.
-    pub fn exec(words: &[String]) -> Result<Self> {
+    pub fn exec(context: &Context, words: &[String]) -> Result<Self> {
         let (program, arguments) = words.split_first().context("no command")?;
         let mut command = Command::new(program);
         let silent = command
             .args(arguments)
+            .current_dir(context.sandbox.directory())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -100,33 +101,40 @@ impl Drop for Started {
     }
 }
 
+/// Connects as soon as somebody listens there, looking this often; gives up where `check` does, or [`PATIENCE`] has passed since then.
+///
+/// # Errors
+/// Nobody listens in time, or what `check` says.
+pub fn connected(
+    address: SocketAddrV4,
+    since: Instant,
+    look: Duration,
+    mut check: impl FnMut() -> Result<()>,
+) -> Result<TcpStream> {
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => return Ok(stream),
+            Err(_) if since.elapsed() < PATIENCE => check()?,
+            Err(error) => return Err(error).with_context(|| format!("connecting to {address}")),
+        }
+        thread::sleep(look);
+    }
+}
+
 /// Starts it natively, and asks it as soon as it listens.
 pub fn native(context: &Context, program: &Program) -> Result<Vec<Series>> {
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, program.native_port());
     let words = program.command(program.native_port());
-    let mut command = Command::new(&words[0]);
-    command
-        .args(&words[1..])
-        .current_dir(context.sandbox.directory())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
     if TcpStream::connect(address).is_ok() {
         bail!("something listens on {address} already");
     }
     let start = Instant::now();
-    let mut started = Started(command.spawn().context("starting it")?);
+    let mut started = Started::exec(context, &words)?;
     let spawned = start.elapsed();
-    let stream = loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => break stream,
-            Err(_) if start.elapsed() < PATIENCE => thread::sleep(LOOK),
-            Err(error) => return Err(error).with_context(|| format!("connecting to {address}")),
-        }
-        if let Some(status) = started.0.try_wait()? {
-            bail!("it ended with {status} before it listened");
-        }
-    };
+    let stream = connected(address, start, LOOK, || match started.0.try_wait()? {
+        Some(status) => bail!("it ended with {status} before it listened"),
+        None => Ok(()),
+    })?;
     let listening = start.elapsed();
     first_byte(stream, program)?;
     let answered = start.elapsed();

@@ -16,13 +16,17 @@ mod redis;
 mod sleep;
 mod sockets;
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
+use crate::cli::Peer;
 use crate::compose::Service;
 use crate::context::Context;
+use crate::docker::{Docker, Network};
 use crate::guest::ports;
+use crate::interrupt;
 use crate::project::Project;
 use crate::report::Section;
 use crate::rounds::Turn;
@@ -224,6 +228,29 @@ fn peer(context: &Context, options: &[&str]) -> Service {
         .into_iter()
         .chain(options.iter().copied());
     Service::new(PEER, command, ports::exposed())
+}
+
+/// docker, with containers on such a network; a named gap where there is none.
+///
+/// # Errors
+/// A signal came.
+fn docker(context: &Context, section: &mut Section, what: &str, network: Network) -> Result<Option<RefCell<Docker>>> {
+    if context.without.contains(&Peer::Docker) {
+        section.gap(what, "left out with '--without docker'");
+        return Ok(None);
+    }
+    let started = Docker::start(context, network).and_then(|mut docker| {
+        section.note(docker.describe()?);
+        Ok(docker)
+    });
+    interrupt::check()?;
+    match started {
+        Ok(docker) => Ok(Some(RefCell::new(docker))),
+        Err(why) => {
+            section.gap(what, format!("{why:#}"));
+            Ok(None)
+        }
+    }
 }
 
 /// A variant and its client.

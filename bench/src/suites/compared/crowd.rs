@@ -6,9 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context as _, Result};
 
 use super::IMSUP;
-use super::together::docker;
 use crate::context::Context;
-use crate::docker::Docker;
+use crate::docker::{Docker, Network};
 use crate::peers::systemd::Systemd;
 use crate::project::Project;
 use crate::report::{Plot, Row, Section};
@@ -16,7 +15,7 @@ use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::sleep::crowd::at_once;
 use crate::suites::sleep::server::{Client, Server, echo};
-use crate::suites::{CONTROL, NATIVE, native};
+use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const ACTIVATE: &str = "systemd-socket-activate";
 const DOCKER: &str = "docker unpause";
@@ -28,7 +27,7 @@ pub fn run(context: &Context) -> Result<Section> {
     let systemd = Systemd::find()
         .map_err(|why| section.gap(ACTIVATE, format!("{why:#}")))
         .ok();
-    let docker = docker(context, &mut section, DOCKER)?;
+    let docker = docker(context, &mut section, DOCKER, Network::Machine)?;
     let server = echo(context);
     let project = Project::up(&context.sandbox, &[server.service("idle_after: 1h")])?;
     project.wake(server.name)?;

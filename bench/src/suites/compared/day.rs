@@ -170,7 +170,9 @@ fn requests(server: &Server, addresses: &[Ipv4Addr], trace: &[Request]) -> Resul
         let start = Instant::now();
         for request in trace {
             let at = start + request.at;
-            thread::sleep(at.saturating_duration_since(Instant::now()));
+            if interrupt::pause(at.saturating_duration_since(Instant::now())).is_err() {
+                break;
+            }
             if due.send((at, addresses[request.host])).is_err() {
                 break;
             }

@@ -9,20 +9,19 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use super::IMSUP;
-use super::together::docker;
 use crate::compose::Service;
 use crate::context::Context;
-use crate::docker::Docker;
+use crate::docker::{Docker, Network};
 use crate::interrupt;
 use crate::peers::systemd::Systemd;
 use crate::project::Project;
 use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
-use crate::suites::boot::{self, LOOK, PATIENCE, Started, first_byte};
+use crate::suites::boot::{self, LOOK, PATIENCE, Started, connected, first_byte};
 use crate::suites::programs::{self, Program};
 use crate::suites::sleep::server::{Server, echo};
-use crate::suites::{NATIVE, native};
+use crate::suites::{NATIVE, docker, native};
 
 const DOCKER: &str = "docker run";
 const ACTIVATE: &str = "systemd-socket-activate";
@@ -34,7 +33,7 @@ pub fn run(context: &Context) -> Result<Section> {
     // Or each pause of 20 µs takes 70.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).context("setting the timer slack")?;
     let mut section = Section::default();
-    let docker = docker(context, &mut section, DOCKER)?;
+    let docker = docker(context, &mut section, DOCKER, Network::Machine)?;
     let (programs, missing) = programs::all(context);
     for (what, why) in missing {
         section.gap(what, why);
@@ -120,13 +119,7 @@ fn polled(address: SocketAddrV4, program: &Program, start: Instant) -> Result<()
 
 /// Connects as soon as somebody listens there.
 fn listening(address: SocketAddrV4, start: Instant) -> Result<TcpStream> {
-    loop {
-        match TcpStream::connect(address) {
-            Ok(stream) => return Ok(stream),
-            Err(_) if start.elapsed() < PATIENCE => thread::sleep(LOOK),
-            Err(error) => return Err(error).with_context(|| format!("connecting to {address}")),
-        }
-    }
+    connected(address, start, LOOK, || Ok(()))
 }
 
 fn contained(docker: &RefCell<Docker>, program: &Program) -> Result<Vec<Series>> {
@@ -167,7 +160,7 @@ fn activated(context: &Context, systemd: &Systemd) -> Result<Vec<Row>> {
         Turn::new(NATIVE, || {
             let ip = native::address(30);
             let start = Instant::now();
-            let _started = Started::exec(&server.command(ip))?;
+            let _started = Started::exec(context, &server.command(ip))?;
             server.ask(&mut listening(SocketAddrV4::new(ip, server.port), start)?)?;
             Ok(vec![boot::series("byte", start.elapsed())])
         }),
@@ -233,7 +226,7 @@ fn chain(context: &Context) -> Result<Vec<Row>> {
             let mut started = Vec::new();
             for number in 0..CHAIN.len() {
                 let next = (number + 1 < CHAIN.len()).then(|| format!("{}:{CHAIN_PORT}", address(number + 1)));
-                started.push(Started::exec(&words(address(number), next))?);
+                started.push(Started::exec(context, &words(address(number), next))?);
             }
             for number in 0..CHAIN.len() {
                 listening(SocketAddrV4::new(address(number), CHAIN_PORT), start)?;

@@ -1,57 +1,30 @@
 //! Many servers started at the same moment.
 
-use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use super::IMSUP;
-use crate::cli::Peer;
 use crate::context::Context;
-use crate::docker::{Docker, Network};
-use crate::interrupt;
+use crate::docker::Network;
 use crate::project::Project;
 use crate::report::{Plot, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
-use crate::suites::boot::Started;
+use crate::suites::boot::{Started, connected};
 use crate::suites::sleep::server::{Server, echo};
-use crate::suites::{NATIVE, native};
+use crate::suites::{NATIVE, docker, native};
 
 const DOCKER: &str = "docker start";
-/// A server on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks of one of many clients.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// A daemon whose containers have the machine's network; a gap where there is none.
-///
-/// # Errors
-/// A signal came.
-pub fn docker(context: &Context, section: &mut Section, what: &str) -> Result<Option<RefCell<Docker>>> {
-    if context.without.contains(&Peer::Docker) {
-        section.gap(what, "left out with '--without docker'");
-        return Ok(None);
-    }
-    let started = Docker::start(context, Network::Machine).and_then(|mut docker| {
-        section.note(docker.describe()?);
-        Ok(docker)
-    });
-    interrupt::check()?;
-    match started {
-        Ok(docker) => Ok(Some(RefCell::new(docker))),
-        Err(why) => {
-            section.gap(what, format!("{why:#}"));
-            Ok(None)
-        }
-    }
-}
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
     let count = context.count(100, 10);
-    let docker = docker(context, &mut section, DOCKER)?;
+    let docker = docker(context, &mut section, DOCKER, Network::Machine)?;
     let server = echo(context);
     let names: Vec<String> = (1..=count).map(|number| format!("host-{number}")).collect();
     let services: Vec<_> = names
@@ -76,7 +49,10 @@ pub fn run(context: &Context) -> Result<Section> {
     let mut turns = vec![
         Turn::new(NATIVE, || {
             at_once(&server, &addresses, || {
-                let all: Result<Vec<_>> = addresses.iter().map(|ip| Started::exec(&server.command(*ip))).collect();
+                let all: Result<Vec<_>> = addresses
+                    .iter()
+                    .map(|ip| Started::exec(context, &server.command(*ip)))
+                    .collect();
                 all
             })
         }),
@@ -141,18 +117,9 @@ fn address(number: usize) -> Ipv4Addr {
 fn at_once<T>(server: &Server, addresses: &[Ipv4Addr], start: impl FnOnce() -> Result<T>) -> Result<Vec<Series>> {
     let began = Instant::now();
     let ask = |ip: Ipv4Addr| -> Result<u64> {
-        let at = SocketAddrV4::new(ip, server.port);
-        loop {
-            match std::net::TcpStream::connect(at) {
-                Ok(mut stream) => {
-                    stream.set_read_timeout(Some(PATIENCE))?;
-                    server.ask(&mut stream)?;
-                    return Ok(u64::try_from(began.elapsed().as_nanos())?);
-                }
-                Err(_) if began.elapsed() < PATIENCE => thread::sleep(LOOK),
-                Err(error) => return Err(error).with_context(|| format!("connecting to {at}")),
-            }
-        }
+        let mut stream = connected(SocketAddrV4::new(ip, server.port), began, LOOK, || Ok(()))?;
+        server.ask(&mut stream)?;
+        Ok(u64::try_from(began.elapsed().as_nanos())?)
     };
     let mut times = thread::scope(|scope| {
         let clients: Vec<_> = addresses.iter().map(|ip| scope.spawn(move || ask(*ip))).collect();

@@ -9,15 +9,13 @@ use anyhow::{Context as _, Result};
 
 use super::servers::Server;
 use super::{DOCKER, IMSUP, INTERPOSER, PROXYD};
-use crate::cli::Peer;
 use crate::context::Context;
 use crate::docker::{Docker, Network};
-use crate::interrupt;
 use crate::peers::interposer::Interposer;
 use crate::peers::systemd::{Activated, Systemd};
 use crate::project::Project;
 use crate::report::Section;
-use crate::suites::{CONTROL, NATIVE, native};
+use crate::suites::{CONTROL, NATIVE, docker, native};
 
 /// The container in which clients run.
 const CLIENT: &str = "client";
@@ -33,23 +31,16 @@ impl Peers {
     /// Finds and starts them.
     ///
     /// # Errors
-    /// A signal came.
+    /// A signal came, or docker's client container does not start.
     pub fn start(context: &Context, section: &mut Section) -> Result<Self> {
         let systemd = found(section, PROXYD, Systemd::find());
         let interposer = found(section, INTERPOSER, Interposer::find(context));
-        let docker = if context.without.contains(&Peer::Docker) {
-            section.gap(DOCKER, "left out with '--without docker'");
-            None
-        } else {
-            let started = Docker::start(context, Network::Bridge).and_then(|mut docker| {
-                section.note(docker.describe()?);
-                docker.create(CLIENT, &["sleep".to_owned(), "infinity".to_owned()])?;
-                docker.begin(CLIENT)?;
-                Ok(docker)
-            });
-            interrupt::check()?;
-            found(section, DOCKER, started).map(RefCell::new)
-        };
+        let docker = docker(context, section, DOCKER, Network::Bridge)?;
+        if let Some(docker) = &docker {
+            let mut docker = docker.borrow_mut();
+            docker.create(CLIENT, &["sleep".to_owned(), "infinity".to_owned()])?;
+            docker.begin(CLIENT)?;
+        }
         Ok(Self {
             systemd,
             interposer,

@@ -1,7 +1,5 @@
 //! One host: its first reply after a sleep, and being put to sleep; beside SIGSTOP and SIGCONT, and docker pause and unpause.
 
-use std::cell::RefCell;
-
 use anyhow::Result;
 
 use super::server::Connection;
@@ -9,15 +7,13 @@ use super::stage::{
     DOCKER_API, DOCKER_AWAKE, DOCKER_COMMAND, IMSUP_ASLEEP, IMSUP_AWAKE, STOPPED, SUSPENDING, Stage, series,
 };
 use super::{BY_COMMAND, server};
-use crate::cli::Peer;
 use crate::context::Context;
-use crate::docker::{Docker, Network};
-use crate::interrupt;
+use crate::docker::Network;
 use crate::project::Project;
 use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::Batches;
 use crate::stats::{Measured, Unit};
-use crate::suites::{CONTROL, NATIVE};
+use crate::suites::{CONTROL, NATIVE, docker};
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section {
@@ -29,7 +25,7 @@ pub fn run(context: &Context) -> Result<Section> {
         Ok(redis) => servers.push(redis),
         Err(why) => section.gap("redis", format!("{why:#}")),
     }
-    let docker = start_docker(context, &mut section)?;
+    let docker = docker(context, &mut section, "docker pause and unpause", Network::Machine)?;
     let services: Vec<_> = servers.iter().map(|server| server.service(BY_COMMAND)).collect();
     let project = Project::up(&context.sandbox, &services)?;
     project.wake_all()?;
@@ -61,26 +57,6 @@ pub fn run(context: &Context) -> Result<Section> {
     suspending(&batches, &project, docker.is_some(), &mut section)?;
     notes(&mut section);
     Ok(section)
-}
-
-/// docker, or `None` where it was left out or does not start: then the section has failed, but stands.
-fn start_docker(context: &Context, section: &mut Section) -> Result<Option<RefCell<Docker>>> {
-    const WHAT: &str = "docker pause and unpause";
-    if context.without.contains(&Peer::Docker) {
-        section.gap(WHAT, "left out with '--without docker'");
-        return Ok(None);
-    }
-    match Docker::start(context, Network::Machine) {
-        Ok(mut docker) => {
-            section.note(docker.describe()?);
-            Ok(Some(RefCell::new(docker)))
-        }
-        Err(error) => {
-            interrupt::check()?;
-            section.failure = Some(format!("{WHAT} could not be measured: {error:#}"));
-            Ok(None)
-        }
-    }
 }
 
 fn reply_rows(batches: &Batches, series: &str, docker: bool, section: &mut Section) -> Result<()> {
