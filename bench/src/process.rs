@@ -74,7 +74,8 @@ pub fn kernel() -> Result<Kernel> {
     })
 }
 
-/// The processor time of a process, all its threads together, to the nanosecond: clock_getcpuclockid(3).
+/// The processor time of a process, all its threads together, to the nanosecond: clock_getcpuclockid(3). What one that runs now has used
+/// since the last tick is not in it.
 ///
 /// # Errors
 /// It is gone.
@@ -135,6 +136,8 @@ fn kib_line(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
     use super::*;
 
     #[test]
@@ -153,11 +156,14 @@ mod tests {
         // Other tests' threads end meanwhile, and hand their children to another thread: one look may miss some (proc_tid_children(5)).
         let mut looks = (0..1_000).map(|_| descendants(std::process::id()).unwrap());
         let found = looks.find(|found| found.contains(&child.id())).unwrap_or_default();
-        let time = cpu(child.id()).unwrap();
-        drop(child.stdin.take());
-        child.wait().unwrap();
         assert!(found.contains(&child.id()), "{found:?}");
-        assert!(time > Duration::ZERO);
+        drop(child.stdin.take());
+        // What another process that runs now has used counts only at its next tick or switch (thread_group_cputime in the kernel's
+        // kernel/sched/cputime.c brings only the caller's own up to date): it is asked after its end, and before it is gone.
+        let pid = Pid::from_raw(child.id().cast_signed());
+        waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+        assert!(cpu(child.id()).unwrap() > Duration::ZERO);
+        child.wait().unwrap();
         assert!(cpu(child.id()).is_err());
     }
 }
