@@ -198,6 +198,15 @@ impl Interval {
             high: values[high],
         })
     }
+
+    /// Of one divided by the value. Exact where the values are an odd number; else the median is that of the middle two.
+    pub fn inverse(self) -> Self {
+        Self {
+            median: self.median.recip(),
+            low: self.high.recip(),
+            high: self.low.recip(),
+        }
+    }
 }
 
 /// imsup against native, by pairs of batches.

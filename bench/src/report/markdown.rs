@@ -99,7 +99,11 @@ fn cells(row: &Row) -> [String; 12] {
     let unit = row.unit;
     let number = |value: f64| format!("{value:.*}", unit.decimals);
     let of_native = |pick: fn(Summary) -> f64| row.native.map_or_else(none, |summary| number(pick(summary)));
-    let ratio = |found: Option<Interval>| found.map_or_else(none, |found| interval(found, 2));
+    let ratio = |found: Option<Interval>| match (found, row.expected) {
+        (None, _) => none(),
+        (Some(found), Some(Bound::Times(_))) => format!("{} times better", interval(row.better(found), 2)),
+        (Some(found), _) => interval(found, 2),
+    };
     let comparison = row.comparison;
     [
         row.what.clone(),
@@ -136,6 +140,7 @@ fn expectation(bound: Bound, unit: Unit) -> String {
     let sign = if unit.better == Better::Lower { "≤" } else { "≥" };
     match bound {
         Bound::Ratio(limit) => format!("{sign} {limit:.2}x"),
+        Bound::Times(least) => format!("≥ {least} times better"),
         Bound::More(limit) => format!("{sign} {limit} {} more", unit.name),
         Bound::MoreAndTail(limit, tail) => {
             format!(

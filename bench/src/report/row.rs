@@ -10,6 +10,8 @@ use crate::stats::{Better, Comparison, Interval, Measured, Summary, Unit};
 pub enum Bound {
     /// Native's median times this; for rates, at least.
     Ratio(f64),
+    /// At least this many times better than the left one, which is a peer: a time that is this part of it, or a rate that is so much higher.
+    Times(f64),
     /// Native's median and this more, in the line's unit.
     More(f64),
     /// Native's median and this more, and native's 99th percentile and that more, in the line's unit.
@@ -72,6 +74,9 @@ impl Row {
         self.expected = Some(bound);
         self.met = match (bound, self.comparison) {
             (Bound::Ratio(limit), Some(comparison)) => comparison.ratio_p50.map(|ratio| self.within(ratio, limit)),
+            (Bound::Times(least), Some(comparison)) => {
+                comparison.ratio_p50.map(|ratio| self.better(ratio).high >= least)
+            }
             (Bound::More(limit), Some(comparison)) => Some(self.within(comparison.difference_p50, limit)),
             (Bound::MoreAndTail(limit, tail), Some(comparison)) => {
                 let more = self.native.map_or(0.0, |native| self.imsup.p99 - native.p99);
@@ -82,6 +87,14 @@ impl Row {
             (_, None) => None,
         };
         self
+    }
+
+    /// How many times better it is, where it is that many times the left one.
+    pub fn better(&self, ratio: Interval) -> Interval {
+        match self.unit.better {
+            Better::Lower => ratio.inverse(),
+            Better::Higher => ratio,
+        }
     }
 
     fn within(&self, found: Interval, limit: f64) -> bool {
@@ -136,6 +149,15 @@ mod tests {
         let unit = Unit::REQUESTS_PER_SECOND;
         assert_eq!(met(&[100; 9], &[105; 9], unit, Bound::Ratio(1.0)), Some(true));
         assert_eq!(met(&[100; 9], &[90; 9], unit, Bound::Ratio(1.0)), Some(false));
+    }
+
+    #[test]
+    fn a_peer_is_to_be_beaten_by_so_many_times() {
+        let (time, rate) = (Unit::MICROSECONDS, Unit::REQUESTS_PER_SECOND);
+        assert_eq!(met(&[32_000; 9], &[2_000; 9], time, Bound::Times(15.0)), Some(true));
+        assert_eq!(met(&[28_000; 9], &[2_000; 9], time, Bound::Times(15.0)), Some(false));
+        assert_eq!(met(&[100; 9], &[120; 9], rate, Bound::Times(1.15)), Some(true));
+        assert_eq!(met(&[100; 9], &[110; 9], rate, Bound::Times(1.15)), Some(false));
     }
 
     #[test]
