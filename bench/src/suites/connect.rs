@@ -20,14 +20,14 @@ const ACCEPTOR_PORT: u16 = 7600;
 const CROWD: usize = 100;
 
 /// Where client and server run.
-struct Placement {
-    name: &'static str,
-    client: Option<usize>,
-    server: Option<usize>,
+pub(super) struct Placement {
+    pub(super) name: &'static str,
+    pub(super) client: Option<usize>,
+    pub(super) server: Option<usize>,
 }
 
-pub fn run(context: &Context) -> Result<Section> {
-    let mut section = Section::default();
+/// Both on one processor, and each on one of its own where there are two.
+pub(super) fn placements(section: &mut Section) -> Vec<Placement> {
     // Left to the scheduler, a pair is at times on one processor and at times on two, which takes twice as long: no comparison.
     let mut placements = vec![Placement {
         name: "together",
@@ -42,6 +42,12 @@ pub fn run(context: &Context) -> Result<Section> {
         }),
         None => section.gap("client and server apart", "there is one processor only"),
     }
+    placements
+}
+
+pub fn run(context: &Context) -> Result<Section> {
+    let mut section = Section::default();
+    let placements = placements(&mut section);
     let runs = context.count(4, 1);
     let rounds = context.count(12, 4);
     let mut batches = Batches::default();

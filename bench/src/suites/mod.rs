@@ -15,6 +15,7 @@ mod rates;
 mod redis;
 mod sleep;
 mod sockets;
+mod steps;
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -93,6 +94,12 @@ const CALLS_SUITE: Suite = Suite {
     name: "calls",
     about: "system calls that imsup does not trap, and what one that it traps costs",
     run: calls::run,
+};
+
+const STEPS_SUITE: Suite = Suite {
+    name: "steps",
+    about: "a trapped connect step by step: the kernel's floor (a supervisor that only continues), each step that imsup adds, and imsup",
+    run: steps::run,
 };
 
 const SLEEP_MANY_SUITE: Suite = Suite {
@@ -190,6 +197,7 @@ const REPORT: &[Suite] = &[
     SLEEP_MANY_SUITE,
     HOSTS_SUITE,
     CALLS_SUITE,
+    STEPS_SUITE,
 ];
 
 const SLEEP: &[Suite] = &[
