@@ -1,5 +1,6 @@
 //! Running a command to its end, with a bound.
 
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -42,23 +43,36 @@ pub fn output(command: &mut Command) -> Result<String> {
 }
 
 fn run(command: &mut Command) -> Result<String> {
-    let mut out = tempfile::tempfile()?;
-    let mut err = tempfile::tempfile()?;
+    let (status, out, err) = outputs(command)?;
+    anyhow::ensure!(status.success(), "{status}: {}", err.trim());
+    Ok(out)
+}
+
+/// Runs a command and gives all that it said, whether it failed or not: its standard output, then its standard error.
+///
+/// # Errors
+/// It cannot be started, or does not end in time.
+pub fn said(command: &mut Command) -> Result<String> {
+    let name = format!("{command:?}");
+    let (_, out, err) = outputs(command).with_context(|| name)?;
+    Ok(out + &err)
+}
+
+fn outputs(command: &mut Command) -> Result<(ExitStatus, String, String)> {
+    let (out, err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
         .spawn()?;
     let status = wait(&mut child)?;
-    let mut text = String::new();
-    if !status.success() {
-        err.rewind()?;
-        err.read_to_string(&mut text)?;
-        bail!("{status}: {}", text.trim());
-    }
-    out.rewind()?;
-    out.read_to_string(&mut text)?;
-    Ok(text)
+    let read = |mut file: File| {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        anyhow::Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    Ok((status, read(out)?, read(err)?))
 }
 
 /// Writes a file.
@@ -66,7 +80,7 @@ fn run(command: &mut Command) -> Result<String> {
 /// # Errors
 /// As write(2), with the path.
 pub fn write_file(path: &Path, text: &str) -> Result<()> {
-    std::fs::File::create(path)
+    File::create(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("writing {}", path.display()))
 }
@@ -79,4 +93,9 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .filter(|directory| !directory.ends_with("shims"))
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// The same of a server, which Debian may have put where only root's PATH looks.
+pub fn find_server(program: &str) -> Option<PathBuf> {
+    find(program).or_else(|| Some(Path::new("/usr/sbin").join(program)).filter(|path| path.is_file()))
 }

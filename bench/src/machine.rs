@@ -18,6 +18,14 @@ pub struct Machine {
     pub processor: String,
     /// How many there are.
     pub processors: usize,
+    /// Whether they are a virtual machine's.
+    pub virtual_machine: bool,
+    /// Their frequency governor.
+    pub governor: String,
+    /// What of the kernel's mitigations is in force: name and state, without those of what the processors are not affected by.
+    pub mitigations: Vec<(String, String)>,
+    /// Which cgroup hierarchies are mounted.
+    pub cgroups: String,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// `uname -sr`.
@@ -34,13 +42,25 @@ pub struct Machine {
     pub programs: Vec<(String, String)>,
 }
 
-/// Programs whose versions matter, and how they say it.
+/// Programs whose versions matter, and the commands that say them.
 const PROGRAMS: &[(&str, &[&str])] = &[
-    ("redis-server", &["--version"]),
-    ("redis-benchmark", &["--version"]),
-    ("python3", &["--version"]),
-    ("go", &["version"]),
-    ("node", &["--version"]),
+    ("rustc", &["rustc", "--version"]),
+    ("redis-server", &["redis-server", "--version"]),
+    ("redis-benchmark", &["redis-benchmark", "--version"]),
+    ("nginx", &["nginx", "-v"]),
+    ("node", &["node", "--version"]),
+    ("python3", &["python3", "--version"]),
+    ("java", &["java", "-version"]),
+    ("go", &["go", "version"]),
+    ("wrk", &["wrk", "-v"]),
+    ("iperf3", &["iperf3", "--version"]),
+    ("systemd", &["systemd-socket-activate", "--version"]),
+    // It does not say its own.
+    ("proxychains4", &["dpkg-query", "--show", "proxychains4"]),
+    ("docker", &["docker", "--version"]),
+    ("dockerd", &["dockerd", "--version"]),
+    ("containerd", &["containerd", "--version"]),
+    ("runc", &["runc", "--version"]),
 ];
 
 impl Machine {
@@ -61,6 +81,15 @@ impl Machine {
             time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             processor: field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned()),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
+            virtual_machine: read("/proc/cpuinfo")
+                .split_ascii_whitespace()
+                .any(|flag| flag == "hypervisor"),
+            governor: match read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim() {
+                "" => "none".to_owned(),
+                governor => governor.to_owned(),
+            },
+            mitigations: mitigations(),
+            cgroups: cgroups(&read("/proc/self/mountinfo")),
             memory_mib: memory_kib / 1024,
             kernel: format!(
                 "{} {}",
@@ -75,7 +104,7 @@ impl Machine {
             commit: commit().unwrap_or_else(|| "unknown".to_owned()),
             programs: PROGRAMS
                 .iter()
-                .map(|(name, arguments)| ((*name).to_owned(), version(name, arguments)))
+                .map(|(name, words)| ((*name).to_owned(), version(words)))
                 .collect(),
         })
     }
@@ -98,12 +127,69 @@ fn commit() -> Option<String> {
     Some(if clean { hash } else { format!("{hash}+") })
 }
 
-fn version(name: &str, arguments: &[&str]) -> String {
-    let Some(path) = command::find(name) else {
+/// The first line of what a command says.
+fn version(words: &[&str]) -> String {
+    let Some((path, arguments)) = words
+        .split_first()
+        .and_then(|(name, arguments)| Some((command::find_server(name)?, arguments)))
+    else {
         return "missing".to_owned();
     };
-    match command::output(Command::new(path).args(arguments)) {
-        Ok(text) => text.lines().next().unwrap_or_default().trim().to_owned(),
+    match command::said(Command::new(path).args(arguments)) {
+        Ok(text) => text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .replace('\t', " ")
+            .trim()
+            .to_owned(),
         Err(error) => format!("{error:#}"),
+    }
+}
+
+/// What the kernel says of the processors' weaknesses (Documentation/admin-guide/hw-vuln).
+fn mitigations() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir("/sys/devices/system/cpu/vulnerabilities");
+    let of = |entry: std::fs::DirEntry| {
+        let state = std::fs::read_to_string(entry.path()).ok()?;
+        let state = state.trim();
+        (state != "Not affected").then(|| (entry.file_name().to_string_lossy().into_owned(), state.to_owned()))
+    };
+    let mut all: Vec<_> = entries.into_iter().flatten().flatten().filter_map(of).collect();
+    all.sort();
+    all
+}
+
+/// The mounted hierarchies, of proc_pid_mountinfo(5).
+fn cgroups(mounts: &str) -> String {
+    let of = |kind: &str| mounts.lines().any(|line| line.contains(&format!(" - {kind} ")));
+    match (of("cgroup"), of("cgroup2")) {
+        (true, true) => "v1 with controllers, v2 beside it",
+        (true, false) => "v1",
+        (false, true) => "v2",
+        (false, false) => "none",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_are_told_apart() {
+        let v1 = "30 23 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let v2 = "31 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroups(v1), "v1");
+        assert_eq!(cgroups(v2), "v2");
+        assert_eq!(cgroups(&format!("{v1}{v2}")), "v1 with controllers, v2 beside it");
+        assert_eq!(cgroups(""), "none");
+    }
+
+    #[test]
+    fn a_version_is_read_wherever_it_is_said() {
+        assert_eq!(version(&["sh", "-c", "echo v1; exit 1"]), "v1");
+        assert_eq!(version(&["sh", "-c", "echo v2 >&2"]), "v2");
+        assert_eq!(version(&["no-such-program-of-imsup"]), "missing");
     }
 }

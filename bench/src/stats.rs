@@ -175,7 +175,12 @@ pub struct Interval {
     pub low: f64,
     /// Nor above this.
     pub high: f64,
+    /// Of how many pairs.
+    pub pairs: usize,
 }
+
+/// As few pairs as an interval can be told from: the least and the greatest of five enclose the median with 94 % confidence.
+const ENOUGH: usize = 5;
 
 impl Interval {
     /// The median of `values`, with the order statistics that enclose it (the binomial's normal approximation): no
@@ -196,7 +201,13 @@ impl Interval {
             median,
             low: values[low],
             high: values[high],
+            pairs: count,
         })
+    }
+
+    /// Whether there are enough pairs for it to be one.
+    pub fn is_enough(&self) -> bool {
+        self.pairs >= ENOUGH
     }
 
     /// Of one divided by the value. Exact where the values are an odd number; else the median is that of the middle two.
@@ -205,37 +216,33 @@ impl Interval {
             median: self.median.recip(),
             low: self.high.recip(),
             high: self.low.recip(),
+            pairs: self.pairs,
         }
     }
 }
 
-/// imsup against native, by pairs of batches.
+/// One variant against another, by pairs of batches.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Comparison {
-    /// imsup's median divided by native's; `None` where that was nothing.
+    /// What was found divided by the base, medians; `None` where that was nothing.
     pub ratio_p50: Option<Interval>,
     /// The same of the 99th percentiles.
     pub ratio_p99: Option<Interval>,
-    /// imsup's median less native's.
+    /// What was found less the base, medians.
     pub difference_p50: Interval,
 }
 
 impl Comparison {
     /// Compares; `None` where there are no pairs.
-    pub fn of(native: &Measured, imsup: &Measured) -> Option<Self> {
-        let pairs = |native: &[f64], imsup: &[f64], by: fn(f64, f64) -> f64| {
-            Interval::of(
-                native
-                    .iter()
-                    .zip(imsup)
-                    .map(|(native, imsup)| by(*imsup, *native))
-                    .collect(),
-            )
+    pub fn of(base: &Measured, found: &Measured) -> Option<Self> {
+        let pairs = |base: &[f64], found: &[f64], by: fn(f64, f64) -> f64| {
+            let pairs = base.iter().zip(found);
+            Interval::of(pairs.map(|(base, found)| by(*found, *base)).collect())
         };
         Some(Self {
-            ratio_p50: pairs(&native.p50s, &imsup.p50s, |imsup, native| imsup / native),
-            ratio_p99: pairs(&native.p99s, &imsup.p99s, |imsup, native| imsup / native),
-            difference_p50: pairs(&native.p50s, &imsup.p50s, |imsup, native| imsup - native)?,
+            ratio_p50: pairs(&base.p50s, &found.p50s, |found, base| found / base),
+            ratio_p99: pairs(&base.p99s, &found.p99s, |found, base| found / base),
+            difference_p50: pairs(&base.p50s, &found.p50s, |found, base| found - base)?,
         })
     }
 }
@@ -248,6 +255,8 @@ mod tests {
     fn a_constant_has_no_width() {
         let interval = Interval::of(vec![2.0; 30]).unwrap();
         assert_eq!((interval.low, interval.median, interval.high), (2.0, 2.0, 2.0));
+        assert!(interval.is_enough());
+        assert!(!Interval::of(vec![2.0; 4]).unwrap().is_enough());
     }
 
     #[test]

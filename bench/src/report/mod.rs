@@ -1,7 +1,9 @@
 //! What was measured, as values, and written.
 
+pub mod goal;
 pub mod markdown;
 pub mod plot;
+pub mod question;
 pub mod row;
 
 use std::fs;
@@ -14,8 +16,10 @@ use crate::command;
 use crate::context::repository;
 use crate::machine::Machine;
 use crate::suites::{Suite, TABLES};
+pub use goal::Goal;
 pub use plot::Plot;
-pub use row::{Bound, Row};
+pub use question::Question;
+pub use row::{Bound, Row, Variants};
 
 /// All of it.
 #[derive(Debug, Serialize)]
@@ -26,6 +30,13 @@ pub struct Report {
     pub full: bool,
     /// The suites.
     pub sections: Vec<Section>,
+}
+
+/// What is written of a table.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    machine: &'a Machine,
+    sections: &'a [&'a Section],
 }
 
 /// One suite.
@@ -99,14 +110,14 @@ pub fn write(report: &Report) -> Result<()> {
         };
         draw(&directory.join(table.name), &sections)?;
         if sections.iter().any(|section| !section.plots.is_empty()) {
-            let json = serde_json::to_string_pretty(&(&report.machine, &sections))?;
+            let json = serde_json::to_string_pretty(&Written {
+                machine: &report.machine,
+                sections: &sections,
+            })?;
             command::write_file(&directory.join(format!("{}.json", table.name)), &json)?;
         }
         let path = directory.join(format!("{}.md", table.name));
-        command::write_file(
-            &path,
-            &markdown::whole(table.title, table.name, &report.machine, &sections),
-        )?;
+        command::write_file(&path, &markdown::whole(table, &report.machine, &sections))?;
         eprintln!("written: {}", path.display());
     }
     Ok(())

@@ -1,21 +1,30 @@
-//! One line of a report: native and imsup, and what was expected.
+//! One line of a report: what was measured of one variant, against what, and what was expected.
 
 use serde::Serialize;
 
+use super::Goal;
 use crate::stats::{Better, Comparison, Interval, Measured, Summary, Unit};
 
-/// What was expected of imsup.
+/// The variant that is imsup.
+pub const IMSUP: &str = "imsup";
+
+/// Whether a variant is imsup in one of its states, such as 'imsup, awake'.
+pub fn is_imsup(variant: &str) -> bool {
+    variant.starts_with(IMSUP)
+}
+
+/// What was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
-    /// Native's median times this; for rates, at least.
+    /// The base's median times this; for rates, at least.
     Ratio(f64),
-    /// At least this many times better than the left one, which is a peer: a time that is this part of it, or a rate that is so much higher.
+    /// At least this many times better than the base, which is a peer: a time that is this part of it, or a rate that is so much higher.
     Times(f64),
-    /// Native's median and this more, in the line's unit.
+    /// The base's median and this more, in the line's unit.
     More(f64),
-    /// Native's median and this more, and native's 99th percentile and that more, in the line's unit.
-    MoreAndTail(f64, f64),
+    /// The base's 99th percentile and this more, in the line's unit.
+    TailMore(f64),
     /// This, in the line's unit.
     Value(f64),
     /// This, in the line's unit, for the 99th percentile.
@@ -27,69 +36,101 @@ pub enum Bound {
 pub struct Row {
     /// What was measured.
     pub what: String,
+    /// Of which variant, and against which; `None` where `what` says it, and where it is imsup's.
+    pub variants: Option<Variants>,
     /// In which unit.
     pub unit: Unit,
-    /// Natively.
-    pub native: Option<Summary>,
-    /// Under imsup.
-    pub imsup: Summary,
+    /// What it is compared with: natively, where nothing else is said.
+    pub base: Option<Summary>,
+    /// What was found.
+    pub found: Summary,
     /// One against the other.
     pub comparison: Option<Comparison>,
     /// What was expected.
     pub expected: Option<Bound>,
     /// Whether that was met: a bound is missed when the 95 % interval lies beyond it wholly. Of the 99th percentile, that of all samples
-    /// counts: batches are too short to have one each.
+    /// counts: batches are too short to have one each. `None` where nothing was expected, or where there are too few pairs to tell.
     pub met: Option<bool>,
+    /// Which goal that is.
+    pub goal: Option<Goal>,
+}
+
+/// What a line compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Variants {
+    /// What was found.
+    pub found: &'static str,
+    /// What it is compared with.
+    pub base: &'static str,
 }
 
 impl Row {
-    /// Native against imsup.
-    pub fn compare(what: impl Into<String>, unit: Unit, native: &Measured, imsup: &Measured) -> Self {
+    /// Native against imsup, or what `what` says.
+    pub fn compare(what: impl Into<String>, unit: Unit, base: &Measured, found: &Measured) -> Self {
         Self {
-            what: what.into(),
-            unit,
-            native: Some(native.summary()),
-            imsup: imsup.summary(),
-            comparison: Comparison::of(native, imsup),
-            expected: None,
-            met: None,
+            base: Some(base.summary()),
+            comparison: Comparison::of(base, found),
+            ..Self::alone(what, unit, found)
         }
     }
 
     /// imsup alone.
-    pub fn alone(what: impl Into<String>, unit: Unit, imsup: &Measured) -> Self {
+    pub fn alone(what: impl Into<String>, unit: Unit, found: &Measured) -> Self {
         Self {
             what: what.into(),
+            variants: None,
             unit,
-            native: None,
-            imsup: imsup.summary(),
+            base: None,
+            found: found.summary(),
             comparison: None,
             expected: None,
             met: None,
+            goal: None,
         }
+    }
+
+    /// With the names of what is compared: lines with the same `what` are one table.
+    pub fn of(mut self, base: &'static str, found: &'static str) -> Self {
+        self.variants = Some(Variants { found, base });
+        self
     }
 
     /// With what was expected.
     pub fn expect(mut self, bound: Bound) -> Self {
         self.expected = Some(bound);
         self.met = match (bound, self.comparison) {
+            (Bound::Value(limit), _) => Some(self.found.p50 <= limit),
+            (Bound::Tail(limit), _) => Some(self.found.p99 <= limit),
+            (Bound::TailMore(limit), _) => self.base.map(|base| self.found.p99 - base.p99 <= limit),
+            (_, Some(comparison)) if !comparison.difference_p50.is_enough() => None,
             (Bound::Ratio(limit), Some(comparison)) => comparison.ratio_p50.map(|ratio| self.within(ratio, limit)),
             (Bound::Times(least), Some(comparison)) => {
                 comparison.ratio_p50.map(|ratio| self.better(ratio).high >= least)
             }
             (Bound::More(limit), Some(comparison)) => Some(self.within(comparison.difference_p50, limit)),
-            (Bound::MoreAndTail(limit, tail), Some(comparison)) => {
-                let more = self.native.map_or(0.0, |native| self.imsup.p99 - native.p99);
-                Some(self.within(comparison.difference_p50, limit) && more <= tail)
-            }
-            (Bound::Value(limit), _) => Some(self.imsup.p50 <= limit),
-            (Bound::Tail(limit), _) => Some(self.imsup.p99 <= limit),
             (_, None) => None,
         };
         self
     }
 
-    /// How many times better it is, where it is that many times the left one.
+    /// With the goal that this is.
+    pub fn goal(mut self, goal: Goal) -> Self {
+        self.goal = Some(goal);
+        self
+    }
+
+    /// Whether what was found is imsup's.
+    pub fn is_imsups(&self) -> bool {
+        self.variants.is_none_or(|variants| is_imsup(variants.found))
+    }
+
+    /// Whether it is surely worse than what it is compared with.
+    pub fn is_worse(&self) -> bool {
+        let ratio = self.comparison.and_then(|comparison| comparison.ratio_p50);
+        ratio.is_some_and(|ratio| ratio.is_enough() && !self.within(ratio, 1.0))
+    }
+
+    /// How many times better it is, where it is that many times the base.
     pub fn better(&self, ratio: Interval) -> Interval {
         match self.unit.better {
             Better::Lower => ratio.inverse(),
@@ -104,7 +145,6 @@ impl Row {
         }
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +176,7 @@ mod tests {
         let unit = Unit::MICROSECONDS;
         let native = [10_000; 9];
         let mut samples = [11_000; 9];
-        let bound = Bound::MoreAndTail(2.0, 5.0);
+        let bound = Bound::TailMore(5.0);
         assert_eq!(met(&native, &samples, unit, bound), Some(true));
         samples[4] = 16_000;
         assert_eq!(met(&native, &samples, unit, bound), Some(false));
@@ -165,5 +205,12 @@ mod tests {
         let unit = Unit::KIB;
         let row = Row::alone("x", unit, &measured(&[9 * 1024], unit)).expect(Bound::Value(8.0));
         assert_eq!(row.met, Some(false));
+    }
+
+    #[test]
+    fn a_few_pairs_tell_nothing() {
+        let unit = Unit::MICROSECONDS;
+        assert_eq!(met(&[10_000; 4], &[90_000; 4], unit, Bound::Ratio(1.0)), None);
+        assert_eq!(met(&[10_000; 5], &[90_000; 5], unit, Bound::Ratio(1.0)), Some(false));
     }
 }

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::interrupt;
 use crate::process;
 use crate::project::Project;
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Goal, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::subject;
@@ -72,7 +72,8 @@ pub fn run(context: &Context) -> Result<Section> {
             Unit::KIB,
             &of(IMAGINARY, "all", Unit::KIB)?,
         )
-        .expect(Bound::Value(8.0)),
+        .expect(Bound::Value(8.0))
+        .goal(Goal::Memory),
     );
     section.note(format!(
         "{HOSTS} services in one compose file; the broker's whole memory is divided by their number; Slab of /proc/meminfo is what all kernel \

@@ -51,6 +51,10 @@ pub struct Table {
     pub name: &'static str,
     /// The file's heading.
     pub title: &'static str,
+    /// What writes the file.
+    pub command: &'static str,
+    /// Whether it compares imsup with what people use today, and is judged by the goals.
+    pub beside_others: bool,
     /// The suites.
     pub suites: &'static [Suite],
 }
@@ -60,26 +64,36 @@ pub const TABLES: &[Table] = &[
     Table {
         name: "boot-on-connect",
         title: "Boot on connect",
+        command: "make bench BENCH=boot-on-connect",
+        beside_others: false,
         suites: BOOT_ON_CONNECT,
     },
     Table {
         name: "traffic",
         title: "Datagrams, rates, and without pidfd_getfd",
+        command: "make bench BENCH=traffic",
+        beside_others: false,
         suites: TRAFFIC,
     },
     Table {
         name: "report",
         title: "imsup beside what people use today",
+        command: "make report",
+        beside_others: true,
         suites: REPORT,
     },
     Table {
         name: "sleep",
         title: "Sleep and wake",
+        command: "make bench BENCH=sleep",
+        beside_others: false,
         suites: SLEEP,
     },
     Table {
         name: "clusters",
         title: "Whole clusters",
+        command: "make bench BENCH=clusters",
+        beside_others: false,
         suites: CLUSTERS,
     },
 ];

@@ -11,7 +11,7 @@ use crate::command;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::project::Project;
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Question, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::{Measured, Unit};
 
@@ -63,7 +63,7 @@ pub fn run(context: &Context) -> Result<Section> {
             batches.interleave(&mut turns, 0, rounds)?;
         }
     }
-    section.rows = rows(&batches, &[CONTROL, SERVER, BOTH], &LOADS)?;
+    section.rows = rows(&questions(&batches, &[NATIVE, CONTROL, SERVER, BOTH], &LOADS)?);
     section.note(format!(
         "{runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
     ));
@@ -158,47 +158,55 @@ fn parse(text: &str) -> Result<BTreeMap<String, [(&'static str, u64); 3]>> {
     Ok(found)
 }
 
-/// Rates and latencies of these variants, each against native.
+/// Rates and latencies of these variants.
 ///
 /// # Errors
 /// Nothing was measured of one.
-pub fn rows(batches: &Batches, variants: &[&'static str], loads: &[Load]) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
+pub fn questions(batches: &Batches, variants: &[&'static str], loads: &[Load]) -> Result<Vec<Question>> {
+    let mut all = Vec::new();
     for (name, _, _) in loads {
         for test in ["GET", "SET"] {
             let series = |figure: &str| format!("{test} {name} {figure}");
-            for &variant in variants {
-                let expect = |row: Row| {
-                    if variant == CONTROL {
-                        row
-                    } else {
-                        row.expect(Bound::Ratio(1.0))
-                    }
-                };
-                let what = |figure: &str| format!("{test}, {name}, {figure}: {variant}");
-                let unit = Unit::REQUESTS_PER_SECOND;
-                let rate = |variant| batches.measured(variant, &series("rate"), unit);
-                rows.push(expect(Row::compare(
-                    what("rate"),
-                    unit,
-                    &rate(NATIVE)?,
-                    &rate(variant)?,
-                )));
-                let unit = Unit::MICROSECONDS;
-                let latency = |variant| -> Result<Measured> {
-                    let p50s = batches.of(variant, &series("p50"))?.concat();
-                    Measured::reported(&p50s, &batches.of(variant, &series("p99"))?.concat(), unit)
-                };
-                rows.push(expect(Row::compare(
-                    what("latency"),
-                    unit,
-                    &latency(NATIVE)?,
-                    &latency(variant)?,
-                )));
-            }
+            let what = |figure: &str| format!("{test}, {name}, {figure}");
+            all.push(Question::of(
+                batches,
+                variants,
+                &series("rate"),
+                what("rate"),
+                Unit::REQUESTS_PER_SECOND,
+            )?);
+            let unit = Unit::MICROSECONDS;
+            let latency = |variant: &&'static str| {
+                let p50s = batches.of(variant, &series("p50"))?.concat();
+                let p99s = batches.of(variant, &series("p99"))?.concat();
+                anyhow::Ok((*variant, Measured::reported(&p50s, &p99s, unit)?))
+            };
+            all.push(Question {
+                what: what("latency"),
+                unit,
+                variants: variants.iter().map(latency).collect::<Result<_>>()?,
+            });
         }
     }
-    Ok(rows)
+    Ok(all)
+}
+
+/// Each variant against native; imsup's are expected to be no worse.
+pub fn rows(questions: &[Question]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for Question { what, unit, variants } in questions {
+        let Some(((_, native), others)) = variants.split_first() else {
+            continue;
+        };
+        rows.extend(others.iter().map(|(variant, found)| {
+            let row = Row::compare(format!("{what}: {variant}"), *unit, native, found);
+            match *variant {
+                CONTROL => row,
+                _ => row.expect(Bound::Ratio(1.0)),
+            }
+        }));
+    }
+    rows
 }
 
 #[cfg(test)]

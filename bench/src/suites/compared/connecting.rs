@@ -2,13 +2,17 @@
 
 use anyhow::Result;
 
-use super::path::{each, guests, rows, take, wrk_rows};
+use super::path::{each, guests, take, wrk};
 use super::ways::{Peers, Stage};
-use super::{loads, servers};
+use super::{IMSUP, loads, servers};
 use crate::context::Context;
-use crate::report::{Plot, Section};
+use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
 use crate::rounds::Batches;
-use crate::stats::Unit;
+use crate::stats::{Better, Unit};
+use crate::suites::{CONTROL, NATIVE};
+
+/// A connection of imsup's may take so many times as long as a native one.
+const LIMIT: f64 = 1.2;
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
@@ -28,7 +32,8 @@ pub fn run(context: &Context) -> Result<Section> {
         ),
         ("time", "connect, wait for the end, close: time", Unit::MICROSECONDS),
     ] {
-        section.rows.extend(rows(&batches, &variants, series, what, unit)?);
+        let question = Question::of(&batches, &variants, series, what, unit)?;
+        section.rows.extend(question.judged(CONTROL, judge(unit)));
     }
     section.plots.push(Plot::of(
         "connecting",
@@ -53,9 +58,22 @@ pub fn run(context: &Context) -> Result<Section> {
         },
     )?;
     if done {
-        section.rows.extend(wrk_rows(&batches, &variants, "no keep-alive")?);
+        for question in wrk(&batches, &variants, "no keep-alive")? {
+            section.rows.extend(question.rows(CONTROL));
+        }
     }
     section.note("the server accepts and closes at once; the client, one thread, waits for that and resets the connection (no TIME_WAIT)");
     section.note("the ways are those of 'path'");
     Ok(section)
+}
+
+/// Of times and of rates, which are their inverse.
+fn judge(unit: Unit) -> impl Fn(Variants) -> Option<(Bound, Goal)> {
+    let limit = match unit.better {
+        Better::Lower => LIMIT,
+        Better::Higher => LIMIT.recip(),
+    };
+    move |variants| {
+        (variants.found == IMSUP && variants.base == NATIVE).then_some((Bound::Ratio(limit), Goal::Connecting))
+    }
 }

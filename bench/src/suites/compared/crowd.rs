@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::peers::systemd::Systemd;
 use crate::project::Project;
-use crate::report::{Plot, Row, Section};
+use crate::report::{Plot, Question, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::sleep::crowd::at_once;
@@ -83,12 +83,9 @@ pub fn run(context: &Context) -> Result<Section> {
         )?);
         for (series, what) in [("reply", "each reply"), ("last", "the last reply")] {
             let series = format!("{series}, {crowd}");
-            let native = batches.measured(NATIVE, &series, unit)?;
-            for variant in variants.iter().copied().filter(|variant| *variant != NATIVE) {
-                let measured = batches.measured(variant, &series, unit)?;
-                let what = format!("{crowd} clients, {what}: {variant}");
-                section.rows.push(Row::compare(what, unit, &native, &measured));
-            }
+            let what = format!("{crowd} clients, {what}");
+            let question = Question::of(&batches, &variants, &series, what, unit)?;
+            section.rows.extend(question.rows(CONTROL));
         }
     }
     section.note(

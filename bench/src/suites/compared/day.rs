@@ -15,7 +15,7 @@ use super::IMSUP;
 use crate::context::Context;
 use crate::interrupt;
 use crate::project::Project;
-use crate::report::{Plot, Row, Section};
+use crate::report::{Plot, Question, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::sleep::server::{Server, echo};
@@ -77,20 +77,14 @@ pub fn run(context: &Context) -> Result<Section> {
     ];
     batches.interleave(&mut turns, 0, context.count(2, 1))?;
     drop(turns);
-    let mut section = Section {
-        columns: Some([ALWAYS_ON, IMSUP]),
-        ..Section::default()
-    };
+    let mut section = Section::default();
     for (series, what, unit) in [
         ("memory", "memory times time, of all hosts", Unit::MIB_SECONDS),
         ("cpu", "processor time, of all hosts", Unit::CPU_SECONDS),
         ("reply", "each reply, on a new connection", Unit::MILLISECONDS),
     ] {
-        let (always, sleeps) = (
-            batches.measured(ALWAYS_ON, series, unit)?,
-            batches.measured(IMSUP, series, unit)?,
-        );
-        section.rows.push(Row::compare(what, unit, &always, &sleeps));
+        let question = Question::of(&batches, &[ALWAYS_ON, IMSUP], series, what, unit)?;
+        section.rows.extend(question.rows(ALWAYS_ON));
     }
     section.plots.push(Plot::of(
         "day",

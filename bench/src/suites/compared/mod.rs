@@ -10,8 +10,8 @@ pub mod start;
 pub mod together;
 mod ways;
 
-/// Both client and server are hosts of imsup's.
-const IMSUP: &str = "imsup";
+use crate::report::row::IMSUP;
+
 /// Two containers on docker's bridge.
 const DOCKER: &str = "docker, bridge";
 /// systemd-socket-proxyd before a native server.

@@ -6,16 +6,16 @@ use anyhow::{Context as _, Result};
 
 use super::servers::{self, Server};
 use super::ways::{Peers, Stage, Way};
-use super::{IMSUP, loads};
+use super::{DOCKER, IMSUP, loads};
 use crate::command::find;
 use crate::context::Context;
 use crate::interrupt;
-use crate::report::{Bound, Plot, Row, Section};
+use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::{Measured, Unit};
 use crate::subject::Subject;
-use crate::suites::NATIVE;
 use crate::suites::redis::{self, Load};
+use crate::suites::{CONTROL, NATIVE};
 
 const REDIS: [Load; 4] = [
     ("1 client", &["-c", "1"], 4_000),
@@ -29,15 +29,13 @@ pub fn run(context: &Context) -> Result<Section> {
     let peers = Peers::start(context, &mut section)?;
     let mut batches = Batches::default();
     let rounds = context.count(12, 2);
-    let mut variants = vec![NATIVE];
 
     let guest = servers::guest(context);
     let stage = Stage::set(context, &peers, &guest)?;
-    {
-        let ways = stage.ways()?;
-        variants = ways.iter().map(|way| way.name).collect();
-        guests(&ways, &mut batches, context, "ping", &[], 300, rounds * 2)?;
-    }
+    let ways = stage.ways()?;
+    let variants: Vec<_> = ways.iter().map(|way| way.name).collect();
+    guests(&ways, &mut batches, context, "ping", &[], 300, rounds * 2)?;
+    drop(ways);
     drop(stage);
     section.plots.push(Plot::of(
         "path",
@@ -47,13 +45,13 @@ pub fn run(context: &Context) -> Result<Section> {
         "ping",
         &variants,
     )?);
-    section.rows.extend(rows(
+    let mut questions = vec![Question::of(
         &batches,
         &variants,
         "ping",
         "1 byte there and back",
         Unit::MICROSECONDS,
-    )?);
+    )?];
 
     let redis_done = each(
         context,
@@ -71,7 +69,7 @@ pub fn run(context: &Context) -> Result<Section> {
         },
     )?;
     if redis_done {
-        section.rows.extend(redis::rows(&batches, &others(&variants), &REDIS)?);
+        questions.extend(redis::questions(&batches, &variants, &REDIS)?);
     }
 
     let iperf_done = each(
@@ -88,9 +86,7 @@ pub fn run(context: &Context) -> Result<Section> {
     )?;
     if iperf_done {
         let what = "iperf3, one connection";
-        section
-            .rows
-            .extend(rows(&batches, &variants, "iperf3", what, Unit::MIB_PER_SECOND)?);
+        questions.push(Question::of(&batches, &variants, "iperf3", what, Unit::MIB_PER_SECOND)?);
     }
 
     let wrk_done = each(
@@ -106,7 +102,10 @@ pub fn run(context: &Context) -> Result<Section> {
         },
     )?;
     if wrk_done {
-        section.rows.extend(wrk_rows(&batches, &variants, "keep-alive")?);
+        questions.extend(wrk(&batches, &variants, "keep-alive")?);
+    }
+    for question in &questions {
+        section.rows.extend(question.judged(CONTROL, judge));
     }
     section.note(
         "all take turns in one run; every ratio is against native in the same run; 'native again' shows the noise",
@@ -142,10 +141,6 @@ pub fn guests(
         .map(|(way, client)| Turn::new(way.name, move || client.batch(count)))
         .collect();
     batches.interleave(&mut turns, 1, rounds)
-}
-
-fn others(variants: &[&'static str]) -> Vec<&'static str> {
-    variants.iter().copied().filter(|name| *name != NATIVE).collect()
 }
 
 /// Measures with a server and a client program, where both are installed; otherwise the gap is named.
@@ -190,43 +185,33 @@ pub fn take(
     batches.interleave(&mut turns, 1, rounds)
 }
 
-/// One series of all ways against native.
-pub fn rows(batches: &Batches, variants: &[&'static str], series: &str, what: &str, unit: Unit) -> Result<Vec<Row>> {
-    let native = batches.measured(NATIVE, series, unit)?;
-    let row = |variant| {
-        let measured = batches.measured(variant, series, unit)?;
-        let row = Row::compare(format!("{what}: {variant}"), unit, &native, &measured);
-        Ok(if variant == IMSUP {
-            row.expect(Bound::Ratio(1.0))
-        } else {
-            row
-        })
-    };
-    others(variants).into_iter().map(row).collect()
-}
-
-/// wrk's rate and latency of all ways against native.
-pub fn wrk_rows(batches: &Batches, variants: &[&'static str], kind: &str) -> Result<Vec<Row>> {
-    let mut found = rows(
+/// wrk's rate and latency of all ways.
+pub fn wrk(batches: &Batches, variants: &[&'static str], kind: &str) -> Result<[Question; 2]> {
+    let rate = Question::of(
         batches,
         variants,
         &format!("wrk {kind} rate"),
-        &format!("wrk on nginx, {kind}, rate"),
+        format!("wrk on nginx, {kind}, rate"),
         Unit::REQUESTS_PER_SECOND,
     )?;
     let unit = Unit::MICROSECONDS;
-    let latency = |variant| {
+    let latency = |variant: &&'static str| {
         let of = |figure| anyhow::Ok(batches.of(variant, &format!("wrk {kind} {figure}"))?.concat());
-        Measured::reported(&of("p50")?, &of("p99")?, unit)
+        anyhow::Ok((*variant, Measured::reported(&of("p50")?, &of("p99")?, unit)?))
     };
-    let native = latency(NATIVE)?;
-    for variant in others(variants) {
-        found.push(Row::compare(
-            format!("wrk on nginx, {kind}, latency: {variant}"),
-            unit,
-            &native,
-            &latency(variant)?,
-        ));
+    let latency = Question {
+        what: format!("wrk on nginx, {kind}, latency"),
+        unit,
+        variants: variants.iter().map(latency).collect::<Result<_>>()?,
+    };
+    Ok([rate, latency])
+}
+
+/// As native, and better than docker's bridge.
+fn judge(variants: Variants) -> Option<(Bound, Goal)> {
+    match (variants.found, variants.base) {
+        (IMSUP, NATIVE) => Some((Bound::Ratio(1.0), Goal::Path)),
+        (IMSUP, DOCKER) => Some((Bound::Times(1.15), Goal::PathBesideDocker)),
+        _ => None,
     }
-    Ok(found)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use crate::command::{self, find};
+use crate::command;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::guest::ports;
@@ -44,9 +44,7 @@ fn server(name: &'static str, port: u16, command: impl Fn(Ipv4Addr) -> Vec<Strin
 }
 
 fn installed(name: &str, package: &str) -> Result<PathBuf> {
-    find(name)
-        .or_else(|| Some(PathBuf::from("/usr/sbin").join(name)).filter(|path| path.is_file()))
-        .with_context(|| format!("{name} is not installed (Debian: {package})"))
+    command::find_server(name).with_context(|| format!("{name} is not installed (Debian: {package})"))
 }
 
 fn words(text: &str) -> Vec<String> {

@@ -10,12 +10,12 @@ use super::IMSUP;
 use crate::context::Context;
 use crate::docker::Network;
 use crate::project::Project;
-use crate::report::{Plot, Row, Section};
+use crate::report::{Plot, Question, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::boot::{Started, connected};
 use crate::suites::sleep::server::{Server, echo};
-use crate::suites::{NATIVE, docker, native};
+use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const DOCKER: &str = "docker start";
 /// Between two looks of one of many clients.
@@ -75,10 +75,9 @@ pub fn run(context: &Context) -> Result<Section> {
         }));
     }
     batches.interleave(&mut turns, 1, context.count(5, 1))?;
-    let others: Vec<_> = turns.iter().map(|turn| turn.variant).skip(1).collect();
+    let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
     drop(turns);
     let unit = Unit::MILLISECONDS;
-    let variants: Vec<_> = [NATIVE].into_iter().chain(others.iter().copied()).collect();
     section.plots.push(Plot::of(
         "together",
         format!("{count} servers started at the same moment: each reply"),
@@ -92,12 +91,9 @@ pub fn run(context: &Context) -> Result<Section> {
         ("reply", "each reply"),
         ("last", "the last reply"),
     ] {
-        let native = batches.measured(NATIVE, series, unit)?;
-        for variant in &others {
-            let measured = batches.measured(variant, series, unit)?;
-            let what = format!("{count} servers, {what}: {variant}");
-            section.rows.push(Row::compare(what, unit, &native, &measured));
-        }
+        let what = format!("{count} servers, {what}");
+        let question = Question::of(&batches, &variants, series, what, unit)?;
+        section.rows.extend(question.rows(CONTROL));
     }
     section.note("from the common start to each server's reply, one client for each, threads of one process");
     section.note("native: fork and exec of all, the clients try to connect until they can; docker: containers that were made before, started one \

@@ -179,11 +179,9 @@ fn throughput(context: &Context, redis: &Server, benchmark: &str, section: &mut 
             batches.interleave(&mut turns, 0, context.count(4, 2))?;
         }
     }
-    section.rows.extend(redis::rows(
-        &batches,
-        &[CONTROL, NEVER_SLEEPS, MAY_SLEEP],
-        &redis::LOADS,
-    )?);
+    let variants = [NATIVE, CONTROL, NEVER_SLEEPS, MAY_SLEEP];
+    let questions = redis::questions(&batches, &variants, &redis::LOADS)?;
+    section.rows.extend(redis::rows(&questions));
     section.note(format!(
         "rates and latencies: {runs} runs with new servers; each sample is one run of redis-benchmark, latencies are its own p50 and p99"
     ));

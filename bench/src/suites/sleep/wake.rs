@@ -10,7 +10,7 @@ use super::{BY_COMMAND, server};
 use crate::context::Context;
 use crate::docker::Network;
 use crate::project::Project;
-use crate::report::{Bound, Plot, Row, Section};
+use crate::report::{Bound, Goal, Plot, Row, Section};
 use crate::rounds::Batches;
 use crate::stats::{Measured, Unit};
 use crate::suites::{CONTROL, NATIVE, docker};
@@ -61,23 +61,34 @@ pub fn run(context: &Context) -> Result<Section> {
 
 fn reply_rows(batches: &Batches, series: &str, docker: bool, section: &mut Section) -> Result<()> {
     let unit = Unit::MICROSECONDS;
-    let row = |what: &str, awake, asleep| {
-        let (awake, asleep) = (
-            batches.measured(awake, series, unit)?,
-            batches.measured(asleep, series, unit)?,
+    let row = |base, found| {
+        let (of, compared) = (
+            batches.measured(base, series, unit)?,
+            batches.measured(found, series, unit)?,
         );
-        anyhow::Ok(Row::compare(format!("{series}: {what}"), unit, &awake, &asleep))
+        anyhow::Ok(Row::compare(series, unit, &of, &compared).of(base, found))
     };
     let mut rows = vec![
-        row("imsup", IMSUP_AWAKE, IMSUP_ASLEEP)?.expect(Bound::MoreAndTail(100.0, 500.0)),
-        row("SIGSTOP and SIGCONT", NATIVE, STOPPED)?,
+        row(NATIVE, CONTROL)?,
+        row(NATIVE, IMSUP_AWAKE)?,
+        row(IMSUP_AWAKE, IMSUP_ASLEEP)?
+            .expect(Bound::More(100.0))
+            .goal(Goal::Wake),
+        row(NATIVE, STOPPED)?,
+        row(STOPPED, IMSUP_ASLEEP)?,
     ];
     if docker {
-        rows.push(row("docker unpause by the API", DOCKER_AWAKE, DOCKER_API)?);
-        rows.push(row("docker unpause, the command", DOCKER_AWAKE, DOCKER_COMMAND)?);
+        for unpaused in [DOCKER_API, DOCKER_COMMAND] {
+            rows.push(row(DOCKER_AWAKE, unpaused)?);
+            let against = row(unpaused, IMSUP_ASLEEP)?.expect(Bound::Times(100.0));
+            rows.push(against.goal(Goal::WakeBesideDocker));
+        }
     }
-    rows.push(row("native and native again, both awake", NATIVE, CONTROL)?);
-    rows.push(row("native and imsup, both awake", NATIVE, IMSUP_AWAKE)?);
+    let tail = row(IMSUP_AWAKE, IMSUP_ASLEEP)?.expect(Bound::TailMore(500.0));
+    rows.push(Row {
+        what: format!("{series}: the tail"),
+        ..tail
+    });
     section.rows.extend(rows);
     Ok(())
 }

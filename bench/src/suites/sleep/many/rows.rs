@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{ALONE, CROWD};
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Goal, Row, Section};
 use crate::rounds::Batches;
 use crate::stats::Unit;
 use crate::suites::sleep::server::Connection;
@@ -63,7 +63,11 @@ pub fn all(batches: &Batches, hosts: usize) -> Result<Vec<Row>> {
             "{CROWD} at once, {}: the 95th percentile of each crowd",
             connection.what()
         );
-        rows.push(Row::alone(what, unit, &crowd).expect(Bound::Value(100.0)));
+        rows.push(
+            Row::alone(what, unit, &crowd)
+                .expect(Bound::Value(50.0))
+                .goal(Goal::Crowd),
+        );
     }
     Ok(rows)
 }
