@@ -9,6 +9,7 @@ mod disposal;
 mod down;
 mod held;
 mod hello;
+mod naming;
 mod power;
 mod reach;
 mod sleep;
@@ -41,6 +42,7 @@ use crate::paths::Paths;
 use crate::projects::Memory;
 use crate::registry::{Action, Answer, Input, WaiterId};
 use crate::retained::{SocketId, Sockets};
+use crate::senders::Senders;
 use crate::sessions::Sessions;
 use crate::signals::Signals;
 use crate::tokens::{self, Kind};
@@ -103,6 +105,8 @@ pub(crate) struct Broker {
     pub(crate) signals: Signals,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
+    pub(crate) senders: Senders,
+    untold: naming::Untold,
     /// When the project was brought up: microseconds since the Unix epoch.
     up_us: u64,
     leases: Leases,
@@ -118,6 +122,7 @@ pub(crate) struct Broker {
     disposal: Option<disposal::Round>,
     serial: u64,
     orders: u64,
+    ending: Vec<together::EndedTogether>,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
     feeding: bool,
@@ -144,6 +149,7 @@ pub(crate) struct Parts {
     pub(crate) signals: Signals,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
+    pub(crate) senders: Senders,
     pub(crate) up_us: u64,
     pub(crate) leases: Leases,
     pub(crate) cgroups: Vec<PathBuf>,
@@ -172,6 +178,8 @@ impl Broker {
             signals: parts.signals,
             notices: parts.notices,
             notifier: parts.notifier,
+            senders: parts.senders,
+            untold: naming::Untold::default(),
             up_us: parts.up_us,
             leases: parts.leases,
             cgroups: parts.cgroups,
@@ -183,6 +191,7 @@ impl Broker {
             disposal: None,
             serial: 0,
             orders: 0,
+            ending: Vec::new(),
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
             feeding: false,
@@ -217,6 +226,7 @@ impl Broker {
             self.run_timers();
             self.stream_events();
         }
+        self.tell_all_events();
         Ok(())
     }
 
@@ -274,27 +284,32 @@ impl Broker {
 
     fn take_notices(&mut self) {
         while let Ok(notice) = self.notices.try_recv() {
-            match notice {
-                Notice::Published { endpoint, by } => {
-                    let Some(id) = self.host_at(endpoint) else { continue };
-                    let cause = Cause {
-                        kind: CauseKind::Published,
-                        by: Some(self.caller(by)),
-                        port: Some(endpoint.address.port()),
-                    };
-                    self.feed(id, Input::Signal { cause, queued: false });
-                }
-                Notice::Lookup { index, by } => {
-                    let Some(id) = self.hosts.at(index) else { continue };
-                    let cause = Cause {
-                        kind: CauseKind::Lookup,
-                        by: Some(self.caller(SocketAddr::new(by, 0))),
-                        port: None,
-                    };
-                    self.feed(id, Input::Signal { cause, queued: false });
-                }
-                Notice::Cleared { host, serial } => self.cleared(host, serial),
+            self.take_notice(notice);
+        }
+    }
+
+    fn take_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Published { endpoint, by } => {
+                let Some(id) = self.host_at(endpoint) else { return };
+                let cause = Cause {
+                    kind: CauseKind::Published,
+                    by: Some(self.caller(by)),
+                    port: Some(endpoint.address.port()),
+                };
+                self.feed(id, Input::Signal { cause, queued: false });
             }
+            Notice::Lookup { index, by } => {
+                let Some(id) = self.hosts.at(index) else { return };
+                let cause = Cause {
+                    kind: CauseKind::Lookup,
+                    by: Some(self.caller(SocketAddr::new(by, 0))),
+                    port: None,
+                };
+                self.feed(id, Input::Signal { cause, queued: false });
+            }
+            Notice::Cleared { host, serial } => self.cleared(host, serial),
+            Notice::Senders(answers) => self.name_senders(answers),
         }
     }
 
@@ -320,7 +335,7 @@ impl Broker {
     fn step(&mut self, id: HostId, input: Input) {
         let (now, time_us) = (Instant::now(), now_us());
         let host = &mut self.hosts[id];
-        let before = host.life.state();
+        let (before, was_absent) = (host.life.state(), host.life.absent());
         let actions = host.life.step(input, now);
         if host.life.state() != before {
             host.since_us = time_us;
@@ -338,9 +353,11 @@ impl Broker {
                 Action::Emit { kind, duration, detail } => emitted.push((kind, duration, detail)),
             }
         }
-        if !emitted.is_empty() {
-            // After the boot: the question who sent the signal costs as much as a small program's start.
+        if emitted.iter().any(|(kind, _, _)| is_caused(*kind)) {
             self.name_sender(id);
+        }
+        if self.hosts[id].life.absent() && !was_absent {
+            self.forget_ended_together();
         }
         let allocated = emitted.iter().any(|(kind, _, _)| *kind == EventKind::Allocate);
         for (kind, duration, detail) in emitted {
@@ -354,7 +371,8 @@ impl Broker {
 
     fn emit(&mut self, id: HostId, time_us: u64, kind: EventKind, duration: Option<Duration>, detail: Option<String>) {
         let host = &self.hosts[id];
-        let caused = matches!(kind, EventKind::Allocate | EventKind::Boot | EventKind::Ready);
+        let caused = is_caused(kind);
+        let question = host.unnamed.filter(|_| caused);
         let ended = matches!(kind, EventKind::Exit | EventKind::Fail);
         let event = Event {
             time_us,
@@ -369,35 +387,7 @@ impl Broker {
                 .filter(|_| ended)
                 .and_then(|account| account.current()),
         };
-        self.record(id, event);
-    }
-
-    /// Says that something happened to a host.
-    fn record(&mut self, id: HostId, event: Event) {
-        if event.kind == EventKind::Boot {
-            let host = &mut self.hosts[id];
-            host.boots = host.boots.saturating_add(1);
-        }
-        self.account(id).apply(&event);
-        if let Some(on_event) = &self.on_event {
-            on_event(&event);
-        }
-        self.history.push(event);
-    }
-
-    fn name_sender(&mut self, id: HostId) {
-        let host = &self.hosts[id];
-        let Some(socket) = host.signalled_by else { return };
-        let by = self
-            .sockets
-            .get(socket)
-            .and_then(|retained| crate::peers::waiting(&retained.socket, retained.endpoint))
-            .map(|peer| self.caller(peer));
-        let host = &mut self.hosts[id];
-        host.signalled_by = None;
-        if let Some(by) = by {
-            host.life.name_caller(by);
-        }
+        self.record_unnamed(id, event, question);
     }
 
     /// Who an address is: a host of the project by name, else the address (with its port, where it has one).
@@ -500,4 +490,9 @@ impl Broker {
         let life = &self.hosts[id].life;
         !life.absent() && !life.settled()
     }
+}
+
+/// Whether an event carries the signal behind the boot.
+fn is_caused(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Allocate | EventKind::Boot | EventKind::Ready)
 }

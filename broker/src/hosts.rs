@@ -13,6 +13,7 @@ use crate::cluster::{Cluster, HostSpec, Restart};
 use crate::launcher;
 use crate::registry::{Life, Policy, Revive};
 use crate::retained::SocketId;
+use crate::senders::Question;
 
 /// One host's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +100,8 @@ pub(crate) struct Host {
     pub(crate) tick_at: Option<Instant>,
     /// The socket whose queue was the last signal, whose sender is still to be named.
     pub(crate) signalled_by: Option<SocketId>,
+    /// The question who sent it, until that is answered.
+    pub(crate) unnamed: Option<Question>,
     /// The order by which its program was ended together with those of others; until its next boot.
     pub(crate) ended_by: Option<u64>,
 }
@@ -173,6 +176,7 @@ impl Hosts {
             since_us,
             tick_at: None,
             signalled_by: None,
+            unnamed: None,
             ended_by: None,
         };
         let free = match self.transient {
@@ -207,6 +211,11 @@ impl Hosts {
     /// The host with this id, where it still exists.
     pub(crate) fn get(&self, id: HostId) -> Option<&Host> {
         self.table.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn get_mut(&mut self, id: HostId) -> Option<&mut Host> {
+        self.table.get_mut(id.0 as usize)?.as_mut()
     }
 
     /// The host of this name (no alias).

@@ -29,6 +29,7 @@ mod registry;
 mod retained;
 mod routes;
 mod run;
+mod senders;
 mod sessions;
 mod signals;
 mod sockets;

@@ -8,6 +8,7 @@ use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
 use crate::hosts::HostId;
+use crate::senders::Question;
 
 /// One thing told.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum Notice {
     Lookup { index: Index, by: IpAddr },
     /// What a dead supervisor left is gone.
     Cleared { host: HostId, serial: u64 },
+    /// Who has come, for each question; `None` where that cannot be told.
+    Senders(Vec<(Question, Option<SocketAddr>)>),
 }
 
 /// Where threads tell it.

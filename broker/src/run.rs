@@ -34,6 +34,7 @@ use crate::paths::Paths;
 use crate::projects::{self, Memory};
 use crate::published::{self, Relay};
 use crate::routes;
+use crate::senders::Senders;
 use crate::signals::Signals;
 use crate::sockets;
 use crate::tokens::{Kind, token};
@@ -123,6 +124,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         sender,
         waker: Arc::new(waker),
     };
+    let senders = Senders::start(notifier.clone()).map_err(system("the thread that names senders"))?;
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let launcher: Box<dyn Launcher> = Box::new(launcher);
@@ -146,6 +148,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         signals,
         notices,
         notifier: notifier.clone(),
+        senders,
         up_us,
         leases,
         cgroups: cgroups::directories_of("self"),

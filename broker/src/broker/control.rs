@@ -59,7 +59,10 @@ impl Broker {
                 };
                 Reply::Listed(addresses.into_iter().map(response).collect::<Vec<_>>().into_iter())
             }
-            Request::Events { follow, hosts } => Reply::Events { from: 0, follow, hosts },
+            Request::Events { follow, hosts } => {
+                self.tell_all_events();
+                Reply::Events { from: 0, follow, hosts }
+            }
             Request::Wake { hosts, by, exec } => {
                 let kind = if exec { CauseKind::Exec } else { CauseKind::Wake };
                 let hosts = self.select(&hosts)?;

@@ -3,11 +3,10 @@
 //! A sleep is decided and done without the broker, which hears of it afterwards. A host that sleeps keeps its sockets and
 //! is connected to as if it ran; nothing here is on that way.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use imsup_wire::message::Adoption;
-use imsup_wire::{Cause, CauseKind, Event, EventKind, Order, ToBroker, Transport, Usage, WakeCause};
+use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Order, ToBroker, Transport, Usage, WakeCause};
 
 use super::Broker;
 use super::asks::Asker;
@@ -124,28 +123,33 @@ impl Broker {
         }
     }
 
-    /// Says that a host woke: whoever sent the signal is named by now, or is not going to be.
+    /// Says that a host woke: whoever sent the signal is named by now, or is still found out, or is not going to be.
     pub(super) fn record_wake(&mut self, id: HostId) {
-        let Some(mut event) = self.sleep(id).and_then(|sleep| sleep.unnamed.take()) else {
+        let Some(event) = self.sleep(id).and_then(|sleep| sleep.unnamed.take()) else {
             return;
         };
-        if let Some(cause) = &mut event.cause
-            && let (CauseKind::Connection, None, Some(port)) = (cause.kind, &cause.by, cause.port)
-        {
-            cause.by = self.waiting_at(id, port).map(|address| self.caller(address));
-        }
-        self.record(id, *event);
+        let question = match &event.cause {
+            Some(Cause {
+                kind: CauseKind::Connection,
+                by: None,
+                port: Some(port),
+            }) => {
+                let endpoint = self.endpoint_at(id, *port);
+                endpoint.and_then(|endpoint| self.ask_sender(endpoint))
+            }
+            _ => None,
+        };
+        self.record_unnamed(id, *event, question);
     }
 
-    /// Who waits at a port of the host, not accepted yet. Those who are may be connected since long.
-    fn waiting_at(&self, id: HostId, port: u16) -> Option<SocketAddr> {
+    /// The endpoint that a host has at a port. Those who woke it there may be connected since long.
+    fn endpoint_at(&self, id: HostId, port: u16) -> Option<Endpoint> {
         let sockets = self.hosts[id]
             .sockets
             .iter()
             .filter_map(|socket| self.sockets.get(*socket));
-        let mut at_port =
-            sockets.filter(|kept| kept.endpoint.transport == Transport::Tcp && kept.endpoint.address.port() == port);
-        at_port.find_map(|kept| crate::peers::came(kept.endpoint))
+        let mut endpoints = sockets.map(|kept| kept.endpoint);
+        endpoints.find(|endpoint| endpoint.transport == Transport::Tcp && endpoint.address.port() == port)
     }
 
     fn terminating(&mut self, id: HostId, slept: Duration, usage: Usage) {

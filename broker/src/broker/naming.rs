@@ -1,0 +1,122 @@
+//! Events whose sender is still to be named, and those that happened after them: they are told in their order, once the name is known.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use imsup_wire::{Endpoint, Event, EventKind, Transport};
+
+use super::Broker;
+use crate::hosts::HostId;
+use crate::peers;
+use crate::senders::Question;
+
+/// Events that are not told yet, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Untold {
+    events: VecDeque<Waiting>,
+    last_question: u64,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Waiting {
+    host: HostId,
+    event: Event,
+    /// What is to be answered first.
+    question: Option<Question>,
+}
+
+impl Broker {
+    /// Says that something happened to a host.
+    pub(super) fn record(&mut self, id: HostId, event: Event) {
+        self.record_unnamed(id, event, None);
+    }
+
+    /// Says that something happened to a host, once this question is answered.
+    pub(super) fn record_unnamed(&mut self, id: HostId, event: Event, question: Option<Question>) {
+        if event.kind == EventKind::Boot {
+            let host = &mut self.hosts[id];
+            host.boots = host.boots.saturating_add(1);
+        }
+        self.account(id).apply(&event);
+        self.untold.events.push_back(Waiting {
+            host: id,
+            event,
+            question,
+        });
+        self.tell_events();
+    }
+
+    /// Tells those before which no question is left.
+    fn tell_events(&mut self) {
+        while self.untold.events.front().is_some_and(|first| first.question.is_none()) {
+            let Some(Waiting { event, .. }) = self.untold.events.pop_front() else {
+                return;
+            };
+            if let Some(on_event) = &self.on_event {
+                on_event(&event);
+            }
+            self.history.push(event);
+        }
+    }
+
+    /// Asks who has come to an endpoint; `None` where nobody answers that.
+    pub(super) fn ask_sender(&mut self, endpoint: Endpoint) -> Option<Question> {
+        self.untold.last_question += 1;
+        let question = Question(self.untold.last_question);
+        self.senders.ask(question, endpoint).then_some(question)
+    }
+
+    /// Finds out who sent the signal that a host was booted by.
+    pub(super) fn name_sender(&mut self, id: HostId) {
+        let Some(socket) = self.hosts[id].signalled_by.take() else {
+            return;
+        };
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let endpoint = retained.endpoint;
+        match endpoint.transport {
+            Transport::Udp => {
+                if let Some(by) = peers::sender(&retained.socket).map(|sender| self.caller(sender)) {
+                    self.hosts[id].life.name_caller(by);
+                }
+            }
+            Transport::Tcp => self.hosts[id].unnamed = self.ask_sender(endpoint),
+        }
+    }
+
+    /// Takes answers.
+    pub(super) fn name_senders(&mut self, answers: Vec<(Question, Option<SocketAddr>)>) {
+        for (question, sender) in answers {
+            let by = sender.map(|sender| self.caller(sender));
+            for waiting in &mut self.untold.events {
+                if waiting.question != Some(question) {
+                    continue;
+                }
+                waiting.question = None;
+                if let Some(cause) = &mut waiting.event.cause {
+                    cause.by = cause.by.take().or_else(|| by.clone());
+                }
+                // Its later events carry the cause as well, unless another signal has come since.
+                if let Some(host) = self.hosts.get_mut(waiting.host)
+                    && host.unnamed == Some(question)
+                {
+                    host.unnamed = None;
+                    by.clone().into_iter().for_each(|by| host.life.name_caller(by));
+                }
+            }
+        }
+        self.tell_events();
+    }
+
+    /// Waits until all that happened is told.
+    pub(super) fn tell_all_events(&mut self) {
+        while !self.untold.events.is_empty() {
+            match self.notices.recv() {
+                Ok(notice) => self.take_notice(notice),
+                Err(_) => return,
+            }
+        }
+    }
+}

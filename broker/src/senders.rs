@@ -1,0 +1,48 @@
+//! Who has booted or woken a host: asked of the kernel by a thread of its own, since the answer takes it a walk over every connection of the
+//! machine ([`crate::peers`]), which nobody is to wait for.
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use imsup_wire::Endpoint;
+
+use crate::notices::{Notice, Notifier};
+use crate::peers;
+
+/// Names a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Question(pub(crate) u64);
+
+/// The thread. It ends when this is dropped.
+pub(crate) struct Senders {
+    questions: Sender<(Question, Endpoint)>,
+}
+
+impl Senders {
+    /// Starts it; it tells the loop what it has found ([`Notice::Senders`]).
+    ///
+    /// # Errors
+    /// A thread that cannot be made.
+    pub(crate) fn start(notifier: Notifier) -> io::Result<Self> {
+        let (questions, asked) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("senders".to_owned())
+            .spawn(move || serve(&asked, &notifier))?;
+        Ok(Self { questions })
+    }
+
+    /// Asks who has come to an endpoint. Each question is answered once; false where it is not.
+    pub(crate) fn ask(&self, question: Question, endpoint: Endpoint) -> bool {
+        self.questions.send((question, endpoint)).is_ok()
+    }
+}
+
+/// Answers all that have gathered by one dump.
+fn serve(asked: &Receiver<(Question, Endpoint)>, notifier: &Notifier) {
+    while let Ok(first) = asked.recv() {
+        let more = asked.try_iter().take(peers::AT_ONCE - 1);
+        let (questions, endpoints): (Vec<_>, Vec<_>) = std::iter::once(first).chain(more).unzip();
+        let found = peers::came(&endpoints);
+        notifier.tell(Notice::Senders(questions.into_iter().zip(found).collect()));
+    }
+}
