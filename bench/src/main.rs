@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod affinity;
+mod cgroups;
 mod cli;
 mod command;
 mod compose;
@@ -9,6 +10,7 @@ mod context;
 mod docker;
 mod guest;
 mod interrupt;
+mod isolated;
 mod machine;
 mod peers;
 mod process;

@@ -1,32 +1,23 @@
 //! dockerd, with everything it owns in namespaces and directories of ours.
 
-use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, bail};
 
-use super::cgroups;
+use crate::cgroups::Cgroups;
 use crate::context::Context;
 use crate::interrupt;
-use crate::process;
+use crate::isolated::{self, Isolated};
 
 /// It takes about a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// In a mount namespace of its own: what dockerd and containerd write outside their directories (/run, /etc/docker/key.json,
-/// /opt/containerd) is seen by nobody else, and gone with them.
-const HIDE: &str = "set -e
-mount -t tmpfs tmpfs /run
-mkdir /run/upper /run/work
-mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
-if [ -d /opt ]; then mount -t tmpfs tmpfs /opt; fi
-exec \"$@\"";
+/// containerd makes that directory.
+const HIDE_OPT: &str = "if [ -d /opt ]; then mount -t tmpfs tmpfs /opt; fi\n";
 
 /// Which network its containers have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,41 +32,31 @@ pub enum Network {
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 
 /// The loopback of a network namespace that was just made.
-const LOOPBACK_UP: &str = "ip link set lo up";
+const LOOPBACK_UP: &str = "ip link set lo up\n";
 
-/// A running daemon.
+/// A running daemon: ended first, and then its cgroups can be removed.
 #[derive(Debug)]
 pub struct Daemon {
-    child: Child,
+    isolated: Isolated,
+    cgroups: Cgroups,
     socket: PathBuf,
-    cgroups: String,
 }
 
 impl Daemon {
     /// Starts it, and waits until it listens.
     pub fn start(context: &Context, program: &Path, network: Network) -> Result<Self> {
-        ensure!(rustix::process::geteuid().is_root(), "only root can");
-        for parent in cgroups::left_behind() {
-            cgroups::thaw(&parent);
-            cgroups::remove(&parent);
-        }
-        let (name, isolation, script, bridge) = match network {
-            Network::Machine => ("docker", None, HIDE.to_owned(), Some("--bridge=none")),
-            Network::Bridge => ("docker-bridge", Some("--net"), format!("{LOOPBACK_UP}\n{HIDE}"), None),
+        let (name, namespaces, script, bridge) = match network {
+            Network::Machine => ("docker", None, HIDE_OPT.to_owned(), Some("--bridge=none")),
+            Network::Bridge => ("docker-bridge", Some("--net"), format!("{LOOPBACK_UP}{HIDE_OPT}"), None),
         };
         // One that follows another finds nothing of it.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let directory = context.sandbox.directory().join(format!("{name}-{number}"));
         std::fs::create_dir_all(&directory)?;
         let (socket, log) = (directory.join("docker.sock"), directory.join("log"));
-        let out = File::create(&log).context("making docker's log")?;
-        let parent = format!("{}-{name}", cgroups::parent());
-        // All processes, containers too, are in one PID namespace: they die with its first one, which dies with us.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare"])
-            .args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"])
-            .args(isolation)
-            .args(["sh", "-c", &script, "sh"])
+        let cgroups = Cgroups::new(name);
+        let mut command = isolated::command(namespaces, &format!("{script}exec \"$@\""));
+        command
             .arg(program)
             .arg("--data-root")
             .arg(directory.join("data"))
@@ -84,7 +65,7 @@ impl Daemon {
             .arg("--pidfile")
             .arg(directory.join("pid"))
             .arg(format!("--host=unix://{}", socket.display()))
-            .arg(format!("--cgroup-parent={parent}"))
+            .arg(format!("--cgroup-parent={}", cgroups.name()))
             .args([
                 "--iptables=false",
                 "--ip6tables=false",
@@ -92,18 +73,13 @@ impl Daemon {
                 "--ip-masq=false",
             ])
             .args(bridge)
-            .args(["--userland-proxy=false", "--storage-driver=vfs", "--group="])
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .spawn()
-            .context("starting it by setpriv and unshare (util-linux)")?;
+            .args(["--userland-proxy=false", "--storage-driver=vfs", "--group="]);
         let mut daemon = Self {
-            child,
+            isolated: Isolated::start(command, &log)?,
+            cgroups,
             socket,
-            cgroups: parent,
         };
-        daemon.wait().with_context(|| last_lines(&log))?;
+        daemon.wait().with_context(|| isolated::last_lines(&log))?;
         Ok(daemon)
     }
 
@@ -115,7 +91,7 @@ impl Daemon {
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(&self.socket).is_err() {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.isolated.ended()? {
                 bail!("it ended with {status}");
             }
             if Instant::now() > deadline {
@@ -129,23 +105,6 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        cgroups::thaw(&self.cgroups);
-        // The first process of a PID namespace is gone only when all the others are (pid_namespaces(7)), and unshare waits for it.
-        let first = process::descendants(self.child.id())
-            .ok()
-            .and_then(|found| found.first().copied());
-        let first = first.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        if first.is_none_or(|first| kill_process(first, Signal::KILL).is_err()) {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
-        cgroups::remove(&self.cgroups);
+        self.cgroups.thaw();
     }
-}
-
-/// What it said last.
-fn last_lines(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(3)..].join("\n")
 }

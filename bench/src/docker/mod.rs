@@ -2,7 +2,6 @@
 //! bridge of their own.
 
 mod api;
-mod cgroups;
 mod daemon;
 mod image;
 

@@ -1,19 +1,44 @@
-//! The cgroups that dockerd makes below its `--cgroup-parent`: it leaves them behind, and a paused container cannot die.
+//! The cgroups below which daemons of ours make theirs: they leave them behind, and a paused container cannot die.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What every `--cgroup-parent` of ours begins with; the process's id follows, and which daemon it is.
+/// What the names of all of ours begin with; the process's id follows, and which daemon it is.
 const PREFIX: &str = "imsup-bench-";
 
-/// What the `--cgroup-parent`s of this run begin with.
-pub fn parent() -> String {
-    format!("{PREFIX}{}", std::process::id())
+/// Cgroups of one name, in whatever hierarchies a daemon makes them; removed when this is dropped, where their processes have ended.
+#[derive(Debug)]
+pub struct Cgroups(String);
+
+impl Cgroups {
+    /// Those of a daemon of this run, none of which is there yet. What runs that were killed left is removed.
+    pub fn new(daemon: &str) -> Self {
+        for parent in left_behind() {
+            thaw(&parent);
+            remove(&parent);
+        }
+        Self(format!("{PREFIX}{}-{daemon}", std::process::id()))
+    }
+
+    /// Their name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Lets what is paused there go on, so that SIGKILL reaches it: a frozen cgroup v1 holds it back
+    /// (Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst).
+    pub fn thaw(&self) {
+        thaw(&self.0);
+    }
 }
 
-/// Lets what is paused there go on, so that SIGKILL reaches it: a frozen cgroup v1 holds it back
-/// (Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst).
-pub fn thaw(parent: &str) {
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+fn thaw(parent: &str) {
     for directory in found(|name| name == parent) {
         for below in tree(&directory) {
             for (file, text) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
@@ -26,8 +51,7 @@ pub fn thaw(parent: &str) {
     }
 }
 
-/// Removes them, where their processes have ended.
-pub fn remove(parent: &str) {
+fn remove(parent: &str) {
     for directory in found(|name| name == parent) {
         for below in tree(&directory).iter().rev() {
             let _ = fs::remove_dir(below);
@@ -35,8 +59,8 @@ pub fn remove(parent: &str) {
     }
 }
 
-/// The parents of runs that were killed: their daemon died with them, but not what it had paused.
-pub fn left_behind() -> Vec<String> {
+/// The names of runs that were killed: their daemons died with them, but not what docker had paused.
+fn left_behind() -> Vec<String> {
     let dead = |name: &str| {
         let rest = name.strip_prefix(PREFIX).unwrap_or_default();
         let process = rest.split('-').next().and_then(|id| id.parse::<u32>().ok());
@@ -82,13 +106,12 @@ fn tree(directory: &Path) -> Vec<PathBuf> {
 fn places() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let of = |line: &str| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let is_cgroup = file_system.starts_with("cgroup ") || file_system.starts_with("cgroup2 ");
-        is_cgroup.then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    let is_cgroup = |line: &&str| {
+        let file_system = file_system(line);
+        file_system.starts_with("cgroup ") || file_system.starts_with("cgroup2 ")
     };
     let mut places: Vec<PathBuf> = Vec::new();
-    for mount in mounts.lines().filter_map(of) {
+    for mount in mounts.lines().filter(is_cgroup).filter_map(mounted_at) {
         let paths = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
         places.extend(paths.map(|path| mount.join(path.trim_start_matches('/'))));
         places.push(mount);
@@ -97,4 +120,13 @@ fn places() -> Vec<PathBuf> {
     places.dedup();
     places.retain(|place| place.is_dir());
     places
+}
+
+/// What follows the optional fields of a line of mountinfo: the file system's type, source and options.
+fn file_system(line: &str) -> &str {
+    line.split_once(" - ").map_or("", |(_, file_system)| file_system)
+}
+
+fn mounted_at(line: &str) -> Option<PathBuf> {
+    line.split(' ').nth(4).map(PathBuf::from)
 }
