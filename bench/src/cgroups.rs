@@ -38,6 +38,13 @@ impl Drop for Cgroups {
     }
 }
 
+/// Where cgroup v2 is mounted.
+pub fn unified() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found = mounts.lines().filter(|line| file_system(line).starts_with("cgroup2 "));
+    found.find_map(mounted_at)
+}
+
 fn thaw(parent: &str) {
     for directory in found(|name| name == parent) {
         for below in tree(&directory) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 
 use anyhow::{Context, Result};
 use listenfd::ListenFd;
@@ -30,6 +31,7 @@ pub fn run(at: SocketAddrV4) -> Result<()> {
         )
     };
     watch(&listener, LISTENER).context("watching the listener")?;
+    say_ready().context("saying that it is ready")?;
     let mut connections = HashMap::new();
     let mut events = Vec::with_capacity(16);
     loop {
@@ -50,6 +52,14 @@ pub fn run(at: SocketAddrV4) -> Result<()> {
             }
         }
     }
+}
+
+/// Says so to who started it, where that one wants to know: sd_notify(3).
+fn say_ready() -> Result<()> {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
+        UnixDatagram::unbound()?.send_to(b"READY=1", path)?;
+    }
+    Ok(())
 }
 
 /// Sends back what is there; false where the client is gone.

@@ -1,5 +1,6 @@
 //! systemd's socket activation, without systemd as process 1: systemd-socket-activate(1) and systemd-socket-proxyd(8).
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -35,12 +36,7 @@ impl Systemd {
     pub fn find() -> Result<Self> {
         let activate = command::find("systemd-socket-activate")
             .context("there is no systemd-socket-activate (Debian: systemd)")?;
-        let mut candidates = LIBRARIES
-            .iter()
-            .map(|path| Path::new(path).join("systemd-socket-proxyd"));
-        let proxyd = candidates
-            .find(|path| path.is_file())
-            .context("there is no systemd-socket-proxyd (Debian: systemd)")?;
+        let proxyd = library("systemd-socket-proxyd")?;
         Ok(Self { activate, proxyd })
     }
 
@@ -98,15 +94,35 @@ impl Drop for Activated {
     }
 }
 
-/// Whether somebody listens there, by /proc/net/tcp (proc_pid_net(5)).
+/// A program of systemd's that is not for people.
+///
+/// # Errors
+/// It is not there.
+pub fn library(name: &str) -> Result<PathBuf> {
+    let mut candidates = LIBRARIES.iter().map(|path| Path::new(path).join(name));
+    let found = candidates.find(|path| path.is_file());
+    found.with_context(|| format!("there is no {name} (Debian: systemd)"))
+}
+
+/// Whether somebody listens there.
 fn listens(at: SocketAddrV4) -> bool {
+    listening(&[at]) == 1
+}
+
+/// On how many of these somebody listens, by /proc/net/tcp (proc_pid_net(5)).
+pub fn listening(addresses: &[SocketAddrV4]) -> usize {
     let text = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let wanted = encoded(*at.ip(), at.port());
     // "sl local_address rem_address st ...", where 0A is TCP_LISTEN.
-    text.lines().any(|line| {
+    let listener = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        fields.next() == Some(wanted.as_str()) && fields.nth(1) == Some("0A")
-    })
+        let local = fields.next()?;
+        (fields.nth(1) == Some("0A")).then(|| local.to_owned())
+    };
+    let listeners: HashSet<String> = text.lines().filter_map(listener).collect();
+    let found = addresses
+        .iter()
+        .filter(|at| listeners.contains(&encoded(*at.ip(), at.port())));
+    found.count()
 }
 
 /// An address as the kernel writes it there: its bytes as one number of the machine's.

@@ -208,6 +208,11 @@ const REPORT: &[Suite] = &[
         run: compared::day::run,
     },
     SLEEP_WAKE_SUITE,
+    Suite {
+        name: "idle-exit",
+        about: "the first reply after systemd-socket-proxyd's idle exit and restart, and of a host that sleeps or has ended",
+        run: compared::idle_exit::run,
+    },
     SLEEP_MANY_SUITE,
     HOSTS_SUITE,
     CALLS_SUITE,

@@ -3,6 +3,7 @@
 pub mod connecting;
 pub mod crowd;
 pub mod day;
+pub mod idle_exit;
 mod loads;
 pub mod path;
 mod servers;

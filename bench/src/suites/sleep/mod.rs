@@ -6,7 +6,7 @@ pub mod many;
 pub mod server;
 mod stage;
 pub mod wake;
-mod wakes;
+pub mod wakes;
 
 use std::time::Duration;
 
