@@ -34,15 +34,6 @@ pub fn memory(pid: u32) -> Result<Memory> {
     })
 }
 
-/// The kernel's own objects, sockets among them, in bytes: proc_meminfo(5), `Slab`.
-///
-/// # Errors
-/// /proc/meminfo cannot be read.
-pub fn kernel_objects() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    kib_line(&text, "Slab").context("/proc/meminfo has no line 'Slab'")
-}
-
 /// What the kernel takes, in bytes: proc_meminfo(5).
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
@@ -56,6 +47,13 @@ pub struct Kernel {
     pub page_tables: u64,
     /// What could still be had, kernel and processes together.
     pub available: u64,
+}
+
+impl Kernel {
+    /// Its own memory.
+    pub fn whole(&self) -> u64 {
+        self.slab + self.percpu + self.stacks + self.page_tables
+    }
 }
 
 /// What the kernel takes.

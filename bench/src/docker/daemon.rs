@@ -83,6 +83,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// It, containerd, and all of its containers.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        self.isolated.processes()
+    }
+
     /// Where it listens.
     pub fn socket(&self) -> &Path {
         &self.socket

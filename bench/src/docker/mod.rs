@@ -79,6 +79,14 @@ impl Docker {
         ))
     }
 
+    /// Its processes and those of all containers.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        self.daemon.processes()
+    }
+
     /// Starts a container, and waits until it listens there.
     ///
     /// # Errors

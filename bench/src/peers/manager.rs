@@ -127,6 +127,15 @@ impl Manager {
         }
     }
 
+    /// systemd itself.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pid(&self) -> Result<u32> {
+        let processes = self.isolated.processes()?;
+        processes.first().copied().context("systemd has ended")
+    }
+
     /// Waits until these services have ended.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, getrlimit};
 
 use super::NATIVE;
@@ -23,21 +23,14 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
-    if let Some(hard) = getrlimit(Resource::Nofile).maximum
-        && hard < HOSTS as u64 + 1_000
-    {
-        section.gap(
-            "10,000 hosts",
-            format!("the hard limit of descriptors is {hard} (ulimit -Hn)"),
-        );
+    if let Err(why) = possible(HOSTS) {
+        section.gap("10,000 hosts", why);
         return Ok(section);
     }
-    let services: Vec<Service> = (1..=HOSTS)
-        .map(|number| Service::new(format!("host-{number}"), ["sleep", "infinity"], [7000]))
-        .collect();
+    let services = services(HOSTS);
     let mut batches = Batches::default();
     let mut turns = [
-        Turn::new(NATIVE, || native(context)),
+        Turn::new(NATIVE, || native(context, HOSTS)),
         Turn::new(IMAGINARY, || imaginary(context, &services)),
     ];
     batches.interleave(&mut turns, context.count(1, 0), context.count(5, 1))?;
@@ -53,7 +46,7 @@ pub fn run(context: &Context) -> Result<Section> {
         .rows
         .push(Row::alone("imsup up -d of all", Unit::MILLISECONDS, &time).expect(Bound::Value(1_000.0)));
     section.rows.push(Row::compare(
-        "kernel memory per host (Slab)",
+        "kernel memory per host (Slab, Percpu)",
         Unit::KIB,
         &of(NATIVE, "kernel", Unit::KIB)?,
         &of(IMAGINARY, "kernel", Unit::KIB)?,
@@ -75,37 +68,77 @@ pub fn run(context: &Context) -> Result<Section> {
         .expect(Bound::Value(8.0))
         .goal(Goal::Memory),
     );
+    section.rows.push(Row::alone(
+        "broker's processor time while nobody asks anything",
+        Unit::SHARE,
+        &of(IMAGINARY, "cpu", Unit::SHARE)?,
+    ));
     section.note(format!(
-        "{HOSTS} services in one compose file; the broker's whole memory is divided by their number; Slab of /proc/meminfo is what all kernel \
-         objects take, before and after, so other work on the machine disturbs it"
+        "{HOSTS} services in one compose file; the broker's whole memory is divided by their number; Slab and Percpu of /proc/meminfo are what \
+         all kernel objects take, before and after, so other work on the machine disturbs it"
     ));
     section.note("native: a process that makes as many listening sockets, one for each of as many addresses");
     Ok(section)
 }
 
-fn per_host(bytes: u64) -> u64 {
-    bytes / HOSTS as u64
+/// Whether a process may have so many sockets.
+///
+/// # Errors
+/// It may not.
+pub fn possible(hosts: usize) -> Result<()> {
+    match getrlimit(Resource::Nofile).maximum {
+        Some(hard) if hard < hosts as u64 + 1_000 => bail!("the hard limit of descriptors is {hard} (ulimit -Hn)"),
+        _ => Ok(()),
+    }
 }
 
-fn settled() -> Result<u64> {
+/// So many, with a port each.
+pub fn services(hosts: usize) -> Vec<Service> {
+    (1..=hosts)
+        .map(|number| Service::new(format!("host-{number}"), ["sleep", "infinity"], [7000]))
+        .collect()
+}
+
+/// How long it is watched what they cost while nobody asks anything.
+pub fn watched(context: &Context) -> Duration {
+    Duration::from_secs(context.count(3, 1) as u64)
+}
+
+/// What the kernel's objects take, in bytes, once it has freed what was closed.
+///
+/// # Errors
+/// It cannot be read, or a signal came.
+pub fn settled() -> Result<u64> {
     interrupt::pause(SETTLE)?;
-    process::kernel_objects()
+    let kernel = process::kernel()?;
+    Ok(kernel.slab + kernel.percpu)
 }
 
-fn native(context: &Context) -> Result<Vec<Series>> {
-    let mut listeners = subject::native(context, &["listeners", &HOSTS.to_string()])?;
+/// The kernel's part alone: a process with so many listening sockets.
+///
+/// # Errors
+/// It does not start.
+pub fn native(context: &Context, count: usize) -> Result<Vec<Series>> {
+    let mut listeners = subject::native(context, &["listeners", &count.to_string()])?;
     let before = settled()?;
     let mut series = listeners.batch(1)?;
-    let kernel = per_host(settled()?.saturating_sub(before));
+    let kernel = settled()?.saturating_sub(before) / count as u64;
     series.push(("kernel".to_owned(), vec![kernel]));
     Ok(series)
 }
 
-fn imaginary(context: &Context, services: &[Service]) -> Result<Vec<Series>> {
+/// These services as imaginary hosts: the time until all listen, and per host what the kernel and the broker take.
+///
+/// # Errors
+/// They do not come up.
+pub fn imaginary(context: &Context, services: &[Service]) -> Result<Vec<Series>> {
+    let per_host = |bytes: u64| bytes / services.len() as u64;
     let before = settled()?;
     let project = Project::up(&context.sandbox, services)?;
+    // Asked now, and over when the watching begins: the broker is, by a connection to it.
+    let pid = project.broker()?;
     let kernel = per_host(settled()?.saturating_sub(before));
-    let broker = process::memory(project.broker()?).context("looking at the broker")?;
+    let broker = process::memory(pid).context("looking at the broker")?;
     let time = u64::try_from(project.took.as_nanos())?;
     let one = |name: &str, value: u64| (name.to_owned(), vec![value]);
     Ok(vec![
@@ -114,5 +147,6 @@ fn imaginary(context: &Context, services: &[Service]) -> Result<Vec<Series>> {
         one("private", per_host(broker.private)),
         one("pss", per_host(broker.proportional)),
         one("all", kernel + per_host(broker.proportional)),
+        one("cpu", process::cpu_share(&[pid], watched(context))?),
     ])
 }

@@ -214,7 +214,11 @@ const REPORT: &[Suite] = &[
         run: compared::idle_exit::run,
     },
     SLEEP_MANY_SUITE,
-    HOSTS_SUITE,
+    Suite {
+        name: "scale",
+        about: "100, 1,000 and 10,000 hosts that do not run, and suspended ones: memory, processor time, time until all listen; systemd, docker",
+        run: compared::scale::run,
+    },
     CALLS_SUITE,
     STEPS_SUITE,
 ];

@@ -6,6 +6,7 @@ pub mod day;
 pub mod idle_exit;
 mod loads;
 pub mod path;
+pub mod scale;
 mod servers;
 pub mod start;
 pub mod together;

@@ -12,7 +12,7 @@ use super::wakes::batch;
 use super::{ASLEEP, AWAKE, BY_COMMAND, crowd, one, server};
 use crate::context::Context;
 use crate::interrupt;
-use crate::process::{self, Kernel};
+use crate::process::{self, Kernel, Memory};
 use crate::project::Project;
 use crate::report::Section;
 use crate::rounds::{Batches, Series};
@@ -46,7 +46,8 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-fn watched(context: &Context) -> Duration {
+/// How long it is watched what they cost while nobody asks anything.
+pub fn watched(context: &Context) -> Duration {
     Duration::from_secs(context.count(10, 2) as u64)
 }
 
@@ -86,25 +87,7 @@ struct Many<'a> {
 }
 
 fn together(context: &Context, server: &Server, hosts: usize, batches: &mut Batches) -> Result<()> {
-    interrupt::pause(SETTLE)?;
-    let before = process::kernel()?;
-    let service = |number| {
-        let mut service = server.service(BY_COMMAND);
-        service.name = format!("host-{number}");
-        service
-    };
-    let services: Vec<_> = (1..=hosts).map(service).collect();
-    let project = Project::up(&context.sandbox, &services)?;
-    project.wake_all()?;
-    let listed = project.hosts()?;
-    let many = Many {
-        context,
-        server,
-        project,
-        before,
-        addresses: listed.iter().map(|host| host.address).collect(),
-        names: listed.into_iter().map(|host| host.name).collect(),
-    };
+    let many = Many::up(context, server, hosts)?;
     interrupt::pause(STARTED)?;
     batches.add(AWAKE, many.cost()?);
     many.suspend(&many.all())?;
@@ -113,7 +96,43 @@ fn together(context: &Context, server: &Server, hosts: usize, batches: &mut Batc
     many.crowds(batches)
 }
 
-impl Many<'_> {
+/// What so many cost asleep.
+///
+/// # Errors
+/// They do not sleep.
+pub fn asleep(context: &Context, server: &Server, hosts: usize) -> Result<Vec<Series>> {
+    let many = Many::up(context, server, hosts)?;
+    if !context.quick {
+        interrupt::pause(STARTED)?;
+    }
+    many.suspend(&many.all())?;
+    many.cost()
+}
+
+impl<'a> Many<'a> {
+    /// So many, all awake.
+    fn up(context: &'a Context, server: &'a Server, hosts: usize) -> Result<Self> {
+        interrupt::pause(SETTLE)?;
+        let before = process::kernel()?;
+        let service = |number| {
+            let mut service = server.service(BY_COMMAND);
+            service.name = format!("host-{number}");
+            service
+        };
+        let services: Vec<_> = (1..=hosts).map(service).collect();
+        let project = Project::up(&context.sandbox, &services)?;
+        project.wake_all()?;
+        let listed = project.hosts()?;
+        Ok(Self {
+            context,
+            server,
+            project,
+            before,
+            addresses: listed.iter().map(|host| host.address).collect(),
+            names: listed.into_iter().map(|host| host.name).collect(),
+        })
+    }
+
     fn all(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }
@@ -126,7 +145,7 @@ impl Many<'_> {
         Ok(())
     }
 
-    /// Processor time and memory of all hosts.
+    /// Processor time of all hosts, and memory for each.
     fn cost(&self) -> Result<Vec<Series>> {
         interrupt::pause(SETTLE)?;
         let now = process::kernel()?;
@@ -140,19 +159,23 @@ impl Many<'_> {
         for supervisor in &supervisors {
             programs.extend(process::descendants(*supervisor)?);
         }
-        let private = |processes: &[u32]| -> Result<Vec<u64>> {
-            processes.iter().map(|pid| Ok(process::memory(*pid)?.private)).collect()
-        };
+        let memory =
+            |processes: &[u32]| -> Result<Vec<Memory>> { processes.iter().map(|pid| process::memory(*pid)).collect() };
+        let private = |processes: &[Memory]| processes.iter().map(|memory| memory.private).collect();
+        let all = |processes: &[Memory]| processes.iter().map(|memory| memory.proportional).sum::<u64>();
         let count = self.names.len() as u64;
         let of_kernel = |part: fn(&Kernel) -> u64| part(&now).saturating_sub(part(&self.before)) / count;
-        let whole = |kernel: &Kernel| kernel.slab + kernel.percpu + kernel.stacks + kernel.page_tables;
+        let of = (process::memory(broker)?, memory(&supervisors)?, memory(&programs)?);
+        let processes = (of.0.proportional + all(&of.1) + all(&of.2)) / count;
         let mut series = vec![
-            ("supervisor".to_owned(), private(&supervisors)?),
-            ("program".to_owned(), private(&programs)?),
-            one("broker", process::memory(broker)?.private / count),
+            ("supervisor".to_owned(), private(&of.1)),
+            ("program".to_owned(), private(&of.2)),
+            one("broker", of.0.private / count),
+            one("processes", processes),
+            one("all", processes + of_kernel(Kernel::whole)),
             one("slab", of_kernel(|kernel| kernel.slab)),
             one("percpu", of_kernel(|kernel| kernel.percpu)),
-            one("kernel", of_kernel(whole)),
+            one("kernel", of_kernel(Kernel::whole)),
             one("available", self.before.available.saturating_sub(now.available) / count),
         ];
         let everyone: Vec<u32> = [broker].into_iter().chain(supervisors).chain(programs).collect();
