@@ -1,16 +1,15 @@
 //! The receive loop: one thread, which never blocks but here.
 
-use std::array;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
 use imsup_wire::{CauseKind, ExitStatus, ToBroker, ToSupervisor, Usage};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{RunError, Trying};
 use crate::held::{self, Held, HeldCalls, MAX_HELD, TICK, Waiting};
@@ -18,20 +17,27 @@ use crate::host::Host;
 use crate::init;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::patience::Patience;
-use crate::kernel::{signals, socket};
+use crate::kernel::signals;
 use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self, Verdict};
 use crate::unhonoured::Unhonoured;
 
-/// What poll(2) found: its events for each of the loop's descriptors.
+/// What ppoll(2) found: its events for each of the loop's descriptors.
 struct Ready {
     listener: PollFlags,
     broker: PollFlags,
     signals: PollFlags,
     watch: PollFlags,
     sleep: PollFlags,
+}
+
+impl Ready {
+    /// Whether it is anything but a trapped call.
+    fn is_more_than_a_call(&self) -> bool {
+        !(self.broker | self.signals | self.watch | self.sleep).is_empty()
+    }
 }
 
 /// How it ended.
@@ -99,6 +105,7 @@ impl Loop {
     /// [`RunError::System`] where the kernel fails a call that cannot fail; everything has been ended then.
     pub fn run(mut self) -> Result<End, RunError> {
         let result = self.go_round();
+        self.patience.end();
         let (usage, tree) = self.sleep.finish();
         init::end_all();
         drop(tree);
@@ -121,6 +128,9 @@ impl Loop {
                 return Ok(status);
             }
             let ready = self.wait().trying("cannot wait for events")?;
+            if ready.is_more_than_a_call() {
+                self.patience.end();
+            }
             if !ready.sleep.is_empty() {
                 self.sleep.on_ready(&mut self.host);
             }
@@ -136,37 +146,48 @@ impl Loop {
             if !ready.watch.is_empty() {
                 self.reconnect.noticed();
             }
-            self.on_time();
+            if ready.is_more_than_a_call() || self.due().is_some_and(|due| due <= Instant::now()) {
+                self.on_time();
+            }
             self.notice_loss();
         }
     }
 
     /// Waits until something is ready, or it is time for something.
     ///
-    /// By poll(2), not epoll(7): seccomp wakes its listener on the processor that makes the call
+    /// By ppoll(2), not epoll(7): seccomp wakes its listener on the processor that makes the call
     /// (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), a hint that an epoll instance does not pass on to those who wait for it
     /// (fs/eventpoll.c, ep_poll_callback). Level-triggered, as RECV needs it, which blocks where nothing is there.
     fn wait(&self) -> Result<Ready, Errno> {
         let listener = self.listening_for_calls.then(|| self.host.listener.as_fd());
-        let mut broker = PollFlags::IN;
-        broker.set(PollFlags::OUT, self.host.link.wants_write());
+        let mut broker = PollFlags::POLLIN;
+        broker.set(PollFlags::POLLOUT, self.host.link.wants_write());
         let sources = [
-            (listener, PollFlags::IN),
+            (listener, PollFlags::POLLIN),
             (self.host.link.socket(), broker),
-            (Some(self.signals.as_fd()), PollFlags::IN),
-            (self.reconnect.watch(), PollFlags::IN),
-            (self.sleep.descriptor(), PollFlags::IN),
+            (Some(self.signals.as_fd()), PollFlags::POLLIN),
+            (self.reconnect.watch(), PollFlags::POLLIN),
+            (self.sleep.descriptor(), PollFlags::POLLIN),
         ];
-        // What is not there is replaced by a descriptor that is asked for nothing.
-        let mut polled = array::from_fn::<_, 5, _>(|position| match sources[position] {
-            (Some(fd), events) => PollFd::from_borrowed_fd(fd, events),
-            (None, _) => PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::empty()),
-        });
-        match poll(&mut polled, self.timeout().as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(socket::errno_of(errno)),
+        // Those that are there come first, and only those are waited for.
+        let mut polled = sources.map(|_| PollFd::new(self.signals.as_fd(), PollFlags::empty()));
+        let mut count = 0;
+        for (fd, events) in sources.iter().filter_map(|(fd, events)| Some((fd.as_ref()?, *events))) {
+            polled[count] = PollFd::new(*fd, events);
+            count += 1;
         }
-        let [listener, broker, signals, watch, sleep] = polled.map(|fd| fd.revents());
+        let timeout = self
+            .due()
+            .map(|due| due.saturating_duration_since(Instant::now()).into());
+        match ppoll(&mut polled[..count], timeout, Some(self.patience.while_idle())) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let mut found = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let [listener, broker, signals, watch, sleep] = sources.map(|(fd, _)| {
+            let events = fd.and_then(|_| found.next());
+            events.unwrap_or(PollFlags::empty())
+        });
         Ok(Ready {
             listener,
             broker,
@@ -185,12 +206,12 @@ impl Loop {
     }
 
     fn on_call(&mut self, events: PollFlags) {
-        if !events.contains(PollFlags::IN) {
+        if !events.contains(PollFlags::POLLIN) {
             // POLLHUP: nobody is left under the filter.
             self.listening_for_calls = false;
             return;
         }
-        let _guard = self.patience.guard();
+        self.patience.begin();
         match self.host.listener.receive() {
             Ok(Some(call)) => self.handle(&call),
             Ok(None) => {}
@@ -254,6 +275,7 @@ impl Loop {
     }
 
     fn on_broker(&mut self) {
+        self.patience.end();
         self.host.link.flush();
         while let Some(message) = self.host.link.receive() {
             if !self.welcomed {
@@ -272,8 +294,10 @@ impl Loop {
     }
 
     fn on_message(&mut self, message: ToSupervisor) {
-        let _guard = matches!(message, ToSupervisor::Reached { .. } | ToSupervisor::Claimed { .. })
-            .then(|| self.patience.guard());
+        match message {
+            ToSupervisor::Reached { .. } | ToSupervisor::Claimed { .. } => self.patience.begin(),
+            _ => self.patience.end(),
+        }
         match message {
             ToSupervisor::Reached { id, outcome } => {
                 let Some(id) = self.held_id(id) else {
@@ -349,6 +373,7 @@ impl Loop {
     }
 
     fn on_signals(&mut self) {
+        self.patience.end();
         while let Ok(Some(info)) = self.signals.read_signal() {
             if let Some(signal) = init::forwarded(info.ssi_signo, info.ssi_code) {
                 init::signal(self.main, signal);
@@ -370,6 +395,7 @@ impl Loop {
             self.look_at_held(now);
             self.next_tick = Instant::now() + held::tick(self.held.len());
         }
+        self.patience.end();
         self.patience.rest(now);
         let circumstances = self.circumstances();
         self.sleep.on_time(&mut self.host, &circumstances);
@@ -394,7 +420,7 @@ impl Loop {
 
     /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
     fn look_at_held(&mut self, now: Instant) {
-        let _guard = self.patience.guard();
+        self.patience.begin();
         let ids: Vec<_> = self.held.keys().copied().collect();
         for id in ids {
             let Some(held) = self.held.get_mut(&id) else {
@@ -459,6 +485,7 @@ impl Loop {
         if !self.lost || was_lost {
             return;
         }
+        self.patience.end();
         self.welcomed = false;
         self.host.answered.forget();
         self.sleep.broker_lost(&mut self.host);
@@ -469,9 +496,10 @@ impl Loop {
         }
     }
 
-    fn timeout(&self) -> Option<Timespec> {
+    /// When [`Self::on_time`] is to be called.
+    fn due(&self) -> Option<Instant> {
         let tick = (!self.held.is_empty()).then_some(self.next_tick);
-        let next = [
+        [
             tick,
             self.kill_at,
             self.settles_at(),
@@ -482,7 +510,6 @@ impl Loop {
         ]
         .into_iter()
         .flatten()
-        .min()?;
-        Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
+        .min()
     }
 }

@@ -11,6 +11,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::SigSet;
 
 /// After so long a wait is ended, and after as long the next one.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -18,17 +19,16 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// The timer stands still when so long nothing was done: it costs an interrupt per tick, and setting it half a microsecond per call.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// The clock that ends waits. Its signal reaches only this thread, and only while a [`Guard`] lives.
+/// The clock that ends waits. Its signal reaches only this thread, and only between [`Patience::begin`] and [`Patience::end`].
 #[derive(Debug)]
 pub struct Patience {
     timer: libc::timer_t,
     ticks: Cell<bool>,
     last_used: Cell<Instant>,
+    /// Whether the signal is let through.
+    begun: Cell<bool>,
+    while_idle: SigSet,
 }
-
-/// While it lives, waits of the calling thread are ended.
-#[derive(Debug)]
-pub struct Guard(());
 
 impl Patience {
     /// For the calling thread.
@@ -59,17 +59,33 @@ impl Patience {
             timer: unsafe { timer.assume_init() },
             ticks: Cell::new(false),
             last_used: Cell::new(Instant::now()),
+            begun: Cell::new(false),
+            while_idle: SigSet::thread_get_mask()?,
         })
     }
 
-    /// Ends waits for as long as the guard lives.
-    pub fn guard(&self) -> Guard {
+    /// Ends waits from now on. While one trapped call follows another, and nothing else happens, it stays begun: that saves two system calls
+    /// for each.
+    pub fn begin(&self) {
         self.last_used.set(Instant::now());
         if !self.ticks.replace(true) {
             self.set(PATIENCE);
         }
-        let _ = mask(libc::SIG_UNBLOCK);
-        Guard(())
+        if !self.begun.replace(true) {
+            let _ = mask(libc::SIG_UNBLOCK);
+        }
+    }
+
+    /// Ends no wait any more: what comes now must not be interrupted.
+    pub fn end(&self) {
+        if self.begun.replace(false) {
+            let _ = mask(libc::SIG_BLOCK);
+        }
+    }
+
+    /// The signals that are blocked while the thread waits for something to do, which is no wait to be ended: ppoll(2) takes them.
+    pub fn while_idle(&self) -> SigSet {
+        self.while_idle
     }
 
     /// When [`Patience::rest`] is to be called.
@@ -106,13 +122,7 @@ impl Drop for Patience {
     }
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = mask(libc::SIG_BLOCK);
-    }
-}
-
-/// Does something that must not be interrupted, whether a [`Guard`] lives or not.
+/// Does something that must not be interrupted, whether waits are ended now or not.
 pub fn wait_for<T>(act: impl FnOnce() -> T) -> T {
     let was_blocked = mask(libc::SIG_BLOCK).unwrap_or(true);
     let result = act();
@@ -146,15 +156,18 @@ fn mask(how: libc::c_int) -> Result<bool, Errno> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+
+    use nix::poll::{PollFd, PollFlags, ppoll};
 
     use super::*;
 
     #[test]
-    fn a_wait_ends_while_guarded() {
+    fn a_wait_ends_once_that_is_begun() {
         let patience = Patience::new().unwrap();
         let (mut one, _other) = UnixStream::pair().unwrap();
-        let guard = patience.guard();
+        patience.begin();
         let error = one.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::Interrupted);
         let limit = 5 * PATIENCE;
@@ -163,9 +176,15 @@ mod tests {
             wait_for(|| one.read(&mut [0])).unwrap_err().kind(),
             std::io::ErrorKind::WouldBlock
         );
-        drop(guard);
+        // Nor is the wait for something to do.
+        let mut polled = [PollFd::new(one.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(
+            ppoll(&mut polled, Some(limit.into()), Some(patience.while_idle())),
+            Ok(0)
+        );
+        patience.end();
         assert!(patience.due().is_some());
-        // Not guarded, it waits for as long as there is to wait.
+        // Not begun, it waits for as long as there is to wait.
         assert_eq!(one.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         patience.rest(Instant::now() + IDLE);
         assert!(patience.due().is_none());
