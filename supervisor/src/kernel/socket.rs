@@ -270,13 +270,12 @@ pub fn set_status_flags(socket: BorrowedFd<'_>, flags: OFlags) -> Result<(), Err
     rustix::fs::fcntl_setfl(socket, flags).map_err(errno_of)
 }
 
-/// Does something while the socket does not block, and restores that at once. Flags that another thread of the program sets
-/// meanwhile are kept, but for O_NONBLOCK itself.
+/// Does something while the socket, which has these flags, does not block, and restores that at once. Flags that another thread of the program
+/// sets meanwhile are kept, but for O_NONBLOCK itself.
 ///
 /// # Errors
 /// What fcntl(2) says.
-pub fn without_blocking<T>(socket: BorrowedFd<'_>, act: impl FnOnce() -> T) -> Result<T, Errno> {
-    let flags = status_flags(socket)?;
+pub fn without_blocking<T>(socket: BorrowedFd<'_>, flags: OFlags, act: impl FnOnce() -> T) -> Result<T, Errno> {
     if flags.contains(OFlags::NONBLOCK) {
         return Ok(act());
     }

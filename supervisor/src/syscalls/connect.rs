@@ -106,7 +106,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             match kind.transport {
                 Transport::Tcp => {
                     let candidates = open_ones(host, candidates);
-                    lead_stream(host, call, socket, kind.family, &candidates, reach)
+                    lead_stream(host, call, socket, &kind, &candidates, reach)
                 }
                 Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
             }

@@ -12,7 +12,7 @@ use super::{Verdict, send};
 use crate::held::{Held, HeldConnect, TICK, Waiting};
 use crate::host::Host;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::socket::{self, Family, Progress};
+use crate::kernel::socket::{self, Family, InetSocket, Progress};
 
 /// A broker that says "connect" where the kernel goes on refusing is believed this often.
 const MAX_ATTEMPTS: u8 = 16;
@@ -44,7 +44,15 @@ fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leave_re
     if socket::is_in_use(socket) {
         return Attempt::Over(Answer::Continue);
     }
-    match socket::without_blocking(socket, || attempt_now(socket, address, true, leave_refusal)) {
+    match socket::status_flags(socket) {
+        Ok(flags) => kick(socket, flags, address, leave_refusal),
+        Err(errno) => Attempt::Over(Answer::errno(errno)),
+    }
+}
+
+/// The attempt of a blocking socket with these flags, that nobody waits on.
+fn kick(socket: BorrowedFd<'_>, flags: OFlags, address: SocketAddr, leave_refusal: bool) -> Attempt {
+    match socket::without_blocking(socket, flags, || attempt_now(socket, address, true, leave_refusal)) {
         Ok(outcome) => outcome,
         Err(errno) => Attempt::Over(Answer::errno(errno)),
     }
@@ -104,12 +112,12 @@ pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer)
     }
 }
 
-/// Leads a stream socket to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
+/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
 pub(super) fn lead_stream(
     host: &mut Host,
     call: &Notification,
     socket: OwnedFd,
-    family: Family,
+    kind: &InetSocket,
     candidates: &[SocketAddrV4],
     reach: Option<Endpoint>,
 ) -> Verdict {
@@ -117,15 +125,22 @@ pub(super) fn lead_stream(
         host.give_up_copy(socket.as_fd());
         return Answer::Continue.into();
     }
-    let blocking = match socket::status_flags(socket.as_fd()) {
-        Ok(flags) => !flags.contains(OFlags::NONBLOCK),
+    let flags = match socket::status_flags(socket.as_fd()) {
+        Ok(flags) => flags,
         Err(errno) => return errno.into(),
     };
+    let blocking = !flags.contains(OFlags::NONBLOCK);
     for (position, candidate) in candidates.iter().enumerate() {
-        let address = family.form(*candidate);
+        let address = kind.family.form(*candidate);
         let is_last = position + 1 == candidates.len();
         let leave_refusal = is_last && reach.is_none();
-        match (attempt(socket.as_fd(), address, blocking, leave_refusal), reach) {
+        // One without a port is neither connected nor listens: nobody waits on it.
+        let attempt = if blocking && kind.is_unbound() {
+            kick(socket.as_fd(), flags, address, leave_refusal)
+        } else {
+            attempt(socket.as_fd(), address, blocking, leave_refusal)
+        };
+        match (attempt, reach) {
             (Attempt::Over(answer), _) => {
                 let connected = answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS);
                 if let (true, Some(endpoint)) = (connected, reach) {

@@ -65,6 +65,26 @@ fn a_source_can_be_bound_without_a_port() {
     }
 }
 
+/// A stream socket without a port is neither connected nor listens, so that nobody waits on it: listen(2) and connect(2) choose one before they
+/// do anything (net/ipv4/inet_connection_sock.c, inet_csk_listen_start; net/ipv4/tcp_ipv4.c, tcp_v4_connect), also when nobody has answered yet.
+#[test]
+fn a_socket_that_listens_or_connects_has_a_port() {
+    let is_unbound = |socket: &OwnedFd| InetSocket::inspect(socket.as_fd()).unwrap().is_unbound();
+    let server = tcp(AddressFamily::INET);
+    assert!(is_unbound(&server) && !socket::is_in_use(server.as_fd()));
+    socket::listen(server.as_fd(), 0).unwrap();
+    assert!(!is_unbound(&server) && socket::is_in_use(server.as_fd()));
+    let address = socket::local_address(server.as_fd()).unwrap();
+    // A queue of 0 takes one; the next gets no answer.
+    let clients = [(); 3].map(|()| tcp(AddressFamily::INET));
+    for client in &clients {
+        nonblocking(client);
+        assert_eq!(socket::connect(client.as_fd(), address), Err(Errno::EINPROGRESS));
+        assert!(!is_unbound(client));
+    }
+    assert_eq!(socket::progress(clients[2].as_fd()), Progress::Waiting);
+}
+
 /// net/ipv4/af_inet.c, __inet_stream_connect: a non-blocking connect says EINPROGRESS even where loopback has completed the
 /// handshake; a second one then says 0, and a third EISCONN.
 #[test]
