@@ -17,6 +17,7 @@
  *     round-trip     connect(2) to a missing Unix socket
  *     connect+close  connect(2) and close(2), without what is between them
  *     whole          from the making of the socket until it is closed, the greeting included
+ *     paced          connect+close again, 0.1 ms after the connection before: the server sleeps by then
  * then `end`.
  */
 #define _GNU_SOURCE
@@ -50,6 +51,7 @@
 #define SYNC_WAKE_UP 1UL
 
 #define MAX_COUNT 10000
+#define PAUSE_NS 100000
 
 enum step { NATIVE, CONTINUE, POLL, READ, DUPLICATE, VALID, INSPECT, SOURCE };
 static const char *const steps[] = {"native", "continue", "poll", "read", "duplicate", "valid", "inspect", "source"};
@@ -76,7 +78,9 @@ static long now(void) {
     return time.tv_sec * 1000000000L + time.tv_nsec;
 }
 
-static long times[3][MAX_COUNT];
+enum series { ROUND_TRIP, CONNECT_CLOSE, WHOLE, PACED, SERIES };
+static const char *const names[] = {"round-trip", "connect+close", "whole", "paced"};
+static long times[SERIES][MAX_COUNT];
 
 static void call_nowhere(int i) {
     static const struct sockaddr_un nowhere = {.sun_family = AF_UNIX, .sun_path = "/nonexistent/floor"};
@@ -86,10 +90,11 @@ static void call_nowhere(int i) {
     }
     long start = now();
     require(connect(fd, (const void *)&nowhere, sizeof nowhere) < 0, "connect to nowhere");
-    times[0][i] = now() - start;
+    times[ROUND_TRIP][i] = now() - start;
 }
 
-static void call_server(const struct sockaddr_in *to, int i) {
+/* One connection: the time of connect(2) and close(2), and of all of it in `whole`. */
+static long call_server(const struct sockaddr_in *to, long *whole) {
     char greeting;
     long start = now();
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -101,12 +106,11 @@ static void call_server(const struct sockaddr_in *to, int i) {
     long greeted = now();
     close(fd);
     long closed = now();
-    times[1][i] = connected - made + closed - greeted;
-    times[2][i] = closed - start;
+    *whole = closed - start;
+    return connected - made + closed - greeted;
 }
 
 static int work(const struct sockaddr_in *to) {
-    static const char *const names[] = {"round-trip", "connect+close", "whole"};
     char line[32];
     puts("ready");
     fflush(stdout);
@@ -120,9 +124,15 @@ static int work(const struct sockaddr_in *to) {
             call_nowhere(i);
         }
         for (int i = 0; i < count; i++) {
-            call_server(to, i);
+            times[CONNECT_CLOSE][i] = call_server(to, &times[WHOLE][i]);
         }
-        for (int series = 0; series < 3; series++) {
+        for (int i = 0; i < count; i++) {
+            static const struct timespec pause = {.tv_nsec = PAUSE_NS};
+            long whole;
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+            times[PACED][i] = call_server(to, &whole);
+        }
+        for (int series = 0; series < SERIES; series++) {
             fputs(names[series], stdout);
             for (int i = 0; i < count; i++) {
                 printf(" %ld", times[series][i]);

@@ -55,6 +55,7 @@ pub fn run(context: &Context) -> Result<Section> {
             ("round-trip", "connect to a missing Unix socket", &ROUND_TRIP[..]),
             ("connect+close", "connect and close", &all[..]),
             ("whole", "a whole connection", &all[..]),
+            ("paced", "connect and close after a pause", &["continue"]),
         ] {
             let series = format!("{series}, {name}");
             let native = batches.measured(NATIVE, &series, unit)?;
@@ -82,7 +83,11 @@ pub fn run(context: &Context) -> Result<Section> {
     );
     section.note(
         "'connect and close': the two calls; the client closes after the server has accepted and sent a byte. 'a whole connection': from socket(2) until it \
-         is closed, the byte waited for",
+         is closed, the byte waited for. 'After a pause': 0.1 ms after the connection before",
+    );
+    section.note(
+        "without a pause the server is often still awake from the close before when the next connection comes, natively: it need not be woken. Behind any \
+         supervisor the call takes long enough for it to sleep, so the floor's own price is that of its round trip, and the rest is the server's wake-up",
     );
     section.note(
         "'together': client and server stay on one processor; 'apart': on one each; the supervisor goes where the scheduler puts it",
