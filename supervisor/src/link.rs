@@ -16,6 +16,8 @@ use nix::unistd::geteuid;
 pub struct Link {
     path: PathBuf,
     channel: Option<Channel>,
+    /// What can wait, but not longer than what is said after it.
+    deferred: Option<ToBroker>,
 }
 
 impl Link {
@@ -32,6 +34,7 @@ impl Link {
         Ok(Self {
             path,
             channel: Some(channel),
+            deferred: None,
         })
     }
 
@@ -41,6 +44,8 @@ impl Link {
     /// As [`Link::open`].
     pub fn reopen(&mut self, hello: ToBroker) -> Result<(), ChannelError> {
         self.channel = Self::open(self.path.clone(), hello)?.channel;
+        // The first message has said what came of it.
+        self.deferred = None;
         self.go_on()
     }
 
@@ -74,6 +79,24 @@ impl Link {
 
     /// Sends a message, or keeps it until [`Link::flush`]; drops it where there is no broker.
     pub fn send(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
+        self.send_deferred();
+        self.send_now(message, fds);
+    }
+
+    /// Sends a message later: right before the next one, or with [`Link::send_deferred`].
+    pub fn defer(&mut self, message: ToBroker) {
+        self.send_deferred();
+        self.deferred = Some(message);
+    }
+
+    /// Sends what was deferred.
+    pub fn send_deferred(&mut self) {
+        if let Some(message) = self.deferred.take() {
+            self.send_now(&message, Vec::new());
+        }
+    }
+
+    fn send_now(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
         if let Some(channel) = &mut self.channel
             && channel.send(message, fds).is_err()
         {
@@ -84,6 +107,7 @@ impl Link {
 
     /// The last message: waits until it is sent.
     pub fn finish(mut self, message: &ToBroker) {
+        self.send_deferred();
         if let Some(channel) = &mut self.channel {
             let _ = channel.socket().set_nonblocking(false);
             let _ = channel.send(message, Vec::new());

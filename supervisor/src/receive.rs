@@ -465,9 +465,10 @@ impl Loop {
         }
     }
 
-    /// When to look whether the program still has its listeners: not while it sleeps, nor while it is being ended, when its next boot will have them.
+    /// When to look whether the program still has its listeners: not while it sleeps or wakes, nor while it is being ended, when its next boot will
+    /// have them.
     fn doors_due(&self) -> Option<Instant> {
-        let stands = self.kill_at.is_some() || self.sleep.suspended_us().is_some();
+        let stands = self.kill_at.is_some() || self.sleep.suspended_us().is_some() || self.sleep.is_waking();
         if stands {
             None
         } else {

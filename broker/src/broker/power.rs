@@ -114,13 +114,14 @@ impl Broker {
         if let Some(failure) = self.not_live(id, "suspend") {
             return self.count_down(number, Some(failure));
         }
-        if self.hosts[id].life.state() == HostState::Suspended {
-            return self.count_down(number, None);
-        }
+        // Also where it is suspended as far as is known: its supervisor says a moment later that it woke.
         if let Some(sleep) = self.sleep(id) {
             sleep.suspended_by = Some(by.to_owned());
         }
         if !self.ask(id, Order::Suspend, Asker::Client(number)) {
+            if self.hosts[id].life.state() == HostState::Suspended {
+                return self.count_down(number, None);
+            }
             let name = self.name_of(id);
             let failure =
                 format!("host '{name}' is not suspended: it is starting; try again when `imsup ps` shows it running");

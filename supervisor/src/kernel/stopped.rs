@@ -154,6 +154,22 @@ impl Stopped {
 
     /// Lets them go.
     pub fn release(self) {}
+
+    /// Lets them go without waiting until they are gone, which dropping what this gives back does. The thread that traces does no more
+    /// than that before: what is let go may have to run where it runs.
+    #[must_use = "dropping it waits"]
+    pub fn release_soon(self) -> Releasing {
+        let tracer = self.tracer;
+        // Where it has ended, it has let go.
+        let _ = tracer.orders.as_ref().map(|orders| orders.send(Order::Release));
+        Releasing { _tracer: tracer }
+    }
+}
+
+/// Threads that are being let go; dropping it waits until they are.
+#[derive(Debug)]
+pub struct Releasing {
+    _tracer: Tracer,
 }
 
 /// What the thread that traces is told.
@@ -164,6 +180,8 @@ enum Order {
     StopThreads(Vec<(i32, i32)>),
     /// Decide how the calls of these go on.
     Rewrite(Vec<(i32, GoOn)>),
+    /// Let all go. Nobody waits for the answer.
+    Release,
 }
 
 /// The thread that traces.
@@ -267,6 +285,7 @@ impl Tracees {
                     let _ = registers::write(tid, go_on);
                 }
             }
+            Order::Release => self.release(),
         }
         Ok(self.stopped.clone())
     }
@@ -302,8 +321,8 @@ impl Tracees {
     }
 
     /// Lets all go that have stopped; the end of this thread does the rest.
-    fn release(&self) {
-        for thread in &self.stopped {
+    fn release(&mut self) {
+        for thread in self.stopped.drain(..) {
             // ESRCH: killed meanwhile.
             if ptrace::detach(Pid::from_raw(thread.tid), None).is_err() {
                 reap(thread.pid, thread.tid);

@@ -12,7 +12,7 @@ use super::awake::port_of;
 use super::deadlines::{Due, Now};
 use super::terminate::Succession;
 use super::waitset::{Culprit, SocketSource, Source, WaitSet};
-use super::{NAME_AFTER, Phase, Sleep};
+use super::{AFTERWARDS, Phase, Sleep};
 use crate::host::Host;
 use crate::kernel::signals;
 
@@ -99,15 +99,16 @@ impl Sleep {
         if ready.iter().all(|source| *source == Source::Clock) {
             return self.tick();
         }
-        let culprit = asleep.set.culprit(first);
         let cause = match readable_listener(host) {
-            None if culprit == Some(Culprit::Timer) => return self.tick(),
             Some(port) => WakeCause {
                 kind: CauseKind::Connection,
                 by: None,
                 port: Some(port),
             },
-            None => cause_of(first, culprit),
+            None => match asleep.set.culprit(first) {
+                Some(Culprit::Timer) => return self.tick(),
+                culprit => cause_of(first, culprit),
+            },
         };
         let named_later = matches!(cause.kind, CauseKind::Connection | CauseKind::Data) && cause.by.is_none();
         self.wake(host, noticed, cause, named_later);
@@ -134,13 +135,14 @@ impl Sleep {
             .unwrap_or_default();
         self.ran_from = noticed;
         self.idle.restart(now);
-        self.next_look = now;
+        let afterwards = now + AFTERWARDS;
+        self.next_look = afterwards;
         self.trouble = None;
         self.backlogs.narrow_later(now);
-        self.name_at = named_later.then(|| (now + NAME_AFTER, cause.kind));
+        self.afterwards = Some((afterwards, named_later.then_some(cause.kind)));
         self.correct_at = self
             .has_late_calls(noticed.saturating_duration_since(since))
-            .then(|| now + NAME_AFTER);
+            .then_some(afterwards);
         if self.correct_at.is_none() {
             self.interrupted.forget_continued();
         }
@@ -151,9 +153,9 @@ impl Sleep {
             slept: noticed.saturating_duration_since(since),
             ticks,
             took: now.saturating_duration_since(noticed),
-            usage: self.usage(),
+            usage: self.meter.usage_woken(now),
         };
-        host.link.send(&message, Vec::new());
+        host.link.defer(message);
     }
 
     /// Tells the broker whose data woke the host: the connection that received last. Who has just connected the broker finds out

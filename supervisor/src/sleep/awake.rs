@@ -180,12 +180,12 @@ impl Sleep {
         }
     }
 
-    fn say_suspended(&self, host: &mut Host, asleep: &Asleep, took: Duration) {
+    fn say_suspended(&mut self, host: &mut Host, asleep: &Asleep, took: Duration) {
         let message = ToBroker::Suspended {
             time_us: asleep.since_us,
             deadline_us: asleep.deadline_us(),
             took,
-            usage: self.usage(),
+            usage: self.meter.usage_suspended(Instant::now(), &self.tree),
         };
         host.link.send(&message, Vec::new());
     }

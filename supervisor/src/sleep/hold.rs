@@ -68,10 +68,12 @@ impl Sleep {
         match taken_over {
             Ok(mut asleep) => {
                 asleep.bytes = self.bytes(host, &asleep.pids);
+                self.tree.rest();
                 Ok(asleep)
             }
             Err(error) => {
                 self.tree.release();
+                self.tree.rest();
                 self.backlogs.narrow_later(Instant::now());
                 Err(error)
             }

@@ -17,6 +17,8 @@ pub struct Meter {
     memory_byte_ms: u128,
     resident_bytes: u64,
     sampled: Instant,
+    /// The CPU time when the host was suspended.
+    when_suspended: Duration,
 }
 
 impl Meter {
@@ -28,6 +30,7 @@ impl Meter {
             memory_byte_ms: 0,
             resident_bytes: 0,
             sampled: now,
+            when_suspended: Duration::ZERO,
         }
     }
 
@@ -62,9 +65,25 @@ impl Meter {
 
     /// What was used until now.
     pub fn usage(&self, now: Instant, tree: &Tree) -> Usage {
+        self.usage_of(now, tree.cpu().unwrap_or_default())
+    }
+
+    /// What was used until a host is suspended.
+    pub fn usage_suspended(&mut self, now: Instant, tree: &Tree) -> Usage {
+        let usage = self.usage(now, tree);
+        self.when_suspended = usage.cpu;
+        usage
+    }
+
+    /// What was used until it is woken: nothing is read, since that takes as long as the wake.
+    pub fn usage_woken(&self, now: Instant) -> Usage {
+        self.usage_of(now, self.when_suspended)
+    }
+
+    fn usage_of(&self, now: Instant, accounted: Duration) -> Usage {
         let seen = self.gone + self.last.values().sum::<Duration>();
         Usage {
-            cpu: tree.cpu().unwrap_or(seen).max(seen),
+            cpu: accounted.max(seen),
             memory_byte_ms: self.memory_byte_ms + self.since_sample(now.saturating_duration_since(self.sampled)),
             resident_bytes: self.resident_bytes,
         }

@@ -43,8 +43,9 @@ use crate::kernel::{descriptors, process};
 /// How long an order to suspend is tried.
 const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long after a wake it is asked whose data it was: the answer to the client goes first.
-const NAME_AFTER: Duration = Duration::from_millis(10);
+/// How long after a wake everything else is done: the report, who it was, the first look. The answer to the client goes first, and
+/// the supervisor that goes on working may stand in its way: they are on one processor, mostly.
+const AFTERWARDS: Duration = Duration::from_millis(10);
 
 /// Processes with more descriptors than this are not asked for their traffic at each tick.
 const MANY_DESCRIPTORS: u64 = 512;
@@ -87,8 +88,8 @@ pub struct Sleep {
     orders: Vec<(u64, Instant)>,
     /// Its program is to be told to end.
     ending: bool,
-    /// When to find out who woke it.
-    name_at: Option<(Instant, CauseKind)>,
+    /// When to tell the broker of a wake, and of which kind it was where it is to be found out whose data it was.
+    afterwards: Option<(Instant, Option<CauseKind>)>,
     /// When to give calls that were made to go on the time limit they would have now.
     correct_at: Option<Instant>,
 }
@@ -112,7 +113,7 @@ impl Sleep {
             backlogs: Backlogs::default(),
             orders: Vec::new(),
             ending: false,
-            name_at: None,
+            afterwards: None,
             correct_at: None,
         };
         sleep.keep_awake(awake);
@@ -153,7 +154,7 @@ impl Sleep {
         [
             phase,
             self.backlogs.due(),
-            self.name_at.map(|(at, _)| at),
+            self.afterwards.map(|(at, _)| at),
             self.correct_at,
         ]
         .into_iter()
@@ -164,11 +165,15 @@ impl Sleep {
     /// Does what it is time for.
     pub fn on_time(&mut self, host: &mut Host, circumstances: &Circumstances) {
         let now = Instant::now();
-        if let Some((at, kind)) = self.name_at
+        if let Some((at, nameless)) = self.afterwards
             && at <= now
         {
-            self.name_at = None;
-            self.name_waker(host, kind);
+            self.afterwards = None;
+            self.tree.rest();
+            match nameless {
+                Some(kind) => self.name_waker(host, kind),
+                None => host.link.send_deferred(),
+            }
         }
         if self.correct_at.is_some_and(|at| at <= now) {
             self.correct();
@@ -253,6 +258,11 @@ impl Sleep {
         }
         self.phase = Phase::Awake;
         self.idle.restart(Instant::now());
+    }
+
+    /// Whether it has just been woken, and runs before everything else.
+    pub fn is_waking(&self) -> bool {
+        self.afterwards.is_some()
     }
 
     /// What the host has used.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
 use crate::kernel::process;
-use crate::kernel::stopped::{self, GoOn, StopError, Stopped, StoppedThread};
+use crate::kernel::stopped::{self, GoOn, Releasing, StopError, Stopped, StoppedThread};
 
 /// How long a host may take to stand still, and how much longer for each thread. One that takes longer is in something that cannot be
 /// interrupted, and goes on. 4,000 threads were frozen within 50 ms, and stopped within 60 (measured).
@@ -31,6 +31,8 @@ pub struct Tree {
     without: Option<CgroupError>,
     /// All threads, stopped by ptrace(2): for a moment where there is a freezer, else for as long as the host is held.
     stopped: Option<Stopped>,
+    /// Those that were stopped and are being let go.
+    releasing: Option<Releasing>,
 }
 
 impl Tree {
@@ -40,6 +42,7 @@ impl Tree {
             freezer: None,
             without: None,
             stopped: None,
+            releasing: None,
         }
     }
 
@@ -53,6 +56,7 @@ impl Tree {
             freezer,
             without,
             stopped: None,
+            releasing: None,
         }
     }
 
@@ -79,6 +83,7 @@ impl Tree {
     /// # Errors
     /// Any [`HoldError`]; everything runs then.
     pub fn hold(&mut self) -> Result<Vec<StoppedThread>, HoldError> {
+        self.releasing = None;
         let threads: u32 = self.processes().into_iter().map(process::count_threads).sum();
         let patience = PATIENCE + PATIENCE_PER_THREAD * threads;
         if let Some(cgroup) = &self.freezer {
@@ -104,12 +109,12 @@ impl Tree {
         }
         if self.freezer.is_some() {
             // The freezer has them.
-            self.stopped = None;
+            self.let_go();
         }
     }
 
     /// Decides anew how the calls of some threads of a host that is held go on: process and thread each.
-    pub fn rewrite(&self, rewrites: Vec<((i32, i32), GoOn)>) {
+    pub fn rewrite(&mut self, rewrites: Vec<((i32, i32), GoOn)>) {
         if rewrites.is_empty() {
             return;
         }
@@ -118,6 +123,7 @@ impl Tree {
             stopped.rewrite(by_thread);
             return;
         }
+        self.releasing = None;
         let threads = rewrites.into_iter().map(|(thread, _)| thread).collect();
         match stopped::stop_threads(threads, PATIENCE) {
             Ok(stopped) => stopped.rewrite(by_thread),
@@ -125,14 +131,23 @@ impl Tree {
         }
     }
 
-    /// Lets every process go on.
+    /// Lets every process go on; [`Tree::rest`] does what can wait.
     pub fn release(&mut self) {
-        self.stopped = None;
+        self.let_go();
         if let Some(cgroup) = &self.freezer
             && let Err(errno) = cgroup.thaw()
         {
             tracing::error!(%errno, "a host could not be thawed");
         }
+    }
+
+    /// Ends what let processes go on, which takes as long again.
+    pub fn rest(&mut self) {
+        self.releasing = None;
+    }
+
+    fn let_go(&mut self) {
+        self.releasing = self.stopped.take().map(Stopped::release_soon);
     }
 
     /// How it is held, for people.
