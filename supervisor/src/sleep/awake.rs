@@ -18,6 +18,8 @@ use crate::kernel::{cpu, pageout};
 
 /// How soon it is tried again after a thread was found running.
 const RETRY: Duration = Duration::from_millis(10);
+/// The same where somebody has ordered it, and waits: it was closing the connection of whoever ordered it, mostly.
+const RETRY_ORDERED: Duration = Duration::from_millis(1);
 /// How soon after something that is not over in a moment.
 const RETRY_TROUBLE: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -32,15 +34,16 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    fn new(what: NotNow, before: Option<&Self>, now: Instant) -> Self {
+    fn new(what: NotNow, before: Option<&Self>, ordered: bool, now: Instant) -> Self {
         let first = match what {
+            NotNow::NotIdle(NotIdle::Running { .. }) | NotNow::Ready if ordered => RETRY_ORDERED,
             NotNow::NotIdle(NotIdle::Running { .. }) | NotNow::Ready => RETRY,
             _ => RETRY_TROUBLE,
         };
-        let longest = if first == RETRY {
-            LONGEST_RETRY_RUNNING
-        } else {
+        let longest = if first == RETRY_TROUBLE {
             LONGEST_RETRY
+        } else {
+            LONGEST_RETRY_RUNNING
         };
         let pause = before.map_or(first, |before| (before.pause * 2).clamp(first, longest));
         Self {
@@ -134,10 +137,11 @@ impl Sleep {
         if let Some(trouble) = &self.trouble {
             self.next_look = self.next_look.min(trouble.retry_at);
         }
-        if !self.orders.is_empty() {
-            self.next_look = self.next_look.min(now + RETRY);
-        }
         self.next_look = self.next_look.max(now + SHORTEST_PAUSE);
+        if !self.orders.is_empty() {
+            let pause = self.trouble.as_ref().map_or(RETRY, |trouble| trouble.pause.min(RETRY));
+            self.next_look = Instant::now() + pause;
+        }
     }
 
     fn suspend(&mut self, host: &mut Host, now: Instant) {
@@ -152,7 +156,8 @@ impl Sleep {
             }
             Err(what) => {
                 tracing::debug!(%what, "not suspended");
-                self.trouble = Some(Trouble::new(what, self.trouble.as_ref(), Instant::now()));
+                let ordered = !self.orders.is_empty();
+                self.trouble = Some(Trouble::new(what, self.trouble.as_ref(), ordered, Instant::now()));
             }
         }
     }
