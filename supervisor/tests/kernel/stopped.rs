@@ -108,6 +108,19 @@ fn blocked_calls_are_read_and_go_on() {
     assert_eq!(script.line(), "read 1 0");
 }
 
+/// Threads that are let go soon go on although their tracer is there still, and once it is waited for, another may have them.
+#[test]
+fn threads_go_on_before_their_tracer_ends() {
+    let mut script = Script::start(BLOCKED);
+    script.await_calls(&CALLS);
+    let releasing = stop_one(&script).unwrap().release_soon();
+    assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
+    script.tell("os.write(w, b'x')");
+    assert_eq!(script.line(), "read 1 0");
+    drop(releasing);
+    stop_one(&script).unwrap().release();
+}
+
 /// A tracer may have an interrupted epoll_wait begun anew, by the result that the kernel restarts calls by (-ERESTARTNOHAND): the
 /// program does not see EINTR; or return what it likes. A handler that waits is run first, and then it is EINTR as ever.
 #[test]
