@@ -203,6 +203,11 @@ const REPORT: &[Suite] = &[
         run: compared::together::run,
     },
     Suite {
+        name: "woken",
+        about: "100 servers that sleep, woken at the same moment: imsup, SIGCONT, docker unpause",
+        run: compared::woken::run,
+    },
+    Suite {
         name: "day",
         about: "a day of requests to 100 hosts, replayed fast: memory and processor time against always-on, and the latency paid",
         run: compared::day::run,

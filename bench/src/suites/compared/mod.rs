@@ -11,6 +11,7 @@ mod servers;
 pub mod start;
 pub mod together;
 mod ways;
+pub mod woken;
 
 use crate::report::row::IMSUP;
 

@@ -98,12 +98,12 @@ pub fn run(context: &Context) -> Result<Section> {
     section.note("from the common start to each server's reply, one client for each, threads of one process");
     section.note("native: fork and exec of all, the clients try to connect until they can; docker: containers that were made before, started one \
                   after the other by the API; imsup: the clients' own connections are what starts the hosts");
-    section.note("a hundred that are woken at the same moment are in 'sleep-many'");
+    section.note("a hundred that are woken at the same moment are in 'woken'");
     Ok(section)
 }
 
 /// Addresses outside the planes, of this process alone.
-fn address(number: usize) -> Ipv4Addr {
+pub(super) fn address(number: usize) -> Ipv4Addr {
     let [_, _, hi, _] = native::address(0).octets();
     let [.., above, below] = u32::try_from(number).unwrap_or(0).to_be_bytes();
     Ipv4Addr::new(127, 190 + above, hi, below.max(1))

@@ -14,9 +14,17 @@ use super::server::Client;
 /// # Errors
 /// A client has none.
 pub fn at_once(clients: &mut [Client<'_>]) -> Result<Vec<u64>> {
+    woken_at_once(clients, || Ok(()))
+}
+
+/// The same where somebody has to wake the servers, which is begun at the common start.
+///
+/// # Errors
+/// A client has no reply, or they could not be woken.
+pub fn woken_at_once(clients: &mut [Client<'_>], wake: impl FnOnce() -> Result<()>) -> Result<Vec<u64>> {
     let barrier = Barrier::new(clients.len() + 1);
     let barrier = &barrier;
-    let (start, ends) = thread::scope(|scope| {
+    let (start, woken, ends) = thread::scope(|scope| {
         let ask = |client: &mut Client<'_>| {
             barrier.wait();
             client.reply(Instant::now())?;
@@ -28,9 +36,11 @@ pub fn at_once(clients: &mut [Client<'_>]) -> Result<Vec<u64>> {
             .collect();
         let start = Instant::now();
         barrier.wait();
+        let woken = wake();
         let ends: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        (start, ends)
+        (start, woken, ends)
     });
+    woken?;
     let mut times = Vec::with_capacity(ends.len());
     for end in ends {
         let end = end.map_err(|_| anyhow!("a client panicked"))??;

@@ -1,7 +1,8 @@
 //! One server natively, as a host and in a container, taking turns.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -10,6 +11,7 @@ use super::server::{Client, Connection, Server};
 use super::wakes::{batch, timed};
 use crate::context::Context;
 use crate::docker::Docker;
+use crate::interrupt;
 use crate::project::Project;
 use crate::rounds::{Batches, Turn};
 use crate::suites::{CONTROL, NATIVE, native};
@@ -84,8 +86,13 @@ impl<'a> Stage<'a> {
             Some((ip, docker)) => Some(([client(ip)?, client(ip)?, client(ip)?], docker)),
             None => None,
         };
-        // Suspending is a command that is started. Those who need none start one that does as little: caches are as cold.
-        let idle = || self.project.resume(&[self.server.name]);
+        // Suspending is a command that is started. Those who need none start one that does as little, and wait for as long: caches are as cold.
+        let suspension = Cell::new(Duration::ZERO);
+        let idle = || {
+            let began = Instant::now();
+            self.project.resume(&[self.server.name])?;
+            interrupt::pause(suspension.get().saturating_sub(began.elapsed()))
+        };
         let at_once = || Ok(());
         let mut turns = vec![
             Turn::new(NATIVE, || Ok(vec![batch(name, count, &mut native, idle, at_once)?])),
@@ -99,7 +106,12 @@ impl<'a> Stage<'a> {
             Turn::new(IMSUP_AWAKE, || Ok(vec![batch(name, count, &mut awake, idle, at_once)?])),
             Turn::new(IMSUP_ASLEEP, || {
                 let mut suspending = Vec::new();
-                let suspend = || timed(&mut suspending, || self.project.suspend(&[self.server.name]));
+                let suspend = || {
+                    let began = Instant::now();
+                    timed(&mut suspending, || self.project.suspend(&[self.server.name]))?;
+                    suspension.set(began.elapsed());
+                    Ok(())
+                };
                 let replies = batch(name, count, &mut asleep, suspend, at_once)?;
                 Ok(vec![replies, (SUSPENDING.to_owned(), suspending)])
             }),
