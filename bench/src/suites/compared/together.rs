@@ -105,8 +105,9 @@ pub fn run(context: &Context) -> Result<Section> {
 /// Addresses outside the planes, of this process alone.
 pub(super) fn address(number: usize) -> Ipv4Addr {
     let [_, _, hi, _] = native::address(0).octets();
-    let [.., above, below] = u32::try_from(number).unwrap_or(0).to_be_bytes();
-    Ipv4Addr::new(127, 190 + above, hi, below.max(1))
+    // Neither 0 nor 255 at the end, which are no host's.
+    let [above, below] = [number / 250, number % 250 + 1].map(|part| u8::try_from(part).unwrap_or(0));
+    Ipv4Addr::new(127, 190 + above, hi, below)
 }
 
 /// Has a client ask each while `start` starts them; what that gives is kept until all have answered.
@@ -133,4 +134,15 @@ fn at_once<T>(server: &Server, addresses: &[Ipv4Addr], start: impl FnOnce() -> R
         one("last", last),
         ("reply".to_owned(), times),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_server_has_an_address_of_its_own() {
+        let addresses: std::collections::HashSet<_> = (0..600).map(address).collect();
+        assert_eq!(addresses.len(), 600);
+    }
 }
