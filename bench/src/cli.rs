@@ -42,8 +42,12 @@ struct Cli {
 /// What imsup is compared with that a machine may well not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
-    /// docker pause and unpause: needs root and Debian's docker.io.
+    /// docker: needs root and Debian's docker.io.
     Docker,
+    /// systemd-socket-activate and systemd-socket-proxyd.
+    Systemd,
+    /// A libc interposer.
+    Proxychains4,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 
 use crate::cli::Peer;
 use crate::sandbox::Sandbox;
@@ -53,6 +54,18 @@ impl Context {
             quick,
             without: Vec::new(),
         })
+    }
+
+    /// Nothing, where this is not to be done without.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn wants(&self, peer: Peer) -> Result<()> {
+        let name = peer
+            .to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        anyhow::ensure!(!self.without.contains(&peer), "left out with '--without {name}'");
+        Ok(())
     }
 
     /// `full`, or `quick` where a look is enough.

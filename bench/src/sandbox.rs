@@ -41,6 +41,16 @@ impl Sandbox {
         Ok(path)
     }
 
+    /// A directory to write to, which containers have one of their own for at the same path.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let path = self.directory.path().join("scratch");
+        std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+
     /// What holds the projects' runtime directories.
     pub fn runtime(&self) -> PathBuf {
         self.directory.path().join("run")

@@ -52,6 +52,7 @@ static const char usage[] =
     "  --calls N              do all calls N times\n"
     "  --bind HOW             any4 (default), any6, only6, lo4, lo6 or an address; for the ports that follow\n"
     "  --tcp PORT[-PORT]      listen (repeatable)\n"
+    "  --listening FD         accept on a socket that listens already\n"
     "  --udp PORT[-PORT]      receive datagrams (repeatable)\n"
     "  --backlog N            default 128\n"
     "  --listen-delay MS      between bind and listen\n"
@@ -249,15 +250,20 @@ static void bind_address(const char *how, int port, struct sockaddr_storage *add
     *length = sizeof *in;
 }
 
+static void add_listener(int fd, int type) {
+    if (listener_count == MAX_LISTENERS) {
+        fprintf(stderr, "guest: more than %d ports\n", MAX_LISTENERS);
+        exit(2);
+    }
+    listeners[listener_count].fd = fd;
+    listeners[listener_count++].type = type;
+}
+
 static void open_port(const char *how, int type, int port) {
     struct sockaddr_storage address;
     socklen_t length;
     bool only6;
     int one = 1, zero = 0;
-    if (listener_count == MAX_LISTENERS) {
-        fprintf(stderr, "guest: more than %d ports\n", MAX_LISTENERS);
-        exit(2);
-    }
     bind_address(how, port, &address, &length, &only6);
     int fd = socket(address.ss_family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
@@ -276,8 +282,7 @@ static void open_port(const char *how, int type, int port) {
     if (type == SOCK_STREAM && listen(fd, dial.backlog) != 0) {
         die("listen");
     }
-    listeners[listener_count].fd = fd;
-    listeners[listener_count++].type = type;
+    add_listener(fd, type);
 }
 
 static void answer_text(int fd, const struct sockaddr_storage *peer, const char *line, char *out, size_t size) {
@@ -457,7 +462,7 @@ static void add_port(const char *how, int type, const char *text) {
 }
 
 enum option_id { IGNORE_TERM = 1, START_DELAY, START_BUSY, EXIT_NOW, CRASH_NOW, WHO, LOOKUP, ALARM, NON_BLOCKING, UDP_CALL,
-                 CALL, CALLS, BIND, TCP, UDP, BACKLOG, LISTEN_DELAY, PORT_DELAY, WORKERS, THREADS, BUSY, REPLY, REPLY_DELAY,
+                 CALL, CALLS, BIND, TCP, LISTENING, UDP, BACKLOG, LISTEN_DELAY, PORT_DELAY, WORKERS, THREADS, BUSY, REPLY, REPLY_DELAY,
                  UPSTREAM, EXIT_AFTER, CRASH_AFTER, EXIT_STATUS, HELP };
 
 static const struct option options[] = {
@@ -468,7 +473,7 @@ static const struct option options[] = {
     {"non-blocking", no_argument, 0, NON_BLOCKING},  {"udp-call", no_argument, 0, UDP_CALL},
     {"call", required_argument, 0, CALL},            {"calls", required_argument, 0, CALLS},
     {"bind", required_argument, 0, BIND},            {"tcp", required_argument, 0, TCP},
-    {"udp", required_argument, 0, UDP},              {"backlog", required_argument, 0, BACKLOG},
+    {"listening", required_argument, 0, LISTENING},  {"udp", required_argument, 0, UDP},              {"backlog", required_argument, 0, BACKLOG},
     {"listen-delay", required_argument, 0, LISTEN_DELAY}, {"port-delay", required_argument, 0, PORT_DELAY},
     {"workers", required_argument, 0, WORKERS},      {"threads", required_argument, 0, THREADS},
     {"busy", no_argument, 0, BUSY},                  {"reply", required_argument, 0, REPLY},
@@ -495,6 +500,7 @@ static void parse(int argc, char **argv) {
         case CALLS: dial.calls_times = atoi(optarg); break;
         case BIND: how = optarg; break;
         case TCP: add_port(how, SOCK_STREAM, optarg); break;
+        case LISTENING: add_listener(atoi(optarg), SOCK_STREAM); break;
         case UDP: add_port(how, SOCK_DGRAM, optarg); break;
         case BACKLOG: dial.backlog = atoi(optarg); break;
         case LISTEN_DELAY: dial.listen_delay = atol(optarg); break;
@@ -563,7 +569,7 @@ int main(int argc, char **argv) {
         abort();
     }
     bool good = act_as_client();
-    if (dial.port_count == 0) {
+    if (dial.port_count == 0 && listener_count == 0) {
         return good ? dial.exit_status : 1;
     }
     answers = mmap(NULL, sizeof *answers, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

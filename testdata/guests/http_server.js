@@ -23,4 +23,4 @@ http.createServer((request, response) => {
     response.statusCode = 502;
     response.end(`${error.message}\n`);
   });
-}).listen(Number(port));
+}).listen(process.env.LISTEN_FDS === '1' ? { fd: 3 } : Number(port)); // sd_listen_fds(3)

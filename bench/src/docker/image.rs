@@ -37,6 +37,8 @@ pub fn import(context: &Context, api: &mut Api) -> Result<Vec<String>> {
         "root:x:0:0::/:\nnobody:x:65534:65534::/:\nwww-data:x:33:33::/:\n",
     )?;
     command::write_file(&root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\n")?;
+    let scratch = context.sandbox.scratch()?;
+    std::fs::create_dir_all(root.join(scratch.strip_prefix("/").context("a relative directory")?))?;
     let shared = context.sandbox.shared()?;
     let (guests, tests) = (context.guests.clone(), repository().join("testdata"));
     let java = java_configuration();

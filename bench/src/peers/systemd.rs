@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cli::Peer;
 use crate::command;
+use crate::context::Context;
 use crate::interrupt;
 
 /// systemd's directories for programs that are not for people.
@@ -32,24 +34,27 @@ impl Systemd {
     /// Finds them.
     ///
     /// # Errors
-    /// One is not there.
-    pub fn find() -> Result<Self> {
+    /// One is not there, or it is to be done without.
+    pub fn find(context: &Context) -> Result<Self> {
+        context.wants(Peer::Systemd)?;
         let activate = command::find("systemd-socket-activate")
             .context("there is no systemd-socket-activate (Debian: systemd)")?;
         let proxyd = library("systemd-socket-proxyd")?;
         Ok(Self { activate, proxyd })
     }
 
-    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)).
+    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)), and
+    /// this in its environment.
     ///
     /// # Errors
     /// It does not start or listen.
-    pub fn activate(&self, at: SocketAddrV4, words: &[String]) -> Result<Activated> {
+    pub fn activate(&self, at: SocketAddrV4, words: &[String], environment: &[&str]) -> Result<Activated> {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "setsid"])
             .arg(&self.activate)
             .arg("-l")
             .arg(at.to_string())
+            .args(environment.iter().map(|pair| format!("--setenv={pair}")))
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -66,7 +71,7 @@ impl Systemd {
     /// # Errors
     /// It does not start or listen.
     pub fn relay(&self, at: SocketAddrV4, to: SocketAddrV4) -> Result<Activated> {
-        self.activate(at, &[self.proxyd.to_string_lossy().into_owned(), to.to_string()])
+        self.activate(at, &[self.proxyd.to_string_lossy().into_owned(), to.to_string()], &[])
     }
 }
 

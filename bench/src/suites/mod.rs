@@ -271,11 +271,8 @@ fn peer(context: &Context, options: &[&str]) -> Service {
 /// # Errors
 /// A signal came.
 fn docker(context: &Context, section: &mut Section, what: &str, network: Network) -> Result<Option<RefCell<Docker>>> {
-    if context.without.contains(&Peer::Docker) {
-        section.gap(what, "left out with '--without docker'");
-        return Ok(None);
-    }
-    let started = Docker::start(context, network).and_then(|mut docker| {
+    let started = context.wants(Peer::Docker).and_then(|()| {
+        let mut docker = Docker::start(context, network)?;
         section.note(docker.describe()?);
         Ok(docker)
     });

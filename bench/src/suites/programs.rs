@@ -1,42 +1,63 @@
 //! Real programs that are booted.
 
+use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::Path;
+
+use anyhow::{Context as _, Result};
 
 use crate::command;
 use crate::compose::Service;
 use crate::context::{Context, repository};
 
+/// A command, by the port that it listens on.
+type Words = Box<dyn Fn(u16) -> Vec<String>>;
+
 /// A server and what makes it answer.
-#[derive(Debug)]
 pub struct Program {
     /// Its name as a host.
     pub name: &'static str,
     /// What it is.
     pub what: &'static str,
-    /// Its command up to the port.
-    command: Vec<String>,
-    /// What comes right before the port's number, in the same word.
-    before_port: &'static str,
-    /// The rest of its command.
-    options: &'static [&'static str],
+    words: Words,
+    /// How it takes over a listening socket that it is started with, or why it cannot.
+    pub activation: Result<Activation, &'static str>,
     /// The port it listens on as a host, on the wildcard.
     pub port: u16,
     /// What it answers.
     pub request: &'static [u8],
 }
 
+/// How a program is started with a listening socket as descriptor 3 (sd_listen_fds(3)).
+pub struct Activation {
+    /// Its command, by the port.
+    pub words: Words,
+    /// What its environment has to say, as `NAME=VALUE`.
+    pub environment: &'static [&'static str],
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Program")
+            .field("command", &self.command(self.port))
+            .finish_non_exhaustive()
+    }
+}
+
 impl Program {
     /// Its command with the port it listens on, on the wildcard.
     pub fn command(&self, port: u16) -> Vec<String> {
-        let mut command = self.command.clone();
-        command.push(format!("{}{port}", self.before_port));
-        command.extend(self.options.iter().map(|word| (*word).to_owned()));
-        command
+        (self.words)(port)
     }
 
     /// The port it listens on natively: no other, since there the wildcard includes every host's address.
     pub fn native_port(&self) -> u16 {
         self.port + 1_000
+    }
+
+    /// The port where somebody else listens for it.
+    pub fn activated_port(&self) -> u16 {
+        self.port + 2_000
     }
 
     /// It as a service.
@@ -47,84 +68,177 @@ impl Program {
 
 const HTTP: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
-/// A command up to the port, or why it is not there.
-type Found = Result<Vec<String>, String>;
-
 /// The programs that are there, and for each that is not, what it is and why.
 pub fn all(context: &Context) -> (Vec<Program>, Vec<(&'static str, String)>) {
-    let with = |words: Found, more: &[&str]| {
-        words.map(|words| {
-            words
-                .into_iter()
-                .chain(more.iter().map(|word| (*word).to_owned()))
-                .collect()
-        })
-    };
-    let node = installed("node", "nodejs").and_then(|mut words| {
-        words.extend(file(&repository().join("testdata/guests/http_server.js"))?);
-        Ok(words)
-    });
-    let classes = context.guests.join("java");
-    let java = installed("java", "default-jdk-headless").and_then(|words| {
-        // Not by Debian's alternatives, which containers have not got.
-        let mut words = file(Path::new(&words[0]))?;
-        file(&classes.join("Server.class"))?;
-        let options = ["-XX:TieredStopAtLevel=1", "-cp", &classes.to_string_lossy(), "Server"];
-        words.extend(options.map(str::to_owned));
-        Ok(words)
-    });
-    let program = |name, what, port, request| Program {
-        name,
-        what,
-        command: Vec::new(),
-        before_port: "",
-        options: &[],
-        port,
-        request,
-    };
     let wanted = [
-        (
-            with(file(&context.guests.join("guest-musl")), &["--tcp"]),
-            program("c", "a static C server", 17001, b"hello\n"),
-        ),
-        (
-            with(file(&context.guests.join("guest-go")), &["-listen"]),
-            Program {
-                before_port: ":",
-                ..program("go", "a static Go HTTP server", 17002, HTTP)
-            },
-        ),
-        (
-            with(installed("redis-server", "redis-server"), &["--port"]),
-            Program {
-                options: &["--save", "", "--appendonly", "no"],
-                ..program("redis", "redis-server", 17003, b"PING\r\n")
-            },
-        ),
-        (
-            with(installed("python3", "python3"), &["-m", "http.server"]),
-            program("python", "python3 -m http.server", 17004, HTTP),
-        ),
-        (node, program("node", "node's http", 17005, HTTP)),
-        (java, program("jvm", "the JDK's HTTP server", 17006, HTTP)),
+        ("a static C server", c(context)),
+        ("a static Go HTTP server", go(context)),
+        ("redis-server", redis()),
+        ("nginx", nginx(context)),
+        ("python3 -m http.server", python()),
+        ("node's http", node()),
+        ("the JDK's HTTP server", jvm(context)),
     ];
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for (command, program) in wanted {
-        match command {
-            Ok(command) => found.push(Program { command, ..program }),
-            Err(why) => missing.push((program.what, why)),
+    for (what, program) in wanted {
+        match program {
+            Ok(program) => found.push(program),
+            Err(why) => missing.push((what, format!("{why:#}"))),
         }
     }
     (found, missing)
 }
 
-fn installed(name: &str, package: &str) -> Found {
-    let path = command::find(name).ok_or_else(|| format!("{name} is not installed (Debian: {package})"))?;
-    Ok(vec![path.to_string_lossy().into_owned()])
+/// One that is started in the same way with a socket as without: by itself it notices.
+fn noticing(words: Words) -> Activation {
+    Activation {
+        words,
+        environment: &[],
+    }
 }
 
-fn file(path: &Path) -> Found {
-    let missing = |_| format!("there is no {}: 'make guests' makes it", path.display());
-    let path = path.canonicalize().map_err(missing)?;
-    Ok(vec![path.to_string_lossy().into_owned()])
+fn c(context: &Context) -> Result<Program> {
+    let program = file(&context.guests.join("guest-musl"))?;
+    let activated = program.clone();
+    Ok(Program {
+        name: "c",
+        what: "a static C server",
+        words: Box::new(move |port| strings([&program, "--tcp", &port.to_string()])),
+        activation: Ok(noticing(Box::new(move |_| strings([&activated, "--listening", "3"])))),
+        port: 17001,
+        request: b"hello\n",
+    })
+}
+
+fn go(context: &Context) -> Result<Program> {
+    let program = file(&context.guests.join("guest-go"))?;
+    let words = move |port: u16| strings([&program, "-listen", &format!(":{port}")]);
+    Ok(Program {
+        name: "go",
+        what: "a static Go HTTP server",
+        words: Box::new(words.clone()),
+        activation: Ok(noticing(Box::new(words))),
+        port: 17002,
+        request: HTTP,
+    })
+}
+
+fn redis() -> Result<Program> {
+    let program = installed("redis-server", "redis-server")?;
+    let words = move |port: u16| {
+        let port = port.to_string();
+        strings([&program, "--port", &port, "--save", "", "--appendonly", "no"])
+    };
+    Ok(Program {
+        name: "redis",
+        what: "redis-server",
+        words: Box::new(words),
+        activation: Err("it takes no listening socket from whom it is started by"),
+        port: 17003,
+        request: b"PING\r\n",
+    })
+}
+
+fn nginx(context: &Context) -> Result<Program> {
+    let (words, activated) = (nginx_words(context)?, nginx_words(context)?);
+    Ok(Program {
+        name: "nginx",
+        what: "nginx",
+        words: Box::new(move |port| words(Ipv4Addr::UNSPECIFIED, port)),
+        activation: Ok(Activation {
+            words: Box::new(move |port| activated(Ipv4Addr::UNSPECIFIED, port)),
+            // That is how an nginx that is replaced hands its sockets on (ngx_add_inherited_sockets in its src/core/nginx.c).
+            environment: &["NGINX=3;"],
+        }),
+        port: 17007,
+        request: HTTP,
+    })
+}
+
+fn python() -> Result<Program> {
+    let program = installed("python3", "python3")?;
+    let activated = program.clone();
+    let script = file(&repository().join("testdata/guests/http_activated.py"))?;
+    Ok(Program {
+        name: "python",
+        what: "python3 -m http.server",
+        words: Box::new(move |port| strings([&program, "-m", "http.server", &port.to_string()])),
+        activation: Ok(noticing(Box::new(move |_| strings([&activated, &script])))),
+        port: 17004,
+        request: HTTP,
+    })
+}
+
+fn node() -> Result<Program> {
+    let program = installed("node", "nodejs")?;
+    let script = file(&repository().join("testdata/guests/http_server.js"))?;
+    let words = move |port: u16| strings([&program, &script, &port.to_string()]);
+    Ok(Program {
+        name: "node",
+        what: "node's http",
+        words: Box::new(words.clone()),
+        activation: Ok(noticing(Box::new(words))),
+        port: 17005,
+        request: HTTP,
+    })
+}
+
+fn jvm(context: &Context) -> Result<Program> {
+    // Not by Debian's alternatives, which containers have not got.
+    let program = file(Path::new(&installed("java", "default-jdk-headless")?))?;
+    let classes = context.guests.join("java");
+    file(&classes.join("Server.class"))?;
+    let classes = classes.to_string_lossy().into_owned();
+    let words = move |port: u16| {
+        let port = port.to_string();
+        strings([&program, "-XX:TieredStopAtLevel=1", "-cp", &classes, "Server", &port])
+    };
+    Ok(Program {
+        name: "jvm",
+        what: "the JDK's HTTP server",
+        words: Box::new(words),
+        activation: Err(
+            "it binds its own socket; what System.inheritedChannel() gives is no socket of com.sun.net.httpserver's",
+        ),
+        port: 17006,
+        request: HTTP,
+    })
+}
+
+/// nginx with one small page, by where it listens.
+///
+/// # Errors
+/// It is not installed.
+pub fn nginx_words(context: &Context) -> Result<impl Fn(Ipv4Addr, u16) -> Vec<String> + use<>> {
+    let program = installed("nginx", "nginx-light")?;
+    let (shared, scratch) = (context.sandbox.shared()?, context.sandbox.scratch()?);
+    Ok(move |ip: Ipv4Addr, port: u16| {
+        let temp = scratch.display();
+        let text = format!(
+            "daemon off; master_process off; error_log /dev/null; pid {temp}/nginx-{ip}-{port}.pid;\nevents {{}}\nhttp {{ access_log off; \
+             keepalive_requests 1000000; client_body_temp_path {temp}; proxy_temp_path {temp}; fastcgi_temp_path {temp}; \
+             uwsgi_temp_path {temp}; scgi_temp_path {temp};\n\
+             server {{ listen {ip}:{port}; location / {{ return 200 'hello'; }} }} }}\n"
+        );
+        let file = shared.join(format!("nginx-{ip}-{port}.conf"));
+        // One that cannot be written shows when nginx does not start.
+        let _ = command::write_file(&file, &text);
+        strings([&program, "-c", &file.to_string_lossy()])
+    })
+}
+
+fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}
+
+fn installed(name: &str, package: &str) -> Result<String> {
+    let path = command::find_server(name).with_context(|| format!("{name} is not installed (Debian: {package})"))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+fn file(path: &Path) -> Result<String> {
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("there is no {}: 'make guests' makes it", path.display()))?;
+    Ok(path.to_string_lossy().into_owned())
 }

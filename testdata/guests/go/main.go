@@ -47,6 +47,14 @@ func handler(upstream string, delay time.Duration) http.HandlerFunc {
 	}
 }
 
+// listener is the one that we were started with (sd_listen_fds(3)), or one of our own.
+func listener(address string) (net.Listener, error) {
+	if os.Getenv("LISTEN_FDS") == "1" {
+		return net.FileListener(os.NewFile(3, "listener"))
+	}
+	return net.Listen("tcp", address)
+}
+
 func main() {
 	listen := flag.String("listen", "", "address to serve on")
 	upstream := flag.String("upstream", "", "URL to ask before each answer")
@@ -79,6 +87,8 @@ func main() {
 		fail(serveDatagrams(*serve))
 	}
 	if *listen != "" {
-		fail(http.ListenAndServe(*listen, handler(*upstream, *delay)))
+		listener, err := listener(*listen)
+		fail(err)
+		fail(http.Serve(listener, handler(*upstream, *delay)))
 	}
 }

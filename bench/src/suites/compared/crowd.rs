@@ -24,7 +24,7 @@ const CROWDS: [usize; 2] = [300, 1_000];
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
-    let systemd = Systemd::find()
+    let systemd = Systemd::find(context)
         .map_err(|why| section.gap(ACTIVATE, format!("{why:#}")))
         .ok();
     let docker = docker(context, &mut section, DOCKER, Network::Machine)?;
@@ -62,7 +62,7 @@ pub fn run(context: &Context) -> Result<Section> {
         if let Some(systemd) = &systemd {
             turns.push(Turn::new(ACTIVATE, || {
                 let at = SocketAddrV4::new(activated, server.port);
-                let _waits = systemd.activate(at, &server.command(activated))?;
+                let _waits = systemd.activate(at, &server.command(activated), &[])?;
                 crowded(activated)
             }));
         }

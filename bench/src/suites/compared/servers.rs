@@ -9,6 +9,7 @@ use crate::command;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::guest::ports;
+use crate::suites::programs::nginx_words;
 
 /// A server.
 pub struct Server {
@@ -85,20 +86,6 @@ pub fn iperf() -> Result<Server> {
 /// nginx with one small page.
 pub fn nginx(context: &Context) -> Result<Server> {
     const PORT: u16 = 8080;
-    let program = installed("nginx", "nginx-light")?.display().to_string();
-    let directory = context.sandbox.shared()?;
-    Ok(server("nginx", PORT, move |ip| {
-        // What it writes goes where containers can write, too; it removes its pid file when it ends.
-        let temp = "/dev/shm/imsup-bench-nginx";
-        let text = format!(
-            "daemon off; master_process off; error_log /dev/null; pid {temp}-{ip}.pid;\nevents {{}}\nhttp {{ access_log off; \
-             keepalive_requests 1000000; client_body_temp_path {temp}; proxy_temp_path {temp}; fastcgi_temp_path {temp}; \
-             uwsgi_temp_path {temp}; scgi_temp_path {temp};\n\
-             server {{ listen {ip}:{PORT}; location / {{ return 200 'hello'; }} }} }}\n"
-        );
-        let file = directory.join(format!("nginx-{ip}.conf"));
-        // One that cannot be written shows when nginx does not start.
-        let _ = command::write_file(&file, &text);
-        words(&format!("{program} -c {}", file.display()))
-    }))
+    let words = nginx_words(context)?;
+    Ok(server("nginx", PORT, move |ip| words(ip, PORT)))
 }

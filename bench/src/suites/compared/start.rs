@@ -15,16 +15,21 @@ use crate::docker::{Docker, Network};
 use crate::interrupt;
 use crate::peers::systemd::Systemd;
 use crate::project::Project;
-use crate::report::{Bound, Plot, Row, Section};
+use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::boot::{self, LOOK, PATIENCE, Started, connected, first_byte};
-use crate::suites::programs::{self, Program};
-use crate::suites::sleep::server::{Server, echo};
-use crate::suites::{NATIVE, docker, native};
+use crate::suites::programs::{self, Activation, Program};
+use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const DOCKER: &str = "docker run";
 const ACTIVATE: &str = "systemd-socket-activate";
+/// What there is to compare with.
+struct Peers {
+    systemd: Option<Systemd>,
+    docker: Option<RefCell<Docker>>,
+}
+
 /// The hosts of the chain, first to last.
 const CHAIN: [&str; 4] = ["first", "second", "third", "fourth"];
 const CHAIN_PORT: u16 = 17_010;
@@ -33,7 +38,11 @@ pub fn run(context: &Context) -> Result<Section> {
     // Or each pause of 20 µs takes 70.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).context("setting the timer slack")?;
     let mut section = Section::default();
+    let systemd = Systemd::find(context)
+        .map_err(|why| section.gap(ACTIVATE, format!("{why:#}")))
+        .ok();
     let docker = docker(context, &mut section, DOCKER, Network::Machine)?;
+    let peers = Peers { systemd, docker };
     let (programs, missing) = programs::all(context);
     for (what, why) in missing {
         section.gap(what, why);
@@ -41,26 +50,23 @@ pub fn run(context: &Context) -> Result<Section> {
     let services: Vec<_> = programs.iter().map(Program::service).collect();
     let project = Project::up(&context.sandbox, &services)?;
     for program in &programs {
-        let measured = one(context, &project, docker.as_ref(), program, &mut section);
+        let measured = one(context, &project, &peers, program, &mut section);
         interrupt::check()?;
-        match measured {
-            Ok(rows) => section.rows.extend(rows),
-            Err(error) => section.gap(program.what, format!("{error:#}")),
+        if let Err(error) = measured {
+            section.gap(program.what, format!("{error:#}"));
         }
     }
     drop(project);
-    match Systemd::find() {
-        Ok(systemd) => section.rows.extend(activated(context, &systemd)?),
-        Err(why) => section.gap(ACTIVATE, format!("{why:#}")),
-    }
-    section.rows.extend(chain(context)?);
+    section.rows.extend(chain(context)?.rows(CONTROL));
     section.note(
         "native: from just before the fork to the first byte, by a client that tries to connect every 30 µs or so",
     );
     section.note("imsup: from just before connect(2) to the host's address; docker run: from just before the command, an image that is there, \
                   on the machine's network, by a client that tries to connect as natively");
-    section.note("systemd-socket-activate hands the listening socket to a program that knows sd_listen_fds(3): of these servers only \
-                  this crate's own does, so it alone is compared; redis, nginx and node would need a relay before them");
+    section.note("systemd-socket-activate: from just before connect(2); it hands the listening socket over as descriptor 3. nginx takes it \
+                  as from an nginx that it replaces (NGINX=3;), node by listen({fd: 3}), Go by net.FileListener, python by twelve lines \
+                  that stand for -m http.server and look up no name, the C server by an option");
+    section.note("the chain natively: all are started at once, and asked when all listen; starting each only when it is asked would be slower");
     section.note("isolation: native, imsup, systemd: a process; docker: namespaces, cgroups, seccomp and capabilities, which is what it \
                   takes its time for");
     Ok(section)
@@ -69,51 +75,59 @@ pub fn run(context: &Context) -> Result<Section> {
 fn one(
     context: &Context,
     project: &Project<'_>,
-    docker: Option<&RefCell<Docker>>,
+    peers: &Peers,
     program: &Program,
     section: &mut Section,
-) -> Result<Vec<Row>> {
+) -> Result<()> {
     let address = SocketAddrV4::new(project.address(program.name)?, program.port);
     let mut batches = Batches::default();
+    let native = || {
+        let series = boot::native(context, program)?;
+        Ok(series.into_iter().filter(|(name, _)| name == "byte").collect())
+    };
     let mut turns = vec![
-        Turn::new(NATIVE, || {
-            let series = boot::native(context, program)?;
-            Ok(series.into_iter().filter(|(name, _)| name == "byte").collect())
-        }),
+        Turn::new(NATIVE, native),
+        Turn::new(CONTROL, native),
         Turn::new(IMSUP, || {
             let series = boot::imaginary(program, address)?;
             project.stop(program.name)?;
             Ok(series)
         }),
     ];
-    if let Some(docker) = docker {
+    if let Some(systemd) = &peers.systemd {
+        match &program.activation {
+            Ok(activation) => turns.push(Turn::new(ACTIVATE, || activated(systemd, activation, program))),
+            Err(why) => section.gap(&format!("{}: {ACTIVATE}", program.what), why),
+        }
+    }
+    if let Some(docker) = &peers.docker {
         turns.push(Turn::new(DOCKER, || contained(docker, program)));
     }
-    let count = turns.len();
-    batches.interleave(&mut turns, 1, context.count(15, 2))?;
+    let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
+    batches.interleave(&mut turns, 1, context.count(15, 5))?;
     drop(turns);
     let unit = Unit::MILLISECONDS;
-    let native = batches.measured(NATIVE, "byte", unit)?;
-    let imsup = batches.measured(IMSUP, "byte", unit)?;
-    let mut variants = vec![NATIVE, IMSUP];
-    variants.extend((count > 2).then_some(DOCKER));
-    let title = format!("the first reply of {}, not running", program.what);
-    let name = format!("start-{}", program.name);
+    let question = Question::of(&batches, &variants, "byte", program.what, unit)?;
     section
-        .plots
-        .push(Plot::of(name, title, unit, &batches, "byte", &variants)?);
-    let what = |way| format!("{}: {way}", program.what);
-    let mut rows = vec![Row::compare(what(IMSUP), unit, &native, &imsup).expect(Bound::More(1.0))];
-    if count > 2 {
-        let docker = batches.measured(DOCKER, "byte", unit)?;
-        rows.push(Row::compare(what(DOCKER), unit, &native, &docker));
-        let beaten = Row::compare(what("imsup against docker run"), unit, &docker, &imsup);
-        rows.push(match program.name {
-            "redis" => beaten.expect(Bound::Times(15.0)),
-            _ => beaten,
-        });
+        .rows
+        .extend(question.judged(CONTROL, |variants| judge(program, variants)));
+    section.plots.push(Plot::of(
+        format!("start-{}", program.name),
+        format!("the first reply of {}, not running", program.what),
+        unit,
+        &batches,
+        "byte",
+        &variants,
+    )?);
+    Ok(())
+}
+
+fn judge(program: &Program, variants: Variants) -> Option<(Bound, Goal)> {
+    match (variants.found, variants.base) {
+        (IMSUP, NATIVE) => Some((Bound::More(1.0), Goal::Boot)),
+        (IMSUP, DOCKER) if program.name == "redis" => Some((Bound::Times(15.0), Goal::BootBesideDocker)),
+        _ => None,
     }
-    Ok(rows)
 }
 
 /// Asks as soon as somebody listens there.
@@ -149,54 +163,16 @@ fn contained(docker: &RefCell<Docker>, program: &Program) -> Result<Vec<Series>>
     Ok(vec![boot::series("byte", took?)])
 }
 
-/// A server that can take a listening socket over.
-fn activated(context: &Context, systemd: &Systemd) -> Result<Vec<Row>> {
-    let server = echo(context);
-    let project = Project::up(&context.sandbox, &[server.service("idle_after: never")])?;
-    let host = project.address(server.name)?;
-    let mut batches = Batches::default();
-    let ask = |server: &Server, ip: Ipv4Addr| -> Result<Vec<Series>> {
-        let start = Instant::now();
-        server.ask(&mut server.connect(ip)?)?;
-        Ok(vec![boot::series("byte", start.elapsed())])
-    };
-    let mut turns = [
-        Turn::new(NATIVE, || {
-            let ip = native::address(30);
-            let start = Instant::now();
-            let _started = Started::exec(context, &server.command(ip))?;
-            server.ask(&mut listening(SocketAddrV4::new(ip, server.port), start)?)?;
-            Ok(vec![boot::series("byte", start.elapsed())])
-        }),
-        Turn::new(IMSUP, || {
-            let series = ask(&server, host)?;
-            project.stop(server.name)?;
-            Ok(series)
-        }),
-        Turn::new(ACTIVATE, || {
-            let ip = native::address(31);
-            let _waits = systemd.activate(SocketAddrV4::new(ip, server.port), &server.command(ip))?;
-            ask(&server, ip)
-        }),
-    ];
-    batches.interleave(&mut turns, 1, context.count(15, 2))?;
-    drop(turns);
-    let unit = Unit::MILLISECONDS;
-    let native = batches.measured(NATIVE, "byte", unit)?;
-    let row = |way| {
-        let measured = batches.measured(way, "byte", unit)?;
-        Ok(Row::compare(
-            format!("{}: {way}", server.what),
-            unit,
-            &native,
-            &measured,
-        ))
-    };
-    [IMSUP, ACTIVATE].into_iter().map(row).collect()
+/// By whoever listens for it, until somebody comes.
+fn activated(systemd: &Systemd, activation: &Activation, program: &Program) -> Result<Vec<Series>> {
+    let port = program.activated_port();
+    let at = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    let _waits = systemd.activate(at, &(activation.words)(port), activation.environment)?;
+    boot::imaginary(program, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
 }
 
 /// Four servers, each of which asks the next.
-fn chain(context: &Context) -> Result<Vec<Row>> {
+fn chain(context: &Context) -> Result<Question> {
     let this = context.this.to_string_lossy().into_owned();
     let words = |at: Ipv4Addr, next: Option<String>| {
         let mut words = vec![
@@ -248,13 +224,8 @@ fn chain(context: &Context) -> Result<Vec<Row>> {
             Ok(vec![boot::series("byte", took)])
         }),
     ];
-    batches.interleave(&mut turns, 1, context.count(15, 2))?;
+    batches.interleave(&mut turns, 1, context.count(15, 5))?;
     drop(turns);
-    let unit = Unit::MILLISECONDS;
-    Ok(vec![Row::compare(
-        "a chain of 4, each of which asks the next: imsup, against starting all at once and asking when all listen",
-        unit,
-        &batches.measured(NATIVE, "byte", unit)?,
-        &batches.measured(IMSUP, "byte", unit)?,
-    )])
+    let what = "a chain of 4, each of which asks the next";
+    Question::of(&batches, &[NATIVE, IMSUP], "byte", what, Unit::MILLISECONDS)
 }

@@ -11,6 +11,7 @@ use super::servers::Server;
 use super::{DOCKER, IMSUP, INTERPOSER, PROXYD};
 use crate::context::Context;
 use crate::docker::{Docker, Network};
+use crate::interrupt;
 use crate::peers::interposer::Interposer;
 use crate::peers::systemd::{Activated, Systemd};
 use crate::project::Project;
@@ -31,22 +32,28 @@ impl Peers {
     /// Finds and starts them.
     ///
     /// # Errors
-    /// A signal came, or docker's client container does not start.
+    /// A signal came.
     pub fn start(context: &Context, section: &mut Section) -> Result<Self> {
-        let systemd = found(section, PROXYD, Systemd::find());
+        let systemd = found(section, PROXYD, Systemd::find(context));
         let interposer = found(section, INTERPOSER, Interposer::find(context));
         let docker = docker(context, section, DOCKER, Network::Bridge)?;
-        if let Some(docker) = &docker {
-            let mut docker = docker.borrow_mut();
-            docker.create(CLIENT, &["sleep".to_owned(), "infinity".to_owned()])?;
-            docker.begin(CLIENT)?;
-        }
+        let docker = docker.and_then(|docker| found(section, DOCKER, with_client(docker)));
+        interrupt::check()?;
         Ok(Self {
             systemd,
             interposer,
             docker,
         })
     }
+}
+
+/// With the container in which clients run.
+fn with_client(docker: RefCell<Docker>) -> Result<RefCell<Docker>> {
+    let mut inner = docker.borrow_mut();
+    inner.create(CLIENT, &["sleep".to_owned(), "infinity".to_owned()])?;
+    inner.begin(CLIENT)?;
+    drop(inner);
+    Ok(docker)
 }
 
 fn found<T>(section: &mut Section, what: &str, result: Result<T>) -> Option<T> {
