@@ -74,14 +74,22 @@ suites: setup ## fetch and build other people's test suites, for the tests
 test: setup guests suites ## run all tests, set-up included (as root: also once more as an ordinary user)
 	@scripts/test.sh
 
+# A look at everything; BENCH names a suite or table, which is run at full length, or options.
+BENCH ?= --quick
+
 .PHONY: bench
-bench: setup guests build ## run the benchmarks: native and imsup interleaved
+bench: setup guests build ## a look at all benchmarks in five minutes; BENCH=SUITE runs one at full length
 	cargo run --release -p imsup-bench -- --imsup $(IMSUP) $(BENCH)
 
 .PHONY: report
 report: setup guests build ## compare with docker, systemd and others, which it installs: bench/results/report.md
 	@scripts/setup.sh peers
 	cargo run --release -p imsup-bench -- --imsup $(IMSUP) report
+
+.PHONY: regress
+regress: setup guests ## whether the work tree is slower than a commit: AGAINST=HEAD~1 (HEAD where files differ from it)
+	@scripts/setup.sh regress
+	@scripts/regress.sh $(TARGET) "$(AGAINST)" $(REGRESS)
 
 .PHONY: endurance
 endurance: guests ## the tests for leaks, at full length: a million connects, a hundred thousand forks

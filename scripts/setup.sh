@@ -19,6 +19,11 @@ if [ "${1:-}" = peers ]; then
     needs+=([dockerd]=docker.io [wrk]=wrk [iperf3]=iperf3 [proxychains4]=proxychains4 [systemd-socket-activate]=systemd)
 fi
 
+# `setup.sh regress`: also what counts instead of measuring.
+if [ "${1:-}" = regress ]; then
+    needs+=([strace]=strace [valgrind]=valgrind)
+fi
+
 missing() {
     local program
     for program in "${!needs[@]}"; do

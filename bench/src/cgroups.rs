@@ -13,10 +13,7 @@ pub struct Cgroups(String);
 impl Cgroups {
     /// Those of a daemon of this run, none of which is there yet. What runs that were killed left is removed.
     pub fn new(daemon: &str) -> Self {
-        for parent in left_behind() {
-            thaw(&parent);
-            remove(&parent);
-        }
+        remove_left_behind();
         Self(format!("{PREFIX}{}-{daemon}", std::process::id()))
     }
 
@@ -66,8 +63,16 @@ fn remove(parent: &str) {
     }
 }
 
+/// Takes away what is left of runs that were killed.
+pub fn remove_left_behind() {
+    for parent in left_behind() {
+        thaw(&parent);
+        remove(&parent);
+    }
+}
+
 /// The names of runs that were killed: their daemons died with them, but not what docker had paused.
-fn left_behind() -> Vec<String> {
+pub fn left_behind() -> Vec<String> {
     let dead = |name: &str| {
         let rest = name.strip_prefix(PREFIX).unwrap_or_default();
         let process = rest.split('-').next().and_then(|id| id.parse::<u32>().ok());

@@ -1,17 +1,17 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::context::Context;
+use crate::context::{Context, repository};
 use crate::guest::Role;
 use crate::machine::Machine;
 use crate::report::{Report, Section};
 use crate::suites::{Suite, TABLES};
-use crate::{guest, interrupt, machine, report};
+use crate::{guest, interrupt, machine, regress, report, tidy};
 
 /// Measure imsup against the same programs run natively, interleaved in one run
 #[derive(Debug, Parser)]
@@ -34,6 +34,12 @@ struct Cli {
     /// Where `make guests` put the guest programs [default: `guests` in the target directory]
     #[arg(long, value_name = "DIRECTORY")]
     guests: Option<PathBuf>,
+    /// Only tell whether the imsup to measure is worse than this one
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["suites", "list"])]
+    against: Option<PathBuf>,
+    /// Where the results are written [default: bench/results of the repository]
+    #[arg(long, value_name = "DIRECTORY")]
+    results: Option<PathBuf>,
     /// Do without: what cannot be measured then is listed, and is no failure
     #[arg(long, value_name = "WHAT")]
     without: Vec<Peer>,
@@ -55,6 +61,14 @@ enum Hidden {
     /// One of the programs that are measured
     #[command(hide = true, subcommand)]
     Guest(Role),
+    /// Wait for the benchmarks' end, and take away what they left
+    #[command(hide = true)]
+    Tidy {
+        /// imsup.
+        imsup: PathBuf,
+        /// The benchmarks' directory.
+        directory: PathBuf,
+    },
 }
 
 /// Runs what the command line says.
@@ -63,10 +77,14 @@ enum Hidden {
 /// imsup or a directory is missing, or the run was interrupted. A suite that fails is reported, and the others still run.
 pub fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
-    if let Some(Hidden::Guest(role)) = cli.role {
-        guest::run(role)?;
-        return Ok(ExitCode::SUCCESS);
+    match cli.role {
+        Some(Hidden::Guest(role)) => guest::run(role).map(|()| ExitCode::SUCCESS),
+        Some(Hidden::Tidy { imsup, directory }) => tidy::run(imsup, &directory).map(|()| ExitCode::SUCCESS),
+        None => benchmarks(&cli),
     }
+}
+
+fn benchmarks(cli: &Cli) -> Result<ExitCode> {
     if cli.list {
         for table in TABLES {
             println!("{}:", table.name);
@@ -76,8 +94,11 @@ pub fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(before) = &cli.against {
+        return compare(cli, before);
+    }
     let suites = selected(&cli.suites)?;
-    measure(&cli, &suites)
+    measure(cli, &suites)
 }
 
 /// The suites that these names select, in the order they are to be run.
@@ -105,6 +126,19 @@ fn selected(names: &[String]) -> Result<Vec<&'static Suite>> {
     Ok(found)
 }
 
+/// Whether the imsup to measure is worse than this one: the verdict is the exit status, too.
+fn compare(cli: &Cli, before: &Path) -> Result<ExitCode> {
+    interrupt::install()?;
+    let context = Context::new(cli.imsup.as_deref(), cli.guests.as_deref(), cli.quick)?;
+    let outcome = regress::run(&context, before)?;
+    print!("{}", outcome.text());
+    Ok(if outcome.is_worse() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
 fn measure(cli: &Cli, suites: &[&Suite]) -> Result<ExitCode> {
     interrupt::install()?;
     let mut context = Context::new(cli.imsup.as_deref(), cli.guests.as_deref(), cli.quick)?;
@@ -126,7 +160,11 @@ fn measure(cli: &Cli, suites: &[&Suite]) -> Result<ExitCode> {
         full: !cli.quick,
         sections,
     };
-    report::write(&report)?;
+    let results = cli
+        .results
+        .clone()
+        .unwrap_or_else(|| repository().join("bench/results"));
+    report::write(&report, &results)?;
     let failed = report.sections.iter().any(|section| section.failure.is_some());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

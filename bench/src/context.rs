@@ -29,6 +29,20 @@ pub fn repository() -> PathBuf {
     bench.parent().unwrap_or(bench).to_owned()
 }
 
+/// An imsup.
+///
+/// # Errors
+/// There is none.
+pub fn executable(path: &Path) -> Result<PathBuf> {
+    if !path.is_file() {
+        bail!(
+            "there is no {}: 'make build' makes it, or name another with --imsup",
+            path.display()
+        );
+    }
+    path.canonicalize().context("finding imsup")
+}
+
 impl Context {
     /// Finds imsup and makes its directories.
     ///
@@ -37,14 +51,7 @@ impl Context {
     pub fn new(imsup: Option<&Path>, guests: Option<&Path>, quick: bool) -> Result<Self> {
         let this = std::env::current_exe().context("finding this program")?;
         let beside = this.parent().unwrap_or(Path::new("."));
-        let imsup = imsup.map_or_else(|| beside.join("imsup"), Path::to_owned);
-        if !imsup.is_file() {
-            bail!(
-                "there is no {}: 'make build' makes it, or name another with --imsup",
-                imsup.display()
-            );
-        }
-        let imsup = imsup.canonicalize().context("finding imsup")?;
+        let imsup = executable(&imsup.map_or_else(|| beside.join("imsup"), Path::to_owned))?;
         let guests = guests.map_or_else(|| beside.join("../guests"), Path::to_owned);
         let guests = guests.canonicalize().unwrap_or(guests);
         Ok(Self {

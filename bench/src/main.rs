@@ -15,12 +15,14 @@ mod machine;
 mod peers;
 mod process;
 mod project;
+mod regress;
 mod report;
 mod rounds;
 mod sandbox;
 mod stats;
 mod subject;
 mod suites;
+mod tidy;
 
 use std::process::ExitCode;
 

@@ -15,7 +15,11 @@ pub struct Turn<'a> {
     /// The variant.
     pub variant: &'static str,
     /// Takes a batch.
-    pub take: Box<dyn FnMut() -> Result<Vec<Series>> + 'a>,
+    take: Box<dyn FnMut() -> Result<Vec<Series>> + 'a>,
+    /// Whether the others go on without it when it fails.
+    is_peer: bool,
+    /// Why a peer's turns ended; nothing of it counts then.
+    pub failed: Option<anyhow::Error>,
 }
 
 impl<'a> Turn<'a> {
@@ -24,6 +28,16 @@ impl<'a> Turn<'a> {
         Self {
             variant,
             take: Box::new(take),
+            is_peer: false,
+            failed: None,
+        }
+    }
+
+    /// The same of a peer, without which the others go on when it fails.
+    pub fn peer(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
+        Self {
+            is_peer: true,
+            ..Self::new(variant, take)
         }
     }
 }
@@ -36,21 +50,34 @@ pub struct Batches {
 
 impl Batches {
     /// Has everyone take a turn, `rounds` times; who begins rotates, so that nobody always follows the same one. The first
-    /// `warm_up` rounds are not counted.
+    /// `warm_up` rounds are not counted. A peer that fails has no turn any more, and nothing of these rounds counts of it.
     ///
     /// # Errors
-    /// A batch could not be taken, or a signal came.
+    /// A batch could not be taken of one that is no peer, or a signal came.
     pub fn interleave(&mut self, turns: &mut [Turn<'_>], warm_up: usize, rounds: usize) -> Result<()> {
         let count = turns.len();
+        let mut taken = Self::default();
         for round in 0..warm_up + rounds {
             for position in 0..count {
                 interrupt::check()?;
                 let turn = &mut turns[(round + position) % count];
-                let series = (turn.take)().with_context(|| turn.variant)?;
-                if round >= warm_up {
-                    self.add(turn.variant, series);
+                if turn.failed.is_some() {
+                    continue;
+                }
+                match (turn.take)().with_context(|| turn.variant) {
+                    Ok(series) if round >= warm_up => taken.add(turn.variant, series),
+                    Ok(_) => {}
+                    Err(why) if turn.is_peer => {
+                        interrupt::check()?;
+                        taken.taken.retain(|(variant, _), _| *variant != turn.variant);
+                        turn.failed = Some(why);
+                    }
+                    Err(why) => return Err(why),
                 }
             }
+        }
+        for (key, batches) in taken.taken {
+            self.taken.entry(key).or_default().extend(batches);
         }
         Ok(())
     }
@@ -60,6 +87,11 @@ impl Batches {
         for (name, samples) in series {
             self.taken.entry((variant, name)).or_default().push(samples);
         }
+    }
+
+    /// Whether anything was measured of it.
+    pub fn has(&self, variant: &'static str, series: &str) -> bool {
+        self.taken.contains_key(&(variant, series.to_owned()))
     }
 
     /// All batches of one series.
@@ -101,5 +133,26 @@ mod tests {
         assert_eq!(*order.borrow(), "ABBAAB");
         assert_eq!(batches.of("A", "time").unwrap(), [vec![4], vec![5]]);
         assert!(batches.of("A", "size").is_err());
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_nothing_and_the_others_go_on() {
+        let mut left = 2;
+        let mut turns = [
+            Turn::new("native", || Ok(vec![("time".to_owned(), vec![1])])),
+            Turn::peer("docker", || {
+                left -= 1;
+                anyhow::ensure!(left > 0, "docker: exit status 1");
+                Ok(vec![("time".to_owned(), vec![2])])
+            }),
+        ];
+        let mut batches = Batches::default();
+        batches.interleave(&mut turns, 0, 5).unwrap();
+        assert!(turns[0].failed.is_none());
+        assert!(format!("{:#}", turns[1].failed.as_ref().unwrap()).contains("exit status 1"));
+        assert_eq!(batches.of("native", "time").unwrap().len(), 5);
+        assert!(!batches.has("docker", "time"));
+        let mut failing = [Turn::new("native", || anyhow::bail!("gone"))];
+        assert!(batches.interleave(&mut failing, 0, 1).is_err());
     }
 }

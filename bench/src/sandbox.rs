@@ -6,11 +6,15 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::tidy::Tidier;
+
 /// imsup with directories of its own.
 #[derive(Debug)]
 pub struct Sandbox {
     imsup: PathBuf,
-    directory: TempDir,
+    directory: PathBuf,
+    /// Gone first, so that the other finds nothing to do.
+    _own: Option<(TempDir, Tidier)>,
 }
 
 impl Sandbox {
@@ -23,12 +27,26 @@ impl Sandbox {
             .prefix("imsup-bench-")
             .tempdir()
             .context("making a directory for the benchmarks")?;
-        Ok(Self { imsup, directory })
+        let tidier = Tidier::start(&imsup, directory.path())?;
+        Ok(Self {
+            imsup,
+            directory: directory.path().to_owned(),
+            _own: Some((directory, tidier)),
+        })
+    }
+
+    /// The directories of one that is gone; they stay when this is dropped.
+    pub fn left(imsup: PathBuf, directory: &Path) -> Self {
+        Self {
+            imsup,
+            directory: directory.to_owned(),
+            _own: None,
+        }
     }
 
     /// A directory that is gone in the end.
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// A directory that containers see at the same path.
@@ -36,7 +54,7 @@ impl Sandbox {
     /// # Errors
     /// It cannot be made.
     pub fn shared(&self) -> Result<PathBuf> {
-        let path = self.directory.path().join("shared");
+        let path = self.directory.join("shared");
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(path)
     }
@@ -46,23 +64,23 @@ impl Sandbox {
     /// # Errors
     /// It cannot be made.
     pub fn scratch(&self) -> Result<PathBuf> {
-        let path = self.directory.path().join("scratch");
+        let path = self.directory.join("scratch");
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(path)
     }
 
     /// What holds the projects' runtime directories.
     pub fn runtime(&self) -> PathBuf {
-        self.directory.path().join("run")
+        self.directory.join("run")
     }
 
     /// imsup, to be given arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.imsup);
         command
-            .current_dir(self.directory.path())
+            .current_dir(&self.directory)
             .env("IMSUP_RUNTIME_DIR", self.runtime())
-            .env("IMSUP_STATE_DIR", self.directory.path().join("state"))
+            .env("IMSUP_STATE_DIR", self.directory.join("state"))
             .env_remove("COMPOSE_PROJECT_NAME")
             .env_remove("COMPOSE_FILE")
             .env_remove("IMSUP_LOG");

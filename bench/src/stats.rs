@@ -46,6 +46,10 @@ impl Unit {
     pub const KIB: Self = Self::lower("KiB", 1.0 / 1024.0, 2);
     /// Of samples that are the nanoseconds of processor time in a second.
     pub const SHARE: Self = Self::lower("% of a core", 1e-7, 4);
+    /// Of counted system calls.
+    pub const CALLS: Self = Self::lower("calls", 1.0, 0);
+    /// Of counted instructions.
+    pub const INSTRUCTIONS: Self = Self::lower("million", 1e-6, 3);
     /// Of samples in bytes a second.
     pub const MIB_PER_SECOND: Self = Self::higher("MiB/s", 1.0 / (1024.0 * 1024.0));
     /// Of samples in requests a second.

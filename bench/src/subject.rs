@@ -63,6 +63,11 @@ impl Subject {
         Ok(subject)
     }
 
+    /// Its process; of a supervised one, its supervisor's.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Has it take a batch of `count` samples of each of its series.
     ///
     /// # Errors

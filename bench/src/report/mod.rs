@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::command;
-use crate::context::repository;
 use crate::machine::Machine;
+use crate::rounds::Turn;
 use crate::suites::{Suite, TABLES};
 pub use goal::Goal;
 pub use plot::Plot;
@@ -82,23 +82,32 @@ impl Section {
         self.gaps.push(format!("{what}: {why}"));
     }
 
+    /// Notes which peers failed.
+    pub fn gaps_of(&mut self, what: &str, turns: &[Turn<'_>]) {
+        for turn in turns {
+            if let Some(why) = &turn.failed {
+                self.gap(&format!("{what}: {}", turn.variant), format!("{why:#}"));
+            }
+        }
+    }
+
     /// Adds how to read the lines.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
 }
 
-/// Writes `bench/results/latest.json`, and each table all of whose suites ran at full length: `TABLE.md`, the same as `TABLE.json`, and its
-/// pictures in a directory `TABLE`.
+/// Writes `latest.md` and `latest.json`, and each table all of whose suites ran at full length: `TABLE.md`, the same as `TABLE.json`, and
+/// its pictures in a directory `TABLE`.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write(report: &Report) -> Result<()> {
-    let directory = repository().join("bench/results");
-    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+pub fn write(report: &Report, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     let json = serde_json::to_string_pretty(report)?;
     let latest = directory.join("latest.json");
     command::write_file(&latest, &json)?;
+    command::write_file(&latest.with_extension("md"), &markdown::latest(report))?;
     eprintln!("written: {}", latest.display());
     if !report.full {
         return Ok(());

@@ -35,10 +35,10 @@ pub struct Curve {
 }
 
 impl Plot {
-    /// The distributions of one series of these variants.
+    /// The distributions of one series of these variants, as far as they were measured.
     ///
     /// # Errors
-    /// Nothing was measured of one.
+    /// Nothing was measured of any.
     pub fn of(
         name: impl Into<String>,
         title: impl Into<String>,
@@ -61,11 +61,14 @@ impl Plot {
                 quantiles: (0..=POINTS).filter_map(at).collect(),
             })
         };
+        let there = variants.iter().filter(|variant| batches.has(variant, series));
+        let curves: Vec<Curve> = there.map(curve).collect::<Result<_>>()?;
+        anyhow::ensure!(!curves.is_empty(), "nothing was measured of {series}");
         Ok(Self {
             name: name.into(),
             title: title.into(),
             unit,
-            curves: variants.iter().map(curve).collect::<Result<_>>()?,
+            curves,
         })
     }
 

@@ -1,6 +1,6 @@
 //! One question: what was measured of all variants that take turns.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::row::{Bound, IMSUP, Row, Variants};
 use super::{Goal, row};
@@ -19,10 +19,10 @@ pub struct Question {
 }
 
 impl Question {
-    /// One series of these variants.
+    /// One series of these variants. One of which nothing was measured is left out: the section's gaps say why.
     ///
     /// # Errors
-    /// Nothing was measured of one.
+    /// Nothing was measured of the first.
     pub fn of(
         batches: &Batches,
         variants: &[&'static str],
@@ -31,10 +31,12 @@ impl Question {
         unit: Unit,
     ) -> Result<Self> {
         let of = |variant: &&'static str| Ok((*variant, batches.measured(variant, series, unit)?));
+        let (first, others) = variants.split_first().context("a question without variants")?;
+        let there = others.iter().filter(|variant| batches.has(variant, series));
         Ok(Self {
             what: what.into(),
             unit,
-            variants: variants.iter().map(of).collect::<Result<_>>()?,
+            variants: [first].into_iter().chain(there).map(of).collect::<Result<_>>()?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The suites, in the order they run: first what looks at the kernel's memory, while no TIME_WAIT sockets are about.
 
-mod boot;
+pub mod boot;
 mod calls;
 mod clusters;
 mod compared;
@@ -10,10 +10,10 @@ mod datagrams;
 mod hosts;
 mod memory;
 pub mod native;
-mod programs;
+pub mod programs;
 mod rates;
 mod redis;
-mod sleep;
+pub mod sleep;
 mod sockets;
 mod steps;
 
@@ -256,9 +256,9 @@ const CLIENT: &str = "client supervised";
 const BOTH: &str = "both";
 
 /// The guests' server as a host.
-const PEER: &str = "peer";
+pub const PEER: &str = "peer";
 
-fn peer(context: &Context, options: &[&str]) -> Service {
+pub fn peer(context: &Context, options: &[&str]) -> Service {
     let this = context.this.to_string_lossy();
     let command = [this.as_ref(), "guest", "serve", "0.0.0.0"]
         .into_iter()

@@ -176,15 +176,16 @@ pub fn questions(batches: &Batches, variants: &[&'static str], loads: &[Load]) -
                 Unit::REQUESTS_PER_SECOND,
             )?);
             let unit = Unit::MICROSECONDS;
-            let latency = |variant: &&'static str| {
+            let there = variants.iter().filter(|variant| batches.has(variant, &series("p50")));
+            let latency = |variant: &'static str| {
                 let p50s = batches.of(variant, &series("p50"))?.concat();
                 let p99s = batches.of(variant, &series("p99"))?.concat();
-                anyhow::Ok((*variant, Measured::reported(&p50s, &p99s, unit)?))
+                anyhow::Ok((variant, Measured::reported(&p50s, &p99s, unit)?))
             };
             all.push(Question {
                 what: what("latency"),
                 unit,
-                variants: variants.iter().map(latency).collect::<Result<_>>()?,
+                variants: there.copied().map(latency).collect::<Result<_>>()?,
             });
         }
     }

@@ -5,9 +5,11 @@ mod summary;
 mod systems;
 mod tables;
 
+pub use cells::{grid, interval, number};
+
 use std::fmt::Write;
 
-use super::Section;
+use super::{Report, Section};
 use crate::machine::Machine;
 use crate::suites::Table;
 
@@ -36,6 +38,16 @@ pub fn whole(table: &Table, machine: &Machine, sections: &[&Section]) -> String 
         for plot in &one.plots {
             let _ = write!(text, "\n![{}]({}/{}.svg)\n", plot.title, table.name, plot.name);
         }
+    }
+    text
+}
+
+/// The last run, whatever of it there is.
+pub fn latest(report: &Report) -> String {
+    let mut text = format!("# The last run{}\n\n", if report.full { "" } else { ", a quick one" });
+    text += &machine(&report.machine);
+    for one in &report.sections {
+        text += &section(one);
     }
     text
 }

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::path::{each, guests, take, wrk};
-use super::ways::{Peers, Stage};
+use super::path::{Guest, each, guests, take, wrk};
+use super::ways::{Peers, Stage, WAYS};
 use super::{IMSUP, loads, servers};
 use crate::context::Context;
 use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
@@ -18,12 +18,15 @@ pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
     let peers = Peers::start(context, &mut section)?;
     let mut batches = Batches::default();
-    let rounds = context.count(24, 3);
-    let guest = servers::guest(context);
-    let stage = Stage::set(context, &peers, &guest)?;
-    let ways = stage.ways()?;
-    let variants: Vec<_> = ways.iter().map(|way| way.name).collect();
-    guests(&ways, &mut batches, context, "rate", &["--threads", "1"], 500, rounds)?;
+    let server = servers::guest(context);
+    let stage = Stage::set(context, &peers, &server, &mut section)?;
+    let rate = Guest {
+        role: "rate",
+        more: &["--threads", "1"],
+        count: 500,
+    };
+    guests(context, &stage, &mut batches, &rate, context.count(24, 7), &mut section)?;
+    drop(stage);
     for (series, what, unit) in [
         (
             "connect+close",
@@ -32,7 +35,7 @@ pub fn run(context: &Context) -> Result<Section> {
         ),
         ("time", "connect, wait for the end, close: time", Unit::MICROSECONDS),
     ] {
-        let question = Question::of(&batches, &variants, series, what, unit)?;
+        let question = Question::of(&batches, &WAYS, series, what, unit)?;
         section.rows.extend(question.judged(CONTROL, judge(unit)));
     }
     section.plots.push(Plot::of(
@@ -41,24 +44,24 @@ pub fn run(context: &Context) -> Result<Section> {
         Unit::MICROSECONDS,
         &batches,
         "time",
-        &variants,
+        &WAYS,
     )?);
-    drop(ways);
-    drop(stage);
+    let nginx = servers::nginx(context);
     let done = each(
         context,
         &peers,
-        servers::nginx(context),
+        nginx,
         "wrk",
         &mut section,
-        |stage, program| {
-            take(stage, &mut batches, rounds.div_ceil(4), |way| {
+        |stage, program, section| {
+            let rounds = context.count(6, 3);
+            take(stage, &mut batches, rounds, section, |way| {
                 loads::wrk(way, program, 20, false)
             })
         },
     )?;
     if done {
-        for question in wrk(&batches, &variants, "no keep-alive")? {
+        for question in wrk(&batches, &WAYS, "no keep-alive")? {
             section.rows.extend(question.rows(CONTROL));
         }
     }

@@ -60,16 +60,17 @@ pub fn run(context: &Context) -> Result<Section> {
             }),
         ];
         if let Some(systemd) = &systemd {
-            turns.push(Turn::new(ACTIVATE, || {
+            turns.push(Turn::peer(ACTIVATE, || {
                 let at = SocketAddrV4::new(activated, server.port);
                 let _waits = systemd.activate(at, &server.command(activated), &[])?;
                 crowded(activated)
             }));
         }
         if let Some(docker) = &docker {
-            turns.push(Turn::new(DOCKER, || unpaused(docker, || crowded(contained))));
+            turns.push(Turn::peer(DOCKER, || unpaused(docker, || crowded(contained))));
         }
         batches.interleave(&mut turns, 1, context.count(15, 2))?;
+        section.gaps_of(&format!("{crowd} clients"), &turns);
         let unit = Unit::MILLISECONDS;
         let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
         drop(turns);

@@ -9,21 +9,18 @@ use super::ways::Way;
 use crate::command;
 use crate::rounds::Series;
 
-/// iperf3: bytes a second over half a second, as the receiver counts them.
+/// How long iperf3 sends, or how much.
+pub const A_SECOND: [&str; 2] = ["--time", "1"];
+pub const A_LOOK: [&str; 2] = ["--bytes", "256M"];
+
+/// iperf3: bytes a second, as the receiver counts them.
 ///
 /// # Errors
 /// It fails or says nothing.
-pub fn iperf(way: &Way<'_>, program: &Path) -> Result<Vec<Series>> {
+pub fn iperf(way: &Way<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Series>> {
     let mut client = way.client(program);
-    client.args([
-        "--client",
-        &way.address.to_string(),
-        "--port",
-        "5201",
-        "--time",
-        "1",
-        "--json",
-    ]);
+    client.args(["--client", &way.address.to_string(), "--port", "5201", "--json"]);
+    client.args(amount);
     let value: Value = serde_json::from_str(&command::output(&mut client)?).context("reading what iperf3 says")?;
     let rate = value["end"]["sum_received"]["bits_per_second"]
         .as_f64()

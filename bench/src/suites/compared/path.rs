@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::servers::{self, Server};
-use super::ways::{Peers, Stage, Way};
+use super::ways::{Peers, Stage, WAYS, Way};
 use super::{DOCKER, IMSUP, loads};
 use crate::command::find;
 use crate::context::Context;
 use crate::interrupt;
 use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
-use crate::rounds::{Batches, Series, Turn};
+use crate::rounds::{Batches, Series};
 use crate::stats::{Measured, Unit};
 use crate::subject::Subject;
 use crate::suites::redis::{self, Load};
@@ -28,14 +28,16 @@ pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
     let peers = Peers::start(context, &mut section)?;
     let mut batches = Batches::default();
-    let rounds = context.count(12, 2);
+    let rounds = context.count(6, 5);
 
     let guest = servers::guest(context);
-    let stage = Stage::set(context, &peers, &guest)?;
-    let ways = stage.ways()?;
-    let variants: Vec<_> = ways.iter().map(|way| way.name).collect();
-    guests(&ways, &mut batches, context, "ping", &[], 300, rounds * 2)?;
-    drop(ways);
+    let stage = Stage::set(context, &peers, &guest, &mut section)?;
+    let ping = Guest {
+        role: "ping",
+        more: &[],
+        count: 300,
+    };
+    guests(context, &stage, &mut batches, &ping, rounds * 4, &mut section)?;
     drop(stage);
     section.plots.push(Plot::of(
         "path",
@@ -43,66 +45,66 @@ pub fn run(context: &Context) -> Result<Section> {
         Unit::MICROSECONDS,
         &batches,
         "ping",
-        &variants,
+        &WAYS,
     )?);
-    let mut questions = vec![Question::of(
-        &batches,
-        &variants,
-        "ping",
-        "1 byte there and back",
-        Unit::MICROSECONDS,
-    )?];
+    let what = "1 byte there and back";
+    let mut questions = vec![Question::of(&batches, &WAYS, "ping", what, Unit::MICROSECONDS)?];
 
-    let redis_done = each(
+    let redis = servers::redis();
+    let done = each(
         context,
         &peers,
-        servers::redis(),
+        redis,
         "redis-benchmark",
         &mut section,
-        |stage, program| {
+        |stage, program, section| {
             for (name, options, requests) in REDIS {
-                take(stage, &mut batches, rounds.div_ceil(2), |way| {
+                let requests = context.count(requests, requests / 4);
+                take(stage, &mut batches, rounds, section, |way| {
                     redis::load(way.client(program), way.address, name, options, requests)
                 })?;
             }
             Ok(())
         },
     )?;
-    if redis_done {
-        questions.extend(redis::questions(&batches, &variants, &REDIS)?);
+    if done {
+        questions.extend(redis::questions(&batches, &WAYS, &REDIS)?);
     }
 
-    let iperf_done = each(
+    let amount = if context.quick { loads::A_LOOK } else { loads::A_SECOND };
+    let iperf = servers::iperf();
+    let done = each(
         context,
         &peers,
-        servers::iperf(),
+        iperf,
         "iperf3",
         &mut section,
-        |stage, program| {
-            take(stage, &mut batches, rounds.div_ceil(2), |way| {
-                loads::iperf(way, program)
+        |stage, program, section| {
+            take(stage, &mut batches, rounds, section, |way| {
+                loads::iperf(way, program, amount)
             })
         },
     )?;
-    if iperf_done {
+    if done {
         let what = "iperf3, one connection";
-        questions.push(Question::of(&batches, &variants, "iperf3", what, Unit::MIB_PER_SECOND)?);
+        questions.push(Question::of(&batches, &WAYS, "iperf3", what, Unit::MIB_PER_SECOND)?);
     }
 
-    let wrk_done = each(
+    let nginx = servers::nginx(context);
+    let done = each(
         context,
         &peers,
-        servers::nginx(context),
+        nginx,
         "wrk",
         &mut section,
-        |stage, program| {
-            take(stage, &mut batches, rounds.div_ceil(2), |way| {
+        |stage, program, section| {
+            take(stage, &mut batches, rounds, section, |way| {
                 loads::wrk(way, program, 20, true)
             })
         },
     )?;
-    if wrk_done {
-        questions.extend(wrk(&batches, &variants, "keep-alive")?);
+    if done {
+        questions.extend(wrk(&batches, &WAYS, "keep-alive")?);
     }
     for question in &questions {
         section.rows.extend(question.judged(CONTROL, judge));
@@ -119,28 +121,40 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// Has a guest on each way take turns: its role, then the server's address, then the rest of its arguments.
+/// A guest that is a client: its role, which the server's address follows, the rest of its arguments, and its samples in a batch.
+pub struct Guest<'a> {
+    pub role: &'a str,
+    pub more: &'a [&'a str],
+    pub count: usize,
+}
+
+/// Has such a guest on each way take turns.
 pub fn guests(
-    ways: &[Way<'_>],
-    batches: &mut Batches,
     context: &Context,
-    role: &str,
-    more: &[&str],
-    count: usize,
+    stage: &Stage<'_>,
+    batches: &mut Batches,
+    guest: &Guest<'_>,
     rounds: usize,
+    section: &mut Section,
 ) -> Result<()> {
-    let start = |way: &Way<'_>| {
+    let ways = stage.ways()?;
+    let turn = |way: &Way<'_>| {
         let mut client = way.client(&context.this);
-        client.args(["guest", role]).arg(way.address.to_string()).args(more);
-        Subject::start(client)
+        client.args(["guest", guest.role]);
+        client.arg(way.address.to_string()).args(guest.more);
+        // Started in the first round, which is not counted.
+        let (mut command, mut running) = (Some(client), None);
+        way.turn(move || {
+            if let Some(command) = command.take() {
+                running = Some(Subject::start(command)?);
+            }
+            running.as_mut().context("it did not start")?.batch(guest.count)
+        })
     };
-    let mut clients = ways.iter().map(start).collect::<Result<Vec<_>>>()?;
-    let mut turns: Vec<_> = ways
-        .iter()
-        .zip(&mut clients)
-        .map(|(way, client)| Turn::new(way.name, move || client.batch(count)))
-        .collect();
-    batches.interleave(&mut turns, 1, rounds)
+    let mut turns: Vec<_> = ways.iter().map(turn).collect();
+    batches.interleave(&mut turns, 1, rounds)?;
+    section.gaps_of(guest.role, &turns);
+    Ok(())
 }
 
 /// Measures with a server and a client program, where both are installed; otherwise the gap is named.
@@ -150,7 +164,7 @@ pub fn each(
     server: Result<Server>,
     client: &str,
     section: &mut Section,
-    measure: impl FnOnce(&Stage<'_>, &Path) -> Result<()>,
+    measure: impl FnOnce(&Stage<'_>, &Path, &mut Section) -> Result<()>,
 ) -> Result<bool> {
     let program = find(client).with_context(|| format!("{client} is not installed (Debian: {})", package(client)));
     let (server, program) = match server.and_then(|server| Ok((server, program?))) {
@@ -160,7 +174,7 @@ pub fn each(
             return Ok(false);
         }
     };
-    let measured = Stage::set(context, peers, &server).and_then(|stage| measure(&stage, &program));
+    let measured = Stage::set(context, peers, &server, section).and_then(|stage| measure(&stage, &program, section));
     interrupt::check()?;
     Ok(measured.map_err(|why| section.gap(client, format!("{why:#}"))).is_ok())
 }
@@ -177,12 +191,15 @@ pub fn take(
     stage: &Stage<'_>,
     batches: &mut Batches,
     rounds: usize,
+    section: &mut Section,
     load: impl Fn(&Way<'_>) -> Result<Vec<Series>>,
 ) -> Result<()> {
     let ways = stage.ways()?;
     let load = &load;
-    let mut turns: Vec<_> = ways.iter().map(|way| Turn::new(way.name, move || load(way))).collect();
-    batches.interleave(&mut turns, 1, rounds)
+    let mut turns: Vec<_> = ways.iter().map(|way| way.turn(move || load(way))).collect();
+    batches.interleave(&mut turns, 1, rounds)?;
+    section.gaps_of(stage.server_name(), &turns);
+    Ok(())
 }
 
 /// wrk's rate and latency of all ways.
@@ -195,14 +212,17 @@ pub fn wrk(batches: &Batches, variants: &[&'static str], kind: &str) -> Result<[
         Unit::REQUESTS_PER_SECOND,
     )?;
     let unit = Unit::MICROSECONDS;
-    let latency = |variant: &&'static str| {
+    let there = variants
+        .iter()
+        .filter(|variant| batches.has(variant, &format!("wrk {kind} p50")));
+    let latency = |variant: &'static str| {
         let of = |figure| anyhow::Ok(batches.of(variant, &format!("wrk {kind} {figure}"))?.concat());
-        anyhow::Ok((*variant, Measured::reported(&of("p50")?, &of("p99")?, unit)?))
+        anyhow::Ok((variant, Measured::reported(&of("p50")?, &of("p99")?, unit)?))
     };
     let latency = Question {
         what: format!("wrk on nginx, {kind}, latency"),
         unit,
-        variants: variants.iter().map(latency).collect::<Result<_>>()?,
+        variants: there.copied().map(latency).collect::<Result<_>>()?,
     };
     Ok([rate, latency])
 }

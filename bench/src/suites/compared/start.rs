@@ -96,15 +96,16 @@ fn one(
     ];
     if let Some(systemd) = &peers.systemd {
         match &program.activation {
-            Ok(activation) => turns.push(Turn::new(ACTIVATE, || activated(systemd, activation, program))),
+            Ok(activation) => turns.push(Turn::peer(ACTIVATE, || activated(systemd, activation, program))),
             Err(why) => section.gap(&format!("{}: {ACTIVATE}", program.what), why),
         }
     }
     if let Some(docker) = &peers.docker {
-        turns.push(Turn::new(DOCKER, || contained(docker, program)));
+        turns.push(Turn::peer(DOCKER, || contained(docker, program)));
     }
     let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
     batches.interleave(&mut turns, 1, context.count(15, 5))?;
+    section.gaps_of(program.what, &turns);
     drop(turns);
     let unit = Unit::MILLISECONDS;
     let question = Question::of(&batches, &variants, "byte", program.what, unit)?;

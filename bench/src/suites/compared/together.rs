@@ -65,7 +65,7 @@ pub fn run(context: &Context) -> Result<Section> {
         }),
     ];
     if let Some(docker) = &docker {
-        turns.push(Turn::new(DOCKER, || {
+        turns.push(Turn::peer(DOCKER, || {
             let mut docker = docker.borrow_mut();
             let series = at_once(&server, &contained, || {
                 names.iter().try_for_each(|name| docker.begin(name))
@@ -75,6 +75,7 @@ pub fn run(context: &Context) -> Result<Section> {
         }));
     }
     batches.interleave(&mut turns, 1, context.count(5, 1))?;
+    section.gaps_of("starting all", &turns);
     let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
     drop(turns);
     let unit = Unit::MILLISECONDS;

@@ -16,10 +16,14 @@ use crate::peers::interposer::Interposer;
 use crate::peers::systemd::{Activated, Systemd};
 use crate::project::Project;
 use crate::report::Section;
+use crate::rounds::{Series, Turn};
 use crate::suites::{CONTROL, NATIVE, docker, native};
 
 /// The container in which clients run.
 const CLIENT: &str = "client";
+
+/// All ways, natively first.
+pub const WAYS: [&str; 6] = [NATIVE, CONTROL, IMSUP, PROXYD, INTERPOSER, DOCKER];
 
 /// What there is to compare with, kept for a whole suite; what is missing is a named gap.
 pub struct Peers {
@@ -74,6 +78,14 @@ impl Way<'_> {
     pub fn client(&self, program: &Path) -> Command {
         (self.client)(program)
     }
+
+    /// Its turns; a peer may fail.
+    pub fn turn<'b>(&self, take: impl FnMut() -> Result<Vec<Series>> + 'b) -> Turn<'b> {
+        match self.name {
+            NATIVE | CONTROL | IMSUP => Turn::new(self.name, take),
+            peer => Turn::peer(peer, take),
+        }
+    }
 }
 
 /// One server, started once for each way.
@@ -89,11 +101,11 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Starts the server natively twice, as a host, in a container, and behind a relay.
+    /// Starts the server natively twice, as a host, in a container, and behind a relay; a peer that does not is a named gap.
     ///
     /// # Errors
-    /// It does not start somewhere.
-    pub fn set(context: &'a Context, peers: &'a Peers, server: &'a Server) -> Result<Self> {
+    /// It does not start natively or as a host, or a signal came.
+    pub fn set(context: &'a Context, peers: &'a Peers, server: &'a Server, section: &mut Section) -> Result<Self> {
         let (first, second) = (native::address(20), native::address(21));
         let start = |address| {
             let listens = SocketAddrV4::new(address, server.port);
@@ -102,19 +114,12 @@ impl<'a> Stage<'a> {
         let servers = [start(first)?, start(second)?];
         let project = Project::up(&context.sandbox, &[server.service()])?;
         project.wake(server.name)?;
-        let relay = match &peers.systemd {
-            Some(systemd) => Some(relayed(systemd, server, first)?),
-            None => None,
-        };
-        let container = match &peers.docker {
-            Some(docker) => {
-                let mut docker = docker.borrow_mut();
-                docker.create(server.name, &server.command(Ipv4Addr::UNSPECIFIED))?;
-                docker.begin(server.name)?;
-                Some(docker.address(server.name)?)
-            }
-            None => None,
-        };
+        let named = |peer: &str| format!("{}: {peer}", server.name);
+        let relay = peers.systemd.as_ref();
+        let relay = relay.and_then(|systemd| found(section, &named(PROXYD), relayed(systemd, server, first)));
+        let container = peers.docker.as_ref();
+        let container = container.and_then(|docker| found(section, &named(DOCKER), contained(docker, server)));
+        interrupt::check()?;
         Ok(Self {
             peers,
             project,
@@ -125,6 +130,11 @@ impl<'a> Stage<'a> {
             container,
             _servers: servers,
         })
+    }
+
+    /// The server's.
+    pub fn server_name(&self) -> &'static str {
+        self.server.name
     }
 
     /// All ways to it.
@@ -174,11 +184,19 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        if let (Some(docker), true) = (&self.peers.docker, self.container.is_some()) {
-            // The next stage may have the same server.
+        if let Some(docker) = &self.peers.docker {
+            // One that never was is no matter. The next stage may have the same server.
             let _ = docker.borrow_mut().remove(self.server.name);
         }
     }
+}
+
+/// In a container, whose address is given.
+fn contained(docker: &RefCell<Docker>, server: &Server) -> Result<Ipv4Addr> {
+    let mut docker = docker.borrow_mut();
+    docker.create(server.name, &server.command(Ipv4Addr::UNSPECIFIED))?;
+    docker.begin(server.name)?;
+    docker.address(server.name)
 }
 
 /// A relay before each of its ports, on an address of its own.

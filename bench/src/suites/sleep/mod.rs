@@ -20,7 +20,7 @@ const ASLEEP: &str = "asleep";
 /// A host that is suspended by command alone.
 pub const BY_COMMAND: &str = "idle_after: 1h";
 
-fn nanoseconds(time: Duration) -> u64 {
+pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -1,0 +1,98 @@
+//! What is left when the benchmarks are killed: a process of its own waits for their end, however they end, and takes it away.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cgroups;
+use crate::sandbox::Sandbox;
+
+/// The daemon and its containers, which the kernel kills when we are gone, take a moment to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The process that waits. It ends by itself when the benchmarks have taken everything away.
+#[derive(Debug)]
+pub struct Tidier {
+    child: Child,
+    /// Closed by the kernel when we are gone.
+    ours: Option<ChildStdin>,
+}
+
+impl Tidier {
+    /// Has one wait for our end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(imsup: &Path, directory: &Path) -> Result<Self> {
+        use std::os::unix::process::CommandExt;
+        let this = std::env::current_exe().context("finding this program")?;
+        let mut child = Command::new(this)
+            .arg("tidy")
+            .args([imsup, directory])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // A signal to the terminal's processes is not for it.
+            .process_group(0)
+            .spawn()
+            .context("starting the process that tidies up")?;
+        let ours = child.stdin.take();
+        Ok(Self { child, ours })
+    }
+}
+
+impl Drop for Tidier {
+    fn drop(&mut self) {
+        self.ours = None;
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for the end of the standard input; what is then still in `directory` is left behind.
+///
+/// # Errors
+/// Something stays.
+pub fn run(imsup: PathBuf, directory: &Path) -> Result<()> {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("waiting for the benchmarks' end")?;
+    if !directory.exists() {
+        return Ok(());
+    }
+    let sandbox = Sandbox::left(imsup, directory);
+    for entry in fs::read_dir(sandbox.runtime()).into_iter().flatten().flatten() {
+        let _ = sandbox
+            .command()
+            .args(["down", "--forget", "-p"])
+            .arg(entry.file_name())
+            .output();
+    }
+    // Dead daemons' containers first: what is frozen cannot die.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        cgroups::remove_left_behind();
+        let left = inside(directory);
+        for pid in &left {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        let removed = left.is_empty() && fs::remove_dir_all(directory).is_ok();
+        if removed && cgroups::left_behind().is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "{} cannot be removed", directory.display());
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The processes whose working directory is there, which is so of all servers and clients that are started: proc_pid_cwd(5).
+fn inside(directory: &Path) -> Vec<Pid> {
+    let own = std::process::id();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != own)
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|path| path.starts_with(directory)))
+        .filter_map(|pid| Pid::from_raw(pid.cast_signed()))
+        .collect()
+}
