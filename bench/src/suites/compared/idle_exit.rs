@@ -12,7 +12,7 @@ use crate::peers::manager::Manager;
 use crate::peers::systemd;
 use crate::peers::units::{self, Unit};
 use crate::project::Project;
-use crate::report::{Plot, Row, Section};
+use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::{Batches, Turn};
 use crate::stats::Unit as Measure;
 use crate::suites::sleep::server::{self, Client, Connection, Server};
@@ -156,28 +156,21 @@ fn measure(
 fn rows(server: &Server, batches: &Batches, section: &mut Section) -> Result<()> {
     let unit = Measure::MICROSECONDS;
     let of = |variant| batches.measured(variant, "reply", unit);
-    for (what, awake, after) in [
-        ("imsup, suspended", IMSUP_AWAKE, IMSUP_ASLEEP),
-        ("imsup, ended", IMSUP_AWAKE, IMSUP_ENDED),
-        ("systemd-socket-proxyd after its idle exit", PROXYD_RUNS, PROXYD_ENDED),
-        ("native, and systemd-socket-proxyd, both running", NATIVE, PROXYD_RUNS),
-        (
-            "systemd-socket-proxyd after its idle exit, and imsup suspended",
-            PROXYD_ENDED,
-            IMSUP_ASLEEP,
-        ),
-        (
-            "systemd-socket-proxyd after its idle exit, and imsup ended",
-            PROXYD_ENDED,
-            IMSUP_ENDED,
-        ),
-    ] {
-        section.rows.push(Row::compare(
-            format!("{}, new connection: {what}", server.what),
-            unit,
-            &of(awake)?,
-            &of(after)?,
-        ));
+    let row = |what: &str, from, to| {
+        let what = format!("{}, new connection: {what}", server.what);
+        anyhow::Ok(Row::compare(what, unit, &of(from)?, &of(to)?))
+    };
+    let better = |what: &str, imsup| Ok(row(what, PROXYD_ENDED, imsup)?.expect(Bound::Times(1.0)));
+    let rows: [Result<Row>; 6] = [
+        row("imsup, suspended", IMSUP_AWAKE, IMSUP_ASLEEP),
+        row("imsup, ended", IMSUP_AWAKE, IMSUP_ENDED),
+        row("systemd-socket-proxyd, idle exit", PROXYD_RUNS, PROXYD_ENDED),
+        row("native, and systemd-socket-proxyd, both running", NATIVE, PROXYD_RUNS),
+        better("systemd-socket-proxyd, idle exit, and imsup suspended", IMSUP_ASLEEP),
+        better("systemd-socket-proxyd, idle exit, and imsup ended", IMSUP_ENDED),
+    ];
+    for row in rows {
+        section.rows.push(row?);
     }
     section.plots.push(Plot::of(
         format!("idle-exit-{}", server.name),

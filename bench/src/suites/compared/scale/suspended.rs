@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{IMSUP, PAUSED, containers};
 use crate::context::Context;
 use crate::interrupt;
-use crate::report::{Row, Section};
+use crate::report::{Bound, Row, Section};
 use crate::rounds::Batches;
 use crate::stats::Unit;
 use crate::suites::sleep::many;
@@ -48,6 +48,10 @@ pub fn measure(context: &Context, docker: bool, section: &mut Section) -> Result
          shim) and of the program; 'processes' is all of these and the broker's (what dockerd's and containerd's have grown), proportional \
          (Pss); the kernel's is Slab, Percpu, KernelStack and PageTables; processor time is that of all processes together",
     );
+    section.note(
+        "imsup's, suspended: every 10 s each supervisor reads whether a signal waits for the program, since a signal wakes nobody while its \
+         process is frozen; in between it does nothing",
+    );
     Ok(())
 }
 
@@ -64,7 +68,12 @@ fn rows(count: usize, batches: &Batches, paused: bool, section: &mut Section) ->
         let imsup = batches.measured(IMSUP, series, unit)?;
         section.rows.push(if paused {
             let docker = batches.measured(PAUSED, of_docker, unit)?;
-            Row::compare(format!("{what}: against {PAUSED}"), unit, &docker, &imsup)
+            let row = Row::compare(format!("{what}: against {PAUSED}"), unit, &docker, &imsup);
+            // The program is the same one.
+            match series {
+                "program" => row,
+                _ => row.expect(Bound::Times(1.0)),
+            }
         } else {
             Row::alone(what, unit, &imsup)
         });
