@@ -81,7 +81,7 @@ impl Descriptors {
 }
 
 /// Endpoints where a connect was answered a moment ago. The next one is left to the kernel once its source is bound, which
-/// saves trying it here: seven system calls of seventeen.
+/// saves trying it here: six system calls of seventeen.
 ///
 /// Datagrams, which nobody refuses, are left to the kernel where the broker said so: for no longer than this, since it gives up
 /// the socket where the program settles without it.
