@@ -215,7 +215,11 @@ impl Supervisor {
         self.left.push(child);
     }
 
+    /// Falls asleep, where it is awake.
     fn fall_asleep(&mut self) {
+        if self.asleep.is_some() {
+            return;
+        }
         let time_us = now_us();
         self.asleep = Some(time_us);
         let suspended = ToBroker::Suspended {
