@@ -4,6 +4,8 @@
 //! second wall, for the case that hostile bytes from the application take the supervisor over; what protects the
 //! machine from the application itself is the kernel's ordinary permissions.
 
+use std::sync::OnceLock;
+
 use seccompiler::{BpfProgram, TargetArch, sock_filter};
 
 /// The policy's text.
@@ -29,13 +31,18 @@ pub enum ConfineError {
     Install(#[source] seccompiler::Error),
 }
 
-/// Compiles the policy for this machine.
+/// The policy compiled for this machine, once in a process and those forked from it.
 ///
 /// # Errors
 /// Any [`ConfineError`] but [`ConfineError::Install`].
-pub fn confinement() -> Result<BpfProgram, ConfineError> {
+pub fn confinement() -> Result<&'static BpfProgram, ConfineError> {
+    static COMPILED: OnceLock<BpfProgram> = OnceLock::new();
+    if let Some(compiled) = COMPILED.get() {
+        return Ok(compiled);
+    }
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(ConfineError::Architecture)?;
-    confinement_for(arch)
+    let compiled = confinement_for(arch)?;
+    Ok(COMPILED.get_or_init(|| compiled))
 }
 
 /// Confines the calling thread and the threads and processes it makes from now on, for good. Sets no-new-privs, without
@@ -47,7 +54,7 @@ pub fn confinement() -> Result<BpfProgram, ConfineError> {
 /// Any [`ConfineError`]; with [`ConfineError::Install`] (EINVAL: the kernel has no seccomp filters, ENOMEM) no-new-privs
 /// may be set already.
 pub fn confine() -> Result<(), ConfineError> {
-    seccompiler::apply_filter(&confinement()?).map_err(ConfineError::Install)
+    seccompiler::apply_filter(confinement()?).map_err(ConfineError::Install)
 }
 
 fn confinement_for(arch: TargetArch) -> Result<BpfProgram, ConfineError> {

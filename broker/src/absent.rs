@@ -51,15 +51,32 @@ pub enum AbsentError {
     },
 }
 
-/// The hosts whose supervisors live, by the files these hold with flock, and the processes that hold them.
-pub(crate) fn held(paths: &Paths) -> Vec<(String, Option<u32>)> {
+/// A host whose supervisor lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Its name.
+    pub(crate) host: String,
+    /// Its supervisor, where the kernel tells it.
+    pub(crate) pid: Option<u32>,
+    /// The boot's token, where a broker launched it.
+    pub(crate) boot: Option<u64>,
+}
+
+/// The hosts whose supervisors live, by the files these hold with flock.
+pub(crate) fn held(paths: &Paths) -> Vec<Held> {
     let Ok(entries) = fs::read_dir(paths.running("")) else {
         return Vec::new();
     };
     entries
         .flatten()
         .filter(|entry| is_locked(&entry.path()))
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, holder(&entry.path()))))
+        .filter_map(|entry| {
+            Some(Held {
+                host: entry.file_name().into_string().ok()?,
+                pid: holder(&entry.path()),
+                boot: token_in(&entry.path()),
+            })
+        })
         .collect()
 }
 
@@ -173,23 +190,26 @@ pub(crate) fn end_left(paths: &Paths) -> bool {
 /// The token in a file of a supervisor that was killed.
 fn token_left(path: &Path) -> Option<u64> {
     // Read first: whoever takes the lock meanwhile replaces the token.
-    let text = fs::read_to_string(path).ok()?;
-    let token = text.lines().nth(1)?.parse().ok()?;
+    let token = token_in(path)?;
     (!is_locked(path)).then_some(token)
+}
+
+/// The token that a supervisor which a broker launched has written into its file.
+fn token_in(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.lines().nth(1)?.parse().ok()
 }
 
 /// Ends the supervisors that hold their host's file, and what belongs to them.
 pub(crate) fn end_held(paths: &Paths) -> Result<Vec<String>, AbsentError> {
     let mut ended = Vec::new();
     let mut live = Vec::new();
-    for (host, pid) in held(paths) {
+    for Held { host, pid, boot } in held(paths) {
         let Some(pid) = pid else { continue };
         let Some(process) = launcher::open(pid) else { continue };
         // The number is still the holder's, now that the process is pinned.
         if holder(&paths.running(&host)) != Some(pid) {
             continue;
         }
-        let boot = launcher::token_of(pid);
         let mut children = launcher::children_of(pid).into_iter();
         let tree = Tree {
             boots: boot.into_iter().collect(),

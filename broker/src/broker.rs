@@ -73,6 +73,8 @@ enum Timer {
     Lonely,
     /// A supervisor had its time to answer this question.
     Unanswered(u64),
+    /// The kernel had its time to answer who has come.
+    Unnamed(u64),
 }
 
 /// Who is answered when a wait ends.
@@ -469,6 +471,7 @@ impl Broker {
                 Timer::Farewell => self.kill_commands(),
                 Timer::Lonely => self.leave_if_lonely(),
                 Timer::Unanswered(question) => self.unanswered(question),
+                Timer::Unnamed(question) => self.name_at_last(question),
             }
         }
     }

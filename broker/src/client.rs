@@ -125,7 +125,7 @@ impl Client {
                 io::ErrorKind::NotFound if absent::held(paths).is_empty() => ClientError::NoBroker { project: owned },
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::Dead {
                     project: owned,
-                    hosts: absent::held(paths).into_iter().map(|(host, _)| host).collect(),
+                    hosts: absent::held(paths).into_iter().map(|held| held.host).collect(),
                 },
                 _ => ClientError::Io {
                     project: owned,

@@ -2,6 +2,7 @@
 
 pub(crate) mod cgroups;
 mod leftovers;
+mod nursery;
 mod process;
 
 use std::io;
@@ -12,7 +13,7 @@ use imsup_wire::{ExitStatus, HostName};
 
 use crate::cluster::HostSpec;
 
-pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open, token_of};
+pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open};
 pub use process::ProcessLauncher;
 
 /// The variable that carries a boot's token: everything a boot started can be found by it.
@@ -79,6 +80,12 @@ pub struct Launched {
 
 /// Starts hosts, and cleans up after those that died badly.
 pub trait Launcher {
+    /// Gets ready for boots of a project's hosts, so that the first is as quick as the others.
+    fn prepare(&mut self, project: &str);
+
+    /// Ends what [`Launcher::prepare`] has made.
+    fn finish(&mut self);
+
     /// Starts a host's supervisor.
     ///
     /// # Errors

@@ -51,6 +51,8 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// The executable that runs hosts.
     pub imsup_exe: PathBuf,
+    /// Makes the thread that calls it stand back behind all others of the machine (sched(7), SCHED_IDLE).
+    pub stand_back: fn(),
     /// Called when every host exists.
     pub on_ready: Box<dyn FnOnce()>,
     /// Called with each event as it happens.
@@ -94,6 +96,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         ephemeral,
         resolv_conf,
         imsup_exe,
+        stand_back,
         on_ready,
         on_event,
     } = options;
@@ -124,7 +127,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         sender,
         waker: Arc::new(waker),
     };
-    let senders = Senders::start(notifier.clone()).map_err(system("the thread that names senders"))?;
+    let senders = Senders::start(notifier.clone(), stand_back).map_err(system("the thread that names senders"))?;
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let launcher: Box<dyn Launcher> = Box::new(launcher);
@@ -179,6 +182,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     broker.wake_kept();
     broker.await_first();
     on_ready();
+    broker.launcher.prepare(&broker.cluster.project);
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
     drop(relay);
     drop(server);
@@ -187,6 +191,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     absent::end_held(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
     routes::release(&broker.paths)?;
+    broker.launcher.finish();
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
     Ok(())

@@ -19,15 +19,17 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Starts it; it tells the loop what it has found ([`Notice::Senders`]).
+    /// Starts it; it tells the loop what it has found ([`Notice::Senders`]). It stands back: what was woken on its processor, as the host that is
+    /// just being booted, would wait for the end of the dump, several ms (measured; also with nice 19).
     ///
     /// # Errors
     /// A thread that cannot be made.
-    pub(crate) fn start(notifier: Notifier) -> io::Result<Self> {
+    pub(crate) fn start(notifier: Notifier, stand_back: fn()) -> io::Result<Self> {
         let (questions, asked) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("senders".to_owned())
-            .spawn(move || serve(&asked, &notifier))?;
+        std::thread::Builder::new().name("senders".to_owned()).spawn(move || {
+            stand_back();
+            serve(&asked, &notifier);
+        })?;
         Ok(Self { questions })
     }
 

@@ -25,6 +25,6 @@ mod user;
 
 pub use error::RunError;
 pub use kernel::features;
-pub use run::{RunOptions, run};
+pub use run::{RunOptions, prepare, run};
 pub use running::RunningLockError;
 pub use user::UserError;

@@ -4,6 +4,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use imsup_wire::message::Role;
@@ -18,7 +19,7 @@ use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::kernel::means::Means;
 use crate::kernel::spawn;
-use crate::kernel::{features, socket};
+use crate::kernel::{cgroup, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::running::RunningLock;
@@ -70,7 +71,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     };
     // The broker answers while the filter is compiled and the child made.
     let mut link = Link::open(options.broker_socket.clone(), hello.clone()).map_err(broker)?;
-    let filter = imsup_bpf_filters::compile(Means::present().sockets())?;
+    let filter = filter()?;
     let signals = init::handled_signals();
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
@@ -88,7 +89,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
     };
-    let prepared = match spawn::prepare(&program, &filter) {
+    let prepared = match spawn::prepare(&program, filter) {
         Ok(prepared) => prepared,
         Err(error) => {
             // Of a supervisor that hangs up without a word the broker ends what is left, the supervisor itself included.
@@ -186,6 +187,28 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let usage = end.usage;
     end.link.finish(&ToBroker::Exited { status, usage });
     Ok(status)
+}
+
+/// The notify filter, compiled once: a supervisor that the nursery makes finds it there.
+fn filter() -> Result<&'static [libc::sock_filter], RunError> {
+    static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
+    if let Some(filter) = FILTER.get() {
+        return Ok(filter);
+    }
+    let filter = imsup_bpf_filters::compile(Means::present().sockets())?;
+    Ok(FILTER.get_or_init(|| filter))
+}
+
+/// Does all that every [`run`] begins with, for processes that are forked from this one.
+///
+/// # Errors
+/// [`RunError::Filter`].
+pub fn prepare() -> Result<(), RunError> {
+    filter()?;
+    // Where these fail, `run` says so.
+    let _ = imsup_bpf_filters::confinement();
+    let _ = cgroup::own_directory();
+    Ok(())
 }
 
 /// What the broker said first.

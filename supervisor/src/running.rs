@@ -47,13 +47,15 @@ impl RunningLock {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(directory).map_err(failed)?;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(failed)?;
+        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let mut file = match open() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(directory).map_err(failed)?;
+                open()
+            }
+            opened => opened,
+        }
+        .map_err(failed)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::AGAIN) => {

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 
 use common::client::{self, Answer, ask, ask_datagram};
-use common::{Background, LIMIT, Project, wait_until};
+use common::{Background, LIMIT, Project, parent, wait_until};
 use rustix::process::Signal;
 
 #[test]
@@ -423,4 +423,42 @@ end.accept()
     project.wait_event("shop", "exit", 1);
     assert_eq!(client::ask_line(door, "x").unwrap(), "served", "by the next boot");
     assert_eq!(project.host("shop").boots, 2);
+}
+
+#[test]
+fn hosts_boot_with_a_nursery_and_without() {
+    let project = Project::up(
+        "born",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"], environment: { GREETING: "a b=c" }, working_dir: / }
+"#,
+    );
+    let nursery = || {
+        let all = project.processes().into_iter();
+        all.filter(|one| one.command.contains("nursery"))
+            .map(|one| one.pid)
+            .next()
+    };
+    wait_until("a nursery", || nursery().is_some());
+    let boot = || {
+        let pid = ask(project.at("web", 8080)).pid();
+        let of = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+        let environment = of("environ");
+        let variable = |text: &[u8]| environment.split(|byte| *byte == 0).any(|entry| entry == text);
+        assert!(variable(b"GREETING=a b=c"));
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(cwd, std::path::Path::new("/"));
+        let supervisor = parent(pid).unwrap();
+        let line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
+        assert_eq!(parent(supervisor), Some(project.broker()), "the broker reaps it");
+        project.ok(&["stop", "web"]);
+        line.contains("nursery")
+    };
+    assert!(boot());
+    let first = nursery().unwrap();
+    project.kill(first);
+    assert!(!boot(), "it is executed where there is no nursery");
+    assert_ne!(nursery(), Some(first));
+    assert!(boot(), "there is another");
 }

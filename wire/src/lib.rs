@@ -13,6 +13,7 @@ pub mod control;
 pub mod event;
 pub mod host;
 pub mod message;
+pub mod nursery;
 pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};

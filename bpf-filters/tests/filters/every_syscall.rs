@@ -257,7 +257,7 @@ fn only_musls_way_of_reading_is_a_trapped_open() {
 }
 
 fn confinement() -> Program {
-    Program::of_seccompiler(&imsup_bpf_filters::confinement().unwrap())
+    Program::of_seccompiler(imsup_bpf_filters::confinement().unwrap())
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn the_notify_filters_are_the_golden_ones() {
 fn the_confinement_is_the_golden_one() {
     compare(
         "confinement",
-        &Program::of_seccompiler(&imsup_bpf_filters::confinement().unwrap()),
+        &Program::of_seccompiler(imsup_bpf_filters::confinement().unwrap()),
     );
 }
 

@@ -9,7 +9,7 @@ use imsup_wire::{EventKind, HostName};
 use mio::unix::SourceFd;
 
 use super::{Broker, Timer};
-use crate::absent;
+use crate::absent::{self, Held};
 use crate::events::now_us;
 use crate::hosts::{HostId, Instance};
 use crate::launcher::{self, cgroups};
@@ -21,12 +21,12 @@ const RETURN_TIME: Duration = Duration::from_secs(5);
 impl Broker {
     /// Expects the supervisors that hold their host's file.
     pub(crate) fn expect_held(&mut self) {
-        for (name, pid) in absent::held(&self.paths) {
+        for Held { host: name, pid, boot } in absent::held(&self.paths) {
             let id = name.parse::<HostName>().ok().and_then(|name| self.hosts.named(&name));
             // A transient host introduces itself as one; a host that the file no longer has is rejected then.
             let Some(id) = id else { continue };
             let instance = Instance {
-                boot: pid.and_then(launcher::token_of),
+                boot,
                 expected: true,
                 // It told so to the broker that was there.
                 launched: true,

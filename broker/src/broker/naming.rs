@@ -2,18 +2,24 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use imsup_wire::{Endpoint, Event, EventKind, Transport};
 
-use super::Broker;
+use super::{Broker, Timer};
 use crate::hosts::HostId;
 use crate::peers;
 use crate::senders::Question;
+
+/// How long a question may take where the machine is busy: who asks stands back behind everybody ([`crate::senders`]).
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Events that are not told yet, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
     events: VecDeque<Waiting>,
+    /// What is asked, and not answered.
+    asked: Vec<(Question, Endpoint)>,
     last_question: u64,
 }
 
@@ -64,7 +70,12 @@ impl Broker {
     pub(super) fn ask_sender(&mut self, endpoint: Endpoint) -> Option<Question> {
         self.untold.last_question += 1;
         let question = Question(self.untold.last_question);
-        self.senders.ask(question, endpoint).then_some(question)
+        if !self.senders.ask(question, endpoint) {
+            return None;
+        }
+        self.untold.asked.push((question, endpoint));
+        self.after(PATIENCE, Timer::Unnamed(question.0));
+        Some(question)
     }
 
     /// Finds out who sent the signal that a host was booted by.
@@ -89,6 +100,7 @@ impl Broker {
     /// Takes answers.
     pub(super) fn name_senders(&mut self, answers: Vec<(Question, Option<SocketAddr>)>) {
         for (question, sender) in answers {
+            self.untold.asked.retain(|(asked, _)| *asked != question);
             let by = sender.map(|sender| self.caller(sender));
             for waiting in &mut self.untold.events {
                 if waiting.question != Some(question) {
@@ -110,13 +122,19 @@ impl Broker {
         self.tell_events();
     }
 
-    /// Waits until all that happened is told.
+    /// Tells all that has happened: what is still asked is found out here and now.
     pub(super) fn tell_all_events(&mut self) {
-        while !self.untold.events.is_empty() {
-            match self.notices.recv() {
-                Ok(notice) => self.take_notice(notice),
-                Err(_) => return,
-            }
+        for asked in std::mem::take(&mut self.untold.asked).chunks(peers::AT_ONCE) {
+            let (questions, endpoints): (Vec<_>, Vec<_>) = asked.iter().copied().unzip();
+            let found = peers::came(&endpoints);
+            self.name_senders(questions.into_iter().zip(found).collect());
+        }
+    }
+
+    /// This question had its time.
+    pub(super) fn name_at_last(&mut self, question: u64) {
+        if self.untold.asked.iter().any(|(asked, _)| asked.0 == question) {
+            self.tell_all_events();
         }
     }
 }

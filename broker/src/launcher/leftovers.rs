@@ -171,21 +171,6 @@ fn token_in(entry: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// The boot's token of a supervisor. One that a host's program started has that host's in its environment, but was not
-/// told it as its own (`--boot`).
-pub(crate) fn token_of(pid: u32) -> Option<u64> {
-    let told = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let prefix = format!("{BOOT_VARIABLE}=");
-    let entry = environ
-        .split(|byte| *byte == 0)
-        .find_map(|entry| entry.strip_prefix(prefix.as_bytes()))?;
-    if !told.split(|byte| *byte == 0).any(|argument| argument == entry) {
-        return None;
-    }
-    std::str::from_utf8(entry).ok()?.parse().ok()
-}
-
 /// Whether a process is a child of `supervisor` and leads a session. What a supervisor says of its program is a number of
 /// its own pid namespace, which here may be that of anybody.
 pub(crate) fn leads_session(pid: u32, supervisor: u32) -> bool {
@@ -330,8 +315,6 @@ mod tests {
         let mut child = spawn("sleep", &["1000"], Some(boot));
         let mut told = spawn("sh", &["-c", "read line", "run", "--boot", &token], Some(boot));
         let mut other = spawn("sleep", &["1000"], None);
-        assert_eq!(token_of(told.id()), Some(boot));
-        assert_eq!(token_of(child.id()), None, "it only inherits that");
         assert!(children_of(std::process::id()).contains(&child.id()));
         let tree = Tree {
             boots: vec![boot],

@@ -1,23 +1,30 @@
 //! Hosts as processes of this machine.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use imsup_wire::nursery::Birth;
 use imsup_wire::{ExitStatus, HostName};
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open};
 
 use super::leftovers::{self, Children, Tree};
+use super::nursery::Nursery;
 use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
 
-/// Starts `imsup run` as a child of this process, which must be the subreaper of its descendants.
+/// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the nursery, else as `imsup run`.
 #[derive(Debug)]
 pub struct ProcessLauncher {
     executable: PathBuf,
+    nursery: Nursery,
+    /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the nursery inherits that.
+    prepared: bool,
     /// The soft limit of descriptors that programs start with.
     descriptor_limit: Option<u64>,
     /// Any other child was orphaned by a supervisor that died.
@@ -32,6 +39,8 @@ impl ProcessLauncher {
     pub fn new(executable: PathBuf, descriptor_limit: Option<u64>) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self {
+            nursery: Nursery::new(executable.clone()),
+            prepared: false,
             executable,
             descriptor_limit,
             children: Arc::new(Mutex::new(Children {
@@ -40,20 +49,43 @@ impl ProcessLauncher {
             })),
         })
     }
-}
 
-impl Launcher for ProcessLauncher {
-    fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+    /// Has the nursery make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
+    fn born(&mut self, launch: &Launch<'_>, log: &File) -> Option<u32> {
+        let host = launch.host;
+        let mut environment: Vec<(String, String)> = host.environment.clone().into_iter().collect();
+        // What it says to its supervisor may be too late there.
+        let is_plain = |(name, value): &(String, String)| {
+            !name.is_empty() && !name.starts_with("IMSUP_") && !name.contains(['=', '\0']) && !value.contains('\0')
+        };
+        if !environment.iter().all(is_plain) {
+            return None;
+        }
+        environment.push((BOOT_VARIABLE.to_owned(), launch.boot.to_string()));
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed())
+            .open(&host.working_dir)
+            .ok()?;
+        let birth = Birth {
+            host: host.name.clone(),
+            boot: launch.boot,
+            descriptor_limit: self.descriptor_limit,
+            user: host.user.clone(),
+            command: host.command.clone(),
+            environment,
+        };
+        let fds = vec![log.try_clone().ok()?.into(), directory.into()];
+        self.nursery.make(&birth, fds)
+    }
+
+    /// Executes the supervisor.
+    fn execute(&self, launch: &Launch<'_>, log: File) -> Result<u32, LaunchError> {
         let host = launch.host;
         let log_error = |source| LaunchError::Log {
             path: launch.log.clone(),
             source,
         };
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&launch.log)
-            .map_err(log_error)?;
         let log_again = log.try_clone().map_err(log_error)?;
         let mut command = Command::new(&self.executable);
         command
@@ -76,8 +108,6 @@ impl Launcher for ProcessLauncher {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(log_again);
-        // Held while the child is made, so that nobody takes it for an orphan before it is known.
-        let mut children = self.children.lock();
         let child = command.spawn().map_err(|source| {
             // spawn(2) does not say which of the two it did not find.
             match std::fs::metadata(&host.working_dir) {
@@ -95,7 +125,44 @@ impl Launcher for ProcessLauncher {
                 },
             }
         })?;
-        let pid = child.id();
+        Ok(child.id())
+    }
+}
+
+impl Launcher for ProcessLauncher {
+    fn prepare(&mut self, project: &str) {
+        self.prepared = true;
+        let mut children = self.children.lock();
+        children.supervisors.extend(self.nursery.start(project));
+    }
+
+    fn finish(&mut self) {
+        self.nursery.end();
+    }
+
+    fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+        let log_error = |source| LaunchError::Log {
+            path: launch.log.clone(),
+            source,
+        };
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&launch.log)
+            .map_err(log_error)?;
+        // Held while the child is made, so that nobody takes it for an orphan before it is known.
+        let children = Arc::clone(&self.children);
+        let mut children = children.lock();
+        let pid = match self.born(launch, &log) {
+            Some(pid) => pid,
+            None => {
+                let pid = self.execute(launch, log)?;
+                if self.prepared {
+                    children.supervisors.extend(self.nursery.start(launch.project));
+                }
+                pid
+            }
+        };
         children.supervisors.insert(pid);
         // It is not reaped yet, so the number is still its own.
         let ended = i32::try_from(pid)

@@ -36,6 +36,7 @@ pub fn run() -> ExitCode {
         ephemeral: std::env::var_os("FAKE_EPHEMERAL").is_some(),
         resolv_conf: PathBuf::from(variable("FAKE_RESOLV_CONF")),
         imsup_exe: std::env::current_exe().expect("an executable"),
+        stand_back: || {},
         on_ready: Box::new(|| {
             println!("ready");
             std::io::stdout().flush().expect("stdout");

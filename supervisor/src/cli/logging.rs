@@ -10,28 +10,39 @@ const VARIABLE: &str = "IMSUP_LOG";
 /// Logs to standard error from here on: what `IMSUP_LOG` asks for, else `default`.
 pub fn start(default: &str) {
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
-    subscribe(filter);
+    subscribe(filter, is_terminal());
 }
 
 /// Logs to standard error what `IMSUP_LOG` asks for, else warnings: those of a program that is supervised, whose boot has no time to parse a
-/// filter for them.
+/// filter for them. Does nothing in a supervisor of the nursery, which has done this before.
 pub fn start_quietly() {
+    if !tracing::dispatcher::has_been_set() {
+        start_for(is_terminal());
+    }
+}
+
+/// The same of a process whose standard error becomes a file.
+pub fn start_for_a_file() {
+    start_for(false);
+}
+
+fn start_for(terminal: bool) {
     match EnvFilter::try_from_env(VARIABLE) {
-        Ok(filter) if std::env::var_os(VARIABLE).is_some() => subscribe(filter),
+        Ok(filter) if std::env::var_os(VARIABLE).is_some() => subscribe(filter, terminal),
         _ => tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
             .with_writer(io::stderr)
-            .with_ansi(is_terminal())
+            .with_ansi(terminal)
             .with_target(false)
             .init(),
     }
 }
 
-fn subscribe(filter: EnvFilter) {
+fn subscribe(filter: EnvFilter, terminal: bool) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(is_terminal())
+        .with_ansi(terminal)
         .with_target(false)
         .init();
 }

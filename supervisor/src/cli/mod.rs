@@ -20,6 +20,7 @@ mod human;
 mod logging;
 mod logs;
 mod names;
+mod nursery;
 mod output;
 mod power;
 mod project;
@@ -40,6 +41,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use self::failure::Annotate;
 
 /// Imaginary machines: every host of a compose file exists, and the first connection boots it.
 #[derive(Debug, Parser)]
@@ -88,9 +91,14 @@ enum Verb {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // Every boot of a host executes this binary; that road goes past clap, which takes 150 µs (measured, release build).
+    // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs (measured, release build).
     if let Some(launched) = run::launched(std::env::args_os().skip(1)) {
         return launched.run().unwrap_or_else(|error| failure::report(&error));
+    }
+    if let Some(project) = nursery::asked(std::env::args_os().skip(1)) {
+        let supervisor = nursery::serve(&project).status(supervise::OWN_FAILURE);
+        let ended = supervisor.and_then(|launched| launched.map_or(Ok(ExitCode::SUCCESS), run::Launched::run));
+        return ended.unwrap_or_else(|error| failure::report(&error));
     }
     dispatch(Cli::parse().verb).unwrap_or_else(|error| failure::report(&error))
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use imsup_wire::HostName;
 use imsup_wire::message::Role;
+use imsup_wire::nursery::Birth;
 
 use super::background::{self, Hold};
 use super::cluster::ClusterArgs;
@@ -176,6 +177,18 @@ pub fn launched(mut arguments: impl Iterator<Item = OsString>) -> Option<Launche
 }
 
 impl Launched {
+    /// The same, as the nursery is told it.
+    pub fn from_birth(project: &str, birth: Birth) -> Self {
+        Self {
+            project: project.to_owned(),
+            host: birth.host,
+            boot: birth.boot,
+            nofile: birth.descriptor_limit,
+            user: birth.user,
+            command: birth.command.into_iter().map(OsString::from).collect(),
+        }
+    }
+
     /// Runs the host's program and gives its status.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -326,8 +327,17 @@ fn subtree(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The directory of the cgroup this process is in.
-fn own_directory() -> Result<PathBuf, CgroupError> {
+/// The directory of the cgroup this process was in when it, or the one it was forked from, first asked: mountinfo takes the kernel 100 us.
+pub fn own_directory() -> Result<PathBuf, CgroupError> {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
+    let directory = find_own_directory()?;
+    Ok(FOUND.get_or_init(|| directory).clone())
+}
+
+fn find_own_directory() -> Result<PathBuf, CgroupError> {
     let read = |path: &str| fs::read_to_string(path).map_err(|_| CgroupError::NotMounted);
     let found = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
     found

@@ -13,7 +13,7 @@ use super::cgroup::Cgroup;
 use super::means::{self, Means};
 use super::memory::{self, TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
-use super::{process, socket, spawn};
+use super::{socket, spawn};
 
 /// One thing of the kernel or machine that imsup uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -299,7 +299,5 @@ fn descriptors() -> Feature {
 
 /// Whether this process has an effective capability (capabilities(7)), given as a mask.
 pub fn has_capability(mask: u64) -> bool {
-    process::status_field(std::process::id().cast_signed(), "CapEff:")
-        .and_then(|text| u64::from_str_radix(&text, 16).ok())
-        .is_some_and(|effective| effective & mask != 0)
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.bits() & mask != 0)
 }

@@ -8,6 +8,7 @@ mod holders;
 #[path = "../common/network.rs"]
 mod network;
 mod notification;
+mod nursery;
 mod routes;
 mod script;
 mod sockets;

@@ -1,0 +1,50 @@
+//! Becoming another process's sibling: clone(2) with CLONE_PARENT.
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::process;
+
+/// Who goes on after [`fork_sibling`].
+#[derive(Debug)]
+pub enum Forked {
+    /// The one that has forked; the sibling's process.
+    Still(Pid),
+    /// The sibling.
+    Sibling(Newborn),
+}
+
+/// That this process has a single thread, still.
+#[derive(Debug)]
+pub struct Newborn(());
+
+/// fork(2), but the child's parent is ours, which reaps it.
+///
+/// # Errors
+/// EBUSY where this process has more than one thread; else what clone(2) says.
+pub fn fork_sibling() -> Result<Forked, Errno> {
+    if process::count_threads(std::process::id().cast_signed()) != 1 {
+        return Err(Errno::EBUSY);
+    }
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on, and there is no other thread (see above)
+    // whose locks it could find held. The C library's notion of the thread's id is our own in the child: it looks at it only for mutexes that have an owner,
+    // where any number that no other thread of the process has will do.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
+    match Errno::result(pid)? {
+        0 => Ok(Forked::Sibling(Newborn(()))),
+        pid => Ok(Forked::Still(Pid::from_raw(
+            i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,
+        ))),
+    }
+}
+
+impl Newborn {
+    /// Adds variables to this process's environment, which its program inherits. Names are not empty and without `=`, and nothing has a NUL.
+    pub fn add_to_environment(self, variables: &[(String, String)]) {
+        for (name, value) in variables {
+            // SAFETY: no other thread reads or writes the environment: this process was made with one thread, and has come here first.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+}
