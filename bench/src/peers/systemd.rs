@@ -43,18 +43,16 @@ impl Systemd {
         Ok(Self { activate, proxyd })
     }
 
-    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)), and
-    /// this in its environment.
+    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)).
     ///
     /// # Errors
     /// It does not start or listen.
-    pub fn activate(&self, at: SocketAddrV4, words: &[String], environment: &[&str]) -> Result<Activated> {
+    pub fn activate(&self, at: SocketAddrV4, words: &[String]) -> Result<Activated> {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "setsid"])
             .arg(&self.activate)
             .arg("-l")
             .arg(at.to_string())
-            .args(environment.iter().map(|pair| format!("--setenv={pair}")))
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -71,7 +69,7 @@ impl Systemd {
     /// # Errors
     /// It does not start or listen.
     pub fn relay(&self, at: SocketAddrV4, to: SocketAddrV4) -> Result<Activated> {
-        self.activate(at, &[self.proxyd.to_string_lossy().into_owned(), to.to_string()], &[])
+        self.activate(at, &[self.proxyd.to_string_lossy().into_owned(), to.to_string()])
     }
 }
 

@@ -11,7 +11,7 @@ use crate::compose::Service;
 use crate::context::{Context, repository};
 
 /// A command, by the port that it listens on.
-type Words = Box<dyn Fn(u16) -> Vec<String>>;
+pub type Words = Box<dyn Fn(u16) -> Vec<String>>;
 
 /// A server and what makes it answer.
 pub struct Program {
@@ -20,20 +20,12 @@ pub struct Program {
     /// What it is.
     pub what: &'static str,
     words: Words,
-    /// How it takes over a listening socket that it is started with, or why it cannot.
-    pub activation: Result<Activation, &'static str>,
+    /// Its command where it takes over a listening socket that it is started with as descriptor 3 (sd_listen_fds(3)), or why it cannot.
+    pub activation: Result<Words, &'static str>,
     /// The port it listens on as a host, on the wildcard.
     pub port: u16,
     /// What it answers.
     pub request: &'static [u8],
-}
-
-/// How a program is started with a listening socket as descriptor 3 (sd_listen_fds(3)).
-pub struct Activation {
-    /// Its command, by the port.
-    pub words: Words,
-    /// What its environment has to say, as `NAME=VALUE`.
-    pub environment: &'static [&'static str],
 }
 
 impl fmt::Debug for Program {
@@ -89,14 +81,6 @@ pub fn all(context: &Context) -> (Vec<Program>, Vec<(&'static str, String)>) {
     (found, missing)
 }
 
-/// One that is started in the same way with a socket as without: by itself it notices.
-fn noticing(words: Words) -> Activation {
-    Activation {
-        words,
-        environment: &[],
-    }
-}
-
 fn c(context: &Context) -> Result<Program> {
     let program = file(&context.guests.join("guest-musl"))?;
     let activated = program.clone();
@@ -104,7 +88,7 @@ fn c(context: &Context) -> Result<Program> {
         name: "c",
         what: "a static C server",
         words: Box::new(move |port| strings([&program, "--tcp", &port.to_string()])),
-        activation: Ok(noticing(Box::new(move |_| strings([&activated, "--listening", "3"])))),
+        activation: Ok(Box::new(move |_| strings([&activated, "--listening", "3"]))),
         port: 17001,
         request: b"hello\n",
     })
@@ -117,7 +101,7 @@ fn go(context: &Context) -> Result<Program> {
         name: "go",
         what: "a static Go HTTP server",
         words: Box::new(words.clone()),
-        activation: Ok(noticing(Box::new(words))),
+        activation: Ok(Box::new(words)),
         port: 17002,
         request: HTTP,
     })
@@ -140,16 +124,14 @@ fn redis() -> Result<Program> {
 }
 
 fn nginx(context: &Context) -> Result<Program> {
-    let (words, activated) = (nginx_words(context)?, nginx_words(context)?);
+    let words = nginx_words(context)?;
     Ok(Program {
         name: "nginx",
         what: "nginx",
         words: Box::new(move |port| words(Ipv4Addr::UNSPECIFIED, port)),
-        activation: Ok(Activation {
-            words: Box::new(move |port| activated(Ipv4Addr::UNSPECIFIED, port)),
-            // That is how an nginx that is replaced hands its sockets on (ngx_add_inherited_sockets in its src/core/nginx.c).
-            environment: &["NGINX=3;"],
-        }),
+        activation: Err(
+            "it takes one as from an nginx that it replaces (NGINX=3;), but not without a master process, as here: nginx 1.22 dies of SIGSEGV",
+        ),
         port: 17007,
         request: HTTP,
     })
@@ -163,7 +145,7 @@ fn python() -> Result<Program> {
         name: "python",
         what: "python3 -m http.server",
         words: Box::new(move |port| strings([&program, "-m", "http.server", &port.to_string()])),
-        activation: Ok(noticing(Box::new(move |_| strings([&activated, &script])))),
+        activation: Ok(Box::new(move |_| strings([&activated, &script]))),
         port: 17004,
         request: HTTP,
     })
@@ -177,7 +159,7 @@ fn node() -> Result<Program> {
         name: "node",
         what: "node's http",
         words: Box::new(words.clone()),
-        activation: Ok(noticing(Box::new(words))),
+        activation: Ok(Box::new(words)),
         port: 17005,
         request: HTTP,
     })

@@ -59,7 +59,15 @@ pub fn times(row: &Row) -> String {
 
 /// The ratio of 99th percentiles.
 pub fn tail(row: &Row) -> String {
-    let found = row.comparison.and_then(|comparison| comparison.ratio_p99);
+    // The same where each batch is one sample: then it is none.
+    let differs = |found: &Interval| {
+        row.comparison
+            .is_some_and(|comparison| comparison.ratio_p50 != Some(*found))
+    };
+    let found = row
+        .comparison
+        .and_then(|comparison| comparison.ratio_p99)
+        .filter(differs);
     found.map_or_else(String::new, |found| interval(found, 2))
 }
 

@@ -62,7 +62,7 @@ pub fn run(context: &Context) -> Result<Section> {
         if let Some(systemd) = &systemd {
             turns.push(Turn::peer(ACTIVATE, || {
                 let at = SocketAddrV4::new(activated, server.port);
-                let _waits = systemd.activate(at, &server.command(activated), &[])?;
+                let _waits = systemd.activate(at, &server.command(activated))?;
                 crowded(activated)
             }));
         }

@@ -19,7 +19,7 @@ use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::boot::{self, LOOK, PATIENCE, Started, connected, first_byte};
-use crate::suites::programs::{self, Activation, Program};
+use crate::suites::programs::{self, Program, Words};
 use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const DOCKER: &str = "docker run";
@@ -63,8 +63,8 @@ pub fn run(context: &Context) -> Result<Section> {
     );
     section.note("imsup: from just before connect(2) to the host's address; docker run: from just before the command, an image that is there, \
                   on the machine's network, by a client that tries to connect as natively");
-    section.note("systemd-socket-activate: from just before connect(2); it hands the listening socket over as descriptor 3. nginx takes it \
-                  as from an nginx that it replaces (NGINX=3;), node by listen({fd: 3}), Go by net.FileListener, python by twelve lines \
+    section.note("systemd-socket-activate: from just before connect(2); it hands the listening socket over as descriptor 3. node takes it \
+                  by listen({fd: 3}), Go by net.FileListener, python by twelve lines \
                   that stand for -m http.server and look up no name, the C server by an option");
     section.note("the chain natively: all are started at once, and asked when all listen; starting each only when it is asked would be slower");
     section.note("isolation: native, imsup, systemd: a process; docker: namespaces, cgroups, seccomp and capabilities, which is what it \
@@ -96,7 +96,7 @@ fn one(
     ];
     if let Some(systemd) = &peers.systemd {
         match &program.activation {
-            Ok(activation) => turns.push(Turn::peer(ACTIVATE, || activated(systemd, activation, program))),
+            Ok(words) => turns.push(Turn::peer(ACTIVATE, || activated(systemd, words, program))),
             Err(why) => section.gap(&format!("{}: {ACTIVATE}", program.what), why),
         }
     }
@@ -165,10 +165,10 @@ fn contained(docker: &RefCell<Docker>, program: &Program) -> Result<Vec<Series>>
 }
 
 /// By whoever listens for it, until somebody comes.
-fn activated(systemd: &Systemd, activation: &Activation, program: &Program) -> Result<Vec<Series>> {
+fn activated(systemd: &Systemd, words: &Words, program: &Program) -> Result<Vec<Series>> {
     let port = program.activated_port();
     let at = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
-    let _waits = systemd.activate(at, &(activation.words)(port), activation.environment)?;
+    let _waits = systemd.activate(at, &words(port))?;
     boot::imaginary(program, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
 }
 
