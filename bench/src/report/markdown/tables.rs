@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(line("imsup")[4], "2.00 (2.00 to 2.00)");
         assert_eq!(line("docker")[4], "8.00 (8.00 to 8.00)");
         assert_eq!(
-            line("docker")[7..10],
+            line("docker")[6..9],
             ["4.00 (4.00 to 4.00)", "≥ 5 times better", "**no**"]
         );
     }
