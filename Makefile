@@ -78,7 +78,7 @@ test: setup guests suites ## run all tests, set-up included (as root: also once 
 BENCH ?= --quick
 
 .PHONY: bench
-bench: setup guests build ## a look at all benchmarks in five minutes; BENCH=SUITE runs one at full length
+bench: setup guests build ## a look at all benchmarks; BENCH=SUITE runs one at full length
 	cargo run --release -p imsup-bench -- --imsup $(IMSUP) $(BENCH)
 
 .PHONY: report

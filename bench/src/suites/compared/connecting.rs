@@ -54,7 +54,7 @@ pub fn run(context: &Context) -> Result<Section> {
         "wrk",
         &mut section,
         |stage, program, section| {
-            let rounds = context.count(6, 3);
+            let rounds = context.count(6, 2);
             take(stage, &mut batches, rounds, section, |way| {
                 loads::wrk(way, program, 20, false)
             })

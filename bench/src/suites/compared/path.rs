@@ -90,6 +90,7 @@ pub fn run(context: &Context) -> Result<Section> {
         questions.push(Question::of(&batches, &WAYS, "iperf3", what, Unit::MIB_PER_SECOND)?);
     }
 
+    // No run of wrk is shorter than a second.
     let nginx = servers::nginx(context);
     let done = each(
         context,
@@ -98,7 +99,7 @@ pub fn run(context: &Context) -> Result<Section> {
         "wrk",
         &mut section,
         |stage, program, section| {
-            take(stage, &mut batches, rounds, section, |way| {
+            take(stage, &mut batches, context.count(rounds, 2), section, |way| {
                 loads::wrk(way, program, 20, true)
             })
         },
