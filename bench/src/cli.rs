@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -148,9 +149,11 @@ fn measure(cli: &Cli, suites: &[&Suite]) -> Result<ExitCode> {
     let mut sections = Vec::new();
     for suite in suites {
         eprintln!("{}: {}", suite.name, suite.about);
+        let began = Instant::now();
         let section = (suite.run)(&context).unwrap_or_else(|error| Section::failed(format!("{error:#}")));
         interrupt::check()?;
-        let section = section.named(suite.name, suite.about);
+        let mut section = section.named(suite.name, suite.about);
+        section.took_s = began.elapsed().as_secs();
         print!("{}", report::markdown::section(&section));
         sections.push(section);
     }

@@ -58,6 +58,8 @@ pub struct Section {
     pub gaps: Vec<String>,
     /// Why it ended early, or lacks what was asked for.
     pub failure: Option<String>,
+    /// How long it took, in seconds.
+    pub took_s: u64,
 }
 
 impl Section {

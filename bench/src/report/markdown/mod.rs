@@ -107,6 +107,7 @@ pub fn section(section: &Section) -> String {
     list("", &section.notes);
     list("**not measured**: ", &section.gaps);
     list("**failed**: ", section.failure.as_slice());
+    list("", &[format!("this suite took {} s", section.took_s)]);
     text
 }
 

@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::docker::Docker;
 use crate::interrupt;
 use crate::project::Project;
+use crate::report::Section;
 use crate::rounds::{Batches, Turn};
 use crate::suites::{CONTROL, NATIVE, native};
 
@@ -42,13 +43,14 @@ pub fn series(server: &Server, connection: Connection) -> String {
 }
 
 impl<'a> Stage<'a> {
-    /// Starts the server natively, twice, and in a container.
+    /// Starts the server natively, twice, and in a container; a container that does not start is a gap of the section.
     pub fn set(
         context: &Context,
         project: &'a Project<'a>,
         server: &'a Server,
         docker: Option<&'a RefCell<Docker>>,
         number: u8,
+        section: &mut Section,
     ) -> Result<Self> {
         let start = |address: Ipv4Addr| {
             let listens = SocketAddrV4::new(address, server.port);
@@ -69,12 +71,25 @@ impl<'a> Stage<'a> {
             host: project.address(server.name)?,
             first: start(native::address(8 + number))?,
             second: start(native::address(10 + number))?,
-            docker: docker.map(container).transpose()?,
+            docker: match docker.map(container).transpose() {
+                Ok(container) => container,
+                Err(why) => {
+                    interrupt::check()?;
+                    section.gap(server.what, format!("in a container: {why:#}"));
+                    None
+                }
+            },
         })
     }
 
-    /// Has all take turns.
-    pub fn measure(&self, context: &Context, connection: Connection, batches: &mut Batches) -> Result<()> {
+    /// Has all take turns; where docker fails, the others go on, and that is a gap of the section.
+    pub fn measure(
+        &self,
+        context: &Context,
+        connection: Connection,
+        batches: &mut Batches,
+        section: &mut Section,
+    ) -> Result<()> {
         let series = series(self.server, connection);
         let name = series.as_str();
         let count = context.count(50, 10);
@@ -119,10 +134,10 @@ impl<'a> Stage<'a> {
         if let Some(([awake, api, command], docker)) = &mut container {
             let docker: &RefCell<Docker> = docker;
             let host = self.server.name;
-            turns.push(Turn::new(DOCKER_AWAKE, move || {
+            turns.push(Turn::peer(DOCKER_AWAKE, move || {
                 Ok(vec![batch(name, count, awake, idle, at_once)?])
             }));
-            turns.push(Turn::new(DOCKER_API, move || {
+            turns.push(Turn::peer(DOCKER_API, move || {
                 let mut pausing = Vec::new();
                 let pause = || {
                     pausing.push(nanoseconds(docker.borrow_mut().pause(host)?));
@@ -132,7 +147,7 @@ impl<'a> Stage<'a> {
                 let replies = batch(name, context.count(20, 3), api, pause, unpause)?;
                 Ok(vec![replies, (SUSPENDING.to_owned(), pausing)])
             }));
-            turns.push(Turn::new(DOCKER_COMMAND, move || {
+            turns.push(Turn::peer(DOCKER_COMMAND, move || {
                 let pause = || docker.borrow_mut().pause(host).map(drop);
                 let unpause = || docker.borrow().unpause_by_command(host);
                 Ok(vec![batch(name, context.count(5, 2), command, pause, unpause)?])
@@ -140,6 +155,8 @@ impl<'a> Stage<'a> {
         }
         batches
             .interleave(&mut turns, 1, context.count(20, 4))
-            .with_context(|| series.clone())
+            .with_context(|| series.clone())?;
+        section.gaps_of(&series, &turns);
+        Ok(())
     }
 }

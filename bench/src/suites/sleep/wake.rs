@@ -31,18 +31,16 @@ pub fn run(context: &Context) -> Result<Section> {
     project.wake_all()?;
     let mut batches = Batches::default();
     for (number, server) in (0..).zip(&servers) {
-        let stage = Stage::set(context, &project, server, docker.as_ref(), number)?;
+        let stage = Stage::set(context, &project, server, docker.as_ref(), number, &mut section)?;
         for connection in Connection::ALL {
-            stage.measure(context, connection, &mut batches)?;
+            stage.measure(context, connection, &mut batches, &mut section)?;
         }
     }
     for server in &servers {
         for connection in Connection::ALL {
             let series = series(server, connection);
             let mut variants = vec![NATIVE, IMSUP_AWAKE, IMSUP_ASLEEP, STOPPED];
-            if docker.is_some() {
-                variants.extend([DOCKER_API, DOCKER_COMMAND]);
-            }
+            variants.extend(unpaused(&batches, &series));
             section.plots.push(Plot::of(
                 format!("wake-{}-{}", server.name, connection.what().replace(' ', "-")),
                 format!("the first reply: {series}"),
@@ -51,15 +49,22 @@ pub fn run(context: &Context) -> Result<Section> {
                 &series,
                 &variants,
             )?);
-            reply_rows(&batches, &series, docker.is_some(), &mut section)?;
+            reply_rows(&batches, &series, &mut section)?;
         }
     }
-    suspending(&batches, &project, docker.is_some(), &mut section)?;
+    suspending(&batches, &project, &mut section)?;
     notes(&mut section);
     Ok(section)
 }
 
-fn reply_rows(batches: &Batches, series: &str, docker: bool, section: &mut Section) -> Result<()> {
+/// docker's ways of unpausing, of which there is something to compare.
+fn unpaused(batches: &Batches, series: &str) -> Vec<&'static str> {
+    let mut ways = vec![DOCKER_API, DOCKER_COMMAND];
+    ways.retain(|way| batches.has(way, series) && batches.has(DOCKER_AWAKE, series));
+    ways
+}
+
+fn reply_rows(batches: &Batches, series: &str, section: &mut Section) -> Result<()> {
     let unit = Unit::MICROSECONDS;
     let row = |base, found| {
         let (of, compared) = (
@@ -77,12 +82,10 @@ fn reply_rows(batches: &Batches, series: &str, docker: bool, section: &mut Secti
         row(NATIVE, STOPPED)?,
         row(STOPPED, IMSUP_ASLEEP)?,
     ];
-    if docker {
-        for unpaused in [DOCKER_API, DOCKER_COMMAND] {
-            rows.push(row(DOCKER_AWAKE, unpaused)?);
-            let against = row(unpaused, IMSUP_ASLEEP)?.expect(Bound::Times(100.0));
-            rows.push(against.goal(Goal::WakeBesideDocker));
-        }
+    for way in unpaused(batches, series) {
+        rows.push(row(DOCKER_AWAKE, way)?);
+        let against = row(way, IMSUP_ASLEEP)?.expect(Bound::Times(100.0));
+        rows.push(against.goal(Goal::WakeBesideDocker));
     }
     let tail = row(IMSUP_AWAKE, IMSUP_ASLEEP)?.expect(Bound::TailMore(500.0));
     rows.push(Row {
@@ -94,7 +97,7 @@ fn reply_rows(batches: &Batches, series: &str, docker: bool, section: &mut Secti
 }
 
 /// What suspending and waking took by imsup's own events, and what the commands of all took.
-fn suspending(batches: &Batches, project: &Project<'_>, docker: bool, section: &mut Section) -> Result<()> {
+fn suspending(batches: &Batches, project: &Project<'_>, section: &mut Section) -> Result<()> {
     let unit = Unit::MICROSECONDS;
     let events = project.events()?;
     for (event, what, limit) in [
@@ -123,7 +126,7 @@ fn suspending(batches: &Batches, project: &Project<'_>, docker: bool, section: &
         (IMSUP_ASLEEP, "'imsup suspend', the command"),
         (STOPPED, "SIGSTOP, until it has stopped"),
     ];
-    if docker {
+    if batches.has(DOCKER_API, SUSPENDING) {
         commands.push((DOCKER_API, "docker pause by the API"));
     }
     for (variant, what) in commands {
