@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -101,6 +102,14 @@ pub fn to_json(event: &Event) -> String {
     serde_json::to_string(&EventLine::from(event)).unwrap_or_default()
 }
 
+/// Its line in the file, if it is written at all.
+fn line(event: &Event) -> String {
+    match event.kind {
+        EventKind::Tick => String::new(),
+        _ => to_json(event) + "\n",
+    }
+}
+
 /// The event that a line of JSON is, or `None` where it is none (a line cut off by a crash).
 pub fn from_json(line: &str) -> Option<Event> {
     serde_json::from_str::<EventLine>(line).ok()?.to_event()
@@ -121,6 +130,9 @@ pub(crate) struct History {
     /// The number that the next event will have; they count from 0.
     next: u64,
     file: File,
+    /// Where the lines of events that were told end in the file, and where those of the ones that were only noted do.
+    told: u64,
+    noted: u64,
 }
 
 /// The last events of one sort, with their numbers.
@@ -146,7 +158,12 @@ impl Kept {
 impl History {
     /// Opens the history, reading back what an earlier broker left, and calls `seen` for each of its events.
     pub(crate) fn open(path: &Path, mut seen: impl FnMut(&Event)) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         let kept = |most| Kept {
             events: VecDeque::new(),
             most,
@@ -156,6 +173,8 @@ impl History {
             ticks: kept(KEPT_TICKS),
             next: 0,
             file,
+            told: 0,
+            noted: 0,
         };
         let mut cut_off = false;
         for line in BufReader::new(history.file.try_clone()?).split(b'\n') {
@@ -166,22 +185,42 @@ impl History {
                 history.keep(event);
             }
         }
+        let end = history.file.metadata()?.len();
+        (history.told, history.noted) = (end, end);
         if cut_off {
-            history.file.write_all(b"\n")?;
+            history.write(end, "\n")?;
+            history.told = history.noted;
         }
         Ok(history)
     }
 
-    /// Appends an event.
-    pub(crate) fn push(&mut self, event: Event) {
-        if event.kind != EventKind::Tick {
-            let mut line = to_json(&event);
-            line.push('\n');
-            if let Err(error) = self.file.write_all(line.as_bytes()) {
-                tracing::error!(%error, "an event could not be written to events.jsonl");
-            }
+    /// Appends these events, which have happened one after the other. Those after them that were noted are written anew.
+    pub(crate) fn tell<'a>(&mut self, events: Vec<Event>, untold: impl Iterator<Item = &'a Event>) {
+        let text: String = events.iter().map(line).collect();
+        let told = self.told + text.len() as u64;
+        self.write_or_say(self.told, &untold.map(line).fold(text, |text, line| text + &line));
+        self.told = told;
+        events.into_iter().for_each(|event| self.keep(event));
+    }
+
+    /// Writes an event that is to be told later, when more of it is known, so that it is not lost should the broker be killed meanwhile.
+    pub(crate) fn note(&mut self, event: &Event) {
+        self.write_or_say(self.noted, &line(event));
+    }
+
+    fn write_or_say(&mut self, at: u64, text: &str) {
+        if let Err(error) = self.write(at, text) {
+            tracing::error!(%error, "an event could not be written to events.jsonl");
         }
-        self.keep(event);
+    }
+
+    /// Writes there; what was after it is gone.
+    fn write(&mut self, at: u64, text: &str) -> io::Result<()> {
+        let end = at + text.len() as u64;
+        let shrinks = end < self.noted;
+        self.noted = end;
+        self.file.write_all_at(text.as_bytes(), at)?;
+        if shrinks { self.file.set_len(end) } else { Ok(()) }
     }
 
     fn keep(&mut self, event: Event) {
@@ -207,6 +246,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     fn event(port: u16) -> Event {
@@ -261,11 +302,11 @@ mod tests {
             kind: EventKind::Tick,
             ..event(9)
         };
-        history.push(event(1));
+        history.tell(vec![event(1)], iter::empty());
         for _ in 0..KEPT_TICKS + 10 {
-            history.push(tick());
+            history.tell(vec![tick()], iter::empty());
         }
-        history.push(event(2));
+        history.tell(vec![event(2)], iter::empty());
         let mut from = 0;
         let mut seen = Vec::new();
         while let Some((number, event)) = history.next(from) {
@@ -287,8 +328,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.jsonl");
         let mut history = History::open(&path, |_| panic!("nothing yet")).unwrap();
-        history.push(event(1));
-        history.push(event(2));
+        history.tell(vec![event(1)], iter::empty());
+        history.tell(vec![event(2)], iter::empty());
         drop(history);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 10]).unwrap();
@@ -296,11 +337,36 @@ mod tests {
         let mut history =
             History::open(&path, |event| ports.push(event.cause.as_ref().unwrap().port.unwrap())).unwrap();
         assert_eq!(ports, [1]);
-        history.push(event(3));
+        history.tell(vec![event(3)], iter::empty());
         assert_eq!(history.end(), 2);
         assert_eq!(history.next(1).unwrap().1, &event(3));
         assert!(history.next(2).is_none());
         let lines = std::fs::read_to_string(&path).unwrap();
         assert_eq!(lines.lines().filter_map(from_json).count(), 2, "{lines}");
+    }
+
+    #[test]
+    fn what_was_noted_is_read_back_where_it_was_never_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let ports = || {
+            let mut ports = Vec::new();
+            History::open(&path, |event| ports.push(event.cause.as_ref().unwrap().port.unwrap())).unwrap();
+            ports
+        };
+        let mut history = History::open(&path, |_| panic!("nothing yet")).unwrap();
+        history.note(&event(1_000));
+        history.note(&event(20));
+        assert_eq!(ports(), [1_000, 20]);
+        let unknown = |port| Event {
+            detail: Some("told".to_owned()),
+            ..event(port)
+        };
+        history.tell(vec![unknown(1)], [&event(20)].into_iter());
+        assert_eq!(ports(), [1, 20], "in its place");
+        history.note(&event(3));
+        history.tell(vec![event(2), event(3)], iter::empty());
+        assert_eq!(ports(), [1, 2, 3]);
+        assert_eq!(history.end(), 3);
     }
 }

@@ -45,6 +45,9 @@ impl Broker {
             host.boots = host.boots.saturating_add(1);
         }
         self.account(id).apply(&event);
+        if question.is_some() || !self.untold.events.is_empty() {
+            self.history.note(&event);
+        }
         self.untold.events.push_back(Waiting {
             host: id,
             event,
@@ -55,15 +58,16 @@ impl Broker {
 
     /// Tells those before which no question is left.
     fn tell_events(&mut self) {
-        while self.untold.events.front().is_some_and(|first| first.question.is_none()) {
-            let Some(Waiting { event, .. }) = self.untold.events.pop_front() else {
-                return;
-            };
-            if let Some(on_event) = &self.on_event {
-                on_event(&event);
-            }
-            self.history.push(event);
+        let waiting = &mut self.untold.events;
+        let named = waiting.iter().take_while(|event| event.question.is_none()).count();
+        if named == 0 {
+            return;
         }
+        let told: Vec<Event> = waiting.drain(..named).map(|waiting| waiting.event).collect();
+        if let Some(on_event) = &self.on_event {
+            told.iter().for_each(on_event);
+        }
+        self.history.tell(told, waiting.iter().map(|waiting| &waiting.event));
     }
 
     /// Asks who has come to an endpoint; `None` where nobody answers that.
