@@ -7,13 +7,17 @@ triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 
 say() { printf '\n== %s\n' "$*"; }
 
+# Programs inherit ignored signals, and a shell ignores SIGINT in what it starts in the background: tests that interrupt would wait for nothing.
+cargo() { env --default-signal=INT,QUIT cargo "$@"; }
+
 say "cargo test --workspace, as $(id -un)"
 cargo test --workspace
 if [ "$(id -u)" -eq 0 ]; then
     say "what root can do besides"
     cargo test -p imsup-supervisor --test root --test container
     say "the end-to-end tests once more, as an ordinary user without any privilege"
-    env "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh" cargo test -p imsup-supervisor
+    export "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh"
+    cargo test -p imsup-supervisor
     say "all passed, as root and as an ordinary user"
 else
     say "all passed as $(id -un); the root half (root's extras, and everything once more as root) runs with: sudo make test"
