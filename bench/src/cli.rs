@@ -12,7 +12,7 @@ use crate::guest::Role;
 use crate::machine::Machine;
 use crate::report::{Report, Section};
 use crate::suites::{Suite, TABLES};
-use crate::{guest, interrupt, machine, regress, report, tidy};
+use crate::{environment, guest, interrupt, machine, regress, report, tidy};
 
 /// Measure imsup against the same programs run natively, interleaved in one run
 #[derive(Debug, Parser)]
@@ -95,11 +95,12 @@ fn benchmarks(cli: &Cli) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(before) = &cli.against {
-        return compare(cli, before);
-    }
     let suites = selected(&cli.suites)?;
-    measure(cli, &suites)
+    environment::clear()?;
+    match &cli.against {
+        Some(before) => compare(cli, before),
+        None => measure(cli, &suites),
+    }
 }
 
 /// The suites that these names select, in the order they are to be run.

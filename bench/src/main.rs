@@ -8,6 +8,7 @@ mod command;
 mod compose;
 mod context;
 mod docker;
+mod environment;
 mod guest;
 mod interrupt;
 mod isolated;

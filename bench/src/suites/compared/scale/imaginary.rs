@@ -11,7 +11,7 @@ use crate::interrupt;
 use crate::peers::manager::Manager;
 use crate::process;
 use crate::project::Project;
-use crate::report::{Bound, Row, Section};
+use crate::report::{Bound, Goal, Row, Section};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
 use crate::suites::sleep::server::{Server, echo};
@@ -156,7 +156,7 @@ fn rows(count: usize, batches: &Batches, systemd: bool, section: &mut Section) -
         let what = format!("{count} hosts that do not run, {memory}, all, the whole broker divided");
         let row = Row::alone(what, Unit::KIB, &batches.measured(IMSUP, "all", Unit::KIB)?);
         section.rows.push(match count {
-            MANY => row.expect(Bound::Value(8.0)),
+            MANY => row.expect(Bound::Value(8.0)).goal(Goal::Memory),
             _ => row,
         });
     }
