@@ -1,18 +1,18 @@
-//! Fifty hosts that sleep as soon as they can, and clients that come, stay, pause and return at random: whatever hosts do in
-//! between, every request is answered, once.
+//! Sixty hosts that sleep as soon as they can, and clients that come, stay, pause and return at random, over connections kept
+//! and short and by datagrams: whatever hosts do in between, every request is answered, once.
 
 mod common;
 
 use std::io::Read;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::Project;
 use common::client::Held;
 use common::random::Random;
+use common::{LIMIT, Project};
 
-const HOSTS: usize = 50;
+const HOSTS: usize = 60;
 const CLIENTS: usize = 16;
 const REQUESTS: u64 = 100_000;
 
@@ -22,7 +22,7 @@ const KEPT: usize = 4;
 /// What happened often, at least; it happens several times as often.
 const AT_LEAST: [(&str, usize); 4] = [("suspend", 500), ("wake", 300), ("terminate", 50), ("boot", 100)];
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 12] = [
     "servers, edge",
     "servers-musl, edge",
     "servers, prefork",
@@ -33,24 +33,37 @@ const KINDS: [&str; 10] = [
     "servers, fork",
     "servers, oneshot",
     "servers-musl, select",
+    "servers, wide",
+    "servers, datagrams",
 ];
 
-/// Three of five hosts of each kind.
-fn is_terminated(number: usize) -> bool {
-    (number / KINDS.len()).is_multiple_of(2)
+/// Whether a host talks by datagrams.
+fn has_datagrams(number: usize) -> bool {
+    KINDS[number % KINDS.len()].ends_with("datagrams")
 }
 
-/// Every kind of server sleeps after 50 ms; some are ended 200 ms later.
+/// How long hosts sleep before they are ended: three of the five of each kind are, two of them nearly at once.
+const TERMINATE_AFTER: [&str; 5] = ["200ms", "never", "20ms", "never", "0s"];
+
+fn terminate_after(number: usize) -> &'static str {
+    TERMINATE_AFTER[number / KINDS.len()]
+}
+
+fn is_terminated(number: usize) -> bool {
+    terminate_after(number) != "never"
+}
+
+/// Every kind of server sleeps after 50 ms.
 fn compose() -> String {
     let mut compose = "x-imsup: { idle_after: 50ms }\nservices:\n".to_owned();
     for number in 0..HOSTS {
         let (program, kind) = KINDS[number % KINDS.len()].split_once(", ").unwrap();
-        let settings = match is_terminated(number) {
-            true => "terminate_after: 200ms",
-            false => "terminate_after: never",
+        let (expose, after) = match has_datagrams(number) {
+            true => ("8080/udp", terminate_after(number)),
+            false => ("8080", terminate_after(number)),
         };
         compose += &format!(
-            "  h{number}: {{ command: [\"@guests@/{program}\", {kind}, \"8080\"], expose: [\"8080\"], x-imsup: {{ {settings} }} }}\n"
+            "  h{number}: {{ command: [\"@guests@/{program}\", {kind}, \"8080\"], expose: [\"{expose}\"], x-imsup: {{ terminate_after: {after} }} }}\n"
         );
     }
     compose
@@ -66,13 +79,19 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Asks a few times over one connection, kept or new; gives how many requests that were.
+    /// Asks a few times over one connection, kept or new, by datagrams, or over connections that are short; gives how many requests that were.
     fn visit(&mut self) -> u64 {
+        let host = self.random.below(HOSTS as u64) as usize;
+        if has_datagrams(host) {
+            return self.visit_by_datagrams(host);
+        }
+        if self.random.one_in(3) {
+            return self.visit_shortly(host);
+        }
         let (host, mut held) = if self.kept.len() == KEPT || (!self.kept.is_empty() && self.random.one_in(2)) {
             let index = self.random.below(self.kept.len() as u64) as usize;
             self.kept.swap_remove(index)
         } else {
-            let host = self.random.below(HOSTS as u64) as usize;
             (host, Held::connect(self.addresses[host]))
         };
         let requests = 1 + self.random.below(100);
@@ -104,6 +123,49 @@ impl Client<'_> {
             self.kept.push((host, held));
         } else {
             leave(host, held);
+        }
+        requests
+    }
+
+    /// The next line to ask.
+    fn line(&mut self) -> String {
+        self.sequence += 1;
+        format!("{}.{}", self.number, self.sequence - 1)
+    }
+
+    /// Asks over a new connection each time, which ends with the answer.
+    fn visit_shortly(&mut self, host: usize) -> u64 {
+        let requests = 1 + self.random.below(5);
+        for _ in 0..requests {
+            let (line, mut held) = (self.line(), Held::connect(self.addresses[host]));
+            let answer = held.say(&line).and_then(|()| held.hear());
+            let answer = answer.unwrap_or_else(|error| panic!("h{host}: {line} is not answered: {error}"));
+            assert!(
+                answer.starts_with(&format!("{line} host=h{host} ")),
+                "asked {line}: {answer}"
+            );
+            leave(host, held);
+        }
+        requests
+    }
+
+    /// Asks by datagrams, one after the other.
+    fn visit_by_datagrams(&mut self, host: usize) -> u64 {
+        let requests = 1 + self.random.below(20);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut answer = [0; 1024];
+        for _ in 0..requests {
+            let line = self.line();
+            socket.send_to(line.as_bytes(), self.addresses[host]).unwrap();
+            let (count, _) = socket
+                .recv_from(&mut answer)
+                .unwrap_or_else(|error| panic!("h{host}: datagram {line} is not answered: {error}"));
+            let answer = String::from_utf8_lossy(&answer[..count]);
+            assert!(
+                answer.starts_with(&format!("{line} host=h{host} ")),
+                "asked {line}: {answer}"
+            );
         }
         requests
     }

@@ -13,6 +13,7 @@
 
 #define WORKERS 4
 #define MAX_POLLED 1000
+#define OTHER_SOCKETS 150
 
 static const char usage[] =
     "servers KIND PORT\n"
@@ -27,7 +28,9 @@ static const char usage[] =
     "  poll      one thread in poll(2)\n"
     "  select    one thread in select(2)\n"
     "  sigio     one thread in sigwaitinfo(2), its sockets send SIGIO (F_SETOWN, O_ASYNC)\n"
-    "  splice    a thread for each connection, in splice(2): echoes what it is sent\n";
+    "  splice    a thread for each connection, in splice(2): echoes what it is sent\n"
+    "  wide      as edge, with more than a hundred other descriptors open\n"
+    "  datagrams one thread in recvfrom(2) on a UDP socket: answers each datagram as others do a line\n";
 
 /* ---- epoll ---- */
 
@@ -84,6 +87,16 @@ static void serve_epoll(int listener, unsigned listener_events, unsigned events)
 #define EDGE (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
 
 static void serve_edge(int listener) { serve_epoll(listener, EPOLLIN | EPOLLET, EDGE); }
+
+static void serve_wide(int listener) {
+    for (int i = 0; i < OTHER_SOCKETS; i += 2) {
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+            die("socketpair");
+        }
+    }
+    serve_edge(listener);
+}
 
 static void serve_nested(int listener) {
     struct epoll_event ready[64];
@@ -378,6 +391,31 @@ static void serve_sigio(int listener) {
     }
 }
 
+/* ---- datagrams ---- */
+
+static void serve_datagrams(int port) {
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof any) != 0) {
+        die("socket or bind");
+    }
+    char host[256], line[LINE_BYTES], answer[LINE_BYTES + sizeof host + 64];
+    gethostname(host, sizeof host);
+    for (;;) {
+        struct sockaddr_in client;
+        socklen_t size = sizeof client;
+        ssize_t count = recvfrom(fd, line, sizeof line - 1, 0, (struct sockaddr *)&client, &size);
+        if (count < 0) {
+            die("recvfrom");
+        }
+        line[count] = 0;
+        int length = sprintf(answer, "%s host=%s pid=%d", line, host, (int)getpid());
+        if (sendto(fd, answer, length, 0, (struct sockaddr *)&client, size) != length) {
+            die("sendto");
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc != 3) {
         fputs(usage, stderr);
@@ -391,9 +429,14 @@ int main(int argc, char **argv) {
     }
     raise_descriptor_limit();
     signal(SIGPIPE, SIG_IGN);
+    if (strcmp(kind, "datagrams") == 0) {
+        serve_datagrams(atoi(argv[2]));
+    }
     int listener = open_listener(atoi(argv[2]), flags);
     if (strcmp(kind, "edge") == 0) {
         serve_edge(listener);
+    } else if (strcmp(kind, "wide") == 0) {
+        serve_wide(listener);
     } else if (strcmp(kind, "oneshot") == 0) {
         serve_oneshot(listener);
     } else if (strcmp(kind, "nested") == 0) {
