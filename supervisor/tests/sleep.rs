@@ -65,6 +65,13 @@ fn nothing_moves_in_a_sleeper() {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
         stat.split_whitespace().next().unwrap().to_owned()
     };
+    // A thread that was stopped to be read enters the freezer on its own CPU time, after the host is said to sleep.
+    let stands_still = (0..100).any(|_| {
+        let before = cpu();
+        project.why("web");
+        cpu() == before
+    });
+    assert!(stands_still, "it moves each time it is looked at");
     let before = cpu();
     let usage = project.ok(&["usage", "--format", "json"]);
     assert!(!usage.is_empty());
