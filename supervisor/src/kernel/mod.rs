@@ -1,5 +1,6 @@
 //! What touches the kernel: structures, ioctl numbers, raw calls. All `unsafe` of imsup is here.
 
+pub mod aio;
 pub mod cgroup;
 pub mod cpu;
 pub mod descriptors;

@@ -2,6 +2,7 @@
 //!
 //! A kernel that does otherwise fails here, and not in somebody's cluster.
 
+mod aio;
 mod datagrams;
 mod freezer;
 mod holders;
