@@ -53,6 +53,8 @@ pub(crate) struct Instance {
     pub(crate) cgroups: Option<Vec<PathBuf>>,
     /// Where the program listens on sockets that are not retained.
     pub(crate) listening: Vec<Endpoint>,
+    /// Where it listened, and has closed what it listened on.
+    pub(crate) closed: Vec<Endpoint>,
     /// What it said of the program's end.
     pub(crate) exited: Option<ExitStatus>,
     /// How the supervisor itself ended, where it was a child of this process.

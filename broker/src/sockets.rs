@@ -168,6 +168,11 @@ pub(crate) fn is_readable(socket: impl AsFd) -> bool {
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
 }
 
+/// The inode number of a socket, by which processes of the machine tell each other which one they mean.
+pub(crate) fn inode(socket: &OwnedFd) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|status| status.st_ino)
+}
+
 /// Whether two descriptors are the same socket.
 pub(crate) fn same(one: &OwnedFd, other: &OwnedFd) -> bool {
     match (rustix::fs::fstat(one), rustix::fs::fstat(other)) {

@@ -178,6 +178,16 @@ pub enum ToBroker {
         /// Those hosts.
         peers: Vec<Index>,
     },
+    /// The program has closed this socket, as far as can be seen, and the supervisor its duplicate: the broker closes its own, which may be
+    /// the last. Answered by [`ToSupervisor::Claimed`] (nothing found) once it is closed.
+    Closed {
+        /// The question's number.
+        id: u64,
+        /// Where it was.
+        endpoint: Endpoint,
+        /// Its inode number, as fstat(2) says it.
+        inode: u64,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -231,7 +241,7 @@ pub enum ToSupervisor {
         /// How it ended.
         outcome: Outcome,
     },
-    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`.
+    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`. Also the answer to a [`ToBroker::Closed`].
     Claimed {
         /// The question's number.
         id: u64,

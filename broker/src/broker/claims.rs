@@ -181,6 +181,9 @@ impl Broker {
         if successor && known.is_none() {
             self.drop_succeeded(id, endpoint, kept);
         }
+        if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
+            instance.closed.retain(|closed| *closed != endpoint);
+        }
         if let Some(kept) = self.sockets.get_mut(kept) {
             kept.successor = successor && known.is_none();
             kept.listening = true;
@@ -192,6 +195,43 @@ impl Broker {
             self.learn(id, endpoint);
         }
         true
+    }
+
+    /// The program has closed a socket, and its supervisor the duplicate: closes this one too. It is not shut down, since somebody may have it whom
+    /// the supervisor did not see.
+    pub(super) fn closed(&mut self, id: HostId, endpoint: Endpoint, inode: u64) {
+        let is_it = |socket: &SocketId| {
+            let kept = self.sockets.get(*socket);
+            kept.is_some_and(|kept| kept.endpoint == endpoint && sockets::inode(&kept.socket) == Some(inode))
+        };
+        if let Some(place) = self.hosts[id].sockets.iter().position(is_it) {
+            let socket = self.hosts[id].sockets.remove(place);
+            self.sockets.remove(socket, &self.registry);
+        }
+        let others = self.hosts[id].sockets.iter();
+        let remains = others
+            .filter_map(|socket| self.sockets.get(*socket))
+            .any(|kept| kept.endpoint == endpoint && kept.listening);
+        if let Some(instance) = self.hosts[id].instance.as_deref_mut()
+            && !remains
+        {
+            instance.listening.retain(|listening| *listening != endpoint);
+            if instance.closed.len() < MAX_PER_HOST && !instance.closed.contains(&endpoint) {
+                instance.closed.push(endpoint);
+            }
+        }
+        // Whoever needs a host that is being ended gets its next boot, and may come from now on.
+        let ends = self.hosts[id].life.ending() && !self.going_down && self.is_declared(id);
+        if ends && let Err((endpoint, error)) = self.make_sockets(id) {
+            tracing::debug!(%endpoint, %error, "a port that a program has closed which is being ended is not retained yet");
+        }
+    }
+
+    /// Whether the program listened there, and has closed what it listened on.
+    pub(super) fn is_closed(&self, id: HostId, endpoint: Endpoint) -> bool {
+        let host = &self.hosts[id];
+        let instance = host.instance.as_deref();
+        !host.life.ending() && instance.is_some_and(|instance| instance.closed.contains(&endpoint))
     }
 
     /// A new socket has taken the place of what a program listens on that is being ended (`terminate_after`): what comes

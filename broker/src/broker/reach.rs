@@ -41,6 +41,9 @@ impl Broker {
         if self.is_open(id, endpoint) {
             return Some(Outcome::Connect);
         }
+        if self.is_closed(id, endpoint) {
+            return Some(Outcome::Refused);
+        }
         let host = &self.hosts[id];
         // An own localhost is never a reason to boot: whoever asks runs already, or is a command beside the program.
         if (place.plane != Plane::Vip && !self.is_booting(id)) || (host.life.settled() && host.instance.is_some()) {

@@ -159,6 +159,20 @@ impl Broker {
                 can_wait,
             } => self.reach(number, id, question, endpoint, can_wait),
             ToBroker::CancelReach { id: question } => self.cancel_reach(number, question),
+            ToBroker::Closed {
+                id: question,
+                endpoint,
+                inode,
+            } => {
+                if program {
+                    self.closed(id, endpoint, inode);
+                }
+                let answer = ToSupervisor::Claimed {
+                    id: question,
+                    found: false,
+                };
+                self.tell(number, &answer, Vec::new());
+            }
             ToBroker::Claim { id: question, endpoint } => {
                 let socket = if program { self.claim(id, endpoint) } else { None };
                 let answer = ToSupervisor::Claimed {

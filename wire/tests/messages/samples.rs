@@ -259,6 +259,14 @@ fn of_sleep() -> Samples<ToBroker> {
                 peers: [0x0507, 0x0508].into_iter().filter_map(Index::new).collect(),
             },
         ),
+        (
+            "closed",
+            ToBroker::Closed {
+                id: 1 << 63,
+                endpoint: Endpoint::tcp(vip(7), 8080),
+                inode: 123_456,
+            },
+        ),
     ])
 }
 

@@ -144,6 +144,11 @@ fn of_sleep() -> impl Strategy<Value = ToBroker> {
             .prop_map(|(bytes, took, detail)| { ToBroker::Reclaimed { bytes, took, detail } }),
         (duration(), usage()).prop_map(|(slept, usage)| ToBroker::Terminating { slept, usage }),
         vec(index(), 0..4).prop_map(|peers| ToBroker::Disposable { peers }),
+        (any::<u64>(), endpoint(), any::<u64>()).prop_map(|(id, endpoint, inode)| ToBroker::Closed {
+            id,
+            endpoint,
+            inode
+        }),
         (any::<u64>(), report()).prop_map(|(id, report)| ToBroker::Answer { id, report }),
     ]
 }
