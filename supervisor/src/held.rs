@@ -44,7 +44,7 @@ pub struct HeldConnect {
     pub attempts: u8,
 }
 
-/// A bind that waits for the broker to say whether it retains a socket.
+/// A bind that waits to know who has its address.
 #[derive(Debug)]
 pub struct HeldBind {
     /// A duplicate of the program's socket.
@@ -57,6 +57,21 @@ pub struct HeldBind {
     pub family: Family,
     /// What the program asked for.
     pub asked: SocketAddr,
+    /// What it waits for.
+    pub stage: BindStage,
+}
+
+/// What a bind waits for, in the order in which it comes to that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindStage {
+    /// The search with this number, for a socket at its address that is not where the program had it.
+    Search(u64),
+    /// The broker is closing its duplicate of a socket at its address that the program has closed.
+    Closing,
+    /// The search with this number: the address is in use although imsup has nothing open there.
+    LastSearch(u64),
+    /// The broker is to say whether it retains a socket.
+    Claim,
 }
 
 /// What a held call is.

@@ -1,6 +1,6 @@
 //! The receive loop: one thread, which never blocks but here.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use crate::doors;
 use crate::error::{RunError, Trying};
 use crate::held::{self, Held, HeldCalls, MAX_HELD, TICK, Waiting};
 use crate::host::Host;
@@ -31,12 +32,13 @@ struct Ready {
     signals: PollFlags,
     watch: PollFlags,
     sleep: PollFlags,
+    arrivals: PollFlags,
 }
 
 impl Ready {
     /// Whether it is anything but a trapped call.
     fn is_more_than_a_call(&self) -> bool {
-        !(self.broker | self.signals | self.watch | self.sleep).is_empty()
+        !(self.broker | self.signals | self.watch | self.sleep | self.arrivals).is_empty()
     }
 }
 
@@ -131,6 +133,10 @@ impl Loop {
             if ready.is_more_than_a_call() {
                 self.patience.end();
             }
+            // First: until it is seen that the program has closed what it is told of, it is told again and again.
+            if !ready.arrivals.is_empty() {
+                doors::check(&mut self.host);
+            }
             if !ready.sleep.is_empty() {
                 self.sleep.on_ready(&mut self.host);
             }
@@ -168,6 +174,7 @@ impl Loop {
             (Some(self.signals.as_fd()), PollFlags::POLLIN),
             (self.reconnect.watch(), PollFlags::POLLIN),
             (self.sleep.descriptor(), PollFlags::POLLIN),
+            (self.arrivals(), PollFlags::POLLIN),
         ];
         // Those that are there come first, and only those are waited for.
         let mut polled = sources.map(|_| PollFd::new(self.signals.as_fd(), PollFlags::empty()));
@@ -184,7 +191,7 @@ impl Loop {
             Err(errno) => return Err(errno),
         }
         let mut found = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        let [listener, broker, signals, watch, sleep] = sources.map(|(fd, _)| {
+        let [listener, broker, signals, watch, sleep, arrivals] = sources.map(|(fd, _)| {
             let events = fd.and_then(|_| found.next());
             events.unwrap_or(PollFlags::empty())
         });
@@ -194,6 +201,7 @@ impl Loop {
             signals,
             watch,
             sleep,
+            arrivals,
         })
     }
 
@@ -310,6 +318,7 @@ impl Loop {
                     self.finish(id, answer);
                 }
             }
+            ToSupervisor::Claimed { id, .. } if self.host.doors.closed(id) => self.go_on_with_binds(),
             ToSupervisor::Claimed { id, found } => {
                 let socket: Option<OwnedFd> = if found {
                     self.host.link.take_fds(1).ok().and_then(|mut fds| fds.pop())
@@ -402,8 +411,8 @@ impl Loop {
         if let Some((signal, grace)) = self.sleep.take_ending() {
             self.stop(signal, grace);
         }
-        if self.doors_due().is_some_and(|at| now >= at) {
-            self.host.doors.look(&mut self.host.retained);
+        if self.doors_due().is_some_and(|at| now >= at) && doors::on_time(&mut self.host, now) {
+            self.go_on_with_binds();
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
@@ -465,14 +474,39 @@ impl Loop {
         }
     }
 
-    /// When to look whether the program still has its listeners: not while it sleeps or wakes, nor while it is being ended, when its next boot will
-    /// have them.
+    /// When to look whether the program still has its sockets.
     fn doors_due(&self) -> Option<Instant> {
-        let stands = self.kill_at.is_some() || self.sleep.suspended_us().is_some() || self.sleep.is_waking();
-        if stands {
-            None
-        } else {
-            self.host.doors.due(&self.host.retained)
+        self.may_close()
+            .then(|| self.host.doors.due(&self.host.retained))
+            .flatten()
+    }
+
+    /// What tells that something has come to a socket that the program may have closed.
+    fn arrivals(&self) -> Option<BorrowedFd<'_>> {
+        self.may_close().then(|| self.host.doors.descriptor()).flatten()
+    }
+
+    /// Whether the program can close anything: not while it sleeps, and just after a wake there is no time to look.
+    fn may_close(&self) -> bool {
+        self.sleep.suspended_us().is_none() && !self.sleep.is_waking() && self.ended().is_none()
+    }
+
+    /// Binds that wait for the broker to close something, or for a search.
+    fn go_on_with_binds(&mut self) {
+        self.patience.begin();
+        let waiting = |held: &Held| matches!(held.waiting, Waiting::Bind(_));
+        let ids: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(_, held)| waiting(held))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if let Some(held) = self.held.get_mut(&id)
+                && let Some(answer) = syscalls::bind_again(&mut self.host, id, held)
+            {
+                self.finish(id, answer);
+            }
         }
     }
 
@@ -489,6 +523,7 @@ impl Loop {
         self.patience.end();
         self.welcomed = false;
         self.host.answered.forget();
+        self.host.doors.broker_lost();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin(&self.host);
         let waiting: Vec<_> = self.held.keys().copied().collect();

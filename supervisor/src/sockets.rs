@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use imsup_wire::{Endpoint, Transport};
+
+use crate::kernel::holders::Place;
 
 /// Sockets remembered. Listeners and bound datagram sockets are few; what is forgotten beyond this is only how an
 /// address is shown.
@@ -163,6 +165,32 @@ struct Slot {
     listened: bool,
     /// The backlog that it asked for.
     backlog: i32,
+    /// Where the program was last seen to have it. `None` for a socket that the program never had.
+    place: Option<Place>,
+}
+
+/// A retained socket that the program has, or had when it was last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The socket's inode number.
+    pub inode: u64,
+    /// Where the program was last seen to have it.
+    pub place: Place,
+    /// Whether the program listened on it, or receives datagrams.
+    pub listened: bool,
+    /// The backlog that it asked for.
+    pub backlog: i32,
+}
+
+impl Slot {
+    fn given(&self) -> Option<Given> {
+        Some(Given {
+            inode: self.inode,
+            place: self.place.filter(|_| self.installed)?,
+            listened: self.listened,
+            backlog: self.backlog,
+        })
+    }
 }
 
 /// A socket that takes the place of one that the program listens on.
@@ -201,16 +229,25 @@ impl Retained {
                 installed: false,
                 listened: false,
                 backlog: 0,
+                place: None,
             });
         }
     }
 
     /// A socket that the program listens on, its own or one it was given. False where it listened on it before.
-    pub fn add_listening(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64, backlog: i32) -> bool {
+    pub fn add_listening(
+        &mut self,
+        endpoint: Endpoint,
+        socket: OwnedFd,
+        inode: u64,
+        backlog: i32,
+        place: Place,
+    ) -> bool {
         let slots = self.slots.entry(endpoint).or_default();
         match slots.iter_mut().find(|slot| slot.inode == inode) {
             Some(slot) => {
                 slot.backlog = backlog;
+                slot.place = Some(place);
                 !std::mem::replace(&mut slot.listened, true)
             }
             None => {
@@ -220,6 +257,7 @@ impl Retained {
                     installed: true,
                     listened: true,
                     backlog,
+                    place: Some(place),
                 });
                 true
             }
@@ -232,17 +270,62 @@ impl Retained {
         slots.is_some_and(|slots| slots.iter().any(|slot| slot.listened && slot.inode != inode))
     }
 
-    /// A socket to install for `endpoint`: one that waits, or one that the program closed (`is_held` is asked of its inode)
-    /// and that only imsup keeps open. It counts as installed from now on.
-    pub fn take(&mut self, endpoint: Endpoint, is_held: impl Fn(u64) -> bool) -> Option<&OwnedFd> {
+    /// A socket that waits for a bind of `endpoint`, to be installed at `place`.
+    pub fn take(&mut self, endpoint: Endpoint, place: Place) -> Option<&OwnedFd> {
         let slots = self.slots.get_mut(&endpoint)?;
-        let position = slots
-            .iter()
-            .position(|slot| !slot.installed)
-            .or_else(|| slots.iter().position(|slot| !is_held(slot.inode)))?;
-        let slot = &mut slots[position];
+        let slot = slots.iter_mut().find(|slot| !slot.installed)?;
         slot.installed = true;
+        slot.place = Some(place);
         Some(&slot.socket)
+    }
+
+    /// The sockets at `endpoint` that the program has, or had when it was last looked.
+    pub fn given_at(&self, endpoint: Endpoint) -> Vec<Given> {
+        let slots = self.slots.get(&endpoint).into_iter().flatten();
+        slots.filter_map(Slot::given).collect()
+    }
+
+    /// The same, at all endpoints.
+    pub fn given(&self) -> impl Iterator<Item = (Endpoint, Given)> {
+        self.slots
+            .iter()
+            .flat_map(|(endpoint, slots)| slots.iter().filter_map(|slot| Some((*endpoint, slot.given()?))))
+    }
+
+    /// Whether there is such a socket at any endpoint.
+    pub fn has_given(&self) -> bool {
+        self.given().next().is_some()
+    }
+
+    /// The socket with this inode number, if the program has it or had it.
+    pub fn find_given(&self, inode: u64) -> Option<(Endpoint, Given)> {
+        self.given().find(|(_, given)| given.inode == inode)
+    }
+
+    /// The program has this socket elsewhere by now.
+    pub fn moved(&mut self, inode: u64, place: Place) {
+        if let Some(slot) = self.slots.values_mut().flatten().find(|slot| slot.inode == inode) {
+            slot.place = Some(place);
+        }
+    }
+
+    /// The program has closed this socket.
+    pub fn remove(&mut self, endpoint: Endpoint, inode: u64) -> Option<OwnedFd> {
+        let slots = self.slots.get_mut(&endpoint)?;
+        let position = slots.iter().position(|slot| slot.inode == inode)?;
+        let slot = slots.remove(position);
+        if slots.is_empty() {
+            self.slots.remove(&endpoint);
+        }
+        Some(slot.socket)
+    }
+
+    /// The program has closed this socket, which it was given and did not listen on: the next bind gets it, with who waits in it.
+    pub fn wait_again(&mut self, inode: u64) {
+        if let Some(slot) = self.slots.values_mut().flatten().find(|slot| slot.inode == inode) {
+            slot.installed = false;
+            slot.place = None;
+        }
     }
 
     /// The socket with this inode number, where it is one of these.
@@ -259,20 +342,6 @@ impl Retained {
         self.slots
             .get(&endpoint)
             .is_some_and(|slots| slots.iter().any(|slot| !slot.installed))
-    }
-
-    /// Whether a socket for `endpoint` was installed, and nobody but imsup holds it any more (`is_held` is asked of its inode).
-    pub fn has_orphan(&self, endpoint: Endpoint, is_held: impl Fn(u64) -> bool) -> bool {
-        self.slots
-            .get(&endpoint)
-            .is_some_and(|slots| slots.iter().any(|slot| slot.installed && !is_held(slot.inode)))
-    }
-
-    /// Whether the program was given a socket for `endpoint` that it does not listen on, or has closed.
-    pub fn has_unlistened(&self, endpoint: Endpoint) -> bool {
-        self.slots
-            .get(&endpoint)
-            .is_some_and(|slots| slots.iter().any(|slot| slot.installed && !slot.listened))
     }
 
     /// Whether any socket is retained for `endpoint`.
@@ -323,25 +392,16 @@ impl Retained {
             .map(|(endpoint, slot)| (endpoint, &slot.socket, slot.backlog))
     }
 
-    /// The inode numbers of the stream sockets that the program listens on.
-    pub fn tcp_inodes(&self) -> impl Iterator<Item = (Endpoint, u64)> {
-        self.all_listening()
-            .filter(|(endpoint, _)| endpoint.transport == Transport::Tcp)
-            .map(|(endpoint, slot)| (endpoint, slot.inode))
-    }
-
-    /// The program has closed this listener: it does not count as one until it is listened on again.
-    pub fn close(&mut self, endpoint: Endpoint, inode: u64) -> Option<&OwnedFd> {
-        let slots = self.slots.get_mut(&endpoint)?;
-        let slot = slots.iter_mut().find(|slot| slot.inode == inode)?;
-        slot.listened = false;
-        Some(&slot.socket)
-    }
-
     fn all_listening(&self) -> impl Iterator<Item = (Endpoint, &Slot)> {
         self.slots
             .iter()
             .flat_map(|(endpoint, slots)| slots.iter().filter(|slot| slot.listened).map(|slot| (*endpoint, slot)))
+    }
+
+    /// The sockets that the program listens on, or receives datagrams with, by their inode numbers.
+    pub fn listening_sockets(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        let given = self.all_listening().filter(|(_, slot)| slot.place.is_some());
+        given.map(|(_, slot)| (slot.inode, slot.socket.as_fd()))
     }
 
     /// Puts a socket in the place of all that the program listens on at `endpoint`.
@@ -355,6 +415,8 @@ impl Retained {
             installed: true,
             listened: true,
             backlog,
+            // The program never has it.
+            place: None,
         });
     }
 
@@ -443,29 +505,47 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_socket_is_given_once_and_again_when_closed() {
+    fn a_waiting_socket_is_given_once_and_waits_again_where_it_was_not_listened_on() {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), 80);
+        let place = Place { tid: 1, number: 3 };
         let mut retained = Retained::default();
         retained.add_waiting(endpoint, null(), 7);
-        assert!(retained.is_waiting(endpoint));
-        assert!(retained.take(endpoint, |_| true).is_some());
-        assert!(!retained.is_waiting(endpoint));
-        assert!(retained.take(endpoint, |_| true).is_none(), "the program still has it");
-        assert!(!retained.has_orphan(endpoint, |inode| inode == 7));
-        assert!(retained.has_orphan(endpoint, |inode| inode != 7));
-        assert!(
-            retained.take(endpoint, |inode| inode != 7).is_some(),
-            "the program closed it"
-        );
+        assert!(retained.is_waiting(endpoint) && !retained.has_given());
+        assert!(retained.take(endpoint, place).is_some());
+        assert!(!retained.is_waiting(endpoint) && retained.given_at(endpoint)[0].place == place);
+        assert!(retained.take(endpoint, place).is_none(), "the program has it");
         assert_eq!(retained.listening().count(), 0);
         assert!(retained.waits_for_listen(7) && !retained.waits_for_listen(8));
-        assert!(retained.add_listening(endpoint, null(), 7, 5), "the first listen");
+        retained.wait_again(7);
+        assert!(retained.is_waiting(endpoint) && !retained.has_given());
+        assert!(retained.take(endpoint, place).is_some());
+        assert!(
+            retained.add_listening(endpoint, null(), 7, 5, place),
+            "the first listen"
+        );
         assert!(!retained.waits_for_listen(7));
         assert!(
-            !retained.add_listening(endpoint, null(), 7, 5),
+            !retained.add_listening(endpoint, null(), 7, 5, place),
             "a second one changes the backlog"
         );
         assert_eq!(retained.listening().count(), 1);
         assert!(retained.has_another(endpoint, 8) && !retained.has_another(endpoint, 7));
+        let moved = Place { tid: 2, number: 4 };
+        retained.moved(7, moved);
+        assert_eq!(
+            retained.find_given(7).map(|(at, given)| (at, given.place)),
+            Some((endpoint, moved))
+        );
+        assert!(retained.remove(endpoint, 8).is_none() && retained.remove(endpoint, 7).is_some());
+        assert!(!retained.knows(endpoint) && retained.count() == 0);
+    }
+
+    #[test]
+    fn a_successor_is_none_that_the_program_has() {
+        let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), 80);
+        let mut retained = Retained::default();
+        retained.add_listening(endpoint, null(), 7, 5, Place { tid: 1, number: 3 });
+        retained.succeed(endpoint, null(), 8);
+        assert!(!retained.has_given() && retained.listening().count() == 1);
     }
 }

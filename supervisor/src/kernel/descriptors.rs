@@ -81,11 +81,11 @@ pub(super) fn visit(pid: i32, mut visitor: impl FnMut(i32, &[u8]) -> bool) -> bo
     true
 }
 
-fn open(pid: i32) -> Option<OwnedFd> {
+pub(super) fn open(pid: i32) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()).ok()
 }
 
-fn number(name: &CStr) -> Option<i32> {
+pub(super) fn number(name: &CStr) -> Option<i32> {
     name.to_str().ok()?.parse().ok()
 }

@@ -1,81 +1,176 @@
 //! Who has a socket open: the links of proc_pid_fd(5).
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
+use std::os::fd::OwnedFd;
 
-use super::descriptors::{socket_inode, visit};
+use rustix::fs::Dir;
+
+use super::descriptors::{self, socket_inode};
 use super::{inspect, process};
+
+/// `KCMP_FILES` (kcmp(2)): whether two tasks share their table of descriptors.
+const KCMP_FILES: i32 = 2;
+
+/// What it costs to list a thread's children, in descriptors looked at.
+const COST_OF_A_THREAD: usize = 8;
 
 /// Where a socket is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// At this descriptor of this process, among others.
-    At {
-        /// The process, or thread.
-        pid: i32,
-        /// The descriptor.
-        number: i32,
-    },
-    /// At none that can be seen, but some process may not be looked into, as one that is not dumpable (PR_SET_DUMPABLE, ptrace(2)), or descriptors are
-    /// under way between processes (SCM_RIGHTS), of which it may be one.
-    Unknown,
-    /// Nowhere.
-    Nobody,
+pub struct Place {
+    /// A process, or a thread.
+    pub tid: i32,
+    /// The descriptor's number there.
+    pub number: i32,
 }
 
-/// Whether a descriptor of a thread is the socket with this inode number.
-pub fn is_at(tid: i32, number: i32, inode: u64) -> bool {
-    process::socket_of(tid, number) == Ok(inode)
+impl Place {
+    /// Whether the socket with this inode number is there.
+    pub fn has(self, inode: u64) -> bool {
+        process::socket_of(self.tid, self.number) == Ok(inode)
+    }
+
+    /// The same place by its process, as a thread ends before its process does. As it is if the thread has descriptors of its own.
+    pub fn of_process(self, inode: u64) -> Self {
+        let process = Self {
+            tid: process::thread_group(self.tid).unwrap_or(self.tid),
+            ..self
+        };
+        if process.has(inode) { process } else { self }
+    }
 }
 
-/// A process among these that has the socket; or a thread of one, which may have descriptors of its own (CLONE_FILES, unshare(2)).
-pub fn find(inode: u64, pids: &[i32]) -> Holder {
-    let threads = |pid: i32| process::threads(pid).into_iter().filter(move |tid| *tid != pid);
-    let mut hidden = false;
-    for pid in pids.iter().copied().chain(pids.iter().copied().flat_map(threads)) {
-        let mut found = None;
-        let seen = inspect::as_owner(pid, || {
-            visit(pid, |number, link| {
-                found = (socket_inode(link) == Some(inode)).then_some(number);
-                found.is_none()
+/// A search of sockets among the descriptors of all descendants of this process, cut into slices: one walk answers for all.
+///
+/// Sockets in descriptors under way between processes (SCM_RIGHTS, unix(7)) are not found, nor those of processes that may not be inspected.
+#[derive(Debug)]
+pub struct Search {
+    wanted: HashSet<u64>,
+    found: HashMap<u64, Place>,
+    processes: VecDeque<i32>,
+    /// Threads of the process that is looked at, whose children are to be listed, and whose descriptors if they are their own.
+    threads: Vec<i32>,
+    process: i32,
+    table: Option<Table>,
+    hidden: bool,
+}
+
+/// A directory of descriptors that is being read.
+#[derive(Debug)]
+struct Table {
+    tid: i32,
+    directory: OwnedFd,
+    entries: Dir,
+}
+
+impl Search {
+    /// A search for sockets with these inode numbers.
+    pub fn new(wanted: impl IntoIterator<Item = u64>) -> Self {
+        Self::among(process::own_children(), wanted)
+    }
+
+    /// A search among these processes and their descendants.
+    pub fn among(processes: impl IntoIterator<Item = i32>, wanted: impl IntoIterator<Item = u64>) -> Self {
+        Self {
+            wanted: wanted.into_iter().collect(),
+            found: HashMap::new(),
+            processes: processes.into_iter().collect(),
+            threads: Vec::new(),
+            process: 0,
+            table: None,
+            hidden: false,
+        }
+    }
+
+    /// Looks at some `count` descriptors more. True once the search is over: everything was looked at, or all was found.
+    pub fn step(&mut self, count: usize) -> bool {
+        let mut left = count;
+        while left > 0 {
+            if self.found.len() == self.wanted.len() {
+                return true;
+            }
+            let cost = if let Some(mut table) = self.table.take() {
+                let (read, over) = inspect::as_owner(table.tid, || self.read(&mut table, left));
+                if !over {
+                    self.table = Some(table);
+                }
+                read + 1
+            } else if let Some(tid) = self.threads.pop() {
+                self.processes.extend(process::children_of_thread(self.process, tid));
+                if tid != self.process && has_own_table(self.process, tid) {
+                    self.open(tid);
+                }
+                COST_OF_A_THREAD
+            } else if let Some(pid) = self.processes.pop_front() {
+                self.process = pid;
+                self.threads = process::threads(pid);
+                self.open(pid);
+                COST_OF_A_THREAD
+            } else {
+                return true;
+            };
+            left = left.saturating_sub(cost);
+        }
+        false
+    }
+
+    /// Where a socket was found.
+    pub fn place(&self, inode: u64) -> Option<Place> {
+        self.found.get(&inode).copied()
+    }
+
+    /// Whether some process could not be looked into: one that is not dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)).
+    pub fn is_hidden_from(&self) -> bool {
+        self.hidden
+    }
+
+    fn open(&mut self, tid: i32) {
+        let opened = inspect::as_owner(tid, || {
+            let directory = descriptors::open(tid)?;
+            let entries = Dir::read_from(&directory).ok()?;
+            Some(Table {
+                tid,
+                directory,
+                entries,
             })
         });
-        if let Some(number) = found {
-            return Holder::At { pid, number };
+        self.hidden |= opened.is_none() && !process::is_gone(tid);
+        self.table = opened;
+    }
+
+    /// Reads at most `most` entries; says how many, and whether there are no more.
+    fn read(&mut self, table: &mut Table, most: usize) -> (usize, bool) {
+        let mut read = 0;
+        while read < most {
+            let Some(Ok(entry)) = table.entries.next() else {
+                return (read, true);
+            };
+            read += 1;
+            let mut link = [0; 64];
+            let Ok(length) = rustix::fs::readlinkat_raw(&table.directory, entry.file_name(), &mut link[..]) else {
+                continue;
+            };
+            if let Some(inode) = socket_inode(&link[..length])
+                && self.wanted.contains(&inode)
+                && let Some(number) = descriptors::number(entry.file_name())
+            {
+                self.found.entry(inode).or_insert(Place { tid: table.tid, number });
+            }
         }
-        hidden |= !seen && !process::is_gone(pid);
-    }
-    if hidden || pids.iter().any(|pid| descriptors_are_under_way(*pid)) {
-        Holder::Unknown
-    } else {
-        Holder::Nobody
+        (read, false)
     }
 }
 
-/// Whether descriptors wait in a UNIX socket of a process (Linux 5.11; net/unix/af_unix.c, unix_show_fdinfo).
-fn descriptors_are_under_way(pid: i32) -> bool {
-    let mut found = false;
-    visit(pid, |number, link| {
-        found = socket_inode(link).is_some() && {
-            let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-            let mut lines = info.lines();
-            lines.any(|line| line.strip_prefix("scm_fds:").is_some_and(|count| count.trim() != "0"))
-        };
-        !found
-    });
-    found
-}
-
-/// Whether any process of the machine that may be looked into has the socket, but for imsup's own: it may have been passed to another host.
-pub fn is_anywhere(inode: u64) -> bool {
-    let own = fs::read_link("/proc/self/exe").ok();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.any(|pid| {
-        let mut found = false;
-        visit(pid, |_, link| {
-            found = socket_inode(link) == Some(inode);
-            !found
-        });
-        found && fs::read_link(format!("/proc/{pid}/exe")).ok() != own
-    })
+/// Whether a thread has descriptors of its own (CLONE_FILES, unshare(2)). Without CONFIG_KCMP: whether the two have different ones open.
+fn has_own_table(pid: i32, tid: i32) -> bool {
+    // SAFETY: kcmp takes five integers.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) };
+    if order >= 0 {
+        return order != 0;
+    }
+    let names = |tid: i32| {
+        let entries = fs::read_dir(format!("/proc/{tid}/fd")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).collect::<HashSet<_>>()
+    };
+    names(pid) != names(tid)
 }

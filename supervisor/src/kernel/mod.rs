@@ -1,6 +1,7 @@
 //! What touches the kernel: structures, ioctl numbers, raw calls. All `unsafe` of imsup is here.
 
 pub mod aio;
+pub mod arrivals;
 pub mod cgroup;
 pub mod cpu;
 pub mod descriptors;

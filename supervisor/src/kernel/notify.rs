@@ -114,6 +114,12 @@ pub enum Answer {
     Interrupted,
 }
 
+impl From<Result<(), Errno>> for Answer {
+    fn from(result: Result<(), Errno>) -> Self {
+        result.map_or_else(Self::errno, |()| Self::Value(0))
+    }
+}
+
 impl Answer {
     /// Failure with this errno.
     pub fn errno(errno: Errno) -> Self {

@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use super::holders::{self, Holder};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -171,13 +170,14 @@ pub fn own_children() -> Vec<i32> {
 fn children(pid: i32) -> Vec<i32> {
     threads(pid)
         .into_iter()
-        .flat_map(|tid| {
-            let list = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
-            list.split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-                .collect::<Vec<i32>>()
-        })
+        .flat_map(|tid| children_of_thread(pid, tid))
         .collect()
+}
+
+/// The children of one thread of `pid`.
+pub(super) fn children_of_thread(pid: i32, tid: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// All descendants of this process.
@@ -189,16 +189,6 @@ pub fn descendants() -> Vec<i32> {
         next += 1;
     }
     found
-}
-
-/// Whether a descendant of this process has a descriptor of the socket with this inode number, or may have.
-pub fn descendant_holds_socket(inode: u64) -> bool {
-    holders::find(inode, &descendants()) != Holder::Nobody
-}
-
-/// The inode numbers of all sockets that descendants of this process have descriptors of.
-pub fn sockets_of_descendants() -> HashSet<u64> {
-    sockets_held().sockets
 }
 
 /// What a walk over the descriptors of all descendants found.
@@ -230,7 +220,7 @@ pub fn sockets_held() -> SocketsHeld {
 }
 
 /// Whether a process has ended, or is a zombie.
-pub(super) fn is_gone(pid: i32) -> bool {
+pub fn is_gone(pid: i32) -> bool {
     status_field(pid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 

@@ -161,18 +161,6 @@ pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
     rustix::net::listen(socket, backlog).map_err(errno_of)
 }
 
-/// Makes a listener listen no more: what waits in it is reset, what comes is refused. It stays bound, and listen(2) opens it again
-/// (net/ipv4/af_inet.c, inet_shutdown).
-///
-/// # Errors
-/// What shutdown(2) says, but that it does not listen.
-pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
-    match rustix::net::shutdown(listener, rustix::net::Shutdown::Read).map_err(errno_of) {
-        Err(Errno::ENOTCONN) => Ok(()),
-        result => result,
-    }
-}
-
 /// connect(2). Whether it waits is up to the file status flags.
 ///
 /// # Errors

@@ -290,6 +290,11 @@ impl Succession {
         let succeed = |(endpoint, _, socket): (Endpoint, Vec<OwnedFd>, OwnedFd)| {
             let copy = socket::duplicate(&socket)?;
             let inode = socket::inode(socket.as_fd())?;
+            for (old, listener) in host.retained.listening_sockets() {
+                if host.retained.find_given(old).is_some_and(|(at, _)| at == endpoint) {
+                    host.doors.unwatch(listener);
+                }
+            }
             host.retained.succeed(endpoint, socket, inode);
             Ok(Successor { endpoint, socket: copy })
         };

@@ -10,9 +10,11 @@ use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::{Sockaddr, Verdict, leave, read_sockaddr, socket_of};
-use crate::held::{Held, HeldBind, Waiting};
+use crate::doors::{self, Vetted};
+use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
+use crate::kernel::holders::Place;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::{self, Family, InetSocket, as_v4};
@@ -74,8 +76,9 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
                 endpoint,
                 family: kind.family,
                 asked: address,
+                stage: BindStage::Claim,
             };
-            at(host, call, held, v6only)
+            at(host, call, held)
         }
     }
 }
@@ -197,50 +200,92 @@ pub(super) fn bind_wildcard_now(host: &Host, socket: &OwnedFd, family: Family) -
     socket::bind(socket.as_fd(), family.form(SocketAddrV4::new(ip, 0)))
 }
 
-fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Verdict {
-    if host.retained.is_waiting(bind.endpoint) || is_beside_orphan(host, &bind) {
+fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
+    if host.retained.is_waiting(bind.endpoint) {
         return install(host, call.id, call.tid, &bind).into();
     }
-    let socket = bind.socket.as_fd();
-    if v6only && let Err(errno) = socket::clear_v6only(socket) {
-        return errno.into();
-    }
-    match socket::bind(socket, bind.family.form(bind.endpoint.address)) {
-        Ok(()) => {
-            bound(host, &bind.socket, &bind);
-            Answer::Value(0).into()
-        }
-        Err(Errno::EADDRINUSE) if host.sees_all_listeners() => {
-            // Who holds it: the program itself, only imsup, or the broker?
-            host.link.send(
-                &ToBroker::Claim {
-                    id: call.id.number(),
-                    endpoint: bind.endpoint,
-                },
-                Vec::new(),
-            );
-            let now = Instant::now();
-            Verdict::Hold(Held {
-                tid: call.tid,
-                since: now,
-                deadline: now + host.hold_timeout,
-                timeout_errno: Errno::EADDRINUSE as i32,
-                waiting: Waiting::Bind(bind),
-            })
-        }
-        Err(errno) => errno.into(),
-    }
+    // What the program has closed at this address is closed by imsup too, so that the kernel alone decides.
+    bind.stage = match doors::vet(host, bind.endpoint) {
+        Vetted::Settled => match bind_own(host, call.tid, &bind) {
+            Err(Errno::EADDRINUSE) if host.sees_all_listeners() => {
+                ask(host, call.id, &bind);
+                BindStage::Claim
+            }
+            result => return Answer::from(result).into(),
+        },
+        Vetted::Closing => BindStage::Closing,
+        Vetted::Search(number) => BindStage::Search(number),
+    };
+    let now = Instant::now();
+    Verdict::Hold(Held {
+        tid: call.tid,
+        since: now,
+        deadline: now + host.hold_timeout,
+        timeout_errno: Errno::EADDRINUSE as i32,
+        waiting: Waiting::Bind(bind),
+    })
 }
 
-/// Whether the kernel would let this socket share its port (SO_REUSEPORT; SO_REUSEADDR where the other does not listen) with one that the program has
-/// closed and only imsup keeps: nobody would accept what the kernel gives to that one, so it is given back to the program instead.
-fn is_beside_orphan(host: &Host, bind: &HeldBind) -> bool {
-    let shares = socket::is_reuseport(bind.socket.as_fd()) || host.retained.has_unlistened(bind.endpoint);
-    if !host.retained.knows(bind.endpoint) || !shares {
-        return false;
+/// Binds the program's own socket.
+fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
+    let socket = bind.socket.as_fd();
+    if bind.family == Family::V6 && socket::is_v6only(socket) {
+        socket::clear_v6only(socket)?;
     }
-    let held = process::sockets_of_descendants();
-    host.retained.has_orphan(bind.endpoint, |inode| held.contains(&inode))
+    socket::bind(socket, bind.family.form(bind.endpoint.address))?;
+    bound(host, tid, &bind.socket, bind);
+    Ok(())
+}
+
+/// Asks the broker who has an address: the program itself, or the broker?
+fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
+    let claim = ToBroker::Claim {
+        id: id.number(),
+        endpoint: bind.endpoint,
+    };
+    host.link.send(&claim, Vec::new());
+}
+
+/// The broker has closed what it was to close, or a search is over: goes on with a bind that waits for that. `None` where it goes on waiting.
+pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
+    let tid = held.tid;
+    let Waiting::Bind(bind) = &mut held.waiting else {
+        return None;
+    };
+    let endpoint = bind.endpoint;
+    match bind.stage {
+        BindStage::Claim => return None,
+        BindStage::Closing if host.doors.is_closing(endpoint) => return None,
+        BindStage::Search(number) | BindStage::LastSearch(number) if !host.doors.has_searched(number) => return None,
+        _ => {}
+    }
+    if !host.listener.is_valid(id) {
+        return Some(Answer::Continue);
+    }
+    match bind.stage {
+        BindStage::Search(_) if host.retained.is_waiting(endpoint) => return Some(install(host, id, tid, bind)),
+        BindStage::Search(_) if host.doors.is_closing(endpoint) => {
+            bind.stage = BindStage::Closing;
+            return None;
+        }
+        BindStage::LastSearch(_) if host.retained.knows(endpoint) => return Some(Answer::errno(Errno::EADDRINUSE)),
+        BindStage::LastSearch(_) => {}
+        BindStage::Claim | BindStage::Closing | BindStage::Search(_) => match bind_own(host, tid, bind) {
+            Err(Errno::EADDRINUSE) => {}
+            result => return Some(result.into()),
+        },
+    }
+    if bind.stage == BindStage::Closing {
+        // The program may have it elsewhere.
+        bind.stage = BindStage::LastSearch(host.doors.search());
+        return None;
+    }
+    bind.stage = BindStage::Claim;
+    ask(host, id, bind);
+    if host.link.socket().is_none() {
+        return Some(claimed(host, id, held, None));
+    }
+    None
 }
 
 /// The broker answered a [`ToBroker::Claim`].
@@ -256,7 +301,7 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
     }
     match install(host, id, held.tid, bind) {
         Answer::Errno(errno) if errno == Errno::EADDRINUSE as i32 && !host.retained.knows(bind.endpoint) => {
-            beside_published(host, bind)
+            beside_published(host, held.tid, bind)
         }
         answer => answer,
     }
@@ -274,26 +319,30 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
 /// The last possibility of an address in use that nobody of this host has: a published port with the same number, on the
 /// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
 /// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
-fn beside_published(host: &mut Host, bind: &HeldBind) -> Answer {
+fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
     let socket = bind.socket.as_fd();
     let result = socket::set_reuseport(socket)
         .and_then(|()| socket::bind(socket, bind.family.form(bind.endpoint.address)))
         .and_then(|()| socket::duplicate(&bind.socket));
     match result {
         Ok(socket) => {
-            bound(host, &socket, bind);
+            bound(host, tid, &socket, bind);
             Answer::Value(0)
         }
         Err(errno) => Answer::errno(errno),
     }
 }
 
-/// Puts a retained socket in the place of the program's own; EADDRINUSE where the program itself still has it.
+/// Puts a socket that waits for the program in the place of its own; EADDRINUSE where none waits.
 fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> Answer {
+    let place = Place {
+        tid: process::thread_group(tid).unwrap_or(tid),
+        number: bind.number,
+    };
     let result = (|| {
         let retained = host
             .retained
-            .take(bind.endpoint, process::descendant_holds_socket)
+            .take(bind.endpoint, place)
             .ok_or(Errno::EADDRINUSE)
             .and_then(socket::duplicate)?;
         fit(retained.as_fd(), bind);
@@ -307,7 +356,7 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
     })();
     match result {
         Ok(retained) => {
-            bound(host, &retained, bind);
+            bound(host, tid, &retained, bind);
             Answer::Value(0)
         }
         Err(errno) => Answer::errno(errno),
@@ -342,7 +391,7 @@ fn is_still_there(host: &mut Host, tid: i32, bind: &HeldBind) -> bool {
 }
 
 /// Remembers what was asked; a datagram socket receives from now on.
-fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
+fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
     host.note_step();
     if let Descriptors::Copied(copies) = &mut host.descriptors {
         copies.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
@@ -356,7 +405,11 @@ fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
     host.native_ports
         .remove(bind.endpoint.transport, bind.endpoint.address.port());
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
-        retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0);
+        let place = Place {
+            tid,
+            number: bind.number,
+        };
+        retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0, place);
     }
 }
 
@@ -379,7 +432,14 @@ pub(super) fn note_landing(host: &mut Host, endpoint: Endpoint, wildcard: Option
 }
 
 /// Hands a socket that now listens, or receives datagrams, to the broker.
-pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, wildcard: Option<IpAddr>, backlog: i32) {
+pub(super) fn retain(
+    host: &mut Host,
+    endpoint: Endpoint,
+    socket: &OwnedFd,
+    wildcard: Option<IpAddr>,
+    backlog: i32,
+    place: Place,
+) {
     // Nobody boots a command of `imsup exec`: its sockets end with it, and the next command may have the port.
     if !host.sees_all_listeners() {
         return;
@@ -400,7 +460,13 @@ pub(super) fn retain(host: &mut Host, endpoint: Endpoint, socket: &OwnedFd, wild
         Ok((inode, ..)) if endpoint.transport == Transport::Udp && host.retained.has_another(endpoint, inode) => {}
         Ok((inode, ours, brokers)) => {
             // A second listen changes the backlog only.
-            if host.retained.add_listening(endpoint, ours, inode, backlog) {
+            if host
+                .retained
+                .add_listening(endpoint, ours, inode, backlog, place.of_process(inode))
+            {
+                if let Some(socket) = host.retained.by_inode(inode) {
+                    host.doors.watch(socket.as_fd(), inode);
+                }
                 host.announce(endpoint, brokers);
             }
         }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, socket_of, takes_v4};
+use crate::doors;
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::memory::ThreadMemory;
@@ -119,7 +120,7 @@ fn open_ones(host: &mut Host, mut candidates: Vec<SocketAddrV4>) -> Vec<SocketAd
     let identity = host.identity;
     candidates.retain(|candidate| {
         let endpoint = Endpoint::tcp(*candidate.ip(), candidate.port());
-        !(identity.owns(*candidate.ip()) && host.doors.is_closed(&host.retained, endpoint))
+        !(identity.owns(*candidate.ip()) && doors::is_closed(host, endpoint))
     });
     candidates
 }

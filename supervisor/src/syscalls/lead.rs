@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use rustix::fs::OFlags;
 
 use super::{Verdict, send};
-use crate::held::{Held, HeldConnect, TICK, Waiting};
+use crate::held::{BindStage, Held, HeldConnect, TICK, Waiting};
 use crate::host::Host;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::{self, Family, InetSocket, Progress};
@@ -262,7 +262,8 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
         Waiting::Connect(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
         Waiting::Datagram { .. } => Some(Answer::Continue),
         Waiting::Send { .. } => send::resume(host, held),
-        Waiting::Bind(_) => Some(super::claimed(host, id, held, None)),
+        Waiting::Bind(bind) if bind.stage == BindStage::Claim => Some(super::claimed(host, id, held, None)),
+        Waiting::Bind(_) => super::bind_again(host, id, held),
     }
 }
 

@@ -7,6 +7,7 @@ use imsup_wire::Transport;
 use super::bind::{bind_wildcard_now, endpoint_of, note_landing, retain, wildcard_of};
 use super::{Verdict, socket_of};
 use crate::host::Host;
+use crate::kernel::holders::Place;
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, InetSocket};
 
@@ -50,7 +51,13 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
             host.start.listening = true;
             note_landing(host, endpoint, wildcard);
         }
-        Some(endpoint) => retain(host, endpoint, &socket, wildcard, call.int(1)),
+        Some(endpoint) => {
+            let place = Place {
+                tid: call.tid,
+                number: call.fd(0),
+            };
+            retain(host, endpoint, &socket, wildcard, call.int(1), place);
+        }
         None => {}
     }
     // What is retained stands for it from now on; a copy would go on listening when the program has closed it.

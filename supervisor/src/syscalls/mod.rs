@@ -29,7 +29,7 @@ use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
 use crate::unhonoured::Unhonoured;
 
-pub use bind::{claimed, keep_claimed};
+pub use bind::{bind_again, claimed, keep_claimed};
 pub use lead::{connect_answered, look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).

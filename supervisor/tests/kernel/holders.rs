@@ -1,16 +1,13 @@
-//! Who has a socket: proc_pid_fd(5), unshare(2), unix(7).
+//! Who has a socket: proc_pid_fd(5), unshare(2), unix(7), kcmp(2).
 
-use std::io::Read;
 use std::mem::MaybeUninit;
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use imsup_supervisor::kernel::holders::{self, Holder};
+use imsup_supervisor::kernel::holders::{Place, Search};
 use imsup_supervisor::kernel::socket;
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -20,6 +17,12 @@ use super::listener;
 
 fn own_pid() -> i32 {
     std::process::id().cast_signed()
+}
+
+fn find(inode: u64, pid: i32) -> Option<Place> {
+    let mut search = Search::among([pid], [inode]);
+    assert!(search.step(usize::MAX));
+    search.place(inode)
 }
 
 #[test]
@@ -32,11 +35,34 @@ fn a_socket_is_found_at_the_process_that_has_it_until_that_ends() {
         .spawn()
         .unwrap();
     let pid = child.id().cast_signed();
-    assert_eq!(holders::find(inode, &[pid]), Holder::At { pid, number: 1 });
-    assert!(holders::is_at(pid, 1, inode) && !holders::is_at(pid, 0, inode));
+    let place = Place { tid: pid, number: 1 };
+    assert_eq!(find(inode, pid), Some(place));
+    assert!(place.has(inode) && !Place { number: 0, ..place }.has(inode));
     drop(child.stdin.take());
     child.wait().unwrap();
-    assert_eq!(holders::find(inode, &[pid]), Holder::Nobody);
+    assert!(find(inode, pid).is_none() && !place.has(inode));
+}
+
+/// One walk answers for all sockets, and is cut into slices that are no longer than was asked for.
+#[test]
+fn a_search_is_one_walk_in_slices_for_all_sockets() {
+    let sockets: Vec<_> = (0..200).map(|_| listener().0).collect();
+    let inode = |socket: &std::net::TcpListener| socket::inode(socket.as_fd()).unwrap();
+    let mut child = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut search = Search::among([child.id().cast_signed(), own_pid()], sockets.iter().map(inode));
+    let slices = (1..).find(|_| search.step(16)).unwrap();
+    assert!((200 / 16..1000).contains(&slices), "{slices}");
+    for socket in &sockets {
+        let place = search.place(inode(socket)).expect("it is open");
+        assert_eq!(place.number, socket.as_raw_fd());
+    }
+    assert!(!search.is_hidden_from());
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }
 
 /// A thread's descriptors may be its own; /proc/PID/fd shows those of the first thread.
@@ -52,29 +78,32 @@ fn a_socket_that_only_a_thread_has_is_found() {
         let _ = is_done.recv();
     });
     let tid = is_ready.recv().unwrap();
+    let of_thread = Place { tid, number };
+    assert_eq!(of_thread.of_process(inode), Place { tid: own_pid(), number });
     drop(socket);
-    assert_eq!(holders::find(inode, &[own_pid()]), Holder::At { pid: tid, number });
+    assert_eq!(find(inode, own_pid()), Some(of_thread));
+    assert_eq!(of_thread.of_process(inode), of_thread);
     drop(done);
     thread.join().unwrap();
-    // Another test may have descriptors under way.
-    assert!(!matches!(holders::find(inode, &[own_pid()]), Holder::At { .. }));
+    assert_eq!(find(inode, own_pid()), None);
 }
 
-/// Descriptors under way are in no table (Linux 5.11; net/unix/af_unix.c, unix_show_fdinfo: scm_fds).
+/// Descriptors under way are in no table. A socket that was let go lives on in them, and is found when it has arrived.
 #[test]
-fn a_socket_under_way_between_processes_may_be_anybodys() {
-    let (socket, _) = listener();
+fn a_socket_under_way_between_processes_is_not_found_before_it_has_come() {
+    let (socket, address) = listener();
     let inode = socket::inode(socket.as_fd()).unwrap();
     let (to, from) = UnixStream::pair().unwrap();
     send(to.as_fd(), socket.as_fd());
     drop(socket);
-    assert_eq!(holders::find(inode, &[own_pid()]), Holder::Unknown);
-    let received = receive(from.as_fd());
-    let number = received.as_raw_fd();
-    assert_eq!(
-        holders::find(inode, &[own_pid()]),
-        Holder::At { pid: own_pid(), number }
-    );
+    assert_eq!(find(inode, own_pid()), None);
+    std::net::TcpStream::connect(address).expect("it listens");
+    let number = receive(from.as_fd());
+    let place = Place {
+        tid: own_pid(),
+        number: number.as_raw_fd(),
+    };
+    assert_eq!(find(inode, own_pid()), Some(place));
 }
 
 fn send(over: BorrowedFd<'_>, fd: BorrowedFd<'_>) {
@@ -96,24 +125,4 @@ fn receive(over: BorrowedFd<'_>) -> OwnedFd {
         _ => None,
     });
     received.expect("a descriptor")
-}
-
-/// shutdown(2) of a listener: what waits in it is reset; it may listen again (net/ipv4/af_inet.c, inet_shutdown), and stays bound where it asked for its port
-/// by number (SOCK_BINDPORT_LOCK; net/ipv4/tcp.c, tcp_set_state).
-#[test]
-fn a_listener_that_is_stopped_refuses_stays_bound_and_listens_again() {
-    let (chosen, address) = listener();
-    drop(chosen);
-    let listener = TcpListener::bind(address).unwrap();
-    let mut client = TcpStream::connect(address).unwrap();
-    socket::stop_listening(listener.as_fd()).unwrap();
-    let reset = client.read(&mut [0]).unwrap_err();
-    assert_eq!(reset.raw_os_error(), Some(Errno::ECONNRESET as i32));
-    let refused = TcpStream::connect(address).unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(Errno::ECONNREFUSED as i32));
-    socket::stop_listening(listener.as_fd()).unwrap();
-    assert_eq!(listener.local_addr().unwrap(), address);
-    socket::listen(listener.as_fd(), 5).unwrap();
-    TcpStream::connect(address).unwrap();
-    listener.accept().unwrap();
 }

@@ -3,6 +3,7 @@
 //! A kernel that does otherwise fails here, and not in somebody's cluster.
 
 mod aio;
+mod arrivals;
 mod datagrams;
 mod freezer;
 mod holders;

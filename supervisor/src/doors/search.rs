@@ -1,0 +1,240 @@
+//! The search for sockets that are not where the program had them.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use imsup_wire::{Endpoint, ToBroker, Transport};
+use nix::errno::Errno;
+
+use super::{SHARE, can_take_again, let_go};
+use crate::host::Host;
+use crate::kernel::holders::{Place, Search};
+use crate::kernel::{cpu, process, socket, task};
+use crate::sockets::Given;
+
+/// Descriptors looked at in one go (measured: 1.7 us each): a trapped call waits no longer than that.
+const SLICE: usize = 64;
+
+/// How long after a search the next one is, for what was let go and not found: descriptors may be under way between processes.
+const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+
+/// For how long what an ended process had is kept. If the host ends within that time, its next boot serves who waits there.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A socket that was let go, and that somebody may still have.
+#[derive(Debug)]
+struct Lost {
+    endpoint: Endpoint,
+    given: Given,
+    searched: usize,
+    search_at: Instant,
+}
+
+/// The search that is under way, and what is to be searched for.
+#[derive(Debug)]
+pub(super) struct Searches {
+    running: Option<Search>,
+    cost: Duration,
+    begun: u64,
+    over: u64,
+    /// Whether a call waits for the next.
+    asked: bool,
+    /// Retained sockets that are not where they were, and when to search for them.
+    suspects: HashMap<u64, Instant>,
+    /// Those among them whose process has ended, and whose host was given time to end too.
+    graced: HashSet<u64>,
+    lost: Vec<Lost>,
+    /// When the time that the last one took is earned again.
+    allowed_at: Instant,
+}
+
+impl Searches {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            running: None,
+            cost: Duration::ZERO,
+            begun: 0,
+            over: 0,
+            asked: false,
+            suspects: HashMap::new(),
+            graced: HashSet::new(),
+            lost: Vec::new(),
+            allowed_at: now,
+        }
+    }
+
+    /// When [`on_time`] is to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.running.is_some() || self.asked {
+            return Some(Instant::now());
+        }
+        let lost = self.lost.iter().map(|lost| lost.search_at);
+        let next = self.suspects.values().copied().chain(lost).min()?;
+        Some(next.max(self.allowed_at))
+    }
+
+    /// A socket is not where it was.
+    pub(super) fn suspect(&mut self, inode: u64) {
+        self.suspects.entry(inode).or_insert_with(Instant::now);
+    }
+
+    pub(super) fn is_suspect(&self, inode: u64) -> bool {
+        self.suspects.contains_key(&inode)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let mut all = self
+            .suspects
+            .values()
+            .copied()
+            .chain(self.lost.iter().map(|lost| lost.search_at));
+        self.allowed_at <= now && all.any(|at| at <= now)
+    }
+
+    /// A socket was let go in doubt.
+    pub(super) fn lost(&mut self, endpoint: Endpoint, given: Given) {
+        self.suspects.remove(&given.inode);
+        self.lost.push(Lost {
+            endpoint,
+            given,
+            searched: 0,
+            search_at: Instant::now(),
+        });
+    }
+
+    /// Asks for a search that begins from now on, and says its number.
+    pub(super) fn ask(&mut self) -> u64 {
+        self.asked = true;
+        self.begun + 1
+    }
+
+    pub(super) fn is_over(&self, number: u64) -> bool {
+        self.over >= number
+    }
+
+    fn begin(&mut self) {
+        self.asked = false;
+        self.begun += 1;
+        self.cost = Duration::ZERO;
+        let lost = self.lost.iter().map(|lost| lost.given.inode);
+        self.running = Some(Search::new(self.suspects.keys().copied().chain(lost)));
+    }
+}
+
+/// A look found a socket not where it was. It is searched for before it is let go, if there is time for that.
+pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
+    let searches = &mut host.doors.searches;
+    searches.suspect(given.inode);
+    if searches.allowed_at > now && can_take_again(host) && !process::is_gone(given.place.tid) {
+        part(host, given.inode, None, now);
+    }
+}
+
+/// Goes on with the search; begins one if it is time. True if one is over.
+pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
+    let searches = &mut host.doors.searches;
+    if searches.running.is_none() {
+        if !searches.asked && !searches.is_due(now) {
+            return false;
+        }
+        searches.begin();
+    }
+    let began = cpu::own_thread();
+    let is_over = searches.running.as_mut().is_some_and(|search| search.step(SLICE));
+    searches.cost += cpu::own_thread().saturating_sub(began);
+    if !is_over {
+        return false;
+    }
+    searches.allowed_at = now + searches.cost * SHARE;
+    searches.over = searches.begun;
+    if let Some(search) = searches.running.take() {
+        finish(host, &search, now);
+    }
+    true
+}
+
+/// Draws the consequences of a search.
+fn finish(host: &mut Host, search: &Search, now: Instant) {
+    let suspects: Vec<u64> = host.doors.searches.suspects.keys().copied().collect();
+    for inode in suspects {
+        let place = search.place(inode);
+        if place.is_some() || !search.is_hidden_from() || can_take_again(host) {
+            part(host, inode, place, now);
+        } else {
+            // A process that may not be looked into counts as having what nobody else has.
+            host.doors.searches.suspects.remove(&inode);
+        }
+    }
+    for mut lost in std::mem::take(&mut host.doors.searches.lost) {
+        if let Some(place) = search.place(lost.given.inode) {
+            take_again(host, &lost, place);
+        } else if lost.search_at > now || lost.searched < AGAIN.len() {
+            if lost.search_at <= now {
+                lost.search_at = now + AGAIN[lost.searched];
+                lost.searched += 1;
+            }
+            host.doors.searches.lost.push(lost);
+        }
+    }
+}
+
+/// Decides of a socket that is not where it was: it was found elsewhere, or is let go.
+fn part(host: &mut Host, inode: u64, place: Option<Place>, now: Instant) {
+    let Some((endpoint, given)) = host.retained.find_given(inode) else {
+        host.doors.searches.suspects.remove(&inode);
+        return;
+    };
+    if place.is_none()
+        && given.listened
+        && process::is_gone(given.place.tid)
+        && let Some(at) = host.doors.searches.suspects.get_mut(&inode)
+        && !host.doors.searches.graced.contains(&inode)
+    {
+        *at = now + GRACE;
+        host.doors.searches.graced.insert(inode);
+        return;
+    }
+    host.doors.searches.suspects.remove(&inode);
+    host.doors.searches.graced.remove(&inode);
+    match place {
+        Some(place) => host.retained.moved(inode, place),
+        // It only tried whether it could bind: natively there was no queue that it closed.
+        None if !given.listened => host.retained.wait_again(inode),
+        None => {
+            let_go(host, endpoint, inode);
+            if can_take_again(host) {
+                host.doors.searches.lost(endpoint, given);
+            }
+        }
+    }
+}
+
+/// Retains a socket again that was let go and that the program has elsewhere.
+fn take_again(host: &mut Host, lost: &Lost, place: Place) {
+    let (endpoint, given) = (lost.endpoint, lost.given);
+    if endpoint.transport == Transport::Udp && host.retained.has_another(endpoint, given.inode) {
+        return;
+    }
+    match duplicates(place, given.inode) {
+        Ok((ours, brokers)) => {
+            host.doors.watch(ours.as_fd(), given.inode);
+            if host
+                .retained
+                .add_listening(endpoint, ours, given.inode, given.backlog, place)
+            {
+                host.link.send(&ToBroker::Listening { endpoint }, vec![brokers]);
+            }
+        }
+        Err(errno) => tracing::debug!(%endpoint, %errno, "a socket that has moved is not retained again"),
+    }
+}
+
+fn duplicates(place: Place, inode: u64) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let ours = task::duplicate_from(&task::open_thread(place.tid)?, place.number)?;
+    if socket::inode(ours.as_fd())? != inode {
+        return Err(Errno::EBADF);
+    }
+    let brokers = socket::duplicate(&ours)?;
+    Ok((ours, brokers))
+}

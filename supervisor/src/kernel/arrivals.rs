@@ -1,0 +1,83 @@
+//! What comes to sockets, told without keeping them open: epoll(7), and one poll of Linux AIO on the epoll instance (io_submit(2)).
+//!
+//! A poll that is armed on a socket is a reference to it, so the socket would not be closed with its last descriptor. An epoll instance has no such
+//! references. Polled by ppoll(2) itself it would wake its owner for each connection of a busy listener; the poll on it is over with the first.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use rustix::event::{PollFlags, Timespec, epoll};
+
+use super::aio::Polls;
+use super::socket::errno_of;
+
+/// Sockets that are told of at once.
+const BATCH: usize = 64;
+
+/// Sockets to which something may come.
+#[derive(Debug)]
+pub struct Arrivals {
+    epoll: OwnedFd,
+    polls: Polls,
+}
+
+impl Arrivals {
+    /// None yet. [`AsFd`] polls readable once something has come after [`Arrivals::arm`].
+    ///
+    /// # Errors
+    /// As [`Polls::with_eventfd`].
+    pub fn new() -> Result<Self, Errno> {
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(errno_of)?,
+            polls: Polls::with_eventfd(1)?,
+        })
+    }
+
+    /// Adds a socket of our own table, by its inode number. What waits in it already has come.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn add(&self, socket: BorrowedFd<'_>, inode: u64) -> Result<(), Errno> {
+        // Level-triggered: what waits when the program closes the socket is told, too.
+        epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(inode),
+            epoll::EventFlags::IN,
+        )
+        .map_err(errno_of)
+    }
+
+    /// Takes a socket out, which must be done before its descriptor is closed: others may have it open still.
+    pub fn remove(&self, socket: BorrowedFd<'_>) {
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
+    /// Whether the next arrival will be told.
+    pub fn is_armed(&self) -> bool {
+        self.polls.is_armed(0)
+    }
+
+    /// Has the next arrival told. What is there counts.
+    ///
+    /// # Errors
+    /// As [`Polls::arm`].
+    pub fn arm(&mut self) -> Result<(), Errno> {
+        self.polls.arm(self.epoll.as_fd(), PollFlags::IN, 0)
+    }
+
+    /// The inode numbers of sockets in which something waits.
+    pub fn take(&mut self) -> Vec<u64> {
+        let _ = self.polls.take();
+        let mut events = Vec::with_capacity(BATCH);
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&at_once));
+        events.iter().map(|event| event.data.u64()).collect()
+    }
+}
+
+impl AsFd for Arrivals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.polls.as_fd()
+    }
+}
