@@ -19,7 +19,7 @@ use imsup_wire::{Endpoint, ToBroker};
 use crate::host::{Descriptors, Host};
 use crate::kernel::arrivals::Arrivals;
 use crate::kernel::holders::Search;
-use crate::kernel::{cpu, process};
+use crate::kernel::{cpu, process, socket};
 use crate::sockets::{Given, Retained};
 use search::Searches;
 
@@ -34,7 +34,11 @@ const BURST: u32 = 10;
 
 /// How long after a check the next one is, while something waits in a socket that the program has: it is about to take it, or to close the socket.
 const FIRST_CHECK: Duration = Duration::from_micros(100);
-const LAST_CHECK: Duration = Duration::from_millis(160);
+const LAST_CHECK: Duration = Duration::from_millis(16);
+const LATE_CHECK: Duration = Duration::from_millis(160);
+
+/// From when on something has waited for so long that the program is not about to take it.
+const LONG: Duration = Duration::from_secs(2);
 
 /// How often it is looked where the program's sockets are; less often while its processes do not run.
 const LOOK: Duration = Duration::from_millis(20);
@@ -62,15 +66,31 @@ enum Watch {
     On(Arrivals),
 }
 
+/// A socket that the program has and in which something waits: it is about to take that, or to close the socket.
+#[derive(Debug)]
+struct Standing {
+    since: Instant,
+    check_at: Instant,
+}
+
+impl Standing {
+    /// When to look at it next: ever less often.
+    fn pause(&self, now: Instant) -> Duration {
+        let stood = now.saturating_duration_since(self.since);
+        let longest = if stood < LONG { LAST_CHECK } else { LATE_CHECK };
+        (stood / 2).clamp(FIRST_CHECK, longest)
+    }
+}
+
 /// Which of its retained sockets the program still has.
 #[derive(Debug)]
 pub struct Doors {
     watch: Watch,
-    /// When to see whether what has come was taken.
-    check_at: Option<Instant>,
-    check_after: Duration,
-    /// Until when the time for checks is spent.
+    /// Sockets in which something waits, by inode.
+    standing: HashMap<u64, Standing>,
+    /// Until when the time for checks is spent, and when the next arrival is to be told of.
     spent_until: Instant,
+    arm_at: Option<Instant>,
     look_at: Instant,
     look_after: Duration,
     /// Where the last look ended, and how many places were not looked at since a process ran.
@@ -88,9 +108,9 @@ impl Default for Doors {
         let now = Instant::now();
         Self {
             watch: Watch::Unused,
-            check_at: None,
-            check_after: FIRST_CHECK,
+            standing: HashMap::new(),
             spent_until: now,
+            arm_at: None,
             look_at: now,
             look_after: LOOK,
             looked: 0,
@@ -118,13 +138,20 @@ impl Doors {
     /// When [`on_time`] is to be called.
     pub fn due(&self, retained: &Retained) -> Option<Instant> {
         let look = retained.has_given().then_some(self.look_at);
-        [look, self.check_at, self.searches.due()].into_iter().flatten().min()
+        let all = [look, self.arm_at, self.check_at(), self.searches.due()];
+        all.into_iter().flatten().min()
+    }
+
+    /// When to look at a socket in which something waits.
+    fn check_at(&self) -> Option<Instant> {
+        let next = self.standing.values().map(|standing| standing.check_at).min()?;
+        Some(next.max(self.allowed_at()))
     }
 
     /// Polls readable when something has come to a retained socket.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.watch {
-            Watch::On(arrivals) if self.check_at.is_none() => Some(arrivals.as_fd()),
+            Watch::On(arrivals) => Some(arrivals.as_fd()),
             _ => None,
         }
     }
@@ -138,8 +165,9 @@ impl Doors {
         if let Err(errno) = arrivals.add(socket, inode) {
             tracing::debug!(%errno, "a retained socket is not watched");
         }
-        if self.check_at.is_none() && arrivals.arm().is_err() {
-            self.watch = Watch::Unavailable;
+        let now = Instant::now();
+        if self.arm_at.is_none() {
+            self.arm(now);
         }
         self.look_soon();
     }
@@ -149,6 +177,37 @@ impl Doors {
         if let Watch::On(arrivals) = &self.watch {
             arrivals.remove(socket);
         }
+    }
+
+    /// Something waits in a socket that the program has.
+    fn stands(&mut self, inode: u64, now: Instant) {
+        self.standing.entry(inode).or_insert(Standing {
+            since: now,
+            check_at: now + FIRST_CHECK,
+        });
+    }
+
+    /// A check was made.
+    fn spend(&mut self, now: Instant) {
+        self.spent_until = self.spent_until.max(now) + CHECK_COST * SHARE;
+    }
+
+    /// When there is time for the next check.
+    fn allowed_at(&self) -> Instant {
+        let burst = CHECK_COST * SHARE * BURST;
+        self.spent_until.checked_sub(burst).unwrap_or(self.spent_until)
+    }
+
+    /// Has the next arrival told of, once there is time for it.
+    fn arm(&mut self, now: Instant) {
+        let allowed_at = self.allowed_at();
+        let Watch::On(arrivals) = &mut self.watch else { return };
+        self.arm_at = if allowed_at > now {
+            Some(allowed_at)
+        } else {
+            // What comes between the wake of another poll and this one is told at once.
+            arrivals.arm().err().map(|_| now + LAST_CHECK)
+        };
     }
 
     /// The program does something, so it may close something.
@@ -202,8 +261,11 @@ impl Doors {
 /// Something has come, or it is time. True if binds that wait may go on.
 pub fn on_time(host: &mut Host, now: Instant) -> bool {
     let over = search::on_time(host, now);
-    if host.doors.check_at.is_some_and(|at| at <= now) {
-        check(host);
+    if host.doors.arm_at.is_some_and(|at| at <= now) {
+        host.doors.arm(now);
+    }
+    if host.doors.check_at().is_some_and(|at| at <= now) {
+        check_again(host, now);
     }
     if host.doors.look_at <= now {
         look(host, now);
@@ -213,52 +275,48 @@ pub fn on_time(host: &mut Host, now: Instant) -> bool {
 
 /// Something has come: lets go of sockets that the program was told of and does not have.
 pub fn check(host: &mut Host) {
-    let Watch::On(arrivals) = &mut host.doors.watch else {
-        return;
-    };
-    let (mut stands, mut unknown) = (false, false);
+    let Watch::On(arrivals) = &mut host.doors.watch else { return };
+    let now = Instant::now();
     for inode in arrivals.take() {
         match host.retained.find_given(inode) {
-            Some((_, given)) if given.place.has(inode) => stands = true,
+            Some((_, given)) if given.place.has(inode) => host.doors.stands(inode, now),
             // A process that has ended is told of nothing, and its host may be about to end.
             Some((_, given)) if process::is_gone(given.place.tid) => host.doors.searches.suspect(inode),
             Some((endpoint, given)) => let_go_in_doubt(host, endpoint, given),
-            None => unknown = true,
+            None => {}
         }
     }
-    if unknown {
-        watch_anew(host);
-    }
-    let doors = &mut host.doors;
-    let now = Instant::now();
-    doors.spent_until = doors.spent_until.max(now) + CHECK_COST * SHARE;
-    let allowed_at = doors.spent_until.checked_sub(CHECK_COST * SHARE * BURST).unwrap_or(now);
-    doors.look_soon();
-    doors.check_at = match (stands, &mut doors.watch) {
-        (true, _) => {
-            let after = doors.check_after;
-            doors.check_after = (after * 2).min(LAST_CHECK);
-            Some(allowed_at.max(now + after))
-        }
-        (false, _) if allowed_at > now => Some(allowed_at),
-        (false, Watch::On(arrivals)) => {
-            doors.check_after = FIRST_CHECK;
-            match arrivals.arm() {
-                Ok(()) => None,
-                Err(_) => Some(now + LAST_CHECK),
-            }
-        }
-        (false, _) => None,
-    };
+    host.doors.searches.hurry();
+    host.doors.look_soon();
+    host.doors.spend(now);
+    host.doors.arm(now);
 }
 
-/// Watches what is retained, and nothing else.
-fn watch_anew(host: &mut Host) {
-    host.doors.watch = Watch::Unused;
-    let sockets = host.retained.listening_sockets();
-    for (inode, socket) in sockets {
-        host.doors.watch(socket, inode);
+/// Looks at sockets in which something waits; has them told of again once it was taken.
+fn check_again(host: &mut Host, now: Instant) {
+    let due = |(inode, standing): (&u64, &Standing)| (standing.check_at <= now).then_some(*inode);
+    let inodes: Vec<u64> = host.doors.standing.iter().filter_map(due).collect();
+    for inode in inodes {
+        let Some((endpoint, given)) = host.retained.find_given(inode) else {
+            host.doors.standing.remove(&inode);
+            continue;
+        };
+        if !given.place.has(inode) {
+            host.doors.standing.remove(&inode);
+            let_go_in_doubt(host, endpoint, given);
+        } else if host.retained.by_inode(inode).is_some_and(socket::is_readable) {
+            if let Some(standing) = host.doors.standing.get_mut(&inode) {
+                standing.check_at = now + standing.pause(now);
+            }
+        } else {
+            host.doors.standing.remove(&inode);
+            if let (Watch::On(arrivals), Some(socket)) = (&host.doors.watch, host.retained.by_inode(inode)) {
+                let _ = arrivals.again(socket.as_fd(), inode);
+            }
+        }
     }
+    host.doors.searches.hurry();
+    host.doors.spend(now);
 }
 
 /// Looks whether the program has its sockets where it had them.
@@ -314,6 +372,7 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) {
     };
     tracing::debug!(%endpoint, inode, "the program has closed a retained socket");
     host.doors.unwatch(socket.as_fd());
+    host.doors.standing.remove(&inode);
     drop(socket);
     if let Descriptors::Copied(copies) = &mut host.descriptors {
         copies.give_up(inode);

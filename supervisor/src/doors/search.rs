@@ -47,6 +47,8 @@ pub(super) struct Searches {
     lost: Vec<Lost>,
     /// When the time that the last one took is earned again.
     allowed_at: Instant,
+    /// Whether the last one could not look everywhere.
+    was_hidden: bool,
 }
 
 impl Searches {
@@ -61,6 +63,7 @@ impl Searches {
             graced: HashSet::new(),
             lost: Vec::new(),
             allowed_at: now,
+            was_hidden: false,
         }
     }
 
@@ -101,6 +104,11 @@ impl Searches {
             searched: 0,
             search_at: Instant::now(),
         });
+    }
+
+    /// The program is told of something that it may have closed: what is suspect is searched for now, unless that is known to be of no use.
+    pub(super) fn hurry(&mut self) {
+        self.asked |= !self.suspects.is_empty() && !self.was_hidden && self.graced.is_empty();
     }
 
     /// Asks for a search that begins from now on, and says its number.
@@ -149,6 +157,7 @@ pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
     searches.allowed_at = now + searches.cost * SHARE;
     searches.over = searches.begun;
     if let Some(search) = searches.running.take() {
+        searches.was_hidden = search.is_hidden_from();
         finish(host, &search, now);
     }
     true

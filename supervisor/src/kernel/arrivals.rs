@@ -14,6 +14,9 @@ use super::socket::errno_of;
 /// Sockets that are told of at once.
 const BATCH: usize = 64;
 
+/// Not edge-triggered: what is there already is told, too, once it is asked for.
+const EVENTS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
+
 /// Sockets to which something may come.
 #[derive(Debug)]
 pub struct Arrivals {
@@ -38,14 +41,15 @@ impl Arrivals {
     /// # Errors
     /// What epoll_ctl(2) says.
     pub fn add(&self, socket: BorrowedFd<'_>, inode: u64) -> Result<(), Errno> {
-        // Level-triggered: what waits when the program closes the socket is told, too.
-        epoll::add(
-            &self.epoll,
-            socket,
-            epoll::EventData::new_u64(inode),
-            epoll::EventFlags::IN,
-        )
-        .map_err(errno_of)
+        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(inode), EVENTS).map_err(errno_of)
+    }
+
+    /// Has a socket told of again that [`Arrivals::take`] gave.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn again(&self, socket: BorrowedFd<'_>, inode: u64) -> Result<(), Errno> {
+        epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(inode), EVENTS).map_err(errno_of)
     }
 
     /// Takes a socket out, which must be done before its descriptor is closed: others may have it open still.
@@ -66,7 +70,7 @@ impl Arrivals {
         self.polls.arm(self.epoll.as_fd(), PollFlags::IN, 0)
     }
 
-    /// The inode numbers of sockets in which something waits.
+    /// The inode numbers of sockets in which something waits. Each is told of no more until [`Arrivals::again`].
     pub fn take(&mut self) -> Vec<u64> {
         let _ = self.polls.take();
         let mut events = Vec::with_capacity(BATCH);

@@ -279,6 +279,13 @@ pub fn is_in_use(socket: BorrowedFd<'_>) -> bool {
         || get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
 }
 
+/// Whether something waits in a socket.
+pub fn is_readable(socket: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
 /// Where a connection attempt stands, seen without taking its error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {

@@ -1,0 +1,299 @@
+//! A program closes sockets that imsup retains, and runs on: it is told of them no more, clients are refused, the next bind of the port starts empty, and
+//! what that costs does not grow with what else is open. Natively and supervised.
+
+mod common;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use common::{Project, client, guest, wait_until};
+
+/// Where a closer runs, and how it is told what to do.
+struct Closer {
+    address: IpAddr,
+    control: SocketAddr,
+    /// A port that nobody else has.
+    port: u16,
+    native: Option<Child>,
+    project: Option<Project>,
+}
+
+impl Closer {
+    fn native() -> Self {
+        // Not from the range out of which the kernel chooses (ip_local_port_range), where others make connections meanwhile.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let first = 10_000 + u16::try_from(std::process::id() % 997).unwrap() * 20;
+        let next = || first + NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut free = std::iter::repeat_with(next).filter(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok());
+        let (control, port) = (free.next().unwrap(), free.next().unwrap());
+        let mut child = Command::new(guest("closer"))
+            .arg(control.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let said = child.stdout.as_mut().unwrap();
+        BufReader::new(said).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            control: (Ipv4Addr::LOCALHOST, control).into(),
+            port,
+            native: Some(child),
+            project: None,
+        }
+    }
+
+    fn supervised(label: &str) -> Self {
+        Self::of(label, "9000", &[])
+    }
+
+    fn of(label: &str, expose: &str, variables: &[(&str, &str)]) -> Self {
+        let compose = r#"
+services:
+  shop: { command: ["@guests@/closer", "7000"], expose: ["7000", @expose@], stop_grace_period: 200ms, x-imsup: { idle_after: 1h } }
+"#;
+        let project = Project::new(label, &compose.replace("@expose@", &format!("{expose:?}")));
+        let mut up = project.imsup_command(&["up", "-d"]);
+        up.envs(variables.iter().copied());
+        common::command::run(up, common::LIMIT).expect_success("up");
+        let address = project.host("shop").address.into();
+        Self {
+            address,
+            control: (address, 7000).into(),
+            port: 9000,
+            native: None,
+            project: Some(project),
+        }
+    }
+
+    #[track_caller]
+    fn ask(&self, command: &str) -> String {
+        client::ask_line(self.control, command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// The same, with `@` for the port.
+    #[track_caller]
+    fn tell(&self, command: &str) -> String {
+        self.ask(&command.replace('@', &self.port.to_string()))
+    }
+
+    #[track_caller]
+    fn ok(&self, command: &str) {
+        assert_eq!(self.tell(command), "ok", "{command}");
+    }
+
+    #[track_caller]
+    fn number(&self, command: &str) -> u32 {
+        let said = self.tell(command);
+        said.parse().unwrap_or_else(|_| panic!("{command}: {said}"))
+    }
+
+    fn at(&self) -> SocketAddr {
+        (self.address, self.port).into()
+    }
+
+    fn stale(&self) -> u64 {
+        self.ask("events").parse().unwrap()
+    }
+
+    /// Whether a datagram socket is bound to the port, whoever has it.
+    fn is_bound(&self) -> bool {
+        UdpSocket::bind(self.at()).is_err()
+    }
+
+    fn send(&self) {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+            .unwrap()
+            .send_to(b"x", self.at())
+            .unwrap();
+    }
+
+    /// The host's supervisor.
+    fn supervisor(&self) -> u32 {
+        let project = self.project.as_ref().unwrap();
+        common::parent(project.host("shop").pid.unwrap()).unwrap()
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.native {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+/// The closer natively, supervised, and where descriptors cannot be duplicated.
+fn everywhere(label: &str) -> [(&'static str, Closer); 3] {
+    let without = [("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")];
+    [
+        ("native", Closer::native()),
+        ("supervised", Closer::supervised(label)),
+        ("by copies", Closer::of(label, "9000", &without)),
+    ]
+}
+
+fn is_refused(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Whether somebody listens at this address, seen without connecting to it (proc_net_tcp(5)).
+fn is_listened_on(address: SocketAddr) -> bool {
+    let IpAddr::V4(ip) = address.ip() else { return false };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
+    let mapped = format!("0000000000000000FFFF0000{local}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap());
+    tables.iter().flat_map(|table| table.lines()).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields[1] == local || fields[1] == mapped) && fields[3] == "0A"
+    })
+}
+
+/// How many events may come of a closed socket when something comes to it before it was seen that it is closed, or waited in it: nobody sees a close(2).
+/// Natively none. They went on for a second (a million events), or for ever.
+const FEW: u64 = 200_000;
+
+#[test]
+fn a_program_is_told_nothing_of_a_listener_that_it_has_closed() {
+    for (place, closer) in everywhere("listener") {
+        let number = closer.number("listen tcp @");
+        closer.ok(&format!("close {number}"));
+        wait_until("the listener's end", || !is_listened_on(closer.at()));
+        for _ in 0..100 {
+            assert!(is_refused(closer.at()), "{place}");
+        }
+        assert_eq!(closer.stale(), 0, "{place}");
+    }
+}
+
+#[test]
+fn a_listener_is_closed_when_somebody_comes() {
+    for (place, closer) in everywhere("comes") {
+        for _ in 0..5 {
+            let number = closer.number("listen tcp @");
+            closer.ok(&format!("close {number}"));
+            wait_until("the port to refuse", || is_refused(closer.at()));
+        }
+        let stale = closer.stale();
+        assert!(stale < if place == "native" { 1 } else { FEW }, "{place}: {stale}");
+        assert!(is_refused(closer.at()) && closer.stale() == stale, "{place}");
+    }
+}
+
+/// The program is told of a connection, and closes the listener instead of accepting: the client is reset.
+#[test]
+fn a_client_that_waits_in_a_closed_listener_is_reset() {
+    for (place, closer) in everywhere("waiting") {
+        let number = closer.number("listen tcp @");
+        let mut waiting = [(); 3].map(|()| client::connect(closer.at()).unwrap());
+        closer.ok(&format!("close {number}"));
+        for client in &mut waiting {
+            let error = client.read(&mut [0; 1]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{place}");
+        }
+        let stale = closer.stale();
+        assert!(stale < if place == "native" { 1 } else { FEW }, "{place}: {stale}");
+        assert!(is_refused(closer.at()) && closer.stale() == stale, "{place}");
+    }
+}
+
+#[test]
+fn a_program_is_told_nothing_of_a_datagram_socket_that_it_has_closed() {
+    for (place, closer) in everywhere("datagrams") {
+        for comes in [false, true] {
+            let number = closer.number("listen udp @");
+            if comes {
+                closer.send();
+            }
+            closer.ok(&format!("close {number}"));
+            wait_until("the socket's end", || !closer.is_bound());
+            let stale = closer.stale();
+            for _ in 0..100 {
+                closer.send();
+            }
+            assert_eq!(closer.stale(), stale, "{place}");
+            let few = if comes && place != "native" { FEW } else { 1 };
+            assert!(stale < few, "{place}: {stale}");
+        }
+    }
+}
+
+/// A connect of the host's own is refused even if it was only just now that the listener was closed.
+#[test]
+fn a_connect_of_the_program_itself_is_refused_at_once() {
+    for (place, closer) in everywhere("own") {
+        for _ in 0..10 {
+            let number = closer.number("listen tcp @");
+            assert_eq!(closer.tell("connect @"), "ok", "{place}");
+            assert_eq!(closer.tell(&format!("take {number}")), "taken", "{place}");
+            closer.ok(&format!("close {number}"));
+            assert_eq!(closer.tell("connect @"), "ECONNREFUSED", "{place}");
+            assert_eq!(closer.tell("child connect @"), "ECONNREFUSED", "{place}");
+        }
+        assert_eq!(closer.stale(), 0, "{place}");
+    }
+}
+
+/// What a closed socket had queued is gone with it: for the same process, and for another one.
+#[test]
+fn a_rebind_starts_empty() {
+    for (place, closer) in everywhere("rebind") {
+        for binder in ["", "stay "] {
+            for kind in ["tcp", "udp"] {
+                let first = closer.number(&format!("listen {kind} @ reuseaddr"));
+                let waiting = (kind == "tcp").then(|| client::connect(closer.at()).unwrap());
+                if kind == "udp" {
+                    closer.send();
+                }
+                closer.ok(&format!("close {first}"));
+                if binder.is_empty() {
+                    let second = closer.number(&format!("listen {kind} @ reuseaddr"));
+                    assert_eq!(closer.tell(&format!("take {second}")), "EAGAIN", "{place} {kind}");
+                    closer.ok(&format!("close {second}"));
+                } else {
+                    closer.number(&format!("child listen {kind} @ reuseaddr"));
+                }
+                if let Some(mut client) = waiting {
+                    let error = client.read(&mut [0; 1]).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{place} {binder:?}");
+                }
+            }
+        }
+    }
+}
+
+/// A socket that lives on is somebody's, wherever: in another process, at another number, under way between processes. Its port is in use.
+#[test]
+fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
+    for (place, closer) in everywhere("moved") {
+        for kind in ["tcp", "udp"] {
+            let listen = format!("listen {kind} @");
+            let number = closer.number(&listen);
+            assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}");
+            let number = closer.number(&format!("move {number}"));
+            assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: moved");
+            closer.ok(&format!("underway {number}"));
+            assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: under way");
+            if kind == "tcp" {
+                client::connect(closer.at()).expect("it listens");
+            }
+            let number = closer.number("arrived");
+            assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: arrived");
+            if kind == "tcp" {
+                assert_eq!(closer.tell(&format!("take {number}")), "taken", "{place}");
+            }
+            // A child has it, and nobody else.
+            closer.ok("crowd 1 0");
+            closer.ok(&format!("close {number}"));
+            assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: a child's");
+            if kind == "tcp" {
+                client::connect(closer.at()).expect("it listens");
+            }
+            break;
+        }
+    }
+}
