@@ -218,11 +218,18 @@ impl Doors {
 
     /// The broker has closed what it was to close; false if this answers another question.
     pub fn closed(&mut self, question: u64) -> bool {
+        self.searches.closed(Some(question));
         self.closing.remove(&question).is_some()
+    }
+
+    /// The program was given an address for itself alone: nobody has what was let go there.
+    pub fn bound_alone(&mut self, endpoint: Endpoint) {
+        self.searches.forget(endpoint);
     }
 
     /// There is no broker, which would have anything open.
     pub fn broker_lost(&mut self) {
+        self.searches.closed(None);
         self.closing.clear();
     }
 
@@ -275,7 +282,9 @@ pub fn on_time(host: &mut Host, now: Instant) -> bool {
 
 /// Something has come: lets go of sockets that the program was told of and does not have.
 pub fn check(host: &mut Host) {
-    let Watch::On(arrivals) = &mut host.doors.watch else { return };
+    let Watch::On(arrivals) = &mut host.doors.watch else {
+        return;
+    };
     let now = Instant::now();
     for inode in arrivals.take() {
         match host.retained.find_given(inode) {
@@ -353,8 +362,8 @@ fn look(host: &mut Host, now: Instant) {
 /// Lets go of a socket that the program does not have where it had it. What cannot be taken again, or has a use for the next bind, is searched for first.
 fn let_go_in_doubt(host: &mut Host, endpoint: Endpoint, given: Given) {
     if given.listened && can_take_again(host) {
-        let_go(host, endpoint, given.inode);
-        host.doors.searches.lost(endpoint, given);
+        let closing = let_go(host, endpoint, given.inode);
+        host.doors.searches.lost(endpoint, given, closing);
     } else {
         host.doors.searches.suspect(given.inode);
     }
@@ -365,11 +374,9 @@ fn can_take_again(host: &Host) -> bool {
     matches!(host.descriptors, Descriptors::Duplicated(_))
 }
 
-/// Closes all of imsup's duplicates of a socket.
-fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) {
-    let Some(socket) = host.retained.remove(endpoint, inode) else {
-        return;
-    };
+/// Closes all of imsup's duplicates of a socket. Says what the broker was told, if there is one: its own is open until it answers.
+fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
+    let socket = host.retained.remove(endpoint, inode)?;
     tracing::debug!(%endpoint, inode, "the program has closed a retained socket");
     host.doors.unwatch(socket.as_fd());
     host.doors.standing.remove(&inode);
@@ -380,9 +387,9 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) {
     let id = host.doors.next_question;
     host.doors.next_question = id.wrapping_add(1);
     host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
-    if host.link.socket().is_some() {
-        host.doors.closing.insert(id, endpoint);
-    }
+    host.link.socket()?;
+    host.doors.closing.insert(id, endpoint);
+    Some(id)
 }
 
 /// Before `endpoint` is bound: lets go of what the program has closed there.
@@ -424,7 +431,6 @@ pub fn is_closed(host: &mut Host, endpoint: Endpoint) -> bool {
             closed = false;
         } else if given.listened {
             let_go(host, endpoint, given.inode);
-            host.doors.searches.lost(endpoint, given);
         }
     }
     closed

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use common::{Project, client, guest, wait_until};
+use common::{Project, client, guest, need, wait_until};
 
 /// Where a closer runs, and how it is told what to do.
 struct Closer {
@@ -47,15 +47,20 @@ impl Closer {
     }
 
     fn supervised(label: &str) -> Self {
-        Self::of(label, "9000", &[])
+        Self::of(label, &["9000"], &[], &[])
     }
 
-    fn of(label: &str, expose: &str, variables: &[(&str, &str)]) -> Self {
+    /// One that does `commands` when it starts, and whose host has these ports besides its control port.
+    fn of(label: &str, expose: &[&str], commands: &[&str], variables: &[(&str, &str)]) -> Self {
         let compose = r#"
 services:
-  shop: { command: ["@guests@/closer", "7000"], expose: ["7000", @expose@], stop_grace_period: 200ms, x-imsup: { idle_after: 1h } }
+  shop: { command: ["@guests@/closer", "7000", @commands@], expose: ["7000", @expose@], x-imsup: { idle_after: 1h } }
 "#;
-        let project = Project::new(label, &compose.replace("@expose@", &format!("{expose:?}")));
+        let list = |items: &[&str]| items.iter().map(|item| format!("{item:?}, ")).collect::<String>();
+        let compose = compose
+            .replace("@expose@", &list(expose))
+            .replace("@commands@", &list(commands));
+        let project = Project::new(label, &compose);
         let mut up = project.imsup_command(&["up", "-d"]);
         up.envs(variables.iter().copied());
         common::command::run(up, common::LIMIT).expect_success("up");
@@ -133,7 +138,7 @@ fn everywhere(label: &str) -> [(&'static str, Closer); 3] {
     [
         ("native", Closer::native()),
         ("supervised", Closer::supervised(label)),
-        ("by copies", Closer::of(label, "9000", &without)),
+        ("by copies", Closer::of(label, &["9000"], &[], &without)),
     ]
 }
 
@@ -286,14 +291,151 @@ fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
             if kind == "tcp" {
                 assert_eq!(closer.tell(&format!("take {number}")), "taken", "{place}");
             }
-            // A child has it, and nobody else.
-            closer.ok("crowd 1 0");
             closer.ok(&format!("close {number}"));
-            assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: a child's");
-            if kind == "tcp" {
-                client::connect(closer.at()).expect("it listens");
+            let number = closer.number(&listen);
+            closer.ok(&format!("close {number}"));
+        }
+        // A child has it, and nobody else.
+        let number = closer.number("listen tcp @");
+        closer.ok("crowd 1 0");
+        closer.ok(&format!("close {number}"));
+        assert_eq!(closer.tell("listen tcp @"), "EADDRINUSE", "{place}: a child's");
+        client::connect(closer.at()).expect("it listens");
+        assert_eq!(closer.tell("listen tcp @"), "EADDRINUSE", "{place}: a child's");
+    }
+}
+
+/// Of sockets that share a port (SO_REUSEPORT) those that are closed take no connections, and those that are open take all.
+#[test]
+fn workers_that_share_a_port_lose_nothing_to_those_that_closed_it() {
+    for (place, closer) in everywhere("shared") {
+        let mut open: Vec<u32> = (0..3).map(|_| closer.number("listen tcp @ reuseport")).collect();
+        for _ in 0..5 {
+            closer.ok(&format!("close {}", open.remove(0)));
+            open.push(closer.number("listen tcp @ reuseport"));
+            let clients = [(); 20].map(|()| client::connect(closer.at()).unwrap());
+            let mut taken = 0;
+            for number in &open {
+                while closer.tell(&format!("take {number}")) == "taken" {
+                    taken += 1;
+                }
             }
-            break;
+            assert_eq!(taken, clients.len(), "{place}");
         }
     }
+}
+
+/// The first bind of a boot gets what came before there was a program: also where that only tries first whether it can bind.
+#[test]
+fn the_first_bind_of_a_boot_gets_what_waited() {
+    for commands in [&["listen tcp 9000"][..], &["probe 9000", "listen tcp 9000"]] {
+        let closer = Closer::of("first", &["9000"], commands, &[]);
+        let mut waiting = client::connect(closer.at()).unwrap();
+        let number = closer.number("last");
+        assert_eq!(closer.tell(&format!("take {number}")), "taken");
+        assert_eq!(waiting.read(&mut [0; 1]).unwrap(), 0, "it was accepted, and closed");
+        assert_eq!(closer.project.as_ref().unwrap().host("shop").boots, 1);
+    }
+    let closer = Closer::of("first", &["9000/udp"], &["listen udp 9000"], &[]);
+    closer.send();
+    let number = closer.number("last");
+    assert_eq!(closer.tell(&format!("take {number}")), "taken");
+    assert_eq!(closer.tell(&format!("take {number}")), "EAGAIN");
+}
+
+/// Once the program has ended its ports are taken anew, whatever it had closed, and what comes boots it.
+#[test]
+fn a_closed_port_boots_its_host_after_the_end() {
+    for (kind, port) in [("tcp", "9000"), ("udp", "9000/udp")] {
+        let closer = Closer::of("boots", &[port], &[&format!("listen {kind} 9000")], &[]);
+        let project = closer.project.as_ref().unwrap();
+        let number = closer.number("last");
+        closer.ok(&format!("close {number}"));
+        match kind {
+            "tcp" => wait_until("the listener's end", || !is_listened_on(closer.at())),
+            _ => wait_until("the socket's end", || !closer.is_bound()),
+        }
+        assert!(client::ask_line(closer.control, "end").is_err());
+        project.wait_event("shop", "exit", 1);
+        let waiting = (kind == "tcp").then(|| client::connect(closer.at()).unwrap());
+        if kind == "udp" {
+            closer.send();
+        }
+        project.wait_event("shop", "ready", 2);
+        let number = closer.number("last");
+        assert_eq!(closer.tell(&format!("take {number}")), "taken", "{kind}");
+        drop(waiting);
+    }
+}
+
+/// The system calls of a process while something is done: strace(1).
+fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {
+    need(&["strace"]);
+    let summary = tempfile::NamedTempFile::new().unwrap();
+    let mut strace = Command::new("strace")
+        .args(["-f", "-c", "-U", "calls,name", "-p", &pid.to_string(), "-o"])
+        .arg(summary.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(strace.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert!(line.contains("attached"), "{line}");
+    during();
+    let tracer = rustix::process::Pid::from_child(&strace);
+    rustix::process::kill_process(tracer, rustix::process::Signal::INT).unwrap();
+    strace.wait().unwrap();
+    let text = std::fs::read_to_string(summary.path()).unwrap();
+    let row = |line: &str| {
+        let (count, name) = line.trim().split_once(' ')?;
+        Some((name.trim().to_owned(), count.parse().ok()?))
+    };
+    text.lines()
+        .filter_map(row)
+        .filter(|(name, _)| name != "total")
+        .collect()
+}
+
+/// A rebind looks at nothing that has to do with other sockets.
+#[test]
+fn a_rebind_costs_the_same_whatever_else_is_open() {
+    const REBINDS: u64 = 20;
+    let closer = Closer::supervised("cost");
+    closer.ok("crowd 40 250");
+    let mut number = closer.number("listen tcp @");
+    let calls = system_calls(closer.supervisor(), || {
+        for _ in 0..REBINDS {
+            closer.ok(&format!("close {number}"));
+            number = closer.number("listen tcp @");
+        }
+    });
+    let total: u64 = calls.iter().map(|(_, count)| count).sum();
+    // 10,000 descriptors.
+    assert!(total < REBINDS * 250, "{total}: {calls:?}");
+}
+
+/// One walk answers for all.
+#[test]
+fn a_thousand_closed_listeners_are_one_search() {
+    const COUNT: u64 = 900;
+    let closer = Closer::supervised("thousand");
+    closer.ok("crowd 10 100");
+    closer.ok(&format!("range {COUNT} 10000"));
+    let listened = |port: u64| is_listened_on((closer.address, u16::try_from(port).unwrap()).into());
+    assert!(listened(10_000) && listened(10_000 + COUNT - 1));
+    let calls = system_calls(closer.supervisor(), || {
+        closer.ok("close-range");
+        wait_until("the last listener's end", || {
+            // It goes on with all else meanwhile.
+            closer.stale() == 0
+                && ![10_000, 10_000 + COUNT / 2, 10_000 + COUNT - 1]
+                    .into_iter()
+                    .any(listened)
+        });
+    });
+    let total: u64 = calls.iter().map(|(_, count)| count).sum();
+    assert!(total < COUNT * 40, "{total}: {calls:?}");
+    // Each of them is free.
+    closer.ok(&format!("range {COUNT} 10000"));
 }

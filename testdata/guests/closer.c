@@ -2,7 +2,7 @@
  * A server that closes sockets without EPOLL_CTL_DEL and runs on. It does what it is told by lines on a connection to its control port, and answers each
  * with a line: an error's name, or what is said below.
  *
- *   closer CONTROL-PORT
+ *   closer CONTROL-PORT [COMMAND]...   does these first, in this order
  *
  *   listen tcp|udp PORT [reuseport|reuseaddr]...  makes a socket, watches it with epoll: its number
  *   probe PORT         binds a TCP socket, does not listen, closes it: "ok"
@@ -17,6 +17,8 @@
  *   crowd CHILDREN N   that many children with N descriptors each stay: "ok"
  *   range COUNT PORT   listens on as many ports from this one on: "ok"
  *   close-range        closes them: "ok"
+ *   end                ends: no answer
+ *   last               the number of what it listened on last
  *   events             how many events came of sockets that were closed
  */
 #define _GNU_SOURCE
@@ -37,6 +39,7 @@
 #define MAX_RANGE 2000
 
 static int poller, open_at[65536], range[MAX_RANGE], ranged, way[2] = {-1, -1};
+static int last = -1;
 static unsigned long stale;
 
 static int address_at(int port, unsigned ip, struct sockaddr_in *address)
@@ -75,7 +78,7 @@ static int listen_on(const char *kind, int port, const char *options)
 		return -1;
 	}
 	watch(fd);
-	return fd;
+	return last = fd;
 }
 
 static void close_watched(int fd)
@@ -230,6 +233,11 @@ static const char *answer(char *line)
 	} else if (!strncmp(line, "close-range", 11)) {
 		while (ranged > 0)
 			close_watched(range[--ranged]);
+	} else if (!strncmp(line, "end", 3)) {
+		_exit(0);
+	} else if (!strncmp(line, "last", 4)) {
+		snprintf(text, sizeof text, "%d", last);
+		return text;
 	} else if (!strncmp(line, "events", 6)) {
 		snprintf(text, sizeof text, "%lu", stale);
 		return text;
@@ -251,6 +259,9 @@ int main(int argc, char **argv)
 		perror("control port");
 		return 1;
 	}
+	for (int command = 2; command < argc; command++)
+		if (!answer(argv[command]))
+			perror(argv[command]);
 	printf("ready\n");
 	fflush(stdout);
 	for (;;) {

@@ -27,14 +27,26 @@ const GRACE: Duration = Duration::from_secs(1);
 struct Lost {
     endpoint: Endpoint,
     given: Given,
+    /// The broker's duplicate, while that is not closed.
+    closing: Option<u64>,
+    /// Whether its address is in use although imsup has nothing open there.
+    in_use: bool,
     searched: usize,
     search_at: Instant,
+}
+
+impl Lost {
+    fn is_to_be_tried(&self) -> bool {
+        self.closing.is_none() && !self.in_use
+    }
 }
 
 /// The search that is under way, and what is to be searched for.
 #[derive(Debug)]
 pub(super) struct Searches {
     running: Option<Search>,
+    /// A time that is over: what is due at once.
+    past: Instant,
     cost: Duration,
     begun: u64,
     over: u64,
@@ -55,6 +67,7 @@ impl Searches {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             running: None,
+            past: now,
             cost: Duration::ZERO,
             begun: 0,
             over: 0,
@@ -70,9 +83,12 @@ impl Searches {
     /// When [`on_time`] is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
         if self.running.is_some() || self.asked {
-            return Some(Instant::now());
+            return Some(self.past);
         }
-        let lost = self.lost.iter().map(|lost| lost.search_at);
+        if self.lost.iter().any(Lost::is_to_be_tried) {
+            return Some(self.past);
+        }
+        let lost = self.lost.iter().filter(|lost| lost.in_use).map(|lost| lost.search_at);
         let next = self.suspects.values().copied().chain(lost).min()?;
         Some(next.max(self.allowed_at))
     }
@@ -87,22 +103,47 @@ impl Searches {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        let mut all = self
-            .suspects
-            .values()
-            .copied()
-            .chain(self.lost.iter().map(|lost| lost.search_at));
+        let lost = self.lost.iter().filter(|lost| lost.in_use).map(|lost| lost.search_at);
+        let mut all = self.suspects.values().copied().chain(lost);
         self.allowed_at <= now && all.any(|at| at <= now)
     }
 
-    /// A socket was let go in doubt.
-    pub(super) fn lost(&mut self, endpoint: Endpoint, given: Given) {
+    /// A socket was let go in doubt; `closing` is what the broker was told of it.
+    pub(super) fn lost(&mut self, endpoint: Endpoint, given: Given, closing: Option<u64>) {
         self.suspects.remove(&given.inode);
         self.lost.push(Lost {
             endpoint,
             given,
+            closing,
+            in_use: false,
             searched: 0,
             search_at: Instant::now(),
+        });
+    }
+
+    /// The broker has closed a duplicate; all of them, if it is gone.
+    pub(super) fn closed(&mut self, question: Option<u64>) {
+        for lost in &mut self.lost {
+            lost.closing
+                .take_if(|closing| question.is_none_or(|question| question == *closing));
+        }
+    }
+
+    /// The program was given an address for itself alone, so nobody had any of these sockets.
+    pub(super) fn forget(&mut self, endpoint: Endpoint) {
+        self.lost.retain(|lost| lost.endpoint != endpoint);
+    }
+
+    /// Asks the kernel whether anybody has what was let go: if its address can be bound, nobody has.
+    fn try_lost(&mut self) {
+        let mut left = SLICE / 4;
+        self.lost.retain_mut(|lost| {
+            if left == 0 || !lost.is_to_be_tried() {
+                return true;
+            }
+            left -= 1;
+            lost.in_use = socket::probe(lost.endpoint).is_err();
+            lost.in_use
         });
     }
 
@@ -135,13 +176,14 @@ pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
     let searches = &mut host.doors.searches;
     searches.suspect(given.inode);
     if searches.allowed_at > now && can_take_again(host) && !process::is_gone(given.place.tid) {
-        part(host, given.inode, None, now);
+        part(host, given.inode, None, &mut Ended::default(), now);
     }
 }
 
 /// Goes on with the search; begins one if it is time. True if one is over.
 pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
     let searches = &mut host.doors.searches;
+    searches.try_lost();
     if searches.running.is_none() {
         if !searches.asked && !searches.is_due(now) {
             return false;
@@ -166,10 +208,11 @@ pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
 /// Draws the consequences of a search.
 fn finish(host: &mut Host, search: &Search, now: Instant) {
     let suspects: Vec<u64> = host.doors.searches.suspects.keys().copied().collect();
+    let mut ended = Ended::default();
     for inode in suspects {
         let place = search.place(inode);
         if place.is_some() || !search.is_hidden_from() || can_take_again(host) {
-            part(host, inode, place, now);
+            part(host, inode, place, &mut ended, now);
         } else {
             // A process that may not be looked into counts as having what nobody else has.
             host.doors.searches.suspects.remove(&inode);
@@ -188,15 +231,25 @@ fn finish(host: &mut Host, search: &Search, now: Instant) {
     }
 }
 
+/// Which processes have ended, each asked once.
+#[derive(Default)]
+struct Ended(HashMap<i32, bool>);
+
+impl Ended {
+    fn has(&mut self, pid: i32) -> bool {
+        *self.0.entry(pid).or_insert_with(|| process::is_gone(pid))
+    }
+}
+
 /// Decides of a socket that is not where it was: it was found elsewhere, or is let go.
-fn part(host: &mut Host, inode: u64, place: Option<Place>, now: Instant) {
+fn part(host: &mut Host, inode: u64, place: Option<Place>, ended: &mut Ended, now: Instant) {
     let Some((endpoint, given)) = host.retained.find_given(inode) else {
         host.doors.searches.suspects.remove(&inode);
         return;
     };
     if place.is_none()
         && given.listened
-        && process::is_gone(given.place.tid)
+        && ended.has(given.place.tid)
         && let Some(at) = host.doors.searches.suspects.get_mut(&inode)
         && !host.doors.searches.graced.contains(&inode)
     {
@@ -211,9 +264,9 @@ fn part(host: &mut Host, inode: u64, place: Option<Place>, now: Instant) {
         // It only tried whether it could bind: natively there was no queue that it closed.
         None if !given.listened => host.retained.wait_again(inode),
         None => {
-            let_go(host, endpoint, inode);
+            let closing = let_go(host, endpoint, inode);
             if can_take_again(host) {
-                host.doors.searches.lost(endpoint, given);
+                host.doors.searches.lost(endpoint, given, closing);
             }
         }
     }

@@ -150,6 +150,10 @@ pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
         Transport::Udp => SocketType::DGRAM,
     };
     let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).map_err(errno_of)?;
+    if endpoint.transport == Transport::Tcp {
+        // Connections of before, and those in TIME_WAIT, do not count.
+        set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    }
     bind(socket.as_fd(), SocketAddr::V4(endpoint.address))
 }
 
@@ -213,9 +217,10 @@ pub fn set_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
 
-/// Whether SO_REUSEPORT is set.
-pub fn is_reuseport(socket: BorrowedFd<'_>) -> bool {
-    get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
+/// Whether a bound socket lets others listen, or receive datagrams, at its address: SO_REUSEPORT, and of datagrams SO_REUSEADDR (socket(7)).
+pub fn may_share(socket: BorrowedFd<'_>, transport: Transport) -> bool {
+    let is_set = |name| get_int(socket, libc::SOL_SOCKET, name).is_ok_and(|value| value != 0);
+    is_set(libc::SO_REUSEPORT) || (transport == Transport::Udp && is_set(libc::SO_REUSEADDR))
 }
 
 /// How long a blocking send or connect may take (SO_SNDTIMEO); `None` for ever.

@@ -233,6 +233,9 @@ fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
         socket::clear_v6only(socket)?;
     }
     socket::bind(socket, bind.family.form(bind.endpoint.address))?;
+    if !socket::may_share(socket, bind.endpoint.transport) {
+        host.doors.bound_alone(bind.endpoint);
+    }
     bound(host, tid, &bind.socket, bind);
     Ok(())
 }
