@@ -368,12 +368,13 @@ fn a_closed_port_boots_its_host_after_the_end() {
     }
 }
 
-/// The system calls of a process while something is done: strace(1).
-fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {
+/// Does something while strace(1) traces a process; what it wrote.
+fn traced(pid: u32, options: &[&str], during: impl FnOnce()) -> String {
     need(&["strace"]);
     let summary = tempfile::NamedTempFile::new().unwrap();
     let mut strace = Command::new("strace")
-        .args(["-f", "-c", "-U", "calls,name", "-p", &pid.to_string(), "-o"])
+        .args(options)
+        .args(["-f", "-p", &pid.to_string(), "-o"])
         .arg(summary.path())
         .stderr(Stdio::piped())
         .spawn()
@@ -386,7 +387,12 @@ fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {
     let tracer = rustix::process::Pid::from_child(&strace);
     rustix::process::kill_process(tracer, rustix::process::Signal::INT).unwrap();
     strace.wait().unwrap();
-    let text = std::fs::read_to_string(summary.path()).unwrap();
+    std::fs::read_to_string(summary.path()).unwrap()
+}
+
+/// How often a process makes which system call while something is done.
+fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {
+    let text = traced(pid, &["-c", "-U", "calls,name"], during);
     let row = |line: &str| {
         let (count, name) = line.trim().split_once(' ')?;
         Some((name.trim().to_owned(), count.parse().ok()?))
@@ -438,4 +444,25 @@ fn a_thousand_closed_listeners_are_one_search() {
     assert!(total < COUNT * 40, "{total}: {calls:?}");
     // Each of them is free.
     closer.ok(&format!("range {COUNT} 10000"));
+}
+
+/// The duplicate on which a trapped call was carried out is closed before the call is answered, however long that takes.
+#[test]
+fn a_program_is_told_nothing_of_sockets_that_it_closes_after_a_call() {
+    let closer = Closer::supervised("answered");
+    closer.number("listen tcp @");
+    closer.ok("dial tcp @ 5");
+    assert_eq!(closer.stale(), 0);
+    for slow in ["close", "fcntl", "getsockopt", "getsockname", "sendmsg"] {
+        let inject = format!("inject={slow}:delay_enter=10000:delay_exit=10000");
+        let said = traced(closer.supervisor(), &["-e", &inject], || {
+            closer.ok("dial tcp @ 10");
+            let number = closer.number("listen udp @");
+            closer.ok("dial udp @ 10");
+            closer.ok(&format!("close {number}"));
+            wait_until("the socket's end", || !closer.is_bound());
+        });
+        assert!(said.contains("INJECTED") || said.contains("DELAYED"), "{said}");
+        assert_eq!(closer.stale(), 0, "{slow}");
+    }
 }

@@ -12,6 +12,7 @@
  *   arrived            takes it out again: its new number
  *   take NUMBER        accept(2) or recv(2), without waiting: "taken", or EAGAIN
  *   connect PORT       connects to 127.0.0.1: "ok"
+ *   dial KIND PORT N   as often: watches a socket, connects it to 127.0.0.1, closes it: "ok"
  *   child COMMAND      a child does the command, answers, and ends
  *   stay COMMAND       a child does the command, answers, and stays
  *   crowd CHILDREN N   that many children with N descriptors each stay: "ok"
@@ -52,13 +53,18 @@ static int address_at(int port, unsigned ip, struct sockaddr_in *address)
 }
 
 /* Each socket that was made has a number for life in the events: its descriptor's number says nothing after a close. */
-static void watch(int fd)
+static void watch_for(int fd, unsigned events)
 {
 	static unsigned long made;
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = (++made << 32) | (unsigned)fd};
+	struct epoll_event event = {.events = events, .data.u64 = (++made << 32) | (unsigned)fd};
 
 	open_at[fd] = made;
 	epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
+}
+
+static void watch(int fd)
+{
+	watch_for(fd, EPOLLIN);
 }
 
 static int listen_on(const char *kind, int port, const char *options)
@@ -224,6 +230,18 @@ static const char *answer(char *line)
 		error = errno;
 		close(fd);
 		errno = error;
+	} else if (sscanf(line, "dial %7s %d %d", kind, &number, &other) == 3) {
+		while (other-- > 0 && !result) {
+			int fd = socket(AF_INET, strcmp(kind, "tcp") ? SOCK_DGRAM : SOCK_STREAM, 0);
+			struct epoll_event event;
+
+			watch_for(fd, EPOLLOUT);
+			result = connect(fd, (void *)&address, address_at(number, INADDR_LOOPBACK, &address));
+			close_watched(fd);
+			/* Nothing else is told, and whatever is comes at once. */
+			while (epoll_wait(poller, &event, 1, 0) == 1 && (int)(event.data.u64 >> 32) != open_at[event.data.u64 & 0xffffffff])
+				stale++;
+		}
 	} else if (sscanf(line, "crowd %d %d", &number, &other) == 2) {
 		result = crowd(number, other);
 	} else if (sscanf(line, "range %d %d", &number, &other) == 2) {
