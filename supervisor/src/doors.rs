@@ -289,9 +289,7 @@ pub fn check(host: &mut Host) {
     for inode in arrivals.take() {
         match host.retained.find_given(inode) {
             Some((_, given)) if given.place.has(inode) => host.doors.stands(inode, now),
-            // A process that has ended is told of nothing, and its host may be about to end.
-            Some((_, given)) if process::is_gone(given.place.tid) => host.doors.searches.suspect(inode),
-            Some((endpoint, given)) => let_go_in_doubt(host, endpoint, given),
+            Some((endpoint, given)) => told_of(host, endpoint, given),
             None => {}
         }
     }
@@ -312,7 +310,7 @@ fn check_again(host: &mut Host, now: Instant) {
         };
         if !given.place.has(inode) {
             host.doors.standing.remove(&inode);
-            let_go_in_doubt(host, endpoint, given);
+            told_of(host, endpoint, given);
         } else if host.retained.by_inode(inode).is_some_and(socket::is_readable) {
             if let Some(standing) = host.doors.standing.get_mut(&inode) {
                 standing.check_at = now + standing.pause(now);
@@ -357,6 +355,16 @@ fn look(host: &mut Host, now: Instant) {
     }
     let cost = cpu::own_thread().saturating_sub(began) + CHECK_COST / 2;
     host.doors.look_at = now + longest.max(cost * SHARE).min(Duration::from_secs(2));
+}
+
+/// Something has come to a socket that the program does not have where it had it.
+fn told_of(host: &mut Host, endpoint: Endpoint, given: Given) {
+    if process::has_no_descriptors(given.place.tid) {
+        // A process that ends is told of nothing. Its host may end too, and then the next boot serves who waits.
+        host.doors.searches.suspect(given.inode);
+    } else {
+        let_go_in_doubt(host, endpoint, given);
+    }
 }
 
 /// Lets go of a socket that the program does not have where it had it. What cannot be taken again, or has a use for the next bind, is searched for first.

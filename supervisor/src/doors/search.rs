@@ -175,7 +175,7 @@ impl Searches {
 pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
     let searches = &mut host.doors.searches;
     searches.suspect(given.inode);
-    if searches.allowed_at > now && can_take_again(host) && !process::is_gone(given.place.tid) {
+    if searches.allowed_at > now && can_take_again(host) && !process::has_no_descriptors(given.place.tid) {
         part(host, given.inode, None, &mut Ended::default(), now);
     }
 }
@@ -237,7 +237,7 @@ struct Ended(HashMap<i32, bool>);
 
 impl Ended {
     fn has(&mut self, pid: i32) -> bool {
-        *self.0.entry(pid).or_insert_with(|| process::is_gone(pid))
+        *self.0.entry(pid).or_insert_with(|| process::has_no_descriptors(pid))
     }
 }
 

@@ -224,6 +224,12 @@ pub fn is_gone(pid: i32) -> bool {
     status_field(pid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
+/// Whether a process has ended, or is about to: it gives its table of descriptors up before it closes them, and long before it is a zombie
+/// (kernel/exit.c, do_exit; fs/file.c, exit_files). A process that has closed all it had counts as well.
+pub fn has_no_descriptors(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut entries| entries.next().is_none()) || is_gone(pid)
+}
+
 /// Calls `visitor` for each descriptor of a process, with the inode number where it is a socket's; false where it may not be inspected.
 fn visit_sockets(pid: i32, mut visitor: impl FnMut(Option<u64>)) -> bool {
     inspect::as_owner(pid, || {
