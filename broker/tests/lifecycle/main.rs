@@ -6,6 +6,7 @@
 
 mod bad;
 mod boots;
+mod closed;
 mod control;
 mod disposal;
 mod ends;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             let trials = [
                 boots::trials(),
                 ends::trials(),
+                closed::trials(),
                 reach::trials(),
                 control::trials(),
                 names::trials(),
