@@ -288,7 +288,7 @@ pub fn check(host: &mut Host) {
     let now = Instant::now();
     for inode in arrivals.take() {
         match host.retained.find_given(inode) {
-            Some((_, given)) if given.place.has(inode) => host.doors.stands(inode, now),
+            Some((_, given)) if given.place.may_have(inode) => host.doors.stands(inode, now),
             Some((endpoint, given)) => told_of(host, endpoint, given),
             None => {}
         }
@@ -308,7 +308,7 @@ fn check_again(host: &mut Host, now: Instant) {
             host.doors.standing.remove(&inode);
             continue;
         };
-        if !given.place.has(inode) {
+        if !given.place.may_have(inode) {
             host.doors.standing.remove(&inode);
             told_of(host, endpoint, given);
         } else if host.retained.by_inode(inode).is_some_and(socket::is_readable) {
@@ -343,7 +343,7 @@ fn look(host: &mut Host, now: Instant) {
             0
         };
         for (_, given) in all.iter().cycle().skip(first).take(count) {
-            if !given.place.has(given.inode) {
+            if !given.place.may_have(given.inode) {
                 search::suspect(host, given, now);
             }
         }
@@ -404,7 +404,7 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
 pub fn vet(host: &mut Host, endpoint: Endpoint) -> Vetted {
     let mut doubtful = false;
     for given in host.retained.given_at(endpoint) {
-        if !given.place.has(given.inode) {
+        if !given.place.may_have(given.inode) {
             let_go_in_doubt(host, endpoint, given);
             doubtful |= host.doors.searches.is_suspect(given.inode);
         }
@@ -425,7 +425,7 @@ pub fn is_closed(host: &mut Host, endpoint: Endpoint) -> bool {
     if all.is_empty() {
         return host.doors.is_closing(endpoint);
     }
-    if all.iter().any(|given| given.place.has(given.inode)) {
+    if all.iter().any(|given| given.place.may_have(given.inode)) {
         return false;
     }
     let mut search = Search::new(all.iter().map(|given| given.inode));

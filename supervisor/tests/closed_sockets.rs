@@ -466,3 +466,46 @@ fn a_program_is_told_nothing_of_sockets_that_it_closes_after_a_call() {
         assert_eq!(closer.stale(), 0, "{slow}");
     }
 }
+
+/// What was let go in doubt is retained again, and is the next boot's when the program is killed.
+#[test]
+fn a_listener_that_has_moved_is_the_next_boots_too() {
+    let closer = Closer::of("again", &["9000"], &["listen tcp 9000"], &[]);
+    let project = closer.project.as_ref().unwrap();
+    for kill in 1..=3 {
+        let number = closer.number("last");
+        if kill % 2 == 1 {
+            closer.number(&format!("move {number}"));
+        } else {
+            closer.ok("crowd 1 0");
+            closer.ok(&format!("close {number}"));
+        }
+        // The bind finds out, and is answered once that is over.
+        assert_eq!(closer.tell("listen tcp @"), "EADDRINUSE");
+        let mut waiting = client::connect(closer.at()).unwrap();
+        project.kill(project.host("shop").pid.unwrap());
+        project.wait_event("shop", "exit", kill);
+        let number = closer.number("last");
+        assert_eq!(closer.tell(&format!("take {number}")), "taken");
+        assert_eq!(waiting.read(&mut [0; 1]).unwrap(), 0, "it was accepted, and closed");
+    }
+}
+
+/// Of a program that may not be looked into (PR_SET_DUMPABLE, for ordinary users) nobody knows what it has closed: it keeps what it had.
+#[test]
+fn a_program_that_may_not_be_looked_into_keeps_what_it_has() {
+    let closer = Closer::of("hidden", &["9000"], &["listen tcp 9000"], &[]);
+    let number = closer.number("last");
+    closer.ok("hide");
+    for _ in 0..10 {
+        client::connect(closer.at()).unwrap();
+        assert_eq!(closer.tell(&format!("take {number}")), "taken");
+    }
+    let mut waiting = client::connect(closer.at()).unwrap();
+    let project = closer.project.as_ref().unwrap();
+    assert!(client::ask_line(closer.control, "die").is_err());
+    project.wait_event("shop", "exit", 1);
+    let number = closer.number("last");
+    assert_eq!(closer.tell(&format!("take {number}")), "taken");
+    assert_eq!(waiting.read(&mut [0; 1]).unwrap(), 0, "it was accepted, and closed");
+}

@@ -18,7 +18,8 @@
  *   crowd CHILDREN N   that many children with N descriptors each stay: "ok"
  *   range COUNT PORT   listens on as many ports from this one on: "ok"
  *   close-range        closes them: "ok"
- *   end                ends: no answer
+ *   hide               nobody without CAP_SYS_PTRACE may look into it: "ok"
+ *   end, die           ends, kills itself: no answer
  *   last               the number of what it listened on last
  *   events             how many events came of sockets that were closed
  */
@@ -251,6 +252,10 @@ static const char *answer(char *line)
 	} else if (!strncmp(line, "close-range", 11)) {
 		while (ranged > 0)
 			close_watched(range[--ranged]);
+	} else if (!strncmp(line, "hide", 4)) {
+		result = prctl(PR_SET_DUMPABLE, 0);
+	} else if (!strncmp(line, "die", 3)) {
+		raise(SIGKILL);
 	} else if (!strncmp(line, "end", 3)) {
 		_exit(0);
 	} else if (!strncmp(line, "last", 4)) {

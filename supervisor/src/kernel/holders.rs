@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use rustix::fs::Dir;
 
 use super::descriptors::{self, socket_inode};
@@ -28,6 +29,14 @@ impl Place {
     /// Whether the socket with this inode number is there.
     pub fn has(self, inode: u64) -> bool {
         process::socket_of(self.tid, self.number) == Ok(inode)
+    }
+
+    /// The same, or that cannot be seen: a process that is not dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)), may have it still.
+    pub fn may_have(self, inode: u64) -> bool {
+        match process::socket_of(self.tid, self.number) {
+            Ok(found) => found == inode,
+            Err(errno) => errno == Errno::EPERM,
+        }
     }
 
     /// The same place by its process, as a thread ends before its process does. As it is if the thread has descriptors of its own.

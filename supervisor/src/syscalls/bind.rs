@@ -471,6 +471,8 @@ pub(super) fn retain(
                     host.doors.watch(socket.as_fd(), inode);
                 }
                 host.announce(endpoint, brokers);
+                // It stands for a copy.
+                host.give_up_copy(socket.as_fd());
             }
         }
         Err(errno) => {
