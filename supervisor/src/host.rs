@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use crate::copies::Copies;
 use crate::doors::Doors;
 use crate::identity::Identity;
+use crate::incoming::Incoming;
 use crate::kernel::means::Means;
 use crate::kernel::notify::Listener;
 use crate::kernel::task::Tasks;
@@ -40,6 +41,8 @@ pub struct Host {
     pub retained: Retained,
     /// Which of its listeners it still has.
     pub doors: Doors,
+    /// What comes to its sockets.
+    pub incoming: Incoming,
     /// Ports that the kernel chose on the machine's own addresses.
     pub native_ports: NativePorts,
     /// Whether a UDP socket was bound to one of the host's addresses.

@@ -9,6 +9,7 @@ mod error;
 pub mod held;
 pub mod host;
 pub mod identity;
+pub mod incoming;
 mod init;
 pub mod kernel;
 pub mod link;

@@ -17,6 +17,7 @@ use crate::doors::Doors;
 use crate::error::{RunError, Trying};
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
+use crate::incoming::Incoming;
 use crate::kernel::means::Means;
 use crate::kernel::spawn;
 use crate::kernel::{cgroup, features, socket};
@@ -159,6 +160,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         sockets: SocketTable::default(),
         retained: welcome.retained,
         doors: Doors::default(),
+        incoming: Incoming::default(),
         native_ports: NativePorts::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),

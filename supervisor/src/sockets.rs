@@ -385,6 +385,11 @@ impl Retained {
         self.all_listening().map(|(endpoint, slot)| (endpoint, &slot.socket))
     }
 
+    /// The same, by their inode numbers.
+    pub fn listening_by_inode(&self) -> impl Iterator<Item = (u64, &OwnedFd)> {
+        self.all_listening().map(|(_, slot)| (slot.inode, &slot.socket))
+    }
+
     /// The stream sockets that the program listens on, with the backlog that it asked for.
     pub fn listeners(&self) -> impl Iterator<Item = (Endpoint, &OwnedFd, i32)> {
         self.all_listening()

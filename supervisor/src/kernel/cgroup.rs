@@ -143,6 +143,14 @@ impl Cgroup {
         Some(Duration::from_micros(micros.parse().ok()?))
     }
 
+    /// Its id, by which the kernel knows whose a socket is, and those of cgroups made below it: their inode numbers (include/linux/kernfs.h, kernfs_id).
+    pub fn ids(&self) -> Vec<u64> {
+        let directories = subtree(&self.path).into_iter();
+        directories
+            .filter_map(|path| Some(fs::metadata(path).ok()?.ino()))
+            .collect()
+    }
+
     /// Kills what is left in it and thaws it.
     fn clear(&self) -> Result<(), CgroupError> {
         let using = |source: io::Error| CgroupError::Use {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
@@ -14,4 +15,10 @@ pub fn process_cpu(pid: i32) -> Option<Duration> {
 /// The CPU time that the calling thread has used.
 pub fn own_thread() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The minor page faults of all children that the calling process has waited for.
+pub fn faults_of_own_children() -> u64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
+    usage.map_or(0, |usage| usage.minor_page_faults().unsigned_abs())
 }

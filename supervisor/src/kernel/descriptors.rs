@@ -89,3 +89,14 @@ pub(super) fn open(pid: i32) -> Option<OwnedFd> {
 pub(super) fn number(name: &CStr) -> Option<i32> {
     name.to_str().ok()?.parse().ok()
 }
+
+/// Whether a descriptor is a TCP socket, of any family; `None` where that cannot be said. The name of a socket's protocol is an extended attribute
+/// (net/socket.c, sockfs_xattr_get), which is read by the path: the descriptor is not duplicated.
+pub fn is_tcp(pid: i32, number: i32) -> Option<bool> {
+    let mut name = [0; 64];
+    let path = format!("/proc/{pid}/fd/{number}");
+    let read = || rustix::fs::getxattr(path.as_str(), "system.sockprotoname", &mut name[..]);
+    let length = super::inspect::as_owner(pid, read).ok()?;
+    let name = name[..length].split(|byte| *byte == 0).next()?;
+    Some(matches!(name, b"TCP" | b"TCPv6" | b"MPTCP" | b"MPTCPv6"))
+}

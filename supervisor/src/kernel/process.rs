@@ -48,6 +48,14 @@ pub fn is_runnable(pid: i32) -> bool {
     })
 }
 
+/// The minor page faults of the children that a process has waited for (proc_pid_stat(5), cminflt). A child that executes nothing has 26 (measured).
+pub fn faults_of_children(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // After the name, in parentheses: state is field 3, cminflt field 11.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(8)?.parse().ok()
+}
+
 /// By how many nanoseconds the CLOCK_MONOTONIC (or CLOCK_BOOTTIME) of a process is ahead of ours: that of its time namespace (time_namespaces(7)).
 pub fn clock_ahead(pid: i32, boottime: bool) -> i128 {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/time")).ok();

@@ -1,7 +1,8 @@
 //! TCP sockets of the whole machine, by local address: sock_diag(7), include/uapi/linux/inet_diag.h.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
@@ -21,6 +22,8 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_S_COND: u8 = 7;
+/// Linux 5.9, with CONFIG_SOCK_CGROUP_DATA; for everybody, unlike that by mark.
+const INET_DIAG_BC_CGROUP_COND: u8 = 13;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -38,6 +41,60 @@ pub(super) struct Local {
     pub port: Option<u16>,
 }
 
+/// What a socket is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// This local address.
+    Local(Local),
+    /// It was made in the cgroup with this id, or accepted from a listener that was.
+    Cgroup(u64),
+}
+
+impl Condition {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Local(local) if local.ip.is_ipv4() => 16,
+            Self::Local(_) => 28,
+            Self::Cgroup(_) => 12,
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Local(_) => INET_DIAG_BC_S_COND,
+            Self::Cgroup(_) => INET_DIAG_BC_CGROUP_COND,
+        }
+    }
+
+    fn write(self, filter: &mut Vec<u8>) {
+        match self {
+            Self::Local(local) => {
+                let (family, prefix) = if local.ip.is_ipv4() {
+                    (AF_INET, 32)
+                } else {
+                    (AF_INET6, 128)
+                };
+                filter.extend([family, prefix, 0, 0]);
+                filter.extend(local.port.map_or(-1, i32::from).to_ne_bytes());
+                match local.ip {
+                    IpAddr::V4(ip) => filter.extend(ip.octets()),
+                    IpAddr::V6(ip) => filter.extend(ip.octets()),
+                }
+            }
+            Self::Cgroup(id) => filter.extend(id.to_ne_bytes()),
+        }
+    }
+}
+
+/// A TCP socket as the kernel's table of connections has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    /// Its cookie (SO_COOKIE), which no other socket has, nor had.
+    pub cookie: u64,
+}
+
 /// A socket that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
@@ -47,6 +104,7 @@ pub(super) struct Found {
     pub uid: u32,
     /// 0 where no process has a descriptor of it: it waits in an accept queue, or was closed.
     pub inode: u32,
+    pub cookie: u64,
     pub info: Option<TcpInfo>,
 }
 
@@ -54,17 +112,22 @@ pub(super) struct Found {
 /// of AF_INET6, v4-mapped addresses match IPv4 ones.
 ///
 /// # Errors
-/// What socket(2), send(2) and recv(2) say, and the error the kernel answers with (ENOENT without CONFIG_INET_TCP_DIAG).
+/// As [`find_any`].
 pub(super) fn find(locals: &[Local], states: u32) -> io::Result<Vec<Found>> {
-    let netlink = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    let conditions: Vec<Condition> = locals.iter().copied().map(Condition::Local).collect();
+    find_any(&conditions, states)
+}
+
+/// The TCP sockets in `states` of which one of the conditions is true; all where there is no condition.
+///
+/// # Errors
+/// What socket(2), send(2) and recv(2) say, and the error the kernel answers with (ENOENT without CONFIG_INET_TCP_DIAG, EINVAL for a cgroup before
+/// Linux 5.9).
+pub(super) fn find_any(conditions: &[Condition], states: u32) -> io::Result<Vec<Found>> {
+    let netlink = open()?;
     let mut found = Vec::new();
     let mut buffer = vec![0; 32 * 1024];
-    rustix::net::send(&netlink, &request(locals, states), SendFlags::empty())?;
+    rustix::net::send(&netlink, &request(conditions, states), SendFlags::empty())?;
     loop {
         let (count, _) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::empty())?;
         if count == 0 {
@@ -80,56 +143,105 @@ pub(super) fn find(locals: &[Local], states: u32) -> io::Result<Vec<Found>> {
     }
 }
 
-/// The state of the TCP connection with these addresses and this cookie: found by its hash, whatever the number of sockets. `None` where there
-/// is none such.
+/// Requests sent at once: the answers must have room in the socket's buffer.
+const LOOK_UPS: usize = 32;
+
+/// What the kernel says of each of these sockets: found by the hash of its addresses (4 us), whatever the number of sockets. `None` where there is none such
+/// any more.
 ///
 /// # Errors
 /// What socket(2), send(2) and recv(2) say.
-pub(super) fn state_of(local: SocketAddrV4, peer: SocketAddrV4, cookie: u64) -> io::Result<Option<u8>> {
-    let netlink = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    let mut body = vec![AF_INET, libc::IPPROTO_TCP as u8, 0, 0];
+pub(super) fn look_up(entries: &[Entry]) -> io::Result<Vec<Option<Found>>> {
+    let mut found = vec![None; entries.len()];
+    if entries.is_empty() {
+        return Ok(found);
+    }
+    let netlink = open()?;
+    let mut buffer = vec![0; 8 * 1024];
+    for (first, some) in (0..).step_by(LOOK_UPS).zip(entries.chunks(LOOK_UPS)) {
+        let requests: Vec<u8> = (0..)
+            .zip(some)
+            .flat_map(|(number, entry)| look_up_request(number, entry))
+            .collect();
+        rustix::net::send(&netlink, &requests, SendFlags::empty())?;
+        // Each is answered by the time that send(2) returns: a socket, or ENOENT.
+        let mut left = some.len();
+        while left > 0 {
+            let (count, _) = match rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok(received) => received,
+                // An answer that had no room.
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            for (number, message) in numbered_messages(&buffer[..count]) {
+                left = left.saturating_sub(1);
+                if let Message::Socket(socket) = message
+                    && let Some(place) = found.get_mut(first + number as usize)
+                    && entries[first + number as usize].cookie == socket.cookie
+                {
+                    *place = Some(*socket);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// `nlmsghdr` and `inet_diag_req_v2` for one socket. IPv4 finds sockets of AF_INET6 with v4-mapped addresses as well (net/ipv4/inet_diag.c,
+/// inet_diag_find_one_icsk).
+fn look_up_request(number: u32, entry: &Entry) -> Vec<u8> {
+    let addresses = [entry.local, entry.peer].map(|address| (address.ip().to_canonical(), address.port()));
+    let v4 = addresses.iter().all(|(ip, _)| ip.is_ipv4());
+    let family = if v4 { AF_INET } else { AF_INET6 };
+    let mut body = vec![family, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0];
     body.extend(u32::MAX.to_ne_bytes());
-    body.extend(local.port().to_be_bytes());
-    body.extend(peer.port().to_be_bytes());
-    for address in [local, peer] {
-        body.extend(address.ip().octets());
-        body.extend([0; 12]);
+    for (_, port) in addresses {
+        body.extend(port.to_be_bytes());
+    }
+    for (ip, _) in addresses {
+        match ip {
+            IpAddr::V4(ip) if v4 => {
+                body.extend(ip.octets());
+                body.extend([0; 12]);
+            }
+            IpAddr::V4(ip) => body.extend(ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => body.extend(ip.octets()),
+        }
     }
     body.extend([0; 4]); // idiag_if
-    body.extend(cookie.to_ne_bytes());
+    body.extend(entry.cookie.to_ne_bytes());
     let mut frame = Vec::with_capacity(NLMSG_HEADER_BYTES + body.len());
     frame.extend(((NLMSG_HEADER_BYTES + body.len()) as u32).to_ne_bytes());
     frame.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     frame.extend(NLM_F_REQUEST.to_ne_bytes());
-    frame.extend([0; 8]);
+    frame.extend(number.to_ne_bytes());
+    frame.extend([0; 4]);
     frame.extend(body);
-    rustix::net::send(&netlink, &frame, SendFlags::empty())?;
-    let mut buffer = [0; 1024];
-    let (count, _) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::empty())?;
-    Ok(messages(&buffer[..count])
-        .into_iter()
-        .find_map(|message| match message {
-            Message::Socket(socket) => Some(socket.state),
-            Message::Failed(_) | Message::End => None,
-        }))
+    frame
+}
+
+fn open() -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?)
 }
 
 /// A dump: `nlmsghdr`, `inet_diag_req`, and one attribute with a filter.
-fn request(locals: &[Local], states: u32) -> Vec<u8> {
-    let filter = filter(locals);
+fn request(conditions: &[Condition], states: u32) -> Vec<u8> {
+    let filter = filter(conditions);
     let mut body = Vec::with_capacity(64 + filter.len());
     body.extend([0, 0, 0, 1 << (INET_DIAG_INFO - 1)]);
     body.extend([0; 48]); // inet_diag_sockid: a dump does not look at it
     body.extend(states.to_ne_bytes());
     body.extend([0; 4]); // idiag_dbs
-    body.extend((4 + filter.len() as u16).to_ne_bytes());
-    body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-    body.extend(filter);
+    if !filter.is_empty() {
+        body.extend((4 + filter.len() as u16).to_ne_bytes());
+        body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+        body.extend(filter);
+    }
 
     let mut frame = Vec::with_capacity(NLMSG_HEADER_BYTES + body.len());
     frame.extend(((NLMSG_HEADER_BYTES + body.len()) as u32).to_ne_bytes());
@@ -142,28 +254,18 @@ fn request(locals: &[Local], states: u32) -> Vec<u8> {
 
 /// One condition after the other; each but the last is followed by a jump to the end, which means yes. The kernel wants to
 /// reach every operation by going on after a yes (net/ipv4/inet_diag.c, valid_cc), hence the jumps.
-fn filter(locals: &[Local]) -> Vec<u8> {
-    let bytes = |local: &Local| if local.ip.is_ipv4() { 16 } else { 28 };
-    let last = locals.len().saturating_sub(1);
-    let mut left = locals.iter().map(bytes).sum::<usize>() + last * JUMP_BYTES;
+fn filter(conditions: &[Condition]) -> Vec<u8> {
+    let last = conditions.len().saturating_sub(1);
+    let bytes = conditions.iter().map(|condition| condition.bytes());
+    let mut left = bytes.sum::<usize>() + last * JUMP_BYTES;
     let mut filter = Vec::with_capacity(left);
-    for (index, local) in locals.iter().enumerate() {
-        let length = bytes(local);
+    for (index, condition) in conditions.iter().enumerate() {
+        let length = condition.bytes();
         // To the next condition, or past the end, which means no.
         let no = length + JUMP_BYTES;
-        filter.extend([INET_DIAG_BC_S_COND, length as u8]);
+        filter.extend([condition.code(), length as u8]);
         filter.extend((no as u16).to_ne_bytes());
-        let (family, prefix) = if local.ip.is_ipv4() {
-            (AF_INET, 32)
-        } else {
-            (AF_INET6, 128)
-        };
-        filter.extend([family, prefix, 0, 0]);
-        filter.extend(local.port.map_or(-1, i32::from).to_ne_bytes());
-        match local.ip {
-            IpAddr::V4(ip) => filter.extend(ip.octets()),
-            IpAddr::V6(ip) => filter.extend(ip.octets()),
-        }
+        condition.write(&mut filter);
         left -= length;
         if index < last {
             filter.extend([INET_DIAG_BC_JMP, JUMP_BYTES as u8]);
@@ -181,22 +283,31 @@ enum Message {
     End,
 }
 
-fn messages(mut bytes: &[u8]) -> Vec<Message> {
+fn messages(bytes: &[u8]) -> Vec<Message> {
+    numbered_messages(bytes)
+        .into_iter()
+        .map(|(_, message)| message)
+        .collect()
+}
+
+/// Messages, each with the number of the request that it answers.
+fn numbered_messages(mut bytes: &[u8]) -> Vec<(u32, Message)> {
     let mut found = Vec::new();
     while let Some(header) = bytes.first_chunk::<NLMSG_HEADER_BYTES>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let number = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
         let Some(body) = bytes.get(NLMSG_HEADER_BYTES..length) else {
             break;
         };
         match kind {
-            NLMSG_DONE => found.push(Message::End),
+            NLMSG_DONE => found.push((number, Message::End)),
             NLMSG_ERROR => {
                 let errno = body.first_chunk().map_or(-libc::EIO, |code| i32::from_ne_bytes(*code));
-                found.push(Message::Failed(-errno));
+                found.push((number, Message::Failed(-errno)));
             }
             TCPDIAG_GETSOCK | SOCK_DIAG_BY_FAMILY => {
-                found.extend(parse(body).map(|socket| Message::Socket(Box::new(socket))))
+                found.extend(parse(body).map(|socket| (number, Message::Socket(Box::new(socket)))))
             }
             _ => {}
         }
@@ -230,6 +341,7 @@ fn parse(body: &[u8]) -> Option<Found> {
         },
         uid: number(64),
         inode: number(68),
+        cookie: u64::from_ne_bytes(message[44..52].try_into().ok()?),
         info: attribute(attributes, INET_DIAG_INFO).map(TcpInfo::parse),
     })
 }
@@ -251,11 +363,11 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn local(last: u8) -> Local {
-        Local {
+    fn local(last: u8) -> Condition {
+        Condition::Local(Local {
             ip: IpAddr::V4(Ipv4Addr::new(127, 77, 1, last)),
             port: None,
-        }
+        })
     }
 
     #[test]
@@ -271,6 +383,14 @@ mod tests {
         assert_eq!(filter[16..20], [1, 4, 40, 0], "from byte 16 to byte 56");
         assert_eq!(filter[36..40], [1, 4, 20, 0], "from byte 36 to byte 56");
         assert_eq!(filter[40..44], [7, 16, 20, 0], "the last no leads past the end");
+    }
+
+    #[test]
+    fn a_cgroup_is_a_condition_like_an_address() {
+        let filter = filter(&[local(1), Condition::Cgroup(7)]);
+        assert_eq!(filter.len(), 16 + 4 + 12);
+        assert_eq!(filter[16..20], [1, 4, 16, 0], "from byte 16 to byte 32");
+        assert_eq!(filter[20..], [13, 12, 16, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

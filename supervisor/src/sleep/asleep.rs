@@ -163,7 +163,7 @@ impl Sleep {
     pub(super) fn name_waker(&mut self, host: &mut Host, kind: CauseKind) {
         let connections = match kind {
             CauseKind::Connection => Vec::new(),
-            _ => self.connections(host, &self.tree.processes()).unwrap_or_default(),
+            _ => self.connections().unwrap_or_default(),
         };
         let last = connections
             .iter()

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::asleep::Asleep;
 use super::hold::NotNow;
-use super::idle::SHORTEST_PAUSE;
+use super::idle::{Activity, SHORTEST_PAUSE};
 use super::plan::NotIdle;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
@@ -110,8 +110,10 @@ impl Sleep {
         let before = cpu::own_thread();
         let pids = self.tree.processes();
         let used = self.meter.sample(now, &pids);
+        let seen = host.incoming.look(&host.retained);
+        let child = self.idle.has_run(&used) && self.children.came(&self.tree, &used);
         let mut idle = std::mem::replace(&mut self.idle, super::idle::Idleness::new(now));
-        idle.look(now, &used, || self.bytes(host, &pids));
+        idle.look(now, &used, seen, child, || self.traffic(host, &pids, seen));
         self.idle = idle;
         let cost = cpu::own_thread().saturating_sub(before);
         let kept = self.kept_awake(host, circumstances, now);
@@ -147,7 +149,18 @@ impl Sleep {
     fn suspend(&mut self, host: &mut Host, now: Instant) {
         let since_run = self.ran_from;
         match self.hold(host, since_run) {
+            // Read once more, before it is final: what came until it was held, and was dealt with at once.
+            Ok(asleep) if self.orders.is_empty() && host.incoming.peek().came => {
+                self.trouble = None;
+                // The duplicates first, or they would delay a FIN.
+                drop(asleep);
+                self.tree.release();
+                self.tree.rest();
+                self.backlogs.narrow_later(Instant::now());
+                self.idle.noticed(Instant::now(), Activity::Arrival);
+            }
             Ok(asleep) => {
+                host.incoming.rest();
                 self.trouble = None;
                 self.say_suspended(host, &asleep, now.elapsed());
                 self.phase = Phase::Asleep(Box::new(asleep));

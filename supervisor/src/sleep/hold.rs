@@ -67,7 +67,7 @@ impl Sleep {
         self.tree.settle(rewrites);
         match taken_over {
             Ok(mut asleep) => {
-                asleep.bytes = self.bytes(host, &asleep.pids);
+                asleep.bytes = self.held_bytes(&asleep.pids);
                 self.tree.rest();
                 Ok(asleep)
             }

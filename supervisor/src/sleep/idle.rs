@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::deadlines::Bounds;
+use crate::incoming::Seen;
 
 /// More than one part in this of a processor is work; less is housekeeping (redis's ten times a second take 0.1 %, a JVM's
 /// periodic threads 0.2 to 0.5 %: bench).
@@ -20,6 +21,9 @@ const LONGEST_BUSY_PAUSE: Duration = Duration::from_secs(10);
 /// A look may take one part in this of a processor.
 const LOOK_SHARE: u32 = 1000;
 
+/// What looks may take at once that took less before: four walks over the kernel's table of connections, in nanoseconds.
+const MOST_CREDIT: i64 = 10_000_000;
+
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
@@ -32,11 +36,31 @@ pub enum Activity {
         /// In what time.
         within: Duration,
     },
+    /// A connection or a datagram came.
+    Arrival,
+    /// It connected to a place outside.
+    Connect,
     /// Bytes moved on a connection.
     Bytes,
     /// A process came or went.
     Processes,
+    /// It ran while it could not be seen whether something came.
+    Unseen,
 }
+
+/// What has moved on a host's connections so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// A number that changes when bytes move on any of them, or one comes or goes.
+    pub fingerprint: u64,
+    /// How many there are.
+    pub count: usize,
+    /// How long ago something came last on any.
+    pub heard: Duration,
+}
+
+/// The kernel's clock of that, in jiffies of 1 to 10 ms, and in whole milliseconds.
+const HEARD_PRECISION: Duration = Duration::from_millis(11);
 
 /// What one process has used.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +86,10 @@ pub struct Idleness {
     quiet_since: Instant,
     last_look: Instant,
     used: HashMap<i32, Used>,
-    bytes: Option<u64>,
+    traffic: Option<Traffic>,
+    /// What looks may still take, in nanoseconds: a thousandth of the time, saved up to [`MOST_CREDIT`].
+    credit: i64,
+    charged: Instant,
     /// Looks in a row that found it busy.
     busy: u32,
     last_activity: Option<(Instant, Activity)>,
@@ -75,7 +102,9 @@ impl Idleness {
             quiet_since: now,
             last_look: now,
             used: HashMap::new(),
-            bytes: None,
+            traffic: None,
+            credit: MOST_CREDIT,
+            charged: now,
             busy: 0,
             last_activity: None,
         }
@@ -97,21 +126,45 @@ impl Idleness {
         self.last_activity
     }
 
-    /// Takes a look's findings: the CPU time of each process so far, and, where that is housekeeping, how many bytes the
-    /// host's connections have moved so far (asked for only then: who did not run has moved none).
-    pub fn look(&mut self, now: Instant, cpu: &[(i32, Duration)], bytes: impl FnOnce() -> Option<u64>) {
+    /// Whether any process has run since the last look.
+    pub fn has_run(&self, cpu: &[(i32, Duration)]) -> bool {
+        let before = |pid: &i32| self.used.get(pid).map(|used| used.cpu);
+        cpu.iter().any(|(pid, used)| before(pid) != Some(*used))
+    }
+
+    /// Takes a look's findings: the CPU time of each process so far, what came, whether a child came and went, and what has moved on connections so far
+    /// (asked for only where a process ran and nothing else is found: who did not run has moved nothing).
+    pub fn look(
+        &mut self,
+        now: Instant,
+        cpu: &[(i32, Duration)],
+        seen: Seen,
+        child: bool,
+        traffic: impl FnOnce() -> Option<Traffic>,
+    ) {
         let within = now.saturating_duration_since(self.last_look);
         let found = self.note(now, cpu);
+        let mut at = now;
         let activity = if found.changed {
             Some(Activity::Processes)
         } else if found.used * HOUSEKEEPING > within {
             let (pid, used) = found.most;
             Some(Activity::Cpu { pid, used, within })
+        } else if seen.came {
+            Some(Activity::Arrival)
         } else if found.used.is_zero() {
             None
+        } else if seen.went {
+            Some(Activity::Connect)
+        } else if child {
+            Some(Activity::Processes)
+        } else if seen.unseen {
+            Some(Activity::Unseen)
         } else {
-            let before = std::mem::replace(&mut self.bytes, bytes());
-            (before != self.bytes).then_some(Activity::Bytes)
+            let before = std::mem::replace(&mut self.traffic, traffic());
+            at = now - when_heard(before, self.traffic);
+            let fingerprint = |traffic: Option<Traffic>| traffic.map(|traffic| traffic.fingerprint);
+            (fingerprint(before) != fingerprint(self.traffic)).then_some(Activity::Bytes)
         };
         self.busy = if activity.is_some() {
             self.busy.saturating_add(1)
@@ -119,9 +172,14 @@ impl Idleness {
             0
         };
         if let Some(activity) = activity {
-            self.quiet_since = now;
-            self.last_activity = Some((now, activity));
+            self.noticed(at, activity);
         }
+    }
+
+    /// It was active at a time.
+    pub fn noticed(&mut self, at: Instant, activity: Activity) {
+        self.quiet_since = self.quiet_since.max(at);
+        self.last_activity = Some((at, activity));
     }
 
     /// Notes the CPU time of each process so far, without judging it.
@@ -169,9 +227,10 @@ impl Idleness {
     }
 
     /// When to look next, after a look that took `cost` of a processor.
-    pub fn next_look(&self, idle_after: Duration, cost: Duration) -> Instant {
+    pub fn next_look(&mut self, idle_after: Duration, cost: Duration) -> Instant {
         let pause = (idle_after / LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        if self.busy > 0 {
+        let rest = self.charge(cost);
+        let next = if self.busy > 0 {
             // The longer it is busy the less often, down to the looks' share: it is its processor. One that did a little work is soon asleep.
             let longest = (cost * LOOK_SHARE).clamp(pause, LONGEST_BUSY_PAUSE);
             self.last_look + (pause * (1 << self.busy.min(16) >> 1)).min(longest)
@@ -182,7 +241,32 @@ impl Idleness {
             } else {
                 self.last_look + pause
             }
+        };
+        next.max(self.last_look + rest)
+    }
+
+    /// Takes the cost of a look from what looks may take, and says for how long they are to rest.
+    fn charge(&mut self, cost: Duration) -> Duration {
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let earned = nanos(self.last_look.saturating_duration_since(self.charged) / LOOK_SHARE);
+        self.charged = self.last_look;
+        self.credit = self
+            .credit
+            .saturating_add(earned)
+            .min(MOST_CREDIT)
+            .saturating_sub(nanos(cost));
+        let debt = Duration::from_nanos(self.credit.min(0).unsigned_abs());
+        (debt * LOOK_SHARE).min(LONGEST_BUSY_PAUSE)
+    }
+}
+
+/// How long ago traffic that has changed moved: when something came last, unless a connection is gone, which says no more.
+fn when_heard(before: Option<Traffic>, now: Option<Traffic>) -> Duration {
+    match (before, now) {
+        (before, Some(now)) if before.is_none_or(|before| before.count <= now.count) => {
+            now.heard.saturating_sub(HEARD_PRECISION)
         }
+        _ => Duration::ZERO,
     }
 }
 
@@ -196,14 +280,29 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    fn no_question() -> Option<u64> {
+    fn no_question() -> Option<Traffic> {
         panic!("who did not run has moved no bytes")
+    }
+
+    fn traffic(fingerprint: u64) -> Option<Traffic> {
+        Some(Traffic {
+            fingerprint,
+            count: 1,
+            heard: Duration::ZERO,
+        })
+    }
+
+    impl Idleness {
+        /// A look at which nothing was seen.
+        fn looked(&mut self, now: Instant, cpu: &[(i32, Duration)], traffic: impl FnOnce() -> Option<Traffic>) {
+            self.look(now, cpu, Seen::default(), false, traffic);
+        }
     }
 
     fn observed(cpu: &[(i32, Duration)]) -> (Idleness, Instant) {
         let start = Instant::now();
         let mut idle = Idleness::new(start);
-        idle.look(start + ms(1), cpu, no_question);
+        idle.looked(start + ms(1), cpu, no_question);
         (idle, start + ms(1))
     }
 
@@ -211,7 +310,7 @@ mod tests {
     fn a_host_that_does_not_run_is_idle_since_it_stopped() {
         let (mut idle, start) = observed(&[(7, ms(10))]);
         for look in 1..=7 {
-            idle.look(start + ms(500 * look), &[(7, ms(10))], no_question);
+            idle.looked(start + ms(500 * look), &[(7, ms(10))], no_question);
         }
         assert_eq!(idle.quiet_since(), start);
         assert_eq!(idle.next_look(IDLE_AFTER, ms(0)), start + IDLE_AFTER);
@@ -220,11 +319,11 @@ mod tests {
     #[test]
     fn work_is_activity_and_housekeeping_is_not() {
         let (mut idle, start) = observed(&[(7, ms(10))]);
-        idle.look(start + ms(1000), &[(7, ms(15))], || Some(5));
+        idle.looked(start + ms(1000), &[(7, ms(15))], || traffic(5));
         assert_eq!(idle.last_activity().unwrap().1, Activity::Bytes, "it is not known yet");
-        idle.look(start + ms(2000), &[(7, ms(20))], || Some(5));
+        idle.looked(start + ms(2000), &[(7, ms(20))], || traffic(5));
         assert_eq!(idle.quiet_since(), start + ms(1000));
-        idle.look(start + ms(3000), &[(7, ms(50))], no_question);
+        idle.looked(start + ms(3000), &[(7, ms(50))], no_question);
         let expected = Activity::Cpu {
             pid: 7,
             used: ms(30),
@@ -236,27 +335,85 @@ mod tests {
     #[test]
     fn bytes_on_a_connection_are_activity() {
         let (mut idle, start) = observed(&[(7, ms(10))]);
-        idle.look(start + ms(1000), &[(7, ms(11))], || Some(5));
-        idle.look(start + ms(2000), &[(7, ms(12))], || Some(5));
+        idle.looked(start + ms(1000), &[(7, ms(11))], || traffic(5));
+        idle.looked(start + ms(2000), &[(7, ms(12))], || traffic(5));
         assert_eq!(idle.quiet_since(), start + ms(1000));
-        idle.look(start + ms(3000), &[(7, ms(13))], || Some(6));
+        idle.looked(start + ms(3000), &[(7, ms(13))], || traffic(6));
         assert_eq!(idle.quiet_since(), start + ms(3000));
     }
 
     #[test]
     fn a_process_that_comes_or_goes_is_activity() {
         let (mut idle, start) = observed(&[(7, ms(10))]);
-        idle.look(start + ms(1000), &[(7, ms(10)), (8, ms(0))], no_question);
+        idle.looked(start + ms(1000), &[(7, ms(10)), (8, ms(0))], no_question);
         assert_eq!(idle.last_activity().unwrap().1, Activity::Processes);
-        idle.look(start + ms(2000), &[(8, ms(0))], no_question);
+        idle.looked(start + ms(2000), &[(8, ms(0))], no_question);
         assert_eq!(idle.quiet_since(), start + ms(2000));
+    }
+
+    #[test]
+    fn bytes_are_as_old_as_the_kernel_says() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        let heard = |fingerprint, count, heard| {
+            move || {
+                Some(Traffic {
+                    fingerprint,
+                    count,
+                    heard: ms(heard),
+                })
+            }
+        };
+        idle.looked(start + ms(1000), &[(7, ms(11))], heard(5, 1, 400));
+        assert_eq!(idle.quiet_since(), start + ms(600) + HEARD_PRECISION);
+        idle.looked(start + ms(2000), &[(7, ms(12))], heard(6, 2, 300));
+        assert_eq!(idle.quiet_since(), start + ms(1700) + HEARD_PRECISION);
+        idle.looked(start + ms(3000), &[(7, ms(13))], heard(7, 1, 800));
+        assert_eq!(idle.quiet_since(), start + ms(3000), "when one ended nobody says");
+    }
+
+    #[test]
+    fn what_came_is_activity_though_nothing_is_left_of_it() {
+        let seen = |came, unseen, went| Seen {
+            came,
+            unseen,
+            went,
+            own: true,
+        };
+        let look = |cpu, seen, child| {
+            let (mut idle, start) = observed(&[(7, ms(10))]);
+            idle.looked(start + ms(1000), &[(7, ms(11))], || traffic(5));
+            idle.look(start + ms(2000), &[(7, ms(cpu))], seen, child, || traffic(5));
+            idle.last_activity()
+                .filter(|(at, _)| *at == start + ms(2000))
+                .map(|(_, activity)| activity)
+        };
+        assert_eq!(look(12, seen(false, false, false), false), None, "only its own");
+        assert_eq!(look(12, seen(true, false, false), false), Some(Activity::Arrival));
+        assert_eq!(look(11, seen(true, false, false), false), Some(Activity::Arrival));
+        assert_eq!(look(12, seen(false, false, true), false), Some(Activity::Connect));
+        assert_eq!(look(12, seen(false, false, false), true), Some(Activity::Processes));
+        assert_eq!(look(12, seen(false, true, false), false), Some(Activity::Unseen));
+        assert_eq!(look(11, seen(false, true, false), false), None, "it has not run");
+    }
+
+    #[test]
+    fn looks_rest_when_they_have_used_up_their_share() {
+        let (mut idle, mut now) = observed(&[(7, ms(10))]);
+        let mut cost = Duration::ZERO;
+        let began = now;
+        for _ in 0..20 {
+            idle.looked(now, &[(7, ms(10))], no_question);
+            cost += ms(3);
+            now = idle.next_look(ms(400), ms(3)).max(now + ms(1));
+        }
+        assert!(cost < (now - began) / 1000 + ms(13), "{cost:?} in {:?}", now - began);
     }
 
     #[test]
     fn a_call_began_between_the_looks_at_which_its_process_ran_last() {
         let (mut idle, start) = observed(&[(7, ms(10))]);
-        idle.look(start + ms(1000), &[(7, ms(11))], || Some(0));
-        idle.look(start + ms(2000), &[(7, ms(11))], no_question);
+        idle.looked(start + ms(1000), &[(7, ms(11))], || traffic(0));
+        idle.looked(start + ms(2000), &[(7, ms(11))], no_question);
         let expected = Bounds {
             earliest: start,
             latest: start + ms(1000),
@@ -276,11 +433,11 @@ mod tests {
             "it may have been a moment"
         );
         for look in 1..10 {
-            idle.look(start + ms(look), &[(7, ms(10 + look))], no_question);
+            idle.looked(start + ms(look), &[(7, ms(10 + look))], no_question);
         }
         assert_eq!(idle.next_look(ms(40), ms(1)), start + ms(9) + ms(1000));
         assert_eq!(idle.next_look(ms(40), Duration::ZERO), start + ms(9) + ms(10));
-        idle.look(start + ms(5000), &[(7, ms(1000))], no_question);
+        idle.looked(start + ms(5000), &[(7, ms(1000))], no_question);
         let start = start + ms(5000);
         assert_eq!(
             idle.next_look(Duration::from_secs(3600), Duration::ZERO),

@@ -8,6 +8,8 @@ mod asleep;
 mod awake;
 mod backlog;
 mod calls;
+mod children;
+mod connections;
 mod correct;
 mod deadlines;
 mod hold;
@@ -31,13 +33,16 @@ use imsup_wire::{Awake, CauseKind, Order, Report, SleepPolicy, ToBroker, Usage, 
 use self::asleep::Asleep;
 use self::awake::Trouble;
 use self::backlog::Backlogs;
+use self::children::Children;
+use self::connections::Connections;
 use self::deadlines::Interrupted;
-use self::idle::Idleness;
+use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
 use self::tick::Tick;
 pub use self::tree::Tree;
 use crate::host::Host;
-use crate::kernel::traffic::{self, Connection};
+use crate::incoming::Seen;
+use crate::kernel::traffic::Connection;
 use crate::kernel::{descriptors, process};
 
 /// How long an order to suspend is tried.
@@ -47,7 +52,7 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 /// the supervisor that goes on working may stand in its way: they are on one processor, mostly.
 const AFTERWARDS: Duration = Duration::from_millis(10);
 
-/// Processes with more descriptors than this are not asked for their traffic at each tick.
+/// The descriptors of hosts with more than this are not looked through at each tick, nor more connections than this asked.
 const MANY_DESCRIPTORS: u64 = 512;
 
 /// What the receive loop knows that matters here.
@@ -76,6 +81,8 @@ pub struct Sleep {
     tree: Tree,
     phase: Phase,
     idle: Idleness,
+    connections: Connections,
+    children: Children,
     meter: Meter,
     next_look: Instant,
     /// Not suspended before, after it could not be.
@@ -105,6 +112,8 @@ impl Sleep {
             tree,
             phase: Phase::Awake,
             idle: Idleness::new(now),
+            connections: Connections::default(),
+            children: Children::default(),
             meter: Meter::new(now),
             next_look: now,
             trouble: None,
@@ -295,9 +304,9 @@ impl Sleep {
         (self.usage(), self.tree)
     }
 
-    /// The connections of the host; `None` where they cannot be read.
-    fn connections(&self, host: &Host, pids: &[i32]) -> Option<Vec<Connection>> {
-        match traffic::connections(pids, planes(host)) {
+    /// The connections of the host with others, as far as they are known; `None` where they cannot be read.
+    fn connections(&self) -> Option<Vec<Connection>> {
+        match self.connections.read() {
             Ok(connections) => Some(connections),
             Err(error) => {
                 tracing::warn!(%error, "the connections of a host cannot be read");
@@ -306,11 +315,39 @@ impl Sleep {
         }
     }
 
-    /// What bytes have moved on the host's connections so far, as a number to compare; `None` where there are too many descriptors to be asked at each tick.
-    fn bytes(&self, host: &Host, pids: &[i32]) -> Option<u64> {
+    /// What has moved so far on the connections of a host that runs.
+    fn traffic(&mut self, host: &Host, pids: &[i32], seen: Seen) -> Option<Traffic> {
+        let listeners: Vec<u64> = host.retained.listening_by_inode().map(|(inode, _)| inode).collect();
+        let connected = seen.went || seen.own;
+        let noted = self
+            .connections
+            .note(pids, planes(host), &self.tree.cgroups(), &listeners, connected);
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the connections of a host cannot be searched for");
+            return None;
+        }
+        self.connections().map(|connections| traffic_of(&connections))
+    }
+
+    /// What bytes have moved so far on the connections of a host that is held, as a number to compare; `None` where there are too many to be asked at
+    /// each tick.
+    fn held_bytes(&mut self, pids: &[i32]) -> Option<u64> {
         let count: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
-        let connections = (count <= MANY_DESCRIPTORS).then(|| self.connections(host, pids))?;
+        if count <= MANY_DESCRIPTORS {
+            self.connections.note_held(pids);
+        }
+        let few = u64::try_from(self.connections.count()).is_ok_and(|count| count <= MANY_DESCRIPTORS);
+        let connections = few.then(|| self.connections())?;
         connections.map(|connections| fingerprint(&connections))
+    }
+}
+
+fn traffic_of(connections: &[Connection]) -> Traffic {
+    let heard = connections.iter().map(|connection| connection.last_heard);
+    Traffic {
+        fingerprint: fingerprint(connections),
+        count: connections.len(),
+        heard: heard.min().unwrap_or_default(),
     }
 }
 

@@ -150,7 +150,7 @@ impl Sleep {
     }
 
     /// What keeps a sleeper from being terminated, in plain words.
-    pub(super) fn in_use(&self, host: &Host) -> Option<String> {
+    pub(super) fn in_use(&mut self, host: &Host) -> Option<String> {
         match self.used_by(host) {
             Use::None => None,
             Use::Hosts(peers) => Some(waits_for_hosts(&peers)),
@@ -158,7 +158,7 @@ impl Sleep {
         }
     }
 
-    fn used_by(&self, host: &Host) -> Use {
+    fn used_by(&mut self, host: &Host) -> Use {
         let Phase::Asleep(asleep) = &self.phase else {
             return Use::None;
         };
@@ -169,7 +169,9 @@ impl Sleep {
         if !disposable && let Some(why) = pending_timer(asleep) {
             return Use::Other(why);
         }
-        let Some(connections) = self.connections(host, &asleep.pids) else {
+        // It is held, so each of its sockets may be looked at, however many there are.
+        self.connections.note_held(&asleep.pids);
+        let Some(connections) = self.connections() else {
             return Use::Other("its connections cannot be read".to_owned());
         };
         match disposable {

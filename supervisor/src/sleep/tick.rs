@@ -143,9 +143,8 @@ impl Sleep {
 
     /// A deadline led to work, or somebody came meanwhile.
     fn wake_from_tick(&mut self, host: &mut Host, began: Instant) {
-        let pids = self.tree.processes();
         let ran = began.elapsed();
-        let connections = self.connections(host, &pids).unwrap_or_default();
+        let connections = self.connections().unwrap_or_default();
         // A connection whose last bytes came in since is who came; one that only sent was answered.
         let came = connections.iter().find(|connection| connection.last_received < ran);
         let cause = match came {

@@ -73,6 +73,11 @@ impl Tree {
         }
     }
 
+    /// The ids of its cgroup, and of those that the program made below it.
+    pub fn cgroups(&self) -> Vec<u64> {
+        self.freezer.as_ref().map(Cgroup::ids).unwrap_or_default()
+    }
+
     /// The CPU time of all its processes, those that have ended included, where the kernel accounts for it.
     pub fn cpu(&self) -> Option<Duration> {
         self.freezer.as_ref().and_then(Cgroup::cpu)

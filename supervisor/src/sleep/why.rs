@@ -18,9 +18,18 @@ use crate::kernel::{process, task};
 
 impl Sleep {
     /// What keeps the host awake, or what it waits for.
-    pub(super) fn why(&self, host: &Host, circumstances: &Circumstances) -> Why {
+    pub(super) fn why(&mut self, host: &mut Host, circumstances: &Circumstances) -> Why {
+        let asked_to_terminate = self
+            .policy
+            .as_ref()
+            .is_some_and(|policy| policy.terminate_after.is_some());
+        let in_use = asked_to_terminate.then(|| self.in_use(host)).flatten();
+        // The last look may be some time ago.
+        if matches!(self.phase, Phase::Awake) && host.incoming.peek().came {
+            self.idle.noticed(Instant::now(), Activity::Arrival);
+        }
         match &self.phase {
-            Phase::Asleep(asleep) => self.why_asleep(host, asleep),
+            Phase::Asleep(asleep) => self.why_asleep(asleep, in_use),
             Phase::Awake | Phase::Ticking(_) => self.why_awake(host, circumstances),
         }
     }
@@ -43,7 +52,7 @@ impl Sleep {
         reasons.extend(kept.map(|(kind, detail)| reason(kind, detail)));
         if let Some((at, activity)) = self.idle.last_activity() {
             let ago = ago(now.saturating_duration_since(at));
-            reasons.push(self.activity(host, activity, &ago));
+            reasons.push(self.activity(activity, &ago));
         }
         if let Some(trouble) = &self.trouble {
             let detail = format!("it could not be suspended: {}", trouble.what);
@@ -67,7 +76,7 @@ impl Sleep {
         }
     }
 
-    fn activity(&self, host: &Host, activity: Activity, ago: &str) -> Reason {
+    fn activity(&self, activity: Activity, ago: &str) -> Reason {
         match activity {
             Activity::Cpu { pid, used, within } => Reason {
                 kind: ReasonKind::Cpu,
@@ -80,7 +89,7 @@ impl Sleep {
                 pid: u32::try_from(pid).ok(),
             },
             Activity::Bytes => {
-                let connections = self.connections(host, &self.tree.processes()).unwrap_or_default();
+                let connections = self.connections().unwrap_or_default();
                 let last = connections.iter().min_by_key(|connection| connection.last_received);
                 let which = match last {
                     Some(connection) => {
@@ -94,6 +103,21 @@ impl Sleep {
                     pid: None,
                 }
             }
+            Activity::Arrival => Reason {
+                kind: ReasonKind::Connection,
+                detail: format!("a connection or a datagram came, {ago}"),
+                pid: None,
+            },
+            Activity::Connect => Reason {
+                kind: ReasonKind::Connection,
+                detail: format!("it connected to a place outside, {ago}"),
+                pid: None,
+            },
+            Activity::Unseen => Reason {
+                kind: ReasonKind::Cpu,
+                detail: format!("it ran while imsup could not see whether something came, {ago}"),
+                pid: None,
+            },
             Activity::Processes => Reason {
                 kind: ReasonKind::Cpu,
                 detail: format!("a process was started or ended, {ago}"),
@@ -102,10 +126,11 @@ impl Sleep {
         }
     }
 
-    fn why_asleep(&self, host: &Host, asleep: &Asleep) -> Why {
+    fn why_asleep(&self, asleep: &Asleep, in_use: Option<String>) -> Why {
         let now = Now::read();
         let terminate_after = self.policy.as_ref().and_then(|policy| policy.terminate_after);
-        let not_terminated = terminate_after.and_then(|_| self.in_use(host));
+        // What kept it when it was time to, where that is nothing that can be seen now.
+        let not_terminated = in_use.or_else(|| terminate_after.and(asleep.not_terminated.clone()));
         let terminates_in = terminate_after
             .filter(|_| not_terminated.is_none())
             .map(|time| (asleep.since + time).saturating_duration_since(now.instant));

@@ -15,6 +15,7 @@ use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, socket_of, takes_
 use crate::doors;
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
+use crate::kernel::descriptors;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, Family, InetSocket};
@@ -68,6 +69,9 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     host.trace.decided(&destination);
     if destination == Destination::Foreign {
         host.give_up_copy_of(call.tid, call.fd(0));
+        if host.incoming.is_watched() && descriptors::is_tcp(call.tid, call.fd(0)) != Some(false) {
+            host.incoming.note_connect();
+        }
         return Answer::Continue.into();
     }
     let (socket, kind) = match socket_of(host, call) {
@@ -107,7 +111,16 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             match kind.transport {
                 Transport::Tcp => {
                     let candidates = open_ones(host, candidates);
-                    lead_stream(host, call, socket, &kind, &candidates, reach)
+                    let own = candidates.iter().all(|to| host.identity.owns(*to.ip()));
+                    match own {
+                        true => host.incoming.before_own(),
+                        false => host.incoming.note_connect(),
+                    }
+                    let verdict = lead_stream(host, call, socket, &kind, &candidates, reach);
+                    if own {
+                        host.incoming.after_own();
+                    }
+                    verdict
                 }
                 Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
             }

@@ -20,7 +20,7 @@ use crate::identity::Destination;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::InetSocket;
+use crate::kernel::socket::{InetSocket, as_v4};
 use crate::unhonoured::Unhonoured;
 
 /// A call's datagrams.
@@ -200,7 +200,17 @@ impl Sending<'_> {
             Some(source) => message::with_source(control, source),
             None => control,
         };
-        message::send(self.socket.as_fd(), &payload, &control, to, self.flags).map_err(Verdict::from)
+        let own = to
+            .and_then(as_v4)
+            .is_some_and(|to| host.identity.owns(*to.ip()) && host.incoming.is_watched());
+        if own {
+            host.incoming.before_own();
+        }
+        let sent = message::send(self.socket.as_fd(), &payload, &control, to, self.flags).map_err(Verdict::from);
+        if own {
+            host.incoming.after_own();
+        }
+        sent
     }
 
     /// Where a datagram to `address` really goes, and from which address.
@@ -248,7 +258,8 @@ impl Sending<'_> {
             }
         }
         match plan {
-            Plan::Native if self.is_alone => Err(Answer::Continue.into()),
+            // One to the host itself is no arrival, which must be seen to be sent.
+            Plan::Native if self.is_alone && !(own && host.incoming.is_watched()) => Err(Answer::Continue.into()),
             Plan::Native => Ok((Some(address), None)),
             Plan::Refuse(errno) => Err(errno.into()),
             Plan::InPlace { to, source } => Ok((Some(self.kind.family.form(to)), source)),

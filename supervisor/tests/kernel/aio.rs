@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use imsup_supervisor::kernel::aio::{Completed, Polls};
 use nix::errno::Errno;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::script::until;
@@ -70,6 +71,51 @@ fn a_datagram_that_was_read_at_once_completes_a_poll_and_a_sent_one_does_not() {
     assert!(polls.take().unwrap().is_empty(), "it has only sent");
     sender.send_to(b"", address).unwrap();
     reading.join().unwrap();
+}
+
+/// net/core/sock.c, sock_def_readable: what comes wakes with EPOLLPRI, too, which no queue is ready for. So what waits already says nothing, and what comes
+/// beside it does; also through an epoll instance, which has no reference to a socket (fs/eventpoll.c).
+#[test]
+fn a_poll_for_epollpri_says_only_what_comes_and_an_epoll_instance_passes_it_on() {
+    let (listener, address) = listener();
+    let receiver = UdpSocket::bind((A, 0)).unwrap();
+    let datagrams = receiver.local_addr().unwrap();
+    let sender = UdpSocket::bind((A, 0)).unwrap();
+    let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    epoll::add(&epoll, &listener, EventData::new_u64(1), EventFlags::PRI).unwrap();
+    epoll::add(&epoll, &receiver, EventData::new_u64(2), EventFlags::PRI).unwrap();
+    let waiting = TcpStream::connect(address).unwrap();
+    sender.send_to(b"x", datagrams).unwrap();
+    let mut polls = Polls::new(1).unwrap();
+    let comes: [(&str, &dyn Fn()); 3] = [
+        ("a connection", &|| {
+            drop(TcpStream::connect(address).unwrap());
+        }),
+        ("a connection that is accepted", &|| {
+            let client = TcpStream::connect(address).unwrap();
+            drop(listener.accept().unwrap());
+            drop(client);
+        }),
+        ("a datagram", &|| {
+            sender.send_to(b"y", datagrams).unwrap();
+        }),
+    ];
+    for _ in 0..3 {
+        for (what, come) in comes {
+            polls.arm(epoll.as_fd(), PollFlags::IN, 7).unwrap();
+            assert!(polls.take().unwrap().is_empty(), "what waits is not told");
+            drop(listener.accept().unwrap());
+            receiver.send_to(b"z", sender.local_addr().unwrap()).unwrap();
+            assert!(polls.take().unwrap().is_empty(), "nor what is taken or sent");
+            drop(TcpStream::connect(address).unwrap());
+            assert_eq!(tags(&polls.take().unwrap()), [7]);
+            polls.arm(epoll.as_fd(), PollFlags::IN, 7).unwrap();
+            come();
+            assert_eq!(tags(&polls.take().unwrap()), [7], "{what}");
+        }
+    }
+    drop((listener, waiting));
+    until("its end", || TcpListener::bind(address).is_ok());
 }
 
 /// What is there already completes a poll at once, and the eventfd says so.

@@ -1,11 +1,12 @@
 //! What moved on a host's connections: tcp(7), TCP_INFO; sock_diag(7).
 
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
-use imsup_supervisor::kernel::socket;
-use imsup_supervisor::kernel::traffic::{self, Connection};
+use imsup_supervisor::kernel::traffic::{self, Connection, Known};
+use imsup_supervisor::kernel::{descriptors, socket};
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::script::Script;
@@ -46,27 +47,44 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Both ways find the same connections, with the same bytes.
+/// Connections, by their ends.
+fn sorted(mut found: Vec<Connection>) -> Vec<(SocketAddr, SocketAddr, bool, u64)> {
+    found.sort_unstable_by_key(|connection| (connection.local, connection.peer));
+    found
+        .into_iter()
+        .map(|c| (c.local, c.peer, c.established, c.bytes))
+        .collect()
+}
+
+/// The connections of a process, searched for once and then looked at by their addresses; and by its descriptors, as where it is held.
+fn known(script: &Script) -> Vec<Known> {
+    let sockets = traffic::sockets(&[script.pid()]);
+    let tcp: HashSet<u64> = sockets
+        .iter()
+        .filter(|(_, at)| descriptors::is_tcp(at.pid, at.number) == Some(true))
+        .map(|(inode, _)| *inode)
+        .collect();
+    assert!(tcp.len() >= 6 && tcp.len() < sockets.len(), "{tcp:?} of {sockets:?}");
+    let by_key = |mut known: Vec<Known>| {
+        known.sort_unstable_by_key(|known| known.inode);
+        known
+    };
+    let searched = by_key(traffic::search(&tcp, PLANES, &[]).unwrap());
+    let held = tcp
+        .iter()
+        .filter_map(|inode| Known::of_held(script.pid(), sockets[inode].number));
+    assert_eq!(searched, by_key(held.collect()));
+    searched
+}
+
+/// sock_diag(7): a socket is found by its addresses and its cookie, and says what has moved; no descriptor is duplicated.
 #[test]
-fn connections_are_found_by_descriptor_and_by_address() {
+fn connections_are_searched_for_once_and_found_by_their_addresses() {
     let (mut script, mut clients) = server();
-    let sorted = |mut found: Vec<Connection>| {
-        found.sort_unstable_by_key(|connection| (connection.local, connection.peer));
-        found
-            .into_iter()
-            .map(|c| (c.local, c.peer, c.established, c.bytes))
-            .collect::<Vec<_>>()
-    };
-    let look = || {
-        let by_descriptors = sorted(traffic::by_descriptors(&[script.pid()]).unwrap());
-        assert_eq!(sorted(traffic::by_addresses(PLANES).unwrap()), by_descriptors);
-        assert_eq!(
-            sorted(traffic::connections(&[script.pid()], PLANES).unwrap()),
-            by_descriptors
-        );
-        by_descriptors
-    };
-    let before = look();
+    let known = known(&script);
+    let read = || sorted(traffic::read(&known).unwrap().into_iter().flatten().collect());
+    let before = read();
+    assert_eq!(before, sorted(traffic::by_addresses(PLANES).unwrap()));
     assert_eq!(before.len(), 3, "no listeners, no datagram sockets: {before:?}");
     for (client, (local, peer, established, _)) in clients.iter().zip(&before) {
         assert_eq!(canonical(*local), client.peer_addr().unwrap());
@@ -74,15 +92,66 @@ fn connections_are_found_by_descriptor_and_by_address() {
         assert!(established);
     }
     clients[1].write_all(&[0; 1000]).unwrap();
-    let after = look();
+    let after = read();
     assert_eq!(after[1].3, before[1].3 + 1000, "received");
     assert_eq!((after[0].3, after[2].3), (before[0].3, before[2].3));
     script.tell("accepted[1].send(b'x' * 10)");
     clients[1].read_exact(&mut [0; 10]).unwrap();
-    let look = || traffic::by_descriptors(&[script.pid()]).unwrap();
-    crate::script::until("the acknowledgement", || {
-        look().iter().any(|c| c.bytes == before[1].3 + 1010)
-    });
+    crate::script::until("the acknowledgement", || read()[1].3 == before[1].3 + 1010);
+    script.tell("accepted.pop(1).close()");
+    drop(clients.remove(1));
+    crate::script::until("its end", || read().len() == 2);
+}
+
+/// More connections than are asked for at once, some of them of IPv6 proper; and one to an address outside that only a cgroup, or a walk over all, finds.
+#[test]
+fn many_connections_are_found_in_their_order() {
+    let listeners = [
+        TcpListener::bind("127.77.254.31:0").unwrap(),
+        TcpListener::bind("[::1]:0").unwrap(),
+        TcpListener::bind("127.0.0.1:0").unwrap(),
+    ];
+    let pairs: Vec<_> = (0..100)
+        .map(|number| {
+            let listener = &listeners[number % 3];
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (client, listener.accept().unwrap().0)
+        })
+        .collect();
+    let inodes: HashMap<u64, &TcpStream> = pairs
+        .iter()
+        .map(|(_, server)| (socket::inode(server.as_fd()).unwrap(), server))
+        .collect();
+    let known = traffic::search(&inodes.keys().copied().collect(), PLANES, &[]).unwrap();
+    assert_eq!(known.len(), 100);
+    let read = traffic::read(&known).unwrap();
+    for (known, connection) in known.iter().zip(read) {
+        let server = inodes[&known.inode];
+        let connection = connection.unwrap();
+        assert_eq!(connection.local, server.local_addr().unwrap());
+        assert_eq!(connection.peer, server.peer_addr().unwrap());
+    }
+    drop(pairs);
+    assert!(
+        traffic::read(&known)
+            .unwrap()
+            .iter()
+            .flatten()
+            .all(|one| !one.established)
+    );
+}
+
+/// pidfd_getfd(2) holds a descriptor open, and neither readlink(2) of its link, nor its attributes, nor sock_diag(7) do: FIN goes out with the program's
+/// close(2), and looking finds nothing any more.
+#[test]
+fn looking_at_a_connection_holds_nothing_of_it() {
+    let (mut script, mut clients) = server();
+    let known = known(&script);
+    assert!(traffic::read(&known).unwrap().iter().all(Option::is_some));
+    assert_eq!(script.ask("accepted.pop(0).close()"), "None");
+    let mut end = [0; 1];
+    clients[0].set_nonblocking(true).unwrap();
+    assert_eq!(clients[0].read(&mut end).unwrap(), 0, "its end has come");
 }
 
 /// One that waits to be accepted is found by its address; one that both have closed is no connection any more.

@@ -1,0 +1,127 @@
+//! The TCP connections of a host, looked at again and again without a touch.
+//!
+//! While the program runs no descriptor of its connections is duplicated, not for an instant: its close(2) would not be the last, and epoll would tell it
+//! of descriptors that it has closed. Its sockets are known by the links of its descriptors, each new one is searched for once in the kernel's table of
+//! TCP sockets, and from then on it is found there by its addresses.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::kernel::descriptors;
+use crate::kernel::traffic::{self, Connection, Known, OpenSocket};
+
+/// What is known of a socket.
+#[derive(Clone, Copy, Debug)]
+enum Socket {
+    /// It is, or was, a TCP connection.
+    Connection(Known),
+    /// A TCP socket that was no connection when it was last searched for. It may become one.
+    Unconnected,
+    /// Something else, for as long as it lives.
+    Other,
+}
+
+/// The sockets of one host.
+#[derive(Debug, Default)]
+pub struct Connections {
+    known: HashMap<u64, Socket>,
+}
+
+impl Connections {
+    /// Notes the sockets of a host that runs; it listens on `listeners`. Those that were no connections when they were first seen are searched for again
+    /// where a socket has been `connected` since.
+    ///
+    /// # Errors
+    /// Where sock_diag(7) cannot be used.
+    pub fn note(
+        &mut self,
+        pids: &[i32],
+        planes: [Ipv4Addr; 3],
+        cgroups: &[u64],
+        listeners: &[u64],
+        connected: bool,
+    ) -> io::Result<()> {
+        let mut new = self.new_ones(&traffic::sockets(pids), connected);
+        for listener in listeners {
+            if new.remove(listener) {
+                self.known.insert(*listener, Socket::Unconnected);
+            }
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let found = traffic::search(&new, planes, cgroups)?;
+        self.known
+            .extend(new.into_iter().map(|inode| (inode, Socket::Unconnected)));
+        self.known
+            .extend(found.into_iter().map(|known| (known.inode, Socket::Connection(known))));
+        Ok(())
+    }
+
+    /// The same of a host that is held: no close(2) can be in time for it, so each new socket is looked at itself.
+    pub fn note_held(&mut self, pids: &[i32]) {
+        let sockets = traffic::sockets(pids);
+        for inode in self.new_ones(&sockets, true) {
+            let at = sockets[&inode];
+            let socket = Known::of_held(at.pid, at.number).map_or(Socket::Unconnected, Socket::Connection);
+            self.known.insert(inode, socket);
+        }
+    }
+
+    /// Forgets sockets that are closed, and says which TCP sockets are to be searched for.
+    fn new_ones(&mut self, sockets: &HashMap<u64, OpenSocket>, again: bool) -> HashSet<u64> {
+        self.known.retain(|inode, _| sockets.contains_key(inode));
+        let mut new = HashSet::new();
+        for (inode, at) in sockets {
+            match self.known.get(inode) {
+                Some(Socket::Connection(_) | Socket::Other) => {}
+                Some(Socket::Unconnected) if !again => {}
+                Some(Socket::Unconnected) => {
+                    new.insert(*inode);
+                }
+                None if descriptors::is_tcp(at.pid, at.number) == Some(false) => {
+                    self.known.insert(*inode, Socket::Other);
+                }
+                None => {
+                    new.insert(*inode);
+                }
+            }
+        }
+        new
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.connections().count()
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Known> {
+        self.known.values().filter_map(|socket| match socket {
+            Socket::Connection(known) => Some(known),
+            Socket::Unconnected | Socket::Other => None,
+        })
+    }
+
+    /// What has become of them by now. Those of the host with itself are not among them.
+    ///
+    /// # Errors
+    /// Where sock_diag(7) cannot be used.
+    pub fn read(&self) -> io::Result<Vec<Connection>> {
+        let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let ends = |known: &Known| {
+            let (local, peer) = known.ends();
+            (canonical(local), canonical(peer))
+        };
+        let all: HashSet<_> = self.connections().map(ends).collect();
+        let outside: Vec<Known> = self
+            .connections()
+            .filter(|known| {
+                let (local, peer) = ends(known);
+                !all.contains(&(peer, local))
+            })
+            .copied()
+            .collect();
+        Ok(traffic::read(&outside)?.into_iter().flatten().collect())
+    }
+}
