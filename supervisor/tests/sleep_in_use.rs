@@ -3,9 +3,10 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use common::watch::Watch;
 use common::{LIMIT, Project, client, need, wait_until};
@@ -44,7 +45,7 @@ while True:
     s.sendto(b'%d' % count, sender)
 ";
 
-/// A child a second time over is of no account to Python: it counts what it has forked, and is told to by a signal of its own.
+/// A script as an argument in a compose file.
 fn script(source: &str) -> String {
     let lines: Vec<String> = source.trim().lines().map(|line| format!("        {line}")).collect();
     format!("\n      - |\n{}", lines.join("\n"))
@@ -56,6 +57,13 @@ fn request(address: SocketAddr, line: &str) -> String {
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer).unwrap();
     answer.trim().trim_start_matches(':').to_owned()
+}
+
+/// The client says nothing: `echo` reads nothing, and socat takes that for an error, natively as well.
+fn listen_to(address: SocketAddr) -> String {
+    let mut answer = String::new();
+    client::connect(address).unwrap().read_to_string(&mut answer).unwrap();
+    answer.trim().to_owned()
 }
 
 /// The client ends its connection by a reset, which leaves no trace in the kernel.
@@ -150,7 +158,7 @@ services:
         ("udp", Box::new(move || datagram(udp))),
     ];
     let lasting: [(&str, Box<dyn FnMut() -> String + Send>); 2] = [
-        ("socat", Box::new(move || request(socat, "x"))),
+        ("socat", Box::new(move || listen_to(socat))),
         ("node", Box::new(move || client::get(node))),
     ];
     let asked: Vec<_> = counting
@@ -166,9 +174,253 @@ services:
             _ => assert_eq!(answers, expected, "{host} has lost its state"),
         }
         expect_sleep_after(&watch, host, last);
-        if host != "node" {
+        // node has a period of its own, and socat's ended connections keep its address for a minute.
+        if !["node", "socat"].contains(&host) {
             watch.wait(host, "terminate", 1);
         }
         assert_eq!(watch.count(host, "boot"), 1, "{host}");
     }
+}
+
+/// Asked again and again over one connection, in a process with many descriptors.
+const MANY: &str = "
+import os, socket, sys
+spare = [os.open('/dev/null', os.O_RDONLY) for _ in range(150)]
+c = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+s = socket.create_server(('', 7000))
+while True:
+    got = c.recv(100)
+    if not got: break
+    c.sendall(got)
+c.close()
+s.accept()
+";
+
+/// An address outside is one of the machine's own: natively a listener on 127.0.0.2.
+fn outside() -> TcpListener {
+    TcpListener::bind("127.0.0.2:0").unwrap()
+}
+
+#[test]
+fn a_connection_to_an_address_outside_keeps_a_host_with_many_descriptors() {
+    need(&["python3"]);
+    let listener = outside();
+    let port = listener.local_addr().unwrap().port();
+    let project = Project::up(
+        "outside",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 1s, terminate_after: 200ms }}
+services:
+  many:
+    expose: ["7000"]
+    command:
+      - python3
+      - -c{MANY}
+      - 127.0.0.2
+      - "{port}"
+  bystander: {{ command: ["@guests@/servers", edge, "8080"], expose: ["8080"] }}
+"#,
+            MANY = script(MANY),
+        ),
+    );
+    let watch = project.watch();
+    project.ok(&["wake", "many"]);
+    let mut server = listener.accept().unwrap().0;
+    server.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut ask = |server: &mut std::net::TcpStream| {
+        server.write_all(b"x").unwrap();
+        server.read_exact(&mut [0; 1]).unwrap();
+    };
+    watch.wait("many", "ready", 1);
+    // Its bytes are activity.
+    for _ in 0..10 {
+        ask(&mut server);
+        thread::sleep(Duration::from_millis(300));
+    }
+    ask(&mut server);
+    let last = SystemTime::now();
+    assert_eq!(watch.count("many", "suspend"), 0, "bytes moved all the time");
+    let suspend = time_of(&watch.wait("many", "suspend", 1));
+    let after = suspend.duration_since(last).unwrap_or_default();
+    assert!(
+        after + Duration::from_millis(50) >= Duration::from_secs(1),
+        "after {after:?}"
+    );
+    // While it is established the host is not terminated, though others of its age are.
+    for round in 1..=3 {
+        client::ask_line(project.at("bystander", 8080), "hello").unwrap();
+        watch.wait("bystander", "terminate", round);
+    }
+    assert_eq!(watch.count("many", "terminate"), 0);
+    let why = project.why("many");
+    let said = why["not_terminated"].as_str().unwrap_or_else(|| panic!("{why}"));
+    assert!(said.contains("127.0.0.2"), "{said}");
+    // And its bytes wake it, and its end ends what keeps it.
+    ask(&mut server);
+    let wake = watch.wait("many", "wake", 1);
+    assert_eq!(wake.cause.as_deref(), Some("data"));
+    watch.wait("many", "suspend", 2);
+    drop(server);
+    watch.wait("many", "terminate", 1);
+}
+
+/// A UNIX connection with the machine, and one of the host with itself.
+const UNIX: &str = "
+import socket, sys
+s = socket.create_server(('', 7000))
+own = socket.socketpair()
+if sys.argv[1:]:
+    c = socket.socket(socket.AF_UNIX)
+    c.connect(sys.argv[1])
+    c.recv(100)
+s.accept()
+";
+
+#[test]
+fn a_unix_connection_with_the_machine_keeps_a_host() {
+    need(&["python3"]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let project = Project::up(
+        "unix",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 200ms, terminate_after: 200ms }}
+services:
+  connected:
+    expose: ["7000"]
+    command:
+      - python3
+      - -c{UNIX}
+      - {path}
+  alone:
+    expose: ["7000"]
+    command:
+      - python3
+      - -c{UNIX}
+"#,
+            UNIX = script(UNIX),
+            path = path.display(),
+        ),
+    );
+    let watch = project.watch();
+    project.ok(&["wake", "connected"]);
+    let server = listener.accept().unwrap().0;
+    watch.wait("connected", "suspend", 1);
+    for round in 1..=2 {
+        project.ok(&["wake", "alone"]);
+        watch.wait("alone", "terminate", round);
+        watch.wait("alone", "exit", round);
+    }
+    assert_eq!(watch.count("connected", "terminate"), 0);
+    let why = project.why("connected");
+    let said = why["not_terminated"].as_str().unwrap_or_else(|| panic!("{why}"));
+    assert!(said.contains("UNIX"), "{said}");
+    drop(server);
+    watch.wait("connected", "terminate", 1);
+}
+
+/// Servers whose own threads ask them again and again, as health checks do: over 127.0.0.1, over the host's name, and by datagrams.
+const OWN: &str = "
+import socket, sys, threading, time
+kind, host = sys.argv[1:]
+udp = kind == 'udp'
+s = socket.socket(type=socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
+s.bind(('', 7000))
+if not udp: s.listen()
+def check():
+    while True:
+        time.sleep(0.3)
+        if udp:
+            c = socket.socket(type=socket.SOCK_DGRAM)
+            c.sendto(b'own', (host, 7000))
+        else:
+            c = socket.create_connection((host, 7000))
+            c.sendall(b'own')
+        c.recv(100)
+        c.close()
+threading.Thread(target=check, daemon=True).start()
+while True:
+    if udp:
+        data, sender = s.recvfrom(100)
+        s.sendto(data, sender)
+    else:
+        c, _ = s.accept()
+        c.sendall(c.recv(100))
+        c.close()
+";
+
+#[test]
+fn what_a_host_sends_to_itself_does_not_keep_it_awake() {
+    need(&["python3"]);
+    let service = |name: &str, kind: &str, host: &str, port: &str| {
+        format!(
+            "  {name}:\n    expose: [\"{port}\"]\n    command:\n      - python3\n      - -c{}\n      - {kind}\n      - {host}\n",
+            script(OWN)
+        )
+    };
+    let services = service("localhost", "tcp", "127.0.0.1", "7000")
+        + &service("named", "tcp", "named", "7000")
+        + &service("udp", "udp", "127.0.0.1", "7000/udp");
+    let project = Project::up(
+        "own",
+        &format!("x-imsup: {{ idle_after: 1500ms }}\nservices:\n{services}"),
+    );
+    let watch = project.watch();
+    project.ok(&["wake"]);
+    for host in ["localhost", "named", "udp"] {
+        watch.wait(host, "suspend", 1);
+        // It goes on asking itself, and sleeps on.
+        wait_until("ticks", || {
+            project.host(host).json["wakes"] == 0 && watch.count(host, "tick") >= 3
+        });
+    }
+    assert_eq!(request(project.at("localhost", 7000), "x"), "x");
+    watch.wait("localhost", "wake", 1);
+    // Others who ask in between keep it awake.
+    let ask = |host: &str| match host {
+        "udp" => datagram(project.at(host, 7000)),
+        _ => request(project.at(host, 7000), "x"),
+    };
+    let before: Vec<usize> = ["named", "udp"].map(|host| watch.count(host, "suspend")).into();
+    for host in ["named", "udp"] {
+        ask(host);
+        watch.wait(host, "wake", 1);
+    }
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(500));
+        for host in ["named", "udp"] {
+            ask(host);
+        }
+    }
+    let after: Vec<usize> = ["named", "udp"].map(|host| watch.count(host, "suspend")).into();
+    assert_eq!(after, before);
+    for host in ["named", "udp"] {
+        watch.wait(host, "suspend", 2);
+    }
+}
+
+#[test]
+fn why_does_not_say_idle_of_who_has_just_answered() {
+    need(&["redis-server"]);
+    let project = Project::up(
+        "why",
+        r#"
+services:
+  redis: { command: [redis-server, --save, "", --appendonly, "no", --port, "7000"], expose: ["7000"] }
+"#,
+    );
+    let watch = project.watch();
+    let address = project.at("redis", 7000);
+    for number in 1..=17 {
+        assert_eq!(request(address, "INCR count"), number.to_string());
+        let why = project.why("redis");
+        let idle = why["idle_s"].as_f64().unwrap_or_else(|| panic!("{why}"));
+        // Never longer than since the answer before, and two looks.
+        assert!(idle < 2.0, "{why}");
+        thread::sleep(Duration::from_millis(400));
+    }
+    assert_eq!(watch.count("redis", "suspend"), 0);
 }

@@ -30,3 +30,4 @@ pub mod task;
 mod tcp_info;
 pub mod timers;
 pub mod traffic;
+pub mod unix_diag;

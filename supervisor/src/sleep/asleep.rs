@@ -97,7 +97,7 @@ impl Sleep {
         let ready = asleep.set.ready();
         let Some(first) = ready.first().copied() else { return };
         if ready.iter().all(|source| *source == Source::Clock) {
-            return self.tick();
+            return self.tick(host);
         }
         let cause = match readable_listener(host) {
             Some(port) => WakeCause {
@@ -106,7 +106,7 @@ impl Sleep {
                 port: Some(port),
             },
             None => match asleep.set.culprit(first) {
-                Some(Culprit::Timer) => return self.tick(),
+                Some(Culprit::Timer) => return self.tick(host),
                 culprit => cause_of(first, culprit),
             },
         };
@@ -179,7 +179,7 @@ impl Sleep {
     pub(super) fn asleep_on_time(&mut self, host: &mut Host, now: Instant) {
         let Phase::Asleep(asleep) = &mut self.phase else { return };
         if asleep.tick().is_some_and(|(at, _, _)| at <= now) {
-            return self.tick();
+            return self.tick(host);
         }
         if asleep.signals_at <= now {
             asleep.signals_at = now + asleep.signals_every;
@@ -188,7 +188,7 @@ impl Sleep {
                 return self.wake_for(host, CauseKind::Signal);
             }
             if new != 0 {
-                return self.tick();
+                return self.tick(host);
             }
         }
         if asleep.terminate_at.is_some_and(|at| at <= now) {

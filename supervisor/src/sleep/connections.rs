@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::kernel::descriptors;
 use crate::kernel::traffic::{self, Connection, Known, OpenSocket};
+use crate::kernel::{descriptors, unix_diag};
 
 /// What is known of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +67,21 @@ impl Connections {
             let socket = Known::of_held(at.pid, at.number).map_or(Socket::Unconnected, Socket::Connection);
             self.known.insert(inode, socket);
         }
+    }
+
+    /// A UNIX connection of a host that is held with a process outside it, as descriptor of a process. What is a standard stream was given to the program
+    /// by whoever started it (a journal).
+    ///
+    /// # Errors
+    /// Where sock_diag(7) cannot be used.
+    pub fn unix_elsewhere(pids: &[i32]) -> io::Result<Option<OpenSocket>> {
+        let sockets = traffic::sockets(pids);
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        let found = unix_diag::connected_elsewhere(&sockets.keys().copied().collect())?;
+        let mut found = found.into_iter().filter_map(|inode| sockets.get(&inode).copied());
+        Ok(found.find(|at| at.number > libc::STDERR_FILENO))
     }
 
     /// Forgets sockets that are closed, and says which TCP sockets are to be searched for.

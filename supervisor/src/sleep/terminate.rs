@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::asleep::Asleep;
+use super::connections::Connections;
 use super::deadlines::Due;
 use super::{Phase, Sleep, named};
 use crate::host::Host;
@@ -64,6 +65,10 @@ impl Sleep {
                 self.wake(host, now, cause, false);
             }
             Err(NotEnded::Socket(errno)) => {
+                // Connections that have ended keep the address for a minute where the listener has no SO_REUSEADDR (socat's).
+                if let Phase::Asleep(asleep) = &mut self.phase {
+                    asleep.terminate_at = Some(now + WITHOUT_BROKER);
+                }
                 self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc()));
             }
         }
@@ -174,6 +179,17 @@ impl Sleep {
         let Some(connections) = self.connections() else {
             return Use::Other("its connections cannot be read".to_owned());
         };
+        match Connections::unix_elsewhere(&asleep.pids) {
+            Ok(None) => {}
+            Ok(Some(at)) => {
+                let who = named(at.pid);
+                return Use::Other(format!(
+                    "a UNIX connection with a process outside is established (descriptor {} of {who})",
+                    at.number
+                ));
+            }
+            Err(error) => tracing::debug!(%error, "the UNIX connections of a host cannot be read"),
+        }
         match disposable {
             true => used_connections(&host.identity, &connections),
             false => connections

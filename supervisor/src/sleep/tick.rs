@@ -70,7 +70,7 @@ impl SleepSoFar {
 
 impl Sleep {
     /// Lets a sleeper run for a moment, because a deadline of its own has come.
-    pub(super) fn tick(&mut self) {
+    pub(super) fn tick(&mut self, host: &mut Host) {
         let Phase::Asleep(asleep) = std::mem::replace(&mut self.phase, Phase::Awake) else {
             return;
         };
@@ -78,6 +78,14 @@ impl Sleep {
         let so_far = SleepSoFar::of(&asleep);
         let cpu = self.cpu_of(&asleep.pids, now);
         drop(asleep);
+        if self
+            .policy
+            .as_ref()
+            .is_some_and(|policy| policy.terminate_after.is_some())
+        {
+            // Who comes while it ticks, and is answered at once, uses it.
+            host.incoming.look(&host.retained);
+        }
         self.ran_from = now;
         self.write_time_left(now);
         let overdue = self.interrupted.take_overdue(now);
@@ -116,13 +124,16 @@ impl Sleep {
         }
         if quiet {
             match self.hold(host, began) {
-                Ok(asleep) if asleep.bytes != so_far.bytes => {
+                Ok(asleep) if asleep.bytes != so_far.bytes || host.incoming.peek().came => {
                     // It answered somebody, or took in what somebody sent.
                     drop(asleep);
                     self.tree.release();
                     return self.wake_from_tick(host, began);
                 }
-                Ok(asleep) => return self.sleep_on(host, so_far.go_on(asleep, now), began),
+                Ok(asleep) => {
+                    host.incoming.rest();
+                    return self.sleep_on(host, so_far.go_on(asleep, now), began);
+                }
                 Err(what) => tracing::debug!(%what, "a tick is not over"),
             }
         }
@@ -154,7 +165,10 @@ impl Sleep {
                 port: port_of(connection.local),
             },
             None => WakeCause {
-                kind: CauseKind::Timer,
+                kind: match host.incoming.peek().came {
+                    true => CauseKind::Connection,
+                    false => CauseKind::Timer,
+                },
                 by: None,
                 port: None,
             },

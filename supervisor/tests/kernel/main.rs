@@ -18,6 +18,7 @@ mod stopped;
 mod succession;
 mod tasks;
 mod traffic;
+mod unix_diag;
 mod waiting;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
