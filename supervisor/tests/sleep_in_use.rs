@@ -5,11 +5,12 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::watch::Watch;
-use common::{LIMIT, Project, client, need, wait_until};
+use common::{Background, LIMIT, Project, client, need, wait_until};
 use rustix::net::sockopt;
 
 const IDLE_AFTER: Duration = Duration::from_secs(2);
@@ -228,7 +229,7 @@ services:
     project.ok(&["wake", "many"]);
     let mut server = listener.accept().unwrap().0;
     server.set_read_timeout(Some(LIMIT)).unwrap();
-    let mut ask = |server: &mut std::net::TcpStream| {
+    let ask = |server: &mut std::net::TcpStream| {
         server.write_all(b"x").unwrap();
         server.read_exact(&mut [0; 1]).unwrap();
     };
@@ -361,7 +362,7 @@ fn what_a_host_sends_to_itself_does_not_keep_it_awake() {
             script(OWN)
         )
     };
-    let services = service("localhost", "tcp", "127.0.0.1", "7000")
+    let services = service("loopback", "tcp", "127.0.0.1", "7000")
         + &service("named", "tcp", "named", "7000")
         + &service("udp", "udp", "127.0.0.1", "7000/udp");
     let project = Project::up(
@@ -370,15 +371,15 @@ fn what_a_host_sends_to_itself_does_not_keep_it_awake() {
     );
     let watch = project.watch();
     project.ok(&["wake"]);
-    for host in ["localhost", "named", "udp"] {
+    for host in ["loopback", "named", "udp"] {
         watch.wait(host, "suspend", 1);
         // It goes on asking itself, and sleeps on.
         wait_until("ticks", || {
             project.host(host).json["wakes"] == 0 && watch.count(host, "tick") >= 3
         });
     }
-    assert_eq!(request(project.at("localhost", 7000), "x"), "x");
-    watch.wait("localhost", "wake", 1);
+    assert_eq!(request(project.at("loopback", 7000), "x"), "x");
+    watch.wait("loopback", "wake", 1);
     // Others who ask in between keep it awake.
     let ask = |host: &str| match host {
         "udp" => datagram(project.at(host, 7000)),
@@ -423,4 +424,92 @@ services:
         thread::sleep(Duration::from_millis(400));
     }
     assert_eq!(watch.count("redis", "suspend"), 0);
+}
+
+/// Answers each line, and counts events of descriptors that it has closed.
+const EVENTS: &str = "
+import select, socket
+s = socket.create_server(('', 7000))
+e = select.epoll()
+e.register(s, select.EPOLLIN)
+open, stale = {}, 0
+while True:
+    for fd, _ in e.poll():
+        if fd == s.fileno():
+            c, _ = s.accept()
+            open[c.fileno()] = c
+            e.register(c, select.EPOLLIN)
+        elif fd not in open:
+            stale += 1
+        else:
+            got = open[fd].recv(100)
+            if got: open[fd].sendall(b'%d\\n' % stale)
+            else: open.pop(fd).close()
+";
+
+/// strace, delaying the return of calls of a process for as long as this lives.
+struct Delayed(Background);
+
+impl Delayed {
+    fn calls(project: &Project, pid: u32, call: &str) -> Self {
+        let inject = format!("inject={call}:delay_exit=60000");
+        let pid = pid.to_string();
+        let trace = format!("trace={call}");
+        let arguments = ["-p", &pid, "-e", &trace, "-e", &inject, "-o", "/dev/null"];
+        let command = project.command("strace", &arguments);
+        let strace = Background::spawn(command, Stdio::piped());
+        wait_until("strace to be attached", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            !status.contains("TracerPid:\t0\n")
+        });
+        Self(strace)
+    }
+
+    fn end(self) {
+        self.0.signal(rustix::process::Signal::INT);
+        self.0.finish(LIMIT);
+    }
+}
+
+/// A look at a connection must not hold it open: a program that closes it would be told of a descriptor that it has closed. Here each call by which a
+/// duplicate could be looked at takes 60 ms, and the connection ends 100 ms after its host was woken.
+#[test]
+fn looks_at_connections_tell_a_program_of_nothing_that_it_has_closed() {
+    need(&["python3", "strace"]);
+    let project = Project::up(
+        "stale",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 30ms }}
+services:
+  web:
+    expose: ["7000"]
+    command:
+      - python3
+      - -c{EVENTS}
+"#,
+            EVENTS = script(EVENTS),
+        ),
+    );
+    let watch = project.watch();
+    let address = project.at("web", 7000);
+    assert_eq!(request(address, "first"), "0");
+    watch.wait("web", "suspend", 1);
+    let supervisor = common::parent(project.host("web").pid.unwrap()).unwrap();
+    for call in ["getsockopt", "pidfd_getfd", "getpeername", "sendto"] {
+        let delayed = Delayed::calls(&project, supervisor, call);
+        for _ in 0..4 {
+            let suspends = watch.count("web", "suspend");
+            let mut held = client::Held::connect(address);
+            for _ in 0..2 {
+                held.say("x").unwrap();
+                assert_eq!(held.hear().unwrap(), "0", "with {call} delayed");
+                thread::sleep(Duration::from_millis(100));
+            }
+            drop(held);
+            watch.wait("web", "suspend", suspends + 1);
+        }
+        delayed.end();
+        assert_eq!(request(address, "last"), "0", "with {call} delayed");
+    }
 }
