@@ -44,6 +44,8 @@ pub struct Life {
     cause: Option<Box<Cause>>,
     detail: Option<Box<str>>,
     stopping: bool,
+    /// Its program is being ended because nobody uses it.
+    terminated: bool,
     retired: bool,
 }
 
@@ -62,6 +64,7 @@ impl Life {
             cause: None,
             detail: None,
             stopping: false,
+            terminated: false,
             retired: false,
         }
     }
@@ -288,6 +291,7 @@ impl Life {
             self.signalled = Some(now);
             self.detail = None;
             self.stopping = false;
+            self.terminated = false;
             if let Some(cause) = cause {
                 self.cause = Some(Box::new(cause));
                 actions.push(Action::Emit {

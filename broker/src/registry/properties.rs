@@ -465,6 +465,33 @@ fn a_terminated_hosts_end_is_no_failure_and_who_comes_meanwhile_gets_its_next_bo
 }
 
 #[test]
+fn a_terminated_host_says_so_until_it_is_booted_again_or_ends_otherwise() {
+    for (status, detail) in [
+        (ExitStatus::Signal(15), "terminated"),
+        (ExitStatus::Signal(9), "terminated"),
+        (ExitStatus::Code(0), "terminated"),
+        (ExitStatus::Code(143), "terminated"),
+        (ExitStatus::Signal(11), "was ended by signal 11"),
+    ] {
+        let mut world = sleeper();
+        world.apply(Move::Terminating);
+        world.live = false;
+        let end = world.step(Input::Ended { status, detail: None });
+        let emitted = end.iter().any(|action| {
+            matches!(action, Action::Emit { detail: Some(detail), .. } if *detail == status.to_string())
+        });
+        assert!(emitted, "the event says how it ended: {end:?}");
+        assert_eq!(world.life.detail(), Some(detail), "{status}");
+        world.apply(Move::Wait(Want::Ready));
+        assert_eq!(world.life.detail(), None, "it boots");
+        world.apply(Move::Settled);
+        world.apply(Move::Stop);
+        world.apply(Move::Ended(ExitStatus::Signal(15)));
+        assert_eq!(world.life.detail(), Some("was ended by signal 15"), "and is stopped");
+    }
+}
+
+#[test]
 fn a_host_that_sleeps_has_started() {
     let mut world = World::new(Revive::OnSignal);
     world.apply(Move::Wait(Want::Ready));

@@ -13,7 +13,15 @@ const BREAKS_AT_ONCE: u32 = 2;
 /// The longest delay after breaks: somebody is served at each boot, perhaps.
 const LONGEST_BREAK: Duration = Duration::from_secs(1);
 
+/// What is said of a host whose program was ended because nobody used it.
+const TERMINATED: &str = "terminated";
+
+const SIGABRT: i32 = 6;
+const SIGBUS: i32 = 7;
+const SIGFPE: i32 = 8;
+const SIGILL: i32 = 4;
 const SIGINT: i32 = 2;
+const SIGSEGV: i32 = 11;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
@@ -51,7 +59,11 @@ impl Life {
             duration: Some(ran),
             detail: Some(shown.clone()),
         });
-        self.detail = (failed_start || status != ExitStatus::Code(0)).then(|| shown.into_boxed_str());
+        // How the program took the signal that it was told to end with is in the event.
+        self.detail = match std::mem::take(&mut self.terminated) && !died_of_itself(status) {
+            true => Some(TERMINATED.into()),
+            false => (failed_start || status != ExitStatus::Code(0)).then(|| shown.into_boxed_str()),
+        };
         self.answer(|want| (want == Want::Ended).then_some(Answer::Ended), actions);
 
         self.failures = match failed_start {
@@ -136,6 +148,14 @@ fn cannot_be_executed(status: ExitStatus) -> bool {
             | Errno::PERM
             | Errno::TOOBIG
             | Errno::NAMETOOLONG
+    )
+}
+
+/// Whether a program that was told to end died of a fault of its own instead. The signal that it is told with is the compose file's (`stop_signal`).
+fn died_of_itself(status: ExitStatus) -> bool {
+    matches!(
+        status,
+        ExitStatus::Signal(SIGSEGV | SIGABRT | SIGBUS | SIGFPE | SIGILL) | ExitStatus::Lost
     )
 }
 

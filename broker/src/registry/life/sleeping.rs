@@ -32,6 +32,7 @@ impl Life {
     pub(super) fn terminating(&mut self) {
         if self.set_asleep(false) {
             self.stopping = true;
+            self.terminated = true;
         }
     }
 
