@@ -477,9 +477,9 @@ fn a_terminated_host_says_so_until_it_is_booted_again_or_ends_otherwise() {
         world.apply(Move::Terminating);
         world.live = false;
         let end = world.step(Input::Ended { status, detail: None });
-        let emitted = end.iter().any(|action| {
-            matches!(action, Action::Emit { detail: Some(detail), .. } if *detail == status.to_string())
-        });
+        let emitted = end
+            .iter()
+            .any(|action| matches!(action, Action::Emit { detail: Some(detail), .. } if *detail == status.to_string()));
         assert!(emitted, "the event says how it ended: {end:?}");
         assert_eq!(world.life.detail(), Some(detail), "{status}");
         world.apply(Move::Wait(Want::Ready));

@@ -162,6 +162,7 @@ impl Sleep {
             Ok(asleep) => {
                 host.incoming.rest();
                 self.trouble = None;
+                self.observe_deadlines(&asleep.pids, since_run);
                 self.say_suspended(host, &asleep, now.elapsed());
                 self.phase = Phase::Asleep(Box::new(asleep));
                 self.reclaim(host);

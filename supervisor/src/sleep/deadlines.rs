@@ -14,6 +14,9 @@ use crate::kernel::stopped::GoOn;
 /// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.
 const SHORTEST_SLACK: Duration = Duration::from_millis(10);
 
+/// Two readings of when one call gives up differ by less.
+const SAME_END: Duration = Duration::from_millis(50);
+
 /// One instant, on every clock that deadlines are of.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -86,7 +89,7 @@ pub enum Due {
         earliest: Instant,
         /// The latest instant: what nobody but us can tell that its time is over is not told before.
         latest: Instant,
-        /// How long the call was to wait at most.
+        /// How long the call was to wait at most. If its beginning is not known, that is from the earliest one: a timer of which little is left is no poll.
         span: Duration,
         /// The time of CLOCK_REALTIME it is, where it is one.
         realtime: Option<Duration>,
@@ -109,10 +112,13 @@ pub fn due(deadline: Deadline, began: Bounds, now: &Now) -> Due {
         Deadline::After(time) if time >= FOREVER => Due::Never,
         Deadline::After(time) => from(began.earliest + time, began.latest + time, time, None),
         Deadline::Left(time) if time >= FOREVER => Due::Never,
-        Deadline::Left(time) => from(now.instant + time, now.instant + time, time, None),
+        Deadline::Left(time) => {
+            let at = now.instant + time;
+            from(at, at, at.saturating_duration_since(began.earliest), None)
+        }
         Deadline::At(clock, time) => {
             let earliest = now.when(clock, time);
-            let span = earliest.saturating_duration_since(began.latest);
+            let span = earliest.saturating_duration_since(began.earliest);
             from(earliest, earliest, span, (clock == Clock::Realtime).then_some(time))
         }
     }
@@ -124,6 +130,24 @@ impl Due {
         match self {
             Self::From { latest, .. } => Some(latest.saturating_duration_since(now)),
             Self::Never | Self::Unknown => None,
+        }
+    }
+
+    /// Takes over how long the same wait was to take at most, as it was seen `before`. That it is the same is seen from its end.
+    pub fn keep_span(&mut self, before: &Self) {
+        let (
+            Self::From { latest, span, .. },
+            Self::From {
+                latest: end,
+                span: longer,
+                ..
+            },
+        ) = (self, before)
+        else {
+            return;
+        };
+        if (*latest).max(*end) - (*latest).min(*end) < SAME_END {
+            *span = (*span).max(*longer);
         }
     }
 
@@ -209,6 +233,13 @@ impl Interrupted {
         let call = self.calls.get(&tid).filter(|call| call.key == *key)?;
         let same = number == libc::SYS_restart_syscall || (call.continued && call.number == number);
         same.then_some(call)
+    }
+
+    /// The call that thread `tid` was in, where it is in the same one: interrupted, some are simply made anew (select(2), clock_nanosleep(2) until a time).
+    pub fn made_anew(&self, tid: i32, number: i64, key: &CallKey) -> Option<&Call> {
+        self.calls
+            .get(&tid)
+            .filter(|call| call.key == *key && call.number == number)
     }
 
     /// All of them, with their threads.
@@ -311,6 +342,27 @@ mod tests {
             Some(now.instant + SLACK),
             "one that has passed is due when the host may run again"
         );
+    }
+
+    #[test]
+    fn a_long_limit_of_which_little_is_left_is_no_polling() {
+        let now = now();
+        let began = Bounds {
+            earliest: now.instant - seconds(599),
+            latest: now.instant,
+        };
+        let half = Duration::from_millis(500);
+        for deadline in [
+            Deadline::Left(half),
+            Deadline::At(Clock::Monotonic, now.monotonic + half),
+        ] {
+            assert!(!due(deadline, began, &now).is_polling(SLACK));
+            let just_now = Bounds {
+                earliest: now.instant,
+                latest: now.instant,
+            };
+            assert!(due(deadline, just_now, &now).is_polling(SLACK));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::asleep::Asleep;
 use super::calls::{self, Deadline, SocketTimeout};
 use super::deadlines::{Call, CallKey, Due, Now};
 use super::plan::{self, NotIdle, Plan};
+use super::rhythm::Seen;
 use super::tree::HoldError;
 use super::waitset::{WaitSet, is_epoll};
 use crate::host::Host;
@@ -156,6 +157,18 @@ impl Sleep {
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
         plan
+    }
+
+    /// Learns from the deadlines of a host that is held, and has run since `ran_from`.
+    pub(super) fn observe_deadlines(&mut self, pids: &[i32], ran_from: Instant) {
+        let now = Instant::now();
+        let timers: Vec<_> = pids.iter().flat_map(|pid| few_timerfds(*pid)).collect();
+        let of_timers = timers.iter().map(|timer| Seen::of_timer(timer, ran_from, now));
+        let of_calls = self
+            .interrupted
+            .all()
+            .filter_map(|(tid, call)| Seen::of_call(tid, call));
+        self.rhythms.observe(now, of_calls.chain(of_timers));
     }
 
     /// Takes over what the threads wait for. How their interrupted calls go on is said also where the host is not idle.

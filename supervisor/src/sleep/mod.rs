@@ -16,6 +16,8 @@ mod hold;
 mod idle;
 mod meter;
 mod plan;
+mod rhythm;
+mod runtimes;
 mod terminate;
 mod tick;
 mod tree;
@@ -38,6 +40,7 @@ use self::connections::Connections;
 use self::deadlines::Interrupted;
 use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
+use self::rhythm::Rhythms;
 use self::tick::Tick;
 pub use self::tree::Tree;
 use crate::host::Host;
@@ -88,6 +91,8 @@ pub struct Sleep {
     /// Not suspended before, after it could not be.
     trouble: Option<Trouble>,
     interrupted: Interrupted,
+    /// Which deadlines come again and again.
+    rhythms: Rhythms,
     /// Since when the host has been let run.
     ran_from: Instant,
     backlogs: Backlogs,
@@ -118,6 +123,7 @@ impl Sleep {
             next_look: now,
             trouble: None,
             interrupted: Interrupted::default(),
+            rhythms: Rhythms::default(),
             ran_from: now,
             backlogs: Backlogs::default(),
             orders: Vec::new(),

@@ -129,7 +129,10 @@ pub fn plan<M: TargetMemory>(
                 if let Deadline::At(clock @ (Clock::Monotonic | Clock::Boottime), time) = &mut wait.deadline {
                     *time = set_back(*time, ahead(pid, *clock == Clock::Boottime));
                 }
-                let due = deadlines::due(wait.deadline, began(pid), now);
+                let mut due = deadlines::due(wait.deadline, began(pid), now);
+                if let Some(call) = before.made_anew(tid, number, &key) {
+                    due.keep_span(&call.due);
+                }
                 Call {
                     pid,
                     key,
@@ -319,6 +322,57 @@ mod tests {
         let plan = planned(&[restarted], &before, &now).unwrap();
         assert_eq!(plan.dues.iter().map(|(_, _, due)| *due).collect::<Vec<_>>(), [due]);
         assert!(plan.calls.contains_key(&10), "it may be interrupted again");
+    }
+
+    #[test]
+    fn a_call_that_is_made_anew_by_itself_was_to_wait_for_as_long_as_before() {
+        let mut now = Now::read();
+        let select = [0, 0, 0, 0, 4096, 0];
+        let left = |seconds: u64| Left(Duration::from_secs(seconds));
+        let plan_at = |now: &Now, before: &Interrupted, seconds| {
+            let began = Bounds {
+                earliest: now.instant,
+                latest: now.instant,
+            };
+            let threads = [thread(10, blocked(libc::SYS_select, select))];
+            plan(
+                &threads,
+                before,
+                now,
+                |_| left(seconds),
+                |_| began,
+                |_, _, _| None,
+                |_, _| 0,
+            )
+        };
+        let mut before = Interrupted::default();
+        before.set(plan_at(&now, &before, 600).calls);
+        now.instant += Duration::from_secs(599);
+        let span = |plan: &Plan| match plan.dues[0].2 {
+            Due::From { span, .. } => span,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            span(&plan_at(&now, &before, 1)),
+            Duration::from_secs(600),
+            "the same wait"
+        );
+        assert_eq!(span(&plan_at(&now, &before, 2)), Duration::from_secs(2), "another");
+    }
+
+    /// The memory of a call with a `timeval` of this time.
+    struct Left(Duration);
+
+    impl TargetMemory for Left {
+        fn read(&self, _: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+            buffer.fill(0);
+            buffer[..8].copy_from_slice(&self.0.as_secs().to_ne_bytes());
+            Ok(buffer.len())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+            Err(Errno::EFAULT)
+        }
     }
 
     #[test]

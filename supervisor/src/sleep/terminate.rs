@@ -11,12 +11,14 @@ use nix::sys::signal::Signal;
 
 use super::asleep::Asleep;
 use super::connections::Connections;
-use super::deadlines::Due;
-use super::{Phase, Sleep, named};
+use super::deadlines::{Call, Due};
+use super::rhythm::{self, Waiter};
+use super::{Phase, Sleep, named, runtimes};
 use crate::host::Host;
 use crate::identity::Identity;
 use crate::kernel::socket::{self, as_v4};
 use crate::kernel::succession;
+use crate::kernel::timers;
 use crate::kernel::traffic::Connection;
 use crate::sockets::Successor;
 
@@ -171,7 +173,7 @@ impl Sleep {
             return Use::Other("it is to be kept awake".to_owned());
         }
         let disposable = self.policy.as_ref().is_some_and(|policy| policy.disposable);
-        if !disposable && let Some(why) = pending_timer(asleep) {
+        if !disposable && let Some(why) = self.pending_timer(asleep, Instant::now()) {
             return Use::Other(why);
         }
         // It is held, so each of its sockets may be looked at, however many there are.
@@ -199,6 +201,45 @@ impl Sleep {
         }
     }
 
+    /// A timer that a sleeper waits for, and that may be for work of its own.
+    fn pending_timer(&self, asleep: &Asleep, now: Instant) -> Option<String> {
+        let pending = |pid, call| Some(format!("a timer is pending ({}, {call})", named(pid)));
+        for (tid, call) in self.interrupted.all() {
+            let is_due = matches!(call.due, Due::From { .. }) && !call.due.is_polling(asleep.slack);
+            if is_due && !self.is_housekeeping(tid, call, asleep, now) && !runtimes::is_own_affair(tid, call) {
+                return pending(call.pid, call.wait.call);
+            }
+        }
+        if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
+            return Some(format!("nobody knows how long {} waits in {call}", named(*pid)));
+        }
+        // All of them, also where they were too many to be looked at each time.
+        for timer in asleep.pids.iter().flat_map(|pid| timers::timerfds(*pid)) {
+            let waiter = Waiter::TimerFd {
+                pid: timer.pid,
+                number: timer.number,
+            };
+            let repeats = !timer.interval.is_zero();
+            let polls = repeats && timer.expires_in.max(timer.interval) < asleep.slack;
+            let known = self.rhythms.is_polling(waiter, asleep.slack)
+                || self.rhythms.is_housekeeping(waiter, !repeats, asleep.since, now);
+            if !polls && !known {
+                return pending(timer.pid, "timerfd");
+            }
+        }
+        asleep
+            .posix_timers
+            .then(|| "it has POSIX timers, whose times nobody can see".to_owned())
+    }
+
+    fn is_housekeeping(&self, tid: i32, call: &Call, asleep: &Asleep, now: Instant) -> bool {
+        let is_known = |hides| {
+            self.rhythms
+                .is_housekeeping(rhythm::waiter(tid, call), hides, asleep.since, now)
+        };
+        is_known(true) || (!rhythm::is_loop(call) && is_known(false) && !runtimes::has_executors(call))
+    }
+
     /// Whether the loop is to end the program now; says how, once.
     pub fn take_ending(&mut self) -> Option<(Signal, Duration)> {
         if !std::mem::take(&mut self.ending) {
@@ -208,19 +249,6 @@ impl Sleep {
         let signal = Signal::try_from(policy.stop_signal).unwrap_or(Signal::SIGTERM);
         Some((signal, policy.stop_grace))
     }
-}
-
-/// A timer that a sleeper waits for.
-fn pending_timer(asleep: &Asleep) -> Option<String> {
-    if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| !due.is_polling(asleep.slack)) {
-        return Some(format!("a timer is pending ({}, {call})", named(*pid)));
-    }
-    if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
-        return Some(format!("nobody knows how long {} waits in {call}", named(*pid)));
-    }
-    asleep
-        .posix_timers
-        .then(|| "it has POSIX timers, whose times nobody can see".to_owned())
 }
 
 /// Who uses the connections of a disposable host: itself does not count, other hosts may be disposable too.

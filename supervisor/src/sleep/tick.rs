@@ -144,6 +144,7 @@ impl Sleep {
     }
 
     fn sleep_on(&mut self, host: &mut Host, asleep: Asleep, began: Instant) {
+        self.observe_deadlines(&asleep.pids, began);
         let message = ToBroker::Ticked {
             deadline_us: asleep.deadline_us(),
             took: began.elapsed(),
@@ -164,14 +165,17 @@ impl Sleep {
                 by: Some(connection.peer),
                 port: port_of(connection.local),
             },
-            None => WakeCause {
-                kind: match host.incoming.peek().came {
-                    true => CauseKind::Connection,
-                    false => CauseKind::Timer,
-                },
-                by: None,
-                port: None,
-            },
+            None => {
+                let came = host.incoming.peek().came;
+                if !came {
+                    self.rhythms.worked(Instant::now());
+                }
+                WakeCause {
+                    kind: if came { CauseKind::Connection } else { CauseKind::Timer },
+                    by: None,
+                    port: None,
+                }
+            }
         };
         self.wake(host, began, cause, false);
     }

@@ -1,7 +1,8 @@
 // An ordinary Go HTTP server and client, built without cgo: Go's own resolver, its own system calls, no libc.
 //
-//	guest -listen :8080 [-upstream http://db:80/] [-delay 2s]
-//	                                                serve; each answer says who called, and what the upstream said
+//	guest -listen :8080 [-upstream http://db:80/] [-delay 2s] [-after 1h -file F]
+//	                                                serve; each answer says who called, and what the upstream said;
+//	                                                F is made after that time
 //	guest -get http://web:8080/                     print the answer
 //	guest -lookup NAME                              print the addresses
 //	guest -serve-datagrams :9000                    answer datagrams
@@ -59,6 +60,8 @@ func main() {
 	listen := flag.String("listen", "", "address to serve on")
 	upstream := flag.String("upstream", "", "URL to ask before each answer")
 	delay := flag.Duration("delay", 0, "how long to sleep before each answer")
+	after := flag.Duration("after", 0, "when to make a file")
+	file := flag.String("file", "", "the file to make")
 	url := flag.String("get", "", "URL to get and print")
 	lookup := flag.String("lookup", "", "name to look up and print")
 	serve := flag.String("serve-datagrams", "", "address to answer datagrams on")
@@ -87,6 +90,9 @@ func main() {
 		fail(serveDatagrams(*serve))
 	}
 	if *listen != "" {
+		if *after > 0 {
+			time.AfterFunc(*after, func() { os.WriteFile(*file, nil, 0o600) })
+		}
 		listener, err := listener(*listen)
 		fail(err)
 		fail(http.Serve(listener, handler(*upstream, *delay)))

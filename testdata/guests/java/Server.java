@@ -8,8 +8,17 @@ import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
 
-/** The JDK's own HTTP server on the wildcard address. Usage: Server PORT [UPSTREAM-URL]. */
+/**
+ * The JDK's own HTTP server on the wildcard address. Usage: Server PORT [UPSTREAM-URL].
+ *
+ * With the properties "after", in milliseconds, and "file" it makes that file after that time.
+ */
 public final class Server {
     public static void main(String[] arguments) throws Exception {
         int port = Integer.parseInt(arguments[0]);
@@ -31,6 +40,11 @@ public final class Server {
             }
         });
         server.start();
+        Long after = Long.getLong("after");
+        if (after != null) {
+            ScheduledExecutorService timers = Executors.newScheduledThreadPool(1);
+            timers.schedule(() -> Files.createFile(Path.of(System.getProperty("file"))), after, TimeUnit.MILLISECONDS);
+        }
     }
 
     /** A machine's own name need not resolve; a host's does. */

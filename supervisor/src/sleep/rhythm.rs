@@ -1,0 +1,339 @@
+//! Whether a deadline is housekeeping: it has come before, led to nothing, and was set anew for the same time. Pure.
+//!
+//! A deadline that has never come counts as work ahead, whatever its length. What is learned of a deadline that comes again and again depends on what may hide
+//! behind it:
+//!
+//! * A thread that waits for a time alone, or for one descriptor, has one deadline. Once it has been watched for [`WATCHED`], its period is known.
+//! * An event loop shows the nearest of all its timers: a period of 5 s hides a timer of 10 minutes, and no call of the program tells. What was
+//!   set was set by work, so what is hidden comes within its own length after the last work: the period counts as housekeeping once nothing else has
+//!   happened for [`HIDDEN`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::calls::Deadline;
+use super::deadlines::{Call, Due};
+use super::waitset::is_epoll;
+use crate::kernel::timers::TimerFd;
+
+/// How long a period is watched before it is known. Shorter ones are often steps of something that goes on (a retry, a wait of a few seconds before an answer).
+const WATCHED: Duration = Duration::from_secs(30);
+
+/// How long after the last work a timer that an event loop hides may come: longer than those that programs set in passing.
+const HIDDEN: Duration = Duration::from_secs(3600);
+
+/// What has not been seen for so long is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// Two readings of one deadline differ by less.
+const SAME_DEADLINE: Duration = Duration::from_millis(5);
+
+/// What a measured period may differ by: the host is let run late, and is looked at later.
+const TOLERANCE: Duration = Duration::from_millis(50);
+
+/// What waits for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Waiter {
+    /// A thread in one call. The depth of its stack tells nothing: an interpreter that optimises what it runs makes the same call from another.
+    Thread {
+        /// Which.
+        tid: i32,
+        /// The call.
+        number: i64,
+    },
+    /// A timerfd.
+    TimerFd {
+        /// Its process.
+        pid: i32,
+        /// Its descriptor.
+        number: i32,
+    },
+}
+
+/// A deadline as it is seen while a host is held.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    waiter: Waiter,
+    earliest: Instant,
+    span: Duration,
+    /// Whether the span is what the program gave, to the nanosecond.
+    exact: bool,
+}
+
+impl Seen {
+    /// The deadline of a thread's call.
+    pub fn of_call(tid: i32, call: &Call) -> Option<Self> {
+        let Due::From { earliest, span, .. } = call.due else {
+            return None;
+        };
+        Some(Self {
+            waiter: waiter(tid, call),
+            earliest,
+            span,
+            exact: matches!(call.wait.deadline, Deadline::After(_)) && !is_loop(call),
+        })
+    }
+
+    /// The expiry of a timerfd of a host that has run since `ran_from`.
+    pub fn of_timer(timer: &TimerFd, ran_from: Instant, now: Instant) -> Self {
+        let repeats = !timer.interval.is_zero();
+        // One that is set anew each time was set since the host ran.
+        let at_most = timer.expires_in + now.saturating_duration_since(ran_from);
+        Self {
+            waiter: Waiter::TimerFd {
+                pid: timer.pid,
+                number: timer.number,
+            },
+            earliest: now + timer.expires_in,
+            span: if repeats { timer.interval } else { at_most },
+            exact: repeats,
+        }
+    }
+}
+
+/// The waiter that a thread in this call is.
+pub fn waiter(tid: i32, call: &Call) -> Waiter {
+    Waiter::Thread {
+        tid,
+        number: call.number,
+    }
+}
+
+/// Whether a call waits for many things, as that of an event loop, whose time limit is that of the nearest of its timers.
+pub fn is_loop(call: &Call) -> bool {
+    is_epoll(call.wait.call) || call.wait.watches.len() > 1
+}
+
+/// What is known of one waiter.
+#[derive(Debug)]
+struct Rhythm {
+    earliest: Instant,
+    span: Duration,
+    exact: bool,
+    /// How often it came, led to nothing, and was set anew for the same time.
+    times: u32,
+    /// Whether the span was measured from a known beginning.
+    measured: bool,
+    /// Since when it has had this span.
+    since: Instant,
+    /// It has led to work before.
+    works: bool,
+    seen: Instant,
+}
+
+/// What is known of all deadlines of a host.
+#[derive(Debug, Default)]
+pub struct Rhythms(HashMap<Waiter, Rhythm>);
+
+impl Rhythms {
+    /// Takes what a host waits for that has been held at `now`, after it fell asleep or had been let run for nothing but housekeeping.
+    pub fn observe(&mut self, now: Instant, seen: impl Iterator<Item = Seen>) {
+        for one in seen {
+            let exact = one.exact;
+            let rhythm = self.0.entry(one.waiter).or_insert_with(|| Rhythm {
+                earliest: one.earliest,
+                span: one.span,
+                exact,
+                times: 0,
+                measured: exact,
+                since: now,
+                works: false,
+                seen: now,
+            });
+            rhythm.take(&one, now);
+        }
+        self.0
+            .retain(|_, rhythm| now.saturating_duration_since(rhythm.seen) < FORGOTTEN);
+    }
+
+    /// The host was let run for a deadline, and that led to work.
+    pub fn worked(&mut self, now: Instant) {
+        for rhythm in self.0.values_mut().filter(|rhythm| rhythm.earliest <= now) {
+            rhythm.works = true;
+            rhythm.times = 0;
+            rhythm.since = now;
+        }
+    }
+
+    /// Whether the deadline of `waiter` only ever did housekeeping. `hides` is whether other timers may be behind it, `idle_since` when the host last did
+    /// anything else.
+    pub fn is_housekeeping(&self, waiter: Waiter, hides: bool, idle_since: Instant, now: Instant) -> bool {
+        let Some(rhythm) = self.0.get(&waiter) else {
+            return false;
+        };
+        let needed = if rhythm.exact { 1 } else { 2 };
+        if rhythm.times < needed {
+            return false;
+        }
+        let watched = now.saturating_duration_since(rhythm.since);
+        match hides || rhythm.works {
+            true => watched.min(now.saturating_duration_since(idle_since)) >= HIDDEN,
+            false => watched >= WATCHED,
+        }
+    }
+
+    /// Whether the time that a waiter waits each time is known, and shorter than the slack.
+    pub fn is_polling(&self, waiter: Waiter, slack: Duration) -> bool {
+        let rhythm = self.0.get(&waiter);
+        rhythm.is_some_and(|rhythm| rhythm.measured && rhythm.span < slack)
+    }
+}
+
+impl Rhythm {
+    fn take(&mut self, one: &Seen, now: Instant) {
+        self.seen = now;
+        if self.earliest.max(one.earliest) - self.earliest.min(one.earliest) < SAME_DEADLINE {
+            return;
+        }
+        let came = self.earliest <= now;
+        let same = self.exact == one.exact && self.measured && is_same(self.span, one.span, one.exact);
+        self.earliest = one.earliest;
+        match (same, came) {
+            (true, true) => self.times = self.times.saturating_add(1),
+            // Something else ended its wait.
+            (true, false) => {}
+            (false, _) => {
+                self.span = one.span;
+                self.exact = one.exact;
+                self.measured = came || one.exact;
+                self.times = 0;
+                self.since = now;
+            }
+        }
+    }
+}
+
+fn is_same(one: Duration, other: Duration, exact: bool) -> bool {
+    match exact {
+        true => one == other,
+        false => one.abs_diff(other) <= TOLERANCE.max(one / 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAITER: Waiter = Waiter::Thread {
+        tid: 7,
+        number: libc::SYS_futex,
+    };
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn seen(earliest: Instant, span: Duration, exact: bool) -> Seen {
+        Seen {
+            waiter: WAITER,
+            earliest,
+            span,
+            exact,
+        }
+    }
+
+    /// Lets a deadline come after each of these spans; what is known of it then, and when that is.
+    fn after(spans: &[u64], exact: bool) -> (Rhythms, Instant) {
+        let mut rhythms = Rhythms::default();
+        let mut now = Instant::now();
+        for span in spans {
+            rhythms.observe(now, std::iter::once(seen(now + seconds(*span), seconds(*span), exact)));
+            now += seconds(*span);
+        }
+        (rhythms, now - seconds(spans[spans.len() - 1]))
+    }
+
+    fn is_housekeeping(spans: &[u64], exact: bool, hides: bool) -> bool {
+        let began = Instant::now();
+        let (rhythms, now) = after(spans, exact);
+        rhythms.is_housekeeping(WAITER, hides, began, now)
+    }
+
+    #[test]
+    fn a_deadline_that_has_never_come_is_work_ahead() {
+        assert!(!is_housekeeping(&[600], true, false));
+        let (rhythms, now) = after(&[600], true);
+        assert!(!rhythms.is_housekeeping(WAITER, false, now, now + seconds(599)));
+    }
+
+    #[test]
+    fn a_period_is_known_when_it_was_watched_for_long_enough() {
+        assert!(is_housekeeping(&[60, 60], true, false), "a runtime's own");
+        assert!(!is_housekeeping(&[5, 5, 5], true, false), "steps of something");
+        assert!(is_housekeeping(&[5; 7], true, false));
+        assert!(!is_housekeeping(&[60, 61], true, false), "another limit");
+        assert!(!is_housekeeping(&[60, 60, 600], true, false), "another timer");
+        assert!(
+            !is_housekeeping(&[60, 60, 20], true, false),
+            "another timer that is nearer"
+        );
+    }
+
+    #[test]
+    fn a_period_that_is_measured_may_differ_a_little() {
+        assert!(
+            !is_housekeeping(&[40, 60, 60], false, false),
+            "the first was not seen from its beginning"
+        );
+        assert!(is_housekeeping(&[40, 60, 60, 60], false, false));
+        assert!(is_housekeeping(&[100, 100, 101, 99, 100], false, false));
+        assert!(!is_housekeeping(&[100, 100, 101, 99, 50], false, false));
+    }
+
+    #[test]
+    fn what_an_event_loop_may_hide_is_waited_for() {
+        assert!(!is_housekeeping(&[30; 100], false, true));
+        assert!(is_housekeeping(&[30; 130], false, true));
+        let (rhythms, now) = after(&[30; 130], false);
+        assert!(
+            !rhythms.is_housekeeping(WAITER, true, now - seconds(60), now),
+            "a minute after work"
+        );
+    }
+
+    #[test]
+    fn a_deadline_that_led_to_work_is_trusted_as_little_as_one_that_hides_others() {
+        let (mut rhythms, mut now) = after(&[60; 3], true);
+        now += seconds(60);
+        rhythms.worked(now);
+        for _ in 0..3 {
+            rhythms.observe(now, std::iter::once(seen(now + seconds(60), seconds(60), true)));
+            now += seconds(60);
+        }
+        assert!(!rhythms.is_housekeeping(WAITER, false, now - seconds(600), now));
+    }
+
+    #[test]
+    fn a_wait_that_something_else_ends_has_not_come() {
+        let mut rhythms = Rhythms::default();
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            rhythms.observe(now, std::iter::once(seen(now + seconds(60), seconds(60), true)));
+            now += seconds(30);
+        }
+        assert!(!rhythms.is_housekeeping(WAITER, false, now, now));
+    }
+
+    #[test]
+    fn a_timer_that_is_set_anew_each_time_is_polling_once_that_is_known() {
+        let now = Instant::now();
+        let timer = |left, interval| TimerFd {
+            pid: 1,
+            number: 2,
+            expires_in: Duration::from_millis(left),
+            interval: Duration::from_millis(interval),
+        };
+        let waiter = Waiter::TimerFd { pid: 1, number: 2 };
+        let mut rhythms = Rhythms::default();
+        rhythms.observe(now, std::iter::once(Seen::of_timer(&timer(100, 0), now, now)));
+        assert!(
+            !rhythms.is_polling(waiter, seconds(1)),
+            "it may have been set for hours"
+        );
+        let later = now + Duration::from_millis(1010);
+        let ran_from = later - Duration::from_millis(10);
+        rhythms.observe(later, std::iter::once(Seen::of_timer(&timer(90, 0), ran_from, later)));
+        assert!(rhythms.is_polling(waiter, seconds(1)));
+        assert!(!rhythms.is_polling(waiter, Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,20 @@
+//! What is known of the runtimes that programs are written for: which of their deadlines are their own affair, and none of the program's.
+//!
+//! Only what can be read for certain counts: of anything else nothing is said, and its deadlines are work ahead until [`super::rhythm`] knows better.
+
+mod go;
+mod jvm;
+mod libuv;
+
+use super::deadlines::Call;
+use crate::kernel::memory::ThreadMemory;
+
+/// Whether the deadline of a thread's call is its runtime's own affair.
+pub fn is_own_affair(tid: i32, call: &Call) -> bool {
+    go::is_own_affair(call) || jvm::is_own_affair(tid, call) || libuv::is_own_affair(call, &ThreadMemory::of(tid))
+}
+
+/// Whether a thread that waits for one thing alone may wait for the nearest of several timers, as the executors of a JVM do.
+pub fn has_executors(call: &Call) -> bool {
+    jvm::is_machine(call.pid)
+}
