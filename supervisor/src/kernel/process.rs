@@ -117,10 +117,20 @@ pub fn epoll_registrations(pid: i32, number: i32) -> Vec<(i32, u32)> {
     info.lines().filter_map(registration).collect()
 }
 
-/// Whether a descriptor of a process is a signalfd.
-pub fn is_signalfd(pid: i32, number: i32) -> bool {
+/// The signals that a descriptor of a process takes, where it is a signalfd (proc_pid_fdinfo(5)).
+pub fn signalfd_mask(pid: i32, number: i32) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
     link.is_ok_and(|link| link.as_os_str() == "anon_inode:[signalfd]")
+        .then_some(())?;
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()?;
+    let mask = info.lines().find_map(|line| line.strip_prefix("sigmask:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// Whether a descriptor of a process is an epoll instance.
+pub fn is_epoll(pid: i32, number: i32) -> bool {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
+    link.is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]")
 }
 
 /// The descriptors that an epoll instance of a process watches (proc_pid_fdinfo(5)).
@@ -137,8 +147,7 @@ pub fn all_watched_by_epoll(pid: i32, number: i32, most: usize) -> Vec<i32> {
     while let Some(&number) = found.get(next)
         && found.len() <= most
     {
-        let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
-        if link.is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]") {
+        if is_epoll(pid, number) {
             let below = watched_by_epoll(pid, number);
             found.extend(below);
         }

@@ -1,5 +1,6 @@
 //! Holding a host: what its threads were in is read, and what they wait for is waited for in their place.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,15 @@ use crate::kernel::{descriptors, process, signals, socket, task, timers};
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
 const SIGNALS: Duration = Duration::from_secs(10);
+
+/// `EPOLLET` (epoll_ctl(2)).
+const EDGE_TRIGGERED: u32 = 1 << 31;
+
+/// How deep epoll instances may watch each other (fs/eventpoll.c, EP_MAX_NESTS).
+const EPOLL_NESTS: u32 = 4;
+
+/// So many descriptors are looked at without a thought.
+const FEW_DESCRIPTORS: usize = 64;
 
 /// Why a host that was idle could not be suspended.
 #[derive(Debug, thiserror::Error)]
@@ -201,9 +211,18 @@ impl Sleep {
                 .extend(few_timerfds(*pid).iter().map(|timer| due_of(timer, &now)));
         }
         let posix_timers = pids.iter().any(|pid| timers::has_posix_timers(*pid));
+        let signals: HashMap<i32, u64> = pids
+            .iter()
+            .map(|pid| (*pid, signals::waiting_for(*pid, posix_timers)))
+            .collect();
+        let has_come = |signalfd: &Signalfd| !signalfd.told && signals[&signalfd.pid] & signalfd.mask != 0;
+        if signalfds.iter().any(has_come) {
+            return Err(NotNow::Ready);
+        }
         let slack = self.slack();
         let signals_every =
-            match signalfds || posix_timers || pids.iter().any(|pid| timers::may_have_interval_timer(*pid)) {
+            match !signalfds.is_empty() || posix_timers || pids.iter().any(|pid| timers::may_have_interval_timer(*pid))
+            {
                 true => slack.max(SIGNALS_WITH_TIMERS),
                 false => SIGNALS,
             };
@@ -213,10 +232,7 @@ impl Sleep {
             since: now.instant,
             since_us: now.realtime_us(now.instant),
             held: now.instant,
-            signals: pids
-                .iter()
-                .map(|pid| (*pid, signals::waiting_for(*pid, posix_timers)))
-                .collect(),
+            signals,
             pids,
             set,
             dues: plan.dues,
@@ -250,31 +266,45 @@ fn watch_sockets(plan: &mut Plan) {
     }
 }
 
-/// Puts its members in the place of every epoll instance that watches a signalfd; whether there is any. A signalfd says of whoever polls it which signals
-/// wait for *him*, and an epoll instance that is polled forgets members that say they are not ready: the program would never hear of its signal
-/// (fs/signalfd.c, fs/eventpoll.c; found by a probe). Its signals are looked for instead.
-fn leave_signalfds(plan: &mut Plan) -> bool {
-    let mut found = false;
+/// A signalfd that somebody waits for.
+struct Signalfd {
+    pid: i32,
+    /// The signals that it takes.
+    mask: u64,
+    /// Whether the program has been told of those that wait already, and may have left them there (an edge-triggered registration).
+    told: bool,
+}
+
+/// Takes the signalfds out of what is to be waited for, and says which they are: a signalfd says of whoever polls it which signals wait for *him*. So does an epoll instance that watches
+/// one, and it forgets members that say they are not ready: the program would never hear of its signal (fs/signalfd.c, fs/eventpoll.c; found by a probe). Its members take
+/// its place. The signals are looked for instead.
+fn leave_signalfds(plan: &mut Plan) -> Vec<Signalfd> {
+    let mut found = Vec::new();
     for (pid, watches) in &mut plan.watches {
-        if !process::blocks_signals(*pid) {
+        // Who has many descriptors is rarely one who blocks its signals, and a look at each takes time.
+        if watches.len() > FEW_DESCRIPTORS && !process::blocks_signals(*pid) {
             continue;
         }
-        let instances: Vec<i32> = watches
+        let all: Vec<(i32, bool)> = watches
             .iter()
-            .filter(|(_, (_, call))| is_epoll(call))
-            .map(|(number, _)| *number)
+            .map(|(number, (_, call))| (*number, is_epoll(call)))
             .collect();
-        for instance in instances {
-            let members = process::epoll_registrations(*pid, instance);
-            if !members.iter().any(|(number, _)| process::is_signalfd(*pid, *number)) {
-                continue;
+        for (number, epoll) in all {
+            if let (false, Some(mask)) = (epoll, process::signalfd_mask(*pid, number)) {
+                watches.remove(&number);
+                let (pid, told) = (*pid, false);
+                found.push(Signalfd { pid, mask, told });
             }
-            found = true;
-            watches.remove(&instance);
-            for (number, events) in members {
-                if !process::is_signalfd(*pid, number) {
-                    let events = events_of_member(*pid, number, events);
-                    watches.entry(number).or_insert((events, "beside a signalfd"));
+            if epoll && process::blocks_signals(*pid) {
+                let before = found.len();
+                let mut others = Vec::new();
+                signalfds_of_epoll(*pid, number, EPOLL_NESTS, &mut found, &mut others);
+                if found.len() > before {
+                    watches.remove(&number);
+                    for (number, events) in others {
+                        let events = events_of_member(*pid, number, events);
+                        watches.entry(number).or_insert((events, "beside a signalfd"));
+                    }
                 }
             }
         }
@@ -282,9 +312,26 @@ fn leave_signalfds(plan: &mut Plan) -> bool {
     found
 }
 
+/// The signalfds that an epoll instance watches, also by other instances, and everything else that it watches.
+fn signalfds_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Signalfd>, others: &mut Vec<(i32, u32)>) {
+    for (number, events) in process::epoll_registrations(pid, epoll) {
+        if let Some(mask) = process::signalfd_mask(pid, number) {
+            let told = events & EDGE_TRIGGERED != 0;
+            found.push(Signalfd { pid, mask, told });
+            continue;
+        }
+        let before = found.len();
+        if nests > 0 && process::is_epoll(pid, number) {
+            signalfds_of_epoll(pid, number, nests - 1, found, others);
+        }
+        if found.len() == before {
+            others.push((number, events));
+        }
+    }
+}
+
 /// What to wait for of a member of an epoll instance. One that is registered edge-triggered and can be written to has been told so.
 fn events_of_member(pid: i32, number: i32, registered: u32) -> PollFlags {
-    const EDGE_TRIGGERED: u32 = 1 << 31;
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the events of poll(2) are the low 16 bits"
