@@ -208,6 +208,13 @@ pub fn descendants() -> Vec<i32> {
     found
 }
 
+/// All descendants of this process but those that have ended and were not waited for yet.
+pub fn living_descendants() -> Vec<i32> {
+    let mut found = descendants();
+    found.retain(|pid| !is_gone(*pid));
+    found
+}
+
 /// What a walk over the descriptors of all descendants found.
 #[derive(Debug, Default)]
 pub struct SocketsHeld {

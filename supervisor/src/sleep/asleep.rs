@@ -183,6 +183,9 @@ impl Sleep {
         }
         if asleep.signals_at <= now {
             asleep.signals_at = now + asleep.signals_every;
+            if self.tree.has_lost(&asleep.pids) {
+                return self.wake_for(host, CauseKind::Signal);
+            }
             let new = asleep.new_signals();
             if asleep.is_from_outside(new) {
                 return self.wake_for(host, CauseKind::Signal);

@@ -148,6 +148,10 @@ impl Sleep {
 
     fn suspend(&mut self, host: &mut Host, now: Instant) {
         let since_run = self.ran_from;
+        if self.tree.finds_more_strays() {
+            self.idle.restart(now);
+            return;
+        }
         match self.hold(host, since_run) {
             // Read once more, before it is final: what came until it was held, and was dealt with at once.
             Ok(asleep) if self.orders.is_empty() && host.incoming.peek().came => {

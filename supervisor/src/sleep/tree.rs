@@ -1,5 +1,7 @@
 //! The processes of a host, and how they are held while it sleeps.
 
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ pub struct Tree {
     stopped: Option<Stopped>,
     /// Those that were stopped and are being let go.
     releasing: Option<Releasing>,
+    /// Processes that have left the cgroup, as of the last time that they were looked for: they are held by ptrace(2).
+    strays: Vec<i32>,
 }
 
 impl Tree {
@@ -43,6 +47,7 @@ impl Tree {
             without: None,
             stopped: None,
             releasing: None,
+            strays: Vec::new(),
         }
     }
 
@@ -57,6 +62,7 @@ impl Tree {
             without,
             stopped: None,
             releasing: None,
+            strays: Vec::new(),
         }
     }
 
@@ -65,22 +71,63 @@ impl Tree {
         self.freezer.as_ref().map(Cgroup::directory)
     }
 
-    /// Its processes.
+    /// Its processes, as far as that is known without a walk over all of them.
     pub fn processes(&self) -> Vec<i32> {
         match &self.freezer {
-            Some(cgroup) => cgroup.processes(),
+            Some(cgroup) => {
+                let mut pids = cgroup.processes();
+                let strays = self.strays.iter().filter(|pid| !pids.contains(pid)).copied();
+                pids.extend(strays.filter(|pid| !process::is_gone(*pid)).collect::<Vec<_>>());
+                pids
+            }
             None => process::descendants(),
         }
     }
 
-    /// The ids of its cgroup, and of those that the program made below it.
+    /// The ids of its cgroup, and of those that the program made below it; none where a process has left them.
     pub fn cgroups(&self) -> Vec<u64> {
-        self.freezer.as_ref().map(Cgroup::ids).unwrap_or_default()
+        let cgroup = self.freezer.as_ref().filter(|_| self.strays.is_empty());
+        cgroup.map(Cgroup::ids).unwrap_or_default()
     }
 
-    /// The CPU time of all its processes, those that have ended included, where the kernel accounts for it.
+    /// Its processes, wherever they are: one with the rights to may have moved itself, or what it started, to another cgroup.
+    fn processes_anywhere(&self) -> Vec<i32> {
+        let Some(cgroup) = &self.freezer else {
+            return process::descendants();
+        };
+        // One that moves meanwhile is in either.
+        let mut pids = process::living_descendants();
+        let known: HashSet<i32> = pids.iter().copied().collect();
+        pids.extend(cgroup.processes().into_iter().filter(|pid| !known.contains(pid)));
+        pids
+    }
+
+    /// Whether processes are found that have left the cgroup since they were last looked for: until then nobody has seen what they did.
+    pub fn finds_more_strays(&mut self) -> bool {
+        let before = std::mem::take(&mut self.strays);
+        self.find_strays(&self.processes_anywhere());
+        self.strays.iter().any(|pid| !before.contains(pid))
+    }
+
+    fn find_strays(&mut self, pids: &[i32]) {
+        let Some(cgroup) = &self.freezer else { return };
+        let inside: HashSet<i32> = cgroup.processes().into_iter().collect();
+        self.strays = pids.iter().filter(|pid| !inside.contains(pid)).copied().collect();
+    }
+
+    /// Whether somebody has moved one of these processes out of the cgroup whose freezer holds them: it runs.
+    pub fn has_lost(&self, pids: &[i32]) -> bool {
+        let Some(cgroup) = self.freezer.as_ref().filter(|_| self.strays.is_empty()) else {
+            return false;
+        };
+        let inside: HashSet<i32> = cgroup.processes().into_iter().collect();
+        pids.iter().any(|pid| !inside.contains(pid) && !process::is_gone(*pid))
+    }
+
+    /// The CPU time of all its processes, those that have ended included, where the kernel accounts for it: not of those outside the cgroup.
     pub fn cpu(&self) -> Option<Duration> {
-        self.freezer.as_ref().and_then(Cgroup::cpu)
+        let cgroup = self.freezer.as_ref().filter(|_| self.strays.is_empty());
+        cgroup.and_then(Cgroup::cpu)
     }
 
     /// Holds every process, and says what each of their threads was in. To be followed by [`Tree::settle`] or [`Tree::release`].
@@ -94,10 +141,23 @@ impl Tree {
         if let Some(cgroup) = &self.freezer {
             cgroup.freeze(patience)?;
         }
-        match stopped::stop(&|| self.processes(), patience) {
+        // A walk over all of them takes as long as all the rest where there are many threads: one is enough, once those that are known stand still.
+        let looked = Cell::new(false);
+        let pids = || match looked.replace(true) {
+            false => self.processes(),
+            true => self.processes_anywhere(),
+        };
+        match stopped::stop(&pids, patience) {
             Ok(stopped) => {
                 let threads = stopped.threads().to_vec();
                 self.stopped = Some(stopped);
+                let pids: Vec<i32> = threads
+                    .iter()
+                    .map(|thread| thread.pid)
+                    .collect::<HashSet<_>>()
+                    .into_iter()
+                    .collect();
+                self.find_strays(&pids);
                 Ok(threads)
             }
             Err(error) => {
@@ -112,7 +172,7 @@ impl Tree {
         if let Some(stopped) = &self.stopped {
             stopped.rewrite(rewrites);
         }
-        if self.freezer.is_some() {
+        if self.freezer.is_some() && self.strays.is_empty() {
             // The freezer has them.
             self.let_go();
         }
@@ -158,7 +218,11 @@ impl Tree {
     /// How it is held, for people.
     pub fn method(&self) -> String {
         match &self.without {
-            None => "cgroup freezer".to_owned(),
+            None if self.strays.is_empty() => "cgroup freezer".to_owned(),
+            None => format!(
+                "cgroup freezer, and stopped threads, since {} of its processes left the cgroup",
+                self.strays.len()
+            ),
             Some(error) => format!("stopped threads, since {error}"),
         }
     }
