@@ -242,6 +242,11 @@ impl Interrupted {
             .filter(|call| call.key == *key && call.number == number)
     }
 
+    /// Whether thread `tid` is in a call with a limit.
+    pub fn is_known(&self, tid: i32) -> bool {
+        self.calls.contains_key(&tid)
+    }
+
     /// All of them, with their threads.
     pub fn all(&self) -> impl Iterator<Item = (i32, &Call)> {
         self.calls.iter().map(|(tid, call)| (*tid, call))

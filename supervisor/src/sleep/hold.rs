@@ -108,6 +108,7 @@ impl Sleep {
                 if number == libc::SYS_restart_syscall {
                     self.recognize(pid, tid, CallKey { args, stack });
                 }
+                self.note_constant(tid, number, CallKey { args, stack });
                 let at = At::Blocked {
                     number,
                     args,
@@ -118,6 +119,20 @@ impl Sleep {
             }
         }
         Ok(seen)
+    }
+
+    /// Reads the limit of a call that writes back what is left of it when it is interrupted.
+    fn note_constant(&mut self, tid: i32, number: i64, key: CallKey) {
+        if !matches!(number, libc::SYS_select | libc::SYS_pselect6 | libc::SYS_ppoll) {
+            return;
+        }
+        let wait = calls::wait_of(number, &key.args, &ThreadMemory::of(tid));
+        let Ok(Deadline::Left(says)) = wait.map(|wait| wait.deadline) else {
+            return;
+        };
+        let before = self.interrupted.made_anew(tid, number, &key);
+        let left = before.and_then(|call| call.due.left(self.ran_from));
+        self.constants.note(tid, key, says, left);
     }
 
     /// Recognizes a call that goes on as restart_syscall(2) because somebody else interrupted it (SIGSTOP, a debugger), by where in the kernel it
@@ -177,8 +192,9 @@ impl Sleep {
         let of_calls = self
             .interrupted
             .all()
-            .filter_map(|(tid, call)| Seen::of_call(tid, call));
+            .filter_map(|(tid, call)| Seen::of_call(tid, call, self.constants.get(tid, call)));
         self.rhythms.observe(now, of_calls.chain(of_timers));
+        self.constants.retain(|tid| self.interrupted.is_known(tid));
     }
 
     /// Takes over what the threads wait for. How their interrupted calls go on is said also where the host is not idle.

@@ -40,7 +40,7 @@ use self::connections::Connections;
 use self::deadlines::Interrupted;
 use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
-use self::rhythm::Rhythms;
+use self::rhythm::{Constants, Rhythms};
 use self::tick::Tick;
 pub use self::tree::Tree;
 use crate::host::Host;
@@ -93,6 +93,7 @@ pub struct Sleep {
     interrupted: Interrupted,
     /// Which deadlines come again and again.
     rhythms: Rhythms,
+    constants: Constants,
     /// Since when the host has been let run.
     ran_from: Instant,
     backlogs: Backlogs,
@@ -124,6 +125,7 @@ impl Sleep {
             trouble: None,
             interrupted: Interrupted::default(),
             rhythms: Rhythms::default(),
+            constants: Constants::default(),
             ran_from: now,
             backlogs: Backlogs::default(),
             orders: Vec::new(),

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::calls::Deadline;
-use super::deadlines::{Call, Due};
+use super::deadlines::{Call, CallKey, Due};
 use super::waitset::is_epoll;
 use crate::kernel::timers::TimerFd;
 
@@ -61,16 +61,17 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The deadline of a thread's call.
-    pub fn of_call(tid: i32, call: &Call) -> Option<Self> {
+    /// The deadline of a thread's call. `limit` is what was read of its time limit before it was interrupted, where that is a constant.
+    pub fn of_call(tid: i32, call: &Call, limit: Option<Duration>) -> Option<Self> {
         let Due::From { earliest, span, .. } = call.due else {
             return None;
         };
+        let relative = matches!(call.wait.deadline, Deadline::After(_)) && !is_loop(call);
         Some(Self {
             waiter: waiter(tid, call),
             earliest,
-            span,
-            exact: matches!(call.wait.deadline, Deadline::After(_)) && !is_loop(call),
+            span: limit.unwrap_or(span),
+            exact: limit.is_some() || relative,
         })
     }
 
@@ -102,6 +103,35 @@ pub fn waiter(tid: i32, call: &Call) -> Waiter {
 /// Whether a call waits for many things, as that of an event loop, whose time limit is that of the nearest of its timers.
 pub fn is_loop(call: &Call) -> bool {
     is_epoll(call.wait.call) || call.wait.watches.len() > 1
+}
+
+/// The limits of select(2) and ppoll(2), as they were before the call was interrupted, by thread: from then on the memory says what is left. To the nanosecond they
+/// tell a constant of the program, behind which nothing is hidden, from the time until the nearest of several timers, which is never a whole number of
+/// milliseconds.
+#[derive(Debug, Default)]
+pub struct Constants(HashMap<i32, (CallKey, Duration)>);
+
+impl Constants {
+    /// Takes what a blocked thread's memory says before it is touched. `left` is what that would say if the call went on that it was in when the host last ran.
+    pub fn note(&mut self, tid: i32, key: CallKey, says: Duration, left: Option<Duration>) {
+        let goes_on = left.is_some_and(|left| left.abs_diff(says) < TOLERANCE);
+        if !says.is_zero() && says.subsec_nanos() % 1_000_000 == 0 {
+            self.0.insert(tid, (key, says));
+        } else if !goes_on {
+            self.0.remove(&tid);
+        }
+    }
+
+    /// The constant limit of a thread's call.
+    pub fn get(&self, tid: i32, call: &Call) -> Option<Duration> {
+        let (key, limit) = self.0.get(&tid)?;
+        (*key == call.key && matches!(call.wait.deadline, Deadline::Left(_))).then_some(*limit)
+    }
+
+    /// Forgets all threads but these.
+    pub fn retain(&mut self, is_there: impl Fn(i32) -> bool) {
+        self.0.retain(|tid, _| is_there(*tid));
+    }
 }
 
 /// What is known of one waiter.
@@ -172,6 +202,11 @@ impl Rhythms {
         }
     }
 
+    /// Whether a waiter's limit is a constant of its program.
+    pub fn is_exact(&self, waiter: Waiter) -> bool {
+        self.0.get(&waiter).is_some_and(|rhythm| rhythm.exact)
+    }
+
     /// Whether the time that a waiter waits each time is known, and shorter than the slack.
     pub fn is_polling(&self, waiter: Waiter, slack: Duration) -> bool {
         let rhythm = self.0.get(&waiter);
@@ -212,6 +247,7 @@ fn is_same(one: Duration, other: Duration, exact: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::Wait;
     use super::*;
 
     const WAITER: Waiter = Waiter::Thread {
@@ -312,6 +348,38 @@ mod tests {
             now += seconds(30);
         }
         assert!(!rhythms.is_housekeeping(WAITER, false, now, now));
+    }
+
+    #[test]
+    fn a_constant_is_known_while_its_call_goes_on() {
+        let key = CallKey {
+            args: [3, 0, 0, 0, 4096, 0],
+            stack: 99,
+        };
+        let call = |key| Call {
+            pid: 1,
+            key,
+            number: libc::SYS_select,
+            wait: Wait {
+                deadline: Deadline::Left(seconds(1)),
+                ..Wait::unknown()
+            },
+            due: Due::Unknown,
+            continued: false,
+        };
+        let mut constants = Constants::default();
+        constants.note(7, key, seconds(15), None);
+        assert_eq!(constants.get(7, &call(key)), Some(seconds(15)));
+        assert_eq!(constants.get(7, &call(CallKey { stack: 98, ..key })), None);
+        let left = Duration::from_nanos(9_123_456_789);
+        constants.note(7, key, left, Some(left + Duration::from_micros(9)));
+        assert_eq!(constants.get(7, &call(key)), Some(seconds(15)), "it goes on");
+        constants.note(7, key, left, Some(seconds(4)));
+        assert_eq!(
+            constants.get(7, &call(key)),
+            None,
+            "another, for the time until something"
+        );
     }
 
     #[test]

@@ -233,11 +233,11 @@ impl Sleep {
     }
 
     fn is_housekeeping(&self, tid: i32, call: &Call, asleep: &Asleep, now: Instant) -> bool {
-        let is_known = |hides| {
-            self.rhythms
-                .is_housekeeping(rhythm::waiter(tid, call), hides, asleep.since, now)
-        };
-        is_known(true) || (!rhythm::is_loop(call) && is_known(false) && !runtimes::has_executors(call))
+        let waiter = rhythm::waiter(tid, call);
+        let is_known = |hides| self.rhythms.is_housekeeping(waiter, hides, asleep.since, now);
+        // A loop whose limit is a constant keeps no timers of others.
+        let shows_all = !rhythm::is_loop(call) || self.rhythms.is_exact(waiter);
+        is_known(true) || (shows_all && is_known(false) && !runtimes::has_executors(call))
     }
 
     /// Whether the loop is to end the program now; says how, once.

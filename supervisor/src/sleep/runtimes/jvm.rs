@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use crate::kernel::inspect;
 use crate::kernel::process;
 use crate::sleep::deadlines::Call;
+use crate::sleep::waitset::is_epoll;
 
 /// The threads of HotSpot (`NamedThread`, `JavaThread` in src/hotspot) and of the modules of the JDK that are daemons, which do not keep a machine alive either.
 /// Numbers at the end are left out.
@@ -52,8 +53,12 @@ const OWN: [&str; 40] = [
     "server-timer",
 ];
 
+/// The one that also runs a program's handlers, which may wait for something else.
+const DISPATCHER: &str = "HTTP-Dispatcher";
+
 pub(super) fn is_own_affair(tid: i32, call: &Call) -> bool {
-    process::name(tid).is_some_and(|name| is_own(&name)) && is_machine(call.pid)
+    process::name(tid).is_some_and(|name| is_own(&name) && (name != DISPATCHER || is_epoll(call.wait.call)))
+        && is_machine(call.pid)
 }
 
 /// Whether a process is a Java virtual machine: its library is mapped.
