@@ -317,15 +317,18 @@ static long c_cond_limit(void) { return cond_timed(LIMIT); }
 static void end_cond(void) { pthread_mutex_lock(&mutex); flag = 1; pthread_cond_signal(&condition); pthread_mutex_unlock(&mutex); }
 static void s_word(void) { word = words[0] = words[1] = 0; relative(LONG); }
 static void s_word_limit(void) { s_word(); relative(LIMIT); }
-static long c_futex(void) { return syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, limit, 0, 0); }
-static long c_futex_public(void) { return syscall(SYS_futex, &word, FUTEX_WAIT, 0, limit, 0, 0); }
-static long c_bitset(void) { struct timespec t = in(CLOCK_MONOTONIC, limit->tv_sec); return syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, 0, &t, 0, 0xff); }
+/* Whoever waits for a futex asks whether it changed, since it may have before the call (futex(2)). */
+static long changed(long result) { return result < 0 && errno == EAGAIN && (word || words[1]) ? 0 : result; }
+static long c_futex(void) { return changed(syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, limit, 0, 0)); }
+static long c_futex_public(void) { return changed(syscall(SYS_futex, &word, FUTEX_WAIT, 0, limit, 0, 0)); }
+static long c_bitset(void) { struct timespec t = in(CLOCK_MONOTONIC, limit->tv_sec); return changed(syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, 0, &t, 0, 0xff)); }
 static void end_futex(void) { word = 1; syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0); syscall(SYS_futex, &word, FUTEX_WAKE, 1, 0, 0, 0); }
 struct futex_wait { uint64_t val, address; uint32_t flags, reserved; };
 static long c_waitv(void) {
 	struct futex_wait w[2] = {{0, (uintptr_t)&words[0], 2, 0}, {0, (uintptr_t)&words[1], 2, 0}}; /* FUTEX_32 */
 	struct timespec t = in(CLOCK_MONOTONIC, limit->tv_sec);
-	return syscall(449, w, 2, 0, &t, CLOCK_MONOTONIC); /* futex_waitv */
+	long n = changed(syscall(449, w, 2, 0, &t, CLOCK_MONOTONIC)); /* futex_waitv */
+	return n < 0 ? n : 0;
 }
 static void end_waitv(void) { words[1] = 1; syscall(SYS_futex, &words[1], FUTEX_WAKE, 1, 0, 0, 0); }
 
@@ -468,7 +471,8 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 
 static volatile pid_t worker_tid;
 static const struct call *chosen;
-static char answer[400];
+static long returned;
+static int failed, early;
 
 static void *work(void *unused) {
 	(void)unused;
@@ -480,8 +484,9 @@ static void *work(void *unused) {
 	int error = result < 0 ? errno : 0;
 	clock_gettime(CLOCK_MONOTONIC, &after);
 	long waited_ms = (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000;
-	int early = chosen->end == nothing && waited_ms < LIMIT * 1000 - 1;
-	snprintf(answer, sizeof answer, "%s = %ld errno %d detail %ld%s\n", chosen->name, result, error, detail, early ? " early" : "");
+	early = chosen->end == nothing && waited_ms < LIMIT * 1000 - 1;
+	returned = result;
+	failed = error;
 	if (getenv("BLOCKING_TIMES")) fprintf(stderr, "%s took %ld ms\n", chosen->name, waited_ms);
 	return 0;
 }
@@ -514,7 +519,7 @@ static void converse(int client) {
 			chosen->end();
 			pthread_join(worker, 0);
 			if (chosen->clean) chosen->clean();
-			fputs(answer, stream);
+			fprintf(stream, "%s = %ld errno %d detail %ld%s\n", chosen->name, returned, failed, detail, early ? " early" : "");
 		}
 	}
 	fclose(stream);

@@ -202,13 +202,12 @@ impl Cgroup {
     /// Freezes it, and returns when every process in it is frozen.
     ///
     /// # Errors
-    /// [`FreezeError::TimedOut`] after `patience`; it is thawed then.
+    /// [`FreezeError::TimedOut`] after `patience`; it is to be thawed then, once it is decided how the calls go on that were interrupted.
     pub fn freeze(&self, patience: Duration) -> Result<(), FreezeError> {
         self.set_frozen(true).map_err(FreezeError::Refused)?;
         if self.wait_frozen(patience) {
             return Ok(());
         }
-        self.thaw().map_err(FreezeError::Refused)?;
         Err(FreezeError::TimedOut)
     }
 

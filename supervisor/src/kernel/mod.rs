@@ -28,6 +28,7 @@ pub mod stopped;
 pub mod succession;
 pub mod task;
 mod tcp_info;
+pub mod terminal;
 pub mod timers;
 pub mod traffic;
 pub mod unix_diag;

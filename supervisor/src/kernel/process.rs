@@ -90,6 +90,21 @@ pub fn blocked_in(pid: i32, tid: i32) -> Option<(i64, [u64; 6], u64)> {
     Some((number, args, next()?))
 }
 
+/// How often a thread has waited for something so far (proc_pid_status(5), `voluntary_ctxt_switches`).
+pub fn waits(pid: i32, tid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    count.trim().parse().ok()
+}
+
+/// Whether a descriptor of a process is a terminal, by its name.
+pub fn is_terminal(pid: i32, number: i32) -> bool {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
+    ["/dev/pts/", "/dev/tty", "/dev/console"]
+        .iter()
+        .any(|prefix| link.as_os_str().as_encoded_bytes().starts_with(prefix.as_bytes()))
+}
+
 /// The kernel's function that a blocked thread waits in (/proc/PID/wchan).
 pub fn waits_at(pid: i32, tid: i32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan")).ok()

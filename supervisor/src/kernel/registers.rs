@@ -17,6 +17,8 @@ pub enum At {
         stack: u64,
         /// Whether it says EINTR: the kernel does not restart it by itself (epoll_wait, recv with SO_RCVTIMEO; signal(7)).
         eintr: bool,
+        /// The mark that [`GoOn::Anew`] gave it; 0 if it has none.
+        mark: u32,
     },
     /// The call had completed, with this result.
     Completed {
@@ -53,6 +55,14 @@ pub(super) fn read(_tid: i32) -> Result<At, Errno> {
     Err(Errno::ENOSYS)
 }
 
+/// A system call's number: the kernel itself looks at the low half only (arch/x86/entry/entry_64.S, `movslq %eax, %rsi`).
+#[cfg(target_arch = "x86_64")]
+fn low_half(register: u64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "that is what is meant")]
+    let half = register as u32;
+    i64::from(half.cast_signed())
+}
+
 #[cfg(target_arch = "x86_64")]
 fn decode(registers: &libc::user_regs_struct) -> At {
     /// The code segment of 32-bit programs (arch/x86/include/asm/segment.h, `__USER32_CS`).
@@ -60,7 +70,7 @@ fn decode(registers: &libc::user_regs_struct) -> At {
     /// `__X32_SYSCALL_BIT`.
     const OTHER_TABLE: i64 = 0x4000_0000;
 
-    let number = registers.orig_rax.cast_signed();
+    let number = low_half(registers.orig_rax);
     let result = registers.rax.cast_signed();
     // Exceptions and interrupts store -1 there.
     if number < 0 {
@@ -81,17 +91,23 @@ fn decode(registers: &libc::user_regs_struct) -> At {
         },
         stack: registers.rsp,
         eintr: result == -i64::from(libc::EINTR),
+        mark: mark_of(registers.orig_rax),
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn mark_of(register: u64) -> u32 {
+    u32::try_from(register >> 32).unwrap_or(0)
 }
 
 /// How an interrupted call goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoOn {
-    /// It is begun anew unless a signal handler runs first, which it then says EINTR to, as it would have (-ERESTARTNOHAND); with another value of
-    /// one of its arguments, where one is given by its place.
+    /// It is begun anew. One that would say EINTR does so only if a signal handler runs first, as it would have (-ERESTARTNOHAND).
     Anew {
-        /// Its place, 3 for the fourth, and the value.
-        argument: Option<(usize, u64)>,
+        /// What it is known again by, for as long as it goes on; 0 for nothing. It is kept in the half of the call's number that the kernel does not look
+        /// at and that the result replaces, so the program never sees it.
+        mark: u32,
     },
     /// It returns this.
     Return(i64),
@@ -109,24 +125,23 @@ const ERESTARTNOHAND: i64 = -514;
 pub(super) fn write(tid: i32, go_on: GoOn) -> Result<(), Errno> {
     let thread = nix::unistd::Pid::from_raw(tid);
     let mut registers = nix::sys::ptrace::getregs(thread)?;
-    let result = match go_on {
-        GoOn::Return(result) => result,
-        GoOn::Anew { argument } => {
-            match argument {
-                Some((0, value)) => registers.rdi = value,
-                Some((1, value)) => registers.rsi = value,
-                Some((2, value)) => registers.rdx = value,
-                Some((3, value)) => registers.r10 = value,
-                Some((4, value)) => registers.r8 = value,
-                Some((5, value)) => registers.r9 = value,
-                Some(_) => return Err(Errno::EINVAL),
-                None => {}
-            }
-            ERESTARTNOHAND
-        }
-    };
-    registers.rax = result.cast_unsigned();
+    decide(&mut registers, go_on);
     nix::sys::ptrace::setregs(thread, registers)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn decide(registers: &mut libc::user_regs_struct, go_on: GoOn) {
+    match go_on {
+        GoOn::Return(result) => registers.rax = result.cast_unsigned(),
+        GoOn::Anew { mark } => {
+            if registers.rax.cast_signed() == -i64::from(libc::EINTR) {
+                registers.rax = ERESTARTNOHAND.cast_unsigned();
+            }
+            if mark != 0 {
+                registers.orig_rax = u64::from(mark) << 32 | registers.orig_rax & u64::from(u32::MAX);
+            }
+        }
+    }
 }
 
 /// As [`read`]: never called, since nothing can be read.
@@ -162,6 +177,7 @@ mod tests {
                     args: [7, 0, 0, 0, 0, 0],
                     stack: 9,
                     eintr: result == -4,
+                    mark: 0,
                 }
             );
         }
@@ -181,5 +197,25 @@ mod tests {
             panic!("blocked")
         };
         assert_eq!((number, args[0]), (168 | 0x4000_0000, 8));
+    }
+
+    #[test]
+    fn a_mark_is_read_again_and_is_no_part_of_the_number() {
+        let mut stopped = registers(libc::SYS_epoll_wait, -4, 0x33);
+        decide(&mut stopped, GoOn::Anew { mark: 77 });
+        assert_eq!(stopped.rax.cast_signed(), ERESTARTNOHAND);
+        let At::Blocked { number, eintr, mark, .. } = decode(&stopped) else {
+            panic!("blocked")
+        };
+        assert_eq!((number, eintr, mark), (libc::SYS_epoll_wait, false, 77));
+        // Interrupted again it keeps it, and what the kernel restarts by itself is left to it.
+        decide(&mut stopped, GoOn::Anew { mark: 0 });
+        stopped.rax = (-512_i64).cast_unsigned();
+        decide(&mut stopped, GoOn::Anew { mark: 77 });
+        assert_eq!(stopped.rax.cast_signed(), -512);
+        let At::Blocked { mark, .. } = decode(&stopped) else {
+            panic!("blocked")
+        };
+        assert_eq!(mark, 77);
     }
 }

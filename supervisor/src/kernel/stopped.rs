@@ -31,6 +31,9 @@ const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// How often it is looked at after that.
 const LATER_LOOK: Duration = Duration::from_micros(200);
 
+/// How much longer a thread is waited for that is about to run, on a machine that has other work.
+const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(500);
+
 /// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop, where the thread was seized.
 const EVENT_STOP: i32 = 128;
 
@@ -93,52 +96,68 @@ pub struct Stopped {
 /// # Errors
 /// Any [`StopError`]; everything has been let go then.
 pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, StopError> {
-    let mut stopped = Stopped {
-        threads: Vec::new(),
-        tracer: Tracer::start(Instant::now() + patience)?,
-        not_send: PhantomData,
-    };
+    wholly(stop_some(pids, patience)?)
+}
+
+/// As [`stop`]. If some threads cannot be stopped, those that were are given with the error: their calls were interrupted, and it can be decided how
+/// they go on before they are let go.
+///
+/// # Errors
+/// [`StopError::NoTracer`].
+pub fn stop_some(
+    pids: &dyn Fn() -> Vec<i32>,
+    patience: Duration,
+) -> Result<(Stopped, Option<StopError>), StopError> {
+    let mut stopped = Stopped::none(patience)?;
     let mut known = HashSet::new();
     loop {
         let new: Vec<i32> = pids().into_iter().filter(|pid| known.insert(*pid)).collect();
         // Everything known is stopped, so whatever it has started is in the list by now.
         if new.is_empty() {
-            return Ok(stopped);
+            return Ok((stopped, None));
         }
-        let threads = stopped.tracer.ask(Order::Stop(new));
-        match threads {
-            Ok(threads) => stopped.threads = threads,
-            Err(error) => {
-                stopped.tracer.end_wholly();
-                return Err(error);
-            }
+        let (threads, error) = stopped.tracer.ask(Order::Stop(new))?;
+        stopped.threads = threads;
+        if error.is_some() {
+            return Ok((stopped, error));
         }
     }
 }
 
-/// Stops these threads only, process and thread each, and reads where they are. Those that have ended are left out.
+/// Stops these threads only, process and thread each, and reads where they are. Those that have ended are left out, and what cannot be stopped
+/// is as with [`stop_some`].
 ///
 /// # Errors
-/// As [`stop`].
-pub fn stop_threads(threads: Vec<(i32, i32)>, patience: Duration) -> Result<Stopped, StopError> {
-    let mut stopped = Stopped {
-        threads: Vec::new(),
-        tracer: Tracer::start(Instant::now() + patience)?,
-        not_send: PhantomData,
-    };
-    match stopped.tracer.ask(Order::StopThreads(threads)) {
-        Ok(threads) => {
-            stopped.threads = threads;
-            Ok(stopped)
-        }
-        Err(error) => {
-            stopped.tracer.end_wholly();
+/// [`StopError::NoTracer`].
+pub fn stop_threads(
+    threads: Vec<(i32, i32)>,
+    patience: Duration,
+) -> Result<(Stopped, Option<StopError>), StopError> {
+    let mut stopped = Stopped::none(patience)?;
+    let (threads, error) = stopped.tracer.ask(Order::StopThreads(threads))?;
+    stopped.threads = threads;
+    Ok((stopped, error))
+}
+
+fn wholly((stopped, error): (Stopped, Option<StopError>)) -> Result<Stopped, StopError> {
+    match error {
+        None => Ok(stopped),
+        Some(error) => {
+            stopped.release_wholly();
             Err(error)
         }
     }
 }
 
 impl Stopped {
+    fn none(patience: Duration) -> Result<Self, StopError> {
+        Ok(Self {
+            threads: Vec::new(),
+            tracer: Tracer::start(Instant::now() + patience)?,
+            not_send: PhantomData,
+        })
+    }
+
     /// Decides how the calls of some of these threads go on when they are let go.
     pub fn rewrite(&self, rewrites: Vec<(i32, GoOn)>) {
         if !rewrites.is_empty() {
@@ -154,6 +173,11 @@ impl Stopped {
 
     /// Lets them go.
     pub fn release(self) {}
+
+    /// Lets them go, and waits until the kernel has detached also what could not be stopped.
+    pub fn release_wholly(mut self) {
+        self.tracer.end_wholly();
+    }
 
     /// Lets them go without waiting until they are gone, which dropping what this gives back does. The thread that traces does no more
     /// than that before: what is let go may have to run where it runs.
@@ -184,13 +208,16 @@ enum Order {
     Release,
 }
 
+/// The threads that are stopped, and why not all are that should be.
+type Answer = (Vec<StoppedThread>, Option<StopError>);
+
 /// The thread that traces.
 #[derive(Debug)]
 struct Tracer {
     thread: Option<JoinHandle<i32>>,
     /// Closed, to let all go.
     orders: Option<Sender<Order>>,
-    answers: Receiver<Result<Vec<StoppedThread>, StopError>>,
+    answers: Receiver<Answer>,
 }
 
 impl Tracer {
@@ -203,9 +230,8 @@ impl Tracer {
             .spawn(move || {
                 let mut tracees = Tracees::new(deadline);
                 for order in received {
-                    let stopped = tracees.obey(order);
-                    let failed = stopped.is_err();
-                    if answer.send(stopped).is_err() || failed {
+                    let error = tracees.obey(order).err();
+                    if answer.send((tracees.stopped.clone(), error)).is_err() {
                         break;
                     }
                 }
@@ -220,10 +246,10 @@ impl Tracer {
         })
     }
 
-    fn ask(&self, order: Order) -> Result<Vec<StoppedThread>, StopError> {
+    fn ask(&self, order: Order) -> Result<Answer, StopError> {
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         sent.then_some(()).ok_or(StopError::NoTracer)?;
-        self.answers.recv().map_err(|_| StopError::NoTracer)?
+        self.answers.recv().map_err(|_| StopError::NoTracer)
     }
 
     /// Lets go, and returns the tracer's thread id.
@@ -268,18 +294,10 @@ impl Tracees {
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<Vec<StoppedThread>, StopError> {
+    fn obey(&mut self, order: Order) -> Result<(), StopError> {
         match order {
             Order::Stop(pids) => return self.stop(pids),
-            Order::StopThreads(threads) => {
-                let mut new = Vec::with_capacity(threads.len());
-                for (pid, tid) in threads {
-                    if seize(pid, tid)? {
-                        new.push((pid, tid));
-                    }
-                }
-                self.await_all(new)?;
-            }
+            Order::StopThreads(threads) => return self.stop_each(threads).map(|_| ()),
             Order::Rewrite(rewrites) => {
                 for (tid, go_on) in rewrites {
                     let _ = registers::write(tid, go_on);
@@ -287,36 +305,53 @@ impl Tracees {
             }
             Order::Release => self.release(),
         }
-        Ok(self.stopped.clone())
-    }
-
-    fn await_all(&mut self, new: Vec<(i32, i32)>) -> Result<(), StopError> {
-        for (pid, tid) in new {
-            let at = await_stop(pid, tid, self.deadline)?;
-            self.stopped.extend(at.map(|at| StoppedThread { pid, tid, at }));
-        }
         Ok(())
     }
 
-    /// Stops all threads of `pids` and of the processes named before.
-    fn stop(&mut self, pids: Vec<i32>) -> Result<Vec<StoppedThread>, StopError> {
-        self.pids.extend(pids);
-        loop {
-            // All are told to stop before any is waited for.
-            let mut new = Vec::new();
-            for &pid in &self.pids {
-                for tid in process::threads(pid) {
-                    if !self.seized.contains(&tid) && seize(pid, tid)? {
-                        self.seized.insert(tid);
-                        new.push((pid, tid));
-                    }
+    /// Stops these threads, as far as they were not; whether there was any. All are told to stop before any is waited for; and all that were told are
+    /// waited for, also if one cannot be stopped: their calls are interrupted.
+    fn stop_each(&mut self, threads: Vec<(i32, i32)>) -> Result<bool, StopError> {
+        let mut new = Vec::with_capacity(threads.len());
+        let mut trouble = Ok(());
+        for (pid, tid) in threads {
+            if self.seized.contains(&tid) {
+                continue;
+            }
+            match seize(pid, tid) {
+                Ok(true) => {
+                    self.seized.insert(tid);
+                    new.push((pid, tid));
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    trouble = Err(error);
+                    break;
                 }
             }
-            // A thread that starts another is stopped after it, so a look at stopped threads alone sees all.
-            if new.is_empty() {
-                return Ok(self.stopped.clone());
+        }
+        let found = !new.is_empty();
+        for (pid, tid) in new {
+            match await_stop(pid, tid, self.deadline) {
+                Ok(at) => self.stopped.extend(at.map(|at| StoppedThread { pid, tid, at })),
+                Err(error) => trouble = trouble.and(Err(error)),
             }
-            self.await_all(new)?;
+        }
+        trouble.map(|()| found)
+    }
+
+    /// Stops all threads of `pids` and of the processes named before.
+    fn stop(&mut self, pids: Vec<i32>) -> Result<(), StopError> {
+        self.pids.extend(pids);
+        loop {
+            let of = |pid: &i32| {
+                let pid = *pid;
+                process::threads(pid).into_iter().map(move |tid| (pid, tid))
+            };
+            let threads = self.pids.iter().flat_map(of).collect();
+            // A thread that starts another is stopped after it, so a look at stopped threads alone sees all.
+            if !self.stop_each(threads)? {
+                return Ok(());
+            }
         }
     }
 
@@ -392,7 +427,8 @@ fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option<At>, StopE
                     reap(pid, tid);
                     return Ok(None);
                 }
-                if now >= deadline {
+                // One that may run stops as soon as it does: giving up on it would show it that its call was interrupted.
+                if now >= deadline + PATIENCE_IF_RUNNABLE || (now >= deadline && !is_runnable(tid)) {
                     return Err(StopError::Busy { pid, tid });
                 }
                 std::thread::sleep(LATER_LOOK);
@@ -429,6 +465,10 @@ fn resume(tid: i32, signal: i32) {
 
 fn is_traced(tid: i32) -> bool {
     process::status_field(tid, "TracerPid:").is_some_and(|tracer| tracer != "0")
+}
+
+fn is_runnable(tid: i32) -> bool {
+    process::status_field(tid, "State:").is_some_and(|state| state.starts_with('R'))
 }
 
 /// Whether a thread is gone, a zombie, or dead.

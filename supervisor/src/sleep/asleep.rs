@@ -9,6 +9,7 @@ use imsup_wire::{CauseKind, ToBroker, Transport, WakeCause};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::awake::port_of;
+use super::correct::Stage;
 use super::deadlines::{Due, Now};
 use super::terminate::Succession;
 use super::waitset::{Culprit, SocketSource, Source, WaitSet};
@@ -140,12 +141,7 @@ impl Sleep {
         self.trouble = None;
         self.backlogs.narrow_later(now);
         self.afterwards = Some((afterwards, named_later.then_some(cause.kind)));
-        self.correct_at = self
-            .has_late_calls(noticed.saturating_duration_since(since))
-            .then_some(afterwards);
-        if self.correct_at.is_none() {
-            self.interrupted.forget_continued();
-        }
+        self.correct_limits(Stage::LetRun);
         let message = ToBroker::Woke {
             time_us: u64::try_from(time_us.as_micros()).unwrap_or(u64::MAX),
             cause,

@@ -15,6 +15,8 @@ const MAX_DESCRIPTORS: usize = 1 << 20;
 
 /// `FUTEX_CMD_MASK` and what it leaves (futex(2)).
 const FUTEX_COMMAND: u64 = 127;
+/// `FUTEX_PRIVATE_FLAG`, and the same of futex_waitv(2).
+const FUTEX_PRIVATE: u64 = 128;
 const FUTEX_WAIT: u64 = 0;
 const FUTEX_LOCK_PI: u64 = 6;
 const FUTEX_WAIT_BITSET: u64 = 9;
@@ -23,6 +25,13 @@ const FUTEX_LOCK_PI2: u64 = 13;
 const FUTEX_CLOCK_REALTIME: u64 = 256;
 /// futex_wait of Linux 6.7, which libc does not name yet.
 const SYS_FUTEX_WAIT: i64 = 455;
+/// `FUTEX_WAITV_MAX`, and the bytes of a `struct futex_waitv` (linux/futex.h).
+const MAX_FUTEXES: u64 = 128;
+const FUTEX_WAITV_BYTES: u64 = 24;
+/// io_pgetevents(2), which the libc crate does not name for x86-64.
+const SYS_IO_PGETEVENTS: i64 = 333;
+/// tcdrain(3) is this with an argument other than 0 (ioctl_tty(2)).
+const TCSBRK: u64 = 0x5409;
 
 /// The clock that a deadline is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +68,22 @@ pub struct Watch {
     pub events: PollFlags,
 }
 
-/// A time limit that is not in the call but in its socket.
+/// A time limit that is not in the call but in its descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketTimeout {
-    /// SO_RCVTIMEO.
+pub enum LimitOf {
+    /// SO_RCVTIMEO, or VTIME of a terminal.
     Receive,
     /// SO_SNDTIMEO.
     Send,
+}
+
+/// A futex that other processes may wake: whoever waits for it goes on when it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Futex {
+    /// Its address.
+    pub address: u64,
+    /// Its value; `None` for a lock (FUTEX_LOCK_PI), which is waited for whatever its value is, as long as somebody has it.
+    pub value: Option<u32>,
 }
 
 /// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs) in a thread's memory.
@@ -100,8 +118,14 @@ pub struct Wait {
     pub watches: Vec<Watch>,
     /// When it gives up.
     pub deadline: Deadline,
-    /// The limit that the socket of its only descriptor has.
-    pub socket_timeout: Option<SocketTimeout>,
+    /// The descriptor that has the limit, where that is not in the call.
+    pub limited_by: Option<(i32, LimitOf)>,
+    /// What it returns when its time is over, where the kernel counts anew after each interruption.
+    pub timed_out: Option<i64>,
+    /// Whether what ends it cannot be waited for, and may come from outside (a lock, a message queue): the host is let run once per slack.
+    pub unseen: bool,
+    /// Futexes that are not private, any of which ends the wait when it changes.
+    pub futexes: Vec<Futex>,
     /// Where the call writes back how much of its time is left, and reads it when it goes on.
     pub left_at: Option<LeftAt>,
     /// Whether the call is in the table: what else could end it is then inside the host (a futex, a child) or a signal.
@@ -114,9 +138,20 @@ impl Wait {
             call,
             watches,
             deadline: Deadline::Never,
-            socket_timeout: None,
+            limited_by: None,
+            timed_out: None,
+            unseen: false,
+            futexes: Vec::new(),
             left_at: None,
             known: true,
+        }
+    }
+
+    /// A call that ends by what cannot be waited for.
+    fn on_unseen(call: &'static str) -> Self {
+        Self {
+            unseen: true,
+            ..Self::on(call, Vec::new())
         }
     }
 
@@ -129,11 +164,15 @@ impl Wait {
         Self { deadline, ..self }
     }
 
-    fn limited(self, socket_timeout: SocketTimeout) -> Self {
+    fn limited(self, number: u64, kind: LimitOf) -> Self {
         Self {
-            socket_timeout: Some(socket_timeout),
+            limited_by: Some((descriptor(number), kind)),
             ..self
         }
+    }
+
+    fn with_futexes(self, futexes: Vec<Futex>) -> Self {
+        Self { futexes, ..self }
     }
 
     /// The wait of a call that is not in the table.
@@ -171,11 +210,11 @@ pub const WAITS_FOR_SIGNALS: [&str; 3] = ["pause", "rt_sigsuspend", "rt_sigtimed
 /// # Errors
 /// EFAULT and the like where the thread's memory cannot be read.
 pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Result<Wait, Errno> {
-    let reads = |call| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).limited(SocketTimeout::Receive);
-    let writes = |call| Wait::on(call, vec![watch(args[0], PollFlags::OUT)]).limited(SocketTimeout::Send);
+    let reads = |call| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).limited(args[0], LimitOf::Receive);
+    let writes = |call| Wait::on(call, vec![watch(args[0], PollFlags::OUT)]).limited(args[0], LimitOf::Send);
     let nothing = |call| Wait::on(call, Vec::new());
     let epoll = |call, deadline| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).until(deadline);
-    Ok(match number {
+    let wait = match number {
         libc::SYS_read => reads("read"),
         libc::SYS_readv => reads("readv"),
         libc::SYS_recvfrom => reads("recvfrom"),
@@ -189,6 +228,11 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         libc::SYS_sendmsg => writes("sendmsg"),
         libc::SYS_sendmmsg => writes("sendmmsg"),
         libc::SYS_sendfile => writes("sendfile"),
+        // A UNIX socket waits for the listener's queue, and is writable all the time.
+        libc::SYS_connect if is_unix(args[1], memory)? => Wait {
+            timed_out: Some(-i64::from(libc::EAGAIN)),
+            ..Wait::on_unseen("connect").limited(args[0], LimitOf::Send)
+        },
         libc::SYS_connect => writes("connect"),
         // Of the pipe that it writes to it is not known whether it is full.
         libc::SYS_splice => Wait::on("splice", vec![watch(args[0], PollFlags::IN)]),
@@ -213,12 +257,33 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
                 false => relative(args[2], memory)?,
             })
         }
-        libc::SYS_futex => nothing("futex").until(futex(args, memory)?),
-        libc::SYS_futex_waitv => nothing("futex_waitv").until(at(clock(args[4]), args[3], memory)?),
-        SYS_FUTEX_WAIT => nothing("futex_wait").until(at(clock(args[5]), args[4], memory)?),
+        libc::SYS_futex => nothing("futex")
+            .until(futex(args, memory)?)
+            .with_futexes(shared_futex(args)),
+        libc::SYS_futex_waitv => nothing("futex_waitv")
+            .until(at(clock(args[4]), args[3], memory)?)
+            .with_futexes(futexes(args, memory)?),
+        SYS_FUTEX_WAIT => nothing("futex_wait")
+            .until(at(clock(args[5]), args[4], memory)?)
+            .with_futexes(futex_unless_private(args[0], args[1], args[3])),
         libc::SYS_rt_sigtimedwait => nothing("rt_sigtimedwait").until(relative(args[2], memory)?),
         libc::SYS_pause => nothing("pause"),
         libc::SYS_rt_sigsuspend => nothing("rt_sigsuspend"),
+        libc::SYS_flock => Wait::on_unseen("flock"),
+        libc::SYS_fcntl => Wait::on_unseen("fcntl"),
+        // A FIFO whose other end is not open.
+        libc::SYS_open => Wait::on_unseen("open"),
+        libc::SYS_openat => Wait::on_unseen("openat"),
+        libc::SYS_openat2 => Wait::on_unseen("openat2"),
+        libc::SYS_semop => Wait::on_unseen("semop"),
+        libc::SYS_semtimedop => Wait::on_unseen("semtimedop").until(relative(args[3], memory)?),
+        libc::SYS_msgsnd => Wait::on_unseen("msgsnd"),
+        libc::SYS_msgrcv => Wait::on_unseen("msgrcv"),
+        // They may wait for sockets (IOCB_CMD_POLL).
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => Wait {
+            known: false,
+            ..Wait::on_unseen("io_getevents").until(relative(args[4], memory)?)
+        },
         libc::SYS_wait4 => nothing("wait4"),
         libc::SYS_waitid => nothing("waitid"),
         libc::SYS_mq_timedreceive => Wait::on("mq_timedreceive", vec![watch(args[0], PollFlags::IN)]).until(at(
@@ -230,23 +295,22 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
             Wait::on("mq_timedsend", vec![watch(args[0], PollFlags::OUT)]).until(at(Clock::Realtime, args[4], memory)?)
         }
         _ => Wait::unknown(),
+    };
+    Ok(Wait {
+        timed_out: wait.timed_out.or(timed_out(number)),
+        ..wait
     })
 }
 
-/// How a call that says EINTR whenever it is interrupted (signal(7)) is made to go on as if it had not been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Continuation {
-    /// The argument that is its time limit in milliseconds, where it is one.
-    pub milliseconds: Option<usize>,
-    /// What it returns when its time is over.
-    pub timed_out: i64,
-}
-
-/// The continuation of call `number`; `None` for one that says EINTR for other reasons.
-pub fn continuation(number: i64) -> Option<Continuation> {
-    let (milliseconds, timed_out) = match number {
-        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => (Some(3), 0),
-        libc::SYS_epoll_pwait2 => (None, 0),
+/// What call `number` returns when its time is over; `None` for one whose limit the kernel itself keeps through interruptions.
+fn timed_out(number: i64) -> Option<i64> {
+    match number {
+        libc::SYS_epoll_wait
+        | libc::SYS_epoll_pwait
+        | libc::SYS_epoll_pwait2
+        | libc::SYS_io_getevents
+        | SYS_IO_PGETEVENTS => Some(0),
+        libc::SYS_connect => Some(-i64::from(libc::EINPROGRESS)),
         libc::SYS_read
         | libc::SYS_readv
         | libc::SYS_recvfrom
@@ -259,22 +323,42 @@ pub fn continuation(number: i64) -> Option<Continuation> {
         | libc::SYS_sendto
         | libc::SYS_sendmsg
         | libc::SYS_sendmmsg
-        | libc::SYS_rt_sigtimedwait => (None, -i64::from(libc::EAGAIN)),
-        _ => return None,
-    };
-    Some(Continuation {
-        milliseconds,
-        timed_out,
-    })
+        | libc::SYS_sendfile
+        | libc::SYS_semtimedop
+        | libc::SYS_rt_sigtimedwait => Some(-i64::from(libc::EAGAIN)),
+        _ => None,
+    }
 }
 
-fn watch(number: u64, events: PollFlags) -> Watch {
+/// Whether a call that says EINTR because it was interrupted (signal(7)) is begun anew as if it had not been.
+pub fn goes_on(number: i64, args: &[u64; 6]) -> bool {
+    match number {
+        libc::SYS_semop | libc::SYS_splice => true,
+        libc::SYS_ioctl => args[1] == TCSBRK && args[2] != 0,
+        _ => timed_out(number).is_some(),
+    }
+}
+
+/// Whether a socket address in a thread's memory is of a UNIX socket.
+fn is_unix(address: u64, memory: &impl TargetMemory) -> Result<bool, Errno> {
+    let family: [u8; 2] = memory.read_array(address)?;
+    Ok(i32::from(u16::from_ne_bytes(family)) == libc::AF_UNIX)
+}
+
+fn descriptor(number: u64) -> i32 {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "an int argument is the register's low half"
     )]
     let number = number as i32;
-    Watch { number, events }
+    number
+}
+
+fn watch(number: u64, events: PollFlags) -> Watch {
+    Watch {
+        number: descriptor(number),
+        events,
+    }
 }
 
 /// A time-out in milliseconds; a negative one is none.
@@ -334,6 +418,39 @@ fn futex(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Deadline, Errno>
         FUTEX_LOCK_PI => at(Clock::Realtime, args[3], memory),
         _ => Ok(Deadline::Unknown),
     }
+}
+
+/// The futex of futex(2), unless it is private.
+fn shared_futex(args: &[u64; 6]) -> Vec<Futex> {
+    match args[1] & FUTEX_COMMAND {
+        FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI => futex_unless_private(args[0], args[2], args[1]),
+        FUTEX_LOCK_PI | FUTEX_LOCK_PI2 if args[1] & FUTEX_PRIVATE == 0 => vec![Futex {
+            address: args[0],
+            value: None,
+        }],
+        _ => Vec::new(),
+    }
+}
+
+fn futex_unless_private(address: u64, value: u64, flags: u64) -> Vec<Futex> {
+    #[expect(clippy::cast_possible_truncation, reason = "futexes have 32 bits")]
+    let value = Some(value as u32);
+    match flags & FUTEX_PRIVATE {
+        0 => vec![Futex { address, value }],
+        _ => Vec::new(),
+    }
+}
+
+/// Those of futex_waitv(2) that are not private: `struct futex_waitv` is value, address, flags.
+fn futexes(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Futex>, Errno> {
+    let mut found = Vec::new();
+    for position in 0..args[1].min(MAX_FUTEXES) {
+        let entry: [u8; 20] = memory.read_array(args[0] + position * FUTEX_WAITV_BYTES)?;
+        let field = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| entry[at + byte]));
+        let flags = u32::from_ne_bytes(std::array::from_fn(|byte| entry[16 + byte]));
+        found.extend(futex_unless_private(field(8), field(0), flags.into()));
+    }
+    Ok(found)
 }
 
 /// The array of poll(2): `struct pollfd` is descriptor, events, revents. A negative descriptor is skipped.
@@ -423,7 +540,7 @@ mod tests {
         let wait = of(libc::SYS_read, [7, 0, 0, 0, 0, 0], vec![]);
         assert_eq!(wait.watches, [watch(7, PollFlags::IN)]);
         assert_eq!(wait.deadline, Deadline::Never);
-        assert_eq!(wait.socket_timeout, Some(SocketTimeout::Receive));
+        assert_eq!(wait.limited_by, Some((7, LimitOf::Receive)));
     }
 
     #[test]
@@ -500,7 +617,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_table_is_not_guessed_at() {
-        let wait = of(libc::SYS_flock, [3, 2, 0, 0, 0, 0], vec![]);
+        let wait = of(libc::SYS_keyctl, [3, 2, 0, 0, 0, 0], vec![]);
         assert!(!wait.known);
         assert_eq!(wait.deadline, Deadline::Unknown);
     }

@@ -1,19 +1,44 @@
 //! Time limits of calls that went on through a sleep: as if it had not been.
 //!
 //! Where the kernel keeps the deadline of an interrupted call itself (poll, nanosleep, futex) nothing is to be done. select(2) and ppoll(2) read from the
-//! thread's memory how much of their time is left. The limit of epoll_wait(2) is in a register; that of recv(2) is its socket's (SO_RCVTIMEO), and can only be said to be
-//! over.
+//! thread's memory how much of their time is left. All others begin to count anew: of those the supervisor knows when their time is over, and tells them. They
+//! are told when their host ticks, when it is held, and else at that instant: the thread is stopped for a moment, and if its call has the mark that it was
+//! given (so it is the same one), it returns that its time is over.
 
 use std::time::{Duration, Instant};
 
-use super::deadlines::{CallKey, Now};
-use super::{Phase, Sleep};
-use super::{calls, plan};
+use super::calls;
+use super::deadlines::{CallKey, Due, Now, UNSEEN_MARK};
+use super::{AFTERWARDS, Phase, Sleep};
 use crate::kernel::memory::ThreadMemory;
+use crate::kernel::process;
 use crate::kernel::stopped::{self, At, GoOn};
 
 /// How long threads may take to stop.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// A call that is to be told when its time is over, in a host that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Correction {
+    pid: i32,
+    tid: i32,
+    pub(super) at: Instant,
+    stage: Stage,
+}
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It was let run: perhaps it has ended, and the thread has made the next one.
+    LetRun,
+    /// It was seen to go on, and blocks again in a moment.
+    Settling,
+    /// It is blocked. As long as its thread has not waited for anything else, it is the same one.
+    Blocked {
+        /// How often the thread has waited.
+        waits: u64,
+    },
+}
 
 impl Sleep {
     /// Writes what is left of their time where held calls will read it.
@@ -26,57 +51,113 @@ impl Sleep {
         }
     }
 
-    /// Whether calls go on with a limit that is `slept` too long, which matters.
-    pub(super) fn has_late_calls(&self, slept: Duration) -> bool {
-        let slack = self.slack();
-        slept > slack
-            && self
-                .interrupted
-                .all()
-                .any(|(_, call)| call.continued && !call.due.is_polling(slack))
+    /// Has the calls told when their time is over that would count it anew, and so end more than a slack too late.
+    pub(super) fn correct_limits(&mut self, stage: Stage) {
+        let (now, slack) = (Instant::now(), self.slack());
+        let late = |due: &Due| match due {
+            Due::From { latest, span, .. } => (now + *span).saturating_duration_since(*latest) > slack,
+            Due::Never | Due::Unknown => false,
+        };
+        let calls = self.interrupted.all();
+        let late = calls.filter(|(_, call)| call.mark != 0 && !call.due.is_polling(slack) && late(&call.due));
+        self.corrections = late
+            .map(|(tid, call)| Correction {
+                pid: call.pid,
+                tid,
+                at: now + AFTERWARDS,
+                stage,
+            })
+            .collect();
     }
 
-    /// Gives the calls that are still what they were the limits they have by now. This is not on the way of what woke the host.
+    /// Does what it is time for. This is not on the way of what woke the host.
     pub(super) fn correct(&mut self) {
-        self.correct_at = None;
         if !matches!(self.phase, Phase::Awake) {
             // It sleeps again, and its calls were read anew.
+            self.corrections.clear();
             return;
         }
-        let now = Now::read();
-        let slack = self.slack();
-        let late = |(_, call): &(i32, &super::deadlines::Call)| call.continued && !call.due.is_polling(slack);
-        let threads = self
-            .interrupted
-            .all()
-            .filter(late)
-            .map(|(tid, call)| (call.pid, tid))
-            .collect();
-        if let Ok(stopped) = stopped::stop_threads(threads, PATIENCE) {
-            let mut rewrites = Vec::new();
-            for thread in stopped.threads() {
-                let At::Blocked {
-                    number,
-                    args,
-                    stack,
-                    eintr,
-                } = thread.at
-                else {
-                    continue;
-                };
-                let call = self.interrupted.get(thread.tid, number, &CallKey { args, stack });
-                let corrected = call.and_then(|call| {
-                    call.timed_out(now.instant)
-                        .or_else(|| plan::continued(&mut call.clone(), &now))
-                });
-                // Another call by now: it has just begun.
-                let anew = (eintr && calls::continuation(number).is_some()).then_some(GoOn::Anew { argument: None });
-                let go_on = corrected.or(anew);
-                rewrites.extend(go_on.map(|go_on| (thread.tid, go_on)));
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.corrections)
+            .into_iter()
+            .partition(|correction| correction.at <= now);
+        self.corrections = later;
+        let mut to_stop: Vec<Correction> = Vec::new();
+        for correction in due {
+            let Some(latest) = self.still_blocked(&correction) else { continue };
+            let Correction { pid, tid, .. } = correction;
+            match (correction.stage, process::waits(pid, tid)) {
+                (Stage::LetRun, _) => to_stop.push(correction),
+                (Stage::Settling, Some(waits)) => self.corrections.push(Correction {
+                    at: latest.max(now),
+                    stage: Stage::Blocked { waits },
+                    ..correction
+                }),
+                (Stage::Blocked { waits }, Some(now)) if waits == now => to_stop.push(correction),
+                // It has gone on; and if it is still the same call, it is told when the host is held next.
+                (Stage::Settling | Stage::Blocked { .. }, _) => {}
             }
-            stopped.rewrite(rewrites);
         }
-        self.interrupted.forget_continued();
+        if !to_stop.is_empty() {
+            self.tell(&to_stop);
+        }
+    }
+
+    /// When the time of a call is over that its thread seems to be in still.
+    fn still_blocked(&self, correction: &Correction) -> Option<Instant> {
+        let Correction { pid, tid, .. } = *correction;
+        let (number, args, stack) = process::blocked_in(pid, tid)?;
+        let call = self.interrupted.get(tid, number, &CallKey { args, stack }, UNSEEN_MARK)?;
+        match call.due {
+            Due::From { latest, .. } => Some(latest),
+            Due::Never | Due::Unknown => None,
+        }
+    }
+
+    /// Stops these threads for a moment, and tells them that their time is over, if it is.
+    fn tell(&mut self, corrections: &[Correction]) {
+        let threads = corrections.iter().map(|one| (one.pid, one.tid)).collect();
+        let Ok((stopped, trouble)) = stopped::stop_threads(threads, PATIENCE) else {
+            return;
+        };
+        let now = Now::read().instant;
+        let mut rewrites = Vec::new();
+        for thread in stopped.threads() {
+            let At::Blocked {
+                number,
+                args,
+                stack,
+                eintr,
+                mark,
+            } = thread.at
+            else {
+                continue;
+            };
+            match self.interrupted.get(thread.tid, number, &CallKey { args, stack }, mark) {
+                Some(call) => {
+                    let over = call.timed_out(now);
+                    rewrites.push((thread.tid, over.unwrap_or(GoOn::Anew { mark })));
+                    if over.is_none() {
+                        self.corrections.push(Correction {
+                            pid: thread.pid,
+                            tid: thread.tid,
+                            at: now + AFTERWARDS,
+                            stage: Stage::Settling,
+                        });
+                    }
+                }
+                // Another call by now: it has just begun.
+                None if eintr && calls::goes_on(number, &args) => {
+                    rewrites.push((thread.tid, GoOn::Anew { mark: 0 }));
+                }
+                None => {}
+            }
+        }
+        stopped.rewrite(rewrites);
+        match trouble {
+            None => stopped.release(),
+            Some(_) => stopped.release_wholly(),
+        }
     }
 
     /// What deadlines are coalesced to.

@@ -5,10 +5,11 @@
 //! host is let run once per slack, until the call is no longer the same. A call that was interrupted goes on by itself (restart_syscall(2)) and
 //! keeps the bounds of its beginning.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::calls::{self, Clock, Deadline, Wait};
+use super::calls::{Clock, Deadline, Wait};
 use crate::kernel::stopped::GoOn;
 
 /// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.
@@ -199,6 +200,7 @@ pub struct CallKey {
 #[derive(Debug, Default)]
 pub struct Interrupted {
     calls: HashMap<i32, Call>,
+    last_mark: Cell<u32>,
 }
 
 /// An interrupted call.
@@ -214,24 +216,27 @@ pub struct Call {
     pub wait: Wait,
     /// When it gives up.
     pub due: Due,
-    /// Whether it says EINTR, and was made to go on instead ([`calls::continuation`]): nobody but us knows when it gives up.
-    pub continued: bool,
+    /// What it is known again by if the kernel counts its time anew after each interruption, so that nobody but us knows when it gives up; else 0.
+    pub mark: u32,
 }
+
+/// The mark of a thread that was looked at without a touch: it cannot be seen.
+pub const UNSEEN_MARK: u32 = u32::MAX;
 
 impl Call {
     /// How it goes on if it was made to go on and its time is over: nobody else would tell it.
     pub fn timed_out(&self, now: Instant) -> Option<GoOn> {
-        let over = self.continued && self.due.left(now).is_some_and(|left| left.is_zero());
-        let continuation = calls::continuation(self.number).filter(|_| over)?;
-        Some(GoOn::Return(continuation.timed_out))
+        let over = self.mark != 0 && self.due.left(now).is_some_and(|left| left.is_zero());
+        self.wait.timed_out.filter(|_| over).map(GoOn::Return)
     }
 }
 
 impl Interrupted {
-    /// The call that thread `tid` goes on with, which is in call `number` now.
-    pub fn get(&self, tid: i32, number: i64, key: &CallKey) -> Option<&Call> {
+    /// The call that thread `tid` goes on with, which is in call `number` now and has this mark.
+    pub fn get(&self, tid: i32, number: i64, key: &CallKey, mark: u32) -> Option<&Call> {
         let call = self.calls.get(&tid).filter(|call| call.key == *key)?;
-        let same = number == libc::SYS_restart_syscall || (call.continued && call.number == number);
+        let marked = call.mark != 0 && [call.mark, UNSEEN_MARK].contains(&mark);
+        let same = number == libc::SYS_restart_syscall || (marked && call.number == number);
         same.then_some(call)
     }
 
@@ -245,6 +250,13 @@ impl Interrupted {
     /// Whether thread `tid` is in a call with a limit.
     pub fn is_known(&self, tid: i32) -> bool {
         self.calls.contains_key(&tid)
+    }
+
+    /// A mark that no call has.
+    pub fn fresh_mark(&self) -> u32 {
+        let next = self.last_mark.get() % (UNSEEN_MARK - 1) + 1;
+        self.last_mark.set(next);
+        next
     }
 
     /// All of them, with their threads.
@@ -265,9 +277,10 @@ impl Interrupted {
         overdue
     }
 
-    /// The host runs for good: only calls that the kernel itself continues are still known by what they look like.
-    pub fn forget_continued(&mut self) {
-        self.calls.retain(|_, call| !call.continued);
+    /// Takes what is known better of these threads.
+    pub fn replace_with(&mut self, better: &Self) {
+        self.last_mark = better.last_mark.clone();
+        self.calls.extend(better.calls.iter().map(|(tid, call)| (*tid, call.clone())));
     }
 
     /// Adds one.
@@ -409,14 +422,14 @@ mod tests {
             number: libc::SYS_nanosleep,
             wait: Wait::unknown(),
             due: Due::Unknown,
-            continued: false,
+            mark: 0,
         };
         let restart = libc::SYS_restart_syscall;
         interrupted.set(HashMap::from([(9, call)]));
-        assert!(interrupted.get(9, restart, &key).is_some());
-        assert!(interrupted.get(9, libc::SYS_nanosleep, &key).is_none(), "a new sleep");
-        assert!(interrupted.get(8, restart, &key).is_none());
-        assert!(interrupted.get(9, restart, &CallKey { stack: 78, ..key }).is_none());
+        assert!(interrupted.get(9, restart, &key, 0).is_some());
+        assert!(interrupted.get(9, libc::SYS_nanosleep, &key, 0).is_none(), "a new sleep");
+        assert!(interrupted.get(8, restart, &key, 0).is_none());
+        assert!(interrupted.get(9, restart, &CallKey { stack: 78, ..key }, 0).is_none());
     }
 
     #[test]
@@ -426,31 +439,36 @@ mod tests {
             args: [5, 0, 8, 2000, 0, 0],
             stack: 77,
         };
-        let call = |number, after| Call {
+        let call = |number, timed_out: i64, after| Call {
             pid: 4,
             key,
             number,
-            wait: Wait::unknown(),
+            wait: Wait {
+                timed_out: Some(timed_out),
+                ..Wait::unknown()
+            },
             due: Due::From {
                 earliest: now + seconds(after) - Duration::from_millis(500),
                 latest: now + seconds(after),
                 span: seconds(2),
                 realtime: None,
             },
-            continued: true,
+            mark: 3,
         };
+        let again = -i64::from(libc::EAGAIN);
         let mut interrupted = Interrupted::default();
         let calls = [
-            (5, call(libc::SYS_epoll_wait, 2)),
-            (6, call(libc::SYS_recvfrom, 2)),
-            (7, call(libc::SYS_epoll_wait, 3)),
+            (5, call(libc::SYS_epoll_wait, 0, 2)),
+            (6, call(libc::SYS_recvfrom, again, 2)),
+            (7, call(libc::SYS_epoll_wait, 0, 3)),
         ];
         interrupted.set(HashMap::from(calls));
-        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key).is_some(), "it goes on");
+        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key, 3).is_some(), "it goes on");
+        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key, UNSEEN_MARK).is_some());
+        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key, 0).is_none(), "another one");
         assert!(interrupted.take_overdue(now + seconds(1)).is_empty());
         let mut overdue = interrupted.take_overdue(now + seconds(2));
         overdue.sort_by_key(|(thread, _)| *thread);
-        let again = -i64::from(libc::EAGAIN);
         assert_eq!(overdue, [((4, 5), GoOn::Return(0)), ((4, 6), GoOn::Return(again))]);
         assert_eq!(interrupted.all().count(), 1);
     }

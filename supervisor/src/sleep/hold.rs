@@ -10,16 +10,17 @@ use rustix::fs::OFlags;
 
 use super::Sleep;
 use super::asleep::Asleep;
-use super::calls::{self, Deadline, SocketTimeout};
-use super::deadlines::{Call, CallKey, Due, Now};
-use super::plan::{self, NotIdle, Plan};
+use super::calls::{self, Deadline, LimitOf};
+use super::correct::Stage;
+use super::deadlines::{Call, CallKey, Due, Now, UNSEEN_MARK};
+use super::plan::{self, Limit, NotIdle, Plan};
 use super::rhythm::Seen;
 use super::tree::HoldError;
 use super::waitset::{WaitSet, is_epoll};
 use crate::host::Host;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
-use crate::kernel::{descriptors, process, signals, socket, task, timers};
+use crate::kernel::{descriptors, process, signals, socket, task, terminal, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
@@ -65,14 +66,19 @@ impl Sleep {
     /// Holds the host and takes over its waiting. On an error it runs as before.
     pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
         let seen = self.look_untouched()?;
-        let threads = match self.tree.hold() {
-            Ok(threads) => threads,
-            Err(error) => {
-                // Some may have been interrupted, and no longer show what they were in.
-                let _ = self.plan(&seen, ran_from, &Now::read());
-                return Err(error.into());
-            }
-        };
+        let (threads, trouble) = self.tree.hold();
+        if let Some(error) = trouble {
+            // Some were interrupted, and those that are not stopped no longer show what they were in.
+            let now = Now::read();
+            let _ = self.plan(&seen, ran_from, &now);
+            let mut seen = std::mem::take(&mut self.interrupted);
+            let rewrites = self.plan(&threads, ran_from, &now).rewrites;
+            self.tree.give_up(rewrites);
+            seen.replace_with(&self.interrupted);
+            self.interrupted = seen;
+            self.correct_limits(Stage::Settling);
+            return Err(error.into());
+        }
         let mut rewrites = Vec::new();
         let taken_over = self.take_over(host, &threads, ran_from, &mut rewrites);
         self.tree.settle(rewrites);
@@ -85,6 +91,7 @@ impl Sleep {
             Err(error) => {
                 self.tree.release();
                 self.tree.rest();
+                self.correct_limits(Stage::Settling);
                 self.backlogs.narrow_later(Instant::now());
                 Err(error)
             }
@@ -102,7 +109,7 @@ impl Sleep {
                 let Some((number, args, stack)) = process::blocked_in(pid, tid) else {
                     continue;
                 };
-                if calls::is_transfer(number, &args) {
+                if calls::is_transfer(number, &args) || (number == libc::SYS_read && reads_many(pid, args[0])) {
                     return Err(NotIdle::Transfer { pid });
                 }
                 if number == libc::SYS_restart_syscall {
@@ -114,6 +121,7 @@ impl Sleep {
                     args,
                     stack,
                     eintr: false,
+                    mark: UNSEEN_MARK,
                 };
                 seen.push(StoppedThread { pid, tid, at });
             }
@@ -138,7 +146,7 @@ impl Sleep {
     /// Recognizes a call that goes on as restart_syscall(2) because somebody else interrupted it (SIGSTOP, a debugger), by where in the kernel it
     /// waits. How much of its time is left nobody knows.
     fn recognize(&mut self, pid: i32, tid: i32, key: CallKey) {
-        if self.interrupted.get(tid, libc::SYS_restart_syscall, &key).is_some() {
+        if self.interrupted.get(tid, libc::SYS_restart_syscall, &key, UNSEEN_MARK).is_some() {
             return;
         }
         let place = process::waits_at(pid, tid).unwrap_or_default();
@@ -155,7 +163,6 @@ impl Sleep {
             Deadline::Never => Due::Never,
             _ => Due::Unknown,
         };
-        let continued = false;
         self.interrupted.remember(
             tid,
             Call {
@@ -164,7 +171,7 @@ impl Sleep {
                 number,
                 wait,
                 due,
-                continued,
+                mark: 0,
             },
         );
     }
@@ -177,7 +184,7 @@ impl Sleep {
             now,
             ThreadMemory::of,
             |pid| self.idle.began(pid, ran_from, now.instant),
-            limit_of_socket,
+            limit_of_descriptor,
             process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
@@ -394,14 +401,35 @@ fn due_of(timer: &timers::TimerFd, now: &Now) -> (i32, &'static str, Due) {
     (timer.pid, "timerfd", due)
 }
 
-/// The time limit of the socket behind a descriptor.
-fn limit_of_socket(pid: i32, number: i32, kind: SocketTimeout) -> Option<Duration> {
+/// The time limit of the socket or terminal behind a descriptor.
+fn limit_of_descriptor(pid: i32, number: i32, kind: LimitOf) -> Option<Limit> {
     let pidfd = task::open_process(pid).ok()?;
-    let socket = task::duplicate_from(&pidfd, number).ok()?;
-    match kind {
-        SocketTimeout::Receive => socket::receive_timeout(socket.as_fd()).ok()?,
-        SocketTimeout::Send => socket::send_timeout(socket.as_fd()).ok()?,
+    let fd = task::duplicate_from(&pidfd, number).ok()?;
+    let time = match kind {
+        LimitOf::Receive => socket::receive_timeout(fd.as_fd()),
+        LimitOf::Send => socket::send_timeout(fd.as_fd()),
+    };
+    match (time, kind) {
+        (Ok(time), _) => time.map(|time| Limit { time, timed_out: None }),
+        // A read from a terminal that ends by its limit reads nothing (termios(3)).
+        (Err(_), LimitOf::Receive) if process::is_terminal(pid, number) => {
+            let (fewest, time) = terminal::reads_raw(fd.as_fd())?;
+            (fewest == 0).then_some(time).flatten().map(|time| Limit {
+                time,
+                timed_out: Some(0),
+            })
+        }
+        (Err(_), _) => None,
     }
+}
+
+/// Whether a read from this descriptor collects several bytes before it returns (VMIN of a terminal): interrupted, it returns those that it has.
+fn reads_many(pid: i32, number: u64) -> bool {
+    let Ok(number) = i32::try_from(number) else { return false };
+    process::is_terminal(pid, number)
+        && task::open_process(pid)
+            .and_then(|pidfd| task::duplicate_from(&pidfd, number))
+            .is_ok_and(|fd| terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1))
 }
 
 /// The sockets of a process that send it a signal when something comes (O_ASYNC).

@@ -37,6 +37,7 @@ use self::awake::Trouble;
 use self::backlog::Backlogs;
 use self::children::Children;
 use self::connections::Connections;
+use self::correct::Correction;
 use self::deadlines::Interrupted;
 use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
@@ -103,8 +104,8 @@ pub struct Sleep {
     ending: bool,
     /// When to tell the broker of a wake, and of which kind it was where it is to be found out whose data it was.
     afterwards: Option<(Instant, Option<CauseKind>)>,
-    /// When to give calls that were made to go on the time limit they would have now.
-    correct_at: Option<Instant>,
+    /// Calls that were made to go on and are to be told when their time is over.
+    corrections: Vec<Correction>,
 }
 
 impl Sleep {
@@ -131,7 +132,7 @@ impl Sleep {
             orders: Vec::new(),
             ending: false,
             afterwards: None,
-            correct_at: None,
+            corrections: Vec::new(),
         };
         sleep.keep_awake(awake);
         sleep
@@ -172,7 +173,7 @@ impl Sleep {
             phase,
             self.backlogs.due(),
             self.afterwards.map(|(at, _)| at),
-            self.correct_at,
+            self.corrections.iter().map(|correction| correction.at).min(),
         ]
         .into_iter()
         .flatten()
@@ -192,7 +193,7 @@ impl Sleep {
                 None => host.link.send_deferred(),
             }
         }
-        if self.correct_at.is_some_and(|at| at <= now) {
+        if self.corrections.iter().any(|correction| correction.at <= now) {
             self.correct();
         }
         match &self.phase {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::event::PollFlags;
 
-use super::calls::{self, Clock, Deadline, SocketTimeout, Wait};
-use super::deadlines::{self, Bounds, Call, CallKey, Due, Interrupted, Now};
+use super::calls::{self, Clock, Deadline, Futex, LimitOf, Wait};
+use super::deadlines::{self, Bounds, Call, CallKey, Due, Interrupted, Now, UNSEEN_MARK};
 use crate::kernel::memory::TargetMemory;
 use crate::kernel::stopped::{At, GoOn, StoppedThread};
 
@@ -54,6 +54,22 @@ const TRAPPED: [i64; 6] = [
     libc::SYS_open,
 ];
 
+/// The flags of open(2) that it is trapped with: those of musl's resolver (O_LARGEFILE as the kernel has it). With others it waits for a FIFO's other end.
+const TRAPPED_OPEN: u64 = (libc::O_RDONLY | libc::O_CLOEXEC | 0o100_000) as u64;
+
+fn is_trapped(number: i64, args: &[u64; 6]) -> bool {
+    TRAPPED.contains(&number) && (number != libc::SYS_open || args[1] == TRAPPED_OPEN)
+}
+
+/// A time limit of a descriptor, and what the call returns that it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// How long.
+    pub time: Duration,
+    /// What is returned, where it is not what the call's table says.
+    pub timed_out: Option<i64>,
+}
+
 /// What is to be waited for.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -69,12 +85,14 @@ pub struct Plan {
     pub signalled: Vec<i32>,
     /// The calls that go on when the host runs again, by thread.
     pub calls: HashMap<i32, Call>,
-    /// How calls go on that would say EINTR, by thread.
+    /// How calls go on that would say EINTR, or that have a limit which the kernel would count anew, by thread.
     pub rewrites: Vec<(i32, GoOn)>,
+    /// Futexes that are not private, with the thread that waits.
+    pub futexes: Vec<(StoppedThread, Futex)>,
 }
 
-/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `socket_timeout` asks the
-/// socket that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
+/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `limit` asks the
+/// descriptor that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
 ///
 /// Also of a host that is not idle it is said how its interrupted calls go on.
 pub fn plan<M: TargetMemory>(
@@ -83,19 +101,20 @@ pub fn plan<M: TargetMemory>(
     now: &Now,
     memory: impl Fn(i32) -> M,
     began: impl Fn(i32) -> Bounds,
-    socket_timeout: impl Fn(i32, i32, SocketTimeout) -> Option<Duration>,
+    limit: impl Fn(i32, i32, LimitOf) -> Option<Limit>,
     ahead: impl Fn(i32, bool) -> i128,
 ) -> Plan {
     let mut plan = Plan::default();
     for thread in threads {
         let (pid, tid) = (thread.pid, thread.tid);
-        let (number, args, stack, eintr) = match thread.at {
+        let (number, args, stack, eintr, mark) = match thread.at {
             At::Blocked {
                 number,
                 args,
                 stack,
                 eintr,
-            } => (number, args, stack, eintr),
+                mark,
+            } => (number, args, stack, eintr, mark),
             At::UserMode | At::Completed { .. } => {
                 plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
                 continue;
@@ -105,13 +124,13 @@ pub fn plan<M: TargetMemory>(
                 continue;
             }
         };
-        if TRAPPED.contains(&number) {
+        if is_trapped(number, &args) {
             // Interrupted before we could take it from the kernel: it is made again.
             plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
             continue;
         }
         let key = CallKey { args, stack };
-        let mut call = match before.get(tid, number, &key) {
+        let mut call = match before.get(tid, number, &key, mark) {
             Some(call) => call.clone(),
             None => {
                 let mut wait = match calls::wait_of(number, &args, &memory(tid)) {
@@ -121,10 +140,9 @@ pub fn plan<M: TargetMemory>(
                         Wait::unknown()
                     }
                 };
-                if let (Some(kind), [watch]) = (wait.socket_timeout, &wait.watches[..])
-                    && let Some(time) = socket_timeout(pid, watch.number, kind)
-                {
-                    wait.deadline = Deadline::After(time);
+                if let Some(limit) = wait.limited_by.and_then(|(number, kind)| limit(pid, number, kind)) {
+                    wait.deadline = Deadline::After(limit.time);
+                    wait.timed_out = limit.timed_out.or(wait.timed_out);
                 }
                 if let Deadline::At(clock @ (Clock::Monotonic | Clock::Boottime), time) = &mut wait.deadline {
                     *time = set_back(*time, ahead(pid, *clock == Clock::Boottime));
@@ -139,15 +157,29 @@ pub fn plan<M: TargetMemory>(
                     number,
                     wait,
                     due,
-                    continued: false,
+                    mark: 0,
                 }
             }
         };
-        if eintr && let Some(go_on) = continued(&mut call, now) {
-            plan.rewrites.push((tid, go_on));
+        let counts_anew = matches!(call.due, Due::From { .. }) && call.wait.timed_out.is_some();
+        if call.mark == 0 && counts_anew && mark != UNSEEN_MARK {
+            call.mark = before.fresh_mark();
         }
-        let due = if call.continued { call.due.at_latest() } else { call.due };
+        if let Some(over) = call.timed_out(now.instant)
+            && mark != UNSEEN_MARK
+        {
+            // It ended while the host ran, which the kernel did not know.
+            plan.rewrites.push((tid, over));
+            plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
+            continue;
+        }
+        if call.mark != 0 || (eintr && calls::goes_on(number, &args)) {
+            plan.rewrites.push((tid, GoOn::Anew { mark: call.mark }));
+        }
+        let due = if call.mark == 0 { call.due } else { call.due.at_latest() };
         plan.add(pid, &call.wait, due);
+        let futexes = call.wait.futexes.iter();
+        plan.futexes.extend(futexes.map(|futex| (*thread, *futex)));
         if call.due != Due::Never {
             plan.calls.insert(tid, call);
         }
@@ -163,28 +195,6 @@ fn set_back(time: Duration, ahead_ns: i128) -> Duration {
     Duration::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
 }
 
-/// How a call that would say EINTR goes on. Its time limit is what is left of it, where an argument is that; by another value than it had, so
-/// that it is known again.
-pub fn continued(call: &mut Call, now: &Now) -> Option<GoOn> {
-    let continuation = calls::continuation(call.number)?;
-    call.continued = true;
-    let argument = match (continuation.milliseconds, call.due.left(now.instant)) {
-        (Some(place), Some(left)) => {
-            let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
-            let value = u64::from(millis.unsigned_abs());
-            let value = if value == call.key.args[place] {
-                value - 1
-            } else {
-                value
-            };
-            call.key.args[place] = value;
-            Some((place, value))
-        }
-        _ => None,
-    };
-    Some(GoOn::Anew { argument })
-}
-
 impl Plan {
     fn add(&mut self, pid: i32, wait: &Wait, due: Due) {
         let watches = self.watches.entry(pid).or_default();
@@ -193,6 +203,9 @@ impl Plan {
         }
         if due != Due::Never {
             self.dues.push((pid, wait.call, due));
+        }
+        if wait.unseen {
+            self.dues.push((pid, wait.call, Due::Unknown));
         }
         if !wait.known && !self.unknown.contains(&pid) {
             self.unknown.push(pid);
@@ -235,6 +248,7 @@ mod tests {
             args,
             stack: 99,
             eintr: false,
+            mark: 0,
         }
     }
 
@@ -290,11 +304,12 @@ mod tests {
             args: [5, 0, 8, u64::MAX, 0, 0],
             stack: 99,
             eintr: true,
+            mark: 0,
         };
         let threads = [thread(12, At::UserMode), thread(10, epoll)];
         let plan = planned_anyway(&threads, &Interrupted::default(), &Now::read());
         assert_eq!(plan.not_idle, Some(NotIdle::Running { pid: 10, tid: 12 }));
-        assert_eq!(plan.rewrites, [(10, GoOn::Anew { argument: None })]);
+        assert_eq!(plan.rewrites, [(10, GoOn::Anew { mark: 0 })]);
     }
 
     #[test]
@@ -314,7 +329,7 @@ mod tests {
             number: libc::SYS_poll,
             wait: Wait::unknown(),
             due,
-            continued: false,
+            mark: 0,
         };
         let mut before = Interrupted::default();
         before.set(HashMap::from([(10, call)]));
@@ -376,40 +391,41 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_would_say_eintr_goes_on_with_the_time_it_has_left() {
+    fn a_call_that_would_say_eintr_goes_on_and_its_time_too() {
         let now = Now::read();
-        let epoll = |limit: u64| At::Blocked {
+        let epoll = |limit: u64, mark| At::Blocked {
             number: libc::SYS_epoll_wait,
             args: [5, 0, 8, limit, 0, 0],
             stack: 99,
             eintr: true,
+            mark,
         };
-        let forever = planned(&[thread(10, epoll(u64::MAX))], &Interrupted::default(), &now).unwrap();
-        assert_eq!(forever.rewrites, [(10, GoOn::Anew { argument: None })]);
+        let forever = planned(&[thread(10, epoll(u64::MAX, 0))], &Interrupted::default(), &now).unwrap();
+        assert_eq!(forever.rewrites, [(10, GoOn::Anew { mark: 0 })]);
         assert!(forever.calls.is_empty(), "there is nothing to remember of it");
 
-        let limited = planned(&[thread(10, epoll(3000))], &Interrupted::default(), &now).unwrap();
-        let anew = |value| {
-            [(
-                10,
-                GoOn::Anew {
-                    argument: Some((3, value)),
-                },
-            )]
-        };
-        assert_eq!(limited.rewrites, anew(3001));
-        let due = limited.calls[&10].due;
+        let mut before = Interrupted::default();
+        let limited = planned(&[thread(10, epoll(3000, 0))], &before, &now).unwrap();
+        let call = limited.calls[&10].clone();
+        assert_ne!(call.mark, 0);
+        assert_eq!(limited.rewrites, [(10, GoOn::Anew { mark: call.mark })]);
 
         // It was let run and went on; a second later it is held again.
-        let mut before = Interrupted::default();
         before.set(limited.calls);
-        let later = Now {
-            instant: now.instant + Duration::from_secs(1),
+        let after = |seconds| Now {
+            instant: now.instant + Duration::from_secs(seconds),
             ..now
         };
-        let again = planned(&[thread(10, epoll(3001))], &before, &later).unwrap();
-        assert_eq!(again.calls[&10].due, due, "its deadline is what it was");
-        assert_eq!(again.rewrites, anew(2001));
+        let again = planned(&[thread(10, epoll(3000, call.mark))], &before, &after(1)).unwrap();
+        assert_eq!(again.calls[&10].due, call.due, "its deadline is what it was");
+        assert_eq!(again.calls[&10].mark, call.mark);
+        // Its time ends while the host runs, and nobody tells it before it is held again.
+        let over = planned_anyway(&[thread(10, epoll(3000, call.mark))], &before, &after(3));
+        assert_eq!(over.rewrites, [(10, GoOn::Return(0))]);
+        assert_eq!(over.not_idle, Some(NotIdle::Running { pid: 10, tid: 10 }));
+        // One that looks the same and has no mark was made since.
+        let another = planned(&[thread(10, epoll(3000, 0))], &before, &after(3)).unwrap();
+        assert_ne!(another.calls[&10].due, call.due);
     }
 
     #[test]

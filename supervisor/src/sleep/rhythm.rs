@@ -365,7 +365,7 @@ mod tests {
                 ..Wait::unknown()
             },
             due: Due::Unknown,
-            continued: false,
+            mark: 0,
         };
         let mut constants = Constants::default();
         constants.note(7, key, seconds(15), None);

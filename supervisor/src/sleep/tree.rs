@@ -132,39 +132,42 @@ impl Tree {
 
     /// Holds every process, and says what each of their threads was in. To be followed by [`Tree::settle`] or [`Tree::release`].
     ///
-    /// # Errors
-    /// Any [`HoldError`]; everything runs then.
-    pub fn hold(&mut self) -> Result<Vec<StoppedThread>, HoldError> {
+    /// If not all can be held, the error comes with the threads that were stopped: it is to be decided how their calls go on, which were interrupted, and
+    /// [`Tree::release`] is to follow as well.
+    pub fn hold(&mut self) -> (Vec<StoppedThread>, Option<HoldError>) {
         self.releasing = None;
         let threads: u32 = self.processes().into_iter().map(process::count_threads).sum();
         let patience = PATIENCE + PATIENCE_PER_THREAD * threads;
-        if let Some(cgroup) = &self.freezer {
-            cgroup.freeze(patience)?;
-        }
+        let frozen = match &self.freezer {
+            Some(cgroup) => cgroup.freeze(patience),
+            None => Ok(()),
+        };
         // A walk over all of them takes as long as all the rest where there are many threads: one is enough, once those that are known stand still.
         let looked = Cell::new(false);
         let pids = || match looked.replace(true) {
             false => self.processes(),
             true => self.processes_anywhere(),
         };
-        match stopped::stop(&pids, patience) {
-            Ok(stopped) => {
+        let (threads, trouble) = match stopped::stop_some(&pids, patience) {
+            Ok((stopped, trouble)) => {
                 let threads = stopped.threads().to_vec();
                 self.stopped = Some(stopped);
-                let pids: Vec<i32> = threads
-                    .iter()
-                    .map(|thread| thread.pid)
-                    .collect::<HashSet<_>>()
-                    .into_iter()
-                    .collect();
-                self.find_strays(&pids);
-                Ok(threads)
+                let pids: HashSet<i32> = threads.iter().map(|thread| thread.pid).collect();
+                self.find_strays(&pids.into_iter().collect::<Vec<_>>());
+                (threads, trouble)
             }
-            Err(error) => {
-                self.release();
-                Err(error.into())
-            }
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        (threads, frozen.err().map(HoldError::from).or(trouble.map(HoldError::from)))
+    }
+
+    /// Lets every process go on after not all could be held.
+    pub fn give_up(&mut self, rewrites: Vec<(i32, GoOn)>) {
+        if let Some(stopped) = self.stopped.take() {
+            stopped.rewrite(rewrites);
+            stopped.release_wholly();
         }
+        self.release();
     }
 
     /// Decides how the calls of some threads go on when the host is released, which is held on.
@@ -191,7 +194,12 @@ impl Tree {
         self.releasing = None;
         let threads = rewrites.into_iter().map(|(thread, _)| thread).collect();
         match stopped::stop_threads(threads, PATIENCE) {
-            Ok(stopped) => stopped.rewrite(by_thread),
+            Ok((stopped, None)) => stopped.rewrite(by_thread),
+            Ok((stopped, Some(error))) => {
+                stopped.rewrite(by_thread);
+                stopped.release_wholly();
+                tracing::warn!(%error, "a call of a host cannot be told that its time is over");
+            }
             Err(error) => tracing::warn!(%error, "the calls of a host cannot be told that their time is over"),
         }
     }

@@ -169,7 +169,7 @@ fn what_a_dead_supervisor_left_is_cleared_away() {
 }
 
 /// A thread that waits for the answer to a trapped call does not freeze (it waits in state D): that is said in time, and
-/// its cgroup is thawed.
+/// it goes on once its cgroup is thawed.
 #[test]
 fn a_freezer_that_does_not_answer_is_given_up() {
     let Some(cgroup) = cgroup("busy") else { return };
@@ -177,6 +177,7 @@ fn a_freezer_that_does_not_answer_is_given_up() {
     let call = notification::first_call(&listener);
     cgroup.add(child.as_raw()).unwrap();
     assert_eq!(cgroup.freeze(Duration::from_millis(20)), Err(FreezeError::TimedOut));
+    cgroup.thaw().unwrap();
     listener.answer(call, Answer::Continue).unwrap();
     notification::let_all_through(&listener);
     let ended = nix::sys::wait::waitpid(child, None);

@@ -150,7 +150,7 @@ wait_for = lambda timeout: threading.Thread(target=wait, args=(timeout,), daemon
         }
         stopped.release();
     };
-    let anew = GoOn::Anew { argument: None };
+    let anew = GoOn::Anew { mark: 0 };
     script.tell("wait_for(-1)");
     for _ in 0..3 {
         go_on(&script, anew, None);
@@ -160,16 +160,48 @@ wait_for = lambda timeout: threading.Thread(target=wait, args=(timeout,), daemon
     assert_eq!(script.line(), "epoll 1 0");
     assert_eq!(script.ask("os.read(r, 1)"), "b'x'");
 
-    // With another timeout: none.
-    script.tell("wait_for(-1)");
-    go_on(&script, GoOn::Anew { argument: Some((3, 0)) }, None);
-    assert_eq!(script.line(), "epoll 0 0");
     script.tell("wait_for(-1)");
     go_on(&script, GoOn::Return(0), None);
     assert_eq!(script.line(), "epoll 0 0");
     script.tell("wait_for(-1)");
     go_on(&script, anew, Some(Signal::SIGUSR1));
     assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
+}
+
+/// The kernel looks at the low half of a call's number only (arch/x86/entry/entry_64.S), and restarts the call with all of it: a mark in the high half stays
+/// for as long as the call goes on, and the program, /proc and the next call have none.
+#[test]
+fn a_mark_stays_with_a_call_that_goes_on_and_with_no_other() {
+    let mut script = Script::start(
+        "
+(r, w), e = os.pipe(), select.epoll()
+e.register(r)
+room = ctypes.create_string_buffer(64)
+def wait():
+    while True: say('epoll', *call(232, e.fileno(), room, 4, -1), os.read(r, 1))
+threading.Thread(target=wait, daemon=True).start()
+",
+    );
+    let calls = [libc::SYS_read, libc::SYS_epoll_wait];
+    let mark_of = |script: &Script, go_on: u32| {
+        script.await_calls(&calls);
+        let stopped = stop_one(script).unwrap();
+        let mark = stopped.threads().iter().find_map(|thread| match thread.at {
+            At::Blocked { number, mark, .. } if number == libc::SYS_epoll_wait => Some((thread.tid, mark)),
+            _ => None,
+        });
+        let (tid, mark) = mark.expect("a thread that waits");
+        stopped.rewrite(vec![(tid, GoOn::Anew { mark: go_on })]);
+        stopped.release();
+        mark
+    };
+    assert_eq!(mark_of(&script, 0x7fff_1234), 0);
+    assert_eq!(mark_of(&script, 0), 0x7fff_1234);
+    assert_eq!(mark_of(&script, 0x7fff_1234), 0x7fff_1234);
+    script.await_calls(&calls);
+    script.tell("os.write(w, b'x')");
+    assert_eq!(script.line(), "epoll 1 0 b'x'");
+    assert_eq!(mark_of(&script, 0), 0, "the next call");
 }
 
 /// A thread that runs is in user mode, or its call is over when it stops: read(2) of /dev/zero says how far it came.
