@@ -31,17 +31,23 @@ fn is_transfer(call: &str) -> bool {
         || ["recvmmsg", "recvmmsg-timed", "read-tty-min", "io-getevents-two"].contains(&call)
 }
 
-/// What the call says natively.
-fn native(call: &str) -> String {
-    let mut command = Command::new(guest("blocking"));
-    command.args([call, "0"]);
+/// A guest that runs natively, and where it listens.
+fn native_program(name: &str, arguments: &[&str]) -> (SocketAddr, Background) {
+    let mut command = Command::new(guest(name));
+    command.args(arguments);
     let mut program = Background::spawn(command, Stdio::piped());
     let mut port = String::new();
     BufReader::new(program.child.stdout.take().unwrap())
         .read_line(&mut port)
         .unwrap();
     let port: u16 = port.trim().parse().unwrap();
-    let mut held = Held::connect(SocketAddr::from(([127, 0, 0, 1], port)));
+    (SocketAddr::from(([127, 0, 0, 1], port)), program)
+}
+
+/// What the call says natively.
+fn native(call: &str) -> String {
+    let (address, _program) = native_program("blocking", &[call, "0"]);
+    let mut held = Held::connect(address);
     held.say("begin").unwrap();
     assert_eq!(held.hear().unwrap(), "begun");
     held.say("end").unwrap();
@@ -155,5 +161,75 @@ fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
                 std::thread::sleep(ASLEEP / 2);
             }
         })
+    });
+}
+
+/// The kinds of things that two programs of the guest share.
+fn shared_kinds() -> Vec<String> {
+    let output = Command::new(guest("sharing")).output().unwrap();
+    let kinds: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    assert!(kinds.len() > 20, "{kinds:?}");
+    kinds
+}
+
+/// Says a line, and hears this.
+fn tell(held: &mut Held, line: &str, expected: &str) -> Result<(), String> {
+    held.say(line).map_err(|error| format!("{line}: {error}"))?;
+    match held.hear() {
+        Ok(answer) if answer == expected => Ok(()),
+        other => Err(format!("{line}: {other:?}")),
+    }
+}
+
+/// Whoever waits for what another host or the machine does to shared memory, a lock or a queue goes on when it is done, though it sleeps.
+#[test]
+fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
+    let kinds = shared_kinds();
+    let mark = std::process::id();
+    let name = |kind: &str, by: &str| format!("/imsup-{mark}-{kind}-{by}");
+    let mut compose = "x-imsup: { idle_after: 100ms, timer_slack: 200ms }\nservices:\n".to_owned();
+    for kind in &kinds {
+        for by in ["host", "machine"] {
+            for role in ["waits", "acts"] {
+                compose += &format!(
+                    "  {kind}-{by}-{role}: {{ command: [\"@guests@/sharing\", {kind}, \"{}\", \"8080\"], expose: [\"8080\"] }}\n",
+                    name(kind, by)
+                );
+            }
+        }
+    }
+    let project = Project::up("sharing", &compose);
+    let watch = project.watch();
+    let hosts = project.ps();
+    let cases: Vec<_> = kinds.iter().flat_map(|kind| ["host", "machine"].map(|by| format!("{kind}-{by}"))).collect();
+    each(&cases, 6, |case| {
+        let (kind, by) = case.rsplit_once('-').unwrap();
+        let waits = format!("{case}-waits");
+        let (mut acting, _program) = if by == "machine" {
+            let (port, program) = native_program("sharing", &[kind, &name(kind, by), "0"]);
+            (Held::connect(port), Some(program))
+        } else {
+            (Held::connect((hosts[&format!("{case}-acts")].address, 8080).into()), None)
+        };
+        tell(&mut acting, "take", "taken")?;
+        let mut waiting = Held::connect((hosts[&waits].address, 8080).into());
+        tell(&mut waiting, "begin", "begun")?;
+        watch.wait(&waits, "suspend", 1);
+        tell(&mut acting, "act", "acted").map_err(|error| format!("{case}: {error}"))?;
+        let ended = waiting.hear().map_err(|error| format!("{case} never went on: {error}"))?;
+        const OWNER_DIED: i32 = 130; // EOWNERDEAD
+        let expected = match kind {
+            "msgrcv" | "mq-receive" => 5,
+            "fifo-data" => 1,
+            "robust-death" => OWNER_DIED,
+            _ => 0,
+        };
+        if !kind.ends_with("death") {
+            tell(&mut acting, "clean", "cleaned")?;
+        }
+        match ended == format!("ended {expected}") {
+            true => Ok(()),
+            false => Err(format!("{case}: {ended}")),
+        }
     });
 }

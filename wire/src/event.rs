@@ -75,7 +75,7 @@ pub enum CauseKind {
     Timer,
     /// A signal (signal(7)) from outside, or the end of one of its processes.
     Signal,
-    /// Another descriptor: a pipe, a terminal, a file system watch.
+    /// Another descriptor: a pipe, a terminal, a file system watch; or memory that it shares with others.
     Descriptor,
     /// It was idle for `idle_after`, or asleep for `terminate_after`.
     Idle,

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -103,6 +104,20 @@ pub fn is_terminal(pid: i32, number: i32) -> bool {
     ["/dev/pts/", "/dev/tty", "/dev/console"]
         .iter()
         .any(|prefix| link.as_os_str().as_encoded_bytes().starts_with(prefix.as_bytes()))
+}
+
+/// The addresses of a process's memory that it shares with others, or could (proc_pid_maps(5): `s`).
+pub fn shared_mappings(pid: i32) -> Vec<Range<u64>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.lines().filter_map(shared_range).collect()
+}
+
+fn shared_range(line: &str) -> Option<Range<u64>> {
+    let mut fields = line.split(' ');
+    let (from, to) = fields.next()?.split_once('-')?;
+    let shared = fields.next()?.ends_with('s');
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    shared.then_some(address(from)?..address(to)?)
 }
 
 /// The kernel's function that a blocked thread waits in (/proc/PID/wchan).
@@ -322,4 +337,19 @@ fn numbers(directory: PathBuf) -> Vec<i32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_mappings_are_told_from_others() {
+        assert_eq!(
+            shared_range("7f58c1e00000-7f58c1e01000 rw-s 00000000 00:1a 5    /dev/shm/a"),
+            Some(0x7f58_c1e0_0000..0x7f58_c1e0_1000)
+        );
+        assert_eq!(shared_range("7f58c1e00000-7f58c1e01000 rw-p 00000000 00:00 0 "), None);
+        assert_eq!(shared_range(""), None);
+    }
 }

@@ -10,9 +10,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::awake::port_of;
 use super::correct::Stage;
-use super::deadlines::{Due, Now};
+use super::deadlines::{Due, Now, SHORTEST_SLACK};
 use super::terminate::Succession;
 use super::waitset::{Culprit, SocketSource, Source, WaitSet};
+use super::words::SharedWord;
 use super::{AFTERWARDS, Phase, Sleep};
 use crate::host::Host;
 use crate::kernel::signals;
@@ -37,6 +38,9 @@ pub(super) struct Asleep {
     pub(super) signals: HashMap<i32, u64>,
     pub(super) signals_every: Duration,
     pub(super) signals_at: Instant,
+    /// What is compared with what its threads wait for in memory that others share, and when.
+    pub(super) words: Vec<SharedWord>,
+    pub(super) words_at: Option<Instant>,
     /// When to see whether it can be terminated.
     pub(super) terminate_at: Option<Instant>,
     /// What takes the place of its listeners, where it has promised to be terminated together with others.
@@ -72,7 +76,7 @@ impl Asleep {
             return None;
         }
         let tick = self.tick().map(|(at, _, _)| at);
-        [tick, Some(self.signals_at), self.terminate_at]
+        [tick, Some(self.signals_at), self.words_at, self.terminate_at]
             .into_iter()
             .flatten()
             .min()
@@ -176,6 +180,12 @@ impl Sleep {
         let Phase::Asleep(asleep) = &mut self.phase else { return };
         if asleep.tick().is_some_and(|(at, _, _)| at <= now) {
             return self.tick(host);
+        }
+        if asleep.words_at.is_some_and(|at| at <= now) {
+            asleep.words_at = Some(now + asleep.slack.max(SHORTEST_SLACK));
+            if asleep.words.iter().any(SharedWord::has_changed) {
+                return self.wake_for(host, CauseKind::Descriptor);
+            }
         }
         if asleep.signals_at <= now {
             asleep.signals_at = now + asleep.signals_every;

@@ -13,7 +13,7 @@ use super::calls::{Clock, Deadline, Wait};
 use crate::kernel::stopped::GoOn;
 
 /// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.
-const SHORTEST_SLACK: Duration = Duration::from_millis(10);
+pub const SHORTEST_SLACK: Duration = Duration::from_millis(10);
 
 /// Two readings of when one call gives up differ by less.
 const SAME_END: Duration = Duration::from_millis(50);

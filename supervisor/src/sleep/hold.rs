@@ -12,11 +12,12 @@ use super::Sleep;
 use super::asleep::Asleep;
 use super::calls::{self, Deadline, LimitOf};
 use super::correct::Stage;
-use super::deadlines::{Call, CallKey, Due, Now, UNSEEN_MARK};
+use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
 use super::plan::{self, Limit, NotIdle, Plan};
 use super::rhythm::Seen;
 use super::tree::HoldError;
 use super::waitset::{WaitSet, is_epoll};
+use super::words::SharedWord;
 use crate::host::Host;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
@@ -226,7 +227,8 @@ impl Sleep {
         let set = wait_set(&pids, &mut plan, &now).map_err(NotNow::Duplicate)?;
         // Who comes from now on finds the door open; who came before is ready.
         self.backlogs.widen(&host.retained);
-        if !set.ready().is_empty() {
+        let words = self.private_words.sort_out(&plan.futexes);
+        if !set.ready().is_empty() || words.iter().any(SharedWord::has_changed) {
             return Err(NotNow::Ready);
         }
         for pid in &pids {
@@ -263,6 +265,8 @@ impl Sleep {
             posix_timers,
             signals_every,
             signals_at: now.instant + signals_every,
+            words_at: (!words.is_empty()).then_some(now.instant + slack.max(SHORTEST_SLACK)),
+            words,
             terminate_at: terminate_after.and_then(|time| waited_for.or(now.instant.checked_add(time))),
             pledged: None,
             not_terminated: None,

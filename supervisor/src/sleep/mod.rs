@@ -23,6 +23,7 @@ mod tick;
 mod tree;
 mod waitset;
 mod why;
+mod words;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
@@ -44,6 +45,7 @@ use self::meter::Meter;
 use self::rhythm::{Constants, Rhythms};
 use self::tick::Tick;
 pub use self::tree::Tree;
+use self::words::PrivateWords;
 use crate::host::Host;
 use crate::incoming::Seen;
 use crate::kernel::traffic::Connection;
@@ -106,6 +108,7 @@ pub struct Sleep {
     afterwards: Option<(Instant, Option<CauseKind>)>,
     /// Calls that were made to go on and are to be told when their time is over.
     corrections: Vec<Correction>,
+    private_words: PrivateWords,
 }
 
 impl Sleep {
@@ -133,6 +136,7 @@ impl Sleep {
             ending: false,
             afterwards: None,
             corrections: Vec::new(),
+            private_words: PrivateWords::default(),
         };
         sleep.keep_awake(awake);
         sleep
