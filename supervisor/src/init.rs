@@ -35,10 +35,23 @@ pub fn forwarded(number: u32, code: i32) -> Option<Signal> {
     (FORWARDED.contains(&signal) && code != SI_KERNEL).then_some(signal)
 }
 
-/// Reaps every child that has ended; gives the status of `main` where it is among them.
-pub fn reap(main: Option<Pid>) -> Option<ExitStatus> {
+/// Reaps every child that has ended; gives the status of `main` where it is among them. While a thread of ours traces (`traces`), each that has ended
+/// is waited for by its number: a wait for any child takes the stops of those that are traced, too (kernel/exit.c, wait_task_stopped).
+pub fn reap(main: Option<Pid>, traces: bool) -> Option<ExitStatus> {
     let main = main.map(Pid::as_raw);
     let mut status = None;
+    if traces {
+        for pid in process::own_children() {
+            if process::is_gone(pid)
+                && let Ok(Some((_, ended))) =
+                    rustix::process::waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::NOHANG)
+                && Some(pid) == main
+            {
+                status = parse(ended).or(status);
+            }
+        }
+        return status;
+    }
     loop {
         // Not nix's: it knows no real-time signals, and fails with EINVAL for a child that it has reaped.
         match rustix::process::wait(WaitOptions::NOHANG) {

@@ -392,7 +392,7 @@ impl Loop {
                 self.sleep.wake_for(&mut self.host, CauseKind::Signal);
             }
         }
-        if let Some(status) = init::reap(self.main) {
+        if let Some(status) = init::reap(self.main, self.sleep.traces()) {
             self.main = None;
             self.status = Some(status);
         }

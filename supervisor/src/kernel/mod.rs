@@ -2,6 +2,7 @@
 
 pub mod aio;
 pub mod arrivals;
+pub mod carry;
 pub mod cgroup;
 pub mod cpu;
 pub mod descriptors;

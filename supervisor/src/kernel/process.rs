@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -94,7 +94,9 @@ pub fn blocked_in(pid: i32, tid: i32) -> Option<(i64, [u64; 6], u64)> {
 /// How often a thread has waited for something so far (proc_pid_status(5), `voluntary_ctxt_switches`).
 pub fn waits(pid: i32, tid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    let count = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
     count.trim().parse().ok()
 }
 
@@ -104,6 +106,21 @@ pub fn is_terminal(pid: i32, number: i32) -> bool {
     ["/dev/pts/", "/dev/tty", "/dev/console"]
         .iter()
         .any(|prefix| link.as_os_str().as_encoded_bytes().starts_with(prefix.as_bytes()))
+}
+
+/// Whether a descriptor of a process is a pipe, a FIFO or a socket.
+pub fn is_pipe_or_socket(pid: i32, number: i32) -> bool {
+    let path = format!("/proc/{pid}/fd/{number}");
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo() || metadata.file_type().is_socket())
+}
+
+/// Whether a descriptor of a process is non-blocking (/proc/PID/fdinfo: the octal `flags`).
+pub fn is_nonblocking(pid: i32, number: i32) -> bool {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("flags:"))
+        .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & libc::O_NONBLOCK != 0)
 }
 
 /// The addresses of a process's memory that it shares with others, or could (proc_pid_maps(5): `s`).

@@ -24,6 +24,8 @@ pub enum At {
     Completed {
         /// The call.
         number: i64,
+        /// Its arguments.
+        args: [u64; 6],
         /// What it says.
         result: i64,
     },
@@ -78,17 +80,18 @@ fn decode(registers: &libc::user_regs_struct) -> At {
     }
     let compat = registers.cs == USER32_CS;
     let number = if compat { number | OTHER_TABLE } else { number };
-    if !INTERRUPTED.contains(&result) {
-        return At::Completed { number, result };
-    }
     let r = registers;
+    let args = if compat {
+        [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp]
+    } else {
+        [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
+    };
+    if !INTERRUPTED.contains(&result) {
+        return At::Completed { number, args, result };
+    }
     At::Blocked {
         number,
-        args: if compat {
-            [r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp]
-        } else {
-            [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]
-        },
+        args,
         stack: registers.rsp,
         eintr: result == -i64::from(libc::EINTR),
         mark: mark_of(registers.orig_rax),
@@ -127,6 +130,49 @@ pub(super) fn write(tid: i32, go_on: GoOn) -> Result<(), Errno> {
     let mut registers = nix::sys::ptrace::getregs(thread)?;
     decide(&mut registers, go_on);
     nix::sys::ptrace::setregs(thread, registers)
+}
+
+/// Has a call that is over made again, with these arguments, unless a signal comes first (-ERESTARTSYS).
+#[cfg(target_arch = "x86_64")]
+pub(super) fn make_again(registers: &mut libc::user_regs_struct, args: &[u64; 6]) {
+    registers.rax = (-512_i64).cast_unsigned();
+    [
+        registers.rdi,
+        registers.rsi,
+        registers.rdx,
+        registers.r10,
+        registers.r8,
+        registers.r9,
+    ] = *args;
+}
+
+/// Ends such a call: it returns what had been done before it and what it has done itself, if it was `made`.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn end_again(
+    registers: &mut libc::user_regs_struct,
+    before: &libc::user_regs_struct,
+    done: i64,
+    made: bool,
+) {
+    let more = if made { registers.rax.cast_signed().max(0) } else { 0 };
+    *registers = libc::user_regs_struct {
+        rax: (done + more).cast_unsigned(),
+        ..*before
+    };
+}
+
+/// As [`read`]: never called.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn make_again(_registers: &mut libc::user_regs_struct, _args: &[u64; 6]) {}
+
+/// As [`read`]: never called.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn end_again(
+    _registers: &mut libc::user_regs_struct,
+    _before: &libc::user_regs_struct,
+    _done: i64,
+    _made: bool,
+) {
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -185,7 +231,11 @@ mod tests {
             let number = libc::SYS_poll;
             assert_eq!(
                 decode(&registers(number, result, 0x33)),
-                At::Completed { number, result }
+                At::Completed {
+                    number,
+                    args: [7, 0, 0, 0, 0, 0],
+                    result
+                }
             );
         }
         assert_eq!(decode(&registers(-1, -512, 0x33)), At::UserMode);
@@ -204,7 +254,10 @@ mod tests {
         let mut stopped = registers(libc::SYS_epoll_wait, -4, 0x33);
         decide(&mut stopped, GoOn::Anew { mark: 77 });
         assert_eq!(stopped.rax.cast_signed(), ERESTARTNOHAND);
-        let At::Blocked { number, eintr, mark, .. } = decode(&stopped) else {
+        let At::Blocked {
+            number, eintr, mark, ..
+        } = decode(&stopped)
+        else {
             panic!("blocked")
         };
         assert_eq!((number, eintr, mark), (libc::SYS_epoll_wait, false, 77));

@@ -223,6 +223,14 @@ pub fn may_share(socket: BorrowedFd<'_>, transport: Transport) -> bool {
     is_set(libc::SO_REUSEPORT) || (transport == Transport::Udp && is_set(libc::SO_REUSEADDR))
 }
 
+/// The error that the next call would return (SO_ERROR), which it does not any more.
+///
+/// # Errors
+/// ENOTSOCK.
+pub fn take_error(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_ERROR)
+}
+
 /// How long a blocking send or connect may take (SO_SNDTIMEO); `None` for ever.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ use nix::unistd::{Pid, gettid};
 use rustix::process::{WaitId, WaitIdOptions};
 use thiserror::Error;
 
+use super::carry::{Carried, Carry, Carrying};
 use super::{process, registers};
 
 pub use super::registers::{At, GoOn};
@@ -35,7 +36,7 @@ const LATER_LOOK: Duration = Duration::from_micros(200);
 const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(500);
 
 /// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop, where the thread was seized.
-const EVENT_STOP: i32 = 128;
+pub(super) const EVENT_STOP: i32 = 128;
 
 /// A thread that is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +105,7 @@ pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, 
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
-pub fn stop_some(
-    pids: &dyn Fn() -> Vec<i32>,
-    patience: Duration,
-) -> Result<(Stopped, Option<StopError>), StopError> {
+pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
     let mut stopped = Stopped::none(patience)?;
     let mut known = HashSet::new();
     loop {
@@ -129,10 +127,7 @@ pub fn stop_some(
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
-pub fn stop_threads(
-    threads: Vec<(i32, i32)>,
-    patience: Duration,
-) -> Result<(Stopped, Option<StopError>), StopError> {
+pub fn stop_threads(threads: Vec<(i32, i32)>, patience: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
     let mut stopped = Stopped::none(patience)?;
     let (threads, error) = stopped.tracer.ask(Order::StopThreads(threads))?;
     stopped.threads = threads;
@@ -164,6 +159,14 @@ impl Stopped {
             // A thread that was killed meanwhile goes on with nothing.
             let _ = self.tracer.ask(Order::Rewrite(rewrites));
         }
+    }
+
+    /// Has some of these threads go on with the rest of their calls when they are let go. They stay traced until those end.
+    pub fn carry(&mut self, carries: Vec<Carry>) -> Option<Carrying> {
+        let carrying = Carrying::new(carries.first()?.pid);
+        let _ = self.tracer.ask(Order::Carry(carries, carrying.clone()));
+        self.tracer.carries = true;
+        Some(carrying)
     }
 
     /// The threads.
@@ -204,6 +207,8 @@ enum Order {
     StopThreads(Vec<(i32, i32)>),
     /// Decide how the calls of these go on.
     Rewrite(Vec<(i32, GoOn)>),
+    /// Make the rest of the calls of these.
+    Carry(Vec<Carry>, Carrying),
     /// Let all go. Nobody waits for the answer.
     Release,
 }
@@ -218,6 +223,8 @@ struct Tracer {
     /// Closed, to let all go.
     orders: Option<Sender<Order>>,
     answers: Receiver<Answer>,
+    /// It goes on tracing, for longer than anybody waits.
+    carries: bool,
 }
 
 impl Tracer {
@@ -236,6 +243,10 @@ impl Tracer {
                     }
                 }
                 tracees.release();
+                tracees.carried.finish();
+                if let Some(carrying) = &tracees.carrying {
+                    carrying.end();
+                }
                 gettid().as_raw()
             })
             .map_err(|_| StopError::NoTracer)?;
@@ -243,6 +254,7 @@ impl Tracer {
             thread: Some(thread),
             orders: Some(orders),
             answers,
+            carries: false,
         })
     }
 
@@ -255,7 +267,8 @@ impl Tracer {
     /// Lets go, and returns the tracer's thread id.
     fn end(&mut self) -> Option<i32> {
         self.orders = None;
-        self.thread.take()?.join().ok()
+        let thread = self.thread.take().filter(|_| !self.carries)?;
+        thread.join().ok()
     }
 
     /// Waits until the kernel has detached also what could not be stopped, which is a little after the thread can be joined.
@@ -282,6 +295,8 @@ struct Tracees {
     /// Every thread ever seized, those that have ended included.
     seized: HashSet<i32>,
     stopped: Vec<StoppedThread>,
+    carried: Carried,
+    carrying: Option<Carrying>,
 }
 
 impl Tracees {
@@ -291,6 +306,8 @@ impl Tracees {
             pids: Vec::new(),
             seized: HashSet::new(),
             stopped: Vec::new(),
+            carried: Carried::default(),
+            carrying: None,
         }
     }
 
@@ -302,6 +319,12 @@ impl Tracees {
                 for (tid, go_on) in rewrites {
                     let _ = registers::write(tid, go_on);
                 }
+            }
+            Order::Carry(carries, carrying) => {
+                for carry in carries {
+                    self.carried.prepare(carry);
+                }
+                self.carrying = Some(carrying);
             }
             Order::Release => self.release(),
         }
@@ -358,6 +381,10 @@ impl Tracees {
     /// Lets all go that have stopped; the end of this thread does the rest.
     fn release(&mut self) {
         for thread in self.stopped.drain(..) {
+            if self.carried.contains(thread.tid) {
+                self.carried.let_go(thread.tid);
+                continue;
+            }
             // ESRCH: killed meanwhile.
             if ptrace::detach(Pid::from_raw(thread.tid), None).is_err() {
                 reap(thread.pid, thread.tid);
@@ -439,7 +466,7 @@ fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option<At>, StopE
 
 /// Takes the exit status of a thread that ended while it was traced, which its process or parent waits for; not that of our
 /// own child, which its own parent's wait takes.
-fn reap(pid: i32, tid: i32) {
+pub(super) fn reap(pid: i32, tid: i32) {
     if tid == pid && process::status_field(pid, "PPid:") == Some(std::process::id().to_string()) {
         return;
     }
@@ -454,6 +481,13 @@ fn reap(pid: i32, tid: i32) {
 /// `__WALL`, also threads.
 fn wait_all() -> WaitIdOptions {
     WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned())
+}
+
+/// PTRACE_DETACH with any signal.
+pub(super) fn detach_with(tid: i32, signal: i32) {
+    let signal: *mut libc::c_void = std::ptr::without_provenance_mut(signal.cast_unsigned() as usize);
+    // SAFETY: PTRACE_DETACH takes a thread id and a number and touches no memory of ours.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, std::ptr::null_mut::<libc::c_void>(), signal) };
 }
 
 /// PTRACE_CONT with any signal, real-time ones included, which nix has no names for.

@@ -84,7 +84,9 @@ impl Sleep {
         self.corrections = later;
         let mut to_stop: Vec<Correction> = Vec::new();
         for correction in due {
-            let Some(latest) = self.still_blocked(&correction) else { continue };
+            let Some(latest) = self.still_blocked(&correction) else {
+                continue;
+            };
             let Correction { pid, tid, .. } = correction;
             match (correction.stage, process::waits(pid, tid)) {
                 (Stage::LetRun, _) => to_stop.push(correction),
@@ -107,7 +109,9 @@ impl Sleep {
     fn still_blocked(&self, correction: &Correction) -> Option<Instant> {
         let Correction { pid, tid, .. } = *correction;
         let (number, args, stack) = process::blocked_in(pid, tid)?;
-        let call = self.interrupted.get(tid, number, &CallKey { args, stack }, UNSEEN_MARK)?;
+        let call = self
+            .interrupted
+            .get(tid, number, &CallKey { args, stack }, UNSEEN_MARK)?;
         match call.due {
             Due::From { latest, .. } => Some(latest),
             Due::Never | Due::Unknown => None,

@@ -280,7 +280,8 @@ impl Interrupted {
     /// Takes what is known better of these threads.
     pub fn replace_with(&mut self, better: &Self) {
         self.last_mark = better.last_mark.clone();
-        self.calls.extend(better.calls.iter().map(|(tid, call)| (*tid, call.clone())));
+        self.calls
+            .extend(better.calls.iter().map(|(tid, call)| (*tid, call.clone())));
     }
 
     /// Adds one.
@@ -427,7 +428,10 @@ mod tests {
         let restart = libc::SYS_restart_syscall;
         interrupted.set(HashMap::from([(9, call)]));
         assert!(interrupted.get(9, restart, &key, 0).is_some());
-        assert!(interrupted.get(9, libc::SYS_nanosleep, &key, 0).is_none(), "a new sleep");
+        assert!(
+            interrupted.get(9, libc::SYS_nanosleep, &key, 0).is_none(),
+            "a new sleep"
+        );
         assert!(interrupted.get(8, restart, &key, 0).is_none());
         assert!(interrupted.get(9, restart, &CallKey { stack: 78, ..key }, 0).is_none());
     }
@@ -463,9 +467,15 @@ mod tests {
             (7, call(libc::SYS_epoll_wait, 0, 3)),
         ];
         interrupted.set(HashMap::from(calls));
-        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key, 3).is_some(), "it goes on");
+        assert!(
+            interrupted.get(5, libc::SYS_epoll_wait, &key, 3).is_some(),
+            "it goes on"
+        );
         assert!(interrupted.get(5, libc::SYS_epoll_wait, &key, UNSEEN_MARK).is_some());
-        assert!(interrupted.get(5, libc::SYS_epoll_wait, &key, 0).is_none(), "another one");
+        assert!(
+            interrupted.get(5, libc::SYS_epoll_wait, &key, 0).is_none(),
+            "another one"
+        );
         assert!(interrupted.take_overdue(now + seconds(1)).is_empty());
         let mut overdue = interrupted.take_overdue(now + seconds(2));
         overdue.sort_by_key(|(thread, _)| *thread);

@@ -15,6 +15,7 @@ use super::correct::Stage;
 use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
 use super::plan::{self, Limit, NotIdle, Plan};
 use super::rhythm::Seen;
+use super::transfer;
 use super::tree::HoldError;
 use super::waitset::{WaitSet, is_epoll};
 use super::words::SharedWord;
@@ -74,6 +75,8 @@ impl Sleep {
             let _ = self.plan(&seen, ran_from, &now);
             let mut seen = std::mem::take(&mut self.interrupted);
             let rewrites = self.plan(&threads, ran_from, &now).rewrites;
+            self.tree
+                .carry(threads.iter().filter_map(transfer::cut_short).collect());
             self.tree.give_up(rewrites);
             seen.replace_with(&self.interrupted);
             self.interrupted = seen;
@@ -82,6 +85,8 @@ impl Sleep {
         }
         let mut rewrites = Vec::new();
         let taken_over = self.take_over(host, &threads, ran_from, &mut rewrites);
+        self.tree
+            .carry(threads.iter().filter_map(transfer::cut_short).collect());
         self.tree.settle(rewrites);
         match taken_over {
             Ok(mut asleep) => {
@@ -102,6 +107,9 @@ impl Sleep {
     /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
     fn look_untouched(&mut self) -> Result<Vec<StoppedThread>, NotIdle> {
         let mut seen = Vec::new();
+        if let Some(pid) = self.tree.carries() {
+            return Err(NotIdle::Transfer { pid });
+        }
         for pid in self.tree.processes() {
             if process::is_stopped(pid) {
                 return Err(NotIdle::Stopped { pid });
@@ -147,7 +155,11 @@ impl Sleep {
     /// Recognizes a call that goes on as restart_syscall(2) because somebody else interrupted it (SIGSTOP, a debugger), by where in the kernel it
     /// waits. How much of its time is left nobody knows.
     fn recognize(&mut self, pid: i32, tid: i32, key: CallKey) {
-        if self.interrupted.get(tid, libc::SYS_restart_syscall, &key, UNSEEN_MARK).is_some() {
+        if self
+            .interrupted
+            .get(tid, libc::SYS_restart_syscall, &key, UNSEEN_MARK)
+            .is_some()
+        {
             return;
         }
         let place = process::waits_at(pid, tid).unwrap_or_default();
@@ -429,7 +441,9 @@ fn limit_of_descriptor(pid: i32, number: i32, kind: LimitOf) -> Option<Limit> {
 
 /// Whether a read from this descriptor collects several bytes before it returns (VMIN of a terminal): interrupted, it returns those that it has.
 fn reads_many(pid: i32, number: u64) -> bool {
-    let Ok(number) = i32::try_from(number) else { return false };
+    let Ok(number) = i32::try_from(number) else {
+        return false;
+    };
     process::is_terminal(pid, number)
         && task::open_process(pid)
             .and_then(|pidfd| task::duplicate_from(&pidfd, number))

@@ -20,6 +20,7 @@ mod rhythm;
 mod runtimes;
 mod terminate;
 mod tick;
+mod transfer;
 mod tree;
 mod waitset;
 mod why;
@@ -285,6 +286,11 @@ impl Sleep {
     /// Whether it has just been woken, and runs before everything else.
     pub fn is_waking(&self) -> bool {
         self.afterwards.is_some()
+    }
+
+    /// Whether threads of it are traced, though it runs.
+    pub fn traces(&mut self) -> bool {
+        self.tree.carries().is_some()
     }
 
     /// What the host has used.

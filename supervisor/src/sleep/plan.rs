@@ -287,6 +287,7 @@ mod tests {
         let pause = thread(10, blocked(libc::SYS_pause, [0; 6]));
         let done = At::Completed {
             number: libc::SYS_epoll_wait,
+            args: [0; 6],
             result: 1,
         };
         for at in [At::UserMode, done] {

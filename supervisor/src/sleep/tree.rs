@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use crate::kernel::carry::{Carry, Carrying};
 use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
 use crate::kernel::process;
 use crate::kernel::stopped::{self, GoOn, Releasing, StopError, Stopped, StoppedThread};
@@ -37,6 +38,8 @@ pub struct Tree {
     releasing: Option<Releasing>,
     /// Processes that have left the cgroup, as of the last time that they were looked for: they are held by ptrace(2).
     strays: Vec<i32>,
+    /// Threads that go on with calls that were cut short.
+    carrying: Vec<Carrying>,
 }
 
 impl Tree {
@@ -48,6 +51,7 @@ impl Tree {
             stopped: None,
             releasing: None,
             strays: Vec::new(),
+            carrying: Vec::new(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Tree {
             stopped: None,
             releasing: None,
             strays: Vec::new(),
+            carrying: Vec::new(),
         }
     }
 
@@ -158,7 +163,10 @@ impl Tree {
             }
             Err(error) => (Vec::new(), Some(error)),
         };
-        (threads, frozen.err().map(HoldError::from).or(trouble.map(HoldError::from)))
+        (
+            threads,
+            frozen.err().map(HoldError::from).or(trouble.map(HoldError::from)),
+        )
     }
 
     /// Lets every process go on after not all could be held.
@@ -168,6 +176,18 @@ impl Tree {
             stopped.release_wholly();
         }
         self.release();
+    }
+
+    /// Has calls that were cut short go on with the rest when the host is released.
+    pub fn carry(&mut self, carries: Vec<Carry>) {
+        let carrying = self.stopped.as_mut().and_then(|stopped| stopped.carry(carries));
+        self.carrying.extend(carrying);
+    }
+
+    /// A process with a call that goes on with the rest.
+    pub fn carries(&mut self) -> Option<i32> {
+        self.carrying.retain(|carrying| !carrying.is_over());
+        self.carrying.first().map(|carrying| carrying.pid)
     }
 
     /// Decides how the calls of some threads go on when the host is released, which is held on.

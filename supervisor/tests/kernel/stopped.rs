@@ -226,7 +226,7 @@ def fill():
             .unwrap();
         match running.at {
             At::UserMode => {}
-            At::Completed { number, result } if number == libc::SYS_readv => {
+            At::Completed { number, result, .. } if number == libc::SYS_readv => {
                 assert!(result > 0, "{result}");
                 completed += 1;
             }

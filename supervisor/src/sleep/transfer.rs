@@ -1,0 +1,295 @@
+//! Transfers that were cut short: a call that had moved something when it was interrupted returns with that, though no signal handler ran (write(2), recvmmsg(2)).
+//!
+//! A host with a thread in such a call is left alone, as far as that can be seen before it is touched. One that entered its call in between, and calls that
+//! mostly have moved nothing yet (recvmmsg), are made to go on with the rest; the program sees the sum ([`crate::kernel::carry`]).
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::kernel::carry::{Carry, Patch};
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::stopped::{At, StoppedThread};
+use crate::kernel::{process, signals, socket, task};
+
+/// Bytes of `struct mmsghdr`, of `struct iovec` and of `struct io_event`.
+const MMSGHDR: u64 = 64;
+const IOVEC: usize = 16;
+const IO_EVENT: u64 = 32;
+/// `UIO_MAXIOV`.
+const MAX_IOVECS: u64 = 1024;
+/// io_pgetevents(2), which the libc crate does not name for x86-64.
+const SYS_IO_PGETEVENTS: i64 = 333;
+/// ERESTARTSYS and EINTR, which recvmmsg(2) leaves as the error of its socket when it is interrupted (net/socket.c, do_recvmmsg).
+const INTERRUPTED: [i32; 2] = [512, libc::EINTR];
+
+/// The rest of a call.
+#[derive(Debug, PartialEq, Eq)]
+struct Rest {
+    args: [u64; 6],
+    patches: Vec<Patch>,
+}
+
+/// How a thread goes on that was stopped when its call had just returned less than it was to move; `None` if it was not cut short.
+pub fn cut_short(thread: &StoppedThread) -> Option<Carry> {
+    let StoppedThread { pid, tid, at } = *thread;
+    let At::Completed { number, args, result } = at else {
+        return None;
+    };
+    let done = u64::try_from(result).ok().filter(|done| *done > 0)?;
+    let Rest { args: rest, patches } = rest(number, &args, done, &ThreadMemory::of(tid)).ok().flatten()?;
+    // A signal handler that is about to run cuts it short natively.
+    if signals::interrupts(tid) || !would_go_on(pid, number, &args) {
+        return None;
+    }
+    Some(Carry {
+        pid,
+        tid,
+        done: result,
+        args: rest,
+        patches,
+    })
+}
+
+/// The rest of a call that has moved `done` bytes, messages or events; `None` if it is over with that.
+fn rest(number: i64, args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> Result<Option<Rest>, Errno> {
+    let mut rest = *args;
+    let mut patches = Vec::new();
+    let waits_for_all = |flags: u64| flags & libc::MSG_WAITALL as u64 != 0;
+    let waits = |flags: u64| flags & libc::MSG_DONTWAIT as u64 == 0;
+    let more = match number {
+        libc::SYS_write => skip_bytes(&mut rest, done),
+        libc::SYS_sendto if waits(args[3]) => skip_bytes(&mut rest, done),
+        libc::SYS_recvfrom if waits_for_all(args[3]) && waits(args[3]) => skip_bytes(&mut rest, done),
+        libc::SYS_writev => skip_iovecs(args[1], args[2], done, memory, &mut patches)?,
+        libc::SYS_sendmsg if waits(args[2]) => skip_message(args[1], true, done, memory, &mut patches)?,
+        libc::SYS_recvmsg if waits_for_all(args[2]) && waits(args[2]) => {
+            skip_message(args[1], false, done, memory, &mut patches)?
+        }
+        libc::SYS_sendfile => {
+            rest[3] = args[3].saturating_sub(done);
+            rest[3] > 0
+        }
+        libc::SYS_recvmmsg if waits(args[3]) && args[3] & libc::MSG_WAITFORONE as u64 == 0 => {
+            rest[1] = args[1] + done * MMSGHDR;
+            rest[2] = u64::from(low_half(args[2])).saturating_sub(done);
+            rest[2] > 0
+        }
+        libc::SYS_sendmmsg if waits(args[3]) && last_is_whole(args[1], done, memory)? => {
+            rest[1] = args[1] + done * MMSGHDR;
+            rest[2] = u64::from(low_half(args[2])).saturating_sub(done);
+            rest[2] > 0
+        }
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => {
+            rest[1] = args[1].saturating_sub(done);
+            rest[2] = args[2].saturating_sub(done);
+            rest[3] = args[3] + done * IO_EVENT;
+            args[1].cast_signed() > done.cast_signed()
+        }
+        _ => false,
+    };
+    Ok(more.then_some(Rest { args: rest, patches }))
+}
+
+fn low_half(argument: u64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "an int argument is the register's low half"
+    )]
+    let half = argument as u32;
+    half
+}
+
+/// A buffer and its length, as the second and third argument.
+fn skip_bytes(args: &mut [u64; 6], done: u64) -> bool {
+    args[1] += done;
+    args[2] = args[2].saturating_sub(done);
+    args[2] > 0
+}
+
+/// Skips what has been moved in an array of `struct iovec`: address and length each. Those that were moved whole have no length any more.
+fn skip_iovecs(
+    address: u64,
+    count: u64,
+    done: u64,
+    memory: &impl TargetMemory,
+    patches: &mut Vec<Patch>,
+) -> Result<bool, Errno> {
+    if count > MAX_IOVECS {
+        return Err(Errno::EINVAL);
+    }
+    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+    let before = memory.read_vec(address, count * IOVEC)?;
+    let mut now = before.clone();
+    let (mut left, mut more) = (done, 0);
+    for entry in now.chunks_exact_mut(IOVEC) {
+        let field = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| entry[at + byte]));
+        let (base, length) = (field(0), field(8));
+        let skipped = left.min(length);
+        left -= skipped;
+        more += length - skipped;
+        entry[..8].copy_from_slice(&(base + skipped).to_ne_bytes());
+        entry[8..].copy_from_slice(&(length - skipped).to_ne_bytes());
+    }
+    patches.push(Patch {
+        address,
+        now,
+        afterwards: before,
+    });
+    Ok(more > 0)
+}
+
+/// The same of a `struct msghdr`. What goes beside the bytes (SCM_RIGHTS) has gone with the first of them.
+fn skip_message(
+    address: u64,
+    sends: bool,
+    done: u64,
+    memory: &impl TargetMemory,
+    patches: &mut Vec<Patch>,
+) -> Result<bool, Errno> {
+    const IOV: u64 = 16;
+    const CONTROL_LENGTH: u64 = 40;
+    let fields: [u8; 16] = memory.read_array(address + IOV)?;
+    let field = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| fields[at + byte]));
+    if sends {
+        let length: [u8; 8] = memory.read_array(address + CONTROL_LENGTH)?;
+        if length != [0; 8] {
+            patches.push(Patch {
+                address: address + CONTROL_LENGTH,
+                now: vec![0; 8],
+                afterwards: length.to_vec(),
+            });
+        }
+    }
+    skip_iovecs(field(0), field(8), done, memory, patches)
+}
+
+/// Whether the last of these messages went whole. If not, its rest cannot be sent as a message of its own.
+fn last_is_whole(address: u64, done: u64, memory: &impl TargetMemory) -> Result<bool, Errno> {
+    const LENGTH: u64 = 56;
+    let last = address + (done - 1) * MMSGHDR;
+    let sent: [u8; 4] = memory.read_array(last + LENGTH)?;
+    let more = skip_message(last, false, u32::from_ne_bytes(sent).into(), memory, &mut Vec::new())?;
+    Ok(!more)
+}
+
+/// Whether the call would have waited for more: its descriptor is one that is waited for, and nothing has happened to it that ends the call.
+fn would_go_on(pid: i32, number: i64, args: &[u64; 6]) -> bool {
+    if [libc::SYS_io_getevents, SYS_IO_PGETEVENTS].contains(&number) {
+        return true;
+    }
+    let Ok(fd) = i32::try_from(low_half(args[0])) else {
+        return false;
+    };
+    let waits = process::is_terminal(pid, fd) || process::is_pipe_or_socket(pid, fd);
+    if !waits || process::is_nonblocking(pid, fd) {
+        return false;
+    }
+    let Ok(duplicate) = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, fd)) else {
+        return false;
+    };
+    match number {
+        libc::SYS_recvmmsg => socket::take_error(duplicate.as_fd()).is_ok_and(|error| INTERRUPTED.contains(&error)),
+        libc::SYS_recvfrom | libc::SYS_recvmsg => {
+            socket::is_stream(duplicate.as_fd()) && !has(duplicate.as_fd(), PollFlags::ERR)
+        }
+        _ => !has(duplicate.as_fd(), PollFlags::ERR | PollFlags::HUP),
+    }
+}
+
+fn has(fd: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    poll(&mut polled, Some(&at_once)).is_ok_and(|_| polled[0].revents().intersects(events))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 4096;
+
+    /// Memory that begins at `BASE`.
+    struct Bytes(Vec<u8>);
+
+    impl TargetMemory for Bytes {
+        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+            let from = usize::try_from(address.checked_sub(BASE).ok_or(Errno::EFAULT)?).unwrap();
+            let bytes = self.0.get(from..).ok_or(Errno::EFAULT)?;
+            let count = bytes.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    fn of(number: i64, args: [u64; 6], done: u64, memory: &[u64]) -> Option<Rest> {
+        rest(number, &args, done, &Bytes(words(memory))).unwrap()
+    }
+
+    #[test]
+    fn a_write_goes_on_with_the_bytes_that_are_left() {
+        let rest = of(libc::SYS_write, [4, 1000, 50, 0, 0, 0], 20, &[]).unwrap();
+        assert_eq!((rest.args, rest.patches), ([4, 1020, 30, 0, 0, 0], vec![]));
+        assert_eq!(of(libc::SYS_write, [4, 1000, 50, 0, 0, 0], 50, &[]), None);
+        let at_once = libc::MSG_DONTWAIT as u64;
+        assert_eq!(of(libc::SYS_sendto, [4, 1000, 50, at_once, 0, 0], 20, &[]), None);
+        assert_eq!(of(libc::SYS_recvfrom, [4, 1000, 50, 0, 0, 0], 20, &[]), None);
+        assert_eq!(of(libc::SYS_read, [4, 1000, 50, 0, 0, 0], 20, &[]), None);
+    }
+
+    #[test]
+    fn vectors_are_skipped_and_put_back() {
+        let vectors = [100, 5, 200, 10, 300, 7];
+        let rest = of(libc::SYS_writev, [4, BASE, 3, 0, 0, 0], 8, &vectors).unwrap();
+        assert_eq!(rest.args, [4, BASE, 3, 0, 0, 0]);
+        let patch = Patch {
+            address: BASE,
+            now: words(&[105, 0, 203, 7, 300, 7]),
+            afterwards: words(&vectors),
+        };
+        assert_eq!(rest.patches, [patch]);
+        assert_eq!(of(libc::SYS_writev, [4, BASE, 3, 0, 0, 0], 22, &vectors), None);
+    }
+
+    #[test]
+    fn what_goes_beside_a_message_goes_once() {
+        // name, its length, vectors, their count, control, its length, flags; one vector.
+        let message = [0, 0, BASE + 56, 1, 9000, 24, 0, 100, 10];
+        let rest = of(libc::SYS_sendmsg, [4, BASE, 0, 0, 0, 0], 4, &message).unwrap();
+        assert_eq!(
+            rest.patches,
+            [
+                Patch {
+                    address: BASE + 40,
+                    now: words(&[0]),
+                    afterwards: words(&[24]),
+                },
+                Patch {
+                    address: BASE + 56,
+                    now: words(&[104, 6]),
+                    afterwards: words(&[100, 10]),
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn messages_and_events_are_counted() {
+        let rest = of(libc::SYS_recvmmsg, [4, 1000, 10, 0, 0, 0], 3, &[]).unwrap();
+        assert_eq!(rest.args, [4, 1000 + 3 * 64, 7, 0, 0, 0]);
+        let one = libc::MSG_WAITFORONE as u64;
+        assert_eq!(of(libc::SYS_recvmmsg, [4, 1000, 10, one, 0, 0], 3, &[]), None);
+        let rest = of(libc::SYS_io_getevents, [4, 2, 8, 1000, 0, 0], 1, &[]).unwrap();
+        assert_eq!(rest.args, [4, 1, 7, 1032, 0, 0]);
+        assert_eq!(of(libc::SYS_io_getevents, [4, 2, 8, 1000, 0, 0], 2, &[]), None);
+    }
+}
