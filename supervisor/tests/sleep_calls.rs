@@ -12,15 +12,18 @@ use std::time::{Duration, Instant};
 use common::client::Held;
 use common::{Background, Project, control, guest};
 
-/// The calls of the guest: those that something ends, and those that end by their limit.
-fn calls() -> (Vec<String>, Vec<String>) {
+/// The calls of the guest: those that something ends, those that end by their limit, and those that are many transfers.
+fn calls() -> [Vec<String>; 3] {
     let output = Command::new(guest("blocking")).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let (ended, limited) = text.split_once("limits\n").expect("two lists");
-    let list = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    let (ended, limited) = (list(ended), list(limited));
-    assert!(ended.len() > 80 && limited.len() > 25, "{text}");
-    (ended, limited)
+    let (ended, others) = text.split_once("limits\n").expect("three lists");
+    let (limited, races) = others.split_once("races\n").expect("three lists");
+    let lists = [ended, limited, races].map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+    assert!(
+        lists[0].len() > 80 && lists[1].len() > 25 && lists[2].len() > 5,
+        "{text}"
+    );
+    lists
 }
 
 /// Calls that may have moved something already: their hosts are left alone.
@@ -70,9 +73,7 @@ fn each(calls: &[String], at_once: usize, work: impl Fn(&str) -> Result<(), Stri
         for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
-                    let Some(call) = next.lock().unwrap().next() else {
-                        return;
-                    };
+                    let Some(call) = next.lock().unwrap().next() else { return };
                     if let Err(why) = work(call) {
                         failed.lock().unwrap().push(why);
                     }
@@ -88,7 +89,7 @@ fn each(calls: &[String], at_once: usize, work: impl Fn(&str) -> Result<(), Stri
 #[test]
 fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
     const SLEEPS: usize = 10;
-    let (calls, _) = calls();
+    let [calls, ..] = calls();
     let project = Project::up("calls", &compose(&calls, "200ms"));
     let hosts = project.ps();
     each(&calls, 8, |call| {
@@ -122,7 +123,7 @@ fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
 fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
     const ASLEEP: Duration = Duration::from_millis(400);
     const GIVEN_UP: Duration = Duration::from_secs(40);
-    let (_, calls) = calls();
+    let [_, calls, _] = calls();
     let project = Project::up("limits", &compose(&calls, "200ms"));
     let hosts = project.ps();
     each(&calls, calls.len(), |call| {
@@ -166,14 +167,40 @@ fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
     });
 }
 
+/// Transfers one after the other, whose host is to be suspended all the time: mostly that is refused, and at times a thread enters its call between the look
+/// and the hold. Each call is whole.
+#[test]
+fn no_transfer_is_cut_short_by_orders_to_suspend() {
+    let [_, _, calls] = calls();
+    let project = Project::up("races", &compose(&calls, "200ms"));
+    let hosts = project.ps();
+    each(&calls, 3, |call| {
+        let mut held = Held::connect((hosts[call].address, 8080).into());
+        held.say("begin").unwrap();
+        assert_eq!(held.hear().unwrap(), "begun", "{call}");
+        held.say("end").unwrap();
+        let (sender, answers) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || sender.send(held.hear()));
+            loop {
+                // An order is tried every millisecond for as long as it stands.
+                if control::suspend(&project, call).is_ok() {
+                    control::resume(&project, call)?;
+                }
+                match answers.recv_timeout(Duration::from_millis(1)) {
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Ok(Ok(answer)) if answer == format!("{call} = 0 errno 0 detail 0") => return Ok(()),
+                    other => return Err(format!("{call}: {other:?}")),
+                }
+            }
+        })
+    });
+}
+
 /// The kinds of things that two programs of the guest share.
 fn shared_kinds() -> Vec<String> {
     let output = Command::new(guest("sharing")).output().unwrap();
-    let kinds: Vec<_> = String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let kinds: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     assert!(kinds.len() > 20, "{kinds:?}");
     kinds
 }
@@ -207,30 +234,22 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
     let project = Project::up("sharing", &compose);
     let watch = project.watch();
     let hosts = project.ps();
-    let cases: Vec<_> = kinds
-        .iter()
-        .flat_map(|kind| ["host", "machine"].map(|by| format!("{kind}-{by}")))
-        .collect();
-    each(&cases, 6, |case| {
+    let cases: Vec<_> = kinds.iter().flat_map(|kind| ["host", "machine"].map(|by| format!("{kind}-{by}"))).collect();
+    each(&cases, 16, |case| {
         let (kind, by) = case.rsplit_once('-').unwrap();
         let waits = format!("{case}-waits");
         let (mut acting, _program) = if by == "machine" {
             let (port, program) = native_program("sharing", &[kind, &name(kind, by), "0"]);
             (Held::connect(port), Some(program))
         } else {
-            (
-                Held::connect((hosts[&format!("{case}-acts")].address, 8080).into()),
-                None,
-            )
+            (Held::connect((hosts[&format!("{case}-acts")].address, 8080).into()), None)
         };
         tell(&mut acting, "take", "taken")?;
         let mut waiting = Held::connect((hosts[&waits].address, 8080).into());
         tell(&mut waiting, "begin", "begun")?;
         watch.wait(&waits, "suspend", 1);
         tell(&mut acting, "act", "acted").map_err(|error| format!("{case}: {error}"))?;
-        let ended = waiting
-            .hear()
-            .map_err(|error| format!("{case} never went on: {error}"))?;
+        let ended = waiting.hear().map_err(|error| format!("{case} never went on: {error}"))?;
         const OWNER_DIED: i32 = 130; // EOWNERDEAD
         let expected = match kind {
             "msgrcv" | "mq-receive" => 5,

@@ -2,7 +2,8 @@
  *
  * For each line "begin" on a connection to PORT a thread makes the call, and "begun" is answered once it is blocked. "end" lets what the call waits
  * for happen, unless it is a time limit; then "CALL = RESULT errno ERRNO detail DETAIL" is answered, and for a call with a limit " early" if it
- * returned before that. `blocking` alone lists the calls, those with a limit after a line "limits".
+ * returned before that. `blocking` alone lists the calls, those with a limit after a line "limits", those that are
+ * many transfers after a line "races".
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -116,6 +117,7 @@ static void child_on(int fd_of_child_to_read) { /* a child that ends when it rea
 
 /* read(2) and its like */
 static void nothing(void) {}
+static void end_race(void) {}
 static void end_byte(void) { put(b, "x"); }
 static void s_pipe(void) { pipes(); }
 static void s_stream(void) { pair(SOCK_STREAM); }
@@ -418,6 +420,92 @@ static long c_nanosleep(void) { return nanosleep(limit, 0); }
 static long c_clock_nanosleep(void) { return clock_nanosleep(CLOCK_MONOTONIC, 0, limit, 0); }
 static long c_clock_nanosleep_at(void) { struct timespec t = in(CLOCK_MONOTONIC, LIMIT); return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, 0); }
 
+/* Many transfers, each of which is to be whole, while the other end takes or gives bits of them. */
+#define ROUNDS 150
+#define SIZE (256 << 10)
+static int gives; /* whether the other end gives */
+static long mismatches;
+static unsigned char pattern(long at) { return at * 2654435761u >> 24; }
+static void rest_a_moment(unsigned *seed) { if (rand_r(seed) % 4 == 0) usleep(rand_r(seed) % 1500); }
+static void *other_end(void *unused) {
+	(void)unused;
+	static unsigned char bytes[70000];
+	unsigned seed = getpid();
+	for (long at = 0, total = (long)ROUNDS * SIZE; at < total;) {
+		long part = 1 + rand_r(&seed) % 70000;
+		if (part > total - at) part = total - at;
+		if (gives) {
+			for (long i = 0; i < part; i++) bytes[i] = pattern(at + i);
+			for (long sent = 0; sent < part;) sent += ok(write(b, bytes + sent, part - sent), "write");
+		} else {
+			part = ok(read(b, bytes, part), "read");
+			if (part == 0) die("an end");
+			for (long i = 0; i < part; i++) mismatches += bytes[i] != pattern(at + i);
+		}
+		at += part;
+		rest_a_moment(&seed);
+	}
+	return 0;
+}
+static long race(long (*once)(void *, long)) {
+	static unsigned char bytes[SIZE];
+	pthread_t other; long cut = 0;
+	mismatches = 0;
+	pthread_create(&other, 0, other_end, 0);
+	for (long round = 0; round < ROUNDS; round++) {
+		if (!gives) for (long i = 0; i < SIZE; i++) bytes[i] = pattern(round * SIZE + i);
+		long done = once(bytes, SIZE);
+		if (done != SIZE) { cut++; if (cut < 4) fprintf(stderr, "round %ld: %ld, %s\n", round, done, strerror(errno)); }
+		while (!gives && done >= 0 && done < SIZE) done += ok(write(a, bytes + done, SIZE - done), "write");
+		while (gives && done >= 0 && done < SIZE) done += ok(read(a, bytes + done, SIZE - done), "read");
+		if (gives) for (long i = 0; i < SIZE; i++) mismatches += bytes[i] != pattern(round * SIZE + i);
+	}
+	pthread_join(other, 0);
+	detail = mismatches;
+	return cut;
+}
+static struct iovec *three(void *bytes, long size) {
+	static struct iovec v[3]; v[0] = (struct iovec){bytes, 5}; v[1] = (struct iovec){(char *)bytes + 5, size / 2}; v[2] = (struct iovec){(char *)bytes + 5 + size / 2, size - 5 - size / 2};
+	return v;
+}
+static long o_send(void *bytes, long size) { return send(a, bytes, size, 0); }
+static long o_write(void *bytes, long size) { return write(a, bytes, size); }
+static long o_writev(void *bytes, long size) { return writev(a, three(bytes, size), 3); }
+static long o_sendmsg(void *bytes, long size) { struct msghdr m = {.msg_iov = three(bytes, size), .msg_iovlen = 3}; return sendmsg(a, &m, 0); }
+static long o_recv(void *bytes, long size) { return recv(a, bytes, size, MSG_WAITALL); }
+static long o_recvmsg(void *bytes, long size) { struct msghdr m = {.msg_iov = three(bytes, size), .msg_iovlen = 3}; return recvmsg(a, &m, MSG_WAITALL); }
+static void s_race_tcp(void) { tcp(); gives = 0; }
+static void s_race_stream(void) { pair(SOCK_STREAM); gives = 0; }
+static void s_race_pipe(void) { s_pipe_big(); gives = 0; }
+static void s_race_give(void) { tcp(); gives = 1; }
+static void s_race_give_unix(void) { pair(SOCK_STREAM); gives = 1; }
+static long r_send(void) { return race(o_send); }
+static long r_write(void) { return race(o_write); }
+static long r_writev(void) { return race(o_writev); }
+static long r_sendmsg(void) { return race(o_sendmsg); }
+static long r_recv(void) { return race(o_recv); }
+static long r_recvmsg(void) { return race(o_recvmsg); }
+static void *datagrams_end(void *unused) {
+	(void)unused; unsigned seed = getpid();
+	for (uint32_t i = 0; i < ROUNDS * 10; i++) { ok(write(b, &i, sizeof i), "write"); rest_a_moment(&seed); }
+	return 0;
+}
+static long r_recvmmsg(void) {
+	pthread_t other; long cut = 0; uint32_t next = 0;
+	pthread_create(&other, 0, datagrams_end, 0);
+	for (long left = ROUNDS * 10; left > 0;) {
+		uint32_t numbers[10]; struct iovec v[10]; struct mmsghdr m[10] = {0};
+		for (int i = 0; i < 10; i++) { v[i] = (struct iovec){&numbers[i], 4}; m[i].msg_hdr.msg_iov = &v[i]; m[i].msg_hdr.msg_iovlen = 1; }
+		long got = recvmmsg(a, m, left < 10 ? left : 10, 0, 0);
+		if (got != (left < 10 ? left : 10)) { cut++; fprintf(stderr, "recvmmsg: %ld, %s\n", got, strerror(errno)); }
+		if (got <= 0) return -1;
+		for (long i = 0; i < got; i++) detail += numbers[i] != next++;
+		left -= got;
+	}
+	pthread_join(other, 0);
+	return cut;
+}
+
 static const struct call { const char *name; void (*setup)(void); long (*call)(void); void (*end)(void); void (*clean)(void); } calls[] = {
 	{"read-pipe", s_pipe, c_read, end_byte, 0}, {"read-stream", s_stream, c_read, end_byte, 0}, {"read-tcp", s_tcp, c_read, end_byte, 0},
 	{"read-tcp-timeo", s_stream_timeo, c_read, end_byte, 0}, {"readv", s_pipe, c_readv, end_byte, 0},
@@ -467,6 +555,11 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"poll-limit", s_epoll_limit, c_poll, nothing, 0}, {"ppoll-limit", s_epoll_limit, c_ppoll, nothing, 0}, {"select-limit", s_epoll_limit, c_select, nothing, 0}, {"pselect-limit", s_epoll_limit, c_pselect, nothing, 0},
 	{"io-getevents-limit", s_aio_limit, c_aio_timed, nothing, 0}, {"io-pgetevents-limit", s_aio_limit, c_aio_p, nothing, 0},
 	{"nanosleep-limit", s_sleep, c_nanosleep, nothing, 0}, {"clock-nanosleep-limit", s_sleep, c_clock_nanosleep, nothing, 0}, {"clock-nanosleep-at-limit", s_sleep, c_clock_nanosleep_at, nothing, 0},
+	{0, 0, 0, 0, 0},
+	/* These say how many of their calls were cut short. */
+	{"race-send", s_race_tcp, r_send, end_race, 0}, {"race-write", s_race_tcp, r_write, end_race, 0}, {"race-write-pipe", s_race_pipe, r_write, end_race, 0},
+	{"race-writev", s_race_stream, r_writev, end_race, 0}, {"race-sendmsg", s_race_tcp, r_sendmsg, end_race, 0}, {"race-sendmsg-unix", s_race_stream, r_sendmsg, end_race, 0},
+	{"race-recv", s_race_give, r_recv, end_race, 0}, {"race-recvmsg", s_race_give_unix, r_recvmsg, end_race, 0}, {"race-recvmmsg", s_datagrams_none, r_recvmmsg, end_race, 0},
 };
 
 static volatile pid_t worker_tid;
@@ -512,7 +605,7 @@ static void converse(int client) {
 			detail = 0; worker_tid = 0;
 			chosen->setup();
 			pthread_create(&worker, 0, work, 0);
-			for (int seen = 0; seen < 20; usleep(1000))
+			for (int seen = 0; seen < 20 && chosen->end != end_race; usleep(1000))
 				seen = worker_tid && sleeps(worker_tid) ? seen + 1 : 0;
 			fputs("begun\n", stream);
 		} else if (!strcmp(line, "end\n")) {
@@ -528,7 +621,7 @@ static void converse(int client) {
 int main(int count, char **arguments) {
 	setvbuf(stdout, 0, _IOLBF, 0);
 	if (count < 3) {
-		for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) puts(calls[i].name ? calls[i].name : "limits");
+		for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) puts(calls[i].name ? calls[i].name : calls[i - 1].end == nothing ? "races" : "limits");
 		return count != 1;
 	}
 	for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
