@@ -15,6 +15,7 @@ mod reach;
 mod sleep;
 mod streams;
 mod together;
+mod unmet;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -40,7 +41,7 @@ use crate::names::SharedNames;
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::projects::Memory;
-use crate::registry::{Action, Answer, Input, WaiterId};
+use crate::registry::{Action, Answer, Input, Port, WaiterId};
 use crate::retained::{SocketId, Sockets};
 use crate::senders::Senders;
 use crate::sessions::Sessions;
@@ -240,7 +241,7 @@ impl Broker {
         };
         for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
             let cause = crate::registry::kept_awake();
-            self.feed(id, Input::Signal { cause, queued: false });
+            self.feed(id, Input::Signal { cause, queued: None });
         }
     }
 
@@ -253,9 +254,12 @@ impl Broker {
         }
     }
 
+    /// Watches the sockets of a host at which no program listens.
     fn watch(&mut self, id: HostId) {
         for socket in &self.hosts[id].sockets {
-            self.sockets.watch(*socket, &self.registry);
+            if self.sockets.get(*socket).is_some_and(|kept| !kept.listening) {
+                self.sockets.watch(*socket, &self.registry);
+            }
         }
     }
 
@@ -264,8 +268,8 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint) = (retained.host, retained.endpoint);
-        if !self.hosts[id].life.absent() || !crate::sockets::is_readable(&retained.socket) {
+        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.tentative);
+        if retained.listening || !retained.open || !crate::sockets::is_readable(&retained.socket) {
             return;
         }
         if self.turns_away(socket) {
@@ -275,13 +279,16 @@ impl Broker {
             imsup_wire::Transport::Tcp => CauseKind::Connection,
             imsup_wire::Transport::Udp => CauseKind::Datagram,
         };
-        self.hosts[id].signalled_by = Some(socket);
+        if self.hosts[id].life.absent() {
+            self.hosts[id].signalled_by = Some(socket);
+        }
         let cause = Cause {
             kind,
             by: None,
             port: Some(endpoint.address.port()),
         };
-        self.feed(id, Input::Signal { cause, queued: true });
+        let queued = Some(Port { endpoint, declared });
+        self.feed(id, Input::Signal { cause, queued });
     }
 
     fn take_notices(&mut self) {
@@ -299,7 +306,10 @@ impl Broker {
                     by: Some(self.caller(by)),
                     port: Some(endpoint.address.port()),
                 };
-                self.feed(id, Input::Signal { cause, queued: false });
+                // The connection itself follows at once.
+                let declared = true;
+                let queued = self.waits_at(id, endpoint).then_some(Port { endpoint, declared });
+                self.feed(id, Input::Signal { cause, queued });
             }
             Notice::Lookup { index, by } => {
                 let Some(id) = self.hosts.at(index) else { return };
@@ -308,7 +318,7 @@ impl Broker {
                     by: Some(self.caller(SocketAddr::new(by, 0))),
                     port: None,
                 };
-                self.feed(id, Input::Signal { cause, queued: false });
+                self.feed(id, Input::Signal { cause, queued: None });
             }
             Notice::Cleared { host, serial } => self.cleared(host, serial),
             Notice::Senders(answers) => self.name_senders(answers),
@@ -342,7 +352,7 @@ impl Broker {
         if host.life.state() != before {
             host.since_us = time_us;
         }
-        let mut emitted = Vec::new();
+        let (mut emitted, mut unmet) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::Boot => self.boot(id),
@@ -350,7 +360,9 @@ impl Broker {
                 Action::Resume(cause) => self.resume(id, cause),
                 Action::Reclaim(after) => self.reclaim(id, after),
                 Action::ResetQueued => self.reset_queued(id),
-                Action::CloseUnused => self.close_unused(id),
+                Action::ResetAt(endpoint) => self.reset_at(id, endpoint),
+                Action::CloseUnused { spare_declared } => self.close_unused(id, spare_declared),
+                Action::Unmet(endpoints) => unmet.extend(endpoints),
                 Action::Answer(waiter, answer) => self.answer(waiter, answer),
                 Action::Emit { kind, duration, detail } => emitted.push((kind, duration, detail)),
             }
@@ -362,9 +374,16 @@ impl Broker {
             self.forget_ended_together();
         }
         let allocated = emitted.iter().any(|(kind, _, _)| *kind == EventKind::Allocate);
-        for (kind, duration, detail) in emitted {
+        for (kind, duration, mut detail) in emitted {
+            if kind == EventKind::Ready {
+                detail = detail.or_else(|| self.unmet(id));
+            }
             self.emit(id, time_us, kind, duration, detail);
         }
+        if !unmet.is_empty() {
+            self.say_unmet(id, time_us, &unmet);
+        }
+        self.tell_if_awaited(id);
         if allocated {
             self.boot_dependencies(id);
         }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use imsup_wire::{Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
+use imsup_wire::{Awaited, Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
 
 use crate::accounts::Account;
 use crate::cluster::{Cluster, HostSpec, Restart};
@@ -78,6 +78,8 @@ pub(crate) struct Sleep {
     pub(crate) suspended_by: Option<String>,
     /// It is being ended, and what it listens on now takes the place of what it listened on.
     pub(crate) terminating: bool,
+    /// What its supervisor was told of who waits for a port of the program.
+    pub(crate) awaited: Awaited,
     /// It can be terminated together with these hosts, with which it is connected.
     pub(crate) disposable: Option<Vec<Index>>,
 }

@@ -28,6 +28,26 @@ pub enum Want {
     Ended,
 }
 
+/// A port of a host at which something waits in a retained socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// Whether the compose file, or an earlier boot, says that the program listens there.
+    pub declared: bool,
+}
+
+/// What speaks for a port at which somebody waits and nothing listens yet, the weakest reason first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hope {
+    /// Nothing: the host was ready already. Refused when the program has been quiet for a while.
+    Stray,
+    /// The host was booted for it. Refused when the program sleeps and nothing of its own will wake it.
+    Asked,
+    /// It is declared.
+    Declared,
+}
+
 /// How a wait ends. Every waiter is answered exactly once, unless it is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -52,8 +72,8 @@ pub enum Input {
     Signal {
         /// Why.
         cause: Cause,
-        /// Whether the signal is a connection or datagram in a retained socket, where it stays until it is taken.
-        queued: bool,
+        /// The port, where the signal is a connection or datagram in a retained socket: it stays there until it is taken.
+        queued: Option<Port>,
     },
     /// Somebody waits.
     Wait {
@@ -69,8 +89,13 @@ pub enum Input {
     /// The program was executed.
     Executed,
     /// The program listens.
-    Listening(Endpoint),
-    /// The program's start is over.
+    Listening {
+        /// Where.
+        endpoint: Endpoint,
+        /// Whether that makes a host ready whose start nobody's port has begun: the port is declared, or none is.
+        counts: bool,
+    },
+    /// The program has opened no more ports for a while.
     Settled,
     /// The program, and all that belonged to it, is gone.
     Ended {
@@ -115,8 +140,15 @@ pub enum Action {
     Reclaim(After),
     /// Reset what waits in its retained sockets.
     ResetQueued,
-    /// Its start is over: close the sockets it does not listen on.
-    CloseUnused,
+    /// Reset what waits at this endpoint.
+    ResetAt(Endpoint),
+    /// Close the sockets that it does not listen on, but for those that [`Life::is_awaited`] names.
+    CloseUnused {
+        /// Leave those that are declared, too: its start is not so long ago that nobody need expect them.
+        spare_declared: bool,
+    },
+    /// It listens, but not here, where somebody waits or has waited: say so.
+    Unmet(Vec<Endpoint>),
     /// Answer a waiter.
     Answer(WaiterId, Answer),
     /// Say that this happened. The cause is [`Life::cause`].
@@ -161,6 +193,9 @@ pub enum Revive {
     Always,
 }
 
+/// How long after a program's first listen those who wait for another port of it are told that it does not listen there.
+pub const UNMET_AFTER: Duration = Duration::from_secs(5);
+
 /// The first delay after a failed start.
 pub const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay after a failed start.
@@ -181,6 +216,7 @@ pub fn delay_after(failures: u32) -> Duration {
 pub(crate) struct Waiter {
     pub(crate) id: WaiterId,
     pub(crate) want: Want,
+    pub(crate) hope: Hope,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cause: Cause,
 }

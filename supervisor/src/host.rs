@@ -142,9 +142,14 @@ impl Start {
         self.listening || self.settled
     }
 
-    /// When the start is over unless something happens; `None` once the broker knows.
-    pub fn settles_at(&self, hold_timeout: Duration) -> Option<Instant> {
-        let quiet = if self.listening { QUIET } else { hold_timeout / 2 };
+    /// When the start is over unless something happens; `None` once the broker knows. A program that does not listen has all the time that those who
+    /// wait for it have.
+    pub fn settles_at(&self, hold_timeout: Duration, is_awaited: bool) -> Option<Instant> {
+        let quiet = match (self.listening, is_awaited) {
+            (true, _) => QUIET,
+            (false, true) => hold_timeout,
+            (false, false) => hold_timeout / 2,
+        };
         (!self.settled).then(|| self.last_step + quiet)
     }
 }

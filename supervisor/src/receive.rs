@@ -511,7 +511,8 @@ impl Loop {
     }
 
     fn settles_at(&self) -> Option<Instant> {
-        self.host.start.settles_at(self.host.hold_timeout)
+        let is_awaited = self.sleep.is_awaited();
+        self.host.start.settles_at(self.host.hold_timeout, is_awaited)
     }
 
     /// The link may be lost wherever something is sent.

@@ -32,6 +32,8 @@ pub enum EventKind {
     Reclaim,
     /// A sleeper is being ended (`terminate_after`); the duration is how long it slept.
     Terminate,
+    /// Somebody waits for a port of it, and it listens, but not there; the detail says where instead.
+    Unmet,
 }
 
 impl fmt::Display for EventKind {
@@ -47,6 +49,7 @@ impl fmt::Display for EventKind {
             Self::Tick => "tick",
             Self::Reclaim => "reclaim",
             Self::Terminate => "terminate",
+            Self::Unmet => "unmet",
         })
     }
 }

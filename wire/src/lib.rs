@@ -21,4 +21,4 @@ pub use control::{Request, Response};
 pub use event::{Cause, CauseKind, Event, EventKind};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use message::{Outcome, ToBroker, ToSupervisor};
-pub use sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};
+pub use sleep::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

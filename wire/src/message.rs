@@ -73,7 +73,7 @@ pub enum ToBroker {
         /// Where, in one of the planes.
         endpoint: Endpoint,
     },
-    /// The program's start is over: it listens and has been quiet since, or it settled without listening.
+    /// The program has opened no more ports for a while: it listens and has been quiet since, or it settled without listening.
     Settled,
     /// Somebody is to be reached at this endpoint, where nothing listened when it was tried. Answered by
     /// [`ToSupervisor::Reached`].

@@ -33,6 +33,20 @@ pub struct Awake {
     pub lease: Option<Duration>,
     /// Commands that run beside the program (`imsup exec`).
     pub commands: u32,
+    /// Who waits for a port that the program has not opened yet.
+    pub awaited: Awaited,
+}
+
+/// Who waits for a port of a host that its program has not opened yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Awaited {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Somebody, and nothing else speaks for that port: the host sleeps where nothing of its own will make it run, and then opens no more ports.
+    Asked,
+    /// Somebody, and the port is declared, or the program may still be about to open ports: the host stays awake.
+    Expected,
 }
 
 /// What a host has used since its program was started. All of it only grows, except `resident_bytes`.
@@ -162,6 +176,8 @@ pub enum ReasonKind {
     Unsuspendable,
     /// No host can be suspended here: the kernel, or the container, refuses what that needs.
     Incapable,
+    /// Somebody waits, or has waited, for a port at which it does not listen, though it listens elsewhere.
+    Unmet,
 }
 
 /// Something that would wake a sleeper.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use imsup_wire::sleep::{Reason, ReasonKind};
 use imsup_wire::{Order, Report, Response, ToSupervisor, Why};
 
 use super::{Broker, Timer};
@@ -154,7 +155,18 @@ impl Broker {
     }
 
     /// Keeps why a host is in its state for the client that asked.
-    pub(super) fn gather(&mut self, number: usize, id: HostId, why: Why) {
+    pub(super) fn gather(&mut self, number: usize, id: HostId, mut why: Why) {
+        if let (Some(detail), Why::Awake { reasons, .. }) = (self.unmet(id), &mut why) {
+            let kind = ReasonKind::Unmet;
+            reasons.insert(
+                0,
+                Reason {
+                    kind,
+                    detail: format!("it {detail}"),
+                    pid: None,
+                },
+            );
+        }
         let host = &self.hosts[id];
         let response = Response::Why {
             host: host.name(&self.cluster).clone(),

@@ -15,6 +15,7 @@ impl Broker {
         Awake {
             lease: self.leases.left(self.name_of(id)),
             commands: self.commands.get(&id).copied().unwrap_or(0),
+            awaited: self.hosts[id].life.awaited(),
         }
     }
 
@@ -28,6 +29,17 @@ impl Broker {
         if let Some(session) = session {
             let awake = self.awake(id);
             self.tell(session, &ToSupervisor::KeepAwake(awake), Vec::new());
+        }
+    }
+
+    /// Tells a host's supervisor who waits for a port of its program, where that has changed.
+    pub(super) fn tell_if_awaited(&mut self, id: HostId) {
+        let awaited = self.hosts[id].life.awaited();
+        let told = self
+            .sleep(id)
+            .map(|sleep| std::mem::replace(&mut sleep.awaited, awaited));
+        if told.is_some_and(|told| told != awaited) {
+            self.tell_awake(id);
         }
     }
 

@@ -27,9 +27,6 @@ pub(super) const SIGTERM: i32 = 15;
 impl Broker {
     /// Starts a host's supervisor, which then connects.
     pub(super) fn boot(&mut self, id: HostId) {
-        for socket in &self.hosts[id].sockets {
-            self.sockets.unwatch(*socket, &self.registry);
-        }
         let host = &self.hosts[id];
         let Some(spec) = host.spec(&self.cluster) else {
             return;

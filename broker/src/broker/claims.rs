@@ -177,6 +177,8 @@ impl Broker {
                 self.keep(id, endpoint, socket)
             }
         };
+        // It is the program's now, which is told of all that comes.
+        self.sockets.unwatch(kept, &self.registry);
         let successor = self.sleep(id).is_some_and(|sleep| sleep.terminating);
         if successor && known.is_none() {
             self.drop_succeeded(id, endpoint, kept);
@@ -335,6 +337,16 @@ impl Broker {
         true
     }
 
+    /// Resets what waits at an endpoint where no program listens.
+    pub(super) fn reset_at(&mut self, id: HostId, endpoint: Endpoint) {
+        for socket in &self.hosts[id].sockets {
+            let kept = self.sockets.get(*socket);
+            if let Some(kept) = kept.filter(|kept| kept.endpoint == endpoint && !kept.listening) {
+                sockets::reset_queued(&kept.socket, endpoint.transport);
+            }
+        }
+    }
+
     /// Resets what waits in the host's sockets.
     pub(super) fn reset_queued(&mut self, id: HostId) {
         for socket in &self.hosts[id].sockets {
@@ -344,16 +356,21 @@ impl Broker {
         }
     }
 
-    /// The start is over: what the program does not listen on refuses, as it would natively.
-    pub(super) fn close_unused(&mut self, id: HostId) {
+    /// What the program does not listen on, and nobody waits for, refuses, as it would natively.
+    pub(super) fn close_unused(&mut self, id: HostId, spare_declared: bool) {
         for socket in std::mem::take(&mut self.hosts[id].sockets) {
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;
             };
-            if kept.listening {
+            let is_expected = (spare_declared && !kept.tentative) || self.hosts[id].life.is_awaited(kept.endpoint);
+            if kept.listening || (kept.open && is_expected) {
                 self.hosts[id].sockets.push(socket);
                 continue;
             }
+            self.sockets.unwatch(socket, &self.registry);
+            let Some(kept) = self.sockets.get_mut(socket) else {
+                continue;
+            };
             sockets::close_door(&kept.socket, kept.endpoint.transport);
             // A datagram socket cannot refuse; it is made anew when the program has ended.
             if kept.tentative || kept.endpoint.transport == Transport::Udp {

@@ -320,7 +320,8 @@ impl Broker {
                 .life
                 .detail()
                 .filter(|_| matches!(host.life.state(), HostState::Imaginary | HostState::Failed))
-                .map(str::to_owned),
+                .map(str::to_owned)
+                .or_else(|| self.unmet(id)),
             command: host.command(&self.cluster).to_vec(),
             declared: self.is_declared(id),
         }

@@ -80,11 +80,7 @@ impl Broker {
         {
             instance.session = Some(number);
         }
-        // Before the sockets are handed over: a host that was absent leaves them.
         if let Some(input) = agreement.input {
-            for socket in &self.hosts[id].sockets {
-                self.sockets.unwatch(*socket, &self.registry);
-            }
             self.feed(id, input);
         }
         if agreement.part == Part::Command {

@@ -7,7 +7,7 @@ use imsup_wire::{Cause, CauseKind, Endpoint, Outcome, ToSupervisor, Transport};
 
 use super::{Broker, MAX_WAITERS, Target};
 use crate::hosts::HostId;
-use crate::registry::{Answer, Input, Want};
+use crate::registry::{Answer, Input, Port, Want};
 use crate::sockets::Sharing;
 
 impl Broker {
@@ -46,7 +46,9 @@ impl Broker {
         }
         let host = &self.hosts[id];
         // An own localhost is never a reason to boot: whoever asks runs already, or is a command beside the program.
-        if (place.plane != Plane::Vip && !self.is_booting(id)) || (host.life.settled() && host.instance.is_some()) {
+        if (place.plane != Plane::Vip && !self.is_booting(id))
+            || (host.life.refuses(endpoint) && host.instance.is_some())
+        {
             return Some(Outcome::Refused);
         }
         if self.were_ended_together(caller, id) {
@@ -80,8 +82,10 @@ impl Broker {
                         kept.tentative = true;
                     }
                     if !datagram {
-                        self.feed(id, Input::Signal { cause, queued: true });
-                    } else if self.hosts[id].life.absent() {
+                        let declared = false;
+                        let queued = Some(Port { endpoint, declared });
+                        self.feed(id, Input::Signal { cause, queued });
+                    } else {
                         // The datagram itself is the signal. Resolvers connect a UDP socket to every address of a name, to see
                         // how it is reached (getaddrinfo(3) sorts them by RFC 6724), and send nothing.
                         self.watch(id);
@@ -95,7 +99,7 @@ impl Broker {
                 // It would be held for as long as a boot takes, and its event loop with it.
                 Err(error) if !can_wait => {
                     tracing::warn!(%endpoint, %error, "a caller that cannot wait is refused");
-                    self.feed(id, Input::Signal { cause, queued: false });
+                    self.feed(id, Input::Signal { cause, queued: None });
                     return Some(Outcome::Refused);
                 }
                 Err(_) => {}

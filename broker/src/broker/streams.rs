@@ -186,7 +186,8 @@ impl Broker {
 
     fn listens(&mut self, id: HostId, endpoint: imsup_wire::Endpoint, socket: std::os::fd::OwnedFd) {
         if self.adopt(id, endpoint, socket) {
-            self.feed(id, Input::Listening(endpoint));
+            let counts = self.makes_ready(id, endpoint);
+            self.feed(id, Input::Listening { endpoint, counts });
         }
     }
 

@@ -1,24 +1,26 @@
 //! One host's life.
 
 mod ending;
+mod ports;
 mod sleeping;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use imsup_wire::{Cause, CauseKind, EventKind, HostState};
+use imsup_wire::{Awaited, Cause, CauseKind, Endpoint, EventKind, HostState};
 
-use super::{Action, Answer, Input, Policy, Revive, Waiter, WaiterId, Want};
+use self::ports::{Queued, Start};
+use super::{Action, Answer, Hope, Input, Policy, Port, Revive, Waiter, WaiterId, Want};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// No process; booted by itself at `restart_at`, where set.
     Imaginary { restart_at: Option<Instant> },
-    /// Started and not ready. What waits in its sockets is reset at `reset_at`.
-    Booting { since: Instant, reset_at: Instant },
+    /// Started and not ready.
+    Booting { since: Instant },
     /// Ready.
     Running {
         since: Instant,
-        settled: bool,
         /// Suspended, which changes nothing for those who connect: their connections are what wakes it.
         asleep: bool,
     },
@@ -37,8 +39,10 @@ pub struct Life {
     breaks: u32,
     /// Short runs in a row of a host that is kept awake.
     short_runs: u32,
-    /// Since when something is known to wait in its retained sockets while it is absent.
-    queued_since: Option<Instant>,
+    /// What is known to wait in its retained sockets where no program listens yet.
+    queued: BTreeMap<Endpoint, Queued>,
+    /// The start of the program that runs, or ran last.
+    start: Start,
     waiters: Vec<Waiter>,
     signalled: Option<Instant>,
     cause: Option<Box<Cause>>,
@@ -58,7 +62,8 @@ impl Life {
             failures: 0,
             breaks: 0,
             short_runs: 0,
-            queued_since: None,
+            queued: BTreeMap::new(),
+            start: Start::new(Instant::now(), None),
             waiters: Vec::new(),
             signalled: None,
             cause: None,
@@ -80,9 +85,9 @@ impl Life {
         }
     }
 
-    /// Whether its start is over.
+    /// Whether its program has opened no more ports for a while.
     pub fn settled(&self) -> bool {
-        matches!(self.phase, Phase::Running { settled: true, .. })
+        !self.absent() && self.start.quiet
     }
 
     /// Whether no process of it runs.
@@ -121,17 +126,11 @@ impl Life {
     pub fn deadline(&self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Imaginary { restart_at } => restart_at.filter(|_| !self.retired),
-            Phase::Booting { reset_at, .. } => Some(reset_at),
-            Phase::Running { .. } => None,
             Phase::Failed { retry_at } if self.is_wanted() => Some(retry_at),
-            Phase::Failed { .. } => None,
-        };
-        let queued = match self.phase {
-            Phase::Failed { .. } => self.queued_since.map(|since| since + self.policy.hold_timeout),
-            _ => None,
+            Phase::Booting { .. } | Phase::Running { .. } | Phase::Failed { .. } => None,
         };
         let waiters = self.waiters.iter().filter_map(|waiter| waiter.deadline).min();
-        [phase, queued, waiters].into_iter().flatten().min()
+        [phase, self.port_deadline(), waiters].into_iter().flatten().min()
     }
 
     /// Takes what happened at `now` and returns what is to be done.
@@ -140,15 +139,12 @@ impl Life {
         match input {
             Input::Signal { cause, queued } => self.signal(cause, queued, now, &mut actions),
             Input::Wait { waiter, want, cause } => self.wait(waiter, want, cause, now, &mut actions),
-            Input::Cancel(id) => self.waiters.retain(|waiter| waiter.id != id),
-            Input::Executed => self.executed(now, &mut actions),
-            Input::Listening(endpoint) => {
-                self.ready(false, now, &mut actions);
-                self.answer(
-                    |want| (want == Want::Port(endpoint)).then_some(Answer::Connect),
-                    &mut actions,
-                );
+            Input::Cancel(id) => {
+                self.waiters.retain(|waiter| waiter.id != id);
+                self.ready_if_quiet(now, &mut actions);
             }
+            Input::Executed => self.executed(now, &mut actions),
+            Input::Listening { endpoint, counts } => self.listening(endpoint, counts, now, &mut actions),
             Input::Settled => self.settle(now, &mut actions),
             Input::Ended { status, detail } => self.ended(status, detail, now, &mut actions),
             Input::Taken { cause, ready } => self.taken(cause, ready, now, &mut actions),
@@ -164,21 +160,25 @@ impl Life {
     }
 
     fn is_wanted(&self) -> bool {
-        !self.retired
-            && (self.policy.revive != Revive::OnSignal || self.queued_since.is_some() || !self.waiters.is_empty())
+        !self.retired && (self.policy.revive != Revive::OnSignal || !self.queued.is_empty() || !self.waiters.is_empty())
     }
 
-    fn signal(&mut self, cause: Cause, queued: bool, now: Instant, actions: &mut Vec<Action>) {
-        if self.retired || matches!(self.phase, Phase::Running { .. }) {
+    fn signal(&mut self, cause: Cause, queued: Option<Port>, now: Instant, actions: &mut Vec<Action>) {
+        if self.retired {
             return;
         }
-        if queued {
-            self.queued_since.get_or_insert(now);
+        if let Some(port) = queued {
+            self.queue(port, now, actions);
         }
         match self.phase {
-            Phase::Imaginary { .. } => self.allocate(cause, now, actions),
-            Phase::Failed { retry_at } if retry_at <= now => self.allocate(cause, now, actions),
+            Phase::Imaginary { .. } => self.allocate(cause, queued.map(|port| port.endpoint), now, actions),
+            Phase::Failed { retry_at } if retry_at <= now => {
+                self.allocate(cause, queued.map(|port| port.endpoint), now, actions);
+            }
             Phase::Failed { .. } => self.cause = Some(Box::new(cause)),
+            Phase::Running { asleep: true, .. } if queued.is_some() && self.awaited() == Awaited::Expected => {
+                actions.push(Action::Resume(cause));
+            }
             Phase::Booting { .. } | Phase::Running { .. } => {}
         }
     }
@@ -192,7 +192,8 @@ impl Life {
             // Whoever needs a host that is being stopped gets its next boot.
             (_, _) if self.stopping => None,
             (Want::Ready, Phase::Running { asleep: false, .. }) => Some(Answer::Ready),
-            (Want::Port(_), Phase::Running { settled: true, .. }) => Some(Answer::Refused),
+            (Want::Ready, Phase::Booting { .. }) if self.has_unmet() => Some(Answer::Ready),
+            (Want::Port(endpoint), _) if self.refuses(endpoint) => Some(Answer::Refused),
             _ => None,
         };
         if let Some(answer) = at_once {
@@ -200,43 +201,47 @@ impl Life {
             return;
         }
         let deadline = (want != Want::Ended).then(|| now + self.policy.hold_timeout);
+        let (asked, hope) = match want {
+            Want::Port(endpoint) => (Some(endpoint), self.hope_of(endpoint, false)),
+            Want::Ready | Want::Ended => (None, Hope::Stray),
+        };
         self.waiters.push(Waiter {
             id,
             want,
+            hope,
             deadline,
             cause: cause.clone(),
         });
         match self.phase {
-            Phase::Imaginary { .. } => self.allocate(cause, now, actions),
+            Phase::Imaginary { .. } => self.allocate(cause, asked, now, actions),
             // A user who asks by name does not wait for the delay.
-            Phase::Failed { retry_at } if retry_at <= now || want == Want::Ready => self.allocate(cause, now, actions),
-            Phase::Running { asleep: true, .. } if want == Want::Ready && !self.stopping => {
+            Phase::Failed { retry_at } if retry_at <= now || want == Want::Ready => {
+                self.allocate(cause, asked.or_else(|| self.first_awaited()), now, actions);
+            }
+            Phase::Running { asleep: true, .. } if want != Want::Ended && !self.stopping => {
                 actions.push(Action::Resume(cause));
             }
             _ => {}
         }
     }
 
-    fn allocate(&mut self, cause: Cause, now: Instant, actions: &mut Vec<Action>) {
+    /// Boots the host for a signal, and for this port where the signal is for one.
+    fn allocate(&mut self, cause: Cause, asked: Option<Endpoint>, now: Instant, actions: &mut Vec<Action>) {
         self.cause = Some(Box::new(cause));
         actions.push(Action::Emit {
             kind: EventKind::Allocate,
             duration: None,
             detail: None,
         });
-        self.boot(now, actions);
+        self.boot(asked, now, actions);
     }
 
-    fn boot(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn boot(&mut self, asked: Option<Endpoint>, now: Instant, actions: &mut Vec<Action>) {
         self.signalled = Some(now);
         self.detail = None;
         self.stopping = false;
-        self.phase = Phase::Booting {
-            since: now,
-            // Never in the past, or an old connection would be reset the moment its host is started.
-            reset_at: (self.queued_since.unwrap_or(now) + self.policy.hold_timeout)
-                .max(now + self.policy.hold_timeout / 2),
-        };
+        self.start = Start::new(now, asked);
+        self.phase = Phase::Booting { since: now };
         actions.push(Action::Boot);
     }
 
@@ -255,34 +260,21 @@ impl Life {
         self.signalled.map(|signalled| now.saturating_duration_since(signalled))
     }
 
-    fn ready(&mut self, settled: bool, now: Instant, actions: &mut Vec<Action>) {
+    fn ready(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if !matches!(self.phase, Phase::Booting { .. }) {
             return;
         }
         self.phase = Phase::Running {
             since: now,
-            settled,
             asleep: false,
         };
-        self.queued_since = None;
+        let listens = self.start.listened.is_some();
         actions.push(Action::Emit {
             kind: EventKind::Ready,
             duration: self.since_signal(now),
-            detail: settled.then(|| "settled without listening".to_owned()),
+            detail: (!listens).then(|| "settled without listening".to_owned()),
         });
-        self.answer(|want| (want == Want::Ready).then_some(Answer::Ready), actions);
-    }
-
-    fn settle(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.ready(true, now, actions);
-        let Phase::Running { settled, .. } = &mut self.phase else {
-            return;
-        };
-        *settled = true;
-        self.failures = 0;
-        self.breaks = 0;
-        actions.push(Action::CloseUnused);
-        self.answer(|want| matches!(want, Want::Port(_)).then_some(Answer::Refused), actions);
+        self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Ready), actions);
     }
 
     fn taken(&mut self, cause: Option<Cause>, ready: bool, now: Instant, actions: &mut Vec<Action>) {
@@ -304,20 +296,16 @@ impl Life {
         if !absent && !matches!(self.phase, Phase::Booting { .. }) {
             return;
         }
+        self.start = Start::new(now, None);
         if ready {
             // Not settled: the sockets it listens on are still to be told.
             self.phase = Phase::Running {
                 since: now,
-                settled: false,
                 asleep: false,
             };
-            self.queued_since = None;
-            self.answer(|want| (want == Want::Ready).then_some(Answer::Ready), actions);
+            self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Ready), actions);
         } else {
-            self.phase = Phase::Booting {
-                since: now,
-                reset_at: now + self.policy.hold_timeout,
-            };
+            self.phase = Phase::Booting { since: now };
         }
     }
 
@@ -326,6 +314,7 @@ impl Life {
             Phase::Booting { .. } | Phase::Running { .. } => {
                 self.stopping = true;
                 self.refuse_all(actions);
+                self.reset_queued(actions);
                 actions.push(Action::Stop);
             }
             Phase::Imaginary { .. } => self.phase = Phase::Imaginary { restart_at: None },
@@ -333,7 +322,7 @@ impl Life {
                 self.phase = Phase::Imaginary { restart_at: None };
                 self.failures = 0;
                 self.detail = None;
-                self.queued_since = None;
+                self.queued.clear();
                 actions.push(Action::ResetQueued);
                 self.refuse_all(actions);
             }
@@ -351,7 +340,7 @@ impl Life {
 
     fn refuse_all(&mut self, actions: &mut Vec<Action>) {
         self.answer(
-            |want| match want {
+            |waiter| match waiter.want {
                 Want::Port(_) => Some(Answer::Refused),
                 Want::Ready => Some(Answer::Failed),
                 Want::Ended => None,
@@ -361,56 +350,24 @@ impl Life {
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let failed = matches!(self.phase, Phase::Failed { .. });
-        let mut late = Vec::new();
-        self.waiters.retain(|waiter| {
-            let due = waiter.deadline.is_some_and(|deadline| deadline <= now);
-            if due {
-                late.push((waiter.id, waiter.want));
-            }
-            !due
-        });
-        actions.extend(late.into_iter().map(|(id, want)| {
-            let answer = match (failed, want) {
-                (true, Want::Port(_)) => Answer::Refused,
-                (true, _) => Answer::Failed,
-                (false, _) => Answer::TimedOut,
-            };
-            Action::Answer(id, answer)
-        }));
-        match &mut self.phase {
-            Phase::Booting { reset_at, .. } if *reset_at <= now => {
-                *reset_at = now + self.policy.hold_timeout;
-                self.queued_since = None;
-                actions.push(Action::ResetQueued);
-            }
-            Phase::Failed { .. }
-                if self
-                    .queued_since
-                    .is_some_and(|since| since + self.policy.hold_timeout <= now) =>
-            {
-                self.queued_since = None;
-                actions.push(Action::ResetQueued);
-            }
-            _ => {}
-        }
+        self.ports_on_time(now, actions);
         match self.phase {
             Phase::Failed { retry_at } if retry_at <= now && self.is_wanted() => {
                 if let Some(waiter) = self.waiters.first() {
                     self.cause = Some(Box::new(waiter.cause.clone()));
                 }
-                self.boot(now, actions);
+                self.boot(self.first_awaited(), now, actions);
             }
             Phase::Imaginary {
                 restart_at: Some(restart_at),
-            } if restart_at <= now && !self.retired => self.allocate(kept_awake(), now, actions),
+            } if restart_at <= now && !self.retired => self.allocate(kept_awake(), None, now, actions),
             _ => {}
         }
     }
 
     /// Answers, and forgets, the waiters for which `decide` has an answer.
-    fn answer(&mut self, decide: impl Fn(Want) -> Option<Answer>, actions: &mut Vec<Action>) {
-        self.waiters.retain(|waiter| match decide(waiter.want) {
+    fn answer(&mut self, decide: impl Fn(&Waiter) -> Option<Answer>, actions: &mut Vec<Action>) {
+        self.waiters.retain(|waiter| match decide(waiter) {
             Some(answer) => {
                 actions.push(Action::Answer(waiter.id, answer));
                 false

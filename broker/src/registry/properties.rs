@@ -27,6 +27,7 @@ fn endpoint(port: u16) -> Endpoint {
 #[derive(Clone, Debug)]
 enum Move {
     Signal { queued: bool },
+    Queued { port: u16, declared: bool },
     Wait(Want),
     Cancel(u64),
     Executed,
@@ -59,6 +60,7 @@ fn moves() -> impl Strategy<Value = Move> {
     ];
     prop_oneof![
         any::<bool>().prop_map(|queued| Move::Signal { queued }),
+        (port.clone(), any::<bool>()).prop_map(|(port, declared)| Move::Queued { port, declared }),
         want.prop_map(Move::Wait),
         (0u64..20).prop_map(Move::Cancel),
         Just(Move::Executed),
@@ -126,6 +128,16 @@ impl World {
     fn apply(&mut self, happening: Move) {
         match happening {
             Move::Signal { queued } => {
+                let declared = true;
+                let queued = queued.then(|| Port {
+                    endpoint: endpoint(80),
+                    declared,
+                });
+                self.step(Input::Signal { cause: cause(), queued });
+            }
+            Move::Queued { port, declared } => {
+                let endpoint = endpoint(port);
+                let queued = Some(Port { endpoint, declared });
                 self.step(Input::Signal { cause: cause(), queued });
             }
             Move::Wait(want) => {
@@ -146,7 +158,7 @@ impl World {
                 self.step(Input::Executed);
             }
             Move::Listening(port) if self.live => {
-                self.step(Input::Listening(endpoint(port)));
+                self.listening(port, true);
             }
             Move::Settled if self.live => {
                 self.step(Input::Settled);
@@ -184,6 +196,12 @@ impl World {
             Move::Pass(time) => self.pass(time),
             _ => {}
         }
+    }
+
+    /// The program listens; it `counts` where the port is declared.
+    fn listening(&mut self, port: u16, counts: bool) -> Vec<Action> {
+        let endpoint = endpoint(port);
+        self.step(Input::Listening { endpoint, counts })
     }
 
     /// Lets time pass, ticking at each deadline as the broker's loop does.
@@ -271,13 +289,15 @@ fn kinds(actions: &[Action]) -> Vec<EventKind> {
 fn a_boot_says_allocate_boot_ready_exit() {
     let mut world = World::new(Revive::OnSignal);
     let mut seen = Vec::new();
-    let signal = Input::Signal {
-        cause: cause(),
-        queued: true,
-    };
+    let declared = true;
+    let queued = Some(Port {
+        endpoint: endpoint(80),
+        declared,
+    });
+    let signal = Input::Signal { cause: cause(), queued };
     seen.extend(kinds(&world.step(signal)));
     seen.extend(kinds(&world.step(Input::Executed)));
-    seen.extend(kinds(&world.step(Input::Listening(endpoint(80)))));
+    seen.extend(kinds(&world.listening(80, true)));
     world.step(Input::Settled);
     world.live = false;
     let end = world.step(Input::Ended {
@@ -388,6 +408,7 @@ fn who_needs_a_host_that_is_being_stopped_gets_its_next_boot() {
 fn sleeper() -> World {
     let mut world = World::new(Revive::OnSignal);
     world.apply(Move::Signal { queued: true });
+    world.apply(Move::Listening(80));
     world.apply(Move::Settled);
     world.apply(Move::Suspended);
     world
@@ -397,9 +418,8 @@ fn sleeper() -> World {
 fn a_sleeper_is_a_running_host_to_all_but_those_who_want_it_ready() {
     let mut world = sleeper();
     assert!(world.life.settled() && !world.life.absent());
+    world.pass(HOLD);
     assert_eq!(world.life.deadline(), None, "1,000 sleepers cost nothing");
-    world.apply(Move::Signal { queued: true });
-    assert_eq!(world.life.state(), HostState::Suspended, "its own queue wakes it");
     world.apply(Move::Wait(Want::Port(endpoint(81))));
     assert_eq!(world.answered[&WaiterId(0)], Answer::Refused, "as one that is awake");
     world.waiting.insert(WaiterId(1));

@@ -97,6 +97,16 @@ impl Peer {
         self.channel.receive().expect("the broker lives").expect("a message")
     }
 
+    /// The next message but for what keeps the host awake, such as somebody who waits for a port of it.
+    fn hear_answer(&mut self) -> ToSupervisor {
+        loop {
+            match self.hear() {
+                ToSupervisor::KeepAwake(_) => {}
+                message => return message,
+            }
+        }
+    }
+
     pub fn welcome(&mut self) -> (Index, Vec<Endpoint>, Vec<OwnedFd>) {
         match self.hear() {
             ToSupervisor::Welcome { index, retained, .. } => {
@@ -124,7 +134,7 @@ impl Peer {
     }
 
     pub fn outcome(&mut self, question: u64) -> Outcome {
-        match self.hear() {
+        match self.hear_answer() {
             ToSupervisor::Reached { id, outcome } => {
                 assert_eq!(id, question, "the answer to another question");
                 outcome
@@ -142,7 +152,7 @@ impl Peer {
         let id = self.next_question;
         self.next_question += 1;
         self.tell(&ToBroker::Claim { id, endpoint }, Vec::new());
-        match self.hear() {
+        match self.hear_answer() {
             ToSupervisor::Claimed { found: true, .. } => self.channel.take_fds(1).expect("the socket").pop(),
             ToSupervisor::Claimed { .. } => None,
             other => panic!("no answer: {other:?}"),

@@ -57,7 +57,7 @@ pub fn event_style(kind: EventKind) -> Style {
         EventKind::Boot => YELLOW,
         EventKind::Ready => GREEN,
         EventKind::Exit => DIM,
-        EventKind::Fail => RED,
+        EventKind::Fail | EventKind::Unmet => RED,
         EventKind::Suspend | EventKind::Tick | EventKind::Reclaim | EventKind::Terminate => DIM,
         EventKind::Wake => CYAN,
     }

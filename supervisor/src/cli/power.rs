@@ -35,6 +35,18 @@ pub fn wake(args: &Args) -> Result<()> {
     };
     connection::order(&project, request)?;
     say(&hosts, "ready");
+    warn_of_ports(&project, &hosts)?;
+    Ok(())
+}
+
+/// Says of those that run what is wrong with where they listen.
+fn warn_of_ports(project: &Project, hosts: &[HostName]) -> Result<()> {
+    let runs = |state| matches!(state, HostState::Booting | HostState::Running | HostState::Suspended);
+    for host in connection::hosts(project)? {
+        if let Some(detail) = host.detail.filter(|_| hosts.contains(&host.name) && runs(host.state)) {
+            output::note(&format!("{} {detail}", host.name));
+        }
+    }
     Ok(())
 }
 
@@ -68,6 +80,7 @@ pub fn restart(args: &Args) -> Result<()> {
     };
     connection::order(&project, request)?;
     say(&restarted, "restarted");
+    warn_of_ports(&project, &restarted)?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use imsup_wire::sleep::ReasonKind;
-use imsup_wire::{Report, ToBroker};
+use imsup_wire::{Awaited, Report, ToBroker};
 use nix::errno::Errno;
 
 use super::asleep::Asleep;
@@ -85,6 +85,10 @@ impl Sleep {
         if !host.start.is_over() {
             return Some((ReasonKind::Starting, "it does not listen yet".to_owned()));
         }
+        if self.awaited == Awaited::Expected {
+            let detail = "somebody waits for a port that it has not opened yet".to_owned();
+            return Some((ReasonKind::Starting, detail));
+        }
         if circumstances.held_calls > 0 {
             let detail = "it waits for another host to boot".to_owned();
             return Some((ReasonKind::Reaching, detail));
@@ -155,13 +159,16 @@ impl Sleep {
         match self.hold(host, since_run) {
             // Read once more, before it is final: what came until it was held, and was dealt with at once.
             Ok(asleep) if self.orders.is_empty() && host.incoming.peek().came => {
-                self.trouble = None;
                 // The duplicates first, or they would delay a FIN.
                 drop(asleep);
-                self.tree.release();
-                self.tree.rest();
-                self.backlogs.narrow_later(Instant::now());
+                self.let_go_on();
+                self.trouble = None;
                 self.idle.noticed(Instant::now(), Activity::Arrival);
+            }
+            Ok(asleep) if self.awaited == Awaited::Asked && self.may_run_by_itself(&asleep) => {
+                drop(asleep);
+                self.let_go_on();
+                self.note_trouble(NotNow::Awaited);
             }
             Ok(asleep) => {
                 host.incoming.rest();
@@ -173,11 +180,24 @@ impl Sleep {
                 self.answer_orders(host, &Report::Done);
             }
             Err(what) => {
-                tracing::debug!(%what, "not suspended");
-                let ordered = !self.orders.is_empty();
-                self.trouble = Some(Trouble::new(what, self.trouble.as_ref(), ordered, Instant::now()));
+                self.note_trouble(what);
             }
         }
+    }
+
+    fn note_trouble(&mut self, what: NotNow) {
+        tracing::debug!(%what, "not suspended");
+        let ordered = !self.orders.is_empty();
+        self.trouble = Some(Trouble::new(what, self.trouble.as_ref(), ordered, Instant::now()));
+    }
+
+    /// Whether a host that is held may be about to do more by itself: it waits for a time, or for an answer.
+    fn may_run_by_itself(&mut self, asleep: &Asleep) -> bool {
+        self.connections.note_held(&asleep.pids);
+        asleep.deadline_us().is_some()
+            || self
+                .connections()
+                .is_none_or(|connections| connections.iter().any(|connection| connection.established))
     }
 
     fn answer_orders(&mut self, host: &mut Host, report: &Report) {

@@ -49,6 +49,9 @@ pub(super) enum NotNow {
     /// It could not be held.
     #[error(transparent)]
     Hold(#[from] HoldError),
+    /// Somebody waits for a port of it, which it may open.
+    #[error("somebody waits for a port that it has not opened yet, and it waits for a time or an answer itself")]
+    Awaited,
     /// What it waits for could not be duplicated.
     #[error("what it waits for cannot be duplicated: {}", .0.desc())]
     Duplicate(Errno),
@@ -95,13 +98,18 @@ impl Sleep {
                 Ok(asleep)
             }
             Err(error) => {
-                self.tree.release();
-                self.tree.rest();
-                self.correct_limits(Stage::Settling);
-                self.backlogs.narrow_later(Instant::now());
+                self.let_go_on();
                 Err(error)
             }
         }
+    }
+
+    /// Lets a host go on that was held and is not to sleep.
+    pub(super) fn let_go_on(&mut self) {
+        self.tree.release();
+        self.tree.rest();
+        self.correct_limits(Stage::Settling);
+        self.backlogs.narrow_later(Instant::now());
     }
 
     /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.

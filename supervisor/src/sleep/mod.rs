@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
-use imsup_wire::{Awake, CauseKind, Order, Report, SleepPolicy, ToBroker, Usage, WakeCause};
+use imsup_wire::{Awaited, Awake, CauseKind, Order, Report, SleepPolicy, ToBroker, Usage, WakeCause};
 
 use self::asleep::Asleep;
 use self::awake::Trouble;
@@ -84,6 +84,8 @@ pub struct Sleep {
     /// `None` for a command of `imsup exec`, which never sleeps.
     policy: Option<SleepPolicy>,
     commands: u32,
+    /// Who waits for a port that the program has not opened yet.
+    awaited: Awaited,
     lease_until: Option<Instant>,
     tree: Tree,
     phase: Phase,
@@ -119,6 +121,7 @@ impl Sleep {
         let mut sleep = Self {
             policy,
             commands: 0,
+            awaited: Awaited::Nobody,
             lease_until: None,
             tree,
             phase: Phase::Awake,
@@ -155,8 +158,14 @@ impl Sleep {
     pub fn keep_awake(&mut self, awake: Awake) {
         let now = Instant::now();
         self.commands = awake.commands;
+        self.awaited = awake.awaited;
         self.lease_until = awake.lease.and_then(|lease| now.checked_add(lease));
         self.next_look = self.next_look.min(now);
+    }
+
+    /// Whether somebody waits for a port that the program has not opened yet.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited != Awaited::Nobody
     }
 
     /// What becomes readable when the host is to be woken.

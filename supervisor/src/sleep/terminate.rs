@@ -169,7 +169,7 @@ impl Sleep {
         let Phase::Asleep(asleep) = &self.phase else {
             return Use::None;
         };
-        if self.commands > 0 || self.lease_until.is_some_and(|until| until > Instant::now()) {
+        if self.is_awaited() || self.commands > 0 || self.lease_until.is_some_and(|until| until > Instant::now()) {
             return Use::Other("it is to be kept awake".to_owned());
         }
         let disposable = self.policy.as_ref().is_some_and(|policy| policy.disposable);

@@ -94,6 +94,7 @@ pub fn event_kinds() -> Samples<EventKind> {
         ("tick", EventKind::Tick),
         ("reclaim", EventKind::Reclaim),
         ("terminate", EventKind::Terminate),
+        ("unmet", EventKind::Unmet),
     ])
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
-use imsup_wire::{Awake, CauseKind, Order, Report, SleepPolicy, Usage, WakeCause, Why};
+use imsup_wire::{Awaited, Awake, CauseKind, Order, Report, SleepPolicy, Usage, WakeCause, Why};
 
 use crate::samples::{Samples, named};
 
@@ -24,6 +24,7 @@ pub fn awake() -> Awake {
     Awake {
         lease: Some(Duration::from_secs(600)),
         commands: 2,
+        awaited: Awaited::Expected,
     }
 }
 
@@ -83,6 +84,7 @@ pub fn reason_kinds() -> Samples<ReasonKind> {
         ("stopping", ReasonKind::Stopping),
         ("unsuspendable", ReasonKind::Unsuspendable),
         ("incapable", ReasonKind::Incapable),
+        ("unmet", ReasonKind::Unmet),
     ])
 }
 

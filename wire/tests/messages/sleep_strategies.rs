@@ -1,7 +1,7 @@
 //! Anything there can be in messages about sleep.
 
 use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
-use imsup_wire::{Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};
+use imsup_wire::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -24,8 +24,16 @@ pub fn sleep_policy() -> impl Strategy<Value = SleepPolicy> {
     )
 }
 
+fn awaited() -> impl Strategy<Value = Awaited> {
+    prop_oneof![Just(Awaited::Nobody), Just(Awaited::Asked), Just(Awaited::Expected),]
+}
+
 pub fn awake() -> impl Strategy<Value = Awake> {
-    (option::of(duration()), any::<u32>()).prop_map(|(lease, commands)| Awake { lease, commands })
+    (option::of(duration()), any::<u32>(), awaited()).prop_map(|(lease, commands, awaited)| Awake {
+        lease,
+        commands,
+        awaited,
+    })
 }
 
 pub fn usage() -> impl Strategy<Value = Usage> {
@@ -78,6 +86,7 @@ fn reason() -> impl Strategy<Value = Reason> {
         Just(ReasonKind::Stopping),
         Just(ReasonKind::Unsuspendable),
         Just(ReasonKind::Incapable),
+        Just(ReasonKind::Unmet),
     ];
     (kind, any::<String>(), option::of(any::<u32>())).prop_map(|(kind, detail, pid)| Reason { kind, detail, pid })
 }

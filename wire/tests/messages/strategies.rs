@@ -287,6 +287,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(EventKind::Tick),
         Just(EventKind::Reclaim),
         Just(EventKind::Terminate),
+        Just(EventKind::Unmet),
     ];
     let cause = (cause_kind(), option::of(any::<String>()), option::of(any::<u16>()))
         .prop_map(|(kind, by, port)| Cause { kind, by, port });

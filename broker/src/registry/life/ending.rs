@@ -33,24 +33,32 @@ impl Life {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let (started, was_ready, settled) = match self.phase {
-            Phase::Booting { since, .. } => (since, false, false),
-            Phase::Running { since, settled, .. } => (since, true, settled),
+        let (started, was_ready) = match self.phase {
+            Phase::Booting { since } => (since, false),
+            Phase::Running { since, .. } => (since, true),
             Phase::Imaginary { .. } | Phase::Failed { .. } => return,
         };
         let ran = now.saturating_duration_since(self.signalled.unwrap_or(started));
         let wanted_end = self.stopping || self.retired;
-        let port_waiters = self.waiters.iter().any(|waiter| matches!(waiter.want, Want::Port(_)));
-        let failed_start =
-            !wanted_end && !was_ready && (status != ExitStatus::Code(0) || port_waiters || self.queued_since.is_some());
+        let awaited = self.is_any_awaited();
+        // One that listened and then ended well has opened all the ports that it was going to: whoever waits for another is answered.
+        let done = self.start.listened.is_some() && !is_breakage(status) && !is_cut_short(status);
+        let failed_start = !wanted_end && !was_ready && !done && (status != ExitStatus::Code(0) || awaited);
         // What waits at the door of a program that listens and breaks must not make it start and break in a tight loop.
         // It listens, though, so nobody is turned away; and one that was killed is no such program.
-        let broke = !wanted_end && was_ready && !settled && (is_breakage(status) || port_waiters);
+        let broke = !wanted_end && was_ready && !self.start.quiet && is_breakage(status);
 
         let shown = match (detail, status) {
             (Some(detail), _) => detail,
             (None, ExitStatus::Code(_) | ExitStatus::Signal(_)) if failed_start => {
-                format!("{status} before it listened")
+                match self.start.listened.and_then(|_| self.first_awaited()) {
+                    Some(endpoint) => format!(
+                        "{status} before it listened on {}/{}",
+                        endpoint.address.port(),
+                        endpoint.transport
+                    ),
+                    None => format!("{status} before it listened"),
+                }
             }
             (None, _) => status.to_string(),
         };
@@ -64,7 +72,7 @@ impl Life {
             true => Some(TERMINATED.into()),
             false => (failed_start || status != ExitStatus::Code(0)).then(|| shown.into_boxed_str()),
         };
-        self.answer(|want| (want == Want::Ended).then_some(Answer::Ended), actions);
+        self.answer(|waiter| (waiter.want == Want::Ended).then_some(Answer::Ended), actions);
 
         self.failures = match failed_start {
             true => self.failures.saturating_add(1),
@@ -75,7 +83,9 @@ impl Life {
         if failed_start {
             let given_up = self.failures >= FAILURES_UNTIL_REFUSED || cannot_be_executed(status);
             self.back_off(delay_after(self.failures), given_up, now, actions);
-        } else if broke && (self.breaks > BREAKS_AT_ONCE || port_waiters) {
+        } else if broke && self.breaks > BREAKS_AT_ONCE {
+            // This boot has ended without the ports that they wait for, as the next ones would.
+            self.refuse_ports(actions);
             let delay = delay_after(self.breaks.saturating_sub(BREAKS_AT_ONCE));
             self.back_off(delay.min(LONGEST_BREAK), false, now, actions);
         } else {
@@ -87,10 +97,9 @@ impl Life {
     /// After a failed start.
     fn back_off(&mut self, delay: Duration, given_up: bool, now: Instant, actions: &mut Vec<Action>) {
         self.phase = Phase::Failed { retry_at: now + delay };
-        self.answer(|want| (want == Want::Ready).then_some(Answer::Failed), actions);
+        self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Failed), actions);
         if given_up {
-            self.queued_since = None;
-            self.answer(|want| matches!(want, Want::Port(_)).then_some(Answer::Refused), actions);
+            self.refuse_ports(actions);
             actions.push(Action::Reclaim(After::GaveUp));
         } else {
             actions.push(Action::Reclaim(After::Retry));
@@ -113,11 +122,12 @@ impl Life {
         self.phase = Phase::Imaginary {
             restart_at: revived.then(|| now + delay_after(self.short_runs)),
         };
-        self.queued_since = None;
         if wanted_end && !self.retired && !self.waiters.is_empty() {
+            // What is queued came for the next boot as well, and is found again.
+            self.queued.clear();
             actions.push(Action::Reclaim(After::Ended));
             let cause = self.waiters[0].cause.clone();
-            self.allocate(cause, now, actions);
+            self.allocate(cause, self.first_awaited(), now, actions);
             return;
         }
         // A run that ended well was what these waited for.
@@ -126,9 +136,21 @@ impl Life {
         } else {
             Answer::Failed
         };
-        self.answer(|want| (want == Want::Ready).then_some(done), actions);
-        self.answer(|want| matches!(want, Want::Port(_)).then_some(Answer::Refused), actions);
+        self.answer(|waiter| (waiter.want == Want::Ready).then_some(done), actions);
+        if wanted_end {
+            self.queued.clear();
+        }
+        self.refuse_ports(actions);
         actions.push(Action::Reclaim(After::Ended));
+    }
+
+    /// Answers all who wait for a port that the program has not opened.
+    fn refuse_ports(&mut self, actions: &mut Vec<Action>) {
+        self.reset_queued(actions);
+        self.answer(
+            |waiter| matches!(waiter.want, Want::Port(_)).then_some(Answer::Refused),
+            actions,
+        );
     }
 }
 
@@ -157,6 +179,11 @@ fn died_of_itself(status: ExitStatus) -> bool {
         status,
         ExitStatus::Signal(SIGSEGV | SIGABRT | SIGBUS | SIGFPE | SIGILL) | ExitStatus::Lost
     )
+}
+
+/// Whether a program was ended like this by somebody who gave it no time: the next boot may come further.
+fn is_cut_short(status: ExitStatus) -> bool {
+    matches!(status, ExitStatus::Signal(SIGKILL) | ExitStatus::Lost)
 }
 
 /// Whether a program ended like this because something is wrong with it, rather than because somebody ended it.

@@ -2,29 +2,37 @@
 
 use std::time::Instant;
 
+use imsup_wire::Awaited;
+
 use super::{Life, Phase};
-use crate::registry::{Action, Answer, Want};
+use crate::registry::{Action, Answer, Hope, Want};
 
 impl Life {
     pub(super) fn suspended(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        // Only a host whose start is over sleeps.
-        if matches!(self.phase, Phase::Booting { .. }) {
-            self.settle(now, actions);
-        }
+        // A host sleeps when its start is over as far as anybody waits for it.
+        self.ready(now, actions);
         self.set_asleep(true);
+        if self.awaited() == Awaited::Expected {
+            // Somebody came while it fell asleep.
+            let cause = self.waiters.first().map(|waiter| waiter.cause.clone());
+            actions.extend(cause.or_else(|| self.cause().cloned()).map(Action::Resume));
+        } else if self.start.quiet {
+            // Nothing of its own will make it run, so it opens no more ports.
+            self.refuse_up_to(Hope::Asked, actions);
+        }
     }
 
     pub(super) fn woke(&mut self, actions: &mut Vec<Action>) {
         // Whoever waits for a host that is being ended waits for its next boot.
         if self.set_asleep(false) && !self.stopping {
-            self.answer(|want| (want == Want::Ready).then_some(Answer::Ready), actions);
+            self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Ready), actions);
         }
     }
 
     pub(super) fn not_woken(&mut self, why: String, actions: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Running { asleep: true, .. }) && !self.stopping {
             self.detail = Some(why.into_boxed_str());
-            self.answer(|want| (want == Want::Ready).then_some(Answer::Failed), actions);
+            self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Failed), actions);
         }
     }
 
