@@ -287,7 +287,14 @@ impl Broker {
             by: None,
             port: Some(endpoint.address.port()),
         };
-        let queued = Some(Port { endpoint, declared });
+        // Asked for the second and later ones only: the first is the signal that boots.
+        let is_another = endpoint.transport == imsup_wire::Transport::Tcp && self.hosts[id].life.has_queued(endpoint);
+        let kept = self.sockets.get(socket).filter(|_| is_another);
+        let queued = Some(Port {
+            endpoint,
+            declared,
+            length: kept.map(|kept| crate::peers::queue_length(&kept.socket, endpoint)),
+        });
         self.feed(id, Input::Signal { cause, queued });
     }
 
@@ -307,8 +314,11 @@ impl Broker {
                     port: Some(endpoint.address.port()),
                 };
                 // The connection itself follows at once.
-                let declared = true;
-                let queued = self.waits_at(id, endpoint).then_some(Port { endpoint, declared });
+                let queued = self.waits_at(id, endpoint).then_some(Port {
+                    endpoint,
+                    declared: true,
+                    length: None,
+                });
                 self.feed(id, Input::Signal { cause, queued });
             }
             Notice::Lookup { index, by } => {
@@ -360,7 +370,7 @@ impl Broker {
                 Action::Resume(cause) => self.resume(id, cause),
                 Action::Reclaim(after) => self.reclaim(id, after),
                 Action::ResetQueued => self.reset_queued(id),
-                Action::ResetAt(endpoint) => self.reset_at(id, endpoint),
+                Action::ResetAt(endpoint, count) => self.reset_at(id, endpoint, count),
                 Action::CloseUnused { spare_declared } => self.close_unused(id, spare_declared),
                 Action::Unmet(endpoints) => unmet.extend(endpoints),
                 Action::Answer(waiter, answer) => self.answer(waiter, answer),

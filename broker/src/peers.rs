@@ -71,22 +71,28 @@ pub(crate) fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
 /// while this was found out. Of those that stand there, others were reset or closed: nobody has their other end any more.
 pub(crate) fn queue(socket: &OwnedFd, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
     let found = look(&[endpoint]).pop().unwrap_or_default();
-    let inode = rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino);
     // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk): who stood there then is in it.
-    let length = found.queues.iter().find(|(of, _)| u64::from(*of) == inode);
+    let length = found.length_of(socket);
     let waits = |(peer, has_closed): &(SocketAddr, bool)| (!has_closed || found.held.contains(peer)).then_some(*peer);
     let peers = found.all_waiting.iter().filter_map(waits).collect();
-    (length.map_or(0, |(_, length)| *length), peers)
+    (length, peers)
+}
+
+/// How many connections stand in the queue of a listening socket. Only listening sockets are looked at, which are few beside all connections.
+pub(crate) fn queue_length(socket: &OwnedFd, endpoint: Endpoint) -> usize {
+    let mut found = [Queued::default()];
+    let _ = dump(&[endpoint], 1 << LISTEN, &mut found);
+    found[0].length_of(socket)
 }
 
 /// What is found of each endpoint; where the kernel fails, what was found until then, which is better than nothing.
 fn look(endpoints: &[Endpoint]) -> Vec<Queued> {
     let mut queued: Vec<Queued> = endpoints.iter().map(|_| Queued::default()).collect();
-    let _ = dump(endpoints, &mut queued);
+    let _ = dump(endpoints, STATES, &mut queued);
     queued
 }
 
-fn dump(endpoints: &[Endpoint], queued: &mut [Queued]) -> io::Result<()> {
+fn dump(endpoints: &[Endpoint], states: u32, queued: &mut [Queued]) -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC;
     let netlink = rustix::net::socket_with(
         AddressFamily::NETLINK,
@@ -94,7 +100,7 @@ fn dump(endpoints: &[Endpoint], queued: &mut [Queued]) -> io::Result<()> {
         flags,
         Some(netlink::SOCK_DIAG),
     )?;
-    rustix::net::send(&netlink, &request(endpoints), SendFlags::empty())?;
+    rustix::net::send(&netlink, &request(endpoints, states), SendFlags::empty())?;
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let (count, _) = rustix::net::recv(netlink.as_fd(), &mut buffer[..], RecvFlags::empty())?;
@@ -134,6 +140,13 @@ struct Queued {
 }
 
 impl Queued {
+    /// How many connections stand in the queue of this socket.
+    fn length_of(&self, socket: &OwnedFd) -> usize {
+        let inode = rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino);
+        let queue = self.queues.iter().find(|(of, _)| u64::from(*of) == inode);
+        queue.map_or(0, |(_, length)| *length)
+    }
+
     fn take(&mut self, found: &Found, endpoint: Endpoint) {
         let [local, peer] = [found.local, found.peer].map(crate::sockets::canonical);
         let address: SocketAddr = endpoint.address.into();
@@ -185,11 +198,11 @@ impl Queued {
 
 /// A dump of TCP sockets one of whose addresses is one of the endpoints: `nlmsghdr`, `inet_diag_req`, and one attribute with a
 /// filter (include/uapi/linux/inet_diag.h).
-fn request(endpoints: &[Endpoint]) -> Vec<u8> {
+fn request(endpoints: &[Endpoint], states: u32) -> Vec<u8> {
     let filter = filter(endpoints);
     let mut body = vec![0, 0, 0, 1 << (INET_DIAG_INFO - 1)];
     body.extend([0; 48]); // inet_diag_sockid: a dump does not look at it
-    body.extend(STATES.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend([0; 4]); // idiag_dbs: nor at this
     body.extend((4 + filter.len() as u16).to_ne_bytes());
     body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
@@ -346,6 +359,7 @@ mod tests {
         waiting.sort_unstable();
         found.sort_unstable();
         assert_eq!((length, found), (4, waiting.to_vec()));
+        assert_eq!(queue_length(&listener, endpoint), 4);
     }
 
     #[test]

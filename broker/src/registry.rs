@@ -5,6 +5,8 @@
 
 mod life;
 #[cfg(test)]
+mod port_properties;
+#[cfg(test)]
 mod properties;
 
 use std::time::{Duration, Instant};
@@ -35,6 +37,8 @@ pub struct Port {
     pub endpoint: Endpoint,
     /// Whether the compose file, or an earlier boot, says that the program listens there.
     pub declared: bool,
+    /// How many connections wait there by now, where that is known.
+    pub length: Option<usize>,
 }
 
 /// What speaks for a port at which somebody waits and nothing listens yet, the weakest reason first.
@@ -140,8 +144,8 @@ pub enum Action {
     Reclaim(After),
     /// Reset what waits in its retained sockets.
     ResetQueued,
-    /// Reset what waits at this endpoint.
-    ResetAt(Endpoint),
+    /// Reset what waits at this endpoint: so many, the oldest first, or all.
+    ResetAt(Endpoint, Option<usize>),
     /// Close the sockets that it does not listen on, but for those that [`Life::is_awaited`] names.
     CloseUnused {
         /// Leave those that are declared, too: its start is not so long ago that nobody need expect them.

@@ -53,8 +53,10 @@ pub struct Host {
     pub link: Link,
     /// Lines for /etc/hosts.
     pub hosts_file: PathBuf,
-    /// The bound of every wait.
+    /// How long others wait for the host.
     pub hold_timeout: Duration,
+    /// The bound of every wait for another.
+    pub reach_timeout: Duration,
     /// How far the program's start has come.
     pub start: Start,
     /// What it asked that imsup cannot honour.

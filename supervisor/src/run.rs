@@ -167,6 +167,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         link,
         hosts_file: options.hosts_file.clone(),
         hold_timeout: welcome.hold_timeout,
+        reach_timeout: welcome.reach_timeout,
         start: Start {
             last_step: Instant::now(),
             listening: false,
@@ -219,6 +220,7 @@ struct Welcome {
     hostname: String,
     identity: Identity,
     hold_timeout: Duration,
+    reach_timeout: Duration,
     sleep: Option<SleepPolicy>,
     awake: Awake,
     retained: Retained,
@@ -243,6 +245,7 @@ impl Welcome {
                 sleep,
                 awake,
                 retained: endpoints,
+                reach_timeout,
             } => {
                 let mut retained = Retained::default();
                 let sockets = link
@@ -261,6 +264,7 @@ impl Welcome {
                         name_server,
                     },
                     hold_timeout,
+                    reach_timeout,
                     sleep,
                     awake,
                     retained,

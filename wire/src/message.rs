@@ -220,7 +220,7 @@ pub enum ToSupervisor {
         planes: Planes,
         /// Where the project's name server answers, over UDP and TCP.
         name_server: SocketAddrV4,
-        /// The bound of every wait.
+        /// How long others wait for the host.
         hold_timeout: Duration,
         /// What decides when it sleeps; `None` for a command of `imsup exec`, which is not suspended.
         sleep: Option<SleepPolicy>,
@@ -228,6 +228,8 @@ pub enum ToSupervisor {
         awake: Awake,
         /// Sockets retained for the host. Carries as many descriptors, in this order.
         retained: Vec<Endpoint>,
+        /// The bound of every wait for another host. The broker answers before, when the `hold_timeout` of that host is over.
+        reach_timeout: Duration,
     },
     /// The broker does not take this supervisor. The last message.
     Rejected {

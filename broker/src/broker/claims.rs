@@ -337,12 +337,15 @@ impl Broker {
         true
     }
 
-    /// Resets what waits at an endpoint where no program listens.
-    pub(super) fn reset_at(&mut self, id: HostId, endpoint: Endpoint) {
+    /// Resets what waits at an endpoint where no program listens: so many, the oldest first, or all.
+    pub(super) fn reset_at(&mut self, id: HostId, endpoint: Endpoint, count: Option<usize>) {
         for socket in &self.hosts[id].sockets {
             let kept = self.sockets.get(*socket);
             if let Some(kept) = kept.filter(|kept| kept.endpoint == endpoint && !kept.listening) {
-                sockets::reset_queued(&kept.socket, endpoint.transport);
+                match count {
+                    Some(count) => sockets::reset_first(&kept.socket, count),
+                    None => sockets::reset_queued(&kept.socket, endpoint.transport),
+                }
             }
         }
     }

@@ -17,6 +17,9 @@ use crate::launcher;
 use crate::registry::Input;
 use crate::sessions::{Part, Peer};
 
+/// How much longer than the broker a supervisor waits, so that it is the broker who says how a wait has ended.
+const REACH_MARGIN: Duration = Duration::from_secs(2);
+
 /// What is agreed with a supervisor.
 struct Agreement {
     host: HostId,
@@ -105,11 +108,18 @@ impl Broker {
             sleep: (agreement.part == Part::Program).then(|| sleep_policy(spec)),
             awake: self.awake(id),
             retained,
+            reach_timeout: self.reach_timeout(),
         };
         self.tell(number, &welcome, sockets);
         if let Some(adoption) = &agreement.adoption {
             self.take_up(id, adoption);
         }
+    }
+
+    /// Somewhat longer than anybody waits for any host.
+    fn reach_timeout(&self) -> Duration {
+        let declared = self.cluster.hosts.iter().map(|host| host.imsup.hold_timeout).max();
+        declared.unwrap_or_default().max(Settings::default().hold_timeout) + REACH_MARGIN
     }
 
     fn agree(

@@ -82,8 +82,11 @@ impl Broker {
                         kept.tentative = true;
                     }
                     if !datagram {
-                        let declared = false;
-                        let queued = Some(Port { endpoint, declared });
+                        let queued = Some(Port {
+                            endpoint,
+                            declared: false,
+                            length: None,
+                        });
                         self.feed(id, Input::Signal { cause, queued });
                     } else {
                         // The datagram itself is the signal. Resolvers connect a UDP socket to every address of a name, to see

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const HOLD: Duration = Duration::from_secs(60);
+pub(super) const HOLD: Duration = Duration::from_secs(60);
 
-fn cause() -> Cause {
+pub(super) fn cause() -> Cause {
     Cause {
         kind: CauseKind::Connect,
         by: None,
@@ -19,8 +19,16 @@ fn cause() -> Cause {
     }
 }
 
-fn endpoint(port: u16) -> Endpoint {
+pub(super) fn endpoint(port: u16) -> Endpoint {
     Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 1), port)
+}
+
+pub(super) fn port(port: u16, declared: bool) -> Port {
+    Port {
+        endpoint: endpoint(port),
+        declared,
+        length: None,
+    }
 }
 
 /// What the world does next.
@@ -78,17 +86,17 @@ fn moves() -> impl Strategy<Value = Move> {
 }
 
 /// A host and a world that obeys its actions, checking each.
-struct World {
-    life: Life,
-    now: Instant,
-    live: bool,
+pub(super) struct World {
+    pub(super) life: Life,
+    pub(super) now: Instant,
+    pub(super) live: bool,
     next_waiter: u64,
-    waiting: HashSet<WaiterId>,
-    answered: HashMap<WaiterId, Answer>,
+    pub(super) waiting: HashSet<WaiterId>,
+    pub(super) answered: HashMap<WaiterId, Answer>,
 }
 
 impl World {
-    fn new(revive: Revive) -> Self {
+    pub(super) fn new(revive: Revive) -> Self {
         Self {
             life: Life::new(Policy {
                 hold_timeout: HOLD,
@@ -102,7 +110,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, input: Input) -> Vec<Action> {
+    pub(super) fn step(&mut self, input: Input) -> Vec<Action> {
         let actions = self.life.step(input, self.now);
         for action in &actions {
             match action {
@@ -128,22 +136,15 @@ impl World {
     fn apply(&mut self, happening: Move) {
         match happening {
             Move::Signal { queued } => {
-                let declared = true;
-                let queued = queued.then(|| Port {
-                    endpoint: endpoint(80),
-                    declared,
-                });
+                let queued = queued.then(|| port(80, true));
                 self.step(Input::Signal { cause: cause(), queued });
             }
             Move::Queued { port, declared } => {
-                let endpoint = endpoint(port);
-                let queued = Some(Port { endpoint, declared });
+                let queued = Some(self::port(port, declared));
                 self.step(Input::Signal { cause: cause(), queued });
             }
             Move::Wait(want) => {
-                let waiter = WaiterId(self.next_waiter);
-                self.next_waiter += 1;
-                self.waiting.insert(waiter);
+                let waiter = self.new_waiter();
                 self.step(Input::Wait {
                     waiter,
                     want,
@@ -193,29 +194,39 @@ impl World {
             Move::Stop => {
                 self.step(Input::Stop);
             }
-            Move::Pass(time) => self.pass(time),
+            Move::Pass(time) => drop(self.pass(time)),
             _ => {}
         }
     }
 
+    /// Somebody who is about to wait.
+    pub(super) fn new_waiter(&mut self) -> WaiterId {
+        let waiter = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        self.waiting.insert(waiter);
+        waiter
+    }
+
     /// The program listens; it `counts` where the port is declared.
-    fn listening(&mut self, port: u16, counts: bool) -> Vec<Action> {
+    pub(super) fn listening(&mut self, port: u16, counts: bool) -> Vec<Action> {
         let endpoint = endpoint(port);
         self.step(Input::Listening { endpoint, counts })
     }
 
     /// Lets time pass, ticking at each deadline as the broker's loop does.
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<Action> {
+        let mut done = Vec::new();
         let end = self.now + time;
         while let Some(deadline) = self.life.deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
-            self.step(Input::Tick);
+            done.extend(self.step(Input::Tick));
             assert!(
                 self.life.deadline().is_none_or(|next| next > self.now),
                 "a deadline stays due: the loop would spin"
             );
         }
         self.now = end;
+        done
     }
 }
 
@@ -275,7 +286,7 @@ proptest! {
     }
 }
 
-fn kinds(actions: &[Action]) -> Vec<EventKind> {
+pub(super) fn kinds(actions: &[Action]) -> Vec<EventKind> {
     actions
         .iter()
         .filter_map(|action| match action {
@@ -289,11 +300,7 @@ fn kinds(actions: &[Action]) -> Vec<EventKind> {
 fn a_boot_says_allocate_boot_ready_exit() {
     let mut world = World::new(Revive::OnSignal);
     let mut seen = Vec::new();
-    let declared = true;
-    let queued = Some(Port {
-        endpoint: endpoint(80),
-        declared,
-    });
+    let queued = Some(port(80, true));
     let signal = Input::Signal { cause: cause(), queued };
     seen.extend(kinds(&world.step(signal)));
     seen.extend(kinds(&world.step(Input::Executed)));

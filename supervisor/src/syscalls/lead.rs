@@ -185,8 +185,8 @@ pub(super) fn lead_stream(
 fn hold(host: &mut Host, call: &Notification, held: HeldConnect, at_timeout: Errno) -> Verdict {
     let now = Instant::now();
     let (timeout, timeout_errno) = match held.own_timeout {
-        Some(own) if held.in_kernel || own < host.hold_timeout => (own, at_timeout),
-        _ => (host.hold_timeout, Errno::ETIMEDOUT),
+        Some(own) if held.in_kernel || own < host.reach_timeout => (own, at_timeout),
+        _ => (host.reach_timeout, Errno::ETIMEDOUT),
     };
     if !held.in_kernel {
         ask(host, call.id, &held);
@@ -332,7 +332,7 @@ pub(super) fn ask_for_datagram(host: &mut Host, call: &Notification, endpoint: E
     Verdict::Hold(Held {
         tid: call.tid,
         since: now,
-        deadline: now + host.hold_timeout,
+        deadline: now + host.reach_timeout,
         timeout_errno: Errno::ETIMEDOUT as i32,
         waiting,
     })

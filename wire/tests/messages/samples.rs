@@ -282,6 +282,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 planes: Planes::default(),
                 name_server: SocketAddrV4::new(vip(0), 1053),
                 hold_timeout: Duration::from_millis(60_500),
+                reach_timeout: Duration::from_millis(61_500),
                 sleep: Some(sleep_policy()),
                 awake: awake(),
                 retained: vec![Endpoint::tcp(vip(254), 80), Endpoint::udp(vip(254), 53)],

@@ -170,13 +170,13 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         index(),
         planes(),
         socket_address_v4(),
-        duration(),
+        (duration(), duration()),
         vec(endpoint(), 0..20),
         (option::of(sleep_policy()), awake()),
     );
     prop_oneof![
         welcome.prop_map(
-            |(host, hostname, index, planes, name_server, hold_timeout, retained, (sleep, awake))| {
+            |(host, hostname, index, planes, name_server, (hold_timeout, reach_timeout), retained, (sleep, awake))| {
                 ToSupervisor::Welcome {
                     host,
                     hostname,
@@ -187,6 +187,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
                     sleep,
                     awake,
                     retained,
+                    reach_timeout,
                 }
             }
         ),

@@ -3,19 +3,58 @@
 //! A program opens its ports one by one, and nobody but itself knows when it has opened the last. So a start is judged by the port that was asked
 //! for: a connection to a port that is not open yet waits for up to `hold_timeout`, as long as the program lives, and whatever else it opened.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use imsup_wire::{Awaited, Endpoint};
 
 use super::{Life, Phase};
 use crate::registry::{Action, Answer, Hope, Port, UNMET_AFTER, Want};
 
-/// Something that waits in a retained socket at which nothing listens yet.
-#[derive(Clone, Copy, Debug)]
+/// What waits in a retained socket at which nothing listens yet.
+#[derive(Debug)]
 pub(super) struct Queued {
-    since: Instant,
     hope: Hope,
+    /// What came at which time, the oldest first; never empty.
+    arrivals: VecDeque<Arrivals>,
+}
+
+/// Connections that came at about the same time.
+#[derive(Clone, Copy, Debug)]
+struct Arrivals {
+    since: Instant,
+    /// How many; of the last ones it is not known yet.
+    count: usize,
+}
+
+/// Those that came within this part of `hold_timeout` are counted as if all had come with the first.
+const AT_ONCE: u32 = 64;
+
+impl Queued {
+    fn new(hope: Hope, now: Instant) -> Self {
+        let first = Arrivals { since: now, count: 0 };
+        Self {
+            hope,
+            arrivals: VecDeque::from([first]),
+        }
+    }
+
+    /// One more has come, and now so many wait.
+    fn add(&mut self, length: usize, hold: Duration, now: Instant) {
+        let earlier: usize = self.arrivals.iter().rev().skip(1).map(|arrivals| arrivals.count).sum();
+        if let Some(last) = self.arrivals.back_mut()
+            && last.since + hold / AT_ONCE < now
+            && length > earlier + 1
+        {
+            last.count = length - earlier - 1;
+            self.arrivals.push_back(Arrivals { since: now, count: 0 });
+        }
+    }
+
+    fn since(&self) -> Option<Instant> {
+        self.arrivals.front().map(|arrivals| arrivals.since)
+    }
 }
 
 /// The start of the program that runs.
@@ -49,6 +88,17 @@ impl Start {
 }
 
 impl Life {
+    /// Whether the program that runs has listened anywhere.
+    #[cfg(test)]
+    pub fn has_listened(&self) -> bool {
+        self.start.listened.is_some()
+    }
+
+    /// Whether something waits in the retained socket of this port.
+    pub fn has_queued(&self, endpoint: Endpoint) -> bool {
+        self.queued.contains_key(&endpoint)
+    }
+
     /// Whether somebody waits for this port, at which nothing listens yet.
     pub fn is_awaited(&self, endpoint: Endpoint) -> bool {
         self.hope_for(endpoint).is_some()
@@ -112,7 +162,8 @@ impl Life {
     pub(super) fn hope_of(&self, endpoint: Endpoint, declared: bool) -> Hope {
         let own = match (declared, self.phase) {
             (true, _) => Hope::Declared,
-            (false, Phase::Running { .. }) => Hope::Stray,
+            // Whoever comes while it is being ended is for the next boot.
+            (false, Phase::Running { .. }) if !self.ending() => Hope::Stray,
             (false, _) => Hope::Asked,
         };
         self.hope_for(endpoint).map_or(own, |known| own.max(known))
@@ -125,8 +176,19 @@ impl Life {
             self.close_unused(actions);
             return;
         }
-        let queued = self.queued.entry(port.endpoint).or_insert(Queued { since: now, hope });
-        queued.hope = queued.hope.max(hope);
+        let hold = self.policy.hold_timeout;
+        match self.queued.entry(port.endpoint) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Queued::new(hope, now));
+            }
+            Entry::Occupied(occupied) => {
+                let queued = occupied.into_mut();
+                queued.hope = queued.hope.max(hope);
+                if let Some(length) = port.length {
+                    queued.add(length, hold, now);
+                }
+            }
+        }
         // Where it is known for long that the program listens elsewhere, it is said at once.
         self.tell_unmet(now, actions);
     }
@@ -199,7 +261,7 @@ impl Life {
     /// Resets whatever waits at ports at which the program has not listened.
     pub(super) fn reset_queued(&mut self, actions: &mut Vec<Action>) {
         let queued = std::mem::take(&mut self.queued);
-        actions.extend(queued.into_keys().map(Action::ResetAt));
+        actions.extend(queued.into_keys().map(|endpoint| Action::ResetAt(endpoint, None)));
     }
 
     /// When something is due here.
@@ -216,7 +278,7 @@ impl Life {
     /// When something that is queued has waited for long enough: never the moment its host is started, however old it is.
     fn expiry(&self, queued: &Queued) -> Instant {
         let hold = self.policy.hold_timeout;
-        let end = queued.since + hold;
+        let end = queued.since().map_or(self.start.began, |since| since + hold);
         match self.absent() {
             true => end,
             false => end.max(self.start.began + hold / 2),
@@ -236,19 +298,13 @@ impl Life {
             }
             !due
         });
-        let expired: Vec<Endpoint> = self
-            .queued
-            .iter()
-            .filter(|(_, queued)| self.expiry(queued) <= now)
-            .map(|(endpoint, _)| *endpoint)
-            .collect();
-        self.queued.retain(|endpoint, _| !expired.contains(endpoint));
+        let expired = self.expire_queued(now);
         if listens {
             let asked = late.iter().filter_map(|(_, want)| match want {
                 Want::Port(endpoint) => Some(*endpoint),
                 Want::Ready | Want::Ended => None,
             });
-            let unmet = expired.iter().copied().chain(asked).collect();
+            let unmet = expired.iter().map(|(endpoint, _)| *endpoint).chain(asked).collect();
             self.unmet_at(unmet, actions);
         }
         actions.extend(late.into_iter().map(|(id, want)| {
@@ -265,7 +321,11 @@ impl Life {
             self.start.expects_declared = false;
         }
         let any_expired = !expired.is_empty();
-        actions.extend(expired.into_iter().map(Action::ResetAt));
+        actions.extend(
+            expired
+                .into_iter()
+                .map(|(endpoint, count)| Action::ResetAt(endpoint, count)),
+        );
         if self.absent() {
             return;
         }
@@ -273,6 +333,28 @@ impl Life {
         if (any_expired || window_ends) && self.start.quiet && matches!(self.phase, Phase::Running { .. }) {
             self.close_unused(actions);
         }
+    }
+
+    /// Forgets what has waited in retained sockets for long enough: how many, or all, at which endpoint.
+    fn expire_queued(&mut self, now: Instant) -> Vec<(Endpoint, Option<usize>)> {
+        let mut expired = Vec::new();
+        let mut queued = std::mem::take(&mut self.queued);
+        queued.retain(|endpoint, queued| {
+            let mut count = 0;
+            while self.expiry(queued) <= now {
+                if queued.arrivals.len() <= 1 {
+                    expired.push((*endpoint, None));
+                    return false;
+                }
+                count += queued.arrivals.pop_front().map_or(0, |arrivals| arrivals.count);
+            }
+            if count > 0 {
+                expired.push((*endpoint, Some(count)));
+            }
+            true
+        });
+        self.queued = queued;
+        expired
     }
 
     /// Ports that somebody waits for with reason, of which it was not said yet that the program does not listen there.
