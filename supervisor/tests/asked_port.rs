@@ -246,6 +246,38 @@ fn a_start_may_take_all_of_hold_timeout() {
 }
 
 #[test]
+fn each_connection_waits_for_as_long() {
+    let project = up(
+        "each",
+        r#"  web: { command: [@late@, "5005@0", "8080@9"], expose: ["8080"], x-imsup: { hold_timeout: 7s } }"#,
+    );
+    let address = project.at("web", 8080);
+    let early = asking(address);
+    // It is said that the port is not open, five seconds after the first listen: now another comes.
+    project.wait_event("web", "unmet", 1);
+    let late = asking(address);
+    assert!(is_reset(&early.join().unwrap().unwrap_err()));
+    assert_eq!(late.join().unwrap().unwrap(), "8080");
+    assert_eq!(project.host("web").boots, 1);
+}
+
+#[test]
+fn a_target_decides_for_how_long_it_is_waited_for() {
+    let project = up(
+        "whose",
+        r#"
+  brief: { command: [@late@, "8080@5"], x-imsup: { hold_timeout: 2s } }
+  long: { command: [@late@, "8080@4"], x-imsup: { hold_timeout: 9s } }
+  caller: { command: [python3, -c, "import socket; socket.create_connection(('long', 8080)); print('served')"], x-imsup: { hold_timeout: 2s } }
+"#,
+    );
+    assert_eq!(supervised(&project, true, "brief", 8080), Err("ETIMEDOUT".to_owned()));
+    project.imsup(&["wake", "caller"]);
+    project.wait_event("caller", "exit", 1);
+    assert!(project.ok(&["logs", "caller"]).contains("served"));
+}
+
+#[test]
 fn a_program_that_listens_on_another_port_is_said_to() {
     let project = up(
         "wrong",
@@ -454,9 +486,16 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
     project.ok(&["wake", "woken", "wrong"]);
     for host in ["web", "woken", "wrong"] {
         project.wait_event(host, "suspend", 1);
-        let host = project.host(host);
-        assert_eq!((host.boots, host.json["detail"].as_str()), (1, None), "{:?}", host.json);
+        assert!(!project.event_names(host).contains(&"unmet".to_owned()), "nobody waits");
+        assert_eq!(project.host(host).boots, 1);
     }
+    assert_eq!(
+        (shown(&project, "web"), shown(&project, "woken")),
+        (String::new(), String::new())
+    );
+    wait_until("what is wrong to be said all the same", || {
+        shown(&project, "wrong").starts_with("listens on 9000/tcp, not on 8000/tcp")
+    });
     // Somebody comes for a port of a sleeper that is still expected to be opened: that is a signal.
     let client = asking(project.at("wrong", 8000));
     project.wait_event("wrong", "wake", 1);

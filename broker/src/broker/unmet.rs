@@ -57,14 +57,31 @@ impl Broker {
         self.record(id, event);
     }
 
-    /// What is to be said of a host whose program listens elsewhere than where somebody waits, or has waited.
+    /// What is to be said of a host whose program listens elsewhere than where somebody waits or has waited, or at none of the ports that are declared.
     pub(super) fn unmet(&self, id: HostId) -> Option<String> {
-        let endpoints: Vec<Endpoint> = self.hosts[id].life.unmet().collect();
+        let life = &self.hosts[id].life;
+        let mut endpoints: Vec<Endpoint> = life.unmet().collect();
+        if endpoints.is_empty() && life.settled() {
+            endpoints = self.unopened(id);
+        }
         self.words_for(id, &endpoints)
     }
 
-    /// `listens on 9000/tcp, not on 8000/tcp, which the compose file declares`; `None` where it listens at all of these.
-    fn words_for(&self, id: HostId, endpoints: &[Endpoint]) -> Option<String> {
+    /// The declared ports of a host, where its program listens and at none of them.
+    fn unopened(&self, id: HostId) -> Vec<Endpoint> {
+        let expected = self.expected_endpoints(id).into_iter();
+        let declared: Vec<Endpoint> = expected
+            .filter_map(|(endpoint, declared)| declared.then_some(endpoint))
+            .collect();
+        let listening = self.listening(id);
+        match listening.is_empty() || listening.iter().any(|endpoint| declared.contains(endpoint)) {
+            true => Vec::new(),
+            false => declared,
+        }
+    }
+
+    /// Where the program of a host listens, what others reach first.
+    fn listening(&self, id: HostId) -> Vec<Endpoint> {
         let host = &self.hosts[id];
         let vip = self.planes.vip(host.index);
         let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
@@ -76,6 +93,12 @@ impl Broker {
         listening.extend(unretained.into_iter().flatten());
         listening.sort_unstable_by_key(|at| (*at.address.ip() != vip, at.address.port(), at.transport));
         listening.dedup();
+        listening
+    }
+
+    /// `listens on 9000/tcp, not on 8000/tcp, which the compose file declares`; `None` where it listens at all of these.
+    fn words_for(&self, id: HostId, endpoints: &[Endpoint]) -> Option<String> {
+        let listening = self.listening(id);
         let missing = endpoints.iter().filter(|endpoint| !listening.contains(endpoint));
         let (inside, elsewhere): (Vec<Endpoint>, Vec<Endpoint>) =
             missing.partition(|missing| listening.iter().any(|at| is_same_port(at, missing)));
