@@ -287,9 +287,9 @@ impl Broker {
             by: None,
             port: Some(endpoint.address.port()),
         };
-        // Asked for the second and later ones only: the first is the signal that boots.
-        let is_another = endpoint.transport == imsup_wire::Transport::Tcp && self.hosts[id].life.has_queued(endpoint);
-        let kept = self.sockets.get(socket).filter(|_| is_another);
+        let is_counted = endpoint.transport == imsup_wire::Transport::Tcp
+            && self.hosts[id].life.counts_arrivals(endpoint, Instant::now());
+        let kept = self.sockets.get(socket).filter(|_| is_counted);
         let queued = Some(Port {
             endpoint,
             declared,

@@ -130,6 +130,8 @@ pub struct Start {
     pub last_step: Instant,
     /// Whether it has listened.
     pub listening: bool,
+    /// Whether the broker was told where.
+    pub announced: bool,
     /// Whether the broker was told that the start is over.
     pub settled: bool,
 }
@@ -147,7 +149,8 @@ impl Start {
     /// When the start is over unless something happens; `None` once the broker knows. A program that does not listen has all the time that those who
     /// wait for it have.
     pub fn settles_at(&self, hold_timeout: Duration, is_awaited: bool) -> Option<Instant> {
-        let quiet = match (self.listening, is_awaited) {
+        // What listens only where the kernel chose has not begun with the ports that others can wait for.
+        let quiet = match (self.announced || (self.listening && !is_awaited), is_awaited) {
             (true, _) => QUIET,
             (false, true) => hold_timeout,
             (false, false) => hold_timeout / 2,
@@ -218,6 +221,7 @@ impl Host {
     /// Tells the broker that the program listens on `endpoint`; it then retains `socket`.
     pub fn announce(&mut self, endpoint: Endpoint, socket: OwnedFd) {
         self.start.listening = true;
+        self.start.announced = true;
         self.note_step();
         self.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
     }

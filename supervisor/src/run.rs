@@ -171,6 +171,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         start: Start {
             last_step: Instant::now(),
             listening: false,
+            announced: false,
             settled: false,
         },
         said: Said::default(),

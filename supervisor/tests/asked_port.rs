@@ -246,6 +246,29 @@ fn a_start_may_take_all_of_hold_timeout() {
 }
 
 #[test]
+fn the_next_broker_knows_who_waits() {
+    let project = up(
+        "next",
+        r#"
+  web: { command: [@late@, "5005@0", "8080@9"], expose: ["8080"] }
+  app: { command: [@late@, "5005@0", "8080@9"] }
+"#,
+    );
+    let client = asking(project.at("web", 8080));
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| supervised(&project, true, "app", 8080));
+        for host in ["web", "app"] {
+            project.wait_event(host, "unmet", 1);
+        }
+        project.kill(project.broker());
+        project.ok(&["up", "-d"]);
+        assert_eq!(caller.join().unwrap().as_deref(), Ok("8080"));
+    });
+    assert_eq!(client.join().unwrap().unwrap(), "8080");
+    assert_eq!((project.host("web").boots, project.host("app").boots), (1, 1));
+}
+
+#[test]
 fn each_connection_waits_for_as_long() {
     let project = up(
         "each",
@@ -449,13 +472,19 @@ fn a_boot_that_ends_without_the_port_answers_who_waits_for_it() {
     for (host, client) in waiting {
         let error = client.join().unwrap().unwrap_err();
         assert!(is_reset(&error), "{host}: {error}");
-        let boots = if host == "done" { 1 } else { 3 };
+        // One that breaks is tried again, as every start that fails, and not for ever.
+        let boots = if host == "crash" { 3 } else { 1 };
         assert_eq!(project.host(host).boots, boots, "{host}");
     }
     assert_eq!(served.join().unwrap().unwrap(), "8000");
     let error = unserved.join().unwrap().unwrap_err();
     assert!(is_reset(&error), "{error}");
     project.wait_event("after", "exit", 1);
+    assert_eq!(shown(&project, "nothing"), "exited with status 0 before it listened");
+    assert_eq!(
+        shown(&project, "done"),
+        "exited with status 0 before it listened on 8000/tcp"
+    );
     assert_eq!(
         shown(&project, "crash"),
         "exited with status 3 before it listened on 8000/tcp"

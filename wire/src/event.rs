@@ -16,7 +16,7 @@ pub enum EventKind {
     Allocate,
     /// Its program was started; the duration is from the signal to its `execve`.
     Boot,
-    /// Its program listens, or settled without; the duration is from the signal.
+    /// Its program listens on the port that it was booted for, or settled without; the duration is from the signal.
     Ready,
     /// Its program ended; the duration is how long it ran.
     Exit,

@@ -78,13 +78,14 @@ impl Broker {
                 part: agreement.part,
             };
         }
+        // Before it can be told anything: its welcome is the first that it hears.
+        if let Some(input) = agreement.input {
+            self.feed(id, input);
+        }
         if agreement.part == Part::Program
             && let Some(instance) = self.hosts[id].instance.as_deref_mut()
         {
             instance.session = Some(number);
-        }
-        if let Some(input) = agreement.input {
-            self.feed(id, input);
         }
         if agreement.part == Part::Command {
             self.command_began(id);

@@ -1,6 +1,7 @@
 //! Supervised callers that found nobody listening.
 
 use std::io::ErrorKind;
+use std::time::Instant;
 
 use imsup_wire::address::Plane;
 use imsup_wire::{Cause, CauseKind, Endpoint, Outcome, ToSupervisor, Transport};
@@ -47,7 +48,7 @@ impl Broker {
         let host = &self.hosts[id];
         // An own localhost is never a reason to boot: whoever asks runs already, or is a command beside the program.
         if (place.plane != Plane::Vip && !self.is_booting(id))
-            || (host.life.refuses(endpoint) && host.instance.is_some())
+            || (host.life.refuses(endpoint, Instant::now()) && host.instance.is_some())
         {
             return Some(Outcome::Refused);
         }

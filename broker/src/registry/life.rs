@@ -193,7 +193,7 @@ impl Life {
             (_, _) if self.stopping => None,
             (Want::Ready, Phase::Running { asleep: false, .. }) => Some(Answer::Ready),
             (Want::Ready, Phase::Booting { .. }) if self.has_unmet() => Some(Answer::Ready),
-            (Want::Port(endpoint), _) if self.refuses(endpoint) => Some(Answer::Refused),
+            (Want::Port(endpoint), _) if self.refuses(endpoint, now) => Some(Answer::Refused),
             _ => None,
         };
         if let Some(answer) = at_once {
@@ -202,7 +202,7 @@ impl Life {
         }
         let deadline = (want != Want::Ended).then(|| now + self.policy.hold_timeout);
         let (asked, hope) = match want {
-            Want::Port(endpoint) => (Some(endpoint), self.hope_of(endpoint, false)),
+            Want::Port(endpoint) => (Some(endpoint), self.hope_of(endpoint, false, now)),
             Want::Ready | Want::Ended => (None, Hope::Stray),
         };
         self.waiters.push(Waiter {
@@ -278,7 +278,7 @@ impl Life {
     }
 
     fn taken(&mut self, cause: Option<Cause>, ready: bool, now: Instant, actions: &mut Vec<Action>) {
-        let absent = self.absent();
+        let (absent, is_adopted) = (self.absent(), cause.is_none());
         if absent {
             self.signalled = Some(now);
             self.detail = None;
@@ -296,7 +296,10 @@ impl Life {
         if !absent && !matches!(self.phase, Phase::Booting { .. }) {
             return;
         }
-        self.start = Start::new(now, None);
+        self.start = match is_adopted {
+            true => Start::adopted(now),
+            false => Start::new(now, None),
+        };
         if ready {
             // Not settled: the sockets it listens on are still to be told.
             self.phase = Phase::Running {

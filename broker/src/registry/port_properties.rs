@@ -116,7 +116,7 @@ proptest! {
                 } else {
                     prop_assert!(left.is_some_and(|left| !left.is_zero()), "{number} waits for ever");
                     prop_assert!(world.life.is_awaited(endpoint(number)));
-                    prop_assert!(!world.life.refuses(endpoint(number)));
+                    prop_assert!(!world.life.refuses(endpoint(number), world.now));
                 }
             }
             let is_ready = kinds(&actions).contains(&EventKind::Ready);
@@ -236,9 +236,9 @@ fn a_port_that_nobody_declared_is_waited_for_until_the_program_does_nothing_more
         Awaited::Asked,
         "it may sleep if it would go on by nothing of its own"
     );
-    assert!(world.life.refuses(endpoint(81)), "another port is refused");
+    assert!(world.life.refuses(endpoint(81), world.now), "another port is refused");
     assert!(
-        !world.life.refuses(endpoint(80)),
+        !world.life.refuses(endpoint(80), world.now),
         "whoever comes for the same port waits as well"
     );
     let (second, _) = world.call(80);
@@ -367,5 +367,24 @@ fn whoever_comes_while_it_is_being_ended_is_for_the_next_boot() {
     world.step(Input::Settled);
     assert!(!world.answered.contains_key(&caller), "this boot is for it");
     world.listening(81, false);
+    assert_eq!(world.answered[&caller], Answer::Connect);
+}
+
+#[test]
+fn those_who_waited_before_the_broker_was_replaced_wait_on() {
+    let mut world = World::new(Revive::OnSignal);
+    world.live = true;
+    world.step(Input::Taken {
+        cause: None,
+        ready: true,
+    });
+    world.listening(5005, true);
+    world.step(Input::Settled);
+    let (caller, _) = world.call(80);
+    assert!(world.answered.is_empty());
+    world.pass(UNMET_AFTER);
+    let (stray, _) = world.call(81);
+    assert_eq!(world.answered[&stray], Answer::Refused);
+    world.listening(80, true);
     assert_eq!(world.answered[&caller], Answer::Connect);
 }

@@ -369,8 +369,17 @@ fn a_failed_host_is_retried_only_for_somebody() {
 fn a_program_that_never_listens_is_not_booted_in_a_tight_loop() {
     let mut world = World::new(Revive::OnSignal);
     world.apply(Move::Signal { queued: true });
-    world.apply(Move::Ended(ExitStatus::Code(0)));
-    assert_eq!(world.life.state(), HostState::Failed, "its queue is still there");
+    world.live = false;
+    let end = world.step(Input::Ended {
+        status: ExitStatus::Code(0),
+        detail: None,
+    });
+    assert!(
+        end.contains(&Action::ResetAt(endpoint(80), None)),
+        "it is done, and so is whoever waits"
+    );
+    assert_eq!(world.life.state(), HostState::Imaginary);
+    assert_eq!(world.life.detail(), Some("exited with status 0 before it listened"));
 
     let mut world = World::new(Revive::OnSignal);
     world.apply(Move::Signal { queued: false });

@@ -41,17 +41,20 @@ impl Life {
         let ran = now.saturating_duration_since(self.signalled.unwrap_or(started));
         let wanted_end = self.stopping || self.retired;
         let awaited = self.is_any_awaited();
-        // One that listened and then ended well has opened all the ports that it was going to: whoever waits for another is answered.
-        let done = self.start.listened.is_some() && !is_breakage(status) && !is_cut_short(status);
-        let failed_start = !wanted_end && !was_ready && !done && (status != ExitStatus::Code(0) || awaited);
+        // One that ended well, or was ended after it had listened, has opened all the ports that it was going to: whoever waits for another is
+        // answered. Another boot would come no further, and there would be no end of boots.
+        let listened = self.start.listened.is_some();
+        let done = status == ExitStatus::Code(0) || (listened && !is_breakage(status) && !is_cut_short(status));
+        let failed_start = !wanted_end && !was_ready && !done;
+        let unserved = awaited && !wanted_end;
         // What waits at the door of a program that listens and breaks must not make it start and break in a tight loop.
         // It listens, though, so nobody is turned away; and one that was killed is no such program.
         let broke = !wanted_end && was_ready && !self.start.quiet && is_breakage(status);
 
         let shown = match (detail, status) {
             (Some(detail), _) => detail,
-            (None, ExitStatus::Code(_) | ExitStatus::Signal(_)) if failed_start => {
-                match self.start.listened.and_then(|_| self.first_awaited()) {
+            (None, ExitStatus::Code(_) | ExitStatus::Signal(_)) if failed_start || unserved => {
+                match self.first_awaited().filter(|_| listened) {
                     Some(endpoint) => format!(
                         "{status} before it listened on {}/{}",
                         endpoint.address.port(),
@@ -70,7 +73,7 @@ impl Life {
         // How the program took the signal that it was told to end with is in the event.
         self.detail = match std::mem::take(&mut self.terminated) && !died_of_itself(status) {
             true => Some(TERMINATED.into()),
-            false => (failed_start || status != ExitStatus::Code(0)).then(|| shown.into_boxed_str()),
+            false => (failed_start || unserved || status != ExitStatus::Code(0)).then(|| shown.into_boxed_str()),
         };
         self.answer(|waiter| (waiter.want == Want::Ended).then_some(Answer::Ended), actions);
 

@@ -28,6 +28,9 @@ struct Arrivals {
     count: usize,
 }
 
+/// How long supervisors may take to find the next broker, with the calls that they hold.
+const RETURN: Duration = Duration::from_secs(5);
+
 /// Those that came within this part of `hold_timeout` are counted as if all had come with the first.
 const AT_ONCE: u32 = 64;
 
@@ -43,13 +46,21 @@ impl Queued {
     /// One more has come, and now so many wait.
     fn add(&mut self, length: usize, hold: Duration, now: Instant) {
         let earlier: usize = self.arrivals.iter().rev().skip(1).map(|arrivals| arrivals.count).sum();
+        let is_old = self.is_old(hold, now);
         if let Some(last) = self.arrivals.back_mut()
-            && last.since + hold / AT_ONCE < now
+            && is_old
             && length > earlier + 1
         {
             last.count = length - earlier - 1;
             self.arrivals.push_back(Arrivals { since: now, count: 0 });
         }
+    }
+
+    /// Whether those that came last did not come at about this time.
+    fn is_old(&self, hold: Duration, now: Instant) -> bool {
+        self.arrivals
+            .back()
+            .is_some_and(|last| last.since + hold / AT_ONCE < now)
     }
 
     fn since(&self) -> Option<Instant> {
@@ -60,8 +71,10 @@ impl Queued {
 /// The start of the program that runs.
 #[derive(Debug)]
 pub(super) struct Start {
-    /// When it began.
+    /// When it began, as far as this broker knows.
     began: Instant,
+    /// It began before this broker did.
+    adopted: bool,
     /// The port it was begun for.
     pub(super) asked: Option<Endpoint>,
     /// When it first listened.
@@ -78,12 +91,27 @@ impl Start {
     pub(super) fn new(began: Instant, asked: Option<Endpoint>) -> Self {
         Self {
             began,
+            adopted: false,
             asked,
             listened: None,
             quiet: false,
             expects_declared: true,
             unmet: BTreeSet::new(),
         }
+    }
+}
+
+impl Start {
+    /// One that began before this broker did: those who waited then come back to wait.
+    pub(super) fn adopted(now: Instant) -> Self {
+        Self {
+            adopted: true,
+            ..Self::new(now, None)
+        }
+    }
+
+    fn is_just_adopted(&self, now: Instant) -> bool {
+        self.adopted && now < self.began + RETURN
     }
 }
 
@@ -94,7 +122,14 @@ impl Life {
         self.start.listened.is_some()
     }
 
+    /// Whether it is to be known how many wait in the retained socket of this port by now: others came there a while ago.
+    pub fn counts_arrivals(&self, endpoint: Endpoint, now: Instant) -> bool {
+        let queued = self.queued.get(&endpoint);
+        queued.is_some_and(|queued| queued.is_old(self.policy.hold_timeout, now))
+    }
+
     /// Whether something waits in the retained socket of this port.
+    #[cfg(test)]
     pub fn has_queued(&self, endpoint: Endpoint) -> bool {
         self.queued.contains_key(&endpoint)
     }
@@ -105,13 +140,13 @@ impl Life {
     }
 
     /// Whether a connect to this port, at which nothing listens, is refused at once: the program has started, and nobody waits for it.
-    pub fn refuses(&self, endpoint: Endpoint) -> bool {
+    pub fn refuses(&self, endpoint: Endpoint, now: Instant) -> bool {
         let over = match self.phase {
             Phase::Running { .. } => self.start.quiet,
             Phase::Booting { .. } => self.start.quiet && self.start.listened.is_some(),
             Phase::Imaginary { .. } | Phase::Failed { .. } => false,
         };
-        over && !self.is_awaited(endpoint)
+        over && !self.is_awaited(endpoint) && !self.start.is_just_adopted(now)
     }
 
     /// Who waits for a port of the program that runs, so that it may not sleep.
@@ -159,11 +194,11 @@ impl Life {
     }
 
     /// What speaks for a port that somebody begins to wait for.
-    pub(super) fn hope_of(&self, endpoint: Endpoint, declared: bool) -> Hope {
+    pub(super) fn hope_of(&self, endpoint: Endpoint, declared: bool, now: Instant) -> Hope {
         let own = match (declared, self.phase) {
             (true, _) => Hope::Declared,
             // Whoever comes while it is being ended is for the next boot.
-            (false, Phase::Running { .. }) if !self.ending() => Hope::Stray,
+            (false, Phase::Running { .. }) if !self.ending() && !self.start.is_just_adopted(now) => Hope::Stray,
             (false, _) => Hope::Asked,
         };
         self.hope_for(endpoint).map_or(own, |known| own.max(known))
@@ -171,7 +206,7 @@ impl Life {
 
     /// Something waits in a retained socket.
     pub(super) fn queue(&mut self, port: Port, now: Instant, actions: &mut Vec<Action>) {
-        let hope = self.hope_of(port.endpoint, port.declared);
+        let hope = self.hope_of(port.endpoint, port.declared, now);
         if hope == Hope::Stray && self.start.quiet {
             self.close_unused(actions);
             return;
