@@ -73,7 +73,9 @@ fn each(calls: &[String], at_once: usize, work: impl Fn(&str) -> Result<(), Stri
         for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
-                    let Some(call) = next.lock().unwrap().next() else { return };
+                    let Some(call) = next.lock().unwrap().next() else {
+                        return;
+                    };
                     if let Err(why) = work(call) {
                         failed.lock().unwrap().push(why);
                     }
@@ -200,7 +202,11 @@ fn no_transfer_is_cut_short_by_orders_to_suspend() {
 /// The kinds of things that two programs of the guest share.
 fn shared_kinds() -> Vec<String> {
     let output = Command::new(guest("sharing")).output().unwrap();
-    let kinds: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    let kinds: Vec<_> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
     assert!(kinds.len() > 20, "{kinds:?}");
     kinds
 }
@@ -234,7 +240,10 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
     let project = Project::up("sharing", &compose);
     let watch = project.watch();
     let hosts = project.ps();
-    let cases: Vec<_> = kinds.iter().flat_map(|kind| ["host", "machine"].map(|by| format!("{kind}-{by}"))).collect();
+    let cases: Vec<_> = kinds
+        .iter()
+        .flat_map(|kind| ["host", "machine"].map(|by| format!("{kind}-{by}")))
+        .collect();
     each(&cases, 16, |case| {
         let (kind, by) = case.rsplit_once('-').unwrap();
         let waits = format!("{case}-waits");
@@ -242,14 +251,19 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
             let (port, program) = native_program("sharing", &[kind, &name(kind, by), "0"]);
             (Held::connect(port), Some(program))
         } else {
-            (Held::connect((hosts[&format!("{case}-acts")].address, 8080).into()), None)
+            (
+                Held::connect((hosts[&format!("{case}-acts")].address, 8080).into()),
+                None,
+            )
         };
         tell(&mut acting, "take", "taken")?;
         let mut waiting = Held::connect((hosts[&waits].address, 8080).into());
         tell(&mut waiting, "begin", "begun")?;
         watch.wait(&waits, "suspend", 1);
         tell(&mut acting, "act", "acted").map_err(|error| format!("{case}: {error}"))?;
-        let ended = waiting.hear().map_err(|error| format!("{case} never went on: {error}"))?;
+        let ended = waiting
+            .hear()
+            .map_err(|error| format!("{case} never went on: {error}"))?;
         const OWNER_DIED: i32 = 130; // EOWNERDEAD
         let expected = match kind {
             "msgrcv" | "mq-receive" => 5,

@@ -4,7 +4,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -31,6 +31,26 @@ while True:
             count += 1
             c.sendall(b'%d\\n' % count)
     except OSError: pass
+    c.close()
+";
+
+/// A program that counts signals, and what comes over a UNIX socket.
+const UNTIMED: &str = "
+import os, signal, socket, sys
+count = 0
+def on_signal(*_):
+    global count
+    count += 1
+    open(sys.argv[2], 'w').write('%d' % count)
+signal.signal(signal.SIGUSR1, on_signal)
+s = socket.create_server(('', 7000))
+unix = socket.socket(socket.AF_UNIX)
+unix.bind(sys.argv[1])
+unix.listen()
+while True:
+    c, _ = unix.accept()
+    on_signal()
+    c.sendall(b'%d\\n' % count)
     c.close()
 ";
 
@@ -424,6 +444,52 @@ services:
         thread::sleep(Duration::from_millis(400));
     }
     assert_eq!(watch.count("redis", "suspend"), 0);
+}
+
+/// What leaves no trace but that the program ran, which it does not by itself.
+#[test]
+fn signals_and_unix_connections_keep_a_host_awake_that_waits_for_no_time() {
+    need(&["python3"]);
+    let project = Project::new(
+        "untimed",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 2s, terminate_after: 300ms }}
+services:
+  untimed:
+    expose: ["7000"]
+    command:
+      - python3
+      - -c{UNTIMED}
+      - "@dir@/socket"
+      - "@dir@/count"
+"#,
+            UNTIMED = script(UNTIMED),
+        ),
+    );
+    project.ok(&["up", "-d"]);
+    let watch = project.watch();
+    project.ok(&["wake", "untimed"]);
+    watch.wait("untimed", "ready", 1);
+    let pid = project.host("untimed").pid.unwrap();
+    let counted = || std::fs::read_to_string(project.path("count")).unwrap_or_default();
+    let ask = || {
+        let mut answer = String::new();
+        let mut stream = UnixStream::connect(project.path("socket"))?;
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer.trim().to_owned())
+    };
+    wait_until("its UNIX socket", || ask().is_ok_and(|answer| answer == "1"));
+    for number in 2..=REQUESTS {
+        if number % 2 == 0 {
+            project.signal(pid, rustix::process::Signal::USR1);
+            wait_until("its count", || counted() == number.to_string());
+        } else {
+            assert_eq!(ask().unwrap(), number.to_string());
+        }
+        thread::sleep(APART);
+    }
+    expect_sleep_after(&watch, "untimed", SystemTime::now() - APART);
 }
 
 /// Answers each line, and counts events of descriptors that it has closed.

@@ -9,7 +9,8 @@ use nix::errno::Errno;
 
 use super::asleep::Asleep;
 use super::hold::NotNow;
-use super::idle::{Activity, SHORTEST_PAUSE};
+use super::idle::{Activity, SHORTEST_PAUSE, Trace};
+use super::own_times::Waits;
 use super::plan::NotIdle;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
@@ -115,9 +116,22 @@ impl Sleep {
         let pids = self.tree.processes();
         let used = self.meter.sample(now, &pids);
         let seen = host.incoming.look(&host.retained);
-        let child = self.idle.has_run(&used) && self.children.came(&self.tree, &used);
+        let ran = self.idle.has_run(&used);
+        // A host that could not be held was let run by us.
+        let waited = match ran && self.trouble.is_none() {
+            true => self.own_times.before(&used, &host.retained),
+            false => Waits::Yes,
+        };
+        if waited == Waits::Perhaps {
+            self.ran_unasked = Some(now);
+        }
+        let trace = Trace {
+            seen,
+            child: ran && self.children.came(&self.tree, &used),
+            unasked: waited == Waits::No,
+        };
         let mut idle = std::mem::replace(&mut self.idle, super::idle::Idleness::new(now));
-        idle.look(now, &used, seen, child, || self.traffic(host, &pids, seen));
+        idle.look(now, &used, trace, || self.traffic(host, &pids, seen));
         self.idle = idle;
         let cost = cpu::own_thread().saturating_sub(before);
         let kept = self.kept_awake(host, circumstances, now);
@@ -156,15 +170,19 @@ impl Sleep {
             self.idle.restart(now);
             return;
         }
-        match self.hold(host, since_run) {
-            // Read once more, before it is final: what came until it was held, and was dealt with at once.
-            Ok(asleep) if self.orders.is_empty() && host.incoming.peek().came => {
-                // The duplicates first, or they would delay a FIN.
-                drop(asleep);
-                self.let_go_on();
-                self.trouble = None;
-                self.idle.noticed(Instant::now(), Activity::Arrival);
-            }
+        let held = self.hold(host, since_run);
+        self.own_times.forget();
+        if let (Ok(_), true) = (&held, self.orders.is_empty())
+            && let Some((at, activity)) = self.came_after_all(host, now)
+        {
+            self.trouble = None;
+            // The duplicates first, or they would delay a FIN.
+            drop(held);
+            self.let_go_on();
+            self.idle.noticed(at, activity);
+            return;
+        }
+        match held {
             Ok(asleep) if self.awaited == Awaited::Asked && self.may_run_by_itself(&asleep) => {
                 drop(asleep);
                 self.let_go_on();
@@ -198,6 +216,18 @@ impl Sleep {
             || self
                 .connections()
                 .is_none_or(|connections| connections.iter().any(|connection| connection.established))
+    }
+
+    /// What is read once more while a host is held, before its sleep is final: what came until it was held and was dealt with at once, and whether it ran by
+    /// itself where nobody could say before.
+    fn came_after_all(&mut self, host: &mut Host, now: Instant) -> Option<(Instant, Activity)> {
+        if host.incoming.peek().came {
+            return Some((Instant::now(), Activity::Arrival));
+        }
+        let idle_after = self.policy.as_ref().and_then(|policy| policy.idle_after)?;
+        let ran_at = self.ran_unasked.take()?;
+        let lately = now.saturating_duration_since(ran_at) < idle_after;
+        (lately && !self.own_times.learn()).then_some((ran_at, Activity::Unasked))
     }
 
     fn answer_orders(&mut self, host: &mut Host, report: &Report) {

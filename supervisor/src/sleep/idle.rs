@@ -46,6 +46,19 @@ pub enum Activity {
     Processes,
     /// It ran while it could not be seen whether something came.
     Unseen,
+    /// It ran, though nothing in it waited for a time: something has come that leaves no other trace, such as a signal.
+    Unasked,
+}
+
+/// What a look found of what has come and gone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trace {
+    /// What came to its sockets.
+    pub seen: Seen,
+    /// A process began and ended.
+    pub child: bool,
+    /// It ran, and nothing in it waited for a time.
+    pub unasked: bool,
 }
 
 /// What has moved on a host's connections so far.
@@ -132,14 +145,13 @@ impl Idleness {
         cpu.iter().any(|(pid, used)| before(pid) != Some(*used))
     }
 
-    /// Takes a look's findings: the CPU time of each process so far, what came, whether a child came and went, and what has moved on connections so far
-    /// (asked for only where a process ran and nothing else is found: who did not run has moved nothing).
+    /// Takes a look's findings: the CPU time of each process so far, the traces of what came and went, and what has moved on connections so far (asked for
+    /// only where a process ran and nothing else is found: who did not run has moved nothing).
     pub fn look(
         &mut self,
         now: Instant,
         cpu: &[(i32, Duration)],
-        seen: Seen,
-        child: bool,
+        trace: Trace,
         traffic: impl FnOnce() -> Option<Traffic>,
     ) {
         let within = now.saturating_duration_since(self.last_look);
@@ -150,16 +162,18 @@ impl Idleness {
         } else if found.used * HOUSEKEEPING > within {
             let (pid, used) = found.most;
             Some(Activity::Cpu { pid, used, within })
-        } else if seen.came {
+        } else if trace.seen.came {
             Some(Activity::Arrival)
         } else if found.used.is_zero() {
             None
-        } else if seen.went {
+        } else if trace.seen.went {
             Some(Activity::Connect)
-        } else if child {
+        } else if trace.child {
             Some(Activity::Processes)
-        } else if seen.unseen {
+        } else if trace.seen.unseen {
             Some(Activity::Unseen)
+        } else if trace.unasked {
+            Some(Activity::Unasked)
         } else {
             let before = std::mem::replace(&mut self.traffic, traffic());
             at = now - when_heard(before, self.traffic);
@@ -295,7 +309,7 @@ mod tests {
     impl Idleness {
         /// A look at which nothing was seen.
         fn looked(&mut self, now: Instant, cpu: &[(i32, Duration)], traffic: impl FnOnce() -> Option<Traffic>) {
-            self.look(now, cpu, Seen::default(), false, traffic);
+            self.look(now, cpu, Trace::default(), traffic);
         }
     }
 
@@ -379,21 +393,38 @@ mod tests {
             went,
             own: true,
         };
-        let look = |cpu, seen, child| {
+        let look = |cpu, seen, child, unasked| {
+            let trace = Trace { seen, child, unasked };
             let (mut idle, start) = observed(&[(7, ms(10))]);
             idle.looked(start + ms(1000), &[(7, ms(11))], || traffic(5));
-            idle.look(start + ms(2000), &[(7, ms(cpu))], seen, child, || traffic(5));
+            idle.look(start + ms(2000), &[(7, ms(cpu))], trace, || traffic(5));
             idle.last_activity()
                 .filter(|(at, _)| *at == start + ms(2000))
                 .map(|(_, activity)| activity)
         };
-        assert_eq!(look(12, seen(false, false, false), false), None, "only its own");
-        assert_eq!(look(12, seen(true, false, false), false), Some(Activity::Arrival));
-        assert_eq!(look(11, seen(true, false, false), false), Some(Activity::Arrival));
-        assert_eq!(look(12, seen(false, false, true), false), Some(Activity::Connect));
-        assert_eq!(look(12, seen(false, false, false), true), Some(Activity::Processes));
-        assert_eq!(look(12, seen(false, true, false), false), Some(Activity::Unseen));
-        assert_eq!(look(11, seen(false, true, false), false), None, "it has not run");
+        assert_eq!(look(12, seen(false, false, false), false, false), None, "only its own");
+        assert_eq!(
+            look(12, seen(true, false, false), false, false),
+            Some(Activity::Arrival)
+        );
+        assert_eq!(
+            look(11, seen(true, false, false), false, false),
+            Some(Activity::Arrival)
+        );
+        assert_eq!(
+            look(12, seen(false, false, true), false, false),
+            Some(Activity::Connect)
+        );
+        assert_eq!(
+            look(12, seen(false, false, false), true, false),
+            Some(Activity::Processes)
+        );
+        assert_eq!(look(12, seen(false, true, false), false, false), Some(Activity::Unseen));
+        assert_eq!(look(11, seen(false, true, false), false, false), None, "it has not run");
+        assert_eq!(
+            look(12, seen(false, false, false), false, true),
+            Some(Activity::Unasked)
+        );
     }
 
     #[test]

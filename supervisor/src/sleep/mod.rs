@@ -15,6 +15,7 @@ mod deadlines;
 mod hold;
 mod idle;
 mod meter;
+mod own_times;
 mod plan;
 mod rhythm;
 mod runtimes;
@@ -43,6 +44,7 @@ use self::correct::Correction;
 use self::deadlines::Interrupted;
 use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
+use self::own_times::OwnTimes;
 use self::rhythm::{Constants, Rhythms};
 use self::tick::Tick;
 pub use self::tree::Tree;
@@ -92,6 +94,9 @@ pub struct Sleep {
     idle: Idleness,
     connections: Connections,
     children: Children,
+    own_times: OwnTimes,
+    /// When it ran last where it was not known whether by itself.
+    ran_unasked: Option<Instant>,
     meter: Meter,
     next_look: Instant,
     /// Not suspended before, after it could not be.
@@ -128,6 +133,8 @@ impl Sleep {
             idle: Idleness::new(now),
             connections: Connections::default(),
             children: Children::default(),
+            own_times: OwnTimes::default(),
+            ran_unasked: None,
             meter: Meter::new(now),
             next_look: now,
             trouble: None,

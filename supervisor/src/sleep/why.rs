@@ -118,6 +118,11 @@ impl Sleep {
                 detail: format!("it ran while imsup could not see whether something came, {ago}"),
                 pid: None,
             },
+            Activity::Unasked => Reason {
+                kind: ReasonKind::Cpu,
+                detail: format!("it ran, though nothing in it waited for a time: a signal came, or the like, {ago}"),
+                pid: None,
+            },
             Activity::Processes => Reason {
                 kind: ReasonKind::Cpu,
                 detail: format!("a process was started or ended, {ago}"),
