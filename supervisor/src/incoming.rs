@@ -58,6 +58,8 @@ pub struct Incoming {
     watch: Option<Watch>,
     /// The members of the epoll instance, by inode number.
     members: HashSet<u64>,
+    /// Whether anybody looks.
+    looked_at: bool,
     /// No context before this.
     try_at: Option<Instant>,
     seen: Seen,
@@ -68,6 +70,7 @@ impl Incoming {
     pub fn look(&mut self, retained: &Retained) -> Seen {
         self.take();
         let mut seen = std::mem::take(&mut self.seen);
+        self.looked_at = true;
         seen.unseen |= self.watch_all(retained);
         self.arm();
         seen
@@ -87,9 +90,9 @@ impl Incoming {
         };
     }
 
-    /// Whether it is looked at all.
-    pub fn is_watched(&self) -> bool {
-        self.watch.is_some()
+    /// Whether anybody looks.
+    pub fn is_looked_at(&self) -> bool {
+        self.looked_at
     }
 
     /// The program has connected to a place outside its host: what it gets from there has come.

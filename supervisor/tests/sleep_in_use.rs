@@ -106,6 +106,9 @@ fn datagram(address: SocketAddr) -> String {
     String::from_utf8_lossy(&answer[..count]).into_owned()
 }
 
+/// A request of one host.
+type Ask = Box<dyn FnMut() -> String + Send>;
+
 /// Asks again and again; the last answer came at this time.
 fn ask_often(mut ask: impl FnMut() -> String) -> (Vec<String>, SystemTime) {
     let mut answers = Vec::new();
@@ -172,13 +175,13 @@ services:
     let (redis, tcp, reset, udp, socat, node) =
         (at("redis"), at("tcp"), at("reset"), at("udp"), at("socat"), at("node"));
     let expected: Vec<String> = (1..=REQUESTS).map(|number| number.to_string()).collect();
-    let counting: [(&str, Box<dyn FnMut() -> String + Send>); 4] = [
+    let counting: [(&str, Ask); 4] = [
         ("redis", Box::new(move || request(redis, "INCR count"))),
         ("tcp", Box::new(move || request(tcp, "x"))),
         ("reset", Box::new(move || request_and_reset(reset))),
         ("udp", Box::new(move || datagram(udp))),
     ];
-    let lasting: [(&str, Box<dyn FnMut() -> String + Send>); 2] = [
+    let lasting: [(&str, Ask); 2] = [
         ("socat", Box::new(move || listen_to(socat))),
         ("node", Box::new(move || client::get(node))),
     ];
@@ -372,6 +375,42 @@ while True:
         c.sendall(c.recv(100))
         c.close()
 ";
+
+/// One that has a time limit which no file shows, and runs each time that it ends.
+const LIMITED: &str = "
+import socket, struct
+s = socket.create_server(('', 7000))
+one, other = socket.socketpair()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack('ll', 0, 300000))
+while True:
+    try: one.recv(1)
+    except BlockingIOError: pass
+";
+
+#[test]
+fn a_time_limit_of_a_socket_does_not_keep_a_host_awake() {
+    need(&["python3"]);
+    let project = Project::up(
+        "limited",
+        &format!(
+            r#"
+x-imsup: {{ idle_after: 1s }}
+services:
+  limited:
+    expose: ["7000"]
+    command:
+      - python3
+      - -c{LIMITED}
+"#,
+            LIMITED = script(LIMITED),
+        ),
+    );
+    let watch = project.watch();
+    project.ok(&["wake"]);
+    watch.wait("limited", "suspend", 1);
+    wait_until("ticks", || watch.count("limited", "tick") >= 2);
+    assert_eq!(watch.count("limited", "wake"), 0);
+}
 
 #[test]
 fn what_a_host_sends_to_itself_does_not_keep_it_awake() {

@@ -146,7 +146,7 @@ pub(super) fn find_any(conditions: &[Condition], states: u32) -> io::Result<Vec<
 /// Requests sent at once: the answers must have room in the socket's buffer.
 const LOOK_UPS: usize = 32;
 
-/// What the kernel says of each of these sockets: found by the hash of its addresses (4 us), whatever the number of sockets. `None` where there is none such
+/// What the kernel says of each of these sockets: found by the hash of its addresses (2 us), whatever the number of sockets. `None` where there is none such
 /// any more.
 ///
 /// # Errors

@@ -69,7 +69,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     host.trace.decided(&destination);
     if destination == Destination::Foreign {
         host.give_up_copy_of(call.tid, call.fd(0));
-        if host.incoming.is_watched() && descriptors::is_tcp(call.tid, call.fd(0)) != Some(false) {
+        if host.incoming.is_looked_at() && descriptors::is_tcp(call.tid, call.fd(0)) != Some(false) {
             host.incoming.note_connect();
         }
         return Answer::Continue.into();
@@ -112,6 +112,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
                 Transport::Tcp => {
                     let candidates = open_ones(host, candidates);
                     let own = candidates.iter().all(|to| host.identity.owns(*to.ip()));
+                    // What a host has come to itself is nothing that comes to it.
                     match own {
                         true => host.incoming.before_own(),
                         false => host.incoming.note_connect(),

@@ -273,6 +273,7 @@ fn try_again(host: &mut Host, id: NotificationId, connect: &mut HeldConnect) -> 
     }
     connect.attempts += 1;
     let leave_refusal = connect.attempts >= MAX_ATTEMPTS || connect.endpoint.is_none();
+    host.incoming.note_connect();
     match attempt(connect.socket.as_fd(), connect.address, connect.blocking, leave_refusal) {
         Attempt::Over(answer) => Some(answer),
         Attempt::InKernel { .. } if connect.own_timeout.is_some() => {

@@ -202,7 +202,7 @@ impl Sending<'_> {
         };
         let own = to
             .and_then(as_v4)
-            .is_some_and(|to| host.identity.owns(*to.ip()) && host.incoming.is_watched());
+            .is_some_and(|to| host.identity.owns(*to.ip()) && host.incoming.is_looked_at());
         if own {
             host.incoming.before_own();
         }
@@ -259,7 +259,7 @@ impl Sending<'_> {
         }
         match plan {
             // One to the host itself is no arrival, which must be seen to be sent.
-            Plan::Native if self.is_alone && !(own && host.incoming.is_watched()) => Err(Answer::Continue.into()),
+            Plan::Native if self.is_alone && !(own && host.incoming.is_looked_at()) => Err(Answer::Continue.into()),
             Plan::Native => Ok((Some(address), None)),
             Plan::Refuse(errno) => Err(errno.into()),
             Plan::InPlace { to, source } => Ok((Some(self.kind.family.form(to)), source)),
