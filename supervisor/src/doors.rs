@@ -8,6 +8,7 @@
 //! decides is one look at the place where the program had it. A socket that has moved (a parent that ended, dup2(2), SCM_RIGHTS) is searched
 //! for, in slices, and retained again.
 
+mod budget;
 mod search;
 
 use std::collections::HashMap;
@@ -21,28 +22,25 @@ use crate::kernel::arrivals::Arrivals;
 use crate::kernel::holders::Search;
 use crate::kernel::{cpu, process, socket};
 use crate::sockets::{Given, Retained};
+use budget::{Budget, WAKE};
 use search::Searches;
-
-/// Looks and checks may use a thousandth of a processor.
-const SHARE: u32 = 1000;
-
-/// What a check of arrivals costs at most, wake included (measured: 6-9 us).
-const CHECK_COST: Duration = Duration::from_micros(10);
-
-/// Checks that may follow each other at once, after a time without.
-const BURST: u32 = 10;
 
 /// How long after a check the next one is, while something waits in a socket that the program has: it is about to take it, or to close the socket.
 const FIRST_CHECK: Duration = Duration::from_micros(100);
-const LAST_CHECK: Duration = Duration::from_millis(16);
-const LATE_CHECK: Duration = Duration::from_millis(160);
+const LAST_CHECK: Duration = Duration::from_millis(50);
+const LATE_CHECK: Duration = Duration::from_millis(320);
 
 /// From when on something has waited for so long that the program is not about to take it.
 const LONG: Duration = Duration::from_secs(2);
 
-/// How often it is looked where the program's sockets are; less often while its processes do not run.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long after an arrival it is looked where the program's sockets are: whatever a program does, it mostly does because something came. Then ever less
+/// often; while its processes run at least so often, as far as there is time for it.
+const FIRST_LOOK: Duration = Duration::from_millis(4);
+const RUNNING_LOOK: Duration = Duration::from_millis(60);
 const LONGEST_LOOK: Duration = Duration::from_millis(640);
+
+/// What it costs to look at one place (measured: 1.7 us).
+const PLACE: Duration = Duration::from_micros(2);
 
 /// Places looked at in one go.
 const SLICE: usize = 64;
@@ -88,8 +86,8 @@ pub struct Doors {
     watch: Watch,
     /// Sockets in which something waits, by inode.
     standing: HashMap<u64, Standing>,
-    /// Until when the time for checks is spent, and when the next arrival is to be told of.
-    spent_until: Instant,
+    budget: Budget,
+    /// When the next arrival is to be told of, if not already.
     arm_at: Option<Instant>,
     look_at: Instant,
     look_after: Duration,
@@ -109,10 +107,10 @@ impl Default for Doors {
         Self {
             watch: Watch::Unused,
             standing: HashMap::new(),
-            spent_until: now,
+            budget: Budget::new(now),
             arm_at: None,
             look_at: now,
-            look_after: LOOK,
+            look_after: FIRST_LOOK,
             looked: 0,
             unlooked: 0,
             clocks: HashMap::new(),
@@ -137,7 +135,7 @@ pub enum Vetted {
 impl Doors {
     /// When [`on_time`] is to be called.
     pub fn due(&self, retained: &Retained) -> Option<Instant> {
-        let look = retained.has_given().then_some(self.look_at);
+        let look = retained.has_given().then(|| self.look_at.max(self.budget.spared_at()));
         let all = [look, self.arm_at, self.check_at(), self.searches.due()];
         all.into_iter().flatten().min()
     }
@@ -145,7 +143,7 @@ impl Doors {
     /// When to look at a socket in which something waits.
     fn check_at(&self) -> Option<Instant> {
         let next = self.standing.values().map(|standing| standing.check_at).min()?;
-        Some(next.max(self.allowed_at()))
+        Some(next.max(self.budget.spared_at()))
     }
 
     /// Polls readable when something has come to a retained socket.
@@ -187,20 +185,9 @@ impl Doors {
         });
     }
 
-    /// A check was made.
-    fn spend(&mut self, now: Instant) {
-        self.spent_until = self.spent_until.max(now) + CHECK_COST * SHARE;
-    }
-
-    /// When there is time for the next check.
-    fn allowed_at(&self) -> Instant {
-        let burst = CHECK_COST * SHARE * BURST;
-        self.spent_until.checked_sub(burst).unwrap_or(self.spent_until)
-    }
-
     /// Has the next arrival told of, once there is time for it.
     fn arm(&mut self, now: Instant) {
-        let allowed_at = self.allowed_at();
+        let allowed_at = self.budget.allowed_at();
         let Watch::On(arrivals) = &mut self.watch else { return };
         self.arm_at = if allowed_at > now {
             Some(allowed_at)
@@ -212,8 +199,11 @@ impl Doors {
 
     /// The program does something, so it may close something.
     fn look_soon(&mut self) {
-        self.look_after = LOOK;
-        self.look_at = self.look_at.min(Instant::now() + LOOK);
+        let at = Instant::now() + FIRST_LOOK;
+        if self.look_at > at {
+            self.look_at = at;
+            self.look_after = FIRST_LOOK * 4;
+        }
     }
 
     /// The broker has closed what it was to close; false if this answers another question.
@@ -274,7 +264,8 @@ pub fn on_time(host: &mut Host, now: Instant) -> bool {
     if host.doors.check_at().is_some_and(|at| at <= now) {
         check_again(host, now);
     }
-    if host.doors.look_at <= now {
+    if host.doors.look_at.max(host.doors.budget.spared_at()) <= now {
+        host.doors.budget.spend(now, WAKE);
         look(host, now);
     }
     over
@@ -294,8 +285,12 @@ pub fn check(host: &mut Host) {
         }
     }
     host.doors.searches.hurry();
+    host.doors.budget.spend(now, WAKE);
+    if host.doors.look_at <= now {
+        // There was no time for a wake of its own.
+        look(host, now);
+    }
     host.doors.look_soon();
-    host.doors.spend(now);
     host.doors.arm(now);
 }
 
@@ -323,38 +318,35 @@ fn check_again(host: &mut Host, now: Instant) {
         }
     }
     host.doors.searches.hurry();
-    host.doors.spend(now);
+    host.doors.budget.spend(now, WAKE);
 }
 
 /// Looks whether the program has its sockets where it had them.
 fn look(host: &mut Host, now: Instant) {
-    let began = cpu::own_thread();
-    if host.doors.ran(&host.retained) {
-        host.doors.unlooked = usize::MAX;
-        host.doors.look_after = LOOK;
+    let doors = &mut host.doors;
+    let ran = doors.ran(&host.retained);
+    if ran {
+        doors.unlooked = usize::MAX;
     }
-    let mut longest = host.doors.look_after;
-    if host.doors.unlooked > 0 {
-        let all: Vec<(Endpoint, Given)> = host.retained.given().collect();
-        let count = all.len().min(SLICE);
-        let first = if host.doors.looked < all.len() {
-            host.doors.looked
-        } else {
-            0
-        };
-        for (_, given) in all.iter().cycle().skip(first).take(count) {
-            if !given.place.may_have(given.inode) {
-                search::suspect(host, given, now);
-            }
+    let longest = if ran { RUNNING_LOOK } else { LONGEST_LOOK };
+    doors.look_at = now + doors.look_after.min(longest);
+    doors.look_after = (doors.look_after * 4).min(LONGEST_LOOK);
+    if doors.unlooked == 0 {
+        return;
+    }
+    let all: Vec<(Endpoint, Given)> = host.retained.given().collect();
+    let count = all.len().min(SLICE);
+    doors
+        .budget
+        .spend(now, PLACE * u32::try_from(count).unwrap_or(u32::MAX));
+    let first = if doors.looked < all.len() { doors.looked } else { 0 };
+    doors.looked = first + count;
+    doors.unlooked = doors.unlooked.min(all.len()).saturating_sub(count);
+    for (_, given) in all.iter().cycle().skip(first).take(count) {
+        if !given.place.may_have(given.inode) {
+            search::suspect(host, given, now);
         }
-        host.doors.looked = first + count;
-        host.doors.unlooked = host.doors.unlooked.min(all.len()).saturating_sub(count);
-    } else {
-        host.doors.look_after = (host.doors.look_after * 2).min(LONGEST_LOOK);
-        longest = host.doors.look_after;
     }
-    let cost = cpu::own_thread().saturating_sub(began) + CHECK_COST / 2;
-    host.doors.look_at = now + longest.max(cost * SHARE).min(Duration::from_secs(2));
 }
 
 /// Something has come to a socket that the program does not have where it had it.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
 
-use super::{SHARE, can_take_again, let_go};
+use super::budget::Budget;
+use super::{can_take_again, let_go};
 use crate::host::Host;
 use crate::kernel::holders::{Place, Search};
 use crate::kernel::{cpu, process, socket, task};
@@ -57,8 +58,7 @@ pub(super) struct Searches {
     /// Those among them whose process has ended, and whose host was given time to end too.
     graced: HashSet<u64>,
     lost: Vec<Lost>,
-    /// When the time that the last one took is earned again.
-    allowed_at: Instant,
+    budget: Budget,
     /// Whether the last one could not look everywhere.
     was_hidden: bool,
 }
@@ -75,7 +75,7 @@ impl Searches {
             suspects: HashMap::new(),
             graced: HashSet::new(),
             lost: Vec::new(),
-            allowed_at: now,
+            budget: Budget::new(now),
             was_hidden: false,
         }
     }
@@ -90,7 +90,7 @@ impl Searches {
         }
         let lost = self.lost.iter().filter(|lost| lost.in_use).map(|lost| lost.search_at);
         let next = self.suspects.values().copied().chain(lost).min()?;
-        Some(next.max(self.allowed_at))
+        Some(next.max(self.budget.allowed_at()))
     }
 
     /// A socket is not where it was.
@@ -105,7 +105,7 @@ impl Searches {
     fn is_due(&self, now: Instant) -> bool {
         let lost = self.lost.iter().filter(|lost| lost.in_use).map(|lost| lost.search_at);
         let mut all = self.suspects.values().copied().chain(lost);
-        self.allowed_at <= now && all.any(|at| at <= now)
+        self.budget.allowed_at() <= now && all.any(|at| at <= now)
     }
 
     /// A socket was let go in doubt; `closing` is what the broker was told of it.
@@ -162,6 +162,10 @@ impl Searches {
         self.over >= number
     }
 
+    fn is_idle(&self) -> bool {
+        self.suspects.is_empty() && self.lost.is_empty()
+    }
+
     fn begin(&mut self) {
         self.asked = false;
         self.begun += 1;
@@ -171,12 +175,12 @@ impl Searches {
     }
 }
 
-/// A look found a socket not where it was. It is searched for before it is let go, if there is time for that.
+/// A look found a socket not where it was. What can be taken again is let go at once: to ask the kernel whether anybody has it is cheaper than to search.
 pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
-    let searches = &mut host.doors.searches;
-    searches.suspect(given.inode);
-    if searches.allowed_at > now && can_take_again(host) && !process::has_no_descriptors(given.place.tid) {
-        part(host, given.inode, None, &mut Ended::default(), now);
+    host.doors.searches.suspect(given.inode);
+    let mut ended = Ended::default();
+    if can_take_again(host) && given.listened && !ended.has(given.place.tid) {
+        part(host, given.inode, None, &mut ended, now);
     }
 }
 
@@ -190,13 +194,19 @@ pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
         }
         searches.begin();
     }
+    if searches.is_idle() {
+        // What it was for has been found out otherwise.
+        searches.running = None;
+        searches.over = searches.begun;
+        return true;
+    }
     let began = cpu::own_thread();
     let is_over = searches.running.as_mut().is_some_and(|search| search.step(SLICE));
     searches.cost += cpu::own_thread().saturating_sub(began);
     if !is_over {
         return false;
     }
-    searches.allowed_at = now + searches.cost * SHARE;
+    searches.budget.spend(now, searches.cost);
     searches.over = searches.begun;
     if let Some(search) = searches.running.take() {
         searches.was_hidden = search.is_hidden_from();
