@@ -191,7 +191,7 @@ impl Sleep {
             Ok(asleep) => {
                 host.incoming.rest();
                 self.trouble = None;
-                self.observe_deadlines(&asleep.pids, since_run);
+                self.observe_deadlines(&asleep.pids, since_run, false);
                 self.say_suspended(host, &asleep, now.elapsed());
                 self.phase = Phase::Asleep(Box::new(asleep));
                 self.reclaim(host);

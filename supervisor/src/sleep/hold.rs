@@ -212,8 +212,8 @@ impl Sleep {
         plan
     }
 
-    /// Learns from the deadlines of a host that is held, and has run since `ran_from`.
-    pub(super) fn observe_deadlines(&mut self, pids: &[i32], ran_from: Instant) {
+    /// Learns from the deadlines of a host that is held, and has run since `ran_from`, for a tick or until it fell asleep.
+    pub(super) fn observe_deadlines(&mut self, pids: &[i32], ran_from: Instant, ticked: bool) {
         let now = Instant::now();
         let timers: Vec<_> = pids.iter().flat_map(|pid| few_timerfds(*pid)).collect();
         let of_timers = timers.iter().map(|timer| Seen::of_timer(timer, ran_from, now));
@@ -221,7 +221,7 @@ impl Sleep {
             .interrupted
             .all()
             .filter_map(|(tid, call)| Seen::of_call(tid, call, self.constants.get(tid, call)));
-        self.rhythms.observe(now, of_calls.chain(of_timers));
+        self.rhythms.observe(now, ticked, of_calls.chain(of_timers));
         self.constants.retain(|tid| self.interrupted.is_known(tid));
     }
 

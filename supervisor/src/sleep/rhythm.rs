@@ -115,7 +115,7 @@ impl Constants {
     /// Takes what a blocked thread's memory says before it is touched. `left` is what that would say if the call went on that it was in when the host last ran.
     pub fn note(&mut self, tid: i32, key: CallKey, says: Duration, left: Option<Duration>) {
         let goes_on = left.is_some_and(|left| left.abs_diff(says) < TOLERANCE);
-        if !says.is_zero() && says.subsec_nanos() % 1_000_000 == 0 {
+        if !says.is_zero() && says.subsec_nanos().is_multiple_of(1_000_000) {
             self.0.insert(tid, (key, says));
         } else if !goes_on {
             self.0.remove(&tid);
@@ -144,6 +144,8 @@ struct Rhythm {
     times: u32,
     /// Whether the span was measured from a known beginning.
     measured: bool,
+    /// Whether its present wait is of this span for certain.
+    proven: bool,
     /// Since when it has had this span.
     since: Instant,
     /// It has led to work before.
@@ -156,9 +158,11 @@ struct Rhythm {
 pub struct Rhythms(HashMap<Waiter, Rhythm>);
 
 impl Rhythms {
-    /// Takes what a host waits for that has been held at `now`, after it fell asleep or had been let run for nothing but housekeeping.
-    pub fn observe(&mut self, now: Instant, seen: impl Iterator<Item = Seen>) {
+    /// Takes what a host waits for that has been held at `now`, after it had been let run for nothing but housekeeping (`ticked`), or fell asleep: what has begun in
+    /// a tick began then, and of anything else little is known.
+    pub fn observe(&mut self, now: Instant, ticked: bool, seen: impl Iterator<Item = Seen>) {
         for one in seen {
+            let known = ticked || one.exact;
             let exact = one.exact;
             let rhythm = self.0.entry(one.waiter).or_insert_with(|| Rhythm {
                 earliest: one.earliest,
@@ -166,11 +170,12 @@ impl Rhythms {
                 exact,
                 times: 0,
                 measured: exact,
+                proven: exact,
                 since: now,
                 works: false,
                 seen: now,
             });
-            rhythm.take(&one, now);
+            rhythm.take(&one, known, now);
         }
         self.0
             .retain(|_, rhythm| now.saturating_duration_since(rhythm.seen) < FORGOTTEN);
@@ -192,7 +197,7 @@ impl Rhythms {
             return false;
         };
         let needed = if rhythm.exact { 1 } else { 2 };
-        if rhythm.times < needed {
+        if rhythm.times < needed || !rhythm.proven {
             return false;
         }
         let watched = now.saturating_duration_since(rhythm.since);
@@ -215,14 +220,21 @@ impl Rhythms {
 }
 
 impl Rhythm {
-    fn take(&mut self, one: &Seen, now: Instant) {
+    fn take(&mut self, one: &Seen, known: bool, now: Instant) {
         self.seen = now;
         if self.earliest.max(one.earliest) - self.earliest.min(one.earliest) < SAME_DEADLINE {
             return;
         }
         let came = self.earliest <= now;
-        let same = self.exact == one.exact && self.measured && is_same(self.span, one.span, one.exact);
         self.earliest = one.earliest;
+        let left = one.earliest.saturating_duration_since(now);
+        if !known && self.measured && left <= self.span && one.span + TOLERANCE >= self.span {
+            // It may be the same again.
+            self.proven = false;
+            return;
+        }
+        let same = self.exact == one.exact && self.measured && is_same(self.span, one.span, one.exact);
+        self.proven = known;
         match (same, came) {
             (true, true) => self.times = self.times.saturating_add(1),
             // Something else ended its wait.
@@ -230,7 +242,7 @@ impl Rhythm {
             (false, _) => {
                 self.span = one.span;
                 self.exact = one.exact;
-                self.measured = came || one.exact;
+                self.measured = known && (came || one.exact);
                 self.times = 0;
                 self.since = now;
             }
@@ -273,7 +285,11 @@ mod tests {
         let mut rhythms = Rhythms::default();
         let mut now = Instant::now();
         for span in spans {
-            rhythms.observe(now, std::iter::once(seen(now + seconds(*span), seconds(*span), exact)));
+            rhythms.observe(
+                now,
+                true,
+                std::iter::once(seen(now + seconds(*span), seconds(*span), exact)),
+            );
             now += seconds(*span);
         }
         (rhythms, now - seconds(spans[spans.len() - 1]))
@@ -333,7 +349,7 @@ mod tests {
         now += seconds(60);
         rhythms.worked(now);
         for _ in 0..3 {
-            rhythms.observe(now, std::iter::once(seen(now + seconds(60), seconds(60), true)));
+            rhythms.observe(now, true, std::iter::once(seen(now + seconds(60), seconds(60), true)));
             now += seconds(60);
         }
         assert!(!rhythms.is_housekeeping(WAITER, false, now - seconds(600), now));
@@ -344,10 +360,27 @@ mod tests {
         let mut rhythms = Rhythms::default();
         let mut now = Instant::now();
         for _ in 0..10 {
-            rhythms.observe(now, std::iter::once(seen(now + seconds(60), seconds(60), true)));
+            rhythms.observe(now, true, std::iter::once(seen(now + seconds(60), seconds(60), true)));
             now += seconds(30);
         }
         assert!(!rhythms.is_housekeeping(WAITER, false, now, now));
+    }
+
+    #[test]
+    fn a_wake_in_between_leaves_what_is_known_of_a_period_to_be_proven() {
+        let known = |left: u64, at_most: u64| {
+            let (mut rhythms, mut now) = after(&[5; 10], false);
+            now += seconds(20);
+            let fallen_asleep = seen(now + seconds(left), seconds(at_most), false);
+            rhythms.observe(now, false, std::iter::once(fallen_asleep));
+            assert!(!rhythms.is_housekeeping(WAITER, false, now, now));
+            now += seconds(left);
+            rhythms.observe(now, true, std::iter::once(seen(now + seconds(5), seconds(5), false)));
+            rhythms.is_housekeeping(WAITER, false, now, now)
+        };
+        assert!(known(3, 12), "as before, for all that is known");
+        assert!(!known(10, 12), "a longer one");
+        assert!(!known(3, 4), "a shorter one");
     }
 
     #[test]
@@ -393,14 +426,18 @@ mod tests {
         };
         let waiter = Waiter::TimerFd { pid: 1, number: 2 };
         let mut rhythms = Rhythms::default();
-        rhythms.observe(now, std::iter::once(Seen::of_timer(&timer(100, 0), now, now)));
+        rhythms.observe(now, true, std::iter::once(Seen::of_timer(&timer(100, 0), now, now)));
         assert!(
             !rhythms.is_polling(waiter, seconds(1)),
             "it may have been set for hours"
         );
         let later = now + Duration::from_millis(1010);
         let ran_from = later - Duration::from_millis(10);
-        rhythms.observe(later, std::iter::once(Seen::of_timer(&timer(90, 0), ran_from, later)));
+        rhythms.observe(
+            later,
+            true,
+            std::iter::once(Seen::of_timer(&timer(90, 0), ran_from, later)),
+        );
         assert!(rhythms.is_polling(waiter, seconds(1)));
         assert!(!rhythms.is_polling(waiter, Duration::from_millis(50)));
     }

@@ -144,7 +144,7 @@ impl Sleep {
     }
 
     fn sleep_on(&mut self, host: &mut Host, asleep: Asleep, began: Instant) {
-        self.observe_deadlines(&asleep.pids, began);
+        self.observe_deadlines(&asleep.pids, began, true);
         let message = ToBroker::Ticked {
             deadline_us: asleep.deadline_us(),
             took: began.elapsed(),
