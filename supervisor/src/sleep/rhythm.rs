@@ -22,6 +22,9 @@ const WATCHED: Duration = Duration::from_secs(30);
 /// How long after the last work a timer that an event loop hides may come: longer than those that programs set in passing.
 const HIDDEN: Duration = Duration::from_secs(3600);
 
+/// How many short waits in a row are polling: two that began in ticks, and what the host waited for when it fell asleep.
+const POLLS: usize = 3;
+
 /// What has not been seen for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -148,6 +151,8 @@ struct Rhythm {
     proven: bool,
     /// Since when it has had this span.
     since: Instant,
+    /// The spans of its last waits, each of which began in a tick but for the first since the host fell asleep.
+    last: [Duration; POLLS],
     /// It has led to work before.
     works: bool,
     seen: Instant,
@@ -161,8 +166,14 @@ impl Rhythms {
     /// Takes what a host waits for that has been held at `now`, after it had been let run for nothing but housekeeping (`ticked`), or fell asleep: what has begun in
     /// a tick began then, and of anything else little is known.
     pub fn observe(&mut self, now: Instant, ticked: bool, seen: impl Iterator<Item = Seen>) {
+        if !ticked {
+            for rhythm in self.0.values_mut() {
+                rhythm.last = [Duration::MAX; POLLS];
+            }
+        }
         for one in seen {
             let known = ticked || one.exact;
+            let fresh = !self.0.contains_key(&one.waiter);
             let exact = one.exact;
             let rhythm = self.0.entry(one.waiter).or_insert_with(|| Rhythm {
                 earliest: one.earliest,
@@ -172,9 +183,14 @@ impl Rhythms {
                 measured: exact,
                 proven: exact,
                 since: now,
+                last: [Duration::MAX; POLLS],
                 works: false,
                 seen: now,
             });
+            if fresh || rhythm.is_another(&one) {
+                rhythm.last.rotate_right(1);
+                rhythm.last[0] = one.span;
+            }
             rhythm.take(&one, known, now);
         }
         self.0
@@ -212,17 +228,22 @@ impl Rhythms {
         self.0.get(&waiter).is_some_and(|rhythm| rhythm.exact)
     }
 
-    /// Whether the time that a waiter waits each time is known, and shorter than the slack.
+    /// Whether a waiter waits for less than the slack again and again. Once is not enough: a short wait may be for the nearest of several timers, as node's, which knows
+    /// for the rest of a second what time it is, hides a timer of 10 minutes for so long.
     pub fn is_polling(&self, waiter: Waiter, slack: Duration) -> bool {
         let rhythm = self.0.get(&waiter);
-        rhythm.is_some_and(|rhythm| rhythm.measured && rhythm.span < slack)
+        rhythm.is_some_and(|rhythm| rhythm.last.iter().all(|span| *span < slack))
     }
 }
 
 impl Rhythm {
+    fn is_another(&self, one: &Seen) -> bool {
+        self.earliest.max(one.earliest) - self.earliest.min(one.earliest) >= SAME_DEADLINE
+    }
+
     fn take(&mut self, one: &Seen, known: bool, now: Instant) {
         self.seen = now;
-        if self.earliest.max(one.earliest) - self.earliest.min(one.earliest) < SAME_DEADLINE {
+        if !self.is_another(one) {
             return;
         }
         let came = self.earliest <= now;
@@ -426,19 +447,28 @@ mod tests {
         };
         let waiter = Waiter::TimerFd { pid: 1, number: 2 };
         let mut rhythms = Rhythms::default();
-        rhythms.observe(now, true, std::iter::once(Seen::of_timer(&timer(100, 0), now, now)));
-        assert!(
-            !rhythms.is_polling(waiter, seconds(1)),
-            "it may have been set for hours"
-        );
-        let later = now + Duration::from_millis(1010);
-        let ran_from = later - Duration::from_millis(10);
-        rhythms.observe(
-            later,
-            true,
-            std::iter::once(Seen::of_timer(&timer(90, 0), ran_from, later)),
-        );
+        let mut later = now;
+        for tick in 0..3 {
+            assert!(
+                !rhythms.is_polling(waiter, seconds(1)),
+                "it may have been set for hours"
+            );
+            let ran_from = later.checked_sub(Duration::from_millis(10)).unwrap();
+            let ticked = tick > 0;
+            rhythms.observe(
+                later,
+                ticked,
+                std::iter::once(Seen::of_timer(&timer(90, 0), ran_from, later)),
+            );
+            later += Duration::from_millis(1010);
+        }
         assert!(rhythms.is_polling(waiter, seconds(1)));
         assert!(!rhythms.is_polling(waiter, Duration::from_millis(50)));
+        rhythms.observe(
+            later,
+            false,
+            std::iter::once(Seen::of_timer(&timer(90, 0), later, later)),
+        );
+        assert!(!rhythms.is_polling(waiter, seconds(1)), "who knows what was set since");
     }
 }

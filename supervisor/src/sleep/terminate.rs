@@ -205,8 +205,10 @@ impl Sleep {
     fn pending_timer(&self, asleep: &Asleep, now: Instant) -> Option<String> {
         let pending = |pid, call| Some(format!("a timer is pending ({}, {call})", named(pid)));
         for (tid, call) in self.interrupted.all() {
-            let is_due = matches!(call.due, Due::From { .. }) && !call.due.is_polling(asleep.slack);
-            if is_due && !self.is_housekeeping(tid, call, asleep, now) && !runtimes::is_own_affair(tid, call) {
+            let Due::From { .. } = call.due else { continue };
+            let polls =
+                call.due.is_polling(asleep.slack) && self.rhythms.is_polling(rhythm::waiter(tid, call), asleep.slack);
+            if !polls && !self.is_housekeeping(tid, call, asleep, now) && !runtimes::is_own_affair(tid, call) {
                 return pending(call.pid, call.wait.call);
             }
         }
