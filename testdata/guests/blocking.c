@@ -245,6 +245,21 @@ static void s_connect(void) {
 static void s_connect_timeo(void) { s_connect(); timeo(SO_SNDTIMEO, LONG); }
 static void s_connect_limit(void) { s_connect(); timeo(SO_SNDTIMEO, LIMIT); }
 static long c_connect(void) { return connect(a, (void *)&unix_address, sizeof unix_address); }
+/* A listener whose queue is full, which answers no one until it accepts. */
+static struct sockaddr_in full_address;
+static void s_connect_tcp(void) {
+	socklen_t length = sizeof full_address;
+	full_address = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	c = ok(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	ok(bind(c, (void *)&full_address, length), "bind"); ok(listen(c, 0), "listen");
+	ok(getsockname(c, (void *)&full_address, &length), "getsockname");
+	b = ok(socket(AF_INET, SOCK_STREAM, 0), "socket");
+	ok(connect(b, (void *)&full_address, length), "connect");
+	a = ok(socket(AF_INET, SOCK_STREAM, 0), "socket");
+}
+static void s_connect_tcp_timeo(void) { s_connect_tcp(); timeo(SO_SNDTIMEO, LONG); }
+static void s_connect_tcp_limit(void) { s_connect_tcp(); timeo(SO_SNDTIMEO, LIMIT); }
+static long c_connect_tcp(void) { return connect(a, (void *)&full_address, sizeof full_address); }
 static void end_accept(void) { ok(accept(c, 0, 0), "accept"); }
 static void s_stream_timeo(void) { s_tcp(); timeo(SO_RCVTIMEO, LONG); }
 static void s_stream_limit(void) { s_tcp(); timeo(SO_RCVTIMEO, LIMIT); }
@@ -472,6 +487,13 @@ static long o_send(void *bytes, long size) { return send(a, bytes, size, 0); }
 static long o_write(void *bytes, long size) { return write(a, bytes, size); }
 static long o_writev(void *bytes, long size) { return writev(a, three(bytes, size), 3); }
 static long o_sendmsg(void *bytes, long size) { struct msghdr m = {.msg_iov = three(bytes, size), .msg_iovlen = 3}; return sendmsg(a, &m, 0); }
+static long o_sendmmsg(void *bytes, long size) {
+	struct iovec *v = three(bytes, size); struct mmsghdr m[3] = {0}; long sent = 0;
+	for (int i = 0; i < 3; i++) { m[i].msg_hdr.msg_iov = &v[i]; m[i].msg_hdr.msg_iovlen = 1; }
+	long n = sendmmsg(a, m, 3, 0);
+	for (long i = 0; i < n; i++) sent += m[i].msg_len;
+	return sent;
+}
 static long o_recv(void *bytes, long size) { return recv(a, bytes, size, MSG_WAITALL); }
 static long o_recvmsg(void *bytes, long size) { struct msghdr m = {.msg_iov = three(bytes, size), .msg_iovlen = 3}; return recvmsg(a, &m, MSG_WAITALL); }
 static void s_race_tcp(void) { tcp(); gives = 0; }
@@ -483,6 +505,7 @@ static long r_send(void) { return race(o_send); }
 static long r_write(void) { return race(o_write); }
 static long r_writev(void) { return race(o_writev); }
 static long r_sendmsg(void) { return race(o_sendmsg); }
+static long r_sendmmsg(void) { return race(o_sendmmsg); }
 static long r_recv(void) { return race(o_recv); }
 static long r_recvmsg(void) { return race(o_recvmsg); }
 static void *datagrams_end(void *unused) {
@@ -523,6 +546,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"flock", s_flock, c_flock, end_byte, 0}, {"setlkw", s_setlkw, c_setlkw, end_byte, 0}, {"ofd-setlkw", s_ofd, c_ofd, end_byte, 0},
 	{"accept", s_accept, c_accept, end_connect, 0}, {"accept4", s_accept, c_accept4, end_connect, 0}, {"accept-timeo", s_accept_timeo, c_accept, end_connect, 0},
 	{"connect", s_connect, c_connect, end_accept, 0}, {"connect-timeo", s_connect_timeo, c_connect, end_accept, 0},
+	{"connect-tcp", s_connect_tcp, c_connect_tcp, end_accept, 0}, {"connect-tcp-timeo", s_connect_tcp_timeo, c_connect_tcp, end_accept, 0},
 	{"recv", s_tcp, c_recv, end_byte, 0}, {"recv-timeo", s_stream_timeo, c_recv, end_byte, 0}, {"recvfrom-timeo", s_stream_timeo, c_recvfrom, end_byte, 0},
 	{"recvmsg", s_tcp, c_recvmsg, end_byte, 0}, {"recvmsg-timeo", s_stream_timeo, c_recvmsg, end_byte, 0},
 	{"recv-waitall", s_waitall, c_waitall, end_seven, 0}, {"recvmsg-waitall", s_waitall, c_waitall_msg, end_seven, 0}, {"recvmsg-waitall-unix", s_waitall_unix, c_waitall_msg, end_seven, 0},
@@ -546,7 +570,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	/* These end by their limit. */
 	{"read-timerfd-limit", s_timerfd, c_timerfd, nothing, 0}, {"read-tty-limit", s_tty_time, c_read, nothing, 0},
 	{"read-timeo-limit", s_stream_limit, c_read, nothing, 0}, {"recv-limit", s_stream_limit, c_recv, nothing, 0}, {"recvmsg-limit", s_stream_limit, c_recvmsg, nothing, 0}, {"recvmmsg-limit", s_datagrams_limit, c_recvmmsg, nothing, 0},
-	{"accept-limit", s_accept_limit, c_accept, nothing, 0}, {"connect-limit", s_connect_limit, c_connect, nothing, 0}, {"send-limit", s_full_limit, c_send, nothing, 0},
+	{"accept-limit", s_accept_limit, c_accept, nothing, 0}, {"connect-limit", s_connect_limit, c_connect, nothing, 0}, {"connect-tcp-limit", s_connect_tcp_limit, c_connect_tcp, nothing, 0}, {"send-limit", s_full_limit, c_send, nothing, 0},
 	{"sem-limit", s_sem, c_sem_limit, nothing, 0}, {"cond-limit", s_mutex, c_cond_limit, nothing, 0}, {"mutex-pi-limit", s_locked_pi, c_mutex_limit, nothing, 0},
 	{"futex-limit", s_word_limit, c_futex, nothing, 0}, {"futex-bitset-limit", s_word_limit, c_bitset, nothing, 0}, {"futex-waitv-limit", s_word_limit, c_waitv, nothing, 0},
 	{"mq-receive-limit", s_mq, c_mq_receive_limit, nothing, 0}, {"mq-send-limit", s_mq_full, c_mq_send_limit, nothing, 0},
@@ -559,7 +583,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	/* These say how many of their calls were cut short. */
 	{"race-send", s_race_tcp, r_send, end_race, 0}, {"race-write", s_race_tcp, r_write, end_race, 0}, {"race-write-pipe", s_race_pipe, r_write, end_race, 0},
 	{"race-writev", s_race_stream, r_writev, end_race, 0}, {"race-sendmsg", s_race_tcp, r_sendmsg, end_race, 0}, {"race-sendmsg-unix", s_race_stream, r_sendmsg, end_race, 0},
-	{"race-recv", s_race_give, r_recv, end_race, 0}, {"race-recvmsg", s_race_give_unix, r_recvmsg, end_race, 0}, {"race-recvmmsg", s_datagrams_none, r_recvmmsg, end_race, 0},
+	{"race-sendmmsg", s_race_tcp, r_sendmmsg, end_race, 0}, {"race-recv", s_race_give, r_recv, end_race, 0}, {"race-recvmsg", s_race_give_unix, r_recvmsg, end_race, 0}, {"race-recvmmsg", s_datagrams_none, r_recvmmsg, end_race, 0},
 };
 
 static volatile pid_t worker_tid;

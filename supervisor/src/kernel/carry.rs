@@ -36,6 +36,10 @@ pub struct Carry {
     pub tid: i32,
     /// What the call has returned: how far it came.
     pub done: i64,
+    /// What the result of the rest is added to, where it is anything.
+    pub base: i64,
+    /// A 32-bit count that the rest writes anew, and what it had been: they are added as well (`msg_len` of sendmmsg(2)).
+    pub counted: Option<(u64, u32)>,
     /// The arguments of the rest.
     pub args: [u64; 6],
     /// What else is other.
@@ -169,11 +173,22 @@ impl UnderWay {
     /// Makes the result the sum, and everything else what it was.
     fn end(self) {
         let thread = Pid::from_raw(self.carry.tid);
-        unpatch(&self.carry.patches, &ThreadMemory::of(self.carry.tid));
-        if let Ok(mut registers) = ptrace::getregs(thread) {
-            registers::end_again(&mut registers, &self.before, self.carry.done, self.entered);
-            let _ = ptrace::setregs(thread, registers);
-        }
+        let memory = ThreadMemory::of(self.carry.tid);
+        unpatch(&self.carry.patches, &memory);
+        let Ok(registers) = ptrace::getregs(thread) else { return };
+        let more = if self.entered { registers::result(&registers) } else { 0 };
+        let result = if more > 0 {
+            if let Some((address, before)) = self.carry.counted {
+                let added = memory.read_array(address).map_or(0, u32::from_ne_bytes);
+                let _ = memory.write(address, &before.wrapping_add(added).to_ne_bytes());
+            }
+            self.carry.base + more
+        } else {
+            self.carry.done
+        };
+        let mut registers = self.before;
+        registers::set_result(&mut registers, result);
+        let _ = ptrace::setregs(thread, registers);
     }
 }
 

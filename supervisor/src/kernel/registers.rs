@@ -146,19 +146,16 @@ pub(super) fn make_again(registers: &mut libc::user_regs_struct, args: &[u64; 6]
     ] = *args;
 }
 
-/// Ends such a call: it returns what had been done before it and what it has done itself, if it was `made`.
+/// What a call that is over has returned.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn end_again(
-    registers: &mut libc::user_regs_struct,
-    before: &libc::user_regs_struct,
-    done: i64,
-    made: bool,
-) {
-    let more = if made { registers.rax.cast_signed().max(0) } else { 0 };
-    *registers = libc::user_regs_struct {
-        rax: (done + more).cast_unsigned(),
-        ..*before
-    };
+pub(super) fn result(registers: &libc::user_regs_struct) -> i64 {
+    registers.rax.cast_signed()
+}
+
+/// Has a call return this.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn set_result(registers: &mut libc::user_regs_struct, result: i64) {
+    registers.rax = result.cast_unsigned();
 }
 
 /// As [`read`]: never called.
@@ -167,13 +164,13 @@ pub(super) fn make_again(_registers: &mut libc::user_regs_struct, _args: &[u64; 
 
 /// As [`read`]: never called.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn end_again(
-    _registers: &mut libc::user_regs_struct,
-    _before: &libc::user_regs_struct,
-    _done: i64,
-    _made: bool,
-) {
+pub(super) fn result(_registers: &libc::user_regs_struct) -> i64 {
+    0
 }
+
+/// As [`read`]: never called.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn set_result(_registers: &mut libc::user_regs_struct, _result: i64) {}
 
 #[cfg(target_arch = "x86_64")]
 fn decide(registers: &mut libc::user_regs_struct, go_on: GoOn) {

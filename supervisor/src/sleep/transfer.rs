@@ -29,6 +29,9 @@ const INTERRUPTED: [i32; 2] = [512, libc::EINTR];
 struct Rest {
     args: [u64; 6],
     patches: Vec<Patch>,
+    /// How many of the messages that were counted are made again, since the last of them was sent in part, and where that part is counted.
+    again: i64,
+    counted: Option<(u64, u32)>,
 }
 
 /// How a thread goes on that was stopped when its call had just returned less than it was to move; `None` if it was not cut short.
@@ -38,7 +41,7 @@ pub fn cut_short(thread: &StoppedThread) -> Option<Carry> {
         return None;
     };
     let done = u64::try_from(result).ok().filter(|done| *done > 0)?;
-    let Rest { args: rest, patches } = rest(number, &args, done, &ThreadMemory::of(tid)).ok().flatten()?;
+    let rest = rest(number, &args, done, &ThreadMemory::of(tid)).ok().flatten()?;
     // A signal handler that is about to run cuts it short natively.
     if signals::interrupts(tid) || !would_go_on(pid, number, &args) {
         return None;
@@ -47,8 +50,10 @@ pub fn cut_short(thread: &StoppedThread) -> Option<Carry> {
         pid,
         tid,
         done: result,
-        args: rest,
-        patches,
+        base: result - rest.again,
+        counted: rest.counted,
+        args: rest.args,
+        patches: rest.patches,
     })
 }
 
@@ -76,11 +81,7 @@ fn rest(number: i64, args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> 
             rest[2] = u64::from(low_half(args[2])).saturating_sub(done);
             rest[2] > 0
         }
-        libc::SYS_sendmmsg if waits(args[3]) && last_is_whole(args[1], done, memory)? => {
-            rest[1] = args[1] + done * MMSGHDR;
-            rest[2] = u64::from(low_half(args[2])).saturating_sub(done);
-            rest[2] > 0
-        }
+        libc::SYS_sendmmsg if waits(args[3]) => return skip_messages(args, done, memory),
         libc::SYS_io_getevents | SYS_IO_PGETEVENTS => {
             rest[1] = args[1].saturating_sub(done);
             rest[2] = args[2].saturating_sub(done);
@@ -89,7 +90,12 @@ fn rest(number: i64, args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> 
         }
         _ => false,
     };
-    Ok(more.then_some(Rest { args: rest, patches }))
+    Ok(more.then_some(Rest {
+        args: rest,
+        patches,
+        again: 0,
+        counted: None,
+    }))
 }
 
 fn low_half(argument: u64) -> u32 {
@@ -165,13 +171,24 @@ fn skip_message(
     skip_iovecs(field(0), field(8), done, memory, patches)
 }
 
-/// Whether the last of these messages went whole. If not, its rest cannot be sent as a message of its own.
-fn last_is_whole(address: u64, done: u64, memory: &impl TargetMemory) -> Result<bool, Errno> {
+/// The rest of sendmmsg(2): the messages that are left, and before them what is left of the last one that was counted.
+fn skip_messages(args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> Result<Option<Rest>, Errno> {
+    /// Where `msg_len` is in `struct mmsghdr`.
     const LENGTH: u64 = 56;
-    let last = address + (done - 1) * MMSGHDR;
-    let sent: [u8; 4] = memory.read_array(last + LENGTH)?;
-    let more = skip_message(last, false, u32::from_ne_bytes(sent).into(), memory, &mut Vec::new())?;
-    Ok(!more)
+    let mut rest = *args;
+    let mut patches = Vec::new();
+    let last = args[1] + (done - 1) * MMSGHDR;
+    let sent = u32::from_ne_bytes(memory.read_array(last + LENGTH)?);
+    let in_part = skip_message(last, true, sent.into(), memory, &mut patches)?;
+    let skipped = if in_part { done - 1 } else { done };
+    rest[1] = args[1] + skipped * MMSGHDR;
+    rest[2] = u64::from(low_half(args[2])).saturating_sub(skipped);
+    Ok((rest[2] > 0).then_some(Rest {
+        args: rest,
+        patches: if in_part { patches } else { Vec::new() },
+        again: i64::from(in_part),
+        counted: in_part.then_some((last + LENGTH, sent)),
+    }))
 }
 
 /// Whether the call would have waited for more: its descriptor is one that is waited for, and nothing has happened to it that ends the call.
@@ -280,6 +297,22 @@ mod tests {
                 }
             ]
         );
+    }
+
+    #[test]
+    fn a_message_that_was_sent_in_part_is_made_again_and_counted_once() {
+        // Two messages with one vector each: 10 bytes and 20, of which 7 were sent.
+        let message = |vectors: u64, sent: u64| [0, 0, vectors, 1, 0, 0, 0, sent];
+        let vectors = [100, 10, 200, 20];
+        let memory = |sent| [&message(BASE + 128, 10)[..], &message(BASE + 144, sent), &vectors].concat();
+        let args = [4, BASE, 2, 0, 0, 0];
+        let rest = of(libc::SYS_sendmmsg, args, 2, &memory(7)).unwrap();
+        assert_eq!((rest.args, rest.again), ([4, BASE + 64, 1, 0, 0, 0], 1));
+        assert_eq!(rest.counted, Some((BASE + 64 + 56, 7)));
+        assert_eq!(rest.patches[0].now, words(&[207, 13]));
+        assert_eq!(of(libc::SYS_sendmmsg, args, 2, &memory(20)), None);
+        let rest = of(libc::SYS_sendmmsg, args, 1, &memory(0)).unwrap();
+        assert_eq!((rest.args, rest.again, rest.counted), ([4, BASE + 64, 1, 0, 0, 0], 0, None));
     }
 
     #[test]
