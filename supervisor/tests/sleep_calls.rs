@@ -177,6 +177,50 @@ fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
     });
 }
 
+/// A host sleeps once in the middle of a call and then runs on: the limit counts from when the call began. Another program, whose limit is as long and which
+/// begins while the host sleeps, ends later; a limit that counted from the wake would end after that.
+#[test]
+fn each_limit_counts_from_when_its_call_began() {
+    const PART: Duration = Duration::from_millis(800);
+    let [_, calls, _] = calls();
+    let project = Project::up("once", &compose(&calls, "200ms"));
+    let hosts = project.ps();
+    each(&calls, calls.len(), |call| {
+        let (address, _program) = native_program("blocking", &["nanosleep-limit", "0"]);
+        let (mut later, mut held) = (
+            Held::connect(address),
+            Held::connect((hosts[call].address, 8080).into()),
+        );
+        held.say("begin").unwrap();
+        assert_eq!(held.hear().unwrap(), "begun", "{call}");
+        held.say("end").unwrap();
+        let slept = control::suspend(&project, call);
+        std::thread::sleep(PART);
+        later.say("begin").unwrap();
+        assert_eq!(later.hear().unwrap(), "begun");
+        later.say("end").unwrap();
+        std::thread::sleep(PART);
+        if let Err(why) = slept
+            && !is_left_alone(call, &why)
+        {
+            return Err(format!("{call} did not sleep: {why}"));
+        }
+        control::resume(&project, call)?;
+        let (sender, answers) = channel();
+        std::thread::scope(|scope| {
+            for (who, one) in [("the call", &mut held), ("the other", &mut later)] {
+                let sender = sender.clone();
+                scope.spawn(move || sender.send((who, one.hear())));
+            }
+            let (first, answer) = answers.recv().unwrap();
+            match (first, answer) {
+                ("the call", Ok(answer)) if !answer.contains("early") => Ok(()),
+                other => Err(format!("{call}: first came {other:?}")),
+            }
+        })
+    });
+}
+
 /// Transfers one after the other, whose host is to be suspended all the time: mostly that is refused, and at times a thread enters its call between the look
 /// and the hold. Each call is whole.
 #[test]

@@ -406,6 +406,9 @@ static long c_epoll_pwait(void) { sigset_t set; sigfillset(&set); return epoll_p
 static long c_epoll_pwait2(void) { return syscall(441, c, &event, 1, limit, 0, 8); }
 static long c_poll(void) { struct pollfd p = {a, POLLIN, 0}; long n = poll(&p, 1, limit->tv_sec * 1000); detail = p.revents; return n; }
 static long c_ppoll(void) { struct pollfd p = {a, POLLIN, 0}; long n = ppoll(&p, 1, limit, 0); detail = p.revents; return n; }
+/* With the limit itself, which cannot be written to; the C library copies it. */
+static long c_ppoll_raw(void) { struct pollfd p = {a, POLLIN, 0}; long n = syscall(SYS_ppoll, &p, 1, limit, 0, 8); detail = p.revents; return n; }
+static long c_pselect_raw(void) { fd_set set; FD_ZERO(&set); FD_SET(a, &set); return syscall(SYS_pselect6, a + 1, &set, 0, 0, limit, 0); }
 static long c_select(void) { fd_set set; FD_ZERO(&set); FD_SET(a, &set); struct timeval t = {.tv_sec = limit->tv_sec}; return select(a + 1, &set, 0, 0, &t); }
 static long c_pselect(void) { fd_set set; FD_ZERO(&set); FD_SET(a, &set); return pselect(a + 1, &set, 0, 0, limit, 0); }
 static aio_context_t context;
@@ -565,6 +568,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"sigwaitinfo", s_sigwait, c_sigwaitinfo, end_usr2, 0}, {"sigtimedwait", s_sigwait, c_sigtimedwait, end_usr2, 0},
 	{"epoll-wait", s_epoll, c_epoll, end_byte, 0}, {"epoll-wait-timed", s_epoll, c_epoll_timed, end_byte, 0}, {"epoll-pwait", s_epoll, c_epoll_pwait, end_byte, 0}, {"epoll-pwait2", s_epoll, c_epoll_pwait2, end_byte, 0},
 	{"poll", s_epoll, c_poll, end_byte, 0}, {"ppoll", s_epoll, c_ppoll, end_byte, 0}, {"select", s_epoll, c_select, end_byte, 0}, {"pselect", s_epoll, c_pselect, end_byte, 0},
+	{"ppoll-raw", s_epoll, c_ppoll_raw, end_byte, 0}, {"pselect-raw", s_epoll, c_pselect_raw, end_byte, 0},
 	{"io-getevents", s_aio, c_aio, end_byte, 0}, {"io-getevents-timed", s_aio, c_aio_timed, end_byte, 0}, {"io-pgetevents", s_aio, c_aio_p, end_byte, 0}, {"io-getevents-two", s_aio_two, c_aio_two, end_byte, 0},
 	{0, 0, 0, 0, 0},
 	/* These end by their limit. */
@@ -576,7 +580,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"mq-receive-limit", s_mq, c_mq_receive_limit, nothing, 0}, {"mq-send-limit", s_mq_full, c_mq_send_limit, nothing, 0},
 	{"semtimedop-limit", s_semop_limit, c_semtimedop, nothing, x_sem}, {"sigtimedwait-limit", s_sigwait_limit, c_sigtimedwait, nothing, 0},
 	{"epoll-wait-limit", s_epoll_limit, c_epoll_timed, nothing, 0}, {"epoll-pwait-limit", s_epoll_limit, c_epoll_pwait, nothing, 0}, {"epoll-pwait2-limit", s_epoll_limit, c_epoll_pwait2, nothing, 0},
-	{"poll-limit", s_epoll_limit, c_poll, nothing, 0}, {"ppoll-limit", s_epoll_limit, c_ppoll, nothing, 0}, {"select-limit", s_epoll_limit, c_select, nothing, 0}, {"pselect-limit", s_epoll_limit, c_pselect, nothing, 0},
+	{"poll-limit", s_epoll_limit, c_poll, nothing, 0}, {"ppoll-limit", s_epoll_limit, c_ppoll, nothing, 0}, {"select-limit", s_epoll_limit, c_select, nothing, 0}, {"pselect-limit", s_epoll_limit, c_pselect, nothing, 0}, {"ppoll-raw-limit", s_epoll_limit, c_ppoll_raw, nothing, 0},
 	{"io-getevents-limit", s_aio_limit, c_aio_timed, nothing, 0}, {"io-pgetevents-limit", s_aio_limit, c_aio_p, nothing, 0},
 	{"nanosleep-limit", s_sleep, c_nanosleep, nothing, 0}, {"clock-nanosleep-limit", s_sleep, c_clock_nanosleep, nothing, 0}, {"clock-nanosleep-at-limit", s_sleep, c_clock_nanosleep_at, nothing, 0},
 	{0, 0, 0, 0, 0},

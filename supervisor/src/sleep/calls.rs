@@ -334,6 +334,8 @@ fn timed_out(number: i64) -> Option<i64> {
 pub fn goes_on(number: i64, args: &[u64; 6]) -> bool {
     match number {
         libc::SYS_semop | libc::SYS_splice => true,
+        // What is left of their time could not be written back.
+        libc::SYS_ppoll | libc::SYS_pselect6 | libc::SYS_select => true,
         libc::SYS_ioctl => args[1] == TCSBRK && args[2] != 0,
         _ => timed_out(number).is_some(),
     }

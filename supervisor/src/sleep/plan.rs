@@ -144,6 +144,13 @@ pub fn plan<M: TargetMemory>(
                     wait.deadline = Deadline::After(limit.time);
                     wait.timed_out = limit.timed_out.or(wait.timed_out);
                 }
+                if eintr && wait.left_at.take().is_some() {
+                    // What is left could not be written back: that memory is read-only (fs/select.c, poll_select_finish).
+                    if let Deadline::Left(time) = wait.deadline {
+                        wait.deadline = Deadline::After(time);
+                    }
+                    wait.timed_out = (number == libc::SYS_ppoll).then_some(0);
+                }
                 if let Deadline::At(clock @ (Clock::Monotonic | Clock::Boottime), time) = &mut wait.deadline {
                     *time = set_back(*time, ahead(pid, *clock == Clock::Boottime));
                 }

@@ -312,7 +312,10 @@ mod tests {
         assert_eq!(rest.patches[0].now, words(&[207, 13]));
         assert_eq!(of(libc::SYS_sendmmsg, args, 2, &memory(20)), None);
         let rest = of(libc::SYS_sendmmsg, args, 1, &memory(0)).unwrap();
-        assert_eq!((rest.args, rest.again, rest.counted), ([4, BASE + 64, 1, 0, 0, 0], 0, None));
+        assert_eq!(
+            (rest.args, rest.again, rest.counted),
+            ([4, BASE + 64, 1, 0, 0, 0], 0, None)
+        );
     }
 
     #[test]
