@@ -7,6 +7,7 @@ mod claims;
 mod control;
 mod disposal;
 mod down;
+mod families;
 mod held;
 mod hello;
 mod naming;

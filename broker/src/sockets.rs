@@ -9,6 +9,7 @@ use imsup_wire::{Endpoint, Planes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
+use serde::{Deserialize, Serialize};
 
 use crate::routes;
 
@@ -27,28 +28,56 @@ pub(crate) enum Sharing {
     WithPublished,
 }
 
+/// The address family that a program gave a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// AF_INET.
+    V4,
+    /// AF_INET6.
+    V6,
+}
+
+/// The family of a socket.
+pub(crate) fn family(socket: &OwnedFd) -> Option<Family> {
+    let address = SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
+    Some(match address {
+        SocketAddr::V4(_) => Family::V4,
+        SocketAddr::V6(_) => Family::V6,
+    })
+}
+
 /// Makes a bound socket for the endpoint: listening, or for datagrams. Non-blocking.
-pub(crate) fn create(endpoint: Endpoint, sharing: Sharing, backlog: i32) -> io::Result<OwnedFd> {
-    match attempt(endpoint, sharing, sharing == Sharing::WithPublished, backlog) {
+///
+/// A datagram socket is of both families, and a listener of which the family is not known: these can become of IPv4 for the program that wants
+/// that, the datagram socket itself, and each connection of the listener (IPV6_ADDRFORM), and not the other way round.
+pub(crate) fn create(
+    endpoint: Endpoint,
+    family: Option<Family>,
+    sharing: Sharing,
+    backlog: i32,
+) -> io::Result<OwnedFd> {
+    let dual = endpoint.transport == Transport::Udp || family != Some(Family::V4);
+    match attempt(endpoint, dual, sharing, sharing == Sharing::WithPublished, backlog) {
         // The machine's own port of that number, published by a project of this user, has every address; both sides
         // carry SO_REUSEPORT then, and the more specific address gets what is sent to it.
-        Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, sharing, true, backlog),
+        Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, dual, sharing, true, backlog),
         result => result,
     }
     .map_err(io::Error::from)
 }
 
-fn attempt(endpoint: Endpoint, sharing: Sharing, reuse_port: bool, backlog: i32) -> Result<OwnedFd, Errno> {
+fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, backlog: i32) -> Result<OwnedFd, Errno> {
     let kind = match endpoint.transport {
         Transport::Tcp => SocketType::STREAM,
         Transport::Udp => SocketType::DGRAM,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let made = match endpoint.transport {
-        Transport::Tcp => None,
-        // A datagram socket of both families can become one of IPv4 for the program that wants it (IPV6_ADDRFORM), and not the other way
-        // round. Without IPv6 on the machine no program wants the other one.
-        Transport::Udp => rustix::net::socket_with(AddressFamily::INET6, kind, flags, None).ok(),
+    // Without IPv6 on the machine no program wants one of it.
+    let made = if dual {
+        rustix::net::socket_with(AddressFamily::INET6, kind, flags, None).ok()
+    } else {
+        None
     };
     let (socket, address) = match made {
         Some(socket) => {
@@ -255,7 +284,7 @@ mod tests {
     #[test]
     fn a_closed_door_resets_and_refuses_and_opens_again() {
         let endpoint = endpoint(1);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let mut waiting = TcpStream::connect(endpoint.address).unwrap();
         close_door(&socket, Transport::Tcp);
         let error = waiting.read(&mut [0]).unwrap_err();
@@ -269,7 +298,7 @@ mod tests {
     #[test]
     fn reset_queued_keeps_the_door_open() {
         let endpoint = endpoint(2);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let mut waiting = [(); 3].map(|()| TcpStream::connect(endpoint.address).unwrap());
         assert!(is_readable(&socket));
         reset_queued(&socket, Transport::Tcp);
@@ -283,7 +312,7 @@ mod tests {
     #[test]
     fn reset_queued_takes_nothing_off_a_socket_that_blocks() {
         let endpoint = endpoint(7);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         rustix::io::ioctl_fionbio(&socket, false).unwrap();
         let mut waiting = TcpStream::connect(endpoint.address).unwrap();
         reset_queued(&socket, Transport::Tcp);
@@ -298,17 +327,32 @@ mod tests {
         let bound = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         sockopt::set_socket_reuseaddr(&bound, true).unwrap();
         rustix::net::bind(&bound, &SocketAddr::V4(endpoint.address)).unwrap();
-        let error = create(endpoint, Sharing::Exclusive, 16).unwrap_err();
+        let error = create(endpoint, None, Sharing::Exclusive, 16).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(is_bound_to(&bound, endpoint));
         assert!(!is_bound_to(&bound, self::endpoint(4)));
     }
 
     #[test]
+    fn a_family_is_given_where_it_is_known() {
+        for (low, wanted, given) in [
+            (8, None, Family::V6),
+            (9, Some(Family::V4), Family::V4),
+            (10, Some(Family::V6), Family::V6),
+        ] {
+            let endpoint = endpoint(low);
+            let socket = create(endpoint, wanted, Sharing::WithTheDead, 16).unwrap();
+            assert_eq!(family(&socket), Some(given), "{wanted:?}");
+            assert!(is_bound_to(&socket, endpoint));
+            TcpStream::connect(endpoint.address).unwrap();
+        }
+    }
+
+    #[test]
     fn sockets_are_told_apart() {
-        let one = create(endpoint(5), Sharing::WithTheDead, 16).unwrap();
+        let one = create(endpoint(5), None, Sharing::WithTheDead, 16).unwrap();
         let copy = one.try_clone().unwrap();
-        let other = create(endpoint(6), Sharing::WithTheDead, 16).unwrap();
+        let other = create(endpoint(6), None, Sharing::WithTheDead, 16).unwrap();
         assert!(same(&one, &copy));
         assert!(!same(&one, &other));
     }

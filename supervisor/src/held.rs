@@ -78,6 +78,11 @@ pub enum Waiting {
     },
     /// bind(2).
     Bind(HeldBind),
+    /// accept(2) of a blocking listener, until who waits in a retained one has been handed over.
+    Accept {
+        /// The call.
+        call: Notification,
+    },
 }
 
 /// A held call.

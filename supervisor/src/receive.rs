@@ -113,6 +113,9 @@ impl Loop {
         for successor in self.host.retained.take_successors() {
             self.host.announce(successor.endpoint, successor.socket);
         }
+        for (endpoint, waiting) in self.host.handovers.take_waiting() {
+            self.host.announce(endpoint, waiting);
+        }
         Ok(End {
             status,
             usage,
@@ -350,7 +353,7 @@ impl Loop {
             let (endpoint, can_wait) = match &held.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
                 Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
-                Waiting::Connect(_) | Waiting::Bind(_) => continue,
+                Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } => continue,
             };
             let Some(endpoint) = endpoint else {
                 continue;
@@ -402,6 +405,7 @@ impl Loop {
         if let Some((signal, grace)) = self.sleep.take_ending() {
             self.stop(signal, grace);
         }
+        self.host.handovers.look();
         if self.doors_due().is_some_and(|at| now >= at) {
             self.host.doors.look(&mut self.host.retained);
         }
@@ -508,6 +512,7 @@ impl Loop {
             self.sleep.due(),
             self.patience.due(),
             self.doors_due(),
+            self.host.handovers.due(),
         ]
         .into_iter()
         .flatten()

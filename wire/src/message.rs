@@ -178,6 +178,11 @@ pub enum ToBroker {
         /// Those hosts.
         peers: Vec<Index>,
     },
+    /// The program has bound this port with a socket of another address family than the retained one has: the family is not known any more.
+    OtherFamily {
+        /// Where, in one of the planes.
+        endpoint: Endpoint,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -218,6 +223,8 @@ pub enum ToSupervisor {
         awake: Awake,
         /// Sockets retained for the host. Carries as many descriptors, in this order.
         retained: Vec<Endpoint>,
+        /// Whether the address family that the program binds is known of all of them: an earlier boot has shown it.
+        families_known: bool,
     },
     /// The broker does not take this supervisor. The last message.
     Rejected {

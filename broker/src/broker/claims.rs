@@ -66,7 +66,8 @@ impl Broker {
         if self.sockets.len() as u64 >= self.limits.sockets {
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
         }
-        let socket = sockets::create(endpoint, sharing, self.limits.somaxconn)?;
+        let family = self.family(id, endpoint);
+        let socket = sockets::create(endpoint, family, sharing, self.limits.somaxconn)?;
         Ok(self.keep(id, endpoint, socket))
     }
 
@@ -174,6 +175,7 @@ impl Broker {
             }
             None => {
                 sockets::share_with_the_dead(&socket, endpoint.transport);
+                self.drop_of_other_family(id, endpoint, &socket);
                 self.keep(id, endpoint, socket)
             }
         };
@@ -190,6 +192,7 @@ impl Broker {
         }
         if place.plane == Plane::Vip {
             self.learn(id, endpoint);
+            self.learn_family(id, endpoint, kept);
         }
         true
     }
@@ -281,6 +284,10 @@ impl Broker {
         if kept.tentative && after != After::Retry {
             return false;
         }
+        // The next one is made for a program of either family.
+        if kept.misfit && !sockets::is_readable(&kept.socket) {
+            return false;
+        }
         kept.listening = false;
         kept.handed = false;
         kept.successor = false;
@@ -306,6 +313,7 @@ impl Broker {
 
     /// The start is over: what the program does not listen on refuses, as it would natively.
     pub(super) fn close_unused(&mut self, id: HostId) {
+        self.note_program(id);
         for socket in std::mem::take(&mut self.hosts[id].sockets) {
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;

@@ -225,6 +225,14 @@ pub fn set_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
 
+/// Takes SO_REUSEPORT back.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn clear_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 0)
+}
+
 /// Whether SO_REUSEPORT is set.
 pub fn is_reuseport(socket: BorrowedFd<'_>) -> bool {
     get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
@@ -289,6 +297,11 @@ pub fn without_blocking<T>(socket: BorrowedFd<'_>, flags: OFlags, act: impl FnOn
 pub fn is_in_use(socket: BorrowedFd<'_>) -> bool {
     rustix::net::getpeername(socket).is_ok()
         || get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
+}
+
+/// Whether a socket listens.
+pub fn accepts(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
 }
 
 /// Where a connection attempt stands, seen without taking its error.

@@ -198,12 +198,16 @@ pub(super) fn bind_wildcard_now(host: &Host, socket: &OwnedFd, family: Family) -
 }
 
 fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Verdict {
+    set_misfits_apart(host, &bind);
     if host.retained.is_waiting(bind.endpoint) || is_beside_orphan(host, &bind) {
         return install(host, call.id, call.tid, &bind).into();
     }
     let socket = bind.socket.as_fd();
     if v6only && let Err(errno) = socket::clear_v6only(socket) {
         return errno.into();
+    }
+    if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
+        tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
     }
     match socket::bind(socket, bind.family.form(bind.endpoint.address)) {
         Ok(()) => {
@@ -232,6 +236,19 @@ fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Ver
     }
 }
 
+/// Sets listeners of AF_INET6 apart that are retained where a program of AF_INET binds: it keeps its own, and who waits in these is handed over
+/// ([`crate::handover`]).
+fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
+    if bind.endpoint.transport != Transport::Tcp || bind.family != Family::V4 || !host.handovers.are_possible() {
+        return;
+    }
+    host.handovers.bound_anew(bind.endpoint);
+    let is_v6 = |socket: &OwnedFd| InetSocket::inspect(socket.as_fd()).is_some_and(|kind| kind.family == Family::V6);
+    for retained in host.retained.remove_waiting(bind.endpoint, is_v6) {
+        host.handovers.add(bind.endpoint, retained);
+    }
+}
+
 /// Whether the kernel would let this socket share its port (SO_REUSEPORT; SO_REUSEADDR where the other does not listen) with one that the program has
 /// closed and only imsup keeps: nobody would accept what the kernel gives to that one, so it is given back to the program instead.
 fn is_beside_orphan(host: &Host, bind: &HeldBind) -> bool {
@@ -254,6 +271,11 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
     if !host.listener.is_valid(id) {
         return Answer::Continue;
     }
+    set_misfits_apart(host, bind);
+    if !host.retained.is_waiting(bind.endpoint) && host.handovers.share(bind.endpoint, bind.socket.as_fd()) == Ok(true)
+    {
+        return bind_own(host, bind);
+    }
     match install(host, id, held.tid, bind) {
         Answer::Errno(errno) if errno == Errno::EADDRINUSE as i32 && !host.retained.knows(bind.endpoint) => {
             beside_published(host, bind)
@@ -275,13 +297,17 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
 /// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
 /// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
 fn beside_published(host: &mut Host, bind: &HeldBind) -> Answer {
-    let socket = bind.socket.as_fd();
-    let result = socket::set_reuseport(socket)
-        .and_then(|()| socket::bind(socket, bind.family.form(bind.endpoint.address)))
-        .and_then(|()| socket::duplicate(&bind.socket));
-    match result {
-        Ok(socket) => {
-            bound(host, &socket, bind);
+    match socket::set_reuseport(bind.socket.as_fd()) {
+        Ok(()) => bind_own(host, bind),
+        Err(errno) => Answer::errno(errno),
+    }
+}
+
+/// Binds the program's own socket.
+fn bind_own(host: &mut Host, bind: &HeldBind) -> Answer {
+    match socket::bind(bind.socket.as_fd(), bind.family.form(bind.endpoint.address)) {
+        Ok(()) => {
+            bound(host, &bind.socket, bind);
             Answer::Value(0)
         }
         Err(errno) => Answer::errno(errno),
@@ -307,6 +333,16 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
     })();
     match result {
         Ok(retained) => {
+            if bind.endpoint.transport == Transport::Tcp
+                && InetSocket::inspect(retained.as_fd()).is_some_and(|kind| kind.family != bind.family)
+            {
+                // The next boot has one that fits.
+                let endpoint = bind.endpoint;
+                host.link.send(&ToBroker::OtherFamily { endpoint }, Vec::new());
+            }
+            if let Ok((waiting, _)) = socket::accept_queue(retained.as_fd()) {
+                host.handovers.give(bind.endpoint, waiting);
+            }
             bound(host, &retained, bind);
             Answer::Value(0)
         }
@@ -314,8 +350,7 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
     }
 }
 
-/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that. (A listener's connections are
-/// of its family, and programs take either.)
+/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that.
 fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
     if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
         // An earlier one of the program's, which talked to one client.

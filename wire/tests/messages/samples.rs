@@ -259,6 +259,12 @@ fn of_sleep() -> Samples<ToBroker> {
                 peers: [0x0507, 0x0508].into_iter().filter_map(Index::new).collect(),
             },
         ),
+        (
+            "other-family",
+            ToBroker::OtherFamily {
+                endpoint: Endpoint::tcp(vip(254), 80),
+            },
+        ),
     ])
 }
 
@@ -276,6 +282,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 sleep: Some(sleep_policy()),
                 awake: awake(),
                 retained: vec![Endpoint::tcp(vip(254), 80), Endpoint::udp(vip(254), 53)],
+                families_known: true,
             },
         ),
         ("keep-awake", ToSupervisor::KeepAwake(awake())),

@@ -144,6 +144,7 @@ fn of_sleep() -> impl Strategy<Value = ToBroker> {
             .prop_map(|(bytes, took, detail)| { ToBroker::Reclaimed { bytes, took, detail } }),
         (duration(), usage()).prop_map(|(slept, usage)| ToBroker::Terminating { slept, usage }),
         vec(index(), 0..4).prop_map(|peers| ToBroker::Disposable { peers }),
+        endpoint().prop_map(|endpoint| ToBroker::OtherFamily { endpoint }),
         (any::<u64>(), report()).prop_map(|(id, report)| ToBroker::Answer { id, report }),
     ]
 }
@@ -167,11 +168,11 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         socket_address_v4(),
         duration(),
         vec(endpoint(), 0..20),
-        (option::of(sleep_policy()), awake()),
+        (option::of(sleep_policy()), awake(), any::<bool>()),
     );
     prop_oneof![
         welcome.prop_map(
-            |(host, hostname, index, planes, name_server, hold_timeout, retained, (sleep, awake))| {
+            |(host, hostname, index, planes, name_server, hold_timeout, retained, (sleep, awake, families_known))| {
                 ToSupervisor::Welcome {
                     host,
                     hostname,
@@ -182,6 +183,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
                     sleep,
                     awake,
                     retained,
+                    families_known,
                 }
             }
         ),
