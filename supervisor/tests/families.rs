@@ -105,3 +105,142 @@ fn whoever_boots_a_program_is_seen_as_natively() {
         boot_and_compare(&project, &natively, &format!("{mode}{family}"));
     }
 }
+
+/// The same where the supervisor may not duplicate descriptors.
+#[test]
+fn so_it_is_with_copies() {
+    let compose = compose().replace(
+        "expose:",
+        "environment: { IMSUP_WITHOUT: \"pidfd_getfd,process_vm_readv\" }, expose:",
+    );
+    let project = Project::up("families", &compose);
+    for (family, mode) in all() {
+        let natively = natively(&project, family, mode);
+        boot_and_compare(&project, &natively, &format!("{mode}{family}"));
+    }
+}
+
+#[test]
+fn later_boots_are_as_the_first_and_trap_no_accept() {
+    let compose = compose().replace("expose:", "environment: { IMSUP_TRACE: \"1\" }, expose:");
+    let project = Project::up("families", &compose);
+    let log = |host: &str| project.ok(&["logs", host]);
+    for (family, mode) in [("4", "block"), ("6", "edge"), ("4", "prefork"), ("6", "threads")] {
+        let natively = natively(&project, family, mode);
+        let host = format!("{mode}{family}");
+        boot_and_compare(&project, &natively, &host);
+        project.ok(&["stop", &host]);
+        let trapped = log(&host).matches("accept").count();
+        assert!(trapped > 0, "{}", log(&host));
+        for _ in 0..2 {
+            boot_and_compare(&project, &natively, &host);
+            project.ok(&["stop", &host]);
+            assert_eq!(log(&host).matches("accept").count(), trapped, "{}", log(&host));
+        }
+        // Also when the project was down in between: then the broker has made the listener, whose options are its own.
+        if mode == "block" {
+            project.ok(&["down"]);
+            project.ok(&["up", "-d"]);
+            let of_the_family = |facts: &str| facts.split(" keepalive").next().unwrap().to_owned();
+            let said = ask(&mut connect(project.at(&host, 7000), "ask"));
+            assert_eq!(of_the_family(&said), of_the_family(&natively), "{host}");
+            assert_eq!(ask(&mut connect(project.at(&host, 7000), "ask")), natively, "{host}");
+            assert!(!log(&host).contains("accept"), "{}", log(&host));
+        }
+    }
+}
+
+/// Those that wait when a program dies are the signal of its next boot, whatever has become of its listener.
+#[test]
+fn who_waits_for_a_program_that_dies_is_answered_by_the_next() {
+    const COMPOSE: &str = r#"
+services:
+  dies:
+    command: [python3, "@dir@/server.py"]
+    expose: ["7000"]
+"#;
+    const SERVER: &str = "
+import os, socket, sys
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('', 7000)); s.listen(8)
+if not os.path.exists('once'):
+    open('once', 'w').close()
+    os._exit(1)
+while True:
+    c, peer = s.accept(); c.recv(9); c.sendall(repr((peer[0], c.family.name, len(peer))).encode()); c.close()
+";
+    let project = Project::new("families", COMPOSE);
+    std::fs::write(project.path("server.py"), SERVER).unwrap();
+    project.ok(&["up", "-d"]);
+    let address = project.at("dies", 7000);
+    let mut waiting: Vec<_> = (0..4).map(|_| connect(address, "ask")).collect();
+    for stream in &mut waiting {
+        assert_eq!(ask(stream), "('127.0.0.1', 'AF_INET', 2)");
+    }
+    assert_eq!(project.host("dies").boots, 2);
+}
+
+/// A program may bind another family than at its last boot, for reasons that nobody sees.
+#[test]
+fn a_family_that_changes_is_learned_anew() {
+    const COMPOSE: &str = r#"
+services:
+  changes:
+    command: [python3, "@dir@/server.py"]
+    expose: ["7000"]
+"#;
+    const SERVER: &str = "
+import os, socket
+s = socket.socket(getattr(socket, open('family').read()))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('', 7000)); s.listen(8)
+while True:
+    c, peer = s.accept(); c.recv(9); c.sendall(('%s %d' % (s.family.name, len(peer))).encode()); c.close()
+";
+    let project = Project::new("families", COMPOSE);
+    std::fs::write(project.path("server.py"), SERVER).unwrap();
+    let family = |name: &str| std::fs::write(project.path("family"), name).unwrap();
+    family("AF_INET");
+    project.ok(&["up", "-d"]);
+    let boot = || {
+        let said = ask(&mut connect(project.at("changes", 7000), "ask"));
+        project.ok(&["stop", "changes"]);
+        said
+    };
+    for (name, said) in [
+        ("AF_INET", "AF_INET 2"),
+        ("AF_INET6", "AF_INET6 4"),
+        ("AF_INET", "AF_INET 2"),
+    ] {
+        family(name);
+        // It works at once, and is exact from the next boot on.
+        boot();
+        for _ in 0..2 {
+            assert_eq!(boot(), said);
+        }
+    }
+}
+
+/// A caller that cannot wait has a listener made for it before the program has bound anything.
+#[test]
+fn undeclared_ports_are_of_the_programs_family_too() {
+    const COMPOSE: &str = r#"
+services:
+  four: { command: ["@guests@/families", "4", poll, "7000", "300"] }
+  six: { command: ["@guests@/families", "6", poll, "7000", "300"] }
+"#;
+    let project = Project::up("families", COMPOSE);
+    for (host, family) in [("four", "4"), ("six", "6")] {
+        let natively = natively(&project, family, "poll");
+        let client = format!(
+            "import socket, select
+s = socket.socket(); s.setblocking(False)
+try: s.connect(('{host}', 7000))
+except BlockingIOError: pass
+select.select([], [s], []); s.setblocking(True); s.sendall(b'ask\\n')
+said = b''
+while (part := s.recv(4096)): said += part
+print(said.decode().strip().replace(socket.gethostbyname(socket.gethostname()), '127.0.0.1'))"
+        );
+        let said = project.run(&["python3", "-c", &client]).expect_success("the client");
+        assert_eq!(said.trim(), natively.trim(), "{host}");
+    }
+}

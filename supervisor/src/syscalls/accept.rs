@@ -11,9 +11,10 @@ use rustix::fs::OFlags;
 use super::bind::endpoint_of;
 use super::names::write_address;
 use super::{Verdict, socket_of};
+use crate::copies::Remembered;
 use crate::handover::{self, Accepted};
 use crate::held::{Held, Waiting};
-use crate::host::Host;
+use crate::host::{Descriptors, Host};
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::settings;
@@ -159,6 +160,10 @@ fn show_as_v4(host: &mut Host, connection: &OwnedFd, peer: SocketAddr) {
     let (Ok(cookie), Some(local)) = (socket::cookie(socket), socket::local_address(socket)) else {
         return;
     };
+    if let (Descriptors::Copied(copies), Ok(inode)) = (&mut host.descriptors, socket::inode(socket)) {
+        let peer = socket::peer_address(socket).ok().flatten();
+        copies.remember(inode, Remembered { cookie, local, peer });
+    }
     let local = host.identity.shown_local(canonical(local));
     let peer = host.identity.shown_peer(peer, local);
     host.sockets.update(cookie, |asked| {
