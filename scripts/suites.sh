@@ -10,6 +10,7 @@ readonly directory work=$directory/work
 # What of each source package is wanted, and as which name. Perl's own IO::Socket::IP is the one that Debian packages too.
 declare -A wanted=(
     [libevent]='*'
+    [libuv1]='*'
     [redis]='*/tests/*'
     [perl]='*/dist/IO/t/* */cpan/Socket/t/* */cpan/IO-Socket-IP/t/* */t/*.pl'
     [libio-socket-ssl-perl]='*/t/*'

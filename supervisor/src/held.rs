@@ -106,6 +106,11 @@ impl Held {
         !matches!(self.waiting, Waiting::Bind(_))
     }
 
+    /// Whether it is an accept(2).
+    pub fn is_accept(&self) -> bool {
+        matches!(self.waiting, Waiting::Accept { .. })
+    }
+
     /// What it gets when a signal ends the wait. A connect with a timeout is not restarted (signal(7)).
     pub fn interruption(&self) -> Answer {
         match &self.waiting {

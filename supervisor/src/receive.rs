@@ -463,8 +463,10 @@ impl Loop {
     }
 
     fn circumstances(&self) -> Circumstances {
+        let accepts = self.held.values().filter(|held| held.is_accept()).count();
         Circumstances {
-            held_calls: self.held.len(),
+            held_calls: self.held.len() - accepts,
+            handing_over: accepts > 0,
             stopping: self.kill_at.is_some(),
         }
     }
