@@ -61,6 +61,8 @@ pub(crate) fn create(
     match attempt(endpoint, dual, sharing, sharing == Sharing::WithPublished, backlog) {
         // The machine's own port of that number, published by a project of this user, has every address; both sides
         // carry SO_REUSEPORT then, and the more specific address gets what is sent to it.
+        // IPv6 may be switched off.
+        Err(Errno::ADDRNOTAVAIL) if dual => attempt(endpoint, false, sharing, false, backlog),
         Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, dual, sharing, true, backlog),
         result => result,
     }
@@ -133,6 +135,33 @@ pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io
         note_addresses(socket);
     }
     Ok(())
+}
+
+/// A datagram socket of both families in the place of one of IPv4 that a program has left, and in which nothing waits: the next program may want
+/// the other family, which it cannot become. `None` where it stays.
+///
+/// For a moment both are bound. A connected socket takes nothing from others, so that no datagram comes to one that is closed then.
+pub(crate) fn of_both_families(old: &OwnedFd, endpoint: Endpoint) -> Option<OwnedFd> {
+    if endpoint.transport != Transport::Udp || family(old) != Some(Family::V4) || is_readable(old) {
+        return None;
+    }
+    share_with_us(old).ok()?;
+    let new = attempt(endpoint, true, Sharing::Exclusive, true, 0).ok()?;
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let replaced = family(&new) == Some(Family::V6) && rustix::net::connect(old, &nobody).is_ok() && !is_readable(old);
+    if !replaced {
+        let _ = rustix::net::connect_unspec(old);
+    }
+    replaced.then_some(new)
+}
+
+/// SO_REUSEPORT wants one user for all sockets of an address, and a program may have had another.
+fn share_with_us(socket: &OwnedFd) -> Result<(), Errno> {
+    let ours = rustix::process::geteuid();
+    if rustix::fs::fstat(socket)?.st_uid != ours.as_raw() {
+        rustix::fs::fchown(socket, Some(ours), None)?;
+    }
+    sockopt::set_socket_reuseport(socket, true)
 }
 
 /// Lets connections of a program's own socket, once they are in TIME_WAIT, not keep the next `up` from the port. What is
@@ -346,6 +375,25 @@ mod tests {
             assert!(is_bound_to(&socket, endpoint));
             TcpStream::connect(endpoint.address).unwrap();
         }
+    }
+
+    #[test]
+    fn a_datagram_socket_that_is_left_takes_both_families_again() {
+        let endpoint = Endpoint {
+            transport: Transport::Udp,
+            ..endpoint(11)
+        };
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut old = attempt(endpoint, false, Sharing::Exclusive, false, 0).unwrap();
+        sender.send_to(b"waits", endpoint.address).unwrap();
+        assert!(of_both_families(&old, endpoint).is_none(), "something waits");
+        reset_queued(&old, Transport::Udp);
+        let new = of_both_families(&old, endpoint).unwrap();
+        assert_eq!(family(&new), Some(Family::V6));
+        std::mem::swap(&mut old, &mut { new });
+        sender.send_to(b"comes", endpoint.address).unwrap();
+        assert!(is_readable(&old));
+        assert!(of_both_families(&old, endpoint).is_none(), "it is of both already");
     }
 
     #[test]

@@ -229,6 +229,15 @@ impl Handovers {
         handover.retained.push(retained);
     }
 
+    /// The retained listeners of an endpoint beside which the program has bound and not listened: it may bind anew, with the other family.
+    pub fn take_back(&mut self, endpoint: Endpoint) -> Vec<OwnedFd> {
+        if self.by_endpoint.get(&endpoint).is_none_or(Handover::is_begun) {
+            return Vec::new();
+        }
+        let handover = self.by_endpoint.remove(&endpoint);
+        handover.map(|handover| handover.retained).unwrap_or_default()
+    }
+
     /// Lets a socket of the program be bound beside the retained listeners of an endpoint (SO_REUSEPORT), where there are any; true where there are.
     ///
     /// # Errors

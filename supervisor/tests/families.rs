@@ -244,3 +244,76 @@ print(said.decode().strip().replace(socket.gethostbyname(socket.gethostname()), 
         assert_eq!(said.trim(), natively.trim(), "{host}");
     }
 }
+
+/// Datagrams, too: the first, which boots the program, and later ones, at the first boot and at later ones, whatever family the last had.
+#[test]
+fn datagrams_are_of_the_programs_family() {
+    const COMPOSE: &str = r#"
+services:
+  changes: { command: [python3, "@dir@/server.py", "7000"], expose: ["7000/udp"] }
+"#;
+    const SERVER: &str = "
+import socket, sys
+family = getattr(socket, open('family').read())
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1); s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+else: s.setsockopt(socket.IPPROTO_IP, 8, 1)
+s.bind(('', int(sys.argv[1])))
+print('listening', flush=True)
+def option(level, name):
+    try: return s.getsockopt(level, name)
+    except OSError as error: return error.errno
+while True:
+    data, controls, flags, peer = s.recvmsg(64, 512)
+    said = [data, sorted((level, kind, len(value)) for level, kind, value in controls), flags, peer[0], len(peer), len(s.getsockname()), s.getsockname()[0]]
+    said += [option(socket.SOL_SOCKET, socket.SO_DOMAIN)]
+    said += [option(socket.IPPROTO_IPV6, name) for name in (socket.IPV6_V6ONLY, socket.IPV6_TCLASS, socket.IPV6_RECVPKTINFO, socket.IPV6_UNICAST_HOPS)]
+    s.sendto(repr(said).encode(), peer)
+    # An address of the form that it was shown: sendmsg, too.
+    s.sendmsg([b'again'], [], 0, peer)
+";
+    let project = Project::new("families", COMPOSE);
+    std::fs::write(project.path("server.py"), SERVER).unwrap();
+    let family = |name: &str| std::fs::write(project.path("family"), name).unwrap();
+    let ask = |address: SocketAddr| {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(common::LIMIT)).unwrap();
+        socket.send_to(b"ask", address).unwrap();
+        let mut answer = [0; 2048];
+        let length = socket.recv(&mut answer).unwrap();
+        let said = String::from_utf8_lossy(&answer[..length]).into_owned();
+        let length = socket.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..length], b"again");
+        said
+    };
+    let natively: BTreeMap<&str, String> = ["AF_INET", "AF_INET6"]
+        .into_iter()
+        .map(|name| {
+            family(name);
+            let running = (0..10).find_map(|_| {
+                let port = std::net::UdpSocket::bind("127.0.0.1:0")
+                    .unwrap()
+                    .local_addr()
+                    .unwrap()
+                    .port();
+                let command = project.command("python3", &["server.py", &port.to_string()]);
+                let mut running = Background::spawn(command, Stdio::piped());
+                let mut said = String::new();
+                let output = running.child.stdout.as_mut().unwrap();
+                BufReader::new(output).read_line(&mut said).unwrap();
+                (said == "listening\n").then_some((running, port))
+            });
+            let (_running, port) = running.expect("the server listens");
+            (name, ask(SocketAddr::from(([127, 0, 0, 1], port))))
+        })
+        .collect();
+    project.ok(&["up", "-d"]);
+    for name in ["AF_INET", "AF_INET", "AF_INET6", "AF_INET6", "AF_INET"] {
+        family(name);
+        for which in ["the first", "the second"] {
+            assert_eq!(ask(project.at("changes", 7000)), natively[name], "{which}");
+        }
+        project.ok(&["stop", "changes"]);
+    }
+}

@@ -295,6 +295,9 @@ impl Broker {
             tracing::warn!(endpoint = %kept.endpoint, %error, "a retained socket cannot be used again");
             return false;
         }
+        if let Some(socket) = sockets::of_both_families(&kept.socket, kept.endpoint) {
+            kept.socket = socket;
+        }
         kept.open = true;
         if after == After::GaveUp {
             sockets::reset_queued(&kept.socket, kept.endpoint.transport);

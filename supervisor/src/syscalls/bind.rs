@@ -239,10 +239,16 @@ fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Ver
 /// Sets listeners of AF_INET6 apart that are retained where a program of AF_INET binds: it keeps its own, and who waits in these is handed over
 /// ([`crate::handover`]).
 fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
-    if bind.endpoint.transport != Transport::Tcp || bind.family != Family::V4 || !host.handovers.are_possible() {
+    if bind.endpoint.transport != Transport::Tcp || !host.handovers.are_possible() {
         return;
     }
     host.handovers.bound_anew(bind.endpoint);
+    if bind.family == Family::V6 {
+        for retained in host.handovers.take_back(bind.endpoint) {
+            keep_claimed(host, retained);
+        }
+        return;
+    }
     let is_v6 = |socket: &OwnedFd| InetSocket::inspect(socket.as_fd()).is_some_and(|kind| kind.family == Family::V6);
     for retained in host.retained.remove_waiting(bind.endpoint, is_v6) {
         host.handovers.add(bind.endpoint, retained);

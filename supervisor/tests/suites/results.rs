@@ -97,8 +97,12 @@ fn tap(text: &str, named: bool) -> Results {
             () if passed => "ok",
             () => "fail",
         };
-        let name = rest.split_once(" - ").map(|(_, name)| name.split(" #").next().unwrap_or(name).trim());
-        let name = name.filter(|_| named).map_or_else(|| format!("{count:03}"), str::to_owned);
+        let name = rest
+            .split_once(" - ")
+            .map(|(_, name)| name.split(" #").next().unwrap_or(name).trim());
+        let name = name
+            .filter(|_| named)
+            .map_or_else(|| format!("{count:03}"), str::to_owned);
         results.insert(name, outcome.to_owned());
     }
     if plan != Some(count) {
