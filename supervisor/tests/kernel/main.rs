@@ -3,6 +3,7 @@
 //! A kernel that does otherwise fails here, and not in somebody's cluster.
 
 mod datagrams;
+mod families;
 mod freezer;
 mod holders;
 #[path = "../common/network.rs"]
