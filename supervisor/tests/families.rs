@@ -32,21 +32,24 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 /// What the guest prints of a connection when it is run by hand.
 fn natively(project: &Project, family: &str, mode: &str) -> String {
-    // Somebody else on the machine may be quicker to take the port.
-    let listening = (0..10).find_map(|_| {
+    let (_running, port) = listening(|port| project.command(guest("families"), &[family, mode, port]));
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let facts = ask(&mut connect(address, "ask"));
+    assert_eq!(ask(&mut connect(address, "count")), "accepted=2 spurious=0");
+    facts
+}
+
+/// Runs a program with a port that is free, and waits until it listens. Somebody else on the machine may be quicker to take the port.
+fn listening(command: impl Fn(&str) -> std::process::Command) -> (Background, u16) {
+    let started = (0..10).find_map(|_| {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let command = project.command(guest("families"), &[family, mode, &port.to_string()]);
-        let mut running = Background::spawn(command, Stdio::piped());
+        let mut running = Background::spawn(command(&port.to_string()), Stdio::piped());
         let mut said = String::new();
         let output = running.child.stdout.as_mut().unwrap();
         BufReader::new(output).read_line(&mut said).unwrap();
         (said == "listening\n").then_some((running, port))
     });
-    let (_running, port) = listening.expect("the guest listens");
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let facts = ask(&mut connect(address, "ask"));
-    assert_eq!(ask(&mut connect(address, "count")), "accepted=2 spurious=0");
-    facts
+    started.expect("the program listens")
 }
 
 fn connect(address: SocketAddr, line: &str) -> TcpStream {
@@ -291,20 +294,7 @@ while True:
         .into_iter()
         .map(|name| {
             family(name);
-            let running = (0..10).find_map(|_| {
-                let port = std::net::UdpSocket::bind("127.0.0.1:0")
-                    .unwrap()
-                    .local_addr()
-                    .unwrap()
-                    .port();
-                let command = project.command("python3", &["server.py", &port.to_string()]);
-                let mut running = Background::spawn(command, Stdio::piped());
-                let mut said = String::new();
-                let output = running.child.stdout.as_mut().unwrap();
-                BufReader::new(output).read_line(&mut said).unwrap();
-                (said == "listening\n").then_some((running, port))
-            });
-            let (_running, port) = running.expect("the server listens");
+            let (_running, port) = listening(|port| project.command("python3", &["server.py", port]));
             (name, ask(SocketAddr::from(([127, 0, 0, 1], port))))
         })
         .collect();
@@ -315,5 +305,153 @@ while True:
             assert_eq!(ask(project.at("changes", 7000)), natively[name], "{which}");
         }
         project.ok(&["stop", "changes"]);
+    }
+}
+
+/// Programs that are peculiar about their listener, at their first boot: workers with a listener each; few descriptors; one that takes so long over each that it
+/// sleeps meanwhile; one that listens anew.
+#[test]
+fn whoever_waits_is_served_by_peculiar_programs() {
+    const COMPOSE: &str = r#"
+services:
+  workers: { command: [python3, "@dir@/server.py", workers], expose: ["7000"] }
+  poor: { command: [python3, "@dir@/server.py", poor], expose: ["7000"] }
+  slow: { command: [python3, "@dir@/server.py", slow], expose: ["7000"], x-imsup: { idle_after: 50ms } }
+  again: { command: [python3, "@dir@/server.py", again], expose: ["7000"] }
+"#;
+    const SERVER: &str = "
+import errno, os, resource, select, signal, socket, sys, time
+kind = sys.argv[1]
+def listen(reuse_port=False):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port: s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    s.bind(('', 7000))
+    return s
+def serve(s, pause=0):
+    c, peer = s.accept()
+    assert (c.family, len(peer), peer[0]) == (socket.AF_INET, 2, '127.0.0.1'), (c, peer)
+    c.recv(9); time.sleep(pause); c.sendall(kind.encode()); c.close()
+if kind == 'workers':
+    # As gunicorn and HAProxy have it: all bind, then all listen.
+    listeners = [listen(True) for _ in range(4)]
+    for s in listeners: s.listen(64)
+    for s in listeners[1:]:
+        if os.fork() == 0:
+            while True:
+                select.select([s], [], []); s.setblocking(False)
+                try: serve(s)
+                except BlockingIOError: pass
+    while True: serve(listeners[0])
+s = listen()
+s.listen(64)
+if kind == 'poor':
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (s.fileno() + 1, hard))
+    for _ in range(3):
+        select.select([s], [], [])
+        try: s.accept()
+        except OSError as error: assert error.errno == errno.EMFILE, error
+        else: sys.exit('accepted')
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+if kind == 'again':
+    # Natively those that wait are reset; here the first of them is served, so that it is known when it has happened.
+    serve(s)
+    s.close()
+    s = listen()
+    s.listen(64)
+while True:
+    select.select([s], [], [])
+    serve(s, 0.3 if kind == 'slow' else 0)
+";
+    let project = Project::new("families", COMPOSE);
+    std::fs::write(project.path("server.py"), SERVER).unwrap();
+    project.ok(&["up", "-d"]);
+    for host in ["workers", "poor", "slow"] {
+        let mut waiting: Vec<_> = (0..6).map(|_| connect(project.at(host, 7000), "ask")).collect();
+        for stream in &mut waiting {
+            assert_eq!(ask(stream), host);
+        }
+        assert_eq!(ask(&mut connect(project.at(host, 7000), "ask")), host);
+        assert_eq!(project.host(host).boots, 1);
+    }
+    assert!(
+        project.event_names("slow").iter().any(|name| name == "suspend"),
+        "it slept"
+    );
+    let mut waiting: Vec<_> = (0..4).map(|_| connect(project.at("again", 7000), "ask")).collect();
+    assert_eq!(ask(&mut waiting[0]), "again");
+    for stream in &mut waiting[1..] {
+        let error = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(ask(&mut connect(project.at("again", 7000), "ask")), "again");
+}
+
+/// What runtimes make of it, which look at addresses as they please.
+#[test]
+fn runtimes_see_whoever_boots_them_as_natively() {
+    common::need(&["python3", "node", "perl"]);
+    const PYTHON: &str = "
+import socket, socketserver, sys
+class Server(socketserver.ThreadingTCPServer):
+    address_family = getattr(socket, sys.argv[1]); allow_reuse_address = True
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        if Server.address_family == socket.AF_INET6: ip, port, flow, scope = self.client_address
+        else: ip, port = self.client_address
+        self.wfile.write(repr((ip, self.request.family, self.request.getpeername()[0], len(self.request.getsockname()))).encode())
+server = Server(('', int(sys.argv[2])), Handler)
+print('listening', flush=True)
+server.serve_forever()
+";
+    const NODE: &str = "
+const server = require('net').createServer(c => c.once('data', () => c.end([c.remoteAddress, c.remoteFamily, c.localFamily, server.address().family].join(' '))))
+server.listen(Number(process.argv[3]), process.argv[2] == 'AF_INET' ? '0.0.0.0' : '::', () => console.log('listening'))
+";
+    const PERL: &str = "
+use Socket qw(:all);
+my ($name, $port) = @ARGV;
+my $six = $name eq 'AF_INET6';
+socket(my $s, $six ? AF_INET6 : AF_INET, SOCK_STREAM, 0) or die; setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);
+bind($s, $six ? pack_sockaddr_in6($port, Socket::IN6ADDR_ANY) : pack_sockaddr_in($port, INADDR_ANY)) or die; listen($s, 8) or die;
+$| = 1; print qq(listening\\n);
+while (my $peer = accept(my $c, $s)) {
+    my ($p, $ip) = $six ? unpack_sockaddr_in6($peer) : unpack_sockaddr_in($peer);
+    sysread $c, my $line, 9;
+    syswrite $c, join ' ', inet_ntop($six ? AF_INET6 : AF_INET, $ip), length $peer, length(getsockname $c);
+}
+";
+    let programs = [
+        ("python3", "server.py", PYTHON),
+        ("node", "server.js", NODE),
+        ("perl", "server.pl", PERL),
+    ];
+    let mut compose = "services:\n".to_owned();
+    for (program, file, _) in programs {
+        for family in ["AF_INET", "AF_INET6"] {
+            let host = format!("{program}-{}", family.to_lowercase().replace('_', "-"));
+            compose += &format!(
+                "  {host}: {{ command: [{program}, \"@dir@/{file}\", {family}, \"7000\"], expose: [\"7000\"] }}\n"
+            );
+        }
+    }
+    let project = Project::new("families", &compose);
+    for (_, file, source) in programs {
+        std::fs::write(project.path(file), source).unwrap();
+    }
+    project.ok(&["up", "-d"]);
+    for (program, file, _) in programs {
+        for family in ["AF_INET", "AF_INET6"] {
+            let (_running, port) = listening(|port| project.command(program, &[file, family, port]));
+            let natively = ask(&mut connect(SocketAddr::from(([127, 0, 0, 1], port)), "ask"));
+            let host = format!("{program}-{}", family.to_lowercase().replace('_', "-"));
+            let mut waiting: Vec<_> = (0..3).map(|_| connect(project.at(&host, 7000), "ask")).collect();
+            for stream in &mut waiting {
+                assert_eq!(ask(stream), natively, "{host}");
+            }
+            assert_eq!(ask(&mut connect(project.at(&host, 7000), "ask")), natively, "{host}");
+        }
     }
 }
