@@ -155,6 +155,23 @@ pub(crate) fn of_both_families(old: &OwnedFd, endpoint: Endpoint) -> Option<Owne
     replaced.then_some(new)
 }
 
+/// A listener of this family in the place of one of another family in which nobody waits. `None` where it stays. Who connects meanwhile finds one of them.
+pub(crate) fn listener_of(wanted: Option<Family>, old: &OwnedFd, endpoint: Endpoint, backlog: i32) -> Option<OwnedFd> {
+    if is_readable(old) {
+        return None;
+    }
+    share_with_us(old).ok()?;
+    let new = attempt(
+        endpoint,
+        wanted != Some(Family::V4),
+        Sharing::WithTheDead,
+        true,
+        backlog,
+    )
+    .ok()?;
+    (family(&new) != family(old) && !is_readable(old)).then_some(new)
+}
+
 /// SO_REUSEPORT wants one user for all sockets of an address, and a program may have had another.
 fn share_with_us(socket: &OwnedFd) -> Result<(), Errno> {
     let ours = rustix::process::geteuid();
@@ -394,6 +411,27 @@ mod tests {
         sender.send_to(b"comes", endpoint.address).unwrap();
         assert!(is_readable(&old));
         assert!(of_both_families(&old, endpoint).is_none(), "it is of both already");
+    }
+
+    #[test]
+    fn a_listener_gives_way_to_one_of_another_family() {
+        let endpoint = endpoint(12);
+        let mut old = create(endpoint, Some(Family::V4), Sharing::WithTheDead, 16).unwrap();
+        for wanted in [None, Some(Family::V4), Some(Family::V6)] {
+            let waiting = TcpStream::connect(endpoint.address).unwrap();
+            assert!(listener_of(wanted, &old, endpoint, 16).is_none(), "somebody waits");
+            reset_queued(&old, Transport::Tcp);
+            drop(waiting);
+            let new = listener_of(wanted, &old, endpoint, 16).unwrap();
+            old = new;
+            assert_eq!(family(&old), wanted.or(Some(Family::V6)));
+            TcpStream::connect(endpoint.address).unwrap();
+            reset_queued(&old, Transport::Tcp);
+            assert!(
+                listener_of(family(&old), &old, endpoint, 16).is_none(),
+                "it is of that family"
+            );
+        }
     }
 
     #[test]

@@ -153,6 +153,31 @@ fn later_boots_are_as_the_first_and_trap_no_accept() {
     }
 }
 
+/// A port that is declared and never listened on has no say in it, once a start was seen to its end.
+#[test]
+fn a_port_that_is_not_used_is_nothing_to_learn() {
+    const COMPOSE: &str = r#"
+services:
+  web:
+    command: ["@guests@/families", "4", poll, "7000"]
+    expose: ["7000", "7001"]
+    environment: { IMSUP_TRACE: "1" }
+"#;
+    let project = Project::up("families", COMPOSE);
+    let trapped = || project.ok(&["logs", "web"]).matches("accept").count();
+    ask(&mut connect(project.at("web", 7000), "ask"));
+    // When the start is over, what is not listened on refuses.
+    common::wait_until("the start to be over", || TcpStream::connect(project.at("web", 7001)).is_err());
+    project.ok(&["stop", "web"]);
+    let before = trapped();
+    assert!(before > 0);
+    for _ in 0..2 {
+        ask(&mut connect(project.at("web", 7000), "ask"));
+        project.ok(&["stop", "web"]);
+        assert_eq!(trapped(), before);
+    }
+}
+
 /// Those that wait when a program dies are the signal of its next boot, whatever has become of its listener.
 #[test]
 fn who_waits_for_a_program_that_dies_is_answered_by_the_next() {

@@ -278,14 +278,11 @@ impl Broker {
     /// Readies a socket for the time without a program; false where it is of no more use.
     fn keep_after(&mut self, socket: SocketId, after: After) -> bool {
         let backlog = self.limits.somaxconn;
+        let family = self.other_family_for(socket);
         let Some(kept) = self.sockets.get_mut(socket) else {
             return false;
         };
         if kept.tentative && after != After::Retry {
-            return false;
-        }
-        // The next one is made for a program of either family.
-        if kept.misfit && !sockets::is_readable(&kept.socket) {
             return false;
         }
         kept.listening = false;
@@ -295,8 +292,13 @@ impl Broker {
             tracing::warn!(endpoint = %kept.endpoint, %error, "a retained socket cannot be used again");
             return false;
         }
-        if let Some(socket) = sockets::of_both_families(&kept.socket, kept.endpoint) {
+        let of_other_family = match family {
+            Some(family) => sockets::listener_of(family, &kept.socket, kept.endpoint, backlog),
+            None => sockets::of_both_families(&kept.socket, kept.endpoint),
+        };
+        if let Some(socket) = of_other_family {
             kept.socket = socket;
+            kept.misfit = false;
         }
         kept.open = true;
         if after == After::GaveUp {

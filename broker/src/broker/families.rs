@@ -98,14 +98,38 @@ impl Broker {
         }
     }
 
-    /// A boot has come so far that all ports it uses were seen.
+    /// A boot has come so far that all ports it uses were seen. Those that it does not use are taken to be as the others, or accept(2) would be
+    /// trapped at each boot for the sake of a port that is declared and never listened on.
     pub(super) fn note_program(&mut self, id: HostId) {
         let Some((name, program)) = self.program(id).map(|(name, program)| (name.to_owned(), program)) else {
             return;
         };
-        if self.memory.note_program(&name, program) {
+        let mut changed = self.memory.note_program(&name, program);
+        let unused = self.hosts[id]
+            .sockets
+            .iter()
+            .filter_map(|socket| self.sockets.get(*socket));
+        let unused = unused.filter(|kept| !kept.listening && !kept.tentative && self.has_family(kept.endpoint));
+        let ports: Vec<u16> = unused.map(|kept| kept.endpoint.address.port()).collect();
+        if let Some(family) = self.memory.common_family(&name, program) {
+            for port in ports {
+                let unknown = self.memory.family(&name, program, port).is_none();
+                changed |= unknown && self.memory.learn_family(&name, program, port, Some(family));
+            }
+        }
+        if changed {
             self.remember_families();
         }
+    }
+
+    /// The family that a listener should have whose program has ended, where that is another than it has: `Some(None)` for one of either.
+    pub(super) fn other_family_for(&self, socket: SocketId) -> Option<Option<Family>> {
+        let kept = self.sockets.get(socket).filter(|kept| self.has_family(kept.endpoint))?;
+        let (name, program) = self.program(kept.host)?;
+        let known = self.memory.family(name, program, kept.endpoint.address.port());
+        let present = sockets::family(&kept.socket);
+        let unfit = kept.misfit || (!kept.listening && known.is_some());
+        (unfit && known.or(Some(Family::V6)) != present).then_some(known)
     }
 
     fn note_family(&mut self, id: HostId, endpoint: Endpoint, family: Option<Family>) {
