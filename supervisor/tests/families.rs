@@ -517,3 +517,42 @@ while (my $peer = accept(my $c, $s)) {
         }
     }
 }
+
+/// Connections that come in the very moment in which the program listens are in one queue or the other.
+#[test]
+fn nobody_is_lost_while_a_program_begins_to_listen() {
+    const HOSTS: usize = 4;
+    const CLIENTS: usize = 6;
+    const CALLS: usize = 40;
+    let mut compose = "services:\n".to_owned();
+    let modes = ["block", "edge", "threads", "prefork"];
+    for mode in modes {
+        for number in 0..HOSTS {
+            compose += &format!(
+                "  {mode}{number}: {{ command: [\"@guests@/families\", \"4\", {mode}, \"7000\"], expose: [\"7000\"] }}\n"
+            );
+        }
+    }
+    let project = Project::up("families", &compose);
+    for mode in modes {
+        let natively = natively(&project, "4", mode);
+        for number in 0..HOSTS {
+            let host = format!("{mode}{number}");
+            let address = project.at(&host, 7000);
+            std::thread::scope(|scope| {
+                for _ in 0..CLIENTS {
+                    scope.spawn(|| {
+                        for _ in 0..CALLS {
+                            assert_eq!(ask(&mut connect(address, "ask")), natively, "{host}");
+                        }
+                    });
+                }
+            });
+            let said = ask(&mut connect(address, "count"));
+            assert!(
+                said.starts_with(&format!("accepted={} ", CLIENTS * CALLS + 1)),
+                "{host}: {said}"
+            );
+        }
+    }
+}
