@@ -407,7 +407,7 @@ mod tests {
         reset_queued(&old, Transport::Udp);
         let new = of_both_families(&old, endpoint).unwrap();
         assert_eq!(family(&new), Some(Family::V6));
-        std::mem::swap(&mut old, &mut { new });
+        drop(std::mem::replace(&mut old, new));
         sender.send_to(b"comes", endpoint.address).unwrap();
         assert!(is_readable(&old));
         assert!(of_both_families(&old, endpoint).is_none(), "it is of both already");
