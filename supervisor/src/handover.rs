@@ -11,7 +11,7 @@
 //! That the program's listener is readable meanwhile is the doing of a *doorbell*: a connection from here, which waits in its queue, and which
 //! the program never sees.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
-use crate::kernel::socket::{self, Progress};
+use crate::kernel::socket::{self, Progress, Sharing};
 use crate::kernel::{family, succession};
 
 /// How long after the program's listen(2) the retained listener may still get a connection: one whose handshake was under way.
@@ -179,8 +179,9 @@ pub struct Handovers {
     by_endpoint: BTreeMap<Endpoint, Handover>,
     /// How many waited in retained listeners that the program was given as they are, and were not accepted yet.
     given: BTreeMap<Endpoint, u32>,
-    /// Sockets of the program, by cookie, that share their port with a retained one until they listen, and not of their own will.
-    sharing: BTreeSet<u64>,
+    /// Sockets of the program, by cookie, that share their port with a retained one until they listen, and what they share it by that the program
+    /// has not set.
+    sharing: BTreeMap<u64, Vec<Sharing>>,
 }
 
 impl Handovers {
@@ -238,7 +239,8 @@ impl Handovers {
         handover.map(|handover| handover.retained).unwrap_or_default()
     }
 
-    /// Lets a socket of the program be bound beside the retained listeners of an endpoint (SO_REUSEPORT), where there are any; true where there are.
+    /// Lets a socket of the program be bound beside the retained listeners of an endpoint (SO_REUSEPORT), where there are any, and beside connections of
+    /// theirs in TIME_WAIT (SO_REUSEADDR), which would not be in the way of a retained one either; true where there are.
     ///
     /// # Errors
     /// EPERM where it is another user's, and we lack CAP_CHOWN; what setsockopt(2) says.
@@ -248,18 +250,26 @@ impl Handovers {
         };
         for old in &handover.retained {
             succession::adopt_owner(own, old.as_fd())?;
+            // A program that had it at an earlier boot has set what it liked.
+            Sharing::Port.set(old.as_fd(), true)?;
         }
-        if !socket::is_reuseport(own) {
-            socket::set_reuseport(own)?;
-            self.sharing.insert(socket::cookie(own)?);
+        for option in [Sharing::Port, Sharing::Address] {
+            if !option.is_set(own) {
+                option.set(own, true)?;
+                self.sharing.entry(socket::cookie(own)?).or_default().push(option);
+            }
         }
         Ok(true)
     }
 
     /// The program listens on a socket: it shares its port no more than the program said.
     pub fn share_no_more(&mut self, own: BorrowedFd<'_>) {
-        if !self.sharing.is_empty() && socket::cookie(own).is_ok_and(|cookie| self.sharing.remove(&cookie)) {
-            let _ = socket::clear_reuseport(own);
+        if self.sharing.is_empty() {
+            return;
+        }
+        let options = socket::cookie(own).ok().and_then(|cookie| self.sharing.remove(&cookie));
+        for option in options.into_iter().flatten() {
+            let _ = option.set(own, false);
         }
     }
 

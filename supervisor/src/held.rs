@@ -82,6 +82,8 @@ pub enum Waiting {
     Accept {
         /// The call.
         call: Notification,
+        /// The inode of its listener.
+        listener: u64,
     },
 }
 
@@ -106,9 +108,12 @@ impl Held {
         !matches!(self.waiting, Waiting::Bind(_))
     }
 
-    /// Whether it is an accept(2).
-    pub fn is_accept(&self) -> bool {
-        matches!(self.waiting, Waiting::Accept { .. })
+    /// The inode of its listener, if it is an accept(2).
+    pub fn accepts_from(&self) -> Option<u64> {
+        match &self.waiting {
+            Waiting::Accept { listener, .. } => Some(*listener),
+            _ => None,
+        }
     }
 
     /// What it gets when a signal ends the wait. A connect with a timeout is not restarted (signal(7)).

@@ -1,6 +1,6 @@
 //! The receive loop: one thread, which never blocks but here.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
@@ -31,12 +31,13 @@ struct Ready {
     signals: PollFlags,
     watch: PollFlags,
     sleep: PollFlags,
+    accept: PollFlags,
 }
 
 impl Ready {
     /// Whether it is anything but a trapped call.
     fn is_more_than_a_call(&self) -> bool {
-        !(self.broker | self.signals | self.watch | self.sleep).is_empty()
+        !(self.broker | self.signals | self.watch | self.sleep | self.accept).is_empty()
     }
 }
 
@@ -149,6 +150,9 @@ impl Loop {
             if !ready.watch.is_empty() {
                 self.reconnect.noticed();
             }
+            if !ready.accept.is_empty() {
+                self.look_at_accepts();
+            }
             if ready.is_more_than_a_call() || self.due().is_some_and(|due| due <= Instant::now()) {
                 self.on_time();
             }
@@ -171,6 +175,7 @@ impl Loop {
             (Some(self.signals.as_fd()), PollFlags::POLLIN),
             (self.reconnect.watch(), PollFlags::POLLIN),
             (self.sleep.descriptor(), PollFlags::POLLIN),
+            (self.accepted_from(), PollFlags::POLLIN),
         ];
         // Those that are there come first, and only those are waited for.
         let mut polled = sources.map(|_| PollFd::new(self.signals.as_fd(), PollFlags::empty()));
@@ -187,7 +192,7 @@ impl Loop {
             Err(errno) => return Err(errno),
         }
         let mut found = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        let [listener, broker, signals, watch, sleep] = sources.map(|(fd, _)| {
+        let [listener, broker, signals, watch, sleep, accept] = sources.map(|(fd, _)| {
             let events = fd.and_then(|_| found.next());
             events.unwrap_or(PollFlags::empty())
         });
@@ -197,6 +202,7 @@ impl Loop {
             signals,
             watch,
             sleep,
+            accept,
         })
     }
 
@@ -450,6 +456,25 @@ impl Loop {
         }
     }
 
+    /// The listener of an accept(2) that is held: who comes need not wait for the next look.
+    fn accepted_from(&self) -> Option<BorrowedFd<'_>> {
+        let inode = self.held.values().find_map(Held::accepts_from)?;
+        self.host.retained.by_inode(inode).map(AsFd::as_fd)
+    }
+
+    fn look_at_accepts(&mut self) {
+        self.patience.begin();
+        let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
+        let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
+        for id in ids {
+            if let Some(held) = self.held.get_mut(&id)
+                && let Some(answer) = syscalls::look_again(&mut self.host, id, held)
+            {
+                self.finish(id, answer);
+            }
+        }
+    }
+
     fn cancel(&mut self, id: NotificationId) {
         if let Some(Held {
             waiting: Waiting::Connect(_) | Waiting::Datagram { .. } | Waiting::Send { .. },
@@ -463,7 +488,7 @@ impl Loop {
     }
 
     fn circumstances(&self) -> Circumstances {
-        let accepts = self.held.values().filter(|held| held.is_accept()).count();
+        let accepts = self.held.values().filter(|held| held.accepts_from().is_some()).count();
         Circumstances {
             held_calls: self.held.len() - accepts,
             handing_over: accepts > 0,

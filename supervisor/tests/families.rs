@@ -275,6 +275,8 @@ while True:
         ("AF_INET", "AF_INET 2", "AF_INET 2"),
         ("AF_INET6", "AF_INET6 2", "AF_INET6 4"),
         ("AF_INET", "AF_INET 4", "AF_INET 2"),
+        ("AF_INET6", "AF_INET6 2", "AF_INET6 4"),
+        ("AF_INET", "AF_INET 4", "AF_INET 2"),
     ] {
         family(name);
         assert_eq!(boot(), at_first);

@@ -68,6 +68,7 @@ static void describe(FILE *out, int fd, const struct sockaddr_storage *peer, soc
         option(out, "keepalive", which, SOL_SOCKET, SO_KEEPALIVE);
         option(out, "nodelay", which, IPPROTO_TCP, TCP_NODELAY);
         option(out, "reuseport", which, SOL_SOCKET, SO_REUSEPORT);
+        option(out, "reuseaddr", which, SOL_SOCKET, SO_REUSEADDR);
         set_option(out, "tclass", which, IPPROTO_IPV6, IPV6_TCLASS, 8);
         set_option(out, "hops", which, IPPROTO_IPV6, IPV6_UNICAST_HOPS, 33);
         set_option(out, "ttl", which, IPPROTO_IP, IP_TTL, 34);

@@ -225,12 +225,35 @@ pub fn set_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
 
-/// Takes SO_REUSEPORT back.
-///
-/// # Errors
-/// What setsockopt(2) says.
-pub fn clear_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 0)
+/// By what a socket shares its address with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// SO_REUSEADDR.
+    Address,
+    /// SO_REUSEPORT.
+    Port,
+}
+
+impl Sharing {
+    fn option(self) -> i32 {
+        match self {
+            Self::Address => libc::SO_REUSEADDR,
+            Self::Port => libc::SO_REUSEPORT,
+        }
+    }
+
+    /// Whether the socket does.
+    pub fn is_set(self, socket: BorrowedFd<'_>) -> bool {
+        get_int(socket, libc::SOL_SOCKET, self.option()).is_ok_and(|value| value != 0)
+    }
+
+    /// Sets it, or takes it back.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set(self, socket: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
+        set_int(socket, libc::SOL_SOCKET, self.option(), on.into())
+    }
 }
 
 /// Whether SO_REUSEPORT is set.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use imsup_wire::Endpoint;
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 
@@ -27,14 +28,14 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
     match attempt(host, call) {
         Attempt::Answered(answer) => answer.into(),
-        Attempt::Nobody { timeout } => {
+        Attempt::Nobody { listener, timeout } => {
             let now = Instant::now();
             Verdict::Hold(Held {
                 tid: call.tid,
                 since: now,
                 deadline: now + timeout.unwrap_or(LONG),
                 timeout_errno: Errno::EAGAIN as i32,
-                waiting: Waiting::Accept { call: *call },
+                waiting: Waiting::Accept { call: *call, listener },
             })
         }
     }
@@ -52,6 +53,8 @@ enum Attempt {
     Answered(Answer),
     /// Nobody is there for a call that waits, so long as its socket says.
     Nobody {
+        /// The inode of its listener.
+        listener: u64,
         timeout: Option<Duration>,
     },
 }
@@ -108,7 +111,7 @@ fn attempt(host: &mut Host, call: &Notification) -> Attempt {
     answer.into()
 }
 
-fn nobody(host: &mut Host, endpoint: imsup_wire::Endpoint, listener: BorrowedFd<'_>) -> Attempt {
+fn nobody(host: &mut Host, endpoint: Endpoint, listener: BorrowedFd<'_>) -> Attempt {
     if host.handovers.get_mut(endpoint).is_none() {
         return Answer::Continue.into();
     }
@@ -116,6 +119,7 @@ fn nobody(host: &mut Host, endpoint: imsup_wire::Endpoint, listener: BorrowedFd<
         return Answer::errno(Errno::EAGAIN).into();
     }
     Attempt::Nobody {
+        listener: socket::inode(listener).unwrap_or_default(),
         timeout: socket::receive_timeout(listener).ok().flatten(),
     }
 }

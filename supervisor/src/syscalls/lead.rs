@@ -221,7 +221,7 @@ fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
 pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     let connect = match &mut held.waiting {
         Waiting::Connect(connect) => connect,
-        Waiting::Accept { call } => return super::accept::look_again(host, call),
+        Waiting::Accept { call, .. } => return super::accept::look_again(host, call),
         _ => return None,
     };
     if !connect.in_kernel {

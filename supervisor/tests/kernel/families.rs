@@ -47,7 +47,7 @@ fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
     // Bound, it is no listener yet.
     let _still = client(address);
     socket::listen(own.as_fd(), 200).unwrap();
-    socket::clear_reuseport(own.as_fd()).unwrap();
+    socket::Sharing::Port.set(own.as_fd(), false).unwrap();
     let _later: Vec<_> = (0..100).map(|_| client(address)).collect();
     let waiting = |listener: &OwnedFd| socket::accept_queue(listener.as_fd()).unwrap().0;
     assert_eq!((waiting(&old), waiting(&own)), (2, 100));
