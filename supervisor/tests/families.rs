@@ -201,10 +201,8 @@ services:
     let project = Project::up("families", COMPOSE);
     let trapped = || project.ok(&["logs", "web"]).matches("accept").count();
     ask(&mut connect(project.at("web", 7000), "ask"));
-    // When the start is over, what is not listened on refuses.
-    common::wait_until("the start to be over", || {
-        TcpStream::connect(project.at("web", 7001)).is_err()
-    });
+    let learned = || std::fs::read_to_string(project.path("state/projects.json")).unwrap();
+    common::wait_until("the start to be over", || learned().contains("7001"));
     project.ok(&["stop", "web"]);
     let before = trapped();
     assert!(before > 0);
