@@ -10,6 +10,7 @@ readonly directory work=$directory/work
 # What of each source package is wanted, and as which name. Perl's own IO::Socket::IP is the one that Debian packages too.
 declare -A wanted=(
     [libevent]='*'
+    [libuv1]='*'
     [redis]='*/tests/*'
     [perl]='*/dist/IO/t/* */cpan/Socket/t/* */cpan/IO-Socket-IP/t/* */t/*.pl'
     [libio-socket-ssl-perl]='*/t/*'
@@ -54,6 +55,20 @@ fetch() {
     return 1
 }
 
+# libuv's library and tests, as its CMakeLists.txt has them for Linux. The tests that include sources of the library's find them twice: hence the archive.
+build_libuv() (
+    cd "$1"
+    local flags=(-O1 -D_GNU_SOURCE -D_POSIX_C_SOURCE=200112 -D_FILE_OFFSET_BITS=64 -D_LARGEFILE_SOURCE -Iinclude -Isrc)
+    local unix=(async core dl epoll fs getaddrinfo getnameinfo linux-core linux-inotify linux-syscalls loop loop-watcher pipe poll process procfs-exepath
+        proctitle random-devurandom random-getrandom random-sysctl-linux signal stream tcp thread tty udp)
+    mkdir -p build fixtures/test
+    cp -R test/fixtures fixtures/test/
+    printf '%s\n' src/*.c "${unix[@]/#/src/unix/}" test/test-*.c test/{blackhole-server,echo-server,run-tests,runner,runner-unix}.c | sed 's/\(\.c\)\?$/.c/' |
+        xargs -P "$(nproc)" -I{} sh -c 'object=build/$(echo "$1" | tr / -).o; shift; cc "$@" -c -o "$object"' sh {} "${flags[@]}" {} >"$work/libuv.log" 2>&1 &&
+        ar rcs build/libuv.a build/src-*.o && cc -o build/uv_run_tests build/test-*.o build/libuv.a -pthread -ldl -lrt -lutil >>"$work/libuv.log" 2>&1 ||
+        { tail -50 "$work/libuv.log" >&2; echo "suites: libuv could not be built" >&2; return 1; }
+)
+
 for package in "${missing[@]}"; do
     fetch "$package"
     rm -rf "${directory:?}/$package"
@@ -62,6 +77,7 @@ for package in "${missing[@]}"; do
     # shellcheck disable=SC2086 # patterns, several
     tar -C "$directory/$package" -xf "$archive" --strip-components=1 --no-same-owner --wildcards ${wanted[$package]}
     set +f
+    [ "$package" != libuv1 ] || build_libuv "$directory/libuv1"
     if [ "$package" = libevent ]; then
         (cd "$directory/libevent" && ./configure --disable-openssl --disable-samples --disable-shared && make -j"$(nproc)") >"$work/libevent.log" 2>&1 ||
             { tail -50 "$work/libevent.log" >&2; echo "suites: libevent could not be built" >&2; exit 1; }

@@ -9,7 +9,7 @@ use libseccomp::error::SeccompError;
 use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use rustix::fs::MemfdFlags;
 
-use crate::table::{Action, Condition, FOREIGN_ARCHITECTURE_ERRNO, Row, Sockets, TABLE, Test};
+use crate::table::{Action, Condition, FOREIGN_ARCHITECTURE_ERRNO, Families, Row, Sockets, TABLE, Test};
 
 /// Bytes of a `struct sock_filter` (include/uapi/linux/filter.h).
 const INSTRUCTION_BYTES: usize = 8;
@@ -46,23 +46,23 @@ pub enum FilterError {
     Torn(usize),
 }
 
-/// Compiles the filter for this way to the program's sockets.
+/// Compiles the filter for this way to the program's sockets, and these families of the retained ones.
 ///
 /// # Errors
 /// Any [`FilterError`]; a kernel without `SECCOMP_RET_USER_NOTIF` gives [`FilterError::Rule`].
-pub fn compile(sockets: Sockets) -> Result<Vec<libc::sock_filter>, FilterError> {
-    instructions(&export(&context(sockets)?)?)
+pub fn compile(sockets: Sockets, families: Families) -> Result<Vec<libc::sock_filter>, FilterError> {
+    instructions(&export(&context(sockets, families)?)?)
 }
 
 /// The table as a libseccomp filter for the native architecture.
-fn context(sockets: Sockets) -> Result<ScmpFilterContext, FilterError> {
+fn context(sockets: Sockets, families: Families) -> Result<ScmpFilterContext, FilterError> {
     let mut context = ScmpFilterContext::new(ScmpAction::Allow).map_err(FilterError::Prepare)?;
     // With x86-64 alone in the filter, libseccomp gives x32 numbers the same action.
     context
         .set_act_badarch(ScmpAction::Errno(FOREIGN_ARCHITECTURE_ERRNO))
         .and_then(|context| context.set_ctl_optimize(BINARY_TREE))
         .map_err(FilterError::Prepare)?;
-    for row in TABLE.iter().filter(|row| row.applies(sockets)) {
+    for row in TABLE.iter().filter(|row| row.applies(sockets, families)) {
         add(&mut context, row).map_err(|source| FilterError::Rule { call: row.name, source })?;
     }
     Ok(context)

@@ -18,6 +18,8 @@ pub enum Handler {
     Bind,
     /// listen(2).
     Listen,
+    /// accept(2) and accept4(2).
+    Accept,
     /// connect(2).
     Connect,
     /// sendto(2) with a destination.
@@ -104,6 +106,16 @@ pub enum Sockets {
     Made,
 }
 
+/// Whether the family of each socket retained for a host is known to be the one that its program binds, by which filters differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Families {
+    /// An earlier boot has shown it: the program gets the retained socket itself.
+    Known,
+    /// The broker made a socket before any program bound its port. Connections that wait in one of the other family are handed to the
+    /// program by its accept(2).
+    Unknown,
+}
+
 impl Action {
     /// Whether the supervisor is asked about a call with these arguments.
     pub fn notifies(&self, arguments: &[u64; 6]) -> bool {
@@ -126,6 +138,8 @@ pub struct Row {
     pub action: Action,
     /// Where that is so; everywhere where `None`, and elsewhere the call is the kernel's.
     pub only: Option<Sockets>,
+    /// With which families that is so; with either where `None`, and otherwise the call is the kernel's.
+    pub while_families: Option<Families>,
     /// Why, and what for.
     pub why: &'static str,
 }
@@ -206,6 +220,7 @@ const fn notify_when(
         number,
         action: Action::Notify { handler, when },
         only: None,
+        while_families: None,
         why,
     }
 }
@@ -216,6 +231,7 @@ const fn refuse(name: &'static str, number: Number, errno: i32, why: &'static st
         number,
         action: Action::Refuse { errno },
         only: None,
+        while_families: None,
         why,
     }
 }
@@ -231,9 +247,16 @@ impl Row {
         }
     }
 
-    /// Whether it is so in a filter for this way to the program's sockets.
-    pub fn applies(&self, sockets: Sockets) -> bool {
-        self.only.is_none_or(|only| only == sockets)
+    const fn while_families(self, families: Families) -> Self {
+        Self {
+            while_families: Some(families),
+            ..self
+        }
+    }
+
+    /// Whether it is so in a filter for this way to the program's sockets, and these families.
+    pub fn applies(&self, sockets: Sockets, families: Families) -> bool {
+        self.only.is_none_or(|only| only == sockets) && self.while_families.is_none_or(|only| only == families)
     }
 }
 
@@ -259,6 +282,14 @@ pub const TABLE: &[Row] = &[
         Handler::Listen,
         "the host is ready on that port, and the broker retains the socket",
     ),
+    notify(
+        "accept",
+        libc::SYS_accept,
+        Handler::Accept,
+        "connections that waited in a retained socket of the other family than the program's own are handed over, in the program's family",
+    )
+    .while_families(Families::Unknown),
+    notify("accept4", libc::SYS_accept4, Handler::Accept, "as accept").while_families(Families::Unknown),
     notify(
         "connect",
         libc::SYS_connect,

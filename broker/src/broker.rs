@@ -7,6 +7,7 @@ mod claims;
 mod control;
 mod disposal;
 mod down;
+mod families;
 mod held;
 mod hello;
 mod naming;
@@ -423,6 +424,7 @@ impl Broker {
 
     /// Who an address is: a host of the project by name, else the address (with its port, where it has one).
     fn caller(&self, address: SocketAddr) -> String {
+        let address = crate::sockets::canonical(address);
         if let SocketAddr::V4(v4) = address
             && let Some(place) = self.planes.place(*v4.ip())
             && let Some(id) = self.hosts.at(place.index)

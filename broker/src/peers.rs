@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn a_queued_connection_is_found_before_it_is_accepted() {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 1), 18_301);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         assert_eq!(came(&[endpoint]), [None]);
         let client = TcpStream::connect(endpoint.address).unwrap();
         assert_eq!(came(&[endpoint]), [Some(client.local_addr().unwrap())]);
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn who_is_gone_stands_in_the_queue_and_does_not_wait() {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 17), 18_317);
-        let listener = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let listener = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let [closed, ended, asked, stays] = [(); 4].map(|()| TcpStream::connect(endpoint.address).unwrap());
         let mut waiting = [&asked, &stays].map(|client| client.local_addr().unwrap());
         drop(closed);
@@ -366,7 +366,7 @@ mod tests {
     fn a_connection_that_has_just_ended_is_found_whoever_ended_it() {
         for (last, client_first) in [(4, true), (5, false)] {
             let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, last), 18_304);
-            let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+            let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
             let client = TcpStream::connect(endpoint.address).unwrap();
             let expected = client.local_addr().unwrap();
             let server = rustix::net::accept(&socket).unwrap();
@@ -385,7 +385,7 @@ mod tests {
     fn a_connection_that_ends_meanwhile_is_found_all_the_same() {
         for port in 18_400..18_600 {
             let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 6), port);
-            let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+            let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
             let client = TcpStream::connect(endpoint.address).unwrap();
             let expected = client.local_addr().unwrap();
             let server = rustix::net::accept(&socket).unwrap();
@@ -424,7 +424,7 @@ mod tests {
             .collect();
         let listening: Vec<_> = endpoints
             .iter()
-            .map(|endpoint| create(*endpoint, Sharing::WithTheDead, 16).unwrap())
+            .map(|endpoint| create(*endpoint, None, Sharing::WithTheDead, 16).unwrap())
             .collect();
         // Every other one.
         let connect = |endpoint: &Endpoint| TcpStream::connect(endpoint.address).unwrap();
@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn the_sender_of_a_datagram_is_found_and_the_datagram_stays() {
         let endpoint = Endpoint::udp(Ipv4Addr::new(127, 97, 201, 3), 18_303);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.send_to(b"hello", endpoint.address).unwrap();
         assert_eq!(sender(&socket), Some(client.local_addr().unwrap()));

@@ -9,6 +9,8 @@ use imsup_wire::Transport;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::sockets::Family;
+
 /// Most ports learned for one host.
 const MAX_LEARNED: usize = 256;
 
@@ -46,6 +48,18 @@ pub struct Memory {
     /// Ports that hosts were seen to listen on at their VIP.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub learned: BTreeMap<String, Vec<(Transport, u16)>>,
+    /// The address families of the TCP ports that hosts were last seen to listen on at their VIP.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub families: BTreeMap<String, Families>,
+}
+
+/// What one host's program listened with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Families {
+    /// The program: a hash of its command and environment. Another one may have other families.
+    program: u64,
+    /// By port.
+    ports: BTreeMap<u16, Family>,
 }
 
 impl Memory {
@@ -57,6 +71,53 @@ impl Memory {
             known.push((transport, port));
         }
         new
+    }
+
+    /// The family that this program of the host listened with at a TCP port; `None` where it was not seen yet.
+    pub fn family(&self, host: &str, program: u64, port: u16) -> Option<Family> {
+        let families = self.families.get(host).filter(|known| known.program == program)?;
+        families.ports.get(&port).copied()
+    }
+
+    /// Whether a boot of this program was seen to its ports.
+    pub fn knows_program(&self, host: &str, program: u64) -> bool {
+        self.families.get(host).is_some_and(|known| known.program == program)
+    }
+
+    /// Notes that a boot of this program was seen; true where it is the first.
+    pub fn note_program(&mut self, host: &str, program: u64) -> bool {
+        if self.knows_program(host, program) {
+            return false;
+        }
+        let known = Families {
+            program,
+            ..Families::default()
+        };
+        self.families.insert(host.to_owned(), known);
+        true
+    }
+
+    /// The family of all ports of this program, where they have one.
+    pub fn common_family(&self, host: &str, program: u64) -> Option<Family> {
+        let families = self.families.get(host).filter(|known| known.program == program)?;
+        let mut all = families.ports.values().copied();
+        let first = all.next()?;
+        all.all(|family| family == first).then_some(first)
+    }
+
+    /// Notes a family, or forgets it; true where that changes anything.
+    pub fn learn_family(&mut self, host: &str, program: u64, port: u16, family: Option<Family>) -> bool {
+        if self.family(host, program, port) == family {
+            return false;
+        }
+        self.note_program(host, program);
+        let known = self.families.entry(host.to_owned()).or_default();
+        match family {
+            Some(_) if known.ports.len() >= MAX_LEARNED && !known.ports.contains_key(&port) => return false,
+            Some(family) => known.ports.insert(port, family),
+            None => known.ports.remove(&port),
+        };
+        true
     }
 }
 
@@ -152,6 +213,28 @@ mod tests {
         assert_eq!(recall(&path, "blog").unwrap().1, [(5, 1)]);
         forget(&path, "shop").unwrap();
         assert_eq!(recall(&path, "shop").unwrap(), (Memory::default(), vec![]));
+    }
+
+    #[test]
+    fn a_family_is_that_of_a_program() {
+        let mut shop = Memory::default();
+        assert_eq!(shop.family("web", 1, 80), None);
+        assert!(shop.learn_family("web", 1, 80, Some(Family::V6)));
+        assert!(!shop.learn_family("web", 1, 80, Some(Family::V6)));
+        assert!(shop.learn_family("web", 1, 81, Some(Family::V4)));
+        assert_eq!(
+            (shop.family("web", 1, 80), shop.family("web", 2, 80)),
+            (Some(Family::V6), None)
+        );
+        let text = serde_json::to_string(&shop).unwrap();
+        assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), shop);
+        assert!(shop.learn_family("web", 1, 80, None));
+        assert_eq!(
+            (shop.family("web", 1, 80), shop.family("web", 1, 81)),
+            (None, Some(Family::V4))
+        );
+        assert!(shop.learn_family("web", 2, 80, Some(Family::V4)));
+        assert_eq!(shop.family("web", 1, 81), None, "of the program before");
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Retained {
     pub(crate) handed: bool,
     /// Connections are accepted by the kernel (and datagrams kept).
     pub(crate) open: bool,
+    /// The program has bound its port with another family.
+    pub(crate) misfit: bool,
     watched: bool,
 }
 
@@ -51,6 +53,7 @@ impl Sockets {
             successor: false,
             handed: false,
             open: true,
+            misfit: false,
             watched: false,
         };
         if let Some(place) = self.free.pop() {

@@ -9,6 +9,7 @@ use imsup_wire::{Endpoint, Planes, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
+use serde::{Deserialize, Serialize};
 
 use crate::routes;
 
@@ -27,28 +28,58 @@ pub(crate) enum Sharing {
     WithPublished,
 }
 
+/// The address family that a program gave a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// AF_INET.
+    V4,
+    /// AF_INET6.
+    V6,
+}
+
+/// The family of a socket.
+pub(crate) fn family(socket: &OwnedFd) -> Option<Family> {
+    let address = SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()?;
+    Some(match address {
+        SocketAddr::V4(_) => Family::V4,
+        SocketAddr::V6(_) => Family::V6,
+    })
+}
+
 /// Makes a bound socket for the endpoint: listening, or for datagrams. Non-blocking.
-pub(crate) fn create(endpoint: Endpoint, sharing: Sharing, backlog: i32) -> io::Result<OwnedFd> {
-    match attempt(endpoint, sharing, sharing == Sharing::WithPublished, backlog) {
+///
+/// A datagram socket is of both families, and a listener of which the family is not known: these can become of IPv4 for the program that wants
+/// that, the datagram socket itself, and each connection of the listener (IPV6_ADDRFORM), and not the other way round.
+pub(crate) fn create(
+    endpoint: Endpoint,
+    family: Option<Family>,
+    sharing: Sharing,
+    backlog: i32,
+) -> io::Result<OwnedFd> {
+    let dual = endpoint.transport == Transport::Udp || family != Some(Family::V4);
+    match attempt(endpoint, dual, sharing, sharing == Sharing::WithPublished, backlog) {
         // The machine's own port of that number, published by a project of this user, has every address; both sides
         // carry SO_REUSEPORT then, and the more specific address gets what is sent to it.
-        Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, sharing, true, backlog),
+        // IPv6 may be switched off.
+        Err(Errno::ADDRNOTAVAIL) if dual => attempt(endpoint, false, sharing, false, backlog),
+        Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, dual, sharing, true, backlog),
         result => result,
     }
     .map_err(io::Error::from)
 }
 
-fn attempt(endpoint: Endpoint, sharing: Sharing, reuse_port: bool, backlog: i32) -> Result<OwnedFd, Errno> {
+fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, backlog: i32) -> Result<OwnedFd, Errno> {
     let kind = match endpoint.transport {
         Transport::Tcp => SocketType::STREAM,
         Transport::Udp => SocketType::DGRAM,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let made = match endpoint.transport {
-        Transport::Tcp => None,
-        // A datagram socket of both families can become one of IPv4 for the program that wants it (IPV6_ADDRFORM), and not the other way
-        // round. Without IPv6 on the machine no program wants the other one.
-        Transport::Udp => rustix::net::socket_with(AddressFamily::INET6, kind, flags, None).ok(),
+    // Without IPv6 on the machine no program wants one of it.
+    let made = if dual {
+        rustix::net::socket_with(AddressFamily::INET6, kind, flags, None).ok()
+    } else {
+        None
     };
     let (socket, address) = match made {
         Some(socket) => {
@@ -104,6 +135,50 @@ pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io
         note_addresses(socket);
     }
     Ok(())
+}
+
+/// A datagram socket of both families in the place of one of IPv4 that a program has left, and in which nothing waits: the next program may want
+/// the other family, which it cannot become. `None` where it stays.
+///
+/// For a moment both are bound. A connected socket takes nothing from others, so that no datagram comes to one that is closed then.
+pub(crate) fn of_both_families(old: &OwnedFd, endpoint: Endpoint) -> Option<OwnedFd> {
+    if endpoint.transport != Transport::Udp || family(old) != Some(Family::V4) || is_readable(old) {
+        return None;
+    }
+    share_with_us(old).ok()?;
+    let new = attempt(endpoint, true, Sharing::Exclusive, true, 0).ok()?;
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let replaced = family(&new) == Some(Family::V6) && rustix::net::connect(old, &nobody).is_ok() && !is_readable(old);
+    if !replaced {
+        let _ = rustix::net::connect_unspec(old);
+    }
+    replaced.then_some(new)
+}
+
+/// A listener of this family in the place of one of another family in which nobody waits. `None` where it stays. Who connects meanwhile finds one of them.
+pub(crate) fn listener_of(wanted: Option<Family>, old: &OwnedFd, endpoint: Endpoint, backlog: i32) -> Option<OwnedFd> {
+    if is_readable(old) {
+        return None;
+    }
+    share_with_us(old).ok()?;
+    let new = attempt(
+        endpoint,
+        wanted != Some(Family::V4),
+        Sharing::WithTheDead,
+        true,
+        backlog,
+    )
+    .ok()?;
+    (family(&new) != family(old) && !is_readable(old)).then_some(new)
+}
+
+/// SO_REUSEPORT wants one user for all sockets of an address, and a program may have had another.
+fn share_with_us(socket: &OwnedFd) -> Result<(), Errno> {
+    let ours = rustix::process::geteuid();
+    if rustix::fs::fstat(socket)?.st_uid != ours.as_raw() {
+        rustix::fs::fchown(socket, Some(ours), None)?;
+    }
+    sockopt::set_socket_reuseport(socket, true)
 }
 
 /// Lets connections of a program's own socket, once they are in TIME_WAIT, not keep the next `up` from the port. What is
@@ -260,7 +335,7 @@ mod tests {
     #[test]
     fn a_closed_door_resets_and_refuses_and_opens_again() {
         let endpoint = endpoint(1);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let mut waiting = TcpStream::connect(endpoint.address).unwrap();
         close_door(&socket, Transport::Tcp);
         let error = waiting.read(&mut [0]).unwrap_err();
@@ -274,7 +349,7 @@ mod tests {
     #[test]
     fn reset_queued_keeps_the_door_open() {
         let endpoint = endpoint(2);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let mut waiting = [(); 3].map(|()| TcpStream::connect(endpoint.address).unwrap());
         assert!(is_readable(&socket));
         reset_queued(&socket, Transport::Tcp);
@@ -288,7 +363,7 @@ mod tests {
     #[test]
     fn reset_queued_takes_nothing_off_a_socket_that_blocks() {
         let endpoint = endpoint(7);
-        let socket = create(endpoint, Sharing::WithTheDead, 16).unwrap();
+        let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         rustix::io::ioctl_fionbio(&socket, false).unwrap();
         let mut waiting = TcpStream::connect(endpoint.address).unwrap();
         reset_queued(&socket, Transport::Tcp);
@@ -303,17 +378,72 @@ mod tests {
         let bound = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         sockopt::set_socket_reuseaddr(&bound, true).unwrap();
         rustix::net::bind(&bound, &SocketAddr::V4(endpoint.address)).unwrap();
-        let error = create(endpoint, Sharing::Exclusive, 16).unwrap_err();
+        let error = create(endpoint, None, Sharing::Exclusive, 16).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(is_bound_to(&bound, endpoint));
         assert!(!is_bound_to(&bound, self::endpoint(4)));
     }
 
     #[test]
+    fn a_family_is_given_where_it_is_known() {
+        for (low, wanted, given) in [
+            (8, None, Family::V6),
+            (9, Some(Family::V4), Family::V4),
+            (10, Some(Family::V6), Family::V6),
+        ] {
+            let endpoint = endpoint(low);
+            let socket = create(endpoint, wanted, Sharing::WithTheDead, 16).unwrap();
+            assert_eq!(family(&socket), Some(given), "{wanted:?}");
+            assert!(is_bound_to(&socket, endpoint));
+            TcpStream::connect(endpoint.address).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_datagram_socket_that_is_left_takes_both_families_again() {
+        let endpoint = Endpoint {
+            transport: Transport::Udp,
+            ..endpoint(11)
+        };
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut old = attempt(endpoint, false, Sharing::Exclusive, false, 0).unwrap();
+        sender.send_to(b"waits", endpoint.address).unwrap();
+        assert!(of_both_families(&old, endpoint).is_none(), "something waits");
+        reset_queued(&old, Transport::Udp);
+        let new = of_both_families(&old, endpoint).unwrap();
+        assert_eq!(family(&new), Some(Family::V6));
+        drop(std::mem::replace(&mut old, new));
+        sender.send_to(b"comes", endpoint.address).unwrap();
+        assert!(is_readable(&old));
+        assert!(of_both_families(&old, endpoint).is_none(), "it is of both already");
+    }
+
+    #[test]
+    fn a_listener_gives_way_to_one_of_another_family() {
+        let endpoint = endpoint(12);
+        let mut old = create(endpoint, Some(Family::V4), Sharing::WithTheDead, 16).unwrap();
+        for wanted in [None, Some(Family::V4), Some(Family::V6)] {
+            let waiting = TcpStream::connect(endpoint.address).unwrap();
+            assert!(listener_of(wanted, &old, endpoint, 16).is_none(), "somebody waits");
+            reset_queued(&old, Transport::Tcp);
+            drop(waiting);
+            let new = listener_of(wanted, &old, endpoint, 16).unwrap();
+            old = new;
+            assert_eq!(family(&old), wanted.or(Some(Family::V6)));
+            TcpStream::connect(endpoint.address).unwrap();
+            reset_queued(&old, Transport::Tcp);
+            assert!(
+                listener_of(family(&old), &old, endpoint, 16).is_none(),
+                "it is of that family"
+            );
+        }
+    }
+
+    #[test]
     fn sockets_are_told_apart() {
-        let one = create(endpoint(5), Sharing::WithTheDead, 16).unwrap();
+        let one = create(endpoint(5), None, Sharing::WithTheDead, 16).unwrap();
         let copy = one.try_clone().unwrap();
-        let other = create(endpoint(6), Sharing::WithTheDead, 16).unwrap();
+        let other = create(endpoint(6), None, Sharing::WithTheDead, 16).unwrap();
         assert!(same(&one, &copy));
         assert!(!same(&one, &other));
     }

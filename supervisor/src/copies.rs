@@ -72,6 +72,11 @@ impl Copies {
             local: kind.local,
             peer: socket::peer_address(socket).ok().flatten(),
         };
+        self.remember(inode, remembered);
+    }
+
+    /// Remembers what is known of a socket that there is no copy of.
+    pub fn remember(&mut self, inode: u64, remembered: Remembered) {
         if self.remembered.insert(inode, remembered).is_none() {
             self.oldest_first.push_back(inode);
         }

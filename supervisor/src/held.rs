@@ -93,6 +93,13 @@ pub enum Waiting {
     },
     /// bind(2).
     Bind(HeldBind),
+    /// accept(2) of a blocking listener, until who waits in a retained one has been handed over.
+    Accept {
+        /// The call.
+        call: Notification,
+        /// The inode of its listener.
+        listener: u64,
+    },
 }
 
 /// A held call.
@@ -114,6 +121,14 @@ impl Held {
     /// Whether a signal ends the wait: bind(2) never fails with EINTR.
     pub fn is_interruptible(&self) -> bool {
         !matches!(self.waiting, Waiting::Bind(_))
+    }
+
+    /// The inode of its listener, if it is an accept(2).
+    pub fn accepts_from(&self) -> Option<u64> {
+        match &self.waiting {
+            Waiting::Accept { listener, .. } => Some(*listener),
+            _ => None,
+        }
     }
 
     /// What it gets when a signal ends the wait. A connect with a timeout is not restarted (signal(7)).

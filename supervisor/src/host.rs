@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use crate::copies::Copies;
 use crate::doors::Doors;
+use crate::handover::Handovers;
 use crate::identity::Identity;
 use crate::incoming::Incoming;
 use crate::kernel::means::Means;
@@ -39,6 +40,8 @@ pub struct Host {
     pub sockets: SocketTable,
     /// The sockets retained for the host.
     pub retained: Retained,
+    /// Connections that are handed to it in its own family.
+    pub handovers: Handovers,
     /// Which of its listeners it still has.
     pub doors: Doors,
     /// What comes to its sockets.

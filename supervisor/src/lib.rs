@@ -6,6 +6,7 @@
 pub mod copies;
 pub mod doors;
 mod error;
+pub mod handover;
 pub mod held;
 pub mod host;
 pub mod identity;

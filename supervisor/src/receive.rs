@@ -33,12 +33,14 @@ struct Ready {
     watch: PollFlags,
     sleep: PollFlags,
     arrivals: PollFlags,
+    accept: PollFlags,
 }
 
 impl Ready {
     /// Whether it is anything but a trapped call.
     fn is_more_than_a_call(&self) -> bool {
-        !(self.broker | self.signals | self.watch | self.sleep | self.arrivals).is_empty()
+        let more = self.broker | self.signals | self.watch | self.sleep | self.arrivals | self.accept;
+        !more.is_empty()
     }
 }
 
@@ -115,6 +117,9 @@ impl Loop {
         for successor in self.host.retained.take_successors() {
             self.host.announce(successor.endpoint, successor.socket);
         }
+        for (endpoint, waiting) in self.host.handovers.take_waiting() {
+            self.host.announce(endpoint, waiting);
+        }
         Ok(End {
             status,
             usage,
@@ -152,6 +157,9 @@ impl Loop {
             if !ready.watch.is_empty() {
                 self.reconnect.noticed();
             }
+            if !ready.accept.is_empty() {
+                self.look_at_accepts();
+            }
             if ready.is_more_than_a_call() || self.due().is_some_and(|due| due <= Instant::now()) {
                 self.on_time();
             }
@@ -175,6 +183,7 @@ impl Loop {
             (self.reconnect.watch(), PollFlags::POLLIN),
             (self.sleep.descriptor(), PollFlags::POLLIN),
             (self.arrivals(), PollFlags::POLLIN),
+            (self.accepted_from(), PollFlags::POLLIN),
         ];
         // Those that are there come first, and only those are waited for.
         let mut polled = sources.map(|_| PollFd::new(self.signals.as_fd(), PollFlags::empty()));
@@ -191,7 +200,7 @@ impl Loop {
             Err(errno) => return Err(errno),
         }
         let mut found = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        let [listener, broker, signals, watch, sleep, arrivals] = sources.map(|(fd, _)| {
+        let [listener, broker, signals, watch, sleep, arrivals, accept] = sources.map(|(fd, _)| {
             let events = fd.and_then(|_| found.next());
             events.unwrap_or(PollFlags::empty())
         });
@@ -202,6 +211,7 @@ impl Loop {
             watch,
             sleep,
             arrivals,
+            accept,
         })
     }
 
@@ -359,7 +369,7 @@ impl Loop {
             let (endpoint, can_wait) = match &held.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
                 Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
-                Waiting::Connect(_) | Waiting::Bind(_) => continue,
+                Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } => continue,
             };
             let Some(endpoint) = endpoint else {
                 continue;
@@ -411,6 +421,7 @@ impl Loop {
         if let Some((signal, grace)) = self.sleep.take_ending() {
             self.stop(signal, grace);
         }
+        self.host.handovers.look();
         if self.doors_due().is_some_and(|at| now >= at) && doors::on_time(&mut self.host, now) {
             self.go_on_with_binds();
         }
@@ -455,6 +466,25 @@ impl Loop {
         }
     }
 
+    /// The listener of an accept(2) that is held: who comes need not wait for the next look.
+    fn accepted_from(&self) -> Option<BorrowedFd<'_>> {
+        let inode = self.held.values().find_map(Held::accepts_from)?;
+        self.host.retained.by_inode(inode).map(AsFd::as_fd)
+    }
+
+    fn look_at_accepts(&mut self) {
+        self.patience.begin();
+        let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
+        let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
+        for id in ids {
+            if let Some(held) = self.held.get_mut(&id)
+                && let Some(answer) = syscalls::look_again(&mut self.host, id, held)
+            {
+                self.finish(id, answer);
+            }
+        }
+    }
+
     fn cancel(&mut self, id: NotificationId) {
         if let Some(Held {
             waiting: Waiting::Connect(_) | Waiting::Datagram { .. } | Waiting::Send { .. },
@@ -468,8 +498,10 @@ impl Loop {
     }
 
     fn circumstances(&self) -> Circumstances {
+        let accepts = self.held.values().filter(|held| held.accepts_from().is_some()).count();
         Circumstances {
-            held_calls: self.held.len(),
+            held_calls: self.held.len() - accepts,
+            handing_over: accepts > 0,
             stopping: self.kill_at.is_some(),
         }
     }
@@ -544,6 +576,7 @@ impl Loop {
             self.sleep.due(),
             self.patience.due(),
             self.doors_due(),
+            self.host.handovers.due(),
         ]
         .into_iter()
         .flatten()

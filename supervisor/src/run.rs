@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use imsup_bpf_filters::Families;
 use imsup_wire::message::Role;
 use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy, ToBroker, ToSupervisor, codec};
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
 use crate::doors::Doors;
 use crate::error::{RunError, Trying};
+use crate::handover::Handovers;
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::incoming::Incoming;
@@ -70,9 +72,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         path: options.broker_socket.clone(),
         source,
     };
-    // The broker answers while the filter is compiled and the child made.
+    // The broker answers while the cgroup is made.
     let mut link = Link::open(options.broker_socket.clone(), hello.clone()).map_err(broker)?;
-    let filter = filter()?;
     let signals = init::handled_signals();
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
@@ -81,6 +82,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         true => Tree::new(&cgroup_name(options)),
         false => Tree::unheld(),
     };
+    let welcome = Welcome::receive(&mut link)?;
+    let filter = filter(welcome.families)?;
     let program = spawn::Program {
         command: &command,
         credentials: credentials.as_ref(),
@@ -103,7 +106,6 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         }
     };
     let child = prepared.pid();
-    let welcome = Welcome::receive(&mut link).inspect_err(|_| init::end_prepared(child))?;
     let boot = match options.role {
         Role::Launched { boot } => Some(boot),
         _ => None,
@@ -159,6 +161,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         role: options.role.clone(),
         sockets: SocketTable::default(),
         retained: welcome.retained,
+        handovers: Handovers::new(welcome.families == Families::Unknown),
         doors: Doors::default(),
         incoming: Incoming::default(),
         native_ports: NativePorts::default(),
@@ -194,13 +197,17 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
 }
 
 /// The notify filter, compiled once: a supervisor that the nursery makes finds it there.
-fn filter() -> Result<&'static [libc::sock_filter], RunError> {
-    static FILTER: OnceLock<Vec<libc::sock_filter>> = OnceLock::new();
-    if let Some(filter) = FILTER.get() {
+fn filter(families: Families) -> Result<&'static [libc::sock_filter], RunError> {
+    static FILTERS: [OnceLock<Vec<libc::sock_filter>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let place = match families {
+        Families::Known => &FILTERS[0],
+        Families::Unknown => &FILTERS[1],
+    };
+    if let Some(filter) = place.get() {
         return Ok(filter);
     }
-    let filter = imsup_bpf_filters::compile(Means::present().sockets())?;
-    Ok(FILTER.get_or_init(|| filter))
+    let filter = imsup_bpf_filters::compile(Means::present().sockets(), families)?;
+    Ok(place.get_or_init(|| filter))
 }
 
 /// Does all that every [`run`] begins with, for processes that are forked from this one.
@@ -208,7 +215,8 @@ fn filter() -> Result<&'static [libc::sock_filter], RunError> {
 /// # Errors
 /// [`RunError::Filter`].
 pub fn prepare() -> Result<(), RunError> {
-    filter()?;
+    filter(Families::Known)?;
+    filter(Families::Unknown)?;
     // Where these fail, `run` says so.
     let _ = imsup_bpf_filters::confinement();
     let _ = cgroup::own_directory();
@@ -225,6 +233,7 @@ struct Welcome {
     sleep: Option<SleepPolicy>,
     awake: Awake,
     retained: Retained,
+    families: Families,
 }
 
 impl Welcome {
@@ -247,6 +256,7 @@ impl Welcome {
                 awake,
                 retained: endpoints,
                 reach_timeout,
+                families_known,
             } => {
                 let mut retained = Retained::default();
                 let sockets = link
@@ -269,6 +279,11 @@ impl Welcome {
                     sleep,
                     awake,
                     retained,
+                    families: if families_known {
+                        Families::Known
+                    } else {
+                        Families::Unknown
+                    },
                 })
             }
             _ => Err(RunError::OutOfTurn),

@@ -328,6 +328,20 @@ impl Retained {
         }
     }
 
+    /// Takes those out that wait for a bind of `endpoint`, and of which this holds.
+    pub fn remove_waiting(&mut self, endpoint: Endpoint, which: impl Fn(&OwnedFd) -> bool) -> Vec<OwnedFd> {
+        let Some(slots) = self.slots.get_mut(&endpoint) else {
+            return Vec::new();
+        };
+        let removed: Vec<Slot> = slots
+            .extract_if(.., |slot| !slot.installed && which(&slot.socket))
+            .collect();
+        if slots.is_empty() {
+            self.slots.remove(&endpoint);
+        }
+        removed.into_iter().map(|slot| slot.socket).collect()
+    }
+
     /// The socket with this inode number, where it is one of these.
     pub fn by_inode(&self, inode: u64) -> Option<&OwnedFd> {
         let slots = self.slots.values().flatten();

@@ -125,7 +125,7 @@ fn describe(call: &Notification, memory: impl TargetMemory) -> String {
                 flags(call.int(3))
             )
         }
-        Some(Handler::GetSockName | Handler::GetPeerName) => format!("{name}({fd})"),
+        Some(Handler::Accept | Handler::GetSockName | Handler::GetPeerName) => format!("{name}({fd})"),
         Some(Handler::Socket) => format!("{name}({fd}, {}, {})", call.int(1), call.int(2)),
         Some(Handler::AcceptConn) => format!("{name}({fd}, SO_ACCEPTCONN)"),
         Some(Handler::Open) => format!("{name}({})", path(&memory, call.args[0])),

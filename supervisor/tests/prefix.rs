@@ -48,8 +48,8 @@ services:
         "{upstream}"
     );
     assert!(
-        upstream.contains(&format!("peer={}:", hosts["app"].address)),
-        "db sees app: {upstream}"
+        upstream.contains(&format!("peer=[::ffff:{}]:", hosts["app"].address)),
+        "db, which is of AF_INET6, sees app: {upstream}"
     );
     let boots = ["web", "app", "db"].map(|name| project.host(name).boots);
     assert_eq!(boots, [1, 1, 1]);

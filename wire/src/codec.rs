@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of the messages. Peers whose versions differ refuse each other by name.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Largest frame body in bytes. A host's argv, the largest thing sent, is bounded by the kernel to 128 KiB a string and
 /// in practice to far less; 1 MiB leaves room and bounds what a hostile peer makes us allocate.

@@ -188,6 +188,11 @@ pub enum ToBroker {
         /// Its inode number, as fstat(2) says it.
         inode: u64,
     },
+    /// The program has bound this port with a socket of another address family than the retained one has: the family is not known any more.
+    OtherFamily {
+        /// Where, in one of the planes.
+        endpoint: Endpoint,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -230,6 +235,8 @@ pub enum ToSupervisor {
         retained: Vec<Endpoint>,
         /// The bound of every wait for another host. The broker answers before, when the `hold_timeout` of that host is over.
         reach_timeout: Duration,
+        /// Whether the address family that the program binds is known of all of them: an earlier boot has shown it.
+        families_known: bool,
     },
     /// The broker does not take this supervisor. The last message.
     Rejected {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use imsup_bpf_filters::table::Conjunction;
-use imsup_bpf_filters::{Action, Condition, Row, Sockets, TABLE, Test, confine};
+use imsup_bpf_filters::{Action, Condition, Families, Row, Sockets, TABLE, Test, confine};
 
 const ABOUT: &str = "\
 # System calls
@@ -22,6 +22,9 @@ fail with ENOSYS.
 
 Where the supervisor may not duplicate the program's descriptors (pidfd_getfd(2) refused: a container without CAP_SYS_PTRACE),
 one call more is handled; it is marked *without pidfd_getfd*.
+
+While the address family of a port that is retained for a host is not known, because no program has listened on it yet, `accept` is handled
+too; it is marked *at a port's first boot*.
 
 ";
 
@@ -67,7 +70,12 @@ fn line(row: &Row) -> String {
         Some(Sockets::Duplicated) => "*with pidfd_getfd:* ",
         Some(Sockets::Made) => "*without pidfd_getfd:* ",
     };
-    format!("| `{}` | {only}{done} | {} |\n", row.name, row.why)
+    let first = match row.while_families {
+        None => "",
+        Some(Families::Known) => "*at later boots:* ",
+        Some(Families::Unknown) => "*at a port's first boot:* ",
+    };
+    format!("| `{}` | {only}{first}{done} | {} |\n", row.name, row.why)
 }
 
 fn document() -> String {

@@ -1,7 +1,7 @@
 //! Every system call, through the compiled filters by interpretation: the verdict is what the table says.
 
 use imsup_bpf_filters::table::{FOREIGN_ARCHITECTURE_ERRNO, row_of};
-use imsup_bpf_filters::{Action, Condition, Sockets, TABLE, Test};
+use imsup_bpf_filters::{Action, Condition, Families, Sockets, TABLE, Test};
 use proptest::prelude::*;
 
 use crate::support::interpret::Call;
@@ -11,20 +11,29 @@ use crate::support::{Verdict, audit_arch};
 /// Beyond the last number of Linux 6.18 by far.
 const NUMBERS: std::ops::RangeInclusive<u32> = 0..=600;
 
-const BOTH: [Sockets; 2] = [Sockets::Duplicated, Sockets::Made];
+/// The filters that there are.
+const ALL: [(Sockets, Families); 4] = [
+    (Sockets::Duplicated, Families::Known),
+    (Sockets::Duplicated, Families::Unknown),
+    (Sockets::Made, Families::Known),
+    MOST,
+];
 
-fn notify_filter(sockets: Sockets) -> Program {
-    Program::of_libc(&imsup_bpf_filters::compile(sockets).unwrap())
+/// The one that traps most.
+const MOST: (Sockets, Families) = (Sockets::Made, Families::Unknown);
+
+fn notify_filter((sockets, families): (Sockets, Families)) -> Program {
+    Program::of_libc(&imsup_bpf_filters::compile(sockets, families).unwrap())
 }
 
 /// What the table says.
-fn expected(call: &Call, sockets: Sockets) -> Verdict {
+fn expected(call: &Call, (sockets, families): (Sockets, Families)) -> Verdict {
     let skipped_by_a_tracer = call.nr == u32::MAX;
     let x32 = cfg!(target_arch = "x86_64") && call.nr >= 0x4000_0000 && !skipped_by_a_tracer;
     if call.arch != audit_arch::NATIVE || x32 {
         return Verdict::Errno(FOREIGN_ARCHITECTURE_ERRNO);
     }
-    let row = row_of(i64::from(call.nr)).filter(|row| row.applies(sockets));
+    let row = row_of(i64::from(call.nr)).filter(|row| row.applies(sockets, families));
     match row.map(|row| row.action) {
         None => Verdict::Allow,
         Some(Action::Refuse { errno }) => Verdict::Errno(errno),
@@ -39,12 +48,12 @@ fn native(number: libc::c_long, arguments: [u64; 6]) -> Call {
 
 #[test]
 fn every_number_has_the_verdict_of_the_table() {
-    for sockets in BOTH {
-        let filter = notify_filter(sockets);
+    for which in ALL {
+        let filter = notify_filter(which);
         for nr in NUMBERS {
             for arguments in [[0; 6], [2; 6], [u64::MAX; 6], [1 << 32; 6]] {
                 let call = Call::new(nr, audit_arch::NATIVE, arguments);
-                assert_eq!(filter.run(&call), expected(&call, sockets), "{sockets:?}: {call:x?}");
+                assert_eq!(filter.run(&call), expected(&call, which), "{which:?}: {call:x?}");
             }
         }
     }
@@ -52,7 +61,7 @@ fn every_number_has_the_verdict_of_the_table() {
 
 #[test]
 fn calls_of_other_architectures_do_not_exist() {
-    let filter = notify_filter(Sockets::Made);
+    let filter = notify_filter(MOST);
     for arch in [
         audit_arch::X86_64,
         audit_arch::I386,
@@ -74,7 +83,7 @@ fn calls_of_other_architectures_do_not_exist() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn x32_calls_do_not_exist() {
-    let (notify, confinement) = (notify_filter(Sockets::Made), confinement());
+    let (notify, confinement) = (notify_filter(MOST), confinement());
     for nr in NUMBERS
         .map(|nr| nr | crate::support::X32_SYSCALL_BIT)
         .chain([0x7fff_ffff, 0x8000_0000, 0xffff_fffe])
@@ -90,20 +99,20 @@ fn x32_calls_do_not_exist() {
 #[test]
 fn calls_skipped_by_a_tracer_stay_skipped() {
     let call = Call::new(u32::MAX, audit_arch::NATIVE, [0; 6]);
-    assert_eq!(notify_filter(Sockets::Made).run(&call), Verdict::Allow);
+    assert_eq!(notify_filter(MOST).run(&call), Verdict::Allow);
     assert_eq!(confinement().run(&call), Verdict::Allow);
 }
 
 /// The kernel runs no filter for these: an untrapped call costs what it costs natively.
 #[test]
 fn calls_outside_the_table_are_in_the_kernels_bitmap() {
-    for sockets in BOTH {
-        let filter = notify_filter(sockets);
+    for which in ALL {
+        let filter = notify_filter(which);
         for nr in NUMBERS {
             assert_eq!(
                 filter.is_constantly_allowed(nr, audit_arch::NATIVE),
-                row_of(i64::from(nr)).is_none_or(|row| !row.applies(sockets)),
-                "{sockets:?}: number {nr}"
+                row_of(i64::from(nr)).is_none_or(|row| !row.applies(which.0, which.1)),
+                "{which:?}: number {nr}"
             );
         }
     }
@@ -112,7 +121,7 @@ fn calls_outside_the_table_are_in_the_kernels_bitmap() {
 /// The table itself, spelled out by hand for the calls whose arguments matter.
 #[test]
 fn arguments_decide_as_designed() {
-    let filter = notify_filter(Sockets::Made);
+    let filter = notify_filter(MOST);
     let with = |argument: usize, value: u64| {
         let mut arguments = [0; 6];
         arguments[argument] = value;
@@ -237,10 +246,28 @@ fn arguments_decide_as_designed() {
     }
 }
 
+#[test]
+fn accept_is_trapped_only_while_a_family_is_unknown() {
+    for (sockets, families) in ALL {
+        let filter = notify_filter((sockets, families));
+        let verdict = match families {
+            Families::Known => Verdict::Allow,
+            Families::Unknown => Verdict::Notify,
+        };
+        for number in [libc::SYS_accept, libc::SYS_accept4] {
+            assert_eq!(
+                filter.run(&native(number, [3, 0, 0, 0, 0, 0])),
+                verdict,
+                "{sockets:?}: {number}"
+            );
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn only_musls_way_of_reading_is_a_trapped_open() {
-    let filter = notify_filter(Sockets::Made);
+    let filter = notify_filter(MOST);
     for (flags, verdict, what) in [
         (0x88000, Verdict::Notify, "musl's fopen for reading"),
         (0xffff_ffff_0008_8000, Verdict::Notify, "the same under garbage"),
@@ -348,15 +375,15 @@ proptest! {
         arguments in any::<[u64; 6]>(),
     ) {
         let call = Call::new(nr, arch, arguments);
-        for sockets in BOTH {
-            prop_assert_eq!(notify_filter(sockets).run(&call), expected(&call, sockets));
+        for which in ALL {
+            prop_assert_eq!(notify_filter(which).run(&call), expected(&call, which));
         }
     }
 
     #[test]
     fn calls_near_a_condition_have_the_verdict_of_the_table((name, call) in calls_near_conditions()) {
-        for sockets in BOTH {
-            prop_assert_eq!(notify_filter(sockets).run(&call), expected(&call, sockets), "{}", name);
+        for which in ALL {
+            prop_assert_eq!(notify_filter(which).run(&call), expected(&call, which), "{}", name);
         }
     }
 }

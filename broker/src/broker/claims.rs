@@ -66,7 +66,8 @@ impl Broker {
         if self.sockets.len() as u64 >= self.limits.sockets {
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
         }
-        let socket = sockets::create(endpoint, sharing, self.limits.somaxconn)?;
+        let family = self.family(id, endpoint);
+        let socket = sockets::create(endpoint, family, sharing, self.limits.somaxconn)?;
         Ok(self.keep(id, endpoint, socket))
     }
 
@@ -174,6 +175,7 @@ impl Broker {
             }
             None => {
                 sockets::share_with_the_dead(&socket, endpoint.transport);
+                self.drop_of_other_family(id, endpoint, &socket);
                 self.keep(id, endpoint, socket)
             }
         };
@@ -195,6 +197,7 @@ impl Broker {
         }
         if place.plane == Plane::Vip {
             self.learn(id, endpoint);
+            self.learn_family(id, endpoint, kept);
         }
         true
     }
@@ -317,6 +320,7 @@ impl Broker {
     /// Readies a socket for the time without a program; false where it is of no more use.
     fn keep_after(&mut self, socket: SocketId, after: After) -> bool {
         let backlog = self.limits.somaxconn;
+        let family = self.other_family_for(socket);
         let Some(kept) = self.sockets.get_mut(socket) else {
             return false;
         };
@@ -329,6 +333,14 @@ impl Broker {
         if let Err(error) = sockets::revive(&kept.socket, kept.endpoint.transport, backlog) {
             tracing::warn!(endpoint = %kept.endpoint, %error, "a retained socket cannot be used again");
             return false;
+        }
+        let of_other_family = match family {
+            Some(family) => sockets::listener_of(family, &kept.socket, kept.endpoint, backlog),
+            None => sockets::of_both_families(&kept.socket, kept.endpoint),
+        };
+        if let Some(socket) = of_other_family {
+            kept.socket = socket;
+            kept.misfit = false;
         }
         kept.open = true;
         if after == After::GaveUp {
@@ -361,6 +373,7 @@ impl Broker {
 
     /// What the program does not listen on, and nobody waits for, refuses, as it would natively.
     pub(super) fn close_unused(&mut self, id: HostId, spare_declared: bool) {
+        self.note_program(id);
         for socket in std::mem::take(&mut self.hosts[id].sockets) {
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;

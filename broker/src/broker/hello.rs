@@ -95,6 +95,7 @@ impl Broker {
         } else {
             (Vec::new(), Vec::new())
         };
+        let families_known = agreement.part == Part::Command || self.families_known(id);
         let host = &self.hosts[id];
         let spec = host.spec(&self.cluster);
         let name = host.name(&self.cluster).clone();
@@ -108,6 +109,7 @@ impl Broker {
             hold_timeout: spec.map_or_else(|| Settings::default().hold_timeout, |spec| spec.imsup.hold_timeout),
             sleep: (agreement.part == Part::Program).then(|| sleep_policy(spec)),
             awake: self.awake(id),
+            families_known,
             retained,
             reach_timeout: self.reach_timeout(),
         };

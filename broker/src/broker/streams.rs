@@ -151,6 +151,11 @@ impl Broker {
                     self.hear_of_sleep(id, message);
                 }
             }
+            ToBroker::OtherFamily { endpoint } => {
+                if program {
+                    self.other_family(id, endpoint);
+                }
+            }
             ToBroker::Answer { id: question, report } => self.answered(number, question, report),
             ToBroker::Started { .. } | ToBroker::Settled | ToBroker::Exited { .. } => {}
             ToBroker::Reach {

@@ -169,9 +169,9 @@ mod tests {
         let (first, second) = (free_port(), free_port());
         let target = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 1), first);
         let _machine = bind(&publish(first), target, &planes).unwrap();
-        let _host = create(target, Sharing::WithTheDead, 16).unwrap();
+        let _host = create(target, None, Sharing::WithTheDead, 16).unwrap();
         let other = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 1), second);
-        let _host = create(other, Sharing::WithTheDead, 16).unwrap();
+        let _host = create(other, None, Sharing::WithTheDead, 16).unwrap();
         let machine = bind(&publish(second), other, &planes).unwrap();
         assert_eq!(machine[0].machine.port(), second);
         std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, second)).unwrap();

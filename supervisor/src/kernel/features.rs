@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use imsup_bpf_filters::Families;
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
@@ -126,7 +127,7 @@ fn feature(
 }
 
 fn notification() -> Feature {
-    let result = match imsup_bpf_filters::compile(Means::present().sockets()) {
+    let result = match imsup_bpf_filters::compile(Means::present().sockets(), Families::Unknown) {
         Ok(filter) => spawn::try_listener(&filter).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };

@@ -203,7 +203,15 @@ impl Listener {
         cloexec: bool,
     ) -> Result<(), Errno> {
         let newfd = u32::try_from(number).map_err(|_| Errno::EBADF)?;
-        self.add(id, ADDFD_FLAG_SETFD, newfd, file, cloexec)
+        self.add(id, ADDFD_FLAG_SETFD, newfd, file, cloexec).map(drop)
+    }
+
+    /// Gives the caller a duplicate of `file`, and says which number it has there. The call still waits for its answer.
+    ///
+    /// # Errors
+    /// ENOENT where the caller is gone, EMFILE where it has no number free.
+    pub fn give_fd(&self, id: NotificationId, file: BorrowedFd<'_>, cloexec: bool) -> Result<RawFd, Errno> {
+        self.add(id, 0, 0, file, cloexec)
     }
 
     /// Gives the caller a duplicate of `file` and makes its number the call's result, at once.
@@ -211,7 +219,7 @@ impl Listener {
     /// # Errors
     /// ENOENT where the caller is gone, EMFILE where it has no number free.
     pub fn answer_with_fd(&self, id: NotificationId, file: BorrowedFd<'_>, cloexec: bool) -> Result<(), Errno> {
-        self.add(id, ADDFD_FLAG_SEND, 0, file, cloexec)
+        self.add(id, ADDFD_FLAG_SEND, 0, file, cloexec).map(drop)
     }
 
     fn add(
@@ -221,7 +229,7 @@ impl Listener {
         newfd: u32,
         file: BorrowedFd<'_>,
         cloexec: bool,
-    ) -> Result<(), Errno> {
+    ) -> Result<RawFd, Errno> {
         let raw = RawAddFd {
             id: id.0,
             flags,
@@ -232,7 +240,7 @@ impl Listener {
         // ADDFD waits for the caller. With FLAG_SEND, one that a signal interrupts has answered the call already, with 0 and no descriptor
         // (kernel/seccomp.c, seccomp_notify_addfd).
         // SAFETY: `raw` is a `struct seccomp_notif_addfd` that outlives the call, and `file` is open.
-        patience::wait_for(|| unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) }).map(drop)
+        patience::wait_for(|| unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) })
     }
 }
 

@@ -75,11 +75,22 @@ const COPIED: &[Copied] = &[
     int(libc::IPPROTO_IP, libc::IP_RECVERR),
     int(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
     int(libc::IPPROTO_IP, libc::IP_FREEBIND),
+    int(libc::IPPROTO_IP, libc::IP_MINTTL),
+    int(libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    int(libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
     int(libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
     int(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
     int(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
     int(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     int(libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    int(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    int(libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
+    int(libc::IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL),
+    int(libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+    int(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
+    int(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+    int(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
 ];
 
 /// Gives `to` the options and file status flags that `from` has. Options that one of them does not know (a UDP socket's
@@ -130,5 +141,57 @@ fn copy_segment_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     {
         let value = if wanted == DEFAULT_SEGMENT_BYTES { 0 } else { wanted };
         let _ = set_int(to, libc::IPPROTO_TCP, libc::TCP_MAXSEG, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::net::{AddressFamily, SocketType};
+
+    use super::*;
+
+    #[test]
+    fn options_of_each_family_are_copied() {
+        let ipv4 = [
+            (libc::IP_TOS, 16),
+            (libc::IP_TTL, 33),
+            (libc::IP_MINTTL, 2),
+            (libc::IP_FREEBIND, 1),
+            (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        ];
+        let ipv6 = [
+            (libc::IPV6_TCLASS, 8),
+            (libc::IPV6_UNICAST_HOPS, 33),
+            (libc::IPV6_MINHOPCOUNT, 2),
+            (libc::IPV6_FREEBIND, 1),
+            (libc::IPV6_DONTFRAG, 1),
+            (libc::IPV6_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+            (libc::IPV6_RECVTCLASS, 1),
+            (libc::IPV6_RECVHOPLIMIT, 1),
+            (libc::IPV6_RECVPKTINFO, 1),
+        ];
+        for kind in [SocketType::STREAM, SocketType::DGRAM] {
+            for family in [AddressFamily::INET, AddressFamily::INET6] {
+                let make = || rustix::net::socket(family, kind, None).unwrap();
+                let (from, to) = (make(), make());
+                let mut all: Vec<_> = ipv4.map(|(name, value)| (libc::IPPROTO_IP, name, value)).to_vec();
+                if family == AddressFamily::INET6 {
+                    all.extend(ipv6.map(|(name, value)| (libc::IPPROTO_IPV6, name, value)));
+                }
+                for (level, name, value) in &all {
+                    set_int(from.as_fd(), *level, *name, *value).unwrap();
+                }
+                copy(from.as_fd(), to.as_fd()).unwrap();
+                for (level, name, value) in all {
+                    assert_eq!(
+                        get_int(to.as_fd(), level, name),
+                        Ok(value),
+                        "{kind:?}, {family:?}: {level} {name}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -165,6 +165,18 @@ pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
     rustix::net::listen(socket, backlog).map_err(errno_of)
 }
 
+/// Makes a listener listen no more: what waits in it is reset, what comes is refused. It stays bound, and listen(2) opens it again
+/// (net/ipv4/af_inet.c, inet_shutdown).
+///
+/// # Errors
+/// What shutdown(2) says, but that it does not listen.
+pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    match rustix::net::shutdown(listener, rustix::net::Shutdown::Read).map_err(errno_of) {
+        Err(Errno::ENOTCONN) => Ok(()),
+        result => result,
+    }
+}
+
 /// connect(2). Whether it waits is up to the file status flags.
 ///
 /// # Errors
@@ -229,6 +241,42 @@ pub fn may_share(socket: BorrowedFd<'_>, transport: Transport) -> bool {
 /// ENOTSOCK.
 pub fn take_error(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
     get_int(socket, libc::SOL_SOCKET, libc::SO_ERROR)
+}
+
+/// By what a socket shares its address with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// SO_REUSEADDR.
+    Address,
+    /// SO_REUSEPORT.
+    Port,
+}
+
+impl Sharing {
+    fn option(self) -> i32 {
+        match self {
+            Self::Address => libc::SO_REUSEADDR,
+            Self::Port => libc::SO_REUSEPORT,
+        }
+    }
+
+    /// Whether the socket does.
+    pub fn is_set(self, socket: BorrowedFd<'_>) -> bool {
+        get_int(socket, libc::SOL_SOCKET, self.option()).is_ok_and(|value| value != 0)
+    }
+
+    /// Sets it, or takes it back.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set(self, socket: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
+        set_int(socket, libc::SOL_SOCKET, self.option(), on.into())
+    }
+}
+
+/// Whether SO_REUSEPORT is set.
+pub fn is_reuseport(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
 /// How long a blocking send or connect may take (SO_SNDTIMEO); `None` for ever.
@@ -297,6 +345,11 @@ pub fn is_readable(socket: &OwnedFd) -> bool {
     let mut polled = [PollFd::new(socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// Whether a socket listens.
+pub fn accepts(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
 }
 
 /// Where a connection attempt stands, seen without taking its error.

@@ -97,7 +97,10 @@ pub fn detach(listener: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// SO_REUSEPORT wants one user for all sockets of an address, by the owner of the inode, which fchown(2) changes
 /// (net/socket.c, sockfs_setattr).
-fn adopt_owner(listener: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Errno> {
+///
+/// # Errors
+/// EPERM where they have two, and we lack CAP_CHOWN.
+pub fn adopt_owner(listener: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Errno> {
     let owner = |socket| rustix::fs::fstat(socket).map_err(socket::errno_of);
     let (wanted, present) = (owner(listener)?.st_uid, owner(new)?.st_uid);
     if wanted == present {

@@ -157,9 +157,11 @@ pub fn read(known: &[Known]) -> io::Result<Vec<Option<Connection>>> {
 }
 
 fn connection(local: SocketAddr, peer: SocketAddr, info: &TcpInfo) -> Option<Connection> {
+    // Those of an AF_INET6 listener are v4-mapped, which nobody wants to read.
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     Some(Connection {
-        local,
-        peer,
+        local: canonical(local),
+        peer: canonical(peer),
         established: !is_in(CLOSED_BY_BOTH, info.state),
         bytes: info.bytes,
         last_received: info.last_received,

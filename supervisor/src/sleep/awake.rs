@@ -143,7 +143,7 @@ impl Sleep {
         };
         // Whoever ordered it waits for it.
         let troubled = !ordered && self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > now);
-        let tried = wanted && kept.is_none();
+        let tried = wanted && kept.is_none() && !circumstances.handing_over;
         if tried && !troubled {
             self.suspend(host, now);
         }

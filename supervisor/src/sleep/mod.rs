@@ -67,8 +67,10 @@ const MANY_DESCRIPTORS: u64 = 512;
 /// What the receive loop knows that matters here.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
-    /// Trapped calls that wait for something.
+    /// Trapped calls that wait for something elsewhere.
     pub held_calls: usize,
+    /// A trapped accept(2) waits, for some milliseconds at most ([`crate::handover`]): its thread cannot be stopped meanwhile.
+    pub handing_over: bool,
     /// The program is being ended.
     pub stopping: bool,
 }

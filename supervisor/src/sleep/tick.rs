@@ -119,7 +119,7 @@ impl Sleep {
         let began = tick.began;
         let is_work = used > MAX_CPU || now.saturating_duration_since(began) > MAX_TIME;
         let so_far = tick.asleep.clone();
-        if is_work || circumstances.held_calls > 0 || circumstances.stopping {
+        if is_work || circumstances.held_calls > 0 || circumstances.handing_over || circumstances.stopping {
             return self.wake_from_tick(host, began);
         }
         if quiet {

@@ -201,6 +201,7 @@ pub(super) fn bind_wildcard_now(host: &Host, socket: &OwnedFd, family: Family) -
 }
 
 fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
+    set_misfits_apart(host, &bind);
     if host.retained.is_waiting(bind.endpoint) {
         return install(host, call.id, call.tid, &bind).into();
     }
@@ -226,11 +227,33 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
     })
 }
 
+/// Sets listeners of AF_INET6 apart that are retained where a program of AF_INET binds: it keeps its own, and who waits in these is handed over
+/// ([`crate::handover`]).
+fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
+    if bind.endpoint.transport != Transport::Tcp || !host.handovers.are_possible() {
+        return;
+    }
+    host.handovers.bound_anew(bind.endpoint);
+    if bind.family == Family::V6 {
+        for retained in host.handovers.take_back(bind.endpoint) {
+            keep_claimed(host, retained);
+        }
+        return;
+    }
+    let is_v6 = |socket: &OwnedFd| InetSocket::inspect(socket.as_fd()).is_some_and(|kind| kind.family == Family::V6);
+    for retained in host.retained.remove_waiting(bind.endpoint, is_v6) {
+        host.handovers.add(bind.endpoint, retained);
+    }
+}
+
 /// Binds the program's own socket.
 fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
     let socket = bind.socket.as_fd();
     if bind.family == Family::V6 && socket::is_v6only(socket) {
         socket::clear_v6only(socket)?;
+    }
+    if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
+        tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
     }
     socket::bind(socket, bind.family.form(bind.endpoint.address))?;
     if !socket::may_share(socket, bind.endpoint.transport) {
@@ -265,6 +288,7 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     if !host.listener.is_valid(id) {
         return Some(Answer::Continue);
     }
+    set_misfits_apart(host, bind);
     match bind.stage {
         BindStage::Search(_) if host.retained.is_waiting(endpoint) => return Some(install(host, id, tid, bind)),
         BindStage::Search(_) if host.doors.is_closing(endpoint) => {
@@ -302,6 +326,11 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
     if !host.listener.is_valid(id) {
         return Answer::Continue;
     }
+    set_misfits_apart(host, bind);
+    if !host.retained.is_waiting(bind.endpoint) && host.handovers.share(bind.endpoint, bind.socket.as_fd()) == Ok(true)
+    {
+        return bind_own(host, held.tid, bind).into();
+    }
     match install(host, id, held.tid, bind) {
         Answer::Errno(errno) if errno == Errno::EADDRINUSE as i32 && !host.retained.knows(bind.endpoint) => {
             beside_published(host, held.tid, bind)
@@ -323,15 +352,9 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
 /// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
 /// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
 fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
-    let socket = bind.socket.as_fd();
-    let result = socket::set_reuseport(socket)
-        .and_then(|()| socket::bind(socket, bind.family.form(bind.endpoint.address)))
-        .and_then(|()| socket::duplicate(&bind.socket));
+    let result = socket::set_reuseport(bind.socket.as_fd()).and_then(|()| bind_own(host, tid, bind));
     match result {
-        Ok(socket) => {
-            bound(host, tid, &socket, bind);
-            Answer::Value(0)
-        }
+        Ok(()) => Answer::Value(0),
         Err(errno) => Answer::errno(errno),
     }
 }
@@ -359,6 +382,16 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
     })();
     match result {
         Ok(retained) => {
+            if bind.endpoint.transport == Transport::Tcp
+                && InetSocket::inspect(retained.as_fd()).is_some_and(|kind| kind.family != bind.family)
+            {
+                // The next boot has one that fits.
+                let endpoint = bind.endpoint;
+                host.link.send(&ToBroker::OtherFamily { endpoint }, Vec::new());
+            }
+            if let Ok((waiting, _)) = socket::accept_queue(retained.as_fd()) {
+                host.handovers.give(bind.endpoint, waiting);
+            }
             bound(host, tid, &retained, bind);
             Answer::Value(0)
         }
@@ -366,8 +399,7 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
     }
 }
 
-/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that. (A listener's connections are
-/// of its family, and programs take either.)
+/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that.
 fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
     if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
         // An earlier one of the program's, which talked to one client.

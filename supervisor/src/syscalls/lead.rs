@@ -219,8 +219,10 @@ fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
 /// It nearly always has its outcome by now: loopback answers within the call unless the machine is loaded or the other side's queue
 /// is full. In the latter case the kernel waits on inside the program's own call, but for a socket with a timeout of its own.
 pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
-    let Waiting::Connect(connect) = &mut held.waiting else {
-        return None;
+    let connect = match &mut held.waiting {
+        Waiting::Connect(connect) => connect,
+        Waiting::Accept { call, .. } => return super::accept::look_again(host, call),
+        _ => return None,
     };
     if !connect.in_kernel {
         return None;
@@ -248,7 +250,7 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         // Nobody takes the datagram, which is for the sender to find out as ever.
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
-        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_)) => Some(Answer::Continue),
+        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. }) => Some(Answer::Continue),
         (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
         (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
         (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
@@ -264,6 +266,7 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
         Waiting::Send { .. } => send::resume(host, held),
         Waiting::Bind(bind) if bind.stage == BindStage::Claim => Some(super::claimed(host, id, held, None)),
         Waiting::Bind(_) => super::bind_again(host, id, held),
+        Waiting::Accept { .. } => None,
     }
 }
 

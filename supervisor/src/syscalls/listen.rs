@@ -28,6 +28,7 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
     if let Err(errno) = socket::listen(socket.as_fd(), call.int(1)) {
         return errno.into();
     }
+    host.handovers.share_no_more(socket.as_fd());
     host.note_step();
     let asked = socket::cookie(socket.as_fd())
         .ok()
@@ -45,6 +46,9 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         None => Some(kind.family.wildcard()),
     };
     let bound = InetSocket::inspect(socket.as_fd()).and_then(|kind| endpoint_of(&host.identity, &kind));
+    if let Some(endpoint) = bound {
+        host.handovers.listens(endpoint);
+    }
     match bound {
         // A port that the kernel chose is another one next time: nobody can know it, and nothing is to be retained.
         Some(endpoint) if chosen_by_kernel => {

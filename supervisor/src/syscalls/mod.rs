@@ -3,6 +3,7 @@
 //! Which calls come here is the table's affair (`imsup-bpf-filters`). Where arguments cannot be parsed, the kernel is
 //! left to carry the call out and to fail it in its own words.
 
+mod accept;
 mod bind;
 mod connect;
 mod datagram;
@@ -64,6 +65,7 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
     let verdict = match handler {
         Some(Handler::Socket) => socket::socket(host, call),
         Some(Handler::Bind) => bind::bind(host, call),
+        Some(Handler::Accept) => accept::accept(host, call),
         Some(Handler::Listen) => listen::listen(host, call),
         Some(Handler::Connect) => connect::connect(host, call),
         Some(Handler::SendTo | Handler::SendMsg | Handler::SendMmsg) => send::send(host, call, None),

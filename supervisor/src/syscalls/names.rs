@@ -92,7 +92,12 @@ fn show(call: &Notification, actual: SocketAddr, shown: SocketAddr) -> Verdict {
 
 /// Writes an address as the kernel does (net/socket.c, move_addr_to_user): at most as many bytes as there is room for, and
 /// the real length.
-fn write_address(memory: &impl TargetMemory, to: u64, length_at: u64, address: SocketAddr) -> Result<(), Errno> {
+pub(super) fn write_address(
+    memory: &impl TargetMemory,
+    to: u64,
+    length_at: u64,
+    address: SocketAddr,
+) -> Result<(), Errno> {
     let room = i32::from_ne_bytes(memory.read_array(length_at)?);
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     let bytes = encode_address(address);

@@ -5,6 +5,7 @@
 mod aio;
 mod arrivals;
 mod datagrams;
+mod families;
 mod freezer;
 mod holders;
 #[path = "../common/network.rs"]

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use imsup_bpf_filters::{Families, Sockets};
 use imsup_supervisor::kernel::notify::{Answer, Listener, NotificationId};
 use imsup_supervisor::kernel::spawn;
 use nix::errno::Errno;
@@ -44,7 +45,7 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         cgroup: None,
         no_new_privs: true,
     };
-    let filter = imsup_bpf_filters::compile(imsup_bpf_filters::Sockets::Duplicated).unwrap();
+    let filter = imsup_bpf_filters::compile(Sockets::Duplicated, Families::Known).unwrap();
     let prepared = spawn::prepare(&program, &filter).unwrap();
     let child = prepared.pid();
     (child, prepared.execute().unwrap())

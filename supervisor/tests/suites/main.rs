@@ -10,6 +10,7 @@ mod common;
 mod compare;
 mod cpython;
 mod libevent;
+mod libuv;
 mod node;
 mod perl;
 mod redis;

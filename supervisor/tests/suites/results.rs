@@ -15,6 +15,8 @@ pub enum Format {
     JUnit,
     /// The Test Anything Protocol. Tests go by their numbers, since descriptions carry ports.
     Tap,
+    /// The same, of tests whose descriptions are their names.
+    NamedTap,
     /// libevent's tinytest.
     Tinytest,
     /// Redis's Tcl suite.
@@ -33,7 +35,8 @@ impl Format {
     pub fn parse(self, text: &str) -> Results {
         match self {
             Self::JUnit => junit(text),
-            Self::Tap => tap(text),
+            Self::Tap => tap(text, false),
+            Self::NamedTap => tap(text, true),
             Self::Tinytest => tinytest(text),
             Self::Redis => redis(text),
             Self::Exit => Results::new(),
@@ -64,7 +67,7 @@ fn junit(text: &str) -> Results {
     results
 }
 
-fn tap(text: &str) -> Results {
+fn tap(text: &str, named: bool) -> Results {
     let mut results = Results::new();
     let (mut plan, mut count) = (None, 0);
     for line in text.lines() {
@@ -94,7 +97,13 @@ fn tap(text: &str) -> Results {
             () if passed => "ok",
             () => "fail",
         };
-        results.insert(format!("{count:03}"), outcome.to_owned());
+        let name = rest
+            .split_once(" - ")
+            .map(|(_, name)| name.split(" #").next().unwrap_or(name).trim());
+        let name = name
+            .filter(|_| named)
+            .map_or_else(|| format!("{count:03}"), str::to_owned);
+        results.insert(name, outcome.to_owned());
     }
     if plan != Some(count) {
         results.insert(WHOLE.to_owned(), format!("{count} tests of {plan:?}"));
@@ -181,6 +190,10 @@ mod tests {
         let expected = [("001", "ok"), ("002", "fail"), ("003", "skip"), ("004", "todo")];
         assert_eq!(parsed(Format::Tap, text), pairs(&expected));
         assert_eq!(parsed(Format::Tap, "1..0 # skip no ssl\n"), pairs(&[(WHOLE, "skip")]));
+        let named = [("a", "ok"), ("b", "fail"), ("003", "skip"), ("d", "todo")];
+        let mut named = pairs(&named);
+        named.sort();
+        assert_eq!(parsed(Format::NamedTap, text), named);
         let cut = parsed(Format::Tap, "1..2\nok 1\n");
         assert_eq!(cut, pairs(&[(WHOLE, "1 tests of Some(2)"), ("001", "ok")]));
     }

@@ -268,6 +268,12 @@ fn of_sleep() -> Samples<ToBroker> {
                 inode: 123_456,
             },
         ),
+        (
+            "other-family",
+            ToBroker::OtherFamily {
+                endpoint: Endpoint::tcp(vip(254), 80),
+            },
+        ),
     ])
 }
 
@@ -286,6 +292,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 sleep: Some(sleep_policy()),
                 awake: awake(),
                 retained: vec![Endpoint::tcp(vip(254), 80), Endpoint::udp(vip(254), 53)],
+                families_known: true,
             },
         ),
         ("keep-awake", ToSupervisor::KeepAwake(awake())),

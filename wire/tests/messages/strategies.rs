@@ -149,6 +149,7 @@ fn of_sleep() -> impl Strategy<Value = ToBroker> {
             endpoint,
             inode
         }),
+        endpoint().prop_map(|endpoint| ToBroker::OtherFamily { endpoint }),
         (any::<u64>(), report()).prop_map(|(id, report)| ToBroker::Answer { id, report }),
     ]
 }
@@ -172,11 +173,20 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         socket_address_v4(),
         (duration(), duration()),
         vec(endpoint(), 0..20),
-        (option::of(sleep_policy()), awake()),
+        (option::of(sleep_policy()), awake(), any::<bool>()),
     );
     prop_oneof![
         welcome.prop_map(
-            |(host, hostname, index, planes, name_server, (hold_timeout, reach_timeout), retained, (sleep, awake))| {
+            |(
+                host,
+                hostname,
+                index,
+                planes,
+                name_server,
+                (hold_timeout, reach_timeout),
+                retained,
+                (sleep, awake, families_known),
+            )| {
                 ToSupervisor::Welcome {
                     host,
                     hostname,
@@ -188,6 +198,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
                     awake,
                     retained,
                     reach_timeout,
+                    families_known,
                 }
             }
         ),

@@ -1,0 +1,164 @@
+//! The address families of hosts' TCP ports: learned when programs listen, so that what is retained for the next boot fits.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::OwnedFd;
+
+use imsup_wire::address::Plane;
+use imsup_wire::{Endpoint, Transport};
+
+use super::Broker;
+use crate::hosts::HostId;
+use crate::projects;
+use crate::retained::SocketId;
+use crate::sockets::{self, Family};
+
+impl Broker {
+    /// The family of a socket that is made for this endpoint now; `None` for one from which a program of either family can be served.
+    pub(super) fn family(&self, id: HostId, endpoint: Endpoint) -> Option<Family> {
+        let (name, program) = self.program(id)?;
+        let known = self.memory.family(name, program, endpoint.address.port());
+        let accepts_natively = self.hosts[id]
+            .instance
+            .as_deref()
+            .is_some_and(|instance| instance.accepts_natively);
+        // Connections of the other family cannot be handed to a program that runs without the trap for it: what its other ports have is likely right.
+        known.or_else(|| {
+            accepts_natively
+                .then(|| self.memory.common_family(name, program))
+                .flatten()
+        })
+    }
+
+    /// Whether the families are known of all listeners that are retained for a host. Noted of the instance that is welcomed with this.
+    pub(super) fn families_known(&mut self, id: HostId) -> bool {
+        let known = self.program(id).is_some_and(|(name, program)| {
+            let fits = |socket: &SocketId| {
+                self.sockets.get(*socket).is_none_or(|kept| {
+                    !self.has_family(kept.endpoint)
+                        || self
+                            .memory
+                            .family(name, program, kept.endpoint.address.port())
+                            .is_some_and(|family| sockets::family(&kept.socket) == Some(family))
+                })
+            };
+            self.memory.knows_program(name, program) && self.hosts[id].sockets.iter().all(fits)
+        });
+        // A host that is not declared has nothing retained for it.
+        let known = known || !self.is_declared(id);
+        if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
+            instance.accepts_natively = known;
+        }
+        known
+    }
+
+    /// Remembers with which family the program listens.
+    pub(super) fn learn_family(&mut self, id: HostId, endpoint: Endpoint, socket: SocketId) {
+        let Some(kept) = self.sockets.get(socket).filter(|kept| !kept.misfit) else {
+            return;
+        };
+        let family = sockets::family(&kept.socket);
+        // The last of a program that ends may be one of another family, in which somebody waits still.
+        let is_another = self.hosts[id].sockets.iter().any(|other| {
+            *other != socket
+                && self.sockets.get(*other).is_some_and(|other| {
+                    other.endpoint == endpoint && other.listening && sockets::family(&other.socket) != family
+                })
+        });
+        if !is_another {
+            self.note_family(id, endpoint, family);
+        }
+    }
+
+    /// The program has bound its port with another family than that of the socket it was given: the next is made for either.
+    pub(super) fn other_family(&mut self, id: HostId, endpoint: Endpoint) {
+        for socket in &self.hosts[id].sockets {
+            if let Some(kept) = self.sockets.get_mut(*socket).filter(|kept| kept.endpoint == endpoint) {
+                kept.misfit = true;
+            }
+        }
+        self.note_family(id, endpoint, None);
+    }
+
+    /// The program listens with a socket of its own where one of another family was retained: who waits in that is the supervisor's affair, which
+    /// hands them over.
+    pub(super) fn drop_of_other_family(&mut self, id: HostId, endpoint: Endpoint, own: &OwnedFd) {
+        let family = sockets::family(own);
+        let sockets = std::mem::take(&mut self.hosts[id].sockets);
+        for socket in sockets {
+            let other = self.sockets.get(socket).is_some_and(|kept| {
+                let replaced = kept.endpoint == endpoint && kept.handed && !kept.listening;
+                replaced && endpoint.transport == Transport::Tcp && sockets::family(&kept.socket) != family
+            });
+            if other {
+                // Not its door, which it shares with the supervisor's.
+                self.sockets.remove(socket, &self.registry);
+            } else {
+                self.hosts[id].sockets.push(socket);
+            }
+        }
+    }
+
+    /// A boot has come so far that all ports it uses were seen. Those that it does not use are taken to be as the others, or accept(2) would be
+    /// trapped at each boot for the sake of a port that is declared and never listened on.
+    pub(super) fn note_program(&mut self, id: HostId) {
+        let Some((name, program)) = self.program(id).map(|(name, program)| (name.to_owned(), program)) else {
+            return;
+        };
+        let mut changed = self.memory.note_program(&name, program);
+        let unused = self.hosts[id]
+            .sockets
+            .iter()
+            .filter_map(|socket| self.sockets.get(*socket));
+        let unused = unused.filter(|kept| !kept.listening && !kept.tentative && self.has_family(kept.endpoint));
+        let ports: Vec<u16> = unused.map(|kept| kept.endpoint.address.port()).collect();
+        if let Some(family) = self.memory.common_family(&name, program) {
+            for port in ports {
+                let unknown = self.memory.family(&name, program, port).is_none();
+                changed |= unknown && self.memory.learn_family(&name, program, port, Some(family));
+            }
+        }
+        if changed {
+            self.remember_families();
+        }
+    }
+
+    /// The family that a listener should have whose program has ended, where that is another than it has: `Some(None)` for one of either.
+    pub(super) fn other_family_for(&self, socket: SocketId) -> Option<Option<Family>> {
+        let kept = self.sockets.get(socket).filter(|kept| self.has_family(kept.endpoint))?;
+        let (name, program) = self.program(kept.host)?;
+        let known = self.memory.family(name, program, kept.endpoint.address.port());
+        let present = sockets::family(&kept.socket);
+        let unfit = kept.misfit || (!kept.listening && known.is_some());
+        (unfit && known.or(Some(Family::V6)) != present).then_some(known)
+    }
+
+    fn note_family(&mut self, id: HostId, endpoint: Endpoint, family: Option<Family>) {
+        let Some((name, program)) = self.program(id).map(|(name, program)| (name.to_owned(), program)) else {
+            return;
+        };
+        let port = endpoint.address.port();
+        if self.has_family(endpoint) && self.memory.learn_family(&name, program, port, family) {
+            self.remember_families();
+        }
+    }
+
+    fn remember_families(&self) {
+        if let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory) {
+            tracing::error!(%error, "the families of ports will be forgotten by `down`");
+        }
+    }
+
+    /// Whether an endpoint is one of those that are made before a program is there, as a listener.
+    fn has_family(&self, endpoint: Endpoint) -> bool {
+        let plane = self.planes.place(*endpoint.address.ip()).map(|place| place.plane);
+        endpoint.transport == Transport::Tcp && plane == Some(Plane::Vip)
+    }
+
+    /// The name of a declared host, and what tells its program from another that it may have had.
+    fn program(&self, id: HostId) -> Option<(&str, u64)> {
+        let spec = self.hosts[id].spec(&self.cluster)?;
+        let mut hasher = DefaultHasher::new();
+        (&spec.command, &spec.environment).hash(&mut hasher);
+        Some((spec.name.as_str(), hasher.finish()))
+    }
+}

@@ -1,0 +1,56 @@
+//! A listener's connections in another family: accept(2), IPV6_ADDRFORM of ipv6(7).
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+
+use super::socket::{self, errno_of, set_int};
+
+/// Makes an AF_INET6 connection of IPv4 one of AF_INET, with what waits in it (net/ipv6/ipv6_sockglue.c).
+///
+/// # Errors
+/// ENOTCONN unless it is established; EADDRNOTAVAIL where its peer has an IPv6 address.
+pub fn become_v4(connection: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(connection, libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM, libc::AF_INET)
+}
+
+/// Accepts what waits in a listener, and gives its peer, without waiting, whatever the listener's flags; they are the same afterwards.
+///
+/// # Errors
+/// EAGAIN where nothing waits, and what else accept(2) says.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
+    if !is_readable(listener) {
+        return Err(Errno::EAGAIN);
+    }
+    let flags = socket::status_flags(listener)?;
+    let accept = || rustix::net::acceptfrom_with(listener, SocketFlags::CLOEXEC);
+    let (connection, peer) = socket::without_blocking(listener, flags, accept)?.map_err(errno_of)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    Ok((connection, peer.ok_or(Errno::ECONNABORTED)?))
+}
+
+/// Whether something waits in a listener.
+pub fn is_readable(listener: BorrowedFd<'_>) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Connects to a listener, to make it readable; gives our end, and its address. A byte is sent, for listeners that wait for one (TCP_DEFER_ACCEPT).
+///
+/// # Errors
+/// What socket(2) and connect(2) say, but for EINPROGRESS.
+pub fn ring(listener: SocketAddrV4) -> Result<(OwnedFd, SocketAddr), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let bell = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).map_err(errno_of)?;
+    match socket::connect(bell.as_fd(), SocketAddr::V4(listener)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(errno) => return Err(errno),
+    }
+    let _ = rustix::net::send(&bell, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let address = socket::local_address(bell.as_fd()).ok_or(Errno::EAFNOSUPPORT)?;
+    Ok((bell, address))
+}
