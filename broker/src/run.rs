@@ -170,6 +170,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     });
     let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup)
         .map_err(system("the name server's thread"))?;
+    broker.resolvers.serve_by(server.door());
     let relay = match doors.is_empty() {
         true => None,
         false => {

@@ -78,6 +78,11 @@ pub enum Waiting {
     },
     /// bind(2).
     Bind(HeldBind),
+    /// A question to a name server, which is sent, or its socket connected, once the broker has given sockets for resolvers.
+    ResolverSocket {
+        /// The call.
+        call: Notification,
+    },
 }
 
 /// A held call.

@@ -22,6 +22,7 @@ use crate::kernel::spawn;
 use crate::kernel::{cgroup, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
+use crate::resolvers::Resolvers;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{NativePorts, Retained, SocketTable};
@@ -163,6 +164,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         has_bound_datagrams: false,
         answered: Answered::default(),
         link,
+        resolvers: Resolvers::default(),
         hosts_file: options.hosts_file.clone(),
         hold_timeout: welcome.hold_timeout,
         start: Start {

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::answer;
+use super::anywhere::Asked;
 
 /// Queries forwarded at once.
 const MAX_PENDING: usize = 256;
@@ -21,9 +22,7 @@ const TCP_PATIENCE: Duration = Duration::from_secs(5);
 /// One query that is out.
 #[derive(Debug)]
 struct Pending {
-    client: SocketAddr,
-    /// Which of the own sockets it came by.
-    via: usize,
+    asker: Asker,
     query: Vec<u8>,
     /// Servers still to be asked.
     servers: Vec<SocketAddr>,
@@ -35,9 +34,25 @@ struct Pending {
 /// A finished query.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finished {
-    pub(super) client: SocketAddr,
-    pub(super) via: usize,
+    pub(super) asker: Asker,
     pub(super) answer: Vec<u8>,
+}
+
+/// Who is to be answered, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) client: SocketAddr,
+    /// The socket that the query came by.
+    pub(super) via: Via,
+}
+
+/// A socket of the name server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Via {
+    /// One at an own address.
+    Own(usize),
+    /// One in a namespace where all addresses are its own; the one that was asked, from which the answer must come.
+    Anywhere { number: usize, asked: Asked },
 }
 
 /// Queries that are out over UDP. Each has a socket, so a port chosen by the kernel, of its own.
@@ -61,8 +76,7 @@ impl Forwarder {
         &mut self,
         registry: &Registry,
         query: &[u8],
-        client: SocketAddr,
-        via: usize,
+        asker: Asker,
         servers: &[SocketAddr],
     ) -> Option<Finished> {
         let mut servers: Vec<SocketAddr> = servers.iter().rev().copied().collect();
@@ -76,11 +90,10 @@ impl Forwarder {
             _ => next(&mut servers, query, registry, Token(self.first_token + place)),
         };
         let Some(socket) = socket else {
-            return failed(client, via, query);
+            return failed(asker, query);
         };
         let pending = Pending {
-            client,
-            via,
+            asker,
             query: query.to_vec(),
             servers,
             socket,
@@ -106,8 +119,7 @@ impl Forwarder {
                     buffer.truncate(count);
                     let pending = self.pending[place].take()?;
                     return Some(Finished {
-                        client: pending.client,
-                        via: pending.via,
+                        asker: pending.asker,
                         answer: buffer,
                     });
                 }
@@ -148,7 +160,7 @@ impl Forwarder {
                 self.pending[place] = Some(pending);
                 None
             }
-            None => failed(pending.client, pending.via, &pending.query),
+            None => failed(pending.asker, &pending.query),
         }
     }
 }
@@ -179,8 +191,8 @@ fn send(server: SocketAddr, query: &[u8]) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn failed(client: SocketAddr, via: usize, query: &[u8]) -> Option<Finished> {
-    answer::failure(query).map(|answer| Finished { client, via, answer })
+fn failed(asker: Asker, query: &[u8]) -> Option<Finished> {
+    answer::failure(query).map(|answer| Finished { asker, answer })
 }
 
 /// Asks the servers over TCP, waiting for the answer.

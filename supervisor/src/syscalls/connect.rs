@@ -11,12 +11,12 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
-use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, socket_of, takes_v4};
+use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, Family, InetSocket};
+use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::kernel::source;
 
 /// What is done with a connect.
@@ -73,6 +73,13 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
         Ok(found) => found,
         Err(verdict) => return verdict,
     };
+    let asks = destination == Destination::NameServer && kind.transport == Transport::Udp;
+    if asks
+        && takes(&kind, &socket, address)
+        && let Some(verdict) = resolver::connect(host, call, &socket, &kind, address)
+    {
+        return verdict;
+    }
     if !takes_v4(&kind, &socket, address) {
         return Answer::Continue.into();
     }
@@ -111,6 +118,14 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
                 Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
             }
         }
+    }
+}
+
+/// Whether the kernel would send a datagram socket's question to this address.
+fn takes(kind: &InetSocket, socket: &OwnedFd, server: SocketAddr) -> bool {
+    match kind.family {
+        Family::V4 => server.is_ipv4(),
+        Family::V6 => as_v4(server).is_none() || !socket::is_v6only(socket.as_fd()),
     }
 }
 

@@ -248,7 +248,9 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         // Nobody takes the datagram, which is for the sender to find out as ever.
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
-        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_)) => Some(Answer::Continue),
+        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_) | Waiting::ResolverSocket { .. }) => {
+            Some(Answer::Continue)
+        }
         (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
         (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
         (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
@@ -263,6 +265,8 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
         Waiting::Datagram { .. } => Some(Answer::Continue),
         Waiting::Send { .. } => send::resume(host, held),
         Waiting::Bind(_) => Some(super::claimed(host, id, held, None)),
+        // Made again by the loop, once the loss is noted.
+        Waiting::ResolverSocket { .. } => None,
     }
 }
 

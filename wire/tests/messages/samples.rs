@@ -259,6 +259,7 @@ fn of_sleep() -> Samples<ToBroker> {
                 peers: [0x0507, 0x0508].into_iter().filter_map(Index::new).collect(),
             },
         ),
+        ("resolver-sockets", ToBroker::ResolverSockets),
     ])
 }
 
@@ -293,6 +294,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 grace: Duration::from_secs(10),
             },
         ),
+        ("resolver-sockets", ToSupervisor::ResolverSockets { v4: 8, v6: 4 }),
     ]);
     samples.extend(
         outcomes()
