@@ -44,7 +44,8 @@ if [ "$limits" = none ]; then
     echo 0 >/proc/sys/user/max_user_namespaces
 fi
 status=0
-if [ "$drop" = drop ]; then setpriv --bounding-set=-all "$@" || status=$?; else "$@" || status=$?; fi
+if [ "$drop" = drop ]; then set -- setpriv --ambient-caps=-all --inh-caps=-all --bounding-set=-all "$@"; fi
+"$@" || status=$?
 kill "$server"
 exit "$status"
 "#;
@@ -73,7 +74,13 @@ fn is_inside(resolv_conf: &str, namespaces: Namespaces) -> bool {
     let mut command = Command::new("unshare");
     // Only in a user namespace of one's own can the others be forbidden.
     if !is_root || namespaces == Namespaces::None {
-        command.args(["--user", "--map-root-user"]);
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        command.args([
+            "--user",
+            "--keep-caps",
+            &format!("--map-user={uid}"),
+            &format!("--map-group={gid}"),
+        ]);
     }
     let status = command
         .args(["--net", "--mount", "--", "bash", "-c", SET_UP, "bash"])
@@ -151,7 +158,6 @@ fn libcs_resolve_all_names_as_natively() {
             "alias.test",
             "192.0.2.7",
             "192.0.2.8",
-            "fails.test",
         ];
         let words = lookups(&outside);
         let said = same(&project, &words.iter().map(String::as_str).collect::<Vec<_>>());
@@ -355,7 +361,7 @@ fn ask(project: &Project, ways: &[&str], server: &str, rest: &[&str], variables:
 
 #[track_caller]
 fn expect_all(said: &[String], ways: &[&str], expected: &str) {
-    assert_eq!(said.len(), ways.len());
+    assert_eq!(said.len(), ways.len(), "{said:#?}");
     for (way, said) in ways.iter().zip(said) {
         assert_eq!(said, expected, "{way}");
     }
