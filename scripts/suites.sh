@@ -10,6 +10,7 @@ readonly directory work=$directory/work
 # What of each source package is wanted, and as which name. Perl's own IO::Socket::IP is the one that Debian packages too.
 declare -A wanted=(
     [libevent]='*'
+    [c-ares]='*'
     [redis]='*/tests/*'
     [perl]='*/dist/IO/t/* */cpan/Socket/t/* */cpan/IO-Socket-IP/t/* */t/*.pl'
     [libio-socket-ssl-perl]='*/t/*'
@@ -54,6 +55,16 @@ fetch() {
     return 1
 }
 
+# c-ares and its tests, which it is built with only where asked.
+build_c_ares() (
+    cd "$1"
+    ./configure --enable-tests --disable-shared CXXFLAGS=-O0 && make -C src/lib -j"$(nproc)" && make -C test -j"$(nproc)" arestest
+) >"$work/c-ares.log" 2>&1 || {
+    tail -50 "$work/c-ares.log" >&2
+    echo "suites: c-ares could not be built" >&2
+    return 1
+}
+
 for package in "${missing[@]}"; do
     fetch "$package"
     rm -rf "${directory:?}/$package"
@@ -62,6 +73,7 @@ for package in "${missing[@]}"; do
     # shellcheck disable=SC2086 # patterns, several
     tar -C "$directory/$package" -xf "$archive" --strip-components=1 --no-same-owner --wildcards ${wanted[$package]}
     set +f
+    [ "$package" != c-ares ] || build_c_ares "$directory/c-ares"
     if [ "$package" = libevent ]; then
         (cd "$directory/libevent" && ./configure --disable-openssl --disable-samples --disable-shared && make -j"$(nproc)") >"$work/libevent.log" 2>&1 ||
             { tail -50 "$work/libevent.log" >&2; echo "suites: libevent could not be built" >&2; exit 1; }
