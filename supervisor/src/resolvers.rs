@@ -1,8 +1,8 @@
 //! Sockets for the program's resolver: UDP sockets of a network namespace in which the project's name server has every address, so that answers come from
 //! the address that was asked. The broker gives them in batches.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use crate::kernel::socket::{self, Family};
@@ -54,6 +54,8 @@ pub struct Resolvers {
     own: Option<u64>,
     /// Datagram sockets that were bound to a port of their program's choice a moment ago, by cookie; the latest last.
     bound: VecDeque<(u64, Instant)>,
+    /// Descriptors that were given such a socket. They may be other files by now.
+    replaced: BTreeSet<RawFd>,
 }
 
 /// Which network namespace a socket is of.
@@ -143,6 +145,21 @@ impl Resolvers {
     pub fn is_bound_lately(&self, cookie: u64) -> bool {
         let mut bound = self.bound.iter();
         bound.any(|(known, at)| *known == cookie && at.elapsed() < LATELY)
+    }
+
+    /// These descriptors of the program are now of the namespace.
+    pub fn note_replaced(&mut self, numbers: &[RawFd]) {
+        self.replaced.extend(numbers);
+    }
+
+    /// This descriptor no longer is.
+    pub fn note_back(&mut self, number: RawFd) {
+        self.replaced.remove(&number);
+    }
+
+    /// Whether this descriptor may be of the namespace.
+    pub fn has_replaced(&self, number: RawFd) -> bool {
+        self.replaced.contains(&number)
     }
 
     /// Which namespace a socket is of.

@@ -7,10 +7,10 @@ mod common;
 
 use std::io::Read;
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::command::run;
-use common::{Finished, LIMIT, Project, guest, need, source};
+use common::{Background, Finished, LIMIT, Project, guest, need, source};
 
 const COMPOSE: &str = r#"
 services:
@@ -408,6 +408,44 @@ fn answers_come_from_the_server_that_was_asked_however_it_is_asked() {
         said.iter().all(|said| said.starts_with(&format!("NOERROR {address} "))),
         "{said:?}"
     );
+}
+
+/// The socket is of another namespace meanwhile.
+#[test]
+fn a_socket_that_has_asked_a_name_server_reaches_hosts_and_the_outside() {
+    if !is_inside(&resolv_conf(), Namespaces::Allowed) {
+        return;
+    }
+    let echo = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"@\", 9000)); print(\"ready\", flush=True)\nwhile True: s.sendto(*s.recvfrom(99))";
+    let service = format!(
+        "{}\n  echo:\n    command: [python3, -c, {}]\n    expose: [\"9000/udp\"]\n",
+        COMPOSE.trim_end(),
+        serde_json::to_string(&echo.replace('@', "")).unwrap()
+    );
+    let project = Project::up("then", &service);
+    let mut outside = Background::spawn(
+        project.command("python3", &["-c", &echo.replace('@', "127.0.0.9")]),
+        Stdio::piped(),
+    );
+    let mut ready = [0; 5];
+    outside.child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let of_web = format!("NOERROR {} from the server asked", project.host("web").address);
+    let host = format!("then={}", project.host("echo").address);
+    for then in [host.as_str(), "then=127.0.0.9"] {
+        let ways = [
+            "plain",
+            "bind",
+            "connect",
+            "bind+connect",
+            "epoll",
+            "edge+bind",
+            "epoll+connect",
+            "dup",
+        ];
+        let ways = ways.map(|way| format!("{way}+{then}"));
+        let ways: Vec<&str> = ways.iter().map(String::as_str).collect();
+        expect_all(&ask(&project, &ways, SERVER, &["web"], &[]), &ways, &of_web);
+    }
 }
 
 /// As in Docker's default profile ([`imsup`'s copies of sockets](../src/copies.rs)); epoll instances cannot be duplicated there.

@@ -2,7 +2,7 @@
 
 A way is words joined by `+`: `connect`; `epoll`, `edge` (registered before the question); `bind` (port 0), `port` (a port of its own choice),
 `localhost` (bound to it); `v6` (an AF_INET6 socket), `sendmsg`, `blocking`, `thread` (somebody waits in recv already), `dup`, `twice`, `tcp`, `name` (getsockname
-first), `fork` (the socket is made before a fork, and used after).
+first), `fork` (the socket is made before a fork, and used after), `then=ADDRESS` (the socket then sends to a datagram server on port 9000, which answers).
 """
 import os
 import random
@@ -115,6 +115,12 @@ def ask(ways, server, name, kind):
             answer, sender = (second or made).recvfrom(65535)
     if "connect" in ways:
         assert made.getpeername() == sender, (made.getpeername(), sender)
+    for then in (way.partition("=")[2] for way in ways if way.startswith("then=")):
+        made.connect((then, 9000)) if "connect" in ways else None
+        made.send(b"ping\n") if "connect" in ways else made.sendto(b"ping\n", (then, 9000))
+        assert not poller or poller.poll(LIMIT), "no event"
+        answered = made.recvfrom(65535)
+        assert answered[1][:2] == (then, 9000), answered
     return told(answer, number, name), sender[:2]
 
 

@@ -66,6 +66,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     let destination = host.identity.destination(address);
     host.trace.decided(&destination);
     if destination == Destination::Foreign {
+        resolver::bring_back_to_leave(host, call);
         host.give_up_copy_of(call.tid, call.fd(0));
         return Answer::Continue.into();
     }
@@ -74,6 +75,10 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
         Err(verdict) => return verdict,
     };
     let asks = destination == Destination::NameServer && kind.transport == Transport::Udp;
+    let (socket, kind) = match asks {
+        true => (socket, kind),
+        false => resolver::bring_back(host, call, socket, kind),
+    };
     if asks
         && takes(&kind, &socket, address)
         && let Some(verdict) = resolver::connect(host, call, &socket, &kind, address)

@@ -8,16 +8,16 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use imsup_wire::ToBroker;
+use imsup_wire::{ToBroker, Transport};
 use nix::errno::Errno;
 
-use super::Verdict;
+use super::{Verdict, socket_of};
 use crate::held::{Held, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::replace::{self, Uses};
 use crate::kernel::socket::{self, Family, InetSocket};
-use crate::kernel::{process, settings, source};
+use crate::kernel::{inspect, process, settings, source};
 use crate::resolvers::{Namespace, Supply};
 
 /// What a program's datagrams to the name server are sent from.
@@ -92,6 +92,7 @@ fn swap(
     };
     match install(host, call, own, kind, &socket, server, &uses) {
         Ok(()) => {
+            host.resolvers.note_replaced(&uses.numbers);
             host.trace.decided(&"a socket of the resolvers' in its place");
             Ok(Asking::Anywhere(Some(socket)))
         }
@@ -100,6 +101,57 @@ fn swap(
             tracing::debug!(%errno, "a resolver's socket could not be replaced");
             Ok(Asking::Led)
         }
+    }
+}
+
+/// A socket that once asked a name server and now goes elsewhere is one of our namespace again; gives what is in its place, and what it is.
+pub(super) fn bring_back(
+    host: &mut Host,
+    call: &Notification,
+    own: OwnedFd,
+    kind: InetSocket,
+) -> (OwnedFd, InetSocket) {
+    if kind.transport != Transport::Udp
+        || !host.resolvers.has_replaced(call.fd(0))
+        || host.resolvers.namespace_of(own.as_fd()) == Namespace::Own
+    {
+        return (own, kind);
+    }
+    let domain = match kind.family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let asked = socket::cookie(own.as_fd())
+        .map(|cookie| host.sockets.get(cookie).bound)
+        .unwrap_or_default();
+    // What it was not bound to by its program, it was to ask from the VIP.
+    let local = asked.map_or(SocketAddr::new(kind.family.wildcard(), 0), |_| kind.local);
+    let made = inspect::as_owner(call.tid, || socket::make(domain, libc::SOCK_DGRAM, 0));
+    let replaced = made.and_then(|new| {
+        let inode = socket::inode(own.as_fd())?;
+        let uses = replace::uses(call.tid, inode).ok_or(Errno::EBUSY)?;
+        install(host, call, &own, &InetSocket { local, ..kind }, &new, None, &uses)?;
+        host.resolvers.note_back(call.fd(0));
+        Ok(new)
+    });
+    match replaced {
+        Ok(new) => match InetSocket::inspect(new.as_fd()) {
+            Some(kind) => (new, kind),
+            None => (own, kind),
+        },
+        Err(errno) => {
+            tracing::debug!(%errno, "a resolver's socket could not be brought back");
+            (own, kind)
+        }
+    }
+}
+
+/// The same, before a call that is left to the kernel.
+pub(super) fn bring_back_to_leave(host: &mut Host, call: &Notification) {
+    if host.resolvers.has_replaced(call.fd(0))
+        && let Ok((socket, kind)) = socket_of(host, call)
+    {
+        bring_back(host, call, socket, kind);
     }
 }
 

@@ -127,6 +127,7 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     if addresses.all(is_foreign) {
         if let Some(to) = outgoing.datagrams.iter().find_map(|datagram| datagram.to) {
             host.trace.decided(&Destination::Foreign);
+            resolver::bring_back_to_leave(host, call);
             notice_stranded(host, call, to);
         }
         return Answer::Continue.into();
@@ -189,6 +190,10 @@ fn of_resolver(
     let takes = |to: SocketAddr| to.is_ipv4() == (kind.family == Family::V4) && to.port() != 0;
     let asks = destinations.all(|to| to.is_some_and(|(to, means)| means == Destination::NameServer && takes(to)));
     if !asks {
+        let (socket, kind) = match outgoing.datagrams.iter().any(|datagram| datagram.is_named) {
+            true => resolver::bring_back(host, call, socket, kind),
+            false => (socket, kind),
+        };
         return Ok((socket, kind, false));
     }
     match resolver::to_send(host, call, &socket, &kind)? {
