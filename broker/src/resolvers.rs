@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use imsup_wire::channel::{Channel, ChannelError};
@@ -59,11 +60,19 @@ pub(crate) struct Batch {
     pub(crate) sockets: Vec<OwnedFd>,
 }
 
-/// The process, started when it is first needed, and the thread that speaks with it, so that the loop waits for neither.
+/// The process and the thread that speaks with it, so that the loop waits for neither.
+#[derive(Debug)]
+struct Running {
+    asks: Sender<()>,
+    process: OwnedFd,
+    thread: JoinHandle<()>,
+}
+
+/// Who makes sockets, started when it is first needed.
 #[derive(Debug, Default)]
 pub(crate) struct Resolvers {
     door: Option<Door>,
-    asks: Option<Sender<()>>,
+    running: Option<Running>,
     /// No namespace can be made here.
     useless: bool,
     /// How often the process has ended since it last made anything.
@@ -78,7 +87,11 @@ impl Resolvers {
 
     /// Asks for a batch, which [`Notice::ResolverSockets`] brings; false where none will come.
     pub(crate) fn ask(&mut self, launcher: &mut dyn Launcher, project: &str, notifier: &Notifier) -> bool {
-        if self.asks.as_ref().is_some_and(|asks| asks.send(()).is_ok()) {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.asks.send(()).is_ok())
+        {
             return true;
         }
         // It has not been started, or was killed.
@@ -86,7 +99,7 @@ impl Resolvers {
             return false;
         };
         match start(launcher, project, door.clone(), notifier.clone()) {
-            Ok(asks) => self.asks.insert(asks).send(()).is_ok(),
+            Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
             Err(error) => {
                 tracing::debug!(%error, "no process can make sockets for resolvers");
                 self.useless = true;
@@ -104,34 +117,33 @@ impl Resolvers {
     pub(crate) fn ended(&mut self, for_good: bool) {
         self.failures += 1;
         self.useless |= for_good || self.failures >= MAX_FAILURES;
-        self.asks = None;
+        self.end();
+    }
+
+    /// Ends the process and the thread.
+    pub(crate) fn end(&mut self) {
+        let Some(Running { asks, process, thread }) = self.running.take() else {
+            return;
+        };
+        drop(asks);
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        // The loop may have reaped it already.
+        let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
+        let _ = thread.join();
     }
 }
 
-fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notifier) -> io::Result<Sender<()>> {
+fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notifier) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
-    let process = Process(launcher.start_helper(&["resolvers", "--project", project], theirs.into())?);
+    let process = launcher.start_helper(&["resolvers", "--project", project], theirs.into())?;
     let (asks, asked) = mpsc::channel();
     let channel = Channel::new(ours);
-    std::thread::Builder::new()
+    // Without the thread the process ends by itself: nobody has the other end of its connection.
+    let thread = std::thread::Builder::new()
         .name("resolvers".to_owned())
-        .spawn(move || {
-            serve(channel, &asked, &door, &notifier);
-            drop(process);
-        })?;
-    Ok(asks)
-}
-
-/// The process; it ends with this.
-struct Process(OwnedFd);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
-        // The loop may have reaped it already.
-        let _ = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED);
-    }
+        .spawn(move || serve(channel, &asked, &door, &notifier))?;
+    Ok(Running { asks, process, thread })
 }
 
 /// Answers each that asks, until nobody asks any more or the process fails.

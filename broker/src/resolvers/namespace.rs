@@ -20,21 +20,20 @@ use crate::routes::netlink::Netlink;
 /// The connection to the broker fails. That there can be no namespace is told to the broker, and no error.
 pub fn serve(broker: UnixStream) -> Result<(), ChannelError> {
     let mut channel = Channel::new(broker);
-    let has_v6 = match open() {
+    match open() {
         Ok(servers) => {
             let has_v6 = servers.len() > 1;
             channel.send(&Opened::Ok(has_v6), servers)?;
-            has_v6
         }
         Err(error) => return channel.send(&Opened::Err(error.to_string()), Vec::new()),
-    };
+    }
     loop {
         let wanted: Wanted = match channel.receive() {
             Ok(Some(wanted)) => wanted,
             Ok(None) | Err(ChannelError::Closed) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let (made, sockets) = make(&wanted, has_v6);
+        let (made, sockets) = make(&wanted);
         channel.send(&made, sockets)?;
     }
 }
@@ -80,12 +79,12 @@ fn server_v6() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// As many as are wanted, or as can be made.
-fn make(wanted: &Wanted, has_v6: bool) -> (Made, Vec<OwnedFd>) {
+/// As many as are wanted, or as can be made. Those of AF_INET6 may ask servers with an IPv4 address, too.
+fn make(wanted: &Wanted) -> (Made, Vec<OwnedFd>) {
     let of = |family, count: u8| (0..count).map_while(move |_| socket(family).ok()).collect::<Vec<_>>();
     let mut sockets = of(AddressFamily::INET, wanted.v4);
     let v4 = u8::try_from(sockets.len()).unwrap_or(wanted.v4);
-    sockets.extend(of(AddressFamily::INET6, if has_v6 { wanted.v6 } else { 0 }));
+    sockets.extend(of(AddressFamily::INET6, wanted.v6));
     let v6 = u8::try_from(sockets.len()).unwrap_or(u8::MAX).saturating_sub(v4);
     (Made { v4, v6 }, sockets)
 }
