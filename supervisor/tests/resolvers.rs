@@ -544,6 +544,58 @@ fn whoever_asks_is_named_when_a_look_up_boots_a_host() {
     }
 }
 
+#[test]
+fn each_server_is_asked_itself() {
+    // The first has nobody behind it; the program asks others, too.
+    let conf = "nameserver 127.0.0.54\nnameserver 127.0.0.53\n";
+    if !is_inside(conf, Namespaces::Allowed) {
+        return;
+    }
+    let project = Project::up("itself", COMPOSE);
+    for (server, way) in [
+        ("127.0.0.53", "plain"),
+        ("127.0.0.53", "connect"),
+        ("127.0.0.54", "plain"),
+        ("127.0.0.54", "epoll"),
+    ] {
+        let said = ask(&project, &[way], server, &["who.test"], &[]);
+        expect_all(&said, &[way], &format!("NOERROR {server} from the server asked"));
+    }
+    same(&project, &["dig", "+short", "who.test", "@127.0.0.53"]);
+    // One that is nowhere, which natively would not answer: those of resolv.conf do.
+    let said = ask(&project, &["plain"], "127.0.0.99", &["who.test"], &[]);
+    expect_all(&said, &["plain"], "NOERROR 127.0.0.54 from the server asked");
+}
+
+/// The answer is what wakes it.
+#[test]
+fn a_host_that_waits_for_an_answer_sleeps_and_is_woken_by_it() {
+    if !is_inside(&resolv_conf(), Namespaces::Allowed) {
+        return;
+    }
+    need(&["socat"]);
+    for program in ["guest-musl", "guest"] {
+        let compose = format!(
+            "services:\n  asker:\n    command: [socat, 'TCP-LISTEN:7000,fork,reuseaddr', 'EXEC:@guests@/{program} --lookup late.test']\n    \
+             expose: ['7000']\n    x-imsup: {{ idle_after: 200ms, timer_slack: 10s }}\n"
+        );
+        let project = Project::up("late", &compose);
+        let mut client = TcpStream::connect(project.at("asker", 7000)).unwrap();
+        project.wait_event("asker", "suspend", 1);
+        let asks = run(
+            project.command(
+                "python3",
+                &[source("resolver.py").to_str().unwrap(), "plain", SERVER, "go.test"],
+            ),
+            LIMIT,
+        );
+        assert!(asks.stdout.starts_with("NXDOMAIN"), "{asks}");
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "lookup late.test: 192.0.2.9\n", "{program}");
+    }
+}
+
 /// A host that lives on, whose program asks anew for each that connects.
 const ASKER: &str = r#"
   asker:

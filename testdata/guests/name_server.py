@@ -1,7 +1,7 @@
 """A name server for tests, over UDP and TCP at each address that it is given, port 53; says `ready`.
 
-It knows example.test (an IPv4 and an IPv6 address), v4.test, big.test (too large for UDP), alias.test, and the name of 192.0.2.7, and no others.
-Of fails.test it says SERVFAIL.
+It knows example.test (an IPv4 and an IPv6 address), v4.test, big.test (too large for UDP), alias.test, who.test (the server's own address), and the name of
+192.0.2.7, and no others. Of fails.test it says SERVFAIL; late.test, asked over UDP, is answered once somebody asks for go.test.
 """
 import socket
 import struct
@@ -11,11 +11,13 @@ import threading
 A, CNAME, PTR, AAAA, ANY = 1, 5, 12, 28, 255
 
 
-def records(name, kind):
-    """The code and the records of a question."""
+def records(name, kind, own):
+    """The code and the records of a question to the server at this address."""
     v4, v6 = socket.inet_aton("192.0.2.7"), socket.inet_pton(socket.AF_INET6, "2001:db8::7")
     known = {
         "example.test": [(A, v4), (AAAA, v6)],
+        "who.test": [(A, socket.inet_aton(own))] if "." in own else [],
+        "late.test": [(A, socket.inet_aton("192.0.2.9"))],
         "v4.test": [(A, socket.inet_aton("192.0.2.4"))],
         "big.test": [(A, bytes([192, 0, 3, last])) for last in range(100)],
         "alias.test": [(CNAME, b"\x07example\x04test\0")],
@@ -28,14 +30,20 @@ def records(name, kind):
     return 0, [record for record in known[name] if kind in (record[0], ANY)]
 
 
-def answer(query, over_tcp):
+def asked(query):
+    """The name, and where it ends."""
     labels, at = [], 12
     while query[at]:
         labels.append(query[at + 1 : at + 1 + query[at]].decode().lower())
         at += 1 + query[at]
+    return ".".join(labels), at
+
+
+def answer(query, over_tcp, own):
+    name, at = asked(query)
     question = query[12 : at + 5]
     kind = struct.unpack(">H", question[-4:-2])[0]
-    code, found = records(".".join(labels), kind)
+    code, found = records(name, kind, own)
     flags = 0x8180 | code
     body = b"".join(b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 60, len(data)) + data for kind, data in found)
     if not over_tcp and len(body) > 400:
@@ -46,7 +54,14 @@ def answer(query, over_tcp):
 def over_udp(served):
     while True:
         query, client = served.recvfrom(65535)
-        served.sendto(answer(query, False), client)
+        later = lambda query=query, client=client: served.sendto(answer(query, False, served.getsockname()[0]), client)
+        name = asked(query)[0]
+        if name == "late.test":
+            late.append(later)
+            continue
+        while name == "go.test" and late:
+            late.pop()()
+        later()
 
 
 def over_tcp(listener):
@@ -58,10 +73,11 @@ def over_tcp(listener):
 def converse(connection):
     with connection:
         while len(length := connection.recv(2, socket.MSG_WAITALL)) == 2:
-            said = answer(connection.recv(struct.unpack(">H", length)[0], socket.MSG_WAITALL), True)
+            said = answer(connection.recv(struct.unpack(">H", length)[0], socket.MSG_WAITALL), True, connection.getsockname()[0])
             connection.sendall(struct.pack(">H", len(said)) + said)
 
 
+late = []
 for address in sys.argv[1:]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     datagrams = socket.socket(family, socket.SOCK_DGRAM)

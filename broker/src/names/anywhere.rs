@@ -1,7 +1,7 @@
 //! A socket of the name server's in a namespace where every address is local ([`crate::resolvers`]): it answers from the address that was asked.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -16,6 +16,19 @@ pub(super) enum Asked {
     V4(libc::in_addr),
     /// With the interface that it came by, which link-local addresses need.
     V6(libc::in6_addr, u32),
+}
+
+impl Asked {
+    /// The address; `None` for one that is of an interface, which is not this namespace's.
+    pub(super) fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::V4(address) => Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into()),
+            Self::V6(address, _) => {
+                let address = Ipv6Addr::from(address.s6_addr);
+                (!address.is_unicast_link_local()).then_some(address.into())
+            }
+        }
+    }
 }
 
 /// The socket.

@@ -248,7 +248,8 @@ impl Server {
             Decision::Answer { bytes: answer, .. } => self.reply(&Finished { asker, answer }),
             Decision::Forward => {
                 let registry = self.poll.registry();
-                if let Some(finished) = self.forwarder.ask(registry, query, asker, &upstream.servers) {
+                let servers = upstream.servers_from(asker.asked());
+                if let Some(finished) = self.forwarder.ask(registry, query, asker, &servers) {
                     self.reply(&finished);
                 }
             }
@@ -456,6 +457,25 @@ mod tests {
         let mut expected = query.clone();
         expected.extend(b"over tcp");
         assert_eq!(forward::read_framed(&mut stream).unwrap(), expected);
+    }
+
+    /// The first answers only once the second was asked, which never answers.
+    #[test]
+    fn a_late_answer_is_taken() {
+        let [late, silent] = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let line = |socket: &UdpSocket| {
+            let address = socket.local_addr().unwrap();
+            format!("nameserver [{}]:{}\n", address.ip(), address.port())
+        };
+        let fixture = start(&(line(&late) + &line(&silent)));
+        std::thread::spawn(move || {
+            let (mut first, mut second) = ([0; 512], [0; 512]);
+            let (count, client) = late.recv_from(&mut first).unwrap();
+            silent.recv_from(&mut second).unwrap();
+            late.send_to(&[&first[..count], b"late"].concat(), client).unwrap();
+        });
+        let query = query("example.com");
+        assert_eq!(ask(fixture.address, &query), [&query[..], b"late"].concat());
     }
 
     #[test]
