@@ -1,4 +1,4 @@
-"""Asks a name server in one of the ways that resolvers do, and says who answered what: `resolver.py WAY SERVER[:PORT] NAME [TYPE]`.
+"""Asks a name server in one of the ways that resolvers do, and says who answered what: `resolver.py WAY,WAY... SERVER NAME [TYPE]`.
 
 A way is words joined by `+`: `connect`; `epoll`, `edge` (registered before the question); `bind` (port 0), `port` (a port of its own choice),
 `localhost` (bound to it); `v6` (an AF_INET6 socket), `sendmsg`, `blocking`, `thread` (somebody waits in recv already), `dup`, `twice`, `tcp`, `name` (getsockname
@@ -68,8 +68,8 @@ def ask(ways, server, name, kind):
     made = socket.socket(family, socket.SOCK_DGRAM)
     made.settimeout(None if "blocking" in ways else LIMIT)
     if "fork" in ways and os.fork() > 0:
-        status = os.wait()[1]
-        sys.exit(os.waitstatus_to_exitcode(status))
+        os.wait()
+        return None
     anywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"
     if "bind" in ways:
         made.bind((anywhere, 0))
@@ -125,11 +125,17 @@ def ask(ways, server, name, kind):
 
 
 def main():
-    ways, where, name = sys.argv[1:4]
-    host, _, port = where.partition(" ")
-    (code, records), sender = ask(ways.split("+"), (host, int(port or 53)), name, (sys.argv[4:] or ["A"])[0])
-    asked = sender[0].removeprefix("::ffff:") == host and sender[1] == int(port or 53)
-    print(f"{code} {','.join(records)} from {'the server asked' if asked else sender}")
+    ways, host, name = sys.argv[1:4]
+    for way in ways.split(","):
+        parts = way.split("+")
+        found = ask(parts, (host, 53), name, (sys.argv[4:] or ["A"])[0])
+        if found is None:
+            continue
+        (code, records), sender = found
+        asked = sender[0].removeprefix("::ffff:") == host and sender[1] == 53
+        print(f"{code} {','.join(records)} from {'the server asked' if asked else sender}", flush=True)
+        if "fork" in parts:
+            os._exit(0)
 
 
 main()
