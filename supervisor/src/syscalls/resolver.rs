@@ -207,7 +207,10 @@ fn install(
                 result => result?,
             }
         }
-        _ => socket::bind(new.as_fd(), kind.local)?,
+        port => match socket::bind(new.as_fd(), kind.local) {
+            Err(Errno::EADDRINUSE) if port != 0 => socket::bind(new.as_fd(), SocketAddr::new(kind.local.ip(), 0))?,
+            result => result?,
+        },
     }
     if let Some(server) = server {
         socket::connect(new.as_fd(), server)?;
