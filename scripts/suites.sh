@@ -11,6 +11,7 @@ readonly directory work=$directory/work
 declare -A wanted=(
     [libevent]='*'
     [libuv1]='*'
+    [c-ares]='*'
     [redis]='*/tests/*'
     [perl]='*/dist/IO/t/* */cpan/Socket/t/* */cpan/IO-Socket-IP/t/* */t/*.pl'
     [libio-socket-ssl-perl]='*/t/*'
@@ -69,6 +70,16 @@ build_libuv() (
         { tail -50 "$work/libuv.log" >&2; echo "suites: libuv could not be built" >&2; return 1; }
 )
 
+# c-ares and its tests, which it is built with only where asked.
+build_c_ares() (
+    cd "$1"
+    ./configure --enable-tests --disable-shared CXXFLAGS=-O0 && make -C src/lib -j"$(nproc)" && make -C test -j"$(nproc)" arestest
+) >"$work/c-ares.log" 2>&1 || {
+    tail -50 "$work/c-ares.log" >&2
+    echo "suites: c-ares could not be built" >&2
+    return 1
+}
+
 for package in "${missing[@]}"; do
     fetch "$package"
     rm -rf "${directory:?}/$package"
@@ -78,6 +89,7 @@ for package in "${missing[@]}"; do
     tar -C "$directory/$package" -xf "$archive" --strip-components=1 --no-same-owner --wildcards ${wanted[$package]}
     set +f
     [ "$package" != libuv1 ] || build_libuv "$directory/libuv1"
+    [ "$package" != c-ares ] || build_c_ares "$directory/c-ares"
     if [ "$package" = libevent ]; then
         (cd "$directory/libevent" && ./configure --disable-openssl --disable-samples --disable-shared && make -j"$(nproc)") >"$work/libevent.log" 2>&1 ||
             { tail -50 "$work/libevent.log" >&2; echo "suites: libevent could not be built" >&2; exit 1; }

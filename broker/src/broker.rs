@@ -13,6 +13,7 @@ mod hello;
 mod naming;
 mod power;
 mod reach;
+mod resolvers;
 mod sleep;
 mod streams;
 mod together;
@@ -43,6 +44,7 @@ use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::projects::Memory;
 use crate::registry::{Action, Answer, Input, Port, WaiterId};
+use crate::resolvers::Resolvers;
 use crate::retained::{SocketId, Sockets};
 use crate::senders::Senders;
 use crate::sessions::Sessions;
@@ -121,6 +123,9 @@ pub(crate) struct Broker {
     waiters: HashMap<WaiterId, Target>,
     next_waiter: u64,
     asks: HashMap<u64, Asked>,
+    pub(crate) resolvers: Resolvers,
+    /// Sessions of supervisors that want sockets of those, longest waiting first.
+    resolver_asks: VecDeque<usize>,
     next_ask: u64,
     /// Sleepers that are being terminated together.
     disposal: Option<disposal::Round>,
@@ -191,6 +196,8 @@ impl Broker {
             waiters: HashMap::new(),
             next_waiter: 0,
             asks: HashMap::new(),
+            resolvers: Resolvers::default(),
+            resolver_asks: VecDeque::new(),
             next_ask: 0,
             disposal: None,
             serial: 0,
@@ -333,6 +340,8 @@ impl Broker {
             }
             Notice::Cleared { host, serial } => self.cleared(host, serial),
             Notice::Senders(answers) => self.name_senders(answers),
+            Notice::ResolverSockets(batch) => self.resolver_sockets_made(batch),
+            Notice::NoResolverSockets { for_good } => self.no_resolver_sockets(for_good),
         }
     }
 

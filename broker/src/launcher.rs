@@ -92,6 +92,13 @@ pub trait Launcher {
     /// [`LaunchError`]; nothing is left behind.
     fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError>;
 
+    /// Starts `imsup` with these arguments, for the broker itself: its standard input is a connection to the broker, by whose end it ends.
+    /// Gives its pidfd.
+    ///
+    /// # Errors
+    /// pipe(2), clone(2), execve(2).
+    fn start_helper(&mut self, arguments: &[&str], stdin: OwnedFd) -> io::Result<OwnedFd>;
+
     /// Collects supervisors that have ended, by process.
     fn reap(&mut self) -> Vec<(u32, ExitStatus)>;
 

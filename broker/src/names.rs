@@ -1,6 +1,7 @@
 //! Names: what each means, and the name server that says so.
 
 mod answer;
+mod anywhere;
 mod forward;
 mod resolv_conf;
 mod server;
@@ -16,7 +17,7 @@ use parking_lot::RwLock;
 
 use crate::cluster::Cluster;
 
-pub(crate) use server::NameServer;
+pub(crate) use server::{Door, NameServer};
 
 /// The names, shared by the broker's loop and the name server.
 pub(crate) type SharedNames = Arc<RwLock<Names>>;

@@ -8,6 +8,7 @@ use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
 use crate::hosts::HostId;
+use crate::resolvers::Batch;
 use crate::senders::Question;
 
 /// One thing told.
@@ -21,6 +22,10 @@ pub(crate) enum Notice {
     Cleared { host: HostId, serial: u64 },
     /// Who has come, for each question; `None` where that cannot be told.
     Senders(Vec<(Question, Option<SocketAddr>)>),
+    /// Sockets for the supervisor that has waited for them longest.
+    ResolverSockets(Batch),
+    /// Who makes those has ended; never any are made where `for_good`.
+    NoResolverSockets { for_good: bool },
 }
 
 /// Where threads tell it.

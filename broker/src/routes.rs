@@ -8,7 +8,7 @@
 //! The route's preferred source makes the prefix as 127.0.0.0/8 is: who connects without an address of his own comes from 127.0.0.1.
 
 mod judge;
-mod netlink;
+pub(crate) mod netlink;
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -170,6 +170,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     });
     let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup)
         .map_err(system("the name server's thread"))?;
+    broker.resolvers.serve_by(server.door());
     let relay = match doors.is_empty() {
         true => None,
         false => {
@@ -185,6 +186,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     broker.launcher.prepare(&broker.cluster.project);
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
     drop(relay);
+    broker.resolvers.end();
     drop(server);
     broker.let_go();
     // Hosts of an earlier broker that this one's file does not have.

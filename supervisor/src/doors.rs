@@ -306,7 +306,11 @@ fn check_again(host: &mut Host, now: Instant) {
         if !given.place.may_have(inode) {
             host.doors.standing.remove(&inode);
             told_of(host, endpoint, given);
-        } else if host.retained.by_inode(inode).is_some_and(socket::is_readable) {
+        } else if host
+            .retained
+            .by_inode(inode)
+            .is_some_and(|socket| socket::is_readable(socket.as_fd()))
+        {
             if let Some(standing) = host.doors.standing.get_mut(&inode) {
                 standing.check_at = now + standing.pause(now);
             }

@@ -108,7 +108,7 @@ impl Handover {
     }
 
     fn has_waiting(&self) -> bool {
-        !self.first.is_empty() || self.retained.iter().any(|old| family::is_readable(old.as_fd()))
+        !self.first.is_empty() || self.retained.iter().any(|old| socket::is_readable(old.as_fd()))
     }
 
     fn accept_own(&mut self, listener: BorrowedFd<'_>) -> Option<Accepted> {
@@ -341,7 +341,7 @@ impl Handovers {
             let begun = handover.is_begun();
             let retained = handover.retained.into_iter();
             // What the program has not listened beside is the broker's, still.
-            retained.filter_map(move |old| (begun && family::is_readable(old.as_fd())).then_some((endpoint, old)))
+            retained.filter_map(move |old| (begun && socket::is_readable(old.as_fd())).then_some((endpoint, old)))
         });
         retained.collect()
     }

@@ -100,6 +100,11 @@ pub enum Waiting {
         /// The inode of its listener.
         listener: u64,
     },
+    /// A question to a name server, which is sent, or its socket connected, once the broker has given sockets for resolvers.
+    ResolverSocket {
+        /// The call.
+        call: Notification,
+    },
 }
 
 /// A held call.

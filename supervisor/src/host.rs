@@ -19,6 +19,7 @@ use crate::kernel::notify::Listener;
 use crate::kernel::task::Tasks;
 use crate::kernel::{process, socket};
 use crate::link::Link;
+use crate::resolvers::Resolvers;
 use crate::sockets::{NativePorts, Retained, SocketTable};
 use crate::trace::Trace;
 use crate::unhonoured::Said;
@@ -54,6 +55,8 @@ pub struct Host {
     pub answered: Answered,
     /// The broker.
     pub link: Link,
+    /// Sockets for the program's resolver.
+    pub resolvers: Resolvers,
     /// Lines for /etc/hosts.
     pub hosts_file: PathBuf,
     /// How long others wait for the host.
@@ -175,6 +178,17 @@ impl Host {
                 let copy = copies.get(inode).or_else(|| self.retained.by_inode(inode));
                 socket::duplicate(copy.ok_or(Errno::ENOLINK)?)
             }
+        }
+    }
+
+    /// A duplicate of any descriptor of a thread.
+    ///
+    /// # Errors
+    /// As [`Tasks::duplicate`]; EPERM where descriptors may not be duplicated.
+    pub fn duplicate(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
+        match &mut self.descriptors {
+            Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
+            Descriptors::Copied(_) => Err(Errno::EPERM),
         }
     }
 

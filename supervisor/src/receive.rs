@@ -313,7 +313,9 @@ impl Loop {
 
     fn on_message(&mut self, message: ToSupervisor) {
         match message {
-            ToSupervisor::Reached { .. } | ToSupervisor::Claimed { .. } => self.patience.begin(),
+            ToSupervisor::Reached { .. } | ToSupervisor::Claimed { .. } | ToSupervisor::ResolverSockets { .. } => {
+                self.patience.begin();
+            }
             _ => self.patience.end(),
         }
         match message {
@@ -344,6 +346,13 @@ impl Loop {
                     syscalls::keep_claimed(&mut self.host, socket);
                 }
             }
+            ToSupervisor::ResolverSockets { v4, v6 } => {
+                let (v4, v6) = (usize::from(v4), usize::from(v6));
+                let mut sockets = self.host.link.take_fds(v4 + v6).unwrap_or_default();
+                let of_v6 = sockets.split_off(v4.min(sockets.len()));
+                self.host.resolvers.receive(sockets, of_v6);
+                self.resume_resolvers();
+            }
             ToSupervisor::Stop { signal, grace } => match Signal::try_from(signal) {
                 Ok(signal) => self.stop(signal, grace),
                 Err(_) => self.stop(Signal::SIGTERM, grace),
@@ -359,6 +368,25 @@ impl Loop {
         }
     }
 
+    /// Calls that wait for a socket are made again: there are some now, or none will come.
+    fn resume_resolvers(&mut self) {
+        let waits = |held: &Held| match held.waiting {
+            Waiting::ResolverSocket { call } => Some(call),
+            _ => None,
+        };
+        let calls: Vec<_> = self.held.values().filter_map(waits).collect();
+        for call in calls {
+            if !self.host.listener.is_valid(call.id) {
+                continue;
+            }
+            match syscalls::handle(&mut self.host, &call) {
+                Verdict::Answer(answer) => self.finish(call.id, answer),
+                Verdict::Done => drop(self.held.remove(&call.id)),
+                Verdict::Hold(held) => drop(self.held.insert(call.id, held)),
+            }
+        }
+    }
+
     fn held_id(&self, number: u64) -> Option<NotificationId> {
         self.held.keys().copied().find(|id| id.number() == number)
     }
@@ -369,7 +397,9 @@ impl Loop {
             let (endpoint, can_wait) = match &held.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
                 Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
-                Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } => continue,
+                Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::ResolverSocket { .. } => {
+                    continue;
+                }
             };
             let Some(endpoint) = endpoint else {
                 continue;
@@ -557,12 +587,14 @@ impl Loop {
         self.welcomed = false;
         self.host.answered.forget();
         self.host.doors.broker_lost();
+        self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin(&self.host);
         let waiting: Vec<_> = self.held.keys().copied().collect();
         for id in waiting {
             self.answer_without_broker(id);
         }
+        self.resume_resolvers();
     }
 
     /// When [`Self::on_time`] is to be called.

@@ -131,6 +131,7 @@ impl Reconnect {
             return Attempt::Rejected;
         };
         sleep.set_policy(policy.clone(), *awake);
+        host.resolvers.regain_broker();
         // Sockets it retains for us are of no use: ours are in place.
         let _ = host.link.take_fds(retained.len());
         let sockets: Vec<_> = host

@@ -25,6 +25,7 @@ use crate::kernel::spawn;
 use crate::kernel::{cgroup, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
+use crate::resolvers::Resolvers;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{NativePorts, Retained, SocketTable};
@@ -168,6 +169,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         has_bound_datagrams: false,
         answered: Answered::default(),
         link,
+        resolvers: Resolvers::default(),
         hosts_file: options.hosts_file.clone(),
         hold_timeout: welcome.hold_timeout,
         reach_timeout: welcome.reach_timeout,

@@ -44,7 +44,7 @@ static const char usage[] =
     "  --exit-now STATUS      then exit, before listening\n"
     "  --crash-now            then abort, before listening\n"
     "  --who                  print hostname, uname and pid\n"
-    "  --lookup NAME          print NAME's addresses (repeatable)\n"
+    "  --lookup NAME          print NAME's addresses (repeatable); of an IPv4 ADDRESS its name, too\n"
     "  --alarm MS             have SIGALRM interrupt the calls that follow (no SA_RESTART)\n"
     "  --non-blocking         connect with a non-blocking socket and epoll\n"
     "  --udp-call             call with a datagram\n"
@@ -220,6 +220,12 @@ static void look_up(const char *name) {
         char ip[INET6_ADDRSTRLEN];
         getnameinfo(one->ai_addr, one->ai_addrlen, ip, sizeof ip, NULL, 0, NI_NUMERICHOST);
         printf("lookup %s: %s\n", name, ip);
+    }
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    if (inet_pton(AF_INET, name, &address.sin_addr) == 1) {
+        char host[NI_MAXHOST];
+        failure = getnameinfo((void *)&address, sizeof address, host, sizeof host, NULL, 0, NI_NAMEREQD);
+        printf("lookup %s: %s\n", name, failure != 0 ? gai_strerror(failure) : host);
     }
     freeaddrinfo(found);
 }

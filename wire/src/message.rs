@@ -193,6 +193,9 @@ pub enum ToBroker {
         /// Where, in one of the planes.
         endpoint: Endpoint,
     },
+    /// The program asks a name server, and sockets are wanted on which answers come from the address that was asked. Answered by
+    /// [`ToSupervisor::ResolverSockets`].
+    ResolverSockets,
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -272,5 +275,13 @@ pub enum ToSupervisor {
         signal: i32,
         /// How long it may take (compose `stop_grace_period`).
         grace: Duration,
+    },
+    /// The answer to a [`ToBroker::ResolverSockets`]. Carries so many descriptors: unbound UDP sockets of a network namespace in which the
+    /// project's name server has every address, port 53. None where no such namespace can be made.
+    ResolverSockets {
+        /// Sockets of AF_INET, which come first.
+        v4: u8,
+        /// Sockets of AF_INET6.
+        v6: u8,
     },
 }

@@ -186,6 +186,7 @@ impl Broker {
                 };
                 self.tell(number, &answer, socket.into_iter().collect());
             }
+            ToBroker::ResolverSockets => self.ask_resolver_sockets(number),
         }
     }
 
@@ -234,6 +235,7 @@ impl Broker {
     /// Nobody is there any more to be answered.
     pub(super) fn forget_waits(&mut self, number: usize) {
         self.forget_asks(number);
+        self.forget_resolver_asks(number);
         let of_session = |target: &Target| match target {
             Target::Reach { session, host, .. } | Target::Client { session, host } => {
                 (*session == number).then_some(*host)

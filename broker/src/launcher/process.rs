@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -170,6 +171,23 @@ impl Launcher for ProcessLauncher {
             .and_then(Pid::from_raw)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         Ok(Launched { pid: Some(pid), ended })
+    }
+
+    fn start_helper(&mut self, arguments: &[&str], stdin: OwnedFd) -> io::Result<OwnedFd> {
+        // Held while the child is made, as for a supervisor.
+        let mut children = self.children.lock();
+        let child = Command::new(&self.executable)
+            .args(arguments)
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        children.supervisors.insert(child.id());
+        // It is not reaped yet, so the number is still its own.
+        let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let number = number.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(pidfd_open(number, PidfdFlags::empty())?)
     }
 
     fn reap(&mut self) -> Vec<(u32, ExitStatus)> {

@@ -1,7 +1,7 @@
 //! Queries that are somebody else's to answer.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -10,34 +10,102 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::answer;
+use super::anywhere::Asked;
 
 /// Queries forwarded at once.
 const MAX_PENDING: usize = 256;
-/// How long one server may take before the next is asked.
+/// How long one server may take before the next is asked as well.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long all of them may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take over TCP.
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One query that is out.
 #[derive(Debug)]
 struct Pending {
-    client: SocketAddr,
-    /// Which of the own sockets it came by.
-    via: usize,
+    asker: Asker,
     query: Vec<u8>,
     /// Servers still to be asked.
     servers: Vec<SocketAddr>,
-    /// Connected to the one that is asked now, so that only its answer is taken.
-    socket: UdpSocket,
+    /// Connected to those that were asked, so that only their answers are taken.
+    sockets: Vec<UdpSocket>,
+    /// When the next is asked, or nobody is waited for any more.
     deadline: Instant,
+    /// The latter.
+    last: Instant,
+}
+
+impl Pending {
+    /// Asks the next server that can be asked; whether any is waited for.
+    fn ask_next(&mut self, registry: &Registry, token: Token) -> bool {
+        let asked = next(&mut self.servers, &self.query, registry, token);
+        self.sockets.extend(asked);
+        let patience = Instant::now() + PATIENCE;
+        self.deadline = if self.servers.is_empty() {
+            self.last
+        } else {
+            patience.min(self.last)
+        };
+        !self.sockets.is_empty()
+    }
+
+    /// The answer, if one has come. A server that cannot be reached is waited for no longer.
+    fn receive(&mut self, buffer: &mut Vec<u8>, registry: &Registry) -> bool {
+        let mut number = 0;
+        while let Some(socket) = self.sockets.get(number) {
+            match socket.recv(buffer) {
+                // The identifier must be the query's; a late answer to something else is no answer.
+                Ok(count) if count >= 2 && buffer[..2] == self.query[..2] => {
+                    buffer.truncate(count);
+                    return true;
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => number += 1,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // ECONNREFUSED and its like: nobody is there.
+                Err(_) => {
+                    let _ = registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
+                    self.sockets.remove(number);
+                }
+            }
+        }
+        false
+    }
 }
 
 /// A finished query.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finished {
-    pub(super) client: SocketAddr,
-    pub(super) via: usize,
+    pub(super) asker: Asker,
     pub(super) answer: Vec<u8>,
+}
+
+/// Who is to be answered, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub(super) client: SocketAddr,
+    /// The socket that the query came by.
+    pub(super) via: Via,
+}
+
+impl Asker {
+    /// The server that it asked, where that is known.
+    pub(super) fn asked(&self) -> Option<IpAddr> {
+        match self.via {
+            Via::Own(_) => None,
+            Via::Anywhere { asked, .. } => asked.address(),
+        }
+    }
+}
+
+/// A socket of the name server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Via {
+    /// One at an own address.
+    Own(usize),
+    /// One in a namespace where all addresses are its own; the one that was asked, from which the answer must come.
+    Anywhere { number: usize, asked: Asked },
 }
 
 /// Queries that are out over UDP. Each has a socket, so a port chosen by the kernel, of its own.
@@ -61,31 +129,26 @@ impl Forwarder {
         &mut self,
         registry: &Registry,
         query: &[u8],
-        client: SocketAddr,
-        via: usize,
+        asker: Asker,
         servers: &[SocketAddr],
     ) -> Option<Finished> {
-        let mut servers: Vec<SocketAddr> = servers.iter().rev().copied().collect();
         let place = self
             .pending
             .iter()
             .position(Option::is_none)
             .unwrap_or(self.pending.len());
-        let socket = match place {
-            MAX_PENDING.. => None,
-            _ => next(&mut servers, query, registry, Token(self.first_token + place)),
-        };
-        let Some(socket) = socket else {
-            return failed(client, via, query);
-        };
-        let pending = Pending {
-            client,
-            via,
+        let now = Instant::now();
+        let mut pending = Pending {
+            asker,
             query: query.to_vec(),
-            servers,
-            socket,
-            deadline: Instant::now() + PATIENCE,
+            servers: servers.iter().rev().copied().collect(),
+            sockets: Vec::new(),
+            deadline: now,
+            last: now + TIMEOUT,
         };
+        if place >= MAX_PENDING || !pending.ask_next(registry, Token(self.first_token + place)) {
+            return failed(asker, query);
+        }
         if place == self.pending.len() {
             self.pending.push(Some(pending));
         } else {
@@ -98,26 +161,16 @@ impl Forwarder {
     pub(super) fn ready(&mut self, registry: &Registry, token: Token) -> Option<Finished> {
         let place = token.0.checked_sub(self.first_token)?;
         let pending = self.pending.get_mut(place)?.as_mut()?;
-        let mut buffer = vec![0; usize::from(u16::MAX)];
-        loop {
-            match pending.socket.recv(&mut buffer) {
-                // The identifier must be the query's; a late answer to something else is no answer.
-                Ok(count) if count >= 2 && buffer[..2] == pending.query[..2] => {
-                    buffer.truncate(count);
-                    let pending = self.pending[place].take()?;
-                    return Some(Finished {
-                        client: pending.client,
-                        via: pending.via,
-                        answer: buffer,
-                    });
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // ECONNREFUSED and its like: nobody is there.
-                Err(_) => return self.try_next(registry, place),
-            }
+        let mut answer = vec![0; usize::from(u16::MAX)];
+        let before = pending.sockets.len();
+        if pending.receive(&mut answer, registry) {
+            let asker = self.pending[place].take()?.asker;
+            return Some(Finished { asker, answer });
         }
+        if pending.sockets.len() < before && !pending.ask_next(registry, token) {
+            return self.fail(place);
+        }
+        None
     }
 
     /// When the next server is to be asked.
@@ -125,31 +178,25 @@ impl Forwarder {
         self.pending.iter().flatten().map(|pending| pending.deadline).min()
     }
 
-    /// Goes on to the next server where one has taken too long.
+    /// Goes on to the next server where one has taken too long; gives up where all have.
     pub(super) fn expire(&mut self, registry: &Registry) -> Vec<Finished> {
         let now = Instant::now();
-        let late = |pending: &Option<Pending>| pending.as_ref().is_some_and(|pending| pending.deadline <= now);
-        let late: Vec<usize> = (0..self.pending.len())
-            .filter(|place| late(&self.pending[*place]))
-            .collect();
-        late.into_iter()
-            .filter_map(|place| self.try_next(registry, place))
-            .collect()
+        let mut finished = Vec::new();
+        for place in 0..self.pending.len() {
+            let Some(pending) = self.pending[place].as_mut().filter(|pending| pending.deadline <= now) else {
+                continue;
+            };
+            let token = Token(self.first_token + place);
+            if pending.last <= now || !pending.ask_next(registry, token) {
+                finished.extend(self.fail(place));
+            }
+        }
+        finished
     }
 
-    fn try_next(&mut self, registry: &Registry, place: usize) -> Option<Finished> {
-        let mut pending = self.pending[place].take()?;
-        let _ = registry.deregister(&mut SourceFd(&pending.socket.as_raw_fd()));
-        let token = Token(self.first_token + place);
-        match next(&mut pending.servers, &pending.query, registry, token) {
-            Some(socket) => {
-                pending.socket = socket;
-                pending.deadline = Instant::now() + PATIENCE;
-                self.pending[place] = Some(pending);
-                None
-            }
-            None => failed(pending.client, pending.via, &pending.query),
-        }
+    fn fail(&mut self, place: usize) -> Option<Finished> {
+        let pending = self.pending[place].take()?;
+        failed(pending.asker, &pending.query)
     }
 }
 
@@ -179,8 +226,8 @@ fn send(server: SocketAddr, query: &[u8]) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-fn failed(client: SocketAddr, via: usize, query: &[u8]) -> Option<Finished> {
-    answer::failure(query).map(|answer| Finished { client, via, answer })
+fn failed(asker: Asker, query: &[u8]) -> Option<Finished> {
+    answer::failure(query).map(|answer| Finished { asker, answer })
 }
 
 /// Asks the servers over TCP, waiting for the answer.

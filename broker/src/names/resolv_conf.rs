@@ -15,6 +15,21 @@ pub(super) struct Upstream {
     pub(super) search: Vec<String>,
 }
 
+impl Upstream {
+    /// The servers, the one that was asked first, though the file may not have it.
+    pub(super) fn servers_from(&self, asked: Option<IpAddr>) -> Vec<SocketAddr> {
+        let Some(asked) = asked else {
+            return self.servers.clone();
+        };
+        let (mut servers, others): (Vec<_>, Vec<_>) = self.servers.iter().partition(|server| server.ip() == asked);
+        if servers.is_empty() {
+            servers.push(SocketAddr::new(asked, DNS_PORT));
+        }
+        servers.extend(others);
+        servers
+    }
+}
+
 /// resolv.conf, read again when it has changed.
 #[derive(Debug)]
 pub(super) struct ResolvConf {
@@ -95,6 +110,19 @@ mod tests {
             search: vec!["example.com".to_owned(), "b.example".to_owned()],
         };
         assert_eq!(parse(text), expected);
+    }
+
+    #[test]
+    fn the_server_that_was_asked_comes_first() {
+        let upstream = parse("nameserver 10.0.0.1\nnameserver [127.0.0.1]:5353\n");
+        let from = |asked: &str| {
+            let servers = upstream.servers_from(Some(asked.parse().unwrap()));
+            servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(from("10.0.0.1"), ["10.0.0.1:53", "127.0.0.1:5353"]);
+        assert_eq!(from("127.0.0.1"), ["127.0.0.1:5353", "10.0.0.1:53"]);
+        assert_eq!(from("::1"), ["[::1]:53", "10.0.0.1:53", "127.0.0.1:5353"]);
+        assert_eq!(upstream.servers_from(None), upstream.servers);
     }
 
     #[test]

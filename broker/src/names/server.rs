@@ -2,16 +2,20 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::answer::{self, Decision, Over};
-use super::forward::{self, Finished, Forwarder};
+use super::anywhere::Anywhere;
+use super::forward::{self, Asker, Finished, Forwarder, Via};
 use super::resolv_conf::ResolvConf;
 use super::{Names, SharedNames};
 
@@ -21,6 +25,8 @@ const MAX_TCP: usize = 32;
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
 const WAKER: Token = Token(usize::MAX);
+/// The token of the first socket that was added; the forwarder's are below.
+const FIRST_ADDED: usize = usize::MAX / 2;
 
 /// What is told of look-ups that boot: the host's address, and who asked.
 pub(crate) type OnLookup = Arc<dyn Fn(Ipv4Addr, IpAddr) + Send + Sync>;
@@ -29,7 +35,32 @@ pub(crate) type OnLookup = Arc<dyn Fn(Ipv4Addr, IpAddr) + Send + Sync>;
 pub(crate) struct NameServer {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
+    added: Sender<OwnedFd>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Where a running name server takes further sockets.
+#[derive(Clone)]
+pub(crate) struct Door {
+    added: Sender<OwnedFd>,
+    waker: Arc<Waker>,
+}
+
+impl Door {
+    /// Has it answer on a UDP socket that is bound to the wildcard of a namespace where all addresses are local, and says which was asked (IP_PKTINFO,
+    /// IPV6_RECVPKTINFO).
+    pub(crate) fn add(&self, socket: OwnedFd) {
+        // It fails only when the name server has ended.
+        if self.added.send(socket).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Door")
+    }
 }
 
 impl NameServer {
@@ -63,11 +94,14 @@ impl NameServer {
                 .register(listener, Token(udp.len() + number), interest)?;
         }
         let stop = Arc::new(AtomicBool::new(false));
+        let (added, to_add) = mpsc::channel();
         let forwarder = Forwarder::new(udp.len() + tcp.len());
         let mut server = Server {
             poll,
             udp,
             tcp,
+            anywhere: Vec::new(),
+            to_add,
             forwarder,
             names,
             resolv_conf: ResolvConf::new(resolv_conf, own),
@@ -81,8 +115,17 @@ impl NameServer {
         Ok(Self {
             stop,
             waker,
+            added,
             thread: Some(thread),
         })
+    }
+
+    /// Where it takes further sockets.
+    pub(crate) fn door(&self) -> Door {
+        Door {
+            added: self.added.clone(),
+            waker: Arc::clone(&self.waker),
+        }
     }
 }
 
@@ -100,6 +143,8 @@ struct Server {
     poll: Poll,
     udp: Vec<mio::net::UdpSocket>,
     tcp: Vec<mio::net::TcpListener>,
+    anywhere: Vec<Anywhere>,
+    to_add: Receiver<OwnedFd>,
     forwarder: Forwarder,
     names: SharedNames,
     resolv_conf: ResolvConf,
@@ -123,7 +168,8 @@ impl Server {
             }
             for event in &events {
                 match event.token() {
-                    WAKER => {}
+                    WAKER => self.add(),
+                    Token(number) if number >= FIRST_ADDED => self.receive_anywhere(number - FIRST_ADDED),
                     Token(number) if number < self.udp.len() => self.receive(number),
                     Token(number) if number < self.udp.len() + self.tcp.len() => self.accept(number - self.udp.len()),
                     token => {
@@ -158,36 +204,66 @@ impl Server {
                     return;
                 }
             };
-            let query = &buffer[..count];
-            let upstream = self.resolv_conf.current();
-            match decide(
-                query,
-                &self.names.read(),
-                &upstream.search,
-                Over::Udp,
-                client,
-                &self.on_lookup,
-            ) {
-                Decision::Answer { bytes, .. } => self.reply(&Finished {
-                    client,
-                    via: number,
-                    answer: bytes,
-                }),
-                Decision::Forward => {
-                    let servers = &upstream.servers;
-                    let registry = self.poll.registry();
-                    if let Some(finished) = self.forwarder.ask(registry, query, client, number, servers) {
-                        self.reply(&finished);
-                    }
+            let via = Via::Own(number);
+            self.answer(&buffer[..count], Asker { client, via });
+        }
+    }
+
+    fn receive_anywhere(&mut self, number: usize) {
+        let mut buffer = vec![0; usize::from(u16::MAX)];
+        loop {
+            match self.anywhere[number].receive(&mut buffer) {
+                Ok(Some((count, client, asked))) => {
+                    let via = Via::Anywhere { number, asked };
+                    self.answer(&buffer[..count], Asker { client, via });
                 }
-                Decision::Ignore => {}
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a question could not be received");
+                    return;
+                }
             }
         }
     }
 
+    fn add(&mut self) {
+        while let Ok(socket) = self.to_add.try_recv() {
+            let token = Token(FIRST_ADDED + self.anywhere.len());
+            let added = Anywhere::new(socket).and_then(|socket| {
+                let mut source = SourceFd(&socket.as_raw_fd());
+                self.poll.registry().register(&mut source, token, Interest::READABLE)?;
+                Ok(socket)
+            });
+            match added {
+                Ok(socket) => self.anywhere.push(socket),
+                Err(error) => tracing::warn!(%error, "the name server cannot answer in a namespace"),
+            }
+        }
+    }
+
+    fn answer(&mut self, query: &[u8], asker: Asker) {
+        let upstream = self.resolv_conf.current();
+        let (search, client) = (&upstream.search, asker.client);
+        match decide(query, &self.names.read(), search, Over::Udp, client, &self.on_lookup) {
+            Decision::Answer { bytes: answer, .. } => self.reply(&Finished { asker, answer }),
+            Decision::Forward => {
+                let registry = self.poll.registry();
+                let servers = upstream.servers_from(asker.asked());
+                if let Some(finished) = self.forwarder.ask(registry, query, asker, &servers) {
+                    self.reply(&finished);
+                }
+            }
+            Decision::Ignore => {}
+        }
+    }
+
     fn reply(&self, finished: &Finished) {
+        let Finished { asker, answer } = finished;
         // A client whose buffer is full asks again.
-        let _ = self.udp[finished.via].send_to(&finished.answer, finished.client);
+        match asker.via {
+            Via::Own(number) => drop(self.udp[number].send_to(answer, asker.client)),
+            Via::Anywhere { number, asked } => self.anywhere[number].send(answer, asker.client, asked),
+        }
     }
 
     fn accept(&mut self, number: usize) {
@@ -381,6 +457,25 @@ mod tests {
         let mut expected = query.clone();
         expected.extend(b"over tcp");
         assert_eq!(forward::read_framed(&mut stream).unwrap(), expected);
+    }
+
+    /// The first answers only once the second was asked, which never answers.
+    #[test]
+    fn a_late_answer_is_taken() {
+        let [late, silent] = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let line = |socket: &UdpSocket| {
+            let address = socket.local_addr().unwrap();
+            format!("nameserver [{}]:{}\n", address.ip(), address.port())
+        };
+        let fixture = start(&(line(&late) + &line(&silent)));
+        std::thread::spawn(move || {
+            let (mut first, mut second) = ([0; 512], [0; 512]);
+            let (count, client) = late.recv_from(&mut first).unwrap();
+            silent.recv_from(&mut second).unwrap();
+            late.send_to(&[&first[..count], b"late"].concat(), client).unwrap();
+        });
+        let query = query("example.com");
+        assert_eq!(ask(fixture.address, &query), [&query[..], b"late"].concat());
     }
 
     #[test]

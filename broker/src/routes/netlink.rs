@@ -8,6 +8,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -65,12 +66,12 @@ pub(super) struct Address {
 }
 
 /// A socket to the kernel.
-pub(super) struct Netlink(OwnedFd);
+pub(crate) struct Netlink(OwnedFd);
 
 impl Netlink {
     /// # Errors
     /// socket(2).
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let socket = rustix::net::socket_with(
             rustix::net::AddressFamily::NETLINK,
             SocketType::RAW,
@@ -123,6 +124,27 @@ impl Netlink {
             Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(()),
             result => result,
         }
+    }
+
+    /// Makes the loopback interface run, and every address of the family local to it: in a network namespace of one's own.
+    pub(crate) fn take_every_address(&mut self, family: AddressFamily) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = if_nametoindex("lo")?;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        self.ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK, |_| {})?;
+        let mut route = RouteMessage::default();
+        route.header = RouteHeader {
+            address_family: family,
+            table: TABLE_LOCAL,
+            protocol: PROTOCOL,
+            scope: RouteScope::Host,
+            kind: RouteType::Local,
+            ..RouteHeader::default()
+        };
+        route.attributes = vec![RouteAttribute::Oif(if_nametoindex("lo")?)];
+        let request = RouteNetlinkMessage::NewRoute(route);
+        self.ask(request, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, |_| {})
     }
 
     /// Sends a request, and hands on what is answered until the kernel says that this is all.

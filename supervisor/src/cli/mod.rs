@@ -26,6 +26,7 @@ mod power;
 mod project;
 mod ps;
 mod readiness;
+mod resolvers;
 mod run;
 mod selection;
 mod sleep;
@@ -99,6 +100,10 @@ pub fn main() -> ExitCode {
         let supervisor = nursery::serve(&project).status(supervise::OWN_FAILURE);
         let ended = supervisor.and_then(|launched| launched.map_or(Ok(ExitCode::SUCCESS), run::Launched::run));
         return ended.unwrap_or_else(|error| failure::report(&error));
+    }
+    if resolvers::is_asked(std::env::args_os().skip(1)) {
+        let served = resolvers::serve().map(|()| ExitCode::SUCCESS);
+        return served.unwrap_or_else(|error| failure::report(&error));
     }
     dispatch(Cli::parse().verb).unwrap_or_else(|error| failure::report(&error))
 }

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::socket::{self, errno_of, set_int};
@@ -22,7 +21,7 @@ pub fn become_v4(connection: BorrowedFd<'_>) -> Result<(), Errno> {
 /// # Errors
 /// EAGAIN where nothing waits, and what else accept(2) says.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
-    if !is_readable(listener) {
+    if !socket::is_readable(listener) {
         return Err(Errno::EAGAIN);
     }
     let flags = socket::status_flags(listener)?;
@@ -30,13 +29,6 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
     let (connection, peer) = socket::without_blocking(listener, flags, accept)?.map_err(errno_of)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
     Ok((connection, peer.ok_or(Errno::ECONNABORTED)?))
-}
-
-/// Whether something waits in a listener.
-pub fn is_readable(listener: BorrowedFd<'_>) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut polled = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
-    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Connects to a listener, to make it readable; gives our end, and its address. A byte is sent, for listeners that wait for one (TCP_DEFER_ACCEPT).

@@ -20,6 +20,7 @@ pub mod patience;
 pub mod priority;
 pub mod process;
 mod registers;
+pub mod replace;
 pub mod settings;
 pub mod signals;
 mod sock_diag;

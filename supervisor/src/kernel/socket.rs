@@ -14,6 +14,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 /// IPPROTO_MPTCP: what recent Go listens with. Falls back to TCP on loopback and has its addresses and options.
 pub const IPPROTO_MPTCP: i32 = 262;
 
+/// asm-generic/socket.h.
+const SO_BINDTOIFINDEX: i32 = 62;
+const SO_NETNS_COOKIE: i32 = 71;
+
 /// The address family of a socket, which decides the form of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -221,6 +225,36 @@ pub fn clear_v6only(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)
 }
 
+/// Makes an unbound AF_INET6 socket take IPv6 addresses only.
+///
+/// # Errors
+/// EINVAL where it is bound.
+pub fn set_v6only(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)
+}
+
+/// The network namespace that the socket is of, by a number that no other has (SO_NETNS_COOKIE, 5.14).
+///
+/// # Errors
+/// ENOPROTOOPT on older kernels.
+pub fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut value = [0; 8];
+    get(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut value)?;
+    Ok(u64::from_ne_bytes(value))
+}
+
+/// Whether it is bound to an interface (SO_BINDTODEVICE).
+pub fn is_bound_to_device(socket: BorrowedFd<'_>) -> bool {
+    get_int(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX).is_ok_and(|index| index != 0)
+}
+
+/// Whether something waits in it: data, a connection, or an error.
+pub fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
 /// Sets SO_REUSEPORT.
 ///
 /// # Errors
@@ -338,13 +372,6 @@ pub fn without_blocking<T>(socket: BorrowedFd<'_>, flags: OFlags, act: impl FnOn
 pub fn is_in_use(socket: BorrowedFd<'_>) -> bool {
     rustix::net::getpeername(socket).is_ok()
         || get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
-}
-
-/// Whether something waits in a socket.
-pub fn is_readable(socket: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(socket, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 /// Whether a socket listens.

@@ -21,6 +21,9 @@ use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::kernel::{process, settings, source};
 use crate::unhonoured::Unhonoured;
 
+/// The first port of those that anybody may bind (ip(7), ip_unprivileged_port_start).
+const FIRST_UNPRIVILEGED: u16 = 1024;
+
 /// Sockets retained at most.
 const MAX_RETAINED: usize = 1024;
 
@@ -208,11 +211,15 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
     // What the program has closed at this address is closed by imsup too, so that the kernel alone decides.
     bind.stage = match doors::vet(host, bind.endpoint) {
         Vetted::Settled => match bind_own(host, call.tid, &bind) {
+            Ok(()) => {
+                note_fresh(host, &bind);
+                return Answer::Value(0).into();
+            }
             Err(Errno::EADDRINUSE) if host.sees_all_listeners() => {
                 ask(host, call.id, &bind);
                 BindStage::Claim
             }
-            result => return Answer::from(result).into(),
+            Err(errno) => return errno.into(),
         },
         Vetted::Closing => BindStage::Closing,
         Vetted::Search(number) => BindStage::Search(number),
@@ -422,6 +429,16 @@ fn is_still_there(host: &mut Host, tid: i32, bind: &HeldBind) -> bool {
     match host.socket(tid, bind.number) {
         Ok(now) => socket::cookie(now.as_fd()) == socket::cookie(bind.socket.as_fd()),
         Err(errno) => errno == Errno::EPERM,
+    }
+}
+
+/// A datagram socket at a port that nobody declared and nobody had before may be one that the program has made to ask a name server.
+fn note_fresh(host: &mut Host, bind: &HeldBind) {
+    if bind.endpoint.transport == Transport::Udp
+        && bind.endpoint.address.port() >= FIRST_UNPRIVILEGED
+        && let Ok(cookie) = socket::cookie(bind.socket.as_fd())
+    {
+        host.resolvers.note_bind(cookie);
     }
 }
 

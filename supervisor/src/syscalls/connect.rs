@@ -11,14 +11,14 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
-use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, socket_of, takes_v4};
+use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::doors;
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::descriptors;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, Family, InetSocket};
+use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::kernel::source;
 
 /// What is done with a connect.
@@ -68,6 +68,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     let destination = host.identity.destination(address);
     host.trace.decided(&destination);
     if destination == Destination::Foreign {
+        resolver::bring_back_to_leave(host, call);
         host.give_up_copy_of(call.tid, call.fd(0));
         if host.incoming.is_looked_at() && descriptors::is_tcp(call.tid, call.fd(0)) != Some(false) {
             host.incoming.note_connect();
@@ -78,6 +79,17 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
         Ok(found) => found,
         Err(verdict) => return verdict,
     };
+    let asks = destination == Destination::NameServer && kind.transport == Transport::Udp;
+    let (socket, kind) = match asks {
+        true => (socket, kind),
+        false => resolver::bring_back(host, call, socket, kind),
+    };
+    if asks
+        && takes(&kind, &socket, address)
+        && let Some(verdict) = resolver::connect(host, call, &socket, &kind, address)
+    {
+        return verdict;
+    }
     if !takes_v4(&kind, &socket, address) {
         return Answer::Continue.into();
     }
@@ -126,6 +138,14 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
                 Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
             }
         }
+    }
+}
+
+/// Whether the kernel would send a datagram socket's question to this address.
+fn takes(kind: &InetSocket, socket: &OwnedFd, server: SocketAddr) -> bool {
+    match kind.family {
+        Family::V4 => server.is_ipv4(),
+        Family::V6 => as_v4(server).is_none() || !socket::is_v6only(socket.as_fd()),
     }
 }
 

@@ -250,7 +250,10 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         // Nobody takes the datagram, which is for the sender to find out as ever.
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
-        (Outcome::Unknown, _) | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. }) => Some(Answer::Continue),
+        (Outcome::Unknown, _)
+        | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::ResolverSocket { .. }) => {
+            Some(Answer::Continue)
+        }
         (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
         (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
         (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
@@ -267,6 +270,8 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
         Waiting::Bind(bind) if bind.stage == BindStage::Claim => Some(super::claimed(host, id, held, None)),
         Waiting::Bind(_) => super::bind_again(host, id, held),
         Waiting::Accept { .. } => None,
+        // Made again by the loop, once the loss is noted.
+        Waiting::ResolverSocket { .. } => None,
     }
 }
 

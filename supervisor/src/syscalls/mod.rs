@@ -13,6 +13,7 @@ mod names;
 mod open;
 mod options;
 mod remembered;
+mod resolver;
 mod send;
 mod socket;
 mod uname;

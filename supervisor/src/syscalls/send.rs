@@ -13,6 +13,7 @@ use nix::errno::Errno;
 
 use super::datagram::{Plan, decide, is_bound};
 use super::lead::ask_for_datagram;
+use super::resolver::{self, Asking};
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4};
 use crate::held::{Held, Waiting};
 use crate::host::Host;
@@ -20,7 +21,8 @@ use crate::identity::Destination;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{InetSocket, as_v4};
+use crate::kernel::socket::{Family, InetSocket, as_v4};
+use crate::questions::is_projects;
 use crate::unhonoured::Unhonoured;
 
 /// A call's datagrams.
@@ -125,6 +127,7 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     if addresses.all(is_foreign) {
         if let Some(to) = outgoing.datagrams.iter().find_map(|datagram| datagram.to) {
             host.trace.decided(&Destination::Foreign);
+            resolver::bring_back_to_leave(host, call);
             notice_stranded(host, call, to);
         }
         return Answer::Continue.into();
@@ -140,10 +143,15 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     if outgoing.flags & libc::MSG_ZEROCOPY != 0 {
         return Answer::Continue.into();
     }
+    let (socket, kind, anywhere) = match of_resolver(host, call, &outgoing, socket, kind) {
+        Ok(found) => found,
+        Err(verdict) => return verdict,
+    };
     let sending = Sending {
         call,
         socket: &socket,
         kind: &kind,
+        anywhere,
         flags: outgoing.flags,
         is_alone: outgoing.datagrams.len() == 1,
         reached,
@@ -169,6 +177,35 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     value(outgoing.datagrams.len())
 }
 
+/// The socket from which these datagrams go, and whether it is of the resolvers' namespace: another than the program's own where all are for name servers.
+fn of_resolver(
+    host: &mut Host,
+    call: &Notification,
+    outgoing: &Outgoing,
+    socket: OwnedFd,
+    kind: InetSocket,
+) -> Result<(OwnedFd, InetSocket, bool), Verdict> {
+    let named = outgoing.datagrams.iter().filter(|datagram| datagram.is_named);
+    let mut destinations = named.map(|datagram| datagram.to.map(|to| (to, host.identity.destination(to))));
+    let takes = |to: SocketAddr| to.is_ipv4() == (kind.family == Family::V4) && to.port() != 0;
+    let asks = destinations.all(|to| to.is_some_and(|(to, means)| means == Destination::NameServer && takes(to)));
+    if !asks {
+        let (socket, kind) = match outgoing.datagrams.iter().any(|datagram| datagram.is_named) {
+            true => resolver::bring_back(host, call, socket, kind),
+            false => (socket, kind),
+        };
+        return Ok((socket, kind, false));
+    }
+    match resolver::to_send(host, call, &socket, &kind)? {
+        Asking::Led => Ok((socket, kind, false)),
+        Asking::Anywhere(None) => Ok((socket, kind, true)),
+        Asking::Anywhere(Some(other)) => {
+            let kind = InetSocket::inspect(other.as_fd()).unwrap_or(kind);
+            Ok((other, kind, true))
+        }
+    }
+}
+
 fn value(count: usize) -> Verdict {
     Answer::Value(i64::try_from(count).unwrap_or(i64::MAX)).into()
 }
@@ -181,12 +218,20 @@ struct Sending<'a> {
     flags: i32,
     is_alone: bool,
     reached: Option<Endpoint>,
+    /// Whether the socket is of the resolvers' namespace, where name servers are reached as they are asked.
+    anywhere: bool,
 }
 
 impl Sending<'_> {
     /// Sends one datagram, and gives its length; or how the call is to be answered where it is the first.
     fn one(&self, host: &mut Host, datagram: &Datagram) -> Result<usize, Verdict> {
         let (to, source) = match datagram.to {
+            Some(address) if self.asks_outside(host, address, datagram) => {
+                if self.is_alone {
+                    return Err(Answer::Continue.into());
+                }
+                (Some(address), None)
+            }
             Some(address) => self.lead(host, address)?,
             // An address of no family that we know.
             None if datagram.is_named => return Err(Answer::Continue.into()),
@@ -213,9 +258,24 @@ impl Sending<'_> {
         sent
     }
 
+    /// Whether a datagram is a question to a name server of the outside for a name that is not the project's, from a socket that could not be replaced: it is
+    /// left to the kernel, so that the answer comes from the server that was asked.
+    fn asks_outside(&self, host: &Host, server: SocketAddr, datagram: &Datagram) -> bool {
+        !self.anywhere
+            && self.kind.local.ip().is_unspecified()
+            && host.identity.destination(server) == Destination::NameServer
+            && datagram
+                .body
+                .read(ThreadMemory::of(self.call.tid))
+                .is_ok_and(|(query, _)| !is_projects(&query, &host.identity.planes, &host.hosts_file))
+    }
+
     /// Where a datagram to `address` really goes, and from which address.
     fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
         let destination = host.identity.destination(address);
+        if self.anywhere {
+            return self.to_name_server(host, address);
+        }
         let plan = if takes_v4(self.kind, self.socket, address) {
             let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
             let at_wildcard = |port| {
@@ -264,6 +324,21 @@ impl Sending<'_> {
             Plan::Refuse(errno) => Err(errno.into()),
             Plan::InPlace { to, source } => Ok((Some(self.kind.family.form(to)), source)),
         }
+    }
+}
+
+impl Sending<'_> {
+    /// A name server is sent to at its own address, from the VIP, by which the project's tells who asks.
+    fn to_name_server(
+        &self,
+        host: &Host,
+        server: SocketAddr,
+    ) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
+        if server.ip().to_canonical().is_ipv6() && self.is_alone {
+            return Err(Answer::Continue.into());
+        }
+        let from_vip = server.ip().to_canonical().is_ipv4() && self.kind.local.ip().is_unspecified();
+        Ok((Some(server), from_vip.then(|| host.identity.vip())))
     }
 }
 

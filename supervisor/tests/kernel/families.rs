@@ -96,7 +96,7 @@ fn a_doorbell_makes_a_listener_readable() {
     };
     assert_eq!(family::accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
     let (bell, from) = family::ring(address).unwrap();
-    assert!(family::is_readable(listener.as_fd()));
+    assert!(socket::is_readable(listener.as_fd()));
     let flags = socket::status_flags(listener.as_fd());
     let (_accepted, peer) = family::accept(listener.as_fd()).unwrap();
     assert_eq!(peer, from);

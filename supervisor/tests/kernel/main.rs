@@ -12,6 +12,7 @@ mod holders;
 mod network;
 mod notification;
 mod nursery;
+mod resolvers;
 mod routes;
 mod script;
 mod sockets;

@@ -5,6 +5,7 @@
 //!
 //! All of it runs as the ordinary user. Root runs the units that say so: those in which privilege changes what the kernel or imsup does.
 
+mod c_ares;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;

@@ -21,6 +21,8 @@ pub enum Format {
     Tinytest,
     /// Redis's Tcl suite.
     Redis,
+    /// GoogleTest.
+    GoogleTest,
     /// The exit status is all; a skipped test prints a TAP plan of none.
     Exit,
 }
@@ -39,6 +41,7 @@ impl Format {
             Self::NamedTap => tap(text, true),
             Self::Tinytest => tinytest(text),
             Self::Redis => redis(text),
+            Self::GoogleTest => google_test(text),
             Self::Exit => Results::new(),
         }
     }
@@ -155,6 +158,28 @@ fn redis(text: &str) -> Results {
     results
 }
 
+fn google_test(text: &str) -> Results {
+    let mut results = Results::new();
+    for line in text.lines() {
+        let Some((status, rest)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) else {
+            continue;
+        };
+        let outcome = match status.trim() {
+            "OK" => "ok",
+            "FAILED" => "fail",
+            "SKIPPED" => "skip",
+            _ => continue,
+        };
+        // "Suite.Test/3, where GetParam() = ... (12 ms)"; the list at the end has no time.
+        if rest.ends_with(" ms)")
+            && let Some(name) = rest.split([',', ' ']).next()
+        {
+            results.insert(name.to_owned(), outcome.to_owned());
+        }
+    }
+    results
+}
+
 /// Without the escape sequences that colour words (ECMA-48, SGR).
 fn without_colours(text: &str) -> String {
     let mut pieces = text.split("\x1b[");
@@ -215,6 +240,14 @@ mod tests {
             "main/a: [forking] OK\nmain/b: [forking] \n  FAIL x.c:1: no\n  [b FAILED]\nmain/c: SKIPPED\n1 tests ok.\n";
         let expected = [("main/a", "ok"), ("main/b", "fail"), ("main/c", "skip")];
         assert_eq!(parsed(Format::Tinytest, text), pairs(&expected));
+    }
+
+    #[test]
+    fn google_test_is_read() {
+        let text = "[ RUN      ] A.b\n[       OK ] A.b (0 ms)\n[  FAILED  ] P/A.c/3, where GetParam() = (10, true) (1503 ms)\n\
+                    [  SKIPPED ] A.d (0 ms)\n[  PASSED  ] 1 test.\n[  FAILED  ] 1 test, listed below:\n[  FAILED  ] P/A.c/3, where GetParam() = (10, true)\n";
+        let expected = [("A.b", "ok"), ("A.d", "skip"), ("P/A.c/3", "fail")];
+        assert_eq!(parsed(Format::GoogleTest, text), pairs(&expected));
     }
 
     #[test]

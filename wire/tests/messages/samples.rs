@@ -274,6 +274,7 @@ fn of_sleep() -> Samples<ToBroker> {
                 endpoint: Endpoint::tcp(vip(254), 80),
             },
         ),
+        ("resolver-sockets", ToBroker::ResolverSockets),
     ])
 }
 
@@ -310,6 +311,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 grace: Duration::from_secs(10),
             },
         ),
+        ("resolver-sockets", ToSupervisor::ResolverSockets { v4: 8, v6: 4 }),
     ]);
     samples.extend(
         outcomes()

@@ -108,6 +108,7 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         any::<u64>().prop_map(|id| ToBroker::CancelReach { id }),
         (any::<u64>(), endpoint()).prop_map(|(id, endpoint)| ToBroker::Claim { id, endpoint }),
         (exit_status(), usage()).prop_map(|(status, usage)| ToBroker::Exited { status, usage }),
+        Just(ToBroker::ResolverSockets),
         of_sleep(),
     ]
 }
@@ -208,6 +209,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         awake().prop_map(ToSupervisor::KeepAwake),
         (any::<u64>(), order()).prop_map(|(id, order)| ToSupervisor::Ask { id, order }),
         (any::<i32>(), duration()).prop_map(|(signal, grace)| ToSupervisor::Stop { signal, grace }),
+        (any::<u8>(), any::<u8>()).prop_map(|(v4, v6)| ToSupervisor::ResolverSockets { v4, v6 }),
     ]
 }
 

@@ -1,0 +1,192 @@
+//! Sockets for programs whose resolver compares the sender of an answer with the server that it asked (musl, c-ares): an answer must come from that very
+//! address, port 53, which no ordinary user can bind, and which is not this machine's.
+//!
+//! A process of ours ([`namespace`]) has a network namespace in which every address is local. The name server has sockets on its port 53 and answers from the
+//! address that was asked; a supervisor puts an unbound socket of that namespace in the place of its program's. A socket keeps its namespace, whoever
+//! has it (pinned in supervisor/tests/kernel/resolvers.rs). The process is started when the first program asks a name server.
+
+pub(crate) mod namespace;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use imsup_wire::channel::{Channel, ChannelError};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use serde::{Deserialize, Serialize};
+
+use crate::launcher::Launcher;
+use crate::names::Door;
+use crate::notices::{Notice, Notifier};
+
+/// Where name servers answer.
+const DNS_PORT: u16 = 53;
+
+/// How long the process may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process that ends so often before it has made anything is not started again.
+const MAX_FAILURES: u32 = 3;
+
+/// What a supervisor is given at once: a resolver takes one for each question, and AF_INET6 ones are for servers with IPv6 addresses, or musl with both.
+const BATCH: Wanted = Wanted { v4: 8, v6: 4 };
+
+/// The first word of the process: whether there is IPv6, with the name server's sockets; or why there is no namespace.
+type Opened = Result<bool, String>;
+
+/// What is asked of the process.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Wanted {
+    v4: u8,
+    v6: u8,
+}
+
+/// Its answer, which carries so many descriptors.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Made {
+    v4: u8,
+    v6: u8,
+}
+
+/// Sockets for one supervisor; none where there can be none.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) v4: u8,
+    pub(crate) v6: u8,
+    /// Those of AF_INET first.
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// The process and the thread that speaks with it, so that the loop waits for neither.
+#[derive(Debug)]
+struct Running {
+    asks: Sender<()>,
+    process: OwnedFd,
+    thread: JoinHandle<()>,
+}
+
+/// Who makes sockets, started when it is first needed.
+#[derive(Debug, Default)]
+pub(crate) struct Resolvers {
+    door: Option<Door>,
+    running: Option<Running>,
+    /// No namespace can be made here.
+    useless: bool,
+    /// How often the process has ended since it last made anything.
+    failures: u32,
+}
+
+impl Resolvers {
+    /// Where the name server takes sockets.
+    pub(crate) fn serve_by(&mut self, door: Door) {
+        self.door = Some(door);
+    }
+
+    /// Asks for a batch, which [`Notice::ResolverSockets`] brings; false where none will come.
+    pub(crate) fn ask(&mut self, launcher: &mut dyn Launcher, project: &str, notifier: &Notifier) -> bool {
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.asks.send(()).is_ok())
+        {
+            return true;
+        }
+        // It has not been started, or was killed.
+        let Some(door) = self.door.as_ref().filter(|_| !self.useless) else {
+            return false;
+        };
+        match start(launcher, project, door.clone(), notifier.clone()) {
+            Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
+            Err(error) => {
+                tracing::debug!(%error, "no process can make sockets for resolvers");
+                self.useless = true;
+                false
+            }
+        }
+    }
+
+    /// It has made a batch.
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The process has ended, and with it the thread.
+    pub(crate) fn ended(&mut self, for_good: bool) {
+        self.failures += 1;
+        self.useless |= for_good || self.failures >= MAX_FAILURES;
+        self.end();
+    }
+
+    /// Ends the process and the thread.
+    pub(crate) fn end(&mut self) {
+        let Some(Running { asks, process, thread }) = self.running.take() else {
+            return;
+        };
+        drop(asks);
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        // The loop may have reaped it already.
+        let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
+        let _ = thread.join();
+    }
+}
+
+fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notifier) -> io::Result<Running> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(TIMEOUT))?;
+    let process = launcher.start_helper(&["resolvers", "--project", project], theirs.into())?;
+    let (asks, asked) = mpsc::channel();
+    let channel = Channel::new(ours);
+    // Without the thread the process ends by itself: nobody has the other end of its connection.
+    let thread = std::thread::Builder::new()
+        .name("resolvers".to_owned())
+        .spawn(move || serve(channel, &asked, &door, &notifier))?;
+    Ok(Running { asks, process, thread })
+}
+
+/// Answers each that asks, until nobody asks any more or the process fails.
+fn serve(mut channel: Channel, asked: &Receiver<()>, door: &Door, notifier: &Notifier) {
+    if let Err(why) = open(&mut channel, door) {
+        tracing::info!(
+            %why,
+            "programs whose resolver compares the sender of an answer (musl, c-ares) cannot be answered for all names: \
+             this machine allows no network namespace"
+        );
+        return notifier.tell(Notice::NoResolverSockets { for_good: true });
+    }
+    while asked.recv().is_ok() {
+        match more(&mut channel) {
+            Ok(batch) => notifier.tell(Notice::ResolverSockets(batch)),
+            Err(error) => {
+                tracing::debug!(%error, "the process that makes sockets for resolvers has ended; the next who asks starts another");
+                return notifier.tell(Notice::NoResolverSockets { for_good: false });
+            }
+        }
+    }
+}
+
+fn open(channel: &mut Channel, door: &Door) -> Result<(), String> {
+    let failed = |error: ChannelError| error.to_string();
+    let opened: Opened = channel
+        .receive()
+        .and_then(|opened| opened.ok_or(ChannelError::Closed))
+        .map_err(failed)?;
+    let count = if opened? { 2 } else { 1 };
+    for socket in channel.take_fds(count).map_err(failed)? {
+        door.add(socket);
+    }
+    Ok(())
+}
+
+fn more(channel: &mut Channel) -> Result<Batch, ChannelError> {
+    channel.send(&BATCH, Vec::new())?;
+    let made: Made = channel.receive()?.ok_or(ChannelError::Closed)?;
+    let sockets = channel.take_fds(usize::from(made.v4) + usize::from(made.v6))?;
+    Ok(Batch {
+        v4: made.v4,
+        v6: made.v6,
+        sockets,
+    })
+}

@@ -1,0 +1,270 @@
+//! Sockets of programs that ask a name server over UDP: one of the resolvers' namespace ([`crate::resolvers`]) is put in the place of the program's own.
+//!
+//! This is done only to a socket that the program has just made: nothing waits in it, and no thread waits for it but by epoll instances, with which the new one
+//! is registered as the old one was (Netty, tokio, asyncio register before they ask). Any other is led to the name server's own address, whose answers most
+//! resolvers take.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use imsup_wire::{ToBroker, Transport};
+use nix::errno::Errno;
+
+use super::{Verdict, socket_of};
+use crate::held::{Held, Waiting};
+use crate::host::{Descriptors, Host};
+use crate::kernel::notify::{Answer, Notification};
+use crate::kernel::replace::{self, Uses};
+use crate::kernel::socket::{self, Family, InetSocket};
+use crate::kernel::{inspect, process, settings, source};
+use crate::resolvers::{Namespace, Supply};
+
+/// What a program's datagrams to the name server are sent from.
+#[derive(Debug)]
+pub(super) enum Asking {
+    /// A socket of the resolvers' namespace, where every name server is reached at its own address: the program's own, or the one that is in its place now.
+    Anywhere(Option<OwnedFd>),
+    /// Its own: the name server must be led to.
+    Led,
+}
+
+/// Connects a datagram socket to the name server at `server` in the resolvers' namespace; `None` if it must be led to.
+pub(super) fn connect(
+    host: &mut Host,
+    call: &Notification,
+    own: &OwnedFd,
+    kind: &InetSocket,
+    server: SocketAddr,
+) -> Option<Verdict> {
+    match swap(host, call, own, kind, Some(server)) {
+        Ok(Asking::Anywhere(Some(_))) => Some(Answer::Value(0).into()),
+        Ok(Asking::Anywhere(None)) => {
+            if kind.is_unbound() && is_v4(server) {
+                // The name server tells by it who asks.
+                let _ = source::bind_source(own.as_fd(), kind.family, host.identity.vip());
+            }
+            Some(Answer::Continue.into())
+        }
+        Ok(Asking::Led) => None,
+        Err(verdict) => Some(verdict),
+    }
+}
+
+/// The socket from which a program's datagrams reach the name server.
+///
+/// # Errors
+/// How the call is to be answered; mostly that it waits for the broker.
+pub(super) fn to_send(
+    host: &mut Host,
+    call: &Notification,
+    own: &OwnedFd,
+    kind: &InetSocket,
+) -> Result<Asking, Verdict> {
+    swap(host, call, own, kind, None)
+}
+
+/// Puts a socket of the resolvers' namespace, connected to `server`, in the place of the program's own, unless that is one, or cannot be replaced.
+fn swap(
+    host: &mut Host,
+    call: &Notification,
+    own: &OwnedFd,
+    kind: &InetSocket,
+    server: Option<SocketAddr>,
+) -> Result<Asking, Verdict> {
+    match host.resolvers.namespace_of(own.as_fd()) {
+        Namespace::Resolvers => return Ok(Asking::Anywhere(None)),
+        Namespace::Own | Namespace::Left => {}
+        Namespace::Other => return Ok(Asking::Led),
+    }
+    let Some(uses) = replaceable(host, call, own, kind) else {
+        return Ok(Asking::Led);
+    };
+    let supply = host.resolvers.take(kind.family);
+    if host.resolvers.wants_more() {
+        host.link.send(&ToBroker::ResolverSockets, Vec::new());
+    }
+    let socket = match supply {
+        Supply::Socket(socket) => socket,
+        Supply::None => return Ok(Asking::Led),
+        Supply::Awaited if host.link.socket().is_none() => return Ok(Asking::Led),
+        Supply::Awaited => return Err(Verdict::Hold(held(host, call))),
+    };
+    match install(host, call, own, kind, &socket, server, &uses) {
+        Ok(()) => {
+            host.resolvers.note_replaced(&uses.numbers);
+            host.trace.decided(&"a socket of the resolvers' in its place");
+            Ok(Asking::Anywhere(Some(socket)))
+        }
+        Err(Errno::ENOENT) => Err(Verdict::Done),
+        Err(errno) => {
+            tracing::debug!(%errno, "a resolver's socket could not be replaced");
+            Ok(Asking::Led)
+        }
+    }
+}
+
+/// A socket that once asked a name server and now goes elsewhere is one of our namespace again; gives what is in its place, and what it is.
+pub(super) fn bring_back(
+    host: &mut Host,
+    call: &Notification,
+    own: OwnedFd,
+    kind: InetSocket,
+) -> (OwnedFd, InetSocket) {
+    if kind.transport != Transport::Udp
+        || !host.resolvers.has_replaced(call.fd(0))
+        || host.resolvers.namespace_of(own.as_fd()) == Namespace::Own
+    {
+        return (own, kind);
+    }
+    let domain = match kind.family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let asked = socket::cookie(own.as_fd())
+        .map(|cookie| host.sockets.get(cookie).bound)
+        .unwrap_or_default();
+    // What it was not bound to by its program, it was to ask from the VIP.
+    let local = asked.map_or(SocketAddr::new(kind.family.wildcard(), 0), |_| kind.local);
+    let made = inspect::as_owner(call.tid, || socket::make(domain, libc::SOCK_DGRAM, 0));
+    let replaced = made.and_then(|new| {
+        let inode = socket::inode(own.as_fd())?;
+        let uses = replace::uses(call.tid, inode).ok_or(Errno::EBUSY)?;
+        install(host, call, &own, &InetSocket { local, ..kind }, &new, None, &uses)?;
+        host.resolvers.note_back(call.fd(0));
+        Ok(new)
+    });
+    match replaced {
+        Ok(new) => match InetSocket::inspect(new.as_fd()) {
+            Some(kind) => (new, kind),
+            None => (own, kind),
+        },
+        Err(errno) => {
+            tracing::debug!(%errno, "a resolver's socket could not be brought back");
+            (own, kind)
+        }
+    }
+}
+
+/// The same, before a call that is left to the kernel.
+pub(super) fn bring_back_to_leave(host: &mut Host, call: &Notification) {
+    if host.resolvers.has_replaced(call.fd(0))
+        && let Ok((socket, kind)) = socket_of(host, call)
+    {
+        bring_back(host, call, socket, kind);
+    }
+}
+
+/// What refers to the program's socket; `None` where it is not one that the program has just made, and may be used by what cannot be seen.
+fn replaceable(host: &Host, call: &Notification, own: &OwnedFd, kind: &InetSocket) -> Option<Uses> {
+    let socket = own.as_fd();
+    if socket::peer_address(socket).is_ok() || socket::is_readable(socket) || socket::is_bound_to_device(socket) {
+        return None;
+    }
+    // A port of its program's choice is one that others may send to.
+    let is_chosen = kind.local_v4().is_some_and(|local| host.identity.owns(*local.ip()));
+    let is_fresh = || socket::cookie(socket).is_ok_and(|cookie| host.resolvers.is_bound_lately(cookie));
+    if is_chosen && !is_fresh() {
+        return None;
+    }
+    let uses = replace::uses(call.tid, socket::inode(socket).ok()?)?;
+    uses.numbers.contains(&call.fd(0)).then_some(uses)
+}
+
+/// Prepares a socket as the program's own is, and puts it in its place.
+fn install(
+    host: &mut Host,
+    call: &Notification,
+    own: &OwnedFd,
+    kind: &InetSocket,
+    new: &OwnedFd,
+    server: Option<SocketAddr>,
+    uses: &Uses,
+) -> Result<(), Errno> {
+    let (number, vip) = (call.fd(0), host.identity.vip());
+    settings::copy(own.as_fd(), new.as_fd())?;
+    if kind.family == Family::V6 && socket::is_v6only(own.as_fd()) {
+        socket::set_v6only(new.as_fd())?;
+    }
+    // The name server tells by the source who asks; of datagrams it is in their control data.
+    let from_vip = server.is_some_and(is_v4);
+    let asked = socket::cookie(own.as_fd())
+        .map(|cookie| host.sockets.get(cookie).bound)
+        .unwrap_or_default();
+    let at_wildcard = asked.unwrap_or(kind.local).ip().is_unspecified();
+    match kind.local.port() {
+        0 if from_vip => source::bind_source(new.as_fd(), kind.family, vip)?,
+        0 => {}
+        port if at_wildcard => {
+            let ip = if from_vip { vip } else { Ipv4Addr::UNSPECIFIED };
+            let address = |port| match (kind.family, from_vip) {
+                (Family::V6, false) => SocketAddr::new(kind.family.wildcard(), port),
+                _ => kind.family.form(SocketAddrV4::new(ip, port)),
+            };
+            match socket::bind(new.as_fd(), address(port)) {
+                // Another host's resolver has it.
+                Err(Errno::EADDRINUSE) => socket::bind(new.as_fd(), address(0))?,
+                result => result?,
+            }
+        }
+        port => match socket::bind(new.as_fd(), kind.local) {
+            Err(Errno::EADDRINUSE) if port != 0 => socket::bind(new.as_fd(), SocketAddr::new(kind.local.ip(), 0))?,
+            result => result?,
+        },
+    }
+    if let Some(server) = server {
+        socket::connect(new.as_fd(), server)?;
+    }
+    let cookie = socket::cookie(own.as_fd());
+    let is_still_there = match host.socket(call.tid, number) {
+        Ok(now) => socket::cookie(now.as_fd()) == cookie,
+        Err(_) => false,
+    };
+    if !is_still_there {
+        return Err(Errno::EBADF);
+    }
+    // If the replacement fails, these go with the new socket.
+    for registration in &uses.registrations {
+        let epoll = host.duplicate(call.tid, registration.epoll)?;
+        replace::register(&epoll, new.as_fd(), registration)?;
+    }
+    for number in &uses.numbers {
+        let cloexec = process::is_cloexec(call.tid, *number);
+        host.listener.replace_fd(call.id, *number, new.as_fd(), cloexec)?;
+    }
+    remember(host, own, kind, new, from_vip);
+    Ok(())
+}
+
+fn is_v4(server: SocketAddr) -> bool {
+    server.ip().to_canonical().is_ipv4()
+}
+
+/// What is known of the program's own socket is known of the new one.
+fn remember(host: &mut Host, own: &OwnedFd, kind: &InetSocket, new: &OwnedFd, from_vip: bool) {
+    if let (Ok(old), Ok(cookie)) = (socket::cookie(own.as_fd()), socket::cookie(new.as_fd())) {
+        let mut bound = host.sockets.get(old).bound;
+        if from_vip && bound.is_none() && !kind.is_unbound() && kind.local.ip().is_unspecified() {
+            bound = Some(SocketAddr::new(kind.local.ip(), 0));
+        }
+        host.sockets.update(cookie, |entry| entry.bound = bound);
+    }
+    host.give_up_copy(own.as_fd());
+    if let Descriptors::Copied(copies) = &mut host.descriptors
+        && let (Ok(inode), Ok(copy)) = (socket::inode(new.as_fd()), socket::duplicate(new))
+    {
+        copies.keep(inode, copy);
+    }
+}
+
+/// The call waits for the broker, which has, or will start, who makes sockets.
+fn held(host: &Host, call: &Notification) -> Held {
+    let now = Instant::now();
+    Held {
+        tid: call.tid,
+        since: now,
+        deadline: now + host.hold_timeout,
+        timeout_errno: Errno::ENETUNREACH as i32,
+        waiting: Waiting::ResolverSocket { call: *call },
+    }
+}
