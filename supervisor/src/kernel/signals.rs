@@ -95,6 +95,13 @@ pub fn waiting_for(pid: i32, all_threads: bool) -> u64 {
     }
 }
 
+/// The signals that wait for a thread or for its process, as a mask.
+pub fn pending_for(tid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let masks = SignalMasks::parse(&status);
+    masks.pending | masks.shared_pending
+}
+
 /// Whether thread `tid` is about to be interrupted by a signal.
 pub fn interrupts(tid: i32) -> bool {
     let masks = |tid: i32| {

@@ -264,12 +264,15 @@ impl Interrupted {
         self.calls.iter().map(|(tid, call)| (*tid, call))
     }
 
-    /// How the calls go on that were made to go on and whose time is over: process and thread each. They are forgotten.
-    pub fn take_overdue(&mut self, now: Instant) -> Vec<((i32, i32), GoOn)> {
+    /// How the calls go on that were made to go on and whose time is over, unless what they wait for `has_come`: process and thread each. They are
+    /// forgotten.
+    pub fn take_overdue(&mut self, now: Instant, has_come: impl Fn(i32, &Call) -> bool) -> Vec<((i32, i32), GoOn)> {
         let overdue: Vec<_> = self
             .calls
             .iter()
-            .filter_map(|(tid, call)| Some(((call.pid, *tid), call.timed_out(now)?)))
+            .filter_map(|(tid, call)| Some((tid, call, call.timed_out(now)?)))
+            .filter(|(tid, call, _)| !has_come(**tid, call))
+            .map(|(tid, call, over)| ((call.pid, *tid), over))
             .collect();
         for ((_, tid), _) in &overdue {
             self.calls.remove(tid);
@@ -476,8 +479,8 @@ mod tests {
             interrupted.get(5, libc::SYS_epoll_wait, &key, 0).is_none(),
             "another one"
         );
-        assert!(interrupted.take_overdue(now + seconds(1)).is_empty());
-        let mut overdue = interrupted.take_overdue(now + seconds(2));
+        assert!(interrupted.take_overdue(now + seconds(1), |_, _| false).is_empty());
+        let mut overdue = interrupted.take_overdue(now + seconds(2), |_, _| false);
         overdue.sort_by_key(|(thread, _)| *thread);
         assert_eq!(overdue, [((4, 5), GoOn::Return(0)), ((4, 6), GoOn::Return(again))]);
         assert_eq!(interrupted.all().count(), 1);

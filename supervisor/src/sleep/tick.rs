@@ -6,9 +6,11 @@ use imsup_wire::{CauseKind, ToBroker, WakeCause};
 
 use super::asleep::Asleep;
 use super::awake::port_of;
+use super::deadlines::Call;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
-use crate::kernel::process;
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::{process, signals};
 
 /// How soon a host that ticks is looked at; each time it is not quiet yet, twice as long.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
@@ -68,6 +70,14 @@ impl SleepSoFar {
     }
 }
 
+/// Whether a signal waits for a thread that it waits for (sigtimedwait(2)).
+fn has_its_signal(tid: i32, call: &Call) -> bool {
+    call.number == libc::SYS_rt_sigtimedwait
+        && ThreadMemory::of(tid)
+            .read_array(call.key.args[0])
+            .is_ok_and(|set| signals::pending_for(tid) & u64::from_ne_bytes(set) != 0)
+}
+
 impl Sleep {
     /// Lets a sleeper run for a moment, because a deadline of its own has come.
     pub(super) fn tick(&mut self, host: &mut Host) {
@@ -77,6 +87,8 @@ impl Sleep {
         let now = Instant::now();
         let so_far = SleepSoFar::of(&asleep);
         let cpu = self.cpu_of(&asleep.pids, now);
+        // If what a call waits for has come before its time was over, the call shall find it.
+        let something_came = !asleep.set.ready().is_empty();
         drop(asleep);
         if self
             .policy
@@ -88,8 +100,10 @@ impl Sleep {
         }
         self.ran_from = now;
         self.write_time_left(now);
-        let overdue = self.interrupted.take_overdue(now);
-        self.tree.rewrite(overdue);
+        if !something_came {
+            let overdue = self.interrupted.take_overdue(now, has_its_signal);
+            self.tree.rewrite(overdue);
+        }
         self.tree.release();
         self.phase = Phase::Ticking(Box::new(Tick {
             asleep: so_far,
