@@ -42,10 +42,9 @@ fn is_transfer(call: &str) -> bool {
         || ["recvmmsg", "recvmmsg-timed", "read-tty-min", "io-getevents-two"].contains(&call)
 }
 
-/// A guest that runs natively, and where it listens.
-fn native_program(name: &str, arguments: &[&str]) -> (SocketAddr, Background) {
-    let mut command = Command::new(guest(name));
-    command.args(arguments);
+/// A guest that runs natively, in the project's directory, and where it listens.
+fn native_program(project: &Project, name: &str, arguments: &[&str]) -> (SocketAddr, Background) {
+    let command = project.command(guest(name), arguments);
     let mut program = Background::spawn(command, Stdio::piped());
     let mut port = String::new();
     BufReader::new(program.child.stdout.take().unwrap())
@@ -56,8 +55,8 @@ fn native_program(name: &str, arguments: &[&str]) -> (SocketAddr, Background) {
 }
 
 /// What the call says natively.
-fn native(call: &str) -> String {
-    let (address, _program) = native_program("blocking", &[call, "0"]);
+fn native(project: &Project, call: &str) -> String {
+    let (address, _program) = native_program(project, "blocking", &[call, "0"]);
     let mut held = Held::connect(address);
     held.say("begin").unwrap();
     assert_eq!(held.hear().unwrap(), "begun");
@@ -103,7 +102,7 @@ fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
     let project = Project::up("calls", &compose(&calls, "200ms"));
     let hosts = project.ps();
     each(&calls, 8, |call| {
-        let expected = native(call);
+        let expected = native(&project, call);
         let mut held = Held::connect((hosts[call].address, 8080).into());
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
@@ -137,7 +136,7 @@ fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
     let project = Project::up("limits", &compose(&calls, "200ms"));
     let hosts = project.ps();
     each(&calls, calls.len(), |call| {
-        let expected = native(call);
+        let expected = native(&project, call);
         let mut held = Held::connect((hosts[call].address, 8080).into());
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
@@ -186,7 +185,7 @@ fn each_limit_counts_from_when_its_call_began() {
     let project = Project::up("once", &compose(&calls, "200ms"));
     let hosts = project.ps();
     each(&calls, calls.len(), |call| {
-        let (address, _program) = native_program("blocking", &["nanosleep-limit", "0"]);
+        let (address, _program) = native_program(&project, "blocking", &["nanosleep-limit", "0"]);
         let (mut later, mut held) = (
             Held::connect(address),
             Held::connect((hosts[call].address, 8080).into()),
@@ -301,7 +300,7 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
         let (kind, by) = case.rsplit_once('-').unwrap();
         let waits = format!("{case}-waits");
         let (mut acting, _program) = if by == "machine" {
-            let (port, program) = native_program("sharing", &[kind, &name(kind, by), "0"]);
+            let (port, program) = native_program(&project, "sharing", &[kind, &name(kind, by), "0"]);
             (Held::connect(port), Some(program))
         } else {
             (

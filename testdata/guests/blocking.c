@@ -656,7 +656,7 @@ int main(int count, char **arguments) {
 		if (calls[i].name && !strcmp(calls[i].name, arguments[1])) chosen = &calls[i];
 	if (!chosen) { fprintf(stderr, "no call %s\n", arguments[1]); return 2; }
 	srand(getpid());
-	strcpy(directory, "/tmp/blocking-XXXXXX");
+	strcpy(directory, "blocking-XXXXXX"); /* in the working directory, which is removed by who chose it */
 	if (!mkdtemp(directory)) die("mkdtemp");
 	signal(SIGPIPE, SIG_IGN);
 	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(atoi(arguments[2]))};
