@@ -33,7 +33,7 @@ const BUSY_WAIT: Duration = Duration::from_millis(1);
 const LATER_LOOK: Duration = Duration::from_micros(200);
 
 /// How much longer a thread is waited for that is about to run, on a machine that has other work.
-const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(500);
+const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(200);
 
 /// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop, where the thread was seized.
 pub(super) const EVENT_STOP: i32 = 128;
