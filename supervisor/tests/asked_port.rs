@@ -314,6 +314,11 @@ fn a_program_that_listens_on_another_port_is_said_to() {
     let unmet = project.wait_event("web", "unmet", 1);
     assert_eq!(detail(&unmet), words);
     assert_eq!(unmet.json["port"], 8000);
+    assert!(
+        unmet.by.as_deref().is_some_and(|by| by.starts_with("127.0.0.1:")),
+        "{:?}",
+        unmet.json
+    );
     // While the client still waits.
     assert!(!client.is_finished());
     let host = project.host("web");
@@ -353,10 +358,11 @@ fn a_server_on_its_own_localhost_is_said_to_be_there() {
   web: { command: [python3, -m, http.server, --bind, 127.0.0.1, "8000"], expose: ["8000"], x-imsup: { hold_timeout: 8s } }
   six: { command: [@late@, "six:8000@0"], expose: ["8000"], x-imsup: { hold_timeout: 8s } }
   other: { command: [@late@, "local:9000@0"], expose: ["8000"], x-imsup: { hold_timeout: 8s } }
+  never: { command: [@late@], expose: ["8000"], x-imsup: { hold_timeout: 4s } }
   brief: { command: [@late@, "9000@0", "9001@0"], expose: ["8000", "8001"], x-imsup: { hold_timeout: 3s } }
 "#,
     );
-    let clients: Vec<_> = ["web", "six", "other", "brief"]
+    let clients: Vec<_> = ["web", "six", "other", "never", "brief"]
         .map(|host| asking(project.at(host, 8000)))
         .into();
     let second = asking(project.at("brief", 8001));
@@ -372,6 +378,10 @@ fn a_server_on_its_own_localhost_is_said_to_be_there() {
         (
             "other",
             "listens on 127.0.0.1:9000/tcp, not on 8000/tcp, which the compose file declares",
+        ),
+        (
+            "never",
+            "listens on no port yet, not on 8000/tcp, which the compose file declares",
         ),
         // Its client does not wait for so long that it could be told in time, and is told when it is reset.
         ("brief", "listens on 9000/tcp and 9001/tcp, not on 8000/tcp"),

@@ -38,18 +38,19 @@ impl Broker {
         if let Ok(mut log) = log {
             let _ = writeln!(log, "imsup: {name} {detail}");
         }
+        let cause = self.hosts[id].life.cause_at(*first).cloned().unwrap_or(Cause {
+            kind: match first.transport {
+                Transport::Tcp => CauseKind::Connection,
+                Transport::Udp => CauseKind::Datagram,
+            },
+            by: None,
+            port: Some(first.address.port()),
+        });
         let event = Event {
             time_us,
             host: name,
             kind: EventKind::Unmet,
-            cause: Some(Cause {
-                kind: match first.transport {
-                    Transport::Tcp => CauseKind::Connection,
-                    Transport::Udp => CauseKind::Datagram,
-                },
-                by: None,
-                port: Some(first.address.port()),
-            }),
+            cause: Some(cause),
             duration: None,
             detail: Some(detail),
             usage: None,
@@ -113,9 +114,10 @@ impl Broker {
                 ports.truncate(LISTED);
                 ports.push(format!("{more} more"));
             }
-            let on = match ports.is_empty() {
-                true => "a port that the kernel chose".to_owned(),
-                false => list(&ports),
+            let on = match (ports.is_empty(), self.hosts[id].life.has_listened()) {
+                (true, true) => "a port that the kernel chose".to_owned(),
+                (true, false) => "no port yet".to_owned(),
+                (false, _) => list(&ports),
             };
             said.push(format!(
                 "listens on {on}, not on {}",

@@ -89,7 +89,7 @@ proptest! {
                 Happening::Listens(number) => {
                     asked_opened |= number == 1;
                     waits.remove(&number);
-                    world.listening(number, number == 1)
+                    world.listening(number, number != 3)
                 }
                 Happening::Quiet => world.step(Input::Settled),
                 Happening::Comes { port, declared } => {
@@ -217,7 +217,13 @@ fn each_of_a_queue_waits_for_as_long() {
     came(&mut world, 3);
     world.pass(HOLD / 4);
     came(&mut world, 4);
-    assert_eq!(world.pass(HOLD / 4), [Action::ResetAt(endpoint(80), Some(2))]);
+    assert_eq!(
+        world.pass(HOLD / 4),
+        [
+            Action::Unmet(vec![endpoint(80)]),
+            Action::ResetAt(endpoint(80), Some(2))
+        ]
+    );
     assert_eq!(world.pass(HOLD / 2), [Action::ResetAt(endpoint(80), Some(1))]);
     assert_eq!(world.pass(HOLD / 4), [reset(80)]);
     assert!(!world.life.is_awaited(endpoint(80)));

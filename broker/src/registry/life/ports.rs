@@ -7,7 +7,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{Awaited, Endpoint};
+use imsup_wire::{Awaited, Cause, Endpoint};
 
 use super::{Life, Phase};
 use crate::registry::{Action, Answer, Hope, Port, UNMET_AFTER, Want};
@@ -117,7 +117,6 @@ impl Start {
 
 impl Life {
     /// Whether the program that runs has listened anywhere.
-    #[cfg(test)]
     pub fn has_listened(&self) -> bool {
         self.start.listened.is_some()
     }
@@ -160,6 +159,17 @@ impl Life {
             Hope::Stray | Hope::Asked | Hope::Declared => Awaited::Expected,
         };
         self.hopes().map(|(_, hope)| awaited(hope)).max().unwrap_or_default()
+    }
+
+    /// The signal of somebody who waits for this port: of a caller, or the one that the host was booted for.
+    pub fn cause_at(&self, endpoint: Endpoint) -> Option<&Cause> {
+        let waiter = self
+            .waiters
+            .iter()
+            .find(|waiter| waiter.want == Want::Port(endpoint))
+            .map(|waiter| &waiter.cause);
+        let is_asked = self.start.asked == Some(endpoint);
+        waiter.or_else(|| self.cause().filter(|_| is_asked))
     }
 
     /// Where somebody waits or has waited though the program that runs listens elsewhere.
@@ -323,7 +333,8 @@ impl Life {
     /// Ends the waits whose time is over.
     pub(super) fn ports_on_time(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.tell_unmet(now, actions);
-        let listens = !self.absent() && !self.ending() && self.start.listened.is_some();
+        let runs = !self.absent() && !self.ending();
+        let listens = runs && self.start.listened.is_some();
         let failed = matches!(self.phase, Phase::Failed { .. });
         let mut late = Vec::new();
         self.waiters.retain(|waiter| {
@@ -334,7 +345,7 @@ impl Life {
             !due
         });
         let expired = self.expire_queued(now);
-        if listens {
+        if runs {
             let asked = late.iter().filter_map(|(_, want)| match want {
                 Want::Port(endpoint) => Some(*endpoint),
                 Want::Ready | Want::Ended => None,
@@ -407,17 +418,20 @@ impl Life {
         }
     }
 
-    /// Says where the program does not listen, once. Whoever waits for the host itself, and not for a port, has waited for long enough.
+    /// Says where the program does not listen, once. Whoever waits for the host itself, and not for a port, has waited for long enough if it listens
+    /// elsewhere.
     fn unmet_at(&mut self, mut endpoints: Vec<Endpoint>, actions: &mut Vec<Action>) {
         endpoints.retain(|endpoint| self.start.unmet.insert(*endpoint));
         if !endpoints.is_empty() {
             actions.push(Action::Unmet(endpoints));
+        }
+        if self.has_unmet() {
             self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Ready), actions);
         }
     }
 
     /// Whether it was said that the program listens elsewhere.
     pub(super) fn has_unmet(&self) -> bool {
-        !self.start.unmet.is_empty()
+        self.has_listened() && !self.start.unmet.is_empty()
     }
 }
