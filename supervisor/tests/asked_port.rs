@@ -269,6 +269,45 @@ fn the_next_broker_knows_who_waits() {
 }
 
 #[test]
+fn whoever_comes_while_a_program_is_being_ended_boots_the_next() {
+    let project = Project::new(
+        "ending",
+        r#"services: { web: { command: [python3, -u, "@dir@/slow.py"], expose: ["8000", "8001"] } }"#,
+    );
+    // Its first boot opens one port, and takes its time to end; the second opens both.
+    let program = r"
+import os, signal, socket, threading, time
+def end(*_):
+    print('ending')
+    time.sleep(1)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+ports = [8000] if not os.path.exists('@dir@/booted') else [8000, 8001]
+open('@dir@/booted', 'w').close()
+def serve(port):
+    door = socket.create_server(('', port))
+    while True:
+        client = door.accept()[0]
+        client.sendall(b'%d\n' % port)
+        client.close()
+for port in ports:
+    threading.Thread(target=serve, args=(port,)).start()
+while True:
+    time.sleep(0.1)
+";
+    std::fs::write(project.path("slow.py"), project.expand(program)).unwrap();
+    project.ok(&["up", "-d"]);
+    assert_eq!(ask_line(project.at("web", 8000), "?").unwrap(), "8000");
+    let address = project.at("web", 8001);
+    thread::scope(|scope| {
+        scope.spawn(|| project.ok(&["stop", "web"]));
+        wait_until("its end to begin", || project.ok(&["logs", "web"]).contains("ending"));
+        assert_eq!(ask_line(address, "?").unwrap(), "8001");
+    });
+    assert_eq!(project.host("web").boots, 2);
+}
+
+#[test]
 fn each_connection_waits_for_as_long() {
     let project = up(
         "each",

@@ -321,6 +321,8 @@ impl Broker {
     fn keep_after(&mut self, socket: SocketId, after: After) -> bool {
         let backlog = self.limits.somaxconn;
         let family = self.other_family_for(socket);
+        // Watched anew, what waits is told of once more: it may be for the next boot.
+        self.sockets.unwatch(socket, &self.registry);
         let Some(kept) = self.sockets.get_mut(socket) else {
             return false;
         };
