@@ -246,10 +246,13 @@ impl Drop for Polls {
             // SAFETY: the context is ours, and nobody uses it after this.
             unsafe { libc::syscall(libc::SYS_io_destroy, context) };
         };
-        // Where no thread can be made the context lives as long as the process.
-        let _ = std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("aio-destroy".to_owned())
             .stack_size(16 * 1024)
             .spawn(destroy);
+        if thread.is_err() {
+            // Rather late than never: contexts are few.
+            destroy();
+        }
     }
 }

@@ -180,10 +180,10 @@ impl Idleness {
             let fingerprint = |traffic: Option<Traffic>| traffic.map(|traffic| traffic.fingerprint);
             (fingerprint(before) != fingerprint(self.traffic)).then_some(Activity::Bytes)
         };
-        self.busy = if activity.is_some() {
-            self.busy.saturating_add(1)
-        } else {
-            0
+        // Who is asked now and then, and does little, may be idle the next moment: looked at less often it would be seen late.
+        self.busy = match activity {
+            Some(Activity::Cpu { .. } | Activity::Bytes | Activity::Processes) => self.busy.saturating_add(1),
+            _ => 0,
         };
         if let Some(activity) = activity {
             self.noticed(at, activity);
@@ -243,7 +243,8 @@ impl Idleness {
     /// When to look next, after a look that took `cost` of a processor.
     pub fn next_look(&mut self, idle_after: Duration, cost: Duration) -> Instant {
         let pause = (idle_after / LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let rest = self.charge(cost);
+        // Not so long that it would be seen late that it is idle: a host with a short time is dear to look at.
+        let rest = self.charge(cost).min(idle_after);
         let next = if self.busy > 0 {
             // The longer it is busy the less often, down to the looks' share: it is its processor. One that did a little work is soon asleep.
             let longest = (cost * LOOK_SHARE).clamp(pause, LONGEST_BUSY_PAUSE);
@@ -435,7 +436,7 @@ mod tests {
         for _ in 0..20 {
             idle.looked(now, &[(7, ms(10))], no_question);
             cost += ms(3);
-            now = idle.next_look(ms(400), ms(3)).max(now + ms(1));
+            now = idle.next_look(LONGEST_BUSY_PAUSE, ms(3)).max(now + ms(1));
         }
         assert!(cost < (now - began) / 1000 + ms(13), "{cost:?} in {:?}", now - began);
     }
