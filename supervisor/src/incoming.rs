@@ -90,6 +90,13 @@ impl Incoming {
         };
     }
 
+    /// Stops to look, because the supervisor ends.
+    pub fn leave(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.poll.leave();
+        }
+    }
+
     /// Whether anybody looks.
     pub fn is_looked_at(&self) -> bool {
         self.looked_at

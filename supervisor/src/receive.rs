@@ -112,6 +112,7 @@ impl Loop {
         self.patience.end();
         let (usage, tree) = self.sleep.finish();
         init::end_all();
+        self.host.incoming.leave();
         drop(tree);
         let status = result?;
         for successor in self.host.retained.take_successors() {

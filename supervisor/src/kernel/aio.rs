@@ -5,7 +5,7 @@
 //! runs. A completed poll is not armed any more.
 
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -236,23 +236,56 @@ impl AsFd for Polls {
 /// that their files are closed at once.
 impl Drop for Polls {
     fn drop(&mut self) {
+        self.cancel_all();
+        let context = self.context;
+        let thread = std::thread::Builder::new()
+            .name("aio-destroy".to_owned())
+            .stack_size(16 * 1024)
+            .spawn(move || destroy(context));
+        if thread.is_err() {
+            // Rather late than never: contexts are few.
+            destroy(context);
+        }
+    }
+}
+
+fn destroy(context: libc::c_ulong) {
+    // SAFETY: the context is its owner's, who uses it no more.
+    unsafe { libc::syscall(libc::SYS_io_destroy, context) };
+}
+
+impl Polls {
+    fn cancel_all(&self) {
         for iocb in self.armed.values() {
             let mut event = MaybeUninit::<IoEvent>::uninit();
             // SAFETY: as in `disarm`.
             unsafe { libc::syscall(libc::SYS_io_cancel, self.context, &raw const **iocb, event.as_mut_ptr()) };
         }
-        let context = self.context;
-        let destroy = move || {
-            // SAFETY: the context is ours, and nobody uses it after this.
-            unsafe { libc::syscall(libc::SYS_io_destroy, context) };
-        };
-        let thread = std::thread::Builder::new()
-            .name("aio-destroy".to_owned())
-            .stack_size(16 * 1024)
-            .spawn(destroy);
-        if thread.is_err() {
-            // Rather late than never: contexts are few.
-            destroy();
+    }
+
+    /// Leaves the context to a process that shares our memory and has nothing else of ours, and ends with it. To be called by a process that is about to end:
+    /// the last one that has the memory waits for its contexts to be destroyed (fs/aio.c, exit_aio), and so would whoever waits for our end.
+    pub fn leave(self) {
+        self.cancel_all();
+        let polls = ManuallyDrop::new(self);
+        let stack = Box::leak(vec![0_u8; LAST_STACK_BYTES].into_boxed_slice());
+        let top = stack.as_mut_ptr_range().end;
+        let context = std::ptr::without_provenance_mut::<libc::c_void>(polls.context as usize);
+        // SAFETY: the stack is never freed, and aligned by clone(3); `destroy_and_end` makes system calls only, so it does not mind that it shares our memory
+        // while we end. Without CLONE_FILES it has copies of our descriptors, which it closes.
+        let made = unsafe { libc::clone(destroy_and_end, top.cast(), libc::CLONE_VM, context) };
+        if made < 0 {
+            destroy(polls.context);
         }
     }
+}
+
+/// More than two system calls need.
+const LAST_STACK_BYTES: usize = 16 * 1024;
+
+extern "C" fn destroy_and_end(context: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: close_range takes three integers; the descriptors are copies that nobody uses.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+    destroy(context.addr() as libc::c_ulong);
+    0
 }

@@ -166,6 +166,17 @@ fn a_dropped_context_keeps_nothing_open() {
     until("its end", || TcpListener::bind(address).is_ok());
 }
 
+/// clone(2), CLONE_VM: nor where it was left to another process, whose end nobody waits for.
+#[test]
+fn a_context_that_was_left_keeps_nothing_open() {
+    let (listener, address) = listener();
+    let mut polls = Polls::new(1).unwrap();
+    polls.arm(listener.as_fd(), PollFlags::IN, 1).unwrap();
+    polls.leave();
+    drop(listener);
+    until("its end", || TcpListener::bind(address).is_ok());
+}
+
 /// io_setup(2): a context has room for what it was made for, and gives it back.
 #[test]
 fn a_context_is_bounded() {
