@@ -21,8 +21,11 @@ const LONGEST_BUSY_PAUSE: Duration = Duration::from_secs(10);
 /// A look may take one part in this of a processor.
 const LOOK_SHARE: u32 = 1000;
 
-/// What looks may take at once that took less before: four walks over the kernel's table of connections, in nanoseconds.
-const MOST_CREDIT: i64 = 10_000_000;
+/// The same of all looks, over the time: what surrounds them takes as much as a third again.
+const ALL_LOOKS_SHARE: u32 = 1500;
+
+/// What looks may take at once that took less before: two walks over the kernel's table of connections, in nanoseconds.
+const MOST_CREDIT: i64 = 5_000_000;
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +103,7 @@ pub struct Idleness {
     last_look: Instant,
     used: HashMap<i32, Used>,
     traffic: Option<Traffic>,
-    /// What looks may still take, in nanoseconds: a thousandth of the time, saved up to [`MOST_CREDIT`].
+    /// What looks may still take, in nanoseconds: a part of the time, saved up to [`MOST_CREDIT`].
     credit: i64,
     charged: Instant,
     /// Looks in a row that found it busy.
@@ -263,7 +266,7 @@ impl Idleness {
     /// Takes the cost of a look from what looks may take, and says for how long they are to rest.
     fn charge(&mut self, cost: Duration) -> Duration {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        let earned = nanos(self.last_look.saturating_duration_since(self.charged) / LOOK_SHARE);
+        let earned = nanos(self.last_look.saturating_duration_since(self.charged) / ALL_LOOKS_SHARE);
         self.charged = self.last_look;
         self.credit = self
             .credit
@@ -271,7 +274,7 @@ impl Idleness {
             .min(MOST_CREDIT)
             .saturating_sub(nanos(cost));
         let debt = Duration::from_nanos(self.credit.min(0).unsigned_abs());
-        (debt * LOOK_SHARE).min(LONGEST_BUSY_PAUSE)
+        (debt * ALL_LOOKS_SHARE).min(LONGEST_BUSY_PAUSE)
     }
 }
 
