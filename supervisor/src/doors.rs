@@ -27,7 +27,7 @@ use search::Searches;
 
 /// How long after a check the next one is, while something waits in a socket that the program has: it is about to take it, or to close the socket.
 const FIRST_CHECK: Duration = Duration::from_micros(100);
-const LAST_CHECK: Duration = Duration::from_millis(50);
+const LAST_CHECK: Duration = Duration::from_millis(100);
 const LATE_CHECK: Duration = Duration::from_millis(320);
 
 /// From when on something has waited for so long that the program is not about to take it.
@@ -36,7 +36,7 @@ const LONG: Duration = Duration::from_secs(2);
 /// How long after an arrival it is looked where the program's sockets are: whatever a program does, it mostly does because something came. Then ever less
 /// often; while its processes run at least so often, as far as there is time for it.
 const FIRST_LOOK: Duration = Duration::from_millis(4);
-const RUNNING_LOOK: Duration = Duration::from_millis(60);
+const RUNNING_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_LOOK: Duration = Duration::from_millis(640);
 
 /// What it costs to look at one place (measured: 1.7 us).

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 /// A thousandth of a processor.
 const SHARE: u32 = 1000;
 
-/// What a wake of the supervisor costs by itself (measured: 40 to 80 us in a virtual machine).
-pub(super) const WAKE: Duration = Duration::from_micros(50);
+/// What a wake of the supervisor costs at most, with its look (measured: 90 us in a virtual machine).
+pub(super) const WAKE: Duration = Duration::from_micros(100);
 
 /// What may be used at once, after a time without use.
-const BURST: Duration = Duration::from_millis(1);
+const BURST: Duration = Duration::from_millis(2);
 
 /// Time of a processor that is earned at a constant rate.
 #[derive(Debug)]
