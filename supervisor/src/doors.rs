@@ -19,7 +19,6 @@ use imsup_wire::{Endpoint, ToBroker};
 
 use crate::host::{Descriptors, Host};
 use crate::kernel::arrivals::Arrivals;
-use crate::kernel::holders::Search;
 use crate::kernel::{cpu, process, socket};
 use crate::sockets::{Given, Retained};
 use budget::{Budget, WAKE};
@@ -47,9 +46,6 @@ const SLICE: usize = 64;
 
 /// Processes whose clocks are read to see whether they ran.
 const MAX_CLOCKS: usize = 16;
-
-/// Descriptors that a connect to a port of its own host may look at itself.
-const MAX_AT_ONCE: usize = 512;
 
 /// Questions to the broker count from here: the numbers of calls begin anywhere, so a clash is as likely as any number.
 const FIRST_QUESTION: u64 = 1 << 63;
@@ -121,7 +117,7 @@ impl Default for Doors {
     }
 }
 
-/// What was found of an address before it is bound.
+/// What was found of an address before it is bound or connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vetted {
     /// Whoever has it is the program, or the kernel.
@@ -369,7 +365,7 @@ fn let_go_in_doubt(host: &mut Host, endpoint: Endpoint, given: Given) {
         let closing = let_go(host, endpoint, given.inode);
         host.doors.searches.lost(endpoint, given, closing);
     } else {
-        host.doors.searches.suspect(given.inode);
+        host.doors.searches.suspect_now(given.inode);
     }
 }
 
@@ -396,7 +392,7 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     Some(id)
 }
 
-/// Before `endpoint` is bound: lets go of what the program has closed there.
+/// Before `endpoint` is bound or connected to: lets go of what the program has closed there.
 pub fn vet(host: &mut Host, endpoint: Endpoint) -> Vetted {
     let mut doubtful = false;
     for given in host.retained.given_at(endpoint) {
@@ -412,30 +408,4 @@ pub fn vet(host: &mut Host, endpoint: Endpoint) -> Vetted {
     } else {
         Vetted::Settled
     }
-}
-
-/// Whether nobody listens at an endpoint of this host, whatever imsup still has open: a connect is refused there, even if it was a moment ago that the
-/// program closed its listener. If that takes too long to find out, the kernel answers the connect.
-pub fn is_closed(host: &mut Host, endpoint: Endpoint) -> bool {
-    let all = host.retained.given_at(endpoint);
-    if all.is_empty() {
-        return host.doors.is_closing(endpoint);
-    }
-    if all.iter().any(|given| given.place.may_have(given.inode)) {
-        return false;
-    }
-    let mut search = Search::new(all.iter().map(|given| given.inode));
-    if !search.step(MAX_AT_ONCE) || (search.is_hidden_from() && !can_take_again(host)) {
-        return false;
-    }
-    let mut closed = true;
-    for given in all {
-        if let Some(place) = search.place(given.inode) {
-            host.retained.moved(given.inode, place);
-            closed = false;
-        } else if given.listened {
-            let_go(host, endpoint, given.inode);
-        }
-    }
-    closed
 }

@@ -100,6 +100,15 @@ pub enum Waiting {
         /// The inode of its listener.
         listener: u64,
     },
+    /// A call that is begun anew once it is known who has a socket of this host.
+    Again {
+        /// Where.
+        endpoint: Endpoint,
+        /// The search that must be over.
+        search: u64,
+        /// The call.
+        call: Notification,
+    },
     /// A question to a name server, which is sent, or its socket connected, once the broker has given sockets for resolvers.
     ResolverSocket {
         /// The call.

@@ -15,7 +15,7 @@ use crate::handover::Handovers;
 use crate::identity::Identity;
 use crate::incoming::Incoming;
 use crate::kernel::means::Means;
-use crate::kernel::notify::Listener;
+use crate::kernel::notify::{Listener, NotificationId};
 use crate::kernel::task::Tasks;
 use crate::kernel::{process, socket};
 use crate::link::Link;
@@ -47,6 +47,8 @@ pub struct Host {
     pub doors: Doors,
     /// What comes to its sockets.
     pub incoming: Incoming,
+    /// The call that is begun anew: it has waited for who has its address.
+    pub begun_anew: Option<NotificationId>,
     /// Ports that the kernel chose on the machine's own addresses.
     pub native_ports: NativePorts,
     /// Whether a UDP socket was bound to one of the host's addresses.

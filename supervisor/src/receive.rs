@@ -331,7 +331,7 @@ impl Loop {
                     self.finish(id, answer);
                 }
             }
-            ToSupervisor::Claimed { id, .. } if self.host.doors.closed(id) => self.go_on_with_binds(),
+            ToSupervisor::Claimed { id, .. } if self.host.doors.closed(id) => self.go_on_with_vetted(),
             ToSupervisor::Claimed { id, found } => {
                 let socket: Option<OwnedFd> = if found {
                     self.host.link.take_fds(1).ok().and_then(|mut fds| fds.pop())
@@ -398,9 +398,11 @@ impl Loop {
             let (endpoint, can_wait) = match &held.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
                 Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
-                Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::ResolverSocket { .. } => {
-                    continue;
-                }
+                Waiting::Connect(_)
+                | Waiting::Bind(_)
+                | Waiting::Accept { .. }
+                | Waiting::Again { .. }
+                | Waiting::ResolverSocket { .. } => continue,
             };
             let Some(endpoint) = endpoint else {
                 continue;
@@ -454,7 +456,7 @@ impl Loop {
         }
         self.host.handovers.look();
         if self.doors_due().is_some_and(|at| now >= at) && doors::on_time(&mut self.host, now) {
-            self.go_on_with_binds();
+            self.go_on_with_vetted();
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
@@ -554,22 +556,37 @@ impl Loop {
         self.sleep.suspended_us().is_none() && !self.sleep.is_waking() && self.ended().is_none()
     }
 
-    /// Binds that wait for the broker to close something, or for a search.
-    fn go_on_with_binds(&mut self) {
+    /// Calls that wait for the broker to close something, or for a search.
+    fn go_on_with_vetted(&mut self) {
         self.patience.begin();
-        let waiting = |held: &Held| matches!(held.waiting, Waiting::Bind(_));
+        let vetted = |held: &Held| matches!(held.waiting, Waiting::Bind(_) | Waiting::Again { .. });
         let ids: Vec<_> = self
             .held
             .iter()
-            .filter(|(_, held)| waiting(held))
+            .filter(|(_, held)| vetted(held))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            if let Some(held) = self.held.get_mut(&id)
-                && let Some(answer) = syscalls::bind_again(&mut self.host, id, held)
-            {
+            let Some(held) = self.held.get_mut(&id) else { continue };
+            if let Waiting::Again { endpoint, search, call } = held.waiting {
+                if !self.host.doors.is_closing(endpoint) && self.host.doors.has_searched(search) {
+                    self.held.remove(&id);
+                    self.begin_anew(&call);
+                }
+            } else if let Some(answer) = syscalls::bind_again(&mut self.host, id, held) {
                 self.finish(id, answer);
             }
+        }
+    }
+
+    /// Handles a call once more, which now waits for nothing that it has waited for.
+    fn begin_anew(&mut self, call: &Notification) {
+        if self.host.listener.is_valid(call.id) {
+            self.host.begun_anew = Some(call.id);
+            self.handle(call);
+            self.host.begun_anew = None;
+        } else {
+            self.host.trace.gone(call.id);
         }
     }
 
@@ -596,6 +613,7 @@ impl Loop {
             self.answer_without_broker(id);
         }
         self.resume_resolvers();
+        self.go_on_with_vetted();
     }
 
     /// When [`Self::on_time`] is to be called.

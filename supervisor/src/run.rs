@@ -165,6 +165,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         handovers: Handovers::new(welcome.families == Families::Unknown),
         doors: Doors::default(),
         incoming: Incoming::default(),
+        begun_anew: None,
         native_ports: NativePorts::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),

@@ -98,6 +98,12 @@ impl Searches {
         self.suspects.entry(inode).or_insert_with(Instant::now);
     }
 
+    /// The same, and it is let go if it is not found: the kernel will be asked for its address.
+    pub(super) fn suspect_now(&mut self, inode: u64) {
+        self.suspects.insert(inode, Instant::now());
+        self.graced.insert(inode);
+    }
+
     pub(super) fn is_suspect(&self, inode: u64) -> bool {
         self.suspects.contains_key(&inode)
     }
@@ -149,7 +155,8 @@ impl Searches {
 
     /// The program is told of something that it may have closed: what is suspect is searched for now, unless that is known to be of no use.
     pub(super) fn hurry(&mut self) {
-        self.asked |= !self.suspects.is_empty() && !self.was_hidden && self.graced.is_empty();
+        let now = Instant::now();
+        self.asked |= !self.was_hidden && self.suspects.values().any(|at| *at <= now);
     }
 
     /// Asks for a search that begins from now on, and says its number.

@@ -6,13 +6,15 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::lead::{lead_datagram, lead_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
-use crate::doors;
+use crate::doors::{self, Vetted};
+use crate::held::{Held, Waiting};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::descriptors;
@@ -114,6 +116,11 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             reach,
             shown_peer,
         } => {
+            if kind.transport == Transport::Tcp
+                && let Some(held) = wait_for_closed(host, call, &candidates)
+            {
+                return Verdict::Hold(held);
+            }
             if let Some(source) = source
                 && let Err(errno) = take_source(host, &socket, &kind, source)
             {
@@ -122,7 +129,6 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             show_peer(host, &socket, &kind, shown_peer);
             match kind.transport {
                 Transport::Tcp => {
-                    let candidates = open_ones(host, candidates);
                     let own = candidates.iter().all(|to| host.identity.owns(*to.ip()));
                     // What a host has come to itself is nothing that comes to it.
                     match own {
@@ -149,14 +155,35 @@ fn takes(kind: &InetSocket, socket: &OwnedFd, server: SocketAddr) -> bool {
     }
 }
 
-/// Without ports of its own host that the program has closed a moment ago: nobody listens there, whatever imsup still keeps open.
-fn open_ones(host: &mut Host, mut candidates: Vec<SocketAddrV4>) -> Vec<SocketAddrV4> {
-    let identity = host.identity;
-    candidates.retain(|candidate| {
+/// What the program has closed among these ports of its own host is closed by imsup too, however short ago that was: so the kernel knows whether anybody
+/// listens there. The call that must wait for that, if any.
+fn wait_for_closed(host: &mut Host, call: &Notification, candidates: &[SocketAddrV4]) -> Option<Held> {
+    if host.begun_anew == Some(call.id) {
+        return None;
+    }
+    candidates.iter().find_map(|candidate| {
+        if !host.identity.owns(*candidate.ip()) {
+            return None;
+        }
         let endpoint = Endpoint::tcp(*candidate.ip(), candidate.port());
-        !(identity.owns(*candidate.ip()) && doors::is_closed(host, endpoint))
-    });
-    candidates
+        let search = match doors::vet(host, endpoint) {
+            Vetted::Settled => return None,
+            Vetted::Closing => 0,
+            Vetted::Search(number) => number,
+        };
+        let now = Instant::now();
+        Some(Held {
+            tid: call.tid,
+            since: now,
+            deadline: now + host.hold_timeout,
+            timeout_errno: Errno::ETIMEDOUT as i32,
+            waiting: Waiting::Again {
+                endpoint,
+                search,
+                call: *call,
+            },
+        })
+    })
 }
 
 /// Gives a socket its source address.

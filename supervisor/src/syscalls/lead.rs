@@ -251,9 +251,10 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
         (Outcome::Unknown, _)
-        | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::ResolverSocket { .. }) => {
-            Some(Answer::Continue)
-        }
+        | (
+            Outcome::Connect,
+            Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Again { .. } | Waiting::ResolverSocket { .. },
+        ) => Some(Answer::Continue),
         (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
         (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
         (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
@@ -272,6 +273,7 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
         Waiting::Accept { .. } => None,
         // Made again by the loop, once the loss is noted.
         Waiting::ResolverSocket { .. } => None,
+        Waiting::Again { .. } => None,
     }
 }
 
