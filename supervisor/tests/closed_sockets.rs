@@ -47,7 +47,7 @@ impl Closer {
     }
 
     fn supervised(label: &str) -> Self {
-        Self::of(label, &["9000"], &[], &[])
+        Self::of(label, &["30417"], &[], &[])
     }
 
     /// One that does `commands` when it starts, and whose host has these ports besides its control port.
@@ -68,7 +68,7 @@ services:
         Self {
             address,
             control: (address, 7000).into(),
-            port: 9000,
+            port: 30_417,
             native: None,
             project: Some(project),
         }
@@ -138,7 +138,7 @@ fn everywhere(label: &str) -> [(&'static str, Closer); 3] {
     [
         ("native", Closer::native()),
         ("supervised", Closer::supervised(label)),
-        ("by copies", Closer::of(label, &["9000"], &[], &without)),
+        ("by copies", Closer::of(label, &["30417"], &[], &without)),
     ]
 }
 
@@ -326,15 +326,15 @@ fn workers_that_share_a_port_lose_nothing_to_those_that_closed_it() {
 /// The first bind of a boot gets what came before there was a program: also where that only tries first whether it can bind.
 #[test]
 fn the_first_bind_of_a_boot_gets_what_waited() {
-    for commands in [&["listen tcp 9000"][..], &["probe 9000", "listen tcp 9000"]] {
-        let closer = Closer::of("first", &["9000"], commands, &[]);
+    for commands in [&["listen tcp 30417"][..], &["probe 30417", "listen tcp 30417"]] {
+        let closer = Closer::of("first", &["30417"], commands, &[]);
         let mut waiting = client::connect(closer.at()).unwrap();
         let number = closer.number("last");
         assert_eq!(closer.tell(&format!("take {number}")), "taken");
         assert_eq!(waiting.read(&mut [0; 1]).unwrap(), 0, "it was accepted, and closed");
         assert_eq!(closer.project.as_ref().unwrap().host("shop").boots, 1);
     }
-    let closer = Closer::of("first", &["9000/udp"], &["listen udp 9000"], &[]);
+    let closer = Closer::of("first", &["30417/udp"], &["listen udp 30417"], &[]);
     closer.send();
     let number = closer.number("last");
     assert_eq!(closer.tell(&format!("take {number}")), "taken");
@@ -344,8 +344,8 @@ fn the_first_bind_of_a_boot_gets_what_waited() {
 /// Once the program has ended its ports are taken anew, whatever it had closed, and what comes boots it.
 #[test]
 fn a_closed_port_boots_its_host_after_the_end() {
-    for (kind, port) in [("tcp", "9000"), ("udp", "9000/udp")] {
-        let closer = Closer::of("boots", &[port], &[&format!("listen {kind} 9000")], &[]);
+    for (kind, port) in [("tcp", "30417"), ("udp", "30417/udp")] {
+        let closer = Closer::of("boots", &[port], &[&format!("listen {kind} 30417")], &[]);
         let project = closer.project.as_ref().unwrap();
         let number = closer.number("last");
         closer.ok(&format!("close {number}"));
@@ -425,15 +425,15 @@ fn a_thousand_closed_listeners_are_one_search() {
     const COUNT: u64 = 900;
     let closer = Closer::supervised("thousand");
     closer.ok("crowd 10 100");
-    closer.ok(&format!("range {COUNT} 10000"));
+    closer.ok(&format!("range {COUNT} 31000"));
     let listened = |port: u64| is_listened_on((closer.address, u16::try_from(port).unwrap()).into());
-    assert!(listened(10_000) && listened(10_000 + COUNT - 1));
+    assert!(listened(31_000) && listened(31_000 + COUNT - 1));
     let calls = system_calls(closer.supervisor(), || {
         closer.ok("close-range");
         wait_until("the last listener's end", || {
             // It goes on with all else meanwhile.
             closer.stale() == 0
-                && ![10_000, 10_000 + COUNT / 2, 10_000 + COUNT - 1]
+                && ![31_000, 31_000 + COUNT / 2, 31_000 + COUNT - 1]
                     .into_iter()
                     .any(listened)
         });
@@ -441,7 +441,7 @@ fn a_thousand_closed_listeners_are_one_search() {
     let total: u64 = calls.iter().map(|(_, count)| count).sum();
     assert!(total < COUNT * 40, "{total}: {calls:?}");
     // Each of them is free.
-    closer.ok(&format!("range {COUNT} 10000"));
+    closer.ok(&format!("range {COUNT} 31000"));
 }
 
 /// The duplicate on which a trapped call was carried out is closed before the call is answered, however long that takes.
@@ -468,7 +468,7 @@ fn a_program_is_told_nothing_of_sockets_that_it_closes_after_a_call() {
 /// What was let go in doubt is retained again, and is the next boot's when the program is killed.
 #[test]
 fn a_listener_that_has_moved_is_the_next_boots_too() {
-    let closer = Closer::of("again", &["9000"], &["listen tcp 9000"], &[]);
+    let closer = Closer::of("again", &["30417"], &["listen tcp 30417"], &[]);
     let project = closer.project.as_ref().unwrap();
     for kill in 1..=3 {
         let number = closer.number("last");
@@ -492,7 +492,7 @@ fn a_listener_that_has_moved_is_the_next_boots_too() {
 /// Of a program that may not be looked into (PR_SET_DUMPABLE, for ordinary users) nobody knows what it has closed: it keeps what it had.
 #[test]
 fn a_program_that_may_not_be_looked_into_keeps_what_it_has() {
-    let closer = Closer::of("hidden", &["9000"], &["listen tcp 9000"], &[]);
+    let closer = Closer::of("hidden", &["30417"], &["listen tcp 30417"], &[]);
     let number = closer.number("last");
     closer.ok("hide");
     for _ in 0..10 {
