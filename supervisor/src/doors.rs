@@ -166,6 +166,13 @@ impl Doors {
         self.look_soon();
     }
 
+    /// The supervisor is about to end.
+    pub fn leave(&mut self) {
+        if let Watch::On(arrivals) = std::mem::replace(&mut self.watch, Watch::Unavailable) {
+            arrivals.leave();
+        }
+    }
+
     /// A socket is not the program's any more; to be called before its descriptor is closed.
     pub fn unwatch(&mut self, socket: BorrowedFd<'_>) {
         if let Watch::On(arrivals) = &self.watch {

@@ -114,6 +114,7 @@ impl Loop {
         init::end_all();
         self.host.incoming.leave();
         drop(tree);
+        self.host.doors.leave();
         let status = result?;
         for successor in self.host.retained.take_successors() {
             self.host.announce(successor.endpoint, successor.socket);

@@ -36,6 +36,11 @@ impl Arrivals {
         })
     }
 
+    /// To be called by a process that is about to end, as [`Polls::leave`].
+    pub fn leave(self) {
+        self.polls.leave();
+    }
+
     /// Adds a socket of our own table, by its inode number. What waits in it already has come.
     ///
     /// # Errors
