@@ -51,6 +51,8 @@ pub(crate) struct Instance {
     pub(crate) leader: Option<u32>,
     /// The directories of the cgroup its supervisor is in, where that may be another than this broker's.
     pub(crate) cgroups: Option<Vec<PathBuf>>,
+    /// What tells its program from the declared one, where it was started as another.
+    pub(crate) other_program: Option<u64>,
     /// Its accept(2) is the kernel's: the families of all that was retained for it were known.
     pub(crate) accepts_natively: bool,
     /// Where the program listens on sockets that are not retained.

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sockets::Family;
 
+/// Programs of one host whose families are remembered.
+const MAX_PROGRAMS: usize = 4;
+
 /// Most ports learned for one host.
 const MAX_LEARNED: usize = 256;
 
@@ -50,13 +53,13 @@ pub struct Memory {
     pub learned: BTreeMap<String, Vec<(Transport, u16)>>,
     /// The address families of the TCP ports that hosts were last seen to listen on at their VIP.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub families: BTreeMap<String, Families>,
+    pub families: BTreeMap<String, Vec<Families>>,
 }
 
-/// What one host's program listened with.
+/// What a program of a host listened with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Families {
-    /// The program: a hash of its command and environment. Another one may have other families.
+    /// A hash of its command and environment. Another one may have other families.
     program: u64,
     /// By port.
     ports: BTreeMap<u16, Family>,
@@ -75,13 +78,12 @@ impl Memory {
 
     /// The family that this program of the host listened with at a TCP port; `None` where it was not seen yet.
     pub fn family(&self, host: &str, program: u64, port: u16) -> Option<Family> {
-        let families = self.families.get(host).filter(|known| known.program == program)?;
-        families.ports.get(&port).copied()
+        self.of_program(host, program)?.ports.get(&port).copied()
     }
 
     /// Whether a boot of this program was seen to its ports.
     pub fn knows_program(&self, host: &str, program: u64) -> bool {
-        self.families.get(host).is_some_and(|known| known.program == program)
+        self.of_program(host, program).is_some()
     }
 
     /// Notes that a boot of this program was seen; true where it is the first.
@@ -89,17 +91,24 @@ impl Memory {
         if self.knows_program(host, program) {
             return false;
         }
-        let known = Families {
+        let known = self.families.entry(host.to_owned()).or_default();
+        if known.len() == MAX_PROGRAMS {
+            known.remove(0);
+        }
+        known.push(Families {
             program,
             ..Families::default()
-        };
-        self.families.insert(host.to_owned(), known);
+        });
         true
+    }
+
+    fn of_program(&self, host: &str, program: u64) -> Option<&Families> {
+        self.families.get(host)?.iter().find(|known| known.program == program)
     }
 
     /// The family of all ports of this program, where they have one.
     pub fn common_family(&self, host: &str, program: u64) -> Option<Family> {
-        let families = self.families.get(host).filter(|known| known.program == program)?;
+        let families = self.of_program(host, program)?;
         let mut all = families.ports.values().copied();
         let first = all.next()?;
         all.all(|family| family == first).then_some(first)
@@ -111,7 +120,10 @@ impl Memory {
             return false;
         }
         self.note_program(host, program);
-        let known = self.families.entry(host.to_owned()).or_default();
+        let known = self.families.get_mut(host).into_iter().flatten();
+        let Some(known) = known.into_iter().find(|known| known.program == program) else {
+            return false;
+        };
         match family {
             Some(_) if known.ports.len() >= MAX_LEARNED && !known.ports.contains_key(&port) => return false,
             Some(family) => known.ports.insert(port, family),
@@ -234,7 +246,11 @@ mod tests {
             (None, Some(Family::V4))
         );
         assert!(shop.learn_family("web", 2, 80, Some(Family::V4)));
-        assert_eq!(shop.family("web", 1, 81), None, "of the program before");
+        assert_eq!(shop.family("web", 1, 81), Some(Family::V4), "of another program");
+        for program in 3..=5 {
+            assert!(shop.note_program("web", program));
+        }
+        assert_eq!(shop.family("web", 1, 81), None, "the oldest is forgotten");
     }
 
     #[test]

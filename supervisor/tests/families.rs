@@ -284,6 +284,40 @@ while True:
     }
 }
 
+/// Another program may take a host's part, and bind what it likes.
+#[test]
+fn another_program_in_a_hosts_part_is_another() {
+    const COMPOSE: &str =
+        "services: { web: { command: [\"@guests@/families\", \"6\", poll, \"7000\"], expose: [\"7000\"] } }\n";
+    let project = Project::up("families", COMPOSE);
+    let (six, four) = (natively(&project, "6", "poll"), natively(&project, "4", "edge"));
+    let program = guest("families");
+    for _ in 0..2 {
+        // At the second time the broker has made the listener: its options are its own, and its family is not.
+        let addresses = |facts: &str| facts.split(" flags").next().unwrap().to_owned();
+        let first = ask(&mut connect(project.at("web", 7000), "ask"));
+        assert_eq!(addresses(&first), addresses(&six));
+        assert_eq!(ask(&mut connect(project.at("web", 7000), "ask")), six);
+        project.ok(&["stop", "web"]);
+        let started = [
+            "run",
+            "--host",
+            "web",
+            "--",
+            program.to_str().unwrap(),
+            "4",
+            "edge",
+            "7000",
+        ];
+        let _running = Background::collecting(project.imsup_command(&started));
+        project.wait_state("web", "running");
+        for _ in 0..2 {
+            assert_eq!(ask(&mut connect(project.at("web", 7000), "ask")), four);
+        }
+        project.ok(&["stop", "web"]);
+    }
+}
+
 /// A caller that cannot wait has a listener made for it before the program has bound anything.
 #[test]
 fn undeclared_ports_are_of_the_programs_family_too() {

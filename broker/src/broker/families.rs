@@ -127,9 +127,7 @@ impl Broker {
         let kept = self.sockets.get(socket).filter(|kept| self.has_family(kept.endpoint))?;
         let (name, program) = self.program(kept.host)?;
         let known = self.memory.family(name, program, kept.endpoint.address.port());
-        let present = sockets::family(&kept.socket);
-        let unfit = kept.misfit || (!kept.listening && known.is_some());
-        (unfit && known.or(Some(Family::V6)) != present).then_some(known)
+        (known.or(Some(Family::V6)) != sockets::family(&kept.socket)).then_some(known)
     }
 
     fn note_family(&mut self, id: HostId, endpoint: Endpoint, family: Option<Family>) {
@@ -154,11 +152,24 @@ impl Broker {
         endpoint.transport == Transport::Tcp && plane == Some(Plane::Vip)
     }
 
-    /// The name of a declared host, and what tells its program from another that it may have had.
+    /// The name of a declared host, and what tells its program from another that it may have: the one that runs, else the declared one.
     fn program(&self, id: HostId) -> Option<(&str, u64)> {
         let spec = self.hosts[id].spec(&self.cluster)?;
-        let mut hasher = DefaultHasher::new();
-        (&spec.command, &spec.environment).hash(&mut hasher);
-        Some((spec.name.as_str(), hasher.finish()))
+        let running = self.hosts[id].instance.as_deref();
+        let other = running.and_then(|instance| instance.other_program);
+        let program = other.unwrap_or_else(|| hash(&(&spec.command, &spec.environment)));
+        Some((spec.name.as_str(), program))
     }
+
+    /// What tells a program apart that somebody has started in the part of a host; `None` where it is the declared one.
+    pub(super) fn other_program(&self, id: HostId, command: &[String]) -> Option<u64> {
+        let declared = self.hosts[id].spec(&self.cluster).map(|spec| spec.command.as_slice());
+        (declared != Some(command)).then(|| hash(&command))
+    }
+}
+
+fn hash(program: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    program.hash(&mut hasher);
+    hasher.finish()
 }

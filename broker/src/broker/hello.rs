@@ -142,9 +142,11 @@ impl Broker {
                 adoption: None,
             }),
             (Role::Transient, _) => self.agree_transient(number, name, command, adoption),
-            (Role::Launched { .. } | Role::Started, Some(adoption)) => self.agree_adopted(number, name, role, adoption),
+            (Role::Launched { .. } | Role::Started, Some(adoption)) => {
+                self.agree_adopted(number, name, role, &command, adoption)
+            }
             (Role::Launched { boot }, None) => self.agree_launched(name, *boot),
-            (Role::Started, None) => self.agree_started(number, name),
+            (Role::Started, None) => self.agree_started(number, name, &command),
         }
     }
 
@@ -172,7 +174,12 @@ impl Broker {
         })
     }
 
-    fn agree_started(&mut self, number: usize, name: Option<HostName>) -> Result<Agreement, String> {
+    fn agree_started(
+        &mut self,
+        number: usize,
+        name: Option<HostName>,
+        command: &[String],
+    ) -> Result<Agreement, String> {
         let id = self.known(name)?;
         self.must_not_run(id)?;
         let cause = Cause {
@@ -180,7 +187,8 @@ impl Broker {
             by: Some(self.user_of(number)),
             port: None,
         };
-        let instance = self.instance_of(number, None);
+        let mut instance = self.instance_of(number, None);
+        instance.other_program = self.other_program(id, command);
         self.install(id, instance);
         Ok(Agreement {
             host: id,
@@ -252,6 +260,7 @@ impl Broker {
         number: usize,
         name: Option<HostName>,
         role: &Role,
+        command: &[String],
         adoption: &Adoption,
     ) -> Result<Agreement, String> {
         let id = self.known(name)?;
@@ -280,6 +289,7 @@ impl Broker {
         }
         let mut instance = self.instance_of(number, boot);
         instance.program = Some(adoption.pid);
+        instance.other_program = self.other_program(id, command).filter(|_| *role == Role::Started);
         self.install(id, instance);
         Ok(Agreement {
             host: id,
