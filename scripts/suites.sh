@@ -60,11 +60,15 @@ fetch() {
 build_libuv() (
     cd "$1"
     local flags=(-O1 -D_GNU_SOURCE -D_POSIX_C_SOURCE=200112 -D_FILE_OFFSET_BITS=64 -D_LARGEFILE_SOURCE -Iinclude -Isrc)
-    local unix=(async core dl epoll fs getaddrinfo getnameinfo linux-core linux-inotify linux-syscalls loop loop-watcher pipe poll process procfs-exepath
-        proctitle random-devurandom random-getrandom random-sysctl-linux signal stream tcp thread tty udp)
+    # Those of 1.44 and of later ones, which have linux.c instead of several.
+    local name sources=() unix=(async core dl epoll fs getaddrinfo getnameinfo linux linux-core linux-inotify linux-syscalls loop loop-watcher pipe poll
+        process procfs-exepath proctitle random-devurandom random-getrandom random-sysctl-linux signal stream tcp thread tty udp)
+    for name in "${unix[@]}"; do
+        [ ! -e "src/unix/$name.c" ] || sources+=("src/unix/$name.c")
+    done
     mkdir -p build fixtures/test
     cp -R test/fixtures fixtures/test/
-    printf '%s\n' src/*.c "${unix[@]/#/src/unix/}" test/test-*.c test/{blackhole-server,echo-server,run-tests,runner,runner-unix}.c | sed 's/\(\.c\)\?$/.c/' |
+    printf '%s\n' src/*.c "${sources[@]}" test/test-*.c test/{blackhole-server,echo-server,run-tests,runner,runner-unix}.c |
         xargs -P "$(nproc)" -I{} sh -c 'object=build/$(echo "$1" | tr / -).o; shift; cc "$@" -c -o "$object"' sh {} "${flags[@]}" {} >"$work/libuv.log" 2>&1 &&
         ar rcs build/libuv.a build/src-*.o && cc -o build/uv_run_tests build/test-*.o build/libuv.a -pthread -ldl -lrt -lutil >>"$work/libuv.log" 2>&1 ||
         { tail -50 "$work/libuv.log" >&2; echo "suites: libuv could not be built" >&2; return 1; }
