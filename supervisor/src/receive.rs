@@ -68,6 +68,8 @@ pub struct Loop {
     status: Option<ExitStatus>,
     kill_at: Option<Instant>,
     next_tick: Instant,
+    /// Whether nothing came of the last look at held accepts: the next is at the next tick.
+    accepts_wait: bool,
     /// Whether the loss of the broker was noticed.
     lost: bool,
     /// Whether the broker has answered our introduction (the first one has).
@@ -96,6 +98,7 @@ impl Loop {
             status: None,
             kill_at: None,
             next_tick: Instant::now(),
+            accepts_wait: false,
             lost: false,
             welcomed: true,
             listening_for_calls: true,
@@ -446,6 +449,7 @@ impl Loop {
         let now = Instant::now();
         if !self.held.is_empty() && now >= self.next_tick {
             self.look_at_held(now);
+            self.accepts_wait = false;
             self.next_tick = Instant::now() + held::tick(self.held.len());
         }
         self.patience.end();
@@ -502,6 +506,9 @@ impl Loop {
 
     /// The listener of an accept(2) that is held: who comes need not wait for the next look.
     fn accepted_from(&self) -> Option<BorrowedFd<'_>> {
+        if self.accepts_wait {
+            return None;
+        }
         let inode = self.held.values().find_map(Held::accepts_from)?;
         self.host.retained.by_inode(inode).map(AsFd::as_fd)
     }
@@ -510,11 +517,13 @@ impl Loop {
         self.patience.begin();
         let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
         let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
+        self.accepts_wait = true;
         for id in ids {
             if let Some(held) = self.held.get_mut(&id)
                 && let Some(answer) = syscalls::look_again(&mut self.host, id, held)
             {
                 self.finish(id, answer);
+                self.accepts_wait = false;
             }
         }
     }
