@@ -24,7 +24,7 @@ use crate::link::Link;
 use crate::receive::Loop;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
-use crate::sockets::{NativePorts, Retained, SocketTable};
+use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
@@ -160,6 +160,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         retained: welcome.retained,
         doors: Doors::default(),
         native_ports: NativePorts::default(),
+        own_connections: OwnConnections::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),
         link,

@@ -6,6 +6,7 @@
 mod bind;
 mod connect;
 mod datagram;
+mod home;
 mod lead;
 mod listen;
 mod names;

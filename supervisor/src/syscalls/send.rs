@@ -4,7 +4,7 @@
 //! a port of the kernel's choice, stays on the machine's wildcard, so that it reaches the outside world too; its datagrams to hosts are
 //! sent in its place, with their source as control data.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_bpf_filters::{Handler, handler_of};
@@ -12,6 +12,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::datagram::{Plan, decide, is_bound};
+use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::lead::ask_for_datagram;
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4};
 use crate::held::{Held, Waiting};
@@ -20,7 +21,7 @@ use crate::identity::Destination;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::InetSocket;
+use crate::kernel::socket::{self, InetSocket};
 use crate::unhonoured::Unhonoured;
 
 /// A call's datagrams.
@@ -206,8 +207,12 @@ impl Sending<'_> {
     /// Where a datagram to `address` really goes, and from which address.
     fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
         let destination = host.identity.destination(address);
-        let plan = if takes_v4(self.kind, self.socket, address) {
-            let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
+        let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
+        // A datagram before this one may have moved it.
+        let kind = InetSocket::inspect(self.socket.as_fd()).filter(|_| to_v6);
+        let kind = &kind.unwrap_or(*self.kind);
+        let on_v6 = to_v6 && is_on_v6(kind, socket::is_v6only(self.socket.as_fd()));
+        let plan = if on_v6 || takes_v4(kind, self.socket, address) {
             let at_wildcard = |port| {
                 let wildcard = Endpoint::udp(host.identity.vip(), port);
                 match to_v6 {
@@ -215,10 +220,10 @@ impl Sending<'_> {
                     false => host.retained.is_landing(wildcard),
                 }
             };
-            let native = |port| host.native_ports.contains(Transport::Udp, to_v6, port);
+            let native = |port| is_native(host, Transport::Udp, to_v6, on_v6, port);
             decide(
                 &host.identity,
-                self.kind,
+                kind,
                 address,
                 destination,
                 at_wildcard,
@@ -247,11 +252,23 @@ impl Sending<'_> {
                 ));
             }
         }
+        let home = match plan {
+            Plan::Native if to_v6 && !on_v6 && is_on_planes(&host.identity, kind) => {
+                Some(IpAddr::V6(Ipv6Addr::LOCALHOST))
+            }
+            Plan::InPlace { .. } if on_v6 => Some(IpAddr::V4(host.identity.v6_shadow())),
+            _ => None,
+        };
+        if let Some(home) = home {
+            move_home(host, self.socket, kind, home).map_err(Verdict::from)?;
+        }
         match plan {
             Plan::Native if self.is_alone => Err(Answer::Continue.into()),
             Plan::Native => Ok((Some(address), None)),
             Plan::Refuse(errno) => Err(errno.into()),
-            Plan::InPlace { to, source } => Ok((Some(self.kind.family.form(to)), source)),
+            // A socket at the machine's IPv6 wildcard has an address of the planes by now.
+            Plan::InPlace { to, .. } if on_v6 => Ok((Some(kind.family.form(to)), None)),
+            Plan::InPlace { to, source } => Ok((Some(kind.family.form(to)), source)),
         }
     }
 }
