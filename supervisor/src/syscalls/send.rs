@@ -21,7 +21,7 @@ use crate::identity::Destination;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, InetSocket};
+use crate::kernel::socket::{self, InetSocket, as_v4};
 use crate::unhonoured::Unhonoured;
 
 /// A call's datagrams.
@@ -104,6 +104,18 @@ impl Outgoing {
     }
 }
 
+impl Outgoing {
+    /// Whether there is no destination, but `::1` as the source (IPV6_PKTINFO): the socket is connected.
+    fn is_from_loopback(&self, memory: ThreadMemory) -> bool {
+        self.datagrams.iter().any(|datagram| match &datagram.body {
+            Body::Message(header) if !datagram.is_named && header.has_control() => header
+                .control(&memory)
+                .is_ok_and(|mut control| message::map_loopback_source(&mut control, Ipv4Addr::LOCALHOST)),
+            _ => false,
+        })
+    }
+}
+
 /// The destination of a message. One that is too long is cut (net/socket.c, __copy_msghdr).
 fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
     let length = u64::from(header.name_bytes);
@@ -123,7 +135,7 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     };
     let mut addresses = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
     let is_foreign = |address| host.identity.destination(address) == Destination::Foreign;
-    if addresses.all(is_foreign) {
+    if addresses.all(is_foreign) && !outgoing.is_from_loopback(ThreadMemory::of(call.tid)) {
         if let Some(to) = outgoing.datagrams.iter().find_map(|datagram| datagram.to) {
             host.trace.decided(&Destination::Foreign);
             notice_stranded(host, call, to);
@@ -136,10 +148,6 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     };
     if kind.transport == Transport::Tcp {
         return fast_open(host, call, outgoing.flags);
-    }
-    // What the kernel sends without a copy must stay where it is until it says so.
-    if outgoing.flags & libc::MSG_ZEROCOPY != 0 {
-        return Answer::Continue.into();
     }
     let sending = Sending {
         call,
@@ -198,10 +206,23 @@ impl Sending<'_> {
             return Err(Answer::Continue.into());
         };
         let control = match source {
-            Some(source) => message::with_source(control, source),
-            None => control,
+            Some(source) => message::with_source(self.mapped(control, to, source), source),
+            None if control.is_empty() => control,
+            None => {
+                let own = InetSocket::inspect(self.socket.as_fd()).and_then(|kind| kind.local_v4());
+                self.mapped(control, to, own.map_or(Ipv4Addr::UNSPECIFIED, |own| *own.ip()))
+            }
         };
         message::send(self.socket.as_fd(), &payload, &control, to, self.flags).map_err(Verdict::from)
+    }
+
+    /// Control data with `::1` as its source, if IPv4 carries the datagram: then `source` stands for it.
+    fn mapped(&self, mut control: Vec<u8>, to: Option<SocketAddr>, source: Ipv4Addr) -> Vec<u8> {
+        let peer = || socket::peer_address(self.socket.as_fd()).ok().flatten();
+        if to.or_else(peer).and_then(as_v4).is_some() {
+            message::map_loopback_source(&mut control, source);
+        }
+        control
     }
 
     /// Where a datagram to `address` really goes, and from which address.
