@@ -2,6 +2,7 @@
 
 addresses.py families OWN            two sockets with one port, of IPv4 and IPv6, the first port the kernel's choice
 addresses.py clients OWN BASE        every listener asked by every client; explicit ports count from BASE
+addresses.py receive PORT            prints the datagrams that come to a port of localhost and the wildcard, and who sent them
 
 OWN is an address of the machine's that is not 127.0.0.1.
 """
@@ -206,8 +207,19 @@ def clients(own, base):
                 )
 
 
+def receive(port):
+    receiver = make("udp", ANY4)
+    receiver.settimeout(None)
+    bind(receiver, ANY4, port)
+    while True:
+        data, peer = receiver.recvfrom(2048)
+        print(f"from {shown(peer)}: {data.decode().strip()}", flush=True)
+
+
 if __name__ == "__main__":
     own = sys.argv[2]
+    if sys.argv[1] == "receive":
+        receive(int(own))
     if own == "name":
         own = socket.gethostbyname(socket.gethostname())
     if sys.argv[1] == "families":
