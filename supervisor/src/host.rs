@@ -18,6 +18,7 @@ use crate::kernel::task::Tasks;
 use crate::kernel::{process, socket};
 use crate::link::Link;
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
+use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 
@@ -42,6 +43,8 @@ pub struct Host {
     pub doors: Doors,
     /// Ports that the kernel chose on the machine's own addresses.
     pub native_ports: NativePorts,
+    /// What the program bound.
+    pub bound: BoundSockets,
     /// Connections to its own localhost that were led to its VIP.
     pub own_connections: OwnConnections,
     /// Whether a UDP socket was bound to one of the host's addresses.

@@ -25,6 +25,7 @@ use crate::receive::Loop;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
+use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
@@ -161,6 +162,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         doors: Doors::default(),
         native_ports: NativePorts::default(),
         own_connections: OwnConnections::default(),
+        bound: BoundSockets::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),
         link,

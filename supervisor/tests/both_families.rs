@@ -4,11 +4,28 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Project, need, source};
+use common::{LIMIT, Project, need, source};
 
 const COMPOSE: &str = "services:\n  other: { command: [sleep, infinity] }\n";
+
+/// How often a script is run whose lines differ: a port that the kernel chose for one family may be another program's in the other.
+const ATTEMPTS: usize = 3;
+
+/// Cases that differ (docs/deviations.md#planes).
+const DIFFERENT: [&str; 2] = [
+    "tcp ::, then 0.0.0.0 reuseport",
+    "tcp ::, then 0.0.0.0 reuseport listening",
+];
+
+/// What came out of each case of a script.
+fn results(said: &str) -> BTreeMap<String, String> {
+    let lines = said.lines().filter_map(|line| line.split_once(" -> "));
+    lines
+        .map(|(case, result)| (case.to_owned(), result.to_owned()))
+        .collect()
+}
 
 /// What the script prints natively, where an address of the machine's own is 127.0.0.2, and as a host, where it is the host's.
 #[track_caller]
@@ -17,31 +34,41 @@ fn expect_the_same(subcommand: &str, more: &[&str]) {
     let project = Project::up("families", COMPOSE);
     let script = source("addresses.py").to_str().unwrap().to_owned();
     let command = |own| [&["python3", &script, subcommand, own][..], more].concat();
-    let (native, supervised) = std::thread::scope(|scope| {
-        let native = scope.spawn(|| project.outside("python3", &command("127.0.0.2")[1..]));
-        let supervised = project.run(&command("name")).expect_success(subcommand);
-        (native.join().unwrap(), supervised)
-    });
-    let (native, supervised): (Vec<_>, Vec<_>) = (native.lines().collect(), supervised.lines().collect());
-    assert!(native.len() > 100, "{native:#?}");
-    let distinct: BTreeSet<_> = native.iter().map(|line| line.split(": ").nth(1)).collect();
-    assert!(
-        distinct.len() > 3,
-        "natively some are reached, and some are not: {distinct:?}"
-    );
-    let different: Vec<_> = native
-        .iter()
-        .zip(&supervised)
-        .filter(|(native, supervised)| native != supervised)
-        .map(|(native, supervised)| format!("natively   {native}\nsupervised {supervised}"))
-        .collect();
-    assert!(
-        different.is_empty(),
-        "{} differ:\n{}",
-        different.len(),
-        different.join("\n")
-    );
-    assert_eq!(native.len(), supervised.len());
+    let mut different = BTreeMap::new();
+    for attempt in 0..ATTEMPTS {
+        let (project, command) = (&project, &command);
+        let (native, supervised) = std::thread::scope(|scope| {
+            // Some hundreds of cases, each a few trapped calls: more than one command's limit on a busy machine.
+            let finish = move |command| common::command::run(command, 5 * LIMIT).expect_success(subcommand);
+            let native = scope.spawn(move || finish(project.command("python3", &command("127.0.0.2")[1..])));
+            let run = [&["run", "--"][..], &command("name")].concat();
+            let supervised = finish(project.imsup_command(&run));
+            (results(&native.join().unwrap()), results(&supervised))
+        });
+        assert!(native.len() > 100, "{native:#?}");
+        assert!(native.keys().eq(supervised.keys()), "{native:#?}\n{supervised:#?}");
+        let distinct: BTreeSet<_> = native.values().collect();
+        assert!(distinct.len() > 10, "some are reached, and some are not: {distinct:?}");
+        let now = native
+            .iter()
+            .filter(|(case, result)| supervised[*case] != **result)
+            .map(|(case, result)| {
+                (
+                    case.clone(),
+                    format!("natively {result}; supervised {}", supervised[case]),
+                )
+            });
+        let now: BTreeMap<String, String> = now.collect();
+        match attempt {
+            0 => different = now,
+            _ => different.retain(|case, _| now.contains_key(case)),
+        }
+        if different.keys().all(|case| DIFFERENT.contains(&case.as_str())) {
+            break;
+        }
+    }
+    let known: Vec<_> = DIFFERENT.iter().filter(|_| subcommand == "families").collect();
+    assert!(different.keys().eq(known), "{different:#?}");
 }
 
 #[test]

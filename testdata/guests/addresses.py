@@ -126,7 +126,7 @@ def families(own):
     for kind, (first, second), (option, value) in itertools.product(KINDS, orders, options.items()):
         for listens_first in (False, True) if kind == "tcp" else (False,):
             said = pair(kind, first, second, value, listens_first, own)
-            print(f"{kind} {first}, then {second} {option}{' listening' if listens_first else ''}: " + "; ".join(said), flush=True)
+            print(f"{kind} {first}, then {second} {option}{' listening' if listens_first else ''} -> " + "; ".join(said), flush=True)
 
 
 # Every client and every listener.
@@ -202,7 +202,7 @@ def clients(own, base):
                 server.close()
                 print(
                     f"{kind} listener {listener} {'explicit' if explicit else 'port 0'}, client {bound}{' looks' if looks else ''} "
-                    f"{ways[0]} to {'own' if to == own else to}: {said}",
+                    f"{ways[0]} to {'own' if to == own else to} -> {said}",
                     flush=True,
                 )
 

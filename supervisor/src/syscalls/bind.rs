@@ -9,7 +9,7 @@ use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{Sockaddr, Verdict, leave, read_sockaddr, socket_of};
+use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of};
 use crate::held::{Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
@@ -56,6 +56,14 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     let plan = match decide(&host.identity, &kind, address, v6only) {
         // Who has it is on the machine's own address, where a bind clashes with it as natively, or shares the port.
         Plan::At(_) if is_beside_the_machines(host, &kind, address) => Plan::Machines,
+        Plan::At(mut endpoint)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && !v6only
+                && conflict::is_beside_v4(host, socket.as_fd(), endpoint) =>
+        {
+            endpoint.address.set_ip(host.identity.v6_shadow());
+            Plan::At(endpoint)
+        }
         plan => plan,
     };
     host.trace.decided(&plan);
@@ -207,6 +215,9 @@ pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Famil
     };
     socket::bind(socket.as_fd(), family.form(SocketAddrV4::new(ip, 0)))?;
     forget_native(host, socket);
+    if let Some(kind) = InetSocket::inspect(socket.as_fd()) {
+        conflict::note(host, socket.as_fd(), kind.transport, family.wildcard());
+    }
     Ok(())
 }
 
@@ -228,6 +239,9 @@ fn forget_native(host: &mut Host, socket: &OwnedFd) {
 }
 
 fn at(host: &mut Host, call: &Notification, bind: HeldBind, v6only: bool) -> Verdict {
+    if conflict::is_taken(host, bind.socket.as_fd(), bind.endpoint.transport, bind.asked, v6only) {
+        return Errno::EADDRINUSE.into();
+    }
     if host.retained.is_waiting(bind.endpoint) || is_beside_orphan(host, &bind) {
         return install(host, call.id, call.tid, &bind).into();
     }
@@ -384,6 +398,7 @@ fn bound(host: &mut Host, socket: &OwnedFd, bind: &HeldBind) {
         host.has_bound_datagrams = true;
     }
     forget_native(host, socket);
+    conflict::note(host, socket.as_fd(), bind.endpoint.transport, bind.asked.ip());
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
         retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0);
     }

@@ -4,6 +4,7 @@
 //! left to carry the call out and to fail it in its own words.
 
 mod bind;
+mod conflict;
 mod connect;
 mod datagram;
 mod home;
@@ -31,6 +32,7 @@ use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_addr
 use crate::unhonoured::Unhonoured;
 
 pub use bind::{claimed, keep_claimed};
+pub use conflict::BoundSockets;
 pub use lead::{connect_answered, look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).
