@@ -11,6 +11,7 @@ declare -A needs=(
     [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
     [tclsh]=tcl [prove]=perl [xz]=xz-utils
     [redis-sentinel]=redis-sentinel [haproxy]=haproxy
+    [ruby]=ruby [php]=php-cli
     [etcd]=etcd-server [etcdctl]=etcd-client
 )
 

@@ -12,8 +12,10 @@ mod cpython;
 mod libevent;
 mod node;
 mod perl;
+mod php;
 mod redis;
 mod results;
+mod ruby;
 mod unit;
 
 use std::path::PathBuf;
