@@ -343,6 +343,11 @@ impl Retained {
         *self.landings.entry(endpoint).or_default() |= wildcard.is_none_or(|ip| ip.is_ipv6());
     }
 
+    /// Forgets a landing: what landed there is closed.
+    pub fn forget_landing(&mut self, endpoint: Endpoint) {
+        self.landings.remove(&endpoint);
+    }
+
     /// Whether something landed on `endpoint`. It may be closed by now.
     pub fn is_landing(&self, endpoint: Endpoint) -> bool {
         self.landings.contains_key(&endpoint)

@@ -76,7 +76,11 @@ def reach(kind, to, port, sockets):
     server = sockets[reached[0]]
     if kind == "udp":
         data, peer = server.recvfrom(100)
-        server.sendto(b"answer to " + data, peer)
+        try:
+            server.sendto(b"answer to " + data, peer)
+        except OSError as error:
+            client.close()
+            return f"{reached[0]}, which cannot answer: {name_of(error)}"
     else:
         taken, _ = server.accept()
         taken.sendall(b"answer")

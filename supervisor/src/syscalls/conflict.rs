@@ -142,11 +142,25 @@ fn is_refused(socket: BorrowedFd<'_>, transport: Transport, address: SocketAddr)
     socket::probe_like(socket, transport, address) == Err(Errno::EADDRINUSE)
 }
 
-/// Remembers what a program bound.
+/// Remembers what a program bound. What had the port at another of the host's addresses, and is closed, is led to no more.
 pub(super) fn note(host: &mut Host, socket: BorrowedFd<'_>, transport: Transport, asked: IpAddr) {
     let local = socket::local_address(socket).and_then(socket::as_v4);
-    if let (Some(address), Ok(inode)) = (local, socket::inode(socket)) {
-        host.bound.note(Endpoint { transport, address }, inode, asked);
+    let (Some(address), Ok(inode)) = (local, socket::inode(socket)) else {
+        return;
+    };
+    host.bound.note(Endpoint { transport, address }, inode, asked);
+    for ip in [
+        host.identity.vip(),
+        host.identity.localhost(),
+        host.identity.v6_shadow(),
+    ] {
+        let other = Endpoint {
+            transport,
+            address: SocketAddrV4::new(ip, address.port()),
+        };
+        if other.address != address && host.retained.is_landing(other) && !host.bound.has(other, |_| true) {
+            host.retained.forget_landing(other);
+        }
     }
 }
 

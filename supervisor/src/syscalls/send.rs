@@ -236,9 +236,16 @@ impl Sending<'_> {
         let plan = if on_v6 || takes_v4(kind, self.socket, address) {
             let at_wildcard = |port| {
                 let wildcard = Endpoint::udp(host.identity.vip(), port);
+                // The more exact address first, as the kernel prefers it.
                 match to_v6 {
-                    true => host.retained.is_dual_stack(wildcard),
-                    false => host.retained.is_landing(wildcard),
+                    true => {
+                        let exact = Endpoint::udp(host.identity.v6_shadow(), port);
+                        host.retained.is_dual_stack(wildcard) && !host.retained.is_landing(exact)
+                    }
+                    false => {
+                        let exact = Endpoint::udp(host.identity.localhost(), port);
+                        host.retained.is_landing(wildcard) && !host.retained.is_landing(exact)
+                    }
                 }
             };
             let native = |port| is_native(host, Transport::Udp, to_v6, on_v6, port);
