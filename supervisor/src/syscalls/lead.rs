@@ -114,7 +114,6 @@ pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer)
 
 /// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do. `to_localhost`
 /// is whether the program asked for its own localhost, and if so, for `::1`.
-#[expect(clippy::too_many_arguments, reason = "what a plan says, and what it is said of")]
 pub(super) fn lead_stream(
     host: &mut Host,
     call: &Notification,
