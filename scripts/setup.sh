@@ -10,7 +10,7 @@ declare -A needs=(
     [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
     [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
     [tclsh]=tcl [prove]=perl [xz]=xz-utils
-    [redis-sentinel]=redis-sentinel [haproxy]=haproxy [socat]=socat [strace]=strace [bwrap]=bubblewrap [s6-svscan]=s6
+    [redis-sentinel]=redis-sentinel [haproxy]=haproxy [socat]=socat [strace]=strace [bwrap]=bubblewrap [s6-svscan]=s6 [ruby]=ruby [php]=php-cli
     [etcd]=etcd-server [etcdctl]=etcd-client
 )
 

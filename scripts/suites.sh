@@ -16,6 +16,8 @@ declare -A wanted=(
     [perl]='*/dist/IO/t/* */cpan/Socket/t/* */cpan/IO-Socket-IP/t/* */t/*.pl'
     [libio-socket-ssl-perl]='*/t/*'
     [libio-socket-inet6-perl]='*/t/*'
+    [ruby3.1]='*/test/socket/* */tool/lib/*'
+    [php8.2]='*/run-tests.php */ext/sockets/tests/* */ext/standard/tests/network/* */ext/standard/tests/streams/*'
     [nodejs]='*/test/common/* */test/fixtures/* */test/parallel/test-net-* */test/parallel/test-dgram-* */test/parallel/test-http-* */test/parallel/test-https-*
         */test/parallel/test-dns* */test/parallel/test-cluster-* */test/parallel/test-tls-*'
 )

@@ -10,4 +10,4 @@ pub mod table;
 
 pub use confine::{ConfineError, confine, confinement};
 pub use notify::{FilterError, compile};
-pub use table::{Action, Condition, Families, Handler, Row, Sockets, TABLE, Test, handler_of};
+pub use table::{Action, Condition, Families, HANDOVER_FLAG, Handler, Row, Sockets, TABLE, Test, handler_of};

@@ -168,6 +168,19 @@ const WITH_DESTINATION: &[Conjunction] = &[&[Condition {
 
 const OF_ACCEPTCONN: &[Conjunction] = &[&[int(1, libc::SOL_SOCKET), int(2, libc::SO_ACCEPTCONN)]];
 
+/// A flag of sendmsg(2) that the kernel has for itself and no program passes (include/linux/socket.h): with it the call is not trapped. The child that has
+/// installed the filter hands its listener over so, before anybody can answer a notification.
+pub const HANDOVER_FLAG: i32 = libc::MSG_RST;
+
+/// The destination of a message lies in memory, where a filter cannot look.
+const UNLESS_HANDED_OVER: &[Conjunction] = &[&[Condition {
+    argument: 2,
+    test: Test::MaskedEqual {
+        mask: HANDOVER_FLAG as u64,
+        value: 0,
+    },
+}]];
+
 /// The argument, an `int` to the kernel, is `value`.
 const fn int(argument: u8, value: i32) -> Condition {
     Condition {
@@ -176,31 +189,6 @@ const fn int(argument: u8, value: i32) -> Condition {
             mask: u32::MAX as u64,
             value: value as u64,
         },
-    }
-}
-
-/// The destination of a message lies in memory, where a filter cannot look. Only stream sockets raise SIGPIPE (send(2)), so who asks for none writes
-/// to one, or to a connected socket without thinking of its kind: D-Bus, Wayland, gRPC, glibc's resolver. Their calls stay native.
-const SENDMSG_MAY_HAVE_DESTINATION: &[Conjunction] =
-    &[&[without(2, libc::MSG_NOSIGNAL)], &[with(2, libc::MSG_FASTOPEN)]];
-const SENDMMSG_MAY_HAVE_DESTINATION: &[Conjunction] =
-    &[&[without(3, libc::MSG_NOSIGNAL)], &[with(3, libc::MSG_FASTOPEN)]];
-
-/// The flag is set.
-const fn with(flags_argument: u8, flag: i32) -> Condition {
-    masked(flags_argument, flag, flag)
-}
-
-/// The flag is not set.
-const fn without(flags_argument: u8, flag: i32) -> Condition {
-    masked(flags_argument, flag, 0)
-}
-
-const fn masked(argument: u8, mask: i32, value: i32) -> Condition {
-    let (mask, value) = (mask as u64, value as u64);
-    Condition {
-        argument,
-        test: Test::MaskedEqual { mask, value },
     }
 }
 
@@ -307,16 +295,10 @@ pub const TABLE: &[Row] = &[
         "sendmsg",
         libc::SYS_sendmsg,
         Handler::SendMsg,
-        SENDMSG_MAY_HAVE_DESTINATION,
-        "as sendto; TCP Fast Open connects without connect(2)",
+        UNLESS_HANDED_OVER,
+        "as sendto; its destination lies in memory, where a filter cannot look; TCP Fast Open connects without connect(2)",
     ),
-    notify_when(
-        "sendmmsg",
-        libc::SYS_sendmmsg,
-        Handler::SendMmsg,
-        SENDMMSG_MAY_HAVE_DESTINATION,
-        "as sendmsg",
-    ),
+    notify("sendmmsg", libc::SYS_sendmmsg, Handler::SendMmsg, "as sendmsg"),
     notify(
         "getsockname",
         libc::SYS_getsockname,

@@ -20,7 +20,8 @@ use crate::kernel::task::Tasks;
 use crate::kernel::{process, socket};
 use crate::link::Link;
 use crate::resolvers::Resolvers;
-use crate::sockets::{NativePorts, Retained, SocketTable};
+use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
+use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 
@@ -51,6 +52,10 @@ pub struct Host {
     pub begun_anew: Option<NotificationId>,
     /// Ports that the kernel chose on the machine's own addresses.
     pub native_ports: NativePorts,
+    /// What the program bound.
+    pub bound: BoundSockets,
+    /// Connections to its own localhost that were led to its VIP.
+    pub own_connections: OwnConnections,
     /// Whether a UDP socket was bound to one of the host's addresses.
     pub has_bound_datagrams: bool,
     /// Where connects were answered, or datagrams taken, lately.

@@ -173,7 +173,7 @@ impl Identity {
 }
 
 /// `ip` in the family of `address`, with its port.
-fn like(address: SocketAddr, ip: Ipv4Addr) -> SocketAddr {
+pub fn like(address: SocketAddr, ip: Ipv4Addr) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => SocketAddr::new(IpAddr::V4(ip), address.port()),
         SocketAddr::V6(_) => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), address.port()),

@@ -28,7 +28,8 @@ use crate::receive::Loop;
 use crate::resolvers::Resolvers;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
-use crate::sockets::{NativePorts, Retained, SocketTable};
+use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
+use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
@@ -167,6 +168,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         incoming: Incoming::default(),
         begun_anew: None,
         native_ports: NativePorts::default(),
+        own_connections: OwnConnections::default(),
+        bound: BoundSockets::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),
         link,

@@ -1,7 +1,7 @@
 //! What a program asked for its sockets, where that is not what the kernel knows of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use imsup_wire::{Endpoint, Transport};
@@ -93,37 +93,79 @@ impl<T: Copy> Recent<T> {
     }
 }
 
-/// Ports that the kernel chose on the machine's own addresses: localhost leads to them as it is.
+/// Ports of sockets on the machine's own addresses: localhost leads to them as it is. IPv4 and IPv6 are kept apart, since two sockets
+/// may have one port.
 #[derive(Debug, Default)]
 pub struct NativePorts {
     tcp_v6: PortSet,
-    udp: PortSet,
+    udp_v4: PortSet,
+    udp_v6: PortSet,
 }
 
 impl NativePorts {
-    fn of(&mut self, transport: Transport) -> &mut PortSet {
-        match transport {
-            Transport::Tcp => &mut self.tcp_v6,
-            Transport::Udp => &mut self.udp,
+    /// The ports of a transport and family; `None` for TCP over IPv4, which is bound to addresses in the planes only.
+    fn of(&mut self, transport: Transport, v6: bool) -> Option<&mut PortSet> {
+        match (transport, v6) {
+            (Transport::Tcp, true) => Some(&mut self.tcp_v6),
+            (Transport::Tcp, false) => None,
+            (Transport::Udp, true) => Some(&mut self.udp_v6),
+            (Transport::Udp, false) => Some(&mut self.udp_v4),
         }
     }
 
-    /// Whether a connect or datagram to localhost, `::1` where `v6`, with this port is led nowhere else.
+    /// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere else.
     pub fn contains(&self, transport: Transport, v6: bool, port: u16) -> bool {
-        match transport {
-            Transport::Tcp => v6 && self.tcp_v6.contains(port),
-            Transport::Udp => self.udp.contains(port),
+        match (transport, v6) {
+            (Transport::Tcp, true) => self.tcp_v6.contains(port),
+            (Transport::Tcp, false) => false,
+            (Transport::Udp, true) => self.udp_v6.contains(port),
+            (Transport::Udp, false) => self.udp_v4.contains(port),
         }
     }
 
     /// Adds a port.
-    pub fn insert(&mut self, transport: Transport, port: u16) {
-        self.of(transport).insert(port);
+    pub fn insert(&mut self, transport: Transport, v6: bool, port: u16) {
+        if let Some(ports) = self.of(transport, v6) {
+            ports.insert(port);
+        }
     }
 
     /// Takes a port out: it was bound to an address in the planes since.
-    pub fn remove(&mut self, transport: Transport, port: u16) {
-        self.of(transport).remove(port);
+    pub fn remove(&mut self, transport: Transport, v6: bool, port: u16) {
+        if let Some(ports) = self.of(transport, v6) {
+            ports.remove(port);
+        }
+    }
+}
+
+/// Connections of the host to itself that were made to its localhost and led to a listener on its VIP: the accepted end is shown
+/// localhost as well. Those made last are remembered.
+#[derive(Debug, Default)]
+pub struct OwnConnections(Recent<bool>);
+
+impl OwnConnections {
+    fn key(client: SocketAddrV4, port: u16) -> u64 {
+        u64::from(u32::from(*client.ip())) << 32 | u64::from(client.port()) << 16 | u64::from(port)
+    }
+
+    /// Remembers a connection from `client` to this port of 127.0.0.1 (of `::1` if `v6`).
+    pub fn note(&mut self, client: SocketAddrV4, port: u16, v6: bool) {
+        self.0.set(Self::key(client, port), Some(v6));
+    }
+
+    /// Forgets it: the same addresses belong to another connection now.
+    pub fn forget(&mut self, client: SocketAddrV4, port: u16) {
+        self.0.set(Self::key(client, port), None);
+    }
+
+    /// Whether a connection from `client` to this port was made to localhost; true for `::1`.
+    pub fn get(&self, client: SocketAddrV4, port: u16) -> Option<bool> {
+        self.0.get(Self::key(client, port))
+    }
+
+    /// Whether none is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.0.known.is_empty()
     }
 }
 
@@ -382,6 +424,11 @@ impl Retained {
             self.most_landings = 2 * self.landings.len();
         }
         *self.landings.entry(endpoint).or_default() |= wildcard.is_none_or(|ip| ip.is_ipv6());
+    }
+
+    /// Forgets a landing: what landed there is closed.
+    pub fn forget_landing(&mut self, endpoint: Endpoint) {
+        self.landings.remove(&endpoint);
     }
 
     /// Whether something landed on `endpoint`. It may be closed by now.

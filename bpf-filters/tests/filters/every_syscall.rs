@@ -127,7 +127,7 @@ fn arguments_decide_as_designed() {
         arguments[argument] = value;
         arguments
     };
-    let fast_open = libc::MSG_FASTOPEN as u64;
+    let handover = imsup_bpf_filters::HANDOVER_FLAG as u64;
     let no_signal = libc::MSG_NOSIGNAL as u64;
     for (number, arguments, verdict, what) in [
         (libc::SYS_socket, [2, 1, 0, 0, 0, 0], Verdict::Notify, "IPv4"),
@@ -168,49 +168,31 @@ fn arguments_decide_as_designed() {
             "a length without an address",
         ),
         (libc::SYS_sendmsg, with(2, 0), Verdict::Notify, "sendmsg"),
-        (libc::SYS_sendmsg, with(2, no_signal), Verdict::Allow, "to a stream"),
         (
             libc::SYS_sendmsg,
-            with(2, !fast_open),
-            Verdict::Allow,
-            "all but fast open",
-        ),
-        (
-            libc::SYS_sendmsg,
-            with(2, !no_signal),
-            Verdict::Notify,
-            "all but MSG_NOSIGNAL",
-        ),
-        (
-            libc::SYS_sendmsg,
-            with(2, fast_open | no_signal),
-            Verdict::Notify,
-            "fast open and MSG_NOSIGNAL",
-        ),
-        (
-            libc::SYS_sendmsg,
-            with(2, no_signal | 0xdead_beef_0000_0000),
-            Verdict::Allow,
-            "MSG_NOSIGNAL under garbage",
-        ),
-        (
-            libc::SYS_sendmsg,
-            with(2, fast_open << 32 | no_signal),
-            Verdict::Allow,
-            "garbage that is no fast open",
-        ),
-        (
-            libc::SYS_sendmmsg,
             with(2, no_signal),
             Verdict::Notify,
-            "sendmmsg's count",
+            "its destination cannot be seen",
         ),
         (
-            libc::SYS_sendmmsg,
-            with(3, no_signal),
+            libc::SYS_sendmsg,
+            with(2, handover | no_signal),
             Verdict::Allow,
-            "sendmmsg's flags",
+            "the listener",
         ),
+        (
+            libc::SYS_sendmsg,
+            with(2, !handover),
+            Verdict::Notify,
+            "all but the flag of that",
+        ),
+        (
+            libc::SYS_sendmsg,
+            with(2, handover << 32 | no_signal),
+            Verdict::Notify,
+            "garbage that is not that flag",
+        ),
+        (libc::SYS_sendmmsg, with(3, no_signal), Verdict::Notify, "sendmmsg"),
         (
             libc::SYS_getsockopt,
             [3, 1, 30, 4096, 4096, 0],
@@ -228,12 +210,6 @@ fn arguments_decide_as_designed() {
             [3, 6, 30, 4096, 4096, 0],
             Verdict::Allow,
             "option 30 of TCP",
-        ),
-        (
-            libc::SYS_sendmmsg,
-            with(3, fast_open | no_signal),
-            Verdict::Notify,
-            "sendmmsg's fast open",
         ),
         (
             libc::SYS_bind,

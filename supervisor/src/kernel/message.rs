@@ -104,6 +104,11 @@ impl Header {
         Ok(payload)
     }
 
+    /// Whether there is any ancillary data.
+    pub fn has_control(&self) -> bool {
+        self.control != 0 && self.control_bytes != 0
+    }
+
     /// The ancillary data.
     ///
     /// # Errors
@@ -161,22 +166,86 @@ pub fn with_source(mut control: Vec<u8>, source: Ipv4Addr) -> Vec<u8> {
     control
 }
 
+/// The level and the type of control data as they lie in its header.
+fn kind_of(level: i32, name: i32) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&level.to_ne_bytes());
+    bytes[4..].copy_from_slice(&name.to_ne_bytes());
+    u64::from_ne_bytes(bytes)
+}
+
 /// Whether control data of this kind (its level, and its type above that) says which address to send from.
 fn has_source(kind: u64, data: &[u8]) -> bool {
-    let of = |level: i32, name: i32| {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&level.to_ne_bytes());
-        bytes[4..].copy_from_slice(&name.to_ne_bytes());
-        u64::from_ne_bytes(bytes)
-    };
-    if kind == of(libc::IPPROTO_IP, libc::IP_PKTINFO) {
+    if kind == kind_of(libc::IPPROTO_IP, libc::IP_PKTINFO) {
         return data.get(4..8).is_some_and(|address| address != [0; 4]);
     }
-    if kind == of(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) {
+    if kind == kind_of(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) {
         let address = data.first_chunk::<16>().copied().map(Ipv6Addr::from);
         return address.is_some_and(|address| !address.is_unspecified());
     }
     false
+}
+
+/// Gives the control data's IPv6 source address (IPV6_PKTINFO, ipv6(7)), where that is `::1`, as this IPv4 address, v4-mapped: what goes to `::1` is carried by
+/// IPv4 (net/ipv4/ip_sockglue.c, ip_cmsg_send, takes no other). False where there is none such.
+pub fn map_loopback_source(control: &mut [u8], source: Ipv4Addr) -> bool {
+    let mut at = 0;
+    while let Some(header) = control.get(at..at + CONTROL_HEADER_BYTES) {
+        let length = usize::try_from(words(header, 0)).unwrap_or(usize::MAX);
+        let is_source = words(header, 8) == kind_of(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO);
+        let data = at
+            .checked_add(length)
+            .and_then(|end| control.get_mut(at + CONTROL_HEADER_BYTES..end));
+        // Ill-formed control data, also a length of less than its header, is the kernel's to refuse.
+        let Some(data) = data else { return false };
+        if is_source
+            && let Some(address) = data.first_chunk_mut::<16>()
+            && Ipv6Addr::from(*address) == Ipv6Addr::LOCALHOST
+        {
+            *address = source.to_ipv6_mapped().octets();
+            return true;
+        }
+        at += length.next_multiple_of(CONTROL_ALIGNMENT);
+    }
+    false
+}
+
+/// A copy of a payload that the kernel may read after the call (MSG_ZEROCOPY): in pages of its own, which it keeps when they are unmapped.
+struct Pages {
+    at: *mut libc::c_void,
+    length: usize,
+}
+
+impl Pages {
+    /// # Errors
+    /// What mmap(2) says.
+    fn copy(payload: &[u8]) -> Result<Self, Errno> {
+        let length = payload.len().max(1);
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no memory that is in use.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        // SAFETY: the mapping has at least as many bytes as the payload, and nobody else knows of it.
+        unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), at.cast(), payload.len()) };
+        Ok(Self { at, length })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it is left.
+        unsafe { libc::munmap(self.at, self.length) };
+    }
 }
 
 /// sendmsg(2), which must not wait and raises no signal here.
@@ -191,8 +260,15 @@ pub fn send(
     flags: i32,
 ) -> Result<usize, Errno> {
     let name = to.map(encode_address).unwrap_or_default();
+    let pages = match flags & libc::MSG_ZEROCOPY {
+        0 => None,
+        _ => Some(Pages::copy(payload)?),
+    };
     let vector = libc::iovec {
-        iov_base: payload.as_ptr().cast_mut().cast(),
+        iov_base: match &pages {
+            Some(pages) => pages.at,
+            None => payload.as_ptr().cast_mut().cast(),
+        },
         iov_len: payload.len(),
     };
     // SAFETY: `struct msghdr` is plain data, for which all zeroes are a message without anything.
@@ -269,6 +345,29 @@ mod tests {
         let mapped = Ipv4Addr::new(127, 77, 5, 9).to_ipv6_mapped().octets();
         let own = control(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &[&mapped[..], &[0; 4]].concat());
         assert_eq!(with_source(own.clone(), SOURCE), own);
+    }
+
+    #[test]
+    fn the_source_loopback_is_mapped() {
+        let pktinfo = |ip: Ipv6Addr| {
+            control(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_PKTINFO,
+                &[&ip.octets()[..], &[1, 0, 0, 0]].concat(),
+            )
+        };
+        let segment = [control(libc::SOL_UDP, libc::UDP_SEGMENT, &[0, 5]), vec![0; 6]].concat();
+        let mut both = [segment.clone(), pktinfo(Ipv6Addr::LOCALHOST)].concat();
+        assert!(map_loopback_source(&mut both, SOURCE));
+        assert_eq!(both, [segment, pktinfo(SOURCE.to_ipv6_mapped())].concat());
+        let mut other = pktinfo(SOURCE.to_ipv6_mapped());
+        assert!(!map_loopback_source(&mut other, Ipv4Addr::LOCALHOST));
+        assert_eq!(other, pktinfo(SOURCE.to_ipv6_mapped()));
+        for length in [0_u64, 15, 17, 4096, u64::MAX] {
+            let mut bytes = control(libc::SOL_SOCKET, 1, &[]);
+            bytes[..8].copy_from_slice(&length.to_ne_bytes());
+            assert!(!map_loopback_source(&mut bytes, SOURCE), "{length}");
+        }
     }
 
     #[test]

@@ -161,6 +161,34 @@ pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
     bind(socket.as_fd(), SocketAddr::V4(endpoint.address))
 }
 
+/// Binds a socket of our own, with the options of `like` by which sockets share a port, for a moment.
+///
+/// # Errors
+/// What socket(2) and bind(2) say; EADDRINUSE if the two may not share it.
+pub fn probe_like(like: BorrowedFd<'_>, transport: Transport, address: SocketAddr) -> Result<(), Errno> {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let kind = match transport {
+        Transport::Tcp => libc::SOCK_STREAM,
+        Transport::Udp => libc::SOCK_DGRAM,
+    };
+    let probe = make(family, kind, 0)?;
+    for option in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
+        if let Ok(value) = get_int(like, libc::SOL_SOCKET, option) {
+            set_int(probe.as_fd(), libc::SOL_SOCKET, option, value)?;
+        }
+    }
+    bind(probe.as_fd(), address)
+}
+
+/// Whether the user who made a socket is the one we are.
+pub fn is_own(socket: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(socket).is_ok_and(|status| status.st_uid == rustix::process::geteuid().as_raw())
+}
+
 /// listen(2).
 ///
 /// # Errors

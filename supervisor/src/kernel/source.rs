@@ -1,11 +1,15 @@
 //! Where a socket's connections and datagrams come from: giving it a source address, and taking it back.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 
+use imsup_wire::Transport;
 use nix::errno::Errno;
 
-use super::socket::{Family, bind, connect, errno_of, get_int, set_int};
+use super::socket::{Family, InetSocket, bind, clear_v6only, connect, errno_of, get, get_int, listen, set, set_int};
+
+/// The ports that the kernel chooses from for this socket (Linux 6.3, ip(7)): the highest in the upper half of an `u32`, the lowest in the lower.
+const IP_LOCAL_PORT_RANGE: i32 = 51;
 
 /// Gives an unbound socket a source address and leaves the choice of its port to connect(2)
 /// (IP_BIND_ADDRESS_NO_PORT, ip(7)), so that the ephemeral ports of all hosts are not used up by one destination.
@@ -17,17 +21,50 @@ pub fn bind_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr) -> 
     bind(socket, family.form(SocketAddrV4::new(source, 0)))
 }
 
-/// Gives a datagram socket that the kernel bound to the wildcard a source address, and keeps its port: a disconnect takes both from a socket whose
-/// program chose neither (net/ipv4/udp.c, __udp_disconnect; its queue stays), and it can be bound anew. Where somebody was quicker to
-/// take the port, it gets another.
+/// Moves a socket of this kind, whose port the kernel chose, to another address, and keeps its port: a disconnect takes the port from a socket whose
+/// program did not choose it, and the socket can be bound anew (net/ipv4/udp.c, __udp_disconnect, whose queue stays; net/ipv4/tcp.c, tcp_set_state, for which
+/// the socket must have listened for a moment). If another socket was quicker to take the port, the kernel chooses once more.
 ///
 /// # Errors
-/// What bind(2) says: EINVAL where the program did choose.
-pub fn move_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr, port: u16) -> Result<(), Errno> {
+/// What bind(2) says: EINVAL if the program chose the port.
+pub fn move_to(socket: BorrowedFd<'_>, kind: &InetSocket, ip: IpAddr) -> Result<(), Errno> {
+    let address = |port| match ip {
+        IpAddr::V4(v4) => kind.family.form(SocketAddrV4::new(v4, port)),
+        IpAddr::V6(_) => SocketAddr::new(ip, port),
+    };
+    if kind.transport == Transport::Tcp {
+        listen(socket, 0)?;
+    }
     disconnect(socket)?;
-    match bind(socket, family.form(SocketAddrV4::new(source, port))) {
-        Err(Errno::EADDRINUSE) => bind(socket, family.form(SocketAddrV4::new(source, 0))),
+    // A bind to an IPv6 address has set it (net/ipv6/af_inet6.c, __inet6_bind).
+    if kind.family == Family::V6 {
+        let _ = clear_v6only(socket);
+    }
+    match bind_chosen(socket, address, kind.local.port()) {
+        Err(Errno::EADDRINUSE) => bind(socket, address(0)),
         result => result,
+    }
+}
+
+/// Binds a socket to this port as if the kernel had chosen the port, so that the socket can be moved again. Ports outside of the kernel's own range, and
+/// older kernels, do not allow that: there the socket stays.
+fn bind_chosen(socket: BorrowedFd<'_>, address: impl Fn(u16) -> SocketAddr, port: u16) -> Result<(), Errno> {
+    let range = |value: [u8; 4]| set(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &value);
+    let mut own = [0; 4];
+    let only = u32::from(port) << 16 | u32::from(port);
+    let narrowed =
+        get(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &mut own).is_ok() && range(only.to_ne_bytes()).is_ok();
+    let chosen = if narrowed {
+        bind(socket, address(0))
+    } else {
+        Err(Errno::EOPNOTSUPP)
+    };
+    if narrowed {
+        let _ = range(own);
+    }
+    match chosen {
+        Ok(()) => Ok(()),
+        Err(_) => bind(socket, address(port)),
     }
 }
 

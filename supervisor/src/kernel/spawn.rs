@@ -1,7 +1,7 @@
 //! Starting a program under a notify filter: fork(2), seccomp(2), execve(2).
 //!
 //! The child may use untrapped calls only once its filter is installed, since nobody answers yet. It sends the listener over a
-//! socket (SCM_RIGHTS, by sendmsg(2) with MSG_NOSIGNAL); the parent, when it is ready to answer, lets the child execute.
+//! socket (SCM_RIGHTS, by sendmsg(2) with a flag that the filter lets through); the parent, when it is ready to answer, lets the child execute.
 
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut, PipeReader, PipeWriter, Read, Write};
@@ -245,7 +245,8 @@ fn send_listener(report: &UnixStream, listener: Result<&OwnedFd, Errno>) -> Resu
     if listener.is_ok() {
         control.push(SendAncillaryMessage::ScmRights(&borrowed));
     }
-    rustix::net::sendmsg(report, &[IoSlice::new(&errno)], &mut control, SendFlags::NOSIGNAL)
+    let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(imsup_bpf_filters::HANDOVER_FLAG.cast_unsigned());
+    rustix::net::sendmsg(report, &[IoSlice::new(&errno)], &mut control, flags)
         .map(drop)
         .map_err(errno_of)
 }

@@ -9,7 +9,7 @@ use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::{Sockaddr, Verdict, leave, read_sockaddr, socket_of};
+use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of};
 use crate::doors::{self, Vetted};
 use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
@@ -59,8 +59,16 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     host.make_way(socket.as_fd(), address.port());
     let v6only = kind.family == Family::V6 && socket::is_v6only(socket.as_fd());
     let plan = match decide(&host.identity, &kind, address, v6only) {
-        // Who has it is on the machine's own address, where a bind clashes with it as natively.
-        Plan::At(_) if is_taken_on_the_machines(host, &kind, address) => Plan::Native,
+        // Who has it is on the machine's own address, where a bind clashes with it as natively, or shares the port.
+        Plan::At(_) if is_beside_the_machines(host, &kind, address) => Plan::Machines,
+        Plan::At(mut endpoint)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && !v6only
+                && conflict::is_beside_v4(host, socket.as_fd(), endpoint) =>
+        {
+            endpoint.address.set_ip(host.identity.v6_shadow());
+            Plan::At(endpoint)
+        }
         plan => plan,
     };
     host.trace.decided(&plan);
@@ -133,19 +141,19 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Carries [`Plan::Machines`] out. A wildcard is of both families where it is an AF_INET6 socket: hosts have IPv4 addresses.
+/// Carries [`Plan::Machines`] out.
 fn on_the_machines(host: &mut Host, socket: &OwnedFd, transport: Transport, asked: SocketAddr, v6only: bool) -> Answer {
     let socket = socket.as_fd();
-    if v6only
-        && asked.ip().is_unspecified()
-        && let Err(errno) = socket::clear_v6only(socket)
-    {
-        return Answer::errno(errno);
-    }
     match socket::bind(socket, asked) {
         Ok(()) => {
             if let Some(local) = socket::local_address(socket) {
-                host.native_ports.insert(transport, local.port());
+                let ip = asked.ip().to_canonical();
+                let both = ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6only;
+                for v6 in [false, true] {
+                    if both || ip.is_ipv6() == v6 {
+                        host.native_ports.insert(transport, v6, local.port());
+                    }
+                }
             }
             Answer::Value(0)
         }
@@ -153,23 +161,34 @@ fn on_the_machines(host: &mut Host, socket: &OwnedFd, transport: Transport, aske
     }
 }
 
-/// Whether this is a port of localhost that the kernel chose for another socket of the host ([`Plan::Machines`]) and that is still bound.
-fn is_taken_on_the_machines(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
+/// Whether this is a port of localhost that the kernel chose for another socket of the host ([`Plan::Machines`]) and that is still bound. Of
+/// datagram sockets also the other family's port and the wildcard's count: there the kernel alone knows which of two sockets a datagram is for, and
+/// two sockets at one place answer each other's clients. (A stream socket listens in the planes but for `::1`.)
+fn is_beside_the_machines(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
-    if !ip.is_loopback() || !host.native_ports.contains(kind.transport, ip.is_ipv6(), address.port()) {
-        return false;
-    }
-    let family = if ip.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
+    let families = match kind.transport {
+        Transport::Tcp if ip == IpAddr::V6(Ipv6Addr::LOCALHOST) => &[true][..],
+        Transport::Udp if ip.is_unspecified() || ip.is_loopback() => &[false, true],
+        _ => return false,
     };
-    let kind = match kind.transport {
+    families.iter().any(|v6| {
+        host.native_ports.contains(kind.transport, *v6, address.port())
+            && is_bound_on_the_machines(kind.transport, *v6, address.port())
+    })
+}
+
+/// Whether some socket has this port of the machine's 127.0.0.1, or `::1`.
+pub(super) fn is_bound_on_the_machines(transport: Transport, v6: bool, port: u16) -> bool {
+    let (family, ip) = match v6 {
+        true => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        false => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    let kind = match transport {
         Transport::Tcp => SocketType::STREAM,
         Transport::Udp => SocketType::DGRAM,
     };
     rustix::net::socket(family, kind, None)
-        .and_then(|probe| rustix::net::bind(&probe, &SocketAddr::new(ip, address.port())))
+        .and_then(|probe| rustix::net::bind(&probe, &SocketAddr::new(ip, port)))
         .is_err()
 }
 
@@ -192,7 +211,7 @@ fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
 ///
 /// # Errors
 /// What bind(2) says.
-pub(super) fn bind_wildcard_now(host: &Host, socket: &OwnedFd, family: Family) -> Result<(), Errno> {
+pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Family) -> Result<(), Errno> {
     let v6only = family == Family::V6 && socket::is_v6only(socket.as_fd());
     let ip = if v6only {
         socket::clear_v6only(socket.as_fd())?;
@@ -200,10 +219,36 @@ pub(super) fn bind_wildcard_now(host: &Host, socket: &OwnedFd, family: Family) -
     } else {
         host.identity.vip()
     };
-    socket::bind(socket.as_fd(), family.form(SocketAddrV4::new(ip, 0)))
+    socket::bind(socket.as_fd(), family.form(SocketAddrV4::new(ip, 0)))?;
+    forget_native(host, socket);
+    if let Some(kind) = InetSocket::inspect(socket.as_fd()) {
+        conflict::note(host, socket.as_fd(), kind.transport, family.wildcard());
+    }
+    Ok(())
+}
+
+/// A socket is bound in the planes: its port is none of the machine's any more, whatever had it there. (It is closed: natively the two
+/// would conflict.)
+fn forget_native(host: &mut Host, socket: &OwnedFd) {
+    let Some(kind) = InetSocket::inspect(socket.as_fd()) else {
+        return;
+    };
+    let (port, ip) = (kind.local.port(), kind.local_v4().map(|local| *local.ip()));
+    let is_v6_localhost = ip == Some(host.identity.v6_shadow());
+    let is_dual = ip == Some(host.identity.vip()) && kind.family == Family::V6;
+    if !is_v6_localhost {
+        host.native_ports.remove(kind.transport, false, port);
+    }
+    if is_v6_localhost || is_dual {
+        host.native_ports.remove(kind.transport, true, port);
+    }
 }
 
 fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
+    let v6only = bind.family == Family::V6 && socket::is_v6only(bind.socket.as_fd());
+    if conflict::is_taken(host, bind.socket.as_fd(), bind.endpoint.transport, bind.asked, v6only) {
+        return Errno::EADDRINUSE.into();
+    }
     set_misfits_apart(host, &bind);
     if host.retained.is_waiting(bind.endpoint) {
         return install(host, call.id, call.tid, &bind).into();
@@ -454,8 +499,8 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
     if bind.endpoint.transport == Transport::Udp {
         host.has_bound_datagrams = true;
     }
-    host.native_ports
-        .remove(bind.endpoint.transport, bind.endpoint.address.port());
+    forget_native(host, socket);
+    conflict::note(host, socket.as_fd(), bind.endpoint.transport, bind.asked.ip());
     if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
         let place = Place {
             tid,

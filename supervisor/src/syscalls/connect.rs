@@ -4,13 +4,14 @@
 //! and the broker is not asked. Only a refusal makes a connect a signal to the broker.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
+use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::lead::{lead_datagram, lead_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::doors::{self, Vetted};
@@ -28,6 +29,8 @@ use crate::kernel::source;
 enum Plan {
     /// Left to the kernel as it is.
     Native,
+    /// Left to the kernel once the socket is at this address.
+    NativeFrom(IpAddr),
     /// Fails.
     Refuse(Errno),
     /// Carried out on the program's socket.
@@ -47,6 +50,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Native => f.write_str("left to the kernel"),
+            Self::NativeFrom(ip) => write!(f, "left to the kernel, from {ip}"),
             Self::Refuse(_) => f.write_str("refused"),
             Self::Lead { source, candidates, .. } => {
                 if let Some(source) = source {
@@ -92,23 +96,28 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     {
         return verdict;
     }
-    if !takes_v4(&kind, &socket, address) {
+    let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
+    let on_v6 = to_v6 && is_on_v6(&kind, socket::is_v6only(socket.as_fd()));
+    if !on_v6 && !takes_v4(&kind, &socket, address) {
         return Answer::Continue.into();
     }
-    let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
     let listeners = Listeners {
         sees_all: host.sees_all_listeners(),
         is_landing: |endpoint| match to_v6 {
             true => host.retained.is_dual_stack(endpoint),
             false => host.retained.is_landing(endpoint),
         },
-        is_native: |v6, port| host.native_ports.contains(kind.transport, v6, port),
+        is_native: |v6, port| is_native(host, kind.transport, v6, on_v6, port),
         is_bound: datagram::is_bound,
     };
-    let plan = decide(&host.identity, &kind, address, destination, &listeners);
+    let plan = decide(&host.identity, &kind, address, destination, on_v6, &listeners);
     host.trace.decided(&plan);
     match plan {
         Plan::Native => Answer::Continue.into(),
+        Plan::NativeFrom(ip) => match move_home(host, &socket, &kind, ip) {
+            Ok(()) => Answer::Continue.into(),
+            Err(errno) => errno.into(),
+        },
         Plan::Refuse(errno) => errno.into(),
         Plan::Lead {
             source,
@@ -121,9 +130,12 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             {
                 return Verdict::Hold(held);
             }
-            if let Some(source) = source
-                && let Err(errno) = take_source(host, &socket, &kind, source)
-            {
+            let taken = match source {
+                Some(source) if on_v6 => move_home(host, &socket, &kind, source.into()),
+                Some(source) => take_source(host, &socket, &kind, source),
+                None => Ok(()),
+            };
+            if let Err(errno) = taken {
                 return errno.into();
             }
             show_peer(host, &socket, &kind, shown_peer);
@@ -135,7 +147,8 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
                         true => host.incoming.before_own(),
                         false => host.incoming.note_connect(),
                     }
-                    let verdict = lead_stream(host, call, socket, &kind, &candidates, reach);
+                    let to_localhost = matches!(destination, Destination::Localhost { .. }).then_some(to_v6);
+                    let verdict = lead_stream(host, call, socket, &kind, &candidates, reach, to_localhost);
                     if own {
                         host.incoming.after_own();
                     }
@@ -191,7 +204,7 @@ fn take_source(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, source: Ipv
     if kind.is_unbound() {
         return source::bind_source(socket.as_fd(), kind.family, source);
     }
-    match source::move_source(socket.as_fd(), kind.family, source, kind.local.port()) {
+    match source::move_to(socket.as_fd(), kind, source.into()) {
         Ok(()) => {
             host.has_bound_datagrams = true;
             if let Ok(cookie) = socket::cookie(socket.as_fd()) {
@@ -253,6 +266,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
     socket: &InetSocket,
     address: SocketAddr,
     destination: Destination,
+    on_v6: bool,
     listeners: &Listeners<W, N>,
 ) -> Plan {
     let transport = socket.transport;
@@ -300,7 +314,11 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
             let lands = |address| (listeners.is_landing)(Endpoint { transport, address });
             let (on_wildcard, on_private) = (lands(wildcard), lands(private));
             if !on_wildcard && (listeners.is_native)(v6, port) {
-                return Plan::Native;
+                return if v6 && is_on_planes(identity, socket) {
+                    Plan::NativeFrom(Ipv6Addr::LOCALHOST.into())
+                } else {
+                    Plan::Native
+                };
             }
             // The more exact address first, as the kernel prefers it; what is known may be closed, and its port another's.
             let candidates = match (on_wildcard, on_private, listeners.sees_all) {
@@ -315,13 +333,22 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
             }
             // For a loopback destination that is the kernel's own choice; for any other local one it is the destination itself,
             // unless the route says otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
-            let source =
-                (has_no_source && !vip.is_loopback() && candidates.contains(&wildcard)).then_some(Ipv4Addr::LOCALHOST);
+            let needs_source = has_no_source && !vip.is_loopback() && candidates.contains(&wildcard);
+            let source = match on_v6 {
+                true => Some(identity.v6_shadow()),
+                false => needs_source.then_some(Ipv4Addr::LOCALHOST),
+            };
+            let localhost = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+            // Its peer's address alone tells localhost only if its own is 127.0.0.1 (Identity::shown_peer).
+            let shown_peer = match v6 {
+                true => Some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
+                false => (!has_no_source && on_wildcard).then(|| socket.family.form(localhost)),
+            };
             Plan::Lead {
                 source,
                 candidates,
                 reach: None,
-                shown_peer: v6.then_some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
+                shown_peer,
             }
         }
     }
@@ -347,6 +374,7 @@ mod tests {
             socket,
             address,
             identity().destination(address),
+            is_on_v6(socket, false),
             &Listeners {
                 sees_all,
                 is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity().vip(),
@@ -483,7 +511,7 @@ mod tests {
                 is_native: |_, _| false,
                 is_bound: |_| false,
             };
-            match decide(&identity, &socket, to, identity.destination(to), &listeners) {
+            match decide(&identity, &socket, to, identity.destination(to), false, &listeners) {
                 Plan::Lead { source, .. } => source,
                 other => panic!("{other:?}"),
             }
@@ -503,7 +531,7 @@ mod tests {
             is_native: |_, _| false,
             is_bound: |_| false,
         };
-        match decide(&identity, &socket, to, identity.destination(to), &listeners) {
+        match decide(&identity, &socket, to, identity.destination(to), false, &listeners) {
             Plan::Lead { candidates, .. } => assert_eq!(candidates, [v4("127.78.5.7:80"), v4("127.77.5.7:80")]),
             other => panic!("{other:?}"),
         }

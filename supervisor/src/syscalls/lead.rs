@@ -112,7 +112,8 @@ pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer)
     }
 }
 
-/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
+/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do. `to_localhost`
+/// is whether the program asked for its own localhost, and if so, for `::1`.
 pub(super) fn lead_stream(
     host: &mut Host,
     call: &Notification,
@@ -120,6 +121,7 @@ pub(super) fn lead_stream(
     kind: &InetSocket,
     candidates: &[SocketAddrV4],
     reach: Option<Endpoint>,
+    to_localhost: Option<bool>,
 ) -> Verdict {
     if reach.is_some_and(|endpoint| host.answered.lately(endpoint)) {
         host.give_up_copy(socket.as_fd());
@@ -140,6 +142,7 @@ pub(super) fn lead_stream(
         } else {
             attempt(socket.as_fd(), address, blocking, leave_refusal)
         };
+        note_own(host, socket.as_fd(), *candidate, to_localhost);
         match (attempt, reach) {
             (Attempt::Over(answer), _) => {
                 let connected = answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS);
@@ -179,6 +182,22 @@ pub(super) fn lead_stream(
         }
     }
     Errno::ECONNREFUSED.into()
+}
+
+/// Notes a connection of the host to itself, for the accepted end (getsockname(2)): that is asked for after this call is answered. One that was
+/// refused is overwritten or forgotten in time.
+fn note_own(host: &mut Host, client: BorrowedFd<'_>, to: SocketAddrV4, to_localhost: Option<bool>) {
+    let may_be_known = to_localhost.is_some() || !host.own_connections.is_empty();
+    if !may_be_known || *to.ip() != host.identity.vip() {
+        return;
+    }
+    let Some(client) = socket::local_address(client).and_then(socket::as_v4) else {
+        return;
+    };
+    match to_localhost {
+        Some(v6) => host.own_connections.note(client, to.port(), v6),
+        None => host.own_connections.forget(client, to.port()),
+    }
 }
 
 /// Holds a connect: until the next tick, or its own timeout, where the kernel has it in hand, else until the broker answers.

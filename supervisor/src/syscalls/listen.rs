@@ -1,11 +1,13 @@
 //! listen(2).
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use imsup_wire::Transport;
+use nix::errno::Errno;
 
 use super::bind::{bind_wildcard_now, endpoint_of, note_landing, retain, wildcard_of};
-use super::{Verdict, socket_of};
+use super::{Verdict, conflict, socket_of};
 use crate::host::Host;
 use crate::kernel::holders::Place;
 use crate::kernel::notify::{Answer, Notification};
@@ -25,14 +27,23 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
     {
         return errno.into();
     }
+    let asked = socket::cookie(socket.as_fd())
+        .ok()
+        .and_then(|cookie| host.sockets.get(cookie).bound);
+    let local = socket::local_address(socket.as_fd());
+    if let (Some(asked), Some(local)) = (asked, local) {
+        // Sockets that were bound with SO_REUSEADDR may not both listen.
+        let is_shadow = socket::as_v4(local).is_some_and(|local| *local.ip() == host.identity.v6_shadow());
+        let address = SocketAddr::new(asked.ip(), local.port());
+        if conflict::is_taken(host, socket.as_fd(), Transport::Tcp, address, is_shadow) {
+            return Errno::EADDRINUSE.into();
+        }
+    }
     if let Err(errno) = socket::listen(socket.as_fd(), call.int(1)) {
         return errno.into();
     }
     host.handovers.share_no_more(socket.as_fd());
     host.note_step();
-    let asked = socket::cookie(socket.as_fd())
-        .ok()
-        .and_then(|cookie| host.sockets.get(cookie).bound);
     let chosen_by_kernel = asked.map_or(kind.is_unbound(), |asked| asked.port() == 0);
     if asked.is_none()
         && kind.is_unbound()

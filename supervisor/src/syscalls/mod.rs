@@ -5,8 +5,10 @@
 
 mod accept;
 mod bind;
+mod conflict;
 mod connect;
 mod datagram;
+mod home;
 mod lead;
 mod listen;
 mod names;
@@ -32,6 +34,7 @@ use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_addr
 use crate::unhonoured::Unhonoured;
 
 pub use bind::{bind_again, claimed, keep_claimed};
+pub use conflict::BoundSockets;
 pub use lead::{connect_answered, look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).

@@ -1,6 +1,6 @@
 //! getsockname(2) and getpeername(2).
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -9,10 +9,10 @@ use super::bind::bind_wildcard_now;
 use super::remembered::known;
 use super::{Verdict, socket_of};
 use crate::host::Host;
-use crate::identity::Identity;
+use crate::identity::{Identity, like};
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, encode_address};
+use crate::kernel::socket::{self, as_v4, encode_address};
 use crate::sockets::Asked;
 
 /// Handles getsockname(2).
@@ -21,7 +21,7 @@ pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
         Ok(found) => found,
         Err(verdict) => {
             return known(host, call).map_or(verdict, |known| {
-                let shown = shown_local(&host.identity, known.local, &known.asked, known.peer.is_some());
+                let shown = shown_local(host, known.local, &known.asked, known.peer);
                 show(call, known.local, shown)
             });
         }
@@ -38,16 +38,25 @@ pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
             None => return Answer::Continue.into(),
         }
     }
-    let connected = socket::peer_address(socket.as_fd()).is_ok();
-    let shown = shown_local(&host.identity, kind.local, &asked, connected);
+    let peer = socket::peer_address(socket.as_fd()).ok().flatten();
+    let shown = shown_local(host, kind.local, &asked, peer);
     show(call, kind.local, shown)
 }
 
-fn shown_local(identity: &Identity, local: SocketAddr, asked: &Asked, connected: bool) -> SocketAddr {
+fn shown_local(host: &Host, local: SocketAddr, asked: &Asked, peer: Option<SocketAddr>) -> SocketAddr {
     match asked.bound {
         // A socket that bound the wildcard and then connected shows its source, as natively.
-        Some(bound) if !(connected && bound.ip().is_unspecified()) => SocketAddr::new(bound.ip(), local.port()),
-        _ => identity.shown_local(local),
+        Some(bound) if !(peer.is_some() && bound.ip().is_unspecified()) => SocketAddr::new(bound.ip(), local.port()),
+        _ => accepted_at_localhost(host, local, peer).unwrap_or_else(|| host.identity.shown_local(local)),
+    }
+}
+
+/// The local address of a connection that the host's own program made to localhost and that the wildcard's listener accepted.
+fn accepted_at_localhost(host: &Host, local: SocketAddr, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+    let own = as_v4(local).filter(|own| *own.ip() == host.identity.vip())?;
+    match host.own_connections.get(as_v4(peer?)?, own.port())? {
+        true => Some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), own.port())),
+        false => Some(like(local, Ipv4Addr::LOCALHOST)),
     }
 }
 

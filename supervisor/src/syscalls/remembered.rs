@@ -51,7 +51,7 @@ pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
             asked,
             cookie: Some(socket.cookie),
         }),
-        None if !copies.bound_to_localhost => None,
+        None if !copies.bound_to_localhost && host.own_connections.is_empty() => None,
         _ => {
             let identity = &host.identity;
             let own = [

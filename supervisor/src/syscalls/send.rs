@@ -4,7 +4,7 @@
 //! a port of the kernel's choice, stays on the machine's wildcard, so that it reaches the outside world too; its datagrams to hosts are
 //! sent in its place, with their source as control data.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_bpf_filters::{Handler, handler_of};
@@ -12,6 +12,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::datagram::{Plan, decide, is_bound};
+use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::lead::ask_for_datagram;
 use super::resolver::{self, Asking};
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4};
@@ -21,7 +22,7 @@ use crate::identity::Destination;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::{self, Header};
 use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{Family, InetSocket, as_v4};
+use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::questions::is_projects;
 use crate::unhonoured::Unhonoured;
 
@@ -105,6 +106,18 @@ impl Outgoing {
     }
 }
 
+impl Outgoing {
+    /// Whether there is no destination, but `::1` as the source (IPV6_PKTINFO): the socket is connected.
+    fn is_from_loopback(&self, memory: ThreadMemory) -> bool {
+        self.datagrams.iter().any(|datagram| match &datagram.body {
+            Body::Message(header) if !datagram.is_named && header.has_control() => header
+                .control(&memory)
+                .is_ok_and(|mut control| message::map_loopback_source(&mut control, Ipv4Addr::LOCALHOST)),
+            _ => false,
+        })
+    }
+}
+
 /// The destination of a message. One that is too long is cut (net/socket.c, __copy_msghdr).
 fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
     let length = u64::from(header.name_bytes);
@@ -124,7 +137,7 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     };
     let mut addresses = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
     let is_foreign = |address| host.identity.destination(address) == Destination::Foreign;
-    if addresses.all(is_foreign) {
+    if addresses.all(is_foreign) && !outgoing.is_from_loopback(ThreadMemory::of(call.tid)) {
         if let Some(to) = outgoing.datagrams.iter().find_map(|datagram| datagram.to) {
             host.trace.decided(&Destination::Foreign);
             resolver::bring_back_to_leave(host, call);
@@ -138,10 +151,6 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     };
     if kind.transport == Transport::Tcp {
         return fast_open(host, call, outgoing.flags);
-    }
-    // What the kernel sends without a copy must stay where it is until it says so.
-    if outgoing.flags & libc::MSG_ZEROCOPY != 0 {
-        return Answer::Continue.into();
     }
     let (socket, kind, anywhere) = match of_resolver(host, call, &outgoing, socket, kind) {
         Ok(found) => found,
@@ -242,8 +251,12 @@ impl Sending<'_> {
             return Err(Answer::Continue.into());
         };
         let control = match source {
-            Some(source) => message::with_source(control, source),
-            None => control,
+            Some(source) => message::with_source(self.mapped(control, to, source), source),
+            None if control.is_empty() => control,
+            None => {
+                let own = InetSocket::inspect(self.socket.as_fd()).and_then(|kind| kind.local_v4());
+                self.mapped(control, to, own.map_or(Ipv4Addr::UNSPECIFIED, |own| *own.ip()))
+            }
         };
         let own = to
             .and_then(as_v4)
@@ -270,25 +283,45 @@ impl Sending<'_> {
                 .is_ok_and(|(query, _)| !is_projects(&query, &host.identity.planes, &host.hosts_file))
     }
 
+    /// Control data with `::1` as its source, if IPv4 carries the datagram: then `source` stands for it.
+    fn mapped(&self, mut control: Vec<u8>, to: Option<SocketAddr>, source: Ipv4Addr) -> Vec<u8> {
+        let peer = || socket::peer_address(self.socket.as_fd()).ok().flatten();
+        if to.or_else(peer).and_then(as_v4).is_some() {
+            message::map_loopback_source(&mut control, source);
+        }
+        control
+    }
+
     /// Where a datagram to `address` really goes, and from which address.
     fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
         let destination = host.identity.destination(address);
         if self.anywhere {
             return self.to_name_server(host, address);
         }
-        let plan = if takes_v4(self.kind, self.socket, address) {
-            let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
+        let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
+        // A datagram before this one may have moved it.
+        let kind = InetSocket::inspect(self.socket.as_fd()).filter(|_| to_v6);
+        let kind = &kind.unwrap_or(*self.kind);
+        let on_v6 = to_v6 && is_on_v6(kind, socket::is_v6only(self.socket.as_fd()));
+        let plan = if on_v6 || takes_v4(kind, self.socket, address) {
             let at_wildcard = |port| {
                 let wildcard = Endpoint::udp(host.identity.vip(), port);
+                // The more exact address first, as the kernel prefers it.
                 match to_v6 {
-                    true => host.retained.is_dual_stack(wildcard),
-                    false => host.retained.is_landing(wildcard),
+                    true => {
+                        let exact = Endpoint::udp(host.identity.v6_shadow(), port);
+                        host.retained.is_dual_stack(wildcard) && !host.retained.is_landing(exact)
+                    }
+                    false => {
+                        let exact = Endpoint::udp(host.identity.localhost(), port);
+                        host.retained.is_landing(wildcard) && !host.retained.is_landing(exact)
+                    }
                 }
             };
-            let native = |port| host.native_ports.contains(Transport::Udp, to_v6, port);
+            let native = |port| is_native(host, Transport::Udp, to_v6, on_v6, port);
             decide(
                 &host.identity,
-                self.kind,
+                kind,
                 address,
                 destination,
                 at_wildcard,
@@ -317,12 +350,24 @@ impl Sending<'_> {
                 ));
             }
         }
+        let home = match plan {
+            Plan::Native if to_v6 && !on_v6 && is_on_planes(&host.identity, kind) => {
+                Some(IpAddr::V6(Ipv6Addr::LOCALHOST))
+            }
+            Plan::InPlace { .. } if on_v6 => Some(IpAddr::V4(host.identity.v6_shadow())),
+            _ => None,
+        };
+        if let Some(home) = home {
+            move_home(host, self.socket, kind, home).map_err(Verdict::from)?;
+        }
         match plan {
             // One to the host itself is no arrival, which must be seen to be sent.
             Plan::Native if self.is_alone && !(own && host.incoming.is_looked_at()) => Err(Answer::Continue.into()),
             Plan::Native => Ok((Some(address), None)),
             Plan::Refuse(errno) => Err(errno.into()),
-            Plan::InPlace { to, source } => Ok((Some(self.kind.family.form(to)), source)),
+            // A socket at the machine's IPv6 wildcard has an address of the planes by now.
+            Plan::InPlace { to, .. } if on_v6 => Ok((Some(kind.family.form(to)), None)),
+            Plan::InPlace { to, source } => Ok((Some(kind.family.form(to)), source)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Sources of datagrams: ip(7), ipv6(7), udp(7).
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_supervisor::kernel::socket::{self, Family, InetSocket};
@@ -75,7 +75,8 @@ fn a_datagram_socket_whose_port_the_kernel_chose_can_be_moved() {
         socket::bind(moved.as_fd(), any.parse().unwrap()).unwrap();
         let port = local(&moved).port();
         peer.send_to(b"early", (Ipv4Addr::LOCALHOST, port)).unwrap();
-        source::move_source(moved.as_fd(), family, B, port).unwrap();
+        let kind = InetSocket::inspect(moved.as_fd()).unwrap();
+        source::move_to(moved.as_fd(), &kind, B.into()).unwrap();
         assert_eq!(v4(local(&moved)), SocketAddrV4::new(B, port));
         socket::connect(moved.as_fd(), family.form(v4(peer.local_addr().unwrap()))).unwrap();
         assert_eq!(v4(local(&moved)), SocketAddrV4::new(B, port), "{family:?}");
@@ -90,11 +91,27 @@ fn a_datagram_socket_whose_port_was_chosen_stays() {
     let free = UdpSocket::bind((A, 0)).unwrap().local_addr().unwrap().port();
     let socket = datagram(Family::V4);
     socket::bind(socket.as_fd(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, free))).unwrap();
-    assert_eq!(
-        source::move_source(socket.as_fd(), Family::V4, B, free),
-        Err(Errno::EINVAL)
-    );
+    let kind = InetSocket::inspect(socket.as_fd()).unwrap();
+    assert_eq!(source::move_to(socket.as_fd(), &kind, B.into()), Err(Errno::EINVAL));
     assert_eq!(local(&socket).port(), free);
+}
+
+/// net/ipv4/tcp.c, tcp_set_state: a stream socket that stops listening gives up a port that its program did not choose. With IP_LOCAL_PORT_RANGE (Linux 6.3,
+/// ip(7)) it gets the same again, as one of the kernel's choice, and between an IPv6 address and a v4-mapped one it is moved there and back.
+#[test]
+fn a_socket_whose_port_the_kernel_chose_moves_between_the_families() {
+    let places: [IpAddr; 2] = [B.into(), Ipv6Addr::LOCALHOST.into()];
+    for kind in [SocketType::DGRAM, SocketType::STREAM] {
+        let moved = make(Family::V6, kind);
+        socket::bind(moved.as_fd(), (Ipv6Addr::LOCALHOST, 0).into()).unwrap();
+        let port = local(&moved).port();
+        for place in places.iter().chain(&places) {
+            let kind = InetSocket::inspect(moved.as_fd()).unwrap();
+            source::move_to(moved.as_fd(), &kind, *place).unwrap();
+            let now = local(&moved);
+            assert_eq!((now.ip().to_canonical(), now.port()), (*place, port), "{kind:?}");
+        }
+    }
 }
 
 /// net/ipv4/af_inet.c, __inet_bind: a socket without a port may be bound again, to the wildcard as well. So a source that was bound without

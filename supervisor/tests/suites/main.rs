@@ -14,8 +14,10 @@ mod libevent;
 mod libuv;
 mod node;
 mod perl;
+mod php;
 mod redis;
 mod results;
+mod ruby;
 mod unit;
 
 use std::path::PathBuf;

@@ -23,6 +23,10 @@ pub enum Format {
     Redis,
     /// GoogleTest.
     GoogleTest,
+    /// Ruby's own test-unit, verbose.
+    Ruby,
+    /// PHP's run-tests.
+    Php,
     /// The exit status is all; a skipped test prints a TAP plan of none.
     Exit,
 }
@@ -42,6 +46,8 @@ impl Format {
             Self::Tinytest => tinytest(text),
             Self::Redis => redis(text),
             Self::GoogleTest => google_test(text),
+            Self::Ruby => ruby(text),
+            Self::Php => php(text),
             Self::Exit => Results::new(),
         }
     }
@@ -180,6 +186,63 @@ fn google_test(text: &str) -> Results {
     results
 }
 
+fn ruby(text: &str) -> Results {
+    let mut results = Results::new();
+    let mut outcome = None;
+    for line in text.lines() {
+        // "[ 1/37] TestSocket#test_tcp = 0.01 s", where what the test printed may come before the time; at the end
+        // "  1) Failure:", and in the next line "TestSocket#test_tcp [FILE:LINE]:".
+        let (head, rest) = line.split_once(['=', '[', ':']).unwrap_or((line, ""));
+        if let Some(outcome) = outcome.take() {
+            results.insert(head.trim().to_owned(), outcome);
+            continue;
+        }
+        let is_number = |text: &str| text.trim().parse::<u32>().is_ok();
+        match line.split_once(") ") {
+            Some((number, "Failure:" | "Error:" | "Timeout:")) if is_number(number) => {
+                outcome = Some("fail".to_owned())
+            }
+            Some((number, "Skipped:")) if is_number(number) => outcome = Some("skip".to_owned()),
+            _ => {}
+        }
+        if let Some((count, test)) = rest.split_once("] ")
+            && count.contains('/')
+            && let Some((name, _)) = test.split_once(" = ")
+            && name.contains('#')
+        {
+            results.entry(name.to_owned()).or_insert_with(|| "ok".to_owned());
+        }
+    }
+    results
+}
+
+fn php(text: &str) -> Results {
+    let mut results = Results::new();
+    let text = without_colours(text);
+    for line in text.lines() {
+        // After "TEST 5/619 [FILE]\r", if that was printed.
+        let line = line.rsplit('\r').next().unwrap_or_default();
+        let Some((status, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let outcome = match status {
+            "PASS" | "WARN" | "LEAK" => "ok",
+            "FAIL" | "BORK" => "fail",
+            "SKIP" => "skip",
+            "XFAIL" => "todo",
+            _ => continue,
+        };
+        let file = rest
+            .split('[')
+            .rev()
+            .find_map(|piece| Some(piece.split_once(".phpt]")?.0));
+        if let Some(file) = file {
+            results.insert(file.to_owned(), outcome.to_owned());
+        }
+    }
+    results
+}
+
 /// Without the escape sequences that colour words (ECMA-48, SGR).
 fn without_colours(text: &str) -> String {
     let mut pieces = text.split("\x1b[");
@@ -248,6 +311,21 @@ mod tests {
                     [  SKIPPED ] A.d (0 ms)\n[  PASSED  ] 1 test.\n[  FAILED  ] 1 test, listed below:\n[  FAILED  ] P/A.c/3, where GetParam() = (10, true)\n";
         let expected = [("A.b", "ok"), ("A.d", "skip"), ("P/A.c/3", "fail")];
         assert_eq!(parsed(Format::GoogleTest, text), pairs(&expected));
+    }
+
+    #[test]
+    fn ruby_is_read() {
+        let text = "# Running tests:\n\n[ 1/10] A#test_a = 0.00 s\n[ 2/10] A#test_b = oops\n = 0.10 s\n[10/10] A#test_c = 0.00 s\n\n  \
+            1) Failure:\nA#test_b [a.rb:1]:\nno = yes\n\n  2) Skipped:\nA#test_c [a.rb:9]:\nno [1/2] x = 1\n";
+        let expected = [("A#test_a", "ok"), ("A#test_b", "fail"), ("A#test_c", "skip")];
+        assert_eq!(parsed(Format::Ruby, text), pairs(&expected));
+    }
+
+    #[test]
+    fn php_is_read() {
+        let text = "TEST 1/3 [a.phpt]\r\x1b[1;32mPASS\x1b[0m one [tests/a.phpt] \nFAIL two [x] [tests/b.phpt] \nSKIP c [tests/c.phpt] reason: [no]\nTests failed : 1\n";
+        let expected = [("tests/a", "ok"), ("tests/b", "fail"), ("tests/c", "skip")];
+        assert_eq!(parsed(Format::Php, text), pairs(&expected));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #include "conformance.h"
 
 #include <limits.h>
+#include <linux/errqueue.h>
 
 static int bound(const char *text, int offset) {
     struct address address = IP(text, offset);
@@ -189,6 +190,65 @@ static void without_signal(void) {
     show_arrived("arrived", server);
 }
 
+static void many_without_signal(void) {
+    int server = bound("127.0.0.1", 0), client = sock(AF_INET, SOCK_DGRAM);
+    struct address name = IP("127.0.0.1", 0);
+    struct iovec vectors[] = {{"one", 3}, {"two", 3}};
+    struct mmsghdr messages[] = {{.msg_hdr = to(&name, &vectors[0], 1)}, {.msg_hdr = to(&name, &vectors[1], 1)}};
+    show("sendmmsg", sendmmsg(client, messages, 2, MSG_NOSIGNAL | MSG_DONTWAIT));
+    show("sent", messages[1].msg_len);
+    show_arrived("arrived", server);
+    show_arrived("arrived", server);
+}
+
+/* The kernel says in the error queue when it needs the bytes no more (Documentation/networking/msg_zerocopy.rst). */
+static void without_copy(void) {
+    int server = bound("127.0.0.1", 0), client = sock(AF_INET, SOCK_DGRAM);
+    struct address name = IP("127.0.0.1", 0);
+    struct iovec vector = {"ping", 4};
+    struct msghdr message = to(&name, &vector, 1);
+    char control[256];
+    struct msghdr told = {.msg_control = control, .msg_controllen = sizeof control};
+    set_option(client, SOL_SOCKET, SO_ZEROCOPY, 1);
+    show("sendmsg", sendmsg(client, &message, MSG_ZEROCOPY));
+    show_arrived("arrived", server);
+    show_poll("told", client, 0);
+    show("error queue", recvmsg(client, &told, MSG_ERRQUEUE | MSG_DONTWAIT));
+    struct cmsghdr *header = CMSG_FIRSTHDR(&told);
+    if (header != NULL) {
+        struct sock_extended_err *error = (struct sock_extended_err *)CMSG_DATA(header);
+        printf("origin %d of %u to %u\n", error->ee_origin, error->ee_info, error->ee_data);
+    }
+    show("sendto", sendto(client, "pong", 4, MSG_ZEROCOPY, &name.any, name.length));
+    show_arrived("arrived", server);
+}
+
+/* The source address as control data, of a socket that is connected or not. */
+static void from_loopback6(void) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+        struct cmsghdr header;
+    } control = {0};
+    struct in6_pktinfo info = {.ipi6_addr = IN6ADDR_LOOPBACK_INIT};
+    int server = bound("::1", 0), client = sock(AF_INET6, SOCK_DGRAM);
+    struct address name = IP("::1", 0);
+    struct iovec vector = {"ping", 4};
+    struct msghdr message = to(&name, &vector, 1);
+    control.header.cmsg_len = CMSG_LEN(sizeof info);
+    control.header.cmsg_level = IPPROTO_IPV6;
+    control.header.cmsg_type = IPV6_PKTINFO;
+    memcpy(CMSG_DATA(&control.header), &info, sizeof info);
+    message.msg_control = &control;
+    message.msg_controllen = sizeof control;
+    show("sendmsg", sendmsg(client, &message, 0));
+    show_arrived("arrived", server);
+    show("connect", do_connect(client, "::1", 0));
+    message.msg_name = NULL;
+    message.msg_namelen = 0;
+    show("sendmsg", sendmsg(client, &message, 0));
+    show_arrived("arrived", server);
+}
+
 /* A server whose port the kernel chose, and a client that sends or connects to it over localhost. */
 static void chosen_port(const char *any, const char *localhost, int connects) {
     int server = bound(any, -1), client = sock(IP(localhost, 0).any.sa_family, SOCK_DGRAM);
@@ -277,6 +337,9 @@ const struct conformance_case message_cases[] = {
     {"message_connected_peer_and_name", connected_peer_and_name},
     {"message_segments", segments},
     {"message_without_signal", without_signal},
+    {"message_many_without_signal", many_without_signal},
+    {"message_without_copy", without_copy},
+    {"message_from_loopback6", from_loopback6},
     {"udp_chosen_port_any4", chosen_port_any4},
     {"udp_chosen_port_any4_connected", chosen_port_any4_connected},
     {"udp_chosen_port_any6", chosen_port_any6},

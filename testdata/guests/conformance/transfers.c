@@ -6,7 +6,7 @@ static const char *const senders[] = {"send", "sendto", "sendmsg", "sendmmsg", "
 static const char *const receivers[] = {"recv", "recvfrom", "recvmsg", "recvmmsg", "read", "readv", NULL};
 static const char *const blocking[] = {"blocking", "nonblocking", NULL};
 static const char *const flags[] = {"peek", "waitall", "dontwait", "oob", "oob_inline", "trunc", "more", "nosignal", "timestamp", "pktinfo",
-                                    "recverr", NULL};
+                                    "recverr", "class", NULL};
 
 static void show_from(const struct address *from, socklen_t length) {
     if (length == 0) {
@@ -212,11 +212,16 @@ static void flag(const int *at) {
         received_with("error queue", client, MSG_ERRQUEUE | MSG_DONTWAIT);
         received_with("receive", client, MSG_DONTWAIT);
         break;
+    case 11:
+        set_option(server, at[0] % 2 == 1 ? IPPROTO_IPV6 : IPPROTO_IP, at[0] % 2 == 1 ? IPV6_RECVTCLASS : IP_RECVTOS, 1);
+        show("send", send(client, "a", 1, 0));
+        show_control(server);
+        break;
     }
 }
 
 /* TCP has time stamps where some other socket of the machine asked for them, and alone has urgent data. */
-static bool is_defined(const int *at) { return at[0] < 2 ? at[1] != 8 : at[1] != 3 && at[1] != 4; }
+static bool is_defined(const int *at) { return at[0] < 2 ? at[1] != 8 && at[1] != 11 : at[1] != 3 && at[1] != 4; }
 
 const struct conformance_matrix transfer_matrices[] = {
     {"transfer", {kinds, senders, receivers, blocking}, is_worth_it, transfer},

@@ -1,0 +1,83 @@
+//! One program's sockets at its own addresses, of both families: what natively reaches what, and what does not.
+//!
+//! The same script runs natively and supervised, and must print the same.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{LIMIT, Project, need, source};
+
+const COMPOSE: &str = "services:\n  other: { command: [sleep, infinity] }\n";
+
+/// How often a script is run whose lines differ: a port that the kernel chose for one family may be another program's in the other.
+const ATTEMPTS: usize = 3;
+
+/// Cases that differ (docs/deviations.md#planes).
+const DIFFERENT: [&str; 2] = [
+    "tcp ::, then 0.0.0.0 reuseport",
+    "tcp ::, then 0.0.0.0 reuseport listening",
+];
+
+/// What came out of each case of a script.
+fn results(said: &str) -> BTreeMap<String, String> {
+    let lines = said.lines().filter_map(|line| line.split_once(" -> "));
+    lines
+        .map(|(case, result)| (case.to_owned(), result.to_owned()))
+        .collect()
+}
+
+/// What the script prints natively, where an address of the machine's own is 127.0.0.2, and as a host, where it is the host's.
+#[track_caller]
+fn expect_the_same(subcommand: &str, more: &[&str]) {
+    need(&["python3"]);
+    let project = Project::up("families", COMPOSE);
+    let script = source("addresses.py").to_str().unwrap().to_owned();
+    let command = |own| [&["python3", &script, subcommand, own][..], more].concat();
+    let mut different = BTreeMap::new();
+    for attempt in 0..ATTEMPTS {
+        let (project, command) = (&project, &command);
+        let (native, supervised) = std::thread::scope(|scope| {
+            // Some hundreds of cases, each a few trapped calls: more than one command's limit on a busy machine.
+            let finish = move |command| common::command::run(command, 5 * LIMIT).expect_success(subcommand);
+            let native = scope.spawn(move || finish(project.command("python3", &command("127.0.0.2")[1..])));
+            let run = [&["run", "--"][..], &command("name")].concat();
+            let supervised = finish(project.imsup_command(&run));
+            (results(&native.join().unwrap()), results(&supervised))
+        });
+        assert!(native.len() > 100, "{native:#?}");
+        assert!(native.keys().eq(supervised.keys()), "{native:#?}\n{supervised:#?}");
+        let distinct: BTreeSet<_> = native.values().collect();
+        assert!(distinct.len() > 10, "some are reached, and some are not: {distinct:?}");
+        let now = native
+            .iter()
+            .filter(|(case, result)| supervised[*case] != **result)
+            .map(|(case, result)| {
+                (
+                    case.clone(),
+                    format!("natively {result}; supervised {}", supervised[case]),
+                )
+            });
+        let now: BTreeMap<String, String> = now.collect();
+        match attempt {
+            0 => different = now,
+            _ => different.retain(|case, _| now.contains_key(case)),
+        }
+        if different.keys().all(|case| DIFFERENT.contains(&case.as_str())) {
+            break;
+        }
+    }
+    let known: Vec<_> = DIFFERENT.iter().filter(|_| subcommand == "families").collect();
+    assert!(different.keys().eq(known), "{different:#?}");
+}
+
+#[test]
+fn two_sockets_with_one_port_are_reached_as_natively() {
+    expect_the_same("families", &[]);
+}
+
+#[test]
+fn every_client_reaches_every_listener_as_natively() {
+    let base = (10_000 + std::process::id() % 70 * 300).to_string();
+    expect_the_same("clients", &[&base]);
+}
