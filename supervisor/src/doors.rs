@@ -391,6 +391,9 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     if let Descriptors::Copied(copies) = &mut host.descriptors {
         copies.give_up(inode);
     }
+    if host.retained.given_at(endpoint).is_empty() {
+        host.handovers.left(endpoint);
+    }
     let id = host.doors.next_question;
     host.doors.next_question = id.wrapping_add(1);
     host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());

@@ -25,6 +25,9 @@ use crate::kernel::{family, succession};
 /// How long after the program's listen(2) the retained listener may still get a connection: one whose handshake was under way.
 const HANDSHAKE: Duration = Duration::from_millis(20);
 
+/// How long after a listener was let go it is looked whether the doorbell in its queue was reset.
+const DOORBELL: Duration = Duration::from_millis(2);
+
 /// How often it is looked whether the program has closed its listener, with those that wait.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -268,8 +271,15 @@ impl Handovers {
             return;
         }
         let options = socket::cookie(own).ok().and_then(|cookie| self.sharing.remove(&cookie));
-        for option in options.into_iter().flatten() {
+        let Some(options) = options else { return };
+        for option in &options {
             let _ = option.set(own, false);
+        }
+        // The kernel remembers of the port that it is shared, until a socket is bound to it that does not share.
+        if options.contains(&Sharing::Port)
+            && let Some(local) = socket::local_address(own)
+        {
+            family::forget_sharing(local.port());
         }
     }
 
@@ -300,6 +310,17 @@ impl Handovers {
         let handover = self.by_endpoint.get(&endpoint);
         if handover.is_some_and(|handover| handover.is_begun() && (handover.is_closed() || !handover.has_waiting())) {
             self.end(endpoint);
+        }
+    }
+
+    /// The program does not have its listener at this endpoint where it had it. If it has closed that, nobody may come to the retained ones any more.
+    pub fn left(&mut self, endpoint: Endpoint) {
+        self.bound_anew(endpoint);
+        if let Some(handover) = self.by_endpoint.get_mut(&endpoint)
+            && handover.is_begun()
+        {
+            // Whether the doorbell was reset is seen once no duplicate of the listener is left.
+            handover.next_look = Instant::now() + DOORBELL;
         }
     }
 

@@ -1,6 +1,6 @@
 //! A listener's connections in another family: accept(2), IPV6_ADDRFORM of ipv6(7).
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -29,6 +29,21 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
     let (connection, peer) = socket::without_blocking(listener, flags, accept)?.map_err(errno_of)?;
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
     Ok((connection, peer.ok_or(Errno::ECONNABORTED)?))
+}
+
+/// An address of the machine's that is in none of the planes.
+const ASIDE: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 1);
+
+/// Has the kernel forget that a TCP port may be shared. What it remembers of a port (`fastreuseport`) outlives the option of the sockets that set it, and lets others
+/// with the option in without a look at them; a bind without it, at whatever address, takes that back (net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse).
+pub fn forget_sharing(port: u16) {
+    let flags = SocketFlags::CLOEXEC;
+    let aside = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None);
+    if let Ok(aside) = aside
+        && let Err(errno) = rustix::net::bind(&aside, &SocketAddrV4::new(ASIDE, port))
+    {
+        tracing::debug!(port, %errno, "a port may still be shared");
+    }
 }
 
 /// Connects to a listener, to make it readable; gives our end, and its address. A byte is sent, for listeners that wait for one (TCP_DEFER_ACCEPT).

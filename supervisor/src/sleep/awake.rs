@@ -241,9 +241,13 @@ impl Sleep {
         let Some((_, until)) = self.orders.first().copied() else {
             return;
         };
-        if let Some((_, why)) = kept {
+        // What the broker has said of a start is perhaps over: the order may have overtaken the program's listen(2).
+        let is_starting = matches!(kept, Some((ReasonKind::Starting, _)));
+        if let Some((_, why)) = kept
+            && (until <= now || !is_starting)
+        {
             self.answer_orders(host, &Report::Failed(format!("it is kept awake: {why}")));
-        } else if until <= now {
+        } else if until <= now && !is_starting {
             let why = match &self.trouble {
                 Some(trouble) => trouble.what.to_string(),
                 None => "it did not become quiet".to_owned(),
