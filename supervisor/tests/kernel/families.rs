@@ -107,3 +107,23 @@ fn a_doorbell_makes_a_listener_readable() {
     drop(listener);
     assert_eq!(socket::progress(bell.as_fd()), socket::Progress::Failed);
 }
+
+/// The kernel remembers of a port that it is shared (`fastreuseport`) when the sockets that shared it do so no more, and lets the next in without a look at
+/// them; until one is bound to the port that does not share, at whatever address (net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse).
+#[test]
+fn that_a_port_is_shared_outlives_the_option() {
+    let ip = Ipv4Addr::new(127, 77, 254, 7);
+    let bound = |at: SocketAddrV4| {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        socket::Sharing::Port.set(socket.as_fd(), true).unwrap();
+        socket::bind(socket.as_fd(), at.into()).map(|()| socket)
+    };
+    let first = bound(SocketAddrV4::new(ip, 0)).unwrap();
+    let Some(SocketAddr::V4(at)) = socket::local_address(first.as_fd()) else {
+        unreachable!("an IPv4 address")
+    };
+    socket::Sharing::Port.set(first.as_fd(), false).unwrap();
+    assert!(bound(at).is_ok(), "the kernel looks at what it remembers");
+    family::forget_sharing(at.port());
+    assert_eq!(bound(at).unwrap_err(), Errno::EADDRINUSE);
+}
