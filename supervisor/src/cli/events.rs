@@ -15,7 +15,7 @@ use super::project::{Project, ProjectAndFileArgs};
 use super::table::{Format, FormatArgs};
 use super::tree;
 
-/// Show what happened since 'up': allocate, boot, ready, suspend, wake, tick, reclaim, terminate, exit, fail
+/// Show what happened since 'up': allocate, boot, ready, suspend, wake, tick, reclaim, terminate, exit, fail, unmet
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
