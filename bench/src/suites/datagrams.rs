@@ -22,7 +22,7 @@ const SERIES: [(&str, &str, Unit, bool); 6] = [
         "sendmsg-connected",
         "there and back: sendmsg with MSG_NOSIGNAL on a connected socket",
         Unit::MICROSECONDS,
-        true,
+        false,
     ),
     (
         "sendto",
@@ -91,8 +91,8 @@ pub fn run(context: &Context) -> Result<Section> {
          it is carried out in the program's place",
     );
     section.note(
-        "a program that connects its socket, or passes MSG_NOSIGNAL to sendmsg(2), is not trapped; a BPF program on the cgroup \
-         (BPF_CGROUP_UDP4_SENDMSG) could choose the source address in the kernel, but takes root",
+        "send(2) on a connected socket is not trapped, sendmsg(2) always is; a BPF program on the cgroup (BPF_CGROUP_UDP4_SENDMSG) \
+         could choose the source address in the kernel, but takes root",
     );
     Ok(section)
 }
