@@ -160,12 +160,12 @@ impl Start {
     }
 
     /// When the start is over unless something happens; `None` once the broker knows. A program that does not listen has all the time that those who
-    /// wait for it have.
+    /// wait for it have, and some more: the broker, which counts from the signal, is to tell them first that it is over.
     pub fn settles_at(&self, hold_timeout: Duration, is_awaited: bool) -> Option<Instant> {
         // What listens only where the kernel chose has not begun with the ports that others can wait for.
         let quiet = match (self.announced || (self.listening && !is_awaited), is_awaited) {
             (true, _) => QUIET,
-            (false, true) => hold_timeout,
+            (false, true) => hold_timeout + QUIET,
             (false, false) => hold_timeout / 2,
         };
         (!self.settled).then(|| self.last_step + quiet)

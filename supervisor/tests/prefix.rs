@@ -100,14 +100,14 @@ services:
     // From the program's own supervisor, which knows what it listens on.
     let script = "import socket,threading
 s = socket.create_server(('', 7000)); c = socket.create_connection(('127.0.0.1', 7000)); a, p = s.accept()
-print(p[0], c.getpeername()[0], c.getsockname()[0], a.getsockname()[0].startswith('10.77.5.'))
+print(p[0], c.getpeername()[0], c.getsockname()[0], a.getsockname()[0])
 s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 7001))
 c = socket.socket(type=socket.SOCK_DGRAM); c.sendto(b'ping', ('127.0.0.1', 7001)); d, p = s.recvfrom(9)
 s.sendto(b'pong', p); print(p[0], c.recvfrom(9)[0])";
     let said = project
         .run(&["python3", "-c", script])
         .expect_success("own wildcard listener");
-    assert_eq!(said, "127.0.0.1 127.0.0.1 127.0.0.1 True\n127.0.0.1 b'pong'\n");
+    assert_eq!(said, "127.0.0.1 127.0.0.1 127.0.0.1 127.0.0.1\n127.0.0.1 b'pong'\n");
     let other = project.run(&[common::guest("guest").to_str().unwrap(), "--call", "127.0.0.1:8080"]);
     assert!(
         !other.success(),

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::client::ask;
+use common::client::{self, ask};
 use common::{Project, need, wait_until};
 use rustix::process::Signal;
 
@@ -131,7 +131,9 @@ services:
     let before = ask(project.at("s6", 8080)).pid();
     watch.wait("s6", "suspend", 4);
     project.signal(before, Signal::KILL);
+    // Natively who comes meanwhile is refused, or reset.
+    let another = |line: String| client::Answer(line).pid() != before;
     wait_until("another server", || {
-        project.host("s6").state == "running" && ask(project.at("s6", 8080)).pid() != before
+        project.host("s6").state == "running" && client::ask_line(project.at("s6", 8080), "hello").is_ok_and(another)
     });
 }

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use imsup_wire::{CauseKind, Endpoint, HostState, Outcome, Planes, Request, ToBroker};
+use imsup_wire::{CauseKind, Endpoint, ExitStatus, HostState, Outcome, Planes, Request, ToBroker, Usage};
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;
@@ -90,13 +90,19 @@ fn tentative_transient() {
     let socket = tool.claim(taken).expect("the tentative listener");
     let copy = socket.try_clone().unwrap();
     tool.tell(&ToBroker::Listening { endpoint: taken }, vec![copy]);
-    tool.tell(&ToBroker::Settled, Vec::new());
-    assert_eq!(late.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let (mut served, _) = std::net::TcpListener::from(socket).accept().unwrap();
     served.write_all(b"!").unwrap();
     early.read_exact(&mut [0]).unwrap();
     let own = Planes::default().address(imsup_wire::Plane::Localhost, index);
+    tool.tell(&ToBroker::Settled, Vec::new());
     assert_eq!(tool.reach(Endpoint::tcp(own, 1), false), Outcome::Refused);
+    // Who waits for a port waits for as long as the program lives.
+    tool.say(ToBroker::Exited {
+        status: ExitStatus::Code(0),
+        usage: Usage::default(),
+    });
+    drop(tool);
+    assert_eq!(late.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 fn no_tentative() {

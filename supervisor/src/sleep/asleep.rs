@@ -17,6 +17,7 @@ use super::words::SharedWord;
 use super::{AFTERWARDS, Phase, Sleep};
 use crate::host::Host;
 use crate::kernel::signals;
+use crate::kernel::traffic::Connection;
 
 /// A host that sleeps.
 #[derive(Debug)]
@@ -161,19 +162,34 @@ impl Sleep {
     /// Tells the broker whose data woke the host: the connection that received last. Who has just connected the broker finds out
     /// itself, and it is time to.
     pub(super) fn name_waker(&mut self, host: &mut Host, kind: CauseKind) {
-        let connections = match kind {
-            CauseKind::Connection => Vec::new(),
-            _ => self.connections().unwrap_or_default(),
+        let last = match kind {
+            CauseKind::Connection => None,
+            _ => self.heard_last(host),
         };
-        let last = connections
-            .iter()
-            .filter(|connection| connection.established)
-            .min_by_key(|connection| connection.last_heard);
         let message = ToBroker::WokenBy {
             by: last.map(|connection| connection.peer),
             port: last.and_then(|connection| port_of(connection.local)),
         };
         host.link.send(&message, Vec::new());
+    }
+
+    /// The connection on which something came last.
+    fn heard_last(&mut self, host: &Host) -> Option<Connection> {
+        let last = |connections: Vec<Connection>| {
+            let established = connections.into_iter().filter(|connection| connection.established);
+            established.min_by_key(|connection| connection.last_heard)
+        };
+        let known = last(self.connections().unwrap_or_default());
+        // Some are not known yet if the host slept again before it was looked at.
+        let since = self.ran_from.elapsed() + AFTERWARDS;
+        if known.as_ref().is_some_and(|connection| connection.last_heard <= since) {
+            return known;
+        }
+        let pids = self.tree.processes();
+        match self.note_connections(host, &pids, true) {
+            true => last(self.connections().unwrap_or_default()),
+            false => known,
+        }
     }
 
     pub(super) fn asleep_on_time(&mut self, host: &mut Host, now: Instant) {

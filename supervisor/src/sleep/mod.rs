@@ -354,16 +354,22 @@ impl Sleep {
 
     /// What has moved so far on the connections of a host that runs.
     fn traffic(&mut self, host: &Host, pids: &[i32], seen: Seen) -> Option<Traffic> {
-        let listeners: Vec<u64> = host.retained.listening_by_inode().map(|(inode, _)| inode).collect();
-        let connected = seen.went || seen.own;
-        let noted = self
-            .connections
-            .note(pids, planes(host), &self.tree.cgroups(), &listeners, connected);
-        if let Err(error) = noted {
-            tracing::warn!(%error, "the connections of a host cannot be searched for");
+        if !self.note_connections(host, pids, seen.went || seen.own) {
             return None;
         }
         self.connections().map(|connections| traffic_of(&connections))
+    }
+
+    /// Searches for the connections of a host that runs and that are not known yet, also among sockets that were none, if any has `connected` since.
+    fn note_connections(&mut self, host: &Host, pids: &[i32], connected: bool) -> bool {
+        let listeners: Vec<u64> = host.retained.listening_by_inode().map(|(inode, _)| inode).collect();
+        let noted = self
+            .connections
+            .note(pids, planes(host), &self.tree.cgroups(), &listeners, connected);
+        if let Err(error) = &noted {
+            tracing::warn!(%error, "the connections of a host cannot be searched for");
+        }
+        noted.is_ok()
     }
 
     /// What bytes have moved so far on the connections of a host that is held, as a number to compare; `None` where there are too many to be asked at

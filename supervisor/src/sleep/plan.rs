@@ -28,6 +28,12 @@ pub enum NotIdle {
         /// The process.
         pid: i32,
     },
+    /// A thread is in open(2): both ends of a FIFO must be in that call at once, which two sleepers that are let run now and then are not.
+    #[error("process {pid} waits to open a file, perhaps a FIFO whose other end is not open")]
+    Opening {
+        /// The process.
+        pid: i32,
+    },
     /// A process is stopped by a signal, and nobody sees the one that would let it go on.
     #[error("process {pid} is stopped (SIGSTOP), and what would continue it cannot be seen")]
     Stopped {
@@ -128,6 +134,9 @@ pub fn plan<M: TargetMemory>(
             // Interrupted before we could take it from the kernel: it is made again.
             plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
             continue;
+        }
+        if [libc::SYS_open, libc::SYS_openat, libc::SYS_openat2].contains(&number) {
+            plan.not_idle.get_or_insert(NotIdle::Opening { pid });
         }
         let key = CallKey { args, stack };
         let mut call = match before.get(tid, number, &key, mark) {
