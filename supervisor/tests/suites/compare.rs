@@ -155,6 +155,10 @@ pub fn suite(name: &str, units: Vec<Unit>) {
         .into_iter()
         .filter(|unit| only.is_empty() || only.contains(&unit.name.as_str()))
         .collect();
+    if units.is_empty() && root && only.is_empty() {
+        println!("{name}: the ordinary user runs all of it");
+        return;
+    }
     assert!(!units.is_empty(), "no unit of {name} is {only:?}");
     let project = Project::up("suites", "services: { other: { command: [sleep, \"1000\"] } }\n");
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
