@@ -23,11 +23,12 @@ fn times() -> u64 {
     given.map_or(1, |text| text.parse().expect("IMSUP_ENDURANCE_TIMES is a number"))
 }
 
-/// Descriptors that may come and go: none, but where `IMSUP_WITHOUT` has the supervisor keep copies of the program's sockets, which it sweeps up
+/// Descriptors that may come and go: sockets for the next questions to a name server, as many of each family (`resolvers::MOST`), and where `IMSUP_WITHOUT` has the supervisor keep copies of the program's sockets, which it sweeps up
 /// once there are 64 more (`copies::FEW`), or an eighth of the descriptors that the program has.
 fn copies() -> usize {
     let without = std::env::var("IMSUP_WITHOUT").unwrap_or_default();
-    if without.contains("pidfd_getfd") { 128 } else { 0 }
+    let stock = 2 * 16;
+    stock + if without.contains("pidfd_getfd") { 128 } else { 0 }
 }
 
 /// What a process holds.
@@ -142,8 +143,8 @@ fn supervisor(project: &Project, host: &str) -> u32 {
 }
 
 /// Before the first look every table of imsup's is full that is bounded by design: 4,096 sockets of which is known what they were asked
-/// for (`sockets::CAPACITY`), 64 threads (`task::CAPACITY`), 256 endpoints that answered (`host::Answered`). One connect in ten fills the first.
-const WARM_CONNECTS: u64 = 60_000;
+/// for and as many connections of the host to itself (`sockets::CAPACITY`), 64 threads (`task::CAPACITY`), 256 endpoints that answered (`host::Answered`). One connect in ten fills the first, one in twenty-five the second.
+const WARM_CONNECTS: u64 = 120_000;
 const WARM_FORKS: u64 = 5000;
 
 /// What malloc(3) may keep to itself after the warm-up, as the entries of its tables come and go: 4 to 40 kB measured. It is two thirds of a byte for each connect
