@@ -163,6 +163,8 @@ services:
   slow: { command: [sleep, infinity] }
 "#,
     );
+    // Whoever boots it by a port that it never opens would wait for that, and all others with them.
+    project.ok(&["wake", "peer"]);
     let mut worker = Worker::start(&project);
     worker.work("connects", WARM_CONNECTS);
     worker.work("forks", WARM_FORKS);
@@ -225,7 +227,8 @@ services:
         Observed::start("the broker", project.broker()),
     ];
     nights(NIGHTS);
-    observed[0].expect_no_more("nights", SLACK_BYTES);
+    // The thread that stops others comes anew each night, with a part of the heap that malloc(3) keeps for it: 80 to 210 kB after 1,000 nights as after 4,000.
+    observed[0].expect_no_more("nights", 3 * SLACK_BYTES);
     observed[1].expect_no_more("nights", SLACK_BYTES + NIGHTS * 2 * EVENT_BYTES);
     boots(BOOTS);
     observed[1].expect_no_more("boots", SLACK_BYTES + (NIGHTS * 2 + BOOTS * 4) * EVENT_BYTES);
