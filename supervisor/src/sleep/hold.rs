@@ -75,8 +75,10 @@ impl Sleep {
         if let Some(error) = trouble {
             // Some were interrupted, and those that are not stopped no longer show what they were in.
             let now = Now::read();
+            let known = self.interrupted.clone();
             let _ = self.plan(&seen, ran_from, &now);
-            let mut seen = std::mem::take(&mut self.interrupted);
+            // Both from what was known before: a call that has a mark keeps it, and its deadline.
+            let mut seen = std::mem::replace(&mut self.interrupted, known);
             let rewrites = self.plan(&threads, ran_from, &now).rewrites;
             self.tree
                 .carry(threads.iter().filter_map(transfer::cut_short).collect());
