@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::sock_diag::{self, Condition, Entry, Found, Local};
 use super::tcp_info::{TcpInfo, state};
 use super::{descriptors, inspect, socket, task};
@@ -64,19 +66,29 @@ impl Known {
 
     /// The connection behind a descriptor of a process, which must be held: its descriptor is duplicated for a moment. `None` for what is no TCP
     /// connection.
-    pub fn of_held(pid: i32, number: i32) -> Option<Self> {
-        let pidfd = task::open_process(pid).ok()?;
-        let socket = task::duplicate_from(&pidfd, number).ok()?;
-        let info = TcpInfo::of(socket.as_fd()).ok()?;
-        is_in(CONNECTED, info.state).then_some(())?;
-        Some(Self {
-            inode: socket::inode(socket.as_fd()).ok()?,
+    ///
+    /// # Errors
+    /// ENOTCONN for one that is being connected, whose peer nobody says yet; EMFILE where descriptors run out.
+    pub fn of_held(pid: i32, number: i32) -> Result<Option<Self>, Errno> {
+        let duplicate = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number));
+        let socket = match duplicate {
+            Ok(socket) => socket,
+            Err(Errno::ESRCH | Errno::EBADF) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let socket = socket.as_fd();
+        if !TcpInfo::of(socket).is_ok_and(|info| is_in(CONNECTED, info.state)) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            inode: socket::inode(socket)?,
             entry: Entry {
-                local: socket::local_address(socket.as_fd())?,
-                peer: socket::peer_address(socket.as_fd()).ok()??,
-                cookie: socket::cookie(socket.as_fd()).ok()?,
+                local: socket::local_address(socket).ok_or(Errno::ENOTCONN)?,
+                peer: socket::peer_address(socket)?.ok_or(Errno::ENOTCONN)?,
+                interface: socket::interface(socket),
+                cookie: socket::cookie(socket)?,
             },
-        })
+        }))
     }
 }
 
@@ -139,6 +151,7 @@ fn among(inodes: &HashSet<u64>, found: &[Found]) -> Vec<Known> {
         entry: Entry {
             local: socket.local,
             peer: socket.peer,
+            interface: socket.interface,
             cookie: socket.cookie,
         },
     })
@@ -201,9 +214,14 @@ pub fn addresses_of(inode: u64, locals: &[Ipv4Addr]) -> Option<(SocketAddr, Opti
     Some((socket.local, established.then_some(socket.peer)))
 }
 
-/// Whether the TCP socket with these addresses and this cookie is connected, as getpeername(2) understands it.
+/// Whether the TCP socket with these addresses and this cookie is connected, as getpeername(2) understands it. One that is bound to an interface is not found.
 pub fn is_connected(local: SocketAddr, peer: SocketAddr, cookie: u64) -> bool {
-    let entry = Entry { local, peer, cookie };
+    let entry = Entry {
+        local,
+        peer,
+        interface: 0,
+        cookie,
+    };
     let found = sock_diag::look_up(&[entry]).ok().and_then(|mut found| found.pop()?);
     found.is_some_and(|socket| is_in(CONNECTED & !(1 << state::SYN_SENT), socket.state))
 }

@@ -72,7 +72,7 @@ fn known(script: &Script) -> Vec<Known> {
     let searched = by_key(traffic::search(&tcp, PLANES, &[]).unwrap());
     let held = tcp
         .iter()
-        .filter_map(|inode| Known::of_held(script.pid(), sockets[inode].number));
+        .filter_map(|inode| Known::of_held(script.pid(), sockets[inode].number).unwrap());
     assert_eq!(searched, by_key(held.collect()));
     searched
 }
@@ -139,6 +139,41 @@ fn many_connections_are_found_in_their_order() {
             .flatten()
             .all(|one| !one.established)
     );
+}
+
+/// socket(7), SO_BINDTODEVICE: a socket that is bound to an interface is found by nobody who does not name it (net/ipv4/inet_hashtables.c, inet_match).
+#[test]
+fn a_connection_that_is_bound_to_an_interface_is_found() {
+    let (listener, address) = crate::listener();
+    let mut script = Script::start("import socket\ns = socket.socket()");
+    script.tell("s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo\\0')");
+    script.tell(&format!("s.connect({:?})", (address.ip().to_string(), address.port())));
+    let _accepted = listener.accept().unwrap();
+    let sockets = traffic::sockets(&[script.pid()]);
+    let known = traffic::search(&sockets.keys().copied().collect(), PLANES, &[]).unwrap();
+    assert_eq!(known.len(), 1);
+    let at = sockets[&known[0].inode];
+    assert_eq!(Known::of_held(at.pid, at.number), Ok(Some(known[0])));
+    let found = traffic::read(&known).unwrap();
+    assert_eq!(found[0].map(|found| (found.peer, found.established)), Some((address, true)));
+}
+
+/// connect(2): one that is being connected is a connection whose peer getpeername(2) does not say.
+#[test]
+fn a_connection_that_is_being_made_is_not_taken_for_none() {
+    let (listener, address) = crate::listener();
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut script = Script::start("import socket\nsockets = []");
+    let connect = format!("sockets[-1].connect_ex({:?})", (address.ip().to_string(), address.port()));
+    // The first two have room in the queue.
+    for _ in 0..4 {
+        script.tell("sockets.append(socket.socket()); sockets[-1].setblocking(False)");
+        script.ask(&connect);
+    }
+    let number: i32 = script.ask("sockets[-1].fileno()").parse().unwrap();
+    assert_eq!(Known::of_held(script.pid(), number), Err(nix::errno::Errno::ENOTCONN));
+    let number: i32 = script.ask("sockets[0].fileno()").parse().unwrap();
+    assert!(Known::of_held(script.pid(), number).unwrap().is_some());
 }
 
 /// pidfd_getfd(2) holds a descriptor open, and neither readlink(2) of its link, nor its attributes, nor sock_diag(7) do: FIN goes out with the program's
