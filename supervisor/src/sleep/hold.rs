@@ -31,6 +31,9 @@ const SIGNALS: Duration = Duration::from_secs(10);
 /// `EPOLLET` (epoll_ctl(2)).
 const EDGE_TRIGGERED: u32 = 1 << 31;
 
+/// Those that poll(2) has as well; above them are flags.
+const EVENTS: u32 = 0xffff;
+
 /// How deep epoll instances may watch each other (fs/eventpoll.c, EP_MAX_NESTS).
 const EPOLL_NESTS: u32 = 4;
 
@@ -364,6 +367,10 @@ fn leave_signalfds(plan: &mut Plan) -> Vec<Signalfd> {
 /// The signalfds that an epoll instance watches, also by other instances, and everything else that it watches.
 fn signalfds_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Signalfd>, others: &mut Vec<(i32, u32)>) {
     for (number, events) in process::epoll_registrations(pid, epoll) {
+        if events & EVENTS == 0 {
+            // Disarmed after its one event (EPOLLONESHOT): else there were at least EPOLLERR and EPOLLHUP.
+            continue;
+        }
         if let Some(mask) = process::signalfd_mask(pid, number) {
             let told = events & EDGE_TRIGGERED != 0;
             found.push(Signalfd { pid, mask, told });
