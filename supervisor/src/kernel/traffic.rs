@@ -42,9 +42,6 @@ const CONNECTED: u32 = 1 << state::ESTABLISHED
 /// States in which both ends have closed it.
 const CLOSED_BY_BOTH: u32 = 1 << state::LAST_ACK | 1 << state::CLOSING;
 
-/// States of a connection that waits in an accept queue (it has no inode).
-const QUEUED: u32 = 1 << state::ESTABLISHED | 1 << state::SYN_RECV | 1 << state::CLOSE_WAIT;
-
 fn is_in(states: u32, state: u8) -> bool {
     state < 32 && states & 1 << state != 0
 }
@@ -180,23 +177,6 @@ fn connection(local: SocketAddr, peer: SocketAddr, info: &TcpInfo) -> Option<Con
         last_received: info.last_received,
         last_heard: info.last_heard,
     })
-}
-
-/// All connections with these local addresses, also those that wait to be accepted.
-///
-/// # Errors
-/// Where sock_diag(7) cannot be used.
-pub fn by_addresses(planes: [Ipv4Addr; 3]) -> io::Result<Vec<Connection>> {
-    let locals = planes.map(|ip| Local {
-        ip: IpAddr::V4(ip),
-        port: None,
-    });
-    let found = sock_diag::find(&locals, CONNECTED)?;
-    // One without an inode in another state was closed, and nobody of the host's has to do with it any more.
-    let live = found
-        .into_iter()
-        .filter(|socket| socket.inode != 0 || is_in(QUEUED, socket.state));
-    Ok(live.filter_map(|socket| of_found(&socket)).collect())
 }
 
 /// The addresses of the TCP connection with this inode number, where its own address is one of `locals`; the peer's once it is established.
