@@ -152,11 +152,12 @@ static void end_eventfd_read(void) { eventfd_t v; eventfd_read(a, &v); }
 static void s_inotify(void) { a = ok(inotify_init(), "inotify_init"); ok(inotify_add_watch(a, directory, IN_CREATE), "inotify_add_watch"); }
 static long c_inotify(void) { char bytes[400]; return read(a, bytes, sizeof bytes); }
 static void end_inotify(void) { char name[200]; snprintf(name, sizeof name, "%s/new-%d", directory, rand()); close(ok(open(name, O_CREAT | O_WRONLY, 0600), "open")); unlink(name); }
-static void s_timerfd(void) {
-	struct itimerspec t = {.it_value.tv_sec = LIMIT};
-	a = ok(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create"); ok(timerfd_settime(a, 0, &t, 0), "timerfd_settime");
+static void s_timerfd(void) { a = ok(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create"); }
+static long c_timerfd(void) {
+	struct itimerspec t = {.it_value = {.tv_sec = LIMIT}}; uint64_t v;
+	ok(timerfd_settime(a, 0, &t, 0), "timerfd_settime"); /* here, since the time is taken from here on */
+	return read(a, &v, sizeof v);
 }
-static long c_timerfd(void) { uint64_t v; return read(a, &v, sizeof v); }
 
 /* write(2) and its like */
 static void s_pipe_big(void) { pipes(); int t = a; a = b; b = t; make_big(); }
