@@ -152,11 +152,12 @@ static void end_eventfd_read(void) { eventfd_t v; eventfd_read(a, &v); }
 static void s_inotify(void) { a = ok(inotify_init(), "inotify_init"); ok(inotify_add_watch(a, directory, IN_CREATE), "inotify_add_watch"); }
 static long c_inotify(void) { char bytes[400]; return read(a, bytes, sizeof bytes); }
 static void end_inotify(void) { char name[200]; snprintf(name, sizeof name, "%s/new-%d", directory, rand()); close(ok(open(name, O_CREAT | O_WRONLY, 0600), "open")); unlink(name); }
-static void s_timerfd(void) {
-	struct itimerspec t = {.it_value.tv_sec = LIMIT};
-	a = ok(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create"); ok(timerfd_settime(a, 0, &t, 0), "timerfd_settime");
+static void s_timerfd(void) { a = ok(timerfd_create(CLOCK_MONOTONIC, 0), "timerfd_create"); }
+static long c_timerfd(void) {
+	struct itimerspec t = {.it_value = {.tv_sec = LIMIT}}; uint64_t v;
+	ok(timerfd_settime(a, 0, &t, 0), "timerfd_settime"); /* here, since the time is taken from here on */
+	return read(a, &v, sizeof v);
 }
-static long c_timerfd(void) { uint64_t v; return read(a, &v, sizeof v); }
 
 /* write(2) and its like */
 static void s_pipe_big(void) { pipes(); int t = a; a = b; b = t; make_big(); }
@@ -279,6 +280,8 @@ static void s_datagrams(void) { pair(SOCK_DGRAM); put(b, "one"); put(b, "two"); 
 static void s_datagrams_none(void) { pair(SOCK_DGRAM); }
 static void end_datagrams(void) { put(b, "4"); put(b, "5"); put(b, "6"); put(b, "7"); put(b, "8"); put(b, "9"); put(b, "10"); }
 static void end_ten(void) { put(b, "one"); put(b, "two"); put(b, "three"); end_datagrams(); }
+/* One after the other: each comes when the one before was taken, and its taker waits for the next. */
+static void end_ten_slowly(void) { for (int i = 0; i < 10; i++) { put(b, "x"); usleep(20000); } }
 static long recvmmsg_with(int flags, struct timespec *t) {
 	char bytes[10][20]; struct iovec v[10]; struct mmsghdr m[10] = {0};
 	for (int i = 0; i < 10; i++) { v[i] = (struct iovec){bytes[i], 20}; m[i].msg_hdr.msg_iov = &v[i]; m[i].msg_hdr.msg_iovlen = 1; }
@@ -431,6 +434,15 @@ static void s_aio_two(void) {
 	ok(syscall(SYS_io_submit, context, 1, list), "io_submit");
 }
 static long c_aio_two(void) { struct io_event e[2]; long n = syscall(SYS_io_getevents, context, 2, 2, e, 0); detail = e[0].data * 100 + e[1].data; return n; }
+static void s_aio_two_slow(void) {
+	s_aio(); int p[2]; ok(pipe(p), "pipe"); c = p[1];
+	static struct iocb second;
+	second = (struct iocb){.aio_lio_opcode = 5, .aio_fildes = p[0], .aio_buf = POLLIN, .aio_data = 8};
+	struct iocb *list[] = {&second};
+	ok(syscall(SYS_io_submit, context, 1, list), "io_submit");
+}
+static void end_aio_slowly(void) { put(c, "x"); usleep(50000); put(b, "x"); }
+static long c_aio_two_timed(void) { struct io_event e[2]; long n = syscall(SYS_io_getevents, context, 2, 2, e, limit); detail = e[0].data * 100 + e[1].data; return n; }
 
 /* sleeps */
 static void s_sleep(void) { relative(LIMIT); }
@@ -555,7 +567,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"recv-waitall", s_waitall, c_waitall, end_seven, 0}, {"recvmsg-waitall", s_waitall, c_waitall_msg, end_seven, 0}, {"recvmsg-waitall-unix", s_waitall_unix, c_waitall_msg, end_seven, 0},
 	{"recvmmsg", s_datagrams, c_recvmmsg, end_datagrams, 0}, {"recvmmsg-none", s_datagrams_none, c_recvmmsg, end_ten, 0},
 	{"recvmmsg-one", s_datagrams_none, c_recvmmsg_one, end_byte, 0}, {"recvmmsg-timed", s_datagrams, c_recvmmsg_timed, end_datagrams, 0},
-	{"recvmmsg-timeo", s_datagrams_timeo, c_recvmmsg_one, end_byte, 0},
+	{"recvmmsg-timeo", s_datagrams_timeo, c_recvmmsg_one, end_byte, 0}, {"recvmmsg-timeo-slow", s_datagrams_timeo, c_recvmmsg, end_ten_slowly, 0},
 	{"sem", s_sem, c_sem, end_sem, 0}, {"sem-shared", s_sem_shared, c_sem, end_sem, 0}, {"sem-timed", s_sem, c_sem_timed, end_sem, 0},
 	{"mutex", s_locked, c_mutex, end_unlock, 0}, {"mutex-pi", s_locked_pi, c_mutex, end_unlock, 0},
 	{"cond", s_mutex, c_cond, end_cond, 0}, {"cond-timed", s_mutex, c_cond_timed, end_cond, 0},
@@ -570,6 +582,7 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"poll", s_epoll, c_poll, end_byte, 0}, {"ppoll", s_epoll, c_ppoll, end_byte, 0}, {"select", s_epoll, c_select, end_byte, 0}, {"pselect", s_epoll, c_pselect, end_byte, 0},
 	{"ppoll-raw", s_epoll, c_ppoll_raw, end_byte, 0}, {"pselect-raw", s_epoll, c_pselect_raw, end_byte, 0},
 	{"io-getevents", s_aio, c_aio, end_byte, 0}, {"io-getevents-timed", s_aio, c_aio_timed, end_byte, 0}, {"io-pgetevents", s_aio, c_aio_p, end_byte, 0}, {"io-getevents-two", s_aio_two, c_aio_two, end_byte, 0},
+	{"io-getevents-timed-slow", s_aio_two_slow, c_aio_two_timed, end_aio_slowly, 0},
 	{0, 0, 0, 0, 0},
 	/* These end by their limit. */
 	{"read-timerfd-limit", s_timerfd, c_timerfd, nothing, 0}, {"read-tty-limit", s_tty_time, c_read, nothing, 0},

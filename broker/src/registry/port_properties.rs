@@ -321,6 +321,24 @@ fn a_sleeper_is_woken_by_whoever_comes_for_a_port_that_is_declared() {
 }
 
 #[test]
+fn a_sleeper_that_was_taken_up_is_woken_though_nobody_knows_its_cause() {
+    let mut world = World::new(Revive::OnSignal);
+    world.live = true;
+    world.step(Input::Taken {
+        cause: None,
+        ready: true,
+    });
+    world.listening(80, true);
+    world.queue(81, true);
+    assert_eq!(world.life.awaited(), Awaited::Expected);
+    let actions = world.step(Input::Suspended);
+    assert!(
+        actions.iter().any(|action| matches!(action, Action::Resume(_))),
+        "{actions:?}"
+    );
+}
+
+#[test]
 fn a_boot_that_ends_without_the_port_answers_whoever_waits_for_it() {
     for status in [ExitStatus::Code(0), ExitStatus::Signal(15)] {
         let mut world = World::new(Revive::OnSignal);

@@ -216,11 +216,6 @@ impl Cgroup {
         self.wait_for("frozen 1", patience)
     }
 
-    /// Whether every process in it is frozen.
-    pub fn is_frozen(&self) -> bool {
-        self.says("frozen 1")
-    }
-
     /// Thaws it.
     ///
     /// # Errors

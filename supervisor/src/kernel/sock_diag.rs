@@ -91,6 +91,8 @@ impl Condition {
 pub(super) struct Entry {
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// The interface that it is bound to (SO_BINDTODEVICE, a VRF, an address of one link), or 0: it is found by no other.
+    pub interface: u32,
     /// Its cookie (SO_COOKIE), which no other socket has, nor had.
     pub cookie: u64,
 }
@@ -104,6 +106,8 @@ pub(super) struct Found {
     pub uid: u32,
     /// 0 where no process has a descriptor of it: it waits in an accept queue, or was closed.
     pub inode: u32,
+    /// The interface that it is bound to, or 0.
+    pub interface: u32,
     pub cookie: u64,
     pub info: Option<TcpInfo>,
 }
@@ -150,7 +154,7 @@ const LOOK_UPS: usize = 32;
 /// any more.
 ///
 /// # Errors
-/// What socket(2), send(2) and recv(2) say.
+/// What socket(2), send(2) and recv(2) say, EAGAIN or ENOBUFS for an answer that had no room, and what the kernel answers but that there is none such.
 pub(super) fn look_up(entries: &[Entry]) -> io::Result<Vec<Option<Found>>> {
     let mut found = vec![None; entries.len()];
     if entries.is_empty() {
@@ -167,19 +171,20 @@ pub(super) fn look_up(entries: &[Entry]) -> io::Result<Vec<Option<Found>>> {
         // Each is answered by the time that send(2) returns: a socket, or ENOENT.
         let mut left = some.len();
         while left > 0 {
-            let (count, _) = match rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok(received) => received,
-                // An answer that had no room.
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => break,
-                Err(errno) => return Err(errno.into()),
-            };
+            let (count, _) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::DONTWAIT)?;
             for (number, message) in numbered_messages(&buffer[..count]) {
                 left = left.saturating_sub(1);
-                if let Message::Socket(socket) = message
-                    && let Some(place) = found.get_mut(first + number as usize)
-                    && entries[first + number as usize].cookie == socket.cookie
-                {
-                    *place = Some(*socket);
+                match message {
+                    Message::Socket(socket) => {
+                        if let Some(place) = found.get_mut(first + number as usize)
+                            && entries[first + number as usize].cookie == socket.cookie
+                        {
+                            *place = Some(*socket);
+                        }
+                    }
+                    // There is none, or one with another cookie.
+                    Message::Failed(libc::ENOENT | libc::ESTALE) | Message::End => {}
+                    Message::Failed(errno) => return Err(io::Error::from_raw_os_error(errno)),
                 }
             }
         }
@@ -208,7 +213,7 @@ fn look_up_request(number: u32, entry: &Entry) -> Vec<u8> {
             IpAddr::V6(ip) => body.extend(ip.octets()),
         }
     }
-    body.extend([0; 4]); // idiag_if
+    body.extend(entry.interface.to_ne_bytes());
     body.extend(entry.cookie.to_ne_bytes());
     let mut frame = Vec::with_capacity(NLMSG_HEADER_BYTES + body.len());
     frame.extend(((NLMSG_HEADER_BYTES + body.len()) as u32).to_ne_bytes());
@@ -341,6 +346,7 @@ fn parse(body: &[u8]) -> Option<Found> {
         },
         uid: number(64),
         inode: number(68),
+        interface: number(40),
         cookie: u64::from_ne_bytes(message[44..52].try_into().ok()?),
         info: attribute(attributes, INET_DIAG_INFO).map(TcpInfo::parse),
     })

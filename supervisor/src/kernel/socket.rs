@@ -227,6 +227,16 @@ pub fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(u64::from_ne_bytes(value))
 }
 
+/// The index of the interface that it is bound to, or 0: it can be asked since Linux 5.1 (SO_BINDTOIFINDEX).
+pub fn interface(socket: BorrowedFd<'_>) -> u32 {
+    const SO_BINDTOIFINDEX: i32 = 62;
+    let mut value = [0; 4];
+    match get(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &mut value) {
+        Ok(_) => u32::from_ne_bytes(value),
+        Err(_) => 0,
+    }
+}
+
 /// The inode number, as `socket:[N]` in /proc/PID/fd shows it.
 ///
 /// # Errors

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::sock_diag::{self, Condition, Entry, Found, Local};
 use super::tcp_info::{TcpInfo, state};
 use super::{descriptors, inspect, socket, task};
@@ -40,9 +42,6 @@ const CONNECTED: u32 = 1 << state::ESTABLISHED
 /// States in which both ends have closed it.
 const CLOSED_BY_BOTH: u32 = 1 << state::LAST_ACK | 1 << state::CLOSING;
 
-/// States of a connection that waits in an accept queue (it has no inode).
-const QUEUED: u32 = 1 << state::ESTABLISHED | 1 << state::SYN_RECV | 1 << state::CLOSE_WAIT;
-
 fn is_in(states: u32, state: u8) -> bool {
     state < 32 && states & 1 << state != 0
 }
@@ -64,19 +63,29 @@ impl Known {
 
     /// The connection behind a descriptor of a process, which must be held: its descriptor is duplicated for a moment. `None` for what is no TCP
     /// connection.
-    pub fn of_held(pid: i32, number: i32) -> Option<Self> {
-        let pidfd = task::open_process(pid).ok()?;
-        let socket = task::duplicate_from(&pidfd, number).ok()?;
-        let info = TcpInfo::of(socket.as_fd()).ok()?;
-        is_in(CONNECTED, info.state).then_some(())?;
-        Some(Self {
-            inode: socket::inode(socket.as_fd()).ok()?,
+    ///
+    /// # Errors
+    /// ENOTCONN for one that is being connected, whose peer nobody says yet; EMFILE where descriptors run out.
+    pub fn of_held(pid: i32, number: i32) -> Result<Option<Self>, Errno> {
+        let duplicate = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number));
+        let socket = match duplicate {
+            Ok(socket) => socket,
+            Err(Errno::ESRCH | Errno::EBADF) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let socket = socket.as_fd();
+        if !TcpInfo::of(socket).is_ok_and(|info| is_in(CONNECTED, info.state)) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            inode: socket::inode(socket)?,
             entry: Entry {
-                local: socket::local_address(socket.as_fd())?,
-                peer: socket::peer_address(socket.as_fd()).ok()??,
-                cookie: socket::cookie(socket.as_fd()).ok()?,
+                local: socket::local_address(socket).ok_or(Errno::ENOTCONN)?,
+                peer: socket::peer_address(socket)?.ok_or(Errno::ENOTCONN)?,
+                interface: socket::interface(socket),
+                cookie: socket::cookie(socket)?,
             },
-        })
+        }))
     }
 }
 
@@ -139,6 +148,7 @@ fn among(inodes: &HashSet<u64>, found: &[Found]) -> Vec<Known> {
         entry: Entry {
             local: socket.local,
             peer: socket.peer,
+            interface: socket.interface,
             cookie: socket.cookie,
         },
     })
@@ -169,23 +179,6 @@ fn connection(local: SocketAddr, peer: SocketAddr, info: &TcpInfo) -> Option<Con
     })
 }
 
-/// All connections with these local addresses, also those that wait to be accepted.
-///
-/// # Errors
-/// Where sock_diag(7) cannot be used.
-pub fn by_addresses(planes: [Ipv4Addr; 3]) -> io::Result<Vec<Connection>> {
-    let locals = planes.map(|ip| Local {
-        ip: IpAddr::V4(ip),
-        port: None,
-    });
-    let found = sock_diag::find(&locals, CONNECTED)?;
-    // One without an inode in another state was closed, and nobody of the host's has to do with it any more.
-    let live = found
-        .into_iter()
-        .filter(|socket| socket.inode != 0 || is_in(QUEUED, socket.state));
-    Ok(live.filter_map(|socket| of_found(&socket)).collect())
-}
-
 /// The addresses of the TCP connection with this inode number, where its own address is one of `locals`; the peer's once it is established.
 pub fn addresses_of(inode: u64, locals: &[Ipv4Addr]) -> Option<(SocketAddr, Option<SocketAddr>)> {
     let locals: Vec<Local> = locals
@@ -201,9 +194,14 @@ pub fn addresses_of(inode: u64, locals: &[Ipv4Addr]) -> Option<(SocketAddr, Opti
     Some((socket.local, established.then_some(socket.peer)))
 }
 
-/// Whether the TCP socket with these addresses and this cookie is connected, as getpeername(2) understands it.
+/// Whether the TCP socket with these addresses and this cookie is connected, as getpeername(2) understands it. One that is bound to an interface is not found.
 pub fn is_connected(local: SocketAddr, peer: SocketAddr, cookie: u64) -> bool {
-    let entry = Entry { local, peer, cookie };
+    let entry = Entry {
+        local,
+        peer,
+        interface: 0,
+        cookie,
+    };
     let found = sock_diag::look_up(&[entry]).ok().and_then(|mut found| found.pop()?);
     found.is_some_and(|socket| is_in(CONNECTED & !(1 << state::SYN_SENT), socket.state))
 }

@@ -116,6 +116,7 @@ impl Sleep {
         let pids = self.tree.processes();
         let used = self.meter.sample(now, &pids);
         let seen = host.incoming.look(&host.retained);
+        self.note_seen(seen);
         let ran = self.idle.has_run(&used);
         // A host that could not be held was let run by us.
         let waited = match ran && self.trouble.is_none() {
@@ -131,7 +132,7 @@ impl Sleep {
             unasked: waited == Waits::No,
         };
         let mut idle = std::mem::replace(&mut self.idle, super::idle::Idleness::new(now));
-        idle.look(now, &used, trace, || self.traffic(host, &pids, seen));
+        idle.look(now, &used, trace, || self.traffic(host, &pids));
         self.idle = idle;
         let cost = cpu::own_thread().saturating_sub(before);
         let kept = self.kept_awake(host, circumstances, now);

@@ -64,8 +64,39 @@ impl Connections {
         let sockets = traffic::sockets(pids);
         for inode in self.new_ones(&sockets, true) {
             let at = sockets[&inode];
-            let socket = Known::of_held(at.pid, at.number).map_or(Socket::Unconnected, Socket::Connection);
-            self.known.insert(inode, socket);
+            let known = Known::of_held(at.pid, at.number).ok().flatten();
+            self.known
+                .insert(inode, known.map_or(Socket::Unconnected, Socket::Connection));
+        }
+    }
+
+    /// All connections of a host that is held. Each of its sockets is looked at anew: it may have other addresses than it had.
+    ///
+    /// # Errors
+    /// Where sock_diag(7) cannot be used, and if nothing is known of a connection that one of its sockets is: being connected, it has no peer yet.
+    pub fn read_held(&mut self, pids: &[i32]) -> io::Result<Vec<Connection>> {
+        let sockets = traffic::sockets(pids);
+        let mut unknown = None;
+        let mut again = self.new_ones(&sockets, true);
+        again.extend(self.connections().map(|known| known.inode));
+        for inode in again {
+            let at = sockets[&inode];
+            match Known::of_held(at.pid, at.number) {
+                Ok(known) => {
+                    let socket = known.map_or(Socket::Unconnected, Socket::Connection);
+                    self.known.insert(inode, socket);
+                }
+                Err(errno) => unknown = Some(errno),
+            }
+        }
+        if let Some(errno) = unknown {
+            return Err(errno.into());
+        }
+        let outside = self.outside();
+        let read: Vec<Connection> = traffic::read(&outside)?.into_iter().flatten().collect();
+        match read.len() < outside.len() {
+            true => Err(io::Error::other("the kernel does not find all of them")),
+            false => Ok(read),
         }
     }
 
@@ -123,20 +154,23 @@ impl Connections {
     /// # Errors
     /// Where sock_diag(7) cannot be used.
     pub fn read(&self) -> io::Result<Vec<Connection>> {
+        Ok(traffic::read(&self.outside())?.into_iter().flatten().collect())
+    }
+
+    /// Those with others than the host itself.
+    fn outside(&self) -> Vec<Known> {
         let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let ends = |known: &Known| {
             let (local, peer) = known.ends();
             (canonical(local), canonical(peer))
         };
         let all: HashSet<_> = self.connections().map(ends).collect();
-        let outside: Vec<Known> = self
-            .connections()
+        self.connections()
             .filter(|known| {
                 let (local, peer) = ends(known);
                 !all.contains(&(peer, local))
             })
             .copied()
-            .collect();
-        Ok(traffic::read(&outside)?.into_iter().flatten().collect())
+            .collect()
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::calls;
 use super::deadlines::{CallKey, Due, Now, UNSEEN_MARK};
-use super::{AFTERWARDS, Phase, Sleep};
+use super::{AFTERWARDS, Phase, Sleep, transfer};
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::process;
 use crate::kernel::stopped::{self, At, GoOn};
@@ -121,7 +121,7 @@ impl Sleep {
     /// Stops these threads for a moment, and tells them that their time is over, if it is.
     fn tell(&mut self, corrections: &[Correction]) {
         let threads = corrections.iter().map(|one| (one.pid, one.tid)).collect();
-        let Ok((stopped, trouble)) = stopped::stop_threads(threads, PATIENCE) else {
+        let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, PATIENCE) else {
             return;
         };
         let now = Now::read().instant;
@@ -157,6 +157,9 @@ impl Sleep {
                 None => {}
             }
         }
+        // The time it was stopped for would be the end of a transfer that has begun meanwhile.
+        let carries = stopped.threads().iter().filter_map(transfer::cut_short).collect();
+        self.tree.carry_of(&mut stopped, carries);
         stopped.rewrite(rewrites);
         match trouble {
             None => stopped.release(),

@@ -197,7 +197,7 @@ pub struct CallKey {
 }
 
 /// Calls that were interrupted and go on, by thread.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Interrupted {
     calls: HashMap<i32, Call>,
     last_mark: Cell<u32>,

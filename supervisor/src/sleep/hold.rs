@@ -31,6 +31,9 @@ const SIGNALS: Duration = Duration::from_secs(10);
 /// `EPOLLET` (epoll_ctl(2)).
 const EDGE_TRIGGERED: u32 = 1 << 31;
 
+/// Those that poll(2) has as well; above them are flags.
+const EVENTS: u32 = 0xffff;
+
 /// How deep epoll instances may watch each other (fs/eventpoll.c, EP_MAX_NESTS).
 const EPOLL_NESTS: u32 = 4;
 
@@ -75,8 +78,10 @@ impl Sleep {
         if let Some(error) = trouble {
             // Some were interrupted, and those that are not stopped no longer show what they were in.
             let now = Now::read();
+            let known = self.interrupted.clone();
             let _ = self.plan(&seen, ran_from, &now);
-            let mut seen = std::mem::take(&mut self.interrupted);
+            // Both from what was known before: a call that has a mark keeps it, and its deadline.
+            let mut seen = std::mem::replace(&mut self.interrupted, known);
             let rewrites = self.plan(&threads, ran_from, &now).rewrites;
             self.tree
                 .carry(threads.iter().filter_map(transfer::cut_short).collect());
@@ -362,6 +367,10 @@ fn leave_signalfds(plan: &mut Plan) -> Vec<Signalfd> {
 /// The signalfds that an epoll instance watches, also by other instances, and everything else that it watches.
 fn signalfds_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Signalfd>, others: &mut Vec<(i32, u32)>) {
     for (number, events) in process::epoll_registrations(pid, epoll) {
+        if events & EVENTS == 0 {
+            // Disarmed after its one event (EPOLLONESHOT): else there were at least EPOLLERR and EPOLLHUP.
+            continue;
+        }
         if let Some(mask) = process::signalfd_mask(pid, number) {
             let told = events & EDGE_TRIGGERED != 0;
             found.push(Signalfd { pid, mask, told });

@@ -179,9 +179,15 @@ impl Idleness {
             Some(Activity::Unasked)
         } else {
             let before = std::mem::replace(&mut self.traffic, traffic());
-            at = now - when_heard(before, self.traffic);
-            let fingerprint = |traffic: Option<Traffic>| traffic.map(|traffic| traffic.fingerprint);
-            (fingerprint(before) != fingerprint(self.traffic)).then_some(Activity::Bytes)
+            match self.traffic {
+                Some(traffic) => {
+                    at = now - when_heard(before, traffic);
+                    let unchanged = before.is_some_and(|before| before.fingerprint == traffic.fingerprint);
+                    (!unchanged).then_some(Activity::Bytes)
+                }
+                // Whether anything moved nobody knows.
+                None => Some(Activity::Unseen),
+            }
         };
         // Who is asked now and then, and does little, may be idle the next moment: looked at less often it would be seen late.
         self.busy = match activity {
@@ -279,12 +285,10 @@ impl Idleness {
 }
 
 /// How long ago traffic that has changed moved: when something came last, unless a connection is gone, which says no more.
-fn when_heard(before: Option<Traffic>, now: Option<Traffic>) -> Duration {
-    match (before, now) {
-        (before, Some(now)) if before.is_none_or(|before| before.count <= now.count) => {
-            now.heard.saturating_sub(HEARD_PRECISION)
-        }
-        _ => Duration::ZERO,
+fn when_heard(before: Option<Traffic>, now: Traffic) -> Duration {
+    match before {
+        Some(before) if before.count > now.count => Duration::ZERO,
+        _ => now.heard.saturating_sub(HEARD_PRECISION),
     }
 }
 
@@ -358,6 +362,17 @@ mod tests {
         assert_eq!(idle.quiet_since(), start + ms(1000));
         idle.looked(start + ms(3000), &[(7, ms(13))], || traffic(6));
         assert_eq!(idle.quiet_since(), start + ms(3000));
+    }
+
+    #[test]
+    fn who_runs_while_its_connections_cannot_be_read_is_not_idle() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        for (at, cpu) in [(1000, 11), (2000, 12)] {
+            idle.looked(start + ms(at), &[(7, ms(cpu))], || None);
+            assert_eq!(idle.last_activity(), Some((start + ms(at), Activity::Unseen)));
+        }
+        idle.looked(start + ms(3000), &[(7, ms(12))], no_question);
+        assert_eq!(idle.quiet_since(), start + ms(2000));
     }
 
     #[test]

@@ -42,6 +42,7 @@ use self::children::Children;
 use self::connections::Connections;
 use self::correct::Correction;
 use self::deadlines::Interrupted;
+use self::hold::NotNow;
 use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
 use self::own_times::OwnTimes;
@@ -95,6 +96,8 @@ pub struct Sleep {
     phase: Phase,
     idle: Idleness,
     connections: Connections,
+    /// A socket of it has been connected since its connections were last searched for.
+    search_again: bool,
     children: Children,
     own_times: OwnTimes,
     /// When it ran last where it was not known whether by itself.
@@ -134,6 +137,7 @@ impl Sleep {
             phase: Phase::Awake,
             idle: Idleness::new(now),
             connections: Connections::default(),
+            search_again: false,
             children: Children::default(),
             own_times: OwnTimes::default(),
             ran_unasked: None,
@@ -167,8 +171,16 @@ impl Sleep {
     pub fn keep_awake(&mut self, awake: Awake) {
         let now = Instant::now();
         self.commands = awake.commands;
-        self.awaited = awake.awaited;
         self.lease_until = awake.lease.and_then(|lease| now.checked_add(lease));
+        self.set_awaited(awake.awaited, now);
+    }
+
+    fn set_awaited(&mut self, awaited: Awaited, now: Instant) {
+        self.awaited = awaited;
+        let was_in_the_way = |trouble: &Trouble| matches!(trouble.what, NotNow::Awaited);
+        if awaited == Awaited::Nobody && self.trouble.as_ref().is_some_and(was_in_the_way) {
+            self.trouble = None;
+        }
         self.next_look = self.next_look.min(now);
     }
 
@@ -279,9 +291,10 @@ impl Sleep {
         self.wake(host, Instant::now(), cause, false);
     }
 
-    /// The broker is gone: nobody says any more what becomes of a promise, and the next one has heard of nothing.
+    /// The broker is gone: nobody says any more what becomes of a promise or who waits, and the next one has heard of nothing.
     pub fn broker_lost(&mut self, host: &mut Host) {
         self.give_back_pledged(host);
+        self.set_awaited(Awaited::Nobody, Instant::now());
         self.try_to_terminate_again();
     }
 
@@ -352,11 +365,17 @@ impl Sleep {
         }
     }
 
+    /// Notes what was seen, which is told once: its connections may be searched for much later.
+    fn note_seen(&mut self, seen: Seen) {
+        self.search_again |= seen.went || seen.own;
+    }
+
     /// What has moved so far on the connections of a host that runs.
-    fn traffic(&mut self, host: &Host, pids: &[i32], seen: Seen) -> Option<Traffic> {
-        if !self.note_connections(host, pids, seen.went || seen.own) {
+    fn traffic(&mut self, host: &Host, pids: &[i32]) -> Option<Traffic> {
+        if !self.note_connections(host, pids, self.search_again) {
             return None;
         }
+        self.search_again = false;
         self.connections().map(|connections| traffic_of(&connections))
     }
 

@@ -177,9 +177,10 @@ impl Sleep {
             return Use::Other(why);
         }
         // It is held, so each of its sockets may be looked at, however many there are.
-        self.connections.note_held(&asleep.pids);
-        let Some(connections) = self.connections() else {
-            return Use::Other("its connections cannot be read".to_owned());
+        // What is not known is not known to be unused.
+        let connections = match self.connections.read_held(&asleep.pids) {
+            Ok(connections) => connections,
+            Err(error) => return Use::Other(format!("its connections cannot be read: {error}")),
         };
         match Connections::unix_elsewhere(&asleep.pids) {
             Ok(None) => {}
@@ -190,7 +191,7 @@ impl Sleep {
                     at.number
                 ));
             }
-            Err(error) => tracing::debug!(%error, "the UNIX connections of a host cannot be read"),
+            Err(error) => return Use::Other(format!("its UNIX connections cannot be read: {error}")),
         }
         match disposable {
             true => used_connections(&host.identity, &connections),

@@ -96,7 +96,8 @@ impl Sleep {
             .is_some_and(|policy| policy.terminate_after.is_some())
         {
             // Who comes while it ticks, and is answered at once, uses it.
-            host.incoming.look(&host.retained);
+            let seen = host.incoming.look(&host.retained);
+            self.note_seen(seen);
         }
         self.ran_from = now;
         self.write_time_left(now);
@@ -145,6 +146,7 @@ impl Sleep {
                     return self.wake_from_tick(host, began);
                 }
                 Ok(asleep) => {
+                    self.note_seen(host.incoming.peek());
                     host.incoming.rest();
                     return self.sleep_on(host, so_far.go_on(asleep, now), began);
                 }

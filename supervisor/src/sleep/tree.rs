@@ -184,6 +184,11 @@ impl Tree {
         self.carrying.extend(carrying);
     }
 
+    /// The same of threads of a host that runs, stopped for a moment.
+    pub fn carry_of(&mut self, stopped: &mut Stopped, carries: Vec<Carry>) {
+        self.carrying.extend(stopped.carry(carries));
+    }
+
     /// A process with a call that goes on with the rest.
     pub fn carries(&mut self) -> Option<i32> {
         self.carrying.retain(|carrying| !carrying.is_over());

@@ -165,7 +165,7 @@ fn what_a_dead_supervisor_left_is_cleared_away() {
     frozen.cgroup = cgroup("left");
     assert_eq!(frozen.script().wait().signal(), Some(libc::SIGKILL));
     assert!(frozen.cgroup().processes().is_empty());
-    assert!(!frozen.cgroup().is_frozen());
+    assert!(!frozen.cgroup().wait_frozen(Duration::ZERO));
 }
 
 /// A thread that waits for the answer to a trapped call does not freeze (it waits in state D): that is said in time, and

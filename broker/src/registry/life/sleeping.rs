@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use imsup_wire::Awaited;
+use imsup_wire::{Awaited, Cause, CauseKind};
 
 use super::{Life, Phase};
 use crate::registry::{Action, Answer, Hope, Want};
@@ -15,7 +15,13 @@ impl Life {
         if self.awaited() == Awaited::Expected {
             // Somebody came while it fell asleep.
             let cause = self.waiters.first().map(|waiter| waiter.cause.clone());
-            actions.extend(cause.or_else(|| self.cause().cloned()).map(Action::Resume));
+            let cause = cause.or_else(|| self.cause().cloned());
+            // Of a host that was taken up from another broker nobody knows whose connection that is.
+            actions.push(Action::Resume(cause.unwrap_or(Cause {
+                kind: CauseKind::Connection,
+                by: None,
+                port: None,
+            })));
         } else if self.start.quiet {
             // Nothing of its own will make it run, so it opens no more ports.
             self.refuse_up_to(Hope::Asked, actions);
