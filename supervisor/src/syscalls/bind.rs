@@ -404,7 +404,9 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
 /// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
 /// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
 fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
-    let result = socket::set_reuseport(bind.socket.as_fd()).and_then(|()| bind_own(host, tid, bind));
+    let result = socket::Sharing::Port
+        .set(bind.socket.as_fd(), true)
+        .and_then(|()| bind_own(host, tid, bind));
     match result {
         Ok(()) => Answer::Value(0),
         Err(errno) => Answer::errno(errno),
