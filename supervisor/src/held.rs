@@ -99,6 +99,8 @@ pub enum Waiting {
         call: Notification,
         /// The inode of its listener.
         listener: u64,
+        /// Whether its listener has a timeout of its own (SO_RCVTIMEO).
+        timed: bool,
     },
     /// A call that is begun anew once it is known who has a socket of this host.
     Again {
@@ -145,10 +147,11 @@ impl Held {
         }
     }
 
-    /// What it gets when a signal ends the wait. A connect with a timeout is not restarted (signal(7)).
+    /// What it gets when a signal ends the wait. A connect or accept with a timeout is not restarted (signal(7)).
     pub fn interruption(&self) -> Answer {
         match &self.waiting {
             Waiting::Connect(connect) if connect.own_timeout.is_some() => Answer::errno(Errno::EINTR),
+            Waiting::Accept { timed: true, .. } => Answer::errno(Errno::EINTR),
             _ => Answer::Interrupted,
         }
     }

@@ -35,7 +35,11 @@ pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
                 since: now,
                 deadline: now + timeout.unwrap_or(LONG),
                 timeout_errno: Errno::EAGAIN as i32,
-                waiting: Waiting::Accept { call: *call, listener },
+                waiting: Waiting::Accept {
+                    call: *call,
+                    listener,
+                    timed: timeout.is_some(),
+                },
             })
         }
     }
