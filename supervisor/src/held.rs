@@ -125,7 +125,7 @@ pub struct Held {
     pub tid: i32,
     /// Since when it waits.
     pub since: Instant,
-    /// When it fails with ETIMEDOUT (or as its socket's own timeout says).
+    /// When it fails with ETIMEDOUT (or as its socket's own timeout says), or is begun anew if it waits for a resolver's socket.
     pub deadline: Instant,
     /// What it gets then, as an errno.
     pub timeout_errno: i32,
