@@ -23,7 +23,7 @@ const FEW: usize = 256;
 /// An address of the machine's at which no host has anything: what is in use there is at the machine's wildcard.
 const NO_HOSTS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 
-/// By what a datagram socket lets others have its port.
+/// By what a socket lets others have its port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Terms {
     /// SO_REUSEADDR.
@@ -43,7 +43,7 @@ impl Terms {
         }
     }
 
-    /// Whether the kernel lets the two share a port (net/ipv4/udp.c, udp_lib_lport_inuse).
+    /// Whether the kernel lets the two share a port (net/ipv4/udp.c, udp_lib_lport_inuse); of stream sockets, while neither listens.
     fn agree(self, other: Self) -> bool {
         let one_user = match (self.other_user, other.other_user) {
             (Some(one), Some(other)) => one == other,
@@ -79,14 +79,11 @@ impl BoundSockets {
             self.sweep_at = 2 * self.count;
         }
         let sockets = self.by_endpoint.entry(endpoint).or_default();
-        // A retained one may be bound by another address this time.
-        match sockets.iter_mut().find(|one| one.inode == bound.inode) {
-            Some(known) => *known = bound,
-            None => {
-                sockets.push(bound);
-                self.count += 1;
-            }
-        }
+        let before = sockets.len();
+        // A retained one may be bound by another address this time. Those beside which the kernel would not have bound it are closed.
+        sockets.retain(|one| one.inode != bound.inode && one.terms.agree(bound.terms));
+        sockets.push(bound);
+        self.count = self.count + sockets.len() - before;
     }
 
     /// Forgets a socket that was closed.
@@ -285,6 +282,26 @@ mod tests {
         }
         assert!(bound.count <= FEW);
     }
+    #[test]
+    fn what_the_next_socket_does_not_share_its_port_with_is_closed() {
+        let at = Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), 80);
+        let shares = |address| Terms {
+            address,
+            ..Terms::default()
+        };
+        let mut bound = BoundSockets::default();
+        for (inode, address) in [(1, true), (2, true), (2, true), (3, false), (4, true), (5, true)] {
+            let asked = Ipv4Addr::UNSPECIFIED.into();
+            let terms = shares(address);
+            bound.note(at, Bound { inode, asked, terms });
+        }
+        let inodes: Vec<u64> = bound.at(at).iter().map(|one| one.inode).collect();
+        assert_eq!((inodes, bound.count), (vec![4, 5], 2));
+        bound.forget(at, 4);
+        bound.forget(at, 5);
+        assert!(bound.by_endpoint.is_empty() && bound.count == 0);
+    }
+
     #[test]
     fn datagram_sockets_share_a_port_as_their_options_say() {
         let terms = |address, port, other_user| Terms {
