@@ -14,6 +14,9 @@ use crate::kernel::socket::Family;
 /// Calls held at most; a program that makes more concurrent ones gets EAGAIN.
 pub const MAX_HELD: usize = 4096;
 
+/// How long an accept(2) is held whose listener has no timeout (SO_RCVTIMEO): longer than any handover, since none waits without a listener that has somebody.
+pub const LONGEST_ACCEPT: Duration = Duration::from_secs(3600);
+
 /// How often held calls are looked at for signals, timeouts and callers that were killed. The kernel tells a listener of
 /// none of these: with WAIT_KILLABLE_RECV a pending signal neither wakes the caller nor us.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -99,8 +102,6 @@ pub enum Waiting {
         call: Notification,
         /// The inode of its listener.
         listener: u64,
-        /// Whether its listener has a timeout of its own (SO_RCVTIMEO).
-        timed: bool,
     },
     /// A call that is begun anew once it is known who has a socket of this host.
     Again {
@@ -151,7 +152,7 @@ impl Held {
     pub fn interruption(&self) -> Answer {
         match &self.waiting {
             Waiting::Connect(connect) if connect.own_timeout.is_some() => Answer::errno(Errno::EINTR),
-            Waiting::Accept { timed: true, .. } => Answer::errno(Errno::EINTR),
+            Waiting::Accept { .. } if self.deadline < self.since + LONGEST_ACCEPT => Answer::errno(Errno::EINTR),
             _ => Answer::Interrupted,
         }
     }
