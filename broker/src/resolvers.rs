@@ -87,14 +87,12 @@ impl Resolvers {
 
     /// Asks for a batch, which [`Notice::ResolverSockets`] brings; false where none will come.
     pub(crate) fn ask(&mut self, launcher: &mut dyn Launcher, project: &str, notifier: &Notifier) -> bool {
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.asks.send(()).is_ok())
-        {
+        if let Some(running) = &self.running {
+            // If that fails it has ended. The notice of that is under way, and then all that wait are asked for anew: were another started here, the
+            // notice would end that.
+            let _ = running.asks.send(());
             return true;
         }
-        // It has not been started, or was killed.
         let Some(door) = self.door.as_ref().filter(|_| !self.useless) else {
             return false;
         };
@@ -102,7 +100,8 @@ impl Resolvers {
             Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
             Err(error) => {
                 tracing::debug!(%error, "no process can make sockets for resolvers");
-                self.useless = true;
+                self.failures += 1;
+                self.useless = self.failures >= MAX_FAILURES;
                 false
             }
         }
@@ -142,42 +141,65 @@ fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notif
     // Without the thread the process ends by itself: nobody has the other end of its connection.
     let thread = std::thread::Builder::new()
         .name("resolvers".to_owned())
-        .spawn(move || serve(channel, &asked, &door, &notifier))?;
+        .spawn(move || {
+            // Before `asked` is dropped: who cannot ask any more can count on this notice.
+            if let Some(ended) = serve(channel, &asked, &door, &notifier) {
+                let for_good = ended == Ended::ForGood;
+                notifier.tell(Notice::NoResolverSockets { for_good });
+            }
+        })?;
     Ok(Running { asks, process, thread })
 }
 
-/// Answers each that asks, until nobody asks any more or the process fails.
-fn serve(mut channel: Channel, asked: &Receiver<()>, door: &Door, notifier: &Notifier) {
-    if let Err(why) = open(&mut channel, door) {
-        tracing::info!(
-            %why,
-            "programs whose resolver compares the sender of an answer (musl, c-ares) cannot be answered for all names: \
-             this machine allows no network namespace"
-        );
-        return notifier.tell(Notice::NoResolverSockets { for_good: true });
+/// How the process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was killed, or failed.
+    Once,
+    /// It said that there can be no namespace.
+    ForGood,
+}
+
+/// Answers each that asks, until nobody asks any more, or the process has ended, and how.
+fn serve(mut channel: Channel, asked: &Receiver<()>, door: &Door, notifier: &Notifier) -> Option<Ended> {
+    match open(&mut channel, door) {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => {
+            tracing::info!(
+                %why,
+                "programs whose resolver compares the sender of an answer (musl, c-ares) cannot be answered for all names: \
+                 this machine allows no network namespace"
+            );
+            return Some(Ended::ForGood);
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the process that makes sockets for resolvers has ended before it made a namespace");
+            return Some(Ended::Once);
+        }
     }
     while asked.recv().is_ok() {
         match more(&mut channel) {
             Ok(batch) => notifier.tell(Notice::ResolverSockets(batch)),
             Err(error) => {
                 tracing::debug!(%error, "the process that makes sockets for resolvers has ended; the next who asks starts another");
-                return notifier.tell(Notice::NoResolverSockets { for_good: false });
+                return Some(Ended::Once);
             }
         }
     }
+    None
 }
 
-fn open(channel: &mut Channel, door: &Door) -> Result<(), String> {
-    let failed = |error: ChannelError| error.to_string();
-    let opened: Opened = channel
-        .receive()
-        .and_then(|opened| opened.ok_or(ChannelError::Closed))
-        .map_err(failed)?;
-    let count = if opened? { 2 } else { 1 };
-    for socket in channel.take_fds(count).map_err(failed)? {
+/// Takes the first word of the process, which is within: an error is that it said none.
+fn open(channel: &mut Channel, door: &Door) -> Result<Result<(), String>, ChannelError> {
+    let opened: Opened = channel.receive()?.ok_or(ChannelError::Closed)?;
+    let has_v6 = match opened {
+        Ok(has_v6) => has_v6,
+        Err(why) => return Ok(Err(why)),
+    };
+    for socket in channel.take_fds(if has_v6 { 2 } else { 1 })? {
         door.add(socket);
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 fn more(channel: &mut Channel) -> Result<Batch, ChannelError> {

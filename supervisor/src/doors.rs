@@ -387,6 +387,7 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     tracing::debug!(%endpoint, inode, "the program has closed a retained socket");
     host.doors.unwatch(socket.as_fd());
     host.doors.standing.remove(&inode);
+    host.bound.forget(endpoint, inode);
     drop(socket);
     if let Descriptors::Copied(copies) = &mut host.descriptors {
         copies.give_up(inode);

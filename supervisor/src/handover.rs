@@ -180,8 +180,9 @@ pub struct Handovers {
     /// Whether the program runs under the filter that traps accept(2).
     possible: bool,
     by_endpoint: BTreeMap<Endpoint, Handover>,
-    /// How many waited in retained listeners that the program was given as they are, and were not accepted yet.
-    given: BTreeMap<Endpoint, u32>,
+    /// How many waited in retained listeners that the program was given as they are, and were not accepted yet; by the inodes of these too, since several
+    /// may share an endpoint.
+    given: BTreeMap<(Endpoint, u64), u32>,
     /// Sockets of the program, by cookie, that share their port with a retained one until they listen, and what they share it by that the program
     /// has not set.
     sharing: BTreeMap<u64, Vec<Sharing>>,
@@ -207,19 +208,23 @@ impl Handovers {
     }
 
     /// The program is given a retained listener, in which so many wait.
-    pub fn give(&mut self, endpoint: Endpoint, waiting: u32) {
+    pub fn give(&mut self, endpoint: Endpoint, inode: u64, waiting: u32) {
         if self.possible && waiting > 0 {
-            self.given.insert(endpoint, waiting);
+            self.given.insert((endpoint, inode), waiting);
         }
     }
 
     /// The next of those that waited in a listener when the program was given it.
     pub fn next_given(&mut self, endpoint: Endpoint, listener: BorrowedFd<'_>) -> Option<Accepted> {
-        let left = self.given.get_mut(&endpoint)?;
+        if self.given.is_empty() {
+            return None;
+        }
+        let key = (endpoint, socket::inode(listener).ok()?);
+        let left = self.given.get_mut(&key)?;
         *left -= 1;
         let accepted = accept(listener, true);
         if *left == 0 || accepted.is_none() {
-            self.given.remove(&endpoint);
+            self.given.remove(&key);
         }
         accepted
     }
@@ -265,7 +270,7 @@ impl Handovers {
         Ok(true)
     }
 
-    /// The program listens on a socket: it shares its port no more than the program said.
+    /// The program listens on a socket, or could not bind it: it shares its port no more than the program said.
     pub fn share_no_more(&mut self, own: BorrowedFd<'_>) {
         if self.sharing.is_empty() {
             return;
@@ -278,6 +283,7 @@ impl Handovers {
         // The kernel remembers of the port that it is shared, until a socket is bound to it that does not share.
         if options.contains(&Sharing::Port)
             && let Some(local) = socket::local_address(own)
+            && local.port() != 0
         {
             family::forget_sharing(local.port());
         }
@@ -308,14 +314,19 @@ impl Handovers {
     /// The endpoint is bound anew: who waited for a listener that was closed is reset, as natively.
     pub fn bound_anew(&mut self, endpoint: Endpoint) {
         let handover = self.by_endpoint.get(&endpoint);
-        if handover.is_some_and(|handover| handover.is_begun() && (handover.is_closed() || !handover.has_waiting())) {
+        if handover.is_some_and(|handover| handover.is_begun() && (handover.is_closed() || handover.is_over())) {
             self.end(endpoint);
         }
     }
 
     /// The program does not have its listener at this endpoint where it had it. If it has closed that, nobody may come to the retained ones any more.
     pub fn left(&mut self, endpoint: Endpoint) {
-        self.bound_anew(endpoint);
+        let is_left = |handover: &Handover| {
+            handover.is_begun() && (handover.is_closed() || (handover.doorbell.is_none() && !handover.has_waiting()))
+        };
+        if self.by_endpoint.get(&endpoint).is_some_and(is_left) {
+            self.end(endpoint);
+        }
         if let Some(handover) = self.by_endpoint.get_mut(&endpoint)
             && handover.is_begun()
         {

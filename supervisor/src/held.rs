@@ -14,6 +14,9 @@ use crate::kernel::socket::Family;
 /// Calls held at most; a program that makes more concurrent ones gets EAGAIN.
 pub const MAX_HELD: usize = 4096;
 
+/// How long an accept(2) is held whose listener has no timeout (SO_RCVTIMEO): longer than any handover, since none waits without a listener that has somebody.
+pub const LONGEST_ACCEPT: Duration = Duration::from_secs(3600);
+
 /// How often held calls are looked at for signals, timeouts and callers that were killed. The kernel tells a listener of
 /// none of these: with WAIT_KILLABLE_RECV a pending signal neither wakes the caller nor us.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -123,7 +126,7 @@ pub struct Held {
     pub tid: i32,
     /// Since when it waits.
     pub since: Instant,
-    /// When it fails with ETIMEDOUT (or as its socket's own timeout says).
+    /// When it fails with ETIMEDOUT (or as its socket's own timeout says), or is begun anew if it waits for a resolver's socket.
     pub deadline: Instant,
     /// What it gets then, as an errno.
     pub timeout_errno: i32,
@@ -145,10 +148,11 @@ impl Held {
         }
     }
 
-    /// What it gets when a signal ends the wait. A connect with a timeout is not restarted (signal(7)).
+    /// What it gets when a signal ends the wait. A connect or accept with a timeout is not restarted (signal(7)).
     pub fn interruption(&self) -> Answer {
         match &self.waiting {
             Waiting::Connect(connect) if connect.own_timeout.is_some() => Answer::errno(Errno::EINTR),
+            Waiting::Accept { .. } if self.deadline < self.since + LONGEST_ACCEPT => Answer::errno(Errno::EINTR),
             _ => Answer::Interrupted,
         }
     }

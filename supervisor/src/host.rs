@@ -48,8 +48,8 @@ pub struct Host {
     pub doors: Doors,
     /// What comes to its sockets.
     pub incoming: Incoming,
-    /// The call that is begun anew: it has waited for who has its address.
-    pub begun_anew: Option<NotificationId>,
+    /// The call that is begun anew, and since when it has waited: for who has its address, or for a resolver's socket.
+    pub begun_anew: Option<(NotificationId, Instant)>,
     /// Ports that the kernel chose on the machine's own addresses.
     pub native_ports: NativePorts,
     /// What the program bound.

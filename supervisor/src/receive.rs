@@ -373,22 +373,16 @@ impl Loop {
         }
     }
 
-    /// Calls that wait for a socket are made again: there are some now, or none will come.
+    /// Calls that wait for a resolver's socket are begun anew: there are some now, or none will come.
     fn resume_resolvers(&mut self) {
         let waits = |held: &Held| match held.waiting {
-            Waiting::ResolverSocket { call } => Some(call),
+            Waiting::ResolverSocket { call } => Some((call, held.since)),
             _ => None,
         };
         let calls: Vec<_> = self.held.values().filter_map(waits).collect();
-        for call in calls {
-            if !self.host.listener.is_valid(call.id) {
-                continue;
-            }
-            match syscalls::handle(&mut self.host, &call) {
-                Verdict::Answer(answer) => self.finish(call.id, answer),
-                Verdict::Done => drop(self.held.remove(&call.id)),
-                Verdict::Hold(held) => drop(self.held.insert(call.id, held)),
-            }
+        for (call, since) in calls {
+            self.held.remove(&call.id);
+            self.begin_anew(&call, since);
         }
     }
 
@@ -494,6 +488,12 @@ impl Loop {
                 let answer = held.interruption();
                 self.cancel(id);
                 self.finish(id, answer);
+            } else if now >= held.deadline
+                && let Waiting::ResolverSocket { call } = held.waiting
+            {
+                let since = held.since;
+                self.held.remove(&id);
+                self.begin_anew(&call, since);
             } else if now >= held.deadline {
                 let errno = held.timeout_errno;
                 self.cancel(id);
@@ -580,8 +580,9 @@ impl Loop {
             let Some(held) = self.held.get_mut(&id) else { continue };
             if let Waiting::Again { endpoint, search, call } = held.waiting {
                 if !self.host.doors.is_closing(endpoint) && self.host.doors.has_searched(search) {
+                    let since = held.since;
                     self.held.remove(&id);
-                    self.begin_anew(&call);
+                    self.begin_anew(&call, since);
                 }
             } else if let Some(answer) = syscalls::bind_again(&mut self.host, id, held) {
                 self.finish(id, answer);
@@ -589,10 +590,10 @@ impl Loop {
         }
     }
 
-    /// Handles a call once more, which now waits for nothing that it has waited for.
-    fn begin_anew(&mut self, call: &Notification) {
+    /// Handles a call once more that has waited since then. It waits again at most for what it has not waited for long enough.
+    fn begin_anew(&mut self, call: &Notification, since: Instant) {
         if self.host.listener.is_valid(call.id) {
-            self.host.begun_anew = Some(call.id);
+            self.host.begun_anew = Some((call.id, since));
             self.handle(call);
             self.host.begun_anew = None;
         } else {

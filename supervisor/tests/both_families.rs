@@ -81,3 +81,35 @@ fn every_client_reaches_every_listener_as_natively() {
     let base = (10_000 + std::process::id() % 70 * 300).to_string();
     expect_the_same("clients", &[&base]);
 }
+
+/// Natively a bind that fails changes nothing of its socket: programs go on with the next port.
+#[test]
+fn a_bind_that_fails_leaves_the_options_as_they_were() {
+    const SCRIPT: &str = "
+import errno, socket, sys
+def made():
+    made = socket.socket(socket.AF_INET6)
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return made
+first, second, port = made(), made(), int(sys.argv[1])
+first.bind(('::', port))
+for listens in False, True:
+    if listens: first.listen()
+    try:
+        second.bind(('::', port))
+        print('bound')
+    except OSError as error:
+        v6only = second.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        shared = second.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        print(errno.errorcode[error.errno], v6only, shared)
+";
+    need(&["python3"]);
+    let project = Project::up("failed-bind", COMPOSE);
+    let port = (31_000 + std::process::id() % 1000).to_string();
+    let native = project.command("python3", &["-c", SCRIPT, &port]);
+    let native = common::command::run(native, LIMIT).expect_success("natively");
+    let supervised = project.imsup_command(&["run", "--", "python3", "-c", SCRIPT, &port]);
+    let supervised = common::command::run(supervised, LIMIT).expect_success("supervised");
+    assert_eq!(native, "EADDRINUSE 1 0\n".repeat(2));
+    assert_eq!(supervised, native);
+}

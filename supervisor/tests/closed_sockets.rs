@@ -419,6 +419,27 @@ fn a_rebind_costs_the_same_whatever_else_is_open() {
     assert!(total < REBINDS * 250, "{total}: {calls:?}");
 }
 
+/// Nor does the bind of a wildcard whose port the program has closed at its localhost, nor the other way round.
+#[test]
+fn a_bind_beside_a_closed_socket_costs_the_same_whatever_else_is_open() {
+    const REBINDS: u64 = 20;
+    let closer = Closer::supervised("beside");
+    closer.ok("crowd 40 250");
+    let calls = system_calls(closer.supervisor(), || {
+        for kind in ["tcp", "udp"] {
+            for _ in 0..REBINDS / 2 {
+                let number = closer.number(&format!("listen {kind} @ localhost"));
+                closer.ok(&format!("close {number}"));
+                let number = closer.number(&format!("listen {kind} @"));
+                closer.ok(&format!("close {number}"));
+            }
+        }
+    });
+    let total: u64 = calls.iter().map(|(_, count)| count).sum();
+    // 10,000 descriptors.
+    assert!(total < REBINDS * 500, "{total}: {calls:?}");
+}
+
 /// One walk answers for all.
 #[test]
 fn a_thousand_closed_listeners_are_one_search() {

@@ -636,3 +636,26 @@ fn names_are_resolved_after_the_death_of_who_makes_the_sockets_and_of_the_broker
     project.down();
     assert!(maker().is_none());
 }
+
+#[test]
+fn a_question_does_not_wait_for_sockets_that_do_not_come() {
+    if !is_inside(&resolv_conf(), Namespaces::Allowed) {
+        return;
+    }
+    let project = Project::up("stuck", COMPOSE);
+    let answer = format!("NOERROR {} ", project.host("web").address);
+    let ways = ["plain", "sendmsg"];
+    let of_web = format!("{answer}from the server asked");
+    expect_all(&ask(&project, &ways, "127.0.0.53", &["web"], &[]), &ways, &of_web);
+    let processes = project.processes();
+    let maker = processes
+        .iter()
+        .find(|process| process.command.contains("imsup resolvers "));
+    let maker = rustix::process::Pid::from_raw(maker.unwrap().pid.cast_signed()).unwrap();
+    rustix::process::kill_process(maker, rustix::process::Signal::STOP).unwrap();
+    // From another address: nobody waited until the broker gave the process up and started another.
+    let said = ask(&project, &ways, "127.0.0.53", &["web"], &[]);
+    let is_led = |said: &String| said.starts_with(&answer) && *said != of_web;
+    assert!(said.len() == ways.len() && said.iter().all(is_led), "{said:?}");
+    rustix::process::kill_process(maker, rustix::process::Signal::CONT).unwrap();
+}

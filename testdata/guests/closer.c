@@ -4,7 +4,7 @@
  *
  *   closer CONTROL-PORT [COMMAND]...   does these first, in this order
  *
- *   listen tcp|udp PORT [reuseport|reuseaddr]...  makes a socket, watches it with epoll: its number
+ *   listen tcp|udp PORT [reuseport|reuseaddr|localhost]...  makes a socket, watches it with epoll: its number
  *   probe PORT         binds a TCP socket, does not listen, closes it: "ok"
  *   close NUMBER       close(2), and nothing else: "ok"
  *   move NUMBER        dup(2) and close(2): the new number
@@ -72,12 +72,13 @@ static int listen_on(const char *kind, int port, const char *options)
 {
 	int tcp = !strcmp(kind, "tcp"), one = 1, fd = socket(AF_INET, tcp ? SOCK_STREAM : SOCK_DGRAM, 0);
 	struct sockaddr_in address;
+	in_addr_t ip = strstr(options, "localhost") ? INADDR_LOOPBACK : INADDR_ANY;
 
 	if (strstr(options, "reuseport"))
 		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
 	if (strstr(options, "reuseaddr"))
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, (void *)&address, address_at(port, INADDR_ANY, &address)) || (tcp && listen(fd, 64))) {
+	if (bind(fd, (void *)&address, address_at(port, ip, &address)) || (tcp && listen(fd, 64))) {
 		int error = errno;
 
 		close(fd);

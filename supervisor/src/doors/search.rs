@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::kernel::holders::{Place, Search};
 use crate::kernel::{cpu, process, socket, task};
 use crate::sockets::Given;
+use crate::syscalls;
 
 /// Descriptors looked at in one go (measured: 1.7 us each): a trapped call waits no longer than that.
 const SLICE: usize = 64;
@@ -298,6 +299,12 @@ fn take_again(host: &mut Host, lost: &Lost, place: Place) {
     match duplicates(place, given.inode) {
         Ok((ours, brokers)) => {
             host.doors.watch(ours.as_fd(), given.inode);
+            let asked = socket::cookie(ours.as_fd())
+                .ok()
+                .and_then(|cookie| host.sockets.get(cookie).bound);
+            if let Some(asked) = asked {
+                syscalls::note_bound(host, ours.as_fd(), endpoint.transport, asked.ip());
+            }
             if host
                 .retained
                 .add_listening(endpoint, ours, given.inode, given.backlog, place)

@@ -113,11 +113,6 @@ impl Polls {
         self.armed.contains_key(&tag)
     }
 
-    /// The tags of all armed polls, in no order.
-    pub fn tags(&self) -> impl Iterator<Item = u64> {
-        self.armed.keys().copied()
-    }
-
     /// Arms a poll, where none with this tag is. What is ready already completes it at once.
     ///
     /// # Errors

@@ -129,7 +129,11 @@ pub fn register(epoll: &OwnedFd, file: BorrowedFd<'_>, registration: &Registrati
     let above = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, number + 1).map_err(errno_of);
     let (epoll, file) = (above(epoll.as_fd())?, above(file)?);
     // SAFETY: the number is only duplicated, where it is open.
-    let aside = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, number + 1) });
+    let aside = match Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, number + 1) }) {
+        Ok(aside) => Some(aside),
+        Err(Errno::EBADF) => None,
+        Err(errno) => return Err(errno),
+    };
     // SAFETY: what the number was, if anything, is kept at `aside`, and there again before anything else uses it: there is one thread.
     Errno::result(unsafe { libc::dup3(file.as_raw_fd(), number, libc::O_CLOEXEC) })?;
     let mut event = libc::epoll_event {
@@ -140,7 +144,7 @@ pub fn register(epoll: &OwnedFd, file: BorrowedFd<'_>, registration: &Registrati
     let added =
         Errno::result(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, number, &raw mut event) });
     match aside {
-        Ok(aside) => {
+        Some(aside) => {
             // SAFETY: this puts back what was there, with the flag that all our descriptors have; the copy is ours to close.
             let back = unsafe { libc::dup3(aside, number, libc::O_CLOEXEC) };
             // SAFETY: `aside` was made above, and nobody else knows it.
@@ -148,7 +152,7 @@ pub fn register(epoll: &OwnedFd, file: BorrowedFd<'_>, registration: &Registrati
             Errno::result(back)?;
         }
         // SAFETY: the number was free, and is ours since dup3.
-        Err(_) => drop(unsafe { libc::close(number) }),
+        None => drop(unsafe { libc::close(number) }),
     }
     added.map(drop)
 }

@@ -161,32 +161,27 @@ pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
     bind(socket.as_fd(), SocketAddr::V4(endpoint.address))
 }
 
-/// Binds a socket of our own, with the options of `like` by which sockets share a port, for a moment.
+/// Binds a stream socket of our own, with the options of `like` by which sockets share a port, for a moment.
 ///
 /// # Errors
 /// What socket(2) and bind(2) say; EADDRINUSE if the two may not share it.
-pub fn probe_like(like: BorrowedFd<'_>, transport: Transport, address: SocketAddr) -> Result<(), Errno> {
+pub fn probe_like(like: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
-    let kind = match transport {
-        Transport::Tcp => libc::SOCK_STREAM,
-        Transport::Udp => libc::SOCK_DGRAM,
-    };
-    let probe = make(family, kind, 0)?;
-    for option in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
-        if let Ok(value) = get_int(like, libc::SOL_SOCKET, option) {
-            set_int(probe.as_fd(), libc::SOL_SOCKET, option, value)?;
-        }
+    let probe = make(family, libc::SOCK_STREAM, 0)?;
+    for option in [Sharing::Address, Sharing::Port] {
+        option.set(probe.as_fd(), option.is_set(like))?;
     }
     bind(probe.as_fd(), address)
 }
 
-/// Whether the user who made a socket is the one we are.
-pub fn is_own(socket: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstat(socket).is_ok_and(|status| status.st_uid == rustix::process::geteuid().as_raw())
+/// The user who made a socket, if that is not the one we are.
+pub fn other_owner(socket: BorrowedFd<'_>) -> Option<u32> {
+    let owner = rustix::fs::fstat(socket).ok()?.st_uid;
+    (owner != rustix::process::geteuid().as_raw()).then_some(owner)
 }
 
 /// listen(2).
@@ -293,14 +288,6 @@ pub fn is_readable(socket: BorrowedFd<'_>) -> bool {
     rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
-/// Sets SO_REUSEPORT.
-///
-/// # Errors
-/// What setsockopt(2) says.
-pub fn set_reuseport(socket: BorrowedFd<'_>) -> Result<(), Errno> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
-}
-
 /// Whether a bound socket lets others listen, or receive datagrams, at its address: SO_REUSEPORT, and of datagrams SO_REUSEADDR (socket(7)).
 pub fn may_share(socket: BorrowedFd<'_>, transport: Transport) -> bool {
     let is_set = |name| get_int(socket, libc::SOL_SOCKET, name).is_ok_and(|value| value != 0);
@@ -344,11 +331,6 @@ impl Sharing {
     pub fn set(self, socket: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
         set_int(socket, libc::SOL_SOCKET, self.option(), on.into())
     }
-}
-
-/// Whether SO_REUSEPORT is set.
-pub fn is_reuseport(socket: BorrowedFd<'_>) -> bool {
-    get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT).is_ok_and(|value| value != 0)
 }
 
 /// How long a blocking send or connect may take (SO_SNDTIMEO); `None` for ever.

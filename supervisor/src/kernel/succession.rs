@@ -55,7 +55,7 @@ pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errn
     let new = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, protocol)
         .map_err(socket::errno_of)?;
     adopt_owner(listener, new.as_fd())?;
-    socket::set_reuseport(listener)?;
+    socket::Sharing::Port.set(listener, true)?;
     settings::copy(listener, new.as_fd())?;
     if address.is_ipv6() {
         let v6only = i32::from(socket::is_v6only(listener));

@@ -14,15 +14,12 @@ use super::names::write_address;
 use super::{Verdict, socket_of};
 use crate::copies::Remembered;
 use crate::handover::{self, Accepted};
-use crate::held::{Held, Waiting};
+use crate::held::{Held, LONGEST_ACCEPT, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::settings;
 use crate::kernel::socket::{self, Family};
-
-/// Longer than any handover: none waits without a listener that has somebody.
-const LONG: Duration = Duration::from_secs(3600);
 
 /// Handles accept(2): the kernel's own, but while connections are handed over.
 pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
@@ -33,7 +30,7 @@ pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
             Verdict::Hold(Held {
                 tid: call.tid,
                 since: now,
-                deadline: now + timeout.unwrap_or(LONG),
+                deadline: now + timeout.unwrap_or(LONGEST_ACCEPT),
                 timeout_errno: Errno::EAGAIN as i32,
                 waiting: Waiting::Accept { call: *call, listener },
             })

@@ -17,7 +17,7 @@ use crate::identity::{BindAddress, Identity};
 use crate::kernel::holders::Place;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::socket::{self, Family, InetSocket, as_v4};
+use crate::kernel::socket::{self, Family, InetSocket, Sharing, as_v4};
 use crate::kernel::{process, settings, source};
 use crate::unhonoured::Unhonoured;
 
@@ -214,12 +214,11 @@ fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
 pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Family) -> Result<(), Errno> {
     let v6only = family == Family::V6 && socket::is_v6only(socket.as_fd());
     let ip = if v6only {
-        socket::clear_v6only(socket.as_fd())?;
         host.identity.v6_shadow()
     } else {
         host.identity.vip()
     };
-    socket::bind(socket.as_fd(), family.form(SocketAddrV4::new(ip, 0)))?;
+    bind_in_plane(socket.as_fd(), family, SocketAddrV4::new(ip, 0))?;
     forget_native(host, socket);
     if let Some(kind) = InetSocket::inspect(socket.as_fd()) {
         conflict::note(host, socket.as_fd(), kind.transport, family.wildcard());
@@ -298,21 +297,34 @@ fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
     }
 }
 
-/// Binds the program's own socket.
+/// Binds the program's own socket. Its options are as they were if that fails: the program may try another port.
 fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
     let socket = bind.socket.as_fd();
-    if bind.family == Family::V6 && socket::is_v6only(socket) {
-        socket::clear_v6only(socket)?;
-    }
     if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
         tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
     }
-    socket::bind(socket, bind.family.form(bind.endpoint.address))?;
+    if let Err(errno) = bind_in_plane(socket, bind.family, bind.endpoint.address) {
+        host.handovers.share_no_more(socket);
+        return Err(errno);
+    }
     if !socket::may_share(socket, bind.endpoint.transport) {
         host.doors.bound_alone(bind.endpoint);
     }
     bound(host, tid, &bind.socket, bind);
     Ok(())
+}
+
+/// Binds a socket to an address in the planes, which are IPv4, though it may be IPv6 only.
+fn bind_in_plane(socket: BorrowedFd<'_>, family: Family, address: SocketAddrV4) -> Result<(), Errno> {
+    let v6only = family == Family::V6 && socket::is_v6only(socket);
+    if v6only {
+        socket::clear_v6only(socket)?;
+    }
+    let result = socket::bind(socket, family.form(address));
+    if result.is_err() && v6only {
+        socket::set_v6only(socket)?;
+    }
+    result
 }
 
 /// Asks the broker who has an address: the program itself, or the broker?
@@ -404,11 +416,13 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
 /// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
 /// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
 fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
-    let result = socket::set_reuseport(bind.socket.as_fd()).and_then(|()| bind_own(host, tid, bind));
-    match result {
-        Ok(()) => Answer::Value(0),
-        Err(errno) => Answer::errno(errno),
+    let socket = bind.socket.as_fd();
+    let was_shared = Sharing::Port.is_set(socket);
+    let result = Sharing::Port.set(socket, true).and_then(|()| bind_own(host, tid, bind));
+    if result.is_err() && !was_shared {
+        let _ = Sharing::Port.set(socket, false);
     }
+    result.into()
 }
 
 /// Puts a socket that waits for the program in the place of its own; EADDRINUSE where none waits.
@@ -441,8 +455,10 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
                 let endpoint = bind.endpoint;
                 host.link.send(&ToBroker::OtherFamily { endpoint }, Vec::new());
             }
-            if let Ok((waiting, _)) = socket::accept_queue(retained.as_fd()) {
-                host.handovers.give(bind.endpoint, waiting);
+            if let (Ok((waiting, _)), Ok(inode)) =
+                (socket::accept_queue(retained.as_fd()), socket::inode(retained.as_fd()))
+            {
+                host.handovers.give(bind.endpoint, inode, waiting);
             }
             bound(host, tid, &retained, bind);
             Answer::Value(0)

@@ -1,21 +1,57 @@
 //! Binds that natively conflict with another socket of the same host, and in the planes would not: the wildcard and localhost are addresses of their own here.
 //!
-//! The kernel is asked whether the two sockets may share the port: a socket of ours with the same options tries the other's address for a moment.
+//! Of stream sockets the kernel is asked whether the two may share the port: a socket of ours with the same options tries the other's address for a moment.
+//! A datagram socket that tried it would take datagrams of the other, so there the options of the two are compared.
+//!
+//! Close(2) is not seen. Whether a socket is still the program's is told by its place if imsup has it open too, and otherwise by the kernel: a search of all
+//! descriptors would take a trapped call too long.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use crate::host::Host;
 use crate::identity::Identity;
-use crate::kernel::holders::Search;
-use crate::kernel::{process, socket};
+use crate::kernel::socket::{self, Sharing};
 
 /// Endpoints remembered before any is looked at again.
 const FEW: usize = 256;
+
+/// An address of the machine's at which no host has anything: what is in use there is at the machine's wildcard.
+const NO_HOSTS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
+
+/// By what a socket lets others have its port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Terms {
+    /// SO_REUSEADDR.
+    address: bool,
+    /// SO_REUSEPORT.
+    port: bool,
+    /// Whose it is, if it is not our user's: ours may stand for another's.
+    other_user: Option<u32>,
+}
+
+impl Terms {
+    fn of(socket: BorrowedFd<'_>) -> Self {
+        Self {
+            address: Sharing::Address.is_set(socket),
+            port: Sharing::Port.is_set(socket),
+            other_user: socket::other_owner(socket),
+        }
+    }
+
+    /// Whether the kernel lets the two share a port (net/ipv4/udp.c, udp_lib_lport_inuse); of stream sockets, while neither listens.
+    fn agree(self, other: Self) -> bool {
+        let one_user = match (self.other_user, other.other_user) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        (self.address && other.address) || (self.port && other.port && one_user)
+    }
+}
 
 /// A socket that the program bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +59,10 @@ struct Bound {
     inode: u64,
     /// The address that it asked for.
     asked: IpAddr,
+    terms: Terms,
 }
 
-/// What the program bound in the planes. Close(2) is not seen: whether it still has a socket is asked when that matters.
+/// What the program bound in the planes. It may be closed by now.
 #[derive(Debug, Default)]
 pub struct BoundSockets {
     by_endpoint: BTreeMap<Endpoint, Vec<Bound>>,
@@ -35,39 +72,72 @@ pub struct BoundSockets {
 
 impl BoundSockets {
     /// Remembers a socket that was bound.
-    pub fn note(&mut self, endpoint: Endpoint, inode: u64, asked: IpAddr) {
+    fn note(&mut self, endpoint: Endpoint, bound: Bound) {
         if self.count >= self.sweep_at.max(FEW) {
-            let held = process::sockets_held().sockets;
-            self.by_endpoint.retain(|_, sockets| {
-                sockets.retain(|one| held.contains(&one.inode));
-                !sockets.is_empty()
-            });
+            self.by_endpoint.retain(|at, _| is_in_use(*at));
             self.count = self.by_endpoint.values().map(Vec::len).sum();
             self.sweep_at = 2 * self.count;
         }
         let sockets = self.by_endpoint.entry(endpoint).or_default();
-        // A retained one may be bound by another address this time.
-        match sockets.iter_mut().find(|one| one.inode == inode) {
-            Some(known) => known.asked = asked,
-            None => {
-                sockets.push(Bound { inode, asked });
-                self.count += 1;
+        let before = sockets.len();
+        // A retained one may be bound by another address this time. Those beside which the kernel would not have bound it are closed.
+        sockets.retain(|one| one.inode != bound.inode && one.terms.agree(bound.terms));
+        sockets.push(bound);
+        self.count = self.count + sockets.len() - before;
+    }
+
+    /// Forgets a socket that was closed.
+    pub fn forget(&mut self, endpoint: Endpoint, inode: u64) {
+        if let Some(sockets) = self.by_endpoint.get_mut(&endpoint) {
+            let before = sockets.len();
+            sockets.retain(|one| one.inode != inode);
+            self.count -= before - sockets.len();
+            if sockets.is_empty() {
+                self.by_endpoint.remove(&endpoint);
             }
         }
     }
 
-    /// Whether the program still has a socket at `endpoint` whose address it asked for thus.
-    fn has(&self, endpoint: Endpoint, is_meant: impl Fn(IpAddr) -> bool) -> bool {
-        let sockets = self.by_endpoint.get(&endpoint).map_or(&[][..], Vec::as_slice);
-        sockets.iter().any(|one| is_meant(one.asked) && is_held(one.inode))
+    fn at(&self, endpoint: Endpoint) -> &[Bound] {
+        self.by_endpoint.get(&endpoint).map_or(&[][..], Vec::as_slice)
     }
 }
 
-/// Whether a process of the host has the socket, or may have it.
-fn is_held(inode: u64) -> bool {
-    let mut search = Search::new([inode]);
-    search.step(usize::MAX);
-    search.place(inode).is_some() || search.is_hidden_from()
+/// Whether the program still has this socket at `at`, or may have it.
+fn is_live(host: &Host, at: Endpoint, one: &Bound, is_in_use: impl Fn(Endpoint) -> bool) -> bool {
+    if let Some(given) = host.retained.given_at(at).iter().find(|given| given.inode == one.inode) {
+        return given.place.may_have(one.inode);
+    }
+    // If imsup has nothing open there, and nobody has the machine's wildcard, what is in use is the program's.
+    let no_hosts = Endpoint {
+        transport: at.transport,
+        address: SocketAddrV4::new(NO_HOSTS, at.address.port()),
+    };
+    !host.doors.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(no_hosts)
+}
+
+fn is_in_use(at: Endpoint) -> bool {
+    socket::probe(at) == Err(Errno::EADDRINUSE)
+}
+
+/// Whether a socket that the program has at `at`, and whose address it asked for thus, is in the way of `socket`; `None` if there is none.
+fn is_in_the_way(host: &Host, socket: BorrowedFd<'_>, at: Endpoint, is_meant: impl Fn(IpAddr) -> bool) -> Option<bool> {
+    let mut meant = host.bound.at(at).iter().filter(|one| is_meant(one.asked)).peekable();
+    meant.peek()?;
+    if at.transport == Transport::Tcp {
+        let refuses = |at: Endpoint| is_refused(socket, SocketAddr::V4(at.address));
+        let refused = refuses(at);
+        // Two that have SO_REUSEADDR may share it while neither listens.
+        let is_in_use = |at| refuses(at) || is_in_use(at);
+        return meant.any(|one| is_live(host, at, one, is_in_use)).then_some(refused);
+    }
+    let own = Terms::of(socket);
+    let conflicts = meant.filter(|one| is_live(host, at, one, is_in_use)).map(|one| {
+        // It may have changed its options since.
+        let retained = host.retained.by_inode(one.inode);
+        !own.agree(retained.map_or(one.terms, |socket| Terms::of(socket.as_fd())))
+    });
+    conflicts.reduce(|one, other| one || other)
 }
 
 /// The families that an address takes traffic of.
@@ -99,10 +169,8 @@ fn elsewhere(identity: &Identity, ip: IpAddr, v6only: bool) -> Vec<Ipv4Addr> {
 /// all of IPv4, and `socket` IPv6 alone.
 pub(super) fn is_beside_v4(host: &Host, socket: BorrowedFd<'_>, endpoint: Endpoint) -> bool {
     let is_v4 = |asked: IpAddr| asked.to_canonical() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let may_share = endpoint.transport == Transport::Udp || socket::is_reuseport(socket);
-    may_share
-        && host.bound.has(endpoint, is_v4)
-        && !is_refused(socket, endpoint.transport, SocketAddr::V4(endpoint.address))
+    let may_share = endpoint.transport == Transport::Udp || Sharing::Port.is_set(socket);
+    may_share && is_in_the_way(host, socket, endpoint, is_v4) == Some(false)
 }
 
 /// Whether the kernel would natively refuse `socket`, which asks for `asked`, this port.
@@ -119,7 +187,6 @@ pub(super) fn is_taken(
         let (other_v4, other_v6) = families(other, false);
         (v4 && other_v4) || (v6 && other_v6)
     };
-    let refused = |address| is_refused(socket, transport, address);
     for at in elsewhere(&host.identity, ip, v6only) {
         let endpoint = Endpoint {
             transport,
@@ -128,7 +195,7 @@ pub(super) fn is_taken(
         // At the host's own address are wildcards, and what asked for that address.
         let is_meant =
             |other: IpAddr| overlaps(other) && (at != host.identity.vip() || other.to_canonical().is_unspecified());
-        if host.bound.has(endpoint, is_meant) && refused(SocketAddr::V4(endpoint.address)) {
+        if is_in_the_way(host, socket, endpoint, is_meant) == Some(true) {
             return true;
         }
     }
@@ -136,25 +203,27 @@ pub(super) fn is_taken(
     is_dual
         && transport == Transport::Tcp
         && host.native_ports.contains(transport, true, port)
-        && refused((Ipv6Addr::LOCALHOST, port).into())
+        && is_refused(socket, (Ipv6Addr::LOCALHOST, port).into())
 }
 
-/// Whether a socket with the options and the owner of this one cannot be bound there.
-fn is_refused(socket: BorrowedFd<'_>, transport: Transport, address: SocketAddr) -> bool {
+/// Whether a stream socket with the options and the owner of this one cannot be bound there.
+fn is_refused(socket: BorrowedFd<'_>, address: SocketAddr) -> bool {
     // Who shares by SO_REUSEPORT must be one user (socket(7)), and ours may be another than the program's.
-    if socket::is_reuseport(socket) && !socket::is_own(socket) {
+    if Sharing::Port.is_set(socket) && socket::other_owner(socket).is_some() {
         return false;
     }
-    socket::probe_like(socket, transport, address) == Err(Errno::EADDRINUSE)
+    socket::probe_like(socket, address) == Err(Errno::EADDRINUSE)
 }
 
 /// Remembers what a program bound. What had the port at another of the host's addresses, and is closed, is led to no more.
-pub(super) fn note(host: &mut Host, socket: BorrowedFd<'_>, transport: Transport, asked: IpAddr) {
+pub fn note(host: &mut Host, socket: BorrowedFd<'_>, transport: Transport, asked: IpAddr) {
     let local = socket::local_address(socket).and_then(socket::as_v4);
     let (Some(address), Ok(inode)) = (local, socket::inode(socket)) else {
         return;
     };
-    host.bound.note(Endpoint { transport, address }, inode, asked);
+    let terms = Terms::of(socket);
+    let bound = Bound { inode, asked, terms };
+    host.bound.note(Endpoint { transport, address }, bound);
     for ip in [
         host.identity.vip(),
         host.identity.localhost(),
@@ -164,7 +233,14 @@ pub(super) fn note(host: &mut Host, socket: BorrowedFd<'_>, transport: Transport
             transport,
             address: SocketAddrV4::new(ip, address.port()),
         };
-        if other.address != address && host.retained.is_landing(other) && !host.bound.has(other, |_| true) {
+        if other.address != address
+            && host.retained.is_landing(other)
+            && !host
+                .bound
+                .at(other)
+                .iter()
+                .any(|one| is_live(host, other, one, is_in_use))
+        {
             host.retained.forget_landing(other);
         }
     }
@@ -197,10 +273,47 @@ mod tests {
         for port in 1..=10_000 {
             bound.note(
                 Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), port),
-                port.into(),
-                Ipv4Addr::UNSPECIFIED.into(),
+                Bound {
+                    inode: port.into(),
+                    asked: Ipv4Addr::UNSPECIFIED.into(),
+                    terms: Terms::default(),
+                },
             );
         }
         assert!(bound.count <= FEW);
+    }
+    #[test]
+    fn what_the_next_socket_does_not_share_its_port_with_is_closed() {
+        let at = Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), 80);
+        let shares = |address| Terms {
+            address,
+            ..Terms::default()
+        };
+        let mut bound = BoundSockets::default();
+        for (inode, address) in [(1, true), (2, true), (2, true), (3, false), (4, true), (5, true)] {
+            let asked = Ipv4Addr::UNSPECIFIED.into();
+            let terms = shares(address);
+            bound.note(at, Bound { inode, asked, terms });
+        }
+        let inodes: Vec<u64> = bound.at(at).iter().map(|one| one.inode).collect();
+        assert_eq!((inodes, bound.count), (vec![4, 5], 2));
+        bound.forget(at, 4);
+        bound.forget(at, 5);
+        assert!(bound.by_endpoint.is_empty() && bound.count == 0);
+    }
+
+    #[test]
+    fn datagram_sockets_share_a_port_as_their_options_say() {
+        let terms = |address, port, other_user| Terms {
+            address,
+            port,
+            other_user,
+        };
+        let agree = |one: Terms, other: Terms| one.agree(other) && other.agree(one);
+        assert!(!agree(terms(false, false, None), terms(true, true, None)));
+        assert!(!agree(terms(true, false, None), terms(false, true, None)));
+        assert!(agree(terms(true, false, Some(1)), terms(true, false, Some(2))));
+        assert!(agree(terms(false, true, Some(1)), terms(false, true, Some(1))));
+        assert!(!agree(terms(false, true, Some(1)), terms(false, true, Some(2))));
     }
 }

@@ -171,7 +171,7 @@ fn takes(kind: &InetSocket, socket: &OwnedFd, server: SocketAddr) -> bool {
 /// What the program has closed among these ports of its own host is closed by imsup too, however short ago that was: so the kernel knows whether anybody
 /// listens there. The call that must wait for that, if any.
 fn wait_for_closed(host: &mut Host, call: &Notification, candidates: &[SocketAddrV4]) -> Option<Held> {
-    if host.begun_anew == Some(call.id) {
+    if host.begun_anew.is_some_and(|(anew, _)| anew == call.id) {
         return None;
     }
     candidates.iter().find_map(|candidate| {

@@ -34,7 +34,7 @@ use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_addr
 use crate::unhonoured::Unhonoured;
 
 pub use bind::{bind_again, claimed, keep_claimed};
-pub use conflict::BoundSockets;
+pub use conflict::{BoundSockets, note as note_bound};
 pub use lead::{connect_answered, look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).

@@ -6,7 +6,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use imsup_wire::{ToBroker, Transport};
 use nix::errno::Errno;
@@ -19,6 +19,9 @@ use crate::kernel::replace::{self, Uses};
 use crate::kernel::socket::{self, Family, InetSocket};
 use crate::kernel::{inspect, process, settings, source};
 use crate::resolvers::{Namespace, Supply};
+
+/// How long a question waits for a socket, which may be all that its program does meanwhile. Then it is led to the name server as it is.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a program's datagrams to the name server are sent from.
 #[derive(Debug)]
@@ -88,7 +91,10 @@ fn swap(
         Supply::Socket(socket) => socket,
         Supply::None => return Ok(Asking::Led),
         Supply::Awaited if host.link.socket().is_none() => return Ok(Asking::Led),
-        Supply::Awaited => return Err(Verdict::Hold(held(host, call))),
+        Supply::Awaited => match held(host, call) {
+            Some(held) => return Err(Verdict::Hold(held)),
+            None => return Ok(Asking::Led),
+        },
     };
     match install(host, call, own, kind, &socket, server, &uses) {
         Ok(()) => {
@@ -257,14 +263,18 @@ fn remember(host: &mut Host, own: &OwnedFd, kind: &InetSocket, new: &OwnedFd, fr
     }
 }
 
-/// The call waits for the broker, which has, or will start, who makes sockets.
-fn held(host: &Host, call: &Notification) -> Held {
+/// The call waits for the broker, which has, or will start, who makes sockets; `None` if it has waited long enough.
+fn held(host: &Host, call: &Notification) -> Option<Held> {
     let now = Instant::now();
-    Held {
+    let anew = host.begun_anew.filter(|(anew, _)| *anew == call.id);
+    let since = anew.map_or(now, |(_, since)| since);
+    let deadline = since + PATIENCE;
+    (now < deadline).then_some(Held {
         tid: call.tid,
-        since: now,
-        deadline: now + host.hold_timeout,
-        timeout_errno: Errno::ENETUNREACH as i32,
+        since,
+        deadline,
+        // It is begun anew then.
+        timeout_errno: Errno::EAGAIN as i32,
         waiting: Waiting::ResolverSocket { call: *call },
-    }
+    })
 }

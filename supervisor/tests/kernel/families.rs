@@ -15,7 +15,7 @@ fn dual(ip: Ipv4Addr) -> (OwnedFd, SocketAddrV4) {
     socket::clear_v6only(listener.as_fd()).unwrap();
     socket::bind(listener.as_fd(), Family::V6.form(SocketAddrV4::new(ip, 0))).unwrap();
     socket::listen(listener.as_fd(), 16).unwrap();
-    socket::set_reuseport(listener.as_fd()).unwrap();
+    socket::Sharing::Port.set(listener.as_fd(), true).unwrap();
     let local = InetSocket::inspect(listener.as_fd()).unwrap().local_v4().unwrap();
     (listener, local)
 }
@@ -42,7 +42,7 @@ fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
         Err(Errno::EADDRINUSE)
     );
     succession::adopt_owner(own.as_fd(), old.as_fd()).unwrap();
-    socket::set_reuseport(own.as_fd()).unwrap();
+    socket::Sharing::Port.set(own.as_fd(), true).unwrap();
     socket::bind(own.as_fd(), SocketAddr::V4(address)).unwrap();
     // Bound, it is no listener yet.
     let _still = client(address);

@@ -95,7 +95,7 @@ fn a_group_of_listeners_is_succeeded_at_once() {
     let workers: Vec<_> = (0..3)
         .map(|_| {
             let worker = bound();
-            socket::set_reuseport(worker.as_fd()).unwrap();
+            socket::Sharing::Port.set(worker.as_fd(), true).unwrap();
             socket::bind(worker.as_fd(), address).unwrap();
             address = socket::local_address(worker.as_fd()).unwrap();
             socket::listen(worker.as_fd(), 64).unwrap();
