@@ -30,7 +30,6 @@ fn calls() -> [Vec<String>; 3] {
 fn is_left_alone(call: &str, why: &str) -> bool {
     match why {
         why if why.contains("in the middle of a transfer") => is_transfer(call),
-        why if why.contains("waits to open a file") => call.starts_with("open-fifo"),
         why if why.contains("it waits for another host") => call.starts_with("connect-tcp"),
         _ => false,
     }
@@ -317,10 +316,7 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
         tell(&mut acting, "take", "taken")?;
         let mut waiting = Held::connect((hosts[&waits].address, 8080).into());
         tell(&mut waiting, "begin", "begun")?;
-        // Whoever opens a FIFO is left alone.
-        if !["fifo-read", "fifo-write"].contains(&kind) {
-            watch.wait(&waits, "suspend", 1);
-        }
+        watch.wait(&waits, "suspend", 1);
         tell(&mut acting, "act", "acted").map_err(|error| format!("{case}: {error}"))?;
         let ended = waiting.hear();
         if !kind.ends_with("death") {

@@ -28,6 +28,9 @@ use crate::kernel::{descriptors, process, signals, socket, task, terminal, timer
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
 const SIGNALS: Duration = Duration::from_secs(10);
 
+/// For how many slacks a host is left awake that has begun to wait in open(2).
+const OPENING_SLACKS: u32 = 3;
+
 /// `EPOLLET` (epoll_ctl(2)).
 const EDGE_TRIGGERED: u32 = 1 << 31;
 
@@ -119,7 +122,7 @@ impl Sleep {
 
     /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
     fn look_untouched(&mut self) -> Result<Vec<StoppedThread>, NotIdle> {
-        let mut seen = Vec::new();
+        let (mut seen, mut opening, now) = (Vec::new(), Vec::new(), Instant::now());
         if let Some(pid) = self.tree.carries() {
             return Err(NotIdle::Transfer { pid });
         }
@@ -134,6 +137,12 @@ impl Sleep {
                 if calls::is_transfer(number, &args) || (number == libc::SYS_read && reads_many(pid, args[0])) {
                     return Err(NotIdle::Transfer { pid });
                 }
+                if [libc::SYS_open, libc::SYS_openat, libc::SYS_openat2].contains(&number) {
+                    let call = (tid, CallKey { args, stack });
+                    let since = self.opening.iter().find(|(known, _)| *known == call);
+                    let since = since.map_or(now, |(_, since)| *since);
+                    opening.push((call, since));
+                }
                 if number == libc::SYS_restart_syscall {
                     self.recognize(pid, tid, CallKey { args, stack });
                 }
@@ -147,6 +156,14 @@ impl Sleep {
                 };
                 seen.push(StoppedThread { pid, tid, at });
             }
+        }
+        let left = now.checked_sub(OPENING_SLACKS * self.slack());
+        let just_begun = opening.iter().find(|(_, since)| left.is_none_or(|left| *since > left));
+        let just_begun = just_begun.map(|((tid, _), _)| *tid);
+        self.opening = opening;
+        if let Some(tid) = just_begun {
+            let pid = process::thread_group(tid).unwrap_or(tid);
+            return Err(NotIdle::Opening { pid });
         }
         Ok(seen)
     }

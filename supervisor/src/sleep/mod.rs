@@ -41,7 +41,7 @@ use self::backlog::Backlogs;
 use self::children::Children;
 use self::connections::Connections;
 use self::correct::Correction;
-use self::deadlines::Interrupted;
+use self::deadlines::{CallKey, Interrupted};
 use self::hold::NotNow;
 use self::idle::{Idleness, Traffic};
 use self::meter::Meter;
@@ -107,6 +107,8 @@ pub struct Sleep {
     /// Not suspended before, after it could not be.
     trouble: Option<Trouble>,
     interrupted: Interrupted,
+    /// Calls of open(2) that wait, by thread, and since when.
+    opening: Vec<((i32, CallKey), Instant)>,
     /// Which deadlines come again and again.
     rhythms: Rhythms,
     constants: Constants,
@@ -145,6 +147,7 @@ impl Sleep {
             next_look: now,
             trouble: None,
             interrupted: Interrupted::default(),
+            opening: Vec::new(),
             rhythms: Rhythms::default(),
             constants: Constants::default(),
             ran_from: now,

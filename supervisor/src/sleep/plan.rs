@@ -28,8 +28,8 @@ pub enum NotIdle {
         /// The process.
         pid: i32,
     },
-    /// A thread is in open(2): both ends of a FIFO must be in that call at once, which two sleepers that are let run now and then are not.
-    #[error("process {pid} waits to open a file, perhaps a FIFO whose other end is not open")]
+    /// A thread has just begun to wait in open(2). Both ends of a FIFO must be in that call at once: a sleeper at the other end is let run once per slack.
+    #[error("process {pid} has just begun to wait for the other end of a FIFO")]
     Opening {
         /// The process.
         pid: i32,
@@ -134,9 +134,6 @@ pub fn plan<M: TargetMemory>(
             // Interrupted before we could take it from the kernel: it is made again.
             plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
             continue;
-        }
-        if [libc::SYS_open, libc::SYS_openat, libc::SYS_openat2].contains(&number) {
-            plan.not_idle.get_or_insert(NotIdle::Opening { pid });
         }
         let key = CallKey { args, stack };
         let mut call = match before.get(tid, number, &key, mark) {
