@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use common::client::{self, ask_line};
+use common::client;
 use common::{Event, LIMIT, Project, need, wait_until};
 
 /// Opens ports at times after its start: `5005@0 8080@7 udp:53@7 local:80@0 six:80@0 exit=3@9`; says `PORT` to whoever connects.
@@ -56,9 +56,19 @@ fn up(label: &str, services: &str) -> Project {
     project
 }
 
+/// Connects, and gives the line that is said. The program reads nothing and closes: who sent it a line could be reset before the answer is read.
+fn ask_line(address: SocketAddr) -> std::io::Result<String> {
+    let mut said = String::new();
+    BufReader::new(client::connect(address)?).read_line(&mut said)?;
+    match said.ends_with('\n') {
+        true => Ok(said.trim_end().to_owned()),
+        false => Err(ErrorKind::UnexpectedEof.into()),
+    }
+}
+
 /// A client that knows nothing of imsup, and waits for its answer.
 fn asking(address: SocketAddr) -> JoinHandle<std::io::Result<String>> {
-    thread::spawn(move || ask_line(address, "?"))
+    thread::spawn(move || ask_line(address))
 }
 
 /// A supervised client that waits until it is served: `sync` by a blocking connect, else by one that does not block.
@@ -116,7 +126,7 @@ fn a_connection_waits_for_the_port_that_it_is_for() {
     );
     let clients: Vec<_> = ["web", "both"].map(|host| asking(project.at(host, 8080))).into();
     // Who comes for another port is served at once, and who comes later for the same port waits as well.
-    assert_eq!(ask_line(project.at("both", 5005), "?").unwrap(), "5005");
+    assert_eq!(ask_line(project.at("both", 5005)).unwrap(), "5005");
     project.ok(&["wake", "learned"]);
     for client in clients {
         assert_eq!(client.join().unwrap().unwrap(), "8080");
@@ -134,7 +144,7 @@ fn a_connection_waits_for_the_port_that_it_is_for() {
     });
     project.ok(&["stop", "learned"]);
     assert_eq!(
-        ask_line(project.at("learned", 8080), "?").unwrap(),
+        ask_line(project.at("learned", 8080)).unwrap(),
         "8080",
         "as one that is declared"
     );
@@ -170,7 +180,7 @@ public class Late {
     std::fs::write(project.path("Late.java"), program).unwrap();
     project.outside("javac", &["Late.java"]);
     project.ok(&["up", "-d"]);
-    assert_eq!(ask_line(project.at("app", 8080), "?").unwrap(), "8080");
+    assert_eq!(ask_line(project.at("app", 8080)).unwrap(), "8080");
     assert!(took(&project.wait_event("app", "ready", 1)) >= LATE);
     assert_eq!(project.host("app").boots, 1);
 }
@@ -297,12 +307,12 @@ while True:
 ";
     std::fs::write(project.path("slow.py"), project.expand(program)).unwrap();
     project.ok(&["up", "-d"]);
-    assert_eq!(ask_line(project.at("web", 8000), "?").unwrap(), "8000");
+    assert_eq!(ask_line(project.at("web", 8000)).unwrap(), "8000");
     let address = project.at("web", 8001);
     thread::scope(|scope| {
         scope.spawn(|| project.ok(&["stop", "web"]));
         wait_until("its end to begin", || project.ok(&["logs", "web"]).contains("ending"));
-        assert_eq!(ask_line(address, "?").unwrap(), "8001");
+        assert_eq!(ask_line(address).unwrap(), "8001");
     });
     assert_eq!(project.host("web").boots, 2);
 }
@@ -560,7 +570,7 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
   wrong: { command: [@late@, "9000@0"], expose: ["8000"], x-imsup: { idle_after: 1s } }
 "#,
     );
-    assert_eq!(ask_line(project.at("web", 8000), "?").unwrap(), "8000");
+    assert_eq!(ask_line(project.at("web", 8000)).unwrap(), "8000");
     project.ok(&["wake", "woken", "wrong"]);
     for host in ["web", "woken", "wrong"] {
         project.wait_event(host, "suspend", 1);

@@ -475,9 +475,12 @@ while True:
         project.event_names("slow").iter().any(|name| name == "suspend"),
         "it slept"
     );
-    let mut waiting: Vec<_> = (0..4).map(|_| connect(project.at("again", 7000), "ask")).collect();
-    assert_eq!(ask(&mut waiting[0]), "again");
-    for stream in &mut waiting[1..] {
+    // The first has said nothing until the others wait as well.
+    let mut first = client::connect(project.at("again", 7000)).unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| connect(project.at("again", 7000), "ask")).collect();
+    first.write_all(b"ask\n").unwrap();
+    assert_eq!(ask(&mut first), "again");
+    for stream in &mut waiting {
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
