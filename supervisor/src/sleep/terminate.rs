@@ -13,13 +13,13 @@ use super::asleep::Asleep;
 use super::connections::Connections;
 use super::deadlines::{Call, Due};
 use super::rhythm::{self, Waiter};
-use super::{Phase, Sleep, named, runtimes};
+use super::{Phase, Sleep, named, planes, runtimes};
 use crate::host::Host;
 use crate::identity::Identity;
 use crate::kernel::socket::{self, as_v4};
 use crate::kernel::succession;
 use crate::kernel::timers;
-use crate::kernel::traffic::Connection;
+use crate::kernel::traffic::{self, Connection};
 use crate::sockets::Successor;
 
 /// How soon it is looked again whether there is a broker.
@@ -55,6 +55,15 @@ impl Sleep {
                 return;
             }
             Use::Other(why) => return self.not_terminated(why),
+        }
+        // Who waits for room in a queue that was short when the host ran is taken in now, or gives up.
+        match traffic::is_connecting(planes(host)) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.not_terminated("somebody is about to be connected".to_owned());
+                return self.try_to_terminate_again();
+            }
+            Err(error) => return self.not_terminated(format!("its connections cannot be read: {error}")),
         }
         match prepare_end(host) {
             Ok(succession) => self.end(host, now, succession),
