@@ -153,6 +153,10 @@ impl Queued {
         if local != address && peer != address && (local.ip() != address.ip() || local.port() != 0) {
             return;
         }
+        // A host's connection to itself, or its supervisor's (a doorbell): nobody has come.
+        if found.state != LISTEN && local.ip() == peer.ip() {
+            return;
+        }
         // One that is just closing may have no port of its own any more (inet_put_port).
         let here = local == address || (local.port() == 0 && peer != address);
         match found.state {

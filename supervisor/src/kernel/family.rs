@@ -49,10 +49,12 @@ pub fn forget_sharing(port: u16) {
 /// Connects to a listener, to make it readable; gives our end, and its address. A byte is sent, for listeners that wait for one (TCP_DEFER_ACCEPT).
 ///
 /// # Errors
-/// What socket(2) and connect(2) say, but for EINPROGRESS.
+/// What socket(2), bind(2) and connect(2) say, but for EINPROGRESS.
 pub fn ring(listener: SocketAddrV4) -> Result<(OwnedFd, SocketAddr), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let bell = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).map_err(errno_of)?;
+    // From the listener's own address: whoever asks who has connected takes it for none.
+    socket::bind(bell.as_fd(), SocketAddrV4::new(*listener.ip(), 0).into())?;
     match socket::connect(bell.as_fd(), SocketAddr::V4(listener)) {
         Ok(()) | Err(Errno::EINPROGRESS) => {}
         Err(errno) => return Err(errno),
