@@ -56,15 +56,6 @@ impl Sleep {
             }
             Use::Other(why) => return self.not_terminated(why),
         }
-        // Who waits for room in a queue that was short when the host ran is taken in now, or gives up.
-        match traffic::is_connecting(planes(host)) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.not_terminated("somebody is about to be connected".to_owned());
-                return self.try_to_terminate_again();
-            }
-            Err(error) => return self.not_terminated(format!("its connections cannot be read: {error}")),
-        }
         match prepare_end(host) {
             Ok(succession) => self.end(host, now, succession),
             Err(NotEnded::SomebodyCame(port)) => {
@@ -74,6 +65,10 @@ impl Sleep {
                     port: Some(port),
                 };
                 self.wake(host, now, cause, false);
+            }
+            Err(NotEnded::Connecting) => {
+                self.not_terminated(CONNECTING.to_owned());
+                self.try_to_terminate_again();
             }
             Err(NotEnded::Socket(errno)) => {
                 // Connections that have ended keep the address for a minute where the listener has no SO_REUSEADDR (socat's).
@@ -121,6 +116,7 @@ impl Sleep {
                 Report::Done
             }
             (Err(NotEnded::SomebodyCame(port)), _) => Report::Failed(format!("somebody has come to port {port}")),
+            (Err(NotEnded::Connecting), _) => Report::Failed(CONNECTING.to_owned()),
             (Err(NotEnded::Socket(errno)), _) => Report::Failed(errno.desc().to_owned()),
             (Ok(succession), _) => {
                 succession.give_back(host);
@@ -297,9 +293,14 @@ fn waits_for_hosts(peers: &BTreeSet<Index>) -> String {
     )
 }
 
+/// Why a host is not ended to which somebody is about to be connected, in plain words.
+const CONNECTING: &str = "somebody is about to be connected, or that cannot be seen";
+
 enum NotEnded {
     /// A connection has come to this port.
     SomebodyCame(u16),
+    /// A connection waits for room in an accept queue that was short when the host ran: it is taken in now, or gives up.
+    Connecting,
     /// A socket could not be made.
     Socket(Errno),
 }
@@ -311,6 +312,9 @@ pub(super) struct Succession(Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>);
 
 /// Makes the successors, and looks whether anybody has come to those they succeed.
 fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
+    if traffic::is_connecting(planes(host)).unwrap_or(true) {
+        return Err(NotEnded::Connecting);
+    }
     let mut listeners: BTreeMap<Endpoint, Vec<OwnedFd>> = BTreeMap::new();
     for (endpoint, listener, _) in host.retained.listeners() {
         let copy = socket::duplicate(listener).map_err(NotEnded::Socket)?;
