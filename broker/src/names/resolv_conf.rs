@@ -1,9 +1,11 @@
 //! Who is asked for names that are not the project's: resolv.conf(5).
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use nix::net::if_::if_nametoindex;
 
 /// The port of a name server that does not say otherwise.
 const DNS_PORT: u16 = 53;
@@ -92,6 +94,13 @@ fn server(word: &str) -> Option<SocketAddr> {
     if let Some((address, port)) = word.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
         return Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?));
     }
+    // A link-local one has its interface (RFC 4007, section 11).
+    if let Some((address, interface)) = word.split_once('%') {
+        let address: Ipv6Addr = address.parse().ok()?;
+        let number = interface.parse().ok();
+        let scope = number.or_else(|| if_nametoindex(interface).ok())?;
+        return Some(SocketAddrV6::new(address, DNS_PORT, 0, scope).into());
+    }
     Some(SocketAddr::new(word.parse().ok()?, DNS_PORT))
 }
 
@@ -110,6 +119,15 @@ mod tests {
             search: vec!["example.com".to_owned(), "b.example".to_owned()],
         };
         assert_eq!(parse(text), expected);
+    }
+
+    #[test]
+    fn a_link_local_server_has_its_interface() {
+        let upstream = parse("nameserver fe80::1%lo\nnameserver fe80::2%7\nnameserver fe80::3%nosuchinterface\n");
+        let lo = if_nametoindex("lo").unwrap();
+        let expected =
+            [("fe80::1", lo), ("fe80::2", 7)].map(|(ip, scope)| SocketAddrV6::new(ip.parse().unwrap(), 53, 0, scope));
+        assert_eq!(upstream.servers, expected.map(SocketAddr::from));
     }
 
     #[test]
