@@ -20,7 +20,7 @@ use super::resolv_conf::ResolvConf;
 use super::{Names, SharedNames};
 
 /// TCP connections served at once, each by a thread for as long as it lasts: resolvers use TCP when an answer was cut off.
-const MAX_TCP: usize = 32;
+const MAX_TCP: usize = 256;
 /// How long such a connection may be silent.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
@@ -457,6 +457,36 @@ mod tests {
         let mut expected = query.clone();
         expected.extend(b"over tcp");
         assert_eq!(forward::read_framed(&mut stream).unwrap(), expected);
+    }
+
+    /// As an unmodified resolver may have them out natively.
+    #[test]
+    fn many_questions_are_out_at_once() {
+        const MANY: u16 = 600;
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let fixture = start(&format!("nameserver [{}]:{}\n", address.ip(), address.port()));
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(fixture.address).unwrap();
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        }
+        let mut buffer = [0; 512];
+        let mut query = query("example.com");
+        let out: Vec<(Vec<u8>, SocketAddr)> = (0..MANY)
+            .map(|number| {
+                query[..2].copy_from_slice(&number.to_be_bytes());
+                client.send(&query).unwrap();
+                let (count, forwarder) = server.recv_from(&mut buffer).unwrap();
+                (buffer[..count].to_vec(), forwarder)
+            })
+            .collect();
+        for (question, forwarder) in out {
+            let answer = [&question[..], b"answer"].concat();
+            server.send_to(&answer, forwarder).unwrap();
+            let count = client.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..count], answer);
+        }
     }
 
     /// The first answers only once the second was asked, which never answers.
