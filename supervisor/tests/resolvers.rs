@@ -552,6 +552,14 @@ fn each_server_is_asked_itself() {
         expect_all(&said, &[way], &format!("NOERROR {server} from the server asked"));
     }
     same(&project, &["dig", "+short", "who.test", "@127.0.0.53"]);
+    for server in ["127.0.0.53", "127.0.0.54"] {
+        let said = same(&project, &["dig", "+tcp", "+short", "who.test", &format!("@{server}")]);
+        assert_eq!(said, format!("{server}\n"));
+        for variables in [&[][..], &[("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")]] {
+            let said = ask(&project, &["tcp"], server, &["who.test"], variables);
+            expect_all(&said, &["tcp"], &format!("NOERROR {server} from the server asked"));
+        }
+    }
     // One that is nowhere, which natively would not answer: those of resolv.conf do.
     let said = ask(&project, &["plain"], "127.0.0.99", &["who.test"], &[]);
     expect_all(&said, &["plain"], "NOERROR 127.0.0.54 from the server asked");

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod asked;
 pub mod channel;
 pub mod codec;
 pub mod control;

@@ -10,13 +10,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use imsup_wire::asked;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::answer::{self, Decision, Over};
 use super::anywhere::Anywhere;
 use super::forward::{self, Asker, Finished, Forwarder, Via};
-use super::resolv_conf::ResolvConf;
+use super::resolv_conf::{ResolvConf, Upstream};
 use super::{Names, SharedNames};
 
 /// TCP connections served at once, each by a thread for as long as it lasts: resolvers use TCP when an answer was cut off.
@@ -287,7 +288,7 @@ impl Server {
         let on_lookup = Arc::clone(&self.on_lookup);
         let own = Arc::clone(&connections);
         let work = move || {
-            let _ = converse(stream, client, &names, &upstream.search, &upstream.servers, &on_lookup);
+            let _ = converse(stream, client, &names, &upstream, &on_lookup);
             own.fetch_sub(1, Ordering::Relaxed);
         };
         if std::thread::Builder::new()
@@ -305,19 +306,24 @@ fn converse(
     mut stream: TcpStream,
     client: SocketAddr,
     names: &SharedNames,
-    search: &[String],
-    servers: &[SocketAddr],
+    upstream: &Upstream,
     on_lookup: &OnLookup,
 ) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(TCP_IDLE))?;
     stream.set_write_timeout(Some(TCP_IDLE))?;
+    let mut servers = upstream.servers.clone();
     loop {
         let query = forward::read_framed(&mut stream)?;
-        let decision = decide(&query, &names.read(), search, Over::Tcp, client, on_lookup);
+        // Its supervisor says first which server was asked.
+        if let Some(asked) = asked::parse(&query) {
+            servers = upstream.servers_from(Some(asked));
+            continue;
+        }
+        let decision = decide(&query, &names.read(), &upstream.search, Over::Tcp, client, on_lookup);
         let answer = match decision {
             Decision::Answer { bytes, .. } => Some(bytes),
-            Decision::Forward => forward::ask_over_tcp(&query, servers),
+            Decision::Forward => forward::ask_over_tcp(&query, &servers),
             Decision::Ignore => None,
         };
         match answer {
@@ -344,6 +350,7 @@ fn decide(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::mpsc;
 
     use parking_lot::RwLock;
@@ -487,6 +494,27 @@ mod tests {
             let count = client.recv(&mut buffer).unwrap();
             assert_eq!(buffer[..count], answer);
         }
+    }
+
+    #[test]
+    fn the_server_that_was_asked_over_tcp_is_asked_first() {
+        let [first, second] = [0; 2].map(|_| upstream());
+        let line = |address: SocketAddr| format!("nameserver [{}]:{}\n", address.ip(), address.port());
+        // Nobody is at the first: who asked the second is answered without it.
+        let silent = TcpListener::bind("127.0.0.2:0").unwrap();
+        let fixture = start(&(line(silent.local_addr().unwrap()) + &line(first) + &line(second)));
+        let mut stream = TcpStream::connect(fixture.address).unwrap();
+        stream.write_all(&asked::frame(first.ip())).unwrap();
+        let query = query("example.com");
+        for _ in 0..2 {
+            forward::write_framed(&mut stream, &query).unwrap();
+            assert_eq!(
+                forward::read_framed(&mut stream).unwrap(),
+                [&query[..], b"over tcp"].concat()
+            );
+        }
+        silent.set_nonblocking(true).unwrap();
+        assert_eq!(silent.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     /// The first answers only once the second was asked, which never answers.

@@ -12,7 +12,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
-use super::lead::{lead_datagram, lead_stream};
+use super::lead::{Purpose, lead_datagram, lead_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::doors::{self, Vetted};
 use crate::held::{Held, Waiting};
@@ -147,8 +147,12 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
                         true => host.incoming.before_own(),
                         false => host.incoming.note_connect(),
                     }
-                    let to_localhost = matches!(destination, Destination::Localhost { .. }).then_some(to_v6);
-                    let verdict = lead_stream(host, call, socket, &kind, &candidates, reach, to_localhost);
+                    let purpose = match destination {
+                        Destination::Localhost { v6, .. } => Purpose::Localhost { v6 },
+                        Destination::NameServer => Purpose::NameServer(address.ip().to_canonical()),
+                        _ => Purpose::Host,
+                    };
+                    let verdict = lead_stream(host, call, socket, &kind, &candidates, reach, purpose);
                     if own {
                         host.incoming.after_own();
                     }

@@ -1,16 +1,17 @@
 //! Carrying a connect out: on a duplicate of the program's socket, without waiting, and again when the broker says so.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, Outcome, ToBroker};
+use imsup_wire::{Endpoint, Outcome, ToBroker, asked};
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 
 use super::{Verdict, send};
 use crate::held::{BindStage, Held, HeldConnect, TICK, Waiting};
 use crate::host::Host;
+use crate::kernel::message;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::{self, Family, InetSocket, Progress};
 
@@ -112,8 +113,18 @@ pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer)
     }
 }
 
-/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do. `to_localhost`
-/// is whether the program asked for its own localhost, and if so, for `::1`.
+/// What a program connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A host.
+    Host,
+    /// Its own localhost, `::1` if that is true.
+    Localhost { v6: bool },
+    /// This name server, for which the project's is told whom it asked.
+    NameServer(IpAddr),
+}
+
+/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
 pub(super) fn lead_stream(
     host: &mut Host,
     call: &Notification,
@@ -121,8 +132,13 @@ pub(super) fn lead_stream(
     kind: &InetSocket,
     candidates: &[SocketAddrV4],
     reach: Option<Endpoint>,
-    to_localhost: Option<bool>,
+    purpose: Purpose,
 ) -> Verdict {
+    let (to_localhost, name_server) = match purpose {
+        Purpose::Localhost { v6 } => (Some(v6), None),
+        Purpose::NameServer(asked) => (None, Some(asked)),
+        Purpose::Host => (None, None),
+    };
     if reach.is_some_and(|endpoint| host.answered.lately(endpoint)) {
         host.give_up_copy(socket.as_fd());
         return Answer::Continue.into();
@@ -136,6 +152,7 @@ pub(super) fn lead_stream(
         let address = kind.family.form(*candidate);
         let is_last = position + 1 == candidates.len();
         let leave_refusal = is_last && reach.is_none();
+        let asked = name_server.filter(|_| socket::peer_address(socket.as_fd()).is_err());
         // One without a port is neither connected nor listens: nobody waits on it.
         let attempt = if blocking && kind.is_unbound() {
             kick(socket.as_fd(), flags, address, leave_refusal)
@@ -143,6 +160,12 @@ pub(super) fn lead_stream(
             attempt(socket.as_fd(), address, blocking, leave_refusal)
         };
         note_own(host, socket.as_fd(), *candidate, to_localhost);
+        if let Some(asked) = asked
+            && socket::progress(socket.as_fd()) == Progress::Established
+        {
+            // Before the program can send anything. Without it those of resolv.conf are asked.
+            let _ = message::send(socket.as_fd(), &asked::frame(asked), &[], None, 0);
+        }
         match (attempt, reach) {
             (Attempt::Over(answer), _) => {
                 let connected = answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS);
