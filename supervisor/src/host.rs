@@ -1,18 +1,19 @@
 //! What a supervisor knows of its host.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
-use imsup_wire::{Endpoint, ToBroker};
+use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
 
 use crate::copies::Copies;
 use crate::doors::Doors;
 use crate::handover::Handovers;
-use crate::identity::Identity;
+use crate::identity::{Destination, Identity};
 use crate::incoming::Incoming;
 use crate::kernel::means::Means;
 use crate::kernel::notify::{Listener, NotificationId};
@@ -248,6 +249,32 @@ impl Host {
         self.start.announced = true;
         self.note_step();
         self.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
+    }
+
+    /// What an address means as a destination. If the host has a name server of its own on its localhost, questions to that address are for it.
+    pub fn destination(&self, transport: Transport, address: SocketAddr) -> Destination {
+        let destination = self.identity.destination(address);
+        let (ip, port) = (address.ip().to_canonical(), address.port());
+        let v6 = ip.is_ipv6();
+        let is_localhost =
+            ip.is_unspecified() || [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].contains(&ip);
+        if destination != Destination::NameServer || !is_localhost {
+            return destination;
+        }
+        let at = |ip: Ipv4Addr| Endpoint {
+            transport,
+            address: SocketAddrV4::new(ip, port),
+        };
+        let wildcard = at(self.identity.vip());
+        let has_own = match v6 {
+            true => self.retained.is_dual_stack(wildcard) || self.retained.is_landing(at(self.identity.v6_shadow())),
+            false => self.retained.is_landing(wildcard) || self.retained.is_landing(at(self.identity.localhost())),
+        };
+        if has_own {
+            Destination::Localhost { v6, port }
+        } else {
+            destination
+        }
     }
 
     /// Whether this supervisor sees all listeners of its host; a command of `imsup exec` does not.

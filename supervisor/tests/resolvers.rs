@@ -39,6 +39,8 @@ coproc python3 "$name_server" 127.0.0.53 127.0.0.54 ::1
 server=$COPROC_PID
 read -r ready <&"${COPROC[0]}"
 [ "$ready" = ready ]
+# So that an ordinary user's program can be a name server.
+echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start
 if [ "$limits" = none ]; then
     echo 0 >/proc/sys/user/max_net_namespaces
     echo 0 >/proc/sys/user/max_user_namespaces
@@ -563,6 +565,28 @@ fn each_server_is_asked_itself() {
     // One that is nowhere, which natively would not answer: those of resolv.conf do.
     let said = ask(&project, &["plain"], "127.0.0.99", &["who.test"], &[]);
     expect_all(&said, &["plain"], "NOERROR 127.0.0.54 from the server asked");
+}
+
+#[test]
+fn a_host_reaches_a_name_server_of_its_own_at_its_localhost() {
+    if !is_inside(&resolv_conf(), Namespaces::Allowed) {
+        return;
+    }
+    let project = Project::up("own", COMPOSE);
+    let program = source("own_name_server.py");
+    let program = program.to_str().unwrap();
+    let expected = ["sendto", "connect", "tcp"]
+        .map(|way| format!("{way} b'\\x00\\x07own'\n"))
+        .concat();
+    assert_eq!(same(&project, &["python3", program, "127.0.0.1"]), expected);
+    // At the others is the test's own server natively.
+    for address in ["0.0.0.0", "::1", "::"] {
+        for variables in [&[][..], &[("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")]] {
+            let mut command = project.imsup_command(&["run", "--", "python3", program, address]);
+            command.envs(variables.iter().copied());
+            assert_eq!(run(command, LIMIT).expect_success(address), expected, "{address}");
+        }
+    }
 }
 
 /// The answer is what wakes it.

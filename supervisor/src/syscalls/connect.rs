@@ -72,8 +72,8 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
         Err(why) => return leave(host, call, why),
     };
     let destination = host.identity.destination(address);
-    host.trace.decided(&destination);
     if destination == Destination::Foreign {
+        host.trace.decided(&destination);
         resolver::bring_back_to_leave(host, call);
         host.give_up_copy_of(call.tid, call.fd(0));
         if host.incoming.is_looked_at() && descriptors::is_tcp(call.tid, call.fd(0)) != Some(false) {
@@ -85,6 +85,8 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
         Ok(found) => found,
         Err(verdict) => return verdict,
     };
+    let destination = host.destination(kind.transport, address);
+    host.trace.decided(&destination);
     let asks = destination == Destination::NameServer && kind.transport == Transport::Udp;
     let (socket, kind) = match asks {
         true => (socket, kind),

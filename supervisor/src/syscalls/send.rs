@@ -195,7 +195,7 @@ fn of_resolver(
     kind: InetSocket,
 ) -> Result<(OwnedFd, InetSocket, bool), Verdict> {
     let named = outgoing.datagrams.iter().filter(|datagram| datagram.is_named);
-    let mut destinations = named.map(|datagram| datagram.to.map(|to| (to, host.identity.destination(to))));
+    let mut destinations = named.map(|datagram| datagram.to.map(|to| (to, host.destination(Transport::Udp, to))));
     let takes = |to: SocketAddr| to.is_ipv4() == (kind.family == Family::V4) && to.port() != 0;
     let asks = destinations.all(|to| to.is_some_and(|(to, means)| means == Destination::NameServer && takes(to)));
     if !asks {
@@ -276,7 +276,7 @@ impl Sending<'_> {
     fn asks_outside(&self, host: &Host, server: SocketAddr, datagram: &Datagram) -> bool {
         !self.anywhere
             && self.kind.local.ip().is_unspecified()
-            && host.identity.destination(server) == Destination::NameServer
+            && host.destination(Transport::Udp, server) == Destination::NameServer
             && datagram
                 .body
                 .read(ThreadMemory::of(self.call.tid))
@@ -294,7 +294,7 @@ impl Sending<'_> {
 
     /// Where a datagram to `address` really goes, and from which address.
     fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
-        let destination = host.identity.destination(address);
+        let destination = host.destination(Transport::Udp, address);
         if self.anywhere {
             return self.to_name_server(host, address);
         }
