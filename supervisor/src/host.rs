@@ -266,10 +266,17 @@ impl Host {
             address: SocketAddrV4::new(ip, port),
         };
         let wildcard = at(self.identity.vip());
-        let has_own = match v6 {
-            true => self.retained.is_dual_stack(wildcard) || self.retained.is_landing(at(self.identity.v6_shadow())),
-            false => self.retained.is_landing(wildcard) || self.retained.is_landing(at(self.identity.localhost())),
+        let private = at(if v6 {
+            self.identity.v6_shadow()
+        } else {
+            self.identity.localhost()
+        });
+        let lands_at_wildcard = match v6 {
+            true => self.retained.is_dual_stack(wildcard),
+            false => self.retained.is_landing(wildcard),
         };
+        let is_taken = |endpoint| !self.sees_all_listeners() && is_taken(endpoint);
+        let has_own = lands_at_wildcard || self.retained.is_landing(private) || is_taken(private) || is_taken(wildcard);
         if has_own {
             Destination::Localhost { v6, port }
         } else {
@@ -281,4 +288,14 @@ impl Host {
     pub fn sees_all_listeners(&self) -> bool {
         self.role != Role::Exec
     }
+}
+
+/// Whether a socket has this address, as the kernel says.
+fn is_taken(endpoint: Endpoint) -> bool {
+    let kind = match endpoint.transport {
+        Transport::Tcp => libc::SOCK_STREAM,
+        Transport::Udp => libc::SOCK_DGRAM,
+    };
+    let probe = socket::make(libc::AF_INET, kind, 0);
+    probe.and_then(|probe| socket::bind(probe.as_fd(), endpoint.address.into())) == Err(Errno::EADDRINUSE)
 }

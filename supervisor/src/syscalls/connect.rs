@@ -267,6 +267,12 @@ struct Listeners<W, N> {
     is_bound: fn(SocketAddrV4) -> bool,
 }
 
+impl<W, N> Listeners<W, N> {
+    fn is_at_wildcard_alone(&self, private: SocketAddrV4, wildcard: SocketAddrV4) -> bool {
+        !(self.is_bound)(private) && (self.is_bound)(wildcard)
+    }
+}
+
 fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
     identity: &Identity,
     socket: &InetSocket,
@@ -330,6 +336,12 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
             let candidates = match (on_wildcard, on_private, listeners.sees_all) {
                 (true, false, _) => vec![wildcard, private],
                 (false, _, true) => vec![private],
+                // Unlike a stream it is not refused, and takes the first.
+                (false, false, false)
+                    if transport == Transport::Udp && listeners.is_at_wildcard_alone(private, wildcard) =>
+                {
+                    vec![wildcard]
+                }
                 (true, true, _) | (false, _, false) => vec![private, wildcard],
             };
             // A bound datagram socket answers whoever asked, and that may be a client outside, on the machine's own localhost.

@@ -84,6 +84,11 @@ pub(super) fn decide(
     }
 }
 
+/// Whether a datagram server is at the wildcard and none at the localhost of its host, as the kernel says: for a supervisor that does not see all of them.
+pub(super) fn is_at_wildcard_alone(localhost: SocketAddrV4, wildcard: SocketAddrV4) -> bool {
+    !is_bound(localhost) && is_bound(wildcard)
+}
+
 /// Whether a datagram socket is bound there: then nobody else can be.
 pub(super) fn is_bound(address: SocketAddrV4) -> bool {
     rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)

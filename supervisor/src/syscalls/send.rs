@@ -11,7 +11,7 @@ use imsup_bpf_filters::{Handler, handler_of};
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
-use super::datagram::{Plan, decide, is_bound};
+use super::datagram::{Plan, decide, is_at_wildcard_alone, is_bound};
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::lead::ask_for_datagram;
 use super::resolver::{self, Asking};
@@ -306,15 +306,19 @@ impl Sending<'_> {
         let plan = if on_v6 || takes_v4(kind, self.socket, address) {
             let at_wildcard = |port| {
                 let wildcard = Endpoint::udp(host.identity.vip(), port);
+                let is_unseen_at = |exact: Endpoint| {
+                    !host.sees_all_listeners() && is_at_wildcard_alone(exact.address, wildcard.address)
+                };
                 // The more exact address first, as the kernel prefers it.
                 match to_v6 {
                     true => {
                         let exact = Endpoint::udp(host.identity.v6_shadow(), port);
-                        host.retained.is_dual_stack(wildcard) && !host.retained.is_landing(exact)
+                        !host.retained.is_landing(exact)
+                            && (host.retained.is_dual_stack(wildcard) || is_unseen_at(exact))
                     }
                     false => {
                         let exact = Endpoint::udp(host.identity.localhost(), port);
-                        host.retained.is_landing(wildcard) && !host.retained.is_landing(exact)
+                        !host.retained.is_landing(exact) && (host.retained.is_landing(wildcard) || is_unseen_at(exact))
                     }
                 }
             };
