@@ -400,6 +400,21 @@ fn a_program_that_listens_on_another_port_is_said_to() {
 }
 
 #[test]
+fn a_program_that_has_closed_its_port_is_said_to_listen_on_none() {
+    let project = Project::up(
+        "closed",
+        r#"services: { web: { command: [python3, -c, "import socket, time; socket.create_server(('', 5005)).close(); time.sleep(1000)"], expose: ["8080"] } }"#,
+    );
+    let client = asking(project.at("web", 8080));
+    assert_eq!(
+        detail(&project.wait_event("web", "unmet", 1)),
+        "listens on no port of its own choice, not on 8080/tcp, which the compose file declares"
+    );
+    project.ok(&["stop", "web"]);
+    assert!(client.join().unwrap().is_err());
+}
+
+#[test]
 fn a_server_on_its_own_localhost_is_said_to_be_there() {
     let project = up(
         "inside",

@@ -115,7 +115,7 @@ impl Broker {
                 ports.push(format!("{more} more"));
             }
             let on = match (ports.is_empty(), self.hosts[id].life.has_listened()) {
-                (true, true) => "a port that the kernel chose".to_owned(),
+                (true, true) => "no port of its own choice".to_owned(),
                 (true, false) => "no port yet".to_owned(),
                 (false, _) => list(&ports),
             };
