@@ -35,7 +35,8 @@ resolv_conf=$1 name_server=$2 limits=$3 drop=$4
 shift 4
 ip link set lo up
 mount --bind "$resolv_conf" /etc/resolv.conf
-coproc python3 "$name_server" 127.0.0.53 127.0.0.54 ::1
+ip address add fe80::53/64 dev lo nodad
+coproc python3 "$name_server" 127.0.0.53 127.0.0.54 ::1 fe80::53%lo
 server=$COPROC_PID
 read -r ready <&"${COPROC[0]}"
 [ "$ready" = ready ]
@@ -205,6 +206,38 @@ fn names_are_searched_for_in_the_domains_of_resolv_conf() {
             said.expect_success(program),
             format!("lookup WEB: {address}\nlookup web.example.com: {address}\n")
         );
+    }
+}
+
+/// As routers give them, and NetworkManager writes them.
+#[test]
+fn a_link_local_server_is_asked() {
+    if !is_inside("nameserver fe80::53%lo\n", Namespaces::Allowed) {
+        return;
+    }
+    need(&["node", "musl-gcc", "dig"]);
+    let project = Project::up("link", COMPOSE);
+    let address = project.host("web").address.to_string();
+    let script = source("resolve.js");
+    let script = script.to_str().unwrap();
+    let (musl, glibc) = (guest("guest-musl"), guest("guest"));
+    for (command, expected) in [
+        (&["node", script, "v4.test"][..], "192.0.2.4"),
+        (&[musl.to_str().unwrap(), "--lookup", "v4.test"], "192.0.2.4"),
+        (&[glibc.to_str().unwrap(), "--lookup", "v4.test"], "192.0.2.4"),
+        (&["dig", "+short", "v4.test"], "192.0.2.4"),
+        (&["dig", "+short", "+tcp", "v4.test"], "192.0.2.4"),
+    ] {
+        let said = same(&project, command);
+        assert!(said.contains(expected), "{command:?}: {said}");
+    }
+    for command in [
+        &["node", script, "web"][..],
+        &[musl.to_str().unwrap(), "--lookup", "web"],
+        &[glibc.to_str().unwrap(), "--lookup", "web"],
+    ] {
+        let said = project.run(command);
+        assert!(said.success() && said.stdout.contains(&address), "{command:?}: {said}");
     }
 }
 

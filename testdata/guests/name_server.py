@@ -81,10 +81,12 @@ late = []
 for address in sys.argv[1:]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     datagrams = socket.socket(family, socket.SOCK_DGRAM)
-    datagrams.bind((address, 53))
+    # With the interface of a link-local one.
+    there = socket.getaddrinfo(address, 53)[0][4]
+    datagrams.bind(there)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, 53))
+    listener.bind(there)
     listener.listen()
     for work, on in ((over_udp, datagrams), (over_tcp, listener)):
         threading.Thread(target=work, args=(on,), daemon=True).start()

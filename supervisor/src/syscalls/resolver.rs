@@ -4,7 +4,7 @@
 //! is registered as the old one was (Netty, tokio, asyncio register before they ask). Any other is led to the name server's own address, whose answers most
 //! resolvers take.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ use crate::resolvers::{Namespace, Supply};
 
 /// How long a question waits for a socket, which may be all that its program does meanwhile. Then it is led to the name server as it is.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The loopback device, the only one of the namespace (drivers/net/loopback.c).
+const LOOPBACK_INDEX: u32 = 1;
 
 /// What a program's datagrams to the name server are sent from.
 #[derive(Debug)]
@@ -63,7 +66,13 @@ pub(super) fn to_send(
     call: &Notification,
     own: &OwnedFd,
     kind: &InetSocket,
+    servers: impl IntoIterator<Item = SocketAddr>,
 ) -> Result<Asking, Verdict> {
+    // The interface of a link-local address, which the program says with each, is not in the namespace.
+    let is_ours = |host: &mut Host| host.resolvers.namespace_of(own.as_fd()) == Namespace::Own;
+    if servers.into_iter().any(is_link_local) && is_ours(host) {
+        return Ok(Asking::Led);
+    }
     swap(host, call, own, kind, None)
 }
 
@@ -219,7 +228,7 @@ fn install(
         },
     }
     if let Some(server) = server {
-        socket::connect(new.as_fd(), server)?;
+        socket::connect(new.as_fd(), in_namespace(server))?;
     }
     let cookie = socket::cookie(own.as_fd());
     let is_still_there = match host.socket(call.tid, number) {
@@ -240,6 +249,20 @@ fn install(
     }
     remember(host, own, kind, new, from_vip);
     Ok(())
+}
+
+/// A server as it is reached in the namespace.
+fn in_namespace(server: SocketAddr) -> SocketAddr {
+    match server {
+        SocketAddr::V6(v6) if is_link_local(server) => {
+            SocketAddrV6::new(*v6.ip(), v6.port(), v6.flowinfo(), LOOPBACK_INDEX).into()
+        }
+        _ => server,
+    }
+}
+
+fn is_link_local(server: SocketAddr) -> bool {
+    matches!(server, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local())
 }
 
 fn is_v4(server: SocketAddr) -> bool {

@@ -205,7 +205,8 @@ fn of_resolver(
         };
         return Ok((socket, kind, false));
     }
-    match resolver::to_send(host, call, &socket, &kind)? {
+    let servers = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
+    match resolver::to_send(host, call, &socket, &kind, servers)? {
         Asking::Led => Ok((socket, kind, false)),
         Asking::Anywhere(None) => Ok((socket, kind, true)),
         Asking::Anywhere(Some(other)) => {
