@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use mio::net::UdpSocket;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use rustix::process::{Resource, getrlimit};
 
 use super::answer;
 use super::anywhere::Asked;
 
 /// Queries forwarded at once, each with a socket. A resolver in node or Go asks a thousand names at a time, and natively its server takes them all.
 const MAX_PENDING: usize = 4096;
+/// The part of the broker's descriptors that these may have: hosts need the others.
+const SHARE: u64 = 4;
 /// How long one server may take before the next is asked as well.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long all of them may take.
@@ -146,7 +149,7 @@ impl Forwarder {
             deadline: now,
             last: now + TIMEOUT,
         };
-        if place >= MAX_PENDING || !pending.ask_next(registry, Token(self.first_token + place)) {
+        if place >= max_pending() || !pending.ask_next(registry, Token(self.first_token + place)) {
             return failed(asker, query);
         }
         if place == self.pending.len() {
@@ -198,6 +201,11 @@ impl Forwarder {
         let pending = self.pending[place].take()?;
         failed(pending.asker, &pending.query)
     }
+}
+
+fn max_pending() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / SHARE).map_or(MAX_PENDING, |most| most.min(MAX_PENDING))
 }
 
 /// Sends the query to the next server that can be sent to.
