@@ -8,6 +8,7 @@ use imsup_wire::{Awaited, Report, ToBroker};
 use nix::errno::Errno;
 
 use super::asleep::Asleep;
+use super::deadlines::Bounds;
 use super::hold::NotNow;
 use super::idle::{Activity, SHORTEST_PAUSE, Trace};
 use super::own_times::Waits;
@@ -115,6 +116,10 @@ impl Sleep {
         let before = cpu::own_thread();
         let pids = self.tree.processes();
         let used = self.meter.sample(now, &pids);
+        let read = Bounds {
+            earliest: now,
+            latest: Instant::now(),
+        };
         let seen = host.incoming.look(&host.retained);
         self.note_seen(seen);
         let ran = self.idle.has_run(&used);
@@ -132,7 +137,7 @@ impl Sleep {
             unasked: waited == Waits::No,
         };
         let mut idle = std::mem::replace(&mut self.idle, super::idle::Idleness::new(now));
-        idle.look(now, &used, trace, || self.traffic(host, &pids));
+        idle.look(read, &used, trace, || self.traffic(host, &pids));
         self.idle = idle;
         let cost = cpu::own_thread().saturating_sub(before);
         let kept = self.kept_awake(host, circumstances, now);

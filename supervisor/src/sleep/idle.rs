@@ -152,13 +152,14 @@ impl Idleness {
     /// only where a process ran and nothing else is found: who did not run has moved nothing).
     pub fn look(
         &mut self,
-        now: Instant,
+        read: Bounds,
         cpu: &[(i32, Duration)],
         trace: Trace,
         traffic: impl FnOnce() -> Option<Traffic>,
     ) {
+        let now = read.earliest;
         let within = now.saturating_duration_since(self.last_look);
-        let found = self.note(now, cpu);
+        let found = self.note(read, cpu);
         let mut at = now;
         let activity = if found.changed {
             Some(Activity::Processes)
@@ -205,8 +206,8 @@ impl Idleness {
         self.last_activity = Some((at, activity));
     }
 
-    /// Notes the CPU time of each process so far, without judging it.
-    pub fn note(&mut self, now: Instant, cpu: &[(i32, Duration)]) -> Found {
+    /// Notes the CPU time of each process so far, without judging it. A process may have made a call while the clocks were being `read`.
+    pub fn note(&mut self, read: Bounds, cpu: &[(i32, Duration)]) -> Found {
         let mut found = Found {
             used: Duration::ZERO,
             most: (0, Duration::ZERO),
@@ -220,7 +221,7 @@ impl Idleness {
                 Some(known) if known.cpu == *cpu => known.since,
                 _ => Bounds {
                     earliest: self.last_look,
-                    latest: now,
+                    latest: read.latest,
                 },
             };
             let more = known.map_or(*cpu, |known| cpu.saturating_sub(known.cpu));
@@ -231,7 +232,7 @@ impl Idleness {
             next.insert(*pid, Used { cpu: *cpu, since });
         }
         self.used = next;
-        self.last_look = now;
+        self.last_look = read.earliest;
         found
     }
 
@@ -314,10 +315,20 @@ mod tests {
         })
     }
 
+    /// How long it takes to read the clocks.
+    const READING: Duration = Duration::from_millis(1);
+
+    fn read_from(now: Instant) -> Bounds {
+        Bounds {
+            earliest: now,
+            latest: now + READING,
+        }
+    }
+
     impl Idleness {
         /// A look at which nothing was seen.
         fn looked(&mut self, now: Instant, cpu: &[(i32, Duration)], traffic: impl FnOnce() -> Option<Traffic>) {
-            self.look(now, cpu, Trace::default(), traffic);
+            self.look(read_from(now), cpu, Trace::default(), traffic);
         }
     }
 
@@ -416,7 +427,7 @@ mod tests {
             let trace = Trace { seen, child, unasked };
             let (mut idle, start) = observed(&[(7, ms(10))]);
             idle.looked(start + ms(1000), &[(7, ms(11))], || traffic(5));
-            idle.look(start + ms(2000), &[(7, ms(cpu))], trace, || traffic(5));
+            idle.look(read_from(start + ms(2000)), &[(7, ms(cpu))], trace, || traffic(5));
             idle.last_activity()
                 .filter(|(at, _)| *at == start + ms(2000))
                 .map(|(_, activity)| activity)
@@ -466,7 +477,8 @@ mod tests {
         idle.looked(start + ms(2000), &[(7, ms(11))], no_question);
         let expected = Bounds {
             earliest: start,
-            latest: start + ms(1000),
+            // It may have made the call just after its clock was read.
+            latest: start + ms(1000) + READING,
         };
         assert_eq!(idle.began(7, start, start + ms(3000)), expected);
         let floor = start + ms(500);

@@ -6,7 +6,7 @@ use imsup_wire::{CauseKind, ToBroker, WakeCause};
 
 use super::asleep::Asleep;
 use super::awake::port_of;
-use super::deadlines::Call;
+use super::deadlines::{Bounds, Call};
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
@@ -118,7 +118,11 @@ impl Sleep {
 
     fn cpu_of(&mut self, pids: &[i32], now: Instant) -> Duration {
         let cpu = self.meter.sample(now, pids);
-        self.idle.note(now, &cpu);
+        let read = Bounds {
+            earliest: now,
+            latest: Instant::now(),
+        };
+        self.idle.note(read, &cpu);
         cpu.into_iter().map(|(_, used)| used).sum()
     }
 
