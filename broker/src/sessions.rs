@@ -188,21 +188,32 @@ impl Sessions {
 }
 
 impl Session {
-    /// Sends a message, or keeps it; false where the peer is gone or does not read.
-    pub(crate) fn send<M: serde::Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> bool {
+    /// Sends a message, or keeps it.
+    pub(crate) fn send<M: serde::Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> Sent {
         match self.channel.send(message, fds) {
-            Ok(()) if self.channel.queued() <= MAX_QUEUED => true,
+            Ok(()) if self.channel.queued() <= MAX_QUEUED => Sent::Yes,
             Ok(()) => {
                 tracing::warn!(pid = self.pid, "a peer does not read what it is told; it is cut off");
-                false
+                Sent::CutOff
             }
-            Err(ChannelError::Closed) => false,
+            Err(ChannelError::Closed) => Sent::Gone,
             Err(error) => {
                 tracing::warn!(pid = self.pid, %error, "a peer could not be told something; it is cut off");
-                false
+                Sent::CutOff
             }
         }
     }
+}
+
+/// What became of a message to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is sent, or kept until the peer reads.
+    Yes,
+    /// The peer has closed its end. What it said before may still be unread.
+    Gone,
+    /// The peer does not read, or cannot be told this.
+    CutOff,
 }
 
 /// A request as a sentence for the log.

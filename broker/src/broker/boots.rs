@@ -14,6 +14,7 @@ use crate::hosts::{HostId, Instance};
 use crate::launcher::{Launch, Pids, cgroups};
 use crate::notices::Notice;
 use crate::registry::{Input, Want};
+use crate::sessions::Sent;
 use crate::tokens::{Kind, token};
 
 /// What a supervisor may take beyond the program's own grace.
@@ -111,7 +112,7 @@ impl Broker {
         let told = instance
             .session
             .and_then(|session| self.sessions.get_mut(session))
-            .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()));
+            .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
         if told {
             self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
         } else if let Some(ended) = instance.ended.as_ref().filter(|_| instance.launched) {

@@ -7,7 +7,7 @@ use super::power::asked_by;
 use super::{Broker, Target};
 use crate::hosts::HostId;
 use crate::registry::{Answer, Input, Want};
-use crate::sessions::{Peer, Reply, Then, describe};
+use crate::sessions::{Peer, Reply, Sent, Then, describe};
 
 impl Broker {
     /// A client's request.
@@ -249,7 +249,7 @@ impl Broker {
         if matches!(response, Response::Done | Response::Error { .. }) {
             session.peer = Peer::Client(Reply::Over);
         }
-        let sent = session.send(response, Vec::new());
+        let sent = session.send(response, Vec::new()) == Sent::Yes;
         if !sent {
             self.hang_up(number);
         }

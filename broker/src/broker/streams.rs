@@ -10,7 +10,7 @@ use imsup_wire::{ToBroker, ToSupervisor};
 use super::{ACCEPT_AGAIN, Broker, Target, Timer};
 use crate::hosts::HostId;
 use crate::registry::Input;
-use crate::sessions::{Part, Peer, Reply};
+use crate::sessions::{Part, Peer, Reply, Sent};
 
 impl Broker {
     /// Accepts those who have connected.
@@ -197,13 +197,13 @@ impl Broker {
         }
     }
 
-    /// Sends a supervisor a message.
+    /// Sends a supervisor a message. The connection of one that is gone is not closed here: its last words (how its program ended, sockets that it
+    /// hands over) may be unread, and reading comes to the end of the connection by itself.
     pub(super) fn tell(&mut self, number: usize, message: &ToSupervisor, fds: Vec<std::os::fd::OwnedFd>) {
-        let sent = self
-            .sessions
-            .get_mut(number)
-            .is_none_or(|session| session.send(message, fds));
-        if !sent {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return;
+        };
+        if session.send(message, fds) == Sent::CutOff {
             self.hang_up(number);
         }
     }
@@ -258,8 +258,13 @@ impl Broker {
             let Some(session) = self.sessions.get_mut(number) else {
                 return;
             };
-            if session.channel.wants_write() && session.channel.flush().is_err() {
-                return self.hang_up(number);
+            if session.channel.wants_write() {
+                match (session.channel.flush(), &session.peer) {
+                    (Ok(()), _) => {}
+                    // Its last words may be unread: see `tell`.
+                    (Err(ChannelError::Closed), Peer::Supervisor { .. }) => return,
+                    (Err(_), _) => return self.hang_up(number),
+                }
             }
             if session.channel.wants_write() {
                 return;

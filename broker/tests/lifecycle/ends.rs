@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
         trial("a_supervisor_that_dies_before_it_speaks_is_a_failure", silent_death),
         trial("a_program_that_never_listens_is_reset_at_hold_timeout", never_listens),
         trial("a_port_that_a_settled_host_does_not_listen_on_refuses", unused_port),
+        trial("what_a_supervisor_said_last_is_heard_though_it_is_gone", last_words),
         trial("a_missing_working_directory_is_named", working_directory),
         trial("down_leaves_nothing", down),
         trial("down_survives_a_caller_that_has_hung_up", down_after_hang_up),
@@ -204,6 +205,34 @@ fn unused_port() {
     let hosts = vec!["web".parse().unwrap()];
     world.ask(Request::Stop { hosts }).unwrap();
     connect(world.tcp("web", 8081)).expect("it may listen there at its next boot");
+}
+
+fn last_words() {
+    let mut world = World::prepare("");
+    let file = world.path("fails");
+    world.hosts = format!("web tcp=8080 -- listen:8080 settle wait:{file} fail:7");
+    world.start();
+    let hosts = vec!["web".parse().unwrap()];
+    let by = "tester".to_owned();
+    world.ask(Request::Wake { hosts, by, exec: false }).unwrap();
+    let supervisor = world.host("web").pid.unwrap();
+    let mut client = UnixStream::connect(world.paths.socket()).unwrap();
+    // It comes after, so the one before has been accepted.
+    world.host("web");
+    kill(world.broker_pid(), Signal::STOP);
+    // The broker reads the question first, and passes it on to a supervisor that has said its last words and is gone.
+    let question = Opening::Control {
+        version: VERSION,
+        request: Request::Why {
+            host: "web".parse().unwrap(),
+        },
+    };
+    client.write_all(&codec::encode(&question).unwrap()).unwrap();
+    world.touch("fails");
+    until("the supervisor's end", || (!exists(supervisor)).then_some(()));
+    kill(world.broker_pid(), Signal::CONT);
+    let exit = world.wait_for_event("web", EventKind::Exit);
+    assert!(exit.detail.as_ref().unwrap().contains('7'), "{exit:?}");
 }
 
 fn working_directory() {
