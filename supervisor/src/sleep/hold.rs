@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use super::Sleep;
 use super::asleep::Asleep;
 use super::calls::{self, Deadline, LimitOf};
-use super::correct::Stage;
+use super::correct::{self, Stage};
 use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
 use super::plan::{self, Limit, NotIdle, Plan};
 use super::rhythm::Seen;
@@ -77,7 +77,9 @@ impl Sleep {
     /// Holds the host and takes over its waiting. On an error it runs as before.
     pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
         let seen = self.look_untouched()?;
+        let overwritten = self.to_be_overwritten(&seen);
         let (threads, trouble) = self.tree.hold();
+        correct::put_back(&overwritten, &threads);
         if let Some(error) = trouble {
             // Some were interrupted, and those that are not stopped no longer show what they were in.
             let now = Now::read();
@@ -134,7 +136,10 @@ impl Sleep {
                 let Some((number, args, stack)) = process::blocked_in(pid, tid) else {
                     continue;
                 };
-                if calls::is_transfer(number, &args) || (number == libc::SYS_read && reads_many(pid, args[0])) {
+                if calls::is_transfer(number, &args)
+                    || (number == libc::SYS_read && reads_many(pid, args[0]))
+                    || (number == libc::SYS_splice && has_input(pid, args[0]))
+                {
                     return Err(NotIdle::Transfer { pid });
                 }
                 if [libc::SYS_open, libc::SYS_openat, libc::SYS_openat2].contains(&number) {
@@ -482,6 +487,17 @@ fn reads_many(pid: i32, number: u64) -> bool {
         && task::open_process(pid)
             .and_then(|pidfd| task::duplicate_from(&pidfd, number))
             .is_ok_and(|fd| terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1))
+}
+
+/// Whether a splice(2) from this descriptor waits for room where it writes to: there is something to read. It may have moved a part of it.
+fn has_input(pid: i32, number: u64) -> bool {
+    let Ok(number) = i32::try_from(number) else {
+        return false;
+    };
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    task::open_process(pid)
+        .and_then(|pidfd| task::duplicate_from(&pidfd, number))
+        .is_ok_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0))
 }
 
 /// The sockets of a process that send it a signal when something comes (O_ASYNC).
