@@ -1,7 +1,7 @@
 //! Holding a host: what its threads were in is read, and what they wait for is waited for in their place.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,7 +13,7 @@ use super::asleep::Asleep;
 use super::calls::{self, Deadline, LimitOf};
 use super::correct::{self, Stage};
 use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
-use super::plan::{self, Limit, NotIdle, Plan};
+use super::plan::{self, Limit, NotIdle, Plan, Says};
 use super::rhythm::Seen;
 use super::transfer;
 use super::tree::HoldError;
@@ -232,7 +232,7 @@ impl Sleep {
             now,
             ThreadMemory::of,
             |pid| self.idle.began(pid, ran_from, now.instant),
-            limit_of_descriptor,
+            what_descriptor_says,
             process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
@@ -474,19 +474,28 @@ fn due_of(timer: &timers::TimerFd, now: &Now) -> (i32, &'static str, Due) {
     (timer.pid, "timerfd", due)
 }
 
+/// What the socket or terminal behind a descriptor says of a wait for it.
+fn what_descriptor_says(pid: i32, number: i32, kind: LimitOf) -> Says {
+    let Ok(fd) = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number)) else {
+        return Says::default();
+    };
+    Says {
+        limit: limit_of_descriptor(pid, number, fd.as_fd(), kind),
+        nonblocking: socket::status_flags(fd.as_fd()).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK)),
+    }
+}
+
 /// The time limit of the socket or terminal behind a descriptor.
-fn limit_of_descriptor(pid: i32, number: i32, kind: LimitOf) -> Option<Limit> {
-    let pidfd = task::open_process(pid).ok()?;
-    let fd = task::duplicate_from(&pidfd, number).ok()?;
+fn limit_of_descriptor(pid: i32, number: i32, fd: BorrowedFd<'_>, kind: LimitOf) -> Option<Limit> {
     let time = match kind {
-        LimitOf::Receive => socket::receive_timeout(fd.as_fd()),
-        LimitOf::Send => socket::send_timeout(fd.as_fd()),
+        LimitOf::Receive => socket::receive_timeout(fd),
+        LimitOf::Send => socket::send_timeout(fd),
     };
     match (time, kind) {
         (Ok(time), _) => time.map(|time| Limit { time, timed_out: None }),
         // A read from a terminal that ends by its limit reads nothing (termios(3)).
         (Err(_), LimitOf::Receive) if process::is_terminal(pid, number) => {
-            let (fewest, time) = terminal::reads_raw(fd.as_fd())?;
+            let (fewest, time) = terminal::reads_raw(fd)?;
             (fewest == 0).then_some(time).flatten().map(|time| Limit {
                 time,
                 timed_out: Some(0),
