@@ -36,9 +36,18 @@ fn is_left_alone(call: &str, why: &str) -> bool {
 }
 
 fn is_transfer(call: &str) -> bool {
-    ["write", "send", "recv-waitall", "recvmsg-waitall"]
-        .iter()
-        .any(|prefix| call.starts_with(prefix))
+    [
+        "write",
+        "pwrite",
+        "send",
+        "splice-out",
+        "close",
+        "dup2",
+        "recv-waitall",
+        "recvmsg-waitall",
+    ]
+    .iter()
+    .any(|prefix| call.starts_with(prefix))
         || ["recvmmsg", "recvmmsg-timed", "read-tty-min", "io-getevents-two"].contains(&call)
 }
 

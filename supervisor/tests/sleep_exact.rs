@@ -276,6 +276,43 @@ fn a_connection_at_any_instant_of_a_suspend_is_answered() {
     }
 }
 
+/// While a program's family is not known, accept(2) is trapped: a host that is ordered to sleep amid that does not sleep in it.
+#[test]
+fn who_boots_a_host_that_is_to_sleep_is_answered() {
+    const HOSTS: usize = 48;
+    let hosts: Vec<String> = (0..HOSTS).map(|number| format!("h{number}")).collect();
+    let mut compose = "x-imsup: { idle_after: 1h }\nservices:\n".to_owned();
+    for (host, kind) in hosts.iter().zip(["edge", "poll", "pool", "threads"].iter().cycle()) {
+        // Families are learned by command and environment.
+        compose += &format!(
+            "  {host}: {{ command: [\"@guests@/servers\", {kind}, \"8080\"], environment: {{ NUMBER: \"{host}\" }}, expose: [\"8080\"] }}\n"
+        );
+    }
+    let project = Project::up("first", &compose);
+    let addresses = project.ps();
+    for some in hosts.chunks(8) {
+        std::thread::scope(|scope| {
+            for host in some {
+                let (done, project) = (AtomicBool::new(false), &project);
+                let address = (addresses[host].address, 8080).into();
+                scope.spawn(move || {
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| {
+                            while !done.load(Ordering::Relaxed) {
+                                // One that sleeps in the middle of it is not woken.
+                                let _ = control::suspend(project, host);
+                            }
+                        });
+                        let orders = Orders { done: &done };
+                        assert_eq!(Held::connect(address).ask("boot").value("host"), *host);
+                        drop(orders);
+                    });
+                });
+            }
+        });
+    }
+}
+
 /// The same without orders: a host that falls asleep by itself, and a client that knows how long that takes.
 #[test]
 fn a_byte_at_any_instant_of_falling_asleep_is_answered() {

@@ -159,12 +159,16 @@ static long c_timerfd(void) {
 	return read(a, &v, sizeof v);
 }
 
+static long c_preadv2(void) { char bytes[100]; struct iovec v = {bytes, 100}; long n = preadv2(a, &v, 1, -1, 0); add(bytes, n); return n; }
+static long c_splice_in(void) { int p[2]; ok(pipe(p), "pipe"); long n = splice(a, 0, p[1], 0, 4096, 0); int e = errno; close(p[0]); close(p[1]); errno = e; return n; }
+
 /* write(2) and its like */
 static void s_pipe_big(void) { pipes(); int t = a; a = b; b = t; make_big(); }
 static void s_stream_big(void) { pair(SOCK_STREAM); make_big(); }
 static void s_tcp_big(void) { tcp(); make_big(); }
 static long c_write(void) { return write(a, big, BIG); }
 static long c_writev(void) { struct iovec v[3] = {{big, 5}, {big + 5, 1000}, {big + 1005, BIG - 1005}}; return writev(a, v, 3); }
+static long c_pwritev2(void) { struct iovec v[3] = {{big, 5}, {big + 5, 1000}, {big + 1005, BIG - 1005}}; return pwritev2(a, v, 3, -1, 0); }
 static long c_send(void) { return send(a, big, BIG, 0); }
 static long c_sendmsg(void) {
 	struct iovec v[3] = {{big, 5}, {big + 5, BIG / 2}, {big + 5 + BIG / 2, BIG - 5 - BIG / 2}};
@@ -186,6 +190,31 @@ static void s_sendfile(void) {
 	ok(ftruncate(c, BIG), "ftruncate");
 }
 static long c_sendfile(void) { return sendfile(a, c, 0, BIG); }
+#define PIPED (1 << 20) /* what a pipe can hold */
+static int splices_from;
+static void s_splice_out(void) {
+	int p[2];
+	tcp(); fill(a); make_big(); ok(pipe(p), "pipe");
+	ok(fcntl(p[1], F_SETPIPE_SZ, PIPED), "F_SETPIPE_SZ");
+	if (write(p[1], big, PIPED) != PIPED) die("write");
+	splices_from = p[0];
+}
+static long c_splice_out(void) { return splice(splices_from, 0, a, 0, PIPED, 0); }
+/* It is drained until all has come that the call moved: what filled the socket comes first. */
+static void end_splice_out(void) {
+	static char bytes[65536];
+	struct timeval t = {.tv_usec = 500000};
+	ok(setsockopt(b, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t), "SO_RCVTIMEO");
+	while (read(b, bytes, sizeof bytes) > 0) {}
+}
+/* A close that waits for its peer, who reads nothing, and gives up. */
+static void s_linger(void) {
+	struct linger linger = {1, LIMIT};
+	tcp(); fill(a);
+	ok(setsockopt(a, SOL_SOCKET, SO_LINGER, &linger, sizeof linger), "SO_LINGER");
+}
+static long c_close(void) { return close(a); }
+static long c_dup2(void) { return dup2(c, a) < 0 ? -1 : 0; }
 static void s_tty_write(void) { s_tty(); make_big(); }
 static long c_tty_write(void) { return write(a, big, 1 << 20); }
 static void end_drain_tty(void) { drain(b, 1 << 20); }
@@ -446,6 +475,11 @@ static long c_aio_two_timed(void) { struct io_event e[2]; long n = syscall(SYS_i
 
 /* sleeps */
 static void s_sleep(void) { relative(LIMIT); }
+static long left_ms(const struct timespec *t) { return t->tv_sec * 1000 + t->tv_nsec / 1000000; }
+/* What these write only if a handler ends them is not to be written. */
+static long c_nanosleep_own(void) { struct timespec t = {LIMIT, 0}; long r = nanosleep(&t, &t); detail = left_ms(&t); return r; }
+static long c_nanosleep_left(void) { struct timespec t = {77, 0}; long r = nanosleep(limit, &t); detail = left_ms(&t); return r; }
+static long c_clock_nanosleep_left(void) { struct timespec t = {77, 0}; long r = clock_nanosleep(CLOCK_MONOTONIC, 0, limit, &t); detail = left_ms(&t); return r; }
 static long c_nanosleep(void) { return nanosleep(limit, 0); }
 static long c_clock_nanosleep(void) { return clock_nanosleep(CLOCK_MONOTONIC, 0, limit, 0); }
 static long c_clock_nanosleep_at(void) { struct timespec t = in(CLOCK_MONOTONIC, LIMIT); return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, 0); }
@@ -501,6 +535,7 @@ static struct iovec *three(void *bytes, long size) {
 static long o_send(void *bytes, long size) { return send(a, bytes, size, 0); }
 static long o_write(void *bytes, long size) { return write(a, bytes, size); }
 static long o_writev(void *bytes, long size) { return writev(a, three(bytes, size), 3); }
+static long o_pwritev2(void *bytes, long size) { return pwritev2(a, three(bytes, size), 3, -1, 0); }
 static long o_sendmsg(void *bytes, long size) { struct msghdr m = {.msg_iov = three(bytes, size), .msg_iovlen = 3}; return sendmsg(a, &m, 0); }
 static long o_sendmmsg(void *bytes, long size) {
 	struct iovec *v = three(bytes, size); struct mmsghdr m[3] = {0}; long sent = 0;
@@ -519,6 +554,7 @@ static void s_race_give_unix(void) { pair(SOCK_STREAM); gives = 1; }
 static long r_send(void) { return race(o_send); }
 static long r_write(void) { return race(o_write); }
 static long r_writev(void) { return race(o_writev); }
+static long r_pwritev2(void) { return race(o_pwritev2); }
 static long r_sendmsg(void) { return race(o_sendmsg); }
 static long r_sendmmsg(void) { return race(o_sendmmsg); }
 static long r_recv(void) { return race(o_recv); }
@@ -547,11 +583,13 @@ static long r_recvmmsg(void) {
 static const struct call { const char *name; void (*setup)(void); long (*call)(void); void (*end)(void); void (*clean)(void); } calls[] = {
 	{"read-pipe", s_pipe, c_read, end_byte, 0}, {"read-stream", s_stream, c_read, end_byte, 0}, {"read-tcp", s_tcp, c_read, end_byte, 0},
 	{"read-tcp-timeo", s_stream_timeo, c_read, end_byte, 0}, {"readv", s_pipe, c_readv, end_byte, 0},
+	{"preadv2", s_tcp, c_preadv2, end_byte, 0}, {"preadv2-timeo", s_stream_timeo, c_preadv2, end_byte, 0}, {"splice", s_tcp, c_splice_in, end_byte, 0}, {"splice-timeo", s_stream_timeo, c_splice_in, end_byte, 0},
 	{"read-tty", s_tty, c_read, end_byte, 0}, {"read-tty-min", s_tty_min, c_read, end_seven, 0}, {"read-tty-line", s_line, c_read, end_line, 0},
 	{"read-eventfd", s_eventfd, c_eventfd, end_eventfd, 0}, {"read-inotify", s_inotify, c_inotify, end_inotify, 0},
 	{"write-eventfd", s_eventfd_full, c_eventfd_write, end_eventfd_read, 0},
 	{"write-pipe", s_pipe_big, c_write, end_drain, 0}, {"write-tcp", s_tcp_big, c_write, end_drain, 0}, {"write-tty", s_tty_write, c_tty_write, end_drain_tty, 0},
 	{"writev-stream", s_stream_big, c_writev, end_drain, 0}, {"writev-tcp", s_tcp_big, c_writev, end_drain, 0}, {"writev-pipe", s_pipe_big, c_writev, end_drain, 0},
+	{"pwritev2", s_tcp_big, c_pwritev2, end_drain, 0}, {"splice-out", s_splice_out, c_splice_out, end_splice_out, 0},
 	{"send", s_tcp_big, c_send, end_drain, 0}, {"send-timeo", s_big_timeo, c_send, end_drain, 0}, {"send-stream", s_stream_big, c_send, end_drain, 0},
 	{"sendmsg", s_tcp_big, c_sendmsg, end_drain, 0}, {"sendmsg-stream", s_stream_big, c_sendmsg, end_drain, 0},
 	{"sendmmsg", s_tcp_big, c_sendmmsg, end_drain, 0}, {"sendfile", s_sendfile, c_sendfile, end_drain, 0},
@@ -587,6 +625,8 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	/* These end by their limit. */
 	{"read-timerfd-limit", s_timerfd, c_timerfd, nothing, 0}, {"read-tty-limit", s_tty_time, c_read, nothing, 0},
 	{"read-timeo-limit", s_stream_limit, c_read, nothing, 0}, {"recv-limit", s_stream_limit, c_recv, nothing, 0}, {"recvmsg-limit", s_stream_limit, c_recvmsg, nothing, 0}, {"recvmmsg-limit", s_datagrams_limit, c_recvmmsg, nothing, 0},
+	{"preadv2-limit", s_stream_limit, c_preadv2, nothing, 0}, {"splice-limit", s_stream_limit, c_splice_in, nothing, 0},
+	{"close-limit", s_linger, c_close, nothing, 0}, {"dup2-limit", s_linger, c_dup2, nothing, 0},
 	{"accept-limit", s_accept_limit, c_accept, nothing, 0}, {"connect-limit", s_connect_limit, c_connect, nothing, 0}, {"connect-tcp-limit", s_connect_tcp_limit, c_connect_tcp, nothing, 0}, {"send-limit", s_full_limit, c_send, nothing, 0},
 	{"sem-limit", s_sem, c_sem_limit, nothing, 0}, {"cond-limit", s_mutex, c_cond_limit, nothing, 0}, {"mutex-pi-limit", s_locked_pi, c_mutex_limit, nothing, 0},
 	{"futex-limit", s_word_limit, c_futex, nothing, 0}, {"futex-bitset-limit", s_word_limit, c_bitset, nothing, 0}, {"futex-waitv-limit", s_word_limit, c_waitv, nothing, 0},
@@ -595,11 +635,12 @@ static const struct call { const char *name; void (*setup)(void); long (*call)(v
 	{"epoll-wait-limit", s_epoll_limit, c_epoll_timed, nothing, 0}, {"epoll-pwait-limit", s_epoll_limit, c_epoll_pwait, nothing, 0}, {"epoll-pwait2-limit", s_epoll_limit, c_epoll_pwait2, nothing, 0},
 	{"poll-limit", s_epoll_limit, c_poll, nothing, 0}, {"ppoll-limit", s_epoll_limit, c_ppoll, nothing, 0}, {"select-limit", s_epoll_limit, c_select, nothing, 0}, {"pselect-limit", s_epoll_limit, c_pselect, nothing, 0}, {"ppoll-raw-limit", s_epoll_limit, c_ppoll_raw, nothing, 0},
 	{"io-getevents-limit", s_aio_limit, c_aio_timed, nothing, 0}, {"io-pgetevents-limit", s_aio_limit, c_aio_p, nothing, 0},
+	{"nanosleep-own-limit", s_sleep, c_nanosleep_own, nothing, 0}, {"nanosleep-left-limit", s_sleep, c_nanosleep_left, nothing, 0}, {"clock-nanosleep-left-limit", s_sleep, c_clock_nanosleep_left, nothing, 0},
 	{"nanosleep-limit", s_sleep, c_nanosleep, nothing, 0}, {"clock-nanosleep-limit", s_sleep, c_clock_nanosleep, nothing, 0}, {"clock-nanosleep-at-limit", s_sleep, c_clock_nanosleep_at, nothing, 0},
 	{0, 0, 0, 0, 0},
 	/* These say how many of their calls were cut short. */
 	{"race-send", s_race_tcp, r_send, end_race, 0}, {"race-write", s_race_tcp, r_write, end_race, 0}, {"race-write-pipe", s_race_pipe, r_write, end_race, 0},
-	{"race-writev", s_race_stream, r_writev, end_race, 0}, {"race-sendmsg", s_race_tcp, r_sendmsg, end_race, 0}, {"race-sendmsg-unix", s_race_stream, r_sendmsg, end_race, 0},
+	{"race-writev", s_race_stream, r_writev, end_race, 0}, {"race-pwritev2", s_race_tcp, r_pwritev2, end_race, 0}, {"race-sendmsg", s_race_tcp, r_sendmsg, end_race, 0}, {"race-sendmsg-unix", s_race_stream, r_sendmsg, end_race, 0},
 	{"race-sendmmsg", s_race_tcp, r_sendmmsg, end_race, 0}, {"race-recv", s_race_give, r_recv, end_race, 0}, {"race-recvmsg", s_race_give_unix, r_recvmsg, end_race, 0}, {"race-recvmmsg", s_datagrams_none, r_recvmmsg, end_race, 0},
 };
 

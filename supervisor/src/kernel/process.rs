@@ -174,6 +174,23 @@ pub fn signalfd_mask(pid: i32, number: i32) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
+/// Whether a descriptor of a process is a file that tells its news once, to whoever polls it first: a poll notes in the open file description what was told.
+///
+/// Mounts (fs/proc_namespace.c, mounts_poll), swap spaces (mm/swapfile.c, swaps_poll), names of the machine (fs/proc/proc_sysctl.c, proc_sys_poll),
+/// pressure (kernel/sched/psi.c, psi_trigger_poll) and perf_event_open(2) (kernel/events/core.c, perf_poll).
+pub fn tells_once(pid: i32, number: i32) -> bool {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
+    let link = link.to_string_lossy();
+    let of_process = |name| link.starts_with("/proc/") && link.ends_with(name);
+    ["/mounts", "/mountinfo", "/mountstats"].into_iter().any(of_process)
+        || ["/proc/sys/", "/proc/pressure/"]
+            .iter()
+            .any(|prefix| link.starts_with(prefix))
+        || link == "/proc/swaps"
+        || link.ends_with(".pressure")
+        || link == "anon_inode:[perf_event]"
+}
+
 /// Whether a descriptor of a process is an epoll instance.
 pub fn is_epoll(pid: i32, number: i32) -> bool {
     let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));

@@ -128,6 +128,8 @@ pub struct Wait {
     pub futexes: Vec<Futex>,
     /// Where the call writes back how much of its time is left, and reads it when it goes on.
     pub left_at: Option<LeftAt>,
+    /// Where the call says how much of its time is left, only when it is interrupted; it goes on without that.
+    pub overwrites: Option<u64>,
     /// Whether the call is in the table: what else could end it is then inside the host (a futex, a child) or a signal.
     pub known: bool,
 }
@@ -143,6 +145,7 @@ impl Wait {
             unseen: false,
             futexes: Vec::new(),
             left_at: None,
+            overwrites: None,
             known: true,
         }
     }
@@ -158,6 +161,13 @@ impl Wait {
     fn with_left_at(self, address: u64, unit: u64) -> Self {
         let left_at = (self.deadline != Deadline::Never).then_some(LeftAt { address, unit });
         Self { left_at, ..self }
+    }
+
+    fn overwriting(self, address: u64) -> Self {
+        Self {
+            overwrites: (address != 0).then_some(address),
+            ..self
+        }
     }
 
     fn until(self, deadline: Deadline) -> Self {
@@ -186,7 +196,7 @@ impl Wait {
 }
 
 /// Whether a call that is blocked may have moved bytes already: interrupted, it would return early with those, though no signal handler ran
-/// (write(2), recv(2) with MSG_WAITALL).
+/// (write(2), recv(2) with MSG_WAITALL). So would a close that lingers (SO_LINGER), and it cannot be made again.
 pub fn is_transfer(number: i64, args: &[u64; 6]) -> bool {
     let waits_for_all = |flags: u64| flags & libc::MSG_WAITALL as u64 != 0;
     match number {
@@ -195,7 +205,12 @@ pub fn is_transfer(number: i64, args: &[u64; 6]) -> bool {
         | libc::SYS_sendto
         | libc::SYS_sendmsg
         | libc::SYS_sendmmsg
-        | libc::SYS_sendfile => true,
+        | libc::SYS_sendfile
+        | libc::SYS_pwritev2
+        | libc::SYS_close
+        | libc::SYS_close_range
+        | libc::SYS_dup2
+        | libc::SYS_dup3 => true,
         libc::SYS_recvfrom | libc::SYS_recvmmsg => waits_for_all(args[3]),
         libc::SYS_recvmsg => waits_for_all(args[2]),
         _ => false,
@@ -217,6 +232,7 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
     let wait = match number {
         libc::SYS_read => reads("read"),
         libc::SYS_readv => reads("readv"),
+        libc::SYS_preadv2 => reads("preadv2"),
         libc::SYS_recvfrom => reads("recvfrom"),
         libc::SYS_recvmsg => reads("recvmsg"),
         libc::SYS_recvmmsg => reads("recvmmsg"),
@@ -224,6 +240,7 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         libc::SYS_accept4 => reads("accept4"),
         libc::SYS_write => writes("write"),
         libc::SYS_writev => writes("writev"),
+        libc::SYS_pwritev2 => writes("pwritev2"),
         libc::SYS_sendto => writes("sendto"),
         libc::SYS_sendmsg => writes("sendmsg"),
         libc::SYS_sendmmsg => writes("sendmmsg"),
@@ -235,7 +252,7 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         },
         libc::SYS_connect => writes("connect"),
         // Of the pipe that it writes to it is not known whether it is full.
-        libc::SYS_splice => Wait::on("splice", vec![watch(args[0], PollFlags::IN)]),
+        libc::SYS_splice => reads("splice"),
         libc::SYS_epoll_wait => epoll("epoll_wait", milliseconds(args[3])),
         libc::SYS_epoll_pwait => epoll("epoll_pwait", milliseconds(args[3])),
         libc::SYS_epoll_pwait2 => epoll("epoll_pwait2", relative(args[3], memory)?),
@@ -249,13 +266,17 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         libc::SYS_pselect6 => Wait::on("pselect6", selected(args, memory)?)
             .until(left(args[4], memory, NANOS)?)
             .with_left_at(args[4], NANOS),
-        libc::SYS_nanosleep => nothing("nanosleep").until(relative(args[0], memory)?),
+        libc::SYS_nanosleep => nothing("nanosleep")
+            .until(relative(args[0], memory)?)
+            .overwriting(args[1]),
         libc::SYS_clock_nanosleep => {
             let absolute = args[1] & libc::TIMER_ABSTIME as u64 != 0;
-            nothing("clock_nanosleep").until(match absolute {
-                true => at(clock(args[0]), args[2], memory)?,
-                false => relative(args[2], memory)?,
-            })
+            match absolute {
+                true => nothing("clock_nanosleep").until(at(clock(args[0]), args[2], memory)?),
+                false => nothing("clock_nanosleep")
+                    .until(relative(args[2], memory)?)
+                    .overwriting(args[3]),
+            }
         }
         libc::SYS_futex => nothing("futex")
             .until(futex(args, memory)?)
@@ -313,6 +334,8 @@ fn timed_out(number: i64) -> Option<i64> {
         libc::SYS_connect => Some(-i64::from(libc::EINPROGRESS)),
         libc::SYS_read
         | libc::SYS_readv
+        | libc::SYS_preadv2
+        | libc::SYS_splice
         | libc::SYS_recvfrom
         | libc::SYS_recvmsg
         | libc::SYS_recvmmsg
@@ -320,6 +343,7 @@ fn timed_out(number: i64) -> Option<i64> {
         | libc::SYS_accept4
         | libc::SYS_write
         | libc::SYS_writev
+        | libc::SYS_pwritev2
         | libc::SYS_sendto
         | libc::SYS_sendmsg
         | libc::SYS_sendmmsg
@@ -333,7 +357,7 @@ fn timed_out(number: i64) -> Option<i64> {
 /// Whether a call that says EINTR because it was interrupted (signal(7)) is begun anew as if it had not been.
 pub fn goes_on(number: i64, args: &[u64; 6]) -> bool {
     match number {
-        libc::SYS_semop | libc::SYS_splice => true,
+        libc::SYS_semop => true,
         // What is left of their time could not be written back.
         libc::SYS_ppoll | libc::SYS_pselect6 | libc::SYS_select => true,
         libc::SYS_ioctl => args[1] == TCSBRK && args[2] != 0,

@@ -7,12 +7,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::calls;
+use super::calls::{self, LeftAt};
 use super::deadlines::{CallKey, Due, Now, UNSEEN_MARK};
 use super::{AFTERWARDS, Phase, Sleep, transfer};
-use crate::kernel::memory::ThreadMemory;
-use crate::kernel::process;
-use crate::kernel::stopped::{self, At, GoOn};
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
+use crate::kernel::stopped::{self, At, GoOn, StoppedThread};
+use crate::kernel::{process, signals};
+
+/// For how long a thread that was let run is waited for, until it blocks again: on a busy machine it has not run yet.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long threads may take to stop.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -23,6 +26,8 @@ pub(super) struct Correction {
     pid: i32,
     tid: i32,
     pub(super) at: Instant,
+    /// How much later it is looked at again if the thread is not blocked.
+    pause: Duration,
     stage: Stage,
 }
 
@@ -40,10 +45,71 @@ pub(super) enum Stage {
     },
 }
 
+/// Memory of a thread that its call has overwritten with how much of its time is left, since it was interrupted (nanosleep(2)).
+///
+/// The sleep goes on, so that nobody is to know. A program that sleeps by `nanosleep(&time, &time)` again and again would sleep for less each time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overwritten {
+    tid: i32,
+    key: CallKey,
+    address: u64,
+    bytes: [u8; 16],
+}
+
+/// Puts back what was there, unless a thread has gone on meanwhile, or a signal handler is about to end its sleep.
+pub(super) fn put_back(overwritten: &[Overwritten], threads: &[StoppedThread]) {
+    for one in overwritten {
+        let is_same = |thread: &StoppedThread| match thread.at {
+            At::Blocked { args, stack, .. } => thread.tid == one.tid && one.key == CallKey { args, stack },
+            _ => false,
+        };
+        if threads.iter().any(is_same) && !signals::interrupts(one.tid) {
+            // An error: it was killed.
+            let _ = ThreadMemory::of(one.tid).write(one.address, &one.bytes);
+        }
+    }
+}
+
 impl Sleep {
+    /// What is where these calls will say how much of their time is left when they are interrupted.
+    pub(super) fn to_be_overwritten(&self, seen: &[StoppedThread]) -> Vec<Overwritten> {
+        let overwritten = |thread: &StoppedThread| {
+            let At::Blocked {
+                number, args, stack, ..
+            } = thread.at
+            else {
+                return None;
+            };
+            let key = CallKey { args, stack };
+            let address = match self.interrupted.get(thread.tid, number, &key, UNSEEN_MARK) {
+                Some(call) => call.wait.overwrites,
+                None if [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&number) => {
+                    let wait = calls::wait_of(number, &args, &ThreadMemory::of(thread.tid));
+                    wait.ok().and_then(|wait| wait.overwrites)
+                }
+                None => None,
+            }?;
+            let bytes = ThreadMemory::of(thread.tid).read_array(address).ok()?;
+            let tid = thread.tid;
+            Some(Overwritten {
+                tid,
+                key,
+                address,
+                bytes,
+            })
+        };
+        seen.iter().filter_map(overwritten).collect()
+    }
+
     /// Writes what is left of their time where held calls will read it.
     pub(super) fn write_time_left(&self, now: Instant) {
         for (tid, call) in self.interrupted.all() {
+            if let (Some(address), Some(left)) = (call.wait.overwrites, call.due.left(now))
+                && signals::interrupts(tid)
+            {
+                // A signal handler ends its sleep, and the program reads there how much of it is left.
+                let _ = LeftAt { address, unit: 1 }.write(left, &ThreadMemory::of(tid));
+            }
             if let (Some(left_at), Some(left)) = (&call.wait.left_at, call.due.left(now)) {
                 // Read-only memory: the call then says EINTR, as it would have without us.
                 let _ = left_at.write(left, &ThreadMemory::of(tid));
@@ -65,6 +131,7 @@ impl Sleep {
                 pid: call.pid,
                 tid,
                 at: now + AFTERWARDS,
+                pause: AFTERWARDS,
                 stage,
             })
             .collect();
@@ -84,10 +151,20 @@ impl Sleep {
         self.corrections = later;
         let mut to_stop: Vec<Correction> = Vec::new();
         for correction in due {
-            let Some(latest) = self.still_blocked(&correction) else {
+            let Correction { pid, tid, pause, .. } = correction;
+            let Some(blocked_in) = process::blocked_in(pid, tid) else {
+                if !matches!(correction.stage, Stage::Blocked { .. }) && pause <= LONGEST_PAUSE {
+                    self.corrections.push(Correction {
+                        at: now + pause,
+                        pause: pause * 2,
+                        ..correction
+                    });
+                }
                 continue;
             };
-            let Correction { pid, tid, .. } = correction;
+            let Some(latest) = self.time_is_over(tid, blocked_in) else {
+                continue;
+            };
             match (correction.stage, process::waits(pid, tid)) {
                 (Stage::LetRun, _) => to_stop.push(correction),
                 (Stage::Settling, Some(waits)) => self.corrections.push(Correction {
@@ -106,9 +183,7 @@ impl Sleep {
     }
 
     /// When the time of a call is over that its thread seems to be in still.
-    fn still_blocked(&self, correction: &Correction) -> Option<Instant> {
-        let Correction { pid, tid, .. } = *correction;
-        let (number, args, stack) = process::blocked_in(pid, tid)?;
+    fn time_is_over(&self, tid: i32, (number, args, stack): (i64, [u64; 6], u64)) -> Option<Instant> {
         let call = self
             .interrupted
             .get(tid, number, &CallKey { args, stack }, UNSEEN_MARK)?;
@@ -146,6 +221,7 @@ impl Sleep {
                             pid: thread.pid,
                             tid: thread.tid,
                             at: now + AFTERWARDS,
+                            pause: AFTERWARDS,
                             stage: Stage::Settling,
                         });
                     }
@@ -157,6 +233,16 @@ impl Sleep {
                 None => {}
             }
         }
+        // Those that did not stop in time run still, or are gone.
+        let not_stopped = corrections
+            .iter()
+            .filter(|one| one.pause <= LONGEST_PAUSE && stopped.threads().iter().all(|thread| thread.tid != one.tid));
+        self.corrections.extend(not_stopped.map(|one| Correction {
+            at: now + one.pause,
+            pause: one.pause * 2,
+            stage: Stage::LetRun,
+            ..*one
+        }));
         // The time it was stopped for would be the end of a transfer that has begun meanwhile.
         let carries = stopped.threads().iter().filter_map(transfer::cut_short).collect();
         self.tree.carry_of(&mut stopped, carries);

@@ -1,7 +1,7 @@
 //! Holding a host: what its threads were in is read, and what they wait for is waited for in their place.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,9 +11,9 @@ use rustix::fs::OFlags;
 use super::Sleep;
 use super::asleep::Asleep;
 use super::calls::{self, Deadline, LimitOf};
-use super::correct::Stage;
+use super::correct::{self, Stage};
 use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
-use super::plan::{self, Limit, NotIdle, Plan};
+use super::plan::{self, Limit, NotIdle, Plan, Says};
 use super::rhythm::Seen;
 use super::transfer;
 use super::tree::HoldError;
@@ -77,7 +77,9 @@ impl Sleep {
     /// Holds the host and takes over its waiting. On an error it runs as before.
     pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
         let seen = self.look_untouched()?;
+        let overwritten = self.to_be_overwritten(&seen);
         let (threads, trouble) = self.tree.hold();
+        correct::put_back(&overwritten, &threads);
         if let Some(error) = trouble {
             // Some were interrupted, and those that are not stopped no longer show what they were in.
             let now = Now::read();
@@ -134,7 +136,10 @@ impl Sleep {
                 let Some((number, args, stack)) = process::blocked_in(pid, tid) else {
                     continue;
                 };
-                if calls::is_transfer(number, &args) || (number == libc::SYS_read && reads_many(pid, args[0])) {
+                if calls::is_transfer(number, &args)
+                    || (number == libc::SYS_read && reads_many(pid, args[0]))
+                    || (number == libc::SYS_splice && has_input(pid, args[0]))
+                {
                     return Err(NotIdle::Transfer { pid });
                 }
                 if [libc::SYS_open, libc::SYS_openat, libc::SYS_openat2].contains(&number) {
@@ -227,7 +232,7 @@ impl Sleep {
             now,
             ThreadMemory::of,
             |pid| self.idle.began(pid, ran_from, now.instant),
-            limit_of_descriptor,
+            what_descriptor_says,
             process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
@@ -265,7 +270,11 @@ impl Sleep {
             return Err(why.into());
         }
         watch_sockets(&mut plan);
-        let signalfds = leave_signalfds(&mut plan);
+        let (signalfds, news): (Vec<_>, Vec<_>) = leave_taking(&mut plan)
+            .into_iter()
+            .partition(|taking| taking.signals.is_some());
+        let once_a_slack = |taking: &Taking| (taking.pid, "a file that tells its news once", Due::Unknown);
+        plan.dues.extend(news.iter().map(once_a_slack));
         let set = wait_set(&pids, &mut plan, &now).map_err(NotNow::Duplicate)?;
         // Who comes from now on finds the door open; who came before is ready.
         self.backlogs.widen(&host.retained);
@@ -282,7 +291,10 @@ impl Sleep {
             .iter()
             .map(|pid| (*pid, signals::waiting_for(*pid, posix_timers)))
             .collect();
-        let has_come = |signalfd: &Signalfd| !signalfd.told && signals[&signalfd.pid] & signalfd.mask != 0;
+        let has_come = |signalfd: &Taking| {
+            let signals = signals[&signalfd.pid] & signalfd.signals.unwrap_or(0);
+            !signalfd.told && signals != 0
+        };
         if signalfds.iter().any(has_come) {
             return Err(NotNow::Ready);
         }
@@ -335,19 +347,19 @@ fn watch_sockets(plan: &mut Plan) {
     }
 }
 
-/// A signalfd that somebody waits for.
-struct Signalfd {
+/// A signalfd that somebody waits for, or a file that tells its news once.
+struct Taking {
     pid: i32,
-    /// The signals that it takes.
-    mask: u64,
+    /// The signals that a signalfd takes.
+    signals: Option<u64>,
     /// Whether the program has been told of those that wait already, and may have left them there (an edge-triggered registration).
     told: bool,
 }
 
 /// Takes the signalfds out of what is to be waited for, and says which they are: a signalfd says of whoever polls it which signals wait for *him*. So does an epoll instance that watches
 /// one, and it forgets members that say they are not ready: the program would never hear of its signal (fs/signalfd.c, fs/eventpoll.c; found by a probe). Its members take
-/// its place. The signals are looked for instead.
-fn leave_signalfds(plan: &mut Plan) -> Vec<Signalfd> {
+/// its place. The signals are looked for instead. The same of files whose news would be told to us (mounts): their host is let run once per slack.
+fn leave_taking(plan: &mut Plan) -> Vec<Taking> {
     let mut found = Vec::new();
     for (pid, watches) in &mut plan.watches {
         // Who has many descriptors is rarely one who blocks its signals, and a look at each takes time.
@@ -359,20 +371,21 @@ fn leave_signalfds(plan: &mut Plan) -> Vec<Signalfd> {
             .map(|(number, (_, call))| (*number, is_epoll(call)))
             .collect();
         for (number, epoll) in all {
-            if let (false, Some(mask)) = (epoll, process::signalfd_mask(*pid, number)) {
+            if let (false, Some(taking)) = (epoll, taking(*pid, number, false)) {
                 watches.remove(&number);
-                let (pid, told) = (*pid, false);
-                found.push(Signalfd { pid, mask, told });
+                found.push(taking);
             }
-            if epoll && process::blocks_signals(*pid) {
+            if epoll && (process::blocks_signals(*pid) || watches_news(*pid, number)) {
                 let before = found.len();
                 let mut others = Vec::new();
-                signalfds_of_epoll(*pid, number, EPOLL_NESTS, &mut found, &mut others);
+                taking_of_epoll(*pid, number, EPOLL_NESTS, &mut found, &mut others);
                 if found.len() > before {
                     watches.remove(&number);
                     for (number, events) in others {
                         let events = events_of_member(*pid, number, events);
-                        watches.entry(number).or_insert((events, "beside a signalfd"));
+                        watches
+                            .entry(number)
+                            .or_insert((events, "beside what nobody else may poll"));
                     }
                 }
             }
@@ -381,21 +394,31 @@ fn leave_signalfds(plan: &mut Plan) -> Vec<Signalfd> {
     found
 }
 
-/// The signalfds that an epoll instance watches, also by other instances, and everything else that it watches.
-fn signalfds_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Signalfd>, others: &mut Vec<(i32, u32)>) {
+fn taking(pid: i32, number: i32, told: bool) -> Option<Taking> {
+    let signals = process::signalfd_mask(pid, number);
+    (signals.is_some() || process::tells_once(pid, number)).then_some(Taking { pid, signals, told })
+}
+
+/// Whether an epoll instance that watches few descriptors watches a file that tells its news once.
+fn watches_news(pid: i32, epoll: i32) -> bool {
+    let watched = process::all_watched_by_epoll(pid, epoll, FEW_DESCRIPTORS);
+    watched.len() <= FEW_DESCRIPTORS && watched.iter().any(|number| process::tells_once(pid, *number))
+}
+
+/// Those that an epoll instance watches, also by other instances, and everything else that it watches.
+fn taking_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Taking>, others: &mut Vec<(i32, u32)>) {
     for (number, events) in process::epoll_registrations(pid, epoll) {
         if events & EVENTS == 0 {
             // Disarmed after its one event (EPOLLONESHOT): else there were at least EPOLLERR and EPOLLHUP.
             continue;
         }
-        if let Some(mask) = process::signalfd_mask(pid, number) {
-            let told = events & EDGE_TRIGGERED != 0;
-            found.push(Signalfd { pid, mask, told });
+        if let Some(taking) = taking(pid, number, events & EDGE_TRIGGERED != 0) {
+            found.push(taking);
             continue;
         }
         let before = found.len();
         if nests > 0 && process::is_epoll(pid, number) {
-            signalfds_of_epoll(pid, number, nests - 1, found, others);
+            taking_of_epoll(pid, number, nests - 1, found, others);
         }
         if found.len() == before {
             others.push((number, events));
@@ -451,19 +474,28 @@ fn due_of(timer: &timers::TimerFd, now: &Now) -> (i32, &'static str, Due) {
     (timer.pid, "timerfd", due)
 }
 
+/// What the socket or terminal behind a descriptor says of a wait for it.
+fn what_descriptor_says(pid: i32, number: i32, kind: LimitOf) -> Says {
+    let Ok(fd) = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number)) else {
+        return Says::default();
+    };
+    Says {
+        limit: limit_of_descriptor(pid, number, fd.as_fd(), kind),
+        nonblocking: socket::status_flags(fd.as_fd()).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK)),
+    }
+}
+
 /// The time limit of the socket or terminal behind a descriptor.
-fn limit_of_descriptor(pid: i32, number: i32, kind: LimitOf) -> Option<Limit> {
-    let pidfd = task::open_process(pid).ok()?;
-    let fd = task::duplicate_from(&pidfd, number).ok()?;
+fn limit_of_descriptor(pid: i32, number: i32, fd: BorrowedFd<'_>, kind: LimitOf) -> Option<Limit> {
     let time = match kind {
-        LimitOf::Receive => socket::receive_timeout(fd.as_fd()),
-        LimitOf::Send => socket::send_timeout(fd.as_fd()),
+        LimitOf::Receive => socket::receive_timeout(fd),
+        LimitOf::Send => socket::send_timeout(fd),
     };
     match (time, kind) {
         (Ok(time), _) => time.map(|time| Limit { time, timed_out: None }),
         // A read from a terminal that ends by its limit reads nothing (termios(3)).
         (Err(_), LimitOf::Receive) if process::is_terminal(pid, number) => {
-            let (fewest, time) = terminal::reads_raw(fd.as_fd())?;
+            let (fewest, time) = terminal::reads_raw(fd)?;
             (fewest == 0).then_some(time).flatten().map(|time| Limit {
                 time,
                 timed_out: Some(0),
@@ -482,6 +514,17 @@ fn reads_many(pid: i32, number: u64) -> bool {
         && task::open_process(pid)
             .and_then(|pidfd| task::duplicate_from(&pidfd, number))
             .is_ok_and(|fd| terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1))
+}
+
+/// Whether a splice(2) from this descriptor waits for room where it writes to: there is something to read. It may have moved a part of it.
+fn has_input(pid: i32, number: u64) -> bool {
+    let Ok(number) = i32::try_from(number) else {
+        return false;
+    };
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    task::open_process(pid)
+        .and_then(|pidfd| task::duplicate_from(&pidfd, number))
+        .is_ok_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0))
 }
 
 /// The sockets of a process that send it a signal when something comes (O_ASYNC).

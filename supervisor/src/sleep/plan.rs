@@ -67,6 +67,35 @@ fn is_trapped(number: i64, args: &[u64; 6]) -> bool {
     TRAPPED.contains(&number) && (number != libc::SYS_open || args[1] == TRAPPED_OPEN)
 }
 
+/// Trapped calls that wait, unless their descriptor or a flag says that they are not to.
+const TRAPPED_WAITS: [i64; 6] = [
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+];
+
+/// Whether a call that may be trapped waits for nothing but the answer to its notification.
+fn answers_at_once(number: i64, args: &[u64; 6], nonblocking: bool) -> bool {
+    let flags = match number {
+        libc::SYS_sendto | libc::SYS_sendmmsg => args[3],
+        libc::SYS_sendmsg => args[2],
+        _ => 0,
+    };
+    TRAPPED_WAITS.contains(&number) && (nonblocking || flags & libc::MSG_DONTWAIT as u64 != 0)
+}
+
+/// What a descriptor says of a wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Says {
+    /// Its time limit.
+    pub limit: Option<Limit>,
+    /// Whether nobody waits for it (O_NONBLOCK).
+    pub nonblocking: bool,
+}
+
 /// A time limit of a descriptor, and what the call returns that it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -97,7 +126,7 @@ pub struct Plan {
     pub futexes: Vec<(StoppedThread, Futex)>,
 }
 
-/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `limit` asks the
+/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `says` asks the
 /// descriptor that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
 ///
 /// Also of a host that is not idle it is said how its interrupted calls go on.
@@ -107,7 +136,7 @@ pub fn plan<M: TargetMemory>(
     now: &Now,
     memory: impl Fn(i32) -> M,
     began: impl Fn(i32) -> Bounds,
-    limit: impl Fn(i32, i32, LimitOf) -> Option<Limit>,
+    says: impl Fn(i32, i32, LimitOf) -> Says,
     ahead: impl Fn(i32, bool) -> i128,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -146,7 +175,14 @@ pub fn plan<M: TargetMemory>(
                         Wait::unknown()
                     }
                 };
-                if let Some(limit) = wait.limited_by.and_then(|(number, kind)| limit(pid, number, kind)) {
+                let said = wait.limited_by.map(|(number, kind)| says(pid, number, kind));
+                let said = said.unwrap_or_default();
+                if answers_at_once(number, &args, said.nonblocking) {
+                    // As above: what it would have answered, and what the program does then, nobody knows.
+                    plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
+                    continue;
+                }
+                if let Some(limit) = said.limit {
                     wait.deadline = Deadline::After(limit.time);
                     wait.timed_out = limit.timed_out.or(wait.timed_out);
                 }
@@ -278,7 +314,15 @@ mod tests {
             earliest: now.instant,
             latest: now.instant,
         };
-        plan(threads, before, now, |_| NoMemory, |_| began, |_, _, _| None, |_, _| 0)
+        plan(
+            threads,
+            before,
+            now,
+            |_| NoMemory,
+            |_| began,
+            |_, _, _| Says::default(),
+            |_, _| 0,
+        )
     }
 
     #[test]
@@ -293,6 +337,42 @@ mod tests {
         let expected = HashMap::from([(5, (PollFlags::IN, "epoll_wait"))]);
         assert_eq!(plan.watches, HashMap::from([(10, expected)]));
         assert!(plan.dues.is_empty() && plan.unknown.is_empty());
+    }
+
+    /// Stopped before its notification was taken: it returns at once, and its thread may find data elsewhere.
+    #[test]
+    fn a_nonblocking_call_that_may_be_trapped_is_no_wait() {
+        let now = Now::read();
+        let began = Bounds {
+            earliest: now.instant,
+            latest: now.instant,
+        };
+        let at_once = libc::MSG_DONTWAIT as u64;
+        for (number, args, nonblocking, waits) in [
+            (libc::SYS_accept4, [3, 0, 0, 0, 0, 0], true, false),
+            (libc::SYS_accept4, [3, 0, 0, 0, 0, 0], false, true),
+            (libc::SYS_sendmsg, [3, 0, 0, 0, 0, 0], true, false),
+            (libc::SYS_sendmsg, [3, 0, at_once, 0, 0, 0], false, false),
+            (libc::SYS_sendto, [3, 0, 9, at_once, 0, 0], false, false),
+            // Another process may have made it non-blocking since: this one waits.
+            (libc::SYS_read, [3, 0, 9, 0, 0, 0], true, true),
+        ] {
+            let says = |_, _, _| Says {
+                limit: None,
+                nonblocking,
+            };
+            let threads = [thread(10, blocked(number, args))];
+            let plan = plan(
+                &threads,
+                &Interrupted::default(),
+                &now,
+                |_| NoMemory,
+                |_| began,
+                says,
+                |_, _| 0,
+            );
+            assert_eq!(plan.not_idle.is_none(), waits, "{number}");
+        }
     }
 
     #[test]
@@ -370,7 +450,7 @@ mod tests {
                 now,
                 |_| left(seconds),
                 |_| began,
-                |_, _, _| None,
+                |_, _, _| Says::default(),
                 |_, _| 0,
             )
         };

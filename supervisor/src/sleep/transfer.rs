@@ -67,7 +67,7 @@ fn rest(number: i64, args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> 
         libc::SYS_write => skip_bytes(&mut rest, done),
         libc::SYS_sendto if waits(args[3]) => skip_bytes(&mut rest, done),
         libc::SYS_recvfrom if waits_for_all(args[3]) && waits(args[3]) => skip_bytes(&mut rest, done),
-        libc::SYS_writev => skip_iovecs(args[1], args[2], done, memory, &mut patches)?,
+        libc::SYS_writev | libc::SYS_pwritev2 => skip_iovecs(args[1], args[2], done, memory, &mut patches)?,
         libc::SYS_sendmsg if waits(args[2]) => skip_message(args[1], true, done, memory, &mut patches)?,
         libc::SYS_recvmsg if waits_for_all(args[2]) && waits(args[2]) => {
             skip_message(args[1], false, done, memory, &mut patches)?

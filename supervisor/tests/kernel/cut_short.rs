@@ -102,3 +102,44 @@ fn a_program_that_goes_on_with_the_rest_can_be_killed() {
     );
     until("the tracer to end", || carrying.is_over());
 }
+
+/// do_nanosleep (kernel/time/hrtimer.c): a sleep that is interrupted says how much is left, although it goes on (restart_syscall(2)) and no handler runs.
+#[test]
+fn a_stop_writes_how_much_of_a_sleep_is_left() {
+    let mut script = Script::start(
+        "
+time = (ctypes.c_long * 2)(1000, 0)
+threading.Thread(target=lambda: call(35, time, time), daemon=True).start()
+",
+    );
+    script.await_calls(&[libc::SYS_read, libc::SYS_nanosleep]);
+    assert_eq!(script.ask("time[:]"), "[1000, 0]");
+    stop(&|| vec![script.pid()], LIMIT).unwrap().release();
+    assert_eq!(script.ask("time[0] < 1000"), "True");
+}
+
+/// sk_stream_wait_close (net/core/stream.c): any stop ends the wait of a close that lingers (SO_LINGER, socket(7)), which cannot be made again.
+#[test]
+fn a_stop_ends_a_close_that_lingers() {
+    let mut script = Script::start(
+        "
+import socket, struct
+listener = socket.create_server(('127.0.0.1', 0))
+lingers = socket.create_connection(listener.getsockname())
+peer = listener.accept()[0]
+lingers.setblocking(False)
+try:
+    while True: lingers.send(bytes(1 << 16))
+except BlockingIOError: pass
+lingers.setblocking(True)
+lingers.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 1000))
+threading.Thread(target=lambda: say('closed', *call(3, lingers.detach())), daemon=True).start()
+",
+    );
+    script.await_calls(&[libc::SYS_read, libc::SYS_close]);
+    let stopped = stop(&|| vec![script.pid()], LIMIT).unwrap();
+    let is_over = |at: &At| matches!(at, At::Completed { number, result: 0, .. } if *number == libc::SYS_close);
+    assert!(stopped.threads().iter().any(|thread| is_over(&thread.at)));
+    stopped.release();
+    assert_eq!(script.line(), "closed 0 0");
+}

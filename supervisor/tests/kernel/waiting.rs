@@ -141,6 +141,27 @@ fd = call(289, -1, ctypes.byref(mask), 8, 0)[0]
     assert!(!is_ready(&copy, Duration::ZERO));
 }
 
+/// fs/proc_namespace.c, mounts_poll: what was told is noted in the open file description, so only whoever polls first hears of a mount.
+#[test]
+fn a_mount_is_told_to_the_first_who_polls() {
+    let mut script = Script::start(
+        "
+import select
+call(272, 0x10020000)
+call(165, b'none', b'/', None, 0x44000, None)
+file = os.open('/proc/self/mountinfo', os.O_RDONLY)
+copy = os.dup(file)
+def told(fd):
+    polled = select.poll()
+    polled.register(fd, select.POLLPRI)
+    return len(polled.poll(0))
+",
+    );
+    assert_eq!(script.ask("told(copy), told(file)"), "0 0");
+    assert_eq!(script.ask("call(165, b'news', b'/mnt', b'tmpfs', 0, None)[0]"), "0");
+    assert_eq!(script.ask("told(copy), told(file)"), "1 0");
+}
+
 /// clock_getcpuclockid(3): the CPU time of another process, to the nanosecond, and still while its threads are blocked.
 #[test]
 fn the_cpu_clock_of_a_blocked_process_stands_still() {
