@@ -262,6 +262,9 @@ impl Doors {
 /// Something has come, or it is time. True if binds that wait may go on.
 pub fn on_time(host: &mut Host, now: Instant) -> bool {
     let over = search::on_time(host, now);
+    if let Descriptors::Copied(copies) = &mut host.descriptors {
+        copies.tidy(now);
+    }
     if host.doors.arm_at.is_some_and(|at| at <= now) {
         host.doors.arm(now);
     }
