@@ -231,6 +231,9 @@ impl Sleep {
             process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
+        if plan.not_idle.is_none() {
+            plan.not_idle = threads.iter().find_map(about_to_return);
+        }
         plan
     }
 
@@ -449,6 +452,16 @@ fn due_of(timer: &timers::TimerFd, now: &Now) -> (i32, &'static str, Due) {
         realtime: None,
     };
     (timer.pid, "timerfd", due)
+}
+
+/// A thread in a trapped call that would not wait.
+fn about_to_return(thread: &StoppedThread) -> Option<NotIdle> {
+    let StoppedThread { pid, tid, at } = *thread;
+    let At::Blocked { number, args, .. } = at else {
+        return None;
+    };
+    let returns = plan::returns_at_once(number, &args, |descriptor| process::is_nonblocking(pid, descriptor));
+    returns.then_some(NotIdle::Running { pid, tid })
 }
 
 /// The time limit of the socket or terminal behind a descriptor.

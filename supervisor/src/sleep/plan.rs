@@ -67,6 +67,20 @@ fn is_trapped(number: i64, args: &[u64; 6]) -> bool {
     TRAPPED.contains(&number) && (number != libc::SYS_open || args[1] == TRAPPED_OPEN)
 }
 
+/// Whether a trapped call that waits natively at times returns at once, since its socket does not block (or MSG_DONTWAIT says so): who is seen in it was
+/// interrupted before it was answered, and makes it again.
+pub fn returns_at_once(number: i64, args: &[u64; 6], is_nonblocking: impl FnOnce(i32) -> bool) -> bool {
+    let flags = match number {
+        libc::SYS_accept | libc::SYS_accept4 | libc::SYS_connect => 0,
+        libc::SYS_sendto | libc::SYS_sendmmsg => args[3],
+        libc::SYS_sendmsg => args[2],
+        _ => return false,
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel takes an unsigned int")]
+    let descriptor = (args[0] as u32).cast_signed();
+    flags & libc::MSG_DONTWAIT as u64 != 0 || is_nonblocking(descriptor)
+}
+
 /// A time limit of a descriptor, and what the call returns that it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -293,6 +307,21 @@ mod tests {
         let expected = HashMap::from([(5, (PollFlags::IN, "epoll_wait"))]);
         assert_eq!(plan.watches, HashMap::from([(10, expected)]));
         assert!(plan.dues.is_empty() && plan.unknown.is_empty());
+    }
+
+    #[test]
+    fn a_trapped_call_that_does_not_block_is_no_wait() {
+        let args = [4, 0, libc::MSG_DONTWAIT as u64, 0, 0, 0];
+        for (number, blocking, nonblocking) in [
+            (libc::SYS_accept4, false, true),
+            (libc::SYS_connect, false, true),
+            (libc::SYS_sendmsg, true, true),
+            (libc::SYS_sendto, false, true),
+            (libc::SYS_epoll_wait, false, false),
+        ] {
+            assert_eq!(returns_at_once(number, &args, |_| false), blocking, "{number}");
+            assert_eq!(returns_at_once(number, &args, |fd| fd == 4), nonblocking, "{number}");
+        }
     }
 
     #[test]
