@@ -2,15 +2,17 @@
 //!
 //! The supervisor makes the sockets itself (socket(2) is trapped then), gives them to the program, and keeps a copy of each, found again by
 //! the inode that /proc/TID/fd/N names. A copy is an open descriptor, so it would delay a FIN and hold a port: it is given up as soon as
-//! the socket is connected or listens, and a sweep gives up those that no process of the program holds any more.
+//! the socket is connected or listens, and a sweep gives up those that no process of the program holds any more. There is one now and then, too, since epoll
+//! tells the program of what it has closed as long as a copy is open.
 //! What was known of a socket then is remembered, for getsockname(2) and getpeername(2).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use crate::kernel::process;
 use crate::kernel::socket::{self, InetSocket};
+use crate::kernel::{cpu, process};
 
 /// Copies below which no sweep is worth its cost.
 const FEW: usize = 64;
@@ -20,6 +22,13 @@ const READS_PER_COPY: usize = 8;
 
 /// Copies beyond which even those are given up that a process may hold which cannot be inspected.
 const MOST: usize = 4096;
+
+/// How long after a socket was made, or copies were given up, [`Copies::tidy`] looks; and how long at most while it finds nothing to give up.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// Looks take a thousandth of a processor at most.
+const SHARE: u32 = 1000;
 
 /// Sockets remembered without a copy.
 const REMEMBERED: usize = 4096;
@@ -42,6 +51,12 @@ pub struct Copies {
     sweep_at: usize,
     remembered: HashMap<u64, Remembered>,
     oldest_first: VecDeque<u64>,
+    /// Those that no process held at the last look: they are closed, or on their way between two processes.
+    missed: HashSet<u64>,
+    /// When to look next, how long after that once more, and before when there is no time for it.
+    look_at: Option<Instant>,
+    pause: Duration,
+    rests_until: Option<Instant>,
     /// Whether any socket was bound to an address that its program sees as 127.0.0.1 or ::1.
     pub bound_to_localhost: bool,
 }
@@ -50,6 +65,7 @@ impl Copies {
     /// Keeps a socket that was made for the program.
     pub fn keep(&mut self, inode: u64, socket: OwnedFd) {
         self.held.insert(inode, socket);
+        self.look_soon(Instant::now());
         if self.held.len() > self.sweep_at.max(FEW) {
             self.sweep();
         }
@@ -104,6 +120,43 @@ impl Copies {
         self.held.retain(|other, copy| {
             *other == inode || found.sockets.contains(other) || (!found.all_seen && !holds(copy))
         });
+    }
+
+    fn look_soon(&mut self, now: Instant) {
+        let at = (now + FIRST_LOOK).max(self.rests_until.unwrap_or(now));
+        self.look_at = Some(self.look_at.map_or(at, |look_at| look_at.min(at)));
+        self.pause = FIRST_LOOK;
+    }
+
+    /// When [`Copies::tidy`] is to be called.
+    pub fn due(&self) -> Option<Instant> {
+        self.look_at.filter(|_| !self.held.is_empty())
+    }
+
+    /// Looks, if it is time, for copies of sockets that no process holds, and gives those up that none held at the last look either.
+    pub fn tidy(&mut self, now: Instant) {
+        if self.due().is_none_or(|at| at > now) {
+            return;
+        }
+        let began = cpu::own_thread();
+        let found = process::sockets_held();
+        let was_missed = std::mem::take(&mut self.missed);
+        if found.all_seen {
+            self.held
+                .retain(|inode, _| found.sockets.contains(inode) || !was_missed.contains(inode));
+            let missed = self.held.keys().filter(|inode| !found.sockets.contains(inode));
+            self.missed = missed.copied().collect();
+        }
+        let cost = cpu::own_thread().saturating_sub(began);
+        let changes = !(was_missed.is_empty() && self.missed.is_empty());
+        self.pause = if changes {
+            FIRST_LOOK
+        } else {
+            (self.pause * 2).min(LAST_LOOK)
+        };
+        let rests_until = now + cost * SHARE;
+        self.rests_until = Some(rests_until);
+        self.look_at = Some(rests_until.max(now + self.pause));
     }
 
     /// Gives up the copies of sockets that no process of the program holds. One that is on its way between two of them (SCM_RIGHTS) counts

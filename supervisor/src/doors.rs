@@ -139,7 +139,8 @@ impl Doors {
     /// When to look at a socket in which something waits.
     fn check_at(&self) -> Option<Instant> {
         let next = self.standing.values().map(|standing| standing.check_at).min()?;
-        Some(next.max(self.budget.spared_at()))
+        // As urgent as arrivals: those of other sockets would else use all the time up, for a second, while the program is told of one that it has closed.
+        Some(next.max(self.budget.allowed_at()))
     }
 
     /// Polls readable when something has come to a retained socket.
@@ -261,6 +262,9 @@ impl Doors {
 /// Something has come, or it is time. True if binds that wait may go on.
 pub fn on_time(host: &mut Host, now: Instant) -> bool {
     let over = search::on_time(host, now);
+    if let Descriptors::Copied(copies) = &mut host.descriptors {
+        copies.tidy(now);
+    }
     if host.doors.arm_at.is_some_and(|at| at <= now) {
         host.doors.arm(now);
     }
@@ -326,6 +330,10 @@ fn check_again(host: &mut Host, now: Instant) {
     }
     host.doors.searches.hurry();
     host.doors.budget.spend(now, WAKE);
+    if host.doors.look_at <= now {
+        // There may be no time for a wake of its own.
+        look(host, now);
+    }
 }
 
 /// Looks whether the program has its sockets where it had them.
@@ -418,5 +426,21 @@ pub fn vet(host: &mut Host, endpoint: Endpoint) -> Vetted {
         Vetted::Closing
     } else {
         Vetted::Settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrivals_leave_time_to_look_at_sockets_in_which_something_waits() {
+        let now = Instant::now();
+        let mut doors = Doors::default();
+        while doors.budget.allowed_at() <= now {
+            doors.budget.spend(now, WAKE);
+        }
+        doors.stands(1, now);
+        assert!(doors.check_at().unwrap() <= now + LAST_CHECK);
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::doors;
 use crate::error::{RunError, Trying};
 use crate::held::{self, Held, HeldCalls, MAX_HELD, TICK, Waiting};
-use crate::host::Host;
+use crate::host::{Descriptors, Host};
 use crate::init;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::patience::Patience;
@@ -551,9 +551,15 @@ impl Loop {
 
     /// When to look whether the program still has its sockets.
     fn doors_due(&self) -> Option<Instant> {
-        self.may_close()
-            .then(|| self.host.doors.due(&self.host.retained))
-            .flatten()
+        if !self.may_close() {
+            return None;
+        }
+        let copies = match &self.host.descriptors {
+            Descriptors::Copied(copies) => copies.due(),
+            Descriptors::Duplicated(_) => None,
+        };
+        let all = [self.host.doors.due(&self.host.retained), copies];
+        all.into_iter().flatten().min()
     }
 
     /// What tells that something has come to a socket that the program may have closed.

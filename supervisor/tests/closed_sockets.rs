@@ -241,6 +241,37 @@ fn a_connect_of_the_program_itself_is_refused_at_once() {
     }
 }
 
+/// Two sockets may be meant by 127.0.0.1, at the wildcard and at localhost: both are closed, and neither answers.
+#[test]
+fn a_connect_of_the_program_itself_is_refused_whichever_socket_it_had_there() {
+    for (place, closer) in everywhere("both") {
+        for (first, second) in [(" localhost", ""), ("", " localhost")] {
+            for _ in 0..5 {
+                for options in [first, second] {
+                    let number = closer.number(&format!("listen tcp @{options}"));
+                    closer.ok(&format!("close {number}"));
+                }
+                assert_eq!(closer.tell("connect @"), "ECONNREFUSED", "{place}: {first:?}");
+            }
+        }
+    }
+}
+
+/// So is a datagram.
+#[test]
+fn a_datagram_of_the_program_itself_is_refused_at_once() {
+    for (place, closer) in everywhere("knock") {
+        for options in ["", " localhost"] {
+            for _ in 0..5 {
+                let number = closer.number(&format!("listen udp @{options}"));
+                closer.ok(&format!("close {number}"));
+                assert_eq!(closer.tell("knock @"), "ECONNREFUSED", "{place}: {options:?}");
+            }
+        }
+        assert_eq!(closer.stale(), 0, "{place}");
+    }
+}
+
 /// What a closed socket had queued is gone with it: for the same process, and for another one.
 #[test]
 fn a_rebind_starts_empty() {

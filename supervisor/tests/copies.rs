@@ -52,6 +52,39 @@ assert made_now[-1] == "EMFILE", made_now
     );
 }
 
+/// Nor does epoll go on telling of a socket that was closed without EPOLL_CTL_DEL, whether it has a port or none.
+#[test]
+fn a_program_is_not_told_of_a_closed_socket_for_ever() {
+    let project = Project::up("copies", NOTHING);
+    python(
+        &project,
+        r#"
+import select, time
+def until_silent(poller):
+    while poller.poll(0): time.sleep(0.01)
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    poller = select.epoll()
+    s = socket.socket(socket.AF_INET, kind)
+    poller.register(s, select.EPOLLIN | select.EPOLLOUT)
+    s.close()
+    until_silent(poller)
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); receiver.bind(("127.0.0.1", 0))
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for child in False, True:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0))
+    poller.register(s, select.EPOLLIN)
+    assert sender.sendto(b"x", s.getsockname()) == 1
+    if child and os.fork() == 0:
+        s.close()
+        os._exit(0)
+    s.close()
+    until_silent(poller)
+# What is open is as it was.
+assert sender.sendto(b"y", receiver.getsockname()) == 1 and receiver.recv(9) == b"y"
+"#,
+    );
+}
+
 /// A copy is an open descriptor: it would keep a connection from ending, and a port from being free.
 #[test]
 fn copies_neither_delay_an_end_nor_hold_a_port() {

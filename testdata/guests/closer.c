@@ -12,6 +12,7 @@
  *   arrived            takes it out again: its new number
  *   take NUMBER        accept(2) or recv(2), without waiting: "taken", or EAGAIN
  *   connect PORT       connects to 127.0.0.1: "ok"
+ *   knock PORT         sends 127.0.0.1 a datagram over a socket that has connected: "ok", or what comes back
  *   dial KIND PORT N   as often: watches a socket, connects it to 127.0.0.1, closes it: "ok"
  *   child COMMAND      a child does the command, answers, and ends
  *   stay COMMAND       a child does the command, answers, and stays
@@ -27,6 +28,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -232,6 +234,20 @@ static const char *answer(char *line)
 		error = errno;
 		close(fd);
 		errno = error;
+	} else if (sscanf(line, "knock %d", &number) == 1) {
+		int fd = socket(AF_INET, SOCK_DGRAM, 0);
+		int error;
+		socklen_t length = sizeof error;
+		struct pollfd refusal = {.fd = fd};
+
+		result = connect(fd, (void *)&address, address_at(number, INADDR_LOOPBACK, &address));
+		if (!result && send(fd, "x", 1, 0) == 1 && poll(&refusal, 1, 2000) == 1)
+			getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
+		else
+			error = result ? errno : 0;
+		close(fd);
+		errno = error;
+		result = error ? -1 : 0;
 	} else if (sscanf(line, "dial %7s %d %d", kind, &number, &other) == 3) {
 		while (other-- > 0 && !result) {
 			int fd = socket(AF_INET, strcmp(kind, "tcp") ? SOCK_DGRAM : SOCK_STREAM, 0);

@@ -127,8 +127,8 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             reach,
             shown_peer,
         } => {
-            if kind.transport == Transport::Tcp
-                && let Some(held) = wait_for_closed(host, call, &candidates)
+            if reach.is_none_or(|_| kind.transport == Transport::Tcp)
+                && let Some(held) = wait_for_closed(host, call, kind.transport, &candidates)
             {
                 return Verdict::Hold(held);
             }
@@ -175,33 +175,43 @@ fn takes(kind: &InetSocket, socket: &OwnedFd, server: SocketAddr) -> bool {
 }
 
 /// What the program has closed among these ports of its own host is closed by imsup too, however short ago that was: so the kernel knows whether anybody
-/// listens there. The call that must wait for that, if any.
-fn wait_for_closed(host: &mut Host, call: &Notification, candidates: &[SocketAddrV4]) -> Option<Held> {
-    if host.begun_anew.is_some_and(|(anew, _)| anew == call.id) {
-        return None;
-    }
-    candidates.iter().find_map(|candidate| {
-        if !host.identity.owns(*candidate.ip()) {
-            return None;
+/// listens there. The call that must wait for that, if any. A call that has waited for the searches waits only for what these have had closed.
+fn wait_for_closed(
+    host: &mut Host,
+    call: &Notification,
+    transport: Transport,
+    candidates: &[SocketAddrV4],
+) -> Option<Held> {
+    let anew = host.begun_anew.is_some_and(|(anew, _)| anew == call.id);
+    let (mut waits_at, mut search) = (None, 0);
+    for address in candidates.iter().copied() {
+        let endpoint = Endpoint { transport, address };
+        if !host.identity.owns(*address.ip()) {
+            continue;
         }
-        let endpoint = Endpoint::tcp(*candidate.ip(), candidate.port());
-        let search = match doors::vet(host, endpoint) {
-            Vetted::Settled => return None,
-            Vetted::Closing => 0,
-            Vetted::Search(number) => number,
-        };
-        let now = Instant::now();
-        Some(Held {
-            tid: call.tid,
-            since: now,
-            deadline: now + host.hold_timeout,
-            timeout_errno: Errno::ETIMEDOUT as i32,
-            waiting: Waiting::Again {
-                endpoint,
-                search,
-                call: *call,
-            },
-        })
+        if !anew {
+            match doors::vet(host, endpoint) {
+                Vetted::Settled => continue,
+                Vetted::Closing => {}
+                Vetted::Search(number) => search = search.max(number),
+            }
+        } else if !host.doors.is_closing(endpoint) {
+            continue;
+        }
+        waits_at = Some(endpoint);
+    }
+    let endpoint = waits_at?;
+    let now = Instant::now();
+    Some(Held {
+        tid: call.tid,
+        since: now,
+        deadline: now + host.hold_timeout,
+        timeout_errno: Errno::ETIMEDOUT as i32,
+        waiting: Waiting::Again {
+            endpoint,
+            search,
+            call: *call,
+        },
     })
 }
 

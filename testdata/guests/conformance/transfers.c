@@ -190,7 +190,10 @@ static void flag(const int *at) {
         close(server);
         show("send", send(client, "a", 1, MSG_NOSIGNAL));
         show("send again", send(client, "b", 1, MSG_NOSIGNAL));
-        show("send once more", send(client, "b", 1, MSG_NOSIGNAL));
+        /* A datagram socket that imsup retains is closed at about this time: README, "What does not work". */
+        if (stream) {
+            show("send once more", send(client, "b", 1, MSG_NOSIGNAL));
+        }
         break;
     case 8:
         set_option(server, SOL_SOCKET, SO_TIMESTAMP, 1);
