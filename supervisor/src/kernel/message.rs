@@ -360,6 +360,9 @@ mod tests {
         let mut both = [segment.clone(), pktinfo(Ipv6Addr::LOCALHOST)].concat();
         assert!(map_loopback_source(&mut both, SOURCE));
         assert_eq!(both, [segment, pktinfo(SOURCE.to_ipv6_mapped())].concat());
+        let mut any = pktinfo(Ipv6Addr::UNSPECIFIED);
+        assert!(map_loopback_source(&mut any, SOURCE), "an interface alone");
+        assert_eq!(any, pktinfo(SOURCE.to_ipv6_mapped()));
         let mut other = pktinfo(SOURCE.to_ipv6_mapped());
         assert!(!map_loopback_source(&mut other, Ipv4Addr::LOCALHOST));
         assert_eq!(other, pktinfo(SOURCE.to_ipv6_mapped()));
