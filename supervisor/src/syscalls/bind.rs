@@ -439,6 +439,10 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
             .and_then(socket::duplicate)?;
         fit(retained.as_fd(), bind);
         settings::copy(bind.socket.as_fd(), retained.as_fd())?;
+        if bind.endpoint.transport == Transport::Tcp {
+            // As the broker sets it on what the program has made: or connections in TIME_WAIT would keep the next `up` from the port.
+            let _ = Sharing::Address.set(retained.as_fd(), true);
+        }
         if !is_still_there(host, tid, bind) {
             return Err(Errno::EBADF);
         }
