@@ -113,3 +113,29 @@ for listens in False, True:
     assert_eq!(native, "EADDRINUSE 1 0\n".repeat(2));
     assert_eq!(supervised, native);
 }
+
+/// The wildcard of IPv4 as a program of AF_INET6 writes it.
+#[test]
+fn the_mapped_wildcard_is_reached_at_localhost() {
+    const SCRIPT: &str = "
+import socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    server = socket.socket(socket.AF_INET6, kind)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(('::ffff:0.0.0.0', 0))
+    if kind == socket.SOCK_STREAM: server.listen()
+    for to in ('127.0.0.1', '::ffff:127.0.0.1'):
+        client = socket.socket(socket.AF_INET6 if ':' in to else socket.AF_INET, kind)
+        client.settimeout(30)
+        client.connect((to, server.getsockname()[1]))
+        client.send(b'ask')
+        taken = server.accept()[0] if kind == socket.SOCK_STREAM else server
+        taken.settimeout(30)
+        print(kind.name, to, taken.recv(10), taken.getsockname()[0])
+";
+    need(&["python3"]);
+    let project = Project::up("families", COMPOSE);
+    let natively = common::command::run(project.command("python3", &["-c", SCRIPT]), LIMIT).expect_success("natively");
+    let supervised = project.run(&["python3", "-c", SCRIPT]).expect_success("supervised");
+    assert_eq!(supervised, natively);
+}

@@ -186,8 +186,8 @@ fn has_source(kind: u64, data: &[u8]) -> bool {
     false
 }
 
-/// Gives the control data's IPv6 source address (IPV6_PKTINFO, ipv6(7)), where that is `::1`, as this IPv4 address, v4-mapped: what goes to `::1` is carried by
-/// IPv4 (net/ipv4/ip_sockglue.c, ip_cmsg_send, takes no other). False where there is none such.
+/// Gives the control data's IPv6 source address (IPV6_PKTINFO, ipv6(7)), where that is `::1` or none (`::`, with an interface alone), as this IPv4 address,
+/// v4-mapped: what goes to `::1` is carried by IPv4 (net/ipv4/ip_sockglue.c, ip_cmsg_send, takes no other). False where there is none such.
 pub fn map_loopback_source(control: &mut [u8], source: Ipv4Addr) -> bool {
     let mut at = 0;
     while let Some(header) = control.get(at..at + CONTROL_HEADER_BYTES) {
@@ -200,7 +200,7 @@ pub fn map_loopback_source(control: &mut [u8], source: Ipv4Addr) -> bool {
         let Some(data) = data else { return false };
         if is_source
             && let Some(address) = data.first_chunk_mut::<16>()
-            && Ipv6Addr::from(*address) == Ipv6Addr::LOCALHOST
+            && [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED].contains(&Ipv6Addr::from(*address))
         {
             *address = source.to_ipv6_mapped().octets();
             return true;
@@ -360,6 +360,9 @@ mod tests {
         let mut both = [segment.clone(), pktinfo(Ipv6Addr::LOCALHOST)].concat();
         assert!(map_loopback_source(&mut both, SOURCE));
         assert_eq!(both, [segment, pktinfo(SOURCE.to_ipv6_mapped())].concat());
+        let mut any = pktinfo(Ipv6Addr::UNSPECIFIED);
+        assert!(map_loopback_source(&mut any, SOURCE), "an interface alone");
+        assert_eq!(any, pktinfo(SOURCE.to_ipv6_mapped()));
         let mut other = pktinfo(SOURCE.to_ipv6_mapped());
         assert!(!map_loopback_source(&mut other, Ipv4Addr::LOCALHOST));
         assert_eq!(other, pktinfo(SOURCE.to_ipv6_mapped()));

@@ -11,30 +11,25 @@ struct Copied {
     level: i32,
     name: i32,
     bytes: usize,
-    /// The kernel returns twice what was set (SO_RCVBUF, SO_SNDBUF; socket(7)).
-    doubled: bool,
 }
 
 const fn int(level: i32, name: i32) -> Copied {
-    Copied {
-        level,
-        name,
-        bytes: 4,
-        doubled: false,
-    }
+    Copied { level, name, bytes: 4 }
 }
 
-const fn sized(level: i32, name: i32, bytes: usize, doubled: bool) -> Copied {
-    Copied {
-        level,
-        name,
-        bytes,
-        doubled,
-    }
+const fn sized(level: i32, name: i32, bytes: usize) -> Copied {
+    Copied { level, name, bytes }
 }
 
 /// Which of the buffers have a size that was set (Linux 5.14; asm-generic/socket.h).
 const SO_BUF_LOCK: i32 = 72;
+/// The sending one (include/linux/socket.h).
+const SOCK_SNDBUF_LOCK: i32 = 1;
+/// The receiving one.
+const SOCK_RCVBUF_LOCK: i32 = 2;
+
+/// Whether groups that others have joined are received too (ip(7)).
+const IP_MULTICAST_ALL: i32 = 49;
 
 /// What TCP_MAXSEG says where nobody set it, before a connection (TCP_MSS_DEFAULT, include/net/tcp.h).
 const DEFAULT_SEGMENT_BYTES: i32 = 536;
@@ -46,15 +41,20 @@ const COPIED: &[Copied] = &[
     int(libc::SOL_SOCKET, libc::SO_OOBINLINE),
     int(libc::SOL_SOCKET, libc::SO_DONTROUTE),
     int(libc::SOL_SOCKET, libc::SO_BROADCAST),
-    int(libc::SOL_SOCKET, libc::SO_PRIORITY),
     int(libc::SOL_SOCKET, libc::SO_RCVLOWAT),
     int(libc::SOL_SOCKET, libc::SO_TIMESTAMP),
-    sized(libc::SOL_SOCKET, libc::SO_RCVBUF, 4, true),
-    sized(libc::SOL_SOCKET, libc::SO_SNDBUF, 4, true),
-    // After the sizes, which lock them: those that nobody set are the kernel's to change.
-    int(libc::SOL_SOCKET, SO_BUF_LOCK),
-    sized(libc::SOL_SOCKET, libc::SO_RCVTIMEO, 16, false),
-    sized(libc::SOL_SOCKET, libc::SO_SNDTIMEO, 16, false),
+    int(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+    int(libc::SOL_SOCKET, libc::SO_TIMESTAMPING),
+    int(libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    int(libc::SOL_SOCKET, libc::SO_NO_CHECK),
+    int(libc::SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE),
+    int(libc::SOL_SOCKET, libc::SO_ZEROCOPY),
+    int(libc::SOL_SOCKET, libc::SO_MARK),
+    int(libc::SOL_SOCKET, libc::SO_BUSY_POLL),
+    int(libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL),
+    int(libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE),
+    sized(libc::SOL_SOCKET, libc::SO_RCVTIMEO, 16),
+    sized(libc::SOL_SOCKET, libc::SO_SNDTIMEO, 16),
     int(libc::IPPROTO_TCP, libc::TCP_NODELAY),
     int(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
     int(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
@@ -66,13 +66,23 @@ const COPIED: &[Copied] = &[
     int(libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
     int(libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
     int(libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
-    sized(libc::IPPROTO_TCP, libc::TCP_CONGESTION, 16, false),
+    int(libc::IPPROTO_TCP, libc::TCP_INQ),
+    int(libc::IPPROTO_TCP, libc::TCP_SAVE_SYN),
+    int(libc::IPPROTO_TCP, libc::TCP_THIN_LINEAR_TIMEOUTS),
+    sized(libc::IPPROTO_TCP, libc::TCP_CONGESTION, 16),
+    int(libc::SOL_UDP, libc::UDP_GRO),
+    int(libc::SOL_UDP, libc::UDP_SEGMENT),
     int(libc::IPPROTO_IP, libc::IP_TOS),
     int(libc::IPPROTO_IP, libc::IP_TTL),
     int(libc::IPPROTO_IP, libc::IP_PKTINFO),
     int(libc::IPPROTO_IP, libc::IP_RECVTOS),
     int(libc::IPPROTO_IP, libc::IP_RECVTTL),
     int(libc::IPPROTO_IP, libc::IP_RECVERR),
+    int(libc::IPPROTO_IP, libc::IP_RECVOPTS),
+    int(libc::IPPROTO_IP, libc::IP_RETOPTS),
+    int(libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR),
+    int(libc::IPPROTO_IP, libc::IP_UNICAST_IF),
+    int(libc::IPPROTO_IP, IP_MULTICAST_ALL),
     int(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
     int(libc::IPPROTO_IP, libc::IP_FREEBIND),
     int(libc::IPPROTO_IP, libc::IP_MINTTL),
@@ -91,6 +101,11 @@ const COPIED: &[Copied] = &[
     int(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
     int(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
     int(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVPATHMTU),
+    int(libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR),
+    int(libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO_SEND),
+    // After IP_TOS, which sets it (net/ipv4/ip_sockglue.c, __ip_sock_set_tos).
+    int(libc::SOL_SOCKET, libc::SO_PRIORITY),
 ];
 
 /// Gives `to` the options and file status flags that `from` has. Options that one of them does not know (a UDP socket's
@@ -107,16 +122,45 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
         if !known || wanted == present {
             continue;
         }
-        if option.doubled
-            && let Ok(bytes) = <[u8; 4]>::try_from(&wanted[..])
-        {
-            wanted.copy_from_slice(&(i32::from_ne_bytes(bytes) / 2).to_ne_bytes());
-        }
         let _ = set(to, option.level, option.name, wanted);
     }
+    copy_buffer_sizes(from, to);
     copy_linger(from, to);
     copy_segment_size(from, to);
     set_status_flags(to, status_flags(from)?)
+}
+
+/// Gives a connection that was accepted before its listener's options were known those that it inherits: all but two
+/// (net/core/sock.c, sk_clone_lock; net/ipv4/inet_connection_sock.c, inet_csk_clone_lock). SO_REUSEADDR stays on, so that the connection,
+/// once it is in TIME_WAIT, does not keep the next `up` from the port.
+///
+/// # Errors
+/// As [`copy`].
+pub fn inherit(listener: BorrowedFd<'_>, connection: BorrowedFd<'_>) -> Result<(), Errno> {
+    copy(listener, connection)?;
+    let _ = set_int(connection, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 0);
+    let _ = set_int(connection, libc::SOL_SOCKET, libc::SO_PRIORITY, 0);
+    let _ = set_int(connection, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+    Ok(())
+}
+
+/// SO_RCVBUF and SO_SNDBUF, but for a size that neither of the programs has set: it is the kernel's to change, and of a connection it has been changed.
+/// What is set is locked, so the locks come last.
+fn copy_buffer_sizes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    let locks = |socket| get_int(socket, libc::SOL_SOCKET, SO_BUF_LOCK);
+    let (Ok(wanted), Ok(present)) = (locks(from), locks(to)) else {
+        return;
+    };
+    for (lock, name) in [(SOCK_SNDBUF_LOCK, libc::SO_SNDBUF), (SOCK_RCVBUF_LOCK, libc::SO_RCVBUF)] {
+        if (wanted | present) & lock != 0
+            && let Ok(bytes) = get_int(from, libc::SOL_SOCKET, name)
+            && get_int(to, libc::SOL_SOCKET, name) != Ok(bytes)
+        {
+            // The kernel returns twice what was set (socket(7)).
+            let _ = set_int(to, libc::SOL_SOCKET, name, bytes / 2);
+        }
+    }
+    let _ = set_int(to, libc::SOL_SOCKET, SO_BUF_LOCK, wanted);
 }
 
 /// SO_LINGER: the time is taken only where it is on, so it is switched on for the moment (net/core/sock.c, sk_setsockopt).
@@ -155,6 +199,8 @@ mod tests {
     #[test]
     fn options_of_each_family_are_copied() {
         let ipv4 = [
+            (libc::IP_RECVOPTS, 1),
+            (libc::IP_RECVORIGDSTADDR, 1),
             (libc::IP_TOS, 16),
             (libc::IP_TTL, 33),
             (libc::IP_MINTTL, 2),

@@ -140,7 +140,7 @@ fn give(
             show_as_v4(host, socket, peer);
         }
         // It was made while the listener's options were not known.
-        settings::copy(listener, socket.as_fd())?;
+        settings::inherit(listener, socket.as_fd())?;
     }
     let wanted = if flags & libc::SOCK_NONBLOCK == 0 {
         OFlags::empty()

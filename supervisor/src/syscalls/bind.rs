@@ -439,6 +439,10 @@ fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> An
             .and_then(socket::duplicate)?;
         fit(retained.as_fd(), bind);
         settings::copy(bind.socket.as_fd(), retained.as_fd())?;
+        if bind.endpoint.transport == Transport::Tcp {
+            // As the broker sets it on what the program has made: or connections in TIME_WAIT would keep the next `up` from the port.
+            let _ = Sharing::Address.set(retained.as_fd(), true);
+        }
         if !is_still_there(host, tid, bind) {
             return Err(Errno::EBADF);
         }
@@ -517,13 +521,23 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
     }
     forget_native(host, socket);
     conflict::note(host, socket.as_fd(), bind.endpoint.transport, bind.asked.ip());
-    if bind.endpoint.transport == Transport::Udp && bind.endpoint.address.port() != 0 {
-        let place = Place {
-            tid,
-            number: bind.number,
-        };
-        retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0, place);
+    if bind.endpoint.transport != Transport::Udp {
+        return;
     }
+    if bind.endpoint.address.port() == 0 {
+        // The v4-mapped wildcard: only its port is none to retain.
+        let local = socket::local_address(socket.as_fd()).and_then(as_v4);
+        if let (Some(local), Some(wildcard)) = (local, wildcard_of(bind.asked)) {
+            let endpoint = Endpoint::udp(*local.ip(), local.port());
+            note_landing(host, endpoint, Some(wildcard));
+        }
+        return;
+    }
+    let place = Place {
+        tid,
+        number: bind.number,
+    };
+    retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0, place);
 }
 
 /// The wildcard that an address is, as the family of what it takes: the v4-mapped one takes IPv4 only.

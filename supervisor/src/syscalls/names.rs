@@ -46,7 +46,9 @@ pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
 fn shown_local(host: &Host, local: SocketAddr, asked: &Asked, peer: Option<SocketAddr>) -> SocketAddr {
     match asked.bound {
         // A socket that bound the wildcard and then connected shows its source, as natively.
-        Some(bound) if !(peer.is_some() && bound.ip().is_unspecified()) => SocketAddr::new(bound.ip(), local.port()),
+        Some(bound) if !(peer.is_some() && bound.ip().to_canonical().is_unspecified()) => {
+            SocketAddr::new(bound.ip(), local.port())
+        }
         _ => accepted_at_localhost(host, local, peer).unwrap_or_else(|| host.identity.shown_local(local)),
     }
 }

@@ -1,0 +1,48 @@
+//! `down` and `up` again, at once: connections that the programs before have closed are in TIME_WAIT still, and keep no port.
+
+mod common;
+
+use std::io::Read;
+
+use common::{Project, client};
+
+/// A server for each family that asks for no SO_REUSEADDR and closes its connections first. It says what the option is afterwards.
+const COMPOSE: &str = r#"
+services:
+  four: { command: [python3, "@dir@/server.py", AF_INET, "7000"], expose: ["7000"] }
+  six: { command: [python3, "@dir@/server.py", AF_INET6, "7000"], expose: ["7000"] }
+"#;
+const SERVER: &str = "
+import socket, sys
+s = socket.socket(getattr(socket, sys.argv[1]))
+s.bind(('', int(sys.argv[2])))
+s.listen()
+while True:
+    taken, _ = s.accept()
+    taken.sendall(b'reuseaddr=%d' % s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR))
+    taken.close()
+";
+
+#[test]
+fn connections_of_an_earlier_up_keep_no_port_from_the_next() {
+    let project = Project::new("again", COMPOSE);
+    std::fs::write(project.path("server.py"), SERVER).unwrap();
+    for connections in [1, 3, 3] {
+        project.ok(&["up", "-d"]);
+        for host in ["four", "six"] {
+            let address = project.at(host, 7000);
+            for nth in 0..connections {
+                let mut said = String::new();
+                let mut stream = client::connect(address).unwrap();
+                stream.read_to_string(&mut said).unwrap();
+                // At a port's first boot the broker sets it a moment after the program's own listener listens.
+                let is_set = said == "reuseaddr=1";
+                assert!(
+                    is_set || (connections == 1 && said == "reuseaddr=0"),
+                    "{host}, connection {nth}: {said}"
+                );
+            }
+        }
+        project.ok(&["down"]);
+    }
+}
