@@ -52,18 +52,33 @@ fn parse_timerfd(info: &str) -> Option<(Duration, Duration)> {
 /// Whether a process has POSIX timers (timer_create(2)), armed or not, other than on CPU-time clocks, which stand still
 /// while it sleeps. True where the kernel does not show them (no CONFIG_CHECKPOINT_RESTORE).
 pub fn has_posix_timers(pid: i32) -> bool {
+    has_posix_timers_but(pid, &[])
+}
+
+/// The same, except timers that send one of these signals.
+pub fn has_posix_timers_but(pid: i32, signals: &[i32]) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/timers")) {
-        Ok(timers) => has_real_timer(&timers),
+        Ok(timers) => has_real_timer(&timers, signals),
         Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new(&format!("/proc/{pid}/stat")).exists(),
     }
 }
 
-fn has_real_timer(timers: &str) -> bool {
-    timers
-        .lines()
-        .filter_map(|line| line.strip_prefix("ClockID:")?.trim().parse::<i32>().ok())
-        // Negative ones are CPU-time clocks of a process or thread (clock_getcpuclockid(3)).
-        .any(|clock| clock >= 0 && clock != libc::CLOCK_PROCESS_CPUTIME_ID && clock != libc::CLOCK_THREAD_CPUTIME_ID)
+fn has_real_timer(timers: &str, but: &[i32]) -> bool {
+    // Of each timer the signal comes first, then the clock (fs/proc/base.c, show_timer).
+    let mut left_out = false;
+    timers.lines().any(|line| {
+        if let Some(signal) = line.strip_prefix("signal:") {
+            let number = signal.split('/').next().and_then(|number| number.trim().parse().ok());
+            left_out = number.is_some_and(|number: i32| but.contains(&number));
+        }
+        let clock = line
+            .strip_prefix("ClockID:")
+            .and_then(|clock| clock.trim().parse().ok());
+        clock.is_some_and(|clock: i32| {
+            // Negative ones are CPU-time clocks of a process or thread (clock_getcpuclockid(3)).
+            !left_out && clock >= 0 && clock != libc::CLOCK_PROCESS_CPUTIME_ID && clock != libc::CLOCK_THREAD_CPUTIME_ID
+        })
+    })
 }
 
 /// Whether a process may have an interval timer (setitimer(2), alarm(2)), which /proc does not show: it catches SIGALRM, or
@@ -95,9 +110,17 @@ mod tests {
     #[test]
     fn timers_on_cpu_clocks_do_not_count() {
         let timer = |clock: i32| format!("ID: 0\nsignal: 60/00007fff\nnotify: signal/pid.2634\nClockID: {clock}\n");
-        assert!(has_real_timer(&timer(libc::CLOCK_MONOTONIC)));
-        assert!(has_real_timer(&(timer(2) + &timer(0))));
-        assert!(!has_real_timer(&(timer(2) + &timer(3) + &timer(-18))));
-        assert!(!has_real_timer(""));
+        assert!(has_real_timer(&timer(libc::CLOCK_MONOTONIC), &[]));
+        assert!(has_real_timer(&(timer(2) + &timer(0)), &[]));
+        assert!(!has_real_timer(&(timer(2) + &timer(3) + &timer(-18)), &[]));
+        assert!(!has_real_timer("", &[]));
+    }
+
+    #[test]
+    fn timers_that_send_a_signal_can_be_left_out() {
+        let timer = |signal: i32| format!("ID: 0\nsignal: {signal}/00007fff\nnotify: signal/pid.2634\nClockID: 1\n");
+        assert!(!has_real_timer(&timer(26), &[libc::SIGVTALRM]));
+        assert!(has_real_timer(&(timer(26) + &timer(14)), &[libc::SIGVTALRM]));
+        assert!(has_real_timer(&(timer(14) + &timer(26)), &[libc::SIGVTALRM]));
     }
 }

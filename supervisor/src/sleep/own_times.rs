@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::calls::{self, Deadline, LimitOf};
+use super::runtimes;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::{descriptors, process, socket, task, timers};
 use crate::sockets::Retained;
@@ -119,8 +120,9 @@ impl OwnTimes {
                 return most;
             }
         }
-        let has_timer =
-            !timers::timerfds(pid).is_empty() || timers::has_posix_timers(pid) || timers::may_have_interval_timer(pid);
+        let has_timer = !timers::timerfds(pid).is_empty()
+            || runtimes::has_posix_timers(pid)
+            || timers::may_have_interval_timer(pid);
         if has_timer { Waits::Yes } else { most }
     }
 

@@ -235,8 +235,7 @@ impl Sleep {
                 return pending(timer.pid, "timerfd");
             }
         }
-        asleep
-            .posix_timers
+        (asleep.posix_timers && asleep.pids.iter().any(|pid| runtimes::has_posix_timers(*pid)))
             .then(|| "it has POSIX timers, whose times nobody can see".to_owned())
     }
 

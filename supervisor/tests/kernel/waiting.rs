@@ -196,6 +196,9 @@ fn posix_timers_are_shown_and_interval_timers_are_not() {
         assert_eq!(made, "0");
         assert_eq!(timers::has_posix_timers(pid), shown);
     }
+    // The signal is shown before the clock (fs/proc/base.c, show_timer); SIGALRM if none was named (timer_create(2)).
+    assert!(!timers::has_posix_timers_but(pid, &[Signal::SIGALRM as i32]));
+    assert!(timers::has_posix_timers_but(pid, &[Signal::SIGVTALRM as i32]));
     let armed = script.ask("signal.signal(signal.SIGALRM, lambda *_: 0) or signal.setitimer(signal.ITIMER_REAL, 1000)");
     assert_eq!(armed, "(0.0, 0.0)");
     assert!(timers::may_have_interval_timer(pid));

@@ -12,8 +12,13 @@ use crate::sleep::deadlines::Call;
 /// `FUTEX_WAIT_PRIVATE` (futex(2)).
 const FUTEX_WAIT_PRIVATE: u64 = 128;
 
-/// Sections that the linker writes into every program, stripped ones included (cmd/link/internal/ld/data.go).
-const SECTIONS: [&[u8]; 2] = [b".go.buildinfo", b".gopclntab"];
+/// What the linker writes into every program, stripped ones included: a section of this name, which begins so (debug/buildinfo).
+const SECTION: &[u8] = b".go.buildinfo";
+const MAGIC: &[u8] = b"\xff Go buildinf:";
+
+/// Flag in the byte after the next: the version follows, as since Go 1.18. Before Go 1.14 a thread of the runtime's waited for the program's timers in the same way as
+/// `sysmon` (runtime/time.go, timerproc), so of older programs nothing is known.
+const VERSION_FOLLOWS: u8 = 2;
 
 pub(super) fn is_own_affair(call: &Call) -> bool {
     call.number == libc::SYS_futex && call.key.args[1] == FUTEX_WAIT_PRIVATE && is_program(call.pid)
@@ -22,46 +27,63 @@ pub(super) fn is_own_affair(call: &Call) -> bool {
 /// Whether a process executes a program of Go's linker.
 fn is_program(pid: i32) -> bool {
     let opened = inspect::as_owner(pid, || File::open(format!("/proc/{pid}/exe")));
-    opened.is_ok_and(|program| has_sections(&program).unwrap_or(false))
+    opened.is_ok_and(|program| is_linked(&program).unwrap_or(false))
 }
 
-/// Looks for the sections by name: elf(5), 64 bit.
-fn has_sections(program: &impl FileExt) -> Option<bool> {
-    const HEADER_BYTES: usize = 64;
+/// Looks for the section by its name: elf(5), 64 bit.
+fn is_linked(program: &impl FileExt) -> Option<bool> {
     const MOST_NAMES: u64 = 1 << 16;
-    let mut header = [0; 64];
-    program.read_exact_at(&mut header, 0).ok()?;
+    let header: [u8; 64] = read(program, 0)?;
     if !header.starts_with(b"\x7fELF\x02") {
         return None;
     }
-    let word = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
-    let offset = u64::from_le_bytes(header.get(40..48)?.try_into().ok()?);
-    let (size, names) = (word(58), word(62));
-    // The header of the section that holds the names of all.
-    let mut section = [0; HEADER_BYTES];
-    program
-        .read_exact_at(&mut section, offset.checked_add(names.checked_mul(size)?)?)
-        .ok()?;
-    let at = u64::from_le_bytes(section.get(24..32)?.try_into().ok()?);
-    let length = u64::from_le_bytes(section.get(32..40)?.try_into().ok()?).min(MOST_NAMES);
-    let mut text = vec![0; usize::try_from(length).ok()?];
-    program.read_exact_at(&mut text, at).ok()?;
-    Some(text.split(|byte| *byte == 0).any(|name| SECTIONS.contains(&name)))
+    let [size, count, names] = [58, 60, 62].map(|at| u64::from(u16::from_le_bytes([header[at], header[at + 1]])));
+    let section =
+        |number: u64| -> Option<[u8; 64]> { read(program, word(&header, 40)?.checked_add(number.checked_mul(size)?)?) };
+    let texts = section(names)?;
+    let mut text = vec![0; usize::try_from(word(&texts, 32)?.min(MOST_NAMES)).ok()?];
+    program.read_exact_at(&mut text, word(&texts, 24)?).ok()?;
+    let is_it = |section: &[u8; 64]| {
+        let at = u32::from_le_bytes([section[0], section[1], section[2], section[3]]);
+        let name = usize::try_from(at).ok().and_then(|at| text.get(at..));
+        name.is_some_and(|name| name.starts_with(SECTION) && name.get(SECTION.len()) == Some(&0))
+    };
+    let found = (0..count).filter_map(section).find(is_it);
+    let Some(found) = found else { return Some(false) };
+    let begins: [u8; 16] = read(program, word(&found, 24)?)?;
+    Some(begins.starts_with(MAGIC) && begins[15] & VERSION_FOLLOWS != 0)
+}
+
+fn read<const N: usize>(file: &impl FileExt, at: u64) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    Some(bytes)
+}
+
+fn word(bytes: &[u8; 64], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A file of nothing but a header, a section header and names.
-    fn program(names: &[u8]) -> std::fs::File {
-        let mut bytes = vec![0; 128];
+    /// A file of nothing but a header, the header of a section with this name, that of the names, the names, and what the section begins with.
+    fn program(name: &[u8], begins: &[u8]) -> File {
+        const NAMES: u64 = 192;
+        const CONTENT: u64 = 256;
+        let mut bytes = vec![0; 272];
         bytes[..5].copy_from_slice(b"\x7fELF\x02");
         bytes[40..48].copy_from_slice(&64u64.to_le_bytes());
-        bytes[58..60].copy_from_slice(&64u16.to_le_bytes());
-        bytes[64 + 24..64 + 32].copy_from_slice(&128u64.to_le_bytes());
-        bytes[64 + 32..64 + 40].copy_from_slice(&(names.len() as u64).to_le_bytes());
-        bytes.extend(names);
+        for (at, number) in [(58, 64u16), (60, 2), (62, 1)] {
+            bytes[at..at + 2].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[64..68].copy_from_slice(&1u32.to_le_bytes());
+        bytes[64 + 24..64 + 32].copy_from_slice(&CONTENT.to_le_bytes());
+        bytes[128 + 24..128 + 32].copy_from_slice(&NAMES.to_le_bytes());
+        bytes[128 + 32..128 + 40].copy_from_slice(&64u64.to_le_bytes());
+        bytes[193..193 + name.len()].copy_from_slice(name);
+        bytes[256..256 + begins.len()].copy_from_slice(begins);
         let file = File::from(
             rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC).expect("a file without a name"),
         );
@@ -70,10 +92,17 @@ mod tests {
     }
 
     #[test]
-    fn programs_of_go_are_told_by_their_sections() {
-        assert_eq!(has_sections(&program(b"\0.text\0.go.buildinfo\0")), Some(true));
-        assert_eq!(has_sections(&program(b"\0.text\0.data\0")), Some(false));
+    fn programs_of_go_are_told_by_a_section() {
+        let of = |name: &[u8], begins: &[u8]| is_linked(&program(name, begins));
+        assert_eq!(of(b".go.buildinfo", b"\xff Go buildinf:\x08\x02"), Some(true));
+        assert_eq!(
+            of(b".go.buildinfo", b"\xff Go buildinf:\x08\x00"),
+            Some(false),
+            "Go 1.13"
+        );
+        assert_eq!(of(b".go.buildinfo", b""), Some(false));
+        assert_eq!(of(b".data", b"\xff Go buildinf:\x08\x02"), Some(false));
         let own = File::open("/proc/self/exe").unwrap();
-        assert_eq!(has_sections(&own), Some(false), "this test");
+        assert_eq!(is_linked(&own), Some(false), "this test");
     }
 }

@@ -53,12 +53,22 @@ const OWN: [&str; 40] = [
     "server-timer",
 ];
 
+/// How much of a thread's name the kernel shows.
+const ROOM: usize = 15;
+
 /// The one that also runs a program's handlers, which may wait for something else.
 const DISPATCHER: &str = "HTTP-Dispatcher";
 
+/// The thread that waits for the sockets of a `java.net.http.HttpClient`, as long as there is one. It looks every 1 to 3 s whether anybody uses the client still, and for
+/// the limits of requests, which have connections (jdk.internal.net.http.HttpClientImpl, SelectorManager). The number is in the middle.
+const CLIENT: (&str, &str) = ("HttpClient-", "-SelectorManager");
+
 pub(super) fn is_own_affair(tid: i32, call: &Call) -> bool {
-    process::name(tid).is_some_and(|name| is_own(&name) && (name != DISPATCHER || is_epoll(call.wait.call)))
-        && is_machine(call.pid)
+    let is_known = |name: String| match is_epoll(call.wait.call) {
+        true => is_own(&name) || is_client(&name),
+        false => is_own(&name) && name != DISPATCHER,
+    };
+    process::name(tid).is_some_and(is_known) && is_machine(call.pid)
 }
 
 /// Whether a process is a Java virtual machine: its library is mapped.
@@ -70,10 +80,9 @@ pub(super) fn is_machine(pid: i32) -> bool {
     })
 }
 
-/// Whether a thread of this name is one of the machine's. Linux has room for 15 characters; the machine cuts the end off, or since JDK 21 something in the
+/// Whether a thread of this name is one of the machine's. What does not fit is left out: the machine cuts the end off, or since JDK 21 something in the
 /// middle: `VM Peri..Thread`.
 fn is_own(shown: &str) -> bool {
-    const ROOM: usize = 15;
     let stem = shown.trim_end_matches(|digit: char| digit.is_ascii_digit());
     OWN.iter().any(|name| match stem.split_once("..") {
         Some((head, tail)) => name.starts_with(head) && name.ends_with(tail) && name.len() + 1 >= ROOM,
@@ -81,9 +90,37 @@ fn is_own(shown: &str) -> bool {
     })
 }
 
+/// Whether this is [`CLIENT`]. One of which so much is cut off that it may be a worker is not.
+fn is_client(shown: &str) -> bool {
+    if let Some((head, tail)) = shown.split_once("..") {
+        return CLIENT.0.starts_with(head) && CLIENT.1.ends_with(tail) && shown.len() == ROOM;
+    }
+    let rest = shown
+        .strip_prefix(CLIENT.0)
+        .map(|rest| rest.trim_start_matches(|digit: char| digit.is_ascii_digit()));
+    rest.is_some_and(|rest| rest == CLIENT.1 || (rest.len() > 1 && shown.len() == ROOM && CLIENT.1.starts_with(rest)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_thread_of_an_http_client_is_told_from_its_workers() {
+        for name in ["HttpClient-1-Se", "HttpClient-12-S", "HttpCli..anager"] {
+            assert!(is_client(name), "{name}");
+        }
+        for name in [
+            "HttpClient-1-Wo",
+            "HttpClient-123-",
+            "HttpClient-1",
+            "HttpCli..rker-0",
+            "HttpClient",
+            "",
+        ] {
+            assert!(!is_client(name), "{name}");
+        }
+    }
 
     #[test]
     fn the_machines_threads_are_known_by_their_names() {

@@ -5,9 +5,11 @@
 mod go;
 mod jvm;
 mod libuv;
+mod ruby;
 
 use super::deadlines::Call;
 use crate::kernel::memory::ThreadMemory;
+use crate::kernel::timers;
 
 /// Whether the deadline of a thread's call is its runtime's own affair.
 pub fn is_own_affair(tid: i32, call: &Call) -> bool {
@@ -17,4 +19,10 @@ pub fn is_own_affair(tid: i32, call: &Call) -> bool {
 /// Whether a thread that waits for one thing alone may wait for the nearest of several timers, as the executors of a JVM do.
 pub fn has_executors(call: &Call) -> bool {
     jvm::is_machine(call.pid)
+}
+
+/// Whether a process has POSIX timers that are not its runtime's own affair.
+pub fn has_posix_timers(pid: i32) -> bool {
+    let is_own = || ruby::is_interpreter(pid) && !timers::has_posix_timers_but(pid, ruby::OWN_TIMERS);
+    timers::has_posix_timers(pid) && !is_own()
 }
