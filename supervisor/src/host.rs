@@ -291,12 +291,7 @@ impl Host {
     }
 }
 
-/// Whether a socket has this address, as the kernel says.
+/// Whether a socket has this address, as the kernel says; one at the machine's wildcard does not count.
 fn is_taken(endpoint: Endpoint) -> bool {
-    let kind = match endpoint.transport {
-        Transport::Tcp => libc::SOCK_STREAM,
-        Transport::Udp => libc::SOCK_DGRAM,
-    };
-    let probe = socket::make(libc::AF_INET, kind, 0);
-    probe.and_then(|probe| socket::bind(probe.as_fd(), endpoint.address.into())) == Err(Errno::EADDRINUSE)
+    socket::is_endpoint_in_use(endpoint) && !socket::is_endpoint_in_use(socket::at_machines_wildcard(endpoint))
 }

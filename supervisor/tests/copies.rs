@@ -85,6 +85,45 @@ assert sender.sendto(b"y", receiver.getsockname()) == 1 and receiver.recv(9) == 
     );
 }
 
+/// Nor is a socket taken for closed that only a thread beside the first has: the first one has ended, or has descriptors of its own.
+#[test]
+fn a_socket_of_another_thread_is_not_taken_for_closed() {
+    for apart in [
+        "while 'State:\tZ' not in open('/proc/self/status').read(): time.sleep(0.01)",
+        "assert libc.unshare(0x400) == 0",
+    ] {
+        let project = Project::up("copies", NOTHING);
+        let source = format!("apart = {apart:?}\n")
+            + r#"
+import ctypes, select, time, traceback
+libc = ctypes.CDLL(None)
+def connect():
+    exec(apart)
+    s = socket.socket()
+    # One that is closed for certain is looked for as often.
+    poller = select.epoll()
+    closed = socket.socket()
+    poller.register(closed, select.EPOLLIN | select.EPOLLOUT)
+    closed.close()
+    while poller.poll(0): time.sleep(0.01)
+    s.connect(("other", 8080))
+    assert s.getsockname()[0].startswith("127.77."), s.getsockname()
+def work():
+    try: connect()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+thread = threading.Thread(target=work)
+thread.start()
+if "State" in apart: libc.syscall(60, 0)
+thread.join()
+"#;
+        let (_, warned) = python(&project, &source);
+        assert!(!warned.contains("made elsewhere"), "{apart}: {warned}");
+    }
+}
+
 /// A copy is an open descriptor: it would keep a connection from ending, and a port from being free.
 #[test]
 fn copies_neither_delay_an_end_nor_hold_a_port() {

@@ -1,6 +1,9 @@
-//! What a command of `imsup exec` reaches at localhost: the host's servers, of which its own supervisor has not seen that they listen.
+//! What a command of `imsup exec` reaches at localhost: the host's servers, of which its own supervisor has not seen that they listen, and not the machine's.
 
 mod common;
+
+use std::io::ErrorKind;
+use std::net::{TcpListener, UdpSocket};
 
 use common::{Project, network};
 
@@ -28,6 +31,20 @@ for address in sys.argv[2:]:
         else:
             client.sendto(b'?', there)
         print(address, client.recv(100).decode())
+";
+
+/// Asks 127.0.0.1 for the address of the host `any`, which ends the answer.
+const QUESTION: &str = r"
+import socket, sys
+question = b'\0\7\1\0\0\1\0\0\0\0\0\0\3any\0\0\1\0\1'
+client = socket.socket(socket.AF_INET, socket.SOCK_STREAM if sys.argv[1] == 'tcp' else socket.SOCK_DGRAM)
+client.settimeout(60)
+server = ('127.0.0.1', 53)
+if sys.argv[1] == 'sendto': client.sendto(question, server)
+else: client.connect(server)
+if sys.argv[1] == 'connect': client.send(question)
+if sys.argv[1] == 'tcp': client.sendall(len(question).to_bytes(2, 'big') + question)
+print(socket.inet_ntoa(client.recv(512)[-4:]))
 ";
 
 fn up(label: &str, port: &str) -> Project {
@@ -76,4 +93,27 @@ fn a_command_reaches_the_hosts_name_server_at_localhost() {
     let project = up("execs", "53");
     expect(&project, "any", "53", &["127.0.0.1"]);
     expect(&project, "local", "53", &["127.0.0.1"]);
+}
+
+/// A name server of the machine's, at its wildcard, is not the host's, though it is in the way of whoever binds an address of the host's.
+#[test]
+fn a_command_is_not_led_to_the_machines_name_server() {
+    if !network::is_own() {
+        return;
+    }
+    let datagrams = UdpSocket::bind("0.0.0.0:53").unwrap();
+    let listener = TcpListener::bind("0.0.0.0:53").unwrap();
+    let project = up("execs", "5353");
+    let address = project.host("any").address.to_string();
+    for way in ["sendto", "connect", "tcp"] {
+        assert_eq!(
+            project.ok(&["exec", "any", "--", "python3", "-c", QUESTION, way]),
+            format!("{address}\n"),
+            "{way}"
+        );
+    }
+    datagrams.set_nonblocking(true).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(datagrams.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }

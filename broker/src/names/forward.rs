@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 use super::answer;
 use super::anywhere::Asked;
 
-/// Queries forwarded at once, each with a socket. A resolver in node or Go asks a thousand names at a time, and natively its server takes them all.
+/// Queries forwarded at once, and sockets that they have. A resolver in node or Go asks a thousand names at a time, and natively its server takes them all.
 const MAX_PENDING: usize = 4096;
 /// The part of the broker's descriptors that these may have: hosts need the others.
 const SHARE: u64 = 4;
@@ -116,6 +116,8 @@ pub(super) enum Via {
 pub(super) struct Forwarder {
     pending: Vec<Option<Pending>>,
     first_token: usize,
+    /// How many sockets all queries may have: one that waits for several servers has several.
+    most: usize,
 }
 
 impl Forwarder {
@@ -124,6 +126,7 @@ impl Forwarder {
         Self {
             pending: Vec::new(),
             first_token,
+            most: max_sockets(),
         }
     }
 
@@ -149,7 +152,7 @@ impl Forwarder {
             deadline: now,
             last: now + TIMEOUT,
         };
-        if place >= max_pending() || !pending.ask_next(registry, Token(self.first_token + place)) {
+        if self.sockets() >= self.most || !pending.ask_next(registry, Token(self.first_token + place)) {
             return failed(asker, query);
         }
         if place == self.pending.len() {
@@ -185,16 +188,30 @@ impl Forwarder {
     pub(super) fn expire(&mut self, registry: &Registry) -> Vec<Finished> {
         let now = Instant::now();
         let mut finished = Vec::new();
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return finished;
+        }
+        let mut sockets = self.sockets();
         for place in 0..self.pending.len() {
             let Some(pending) = self.pending[place].as_mut().filter(|pending| pending.deadline <= now) else {
                 continue;
             };
             let token = Token(self.first_token + place);
+            if sockets < self.most {
+                sockets += 1;
+            } else if !pending.servers.is_empty() && !pending.sockets.is_empty() {
+                // The one that was asked first is waited for no longer.
+                pending.sockets.remove(0);
+            }
             if pending.last <= now || !pending.ask_next(registry, token) {
                 finished.extend(self.fail(place));
             }
         }
         finished
+    }
+
+    fn sockets(&self) -> usize {
+        self.pending.iter().flatten().map(|pending| pending.sockets.len()).sum()
     }
 
     fn fail(&mut self, place: usize) -> Option<Finished> {
@@ -203,7 +220,7 @@ impl Forwarder {
     }
 }
 
-fn max_pending() -> usize {
+fn max_sockets() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(descriptors / SHARE).map_or(MAX_PENDING, |most| most.min(MAX_PENDING))
 }
@@ -265,4 +282,42 @@ pub(super) fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend_from_slice(message);
     stream.write_all(&frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn queries_that_wait_for_several_servers_take_no_more_descriptors() {
+        let poll = mio::Poll::new().unwrap();
+        let silent = [0; 2].map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let servers = [0, 1].map(|number: usize| silent[number].local_addr().unwrap());
+        let mut forwarder = Forwarder {
+            most: 2,
+            ..Forwarder::new(0)
+        };
+        let asker = Asker {
+            client: servers[0],
+            via: Via::Own(0),
+        };
+        // A header, of which the failure is made.
+        let query = [0; 12];
+        for _ in 0..2 {
+            assert_eq!(forwarder.ask(poll.registry(), &query, asker, &servers), None);
+        }
+        assert!(forwarder.ask(poll.registry(), &query, asker, &servers).is_some());
+        for pending in forwarder.pending.iter_mut().flatten() {
+            pending.deadline = Instant::now();
+        }
+        assert_eq!(forwarder.expire(poll.registry()), []);
+        assert_eq!(forwarder.sockets(), 2);
+        for server in &silent {
+            server.set_nonblocking(true).unwrap();
+            let asked = std::iter::from_fn(|| server.recv(&mut [0; 12]).ok()).count();
+            assert_eq!(asked, 2, "each server by each query");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Who has a socket open: the links of proc_pid_fd(5).
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
 
@@ -12,6 +13,9 @@ use super::{inspect, process};
 
 /// `KCMP_FILES` (kcmp(2)): whether two tasks share their table of descriptors.
 const KCMP_FILES: i32 = 2;
+
+/// With so many tables of a process a thread's is compared before it is looked at.
+const FEW_TABLES: usize = 4;
 
 /// What it costs to list a thread's children, in descriptors looked at.
 const COST_OF_A_THREAD: usize = 8;
@@ -170,16 +174,50 @@ impl Search {
     }
 }
 
+/// Threads of a process that have all of its tables of descriptors among them. Mostly that is the first thread alone. One that has ended
+/// (pthread_exit(3)) has none any more, and the others go on.
+pub(super) fn tables(pid: i32) -> Vec<i32> {
+    let mut found = vec![pid];
+    for tid in process::threads(pid) {
+        if tid != pid
+            && found
+                .iter()
+                .take(FEW_TABLES)
+                .all(|known| has_another_table(*known, tid))
+        {
+            found.push(tid);
+        }
+    }
+    found
+}
+
+/// Whether two threads have different tables. Without kcmp(2): whether they have not as many descriptors open, or different ones where the kernel does not count them.
+fn has_another_table(one: i32, other: i32) -> bool {
+    match (
+        shares_table(one, other),
+        descriptors::count(one),
+        descriptors::count(other),
+    ) {
+        (Some(shares), ..) => !shares,
+        (None, 0, 0) => names(one) != names(other),
+        (None, of_one, of_other) => of_one != of_other,
+    }
+}
+
 /// Whether a thread has descriptors of its own (CLONE_FILES, unshare(2)). Without CONFIG_KCMP: whether the two have different ones open.
 fn has_own_table(pid: i32, tid: i32) -> bool {
+    shares_table(pid, tid).map_or_else(|| names(pid) != names(tid), |shares| !shares)
+}
+
+/// Whether two threads share their table of descriptors; `None` where kcmp(2) is refused.
+fn shares_table(one: i32, other: i32) -> Option<bool> {
     // SAFETY: kcmp takes five integers.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, tid, KCMP_FILES, 0, 0) };
-    if order >= 0 {
-        return order != 0;
-    }
-    let names = |tid: i32| {
-        let entries = fs::read_dir(format!("/proc/{tid}/fd")).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name()).collect::<HashSet<_>>()
-    };
-    names(pid) != names(tid)
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
+    (order >= 0).then_some(order == 0)
+}
+
+/// The numbers of a thread's descriptors.
+fn names(tid: i32) -> HashSet<OsString> {
+    let entries = fs::read_dir(format!("/proc/{tid}/fd")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).collect()
 }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{descriptors, inspect};
+use super::{descriptors, holders, inspect};
 
 /// The process that thread `tid` belongs to.
 pub fn thread_group(tid: i32) -> Option<i32> {
@@ -290,19 +290,19 @@ pub struct SocketsHeld {
     pub all_seen: bool,
 }
 
-/// Walks over the descriptors of all descendants of this process.
+/// Walks over the descriptors of all descendants of this process, those of threads with a table of their own too.
 pub fn sockets_held() -> SocketsHeld {
     let mut found = SocketsHeld {
         all_seen: true,
         ..SocketsHeld::default()
     };
-    for pid in descendants() {
-        let seen = visit_sockets(pid, |inode| {
+    for tid in descendants().into_iter().flat_map(holders::tables) {
+        let seen = visit_sockets(tid, |inode| {
             found.descriptors += 1;
             found.sockets.extend(inode);
         });
         // One that has ended holds nothing.
-        found.all_seen &= seen || is_gone(pid);
+        found.all_seen &= seen || is_gone(tid);
     }
     found
 }

@@ -161,6 +161,20 @@ pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
     bind(socket.as_fd(), SocketAddr::V4(endpoint.address))
 }
 
+/// Whether a socket is in the way of another at an endpoint.
+pub fn is_endpoint_in_use(at: Endpoint) -> bool {
+    probe(at) == Err(Errno::EADDRINUSE)
+}
+
+/// What is in use just when a socket at the machine's wildcard has this port: an address of the machine's at which no host has anything.
+pub fn at_machines_wildcard(at: Endpoint) -> Endpoint {
+    const NO_HOSTS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
+    Endpoint {
+        address: SocketAddrV4::new(NO_HOSTS, at.address.port()),
+        ..at
+    }
+}
+
 /// Binds a stream socket of our own, with the options of `like` by which sockets share a port, for a moment.
 ///
 /// # Errors

@@ -67,7 +67,10 @@ fn rest(number: i64, args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> 
         libc::SYS_write => skip_bytes(&mut rest, done),
         libc::SYS_sendto if waits(args[3]) => skip_bytes(&mut rest, done),
         libc::SYS_recvfrom if waits_for_all(args[3]) && waits(args[3]) => skip_bytes(&mut rest, done),
-        libc::SYS_writev | libc::SYS_pwritev2 => skip_iovecs(args[1], args[2], done, memory, &mut patches)?,
+        libc::SYS_writev => skip_iovecs(args[1], args[2], done, memory, &mut patches)?,
+        libc::SYS_pwritev2 if args[5] & libc::RWF_NOWAIT as u64 == 0 => {
+            skip_iovecs(args[1], args[2], done, memory, &mut patches)?
+        }
         libc::SYS_sendmsg if waits(args[2]) => skip_message(args[1], true, done, memory, &mut patches)?,
         libc::SYS_recvmsg if waits_for_all(args[2]) && waits(args[2]) => {
             skip_message(args[1], false, done, memory, &mut patches)?
@@ -275,6 +278,9 @@ mod tests {
         };
         assert_eq!(rest.patches, [patch]);
         assert_eq!(of(libc::SYS_writev, [4, BASE, 3, 0, 0, 0], 22, &vectors), None);
+        let pwritev2 = |flags: i32| of(libc::SYS_pwritev2, [4, BASE, 3, 0, 0, flags as u64], 8, &vectors);
+        assert!(pwritev2(0).is_some());
+        assert_eq!(pwritev2(libc::RWF_NOWAIT), None, "it is not to wait for the rest");
     }
 
     #[test]

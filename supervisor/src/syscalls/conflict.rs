@@ -15,13 +15,10 @@ use nix::errno::Errno;
 
 use crate::host::Host;
 use crate::identity::Identity;
-use crate::kernel::socket::{self, Sharing};
+use crate::kernel::socket::{self, Sharing, is_endpoint_in_use as is_in_use};
 
 /// Endpoints remembered before any is looked at again.
 const FEW: usize = 256;
-
-/// An address of the machine's at which no host has anything: what is in use there is at the machine's wildcard.
-const NO_HOSTS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
 
 /// By what a socket lets others have its port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,15 +106,8 @@ fn is_live(host: &Host, at: Endpoint, one: &Bound, is_in_use: impl Fn(Endpoint) 
         return given.place.may_have(one.inode);
     }
     // If imsup has nothing open there, and nobody has the machine's wildcard, what is in use is the program's.
-    let no_hosts = Endpoint {
-        transport: at.transport,
-        address: SocketAddrV4::new(NO_HOSTS, at.address.port()),
-    };
-    !host.doors.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(no_hosts)
-}
-
-fn is_in_use(at: Endpoint) -> bool {
-    socket::probe(at) == Err(Errno::EADDRINUSE)
+    let at_wildcard = socket::at_machines_wildcard(at);
+    !host.doors.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(at_wildcard)
 }
 
 /// Whether a socket that the program has at `at`, and whose address it asked for thus, is in the way of `socket`; `None` if there is none.
