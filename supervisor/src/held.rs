@@ -103,20 +103,27 @@ pub enum Waiting {
         /// The inode of its listener.
         listener: u64,
     },
-    /// A call that is begun anew once it is known who has a socket of this host.
-    Again {
-        /// Where.
+    /// A call that is begun anew once its wait is over.
+    Anew {
+        /// The call.
+        call: Notification,
+        /// When its wait is over.
+        until: Until,
+    },
+}
+
+/// When a call is begun anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Once it is known who has a socket of this host.
+    Vetted {
+        /// Where the call leads.
         endpoint: Endpoint,
         /// The search that must be over.
         search: u64,
-        /// The call.
-        call: Notification,
     },
-    /// A question to a name server, which is sent, or its socket connected, once the broker has given sockets for resolvers.
-    ResolverSocket {
-        /// The call.
-        call: Notification,
-    },
+    /// Once the broker has given sockets for resolvers: the call is a question to a name server, or connects its socket.
+    ResolverSockets,
 }
 
 /// A held call.

@@ -1,5 +1,7 @@
 //! The receive loop: one thread, which never blocks but here.
 
+mod calls;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,17 +15,14 @@ use nix::unistd::Pid;
 
 use crate::doors;
 use crate::error::{RunError, Trying};
-use crate::held::{self, Held, HeldCalls, MAX_HELD, TICK, Waiting};
+use crate::held::{self, HeldCalls};
 use crate::host::{Descriptors, Host};
 use crate::init;
-use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::patience::Patience;
-use crate::kernel::signals;
 use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
 use crate::sleep::{Circumstances, Sleep};
-use crate::syscalls::{self, Verdict};
-use crate::unhonoured::Unhonoured;
+use crate::syscalls::{self};
 
 /// What ppoll(2) found: its events for each of the loop's descriptors.
 struct Ready {
@@ -242,61 +241,6 @@ impl Loop {
         }
     }
 
-    fn handle(&mut self, call: &Notification) {
-        let traced = self.host.trace.begin(call);
-        let verdict = match syscalls::handle(&mut self.host, call) {
-            Verdict::Hold(_) if self.held.len() >= MAX_HELD => {
-                self.host.said.once(call.tid, Unhonoured::TooManyHeld);
-                self.host
-                    .link
-                    .send(&ToBroker::CancelReach { id: call.id.number() }, Vec::new());
-                Verdict::from(Errno::EAGAIN)
-            }
-            verdict => verdict,
-        };
-        if let Some(traced) = traced {
-            self.host.trace.end(call.id, traced, &verdict);
-        }
-        match verdict {
-            Verdict::Answer(answer) => self.answer(call.id, answer),
-            Verdict::Done => {}
-            Verdict::Hold(held) => {
-                if self.held.is_empty() {
-                    self.next_tick = Instant::now() + TICK;
-                }
-                self.held.insert(call.id, held);
-                if self.host.link.socket().is_none() {
-                    self.answer_without_broker(call.id);
-                }
-            }
-        }
-    }
-
-    /// A caller that cannot wait for the next broker is refused; the others are asked for again when it comes.
-    fn answer_without_broker(&mut self, id: NotificationId) {
-        if let Some(held) = self.held.get_mut(&id)
-            && let Some(answer) = syscalls::without_broker(&mut self.host, id, held)
-        {
-            self.finish(id, answer);
-        }
-    }
-
-    fn answer(&self, id: NotificationId, answer: Answer) {
-        if let Err(errno) = self.host.listener.answer(id, answer) {
-            tracing::warn!(%errno, "a trapped call could not be answered");
-        }
-    }
-
-    /// Answers a held call. Its duplicate is closed first, or it would delay a FIN.
-    fn finish(&mut self, id: NotificationId, answer: Answer) {
-        let held = self.held.remove(&id);
-        if let Some(Waiting::Connect(connect)) = held.map(|held| held.waiting) {
-            syscalls::connect_answered(&mut self.host, connect.socket.as_fd(), answer);
-        }
-        self.host.trace.resumed(id, answer);
-        self.answer(id, answer);
-    }
-
     fn on_broker(&mut self) {
         self.patience.end();
         self.host.link.flush();
@@ -373,45 +317,6 @@ impl Loop {
         }
     }
 
-    /// Calls that wait for a resolver's socket are begun anew: there are some now, or none will come.
-    fn resume_resolvers(&mut self) {
-        let waits = |held: &Held| match held.waiting {
-            Waiting::ResolverSocket { call } => Some((call, held.since)),
-            _ => None,
-        };
-        let calls: Vec<_> = self.held.values().filter_map(waits).collect();
-        for (call, since) in calls {
-            self.held.remove(&call.id);
-            self.begin_anew(&call, since);
-        }
-    }
-
-    fn held_id(&self, number: u64) -> Option<NotificationId> {
-        self.held.keys().copied().find(|id| id.number() == number)
-    }
-
-    /// A new broker does not know what the old one was asked.
-    fn ask_again(&mut self) {
-        for (id, held) in &self.held {
-            let (endpoint, can_wait) = match &held.waiting {
-                Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
-                Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
-                Waiting::Connect(_)
-                | Waiting::Bind(_)
-                | Waiting::Accept { .. }
-                | Waiting::Again { .. }
-                | Waiting::ResolverSocket { .. } => continue,
-            };
-            let Some(endpoint) = endpoint else {
-                continue;
-            };
-            let id = id.number();
-            self.host
-                .link
-                .send(&ToBroker::Reach { id, endpoint, can_wait }, Vec::new());
-        }
-    }
-
     fn stop(&mut self, signal: Signal, grace: Duration) {
         init::signal(self.main, signal);
         // A program that was stopped by a signal cannot end before it goes on.
@@ -470,76 +375,6 @@ impl Loop {
         }
     }
 
-    /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
-    fn look_at_held(&mut self, now: Instant) {
-        self.patience.begin();
-        let ids: Vec<_> = self.held.keys().copied().collect();
-        for id in ids {
-            let Some(held) = self.held.get_mut(&id) else {
-                continue;
-            };
-            if !self.host.listener.is_valid(id) {
-                self.cancel(id);
-                if let Some(Waiting::Connect(connect)) = self.held.remove(&id).map(|held| held.waiting) {
-                    self.host.give_up_copy(connect.socket.as_fd());
-                }
-                self.host.trace.gone(id);
-            } else if held.is_interruptible() && signals::interrupts(held.tid) {
-                let answer = held.interruption();
-                self.cancel(id);
-                self.finish(id, answer);
-            } else if now >= held.deadline
-                && let Waiting::ResolverSocket { call } = held.waiting
-            {
-                let since = held.since;
-                self.held.remove(&id);
-                self.begin_anew(&call, since);
-            } else if now >= held.deadline {
-                let errno = held.timeout_errno;
-                self.cancel(id);
-                self.finish(id, Answer::Errno(errno));
-            } else if let Some(answer) = syscalls::look_again(&mut self.host, id, held) {
-                self.finish(id, answer);
-            }
-        }
-    }
-
-    /// The listener of an accept(2) that is held: who comes need not wait for the next look.
-    fn accepted_from(&self) -> Option<BorrowedFd<'_>> {
-        if self.accepts_wait {
-            return None;
-        }
-        let inode = self.held.values().find_map(Held::accepts_from)?;
-        self.host.retained.by_inode(inode).map(AsFd::as_fd)
-    }
-
-    fn look_at_accepts(&mut self) {
-        self.patience.begin();
-        let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
-        let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
-        self.accepts_wait = true;
-        for id in ids {
-            if let Some(held) = self.held.get_mut(&id)
-                && let Some(answer) = syscalls::look_again(&mut self.host, id, held)
-            {
-                self.finish(id, answer);
-                self.accepts_wait = false;
-            }
-        }
-    }
-
-    fn cancel(&mut self, id: NotificationId) {
-        if let Some(Held {
-            waiting: Waiting::Connect(_) | Waiting::Datagram { .. } | Waiting::Send { .. },
-            ..
-        }) = self.held.get(&id)
-        {
-            self.host
-                .link
-                .send(&ToBroker::CancelReach { id: id.number() }, Vec::new());
-        }
-    }
-
     fn circumstances(&self) -> Circumstances {
         let accepts = self.held.values().filter(|held| held.accepts_from().is_some()).count();
         Circumstances {
@@ -570,41 +405,6 @@ impl Loop {
     /// Whether the program can close anything: not while it sleeps, and just after a wake there is no time to look.
     fn may_close(&self) -> bool {
         self.sleep.suspended_us().is_none() && !self.sleep.is_waking() && self.ended().is_none()
-    }
-
-    /// Calls that wait for the broker to close something, or for a search.
-    fn go_on_with_vetted(&mut self) {
-        self.patience.begin();
-        let vetted = |held: &Held| matches!(held.waiting, Waiting::Bind(_) | Waiting::Again { .. });
-        let ids: Vec<_> = self
-            .held
-            .iter()
-            .filter(|(_, held)| vetted(held))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            let Some(held) = self.held.get_mut(&id) else { continue };
-            if let Waiting::Again { endpoint, search, call } = held.waiting {
-                if !self.host.doors.is_closing(endpoint) && self.host.doors.has_searched(search) {
-                    let since = held.since;
-                    self.held.remove(&id);
-                    self.begin_anew(&call, since);
-                }
-            } else if let Some(answer) = syscalls::bind_again(&mut self.host, id, held) {
-                self.finish(id, answer);
-            }
-        }
-    }
-
-    /// Handles a call once more that has waited since then. It waits again at most for what it has not waited for long enough.
-    fn begin_anew(&mut self, call: &Notification, since: Instant) {
-        if self.host.listener.is_valid(call.id) {
-            self.host.begun_anew = Some((call.id, since));
-            self.handle(call);
-            self.host.begun_anew = None;
-        } else {
-            self.host.trace.gone(call.id);
-        }
     }
 
     fn settles_at(&self) -> Option<Instant> {

@@ -15,7 +15,7 @@ use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::lead::{Purpose, lead_datagram, lead_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::doors::{self, Vetted};
-use crate::held::{Held, Waiting};
+use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
 use crate::kernel::descriptors;
@@ -207,10 +207,9 @@ fn wait_for_closed(
         since: now,
         deadline: now + host.hold_timeout,
         timeout_errno: Errno::ETIMEDOUT as i32,
-        waiting: Waiting::Again {
-            endpoint,
-            search,
+        waiting: Waiting::Anew {
             call: *call,
+            until: Until::Vetted { endpoint, search },
         },
     })
 }

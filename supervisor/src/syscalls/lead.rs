@@ -293,10 +293,9 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
         (Outcome::Unknown, _)
-        | (
-            Outcome::Connect,
-            Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Again { .. } | Waiting::ResolverSocket { .. },
-        ) => Some(Answer::Continue),
+        | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Anew { .. }) => {
+            Some(Answer::Continue)
+        }
         (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
         (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
         (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
@@ -314,8 +313,7 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
         Waiting::Bind(_) => super::bind_again(host, id, held),
         Waiting::Accept { .. } => None,
         // Made again by the loop, once the loss is noted.
-        Waiting::ResolverSocket { .. } => None,
-        Waiting::Again { .. } => None,
+        Waiting::Anew { .. } => None,
     }
 }
 

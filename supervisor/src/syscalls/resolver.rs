@@ -12,7 +12,7 @@ use imsup_wire::{ToBroker, Transport};
 use nix::errno::Errno;
 
 use super::{Verdict, socket_of};
-use crate::held::{Held, Waiting};
+use crate::held::{Held, Until, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::replace::{self, Uses};
@@ -298,6 +298,9 @@ fn held(host: &Host, call: &Notification) -> Option<Held> {
         deadline,
         // It is begun anew then.
         timeout_errno: Errno::EAGAIN as i32,
-        waiting: Waiting::ResolverSocket { call: *call },
+        waiting: Waiting::Anew {
+            call: *call,
+            until: Until::ResolverSockets,
+        },
     })
 }

@@ -1,0 +1,217 @@
+//! Trapped calls on the receive loop: they are handled, wait, are looked at again, and are answered.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use imsup_wire::ToBroker;
+use nix::errno::Errno;
+
+use super::Loop;
+use crate::held::{Held, MAX_HELD, TICK, Until, Waiting};
+use crate::host::Host;
+use crate::kernel::notify::{Answer, Notification, NotificationId};
+use crate::kernel::signals;
+use crate::syscalls::{self, Verdict};
+use crate::unhonoured::Unhonoured;
+
+impl Loop {
+    pub(super) fn handle(&mut self, call: &Notification) {
+        let traced = self.host.trace.begin(call);
+        let verdict = match syscalls::handle(&mut self.host, call) {
+            Verdict::Hold(_) if self.held.len() >= MAX_HELD => {
+                self.host.said.once(call.tid, Unhonoured::TooManyHeld);
+                self.host
+                    .link
+                    .send(&ToBroker::CancelReach { id: call.id.number() }, Vec::new());
+                Verdict::from(Errno::EAGAIN)
+            }
+            verdict => verdict,
+        };
+        if let Some(traced) = traced {
+            self.host.trace.end(call.id, traced, &verdict);
+        }
+        match verdict {
+            Verdict::Answer(answer) => self.answer(call.id, answer),
+            Verdict::Done => {}
+            Verdict::Hold(held) => {
+                if self.held.is_empty() {
+                    self.next_tick = Instant::now() + TICK;
+                }
+                self.held.insert(call.id, held);
+                if self.host.link.socket().is_none() {
+                    self.answer_without_broker(call.id);
+                }
+            }
+        }
+    }
+
+    /// A caller that cannot wait for the next broker is refused; the others are asked for again when it comes.
+    pub(super) fn answer_without_broker(&mut self, id: NotificationId) {
+        if let Some(held) = self.held.get_mut(&id)
+            && let Some(answer) = syscalls::without_broker(&mut self.host, id, held)
+        {
+            self.finish(id, answer);
+        }
+    }
+
+    pub(super) fn answer(&self, id: NotificationId, answer: Answer) {
+        if let Err(errno) = self.host.listener.answer(id, answer) {
+            tracing::warn!(%errno, "a trapped call could not be answered");
+        }
+    }
+
+    /// Answers a held call. Its duplicate is closed first, or it would delay a FIN.
+    pub(super) fn finish(&mut self, id: NotificationId, answer: Answer) {
+        let held = self.held.remove(&id);
+        if let Some(Waiting::Connect(connect)) = held.map(|held| held.waiting) {
+            syscalls::connect_answered(&mut self.host, connect.socket.as_fd(), answer);
+        }
+        self.host.trace.resumed(id, answer);
+        self.answer(id, answer);
+    }
+
+    pub(super) fn held_id(&self, number: u64) -> Option<NotificationId> {
+        self.held.keys().copied().find(|id| id.number() == number)
+    }
+
+    /// A new broker does not know what the old one was asked.
+    pub(super) fn ask_again(&mut self) {
+        for (id, held) in &self.held {
+            let (endpoint, can_wait) = match &held.waiting {
+                Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
+                Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
+                Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Anew { .. } => continue,
+            };
+            let Some(endpoint) = endpoint else {
+                continue;
+            };
+            let id = id.number();
+            self.host
+                .link
+                .send(&ToBroker::Reach { id, endpoint, can_wait }, Vec::new());
+        }
+    }
+
+    /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
+    pub(super) fn look_at_held(&mut self, now: Instant) {
+        self.patience.begin();
+        let ids: Vec<_> = self.held.keys().copied().collect();
+        for id in ids {
+            let Some(held) = self.held.get_mut(&id) else {
+                continue;
+            };
+            if !self.host.listener.is_valid(id) {
+                self.cancel(id);
+                if let Some(Waiting::Connect(connect)) = self.held.remove(&id).map(|held| held.waiting) {
+                    self.host.give_up_copy(connect.socket.as_fd());
+                }
+                self.host.trace.gone(id);
+            } else if held.is_interruptible() && signals::interrupts(held.tid) {
+                let answer = held.interruption();
+                self.cancel(id);
+                self.finish(id, answer);
+            } else if now >= held.deadline
+                && let Waiting::Anew {
+                    call,
+                    until: Until::ResolverSockets,
+                } = held.waiting
+            {
+                self.begin_anew(&call);
+            } else if now >= held.deadline {
+                let errno = held.timeout_errno;
+                self.cancel(id);
+                self.finish(id, Answer::Errno(errno));
+            } else if let Some(answer) = syscalls::look_again(&mut self.host, id, held) {
+                self.finish(id, answer);
+            }
+        }
+    }
+
+    /// The listener of an accept(2) that is held: who comes need not wait for the next look.
+    pub(super) fn accepted_from(&self) -> Option<BorrowedFd<'_>> {
+        if self.accepts_wait {
+            return None;
+        }
+        let inode = self.held.values().find_map(Held::accepts_from)?;
+        self.host.retained.by_inode(inode).map(AsFd::as_fd)
+    }
+
+    pub(super) fn look_at_accepts(&mut self) {
+        self.patience.begin();
+        let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
+        let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
+        self.accepts_wait = true;
+        for id in ids {
+            if let Some(held) = self.held.get_mut(&id)
+                && let Some(answer) = syscalls::look_again(&mut self.host, id, held)
+            {
+                self.finish(id, answer);
+                self.accepts_wait = false;
+            }
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: NotificationId) {
+        if let Some(Held {
+            waiting: Waiting::Connect(_) | Waiting::Datagram { .. } | Waiting::Send { .. },
+            ..
+        }) = self.held.get(&id)
+        {
+            self.host
+                .link
+                .send(&ToBroker::CancelReach { id: id.number() }, Vec::new());
+        }
+    }
+
+    /// Calls that wait for a resolver's socket are begun anew: there are some now, or none will come.
+    pub(super) fn resume_resolvers(&mut self) {
+        self.begin_all_anew(|_, until| until == Until::ResolverSockets);
+    }
+
+    /// Calls that wait for the broker to close a socket, or for a search.
+    pub(super) fn go_on_with_vetted(&mut self) {
+        self.patience.begin();
+        let is_bind = |held: &Held| matches!(held.waiting, Waiting::Bind(_));
+        let binds = self.held.iter().filter(|(_, held)| is_bind(held));
+        for id in binds.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some(held) = self.held.get_mut(&id)
+                && let Some(answer) = syscalls::bind_again(&mut self.host, id, held)
+            {
+                self.finish(id, answer);
+            }
+        }
+        self.begin_all_anew(|host, until| match until {
+            Until::Vetted { endpoint, search } => !host.doors.is_closing(endpoint) && host.doors.has_searched(search),
+            Until::ResolverSockets => false,
+        });
+    }
+
+    /// Begins those calls anew whose wait is over.
+    fn begin_all_anew(&mut self, is_over: impl Fn(&Host, Until) -> bool) {
+        let calls: Vec<_> = self
+            .held
+            .values()
+            .filter_map(|held| match held.waiting {
+                Waiting::Anew { call, until } if is_over(&self.host, until) => Some(call),
+                _ => None,
+            })
+            .collect();
+        for call in calls {
+            self.begin_anew(&call);
+        }
+    }
+
+    /// Handles a call once more that has waited. It waits again at most for what it has not waited for long enough.
+    fn begin_anew(&mut self, call: &Notification) {
+        let Some(held) = self.held.remove(&call.id) else {
+            return;
+        };
+        if self.host.listener.is_valid(call.id) {
+            self.host.begun_anew = Some((call.id, held.since));
+            self.handle(call);
+            self.host.begun_anew = None;
+        } else {
+            self.host.trace.gone(call.id);
+        }
+    }
+}
