@@ -19,6 +19,7 @@ mod own_times;
 mod plan;
 mod rhythm;
 mod runtimes;
+mod taking;
 mod terminate;
 mod tick;
 mod transfer;

@@ -1,5 +1,8 @@
 //! bind(2).
 
+mod install;
+mod machines;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,8 +10,11 @@ use std::time::Instant;
 
 use imsup_wire::{Endpoint, ToBroker, Transport};
 use nix::errno::Errno;
-use rustix::net::{AddressFamily, SocketType};
 
+pub use self::install::keep_claimed;
+use self::install::{beside_published, install};
+pub(super) use self::machines::is_bound_on_the_machines;
+use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
 use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of};
 use crate::doors::{self, Vetted};
 use crate::held::{BindStage, Held, HeldBind, Waiting};
@@ -17,8 +23,7 @@ use crate::identity::{BindAddress, Identity};
 use crate::kernel::holders::Place;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::socket::{self, Family, InetSocket, Sharing, as_v4};
-use crate::kernel::{process, settings, source};
+use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::unhonoured::Unhonoured;
 
 /// The first port of those that anybody may bind (ip(7), ip_unprivileged_port_start).
@@ -141,57 +146,6 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Carries [`Plan::Machines`] out.
-fn on_the_machines(host: &mut Host, socket: &OwnedFd, transport: Transport, asked: SocketAddr, v6only: bool) -> Answer {
-    let socket = socket.as_fd();
-    match socket::bind(socket, asked) {
-        Ok(()) => {
-            if let Some(local) = socket::local_address(socket) {
-                let ip = asked.ip().to_canonical();
-                let both = ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6only;
-                for v6 in [false, true] {
-                    if both || ip.is_ipv6() == v6 {
-                        host.native_ports.insert(transport, v6, local.port());
-                    }
-                }
-            }
-            Answer::Value(0)
-        }
-        Err(errno) => Answer::errno(errno),
-    }
-}
-
-/// Whether this is a port of localhost that the kernel chose for another socket of the host ([`Plan::Machines`]) and that is still bound. Of
-/// datagram sockets also the other family's port and the wildcard's count: there the kernel alone knows which of two sockets a datagram is for, and
-/// two sockets at one place answer each other's clients. (A stream socket listens in the planes but for `::1`.)
-fn is_beside_the_machines(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
-    let ip = address.ip().to_canonical();
-    let families = match kind.transport {
-        Transport::Tcp if ip == IpAddr::V6(Ipv6Addr::LOCALHOST) => &[true][..],
-        Transport::Udp if ip.is_unspecified() || ip.is_loopback() => &[false, true],
-        _ => return false,
-    };
-    families.iter().any(|v6| {
-        host.native_ports.contains(kind.transport, *v6, address.port())
-            && is_bound_on_the_machines(kind.transport, *v6, address.port())
-    })
-}
-
-/// Whether some socket has this port of the machine's 127.0.0.1, or `::1`.
-pub(super) fn is_bound_on_the_machines(transport: Transport, v6: bool, port: u16) -> bool {
-    let (family, ip) = match v6 {
-        true => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::LOCALHOST)),
-        false => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::LOCALHOST)),
-    };
-    let kind = match transport {
-        Transport::Tcp => SocketType::STREAM,
-        Transport::Udp => SocketType::DGRAM,
-    };
-    rustix::net::socket(family, kind, None)
-        .and_then(|probe| rustix::net::bind(&probe, &SocketAddr::new(ip, port)))
-        .is_err()
-}
-
 fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
     let Ok(cookie) = socket::cookie(socket.as_fd()) else {
         return Answer::Continue.into();
@@ -224,23 +178,6 @@ pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Famil
         conflict::note(host, socket.as_fd(), kind.transport, family.wildcard());
     }
     Ok(())
-}
-
-/// A socket is bound in the planes: its port is none of the machine's any more, whatever had it there. (It is closed: natively the two
-/// would conflict.)
-fn forget_native(host: &mut Host, socket: &OwnedFd) {
-    let Some(kind) = InetSocket::inspect(socket.as_fd()) else {
-        return;
-    };
-    let (port, ip) = (kind.local.port(), kind.local_v4().map(|local| *local.ip()));
-    let is_v6_localhost = ip == Some(host.identity.v6_shadow());
-    let is_dual = ip == Some(host.identity.vip()) && kind.family == Family::V6;
-    if !is_v6_localhost {
-        host.native_ports.remove(kind.transport, false, port);
-    }
-    if is_v6_localhost || is_dual {
-        host.native_ports.remove(kind.transport, true, port);
-    }
 }
 
 fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
@@ -400,100 +337,6 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
             beside_published(host, held.tid, bind)
         }
         answer => answer,
-    }
-}
-
-/// Keeps a claimed socket for the next bind of its endpoint. The broker gives it once, so it must not be lost where the caller
-/// is gone by now.
-pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
-    let endpoint = InetSocket::inspect(socket.as_fd()).and_then(|kind| endpoint_of(&host.identity, &kind));
-    if let (Some(endpoint), Ok(inode)) = (endpoint, socket::inode(socket.as_fd())) {
-        host.retained.add_waiting(endpoint, socket, inode);
-    }
-}
-
-/// The last possibility of an address in use that nobody of this host has: a published port with the same number, on the
-/// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
-/// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
-fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
-    let socket = bind.socket.as_fd();
-    let was_shared = Sharing::Port.is_set(socket);
-    let result = Sharing::Port.set(socket, true).and_then(|()| bind_own(host, tid, bind));
-    if result.is_err() && !was_shared {
-        let _ = Sharing::Port.set(socket, false);
-    }
-    result.into()
-}
-
-/// Puts a socket that waits for the program in the place of its own; EADDRINUSE where none waits.
-fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> Answer {
-    let place = Place {
-        tid: process::thread_group(tid).unwrap_or(tid),
-        number: bind.number,
-    };
-    let result = (|| {
-        let retained = host
-            .retained
-            .take(bind.endpoint, place)
-            .ok_or(Errno::EADDRINUSE)
-            .and_then(socket::duplicate)?;
-        fit(retained.as_fd(), bind);
-        settings::copy(bind.socket.as_fd(), retained.as_fd())?;
-        if bind.endpoint.transport == Transport::Tcp {
-            // As the broker sets it on what the program has made: or connections in TIME_WAIT would keep the next `up` from the port.
-            let _ = Sharing::Address.set(retained.as_fd(), true);
-        }
-        if !is_still_there(host, tid, bind) {
-            return Err(Errno::EBADF);
-        }
-        let cloexec = process::is_cloexec(tid, bind.number);
-        host.listener.replace_fd(id, bind.number, retained.as_fd(), cloexec)?;
-        Ok(retained)
-    })();
-    match result {
-        Ok(retained) => {
-            if bind.endpoint.transport == Transport::Tcp
-                && InetSocket::inspect(retained.as_fd()).is_some_and(|kind| kind.family != bind.family)
-            {
-                // The next boot has one that fits.
-                let endpoint = bind.endpoint;
-                host.link.send(&ToBroker::OtherFamily { endpoint }, Vec::new());
-            }
-            if let (Ok((waiting, _)), Ok(inode)) =
-                (socket::accept_queue(retained.as_fd()), socket::inode(retained.as_fd()))
-            {
-                host.handovers.give(bind.endpoint, inode, waiting);
-            }
-            bound(host, tid, &retained, bind);
-            Answer::Value(0)
-        }
-        Err(errno) => Answer::errno(errno),
-    }
-}
-
-/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that.
-fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
-    if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
-        // An earlier one of the program's, which talked to one client.
-        let _ = source::disconnect(retained);
-    }
-    let is_other = InetSocket::inspect(retained).is_some_and(|kind| kind.family == Family::V6);
-    if bind.endpoint.transport == Transport::Udp
-        && bind.family == Family::V4
-        && is_other
-        && let Err(errno) = source::become_v4(retained)
-    {
-        tracing::warn!(%errno, endpoint = %bind.endpoint, "a retained datagram socket stays one of IPv6");
-    }
-}
-
-/// Whether the number still is the socket's. Another thread may have closed it meanwhile, and opened something else, since the call may have waited for the
-/// broker; what is there now must not be replaced. Natively the call would hold the socket, and succeed on one that is gone. Between this and the replacement
-/// is a moment, a few microseconds, that nothing can close: the kernel replaces a descriptor whatever it is.
-fn is_still_there(host: &mut Host, tid: i32, bind: &HeldBind) -> bool {
-    match host.socket(tid, bind.number) {
-        Ok(now) => socket::cookie(now.as_fd()) == socket::cookie(bind.socket.as_fd()),
-        Err(errno) => errno == Errno::EPERM,
     }
 }
 
