@@ -35,11 +35,11 @@ demo: build ## a shop of four imaginary machines, booted by one request
 .PHONY: guests
 guests: $(built_guests) ## build the tests' guest programs
 
-$(GUESTS)/%: testdata/guests/%.c testdata/guests/errno_name.h testdata/guests/serving.h
+$(GUESTS)/%: testdata/guests/%.c testdata/guests/errno_name.h testdata/guests/serving.h testdata/guests/beside.h testdata/guests/blocked.h
 	@mkdir -p $(@D)
 	cc $(CFLAGS) -pthread -o $@ $<
 
-$(GUESTS)/%-musl: testdata/guests/%.c testdata/guests/errno_name.h testdata/guests/serving.h
+$(GUESTS)/%-musl: testdata/guests/%.c testdata/guests/errno_name.h testdata/guests/serving.h testdata/guests/beside.h testdata/guests/blocked.h
 	@mkdir -p $(@D)
 	musl-gcc -static $(CFLAGS) -pthread -o $@ $<
 

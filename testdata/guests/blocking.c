@@ -42,6 +42,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blocked.h"
+
 #define LONG 3600       /* seconds: a limit that does not come */
 #define LIMIT 3         /* seconds: one that does */
 #define BIG (16 << 20)  /* more than any buffer holds */
@@ -664,18 +666,6 @@ static void *work(void *unused) {
 	failed = error;
 	if (getenv("BLOCKING_TIMES")) fprintf(stderr, "%s took %ld ms\n", chosen->name, waited_ms);
 	return 0;
-}
-
-/* Whether a thread sleeps. */
-static int sleeps(pid_t tid) {
-	char name[80], text[400] = "";
-	snprintf(name, sizeof name, "/proc/self/task/%d/stat", tid);
-	FILE *file = fopen(name, "r");
-	if (!file) return 1;
-	if (!fgets(text, sizeof text, file)) text[0] = 0;
-	fclose(file);
-	char *state = strrchr(text, ')');
-	return state && state[2] == 'S';
 }
 
 static void converse(int client) {

@@ -11,33 +11,9 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/select.h>
 
-#include "serving.h"
-
-static void *serve(void *listener) {
-    for (;;) {
-        int fd = accept((int)(long)listener, NULL, NULL);
-        if (fd < 0) {
-            die("accept");
-        }
-        struct connection *connection = new_connection(fd);
-        while (serve_connection(connection)) {
-        }
-        end_connection(connection);
-    }
-    return NULL;
-}
-
-static int epoll_of(int fd, unsigned events) {
-    struct epoll_event event = {.events = events, .data.fd = fd};
-    int instance = epoll_create1(EPOLL_CLOEXEC);
-    if (instance < 0 || epoll_ctl(instance, EPOLL_CTL_ADD, fd, &event) != 0) {
-        die("epoll");
-    }
-    return instance;
-}
+#include "beside.h"
 
 int main(int count, char **arguments) {
     if (count != 4) {

@@ -30,6 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blocked.h"
+
 static const char *name;
 static struct shared {
 	sem_t semaphore;
@@ -203,17 +205,6 @@ static void *wait_for_it(void *unused) {
 	dprintf(fileno(stream), "ended %ld\n", result); /* the stream is being read */
 	return 0;
 }
-static int sleeps(pid_t tid) {
-	char path[80], text[400] = "";
-	snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-	FILE *f = fopen(path, "r");
-	if (!f) return 1;
-	if (!fgets(text, sizeof text, f)) text[0] = 0;
-	fclose(f);
-	char *state = strrchr(text, ')');
-	return state && state[2] == 'S';
-}
-
 static void converse(int client) {
 	char line[100];
 	pthread_t thread;

@@ -136,7 +136,8 @@ impl Carried {
                 Ok((tid, Seen::Ended)) => {
                     let pid = self.calls.remove(&tid).map_or(tid, |call| call.carry.pid);
                     reap(pid, tid);
-                    // The exit status of our own child is for those who wait for it.
+                    // A child of ours stays a zombie until the receive loop reaps it, and next_stop() only looks: it would say so again at once. This thread has nothing else
+                    // to wait by, since SIGCHLD is the loop's.
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
                 Err(Errno::EINTR) => {}

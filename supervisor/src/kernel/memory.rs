@@ -202,33 +202,46 @@ pub(crate) mod array {
     use super::*;
 
     /// Memory from address 0 on.
-    pub(crate) struct Array(RefCell<Vec<u8>>);
+    pub(crate) struct Array {
+        base: u64,
+        bytes: RefCell<Vec<u8>>,
+    }
 
     impl Array {
         pub(crate) fn new(bytes: Vec<u8>) -> Self {
-            Self(RefCell::new(bytes))
+            Self::at(0, bytes)
+        }
+
+        /// Memory that begins at the address `base`.
+        pub(crate) fn at(base: u64, bytes: Vec<u8>) -> Self {
+            Self {
+                base,
+                bytes: RefCell::new(bytes),
+            }
+        }
+
+        fn place(&self, address: u64) -> Result<usize, Errno> {
+            let offset = address.checked_sub(self.base).ok_or(Errno::EFAULT)?;
+            usize::try_from(offset).map_err(|_| Errno::EFAULT)
         }
 
         pub(crate) fn into_bytes(self) -> Vec<u8> {
-            self.0.into_inner()
+            self.bytes.into_inner()
         }
     }
 
     impl TargetMemory for Array {
         fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-            let memory = self.0.borrow();
-            let rest = usize::try_from(address)
-                .ok()
-                .and_then(|start| memory.get(start..))
-                .ok_or(Errno::EFAULT)?;
+            let memory = self.bytes.borrow();
+            let rest = memory.get(self.place(address)?..).ok_or(Errno::EFAULT)?;
             let count = rest.len().min(buffer.len());
             buffer[..count].copy_from_slice(&rest[..count]);
             if count == 0 { Err(Errno::EFAULT) } else { Ok(count) }
         }
 
         fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-            let mut memory = self.0.borrow_mut();
-            let start = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+            let mut memory = self.bytes.borrow_mut();
+            let start = self.place(address)?;
             let place = memory.get_mut(start..start + bytes.len()).ok_or(Errno::EFAULT)?;
             place.copy_from_slice(bytes);
             Ok(())

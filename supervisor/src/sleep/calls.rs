@@ -529,36 +529,20 @@ fn selected(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, E
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Memory that begins at address 4096.
-    struct Bytes(Vec<u8>);
+    use crate::kernel::memory::array::Array;
 
     const BASE: u64 = 4096;
-
-    impl TargetMemory for Bytes {
-        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-            let from = usize::try_from(address.checked_sub(BASE).ok_or(Errno::EFAULT)?).unwrap();
-            let bytes = self.0.get(from..).ok_or(Errno::EFAULT)?;
-            let count = bytes.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
-            Err(Errno::EFAULT)
-        }
-    }
 
     fn timespec(seconds: i64, nanos: i64) -> Vec<u8> {
         [seconds.to_ne_bytes(), nanos.to_ne_bytes()].concat()
     }
 
-    fn nowhere() -> Bytes {
-        Bytes(Vec::new())
+    fn nowhere() -> Array {
+        Array::new(Vec::new())
     }
 
     fn of(number: i64, args: [u64; 6], memory: Vec<u8>) -> Wait {
-        wait_of(number, &args, &Bytes(memory)).unwrap()
+        wait_of(number, &args, &Array::at(BASE, memory)).unwrap()
     }
 
     #[test]

@@ -274,18 +274,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct NoMemory;
-
-    impl TargetMemory for NoMemory {
-        fn read(&self, _: u64, _: &mut [u8]) -> Result<usize, Errno> {
-            Err(Errno::EFAULT)
-        }
-
-        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
-            Err(Errno::EFAULT)
-        }
-    }
+    use crate::kernel::memory::array::Array;
 
     fn thread(tid: i32, at: At) -> StoppedThread {
         StoppedThread { pid: 10, tid, at }
@@ -318,7 +307,7 @@ mod tests {
             threads,
             before,
             now,
-            |_| NoMemory,
+            |_| Array::new(Vec::new()),
             |_| began,
             |_, _, _| Says::default(),
             |_, _| 0,
@@ -366,7 +355,7 @@ mod tests {
                 &threads,
                 &Interrupted::default(),
                 &now,
-                |_| NoMemory,
+                |_| Array::new(Vec::new()),
                 |_| began,
                 says,
                 |_, _| 0,

@@ -227,32 +227,16 @@ fn has(fd: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::memory::array::Array;
 
     const BASE: u64 = 4096;
-
-    /// Memory that begins at `BASE`.
-    struct Bytes(Vec<u8>);
-
-    impl TargetMemory for Bytes {
-        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-            let from = usize::try_from(address.checked_sub(BASE).ok_or(Errno::EFAULT)?).unwrap();
-            let bytes = self.0.get(from..).ok_or(Errno::EFAULT)?;
-            let count = bytes.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
-            Err(Errno::EFAULT)
-        }
-    }
 
     fn words(words: &[u64]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
     fn of(number: i64, args: [u64; 6], done: u64, memory: &[u64]) -> Option<Rest> {
-        rest(number, &args, done, &Bytes(words(memory))).unwrap()
+        rest(number, &args, done, &Array::at(BASE, words(memory))).unwrap()
     }
 
     #[test]

@@ -139,9 +139,8 @@ fn number(memory: &impl TargetMemory, address: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
-
     use super::*;
+    use crate::kernel::memory::array::Array;
 
     /// Memory from this address on: the stack, then a loop, then timers.
     const BASE: u64 = 0x10000;
@@ -189,21 +188,8 @@ mod tests {
         }
 
         fn says(&self, epoll: u64, limit: u64) -> Option<bool> {
-            has_referenced_timer(epoll, STACK, Duration::from_millis(limit), self)
-        }
-    }
-
-    impl TargetMemory for Memory {
-        fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-            let from = usize::try_from(address.checked_sub(BASE).ok_or(Errno::EFAULT)?).unwrap();
-            let bytes = self.0.get(from..).ok_or(Errno::EFAULT)?;
-            let count = bytes.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&bytes[..count]);
-            Ok(count)
-        }
-
-        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
-            Err(Errno::EFAULT)
+            let memory = Array::at(BASE, self.0.clone());
+            has_referenced_timer(epoll, STACK, Duration::from_millis(limit), &memory)
         }
     }
 
