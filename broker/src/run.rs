@@ -85,7 +85,8 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
         let _ = routes::release(&paths);
         let _ = absent::remove_files(&paths);
     }
-    drop(lock);
+    // Held until this process has ended: whoever waits for that (`down`) is to find no process any more.
+    std::mem::forget(lock);
     result
 }
 

@@ -1,10 +1,10 @@
-//! `down` and `up` again, at once: connections that the programs before have closed are in TIME_WAIT still, and keep no port.
+//! `down` and `up` again, at once: no process is left, and connections that the programs before have closed are in TIME_WAIT still, and keep no port.
 
 mod common;
 
 use std::io::Read;
 
-use common::{Project, client};
+use common::{Project, client, leaks};
 
 /// A server for each family that asks for no SO_REUSEADDR and closes its connections first. It says what the option is afterwards.
 const COMPOSE: &str = r#"
@@ -44,5 +44,21 @@ fn connections_of_an_earlier_up_keep_no_port_from_the_next() {
             }
         }
         project.ok(&["down"]);
+    }
+}
+
+/// A supervisor leaves what takes long to destroy to a process that outlives it for some 20 ms; `down` waits for that.
+#[test]
+fn no_process_outlives_down() {
+    let services: String = (0..12)
+        .map(|number| format!("  web{number}: {{ command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] }}\n"))
+        .collect();
+    let project = Project::new("gone", &format!("services:\n{services}"));
+    for _ in 0..5 {
+        project.ok(&["up", "-d"]);
+        project.ok(&["wake"]);
+        project.ok(&["down"]);
+        let left = leaks::processes(project.path("").as_ref());
+        assert!(left.is_empty(), "{left:?}");
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -78,6 +78,21 @@ pub(crate) fn clear(tree: &Tree, children: Option<&Mutex<Children>>) -> bool {
         wait_for(&killed);
     }
     false
+}
+
+/// Waits for the end of this process's children that are about to end by themselves, for two rounds at most. They are found by a walk over /proc: the
+/// file `children` omits some while others end (proc_pid_task_tid_children(5)).
+pub(crate) fn await_children(children: &Children) {
+    let own = std::process::id();
+    let deadline = Instant::now() + ROUND;
+    while Instant::now() < deadline {
+        let is_ending =
+            |process: &Process| process.parent == own && !process.dead && !children.inherited.contains(&process.pid);
+        let Some(ending) = all().into_iter().find(is_ending) else {
+            return;
+        };
+        wait_for(&open(ending.pid).into_iter().collect::<Vec<_>>());
+    }
 }
 
 /// As [`clear`], for a process that is not the subreaper.
