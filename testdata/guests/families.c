@@ -16,7 +16,10 @@
 
 #include "serving.h"
 
-static struct shared { int accepted, spurious; } *shared;
+static struct shared {
+    int accepted, spurious;
+    pthread_mutex_t describing; /* one at a time: what is set of the listener all acceptors see */
+} *shared;
 static int listener;
 
 static const char *outcome(int result) { return result == 0 ? "ok" : errno_name(errno); }
@@ -44,7 +47,7 @@ static void address(FILE *out, const char *name, const struct sockaddr_storage *
     fprintf(out, " %s=%d/%d/%s", name, at->ss_family, (int)length, in_full ? text : strncmp(text, "::ffff:", 7) == 0 ? "mapped" : "plain");
 }
 
-static void describe(FILE *out, int fd, const struct sockaddr_storage *peer, socklen_t length) {
+static void describe_one(FILE *out, int fd, const struct sockaddr_storage *peer, socklen_t length) {
     struct sockaddr_storage at;
     address(out, "accept", peer, length, 1);
     length = sizeof at;
@@ -76,6 +79,12 @@ static void describe(FILE *out, int fd, const struct sockaddr_storage *peer, soc
         set_option(out, "hops", which, IPPROTO_IPV6, IPV6_UNICAST_HOPS, -1);
     }
     fputc('\n', out);
+}
+
+static void describe(FILE *out, int fd, const struct sockaddr_storage *peer, socklen_t length) {
+    pthread_mutex_lock(&shared->describing);
+    describe_one(out, fd, peer, length);
+    pthread_mutex_unlock(&shared->describing);
 }
 
 static void serve(int fd, const struct sockaddr_storage *peer, socklen_t length) {
@@ -185,6 +194,10 @@ int main(int count, char **arguments) {
     const char *mode = arguments[2];
     int blocks = strcmp(mode, "poll") != 0 && strcmp(mode, "edge") != 0;
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutex_init(&shared->describing, &attributes);
     usleep(1000 * (count > 4 ? atoi(arguments[4]) : 0));
     listen_at(arguments[1], atoi(arguments[3]), blocks ? 0 : SOCK_NONBLOCK, strcmp(mode, "defer") == 0);
     if (strcmp(mode, "threads") == 0) {
