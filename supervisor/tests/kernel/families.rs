@@ -9,6 +9,8 @@ use imsup_supervisor::kernel::{family, succession};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
+use crate::script::until;
+
 /// A listener of AF_INET6 on a v4-mapped address, which others may share.
 fn dual(ip: Ipv4Addr) -> (OwnedFd, SocketAddrV4) {
     let listener = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
@@ -105,7 +107,9 @@ fn a_doorbell_makes_a_listener_readable() {
     // One that waits in a listener that is closed is reset, which is seen here.
     let (bell, _) = family::ring(address).unwrap();
     drop(listener);
-    assert_eq!(socket::progress(bell.as_fd()), socket::Progress::Failed);
+    until("its reset", || {
+        socket::progress(bell.as_fd()) == socket::Progress::Failed
+    });
 }
 
 /// The kernel remembers of a port that it is shared (`fastreuseport`) when the sockets that shared it do so no more, and lets the next in without a look at

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// How long anything may take that is only waited for so that a test ends.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// `call` makes a system call without Python's own retries and without its lock; `thread` runs one and says what it said.
 const PRELUDE: &str = "
@@ -126,7 +126,8 @@ impl Drop for Script {
     }
 }
 
-/// Waits until something is so.
+/// Waits until something is so. A socket, a lock or a pipe that a test lets go of is free only once no child has a copy: one that a test beside it is just
+/// starting has copies of all, until it executes.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !is_so() {

@@ -9,7 +9,7 @@ use imsup_supervisor::kernel::traffic::{self, Connection, Known};
 use imsup_supervisor::kernel::{descriptors, socket};
 use rustix::net::{AddressFamily, SocketType};
 
-use crate::script::Script;
+use crate::script::{Script, until};
 
 const PLANES: [Ipv4Addr; 3] = [
     Ipv4Addr::new(127, 77, 254, 31),
@@ -96,10 +96,10 @@ fn connections_are_searched_for_once_and_found_by_their_addresses() {
     assert_eq!((after[0].3, after[2].3), (before[0].3, before[2].3));
     script.tell("accepted[1].send(b'x' * 10)");
     clients[1].read_exact(&mut [0; 10]).unwrap();
-    crate::script::until("the acknowledgement", || read()[1].3 == before[1].3 + 1010);
+    until("the acknowledgement", || read()[1].3 == before[1].3 + 1010);
     script.tell("accepted.pop(1).close()");
     drop(clients.remove(1));
-    crate::script::until("its end", || read().len() == 2);
+    until("its end", || read().len() == 2);
 }
 
 /// More connections than are asked for at once, some of them of IPv6 proper; and one to an address outside that only a cgroup, or a walk over all, finds.
@@ -131,13 +131,10 @@ fn many_connections_are_found_in_their_order() {
         assert_eq!(connection.peer, server.peer_addr().unwrap());
     }
     drop(pairs);
-    assert!(
-        traffic::read(&known)
-            .unwrap()
-            .iter()
-            .flatten()
-            .all(|one| !one.established)
-    );
+    until("their end", || {
+        let read = traffic::read(&known).unwrap();
+        read.iter().flatten().all(|one| !one.established)
+    });
 }
 
 /// socket(7), SO_BINDTODEVICE: a socket that is bound to an interface is found by nobody who does not name it (net/ipv4/inet_hashtables.c, inet_match).
