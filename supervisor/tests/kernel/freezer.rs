@@ -125,6 +125,10 @@ fn a_frozen_tree_can_be_killed() {
         process::send(pid, Signal::SIGKILL).unwrap();
     }
     assert_eq!(frozen.script().wait().signal(), Some(libc::SIGKILL));
+    until("the end of both", || {
+        let events = std::fs::read_to_string(path.join("cgroup.events")).unwrap();
+        events.contains("populated 0")
+    });
     drop(frozen);
     assert!(!path.exists());
 }
@@ -162,7 +166,13 @@ fn what_a_dead_supervisor_left_is_cleared_away() {
     frozen.cgroup().freeze(LIMIT).unwrap();
     assert!(matches!(Cgroup::make(&name("left")), Err(CgroupError::InUse { .. })));
     frozen.cgroup = None;
-    frozen.cgroup = cgroup("left");
+    until("the lock", || {
+        frozen.cgroup = match Cgroup::make(&name("left")) {
+            Err(CgroupError::InUse { .. }) => None,
+            made => Some(made.unwrap()),
+        };
+        frozen.cgroup.is_some()
+    });
     assert_eq!(frozen.script().wait().signal(), Some(libc::SIGKILL));
     assert!(frozen.cgroup().processes().is_empty());
     assert!(!frozen.cgroup().wait_frozen(Duration::ZERO));
@@ -197,11 +207,13 @@ fn a_signal_moves_a_frozen_process_cpu_clock() {
     frozen.script().await_calls(&[libc::SYS_read]);
     let pid = frozen.script().pid();
     frozen.cgroup().freeze(LIMIT).unwrap();
+    // It is said to be frozen a little before it is off its processor, which /proc/PID/syscall waits for (lib/syscall.c).
+    frozen.script().await_calls(&[libc::SYS_read]);
     let before = cpu::process_cpu(pid).unwrap();
     frozen.script().signal(Signal::SIGUSR2);
     // SIGCHLD is ignored by default.
     frozen.script().signal(Signal::SIGCHLD);
-    for _ in 0..1000 {
+    for _ in 0..100 {
         std::thread::yield_now();
         assert_eq!(cpu::process_cpu(pid), Some(before), "an ignored signal");
     }
