@@ -8,6 +8,7 @@ use imsup_supervisor::kernel::{message, source};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
+use crate::script::until;
 use crate::{A, B, listener};
 
 fn datagram(family: Family) -> OwnedFd {
@@ -24,6 +25,18 @@ fn make(family: Family, kind: SocketType) -> OwnedFd {
 
 fn local(socket: &OwnedFd) -> SocketAddr {
     socket::local_address(socket.as_fd()).unwrap()
+}
+
+/// Binds a socket to a port that was chosen, not by the kernel, and returns that. One that was free just now may be taken.
+fn bind_chosen(socket: &OwnedFd, address: impl Fn(u16) -> SocketAddr) -> u16 {
+    let mut chosen = 0;
+    until("a free port", || {
+        chosen = UdpSocket::bind((A, 0)).unwrap().local_addr().unwrap().port();
+        let bound = socket::bind(socket.as_fd(), address(chosen));
+        assert!(matches!(bound, Ok(()) | Err(Errno::EADDRINUSE)), "{bound:?}");
+        bound.is_ok()
+    });
+    chosen
 }
 
 fn v4(address: SocketAddr) -> SocketAddrV4 {
@@ -88,9 +101,8 @@ fn a_datagram_socket_whose_port_the_kernel_chose_can_be_moved() {
 /// As above: a port that the program chose stays.
 #[test]
 fn a_datagram_socket_whose_port_was_chosen_stays() {
-    let free = UdpSocket::bind((A, 0)).unwrap().local_addr().unwrap().port();
     let socket = datagram(Family::V4);
-    socket::bind(socket.as_fd(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, free))).unwrap();
+    let free = bind_chosen(&socket, |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     let kind = InetSocket::inspect(socket.as_fd()).unwrap();
     assert_eq!(source::move_to(socket.as_fd(), &kind, B.into()), Err(Errno::EINVAL));
     assert_eq!(local(&socket).port(), free);
@@ -177,8 +189,7 @@ fn a_datagram_socket_of_both_families_becomes_one_of_ipv4() {
     let socket = datagram(Family::V6);
     socket::clear_v6only(socket.as_fd()).unwrap();
     // A port that was chosen, as a retained socket's is: another one would be lost with the peer.
-    let free = UdpSocket::bind((A, 0)).unwrap().local_addr().unwrap().port();
-    socket::bind(socket.as_fd(), Family::V6.form(SocketAddrV4::new(A, free))).unwrap();
+    bind_chosen(&socket, |port| Family::V6.form(SocketAddrV4::new(A, port)));
     let to = SocketAddr::V4(v4(local(&socket)));
     client.send_to(b"early", to).unwrap();
     source::become_v4(socket.as_fd()).unwrap();
