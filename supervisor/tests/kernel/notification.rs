@@ -1,6 +1,7 @@
 //! The listener of trapped calls: seccomp(2), seccomp_unotify(2).
 
 use std::ffi::CString;
+use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::{Families, Sockets};
 use imsup_supervisor::kernel::notify::{Answer, Listener, NotificationId};
@@ -120,8 +121,9 @@ fn a_received_call_is_not_torn_by_a_signal() {
         };
         if i64::from(call.number) == nix::libc::SYS_uname {
             nix::sys::signal::kill(child, Signal::SIGUSR1).unwrap();
-            // Long enough for the caller to be woken, were it to be: it would then be seen to have gone.
-            for _ in 0..10_000 {
+            // Long enough for the caller to be woken, were it to be: it would then be seen to have gone. Each time others run first.
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(50) {
                 assert!(listener.is_valid(call.id), "the call was torn");
                 std::thread::yield_now();
             }
