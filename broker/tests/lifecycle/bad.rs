@@ -13,7 +13,7 @@ use libtest_mimic::Trial;
 
 use crate::peer::Peer;
 use crate::trial;
-use crate::world::{World, connect};
+use crate::world::{World, connect, no_starts};
 
 /// nobody
 const ORDINARY_USER: u32 = 65_534;
@@ -59,6 +59,8 @@ fn privileged() {
     // Where an ordinary user can execute and write.
     let base = world.directory.path();
     let executable = base.join("lifecycle");
+    // What another process has open for writing cannot be executed (execve(2), ETXTBSY).
+    let _starts = no_starts();
     std::fs::copy(std::env::current_exe().unwrap(), &executable).unwrap();
     let mut command = std::process::Command::new(executable);
     if rustix::process::geteuid().is_root() {
@@ -89,6 +91,7 @@ fn too_many() {
         .args(["-c", "ulimit -n 100; exec \"$0\" broker"])
         .arg(std::env::current_exe().unwrap())
         .envs(variables);
+    let _starts = no_starts();
     let error = String::from_utf8(command.output().unwrap().stdout).unwrap();
     for part in ["60 ports of 1 hosts", "50 can be with 100", "ulimit"] {
         assert!(error.contains(part), "{part} is not in: {error}");

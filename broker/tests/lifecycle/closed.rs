@@ -11,7 +11,7 @@ use rustix::fs::fstat;
 
 use crate::peer::Peer;
 use crate::trial;
-use crate::world::{World, connect, request};
+use crate::world::{World, connect, no_starts, request};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -108,8 +108,11 @@ fn stopped() {
         let stopping = scope.spawn(stop);
         assert!(matches!(peer.hear(), ToSupervisor::Stop { .. }));
         let number = inode(&socket);
+        // The broker makes a new one at once, which it cannot beside one that listens.
+        let starts = no_starts();
         drop(socket);
         say_closed(&mut peer, endpoint, number);
+        drop(starts);
         let client = scope.spawn(move || request(endpoint));
         // It has connected, or would have been refused.
         while connect(endpoint).is_err() {

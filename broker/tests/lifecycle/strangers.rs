@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::trial;
-use crate::world::{World, exists, kill, request, until};
+use crate::world::{World, exists, kill, no_starts, request, until};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -26,10 +26,12 @@ struct Stranger(Child);
 
 impl Stranger {
     fn new() -> Self {
+        let starts = no_starts();
         let child = Command::new("setsid")
             .args(["sleep", "1000"])
             .stdin(Stdio::null())
             .spawn();
+        drop(starts);
         let stranger = Self(child.unwrap());
         let pid = stranger.0.id();
         until("a session", || (session_of(pid) == Some(pid)).then_some(()));
@@ -82,11 +84,13 @@ fn started_beside() {
     command.args(["-c", script]).arg(std::env::current_exe().unwrap());
     command.envs(variables).env("LIST", &list);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let starts = no_starts();
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     let mut output = BufReader::new(child.stdout.take().unwrap());
     output.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
+    drop(starts);
     world.broker = Some(child);
     let beside: Vec<u32> = std::fs::read_to_string(&list)
         .unwrap()
@@ -110,11 +114,13 @@ fn foreign_number() {
     let path = world.paths.running("web");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, "").unwrap();
+    let starts = no_starts();
     let mut holder = Command::new("flock")
         .args(["--no-fork", path.to_str().unwrap(), "sleep", "1000"])
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    drop(starts);
     until("the lock", || {
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
         locks.contains(&format!(" {} ", holder.id())).then_some(())

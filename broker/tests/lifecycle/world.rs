@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use imsup_broker::client::{self, ClientError};
@@ -17,6 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 static PROJECTS: AtomicU32 = AtomicU32::new(0);
 
+/// Locked while this process starts another.
+static STARTS: Mutex<()> = Mutex::new(());
+
+/// Keeps the other tests from starting processes. One that is being started has copies of all descriptors until it executes, so a socket that a test closes
+/// may live on in it; and a broker may take the addresses of one that is down, which is to have them again.
+pub fn no_starts() -> MutexGuard<'static, ()> {
+    STARTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub struct World {
     pub directory: tempfile::TempDir,
     pub project: String,
@@ -26,6 +36,8 @@ pub struct World {
     pub ephemeral: bool,
     /// The broker's limit of descriptors, where it is not the test's.
     pub descriptors: Option<u64>,
+    /// Held while the broker is down for a while.
+    no_starts: Option<MutexGuard<'static, ()>>,
 }
 
 impl World {
@@ -56,6 +68,7 @@ impl World {
             broker: None,
             ephemeral: false,
             descriptors: None,
+            no_starts: None,
         }
     }
 
@@ -82,6 +95,7 @@ impl World {
 
     /// Starts the broker and waits until every host exists.
     pub fn start(&mut self) {
+        let _starts = self.no_starts.take().unwrap_or_else(no_starts);
         let mut child = self.command().spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
@@ -93,6 +107,7 @@ impl World {
 
     /// What a broker that cannot start says.
     pub fn failure(&self) -> String {
+        let _starts = no_starts();
         let output = self.command().output().unwrap();
         assert!(!output.status.success(), "it started");
         let text = String::from_utf8(output.stdout).unwrap();
@@ -105,6 +120,7 @@ impl World {
 
     /// Kills the broker as nobody should.
     pub fn kill_broker(&mut self) {
+        self.no_starts.get_or_insert_with(no_starts);
         let mut broker = self.broker.take().unwrap();
         broker.kill().unwrap();
         broker.wait().unwrap();
@@ -112,6 +128,7 @@ impl World {
 
     /// Takes the project down and waits for the broker's end.
     pub fn down(&mut self) {
+        self.no_starts.get_or_insert_with(no_starts);
         self.ask(Request::Down).unwrap();
         let status = self.broker.take().unwrap().wait().unwrap();
         assert!(status.success());
@@ -262,13 +279,13 @@ pub fn exists(pid: u32) -> bool {
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
-/// The processes whose command line has this in it.
-pub fn processes_with(text: &str) -> Vec<u32> {
+/// The processes that have this argument.
+pub fn processes_with(argument: &str) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(text)
+        line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes())
     })
     .collect()
 }
