@@ -160,15 +160,21 @@ fn unknown() {
 }
 
 fn cancelled() {
-    let world = World::up("db hold=100 -- serve\nother -- settle serve");
+    let mut world = World::prepare("");
+    world.hosts = format!("db -- wait:{} settle serve", world.path("go"));
+    world.start();
     let (mut caller, _) = Peer::transient(&world.paths, None);
     let endpoint = world.tcp("db", 5432);
     let id = caller.ask(endpoint, true);
     caller.tell(&ToBroker::CancelReach { id }, Vec::new());
     let kept = caller.ask(endpoint, true);
+    // A connection is served in order, so all of this has been heard once the last question is answered.
+    let unknown = caller.ask(Endpoint::tcp([10, 0, 0, 1].into(), 80), true);
+    assert_eq!(caller.outcome(unknown), Outcome::Unknown);
+    world.touch("go");
     assert_eq!(
         caller.outcome(kept),
-        Outcome::TimedOut,
+        Outcome::Refused,
         "only the question that was kept is answered"
     );
 }
