@@ -339,6 +339,9 @@ mod tests {
     use super::*;
     use crate::sockets::{Sharing, create};
 
+    /// A test that was held up for so long cannot find what has ended before ([`ENDED_MS`]).
+    const TOO_LATE: Duration = Duration::from_millis(900);
+
     #[test]
     fn a_queued_connection_is_found_before_it_is_accepted() {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 1), 18_301);
@@ -359,10 +362,17 @@ mod tests {
         drop(closed);
         crate::sockets::reset(ended.into()).unwrap();
         asked.shutdown(std::net::Shutdown::Write).unwrap();
-        let (length, mut found) = queue(&listener, endpoint);
         waiting.sort_unstable();
-        found.sort_unstable();
-        assert_eq!((length, found), (4, waiting.to_vec()));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (length, mut found) = queue(&listener, endpoint);
+            found.sort_unstable();
+            if (length, &found[..]) == (4, &waiting[..]) {
+                break;
+            }
+            // A child that another test starts at this moment has the closed ones, too, until its execve(2).
+            assert!(Instant::now() < deadline, "{length}: {found:?}, not {waiting:?}");
+        }
         assert_eq!(queue_length(&listener, endpoint), 4);
     }
 
@@ -371,17 +381,24 @@ mod tests {
         for (last, client_first) in [(4, true), (5, false)] {
             let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, last), 18_304);
             let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
-            let client = TcpStream::connect(endpoint.address).unwrap();
-            let expected = client.local_addr().unwrap();
-            let server = rustix::net::accept(&socket).unwrap();
-            if client_first {
-                drop(client);
-                drop(server);
-            } else {
-                drop(server);
-                drop(client);
+            loop {
+                let client = TcpStream::connect(endpoint.address).unwrap();
+                let expected = client.local_addr().unwrap();
+                let server = rustix::net::accept(&socket).unwrap();
+                let ended = Instant::now();
+                if client_first {
+                    drop(client);
+                    drop(server);
+                } else {
+                    drop(server);
+                    drop(client);
+                }
+                let found = came(&[endpoint]);
+                if found == [Some(expected)] {
+                    break;
+                }
+                assert!(ended.elapsed() > TOO_LATE, "client first: {client_first}: {found:?}");
             }
-            assert_eq!(came(&[endpoint]), [Some(expected)], "client first: {client_first}");
         }
     }
 
@@ -393,6 +410,7 @@ mod tests {
             let client = TcpStream::connect(endpoint.address).unwrap();
             let expected = client.local_addr().unwrap();
             let server = rustix::net::accept(&socket).unwrap();
+            let begun = Instant::now();
             // A little later each time: it ends before the kernel is asked, amid its answer, and after.
             let later = Duration::from_micros(u64::from(port - 18_400) * 2);
             let found = std::thread::scope(|scope| {
@@ -406,7 +424,8 @@ mod tests {
                 });
                 came(&[endpoint])
             });
-            assert_eq!(found, [Some(expected)], "port {port}");
+            let found_it = found == [Some(expected)];
+            assert!(found_it || begun.elapsed() > TOO_LATE, "port {port}: {found:?}");
         }
     }
 
