@@ -99,6 +99,9 @@ fn after_the_end() {
 fn stopped() {
     let world = World::up("web tcp=8080 -- listen:8080 settle serve");
     let (mut peer, endpoint, socket) = listening(&world);
+    // The broker makes a new socket as soon as this one is closed, which it cannot beside one that listens. Not waited for once the host is being stopped: after
+    // its grace this process would be killed.
+    let starts = no_starts();
     std::thread::scope(|scope| {
         let stop = || {
             world.ask(Request::Stop {
@@ -108,8 +111,6 @@ fn stopped() {
         let stopping = scope.spawn(stop);
         assert!(matches!(peer.hear(), ToSupervisor::Stop { .. }));
         let number = inode(&socket);
-        // The broker makes a new one at once, which it cannot beside one that listens.
-        let starts = no_starts();
         drop(socket);
         say_closed(&mut peer, endpoint, number);
         drop(starts);

