@@ -44,7 +44,9 @@ if sys.argv[1] == 'sendto': client.sendto(question, server)
 else: client.connect(server)
 if sys.argv[1] == 'connect': client.send(question)
 if sys.argv[1] == 'tcp': client.sendall(len(question).to_bytes(2, 'big') + question)
-print(socket.inet_ntoa(client.recv(512)[-4:]))
+# Over TCP the length may come by itself.
+length = int.from_bytes(client.recv(2, socket.MSG_WAITALL), 'big') if sys.argv[1] == 'tcp' else 512
+print(socket.inet_ntoa(client.recv(length, socket.MSG_WAITALL if sys.argv[1] == 'tcp' else 0)[-4:]))
 ";
 
 fn up(label: &str, port: &str) -> Project {

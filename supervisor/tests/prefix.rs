@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use common::client::{ask, ask_datagram};
 use common::command::run;
-use common::{LIMIT, Project, network};
+use common::{LIMIT, Project, network, wait_until};
 
 const PREFIX: &str = "10.77.0.0/16";
 
@@ -85,7 +85,9 @@ services:
   other: { command: ["@guest@", --tcp, "8080"] }
 "#,
     );
+    // It is ready with its first port; a connect to its own localhost is never held for the others.
     project.ok(&["wake", "any"]);
+    wait_until("all ports", || project.ok(&["logs", "any"]).contains("listening"));
     for port in ["8080", "8081", "8082"] {
         let said = project.ok(&[
             "exec",

@@ -1,6 +1,6 @@
 /*
- * families FAMILY MODE PORT [DELAY_MS]: listens at the wildcard of FAMILY (4, 6, or 6only), DELAY_MS after it has started, accepts as MODE says, and answers
- * each line of a connection with what the program can see of that connection and of its listener, and with the end of it. A line "count" is answered with how many were accepted, and
+ * families FAMILY MODE PORT [FILE]: listens at the wildcard of FAMILY (4, 6, or 6only), once there is such a file, accepts as MODE says, and answers each line
+ * of a connection with what the program can see of that connection and of its listener, and with the end of it. A line "count" is answered with how many were accepted, and
  * how often the listener was said to be readable when nobody was there.
  *
  * What is printed is the same however often it runs: no port, and of the program's own address only the form.
@@ -188,7 +188,7 @@ static void listen_at(const char *family, int port, int flags, int fast_open) {
 
 int main(int count, char **arguments) {
     if (count < 4) {
-        fprintf(stderr, "usage: families 4|6|6only block|pollblock|poll|edge|defer|threads|prefork PORT [DELAY_MS]\n");
+        fprintf(stderr, "usage: families 4|6|6only block|pollblock|poll|edge|defer|threads|prefork PORT [FILE]\n");
         return 2;
     }
     const char *mode = arguments[2];
@@ -198,7 +198,9 @@ int main(int count, char **arguments) {
     pthread_mutexattr_init(&attributes);
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
     pthread_mutex_init(&shared->describing, &attributes);
-    usleep(1000 * (count > 4 ? atoi(arguments[4]) : 0));
+    while (count > 4 && access(arguments[4], F_OK) != 0) {
+        usleep(10000);
+    }
     listen_at(arguments[1], atoi(arguments[3]), blocks ? 0 : SOCK_NONBLOCK, strcmp(mode, "defer") == 0);
     if (strcmp(mode, "threads") == 0) {
         pthread_t thread;

@@ -41,11 +41,12 @@ static const char usage[] =
     "  --ignore-term          ignore SIGTERM\n"
     "  --start-delay MS       sleep first\n"
     "  --start-busy MS        then use the processor for so long\n"
+    "  --start-once FILE      then wait until there is such a file\n"
     "  --exit-now STATUS      then exit, before listening\n"
     "  --crash-now            then abort, before listening\n"
     "  --who                  print hostname, uname and pid\n"
     "  --lookup NAME          print NAME's addresses (repeatable); of an IPv4 ADDRESS its name, too\n"
-    "  --alarm MS             have SIGALRM interrupt the calls that follow (no SA_RESTART)\n"
+    "  --alarm MS             have SIGALRM interrupt the calls that follow, again and again (no SA_RESTART)\n"
     "  --non-blocking         connect with a non-blocking socket and epoll\n"
     "  --udp-call             call with a datagram\n"
     "  --call HOST:PORT       connect, send a line, print the answer (repeatable)\n"
@@ -77,7 +78,7 @@ static struct {
     long start_delay, start_busy, alarm, listen_delay, port_delay, reply_delay;
     int exit_now, backlog, workers, threads, exit_after, crash_after, exit_status, calls_times;
     bool ignore_term, crash_now, who, non_blocking, udp_call, busy, echo;
-    const char *lookups[MAX_ITEMS], *calls[MAX_ITEMS], *upstream;
+    const char *start_once, *lookups[MAX_ITEMS], *calls[MAX_ITEMS], *upstream;
     int lookup_count, call_count, port_count;
     struct port ports[MAX_ITEMS];
 } dial = {.exit_now = -1, .backlog = 128, .threads = 1, .calls_times = 1};
@@ -467,13 +468,14 @@ static void add_port(const char *how, int type, const char *text) {
     }
 }
 
-enum option_id { IGNORE_TERM = 1, START_DELAY, START_BUSY, EXIT_NOW, CRASH_NOW, WHO, LOOKUP, ALARM, NON_BLOCKING, UDP_CALL,
+enum option_id { IGNORE_TERM = 1, START_DELAY, START_BUSY, START_ONCE, EXIT_NOW, CRASH_NOW, WHO, LOOKUP, ALARM, NON_BLOCKING, UDP_CALL,
                  CALL, CALLS, BIND, TCP, LISTENING, UDP, BACKLOG, LISTEN_DELAY, PORT_DELAY, WORKERS, THREADS, BUSY, REPLY, REPLY_DELAY,
                  UPSTREAM, EXIT_AFTER, CRASH_AFTER, EXIT_STATUS, HELP };
 
 static const struct option options[] = {
     {"ignore-term", no_argument, 0, IGNORE_TERM},    {"start-delay", required_argument, 0, START_DELAY},
-    {"start-busy", required_argument, 0, START_BUSY}, {"exit-now", required_argument, 0, EXIT_NOW},
+    {"start-busy", required_argument, 0, START_BUSY}, {"start-once", required_argument, 0, START_ONCE},
+    {"exit-now", required_argument, 0, EXIT_NOW},
     {"crash-now", no_argument, 0, CRASH_NOW},        {"who", no_argument, 0, WHO},
     {"lookup", required_argument, 0, LOOKUP},        {"alarm", required_argument, 0, ALARM},
     {"non-blocking", no_argument, 0, NON_BLOCKING},  {"udp-call", no_argument, 0, UDP_CALL},
@@ -495,6 +497,7 @@ static void parse(int argc, char **argv) {
         case IGNORE_TERM: dial.ignore_term = true; break;
         case START_DELAY: dial.start_delay = atol(optarg); break;
         case START_BUSY: dial.start_busy = atol(optarg); break;
+        case START_ONCE: dial.start_once = optarg; break;
         case EXIT_NOW: dial.exit_now = atoi(optarg); break;
         case CRASH_NOW: dial.crash_now = true; break;
         case WHO: dial.who = true; break;
@@ -544,7 +547,9 @@ static bool act_as_client(void) {
     }
     if (dial.alarm > 0) {
         struct sigaction action = {.sa_handler = on_alarm};
-        struct itimerval timer = {{0, 0}, {dial.alarm / 1000, dial.alarm % 1000 * 1000}};
+        /* Not once: it may be over before the call begins. */
+        const struct timeval interval = {dial.alarm / 1000, dial.alarm % 1000 * 1000};
+        struct itimerval timer = {interval, interval};
         sigaction(SIGALRM, &action, NULL);
         setitimer(ITIMER_REAL, &timer, NULL);
     }
@@ -568,6 +573,9 @@ int main(int argc, char **argv) {
     }
     pause_ms(dial.start_delay);
     burn_ms(dial.start_busy);
+    while (dial.start_once != NULL && access(dial.start_once, F_OK) != 0) {
+        pause_ms(10);
+    }
     if (dial.exit_now >= 0) {
         return dial.exit_now;
     }

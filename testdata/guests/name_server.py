@@ -1,7 +1,8 @@
 """A name server for tests, over UDP and TCP at each address that it is given, port 53; says `ready`.
 
 It knows example.test (an IPv4 and an IPv6 address), v4.test, big.test (too large for UDP), alias.test, who.test (the server's own address), and the name of
-192.0.2.7, and no others. Of fails.test it says SERVFAIL; late.test, asked over UDP, is answered once somebody asks for go.test.
+192.0.2.7, and no others. Of fails.test it says SERVFAIL. late.test, asked over UDP for addresses of both families, and go.test are
+answered once both were asked for, whichever comes first.
 """
 import socket
 import struct
@@ -55,13 +56,16 @@ def over_udp(served):
     while True:
         query, client = served.recvfrom(65535)
         later = lambda query=query, client=client: served.sendto(answer(query, False, served.getsockname()[0]), client)
-        name = asked(query)[0]
-        if name == "late.test":
-            late.append(later)
+        name, at = asked(query)
+        if name not in ("late.test", "go.test"):
+            later()
             continue
-        while name == "go.test" and late:
-            late.pop()()
-        later()
+        kind = struct.unpack(">H", query[at + 1 : at + 3])[0]
+        with lock:
+            waiting.append((name, kind, later))
+            come = {(name, kind) for name, kind, _ in waiting}
+            while waiting and come >= {("late.test", A), ("late.test", AAAA), ("go.test", A)}:
+                waiting.pop(0)[2]()
 
 
 def over_tcp(listener):
@@ -77,7 +81,7 @@ def converse(connection):
             connection.sendall(struct.pack(">H", len(said)) + said)
 
 
-late = []
+lock, waiting = threading.Lock(), []
 for address in sys.argv[1:]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     datagrams = socket.socket(family, socket.SOCK_DGRAM)

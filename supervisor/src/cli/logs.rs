@@ -43,21 +43,32 @@ pub fn run(args: &Args) -> Result<()> {
         (several, false) => Some(Prefixes::new(several)),
     };
     let from = args.tail.map_or(From::Beginning, From::Tail);
-    show(&project, &selected, from, args.follow, prefixes.as_ref())
+    let logs = open(&project, &selected, from)?;
+    Ok(show(logs, args.follow, prefixes.as_ref())?)
 }
 
-/// Shows what all hosts print from now on, each line after its host's name, until the project is gone.
+/// What all hosts print from now on, for [`follow_all`].
+///
+/// # Errors
+/// The logs cannot be read.
+pub fn from_now(project: &Project) -> Result<Logs> {
+    open(project, &[], From::Now)
+}
+
+/// Shows what all hosts print, each line after its host's name, until the project is gone.
 ///
 /// # Errors
 /// The logs cannot be read, or standard output be written.
-pub fn follow_all(project: &Project, hosts: &[HostName]) -> Result<()> {
-    show(project, &[], From::Now, true, Some(&Prefixes::new(hosts)))
+pub fn follow_all(logs: Logs, hosts: &[HostName]) -> Result<()> {
+    Ok(show(logs, true, Some(&Prefixes::new(hosts)))?)
 }
 
-fn show(project: &Project, hosts: &[HostName], from: From, follow: bool, prefixes: Option<&Prefixes>) -> Result<()> {
+fn open(project: &Project, hosts: &[HostName], from: From) -> Result<Logs> {
     let hosts: Vec<String> = hosts.iter().map(HostName::to_string).collect();
-    let mut logs = Logs::open(&project.paths, &hosts, from)
-        .with_context(|| format!("opening the logs of project '{}'", project.name))?;
+    Logs::open(&project.paths, &hosts, from).with_context(|| format!("opening the logs of project '{}'", project.name))
+}
+
+fn show(mut logs: Logs, follow: bool, prefixes: Option<&Prefixes>) -> std::io::Result<()> {
     let mut print = |host: &str, line: &[u8]| {
         let mut out = output::stdout();
         if let Some(prefixes) = prefixes {

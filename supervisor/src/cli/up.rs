@@ -56,11 +56,13 @@ fn in_foreground(args: &Args) -> Result<()> {
     let lines = Lines::for_hosts(&names);
     let on_ready = move || {
         readiness::notify_systemd()?;
+        // Before anything can boot: what is printed before the thread runs is shown, too.
+        let logs = logs::from_now(&project);
         // A client like any other, beside the broker, which must not wait for the terminal.
         thread::Builder::new()
             .name("screen".to_owned())
             .spawn(move || {
-                if let Err(error) = introduce(&project).and_then(|()| logs::follow_all(&project, &names)) {
+                if let Err(error) = introduce(&project).and_then(|()| logs::follow_all(logs?, &names)) {
                     tracing::warn!("what the programs print is not shown: {error:#}");
                 }
             })
