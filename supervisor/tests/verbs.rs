@@ -403,12 +403,7 @@ fn a_follower_is_told_how_the_broker_ended() {
     let project = Project::up("followed", COMPOSE);
     project.ok(&["wake", "web"]);
     let following = follower(&project);
-    let broker = project
-        .processes()
-        .into_iter()
-        .find(|process| process.command.contains(" broker "));
-    let broker = rustix::process::Pid::from_raw(broker.expect("a broker").pid.cast_signed());
-    rustix::process::kill_process(broker.unwrap(), rustix::process::Signal::KILL).unwrap();
+    project.kill(project.broker());
     let finished = following.finish(LIMIT);
     assert_eq!(finished.code(), Some(1), "{finished}");
     assert!(
