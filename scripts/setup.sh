@@ -72,8 +72,14 @@ if [ ${#packages[@]} -gt 0 ]; then
     fi
     clean() { if [ -n "$made" ]; then "${root[@]}" rm -f "$policy"; fi; }
     trap clean EXIT
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    # A machine that was just made updates itself (apt-daily.timer). apt-get can wait for dpkg's lock, not for that of its lists.
+    apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5)
+    for try in {1..30}; do
+        "${apt[@]}" update && break
+        [ "$try" -lt 30 ] || exit 1
+        sleep 10
+    done
+    "${apt[@]}" install -y --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
 if ! command -v cargo >/dev/null; then

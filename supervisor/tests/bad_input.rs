@@ -99,7 +99,7 @@ fn a_service_with_only_an_image_is_told_what_to_add() {
 fn a_missing_program_is_named_when_it_is_needed() {
     let project = Project::up(
         "missing",
-        "services:\n  web: { command: [/nowhere/program], expose: [\"8080\"], x-imsup: { hold_timeout: 1s } }\n",
+        "services:\n  web: { command: [/nowhere/program], expose: [\"8080\"], x-imsup: { hold_timeout: 30s } }\n",
     );
     let said = project.fails(1, &["wake", "web"]);
     assert!(said.contains("/nowhere/program"), "{said}");

@@ -3,7 +3,7 @@
 mod common;
 
 use common::command::run;
-use common::{Finished, LIMIT, Project, imsup, need, network, source};
+use common::{Finished, LIMIT, Project, imsup, need, network, source, wait_until};
 
 const COMPOSE: &str = r#"
 services:
@@ -106,7 +106,12 @@ fn a_host_is_traced_into_its_log() {
     project.ok(&["wake", "traced"]);
     project.ok(&["wake", "web"]);
     let vip = project.host("traced").address;
-    let log = project.ok(&["logs", "--no-log-prefix", "traced"]);
+    let mut log = String::new();
+    // The broker hears that it listens before the line is written.
+    wait_until("the last line of the trace", || {
+        log = project.ok(&["logs", "--no-log-prefix", "traced"]);
+        traced(&log).iter().any(|line| line.starts_with("listen("))
+    });
     let lines = traced(&log);
     expect_line(&lines, "bind(", &format!("-> {vip}:8080/tcp: 0"));
     expect_line(&lines, "listen(", ": 0");

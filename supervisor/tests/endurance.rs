@@ -10,7 +10,7 @@ use std::process::{ChildStdin, ChildStdout};
 use std::time::{Duration, Instant};
 
 use common::client::{Held, ask};
-use common::{Background, Project, control, guest, parent};
+use common::{Background, LIMIT, Project, control, guest, parent};
 
 const CONNECTS: u64 = 200_000;
 const FORKS: u64 = 20_000;
@@ -76,7 +76,7 @@ impl Observed {
     /// A held call whose caller was killed is noticed within a tick, so descriptors are waited for; a leak stays.
     #[track_caller]
     fn expect_no_more(&self, after: &str, bytes: u64) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + LIMIT;
         loop {
             let now = Holdings::of(self.pid);
             let grown = now.anonymous.saturating_sub(self.before.anonymous);

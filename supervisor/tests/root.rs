@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::Project;
 use common::client::{Held, ask};
 use common::command::run;
+use common::{Project, wait_until};
 
 #[test]
 fn these_tests_are_run_by_root() {
@@ -113,16 +113,18 @@ services:
     let mut held = Held::connect(project.at("web", 8080));
     held.ask("fill 16");
     for round in 1..=2 {
+        // Awake, so that it gives nothing back before it was looked at.
+        project.ok(&["keep-awake", "web", "--for", "1h"]);
         let reclaims = watch.count("web", "reclaim");
         let pid = held.ask(&format!("map {}", file.display())).pid();
         let before = resident_bytes(pid);
         assert!(before > FILE_BYTES, "{before}");
-        let reclaim = watch.wait("web", "reclaim", reclaims + 1);
-        let after = resident_bytes(pid);
-        assert!(
-            before - after > FILE_BYTES / 2,
-            "round {round}: {before} bytes before, {after} after"
+        project.ok(&["keep-awake", "web", "--for", "0s"]);
+        wait_until(
+            &format!("most of {before} bytes to be given back, round {round}"),
+            || before.saturating_sub(resident_bytes(pid)) > FILE_BYTES / 2,
         );
+        let reclaim = watch.wait("web", "reclaim", reclaims + 1);
         assert!(
             reclaim.json["detail"].as_str().unwrap().contains("MiB"),
             "{:?}",
@@ -161,12 +163,23 @@ services:
     for (_, held) in &mut held {
         held.say("hello").unwrap();
     }
-    for (host, held) in &mut held {
-        let answer = held.hear().unwrap_or_else(|error| panic!("{host}: {error}"));
+    let expect_waited = |answer: &str| {
         let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
         assert!(Duration::from_micros(waited) >= delay, "{answer}");
-        let wake = watch.wait(host, "wake", 1);
-        assert_eq!(wake.cause.as_deref(), Some("timer"), "{host} slept meanwhile");
+    };
+    for (host, held) in &mut held {
+        let answer = held.hear().unwrap_or_else(|error| panic!("{host}: {error}"));
+        expect_waited(&answer);
+        // A busy machine may not have let it sleep meanwhile; or it slept before it was asked, and what woke it first was the question.
+        let mut asked = Instant::now();
+        wait_until(&format!("{host} to be woken by its timer"), || {
+            if asked.elapsed() > 2 * delay {
+                expect_waited(&held.ask("hello").0);
+                asked = Instant::now();
+            }
+            let wakes = watch.of(host, "wake");
+            wakes.iter().any(|wake| wake.cause.as_deref() == Some("timer"))
+        });
     }
 }
 

@@ -6,9 +6,11 @@ use crate::common::{Project, need};
 
 const REPLICAS: [&str; 5] = ["app-1", "app-2", "app-3", "app-4", "app-5"];
 
+/// Not from the range out of which the kernel chooses (ip_local_port_range): others make connections until it is published.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
-    listener.local_addr().unwrap().port()
+    let first = 20_000 + u16::try_from(std::process::id() % 997).unwrap() * 10;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok();
+    (first..32_000).find(is_free).expect("a free port")
 }
 
 /// Who answers a request.

@@ -3,25 +3,32 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use crate::common::command::run;
 use crate::common::{Project, client, need, wait_until};
 use crate::{first_booted_by, kill_and_let_peers_boot, report_recovery};
 
 const SERVERS: [&str; 3] = ["zk1", "zk2", "zk3"];
 
+/// Four JVMs start on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// What zkCli.sh prints. It is a JVM that waits for its session, and gives up after a while.
 #[track_caller]
 fn zkcli(project: &Project, server: &str, command: &[&str]) -> String {
     let mut all = vec![
+        "run",
+        "--",
         "/usr/share/zookeeper/bin/zkCli.sh",
         "-timeout",
-        "50000",
+        "250000",
         "-waitforconnection",
         "-server",
         server,
     ];
     all.extend(command);
-    let finished = project.run(&all);
+    let finished = run(project.imsup_command(&all), PATIENCE);
     // It says "Created" on standard error.
     assert!(finished.success(), "zkCli.sh: {finished}");
     finished.stderr + &finished.stdout

@@ -68,11 +68,14 @@ fn list(project: &Project) -> String {
 }
 
 fn compare_all(mode: &Mode) {
-    let project = Project::up(
-        "conformance",
-        "services: { other: { command: [\"@guest@\", --tcp, \"8080\"] } }\n",
-    );
-    let list = list(&project);
+    let (project, list) = ports::while_none_is_tried(|| {
+        let project = Project::up(
+            "conformance",
+            "services: { other: { command: [\"@guest@\", --tcp, \"8080\"] } }\n",
+        );
+        let list = list(&project);
+        (project, list)
+    });
     let cases: Vec<&str> = list.lines().collect();
     let deviations = deviations::deviations();
     let modes: Vec<&str> = MODES.iter().map(|mode| mode.name).collect();
@@ -93,6 +96,7 @@ fn compare_all(mode: &Mode) {
         cases.len(),
         failures.join("\n")
     );
+    ports::while_none_is_tried(|| drop(project));
 }
 
 /// Does something for each case, several at once.

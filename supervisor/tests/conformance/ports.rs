@@ -10,7 +10,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Held exclusively while ports are tried, and shared while programs are started: until it executes its program, a child holds what its parent had
 /// open, which makes a port seem taken to the next one.
-pub static TRYING: RwLock<()> = RwLock::new(());
+static TRYING: RwLock<()> = RwLock::new(());
+
+/// Does what starts programs.
+pub fn while_none_is_tried<T>(work: impl FnOnce() -> T) -> T {
+    let _not_while_ports_are_tried = TRYING.read().unwrap();
+    work()
+}
 
 /// Ports for one run of one case; cases use ten.
 const PORTS: u16 = 10;

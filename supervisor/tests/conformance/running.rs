@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::common::command::{Background, Finished};
 use crate::common::{Project, guest};
-use crate::ports::TRYING;
+use crate::ports::while_none_is_tried;
 use crate::{LIMIT, Mode, OWN};
 
 /// What a case's programs printed, and whether they ended well.
@@ -83,8 +83,7 @@ pub fn begin(command: Command) -> Background {
 }
 
 fn begin_with(command: Command, stdin: Stdio) -> Background {
-    let _not_while_ports_are_tried = TRYING.read().unwrap();
-    Background::collecting_with(command, stdin)
+    while_none_is_tried(|| Background::collecting_with(command, stdin))
 }
 
 fn start(command: Command, socket: impl Into<OwnedFd>) -> Background {

@@ -31,7 +31,7 @@ fn redis_comes_out_the_same() {
     need(&["tclsh", "redis-server", "redis-cli", "redis-benchmark"]);
     let source = fetched("redis");
     // Their buses listen 10,000 above, which is still below the ephemeral ports.
-    let first = 11_000 + std::process::id() as usize % 40 * 200;
+    let first = 11_000 + std::process::id() as usize % 13 * UNITS.len() * PORTS;
     let units = UNITS.iter().enumerate().map(|(position, (name, as_root))| {
         let base = (first + position * PORTS).to_string();
         let ports = PORTS.to_string();

@@ -2,6 +2,7 @@
 #include "conformance.h"
 
 #include <sched.h>
+#include <semaphore.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
@@ -57,6 +58,9 @@ static void go_on(void) {
     close(accepted);
 }
 
+/* Posted when a thread has descriptors of its own. */
+static sem_t is_apart;
+
 static void *in_thread(void *own_files) {
     if (own_files != NULL) {
         show("unshare", unshare(CLONE_FILES));
@@ -64,6 +68,7 @@ static void *in_thread(void *own_files) {
         int high = dup(job.fd);
         close(job.fd);
         job.fd = high;
+        sem_post(&is_apart);
     }
     if (own_files != NULL && job.stage == LISTENING) {
         /* Longer than imsup takes to find out that nobody has a listener. */
@@ -76,9 +81,10 @@ static void *in_thread(void *own_files) {
 static void in_a_thread(bool own_files) {
     pthread_t thread;
     int fd = job.fd;
+    sem_init(&is_apart, 0, 0);
     pthread_create(&thread, NULL, in_thread, own_files ? "" : NULL);
     if (own_files && job.stage == LISTENING) {
-        usleep(500000);
+        sem_wait(&is_apart);
         close(fd);
     }
     pthread_join(thread, NULL);

@@ -8,9 +8,11 @@ static void on_alarm(int signal) {
     alarms++;
 }
 
+/* Alarms come again and again: on a busy machine the first may come before the call waits, which would then wait for ever. */
 static void arm(int flags) {
     struct sigaction action = {.sa_handler = on_alarm, .sa_flags = flags};
-    struct itimerval timer = {{0, 0}, {0, 100000}};
+    struct itimerval timer = {{0, 100000}, {0, 100000}};
+    alarms = 0;
     sigaction(SIGALRM, &action, NULL);
     setitimer(ITIMER_REAL, &timer, NULL);
 }
@@ -28,10 +30,10 @@ static void alarm_interrupts_connect(void) {
     int server = full_listener(), fd = sock(AF_INET, SOCK_STREAM);
     arm(0);
     show("connect", do_connect(fd, "127.0.0.1", 0));
-    show("alarms", alarms);
+    show("alarms came", alarms > 0);
     arm(0);
     show("connect again", do_connect(fd, "127.0.0.1", 0));
-    show("alarms", alarms);
+    show("alarms came", alarms > 0);
     close(server);
 }
 
@@ -41,7 +43,7 @@ static void alarm_restarts_connect(void) {
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
     arm(SA_RESTART);
     show("connect", do_connect(fd, "127.0.0.1", 0));
-    show("alarms", alarms);
+    show("alarms came", alarms > 0);
     close(server);
 }
 
@@ -110,7 +112,7 @@ static void accept_interrupted(void) {
     int server = listener("0.0.0.0", 0, 5);
     arm(0);
     show("accept", accept(server, NULL, NULL));
-    show("alarms", alarms);
+    show("alarms came", alarms > 0);
 }
 
 static void accept_timeout(void) {
