@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use common::client::Held;
-use common::{Background, Project, control, guest};
+use common::{Background, LIMIT, Project, control, guest};
 
 /// The calls of the guest: those that something ends, those that end by their limit, and those that are many transfers.
 fn calls() -> [Vec<String>; 3] {
@@ -33,6 +33,20 @@ fn is_left_alone(call: &str, why: &str) -> bool {
         why if why.contains("it waits for another host") => call.starts_with("connect-tcp"),
         _ => false,
     }
+}
+
+/// Suspends the host of a call; false where it is left alone. An order is tried for 5 s, which on a busy machine may be too short for a thread that is to go to rest.
+fn suspend(project: &Project, call: &str) -> Result<bool, String> {
+    const ORDERS: u32 = 4;
+    let mut refused = String::new();
+    for _ in 0..ORDERS {
+        match control::suspend(project, call) {
+            Ok(()) => return Ok(true),
+            Err(why) if is_left_alone(call, &why) => return Ok(false),
+            Err(why) => refused = why,
+        }
+    }
+    Err(format!("{call} did not sleep: {refused}"))
 }
 
 fn is_transfer(call: &str) -> bool {
@@ -118,12 +132,8 @@ fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         for round in 1..=SLEEPS {
-            let slept = control::suspend(&project, call);
-            if let Err(why) = slept {
-                if is_left_alone(call, &why) {
-                    break;
-                }
-                return Err(format!("{call} did not sleep: {why}"));
+            if !suspend(&project, call)? {
+                break;
             }
             if round < SLEEPS {
                 control::resume(&project, call)?;
@@ -177,12 +187,17 @@ fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
                     Err(RecvTimeoutError::Disconnected) => return Err(format!("{call}: no answer")),
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                if let Err(why) = suspended
-                    && !is_left_alone(call, &why)
-                {
-                    return Err(format!("{call} did not sleep: {why}"));
+                match suspended {
+                    Ok(()) => slept += 1,
+                    Err(why) if is_left_alone(call, &why) => {}
+                    // Its time may be over, and its answer on its way.
+                    Err(why) => {
+                        return match answers.recv() {
+                            Ok(Ok(answer)) if answer == expected => Ok(()),
+                            other => Err(format!("{call} did not sleep: {why}, and ended with {other:?}")),
+                        };
+                    }
                 }
-                slept += 1;
                 control::resume(&project, call)?;
                 std::thread::sleep(ASLEEP / 2);
             }
@@ -195,10 +210,11 @@ fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
 #[test]
 fn each_limit_counts_from_when_its_call_began() {
     const PART: Duration = Duration::from_millis(800);
+    const ATTEMPTS: u32 = 5;
     let [_, calls, _] = calls();
     let project = Project::up("once", &compose(&calls, "200ms"));
     let hosts = project.ps();
-    each(&calls, calls.len(), |call| {
+    let once = |call: &str| {
         let (address, _program) = native_program(&project, "blocking", &["nanosleep-limit", "0"]);
         let (mut later, mut held) = (
             Held::connect(address),
@@ -207,17 +223,12 @@ fn each_limit_counts_from_when_its_call_began() {
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         held.say("end").unwrap();
-        let slept = control::suspend(&project, call);
+        suspend(&project, call)?;
         std::thread::sleep(PART);
         later.say("begin").unwrap();
         assert_eq!(later.hear().unwrap(), "begun");
         later.say("end").unwrap();
         std::thread::sleep(PART);
-        if let Err(why) = slept
-            && !is_left_alone(call, &why)
-        {
-            return Err(format!("{call} did not sleep: {why}"));
-        }
         control::resume(&project, call)?;
         let (sender, answers) = channel();
         std::thread::scope(|scope| {
@@ -227,10 +238,21 @@ fn each_limit_counts_from_when_its_call_began() {
             }
             let (first, answer) = answers.recv().unwrap();
             match (first, answer) {
-                ("the call", Ok(answer)) if !answer.contains("early") => Ok(()),
+                ("the call", Ok(answer)) if !answer.contains("early") => Ok(true),
+                // Perhaps it was late on its way.
+                ("the other", Ok(_)) => Ok(false),
                 other => Err(format!("{call}: first came {other:?}")),
             }
         })
+    };
+    each(&calls, calls.len(), |call| {
+        // One that counts from the wake ends later each time.
+        for _ in 0..ATTEMPTS {
+            if once(call)? {
+                return Ok(());
+            }
+        }
+        Err(format!("{call}: the other came first, {ATTEMPTS} times"))
     });
 }
 
@@ -246,6 +268,8 @@ fn no_transfer_is_cut_short_by_orders_to_suspend() {
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         held.say("end").unwrap();
+        // Its two threads take turns thousands of times, and each time may have to wait for a processor.
+        held.stream().set_read_timeout(Some(10 * LIMIT)).unwrap();
         let (sender, answers) = channel();
         std::thread::scope(|scope| {
             scope.spawn(move || sender.send(held.hear()));

@@ -3,7 +3,7 @@
 mod common;
 
 use common::client::get;
-use common::{Project, need};
+use common::{LIMIT, Project, need};
 
 /// A server with a thread that waits for `MILLIS` before it works. Without them it has none.
 const RUBY: &str = "
@@ -37,7 +37,8 @@ services:
     );
     std::fs::write(project.path("server.rb"), RUBY).unwrap();
     project.ok(&["up", "-d"]);
-    let watch = project.watch();
+    // The client's workers wait for 60 s for more to do, and end.
+    let watch = project.watch().patient(3 * LIMIT);
     let timer = get(project.at("ruby-timer", 8000));
     assert!(timer.contains("here"), "{timer}");
     watch.wait("ruby-timer", "suspend", 1);
@@ -45,13 +46,10 @@ services:
         let answer = get(project.at(name, 8000));
         assert!(answer.contains(says), "{name}: {answer}");
     }
-    // The client's workers wait for 60 s for more to do, and end.
     watch.wait("jvm-client", "tick", 10);
     for name in ["ruby", "jvm-client"] {
         assert_eq!(watch.wait(name, "terminate", 1).cause.as_deref(), Some("idle"));
     }
     assert_eq!(watch.count("ruby-timer", "terminate"), 0);
-    let why = project.why("ruby-timer");
-    let said = why["not_terminated"].as_str().unwrap_or_default();
-    assert!(said.contains("a timer is pending"), "{why}");
+    project.wait_kept("ruby-timer", "a timer is pending");
 }

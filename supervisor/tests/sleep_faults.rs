@@ -12,6 +12,7 @@ use common::client::{self, Answer, Held};
 use common::command::wait_exit;
 use common::random::Random;
 use common::{LIMIT, Project, leaks, parent, wait_until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 const SERVERS: &str = r#"
@@ -96,14 +97,15 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
         })
         .collect();
     for (host, held, _) in &mut held {
-        watch.wait(host, "suspend", 1);
+        let wakes = watch.asleep(&project, host);
         held.ask("wake once");
-        watch.wait(host, "suspend", 2);
+        watch.slept_again(host, wakes + 1);
     }
     let before = project.ps();
     project.kill(project.broker());
     drop(watch);
     project.ok(&["up", "-d"]);
+    let before_wakes = |host: &str| before[host].json["wakes"].clone();
     for (host, ..) in &held {
         let after = project.wait_state(host, "suspended");
         assert_eq!(after.pid, before[*host].pid, "{host}");
@@ -116,7 +118,7 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
             apart < Duration::from_millis(100),
             "{host} sleeps since {after_since:?}, not {before:?}"
         );
-        assert_eq!((after.boots, &after.json["wakes"]), (1, &1.into()), "{host}");
+        assert_eq!((after.boots, &after.json["wakes"]), (1, &before_wakes(host)), "{host}");
     }
 
     project.kill(project.broker());
@@ -250,11 +252,13 @@ services:
     let mut delayed = Held::connect(project.at("delay", 8080));
     delayed.say("later").unwrap();
     for host in ["poll", "pool", "delay"] {
-        project.ok(&["wake", host]);
+        // Or it might be terminated before it is stopped.
+        project.ok(&["keep-awake", host, "--for", "1h"]);
         let pid = project.host(host).pid.unwrap();
         project.signal(pid, Signal::STOP);
         wait_until("it to be stopped", || state(pid) == "T");
         project.signal(pid, Signal::CONT);
+        project.ok(&["keep-awake", host, "--for", "0s"]);
     }
     // Nothing of it ticks, and when its time comes it is terminated.
     for host in ["poll", "pool"] {
@@ -316,22 +320,21 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
     project.ok(&["keep-awake", "web", "--for", "1h"]);
+    let mut held = Held::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     let tracer = Tracer::attach(&project, pid).expect("a debugger can attach to a host that is awake");
     project.ok(&["keep-awake", "web", "--for", "0s"]);
-    let suspends = watch.count("web", "suspend");
     wait_until("why to say that it is traced", || {
         has_reason(&project, "web", "stopped")
     });
     held.ask("while traced");
-    assert_eq!(watch.count("web", "suspend"), suspends);
+    assert_eq!(watch.count("web", "suspend"), 0);
     let said = project.fails(1, &["suspend", "web"]);
     assert!(said.contains("web"), "{said}");
     held.ask("still");
     tracer.detach();
-    watch.wait("web", "suspend", suspends + 1);
+    watch.wait("web", "suspend", 1);
 
     // To a sleeper it attaches where a freezer holds it, and is refused where its threads are traced already.
     let tracer = Tracer::attach(&project, pid);
@@ -339,7 +342,7 @@ services:
     if let Some(tracer) = tracer {
         tracer.detach();
     }
-    watch.wait("web", "suspend", suspends + 2);
+    watch.wait("web", "suspend", 2);
     held.ask("after all");
 }
 
@@ -358,6 +361,12 @@ fn zombies_keep_nobody_awake() {
     watch.wait("odd", "wake", 3);
 }
 
+/// Whether an answer is there to be read.
+fn has_answered(held: &Held) -> bool {
+    let mut polled = [PollFd::new(held.stream(), PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).unwrap() == 1
+}
+
 /// A parent in vfork(2) waits uninterruptibly: a freezer takes it, a tracer cannot stop it. Either way the host goes on.
 #[test]
 fn a_vfork_that_lasts_does_no_harm() {
@@ -369,8 +378,10 @@ fn a_vfork_that_lasts_does_no_harm() {
         watch.wait("odd", "suspend", round + 1);
         held.say("vfork 1500").unwrap();
         watch.wait("odd", "wake", round + 1);
-        // Once the child is there: with a cgroup this suspends, without one it says why not.
-        wait_until("the child", || guests(&project, "oddities").len() == 2);
+        // Once the child is there: with a cgroup this suspends, without one it says why not. On a busy machine it may have gone before it was seen.
+        wait_until("the child", || {
+            guests(&project, "oddities").len() == 2 || has_answered(&held)
+        });
         let finished = project.imsup(&["suspend", "odd"]);
         assert!(finished.success() || finished.stderr.contains("odd"), "{finished}");
         let mut beside = Held::connect(project.at("odd", 8080));
@@ -449,7 +460,7 @@ fn a_full_line_of_requests_is_waiting_when_a_sleeper_is_killed_and_is_answered_b
     let address = project.at("odd", 8080);
     let mut held = Held::connect(address);
     let pid = held.ask("first").pid();
-    watch.wait("odd", "suspend", 1);
+    watch.asleep(&project, "odd");
     // Stopped in its sleep, it cannot accept when it is woken: what comes waits in the queue, and outlives it.
     project.signal(pid, Signal::STOP);
     let mut crowd: Vec<_> = (0..20)

@@ -3,8 +3,9 @@
 mod common;
 
 use common::client::{Held, ask};
+use common::command::run;
 use common::random::Random;
-use common::{Project, guest};
+use common::{LIMIT, Project, guest};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const CONNECTIONS: usize = 10_000;
@@ -47,10 +48,8 @@ services:
         one.ask(&format!("first {number}"));
     }
     let mut random = Random::new(Random::seed());
-    let count = watch.count("web", "suspend").max(1);
-    watch.wait("web", "suspend", count);
+    let mut wakes = watch.asleep(&project, "web");
     for round in 0..20 {
-        let wakes = watch.slept_again("web", round);
         // The first, the last, and any.
         let index = match round {
             0 => 0,
@@ -61,9 +60,9 @@ services:
         let wake = watch.wait("web", "wake", wakes + 1);
         assert_eq!(wake.cause.as_deref(), Some("data"));
         assert_eq!(wake.by, Some(held[index].local()), "round {round} over {index}");
+        wakes = watch.slept_again("web", wakes + 1);
     }
     // All at once.
-    let wakes = watch.slept_again("web", 20);
     for (number, one) in held.iter_mut().enumerate() {
         one.say(&format!("all {number}")).unwrap();
     }
@@ -102,7 +101,7 @@ services:
         for (number, one) in held.iter_mut().enumerate() {
             one.ask(&format!("first {number}"));
         }
-        let mut wakes = watch.slept_again(host, 0);
+        let mut wakes = watch.asleep(&project, host);
         for round in 0..10 {
             let index = random.below(connections) as usize;
             held[index].ask(&format!("round {round} over {index}"));
@@ -135,13 +134,28 @@ services:
         let address = project.at(host, 8080);
         let crowd = guest("crowd");
         ask(address);
-        for round in 1..=5 {
-            watch.slept_again(host, round - 1);
+        let (mut rounds, mut slow) = (0, 0);
+        while rounds < 5 {
+            watch.asleep(&project, host);
             let said = project.outside(crowd.to_str().unwrap(), &[&address.ip().to_string(), "8080", "1000"]);
-            assert_eq!(
-                said.trim(),
-                "served=1000 failed=0 retransmitted=0",
-                "{host}, round {round}"
+            if said.starts_with("served=1000 failed=0 retransmitted=0 ") {
+                rounds += 1;
+                continue;
+            }
+            // The short backlog is given back a second after the wake. Who comes later, since the crowd had no processor, finds it full as natively.
+            let (_, came_within) = said.trim().rsplit_once("came_within_ms=").unwrap();
+            assert!(
+                came_within.parse::<u32>().unwrap() > 900,
+                "{host}, round {rounds}: {said}"
+            );
+            assert!(
+                said.starts_with("served=1000 failed=0 "),
+                "{host}, round {rounds}: {said}"
+            );
+            slow += 1;
+            assert!(
+                slow < 20,
+                "this machine is too busy for a crowd that comes at once: {said}"
             );
         }
         assert_eq!(project.host(host).boots, 1);
@@ -165,8 +179,9 @@ services:
     ask(address);
     for round in 1..=5 {
         watch.wait("web", "terminate", round);
-        let said = project.outside(crowd.to_str().unwrap(), &[&address.ip().to_string(), "8080", "1000"]);
-        // Its next boot sets its own short backlog itself, and some wait for a retransmission, as at any such program.
+        // Its next boot sets its own short backlog itself, and some wait for a retransmission, as at any such program: the sixth comes after a minute.
+        let command = project.command(&crowd, &[&address.ip().to_string(), "8080", "1000"]);
+        let said = run(command, 4 * LIMIT).expect_success("crowd");
         assert!(said.starts_with("served=1000 failed=0 "), "round {round}: {said}");
     }
 }

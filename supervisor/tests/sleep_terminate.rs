@@ -40,12 +40,14 @@ services:
     }
     assert_eq!(project.host("never").state, "suspended");
     assert_eq!(watch.count("never", "terminate"), 0);
-    let names: Vec<_> = watch
+    // It may have slept between a connection and its request.
+    let mut names: Vec<_> = watch
         .events()
         .into_iter()
-        .filter(|event| event.host == "edge")
+        .filter(|event| event.host == "edge" && event.event != "wake")
         .map(|event| event.event)
         .collect();
+    names.dedup();
     assert_eq!(
         names[..6],
         ["allocate", "boot", "ready", "suspend", "terminate", "exit"]
@@ -82,13 +84,8 @@ services:
         watch.wait("bystander", "terminate", round);
     }
     for (host, reason) in [("held", "connection"), ("forked", "connection"), ("cron", "timer")] {
-        assert_eq!(project.host(host).state, "suspended", "{host}");
-        let why = project.why(host);
-        let said = why["not_terminated"]
-            .as_str()
-            .unwrap_or_else(|| panic!("{host}: {why}"));
-        let plain = said.contains(reason) || said.contains("deadline");
-        assert!(plain, "{host}: {said}");
+        project.wait_state(host, "suspended");
+        project.wait_kept(host, reason);
     }
     assert_eq!((held.ask("second").pid(), forked.ask("second").pid()), (pid, child));
     assert!(timer.hear().unwrap().starts_with("later method=timerfd-epoll"));
@@ -185,6 +182,7 @@ fn ask_line(address: std::net::SocketAddr) -> u32 {
 #[test]
 fn a_connection_at_any_instant_of_a_termination_is_answered() {
     const ROUNDS: usize = 60;
+    const TERMINATIONS: usize = 4;
     let project = Project::up(
         "instants",
         r#"
@@ -201,10 +199,12 @@ services:
     std::thread::scope(|scope| {
         for host in ["slow", "threads", "prefork"] {
             for _ in 0..2 {
-                let mut random = Random::new(random.below(u64::MAX));
+                let (mut random, watch) = (Random::new(random.below(u64::MAX)), &watch);
                 let address = (hosts[host].address, 8080).into();
                 scope.spawn(move || {
-                    for round in 0..ROUNDS {
+                    // On a busy machine there is seldom time for a termination between two requests.
+                    let enough = |round| round >= ROUNDS && watch.count(host, "terminate") >= TERMINATIONS;
+                    for round in (0..10 * ROUNDS).take_while(|round| !enough(*round)) {
                         Held::connect(address).ask(&format!("round {round}"));
                         std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(200)));
                     }
@@ -215,7 +215,7 @@ services:
     for host in ["slow", "threads", "prefork"] {
         let (terminated, boots) = (watch.count(host, "terminate"), project.host(host).boots);
         eprintln!("{host}: {terminated} terminations, {boots} boots");
-        assert!(terminated > 3, "{host}");
+        watch.wait(host, "terminate", TERMINATIONS);
     }
 }
 
@@ -387,6 +387,7 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
 fn a_connection_at_any_instant_of_a_common_termination_is_answered() {
     need(&["python3"]);
     const ROUNDS: usize = 12;
+    const TERMINATIONS: usize = 3;
     let project = Project::new(
         "common",
         r#"
@@ -404,9 +405,10 @@ services:
     let mut random = Random::new(Random::seed());
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            let mut random = Random::new(random.below(u64::MAX));
+            let (mut random, watch) = (Random::new(random.below(u64::MAX)), &watch);
             scope.spawn(move || {
-                for round in 0..ROUNDS {
+                let enough = |round| round >= ROUNDS && watch.count("hub", "terminate") >= TERMINATIONS;
+                for round in (0..10 * ROUNDS).take_while(|round| !enough(*round)) {
                     Held::connect(address).ask(&format!("round {round}"));
                     std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(800)));
                 }
@@ -416,9 +418,9 @@ services:
     for host in ["hub", "spoke-1", "spoke-2"] {
         project.wait_state(host, "imaginary");
     }
+    watch.wait("hub", "terminate", TERMINATIONS);
     let ends = watch.count("hub", "terminate");
     eprintln!("{ends} terminations, {} boots", project.host("hub").boots);
-    assert!(ends > 2);
     for host in ["spoke-1", "spoke-2"] {
         for exit in watch.of(host, "exit").iter().chain(&watch.of(host, "fail")) {
             let detail = exit.json["detail"].as_str().unwrap();

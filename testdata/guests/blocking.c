@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,7 @@
 static int a, b, c;            /* what the case works with: a is what the call is about */
 static long detail;            /* what else the call said */
 static pthread_t worker;
+static atomic_int has_returned;  /* whether the call has */
 static pid_t child;
 static char directory[64], path[128];
 static unsigned char *big;
@@ -202,12 +204,12 @@ static void s_splice_out(void) {
 	splices_from = p[0];
 }
 static long c_splice_out(void) { return splice(splices_from, 0, a, 0, PIPED, 0); }
-/* It is drained until all has come that the call moved: what filled the socket comes first. */
+/* It is drained until the call has returned, however late its thread is let run: what filled the socket comes first. */
 static void end_splice_out(void) {
 	static char bytes[65536];
 	struct timeval t = {.tv_usec = 500000};
 	ok(setsockopt(b, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t), "SO_RCVTIMEO");
-	while (read(b, bytes, sizeof bytes) > 0) {}
+	while (!has_returned) while (read(b, bytes, sizeof bytes) > 0) {}
 }
 /* A close that waits for its peer, who reads nothing, and gives up. */
 static void s_linger(void) {
@@ -664,6 +666,7 @@ static void *work(void *unused) {
 	early = chosen->end == nothing && waited_ms < LIMIT * 1000 - 1;
 	returned = result;
 	failed = error;
+	has_returned = 1;
 	if (getenv("BLOCKING_TIMES")) fprintf(stderr, "%s took %ld ms\n", chosen->name, waited_ms);
 	return 0;
 }
@@ -674,7 +677,7 @@ static void converse(int client) {
 	setbuf(stream, 0);
 	while (fgets(line, sizeof line, stream)) {
 		if (!strcmp(line, "begin\n")) {
-			detail = 0; worker_tid = 0;
+			detail = 0; worker_tid = 0; has_returned = 0;
 			chosen->setup();
 			pthread_create(&worker, 0, work, 0);
 			for (int seen = 0; seen < 20 && chosen->end != end_race; usleep(1000))

@@ -13,8 +13,8 @@ pub struct Process {
     pub command: String,
 }
 
-/// How long a process may take from its last act to disappearing from /proc, on a busy machine.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a process may take from its last act to disappearing from /proc, on a busy machine. A process that nobody ends stays for ever.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Whatever is left of the project whose files are in `directory`.
 pub fn find(directory: &Path, project: &str) -> Vec<String> {
@@ -50,7 +50,8 @@ pub fn find(directory: &Path, project: &str) -> Vec<String> {
             .filter(|line| line.contains(mark))
             .map(|line| format!("mount {line}")),
     );
-    left.extend(cgroups(Path::new("/sys/fs/cgroup"), project));
+    // The whole name: `x-1-1` begins the names of `x-1-10` and the following, which may be other tests' projects.
+    left.extend(cgroups(Path::new("/sys/fs/cgroup"), &format!(".{project}.")));
     left
 }
 
@@ -114,8 +115,8 @@ fn walk(path: &Path) -> Vec<String> {
     files
 }
 
-/// The cgroups of a project.
-pub fn cgroups(directory: &Path, project: &str) -> Vec<String> {
+/// The cgroups whose names contain `mark`. Those of a project are `imsup.PROJECT.HOST`.
+pub fn cgroups(directory: &Path, mark: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return Vec::new();
     };
@@ -124,10 +125,10 @@ pub fn cgroups(directory: &Path, project: &str) -> Vec<String> {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if entry.file_name().to_string_lossy().contains(project) {
+        if entry.file_name().to_string_lossy().contains(mark) {
             found.push(format!("cgroup {}", entry.path().display()));
         }
-        found.extend(cgroups(&entry.path(), project));
+        found.extend(cgroups(&entry.path(), mark));
     }
     found
 }

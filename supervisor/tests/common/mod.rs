@@ -320,17 +320,36 @@ impl Project {
         json["why"].clone()
     }
 
+    /// Waits until a sleeper says that this keeps it from being terminated. It says nothing of that while it ticks into work, and is asked again.
+    #[track_caller]
+    pub fn wait_kept(&self, host: &str, reason: &str) {
+        let mut last = Value::Null;
+        let what = format!("{host} to say that '{reason}' keeps it");
+        let deadline = Instant::now() + LIMIT;
+        while !last["not_terminated"]
+            .as_str()
+            .is_some_and(|said| said.contains(reason))
+        {
+            assert!(Instant::now() < deadline, "waited {LIMIT:?} for {what}: {last}");
+            last = self.why(host);
+        }
+    }
+
     /// The broker's process.
     #[track_caller]
     pub fn broker(&self) -> u32 {
         let mark = format!("{} broker", imsup().display());
-        let found: Vec<_> = self
+        let mut found: Vec<u32> = self
             .processes()
             .into_iter()
             .filter(|process| process.command.starts_with(&mark))
+            .map(|process| process.pid)
             .collect();
+        // What it starts has its command line until it executes.
+        let brokers = found.clone();
+        found.retain(|pid| parent(*pid).is_none_or(|parent| !brokers.contains(&parent)));
         assert_eq!(found.len(), 1, "one broker: {:?}", self.processes());
-        found[0].pid
+        found[0]
     }
 
     /// Sends a signal to a process of the project.

@@ -110,4 +110,22 @@ impl Watch {
             (woken >= wakes && last.is_some_and(|event| event.event == "suspend")).then_some(woken)
         })
     }
+
+    /// Waits until a host sleeps that has been woken for everything that came to it before this call, and gives how many times it was woken until then.
+    ///
+    /// A client that is delayed between its connect and its request finds a host that has slept in between, so no test knows how often a host was woken by
+    /// then. The supervisor reports what has woken its host before it answers a question, and the events of that come in their order.
+    #[track_caller]
+    pub fn asleep(&self, project: &Project, host: &str) -> usize {
+        project.why(host);
+        let wakes = project.host(host).json["wakes"].as_u64().expect("wakes");
+        self.slept_again(host, usize::try_from(wakes).unwrap())
+    }
+
+    /// What woke a host after its first `wakes` wakes. On a busy machine a tick may take long enough to count as a wake, caused by a timer: these are left out.
+    pub fn causes_after(&self, host: &str, wakes: usize) -> Vec<String> {
+        let causes = self.of(host, "wake").into_iter().skip(wakes);
+        let causes = causes.map(|wake| wake.cause.unwrap_or_default());
+        causes.filter(|cause| cause != "timer").collect()
+    }
 }
