@@ -298,8 +298,10 @@ fn become_program(
     if getppid() != parent {
         return Err(Errno::ESRCH);
     }
-    // SAFETY: SIG_DFL is no handler of ours. Rust ignores SIGPIPE in its own processes; programs expect the default.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    for ignored in [Signal::SIGPIPE, Signal::SIGXFSZ] {
+        // SAFETY: SIG_DFL is no handler of ours. imsup's own processes ignore both (Rust, `ignore_file_size_limit`); programs expect the default.
+        unsafe { signal(ignored, SigHandler::SigDfl) }?;
+    }
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
     let name = program.command.first().ok_or(Errno::ENOENT)?;
     execvp(name, program.command)
