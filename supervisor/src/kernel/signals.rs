@@ -1,8 +1,5 @@
 //! Which signals wait for a thread, and whether one of them will really interrupt it: signal(7), proc(5).
 
-use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, Signal, signal};
-
 use super::process;
 
 /// Signals whose default action is to be ignored, as masks: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
@@ -13,15 +10,6 @@ pub const ALARM: u64 = mask(libc::SIGALRM);
 
 const fn mask(signal: i32) -> u64 {
     1 << (signal - 1)
-}
-
-/// Lets a write beyond the limit of a file's size (`ulimit -f`) fail with EFBIG, instead of ending this process by SIGXFSZ: setrlimit(2), RLIMIT_FSIZE.
-///
-/// # Errors
-/// sigaction(2).
-pub fn ignore_file_size_limit() -> Result<(), Errno> {
-    // SAFETY: SIG_IGN is no handler of ours.
-    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.map(drop)
 }
 
 /// The signal masks of a thread, as /proc/TID/status shows them.
