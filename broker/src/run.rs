@@ -200,18 +200,33 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// What a directory is for, and what names another.
+struct Kept {
+    what: &'static str,
+    variable: &'static str,
+}
+
+const RUNTIME: Kept = Kept {
+    what: "the runtime directory",
+    variable: "IMSUP_RUNTIME_DIR",
+};
+const STATE: Kept = Kept {
+    what: "the state directory",
+    variable: "IMSUP_STATE_DIR",
+};
+
 /// Makes the project's directories and takes the lock that makes this its broker.
 fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     let mut lock = loop {
-        make_directory("the runtime directory", paths.runtime())?;
+        make_directory(&RUNTIME, paths.runtime())?;
         if let Some(lock) = try_lock(project, &paths.lock())? {
             break lock;
         }
     };
     // Only now: a broker that is ending removes everything before it lets go of the lock.
-    make_directory("the runtime directory", &paths.running(""))?;
-    make_directory("the state directory", paths.state())?;
-    make_directory("the state directory", paths.log("x").parent().unwrap_or(paths.state()))?;
+    make_directory(&RUNTIME, &paths.running(""))?;
+    make_directory(&STATE, paths.state())?;
+    make_directory(&STATE, paths.log("x").parent().unwrap_or(paths.state()))?;
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     written.map_err(|source| BrokerError::File {
         what: "the broker's lock",
@@ -221,10 +236,11 @@ fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     Ok(lock)
 }
 
-fn make_directory(what: &'static str, path: &Path) -> Result<(), BrokerError> {
-    files::make_private_directory(path).map_err(|source| BrokerError::File {
-        what,
+fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
+    files::make_private_directory(path).map_err(|source| BrokerError::Directory {
+        what: kind.what,
         path: path.to_owned(),
+        variable: kind.variable,
         source,
     })
 }
