@@ -30,6 +30,7 @@ missing() {
         PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || echo "${needs[$program]}"
     done
     [ -e /usr/include/seccomp.h ] || echo libseccomp-dev
+    [ -e /usr/share/zoneinfo/Asia/Tokyo ] || echo tzdata
     [ -e /usr/share/java/zookeeper.jar ] && [ -e /usr/share/zookeeper/bin/zkCli.sh ] || echo zookeeper
     # CPython's own tests, for Debian's python, which is not always the one in PATH.
     local python

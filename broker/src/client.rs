@@ -1,6 +1,7 @@
 //! Asking a project's broker.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -10,10 +11,14 @@ use imsup_wire::control::Opening;
 use imsup_wire::{Request, Response};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use rustix::process::geteuid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use crate::absent;
 use crate::paths::Paths;
+
+/// How long a process that has closed its connections may take to be gone.
+const ENDING: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// Why a broker could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +104,7 @@ fn is_trusted(own: u32, peer: u32) -> bool {
 pub struct Client {
     project: String,
     socket: PathBuf,
+    broker: Process,
     channel: Channel,
 }
 
@@ -114,6 +120,7 @@ impl Client {
                 Ok(()) => Ok(Self {
                     project: owned,
                     socket: paths.socket(),
+                    broker: Process::at_the_other_end_of(&stream),
                     channel: Channel::new(stream),
                 }),
                 Err(source) => Err(ClientError::Io { project: owned, source }),
@@ -153,18 +160,45 @@ impl Client {
         })
     }
 
+    /// Whether nobody listens any more, or the one that did is on its way out.
+    fn has_ended(&self) -> bool {
+        UnixStream::connect(&self.socket).is_err() || self.broker.has_ended()
+    }
+
     fn explain(&self, error: ChannelError, answered: bool) -> ClientError {
         let project = self.project.clone();
         match error {
             ChannelError::Closed if answered => ClientError::Ended { project },
-            // It hung up because it ended: nobody is there any more.
-            ChannelError::Closed if UnixStream::connect(&self.socket).is_err() => ClientError::Ended { project },
+            // It hung up because it ended.
+            ChannelError::Closed if self.has_ended() => ClientError::Ended { project },
             // It hung up on the question, or answers in a way that is none: it does not understand.
             ChannelError::Closed | ChannelError::Codec(_) | ChannelError::Descriptors => {
                 ClientError::Version { project }
             }
             ChannelError::Io(source) => ClientError::Io { project, source },
         }
+    }
+}
+
+/// A process of which nothing but its end is wanted.
+#[derive(Debug)]
+struct Process(Option<OwnedFd>);
+
+impl Process {
+    /// The one that listens at the other end of this connection (unix(7), SO_PEERCRED).
+    fn at_the_other_end_of(stream: &UnixStream) -> Self {
+        let pid = getsockopt(stream, PeerCredentials).ok().map(|peer| peer.pid());
+        Self(
+            pid.and_then(Pid::from_raw)
+                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+        )
+    }
+
+    /// Whether it has ended, or does now: one that is killed closes its connections before it can be waited for.
+    fn has_ended(&self) -> bool {
+        let Some(process) = &self.0 else { return false };
+        let mut polled = [PollFd::new(process, PollFlags::IN)];
+        matches!(poll(&mut polled, Some(&ENDING)), Ok(1..))
     }
 }
 

@@ -23,7 +23,19 @@ pub enum BrokerError {
         /// The other broker.
         pid: Option<u32>,
     },
-    /// A file or directory cannot be used.
+    /// A directory cannot be made, or be made private.
+    #[error("{what} {path} cannot be used: {source}; set {variable} to a directory of your own")]
+    Directory {
+        /// What it is for.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What names another.
+        variable: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be used.
     #[error("{what} {path} cannot be used: {source}")]
     File {
         /// What it is for.

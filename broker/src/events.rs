@@ -129,10 +129,13 @@ pub(crate) struct History {
     ticks: Kept,
     /// The number that the next event will have; they count from 0.
     next: u64,
-    file: File,
+    /// `None` where it could not be opened, which was said.
+    file: Option<File>,
     /// Where the lines of events that were told end in the file, and where those of the ones that were only noted do.
     told: u64,
     noted: u64,
+    /// Writes that failed since the last one that did not.
+    failed: u64,
 }
 
 /// The last events of one sort, with their numbers.
@@ -156,6 +159,23 @@ impl Kept {
 }
 
 impl History {
+    /// A history that no file keeps.
+    pub(crate) fn in_memory() -> Self {
+        let kept = |most| Kept {
+            events: VecDeque::new(),
+            most,
+        };
+        Self {
+            recent: kept(KEPT),
+            ticks: kept(KEPT_TICKS),
+            next: 0,
+            file: None,
+            told: 0,
+            noted: 0,
+            failed: 0,
+        }
+    }
+
     /// Opens the history, reading back what an earlier broker left, and calls `seen` for each of its events.
     pub(crate) fn open(path: &Path, mut seen: impl FnMut(&Event)) -> io::Result<Self> {
         let file = OpenOptions::new()
@@ -164,20 +184,9 @@ impl History {
             .create(true)
             .truncate(false)
             .open(path)?;
-        let kept = |most| Kept {
-            events: VecDeque::new(),
-            most,
-        };
-        let mut history = Self {
-            recent: kept(KEPT),
-            ticks: kept(KEPT_TICKS),
-            next: 0,
-            file,
-            told: 0,
-            noted: 0,
-        };
+        let mut history = Self::in_memory();
         let mut cut_off = false;
-        for line in BufReader::new(history.file.try_clone()?).split(b'\n') {
+        for line in BufReader::new(file.try_clone()?).split(b'\n') {
             let event = std::str::from_utf8(&line?).ok().and_then(from_json);
             cut_off = event.is_none();
             if let Some(event) = event {
@@ -185,10 +194,10 @@ impl History {
                 history.keep(event);
             }
         }
-        let end = history.file.metadata()?.len();
+        let end = file.metadata()?.len();
+        history.file = Some(file);
         (history.told, history.noted) = (end, end);
-        if cut_off {
-            history.write(end, "\n")?;
+        if cut_off && history.write_or_say(end, "\n") {
             history.told = history.noted;
         }
         Ok(history)
@@ -198,8 +207,9 @@ impl History {
     pub(crate) fn tell<'a>(&mut self, events: Vec<Event>, untold: impl Iterator<Item = &'a Event>) {
         let text: String = events.iter().map(line).collect();
         let told = self.told + text.len() as u64;
-        self.write_or_say(self.told, &untold.map(line).fold(text, |text, line| text + &line));
-        self.told = told;
+        if self.write_or_say(self.told, &untold.map(line).fold(text, |text, line| text + &line)) {
+            self.told = told;
+        }
         events.into_iter().for_each(|event| self.keep(event));
     }
 
@@ -208,19 +218,42 @@ impl History {
         self.write_or_say(self.noted, &line(event));
     }
 
-    fn write_or_say(&mut self, at: u64, text: &str) {
-        if let Err(error) = self.write(at, text) {
-            tracing::error!(%error, "an event could not be written to events.jsonl");
+    /// A file that cannot be written loses history, and nothing else; that is said once.
+    fn write_or_say(&mut self, at: u64, text: &str) -> bool {
+        let outcome = self.write(at, text);
+        match (&outcome, self.failed) {
+            (Ok(()), 0) => {}
+            (Ok(()), failed) => {
+                tracing::warn!(
+                    failed,
+                    "events.jsonl can be written again; what happened in between is missing in it"
+                );
+                self.failed = 0;
+            }
+            (Err(error), failed) => {
+                if failed == 0 {
+                    tracing::error!(
+                        %error,
+                        "events.jsonl cannot be written: what happens from here on is not kept beyond this broker; all else goes on"
+                    );
+                }
+                self.failed = failed.saturating_add(1);
+                // A part of it may have found room; what comes next must not follow that.
+                let _ = self.file.as_ref().map(|file| file.set_len(at));
+                self.noted = at;
+            }
         }
+        outcome.is_ok()
     }
 
     /// Writes there; what was after it is gone.
     fn write(&mut self, at: u64, text: &str) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
         let end = at + text.len() as u64;
         let shrinks = end < self.noted;
         self.noted = end;
-        self.file.write_all_at(text.as_bytes(), at)?;
-        if shrinks { self.file.set_len(end) } else { Ok(()) }
+        file.write_all_at(text.as_bytes(), at)?;
+        if shrinks { file.set_len(end) } else { Ok(()) }
     }
 
     fn keep(&mut self, event: Event) {

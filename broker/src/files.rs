@@ -45,10 +45,7 @@ fn untrusted(path: &Path, metadata: &fs::Metadata) -> io::Error {
     let path = path.display();
     io::Error::new(
         io::ErrorKind::PermissionDenied,
-        format!(
-            "others can write to {path} (owner {owner}, mode {mode:04o}); remove it, or set XDG_RUNTIME_DIR or \
-             IMSUP_RUNTIME_DIR (for its state, XDG_STATE_HOME or IMSUP_STATE_DIR) to a directory of your own"
-        ),
+        format!("others can write to {path} (owner {owner}, mode {mode:04o}); remove it"),
     )
 }
 
@@ -91,7 +88,7 @@ mod tests {
             fs::set_permissions(made, fs::Permissions::from_mode(open)).unwrap();
             let error = make_private_directory(&path).unwrap_err().to_string();
             let named = format!("{} (owner", made.display());
-            assert!(error.contains(&named) && error.contains("XDG_RUNTIME_DIR"), "{error}");
+            assert!(error.contains(&named) && error.contains("remove it"), "{error}");
             fs::set_permissions(made, fs::Permissions::from_mode(0o700)).unwrap();
         }
         fs::set_permissions(&above, fs::Permissions::from_mode(0o1777)).unwrap();

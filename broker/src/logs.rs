@@ -209,7 +209,7 @@ mod tests {
 
     fn paths(directory: &Path) -> Paths {
         let directory = directory.to_owned();
-        let paths = Paths::new("shop", 0, |_| Some(directory.clone()));
+        let paths = Paths::new("shop", 0, |_| Some(directory.clone()), |_| true);
         std::fs::create_dir_all(paths.log("x").parent().unwrap()).unwrap();
         paths
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 /// The directories of one project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -10,43 +12,43 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The directories of `project` for the user `uid`, by the environment that `variable` looks up.
-    pub fn new(project: &str, uid: u32, variable: impl Fn(&str) -> Option<PathBuf>) -> Self {
+    /// The directories of `project` for the user `uid`, by the environment that `variable` looks up, and by what is `usable`: where the usual place cannot
+    /// be made (`docker run --user`, a read-only root, a home that is another's), all are below /tmp.
+    pub fn new(
+        project: &str,
+        uid: u32,
+        variable: impl Fn(&str) -> Option<PathBuf>,
+        usable: impl Fn(&Path) -> bool,
+    ) -> Self {
+        let choose = |explicit: &str, usual: Option<PathBuf>, last: String| {
+            let fallback = || PathBuf::from(last);
+            variable(explicit).unwrap_or_else(|| usual.filter(|path| usable(path)).unwrap_or_else(fallback))
+        };
         let root = uid == 0;
-        let runtime_base = variable("IMSUP_RUNTIME_DIR").unwrap_or_else(|| {
-            if root {
-                return PathBuf::from("/run/imsup");
-            }
-            match variable("XDG_RUNTIME_DIR") {
-                Some(directory) => directory.join("imsup"),
-                None => PathBuf::from(format!("/tmp/imsup-{uid}")),
-            }
-        });
-        let state_base = variable("IMSUP_STATE_DIR").unwrap_or_else(|| {
-            if root {
-                return PathBuf::from("/var/lib/imsup");
-            }
-            if let Some(directory) = variable("XDG_STATE_HOME") {
-                return directory.join("imsup");
-            }
-            match variable("HOME") {
-                Some(home) => home.join(".local/state/imsup"),
-                None => PathBuf::from(format!("/tmp/imsup-{uid}-state")),
-            }
-        });
+        let runtime = match root {
+            true => Some(PathBuf::from("/run/imsup")),
+            false => variable("XDG_RUNTIME_DIR").map(|directory| directory.join("imsup")),
+        };
+        let state = match root {
+            true => Some(PathBuf::from("/var/lib/imsup")),
+            false => variable("XDG_STATE_HOME")
+                .map(|directory| directory.join("imsup"))
+                .or_else(|| variable("HOME").map(|home| home.join(".local/state/imsup"))),
+        };
         Self {
-            runtime: runtime_base.join(project),
-            state: state_base.join(project),
+            runtime: choose("IMSUP_RUNTIME_DIR", runtime, format!("/tmp/imsup-{uid}")).join(project),
+            state: choose("IMSUP_STATE_DIR", state, format!("/tmp/imsup-{uid}-state")).join(project),
         }
     }
 
     /// The directories of `project` for this process.
     pub fn of(project: &str) -> Self {
-        Self::new(project, rustix::process::getuid().as_raw(), |name| {
+        let variable = |name: &str| {
             std::env::var_os(name)
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
-        })
+        };
+        Self::new(project, rustix::process::getuid().as_raw(), variable, can_be_made)
     }
 
     /// The runtime directory: sockets and locks, gone after `down`.
@@ -115,5 +117,60 @@ impl Paths {
             Some(base) => base.join("projects.json"),
             None => self.state.join("projects.json"),
         }
+    }
+}
+
+/// Whether a directory is there and can be written, or can be made: access(2) of the nearest that is there.
+fn can_be_made(path: &Path) -> bool {
+    let nearest = path.ancestors().find(|path| path.exists());
+    nearest.is_some_and(|path| path.is_dir() && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(uid: u32, variables: &[(&str, &str)], unusable: &[&str]) -> (String, String) {
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value.into())
+        };
+        let paths = Paths::new("shop", uid, variable, |path| {
+            !unusable.iter().any(|start| path.starts_with(start))
+        });
+        (paths.runtime.display().to_string(), paths.state.display().to_string())
+    }
+
+    #[test]
+    fn the_usual_places_give_way_where_they_cannot_be_made() {
+        let both = |runtime: &str, state: &str| (runtime.to_owned(), state.to_owned());
+        assert_eq!(places(0, &[], &[]), both("/run/imsup/shop", "/var/lib/imsup/shop"));
+        assert_eq!(
+            places(0, &[], &["/run", "/var"]),
+            both("/tmp/imsup-0/shop", "/tmp/imsup-0-state/shop")
+        );
+        let home = [("HOME", "/home/ann"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(
+            places(7, &home, &[]),
+            both("/run/user/7/imsup/shop", "/home/ann/.local/state/imsup/shop")
+        );
+        // `docker run --user 7`, where nobody has made a home.
+        assert_eq!(
+            places(7, &[("HOME", "/")], &["/"]),
+            both("/tmp/imsup-7/shop", "/tmp/imsup-7-state/shop")
+        );
+        // What was said is meant.
+        let said = [("IMSUP_RUNTIME_DIR", "/a"), ("IMSUP_STATE_DIR", "/b")];
+        assert_eq!(places(7, &said, &["/"]), both("/a/shop", "/b/shop"));
+    }
+
+    #[test]
+    fn what_can_be_made_is_below_what_can_be_written() {
+        let base = tempfile::tempdir().unwrap();
+        assert!(can_be_made(base.path()) && can_be_made(&base.path().join("a/b")));
+        std::fs::write(base.path().join("file"), "").unwrap();
+        assert!(!can_be_made(&base.path().join("file/b")));
     }
 }

@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
-        let paths = Paths::new("shop", 0, |_| Some(directory.path().to_owned()));
+        let paths = Paths::new("shop", 0, |_| Some(directory.path().to_owned()), |_| true);
         std::fs::create_dir_all(paths.runtime()).unwrap();
         assert_eq!(read(&paths), []);
         let records = [("10.77.0.0/16", Some(7)), ("127.77.0.0/16", None)].map(|(subnet, metric)| Record {
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn the_prefix_of_hosts_that_live_does_not_change() {
         let directory = tempfile::tempdir().unwrap();
-        let paths = Paths::new("shop", 0, |_| Some(directory.path().to_owned()));
+        let paths = Paths::new("shop", 0, |_| Some(directory.path().to_owned()), |_| true);
         std::fs::create_dir_all(paths.runtime()).unwrap();
         let subnet = |text: &str| text.parse::<Subnet>().unwrap();
         let refused = |now: &str| matches!(hold(subnet(now), &paths, true), Err(RouteError::Changed { .. }));

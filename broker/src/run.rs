@@ -113,12 +113,12 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
     let claim = block::claim(&cluster, &planes, memory.blocks, &others)?;
     let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
-    memorize(&cluster, &claim, &indexes, &mut memory, &paths)?;
+    memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     check_ports(&cluster, &memory, &limits)?;
 
-    let up_us = brought_up(&paths)?;
+    let up_us = brought_up(&paths);
     let mut hosts = Hosts::new(&cluster, &indexes, up_us);
-    let (history, last) = read_back(&paths, &mut hosts, up_us)?;
+    let (history, last) = read_back(&paths, &mut hosts, up_us);
     let leases = Leases::open(paths.leases());
     let doors = publish(&cluster, &planes, &mut hosts)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
@@ -200,18 +200,33 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     Ok(())
 }
 
+/// What a directory is for, and what names another.
+struct Kept {
+    what: &'static str,
+    variable: &'static str,
+}
+
+const RUNTIME: Kept = Kept {
+    what: "the runtime directory",
+    variable: "IMSUP_RUNTIME_DIR",
+};
+const STATE: Kept = Kept {
+    what: "the state directory",
+    variable: "IMSUP_STATE_DIR",
+};
+
 /// Makes the project's directories and takes the lock that makes this its broker.
 fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     let mut lock = loop {
-        make_directory("the runtime directory", paths.runtime())?;
+        make_directory(&RUNTIME, paths.runtime())?;
         if let Some(lock) = try_lock(project, &paths.lock())? {
             break lock;
         }
     };
     // Only now: a broker that is ending removes everything before it lets go of the lock.
-    make_directory("the runtime directory", &paths.running(""))?;
-    make_directory("the state directory", paths.state())?;
-    make_directory("the state directory", paths.log("x").parent().unwrap_or(paths.state()))?;
+    make_directory(&RUNTIME, &paths.running(""))?;
+    make_directory(&STATE, paths.state())?;
+    make_directory(&STATE, paths.log("x").parent().unwrap_or(paths.state()))?;
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     written.map_err(|source| BrokerError::File {
         what: "the broker's lock",
@@ -221,10 +236,11 @@ fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     Ok(lock)
 }
 
-fn make_directory(what: &'static str, path: &Path) -> Result<(), BrokerError> {
-    files::make_private_directory(path).map_err(|source| BrokerError::File {
-        what,
+fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
+    files::make_private_directory(path).map_err(|source| BrokerError::Directory {
+        what: kind.what,
         path: path.to_owned(),
+        variable: kind.variable,
         source,
     })
 }
@@ -268,13 +284,7 @@ fn try_lock(project: &str, path: &Path) -> Result<Option<File>, BrokerError> {
 }
 
 /// Remembers the blocks and the indexes, where they are new.
-fn memorize(
-    cluster: &Cluster,
-    claim: &block::Claim,
-    indexes: &[Index],
-    memory: &mut Memory,
-    paths: &Paths,
-) -> Result<(), BrokerError> {
+fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) {
     let given: BTreeMap<String, u16> = cluster
         .hosts
         .iter()
@@ -283,12 +293,13 @@ fn memorize(
         .collect();
     let blocks = Some((claim.first, claim.count));
     if memory.blocks == blocks && memory.indexes == given {
-        return Ok(());
+        return;
     }
     memory.blocks = blocks;
     memory.indexes = given;
-    projects::remember(&paths.projects(), &cluster.project, memory)?;
-    Ok(())
+    if let Err(error) = projects::remember(&paths.projects(), &cluster.project, memory) {
+        tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+    }
 }
 
 fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> Result<(), BrokerError> {
@@ -306,27 +317,24 @@ fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> R
 }
 
 /// When the project was brought up, which an earlier broker may have done.
-fn brought_up(paths: &Paths) -> Result<u64, BrokerError> {
+fn brought_up(paths: &Paths) -> u64 {
     let path = paths.up();
     let known = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
     if let Some(known) = known {
-        return Ok(known);
+        return known;
     }
     let now_us = now_us();
-    files::replace(&path, format!("{now_us}\n").as_bytes()).map_err(|source| BrokerError::File {
-        what: "the time of `up`",
-        path,
-        source,
-    })?;
-    Ok(now_us)
+    if let Err(error) = files::replace(&path, format!("{now_us}\n").as_bytes()) {
+        tracing::warn!(
+            "{}: {error}: a broker after this one counts from its own start",
+            path.display()
+        );
+    }
+    now_us
 }
 
 /// Reads what an earlier broker of this `up` has left: the hosts' accounts, and what happened to each last.
-fn read_back(
-    paths: &Paths,
-    hosts: &mut Hosts,
-    up_us: u64,
-) -> Result<(History, Vec<(HostName, EventKind)>), BrokerError> {
+fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(HostName, EventKind)>) {
     let mut last: HashMap<HostName, EventKind> = HashMap::new();
     let history = History::open(&paths.events(), |event| {
         if let Some(id) = hosts.named(&event.host) {
@@ -342,12 +350,15 @@ fn read_back(
         }
         last.insert(event.host.clone(), event.kind);
     });
-    let history = history.map_err(|source| BrokerError::File {
-        what: "the history of events",
-        path: paths.events(),
-        source,
-    })?;
-    Ok((history, last.into_iter().collect()))
+    let history = history.unwrap_or_else(|error| {
+        let path = paths.events();
+        tracing::warn!(
+            "{}: {error}: what happens is not kept beyond this broker",
+            path.display()
+        );
+        History::in_memory()
+    });
+    (history, last.into_iter().collect())
 }
 
 fn publish(cluster: &Cluster, planes: &Planes, hosts: &mut Hosts) -> Result<Vec<published::Door>, BrokerError> {

@@ -479,3 +479,22 @@ proptest! {
         let _ = load_text(&text);
     }
 }
+
+#[test]
+fn an_environment_file_that_nobody_would_ever_write_to_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("web.env");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let file = directory.path().join("compose.yaml");
+    fs::write(&file, "services: { web: { command: nginx, env_file: web.env } }").unwrap();
+    let options = LoadOptions {
+        files: vec![file],
+        directory: directory.path().to_owned(),
+        project: None,
+        profiles: Vec::new(),
+        environment: BTreeMap::new(),
+        strict: false,
+    };
+    let error = compose::load(&options).unwrap_err().to_string();
+    assert!(error.contains("web.env") && error.contains("FIFO"), "{error}");
+}

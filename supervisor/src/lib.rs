@@ -20,6 +20,7 @@ mod reconnect;
 mod resolvers;
 mod run;
 mod running;
+pub mod said;
 pub mod sleep;
 pub mod sockets;
 pub mod syscalls;

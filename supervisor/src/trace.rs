@@ -15,6 +15,7 @@ use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::message::Header;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::decode_address;
+use crate::said;
 use crate::syscalls::Verdict;
 
 /// Decisions shown of one call: those about the first messages of a sendmmsg(2).
@@ -75,7 +76,7 @@ impl Trace {
             Verdict::Done if decisions.is_empty() => "its caller is gone".to_owned(),
             Verdict::Done => "given".to_owned(),
         };
-        eprintln!("{call}{decisions}: {result}");
+        say(format_args!("{call}{decisions}: {result}"));
         if matches!(verdict, Verdict::Hold(_)) {
             lines.held.insert(id, (Instant::now(), call));
         }
@@ -84,16 +85,27 @@ impl Trace {
     /// A call that was held is answered.
     pub fn resumed(&mut self, id: NotificationId, answer: Answer) {
         if let Some((since, call)) = self.0.as_mut().and_then(|lines| lines.held.remove(&id)) {
-            eprintln!("{call} -> held for {:.1?}: {}", since.elapsed(), shown(answer));
+            say(format_args!(
+                "{call} -> held for {:.1?}: {}",
+                since.elapsed(),
+                shown(answer)
+            ));
         }
     }
 
     /// The caller of a call that was held is gone.
     pub fn gone(&mut self, id: NotificationId) {
         if let Some((since, call)) = self.0.as_mut().and_then(|lines| lines.held.remove(&id)) {
-            eprintln!("{call} -> held for {:.1?}: its caller is gone", since.elapsed());
+            say(format_args!(
+                "{call} -> held for {:.1?}: its caller is gone",
+                since.elapsed()
+            ));
         }
     }
+}
+
+fn say(line: fmt::Arguments<'_>) {
+    said::say(format!("{line}\n").as_bytes());
 }
 
 fn shown(answer: Answer) -> String {

@@ -220,7 +220,13 @@ fn hosts_sleep_where_the_capability_is_added() {
 fn run_is_a_containers_entrypoint() {
     let docker = Docker::start(&[]);
     let redis = ["redis-server", "--port", "6379", "--save", ""];
-    for (user, options) in [(ROOT, &[][..]), (USER, &[]), (ROOT, &["--user", "1000:1000"])] {
+    for (user, options) in [
+        (ROOT, &[][..]),
+        (USER, &[]),
+        // A user of whom the image knows nothing, and who has no home.
+        ("1234:1234", &[]),
+        (ROOT, &["--user", "1000:1000"]),
+    ] {
         let mut words = vec!["imsup", "run"];
         words.extend(options);
         words.push("--");

@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use common::client::{Held, ask};
 use common::command::run;
 use common::{Project, wait_until};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
 fn these_tests_are_run_by_root() {
@@ -190,4 +192,80 @@ fn spark_needs_no_setting_where_addresses_are_no_loopback_addresses() {
         return;
     }
     common::spark::one_query("spark-prefix", &["compose.prefix.yaml"]);
+}
+
+/// A file system with this little room, for as long as it lives.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn at(path: std::path::PathBuf) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        let options = "size=256k,nr_inodes=64,mode=0700";
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+        Self(path)
+    }
+
+    /// Takes all room and all names; gives what to remove to free it.
+    fn fill(&self) -> Vec<std::path::PathBuf> {
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+        let mut all = vec![filler];
+        for number in 0.. {
+            let path = self.0.join(format!("filler{number}"));
+            if std::fs::File::create(&path).is_err() {
+                break;
+            }
+            all.push(path);
+        }
+        all
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_loses_history_and_output_and_nothing_else() {
+    let project = Project::new(
+        "full",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+  new: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let disk = SmallDisk::at(project.path("state"));
+    project.ok(&["up", "-d"]);
+    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
+    let fillers = disk.fill();
+    let boots = |host: &str| project.event_names(host).iter().filter(|name| *name == "boot").count();
+    for host in ["web", "new", "web", "new"] {
+        project.ok(&["stop", host]);
+        assert_eq!(ask(project.at(host, 8080)).value("host"), host);
+    }
+    assert_eq!(
+        (boots("web"), boots("new")),
+        (3, 2),
+        "told by the broker, if kept by none"
+    );
+    project.kill(project.broker());
+    project.ok(&["up", "-d"]);
+    assert_eq!(ask(project.at("new", 8080)).value("host"), "new");
+
+    for filler in fillers {
+        std::fs::remove_file(filler).unwrap();
+    }
+    project.ok(&["stop", "web"]);
+    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
+    let kept = boots("web");
+    project.kill(project.broker());
+    project.ok(&["up", "-d"]);
+    assert_eq!(boots("web"), kept, "what happens is kept again");
+    project.ok(&["down"]);
+    drop(disk);
+    project.expect_nothing_left();
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::io::Read;
 
-use common::{Project, client, leaks};
+use common::{Background, LIMIT, Project, client, leaks};
 
 /// A server for each family that asks for no SO_REUSEADDR and closes its connections first. It says what the option is afterwards.
 const COMPOSE: &str = r#"
@@ -60,5 +60,25 @@ fn no_process_outlives_down() {
         project.ok(&["down"]);
         let left = leaks::processes(project.path("").as_ref());
         assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Whoever is second finds a project that is being taken down, and waits for that.
+#[test]
+fn several_downs_at_once_all_succeed() {
+    let project = Project::new(
+        "downs",
+        "services: { web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] } }",
+    );
+    for _ in 0..10 {
+        project.ok(&["up", "-d"]);
+        project.ok(&["wake"]);
+        let downs: Vec<Background> = (0..4)
+            .map(|_| Background::collecting(project.imsup_command(&["down"])))
+            .collect();
+        for down in downs {
+            down.finish(LIMIT).expect_success("imsup down");
+        }
+        project.expect_nothing_left();
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Endpoint;
 
-/// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit, in lower case.
+/// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit, in lower case; no number.
 ///
 /// Underscores and dots are allowed because compose service names have them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,7 +18,8 @@ pub struct HostName(Box<str>);
 /// A name that no host can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' cannot be a host's name: use 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit"
+    "'{0}' cannot be a host's name: use 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit, \
+     and not a number, which resolvers take for an address"
 )]
 pub struct BadHostName(String);
 
@@ -39,12 +40,21 @@ impl FromStr for HostName {
             && lower
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if fits {
+        if fits && !is_number(&lower) {
             Ok(Self(lower.into_boxed_str()))
         } else {
             Err(BadHostName(name.to_owned()))
         }
     }
+}
+
+/// Whether resolvers take a name for an IPv4 address, so that nobody asks for it: `1`, `10.1`, `0x7f`, `127.0.0.1` (inet_aton(3)).
+fn is_number(lower: &str) -> bool {
+    let is_part = |part: &str| match part.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        None => !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit()),
+    };
+    lower.split('.').count() <= 4 && lower.split('.').all(is_part)
 }
 
 impl TryFrom<String> for HostName {

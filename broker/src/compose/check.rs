@@ -15,6 +15,9 @@ use crate::subnet::Subnet;
 /// Hosts in a block: its addresses but the broker's own, `127.77.B.0`.
 const HOSTS_PER_BLOCK: usize = 255;
 
+/// Ports that all hosts may declare: more descriptors no process of Linux has by default (proc_sys_fs(5), nr_open).
+pub(super) const MAX_PORTS: usize = 1 << 20;
+
 /// Hosts in all blocks together.
 pub(super) const MAX_HOSTS: usize = 256 * HOSTS_PER_BLOCK;
 
@@ -78,7 +81,12 @@ pub enum Conflict {
         /// How many hosts it has addresses for.
         room: usize,
     },
-    /// More hosts than there are addresses at all.
+    /// More ports than there can be sockets.
+    #[error(
+        "all hosts together declare more than {MAX_PORTS} ports, for each of which a socket is kept: declare those that clients connect to"
+    )]
+    TooManyPorts,
+    /// More hosts than a subnet has addresses for.
     #[error("there are more than {MAX_HOSTS} hosts, which is all that a subnet has addresses for")]
     TooManyHosts,
     /// One port of the machine for two hosts.

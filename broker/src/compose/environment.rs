@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
@@ -151,9 +152,19 @@ fn format(node: &Node, path: &Path<'_>) -> Result<bool, Fault> {
     }
 }
 
-/// The text of an environment file.
+/// Whether this is a pipe that was handed to us, as a shell does for `<(command)`.
+fn is_descriptor(file: &FilePath) -> bool {
+    ["/dev/fd", "/proc/self/fd", "/dev/stdin"]
+        .iter()
+        .any(|place| file.starts_with(place))
+}
+
+/// The text of an environment file. A FIFO that nobody writes to would be waited for, for ever.
 pub(super) fn read_text(file: &FilePath) -> io::Result<String> {
     use std::io::Read;
+    if std::fs::metadata(file)?.file_type().is_fifo() && !is_descriptor(file) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a FIFO, not a file"));
+    }
     let mut content = String::new();
     let count = std::fs::File::open(file)?
         .take(MAX_ENV_FILE_BYTES + 1)

@@ -187,6 +187,7 @@ impl Context<'_, '_> {
             joined: BTreeSet::new(),
             warnings: Vec::new(),
             hosts: Vec::new(),
+            ports: 0,
             made: HashMap::new(),
             dependent: Vec::new(),
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use imsup_wire::{HostName, Transport};
 
-use super::check::{Claims, Conflict, MAX_HOSTS};
+use super::check::{Claims, Conflict, MAX_HOSTS, MAX_PORTS};
 use super::command::command;
 use super::environment::{EnvFiles, Lookup};
 use super::error::{Fault, Warning, WarningKind};
@@ -47,6 +47,8 @@ pub(super) struct Builder<'a, 'l> {
     pub joined: BTreeSet<String>,
     pub warnings: Vec<Warning>,
     pub hosts: Vec<HostSpec>,
+    /// How many ports they declare.
+    pub ports: usize,
     /// Where in `hosts` those of each service are.
     pub made: HashMap<Rc<str>, Range<usize>>,
     /// Hosts with `boot_dependencies`, and the services they depend on.
@@ -107,6 +109,10 @@ impl Builder<'_, '_> {
         refuse_shared(node, &path, replicas, &networks)?;
         if self.hosts.len() + replicas as usize > MAX_HOSTS {
             return Err(Fault::new(node.at, path, Conflict::TooManyHosts));
+        }
+        self.ports += template.expose.len() * replicas as usize;
+        if self.ports > MAX_PORTS {
+            return Err(Fault::new(node.at, path, Conflict::TooManyPorts));
         }
         let first = self.hosts.len();
         let boots = template.imsup.boot_dependencies;

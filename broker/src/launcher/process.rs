@@ -130,6 +130,21 @@ impl ProcessLauncher {
     }
 }
 
+/// Opens what the program prints to: its log, or nothing where that cannot be (a full disk), which is said.
+fn open_log(launch: &Launch<'_>) -> Result<File, LaunchError> {
+    let failed = |source| LaunchError::Log {
+        path: launch.log.clone(),
+        source,
+    };
+    match File::options().append(true).create(true).open(&launch.log) {
+        Ok(log) => Ok(log),
+        Err(error) => {
+            tracing::warn!("{}; what it prints is lost", failed(error));
+            File::options().append(true).open("/dev/null").map_err(failed)
+        }
+    }
+}
+
 impl Launcher for ProcessLauncher {
     fn prepare(&mut self, project: &str) {
         self.prepared = true;
@@ -144,15 +159,7 @@ impl Launcher for ProcessLauncher {
     }
 
     fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError> {
-        let log_error = |source| LaunchError::Log {
-            path: launch.log.clone(),
-            source,
-        };
-        let log = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&launch.log)
-            .map_err(log_error)?;
+        let log = open_log(launch)?;
         // Held while the child is made, so that nobody takes it for an orphan before it is known.
         let children = Arc::clone(&self.children);
         let mut children = children.lock();

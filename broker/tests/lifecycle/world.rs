@@ -54,11 +54,12 @@ impl World {
         let number = PROJECTS.fetch_add(1, Ordering::Relaxed);
         let project = format!("t{}-{number}", std::process::id());
         let base = directory.path().to_owned();
-        let paths = Paths::new(&project, 0, |name| match name {
+        let variable = |name: &str| match name {
             "IMSUP_RUNTIME_DIR" => Some(base.join("run")),
             "IMSUP_STATE_DIR" => Some(base.join("state")),
             _ => None,
-        });
+        };
+        let paths = Paths::new(&project, 0, variable, |_| true);
         std::fs::write(base.join("resolv.conf"), "").unwrap();
         Self {
             directory,

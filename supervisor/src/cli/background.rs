@@ -90,7 +90,10 @@ fn broker_pid(project: &Project) -> Result<i32, ClientError> {
 }
 
 /// Waits while the project's broker is neither ready nor gone: until its socket, or its directory, comes or goes.
-fn await_change(project: &Project) -> Result<()> {
+///
+/// # Errors
+/// inotify(7).
+pub fn await_change(project: &Project) -> Result<()> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("waiting for the project's broker")?;
     let mask = AddWatchFlags::IN_CREATE
         | AddWatchFlags::IN_MOVED_TO

@@ -4,10 +4,11 @@ use std::fs::File;
 
 use anyhow::{Context, Result};
 use imsup_broker::client::ClientError;
-use imsup_broker::{down_without_broker, projects};
+use imsup_broker::{AbsentError, down_without_broker, projects};
 use imsup_wire::Request;
 use rustix::fs::FlockOperation;
 
+use super::background;
 use super::connection;
 use super::output;
 use super::project::{Project, ProjectAndFileArgs};
@@ -29,28 +30,44 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let project = args.project.find()?;
     let name = &project.name;
-    let said = match ask(&project) {
-        Ok(()) => format!("project '{name}' is down"),
-        Err(ClientError::NoBroker { .. }) => {
-            // Files may be left even where nothing runs.
-            down_without_broker(name, &project.paths)?;
-            format!("project '{name}' was not up")
+    let said = loop {
+        // Another `down` may be under way, or an `up`: what becomes of it decides.
+        match take_down(&project).with_context(|| format!("taking project '{name}' down"))? {
+            Some(said) => break said,
+            None => background::await_change(&project)?,
         }
-        Err(ClientError::Dead { .. }) => {
-            let ended = down_without_broker(name, &project.paths)?;
-            let hosts = match ended.as_slice() {
-                [] => "no host ran".to_owned(),
-                hosts => format!("ended {}", hosts.join(", ")),
-            };
-            format!("project '{name}' is down (its broker had died; {hosts})")
-        }
-        Err(error) => return Err(error).context(format!("taking project '{name}' down")),
     };
     if args.forget {
         projects::forget(&project.paths.projects(), name)?;
     }
     output::note(&said);
     Ok(())
+}
+
+/// Takes the project down, and gives what there is to say; `None` while a broker is starting or ending.
+fn take_down(project: &Project) -> Result<Option<String>> {
+    let name = &project.name;
+    let (left, found) = match ask(project) {
+        Ok(()) => return Ok(Some(format!("project '{name}' is down"))),
+        Err(ClientError::Busy { .. } | ClientError::Ended { .. }) => return Ok(None),
+        Err(error @ (ClientError::NoBroker { .. } | ClientError::Dead { .. })) => {
+            // Files may be left even where nothing runs.
+            (down_without_broker(name, &project.paths), error)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let ended = match left {
+        Err(AbsentError::HasBroker(_)) => return Ok(None),
+        left => left?,
+    };
+    Ok(Some(match (found, ended.as_slice()) {
+        (ClientError::Dead { .. }, []) => format!("project '{name}' is down (its broker had died; no host ran)"),
+        (ClientError::Dead { .. }, hosts) => {
+            let hosts = hosts.join(", ");
+            format!("project '{name}' is down (its broker had died; ended {hosts})")
+        }
+        _ => format!("project '{name}' was not up"),
+    }))
 }
 
 /// Asks the broker, and returns when its process lets go of the project.

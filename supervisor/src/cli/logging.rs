@@ -1,7 +1,8 @@
-//! What imsup itself logs.
+//! What imsup itself logs. A log that cannot be written is no reason to end, or to wait: see [`imsup_supervisor::said`].
 
 use std::io::{self, IsTerminal};
 
+use imsup_supervisor::said::Stderr;
 use tracing_subscriber::EnvFilter;
 
 /// The variable that says how much; see tracing-subscriber's EnvFilter for what can be said.
@@ -31,7 +32,8 @@ fn start_for(terminal: bool) {
         Ok(filter) if std::env::var_os(VARIABLE).is_some() => subscribe(filter, terminal),
         _ => tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
-            .with_writer(io::stderr)
+            .with_writer(|| Stderr)
+            .log_internal_errors(false)
             .with_ansi(terminal)
             .with_target(false)
             .init(),
@@ -41,7 +43,8 @@ fn start_for(terminal: bool) {
 fn subscribe(filter: EnvFilter, terminal: bool) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Stderr)
+        .log_internal_errors(false)
         .with_ansi(terminal)
         .with_target(false)
         .init();

@@ -28,6 +28,7 @@ mod ps;
 mod readiness;
 mod resolvers;
 mod run;
+mod screen;
 mod selection;
 mod sleep;
 mod supervise;
@@ -92,6 +93,8 @@ enum Verb {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // Cannot fail: these signals exist, and may be ignored.
+    let _ = imsup_supervisor::kernel::dispositions::set_own();
     // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs (measured, release build).
     if let Some(launched) = run::launched(std::env::args_os().skip(1)) {
         return launched.run().unwrap_or_else(|error| failure::report(&error));

@@ -17,6 +17,7 @@ use super::output::{self, BOLD, DIM, paint};
 use super::project::Project;
 use super::ps;
 use super::readiness;
+use super::screen::Screen;
 
 /// Make every host of a compose file exist; the first connection boots it
 #[derive(Debug, clap::Args)]
@@ -60,7 +61,7 @@ fn in_foreground(args: &Args) -> Result<()> {
         let logs = logs::from_now(&project);
         // A client like any other, beside the broker, which must not wait for the terminal.
         thread::Builder::new()
-            .name("screen".to_owned())
+            .name("programs".to_owned())
             .spawn(move || {
                 if let Err(error) = introduce(&project).and_then(|()| logs::follow_all(logs?, &names)) {
                     tracing::warn!("what the programs print is not shown: {error:#}");
@@ -69,11 +70,11 @@ fn in_foreground(args: &Args) -> Result<()> {
             .context("starting the thread that shows what the programs print")?;
         Ok(())
     };
-    let on_event = move |event: &Event| {
-        // A terminal that went away is no reason to stop: Ctrl-C and 'down' are.
-        let _ = writeln!(output::stdout(), "{}", lines.line(event));
-    };
-    broker::serve(cluster, false, on_ready, Some(Box::new(on_event)))
+    let (screen, written) = Screen::start()?;
+    let on_event = move |event: &Event| screen.show(lines.line(event));
+    let served = broker::serve(cluster, false, on_ready, Some(Box::new(on_event)));
+    written.wait();
+    served
 }
 
 /// Says what exists now.

@@ -6,6 +6,7 @@ pub mod carry;
 pub mod cgroup;
 pub mod cpu;
 pub mod descriptors;
+pub mod dispositions;
 pub mod family;
 pub mod features;
 pub mod holders;

@@ -22,7 +22,8 @@ const IDLE: Duration = Duration::from_millis(100);
 /// The clock that ends waits. Its signal reaches only this thread, and only between [`Patience::begin`] and [`Patience::end`].
 #[derive(Debug)]
 pub struct Patience {
-    timer: libc::timer_t,
+    /// `None` where there may be none (RLIMIT_SIGPENDING, `ulimit -i 0`): a wait lasts until the program ends it, then.
+    timer: Option<libc::timer_t>,
     ticks: Cell<bool>,
     last_used: Cell<Instant>,
     /// Whether the signal is let through.
@@ -40,7 +41,7 @@ impl Patience {
         let mut timer = MaybeUninit::<libc::timer_t>::uninit();
         // SAFETY: all zeros are a valid `struct sigaction` (no flags: SA_RESTART would go on waiting) and `struct sigevent`; both and
         // `timer` outlive the calls, and the handler does nothing, which is safe in any context.
-        unsafe {
+        let timer = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
             Errno::result(libc::sigaction(signal(), &raw const action, ptr::null_mut()))?;
@@ -48,15 +49,21 @@ impl Patience {
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = signal();
             event.sigev_notify_thread_id = libc::gettid();
-            Errno::result(libc::timer_create(
-                libc::CLOCK_MONOTONIC,
-                &raw mut event,
-                timer.as_mut_ptr(),
-            ))?;
-        }
+            let created = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr());
+            match Errno::result(created) {
+                // timer_create has written it.
+                Ok(_) => Some(timer.assume_init()),
+                Err(Errno::EAGAIN) => {
+                    tracing::debug!(
+                        "no signal may be queued for a timer ('ulimit -i'): a program that makes its sockets block at the wrong instant stalls its supervisor"
+                    );
+                    None
+                }
+                Err(errno) => return Err(errno),
+            }
+        };
         Ok(Self {
-            // SAFETY: timer_create has written it.
-            timer: unsafe { timer.assume_init() },
+            timer,
             ticks: Cell::new(false),
             last_used: Cell::new(Instant::now()),
             begun: Cell::new(false),
@@ -102,6 +109,7 @@ impl Patience {
     }
 
     fn set(&self, interval: Duration) {
+        let Some(timer) = self.timer else { return };
         let interval = libc::timespec {
             tv_sec: 0,
             tv_nsec: interval.subsec_nanos().into(),
@@ -111,14 +119,16 @@ impl Patience {
             it_value: interval,
         };
         // SAFETY: the timer lives as long as this, and `times` outlives the call. It cannot fail for a timer and times like these.
-        unsafe { libc::timer_settime(self.timer, 0, &raw const times, ptr::null_mut()) };
+        unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
     }
 }
 
 impl Drop for Patience {
     fn drop(&mut self) {
-        // SAFETY: the timer was made by timer_create, and is deleted once.
-        unsafe { libc::timer_delete(self.timer) };
+        if let Some(timer) = self.timer {
+            // SAFETY: the timer was made by timer_create, and is deleted once.
+            unsafe { libc::timer_delete(timer) };
+        }
     }
 }
 

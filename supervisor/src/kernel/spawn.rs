@@ -12,13 +12,14 @@ use std::os::unix::net::UnixStream;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, fork, getppid, setgroups, setresgid, setresuid, setsid};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
+use super::dispositions;
 use super::notify::Listener;
 use super::socket::errno_of;
 
@@ -298,8 +299,7 @@ fn become_program(
     if getppid() != parent {
         return Err(Errno::ESRCH);
     }
-    // SAFETY: SIG_DFL is no handler of ours. Rust ignores SIGPIPE in its own processes; programs expect the default.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    dispositions::set_a_programs()?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
     let name = program.command.first().ok_or(Errno::ENOENT)?;
     execvp(name, program.command)

@@ -65,11 +65,17 @@ pub struct Background {
 impl Background {
     /// Starts it in a process group of its own, its output going to `stdout`.
     #[track_caller]
-    pub fn spawn(mut command: Command, stdout: Stdio) -> Self {
+    pub fn spawn(command: Command, stdout: Stdio) -> Self {
+        Self::spawn_to(command, stdout, Stdio::null())
+    }
+
+    /// The same, with what it says on standard error going to `stderr`.
+    #[track_caller]
+    pub fn spawn_to(mut command: Command, stdout: Stdio, stderr: Stdio) -> Self {
         let child = command
             .stdin(Stdio::null())
             .stdout(stdout)
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .process_group(0)
             .spawn();
         let child = child.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));

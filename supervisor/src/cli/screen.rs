@@ -1,0 +1,76 @@
+//! What `imsup up` in the foreground shows. The broker runs in the same process and must not wait for a terminal that was stopped, or for a reader that does
+//! not read, so that a thread of its own writes.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::output;
+
+/// Lines that may wait to be written.
+const WAITING: usize = 4096;
+
+/// How long the last lines may take when all is over.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Where lines are handed over.
+#[derive(Clone, Debug)]
+pub struct Screen {
+    lines: SyncSender<String>,
+    /// Lines that found no room.
+    left_out: Arc<AtomicU64>,
+}
+
+/// Waits for the last lines.
+#[derive(Debug)]
+pub struct Written(Receiver<()>);
+
+impl Screen {
+    /// Starts the thread that writes to standard output.
+    ///
+    /// # Errors
+    /// clone(2).
+    pub fn start() -> Result<(Self, Written)> {
+        let (lines, waiting) = sync_channel::<String>(WAITING);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let (alive, written) = sync_channel(0);
+        let missing = Arc::clone(&left_out);
+        thread::Builder::new()
+            .name("screen".to_owned())
+            .spawn(move || {
+                let _alive: SyncSender<()> = alive;
+                for line in waiting {
+                    // A terminal that went away is no reason to stop: Ctrl-C and 'down' are.
+                    let _ = writeln!(output::stdout(), "{line}");
+                    let missing = missing.swap(0, Ordering::Relaxed);
+                    if missing > 0 {
+                        let _ = writeln!(
+                            output::stdout(),
+                            "imsup: {missing} events are missing here; 'imsup events' has them"
+                        );
+                    }
+                }
+            })
+            .context("starting the thread that shows events")?;
+        Ok((Self { lines, left_out }, Written(written)))
+    }
+
+    /// Shows a line when there is time for it.
+    pub fn show(&self, line: String) {
+        if self.lines.try_send(line).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Written {
+    /// Waits until all lines are written, once every [`Screen`] was dropped; not for ever.
+    pub fn wait(self) {
+        let _: Result<(), RecvTimeoutError> = self.0.recv_timeout(LAST);
+    }
+}

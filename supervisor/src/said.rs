@@ -1,0 +1,173 @@
+//! Standard error of processes that live on. Whatever it is, what is said there neither ends nor stalls anything: a line that it does not take at once is
+//! left out, and the next one that it takes says how many were.
+//!
+//! Standard error may be a pipe or a terminal that nobody reads, or a socket, and is shared with programs to whom its O_NONBLOCK flag means something. So
+//! the flag is not touched: a pipe and a terminal are opened once more for each line (proc(5), /proc/PID/fd), and a socket is asked by MSG_DONTWAIT.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::net::SendFlags;
+
+/// What poll(2) says that a pipe takes without waiting (pipe(7), PIPE_BUF), if nobody else writes to it meanwhile.
+const TAKEN_AT_ONCE: usize = 4096;
+
+/// Lines that were left out since the last one that was written.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// Says a line, which `text` ends with a newline.
+pub fn say(text: &[u8]) {
+    say_to(rustix::stdio::stderr(), &LEFT_OUT, text);
+}
+
+/// Standard error for who wants an [`io::Write`]: each call is a line, and none fails.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        say(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn say_to(stream: BorrowedFd<'_>, left_out: &AtomicU64, text: &[u8]) {
+    let before = left_out.swap(0, Ordering::Relaxed);
+    let told = if before > 0 {
+        let note = format!("imsup: {before} lines are missing here, which standard error did not take\n");
+        write_at_once(stream, note.as_bytes())
+    } else {
+        Ok(())
+    };
+    let missing = match told {
+        Ok(()) => u64::from(write_at_once(stream, text).is_err()),
+        Err(_) => before + 1,
+    };
+    left_out.fetch_add(missing, Ordering::Relaxed);
+}
+
+/// Writes without waiting for anybody; fails where not all of it is taken.
+fn write_at_once(stream: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
+    match FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode) {
+        FileType::Socket => {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            write_all(text, |rest| rustix::net::send(stream, rest, flags))
+        }
+        FileType::Fifo | FileType::CharacterDevice => match open_again(stream) {
+            Ok(again) => write_all(text, |rest| rustix::io::write(&again, rest)),
+            // Another user's terminal, or no /proc.
+            Err(_) => write_all(text, |rest| write_where_writable(stream, rest)),
+        },
+        _ => write_all(text, |rest| rustix::io::write(stream, rest)),
+    }
+}
+
+fn write_all(mut text: &[u8], write: impl Fn(&[u8]) -> rustix::io::Result<usize>) -> io::Result<()> {
+    while !text.is_empty() {
+        match write(text) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => text = &text[count..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The same pipe or terminal with a flag of its own (open(2), O_NONBLOCK).
+fn open_again(stream: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+fn write_where_writable(stream: BorrowedFd<'_>, text: &[u8]) -> rustix::io::Result<usize> {
+    let mut polled = [PollFd::new(&stream, PollFlags::OUT)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
+    if !polled[0].revents().contains(PollFlags::OUT) {
+        return Err(rustix::io::Errno::AGAIN);
+    }
+    rustix::io::write(stream.as_fd(), &text[..text.len().min(TAKEN_AT_ONCE)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Fills it until it takes nothing more.
+    fn fill(stream: impl AsFd) -> usize {
+        let mut count = 0;
+        while write_at_once(stream.as_fd(), b"x\n").is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    fn read(from: &mut impl Read, bytes: usize) -> String {
+        let mut taken = vec![0; bytes];
+        from.read_exact(&mut taken).unwrap();
+        String::from_utf8(taken).unwrap()
+    }
+
+    fn assert_tells_what_is_missing(stream: impl AsFd, reader: &mut impl Read) {
+        let left_out = AtomicU64::new(0);
+        let filled = fill(&stream);
+        assert!(filled > 0);
+        for _ in 0..3 {
+            say_to(stream.as_fd(), &left_out, b"lost\n");
+        }
+        read(reader, 2 * filled);
+        let note = "imsup: 3 lines are missing here, which standard error did not take\nheard\nand heard\n";
+        say_to(stream.as_fd(), &left_out, b"heard\n");
+        say_to(stream.as_fd(), &left_out, b"and heard\n");
+        assert_eq!(read(reader, note.len()), note);
+    }
+
+    #[test]
+    fn a_pipe_that_is_full_is_not_waited_for_and_keeps_its_flags() {
+        let (mut reader, writer) = pipe().unwrap();
+        let before = rustix::fs::fcntl_getfl(&writer).unwrap();
+        assert_tells_what_is_missing(&writer, &mut reader);
+        assert_eq!(rustix::fs::fcntl_getfl(&writer).unwrap(), before);
+        assert!(!before.contains(OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn nor_is_a_socket() {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        assert_tells_what_is_missing(&writer, &mut reader);
+    }
+
+    #[test]
+    fn nor_is_a_terminal_that_may_not_be_opened_again() {
+        let (reader, writer) = pipe().unwrap();
+        let mut taken = 0;
+        while let Ok(count) = write_where_writable(writer.as_fd(), &[b'x'; 10_000]) {
+            taken += count;
+        }
+        assert_eq!(taken, rustix::pipe::fcntl_getpipe_size(&writer).unwrap());
+        drop(reader);
+    }
+
+    #[test]
+    fn what_takes_nothing_is_no_failure() {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let gone = |(_, writer): (PipeReader, _)| writer;
+        let gone = gone(pipe().unwrap());
+        let left_out = AtomicU64::new(0);
+        for stream in [full.as_fd(), gone.as_fd()] {
+            say_to(stream, &left_out, b"lost\n");
+        }
+        assert_eq!(left_out.load(Ordering::Relaxed), 2);
+    }
+}

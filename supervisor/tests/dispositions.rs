@@ -1,0 +1,100 @@
+//! What whoever starts imsup has set, which a program must not find different and imsup must live with: ignored signals, the time zone.
+
+mod common;
+
+use std::io::Read;
+use std::process::Command;
+
+use common::client::{ask, connect};
+use common::{LIMIT, Project, command, imsup};
+
+const COMPOSE: &str = r#"
+services:
+  web: { command: [sh, -c, "exec python3 @dir@/ignored.py"], expose: ["8080"] }
+"#;
+
+/// Answers everybody with the mask of the signals that it ignores.
+const SERVER: &str = "
+import socket
+listener = socket.create_server(('', 8080))
+ignored = next(line for line in open('/proc/self/status') if line.startswith('SigIgn'))
+while True:
+    taken, _ = listener.accept()
+    taken.sendall(ignored.encode())
+    taken.close()
+";
+
+const SIGPIPE: u64 = 1 << 12;
+const SIGCHLD: u64 = 1 << 16;
+const SIGXFSZ: u64 = 1 << 24;
+/// Those that glibc keeps for itself (nptl(7)).
+const INTERNAL: u64 = 0b11 << 31;
+
+fn mask(line: &str) -> u64 {
+    u64::from_str_radix(line.trim().strip_prefix("SigIgn:").unwrap().trim(), 16).unwrap()
+}
+
+fn answer(project: &Project) -> String {
+    let mut said = String::new();
+    let mut stream = connect(project.at("web", 8080)).unwrap();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
+/// A shell (dash does not ignore SIGCHLD when it is told to), since what starts the tests may ignore signals itself: they are reset where it says so.
+fn shell(project: &Project, script: &str) -> Command {
+    let script = script
+        .replace("imsup", &imsup().display().to_string())
+        .replace("@project@", &project.name);
+    project.command("bash", &["-c", &script])
+}
+
+#[test]
+fn a_program_ignores_what_it_ignores_natively() {
+    let project = Project::up("ignored", COMPOSE);
+    std::fs::write(project.path("ignored.py"), SERVER).unwrap();
+    let said = |script: &str| mask(&command::run(shell(&project, script), LIMIT).expect_success(script));
+    let ours = SIGPIPE | SIGXFSZ | INTERNAL;
+    let grep = "imsup run -p @project@ -- grep SigIgn /proc/self/status";
+    assert_eq!(said(grep) & (ours | SIGCHLD), 0);
+    let trapped = format!("trap '' CHLD; {grep}");
+    assert_eq!(said(&trapped) & (ours | SIGCHLD), SIGCHLD, "as natively");
+    // Python itself ignores SIGPIPE and SIGXFSZ.
+    let launched = mask(&answer(&project));
+    assert_eq!(launched & (INTERNAL | SIGCHLD), 0);
+}
+
+#[test]
+fn imsup_works_where_children_are_ignored() {
+    let project = Project::new("childless", COMPOSE);
+    std::fs::write(project.path("ignored.py"), SERVER).unwrap();
+    let up = "trap '' CHLD; imsup up -d -p @project@ && imsup run -p @project@ -- sh -c 'exit 7'; echo $?";
+    let said = command::run(shell(&project, up), LIMIT).expect_success(up);
+    assert!(said.ends_with("\n7\n"), "{said}");
+    let launched = mask(&answer(&project));
+    assert_eq!(launched & SIGCHLD, 0);
+}
+
+#[test]
+fn times_are_shown_in_the_zone_that_is_asked_for() {
+    let project = Project::up(
+        "zone",
+        "services: { web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] } }",
+    );
+    ask(project.at("web", 8080));
+    let hours = |zone: &str| -> Vec<u32> {
+        let mut events = project.imsup_command(&["events"]);
+        events.env("TZ", zone);
+        let said = command::run(events, LIMIT).expect_success("imsup events");
+        said.lines()
+            .map(|line| line.split(':').next().unwrap().parse().unwrap())
+            .collect()
+    };
+    let utc = hours("UTC");
+    assert!(!utc.is_empty());
+    // Neither has a summer time. The first is a file of the system's database, the second a rule (tzset(3)).
+    for (zone, ahead) in [("Asia/Tokyo", 9), ("<+05>-5", 5)] {
+        let there: Vec<u32> = utc.iter().map(|hour| (hour + ahead) % 24).collect();
+        assert_eq!(hours(zone), there, "{zone}");
+    }
+}
