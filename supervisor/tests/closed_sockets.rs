@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use common::{Project, client, guest, need, wait_until};
 
@@ -102,6 +103,23 @@ services:
 
     fn stale(&self) -> u64 {
         self.ask("events").parse().unwrap()
+    }
+
+    /// Whether the kernel still has a connection at the port: its last packets may wait for a busy processor, and until then nobody binds the port
+    /// anew (proc(5), /proc/net/tcp).
+    fn has_connections(&self) -> bool {
+        const LISTENS: &str = "0A";
+        let SocketAddr::V4(at) = self.at() else {
+            unreachable!("an IPv4 address")
+        };
+        let plain = format!("{:08X}:{:04X}", u32::from(*at.ip()).to_be(), at.port());
+        let mapped = format!("0000000000000000FFFF0000{plain}");
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap());
+        tables.iter().flat_map(|table| table.lines()).any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let local = fields.next();
+            (local == Some(plain.as_str()) || local == Some(mapped.as_str())) && fields.nth(1) != Some(LISTENS)
+        })
     }
 
     /// Whether a datagram socket is bound to the port, whoever has it.
@@ -313,7 +331,9 @@ fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
             closer.ok(&format!("underway {number}"));
             assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: under way");
             if kind == "tcp" {
-                client::connect(closer.at()).expect("it listens");
+                let client = client::connect(closer.at()).expect("it listens");
+                // A reset: whichever side is first to close, nothing is in TIME_WAIT.
+                rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
             }
             let number = closer.number("arrived");
             assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: arrived");
@@ -321,6 +341,7 @@ fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
                 assert_eq!(closer.tell(&format!("take {number}")), "taken", "{place}");
             }
             closer.ok(&format!("close {number}"));
+            wait_until("the end of the connection", || !closer.has_connections());
             let number = closer.number(&listen);
             closer.ok(&format!("close {number}"));
         }
