@@ -5,9 +5,11 @@ use std::io;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors left for everything but retained sockets: live hosts (a channel and a pidfd each), clients of the
-/// command line, the broker's own.
+/// Descriptors left for everything but retained sockets: live hosts, clients of the command line, the broker's own.
 const RESERVED: u64 = 512;
+/// The broker's own (some 25), and what one live host takes: a channel, a pidfd, and what is under way.
+const OWN: u64 = 32;
+const PER_HOST: u64 = 4;
 /// Most connections, and clients of datagrams, that are relayed from published ports at once.
 const MAX_RELAYED: u64 = 1024;
 /// What one of each takes: two sockets and two pipes, and a socket.
@@ -28,8 +30,8 @@ pub(crate) struct Limits {
     pub(crate) somaxconn: i32,
 }
 
-/// Raises the soft limit of descriptors to the hard one and reads the bounds, for a project that `publishes` ports or not.
-pub(crate) fn raise(publishes: bool) -> io::Result<Limits> {
+/// Raises the soft limit of descriptors to the hard one and reads the bounds, for a project of so many hosts that `publishes` ports or not.
+pub(crate) fn raise(hosts: usize, publishes: bool) -> io::Result<Limits> {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;
     limit.current = limit.maximum;
@@ -43,7 +45,7 @@ pub(crate) fn raise(publishes: bool) -> io::Result<Limits> {
         true => MAX_RELAYED.min(descriptors / 4 / PER_RELAYED).max(1),
         false => 0,
     };
-    let left = RESERVED.min(descriptors / 2) + relayed * PER_RELAYED;
+    let left = reserved(descriptors, hosts) + relayed * PER_RELAYED;
     Ok(Limits {
         sockets: descriptors.saturating_sub(left),
         relayed: relayed as usize,
@@ -53,10 +55,29 @@ pub(crate) fn raise(publishes: bool) -> io::Result<Limits> {
     })
 }
 
+/// What of so many descriptors is kept for other things than sockets of so many hosts.
+fn reserved(descriptors: u64, hosts: usize) -> u64 {
+    let needed = OWN.saturating_add(PER_HOST.saturating_mul(hosts as u64));
+    RESERVED.min(needed.max(descriptors / 2))
+}
+
 /// The first port that needs no privilege (`net.ipv4.ip_unprivileged_port_start`).
 pub(crate) fn first_unprivileged_port() -> u16 {
     fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_are_kept_for_hosts_that_live() {
+        assert_eq!(reserved(1 << 20, 10_000), RESERVED);
+        assert_eq!(reserved(1024, 5), RESERVED);
+        assert_eq!(reserved(40, 1), OWN + PER_HOST);
+        assert!(reserved(40, 18) > 40, "not all of them could live");
+    }
 }

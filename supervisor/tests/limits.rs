@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::client::ask;
 use common::command::run;
 use common::{LIMIT, Project, imsup};
 
@@ -23,4 +24,38 @@ fn programs_start_with_the_soft_limit_of_descriptors_that_up_had() {
     project.fails(1, &["wake", "says"]);
     let log = project.ok(&["logs", "says"]);
     assert!(log.contains(&format!("300\n{hard}\n")), "{log}");
+}
+
+/// A project whose hosts could not all live is refused, instead of resetting whoever comes to the last of them.
+#[test]
+fn so_few_descriptors_that_not_all_hosts_could_live_are_an_error() {
+    let compose = |hosts: usize| -> String {
+        let hosts = 0..hosts;
+        let services = hosts.map(|number| {
+            format!("  web{number}: {{ command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] }}\n")
+        });
+        format!("services:\n{}", services.collect::<String>())
+    };
+    let project = Project::new("few", &compose(18));
+    let up = |limit: u32| {
+        let up = format!(
+            "ulimit -n {limit}; exec {} up -d -p {}",
+            imsup().display(),
+            project.name
+        );
+        run(project.command("sh", &["-c", &up]), LIMIT)
+    };
+    let refused = up(40);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(
+        refused.stderr.contains("40 file descriptors") && refused.stderr.contains("ulimit"),
+        "{refused}"
+    );
+    project.expect_nothing_left();
+    project.write_compose(&compose(4));
+    up(64).expect_success("imsup up");
+    for host in project.ps().into_values() {
+        ask((host.address, 8080).into());
+    }
+    assert!(project.ps().values().all(|host| host.boots == 1));
 }

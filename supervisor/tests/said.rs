@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
@@ -152,6 +153,19 @@ fn up_goes_on_where_the_reader_has_gone() {
     drop(reader);
     go_through_lives(&project);
     end(&project, up);
+}
+
+#[test]
+fn up_returns_where_the_brokers_log_cannot_be_opened() {
+    let project = Project::new("unlogged", COMPOSE);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(project.state().join("broker.log"))
+        .unwrap();
+    let up = project.imsup(&["up", "-d"]);
+    assert!(up.success() && up.stderr.contains("broker.log"), "{up}");
+    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
 }
 
 /// What cannot be kept is told all the same, as long as the broker lives; the next one goes on without.

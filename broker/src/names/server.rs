@@ -471,7 +471,7 @@ mod tests {
     fn many_questions_are_out_at_once() {
         const MANY: u16 = 400;
         // As a broker does; its questions may have a part of its descriptors.
-        crate::limits::raise(false).unwrap();
+        crate::limits::raise(1, false).unwrap();
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
         let fixture = start(&format!("nameserver [{}]:{}\n", address.ip(), address.port()));

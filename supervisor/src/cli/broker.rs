@@ -82,7 +82,10 @@ fn report(args: &Args) -> Result<ExitCode> {
             cluster,
             args.ephemeral,
             move || {
-                log_to_file(&paths)?;
+                if let Err(error) = log_to_file(&paths) {
+                    readiness::say(&Word::Warning(format!("{error:#}; what the broker logs is lost")))?;
+                    rustix::stdio::dup2_stderr(File::options().write(true).open("/dev/null")?)?;
+                }
                 readiness::say(&Word::Ready { project })?;
                 readiness::hang_up()?;
                 ready.store(true, Ordering::Relaxed);
