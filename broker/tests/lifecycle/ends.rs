@@ -195,7 +195,8 @@ fn never_listens() {
 }
 
 fn unused_port() {
-    let world = World::up("web tcp=8080 tcp=8081 -- listen:8080 settle serve");
+    // Longer than a slow boot takes, and shorter than the client waits.
+    let world = World::up("web tcp=8080 tcp=8081 hold=20000 -- listen:8080 settle serve");
     let mut client = connect(world.tcp("web", 8081)).unwrap();
     let error = client.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
