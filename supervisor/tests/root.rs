@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use common::client::{Held, ask};
@@ -268,4 +269,69 @@ services:
     project.ok(&["down"]);
     drop(disk);
     project.expect_nothing_left();
+}
+
+/// A host that runs as another user finds his own HOME and name, what its compose file says, and nothing of root's.
+#[test]
+fn another_user_gets_nothing_of_roots() {
+    let project = Project::new(
+        "others",
+        r#"
+services:
+  nobody: { command: [sh, -c, "env; cat <&9; exec @guest@ --tcp 8080"], user: nobody, expose: ["8080"], environment: { OWN: said } }
+  number: { command: [sh, -c, "env; exec @guest@ --tcp 8080"], user: "4711", expose: ["8080"], environment: { LOGNAME: mine } }
+  root: { command: [sh, -c, "env; exec @guest@ --tcp 8080"], expose: ["8080"] }
+"#,
+    );
+    // The other users must be able to enter the project's directory.
+    std::fs::set_permissions(project.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let secret = project.path("secret");
+    std::fs::write(&secret, "from a file of root's").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let up = format!(
+        "exec 9<secret; exec {} up -d -p {}",
+        common::imsup().display(),
+        project.name
+    );
+    let mut up = project.command("sh", &["-c", &up]);
+    up.env("SECRET", "of root's environment").env("LANG", "C.UTF-8");
+    run(up, common::LIMIT).expect_success("imsup up");
+    // Once by the nursery, once executed.
+    for _ in 0..2 {
+        for host in ["nobody", "number", "root"] {
+            ask(project.at(host, 8080));
+            project.ok(&["stop", host]);
+        }
+        let nursery = project
+            .processes()
+            .into_iter()
+            .find(|process| process.command.contains(" nursery "));
+        nursery.iter().for_each(|nursery| project.kill(nursery.pid));
+    }
+    let said = |host: &str| project.ok(&["logs", host]);
+    let count = |host: &str, line: &str| said(host).lines().filter(|said| *said == line).count();
+    for (host, line) in [
+        ("nobody", "OWN=said"),
+        ("nobody", "USER=nobody"),
+        ("nobody", "LOGNAME=nobody"),
+        ("nobody", "HOME=/nonexistent"),
+        ("nobody", "LANG=C.UTF-8"),
+        ("number", "HOME=/"),
+        ("number", "LOGNAME=mine"),
+        ("root", "SECRET=of root's environment"),
+    ] {
+        assert_eq!(count(host, line), 2, "{host} {line}: {}", said(host));
+    }
+    for host in ["nobody", "number"] {
+        assert!(
+            !said(host).contains("root's") && said(host).contains("PATH="),
+            "{}",
+            said(host)
+        );
+    }
+    let typed = project.ok(&["run", "--user", "nobody", "--", "env"]);
+    assert!(
+        typed.contains("HOME=/nonexistent\n") && typed.contains("USER=nobody\n"),
+        "{typed}"
+    );
 }

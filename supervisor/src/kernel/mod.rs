@@ -10,6 +10,7 @@ pub mod dispositions;
 pub mod family;
 pub mod features;
 pub mod holders;
+pub mod inherited;
 pub mod inspect;
 pub mod means;
 pub mod memory;
