@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::client::{Held, ask};
 use common::command::run;
-use common::{Project, wait_until};
+use common::{Project, need, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
@@ -334,4 +334,54 @@ services:
         typed.contains("HOME=/nonexistent\n") && typed.contains("USER=nobody\n"),
         "{typed}"
     );
+}
+
+/// A host that runs as another user binds the ports that its program natively may, and so does one that has laid down its capabilities.
+#[test]
+fn a_port_needs_the_privilege_that_it_needs_natively() {
+    const BIND: &str = "
+import socket, sys
+for family, kind, address, port in [(socket.AF_INET, socket.SOCK_STREAM, '', 80), (socket.AF_INET, socket.SOCK_DGRAM, '', 53),
+        (socket.AF_INET, socket.SOCK_STREAM, '127.0.0.1', 81), (socket.AF_INET6, socket.SOCK_STREAM, '::', 82),
+        (socket.AF_INET6, socket.SOCK_DGRAM, '::1', 83), (socket.AF_INET, socket.SOCK_STREAM, '', 8080), (socket.AF_INET, socket.SOCK_STREAM, '', 0)]:
+    try:
+        socket.socket(family, kind).bind((address, port))
+        print(port, 'bound')
+    except OSError as error:
+        print(port, error.strerror)
+";
+    need(&["python3", "setpriv"]);
+    let project = Project::up(
+        "allowed",
+        "services: { web: { command: [\"@guest@\", --tcp, \"80\"], expose: [\"80\"] } }",
+    );
+    let ports = [80, 53, 81, 82, 83, 8080, 0];
+    let said = |privileged: &str| -> String {
+        let line = |port: &i32| match (1..1024).contains(port) {
+            true => format!("{port} {privileged}\n"),
+            false => format!("{port} bound\n"),
+        };
+        ports.iter().map(line).collect()
+    };
+    let refused = said("Permission denied");
+    let bind = ["/usr/bin/python3", "-c", BIND];
+    let run = |before: &[&str], within: &[&str]| {
+        let arguments = [&["run"], before, &["--"], within, &bind].concat();
+        project.ok(&arguments)
+    };
+    assert_eq!(run(&[], &[]), said("bound"));
+    assert_eq!(run(&["--user", "nobody"], &[]), refused);
+    assert_eq!(run(&[], &["setpriv", "--reuid", "nobody"]), refused);
+    assert_eq!(
+        run(&[], &["setpriv", "--inh-caps=-all", "--bounding-set=-net_bind_service"]),
+        refused
+    );
+    let kept = [
+        "setpriv",
+        "--reuid",
+        "nobody",
+        "--inh-caps=+net_bind_service",
+        "--ambient-caps=+net_bind_service",
+    ];
+    assert_eq!(run(&[], &kept), said("bound"));
 }

@@ -20,6 +20,7 @@ pub mod nursery;
 pub mod pageout;
 pub mod patience;
 pub mod priority;
+pub mod privileges;
 pub mod process;
 mod registers;
 pub mod replace;
