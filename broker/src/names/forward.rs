@@ -268,7 +268,7 @@ pub(super) fn ask_over_tcp(query: &[u8], servers: &[SocketAddr]) -> Option<Vec<u
 }
 
 /// Reads a message with its length before it (RFC 1035, section 4.2.2).
-pub(super) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(super) fn read_framed(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -277,7 +277,7 @@ pub(super) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a message with its length before it.
-pub(super) fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+pub(super) fn write_framed(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend_from_slice(message);
