@@ -258,11 +258,11 @@ fn failed(asker: Asker, query: &[u8]) -> Option<Finished> {
 /// Asks the servers over TCP, waiting for the answer.
 pub(super) fn ask_over_tcp(query: &[u8], servers: &[SocketAddr]) -> Option<Vec<u8>> {
     let asked = servers.iter().find_map(|server| {
-        let mut stream = TcpStream::connect_timeout(server, PATIENCE).ok()?;
+        let stream = TcpStream::connect_timeout(server, PATIENCE).ok()?;
         stream.set_read_timeout(Some(TCP_PATIENCE)).ok()?;
         stream.set_write_timeout(Some(TCP_PATIENCE)).ok()?;
-        write_framed(&mut stream, query).ok()?;
-        read_framed(&mut stream).ok()
+        write_framed(&stream, query).ok()?;
+        read_framed(&stream).ok()
     });
     asked.or_else(|| answer::failure(query))
 }
