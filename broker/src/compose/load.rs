@@ -50,13 +50,14 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ComposeError> {
     Ok(loaded)
 }
 
-/// The name of the project that [`load`] would give, also where its services could not be run.
+/// The name and the directory of the project that [`load`] would give, also where its services could not be run.
 ///
 /// # Errors
 /// [`ComposeError`] for files that cannot be read or aren't YAML, and names that cannot be a project's.
-pub fn project_name(options: &LoadOptions) -> Result<String, ComposeError> {
+pub fn project_of(options: &LoadOptions) -> Result<(String, PathBuf), ComposeError> {
     let (read, documents) = Files::read(options)?;
-    read.project(options, &documents, &|name| read.variable(options, name))
+    let name = read.project(options, &documents, &|name| read.variable(options, name))?;
+    Ok((name, read.directory))
 }
 
 /// What the files of a load are read with; their documents go their own way.
