@@ -385,3 +385,31 @@ for family, kind, address, port in [(socket.AF_INET, socket.SOCK_STREAM, '', 80)
     ];
     assert_eq!(run(&[], &kept), said("bound"));
 }
+
+/// `sudo imsup ps` in a directory of somebody else's would run his services as root.
+#[test]
+fn a_file_of_somebody_elses_is_used_only_where_it_is_named() {
+    let project = Project::new(
+        "foreign",
+        "services: { web: { command: [\"@guest@\", --tcp, \"8080\"] } }",
+    );
+    std::os::unix::fs::chown(project.path("compose.yaml"), Some(65534), None).unwrap();
+    for (status, words) in [(1, &["up", "-d"][..]), (125, &["run", "--", "true"])] {
+        let said = project.fails(status, words);
+        assert!(
+            said.contains("belongs to user 65534") && said.contains(" -f "),
+            "{said}"
+        );
+    }
+    let mut by_sudo = project.imsup_command(&["up", "-d"]);
+    by_sudo.env("SUDO_UID", "65534");
+    run(by_sudo, common::LIMIT).expect_success("sudo imsup up");
+    project.down();
+    for named in [("COMPOSE_FILE", "compose.yaml"), ("COMPOSE_FILE", "")] {
+        let mut up = project.imsup_command(&["up", "-d"]);
+        up.env(named.0, named.1);
+        let up = run(up, common::LIMIT);
+        assert_eq!(up.success(), !named.1.is_empty(), "{up}");
+    }
+    project.down();
+}

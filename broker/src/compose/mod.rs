@@ -32,6 +32,7 @@ mod settings;
 mod size;
 mod source;
 mod tree;
+mod trust;
 mod user;
 mod yaml;
 
