@@ -243,6 +243,10 @@ impl Broker {
 
     /// Boots what is kept awake.
     pub(crate) fn wake_kept(&mut self) {
+        if self.ephemeral {
+            // `imsup run -- CMD`: nobody has asked for more than what CMD connects to.
+            return;
+        }
         let kept = |id: &HostId| {
             let host = &self.hosts[*id];
             host.spec(&self.cluster).is_some_and(|spec| spec.imsup.keep_awake) && host.life.absent()

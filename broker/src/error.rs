@@ -16,10 +16,12 @@ use crate::routes::RouteError;
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The project has one.
-    #[error("project '{project}' is already up{}; `imsup ps` shows its hosts, `imsup down` takes it away", by(.pid))]
+    #[error("project '{project}' is already up{}{}; `imsup ps` shows its hosts, `imsup down` takes it away", by(.pid), of(.directory))]
     AlreadyUp {
         /// The project.
         project: String,
+        /// The directory of its compose file.
+        directory: Option<PathBuf>,
         /// The other broker.
         pid: Option<u32>,
     },
@@ -134,6 +136,11 @@ pub enum BrokerError {
 
 fn by(pid: &Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (broker pid {pid})"))
+}
+
+fn of(directory: &Option<PathBuf>) -> String {
+    let said = |path: &PathBuf| format!(" with the compose file of {}", path.display());
+    directory.as_ref().map_or_else(String::new, said)
 }
 
 fn occupied_by(occupants: &[IpAddr]) -> String {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod anywhere;
+mod connections;
 mod forward;
 mod resolv_conf;
 mod server;

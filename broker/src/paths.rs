@@ -1,5 +1,7 @@
 //! Where a project's files are. See "Files" in ARCHITECTURE.md.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
@@ -69,6 +71,18 @@ impl Paths {
     /// What the broker holds with flock.
     pub fn lock(&self) -> PathBuf {
         self.runtime.join("broker.lock")
+    }
+
+    /// Which directory the project's compose file is in: [`Paths::directory_of_file`].
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.runtime.join("directory")
+    }
+
+    /// The directory of the compose file of the project that is up, as its broker noted it; `None` where there is no such file, or the project is not up.
+    pub fn directory_of_file(&self) -> Option<PathBuf> {
+        std::fs::read(self.directory())
+            .ok()
+            .map(|path| OsString::from_vec(path).into())
     }
 
     /// Lines for /etc/hosts.

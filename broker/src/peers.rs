@@ -1,10 +1,10 @@
 //! Who waits in a retained socket: asked of the kernel, without taking the connection.
 
-use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use imsup_wire::Endpoint;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
@@ -100,21 +100,26 @@ fn dump(endpoints: &[Endpoint], states: u32, queued: &mut [Queued]) -> io::Resul
         flags,
         Some(netlink::SOCK_DIAG),
     )?;
+    // How long ago something came is said as of the time when its part of the answer is made: the first one when it is asked for, each of the others while the
+    // one before is received (net/netlink/af_netlink.c, netlink_recvmsg). A walk over many connections takes long where the processor is wanted by others.
+    let mut made = Instant::now();
     rustix::net::send(&netlink, &request(endpoints, states), SendFlags::empty())?;
     let mut buffer = vec![0; 32 * 1024];
     loop {
+        let next_made = Instant::now();
         let (count, _) = rustix::net::recv(netlink.as_fd(), &mut buffer[..], RecvFlags::empty())?;
         for message in messages(&buffer[..count]) {
             let Message::Socket(found) = message else {
                 return Ok(());
             };
             for (endpoint, queued) in endpoints.iter().zip(&mut *queued) {
-                queued.take(&found, *endpoint);
+                queued.take(&found, *endpoint, made);
             }
         }
         if count == 0 {
             return Ok(());
         }
+        made = next_made;
     }
 }
 
@@ -131,8 +136,8 @@ struct Queued {
     queues: Vec<(u32, usize)>,
     /// Of the one that has ended last, and how long it stays in TIME_WAIT.
     ended: Option<(u32, SocketAddr)>,
-    /// Of the accepted one that was heard of last, and how long ago that was, in milliseconds.
-    accepted: Option<(Reverse<u32>, SocketAddr)>,
+    /// Of the accepted one that was heard of last, and when that was; `None` where that is longer ago than the clock.
+    accepted: Option<(Option<Instant>, SocketAddr)>,
     /// Of all that have an end here.
     here: HashSet<SocketAddr>,
     /// Of all whose other end is on this machine, too.
@@ -147,7 +152,8 @@ impl Queued {
         queue.map_or(0, |(_, length)| *length)
     }
 
-    fn take(&mut self, found: &Found, endpoint: Endpoint) {
+    /// Takes a socket of the dump; what is said of it was so at that time.
+    fn take(&mut self, found: &Found, endpoint: Endpoint, made: Instant) {
         let [local, peer] = [found.local, found.peer].map(crate::sockets::canonical);
         let address: SocketAddr = endpoint.address.into();
         if local != address && peer != address && (local.ip() != address.ip() || local.port() != 0) {
@@ -181,7 +187,10 @@ impl Queued {
                 }
                 match found.inode {
                     0 => self.waiting = Some(peer),
-                    _ => self.accepted = self.accepted.max(Some((Reverse(found.heard_ms), peer))),
+                    _ => {
+                        let heard = made.checked_sub(Duration::from_millis(found.heard_ms.into()));
+                        self.accepted = self.accepted.max(Some((heard, peer)));
+                    }
                 }
             }
         }
@@ -334,7 +343,6 @@ fn heard(mut attributes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpStream, UdpSocket};
-    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::sockets::{Sharing, create};
@@ -427,6 +435,27 @@ mod tests {
             let found_it = found == [Some(expected)];
             assert!(found_it || begun.elapsed() > TOO_LATE, "port {port}: {found:?}");
         }
+    }
+
+    /// Each is so many milliseconds old in a part of the answer that was made so many later than the first.
+    #[test]
+    fn the_one_that_was_heard_of_last_is_found_however_long_the_answer_takes() {
+        let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 3), 18_303);
+        let begun = Instant::now() + Duration::from_secs(10);
+        let mut queued = Queued::default();
+        for (port, heard_ms, made_ms) in [(1, 400, 0), (2, 450, 300), (3, 900, 600), (4, u32::MAX, 600)] {
+            let found = Found {
+                state: ESTABLISHED,
+                local: endpoint.address.into(),
+                peer: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                left_ms: 0,
+                queued: 0,
+                heard_ms,
+                inode: 7,
+            };
+            queued.take(&found, endpoint, begun + Duration::from_millis(made_ms));
+        }
+        assert_eq!(queued.newest().map(|peer| peer.port()), Some(2));
     }
 
     #[test]

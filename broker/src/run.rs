@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -116,6 +117,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     check_ports(&cluster, &memory, &limits)?;
 
+    note_directory(&cluster, &paths);
     let up_us = brought_up(&paths);
     let mut hosts = Hosts::new(&cluster, &indexes, up_us);
     let (history, last) = read_back(&paths, &mut hosts, up_us);
@@ -219,7 +221,7 @@ const STATE: Kept = Kept {
 fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     let mut lock = loop {
         make_directory(&RUNTIME, paths.runtime())?;
-        if let Some(lock) = try_lock(project, &paths.lock())? {
+        if let Some(lock) = try_lock(project, &paths.lock(), paths.directory_of_file())? {
             break lock;
         }
     };
@@ -246,7 +248,7 @@ fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
 }
 
 /// Takes the lock; `None` where a broker that was ending has just removed what was opened.
-fn try_lock(project: &str, path: &Path) -> Result<Option<File>, BrokerError> {
+fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -> Result<Option<File>, BrokerError> {
     let file_error = |source| BrokerError::File {
         what: "the broker's lock",
         path: path.to_owned(),
@@ -271,6 +273,7 @@ fn try_lock(project: &str, path: &Path) -> Result<Option<File>, BrokerError> {
             let _ = lock.read_to_string(&mut text);
             return Err(BrokerError::AlreadyUp {
                 project: project.to_owned(),
+                directory,
                 pid: text.trim().parse().ok(),
             });
         }
@@ -314,6 +317,20 @@ fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> R
         limit: limits.sockets,
         descriptors: limits.descriptors,
     })
+}
+
+/// Notes whose project this is: another directory may have the same name.
+fn note_directory(cluster: &Cluster, paths: &Paths) {
+    if cluster.hosts.is_empty() {
+        return;
+    }
+    let directory = fs::canonicalize(&cluster.directory).unwrap_or_else(|_| cluster.directory.clone());
+    if let Err(error) = files::replace(&paths.directory(), directory.as_os_str().as_bytes()) {
+        tracing::warn!(
+            "{}: {error}: projects of the same name are not told apart",
+            paths.directory().display()
+        );
+    }
 }
 
 /// When the project was brought up, which an earlier broker may have done.

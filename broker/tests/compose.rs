@@ -227,7 +227,7 @@ fn the_name_is_known_where_services_cannot_run() {
         ..LoadOptions::default()
     };
     assert!(compose::load(&options).is_err());
-    assert_eq!(compose::project_name(&options).unwrap(), "shop");
+    assert_eq!(compose::project_of(&options).unwrap().0, "shop");
 }
 
 #[test]

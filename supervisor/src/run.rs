@@ -68,7 +68,13 @@ pub struct RunOptions {
 /// Any [`RunError`]; nothing runs then.
 pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let command = c_strings(&options.command)?;
-    let credentials = options.user.as_deref().map(user::resolve).transpose()?.flatten();
+    let user = options.user.as_deref().map(user::resolve).transpose()?.flatten();
+    // What a compose file says goes before what the user data base says; what was typed as `--user` before what its typist is.
+    let launched = matches!(options.role, Role::Launched { .. });
+    let others = user
+        .as_ref()
+        .filter(|user| user.credentials.uid != nix::unistd::getuid());
+    let environment = others.map(|user| user.environment(launched));
     let hello = hello(options);
     let broker = |source| RunError::Broker {
         path: options.broker_socket.clone(),
@@ -88,7 +94,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let filter = filter(welcome.families)?;
     let program = spawn::Program {
         command: &command,
-        credentials: credentials.as_ref(),
+        environment: environment.as_deref(),
+        credentials: user.as_ref().map(|user| &user.credentials),
         new_session: options.new_session,
         descriptor_limit: options.descriptor_limit,
         signals: inherited,

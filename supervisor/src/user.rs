@@ -1,6 +1,8 @@
 //! Whom a program runs as: compose `user`.
 
-use std::ffi::CString;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getuid};
@@ -24,11 +26,48 @@ pub enum UserError {
     Database(#[from] Errno),
 }
 
-/// The credentials that `USER[:GROUP]` names; `None` where they are the caller's own.
+/// Somebody else, and what his programs find in their environment.
+#[derive(Clone, Debug)]
+pub struct Other {
+    /// What the kernel is told.
+    pub credentials: Credentials,
+    /// His directory; the root where he has no entry, as docker has it.
+    home: OsString,
+    /// His name, where he has an entry.
+    name: Option<String>,
+}
+
+impl Other {
+    /// What our environment becomes for him, as `NAME=VALUE`: his HOME, USER and LOGNAME, unless the variables are `given`, which he is to see then.
+    pub fn environment(&self, given: bool) -> Vec<CString> {
+        let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let name = self.name.clone().map(OsString::from);
+        let his = [
+            ("HOME", Some(self.home.clone())),
+            ("USER", name.clone()),
+            ("LOGNAME", name),
+        ];
+        for (variable, value) in his {
+            match value {
+                _ if given && variables.contains_key(OsStr::new(variable)) => {}
+                Some(value) => drop(variables.insert(variable.into(), value)),
+                None => drop(variables.remove(OsStr::new(variable))),
+            }
+        }
+        let lines = variables.into_iter().map(|(name, value)| {
+            let line = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            CString::new(line)
+        });
+        // None has a NUL: they come from an environment, or from a line of /etc/passwd.
+        lines.flatten().collect()
+    }
+}
+
+/// Whom `USER[:GROUP]` names; `None` where that is the caller, who may not be anybody else.
 ///
 /// # Errors
 /// Any [`UserError`].
-pub fn resolve(text: &str) -> Result<Option<Credentials>, UserError> {
+pub fn resolve(text: &str) -> Result<Option<Other>, UserError> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
@@ -61,7 +100,13 @@ pub fn resolve(text: &str) -> Result<Option<Credentials>, UserError> {
         }
         None => vec![gid],
     };
-    Ok(Some(Credentials { uid, gid, groups }))
+    Ok(Some(Other {
+        credentials: Credentials { uid, gid, groups },
+        home: entry
+            .as_ref()
+            .map_or("/".into(), |entry| entry.dir.clone().into_os_string()),
+        name: entry.map(|entry| entry.name),
+    }))
 }
 
 fn named_group(group: &str) -> Result<Gid, UserError> {

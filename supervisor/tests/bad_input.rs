@@ -4,6 +4,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use common::client::ask;
@@ -388,4 +389,46 @@ fn a_wrong_version_is_told() {
     };
     assert!(message.contains("version"), "{message}");
     assert_eq!(project.ps().len(), 1, "'down' of another version is not obeyed");
+}
+
+/// What a compose file says runs as whoever brings it up: one that others may have written is used only where it is named.
+#[test]
+fn a_file_that_was_found_and_that_others_can_write_is_refused() {
+    let project = Project::new(
+        "writable",
+        "services: { web: { command: [\"@guest@\", --tcp, \"8080\"] } }",
+    );
+    let file = project.path("compose.yaml");
+    let environment = project.path(".env");
+    std::fs::write(&environment, "X=1\n").unwrap();
+    for refused in [&file, &environment] {
+        std::fs::set_permissions(refused, std::fs::Permissions::from_mode(0o666)).unwrap();
+        for (status, words) in [(1, &["up", "-d"][..]), (125, &["run", "--", "true"])] {
+            let said = project.fails(status, words);
+            let named = format!("-f {}", file.display());
+            assert!(
+                said.contains(refused.to_str().unwrap()) && said.contains(&named),
+                "{said}"
+            );
+        }
+        let named = project.imsup(&["up", "-d", "-f", "compose.yaml"]);
+        assert!(named.success(), "{named}");
+        project.down();
+        std::fs::set_permissions(refused, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+/// A host that is kept awake is for those who bring the project up.
+#[test]
+fn run_boots_nothing_that_it_does_not_connect_to() {
+    let project = Project::new(
+        "unnamed",
+        "services: { kept: { command: [\"@guest@\", --tcp, \"8080\"], x-imsup: { keep_awake: true } } }",
+    );
+    let imsup = common::imsup();
+    let events = [imsup.to_str().unwrap(), "events", "-p", &project.name];
+    let said = project.run(&events).expect_success("imsup run");
+    assert!(said.contains("run-1") && !said.contains("kept"), "{said}");
+    project.ok(&["up", "-d"]);
+    project.wait_event("kept", "boot", 1);
 }

@@ -75,6 +75,26 @@ fn imsup_works_where_children_are_ignored() {
     assert_eq!(launched & SIGCHLD, 0);
 }
 
+/// A lock that `up` was started with is let go when it returns, and no host has it.
+#[test]
+fn descriptors_of_whoever_started_imsup_are_nobody_elses() {
+    let project = Project::new(
+        "descriptors",
+        "services: { web: { command: [sh, -c, 'ls /proc/self/fd | tr \\\\n \" \"; exec @guest@ --tcp 8080'], expose: [\"8080\"] } }",
+    );
+    let script = "exec 9>lock; flock 9; imsup up -d -p @project@";
+    command::run(shell(&project, script), LIMIT).expect_success(script);
+    ask(project.at("web", 8080));
+    let script = "exec 9>lock; flock -n 9";
+    command::run(shell(&project, script), LIMIT).expect_success("the lock is free");
+    let said = project.ok(&["logs", "web"]);
+    assert!(said.starts_with("0 1 2 3 "), "{said}");
+    assert!(!said.contains('9'), "{said}");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", project.broker())).unwrap();
+    let open = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    assert!(!open.into_iter().any(|path| path == project.path("lock")));
+}
+
 #[test]
 fn times_are_shown_in_the_zone_that_is_asked_for() {
     let project = Project::up(

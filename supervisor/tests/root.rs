@@ -3,11 +3,12 @@
 mod common;
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use common::client::{Held, ask};
 use common::command::run;
-use common::{Project, wait_until};
+use common::{Project, need, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
@@ -268,4 +269,147 @@ services:
     project.ok(&["down"]);
     drop(disk);
     project.expect_nothing_left();
+}
+
+/// A host that runs as another user finds his own HOME and name, what its compose file says, and nothing of root's.
+#[test]
+fn another_user_gets_nothing_of_roots() {
+    let project = Project::new(
+        "others",
+        r#"
+services:
+  nobody: { command: [sh, -c, "env; cat <&9; exec @guest@ --tcp 8080"], user: nobody, expose: ["8080"], environment: { OWN: said } }
+  number: { command: [sh, -c, "env; exec @guest@ --tcp 8080"], user: "4711", expose: ["8080"], environment: { LOGNAME: mine } }
+  root: { command: [sh, -c, "env; exec @guest@ --tcp 8080"], expose: ["8080"] }
+"#,
+    );
+    // The other users must be able to enter the project's directory.
+    std::fs::set_permissions(project.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let secret = project.path("secret");
+    std::fs::write(&secret, "from a file of root's").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let up = format!(
+        "exec 9<secret; exec {} up -d -p {}",
+        common::imsup().display(),
+        project.name
+    );
+    let mut up = project.command("sh", &["-c", &up]);
+    up.env("SECRET", "of root's environment").env("LANG", "C.UTF-8");
+    run(up, common::LIMIT).expect_success("imsup up");
+    // Once by the nursery, once executed.
+    for _ in 0..2 {
+        for host in ["nobody", "number", "root"] {
+            ask(project.at(host, 8080));
+            project.ok(&["stop", host]);
+        }
+        let nursery = project
+            .processes()
+            .into_iter()
+            .find(|process| process.command.contains(" nursery "));
+        nursery.iter().for_each(|nursery| project.kill(nursery.pid));
+    }
+    let said = |host: &str| project.ok(&["logs", host]);
+    let count = |host: &str, line: &str| said(host).lines().filter(|said| *said == line).count();
+    for (host, line) in [
+        ("nobody", "OWN=said"),
+        ("nobody", "USER=nobody"),
+        ("nobody", "LOGNAME=nobody"),
+        ("nobody", "HOME=/nonexistent"),
+        ("nobody", "LANG=C.UTF-8"),
+        ("number", "HOME=/"),
+        ("number", "LOGNAME=mine"),
+        ("root", "SECRET=of root's environment"),
+    ] {
+        assert_eq!(count(host, line), 2, "{host} {line}: {}", said(host));
+    }
+    for host in ["nobody", "number"] {
+        assert!(
+            !said(host).contains("root's") && said(host).contains("PATH="),
+            "{}",
+            said(host)
+        );
+    }
+    let typed = project.ok(&["run", "--user", "nobody", "--", "env"]);
+    assert!(
+        typed.contains("HOME=/nonexistent\n") && typed.contains("USER=nobody\n"),
+        "{typed}"
+    );
+}
+
+/// A host that runs as another user binds the ports that its program natively may, and so does one that has laid down its capabilities.
+#[test]
+fn a_port_needs_the_privilege_that_it_needs_natively() {
+    const BIND: &str = "
+import socket, sys
+for family, kind, address, port in [(socket.AF_INET, socket.SOCK_STREAM, '', 80), (socket.AF_INET, socket.SOCK_DGRAM, '', 53),
+        (socket.AF_INET, socket.SOCK_STREAM, '127.0.0.1', 81), (socket.AF_INET6, socket.SOCK_STREAM, '::', 82),
+        (socket.AF_INET6, socket.SOCK_DGRAM, '::1', 83), (socket.AF_INET, socket.SOCK_STREAM, '', 8080), (socket.AF_INET, socket.SOCK_STREAM, '', 0)]:
+    try:
+        socket.socket(family, kind).bind((address, port))
+        print(port, 'bound')
+    except OSError as error:
+        print(port, error.strerror)
+";
+    need(&["python3", "setpriv"]);
+    let project = Project::up(
+        "allowed",
+        "services: { web: { command: [\"@guest@\", --tcp, \"80\"], expose: [\"80\"] } }",
+    );
+    let ports = [80, 53, 81, 82, 83, 8080, 0];
+    let said = |privileged: &str| -> String {
+        let line = |port: &i32| match (1..1024).contains(port) {
+            true => format!("{port} {privileged}\n"),
+            false => format!("{port} bound\n"),
+        };
+        ports.iter().map(line).collect()
+    };
+    let refused = said("Permission denied");
+    let bind = ["/usr/bin/python3", "-c", BIND];
+    let run = |before: &[&str], within: &[&str]| {
+        let arguments = [&["run"], before, &["--"], within, &bind].concat();
+        project.ok(&arguments)
+    };
+    assert_eq!(run(&[], &[]), said("bound"));
+    assert_eq!(run(&["--user", "nobody"], &[]), refused);
+    assert_eq!(run(&[], &["setpriv", "--reuid", "nobody"]), refused);
+    assert_eq!(
+        run(&[], &["setpriv", "--inh-caps=-all", "--bounding-set=-net_bind_service"]),
+        refused
+    );
+    let kept = [
+        "setpriv",
+        "--reuid",
+        "nobody",
+        "--inh-caps=+net_bind_service",
+        "--ambient-caps=+net_bind_service",
+    ];
+    assert_eq!(run(&[], &kept), said("bound"));
+}
+
+/// `sudo imsup ps` in a directory of somebody else's would run his services as root.
+#[test]
+fn a_file_of_somebody_elses_is_used_only_where_it_is_named() {
+    let project = Project::new(
+        "foreign",
+        "services: { web: { command: [\"@guest@\", --tcp, \"8080\"] } }",
+    );
+    std::os::unix::fs::chown(project.path("compose.yaml"), Some(65534), None).unwrap();
+    for (status, words) in [(1, &["up", "-d"][..]), (125, &["run", "--", "true"])] {
+        let said = project.fails(status, words);
+        assert!(
+            said.contains("belongs to user 65534") && said.contains(" -f "),
+            "{said}"
+        );
+    }
+    let mut by_sudo = project.imsup_command(&["up", "-d"]);
+    by_sudo.env("SUDO_UID", "65534");
+    run(by_sudo, common::LIMIT).expect_success("sudo imsup up");
+    project.down();
+    for named in [("COMPOSE_FILE", "compose.yaml"), ("COMPOSE_FILE", "")] {
+        let mut up = project.imsup_command(&["up", "-d"]);
+        up.env(named.0, named.1);
+        let up = run(up, common::LIMIT);
+        assert_eq!(up.success(), !named.1.is_empty(), "{up}");
+    }
+    project.down();
 }

@@ -221,3 +221,21 @@ fn a_broker_that_dies_is_said_to_have_ended() {
         }
     }
 }
+
+#[test]
+fn what_a_stranger_has_the_broker_log_is_bounded() {
+    let project = Project::up("noise", COMPOSE);
+    const FRAMES: usize = 2000;
+    for _ in 0..FRAMES {
+        let mut stranger = UnixStream::connect(project.runtime().join("broker.sock")).unwrap();
+        stranger.write_all(&[0xff; 64]).unwrap();
+        stranger.read_to_end(&mut Vec::new()).unwrap();
+    }
+    let log = std::fs::read_to_string(project.state().join("broker.log")).unwrap();
+    let said = log
+        .lines()
+        .filter(|line| line.contains("a connection to the broker is closed"))
+        .count();
+    assert!((1..FRAMES / 2).contains(&said), "{said} of {FRAMES}");
+    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
+}

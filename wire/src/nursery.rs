@@ -22,6 +22,8 @@ pub struct Birth {
     pub command: Vec<String>,
     /// Variables added to the nursery's own environment.
     pub environment: Vec<(String, String)>,
+    /// Variables that are removed from it first.
+    pub removed: Vec<String>,
 }
 
 /// The answer: its process, a child of whoever asked, or the errno for which there is none.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::problem::Problem;
 use super::tree::Location;
+pub use super::trust::Distrust;
 
 /// Longest piece of a source line shown in a message, in characters.
 const EXCERPT_CHARS: usize = 120;
@@ -32,6 +33,20 @@ pub enum ComposeError {
         file: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// A file that was found may be somebody else's.
+    #[error(
+        "{} {why}, and what it says would run as you; name it where it is meant:  -f {}",
+        file.display(),
+        named.display()
+    )]
+    Untrusted {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: Distrust,
+        /// The compose file.
+        named: PathBuf,
     },
     /// A file is not text.
     #[error("{}:{line}: not UTF-8 text: a compose file is YAML", file.display())]

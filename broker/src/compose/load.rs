@@ -18,6 +18,7 @@ use super::read::{Path, map, text, text_or_texts};
 use super::service::{Builder, Disabled};
 use super::source::{Sources, clean};
 use super::tree::{Location, Node, Value};
+use super::trust::Trusted;
 use super::{LoadOptions, Loaded, ipam, project, schema, settings};
 use crate::cluster::Cluster;
 
@@ -50,13 +51,14 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ComposeError> {
     Ok(loaded)
 }
 
-/// The name of the project that [`load`] would give, also where its services could not be run.
+/// The name and the directory of the project that [`load`] would give, also where its services could not be run.
 ///
 /// # Errors
 /// [`ComposeError`] for files that cannot be read or aren't YAML, and names that cannot be a project's.
-pub fn project_name(options: &LoadOptions) -> Result<String, ComposeError> {
+pub fn project_of(options: &LoadOptions) -> Result<(String, PathBuf), ComposeError> {
     let (read, documents) = Files::read(options)?;
-    read.project(options, &documents, &|name| read.variable(options, name))
+    let name = read.project(options, &documents, &|name| read.variable(options, name))?;
+    Ok((name, read.directory))
 }
 
 /// What the files of a load are read with; their documents go their own way.
@@ -118,7 +120,16 @@ fn files(options: &LoadOptions) -> Result<(Vec<(PathBuf, PathBuf)>, PathBuf), Co
         [] => {
             let found = super::find(&start)?;
             let over = super::find_override(&found);
-            std::iter::once(found).chain(over).collect()
+            let beside = found.with_file_name(DOTENV);
+            let found: Vec<PathBuf> = std::iter::once(found).chain(over).collect();
+            let trusted = Trusted::by(options.environment.get("SUDO_UID").map(String::as_str));
+            for file in found.iter().chain([&beside]) {
+                if let Some(why) = trusted.check(file).map_err(failed(file))? {
+                    let (file, named) = (file.clone(), found[0].clone());
+                    return Err(ComposeError::Untrusted { file, why, named });
+                }
+            }
+            found
         }
         files => files.to_vec(),
     };
@@ -130,8 +141,11 @@ fn files(options: &LoadOptions) -> Result<(Vec<(PathBuf, PathBuf)>, PathBuf), Co
     Ok((files, directory))
 }
 
+/// The environment file beside a compose file.
+const DOTENV: &str = ".env";
+
 fn read_dotenv(directory: &FilePath, options: &LoadOptions) -> Result<Variables, ComposeError> {
-    let file = directory.join(".env");
+    let file = directory.join(DOTENV);
     let content = match read_text(&file) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Variables::new()),

@@ -32,6 +32,7 @@ mod settings;
 mod size;
 mod source;
 mod tree;
+mod trust;
 mod user;
 mod yaml;
 
@@ -43,7 +44,7 @@ pub use duration::{DurationError, parse_within as parse_duration};
 pub use error::{ComposeError, Site, Warning, WarningKind};
 pub use find::{DEFAULT_NAMES, find, find_override};
 pub use interpolate::InterpolateError;
-pub use load::{load, project_name};
+pub use load::{load, project_of};
 pub use ports::PortError;
 pub use problem::Problem;
 pub use render::{render, render_json};

@@ -15,6 +15,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open};
 
+use crate::cluster::HostSpec;
+
 use super::leftovers::{self, Children, Tree};
 use super::nursery::Nursery;
 use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
@@ -75,6 +77,7 @@ impl ProcessLauncher {
             user: host.user.clone(),
             command: host.command.clone(),
             environment,
+            removed: removed_for(host),
         };
         let fds = vec![log.try_clone().ok()?.into(), directory.into()];
         self.nursery.make(&birth, fds)
@@ -98,9 +101,11 @@ impl ProcessLauncher {
         if let Some(user) = &host.user {
             command.args(["--user", user]);
         }
+        command.arg("--").args(&host.command);
+        for name in removed_for(host) {
+            command.env_remove(name);
+        }
         command
-            .arg("--")
-            .args(&host.command)
             .envs(&host.environment)
             .env(BOOT_VARIABLE, launch.boot.to_string())
             // systemd's, for the broker: a program that saw it would speak in the broker's name (sd_notify(3)).
@@ -128,6 +133,23 @@ impl ProcessLauncher {
         })?;
         Ok(child.id())
     }
+}
+
+/// Variables of ours that the programs of other users get, too: what `PATH` and the locale are, and what imsup itself is told.
+fn is_everybodys(name: &str) -> bool {
+    ["PATH", "LANG", "LANGUAGE", "TZ", "TERM"].contains(&name) || name.starts_with("LC_") || name.starts_with("IMSUP_")
+}
+
+/// What of our environment a host is not to see: where it runs as another user, who must not read root's secrets there, all but [`is_everybodys`].
+fn removed_for(host: &HostSpec) -> Vec<String> {
+    let is_others = host.user.as_deref().is_some_and(|user| {
+        let name = user.split(':').next().unwrap_or_default();
+        rustix::process::geteuid().is_root() && !["root", "0"].contains(&name)
+    });
+    let own = std::env::vars_os().filter(|_| is_others);
+    own.filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| !is_everybodys(name))
+        .collect()
 }
 
 /// Opens what the program prints to: its log, or nothing where that cannot be (a full disk), which is said.

@@ -258,17 +258,17 @@ fn failed(asker: Asker, query: &[u8]) -> Option<Finished> {
 /// Asks the servers over TCP, waiting for the answer.
 pub(super) fn ask_over_tcp(query: &[u8], servers: &[SocketAddr]) -> Option<Vec<u8>> {
     let asked = servers.iter().find_map(|server| {
-        let mut stream = TcpStream::connect_timeout(server, PATIENCE).ok()?;
+        let stream = TcpStream::connect_timeout(server, PATIENCE).ok()?;
         stream.set_read_timeout(Some(TCP_PATIENCE)).ok()?;
         stream.set_write_timeout(Some(TCP_PATIENCE)).ok()?;
-        write_framed(&mut stream, query).ok()?;
-        read_framed(&mut stream).ok()
+        write_framed(&stream, query).ok()?;
+        read_framed(&stream).ok()
     });
     asked.or_else(|| answer::failure(query))
 }
 
 /// Reads a message with its length before it (RFC 1035, section 4.2.2).
-pub(super) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(super) fn read_framed(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -277,7 +277,7 @@ pub(super) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a message with its length before it.
-pub(super) fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+pub(super) fn write_framed(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
     let mut frame = length.to_be_bytes().to_vec();
     frame.extend_from_slice(message);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,12 +16,11 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::answer::{self, Decision, Over};
 use super::anywhere::Anywhere;
+use super::connections::{Connections, Place};
 use super::forward::{self, Asker, Finished, Forwarder, Via};
 use super::resolv_conf::{ResolvConf, Upstream};
 use super::{Names, SharedNames};
 
-/// TCP connections served at once, each by a thread for as long as it lasts: resolvers use TCP when an answer was cut off.
-const MAX_TCP: usize = 256;
 /// How long such a connection may be silent.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
@@ -107,7 +106,7 @@ impl NameServer {
             names,
             resolv_conf: ResolvConf::new(resolv_conf, own),
             on_lookup,
-            connections: Arc::default(),
+            connections: Connections::default(),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new()
@@ -150,7 +149,7 @@ struct Server {
     names: SharedNames,
     resolv_conf: ResolvConf,
     on_lookup: OnLookup,
-    connections: Arc<AtomicUsize>,
+    connections: Connections,
     stop: Arc<AtomicBool>,
 }
 
@@ -278,32 +277,21 @@ impl Server {
     }
 
     fn serve_connection(&mut self, stream: TcpStream, client: SocketAddr) {
-        let connections = Arc::clone(&self.connections);
-        if connections.fetch_add(1, Ordering::Relaxed) >= MAX_TCP {
-            connections.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
+        let stream = Arc::new(stream);
+        let place = self.connections.enter(Arc::clone(&stream));
         let names = Arc::clone(&self.names);
         let upstream = self.resolv_conf.current().clone();
         let on_lookup = Arc::clone(&self.on_lookup);
-        let own = Arc::clone(&connections);
-        let work = move || {
-            let _ = converse(stream, client, &names, &upstream, &on_lookup);
-            own.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new()
-            .name("names-tcp".to_owned())
-            .spawn(work)
-            .is_err()
-        {
-            connections.fetch_sub(1, Ordering::Relaxed);
-        }
+        // Where there may be no thread, the connection ends with its place.
+        let work = move || drop(converse(&stream, &place, client, &names, &upstream, &on_lookup));
+        let _ = std::thread::Builder::new().name("names-tcp".to_owned()).spawn(work);
     }
 }
 
 /// Answers one TCP connection until it ends or falls silent.
 fn converse(
-    mut stream: TcpStream,
+    stream: &TcpStream,
+    place: &Place,
     client: SocketAddr,
     names: &SharedNames,
     upstream: &Upstream,
@@ -314,7 +302,7 @@ fn converse(
     stream.set_write_timeout(Some(TCP_IDLE))?;
     let mut servers = upstream.servers.clone();
     loop {
-        let query = forward::read_framed(&mut stream)?;
+        let query = forward::read_framed(stream)?;
         // Its supervisor says first which server was asked.
         if let Some(asked) = asked::parse(&query) {
             servers = upstream.servers_from(Some(asked));
@@ -327,9 +315,10 @@ fn converse(
             Decision::Ignore => None,
         };
         match answer {
-            Some(answer) => forward::write_framed(&mut stream, &answer)?,
+            Some(answer) => forward::write_framed(stream, &answer)?,
             None => return Ok(()),
         }
+        place.was_served();
     }
 }
 
@@ -350,7 +339,7 @@ fn decide(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::sync::mpsc;
 
     use parking_lot::RwLock;
@@ -424,10 +413,10 @@ mod tests {
             }
         });
         std::thread::spawn(move || {
-            while let Ok((mut stream, _)) = tcp.accept() {
-                let mut answer = forward::read_framed(&mut stream).unwrap();
+            while let Ok((stream, _)) = tcp.accept() {
+                let mut answer = forward::read_framed(&stream).unwrap();
                 answer.extend(b"over tcp");
-                forward::write_framed(&mut stream, &answer).unwrap();
+                forward::write_framed(&stream, &answer).unwrap();
             }
         });
         address
@@ -440,10 +429,10 @@ mod tests {
         assert_eq!(Packet::parse(&answer).unwrap().answers.len(), 1);
         let (address, by) = fixture.lookups.recv().unwrap();
         assert_eq!((address, by.is_loopback()), (Ipv4Addr::new(127, 77, 5, 3), true));
-        let mut stream = TcpStream::connect(fixture.address).unwrap();
+        let stream = TcpStream::connect(fixture.address).unwrap();
         for _ in 0..2 {
-            forward::write_framed(&mut stream, &query("web")).unwrap();
-            let answer = forward::read_framed(&mut stream).unwrap();
+            forward::write_framed(&stream, &query("web")).unwrap();
+            let answer = forward::read_framed(&stream).unwrap();
             assert_eq!(Packet::parse(&answer).unwrap().answers.len(), 2);
         }
     }
@@ -459,11 +448,11 @@ mod tests {
         expected.extend(b"over udp");
         assert_eq!(ask(fixture.address, &query), expected);
 
-        let mut stream = TcpStream::connect(fixture.address).unwrap();
-        forward::write_framed(&mut stream, &query).unwrap();
+        let stream = TcpStream::connect(fixture.address).unwrap();
+        forward::write_framed(&stream, &query).unwrap();
         let mut expected = query.clone();
         expected.extend(b"over tcp");
-        assert_eq!(forward::read_framed(&mut stream).unwrap(), expected);
+        assert_eq!(forward::read_framed(&stream).unwrap(), expected);
     }
 
     /// As an unmodified resolver may have them out natively.
@@ -509,14 +498,28 @@ mod tests {
         stream.write_all(&asked::frame(first.ip())).unwrap();
         let query = query("example.com");
         for _ in 0..2 {
-            forward::write_framed(&mut stream, &query).unwrap();
+            forward::write_framed(&stream, &query).unwrap();
             assert_eq!(
-                forward::read_framed(&mut stream).unwrap(),
+                forward::read_framed(&stream).unwrap(),
                 [&query[..], b"over tcp"].concat()
             );
         }
         silent.set_nonblocking(true).unwrap();
         assert_eq!(silent.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn clients_that_say_nothing_keep_nobody_out() {
+        let fixture = start("");
+        let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(fixture.address).unwrap()).collect();
+        let asking = TcpStream::connect(fixture.address).unwrap();
+        asking.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        forward::write_framed(&asking, &query("web")).unwrap();
+        let answer = forward::read_framed(&asking).unwrap();
+        assert!(Packet::parse(&answer).unwrap().has_flags(PacketFlag::RESPONSE));
+        // Those that came first have made room.
+        silent[0].set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        assert_eq!((&silent[0]).read(&mut [0]).unwrap(), 0);
     }
 
     /// The first answers only once the second was asked, which never answers.

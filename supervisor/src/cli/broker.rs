@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use imsup_broker::BrokerError;
 use imsup_broker::cluster::Cluster;
 use imsup_broker::paths::Paths;
+use imsup_supervisor::kernel::inherited;
 use imsup_wire::Event;
 
 use super::cluster::{self, ClusterArgs};
@@ -59,6 +60,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Starts `imsup broker --report` with the rest of this process's arguments, in a session of its own.
 fn detach() -> Result<()> {
+    keep_descriptors()?;
     // Fails only for the leader of a process group, which one started by imsup isn't.
     rustix::process::setsid().context("leaving the terminal's session")?;
     let executable = std::env::current_exe().context("finding imsup's own program")?;
@@ -69,6 +71,11 @@ fn detach() -> Result<()> {
         .spawn()
         .context("starting the broker")?;
     Ok(())
+}
+
+/// What `up` was started with (a lock, a secret) is neither the broker's, which outlives it, nor its hosts'.
+fn keep_descriptors() -> Result<()> {
+    inherited::keep_from_programs().context("keeping the descriptors that imsup was started with from hosts")
 }
 
 /// Serves, and tells the command that started this one; once that has gone, the log.
@@ -143,6 +150,7 @@ pub fn serve(
     on_ready: impl FnOnce() -> Result<()> + 'static,
     on_event: Option<OnEvent>,
 ) -> Result<()> {
+    keep_descriptors()?;
     let on_ready = || {
         if let Err(error) = on_ready() {
             tracing::warn!("the hosts exist, but nobody could be told: {error:#}");

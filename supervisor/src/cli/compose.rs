@@ -20,11 +20,11 @@ pub fn load(files: &[PathBuf], project: Option<&str>, profiles: &[String], stric
     Ok(compose::load(&options)?)
 }
 
-/// The project of these files, or of the one found here or above; `None` where there is none.
+/// The project of these files, or of the one found here or above, and its directory; `None` where there is none.
 ///
 /// # Errors
 /// What is wrong with the file.
-pub fn project_name(files: &[PathBuf]) -> Result<Option<String>> {
+pub fn project(files: &[PathBuf]) -> Result<Option<(String, PathBuf)>> {
     if !is_here(files)? {
         return Ok(None);
     }
@@ -32,7 +32,7 @@ pub fn project_name(files: &[PathBuf]) -> Result<Option<String>> {
         files: named(files),
         ..LoadOptions::from_process()
     };
-    Ok(Some(compose::project_name(&options)?))
+    Ok(Some(compose::project_of(&options)?))
 }
 
 /// Whether files are named, or one is found here or above.

@@ -1,9 +1,17 @@
 //! What imsup itself logs. A log that cannot be written is no reason to end, or to wait: see [`imsup_supervisor::said`].
 
+mod limit;
+
 use std::io::{self, IsTerminal};
 
 use imsup_supervisor::said::Stderr;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::layer::{Filter, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+use self::limit::Limit;
 
 /// The variable that says how much; see tracing-subscriber's EnvFilter for what can be said.
 const VARIABLE: &str = "IMSUP_LOG";
@@ -30,24 +38,18 @@ pub fn start_for_a_file() {
 fn start_for(terminal: bool) {
     match EnvFilter::try_from_env(VARIABLE) {
         Ok(filter) if std::env::var_os(VARIABLE).is_some() => subscribe(filter, terminal),
-        _ => tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
-            .with_writer(|| Stderr)
-            .log_internal_errors(false)
-            .with_ansi(terminal)
-            .with_target(false)
-            .init(),
+        _ => subscribe(LevelFilter::WARN, terminal),
     }
 }
 
-fn subscribe(filter: EnvFilter, terminal: bool) {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+fn subscribe(filter: impl Filter<Registry> + Send + Sync + 'static, terminal: bool) {
+    let lines = fmt::layer()
         .with_writer(|| Stderr)
         .log_internal_errors(false)
         .with_ansi(terminal)
         .with_target(false)
-        .init();
+        .with_filter(filter.and(Limit::default()));
+    tracing_subscriber::registry().with(lines).init();
 }
 
 fn is_terminal() -> bool {

@@ -57,7 +57,7 @@ fn become_supervisor(newborn: Newborn, project: &str, birth: Birth, fds: Vec<Own
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
     rustix::process::fchdir(&directory).context("entering the working directory")?;
-    newborn.add_to_environment(&birth.environment);
+    newborn.change_environment(&birth.removed, &birth.environment);
     Ok(Launched::from_birth(project, birth))
 }
 

@@ -1,6 +1,6 @@
 //! Which project a verb is about, and where its files are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use imsup_broker::paths::Paths;
@@ -25,6 +25,24 @@ impl Project {
         Self {
             paths: Paths::of(&name),
             name,
+        }
+    }
+
+    /// A name that was made from a directory's may be that of another's project, which is up.
+    fn check_directory(&self, directory: &Path) -> Result<()> {
+        let name = &self.name;
+        match self.paths.directory_of_file() {
+            Some(other) if other != directory.canonicalize().unwrap_or_else(|_| directory.to_owned()) => Err(hinted(
+                anyhow!(
+                    "the project '{name}' that is up is that of {}, not of {}",
+                    other.display(),
+                    directory.display()
+                ),
+                format!(
+                    "say '-p {name}' where that one is meant; give this one another name with 'name:' in its compose file, or with -p"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 }
@@ -95,7 +113,13 @@ impl ProjectAndFileArgs {
 }
 
 fn find(explicit: Option<&str>, files: &[PathBuf]) -> Result<Project> {
-    choose(explicit, || compose::project_name(files), up).map(Project::named)
+    let project = |(name, directory): (String, PathBuf)| {
+        let project = Project::named(name);
+        project.check_directory(&directory)?;
+        Ok(project.name)
+    };
+    let from_file = || compose::project(files)?.map(project).transpose();
+    choose(explicit, from_file, up).map(Project::named)
 }
 
 /// The name given, else that of the compose file, else the only project that is up.

@@ -14,7 +14,7 @@ use super::cgroup::Cgroup;
 use super::means::{self, Means};
 use super::memory::{self, TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
-use super::{socket, spawn};
+use super::{privileges, socket, spawn};
 
 /// One thing of the kernel or machine that imsup uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -260,12 +260,8 @@ fn stop_a_child() -> Result<(), Errno> {
 
 /// Ports below this may only be bound with CAP_NET_BIND_SERVICE (ip(7)).
 fn privileged_ports() -> Feature {
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-        .ok()
-        .and_then(|text| text.trim().parse::<u16>().ok())
-        .unwrap_or(1024);
-    const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
-    let able = has_capability(CAP_NET_BIND_SERVICE);
+    let start = privileges::first_unprivileged_port();
+    let able = has_capability(privileges::CAP_NET_BIND_SERVICE);
     Feature {
         name: "privileged ports",
         needed_for: "hosts that listen below port 1024",

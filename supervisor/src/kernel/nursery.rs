@@ -40,10 +40,15 @@ pub fn fork_sibling() -> Result<Forked, Errno> {
 }
 
 impl Newborn {
-    /// Adds variables to this process's environment, which its program inherits. Names are not empty and without `=`, and nothing has a NUL.
-    pub fn add_to_environment(self, variables: &[(String, String)]) {
-        for (name, value) in variables {
+    /// Removes variables from this process's environment, which its program inherits, and adds others. Names are not empty and without `=`, and nothing has
+    /// a NUL.
+    pub fn change_environment(self, removed: &[String], added: &[(String, String)]) {
+        for name in removed {
             // SAFETY: no other thread reads or writes the environment: this process was made with one thread, and has come here first.
+            unsafe { std::env::remove_var(name) };
+        }
+        for (name, value) in added {
+            // SAFETY: as above.
             unsafe { std::env::set_var(name, value) };
         }
     }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, fork, getppid, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, execvpe, fork, getppid, setgroups, setresgid, setresuid, setsid};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -48,6 +48,8 @@ pub struct Credentials {
 pub struct Program<'a> {
     /// The command and its arguments; the first is looked up in PATH.
     pub command: &'a [CString],
+    /// Its environment, as `NAME=VALUE`, where not our own.
+    pub environment: Option<&'a [CString]>,
     /// Another user, where not our own.
     pub credentials: Option<&'a Credentials>,
     /// Whether it leads a session of its own, away from any terminal.
@@ -302,7 +304,10 @@ fn become_program(
     dispositions::set_a_programs()?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
     let name = program.command.first().ok_or(Errno::ENOENT)?;
-    execvp(name, program.command)
+    match program.environment {
+        Some(environment) => execvpe(name, program.command, environment),
+        None => execvp(name, program.command),
+    }
 }
 
 /// Installs the filter for this thread and returns its listener.
@@ -341,6 +346,7 @@ pub fn knows_wait_killable() -> bool {
 pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
     let program = Program {
         command: &[],
+        environment: None,
         credentials: None,
         new_session: false,
         descriptor_limit: None,

@@ -23,6 +23,7 @@ use crate::identity::{BindAddress, Identity};
 use crate::kernel::holders::Place;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
+use crate::kernel::privileges;
 use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::unhonoured::Unhonoured;
 
@@ -39,6 +40,8 @@ enum Plan {
     Native,
     /// Fails.
     Refuse(Errno),
+    /// Fails: the port needs a privilege that the program has not.
+    Privileged,
     /// Answered, and carried out when the program listens or asks for its address: the wildcard with port 0, TCP. A program
     /// that then connects out of the planes must not be bound to an address in them.
     Later,
@@ -76,6 +79,10 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
         }
         plan => plan,
     };
+    let plan = match plan {
+        Plan::At(_) | Plan::Machines if !privileges::may_bind(call.tid, address.port()) => Plan::Privileged,
+        plan => plan,
+    };
     host.trace.decided(&plan);
     match plan {
         Plan::Native => Answer::Continue.into(),
@@ -83,6 +90,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
             host.said.once(call.tid, Unhonoured::ForeignBind);
             errno.into()
         }
+        Plan::Privileged => Errno::EACCES.into(),
         Plan::Later => later(host, &socket, address),
         Plan::Machines => on_the_machines(host, &socket, kind.transport, address, v6only).into(),
         Plan::At(endpoint) => {
@@ -139,6 +147,7 @@ impl fmt::Display for Plan {
         match self {
             Self::Native => f.write_str("left to the kernel"),
             Self::Refuse(_) => f.write_str("another host's address"),
+            Self::Privileged => f.write_str("a port for which the program lacks the privilege"),
             Self::Later => f.write_str("put off until its use is known"),
             Self::Machines => f.write_str("the machine's own address"),
             Self::At(endpoint) => endpoint.fmt(f),

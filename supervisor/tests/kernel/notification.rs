@@ -38,6 +38,7 @@ pub fn child_that_asks_its_name() -> (Pid, Listener) {
 
 fn child(command: &[CString]) -> (Pid, Listener) {
     let program = spawn::Program {
+        environment: None,
         command,
         credentials: None,
         new_session: false,
