@@ -196,6 +196,38 @@ services:
     }
 }
 
+/// It takes long to look at so many threads: the others begin their calls meanwhile, between a look at the clocks and the moment in which all stand still.
+const LIMITS: &str = r#"
+x-imsup: { idle_after: 20ms, timer_slack: 20ms }
+services:
+  web: { command: ["@guests@/oddities", --limits, "@dir@/limits", "200", "400", "8080"], expose: ["8080"] }
+"#;
+
+/// A call may begin after the last look at the clock of its process, and before that is held.
+#[test]
+fn no_limit_ends_early_that_begins_while_its_host_is_being_suspended() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    const ROUNDS: usize = 40;
+    let project = Project::up("limits", LIMITS);
+    let watch = project.watch();
+    project.ok(&["wake", "web"]);
+    watch.wait("web", "suspend", 1);
+    let ended = || {
+        let text = std::fs::read_to_string(project.path("limits")).unwrap_or_default();
+        // The last one may be written just now.
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    common::wait_until("calls to end by their limits", || {
+        ["epoll_wait ", "recv "]
+            .iter()
+            .all(|call| ended().iter().filter(|line| line.starts_with(call)).count() >= ROUNDS)
+    });
+    let waited = |line: &String| Duration::from_micros(line.rsplit_once(' ').unwrap().1.parse().unwrap());
+    let early: Vec<_> = ended().into_iter().filter(|line| waited(line) < LIMIT).collect();
+    assert_eq!(early, [""; 0], "CALL BEGAN_MS_LATER WAITED_US");
+}
+
 const CRON: &str = r#"
 x-imsup: { idle_after: 100ms, timer_slack: 500ms }
 services:

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -19,6 +20,9 @@
 static const char usage[] =
     "oddities [OPTION]... PORT\n"
     "  --cron FILE MS BUSY_MS   every MS (counted from the start) append 'NUMBER LATE_US' to FILE, and compute for BUSY_MS\n"
+    "  --limits FILE MS THREADS two threads wait for MS again and again, by epoll_wait(2) and by recv(2) on a socket with that limit, and\n"
+    "                           append 'CALL BEGAN_MS_LATER WAITED_US' to FILE; so many others wait for ever, so that it takes long to look\n"
+    "                           at all of them\n"
     "  --forks MS               every MS fork a process that exits at once\n"
     "  --fifo FIFO FILE         append to FILE what is written to FIFO\n"
     "  --watch DIRECTORY FILE   append to FILE the names of what is made in DIRECTORY (inotify)\n"
@@ -212,6 +216,70 @@ static void *cron(void *arguments) {
     return NULL;
 }
 
+static long limit_ms;
+static const char *limits_file;
+static int limited[2];
+/* How long after the last one ended the next calls with a limit begin: each time another while, of those that a look takes. */
+static volatile long later_ms;
+
+static void append_waited(const char *call, int64_t began) {
+    char text[96];
+    int size = sprintf(text, "%s %ld %lld\n", call, later_ms, (long long)(now_ns() - began) / 1000);
+    append(limits_file, text, size);
+}
+
+/* A byte ends its call, and the next one is the same. */
+static void *receive_limited(void *unused) {
+    for (;;) {
+        char byte;
+        int64_t began = now_ns();
+        if (recv(limited[0], &byte, 1, 0) < 0) {
+            if (errno != EAGAIN) {
+                die("recv");
+            }
+            append_waited("recv", began);
+        }
+    }
+    return unused;
+}
+
+static void *wait_for_ever(void *unused) {
+    for (;;) {
+        pause();
+    }
+    return unused;
+}
+
+static void *limits(void *arguments) {
+    char **argument = arguments;
+    limits_file = argument[0];
+    limit_ms = atol(argument[1]);
+    for (long thread = atol(argument[2]); thread > 0; thread--) {
+        start_thread(wait_for_ever, NULL);
+    }
+    struct timeval limit = {.tv_sec = limit_ms / 1000, .tv_usec = limit_ms % 1000 * 1000};
+    struct epoll_event event;
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (epoll < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, limited) != 0 ||
+        setsockopt(limited[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) != 0) {
+        die("limits");
+    }
+    start_thread(receive_limited, NULL);
+    for (;;) {
+        later_ms = later_ms % 40 + 1;
+        sleep_ms(later_ms);
+        if (send(limited[1], "x", 1, MSG_NOSIGNAL) != 1) {
+            die("send");
+        }
+        int64_t began = now_ns();
+        if (epoll_wait(epoll, &event, 1, limit_ms) != 0) {
+            die("epoll_wait");
+        }
+        append_waited("epoll_wait", began);
+    }
+    return NULL;
+}
+
 static void *forks(void *arguments) {
     for (;;) {
         pid_t child = fork();
@@ -324,6 +392,7 @@ static const struct {
     void *(*run)(void *);
 } options[] = {
     {"--cron", 3, 0, cron},
+    {"--limits", 3, 0, limits},
     {"--forks", 1, 0, forks},
     {"--fifo", 2, 0, read_fifo},
     {"--watch", 2, 0, watch_directory},

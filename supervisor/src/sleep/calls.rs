@@ -354,6 +354,19 @@ fn timed_out(number: i64) -> Option<i64> {
     }
 }
 
+/// Whether a call may have a limit that imsup has to tell it, as far as its arguments say: one that a socket has does not show in them.
+pub fn may_be_told(number: i64, args: &[u64; 6]) -> bool {
+    match number {
+        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => milliseconds(args[3]) != Deadline::Never,
+        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => args[3] != 0,
+        libc::SYS_rt_sigtimedwait => args[2] != 0,
+        // If its memory is read-only.
+        libc::SYS_ppoll => args[2] != 0,
+        libc::SYS_io_getevents | SYS_IO_PGETEVENTS => args[4] != 0,
+        _ => timed_out(number).is_some(),
+    }
+}
+
 /// Whether a call that says EINTR because it was interrupted (signal(7)) is begun anew as if it had not been.
 pub fn goes_on(number: i64, args: &[u64; 6]) -> bool {
     match number {

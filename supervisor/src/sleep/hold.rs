@@ -1,6 +1,6 @@
 //! Holding a host: what its threads were in is read, and what they wait for is waited for in their place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 
 use super::Sleep;
 use super::asleep::Asleep;
+use super::beginnings::{Before, Held};
 use super::calls::{self, Deadline, LimitOf};
 use super::correct::{self, Stage};
 use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
@@ -23,7 +24,7 @@ use super::words::SharedWord;
 use crate::host::Host;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
-use crate::kernel::{descriptors, process, signals, socket, task, terminal, timers};
+use crate::kernel::{cpu, descriptors, process, signals, socket, task, terminal, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
@@ -68,18 +69,18 @@ impl NotNow {
 impl Sleep {
     /// Holds the host and takes over its waiting. On an error it runs as before.
     pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
-        let seen = self.look_untouched()?;
+        let (seen, before) = self.look_untouched()?;
         let overwritten = self.to_be_overwritten(&seen);
-        let (threads, trouble) = self.tree.hold();
+        let (threads, trouble) = self.tree.hold(&before.counted().collect::<Vec<_>>());
         correct::put_back(&overwritten, &threads);
         if let Some(error) = trouble {
             // Some were interrupted, and those that are not stopped no longer show what they were in.
             let now = Now::read();
             let known = self.interrupted.clone();
-            let _ = self.plan(&seen, ran_from, &now);
+            let _ = self.plan(&seen, &before, false, ran_from, &now);
             // Both from what was known before: a call that has a mark keeps it, and its deadline.
             let mut seen = std::mem::replace(&mut self.interrupted, known);
-            let rewrites = self.plan(&threads, ran_from, &now).rewrites;
+            let rewrites = self.plan(&threads, &before, false, ran_from, &now).rewrites;
             self.tree
                 .carry(threads.iter().filter_map(transfer::cut_short).collect());
             self.tree.give_up(rewrites);
@@ -89,7 +90,7 @@ impl Sleep {
             return Err(error.into());
         }
         let mut rewrites = Vec::new();
-        let taken_over = self.take_over(host, &threads, ran_from, &mut rewrites);
+        let taken_over = self.take_over(host, &threads, &before, ran_from, &mut rewrites);
         self.tree
             .carry(threads.iter().filter_map(transfer::cut_short).collect());
         self.tree.settle(rewrites);
@@ -115,12 +116,15 @@ impl Sleep {
     }
 
     /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
-    fn look_untouched(&mut self) -> Result<Vec<StoppedThread>, NotIdle> {
+    /// At last the processes' clocks are read once more, so that it is known which calls began since the look.
+    fn look_untouched(&mut self) -> Result<(Vec<StoppedThread>, Before), NotIdle> {
         let (mut seen, mut opening, now) = (Vec::new(), Vec::new(), Instant::now());
+        let mut before = Before::default();
         if let Some(pid) = self.tree.carries() {
             return Err(NotIdle::Transfer { pid });
         }
-        for pid in self.tree.processes() {
+        let pids = self.tree.processes();
+        for pid in pids.iter().copied() {
             if process::is_stopped(pid) {
                 return Err(NotIdle::Stopped { pid });
             }
@@ -143,7 +147,13 @@ impl Sleep {
                 if number == libc::SYS_restart_syscall {
                     self.recognize(pid, tid, CallKey { args, stack });
                 }
-                self.note_constant(tid, number, CallKey { args, stack });
+                let key = CallKey { args, stack };
+                self.note_constant(tid, number, key);
+                let unlimited = self.unlimited.get(&tid) == Some(&key);
+                before.note(tid, number, key, || match unlimited {
+                    true => None,
+                    false => process::waits(pid, tid),
+                });
                 let at = At::Blocked {
                     number,
                     args,
@@ -162,7 +172,10 @@ impl Sleep {
             let pid = process::thread_group(tid).unwrap_or(tid);
             return Err(NotIdle::Opening { pid });
         }
-        Ok(seen)
+        let has_run = |pid: &i32| self.idle.has_process_run(*pid, cpu::process_cpu(*pid));
+        let ran: HashSet<i32> = pids.into_iter().filter(has_run).collect();
+        before.note_clocks(ran, Instant::now());
+        Ok((seen, before))
     }
 
     /// Reads the limit of a call that writes back what is left of it when it is interrupted.
@@ -217,17 +230,36 @@ impl Sleep {
     }
 
     /// Plans from what threads are in, and remembers the calls that will go on.
-    fn plan(&mut self, threads: &[StoppedThread], ran_from: Instant, now: &Now) -> Plan {
+    ///
+    /// `before` is what they were in just before they were held; they were `all_frozen` where there is a freezer.
+    fn plan(
+        &mut self,
+        threads: &[StoppedThread],
+        before: &Before,
+        all_frozen: bool,
+        ran_from: Instant,
+        now: &Now,
+    ) -> Plan {
+        let began = |thread: &StoppedThread| {
+            let (pid, tid) = (thread.pid, thread.tid);
+            let looked = self.idle.began(pid, ran_from, now.instant);
+            let held = match all_frozen && self.tree.freezes(pid) {
+                true => Held::Frozen,
+                false => Held::Stopped,
+            };
+            before.began(thread, looked, || process::waits(pid, tid), held, now.instant)
+        };
         let mut plan = plan::plan(
             threads,
             &self.interrupted,
             now,
             ThreadMemory::of,
-            |pid| self.idle.began(pid, ran_from, now.instant),
+            began,
             what_descriptor_says,
             process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
+        self.unlimited = std::mem::take(&mut plan.unlimited);
         plan
     }
 
@@ -249,6 +281,7 @@ impl Sleep {
         &mut self,
         host: &Host,
         threads: &[StoppedThread],
+        before: &Before,
         ran_from: Instant,
         rewrites: &mut Vec<(i32, GoOn)>,
     ) -> Result<Asleep, NotNow> {
@@ -256,7 +289,7 @@ impl Sleep {
         let mut pids: Vec<i32> = threads.iter().map(|thread| thread.pid).collect();
         pids.sort_unstable();
         pids.dedup();
-        let mut plan = self.plan(threads, ran_from, &now);
+        let mut plan = self.plan(threads, before, true, ran_from, &now);
         *rewrites = std::mem::take(&mut plan.rewrites);
         if let Some(why) = plan.not_idle {
             return Err(why.into());

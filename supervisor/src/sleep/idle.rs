@@ -144,8 +144,12 @@ impl Idleness {
 
     /// Whether any process has run since the last look.
     pub fn has_run(&self, cpu: &[(i32, Duration)]) -> bool {
-        let before = |pid: &i32| self.used.get(pid).map(|used| used.cpu);
-        cpu.iter().any(|(pid, used)| before(pid) != Some(*used))
+        cpu.iter().any(|(pid, used)| self.has_process_run(*pid, Some(*used)))
+    }
+
+    /// Whether a process has run since the last look, which has used so much by now; `None` where that cannot be read.
+    pub fn has_process_run(&self, pid: i32, cpu: Option<Duration>) -> bool {
+        cpu.is_none() || self.used.get(&pid).map(|used| used.cpu) != cpu
     }
 
     /// Takes a look's findings: the CPU time of each process so far, the traces of what came and went, and what has moved on connections so far (asked for

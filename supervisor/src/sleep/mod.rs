@@ -7,6 +7,7 @@
 mod asleep;
 mod awake;
 mod backlog;
+mod beginnings;
 mod calls;
 mod children;
 mod connections;
@@ -28,6 +29,7 @@ mod waitset;
 mod why;
 mod words;
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -108,6 +110,8 @@ pub struct Sleep {
     /// Not suspended before, after it could not be.
     trouble: Option<Trouble>,
     interrupted: Interrupted,
+    /// Calls without a limit, as far as that was seen when the host was held last, by thread.
+    unlimited: HashMap<i32, CallKey>,
     /// Calls of open(2) that wait, by thread, and since when.
     opening: Vec<((i32, CallKey), Instant)>,
     /// Which deadlines come again and again.
@@ -148,6 +152,7 @@ impl Sleep {
             next_look: now,
             trouble: None,
             interrupted: Interrupted::default(),
+            unlimited: HashMap::new(),
             opening: Vec::new(),
             rhythms: Rhythms::default(),
             constants: Constants::default(),

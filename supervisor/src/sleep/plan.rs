@@ -120,13 +120,15 @@ pub struct Plan {
     pub signalled: Vec<i32>,
     /// The calls that go on when the host runs again, by thread.
     pub calls: HashMap<i32, Call>,
+    /// Calls that might have a limit which imsup tells them, and have none, by thread.
+    pub unlimited: HashMap<i32, CallKey>,
     /// How calls go on that would say EINTR, or that have a limit which the kernel would count anew, by thread.
     pub rewrites: Vec<(i32, GoOn)>,
     /// Futexes that are not private, with the thread that waits.
     pub futexes: Vec<(StoppedThread, Futex)>,
 }
 
-/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a process's calls, `says` asks the
+/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a thread's call, `says` asks the
 /// descriptor that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
 ///
 /// Also of a host that is not idle it is said how its interrupted calls go on.
@@ -135,7 +137,7 @@ pub fn plan<M: TargetMemory>(
     before: &Interrupted,
     now: &Now,
     memory: impl Fn(i32) -> M,
-    began: impl Fn(i32) -> Bounds,
+    began: impl Fn(&StoppedThread) -> Bounds,
     says: impl Fn(i32, i32, LimitOf) -> Says,
     ahead: impl Fn(i32, bool) -> i128,
 ) -> Plan {
@@ -196,7 +198,10 @@ pub fn plan<M: TargetMemory>(
                 if let Deadline::At(clock @ (Clock::Monotonic | Clock::Boottime), time) = &mut wait.deadline {
                     *time = set_back(*time, ahead(pid, *clock == Clock::Boottime));
                 }
-                let mut due = deadlines::due(wait.deadline, began(pid), now);
+                let mut due = match wait.deadline {
+                    Deadline::Never => Due::Never,
+                    deadline => deadlines::due(deadline, began(thread), now),
+                };
                 if let Some(call) = before.made_anew(tid, number, &key) {
                     due.keep_span(&call.due);
                 }
@@ -231,6 +236,8 @@ pub fn plan<M: TargetMemory>(
         plan.futexes.extend(futexes.map(|futex| (*thread, *futex)));
         if call.due != Due::Never {
             plan.calls.insert(tid, call);
+        } else if calls::may_be_told(number, &args) {
+            plan.unlimited.insert(tid, key);
         }
     }
     plan

@@ -139,12 +139,14 @@ impl Tree {
     ///
     /// If not all can be held, the error comes with the threads that were stopped: it is to be decided how their calls go on, which were interrupted, and
     /// [`Tree::release`] is to follow as well.
-    pub fn hold(&mut self) -> (Vec<StoppedThread>, Option<HoldError>) {
+    ///
+    /// Of threads in `counted` the waits are counted: each has waited once to be frozen.
+    pub fn hold(&mut self, counted: &[i32]) -> (Vec<StoppedThread>, Option<HoldError>) {
         self.releasing = None;
         let threads: u32 = self.processes().into_iter().map(process::count_threads).sum();
         let patience = PATIENCE + PATIENCE_PER_THREAD * threads;
         let frozen = match &self.freezer {
-            Some(cgroup) => cgroup.freeze(patience),
+            Some(cgroup) => cgroup.freeze(patience).inspect(|()| await_waits(counted)),
             None => Ok(()),
         };
         // A walk over all of them takes as long as all the rest where there are many threads: one is enough, once those that are known stand still.
@@ -167,6 +169,11 @@ impl Tree {
             threads,
             frozen.err().map(HoldError::from).or(trouble.map(HoldError::from)),
         )
+    }
+
+    /// Whether the threads of a process are frozen by [`Tree::hold`] before they are stopped.
+    pub fn freezes(&self, pid: i32) -> bool {
+        self.freezer.is_some() && !self.strays.contains(&pid)
     }
 
     /// Lets every process go on after not all could be held.
@@ -258,6 +265,14 @@ impl Tree {
             ),
             Some(error) => format!("stopped threads, since {error}"),
         }
+    }
+}
+
+/// Waits until frozen threads have left their processors. One counts as frozen before it waits, may be preempted there, and would be stopped before it has
+/// run again. The kernel waits for that before it shows what a thread is blocked in (lib/syscall.c, collect_syscall; wait_task_inactive).
+fn await_waits(tids: &[i32]) {
+    for tid in tids {
+        let _ = process::blocked_in(*tid, *tid);
     }
 }
 

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::notification;
 use crate::script::{LIMIT, Script, until};
-use crate::stopped::{BLOCKED, CALLS, RESTARTED, assert_restarted, blocked};
+use crate::stopped::{BLOCKED, CALLS, RESTARTED, assert_restarted, blocked, more, waits, waits_of};
 
 /// A cgroup for one test; `None` where none can be made, which must be for want of a permission or of a writable mount, and
 /// never as root on a machine whose cgroup v2 is writable.
@@ -107,6 +107,24 @@ fn frozen_threads_are_read_and_stay_frozen() {
     frozen.cgroup().thaw().unwrap();
     frozen.script().tell("os.write(w, b'x')");
     assert_eq!(frozen.script().line(), "read 1 0");
+}
+
+/// kernel/signal.c, do_freezer_trap: it schedules once. A thread counts as frozen before that, and may be preempted there; what it is blocked in is shown after
+/// that (lib/syscall.c, collect_syscall).
+#[test]
+fn to_be_frozen_is_one_more_wait_and_to_be_stopped_then_another() {
+    let Some(mut frozen) = Frozen::start("waits", BLOCKED) else {
+        return;
+    };
+    frozen.script().await_calls(&CALLS);
+    let before = waits_of(frozen.script().pid());
+    frozen.cgroup().freeze(LIMIT).unwrap();
+    for (tid, _) in &before {
+        process::blocked_in(*tid, *tid).unwrap();
+    }
+    assert_eq!(waits_of(frozen.script().pid()), more(&before, 1));
+    let stopped = stop(&|| frozen.cgroup().processes(), LIMIT).unwrap();
+    assert_eq!(waits(stopped.threads()), more(&before, 2));
 }
 
 /// A frozen process can be killed, and its cgroup removed.

@@ -53,6 +53,27 @@ pub fn blocked(threads: &[StoppedThread]) -> Vec<(i32, i64, [u64; 6], u64)> {
     found
 }
 
+/// How often each of these threads has waited so far.
+pub fn waits(threads: &[StoppedThread]) -> Vec<(i32, u64)> {
+    let waits = |thread: &StoppedThread| (thread.tid, process::waits(thread.pid, thread.tid).unwrap());
+    let mut found: Vec<_> = threads.iter().map(waits).collect();
+    found.sort_unstable();
+    found
+}
+
+/// How often each thread of a process has waited so far.
+pub fn waits_of(pid: i32) -> Vec<(i32, u64)> {
+    let waits = |tid| (tid, process::waits(pid, tid).unwrap());
+    let mut found: Vec<_> = process::threads(pid).into_iter().map(waits).collect();
+    found.sort_unstable();
+    found
+}
+
+/// The same, after each has waited some times more.
+pub fn more(waits: &[(i32, u64)], times: u64) -> Vec<(i32, u64)> {
+    waits.iter().map(|(tid, count)| (*tid, count + times)).collect()
+}
+
 /// The calls of [`BLOCKED`] once it has been let go.
 pub const RESTARTED: [i64; 5] = [
     libc::SYS_read,
@@ -106,6 +127,17 @@ fn blocked_calls_are_read_and_go_on() {
     // They are alive: the pipe's reader gets its byte, and no other call has returned.
     script.tell("os.write(w, b'x')");
     assert_eq!(script.line(), "read 1 0");
+}
+
+/// kernel/signal.c, ptrace_stop: it schedules once. So a thread that has waited more often has made another call, or its call has waited again.
+#[test]
+fn to_be_stopped_is_one_more_wait() {
+    let script = Script::start(BLOCKED);
+    script.await_calls(&CALLS);
+    let before = waits_of(script.pid());
+    let stopped = stop_one(&script).unwrap();
+    assert_eq!(waits(stopped.threads()), more(&before, 1));
+    stopped.release();
 }
 
 /// Threads that are let go soon go on although their tracer is there still, and once it is waited for, another may have them.
