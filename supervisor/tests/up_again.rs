@@ -3,8 +3,11 @@
 mod common;
 
 use std::io::Read;
+use std::process::Stdio;
 
-use common::{Background, LIMIT, Project, client, leaks};
+use common::{Background, LIMIT, Project, client, leaks, wait_until};
+use rustix::fs::FlockOperation;
+use rustix::process::Signal;
 
 /// A server for each family that asks for no SO_REUSEADDR and closes its connections first. It says what the option is afterwards.
 const COMPOSE: &str = r#"
@@ -81,4 +84,28 @@ fn several_downs_at_once_all_succeed() {
         }
         project.expect_nothing_left();
     }
+}
+
+/// One that is killed while it starts or ends leaves its files as they are, so that nothing tells whoever waits for it.
+#[test]
+fn down_does_not_wait_for_a_broker_that_was_killed_while_it_started() {
+    let project = Project::new("killed-early", "services: {}");
+    let script = "mkdir -p -m 700 \"$0\" && exec flock --no-fork \"$0/broker.lock\" sleep 1000";
+    let runtime = project.runtime();
+    let starting = Background::spawn(
+        project.command("sh", &["-c", script, runtime.to_str().unwrap()]),
+        Stdio::null(),
+    );
+    wait_until("the lock to be held", || {
+        let lock = std::fs::File::open(runtime.join("broker.lock"));
+        lock.is_ok_and(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+    });
+    let down = Background::collecting(project.imsup_command(&["down"]));
+    wait_until("down to wait", || {
+        let place = std::fs::read_to_string(format!("/proc/{}/wchan", down.pid())).unwrap_or_default();
+        place.contains("poll") || place.contains("inotify")
+    });
+    starting.signal(Signal::KILL);
+    down.finish(LIMIT).expect_success("imsup down");
+    project.expect_nothing_left();
 }

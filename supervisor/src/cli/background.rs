@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::connection;
 use super::failure::hinted;
@@ -20,6 +21,12 @@ use super::readiness::{self, Word};
 
 /// How often it may look as if brokers changed while one was asked before that is taken for something else.
 const STRANGE: u32 = 3;
+
+/// How long one that starts or ends may be waited for before it is looked whether it is still there.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
 
 /// Another broker has the project.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +96,7 @@ fn broker_pid(project: &Project) -> Result<i32, ClientError> {
     Ok(pid)
 }
 
-/// Waits while the project's broker is neither ready nor gone: until its socket, or its directory, comes or goes.
+/// Waits while the project's broker is neither ready nor gone: until its socket, or its directory, comes or goes, or it is time to look again.
 ///
 /// # Errors
 /// inotify(7).
@@ -110,7 +117,12 @@ pub fn await_change(project: &Project) -> Result<()> {
         Err(ClientError::Busy { .. })
     );
     if busy {
-        inotify.read_events().context("waiting for the project's broker")?;
+        // One that is killed, or fails, leaves its files as they are.
+        let mut polled = [PollFd::new(&inotify, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&LOOK)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("waiting for the project's broker"),
+        }
     }
     Ok(())
 }
