@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Replaces a file atomically: whoever opens it sees the old contents or the new.
+/// Replaces a file atomically: whoever opens it sees the old contents or the new. Leaves nothing where it fails.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
-    fs::write(&new, contents)?;
-    fs::rename(&new, path)
+    let replaced = fs::write(&new, contents).and_then(|()| fs::rename(&new, path));
+    replaced.inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
 }
 
 /// Makes a directory, and those above it, for this user alone. One that is there already must be this user's alone to

@@ -143,7 +143,16 @@ pub(crate) fn hold(subnet: Subnet, paths: &Paths, hosts_live: bool) -> Result<()
     for other in before.iter().filter(|other| **other != record) {
         remove(other)?;
     }
-    write(paths, &[record])
+    let usual = Record {
+        subnet: Subnet::default(),
+        metric: None,
+    };
+    match before.as_slice() {
+        // What is there says so already, and may be all that a full disk has room for.
+        [only] if *only == record => Ok(()),
+        [] if record == usual => Ok(()),
+        _ => write(paths, &[record]),
+    }
 }
 
 /// Takes away what the project has made. Does nothing where it has made nothing.

@@ -229,12 +229,10 @@ fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     make_directory(&RUNTIME, &paths.running(""))?;
     make_directory(&STATE, paths.state())?;
     make_directory(&STATE, paths.log("x").parent().unwrap_or(paths.state()))?;
-    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    written.map_err(|source| BrokerError::File {
-        what: "the broker's lock",
-        path: paths.lock(),
-        source,
-    })?;
+    // For people only, who are told what the project's broker is.
+    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+        tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
+    }
     Ok(lock)
 }
 

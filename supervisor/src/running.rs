@@ -69,9 +69,14 @@ impl RunningLock {
         let token = boot.map_or_else(String::new, |boot| format!("{boot}\n"));
         let text = format!("{}\n{token}", std::process::id());
         // In one piece, so that nobody reads half a number.
-        file.set_len(0)
-            .and_then(|()| file.write_all(text.as_bytes()))
-            .map_err(failed)?;
+        if let Err(error) = file.set_len(0).and_then(|()| file.write_all(text.as_bytes())) {
+            // A full disk. The lock itself needs no room.
+            let _ = file.set_len(0);
+            tracing::warn!(
+                "{}: {error}: what this supervisor leaves if it is killed may not be found",
+                path.display()
+            );
+        }
         Ok(Self { path, _file: file })
     }
 }

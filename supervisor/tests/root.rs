@@ -206,12 +206,17 @@ impl SmallDisk {
         Self(path)
     }
 
-    /// Takes all room and all names; gives what to remove to free it.
-    fn fill(&self) -> Vec<std::path::PathBuf> {
+    /// Takes all room; gives what to remove to free it.
+    fn fill_room(&self) -> std::path::PathBuf {
         let filler = self.0.join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
         while file.write_all(&[0; 512]).is_ok() {}
-        let mut all = vec![filler];
+        filler
+    }
+
+    /// Takes all room and all names.
+    fn fill(&self) -> Vec<std::path::PathBuf> {
+        let mut all = vec![self.fill_room()];
         for number in 0.. {
             let path = self.0.join(format!("filler{number}"));
             if std::fs::File::create(&path).is_err() {
@@ -412,4 +417,30 @@ fn a_file_of_somebody_elses_is_used_only_where_it_is_named() {
         assert_eq!(up.success(), !named.1.is_empty(), "{up}");
     }
     project.down();
+}
+
+/// The locks of hosts and broker need a name, but no room for what they say.
+#[test]
+fn hosts_boot_where_the_runtime_directory_has_no_room() {
+    let project = Project::new(
+        "roomless",
+        r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let disk = SmallDisk::at(project.path("run"));
+    project.ok(&["up", "-d"]);
+    let filler = disk.fill_room();
+    for _ in 0..2 {
+        assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
+        project.ok(&["stop", "web"]);
+    }
+    project.kill(project.broker());
+    project.ok(&["up", "-d"]);
+    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
+    project.ok(&["down"]);
+    std::fs::remove_file(filler).unwrap();
+    drop(disk);
+    project.expect_nothing_left();
 }
