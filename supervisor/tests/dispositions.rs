@@ -10,22 +10,22 @@ use common::{LIMIT, Project, command, imsup};
 
 const COMPOSE: &str = r#"
 services:
-  web: { command: [sh, -c, "exec python3 @dir@/ignored.py"], expose: ["8080"] }
+  web: { command: [sh, -c, "exec python3 @dir@/ignored.py \"$$(grep SigIgn /proc/self/status)\""], expose: ["8080"] }
 "#;
 
-/// Answers everybody with the mask of the signals that it ignores.
+/// Answers everybody with its argument: the signals that its shell ignored, since Python itself ignores SIGPIPE and SIGXFSZ.
 const SERVER: &str = "
-import socket
+import socket, sys
 listener = socket.create_server(('', 8080))
-ignored = next(line for line in open('/proc/self/status') if line.startswith('SigIgn'))
 while True:
     taken, _ = listener.accept()
-    taken.sendall(ignored.encode())
+    taken.sendall(sys.argv[1].encode())
     taken.close()
 ";
 
 const SIGPIPE: u64 = 1 << 12;
 const SIGCHLD: u64 = 1 << 16;
+const SIGTTOU: u64 = 1 << 21;
 const SIGXFSZ: u64 = 1 << 24;
 /// Those that glibc keeps for itself (nptl(7)).
 const INTERNAL: u64 = 0b11 << 31;
@@ -54,25 +54,33 @@ fn a_program_ignores_what_it_ignores_natively() {
     let project = Project::up("ignored", COMPOSE);
     std::fs::write(project.path("ignored.py"), SERVER).unwrap();
     let said = |script: &str| mask(&command::run(shell(&project, script), LIMIT).expect_success(script));
-    let ours = SIGPIPE | SIGXFSZ | INTERNAL;
+    let ours = SIGPIPE | SIGTTOU | SIGXFSZ | INTERNAL;
     let grep = "imsup run -p @project@ -- grep SigIgn /proc/self/status";
     assert_eq!(said(grep) & (ours | SIGCHLD), 0);
-    let trapped = format!("trap '' CHLD; {grep}");
-    assert_eq!(said(&trapped) & (ours | SIGCHLD), SIGCHLD, "as natively");
-    // Python itself ignores SIGPIPE and SIGXFSZ.
-    let launched = mask(&answer(&project));
-    assert_eq!(launched & (INTERNAL | SIGCHLD), 0);
+    for (name, bit) in [
+        ("CHLD", SIGCHLD),
+        ("PIPE", SIGPIPE),
+        ("TTOU", SIGTTOU),
+        ("XFSZ", SIGXFSZ),
+    ] {
+        let trapped = format!("trap '' {name}; {grep}");
+        assert_eq!(said(&trapped) & (ours | SIGCHLD), bit, "{name}, as natively");
+    }
+    assert_eq!(mask(&answer(&project)) & (ours | SIGCHLD), 0);
 }
 
 #[test]
 fn imsup_works_where_children_are_ignored() {
     let project = Project::new("childless", COMPOSE);
     std::fs::write(project.path("ignored.py"), SERVER).unwrap();
-    let up = "trap '' CHLD; imsup up -d -p @project@ && imsup run -p @project@ -- sh -c 'exit 7'; echo $?";
+    let up =
+        "trap '' CHLD PIPE TTOU XFSZ; imsup up -d -p @project@ && imsup run -p @project@ -- sh -c 'exit 7'; echo $?";
     let said = command::run(shell(&project, up), LIMIT).expect_success(up);
     assert!(said.ends_with("\n7\n"), "{said}");
-    let launched = mask(&answer(&project));
-    assert_eq!(launched & SIGCHLD, 0);
+    assert_eq!(
+        mask(&answer(&project)) & (SIGPIPE | SIGTTOU | SIGXFSZ | SIGCHLD | INTERNAL),
+        0
+    );
 }
 
 /// A lock that `up` was started with is let go when it returns, and no host has it.

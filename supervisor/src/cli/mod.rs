@@ -43,6 +43,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use imsup_supervisor::kernel::dispositions;
 
 use self::failure::Annotate;
 
@@ -94,12 +95,14 @@ enum Verb {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // Cannot fail: these signals exist, and may be ignored.
-    let _ = imsup_supervisor::kernel::dispositions::set_own();
+    let _ = dispositions::set_own();
     // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs (measured, release build).
     if let Some(launched) = run::launched(std::env::args_os().skip(1)) {
+        dispositions::disregard_inherited();
         return launched.run().unwrap_or_else(|error| failure::report(&error));
     }
     if let Some(project) = nursery::asked(std::env::args_os().skip(1)) {
+        dispositions::disregard_inherited();
         let supervisor = nursery::serve(&project).status(supervise::OWN_FAILURE);
         let ended = supervisor.and_then(|launched| launched.map_or(Ok(ExitCode::SUCCESS), run::Launched::run));
         return ended.unwrap_or_else(|error| failure::report(&error));

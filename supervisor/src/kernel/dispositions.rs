@@ -1,5 +1,7 @@
 //! What signals do to imsup's own processes, and to the programs that they start: signal(7), execve(2).
 
+use std::mem::MaybeUninit;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
@@ -9,35 +11,62 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 /// that; a shell, which forks, does not.
 const INTERNAL: [libc::c_int; 2] = [32, 33];
 
-/// Whether children were ignored when this process was started (`trap "" CHLD`).
-static CHILDREN_IGNORED: AtomicBool = AtomicBool::new(false);
+/// Signals that imsup's own processes need otherwise than whoever starts them may have it (`trap "" CHLD`; systemd's services ignore SIGPIPE).
+const CHANGED: [Signal; 4] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU, Signal::SIGCHLD];
+
+/// Whether each was ignored when this process was started.
+static IGNORED: [AtomicBool; CHANGED.len()] = [const { AtomicBool::new(false) }; CHANGED.len()];
+
+/// Rust ignores SIGPIPE before `main`, so what was before that is read earlier still: ld.so calls what is in this section.
+// SAFETY: a function of C, which needs nothing that is not there yet: sigaction(2) and atomics.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static BEFORE_MAIN: extern "C" fn() = note_ignored;
+
+extern "C" fn note_ignored() {
+    for (changed, ignored) in CHANGED.into_iter().zip(&IGNORED) {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: `action` outlives the call, which changes nothing, and all zeros are a valid one (SIG_DFL) if it fails.
+        let handler = unsafe {
+            libc::sigaction(changed as libc::c_int, ptr::null(), action.as_mut_ptr());
+            action.assume_init().sa_sigaction
+        };
+        ignored.store(handler == libc::SIG_IGN, Ordering::Relaxed);
+    }
+}
 
 /// Sets what imsup's own processes need: that a write beyond the limit of a file's size (`ulimit -f`) fails with EFBIG instead of ending the process
-/// (setrlimit(2), RLIMIT_FSIZE), and that children can be waited for (wait(2)). Rust itself ignores SIGPIPE.
+/// (setrlimit(2), RLIMIT_FSIZE), that what is said in the background of a terminal stops neither imsup nor a program of its process group (`stty tostop`,
+/// termios(3)), and that children can be waited for (wait(2)). Rust itself ignores SIGPIPE.
 ///
 /// # Errors
 /// sigaction(2).
 pub fn set_own() -> Result<(), Errno> {
     // SAFETY: neither is a handler of ours.
-    let before = unsafe {
+    unsafe {
         signal(Signal::SIGXFSZ, SigHandler::SigIgn)?;
-        signal(Signal::SIGCHLD, SigHandler::SigDfl)?
-    };
-    CHILDREN_IGNORED.store(matches!(before, SigHandler::SigIgn), Ordering::Relaxed);
+        signal(Signal::SIGTTOU, SigHandler::SigIgn)?;
+        signal(Signal::SIGCHLD, SigHandler::SigDfl)?;
+    }
     Ok(())
+}
+
+/// This process was started by imsup: what it found ignored is imsup's own affair, and not its program's.
+pub fn disregard_inherited() {
+    for ignored in &IGNORED {
+        ignored.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Sets what a program expects, in a process that is about to execute it: what imsup has changed is undone.
 pub(super) fn set_a_programs() -> Result<(), Errno> {
-    let children = match CHILDREN_IGNORED.load(Ordering::Relaxed) {
-        true => SigHandler::SigIgn,
-        false => SigHandler::SigDfl,
-    };
-    // SAFETY: neither is a handler of ours.
-    unsafe {
-        signal(Signal::SIGPIPE, SigHandler::SigDfl)?;
-        signal(Signal::SIGXFSZ, SigHandler::SigDfl)?;
-        signal(Signal::SIGCHLD, children)?;
+    for (changed, ignored) in CHANGED.into_iter().zip(&IGNORED) {
+        let handler = match ignored.load(Ordering::Relaxed) {
+            true => SigHandler::SigIgn,
+            false => SigHandler::SigDfl,
+        };
+        // SAFETY: neither is a handler of ours.
+        unsafe { signal(changed, handler) }?;
     }
     INTERNAL.into_iter().try_for_each(set_default)
 }
