@@ -2,12 +2,10 @@
 //!
 //! Installing it is the supervisor's: it needs flags that libseccomp 2.5 does not know (`WAIT_KILLABLE_RECV`).
 
-use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 
 use libseccomp::error::SeccompError;
 use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
-use rustix::fs::MemfdFlags;
 
 use crate::table::{Action, Condition, FOREIGN_ARCHITECTURE_ERRNO, Families, Row, Sockets, TABLE, Test};
 
@@ -38,9 +36,9 @@ pub enum FilterError {
     /// libseccomp could not write the program.
     #[error("libseccomp could not export the filter: {0}")]
     Export(#[source] SeccompError),
-    /// The memory file that carries the program from libseccomp to us failed.
-    #[error("the filter's memory file failed: {0}")]
-    Memory(#[from] io::Error),
+    /// The pipe that carries the program from libseccomp to us failed.
+    #[error("the filter's pipe failed: {0}")]
+    Pipe(#[from] io::Error),
     /// What libseccomp wrote is not a whole number of instructions.
     #[error("libseccomp exported {0} bytes, which is no BPF program; please report this with its version")]
     Torn(usize),
@@ -96,12 +94,13 @@ fn comparison(condition: &Condition) -> ScmpArgCompare {
 }
 
 fn export(context: &ScmpFilterContext) -> Result<Vec<u8>, FilterError> {
-    let memory = rustix::fs::memfd_create(c"imsup-filter", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
-    let mut file = File::from(memory);
-    context.export_bpf(&file).map_err(FilterError::Export)?;
-    file.rewind()?;
+    // Not a memory file, which libseccomp would cut off unnoticed at the limit of a file's size (`ulimit -f`). A pipe has room for a page at least
+    // (pipe(7)), and the program some 500 bytes.
+    let (mut reader, writer) = io::pipe()?;
+    context.export_bpf(&writer).map_err(FilterError::Export)?;
+    drop(writer);
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    reader.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
