@@ -50,7 +50,9 @@ impl Paths {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        Self::new(project, rustix::process::getuid().as_raw(), variable, can_be_made)
+        // A project that is there stays there, also when its file system has become read-only.
+        let usable = |base: &Path| base.join(project).is_dir() || can_be_made(base);
+        Self::new(project, rustix::process::getuid().as_raw(), variable, usable)
     }
 
     /// The runtime directory: sockets and locks, gone after `down`.
