@@ -41,7 +41,7 @@ pub enum AbsentError {
     /// A route is left.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// Files could not be removed.
+    /// Files could not be removed, or be believed.
     #[error("what the project left in {path} could not be removed: {source}")]
     Files {
         /// Where.
@@ -130,6 +130,13 @@ pub fn has_broker(paths: &Paths) -> bool {
 /// # Errors
 /// [`AbsentError`].
 pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, AbsentError> {
+    // Under /tmp anybody may have made them, and would say here which processes are to be ended.
+    for directory in [paths.runtime(), paths.state()] {
+        files::check_private_directory(directory).map_err(|source| AbsentError::Files {
+            path: directory.to_owned(),
+            source,
+        })?;
+    }
     if has_broker(paths) {
         return Err(AbsentError::HasBroker(project.to_owned()));
     }
@@ -278,6 +285,8 @@ fn gone_by(process: &OwnedFd, deadline: Instant) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -293,5 +302,19 @@ mod tests {
         let unknown = rustix::fs::makedev(0, 0x99);
         assert_eq!(holder_in(locks, unknown, 7, Some(12)), Some(12));
         assert_eq!(holder_in(locks, unknown, 7, Some(1)), None);
+    }
+    #[test]
+    fn what_others_may_have_left_ends_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().to_owned();
+        let paths = Paths::new("shop", 0, |_| Some(directory.clone()), |_| true);
+        fs::create_dir(paths.runtime()).unwrap();
+        fs::set_permissions(paths.runtime(), fs::Permissions::from_mode(0o777)).unwrap();
+        let refused = down_without_broker("shop", &paths);
+        assert!(matches!(refused, Err(AbsentError::Files { .. })), "{refused:?}");
+        assert!(paths.runtime().exists());
+        fs::set_permissions(paths.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
+        down_without_broker("shop", &paths).unwrap();
+        assert!(!paths.runtime().exists());
     }
 }

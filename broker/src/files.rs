@@ -19,27 +19,50 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// write, and the one above it nobody else's: under /tmp anybody can make either first.
 pub(crate) fn make_private_directory(path: &Path) -> io::Result<()> {
     let create = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    let own = rustix::process::geteuid().as_raw();
-    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+    if let Some(above) = above(path) {
         create(above)?;
-        // Followed: that whoever put a link there is trusted is asked of the link.
-        let link = fs::symlink_metadata(above)?;
-        let metadata = fs::metadata(above)?;
-        // In a sticky directory nobody removes or replaces what is another's (/tmp itself).
-        let writable = metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
-        if writable || [&link, &metadata].iter().any(|found| ![0, own].contains(&found.uid())) {
-            return Err(untrusted(above, &metadata));
-        }
+        check_above(above)?;
     }
     create(path)?;
-    let metadata = fs::symlink_metadata(path)?;
-    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
-        return Err(untrusted(path, &metadata));
-    }
+    let metadata = check_own(path)?;
     if metadata.mode() & 0o077 != 0 {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     }
     Ok(())
+}
+
+/// Whether a directory is as [`make_private_directory`] makes it, so that what is in it can be believed; one that is not there is no fault.
+pub(crate) fn check_private_directory(path: &Path) -> io::Result<()> {
+    match check_own(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        checked => checked.and_then(|_| above(path).map_or(Ok(()), check_above)),
+    }
+}
+
+fn above(path: &Path) -> Option<&Path> {
+    path.parent().filter(|above| !above.as_os_str().is_empty())
+}
+
+fn check_above(path: &Path) -> io::Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    // Followed: that whoever put a link there is trusted is asked of the link.
+    let link = fs::symlink_metadata(path)?;
+    let metadata = fs::metadata(path)?;
+    // In a sticky directory nobody removes or replaces what is another's (/tmp itself).
+    let writable = metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
+    if writable || [&link, &metadata].iter().any(|found| ![0, own].contains(&found.uid())) {
+        return Err(untrusted(path, &metadata));
+    }
+    Ok(())
+}
+
+fn check_own(path: &Path) -> io::Result<fs::Metadata> {
+    let metadata = fs::symlink_metadata(path)?;
+    let own = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
+        return Err(untrusted(path, &metadata));
+    }
+    Ok(metadata)
 }
 
 fn untrusted(path: &Path, metadata: &fs::Metadata) -> io::Error {
@@ -91,14 +114,19 @@ mod tests {
             let error = make_private_directory(&path).unwrap_err().to_string();
             let named = format!("{} (owner", made.display());
             assert!(error.contains(&named) && error.contains("remove it"), "{error}");
+            check_private_directory(&path).unwrap_err();
             fs::set_permissions(made, fs::Permissions::from_mode(0o700)).unwrap();
         }
         fs::set_permissions(&above, fs::Permissions::from_mode(0o1777)).unwrap();
         make_private_directory(&path).expect("as in /tmp itself");
 
+        check_private_directory(&path).unwrap();
+
         fs::remove_dir(&path).unwrap();
+        check_private_directory(&path).expect("nothing is there");
         std::os::unix::fs::symlink(base.path(), &path).unwrap();
         make_private_directory(&path).unwrap_err();
+        check_private_directory(&path).unwrap_err();
     }
 
     #[test]
