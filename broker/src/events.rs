@@ -178,12 +178,17 @@ impl History {
 
     /// Opens the history, reading back what an earlier broker left, and calls `seen` for each of its events.
     pub(crate) fn open(path: &Path, mut seen: impl FnMut(&Event)) -> io::Result<Self> {
-        let file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(path)?;
+            .open(path);
+        let file = match opened {
+            // What was kept counts all the same, on a file system that has become read-only.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path)?,
+            opened => opened?,
+        };
         let mut history = Self::in_memory();
         let mut cut_off = false;
         for line in BufReader::new(file.try_clone()?).split(b'\n') {
