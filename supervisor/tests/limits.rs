@@ -51,6 +51,8 @@ fn so_few_descriptors_that_not_all_hosts_could_live_are_an_error() {
         refused.stderr.contains("40 file descriptors") && refused.stderr.contains("ulimit"),
         "{refused}"
     );
+    project.write_compose(&compose(18).replace("expose: [\"8080\"]", "expose: []"));
+    assert_eq!(up(40).code(), Some(1), "though no port is retained");
     project.expect_nothing_left();
     project.write_compose(&compose(4));
     up(64).expect_success("imsup up");
