@@ -18,6 +18,9 @@ const HOSTS_PER_BLOCK: usize = 255;
 /// Ports that all hosts may declare: more descriptors no process of Linux has by default (proc_sys_fs(5), nr_open).
 pub(super) const MAX_PORTS: usize = 1 << 20;
 
+/// Bytes that the variables of all hosts may take: each host has its own.
+pub(super) const MAX_ENVIRONMENT_BYTES: usize = 256 << 20;
+
 /// Hosts in all blocks together.
 pub(super) const MAX_HOSTS: usize = 256 * HOSTS_PER_BLOCK;
 
@@ -86,6 +89,12 @@ pub enum Conflict {
         "all hosts together declare more than {MAX_PORTS} ports, for each of which a socket is kept: declare those that clients connect to"
     )]
     TooManyPorts,
+    /// More variables than there may be memory.
+    #[error(
+        "the variables of all hosts together, of which each has its own, take more than {} MiB: declare fewer hosts, or shorter ones",
+        MAX_ENVIRONMENT_BYTES >> 20
+    )]
+    EnvironmentTooLarge,
     /// More hosts than a subnet has addresses for.
     #[error("there are more than {MAX_HOSTS} hosts, which is all that a subnet has addresses for")]
     TooManyHosts,

@@ -202,6 +202,7 @@ impl Context<'_, '_> {
             warnings: Vec::new(),
             hosts: Vec::new(),
             ports: 0,
+            environment_bytes: 0,
             made: HashMap::new(),
             dependent: Vec::new(),
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use imsup_wire::{HostName, Transport};
 
-use super::check::{Claims, Conflict, MAX_HOSTS, MAX_PORTS};
+use super::check::{Claims, Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
 use super::command::command;
 use super::environment::{EnvFiles, Lookup};
 use super::error::{Fault, Warning, WarningKind};
@@ -49,6 +49,8 @@ pub(super) struct Builder<'a, 'l> {
     pub hosts: Vec<HostSpec>,
     /// How many ports they declare.
     pub ports: usize,
+    /// How many bytes their variables take.
+    pub environment_bytes: usize,
     /// Where in `hosts` those of each service are.
     pub made: HashMap<Rc<str>, Range<usize>>,
     /// Hosts with `boot_dependencies`, and the services they depend on.
@@ -113,6 +115,12 @@ impl Builder<'_, '_> {
         self.ports += template.expose.len() * replicas as usize;
         if self.ports > MAX_PORTS {
             return Err(Fault::new(node.at, path, Conflict::TooManyPorts));
+        }
+        let variables = template.environment.iter();
+        self.environment_bytes +=
+            variables.map(|(name, value)| name.len() + value.len()).sum::<usize>() * replicas as usize;
+        if self.environment_bytes > MAX_ENVIRONMENT_BYTES {
+            return Err(Fault::new(node.at, path, Conflict::EnvironmentTooLarge));
         }
         let first = self.hosts.len();
         let boots = template.imsup.boot_dependencies;
