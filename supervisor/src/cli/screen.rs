@@ -45,14 +45,15 @@ impl Screen {
             .spawn(move || {
                 let _alive: SyncSender<()> = alive;
                 for line in waiting {
-                    // A terminal that went away is no reason to stop: Ctrl-C and 'down' are.
-                    let _ = writeln!(output::stdout(), "{line}");
-                    let missing = missing.swap(0, Ordering::Relaxed);
-                    if missing > 0 {
-                        let _ = writeln!(
-                            output::stdout(),
-                            "imsup: {missing} events are missing here; 'imsup events' has them"
-                        );
+                    // A terminal that went away is no reason to stop: Ctrl-C and 'down' are. Nor is a full pipe that whoever made it does not wait for.
+                    if writeln!(output::stdout(), "{line}").is_err() {
+                        missing.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    let count = missing.swap(0, Ordering::Relaxed);
+                    let note = format!("imsup: {count} events are missing here; 'imsup events' has them");
+                    if count > 0 && writeln!(output::stdout(), "{note}").is_err() {
+                        missing.fetch_add(count, Ordering::Relaxed);
                     }
                 }
             })
