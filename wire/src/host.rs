@@ -51,7 +51,7 @@ impl FromStr for HostName {
 /// Whether resolvers take a name for an IPv4 address, so that nobody asks for it: `1`, `10.1`, `0x7f`, `127.0.0.1` (inet_aton(3)).
 fn is_number(lower: &str) -> bool {
     let is_part = |part: &str| match part.strip_prefix("0x") {
-        Some(digits) => digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
+        Some(digits) => !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
         None => !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit()),
     };
     lower.split('.').count() <= 4 && lower.split('.').all(is_part)
@@ -200,6 +200,12 @@ mod tests {
         assert_eq!("Web_1".parse::<HostName>().unwrap().as_str(), "web_1");
         for bad in ["", "-a", "a b", &"x".repeat(64), "é"] {
             assert!(bad.parse::<HostName>().is_err(), "{bad:?} must be refused");
+        }
+        for number in ["1", "10.1", "0x7f", "0X7F.1", "127.0.0.1"] {
+            assert!(number.parse::<HostName>().is_err(), "{number:?} is an address");
+        }
+        for name in ["1a", "0x", "0xg", "web.1", "1.2.3.4.5", "7-1"] {
+            assert!(name.parse::<HostName>().is_ok(), "{name:?} is a name");
         }
     }
 
