@@ -50,6 +50,26 @@ def bind_free(made, address, port):
             port += 1
 
 
+def serve(kind, listener, port):
+    """A socket at the first free port from this one on, or at one of the kernel's choice for 0, and that port. That a port is free is certain only once the
+    socket listens: until then another program's may have it as well (SO_REUSEADDR)."""
+    while True:
+        server = make(kind, listener)
+        if port == 0:
+            bind(server, listener, 0)
+        else:
+            port = bind_free(server, listener, port)
+        try:
+            if kind == "tcp":
+                server.listen()
+            return server, server.getsockname()[1]
+        except OSError as error:
+            server.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            port += port != 0
+
+
 def shown(address):
     return address[0]
 
@@ -189,15 +209,13 @@ def clients(own, base):
             for looks, ways in itertools.product((False, True), (("connect",), ("send",)) if kind == "udp" else (("connect",),)):
                 if bound == "unbound" and looks:
                     continue
-                server = make(kind, listener)
-                port = bind_free(server, listener, port + 1) if explicit else bind(server, listener, 0) or port
-                if kind == "tcp":
-                    server.listen()
+                server, bound_to = serve(kind, listener, port + 1 if explicit else 0)
+                port = bound_to if explicit else port
                 client = make(kind, own_address)
                 if bound != "unbound":
                     bind(client, own_address, 0)
                 before = client.getsockname()[1] if looks else None
-                said = ask(kind, server, client, to, server.getsockname()[1], ways)
+                said = ask(kind, server, client, to, bound_to, ways)
                 if looks:
                     said += ", same port" if client.getsockname()[1] == before else ", another port"
                 if bound == "local":
