@@ -303,6 +303,7 @@ mod tests {
         assert_eq!(holder_in(locks, unknown, 7, Some(12)), Some(12));
         assert_eq!(holder_in(locks, unknown, 7, Some(1)), None);
     }
+
     #[test]
     fn what_others_may_have_left_ends_nothing() {
         let base = tempfile::tempdir().unwrap();

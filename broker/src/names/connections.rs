@@ -10,9 +10,14 @@ use parking_lot::Mutex;
 /// Places; a thread serves each.
 const PLACES: usize = 256;
 
+/// Threads at most: one whose connection gave up its place may be waiting for another name server still.
+const THREADS: usize = 2 * PLACES;
+
 #[derive(Debug, Default)]
 struct Taken {
     next: u64,
+    /// Places that were not dropped, given up or not.
+    threads: usize,
     /// The one that was idle for longest first.
     places: VecDeque<(u64, Arc<TcpStream>)>,
 }
@@ -29,9 +34,13 @@ pub(super) struct Place {
 }
 
 impl Connections {
-    /// Gives a connection a place.
-    pub(super) fn enter(&self, stream: Arc<TcpStream>) -> Place {
+    /// Gives a connection a place; `None` where too many threads are busy.
+    pub(super) fn enter(&self, stream: Arc<TcpStream>) -> Option<Place> {
         let mut taken = self.0.lock();
+        if taken.threads >= THREADS {
+            return None;
+        }
+        taken.threads += 1;
         while taken.places.len() >= PLACES {
             if let Some((_, idle)) = taken.places.pop_front() {
                 // Its thread sees the end of it.
@@ -41,10 +50,10 @@ impl Connections {
         let number = taken.next;
         taken.next += 1;
         taken.places.push_back((number, stream));
-        Place {
+        Some(Place {
             number,
             all: Arc::clone(&self.0),
-        }
+        })
     }
 }
 
@@ -62,6 +71,39 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.all.lock().places.retain(|(number, _)| *number != self.number);
+        let mut taken = self.all.lock();
+        taken.threads -= 1;
+        taken.places.retain(|(number, _)| *number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_one_that_was_idle_for_longest_makes_room_and_threads_are_bounded() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let pair = || {
+            let client = TcpStream::connect(address).unwrap();
+            (client, Arc::new(listener.accept().unwrap().0))
+        };
+        let connections = Connections::default();
+        let (first, mut second) = (pair(), pair());
+        let mut places = vec![
+            connections.enter(first.1).unwrap(),
+            connections.enter(second.1).unwrap(),
+        ];
+        places[0].was_served();
+        let (_third, theirs) = pair();
+        places.extend((places.len()..THREADS).map(|_| connections.enter(Arc::clone(&theirs)).unwrap()));
+        assert_eq!(second.0.read(&mut [0]).unwrap(), 0, "it was idle for longest");
+        assert!(connections.enter(Arc::clone(&theirs)).is_none());
+        places.pop();
+        assert!(connections.enter(theirs).is_some());
     }
 }

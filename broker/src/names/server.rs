@@ -278,7 +278,9 @@ impl Server {
 
     fn serve_connection(&mut self, stream: TcpStream, client: SocketAddr) {
         let stream = Arc::new(stream);
-        let place = self.connections.enter(Arc::clone(&stream));
+        let Some(place) = self.connections.enter(Arc::clone(&stream)) else {
+            return;
+        };
         let names = Arc::clone(&self.names);
         let upstream = self.resolv_conf.current().clone();
         let on_lookup = Arc::clone(&self.on_lookup);
