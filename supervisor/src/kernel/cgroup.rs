@@ -36,6 +36,11 @@ pub enum CgroupError {
     /// No cgroup2 file system is mounted where this process's own cgroup can be seen.
     #[error("no cgroup v2 hierarchy is mounted that contains this process; mount one at /sys/fs/cgroup")]
     NotMounted,
+    /// None is wanted: the kernel does not duplicate the program's descriptors, and a frozen thread cannot hand them over.
+    #[error(
+        "a frozen thread could not hand over its descriptors, which the kernel does not duplicate here (pidfd_getfd(2))"
+    )]
+    Unwanted,
     /// The directory could not be made.
     #[error("cgroup {} cannot be made ({source}); it needs a writable cgroup v2, as root or delegated (systemd: Delegate=yes)", .path.display())]
     Make {

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use rustix::fs::{Dir, Mode, OFlags};
 
 /// What a descriptor refers to.
@@ -49,6 +50,16 @@ pub fn descriptors(pid: i32) -> Vec<(i32, Kind)> {
 /// 0 on an older kernel.
 pub fn count(pid: i32) -> u64 {
     std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |directory| directory.len())
+}
+
+/// A file that a process has open, opened once more: a terminal, for one (proc_pid_fd(5)).
+///
+/// # Errors
+/// ENXIO for a socket, EACCES for a file of another user.
+pub fn open_again(pid: i32, number: i32) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(format!("/proc/{pid}/fd/{number}"), flags, Mode::empty());
+    super::inspect::as_owner(pid, open).map_err(super::socket::errno_of)
 }
 
 /// The inode number of a link `socket:[N]`.

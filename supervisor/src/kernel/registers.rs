@@ -146,6 +146,26 @@ pub(super) fn make_again(registers: &mut libc::user_regs_struct, args: &[u64; 6]
     ] = *args;
 }
 
+/// The instruction that enters the kernel: `syscall`.
+pub(super) const ENTRY: [u8; 2] = [0x0f, 0x05];
+
+/// Where the instruction is by which a stopped thread entered the kernel, if it did so by [`ENTRY`]; `None` for a 32-bit program.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn entry(registers: &libc::user_regs_struct) -> Option<u64> {
+    /// `__USER_CS` (arch/x86/include/asm/segment.h).
+    const USER_CS: u64 = 0x33;
+    (registers.cs == USER_CS).then(|| registers.rip.wrapping_sub(ENTRY.len() as u64))
+}
+
+/// Has a stopped thread make another call, from this instruction. No call is restarted meanwhile (`orig_rax` of -1).
+#[cfg(target_arch = "x86_64")]
+pub(super) fn make_call(registers: &mut libc::user_regs_struct, entry: u64, number: i64, args: &[u64; 6]) {
+    make_again(registers, args);
+    registers.rip = entry;
+    registers.rax = number.cast_unsigned();
+    registers.orig_rax = u64::MAX;
+}
+
 /// What a call that is over has returned.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn result(registers: &libc::user_regs_struct) -> i64 {
@@ -161,6 +181,16 @@ pub(super) fn set_result(registers: &mut libc::user_regs_struct, result: i64) {
 /// As [`read`]: never called.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn make_again(_registers: &mut libc::user_regs_struct, _args: &[u64; 6]) {}
+
+/// As [`read`]: never called.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn entry(_registers: &libc::user_regs_struct) -> Option<u64> {
+    None
+}
+
+/// As [`read`]: never called.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn make_call(_registers: &mut libc::user_regs_struct, _entry: u64, _number: i64, _args: &[u64; 6]) {}
 
 /// As [`read`]: never called.
 #[cfg(not(target_arch = "x86_64"))]

@@ -4,8 +4,9 @@
 //! trapped call) cannot be detached by PTRACE_DETACH, but the end of its tracer detaches it wherever it is; so giving up leaves
 //! nobody traced.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -18,7 +19,8 @@ use rustix::process::{WaitId, WaitIdOptions};
 use thiserror::Error;
 
 use super::carry::{Carried, Carry, Carrying};
-use super::{process, registers};
+use super::injected::{self, Masks};
+use super::{duplicates, process, registers};
 
 pub use super::registers::{At, GoOn};
 
@@ -37,6 +39,9 @@ const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(200);
 
 /// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop, where the thread was seized.
 pub(super) const EVENT_STOP: i32 = 128;
+
+/// So many threads of a process are looked at for one that can hand its descriptors over.
+const MOST_GIVERS: usize = 16;
 
 /// A thread that is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +174,19 @@ impl Stopped {
         Some(carrying)
     }
 
+    /// Has one of the threads of process `pid` hand over descriptors, which are open: duplicates of them, in their order. The threads are afterwards as
+    /// they were.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP if no thread of it can; what its calls say, and EMFILE if descriptors run out here; EINTR if somebody has stopped it meanwhile.
+    pub fn hand_over(&self, pid: i32, numbers: Vec<i32>) -> Result<Vec<OwnedFd>, Errno> {
+        let (reply, replies) = channel();
+        self.tracer
+            .ask(Order::HandOver { pid, numbers, reply })
+            .map_err(|_| Errno::ESRCH)?;
+        replies.recv().unwrap_or(Err(Errno::ESRCH))
+    }
+
     /// The threads.
     pub fn threads(&self) -> &[StoppedThread] {
         &self.threads
@@ -209,6 +227,12 @@ enum Order {
     Rewrite(Vec<(i32, GoOn)>),
     /// Make the rest of the calls of these.
     Carry(Vec<Carry>, Carrying),
+    /// Have a process hand over descriptors.
+    HandOver {
+        pid: i32,
+        numbers: Vec<i32>,
+        reply: Sender<Result<Vec<OwnedFd>, Errno>>,
+    },
     /// Let all go. Nobody waits for the answer.
     Release,
 }
@@ -297,6 +321,8 @@ struct Tracees {
     stopped: Vec<StoppedThread>,
     carried: Carried,
     carrying: Option<Carrying>,
+    /// What threads block when their calls have ended, by thread, if that was forgotten for them: to be set when they are let go.
+    masks: HashMap<i32, u64>,
 }
 
 impl Tracees {
@@ -308,6 +334,7 @@ impl Tracees {
             stopped: Vec::new(),
             carried: Carried::default(),
             carrying: None,
+            masks: HashMap::new(),
         }
     }
 
@@ -325,6 +352,9 @@ impl Tracees {
                     self.carried.prepare(carry);
                 }
                 self.carrying = Some(carrying);
+            }
+            Order::HandOver { pid, numbers, reply } => {
+                let _ = reply.send(self.hand_over(pid, &numbers));
             }
             Order::Release => self.release(),
         }
@@ -378,8 +408,41 @@ impl Tracees {
         }
     }
 
+    /// Has a thread of a process hand over descriptors: its first one if that can, as its descriptors are those of the process.
+    fn hand_over(&mut self, pid: i32, numbers: &[i32]) -> Result<Vec<OwnedFd>, Errno> {
+        for tid in self.givers(pid) {
+            let (handed_over, masks) = duplicates::hand_over(pid, tid, numbers);
+            if let Some(masks) = masks.filter(|masks| masks.differ()) {
+                self.masks.entry(tid).or_insert(masks.afterwards);
+            }
+            if !matches!(handed_over, Err(Errno::EOPNOTSUPP)) {
+                return handed_over;
+            }
+        }
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The threads of a process that may hand something over, the best first. One that waits with another signal mask forgets that it is to have its own
+    /// back (PTRACE_SETSIGMASK), so it comes last.
+    fn givers(&self, pid: i32) -> Vec<i32> {
+        let threads = || self.stopped.iter().filter(move |thread| thread.pid == pid);
+        if threads().any(|thread| thread.at == At::GroupStop) {
+            return Vec::new();
+        }
+        let mut tids: Vec<i32> = threads().map(|thread| thread.tid).collect();
+        tids.retain(|tid| !self.carried.contains(*tid));
+        tids.sort_by_key(|tid| *tid != pid);
+        tids.truncate(MOST_GIVERS);
+        tids.sort_by_key(|tid| self.masks.contains_key(tid) || Masks::of(*tid).is_ok_and(Masks::differ));
+        tids
+    }
+
     /// Lets all go that have stopped; the end of this thread does the rest.
     fn release(&mut self) {
+        for (tid, mask) in self.masks.drain() {
+            // ESRCH: killed meanwhile.
+            let _ = injected::set_mask(tid, mask);
+        }
         for thread in self.stopped.drain(..) {
             if self.carried.contains(thread.tid) {
                 self.carried.let_go(thread.tid);
@@ -479,7 +542,7 @@ pub(super) fn reap(pid: i32, tid: i32) {
 }
 
 /// `__WALL`, also threads.
-fn wait_all() -> WaitIdOptions {
+pub(super) fn wait_all() -> WaitIdOptions {
     WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned())
 }
 

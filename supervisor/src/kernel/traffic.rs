@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::sock_diag::{self, Condition, Entry, Found, Local};
 use super::tcp_info::{TcpInfo, state};
-use super::{descriptors, inspect, socket, task};
+use super::{descriptors, inspect, socket};
 
 /// A TCP socket that is connected, or being connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,19 +61,11 @@ impl Known {
         (self.entry.local, self.entry.peer)
     }
 
-    /// The connection behind a descriptor of a process, which must be held: its descriptor is duplicated for a moment. `None` for what is no TCP
-    /// connection.
+    /// The connection behind a duplicate of a descriptor of a process, which must be held; `None` for what is no TCP connection.
     ///
     /// # Errors
-    /// ENOTCONN for one that is being connected, whose peer nobody says yet; EMFILE where descriptors run out.
-    pub fn of_held(pid: i32, number: i32) -> Result<Option<Self>, Errno> {
-        let duplicate = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number));
-        let socket = match duplicate {
-            Ok(socket) => socket,
-            Err(Errno::ESRCH | Errno::EBADF) => return Ok(None),
-            Err(errno) => return Err(errno),
-        };
-        let socket = socket.as_fd();
+    /// ENOTCONN for one that is being connected, whose peer nobody says yet.
+    pub fn of_held(socket: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
         if !TcpInfo::of(socket).is_ok_and(|info| is_in(CONNECTED, info.state)) {
             return Ok(None);
         }

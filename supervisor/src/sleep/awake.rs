@@ -217,7 +217,7 @@ impl Sleep {
 
     /// Whether a host that is held may be about to do more by itself: it waits for a time, or for an answer.
     fn may_run_by_itself(&mut self, asleep: &Asleep) -> bool {
-        self.connections.note_held(&asleep.pids);
+        self.connections.note_held(&asleep.pids, &[], &self.tree.duplicates());
         asleep.deadline_us().is_some()
             || self
                 .connections()
@@ -233,7 +233,7 @@ impl Sleep {
         let idle_after = self.policy.as_ref().and_then(|policy| policy.idle_after)?;
         let ran_at = self.ran_unasked.take()?;
         let lately = now.saturating_duration_since(ran_at) < idle_after;
-        (lately && !self.own_times.learn()).then_some((ran_at, Activity::Unasked))
+        (lately && !self.own_times.learn(&self.tree.duplicates())).then_some((ran_at, Activity::Unasked))
     }
 
     fn answer_orders(&mut self, host: &mut Host, report: &Report) {
@@ -300,9 +300,9 @@ impl Sleep {
 
 /// Why no host can sleep here; `None` where they can.
 fn impossible() -> Option<&'static str> {
-    (!Means::present().pidfd_getfd).then_some(
-        "imsup may not duplicate its descriptors here (pidfd_getfd(2); in a container --cap-add SYS_PTRACE allows it), so it cannot wait for what the \
-         program waits for: no host sleeps",
+    (!Means::present().duplicates_of_held()).then_some(
+        "imsup may neither duplicate its descriptors here (pidfd_getfd(2)) nor stop its threads to have them handed over (ptrace(2)), so it cannot wait for \
+         what the program waits for: no host sleeps. In a container --cap-add SYS_PTRACE allows both, and so does a seccomp profile that allows ptrace(2)",
     )
 }
 

@@ -7,9 +7,16 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
+
+use crate::kernel::duplicates::Duplicates;
 use crate::kernel::traffic::{self, Connection, Known, OpenSocket};
 use crate::kernel::{descriptors, unix_diag};
+
+/// So many sockets are duplicated at once.
+const AT_ONCE: usize = 200;
 
 /// What is known of a socket.
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +66,18 @@ impl Connections {
         Ok(())
     }
 
-    /// The same of a host that is held: no close(2) can be in time for it, so each new socket is looked at itself.
-    pub fn note_held(&mut self, pids: &[i32]) {
+    /// The same of a host that is held: no close(2) can be in time for it, so each new socket is looked at itself, but for
+    /// its `listeners`.
+    pub fn note_held(&mut self, pids: &[i32], listeners: &[u64], duplicates: &Duplicates<'_>) {
         let sockets = traffic::sockets(pids);
-        for inode in self.new_ones(&sockets, true) {
-            let at = sockets[&inode];
-            let known = Known::of_held(at.pid, at.number).ok().flatten();
+        let mut new = self.new_ones(&sockets, true);
+        for listener in listeners {
+            if new.remove(listener) {
+                self.known.insert(*listener, Socket::Unconnected);
+            }
+        }
+        for (inode, known) in look_at(&new, &sockets, duplicates) {
+            let known = known.ok().flatten();
             self.known
                 .insert(inode, known.map_or(Socket::Unconnected, Socket::Connection));
         }
@@ -74,14 +87,13 @@ impl Connections {
     ///
     /// # Errors
     /// Where sock_diag(7) cannot be used, and if nothing is known of a connection that one of its sockets is: being connected, it has no peer yet.
-    pub fn read_held(&mut self, pids: &[i32]) -> io::Result<Vec<Connection>> {
+    pub fn read_held(&mut self, pids: &[i32], duplicates: &Duplicates<'_>) -> io::Result<Vec<Connection>> {
         let sockets = traffic::sockets(pids);
         let mut unknown = None;
         let mut again = self.new_ones(&sockets, true);
         again.extend(self.connections().map(|known| known.inode));
-        for inode in again {
-            let at = sockets[&inode];
-            match Known::of_held(at.pid, at.number) {
+        for (inode, known) in look_at(&again, &sockets, duplicates) {
+            match known {
                 Ok(known) => {
                     let socket = known.map_or(Socket::Unconnected, Socket::Connection);
                     self.known.insert(inode, socket);
@@ -173,4 +185,35 @@ impl Connections {
             .copied()
             .collect()
     }
+}
+/// What these sockets of a host that is held are, each by its inode: a connection, none, or why that cannot be said.
+fn look_at(
+    inodes: &HashSet<u64>,
+    sockets: &HashMap<u64, OpenSocket>,
+    duplicates: &Duplicates<'_>,
+) -> Vec<(u64, Result<Option<Known>, Errno>)> {
+    let mut by_process: HashMap<i32, Vec<(u64, i32)>> = HashMap::new();
+    for inode in inodes {
+        let at = sockets[inode];
+        by_process.entry(at.pid).or_default().push((*inode, at.number));
+    }
+    let mut found = Vec::with_capacity(inodes.len());
+    for (pid, all) in by_process {
+        // They are open until they have been looked at.
+        for some in all.chunks(AT_ONCE) {
+            let numbers: Vec<i32> = some.iter().map(|(_, number)| *number).collect();
+            let open = match duplicates.all(pid, &numbers) {
+                Ok(open) => open,
+                Err(errno) => some.iter().map(|_| Err(errno)).collect(),
+            };
+            let known = |duplicate: Result<OwnedFd, Errno>| match duplicate {
+                Ok(socket) => Known::of_held(socket.as_fd()),
+                Err(Errno::ESRCH | Errno::EBADF) => Ok(None),
+                Err(errno) => Err(errno),
+            };
+            let inodes = some.iter().map(|(inode, _)| *inode);
+            found.extend(inodes.zip(open.into_iter().map(known)));
+        }
+    }
+    found
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::calls::{self, LeftAt};
 use super::deadlines::{CallKey, Due, Now, UNSEEN_MARK};
 use super::{AFTERWARDS, Phase, Sleep, transfer};
+use crate::kernel::duplicates::Duplicates;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::stopped::{self, At, GoOn, StoppedThread};
 use crate::kernel::{process, signals};
@@ -244,7 +245,9 @@ impl Sleep {
             ..*one
         }));
         // The time it was stopped for would be the end of a transfer that has begun meanwhile.
-        let carries = stopped.threads().iter().filter_map(transfer::cut_short).collect();
+        let duplicates = Duplicates::of(&stopped);
+        let cut_short = |thread| transfer::cut_short(thread, &duplicates);
+        let carries = stopped.threads().iter().filter_map(cut_short).collect();
         self.tree.carry_of(&mut stopped, carries);
         stopped.rewrite(rewrites);
         match trouble {

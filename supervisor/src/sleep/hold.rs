@@ -1,7 +1,7 @@
 //! Holding a host: what its threads were in is read, and what they wait for is waited for in their place.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,7 +13,7 @@ use super::asleep::Asleep;
 use super::beginnings::{Before, Held};
 use super::calls::{self, Deadline, LimitOf};
 use super::correct::{self, Stage};
-use super::deadlines::{Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
+use super::deadlines::{Bounds, Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
 use super::plan::{self, Limit, NotIdle, Plan, Says};
 use super::rhythm::Seen;
 use super::taking::{Taking, leave_taking};
@@ -22,6 +22,8 @@ use super::tree::HoldError;
 use super::waitset::WaitSet;
 use super::words::SharedWord;
 use crate::host::Host;
+use crate::kernel::carry::Carry;
+use crate::kernel::duplicates::Duplicates;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
 use crate::kernel::{cpu, descriptors, process, signals, socket, task, terminal, timers};
@@ -81,8 +83,7 @@ impl Sleep {
             // Both from what was known before: a call that has a mark keeps it, and its deadline.
             let mut seen = std::mem::replace(&mut self.interrupted, known);
             let rewrites = self.plan(&threads, &before, false, ran_from, &now).rewrites;
-            self.tree
-                .carry(threads.iter().filter_map(transfer::cut_short).collect());
+            self.tree.carry(self.cut_short(&threads));
             self.tree.give_up(rewrites);
             seen.replace_with(&self.interrupted);
             self.interrupted = seen;
@@ -91,12 +92,11 @@ impl Sleep {
         }
         let mut rewrites = Vec::new();
         let taken_over = self.take_over(host, &threads, &before, ran_from, &mut rewrites);
-        self.tree
-            .carry(threads.iter().filter_map(transfer::cut_short).collect());
+        self.tree.carry(self.cut_short(&threads));
         self.tree.settle(rewrites);
         match taken_over {
             Ok(mut asleep) => {
-                asleep.bytes = self.held_bytes(&asleep.pids);
+                asleep.bytes = self.held_bytes(host, &asleep.pids);
                 self.tree.rest();
                 Ok(asleep)
             }
@@ -105,6 +105,13 @@ impl Sleep {
                 Err(error)
             }
         }
+    }
+
+    /// How threads go on whose calls were cut short.
+    fn cut_short(&self, threads: &[StoppedThread]) -> Vec<Carry> {
+        let duplicates = self.tree.duplicates();
+        let cut_short = |thread| transfer::cut_short(thread, &duplicates);
+        threads.iter().filter_map(cut_short).collect()
     }
 
     /// Lets a host go on that was held and is not to sleep.
@@ -249,13 +256,20 @@ impl Sleep {
             };
             before.began(thread, looked, || process::waits(pid, tid), held, now.instant)
         };
+        // A thread waits once more for each call that it makes to hand descriptors over.
+        let duplicates = self.tree.duplicates();
+        let counted: HashMap<i32, Bounds> = match duplicates {
+            Duplicates::Kernel => HashMap::new(),
+            Duplicates::Threads(_) => threads.iter().map(|thread| (thread.tid, began(thread))).collect(),
+        };
+        let began = |thread: &StoppedThread| counted.get(&thread.tid).copied().unwrap_or_else(|| began(thread));
         let mut plan = plan::plan(
             threads,
             &self.interrupted,
             now,
             ThreadMemory::of,
             began,
-            what_descriptor_says,
+            |pid, number, kind| what_descriptor_says(&duplicates, pid, number, kind),
             process::clock_ahead,
         );
         self.interrupted.set(std::mem::take(&mut plan.calls));
@@ -294,13 +308,14 @@ impl Sleep {
         if let Some(why) = plan.not_idle {
             return Err(why.into());
         }
-        watch_sockets(&mut plan);
-        let (signalfds, news): (Vec<_>, Vec<_>) = leave_taking(&mut plan)
+        let duplicates = self.tree.duplicates();
+        watch_sockets(&mut plan, &duplicates);
+        let (signalfds, news): (Vec<_>, Vec<_>) = leave_taking(&mut plan, &duplicates)
             .into_iter()
             .partition(|taking| taking.signals.is_some());
         let once_a_slack = |taking: &Taking| (taking.pid, "a file that tells its news once", Due::Unknown);
         plan.dues.extend(news.iter().map(once_a_slack));
-        let set = wait_set(&pids, &mut plan, &now).map_err(NotNow::Duplicate)?;
+        let set = wait_set(&pids, &mut plan, &duplicates, &now).map_err(NotNow::Duplicate)?;
         // Who comes from now on finds the door open; who came before is ready.
         self.backlogs.widen(&host.retained);
         let words = self.private_words.sort_out(&plan.futexes);
@@ -357,7 +372,7 @@ impl Sleep {
 
 /// Adds sockets that nobody names: all of a process with a call that is not in the table, and those that send signals where somebody waits for
 /// signals only.
-fn watch_sockets(plan: &mut Plan) {
+fn watch_sockets(plan: &mut Plan, duplicates: &Duplicates<'_>) {
     for pid in plan.unknown.clone() {
         for (number, kind) in descriptors::descriptors(pid) {
             if kind == descriptors::Kind::Socket {
@@ -366,17 +381,17 @@ fn watch_sockets(plan: &mut Plan) {
         }
     }
     for pid in plan.signalled.clone() {
-        for number in asynchronous_sockets(pid) {
+        for number in asynchronous_sockets(duplicates, pid) {
             plan.watch(pid, number, PollFlags::IN, "O_ASYNC");
         }
     }
 }
 
 /// Duplicates what is to be waited for. What cannot be waited for is let run now and then.
-fn wait_set(pids: &[i32], plan: &mut Plan, now: &Now) -> Result<WaitSet, Errno> {
+fn wait_set(pids: &[i32], plan: &mut Plan, duplicates: &Duplicates<'_>, now: &Now) -> Result<WaitSet, Errno> {
     let mut set = WaitSet::new(pids)?;
     for (pid, watches) in &plan.watches {
-        if !set.watch(*pid, watches)?.is_empty() {
+        if !set.watch(*pid, watches, duplicates)?.is_empty() {
             plan.dues
                 .push((*pid, "a descriptor that cannot be waited for", Due::Unknown));
         }
@@ -403,8 +418,8 @@ fn due_of(timer: &timers::TimerFd, now: &Now) -> (i32, &'static str, Due) {
 }
 
 /// What the socket or terminal behind a descriptor says of a wait for it.
-fn what_descriptor_says(pid: i32, number: i32, kind: LimitOf) -> Says {
-    let Ok(fd) = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number)) else {
+fn what_descriptor_says(duplicates: &Duplicates<'_>, pid: i32, number: i32, kind: LimitOf) -> Says {
+    let Ok(fd) = duplicates.one(pid, number) else {
         return Says::default();
     };
     Says {
@@ -441,7 +456,10 @@ fn reads_many(pid: i32, number: u64) -> bool {
     process::is_terminal(pid, number)
         && task::open_process(pid)
             .and_then(|pidfd| task::duplicate_from(&pidfd, number))
-            .is_ok_and(|fd| terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1))
+            .or_else(|_| descriptors::open_again(pid, number))
+            .map_or(true, |fd| {
+                terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1)
+            })
 }
 
 /// Whether a splice(2) from this descriptor waits for room where it writes to: there is something to read. It may have moved a part of it.
@@ -450,24 +468,28 @@ fn has_input(pid: i32, number: u64) -> bool {
         return false;
     };
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    task::open_process(pid)
-        .and_then(|pidfd| task::duplicate_from(&pidfd, number))
-        .is_ok_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0))
+    match task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number)) {
+        Ok(fd) => poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0),
+        Err(Errno::EBADF | Errno::ESRCH) => false,
+        // Nobody can look without having it stopped, which would cut it short.
+        Err(_) => true,
+    }
 }
 
 /// The sockets of a process that send it a signal when something comes (O_ASYNC).
-fn asynchronous_sockets(pid: i32) -> Vec<i32> {
-    let Ok(pidfd) = task::open_process(pid) else {
-        return Vec::new();
-    };
-    let is_asynchronous = |number: i32| {
-        let flags = task::duplicate_from(&pidfd, number).and_then(|socket| socket::status_flags(socket.as_fd()));
+fn asynchronous_sockets(duplicates: &Duplicates<'_>, pid: i32) -> Vec<i32> {
+    let sockets = descriptors::descriptors(pid)
+        .into_iter()
+        .filter(|(_, kind)| *kind == descriptors::Kind::Socket);
+    let sockets: Vec<i32> = sockets.map(|(number, _)| number).collect();
+    let is_asynchronous = |socket: Result<OwnedFd, Errno>| {
+        let flags = socket.and_then(|socket| socket::status_flags(socket.as_fd()));
         flags.is_ok_and(|flags| flags.contains(OFlags::from_bits_retain(libc::O_ASYNC.cast_unsigned())))
     };
-    descriptors::descriptors(pid)
-        .into_iter()
-        .filter(|(number, kind)| *kind == descriptors::Kind::Socket && is_asynchronous(*number))
-        .map(|(number, _)| number)
+    let found = duplicates.all(pid, &sockets).unwrap_or_default();
+    let found = sockets.into_iter().zip(found);
+    found
+        .filter_map(|(number, socket)| is_asynchronous(socket).then_some(number))
         .collect()
 }
 

@@ -402,10 +402,11 @@ impl Sleep {
 
     /// What bytes have moved so far on the connections of a host that is held, as a number to compare; `None` where there are too many to be asked at
     /// each tick.
-    fn held_bytes(&mut self, pids: &[i32]) -> Option<u64> {
+    fn held_bytes(&mut self, host: &Host, pids: &[i32]) -> Option<u64> {
         let count: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
         if count <= MANY_DESCRIPTORS {
-            self.connections.note_held(pids);
+            let listeners: Vec<u64> = host.retained.listening_by_inode().map(|(inode, _)| inode).collect();
+            self.connections.note_held(pids, &listeners, &self.tree.duplicates());
         }
         let few = u64::try_from(self.connections.count()).is_ok_and(|count| count <= MANY_DESCRIPTORS);
         let connections = few.then(|| self.connections())?;

@@ -9,8 +9,9 @@ use nix::errno::Errno;
 
 use super::calls::{self, Deadline, LimitOf};
 use super::runtimes;
+use crate::kernel::duplicates::Duplicates;
 use crate::kernel::memory::ThreadMemory;
-use crate::kernel::{descriptors, process, socket, task, timers};
+use crate::kernel::{descriptors, process, socket, timers};
 use crate::sockets::Retained;
 
 /// A process with more threads or descriptors than this has some time of its own.
@@ -88,13 +89,12 @@ impl OwnTimes {
     }
 
     /// Looks at the sockets of a host that is held; whether any that a thread waited for has a time limit.
-    pub fn learn(&mut self) -> bool {
+    pub fn learn(&mut self, duplicates: &Duplicates<'_>) -> bool {
         if self.limited.len() + self.doubts.len() > CAPACITY {
             self.limited.clear();
         }
         let limit = |doubt: &Waited| {
-            let pidfd = task::open_process(doubt.pid).ok()?;
-            let socket = task::duplicate_from(&pidfd, doubt.number).ok()?;
+            let socket = duplicates.one(doubt.pid, doubt.number).ok()?;
             (socket::inode(socket.as_fd()) == Ok(doubt.inode)).then_some(())?;
             Some(has_limit(&socket, doubt.kind))
         };

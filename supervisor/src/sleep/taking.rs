@@ -5,7 +5,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::hold::FEW_DESCRIPTORS;
 use super::plan::Plan;
 use super::waitset::is_epoll;
-use crate::kernel::{process, task};
+use crate::kernel::duplicates::Duplicates;
+use crate::kernel::process;
 
 /// `EPOLLET` (epoll_ctl(2)).
 const EDGE_TRIGGERED: u32 = 1 << 31;
@@ -28,7 +29,7 @@ pub(super) struct Taking {
 /// Takes the signalfds out of what is to be waited for, and says which they are: a signalfd says of whoever polls it which signals wait for *him*. So does an epoll instance that watches
 /// one, and it forgets members that say they are not ready: the program would never hear of its signal (fs/signalfd.c, fs/eventpoll.c; found by a probe). Its members take
 /// its place. The signals are looked for instead. The same of files whose news would be told to us (mounts): their host is let run once per slack.
-pub(super) fn leave_taking(plan: &mut Plan) -> Vec<Taking> {
+pub(super) fn leave_taking(plan: &mut Plan, duplicates: &Duplicates<'_>) -> Vec<Taking> {
     let mut found = Vec::new();
     for (pid, watches) in &mut plan.watches {
         // Who has many descriptors is rarely one who blocks its signals, and a look at each takes time.
@@ -51,7 +52,7 @@ pub(super) fn leave_taking(plan: &mut Plan) -> Vec<Taking> {
                 if found.len() > before {
                     watches.remove(&number);
                     for (number, events) in others {
-                        let events = events_of_member(*pid, number, events);
+                        let events = events_of_member(duplicates, *pid, number, events);
                         watches
                             .entry(number)
                             .or_insert((events, "beside what nobody else may poll"));
@@ -96,13 +97,13 @@ fn taking_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Taking>, ot
 }
 
 /// What to wait for of a member of an epoll instance. One that is registered edge-triggered and can be written to has been told so.
-fn events_of_member(pid: i32, number: i32, registered: u32) -> PollFlags {
+fn events_of_member(duplicates: &Duplicates<'_>, pid: i32, number: i32, registered: u32) -> PollFlags {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the events of poll(2) are the low 16 bits"
     )]
     let events = PollFlags::from_bits_retain(registered as u16);
-    let duplicate = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number));
+    let duplicate = duplicates.one(pid, number);
     let writable = duplicate.is_ok_and(|fd| {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&at_once)).is_ok_and(|ready| ready > 0)

@@ -183,7 +183,7 @@ impl Sleep {
         }
         // It is held, so each of its sockets may be looked at, however many there are.
         // What is not known is not known to be unused.
-        let connections = match self.connections.read_held(&asleep.pids) {
+        let connections = match self.connections.read_held(&asleep.pids, &self.tree.duplicates()) {
             Ok(connections) => connections,
             Err(error) => return Use::Other(format!("its connections cannot be read: {error}")),
         };

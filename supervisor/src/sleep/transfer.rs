@@ -9,9 +9,10 @@ use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::kernel::carry::{Carry, Patch};
+use crate::kernel::duplicates::Duplicates;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::stopped::{At, StoppedThread};
-use crate::kernel::{process, signals, socket, task};
+use crate::kernel::{process, signals, socket};
 
 /// Bytes of `struct mmsghdr`, of `struct iovec` and of `struct io_event`.
 const MMSGHDR: u64 = 64;
@@ -35,7 +36,7 @@ struct Rest {
 }
 
 /// How a thread goes on that was stopped when its call had just returned less than it was to move; `None` if it was not cut short.
-pub fn cut_short(thread: &StoppedThread) -> Option<Carry> {
+pub fn cut_short(thread: &StoppedThread, duplicates: &Duplicates<'_>) -> Option<Carry> {
     let StoppedThread { pid, tid, at } = *thread;
     let At::Completed { number, args, result } = at else {
         return None;
@@ -43,7 +44,7 @@ pub fn cut_short(thread: &StoppedThread) -> Option<Carry> {
     let done = u64::try_from(result).ok().filter(|done| *done > 0)?;
     let rest = rest(number, &args, done, &ThreadMemory::of(tid)).ok().flatten()?;
     // A signal handler that is about to run cuts it short natively.
-    if signals::interrupts(tid) || !would_go_on(pid, number, &args) {
+    if signals::interrupts(tid) || !would_go_on(duplicates, pid, number, &args) {
         return None;
     }
     Some(Carry {
@@ -195,7 +196,7 @@ fn skip_messages(args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> Resu
 }
 
 /// Whether the call would have waited for more: its descriptor is one that is waited for, and nothing has happened to it that ends the call.
-fn would_go_on(pid: i32, number: i64, args: &[u64; 6]) -> bool {
+fn would_go_on(duplicates: &Duplicates<'_>, pid: i32, number: i64, args: &[u64; 6]) -> bool {
     if [libc::SYS_io_getevents, SYS_IO_PGETEVENTS].contains(&number) {
         return true;
     }
@@ -206,7 +207,7 @@ fn would_go_on(pid: i32, number: i64, args: &[u64; 6]) -> bool {
     if !waits || process::is_nonblocking(pid, fd) {
         return false;
     }
-    let Ok(duplicate) = task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, fd)) else {
+    let Ok(duplicate) = duplicates.one(pid, fd) else {
         return false;
     };
     match number {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::kernel::carry::{Carry, Carrying};
 use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
+use crate::kernel::duplicates::Duplicates;
+use crate::kernel::means::Means;
 use crate::kernel::process;
 use crate::kernel::stopped::{self, GoOn, Releasing, StopError, Stopped, StoppedThread};
 
@@ -57,7 +59,11 @@ impl Tree {
 
     /// A tree with no process yet. `name` is that of its cgroup, where one can be made.
     pub fn new(name: &str) -> Self {
-        let (freezer, without) = match Cgroup::make(name) {
+        let made = match Means::present().pidfd_getfd {
+            true => Cgroup::make(name),
+            false => Err(CgroupError::Unwanted),
+        };
+        let (freezer, without) = match made {
             Ok(cgroup) => (Some(cgroup), None),
             Err(error) => (None, Some(error)),
         };
@@ -200,6 +206,11 @@ impl Tree {
     pub fn carries(&mut self) -> Option<i32> {
         self.carrying.retain(|carrying| !carrying.is_over());
         self.carrying.first().map(|carrying| carrying.pid)
+    }
+
+    /// How descriptors of its processes are duplicated while they are held.
+    pub fn duplicates(&self) -> Duplicates<'_> {
+        self.stopped.as_ref().map_or(Duplicates::Kernel, Duplicates::of)
     }
 
     /// Decides how the calls of some threads go on when the host is released, which is held on.

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::calls::Watch;
+use crate::kernel::duplicates::Duplicates;
 use crate::kernel::socket::errno_of;
 use crate::kernel::{process, socket, task};
 
@@ -80,38 +81,35 @@ impl WaitSet {
     ///
     /// # Errors
     /// EMFILE where descriptors run out, EPERM where the process cannot be inspected.
-    pub fn watch(&mut self, pid: i32, watches: &HashMap<i32, (PollFlags, &'static str)>) -> Result<Vec<i32>, Errno> {
-        let Some(pidfd) = self.pidfd(pid) else {
-            return Err(Errno::ESRCH);
-        };
-        // What has a number in a process is duplicated through that process.
-        let mut duplicates = Vec::with_capacity(watches.len());
-        let mut unwatchable = Vec::new();
-        for (number, (events, call)) in watches {
-            match task::duplicate_from(pidfd, *number) {
-                Ok(duplicate) => duplicates.push((*number, *events, *call, duplicate)),
-                // Closed while its thread is blocked in it: the thread goes on waiting for what nobody can name any more.
-                Err(Errno::EBADF) => unwatchable.push(*number),
-                Err(errno) => return Err(errno),
-            }
-        }
-        let mut members = Vec::new();
-        for number in watches
-            .iter()
-            .filter(|(_, (_, call))| is_epoll(call))
-            .map(|(number, _)| *number)
-        {
-            let watched = process::all_watched_by_epoll(pid, number, FEW);
+    pub fn watch(
+        &mut self,
+        pid: i32,
+        watches: &HashMap<i32, (PollFlags, &'static str)>,
+        duplicates: &Duplicates<'_>,
+    ) -> Result<Vec<i32>, Errno> {
+        let mut numbers: Vec<i32> = watches.keys().copied().collect();
+        for (number, _) in watches.iter().filter(|(_, (_, call))| is_epoll(call)) {
+            let watched = process::all_watched_by_epoll(pid, *number, FEW);
             if watched.len() <= FEW {
-                members.extend(
-                    watched
-                        .into_iter()
-                        .filter_map(|number| task::duplicate_from(pidfd, number).ok()),
-                );
+                numbers.extend(watched);
             }
         }
-        self.members.extend(members);
-        for (number, events, call, duplicate) in duplicates {
+        // What has a number in a process is duplicated through that process.
+        let mut found = duplicates.all(pid, &numbers)?;
+        self.members
+            .extend(found.split_off(watches.len()).into_iter().flatten());
+        let mut unwatchable = Vec::new();
+        for (number, duplicate) in numbers.into_iter().zip(found) {
+            let (events, call) = watches[&number];
+            let duplicate = match duplicate {
+                Ok(duplicate) => duplicate,
+                // Closed while its thread is blocked in it: the thread goes on waiting for what nobody can name any more.
+                Err(Errno::EBADF) => {
+                    unwatchable.push(number);
+                    continue;
+                }
+                Err(errno) => return Err(errno),
+            };
             let watch = Watch { number, events };
             match self.add(Source::Descriptor { pid, watch, call }, duplicate, events) {
                 Ok(()) => {}
@@ -146,11 +144,6 @@ impl WaitSet {
         epoll::add(&self.epoll, &fd, data, flags).map_err(errno_of)?;
         self.sources.push((source, fd));
         Ok(())
-    }
-
-    fn pidfd(&self, pid: i32) -> Option<&OwnedFd> {
-        let of = |(source, fd)| (source == Source::Process { pid }).then_some(fd);
-        self.sources.iter().find_map(|(source, fd)| of((*source, fd)))
     }
 
     /// What is ready, without waiting.

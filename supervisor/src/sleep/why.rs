@@ -14,7 +14,8 @@ use super::idle::Activity;
 use super::waitset::{SocketSource, Source, is_epoll};
 use super::{Circumstances, Phase, Sleep, named};
 use crate::host::Host;
-use crate::kernel::{process, task};
+use crate::kernel::duplicates::Duplicates;
+use crate::kernel::process;
 
 impl Sleep {
     /// What keeps the host awake, or what it waits for.
@@ -139,10 +140,11 @@ impl Sleep {
         let terminates_in = terminate_after
             .filter(|_| not_terminated.is_none())
             .map(|time| (asleep.since + time).saturating_duration_since(now.instant));
+        let duplicates = self.tree.duplicates();
         let mut waits: Vec<WaitsFor> = asleep
             .set
             .sources()
-            .filter_map(|(source, fd)| words(source, fd))
+            .filter_map(|(source, fd)| words(source, fd, &duplicates))
             .collect();
         waits.sort_by_key(|wait| (wait.kind == WaitKind::Process, wait.pid));
         waits.dedup();
@@ -179,14 +181,14 @@ impl Sleep {
 }
 
 /// What one source waits for. The end of a process is left out: it is waited for of each.
-fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>) -> Option<WaitsFor> {
+fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>, duplicates: &Duplicates<'_>) -> Option<WaitsFor> {
     let Source::Descriptor { pid, watch, call } = source else {
         return None;
     };
     let who = named(pid);
     let number = watch.number;
     let (kind, detail) = if is_epoll(call) {
-        let watched = Watched::of(pid, number).words();
+        let watched = Watched::of(pid, number, duplicates).words();
         (
             WaitKind::Epoll,
             format!("{who}: {watched} (epoll instance, descriptor {number})"),
@@ -238,15 +240,13 @@ struct Watched {
 }
 
 impl Watched {
-    fn of(pid: i32, number: i32) -> Self {
+    fn of(pid: i32, number: i32, duplicates: &Duplicates<'_>) -> Self {
         let mut found = Self::default();
-        let pidfd = task::open_process(pid);
-        for number in process::watched_by_epoll(pid, number) {
-            let duplicate = pidfd
-                .as_ref()
-                .ok()
-                .and_then(|pidfd| task::duplicate_from(pidfd, number).ok());
-            match duplicate.and_then(|fd| SocketSource::of(fd.as_fd())) {
+        let watched: Vec<i32> = process::watched_by_epoll(pid, number);
+        let open = duplicates.all(pid, &watched).unwrap_or_default();
+        found.others = watched.len() - open.len();
+        for duplicate in open {
+            match duplicate.ok().and_then(|fd| SocketSource::of(fd.as_fd())) {
                 Some(SocketSource::Connection { peer, .. }) => found.peers.push(shown(peer)),
                 Some(SocketSource::Listener(local)) if local.port() != 0 => {
                     found.ports.insert((local.port(), "a connection"));

@@ -8,6 +8,7 @@ mod cut_short;
 mod datagrams;
 mod families;
 mod freezer;
+mod handed_over;
 mod holders;
 #[path = "../common/network.rs"]
 mod network;

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
+use imsup_supervisor::kernel::duplicates::Duplicates;
 use imsup_supervisor::kernel::traffic::{self, Connection, Known};
 use imsup_supervisor::kernel::{descriptors, socket};
 use rustix::net::{AddressFamily, SocketType};
@@ -56,6 +57,11 @@ fn sorted(mut found: Vec<Connection>) -> Vec<(SocketAddr, SocketAddr, bool, u64)
         .collect()
 }
 
+/// What a descriptor of a process is, by a duplicate.
+fn of_held(pid: i32, number: i32) -> Result<Option<Known>, nix::errno::Errno> {
+    Known::of_held(Duplicates::Kernel.one(pid, number)?.as_fd())
+}
+
 /// The connections of a process, searched for once and then looked at by their addresses; and by its descriptors, as where it is held.
 fn known(script: &Script) -> Vec<Known> {
     let sockets = traffic::sockets(&[script.pid()]);
@@ -72,7 +78,7 @@ fn known(script: &Script) -> Vec<Known> {
     let searched = by_key(traffic::search(&tcp, PLANES, &[]).unwrap());
     let held = tcp
         .iter()
-        .filter_map(|inode| Known::of_held(script.pid(), sockets[inode].number).unwrap());
+        .filter_map(|inode| of_held(script.pid(), sockets[inode].number).unwrap());
     assert_eq!(searched, by_key(held.collect()));
     searched
 }
@@ -149,7 +155,7 @@ fn a_connection_that_is_bound_to_an_interface_is_found() {
     let known = traffic::search(&sockets.keys().copied().collect(), PLANES, &[]).unwrap();
     assert_eq!(known.len(), 1);
     let at = sockets[&known[0].inode];
-    assert_eq!(Known::of_held(at.pid, at.number), Ok(Some(known[0])));
+    assert_eq!(of_held(at.pid, at.number), Ok(Some(known[0])));
     let found = traffic::read(&known).unwrap();
     assert_eq!(
         found[0].map(|found| (found.peer, found.established)),
@@ -173,9 +179,9 @@ fn a_connection_that_is_being_made_is_not_taken_for_none() {
         script.ask(&connect);
     }
     let number: i32 = script.ask("sockets[-1].fileno()").parse().unwrap();
-    assert_eq!(Known::of_held(script.pid(), number), Err(nix::errno::Errno::ENOTCONN));
+    assert_eq!(of_held(script.pid(), number), Err(nix::errno::Errno::ENOTCONN));
     let number: i32 = script.ask("sockets[0].fileno()").parse().unwrap();
-    assert!(Known::of_held(script.pid(), number).unwrap().is_some());
+    assert!(of_held(script.pid(), number).unwrap().is_some());
 }
 
 /// pidfd_getfd(2) holds a descriptor open, and neither readlink(2) of its link, nor its attributes, nor sock_diag(7) do: FIN goes out with the program's

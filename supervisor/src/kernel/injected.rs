@@ -1,0 +1,213 @@
+//! Calls that a stopped thread makes for the supervisor: ptrace(2), PTRACE_SYSCALL.
+//!
+//! The thread waits in an interrupted call. It is sent to the instruction again that entered the kernel, with other registers, and afterwards has its own back:
+//! the kernel decides from those whether the interrupted call is made again, once the thread is let go (arch/x86/kernel/signal.c, arch_do_signal_or_restart).
+//! The limit of a call that goes on as restart_syscall(2) is kept in the thread's `restart_block`, which no call touches that does not sleep. No memory of the
+//! program is borrowed, and no signal is delivered in between: all are blocked.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::memory::{TargetMemory, ThreadMemory};
+use super::signals::SignalMasks;
+use super::stopped::{EVENT_STOP, reap, wait_all};
+use super::{process, registers};
+
+/// What PTRACE_O_TRACESYSGOOD adds to SIGTRAP.
+const AT_A_CALL: i32 = libc::SIGTRAP | 0x80;
+
+/// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` (6.4, include/uapi/linux/ptrace.h), `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK` (3.11).
+const GET_DISPATCH: libc::c_uint = 0x4211;
+const GET_MASK: libc::c_uint = 0x420a;
+const SET_MASK: libc::c_uint = 0x420b;
+
+/// Bytes of the kernel's `sigset_t`.
+const MASK_BYTES: usize = 8;
+
+/// The seccomp filters of the supervisor and that of imsup: a thread with more has some of its own, which may kill it for a call that it does not make.
+static OUR_FILTERS: LazyLock<Option<u64>> = LazyLock::new(|| Some(filters_of(nix::unistd::gettid().as_raw())? + 1));
+
+fn filters_of(tid: i32) -> Option<u64> {
+    process::status_field(tid, "Seccomp_filters:")?.parse().ok()
+}
+
+/// The signals that a thread blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Masks {
+    /// While its call waits.
+    pub(super) now: u64,
+    /// When its call has ended, which is another one in ppoll(2) and the like.
+    pub(super) afterwards: u64,
+}
+
+impl Masks {
+    /// Those of a stopped thread.
+    pub(super) fn of(tid: i32) -> Result<Self, Errno> {
+        let status = std::fs::read_to_string(format!("/proc/{tid}/status")).map_err(|_| Errno::ESRCH)?;
+        let mut afterwards = 0_u64;
+        let address: *mut libc::c_void = (&raw mut afterwards).cast();
+        // SAFETY: the kernel writes MASK_BYTES there, which it has.
+        Errno::result(unsafe { libc::ptrace(GET_MASK, tid, MASK_BYTES, address) })?;
+        Ok(Self {
+            now: SignalMasks::parse(&status).blocked,
+            afterwards,
+        })
+    }
+
+    /// Whether the thread waits with another mask than it has otherwise.
+    pub(super) fn differ(self) -> bool {
+        self.now != self.afterwards
+    }
+}
+
+/// Sets what a stopped thread blocks, now and afterwards.
+pub(super) fn set_mask(tid: i32, mut mask: u64) -> Result<(), Errno> {
+    let address: *mut libc::c_void = (&raw mut mask).cast();
+    // SAFETY: the kernel reads MASK_BYTES there.
+    Errno::result(unsafe { libc::ptrace(SET_MASK, tid, MASK_BYTES, address) }).map(drop)
+}
+
+/// A stopped thread that makes calls. To be ended by [`Injection::end`].
+pub(super) struct Injection {
+    pid: i32,
+    tid: i32,
+    before: libc::user_regs_struct,
+    entry: u64,
+    masks: Masks,
+    called: bool,
+    /// Stops that came meanwhile, and are sent again.
+    stops: BTreeSet<i32>,
+}
+
+impl Injection {
+    /// Prepares a thread.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for one that may not be made to call (it has seccomp filters of its own, or its call did not come from a `syscall` instruction), ESRCH for one
+    /// that was killed.
+    pub(super) fn begin(pid: i32, tid: i32) -> Result<Self, Errno> {
+        let thread = Pid::from_raw(tid);
+        let before = ptrace::getregs(thread)?;
+        let entry = registers::entry(&before).ok_or(Errno::EOPNOTSUPP)?;
+        let bytes = ThreadMemory::of(tid).read_array(entry)?;
+        let own_filters = OUR_FILTERS.is_none_or(|ours| filters_of(tid).is_none_or(|count| count > ours));
+        if bytes != registers::ENTRY || own_filters || dispatches(tid) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let masks = Masks::of(tid)?;
+        ptrace::setoptions(thread, ptrace::Options::PTRACE_O_TRACESYSGOOD)?;
+        set_mask(tid, u64::MAX)?;
+        Ok(Self {
+            pid,
+            tid,
+            before,
+            entry,
+            masks,
+            called: false,
+            stops: BTreeSet::new(),
+        })
+    }
+
+    /// Makes a call that does not wait, and gives its result.
+    ///
+    /// # Errors
+    /// That of the call; ESRCH if the thread was killed.
+    pub(super) fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, Errno> {
+        let thread = Pid::from_raw(self.tid);
+        let mut registers = self.before;
+        registers::make_call(&mut registers, self.entry, number, &args);
+        ptrace::setregs(thread, registers)?;
+        self.called = true;
+        let mut entered = false;
+        loop {
+            ptrace::syscall(thread, None)?;
+            match self.next_stop()? {
+                AT_A_CALL if entered => break,
+                AT_A_CALL => entered = true,
+                status => self.note(status)?,
+            }
+        }
+        let result = registers::result(&ptrace::getregs(thread)?);
+        match i32::try_from(-result) {
+            Ok(errno @ 1..4096) => Err(Errno::from_raw(errno)),
+            _ => Ok(result.cast_unsigned()),
+        }
+    }
+
+    /// Gives the thread back what it had, stopped as before. Says what it blocks, which is to be set when it is let go if that is another mask afterwards, and
+    /// whether somebody has stopped its process meanwhile, as it will be when it is let go.
+    ///
+    /// # Errors
+    /// ESRCH if it was killed.
+    pub(super) fn end(mut self) -> Result<(Masks, bool), Errno> {
+        let thread = Pid::from_raw(self.tid);
+        if self.called {
+            // It stops on its way back from the call, where the kernel decides how the one that was interrupted goes on.
+            ptrace::interrupt(thread)?;
+            loop {
+                ptrace::cont(thread, None)?;
+                let status = self.next_stop()?;
+                if status >> 8 == EVENT_STOP {
+                    break;
+                }
+                self.note(status)?;
+            }
+        }
+        ptrace::setregs(thread, self.before)?;
+        set_mask(self.tid, self.masks.now)?;
+        ptrace::setoptions(thread, ptrace::Options::empty())?;
+        for signal in &self.stops {
+            // SAFETY: tgkill takes three integers.
+            unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, *signal) };
+        }
+        Ok((self.masks, !self.stops.is_empty()))
+    }
+
+    /// A stop that is none at a call: of signals only SIGSTOP comes, which nobody can block.
+    fn note(&mut self, status: i32) -> Result<(), Errno> {
+        match (status >> 8, status & 0xff) {
+            (0, libc::SIGSTOP) => {
+                self.stops.insert(libc::SIGSTOP);
+                Ok(())
+            }
+            (EVENT_STOP, _) => Ok(()),
+            _ => Err(Errno::EFAULT),
+        }
+    }
+
+    /// Waits for the next stop, as long as that takes: a thread that makes a call cannot be left alone. Its status is as wait(2) encodes it.
+    fn next_stop(&self) -> Result<i32, Errno> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | wait_all();
+        let id = rustix::process::Pid::from_raw(self.tid).ok_or(Errno::ESRCH)?;
+        loop {
+            match rustix::process::waitid(WaitId::Pid(id), options) {
+                Ok(Some(status)) => {
+                    let Some(code) = status.trapping_signal().or(status.stopping_signal()) else {
+                        reap(self.pid, self.tid);
+                        return Err(Errno::ESRCH);
+                    };
+                    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | wait_all();
+                    let _ = rustix::process::waitid(WaitId::Pid(id), options);
+                    return Ok(code);
+                }
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Err(Errno::ESRCH),
+            }
+        }
+    }
+}
+
+/// Whether calls of a thread end in signals (PR_SET_SYSCALL_USER_DISPATCH, prctl(2)).
+fn dispatches(tid: i32) -> bool {
+    let mut config = [0_u64; 4];
+    let (size, address) = (size_of_val(&config), (&raw mut config).cast::<libc::c_void>());
+    // SAFETY: the kernel writes `size` bytes there.
+    let read = unsafe { libc::ptrace(GET_DISPATCH, tid, size, address) };
+    // EIO: an older kernel cannot say.
+    read == 0 && config[0] != 0
+}
