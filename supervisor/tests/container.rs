@@ -96,15 +96,131 @@ fn shop(container: &Container<'_>) {
     let page = container.ok(&["curl", "-sS", &format!("http://{go}:8080/")]);
     assert!(page.contains("go") && page.contains("host=web"), "{page}");
 
-    let why = json(container, &["why", "web"]);
+    for name in ["web", "go"] {
+        container.ok(&["imsup", "suspend", name]);
+        assert_eq!(host(container, name)["state"], "suspended", "{name}");
+    }
+    let page = container.ok(&["curl", "-sS", &format!("http://{go}:8080/")]);
+    assert!(page.contains("go") && page.contains("host=web"), "both wake: {page}");
+}
+
+/// Without a capability: the kernel duplicates no descriptor, so the stopped threads hand theirs over.
+#[test]
+fn hosts_sleep_in_the_default_profile_as_root() {
+    let docker = Docker::start(&[("compose.yaml", SLEEPERS)]);
+    sleep(&docker.run(ROOT, &["imsup", "up"]));
+}
+
+#[test]
+fn hosts_sleep_in_the_default_profile_as_an_ordinary_user() {
+    let docker = Docker::start(&[("compose.yaml", SLEEPERS)]);
+    sleep(&docker.run(USER, &["imsup", "up"]));
+}
+
+/// Calls of all kinds are waited in: accept, poll, select and epoll_wait, by one process, several and threads; redis has a limit of 100 ms, and a Go program
+/// waits for futexes as well.
+const SLEEPERS: &str = r#"
+name: sleepers
+x-imsup: { idle_after: 200ms }
+services:
+  accept: { command: [servers, accept, "8080"], expose: ["8080"] }
+  poll: { command: [servers, poll, "8080"], expose: ["8080"] }
+  select: { command: [servers, select, "8080"], expose: ["8080"] }
+  edge: { command: [servers, edge, "8080"], expose: ["8080"] }
+  prefork: { command: [servers, prefork, "8080"], expose: ["8080"] }
+  pool: { command: [servers, pool, "8080"], expose: ["8080"] }
+  go: { command: [guest-go, -listen, ":8080"], expose: ["8080"] }
+  cache: { command: [redis-server, --port, "6379", --save, ""], expose: ["6379"] }
+"#;
+
+fn sleep(container: &Container<'_>) {
+    container.wait_for("none runs");
+    let hosts = json(container, &["ps"]);
+    let address = |name: &str| {
+        let found = hosts.iter().find(|host| host["name"] == name).unwrap();
+        found["address"].as_str().unwrap().to_owned()
+    };
+    let asks: Vec<(&str, String)> = ["accept", "poll", "select", "edge", "prefork", "pool"]
+        .map(|name| {
+            let address = address(name);
+            (
+                name,
+                format!("exec 3<>/dev/tcp/{address}/8080; echo hello >&3; head -1 <&3"),
+            )
+        })
+        .into_iter()
+        .chain([
+            ("go", format!("curl -sS http://{}:8080/", address("go"))),
+            ("cache", format!("redis-cli -h {} incr asked", address("cache"))),
+        ])
+        .collect();
+    for (name, ask) in &asks {
+        let said = container.ok(&["bash", "-c", ask]);
+        assert!(!said.is_empty(), "{name}");
+    }
+    for round in 1..=2 {
+        for (name, ask) in &asks {
+            wait_until(&format!("{name} to sleep"), || {
+                host(container, name)["state"] == "suspended"
+            });
+            let why = json(container, &["why", name]);
+            // One that ticks at that moment is not held.
+            if let Some(method) = why[0]["why"]["method"].as_str() {
+                assert!(method.starts_with("stopped threads, since a frozen thread"), "{why:?}");
+            }
+            let wakes = host(container, name)["wakes"].as_u64().unwrap();
+            let said = container.ok(&["bash", "-c", ask]);
+            assert!(!said.is_empty(), "{name}, round {round}");
+            if *name != "cache" {
+                wait_until(&format!("{name} to wake"), || {
+                    host(container, name)["wakes"].as_u64() > Some(wakes)
+                });
+            }
+            assert_eq!(host(container, name)["boots"], 1, "{name}");
+        }
+    }
+    let asked = container.ok(&["redis-cli", "-h", &address("cache"), "get", "asked"]);
+    assert_eq!(asked.trim(), "3", "it has lost nothing");
+    // A connection that is kept, through a sleep; and what sleeps uses no processor.
+    let kept = format!(
+        "exec 3<>/dev/tcp/{}/8080; echo one >&3; read -r said <&3; imsup suspend edge; state=$(cat /proc/$1/stat); echo two >&3; read -r said <&3; \
+         echo \"$state\"; echo \"said $said\"",
+        address("edge")
+    );
+    let pid = host(container, "edge")["pid"].to_string();
+    let said = container.ok(&["bash", "-c", &kept, "bash", &pid]);
+    assert!(
+        said.contains(") t ") && said.contains("said "),
+        "stopped by its tracer: {said}"
+    );
+    container.exec(&["imsup", "down"]);
+    assert_eq!(container.wait(), 0, "{}", container.logs());
+}
+
+/// A profile that refuses ptrace(2) as well: it is said why no host sleeps, and what helps.
+#[test]
+fn where_neither_can_be_done_no_host_sleeps_and_it_is_said_why() {
+    const PROFILE: &str = r#"{ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["ptrace", "pidfd_getfd"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 }] }"#;
+    let directory = tempfile::tempdir().unwrap();
+    let profile = directory.path().join("profile.json");
+    std::fs::write(&profile, PROFILE).unwrap();
+    let compose = "name: awake\nservices:\n  web: { command: [guest, --tcp, \"8080\"], expose: [\"8080\"] }\n";
+    let docker = Docker::start(&[("compose.yaml", compose)]);
+    let profile = format!("seccomp={}", profile.display());
+    let container = docker.run_with(&["--security-opt", &profile], USER, &["imsup", "up"]);
+    container.wait_for("none runs");
+    call(&container, &format!("{}:8080", address(&container, "web")));
+    let why = json(&container, &["why", "web"]);
     let reason = &why[0]["why"]["reasons"][0];
     assert_eq!(reason["kind"], "incapable", "{why:?}");
-    assert!(reason["detail"].as_str().unwrap().contains("pidfd_getfd"), "{why:?}");
     let suspend = container.exec(&["imsup", "suspend", "web"]);
-    assert!(
-        !suspend.success() && suspend.stderr.contains("pidfd_getfd"),
-        "{suspend}"
-    );
+    assert!(!suspend.success(), "{suspend}");
+    for said in [reason["detail"].as_str().unwrap(), &suspend.stderr] {
+        for word in ["pidfd_getfd(2)", "ptrace(2)", "--cap-add SYS_PTRACE"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
 }
 
 fn says_which_ways_are_used(container: &Container<'_>) {
@@ -120,6 +236,7 @@ fn says_which_ways_are_used(container: &Container<'_>) {
         sockets["lost_without"].as_str().unwrap().contains("one ADDFD"),
         "{sockets}"
     );
+    assert_eq!(feature("ptrace(2)")["present"], true, "hosts sleep by it");
     let memory = feature("process_vm_readv(2)");
     let way = if memory["present"] == true {
         "in one call"
@@ -163,6 +280,13 @@ fn become_another_user(container: &Container<'_>) {
     assert!(said.contains("nodename=web"), "memory is written as well: {said}");
     let cache = address(container, "cache");
     assert_eq!(container.ok(&["redis-cli", "-h", &cache, "ping"]).trim(), "PONG");
+    let suspend = container.exec(&["imsup", "suspend", "cache"]);
+    assert!(
+        !suspend.success()
+            && suspend.stderr.contains("another user")
+            && suspend.stderr.contains("--cap-add SYS_PTRACE"),
+        "{suspend}"
+    );
 }
 
 /// One that becomes another user and executes nothing is not dumpable (PR_SET_DUMPABLE(2const)): only CAP_SYS_PTRACE could look at it.

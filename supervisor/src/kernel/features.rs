@@ -158,8 +158,8 @@ fn duplicates() -> Feature {
                 missing(means::try_pidfd_getfd())
             )
         },
-        lost_without: "imsup makes the program's sockets itself, which costs one notification and one ADDFD for each socket(2), and no host sleeps; \
-                       in a container, --cap-add SYS_PTRACE allows it",
+        lost_without: "imsup makes the program's sockets itself, which costs one notification and one ADDFD for each socket(2), and a host that \
+                       falls asleep is made to hand its descriptors over, which takes ptrace(2) and some 0.1 ms; in a container, --cap-add SYS_PTRACE allows it",
         indispensable: false,
     }
 }

@@ -72,7 +72,10 @@ pub enum StopError {
         tid: i32,
     },
     /// The kernel refused.
-    #[error("process {pid} cannot be stopped ({}); `imsup doctor` says whether ptrace(2) may be used", .errno.desc())]
+    #[error(
+        "process {pid} cannot be stopped ({}): it is another user's, or ptrace(2) may not be used, which `imsup doctor` says; CAP_SYS_PTRACE allows both \
+         (in a container --cap-add SYS_PTRACE)", .errno.desc()
+    )]
     Refused {
         /// The process.
         pid: i32,
