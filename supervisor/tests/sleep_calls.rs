@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use common::client::Held;
-use common::{Background, LIMIT, Project, control, guest};
+use common::{AS_IN_A_CONTAINER, Background, LIMIT, Project, control, guest};
 
 /// The calls of the guest: those that something ends, those that end by their limit, and those that are many transfers.
 fn calls() -> [Vec<String>; 3] {
@@ -120,22 +120,31 @@ fn each(calls: &[String], at_once: usize, work: impl Fn(&str) -> Result<(), Stri
 /// Each call is made, its host put to sleep and woken ten times, and then what it waits for comes to a sleeper.
 #[test]
 fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
-    const SLEEPS: usize = 10;
+    says_through_sleeps("calls", 10, &[]);
+}
+
+/// Their threads are made to make other calls in between.
+#[test]
+fn each_blocking_call_says_the_same_where_its_thread_hands_descriptors_over() {
+    says_through_sleeps("calls-handed", 3, &AS_IN_A_CONTAINER);
+}
+
+fn says_through_sleeps(label: &str, sleeps: usize, variables: &[(&str, &str)]) {
     /// Longer than the slack: a time limit that was counted anew would be corrected after the wake, while a slow transfer is under way.
     const LATE: Duration = Duration::from_millis(500);
     let [calls, ..] = calls();
-    let project = Project::up("calls", &compose(&calls, "200ms"));
+    let project = Project::up_with(label, &compose(&calls, "200ms"), variables);
     let hosts = project.ps();
     each(&calls, 8, |call| {
         let expected = native(&project, call);
         let mut held = Held::connect((hosts[call].address, 8080).into());
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
-        for round in 1..=SLEEPS {
+        for round in 1..=sleeps {
             if !suspend(&project, call)? {
                 break;
             }
-            if round < SLEEPS {
+            if round < sleeps {
                 control::resume(&project, call)?;
             }
         }
@@ -154,10 +163,19 @@ fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
 /// Each call has a limit of three seconds, and its host sleeps and wakes all the time: more often than its limit is long.
 #[test]
 fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
+    limits_end("limits", &[]);
+}
+
+#[test]
+fn each_limit_ends_where_its_thread_hands_descriptors_over() {
+    limits_end("limits-handed", &AS_IN_A_CONTAINER);
+}
+
+fn limits_end(label: &str, variables: &[(&str, &str)]) {
     const ASLEEP: Duration = Duration::from_millis(400);
     const GIVEN_UP: Duration = Duration::from_secs(40);
     let [_, calls, _] = calls();
-    let project = Project::up("limits", &compose(&calls, "200ms"));
+    let project = Project::up_with(label, &compose(&calls, "200ms"), variables);
     let hosts = project.ps();
     each(&calls, calls.len(), |call| {
         let expected = native(&project, call);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::client::{self, Held, ask_datagram};
 use common::random::Random;
 use common::watch::Watch;
-use common::{LIMIT, Project, control, wait_until};
+use common::{AS_IN_A_CONTAINER, LIMIT, Project, control, wait_until};
 use rustix::net::sockopt;
 
 const KINDS: [&str; 13] = [
@@ -48,7 +48,16 @@ fn woken(watch: &Watch, host: &str) -> Vec<(String, String, u64)> {
 /// fallen asleep by itself in between.
 #[test]
 fn each_kind_of_server_wakes_on_its_own_signals_and_on_no_others() {
-    let project = Project::up("kinds", &every_kind("1h"));
+    wake_on_their_own_signals("kinds", &[]);
+}
+
+#[test]
+fn they_do_where_their_threads_hand_descriptors_over() {
+    wake_on_their_own_signals("kinds-handed", &AS_IN_A_CONTAINER);
+}
+
+fn wake_on_their_own_signals(label: &str, variables: &[(&str, &str)]) {
+    let project = Project::up_with(label, &every_kind("1h"), variables);
     let watch = project.watch();
     let hosts = project.ps();
     let address = |kind: &str| SocketAddr::from((hosts[kind].address, 8080));

@@ -62,6 +62,9 @@ pub struct Project {
     directory: TempDir,
 }
 
+/// Has imsup do without what Docker's default seccomp profile refuses: descriptors are handed over by stopped threads.
+pub const AS_IN_A_CONTAINER: [(&str, &str); 1] = [("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")];
+
 impl Project {
     /// A project with this compose file, not up yet. In the file `@guest@` stands for the guest with dials, `@guests@` for the
     /// directory of built guests, `@source@` for testdata/guests, and `@dir@` for the project's own directory.
@@ -82,6 +85,15 @@ impl Project {
     pub fn up(label: &str, compose: &str) -> Self {
         let project = Self::new(label, compose);
         project.ok(&["up", "-d"]);
+        project
+    }
+
+    /// The same, with these variables for imsup itself.
+    pub fn up_with(label: &str, compose: &str, variables: &[(&str, &str)]) -> Self {
+        let project = Self::new(label, compose);
+        let mut up = project.imsup_command(&["up", "-d"]);
+        up.envs(variables.iter().copied());
+        command::run(up, LIMIT).expect_success("imsup up -d");
         project
     }
 
