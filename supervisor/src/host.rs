@@ -93,7 +93,7 @@ impl Descriptors {
     /// The way there is.
     pub fn new(means: Means) -> Self {
         if means.pidfd_getfd {
-            Self::Duplicated(Tasks::default())
+            Self::Duplicated(Tasks::new(means))
         } else {
             Self::Copied(Copies::default())
         }

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 pub use super::memory::try_process_vm;
 use super::{features, memory, task};
 
-/// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`. For tests and
-/// benchmarks, on any machine, of what happens in a container.
+/// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`, `pidfd_thread`. For tests and
+/// benchmarks, on any machine, of what happens in a container, or with a kernel before 6.9 (Debian 12 has 6.1).
 pub const WITHOUT: &str = "IMSUP_WITHOUT";
 
 /// capabilities(7).
@@ -26,6 +26,8 @@ pub struct Means {
     pub pidfd_getfd: bool,
     /// process_vm_readv(2) and process_vm_writev(2): else /proc/TID/mem ([`super::memory`]).
     pub process_vm: bool,
+    /// PIDFD_THREAD (pidfd_open(2)): else descriptors come from the thread's process, and no pidfd is remembered ([`task::Tasks`]).
+    pub pidfd_thread: bool,
     /// Processes of other users may be inspected only with their own file-system user ([`super::inspect`]).
     pub as_owner: bool,
 }
@@ -53,6 +55,7 @@ impl Means {
         let without = |name: &str| named.split(',').any(|word| word.trim() == name);
         Self {
             pidfd_getfd: !without("pidfd_getfd") && !as_owner && try_pidfd_getfd().is_ok(),
+            pidfd_thread: !without("pidfd_thread") && task::has_thread_pidfds(),
             process_vm: !without("process_vm_readv") && memory::try_process_vm().is_ok(),
             as_owner,
         }
@@ -64,6 +67,6 @@ impl Means {
 /// # Errors
 /// EPERM or ENOSYS where it is refused or unknown.
 pub fn try_pidfd_getfd() -> Result<OwnedFd, Errno> {
-    let pidfd = task::open_thread(nix::unistd::gettid().as_raw())?;
+    let pidfd = task::open_process(std::process::id().cast_signed())?;
     task::duplicate_from(&pidfd, pidfd.as_raw_fd())
 }
