@@ -20,11 +20,13 @@ pub const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 ///   belong to another user), KILL, SYS_NICE (process_madvise(2));
 /// * what the program may do to sockets that are made or bound in its place, as it natively would: NET_BIND_SERVICE, NET_ADMIN and NET_RAW (SO_MARK, SO_PRIORITY,
 ///   SO_BUSY_POLL ..., socket(7));
+/// * a listener of its own beside the program's, which wants the program's user as the owner of its inode (`succession.rs`): CHOWN;
 /// * descriptors under way to the broker beyond RLIMIT_NOFILE (unix(7), ETOOMANYREFS): SYS_RESOURCE.
 pub const OF_A_SUPERVISOR: CapabilitySet = CapabilitySet::SYS_PTRACE
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::KILL)
+    .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::NET_ADMIN)

@@ -61,12 +61,13 @@ pub(super) unsafe fn call<const N: usize>(number: c_long, arguments: [c_long; N]
     let mut words = [0; 6];
     words[..N].copy_from_slice(&arguments);
     let [a, b, c, d, e, f] = words;
-    // SAFETY: all are as wide as a register; what they mean is the caller's affair.
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place where its arguments are known to be wide enough"
     )]
-    Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, f) })
+    // SAFETY: all are as wide as a register; what they mean is the caller's affair.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    Errno::result(result)
 }
 
 /// A system call whose arguments are widened: `syscall!(libc::SYS_kcmp, one, other, 2)`. As unsafe as [`call`].
