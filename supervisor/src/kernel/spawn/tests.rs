@@ -42,6 +42,15 @@ unsafe impl GlobalAlloc for Guard {
     }
 }
 
+/// Ends the other threads, also if the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn program<'a>(
     command: &'a [CString],
     environment: Option<&'a [CString]>,
@@ -75,6 +84,7 @@ fn the_child_of_a_process_with_threads_allocates_nothing() {
     let (there, missing) = (vec![c"true".to_owned()], vec![c"imsup-no-such-program".to_owned()]);
     let environment = vec![c"PATH=/usr/bin:/bin".to_owned()];
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -84,20 +94,14 @@ fn the_child_of_a_process_with_threads_allocates_nothing() {
         }
         for (command, expected) in [(&there, Ok(())), (&missing, Err(Errno::ENOENT))] {
             for environment in [None, Some(environment.as_slice())] {
-                let prepared = prepare(&program(command, environment, credentials), &filter);
-                let Ok(prepared) = prepared else {
-                    stop.store(true, Ordering::Relaxed);
-                    panic!("{prepared:?}");
-                };
+                let prepared = prepare(&program(command, environment, credentials), &filter).unwrap();
                 let pid = prepared.pid();
                 let executed = prepared.execute().map(drop);
                 let status = waitpid(pid, None);
-                stop.store(executed != expected, Ordering::Relaxed);
                 assert_eq!(executed, expected, "{status:?}");
                 let code = if expected.is_ok() { 0 } else { 127 };
                 assert_eq!(status, Ok(WaitStatus::Exited(pid, code)));
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
