@@ -1,18 +1,35 @@
-//! imsup's own confinement: what a supervisor gives up once its program runs.
+//! imsup's own confinement: what a supervisor gives up once its program runs, and what processes and threads never need that only answer others.
 //!
-//! The policy is `confinement.json`, in seccompiler's format: it names what fails with EPERM, all else is allowed. It is a
-//! second wall, for the case that hostile bytes from the application take the supervisor over; what protects the
+//! The policies are in `confinement.json`, in seccompiler's format: each names what fails with EPERM, all else is allowed. They are a
+//! second wall, for the case that hostile bytes from the application or the network take such a process over; what protects the
 //! machine from the application itself is the kernel's ordinary permissions.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use seccompiler::{BpfProgram, TargetArch, sock_filter};
 
-/// The policy's text.
+/// The policies' text.
 pub const POLICY: &str = include_str!("../confinement.json");
 
-/// The policy's only filter.
-const FILTER: &str = "supervisor";
+/// Whom a policy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confined {
+    /// A supervisor whose program runs.
+    Supervisor,
+    /// A process or thread that reads and answers messages, and neither starts nor looks at other processes.
+    Helper,
+}
+
+impl Confined {
+    /// The names of its filters in the policies: a helper may do less than a supervisor.
+    pub fn filters(self) -> &'static [&'static str] {
+        match self {
+            Self::Supervisor => &["supervisor"],
+            Self::Helper => &["supervisor", "helper"],
+        }
+    }
+}
 
 /// Why a process could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -23,20 +40,20 @@ pub enum ConfineError {
     /// The policy does not compile.
     #[error("confinement.json does not compile: {0}; please report this")]
     Policy(#[source] seccompiler::Error),
-    /// The policy compiles, and has no filter named `supervisor`.
-    #[error("confinement.json has no filter '{FILTER}'; please report this")]
-    NoFilter,
+    /// The policy compiles, and lacks a filter.
+    #[error("confinement.json has no filter '{0}'; please report this")]
+    NoFilter(&'static str),
     /// The kernel refused the filter.
     #[error("the kernel refused imsup's own seccomp filter: {0}; `imsup doctor` shows which features are missing")]
     Install(#[source] seccompiler::Error),
 }
 
-/// The policy compiled for this machine, once in a process and those forked from it.
+/// The policies compiled for this machine, by their names: once in a process and those forked from it.
 ///
 /// # Errors
 /// Any [`ConfineError`] but [`ConfineError::Install`].
-pub fn confinement() -> Result<&'static BpfProgram, ConfineError> {
-    static COMPILED: OnceLock<BpfProgram> = OnceLock::new();
+pub fn confinement() -> Result<&'static HashMap<String, BpfProgram>, ConfineError> {
+    static COMPILED: OnceLock<HashMap<String, BpfProgram>> = OnceLock::new();
     if let Some(compiled) = COMPILED.get() {
         return Ok(compiled);
     }
@@ -46,26 +63,32 @@ pub fn confinement() -> Result<&'static BpfProgram, ConfineError> {
 }
 
 /// Confines the calling thread and the threads and processes it makes from now on, for good. Sets no-new-privs, without
-/// which an ordinary user may install no filter (seccomp(2)).
+/// which an ordinary user may install no filter (seccomp(2)); other threads are left as they are.
 ///
-/// Call it when the program has been executed, and before the first notification is read.
+/// A supervisor calls it when the program has been executed, and before the first notification is read.
 ///
 /// # Errors
 /// Any [`ConfineError`]; with [`ConfineError::Install`] (EINVAL: the kernel has no seccomp filters, ENOMEM) no-new-privs
 /// may be set already.
-pub fn confine() -> Result<(), ConfineError> {
-    seccompiler::apply_filter(confinement()?).map_err(ConfineError::Install)
+pub fn confine(whom: Confined) -> Result<(), ConfineError> {
+    let compiled = confinement()?;
+    for name in whom.filters() {
+        let program = compiled.get(*name).ok_or(ConfineError::NoFilter(name))?;
+        seccompiler::apply_filter(program).map_err(ConfineError::Install)?;
+    }
+    Ok(())
 }
 
-fn confinement_for(arch: TargetArch) -> Result<BpfProgram, ConfineError> {
+fn confinement_for(arch: TargetArch) -> Result<HashMap<String, BpfProgram>, ConfineError> {
     let x86_64 = matches!(arch, TargetArch::x86_64);
     let mut programs = seccompiler::compile_from_json(POLICY.as_bytes(), arch).map_err(ConfineError::Policy)?;
-    let mut program = programs.remove(FILTER).ok_or(ConfineError::NoFilter)?;
     if x86_64 {
         // A policy that names what is refused could be gone around by x32 numbers, which seccompiler does not know.
-        program.splice(ARCH_CHECK_LENGTH..ARCH_CHECK_LENGTH, refuse_x32());
+        for program in programs.values_mut() {
+            program.splice(ARCH_CHECK_LENGTH..ARCH_CHECK_LENGTH, refuse_x32());
+        }
     }
-    Ok(program)
+    Ok(programs)
 }
 
 /// How many instructions seccompiler begins with: load the architecture, compare, kill.
@@ -96,7 +119,10 @@ mod tests {
     #[test]
     fn the_policy_compiles_for_every_architecture_seccompiler_knows() {
         for arch in [TargetArch::x86_64, TargetArch::aarch64, TargetArch::riscv64] {
-            assert!(confinement_for(arch).unwrap().len() > 100);
+            let compiled = confinement_for(arch).unwrap();
+            for name in Confined::Helper.filters() {
+                assert!(compiled[*name].len() > 30, "{name}");
+            }
         }
     }
 
@@ -104,11 +130,31 @@ mod tests {
     fn a_confined_thread_cannot_execute_and_still_works() {
         // In a thread of its own, since there is no way back.
         let executed = std::thread::spawn(|| {
-            confine().unwrap();
+            confine(Confined::Supervisor).unwrap();
             std::fs::read("/proc/self/stat").unwrap();
             std::process::Command::new("/bin/true").status()
         });
         let error = executed.join().unwrap().expect_err("execve must be refused");
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+
+    /// A filter is its thread's: others of the process, and what they start, are as they were.
+    #[test]
+    fn a_confined_helper_has_both_filters_and_other_threads_have_none() {
+        std::thread::spawn(|| {
+            confine(Confined::Helper).unwrap();
+            std::thread::spawn(|| ())
+                .join()
+                .expect("it may have threads of its own");
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            assert!(status.contains("Seccomp_filters:\t2"), "{status}");
+            let refused = std::process::Command::new("/bin/true")
+                .status()
+                .expect_err("execve is refused");
+            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        })
+        .join()
+        .unwrap();
+        assert!(std::process::Command::new("/bin/true").status().unwrap().success());
     }
 }

@@ -8,6 +8,6 @@ pub mod confine;
 pub mod notify;
 pub mod table;
 
-pub use confine::{ConfineError, confine, confinement};
+pub use confine::{ConfineError, Confined, confine, confinement};
 pub use notify::{FilterError, compile};
 pub use table::{Action, Condition, Families, HANDOVER_FLAG, Handler, Row, Sockets, TABLE, Test, handler_of};

@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(came(&[endpoint]), [None]);
         let client = TcpStream::connect(endpoint.address).unwrap();
         assert_eq!(came(&[endpoint]), [Some(client.local_addr().unwrap())]);
-        let _accepted = rustix::net::accept(&socket).unwrap();
+        let _accepted = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC).unwrap();
         assert_eq!(came(&[endpoint]), [Some(client.local_addr().unwrap())]);
     }
 
@@ -392,7 +392,7 @@ mod tests {
             loop {
                 let client = TcpStream::connect(endpoint.address).unwrap();
                 let expected = client.local_addr().unwrap();
-                let server = rustix::net::accept(&socket).unwrap();
+                let server = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC).unwrap();
                 let ended = Instant::now();
                 if client_first {
                     drop(client);
@@ -417,7 +417,7 @@ mod tests {
             let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
             let client = TcpStream::connect(endpoint.address).unwrap();
             let expected = client.local_addr().unwrap();
-            let server = rustix::net::accept(&socket).unwrap();
+            let server = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC).unwrap();
             let begun = Instant::now();
             // A little later each time: it ends before the kernel is asked, amid its answer, and after.
             let later = Duration::from_micros(u64::from(port - 18_400) * 2);
@@ -461,7 +461,8 @@ mod tests {
     #[test]
     fn a_connection_to_a_dual_stack_socket_is_found_too() {
         let address: SocketAddr = "[::ffff:127.97.201.2]:18302".parse().unwrap();
-        let socket = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+        let socket =
+            rustix::net::socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::bind(&socket, &address).unwrap();
         rustix::net::listen(&socket, 16).unwrap();
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 2), 18_302);

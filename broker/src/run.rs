@@ -25,6 +25,7 @@ use crate::cluster::Cluster;
 use crate::error::BrokerError;
 use crate::events::{History, OnEvent, now_us};
 use crate::files;
+use crate::helpers::Confine;
 use crate::hosts::{HostId, Hosts};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
@@ -54,6 +55,8 @@ pub struct Options {
     pub imsup_exe: PathBuf,
     /// Makes the thread that calls it stand back behind all others of the machine (sched(7), SCHED_IDLE).
     pub stand_back: fn(),
+    /// Confines the threads that only answer others.
+    pub confine: Confine,
     /// Called when every host exists.
     pub on_ready: Box<dyn FnOnce()>,
     /// Called with each event as it happens.
@@ -99,6 +102,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         resolv_conf,
         imsup_exe,
         stand_back,
+        confine,
         on_ready,
         on_event,
     } = options;
@@ -130,7 +134,8 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         sender,
         waker: Arc::new(waker),
     };
-    let senders = Senders::start(notifier.clone(), stand_back).map_err(system("the thread that names senders"))?;
+    let senders =
+        Senders::start(notifier.clone(), stand_back, confine).map_err(system("the thread that names senders"))?;
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let launcher: Box<dyn Launcher> = Box::new(launcher);
@@ -171,14 +176,17 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
             told.lock().tell(Notice::Lookup { index, by });
         }
     });
-    let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup)
+    let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup, confine)
         .map_err(system("the name server's thread"))?;
     broker.resolvers.serve_by(server.door());
     let relay = match doors.is_empty() {
         true => None,
         false => {
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(Notice::Published { endpoint, by });
-            Some(Relay::start(doors, limits.relayed, Box::new(on_arrival)).map_err(system("the relay's thread"))?)
+            Some(
+                Relay::start(doors, limits.relayed, Box::new(on_arrival), confine)
+                    .map_err(system("the relay's thread"))?,
+            )
         }
     };
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use imsup_wire::Endpoint;
 
+use crate::helpers::{Confine, Helper};
 use crate::notices::{Notice, Notifier};
 use crate::peers;
 
@@ -24,10 +25,11 @@ impl Senders {
     ///
     /// # Errors
     /// A thread that cannot be made.
-    pub(crate) fn start(notifier: Notifier, stand_back: fn()) -> io::Result<Self> {
+    pub(crate) fn start(notifier: Notifier, stand_back: fn(), confine: Confine) -> io::Result<Self> {
         let (questions, asked) = mpsc::channel();
         std::thread::Builder::new().name("senders".to_owned()).spawn(move || {
             stand_back();
+            confine(Helper::Senders);
             serve(&asked, &notifier);
         })?;
         Ok(Self { questions })

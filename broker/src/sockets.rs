@@ -375,7 +375,8 @@ mod tests {
     #[test]
     fn an_exclusive_socket_is_not_made_beside_one_that_is_bound_and_does_not_listen() {
         let endpoint = endpoint(3);
-        let bound = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let bound =
+            rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         sockopt::set_socket_reuseaddr(&bound, true).unwrap();
         rustix::net::bind(&bound, &SocketAddr::V4(endpoint.address)).unwrap();
         let error = create(endpoint, None, Sharing::Exclusive, 16).unwrap_err();

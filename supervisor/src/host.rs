@@ -80,7 +80,6 @@ pub struct Host {
 }
 
 /// How the program's sockets are reached.
-#[expect(clippy::large_enum_variant, reason = "a supervisor has one")]
 #[derive(Debug)]
 pub enum Descriptors {
     /// By pidfd_getfd(2), from the threads that make calls.
@@ -93,7 +92,7 @@ impl Descriptors {
     /// The way there is.
     pub fn new(means: Means) -> Self {
         if means.pidfd_getfd {
-            Self::Duplicated(Tasks::default())
+            Self::Duplicated(Tasks::new(means))
         } else {
             Self::Copied(Copies::default())
         }

@@ -3,6 +3,7 @@
 //! Data flows one way: [`kernel`] receives a notification, a handler in [`syscalls`] parses its arguments, decides on a
 //! plan that is a value, and has the kernel carry it out. What must wait is [`held`], and the receive loop goes on.
 
+pub mod confinement;
 pub mod copies;
 pub mod doors;
 mod error;

@@ -33,7 +33,7 @@ use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
-use crate::{init, reconnect};
+use crate::{confinement, init, reconnect};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -158,10 +158,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         Vec::new(),
     );
     raise_descriptor_limit();
-    // Less than it could do is all that confinement changes; a kernel that refuses it costs nothing but that.
-    if let Err(error) = imsup_bpf_filters::confine() {
-        tracing::debug!(%error, "the supervisor runs unconfined");
-    }
+    confinement::confine_supervisor();
     let host = Host {
         listener,
         descriptors: Descriptors::new(Means::present()),

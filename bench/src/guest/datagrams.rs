@@ -138,8 +138,13 @@ fn many(socket: &UdpSocket, to: &SockaddrIn) -> Result<usize> {
 
 fn socket() -> Result<UdpSocket> {
     // Not std's bind: an unbound socket is what most clients send from.
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-        .context("making a socket")?;
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .context("making a socket")?;
     let socket = UdpSocket::from(socket);
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)

@@ -6,18 +6,19 @@ use std::net::TcpListener;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::control::{self, nanoseconds};
 
 pub fn run() -> Result<()> {
-    let unix = socket(AddressFamily::UNIX, SocketType::STREAM, None).context("making a socket")?;
+    let unix =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context("making a socket")?;
     let nowhere = SocketAddrUnix::new("/nonexistent/imsup-bench")?;
     let listener = TcpListener::bind("127.0.0.1:0").context("listening")?;
     control::serve(|count| {
         Ok(vec![
             each("socket", count, || {
-                black_box(socket(AddressFamily::INET, SocketType::STREAM, None).is_ok());
+                black_box(socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).is_ok());
             }),
             each("continue", count, || {
                 black_box(connect(&unix, &nowhere).is_err());

@@ -1,7 +1,5 @@
 //! `docs/syscalls.md` is made from the table.
 
-use std::fmt::Write;
-
 use imsup_bpf_filters::table::Conjunction;
 use imsup_bpf_filters::{Action, Condition, Families, Row, Sockets, TABLE, Test, confine};
 
@@ -33,6 +31,12 @@ const ABOUT_CONFINEMENT: &str = "
 
 Once its program runs, a supervisor gives up what it needs no more (`bpf-filters/confinement.json`). These fail with
 EPERM for it:
+
+";
+
+const ABOUT_HELPERS: &str = "
+The process that makes resolvers' sockets, and the broker's threads that answer names, relay published ports and ask the kernel for
+peers, can do none of these, nor any of the following:
 
 ";
 
@@ -84,13 +88,20 @@ fn document() -> String {
     text.extend(TABLE.iter().map(line));
     text.push_str(ABOUT_CONFINEMENT);
     let policy: serde_json::Value = serde_json::from_str(confine::POLICY).expect("the policy is JSON");
-    let rules = policy["supervisor"]["filter"].as_array().expect("the policy has rules");
+    text.push_str(&names(&policy, "supervisor"));
+    text.push_str(ABOUT_HELPERS);
+    text.push_str(&names(&policy, "helper"));
+    text
+}
+
+/// The calls that a policy refuses, in a sentence.
+fn names(policy: &serde_json::Value, filter: &str) -> String {
+    let rules = policy[filter]["filter"].as_array().expect("the policy has rules");
     let names: Vec<String> = rules
         .iter()
         .map(|rule| format!("`{}`", rule["syscall"].as_str().expect("a rule names a call")))
         .collect();
-    writeln!(text, "{}.", names.join(", ")).expect("a String takes everything");
-    text
+    format!("{}.\n", names.join(", "))
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Every system call, through the compiled filters by interpretation: the verdict is what the table says.
 
 use imsup_bpf_filters::table::{FOREIGN_ARCHITECTURE_ERRNO, row_of};
-use imsup_bpf_filters::{Action, Condition, Families, Sockets, TABLE, Test};
+use imsup_bpf_filters::{Action, Condition, Confined, Families, Sockets, TABLE, Test};
 use proptest::prelude::*;
 
 use crate::support::interpret::Call;
@@ -83,7 +83,7 @@ fn calls_of_other_architectures_do_not_exist() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn x32_calls_do_not_exist() {
-    let (notify, confinement) = (notify_filter(MOST), confinement());
+    let (notify, confinement) = (notify_filter(MOST), confinement("supervisor"));
     for nr in NUMBERS
         .map(|nr| nr | crate::support::X32_SYSCALL_BIT)
         .chain([0x7fff_ffff, 0x8000_0000, 0xffff_fffe])
@@ -100,7 +100,7 @@ fn x32_calls_do_not_exist() {
 fn calls_skipped_by_a_tracer_stay_skipped() {
     let call = Call::new(u32::MAX, audit_arch::NATIVE, [0; 6]);
     assert_eq!(notify_filter(MOST).run(&call), Verdict::Allow);
-    assert_eq!(confinement().run(&call), Verdict::Allow);
+    assert_eq!(confinement("supervisor").run(&call), Verdict::Allow);
 }
 
 /// The kernel runs no filter for these: an untrapped call costs what it costs natively.
@@ -259,14 +259,20 @@ fn only_musls_way_of_reading_is_a_trapped_open() {
     }
 }
 
-fn confinement() -> Program {
-    Program::of_seccompiler(imsup_bpf_filters::confinement().unwrap())
+fn confinement(name: &str) -> Program {
+    Program::of_seccompiler(&imsup_bpf_filters::confinement().unwrap()[name])
 }
 
 #[test]
 fn the_confinement_refuses_what_its_policy_names_and_nothing_else() {
     let policy: serde_json::Value = serde_json::from_str(imsup_bpf_filters::confine::POLICY).unwrap();
-    let rules = policy["supervisor"]["filter"].as_array().unwrap();
+    for name in Confined::Helper.filters() {
+        refuses_what_it_names(&policy, name);
+    }
+}
+
+fn refuses_what_it_names(policy: &serde_json::Value, name: &str) {
+    let rules = policy[name]["filter"].as_array().unwrap();
     let refused: Vec<u32> = rules
         .iter()
         .map(|rule| {
@@ -276,7 +282,7 @@ fn the_confinement_refuses_what_its_policy_names_and_nothing_else() {
             u32::try_from(number).unwrap()
         })
         .collect();
-    let filter = confinement();
+    let filter = confinement(name);
     for nr in NUMBERS {
         let call = Call::new(nr, audit_arch::NATIVE, [u64::MAX; 6]);
         let refuse = refused.contains(&nr);

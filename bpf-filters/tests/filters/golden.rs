@@ -25,10 +25,9 @@ fn the_notify_filters_are_the_golden_ones() {
 
 #[test]
 fn the_confinement_is_the_golden_one() {
-    compare(
-        "confinement",
-        &Program::of_seccompiler(imsup_bpf_filters::confinement().unwrap()),
-    );
+    let compiled = imsup_bpf_filters::confinement().unwrap();
+    compare("confinement", &Program::of_seccompiler(&compiled["supervisor"]));
+    compare("confinement-helper", &Program::of_seccompiler(&compiled["helper"]));
 }
 
 #[test]

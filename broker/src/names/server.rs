@@ -20,6 +20,7 @@ use super::connections::{Connections, Place};
 use super::forward::{self, Asker, Finished, Forwarder, Via};
 use super::resolv_conf::{ResolvConf, Upstream};
 use super::{Names, SharedNames};
+use crate::helpers::{Confine, Helper};
 
 /// How long such a connection may be silent.
 const TCP_IDLE: Duration = Duration::from_secs(5);
@@ -73,6 +74,7 @@ impl NameServer {
         names: SharedNames,
         resolv_conf: PathBuf,
         on_lookup: OnLookup,
+        confine: Confine,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
@@ -109,9 +111,10 @@ impl NameServer {
             connections: Connections::default(),
             stop: Arc::clone(&stop),
         };
-        let thread = std::thread::Builder::new()
-            .name("names".to_owned())
-            .spawn(move || server.serve())?;
+        let thread = std::thread::Builder::new().name("names".to_owned()).spawn(move || {
+            confine(Helper::Names);
+            server.serve();
+        })?;
         Ok(Self {
             stop,
             waker,
@@ -369,7 +372,7 @@ mod tests {
         let sender = parking_lot::Mutex::new(sender);
         let names = Arc::new(RwLock::new(super::super::tests::names()));
         let on_lookup: OnLookup = Arc::new(move |address, by| sender.lock().send((address, by)).unwrap());
-        let server = NameServer::start(&[(udp, tcp)], names, path, on_lookup).unwrap();
+        let server = NameServer::start(&[(udp, tcp)], names, path, on_lookup, |_| ()).unwrap();
         Fixture {
             address,
             _server: server,

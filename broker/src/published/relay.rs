@@ -17,6 +17,7 @@ use rustix::net::SocketFlags;
 use super::Door;
 use super::pair::{Pair, Progress};
 use super::udp::Clients;
+use crate::helpers::{Confine, Helper};
 
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
@@ -38,7 +39,7 @@ impl Relay {
     ///
     /// # Errors
     /// epoll_create(2) and its like, or a thread that cannot be made.
-    pub(crate) fn start(doors: Vec<Door>, most: usize, on_arrival: OnArrival) -> io::Result<Self> {
+    pub(crate) fn start(doors: Vec<Door>, most: usize, on_arrival: OnArrival, confine: Confine) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let doors: Vec<Open> = doors.into_iter().map(Open::new).collect();
@@ -63,7 +64,10 @@ impl Relay {
         };
         let thread = std::thread::Builder::new()
             .name("published".to_owned())
-            .spawn(move || worker.serve())?;
+            .spawn(move || {
+                confine(Helper::Published);
+                worker.serve();
+            })?;
         Ok(Self {
             stop,
             waker,
@@ -288,7 +292,11 @@ mod tests {
             assert_eq!(to, target);
             sender.send(from).unwrap();
         };
-        (Relay::start(doors, 16, Box::new(told)).unwrap(), machine, arrivals)
+        (
+            Relay::start(doors, 16, Box::new(told), |_| ()).unwrap(),
+            machine,
+            arrivals,
+        )
     }
 
     fn v4(address: SocketAddr) -> std::net::SocketAddrV4 {

@@ -12,16 +12,19 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{DNS_PORT, Made, Opened, Wanted};
+use crate::helpers::{Confine, Helper};
 use crate::routes::netlink::Netlink;
 
 /// Makes the namespace and, until the broker is gone, sockets in it.
 ///
 /// # Errors
 /// The connection to the broker fails. That there can be no namespace is told to the broker, and no error.
-pub fn serve(broker: UnixStream) -> Result<(), ChannelError> {
+pub fn serve(broker: UnixStream, confine: Confine) -> Result<(), ChannelError> {
     let mut channel = Channel::new(broker);
     match open() {
         Ok(servers) => {
+            // Sockets are made in a namespace without any privilege.
+            confine(Helper::Resolvers);
             let has_v6 = servers.len() > 1;
             channel.send(&Opened::Ok(has_v6), servers)?;
         }

@@ -171,7 +171,13 @@ fn reuse_port() {
 fn named_caller() {
     let world = World::up("web tcp=8080 -- listen:8080 settle serve");
     let (_peer, index) = Peer::transient(&world.paths, Some("caller"));
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     let vip = imsup_wire::Planes::default().vip(index);
     rustix::net::bind(&socket, &socket_address(vip, 0)).unwrap();
     rustix::net::connect(&socket, &socket_address(world.vip("web"), 8080)).unwrap();

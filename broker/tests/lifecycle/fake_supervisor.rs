@@ -313,7 +313,8 @@ impl Supervisor {
             Transport::Tcp => SocketType::STREAM,
             Transport::Udp => SocketType::DGRAM,
         };
-        let socket = rustix::net::socket(AddressFamily::INET, kind, None).expect("socket(2)");
+        let socket = rustix::net::socket_with(AddressFamily::INET, kind, rustix::net::SocketFlags::CLOEXEC, None)
+            .expect("socket(2)");
         // As nearly every server does.
         sockopt::set_socket_reuseaddr(&socket, endpoint.transport == Transport::Tcp).expect("SO_REUSEADDR");
         sockopt::set_socket_reuseport(&socket, share).expect("SO_REUSEPORT");
@@ -453,7 +454,7 @@ fn answer(host: &HostName, endpoint: Endpoint, socket: &OwnedFd) {
         }
         return;
     }
-    if let Ok(connection) = rustix::net::accept(&socket) {
+    if let Ok(connection) = rustix::net::accept_with(&socket, rustix::net::SocketFlags::CLOEXEC) {
         let mut stream = TcpStream::from(connection);
         let _ = stream.set_nonblocking(false);
         if stream.read_exact(&mut [0]).is_ok() {

@@ -253,7 +253,13 @@ fn missed() {
 
 /// A socket beside the one at this endpoint, which takes its connections from now on.
 fn successor(endpoint: Endpoint) -> OwnedFd {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     sockopt::set_socket_reuseaddr(&socket, true).unwrap();
     sockopt::set_socket_reuseport(&socket, true).unwrap();
     rustix::net::bind(&socket, &SocketAddr::V4(endpoint.address)).unwrap();

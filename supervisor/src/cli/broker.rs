@@ -163,6 +163,7 @@ pub fn serve(
         resolv_conf: "/etc/resolv.conf".into(),
         imsup_exe: std::env::current_exe().context("finding imsup's own program")?,
         stand_back: imsup_supervisor::kernel::priority::stand_back,
+        confine: super::confine::confine,
         on_ready: Box::new(on_ready),
         on_event,
     })?;

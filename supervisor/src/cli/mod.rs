@@ -7,6 +7,7 @@ mod cascade;
 mod cluster;
 mod compose;
 mod config;
+mod confine;
 mod connection;
 mod doctor;
 mod down;

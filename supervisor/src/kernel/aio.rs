@@ -12,6 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::event::{EventfdFlags, PollFlags, eventfd};
 
+use super::syscall::syscall;
+
 /// `IOCB_CMD_POLL` and `IOCB_FLAG_RESFD` (include/uapi/linux/aio_abi.h).
 const IOCB_CMD_POLL: u16 = 5;
 const IOCB_FLAG_RESFD: u32 = 1;
@@ -82,7 +84,7 @@ impl Polls {
         let capacity = capacity.max(1);
         let mut context: libc::c_ulong = 0;
         // SAFETY: io_setup writes one aio_context_t, which is an unsigned long that must be 0 before.
-        Errno::result(unsafe { libc::syscall(libc::SYS_io_setup, libc::c_uint::from(capacity), &raw mut context) })?;
+        unsafe { syscall!(libc::SYS_io_setup, libc::c_uint::from(capacity), &raw mut context) }?;
         Ok(Self {
             context,
             eventfd: None,
@@ -137,7 +139,7 @@ impl Polls {
         let mut list: [*mut Iocb; 1] = [&raw mut *iocb];
         // SAFETY: the context is ours until it is dropped; the list has one pointer to an iocb, which the kernel reads, and whose `key` it writes, before
         // io_submit returns. It keeps the address, as a name only.
-        Errno::result(unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) })?;
+        unsafe { syscall!(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) }?;
         self.armed.insert(tag, iocb);
         Ok(())
     }
@@ -147,10 +149,9 @@ impl Polls {
         let Some(iocb) = self.armed.get(&tag) else { return false };
         let mut event = MaybeUninit::<IoEvent>::uninit();
         // SAFETY: the context is ours, the iocb is the one that was submitted and lives; the kernel (4.18 and later) reports by the ring, not in `event`.
-        let cancelled =
-            unsafe { libc::syscall(libc::SYS_io_cancel, self.context, &raw const **iocb, event.as_mut_ptr()) };
+        let cancelled = unsafe { syscall!(libc::SYS_io_cancel, self.context, &raw const **iocb, event.as_mut_ptr()) };
         // EINPROGRESS: it ends, and its event says so. EINVAL: it has ended before.
-        let in_progress = Errno::result(cancelled) != Err(Errno::EINVAL);
+        let in_progress = cancelled != Err(Errno::EINVAL);
         let mut all = true;
         while all && self.is_armed(tag) {
             all = self.read(1, DISARM_TIMEOUT).is_ok_and(|read| !read.is_empty());
@@ -186,16 +187,16 @@ impl Polls {
             tv_nsec: timeout.subsec_nanos().into(),
         };
         // SAFETY: the context is ours; the kernel writes at most BATCH events, and says how many; `timeout` outlives the call.
-        let count = Errno::result(unsafe {
-            libc::syscall(
+        let count = unsafe {
+            syscall!(
                 libc::SYS_io_getevents,
                 self.context,
                 least,
                 BATCH,
                 events.as_mut_ptr(),
-                &raw const timeout,
+                &raw const timeout
             )
-        })?;
+        }?;
         let count = usize::try_from(count).unwrap_or(0).min(BATCH);
         let mut completed = Vec::with_capacity(count);
         for event in &events[..count] {
@@ -246,7 +247,7 @@ impl Drop for Polls {
 
 fn destroy(context: libc::c_ulong) {
     // SAFETY: the context is its owner's, who uses it no more.
-    unsafe { libc::syscall(libc::SYS_io_destroy, context) };
+    let _ = unsafe { syscall!(libc::SYS_io_destroy, context) };
 }
 
 impl Polls {
@@ -254,7 +255,7 @@ impl Polls {
         for iocb in self.armed.values() {
             let mut event = MaybeUninit::<IoEvent>::uninit();
             // SAFETY: as in `disarm`.
-            unsafe { libc::syscall(libc::SYS_io_cancel, self.context, &raw const **iocb, event.as_mut_ptr()) };
+            let _ = unsafe { syscall!(libc::SYS_io_cancel, self.context, &raw const **iocb, event.as_mut_ptr()) };
         }
     }
 
@@ -280,7 +281,7 @@ const LAST_STACK_BYTES: usize = 16 * 1024;
 
 extern "C" fn destroy_and_end(context: *mut libc::c_void) -> libc::c_int {
     // SAFETY: close_range takes three integers; the descriptors are copies that nobody uses.
-    unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+    let _ = unsafe { syscall!(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
     destroy(context.addr() as libc::c_ulong);
     0
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use super::syscall::syscall;
+
 /// The signals that glibc keeps for itself (nptl(7)). Its posix_spawn(3) leaves them ignored in what it starts, which is how imsup's own processes come by
 /// that; a shell, which forks, does not.
 const INTERNAL: [libc::c_int; 2] = [32, 33];
@@ -78,14 +80,14 @@ fn set_default(signal: libc::c_int) -> Result<(), Errno> {
     /// Bytes in the kernel's sigset_t.
     const SET: usize = 8;
     // SAFETY: the kernel reads the structure, which is as long as its own, and writes nothing.
-    let result = unsafe {
-        libc::syscall(
+    unsafe {
+        syscall!(
             libc::SYS_rt_sigaction,
-            libc::c_long::from(signal),
+            signal,
             DEFAULT.as_ptr(),
-            std::ptr::null_mut::<u64>(),
-            SET,
+            ptr::null_mut::<u64>(),
+            SET
         )
-    };
-    Errno::result(result).map(drop)
+    }
+    .map(drop)
 }

@@ -200,11 +200,18 @@ fn read_own_memory() -> Result<(), Errno> {
 }
 
 fn tcp() -> Result<std::os::fd::OwnedFd, Errno> {
-    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).map_err(socket::errno_of)
+    rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(socket::errno_of)
 }
 
 fn bind_inet(family: AddressFamily, address: SocketAddr) -> Result<(), Errno> {
-    let socket = rustix::net::socket(family, SocketType::STREAM, None).map_err(socket::errno_of)?;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, rustix::net::SocketFlags::CLOEXEC, None)
+        .map_err(socket::errno_of)?;
     socket::bind(socket.as_fd(), address)
 }
 

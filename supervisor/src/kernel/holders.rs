@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use rustix::fs::Dir;
 
 use super::descriptors::{self, socket_inode};
+use super::syscall::syscall;
 use super::{inspect, process};
 
 /// `KCMP_FILES` (kcmp(2)): whether two tasks share their table of descriptors.
@@ -35,11 +36,12 @@ impl Place {
         process::socket_of(self.tid, self.number) == Ok(inode)
     }
 
-    /// The same, or that cannot be seen: a process that is not dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)), may have it still.
+    /// The same, or that cannot be seen: a process that is not dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)), may have it still. A stranger that has
+    /// got the number of a process that has ended has it not.
     pub fn may_have(self, inode: u64) -> bool {
         match process::socket_of(self.tid, self.number) {
             Ok(found) => found == inode,
-            Err(errno) => errno == Errno::EPERM,
+            Err(errno) => errno == Errno::EPERM && process::is_descendant(self.tid),
         }
     }
 
@@ -205,15 +207,15 @@ fn has_another_table(one: i32, other: i32) -> bool {
 }
 
 /// Whether a thread has descriptors of its own (CLONE_FILES, unshare(2)). Without CONFIG_KCMP: whether the two have different ones open.
-fn has_own_table(pid: i32, tid: i32) -> bool {
+pub(super) fn has_own_table(pid: i32, tid: i32) -> bool {
     shares_table(pid, tid).map_or_else(|| names(pid) != names(tid), |shares| !shares)
 }
 
 /// Whether two threads share their table of descriptors; `None` where kcmp(2) is refused.
 fn shares_table(one: i32, other: i32) -> Option<bool> {
     // SAFETY: kcmp takes five integers.
-    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
-    (order >= 0).then_some(order == 0)
+    let order = unsafe { syscall!(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
+    order.ok().map(|order| order == 0)
 }
 
 /// The numbers of a thread's descriptors.

@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 pub use super::memory::try_process_vm;
 use super::{features, memory, task};
 
-/// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`, `ptrace`. For tests and
-/// benchmarks, on any machine, of what happens in a container.
+/// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`, `ptrace`, `pidfd_thread`. For
+/// tests and benchmarks, on any machine, of what happens in a container, or with a kernel before 6.9 (Debian 12 has 6.1).
 pub const WITHOUT: &str = "IMSUP_WITHOUT";
 
 /// capabilities(7).
@@ -30,6 +30,8 @@ pub struct Means {
     pub ptrace: bool,
     /// process_vm_readv(2) and process_vm_writev(2): else /proc/TID/mem ([`super::memory`]).
     pub process_vm: bool,
+    /// PIDFD_THREAD (pidfd_open(2)): else descriptors come from the thread's process, and no pidfd is remembered ([`task::Tasks`]).
+    pub pidfd_thread: bool,
     /// Processes of other users may be inspected only with their own file-system user ([`super::inspect`]).
     pub as_owner: bool,
 }
@@ -63,6 +65,7 @@ impl Means {
         Self {
             ptrace: !without("ptrace") && try_ptrace().is_ok(),
             pidfd_getfd: !without("pidfd_getfd") && !as_owner && try_pidfd_getfd().is_ok(),
+            pidfd_thread: !without("pidfd_thread") && task::has_thread_pidfds(),
             process_vm: !without("process_vm_readv") && memory::try_process_vm().is_ok(),
             as_owner,
         }
@@ -74,7 +77,7 @@ impl Means {
 /// # Errors
 /// EPERM or ENOSYS where it is refused or unknown.
 pub fn try_pidfd_getfd() -> Result<OwnedFd, Errno> {
-    let pidfd = task::open_thread(nix::unistd::gettid().as_raw())?;
+    let pidfd = task::open_process(std::process::id().cast_signed())?;
     task::duplicate_from(&pidfd, pidfd.as_raw_fd())
 }
 

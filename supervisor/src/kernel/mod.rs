@@ -34,6 +34,7 @@ pub mod source;
 pub mod spawn;
 pub mod stopped;
 pub mod succession;
+mod syscall;
 pub mod task;
 mod tcp_info;
 pub mod terminal;

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::process;
+use super::syscall::syscall;
 
 /// Who goes on after [`fork_sibling`].
 #[derive(Debug)]
@@ -30,8 +31,8 @@ pub fn fork_sibling() -> Result<Forked, Errno> {
     // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on, and there is no other thread (see above)
     // whose locks it could find held. The C library's notion of the thread's id is our own in the child: it looks at it only for mutexes that have an owner,
     // where any number that no other thread of the process has will do.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) };
-    match Errno::result(pid)? {
+    let pid = unsafe { syscall!(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    match pid? {
         0 => Ok(Forked::Sibling(Newborn(()))),
         pid => Ok(Forked::Still(Pid::from_raw(
             i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use super::syscall::syscall;
 use super::task;
 
 /// Ranges given to the kernel in one call (UIO_MAXIOV is 1024).
@@ -70,16 +71,16 @@ fn advise(pidfd: &OwnedFd, ranges: &[(usize, usize)]) -> Result<usize, Errno> {
         .collect();
     // SAFETY: the kernel reads `vector`, which outlives the call; the addresses in it are the other process's.
     let result = unsafe {
-        libc::syscall(
+        syscall!(
             libc::SYS_process_madvise,
             pidfd.as_raw_fd(),
             vector.as_ptr(),
             vector.len(),
             libc::MADV_PAGEOUT,
-            0,
+            0
         )
     };
-    Errno::result(result).map(|bytes| usize::try_from(bytes).unwrap_or(0))
+    result.map(|bytes| usize::try_from(bytes).unwrap_or(0))
 }
 
 /// Start and length of what /proc/PID/maps lists, without what the kernel itself maps.

@@ -20,6 +20,25 @@ pub fn thread_group(tid: i32) -> Option<i32> {
     status_field(tid, "Tgid:")?.parse().ok()
 }
 
+/// Whether thread `tid` belongs to this process or a descendant. This process is its descendants' subreaper, so the way up always leads here.
+pub fn is_descendant(tid: i32) -> bool {
+    let own = std::process::id().cast_signed();
+    let parent = |pid: i32| status_field(pid, "PPid:")?.parse().ok();
+    // 0 is the parent of what has none in our pid namespace.
+    std::iter::successors(thread_group(tid), |pid| parent(*pid))
+        .take_while(|pid| *pid != 0)
+        .any(|pid| pid == own)
+}
+
+/// When thread `tid` of process `pid` was made, in clock ticks since boot (proc_pid_stat(5), starttime); `None` if there is no such thread. Together with the numbers
+/// it tells a thread from another that has got its number since.
+pub fn started(pid: i32, tid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    // After the name, in parentheses: state is field 3, starttime field 22.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(19)?.parse().ok()
+}
+
 /// The value of one field of /proc/TID/status.
 pub fn status_field(tid: i32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;

@@ -220,7 +220,7 @@ mod tests {
         ];
         for kind in [SocketType::STREAM, SocketType::DGRAM] {
             for family in [AddressFamily::INET, AddressFamily::INET6] {
-                let make = || rustix::net::socket(family, kind, None).unwrap();
+                let make = || rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None).unwrap();
                 let (from, to) = (make(), make());
                 let mut all: Vec<_> = ipv4.map(|(name, value)| (libc::IPPROTO_IP, name, value)).to_vec();
                 if family == AddressFamily::INET6 {

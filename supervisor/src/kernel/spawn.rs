@@ -3,34 +3,29 @@
 //! The child may use untrapped calls only once its filter is installed, since nobody answers yet. It sends the listener over a
 //! socket (SCM_RIGHTS, by sendmsg(2) with a flag that the filter lets through); the parent, when it is ready to answer, lets the child execute.
 
+mod child;
+#[cfg(test)]
+mod tests;
+
 use std::ffi::CString;
-use std::io::{IoSlice, IoSliceMut, PipeReader, PipeWriter, Read, Write};
+use std::io::{IoSliceMut, PipeWriter, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, execvp, execvpe, fork, getppid, setgroups, setresgid, setresuid, setsid};
+use nix::sys::signal::SigSet;
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::dispositions;
 use super::notify::Listener;
 use super::socket::errno_of;
+use super::syscall::syscall;
+pub use child::knows_wait_killable;
 
 /// clone3(2), 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
-const FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
-/// 5.19: once we have received a call, only a fatal signal interrupts it. Go signals itself every 10 ms and would never
-/// finish a call otherwise.
-const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
 /// Whom a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +102,7 @@ pub struct Prepared {
     report: UnixStream,
 }
 
-/// Makes the child and its filter. The caller must have a single thread.
+/// Makes the child and its filter. The kernel kills the child when the calling thread ends (PR_SET_PDEATHSIG(2const)).
 ///
 /// # Errors
 /// Any [`SpawnError`]; no child is left then.
@@ -116,11 +111,13 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter]) -> Result<Pr
     let (mut report, child_report) = UnixStream::pair().map_err(no_descriptors)?;
     let (child_go, go) = std::io::pipe().map_err(no_descriptors)?;
     let parent = Pid::this();
-    // SAFETY: this process has one thread (see above), so the child may use everything the parent may.
+    let execution = child::Execution::of(program);
+    // SAFETY: the child does only what is async-signal-safe ([`child`]), whatever other threads there are.
     match unsafe { fork_into(program.cgroup) }.map_err(SpawnError::Fork)? {
         ForkResult::Child => {
             drop((report, go));
-            let code = run_child(program, filter, parent, child_report, child_go);
+            // SAFETY: `execution` was made of `program` above.
+            let code = unsafe { child::run(program, &execution, filter, parent, child_report, child_go) };
             // SAFETY: _exit runs no destructors, which is what a forked child that could not execute wants.
             unsafe { libc::_exit(code) }
         }
@@ -169,7 +166,7 @@ impl Prepared {
 /// state before it lets anybody change a process's cgroup (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). One that is born there costs nothing.
 ///
 /// # Safety
-/// As fork(2): the caller has a single thread.
+/// As fork(2): until it executes the child does only what is async-signal-safe.
 unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
     let Some(cgroup) = cgroup else {
         // SAFETY: as the caller says.
@@ -182,8 +179,8 @@ unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno>
     args.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on. Our C library's notion of the thread id is
     // stale in the child, which matters to nothing it calls before execve(2).
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    match Errno::result(pid) {
+    let pid = unsafe { syscall!(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
         // What Docker's default profile says to all but CAP_SYS_ADMIN, since a filter cannot see clone3's flags.
         // SAFETY: as the caller says.
         Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup) },
@@ -237,106 +234,6 @@ fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
         (None, errno @ (Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)) => Err(SpawnError::Unsupported(errno)),
         (None, errno) => Err(SpawnError::Child(errno)),
     }
-}
-
-/// Sends the listener to the parent, or the errno for which there is none.
-fn send_listener(report: &UnixStream, listener: Result<&OwnedFd, Errno>) -> Result<(), Errno> {
-    let errno = listener.err().map_or(0, |errno| errno as i32).to_ne_bytes();
-    let borrowed = [listener.map_or(report.as_fd(), AsFd::as_fd)];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if listener.is_ok() {
-        control.push(SendAncillaryMessage::ScmRights(&borrowed));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(imsup_bpf_filters::HANDOVER_FLAG.cast_unsigned());
-    rustix::net::sendmsg(report, &[IoSlice::new(&errno)], &mut control, flags)
-        .map(drop)
-        .map_err(errno_of)
-}
-
-/// The child's life up to `execve`; what it returns is its exit status when that fails.
-fn run_child(
-    program: &Program<'_>,
-    filter: &[libc::sock_filter],
-    parent: Pid,
-    mut report: UnixStream,
-    mut go: PipeReader,
-) -> i32 {
-    let Err(errno) = become_program(program, filter, parent, &report, &mut go);
-    let _ = report.write_all(&(errno as i32).to_ne_bytes());
-    127
-}
-
-fn become_program(
-    program: &Program<'_>,
-    filter: &[libc::sock_filter],
-    parent: Pid,
-    report: &UnixStream,
-    go: &mut PipeReader,
-) -> Result<std::convert::Infallible, Errno> {
-    if program.new_session {
-        setsid()?;
-    }
-    if program.no_new_privs {
-        prctl::set_no_new_privs()?;
-    }
-    let listener = install(filter);
-    send_listener(report, listener.as_ref().map_err(|errno| *errno))?;
-    drop(listener?);
-    let mut told = [0];
-    if go.read(&mut told).unwrap_or(0) == 0 {
-        return Err(Errno::ECANCELED);
-    }
-    if let Some(credentials) = program.credentials {
-        setgroups(&credentials.groups)?;
-        setresgid(credentials.gid, credentials.gid, credentials.gid)?;
-        setresuid(credentials.uid, credentials.uid, credentials.uid)?;
-    }
-    if let Some(soft) = program.descriptor_limit {
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
-    }
-    // After the change of user, which clears it (PR_SET_PDEATHSIG(2const)).
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() != parent {
-        return Err(Errno::ESRCH);
-    }
-    dispositions::set_a_programs()?;
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
-    let name = program.command.first().ok_or(Errno::ENOENT)?;
-    match program.environment {
-        Some(environment) => execvpe(name, program.command, environment),
-        None => execvp(name, program.command),
-    }
-}
-
-/// Installs the filter for this thread and returns its listener.
-fn install(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
-        filter: filter.as_ptr().cast_mut(),
-    };
-    let number = seccomp(
-        FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
-        &raw const program,
-    )?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-fn seccomp(flags: libc::c_ulong, program: *const libc::sock_fprog) -> Result<i32, Errno> {
-    // SAFETY: the kernel copies the program, or answers EFAULT for a null pointer; it does not write.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, program) };
-    i32::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)
-}
-
-/// Whether the kernel knows `WAIT_KILLABLE_RECV`: with a flag it does not know it says EINVAL before it looks at the
-/// program, and EFAULT otherwise (kernel/seccomp.c, seccomp_set_mode_filter).
-pub fn knows_wait_killable() -> bool {
-    seccomp(
-        FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
-        std::ptr::null(),
-    ) == Err(Errno::EFAULT)
 }
 
 /// Tries in a child whether a filter with a listener can be installed, with every flag that imsup uses.

@@ -54,6 +54,36 @@ pub struct StoppedThread {
     pub at: At,
 }
 
+/// A thread as it was seen once: its number may be another thread's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenThread {
+    /// Its process.
+    pub pid: i32,
+    /// The thread.
+    pub tid: i32,
+    /// When it was made, in clock ticks since boot; `None` if it was seen just now, or is frozen, so that it has its number still.
+    pub started: Option<u64>,
+}
+
+impl SeenThread {
+    /// The thread that has these numbers now, to be known again later; `None` if there is none.
+    pub fn remember(pid: i32, tid: i32) -> Option<Self> {
+        let started = Some(process::started(pid, tid)?);
+        Some(Self { pid, tid, started })
+    }
+
+    /// A thread that cannot have ended since it was seen.
+    pub fn just_now(pid: i32, tid: i32) -> Self {
+        let started = None;
+        Self { pid, tid, started }
+    }
+
+    /// Whether the numbers are still this thread's.
+    fn is_there(self) -> bool {
+        self.started.is_none() || process::started(self.pid, self.tid) == self.started
+    }
+}
+
 /// Why threads could not be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum StopError {
@@ -130,12 +160,12 @@ pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<(Sto
     }
 }
 
-/// Stops these threads only, process and thread each, and reads where they are. Those that have ended are left out, and what cannot be stopped
+/// Stops these threads only, and reads where they are. Those that have ended are left out, whoever has their numbers now, and what cannot be stopped
 /// is as with [`stop_some`].
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
-pub fn stop_threads(threads: Vec<(i32, i32)>, patience: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
+pub fn stop_threads(threads: Vec<SeenThread>, patience: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
     let mut stopped = Stopped::none(patience)?;
     let (threads, error) = stopped.tracer.ask(Order::StopThreads(threads))?;
     stopped.threads = threads;
@@ -224,8 +254,8 @@ pub struct Releasing {
 enum Order {
     /// Stop all threads of these processes, and of those named before.
     Stop(Vec<i32>),
-    /// Stop these: process and thread.
-    StopThreads(Vec<(i32, i32)>),
+    /// Stop these, if they are there still.
+    StopThreads(Vec<SeenThread>),
     /// Decide how the calls of these go on.
     Rewrite(Vec<(i32, GoOn)>),
     /// Make the rest of the calls of these.
@@ -366,14 +396,15 @@ impl Tracees {
 
     /// Stops these threads, as far as they were not; whether there was any. All are told to stop before any is waited for; and all that were told are
     /// waited for, also if one cannot be stopped: their calls are interrupted.
-    fn stop_each(&mut self, threads: Vec<(i32, i32)>) -> Result<bool, StopError> {
+    fn stop_each(&mut self, threads: Vec<SeenThread>) -> Result<bool, StopError> {
         let mut new = Vec::with_capacity(threads.len());
         let mut trouble = Ok(());
-        for (pid, tid) in threads {
+        for thread in threads {
+            let SeenThread { pid, tid, .. } = thread;
             if self.seized.contains(&tid) {
                 continue;
             }
-            match seize(pid, tid) {
+            match seize(thread) {
                 Ok(true) => {
                     self.seized.insert(tid);
                     new.push((pid, tid));
@@ -395,13 +426,14 @@ impl Tracees {
         trouble.map(|()| found)
     }
 
-    /// Stops all threads of `pids` and of the processes named before.
+    /// Stops all threads of `pids` and of the processes named before, which are seen just now.
     fn stop(&mut self, pids: Vec<i32>) -> Result<(), StopError> {
         self.pids.extend(pids);
         loop {
             let of = |pid: &i32| {
                 let pid = *pid;
-                process::threads(pid).into_iter().map(move |tid| (pid, tid))
+                let threads = process::threads(pid).into_iter();
+                threads.map(move |tid| SeenThread::just_now(pid, tid))
             };
             let threads = self.pids.iter().flat_map(of).collect();
             // A thread that starts another is stopped after it, so a look at stopped threads alone sees all.
@@ -460,9 +492,15 @@ impl Tracees {
 }
 
 /// Seizes a thread and asks it to stop; false where it has ended.
-fn seize(pid: i32, tid: i32) -> Result<bool, StopError> {
+fn seize(seen: SeenThread) -> Result<bool, StopError> {
+    let SeenThread { pid, tid, .. } = seen;
     let thread = Pid::from_raw(tid);
+    if !seen.is_there() {
+        return Ok(false);
+    }
     match ptrace::seize(thread, ptrace::Options::empty()) {
+        // Its number was another thread's by then. That one runs on, and is let go as the tracer ends.
+        Ok(()) if !seen.is_there() => Ok(false),
         Ok(()) => {
             // ESRCH: it has ended meanwhile, which waiting for it will say.
             let _ = ptrace::interrupt(thread);

@@ -8,11 +8,11 @@
 use std::time::{Duration, Instant};
 
 use super::calls::{self, LeftAt};
-use super::deadlines::{CallKey, Due, Now, UNSEEN_MARK};
+use super::deadlines::{Call, CallKey, Due, Now, UNSEEN_MARK};
 use super::{AFTERWARDS, Phase, Sleep, transfer};
 use crate::kernel::duplicates::Duplicates;
 use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::stopped::{self, At, GoOn, StoppedThread};
+use crate::kernel::stopped::{self, At, GoOn, SeenThread, StoppedThread};
 use crate::kernel::{process, signals};
 
 /// For how long a thread that was let run is waited for, until it blocks again: on a busy machine it has not run yet.
@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// A call that is to be told when its time is over, in a host that runs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Correction {
-    pid: i32,
-    tid: i32,
+    /// It was in the call when its host was held.
+    thread: SeenThread,
     pub(super) at: Instant,
     /// How much later it is looked at again if the thread is not blocked.
     pause: Duration,
@@ -127,15 +127,15 @@ impl Sleep {
         };
         let calls = self.interrupted.all();
         let late = calls.filter(|(_, call)| call.mark != 0 && !call.due.is_polling(slack) && late(&call.due));
-        self.corrections = late
-            .map(|(tid, call)| Correction {
-                pid: call.pid,
-                tid,
+        let correction = |(tid, call): (i32, &Call)| {
+            Some(Correction {
+                thread: SeenThread::remember(call.pid, tid)?,
                 at: now + AFTERWARDS,
                 pause: AFTERWARDS,
                 stage,
             })
-            .collect();
+        };
+        self.corrections = late.filter_map(correction).collect();
     }
 
     /// Does what it is time for. This is not on the way of what woke the host.
@@ -152,7 +152,11 @@ impl Sleep {
         self.corrections = later;
         let mut to_stop: Vec<Correction> = Vec::new();
         for correction in due {
-            let Correction { pid, tid, pause, .. } = correction;
+            let Correction {
+                thread: SeenThread { pid, tid, .. },
+                pause,
+                ..
+            } = correction;
             let Some(blocked_in) = process::blocked_in(pid, tid) else {
                 if !matches!(correction.stage, Stage::Blocked { .. }) && pause <= LONGEST_PAUSE {
                     self.corrections.push(Correction {
@@ -196,7 +200,7 @@ impl Sleep {
 
     /// Stops these threads for a moment, and tells them that their time is over, if it is.
     fn tell(&mut self, corrections: &[Correction]) {
-        let threads = corrections.iter().map(|one| (one.pid, one.tid)).collect();
+        let threads = corrections.iter().map(|one| one.thread).collect();
         let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, PATIENCE) else {
             return;
         };
@@ -217,10 +221,11 @@ impl Sleep {
                 Some(call) => {
                     let over = call.timed_out(now);
                     rewrites.push((thread.tid, over.unwrap_or(GoOn::Anew { mark })));
-                    if over.is_none() {
+                    if over.is_none()
+                        && let Some(one) = corrections.iter().find(|one| one.thread.tid == thread.tid)
+                    {
                         self.corrections.push(Correction {
-                            pid: thread.pid,
-                            tid: thread.tid,
+                            thread: one.thread,
                             at: now + AFTERWARDS,
                             pause: AFTERWARDS,
                             stage: Stage::Settling,
@@ -235,9 +240,9 @@ impl Sleep {
             }
         }
         // Those that did not stop in time run still, or are gone.
-        let not_stopped = corrections
-            .iter()
-            .filter(|one| one.pause <= LONGEST_PAUSE && stopped.threads().iter().all(|thread| thread.tid != one.tid));
+        let not_stopped = corrections.iter().filter(|one| {
+            one.pause <= LONGEST_PAUSE && stopped.threads().iter().all(|thread| thread.tid != one.thread.tid)
+        });
         self.corrections.extend(not_stopped.map(|one| Correction {
             at: now + one.pause,
             pause: one.pause * 2,

@@ -219,7 +219,8 @@ impl Idleness {
         };
         let mut next = HashMap::with_capacity(cpu.len());
         for (pid, cpu) in cpu {
-            let known = self.used.get(pid);
+            // A clock that has gone back is another process's, which has got the number.
+            let known = self.used.get(pid).filter(|known| known.cpu <= *cpu);
             found.changed |= known.is_none();
             let since = match known {
                 Some(known) if known.cpu == *cpu => known.since,
@@ -388,6 +389,14 @@ mod tests {
         }
         idle.looked(start + ms(3000), &[(7, ms(12))], no_question);
         assert_eq!(idle.quiet_since(), start + ms(2000));
+    }
+
+    /// No clock of a process goes back.
+    #[test]
+    fn a_process_with_the_number_of_one_that_has_ended_has_come() {
+        let (mut idle, start) = observed(&[(7, ms(10))]);
+        idle.looked(start + ms(1000), &[(7, ms(9))], no_question);
+        assert_eq!(idle.last_activity(), Some((start + ms(1000), Activity::Processes)));
     }
 
     #[test]

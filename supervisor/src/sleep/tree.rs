@@ -10,7 +10,7 @@ use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
 use crate::kernel::duplicates::Duplicates;
 use crate::kernel::means::Means;
 use crate::kernel::process;
-use crate::kernel::stopped::{self, GoOn, Releasing, StopError, Stopped, StoppedThread};
+use crate::kernel::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped, StoppedThread};
 
 /// How long a host may take to stand still, and how much longer for each thread. One that takes longer is in something that cannot be
 /// interrupted, and goes on. 4,000 threads were frozen within 50 ms, and stopped within 60 (measured).
@@ -235,8 +235,11 @@ impl Tree {
             return;
         }
         self.releasing = None;
-        let threads = rewrites.into_iter().map(|(thread, _)| thread).collect();
-        match stopped::stop_threads(threads, PATIENCE) {
+        // They are frozen, and keep their numbers.
+        let threads = rewrites
+            .into_iter()
+            .map(|((pid, tid), _)| SeenThread::just_now(pid, tid));
+        match stopped::stop_threads(threads.collect(), PATIENCE) {
             Ok((stopped, None)) => stopped.rewrite(by_thread),
             Ok((stopped, Some(error))) => {
                 stopped.rewrite(by_thread);

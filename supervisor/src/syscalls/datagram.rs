@@ -91,9 +91,14 @@ pub(super) fn is_at_wildcard_alone(localhost: SocketAddrV4, wildcard: SocketAddr
 
 /// Whether a datagram socket is bound there: then nobody else can be.
 pub(super) fn is_bound(address: SocketAddrV4) -> bool {
-    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-        .and_then(|probe| rustix::net::bind(&probe, &address))
-        .is_err()
+    rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .and_then(|probe| rustix::net::bind(&probe, &address))
+    .is_err()
 }
 
 #[cfg(test)]

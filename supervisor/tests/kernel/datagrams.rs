@@ -20,7 +20,7 @@ fn make(family: Family, kind: SocketType) -> OwnedFd {
         Family::V4 => AddressFamily::INET,
         Family::V6 => AddressFamily::INET6,
     };
-    rustix::net::socket(family, kind, None).unwrap()
+    rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None).unwrap()
 }
 
 fn local(socket: &OwnedFd) -> SocketAddr {

@@ -13,7 +13,13 @@ use crate::script::until;
 
 /// A listener of AF_INET6 on a v4-mapped address, which others may share.
 fn dual(ip: Ipv4Addr) -> (OwnedFd, SocketAddrV4) {
-    let listener = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+    let listener = rustix::net::socket_with(
+        AddressFamily::INET6,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     socket::clear_v6only(listener.as_fd()).unwrap();
     socket::bind(listener.as_fd(), Family::V6.form(SocketAddrV4::new(ip, 0))).unwrap();
     socket::listen(listener.as_fd(), 16).unwrap();
@@ -38,7 +44,13 @@ fn is_v4(socket: &OwnedFd) -> bool {
 fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
     let (old, address) = dual(Ipv4Addr::new(127, 77, 254, 3));
     let _early = client(address);
-    let own = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let own = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     assert_eq!(
         socket::bind(own.as_fd(), SocketAddr::V4(address)),
         Err(Errno::EADDRINUSE)
@@ -118,7 +130,13 @@ fn a_doorbell_makes_a_listener_readable() {
 fn that_a_port_is_shared_outlives_the_option() {
     let ip = Ipv4Addr::new(127, 77, 254, 7);
     let bound = |at: SocketAddrV4| {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
         socket::Sharing::Port.set(socket.as_fd(), true).unwrap();
         socket::bind(socket.as_fd(), at.into()).map(|()| socket)
     };

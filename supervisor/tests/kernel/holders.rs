@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
 use imsup_supervisor::kernel::holders::{Place, Search};
-use imsup_supervisor::kernel::socket;
+use imsup_supervisor::kernel::{process, socket};
 use nix::sched::{CloneFlags, unshare};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -42,6 +42,26 @@ fn a_socket_is_found_at_the_process_that_has_it_until_that_ends() {
     drop(child.stdin.take());
     child.wait().unwrap();
     assert!(find(inode, pid).is_none() && !place.has(inode));
+}
+
+/// A process that cannot be looked into may have it, if it is one of the program's: a stranger has got the number of one that has ended.
+#[test]
+fn a_stranger_that_cannot_be_looked_into_has_nothing_of_the_programs() {
+    let (socket, _) = listener();
+    let inode = socket::inode(socket.as_fd()).unwrap();
+    // To an ordinary user it is hidden, since it is root's; root sees that it has another file there.
+    assert!(!Place { tid: 1, number: 0 }.may_have(inode));
+    let mut child = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = child.id().cast_signed();
+    assert!(process::is_descendant(pid) && process::is_descendant(own_pid()));
+    assert!(!process::is_descendant(1));
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert!(!process::is_descendant(pid));
 }
 
 /// One walk answers for all sockets, and is cut into slices that are no longer than was asked for.

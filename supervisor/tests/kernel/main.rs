@@ -4,6 +4,7 @@
 
 mod aio;
 mod arrivals;
+mod confinement;
 mod cut_short;
 mod datagrams;
 mod families;

@@ -79,7 +79,13 @@ fn a_connection_from_127_0_0_1_to_any_local_address_works() {
     }
     ip("route add local 10.77.0.0/16 dev lo");
     let bound = |address| {
-        let client = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let client = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
         source::bind_source(client.as_fd(), Family::V4, Ipv4Addr::LOCALHOST).unwrap();
         socket::connect(client.as_fd(), address).unwrap();
         TcpStream::from(client)

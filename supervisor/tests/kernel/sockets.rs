@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketType};
 use crate::{A, B, listener};
 
 fn tcp(family: AddressFamily) -> OwnedFd {
-    rustix::net::socket(family, SocketType::STREAM, None).unwrap()
+    rustix::net::socket_with(family, SocketType::STREAM, rustix::net::SocketFlags::CLOEXEC, None).unwrap()
 }
 
 fn nonblocking(socket: &OwnedFd) {

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use imsup_supervisor::kernel::stopped::{At, GoOn, StopError, Stopped, StoppedThread, stop};
+use imsup_supervisor::kernel::stopped::{At, GoOn, SeenThread, StopError, Stopped, StoppedThread, stop, stop_threads};
 use imsup_supervisor::kernel::{notify::Answer, process};
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -295,6 +295,32 @@ wait = lambda: os.waitpid(child, os.WUNTRACED | os.WCONTINUED | os.WNOHANG)
     process::send(child, Signal::SIGSTOP).unwrap();
     until("a stop that the parent sees", || script.ask("seen") == "[1]");
     process::send(child, Signal::SIGKILL).unwrap();
+}
+
+/// proc_pid_stat(5), starttime: a thread that was seen before is stopped, and not another that has its number by now, be it of the same process or of another one.
+/// That one is not even interrupted.
+#[test]
+fn a_thread_that_has_anothers_number_is_left_alone() {
+    let script = Script::start("thread('pause', 34)");
+    script.await_calls(&[libc::SYS_read, libc::SYS_pause]);
+    let pid = script.pid();
+    let before = waits_of(pid);
+    let seen = SeenThread::remember(pid, pid).unwrap();
+    let earlier = SeenThread {
+        started: seen.started.map(|started| started - 1),
+        ..seen
+    };
+    let of_another = SeenThread {
+        pid: std::process::id().cast_signed(),
+        ..seen
+    };
+    let (stopped, trouble) = stop_threads(vec![earlier, of_another], LIMIT).unwrap();
+    assert_eq!((stopped.threads(), trouble), (&[][..], None));
+    stopped.release_wholly();
+    assert_eq!(waits_of(pid), before);
+    let (stopped, trouble) = stop_threads(vec![seen], LIMIT).unwrap();
+    let tids: Vec<i32> = stopped.threads().iter().map(|thread| thread.tid).collect();
+    assert_eq!((tids, trouble), (vec![pid], None));
 }
 
 /// A thread in a group-stop is traced where it is, and goes back into it when it is let go (kernel/ptrace.c, __ptrace_unlink).

@@ -90,7 +90,15 @@ fn a_listener_gets_its_place_back() {
 /// Workers that each have a listener of their own (SO_REUSEPORT) are succeeded by one.
 #[test]
 fn a_group_of_listeners_is_succeeded_at_once() {
-    let bound = || rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let bound = || {
+        rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    };
     let mut address = SocketAddr::from((A, 0));
     let workers: Vec<_> = (0..3)
         .map(|_| {
@@ -111,7 +119,13 @@ fn a_group_of_listeners_is_succeeded_at_once() {
 /// A dual-stack listener is succeeded by one, for clients of both families.
 #[test]
 fn a_dual_stack_listener_is_succeeded_by_one() {
-    let old = rustix::net::socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+    let old = rustix::net::socket_with(
+        AddressFamily::INET6,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     let mapped = SocketAddr::from((A.to_ipv6_mapped(), 0));
     socket::bind(old.as_fd(), mapped).unwrap();
     socket::listen(old.as_fd(), 16).unwrap();

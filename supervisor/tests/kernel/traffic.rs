@@ -200,7 +200,13 @@ fn looking_at_a_connection_holds_nothing_of_it() {
 /// socket(7): what SO_RCVTIMEO and SO_SNDTIMEO say, in microseconds.
 #[test]
 fn timeouts_of_sockets_are_read() {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
     assert_eq!(socket::receive_timeout(socket.as_fd()), Ok(None));
     let stream = TcpStream::from(socket);
     let timeout = std::time::Duration::from_millis(2500);

@@ -62,7 +62,7 @@ pub(in crate::syscalls) fn is_bound_on_the_machines(transport: Transport, v6: bo
         Transport::Tcp => SocketType::STREAM,
         Transport::Udp => SocketType::DGRAM,
     };
-    rustix::net::socket(family, kind, None)
+    rustix::net::socket_with(family, kind, rustix::net::SocketFlags::CLOEXEC, None)
         .and_then(|probe| rustix::net::bind(&probe, &SocketAddr::new(ip, port)))
         .is_err()
 }

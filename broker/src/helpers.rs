@@ -1,0 +1,30 @@
+//! The broker's threads, and its process, that only read and answer messages: they start nothing, and most of what they read comes from others.
+
+use std::fmt;
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// The thread that answers names, and those that it makes.
+    Names,
+    /// The thread that relays published ports.
+    Published,
+    /// The thread that asks the kernel for peers.
+    Senders,
+    /// The process that makes resolvers' sockets.
+    Resolvers,
+}
+
+impl fmt::Display for Helper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Names => "the thread that answers names",
+            Self::Published => "the thread that relays published ports",
+            Self::Senders => "the thread that asks the kernel who has come",
+            Self::Resolvers => "the process that makes sockets for resolvers",
+        })
+    }
+}
+
+/// Takes from the calling thread, for good, what this helper does not need.
+pub type Confine = fn(Helper);

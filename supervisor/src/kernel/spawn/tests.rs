@@ -1,0 +1,107 @@
+//! The child of [`super::prepare`] in a process with many threads: it allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use imsup_bpf_filters::{Families, Sockets};
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use super::*;
+
+/// The process that may allocate; its children may not.
+static ALLOCATES: AtomicI32 = AtomicI32::new(0);
+
+/// What a child exits with that allocates.
+const HAS_ALLOCATED: i32 = 70;
+
+struct Guard;
+
+#[global_allocator]
+static GUARD: Guard = Guard;
+
+fn check() {
+    let parent = ALLOCATES.load(Ordering::Relaxed);
+    if parent != 0 && Pid::this().as_raw() != parent {
+        // SAFETY: _exit runs nothing.
+        unsafe { libc::_exit(HAS_ALLOCATED) }
+    }
+}
+
+// SAFETY: all is done by `System`.
+unsafe impl GlobalAlloc for Guard {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        check();
+        // SAFETY: as the caller says.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        check();
+        // SAFETY: as the caller says.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// Ends the other threads, also if the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn program<'a>(
+    command: &'a [CString],
+    environment: Option<&'a [CString]>,
+    credentials: Option<&'a Credentials>,
+) -> Program<'a> {
+    Program {
+        command,
+        environment,
+        credentials,
+        new_session: true,
+        signals: SigSet::empty(),
+        descriptor_limit: Some(64),
+        cgroup: None,
+        no_new_privs: true,
+    }
+}
+
+/// fork(2): in the child of a process with several threads only async-signal-safe functions may be called, which malloc(3) is not (signal-safety(7)).
+#[test]
+fn the_child_of_a_process_with_threads_allocates_nothing() {
+    ALLOCATES.store(Pid::this().as_raw(), Ordering::Relaxed);
+    let stop = AtomicBool::new(false);
+    let filter = imsup_bpf_filters::compile(Sockets::Duplicated, Families::Known).unwrap();
+    let own = Credentials {
+        uid: Uid::current(),
+        gid: Gid::current(),
+        groups: vec![Gid::current()],
+    };
+    // Only root may set groups.
+    let credentials = Uid::effective().is_root().then_some(&own);
+    let (there, missing) = (vec![c"true".to_owned()], vec![c"imsup-no-such-program".to_owned()]);
+    let environment = vec![c"PATH=/usr/bin:/bin".to_owned()];
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    drop(std::hint::black_box(vec![0_u8; 64]));
+                }
+            });
+        }
+        for (command, expected) in [(&there, Ok(())), (&missing, Err(Errno::ENOENT))] {
+            for environment in [None, Some(environment.as_slice())] {
+                let prepared = prepare(&program(command, environment, credentials), &filter).unwrap();
+                let pid = prepared.pid();
+                let executed = prepared.execute().map(drop);
+                let status = waitpid(pid, None);
+                assert_eq!(executed, expected, "{status:?}");
+                let code = if expected.is_ok() { 0 } else { 127 };
+                assert_eq!(status, Ok(WaitStatus::Exited(pid, code)));
+            }
+        }
+    });
+}
