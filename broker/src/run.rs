@@ -29,6 +29,7 @@ use crate::hosts::{HostId, Hosts};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
+use crate::logs::bounds::Bounds;
 use crate::names::{NameServer, Names};
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
@@ -182,6 +183,9 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         }
     };
 
+    let bounds = Bounds::start(&broker.paths, &broker.cluster)
+        .inspect_err(|error| tracing::warn!(%error, "the thread that bounds logs could not be started: they grow until 'down'"));
+
     broker.watch_all();
     broker.wake_kept();
     broker.await_first();
@@ -197,6 +201,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
     routes::release(&broker.paths)?;
     broker.launcher.finish();
+    bounds.into_iter().for_each(Bounds::end);
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
     Ok(())
@@ -228,7 +233,7 @@ fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     // Only now: a broker that is ending removes everything before it lets go of the lock.
     make_directory(&RUNTIME, &paths.running(""))?;
     make_directory(&STATE, paths.state())?;
-    make_directory(&STATE, paths.log("x").parent().unwrap_or(paths.state()))?;
+    make_directory(&STATE, &paths.logs())?;
     // For people only, who are told what the project's broker is.
     if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
         tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());

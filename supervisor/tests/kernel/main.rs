@@ -9,6 +9,7 @@ mod datagrams;
 mod families;
 mod freezer;
 mod holders;
+mod holes;
 #[path = "../common/network.rs"]
 mod network;
 mod notification;
