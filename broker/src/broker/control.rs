@@ -335,8 +335,10 @@ impl Broker {
             published: host.published.clone(),
             boots: u64::from(host.boots),
             wakes: u64::from(host.wakes),
-            next_deadline_us: instance.and_then(|instance| instance.sleep.deadline_us),
-            since_us: host.since_us,
+            next_deadline_us: instance
+                .and_then(|instance| instance.sleep.deadline_us)
+                .map(|at_us| self.clock.wall_us(at_us)),
+            since_us: self.clock.wall_us(host.since_us),
             detail: host
                 .life
                 .detail()
