@@ -1,4 +1,5 @@
-//! What a host has used since `up`: a fold over its events, so that the next broker comes to the same by reading them back.
+//! What a host has used since `up`: a fold over its events, so that the next broker comes to the same by reading them back. All times are of the project's
+//! clock ([`crate::clock`]).
 //!
 //! Two things no event tells, and they count as the state before: that a failed host was stopped (`failed` goes on), and the
 //! delay after a run that broke (`imaginary`).
@@ -8,6 +9,9 @@ use std::time::Duration;
 use imsup_wire::control::HostUsage;
 use imsup_wire::message::Adoption;
 use imsup_wire::{Event, EventKind, HostName, HostState, Usage};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
 
 /// In the order in which they are shown.
 const STATES: [HostState; 5] = [
@@ -18,8 +22,11 @@ const STATES: [HostState; 5] = [
     HostState::Failed,
 ];
 
+/// How far two tellings of one moment are apart at most: each is taken from two clocks.
+const SAME_MOMENT_US: u64 = 10_000;
+
 /// The account of one host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Account {
     opened_us: u64,
     state: HostState,
@@ -38,7 +45,7 @@ pub(crate) struct Account {
 pub(crate) type Missed = (u64, EventKind);
 
 impl Account {
-    /// The account of a host that has been imaginary since then (microseconds since the Unix epoch).
+    /// The account of a host that has been imaginary since then.
     pub(crate) fn new(opened_us: u64) -> Self {
         Self {
             opened_us,
@@ -52,22 +59,22 @@ impl Account {
         }
     }
 
-    /// Takes an event of the host into account.
-    pub(crate) fn apply(&mut self, event: &Event) {
+    /// Takes an event of the host into account, which happened then.
+    pub(crate) fn apply(&mut self, event: &Event, at_us: u64) {
         let duration_us = event.duration.map_or(0, micros);
         let next = match event.kind {
-            EventKind::Allocate => Some((event.time_us, HostState::Booting)),
+            EventKind::Allocate => Some((at_us, HostState::Booting)),
             EventKind::Boot => {
                 self.boots += 1;
                 self.close_run();
                 // A start that is tried again has no allocation; its duration says when it began.
-                let began_us = event.time_us.saturating_sub(duration_us).max(self.since_us);
+                let began_us = at_us.saturating_sub(duration_us).max(self.since_us);
                 (self.state != HostState::Booting).then_some((began_us, HostState::Booting))
             }
-            EventKind::Ready | EventKind::Wake | EventKind::Terminate => Some((event.time_us, HostState::Running)),
-            EventKind::Suspend => Some((event.time_us, HostState::Suspended)),
-            EventKind::Exit => Some((event.time_us, HostState::Imaginary)),
-            EventKind::Fail => Some((event.time_us, HostState::Failed)),
+            EventKind::Ready | EventKind::Wake | EventKind::Terminate => Some((at_us, HostState::Running)),
+            EventKind::Suspend => Some((at_us, HostState::Suspended)),
+            EventKind::Exit => Some((at_us, HostState::Imaginary)),
+            EventKind::Fail => Some((at_us, HostState::Failed)),
             EventKind::Tick | EventKind::Reclaim | EventKind::Unmet => None,
         };
         self.wakes += u64::from(event.kind == EventKind::Wake);
@@ -104,7 +111,12 @@ impl Account {
         self.since_us
     }
 
-    /// What happened while no broker ran, by what the host's supervisor says and the account has not heard. How often the
+    /// How often the host was booted, and how often it was woken.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.boots, self.wakes)
+    }
+
+    /// What happened while no broker ran, by what the host's supervisor says, at times of the project's clock, and the account has not heard. How often the
     /// host woke and slept again meanwhile is not known; that it did once is, by the time at which its sleep began.
     pub(crate) fn missed(&self, adoption: &Adoption, now_us: u64) -> Vec<Missed> {
         let mut missed = Vec::new();
@@ -121,7 +133,7 @@ impl Account {
             (HostState::Running, Some(suspended_us)) => missed.push((suspended_us, EventKind::Suspend)),
             (HostState::Suspended, None) => missed.push((now_us, EventKind::Wake)),
             // What an account has of a sleep is when the broker heard of it, which is after it began.
-            (HostState::Suspended, Some(suspended_us)) if suspended_us > self.since_us => {
+            (HostState::Suspended, Some(suspended_us)) if suspended_us > self.since_us + SAME_MOMENT_US => {
                 missed.extend([(suspended_us, EventKind::Wake), (suspended_us, EventKind::Suspend)]);
             }
             _ => {}
@@ -130,7 +142,15 @@ impl Account {
     }
 
     /// The account as it is told.
-    pub(crate) fn tell(&self, host: HostName, now_us: u64) -> HostUsage {
+    pub(crate) fn tell(&self, host: HostName, clock: &Clock) -> HostUsage {
+        HostUsage {
+            since_us: clock.wall_us(self.opened_us),
+            ..self.tell_at(host, clock.now_us())
+        }
+    }
+
+    /// The account as of this time.
+    pub(crate) fn tell_at(&self, host: HostName, now_us: u64) -> HostUsage {
         let mut spent_us = self.spent_us;
         spent_us[place(self.state)] += now_us.saturating_sub(self.since_us);
         let states = STATES.into_iter().zip(spent_us);
@@ -189,9 +209,13 @@ mod tests {
         found.map_or(0.0, |(_, time)| time.as_secs_f64())
     }
 
+    fn apply(account: &mut Account, event: &Event) {
+        account.apply(event, event.time_us);
+    }
+
     fn fold(events: &[Event]) -> Account {
         let mut account = Account::new(START);
-        events.iter().for_each(|event| account.apply(event));
+        events.iter().for_each(|event| account.apply(event, event.time_us));
         account
     }
 
@@ -220,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_microsecond_is_in_one_state() {
-        let told = fold(&life()).tell("web".parse().unwrap(), START + 60 * SECOND);
+        let told = fold(&life()).tell_at("web".parse().unwrap(), START + 60 * SECOND);
         let spent = STATES.map(|state| seconds(&told, state));
         assert_eq!(spent, [10.0 + 8.0, 1.0 + 2.0, 5.0 + 1.0 + 1.0, 14.0 + 10.0, 8.0]);
         assert_eq!(
@@ -235,10 +259,10 @@ mod tests {
     fn what_is_used_now_is_counted_until_the_event_that_says_it_again() {
         let mut account = fold(&life()[..6]);
         account.used(usage(150, 9_500).unwrap());
-        let told = account.tell("web".parse().unwrap(), START + 31 * SECOND);
+        let told = account.tell_at("web".parse().unwrap(), START + 31 * SECOND);
         assert_eq!((told.cpu, told.memory_byte_ms), (Duration::from_millis(150), 9_500));
-        account.apply(&life()[8]);
-        let told = account.tell("web".parse().unwrap(), START + 43 * SECOND);
+        apply(&mut account, &life()[8]);
+        let told = account.tell_at("web".parse().unwrap(), START + 43 * SECOND);
         assert_eq!(told.cpu, Duration::from_millis(200));
         assert_eq!(account.current(), None);
     }
@@ -248,8 +272,8 @@ mod tests {
         let mut again = event(53, EventKind::Boot);
         again.duration = Some(Duration::from_millis(500));
         let mut account = fold(&life());
-        account.apply(&again);
-        let told = account.tell("web".parse().unwrap(), START + 54 * SECOND);
+        apply(&mut account, &again);
+        let told = account.tell_at("web".parse().unwrap(), START + 54 * SECOND);
         assert_eq!(seconds(&told, HostState::Failed), 0.5);
         assert_eq!(seconds(&told, HostState::Booting), 1.0 + 2.0 + 1.5);
     }
@@ -257,9 +281,9 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_takes_nothing_away() {
         let mut account = fold(&life());
-        account.apply(&event(5, EventKind::Boot));
-        account.apply(&event(6, EventKind::Ready));
-        let told = account.tell("web".parse().unwrap(), START + 4 * SECOND);
+        apply(&mut account, &event(5, EventKind::Boot));
+        apply(&mut account, &event(6, EventKind::Ready));
+        let told = account.tell_at("web".parse().unwrap(), START + 4 * SECOND);
         assert!(told.states.iter().all(|(_, time)| *time <= Duration::from_secs(60)));
     }
 

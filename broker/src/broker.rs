@@ -33,8 +33,10 @@ use mio::{Events, Poll, Registry};
 
 use self::asks::Asked;
 use crate::block::Claim;
+use crate::clock::Clock;
 use crate::cluster::Cluster;
-use crate::events::{History, OnEvent, now_us};
+use crate::events::{OnEvent, now_us};
+use crate::history::History;
 use crate::hosts::{HostId, Hosts, Origin};
 use crate::launcher::Launcher;
 use crate::leases::Leases;
@@ -113,8 +115,7 @@ pub(crate) struct Broker {
     pub(crate) notifier: Notifier,
     pub(crate) senders: Senders,
     untold: naming::Untold,
-    /// When the project was brought up: microseconds since the Unix epoch.
-    up_us: u64,
+    pub(crate) clock: Clock,
     leases: Leases,
     /// The directories of the cgroup that this broker and the supervisors it starts are in.
     cgroups: Vec<PathBuf>,
@@ -159,7 +160,7 @@ pub(crate) struct Parts {
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
     pub(crate) senders: Senders,
-    pub(crate) up_us: u64,
+    pub(crate) clock: Clock,
     pub(crate) leases: Leases,
     pub(crate) cgroups: Vec<PathBuf>,
 }
@@ -189,7 +190,7 @@ impl Broker {
             notifier: parts.notifier,
             senders: parts.senders,
             untold: naming::Untold::default(),
-            up_us: parts.up_us,
+            clock: parts.clock,
             leases: parts.leases,
             cgroups: parts.cgroups,
             commands: HashMap::new(),
@@ -374,7 +375,7 @@ impl Broker {
         let (before, was_absent) = (host.life.state(), host.life.absent());
         let actions = host.life.step(input, now);
         if host.life.state() != before {
-            host.since_us = time_us;
+            host.since_us = self.clock.of_wall(time_us);
         }
         let (mut emitted, mut unmet) = (Vec::new(), Vec::new());
         for action in actions {

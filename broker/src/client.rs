@@ -209,6 +209,13 @@ pub struct Responses {
     any: bool,
 }
 
+impl Responses {
+    /// Whether the next answer is there already.
+    pub fn has_next(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.channel.has_message())
+    }
+}
+
 impl Iterator for Responses {
     type Item = Result<Response, ClientError>;
 

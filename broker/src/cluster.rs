@@ -55,6 +55,8 @@ pub struct HostSpec {
     pub restart: Restart,
     /// `deploy.resources.limits`.
     pub limits: Limits,
+    /// `logging`.
+    pub logging: LogBound,
     /// The hosts it depends on (`depends_on`), which boot when it does; empty without `boot_dependencies`.
     pub dependencies: Vec<HostName>,
     /// `labels`.
@@ -102,6 +104,24 @@ pub struct Limits {
 }
 
 impl Eq for Limits {}
+
+/// `logging.options`: how much of what a program prints is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LogBound {
+    /// `max-size` in bytes, by which the oldest output is dropped at once; `None` for no bound.
+    pub max_size: Option<u64>,
+    /// `max-file`: how many times that is kept at most; from 1 up.
+    pub max_files: u32,
+}
+
+impl Default for LogBound {
+    fn default() -> Self {
+        Self {
+            max_size: Some(10 << 20),
+            max_files: 2,
+        }
+    }
+}
 
 /// `x-imsup`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -72,7 +72,7 @@ pub(crate) struct Instance {
 /// What a supervisor has said of its host's sleep, and what it has been asked.
 #[derive(Debug, Default)]
 pub(crate) struct Sleep {
-    /// The next deadline of a sleeper: microseconds since the Unix epoch.
+    /// The next deadline of a sleeper, by the project's clock.
     pub(crate) deadline_us: Option<u64>,
     /// A wake whose sender is still to be named.
     pub(crate) unnamed: Option<Box<Event>>,
@@ -102,7 +102,7 @@ pub(crate) struct Host {
     pub(crate) wakes: u32,
     /// Opened with its first event: one that has none has been imaginary all the time.
     pub(crate) account: Option<Box<Account>>,
-    /// Since when it is in its state: microseconds since the Unix epoch.
+    /// Since when it is in its state, by the project's clock.
     pub(crate) since_us: u64,
     /// The earliest tick that is scheduled for it.
     pub(crate) tick_at: Option<Instant>,

@@ -1,8 +1,11 @@
 //! What programs have printed, and print.
 
+pub(crate) mod bounds;
+
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
@@ -30,6 +33,12 @@ struct Log {
     position: u64,
     /// The beginning of a line whose end has not been printed.
     partial: Vec<u8>,
+    /// So much more may be left out until a line begins: the beginning of what is kept is within one.
+    left_out: usize,
+    /// Whether anything of it was read.
+    is_begun: bool,
+    /// Bytes that were to be shown, and were dropped before they could be.
+    missed: u64,
 }
 
 /// The logs of hosts, read line by line.
@@ -51,7 +60,7 @@ impl Logs {
     /// # Errors
     /// inotify(7), or a directory that cannot be read; [`io::ErrorKind::NotFound`] where the project is not up.
     pub fn open(paths: &Paths, hosts: &[String], from: From) -> io::Result<Self> {
-        let directory = paths.log("x").parent().map(Path::to_owned).unwrap_or_default();
+        let directory = paths.logs();
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
         // Before the files are looked at: what is printed in between is told.
         inotify.add_watch(&directory, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)?;
@@ -90,6 +99,15 @@ impl Logs {
             show(&log.host, &std::mem::take(&mut log.partial))?;
         }
         Ok(())
+    }
+
+    /// The hosts of whose output something was dropped before it could be read, and how many bytes, since the last time this was asked.
+    pub fn take_missed(&mut self) -> Vec<(String, u64)> {
+        let missed = |log: &mut Log| match std::mem::take(&mut log.missed) {
+            0 => None,
+            bytes => Some((log.host.clone(), bytes)),
+        };
+        self.logs.values_mut().filter_map(missed).collect()
     }
 
     /// Waits until more may have been printed; false where the project is gone.
@@ -133,6 +151,10 @@ impl Logs {
                 path,
                 position,
                 partial: Vec::new(),
+                left_out: 0,
+                // What was dropped before is nobody's loss now.
+                is_begun: self.from == From::Now || !first,
+                missed: 0,
             };
             self.logs.insert(host, log);
         }
@@ -142,7 +164,7 @@ impl Logs {
 
 impl Log {
     fn read(&mut self, show: &mut impl FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
-        let mut file = match File::open(&self.path) {
+        let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
@@ -151,41 +173,86 @@ impl Log {
             // Somebody has emptied it.
             self.position = 0;
             self.partial.clear();
+            self.left_out = 0;
         }
-        file.seek(SeekFrom::Start(self.position))?;
         let mut buffer = vec![0; MAX_LINE];
         loop {
-            let count = file.read(&mut buffer)?;
+            let count = file.read_at(&mut buffer, self.position)?;
             if count == 0 {
                 return Ok(());
             }
+            // Only now: what was dropped before it was read has been read as zeros.
+            let begin = data_begins(&file, self.position)?;
+            if begin > self.position {
+                self.skip_to(begin);
+                continue;
+            }
             self.position += count as u64;
-            for piece in buffer[..count].split_inclusive(|byte| *byte == b'\n') {
-                self.partial.extend_from_slice(piece);
-                if self.partial.ends_with(b"\n") {
-                    self.partial.pop();
-                } else if self.partial.len() < MAX_LINE {
-                    continue;
-                }
-                show(&self.host, &self.partial)?;
-                self.partial.clear();
+            self.is_begun = true;
+            self.take(&buffer[..count], show)?;
+        }
+    }
+
+    /// Goes on where what is kept begins.
+    fn skip_to(&mut self, begin: u64) {
+        if self.is_begun {
+            self.missed += begin - self.position;
+        }
+        self.position = begin;
+        self.partial.clear();
+        self.left_out = MAX_LINE;
+    }
+
+    /// Takes what was printed next.
+    fn take(&mut self, mut text: &[u8], show: &mut impl FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        if self.left_out > 0 {
+            let within = &text[..text.len().min(self.left_out)];
+            match within.iter().position(|byte| *byte == b'\n') {
+                Some(end) => (self.left_out, text) = (0, &text[end + 1..]),
+                None => (self.left_out, text) = (self.left_out - within.len(), &text[within.len()..]),
             }
         }
+        for piece in text.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if self.partial.ends_with(b"\n") {
+                self.partial.pop();
+            } else if self.partial.len() < MAX_LINE {
+                continue;
+            }
+            show(&self.host, &self.partial)?;
+            self.partial.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Where, from this position on, what is kept of a file begins (lseek(2), SEEK_DATA).
+fn data_begins(file: &File, from: u64) -> io::Result<u64> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
+        Ok(begin) => Ok(begin),
+        // Nothing is there; or the file system knows no holes.
+        Err(rustix::io::Errno::NXIO | rustix::io::Errno::INVAL) => Ok(from),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 /// Where the last `lines` lines of a file begin.
 fn tail(path: &Path, lines: usize) -> io::Result<u64> {
     const STEP: u64 = 8192;
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let end = file.metadata()?.len();
+    // Before it only zeros would be found.
+    let begin = data_begins(&file, 0)?.min(end);
     let mut start = end;
     let mut seen = 0;
-    while start > 0 {
-        let from = start.saturating_sub(STEP);
-        file.seek(SeekFrom::Start(from))?;
-        let mut bytes = Vec::new();
-        Read::by_ref(&mut file).take(start - from).read_to_end(&mut bytes)?;
+    let mut buffer = [0; STEP as usize];
+    while start > begin {
+        let from = start.saturating_sub(STEP).max(begin);
+        let bytes = &mut buffer[..(start - from) as usize];
+        if file.read_exact_at(bytes, from).is_err() {
+            // Somebody has emptied it.
+            return Ok(0);
+        }
         for (offset, byte) in bytes.iter().enumerate().rev() {
             let at = from + offset as u64;
             // The newline that ends the file ends its last line, and begins none.
@@ -198,6 +265,7 @@ fn tail(path: &Path, lines: usize) -> io::Result<u64> {
         }
         start = from;
     }
+    // From the beginning, of which the reader finds where it is.
     Ok(if lines == 0 { end } else { 0 })
 }
 

@@ -107,9 +107,14 @@ impl Paths {
         self.runtime.join("running").join(host)
     }
 
+    /// The directory of the logs of hosts.
+    pub fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+
     /// What a host's program prints.
     pub fn log(&self, host: &str) -> PathBuf {
-        self.state.join("logs").join(format!("{host}.log"))
+        self.logs().join(format!("{host}.log"))
     }
 
     /// The history of events since `up`.

@@ -1,6 +1,6 @@
 //! A broker from its start to its end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -18,18 +18,20 @@ use rustix::fs::FlockOperation;
 use std::os::fd::AsRawFd;
 
 use crate::absent;
-use crate::accounts::Account;
 use crate::block;
 use crate::broker::{Broker, Parts};
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::error::BrokerError;
-use crate::events::{History, OnEvent, now_us};
+use crate::events::OnEvent;
 use crate::files;
 use crate::helpers::Confine;
+use crate::history::{self, History};
 use crate::hosts::{HostId, Hosts};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
+use crate::logs::bounds::Bounds;
 use crate::names::{NameServer, Names};
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
@@ -122,9 +124,10 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     check_ports(&cluster, &memory, &limits)?;
 
     note_directory(&cluster, &paths);
-    let up_us = brought_up(&paths);
-    let mut hosts = Hosts::new(&cluster, &indexes, up_us);
-    let (history, last) = read_back(&paths, &mut hosts, up_us);
+    let mut clock = Clock::open(&paths.up());
+    let mut hosts = Hosts::new(&cluster, &indexes, clock.up_us());
+    let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
+    clock.go_on(&paths.up(), history.ledger().last_us());
     let leases = Leases::open(paths.leases());
     let doors = publish(&cluster, &planes, &mut hosts)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
@@ -160,7 +163,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         notices,
         notifier: notifier.clone(),
         senders,
-        up_us,
+        clock,
         leases,
         cgroups: cgroups::directories_of("self"),
     });
@@ -190,6 +193,9 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         }
     };
 
+    let bounds = Bounds::start(&broker.paths, &broker.cluster)
+        .inspect_err(|error| tracing::warn!(%error, "the thread that bounds logs could not be started: they grow until 'down'"));
+
     broker.watch_all();
     broker.wake_kept();
     broker.await_first();
@@ -205,6 +211,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
     routes::release(&broker.paths)?;
     broker.launcher.finish();
+    bounds.into_iter().for_each(Bounds::end);
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
     Ok(())
@@ -236,7 +243,7 @@ fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     // Only now: a broker that is ending removes everything before it lets go of the lock.
     make_directory(&RUNTIME, &paths.running(""))?;
     make_directory(&STATE, paths.state())?;
-    make_directory(&STATE, paths.log("x").parent().unwrap_or(paths.state()))?;
+    make_directory(&STATE, &paths.logs())?;
     // For people only, who are told what the project's broker is.
     if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
         tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
@@ -341,49 +348,28 @@ fn note_directory(cluster: &Cluster, paths: &Paths) {
     }
 }
 
-/// When the project was brought up, which an earlier broker may have done.
-fn brought_up(paths: &Paths) -> u64 {
-    let path = paths.up();
-    let known = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-    if let Some(known) = known {
-        return known;
-    }
-    let now_us = now_us();
-    if let Err(error) = files::replace(&path, format!("{now_us}\n").as_bytes()) {
-        tracing::warn!(
-            "{}: {error}: a broker after this one counts from its own start",
-            path.display()
-        );
-    }
-    now_us
-}
-
 /// Reads what an earlier broker of this `up` has left: the hosts' accounts, and what happened to each last.
 fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(HostName, EventKind)>) {
-    let mut last: HashMap<HostName, EventKind> = HashMap::new();
-    let history = History::open(&paths.events(), |event| {
-        if let Some(id) = hosts.named(&event.host) {
-            let host = &mut hosts[id];
-            let account = host.account.get_or_insert_with(|| Box::new(Account::new(up_us)));
-            account.apply(event);
-            host.since_us = account.since_us();
-            match event.kind {
-                EventKind::Boot => host.boots = host.boots.saturating_add(1),
-                EventKind::Wake => host.wakes = host.wakes.saturating_add(1),
-                _ => {}
-            }
-        }
-        last.insert(event.host.clone(), event.kind);
-    });
-    let history = history.unwrap_or_else(|error| {
+    let history = History::open(&paths.events(), history::FILE_BYTES, up_us).unwrap_or_else(|error| {
         let path = paths.events();
         tracing::warn!(
             "{}: {error}: what happens is not kept beyond this broker",
             path.display()
         );
-        History::in_memory()
+        History::in_memory(up_us)
     });
-    (history, last.into_iter().collect())
+    let mut last = Vec::new();
+    for (name, summary) in history.ledger().iter() {
+        last.push((name.clone(), summary.last));
+        let Some(id) = hosts.named(name) else { continue };
+        let host = &mut hosts[id];
+        let (boots, wakes) = summary.account.counts();
+        host.boots = u32::try_from(boots).unwrap_or(u32::MAX);
+        host.wakes = u32::try_from(wakes).unwrap_or(u32::MAX);
+        host.since_us = summary.account.since_us();
+        host.account = Some(Box::new(summary.account.clone()));
+    }
+    (history, last)
 }
 
 fn publish(cluster: &Cluster, planes: &Planes, hosts: &mut Hosts) -> Result<Vec<published::Door>, BrokerError> {

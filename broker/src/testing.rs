@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imsup_wire::Planes;
 
-use crate::cluster::{Cluster, HostSpec, Limits, Restart, Settings};
+use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Restart, Settings};
 
 /// Planes of their own, so that tests do not meet real projects.
 pub(crate) fn planes_for_tests() -> Planes {
@@ -34,6 +34,7 @@ pub(crate) fn host(name: &str) -> HostSpec {
         stop_grace: Duration::from_secs(10),
         restart: Restart::default(),
         limits: Limits::default(),
+        logging: LogBound::default(),
         dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),

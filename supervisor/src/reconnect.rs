@@ -1,8 +1,9 @@
 //! A supervisor outlives its broker: it waits for the next one and introduces itself.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use imsup_wire::clock::Stamp;
 use imsup_wire::message::Adoption;
 use imsup_wire::{HostName, ToBroker, ToSupervisor};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -25,7 +26,7 @@ pub struct Introduction {
     /// The program's first process.
     pub pid: u32,
     /// When it was started.
-    pub started: SystemTime,
+    pub started: Stamp,
 }
 
 /// The wait for the next broker.
@@ -157,11 +158,10 @@ impl Reconnect {
         } = &mut hello
         {
             *name = Some(self.introduction.host.clone());
-            let started = self.introduction.started.duration_since(SystemTime::UNIX_EPOCH);
             *place = Some(Adoption {
                 index: host.identity.index,
                 pid: self.introduction.pid,
-                started_us: u64::try_from(started.unwrap_or_default().as_micros()).unwrap_or(u64::MAX),
+                started_us: self.introduction.started.wall_us(),
                 ready: host.start.is_over(),
                 suspended_us: sleep.suspended_us(),
                 usage: sleep.usage(),

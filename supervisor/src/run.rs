@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::Families;
+use imsup_wire::clock::Stamp;
 use imsup_wire::message::Role;
 use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy, ToBroker, ToSupervisor, codec};
 use nix::errno::Errno;
@@ -194,7 +195,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         hello,
         host: welcome.host,
         pid: child.as_raw().cast_unsigned(),
-        started: SystemTime::now(),
+        started: Stamp::now(),
     };
     let sleep = Sleep::new(welcome.sleep, welcome.awake, tree);
     let end = Loop::new(host, sleep, child, introduction, options.role.clone())?.run()?;

@@ -20,6 +20,9 @@ use crate::codec::{self, CodecError, MAX_FRAME_FDS};
 
 const READ_BYTES: usize = 16 * 1024;
 
+/// Most frames sent by one call (sendmsg(2), UIO_MAXIOV allows 1,024).
+const SENT_TOGETHER: usize = 512;
+
 /// Most descriptors kept for messages that have not been taken; a peer that sends more is cut off.
 const MAX_UNCLAIMED_FDS: usize = 4 * MAX_FRAME_FDS;
 
@@ -72,11 +75,21 @@ impl Channel {
     /// # Errors
     /// [`ChannelError::Codec`] for a message that is too large; otherwise as [`Channel::flush`].
     pub fn send<M: Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        self.queue(message, fds)?;
+        self.flush()
+    }
+
+    /// Keeps a message until [`Channel::flush`], which sends it together with others: a Unix socket has room for some 280 messages that are sent one by one,
+    /// however short they are (unix(7); each counts as a whole buffer), and sender and reader then wait for each other that often.
+    ///
+    /// # Errors
+    /// [`ChannelError::Codec`] for a message that is too large.
+    pub fn queue<M: Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
         if fds.len() > MAX_FRAME_FDS {
             return Err(ChannelError::Descriptors);
         }
         self.outgoing.push_back((codec::encode(message)?, 0, fds));
-        self.flush()
+        Ok(())
     }
 
     /// Whether something waits to be sent.
@@ -94,22 +107,25 @@ impl Channel {
     /// # Errors
     /// [`ChannelError::Closed`] (EPIPE, ECONNRESET) or [`ChannelError::Io`].
     pub fn flush(&mut self) -> Result<(), ChannelError> {
-        while let Some((frame, sent, fds)) = self.outgoing.front_mut() {
+        while let Some((_, _, fds)) = self.outgoing.front() {
             let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_FDS))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
                 return Err(ChannelError::Descriptors);
             }
-            let data = [IoSlice::new(&frame[*sent..])];
+            // Frames with descriptors of their own begin the next one.
+            let later = self.outgoing.iter().skip(1).take_while(|(_, _, fds)| fds.is_empty());
+            let data: Vec<IoSlice<'_>> = self
+                .outgoing
+                .iter()
+                .take(1)
+                .chain(later)
+                .take(SENT_TOGETHER)
+                .map(|(frame, sent, _)| IoSlice::new(&frame[*sent..]))
+                .collect();
             match rustix::net::sendmsg(&self.socket, &data, &mut control, SendFlags::NOSIGNAL) {
-                Ok(count) => {
-                    *sent += count;
-                    fds.clear();
-                    if *sent == frame.len() {
-                        self.outgoing.pop_front();
-                    }
-                }
+                Ok(count) => self.forget_sent(count),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Ok(()),
                 Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Err(ChannelError::Closed),
@@ -117,6 +133,28 @@ impl Channel {
             }
         }
         Ok(())
+    }
+
+    /// Forgets the first bytes of what is kept, which are sent, with the descriptors that went with them.
+    fn forget_sent(&mut self, mut count: usize) {
+        while let Some((frame, sent, fds)) = self.outgoing.front_mut() {
+            if count == 0 {
+                return;
+            }
+            fds.clear();
+            let rest = frame.len() - *sent;
+            if count < rest {
+                *sent += count;
+                return;
+            }
+            count -= rest;
+            self.outgoing.pop_front();
+        }
+    }
+
+    /// Whether [`Channel::receive`] has a message, or an error, without waiting for the socket.
+    pub fn has_message(&self) -> bool {
+        codec::has_frame(&self.incoming)
     }
 
     /// The next message; `None` where the socket is non-blocking and none is complete. On a blocking socket it waits.
@@ -221,6 +259,75 @@ mod tests {
             }
             assert_eq!(b.receive::<ToSupervisor>().unwrap().as_ref(), Some(&message));
         }
+    }
+
+    /// How many messages a socket takes before somebody reads.
+    fn taken(send: impl Fn(&mut Channel, &ToSupervisor)) -> usize {
+        let (a, b) = UnixStream::pair().unwrap();
+        a.set_nonblocking(true).unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let mut sent = 0;
+        while !a.wants_write() {
+            for _ in 0..SENT_TOGETHER {
+                send(&mut a, &ToSupervisor::Claimed { id: sent, found: true });
+                sent += 1;
+            }
+            a.flush().unwrap();
+        }
+        b.socket().set_nonblocking(true).unwrap();
+        let mut taken = 0;
+        while let Some(message) = b.receive::<ToSupervisor>().unwrap() {
+            assert_eq!(message, ToSupervisor::Claimed { id: taken, found: true });
+            taken += 1;
+        }
+        while a.wants_write() {
+            a.flush().unwrap();
+            while let Some(message) = b.receive::<ToSupervisor>().unwrap() {
+                assert_eq!(message, ToSupervisor::Claimed { id: taken, found: true });
+                taken += 1;
+            }
+        }
+        assert_eq!(taken, sent, "all arrive, in their order");
+        usize::try_from(sent).unwrap() - SENT_TOGETHER
+    }
+
+    #[test]
+    fn messages_that_are_sent_together_find_more_room() {
+        let each = taken(|channel, message| {
+            channel.queue(message, Vec::new()).unwrap();
+            // As `send` does, of one that has not been taken, too.
+            if channel.queued() == 1 {
+                channel.flush().unwrap();
+            }
+        });
+        let together = taken(|channel, message| channel.queue(message, Vec::new()).unwrap());
+        assert!(
+            together > 10 * each.max(SENT_TOGETHER),
+            "{each} one by one, {together} together"
+        );
+    }
+
+    #[test]
+    fn descriptors_arrive_with_their_messages_among_others() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let with_file = [1, 4, 5];
+        for id in 0..8 {
+            let file: Vec<OwnedFd> = with_file
+                .contains(&id)
+                .then(|| std::fs::File::open("/dev/null").unwrap().into())
+                .into_iter()
+                .collect();
+            a.queue(&ToSupervisor::Claimed { id, found: true }, file).unwrap();
+        }
+        a.flush().unwrap();
+        for id in 0..8 {
+            let message = b.receive::<ToSupervisor>().unwrap();
+            assert_eq!(message, Some(ToSupervisor::Claimed { id, found: true }));
+            let count = usize::from(with_file.contains(&id));
+            assert_eq!(b.take_fds(count).unwrap().len(), count);
+        }
+        assert!(!b.has_message());
     }
 
     #[test]

@@ -58,6 +58,14 @@ pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, CodecError> {
     Ok(frame)
 }
 
+/// Whether [`decode`] finds a whole frame at the front of `buffer`, or an error.
+pub fn has_frame(buffer: &[u8]) -> bool {
+    buffer.first_chunk::<LENGTH_BYTES>().is_some_and(|header| {
+        let length = u32::from_le_bytes(*header) as usize;
+        length > MAX_FRAME_BYTES || buffer.len() - LENGTH_BYTES >= length
+    })
+}
+
 /// Takes the next whole frame off the front of `buffer` and decodes it; `None` while it is incomplete.
 ///
 /// # Errors

@@ -2,13 +2,14 @@
 //! line, the events, the addresses they speak of, and how all of it is framed.
 //!
 //! Everything here is a value, but for [`channel`], which moves frames and the descriptors that belong to them over a
-//! Unix socket. Messages name hosts and addresses, never the pids or paths of one machine, except where a field says
+//! Unix socket, and [`clock`], which reads clocks. Messages name hosts and addresses, never the pids or paths of one machine, except where a field says
 //! that it is only shown to people.
 #![forbid(unsafe_code)]
 
 pub mod address;
 pub mod asked;
 pub mod channel;
+pub mod clock;
 pub mod codec;
 pub mod control;
 pub mod event;

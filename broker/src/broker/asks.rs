@@ -135,9 +135,7 @@ impl Broker {
                 self.feed(id, Input::NotWoken(why));
             }
             (Asker::Broker, Report::Why(Why::Asleep { deadline_us, .. })) => {
-                if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-                    instance.sleep.deadline_us = deadline_us;
-                }
+                self.note_deadline(id, deadline_us);
             }
             (Asker::Broker | Asker::Disposal, _) => {}
             (Asker::Client(number), Report::Why(why)) => self.gather(number, id, why),
@@ -171,7 +169,7 @@ impl Broker {
         let response = Response::Why {
             host: host.name(&self.cluster).clone(),
             state: host.life.state(),
-            since_us: host.since_us,
+            since_us: self.clock.wall_us(host.since_us),
             why,
         };
         if let Some(session) = self.sessions.get_mut(number)

@@ -9,6 +9,9 @@ use crate::hosts::HostId;
 use crate::registry::{Answer, Input, Want};
 use crate::sessions::{Peer, Reply, Sent, Then, describe};
 
+/// Events that are kept to be sent to a client together.
+const EVENTS_AT_ONCE: usize = 512;
+
 impl Broker {
     /// A client's request.
     pub(super) fn asked(&mut self, number: usize, version: u16, request: Request) {
@@ -197,17 +200,7 @@ impl Broker {
                 None => Response::Done,
             },
             Reply::Listed(responses) => responses.next().unwrap_or(Response::Done),
-            Reply::Events { from, follow, hosts } => match self.history.next(*from) {
-                Some((at, event)) => {
-                    *from = at + 1;
-                    if !hosts.is_empty() && !hosts.contains(&event.host) {
-                        return true;
-                    }
-                    Response::Event(event.clone())
-                }
-                None if *follow => return false,
-                None => Response::Done,
-            },
+            Reply::Events { .. } => return self.say_events(number),
             Reply::Waiting { left: 1.., .. } | Reply::Down | Reply::Over => return false,
             Reply::Waiting { failures, then, .. } => {
                 let (failures, then) = (std::mem::take(failures), std::mem::replace(then, Then::Done));
@@ -215,6 +208,34 @@ impl Broker {
             }
         };
         self.respond(number, &response)
+    }
+
+    /// Keeps the next events for a client, to be sent together; false where there are none yet.
+    fn say_events(&mut self, number: usize) -> bool {
+        let Some(session) = self.sessions.get_mut(number) else {
+            return false;
+        };
+        let Peer::Client(Reply::Events { from, follow, hosts }) = &mut session.peer else {
+            return false;
+        };
+        let (begin, follow) = (*from, *follow);
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some((at, event)) = self.history.next(*from) else {
+                break;
+            };
+            *from = at + 1;
+            if !hosts.is_empty() && !hosts.contains(&event.host) {
+                continue;
+            }
+            if let Err(error) = session.channel.queue(&Response::Event(event.clone()), Vec::new()) {
+                tracing::warn!(pid = session.pid, %error, "an event could not be told");
+            }
+        }
+        match (begin == *from, follow) {
+            (false, _) => true,
+            (true, true) => false,
+            (true, false) => self.respond(number, &Response::Done),
+        }
     }
 
     /// All that a client has waited for has come. False where there is nothing to say yet.
@@ -314,8 +335,10 @@ impl Broker {
             published: host.published.clone(),
             boots: u64::from(host.boots),
             wakes: u64::from(host.wakes),
-            next_deadline_us: instance.and_then(|instance| instance.sleep.deadline_us),
-            since_us: host.since_us,
+            next_deadline_us: instance
+                .and_then(|instance| instance.sleep.deadline_us)
+                .map(|at_us| self.clock.wall_us(at_us)),
+            since_us: self.clock.wall_us(host.since_us),
             detail: host
                 .life
                 .detail()

@@ -11,7 +11,6 @@ use super::Broker;
 use super::awake::sleep_policy;
 use crate::block::NAME_PORT;
 use crate::cluster::Settings;
-use crate::events::now_us;
 use crate::hosts::{HostId, Instance, Origin};
 use crate::launcher;
 use crate::registry::Input;
@@ -231,7 +230,9 @@ impl Broker {
                 self.cluster.project
             )
         })?;
-        let id = self.hosts.add_transient(name.clone(), command, index, now_us());
+        let id = self
+            .hosts
+            .add_transient(name.clone(), command, index, self.clock.now_us());
         self.names.write().add_host(name.as_str(), &[], self.planes.vip(index));
         self.write_hosts_file();
         let cause = adoption.is_none().then(|| Cause {

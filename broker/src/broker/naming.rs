@@ -7,6 +7,7 @@ use std::time::Duration;
 use imsup_wire::{Endpoint, Event, EventKind, Transport};
 
 use super::{Broker, Timer};
+use crate::history::Entry;
 use crate::hosts::HostId;
 use crate::peers;
 use crate::senders::Question;
@@ -27,7 +28,7 @@ pub(super) struct Untold {
 #[derive(Debug)]
 struct Waiting {
     host: HostId,
-    event: Event,
+    entry: Entry,
     /// What is to be answered first.
     question: Option<Question>,
 }
@@ -44,13 +45,15 @@ impl Broker {
             let host = &mut self.hosts[id];
             host.boots = host.boots.saturating_add(1);
         }
-        self.account(id).apply(&event);
+        let at_us = self.clock.of_wall(event.time_us);
+        self.account(id).apply(&event, at_us);
+        let entry = Entry { event, at_us };
         if question.is_some() || !self.untold.events.is_empty() {
-            self.history.note(&event);
+            self.history.note(&entry);
         }
         self.untold.events.push_back(Waiting {
             host: id,
-            event,
+            entry,
             question,
         });
         self.tell_events();
@@ -63,11 +66,12 @@ impl Broker {
         if named == 0 {
             return;
         }
-        let told: Vec<Event> = waiting.drain(..named).map(|waiting| waiting.event).collect();
+        let told: Vec<Entry> = waiting.drain(..named).map(|waiting| waiting.entry).collect();
         if let Some(on_event) = &self.on_event {
-            told.iter().for_each(on_event);
+            told.iter().for_each(|entry| on_event(&entry.event));
         }
-        self.history.tell(told, waiting.iter().map(|waiting| &waiting.event));
+        let untold = waiting.iter().map(|waiting| &waiting.entry);
+        self.history.tell(told, untold, |host| self.hosts.named(host).is_some());
     }
 
     /// Asks who has come to an endpoint; `None` where nobody answers that.
@@ -111,7 +115,7 @@ impl Broker {
                     continue;
                 }
                 waiting.question = None;
-                if let Some(cause) = &mut waiting.event.cause {
+                if let Some(cause) = &mut waiting.entry.event.cause {
                     cause.by = cause.by.take().or_else(|| by.clone());
                 }
                 // Its later events carry the cause as well, unless another signal has come since.

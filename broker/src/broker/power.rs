@@ -7,7 +7,6 @@ use imsup_wire::{Cause, CauseKind, HostName, HostState, Order, Request, Response
 
 use super::Broker;
 use super::asks::Asker;
-use crate::events::now_us;
 use crate::hosts::HostId;
 use crate::sessions::{Reply, Then};
 
@@ -188,14 +187,14 @@ impl Broker {
 
     /// What hosts have used, as far as it is known.
     pub(super) fn usage_of(&mut self, hosts: &[HostId]) -> Vec<Response> {
-        let now_us = now_us();
         let there = |id: &&HostId| self.hosts.get(**id).is_some();
         let there: Vec<HostId> = hosts.iter().filter(there).copied().collect();
         there
             .into_iter()
             .map(|id| {
                 let name = self.name_of(id).clone();
-                Response::Usage(self.account(id).tell(name, now_us))
+                let account = self.account(id).clone();
+                Response::Usage(account.tell(name, &self.clock))
             })
             .collect()
     }

@@ -51,9 +51,7 @@ impl Broker {
                 self.record_wake(id);
             }
             ToBroker::Ticked { deadline_us, took } => {
-                if let Some(sleep) = self.sleep(id) {
-                    sleep.deadline_us = deadline_us;
-                }
+                self.note_deadline(id, deadline_us);
                 let mut event = self.event(id, EventKind::Tick, Some(cause_of(CauseKind::Timer, None)));
                 event.duration = Some(took);
                 self.record(id, event);
@@ -76,12 +74,10 @@ impl Broker {
     }
 
     fn fell_asleep(&mut self, id: HostId, time_us: u64, deadline_us: Option<u64>, took: Duration, usage: Usage) {
-        let asked_by = self.sleep(id).and_then(|sleep| {
-            sleep.deadline_us = deadline_us;
-            sleep.suspended_by.take()
-        });
+        self.note_deadline(id, deadline_us);
+        let asked_by = self.sleep(id).and_then(|sleep| sleep.suspended_by.take());
         self.feed(id, Input::Suspended);
-        self.hosts[id].since_us = time_us;
+        self.hosts[id].since_us = self.clock.of_wall(time_us);
         let cause = match asked_by {
             Some(by) => cause_of(CauseKind::Wake, Some(by)),
             None => cause_of(CauseKind::Idle, None),
@@ -93,12 +89,20 @@ impl Broker {
         self.record(id, event);
     }
 
+    /// Keeps a sleeper's next deadline, which is told as the wall clock's time.
+    pub(super) fn note_deadline(&mut self, id: HostId, deadline_us: Option<u64>) {
+        let deadline_us = deadline_us.map(|wall_us| self.clock.of_wall(wall_us));
+        if let Some(sleep) = self.sleep(id) {
+            sleep.deadline_us = deadline_us;
+        }
+    }
+
     fn woke(&mut self, id: HostId, event: Event, named_later: bool) {
         let nobody = event.cause.as_ref().is_some_and(|cause| cause.by.is_none());
         self.feed(id, Input::Woke);
         let host = &mut self.hosts[id];
         host.wakes = host.wakes.saturating_add(1);
-        host.since_us = event.time_us;
+        host.since_us = self.clock.of_wall(event.time_us);
         if let Some(sleep) = self.sleep(id) {
             sleep.deadline_us = None;
             sleep.disposable = None;
@@ -178,21 +182,22 @@ impl Broker {
 
     /// What a supervisor that outlived the last broker says: the account and the history are told what they missed.
     pub(super) fn take_up(&mut self, id: HostId, adoption: &Adoption) {
-        let (now_us, declared) = (now_us(), self.is_declared(id));
+        let adoption = &self.clock.of_adoption(adoption);
+        let (now_us, declared) = (self.clock.now_us(), self.is_declared(id));
         if !declared {
             self.hosts[id].since_us = adoption.started_us;
         }
         let account = self.account(id);
         let missed = account.missed(adoption, now_us);
         account.used(adoption.usage);
-        for (time_us, kind) in missed {
+        for (at_us, kind) in missed {
             let mut event = self.event(id, kind, None);
-            event.time_us = time_us;
+            event.time_us = self.clock.wall_us(at_us);
             event.detail = Some("while no broker ran".to_owned());
             event.usage = (kind == EventKind::Suspend).then_some(adoption.usage);
             if !declared {
                 // The history has it, but nobody has kept an account of a host that is in no file.
-                self.account(id).apply(&event);
+                self.account(id).apply(&event, at_us);
                 continue;
             }
             if kind == EventKind::Wake {
@@ -219,7 +224,7 @@ impl Broker {
     pub(super) fn account(&mut self, id: HostId) -> &mut Account {
         let host = &mut self.hosts[id];
         let opened_us = match host.origin {
-            crate::hosts::Origin::Declared(_) => self.up_us,
+            crate::hosts::Origin::Declared(_) => self.clock.up_us(),
             crate::hosts::Origin::Transient { .. } => host.since_us,
         };
         host.account.get_or_insert_with(|| Box::new(Account::new(opened_us)))

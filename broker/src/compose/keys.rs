@@ -212,7 +212,7 @@ pub(super) const SERVICE: &[Key] = &[
     key("domainname", Not(NAMES)),
     key("extra_hosts", Not(NAMES)),
     key("label_file", Not("write 'labels'")),
-    key("logging", Not("'imsup logs' keeps what programs print")),
+    honoured("logging", Inside::Keys(LOGGING)),
     key("models", Not("imsup starts no models")),
     key("provider", Not("imsup runs commands only")),
     key("post_start", Not("put it into the command")),
@@ -281,6 +281,15 @@ const DEPLOY: &[Key] = &[
     key("placement", Not(ORCHESTRATION)),
     key("rollback_config", Not(ORCHESTRATION)),
     key("update_config", Not(ORCHESTRATION)),
+];
+
+const LOGGING: &[Key] = &[
+    unless(
+        "driver",
+        &["json-file", "local"],
+        "'imsup logs' keeps what programs print",
+    ),
+    key("options", Honoured),
 ];
 
 const RESOURCES: &[Key] = &[

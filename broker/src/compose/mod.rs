@@ -17,6 +17,7 @@ mod ipam;
 mod keys;
 mod limits;
 mod load;
+mod logging;
 mod map;
 mod merge;
 mod network;

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::duration::format;
-use crate::cluster::{Cluster, HostSpec, Limits, Publish, Restart, Settings};
+use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, Settings};
 use crate::subnet::Subnet;
 
 /// The cluster as YAML.
@@ -61,6 +61,8 @@ struct Service<'a> {
     ports: Vec<Port>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deploy: Option<Deploy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logging: Option<Logging>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     depends_on: Vec<&'a str>,
     restart: &'static str,
@@ -116,6 +118,18 @@ struct ResourceLimits {
 }
 
 #[derive(Serialize)]
+struct Logging {
+    options: LoggingOptions,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct LoggingOptions {
+    max_size: String,
+    max_file: String,
+}
+
+#[derive(Serialize)]
 struct ServiceSettings {
     idle_after: String,
     terminate_after: String,
@@ -164,6 +178,7 @@ impl<'a> Service<'a> {
                 .collect(),
             ports: host.published.iter().map(Port::new).collect(),
             deploy: Deploy::new(&host.limits),
+            logging: Logging::new(host.logging),
             depends_on: host.dependencies.iter().map(HostName::as_str).collect(),
             restart: match host.restart {
                 Restart::No => "no",
@@ -200,6 +215,17 @@ impl Deploy {
                         .map(|milli| format!("{}.{:03}", milli / 1000, milli % 1000)),
                     pids: limits.pids,
                 },
+            },
+        })
+    }
+}
+
+impl Logging {
+    fn new(bound: LogBound) -> Option<Self> {
+        (bound != LogBound::default()).then(|| Self {
+            options: LoggingOptions {
+                max_size: bound.max_size.map_or("-1".to_owned(), |bytes| bytes.to_string()),
+                max_file: bound.max_files.to_string(),
             },
         })
     }

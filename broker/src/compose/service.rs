@@ -17,7 +17,7 @@ use super::network::{self, Networks};
 use super::problem::Problem;
 use super::read::{Path, number, pairs, text, wrong_type};
 use super::tree::{Node, Value};
-use super::{duration, limits, publish, settings, user};
+use super::{duration, limits, logging, publish, settings, user};
 use crate::cluster::{HostSpec, Publish, Restart, Settings};
 
 const DEFAULT_STOP_SIGNAL: i32 = 15;
@@ -100,6 +100,7 @@ impl Builder<'_, '_> {
             stop_grace: stop_grace(node, &path)?,
             restart: self.restart(node, &path)?,
             limits: limits::read(node, &path)?,
+            logging: logging::read(node, &path)?,
             dependencies: Vec::new(),
             labels: labels(node, &path)?,
             imsup: settings::of_service(node.get("x-imsup"), &path.key("x-imsup"), self.defaults)?,

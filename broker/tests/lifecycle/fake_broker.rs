@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use imsup_broker::cluster::{Cluster, HostSpec, Limits, Publish, Restart, Settings};
+use imsup_broker::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, Settings};
 use imsup_broker::paths::Paths;
 use imsup_broker::{Options, run as run_broker};
 use imsup_wire::Transport;
@@ -72,6 +72,7 @@ fn host(line: &str) -> HostSpec {
         stop_grace: Duration::from_secs(2),
         restart: Restart::default(),
         limits: Limits::default(),
+        logging: LogBound::default(),
         dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),

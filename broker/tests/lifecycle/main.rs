@@ -12,6 +12,7 @@ mod disposal;
 mod ends;
 mod fake_broker;
 mod fake_supervisor;
+mod history;
 mod names;
 mod peer;
 mod power;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
                 sleep::trials(),
                 disposal::trials(),
                 power::trials(),
+                history::trials(),
                 bad::trials(),
                 strangers::trials(),
             ];

@@ -52,21 +52,26 @@ pub fn run(args: &Args) -> Result<()> {
         follow: args.follow,
         hosts: selected,
     };
-    let mut out = output::stdout();
-    for answer in connection::ask(&project, request)? {
-        match (answer, args.format.format) {
-            (Ok(Response::Event(event)), Format::Table) => writeln!(out, "{}", lines.line(&event))?,
-            (Ok(Response::Event(event)), Format::Json) => writeln!(out, "{}", imsup_broker::events::to_json(&event))?,
-            (Ok(other), _) => bail!("the broker answered something else than events: {other:?}"),
-            (Err(error), _) => {
+    let mut out = output::Lines::to_stdout();
+    let mut answers = connection::ask(&project, request)?;
+    loop {
+        if !answers.has_next() {
+            out.write()?;
+        }
+        match (answers.next(), args.format.format) {
+            (Some(Ok(Response::Event(event))), Format::Table) => out.add(&lines.line(&event))?,
+            (Some(Ok(Response::Event(event))), Format::Json) => out.add(&imsup_broker::events::to_json(&event))?,
+            (Some(Ok(other)), _) => bail!("the broker answered something else than events: {other:?}"),
+            (Some(Err(error)), _) => {
+                out.write()?;
                 return match broker {
                     Some(broker) => broker.hung_up(&project, error),
                     None => Err(error.into()),
                 };
             }
+            (None, _) => return Ok(out.write()?),
         }
     }
-    Ok(())
 }
 
 /// Shows the cascades in which these hosts are; all where none is named.

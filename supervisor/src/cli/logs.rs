@@ -80,6 +80,11 @@ fn show(mut logs: Logs, follow: bool, prefixes: Option<&Prefixes>) -> std::io::R
     };
     loop {
         logs.read(&mut print)?;
+        for (host, bytes) in logs.take_missed() {
+            output::warning(&format!(
+                "{bytes} bytes that {host} printed were dropped before they could be shown: its log keeps what `logging: options: max-size` says"
+            ));
+        }
         if !follow || !logs.wait()? {
             logs.finish(&mut print)?;
             return Ok(());

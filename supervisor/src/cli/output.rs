@@ -5,7 +5,7 @@
 
 use std::io::{self, StdoutLock, Write};
 
-use anstream::AutoStream;
+use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use imsup_wire::{EventKind, HostState};
 use serde::Serialize;
@@ -32,6 +32,56 @@ const PREFIXES: [AnsiColor; 6] = [
 /// Standard output, locked.
 pub fn stdout() -> AutoStream<StdoutLock<'static>> {
     AutoStream::auto(io::stdout()).lock()
+}
+
+/// How much is written at once.
+const WRITTEN_TOGETHER: usize = 64 * 1024;
+
+/// Lines that are written together: by default, standard output is written with each.
+pub struct Lines<W: Write> {
+    to: W,
+    color: ColorChoice,
+    text: Vec<u8>,
+}
+
+impl Lines<StdoutLock<'static>> {
+    /// Lines for standard output.
+    pub fn to_stdout() -> Self {
+        Self {
+            color: AutoStream::choice(&io::stdout()),
+            to: io::stdout().lock(),
+            text: Vec::new(),
+        }
+    }
+}
+
+impl<W: Write> Lines<W> {
+    /// One more line, which is given without its end.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn add(&mut self, line: &str) -> io::Result<()> {
+        match self.color {
+            ColorChoice::Never => write!(self.text, "{}", anstream::adapter::strip_str(line))?,
+            _ => self.text.extend_from_slice(line.as_bytes()),
+        }
+        self.text.push(b'\n');
+        if self.text.len() < WRITTEN_TOGETHER {
+            Ok(())
+        } else {
+            self.write()
+        }
+    }
+
+    /// Writes what there is.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write(&mut self) -> io::Result<()> {
+        let written = self.to.write_all(&self.text).and_then(|()| self.to.flush());
+        self.text.clear();
+        written
+    }
 }
 
 /// Text in a style.
@@ -107,4 +157,40 @@ fn diagnostic(style: Style, label: &str, message: &str) {
     let mut stream = AutoStream::auto(io::stderr()).lock();
     // Nothing is left to tell anybody where standard error itself is gone.
     let _ = writeln!(stream, "{} {message}", paint(style, label));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts how often it is written.
+    #[derive(Default)]
+    struct Counted(Vec<usize>);
+
+    impl Write for Counted {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.push(text.len());
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn many_lines_are_written_by_few_calls_and_without_colours_where_there_are_none() {
+        let mut lines = Lines {
+            to: Counted::default(),
+            color: ColorChoice::Never,
+            text: Vec::new(),
+        };
+        for _ in 0..10_000 {
+            lines.add(&paint(BOLD, "12 characters")).unwrap();
+        }
+        lines.write().unwrap();
+        let written = lines.to.0;
+        assert_eq!(written.iter().sum::<usize>(), 10_000 * 14);
+        assert_eq!(written.len(), 10_000 * 14 / WRITTEN_TOGETHER + 1);
+    }
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use imsup_wire::clock::Stamp;
 use imsup_wire::{CauseKind, ToBroker, Transport, WakeCause};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -24,8 +25,8 @@ use crate::kernel::traffic::Connection;
 pub(super) struct Asleep {
     /// Since when.
     pub(super) since: Instant,
-    /// The same, as the broker was told: microseconds since the Unix epoch.
-    pub(super) since_us: u64,
+    /// The same, for the broker.
+    pub(super) began: Stamp,
     /// Since when it has been held: it may have ticked since it fell asleep.
     pub(super) held: Instant,
     pub(super) pids: Vec<i32>,
@@ -136,9 +137,6 @@ impl Sleep {
             Phase::Ticking(tick) => (tick.asleep.since, tick.asleep.ticks),
         };
         let now = Instant::now();
-        let time_us = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         self.ran_from = noticed;
         self.idle.restart(now);
         let afterwards = now + AFTERWARDS;
@@ -148,7 +146,7 @@ impl Sleep {
         self.afterwards = Some((afterwards, named_later.then_some(cause.kind)));
         self.correct_limits(Stage::LetRun);
         let message = ToBroker::Woke {
-            time_us: u64::try_from(time_us.as_micros()).unwrap_or(u64::MAX),
+            time_us: Stamp::now().wall_us(),
             cause,
             named_later,
             slept: noticed.saturating_duration_since(since),

@@ -265,7 +265,7 @@ impl Sleep {
 
     fn say_suspended(&mut self, host: &mut Host, asleep: &Asleep, took: Duration) {
         let message = ToBroker::Suspended {
-            time_us: asleep.since_us,
+            time_us: asleep.began.wall_us(),
             deadline_us: asleep.deadline_us(),
             took,
             usage: self.meter.usage_suspended(Instant::now(), &self.tree),

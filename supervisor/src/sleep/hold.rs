@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use imsup_wire::clock::Stamp;
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -349,7 +350,7 @@ impl Sleep {
         let waited_for = host.retained.has_successors().then_some(now.instant);
         Ok(Asleep {
             since: now.instant,
-            since_us: now.realtime_us(now.instant),
+            began: Stamp::now(),
             held: now.instant,
             signals,
             pids,

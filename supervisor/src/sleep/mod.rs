@@ -338,11 +338,11 @@ impl Sleep {
         self.meter.usage(Instant::now(), &self.tree)
     }
 
-    /// Since when the host sleeps: microseconds since the Unix epoch.
+    /// Since when the host sleeps, by the wall clock as it is set now: microseconds since the Unix epoch.
     pub fn suspended_us(&self) -> Option<u64> {
         match &self.phase {
-            Phase::Asleep(asleep) => Some(asleep.since_us),
-            Phase::Ticking(tick) => Some(tick.asleep.since_us),
+            Phase::Asleep(asleep) => Some(asleep.began.wall_us()),
+            Phase::Ticking(tick) => Some(tick.asleep.began.wall_us()),
             Phase::Awake => None,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use imsup_wire::clock::Stamp;
 use imsup_wire::{CauseKind, ToBroker, WakeCause};
 
 use super::asleep::Asleep;
@@ -37,7 +38,7 @@ pub(super) struct Tick {
 #[derive(Clone, Debug)]
 pub(super) struct SleepSoFar {
     pub(super) since: Instant,
-    pub(super) since_us: u64,
+    pub(super) began: Stamp,
     pub(super) ticks: u64,
     terminate_at: Option<Instant>,
     not_terminated: Option<String>,
@@ -48,7 +49,7 @@ impl SleepSoFar {
     fn of(asleep: &Asleep) -> Self {
         Self {
             since: asleep.since,
-            since_us: asleep.since_us,
+            began: asleep.began,
             ticks: asleep.ticks,
             terminate_at: asleep.terminate_at,
             not_terminated: asleep.not_terminated.clone(),
@@ -60,7 +61,7 @@ impl SleepSoFar {
     fn go_on(self, held: Asleep, now: Instant) -> Asleep {
         Asleep {
             since: self.since,
-            since_us: self.since_us,
+            began: self.began,
             ticks: self.ticks + 1,
             // What kept it from being terminated may have changed.
             terminate_at: self.terminate_at.or(self.not_terminated.is_some().then_some(now)),

@@ -11,6 +11,7 @@ mod families;
 mod freezer;
 mod handed_over;
 mod holders;
+mod holes;
 #[path = "../common/network.rs"]
 mod network;
 mod notification;

@@ -1,0 +1,189 @@
+//! `events.jsonl`, and the file before it: bounded, and never without what the accounts need.
+//!
+//! A file that has grown by its bound becomes `events.jsonl.1`, in the place of the one that was there. The next one begins with a line for each host, of what
+//! the events before it come to. So the accounts need the last file only, and lose nothing however often files are replaced.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::trouble::{Trouble, Word};
+use crate::files;
+
+/// The file that events are appended to.
+#[derive(Debug)]
+pub(super) struct EventsFile {
+    path: PathBuf,
+    file: File,
+    /// By how many bytes it may grow before it is replaced.
+    bound: u64,
+    /// From where on that is counted.
+    begin: u64,
+    /// Where the lines of events that were told end, and where those of the ones that were only noted do.
+    told: u64,
+    noted: u64,
+    trouble: Trouble,
+}
+
+/// A file beside this one.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+impl EventsFile {
+    /// Opens the file, and reads the one before it and then it itself, line by line.
+    pub(super) fn open(path: &Path, bound: u64, mut read: impl FnMut(&[u8])) -> io::Result<Self> {
+        let (new, before) = (beside(path, ".new"), beside(path, ".1"));
+        // A broker that was killed between the two renames of `replace` has left the next file complete.
+        if !path.exists() && before.exists() && new.exists() {
+            fs::rename(&new, path)?;
+        }
+        let _ = fs::remove_file(&new);
+        match File::open(&before) {
+            Ok(file) => drop(read_lines(&file, &mut read)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let file = match opened {
+            // What was kept counts all the same, on a file system that has become read-only.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path)?,
+            opened => opened?,
+        };
+        let is_cut_off = read_lines(&file, &mut read)?;
+        let end = file.metadata()?.len();
+        let mut opened = Self {
+            path: path.to_owned(),
+            file,
+            bound,
+            begin: 0,
+            told: end,
+            noted: end,
+            trouble: Trouble::default(),
+        };
+        if is_cut_off && opened.write_or_say(end, "\n") {
+            opened.told = opened.noted;
+        }
+        Ok(opened)
+    }
+
+    /// Whether it has grown by its bound.
+    pub(super) fn is_full(&self) -> bool {
+        self.told.saturating_sub(self.begin) >= self.bound
+    }
+
+    /// Whether somebody has emptied or removed it: what stood before is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        let found = self.file.metadata();
+        found.is_ok_and(|found| found.len() < self.told || found.nlink() == 0)
+    }
+
+    /// Appends lines, and after them those of events that are to be told later.
+    pub(super) fn tell(&mut self, lines: &str, untold: &str) {
+        let told = self.told + lines.len() as u64;
+        if self.write_or_say(self.told, &format!("{lines}{untold}")) {
+            self.told = told;
+        }
+    }
+
+    /// Appends a line that is to be told later.
+    pub(super) fn note(&mut self, line: &str) {
+        self.write_or_say(self.noted, line);
+    }
+
+    /// Begins the next file, with these lines. Of a file that is gone nothing is set aside.
+    pub(super) fn replace(&mut self, lines: &str, untold: &str) {
+        let is_gone = self.is_gone();
+        // However that goes: it is not tried again with each event.
+        self.begin = self.told;
+        if let Err(error) = self.try_replace(lines, untold, !is_gone) {
+            tracing::error!(%error, "events.jsonl cannot be replaced by a new one: it grows on");
+        }
+    }
+
+    fn try_replace(&mut self, lines: &str, untold: &str, sets_aside: bool) -> io::Result<()> {
+        let new = beside(&self.path, ".new");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&new)?;
+        let written = file.write_all_at(format!("{lines}{untold}").as_bytes(), 0);
+        let set_aside = written.and_then(|()| match sets_aside {
+            true => fs::rename(&self.path, beside(&self.path, ".1")),
+            false => Ok(()),
+        });
+        if let Err(error) = set_aside {
+            let _ = files::remove(&new);
+            return Err(error);
+        }
+        fs::rename(&new, &self.path)?;
+        if sets_aside {
+            // What was only noted is told in the new file.
+            let _ = self.file.set_len(self.told);
+        }
+        self.file = file;
+        self.told = lines.len() as u64;
+        self.noted = self.told + untold.len() as u64;
+        self.begin = self.told;
+        Ok(())
+    }
+
+    /// A file that cannot be written loses history, and nothing else; that is said once.
+    fn write_or_say(&mut self, at: u64, text: &str) -> bool {
+        let outcome = self.write(at, text);
+        let word = match &outcome {
+            Ok(()) => self.trouble.goes_well(Instant::now()),
+            Err(_) => self.trouble.fails(Instant::now()),
+        };
+        if outcome.is_err() {
+            // A part of it may have found room; what comes next must not follow that.
+            let _ = self.file.set_len(at);
+            self.noted = at;
+        }
+        match (word, &outcome) {
+            (Some(Word::GoesWell(failed)), _) => tracing::warn!(
+                failed,
+                "events.jsonl can be written again; what happened in between is missing in it"
+            ),
+            (Some(Word::Fails), Err(error)) => tracing::error!(
+                %error,
+                "events.jsonl cannot be written: what happens from here on is not kept beyond this broker; all else goes on"
+            ),
+            _ => {}
+        }
+        outcome.is_ok()
+    }
+
+    /// Writes there; what was after it is gone.
+    fn write(&mut self, at: u64, text: &str) -> io::Result<()> {
+        let end = at + text.len() as u64;
+        let shrinks = end < self.noted;
+        self.noted = end;
+        self.file.write_all_at(text.as_bytes(), at)?;
+        if shrinks { self.file.set_len(end) } else { Ok(()) }
+    }
+}
+
+/// Reads all lines; true where the last one has no end.
+fn read_lines(file: &File, read: &mut impl FnMut(&[u8])) -> io::Result<bool> {
+    let mut is_cut_off = false;
+    let mut lines = BufReader::new(file);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        is_cut_off = line.last() != Some(&b'\n');
+        read(line.strip_suffix(b"\n").unwrap_or(&line));
+        line.clear();
+    }
+    Ok(is_cut_off)
+}
