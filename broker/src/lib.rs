@@ -17,6 +17,7 @@ pub mod events;
 mod files;
 mod helpers;
 mod history;
+mod holder;
 mod hosts;
 mod launcher;
 mod leases;
@@ -41,6 +42,7 @@ pub mod subnet;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod trust;
 
 pub use absent::{AbsentError, down_without_broker, has_broker};
 pub use block::{BlockError, NAME_PORT};

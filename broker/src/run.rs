@@ -27,6 +27,7 @@ use crate::events::OnEvent;
 use crate::files;
 use crate::helpers::Confine;
 use crate::history::{self, History};
+use crate::holder;
 use crate::hosts::{HostId, Hosts};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
@@ -42,6 +43,7 @@ use crate::senders::Senders;
 use crate::signals::Signals;
 use crate::sockets;
 use crate::tokens::{Kind, token};
+use crate::trust::Trust;
 
 /// What a broker is to be.
 pub struct Options {
@@ -139,6 +141,8 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
     };
     let senders =
         Senders::start(notifier.clone(), stand_back, confine).map_err(system("the thread that names senders"))?;
+    let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
+    let relay_trust = Arc::clone(&trust);
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let launcher: Box<dyn Launcher> = Box::new(launcher);
@@ -166,6 +170,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         clock,
         leases,
         cgroups: cgroups::directories_of("self"),
+        trust,
     });
     broker.expect_held();
     retain(&mut broker, &imsup_exe)?;
@@ -187,7 +192,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         false => {
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(Notice::Published { endpoint, by });
             Some(
-                Relay::start(doors, limits.relayed, Box::new(on_arrival), confine)
+                Relay::start(doors, limits.relayed, relay_trust, Box::new(on_arrival), confine)
                     .map_err(system("the relay's thread"))?,
             )
         }
@@ -412,6 +417,7 @@ fn retain(broker: &mut Broker, imsup: &std::path::Path) -> Result<(), BrokerErro
                     host,
                     endpoint,
                     occupants: sockets::occupants(endpoint.transport, endpoint.address.port(), &broker.planes),
+                    holder: holder::of(endpoint),
                 },
                 io::ErrorKind::PermissionDenied => BrokerError::Privileged {
                     host,

@@ -18,6 +18,8 @@ use super::Door;
 use super::pair::{Pair, Progress};
 use super::udp::Clients;
 use crate::helpers::{Confine, Helper};
+use super::vet::Vet;
+use crate::trust::SharedTrust;
 
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
@@ -39,7 +41,13 @@ impl Relay {
     ///
     /// # Errors
     /// epoll_create(2) and its like, or a thread that cannot be made.
-    pub(crate) fn start(doors: Vec<Door>, most: usize, on_arrival: OnArrival, confine: Confine) -> io::Result<Self> {
+    pub(crate) fn start(
+        doors: Vec<Door>,
+        most: usize,
+        trust: SharedTrust,
+        on_arrival: OnArrival,
+        confine: Confine,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let doors: Vec<Open> = doors.into_iter().map(Open::new).collect();
@@ -60,6 +68,7 @@ impl Relay {
             most,
             full: false,
             on_arrival,
+            vet: Vet::new(trust),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new()
@@ -130,6 +139,7 @@ struct Worker {
     /// Somebody may wait in a backlog because too many were relayed.
     full: bool,
     on_arrival: OnArrival,
+    vet: Vet,
     stop: Arc<AtomicBool>,
 }
 
@@ -173,11 +183,15 @@ impl Worker {
             clients,
             poll,
             on_arrival,
+            vet,
             ..
         } = self;
         match &doors[number] {
             Open::Udp { socket, target } => {
-                let came = |client| on_arrival(*target, crate::sockets::canonical(client));
+                let came = |client| {
+                    on_arrival(*target, crate::sockets::canonical(client));
+                    vet.datagrams(*target)
+                };
                 clients.inwards(poll.registry(), number, socket, SocketAddr::V4(target.address), came);
             }
             Open::Tcp { .. } => self.accept(number),
@@ -216,6 +230,10 @@ impl Worker {
         (self.on_arrival)(target, from);
         let place = self.pairs.iter().position(Option::is_none).unwrap_or(self.pairs.len());
         let admitted = Pair::connect(client, from, SocketAddr::V4(target.address)).and_then(|pair| {
+            if let Err(error) = self.vet.connection(&pair.host, target) {
+                pair.reset();
+                return Err(error);
+            }
             let interest = Interest::READABLE | Interest::WRITABLE;
             for (side, socket) in [&pair.client, &pair.host].into_iter().enumerate() {
                 let token = Token(self.first_pair + place * 2 + side);
@@ -292,8 +310,10 @@ mod tests {
             assert_eq!(to, target);
             sender.send(from).unwrap();
         };
+        let trust = SharedTrust::default();
+        trust.write().add(rustix::process::geteuid().as_raw());
         (
-            Relay::start(doors, 16, Box::new(told), |_| ()).unwrap(),
+            Relay::start(doors, 16, trust, Box::new(told), |_| ()).unwrap(),
             machine,
             arrivals,
         )

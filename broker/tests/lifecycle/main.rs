@@ -20,6 +20,7 @@ mod reach;
 mod restart;
 mod sleep;
 mod strangers;
+mod trust;
 mod world;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
                 history::trials(),
                 bad::trials(),
                 strangers::trials(),
+                trust::trials(),
             ];
             libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
         }

@@ -10,6 +10,7 @@ pub mod dispositions;
 pub mod duplicates;
 pub mod family;
 pub mod features;
+pub mod guard;
 pub mod holders;
 pub mod inherited;
 mod injected;

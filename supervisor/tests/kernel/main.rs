@@ -12,10 +12,12 @@ mod freezer;
 mod handed_over;
 mod holders;
 mod holes;
+mod neighbours;
 #[path = "../common/network.rs"]
 mod network;
 mod notification;
 mod nursery;
+mod owners;
 mod resolvers;
 mod routes;
 mod script;
