@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use imsup_wire::{Cause, CauseKind, Event, EventKind, HostName, Usage};
 use serde::{Deserialize, Serialize};
 
+use crate::watch;
+
 /// Called with each event as it happens.
 pub type OnEvent = Box<dyn Fn(&Event)>;
 
@@ -274,6 +276,27 @@ impl History {
     pub(crate) fn next(&self, from: u64) -> Option<(u64, &Event)> {
         let found = [self.recent.next(from), self.ticks.next(from)];
         found.into_iter().flatten().min_by_key(|(number, _)| *number)
+    }
+
+    /// Makes the file anew if somebody has removed it, with all that it had: it can be read for as long as it is open.
+    ///
+    /// # Errors
+    /// It cannot be made or written; what happens is written to the file that nobody finds then.
+    pub(crate) fn restore(&mut self, path: &Path) -> io::Result<()> {
+        let Some(old) = self.file.as_ref().filter(|file| !watch::is_at(path, file)) else {
+            return Ok(());
+        };
+        let opened = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let made = match opened {
+            // Not the file that was removed, but nothing is lost to those who look there.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            opened => opened?,
+        };
+        let mut text = vec![0; usize::try_from(self.noted).map_err(io::Error::other)?];
+        old.read_exact_at(&mut text, 0)?;
+        made.write_all_at(&text, 0)?;
+        self.file = Some(made);
+        Ok(())
     }
 
     /// The number that the next event will have.

@@ -19,10 +19,13 @@ mod launcher;
 mod leases;
 mod limits;
 pub mod logs;
+pub mod lost;
 mod names;
 mod notices;
+pub mod own_program;
 pub mod paths;
 mod peers;
+mod project_files;
 pub mod projects;
 mod published;
 mod registry;
@@ -38,6 +41,7 @@ pub mod subnet;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod watch;
 
 pub use absent::{AbsentError, down_without_broker, has_broker};
 pub use block::{BlockError, NAME_PORT};

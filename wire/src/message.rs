@@ -284,4 +284,6 @@ pub enum ToSupervisor {
         /// Sockets of AF_INET6.
         v6: u8,
     },
+    /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the runtime directory): make it anew.
+    RetakeRunning,
 }

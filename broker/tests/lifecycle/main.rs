@@ -6,6 +6,7 @@
 
 mod bad;
 mod boots;
+mod cleaners;
 mod closed;
 mod control;
 mod disposal;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
                 power::trials(),
                 bad::trials(),
                 strangers::trials(),
+                cleaners::trials(),
             ];
             libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
         }

@@ -13,6 +13,7 @@ mod holders;
 mod network;
 mod notification;
 mod nursery;
+mod removed;
 mod resolvers;
 mod routes;
 mod script;

@@ -312,6 +312,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
             },
         ),
         ("resolver-sockets", ToSupervisor::ResolverSockets { v4: 8, v6: 4 }),
+        ("retake-running", ToSupervisor::RetakeRunning),
     ]);
     samples.extend(
         outcomes()

@@ -210,6 +210,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         (any::<u64>(), order()).prop_map(|(id, order)| ToSupervisor::Ask { id, order }),
         (any::<i32>(), duration()).prop_map(|(signal, grace)| ToSupervisor::Stop { signal, grace }),
         (any::<u8>(), any::<u8>()).prop_map(|(v4, v6)| ToSupervisor::ResolverSockets { v4, v6 }),
+        Just(ToSupervisor::RetakeRunning),
     ]
 }
 
