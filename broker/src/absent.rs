@@ -266,7 +266,12 @@ pub(crate) fn remove_files(paths: &Paths) -> Result<(), AbsentError> {
     }
     files::remove(&paths.lock()).map_err(failed(&paths.lock()))?;
     match fs::remove_dir(runtime) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
             Err(failed(runtime)(error))
         }
         _ => Ok(()),

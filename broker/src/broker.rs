@@ -8,6 +8,7 @@ mod control;
 mod disposal;
 mod down;
 mod families;
+mod files;
 mod held;
 mod hello;
 mod naming;
@@ -45,6 +46,7 @@ use crate::limits::Limits;
 use crate::names::SharedNames;
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
+use crate::project_files::ProjectFiles;
 use crate::projects::Memory;
 use crate::registry::{Action, Answer, Input, Port, WaiterId};
 use crate::resolvers::Resolvers;
@@ -83,6 +85,8 @@ enum Timer {
     Unanswered(u64),
     /// The kernel had its time to answer who has come.
     Unnamed(u64),
+    /// The project's files, of which some were missing, are to be looked at again.
+    Files,
 }
 
 /// Who is answered when a wait ends.
@@ -112,6 +116,7 @@ pub(crate) struct Broker {
     pub(crate) names: SharedNames,
     pub(crate) registry: Registry,
     pub(crate) listener: Option<UnixListener>,
+    files: ProjectFiles,
     pub(crate) signals: Signals,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
@@ -161,6 +166,7 @@ pub(crate) struct Parts {
     pub(crate) names: SharedNames,
     pub(crate) registry: Registry,
     pub(crate) listener: UnixListener,
+    pub(crate) files: ProjectFiles,
     pub(crate) signals: Signals,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) notifier: Notifier,
@@ -191,6 +197,7 @@ impl Broker {
             names: parts.names,
             registry: parts.registry,
             listener: Some(parts.listener),
+            files: parts.files,
             signals: parts.signals,
             notices: parts.notices,
             notifier: parts.notifier,
@@ -240,6 +247,7 @@ impl Broker {
                     Some((Kind::Session, number)) => self.converse(number as usize),
                     Some((Kind::Socket, number)) => self.came(SocketId(number)),
                     Some((Kind::Ended, number)) => self.supervisor_ended(HostId(number)),
+                    Some((Kind::Files, number)) => self.files_changed(number),
                     Some((Kind::Notices, _)) | None => {}
                 }
             }
@@ -529,6 +537,7 @@ impl Broker {
                 Timer::Lonely => self.leave_if_lonely(),
                 Timer::Unanswered(question) => self.unanswered(question),
                 Timer::Unnamed(question) => self.name_at_last(question),
+                Timer::Files => self.look_at_files_again(),
             }
         }
     }

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use crate::absent;
+use crate::lost;
 use crate::paths::Paths;
 
 /// How long a process that has closed its connections may take to be gone.
@@ -39,6 +40,17 @@ pub enum ClientError {
         project: String,
         /// Hosts that still run.
         hosts: Vec<String>,
+    },
+    /// One runs whose files somebody has removed, and which cannot make them anew.
+    #[error(
+        "project '{project}' is up, but its files were removed, and cannot be made anew: its broker is process {pid}, and says why in its log; \
+         `imsup down` ends it and its hosts"
+    )]
+    Lost {
+        /// The project.
+        project: String,
+        /// The broker.
+        pid: u32,
     },
     /// One is starting or ending.
     #[error("the broker of project '{project}' is starting or ending; try again")]
@@ -99,6 +111,12 @@ fn is_trusted(own: u32, peer: u32) -> bool {
     own == 0 || peer == 0 || peer == own
 }
 
+/// Whether connect(2) has found no socket, or one that nobody listens on.
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | ConnectionRefused)
+}
+
 /// A connection to a broker.
 #[derive(Debug)]
 pub struct Client {
@@ -112,10 +130,18 @@ impl Client {
     /// Connects to the broker of a project.
     ///
     /// # Errors
-    /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Busy`] or [`ClientError::Io`].
+    /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Lost`], [`ClientError::Busy`] or [`ClientError::Io`].
     pub fn connect(project: &str, paths: &Paths) -> Result<Self, ClientError> {
         let owned = project.to_owned();
-        match UnixStream::connect(paths.socket()) {
+        let mut connected = UnixStream::connect(paths.socket());
+        if connected.as_ref().is_err_and(is_nobody) && !absent::has_broker(paths) {
+            if let Some(lost) = lost::find_for_good(paths) {
+                let pid = lost.pid;
+                return Err(ClientError::Lost { project: owned, pid });
+            }
+            connected = UnixStream::connect(paths.socket());
+        }
+        match connected {
             Ok(stream) => match check_owner(&stream) {
                 Ok(()) => Ok(Self {
                     project: owned,
@@ -126,11 +152,11 @@ impl Client {
                 Err(source) => Err(ClientError::Io { project: owned, source }),
             },
             Err(error) => Err(match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if absent::has_broker(paths) => {
-                    ClientError::Busy { project: owned }
+                _ if is_nobody(&error) && absent::has_broker(paths) => ClientError::Busy { project: owned },
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if absent::held(paths).is_empty() => {
+                    ClientError::NoBroker { project: owned }
                 }
-                io::ErrorKind::NotFound if absent::held(paths).is_empty() => ClientError::NoBroker { project: owned },
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::Dead {
+                _ if is_nobody(&error) => ClientError::Dead {
                     project: owned,
                     hosts: absent::held(paths).into_iter().map(|held| held.host).collect(),
                 },

@@ -25,6 +25,17 @@ pub enum BrokerError {
         /// The other broker.
         pid: Option<u32>,
     },
+    /// The project has one whose files somebody has removed, and which cannot make them anew.
+    #[error(
+        "project '{project}' is up already, but its files were removed, and cannot be made anew: its broker is process {pid}, and says why in its log; \
+         `imsup down` ends it and its hosts"
+    )]
+    Lost {
+        /// The project.
+        project: String,
+        /// The broker.
+        pid: u32,
+    },
     /// A directory cannot be made, or be made private.
     #[error("{what} {path} cannot be used: {source}; set {variable} to a directory of your own")]
     Directory {

@@ -76,17 +76,21 @@ fn untrusted(path: &Path, metadata: &fs::Metadata) -> io::Error {
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    unless_gone(path, fs::remove_file(path))
 }
 
 /// Removes a directory and what is in it; it may be gone already.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    unless_gone(path, fs::remove_dir_all(path))
+}
+
+/// That something is not there is no failure to remove it, nor that a directory above it is something else by now.
+fn unless_gone(path: &Path, removed: io::Result<()>) -> io::Result<()> {
+    let is_nowhere = || above(path).is_some_and(|above| !above.is_dir());
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory && is_nowhere() => Ok(()),
+        removed => removed,
     }
 }
 

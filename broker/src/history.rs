@@ -132,7 +132,7 @@ impl History {
     ) {
         if let Some(file) = &mut self.file {
             let untold: String = untold.map(Entry::line).collect();
-            if file.is_gone() || file.is_full() {
+            if (file.is_gone() && file.restore().is_err()) || file.is_gone() || file.is_full() {
                 file.replace(&self.ledger.lines(is_known), "");
             }
             let lines: String = events.iter().map(Entry::line).collect();
@@ -163,6 +163,14 @@ impl History {
     pub(crate) fn next(&self, from: u64) -> Option<(u64, &Event)> {
         let found = [self.recent.next(from), self.ticks.next(from)];
         found.into_iter().flatten().min_by_key(|(number, _)| *number)
+    }
+
+    /// Makes the file anew if somebody has removed it, with all that it had: it can be read for as long as it is open.
+    ///
+    /// # Errors
+    /// It cannot be made or written; what happens is written to the file that nobody finds then.
+    pub(crate) fn restore(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), EventsFile::restore)
     }
 
     /// The number that the next event will have.

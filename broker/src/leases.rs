@@ -57,6 +57,14 @@ impl Leases {
         self.write(now)
     }
 
+    /// Writes them down again, where there are any and somebody has removed their file.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        match self.until.is_empty() || self.path.exists() {
+            true => Ok(()),
+            false => self.write(Instant::now()),
+        }
+    }
+
     fn write(&self, now: Instant) -> io::Result<()> {
         let now_us = now_us();
         let leases: BTreeMap<&HostName, u64> = self

@@ -206,6 +206,8 @@ pub const FIRST_DELAY: Duration = Duration::from_millis(100);
 pub const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// Failures in a row after which nobody is left waiting.
 pub const FAILURES_UNTIL_REFUSED: u32 = 3;
+/// The same if what was in the way may well pass by itself: some 3 s.
+pub const PASSING_FAILURES_UNTIL_REFUSED: u32 = 6;
 /// A kept-awake host that ran this long is booted again without a growing delay.
 pub const LONG_RUN: Duration = Duration::from_secs(10);
 

@@ -163,6 +163,28 @@ pub(crate) fn release(paths: &Paths) -> Result<(), RouteError> {
     read(paths).iter().try_for_each(remove)
 }
 
+/// What is written down of a project's routes, to be written down again if somebody removes it.
+#[derive(Debug)]
+pub(crate) struct Noted(Vec<Record>);
+
+impl Noted {
+    /// What is written down now.
+    pub(crate) fn read(paths: &Paths) -> Self {
+        Self(read(paths))
+    }
+
+    /// Writes it down where nothing is.
+    ///
+    /// # Errors
+    /// [`RouteError::File`].
+    pub(crate) fn restore(&self, paths: &Paths) -> Result<(), RouteError> {
+        match self.0.is_empty() || paths.subnet().exists() {
+            true => Ok(()),
+            false => write(paths, &self.0),
+        }
+    }
+}
+
 fn remove(record: &Record) -> Result<(), RouteError> {
     let Some(metric) = record.metric else { return Ok(()) };
     let removed = Netlink::open().and_then(|mut netlink| netlink.remove(&record.subnet, metric));

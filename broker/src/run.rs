@@ -33,9 +33,11 @@ use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
 use crate::logs::bounds::Bounds;
+use crate::lost;
 use crate::names::{NameServer, Names};
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
+use crate::project_files::{ProjectFiles, ProjectLock};
 use crate::projects::{self, Memory};
 use crate::published::{self, Relay};
 use crate::routes;
@@ -77,7 +79,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
 /// [`BrokerError`]. Where it could not start nothing is left behind, but for hosts that an earlier broker started.
 pub fn run(options: Options) -> Result<(), BrokerError> {
     let paths = options.paths.clone();
-    let lock = take_lock(&options.cluster.project, &paths)?;
+    let lock = ProjectLock::new(take_lock(&options.cluster.project, &paths)?);
     // What the last broker, killed together with supervisors, could not end. Before anything is booted in its place.
     absent::end_cgroups(&options.cluster.project, &paths);
     if !absent::end_left(&paths) {
@@ -87,7 +89,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     }
     absent::note_cgroups(&paths, &cgroups::directories_of("self"));
     let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
-    let result = start_and_serve(options);
+    let result = start_and_serve(options, lock.clone());
     if result.is_err() && fresh {
         // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
         let _ = routes::release(&paths);
@@ -98,7 +100,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     result
 }
 
-fn start_and_serve(options: Options) -> Result<(), BrokerError> {
+fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerError> {
     let Options {
         cluster,
         paths,
@@ -147,6 +149,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let launcher: Box<dyn Launcher> = Box::new(launcher);
     let listener = listen(&paths, &registry)?;
+    let files = ProjectFiles::new(lock, &paths, &registry).map_err(system("inotify(7)"))?;
 
     let mut broker = Broker::new(Parts {
         cluster,
@@ -163,6 +166,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         names: Arc::clone(&names),
         registry,
         listener,
+        files,
         signals,
         notices,
         notifier: notifier.clone(),
@@ -223,16 +227,16 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
 }
 
 /// What a directory is for, and what names another.
-struct Kept {
+pub(crate) struct Kept {
     what: &'static str,
     variable: &'static str,
 }
 
-const RUNTIME: Kept = Kept {
+pub(crate) const RUNTIME: Kept = Kept {
     what: "the runtime directory",
     variable: "IMSUP_RUNTIME_DIR",
 };
-const STATE: Kept = Kept {
+pub(crate) const STATE: Kept = Kept {
     what: "the state directory",
     variable: "IMSUP_STATE_DIR",
 };
@@ -240,8 +244,14 @@ const STATE: Kept = Kept {
 /// Makes the project's directories and takes the lock that makes this its broker.
 fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     let mut lock = loop {
+        if let Some(lost) = lost::find_for_good(paths) {
+            let (project, pid) = (project.to_owned(), lost.pid);
+            return Err(BrokerError::Lost { project, pid });
+        }
         make_directory(&RUNTIME, paths.runtime())?;
-        if let Some(lock) = try_lock(project, &paths.lock(), paths.directory_of_file())? {
+        let lock = try_lock(project, &paths.lock(), paths.directory_of_file())?;
+        // The files of the project's broker may have been removed just before the lock was there to be taken.
+        if let Some(lock) = lock.filter(|_| lost::find(paths).is_none()) {
             break lock;
         }
     };
@@ -249,14 +259,18 @@ fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
     make_directory(&RUNTIME, &paths.running(""))?;
     make_directory(&STATE, paths.state())?;
     make_directory(&STATE, &paths.logs())?;
-    // For people only, who are told what the project's broker is.
-    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
-        tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
-    }
+    sign(&mut lock, paths);
     Ok(lock)
 }
 
-fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
+/// Writes into the lock which process holds it: for people only, who are told what the project's broker is.
+pub(crate) fn sign(lock: &mut File, paths: &Paths) {
+    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+        tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
+    }
+}
+
+pub(crate) fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
     files::make_private_directory(path).map_err(|source| BrokerError::Directory {
         what: kind.what,
         path: path.to_owned(),
@@ -266,7 +280,7 @@ fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
 }
 
 /// Takes the lock; `None` where a broker that was ending has just removed what was opened.
-fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -> Result<Option<File>, BrokerError> {
+pub(crate) fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -> Result<Option<File>, BrokerError> {
     let file_error = |source| BrokerError::File {
         what: "the broker's lock",
         path: path.to_owned(),
@@ -340,7 +354,7 @@ fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> R
 }
 
 /// Notes whose project this is: another directory may have the same name.
-fn note_directory(cluster: &Cluster, paths: &Paths) {
+pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
     if cluster.hosts.is_empty() {
         return;
     }
@@ -433,7 +447,7 @@ fn retain(broker: &mut Broker, imsup: &std::path::Path) -> Result<(), BrokerErro
 }
 
 /// Replaces the socket that a dead broker left, if any: the lock is held, so nobody serves it.
-fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixListener, BrokerError> {
+pub(crate) fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixListener, BrokerError> {
     const MAX_PATH: usize = 107;
     let path = paths.socket();
     if path.as_os_str().len() > MAX_PATH {

@@ -17,15 +17,18 @@ pub(crate) enum Kind {
     Socket,
     /// A supervisor's pidfd, by host.
     Ended,
+    /// The project's files.
+    Files,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Listener,
     Kind::Signals,
     Kind::Notices,
     Kind::Session,
     Kind::Socket,
     Kind::Ended,
+    Kind::Files,
 ];
 
 /// The token of descriptor `number` of this kind.

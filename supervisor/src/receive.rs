@@ -3,6 +3,7 @@
 mod calls;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
@@ -21,8 +22,12 @@ use crate::init;
 use crate::kernel::patience::Patience;
 use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
+use crate::running::RunningLock;
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self};
+
+/// How often in a row the project's directory may be removed before it is left so until something is made where it was.
+const REMOVALS: u32 = 3;
 
 /// What ppoll(2) found: its events for each of the loop's descriptors.
 struct Ready {
@@ -51,6 +56,8 @@ pub struct End {
     pub usage: Usage,
     /// For the last word.
     pub link: Link,
+    /// Still held.
+    pub running: Option<RunningLock>,
 }
 
 /// The loop and what it waits for.
@@ -61,6 +68,8 @@ pub struct Loop {
     signals: SignalFd,
     reconnect: Reconnect,
     role: Role,
+    /// By it others see that the host runs; none of a command of `imsup exec`.
+    running: Option<RunningLock>,
     /// The program's first process, while it lives.
     main: Option<Pid>,
     /// How the first process ended.
@@ -83,7 +92,14 @@ impl Loop {
     ///
     /// # Errors
     /// [`RunError::System`] where descriptors run out.
-    pub fn new(host: Host, sleep: Sleep, main: Pid, introduction: Introduction, role: Role) -> Result<Self, RunError> {
+    pub fn new(
+        host: Host,
+        sleep: Sleep,
+        main: Pid,
+        introduction: Introduction,
+        role: Role,
+        running: Option<RunningLock>,
+    ) -> Result<Self, RunError> {
         let signals = SignalFd::with_flags(&init::handled_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .trying("cannot make a signalfd")?;
         Ok(Self {
@@ -93,6 +109,7 @@ impl Loop {
             signals,
             reconnect: Reconnect::new(introduction),
             role,
+            running,
             main: Some(main),
             status: None,
             kill_at: None,
@@ -128,6 +145,7 @@ impl Loop {
             status,
             usage,
             link: self.host.link,
+            running: self.running,
         })
     }
 
@@ -159,7 +177,8 @@ impl Loop {
                 self.on_signals();
             }
             if !ready.watch.is_empty() {
-                self.reconnect.noticed();
+                self.reconnect.noticed(&self.host);
+                self.watch_for_broker();
             }
             if !ready.accept.is_empty() {
                 self.look_at_accepts();
@@ -252,6 +271,7 @@ impl Loop {
                     self.reconnect.give_up();
                     self.stop(Signal::SIGTERM, Duration::from_secs(10));
                 } else {
+                    self.retake_running();
                     self.ask_again();
                 }
                 continue;
@@ -322,9 +342,36 @@ impl Loop {
                 let circumstances = self.circumstances();
                 self.sleep.ask(&mut self.host, &circumstances, id, order);
             }
+            ToSupervisor::RetakeRunning => self.retake_running(),
             ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } => {
                 tracing::warn!("the broker spoke out of turn");
             }
+        }
+    }
+
+    /// Watches for the next broker. Without one nobody else makes the project's directory anew if somebody removes it.
+    fn watch_for_broker(&mut self) {
+        for _ in 0..REMOVALS {
+            let before = self.project_directory();
+            self.reconnect.watch_directory(&self.host);
+            self.retake_running();
+            if before.is_some() && before == self.project_directory() {
+                return;
+            }
+        }
+    }
+
+    /// The device and inode of the project's runtime directory, if it is there.
+    fn project_directory(&self) -> Option<(u64, u64)> {
+        let found = std::fs::metadata(self.host.link.path().parent()?).ok()?;
+        Some((found.dev(), found.ino()))
+    }
+
+    fn retake_running(&mut self) {
+        if let Some(running) = &mut self.running
+            && let Err(error) = running.retake()
+        {
+            tracing::warn!("{error}: nobody sees that the host runs if its broker dies");
         }
     }
 
@@ -436,7 +483,8 @@ impl Loop {
         self.host.doors.broker_lost();
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
-        self.reconnect.begin(&self.host);
+        self.reconnect.begin();
+        self.watch_for_broker();
         let waiting: Vec<_> = self.held.keys().copied().collect();
         for id in waiting {
             self.answer_without_broker(id);

@@ -1,6 +1,7 @@
 //! A supervisor outlives its broker: it waits for the next one and introduces itself.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use imsup_wire::clock::Stamp;
@@ -51,6 +52,20 @@ pub enum Attempt {
     Rejected,
 }
 
+/// Watches for what is made or removed in a directory, and for its own removal; `None` if it is not there. Its own removal alone would be told too late:
+/// while a file that was in it is open, as the lock of a host is (pinned in supervisor/tests/kernel/removed.rs).
+fn watch_for_changes(directory: &Path) -> Option<Inotify> {
+    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+    let mask = AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
+    watch.add_watch(directory, mask).ok()?;
+    Some(watch)
+}
+
 impl Reconnect {
     /// Nothing to wait for yet.
     pub fn new(introduction: Introduction) -> Self {
@@ -68,31 +83,32 @@ impl Reconnect {
         self.given_up = true;
     }
 
-    /// Watches the directory of the broker's socket, and tries at once: the next one may be there already.
-    pub fn begin(&mut self, host: &Host) {
-        if self.given_up {
-            return;
+    /// Tries at once: the next broker may be there already. [`Reconnect::watch_directory`] is to follow.
+    pub fn begin(&mut self) {
+        if !self.given_up {
+            self.try_soon();
         }
-        self.watch = host.link.path().parent().and_then(|directory| {
-            let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
-            let created = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            watch.add_watch(directory, created).ok()?;
-            Some(watch)
-        });
-        self.try_soon();
+    }
+
+    /// Watches the directory of the broker's socket, or the nearest one above it that is there.
+    pub fn watch_directory(&mut self, host: &Host) {
+        let directory = host.link.path().parent().filter(|_| !self.given_up);
+        if let Some(directory) = directory {
+            self.watch = directory.ancestors().find_map(watch_for_changes);
+        }
+    }
+
+    /// Something was made in the directory, or it was removed. [`Reconnect::watch_directory`] is to follow.
+    pub fn noticed(&mut self, host: &Host) {
+        // What is made in one above it is no broker's.
+        if host.link.path().parent().is_some_and(Path::exists) {
+            self.begin();
+        }
     }
 
     /// What to poll.
     pub fn watch(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Something was made in the directory.
-    pub fn noticed(&mut self) {
-        if let Some(watch) = &self.watch {
-            let _ = watch.read_events();
-        }
-        self.try_soon();
     }
 
     fn try_soon(&mut self) {

@@ -200,9 +200,9 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         started: Stamp::now(),
     };
     let sleep = Sleep::new(welcome.sleep, welcome.awake, tree);
-    let end = Loop::new(host, sleep, child, introduction, options.role.clone())?.run()?;
+    let end = Loop::new(host, sleep, child, introduction, options.role.clone(), lock)?.run()?;
     // The lock first: a broker that starts now must not wait for us.
-    drop(lock);
+    drop(end.running);
     let status = end.status;
     let usage = end.usage;
     end.link.finish(&ToBroker::Exited { status, usage });

@@ -1,7 +1,8 @@
 //! The lock that says that a host runs. It outlives a broker and tells the next one whom to wait for.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use imsup_wire::HostName;
@@ -32,8 +33,10 @@ pub enum RunningLockError {
 /// a second line the token of the broker's boot, by which the next broker finds what we leave where we are killed.
 #[derive(Debug)]
 pub struct RunningLock {
-    path: PathBuf,
-    _file: File,
+    directory: PathBuf,
+    host: HostName,
+    boot: Option<u64>,
+    file: File,
 }
 
 impl RunningLock {
@@ -42,48 +45,109 @@ impl RunningLock {
     /// # Errors
     /// Any [`RunningLockError`].
     pub fn take(directory: &Path, host: &HostName, boot: Option<u64>) -> Result<Self, RunningLockError> {
-        let path = directory.join(host.as_str());
-        let failed = |source: std::io::Error| RunningLockError::File {
-            path: path.clone(),
-            source,
-        };
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let mut file = match open() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fs::create_dir_all(directory).map_err(failed)?;
-                open()
-            }
-            opened => opened,
-        }
-        .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::AGAIN) => {
-                return Err(RunningLockError::Held {
-                    host: host.clone(),
-                    path,
-                });
-            }
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        let token = boot.map_or_else(String::new, |boot| format!("{boot}\n"));
-        let text = format!("{}\n{token}", std::process::id());
-        // In one piece, so that nobody reads half a number.
-        if let Err(error) = file.set_len(0).and_then(|()| file.write_all(text.as_bytes())) {
-            // A full disk. The lock itself needs no room.
-            let _ = file.set_len(0);
-            tracing::warn!(
-                "{}: {error}: what this supervisor leaves if it is killed may not be found",
-                path.display()
-            );
-        }
-        Ok(Self { path, _file: file })
+        Ok(Self {
+            directory: directory.to_owned(),
+            host: host.clone(),
+            boot,
+            file: make_locked(directory, host, boot)?,
+        })
     }
+
+    /// Takes the lock anew if somebody has removed its file (a cleaner of /tmp, a logout): nobody sees by the old one that the host runs.
+    ///
+    /// # Errors
+    /// Any [`RunningLockError`]; the old file is kept then.
+    pub fn retake(&mut self) -> Result<(), RunningLockError> {
+        let there = fs::metadata(self.path());
+        let is_ours = there.is_ok_and(|there| {
+            let ours = self.file.metadata();
+            ours.is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+        });
+        if !is_ours {
+            self.file = make_locked(&self.directory, &self.host, self.boot)?;
+        }
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(self.host.as_str())
+    }
+}
+
+/// Makes the file, locks it, and writes into it whose it is.
+fn make_locked(directory: &Path, host: &HostName, boot: Option<u64>) -> Result<File, RunningLockError> {
+    let path = directory.join(host.as_str());
+    let failed = |source: std::io::Error| RunningLockError::File {
+        path: path.clone(),
+        source,
+    };
+    let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let mut file = match open() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut private = DirBuilder::new();
+            private.recursive(true).mode(0o700).create(directory).map_err(failed)?;
+            open()
+        }
+        opened => opened,
+    }
+    .map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::AGAIN) => {
+            return Err(RunningLockError::Held {
+                host: host.clone(),
+                path,
+            });
+        }
+        Err(errno) => return Err(failed(errno.into())),
+    }
+    let token = boot.map_or_else(String::new, |boot| format!("{boot}\n"));
+    let text = format!("{}\n{token}", std::process::id());
+    // In one piece, so that nobody reads half a number.
+    if let Err(error) = file.set_len(0).and_then(|()| file.write_all(text.as_bytes())) {
+        // A full disk. The lock itself needs no room.
+        let _ = file.set_len(0);
+        tracing::warn!(
+            "{}: {error}: what this supervisor leaves if it is killed may not be found",
+            path.display()
+        );
+    }
+    Ok(file)
 }
 
 impl Drop for RunningLock {
     fn drop(&mut self) {
         // Removed while it is still held, so that nobody finds a file that nobody holds.
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(self.path());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether somebody else finds the host running.
+    fn is_held(path: &Path) -> bool {
+        File::open(path).is_ok_and(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::AGAIN)
+        })
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_is_taken_anew() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("shop/running");
+        let host: HostName = "web".parse().unwrap();
+        let path = directory.join("web");
+        let mut lock = RunningLock::take(&directory, &host, Some(7)).unwrap();
+        lock.retake().unwrap();
+        assert!(is_held(&path), "nothing was removed");
+        fs::remove_dir_all(base.path().join("shop")).unwrap();
+        lock.retake().unwrap();
+        assert!(is_held(&path));
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("{}\n7\n", std::process::id()));
+        drop(lock);
+        assert!(!path.exists());
     }
 }

@@ -306,4 +306,6 @@ pub enum ToSupervisor {
         /// the endpoint is not one of the project's.
         is_trusted: bool,
     },
+    /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the runtime directory): make it anew.
+    RetakeRunning,
 }

@@ -79,9 +79,7 @@ impl Broker {
                 return Ok(None);
             }
             Request::Restart { hosts, by } => {
-                let all = hosts.is_empty();
-                let runs = |id: &HostId| !all || !self.hosts[*id].life.absent();
-                let hosts: Vec<HostId> = self.select(&hosts)?.into_iter().filter(runs).collect();
+                let hosts = self.select_restartable(&hosts)?;
                 self.end_programs(number, &hosts, Some(by));
                 return Ok(None);
             }
@@ -124,6 +122,25 @@ impl Broker {
         selected.sort_unstable();
         selected.dedup();
         Ok(selected)
+    }
+
+    /// The hosts of these names; the declared ones that live if there are no names. A host that `imsup run` made has no command to be booted with: a restart
+    /// that names it is refused, and nothing is ended.
+    fn select_restartable(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
+        let mut hosts = self.select(names)?;
+        if names.is_empty() {
+            hosts.retain(|id| self.is_declared(*id) && !self.hosts[*id].life.absent());
+        }
+        match hosts.iter().find(|id| !self.is_declared(**id)) {
+            Some(id) => {
+                let name = self.name_of(*id);
+                Err(format!(
+                    "host '{name}' was made by `imsup run`, and no compose file says how to boot it again, so nothing was restarted: \
+                     `imsup stop {name}` ends it"
+                ))
+            }
+            None => Ok(hosts),
+        }
     }
 
     pub(super) fn wake(&mut self, number: usize, hosts: &[HostId], kind: CauseKind, by: &str) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::trouble::{Trouble, Word};
-use crate::files;
+use crate::{files, watch};
 
 /// The file that events are appended to.
 #[derive(Debug)]
@@ -108,6 +108,31 @@ impl EventsFile {
         if let Err(error) = self.try_replace(lines, untold, !is_gone) {
             tracing::error!(%error, "events.jsonl cannot be replaced by a new one: it grows on");
         }
+    }
+
+    /// Makes the file anew if it was removed, with all that it had.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub(super) fn restore(&mut self) -> io::Result<()> {
+        if watch::is_at(&self.path, &self.file) {
+            return Ok(());
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&self.path);
+        let made = match opened {
+            // Not the file that was removed, but nothing is lost to those who look there.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            opened => opened?,
+        };
+        let mut text = vec![0; usize::try_from(self.noted).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut text, 0)?;
+        made.write_all_at(&text, 0)?;
+        self.file = made;
+        Ok(())
     }
 
     fn try_replace(&mut self, lines: &str, untold: &str, sets_aside: bool) -> io::Result<()> {

@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use imsup_wire::channel::{Channel, ChannelError};
 use imsup_wire::nursery::{Birth, Born};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+
+use crate::own_program;
 
 /// How long it may take to answer: one that was stopped, or is swapped out, is done without.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,7 +89,7 @@ impl Running {
     fn start(executable: &Path, project: &str) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
-        let child = Command::new(executable)
+        let child = own_program::command(executable)
             .args(["nursery", "--project", project])
             .env_remove("NOTIFY_SOCKET")
             .stdin(OwnedFd::from(theirs))

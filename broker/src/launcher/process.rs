@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use imsup_wire::nursery::Birth;
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open};
 
 use crate::cluster::HostSpec;
+use crate::own_program;
 
 use super::leftovers::{self, Children, Tree};
 use super::nursery::Nursery;
@@ -24,6 +25,7 @@ use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
 /// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the nursery, else as `imsup run`.
 #[derive(Debug)]
 pub struct ProcessLauncher {
+    /// The path of this program, for people: [`own_program::command`] finds the program itself.
     executable: PathBuf,
     nursery: Nursery,
     /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the nursery inherits that.
@@ -35,7 +37,7 @@ pub struct ProcessLauncher {
 }
 
 impl ProcessLauncher {
-    /// A launcher that starts this `imsup`. Makes the process the subreaper of its descendants.
+    /// A launcher that starts this program, whose path is `executable`. Makes the process the subreaper of its descendants.
     ///
     /// # Errors
     /// prctl(2).
@@ -91,7 +93,7 @@ impl ProcessLauncher {
             source,
         };
         let log_again = log.try_clone().map_err(log_error)?;
-        let mut command = Command::new(&self.executable);
+        let mut command = own_program::command(&self.executable);
         command
             .args(["run", "--project", launch.project, "--host", host.name.as_str()])
             .args(["--boot", &launch.boot.to_string()]);
@@ -207,7 +209,7 @@ impl Launcher for ProcessLauncher {
     fn start_helper(&mut self, arguments: &[&str], stdin: OwnedFd) -> io::Result<OwnedFd> {
         // Held while the child is made, as for a supervisor.
         let mut children = self.children.lock();
-        let child = Command::new(&self.executable)
+        let child = own_program::command(&self.executable)
             .args(arguments)
             .env_remove("NOTIFY_SOCKET")
             .stdin(stdin)

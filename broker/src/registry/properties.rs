@@ -322,7 +322,7 @@ fn a_boot_says_allocate_boot_ready_exit() {
 }
 
 #[test]
-fn the_third_failure_and_a_missing_program_leave_nobody_waiting() {
+fn the_third_failure_leaves_nobody_waiting() {
     let mut world = World::new(Revive::OnSignal);
     world.apply(Move::Wait(Want::Port(endpoint(80))));
     for failure in 1..=3 {
@@ -338,19 +338,35 @@ fn the_third_failure_and_a_missing_program_leave_nobody_waiting() {
     }
     assert_eq!(world.answered[&WaiterId(0)], Answer::Refused);
     assert_eq!(world.life.detail(), Some("exited with status 7 before it listened"));
+}
 
-    let mut world = World::new(Revive::OnSignal);
-    world.apply(Move::Wait(Want::Port(endpoint(80))));
-    world.apply(Move::Ended(ExitStatus::NotExecuted(2)));
-    assert_eq!(world.answered[&WaiterId(0)], Answer::Refused);
-
+#[test]
+fn what_cannot_be_executed_is_tried_again_where_that_may_help() {
+    const ENOENT: i32 = 2;
+    const EAGAIN: i32 = 11;
+    const EACCES: i32 = 13;
     const EMFILE: i32 = 24;
-    let mut world = World::new(Revive::OnSignal);
-    world.apply(Move::Wait(Want::Port(endpoint(80))));
-    world.apply(Move::Ended(ExitStatus::NotExecuted(EMFILE)));
-    assert!(world.answered.is_empty(), "a shortage passes");
-    world.pass(delay_after(1));
-    assert!(world.live, "it is tried again");
+    const ETXTBSY: i32 = 26;
+    let cases = [
+        (EACCES, 1),
+        (ENOENT, FAILURES_UNTIL_REFUSED),
+        (ETXTBSY, PASSING_FAILURES_UNTIL_REFUSED),
+        (EAGAIN, PASSING_FAILURES_UNTIL_REFUSED),
+        (EMFILE, PASSING_FAILURES_UNTIL_REFUSED),
+    ];
+    for (errno, most) in cases {
+        let mut world = World::new(Revive::OnSignal);
+        world.apply(Move::Wait(Want::Port(endpoint(80))));
+        for failure in 1..=most {
+            assert!(world.answered.is_empty(), "errno {errno}, failure {failure}");
+            assert!(world.live, "errno {errno}: try {failure}");
+            world.apply(Move::Ended(ExitStatus::NotExecuted(errno)));
+            if failure < most {
+                world.pass(delay_after(failure));
+            }
+        }
+        assert_eq!(world.answered[&WaiterId(0)], Answer::Refused, "errno {errno}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub fn trials() -> Vec<Trial> {
         trial("events_are_streamed_to_those_who_follow", follow),
         trial("a_host_that_runs_is_not_started_again", started_twice),
         trial("transient_hosts_come_and_go", transient),
+        trial("a_restart_leaves_transient_hosts_alone", transient_restart),
         trial("a_transient_hosts_claimed_socket_ends_with_it", transient_claim),
         trial("a_command_beside_a_program_has_its_identity", command),
         trial("an_ephemeral_broker_ends_with_its_last_supervisor", ephemeral),
@@ -81,6 +82,34 @@ fn verbs() {
         panic!("no broker");
     };
     assert_eq!((project, hosts, pid), (world.project.clone(), 3, world.broker_pid()));
+}
+
+fn transient_restart() {
+    let world = World::up("web tcp=8080 -- listen:8080 settle serve");
+    let (mut job, _) = Peer::transient(&world.paths, Some("job"));
+    job.say(ToBroker::Started { pid: 4711 });
+    job.say(ToBroker::Settled);
+    world.wait_for_state("job", HostState::Running);
+    world.ask(wake(&["web"])).unwrap();
+    let restart = |hosts: &[&str]| {
+        world.ask(Request::Restart {
+            hosts: names(hosts),
+            by: "tester".to_owned(),
+        })
+    };
+    let error = restart(&["web", "job"]).unwrap_err().to_string();
+    assert!(
+        error.contains("'job' was made by `imsup run`") && error.contains("`imsup stop job`"),
+        "{error}"
+    );
+    assert_eq!(world.host("web").boots, 1, "nothing was restarted");
+    restart(&[]).unwrap();
+    assert_eq!(
+        (world.host("web").boots, world.host("job").state),
+        (2, HostState::Running)
+    );
+    // It was told nothing before this.
+    job.reach(world.tcp("web", 8080), true);
 }
 
 fn failing_wake() {

@@ -60,7 +60,7 @@ struct Supervisor {
     /// Its cgroup, held as supervisors do.
     cgroup: Option<File>,
     /// Held for as long as the supervisor lives.
-    _lock: File,
+    lock: File,
 }
 
 pub fn run() -> ExitCode {
@@ -75,9 +75,7 @@ pub fn run() -> ExitCode {
     assert_eq!(std::env::var("IMSUP_BOOT").expect("IMSUP_BOOT"), boot.to_string());
     let command = arguments.iter().position(|argument| argument == "--").expect("--") + 1;
     rustix::process::setsid().expect("setsid(2)");
-    let mut lock = File::create(paths.running(host.as_str())).expect("running/HOST");
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("the host runs already");
-    writeln!(lock, "{}\n{boot}", std::process::id()).expect("running/HOST");
+    let lock = lock_running(&paths, &host, boot).expect("running/HOST");
 
     let mut peer = Peer::connect(&paths);
     let role = Role::Launched { boot };
@@ -99,7 +97,7 @@ pub fn run() -> ExitCode {
         rejected: false,
         left: Vec::new(),
         cgroup: None,
-        _lock: lock,
+        lock,
     };
     if arguments[command] != "noexec" {
         let pid = std::process::id();
@@ -111,6 +109,20 @@ pub fn run() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Says that the host runs.
+fn lock_running(paths: &Paths, host: &HostName, boot: u64) -> std::io::Result<File> {
+    // Truncated below, once it is ours.
+    let mut lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(paths.running(host.as_str()))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    lock.set_len(0)?;
+    writeln!(lock, "{}\n{boot}", std::process::id())?;
+    Ok(lock)
 }
 
 impl Supervisor {
@@ -338,6 +350,12 @@ impl Supervisor {
                 match peer.channel.receive::<ToSupervisor>() {
                     Ok(Some(ToSupervisor::Stop { signal, .. })) => return self.exit(ExitStatus::Signal(signal)),
                     Ok(Some(ToSupervisor::Ask { id, order })) if !self.mute => self.answer_order(id, order),
+                    Ok(Some(ToSupervisor::RetakeRunning)) => {
+                        // Where the directory is gone, too, this is said again.
+                        if let Ok(lock) = lock_running(&self.paths, &self.host, self.boot) {
+                            self.lock = lock;
+                        }
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) => break,
                     Err(_) => self.peer = None,

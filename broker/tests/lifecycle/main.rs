@@ -6,6 +6,7 @@
 
 mod bad;
 mod boots;
+mod cleaners;
 mod closed;
 mod control;
 mod disposal;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
                 bad::trials(),
                 strangers::trials(),
                 trust::trials(),
+                cleaners::trials(),
             ];
             libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
         }

@@ -210,7 +210,10 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if let Some(mut broker) = self.broker.take() {
-            let _ = self.ask(Request::Down);
+            if self.ask(Request::Down).is_err() {
+                // It cannot be found, or has ended.
+                let _ = kill_process(Pid::from_child(&broker), Signal::TERM);
+            }
             let _ = broker.wait();
         }
         let _ = imsup_broker::down_without_broker(&self.project, &self.paths);

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow};
 use imsup_broker::client::{Client, ClientError};
+use imsup_broker::own_program;
 use imsup_wire::{Request, Response};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -134,7 +135,7 @@ pub fn await_change(project: &Project) -> Result<()> {
 /// What the broker says is wrong.
 pub fn start(arguments: &[OsString]) -> Result<String> {
     let executable = std::env::current_exe().context("finding imsup's own program")?;
-    let mut child = Command::new(executable)
+    let mut child = own_program::command(&executable)
         .args(["broker", "--detach"])
         .args(arguments)
         .stdout(Stdio::piped())

@@ -1,13 +1,14 @@
 //! `imsup broker`: the broker itself, in the foreground for a service manager, or started by `up -d` and `run`.
 
 use std::fs::File;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use imsup_broker::BrokerError;
 use imsup_broker::cluster::Cluster;
+use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
 use imsup_supervisor::kernel::inherited;
 use imsup_wire::Event;
@@ -65,7 +66,7 @@ fn detach() -> Result<()> {
     rustix::process::setsid().context("leaving the terminal's session")?;
     let executable = std::env::current_exe().context("finding imsup's own program")?;
     let arguments = std::env::args_os().skip(2).filter(|argument| argument != "--detach");
-    Command::new(executable)
+    own_program::command(&executable)
         .args(["broker", "--report"])
         .args(arguments)
         .spawn()

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use anyhow::{Context, Result};
 use imsup_broker::client::ClientError;
-use imsup_broker::{AbsentError, down_without_broker, projects};
+use imsup_broker::{AbsentError, down_without_broker, lost, projects};
 use imsup_wire::Request;
 use rustix::fs::FlockOperation;
 
@@ -50,6 +50,17 @@ fn take_down(project: &Project) -> Result<Option<String>> {
     let (left, found) = match ask(project) {
         Ok(()) => return Ok(Some(format!("project '{name}' is down"))),
         Err(ClientError::Busy { .. } | ClientError::Ended { .. }) => return Ok(None),
+        // It cannot be asked, but it hears signals.
+        Err(ClientError::Lost { pid, .. }) => {
+            return match lost::find(&project.paths) {
+                Some(lost) => {
+                    lost.end()
+                        .with_context(|| format!("ending the broker, process {pid}"))?;
+                    Ok(Some(format!("project '{name}' is down (its files had been removed)")))
+                }
+                None => Ok(None),
+            };
+        }
         Err(error @ (ClientError::NoBroker { .. } | ClientError::Dead { .. })) => {
             // Files may be left even where nothing runs.
             (down_without_broker(name, &project.paths), error)

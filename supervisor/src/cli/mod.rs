@@ -44,6 +44,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use imsup_broker::own_program;
 use imsup_supervisor::kernel::dispositions;
 
 use self::failure::Annotate;
@@ -75,7 +76,7 @@ enum Verb {
     Wake(power::Args),
     /// End the programs of hosts; the hosts stay, and the next connection boots them
     Stop(power::Args),
-    /// Stop hosts and boot them again; without names, those that run
+    /// Stop hosts and boot them again; without names, those of the compose file that run
     Restart(power::Args),
     /// Suspend hosts as soon as they are quiet, and return when they sleep
     Suspend(sleep::Args),
@@ -97,6 +98,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     // Cannot fail: these signals exist, and may be ignored.
     let _ = dispositions::set_own();
+    own_program::take_name();
     // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs (measured, release build).
     if let Some(launched) = run::launched(std::env::args_os().skip(1)) {
         dispositions::disregard_inherited();

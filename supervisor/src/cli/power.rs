@@ -1,7 +1,7 @@
 //! `imsup wake`, `stop`, `restart`: what else boots hosts, and ends their programs.
 
 use anyhow::Result;
-use imsup_wire::{HostName, HostState, Request};
+use imsup_wire::{HostName, HostState, HostStatus, Request};
 
 use super::caller;
 use super::connection;
@@ -41,7 +41,6 @@ pub fn wake(args: &Args) -> Result<()> {
 
 /// Says of those that run what is wrong with where they listen.
 fn warn_of_ports(project: &Project, hosts: &[HostName]) -> Result<()> {
-    let runs = |state| matches!(state, HostState::Booting | HostState::Running | HostState::Suspended);
     for host in connection::hosts(project)? {
         if let Some(detail) = host.detail.filter(|_| hosts.contains(&host.name) && runs(host.state)) {
             output::note(&format!("{} {detail}", host.name));
@@ -63,7 +62,7 @@ pub fn stop(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// `imsup restart`: stops, then wakes those named, or those that ran.
+/// `imsup restart`: stops, then wakes those named, or the declared ones that ran. A host that `imsup run` made cannot be booted again: its broker refuses.
 ///
 /// # Errors
 /// As [`wake`] and [`stop`].
@@ -71,7 +70,7 @@ pub fn restart(args: &Args) -> Result<()> {
     let project = args.project.find()?;
     let selected = connection::select(&project, &args.hosts)?;
     let restarted = match selected.as_slice() {
-        [] => running_among(&project, &[])?,
+        [] => matching(&project, |host| host.declared && runs(host.state))?,
         selected => selected.to_vec(),
     };
     let request = Request::Restart {
@@ -86,18 +85,21 @@ pub fn restart(args: &Args) -> Result<()> {
 
 /// Those of the hosts selected (all where none is) that have a program.
 fn running_among(project: &Project, selected: &[HostName]) -> Result<Vec<HostName>> {
-    let mut hosts = matching(project, |state| {
-        matches!(state, HostState::Booting | HostState::Running | HostState::Suspended)
-    })?;
+    let mut hosts = matching(project, |host| runs(host.state))?;
     if !selected.is_empty() {
         hosts.retain(|host| selected.contains(host));
     }
     Ok(hosts)
 }
 
-fn matching(project: &Project, wanted: impl Fn(HostState) -> bool) -> Result<Vec<HostName>> {
+/// Whether a host in this state has a program.
+fn runs(state: HostState) -> bool {
+    matches!(state, HostState::Booting | HostState::Running | HostState::Suspended)
+}
+
+fn matching(project: &Project, wanted: impl Fn(&HostStatus) -> bool) -> Result<Vec<HostName>> {
     let hosts = connection::hosts(project)?;
-    let matching = hosts.into_iter().filter(|host| wanted(host.state));
+    let matching = hosts.into_iter().filter(|host| wanted(host));
     Ok(matching.map(|host| host.name).collect())
 }
 

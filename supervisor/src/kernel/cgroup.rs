@@ -69,6 +69,12 @@ pub enum CgroupError {
         /// Where.
         path: PathBuf,
     },
+    /// It was made, and somebody has removed it since.
+    #[error("cgroup {} was removed, after its processes had been moved to another one", .path.display())]
+    Removed {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// A process cannot be moved into it.
     #[error("process {pid} cannot be moved into cgroup {} ({source}); both cgroups must be writable and of one subtree", .path.display())]
     Move {
@@ -129,6 +135,13 @@ impl Cgroup {
         };
         cgroup.clear()?;
         Ok(cgroup)
+    }
+
+    /// Whether somebody has removed it (rmdir(2)), which the kernel allows once no process is in it. Its open files say ENODEV from then on
+    /// (fs/kernfs/file.c, kernfs_get_active; pinned in supervisor/tests/kernel/freezer.rs), also if another cgroup is made in its place.
+    pub fn is_removed(&self) -> bool {
+        let read = self.events.read_at(&mut [0], 0);
+        read.is_err_and(|error| errno_of(&error) == Errno::ENODEV)
     }
 
     /// Where it is.

@@ -114,6 +114,7 @@ impl Sleep {
         let Some(policy) = &self.policy else { return };
         let idle_after = policy.idle_after;
         let before = cpu::own_thread();
+        self.tree.notice_removal();
         let pids = self.tree.processes();
         let used = self.meter.sample(now, &pids);
         let read = Bounds {

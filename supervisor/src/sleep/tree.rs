@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use crate::kernel::carry::{Carry, Carrying};
 use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
 use crate::kernel::duplicates::Duplicates;
@@ -118,6 +120,16 @@ impl Tree {
         let before = std::mem::take(&mut self.strays);
         self.find_strays(&self.processes_anywhere());
         self.strays.iter().any(|pid| !before.contains(pid))
+    }
+
+    /// Goes on without the cgroup if somebody has removed it: its processes are found as descendants, and held by ptrace(2), from then on. They are not
+    /// moved into a new one, since whoever moved them away wants them where they are.
+    pub fn notice_removal(&mut self) {
+        if let Some(cgroup) = self.freezer.take_if(|cgroup| cgroup.is_removed()) {
+            let path = cgroup.path().to_owned();
+            self.without = Some(CgroupError::Removed { path });
+            self.strays.clear();
+        }
     }
 
     fn find_strays(&mut self, pids: &[i32]) {
@@ -253,8 +265,10 @@ impl Tree {
     /// Lets every process go on; [`Tree::rest`] does what can wait.
     pub fn release(&mut self) {
         self.let_go();
+        // Whoever moved the processes out of a cgroup, to remove it (ENODEV), has thawed them.
         if let Some(cgroup) = &self.freezer
             && let Err(errno) = cgroup.thaw()
+            && errno != Errno::ENODEV
         {
             tracing::error!(%errno, "a host could not be thawed");
         }

@@ -18,6 +18,7 @@ mod network;
 mod notification;
 mod nursery;
 mod owners;
+mod removed;
 mod resolvers;
 mod routes;
 mod script;

@@ -328,6 +328,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 is_trusted: true,
             },
         ),
+        ("retake-running", ToSupervisor::RetakeRunning),
     ]);
     samples.extend(
         outcomes()

@@ -217,6 +217,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
             endpoint,
             is_trusted,
         }),
+        Just(ToSupervisor::RetakeRunning),
     ]
 }
 

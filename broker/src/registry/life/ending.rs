@@ -6,7 +6,9 @@ use imsup_wire::{EventKind, ExitStatus};
 use rustix::io::Errno;
 
 use super::{Life, Phase};
-use crate::registry::{Action, After, Answer, FAILURES_UNTIL_REFUSED, LONG_RUN, Revive, Want, delay_after};
+use crate::registry::{
+    Action, After, Answer, FAILURES_UNTIL_REFUSED, LONG_RUN, PASSING_FAILURES_UNTIL_REFUSED, Revive, Want, delay_after,
+};
 
 /// Breaks in a row that have no consequence.
 const BREAKS_AT_ONCE: u32 = 2;
@@ -84,7 +86,7 @@ impl Life {
         };
         self.breaks = if broke { self.breaks.saturating_add(1) } else { 0 };
         if failed_start {
-            let given_up = self.failures >= FAILURES_UNTIL_REFUSED || cannot_be_executed(status);
+            let given_up = self.failures >= failures_until_refused(status);
             self.back_off(delay_after(self.failures), given_up, now, actions);
         } else if broke && self.breaks > BREAKS_AT_ONCE {
             // This boot has ended without the ports that they wait for, as the next ones would.
@@ -157,23 +159,24 @@ impl Life {
     }
 }
 
-/// Whether the program is such that trying again is of no use; a shortage (EAGAIN, EMFILE, ENOMEM, ETXTBSY) passes.
-fn cannot_be_executed(status: ExitStatus) -> bool {
+/// After how many failures in a row, the last of which was this, those who wait are refused. A program that is being replaced is missing for a moment
+/// (ENOENT), and then being written (ETXTBSY); a shortage passes; nobody mends a permission while somebody waits.
+fn failures_until_refused(status: ExitStatus) -> u32 {
     let ExitStatus::NotExecuted(errno) = status else {
-        return false;
+        return FAILURES_UNTIL_REFUSED;
     };
-    matches!(
-        Errno::from_raw_os_error(errno),
-        Errno::NOENT
-            | Errno::ACCESS
-            | Errno::NOEXEC
-            | Errno::NOTDIR
-            | Errno::LOOP
-            | Errno::ISDIR
-            | Errno::PERM
-            | Errno::TOOBIG
-            | Errno::NAMETOOLONG
-    )
+    match Errno::from_raw_os_error(errno) {
+        Errno::TXTBSY | Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => PASSING_FAILURES_UNTIL_REFUSED,
+        Errno::ACCESS
+        | Errno::NOEXEC
+        | Errno::NOTDIR
+        | Errno::LOOP
+        | Errno::ISDIR
+        | Errno::PERM
+        | Errno::TOOBIG
+        | Errno::NAMETOOLONG => 1,
+        _ => FAILURES_UNTIL_REFUSED,
+    }
 }
 
 /// Whether a program that was told to end died of a fault of its own instead. The signal that it is told with is the compose file's (`stop_signal`).

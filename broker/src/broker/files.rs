@@ -1,0 +1,184 @@
+//! The project's files are made anew when somebody removes them (a cleaner of /tmp, a logout, a person), so that the project stays one: `up`, `ps`, `down`
+//! and supervisors find its broker, and the next broker what this one knew.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use imsup_wire::{HostName, ToSupervisor};
+use mio::unix::SourceFd;
+
+use super::{Broker, Timer};
+use crate::absent;
+use crate::error::BrokerError;
+use crate::files;
+use crate::hosts::HostId;
+use crate::projects;
+use crate::run::{self, RUNTIME, STATE};
+use crate::watch;
+
+/// How soon it is looked again, after any were missing: whoever removes them may not be done, and where they cannot be made anew that may change
+/// (`$XDG_RUNTIME_DIR` is root's to make, at the next login).
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Broker {
+    /// Something was removed from the project's directories, or something was mounted.
+    pub(super) fn files_changed(&mut self, number: u32) {
+        let changes = self.files.watch.take(number);
+        for name in changes.running {
+            let id = name.parse::<HostName>().ok().and_then(|name| self.hosts.named(&name));
+            if let Some(id) = id {
+                self.retake_running(id);
+            }
+        }
+        if changes.files {
+            self.restore_files();
+        }
+    }
+
+    /// Makes what is missing, and looks again until nothing is.
+    pub(super) fn restore_files(&mut self) {
+        let outcome = self.make_missing();
+        self.files.watch.renew(&self.paths);
+        if !matches!(outcome, Ok(false)) && !std::mem::replace(&mut self.files.looks_again, true) {
+            self.after(LOOK_AGAIN, Timer::Files);
+        }
+        match outcome {
+            Ok(false) => {}
+            Ok(true) => {
+                self.files.said = false;
+                tracing::warn!(
+                    "somebody removed files of the project, which is up; they were made anew in {} and {}",
+                    self.paths.runtime().display(),
+                    self.paths.state().display()
+                );
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.files.said, true) {
+                    tracing::error!(
+                        "somebody removed files of the project, which is up, and they cannot be made anew: {error}. Its hosts run on, and it is tried again \
+                         and again; until then no host boots, and no verb but `imsup down` finds the project. SIGTERM to this process ({}) ends it as well",
+                        std::process::id()
+                    );
+                }
+            }
+        }
+    }
+
+    /// It is time to look again.
+    pub(super) fn look_at_files_again(&mut self) {
+        self.files.looks_again = false;
+        self.restore_files();
+    }
+
+    /// Makes what is missing; whether anything was.
+    fn make_missing(&mut self) -> Result<bool, BrokerError> {
+        let file_error = |what, path: std::path::PathBuf| move |source| BrokerError::File { what, path, source };
+        let mut made = self.files.said;
+        for (number, directory) in watch::directories(&self.paths).iter().enumerate() {
+            if !directory.is_dir() {
+                let kind = if number < 2 { &RUNTIME } else { &STATE };
+                run::make_directory(kind, directory)?;
+                made = true;
+            }
+        }
+        // The lock first: who has it has the project.
+        if !self.files.has_lock(&self.paths) {
+            self.retake_lock()?;
+            made = true;
+        }
+        if !self.files.has_socket(&self.paths) {
+            self.listen_again()?;
+            made = true;
+        }
+        made |= self.write_missing();
+        let restored = self.history.restore();
+        restored.map_err(file_error("the history", self.paths.events()))?;
+        for id in self.hosts.ids().collect::<Vec<_>>() {
+            made |= self.retake_running(id);
+        }
+        Ok(made)
+    }
+
+    /// Locks a new file, unless another broker was faster.
+    fn retake_lock(&mut self) -> Result<(), BrokerError> {
+        let path = self.paths.lock();
+        let taken = run::try_lock(&self.cluster.project, &path, self.paths.directory_of_file())?;
+        let mut lock = taken.ok_or_else(|| BrokerError::File {
+            what: "the broker's lock",
+            path,
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        run::sign(&mut lock, &self.paths);
+        self.files.lock.replace(lock);
+        Ok(())
+    }
+
+    /// Listens at the socket's path again. Who has connected to the old one is heard first.
+    fn listen_again(&mut self) -> Result<(), BrokerError> {
+        self.accept();
+        let Some(old) = self.listener.take() else { return Ok(()) };
+        let _ = self.registry.deregister(&mut SourceFd(&old.as_raw_fd()));
+        match run::listen(&self.paths, &self.registry) {
+            Ok(listener) => {
+                self.listener = Some(listener);
+                self.files.note_socket(&self.paths);
+                Ok(())
+            }
+            Err(error) => {
+                // Nobody finds it, but what is tried again begins with one.
+                self.listener = Some(old);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes what is only written now and then, where it is missing; whether anything was. A failure is said where it is written, and loses no more than that.
+    fn write_missing(&mut self) -> bool {
+        let is_missing = |path: std::path::PathBuf| !path.exists();
+        let mut made = false;
+        if is_missing(self.paths.hosts()) {
+            self.write_hosts_file();
+            made = true;
+        }
+        if is_missing(self.paths.directory()) && !self.cluster.hosts.is_empty() {
+            run::note_directory(&self.cluster, &self.paths);
+            made = true;
+        }
+        if is_missing(self.paths.cgroups()) {
+            let instances = self.hosts.ids().filter_map(|id| self.hosts[id].instance.as_deref());
+            let theirs = instances.filter_map(|instance| instance.cgroups.clone()).flatten();
+            let all: Vec<_> = self.cgroups.iter().cloned().chain(theirs).collect();
+            absent::note_cgroups(&self.paths, &all);
+        }
+        if is_missing(self.paths.up())
+            && let Err(error) = files::replace(&self.paths.up(), format!("{}\n", self.up_us).as_bytes())
+        {
+            tracing::warn!("{}: {error}", self.paths.up().display());
+        }
+        if is_missing(self.paths.projects())
+            && let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory)
+        {
+            tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+        }
+        if let Err(error) = self.files.routes.restore(&self.paths) {
+            tracing::warn!("{error}: if this broker is killed, the project's route stays");
+        }
+        if let Err(error) = self.leases.restore() {
+            tracing::warn!("{error}: leases of `imsup keep-awake` end with this broker");
+        }
+        made
+    }
+
+    /// Has a host's supervisor make the file anew by which others see that it runs; whether that was missing. At its end it removes the file itself, and
+    /// hears of nothing any more.
+    fn retake_running(&mut self, id: HostId) -> bool {
+        let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) else {
+            return false;
+        };
+        let is_missing = !self.paths.running(self.name_of(id).as_str()).exists();
+        if is_missing {
+            self.tell(session, &ToSupervisor::RetakeRunning, Vec::new());
+        }
+        is_missing
+    }
+}

@@ -1,0 +1,232 @@
+//! A broker that lives and cannot be found, since somebody has removed its files and they cannot be made anew (`$XDG_RUNTIME_DIR` after a logout). Another
+//! one beside it would give the project other addresses, and the first would stay for ever. It is found by what it holds: the claim of its block of
+//! addresses, which says that there is any, and in `/proc/PID/fd` the lock that was removed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Signal, geteuid, pidfd_send_signal};
+
+use crate::block::NAME_PORT;
+use crate::launcher;
+use crate::paths::Paths;
+
+/// How long a broker may take to make its files anew.
+const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the kernel adds to the path of an open file that was removed (d_path, fs/d_path.c; proc_pid_fd(5)).
+const DELETED: &[u8] = b" (deleted)";
+
+/// A broker whose files are gone.
+#[derive(Debug)]
+pub struct Lost {
+    /// Its process.
+    pub pid: u32,
+    process: OwnedFd,
+}
+
+impl Lost {
+    /// Has it take its project down, and returns when it has ended.
+    ///
+    /// # Errors
+    /// pidfd_send_signal(2), poll(2).
+    pub fn end(self) -> io::Result<()> {
+        pidfd_send_signal(&self.process, Signal::TERM)?;
+        loop {
+            match rustix::event::poll(&mut [PollFd::new(&self.process, PollFlags::IN)], None) {
+                Err(rustix::io::Errno::INTR) => {}
+                ended => return Ok(ended.map(drop)?),
+            }
+        }
+    }
+}
+
+/// The broker of this project and user whose files are gone.
+pub fn find(paths: &Paths) -> Option<Lost> {
+    if !is_any_block_claimed() {
+        return None;
+    }
+    let own = std::process::id();
+    let wanted = Wanted {
+        lock: resolved(&paths.lock()),
+        events: resolved(&paths.events()),
+    };
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let of_user = processes.filter(|entry| {
+        let metadata = entry.metadata();
+        metadata.is_ok_and(|metadata| metadata.uid() == geteuid().as_raw())
+    });
+    of_user
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own && wanted.is_held_by(*pid))
+        .find_map(|pid| {
+            let process = launcher::open(pid)?;
+            // The number is still the broker's, now that the process is pinned.
+            wanted.is_held_by(pid).then_some(Lost { pid, process })
+        })
+}
+
+/// Waits until a broker whose files somebody has just removed has made them anew; gives it if it has not.
+pub(crate) fn find_for_good(paths: &Paths) -> Option<Lost> {
+    let deadline = Instant::now() + REMAKE_TIMEOUT;
+    loop {
+        let lost = find(paths)?;
+        if Instant::now() >= deadline {
+            return Some(lost);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// What a lost broker holds.
+struct Wanted {
+    lock: PathBuf,
+    events: PathBuf,
+}
+
+impl Wanted {
+    fn is_held_by(&self, pid: u32) -> bool {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let (mut has_lost, mut has_lock, mut has_events) = (false, false, false);
+        for link in entries.map(|entry| entry.path()) {
+            let Ok(target) = fs::read_link(&link) else { continue };
+            let path = Path::new(OsStr::from_bytes(without_mark(target.as_os_str().as_bytes())));
+            has_events |= path == self.events;
+            if path.file_name() == self.lock.file_name() && is_gone(&link, path) {
+                has_lost = true;
+                has_lock |= path == self.lock;
+            }
+        }
+        // Where the runtime directory is another today, the state directory says that it is the same project.
+        has_lost && (has_lock || has_events)
+    }
+}
+
+fn without_mark(target: &[u8]) -> &[u8] {
+    target.strip_suffix(DELETED).unwrap_or(target)
+}
+
+/// Whether the open file behind a link of /proc is not found at its path any more.
+fn is_gone(link: &Path, path: &Path) -> bool {
+    let Ok(open) = fs::metadata(link) else { return false };
+    let there = fs::symlink_metadata(path);
+    there.map_or(true, |there| (there.dev(), there.ino()) != (open.dev(), open.ino()))
+}
+
+/// The path as the kernel says it, by the nearest directory above it that is there.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let resolve = |above: &Path| Some(fs::canonicalize(above).ok()?.join(whole.strip_prefix(above).ok()?));
+    whole.ancestors().skip(1).find_map(resolve).unwrap_or(whole.clone())
+}
+
+/// Whether a process of this user holds the claim of any block, as each of his brokers does.
+fn is_any_block_claimed() -> bool {
+    let sockets = fs::read_to_string("/proc/net/udp").unwrap_or_default();
+    sockets
+        .lines()
+        .skip(1)
+        .filter_map(claim)
+        .any(|uid| uid == geteuid().as_raw())
+}
+
+/// The user of a block's claim, of a line of /proc/net/udp: `sl local:port remote:port state queues timer retransmits uid ...`, the address as a word of
+/// memory.
+fn claim(line: &str) -> Option<u32> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    let address = Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?.to_ne_bytes());
+    let [first, second, _, last] = address.octets();
+    let is_claim = (first, second, last) == (127, 78, 0) && u16::from_str_radix(port, 16).ok()? == NAME_PORT;
+    is_claim.then(|| fields.nth(5)?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn claims_are_told_from_other_sockets() {
+        let line = |local: &str| {
+            format!("  73: {local} 00000000:0000 07 00000000:00000000 00:00000000 00000000  1000        0 81133 2 0 0")
+        };
+        assert_eq!(claim(&line("00094E7F:041D")), Some(1000), "127.78.9.0:1053");
+        assert_eq!(claim(&line("01094E7F:041D")), None, "a host's address");
+        assert_eq!(claim(&line("00094D7F:041D")), None, "a name server");
+        assert_eq!(claim(&line("00094E7F:0035")), None, "another port");
+        assert_eq!(claim("nonsense"), None);
+    }
+
+    struct Holder(Child);
+
+    impl Holder {
+        /// A process that has these files open.
+        fn of(files: [&Path; 2]) -> Self {
+            let [lock, events] = files.map(|path| File::create(path).unwrap());
+            let child = Command::new("sleep")
+                .arg("1000")
+                .stdin(lock)
+                .stdout(events)
+                .stderr(Stdio::null())
+                .spawn();
+            Self(child.unwrap())
+        }
+    }
+
+    impl Drop for Holder {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_broker_is_lost_when_its_lock_is_not_where_it_was() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |runtime: &str, state: &str| {
+            let [runtime, state] = [runtime, state].map(|name| base.path().join(name));
+            let variable = |name: &str| match name {
+                "IMSUP_RUNTIME_DIR" => Some(runtime.clone()),
+                _ => Some(state.clone()),
+            };
+            Paths::new("shop", 0, variable, |_| true)
+        };
+        let paths = at("run", "state");
+        fs::create_dir_all(paths.runtime()).unwrap();
+        fs::create_dir_all(paths.state()).unwrap();
+        let holder = Holder::of([&paths.lock(), &paths.events()]);
+        let pid = holder.0.id();
+        let is_lost = |paths: &Paths| {
+            let wanted = Wanted {
+                lock: resolved(&paths.lock()),
+                events: resolved(&paths.events()),
+            };
+            wanted.is_held_by(pid)
+        };
+        assert!(!is_lost(&paths), "it is where it was");
+        fs::remove_dir_all(paths.runtime()).unwrap();
+        assert!(is_lost(&paths));
+        assert!(is_lost(&at("elsewhere", "state")), "of the same state directory");
+        assert!(is_lost(&at("run", "elsewhere")), "of the same runtime directory");
+        assert!(!is_lost(&at("elsewhere", "elsewhere")), "another project of its name");
+        fs::remove_dir_all(paths.state()).unwrap();
+        assert!(is_lost(&paths), "both are gone");
+        fs::create_dir_all(paths.runtime()).unwrap();
+        fs::write(paths.lock(), "").unwrap();
+        assert!(is_lost(&paths), "another lock is in its place");
+    }
+}
