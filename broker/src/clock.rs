@@ -72,6 +72,11 @@ impl Clock {
         self.shift_us = self.shift_us.saturating_add(signed(behind_us));
         self.look();
         self.kept = true;
+        self.write(path);
+    }
+
+    /// Writes down how it goes on.
+    pub(crate) fn write(&self, path: &Path) {
         let text = format!("{}\n{} {}\n", self.up_us, self.shift_us, self.boot_id);
         if let Err(error) = files::replace(path, text.as_bytes()) {
             tracing::warn!(

@@ -150,10 +150,8 @@ impl Broker {
             let all: Vec<_> = self.cgroups.iter().cloned().chain(theirs).collect();
             absent::note_cgroups(&self.paths, &all);
         }
-        if is_missing(self.paths.up())
-            && let Err(error) = files::replace(&self.paths.up(), format!("{}\n", self.up_us).as_bytes())
-        {
-            tracing::warn!("{}: {error}", self.paths.up().display());
+        if is_missing(self.paths.up()) {
+            self.clock.write(&self.paths.up());
         }
         if is_missing(self.paths.projects())
             && let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory)
