@@ -218,3 +218,44 @@ fn receive(socket: &OwnedFd, pid: i32, count: usize) -> Result<Vec<OwnedFd>, Err
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Anybody may send to a name that /proc/net/unix shows; only the process that is to hand over is listened to.
+    #[test]
+    fn what_somebody_else_sends_is_thrown_away() {
+        let (receiver, _name) = receiver().unwrap();
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let address = rustix::net::getsockname(&receiver).unwrap();
+        let own = std::process::id().cast_signed();
+        for (expected, received) in [(own + 1, Err(Errno::EAGAIN)), (own, Ok(0))] {
+            rustix::net::sendto(&sender, &[0], rustix::net::SendFlags::empty(), &address).unwrap();
+            assert_eq!(receive(&receiver, expected, 0).map(|found| found.len()), received);
+        }
+    }
+
+    #[test]
+    fn a_message_lies_as_the_kernel_reads_it() {
+        let page = 0x7000_0000;
+        let bytes = message(page, b"\x01\0\0name", &[5, 7]);
+        let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        assert_eq!([word(0), word(8)], [page + NAME, 7], "msg_name, msg_namelen");
+        assert_eq!([word(16), word(24)], [page + IOVEC, 1], "msg_iov, msg_iovlen");
+        assert_eq!(
+            [word(32), word(40)],
+            [page + CONTROL, 24],
+            "msg_control, msg_controllen"
+        );
+        assert_eq!([word(64), word(72)], [page + BYTE, 1], "iov_base, iov_len");
+        assert_eq!(&bytes[96..103], b"\x01\0\0name");
+        assert_eq!(word(256), 24, "cmsg_len");
+        let rights = [libc::SOL_SOCKET, libc::SCM_RIGHTS, 5, 7]
+            .map(i32::to_ne_bytes)
+            .concat();
+        assert_eq!(bytes[264..], rights);
+        // The largest fits.
+        assert!(message(page, &[0; 108], &[0; MOST]).len() as u64 <= PAGE_BYTES);
+    }
+}
