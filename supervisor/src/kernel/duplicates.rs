@@ -21,10 +21,10 @@ use super::task;
 const MOST: usize = 253;
 
 /// Where in the page that a thread has made for it a message lies. `struct msghdr` is at its beginning.
-const IOVEC: u64 = 64;
-const BYTE: u64 = 80;
-const NAME: u64 = 96;
-const CONTROL: u64 = 256;
+const IOVEC: usize = 64;
+const BYTE: usize = 80;
+const NAME: usize = 96;
+const CONTROL: usize = 256;
 const PAGE_BYTES: u64 = 4096;
 
 /// Bytes of `struct cmsghdr`.
@@ -172,18 +172,18 @@ fn receiver() -> Result<(OwnedFd, Vec<u8>), Errno> {
 fn message(page: u64, name: &[u8], numbers: &[i32]) -> Vec<u8> {
     let control_bytes = CMSGHDR + size_of_val(numbers);
     let header = [
-        page + NAME,
+        page + NAME as u64,
         name.len() as u64,
-        page + IOVEC,
+        page + IOVEC as u64,
         1,
-        page + CONTROL,
+        page + CONTROL as u64,
         control_bytes as u64,
         0,
     ];
-    let mut bytes = vec![0; CONTROL as usize + control_bytes];
-    let mut put = |at: u64, some: &[u8]| bytes[at as usize..at as usize + some.len()].copy_from_slice(some);
+    let mut bytes = vec![0; CONTROL + control_bytes];
+    let mut put = |at: usize, some: &[u8]| bytes[at..at + some.len()].copy_from_slice(some);
     put(0, &header.map(u64::to_ne_bytes).concat());
-    put(IOVEC, &[page + BYTE, 1].map(u64::to_ne_bytes).concat());
+    put(IOVEC, &[page + BYTE as u64, 1].map(u64::to_ne_bytes).concat());
     put(NAME, name);
     put(CONTROL, &(control_bytes as u64).to_ne_bytes());
     put(CONTROL + 8, &libc::SOL_SOCKET.to_ne_bytes());
@@ -241,14 +241,14 @@ mod tests {
         let page = 0x7000_0000;
         let bytes = message(page, b"\x01\0\0name", &[5, 7]);
         let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
-        assert_eq!([word(0), word(8)], [page + NAME, 7], "msg_name, msg_namelen");
-        assert_eq!([word(16), word(24)], [page + IOVEC, 1], "msg_iov, msg_iovlen");
+        assert_eq!([word(0), word(8)], [page + NAME as u64, 7], "msg_name, msg_namelen");
+        assert_eq!([word(16), word(24)], [page + IOVEC as u64, 1], "msg_iov, msg_iovlen");
         assert_eq!(
             [word(32), word(40)],
-            [page + CONTROL, 24],
+            [page + CONTROL as u64, 24],
             "msg_control, msg_controllen"
         );
-        assert_eq!([word(64), word(72)], [page + BYTE, 1], "iov_base, iov_len");
+        assert_eq!([word(64), word(72)], [page + BYTE as u64, 1], "iov_base, iov_len");
         assert_eq!(&bytes[96..103], b"\x01\0\0name");
         assert_eq!(word(256), 24, "cmsg_len");
         let rights = [libc::SOL_SOCKET, libc::SCM_RIGHTS, 5, 7]
