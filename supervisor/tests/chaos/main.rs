@@ -126,9 +126,10 @@ fn what_is_answered_is_written_and_what_fails_was_accepted_by_a_program_that_end
     warm_up(&project);
     settle(&project);
     // Whatever a supervisor leaves to a process that outlives it is gone after some 20 ms.
-    wait_until(&format!("the processes to be {processes:?}"), || {
-        kinds(&project) == processes
+    wait_until("what supervisors leave behind to end", || {
+        kinds(&project).len() <= processes.len()
     });
+    assert_eq!(kinds(&project), processes, "afterwards, and before");
     let broker = project.broker();
     if broker == first_broker {
         before.expect_no_more("chaos", MEMORY_BYTES);
