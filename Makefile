@@ -10,7 +10,7 @@ IMSUP := $(abspath $(TARGET))/release/imsup
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CFLAGS := -O1 -Wall -Wextra -Werror
-built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd closer endure floor signalfds news blocking sharing families \
+built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd closer endure ledger ledger-musl floor signalfds news blocking sharing families \
 	hostile conformance guest-go java/Server.class java/Datagrams.class)
 conformance := $(wildcard testdata/guests/conformance/*.c)
 hostile := $(wildcard testdata/guests/hostile/*.c)
@@ -92,9 +92,10 @@ regress: setup guests ## whether the work tree is slower than a commit: AGAINST=
 	@scripts/regress.sh $(TARGET) "$(AGAINST)" $(REGRESS)
 
 .PHONY: endurance
-endurance: guests ## the tests for leaks, at full length: a million connects, a hundred thousand forks
+endurance: guests ## the tests for leaks, at full length: a million connects, a hundred thousand forks; three thousand faults
 	IMSUP_ENDURANCE_TIMES=5 cargo test -p imsup-supervisor --test endurance -- --nocapture
 	IMSUP_WITHOUT=pidfd_getfd,process_vm_readv cargo test -p imsup-supervisor --test endurance connects -- --nocapture
+	IMSUP_CHAOS_FAULTS=3000 cargo test -p imsup-supervisor --test chaos -- --nocapture
 
 .PHONY: fuzz
 fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)

@@ -125,6 +125,8 @@ pub enum Input {
     Terminating,
     /// The user wants its program ended.
     Stop,
+    /// The user wants its program ended and booted again: whoever waits for it waits for the next boot.
+    Restart,
     /// The project goes down: end the program, boot never again.
     Retire,
     /// A deadline has come ([`Life::deadline`]).

@@ -475,3 +475,23 @@ services:
     assert_ne!(nursery(), Some(first));
     assert!(boot(), "there is another");
 }
+
+/// One that was killed before its first boot is no reason to do without for ever.
+#[test]
+fn another_nursery_comes_after_one_that_never_answered() {
+    let project = Project::up(
+        "unborn",
+        "services: { web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] } }",
+    );
+    let nursery = || {
+        project
+            .processes()
+            .into_iter()
+            .find(|one| one.command.contains("nursery"))
+    };
+    wait_until("a nursery", || nursery().is_some());
+    project.kill(nursery().unwrap().pid);
+    ask(project.at("web", 8080));
+    project.ok(&["stop", "web"]);
+    wait_until("another nursery", || nursery().is_some());
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::client::{self, Answer, ask};
 use common::command::wait_exit;
-use common::{LIMIT, Project, parent, wait_until};
+use common::{Background, LIMIT, Project, parent, wait_until};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 const KILLS: u64 = 1001;
@@ -417,4 +417,24 @@ services:
         assert_ne!(next, pid);
         pid = next;
     }
+}
+
+/// It is booted again in any case, so nobody is turned away.
+#[test]
+fn whoever_waits_for_a_host_that_is_restarted_while_it_boots_is_answered() {
+    let project = Project::up(
+        "restart-boot",
+        r#"
+services:
+  web: { command: ["@guest@", --start-once, "@dir@/go", --tcp, "8080"], expose: ["8080"] }
+"#,
+    );
+    let address = project.at("web", 8080);
+    let client = std::thread::spawn(move || client::ask_line(address, "hello"));
+    project.wait_event("web", "boot", 1);
+    let restart = Background::collecting(project.imsup_command(&["restart", "web"]));
+    project.wait_event("web", "exit", 1);
+    std::fs::write(project.path("go"), "").unwrap();
+    restart.finish(LIMIT).expect_success("imsup restart");
+    client.join().unwrap().expect("the next boot answers");
 }

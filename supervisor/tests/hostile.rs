@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::client::Held;
 use common::random::Random;
 use common::watch::Watch;
-use common::{LIMIT, Project, control, parent, wait_until};
+use common::{AS_IN_A_CONTAINER, LIMIT, Project, control, parent, wait_until};
 
 /// How long attacks go on where nobody says.
 const SECONDS: u64 = 6;
@@ -132,20 +132,16 @@ const REMEMBERED: usize = 64;
 
 #[test]
 fn attacks_harm_nobody_else_and_leave_nothing() {
-    attack(&Project::up("hostile", COMPOSE), true);
+    attack(&Project::up("hostile", COMPOSE));
 }
 
-/// In a container with Docker's default seccomp profile the supervisor makes the program's sockets and keeps copies; there no host sleeps.
+/// In a container with Docker's default seccomp profile the supervisor makes the program's sockets and keeps copies.
 #[test]
 fn attacks_harm_nobody_else_where_descriptors_cannot_be_duplicated() {
-    let project = Project::new("hostile", COMPOSE);
-    let mut up = project.imsup_command(&["up", "-d"]);
-    up.env("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv");
-    common::command::run(up, LIMIT).expect_success("up");
-    attack(&project, false);
+    attack(&Project::up_with("hostile", COMPOSE, &AS_IN_A_CONTAINER));
 }
 
-fn attack(project: &Project, sleeps: bool) {
+fn attack(project: &Project) {
     let watch = project.watch();
     let mut random = Random::new(Random::seed());
     let (mut target, mut other) = (Host::boot(project, "target"), Host::boot(project, "other"));
@@ -168,9 +164,7 @@ fn attack(project: &Project, sleeps: bool) {
         within += inside;
         beside += outside;
         rounds += 1;
-        if sleeps {
-            target.sleep_and_wake(&watch);
-        }
+        target.sleep_and_wake(&watch);
         memory = memory.or_else(|| Some((anonymous(target.supervisor), anonymous(broker))));
     }
     eprintln!("{rounds} rounds, {processes} attackers, checks: {within} within the host, {beside} in another");

@@ -156,11 +156,12 @@ impl Broker {
     }
 
     fn end_programs(&mut self, number: usize, hosts: &[HostId], wake_by: Option<String>) {
+        let end = if wake_by.is_some() { Input::Restart } else { Input::Stop };
         let then = wake_by.map_or(Then::Done, |by| Then::Wake(hosts.to_vec(), by));
         self.await_hosts(number, hosts.len(), then);
         self.note_end_together(hosts);
         for id in hosts {
-            self.feed(*id, Input::Stop);
+            self.feed(*id, end.clone());
             let waiter = self.new_waiter(Target::Client {
                 session: number,
                 host: *id,

@@ -17,13 +17,16 @@ use crate::own_program;
 /// How long it may take to answer: one that was stopped, or is swapped out, is done without.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many in a row may end without an answer before none is started any more. One alone may have been killed by somebody.
+const MOST_SILENT: u32 = 3;
+
 /// The nursery of this broker, started when it is first thought of.
 #[derive(Debug)]
 pub(super) struct Nursery {
     executable: PathBuf,
     running: Option<Running>,
-    /// It never answered: not tried again.
-    useless: bool,
+    /// How many in a row never answered, or could not be started.
+    silent: u32,
 }
 
 #[derive(Debug)]
@@ -40,20 +43,20 @@ impl Nursery {
         Self {
             executable,
             running: None,
-            useless: false,
+            silent: 0,
         }
     }
 
     /// Starts it where it does not run; gives its process where it was started. Where it cannot be, supervisors are executed.
     pub(super) fn start(&mut self, project: &str) -> Option<u32> {
-        if self.running.is_some() || self.useless {
+        if self.running.is_some() || self.silent >= MOST_SILENT {
             return None;
         }
         match Running::start(&self.executable, project) {
             Ok(running) => Some(self.running.insert(running).pid),
             Err(error) => {
                 tracing::debug!(%error, "there is no nursery: hosts boot more slowly");
-                self.useless = true;
+                self.silent = MOST_SILENT;
                 None
             }
         }
@@ -64,6 +67,7 @@ impl Nursery {
         let running = self.running.as_mut()?;
         match running.make(birth, fds) {
             Ok(Ok(pid)) => {
+                self.silent = 0;
                 running.has_answered = true;
                 return Some(pid);
             }
@@ -72,7 +76,7 @@ impl Nursery {
             }
             Err(error) => {
                 tracing::debug!(%error, "the nursery does not answer");
-                self.useless = !running.has_answered;
+                self.silent += u32::from(!running.has_answered);
                 self.running = None;
             }
         }

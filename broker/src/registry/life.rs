@@ -153,6 +153,7 @@ impl Life {
             Input::NotWoken(why) => self.not_woken(why, &mut actions),
             Input::Terminating => self.terminating(),
             Input::Stop => self.stop(&mut actions),
+            Input::Restart => self.restart(&mut actions),
             Input::Retire => self.retire(&mut actions),
             Input::Tick => self.tick(now, &mut actions),
         }
@@ -328,6 +329,22 @@ impl Life {
                 self.queued.clear();
                 actions.push(Action::ResetQueued);
                 self.refuse_all(actions);
+            }
+        }
+    }
+
+    /// Ends its program. Nobody who waits is turned away: what is queued stays where it is.
+    fn restart(&mut self, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Booting { .. } | Phase::Running { .. } => {
+                self.stopping = true;
+                actions.push(Action::Stop);
+            }
+            Phase::Imaginary { .. } => self.phase = Phase::Imaginary { restart_at: None },
+            Phase::Failed { .. } => {
+                self.phase = Phase::Imaginary { restart_at: None };
+                self.failures = 0;
+                self.detail = None;
             }
         }
     }

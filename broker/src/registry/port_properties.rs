@@ -395,6 +395,20 @@ fn whoever_comes_while_it_is_being_ended_is_for_the_next_boot() {
 }
 
 #[test]
+fn whoever_waits_while_it_is_restarted_is_for_the_next_boot() {
+    let mut world = World::new(Revive::OnSignal);
+    world.queue(80, true);
+    let (caller, _) = world.call(81);
+    let actions = world.step(Input::Restart);
+    assert_eq!(actions, [Action::Stop], "nobody is turned away");
+    world.end(ExitStatus::Signal(15));
+    assert_eq!(world.state(), HostState::Booting);
+    world.listening(80, true);
+    world.listening(81, true);
+    assert_eq!(world.answered[&caller], Answer::Connect);
+}
+
+#[test]
 fn those_who_waited_before_the_broker_was_replaced_wait_on() {
     let mut world = World::new(Revive::OnSignal);
     world.live = true;

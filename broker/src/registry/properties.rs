@@ -48,6 +48,7 @@ enum Move {
     NotWoken,
     Terminating,
     Stop,
+    Restart,
     Pass(Duration),
 }
 
@@ -81,6 +82,7 @@ fn moves() -> impl Strategy<Value = Move> {
         Just(Move::NotWoken),
         Just(Move::Terminating),
         Just(Move::Stop),
+        Just(Move::Restart),
         (0u64..70_000).prop_map(|ms| Move::Pass(Duration::from_millis(ms))),
     ]
 }
@@ -193,6 +195,9 @@ impl World {
             }
             Move::Stop => {
                 self.step(Input::Stop);
+            }
+            Move::Restart => {
+                self.step(Input::Restart);
             }
             Move::Pass(time) => drop(self.pass(time)),
             _ => {}

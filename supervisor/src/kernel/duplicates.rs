@@ -21,10 +21,10 @@ use super::task;
 const MOST: usize = 253;
 
 /// Where in the page that a thread has made for it a message lies. `struct msghdr` is at its beginning.
-const IOVEC: u64 = 64;
-const BYTE: u64 = 80;
-const NAME: u64 = 96;
-const CONTROL: u64 = 256;
+const IOVEC: usize = 64;
+const BYTE: usize = 80;
+const NAME: usize = 96;
+const CONTROL: usize = 256;
 const PAGE_BYTES: u64 = 4096;
 
 /// Bytes of `struct cmsghdr`.
@@ -172,18 +172,18 @@ fn receiver() -> Result<(OwnedFd, Vec<u8>), Errno> {
 fn message(page: u64, name: &[u8], numbers: &[i32]) -> Vec<u8> {
     let control_bytes = CMSGHDR + size_of_val(numbers);
     let header = [
-        page + NAME,
+        page + NAME as u64,
         name.len() as u64,
-        page + IOVEC,
+        page + IOVEC as u64,
         1,
-        page + CONTROL,
+        page + CONTROL as u64,
         control_bytes as u64,
         0,
     ];
-    let mut bytes = vec![0; CONTROL as usize + control_bytes];
-    let mut put = |at: u64, some: &[u8]| bytes[at as usize..at as usize + some.len()].copy_from_slice(some);
+    let mut bytes = vec![0; CONTROL + control_bytes];
+    let mut put = |at: usize, some: &[u8]| bytes[at..at + some.len()].copy_from_slice(some);
     put(0, &header.map(u64::to_ne_bytes).concat());
-    put(IOVEC, &[page + BYTE, 1].map(u64::to_ne_bytes).concat());
+    put(IOVEC, &[page + BYTE as u64, 1].map(u64::to_ne_bytes).concat());
     put(NAME, name);
     put(CONTROL, &(control_bytes as u64).to_ne_bytes());
     put(CONTROL + 8, &libc::SOL_SOCKET.to_ne_bytes());
@@ -216,5 +216,46 @@ fn receive(socket: &OwnedFd, pid: i32, count: usize) -> Result<Vec<OwnedFd>, Err
             true if received.flags.contains(ReturnFlags::CTRUNC) || found.len() != count => return Err(Errno::EMFILE),
             true => return Ok(found),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Anybody may send to a name that /proc/net/unix shows; only the process that is to hand over is listened to.
+    #[test]
+    fn what_somebody_else_sends_is_thrown_away() {
+        let (receiver, _name) = receiver().unwrap();
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let address = rustix::net::getsockname(&receiver).unwrap();
+        let own = std::process::id().cast_signed();
+        for (expected, received) in [(own + 1, Err(Errno::EAGAIN)), (own, Ok(0))] {
+            rustix::net::sendto(&sender, &[0], rustix::net::SendFlags::empty(), &address).unwrap();
+            assert_eq!(receive(&receiver, expected, 0).map(|found| found.len()), received);
+        }
+    }
+
+    #[test]
+    fn a_message_lies_as_the_kernel_reads_it() {
+        let page = 0x7000_0000;
+        let bytes = message(page, b"\x01\0\0name", &[5, 7]);
+        let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        assert_eq!([word(0), word(8)], [page + NAME as u64, 7], "msg_name, msg_namelen");
+        assert_eq!([word(16), word(24)], [page + IOVEC as u64, 1], "msg_iov, msg_iovlen");
+        assert_eq!(
+            [word(32), word(40)],
+            [page + CONTROL as u64, 24],
+            "msg_control, msg_controllen"
+        );
+        assert_eq!([word(64), word(72)], [page + BYTE as u64, 1], "iov_base, iov_len");
+        assert_eq!(&bytes[96..103], b"\x01\0\0name");
+        assert_eq!(word(256), 24, "cmsg_len");
+        let rights = [libc::SOL_SOCKET, libc::SCM_RIGHTS, 5, 7]
+            .map(i32::to_ne_bytes)
+            .concat();
+        assert_eq!(bytes[264..], rights);
+        // The largest fits.
+        assert!(message(page, &[0; 108], &[0; MOST]).len() as u64 <= PAGE_BYTES);
     }
 }

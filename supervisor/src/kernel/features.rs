@@ -159,7 +159,7 @@ fn duplicates() -> Feature {
             )
         },
         lost_without: "imsup makes the program's sockets itself, which costs one notification and one ADDFD for each socket(2), and a host that \
-                       falls asleep is made to hand its descriptors over, which takes ptrace(2) and some 0.1 ms; in a container, --cap-add SYS_PTRACE allows it",
+                       falls asleep is made to hand its descriptors over, which takes ptrace(2) and a dozen stops of one of its threads; in a container, --cap-add SYS_PTRACE allows it",
         indispensable: false,
     }
 }

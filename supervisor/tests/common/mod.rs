@@ -8,6 +8,7 @@ pub mod client;
 pub mod command;
 pub mod control;
 pub mod docker;
+pub mod holdings;
 pub mod leaks;
 pub mod network;
 pub mod random;

@@ -1,0 +1,293 @@
+//! What is done to a project while clients ask: one fault after the other, from a seed.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::clients::Shared;
+use super::common::command::wait_exit;
+use super::common::random::Random;
+use super::common::{LIMIT, Project, leaks, parent, wait_until};
+use super::disk::Disk;
+use super::ledger::now;
+use super::verdict::Loss;
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    KillProgram,
+    KillSupervisor,
+    KillNursery,
+    KillBroker,
+    PauseProgram,
+    PauseSupervisor,
+    PauseNursery,
+    PauseBroker,
+    Suspend,
+    Resume,
+    Stop,
+    StopAll,
+    Restart,
+    RestartAll,
+    FillDisk,
+    /// Only if it is named: not survived yet.
+    RemoveRuntime,
+}
+
+use Fault::*;
+
+/// Each as often as it stands here. The clock is not set: CLOCK_REALTIME is the machine's, and no namespace has one of its own (time_namespaces(7)).
+const FAULTS: [Fault; 21] = [
+    KillProgram,
+    KillProgram,
+    KillProgram,
+    KillSupervisor,
+    KillSupervisor,
+    KillSupervisor,
+    KillNursery,
+    KillBroker,
+    KillBroker,
+    PauseProgram,
+    PauseSupervisor,
+    PauseNursery,
+    PauseBroker,
+    Suspend,
+    Resume,
+    Stop,
+    Stop,
+    StopAll,
+    Restart,
+    RestartAll,
+    FillDisk,
+];
+
+/// The faults to choose from.
+fn kinds() -> Vec<Fault> {
+    let only = std::env::var("IMSUP_CHAOS_ONLY").ok();
+    let is_chosen = |fault: &Fault| {
+        only.as_ref()
+            .is_none_or(|only| only.split(',').any(|name| name == format!("{fault:?}")))
+    };
+    let unasked = only.iter().flat_map(|_| [RemoveRuntime]);
+    let kinds: Vec<Fault> = FAULTS.into_iter().chain(unasked).filter(is_chosen).collect();
+    assert!(!kinds.is_empty(), "IMSUP_CHAOS_ONLY: {only:?} are no names of faults");
+    kinds
+}
+
+/// Requests that are answered while something stands still.
+const REQUESTS_MEANWHILE: u64 = 10;
+
+/// Whoever does harm.
+pub struct Chaos<'a> {
+    pub project: &'a Project,
+    pub shared: &'a Shared,
+    pub disk: &'a Disk,
+    /// The hosts that are harmed.
+    pub hosts: &'a [&'static str],
+    /// All hosts of the compose file.
+    pub all: &'a [&'static str],
+    /// Those that are ended when nobody uses them.
+    pub terminated: &'a [&'static str],
+    /// Clients whose host is harmed by nothing that only stops for a while.
+    pub steady: Vec<usize>,
+    /// The host whose port is published.
+    pub published: &'static str,
+    pub random: Random,
+    pub losses: Mutex<Vec<Loss>>,
+    /// How often each fault was done, and how often it found nothing to be done to.
+    pub counts: BTreeMap<Fault, [u64; 2]>,
+}
+
+impl Chaos<'_> {
+    /// Does so many faults. After most of them, every client is waited for: it must be answered, or fail, and once more.
+    pub fn go(&mut self, faults: u64) -> Result<(), String> {
+        let kinds = kinds();
+        for number in 0..faults {
+            let fault = kinds[self.random.below(kinds.len() as u64) as usize];
+            let host = self.hosts[self.random.below(self.hosts.len() as u64) as usize];
+            let begin = now();
+            let was_done = self
+                .apply(fault, host)
+                .map_err(|error| format!("fault {number}, {fault:?} of {host}: {error}"))?;
+            self.counts.entry(fault).or_default()[usize::from(!was_done)] += 1;
+            let done = now();
+            let progress = match self.random.one_in(3) {
+                true => Ok(0),
+                false => self.shared.await_progress(&[], 2),
+            };
+            let millis = |from, to| (to - from) / 1_000_000;
+            eprintln!(
+                "{number}: {fault:?} {host} {was_done}: {} ms, and {} ms until all went on, client {} last",
+                millis(begin, done),
+                millis(done, now()),
+                progress.clone().unwrap_or_default()
+            );
+            progress.map_err(|error| format!("after fault {number}, {fault:?} of {host}: {error}"))?;
+        }
+        self.shared.await_progress(&[], 2).map(|_| ())
+    }
+
+    /// Does one; false where there is nothing to do it to.
+    fn apply(&mut self, fault: Fault, host: &'static str) -> Result<bool, String> {
+        match fault {
+            KillProgram => self.kill(fault, &[host], |chaos| chaos.program(host)),
+            KillSupervisor => self.kill(fault, &[host], |chaos| chaos.supervisor(host)),
+            KillNursery => self.kill(fault, &[], Self::nursery),
+            KillBroker => self.kill_broker(),
+            PauseProgram => self.pause(|chaos| chaos.program(host)),
+            PauseSupervisor => self.pause(|chaos| chaos.supervisor(host)),
+            PauseNursery => self.pause(Self::nursery),
+            PauseBroker => self.pause(|chaos| Some(chaos.project.broker())),
+            // One that does not run, or does not become quiet, is not.
+            Suspend => Ok(self.project.imsup(&["suspend", host]).success()),
+            Resume => Ok(self.project.imsup(&["resume", host]).success()),
+            Stop => self.end(&["stop", host], &[host]),
+            Restart => self.end(&["restart", host], &[host]),
+            StopAll => self.end(&[&["stop"], self.all].concat(), self.all),
+            RestartAll => self.end(&[&["restart"], self.all].concat(), self.all),
+            FillDisk => self.fill_disk(),
+            RemoveRuntime => self.remove_runtime(),
+        }
+    }
+
+    /// Kills a process, and says from when to when its hosts' programs ended by that.
+    fn kill(&self, fault: Fault, hosts: &[&'static str], find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
+        let Some(pid) = find(self) else { return Ok(false) };
+        let program = hosts.first().and_then(|host| self.program(host));
+        let begin = now();
+        if !self.send(pid, Signal::KILL) {
+            return Ok(false);
+        }
+        if !wait_exit(pid, LIMIT) || program.is_some_and(|program| !wait_exit(program, LIMIT)) {
+            return Err(format!("{pid} or its program {program:?} is still there"));
+        }
+        self.lose(format!("{fault:?} {hosts:?} {pid}"), hosts, false, begin);
+        Ok(true)
+    }
+
+    /// Kills the broker, and waits for the next.
+    fn kill_broker(&self) -> Result<bool, String> {
+        let pid = self.project.broker();
+        let guests_start = self.shared.starts.write().unwrap();
+        let begin = now();
+        if !self.send(pid, Signal::KILL) || !wait_exit(pid, LIMIT) {
+            return Err(format!("the broker {pid} cannot be killed"));
+        }
+        let came = self.next_broker();
+        drop(guests_start);
+        self.lose(format!("the broker {pid}"), &[], true, begin);
+        came.map(|()| true)
+    }
+
+    /// THE place to change once something brings the next broker up by itself: wait for that instead.
+    fn next_broker(&self) -> Result<(), String> {
+        let up = self.project.imsup(&["up", "-d"]);
+        if !up.success() {
+            return Err(format!("imsup up after the broker was killed: {up}"));
+        }
+        *self.shared.published.lock().unwrap() = published(self.project, self.published);
+        Ok(())
+    }
+
+    /// Stops a process for some requests, and continues it.
+    fn pause(&self, find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
+        let Some(pid) = find(self) else { return Ok(false) };
+        if !self.send(pid, Signal::STOP) {
+            return Ok(false);
+        }
+        let progress = self.shared.await_progress(&self.steady, REQUESTS_MEANWHILE);
+        self.send(pid, Signal::CONT);
+        progress.map(|_| true)
+    }
+
+    /// Has an order end hosts.
+    fn end(&self, order: &[&str], hosts: &[&'static str]) -> Result<bool, String> {
+        let began = self.project.ps();
+        let begin = now();
+        let finished = self.project.imsup(order);
+        self.lose(order.join(" "), hosts, false, begin);
+        if order[0] == "stop" {
+            // One that was ready was ended as it ran, unless it was terminated just before that, and booted again.
+            let ready = |host: &str| ["running", "suspended"].contains(&began[host].state.as_str());
+            let runs = |host: &&&str| ready(host) && !self.terminated.contains(*host);
+            let mut losses = self.losses.lock().unwrap();
+            let booting = hosts.iter().filter(|host| !runs(host)).copied().collect();
+            losses.last_mut().unwrap().booting = booting;
+        }
+        match finished.success() {
+            true => Ok(true),
+            false => Err(format!("imsup {}: {finished}", order.join(" "))),
+        }
+    }
+
+    fn fill_disk(&self) -> Result<bool, String> {
+        self.disk.fill();
+        let progress = self.shared.await_progress(&[], 3);
+        self.disk.free();
+        progress.map(|_| true)
+    }
+
+    /// A cleaner of /tmp comes by, or a logout: the directory is made anew.
+    fn remove_runtime(&self) -> Result<bool, String> {
+        std::fs::remove_dir_all(self.project.runtime()).map_err(|error| error.to_string())?;
+        wait_until("the runtime directory to be made anew", || {
+            self.project.imsup(&["ps"]).success()
+        });
+        Ok(true)
+    }
+
+    fn lose(&self, what: String, hosts: &[&'static str], broker: bool, begin: u64) {
+        self.losses.lock().unwrap().push(Loss {
+            what,
+            hosts: hosts.to_vec(),
+            broker,
+            booting: Vec::new(),
+            begin,
+            end: now(),
+        });
+    }
+
+    fn program(&self, host: &str) -> Option<u32> {
+        self.project.host(host).pid
+    }
+
+    fn supervisor(&self, host: &str) -> Option<u32> {
+        parent(self.program(host)?)
+    }
+
+    /// Supervisors that it made have its command line, but not the socket to the broker that is its standard input.
+    fn nursery(&self) -> Option<u32> {
+        let is_nursery = |process: &leaks::Process| {
+            let input = std::fs::read_link(format!("/proc/{}/fd/0", process.pid));
+            process.command.contains(" nursery ")
+                && input.is_ok_and(|input| input.to_string_lossy().starts_with("socket:"))
+        };
+        self.project
+            .processes()
+            .into_iter()
+            .find(is_nursery)
+            .map(|process| process.pid)
+    }
+
+    /// Sends a signal to a process of the project. False where it has ended.
+    fn send(&self, pid: u32, signal: Signal) -> bool {
+        let Ok(pidfd) = rustix::process::pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty())
+        else {
+            return false;
+        };
+        let is_ours = self.project.processes().iter().any(|process| process.pid == pid);
+        is_ours && rustix::process::pidfd_send_signal(&pidfd, signal).is_ok()
+    }
+}
+
+/// Where a host's published port is.
+#[track_caller]
+pub fn published(project: &Project, host: &str) -> std::net::SocketAddr {
+    let host = project.host(host);
+    let machine = host.json["published"][0]["machine"].as_str();
+    machine
+        .unwrap_or_else(|| panic!("{} is not published", host.json))
+        .parse()
+        .unwrap()
+}
