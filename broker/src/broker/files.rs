@@ -10,7 +10,6 @@ use mio::unix::SourceFd;
 use super::{Broker, Timer};
 use crate::absent;
 use crate::error::BrokerError;
-use crate::files;
 use crate::hosts::HostId;
 use crate::projects;
 use crate::run::{self, RUNTIME, STATE};
