@@ -6,9 +6,12 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
 
-use imsup_wire::{Index, Plane, Planes};
+use imsup_wire::{Endpoint, Index, Plane, Planes, Transport};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::cluster::{Cluster, HostSpec};
+use crate::holder;
+use crate::sockets;
 
 /// The port of a project's name server, on the broker's own address in each of its blocks.
 pub const NAME_PORT: u16 = 1053;
@@ -29,8 +32,9 @@ pub enum BlockError {
     },
     /// The pinned block is in use.
     #[error(
-        "the addresses {addresses} that the compose file pins are in use ({source} on {address}); \
-         pin others or take down the project that has them. (No two projects have addresses with the same third byte.)"
+        "the addresses {addresses} that the compose file pins are in use{} ({source} on {address}); \
+         pin others or take down the project that has them. (No two projects have addresses with the same third byte.)",
+        holder::by(.holder)
     )]
     PinnedTaken {
         /// The first and the last address.
@@ -39,17 +43,24 @@ pub enum BlockError {
         address: SocketAddrV4,
         /// Why.
         source: io::Error,
+        /// The user and the process that have it, in words.
+        holder: Option<String>,
     },
     /// No block could be claimed.
     #[error(
         "no block of addresses is free ({source} on {address}): port {NAME_PORT} must be bindable on an address A.B.N.0 of the \
-         subnet, and on 127.78.N.0"
+         subnet, and on 127.78.N.0{}",
+        held_by(.holders, *.elsewhere)
     )]
     NoneFree {
         /// The last one tried.
         address: SocketAddrV4,
         /// Why.
         source: io::Error,
+        /// Who has how many of them, in words.
+        holders: Option<String>,
+        /// Whether hosts could have addresses in another prefix: no block's claim was taken.
+        elsewhere: bool,
     },
     /// A pinned address is not one the host can have.
     #[error(
@@ -92,6 +103,13 @@ impl Claim {
     /// Whether the index lies in one of the blocks.
     pub(crate) fn contains(&self, index: Index) -> bool {
         self.numbers().any(|block| u16::from(block) == index.number() >> 8)
+    }
+
+    /// Whether an address is a host's or the broker's, in one of the planes.
+    pub(crate) fn has(&self, planes: &Planes, address: Ipv4Addr) -> bool {
+        let is_brokers = |block| planes.broker_address(block) == address;
+        let place = planes.place(address);
+        place.is_some_and(|place| self.contains(place.index)) || self.numbers().any(is_brokers)
     }
 
     /// Every index of the blocks, in order.
@@ -215,11 +233,12 @@ pub(crate) fn claim(
     others: &[(u8, u16)],
 ) -> Result<Claim, BlockError> {
     let wanted = Wanted::of(cluster, planes)?;
-    let mut last = None;
+    let (mut last, mut taken) = (None, Vec::new());
     for start in candidates(&cluster.project, &wanted, recorded, others) {
         match bind(start, wanted.count, planes) {
             Ok(claim) => return Ok(claim),
             Err((address, source)) if wanted.pinned => {
+                let in_use = source.kind() == io::ErrorKind::AddrInUse;
                 let claim = Claim {
                     first: start,
                     count: wanted.count,
@@ -229,9 +248,15 @@ pub(crate) fn claim(
                     addresses: claim.addresses(planes),
                     address,
                     source,
+                    holder: taken_at(address).into_iter().find_map(holder::of).filter(|_| in_use),
                 });
             }
-            Err(failure) => last = Some(failure),
+            Err((address, source)) => {
+                if source.kind() == io::ErrorKind::AddrInUse {
+                    taken.push(address);
+                }
+                last = Some((address, source));
+            }
         }
     }
     let (address, source) = last.unwrap_or_else(|| {
@@ -240,7 +265,30 @@ pub(crate) fn claim(
             io::Error::other("all blocks are recorded for other projects"),
         )
     });
-    Err(BlockError::NoneFree { address, source })
+    let is_claim = |address: &SocketAddrV4| address.ip().octets()[..2] == planes.localhost;
+    Err(BlockError::NoneFree {
+        address,
+        source,
+        elsewhere: !taken.is_empty() && !taken.iter().any(is_claim),
+        holders: holder::tally(taken),
+    })
+}
+
+/// The sockets that keep a block from being claimed.
+fn taken_at(address: SocketAddrV4) -> [Endpoint; 2] {
+    [Transport::Udp, Transport::Tcp].map(|transport| Endpoint { transport, address })
+}
+
+/// Who has the blocks, and what to do.
+fn held_by(holders: &Option<String>, elsewhere: bool) -> String {
+    let Some(holders) = holders else {
+        return String::new();
+    };
+    let prefix = match elsewhere {
+        true => ", or as root take another prefix (`x-imsup.subnet: 10.77.0.0/16`)",
+        false => "",
+    };
+    format!(". Such addresses are held: {holders}. End those processes{prefix}")
 }
 
 fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, io::Error)> {
@@ -260,10 +308,29 @@ fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, 
             .locks
             .push(UdpSocket::bind(address).map_err(|error| (address, error))?);
         let address = at(planes.broker_address(block));
-        let pair = UdpSocket::bind(address).and_then(|udp| Ok((udp, TcpListener::bind(address)?)));
-        claim.sockets.push(pair.map_err(|error| (address, error))?);
+        claim
+            .sockets
+            .push(name_sockets(address).map_err(|error| (address, error))?);
     }
     Ok(claim)
+}
+
+/// The name server's sockets at an address, which other machines do not reach.
+fn name_sockets(address: SocketAddrV4) -> io::Result<(UdpSocket, TcpListener)> {
+    const BACKLOG: i32 = 128;
+    let bound = |kind| {
+        let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+        if kind == SocketType::STREAM {
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
+        sockets::keep_neighbours_out(&socket, *address.ip());
+        rustix::net::bind(&socket, &address)?;
+        Ok::<_, io::Error>(socket)
+    };
+    let udp = bound(SocketType::DGRAM)?;
+    let tcp = bound(SocketType::STREAM)?;
+    rustix::net::listen(&tcp, BACKLOG)?;
+    Ok((udp.into(), tcp.into()))
 }
 
 /// Gives each host its index: the pinned address, else the one it had, else the next that is free, in the file's order.

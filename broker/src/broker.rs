@@ -15,6 +15,7 @@ mod power;
 mod reach;
 mod resolvers;
 mod sleep;
+mod strangers;
 mod streams;
 mod together;
 mod unmet;
@@ -50,6 +51,7 @@ use crate::senders::Senders;
 use crate::sessions::Sessions;
 use crate::signals::Signals;
 use crate::tokens::{self, Kind};
+use crate::trust::SharedTrust;
 
 /// Callers that may wait at once.
 const MAX_WAITERS: usize = 4096;
@@ -137,6 +139,9 @@ pub(crate) struct Broker {
     feeding: bool,
     going_down: bool,
     had_supervisors: bool,
+    /// Whose sockets at hosts' addresses are the project's.
+    trust: SharedTrust,
+    questions: strangers::Questions,
 }
 
 /// What a [`Broker`] is made of.
@@ -162,6 +167,7 @@ pub(crate) struct Parts {
     pub(crate) up_us: u64,
     pub(crate) leases: Leases,
     pub(crate) cgroups: Vec<PathBuf>,
+    pub(crate) trust: SharedTrust,
 }
 
 impl Broker {
@@ -192,6 +198,8 @@ impl Broker {
             up_us: parts.up_us,
             leases: parts.leases,
             cgroups: parts.cgroups,
+            trust: parts.trust,
+            questions: strangers::Questions::default(),
             commands: HashMap::new(),
             waiters: HashMap::new(),
             next_waiter: 0,
@@ -235,6 +243,7 @@ impl Broker {
                 }
             }
             self.run_timers();
+            self.answer_for_trust();
             self.stream_events();
         }
         self.tell_all_events();
@@ -494,6 +503,9 @@ impl Broker {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if self.questions.are_due() {
+            return Some(Duration::ZERO);
+        }
         let Reverse((due, _)) = self.timers.peek()?;
         // Rounded up: epoll counts in milliseconds, and waking before the time is waking twice.
         let left = due.saturating_duration_since(Instant::now());

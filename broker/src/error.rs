@@ -76,8 +76,8 @@ pub enum BrokerError {
     },
     /// Somebody has a host's port.
     #[error(
-        "host '{host}': {endpoint} is in use{}: end what uses it, or give the host another port or subnet",
-        occupied_by(.occupants)
+        "host '{host}': {endpoint} is in use{}{}: end what uses it, or give the host another port or subnet",
+        crate::holder::by(.holder), occupied_by(.occupants)
     )]
     Occupied {
         /// The host.
@@ -86,6 +86,8 @@ pub enum BrokerError {
         endpoint: Endpoint,
         /// Addresses of those that have the port.
         occupants: Vec<IpAddr>,
+        /// The user and the process that have it, in words.
+        holder: Option<String>,
     },
     /// A host's port needs privilege.
     #[error(

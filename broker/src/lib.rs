@@ -14,6 +14,7 @@ pub mod compose;
 mod error;
 pub mod events;
 mod files;
+mod holder;
 mod hosts;
 mod launcher;
 mod leases;
@@ -38,6 +39,7 @@ pub mod subnet;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod trust;
 
 pub use absent::{AbsentError, down_without_broker, has_broker};
 pub use block::{BlockError, NAME_PORT};

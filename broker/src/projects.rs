@@ -1,6 +1,6 @@
 //! `projects.json`: what is remembered of projects across `down` and `up`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,9 @@ pub struct Memory {
     /// The address families of the TCP ports that hosts were last seen to listen on at their VIP.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub families: BTreeMap<String, Vec<Families>>,
+    /// Users other than the broker's as whom its programs were seen to bind: what they listen on is the project's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub users: BTreeSet<u32>,
 }
 
 /// What a program of a host listened with.

@@ -4,6 +4,7 @@ mod bind;
 mod pair;
 mod relay;
 mod udp;
+mod vet;
 
 use std::io;
 use std::net::SocketAddr;

@@ -25,6 +25,7 @@ use crate::cluster::Cluster;
 use crate::error::BrokerError;
 use crate::events::{History, OnEvent, now_us};
 use crate::files;
+use crate::holder;
 use crate::hosts::{HostId, Hosts};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
@@ -39,6 +40,7 @@ use crate::senders::Senders;
 use crate::signals::Signals;
 use crate::sockets;
 use crate::tokens::{Kind, token};
+use crate::trust::Trust;
 
 /// What a broker is to be.
 pub struct Options {
@@ -131,6 +133,8 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         waker: Arc::new(waker),
     };
     let senders = Senders::start(notifier.clone(), stand_back).map_err(system("the thread that names senders"))?;
+    let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
+    let relay_trust = Arc::clone(&trust);
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let launcher: Box<dyn Launcher> = Box::new(launcher);
@@ -158,6 +162,7 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         up_us,
         leases,
         cgroups: cgroups::directories_of("self"),
+        trust,
     });
     broker.expect_held();
     retain(&mut broker, &imsup_exe)?;
@@ -178,7 +183,10 @@ fn start_and_serve(options: Options) -> Result<(), BrokerError> {
         true => None,
         false => {
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(Notice::Published { endpoint, by });
-            Some(Relay::start(doors, limits.relayed, Box::new(on_arrival)).map_err(system("the relay's thread"))?)
+            Some(
+                Relay::start(doors, limits.relayed, relay_trust, Box::new(on_arrival))
+                    .map_err(system("the relay's thread"))?,
+            )
         }
     };
 
@@ -418,6 +426,7 @@ fn retain(broker: &mut Broker, imsup: &std::path::Path) -> Result<(), BrokerErro
                     host,
                     endpoint,
                     occupants: sockets::occupants(endpoint.transport, endpoint.address.port(), &broker.planes),
+                    holder: holder::of(endpoint),
                 },
                 io::ErrorKind::PermissionDenied => BrokerError::Privileged {
                     host,

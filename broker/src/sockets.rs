@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use imsup_wire::{Endpoint, Planes, Transport};
+use imsup_wire::{Endpoint, Planes, Transport, neighbours};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, sockopt};
@@ -102,6 +102,7 @@ fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, b
     if !tcp {
         note_addresses(&socket);
     }
+    keep_neighbours_out(&socket, *endpoint.address.ip());
     rustix::net::bind(&socket, &address)?;
     if tcp {
         // Its connections, once in TIME_WAIT, must not keep a later socket from the port.
@@ -113,6 +114,13 @@ fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, b
         sockopt::set_socket_reuseport(&socket, true)?;
     }
     Ok(socket)
+}
+
+/// Keeps other machines from a socket at a host's address, before they can reach it.
+pub(crate) fn keep_neighbours_out(socket: impl AsFd, address: Ipv4Addr) {
+    if let Err(error) = neighbours::keep_out(socket, address) {
+        tracing::warn!(%address, %error, "a socket at a host's address is not kept from other machines");
+    }
 }
 
 /// Has the kernel note to which address each datagram came: it does so as it queues them, so a program that asks for that (IP_PKTINFO, ip(7)) would not
@@ -127,6 +135,10 @@ fn note_addresses(socket: &OwnedFd) {
 /// and non-blocking, whatever the program had set.
 pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io::Result<()> {
     rustix::io::ioctl_fionbio(socket, true)?;
+    if let Some(SocketAddr::V4(address)) = local_address(socket) {
+        // The program may have attached a filter of its own.
+        keep_neighbours_out(socket, *address.ip());
+    }
     if transport == Transport::Tcp {
         rustix::net::listen(socket, backlog)?;
     } else {
@@ -262,10 +274,12 @@ pub(crate) fn is_bound_to(socket: &OwnedFd, endpoint: Endpoint) -> bool {
         Transport::Tcp => SocketType::STREAM,
         Transport::Udp => SocketType::DGRAM,
     };
-    let address = rustix::net::getsockname(socket)
-        .ok()
-        .and_then(|any| SocketAddr::try_from(any).ok());
-    sockopt::socket_type(socket) == Ok(kind) && address.map(canonical) == Some(SocketAddr::V4(endpoint.address))
+    sockopt::socket_type(socket) == Ok(kind) && local_address(socket) == Some(SocketAddr::V4(endpoint.address))
+}
+
+fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    let any = rustix::net::getsockname(socket).ok()?;
+    SocketAddr::try_from(any).ok().map(canonical)
 }
 
 /// The address with a v4-mapped IPv6 one as IPv4.

@@ -30,6 +30,8 @@ pub fn tick(held: usize) -> Duration {
 /// A connect that waits.
 #[derive(Debug)]
 pub struct HeldConnect {
+    /// The call.
+    pub call: Notification,
     /// A duplicate of the program's socket.
     pub socket: OwnedFd,
     /// The address in the socket's form.
@@ -86,6 +88,8 @@ pub enum Waiting {
     Datagram {
         /// Where it leads.
         endpoint: Endpoint,
+        /// The call.
+        call: Notification,
     },
     /// Datagrams, which are sent once the broker retains the endpoint of the first.
     Send {
@@ -124,6 +128,13 @@ pub enum Until {
     },
     /// Once the broker has given sockets for resolvers: the call is a question to a name server, or connects its socket.
     ResolverSockets,
+    /// Once the broker has said whether a user is of the project.
+    Trusted {
+        /// The user.
+        uid: u32,
+        /// Where a socket of his answers.
+        endpoint: Endpoint,
+    },
 }
 
 /// A held call.

@@ -22,6 +22,7 @@ use crate::kernel::{process, socket};
 use crate::link::Link;
 use crate::resolvers::Resolvers;
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
+use crate::strangers::Strangers;
 use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
@@ -61,6 +62,8 @@ pub struct Host {
     pub has_bound_datagrams: bool,
     /// Where connects were answered, or datagrams taken, lately.
     pub answered: Answered,
+    /// Who listens at hosts' addresses and is not of the project.
+    pub strangers: Strangers,
     /// The broker.
     pub link: Link,
     /// Sockets for the program's resolver.

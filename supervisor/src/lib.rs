@@ -23,6 +23,7 @@ mod running;
 pub mod said;
 pub mod sleep;
 pub mod sockets;
+pub mod strangers;
 pub mod syscalls;
 pub mod trace;
 pub mod unhonoured;

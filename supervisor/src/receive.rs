@@ -262,7 +262,10 @@ impl Loop {
 
     fn on_message(&mut self, message: ToSupervisor) {
         match message {
-            ToSupervisor::Reached { .. } | ToSupervisor::Claimed { .. } | ToSupervisor::ResolverSockets { .. } => {
+            ToSupervisor::Reached { .. }
+            | ToSupervisor::Claimed { .. }
+            | ToSupervisor::ResolverSockets { .. }
+            | ToSupervisor::Trusted { .. } => {
                 self.patience.begin();
             }
             _ => self.patience.end(),
@@ -301,6 +304,14 @@ impl Loop {
                 let of_v6 = sockets.split_off(v4.min(sockets.len()));
                 self.host.resolvers.receive(sockets, of_v6);
                 self.resume_resolvers();
+            }
+            ToSupervisor::Trusted {
+                uid,
+                endpoint,
+                is_trusted,
+            } => {
+                self.host.strangers.learn(uid, *endpoint.address.ip(), is_trusted);
+                self.resume_trusted((uid, endpoint));
             }
             ToSupervisor::Stop { signal, grace } => match Signal::try_from(signal) {
                 Ok(signal) => self.stop(signal, grace),
@@ -421,6 +432,7 @@ impl Loop {
         self.patience.end();
         self.welcomed = false;
         self.host.answered.forget();
+        self.host.strangers.forget();
         self.host.doors.broker_lost();
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);

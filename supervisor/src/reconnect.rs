@@ -142,6 +142,9 @@ impl Reconnect {
         for (endpoint, socket) in sockets {
             host.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
         }
+        for uid in host.strangers.all_it_binds_as() {
+            host.link.send(&ToBroker::Binds { uid }, Vec::new());
+        }
         if host.start.settled {
             host.link.send(&ToBroker::Settled, Vec::new());
         }

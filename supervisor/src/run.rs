@@ -29,6 +29,7 @@ use crate::resolvers::Resolvers;
 use crate::running::RunningLock;
 use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
+use crate::strangers::Strangers;
 use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
@@ -179,6 +180,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         bound: BoundSockets::default(),
         has_bound_datagrams: false,
         answered: Answered::default(),
+        strangers: Strangers::default(),
         link,
         resolvers: Resolvers::default(),
         hosts_file: options.hosts_file.clone(),

@@ -2,7 +2,7 @@
 //! line, the events, the addresses they speak of, and how all of it is framed.
 //!
 //! Everything here is a value, but for [`channel`], which moves frames and the descriptors that belong to them over a
-//! Unix socket. Messages name hosts and addresses, never the pids or paths of one machine, except where a field says
+//! Unix socket, and for what both sides do alike with sockets at hosts' addresses ([`owner`], [`neighbours`]). Messages name hosts and addresses, never the pids or paths of one machine, except where a field says
 //! that it is only shown to people.
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,9 @@ pub mod control;
 pub mod event;
 pub mod host;
 pub mod message;
+pub mod neighbours;
 pub mod nursery;
+pub mod owner;
 pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};

@@ -196,6 +196,18 @@ pub enum ToBroker {
     /// The program asks a name server, and sockets are wanted on which answers come from the address that was asked. Answered by
     /// [`ToSupervisor::ResolverSockets`].
     ResolverSockets,
+    /// The program binds addresses of the host as this user, who is not the supervisor's: what he listens on is the project's.
+    Binds {
+        /// The user.
+        uid: u32,
+    },
+    /// A socket of this user answers at an endpoint: is he one of the project's? Answered by [`ToSupervisor::Trusted`].
+    Trusts {
+        /// The user.
+        uid: u32,
+        /// Where.
+        endpoint: Endpoint,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -283,5 +295,15 @@ pub enum ToSupervisor {
         v4: u8,
         /// Sockets of AF_INET6.
         v6: u8,
+    },
+    /// The answer to a [`ToBroker::Trusts`].
+    Trusted {
+        /// The user.
+        uid: u32,
+        /// Where.
+        endpoint: Endpoint,
+        /// Whether he is the project's own, root, one of its services' or of its subordinate ones, or one that its programs bind as. Also true where
+        /// the endpoint is not one of the project's.
+        is_trusted: bool,
     },
 }

@@ -187,6 +187,8 @@ impl Broker {
                 self.tell(number, &answer, socket.into_iter().collect());
             }
             ToBroker::ResolverSockets => self.ask_resolver_sockets(number),
+            ToBroker::Binds { uid } => self.binds_as(uid),
+            ToBroker::Trusts { uid, endpoint } => self.ask_for_trust(number, uid, endpoint),
         }
     }
 
@@ -236,6 +238,7 @@ impl Broker {
     pub(super) fn forget_waits(&mut self, number: usize) {
         self.forget_asks(number);
         self.forget_resolver_asks(number);
+        self.forget_trust_questions(number);
         let of_session = |target: &Target| match target {
             Target::Reach { session, host, .. } | Target::Client { session, host } => {
                 (*session == number).then_some(*host)

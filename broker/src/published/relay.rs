@@ -17,6 +17,8 @@ use rustix::net::SocketFlags;
 use super::Door;
 use super::pair::{Pair, Progress};
 use super::udp::Clients;
+use super::vet::Vet;
+use crate::trust::SharedTrust;
 
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
@@ -38,7 +40,7 @@ impl Relay {
     ///
     /// # Errors
     /// epoll_create(2) and its like, or a thread that cannot be made.
-    pub(crate) fn start(doors: Vec<Door>, most: usize, on_arrival: OnArrival) -> io::Result<Self> {
+    pub(crate) fn start(doors: Vec<Door>, most: usize, trust: SharedTrust, on_arrival: OnArrival) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let doors: Vec<Open> = doors.into_iter().map(Open::new).collect();
@@ -59,6 +61,7 @@ impl Relay {
             most,
             full: false,
             on_arrival,
+            vet: Vet::new(trust),
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new()
@@ -126,6 +129,7 @@ struct Worker {
     /// Somebody may wait in a backlog because too many were relayed.
     full: bool,
     on_arrival: OnArrival,
+    vet: Vet,
     stop: Arc<AtomicBool>,
 }
 
@@ -169,11 +173,15 @@ impl Worker {
             clients,
             poll,
             on_arrival,
+            vet,
             ..
         } = self;
         match &doors[number] {
             Open::Udp { socket, target } => {
-                let came = |client| on_arrival(*target, crate::sockets::canonical(client));
+                let came = |client| {
+                    on_arrival(*target, crate::sockets::canonical(client));
+                    vet.datagrams(*target)
+                };
                 clients.inwards(poll.registry(), number, socket, SocketAddr::V4(target.address), came);
             }
             Open::Tcp { .. } => self.accept(number),
@@ -212,6 +220,10 @@ impl Worker {
         (self.on_arrival)(target, from);
         let place = self.pairs.iter().position(Option::is_none).unwrap_or(self.pairs.len());
         let admitted = Pair::connect(client, from, SocketAddr::V4(target.address)).and_then(|pair| {
+            if let Err(error) = self.vet.connection(&pair.host, target) {
+                pair.reset();
+                return Err(error);
+            }
             let interest = Interest::READABLE | Interest::WRITABLE;
             for (side, socket) in [&pair.client, &pair.host].into_iter().enumerate() {
                 let token = Token(self.first_pair + place * 2 + side);
@@ -288,7 +300,13 @@ mod tests {
             assert_eq!(to, target);
             sender.send(from).unwrap();
         };
-        (Relay::start(doors, 16, Box::new(told)).unwrap(), machine, arrivals)
+        let trust = SharedTrust::default();
+        trust.write().add(rustix::process::geteuid().as_raw());
+        (
+            Relay::start(doors, 16, trust, Box::new(told)).unwrap(),
+            machine,
+            arrivals,
+        )
     }
 
     fn v4(address: SocketAddr) -> std::net::SocketAddrV4 {

@@ -43,14 +43,14 @@ impl Clients {
         }
     }
 
-    /// Passes on what has come to a door. `came` is told of clients that are new, before anything reaches the host.
+    /// Passes on what has come to a door. `came` is told of clients that are new, before anything reaches the host, and nothing does where it fails.
     pub(super) fn inwards(
         &mut self,
         registry: &Registry,
         door: usize,
         socket: &UdpSocket,
         target: SocketAddr,
-        came: impl Fn(SocketAddr),
+        mut came: impl FnMut(SocketAddr) -> io::Result<()>,
     ) {
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
@@ -64,7 +64,7 @@ impl Clients {
                 }
             };
             let known = self.places.get(&(door, client)).copied();
-            let place = known.map_or_else(|| self.add(registry, door, client, target, &came), Ok);
+            let place = known.map_or_else(|| self.add(registry, door, client, target, &mut came), Ok);
             match place {
                 // A host whose buffer is full loses it, as a network would.
                 Ok(place) => {
@@ -84,13 +84,13 @@ impl Clients {
         door: usize,
         address: SocketAddr,
         target: SocketAddr,
-        came: impl Fn(SocketAddr),
+        came: impl FnOnce(SocketAddr) -> io::Result<()>,
     ) -> io::Result<usize> {
         let place = self.table.iter().position(Option::is_none).unwrap_or(self.table.len());
         if place >= self.most {
             return Err(io::Error::other("too many clients at once"));
         }
-        came(address);
+        came(address)?;
         let mut socket = UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0).into())?;
         socket.connect(target)?;
         registry.register(&mut socket, Token(self.first_token + place), Interest::READABLE)?;

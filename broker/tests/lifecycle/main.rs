@@ -19,6 +19,7 @@ mod reach;
 mod restart;
 mod sleep;
 mod strangers;
+mod trust;
 mod world;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
                 power::trials(),
                 bad::trials(),
                 strangers::trials(),
+                trust::trials(),
             ];
             libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
         }

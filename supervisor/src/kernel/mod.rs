@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod dispositions;
 pub mod family;
 pub mod features;
+pub mod guard;
 pub mod holders;
 pub mod inherited;
 pub mod inspect;

@@ -7,7 +7,7 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use super::sock_diag::{self, Local};
 use super::tcp_info::{TcpInfo, state};
-use super::{settings, socket};
+use super::{guard, settings, socket};
 
 /// A socket that has taken a listener's place.
 #[derive(Debug)]
@@ -60,6 +60,9 @@ pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errn
     if address.is_ipv6() {
         let v6only = i32::from(socket::is_v6only(listener));
         socket::set_int(new.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6only)?;
+    }
+    if let Some(v4) = socket::as_v4(address) {
+        guard::keep_neighbours_out(new.as_fd(), *v4.ip());
     }
     socket::bind(new.as_fd(), address)?;
     socket::listen(new.as_fd(), backlog)?;

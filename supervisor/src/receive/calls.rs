@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use imsup_wire::ToBroker;
+use imsup_wire::{Endpoint, ToBroker};
 use nix::errno::Errno;
 
 use super::Loop;
@@ -79,7 +79,15 @@ impl Loop {
         for (id, held) in &self.held {
             let (endpoint, can_wait) = match &held.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
-                Waiting::Datagram { endpoint } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
+                Waiting::Datagram { endpoint, .. } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
+                Waiting::Anew {
+                    until: Until::Trusted { uid, endpoint },
+                    ..
+                } => {
+                    let (uid, endpoint) = (*uid, *endpoint);
+                    self.host.link.send(&ToBroker::Trusts { uid, endpoint }, Vec::new());
+                    continue;
+                }
                 Waiting::Connect(_) | Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Anew { .. } => continue,
             };
             let Some(endpoint) = endpoint else {
@@ -168,6 +176,11 @@ impl Loop {
         self.begin_all_anew(|_, until| until == Until::ResolverSockets);
     }
 
+    /// Calls that wait for the broker's word on a user.
+    pub(super) fn resume_trusted(&mut self, of: (u32, Endpoint)) {
+        self.begin_all_anew(|_, until| matches!(until, Until::Trusted { uid, endpoint } if (uid, endpoint) == of));
+    }
+
     /// Calls that wait for the broker to close a socket, or for a search.
     pub(super) fn go_on_with_vetted(&mut self) {
         self.patience.begin();
@@ -182,7 +195,7 @@ impl Loop {
         }
         self.begin_all_anew(|host, until| match until {
             Until::Vetted { endpoint, search } => !host.doors.is_closing(endpoint) && host.doors.has_searched(search),
-            Until::ResolverSockets => false,
+            Until::ResolverSockets | Until::Trusted { .. } => false,
         });
     }
 

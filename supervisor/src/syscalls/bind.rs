@@ -15,11 +15,12 @@ pub use self::install::keep_claimed;
 use self::install::{beside_published, install};
 pub(super) use self::machines::is_bound_on_the_machines;
 use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
-use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of};
+use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of, vet};
 use crate::doors::{self, Vetted};
 use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
+use crate::kernel::guard;
 use crate::kernel::holders::Place;
 use crate::kernel::memory::ThreadMemory;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
@@ -249,8 +250,14 @@ fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
     if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
         tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
     }
+    // A listener is kept from other machines when it listens.
+    let is_kept =
+        bind.endpoint.transport == Transport::Udp && guard::keep_neighbours_out(socket, *bind.endpoint.address.ip());
     if let Err(errno) = bind_in_plane(socket, bind.family, bind.endpoint.address) {
         host.handovers.share_no_more(socket);
+        if is_kept {
+            guard::let_neighbours_in(socket);
+        }
         return Err(errno);
     }
     if !socket::may_share(socket, bind.endpoint.transport) {
@@ -362,6 +369,7 @@ fn note_fresh(host: &mut Host, bind: &HeldBind) {
 /// Remembers what was asked; a datagram socket receives from now on.
 fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
     host.note_step();
+    vet::note_user(host, socket);
     if let Descriptors::Copied(copies) = &mut host.descriptors {
         copies.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
     }

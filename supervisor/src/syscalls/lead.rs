@@ -4,16 +4,17 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, Outcome, ToBroker, asked};
+use imsup_wire::{Endpoint, Outcome, ToBroker, Transport, asked};
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 
-use super::{Verdict, send};
+use super::{Verdict, send, vet};
 use crate::held::{BindStage, Held, HeldConnect, TICK, Waiting};
 use crate::host::Host;
 use crate::kernel::message;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
 use crate::kernel::socket::{self, Family, InetSocket, Progress};
+use crate::strangers::Standing;
 
 /// A broker that says "connect" where the kernel goes on refusing is believed this often.
 const MAX_ATTEMPTS: u8 = 16;
@@ -152,6 +153,14 @@ pub(super) fn lead_stream(
         let address = kind.family.form(*candidate);
         let is_last = position + 1 == candidates.len();
         let leave_refusal = is_last && reach.is_none();
+        let at = tcp(*candidate);
+        let standing = vet::look(host, at);
+        match standing {
+            Standing::Nobody | Standing::Trusted => {}
+            Standing::Stranger(_) if is_last => break,
+            Standing::Stranger(_) => continue,
+            Standing::Unknown(uid) => return vet::ask(host, call, uid, at),
+        }
         let asked = name_server.filter(|_| socket::peer_address(socket.as_fd()).is_err());
         // One without a port is neither connected nor listens: nobody waits on it.
         let attempt = if blocking && kind.is_unbound() {
@@ -159,6 +168,12 @@ pub(super) fn lead_stream(
         } else {
             attempt(socket.as_fd(), address, blocking, leave_refusal)
         };
+        if standing == Standing::Nobody
+            && is_made(attempt)
+            && let Some(verdict) = vet::undo_if_strangers(host, call, socket.as_fd(), *candidate)
+        {
+            return verdict;
+        }
         note_own(host, socket.as_fd(), *candidate, to_localhost);
         if let Some(asked) = asked
             && socket::progress(socket.as_fd()) == Progress::Established
@@ -168,8 +183,7 @@ pub(super) fn lead_stream(
         }
         match (attempt, reach) {
             (Attempt::Over(answer), _) => {
-                let connected = answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS);
-                if let (true, Some(endpoint)) = (connected, reach) {
+                if let (true, Some(endpoint)) = (is_made(attempt), reach) {
                     host.answered.note(endpoint);
                 }
                 connect_answered(host, socket.as_fd(), answer);
@@ -192,6 +206,7 @@ pub(super) fn lead_stream(
                     _ => Errno::EINPROGRESS,
                 };
                 let held = HeldConnect {
+                    call: *call,
                     socket,
                     address,
                     endpoint,
@@ -205,6 +220,22 @@ pub(super) fn lead_stream(
         }
     }
     Errno::ECONNREFUSED.into()
+}
+
+/// Whether the connection is made, or begun.
+fn is_made(attempt: Attempt) -> bool {
+    match attempt {
+        Attempt::Over(answer) => answer == Answer::Value(0) || answer == Answer::errno(Errno::EINPROGRESS),
+        Attempt::InKernel { .. } => true,
+        Attempt::Refused => false,
+    }
+}
+
+fn tcp(address: SocketAddrV4) -> Endpoint {
+    Endpoint {
+        transport: Transport::Tcp,
+        address,
+    }
 }
 
 /// Notes a connection of the host to itself, for the accepted end (getsockname(2)): that is asked for after this call is answered. One that was
@@ -273,25 +304,39 @@ pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
         Progress::Established => Some(in_kernel(connect.blocking)),
         Progress::Waiting if connect.own_timeout.is_some() => None,
         Progress::Waiting => (held.since.elapsed() > TICK).then(|| in_kernel(connect.blocking)),
-        Progress::Failed => try_again(host, id, connect),
+        Progress::Failed => try_again(host, id, held),
     }
 }
 
 /// The broker answered a [`ToBroker::Reach`]; `None` where the call goes on waiting.
 pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Outcome) -> Option<Answer> {
     match (outcome, &mut held.waiting) {
-        (Outcome::Connect, Waiting::Connect(connect)) => try_again(host, id, connect),
-        (Outcome::Connect, Waiting::Datagram { endpoint }) => {
-            host.answered.note(*endpoint);
+        (Outcome::Connect, Waiting::Connect(_)) => try_again(host, id, held),
+        (Outcome::Connect | Outcome::Refused, Waiting::Datagram { endpoint, call }) => {
+            let (endpoint, call) = (*endpoint, *call);
+            match vet::look(host, endpoint) {
+                Standing::Nobody | Standing::Trusted => {}
+                Standing::Stranger(_) => return Some(Answer::errno(Errno::ECONNREFUSED)),
+                Standing::Unknown(uid) => {
+                    held.waiting = vet::ask_for(host, &call, uid, endpoint);
+                    return None;
+                }
+            }
+            if outcome == Outcome::Connect {
+                host.answered.note(endpoint);
+            }
             Some(Answer::Continue)
         }
         (Outcome::Connect, Waiting::Send { endpoint, .. }) => {
-            host.answered.note(*endpoint);
+            let endpoint = *endpoint;
+            // If it is a stranger's, the call finds that too.
+            if matches!(host.strangers.look(endpoint), Standing::Nobody | Standing::Trusted) {
+                host.answered.note(endpoint);
+            }
             send::resume(host, held)
         }
         // Nobody takes the datagram, which is for the sender to find out as ever.
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
-        (Outcome::Refused, Waiting::Datagram { .. }) => Some(Answer::Continue),
         (Outcome::Unknown, _)
         | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Anew { .. }) => {
             Some(Answer::Continue)
@@ -317,9 +362,22 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
     }
 }
 
-fn try_again(host: &mut Host, id: NotificationId, connect: &mut HeldConnect) -> Option<Answer> {
+fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
+    let Waiting::Connect(connect) = &mut held.waiting else {
+        return None;
+    };
     if !host.listener.is_valid(id) {
         return None;
+    }
+    if let Some(at) = socket::as_v4(connect.address).map(tcp) {
+        match vet::look(host, at) {
+            Standing::Nobody | Standing::Trusted => {}
+            Standing::Stranger(_) => return Some(Answer::errno(Errno::ECONNREFUSED)),
+            Standing::Unknown(uid) => {
+                held.waiting = vet::ask_for(host, &connect.call, uid, at);
+                return None;
+            }
+        }
     }
     connect.attempts += 1;
     let leave_refusal = connect.attempts >= MAX_ATTEMPTS || connect.endpoint.is_none();
@@ -355,6 +413,13 @@ pub(super) fn lead_datagram(
     let Some(candidate) = candidates.first() else {
         return Errno::ECONNREFUSED.into();
     };
+    let endpoint = Endpoint {
+        transport: Transport::Udp,
+        address: *candidate,
+    };
+    if let Some(verdict) = vet::verdict(host, call, endpoint) {
+        return verdict;
+    }
     match socket::connect(socket.as_fd(), family.form(*candidate)) {
         Ok(()) => Answer::Value(0).into(),
         Err(errno) => errno.into(),
@@ -366,7 +431,7 @@ fn retained_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint) -
     if host.answered.lately(endpoint) {
         return Answer::Continue.into();
     }
-    ask_for_datagram(host, call, endpoint, Waiting::Datagram { endpoint })
+    ask_for_datagram(host, call, endpoint, Waiting::Datagram { endpoint, call: *call })
 }
 
 /// Has the broker retain `endpoint`, and holds the call until it does.

@@ -7,8 +7,9 @@ use imsup_wire::Transport;
 use nix::errno::Errno;
 
 use super::bind::{bind_wildcard_now, endpoint_of, note_landing, retain, wildcard_of};
-use super::{Verdict, conflict, socket_of};
+use super::{Verdict, conflict, socket_of, vet};
 use crate::host::Host;
+use crate::kernel::guard;
 use crate::kernel::holders::Place;
 use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket::{self, InetSocket};
@@ -38,6 +39,13 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         if conflict::is_taken(host, socket.as_fd(), Transport::Tcp, address, is_shadow) {
             return Errno::EADDRINUSE.into();
         }
+    }
+    vet::note_user(host, &socket);
+    if let Some(local) = local
+        .and_then(socket::as_v4)
+        .filter(|local| host.identity.owns(*local.ip()))
+    {
+        guard::keep_neighbours_out(socket.as_fd(), *local.ip());
     }
     if let Err(errno) = socket::listen(socket.as_fd(), call.int(1)) {
         return errno.into();

@@ -19,6 +19,7 @@ mod resolver;
 mod send;
 mod socket;
 mod uname;
+mod vet;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};

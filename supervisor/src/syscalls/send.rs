@@ -15,7 +15,7 @@ use super::datagram::{Plan, decide, is_at_wildcard_alone, is_bound};
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::lead::ask_for_datagram;
 use super::resolver::{self, Asking};
-use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4};
+use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4, vet};
 use crate::held::{Held, Waiting};
 use crate::host::Host;
 use crate::identity::Destination;
@@ -354,6 +354,16 @@ impl Sending<'_> {
                     Waiting::Send { endpoint, call },
                 ));
             }
+        }
+        let goes_to = match (plan, destination) {
+            (Plan::InPlace { to, .. }, _) => Some(to),
+            (Plan::Native, Destination::Vip(to)) => Some(to),
+            _ => None,
+        };
+        if let Some(to) = goes_to
+            && let Some(verdict) = vet::verdict(host, self.call, Endpoint::udp(*to.ip(), to.port()))
+        {
+            return Err(verdict);
         }
         let home = match plan {
             Plan::Native if to_v6 && !on_v6 && is_on_planes(&host.identity, kind) => {

@@ -9,10 +9,12 @@ mod datagrams;
 mod families;
 mod freezer;
 mod holders;
+mod neighbours;
 #[path = "../common/network.rs"]
 mod network;
 mod notification;
 mod nursery;
+mod owners;
 mod resolvers;
 mod routes;
 mod script;

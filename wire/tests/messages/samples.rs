@@ -275,6 +275,14 @@ fn of_sleep() -> Samples<ToBroker> {
             },
         ),
         ("resolver-sockets", ToBroker::ResolverSockets),
+        ("binds", ToBroker::Binds { uid: 1001 }),
+        (
+            "trusts",
+            ToBroker::Trusts {
+                uid: 1001,
+                endpoint: Endpoint::tcp(vip(254), 80),
+            },
+        ),
     ])
 }
 
@@ -312,6 +320,14 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
             },
         ),
         ("resolver-sockets", ToSupervisor::ResolverSockets { v4: 8, v6: 4 }),
+        (
+            "trusted",
+            ToSupervisor::Trusted {
+                uid: 1001,
+                endpoint: Endpoint::tcp(vip(254), 80),
+                is_trusted: true,
+            },
+        ),
     ]);
     samples.extend(
         outcomes()

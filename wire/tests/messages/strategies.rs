@@ -109,6 +109,8 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         (any::<u64>(), endpoint()).prop_map(|(id, endpoint)| ToBroker::Claim { id, endpoint }),
         (exit_status(), usage()).prop_map(|(status, usage)| ToBroker::Exited { status, usage }),
         Just(ToBroker::ResolverSockets),
+        any::<u32>().prop_map(|uid| ToBroker::Binds { uid }),
+        (any::<u32>(), endpoint()).prop_map(|(uid, endpoint)| ToBroker::Trusts { uid, endpoint }),
         of_sleep(),
     ]
 }
@@ -210,6 +212,11 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         (any::<u64>(), order()).prop_map(|(id, order)| ToSupervisor::Ask { id, order }),
         (any::<i32>(), duration()).prop_map(|(signal, grace)| ToSupervisor::Stop { signal, grace }),
         (any::<u8>(), any::<u8>()).prop_map(|(v4, v6)| ToSupervisor::ResolverSockets { v4, v6 }),
+        (any::<u32>(), endpoint(), any::<bool>()).prop_map(|(uid, endpoint, is_trusted)| ToSupervisor::Trusted {
+            uid,
+            endpoint,
+            is_trusted,
+        }),
     ]
 }
 

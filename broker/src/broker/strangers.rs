@@ -1,0 +1,109 @@
+//! Users who listen at hosts' addresses: supervisors ask whether they are of the project.
+
+use std::collections::BTreeSet;
+
+use imsup_wire::owner::Owners;
+use imsup_wire::{Endpoint, ToSupervisor};
+
+use super::Broker;
+use crate::{holder, projects};
+
+/// Strangers that are named in the log.
+const MAX_NAMED: usize = 64;
+
+/// Questions that are not answered yet, and strangers that were named.
+///
+/// A question about a user that nobody knows waits for one more turn of the loop: the supervisor of the program that listens has said
+/// [`imsup_wire::ToBroker::Binds`] before its program could listen, but its connection may be read after the asker's.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    fresh: Vec<(usize, u32, Endpoint)>,
+    ripe: Vec<(usize, u32, Endpoint)>,
+    named: BTreeSet<(u32, Endpoint)>,
+}
+
+impl Questions {
+    /// Whether the loop is to go round without waiting.
+    pub(super) fn are_due(&self) -> bool {
+        !self.ripe.is_empty()
+    }
+}
+
+impl Broker {
+    /// A supervisor's program binds as this user.
+    pub(super) fn binds_as(&mut self, uid: u32) {
+        if !self.trust.write().add(uid) {
+            return;
+        }
+        self.memory.users.insert(uid);
+        if let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory) {
+            tracing::warn!(
+                "{error}: user {uid}, as whom a program of the project binds, is not known to the next broker"
+            );
+        }
+    }
+
+    /// A supervisor asks whether a user who listens at an endpoint is of the project.
+    pub(super) fn ask_for_trust(&mut self, session: usize, uid: u32, endpoint: Endpoint) {
+        if self.is_trusted_at(uid, endpoint) {
+            self.say_trusted(session, uid, endpoint, true);
+        } else {
+            self.questions.fresh.push((session, uid, endpoint));
+        }
+    }
+
+    /// Answers questions that have waited for a whole turn of the loop.
+    pub(super) fn answer_for_trust(&mut self) {
+        for (session, uid, endpoint) in std::mem::take(&mut self.questions.ripe) {
+            let is_trusted = self.is_trusted_at(uid, endpoint);
+            if !is_trusted {
+                self.name_stranger(uid, endpoint);
+            }
+            self.say_trusted(session, uid, endpoint, is_trusted);
+        }
+        self.questions.ripe = std::mem::take(&mut self.questions.fresh);
+    }
+
+    /// The asker is gone, and its number may become another's.
+    pub(super) fn forget_trust_questions(&mut self, session: usize) {
+        self.questions.fresh.retain(|(asker, ..)| *asker != session);
+        self.questions.ripe.retain(|(asker, ..)| *asker != session);
+    }
+
+    fn is_trusted_at(&self, uid: u32, endpoint: Endpoint) -> bool {
+        !self.claim.has(&self.planes, *endpoint.address.ip()) || self.trust.read().includes(uid)
+    }
+
+    fn say_trusted(&mut self, session: usize, uid: u32, endpoint: Endpoint, is_trusted: bool) {
+        let answer = ToSupervisor::Trusted {
+            uid,
+            endpoint,
+            is_trusted,
+        };
+        self.tell(session, &answer, Vec::new());
+    }
+
+    /// Says once who it is. Apart from the loop: that is a walk over all processes.
+    fn name_stranger(&mut self, uid: u32, endpoint: Endpoint) {
+        if self.questions.named.len() >= MAX_NAMED || !self.questions.named.insert((uid, endpoint)) {
+            return;
+        }
+        let thread = std::thread::Builder::new().name("stranger".to_owned());
+        let spawned = thread.spawn(move || say_who(uid, endpoint));
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "user {uid}, who is not of this project, has a socket at {endpoint}");
+        }
+    }
+}
+
+fn say_who(uid: u32, endpoint: Endpoint) {
+    let owner = Owners::open().and_then(|mut owners| owners.of(endpoint)).ok().flatten();
+    let who = match owner.filter(|owner| owner.uid == uid) {
+        Some(owner) => holder::describe(owner),
+        None => format!("user {uid}"),
+    };
+    tracing::warn!(
+        "{who} has a socket at {endpoint}, an address of a host, and is not of this project: what hosts send there is refused. End that process, or \
+         declare the port (`expose`), so that it is the project's from `up` on"
+    );
+}

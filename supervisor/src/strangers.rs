@@ -1,0 +1,185 @@
+//! Other users of the machine who listen at hosts' addresses: the kernel lets any user bind an address of 127.0.0.0/8, or of a local prefix, that
+//! nobody has taken. What a program sends to a host must not go to them.
+//!
+//! The supervisor asks the kernel whose socket answers ([`imsup_wire::owner`]) before it lets a connection or datagram go, at most once a second for an
+//! endpoint. A user that it does not know is asked for at the broker.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use imsup_wire::Endpoint;
+use imsup_wire::owner::{Owner, Owners};
+
+/// Whose socket answers at an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no socket.
+    Nobody,
+    /// One of the project, or of root; or the kernel does not say.
+    Trusted,
+    /// One of this user, who is not of the project.
+    Stranger(u32),
+    /// One of this user, of whom the broker is to say whether he is of the project.
+    Unknown(u32),
+}
+
+/// What is known of users, and where it was looked lately.
+#[derive(Debug, Default)]
+pub struct Strangers {
+    owners: Option<Owners>,
+    /// The kernel cannot be asked.
+    is_blind: bool,
+    /// Where a socket of the project was found, and when.
+    looked_at: HashMap<Endpoint, Instant>,
+    /// What the broker said of a user at a host's address, and when.
+    users: HashMap<(u32, Ipv4Addr), (bool, Instant)>,
+    said: BTreeSet<(u32, Endpoint)>,
+    /// Users as whom the program binds, which the broker is told.
+    binds_as: BTreeSet<u32>,
+}
+
+impl Strangers {
+    /// For how long a look is trusted, and that a user is a stranger. A port that is retained cannot become another user's meanwhile.
+    const TRUSTED_FOR: Duration = Duration::from_secs(1);
+    /// Endpoints, and users, remembered; beyond that, all are looked at anew.
+    const CAPACITY: usize = 256;
+
+    /// Whose socket a connection, or datagram, to `endpoint` would come to.
+    pub fn look(&mut self, endpoint: Endpoint) -> Standing {
+        let lately = |at: &Instant| at.elapsed() < Self::TRUSTED_FOR;
+        if self.looked_at.get(&endpoint).is_some_and(lately) {
+            return Standing::Trusted;
+        }
+        let found = self.ask(|owners| owners.of(endpoint));
+        let standing = self.judge(found, *endpoint.address.ip());
+        if standing == Standing::Trusted {
+            make_room(&mut self.looked_at);
+            self.looked_at.insert(endpoint, Instant::now());
+        }
+        standing
+    }
+
+    /// Whose socket is at the other end of a connection that has just been made from `client`.
+    pub fn look_at_server(&mut self, endpoint: Endpoint, client: std::net::SocketAddrV4) -> Standing {
+        let found = self.ask(|owners| owners.of_server(endpoint.address, client));
+        self.judge(found, *endpoint.address.ip())
+    }
+
+    /// What the kernel answers; `None` where it cannot be asked.
+    fn ask(&mut self, question: impl FnOnce(&mut Owners) -> std::io::Result<Option<Owner>>) -> Option<Option<Owner>> {
+        if self.is_blind {
+            return None;
+        }
+        if self.owners.is_none() {
+            self.owners = Owners::open().ok();
+        }
+        let answer = self
+            .owners
+            .as_mut()
+            .map_or_else(|| Err(std::io::ErrorKind::Unsupported.into()), question);
+        match answer {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "the kernel does not say whose sockets answer (sock_diag(7)): other users' at hosts' addresses are not told apart"
+                );
+                self.is_blind = true;
+                None
+            }
+        }
+    }
+
+    fn judge(&self, found: Option<Option<Owner>>, host: Ipv4Addr) -> Standing {
+        match found {
+            None => Standing::Trusted,
+            Some(None) => Standing::Nobody,
+            Some(Some(owner)) => self.of_user(owner.uid, host),
+        }
+    }
+
+    fn of_user(&self, uid: u32, host: Ipv4Addr) -> Standing {
+        if uid == 0 || uid == rustix::process::geteuid().as_raw() {
+            return Standing::Trusted;
+        }
+        match self.users.get(&(uid, host)) {
+            Some((true, _)) => Standing::Trusted,
+            Some((false, at)) if at.elapsed() < Self::TRUSTED_FOR => Standing::Stranger(uid),
+            _ => Standing::Unknown(uid),
+        }
+    }
+
+    /// The broker has said whether a user is of the project of the host with this address.
+    pub fn learn(&mut self, uid: u32, host: Ipv4Addr, is_trusted: bool) {
+        make_room(&mut self.users);
+        self.users.insert((uid, host), (is_trusted, Instant::now()));
+    }
+
+    /// The broker is gone, and with it sockets that nobody else has.
+    pub fn forget(&mut self) {
+        self.looked_at.clear();
+    }
+
+    /// Says once that a stranger answers at an endpoint.
+    pub fn say(&mut self, uid: u32, endpoint: Endpoint) {
+        if self.said.len() < Self::CAPACITY && self.said.insert((uid, endpoint)) {
+            tracing::warn!(
+                "imsup: user {uid}, who is not of this project, has a socket at {endpoint}, an address of a host: what is sent there is refused \
+                 (ECONNREFUSED). The broker's log names the process. See docs/deviations.md#strangers"
+            );
+        }
+    }
+
+    /// The program binds as this user; true where that is new.
+    pub fn binds_as(&mut self, uid: u32) -> bool {
+        self.binds_as.len() < Self::CAPACITY && self.binds_as.insert(uid)
+    }
+
+    /// All users as whom the program was seen to bind.
+    pub fn all_it_binds_as(&self) -> Vec<u32> {
+        self.binds_as.iter().copied().collect()
+    }
+}
+
+fn make_room<K, V>(known: &mut HashMap<K, V>) {
+    if known.len() >= Strangers::CAPACITY {
+        known.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Ipv4Addr = Ipv4Addr::new(127, 77, 5, 8);
+
+    #[test]
+    fn the_broker_says_of_a_user_whether_he_is_of_the_hosts_project() {
+        let mut strangers = Strangers::default();
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(strangers.of_user(own, HOST), Standing::Trusted);
+        assert_eq!(strangers.of_user(0, HOST), Standing::Trusted);
+        let other = own.wrapping_add(4711);
+        assert_eq!(strangers.of_user(other, HOST), Standing::Unknown(other));
+        strangers.learn(other, HOST, true);
+        assert_eq!(strangers.of_user(other, HOST), Standing::Trusted);
+        let elsewhere = Ipv4Addr::new(127, 77, 6, 1);
+        assert_eq!(
+            strangers.of_user(other, elsewhere),
+            Standing::Unknown(other),
+            "another project's host"
+        );
+        strangers.learn(other, HOST, false);
+        assert_eq!(strangers.of_user(other, HOST), Standing::Stranger(other));
+    }
+
+    #[test]
+    fn users_are_asked_for_anew_beyond_those_remembered() {
+        let mut strangers = Strangers::default();
+        for uid in 1..=Strangers::CAPACITY as u32 + 1 {
+            strangers.learn(uid + 100_000, HOST, true);
+        }
+        assert_eq!(strangers.users.len(), 1);
+    }
+}

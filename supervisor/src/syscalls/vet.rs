@@ -1,0 +1,93 @@
+//! Keeps what is sent to a host from other users of the machine who listen at its address ([`crate::strangers`]).
+
+use std::net::SocketAddrV4;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use imsup_wire::{Endpoint, ToBroker, Transport};
+use nix::errno::Errno;
+
+use super::Verdict;
+use crate::held::{Held, Until, Waiting};
+use crate::host::Host;
+use crate::kernel::notify::Notification;
+use crate::kernel::socket;
+use crate::kernel::source;
+use crate::strangers::Standing;
+
+/// Whose socket answers at an endpoint. That a stranger's does is said.
+pub(super) fn look(host: &mut Host, endpoint: Endpoint) -> Standing {
+    let standing = host.strangers.look(endpoint);
+    if let Standing::Stranger(uid) = standing {
+        host.strangers.say(uid, endpoint);
+    }
+    standing
+}
+
+/// How a call is answered that must not go to `endpoint`, or not yet; `None` where it goes.
+pub(super) fn verdict(host: &mut Host, call: &Notification, endpoint: Endpoint) -> Option<Verdict> {
+    match look(host, endpoint) {
+        Standing::Nobody | Standing::Trusted => None,
+        Standing::Stranger(_) => Some(Errno::ECONNREFUSED.into()),
+        Standing::Unknown(uid) => Some(ask(host, call, uid, endpoint)),
+    }
+}
+
+/// Looks once more at a connection that was just made where nobody listened a moment ago: a stranger may have been quicker than the program. Then
+/// it is undone, before the program can send anything, and the call answered so.
+pub(super) fn undo_if_strangers(
+    host: &mut Host,
+    call: &Notification,
+    socket: BorrowedFd<'_>,
+    server: SocketAddrV4,
+) -> Option<Verdict> {
+    let endpoint = Endpoint {
+        transport: Transport::Tcp,
+        address: server,
+    };
+    let client = socket::local_address(socket).and_then(socket::as_v4)?;
+    let standing = host.strangers.look_at_server(endpoint, client);
+    let (Standing::Stranger(uid) | Standing::Unknown(uid)) = standing else {
+        return None;
+    };
+    if let Err(errno) = source::disconnect(socket) {
+        tracing::warn!(%endpoint, %errno, "a connection to another user's socket could not be undone");
+    }
+    Some(match standing {
+        Standing::Unknown(_) => ask(host, call, uid, endpoint),
+        _ => {
+            host.strangers.say(uid, endpoint);
+            Errno::ECONNREFUSED.into()
+        }
+    })
+}
+
+/// Has the broker say whether a user is of the project; the call is begun anew then.
+pub(super) fn ask(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Verdict {
+    let now = Instant::now();
+    Verdict::Hold(Held {
+        tid: call.tid,
+        since: now,
+        deadline: now + host.reach_timeout,
+        timeout_errno: Errno::ETIMEDOUT as i32,
+        waiting: ask_for(host, call, uid, endpoint),
+    })
+}
+
+/// The same for a call that is held already.
+pub(super) fn ask_for(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Waiting {
+    host.link.send(&ToBroker::Trusts { uid, endpoint }, Vec::new());
+    Waiting::Anew {
+        call: *call,
+        until: Until::Trusted { uid, endpoint },
+    }
+}
+
+/// Tells the broker as whom the program binds, where that is another user than the supervisor's: what he listens on is the project's.
+pub(super) fn note_user(host: &mut Host, socket: impl AsFd) {
+    if let Some(uid) = socket::other_owner(socket.as_fd())
+        && host.strangers.binds_as(uid)
+    {
+        host.link.send(&ToBroker::Binds { uid }, Vec::new());
+    }
+}

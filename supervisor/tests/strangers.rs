@@ -1,0 +1,182 @@
+//! Another user of the machine listens at a host's address. As root, who can be both: run by `make test` where root runs it.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use common::client::ask;
+use common::{Project, wait_until};
+
+const STRANGER: u32 = 4711;
+/// As whom a program of the project runs that changed its user by itself.
+const DROPPED: u32 = 4712;
+
+/// Accepts and reads all it can until its standard input ends, and then prints what it got.
+const LISTEN: &str = "
+import select, socket, sys
+address = (sys.argv[1], int(sys.argv[2]))
+s = socket.create_server(address); u = socket.socket(type=socket.SOCK_DGRAM); u.bind(address)
+print('ready', flush=True)
+got = []; open_ = [s, u, sys.stdin]; over = False
+while True:
+    ready = select.select(open_, [], [], 0 if over else None)[0]
+    if not [r for r in ready if r is not sys.stdin] and over: break
+    for r in ready:
+        if r is s: open_.append(s.accept()[0])
+        elif r is sys.stdin: over = True
+        elif r is u: got.append(u.recv(99))
+        else:
+            try: data = r.recv(99)
+            except OSError: data = b''
+            if data: got.append(data)
+            else: open_.remove(r)
+print(got, flush=True)
+";
+
+struct Stranger(Child);
+
+impl Stranger {
+    fn listens(at: SocketAddr) -> Self {
+        let uid = STRANGER.to_string();
+        let mut child = Command::new("setpriv")
+            .args([
+                "--reuid",
+                &uid,
+                "--regid",
+                &uid,
+                "--clear-groups",
+                "python3",
+                "-c",
+                LISTEN,
+            ])
+            // Not one of root's own.
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .args([at.ip().to_string(), at.port().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.as_mut().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// What it got until now.
+    fn got(mut self) -> String {
+        drop(self.0.stdin.take());
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        line
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn these_tests_are_run_by_root() {
+    assert!(rustix::process::geteuid().is_root(), "run them with: sudo make test");
+}
+
+const COMPOSE: &str = "services:\n  web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] }\n";
+
+#[test]
+fn what_is_sent_to_a_port_that_a_stranger_took_is_refused() {
+    let project = Project::up("stranger", COMPOSE);
+    let at = project.at("web", 9999);
+    let stranger = Stranger::listens(at);
+    let who = format!(
+        "user {STRANGER}, process {} (python3) has a socket at {at}",
+        stranger.pid()
+    );
+    let script = format!(
+        "
+import socket, threading
+to = ('{}', {})
+def tried(act):
+    try: return act()
+    except OSError as error: return error.errno
+s = socket.socket(); print(tried(lambda: s.connect(to)), tried(lambda: s.send(b'password')))
+s = socket.socket(); s.setblocking(False); print(s.connect_ex(to), tried(lambda: s.send(b'password')))
+s = socket.socket(socket.AF_INET6); print(s.connect_ex(('::ffff:' + to[0], to[1])), tried(lambda: s.send(b'password')))
+u = socket.socket(type=socket.SOCK_DGRAM); print(tried(lambda: u.sendto(b'password', to)), tried(lambda: u.sendmsg([b'password'], [], 0, to)))
+u = socket.socket(type=socket.SOCK_DGRAM); print(tried(lambda: u.connect(to)), tried(lambda: u.send(b'password')))
+s = socket.create_connection(('{}', 8080)); print('web', s.send(b'x'))
+",
+        at.ip(),
+        at.port(),
+        at.ip()
+    );
+    let finished = project.run(&["python3", "-c", &script]);
+    let said = finished.stderr.clone();
+    let printed = finished.expect_success("the program");
+    let log = project.state().join("broker.log");
+    wait_until("the broker's word", || {
+        std::fs::read_to_string(&log).is_ok_and(|log| log.contains(&who))
+    });
+    assert_eq!(stranger.got(), "[]\n", "{printed}");
+    // ECONNREFUSED, and then EPIPE or ENOTCONN for streams, EDESTADDRREQ for datagrams.
+    for (line, expected) in printed
+        .lines()
+        .zip(["111 32", "111 32", "111 32", "111 111", "111 89", "web 1"])
+    {
+        assert_eq!(line, expected, "{printed}");
+    }
+    assert_eq!(printed.lines().count(), 6, "{printed}");
+    assert!(
+        said.contains(&format!("user {STRANGER}")) && said.contains(&at.to_string()),
+        "{said}"
+    );
+}
+
+/// A service that starts as root and becomes another user, as the images of databases do; the user is in no file.
+#[test]
+fn what_a_program_listens_on_as_another_user_is_the_projects() {
+    let project = Project::up(
+        "dropped",
+        &format!(
+            "
+services:
+  db: {{ command: [setpriv, --reuid={DROPPED}, --regid={DROPPED}, --clear-groups, \"@guest@\", --tcp, \"9090\"] }}
+"
+        ),
+    );
+    project.ok(&["wake", "db"]);
+    let at = project.at("db", 9090);
+    wait_until("the port", || std::net::TcpStream::connect(at).is_ok());
+    let said = project.run_guest(&["--call", &at.to_string()]);
+    assert!(said.contains("host=db "), "{said}");
+    // The next broker knows it before the program has said so again.
+    project.kill(project.broker());
+    project.ok(&["up", "-d"]);
+    let said = project.run_guest(&["--call", &at.to_string()]);
+    assert!(said.contains("host=db "), "{said}");
+}
+
+#[test]
+fn who_took_a_declared_port_after_the_brokers_death_is_named() {
+    let project = Project::up("after", COMPOSE);
+    let at = project.at("web", 8080);
+    project.kill(project.broker());
+    let stranger = Stranger::listens(at);
+    let said = project.fails(1, &["up", "-d"]);
+    let who = format!("in use by user {STRANGER}, process {} (python3)", stranger.pid());
+    assert!(said.contains(&who), "{said}");
+    drop(stranger);
+    project.ok(&["up", "-d"]);
+    assert_eq!(ask(at).value("host"), "web");
+}
