@@ -68,7 +68,7 @@ impl Account {
             EventKind::Suspend => Some((event.time_us, HostState::Suspended)),
             EventKind::Exit => Some((event.time_us, HostState::Imaginary)),
             EventKind::Fail => Some((event.time_us, HostState::Failed)),
-            EventKind::Tick | EventKind::Reclaim | EventKind::Unmet => None,
+            EventKind::Tick | EventKind::Reclaim | EventKind::Unmet | EventKind::Oom | EventKind::Restart => None,
         };
         self.wakes += u64::from(event.kind == EventKind::Wake);
         if let Some(usage) = event.usage {

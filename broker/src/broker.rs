@@ -10,6 +10,7 @@ mod down;
 mod families;
 mod held;
 mod hello;
+mod limited;
 mod naming;
 mod power;
 mod reach;

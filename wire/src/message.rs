@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Endpoint, Index, Planes};
 use crate::host::{ExitStatus, HostName};
+use crate::limits::Confinement;
 use crate::sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause};
 
 /// What a supervisor is to its host.
@@ -196,6 +197,13 @@ pub enum ToBroker {
     /// The program asks a name server, and sockets are wanted on which answers come from the address that was asked. Answered by
     /// [`ToSupervisor::ResolverSockets`].
     ResolverSockets,
+    /// The kernel has killed processes of the host, since it had used up its memory.
+    OutOfMemory {
+        /// How many.
+        killed: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -240,6 +248,8 @@ pub enum ToSupervisor {
         reach_timeout: Duration,
         /// Whether the address family that the program binds is known of all of them: an earlier boot has shown it.
         families_known: bool,
+        /// The limits of the host.
+        confinement: Box<Confinement>,
     },
     /// The broker does not take this supervisor. The last message.
     Rejected {

@@ -187,6 +187,11 @@ impl Broker {
                 self.tell(number, &answer, socket.into_iter().collect());
             }
             ToBroker::ResolverSockets => self.ask_resolver_sockets(number),
+            ToBroker::OutOfMemory { killed, limit_bytes } => {
+                if program {
+                    self.out_of_memory(id, killed, limit_bytes);
+                }
+            }
         }
     }
 

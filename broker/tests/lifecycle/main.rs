@@ -7,6 +7,7 @@
 mod bad;
 mod boots;
 mod closed;
+mod comes_back;
 mod control;
 mod disposal;
 mod ends;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
                 control::trials(),
                 names::trials(),
                 restart::trials(),
+                comes_back::trials(),
                 sleep::trials(),
                 disposal::trials(),
                 power::trials(),
