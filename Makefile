@@ -97,6 +97,10 @@ endurance: guests ## the tests for leaks, at full length: a million connects, a 
 	IMSUP_WITHOUT=pidfd_getfd,process_vm_readv cargo test -p imsup-supervisor --test endurance connects -- --nocapture
 	IMSUP_CHAOS_FAULTS=3000 cargo test -p imsup-supervisor --test chaos -- --nocapture
 
+.PHONY: kvm
+kvm: guests build ## limits by cgroup v2, in a virtual machine with Debian's kernel (fetches 27 MB); ACCEL=tcg emulates it
+	@scripts/kvm.sh $(IMSUP) $(GUESTS)
+
 .PHONY: fuzz
 fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)
 	IMSUP_HOSTILE_SECONDS=$(FUZZ_SECONDS) cargo test -p imsup-supervisor --test hostile -- --nocapture

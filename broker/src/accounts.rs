@@ -75,7 +75,7 @@ impl Account {
             EventKind::Suspend => Some((at_us, HostState::Suspended)),
             EventKind::Exit => Some((at_us, HostState::Imaginary)),
             EventKind::Fail => Some((at_us, HostState::Failed)),
-            EventKind::Tick | EventKind::Reclaim | EventKind::Unmet => None,
+            EventKind::Tick | EventKind::Reclaim | EventKind::Unmet | EventKind::Oom | EventKind::Restart => None,
         };
         self.wakes += u64::from(event.kind == EventKind::Wake);
         if let Some(usage) = event.usage {

@@ -11,6 +11,7 @@ mod families;
 mod files;
 mod held;
 mod hello;
+mod limited;
 mod naming;
 mod power;
 mod reach;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use imsup_wire::Limits;
 use imsup_wire::{HostName, Transport};
 use serde::Serialize;
 
@@ -51,8 +52,8 @@ pub struct HostSpec {
     pub stop_signal: i32,
     /// How long the program may take to end; 10 s by default.
     pub stop_grace: Duration,
-    /// `restart`, which matters for a host that is kept awake.
-    pub restart: Restart,
+    /// `restart`, or `deploy.restart_policy`; `None` where the file says neither.
+    pub restart: Option<Restart>,
     /// `deploy.resources.limits`.
     pub limits: Limits,
     /// `logging`.
@@ -78,32 +79,45 @@ pub struct Publish {
     pub transport: Transport,
 }
 
-/// `restart`: in a cluster of imaginary machines every host comes back on its next signal; the policy says what a host
-/// that is kept awake does by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// `restart`: in a cluster of imaginary machines every host comes back on its next signal; the policy says whether it comes back by itself
+/// before that, after an end that nobody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Restart {
+    /// After which ends.
+    pub condition: RestartCondition,
+    /// How often in a row, since it was booted for another reason; without bound where `None`.
+    pub max_attempts: Option<u32>,
+    /// At least how long after the end.
+    pub delay: Duration,
+    /// A run that lasted this long ends the row; none does where `None`.
+    pub window: Option<Duration>,
+}
+
+/// After which ends a host is booted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Restart {
-    /// It stays imaginary until its next signal.
+pub enum RestartCondition {
+    /// None: it stays imaginary until its next signal.
     No,
-    /// It is booted again unless it was stopped.
-    #[default]
+    /// All that nobody asked for.
     Always,
-    /// It is booted again when it failed.
+    /// The same (docker tells them apart when its daemon starts).
+    UnlessStopped,
+    /// Failures.
     OnFailure,
 }
 
-/// `deploy.resources.limits`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Limits {
-    /// Memory in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Thousandths of a processor.
-    pub milli_cpus: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
+impl Restart {
+    /// The policy with nothing but a condition.
+    pub fn new(condition: RestartCondition) -> Self {
+        Self {
+            condition,
+            max_attempts: None,
+            delay: Duration::ZERO,
+            window: None,
+        }
+    }
 }
-
-impl Eq for Limits {}
 
 /// `logging.options`: how much of what a program prints is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -9,7 +9,7 @@ use std::time::Instant;
 use imsup_wire::{Awaited, Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
 
 use crate::accounts::Account;
-use crate::cluster::{Cluster, HostSpec, Restart};
+use crate::cluster::{Cluster, HostSpec, RestartCondition};
 use crate::launcher;
 use crate::registry::{Life, Policy, Revive};
 use crate::retained::SocketId;
@@ -161,6 +161,7 @@ impl Hosts {
         let policy = Policy {
             hold_timeout: crate::cluster::Settings::default().hold_timeout,
             revive: Revive::OnSignal,
+            restart: None,
         };
         self.transient += 1;
         let origin = Origin::Transient {
@@ -294,13 +295,14 @@ impl Host {
 }
 
 fn policy(spec: &HostSpec) -> Policy {
-    let revive = match (spec.imsup.keep_awake, spec.restart) {
-        (false, _) | (true, Restart::No) => Revive::OnSignal,
-        (true, Restart::OnFailure) => Revive::AfterFailure,
-        (true, Restart::Always) => Revive::Always,
+    let revive = match (spec.restart.map(|restart| restart.condition), spec.imsup.keep_awake) {
+        (Some(RestartCondition::No), _) | (None, false) => Revive::OnSignal,
+        (Some(RestartCondition::OnFailure), _) => Revive::AfterFailure,
+        (Some(RestartCondition::Always | RestartCondition::UnlessStopped), _) | (None, true) => Revive::Always,
     };
     Policy {
         hold_timeout: spec.imsup.hold_timeout,
         revive,
+        restart: spec.restart,
     }
 }

@@ -8,10 +8,14 @@ mod life;
 mod port_properties;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod restart_properties;
 
 use std::time::{Duration, Instant};
 
 use imsup_wire::{Cause, Endpoint, EventKind, ExitStatus};
+
+use crate::cluster::Restart;
 
 pub(crate) use life::{Life, kept_awake};
 
@@ -129,6 +133,8 @@ pub enum Input {
     Restart,
     /// The project goes down: end the program, boot never again.
     Retire,
+    /// Its program has ended while no broker ran, or an earlier broker was about to boot it again.
+    EndedUnseen,
     /// A deadline has come ([`Life::deadline`]).
     Tick,
 }
@@ -186,6 +192,8 @@ pub struct Policy {
     pub hold_timeout: Duration,
     /// What a host does by itself when it has ended.
     pub revive: Revive,
+    /// What the compose file says of that, where it says anything.
+    pub restart: Option<Restart>,
 }
 
 /// What a host does by itself when it has ended.
@@ -193,9 +201,9 @@ pub struct Policy {
 pub enum Revive {
     /// It waits for its next signal.
     OnSignal,
-    /// It boots again when it failed (`keep_awake`, `restart: on-failure`).
+    /// It boots again when it failed (`restart: on-failure`).
     AfterFailure,
-    /// It boots again (`keep_awake`).
+    /// It boots again (`keep_awake`, `restart: always`).
     Always,
 }
 

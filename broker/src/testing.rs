@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imsup_wire::Planes;
 
-use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Restart, Settings};
+use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Settings};
 
 /// Planes of their own, so that tests do not meet real projects.
 pub(crate) fn planes_for_tests() -> Planes {
@@ -32,7 +32,7 @@ pub(crate) fn host(name: &str) -> HostSpec {
         published: Vec::new(),
         stop_signal: 15,
         stop_grace: Duration::from_secs(10),
-        restart: Restart::default(),
+        restart: None,
         limits: Limits::default(),
         logging: LogBound::default(),
         dependencies: Vec::new(),

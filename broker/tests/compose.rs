@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use imsup_broker::cluster::{Cluster, Restart};
+use imsup_broker::cluster::Cluster;
 use imsup_broker::compose::{self, ComposeError, LoadOptions, Loaded, WarningKind};
 use imsup_wire::Transport;
 use proptest::prelude::*;
@@ -428,7 +428,7 @@ fn defaults_are_these() {
         .hosts
         .remove(0);
     assert_eq!((host.stop_signal, host.stop_grace), (15, Duration::from_secs(10)));
-    assert_eq!(host.restart, Restart::Always);
+    assert_eq!(host.restart, None);
     assert_eq!(host.imsup, imsup_broker::cluster::Settings::default());
     assert_eq!((host.hostname.as_str(), &*host.aliases), ("web", &[][..]));
 }

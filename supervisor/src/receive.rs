@@ -19,6 +19,7 @@ use crate::error::{RunError, Trying};
 use crate::held::{self, HeldCalls};
 use crate::host::{Descriptors, Host};
 use crate::init;
+use crate::kernel::memory_watch::MemoryWatch;
 use crate::kernel::patience::Patience;
 use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
@@ -29,6 +30,9 @@ use crate::syscalls::{self};
 /// How often in a row the project's directory may be removed before it is left so until something is made where it was.
 const REMOVALS: u32 = 3;
 
+/// How long before the program's end by SIGKILL the kernel may have been seen to kill it. Big programs take a while to be gone.
+const KILLED_LATELY: Duration = Duration::from_secs(2);
+
 /// What ppoll(2) found: its events for each of the loop's descriptors.
 struct Ready {
     listener: PollFlags,
@@ -38,12 +42,13 @@ struct Ready {
     sleep: PollFlags,
     arrivals: PollFlags,
     accept: PollFlags,
+    memory: PollFlags,
 }
 
 impl Ready {
     /// Whether it is anything but a trapped call.
     fn is_more_than_a_call(&self) -> bool {
-        let more = self.broker | self.signals | self.watch | self.sleep | self.arrivals | self.accept;
+        let more = self.broker | self.signals | self.watch | self.sleep | self.arrivals | self.accept | self.memory;
         !more.is_empty()
     }
 }
@@ -85,6 +90,10 @@ pub struct Loop {
     listening_for_calls: bool,
     /// Ends what a descriptor of the program would have us wait for.
     patience: Patience,
+    /// Tells of processes that the kernel kills for want of memory.
+    memory: Option<MemoryWatch>,
+    /// Whether the program was killed since it took too long to end.
+    killed: bool,
 }
 
 impl Loop {
@@ -119,7 +128,14 @@ impl Loop {
             welcomed: true,
             listening_for_calls: true,
             patience: Patience::new().trying("cannot make a timer")?,
+            memory: None,
+            killed: false,
         })
+    }
+
+    /// Tells the broker of processes that the kernel kills for want of memory.
+    pub fn watch_memory(&mut self, memory: Option<MemoryWatch>) {
+        self.memory = memory;
     }
 
     /// Runs until the program has ended; gives back the link for the last word.
@@ -129,6 +145,7 @@ impl Loop {
     pub fn run(mut self) -> Result<End, RunError> {
         let result = self.go_round();
         self.patience.end();
+        let result = result.map(|status| self.reason_of(status));
         let (usage, tree) = self.sleep.finish();
         init::end_all();
         self.host.incoming.leave();
@@ -183,6 +200,10 @@ impl Loop {
             if !ready.accept.is_empty() {
                 self.look_at_accepts();
             }
+            if !ready.memory.is_empty() {
+                self.memory.iter_mut().for_each(MemoryWatch::noticed);
+                self.look_at_memory();
+            }
             if ready.is_more_than_a_call() || self.due().is_some_and(|due| due <= Instant::now()) {
                 self.on_time();
             }
@@ -199,6 +220,7 @@ impl Loop {
         let listener = self.listening_for_calls.then(|| self.host.listener.as_fd());
         let mut broker = PollFlags::POLLIN;
         broker.set(PollFlags::POLLOUT, self.host.link.wants_write());
+        let memory = self.memory.as_ref().map(MemoryWatch::descriptor);
         let sources = [
             (listener, PollFlags::POLLIN),
             (self.host.link.socket(), broker),
@@ -207,6 +229,10 @@ impl Loop {
             (self.sleep.descriptor(), PollFlags::POLLIN),
             (self.arrivals(), PollFlags::POLLIN),
             (self.accepted_from(), PollFlags::POLLIN),
+            (
+                memory.map(|(fd, _)| fd),
+                memory.map_or(PollFlags::empty(), |(_, events)| events),
+            ),
         ];
         // Those that are there come first, and only those are waited for.
         let mut polled = sources.map(|_| PollFd::new(self.signals.as_fd(), PollFlags::empty()));
@@ -223,7 +249,7 @@ impl Loop {
             Err(errno) => return Err(errno),
         }
         let mut found = polled.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        let [listener, broker, signals, watch, sleep, arrivals, accept] = sources.map(|(fd, _)| {
+        let [listener, broker, signals, watch, sleep, arrivals, accept, memory] = sources.map(|(fd, _)| {
             let events = fd.and_then(|_| found.next());
             events.unwrap_or(PollFlags::empty())
         });
@@ -235,6 +261,7 @@ impl Loop {
             sleep,
             arrivals,
             accept,
+            memory,
         })
     }
 
@@ -422,7 +449,16 @@ impl Loop {
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = None;
+            self.killed = true;
             init::signal(self.main, Signal::SIGKILL);
+        }
+        if self
+            .memory
+            .as_ref()
+            .and_then(MemoryWatch::due)
+            .is_some_and(|at| now >= at)
+        {
+            self.look_at_memory();
         }
         if self.settles_at().is_some_and(|at| now >= at) {
             self.host.start.settled = true;
@@ -430,6 +466,34 @@ impl Loop {
         }
         if self.reconnect.next_try().is_some() {
             let _ = self.reconnect.try_now(&mut self.host, &self.sleep);
+        }
+    }
+
+    /// Tells the broker of processes that the kernel has killed.
+    fn look_at_memory(&mut self) {
+        let Some(memory) = &mut self.memory else { return };
+        let killed = memory.killed(Instant::now());
+        let limit_bytes = memory.limit_bytes();
+        if killed > 0 {
+            let message = ToBroker::OutOfMemory { killed, limit_bytes };
+            self.host.link.send(&message, Vec::new());
+        }
+    }
+
+    /// How the program ended: a kill that neither we nor, as far as can be told, anybody sent was the kernel's. It counts those before it kills
+    /// (mm/oom_kill.c, __oom_kill_process). A shell in front of it says the same as its exit status.
+    fn reason_of(&mut self, status: ExitStatus) -> ExitStatus {
+        self.look_at_memory();
+        let now = Instant::now();
+        match &self.memory {
+            Some(memory)
+                if status.shell_code() == ExitStatus::Signal(Signal::SIGKILL as i32).shell_code()
+                    && !self.killed
+                    && memory.has_killed_within(KILLED_LATELY, now) =>
+            {
+                ExitStatus::OutOfMemory(memory.limit_bytes())
+            }
+            _ => status,
         }
     }
 
@@ -505,6 +569,7 @@ impl Loop {
             self.patience.due(),
             self.doors_due(),
             self.host.handovers.due(),
+            self.memory.as_ref().and_then(MemoryWatch::due),
         ]
         .into_iter()
         .flatten()

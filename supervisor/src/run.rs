@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::Families;
 use imsup_wire::clock::Stamp;
+use imsup_wire::limits::Confinement;
 use imsup_wire::message::Role;
-use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy, ToBroker, ToSupervisor, codec};
+use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy, ToBroker, ToSupervisor, cgroup, codec};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -22,8 +23,8 @@ use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::incoming::Incoming;
 use crate::kernel::means::Means;
-use crate::kernel::spawn;
-use crate::kernel::{cgroup, features, socket};
+use crate::kernel::spawn::{self, SpawnError};
+use crate::kernel::{self, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::resolvers::Resolvers;
@@ -88,13 +89,14 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).trying("cannot become the parent of orphans")?;
-    let tree = match sleep::sleeps(&options.role) {
+    let mut tree = match sleep::sleeps(&options.role) {
         true => Tree::new(&cgroup_name(options)),
         false => Tree::unheld(),
     };
     let welcome = Welcome::receive(&mut link)?;
+    confine(&mut tree, &welcome, options);
     let filter = filter(welcome.families)?;
-    let program = spawn::Program {
+    let mut program = spawn::Program {
         command: &command,
         environment: environment.as_deref(),
         credentials: user.as_ref().map(|user| &user.credentials),
@@ -104,7 +106,17 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
     };
-    let prepared = match spawn::prepare(&program, filter) {
+    let mut prepared = spawn::prepare(&program, filter);
+    if options.role == Role::Exec
+        && program.cgroup.is_some()
+        && let Err(SpawnError::Fork(errno @ (Errno::EACCES | Errno::EPERM))) = prepared
+    {
+        // Whoever ran `up` in a cgroup of its own may not move processes there from elsewhere (cgroup-v2.rst, "Delegation Containment").
+        tracing::warn!(%errno, "the command is outside the host's limits: its caller is in a cgroup that is not delegated together with the host's");
+        program.cgroup = None;
+        prepared = spawn::prepare(&program, filter);
+    }
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             // Of a supervisor that hangs up without a word the broker ends what is left, the supervisor itself included.
@@ -140,6 +152,10 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     };
     link.go_on().map_err(broker)?;
 
+    // Before it executes: its first instruction is under its limits.
+    if let Err(error) = tree.join(child.as_raw()) {
+        tracing::warn!("{error}: its limits do not hold");
+    }
     let listener = match prepared.execute() {
         Ok(listener) => listener,
         Err(errno) => {
@@ -199,14 +215,39 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         pid: child.as_raw().cast_unsigned(),
         started: Stamp::now(),
     };
+    let memory = tree.take_memory_watch();
     let sleep = Sleep::new(welcome.sleep, welcome.awake, tree);
-    let end = Loop::new(host, sleep, child, introduction, options.role.clone(), lock)?.run()?;
+    let mut running = Loop::new(host, sleep, child, introduction, options.role.clone(), lock)?;
+    running.watch_memory(memory);
+    let end = running.run()?;
     // The lock first: a broker that starts now must not wait for us.
     drop(end.running);
     let status = end.status;
     let usage = end.usage;
     end.link.finish(&ToBroker::Exited { status, usage });
     Ok(status)
+}
+
+/// Confines what is going to run to the limits of its host.
+fn confine(tree: &mut Tree, welcome: &Welcome, options: &RunOptions) {
+    let Confinement { limits, beside } = &welcome.confinement;
+    if limits.is_empty() {
+        return;
+    }
+    let name = cgroup::of_host(&project(options), welcome.host.as_str());
+    if options.role == Role::Exec {
+        if let Some(pid) = beside {
+            tree.confine_beside(*pid, &name);
+        }
+        return;
+    }
+    for error in tree.limit(&name, limits) {
+        // `up` has said so of all hosts.
+        match options.role {
+            Role::Launched { .. } => tracing::debug!("{error}"),
+            _ => tracing::warn!("{error}"),
+        }
+    }
 }
 
 /// The notify filter, compiled once: a supervisor that the nursery makes finds it there.
@@ -232,7 +273,7 @@ pub fn prepare() -> Result<(), RunError> {
     filter(Families::Unknown)?;
     // Where these fail, `run` says so.
     let _ = imsup_bpf_filters::confinement();
-    let _ = cgroup::own_directory();
+    let _ = kernel::cgroup::own_directory();
     Ok(())
 }
 
@@ -247,6 +288,7 @@ struct Welcome {
     awake: Awake,
     retained: Retained,
     families: Families,
+    confinement: Confinement,
 }
 
 impl Welcome {
@@ -270,6 +312,7 @@ impl Welcome {
                 retained: endpoints,
                 reach_timeout,
                 families_known,
+                confinement,
             } => {
                 let mut retained = Retained::default();
                 let sockets = link
@@ -292,6 +335,7 @@ impl Welcome {
                     sleep,
                     awake,
                     retained,
+                    confinement: *confinement,
                     families: if families_known {
                         Families::Known
                     } else {
@@ -304,18 +348,19 @@ impl Welcome {
     }
 }
 
-/// The name of the host's cgroup, `imsup.PROJECT.HOST`: by it a broker finds what a dead supervisor left. The project is the directory of its
-/// broker's socket.
+/// The name of the host's cgroup: by it a broker finds what a dead supervisor left.
 fn cgroup_name(options: &RunOptions) -> String {
-    let project = options
-        .broker_socket
-        .parent()
-        .and_then(|directory| directory.file_name());
-    let project = project.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     match &options.host {
-        Some(host) => format!("imsup.{project}.{host}"),
-        None => format!("imsup.{project}.{}", std::process::id()),
+        Some(host) => cgroup::of_host(&project(options), host.as_str()),
+        None => cgroup::of_host(&project(options), &std::process::id().to_string()),
     }
+}
+
+/// The project is the directory of its broker's socket.
+fn project(options: &RunOptions) -> String {
+    let directory = options.broker_socket.parent();
+    let name = directory.and_then(|directory| directory.file_name());
+    name.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn hello(options: &RunOptions) -> ToBroker {

@@ -34,6 +34,10 @@ pub enum EventKind {
     Terminate,
     /// Somebody waits for a port of it, and it listens, but not there; the detail says where instead.
     Unmet,
+    /// The kernel killed a process of it, since the host had used up its memory (`mem_limit`); the detail says how much that is.
+    Oom,
+    /// It ended, nobody had asked for that, and it will be booted again (`restart`); the duration is how long that waits.
+    Restart,
 }
 
 impl fmt::Display for EventKind {
@@ -50,6 +54,8 @@ impl fmt::Display for EventKind {
             Self::Reclaim => "reclaim",
             Self::Terminate => "terminate",
             Self::Unmet => "unmet",
+            Self::Oom => "oom",
+            Self::Restart => "restart",
         })
     }
 }

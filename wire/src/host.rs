@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Endpoint;
+use crate::limits::Bytes;
 
 /// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit, in lower case; no number.
 ///
@@ -117,6 +118,8 @@ pub enum ExitStatus {
     NotExecuted(i32),
     /// Its supervisor disappeared, so nobody saw how it ended.
     Lost,
+    /// The kernel killed it, since the host's processes used more memory than the host may have: so many bytes.
+    OutOfMemory(u64),
 }
 
 impl ExitStatus {
@@ -124,12 +127,14 @@ impl ExitStatus {
     /// cannot be executed.
     pub fn shell_code(self) -> i32 {
         const ENOENT: i32 = 2;
+        const SIGKILL: i32 = 9;
         match self {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
             Self::NotExecuted(ENOENT) => 127,
             Self::NotExecuted(_) => 126,
             Self::Lost => 255,
+            Self::OutOfMemory(_) => 128 + SIGKILL,
         }
     }
 }
@@ -147,6 +152,7 @@ impl fmt::Display for ExitStatus {
                 )
             }
             Self::Lost => f.write_str("disappeared together with its supervisor"),
+            Self::OutOfMemory(limit) => write!(f, "was killed, out of memory: its limit is {}", Bytes(*limit)),
         }
     }
 }
@@ -214,5 +220,6 @@ mod tests {
         assert_eq!(ExitStatus::Signal(9).shell_code(), 137);
         assert_eq!(ExitStatus::NotExecuted(2).shell_code(), 127);
         assert_eq!(ExitStatus::NotExecuted(13).shell_code(), 126);
+        assert_eq!(ExitStatus::OutOfMemory(1).shell_code(), 137);
     }
 }

@@ -9,12 +9,14 @@
 
 pub mod address;
 pub mod asked;
+pub mod cgroup;
 pub mod channel;
 pub mod clock;
 pub mod codec;
 pub mod control;
 pub mod event;
 pub mod host;
+pub mod limits;
 pub mod message;
 pub mod neighbours;
 pub mod nursery;
@@ -25,5 +27,6 @@ pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
 pub use control::{Request, Response};
 pub use event::{Cause, CauseKind, Event, EventKind};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
+pub use limits::Limits;
 pub use message::{Outcome, ToBroker, ToSupervisor};
 pub use sleep::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Endpoint, Index, Planes};
 use crate::host::{ExitStatus, HostName};
+use crate::limits::Confinement;
 use crate::sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause};
 
 /// What a supervisor is to its host.
@@ -208,6 +209,13 @@ pub enum ToBroker {
         /// Where.
         endpoint: Endpoint,
     },
+    /// The kernel has killed processes of the host, since it had used up its memory.
+    OutOfMemory {
+        /// How many.
+        killed: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -252,6 +260,8 @@ pub enum ToSupervisor {
         reach_timeout: Duration,
         /// Whether the address family that the program binds is known of all of them: an earlier boot has shown it.
         families_known: bool,
+        /// The limits of the host.
+        confinement: Box<Confinement>,
     },
     /// The broker does not take this supervisor. The last message.
     Rejected {

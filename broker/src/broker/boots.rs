@@ -4,14 +4,14 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use imsup_wire::channel::ChannelError;
-use imsup_wire::{Cause, CauseKind, ExitStatus, ToBroker, ToSupervisor};
+use imsup_wire::{Cause, CauseKind, ExitStatus, ToBroker, ToSupervisor, cgroup};
 use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Broker, Timer};
 use crate::hosts::{HostId, Instance};
-use crate::launcher::{Launch, Pids, cgroups};
+use crate::launcher::{Launch, Pids};
 use crate::notices::Notice;
 use crate::registry::{Input, Want};
 use crate::sessions::Sent;
@@ -238,7 +238,7 @@ impl Broker {
         let names = [Some(name.as_str()), number.as_deref()];
         let cgroups = directories.iter().flat_map(|directory| {
             let names = names.into_iter().flatten();
-            names.map(|host| directory.join(cgroups::name(&self.cluster.project, host)))
+            names.map(|host| directory.join(cgroup::of_host(&self.cluster.project, host)))
         });
         let pids = Pids {
             cgroups: cgroups.collect(),

@@ -357,12 +357,7 @@ impl Broker {
                 .and_then(|instance| instance.sleep.deadline_us)
                 .map(|at_us| self.clock.wall_us(at_us)),
             since_us: self.clock.wall_us(host.since_us),
-            detail: host
-                .life
-                .detail()
-                .filter(|_| matches!(host.life.state(), HostState::Imaginary | HostState::Failed))
-                .map(str::to_owned)
-                .or_else(|| self.unmet(id)),
+            detail: self.absent_detail(id).or_else(|| self.unmet(id)),
             command: host.command(&self.cluster).to_vec(),
             declared: self.is_declared(id),
         }

@@ -62,14 +62,24 @@ impl Broker {
         );
     }
 
-    /// Hosts that ran when the last broker died, and ended before this one came: says so.
+    /// Hosts that ran when the last broker died, and ended before this one came: says so, and has them come back that do so by themselves.
     pub(crate) fn report_unseen_ends(&mut self, last: &[(HostName, EventKind)]) {
         for (name, kind) in last {
             let Some(id) = self.hosts.named(name) else { continue };
-            let over = matches!(kind, EventKind::Allocate | EventKind::Exit | EventKind::Fail);
-            if self.hosts[id].life.absent() && !over {
+            if !self.hosts[id].life.absent() {
+                continue;
+            }
+            let over = matches!(
+                kind,
+                EventKind::Allocate | EventKind::Exit | EventKind::Fail | EventKind::Restart
+            );
+            if !over {
                 let detail = "ended while no broker ran".to_owned();
                 self.emit(id, now_us(), EventKind::Exit, None, Some(detail));
+            }
+            // One that was being terminated has ended as it was to.
+            if *kind == EventKind::Restart || !over && *kind != EventKind::Terminate {
+                self.ended_unseen(id);
             }
         }
     }

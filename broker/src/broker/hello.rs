@@ -109,6 +109,7 @@ impl Broker {
             sleep: (agreement.part == Part::Program).then(|| sleep_policy(spec)),
             awake: self.awake(id),
             families_known,
+            confinement: Box::new(self.confinement(id, agreement.part)),
             retained,
             reach_timeout: self.reach_timeout(),
         };

@@ -301,9 +301,9 @@ const RESOURCE_LIMITS: &[Key] = &[key("memory", Honoured), key("cpus", Honoured)
 
 const RESTART_POLICY: &[Key] = &[
     key("condition", Honoured),
-    key("delay", Not("a host that fails is retried with growing delays")),
-    key("max_attempts", Not("a host that fails is retried with growing delays")),
-    key("window", Not("a host that fails is retried with growing delays")),
+    key("delay", Honoured),
+    key("max_attempts", Honoured),
+    key("window", Honoured),
 ];
 
 const HEALTHCHECK: &[Key] = &[

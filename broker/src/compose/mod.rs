@@ -27,6 +27,7 @@ mod project;
 mod publish;
 mod read;
 mod render;
+mod restart;
 mod schema;
 mod service;
 mod settings;

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::duration::format;
-use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, Settings};
+use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings};
 use crate::subnet::Subnet;
 
 /// The cluster as YAML.
@@ -65,7 +65,8 @@ struct Service<'a> {
     logging: Option<Logging>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     depends_on: Vec<&'a str>,
-    restart: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart: Option<String>,
     stop_signal: String,
     stop_grace_period: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -99,7 +100,20 @@ struct Port {
 
 #[derive(Serialize)]
 struct Deploy {
-    resources: Resources,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<Resources>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restart_policy: Option<RestartPolicy>,
+}
+
+#[derive(Serialize)]
+struct RestartPolicy {
+    condition: &'static str,
+    delay: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -177,14 +191,13 @@ impl<'a> Service<'a> {
                 .map(|(transport, port)| format!("{port}/{transport}"))
                 .collect(),
             ports: host.published.iter().map(Port::new).collect(),
-            deploy: Deploy::new(&host.limits),
+            deploy: Deploy::new(host),
             logging: Logging::new(host.logging),
             depends_on: host.dependencies.iter().map(HostName::as_str).collect(),
-            restart: match host.restart {
-                Restart::No => "no",
-                Restart::Always => "always",
-                Restart::OnFailure => "on-failure",
-            },
+            restart: host.restart.filter(is_plain).map(|restart| match restart.max_attempts {
+                None => condition(restart.condition).to_owned(),
+                Some(most) => format!("{}:{most}", condition(restart.condition)),
+            }),
             stop_signal: signal_name(host.stop_signal),
             stop_grace_period: format(host.stop_grace),
             labels: escape_values(&host.labels),
@@ -205,17 +218,11 @@ impl Port {
 }
 
 impl Deploy {
-    fn new(limits: &Limits) -> Option<Self> {
-        (*limits != Limits::default()).then(|| Self {
-            resources: Resources {
-                limits: ResourceLimits {
-                    memory: limits.memory_bytes.map(|bytes| bytes.to_string()),
-                    cpus: limits
-                        .milli_cpus
-                        .map(|milli| format!("{}.{:03}", milli / 1000, milli % 1000)),
-                    pids: limits.pids,
-                },
-            },
+    fn new(host: &HostSpec) -> Option<Self> {
+        let policy = host.restart.filter(|restart| !is_plain(restart));
+        (!host.limits.is_empty() || policy.is_some()).then(|| Self {
+            resources: (!host.limits.is_empty()).then(|| Resources::new(&host.limits)),
+            restart_policy: policy.map(RestartPolicy::new),
         })
     }
 }
@@ -228,6 +235,46 @@ impl Logging {
                 max_file: bound.max_files.to_string(),
             },
         })
+    }
+}
+
+impl Resources {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            limits: ResourceLimits {
+                memory: limits.memory_bytes.map(|bytes| bytes.to_string()),
+                cpus: limits
+                    .milli_cpus
+                    .map(|milli| format!("{}.{:03}", milli / 1000, milli % 1000)),
+                pids: limits.pids,
+            },
+        }
+    }
+}
+
+impl RestartPolicy {
+    fn new(restart: Restart) -> Self {
+        Self {
+            condition: condition(restart.condition),
+            delay: format(restart.delay),
+            max_attempts: restart.max_attempts,
+            window: restart.window.map(format),
+        }
+    }
+}
+
+/// Whether `restart` can say all of it.
+fn is_plain(restart: &Restart) -> bool {
+    let bounded = restart.max_attempts.is_some() && restart.condition != RestartCondition::OnFailure;
+    restart.delay.is_zero() && restart.window.is_none() && !bounded
+}
+
+fn condition(condition: RestartCondition) -> &'static str {
+    match condition {
+        RestartCondition::No => "no",
+        RestartCondition::Always => "always",
+        RestartCondition::UnlessStopped => "unless-stopped",
+        RestartCondition::OnFailure => "on-failure",
     }
 }
 

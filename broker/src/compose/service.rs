@@ -17,8 +17,8 @@ use super::network::{self, Networks};
 use super::problem::Problem;
 use super::read::{Path, number, pairs, text, wrong_type};
 use super::tree::{Node, Value};
-use super::{duration, limits, logging, publish, settings, user};
-use crate::cluster::{HostSpec, Publish, Restart, Settings};
+use super::{duration, limits, logging, publish, restart, settings, user};
+use crate::cluster::{HostSpec, Publish, Settings};
 
 const DEFAULT_STOP_SIGNAL: i32 = 15;
 const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
@@ -98,7 +98,7 @@ impl Builder<'_, '_> {
             published: Vec::new(),
             stop_signal: stop_signal(node, &path)?,
             stop_grace: stop_grace(node, &path)?,
-            restart: self.restart(node, &path)?,
+            restart: restart::read(node, &path)?,
             limits: limits::read(node, &path)?,
             logging: logging::read(node, &path)?,
             dependencies: Vec::new(),
@@ -215,43 +215,6 @@ impl Builder<'_, '_> {
                 path: path.key("image").to_string(),
                 message: "not used; the command runs from this machine's own programs".to_owned(),
             });
-        }
-    }
-
-    fn restart(&mut self, node: &Node, path: &Path<'_>) -> Result<Restart, Fault> {
-        let policy = node.get("deploy").and_then(|deploy| deploy.get("restart_policy"));
-        let deploy = path.key("deploy");
-        let policy_path = deploy.key("restart_policy");
-        let condition = policy.and_then(|policy| policy.get("condition"));
-        let (value, path) = match (node.get("restart"), condition) {
-            (Some(value), _) => (value, path.key("restart")),
-            (None, Some(value)) => (value, policy_path.key("condition")),
-            (None, None) => return Ok(Restart::default()),
-        };
-        match text(value, &path)? {
-            "no" | "false" | "none" => Ok(Restart::No),
-            "always" | "unless-stopped" | "any" => Ok(Restart::Always),
-            "on-failure" => Ok(Restart::OnFailure),
-            other
-                if other
-                    .strip_prefix("on-failure:")
-                    .is_some_and(|count| count.parse::<u32>().is_ok()) =>
-            {
-                self.warnings.push(Warning {
-                    kind: WarningKind::NotHonoured,
-                    path: path.to_string(),
-                    message: "the number of retries is not honoured: a host that fails is retried with growing delays"
-                        .to_owned(),
-                });
-                Ok(Restart::OnFailure)
-            }
-            other => {
-                let problem = Problem::Word {
-                    expected: "\"no\", always, on-failure or unless-stopped",
-                    found: other.to_owned(),
-                };
-                Err(Fault::new(value.at, path, problem))
-            }
         }
     }
 }

@@ -9,8 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use imsup_wire::cgroup;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::leftovers;
 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,46 +22,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// is not yet quite gone says EBUSY without any notice.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The directories of the cgroup that a process is in, wherever cgroup v2 is mounted; `"self"` is this one.
+/// The directories below which a process makes cgroups for hosts, wherever cgroups are mounted; `"self"` is this one. Those of version 2 come
+/// first.
 pub(crate) fn directories_of(process: &str) -> Vec<PathBuf> {
     let cgroup = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut found = locate(&cgroup, &mountinfo);
-    found.retain(|path| path.is_dir());
+    let mut found: Vec<PathBuf> = Vec::new();
+    let of_controllers = cgroup::CONTROLLERS
+        .iter()
+        .flat_map(|controller| cgroup::of_controller(controller, &cgroup, &mountinfo));
+    for path in cgroup::unified(&cgroup, &mountinfo).into_iter().chain(of_controllers) {
+        let base = cgroup::base(&path);
+        if base.is_dir() && !found.iter().any(|known| known == base) {
+            found.push(base.to_owned());
+        }
+    }
     found
-}
-
-/// By proc_pid_mountinfo(5): each mount may show only what is below a root.
-fn locate(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
-    let Some(own) = cgroup.lines().find_map(|line| line.strip_prefix("0::")) else {
-        return Vec::new();
-    };
-    let place = |line: &str| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        file_system.starts_with("cgroup2 ").then_some(())?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
-        let below = Path::new(own).strip_prefix(root).ok()?;
-        Some(Path::new(&point).join(below))
-    };
-    mountinfo.lines().filter_map(place).collect()
-}
-
-/// Undoes the octal escapes of blanks, tabs, newlines and backslashes in mountinfo.
-fn unescaped(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
-}
-
-/// The name of a host's cgroup. A supervisor that is given no host's name puts its process number in its place.
-pub(crate) fn name(project: &str, host: &str) -> String {
-    format!("imsup.{project}.{host}")
 }
 
 /// Ends what is left of a project's hosts below a directory. False where something survived.
 pub(crate) fn end_all(directory: &Path, project: &str) -> bool {
-    let prefix = name(project, "");
+    let prefix = cgroup::of_host(project, "");
     let of_project = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         name.to_str().is_some_and(|name| name.starts_with(&prefix)) && entry.file_type().is_ok_and(|kind| kind.is_dir())
@@ -76,11 +61,18 @@ pub(crate) fn end(path: &Path) -> bool {
     if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
         return true;
     }
-    // Those that are frozen, too, and those that fork meanwhile (Linux 5.14).
-    let _ = fs::write(path.join("cgroup.kill"), "1");
-    let _ = fs::write(path.join("cgroup.freeze"), "0");
     let deadline = Instant::now() + PATIENCE;
-    if !is_empty_by(path, deadline) {
+    let is_unified = path.join("cgroup.events").exists();
+    let emptied = match is_unified {
+        true => {
+            // Those that are frozen, too, and those that fork meanwhile (Linux 5.14).
+            let _ = fs::write(path.join("cgroup.kill"), "1");
+            let _ = fs::write(path.join("cgroup.freeze"), "0");
+            is_empty_by(path, deadline)
+        }
+        false => kill_by(path, deadline),
+    };
+    if !emptied {
         return false;
     }
     remove_by(path, deadline)
@@ -101,6 +93,39 @@ fn is_empty_by(path: &Path, deadline: Instant) -> bool {
         }
         let _ = rustix::event::poll(&mut [PollFd::new(&events, PollFlags::PRI)], look.as_ref());
     }
+}
+
+/// Kills all processes of a cgroup of version 1, which has no file for that, again and again: they may fork meanwhile.
+fn kill_by(path: &Path, deadline: Instant) -> bool {
+    let look = Timespec::try_from(LOOK).ok();
+    loop {
+        let processes = processes_in(path);
+        if processes.is_empty() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        for pid in processes {
+            // The number may have gone to another process since it was read; the descriptor is of this one.
+            if let Some(process) = leftovers::open(pid)
+                && processes_in(path).contains(&pid)
+            {
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+            }
+        }
+        let _ = rustix::event::poll(&mut [], look.as_ref());
+    }
+}
+
+/// The processes in a cgroup, and in those that they made below it.
+fn processes_in(path: &Path) -> Vec<u32> {
+    let list = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<u32> = list.lines().filter_map(|pid| pid.parse().ok()).collect();
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    found.extend(below.flat_map(|entry| processes_in(&entry.path())));
+    found
 }
 
 /// Removes a cgroup and those that the host's processes made below it.
@@ -131,22 +156,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_processs_cgroup_is_found_below_the_mounts() {
-        let mounts = "32 31 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                      33 31 0:29 / /sys/fs/cgroup/uni\\040fied rw shared:9 - cgroup2 cgroup2 rw\n\
-                      34 31 0:29 /user.slice /mnt rw - cgroup2 none rw\n";
-        let own = "4:memory:/a\n0::/user.slice/x\n";
-        let found = [Path::new("/sys/fs/cgroup/uni fied/user.slice/x"), Path::new("/mnt/x")];
-        assert_eq!(locate(own, mounts), found);
-        assert!(locate("4:memory:/a\n", mounts).is_empty(), "cgroup v1 only");
-    }
-
-    #[test]
     fn what_is_frozen_and_held_by_nobody_is_ended() {
         let own = directories_of("self").into_iter().next();
         let own = own.expect("cgroup v2 must be mounted somewhere: mount -t cgroup2 cgroup2 /sys/fs/cgroup");
         let project = format!("cgroups-{}", std::process::id());
-        let path = own.join(name(&project, "web"));
+        let path = own.join(cgroup::of_host(&project, "web"));
         assert!(end(&path), "nothing is there");
         if let Err(error) = fs::create_dir(&path) {
             assert!(!rustix::process::geteuid().is_root(), "{}: {error}", path.display());
@@ -176,5 +190,27 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn what_is_in_a_cgroup_of_any_version_is_ended() {
+        let project = format!("any-{}", std::process::id());
+        for own in directories_of("self") {
+            let path = own.join(cgroup::of_host(&project, "web"));
+            if let Err(error) = fs::create_dir(&path) {
+                assert!(!rustix::process::geteuid().is_root(), "{}: {error}", path.display());
+                continue;
+            }
+            let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+            fs::create_dir(path.join("below")).unwrap();
+            fs::write(path.join("below/cgroup.procs"), child.id().to_string()).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            // It is a zombie until it is waited for, which is in no cgroup's list.
+            while !end_all(&own, &project) || path.exists() {
+                assert!(Instant::now() < deadline, "{} is there still", path.display());
+                std::thread::yield_now();
+            }
+            assert!(!child.wait().unwrap().success());
+        }
     }
 }

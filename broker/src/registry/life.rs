@@ -2,6 +2,7 @@
 
 mod ending;
 mod ports;
+mod restarting;
 mod sleeping;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use imsup_wire::{Awaited, Cause, CauseKind, Endpoint, EventKind, HostState};
 
 use self::ports::{Queued, Start};
-use super::{Action, Answer, Hope, Input, Policy, Port, Revive, Waiter, WaiterId, Want};
+use super::{Action, Answer, Hope, Input, Policy, Port, Waiter, WaiterId, Want};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -39,6 +40,8 @@ pub struct Life {
     breaks: u32,
     /// Short runs in a row of a host that is kept awake.
     short_runs: u32,
+    /// Boots in a row that were nobody's wish but that of `restart`.
+    attempts: u32,
     /// What is known to wait in its retained sockets where no program listens yet.
     queued: BTreeMap<Endpoint, Queued>,
     /// The start of the program that runs, or ran last.
@@ -62,6 +65,7 @@ impl Life {
             failures: 0,
             breaks: 0,
             short_runs: 0,
+            attempts: 0,
             queued: BTreeMap::new(),
             start: Start::new(Instant::now(), None),
             waiters: Vec::new(),
@@ -155,13 +159,14 @@ impl Life {
             Input::Stop => self.stop(&mut actions),
             Input::Restart => self.restart(&mut actions),
             Input::Retire => self.retire(&mut actions),
+            Input::EndedUnseen => self.ended_unseen(now, &mut actions),
             Input::Tick => self.tick(now, &mut actions),
         }
         actions
     }
 
     fn is_wanted(&self) -> bool {
-        !self.retired && (self.policy.revive != Revive::OnSignal || !self.queued.is_empty() || !self.waiters.is_empty())
+        !self.retired && (self.revives() || !self.queued.is_empty() || !self.waiters.is_empty())
     }
 
     fn signal(&mut self, cause: Cause, queued: Option<Port>, now: Instant, actions: &mut Vec<Action>) {
@@ -228,6 +233,7 @@ impl Life {
 
     /// Boots the host for a signal, and for this port where the signal is for one.
     fn allocate(&mut self, cause: Cause, asked: Option<Endpoint>, now: Instant, actions: &mut Vec<Action>) {
+        self.attempts = 0;
         self.cause = Some(Box::new(cause));
         actions.push(Action::Emit {
             kind: EventKind::Allocate,
@@ -373,14 +379,20 @@ impl Life {
         self.ports_on_time(now, actions);
         match self.phase {
             Phase::Failed { retry_at } if retry_at <= now && self.is_wanted() => {
-                if let Some(waiter) = self.waiters.first() {
-                    self.cause = Some(Box::new(waiter.cause.clone()));
+                match self.waiters.first() {
+                    Some(waiter) => self.cause = Some(Box::new(waiter.cause.clone())),
+                    None if self.queued.is_empty() => self.attempts = self.attempts.saturating_add(1),
+                    None => {}
                 }
                 self.boot(self.first_awaited(), now, actions);
             }
             Phase::Imaginary {
                 restart_at: Some(restart_at),
-            } if restart_at <= now && !self.retired => self.allocate(kept_awake(), None, now, actions),
+            } if restart_at <= now && !self.retired => {
+                let attempts = self.attempts.saturating_add(1);
+                self.allocate(self.own_cause(), None, now, actions);
+                self.attempts = attempts;
+            }
             _ => {}
         }
     }

@@ -61,6 +61,7 @@ fn moves() -> impl Strategy<Value = Move> {
         Just(ExitStatus::Signal(11)),
         Just(ExitStatus::NotExecuted(2)),
         Just(ExitStatus::Lost),
+        Just(ExitStatus::OutOfMemory(1 << 20)),
     ];
     let want = prop_oneof![
         port.clone().prop_map(|port| Want::Port(endpoint(port))),
@@ -99,11 +100,16 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(revive: Revive) -> Self {
+        Self::with(Policy {
+            hold_timeout: HOLD,
+            revive,
+            restart: None,
+        })
+    }
+
+    pub(super) fn with(policy: Policy) -> Self {
         Self {
-            life: Life::new(Policy {
-                hold_timeout: HOLD,
-                revive,
-            }),
+            life: Life::new(policy),
             now: Instant::now(),
             live: false,
             next_waiter: 0,

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use imsup_broker::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, Settings};
+use imsup_broker::cluster::{
+    Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings,
+};
 use imsup_broker::paths::Paths;
 use imsup_broker::{Options, run as run_broker};
 use imsup_wire::Transport;
@@ -70,7 +72,7 @@ fn host(line: &str) -> HostSpec {
         published: Vec::new(),
         stop_signal: 15,
         stop_grace: Duration::from_secs(2),
-        restart: Restart::default(),
+        restart: None,
         limits: Limits::default(),
         logging: LogBound::default(),
         dependencies: Vec::new(),
@@ -90,6 +92,17 @@ fn host(line: &str) -> HostSpec {
             }
             "disposable" => host.imsup.disposable = true,
             "keep" => host.imsup.keep_awake = true,
+            "restart" => {
+                host.restart = Some(Restart::new(match value {
+                    "always" => RestartCondition::Always,
+                    "on-failure" => RestartCondition::OnFailure,
+                    other => panic!("no such policy: {other}"),
+                }));
+            }
+            "delay" => {
+                let restart = host.restart.as_mut().expect("restart comes first");
+                restart.delay = Duration::from_millis(value.parse().expect("milliseconds"));
+            }
             "needs" => host.dependencies.push(value.parse().expect("a host's name")),
             "prefetch" => host.imsup.prefetch_dns = true,
             "publish" => {

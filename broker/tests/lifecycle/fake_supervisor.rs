@@ -160,6 +160,11 @@ impl Supervisor {
             "stay" => self.stay(number()),
             "freeze" => self.freeze(std::path::Path::new(value)),
             "fail" => return Some(self.exit(ExitStatus::Code(i32::from(number())))),
+            "oom" => {
+                let limit_bytes = u64::from(number()) << 20;
+                self.tell(&ToBroker::OutOfMemory { killed: 1, limit_bytes }, Vec::new());
+                return Some(self.exit(ExitStatus::OutOfMemory(limit_bytes)));
+            }
             "done" => return Some(self.exit(ExitStatus::Code(0))),
             "noexec" => return Some(self.exit(ExitStatus::NotExecuted(2))),
             "die" => return Some(ExitCode::from(9)),

@@ -8,6 +8,7 @@ mod bad;
 mod boots;
 mod cleaners;
 mod closed;
+mod comes_back;
 mod control;
 mod disposal;
 mod ends;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
                 control::trials(),
                 names::trials(),
                 restart::trials(),
+                comes_back::trials(),
                 sleep::trials(),
                 disposal::trials(),
                 power::trials(),

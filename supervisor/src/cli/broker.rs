@@ -10,7 +10,7 @@ use imsup_broker::BrokerError;
 use imsup_broker::cluster::Cluster;
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
-use imsup_supervisor::kernel::inherited;
+use imsup_supervisor::kernel::{delegation, inherited};
 use imsup_wire::Event;
 
 use super::cluster::{self, ClusterArgs};
@@ -134,7 +134,7 @@ fn load(args: &Args, warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
             let here = std::env::current_dir().context("finding the current directory")?;
             Ok(cluster::empty(project, &here))
         }
-        _ => args.cluster.load(warn),
+        _ => args.cluster.load_to_serve(warn),
     }
 }
 
@@ -157,8 +157,9 @@ pub fn serve(
             tracing::warn!("the hosts exist, but nobody could be told: {error:#}");
         }
     };
+    let project = cluster.project.clone();
     imsup_broker::run(imsup_broker::Options {
-        paths: Paths::of(&cluster.project),
+        paths: Paths::of(&project),
         cluster,
         ephemeral,
         resolv_conf: "/etc/resolv.conf".into(),
@@ -168,5 +169,6 @@ pub fn serve(
         on_ready: Box::new(on_ready),
         on_event,
     })?;
+    delegation::leave(&project);
     Ok(())
 }

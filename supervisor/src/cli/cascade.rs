@@ -107,7 +107,12 @@ impl<'a> Growing<'a> {
             EventKind::Suspend | EventKind::Terminate => {
                 self.awake.remove(event.host.as_str());
             }
-            EventKind::Boot | EventKind::Tick | EventKind::Reclaim | EventKind::Unmet => {}
+            EventKind::Boot
+            | EventKind::Tick
+            | EventKind::Reclaim
+            | EventKind::Unmet
+            | EventKind::Oom
+            | EventKind::Restart => {}
         }
     }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use imsup_broker::cluster::Cluster;
 
 use super::compose;
+use super::limits;
 use super::project::ProjectAndFileArgs;
 
 /// What cluster it is.
@@ -34,6 +35,16 @@ impl ClusterArgs {
             warn(&warning.to_string())?;
         }
         Ok(loaded.cluster)
+    }
+
+    /// The same for a broker, for whose hosts' limits this machine, and this process, is prepared.
+    ///
+    /// # Errors
+    /// What is wrong with the files; where strict, limits that would not hold.
+    pub fn load_to_serve(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
+        let cluster = self.load(&mut warn)?;
+        limits::prepare(&cluster, self.strict, warn)?;
+        Ok(cluster)
     }
 
     /// The same as a command line.

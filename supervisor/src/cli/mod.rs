@@ -18,6 +18,7 @@ mod failure;
 mod fixture;
 mod follow;
 mod human;
+mod limits;
 mod logging;
 mod logs;
 mod names;

@@ -103,11 +103,11 @@ pub fn state_style(state: HostState) -> Style {
 /// The colour of an event.
 pub fn event_style(kind: EventKind) -> Style {
     match kind {
-        EventKind::Allocate => CYAN,
+        EventKind::Allocate | EventKind::Restart => CYAN,
         EventKind::Boot => YELLOW,
         EventKind::Ready => GREEN,
         EventKind::Exit => DIM,
-        EventKind::Fail | EventKind::Unmet => RED,
+        EventKind::Fail | EventKind::Unmet | EventKind::Oom => RED,
         EventKind::Suspend | EventKind::Tick | EventKind::Reclaim | EventKind::Terminate => DIM,
         EventKind::Wake => CYAN,
     }

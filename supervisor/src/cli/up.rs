@@ -48,7 +48,7 @@ fn in_background(args: &Args) -> Result<()> {
 /// Is the broker, and shows what happens and what the programs print, until Ctrl-C takes the project down.
 fn in_foreground(args: &Args) -> Result<()> {
     logging::start("warn");
-    let cluster = args.cluster.load(|warning| {
+    let cluster = args.cluster.load_to_serve(|warning| {
         output::warning(warning);
         Ok(())
     })?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use imsup_wire::cgroup;
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
@@ -120,7 +121,14 @@ impl Cgroup {
     /// # Errors
     /// Any [`CgroupError`] but `Move`.
     pub fn make(name: &str) -> Result<Self, CgroupError> {
-        let path = own_directory()?.join(name);
+        Self::make_at(own_directory()?.join(name))
+    }
+
+    /// The same, in this place.
+    ///
+    /// # Errors
+    /// As [`Cgroup::make`].
+    pub fn make_at(path: PathBuf) -> Result<Self, CgroupError> {
         let lock = make_locked(&path)?;
         let open = |file: &str, write: bool| {
             let path = path.join(file);
@@ -242,6 +250,11 @@ impl Cgroup {
         self.set_frozen(false)
     }
 
+    /// Ends what is in it, frozen or not (Linux 5.14).
+    pub fn kill(&self) {
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+    }
+
     /// Removes it, and what was made below it. Its processes have ended; one that is not yet quite gone is waited for.
     pub fn remove(self) {
         let deadline = Instant::now() + REMOVAL_PATIENCE;
@@ -297,7 +310,7 @@ impl Cgroup {
 }
 
 /// Makes the directory and takes its lock.
-fn make_locked(path: &Path) -> Result<File, CgroupError> {
+pub(super) fn make_locked(path: &Path) -> Result<File, CgroupError> {
     let making = |source| CgroupError::Make {
         path: path.to_owned(),
         source,
@@ -325,7 +338,7 @@ fn make_locked(path: &Path) -> Result<File, CgroupError> {
 }
 
 /// A cgroup's directory and all below it, each before its children.
-fn subtree(path: &Path) -> Vec<PathBuf> {
+pub(super) fn subtree(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(directory) = found.get(next) {
@@ -347,7 +360,8 @@ fn subtree(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The directory of the cgroup this process was in when it, or the one it was forked from, first asked: mountinfo takes the kernel 100 us.
+/// The directory below which this process makes cgroups: that of its own when it, or the one it was forked from, first asked (mountinfo takes the kernel
+/// 100 us), or the one above a leaf of brokers and supervisors.
 pub fn own_directory() -> Result<PathBuf, CgroupError> {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     if let Some(found) = FOUND.get() {
@@ -359,65 +373,12 @@ pub fn own_directory() -> Result<PathBuf, CgroupError> {
 
 fn find_own_directory() -> Result<PathBuf, CgroupError> {
     let read = |path: &str| fs::read_to_string(path).map_err(|_| CgroupError::NotMounted);
-    let found = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
-    found
-        .into_iter()
-        .find(|path| path.is_dir())
-        .ok_or(CgroupError::NotMounted)
-}
-
-/// Where the cgroup that /proc/self/cgroup names may be seen, by proc_pid_mountinfo(5): a cgroup2 file system may be
-/// mounted in several places, and each may show only what is below a root.
-fn locate(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
-    let Some(own) = cgroup.lines().find_map(|line| line.strip_prefix("0::")) else {
-        return Vec::new();
-    };
-    let place = |line: &str| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        file_system.starts_with("cgroup2 ").then_some(())?;
-        let mut fields = mount.split(' ').skip(3);
-        let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
-        let below = Path::new(own).strip_prefix(root).ok()?;
-        Some(Path::new(&point).join(below))
-    };
-    mountinfo.lines().filter_map(place).collect()
-}
-
-/// Undoes the octal escapes of blanks, tabs, newlines and backslashes in mountinfo.
-fn unescaped(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .into_iter()
-        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+    let found = cgroup::unified(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?);
+    let mut bases = found.iter().map(|path| cgroup::base(path));
+    let there = bases.find(|path| path.is_dir()).map(Path::to_owned);
+    there.ok_or(CgroupError::NotMounted)
 }
 
 fn errno_of(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HYBRID: &str = "\
-31 24 0:27 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-32 31 0:28 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
-33 31 0:29 / /sys/fs/cgroup/uni\\040fied rw,relatime shared:9 - cgroup2 cgroup2 rw
-";
-
-    #[test]
-    fn ones_own_cgroup_is_found_below_the_mount() {
-        let own = "4:memory:/a\n0::/user.slice/x\n";
-        assert_eq!(locate(own, HYBRID), [Path::new("/sys/fs/cgroup/uni fied/user.slice/x")]);
-        assert!(locate("4:memory:/a\n", HYBRID).is_empty(), "cgroup v1 only");
-        assert!(locate(own, "").is_empty());
-    }
-
-    #[test]
-    fn a_mount_of_a_part_shows_what_is_below_it() {
-        let part = "33 31 0:29 /user.slice /sys/fs/cgroup rw - cgroup2 none rw\n";
-        assert_eq!(locate("0::/user.slice/x\n", part), [Path::new("/sys/fs/cgroup/x")]);
-        assert!(locate("0::/system.slice\n", part).is_empty());
-        // In a container: the root of the mount is outside of the cgroup namespace.
-        assert!(locate("0::/\n", "33 31 0:29 /../x /sys/fs/cgroup rw - cgroup2 none rw\n").is_empty());
-    }
 }

@@ -5,12 +5,15 @@ use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use imsup_wire::Limits;
 use nix::errno::Errno;
 
 use crate::kernel::carry::{Carry, Carrying};
 use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
 use crate::kernel::duplicates::Duplicates;
+use crate::kernel::limits::{self, Confined, LimitError};
 use crate::kernel::means::Means;
+use crate::kernel::memory_watch::MemoryWatch;
 use crate::kernel::process;
 use crate::kernel::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped, StoppedThread};
 
@@ -34,6 +37,9 @@ pub enum HoldError {
 #[derive(Debug)]
 pub struct Tree {
     freezer: Option<Cgroup>,
+    /// The one around that, where the host has limits of cgroup v2.
+    around: Option<Cgroup>,
+    confined: Confined,
     /// Why there is no cgroup.
     without: Option<CgroupError>,
     /// All threads, stopped by ptrace(2): for a moment where there is a freezer, else for as long as the host is held.
@@ -51,6 +57,8 @@ impl Tree {
     pub fn unheld() -> Self {
         Self {
             freezer: None,
+            around: None,
+            confined: Confined::default(),
             without: None,
             stopped: None,
             releasing: None,
@@ -71,6 +79,8 @@ impl Tree {
         };
         Self {
             freezer,
+            around: None,
+            confined: Confined::default(),
             without,
             stopped: None,
             releasing: None,
@@ -79,9 +89,52 @@ impl Tree {
         }
     }
 
+    /// Limits what its processes use together, those of `imsup exec` included, before there is any; the limits that do not hold. `name` is that of its cgroups.
+    pub fn limit(&mut self, name: &str, limits: &Limits) -> Vec<LimitError> {
+        if limits.is_empty() {
+            return Vec::new();
+        }
+        let (confined, failed) = Confined::make(name, limits, self.freezer.as_ref().map(Cgroup::path));
+        self.confined = confined;
+        if self.confined.is_unified
+            && let Some(around) = self.freezer.take()
+        {
+            match Cgroup::make_at(around.path().join(limits::PROGRAM)) {
+                Ok(program) => {
+                    self.freezer = Some(program);
+                    self.around = Some(around);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "commands beside the program are not limited together with it");
+                    self.freezer = Some(around);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Confines it together with a process of the host whose cgroups have this name.
+    pub fn confine_beside(&mut self, pid: u32, name: &str) {
+        self.confined = Confined::beside(pid, name);
+    }
+
+    /// Moves a process that has not executed its program yet to where its limits are.
+    ///
+    /// # Errors
+    /// [`LimitError::Join`].
+    pub fn join(&self, pid: i32) -> Result<(), LimitError> {
+        self.confined.join(pid)
+    }
+
+    /// What tells of processes that are killed for want of memory, the first time that it is asked for.
+    pub fn take_memory_watch(&mut self) -> Option<MemoryWatch> {
+        self.confined.memory.take()
+    }
+
     /// The directory of its cgroup, for the program to be made in.
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
-        self.freezer.as_ref().map(Cgroup::directory)
+        let own = self.freezer.as_ref().map(Cgroup::directory);
+        own.or_else(|| self.confined.birthplace())
     }
 
     /// Its processes, as far as that is known without a walk over all of them.
@@ -309,6 +362,11 @@ impl Drop for Tree {
     fn drop(&mut self) {
         if let Some(cgroup) = self.freezer.take() {
             cgroup.remove();
+        }
+        if let Some(around) = self.around.take() {
+            // Commands beside the program end with it, as in a container.
+            around.kill();
+            around.remove();
         }
     }
 }

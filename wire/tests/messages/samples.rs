@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use imsup_wire::codec::VERSION;
 use imsup_wire::control::{HostUsage, Opening};
+use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::message::{Adoption, Role};
 use imsup_wire::{
     Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Outcome, Planes,
@@ -69,6 +70,7 @@ pub fn exit_statuses() -> Samples<ExitStatus> {
         ("signal", ExitStatus::Signal(9)),
         ("not-executed", ExitStatus::NotExecuted(2)),
         ("lost", ExitStatus::Lost),
+        ("out-of-memory", ExitStatus::OutOfMemory(64 << 20)),
     ])
 }
 
@@ -95,6 +97,8 @@ pub fn event_kinds() -> Samples<EventKind> {
         ("reclaim", EventKind::Reclaim),
         ("terminate", EventKind::Terminate),
         ("unmet", EventKind::Unmet),
+        ("oom", EventKind::Oom),
+        ("restart", EventKind::Restart),
     ])
 }
 
@@ -283,6 +287,13 @@ fn of_sleep() -> Samples<ToBroker> {
                 endpoint: Endpoint::tcp(vip(254), 80),
             },
         ),
+        (
+            "out-of-memory",
+            ToBroker::OutOfMemory {
+                killed: 2,
+                limit_bytes: 64 << 20,
+            },
+        ),
     ])
 }
 
@@ -302,6 +313,14 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
                 awake: awake(),
                 retained: vec![Endpoint::tcp(vip(254), 80), Endpoint::udp(vip(254), 53)],
                 families_known: true,
+                confinement: Box::new(Confinement {
+                    limits: Limits {
+                        memory_bytes: Some(64 << 20),
+                        milli_cpus: Some(1_500),
+                        pids: None,
+                    },
+                    beside: Some(4711),
+                }),
             },
         ),
         ("keep-awake", ToSupervisor::KeepAwake(awake())),

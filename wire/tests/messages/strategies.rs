@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use imsup_wire::control::{HostUsage, Opening};
+use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::message::{Adoption, Role};
 use imsup_wire::{
     Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Outcome, Planes,
@@ -78,7 +79,22 @@ fn exit_status() -> impl Strategy<Value = ExitStatus> {
         any::<i32>().prop_map(ExitStatus::Signal),
         any::<i32>().prop_map(ExitStatus::NotExecuted),
         Just(ExitStatus::Lost),
+        any::<u64>().prop_map(ExitStatus::OutOfMemory),
     ]
+}
+
+fn confinement() -> impl Strategy<Value = Confinement> {
+    let amount = || option::of(any::<u64>());
+    (amount(), amount(), amount(), option::of(any::<u32>())).prop_map(|(memory_bytes, milli_cpus, pids, beside)| {
+        Confinement {
+            limits: Limits {
+                memory_bytes,
+                milli_cpus,
+                pids,
+            },
+            beside,
+        }
+    })
 }
 
 pub fn to_broker() -> impl Strategy<Value = ToBroker> {
@@ -111,6 +127,7 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         Just(ToBroker::ResolverSockets),
         any::<u32>().prop_map(|uid| ToBroker::Binds { uid }),
         (any::<u32>(), endpoint()).prop_map(|(uid, endpoint)| ToBroker::Trusts { uid, endpoint }),
+        (any::<u64>(), any::<u64>()).prop_map(|(killed, limit_bytes)| ToBroker::OutOfMemory { killed, limit_bytes }),
         of_sleep(),
     ]
 }
@@ -176,7 +193,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
         socket_address_v4(),
         (duration(), duration()),
         vec(endpoint(), 0..20),
-        (option::of(sleep_policy()), awake(), any::<bool>()),
+        (option::of(sleep_policy()), awake(), any::<bool>(), confinement()),
     );
     prop_oneof![
         welcome.prop_map(
@@ -188,7 +205,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
                 name_server,
                 (hold_timeout, reach_timeout),
                 retained,
-                (sleep, awake, families_known),
+                (sleep, awake, families_known, confinement),
             )| {
                 ToSupervisor::Welcome {
                     host,
@@ -202,6 +219,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
                     retained,
                     reach_timeout,
                     families_known,
+                    confinement: Box::new(confinement),
                 }
             }
         ),
@@ -310,6 +328,8 @@ fn event() -> impl Strategy<Value = Event> {
         Just(EventKind::Reclaim),
         Just(EventKind::Terminate),
         Just(EventKind::Unmet),
+        Just(EventKind::Oom),
+        Just(EventKind::Restart),
     ];
     let cause = (cause_kind(), option::of(any::<String>()), option::of(any::<u16>()))
         .prop_map(|(kind, by, port)| Cause { kind, by, port });

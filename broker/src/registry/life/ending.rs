@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{Life, Phase};
 use crate::registry::{
-    Action, After, Answer, FAILURES_UNTIL_REFUSED, LONG_RUN, PASSING_FAILURES_UNTIL_REFUSED, Revive, Want, delay_after,
+    Action, After, Answer, FAILURES_UNTIL_REFUSED, LONG_RUN, PASSING_FAILURES_UNTIL_REFUSED, Want, delay_after,
 };
 
 /// Breaks in a row that have no consequence.
@@ -51,7 +51,8 @@ impl Life {
         let unserved = awaited && !wanted_end;
         // What waits at the door of a program that listens and breaks must not make it start and break in a tight loop.
         // It listens, though, so nobody is turned away; and one that was killed is no such program.
-        let broke = !wanted_end && was_ready && !self.start.quiet && is_breakage(status);
+        let out_of_memory = matches!(status, ExitStatus::OutOfMemory(_));
+        let broke = !wanted_end && was_ready && (out_of_memory || !self.start.quiet && is_breakage(status));
 
         let shown = match (detail, status) {
             (Some(detail), _) => detail,
@@ -85,14 +86,15 @@ impl Life {
             false => self.failures,
         };
         self.breaks = if broke { self.breaks.saturating_add(1) } else { 0 };
+        self.end_row(ran, wanted_end);
         if failed_start {
             let given_up = self.failures >= failures_until_refused(status);
-            self.back_off(delay_after(self.failures), given_up, now, actions);
-        } else if broke && self.breaks > BREAKS_AT_ONCE {
+            self.back_off(delay_after(self.failures), given_up, status, now, actions);
+        } else if broke && (out_of_memory || self.breaks > BREAKS_AT_ONCE) {
             // This boot has ended without the ports that they wait for, as the next ones would.
             self.refuse_ports(actions);
             let delay = delay_after(self.breaks.saturating_sub(BREAKS_AT_ONCE));
-            self.back_off(delay.min(LONGEST_BREAK), false, now, actions);
+            self.back_off(delay.min(LONGEST_BREAK), false, status, now, actions);
         } else {
             self.rest(status, wanted_end, ran, now, actions);
         }
@@ -100,8 +102,20 @@ impl Life {
     }
 
     /// After a failed start.
-    fn back_off(&mut self, delay: Duration, given_up: bool, now: Instant, actions: &mut Vec<Action>) {
-        self.phase = Phase::Failed { retry_at: now + delay };
+    fn back_off(
+        &mut self,
+        delay: Duration,
+        given_up: bool,
+        status: ExitStatus,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let wait = self.restart_after(status, delay, actions);
+        // Whoever waits for it waits no longer than it takes to be tried again.
+        let wait = wait.filter(|_| self.waiters.is_empty() && self.queued.is_empty());
+        self.phase = Phase::Failed {
+            retry_at: now + wait.unwrap_or(delay),
+        };
         self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Failed), actions);
         if given_up {
             self.refuse_ports(actions);
@@ -118,14 +132,12 @@ impl Life {
         } else {
             self.short_runs.saturating_add(1)
         };
-        let revived = !wanted_end
-            && match self.policy.revive {
-                Revive::OnSignal => false,
-                Revive::AfterFailure => status != ExitStatus::Code(0),
-                Revive::Always => true,
-            };
+        let wait = match wanted_end {
+            true => None,
+            false => self.restart_after(status, delay_after(self.short_runs), actions),
+        };
         self.phase = Phase::Imaginary {
-            restart_at: revived.then(|| now + delay_after(self.short_runs)),
+            restart_at: wait.map(|wait| now + wait),
         };
         if wanted_end && !self.retired && !self.waiters.is_empty() {
             // What is queued came for the next boot as well, and is found again.
@@ -197,7 +209,7 @@ fn is_breakage(status: ExitStatus) -> bool {
     match status {
         ExitStatus::Code(code) => code != 0,
         ExitStatus::Signal(signal) => !matches!(signal, SIGINT | SIGTERM | SIGKILL),
-        ExitStatus::NotExecuted(_) => true,
+        ExitStatus::NotExecuted(_) | ExitStatus::OutOfMemory(_) => true,
         ExitStatus::Lost => false,
     }
 }

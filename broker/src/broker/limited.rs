@@ -1,0 +1,59 @@
+//! Hosts with limits, and those that come back by themselves (`restart`).
+
+use std::time::Instant;
+
+use imsup_wire::limits::{Bytes, Confinement};
+use imsup_wire::{EventKind, HostState};
+
+use super::Broker;
+use crate::events::now_us;
+use crate::hosts::HostId;
+use crate::registry::Input;
+use crate::sessions::Part;
+
+impl Broker {
+    /// What a supervisor of the host confines.
+    pub(super) fn confinement(&self, id: HostId, part: Part) -> Confinement {
+        let host = &self.hosts[id];
+        let beside = match part {
+            Part::Program => None,
+            Part::Command => host.instance.as_deref().and_then(|instance| instance.program),
+        };
+        Confinement {
+            limits: host.spec(&self.cluster).map(|spec| spec.limits).unwrap_or_default(),
+            beside,
+        }
+    }
+
+    /// The kernel has killed processes of a host, whose program may live on.
+    pub(super) fn out_of_memory(&mut self, id: HostId, killed: u64, limit_bytes: u64) {
+        let processes = match killed {
+            1 => "a process".to_owned(),
+            count => format!("{count} processes"),
+        };
+        let limit = Bytes(limit_bytes);
+        let detail = format!("the kernel killed {processes} of it, out of memory: its limit is {limit}");
+        tracing::warn!(host = %self.name_of(id), "{detail}");
+        self.emit(id, now_us(), EventKind::Oom, None, Some(detail));
+    }
+
+    /// The host's program has ended while no broker ran, or the last broker was about to boot it again.
+    pub(super) fn ended_unseen(&mut self, id: HostId) {
+        self.feed(id, Input::EndedUnseen);
+    }
+
+    /// Why a host is in its state, and when it leaves it by itself.
+    pub(super) fn absent_detail(&self, id: HostId) -> Option<String> {
+        let life = &self.hosts[id].life;
+        let is_absent = matches!(life.state(), HostState::Imaginary | HostState::Failed);
+        let restarts = life.restarts_at().map(|at| {
+            let left = at.saturating_duration_since(Instant::now()).as_secs_f64();
+            format!("restarts in {left:.1} s")
+        });
+        match (life.detail().filter(|_| is_absent), restarts) {
+            (Some(detail), Some(restarts)) => Some(format!("{detail}; {restarts}")),
+            (Some(detail), None) => Some(detail.to_owned()),
+            (None, restarts) => restarts,
+        }
+    }
+}
