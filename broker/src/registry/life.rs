@@ -350,6 +350,7 @@ impl Life {
             Phase::Failed { .. } => {
                 self.phase = Phase::Imaginary { restart_at: None };
                 self.failures = 0;
+                self.attempts = 0;
                 self.detail = None;
             }
         }
