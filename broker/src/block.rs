@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use imsup_wire::{Index, Plane, Planes};
+use imsup_wire::{Index, Plane, Planes, Transport};
 
 use crate::cluster::{Cluster, HostSpec};
+use crate::keeper::{FdStore, What};
 
 /// The port of a project's name server, on the broker's own address in each of its blocks.
 pub const NAME_PORT: u16 = 1053;
@@ -118,6 +120,23 @@ impl Claim {
         self.locks.clear();
     }
 
+    /// Has the store keep everything.
+    fn keep(&self, store: &mut FdStore) {
+        let mut keep = |transport, socket: BorrowedFd<'_>| {
+            if let Some(address) = rustix::net::getsockname(socket)
+                .ok()
+                .and_then(|any| any.try_into().ok())
+            {
+                store.keep_copy(What::Block(transport, address), socket);
+            }
+        };
+        self.locks.iter().for_each(|lock| keep(Transport::Udp, lock.as_fd()));
+        for (udp, tcp) in &self.sockets {
+            keep(Transport::Udp, udp.as_fd());
+            keep(Transport::Tcp, tcp.as_fd());
+        }
+    }
+
     fn numbers(&self) -> impl Iterator<Item = u8> {
         self.first..=self.last()
     }
@@ -207,17 +226,18 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-/// Claims the blocks of a project.
+/// Claims the blocks of a project. What the store has of them is taken from there, and all is kept in it.
 pub(crate) fn claim(
     cluster: &Cluster,
     planes: &Planes,
     recorded: Option<(u8, u16)>,
     others: &[(u8, u16)],
+    store: &mut FdStore,
 ) -> Result<Claim, BlockError> {
     let wanted = Wanted::of(cluster, planes)?;
     let mut last = None;
     for start in candidates(&cluster.project, &wanted, recorded, others) {
-        match bind(start, wanted.count, planes) {
+        match bind(start, wanted.count, planes, store) {
             Ok(claim) => return Ok(claim),
             Err((address, source)) if wanted.pinned => {
                 let claim = Claim {
@@ -243,7 +263,7 @@ pub(crate) fn claim(
     Err(BlockError::NoneFree { address, source })
 }
 
-fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, io::Error)> {
+fn bind(first: u8, count: u16, planes: &Planes, store: &mut FdStore) -> Result<Claim, (SocketAddrV4, io::Error)> {
     let mut claim = Claim {
         first,
         count,
@@ -256,14 +276,23 @@ fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, 
             return Err((address, io::Error::other("the last block is 255")));
         };
         let address = at(planes.claim_address(block));
-        claim
-            .locks
-            .push(UdpSocket::bind(address).map_err(|error| (address, error))?);
+        claim.locks.push(udp(address, store).map_err(|error| (address, error))?);
         let address = at(planes.broker_address(block));
-        let pair = UdpSocket::bind(address).and_then(|udp| Ok((udp, TcpListener::bind(address)?)));
+        let pair = udp(address, store).and_then(|udp| Ok((udp, tcp(address, store)?)));
         claim.sockets.push(pair.map_err(|error| (address, error))?);
     }
+    claim.keep(store);
     Ok(claim)
+}
+
+fn udp(address: SocketAddrV4, store: &mut FdStore) -> io::Result<UdpSocket> {
+    let had = store.take(What::Block(Transport::Udp, address)).pop();
+    had.map_or_else(|| UdpSocket::bind(address), |socket| Ok(socket.into()))
+}
+
+fn tcp(address: SocketAddrV4, store: &mut FdStore) -> io::Result<TcpListener> {
+    let had = store.take(What::Block(Transport::Tcp, address)).pop();
+    had.map_or_else(|| TcpListener::bind(address), |socket| Ok(socket.into()))
 }
 
 /// Gives each host its index: the pinned address, else the one it had, else the next that is free, in the file's order.
@@ -391,8 +420,8 @@ mod tests {
     fn a_claim_is_exclusive_and_the_next_project_goes_elsewhere() {
         let planes = planes_for_tests();
         let mut cluster = crate::testing::cluster("claims", vec![host("a")]);
-        let one = claim(&cluster, &planes, None, &[]).unwrap();
-        let two = claim(&cluster, &planes, None, &[]).unwrap();
+        let one = claim(&cluster, &planes, None, &[], &mut FdStore::default()).unwrap();
+        let two = claim(&cluster, &planes, None, &[], &mut FdStore::default()).unwrap();
         assert_ne!(one.first, two.first);
         // A subnet of another prefix, and the block that the first has.
         cluster.subnet = Some(format!("127.77.{}.0/24", one.first).parse().unwrap());
@@ -401,7 +430,7 @@ mod tests {
             ..planes
         };
         assert!(matches!(
-            claim(&cluster, &planes, None, &[]),
+            claim(&cluster, &planes, None, &[], &mut FdStore::default()),
             Err(BlockError::PinnedTaken { .. })
         ));
     }
@@ -410,7 +439,7 @@ mod tests {
     fn hosts_keep_their_index_when_the_file_is_edited() {
         let planes = planes_for_tests();
         let cluster = crate::testing::cluster("indexes", vec![host("new"), host("old"), host("pinned")]);
-        let claim = claim(&cluster, &planes, None, &[]).unwrap();
+        let claim = claim(&cluster, &planes, None, &[], &mut FdStore::default()).unwrap();
         let mut hosts = cluster.hosts.clone();
         hosts[2].address = Some(planes.vip(claim.indexes().nth(1).unwrap()));
         let remembered = BTreeMap::from([

@@ -10,6 +10,7 @@ mod down;
 mod families;
 mod held;
 mod hello;
+mod keeper;
 mod naming;
 mod power;
 mod reach;
@@ -36,6 +37,7 @@ use crate::block::Claim;
 use crate::cluster::Cluster;
 use crate::events::{History, OnEvent, now_us};
 use crate::hosts::{HostId, Hosts, Origin};
+use crate::keeper::FdStore;
 use crate::launcher::Launcher;
 use crate::leases::Leases;
 use crate::limits::Limits;
@@ -79,6 +81,8 @@ enum Timer {
     Unanswered(u64),
     /// The kernel had its time to answer who has come.
     Unnamed(u64),
+    /// The keeper may take what it did not take before, or had its time to answer.
+    Keeper,
 }
 
 /// Who is answered when a wait ends.
@@ -135,6 +139,8 @@ pub(crate) struct Broker {
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
     feeding: bool,
+    /// What goes on once the keeper has closed what it was told to, by the number of the question.
+    after_forgotten: HashMap<u32, Vec<keeper::Deferred>>,
     going_down: bool,
     had_supervisors: bool,
 }
@@ -162,6 +168,7 @@ pub(crate) struct Parts {
     pub(crate) up_us: u64,
     pub(crate) leases: Leases,
     pub(crate) cgroups: Vec<PathBuf>,
+    pub(crate) store: FdStore,
 }
 
 impl Broker {
@@ -175,7 +182,7 @@ impl Broker {
             claim: parts.claim,
             ephemeral: parts.ephemeral,
             hosts: parts.hosts,
-            sockets: Sockets::default(),
+            sockets: Sockets::new(parts.store),
             sessions: Sessions::default(),
             history: parts.history,
             on_event: parts.on_event,
@@ -206,6 +213,7 @@ impl Broker {
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
             feeding: false,
+            after_forgotten: HashMap::new(),
             going_down: false,
             had_supervisors: false,
         }
@@ -231,6 +239,8 @@ impl Broker {
                     Some((Kind::Session, number)) => self.converse(number as usize),
                     Some((Kind::Socket, number)) => self.came(SocketId(number)),
                     Some((Kind::Ended, number)) => self.supervisor_ended(HostId(number)),
+                    Some((Kind::Keeper, _)) => self.keeper_spoke(),
+                    Some((Kind::Barrier, number)) => self.keeper_answered(number),
                     Some((Kind::Notices, _)) | None => {}
                 }
             }
@@ -280,7 +290,7 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.tentative);
+        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
         if retained.listening || !retained.open || !crate::sockets::is_readable(&retained.socket) {
             return;
         }
@@ -516,6 +526,7 @@ impl Broker {
                 Timer::Lonely => self.leave_if_lonely(),
                 Timer::Unanswered(question) => self.unanswered(question),
                 Timer::Unnamed(question) => self.name_at_last(question),
+                Timer::Keeper => self.push_keeper(),
             }
         }
     }

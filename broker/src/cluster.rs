@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imsup_wire::{HostName, Transport};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::subnet::Subnet;
 
 /// A project and its hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// The project's name: `-p`, `name:` in the file, else the name of its directory.
     pub project: String,
     /// The directory of the (first) compose file; what relative paths start from.
+    #[serde(with = "bytes")]
     pub directory: PathBuf,
     /// Where the VIPs lie: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16 where `None`.
     pub subnet: Option<Subnet>,
@@ -24,7 +25,7 @@ pub struct Cluster {
 }
 
 /// One host, as declared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
     /// The service's name; `NAME-1`, `NAME-2` and so on where `deploy.replicas` is more than one.
     pub name: HostName,
@@ -40,6 +41,7 @@ pub struct HostSpec {
     /// Variables added to the broker's own environment.
     pub environment: BTreeMap<String, String>,
     /// Where the program starts; absolute.
+    #[serde(with = "bytes")]
     pub working_dir: PathBuf,
     /// `user`, as `USER[:GROUP]` by name or number.
     pub user: Option<String>,
@@ -64,7 +66,7 @@ pub struct HostSpec {
 }
 
 /// One entry of `ports`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
     /// The machine's address; every address where `None`.
     pub machine_ip: Option<IpAddr>,
@@ -78,7 +80,7 @@ pub struct Publish {
 
 /// `restart`: in a cluster of imaginary machines every host comes back on its next signal; the policy says what a host
 /// that is kept awake does by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
     /// It stays imaginary until its next signal.
@@ -91,7 +93,7 @@ pub enum Restart {
 }
 
 /// `deploy.resources.limits`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes.
     pub memory_bytes: Option<u64>,
@@ -104,7 +106,7 @@ pub struct Limits {
 impl Eq for Limits {}
 
 /// `x-imsup`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// How long a host is idle before it is suspended; `None` for never.
     pub idle_after: Option<Duration>,
@@ -140,5 +142,22 @@ impl Default for Settings {
             keep_awake: false,
             boot_dependencies: false,
         }
+    }
+}
+
+/// Paths as the bytes that they are: not all are UTF-8.
+mod bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(OsString::from_vec(Vec::deserialize(deserializer)?).into())
     }
 }

@@ -15,6 +15,7 @@ mod error;
 pub mod events;
 mod files;
 mod hosts;
+pub mod keeper;
 mod launcher;
 mod leases;
 mod limits;

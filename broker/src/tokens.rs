@@ -17,15 +17,21 @@ pub(crate) enum Kind {
     Socket,
     /// A supervisor's pidfd, by host.
     Ended,
+    /// The connection to the keeper.
+    Keeper,
+    /// What the keeper closes once it has done what it was told.
+    Barrier,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 8] = [
     Kind::Listener,
     Kind::Signals,
     Kind::Notices,
     Kind::Session,
     Kind::Socket,
     Kind::Ended,
+    Kind::Keeper,
+    Kind::Barrier,
 ];
 
 /// The token of descriptor `number` of this kind.

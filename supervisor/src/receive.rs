@@ -20,7 +20,7 @@ use crate::host::{Descriptors, Host};
 use crate::init;
 use crate::kernel::patience::Patience;
 use crate::link::Link;
-use crate::reconnect::{Attempt, Introduction, Reconnect};
+use crate::reconnect::{self, Attempt, Introduction, Reconnect};
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self};
 
@@ -347,6 +347,7 @@ impl Loop {
     fn on_time(&mut self) {
         let now = Instant::now();
         if !self.held.is_empty() && now >= self.next_tick {
+            self.look_for_next_broker();
             self.look_at_held(now);
             self.accepts_wait = false;
             self.next_tick = Instant::now() + held::tick(self.held.len());
@@ -421,7 +422,9 @@ impl Loop {
         self.patience.end();
         self.welcomed = false;
         self.host.answered.forget();
-        self.host.doors.broker_lost();
+        self.host
+            .doors
+            .broker_lost(reconnect::next_comes(self.host.link.path()));
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin(&self.host);
@@ -431,6 +434,14 @@ impl Loop {
         }
         self.resume_resolvers();
         self.go_on_with_vetted();
+    }
+
+    /// Goes on without the next broker where it does not come.
+    fn look_for_next_broker(&mut self) {
+        if self.lost && self.host.doors.awaits_next() && !reconnect::next_comes(self.host.link.path()) {
+            self.host.doors.broker_lost(false);
+            self.go_on_with_vetted();
+        }
     }
 
     /// When [`Self::on_time`] is to be called.

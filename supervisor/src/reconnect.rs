@@ -1,12 +1,16 @@
 //! A supervisor outlives its broker: it waits for the next one and introduces itself.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use imsup_wire::message::Adoption;
 use imsup_wire::{HostName, ToBroker, ToSupervisor};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::fs::FlockOperation;
 
+use crate::doors;
 use crate::host::Host;
 use crate::kernel::socket;
 use crate::sleep::Sleep;
@@ -14,6 +18,14 @@ use crate::sleep::Sleep;
 /// A broker's socket exists a moment before it listens.
 const RETRY: Duration = Duration::from_millis(20);
 const RETRIES: u32 = 100;
+
+/// Whether the project has a keeper, which starts the next broker: it holds this file with flock. `socket` is the broker's.
+pub fn next_comes(socket: &Path) -> bool {
+    let Ok(lock) = File::open(socket.with_file_name("keeper.lock")) else {
+        return false;
+    };
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
 
 /// Who we are.
 #[derive(Debug)]
@@ -142,6 +154,7 @@ impl Reconnect {
         for (endpoint, socket) in sockets {
             host.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
         }
+        doors::tell_next_broker(host);
         if host.start.settled {
             host.link.send(&ToBroker::Settled, Vec::new());
         }

@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn relay(target: Endpoint) -> (Relay, SocketAddr, mpsc::Receiver<SocketAddr>) {
-        let doors = super::super::open(&publish(target.transport), target, &Planes::default()).unwrap();
+        let doors = super::super::open(&publish(target.transport), target, &Planes::default(), Vec::new()).unwrap();
         let machine = doors[0].machine;
         let (sender, arrivals) = mpsc::channel();
         let told = move |to: Endpoint, from: SocketAddr| {
