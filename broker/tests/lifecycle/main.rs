@@ -12,6 +12,7 @@ mod disposal;
 mod ends;
 mod fake_broker;
 mod fake_supervisor;
+mod keeper;
 mod names;
 mod peer;
 mod power;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("broker") => fake_broker::run(),
         Some("run") => fake_supervisor::run(),
+        Some("keeper") => fake_broker::keep(),
         _ => {
             let trials = [
                 boots::trials(),
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
                 control::trials(),
                 names::trials(),
                 restart::trials(),
+                keeper::trials(),
                 sleep::trials(),
                 disposal::trials(),
                 power::trials(),
