@@ -38,6 +38,9 @@ pub enum AbsentError {
     /// What dead supervisors left survived.
     #[error("processes that killed supervisors left could not be ended; `imsup down` tries again")]
     Left,
+    /// The keeper survived.
+    #[error("the project's keeper could not be ended; end the process that holds {} with flock and repeat `imsup down`", .0.display())]
+    Keeper(PathBuf),
     /// A route is left.
     #[error(transparent)]
     Route(#[from] RouteError),
@@ -113,7 +116,7 @@ fn holder_in(locks: &str, device: u64, inode: u64, written: Option<u32>) -> Opti
     })
 }
 
-fn is_locked(path: &Path) -> bool {
+pub(crate) fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared);
     locked == Err(rustix::io::Errno::WOULDBLOCK)
@@ -140,6 +143,11 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
     if has_broker(paths) {
         return Err(AbsentError::HasBroker(project.to_owned()));
     }
+    end_keeper(paths)?;
+    // The keeper may have started it just before.
+    if has_broker(paths) {
+        return Err(AbsentError::HasBroker(project.to_owned()));
+    }
     let ended = end_held(paths)?;
     end_cgroups(project, paths);
     if !end_left(paths) {
@@ -148,6 +156,27 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
     routes::release(paths)?;
     remove_files(paths)?;
     Ok(ended)
+}
+
+/// Ends a keeper whose next broker has not come: it would make another.
+fn end_keeper(paths: &Paths) -> Result<(), AbsentError> {
+    let path = paths.keeper();
+    let survived = || AbsentError::Keeper(path.clone());
+    while is_locked(&path) {
+        let Some(pid) = holder(&path) else {
+            return Err(survived());
+        };
+        let Some(process) = launcher::open(pid) else { continue };
+        // The number is still the holder's, now that the process is pinned.
+        if holder(&path) != Some(pid) {
+            continue;
+        }
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        if !gone_by(&process, Instant::now() + LAST) {
+            return Err(survived());
+        }
+    }
+    Ok(())
 }
 
 /// Remembers where supervisors of the project make their cgroups, so that what is left of them is found when neither they

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use imsup_wire::{Endpoint, Index, Plane, Planes, Transport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::cluster::{Cluster, HostSpec};
 use crate::holder;
+use crate::keeper::{FdStore, What};
 use crate::sockets;
 
 /// The port of a project's name server, on the broker's own address in each of its blocks.
@@ -136,6 +138,23 @@ impl Claim {
         self.locks.clear();
     }
 
+    /// Has the store keep everything.
+    fn keep(&self, store: &mut FdStore) {
+        let mut keep = |transport, socket: BorrowedFd<'_>| {
+            if let Some(address) = rustix::net::getsockname(socket)
+                .ok()
+                .and_then(|any| any.try_into().ok())
+            {
+                store.keep_copy(What::Block(transport, address), socket);
+            }
+        };
+        self.locks.iter().for_each(|lock| keep(Transport::Udp, lock.as_fd()));
+        for (udp, tcp) in &self.sockets {
+            keep(Transport::Udp, udp.as_fd());
+            keep(Transport::Tcp, tcp.as_fd());
+        }
+    }
+
     fn numbers(&self) -> impl Iterator<Item = u8> {
         self.first..=self.last()
     }
@@ -225,17 +244,18 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-/// Claims the blocks of a project.
+/// Claims the blocks of a project. What the store has of them is taken from there, and all is kept in it.
 pub(crate) fn claim(
     cluster: &Cluster,
     planes: &Planes,
     recorded: Option<(u8, u16)>,
     others: &[(u8, u16)],
+    store: &mut FdStore,
 ) -> Result<Claim, BlockError> {
     let wanted = Wanted::of(cluster, planes)?;
     let (mut last, mut taken) = (None, Vec::new());
     for start in candidates(&cluster.project, &wanted, recorded, others) {
-        match bind(start, wanted.count, planes) {
+        match bind(start, wanted.count, planes, store) {
             Ok(claim) => return Ok(claim),
             Err((address, source)) if wanted.pinned => {
                 let in_use = source.kind() == io::ErrorKind::AddrInUse;
@@ -291,7 +311,7 @@ fn held_by(holders: &Option<String>, elsewhere: bool) -> String {
     format!(". Such addresses are held: {holders}. End those processes{prefix}")
 }
 
-fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, io::Error)> {
+fn bind(first: u8, count: u16, planes: &Planes, store: &mut FdStore) -> Result<Claim, (SocketAddrV4, io::Error)> {
     let mut claim = Claim {
         first,
         count,
@@ -304,33 +324,43 @@ fn bind(first: u8, count: u16, planes: &Planes) -> Result<Claim, (SocketAddrV4, 
             return Err((address, io::Error::other("the last block is 255")));
         };
         let address = at(planes.claim_address(block));
-        claim
-            .locks
-            .push(UdpSocket::bind(address).map_err(|error| (address, error))?);
+        claim.locks.push(udp(address, store).map_err(|error| (address, error))?);
         let address = at(planes.broker_address(block));
-        claim
-            .sockets
-            .push(name_sockets(address).map_err(|error| (address, error))?);
+        let pair = udp(address, store).and_then(|udp| Ok((udp, tcp(address, store)?)));
+        claim.sockets.push(pair.map_err(|error| (address, error))?);
     }
+    claim.keep(store);
     Ok(claim)
 }
 
-/// The name server's sockets at an address, which other machines do not reach.
-fn name_sockets(address: SocketAddrV4) -> io::Result<(UdpSocket, TcpListener)> {
+/// A socket that other machines do not reach, unless an earlier broker's is there.
+fn bound(transport: Transport, address: SocketAddrV4, store: &mut FdStore) -> io::Result<OwnedFd> {
     const BACKLOG: i32 = 128;
-    let bound = |kind| {
-        let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
-        if kind == SocketType::STREAM {
-            sockopt::set_socket_reuseaddr(&socket, true)?;
-        }
-        sockets::keep_neighbours_out(&socket, *address.ip());
-        rustix::net::bind(&socket, &address)?;
-        Ok::<_, io::Error>(socket)
+    if let Some(had) = store.take(What::Block(transport, address)).pop() {
+        return Ok(had.into());
+    }
+    let kind = match transport {
+        Transport::Tcp => SocketType::STREAM,
+        Transport::Udp => SocketType::DGRAM,
     };
-    let udp = bound(SocketType::DGRAM)?;
-    let tcp = bound(SocketType::STREAM)?;
-    rustix::net::listen(&tcp, BACKLOG)?;
-    Ok((udp.into(), tcp.into()))
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    if transport == Transport::Tcp {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    sockets::keep_neighbours_out(&socket, *address.ip());
+    rustix::net::bind(&socket, &address)?;
+    if transport == Transport::Tcp {
+        rustix::net::listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+fn udp(address: SocketAddrV4, store: &mut FdStore) -> io::Result<UdpSocket> {
+    bound(Transport::Udp, address, store).map(UdpSocket::from)
+}
+
+fn tcp(address: SocketAddrV4, store: &mut FdStore) -> io::Result<TcpListener> {
+    bound(Transport::Tcp, address, store).map(TcpListener::from)
 }
 
 /// Gives each host its index: the pinned address, else the one it had, else the next that is free, in the file's order.
@@ -458,8 +488,8 @@ mod tests {
     fn a_claim_is_exclusive_and_the_next_project_goes_elsewhere() {
         let planes = planes_for_tests();
         let mut cluster = crate::testing::cluster("claims", vec![host("a")]);
-        let one = claim(&cluster, &planes, None, &[]).unwrap();
-        let two = claim(&cluster, &planes, None, &[]).unwrap();
+        let one = claim(&cluster, &planes, None, &[], &mut FdStore::default()).unwrap();
+        let two = claim(&cluster, &planes, None, &[], &mut FdStore::default()).unwrap();
         assert_ne!(one.first, two.first);
         // A subnet of another prefix, and the block that the first has.
         cluster.subnet = Some(format!("127.77.{}.0/24", one.first).parse().unwrap());
@@ -468,7 +498,7 @@ mod tests {
             ..planes
         };
         assert!(matches!(
-            claim(&cluster, &planes, None, &[]),
+            claim(&cluster, &planes, None, &[], &mut FdStore::default()),
             Err(BlockError::PinnedTaken { .. })
         ));
     }
@@ -477,7 +507,7 @@ mod tests {
     fn hosts_keep_their_index_when_the_file_is_edited() {
         let planes = planes_for_tests();
         let cluster = crate::testing::cluster("indexes", vec![host("new"), host("old"), host("pinned")]);
-        let claim = claim(&cluster, &planes, None, &[]).unwrap();
+        let claim = claim(&cluster, &planes, None, &[], &mut FdStore::default()).unwrap();
         let mut hosts = cluster.hosts.clone();
         hosts[2].address = Some(planes.vip(claim.indexes().nth(1).unwrap()));
         let remembered = BTreeMap::from([

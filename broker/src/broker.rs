@@ -11,6 +11,7 @@ mod families;
 mod files;
 mod held;
 mod hello;
+mod keeper;
 mod limited;
 mod naming;
 mod power;
@@ -41,6 +42,7 @@ use crate::cluster::Cluster;
 use crate::events::{OnEvent, now_us};
 use crate::history::History;
 use crate::hosts::{HostId, Hosts, Origin};
+use crate::keeper::FdStore;
 use crate::launcher::Launcher;
 use crate::leases::Leases;
 use crate::limits::Limits;
@@ -88,6 +90,8 @@ enum Timer {
     Unnamed(u64),
     /// The project's files, of which some were missing, are to be looked at again.
     Files,
+    /// The keeper may take what it did not take before, or had its time to answer.
+    Keeper,
 }
 
 /// Who is answered when a wait ends.
@@ -144,6 +148,8 @@ pub(crate) struct Broker {
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
     feeding: bool,
+    /// What goes on once the keeper has closed what it was told to, by the number of the question.
+    after_forgotten: HashMap<u32, Vec<keeper::Deferred>>,
     going_down: bool,
     had_supervisors: bool,
     /// Whose sockets at hosts' addresses are the project's.
@@ -176,6 +182,7 @@ pub(crate) struct Parts {
     pub(crate) leases: Leases,
     pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) trust: SharedTrust,
+    pub(crate) store: FdStore,
 }
 
 impl Broker {
@@ -189,7 +196,7 @@ impl Broker {
             claim: parts.claim,
             ephemeral: parts.ephemeral,
             hosts: parts.hosts,
-            sockets: Sockets::default(),
+            sockets: Sockets::new(parts.store),
             sessions: Sessions::default(),
             history: parts.history,
             on_event: parts.on_event,
@@ -223,6 +230,7 @@ impl Broker {
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
             feeding: false,
+            after_forgotten: HashMap::new(),
             going_down: false,
             had_supervisors: false,
         }
@@ -249,6 +257,8 @@ impl Broker {
                     Some((Kind::Socket, number)) => self.came(SocketId(number)),
                     Some((Kind::Ended, number)) => self.supervisor_ended(HostId(number)),
                     Some((Kind::Files, number)) => self.files_changed(number),
+                    Some((Kind::Keeper, _)) => self.keeper_spoke(),
+                    Some((Kind::Barrier, number)) => self.keeper_answered(number),
                     Some((Kind::Notices, _)) | None => {}
                 }
             }
@@ -299,7 +309,7 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.tentative);
+        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
         if retained.listening || !retained.open || !crate::sockets::is_readable(&retained.socket) {
             return;
         }
@@ -539,6 +549,7 @@ impl Broker {
                 Timer::Unanswered(question) => self.unanswered(question),
                 Timer::Unnamed(question) => self.name_at_last(question),
                 Timer::Files => self.look_at_files_again(),
+                Timer::Keeper => self.push_keeper(),
             }
         }
     }

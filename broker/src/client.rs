@@ -4,22 +4,33 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use imsup_wire::channel::{Channel, ChannelError};
 use imsup_wire::codec::VERSION;
 use imsup_wire::control::Opening;
 use imsup_wire::{Request, Response};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use crate::absent;
+use crate::keeper;
 use crate::lost;
 use crate::paths::Paths;
 
 /// How long a process that has closed its connections may take to be gone.
 const ENDING: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// How long the next broker may take where a keeper starts it: all its attempts, on a busy machine.
+const NEXT_BROKER: Duration = Duration::from_secs(30);
+/// How often it is looked whether the keeper is there still.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Why a broker could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -127,11 +138,36 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the broker of a project.
+    /// Connects to the broker of a project. Where it has died, and the project has a keeper, to the next one, which is waited for.
     ///
     /// # Errors
     /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Lost`], [`ClientError::Busy`] or [`ClientError::Io`].
     pub fn connect(project: &str, paths: &Paths) -> Result<Self, ClientError> {
+        let mut next = None;
+        loop {
+            let connected = Self::connect_now(project, paths);
+            let is_absent = |error: &ClientError| {
+                matches!(
+                    error,
+                    ClientError::NoBroker { .. } | ClientError::Dead { .. } | ClientError::Busy { .. }
+                )
+            };
+            if !connected.as_ref().is_err_and(is_absent) || !keeper::has_keeper(paths) {
+                return connected;
+            }
+            match &mut next {
+                // What changed before it was watched is seen at once.
+                None => next = Some(NextBroker::new(paths)),
+                Some(next) => {
+                    if !next.wait() {
+                        return connected;
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect_now(project: &str, paths: &Paths) -> Result<Self, ClientError> {
         let owned = project.to_owned();
         let mut connected = UnixStream::connect(paths.socket());
         if connected.as_ref().is_err_and(is_nobody) && !absent::has_broker(paths) {
@@ -203,6 +239,40 @@ impl Client {
             }
             ChannelError::Io(source) => ClientError::Io { project, source },
         }
+    }
+}
+
+/// The wait for the broker that a keeper starts.
+struct NextBroker {
+    /// Changes in the directory of its socket.
+    changes: Option<Inotify>,
+    deadline: Instant,
+}
+
+impl NextBroker {
+    fn new(paths: &Paths) -> Self {
+        let changes = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .ok()
+            .filter(|changes| {
+                let mask = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
+                changes.add_watch(paths.runtime(), mask).is_ok()
+            });
+        Self {
+            changes,
+            deadline: Instant::now() + NEXT_BROKER,
+        }
+    }
+
+    /// Waits until something has changed, or it is time to look whether the keeper is there still; false when it was waited for long enough.
+    fn wait(&mut self) -> bool {
+        match &self.changes {
+            Some(changes) => {
+                let _ = poll(&mut [PollFd::new(changes, PollFlags::IN)], Some(&LOOK));
+                let _ = changes.read_events();
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+        Instant::now() < self.deadline
     }
 }
 

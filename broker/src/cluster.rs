@@ -7,16 +7,17 @@ use std::time::Duration;
 
 pub use imsup_wire::Limits;
 use imsup_wire::{HostName, Transport};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::subnet::Subnet;
 
 /// A project and its hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// The project's name: `-p`, `name:` in the file, else the name of its directory.
     pub project: String,
     /// The directory of the (first) compose file; what relative paths start from.
+    #[serde(with = "bytes")]
     pub directory: PathBuf,
     /// Where the VIPs lie: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16 where `None`.
     pub subnet: Option<Subnet>,
@@ -25,7 +26,7 @@ pub struct Cluster {
 }
 
 /// One host, as declared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
     /// The service's name; `NAME-1`, `NAME-2` and so on where `deploy.replicas` is more than one.
     pub name: HostName,
@@ -41,6 +42,7 @@ pub struct HostSpec {
     /// Variables added to the broker's own environment.
     pub environment: BTreeMap<String, String>,
     /// Where the program starts; absolute.
+    #[serde(with = "bytes")]
     pub working_dir: PathBuf,
     /// `user`, as `USER[:GROUP]` by name or number.
     pub user: Option<String>,
@@ -67,7 +69,7 @@ pub struct HostSpec {
 }
 
 /// One entry of `ports`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
     /// The machine's address; every address where `None`.
     pub machine_ip: Option<IpAddr>,
@@ -81,7 +83,7 @@ pub struct Publish {
 
 /// `restart`: in a cluster of imaginary machines every host comes back on its next signal; the policy says whether it comes back by itself
 /// before that, after an end that nobody asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
     /// After which ends.
     pub condition: RestartCondition,
@@ -94,7 +96,7 @@ pub struct Restart {
 }
 
 /// After which ends a host is booted again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartCondition {
     /// None: it stays imaginary until its next signal.
@@ -120,7 +122,7 @@ impl Restart {
 }
 
 /// `logging.options`: how much of what a program prints is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogBound {
     /// `max-size` in bytes, by which the oldest output is dropped at once; `None` for no bound.
     pub max_size: Option<u64>,
@@ -138,7 +140,7 @@ impl Default for LogBound {
 }
 
 /// `x-imsup`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// How long a host is idle before it is suspended; `None` for never.
     pub idle_after: Option<Duration>,
@@ -174,5 +176,22 @@ impl Default for Settings {
             keep_awake: false,
             boot_dependencies: false,
         }
+    }
+}
+
+/// Paths as the bytes that they are: not all are UTF-8.
+mod bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(OsString::from_vec(Vec::deserialize(deserializer)?).into())
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 use imsup_wire::{Cause, CauseKind, Event, EventKind, HostName, Usage};
 use serde::{Deserialize, Serialize};
 
-
 /// Called with each event as it happens.
 pub type OnEvent = Box<dyn Fn(&Event)>;
 

@@ -5,6 +5,7 @@ mod leftovers;
 mod nursery;
 mod process;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -97,7 +98,7 @@ pub trait Launcher {
     ///
     /// # Errors
     /// pipe(2), clone(2), execve(2).
-    fn start_helper(&mut self, arguments: &[&str], stdin: OwnedFd) -> io::Result<OwnedFd>;
+    fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd>;
 
     /// Collects supervisors that have ended, by process.
     fn reap(&mut self) -> Vec<(u32, ExitStatus)>;

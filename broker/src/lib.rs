@@ -19,6 +19,7 @@ mod helpers;
 mod history;
 mod holder;
 mod hosts;
+pub mod keeper;
 mod launcher;
 mod leases;
 mod limits;

@@ -7,8 +7,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Descriptors left for everything but retained sockets: live hosts, clients of the command line, the broker's own.
 const RESERVED: u64 = 512;
-/// The broker's own (some 25), and what one live host takes: a channel, a pidfd, and what is under way.
-const OWN: u64 = 32;
+/// The broker's own (some 33), and what one live host takes: a channel, a pidfd, and what is under way.
+const OWN: u64 = 40;
 const PER_HOST: u64 = 4;
 /// Most connections, and clients of datagrams, that are relayed from published ports at once.
 const MAX_RELAYED: u64 = 1024;

@@ -75,6 +75,11 @@ impl Paths {
         self.runtime.join("broker.lock")
     }
 
+    /// What the keeper holds with flock.
+    pub(crate) fn keeper(&self) -> PathBuf {
+        self.runtime.join("keeper.lock")
+    }
+
     /// Which directory the project's compose file is in: [`Paths::directory_of_file`].
     pub(crate) fn directory(&self) -> PathBuf {
         self.runtime.join("directory")

@@ -73,7 +73,23 @@ pub(crate) struct Door {
     pub(crate) target: Endpoint,
 }
 
-/// The doors of one entry of `ports`.
-pub(crate) fn open(publish: &Publish, target: Endpoint, planes: &Planes) -> Result<Vec<Door>, PublishError> {
-    bind(publish, target, planes)
+/// The doors of one entry of `ports`: those that an earlier broker had, else new ones.
+pub(crate) fn open(
+    publish: &Publish,
+    target: Endpoint,
+    planes: &Planes,
+    had: Vec<OwnedFd>,
+) -> Result<Vec<Door>, PublishError> {
+    let again = |socket: OwnedFd| {
+        let machine = bind::local_address(&socket).ok()?;
+        Some(Door {
+            socket,
+            machine,
+            target,
+        })
+    };
+    match had.into_iter().filter_map(again).collect::<Vec<Door>>() {
+        none if none.is_empty() => bind(publish, target, planes),
+        doors => Ok(doors),
+    }
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod namespace;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -135,7 +136,7 @@ impl Resolvers {
 fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notifier) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
-    let process = launcher.start_helper(&["resolvers", "--project", project], theirs.into())?;
+    let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
     let (asks, asked) = mpsc::channel();
     let channel = Channel::new(ours);
     // Without the thread the process ends by itself: nobody has the other end of its connection.

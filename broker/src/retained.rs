@@ -1,12 +1,14 @@
 //! The sockets that the broker retains, and for whom.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use imsup_wire::Endpoint;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
 use crate::hosts::HostId;
+use crate::keeper::{FdStore, What};
 use crate::tokens::{Kind, token};
 
 /// One retained socket's place in the table.
@@ -18,9 +20,9 @@ pub(crate) struct SocketId(pub(crate) u32);
 pub(crate) struct Retained {
     pub(crate) endpoint: Endpoint,
     pub(crate) host: HostId,
-    pub(crate) socket: OwnedFd,
-    /// Made for a caller that could not wait, before the program listened.
-    pub(crate) tentative: bool,
+    /// Shared with the store alone, which lets go of it when this is taken out.
+    pub(crate) socket: Arc<OwnedFd>,
+    tentative: bool,
     /// The program that runs listens on it.
     pub(crate) listening: bool,
     /// It has taken the place of those at its endpoint, whose program is being ended.
@@ -34,21 +36,45 @@ pub(crate) struct Retained {
     watched: bool,
 }
 
-/// The table.
+impl Retained {
+    /// Whether it was made for a caller that could not wait, before the program listened.
+    pub(crate) fn is_tentative(&self) -> bool {
+        self.tentative
+    }
+
+    fn what(&self) -> What {
+        What::Retained {
+            endpoint: self.endpoint,
+            tentative: self.tentative,
+        }
+    }
+}
+
+/// The table. What is in it is kept by the keeper as well.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
+    /// Where all that outlives this broker is kept.
+    pub(crate) store: FdStore,
     table: Vec<Option<Retained>>,
     free: Vec<u32>,
 }
 
 impl Sockets {
+    /// No socket, and this store.
+    pub(crate) fn new(store: FdStore) -> Self {
+        Self {
+            store,
+            ..Self::default()
+        }
+    }
+
     /// Keeps a socket.
-    pub(crate) fn insert(&mut self, host: HostId, endpoint: Endpoint, socket: OwnedFd) -> SocketId {
+    pub(crate) fn insert(&mut self, host: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) -> SocketId {
         let retained = Retained {
             endpoint,
             host,
-            socket,
-            tentative: false,
+            socket: Arc::new(socket),
+            tentative,
             listening: false,
             successor: false,
             handed: false,
@@ -56,6 +82,7 @@ impl Sockets {
             misfit: false,
             watched: false,
         };
+        self.store.keep(retained.what(), Arc::clone(&retained.socket));
         if let Some(place) = self.free.pop() {
             self.table[place as usize] = Some(retained);
             return SocketId(place);
@@ -79,7 +106,37 @@ impl Sockets {
         self.unwatch(id, registry);
         let retained = self.table.get_mut(id.0 as usize)?.take()?;
         self.free.push(id.0);
+        self.store.forget(retained.what(), &retained.socket);
         Some(retained)
+    }
+
+    /// Puts another socket in the place of one that is not watched, and gives that one.
+    pub(crate) fn replace(&mut self, id: SocketId, socket: OwnedFd) -> Option<Arc<OwnedFd>> {
+        let retained = self.table.get_mut(id.0 as usize)?.as_mut()?;
+        let old = std::mem::replace(&mut retained.socket, Arc::new(socket));
+        self.store.keep(retained.what(), Arc::clone(&retained.socket));
+        self.store.forget(retained.what(), &old);
+        Some(old)
+    }
+
+    /// The program listens on a socket that was tentative.
+    pub(crate) fn make_lasting(&mut self, id: SocketId) {
+        let Some(retained) = self.table.get_mut(id.0 as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        if retained.tentative {
+            let before = retained.what();
+            retained.tentative = false;
+            // Under its new name first: it is never without one.
+            self.store.keep(retained.what(), Arc::clone(&retained.socket));
+            self.store.forget(before, &retained.socket);
+        }
+    }
+
+    /// Lets go of all.
+    pub(crate) fn clear(&mut self) {
+        self.table.clear();
+        self.free.clear();
     }
 
     /// How many there are.

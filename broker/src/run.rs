@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use imsup_wire::{Endpoint, EventKind, HostName, Index, Planes};
 use mio::unix::SourceFd;
@@ -29,6 +30,7 @@ use crate::helpers::Confine;
 use crate::history::{self, History};
 use crate::holder;
 use crate::hosts::{HostId, Hosts};
+use crate::keeper::{self, FdStore, Recipe, Restored, Successor, What};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
@@ -67,7 +69,15 @@ pub struct Options {
     pub on_ready: Box<dyn FnOnce()>,
     /// Called with each event as it happens.
     pub on_event: Option<OnEvent>,
+    /// How the next broker is started if this one dies; then a keeper holds its sockets. `None` where somebody else does that, or nobody.
+    pub successor: Option<Successor>,
+    /// What the keeper had of a broker that has died, where this one takes its place.
+    pub restored: Option<Restored>,
 }
+
+/// How long a broker that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(1);
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
@@ -79,7 +89,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
 /// [`BrokerError`]. Where it could not start nothing is left behind, but for hosts that an earlier broker started.
 pub fn run(options: Options) -> Result<(), BrokerError> {
     let paths = options.paths.clone();
-    let lock = ProjectLock::new(take_lock(&options.cluster.project, &paths)?);
+    let follows = options.restored.is_some();
+    let lock = ProjectLock::new(take_lock(&options.cluster.project, &paths, follows)?);
     // What the last broker, killed together with supervisors, could not end. Before anything is booted in its place.
     absent::end_cgroups(&options.cluster.project, &paths);
     if !absent::end_left(&paths) {
@@ -90,7 +101,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     absent::note_cgroups(&paths, &cgroups::directories_of("self"));
     let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
     let result = start_and_serve(options, lock.clone());
-    if result.is_err() && fresh {
+    if result.is_err() && fresh && !follows {
         // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
         let _ = routes::release(&paths);
         let _ = absent::remove_files(&paths);
@@ -111,6 +122,8 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         confine,
         on_ready,
         on_event,
+        successor,
+        restored,
     } = options;
     let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
@@ -122,7 +135,11 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;
 
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
-    let claim = block::claim(&cluster, &planes, memory.blocks, &others)?;
+    let launcher =
+        ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+    let mut launcher: Box<dyn Launcher> = Box::new(launcher);
+    let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
+    let claim = block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
     let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
     memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     check_ports(&cluster, &memory, &limits)?;
@@ -133,7 +150,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
     clock.go_on(&paths.up(), history.ledger().last_us());
     let leases = Leases::open(paths.leases());
-    let doors = publish(&cluster, &planes, &mut hosts)?;
+    let doors = publish(&cluster, &planes, &mut hosts, &mut store)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let (sender, notices) = mpsc::channel();
     let waker = Waker::new(&registry, token(Kind::Notices, 0)).map_err(system("eventfd(2)"))?;
@@ -145,9 +162,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         Senders::start(notifier.clone(), stand_back, confine).map_err(system("the thread that names senders"))?;
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
     let relay_trust = Arc::clone(&trust);
-    let launcher =
-        ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
-    let launcher: Box<dyn Launcher> = Box::new(launcher);
     let listener = listen(&paths, &registry)?;
     let files = ProjectFiles::new(lock, &paths, &registry).map_err(system("inotify(7)"))?;
 
@@ -175,8 +189,10 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         leases,
         cgroups: cgroups::directories_of("self"),
         trust,
+        store,
     });
     broker.expect_held();
+    take_restored(&mut broker);
     retain(&mut broker, &imsup_exe)?;
     broker.write_hosts_file();
     broker.report_unseen_ends(&last);
@@ -202,12 +218,15 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         }
     };
 
-    let bounds = Bounds::start(&broker.paths, &broker.cluster)
-        .inspect_err(|error| tracing::warn!(%error, "the thread that bounds logs could not be started: they grow until 'down'"));
+    let bounds = Bounds::start(&broker.paths, &broker.cluster).inspect_err(
+        |error| tracing::warn!(%error, "the thread that bounds logs could not be started: they grow until 'down'"),
+    );
 
+    broker.sockets.store.drop_inherited();
     broker.watch_all();
     broker.wake_kept();
     broker.await_first();
+    broker.sockets.store.ready();
     on_ready();
     broker.launcher.prepare(&broker.cluster.project);
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
@@ -242,17 +261,29 @@ pub(crate) const STATE: Kept = Kept {
 };
 
 /// Makes the project's directories and takes the lock that makes this its broker.
-fn take_lock(project: &str, paths: &Paths) -> Result<File, BrokerError> {
+///
+/// One that `follows` a broker which has died waits until that has let go of it.
+fn take_lock(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError> {
+    let start = Instant::now();
+    let already_up = |pid| BrokerError::AlreadyUp {
+        project: project.to_owned(),
+        directory: paths.directory_of_file(),
+        pid,
+    };
     let mut lock = loop {
         if let Some(lost) = lost::find_for_good(paths) {
             let (project, pid) = (project.to_owned(), lost.pid);
             return Err(BrokerError::Lost { project, pid });
         }
         make_directory(&RUNTIME, paths.runtime())?;
-        let lock = try_lock(project, &paths.lock(), paths.directory_of_file())?;
-        // The files of the project's broker may have been removed just before the lock was there to be taken.
-        if let Some(lock) = lock.filter(|_| lost::find(paths).is_none()) {
-            break lock;
+        match try_lock(project, &paths.lock(), paths.directory_of_file()) {
+            // The keeper that has it will have a broker at once.
+            Ok(Some(_)) if !follows && keeper::has_keeper(paths) => return Err(already_up(None)),
+            // The files of the project's broker may have been removed just before the lock was there to be taken.
+            Ok(Some(lock)) if lost::find(paths).is_none() => break lock,
+            Ok(_) => {}
+            Err(BrokerError::AlreadyUp { .. }) if follows && start.elapsed() < DYING => std::thread::sleep(LOOK),
+            Err(error) => return Err(error),
         }
     };
     // Only now: a broker that is ending removes everything before it lets go of the lock.
@@ -391,22 +422,30 @@ fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(Hos
     (history, last)
 }
 
-fn publish(cluster: &Cluster, planes: &Planes, hosts: &mut Hosts) -> Result<Vec<published::Door>, BrokerError> {
+fn publish(
+    cluster: &Cluster,
+    planes: &Planes,
+    hosts: &mut Hosts,
+    store: &mut FdStore,
+) -> Result<Vec<published::Door>, BrokerError> {
     let mut doors = Vec::new();
     for id in hosts.ids().collect::<Vec<HostId>>() {
         let host = &mut hosts[id];
         let Some(spec) = host.spec(cluster) else { continue };
-        for publish in &spec.published {
+        for (place, publish) in spec.published.iter().enumerate() {
             let vip = planes.vip(host.index);
             let target = match publish.transport {
                 imsup_wire::Transport::Tcp => Endpoint::tcp(vip, publish.port),
                 imsup_wire::Transport::Udp => Endpoint::udp(vip, publish.port),
             };
-            let opened = published::open(publish, target, planes).map_err(|source| BrokerError::Publish {
+            let what = What::Published { vip, place };
+            let opened = published::open(publish, target, planes, store.take(what));
+            let opened = opened.map_err(|source| BrokerError::Publish {
                 host: spec.name.clone(),
                 source,
             })?;
             for door in opened {
+                store.keep_copy(what, &door.socket);
                 host.published.push(imsup_wire::PublishedPort {
                     machine: door.machine,
                     endpoint: target,
@@ -416,6 +455,52 @@ fn publish(cluster: &Cluster, planes: &Planes, hosts: &mut Hosts) -> Result<Vec<
         }
     }
     Ok(doors)
+}
+
+/// The store, with what an earlier broker had in it, and the keeper that holds it.
+fn store(
+    cluster: &Cluster,
+    successor: Option<Successor>,
+    restored: Option<Restored>,
+    limits: &limits::Limits,
+    launcher: &mut dyn Launcher,
+    registry: &mio::Registry,
+) -> Result<FdStore, BrokerError> {
+    let recipe = successor.map(|successor| Recipe {
+        project: cluster.project.clone(),
+        successor,
+        descriptor_limit: limits.before,
+    });
+    let mut store = FdStore::new(recipe);
+    if let Some(restored) = restored {
+        store
+            .restore(restored)
+            .map_err(system("the connection to the keeper"))?;
+    }
+    match store.keep_cluster(cluster) {
+        Ok(()) => drop(store.start(launcher, registry)),
+        // RLIMIT_FSIZE counts for files of memory, too.
+        Err(error) => store.give_up(&error),
+    }
+    Ok(store)
+}
+
+/// Takes the sockets that an earlier broker retained.
+fn take_restored(broker: &mut Broker) {
+    for (what, socket) in broker.sockets.store.take_retained() {
+        let What::Retained { endpoint, tentative } = what else {
+            continue;
+        };
+        let place = broker.planes.place(*endpoint.address.ip());
+        if let Some(id) = place.and_then(|place| broker.hosts.at(place.index)) {
+            broker.take_restored(id, endpoint, tentative, socket);
+        }
+    }
+    for id in broker.hosts.ids().collect::<Vec<HostId>>() {
+        if broker.hosts[id].life.absent() {
+            broker.ready_restored(id);
+        }
+    }
 }
 
 /// Makes the sockets of every host that is absent.

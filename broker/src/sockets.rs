@@ -239,6 +239,11 @@ pub(crate) fn reset_first(socket: &OwnedFd, count: usize) {
     }
 }
 
+/// Whether connections are accepted by the kernel, and datagrams kept.
+pub(crate) fn is_open(socket: &OwnedFd, transport: Transport) -> bool {
+    transport == Transport::Udp || sockopt::socket_acceptconn(socket) == Ok(true)
+}
+
 fn is_blocking(socket: &OwnedFd) -> bool {
     rustix::fs::fcntl_getfl(socket).is_ok_and(|flags| !flags.contains(rustix::fs::OFlags::NONBLOCK))
 }

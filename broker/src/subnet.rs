@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use imsup_wire::Planes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A plane is a /16: the last two bytes of a VIP are its host's index.
 const SHORTEST: u8 = 16;
@@ -186,6 +186,14 @@ impl fmt::Display for Subnet {
 impl Serialize for Subnet {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Subnet {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -19,9 +19,13 @@ pub(crate) enum Kind {
     Ended,
     /// The project's files.
     Files,
+    /// The connection to the keeper.
+    Keeper,
+    /// What the keeper closes once it has done what it was told.
+    Barrier,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 9] = [
     Kind::Listener,
     Kind::Signals,
     Kind::Notices,
@@ -29,6 +33,8 @@ const KINDS: [Kind; 7] = [
     Kind::Socket,
     Kind::Ended,
     Kind::Files,
+    Kind::Keeper,
+    Kind::Barrier,
 ];
 
 /// The token of descriptor `number` of this kind.

@@ -38,6 +38,9 @@ const FIRST_LOOK: Duration = Duration::from_millis(4);
 const RUNNING_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_LOOK: Duration = Duration::from_millis(640);
 
+/// Closed sockets of which the next broker is told, at most; the oldest were closed by the program first, and bound again.
+const MAX_UNTOLD: usize = 1024;
+
 /// What it costs to look at one place (measured: 1.7 us).
 const PLACE: Duration = Duration::from_micros(2);
 
@@ -76,6 +79,13 @@ impl Standing {
     }
 }
 
+/// A socket that the program has closed.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    endpoint: Endpoint,
+    inode: u64,
+}
+
 /// Which of its retained sockets the program still has.
 #[derive(Debug)]
 pub struct Doors {
@@ -93,7 +103,11 @@ pub struct Doors {
     clocks: HashMap<i32, Duration>,
     searches: Searches,
     /// What the broker is to close, and has not said to have closed.
-    closing: HashMap<u64, Endpoint>,
+    closing: HashMap<u64, Closed>,
+    /// What was closed since the last broker died, or has not been answered by it: the next broker has it open until it is told, and so has the keeper.
+    untold: Vec<Closed>,
+    /// Whether the next broker comes by itself.
+    next_comes: bool,
     next_question: u64,
 }
 
@@ -112,6 +126,8 @@ impl Default for Doors {
             clocks: HashMap::new(),
             searches: Searches::new(now),
             closing: HashMap::new(),
+            untold: Vec::new(),
+            next_comes: false,
             next_question: FIRST_QUESTION,
         }
     }
@@ -221,15 +237,25 @@ impl Doors {
         self.searches.forget(endpoint);
     }
 
-    /// There is no broker, which would have anything open.
-    pub fn broker_lost(&mut self) {
+    /// There is no broker. If the `next_comes` by itself, what the last one had is open until then; else nothing is.
+    pub fn broker_lost(&mut self, next_comes: bool) {
         self.searches.closed(None);
-        self.closing.clear();
+        self.untold.extend(self.closing.drain().map(|(_, closed)| closed));
+        self.next_comes = next_comes;
+    }
+
+    /// Whether something waits for the next broker to close what the last one had.
+    pub fn awaits_next(&self) -> bool {
+        self.next_comes && !self.untold.is_empty()
     }
 
     /// Whether the broker is still to close a socket there.
     pub fn is_closing(&self, endpoint: Endpoint) -> bool {
-        self.closing.values().any(|closing| *closing == endpoint)
+        let untold = self.untold.iter().filter(|_| self.next_comes);
+        self.closing
+            .values()
+            .chain(untold)
+            .any(|closed| closed.endpoint == endpoint)
     }
 
     /// Whether the search with this number is over.
@@ -406,9 +432,27 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     let id = host.doors.next_question;
     host.doors.next_question = id.wrapping_add(1);
     host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
-    host.link.socket()?;
-    host.doors.closing.insert(id, endpoint);
+    let closed = Closed { endpoint, inode };
+    if host.link.socket().is_none() {
+        if host.doors.untold.len() == MAX_UNTOLD {
+            host.doors.untold.remove(0);
+        }
+        host.doors.untold.push(closed);
+        return None;
+    }
+    host.doors.closing.insert(id, closed);
     Some(id)
+}
+
+/// Tells the next broker what was closed while there was none.
+pub fn tell_next_broker(host: &mut Host) {
+    for closed in std::mem::take(&mut host.doors.untold) {
+        let Closed { endpoint, inode } = closed;
+        let id = host.doors.next_question;
+        host.doors.next_question = id.wrapping_add(1);
+        host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
+        host.doors.closing.insert(id, closed);
+    }
 }
 
 /// Before `endpoint` is bound or connected to: lets go of what the program has closed there.

@@ -22,7 +22,7 @@ use crate::init;
 use crate::kernel::memory_watch::MemoryWatch;
 use crate::kernel::patience::Patience;
 use crate::link::Link;
-use crate::reconnect::{Attempt, Introduction, Reconnect};
+use crate::reconnect::{self, Attempt, Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self};
@@ -432,6 +432,7 @@ impl Loop {
     fn on_time(&mut self) {
         let now = Instant::now();
         if !self.held.is_empty() && now >= self.next_tick {
+            self.look_for_next_broker();
             self.look_at_held(now);
             self.accepts_wait = false;
             self.next_tick = Instant::now() + held::tick(self.held.len());
@@ -544,7 +545,9 @@ impl Loop {
         self.welcomed = false;
         self.host.answered.forget();
         self.host.strangers.forget();
-        self.host.doors.broker_lost();
+        self.host
+            .doors
+            .broker_lost(reconnect::next_comes(self.host.link.path()));
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin();
@@ -555,6 +558,14 @@ impl Loop {
         }
         self.resume_resolvers();
         self.go_on_with_vetted();
+    }
+
+    /// Goes on without the next broker where it does not come.
+    fn look_for_next_broker(&mut self) {
+        if self.lost && self.host.doors.awaits_next() && !reconnect::next_comes(self.host.link.path()) {
+            self.host.doors.broker_lost(false);
+            self.go_on_with_vetted();
+        }
     }
 
     /// When [`Self::on_time`] is to be called.

@@ -1,5 +1,6 @@
 //! A supervisor outlives its broker: it waits for the next one and introduces itself.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +9,9 @@ use imsup_wire::clock::Stamp;
 use imsup_wire::message::Adoption;
 use imsup_wire::{HostName, ToBroker, ToSupervisor};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use rustix::fs::FlockOperation;
 
+use crate::doors;
 use crate::host::Host;
 use crate::kernel::socket;
 use crate::sleep::Sleep;
@@ -16,6 +19,14 @@ use crate::sleep::Sleep;
 /// A broker's socket exists a moment before it listens.
 const RETRY: Duration = Duration::from_millis(20);
 const RETRIES: u32 = 100;
+
+/// Whether the project has a keeper, which starts the next broker: it holds this file with flock. `socket` is the broker's.
+pub fn next_comes(socket: &Path) -> bool {
+    let Ok(lock) = File::open(socket.with_file_name("keeper.lock")) else {
+        return false;
+    };
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
 
 /// Who we are.
 #[derive(Debug)]
@@ -162,6 +173,7 @@ impl Reconnect {
         for uid in host.strangers.all_it_binds_as() {
             host.link.send(&ToBroker::Binds { uid }, Vec::new());
         }
+        doors::tell_next_broker(host);
         if host.start.settled {
             host.link.send(&ToBroker::Settled, Vec::new());
         }

@@ -301,7 +301,7 @@ fn the_next_broker_knows_who_waits() {
         for host in ["web", "app"] {
             project.wait_event(host, "unmet", 1);
         }
-        project.kill(project.broker());
+        project.kill_broker();
         project.ok(&["up", "-d"]);
         go(&project);
         assert_eq!(caller.join().unwrap().as_deref(), Ok("8080"));

@@ -311,7 +311,7 @@ fn running_hosts_keep_serving_without_a_broker_and_are_adopted_by_the_next() {
     project.wait_event("web", "ready", 1);
     let before = project.ps();
     let history = project.events().len();
-    project.kill(project.broker());
+    project.kill_broker();
     let again = client::talk(&mut held, "hello").expect("an established connection goes on");
     assert_eq!(Answer(again).pid(), pid);
     assert_eq!(ask(address).pid(), pid, "new connections as well");
@@ -351,7 +351,7 @@ services:
     );
     let address = project.at("web", 8080);
     project.ok(&["wake", "web"]);
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     project.wait_state("web", "running");
     assert!(ask(address).0.contains("host=db "));
@@ -362,7 +362,7 @@ fn down_without_a_broker_ends_what_it_left() {
     let project = Project::up("brokerless", PAIR);
     ask(project.at("web", 8080));
     project.wait_event("web", "ready", 1);
-    project.kill(project.broker());
+    project.kill_broker();
     project.down();
 }
 

@@ -225,14 +225,14 @@ fn what_a_killed_broker_left_is_taken_over_or_away() {
     };
     let project = Project::up("killed", &compose(PREFIX));
     let pid = ask(project.at("web", 8080)).pid();
-    project.kill(project.broker());
+    project.kill_broker();
     assert_eq!(network::local_routes(PREFIX).len(), 1, "what runs goes on");
     // The next broker has the same route, and the host that runs.
     project.ok(&["up", "-d"]);
     assert_eq!(network::local_routes(PREFIX).len(), 1);
     assert_eq!(ask(project.at("web", 8080)).pid(), pid);
     // Another prefix is not for hosts that run.
-    project.kill(project.broker());
+    project.kill_broker();
     project.write_compose(&compose("10.78.0.0/16"));
     let said = project.fails(1, &["up", "-d"]);
     assert!(said.contains("imsup down"), "{said}");
@@ -241,7 +241,7 @@ fn what_a_killed_broker_left_is_taken_over_or_away() {
     assert_eq!(network::local_routes(PREFIX), [""; 0]);
     // One that dies with no host alive, and the next with another prefix.
     project.ok(&["up", "-d"]);
-    project.kill(project.broker());
+    project.kill_broker();
     project.write_compose(&compose(PREFIX));
     project.ok(&["up", "-d"]);
     assert_eq!(network::local_routes("10.78.0.0/16"), [""; 0]);

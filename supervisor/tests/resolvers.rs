@@ -693,7 +693,7 @@ fn names_are_resolved_after_the_death_of_who_makes_the_sockets_and_of_the_broker
     }
     assert!(maker().is_some_and(|second| second != first));
 
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     // Until its supervisor has found the next broker, questions are led to the name server's own address.
     wait_until("the host's supervisor", || project.host("asker").pid.is_some());

@@ -258,7 +258,7 @@ services:
         (3, 2),
         "told by the broker, if kept by none"
     );
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     assert_eq!(ask(project.at("new", 8080)).value("host"), "new");
 
@@ -268,7 +268,7 @@ services:
     project.ok(&["stop", "web"]);
     assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
     let kept = boots("web");
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     assert_eq!(boots("web"), kept, "what happens is kept again");
     project.ok(&["down"]);
@@ -436,7 +436,7 @@ services:
         assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
         project.ok(&["stop", "web"]);
     }
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
     project.ok(&["down"]);

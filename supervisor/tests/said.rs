@@ -190,7 +190,7 @@ fn a_history_that_may_not_grow_is_lost_and_nothing_else() {
     );
     let kept = std::fs::read_to_string(project.state().join("events.jsonl")).unwrap();
     assert!(kept.len() <= 512 && kept.ends_with('\n'), "{kept}");
-    project.kill(project.broker());
+    project.kill_broker();
     up();
     assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
     assert!(project.event_names("web").contains(&"boot".to_owned()));
@@ -214,7 +214,7 @@ fn a_broker_that_dies_is_said_to_have_ended() {
                 waits.is_ok_and(|place| place.starts_with("unix_stream_") || place.contains("skb"))
             });
         }
-        project.kill(broker);
+        project.kill_broker();
         for client in asking {
             let finished = client.finish(LIMIT);
             assert!(finished.stderr.contains("ended before it had answered"), "{finished}");

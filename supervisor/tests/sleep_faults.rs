@@ -102,7 +102,7 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
         watch.slept_again(host, wakes + 1);
     }
     let before = project.ps();
-    project.kill(project.broker());
+    project.kill_broker();
     drop(watch);
     project.ok(&["up", "-d"]);
     let before_wakes = |host: &str| before[host].json["wakes"].clone();
@@ -121,7 +121,7 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
         assert_eq!((after.boots, &after.json["wakes"]), (1, &before_wakes(host)), "{host}");
     }
 
-    project.kill(project.broker());
+    project.kill_broker();
     let mut new = Vec::new();
     for (host, held, pid) in &mut held {
         let address = (hosts[*host].address, 8080).into();
@@ -171,7 +171,7 @@ fn down_without_a_broker_ends_sleepers() {
     project.ok(&["wake", "prefork", "threads"]);
     watch.wait("prefork", "suspend", 1);
     watch.wait("threads", "suspend", 1);
-    project.kill(project.broker());
+    project.kill_broker();
     drop(watch);
     project.down();
 }
@@ -185,11 +185,10 @@ fn a_broker_and_a_supervisor_killed_together_leave_nothing_frozen() {
     watch.wait("threads", "suspend", 1);
     let supervisor = parent(project.host("prefork").pid.unwrap()).unwrap();
     let before = guests(&project, "servers prefork");
-    let broker = project.broker();
     drop(watch);
-    project.signal(broker, Signal::STOP);
+    project.signal(project.broker(), Signal::STOP);
     project.kill(supervisor);
-    project.kill(broker);
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     assert_eq!(
         Held::connect(project.at("prefork", 8080)).ask("next").value("host"),

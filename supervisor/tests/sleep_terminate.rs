@@ -372,7 +372,7 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
             .as_str()
             .is_some_and(|why| why.contains("connected with 1 host"))
     });
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     let watch = project.watch();
     drop(held);

@@ -403,7 +403,7 @@ fn a_follower_is_told_how_the_broker_ended() {
     let project = Project::up("followed", COMPOSE);
     project.ok(&["wake", "web"]);
     let following = follower(&project);
-    project.kill(project.broker());
+    project.kill_broker();
     let finished = following.finish(LIMIT);
     assert_eq!(finished.code(), Some(1), "{finished}");
     assert!(

@@ -8,6 +8,7 @@ use imsup_wire::codec::MAX_FRAME_FDS;
 use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
+use super::keeper::Deferred;
 use crate::hosts::HostId;
 use crate::projects;
 use crate::registry::After;
@@ -16,6 +17,10 @@ use crate::sockets::{self, Sharing};
 
 /// Most sockets retained for one host.
 const MAX_PER_HOST: usize = 1024;
+
+fn not_retained(endpoint: Endpoint, error: &io::Error) {
+    tracing::error!(%endpoint, %error, "a port is no longer retained: connections to it are refused");
+}
 
 impl Broker {
     /// The endpoints of a host that exist from the first moment: declared, and learned at earlier boots.
@@ -53,7 +58,7 @@ impl Broker {
             if self.find(id, endpoint).is_some() {
                 continue;
             }
-            match self.make(id, endpoint, Sharing::WithTheDead) {
+            match self.make(id, endpoint, false, Sharing::WithTheDead) {
                 Ok(_) => {}
                 Err(error) if declared => return Err((endpoint, error)),
                 Err(error) => tracing::warn!(%endpoint, %error, "a port learned at an earlier boot is not retained"),
@@ -62,17 +67,51 @@ impl Broker {
         Ok(())
     }
 
-    pub(super) fn make(&mut self, id: HostId, endpoint: Endpoint, sharing: Sharing) -> io::Result<SocketId> {
+    /// Takes a socket that the broker before this one retained. What a living supervisor has of it, that says itself.
+    pub(crate) fn take_restored(&mut self, id: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) {
+        let absent = self.hosts[id].life.absent();
+        // Made for a caller that has gone, or was served.
+        let is_over = tentative && absent && !sockets::is_readable(&socket);
+        if is_over || !self.is_declared(id) || !sockets::is_bound_to(&socket, endpoint) {
+            return;
+        }
+        let open = sockets::is_open(&socket, endpoint.transport);
+        let socket = self.keep(id, endpoint, tentative, socket);
+        if let Some(kept) = self.sockets.get_mut(socket) {
+            kept.open = open;
+        }
+    }
+
+    /// Readies what [`Self::take_restored`] has taken for a host that is absent, as if its program had just ended: it may have, while there was no broker.
+    pub(crate) fn ready_restored(&mut self, id: HostId) {
+        for socket in std::mem::take(&mut self.hosts[id].sockets) {
+            if self.keep_after(socket, After::Retry) {
+                self.hosts[id].sockets.push(socket);
+            } else if let Some(gone) = self.sockets.remove(socket, &self.registry) {
+                sockets::close_door(&gone.socket, gone.endpoint.transport);
+            }
+        }
+        self.thin_out(id);
+    }
+
+    /// Makes a socket of a host; a tentative one for a caller that cannot wait until the program listens.
+    pub(super) fn make(
+        &mut self,
+        id: HostId,
+        endpoint: Endpoint,
+        tentative: bool,
+        sharing: Sharing,
+    ) -> io::Result<SocketId> {
         if self.sockets.len() as u64 >= self.limits.sockets {
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
         }
         let family = self.family(id, endpoint);
         let socket = sockets::create(endpoint, family, sharing, self.limits.somaxconn)?;
-        Ok(self.keep(id, endpoint, socket))
+        Ok(self.keep(id, endpoint, tentative, socket))
     }
 
-    fn keep(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> SocketId {
-        let socket = self.sockets.insert(id, endpoint, socket);
+    fn keep(&mut self, id: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) -> SocketId {
+        let socket = self.sockets.insert(id, endpoint, tentative, socket);
         self.hosts[id].sockets.push(socket);
         socket
     }
@@ -138,7 +177,7 @@ impl Broker {
             // Where a port of the machine that this user publishes is in the way, only a socket made for that gets past it.
             // Not beside listeners of the program itself that ask for sharing (SO_REUSEPORT) and are not retained.
             None if self.find(id, endpoint).is_none() && !self.is_open(id, endpoint) => {
-                self.make(id, endpoint, Sharing::WithPublished).ok()?
+                self.make(id, endpoint, false, Sharing::WithPublished).ok()?
             }
             None => return None,
         };
@@ -176,7 +215,7 @@ impl Broker {
             None => {
                 sockets::share_with_the_dead(&socket, endpoint.transport);
                 self.drop_of_other_family(id, endpoint, &socket);
-                self.keep(id, endpoint, socket)
+                self.keep(id, endpoint, false, socket)
             }
         };
         // It is the program's now, which is told of all that comes.
@@ -193,8 +232,8 @@ impl Broker {
             kept.listening = true;
             kept.handed = true;
             kept.open = true;
-            kept.tentative = false;
         }
+        self.sockets.make_lasting(kept);
         if place.plane == Plane::Vip {
             self.learn(id, endpoint);
             self.learn_family(id, endpoint, kept);
@@ -203,7 +242,7 @@ impl Broker {
     }
 
     /// The program has closed a socket, and its supervisor the duplicate: closes this one too. It is not shut down, since somebody may have it whom
-    /// the supervisor did not see.
+    /// the supervisor did not see. The keeper's is closed once [`Self::after_forgotten`] says so.
     pub(super) fn closed(&mut self, id: HostId, endpoint: Endpoint, inode: u64) {
         let is_it = |socket: &SocketId| {
             let kept = self.sockets.get(*socket);
@@ -225,10 +264,25 @@ impl Broker {
                 instance.closed.push(endpoint);
             }
         }
-        // Whoever needs a host that is being ended gets its next boot, and may come from now on.
-        let ends = self.hosts[id].life.ending() && !self.going_down && self.is_declared(id);
-        if ends && let Err((endpoint, error)) = self.make_sockets(id) {
-            tracing::debug!(%endpoint, %error, "a port that a program has closed which is being ended is not retained yet");
+    }
+
+    /// Makes the sockets of a host that is absent or is being ended, once nothing of imsup's has a socket at their place that was closed: whoever needs the
+    /// host gets its next boot.
+    pub(super) fn remake(&mut self, id: HostId) {
+        let life = &self.hosts[id].life;
+        let (absent, ends) = (life.absent(), life.ending());
+        if self.going_down || !self.is_declared(id) || !(absent || ends) {
+            return;
+        }
+        match self.make_sockets(id) {
+            Ok(()) => {}
+            Err((endpoint, error)) if absent => not_retained(endpoint, &error),
+            Err((endpoint, error)) => {
+                tracing::debug!(%endpoint, %error, "a port that a program has closed which is being ended is not retained yet");
+            }
+        }
+        if absent {
+            self.watch(id);
         }
     }
 
@@ -294,7 +348,12 @@ impl Broker {
         }
         self.thin_out(id);
         if let Err((endpoint, error)) = self.make_sockets(id) {
-            tracing::error!(%endpoint, %error, "a port is no longer retained: connections to it are refused");
+            if self.sockets.store.has_closed_all() {
+                not_retained(endpoint, &error);
+            } else {
+                // What was closed there just now is open in the keeper.
+                self.after_forgotten(Deferred::Remake(id));
+            }
         }
         if !self.going_down {
             self.watch(id);
@@ -326,7 +385,7 @@ impl Broker {
         let Some(kept) = self.sockets.get_mut(socket) else {
             return false;
         };
-        if kept.tentative && after != After::Retry {
+        if kept.is_tentative() && after != After::Retry {
             return false;
         }
         kept.listening = false;
@@ -340,11 +399,18 @@ impl Broker {
             Some(family) => sockets::listener_of(family, &kept.socket, kept.endpoint, backlog),
             None => sockets::of_both_families(&kept.socket, kept.endpoint),
         };
-        if let Some(socket) = of_other_family {
-            kept.socket = socket;
-            kept.misfit = false;
-        }
         kept.open = true;
+        let endpoint = kept.endpoint;
+        if let Some(new) = of_other_family {
+            kept.misfit = false;
+            // At once, also where the keeper has it still: what comes is for the new one.
+            if let Some(old) = self.sockets.replace(socket, new) {
+                sockets::close_door(&old, endpoint.transport);
+            }
+        }
+        let Some(kept) = self.sockets.get(socket) else {
+            return false;
+        };
         if after == After::GaveUp {
             sockets::reset_queued(&kept.socket, kept.endpoint.transport);
         }
@@ -380,7 +446,7 @@ impl Broker {
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;
             };
-            let is_expected = (spare_declared && !kept.tentative) || self.hosts[id].life.is_awaited(kept.endpoint);
+            let is_expected = (spare_declared && !kept.is_tentative()) || self.hosts[id].life.is_awaited(kept.endpoint);
             if kept.listening || (kept.open && is_expected) {
                 self.hosts[id].sockets.push(socket);
                 continue;
@@ -391,7 +457,7 @@ impl Broker {
             };
             sockets::close_door(&kept.socket, kept.endpoint.transport);
             // A datagram socket cannot refuse; it is made anew when the program has ended.
-            if kept.tentative || kept.endpoint.transport == Transport::Udp {
+            if kept.is_tentative() || kept.endpoint.transport == Transport::Udp {
                 self.sockets.remove(socket, &self.registry);
             } else {
                 kept.open = false;

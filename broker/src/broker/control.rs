@@ -338,7 +338,7 @@ impl Broker {
         let instance = host.instance.as_deref();
         let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
         let mut ports: Vec<_> = retained
-            .filter(|kept| kept.open && !kept.tentative)
+            .filter(|kept| kept.open && !kept.is_tentative())
             .map(|kept| kept.endpoint)
             .collect();
         ports.extend(instance.into_iter().flat_map(|instance| &instance.listening));

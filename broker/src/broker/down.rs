@@ -146,7 +146,8 @@ impl Broker {
     /// Gives up every socket, so that nothing can be reached any more.
     pub(crate) fn let_go(&mut self) {
         self.listener = None;
-        self.sockets = crate::retained::Sockets::default();
+        self.sockets.clear();
         self.claim.release();
+        self.sockets.store.stop();
     }
 }

@@ -109,7 +109,7 @@ impl Broker {
             .sockets
             .iter()
             .filter_map(|socket| self.sockets.get(*socket));
-        let unused = unused.filter(|kept| !kept.listening && !kept.tentative && self.has_family(kept.endpoint));
+        let unused = unused.filter(|kept| !kept.listening && !kept.is_tentative() && self.has_family(kept.endpoint));
         let ports: Vec<u16> = unused.map(|kept| kept.endpoint.address.port()).collect();
         if let Some(family) = self.memory.common_family(&name, program) {
             for port in ports {

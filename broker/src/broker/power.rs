@@ -152,7 +152,7 @@ impl Broker {
         let name = self.name_of(id);
         let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
         let mut ports: Vec<(u16, Transport)> = retained
-            .filter(|kept| kept.open && !kept.tentative)
+            .filter(|kept| kept.open && !kept.is_tentative())
             .map(|kept| (kept.endpoint.address.port(), kept.endpoint.transport))
             .collect();
         ports.sort_unstable_by_key(|(port, transport)| (*port, *transport == Transport::Udp));

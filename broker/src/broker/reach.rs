@@ -77,11 +77,8 @@ impl Broker {
                 true => Sharing::WithTheDead,
                 false => Sharing::Exclusive,
             };
-            match self.make(id, endpoint, sharing) {
-                Ok(socket) => {
-                    if let Some(kept) = self.sockets.get_mut(socket) {
-                        kept.tentative = true;
-                    }
+            match self.make(id, endpoint, true, sharing) {
+                Ok(_) => {
                     if !datagram {
                         let queued = Some(Port {
                             endpoint,

@@ -7,6 +7,7 @@ use imsup_wire::channel::ChannelError;
 use imsup_wire::control::Opening;
 use imsup_wire::{ToBroker, ToSupervisor};
 
+use super::keeper::Deferred;
 use super::{ACCEPT_AGAIN, Broker, Target, Timer};
 use crate::hosts::HostId;
 use crate::registry::Input;
@@ -172,20 +173,18 @@ impl Broker {
                 if program {
                     self.closed(id, endpoint, inode);
                 }
-                let answer = ToSupervisor::Claimed {
-                    id: question,
-                    found: false,
-                };
-                self.tell(number, &answer, Vec::new());
+                self.after_forgotten(Deferred::Closed {
+                    session: number,
+                    host: id,
+                    question,
+                });
             }
-            ToBroker::Claim { id: question, endpoint } => {
-                let socket = if program { self.claim(id, endpoint) } else { None };
-                let answer = ToSupervisor::Claimed {
-                    id: question,
-                    found: socket.is_some(),
-                };
-                self.tell(number, &answer, socket.into_iter().collect());
-            }
+            ToBroker::Claim { id: question, endpoint } => self.after_forgotten(Deferred::Claim {
+                session: number,
+                host: id,
+                question,
+                endpoint,
+            }),
             ToBroker::ResolverSockets => self.ask_resolver_sockets(number),
             ToBroker::Binds { uid } => self.binds_as(uid),
             ToBroker::Trusts { uid, endpoint } => self.ask_for_trust(number, uid, endpoint),

@@ -1,5 +1,6 @@
 //! Hosts as processes of this machine.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -206,7 +207,7 @@ impl Launcher for ProcessLauncher {
         Ok(Launched { pid: Some(pid), ended })
     }
 
-    fn start_helper(&mut self, arguments: &[&str], stdin: OwnedFd) -> io::Result<OwnedFd> {
+    fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd> {
         // Held while the child is made, as for a supervisor.
         let mut children = self.children.lock();
         let child = own_program::command(&self.executable)

@@ -118,7 +118,9 @@ impl Keeper {
 
     /// Has the next write told, and then none until the next look: what programs print costs them nothing more.
     fn watch(&self) -> Watch {
-        let Some(inotify) = &self.inotify else { return Watch::Blind };
+        let Some(inotify) = &self.inotify else {
+            return Watch::Blind;
+        };
         let mask = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT;
         let watched = [&self.logs, &self.state].map(|directory| inotify.add_watch(directory, mask));
         match watched.into_iter().find_map(Result::err) {

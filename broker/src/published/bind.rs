@@ -118,7 +118,7 @@ fn attempt(address: SocketAddr, transport: Transport, share: bool) -> Result<Own
     Ok(socket)
 }
 
-fn local_address(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
+pub(super) fn local_address(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
     let address = rustix::net::getsockname(socket)?;
     SocketAddr::try_from(address).map_err(|_| Errno::AFNOSUPPORT)
 }

@@ -17,8 +17,8 @@ use rustix::net::SocketFlags;
 use super::Door;
 use super::pair::{Pair, Progress};
 use super::udp::Clients;
-use crate::helpers::{Confine, Helper};
 use super::vet::Vet;
+use crate::helpers::{Confine, Helper};
 use crate::trust::SharedTrust;
 
 /// How soon a connection is tried again for which there was no descriptor.
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn relay(target: Endpoint) -> (Relay, SocketAddr, mpsc::Receiver<SocketAddr>) {
-        let doors = super::super::open(&publish(target.transport), target, &Planes::default()).unwrap();
+        let doors = super::super::open(&publish(target.transport), target, &Planes::default(), Vec::new()).unwrap();
         let machine = doors[0].machine;
         let (sender, arrivals) = mpsc::channel();
         let told = move |to: Endpoint, from: SocketAddr| {

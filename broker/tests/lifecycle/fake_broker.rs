@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use imsup_broker::cluster::{
-    Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings,
-};
+use imsup_broker::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings};
+use imsup_broker::keeper::{Keeper, Restored, Successor};
 use imsup_broker::paths::Paths;
 use imsup_broker::{Options, run as run_broker};
 use imsup_wire::Transport;
@@ -32,6 +32,15 @@ pub fn run() -> ExitCode {
         hosts: variable("FAKE_HOSTS").lines().map(host).collect(),
         project: project.clone(),
     };
+    let restored = std::env::args().any(|argument| argument == "--successor").then(|| {
+        let keeper = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
+        Restored::receive(keeper).expect("what the keeper has")
+    });
+    let cluster = match &restored {
+        Some(restored) => restored.cluster().expect("the cluster"),
+        None => cluster,
+    };
+    let arguments = vec!["broker".into(), "--successor".into()];
     let options = Options {
         cluster,
         paths: Paths::of(&project),
@@ -45,6 +54,8 @@ pub fn run() -> ExitCode {
             std::io::stdout().flush().expect("stdout");
         }),
         on_event: None,
+        successor: std::env::var_os("FAKE_KEEPER").map(|_| Successor { arguments }),
+        restored,
     };
     match run_broker(options) {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,6 +63,29 @@ pub fn run() -> ExitCode {
             println!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `keeper --project P [--nofile N] -- ARGUMENTS`.
+pub fn keep() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let separator = arguments.iter().position(|argument| argument == "--").expect("--");
+    let limit = arguments[..separator]
+        .iter()
+        .skip_while(|argument| *argument != "--nofile")
+        .nth(1);
+    let keeper = Keeper {
+        paths: Paths::of(arguments[3].to_str().expect("a project")),
+        executable: std::env::current_exe().expect("an executable"),
+        arguments: arguments[separator + 1..].to_vec(),
+        descriptor_limit: limit.map(|limit| limit.to_str().and_then(|limit| limit.parse().ok()).expect("a number")),
+        log_to_file: |_| Ok(()),
+    };
+    let broker = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").expect("/dev/null")).expect("dup2(2)");
+    match imsup_broker::keeper::keep(&keeper, broker) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -15,6 +15,7 @@ mod ends;
 mod fake_broker;
 mod fake_supervisor;
 mod history;
+mod keeper;
 mod names;
 mod peer;
 mod power;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("broker") => fake_broker::run(),
         Some("run") => fake_supervisor::run(),
+        Some("keeper") => fake_broker::keep(),
         _ => {
             let trials = [
                 boots::trials(),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
                 names::trials(),
                 restart::trials(),
                 comes_back::trials(),
+                keeper::trials(),
                 sleep::trials(),
                 disposal::trials(),
                 power::trials(),

@@ -34,6 +34,8 @@ pub struct World {
     pub hosts: String,
     pub broker: Option<Child>,
     pub ephemeral: bool,
+    /// Whether a keeper follows the broker.
+    pub keeper: bool,
     /// The broker's limit of descriptors, where it is not the test's.
     pub descriptors: Option<u64>,
     /// Held while the broker is down for a while.
@@ -68,6 +70,7 @@ impl World {
             hosts: hosts.to_owned(),
             broker: None,
             ephemeral: false,
+            keeper: false,
             descriptors: None,
             no_starts: None,
         }
@@ -87,6 +90,9 @@ impl World {
             .stdout(Stdio::piped());
         if self.ephemeral {
             command.env("FAKE_EPHEMERAL", "1");
+        }
+        if self.keeper {
+            command.env("FAKE_KEEPER", "1");
         }
         if let Some(descriptors) = self.descriptors {
             command.env("FAKE_DESCRIPTORS", descriptors.to_string());

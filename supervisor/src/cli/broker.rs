@@ -1,6 +1,8 @@
 //! `imsup broker`: the broker itself, in the foreground for a service manager, or started by `up -d` and `run`.
 
 use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use imsup_broker::BrokerError;
 use imsup_broker::cluster::Cluster;
+use imsup_broker::keeper::{Restored, Successor};
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
 use imsup_supervisor::kernel::{delegation, inherited};
@@ -33,6 +36,9 @@ pub struct Args {
     /// Start the broker as nobody's child and end
     #[arg(long, hide = true)]
     detach: bool,
+    /// Take the place of one that has died: standard input is the keeper's
+    #[arg(long, hide = true, requires = "project")]
+    successor: bool,
     /// Say on standard output when it is ready, or why not
     #[arg(long, hide = true)]
     report: bool,
@@ -48,6 +54,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     logging::start("info");
+    if args.successor {
+        return succeed(args);
+    }
     if args.report {
         return report(args);
     }
@@ -55,7 +64,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         output::warning(warning);
         Ok(())
     })?;
-    serve(cluster, args.ephemeral, readiness::notify_systemd, None)?;
+    let how = How {
+        ephemeral: args.ephemeral,
+        ..How::default()
+    };
+    serve(cluster, how, readiness::notify_systemd, None)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,7 +101,10 @@ fn report(args: &Args) -> Result<ExitCode> {
         let ready = Arc::clone(&ready);
         serve(
             cluster,
-            args.ephemeral,
+            How {
+                ephemeral: args.ephemeral,
+                ..How::KEPT
+            },
             move || {
                 if let Err(error) = log_to_file(&paths) {
                     readiness::say(&Word::Warning(format!("{error:#}; what the broker logs is lost")))?;
@@ -117,8 +133,23 @@ fn report(args: &Args) -> Result<ExitCode> {
     }
 }
 
+/// Takes the place of a broker that has died, with everything that the keeper has of it.
+fn succeed(args: &Args) -> Result<ExitCode> {
+    let keeper = std::io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    let restored = Restored::receive(keeper)?;
+    let cluster = restored.cluster()?;
+    let how = How {
+        ephemeral: args.ephemeral,
+        restored: Some(restored),
+        ..How::KEPT
+    };
+    serve(cluster, how, || Ok(()), None)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Makes `broker.log` in the project's state directory, which exists once a broker is ready, the standard error.
-fn log_to_file(paths: &Paths) -> Result<()> {
+pub fn log_to_file(paths: &Paths) -> Result<()> {
     let path = paths.state().join("broker.log");
     let file = File::options()
         .create(true)
@@ -138,8 +169,52 @@ fn load(args: &Args, warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
     }
 }
 
+/// What kind of broker it is.
+#[derive(Debug, Default)]
+pub struct How {
+    /// It ends with the last host that somebody started.
+    pub ephemeral: bool,
+    /// A keeper holds its sockets, and starts the next one if it dies: not where a service manager does that.
+    pub kept: bool,
+    /// What the keeper had of a broker that has died.
+    pub restored: Option<Restored>,
+}
+
+impl How {
+    /// One that a keeper follows.
+    pub const KEPT: Self = Self {
+        ephemeral: false,
+        kept: true,
+        restored: None,
+    };
+
+    /// What starts the next broker.
+    fn successor(&self, project: &str) -> Option<Successor> {
+        let managed = std::env::var_os("NOTIFY_SOCKET").is_some();
+        if !self.kept || managed {
+            return None;
+        }
+        let mut arguments = vec![
+            "broker".into(),
+            "--successor".into(),
+            "--project".into(),
+            project.into(),
+        ];
+        if self.ephemeral {
+            arguments.push("--ephemeral".into());
+        }
+        Some(Successor { arguments })
+    }
+}
+
 /// What is called with each event.
 pub type OnEvent = Box<dyn Fn(&Event)>;
+
+/// The path of the running program; where its file was replaced or removed, the kernel's link to it (proc(5), /proc/PID/exe).
+fn own_executable() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("finding imsup's own program")?;
+    Ok(if path.exists() { path } else { "/proc/self/exe".into() })
+}
 
 /// Is the broker until the project is taken down; `on_ready` runs once the hosts exist.
 ///
@@ -147,7 +222,7 @@ pub type OnEvent = Box<dyn Fn(&Event)>;
 /// The machine, or a broker that runs already, is in the way.
 pub fn serve(
     cluster: Cluster,
-    ephemeral: bool,
+    how: How,
     on_ready: impl FnOnce() -> Result<()> + 'static,
     on_event: Option<OnEvent>,
 ) -> Result<()> {
@@ -160,10 +235,12 @@ pub fn serve(
     let project = cluster.project.clone();
     imsup_broker::run(imsup_broker::Options {
         paths: Paths::of(&project),
+        successor: how.successor(&project),
         cluster,
-        ephemeral,
+        ephemeral: how.ephemeral,
+        restored: how.restored,
         resolv_conf: "/etc/resolv.conf".into(),
-        imsup_exe: std::env::current_exe().context("finding imsup's own program")?,
+        imsup_exe: own_executable()?,
         stand_back: imsup_supervisor::kernel::priority::stand_back,
         confine: super::confine::confine,
         on_ready: Box::new(on_ready),

@@ -3,13 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use imsup_broker::client::{Client, ClientError};
 use imsup_wire::{Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::connection;
+use super::failure::hinted;
 use super::output;
 use super::project::Project;
 
@@ -54,6 +55,14 @@ impl Broker {
                 Ok(())
             }
             Err(dead @ ClientError::Dead { .. }) => Err(dead.into()),
+            // The keeper's.
+            Ok(_) => Err(hinted(
+                anyhow!(
+                    "the broker of project '{}' died, and the next one has taken its place",
+                    project.name
+                ),
+                "repeat the command to follow that one",
+            )),
             _ => Err(error.into()),
         }
     }

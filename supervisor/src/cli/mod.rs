@@ -18,6 +18,7 @@ mod failure;
 mod fixture;
 mod follow;
 mod human;
+mod keeper;
 mod limits;
 mod logging;
 mod logs;
@@ -114,6 +115,10 @@ pub fn main() -> ExitCode {
     if resolvers::is_asked(std::env::args_os().skip(1)) {
         let served = resolvers::serve().map(|()| ExitCode::SUCCESS);
         return served.unwrap_or_else(|error| failure::report(&error));
+    }
+    if let Some(asked) = keeper::asked(std::env::args_os().skip(1)) {
+        let kept = keeper::serve(asked).map(|()| ExitCode::SUCCESS);
+        return kept.unwrap_or_else(|error| failure::report(&error));
     }
     dispatch(Cli::parse().verb).unwrap_or_else(|error| failure::report(&error))
 }

@@ -72,7 +72,7 @@ fn in_foreground(args: &Args) -> Result<()> {
     };
     let (screen, written) = Screen::start()?;
     let on_event = move |event: &Event| screen.show(lines.line(event));
-    let served = broker::serve(cluster, false, on_ready, Some(Box::new(on_event)));
+    let served = broker::serve(cluster, broker::How::KEPT, on_ready, Some(Box::new(on_event)));
     written.wait();
     served
 }

@@ -365,6 +365,34 @@ impl Project {
         found[0]
     }
 
+    /// The keeper's process.
+    #[track_caller]
+    pub fn keeper(&self) -> u32 {
+        self.find_keeper()
+            .unwrap_or_else(|| panic!("no keeper: {:?}", self.processes()))
+    }
+
+    fn find_keeper(&self) -> Option<u32> {
+        let mark = format!("{} keeper", imsup().display());
+        let found = self
+            .processes()
+            .into_iter()
+            .find(|process| process.command.starts_with(&mark));
+        Some(found?.pid)
+    }
+
+    /// Kills the broker and the keeper, which would start the next broker: the project has neither.
+    #[track_caller]
+    pub fn kill_broker(&self) {
+        let broker = self.broker();
+        // It would start another keeper.
+        self.signal(broker, Signal::STOP);
+        if let Some(keeper) = self.find_keeper() {
+            self.kill(keeper);
+        }
+        self.kill(broker);
+    }
+
     /// Sends a signal to a process of the project.
     #[track_caller]
     pub fn signal(&self, pid: u32, signal: Signal) {

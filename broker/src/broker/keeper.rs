@@ -1,0 +1,125 @@
+//! The keeper, which has a second descriptor of all that is retained: what the broker closes is free once the keeper has closed it, too.
+
+use imsup_wire::{Endpoint, ToSupervisor};
+
+use super::{Broker, Timer};
+use crate::hosts::HostId;
+use crate::keeper;
+use crate::sessions::{Part, Peer};
+
+/// What goes on once the keeper has closed what it was told to close.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deferred {
+    /// A host's supervisor is told that imsup has closed its duplicates of a socket.
+    Closed {
+        session: usize,
+        host: HostId,
+        question: u64,
+    },
+    /// A host's supervisor is answered for which a bind found its address in use.
+    Claim {
+        session: usize,
+        host: HostId,
+        question: u64,
+        endpoint: Endpoint,
+    },
+    /// An absent host's sockets are made.
+    Remake(HostId),
+}
+
+impl Broker {
+    /// Does this once the keeper has closed what it was told to close: at once, where it has.
+    pub(super) fn after_forgotten(&mut self, deferred: Deferred) {
+        if self.sockets.store.has_closed_all() {
+            return self.carry_out(deferred);
+        }
+        match self.sockets.store.ask(&self.registry) {
+            Some(number) => {
+                self.after_forgotten.entry(number).or_default().push(deferred);
+                self.after(keeper::TIMEOUT, Timer::Keeper);
+                self.push_keeper();
+            }
+            None => self.carry_out(deferred),
+        }
+    }
+
+    fn carry_out(&mut self, deferred: Deferred) {
+        match deferred {
+            Deferred::Closed {
+                session,
+                host,
+                question,
+            } => {
+                if self.hosts.get(host).is_some() {
+                    self.remake(host);
+                }
+                if self.is_of(session, host) {
+                    let answer = ToSupervisor::Claimed {
+                        id: question,
+                        found: false,
+                    };
+                    self.tell(session, &answer, Vec::new());
+                }
+            }
+            Deferred::Claim {
+                session,
+                host,
+                question,
+                endpoint,
+            } => {
+                let peer = self.sessions.get_mut(session).map(|session| &session.peer);
+                let part = match peer {
+                    Some(Peer::Supervisor { host: of, part }) if *of == host => *part,
+                    _ => return,
+                };
+                let socket = (part == Part::Program).then(|| self.claim(host, endpoint)).flatten();
+                let answer = ToSupervisor::Claimed {
+                    id: question,
+                    found: socket.is_some(),
+                };
+                self.tell(session, &answer, socket.into_iter().collect());
+            }
+            Deferred::Remake(host) => {
+                if self.hosts.get(host).is_some() {
+                    self.remake(host);
+                }
+            }
+        }
+    }
+
+    /// Whether the connection is still that of a supervisor of this host: another may have its number.
+    fn is_of(&mut self, session: usize, host: HostId) -> bool {
+        let session = self.sessions.get_mut(session);
+        session.is_some_and(|session| matches!(session.peer, Peer::Supervisor { host: of, .. } if of == host))
+    }
+
+    /// The keeper has done what it was told before it was asked this.
+    pub(super) fn keeper_answered(&mut self, number: u32) {
+        self.sockets.store.answered(number, &self.registry);
+        for deferred in self.after_forgotten.remove(&number).unwrap_or_default() {
+            self.carry_out(deferred);
+        }
+    }
+
+    /// The keeper takes more, or has ended: the next is given everything.
+    pub(super) fn keeper_spoke(&mut self) {
+        if self.sockets.store.on_event(&self.registry) {
+            return self.push_keeper();
+        }
+        if self.going_down {
+            return;
+        }
+        tracing::warn!("the project's keeper has ended; another takes its place");
+        self.sockets.store.start(self.launcher.as_mut(), &self.registry);
+        self.push_keeper();
+    }
+
+    /// Sends the keeper what it has not taken yet, and ends one that has not answered for long.
+    pub(super) fn push_keeper(&mut self) {
+        self.sockets.store.end_if_stuck();
+        self.sockets.store.flush();
+        if self.sockets.store.has_unsent() {
+            self.after(keeper::AGAIN, Timer::Keeper);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The keeper: a process that holds a second descriptor of every socket in which something may wait, so that these sockets outlive a broker that dies.
+//!
+//! It speaks the protocol of systemd's file descriptor store (sd_notify(3), sd_pid_notify_with_fds(3)), so that systemd's own can take its place: a broker
+//! stores descriptors under names, removes them by name, and asks with a barrier (sd_notify_barrier(3)) whether all that was done. The keeper does not know
+//! what the names mean, and never writes to a broker that serves.
+//!
+//! * [`FdStore`]: the broker's side.
+//! * [`keep`]: the keeper's process. When the connection ends without `STOPPING=1`, the broker has died: the keeper starts the next one, and gives it
+//!   everything.
+//! * [`Restored`]: what the next broker is given.
+
+mod attempts;
+mod message;
+mod names;
+mod process;
+mod restored;
+mod store;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+pub(crate) use names::What;
+pub use process::{Keeper, keep};
+pub use restored::{RestoreError, Restored};
+pub(crate) use store::{AGAIN, FdStore, Recipe, TIMEOUT};
+
+use crate::absent;
+use crate::paths::Paths;
+
+/// How a broker is made that follows one which has died.
+#[derive(Clone, Debug)]
+pub struct Successor {
+    /// The arguments of `imsup` that start it. Its standard input is then for [`Restored::receive`].
+    pub arguments: Vec<OsString>,
+}
+
+/// Whether the project has a keeper: the next broker comes by itself.
+pub fn has_keeper(paths: &Paths) -> bool {
+    absent::is_locked(&paths.keeper())
+}
+
+/// Whether a path names this very file still.
+fn is_at(file: &std::fs::File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}

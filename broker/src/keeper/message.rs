@@ -1,0 +1,152 @@
+//! Messages of a file descriptor store: the text of sd_notify(3), one message a packet, with at most one descriptor.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
+
+/// The longest message: a name has 255 bytes at most (sd_pid_notify_with_fds(3)).
+const MAX_BYTES: usize = 512;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// Keep the descriptor that comes with this under a name.
+    Store(String),
+    /// Close what is kept under a name.
+    Remove(String),
+    /// Close the descriptor that comes with this, once all messages before it were carried out.
+    Barrier,
+    /// The broker serves. To the next broker: that was all.
+    Ready,
+    /// The project is taken down, or never came up: close everything.
+    Stopping,
+}
+
+impl Message {
+    fn text(&self) -> String {
+        match self {
+            Self::Store(name) => format!("FDSTORE=1\nFDNAME={name}"),
+            Self::Remove(name) => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
+            Self::Barrier => "BARRIER=1".to_owned(),
+            Self::Ready => "READY=1".to_owned(),
+            Self::Stopping => "STOPPING=1".to_owned(),
+        }
+    }
+
+    /// `None` for what a store does not know, which it disregards.
+    fn parse(text: &str) -> Option<Self> {
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let name = rest.strip_prefix("FDNAME=").map(str::to_owned);
+        match first {
+            "FDSTORE=1" => name.map(Self::Store),
+            "FDSTOREREMOVE=1" => name.map(Self::Remove),
+            "BARRIER=1" => Some(Self::Barrier),
+            "READY=1" => Some(Self::Ready),
+            "STOPPING=1" => Some(Self::Stopping),
+            _ => None,
+        }
+    }
+}
+
+/// Two connected sockets, the ends of which are told (SOCK_SEQPACKET, unix(7)).
+pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Sends a message. A non-blocking socket that is full says EAGAIN; ETOOMANYREFS: too many descriptors of this user are under way (unix(7)).
+pub(super) fn send(socket: impl AsFd, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let text = message.text();
+    loop {
+        match rustix::net::sendmsg(
+            &socket,
+            &[IoSlice::new(text.as_bytes())],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
+            Err(Errno::INTR) => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// The next message, with its descriptor; `None` at the end of the connection.
+pub(super) fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+    loop {
+        let mut bytes = [0; MAX_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            // The other end was closed with messages of ours unread; its own messages follow (net/unix/af_unix.c, unix_release_sock).
+            Err(Errno::INTR | Errno::CONNRESET) => continue,
+            received => received?.bytes,
+        };
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        if received == 0 {
+            return Ok(None);
+        }
+        let text = std::str::from_utf8(&bytes[..received]).ok();
+        if let Some(message) = text.and_then(Message::parse) {
+            return Ok(Some((message, fd)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_those_of_sd_notify() {
+        let name = "tcp 127.77.3.2 6379 17".to_owned();
+        for (message, text) in [
+            (Message::Store(name.clone()), "FDSTORE=1\nFDNAME=tcp 127.77.3.2 6379 17"),
+            (Message::Remove(name), "FDSTOREREMOVE=1\nFDNAME=tcp 127.77.3.2 6379 17"),
+            (Message::Barrier, "BARRIER=1"),
+            (Message::Ready, "READY=1"),
+            (Message::Stopping, "STOPPING=1"),
+        ] {
+            assert_eq!(message.text(), text);
+            assert_eq!(Message::parse(text), Some(message));
+        }
+        for text in ["", "FDSTORE=1", "FDSTORE=1\nX=y", "STATUS=well"] {
+            assert_eq!(Message::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_was_sent_before_the_end_is_received() {
+        let (ours, theirs) = pair().unwrap();
+        // Unread at the other end when it is closed: a reset, and yet what that end sent comes.
+        send(&ours, &Message::Ready, None).unwrap();
+        let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        send(&theirs, &Message::Store("one".to_owned()), Some(file.as_fd())).unwrap();
+        rustix::net::send(&theirs, b"STATUS=unknown", SendFlags::empty()).unwrap();
+        send(&theirs, &Message::Stopping, None).unwrap();
+        drop(theirs);
+        let (message, fd) = receive(&ours).unwrap().unwrap();
+        assert_eq!(message, Message::Store("one".to_owned()));
+        assert_eq!(
+            rustix::fs::fstat(fd.unwrap()).unwrap().st_rdev,
+            rustix::fs::fstat(&file).unwrap().st_rdev
+        );
+        assert_eq!(receive(&ours).unwrap().unwrap().0, Message::Stopping);
+        assert!(receive(&ours).unwrap().is_none());
+        assert_eq!(send(&ours, &Message::Ready, None), Err(Errno::PIPE));
+    }
+}

@@ -1,0 +1,134 @@
+//! What the broker calls the descriptors that it stores. Pure, but for the inode of a socket, which tells several at one address apart.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use imsup_wire::{Endpoint, Transport};
+
+use crate::sockets;
+
+/// What a stored descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// The cluster, in a file of memory.
+    Cluster,
+    /// What makes a block of addresses the project's own, or one of its name server's sockets.
+    Block(Transport, SocketAddrV4),
+    /// A retained socket.
+    Retained {
+        /// Where it is bound.
+        endpoint: Endpoint,
+        /// Made for a caller that could not wait.
+        tentative: bool,
+    },
+    /// A port of the machine: that of the host with this address, by its place in the host's list.
+    Published {
+        /// The host's address.
+        vip: Ipv4Addr,
+        /// Its place.
+        place: usize,
+    },
+}
+
+impl What {
+    /// The name of one descriptor of these: at most 255 bytes, no control character and no colon (sd_pid_notify_with_fds(3)).
+    pub(super) fn name(self, fd: &OwnedFd) -> String {
+        format!("{self} {}", sockets::inode(fd).unwrap_or_default())
+    }
+
+    /// What a name stands for; `None` for names of another broker's.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let (what, _inode) = name.rsplit_once(' ')?;
+        let words: Vec<&str> = what.split(' ').collect();
+        let transport = |word: &str| match word {
+            "tcp" => Some(Transport::Tcp),
+            "udp" => Some(Transport::Udp),
+            _ => None,
+        };
+        let at = |ip: &str, port: &str| Some(SocketAddrV4::new(ip.parse().ok()?, port.parse().ok()?));
+        Some(match words[..] {
+            ["cluster"] => Self::Cluster,
+            ["block", kind, ip, port] => Self::Block(transport(kind)?, at(ip, port)?),
+            ["published", ip, place] => Self::Published {
+                vip: ip.parse().ok()?,
+                place: place.parse().ok()?,
+            },
+            ["tentative", kind, ip, port] | [kind, ip, port] => Self::Retained {
+                endpoint: Endpoint {
+                    transport: transport(kind)?,
+                    address: at(ip, port)?,
+                },
+                tentative: words.len() == 4,
+            },
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |transport| match transport {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        match self {
+            Self::Cluster => f.write_str("cluster"),
+            Self::Block(transport, at) => write!(f, "block {} {} {}", word(*transport), at.ip(), at.port()),
+            Self::Retained { endpoint, tentative } => {
+                let prefix = if *tentative { "tentative " } else { "" };
+                let (kind, at) = (word(endpoint.transport), endpoint.address);
+                write!(f, "{prefix}{kind} {} {}", at.ip(), at.port())
+            }
+            Self::Published { vip, place } => write!(f, "published {vip} {place}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        let fd: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        let vip = Ipv4Addr::new(127, 77, 3, 2);
+        for (what, text) in [
+            (What::Cluster, "cluster"),
+            (
+                What::Block(Transport::Udp, SocketAddrV4::new(Ipv4Addr::new(127, 78, 3, 0), 1053)),
+                "block udp 127.78.3.0 1053",
+            ),
+            (
+                What::Retained {
+                    endpoint: Endpoint::tcp(vip, 6379),
+                    tentative: false,
+                },
+                "tcp 127.77.3.2 6379",
+            ),
+            (
+                What::Retained {
+                    endpoint: Endpoint::udp(vip, 514),
+                    tentative: true,
+                },
+                "tentative udp 127.77.3.2 514",
+            ),
+            (What::Published { vip, place: 2 }, "published 127.77.3.2 2"),
+        ] {
+            assert_eq!(what.to_string(), text);
+            let name = what.name(&fd);
+            assert!(name.len() <= 255 && !name.contains([':', '\n']), "{name}");
+            assert_eq!(What::of(&name), Some(what), "{name}");
+        }
+        for name in [
+            "",
+            "cluster",
+            "x 1",
+            "tcp 127.77.3.2 7",
+            "sctp 127.77.3.2 80 7",
+            "tcp 1.2.3.4 99999 7",
+        ] {
+            assert_eq!(What::of(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The keeper's process.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::attempts::{Attempts, MOST, PERIOD};
+use super::is_at;
+use super::message::{self, Message};
+use crate::paths::Paths;
+
+/// The running executable, also where its file was replaced or removed (proc(5), /proc/PID/exe).
+const OWN_EXECUTABLE: &str = "/proc/self/exe";
+
+/// What a keeper is started with.
+pub struct Keeper {
+    /// The project's directories.
+    pub paths: Paths,
+    /// The path by which the next broker is to be known.
+    pub executable: PathBuf,
+    /// The arguments that start the next broker.
+    pub arguments: Vec<OsString>,
+    /// The soft limit of descriptors to start it with.
+    pub descriptor_limit: Option<u64>,
+    /// Makes the broker's log the standard error, once the broker that had it has died.
+    pub log_to_file: fn(&Paths) -> io::Result<()>,
+}
+
+/// How a broker's connection ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// It had said that it would.
+    Stopped,
+    /// The broker died.
+    Died,
+}
+
+/// Holds what the broker at the other end of this connection stores, and those after it; starts the next broker when one dies, until one says that the project is down.
+///
+/// # Errors
+/// The project has a keeper, or the connection to the broker fails.
+pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
+    // Ctrl-C in a terminal is for the broker there, whose end it is. Fails only for the leader of a process group, which has a session of its own already.
+    let _ = rustix::process::setsid();
+    let _lock = take_lock(&keeper.paths)?;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    let mut store = Store::default();
+    let mut attempts = Attempts::default();
+    let mut child: Option<Child> = None;
+    loop {
+        let ended = store.serve(&broker, &mut attempts)?;
+        if ended == Ended::Stopped {
+            return Ok(());
+        }
+        if let Err(error) = (keeper.log_to_file)(&keeper.paths) {
+            tracing::debug!(%error, "the broker's log cannot be written");
+        }
+        if let Some(mut child) = child.take() {
+            // It has closed its connection, so it ends; what hung in that would hold the project's lock.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let Some(pause) = attempts.next(Instant::now()) else {
+            tracing::error!(
+                "the project's broker died more than {MOST} times within {} s, and is not started again: connections that waited are reset. \
+                 'imsup up' brings the project up again, 'imsup down' takes away what is left",
+                PERIOD.as_secs()
+            );
+            return Ok(());
+        };
+        tracing::warn!(
+            kept = store.0.len(),
+            "the project's broker has died; the next one takes its place"
+        );
+        std::thread::sleep(pause);
+        match keeper.start() {
+            Ok((started, connection)) => {
+                child = Some(started);
+                broker = connection;
+                // Where this fails the broker has ended, which is seen next.
+                let _ = store.give(&broker);
+            }
+            Err(error) => tracing::error!(%error, "the next broker could not be started"),
+        }
+    }
+}
+
+/// Takes the lock by which others know that the next broker comes by itself.
+fn take_lock(paths: &Paths) -> io::Result<File> {
+    const LOOKS: Duration = Duration::from_secs(1);
+    const LOOK: Duration = Duration::from_millis(1);
+    let start = Instant::now();
+    let path = paths.keeper();
+    loop {
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            // Whoever looks whether there is a keeper has it for an instant.
+            Err(Errno::WOULDBLOCK) if start.elapsed() < LOOKS => {
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            locked => locked?,
+        }
+        if is_at(&lock, &path) {
+            lock.set_len(0)?;
+            writeln!(lock, "{}", std::process::id())?;
+            return Ok(lock);
+        }
+    }
+}
+
+impl Keeper {
+    /// Starts the next broker.
+    fn start(&self) -> io::Result<(Child, OwnedFd)> {
+        let (ours, theirs) = message::pair()?;
+        let raised = getrlimit(Resource::Nofile);
+        if self.descriptor_limit.is_some() {
+            let mut limit = raised;
+            limit.current = self.descriptor_limit;
+            setrlimit(Resource::Nofile, limit)?;
+        }
+        let spawned = Command::new(OWN_EXECUTABLE)
+            .arg0(&self.executable)
+            .args(&self.arguments)
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .spawn();
+        setrlimit(Resource::Nofile, raised)?;
+        Ok((spawned?, ours))
+    }
+}
+
+/// What is kept, by name.
+#[derive(Debug, Default)]
+struct Store(HashMap<String, OwnedFd>);
+
+impl Store {
+    /// Does what a broker asks for, until it has ended.
+    fn serve(&mut self, broker: &OwnedFd, attempts: &mut Attempts) -> io::Result<Ended> {
+        loop {
+            match message::receive(broker) {
+                Ok(Some((Message::Store(name), Some(fd)))) => drop(self.0.insert(name, fd)),
+                Ok(Some((Message::Remove(name), _))) => drop(self.0.remove(&name)),
+                Ok(Some((Message::Ready, _))) => attempts.succeeded(),
+                Ok(Some((Message::Stopping, _))) => return Ok(Ended::Stopped),
+                // The descriptor of a barrier is closed here.
+                Ok(Some((Message::Store(_) | Message::Barrier, _))) => {}
+                Ok(None) => return Ok(Ended::Died),
+                // No room for a descriptor loses that one only (unix(7)); the socket goes on.
+                Err(Errno::NOMEM | Errno::NOBUFS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Gives a new broker a duplicate of everything.
+    fn give(&self, broker: &OwnedFd) -> Result<(), Errno> {
+        for (name, fd) in &self.0 {
+            give_one(broker, &Message::Store(name.clone()), Some(fd))?;
+        }
+        give_one(broker, &Message::Ready, None)
+    }
+}
+
+/// Waits while too many descriptors are under way: the broker takes them.
+fn give_one(broker: &OwnedFd, message: &Message, fd: Option<&OwnedFd>) -> Result<(), Errno> {
+    loop {
+        match message::send(broker, message, fd.map(AsFd::as_fd)) {
+            Err(Errno::TOOMANYREFS) => std::thread::sleep(super::store::AGAIN),
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the keeper gives a broker that follows one which has died.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use super::message::{self, Message};
+use super::names::What;
+use crate::cluster::Cluster;
+
+/// Why a broker cannot take the place of one that has died.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The connection to the keeper.
+    #[error("hearing the keeper: {0}; nobody but the keeper starts a broker so")]
+    Connection(#[source] io::Error),
+    /// It ended before it had given everything.
+    #[error("the keeper ended before it had given everything")]
+    Ended,
+    /// The cluster is missing or cannot be read.
+    #[error("the keeper has not given the cluster: {0}")]
+    Cluster(#[source] io::Error),
+}
+
+/// The descriptors that a keeper had, and the connection to it.
+#[derive(Debug)]
+pub struct Restored {
+    pub(super) keeper: OwnedFd,
+    pub(super) fds: BTreeMap<String, OwnedFd>,
+}
+
+impl Restored {
+    /// Takes everything from the keeper at the other end of this socket.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn receive(keeper: OwnedFd) -> Result<Self, RestoreError> {
+        let connection = |errno: Errno| RestoreError::Connection(errno.into());
+        let before = getrlimit(Resource::Nofile);
+        let mut raised = before;
+        raised.current = raised.maximum;
+        setrlimit(Resource::Nofile, raised).map_err(connection)?;
+        let mut fds = BTreeMap::new();
+        loop {
+            match message::receive(&keeper).map_err(connection)? {
+                Some((Message::Store(name), Some(fd))) => drop(fds.insert(name, fd)),
+                Some((Message::Ready, _)) => break,
+                Some(_) => {}
+                None => return Err(RestoreError::Ended),
+            }
+        }
+        // What programs are started with; descriptors that are open may be beyond (setrlimit(2)).
+        setrlimit(Resource::Nofile, before).map_err(connection)?;
+        Ok(Self { keeper, fds })
+    }
+
+    /// The cluster that the broker before this one had.
+    ///
+    /// # Errors
+    /// [`RestoreError::Cluster`].
+    pub fn cluster(&self) -> Result<Cluster, RestoreError> {
+        let is_it = |name: &&String| What::of(name) == Some(What::Cluster);
+        let name = self.fds.keys().find(is_it);
+        let fd = name.and_then(|name| self.fds.get(name));
+        let fd = fd.ok_or_else(|| RestoreError::Cluster(io::ErrorKind::NotFound.into()))?;
+        read(fd).map_err(RestoreError::Cluster)
+    }
+}
+
+fn read(fd: &OwnedFd) -> io::Result<Cluster> {
+    let mut file = File::from(fd.try_clone()?);
+    file.rewind()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// A file of memory that holds the cluster.
+pub(super) fn write(cluster: &Cluster) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(c"imsup-cluster", MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    file.write_all(&serde_json::to_vec(cluster)?)?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+    use crate::cluster::Publish;
+
+    #[test]
+    fn a_cluster_is_read_back_as_it_was() {
+        let mut web = crate::testing::host("web");
+        web.environment.insert("A".to_owned(), "b\n\"c\"".to_owned());
+        web.working_dir = OsStr::from_bytes(b"/srv/\xff").into();
+        web.expose.push((imsup_wire::Transport::Udp, 53));
+        web.published.push(Publish {
+            machine_ip: Some("::1".parse().unwrap()),
+            machine_port: None,
+            port: 80,
+            transport: imsup_wire::Transport::Tcp,
+        });
+        web.imsup.terminate_after = Some(std::time::Duration::from_nanos(1_500_000_007));
+        let mut cluster = crate::testing::cluster("shop", vec![web]);
+        cluster.subnet = Some("10.77.0.0/16".parse().unwrap());
+        let fd = write(&cluster).unwrap();
+        for _ in 0..2 {
+            assert_eq!(read(&fd).unwrap(), cluster);
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The broker's side of the store.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::Successor;
+use super::attempts::Attempts;
+use super::message::{self, Message};
+use super::names::What;
+use super::restored::{self, Restored};
+use crate::cluster::Cluster;
+use crate::launcher::Launcher;
+use crate::tokens::{Kind, token};
+
+/// How soon a message is sent again that the kernel did not take for the number of descriptors under way.
+pub(crate) const AGAIN: Duration = Duration::from_millis(5);
+
+/// How long the keeper may take to do what it is told; one that was stopped is killed and replaced.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is yet to be said.
+#[derive(Debug)]
+enum Unsent {
+    /// To store what is kept under this name, if it still is.
+    Store(String),
+    /// Anything else, with its descriptor.
+    Other(Message, Option<OwnedFd>),
+}
+
+/// The connection to a keeper.
+#[derive(Debug)]
+struct Link {
+    socket: OwnedFd,
+    process: Option<OwnedFd>,
+    unsent: VecDeque<Unsent>,
+}
+
+/// How a keeper is started.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    /// The project.
+    pub(crate) project: String,
+    /// How the next broker is started.
+    pub(crate) successor: Successor,
+    /// The soft limit of descriptors that programs have.
+    pub(crate) descriptor_limit: Option<u64>,
+}
+
+/// What is stored, and with whom. Without a keeper it only remembers nothing.
+#[derive(Debug, Default)]
+pub(crate) struct FdStore {
+    recipe: Option<Recipe>,
+    /// Everything that a keeper is to have, so that the next keeper can be given it.
+    kept: BTreeMap<String, Arc<OwnedFd>>,
+    link: Option<Link>,
+    attempts: Attempts,
+    /// Names that the keeper has from the broker before this one, and that this one has not used yet.
+    inherited: BTreeMap<String, OwnedFd>,
+    /// Those of them that were taken, and are about to be kept again.
+    taken: BTreeSet<String>,
+    /// How many descriptors the keeper was told to close, and how many of these it has closed for certain.
+    forgotten: u64,
+    closed: u64,
+    /// What the keeper is asked by barriers, by number: how many descriptors were forgotten before.
+    barriers: BTreeMap<u32, Barrier>,
+    next_barrier: u32,
+    /// A broker before this one has died.
+    follows: bool,
+    serves: bool,
+}
+
+/// A question to the keeper: it closes the other end.
+#[derive(Debug)]
+struct Barrier {
+    end: OwnedFd,
+    forgotten: u64,
+    asked: Instant,
+}
+
+impl FdStore {
+    /// A store that a keeper made by this recipe has, once it is started.
+    pub(crate) fn new(recipe: Option<Recipe>) -> Self {
+        let mut store = Self::default();
+        store.recipe = recipe;
+        store
+    }
+
+    /// Goes on with the store of the broker that died.
+    pub(crate) fn restore(&mut self, restored: Restored) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(&restored.keeper, true)?;
+        let peer = nix::sys::socket::getsockopt(&restored.keeper, nix::sys::socket::sockopt::PeerCredentials);
+        let pid = peer.ok().and_then(|peer| Pid::from_raw(peer.pid()));
+        self.link = Some(Link {
+            process: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+            socket: restored.keeper,
+            unsent: VecDeque::new(),
+        });
+        self.inherited = restored.fds;
+        self.follows = true;
+        Ok(())
+    }
+
+    /// Whether this broker's sockets are kept.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.recipe.is_some()
+    }
+
+    /// Starts the keeper, unless there is one, and gives it what is kept. False where there is none to be had, which is said.
+    pub(crate) fn start(&mut self, launcher: &mut dyn Launcher, registry: &Registry) -> bool {
+        if self.link.is_none() {
+            let Some(recipe) = &self.recipe else { return false };
+            if self.attempts.next(Instant::now()).is_none() {
+                tracing::error!(
+                    "the project's keeper was ended too often, and is not started again: if the broker dies, connections that wait are reset"
+                );
+                self.recipe = None;
+                self.kept.clear();
+                return false;
+            }
+            match Link::start(recipe, launcher) {
+                Ok(link) => self.link = Some(link),
+                Err(error) => {
+                    self.give_up(&error);
+                    return false;
+                }
+            }
+            // A keeper that was killed has closed everything.
+            self.closed = self.forgotten;
+            let names = self.kept.keys().cloned().map(Unsent::Store);
+            let ready = self.serves.then_some(Unsent::Other(Message::Ready, None));
+            let unsent: VecDeque<Unsent> = names.chain(ready).collect();
+            if let Some(link) = &mut self.link {
+                link.unsent = unsent;
+            }
+        }
+        let Some(link) = &self.link else { return false };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let watched = registry.register(
+            &mut SourceFd(&link.socket.as_raw_fd()),
+            token(Kind::Keeper, 0),
+            interest,
+        );
+        if let Err(error) = watched {
+            tracing::error!(%error, "the keeper is not watched");
+        }
+        self.flush();
+        true
+    }
+
+    /// Does without a keeper.
+    pub(crate) fn give_up(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "the project has no keeper: if the broker dies, connections that wait are reset");
+        self.recipe = None;
+        self.kept.clear();
+    }
+
+    /// Keeps the cluster, for the next broker.
+    pub(crate) fn keep_cluster(&mut self, cluster: &Cluster) -> io::Result<()> {
+        if !self.is_in_use() {
+            return Ok(());
+        }
+        let fd = match self.take(What::Cluster).pop() {
+            Some(fd) => fd,
+            None => restored::write(cluster)?,
+        };
+        self.keep(What::Cluster, Arc::new(fd));
+        Ok(())
+    }
+
+    /// Has a descriptor kept.
+    pub(crate) fn keep(&mut self, what: What, fd: Arc<OwnedFd>) {
+        if !self.is_in_use() {
+            return;
+        }
+        let name = what.name(&fd);
+        self.kept.insert(name.clone(), fd);
+        if !self.taken.remove(&name) {
+            self.say(Unsent::Store(name));
+        }
+    }
+
+    /// Has a duplicate of a descriptor kept, for descriptors that others own.
+    pub(crate) fn keep_copy(&mut self, what: What, fd: impl AsFd) {
+        if !self.is_in_use() {
+            return;
+        }
+        match fd.as_fd().try_clone_to_owned() {
+            Ok(copy) => self.keep(what, Arc::new(copy)),
+            Err(error) => tracing::error!(%what, %error, "this is not kept for the next broker"),
+        }
+    }
+
+    /// Has the keeper close a descriptor that is about to be closed here. Until [`Self::has_closed_all`] it lives on there.
+    pub(crate) fn forget(&mut self, what: What, fd: &OwnedFd) {
+        let name = what.name(fd);
+        if self.kept.remove(&name).is_some() {
+            self.remove(name);
+        }
+    }
+
+    fn remove(&mut self, name: String) {
+        if let Some(link) = &mut self.link {
+            let before = link.unsent.len();
+            link.unsent
+                .retain(|unsent| !matches!(unsent, Unsent::Store(waiting) if *waiting == name));
+            // The keeper never heard of it.
+            if link.unsent.len() < before {
+                return;
+            }
+            self.forgotten += 1;
+            self.say(Unsent::Other(Message::Remove(name), None));
+        }
+    }
+
+    /// What an earlier broker had kept as this, and nobody has taken yet.
+    pub(crate) fn take(&mut self, what: What) -> Vec<OwnedFd> {
+        let is_it = |name: &String| What::of(name) == Some(what);
+        let prefix = format!("{what} ");
+        let names: Vec<String> = self
+            .inherited
+            .range(prefix.clone()..)
+            .map(|(name, _)| name.clone())
+            .take_while(|name| name.starts_with(&prefix))
+            .filter(is_it)
+            .collect();
+        names.into_iter().filter_map(|name| self.take_name(name)).collect()
+    }
+
+    /// All retained sockets of an earlier broker.
+    pub(crate) fn take_retained(&mut self) -> Vec<(What, OwnedFd)> {
+        let retained = self.inherited.keys().filter_map(|name| {
+            let what = What::of(name)?;
+            matches!(what, What::Retained { .. }).then(|| (name.clone(), what))
+        });
+        let retained: Vec<(String, What)> = retained.collect();
+        let taken = retained.into_iter();
+        taken
+            .filter_map(|(name, what)| Some((what, self.take_name(name)?)))
+            .collect()
+    }
+
+    fn take_name(&mut self, name: String) -> Option<OwnedFd> {
+        let fd = self.inherited.remove(&name)?;
+        self.taken.insert(name);
+        Some(fd)
+    }
+
+    /// Closes what an earlier broker had and this one has no use for.
+    pub(crate) fn drop_inherited(&mut self) {
+        let unused = std::mem::take(&mut self.inherited).into_keys();
+        let unkept = std::mem::take(&mut self.taken);
+        for name in unused.chain(unkept) {
+            tracing::debug!(name, "the next broker has no use for this");
+            self.remove(name);
+        }
+    }
+
+    /// Tells the keeper that the broker serves, and waits until it has everything, for some seconds at most.
+    pub(crate) fn ready(&mut self) {
+        self.serves = true;
+        self.attempts.succeeded();
+        self.say(Unsent::Other(Message::Ready, None));
+        let Ok((end, other)) = pipe() else { return };
+        self.say(Unsent::Other(Message::Barrier, Some(other)));
+        let deadline = Instant::now() + TIMEOUT;
+        while let Some(link) = self.link.as_ref().filter(|link| !link.unsent.is_empty()) {
+            if Instant::now() > deadline {
+                break;
+            }
+            // ETOOMANYREFS is seen as no event.
+            wait(&link.socket, PollFlags::OUT, AGAIN);
+            self.flush();
+        }
+        if self.link.is_some() && !wait(&end, PollFlags::IN, deadline.saturating_duration_since(Instant::now())) {
+            tracing::warn!("the project's keeper does not answer");
+        }
+    }
+
+    /// Whether the keeper has closed all that it was told to close.
+    pub(crate) fn has_closed_all(&self) -> bool {
+        self.link.is_none() || self.closed >= self.forgotten
+    }
+
+    /// Asks the keeper whether it has done all it was told. Once it has, an event with the number comes ([`Kind::Barrier`]); `None` where nothing will.
+    pub(crate) fn ask(&mut self, registry: &Registry) -> Option<u32> {
+        self.link.as_ref()?;
+        let (end, other) = pipe().ok()?;
+        let number = self.next_barrier;
+        registry
+            .register(
+                &mut SourceFd(&end.as_raw_fd()),
+                token(Kind::Barrier, number),
+                Interest::READABLE,
+            )
+            .ok()?;
+        self.next_barrier = self.next_barrier.wrapping_add(1);
+        let barrier = Barrier {
+            end,
+            forgotten: self.forgotten,
+            asked: Instant::now(),
+        };
+        self.barriers.insert(number, barrier);
+        self.say(Unsent::Other(Message::Barrier, Some(other)));
+        Some(number)
+    }
+
+    /// The keeper has done what it was told before it was asked this.
+    pub(crate) fn answered(&mut self, number: u32, registry: &Registry) {
+        if let Some(barrier) = self.barriers.remove(&number) {
+            let _ = registry.deregister(&mut SourceFd(&barrier.end.as_raw_fd()));
+            self.closed = self.closed.max(barrier.forgotten);
+        }
+    }
+
+    /// Kills a keeper that has not answered for long. Its end is seen as any other's.
+    pub(crate) fn end_if_stuck(&mut self) {
+        let stuck = self.barriers.values().any(|barrier| barrier.asked.elapsed() >= TIMEOUT);
+        let process = self.link.as_ref().and_then(|link| link.process.as_ref());
+        if let Some(process) = process.filter(|_| stuck) {
+            tracing::warn!("the project's keeper does not answer; it is replaced");
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+    }
+
+    /// The keeper's socket has become ready: false where the keeper has ended.
+    pub(crate) fn on_event(&mut self, registry: &Registry) -> bool {
+        self.flush();
+        let Some(link) = &self.link else { return true };
+        if !wait(&link.socket, PollFlags::IN, Duration::ZERO)
+            || !matches!(message::receive(&link.socket), Ok(None) | Err(_))
+        {
+            return true;
+        }
+        let _ = registry.deregister(&mut SourceFd(&link.socket.as_raw_fd()));
+        self.link = None;
+        false
+    }
+
+    /// Whether something is to be sent at a later time that no event tells.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| !link.unsent.is_empty())
+    }
+
+    fn say(&mut self, unsent: Unsent) {
+        if let Some(link) = &mut self.link {
+            link.unsent.push_back(unsent);
+            self.flush();
+        }
+    }
+
+    /// Sends what the socket takes.
+    pub(crate) fn flush(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        while let Some(next) = link.unsent.front() {
+            let sent = match next {
+                Unsent::Store(name) => match self.kept.get(name) {
+                    Some(fd) => message::send(&link.socket, &Message::Store(name.clone()), Some(fd.as_fd())),
+                    None => Ok(()),
+                },
+                Unsent::Other(message, fd) => message::send(&link.socket, message, fd.as_ref().map(AsFd::as_fd)),
+            };
+            match sent {
+                Ok(()) => drop(link.unsent.pop_front()),
+                // EAGAIN: it is full. ETOOMANYREFS: the descriptors under way are as many as a user may have open. The end of the keeper is an event.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Ends the keeper, and everything it keeps.
+    pub(crate) fn stop(&mut self) {
+        self.kept.clear();
+        self.inherited.clear();
+        let Some(Link { socket, process, .. }) = self.link.take() else {
+            return;
+        };
+        self.recipe = None;
+        let _ = rustix::io::ioctl_fionbio(&socket, true);
+        if message::send(&socket, &Message::Stopping, None).is_err()
+            && let Some(process) = &process
+        {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+        let Some(process) = process else { return };
+        if !wait(&process, PollFlags::IN, TIMEOUT) {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+            wait(&process, PollFlags::IN, TIMEOUT);
+        }
+    }
+}
+
+impl Drop for FdStore {
+    /// A project that cannot be brought up is not tried again. One whose broker fails later is: the keeper sees the end of the connection.
+    fn drop(&mut self) {
+        if !self.serves && !self.follows {
+            self.stop();
+        }
+    }
+}
+
+impl Link {
+    fn start(recipe: &Recipe, launcher: &mut dyn Launcher) -> io::Result<Self> {
+        let (ours, theirs) = message::pair()?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        let limit = recipe.descriptor_limit.map(|limit| limit.to_string());
+        let mut arguments: Vec<std::ffi::OsString> =
+            vec!["keeper".into(), "--project".into(), (&recipe.project).into()];
+        if let Some(limit) = limit {
+            arguments.extend(["--nofile".into(), limit.into()]);
+        }
+        arguments.push("--".into());
+        arguments.extend(recipe.successor.arguments.iter().cloned());
+        let arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+        let process = launcher.start_helper(&arguments, theirs)?;
+        Ok(Self {
+            socket: ours,
+            process: Some(process),
+            unsent: VecDeque::new(),
+        })
+    }
+}
+
+/// Both ends of a pipe: the reader is told when the other end is closed.
+fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+}
+
+/// Waits until a descriptor is ready; false where it is not by then.
+fn wait(fd: impl AsFd, flags: PollFlags, time: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    };
+    matches!(poll(&mut [PollFd::new(&fd, flags)], Some(&timeout)), Ok(1..))
+}

@@ -1,0 +1,109 @@
+//! Brokers that a keeper follows.
+
+use std::io::{Read, Write};
+
+use imsup_wire::{EventKind, HostState, Request, Response};
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::trial;
+use crate::world::{World, connect, exists, kill, processes_with, request, until};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("the_next_broker_answers_what_waited_for_the_first", queue),
+        trial("the_next_broker_knows_what_runs_and_what_is_retained_for_it", running),
+        trial("a_project_that_cannot_be_brought_up_leaves_no_keeper", failure),
+        trial("a_broker_that_is_told_to_end_ends_its_keeper", sigterm),
+    ]
+}
+
+fn up(hosts: &str) -> World {
+    let mut world = World::prepare(hosts);
+    world.keeper = true;
+    world.start();
+    world
+}
+
+/// The process of the broker that answers now.
+fn broker(world: &World) -> u32 {
+    match world.ask(Request::Broker).unwrap()[..] {
+        [Response::Broker { pid, .. }] => pid,
+        ref other => panic!("no broker: {other:?}"),
+    }
+}
+
+/// Kills the first broker, and gives the process of the next.
+fn replace(world: &mut World) -> u32 {
+    world.kill_broker();
+    let next = broker(world);
+    assert!(exists(next));
+    next
+}
+
+fn down(world: &World) {
+    world.ask(Request::Down).unwrap();
+    until("everything to be gone", || {
+        processes_with(&world.project).is_empty().then_some(())
+    });
+    assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
+}
+
+fn queue() {
+    let mut world = up("web tcp=8080 -- listen:8080 settle serve");
+    let endpoint = world.tcp("web", 8080);
+    kill(world.broker_pid(), Signal::STOP);
+    let mut waiting: Vec<_> = (0..3).map(|_| connect(endpoint).unwrap()).collect();
+    replace(&mut world);
+    for stream in &mut waiting {
+        stream.write_all(b"?").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.trim_end(), "web");
+    }
+    assert_eq!(world.host("web").boots, 1);
+    down(&world);
+}
+
+fn running() {
+    let mut world = up("web tcp=8080 -- listen:8080 listen:9000 settle serve\ndb tcp=5432 -- listen:5432 settle serve");
+    let (web, learned) = (world.tcp("web", 8080), world.tcp("web", 9000));
+    assert_eq!(request(web).unwrap(), "web");
+    let before = world.host("web");
+    replace(&mut world);
+    let after = world.wait_for_state("web", HostState::Running);
+    assert_eq!((after.pid, after.boots), (before.pid, 1));
+    until("its sockets", || (world.host("web").ports.len() == 2).then_some(()));
+    assert_eq!(request(learned).unwrap(), "web");
+    // What it listened on boots it again, and its declared port does, too.
+    kill(after.pid.unwrap(), Signal::KILL);
+    world.wait_for_event("web", EventKind::Exit);
+    for endpoint in [learned, web] {
+        let answer = until("the next boot", || request(endpoint).ok());
+        assert_eq!(answer, "web");
+    }
+    assert_eq!(world.host("web").boots, 2);
+    assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
+    down(&world);
+}
+
+fn failure() {
+    let ports: String = (1..200).map(|port| format!(" tcp={port}")).collect();
+    let mut world = World::prepare(&format!("web{ports} -- serve"));
+    world.keeper = true;
+    world.descriptors = Some(100);
+    let error = world.failure();
+    assert!(error.contains("descriptors"), "{error}");
+    assert!(processes_with(&world.project).is_empty(), "its keeper is gone as well");
+    assert!(!world.paths.runtime().exists());
+}
+
+fn sigterm() {
+    let mut world = up("web tcp=8080 -- listen:8080 settle serve");
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
+    assert!(!processes_with("keeper").is_empty());
+    kill(world.broker_pid(), Signal::TERM);
+    assert!(world.broker.take().unwrap().wait().unwrap().success());
+    assert!(processes_with(&world.project).is_empty());
+    assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
+}

@@ -1,0 +1,89 @@
+//! `imsup keeper`: holds what the broker retains, and starts the next broker when that one dies. The broker starts it, and speaks over its standard input.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use imsup_broker::keeper::{self, Keeper};
+use imsup_broker::paths::Paths;
+
+use super::broker;
+use super::logging;
+
+/// The broker's command line, `keeper --project P [--nofile N] -- ARGUMENTS`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked {
+    project: String,
+    nofile: Option<u64>,
+    successor: Vec<OsString>,
+}
+
+/// What is asked, where this is exactly that.
+pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Asked> {
+    if arguments.next()? != "keeper" || arguments.next()? != "--project" {
+        return None;
+    }
+    let project = arguments.next()?.into_string().ok()?;
+    let nofile = match arguments.next()? {
+        separator if separator == "--" => None,
+        option if option == "--nofile" => {
+            let limit = arguments.next()?.to_str()?.parse().ok()?;
+            (arguments.next()? == "--").then_some(Some(limit))?
+        }
+        _ => return None,
+    };
+    Some(Asked {
+        project,
+        nofile,
+        successor: arguments.collect(),
+    })
+}
+
+/// Serves until the project is down.
+///
+/// # Errors
+/// The project has a keeper, or standard input is no such connection.
+pub fn serve(asked: Asked) -> Result<()> {
+    logging::start_for_a_file();
+    let log_to_file = |paths: &Paths| broker::log_to_file(paths).map_err(io::Error::other);
+    let broker = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    let keeper = Keeper {
+        paths: Paths::of(&asked.project),
+        executable: std::env::current_exe().context("finding imsup's own program")?,
+        arguments: asked.successor,
+        descriptor_limit: asked.nofile,
+        log_to_file,
+    };
+    keeper::keep(&keeper, broker).context("keeping the project's sockets; nobody else runs 'imsup keeper'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_brokers_line_is_meant() {
+        let asked = |line: &str| asked(line.split(' ').map(OsString::from));
+        let shop = |nofile| Asked {
+            project: "shop".to_owned(),
+            nofile,
+            successor: vec!["broker".into(), "--successor".into()],
+        };
+        assert_eq!(asked("keeper --project shop -- broker --successor"), Some(shop(None)));
+        assert_eq!(
+            asked("keeper --project shop --nofile 1024 -- broker --successor"),
+            Some(shop(Some(1024)))
+        );
+        for line in [
+            "keeper",
+            "keeper --project shop",
+            "keeper --project shop --nofile x -- y",
+            "ps --project shop -- x",
+        ] {
+            assert_eq!(asked(line), None, "{line}");
+        }
+    }
+}
