@@ -337,7 +337,7 @@ fn bind(first: u8, count: u16, planes: &Planes, store: &mut FdStore) -> Result<C
 fn bound(transport: Transport, address: SocketAddrV4, store: &mut FdStore) -> io::Result<OwnedFd> {
     const BACKLOG: i32 = 128;
     if let Some(had) = store.take(What::Block(transport, address)).pop() {
-        return Ok(had.into());
+        return Ok(had);
     }
     let kind = match transport {
         Transport::Tcp => SocketType::STREAM,

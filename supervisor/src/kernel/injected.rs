@@ -16,6 +16,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 use super::memory::{TargetMemory, ThreadMemory};
 use super::signals::SignalMasks;
 use super::stopped::{EVENT_STOP, reap, wait_all};
+use super::syscall::syscall;
 use super::{process, registers};
 
 /// What PTRACE_O_TRACESYSGOOD adds to SIGTRAP.
@@ -163,7 +164,7 @@ impl Injection {
         ptrace::setoptions(thread, ptrace::Options::empty())?;
         for signal in &self.stops {
             // SAFETY: tgkill takes three integers.
-            unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, *signal) };
+            let _ = unsafe { syscall!(libc::SYS_tgkill, self.pid, self.tid, *signal) };
         }
         Ok((self.masks, !self.stops.is_empty()))
     }

@@ -37,7 +37,7 @@ impl Loop {
                 if self.held.is_empty() {
                     self.next_tick = Instant::now() + TICK;
                 }
-                self.held.insert(call.id, held);
+                self.held.insert(call.id, *held);
                 if self.host.link.socket().is_none() {
                     self.answer_without_broker(call.id);
                 }

@@ -27,13 +27,13 @@ pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
         Attempt::Answered(answer) => answer.into(),
         Attempt::Nobody { listener, timeout } => {
             let now = Instant::now();
-            Verdict::Hold(Held {
+            Verdict::Hold(Box::new(Held {
                 tid: call.tid,
                 since: now,
                 deadline: now + timeout.unwrap_or(LONGEST_ACCEPT),
                 timeout_errno: Errno::EAGAIN as i32,
                 waiting: Waiting::Accept { call: *call, listener },
-            })
+            }))
         }
     }
 }

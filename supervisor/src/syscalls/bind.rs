@@ -216,13 +216,13 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
         Vetted::Search(number) => BindStage::Search(number),
     };
     let now = Instant::now();
-    Verdict::Hold(Held {
+    Verdict::Hold(Box::new(Held {
         tid: call.tid,
         since: now,
         deadline: now + host.hold_timeout,
         timeout_errno: Errno::EADDRINUSE as i32,
         waiting: Waiting::Bind(bind),
-    })
+    }))
 }
 
 /// Sets listeners of AF_INET6 apart that are retained where a program of AF_INET binds: it keeps its own, and who waits in these is handed over

@@ -130,7 +130,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             if reach.is_none_or(|_| kind.transport == Transport::Tcp)
                 && let Some(held) = wait_for_closed(host, call, kind.transport, &candidates)
             {
-                return Verdict::Hold(held);
+                return Verdict::Hold(Box::new(held));
             }
             let taken = match source {
                 Some(source) if on_v6 => move_home(host, &socket, &kind, source.into()),

@@ -264,13 +264,13 @@ fn hold(host: &mut Host, call: &Notification, held: HeldConnect, at_timeout: Err
     if !held.in_kernel {
         ask(host, call.id, &held);
     }
-    Verdict::Hold(Held {
+    Verdict::Hold(Box::new(Held {
         tid: call.tid,
         since: now,
         deadline: now + timeout,
         timeout_errno: timeout_errno as i32,
         waiting: Waiting::Connect(held),
-    })
+    }))
 }
 
 fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
@@ -445,11 +445,11 @@ pub(super) fn ask_for_datagram(host: &mut Host, call: &Notification, endpoint: E
         },
         Vec::new(),
     );
-    Verdict::Hold(Held {
+    Verdict::Hold(Box::new(Held {
         tid: call.tid,
         since: now,
         deadline: now + host.reach_timeout,
         timeout_errno: Errno::ETIMEDOUT as i32,
         waiting,
-    })
+    }))
 }

@@ -47,7 +47,7 @@ pub enum Verdict {
     /// It is answered thus.
     Answer(Answer),
     /// It waits.
-    Hold(Held),
+    Hold(Box<Held>),
     /// It has been answered, or its caller is gone.
     Done,
 }

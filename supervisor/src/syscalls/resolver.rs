@@ -101,7 +101,7 @@ fn swap(
         Supply::None => return Ok(Asking::Led),
         Supply::Awaited if host.link.socket().is_none() => return Ok(Asking::Led),
         Supply::Awaited => match held(host, call) {
-            Some(held) => return Err(Verdict::Hold(held)),
+            Some(held) => return Err(Verdict::Hold(Box::new(held))),
             None => return Ok(Asking::Led),
         },
     };

@@ -415,7 +415,7 @@ pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
         // Its caller is gone.
         Verdict::Done => Some(Answer::Continue),
         Verdict::Hold(again) => {
-            *held = again;
+            *held = *again;
             None
         }
     }

@@ -65,13 +65,13 @@ pub(super) fn undo_if_strangers(
 /// Has the broker say whether a user is of the project; the call is begun anew then.
 pub(super) fn ask(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Verdict {
     let now = Instant::now();
-    Verdict::Hold(Held {
+    Verdict::Hold(Box::new(Held {
         tid: call.tid,
         since: now,
         deadline: now + host.reach_timeout,
         timeout_errno: Errno::ETIMEDOUT as i32,
         waiting: ask_for(host, call, uid, endpoint),
-    })
+    }))
 }
 
 /// The same for a call that is held already.

@@ -18,7 +18,7 @@ fn at_host(family: Family, kind: SocketType, kept: bool) -> (OwnedFd, SocketAddr
         Family::V4 => AddressFamily::INET,
         Family::V6 => AddressFamily::INET6,
     };
-    let socket = rustix::net::socket(domain, kind, None).unwrap();
+    let socket = rustix::net::socket_with(domain, kind, rustix::net::SocketFlags::CLOEXEC, None).unwrap();
     if kept {
         assert!(guard::keep_neighbours_out(socket.as_fd(), HOST));
         assert!(!guard::keep_neighbours_out(socket.as_fd(), HOST), "it is kept already");
