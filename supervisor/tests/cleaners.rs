@@ -47,7 +47,7 @@ fn a_project_whose_files_are_removed_stays_one() {
     assert!(project.state().join("logs/db.log").exists());
     // The next broker finds all that this one knew.
     let address = project.host("db").address;
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     assert_eq!(
         (project.host("web").pid, project.host("db").address),
@@ -61,7 +61,7 @@ fn a_project_whose_files_are_removed_stays_one() {
 fn hosts_whose_files_are_removed_without_a_broker_are_found() {
     let project = Project::up("orphaned", COMPOSE);
     let pid = ask(project.at("web", 8080)).pid();
-    project.kill(project.broker());
+    project.kill_broker();
     remove_files(&project);
     wait_until("web's supervisor to hold its file", || holds(&project, "web"));
     project.ok(&["up", "-d"]);

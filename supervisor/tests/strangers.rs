@@ -161,7 +161,7 @@ services:
     let said = project.run_guest(&["--call", &at.to_string()]);
     assert!(said.contains("host=db "), "{said}");
     // The next broker knows it before the program has said so again.
-    project.kill(project.broker());
+    project.kill_broker();
     project.ok(&["up", "-d"]);
     let said = project.run_guest(&["--call", &at.to_string()]);
     assert!(said.contains("host=db "), "{said}");
@@ -171,7 +171,7 @@ services:
 fn who_took_a_declared_port_after_the_brokers_death_is_named() {
     let project = Project::up("after", COMPOSE);
     let at = project.at("web", 8080);
-    project.kill(project.broker());
+    project.kill_broker();
     let stranger = Stranger::listens(at);
     let said = project.fails(1, &["up", "-d"]);
     let who = format!("in use by user {STRANGER}, process {} (python3)", stranger.pid());
