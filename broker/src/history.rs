@@ -132,8 +132,12 @@ impl History {
     ) {
         if let Some(file) = &mut self.file {
             let untold: String = untold.map(Entry::line).collect();
-            if (file.is_gone() && file.restore().is_err()) || file.is_gone() || file.is_full() {
-                file.replace(&self.ledger.lines(is_known), "");
+            let mut lines = || self.ledger.lines(&is_known);
+            if file.is_gone() {
+                let _ = file.restore(&mut lines);
+            }
+            if file.is_gone() || file.is_full() {
+                file.replace(&lines(), "");
             }
             let lines: String = events.iter().map(Entry::line).collect();
             file.tell(&lines, &untold);
@@ -165,12 +169,13 @@ impl History {
         found.into_iter().flatten().min_by_key(|(number, _)| *number)
     }
 
-    /// Makes the file anew if somebody has removed it, with all that it had: it can be read for as long as it is open.
+    /// Makes the file anew if somebody has removed it, with all that it had, since it can be read for as long as it is open; or moved it, with the accounts.
     ///
     /// # Errors
     /// It cannot be made or written; what happens is written to the file that nobody finds then.
-    pub(crate) fn restore(&mut self) -> io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), EventsFile::restore)
+    pub(crate) fn restore(&mut self, is_known: impl Fn(&HostName) -> bool) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.restore(|| self.ledger.lines(is_known))
     }
 
     /// The number that the next event will have.

@@ -135,6 +135,10 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;
 
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
+    if !paths.up().exists() {
+        // Of an earlier `up`, perhaps with other services.
+        memory.users.clear();
+    }
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);

@@ -90,7 +90,7 @@ impl Broker {
             made = true;
         }
         made |= self.write_missing();
-        let restored = self.history.restore();
+        let restored = self.history.restore(|host| self.hosts.named(host).is_some());
         restored.map_err(file_error("the history", self.paths.events()))?;
         for id in self.hosts.ids().collect::<Vec<_>>() {
             made |= self.retake_running(id);

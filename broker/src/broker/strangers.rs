@@ -11,6 +11,9 @@ use crate::{holder, projects};
 /// Strangers that are named in the log.
 const MAX_NAMED: usize = 64;
 
+/// Users as whom the project's programs bind that the next broker is told of.
+const MAX_KEPT: usize = 64;
+
 /// Questions that are not answered yet, and strangers that were named.
 ///
 /// A question about a user that nobody knows waits for one more turn of the loop: the supervisor of the program that listens has said
@@ -33,6 +36,10 @@ impl Broker {
     /// A supervisor's program binds as this user.
     pub(super) fn binds_as(&mut self, uid: u32) {
         if !self.trust.write().add(uid) {
+            return;
+        }
+        // A program that becomes one user after the other makes no endless list.
+        if self.memory.users.len() >= MAX_KEPT {
             return;
         }
         self.memory.users.insert(uid);

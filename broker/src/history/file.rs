@@ -110,29 +110,27 @@ impl EventsFile {
         }
     }
 
-    /// Makes the file anew if it was removed, with all that it had.
+    /// Makes the file anew if it is not at its path any more: one that was removed with all that it had, one that was moved, and so can be read where it is
+    /// now (perhaps as the file before this one), with these lines.
     ///
     /// # Errors
     /// It cannot be made or written.
-    pub(super) fn restore(&mut self) -> io::Result<()> {
+    pub(super) fn restore(&mut self, lines: impl FnOnce() -> String) -> io::Result<()> {
         if watch::is_at(&self.path, &self.file) {
             return Ok(());
         }
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&self.path);
-        let made = match opened {
-            // Not the file that was removed, but nothing is lost to those who look there.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            opened => opened?,
-        };
-        let mut text = vec![0; usize::try_from(self.noted).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut text, 0)?;
-        made.write_all_at(&text, 0)?;
-        self.file = made;
-        Ok(())
+        if self.file.metadata()?.nlink() > 0 {
+            return self.try_replace(&lines(), "", false);
+        }
+        let told = self.read(0, self.told)?;
+        let untold = self.read(self.told, self.noted)?;
+        self.try_replace(&told, &untold, false)
+    }
+
+    fn read(&self, from: u64, to: u64) -> io::Result<String> {
+        let mut bytes = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, from)?;
+        String::from_utf8(bytes).map_err(io::Error::other)
     }
 
     fn try_replace(&mut self, lines: &str, untold: &str, sets_aside: bool) -> io::Result<()> {

@@ -241,6 +241,26 @@ fn a_file_that_somebody_has_emptied_begins_with_the_totals_and_a_removed_one_is_
 }
 
 #[test]
+fn a_file_that_somebody_has_moved_is_followed_by_one_with_the_accounts() {
+    for there in [false, true] {
+        let kept = Kept::bounded(UNBOUNDED);
+        let mut history = kept.open();
+        (0..10).for_each(|number| tell(&mut history, &[turn(number)]));
+        // As logrotate(8) does, without and with `create`.
+        std::fs::rename(&kept.path, kept.path.with_extension("jsonl.1")).unwrap();
+        if there {
+            std::fs::write(&kept.path, "").unwrap();
+        }
+        history.restore(|_| true).unwrap();
+        tell(&mut history, &[turn(10)]);
+        let again = kept.open();
+        let now_us = UP_US + 60 * SECOND_US;
+        assert_eq!(usage_of(&again, "web", now_us), usage_of(&history, "web", now_us));
+        assert_eq!(ports_of(&again), (0..11).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn times_are_counted_by_the_clock_that_nobody_sets() {
     let kept = Kept::bounded(UNBOUNDED);
     let mut history = kept.open();

@@ -87,19 +87,17 @@ struct Keeper {
 enum Watch {
     /// The next write is told.
     Set,
-    /// Nothing is told (inotify(7), max_user_watches): look now and then.
+    /// Nothing is told (inotify(7), max_user_watches; a directory that is not there): look now and then.
     Blind,
-    /// The logs are gone.
-    Gone,
 }
 
 impl Keeper {
-    /// Looks at the logs each time something was printed, until they are gone.
+    /// Looks at the logs each time something was printed. Where somebody has removed their directory it is looked for now and then.
     fn run(&self, is_over: &Mutex<bool>) {
         loop {
             let watch = self.watch();
             let over = is_over.lock();
-            if *over || watch == Watch::Gone {
+            if *over {
                 return;
             }
             // After the watches are there: what is printed from here on is told.
@@ -125,7 +123,6 @@ impl Keeper {
         let watched = [&self.logs, &self.state].map(|directory| inotify.add_watch(directory, mask));
         match watched.into_iter().find_map(Result::err) {
             None => Watch::Set,
-            Some(Errno::ENOENT) => Watch::Gone,
             Some(_) => Watch::Blind,
         }
     }
@@ -240,6 +237,20 @@ mod tests {
         let text: String = (0..bytes / 8).map(|number| format!("{number:7}\n")).collect();
         fs::write(&path, text).unwrap();
         (directory, path)
+    }
+
+    #[test]
+    fn a_directory_that_somebody_has_removed_is_looked_for_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper {
+            logs: directory.path().join("logs"),
+            state: directory.path().to_owned(),
+            bounds: HashMap::new(),
+            inotify: Inotify::init(InitFlags::IN_CLOEXEC).ok(),
+        };
+        assert_eq!(keeper.watch(), Watch::Blind);
+        fs::create_dir(&keeper.logs).unwrap();
+        assert_eq!(keeper.watch(), Watch::Set);
     }
 
     #[test]
