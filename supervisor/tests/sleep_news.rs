@@ -31,7 +31,7 @@ fn a_sleeper_hears_of_mounts() {
     project.ok(&[&["wake"][..], &WAYS].concat());
     for round in 1..=ROUNDS {
         for way in WAYS {
-            watch.wait(way, "suspend", round);
+            watch.asleep(&project, way);
             let pid = project.host(way).pid.unwrap().to_string();
             let mounted = Command::new("nsenter")
                 .args(["--target", &pid, "--user", "--mount", "--preserve-credentials"])
