@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use imsup_wire::channel::{Channel, ChannelError};
@@ -132,7 +131,7 @@ fn is_nobody(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Client {
     project: String,
-    socket: PathBuf,
+    paths: Paths,
     broker: Process,
     channel: Channel,
 }
@@ -181,7 +180,7 @@ impl Client {
             Ok(stream) => match check_owner(&stream) {
                 Ok(()) => Ok(Self {
                     project: owned,
-                    socket: paths.socket(),
+                    paths: paths.clone(),
                     broker: Process::at_the_other_end_of(&stream),
                     channel: Channel::new(stream),
                 }),
@@ -204,27 +203,41 @@ impl Client {
         }
     }
 
-    /// Asks, and returns the answers as they come.
+    /// Asks, and returns the answers as they come. Where the broker dies before it has answered, the one that the keeper starts is asked, if it does no harm to ask twice.
     ///
     /// # Errors
-    /// [`ClientError::Ended`] or [`ClientError::Io`].
+    /// [`ClientError::Ended`] or [`ClientError::Io`], or as [`Client::connect`] for the next broker.
     pub fn request(mut self, request: Request) -> Result<Responses, ClientError> {
-        let opening = Opening::Control {
-            version: VERSION,
-            request,
-        };
-        if let Err(error) = self.channel.send(&opening, Vec::new()) {
-            return Err(self.explain(error, false));
+        while let Err(error) = self.send(&request) {
+            match self.next_broker(&request, &error) {
+                Some(next) => self = next?,
+                None => return Err(self.explain(error, false)),
+            }
         }
         Ok(Responses {
             client: Some(self),
+            request,
             any: false,
         })
     }
 
+    fn send(&mut self, request: &Request) -> Result<(), ChannelError> {
+        let opening = Opening::Control {
+            version: VERSION,
+            request: request.clone(),
+        };
+        self.channel.send(&opening, Vec::new())
+    }
+
+    /// A connection to the broker after this one, where this one died before it had answered, and the next may be asked the same.
+    fn next_broker(&self, request: &Request, error: &ChannelError) -> Option<Result<Self, ClientError>> {
+        let is_asked = is_repeatable(request) && has_hung_up(error) && keeper::has_keeper(&self.paths);
+        (is_asked && self.has_ended()).then(|| Self::connect(&self.project, &self.paths))
+    }
+
     /// Whether nobody listens any more, or the one that did is on its way out.
     fn has_ended(&self) -> bool {
-        UnixStream::connect(&self.socket).is_err() || self.broker.has_ended()
+        UnixStream::connect(self.paths.socket()).is_err() || self.broker.has_ended()
     }
 
     fn explain(&self, error: ChannelError, answered: bool) -> ClientError {
@@ -239,6 +252,37 @@ impl Client {
             }
             ChannelError::Io(source) => ClientError::Io { project, source },
         }
+    }
+}
+
+/// Whether it is the same to ask once and to ask twice.
+fn is_repeatable(request: &Request) -> bool {
+    match request {
+        Request::Broker
+        | Request::Hosts
+        | Request::Names
+        | Request::Resolve { .. }
+        | Request::Wake { .. }
+        | Request::Why { .. }
+        | Request::Usage { .. } => true,
+        // What followed the events is told, and what was to end or to sleep may have been used again since.
+        Request::Events { .. }
+        | Request::Stop { .. }
+        | Request::Restart { .. }
+        | Request::Suspend { .. }
+        | Request::Resume { .. }
+        | Request::KeepAwake { .. }
+        | Request::Down => false,
+    }
+}
+
+/// Whether a broker that is killed is seen so: with unread messages it resets the connection (unix(7)).
+fn has_hung_up(error: &ChannelError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error {
+        ChannelError::Closed => true,
+        ChannelError::Io(error) => matches!(error.kind(), BrokenPipe | ConnectionReset),
+        ChannelError::Codec(_) | ChannelError::Descriptors => false,
     }
 }
 
@@ -302,6 +346,7 @@ impl Process {
 #[derive(Debug)]
 pub struct Responses {
     client: Option<Client>,
+    request: Request,
     any: bool,
 }
 
@@ -309,6 +354,20 @@ impl Responses {
     /// Whether the next answer is there already.
     pub fn has_next(&self) -> bool {
         self.client.as_ref().is_some_and(|client| client.channel.has_message())
+    }
+}
+
+impl Responses {
+    /// Has the next broker answer.
+    fn ask_again(&mut self, next: Result<Client, ClientError>) -> Option<Result<Response, ClientError>> {
+        self.client = None;
+        match next.and_then(|next| next.request(self.request.clone())) {
+            Ok(responses) => {
+                *self = responses;
+                self.next()
+            }
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
@@ -328,7 +387,12 @@ impl Iterator for Responses {
             Ok(None) => Some(Err(ClientError::Ended {
                 project: client.project.clone(),
             })),
-            Err(error) => Some(Err(client.explain(error, self.any))),
+            Err(error) => {
+                if let Some(next) = client.next_broker(&self.request, &error).filter(|_| !self.any) {
+                    return self.ask_again(next);
+                }
+                Some(Err(client.explain(error, self.any)))
+            }
         };
         self.client = None;
         outcome

@@ -1,6 +1,7 @@
 //! What the broker's other threads tell its loop.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -22,6 +23,8 @@ pub(crate) enum Notice {
     Cleared { host: HostId, serial: u64 },
     /// Who has come, for each question; `None` where that cannot be told.
     Senders(Vec<(Question, Option<SocketAddr>)>),
+    /// There is a namespace for resolvers, with these sockets of the name server's.
+    ResolverNamespace(Vec<OwnedFd>),
     /// Sockets for the supervisor that has waited for them longest.
     ResolverSockets(Batch),
     /// Who makes those has ended; never any are made where `for_good`.

@@ -19,6 +19,7 @@ use imsup_wire::channel::{Channel, ChannelError};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 
+use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
 use crate::names::Door;
 use crate::notices::{Notice, Notifier};
@@ -31,6 +32,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A process that ends so often before it has made anything is not started again.
 const MAX_FAILURES: u32 = 3;
+
+/// Namespaces of earlier brokers in which the name server answers still: a program that had asked when its broker died asks again by the same socket.
+const NAMESPACES: u32 = 4;
 
 /// What a supervisor is given at once: a resolver takes one for each question, and AF_INET6 ones are for servers with IPv6 addresses, or musl with both.
 const BATCH: Wanted = Wanted { v4: 8, v6: 4 };
@@ -73,6 +77,8 @@ struct Running {
 #[derive(Debug, Default)]
 pub(crate) struct Resolvers {
     door: Option<Door>,
+    /// The number of the latest namespace.
+    latest: u32,
     running: Option<Running>,
     /// No namespace can be made here.
     useless: bool,
@@ -86,6 +92,38 @@ impl Resolvers {
         self.door = Some(door);
     }
 
+    /// Goes on in the namespaces of earlier brokers: what was asked there and not answered waits.
+    pub(crate) fn restore(&mut self, store: &mut FdStore) {
+        let is_meant = |what: &What| matches!(what, What::Resolvers { .. });
+        let mut found: Vec<(u32, OwnedFd)> = Vec::new();
+        for (what, socket) in store.take_all(is_meant) {
+            if let What::Resolvers { namespace } = what {
+                found.push((namespace, socket));
+            }
+        }
+        self.latest = found.iter().map(|(namespace, _)| *namespace).max().unwrap_or(0);
+        for (namespace, socket) in found {
+            if is_recent(namespace, self.latest) {
+                self.answer(namespace, socket, store);
+            }
+        }
+    }
+
+    /// The process has made a namespace, with these sockets of the name server's.
+    pub(crate) fn made(&mut self, sockets: Vec<OwnedFd>, store: &mut FdStore) {
+        self.latest += 1;
+        for socket in sockets {
+            self.answer(self.latest, socket, store);
+        }
+    }
+
+    fn answer(&self, namespace: u32, socket: OwnedFd, store: &mut FdStore) {
+        store.keep_copy(What::Resolvers { namespace }, &socket);
+        if let Some(door) = &self.door {
+            door.add(socket);
+        }
+    }
+
     /// Asks for a batch, which [`Notice::ResolverSockets`] brings; false where none will come.
     pub(crate) fn ask(&mut self, launcher: &mut dyn Launcher, project: &str, notifier: &Notifier) -> bool {
         if let Some(running) = &self.running {
@@ -94,10 +132,10 @@ impl Resolvers {
             let _ = running.asks.send(());
             return true;
         }
-        let Some(door) = self.door.as_ref().filter(|_| !self.useless) else {
+        if self.door.is_none() || self.useless {
             return false;
-        };
-        match start(launcher, project, door.clone(), notifier.clone()) {
+        }
+        match start(launcher, project, notifier.clone()) {
             Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
             Err(error) => {
                 tracing::debug!(%error, "no process can make sockets for resolvers");
@@ -133,7 +171,12 @@ impl Resolvers {
     }
 }
 
-fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notifier) -> io::Result<Running> {
+/// Whether a namespace is one of the latest.
+fn is_recent(namespace: u32, latest: u32) -> bool {
+    namespace + NAMESPACES > latest
+}
+
+fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
@@ -144,7 +187,7 @@ fn start(launcher: &mut dyn Launcher, project: &str, door: Door, notifier: Notif
         .name("resolvers".to_owned())
         .spawn(move || {
             // Before `asked` is dropped: who cannot ask any more can count on this notice.
-            if let Some(ended) = serve(channel, &asked, &door, &notifier) {
+            if let Some(ended) = serve(channel, &asked, &notifier) {
                 let for_good = ended == Ended::ForGood;
                 notifier.tell(Notice::NoResolverSockets { for_good });
             }
@@ -162,9 +205,9 @@ enum Ended {
 }
 
 /// Answers each that asks, until nobody asks any more, or the process has ended, and how.
-fn serve(mut channel: Channel, asked: &Receiver<()>, door: &Door, notifier: &Notifier) -> Option<Ended> {
-    match open(&mut channel, door) {
-        Ok(Ok(())) => {}
+fn serve(mut channel: Channel, asked: &Receiver<()>, notifier: &Notifier) -> Option<Ended> {
+    match open(&mut channel) {
+        Ok(Ok(sockets)) => notifier.tell(Notice::ResolverNamespace(sockets)),
         Ok(Err(why)) => {
             tracing::info!(
                 %why,
@@ -190,17 +233,14 @@ fn serve(mut channel: Channel, asked: &Receiver<()>, door: &Door, notifier: &Not
     None
 }
 
-/// Takes the first word of the process, which is within: an error is that it said none.
-fn open(channel: &mut Channel, door: &Door) -> Result<Result<(), String>, ChannelError> {
+/// Takes the first word of the process: the name server's sockets, or why there are none. An error outside is that it said nothing.
+fn open(channel: &mut Channel) -> Result<Result<Vec<OwnedFd>, String>, ChannelError> {
     let opened: Opened = channel.receive()?.ok_or(ChannelError::Closed)?;
     let has_v6 = match opened {
         Ok(has_v6) => has_v6,
         Err(why) => return Ok(Err(why)),
     };
-    for socket in channel.take_fds(if has_v6 { 2 } else { 1 })? {
-        door.add(socket);
-    }
-    Ok(Ok(()))
+    channel.take_fds(if has_v6 { 2 } else { 1 }).map(Ok)
 }
 
 fn more(channel: &mut Channel) -> Result<Batch, ChannelError> {

@@ -211,6 +211,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup, confine)
         .map_err(system("the name server's thread"))?;
     broker.resolvers.serve_by(server.door());
+    broker.resolvers.restore(&mut broker.sockets.store);
     let relay = match doors.is_empty() {
         true => None,
         false => {
@@ -491,7 +492,11 @@ fn store(
 
 /// Takes the sockets that an earlier broker retained.
 fn take_restored(broker: &mut Broker) {
-    for (what, socket) in broker.sockets.store.take_retained() {
+    for (what, socket) in broker
+        .sockets
+        .store
+        .take_all(|what| matches!(what, What::Retained { .. }))
+    {
         let What::Retained { endpoint, tentative } = what else {
             continue;
         };

@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use imsup_wire::channel::ChannelError;
 use imsup_wire::clock::Stamp;
-use imsup_wire::message::Adoption;
+use imsup_wire::message::{Adoption, Role};
 use imsup_wire::{HostName, ToBroker, ToSupervisor};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::FlockOperation;
@@ -14,6 +15,7 @@ use rustix::fs::FlockOperation;
 use crate::doors;
 use crate::host::Host;
 use crate::kernel::socket;
+use crate::link::Link;
 use crate::sleep::Sleep;
 
 /// A broker's socket exists a moment before it listens.
@@ -26,6 +28,50 @@ pub fn next_comes(socket: &Path) -> bool {
         return false;
     };
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+/// Brokers that are tried at most by whoever introduces itself first: the keeper starts as many a minute.
+pub const BROKERS: u32 = 5;
+
+/// How long the next broker may take, on a busy machine.
+const NEXT_BROKER: Duration = Duration::from_secs(30);
+
+/// Whether any broker takes who says this: a boot is of the broker that asked for it.
+pub fn is_for_any(hello: &ToBroker) -> bool {
+    !matches!(
+        hello,
+        ToBroker::Hello {
+            role: Role::Launched { .. },
+            ..
+        }
+    )
+}
+
+/// Connects, and says hello. Where the broker has died, the one that the keeper starts is waited for.
+///
+/// # Errors
+/// As [`Link::open`].
+pub fn open(socket: &Path, hello: &ToBroker) -> Result<Link, ChannelError> {
+    let deadline = Instant::now() + NEXT_BROKER;
+    loop {
+        match Link::open(socket.to_owned(), hello.clone()) {
+            Err(ChannelError::Io(error))
+                if is_absent(&error) && is_for_any(hello) && next_comes(socket) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(RETRY);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether a broker that has died is seen so.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionRefused | ConnectionReset | NotFound
+    )
 }
 
 /// Who we are.

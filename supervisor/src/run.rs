@@ -84,7 +84,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         source,
     };
     // The broker answers while the cgroup is made.
-    let mut link = Link::open(options.broker_socket.clone(), hello.clone()).map_err(broker)?;
+    let link = reconnect::open(&options.broker_socket, &hello).map_err(broker)?;
     let signals = init::handled_signals();
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
@@ -93,7 +93,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         true => Tree::new(&cgroup_name(options)),
         false => Tree::unheld(),
     };
-    let welcome = Welcome::receive(&mut link)?;
+    let (welcome, mut link) = Welcome::await_in(link, &hello)?;
     confine(&mut tree, &welcome, options);
     let filter = filter(welcome.families)?;
     let mut program = spawn::Program {
@@ -292,6 +292,22 @@ struct Welcome {
 }
 
 impl Welcome {
+    /// The broker's answer. Where it died before it had answered, that of the broker that the keeper starts.
+    fn await_in(mut link: Link, hello: &ToBroker) -> Result<(Self, Link), RunError> {
+        for _ in 0..reconnect::BROKERS {
+            let answered = Self::receive(&mut link);
+            let path = link.path().to_owned();
+            if !matches!(answered, Err(RunError::Broker { .. }))
+                || !reconnect::is_for_any(hello)
+                || !reconnect::next_comes(&path)
+            {
+                return Ok((answered?, link));
+            }
+            link = reconnect::open(&path, hello).map_err(|source| RunError::Broker { path, source })?;
+        }
+        Ok((Self::receive(&mut link)?, link))
+    }
+
     fn receive(link: &mut Link) -> Result<Self, RunError> {
         let path = link.path().to_owned();
         let message = link.welcome().map_err(|source| RunError::Broker {

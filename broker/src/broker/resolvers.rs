@@ -1,5 +1,7 @@
 //! Supervisors that want sockets for their program's resolver ([`crate::resolvers`]).
 
+use std::os::fd::OwnedFd;
+
 use imsup_wire::ToSupervisor;
 
 use super::Broker;
@@ -17,6 +19,12 @@ impl Broker {
     fn ask_for_a_batch(&mut self) -> bool {
         let project = &self.cluster.project;
         self.resolvers.ask(self.launcher.as_mut(), project, &self.notifier)
+    }
+
+    /// There is a namespace: the name server answers in it, and so does the next broker's.
+    pub(super) fn resolver_namespace_made(&mut self, sockets: Vec<OwnedFd>) {
+        self.resolvers.made(sockets, &mut self.sockets.store);
+        self.push_keeper();
     }
 
     /// Here they are, for whoever has waited longest.

@@ -29,6 +29,11 @@ pub(crate) enum What {
         /// Its place.
         place: usize,
     },
+    /// A socket of the name server's in a namespace for resolvers.
+    Resolvers {
+        /// Which namespace: the project's later ones have higher numbers.
+        namespace: u32,
+    },
 }
 
 impl What {
@@ -49,6 +54,9 @@ impl What {
         let at = |ip: &str, port: &str| Some(SocketAddrV4::new(ip.parse().ok()?, port.parse().ok()?));
         Some(match words[..] {
             ["cluster"] => Self::Cluster,
+            ["resolvers", namespace] => Self::Resolvers {
+                namespace: namespace.parse().ok()?,
+            },
             ["block", kind, ip, port] => Self::Block(transport(kind)?, at(ip, port)?),
             ["published", ip, place] => Self::Published {
                 vip: ip.parse().ok()?,
@@ -80,6 +88,7 @@ impl fmt::Display for What {
                 let (kind, at) = (word(endpoint.transport), endpoint.address);
                 write!(f, "{prefix}{kind} {} {}", at.ip(), at.port())
             }
+            Self::Resolvers { namespace } => write!(f, "resolvers {namespace}"),
             Self::Published { vip, place } => write!(f, "published {vip} {place}"),
         }
     }
@@ -114,6 +123,7 @@ mod tests {
                 "tentative udp 127.77.3.2 514",
             ),
             (What::Published { vip, place: 2 }, "published 127.77.3.2 2"),
+            (What::Resolvers { namespace: 3 }, "resolvers 3"),
         ] {
             assert_eq!(what.to_string(), text);
             let name = what.name(&fd);

@@ -235,14 +235,14 @@ impl FdStore {
         names.into_iter().filter_map(|name| self.take_name(name)).collect()
     }
 
-    /// All retained sockets of an earlier broker.
-    pub(crate) fn take_retained(&mut self) -> Vec<(What, OwnedFd)> {
-        let retained = self.inherited.keys().filter_map(|name| {
-            let what = What::of(name)?;
-            matches!(what, What::Retained { .. }).then(|| (name.clone(), what))
-        });
-        let retained: Vec<(String, What)> = retained.collect();
-        let taken = retained.into_iter();
+    /// All of an earlier broker's that are meant.
+    pub(crate) fn take_all(&mut self, is_meant: impl Fn(&What) -> bool) -> Vec<(What, OwnedFd)> {
+        let named = self
+            .inherited
+            .keys()
+            .filter_map(|name| Some((name.clone(), What::of(name)?)));
+        let meant: Vec<(String, What)> = named.filter(|(_, what)| is_meant(what)).collect();
+        let taken = meant.into_iter();
         taken
             .filter_map(|(name, what)| Some((what, self.take_name(name)?)))
             .collect()

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, RwLock};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant as Clock};
 
 use super::common::random::Random;
@@ -23,9 +23,7 @@ pub struct Shared {
     finished: Mutex<Vec<u64>>,
     more: Condvar,
     /// Where the published port is.
-    pub published: Mutex<SocketAddr>,
-    /// Held while guests start, and by whoever has no broker for a while: `imsup run` would start one of its own.
-    pub starts: RwLock<()>,
+    pub published: SocketAddr,
 }
 
 impl Shared {
@@ -34,8 +32,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             finished: Mutex::default(),
             more: Condvar::new(),
-            published: Mutex::new(published),
-            starts: RwLock::default(),
+            published,
         }
     }
 
@@ -122,7 +119,7 @@ impl Client<'_> {
     fn connect(&self) -> Result<Connection, (Instant, io::Error)> {
         let address = match self.route {
             Route::Direct => self.address,
-            Route::Published => *self.shared.published.lock().unwrap(),
+            Route::Published => self.shared.published,
         };
         let begin = now();
         Connection::open(address, begin).map_err(|error| (begin, error))
@@ -274,11 +271,9 @@ impl GuestClient<'_> {
             prefix,
             &count,
         ]);
-        let mut starting = Some(self.shared.starts.read().unwrap());
         let mut process = Background::spawn_to(self.project.imsup_command(&arguments), Stdio::piped(), Stdio::piped());
         let output = process.child.stdout.take().unwrap();
         for line in BufReader::new(output).lines() {
-            starting.take();
             requests.push(self.parse(&line.unwrap()));
             self.shared.finish(self.number);
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -11,6 +12,7 @@ use super::common::random::Random;
 use super::common::{LIMIT, Project, leaks, parent, wait_until};
 use super::disk::Disk;
 use super::ledger::now;
+use super::pace::Pace;
 use super::verdict::Loss;
 
 /// One fault.
@@ -20,10 +22,12 @@ pub enum Fault {
     KillSupervisor,
     KillNursery,
     KillBroker,
+    KillKeeper,
     PauseProgram,
     PauseSupervisor,
     PauseNursery,
     PauseBroker,
+    PauseKeeper,
     Suspend,
     Resume,
     Stop,
@@ -31,14 +35,13 @@ pub enum Fault {
     Restart,
     RestartAll,
     FillDisk,
-    /// Only if it is named: not survived yet.
     RemoveRuntime,
 }
 
 use Fault::*;
 
 /// Each as often as it stands here. The clock is not set: CLOCK_REALTIME is the machine's, and no namespace has one of its own (time_namespaces(7)).
-const FAULTS: [Fault; 21] = [
+const FAULTS: [Fault; 24] = [
     KillProgram,
     KillProgram,
     KillProgram,
@@ -48,10 +51,12 @@ const FAULTS: [Fault; 21] = [
     KillNursery,
     KillBroker,
     KillBroker,
+    KillKeeper,
     PauseProgram,
     PauseSupervisor,
     PauseNursery,
     PauseBroker,
+    PauseKeeper,
     Suspend,
     Resume,
     Stop,
@@ -60,7 +65,12 @@ const FAULTS: [Fault; 21] = [
     Restart,
     RestartAll,
     FillDisk,
+    RemoveRuntime,
 ];
+
+/// The lock by which clients know that the next broker comes by itself is gone with the runtime directory, until the next keeper takes it: meanwhile the broker is not killed.
+/// To be made true once the keeper takes the lock again.
+const KEEPER_LOCK_IS_MADE_ANEW: bool = false;
 
 /// The faults to choose from.
 fn kinds() -> Vec<Fault> {
@@ -69,8 +79,7 @@ fn kinds() -> Vec<Fault> {
         only.as_ref()
             .is_none_or(|only| only.split(',').any(|name| name == format!("{fault:?}")))
     };
-    let unasked = only.iter().flat_map(|_| [RemoveRuntime]);
-    let kinds: Vec<Fault> = FAULTS.into_iter().chain(unasked).filter(is_chosen).collect();
+    let kinds: Vec<Fault> = FAULTS.into_iter().filter(is_chosen).collect();
     assert!(!kinds.is_empty(), "IMSUP_CHAOS_ONLY: {only:?} are no names of faults");
     kinds
 }
@@ -91,9 +100,10 @@ pub struct Chaos<'a> {
     pub terminated: &'a [&'static str],
     /// Clients whose host is harmed by nothing that only stops for a while.
     pub steady: Vec<usize>,
-    /// The host whose port is published.
-    pub published: &'static str,
+    /// What the keeper keeps, in sockets, while no program runs.
+    pub kept: usize,
     pub random: Random,
+    pub pace: Pace,
     pub losses: Mutex<Vec<Loss>>,
     /// How often each fault was done, and how often it found nothing to be done to.
     pub counts: BTreeMap<Fault, [u64; 2]>,
@@ -104,8 +114,9 @@ impl Chaos<'_> {
     pub fn go(&mut self, faults: u64) -> Result<(), String> {
         let kinds = kinds();
         for number in 0..faults {
-            let fault = kinds[self.random.below(kinds.len() as u64) as usize];
+            let fault = self.draw(&kinds, number);
             let host = self.hosts[self.random.below(self.hosts.len() as u64) as usize];
+            let Some(fault) = fault else { continue };
             let begin = now();
             let was_done = self
                 .apply(fault, host)
@@ -128,6 +139,23 @@ impl Chaos<'_> {
         self.shared.await_progress(&[], 2).map(|_| ())
     }
 
+    /// Chooses a fault: another one where imsup's own processes would be killed too often, or none where only these are asked for. Takes as many random numbers however
+    /// that is, so that the rest of a run is repeated by its seed.
+    fn draw(&mut self, kinds: &[Fault], number: u64) -> Option<Fault> {
+        let fault = kinds[self.random.below(kinds.len() as u64) as usize];
+        let others: Vec<Fault> = kinds.iter().filter(|fault| !is_paced(**fault)).copied().collect();
+        let other = self.random.below(others.len().max(1) as u64);
+        if !is_paced(fault) {
+            return Some(fault);
+        }
+        let is_possible = fault == KillKeeper || has_lock(self.project) || KEEPER_LOCK_IS_MADE_ANEW;
+        if is_possible && self.pace.allows(number, Instant::now()) {
+            self.pace.count(number, Instant::now());
+            return Some(fault);
+        }
+        others.get(other as usize).copied()
+    }
+
     /// Does one; false where there is nothing to do it to.
     fn apply(&mut self, fault: Fault, host: &'static str) -> Result<bool, String> {
         match fault {
@@ -135,10 +163,12 @@ impl Chaos<'_> {
             KillSupervisor => self.kill(fault, &[host], |chaos| chaos.supervisor(host)),
             KillNursery => self.kill(fault, &[], Self::nursery),
             KillBroker => self.kill_broker(),
+            KillKeeper => self.kill_keeper(),
             PauseProgram => self.pause(|chaos| chaos.program(host)),
             PauseSupervisor => self.pause(|chaos| chaos.supervisor(host)),
             PauseNursery => self.pause(Self::nursery),
             PauseBroker => self.pause(|chaos| Some(chaos.project.broker())),
+            PauseKeeper => self.pause(|chaos| Some(chaos.project.keeper())),
             // One that does not run, or does not become quiet, is not.
             Suspend => Ok(self.project.imsup(&["suspend", host]).success()),
             Resume => Ok(self.project.imsup(&["resume", host]).success()),
@@ -166,28 +196,31 @@ impl Chaos<'_> {
         Ok(true)
     }
 
-    /// Kills the broker, and waits for the next.
+    /// Kills the broker, and waits for the next, which the keeper starts.
     fn kill_broker(&self) -> Result<bool, String> {
         let pid = self.project.broker();
-        let guests_start = self.shared.starts.write().unwrap();
         let begin = now();
         if !self.send(pid, Signal::KILL) || !wait_exit(pid, LIMIT) {
             return Err(format!("the broker {pid} cannot be killed"));
         }
-        let came = self.next_broker();
-        drop(guests_start);
+        let answered = self.project.imsup(&["ps"]);
         self.lose(format!("the broker {pid}"), &[], true, begin);
-        came.map(|()| true)
+        match answered.success() {
+            true => Ok(true),
+            false => Err(format!("imsup ps after the broker was killed: {answered}")),
+        }
     }
 
-    /// THE place to change once something brings the next broker up by itself: wait for that instead.
-    fn next_broker(&self) -> Result<(), String> {
-        let up = self.project.imsup(&["up", "-d"]);
-        if !up.success() {
-            return Err(format!("imsup up after the broker was killed: {up}"));
+    /// Kills the keeper, and waits until the next has everything: nothing is lost by that.
+    fn kill_keeper(&self) -> Result<bool, String> {
+        let pid = self.project.keeper();
+        if !self.send(pid, Signal::KILL) || !wait_exit(pid, LIMIT) {
+            return Err(format!("the keeper {pid} cannot be killed"));
         }
-        *self.shared.published.lock().unwrap() = published(self.project, self.published);
-        Ok(())
+        wait_until("the next keeper to have everything", || {
+            has_lock(self.project) && sockets_of(self.project.keeper()) >= self.kept
+        });
+        Ok(true)
     }
 
     /// Stops a process for some requests, and continues it.
@@ -230,9 +263,14 @@ impl Chaos<'_> {
 
     /// A cleaner of /tmp comes by, or a logout: the directory is made anew.
     fn remove_runtime(&self) -> Result<bool, String> {
-        std::fs::remove_dir_all(self.project.runtime()).map_err(|error| error.to_string())?;
+        match std::fs::remove_dir_all(self.project.runtime()) {
+            // Some are made anew already.
+            Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => return Err(error.to_string()),
+            _ => {}
+        }
         wait_until("the runtime directory to be made anew", || {
-            self.project.imsup(&["ps"]).success()
+            let is_made = !KEEPER_LOCK_IS_MADE_ANEW || has_lock(self.project);
+            is_made && self.project.imsup(&["ps"]).success()
         });
         Ok(true)
     }
@@ -279,6 +317,30 @@ impl Chaos<'_> {
         let is_ours = self.project.processes().iter().any(|process| process.pid == pid);
         is_ours && rustix::process::pidfd_send_signal(&pidfd, signal).is_ok()
     }
+}
+
+/// What imsup gives up when it is done too often.
+fn is_paced(fault: Fault) -> bool {
+    matches!(fault, KillBroker | KillKeeper)
+}
+
+/// Whether the keeper that lives has the lock by which clients know of it.
+fn has_lock(project: &Project) -> bool {
+    let holder = std::fs::read_to_string(project.runtime().join("keeper.lock")).unwrap_or_default();
+    let holder: u32 = holder.trim().parse().unwrap_or_default();
+    project.processes().iter().any(|process| process.pid == holder)
+}
+
+/// The sockets that a process has.
+pub fn sockets_of(pid: u32) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("socket:"))
+        .count()
 }
 
 /// Where a host's published port is.

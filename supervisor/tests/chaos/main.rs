@@ -11,6 +11,7 @@ mod common;
 mod disk;
 mod faults;
 mod ledger;
+mod pace;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,9 @@ use common::holdings::Observed;
 use common::random::Random;
 use common::{Project, client, wait_until};
 use disk::Disk;
-use faults::{Chaos, published};
+use faults::{Chaos, published, sockets_of};
 use ledger::Ledger;
+use pace::Pace;
 use verdict::{Loss, Outcome, Request, Route, World};
 
 /// `steady` is harmed by nothing that only stops for a while, and shows meanwhile that others work on.
@@ -62,7 +64,7 @@ const CLIENTS: [(&str, bool, u64); 11] = [
 const GUESTS: [(&str, &[&str]); 3] = [("back", &["run"]), ("front", &["run"]), ("web", &["exec", "idler"])];
 
 /// What runs of imsup while no program does.
-const PROCESSES: [&str; 3] = ["broker", "nursery", "resolvers"];
+const PROCESSES: [&str; 4] = ["broker", "keeper", "nursery", "resolvers"];
 
 const FAULTS: u64 = 20;
 
@@ -80,6 +82,7 @@ fn what_is_answered_is_written_and_what_fails_was_accepted_by_a_program_that_end
     settle(&project);
     let first_broker = project.broker();
     let before = Observed::start("the broker", first_broker);
+    let keeper = Observed::start("the keeper", project.keeper());
 
     let clients = clients(&shared, &project, &mut random);
     let guests = guests(&shared, &project);
@@ -91,8 +94,9 @@ fn what_is_answered_is_written_and_what_fails_was_accepted_by_a_program_that_end
         all: &ALL,
         terminated: &TERMINATED,
         steady: vec![0, 1],
-        published: "web",
+        kept: sockets_of(project.keeper()),
         random,
+        pace: Pace::default(),
         losses: Mutex::default(),
         counts: BTreeMap::new(),
     };
@@ -133,6 +137,7 @@ fn what_is_answered_is_written_and_what_fails_was_accepted_by_a_program_that_end
     } else {
         before.expect_no_more_in(broker, "chaos", MEMORY_BYTES);
     }
+    keeper.expect_no_more_in(project.keeper(), "chaos", MEMORY_BYTES);
     project.down();
 }
 
@@ -252,11 +257,11 @@ fn summary(requests: &[Request]) -> BTreeMap<String, usize> {
     summary
 }
 
-/// A guest that runs ends for the same reasons as its host, and cannot be started while there is no broker.
+/// A guest that runs ends for the same reasons as its host.
 fn unexcused(broken: &Broken, losses: &[Loss]) -> Option<String> {
     let mut meanwhile = losses
         .iter()
         .filter(|loss| loss.begin <= broken.end && broken.begin <= loss.end);
-    let excused = meanwhile.any(|loss| loss.broker || broken.identity.is_some_and(|host| loss.hosts.contains(&host)));
+    let excused = meanwhile.any(|loss| broken.identity.is_some_and(|host| loss.hosts.contains(&host)));
     (!excused).then(|| broken.why.clone())
 }

@@ -5,10 +5,6 @@ use std::net::SocketAddrV4;
 
 use super::ledger::{Generation, Instant, Ledger};
 
-/// Connections that wait at the broker's death, and whoever comes until the next broker is there, are lost: nobody else has the sockets of absent hosts.
-/// To be made false once something outlives the broker that keeps them.
-pub const BROKER_LOSES_WHAT_WAITS: bool = true;
-
 /// A supervisor that is killed closes the listener of its filter (exit_files) before its program is killed (PR_SET_PDEATHSIG, exit_notify), and the program's trapped calls fail
 /// with ENOSYS in between. To be made false once somebody else has that listener as well.
 pub const PROGRAM_OUTLIVES_ITS_SUPERVISOR: bool = true;
@@ -190,7 +186,7 @@ struct Unwritten {
 }
 
 impl Unwritten {
-    /// Whether a connection may fail: a program that had accepted it was ended, or it was lost with the broker. Else why not.
+    /// Whether a connection may fail: a program that had accepted it was ended, or the broker that relayed it. Else why not.
     fn excused(&mut self, world: &World, host: &'static str, route: Route, attempt: &Attempt) -> Result<(), String> {
         let mut overlapping = world.losses.iter().filter(|loss| loss.overlaps(attempt));
         if route == Route::Published {
@@ -213,9 +209,6 @@ impl Unwritten {
         let overlapping: Vec<&Loss> = overlapping.collect();
         // A plain `stop` of a host that boots turns away whoever waits for that boot.
         if overlapping.iter().any(|loss| loss.booting.contains(&host)) {
-            return Ok(());
-        }
-        if BROKER_LOSES_WHAT_WAITS && overlapping.iter().any(|loss| loss.broker) {
             return Ok(());
         }
         for (number, generation) in ledger.generations.iter().enumerate() {
