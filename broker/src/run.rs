@@ -234,6 +234,8 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.sockets.store.ready();
     on_ready();
     broker.launcher.prepare(&broker.cluster.project);
+    // What was removed before they were watched.
+    broker.restore_files();
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
     drop(relay);
     broker.resolvers.end();

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use common::client::ask;
+use common::client::{self, ask};
 use common::{LIMIT, Project, command, imsup, wait_until};
 
 const COMPOSE: &str = r#"
@@ -91,6 +91,85 @@ fn a_broker_that_nobody_finds_is_named_and_ended_by_down() {
     assert!(down.success() && down.stderr.contains("is down"), "{down}");
     assert!(command::wait_exit(broker, LIMIT) && command::wait_exit(pid, LIMIT));
     fs::remove_file(base).unwrap();
+}
+
+/// Whether the keeper holds the lock by which others know that the next broker comes by itself.
+fn is_kept(project: &Project) -> bool {
+    let path = project.runtime().join("keeper.lock");
+    let written = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    let Ok(file) = fs::File::open(&path) else { return false };
+    let lock = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
+    lock == Err(rustix::io::Errno::WOULDBLOCK) && written == Some(project.keeper())
+}
+
+#[test]
+fn the_next_broker_comes_and_is_waited_for_after_files_were_removed() {
+    let project = Project::up("followed", COMPOSE);
+    let [web, db] = [("web", 8080), ("db", 5432)].map(|(host, port)| project.at(host, port));
+    let pid = ask(web).pid();
+    let keeper = project.keeper();
+    let removals: [fn(&Project); 3] = [
+        remove_files,
+        |project| fs::remove_file(project.runtime().join("keeper.lock")).unwrap(),
+        |project| fs::remove_dir_all(project.path("run")).unwrap_or_default(),
+    ];
+    for remove in removals {
+        remove(&project);
+        wait_until("the keeper to hold its file", || is_kept(&project));
+        wait_until("web's supervisor to hold its file", || holds(&project, "web"));
+        wait_until("the broker to be found", || project.imsup(&["ps"]).success());
+        let broker = project.broker();
+        // The keeper starts the next broker once it is let go.
+        common::stop(&project, keeper);
+        project.kill(broker);
+        let mut waits = client::Held::connect(db);
+        waits.say("hello").unwrap();
+        let up = project.imsup(&["up", "-d"]);
+        assert!(up.stderr.contains("is already up"), "{up}");
+        project.signal(keeper, rustix::process::Signal::CONT);
+        assert!(waits.hear().is_ok());
+        assert_eq!(project.ps().len(), 2);
+        assert_ne!(project.broker(), broker);
+        assert_eq!(project.keeper(), keeper);
+        assert_eq!(ask(web).pid(), pid);
+        project.ok(&["stop", "db"]);
+    }
+    project.down();
+}
+
+#[test]
+fn files_that_are_removed_without_a_broker_are_made_anew_by_the_next_one() {
+    let project = Project::up("between", COMPOSE);
+    let (keeper, broker) = (project.keeper(), project.broker());
+    common::stop(&project, keeper);
+    project.kill(broker);
+    remove_files(&project);
+    project.signal(keeper, rustix::process::Signal::CONT);
+    wait_until("the keeper to hold its file", || is_kept(&project));
+    assert_eq!(project.ps().len(), 2);
+    project.kill(project.broker());
+    assert_eq!(project.ps().len(), 2);
+    ask(project.at("db", 5432));
+    project.down();
+}
+
+#[test]
+fn files_that_are_removed_while_a_broker_comes_are_made_anew() {
+    let project = Project::up("coming", COMPOSE);
+    let pid = ask(project.at("web", 8080)).pid();
+    let mut random = common::random::Random::new(common::random::Random::seed());
+    // Each removal may cost the next broker one more attempt, of five a minute.
+    for _ in 0..2 {
+        project.kill(project.broker());
+        std::thread::sleep(std::time::Duration::from_micros(random.below(60_000)));
+        remove_files(&project);
+        wait_until("the broker to be found", || project.imsup(&["ps"]).success());
+        wait_until("its logs to have a place", || project.state().join("logs").is_dir());
+        wait_until("the keeper to hold its file", || is_kept(&project));
+        wait_until("web's supervisor to hold its file", || holds(&project, "web"));
+        assert_eq!(project.wait_state("web", "running").pid, Some(pid));
+    }
+    project.down();
 }
 
 /// A copy of imsup of this project's own.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::client::{Answer, Held, ask, talk};
-use common::{LIMIT, Project, client, wait_until};
+use common::{LIMIT, Project, client, stop, wait_until};
 use rustix::process::Signal;
 
 const HOSTS: &str = r#"
@@ -24,18 +24,6 @@ fn queue(address: SocketAddr, line: &str) -> Held {
     let mut held = Held::connect(address);
     held.say(line).unwrap();
     held
-}
-
-/// Stops a process, and waits until none of its threads runs any more.
-fn stop(project: &Project, pid: u32) {
-    project.signal(pid, Signal::STOP);
-    wait_until("all threads to be stopped", || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-        stats
-            .into_iter()
-            .all(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
-    });
 }
 
 /// Kills the broker, and waits until another has its place.

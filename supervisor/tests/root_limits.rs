@@ -204,3 +204,33 @@ fn nothing_is_left_of_supervisors_and_brokers_that_are_killed() {
     project.down();
     assert!(left().is_empty(), "{:?}", left());
 }
+
+#[test]
+fn limits_hold_under_the_broker_that_a_keeper_starts() {
+    let hosts = r#"
+services:
+  web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"], mem_limit: 64m, pids_limit: 50, x-imsup: { idle_after: never } }
+  again: { command: [sh, -c, "exit 3"], restart: always }
+"#;
+    let project = Project::up("followed", hosts);
+    let name = format!("imsup.{}.", project.name);
+    let left = || common::leaks::cgroups(Path::new("/sys/fs/cgroup"), &name);
+    let pid = ask(project.at("web", 8080)).pid();
+    let before = left();
+    assert!(!before.is_empty());
+    project.imsup(&["wake", "again"]);
+    project.wait_event("again", "restart", 2);
+    project.kill(project.broker());
+    assert_eq!(project.wait_state("web", "running").pid, Some(pid));
+    assert_eq!(left().iter().filter(|path| before.contains(path)).count(), before.len());
+    assert_eq!(value(pid, ["memory.limit_in_bytes", "memory.max"]), "67108864");
+    let beside = project.ok(&["exec", "web", "cat", "/proc/self/cgroup"]);
+    assert!(beside.contains(&format!("{name}web")), "{beside}");
+    // What was about to come back does, and the next boot is limited as the first was.
+    project.wait_event("again", "restart", 4);
+    project.ok(&["stop", "web"]);
+    let pid = ask(project.at("web", 8080)).pid();
+    assert_eq!(value(pid, ["pids.max", "pids.max"]), "50");
+    project.down();
+    assert!(left().is_empty(), "{:?}", left());
+}

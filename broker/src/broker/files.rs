@@ -35,7 +35,7 @@ impl Broker {
     }
 
     /// Makes what is missing, and looks again until nothing is.
-    pub(super) fn restore_files(&mut self) {
+    pub(crate) fn restore_files(&mut self) {
         let outcome = self.make_missing();
         self.files.watch.renew(&self.paths);
         if !matches!(outcome, Ok(false)) && !std::mem::replace(&mut self.files.looks_again, true) {
@@ -85,6 +85,7 @@ impl Broker {
             self.retake_lock()?;
             made = true;
         }
+        made |= self.retake_keeper();
         if !self.files.has_socket(&self.paths) {
             self.listen_again()?;
             made = true;

@@ -87,6 +87,19 @@ impl Broker {
         }
     }
 
+    /// Has the keeper make its lock anew, without which nobody would wait for the next broker; whether that was missing.
+    pub(super) fn retake_keeper(&mut self) -> bool {
+        let is_missing = self.sockets.store.has_keeper() && !keeper::has_keeper(&self.paths);
+        if is_missing {
+            self.sockets.store.retake_lock();
+            // One that does not answer is replaced.
+            self.sockets.store.ask(&self.registry);
+            self.after(keeper::TIMEOUT, Timer::Keeper);
+            self.push_keeper();
+        }
+        is_missing
+    }
+
     /// Whether the connection is still that of a supervisor of this host: another may have its number.
     fn is_of(&mut self, session: usize, host: HostId) -> bool {
         let session = self.sessions.get_mut(session);

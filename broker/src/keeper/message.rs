@@ -26,6 +26,8 @@ pub(super) enum Message {
     Ready,
     /// The project is taken down, or never came up: close everything.
     Stopping,
+    /// Lock a new file, where somebody has removed the one that is locked. No word of systemd's, so its name begins as sd_notify(3) asks for.
+    RetakeLock,
 }
 
 impl Message {
@@ -36,6 +38,7 @@ impl Message {
             Self::Barrier => "BARRIER=1".to_owned(),
             Self::Ready => "READY=1".to_owned(),
             Self::Stopping => "STOPPING=1".to_owned(),
+            Self::RetakeLock => "X_IMSUP_RETAKE_LOCK=1".to_owned(),
         }
     }
 
@@ -49,6 +52,7 @@ impl Message {
             "BARRIER=1" => Some(Self::Barrier),
             "READY=1" => Some(Self::Ready),
             "STOPPING=1" => Some(Self::Stopping),
+            "X_IMSUP_RETAKE_LOCK=1" => Some(Self::RetakeLock),
             _ => None,
         }
     }
@@ -120,6 +124,7 @@ mod tests {
             (Message::Barrier, "BARRIER=1"),
             (Message::Ready, "READY=1"),
             (Message::Stopping, "STOPPING=1"),
+            (Message::RetakeLock, "X_IMSUP_RETAKE_LOCK=1"),
         ] {
             assert_eq!(message.text(), text);
             assert_eq!(Message::parse(text), Some(message));

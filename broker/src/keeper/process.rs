@@ -52,7 +52,7 @@ enum Ended {
 pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
     // Ctrl-C in a terminal is for the broker there, whose end it is. Fails only for the leader of a process group, which has a session of its own already.
     let _ = rustix::process::setsid();
-    let _lock = take_lock(&keeper.paths)?;
+    let mut lock = take_lock(&keeper.paths)?;
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
@@ -60,7 +60,7 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
     let mut attempts = Attempts::default();
     let mut child: Option<Child> = None;
     loop {
-        let ended = store.serve(&broker, &mut attempts)?;
+        let ended = store.serve(&broker, &mut attempts, || retake_lock(&mut lock, &keeper.paths))?;
         if ended == Ended::Stopped {
             return Ok(());
         }
@@ -126,6 +126,17 @@ fn take_lock(paths: &Paths) -> io::Result<File> {
     }
 }
 
+/// Locks a new file in place of one that nobody finds any more. Where it fails the broker asks again.
+fn retake_lock(lock: &mut File, paths: &Paths) {
+    if is_at(lock, &paths.keeper()) {
+        return;
+    }
+    match take_lock(paths) {
+        Ok(new) => *lock = new,
+        Err(error) => tracing::debug!(%error, "the keeper's lock cannot be made anew"),
+    }
+}
+
 impl Keeper {
     /// Starts the next broker.
     fn start(&self) -> io::Result<(Child, OwnedFd)> {
@@ -153,13 +164,14 @@ struct Store(HashMap<String, OwnedFd>);
 
 impl Store {
     /// Does what a broker asks for, until it has ended.
-    fn serve(&mut self, broker: &OwnedFd, attempts: &mut Attempts) -> io::Result<Ended> {
+    fn serve(&mut self, broker: &OwnedFd, attempts: &mut Attempts, mut retake_lock: impl FnMut()) -> io::Result<Ended> {
         loop {
             match message::receive(broker) {
                 Ok(Some((Message::Store(name), Some(fd)))) => drop(self.0.insert(name, fd)),
                 Ok(Some((Message::Remove(name), _))) => drop(self.0.remove(&name)),
                 Ok(Some((Message::Ready, _))) => attempts.succeeded(),
                 Ok(Some((Message::Stopping, _))) => return Ok(Ended::Stopped),
+                Ok(Some((Message::RetakeLock, _))) => retake_lock(),
                 // The descriptor of a barrier is closed here.
                 Ok(Some((Message::Store(_) | Message::Barrier, _))) => {}
                 Ok(None) => return Ok(Ended::Died),

@@ -268,6 +268,8 @@ impl FdStore {
     pub(crate) fn ready(&mut self) {
         self.serves = true;
         self.attempts.succeeded();
+        // Files may have been removed while there was no broker.
+        self.retake_lock();
         self.say(Unsent::Other(Message::Ready, None));
         let Ok((end, other)) = pipe() else { return };
         self.say(Unsent::Other(Message::Barrier, Some(other)));
@@ -283,6 +285,16 @@ impl FdStore {
         if self.link.is_some() && !wait(&end, PollFlags::IN, deadline.saturating_duration_since(Instant::now())) {
             tracing::warn!("the project's keeper does not answer");
         }
+    }
+
+    /// Whether there is a keeper.
+    pub(crate) fn has_keeper(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Has the keeper lock a new file, where the one that it holds was removed.
+    pub(crate) fn retake_lock(&mut self) {
+        self.say(Unsent::Other(Message::RetakeLock, None));
     }
 
     /// Whether the keeper has closed all that it was told to close.

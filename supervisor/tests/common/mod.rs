@@ -478,6 +478,18 @@ fn parse_event(line: &str) -> Event {
     }
 }
 
+/// Stops a process of a project, and waits until none of its threads runs any more.
+pub fn stop(project: &Project, pid: u32) {
+    project.signal(pid, Signal::STOP);
+    wait_until("all threads to be stopped", || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        stats
+            .into_iter()
+            .all(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
+    });
+}
+
 /// The parent of a process.
 pub fn parent(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
