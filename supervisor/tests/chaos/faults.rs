@@ -68,10 +68,6 @@ const FAULTS: [Fault; 24] = [
     RemoveRuntime,
 ];
 
-/// The lock by which clients know that the next broker comes by itself is gone with the runtime directory, until the next keeper takes it: meanwhile the broker is not killed.
-/// To be made true once the keeper takes the lock again.
-const KEEPER_LOCK_IS_MADE_ANEW: bool = false;
-
 /// The faults to choose from.
 fn kinds() -> Vec<Fault> {
     let only = std::env::var("IMSUP_CHAOS_ONLY").ok();
@@ -148,8 +144,7 @@ impl Chaos<'_> {
         if !is_paced(fault) {
             return Some(fault);
         }
-        let is_possible = fault == KillKeeper || has_lock(self.project) || KEEPER_LOCK_IS_MADE_ANEW;
-        if is_possible && self.pace.allows(number, Instant::now()) {
+        if self.pace.allows(number, Instant::now()) {
             self.pace.count(number, Instant::now());
             return Some(fault);
         }
@@ -269,8 +264,7 @@ impl Chaos<'_> {
             _ => {}
         }
         wait_until("the runtime directory to be made anew", || {
-            let is_made = !KEEPER_LOCK_IS_MADE_ANEW || has_lock(self.project);
-            is_made && self.project.imsup(&["ps"]).success()
+            has_lock(self.project) && self.project.imsup(&["ps"]).success()
         });
         Ok(true)
     }
