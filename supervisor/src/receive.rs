@@ -220,7 +220,7 @@ impl Loop {
         let listener = self.listening_for_calls.then(|| self.host.listener.as_fd());
         let mut broker = PollFlags::POLLIN;
         broker.set(PollFlags::POLLOUT, self.host.link.wants_write());
-        let memory = self.memory.as_ref().map(MemoryWatch::descriptor);
+        let memory = self.memory.as_ref().and_then(MemoryWatch::descriptor);
         let sources = [
             (listener, PollFlags::POLLIN),
             (self.host.link.socket(), broker),

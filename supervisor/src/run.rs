@@ -24,7 +24,7 @@ use crate::identity::Identity;
 use crate::incoming::Incoming;
 use crate::kernel::means::Means;
 use crate::kernel::spawn::{self, SpawnError};
-use crate::kernel::{self, features, socket};
+use crate::kernel::{self, duplicates, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::resolvers::Resolvers;
@@ -176,6 +176,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         Vec::new(),
     );
     raise_descriptor_limit();
+    duplicates::note_filters();
     confinement::confine_supervisor();
     let host = Host {
         listener,

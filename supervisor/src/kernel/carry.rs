@@ -150,7 +150,13 @@ impl Carried {
         /// What PTRACE_O_TRACESYSGOOD adds to SIGTRAP.
         const AT_A_CALL: i32 = libc::SIGTRAP | 0x80;
         let Some(call) = self.calls.get_mut(&tid) else {
-            return detach_with(tid, 0);
+            // One that was seized by mistake, and took a signal: that is its own.
+            let signal = if status >> 8 == 0 && status != AT_A_CALL {
+                status & 0xff
+            } else {
+                0
+            };
+            return detach_with(tid, signal);
         };
         if status == AT_A_CALL && !call.entered {
             call.entered = true;
@@ -230,4 +236,27 @@ fn next_stop() -> Result<(i32, Seen), Errno> {
         return Ok((tid, Seen::Stopped(status)));
     }
     Ok((tid, Seen::Ended))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// ptrace(2), signal-delivery-stop: the signal of one that is detached without it is lost.
+    #[test]
+    fn a_thread_that_is_in_no_list_keeps_its_signal() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let thread = Pid::from_raw(child.id().cast_signed());
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        nix::sys::signal::kill(thread, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let Ok((tid, Seen::Stopped(status))) = next_stop() else {
+            panic!("it stops for its signal");
+        };
+        assert_eq!((tid, status), (thread.as_raw(), libc::SIGTERM));
+        Carried::default().on_stop(tid, status);
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    }
 }

@@ -10,7 +10,7 @@ use rustix::net::{
     SocketType,
 };
 
-use super::injected::{Injection, Masks};
+use super::injected::{self, Injection, Masks};
 use super::means::Means;
 use super::memory::{TargetMemory, ThreadMemory};
 use super::socket::errno_of;
@@ -91,6 +91,12 @@ impl Duplicates<'_> {
             }
         }
     }
+}
+
+/// Counts the seccomp filters that a program has by its supervisor, once for the process. To be called before this is confined: a program with filters of its own
+/// hands nothing over.
+pub fn note_filters() {
+    injected::note_filters();
 }
 
 /// Has a stopped thread hand over descriptors, which are open. It makes a page and a socket for it, and is without them afterwards.

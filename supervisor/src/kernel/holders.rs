@@ -41,7 +41,7 @@ impl Place {
     pub fn may_have(self, inode: u64) -> bool {
         match process::socket_of(self.tid, self.number) {
             Ok(found) => found == inode,
-            Err(errno) => errno == Errno::EPERM && process::is_descendant(self.tid),
+            Err(errno) => errno == Errno::EPERM && process::may_be_descendant(self.tid),
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -15,7 +16,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::memory::{TargetMemory, ThreadMemory};
 use super::signals::SignalMasks;
-use super::stopped::{EVENT_STOP, reap, wait_all};
+use super::stopped::{BUSY_WAIT, EVENT_STOP, LATER_LOOK, has_ended, reap, wait_all};
 use super::syscall::syscall;
 use super::{process, registers};
 
@@ -30,8 +31,14 @@ const SET_MASK: libc::c_uint = 0x420b;
 /// Bytes of the kernel's `sigset_t`.
 const MASK_BYTES: usize = 8;
 
-/// The seccomp filters of the supervisor and that of imsup: a thread with more has some of its own, which may kill it for a call that it does not make.
+/// The seccomp filters that the supervisor began with, which its program has too, and the notify filter: a thread with more has some of its own, which may kill it
+/// for a call that it does not make.
 static OUR_FILTERS: LazyLock<Option<u64>> = LazyLock::new(|| Some(filters_of(nix::unistd::gettid().as_raw())? + 1));
+
+/// Counts the filters of this thread, once for the process: before it is confined, which is one more that its program has not.
+pub(super) fn note_filters() {
+    LazyLock::force(&OUR_FILTERS);
+}
 
 fn filters_of(tid: i32) -> Option<u64> {
     process::status_field(tid, "Seccomp_filters:")?.parse().ok()
@@ -182,9 +189,14 @@ impl Injection {
     }
 
     /// Waits for the next stop, as long as that takes: a thread that makes a call cannot be left alone. Its status is as wait(2) encodes it.
+    ///
+    /// It is looked at again and again, since the end of a process's first thread is not reported while other threads of it that are traced have not been waited for
+    /// (kernel/exit.c, wait_consider_task and delay_group_leader).
     fn next_stop(&self) -> Result<i32, Errno> {
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | wait_all();
+        let options =
+            WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG | wait_all();
         let id = rustix::process::Pid::from_raw(self.tid).ok_or(Errno::ESRCH)?;
+        let since = Instant::now();
         loop {
             match rustix::process::waitid(WaitId::Pid(id), options) {
                 Ok(Some(status)) => {
@@ -196,7 +208,13 @@ impl Injection {
                     let _ = rustix::process::waitid(WaitId::Pid(id), options);
                     return Ok(code);
                 }
-                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(None) if since.elapsed() < BUSY_WAIT => std::thread::yield_now(),
+                Ok(None) if has_ended(self.tid) => {
+                    reap(self.pid, self.tid);
+                    return Err(Errno::ESRCH);
+                }
+                Ok(None) => std::thread::sleep(LATER_LOOK),
                 Err(_) => return Err(Errno::ESRCH),
             }
         }
@@ -211,4 +229,37 @@ fn dispatches(tid: i32) -> bool {
     let read = unsafe { libc::ptrace(GET_DISPATCH, tid, size, address) };
     // EIO: an older kernel cannot say.
     read == 0 && config[0] != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// kernel/exit.c, wait_consider_task: a first thread that is a zombie is not reported while threads beside it are there, as those are until their tracer waits for them.
+    #[test]
+    fn a_process_of_several_threads_that_is_killed_is_not_waited_for() {
+        let source = "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start(); print('.', flush=True); time.sleep(600)";
+        let mut command = Command::new("python3");
+        let mut child = command.args(["-c", source]).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let tids = process::threads(pid);
+        assert_eq!(tids.len(), 2);
+        let tracer = std::thread::spawn(move || {
+            for tid in tids.into_iter().map(Pid::from_raw) {
+                ptrace::seize(tid, ptrace::Options::empty()).unwrap();
+                ptrace::interrupt(tid).unwrap();
+                let id = rustix::process::Pid::from_raw(tid.as_raw()).unwrap();
+                rustix::process::waitid(WaitId::Pid(id), WaitIdOptions::STOPPED | wait_all()).unwrap();
+            }
+            let injection = Injection::begin(pid, pid).unwrap();
+            nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+            injection.next_stop()
+        });
+        assert_eq!(tracer.join().unwrap(), Err(Errno::ESRCH));
+        child.wait().unwrap();
+    }
 }

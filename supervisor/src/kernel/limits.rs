@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use imsup_wire::{Limits, cgroup};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use rustix::process::{Signal, pidfd_send_signal};
 use thiserror::Error;
 
 use super::cgroup::{CgroupError, make_locked, subtree};
 use super::memory_watch::MemoryWatch;
-use super::process;
+use super::task;
 
 /// The period of a quota, in microseconds: docker's, and the kernel's own.
 const PERIOD_US: u64 = 100_000;
@@ -23,6 +23,8 @@ const PERIOD_US: u64 = 100_000;
 const SMALLEST_QUOTA_US: u64 = 1_000;
 /// How long processes that were killed may take to be gone.
 const REMOVAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often it is looked whether they are: no event tells of that in version 1.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The cgroup below a limited host's, of version 2, that the commands of `imsup exec` are in: the freezer has the program's alone.
 const COMMANDS: &str = "commands";
@@ -245,7 +247,7 @@ impl Drop for Confined {
                 while fs::remove_dir(&directory).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
                     && Instant::now() < deadline
                 {
-                    std::thread::yield_now();
+                    std::thread::sleep(LOOK);
                 }
             }
         }
@@ -255,22 +257,32 @@ impl Drop for Confined {
 /// Kills what is in a cgroup of version 1 until nothing is, or it is time.
 fn kill_all(path: &Path, deadline: Instant) {
     loop {
-        let lists = subtree(path)
-            .into_iter()
-            .filter_map(|directory| fs::read_to_string(directory.join("cgroup.procs")).ok());
-        // 0 is a process of another pid namespace.
-        let pids: Vec<i32> = lists
-            .flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
-            .filter(|pid| *pid > 0)
-            .collect();
+        let pids = processes_in(path);
         if pids.is_empty() || Instant::now() >= deadline {
             return;
         }
         for pid in pids {
-            let _ = process::send(pid, Signal::SIGKILL);
+            // The number may have gone to another process since it was read; the descriptor is of this one.
+            if let Ok(process) = task::open_process(pid)
+                && processes_in(path).contains(&pid)
+            {
+                let _ = pidfd_send_signal(&process, Signal::KILL);
+            }
         }
-        std::thread::yield_now();
+        std::thread::sleep(LOOK);
     }
+}
+
+/// The processes of a cgroup and those below it.
+fn processes_in(path: &Path) -> Vec<i32> {
+    let lists = subtree(path)
+        .into_iter()
+        .filter_map(|directory| fs::read_to_string(directory.join("cgroup.procs")).ok());
+    // 0 is a process of another pid namespace.
+    lists
+        .flat_map(|list| list.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>())
+        .filter(|pid| *pid > 0)
+        .collect()
 }
 
 /// A host whose memory cannot be watched has its limit all the same.
@@ -318,6 +330,8 @@ fn files_of_version_1(controller: Controller, limits: &Limits) -> Vec<Setting> {
         Controller::Memory => limits.memory_bytes.map_or_else(Vec::new, |bytes| {
             let both = bytes.saturating_mul(2);
             vec![
+                // A cgroup that was left behind may have less of both than is now to be of memory, which is EINVAL (mm/memcontrol-v1.c, mem_cgroup_resize_max).
+                optional("memory.memsw.limit_in_bytes", -1),
                 setting("memory.limit_in_bytes", bytes),
                 optional("memory.memsw.limit_in_bytes", both),
             ]
@@ -401,6 +415,7 @@ mod tests {
         let v2 = |controller| files_of_version_2(controller, &ALL);
         let memory = v1(Controller::Memory);
         let expected = [
+            ("memory.memsw.limit_in_bytes", "-1"),
             ("memory.limit_in_bytes", "67108864"),
             ("memory.memsw.limit_in_bytes", "134217728"),
         ];

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use nix::poll::PollFlags;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -30,6 +31,8 @@ pub struct MemoryWatch {
     last: Option<Instant>,
     look_at: Option<Instant>,
     looks: u32,
+    /// Somebody has removed the cgroup.
+    gone: bool,
 }
 
 impl MemoryWatch {
@@ -71,6 +74,7 @@ impl MemoryWatch {
             last: None,
             look_at: None,
             looks: 0,
+            gone: false,
         };
         // What a cgroup that was taken over has counted, and poll(2) tells of what changed since the file was last read.
         watch.told = watch.count();
@@ -82,12 +86,12 @@ impl MemoryWatch {
         self.limit_bytes
     }
 
-    /// What is to be polled, and for what.
-    pub fn descriptor(&self) -> (BorrowedFd<'_>, PollFlags) {
-        match &self.notices {
+    /// What is to be polled, and for what; `None` once the cgroup was removed, whose files poll(2) would tell of for ever.
+    pub fn descriptor(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        (!self.gone).then(|| match &self.notices {
             Some(notices) => (notices.as_fd(), PollFlags::POLLIN),
             None => (self.account.as_fd(), PollFlags::POLLPRI),
-        }
+        })
     }
 
     /// When to look though nothing is told.
@@ -108,7 +112,7 @@ impl MemoryWatch {
         let count = self.count();
         let killed = count.saturating_sub(self.told);
         self.looks = if killed > 0 { 0 } else { self.looks.saturating_sub(1) };
-        self.look_at = (self.looks > 0).then(|| now + LOOK_AGAIN);
+        self.look_at = (self.looks > 0 && !self.gone).then(|| now + LOOK_AGAIN);
         self.told = count;
         if killed == 0 || !self.was_met() {
             return 0;
@@ -123,9 +127,12 @@ impl MemoryWatch {
             .is_some_and(|last| now.saturating_duration_since(last) <= time)
     }
 
-    fn count(&self) -> u64 {
+    fn count(&mut self) -> u64 {
         let mut text = [0; 512];
-        let count = self.account.read_at(&mut text, 0).unwrap_or(0);
+        let read = self.account.read_at(&mut text, 0);
+        // fs/kernfs/file.c, kernfs_get_active.
+        self.gone = matches!(&read, Err(error) if error.raw_os_error() == Some(libc::ENODEV));
+        let count = read.unwrap_or(0);
         number_of(&String::from_utf8_lossy(&text[..count]), "oom_kill").unwrap_or(self.told)
     }
 

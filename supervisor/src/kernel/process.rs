@@ -20,14 +20,31 @@ pub fn thread_group(tid: i32) -> Option<i32> {
     status_field(tid, "Tgid:")?.parse().ok()
 }
 
-/// Whether thread `tid` belongs to this process or a descendant. This process is its descendants' subreaper, so the way up always leads here.
-pub fn is_descendant(tid: i32) -> bool {
+/// Whether thread `tid` belongs to this process or a descendant, or may: also where that cannot be told since processes above it end one after another. This process
+/// is its descendants' subreaper, so the way up always leads here.
+pub fn may_be_descendant(tid: i32) -> bool {
     let own = std::process::id().cast_signed();
     let parent = |pid: i32| status_field(pid, "PPid:")?.parse().ok();
-    // 0 is the parent of what has none in our pid namespace.
-    std::iter::successors(thread_group(tid), |pid| parent(*pid))
-        .take_while(|pid| *pid != 0)
-        .any(|pid| pid == own)
+    may_lead_to(own, || thread_group(tid).filter(|pid| *pid != 0), parent)
+}
+
+/// Whether the way up from a process, which is `None` once that is gone, leads to `own`, or may.
+fn may_lead_to(own: i32, from: impl Fn() -> Option<i32>, parent: impl Fn(i32) -> Option<i32>) -> bool {
+    /// So often the way is walked, if a process on it ends meanwhile: what that had made has another parent then.
+    const WALKS: usize = 3;
+    for _ in 0..WALKS {
+        let Some(mut pid) = from() else { return false };
+        loop {
+            match parent(pid) {
+                _ if pid == own => return true,
+                // The parent of what has none in our pid namespace, and of one that has just ended (fs/proc/array.c, task_state).
+                Some(0) if parent(pid) == Some(0) => return false,
+                Some(0) | None => break,
+                Some(above) => pid = above,
+            }
+        }
+    }
+    from().is_some()
 }
 
 /// When thread `tid` of process `pid` was made, in clock ticks since boot (proc_pid_stat(5), starttime); `None` if there is no such thread. Together with the numbers
@@ -404,5 +421,30 @@ mod tests {
         );
         assert_eq!(shared_range("7f58c1e00000-7f58c1e01000 rw-p 00000000 00:00 0 "), None);
         assert_eq!(shared_range(""), None);
+    }
+
+    /// An orphan's parent is another by the time that the way up is walked again (credentials(7), PR_SET_CHILD_SUBREAPER).
+    #[test]
+    fn a_parent_that_ends_meanwhile_does_not_cut_the_way_up() {
+        let (own, orphan, ended, stranger) = (10, 30, 20, 40);
+        let walks = std::cell::Cell::new(0);
+        let from = || {
+            walks.set(walks.get() + 1);
+            Some(orphan)
+        };
+        let parent = |pid: i32| match pid {
+            30 if walks.get() == 1 => Some(ended),
+            30 => Some(own),
+            _ => None,
+        };
+        assert!(may_lead_to(own, from, parent));
+        assert_eq!(walks.get(), 2);
+        assert!(!may_lead_to(
+            own,
+            || Some(stranger),
+            |pid| Some(if pid == 1 { 0 } else { 1 })
+        ));
+        assert!(!may_lead_to(own, || None, parent), "it is gone");
+        assert!(may_lead_to(own, || Some(ended), |_| None), "nobody knows");
     }
 }

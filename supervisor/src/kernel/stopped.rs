@@ -29,10 +29,10 @@ const TRACER_STACK_BYTES: usize = 64 * 1024;
 
 /// How long a thread that has not stopped is looked at again and again: five threads stop within 150 us. No event can be
 /// waited for with a limit: SIGCHLD belongs to the receive loop, and pidfds do not tell of stops.
-const BUSY_WAIT: Duration = Duration::from_millis(1);
+pub(super) const BUSY_WAIT: Duration = Duration::from_millis(1);
 
 /// How often it is looked at after that.
-const LATER_LOOK: Duration = Duration::from_micros(200);
+pub(super) const LATER_LOOK: Duration = Duration::from_micros(200);
 
 /// How much longer a thread is waited for that is about to run, on a machine that has other work.
 const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(200);
@@ -404,7 +404,7 @@ impl Tracees {
             if self.seized.contains(&tid) {
                 continue;
             }
-            match seize(thread) {
+            match seize(thread, self.deadline) {
                 Ok(true) => {
                     self.seized.insert(tid);
                     new.push((pid, tid));
@@ -492,15 +492,18 @@ impl Tracees {
 }
 
 /// Seizes a thread and asks it to stop; false where it has ended.
-fn seize(seen: SeenThread) -> Result<bool, StopError> {
+fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopError> {
     let SeenThread { pid, tid, .. } = seen;
     let thread = Pid::from_raw(tid);
     if !seen.is_there() {
         return Ok(false);
     }
     match ptrace::seize(thread, ptrace::Options::empty()) {
-        // Its number was another thread's by then. That one runs on, and is let go as the tracer ends.
-        Ok(()) if !seen.is_there() => Ok(false),
+        // Its number was another thread's by then.
+        Ok(()) if !seen.is_there() => {
+            let_go(pid, tid, deadline);
+            Ok(false)
+        }
         Ok(()) => {
             // ESRCH: it has ended meanwhile, which waiting for it will say.
             let _ = ptrace::interrupt(thread);
@@ -511,6 +514,16 @@ fn seize(seen: SeenThread) -> Result<bool, StopError> {
         Err(_) if has_ended(tid) => Ok(false),
         Err(Errno::EPERM) if is_traced(tid) => Err(StopError::Traced { pid }),
         Err(errno) => Err(StopError::Refused { pid, errno }),
+    }
+}
+
+/// Lets a thread go that was seized by mistake: the tracer may be there for long, and would keep it at its next signal. PTRACE_DETACH takes one that stands still.
+/// One that does not stop in time stays until the tracer ends.
+fn let_go(pid: i32, tid: i32, deadline: Instant) {
+    // ESRCH: it has ended meanwhile, which waiting for it says.
+    let _ = ptrace::interrupt(Pid::from_raw(tid));
+    if matches!(await_stop(pid, tid, deadline), Ok(Some(_))) {
+        detach_with(tid, 0);
     }
 }
 
@@ -610,6 +623,25 @@ fn is_runnable(tid: i32) -> bool {
 }
 
 /// Whether a thread is gone, a zombie, or dead.
-fn has_ended(tid: i32) -> bool {
+pub(super) fn has_ended(tid: i32) -> bool {
     process::status_field(tid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ptrace(2), PTRACE_DETACH.
+    #[test]
+    fn what_was_seized_by_mistake_is_let_go_at_once() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()).unwrap();
+        assert!(is_traced(pid));
+        let_go(pid, pid, Instant::now() + Duration::from_secs(60));
+        let is_free = !is_traced(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_free);
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use imsup_bpf_filters::{Confined, confine};
+use imsup_supervisor::kernel::duplicates;
 use imsup_supervisor::kernel::stopped::{Stopped, stop};
 use nix::errno::Errno;
 use nix::libc;
@@ -185,20 +187,41 @@ fn one_that_is_stopped_by_somebody_meanwhile_stops_when_it_is_let_go() {
     assert_eq!(script.ask("'alive'"), "alive");
 }
 
+/// `own` installs a filter that allows all. One of two counts as the notify filter, which a script has not.
+const OWN_FILTERS: &str = "
+allow = ctypes.create_string_buffer(b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f', 8)
+program = (ctypes.c_ulong * 2)(1, ctypes.addressof(allow))
+def own(): assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0";
+
 /// seccomp(2): a program's own filter may kill it for a call that it does not make itself, so it is not made to.
 #[test]
 fn a_thread_with_filters_of_its_own_makes_no_call() {
-    let mut script = Script::start(
-        "
-allow = ctypes.create_string_buffer(b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f', 8)
-program = (ctypes.c_ulong * 2)(1, ctypes.addressof(allow))
-libc.prctl(38, 1, 0, 0, 0)
-for _ in range(2): assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0",
-    );
+    let mut script = Script::start(&format!(
+        "{OWN_FILTERS}\nlibc.prctl(38, 1, 0, 0, 0)\nfor _ in range(2): own()"
+    ));
     script.await_calls(&[libc::SYS_read]);
     let stopped = stop_one(&script);
     assert_eq!(stopped.hand_over(script.pid(), vec![0]).err(), Some(Errno::EOPNOTSUPP));
     stopped.release();
+    assert_eq!(script.ask("'alive'"), "alive");
+}
+
+/// proc_pid_status(5), Seccomp_filters: a supervisor that is confined has one filter more than its program, so it counts before.
+#[test]
+fn a_confined_tracer_knows_filters_of_a_programs_own() {
+    let mut script = Script::start(&format!(
+        "{OWN_FILTERS}\nlibc.prctl(38, 1, 0, 0, 0)\nfor _ in range(2): own()"
+    ));
+    script.await_calls(&[libc::SYS_read]);
+    let tracer = std::thread::spawn(move || {
+        duplicates::note_filters();
+        confine(Confined::Supervisor).unwrap();
+        let stopped = stop_one(&script);
+        assert_eq!(stopped.hand_over(script.pid(), vec![0]).err(), Some(Errno::EOPNOTSUPP));
+        stopped.release();
+        script
+    });
+    script = tracer.join().unwrap();
     assert_eq!(script.ask("'alive'"), "alive");
 }
 

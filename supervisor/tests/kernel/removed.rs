@@ -4,9 +4,12 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::time::Instant;
 
 use imsup_supervisor::kernel::cgroup::{Cgroup, CgroupError};
+use imsup_supervisor::kernel::memory_watch::MemoryWatch;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 /// inotify(7) has IN_DELETE_SELF when the directory's inode goes, and each open file keeps the directories above it (fs/dcache.c, d_delete; dentries hold their
@@ -66,14 +69,7 @@ fn a_program_that_was_deleted_executes_itself() {
 #[test]
 fn the_open_files_of_a_removed_cgroup_say_so() {
     let name = format!("imsup.kernel-suite-{}.removed", std::process::id());
-    let cgroup = match Cgroup::make(&name) {
-        Ok(cgroup) => cgroup,
-        Err(error @ (CgroupError::NotMounted | CgroupError::Make { .. })) => {
-            assert!(!rustix::process::geteuid().is_root(), "{error}");
-            return;
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let Some(cgroup) = cgroup(&name) else { return };
     assert!(!cgroup.is_removed());
     fs::remove_dir(cgroup.path()).unwrap();
     assert!(cgroup.is_removed());
@@ -82,4 +78,39 @@ fn the_open_files_of_a_removed_cgroup_say_so() {
     let other = Cgroup::make(&name).unwrap();
     assert!(cgroup.is_removed() && !other.is_removed());
     other.remove();
+}
+
+/// fs/kernfs/file.c, kernfs_generic_poll: POLLERR and POLLPRI for ever, so the files of a removed cgroup are polled no more. All files that tell of events are alike
+/// (cgroup.events here: the controller of memory may be another hierarchy's).
+#[test]
+fn the_memory_of_a_removed_cgroup_is_watched_no_more() {
+    let name = format!("imsup.kernel-suite-{}.unwatched", std::process::id());
+    let Some(cgroup) = cgroup(&name) else { return };
+    let base = tempfile::tempdir().unwrap();
+    let events = base.path().join("memory.events");
+    std::os::unix::fs::symlink(cgroup.path().join("cgroup.events"), events).unwrap();
+    let mut watch = MemoryWatch::of_version_2(base.path(), 1 << 20).unwrap();
+    fs::remove_dir(cgroup.path()).unwrap();
+    for _ in 0..2 {
+        let (fd, events) = watch.descriptor().unwrap();
+        let mut polled = [PollFd::new(fd, events)];
+        assert_eq!(poll(&mut polled, PollTimeout::NONE), Ok(1));
+        let told = polled[0].revents().unwrap();
+        assert!(told.contains(PollFlags::POLLERR | PollFlags::POLLPRI), "{told:?}");
+    }
+    watch.noticed();
+    assert_eq!(watch.killed(Instant::now()), 0);
+    assert!(watch.descriptor().is_none());
+}
+
+/// A cgroup of the suite's, where there can be one: root can always have one.
+fn cgroup(name: &str) -> Option<Cgroup> {
+    match Cgroup::make(name) {
+        Ok(cgroup) => Some(cgroup),
+        Err(error @ (CgroupError::NotMounted | CgroupError::Make { .. })) => {
+            assert!(!rustix::process::geteuid().is_root(), "{error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
 }
