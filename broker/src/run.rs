@@ -129,7 +129,10 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
     let publishes = cluster.hosts.iter().any(|host| !host.published.is_empty());
-    let limits = limits::raise(cluster.hosts.len(), publishes).map_err(system("setrlimit(2)"))?;
+    let mut limits = limits::raise(cluster.hosts.len(), publishes).map_err(system("setrlimit(2)"))?;
+    if let Some(restored) = &restored {
+        limits.before = restored.descriptor_limit;
+    }
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
     routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;

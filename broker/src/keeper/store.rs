@@ -411,14 +411,13 @@ impl Link {
     fn start(recipe: &Recipe, launcher: &mut dyn Launcher) -> io::Result<Self> {
         let (ours, theirs) = message::pair()?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        let limit = recipe.descriptor_limit.map(|limit| limit.to_string());
         let mut arguments: Vec<std::ffi::OsString> =
             vec!["keeper".into(), "--project".into(), (&recipe.project).into()];
-        if let Some(limit) = limit {
-            arguments.extend(["--nofile".into(), limit.into()]);
-        }
         arguments.push("--".into());
         arguments.extend(recipe.successor.arguments.iter().cloned());
+        if let Some(limit) = recipe.descriptor_limit {
+            arguments.extend(["--nofile".into(), limit.to_string().into()]);
+        }
         let arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(AsRef::as_ref).collect();
         let process = launcher.start_helper(&arguments, theirs)?;
         Ok(Self {
