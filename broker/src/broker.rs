@@ -150,6 +150,8 @@ pub(crate) struct Broker {
     feeding: bool,
     /// What goes on once the keeper has closed what it was told to, by the number of the question.
     after_forgotten: HashMap<u32, Vec<keeper::Deferred>>,
+    /// The earliest time for which a look at the keeper is due.
+    keeper_due: keeper::Due,
     going_down: bool,
     had_supervisors: bool,
     /// Whose sockets at hosts' addresses are the project's.
@@ -231,6 +233,7 @@ impl Broker {
             inputs: VecDeque::new(),
             feeding: false,
             after_forgotten: HashMap::new(),
+            keeper_due: keeper::Due::default(),
             going_down: false,
             had_supervisors: false,
         }
@@ -550,7 +553,7 @@ impl Broker {
                 Timer::Unanswered(question) => self.unanswered(question),
                 Timer::Unnamed(question) => self.name_at_last(question),
                 Timer::Files => self.look_at_files_again(),
-                Timer::Keeper => self.push_keeper(),
+                Timer::Keeper => self.look_at_keeper(due),
             }
         }
     }

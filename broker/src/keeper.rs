@@ -30,7 +30,8 @@ use crate::paths::Paths;
 /// How a broker is made that follows one which has died.
 #[derive(Clone, Debug)]
 pub struct Successor {
-    /// The arguments of `imsup` that start it. Its standard input is then for [`Restored::receive`].
+    /// The arguments of `imsup` that start it. Its standard input is then for [`Restored::receive`], and so is the number after `--nofile`, which follows
+    /// them where there is a limit.
     pub arguments: Vec<OsString>,
 }
 

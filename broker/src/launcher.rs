@@ -1,6 +1,7 @@
 //! Where a host runs: a decision behind a trait, whose first answer is "as a process here".
 
 pub(crate) mod cgroups;
+mod child;
 mod leftovers;
 mod nursery;
 mod process;

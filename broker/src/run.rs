@@ -129,7 +129,10 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
     let publishes = cluster.hosts.iter().any(|host| !host.published.is_empty());
-    let limits = limits::raise(cluster.hosts.len(), publishes).map_err(system("setrlimit(2)"))?;
+    let mut limits = limits::raise(cluster.hosts.len(), publishes).map_err(system("setrlimit(2)"))?;
+    if let Some(restored) = &restored {
+        limits.before = restored.descriptor_limit;
+    }
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
     routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;
@@ -142,11 +145,12 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let launcher =
         ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);
+    let follows = restored.is_some();
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
     let claim = block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
     let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
     memorize(&cluster, &claim, &indexes, &mut memory, &paths);
-    check_ports(&cluster, &memory, &limits)?;
+    tolerate(follows, check_ports(&cluster, &memory, &limits))?;
 
     note_directory(&cluster, &paths);
     let mut clock = Clock::open(&paths.up());
@@ -154,7 +158,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
     clock.go_on(&paths.up(), history.ledger().last_us());
     let leases = Leases::open(paths.leases());
-    let doors = publish(&cluster, &planes, &mut hosts, &mut store)?;
+    let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let (sender, notices) = mpsc::channel();
     let waker = Waker::new(&registry, token(Kind::Notices, 0)).map_err(system("eventfd(2)"))?;
@@ -197,7 +201,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     });
     broker.expect_held();
     take_restored(&mut broker);
-    retain(&mut broker, &imsup_exe)?;
+    retain(&mut broker, &imsup_exe, follows)?;
     broker.write_hosts_file();
     broker.report_unseen_ends(&last);
 
@@ -375,6 +379,17 @@ fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: 
     }
 }
 
+/// A broker that `follows` one which has died says what it has to do without, and serves the rest, as that one did: else nothing of the project would be served.
+fn tolerate<T: Default>(follows: bool, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
+    match outcome {
+        Err(error) if follows => {
+            tracing::error!("{error}");
+            Ok(T::default())
+        }
+        outcome => outcome,
+    }
+}
+
 fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> Result<(), BrokerError> {
     let declared: usize = cluster.hosts.iter().map(|host| host.expose.len()).sum();
     let learned: usize = memory.learned.values().map(Vec::len).sum();
@@ -434,6 +449,7 @@ fn publish(
     planes: &Planes,
     hosts: &mut Hosts,
     store: &mut FdStore,
+    follows: bool,
 ) -> Result<Vec<published::Door>, BrokerError> {
     let mut doors = Vec::new();
     for id in hosts.ids().collect::<Vec<HostId>>() {
@@ -450,8 +466,8 @@ fn publish(
             let opened = opened.map_err(|source| BrokerError::Publish {
                 host: spec.name.clone(),
                 source,
-            })?;
-            for door in opened {
+            });
+            for door in tolerate(follows, opened)? {
                 store.keep_copy(what, &door.socket);
                 host.published.push(imsup_wire::PublishedPort {
                     machine: door.machine,
@@ -515,14 +531,16 @@ fn take_restored(broker: &mut Broker) {
 }
 
 /// Makes the sockets of every host that is absent.
-fn retain(broker: &mut Broker, imsup: &std::path::Path) -> Result<(), BrokerError> {
+fn retain(broker: &mut Broker, imsup: &Path, follows: bool) -> Result<(), BrokerError> {
     for id in broker.hosts.ids().collect::<Vec<HostId>>() {
         if !broker.hosts[id].life.absent() {
             continue;
         }
-        broker.make_sockets(id).map_err(|(endpoint, source)| {
+        if follows {
+            broker.make_what_can_be_had(id);
+        } else if let Some((endpoint, source)) = broker.make_sockets(id).into_iter().next() {
             let host = broker.hosts[id].name(&broker.cluster).clone();
-            match source.kind() {
+            return Err(match source.kind() {
                 io::ErrorKind::AddrInUse => BrokerError::Occupied {
                     host,
                     endpoint,
@@ -536,8 +554,8 @@ fn retain(broker: &mut Broker, imsup: &std::path::Path) -> Result<(), BrokerErro
                     imsup: imsup.to_owned(),
                 },
                 _ => BrokerError::Retain { host, endpoint, source },
-            }
-        })?;
+            });
+        }
     }
     Ok(())
 }

@@ -49,22 +49,27 @@ impl Broker {
         all
     }
 
-    /// Makes the sockets that an absent host should have and has not.
-    ///
-    /// # Errors
-    /// The first declared endpoint that cannot be had; one that was only learned is left out.
-    pub(crate) fn make_sockets(&mut self, id: HostId) -> Result<(), (Endpoint, io::Error)> {
+    /// Makes the sockets that an absent host should have and has not. Gives the declared endpoints that cannot be had; one that was only learned is left out.
+    pub(crate) fn make_sockets(&mut self, id: HostId) -> Vec<(Endpoint, io::Error)> {
+        let mut failed = Vec::new();
         for (endpoint, declared) in self.expected_endpoints(id) {
             if self.find(id, endpoint).is_some() {
                 continue;
             }
             match self.make(id, endpoint, false, Sharing::WithTheDead) {
                 Ok(_) => {}
-                Err(error) if declared => return Err((endpoint, error)),
+                Err(error) if declared => failed.push((endpoint, error)),
                 Err(error) => tracing::warn!(%endpoint, %error, "a port learned at an earlier boot is not retained"),
             }
         }
-        Ok(())
+        failed
+    }
+
+    /// Makes what [`Self::make_sockets`] makes, and goes on without what cannot be had, which is said.
+    pub(crate) fn make_what_can_be_had(&mut self, id: HostId) {
+        for (endpoint, error) in self.make_sockets(id) {
+            not_retained(endpoint, &error);
+        }
     }
 
     /// Takes a socket that the broker before this one retained. What a living supervisor has of it, that says itself.
@@ -274,15 +279,12 @@ impl Broker {
         if self.going_down || !self.is_declared(id) || !(absent || ends) {
             return;
         }
-        match self.make_sockets(id) {
-            Ok(()) => {}
-            Err((endpoint, error)) if absent => not_retained(endpoint, &error),
-            Err((endpoint, error)) => {
-                tracing::debug!(%endpoint, %error, "a port that a program has closed which is being ended is not retained yet");
-            }
-        }
         if absent {
-            self.watch(id);
+            self.make_what_can_be_had(id);
+            return self.watch(id);
+        }
+        for (endpoint, error) in self.make_sockets(id) {
+            tracing::debug!(%endpoint, %error, "a port that a program has closed which is being ended is not retained yet");
         }
     }
 
@@ -347,12 +349,13 @@ impl Broker {
             return;
         }
         self.thin_out(id);
-        if let Err((endpoint, error)) = self.make_sockets(id) {
-            if self.sockets.store.has_closed_all() {
+        let failed = self.make_sockets(id);
+        if !failed.is_empty() && !self.sockets.store.has_closed_all() {
+            // What was closed there just now is open in the keeper.
+            self.after_forgotten(Deferred::Remake(id));
+        } else {
+            for (endpoint, error) in failed {
                 not_retained(endpoint, &error);
-            } else {
-                // What was closed there just now is open in the keeper.
-                self.after_forgotten(Deferred::Remake(id));
             }
         }
         if !self.going_down {

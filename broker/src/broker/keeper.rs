@@ -1,5 +1,8 @@
 //! The keeper, which has a second descriptor of all that is retained: what the broker closes is free once the keeper has closed it, too.
 
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
 use imsup_wire::{Endpoint, ToSupervisor};
 
 use super::{Broker, Timer};
@@ -36,7 +39,7 @@ impl Broker {
         match self.sockets.store.ask(&self.registry) {
             Some(number) => {
                 self.after_forgotten.entry(number).or_default().push(deferred);
-                self.after(keeper::TIMEOUT, Timer::Keeper);
+                self.look_at_keeper_in(keeper::TIMEOUT);
                 self.push_keeper();
             }
             None => self.carry_out(deferred),
@@ -127,12 +130,71 @@ impl Broker {
         self.push_keeper();
     }
 
-    /// Sends the keeper what it has not taken yet, and ends one that has not answered for long.
-    pub(super) fn push_keeper(&mut self) {
-        self.sockets.store.end_if_stuck();
+    /// Sends the keeper what it has not taken yet.
+    fn push_keeper(&mut self) {
         self.sockets.store.flush();
         if self.sockets.store.has_unsent() {
-            self.after(keeper::AGAIN, Timer::Keeper);
+            self.look_at_keeper_in(keeper::AGAIN);
         }
+    }
+
+    /// Has [`Self::look_at_keeper`] called after so long at the latest.
+    fn look_at_keeper_in(&mut self, time: Duration) {
+        let due = Instant::now() + time;
+        if self.keeper_due.ask(due) {
+            self.timers.push(Reverse((due, Timer::Keeper)));
+        }
+    }
+
+    /// It is the time for which a look at the keeper was due, or an earlier look has taken the place of that.
+    pub(super) fn look_at_keeper(&mut self, due: Instant) {
+        if !self.keeper_due.come(due) {
+            return;
+        }
+        self.sockets.store.end_if_stuck();
+        self.push_keeper();
+        if let Some(left) = self.sockets.store.patience() {
+            self.look_at_keeper_in(left);
+        }
+    }
+}
+
+/// The earliest time for which a look is due that many ask for: one timer serves them all.
+#[derive(Debug, Default)]
+pub(super) struct Due(Option<Instant>);
+
+impl Due {
+    /// Whether a timer is to be made for a look by then.
+    fn ask(&mut self, due: Instant) -> bool {
+        let is_earlier = self.0.is_none_or(|pending| due < pending);
+        if is_earlier {
+            self.0 = Some(due);
+        }
+        is_earlier
+    }
+
+    /// Whether the timer of this time is the one that counts. Nothing is due then.
+    fn come(&mut self, due: Instant) -> bool {
+        self.0.take_if(|pending| *pending == due).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_that_ask_for_a_look_have_one_timer() {
+        let mut pending = Due::default();
+        let now = Instant::now();
+        let later = now + keeper::TIMEOUT;
+        assert!(pending.ask(later));
+        assert!((0..1000).all(|number| !pending.ask(later + Duration::from_nanos(number))));
+        assert!(pending.ask(now), "an earlier look");
+        assert!(!pending.ask(now) && !pending.ask(later));
+        assert!(!pending.come(later), "another has taken its place");
+        assert!(pending.come(now));
+        assert!(!pending.come(now), "once");
+        assert!(pending.ask(later));
     }
 }

@@ -30,8 +30,6 @@ pub struct Keeper {
     pub executable: PathBuf,
     /// The arguments that start the next broker.
     pub arguments: Vec<OsString>,
-    /// The soft limit of descriptors to start it with.
-    pub descriptor_limit: Option<u64>,
     /// Makes the broker's log the standard error, once the broker that had it has died.
     pub log_to_file: fn(&Paths) -> io::Result<()>,
 }
@@ -141,20 +139,14 @@ impl Keeper {
     /// Starts the next broker.
     fn start(&self) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) = message::pair()?;
-        let raised = getrlimit(Resource::Nofile);
-        if self.descriptor_limit.is_some() {
-            let mut limit = raised;
-            limit.current = self.descriptor_limit;
-            setrlimit(Resource::Nofile, limit)?;
-        }
-        let spawned = Command::new(OWN_EXECUTABLE)
+        // With the raised limit: what is kept may be more than programs may have open.
+        let started = Command::new(OWN_EXECUTABLE)
             .arg0(&self.executable)
             .args(&self.arguments)
             .stdin(theirs)
             .stdout(Stdio::null())
-            .spawn();
-        setrlimit(Resource::Nofile, raised)?;
-        Ok((spawned?, ours))
+            .spawn()?;
+        Ok((started, ours))
     }
 }
 

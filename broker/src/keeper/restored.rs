@@ -32,17 +32,19 @@ pub enum RestoreError {
 pub struct Restored {
     pub(super) keeper: OwnedFd,
     pub(super) fds: BTreeMap<String, OwnedFd>,
+    /// The soft limit of descriptors that programs start with; `None` for no limit.
+    pub(crate) descriptor_limit: Option<u64>,
 }
 
 impl Restored {
-    /// Takes everything from the keeper at the other end of this socket.
+    /// Takes everything from the keeper at the other end of this socket. Raises the soft limit of descriptors to the hard one, for there may be more of them
+    /// than programs may have open, which start with `descriptor_limit`: the soft limit of the first broker, `None` for no limit.
     ///
     /// # Errors
     /// [`RestoreError`].
-    pub fn receive(keeper: OwnedFd) -> Result<Self, RestoreError> {
+    pub fn receive(keeper: OwnedFd, descriptor_limit: Option<u64>) -> Result<Self, RestoreError> {
         let connection = |errno: Errno| RestoreError::Connection(errno.into());
-        let before = getrlimit(Resource::Nofile);
-        let mut raised = before;
+        let mut raised = getrlimit(Resource::Nofile);
         raised.current = raised.maximum;
         setrlimit(Resource::Nofile, raised).map_err(connection)?;
         let mut fds = BTreeMap::new();
@@ -54,9 +56,11 @@ impl Restored {
                 None => return Err(RestoreError::Ended),
             }
         }
-        // What programs are started with; descriptors that are open may be beyond (setrlimit(2)).
-        setrlimit(Resource::Nofile, before).map_err(connection)?;
-        Ok(Self { keeper, fds })
+        Ok(Self {
+            keeper,
+            fds,
+            descriptor_limit,
+        })
     }
 
     /// The cluster that the broker before this one had.

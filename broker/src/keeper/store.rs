@@ -333,9 +333,19 @@ impl FdStore {
         }
     }
 
+    /// How long the keeper still has to answer what it has been asked the longest ago, in its time.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let left = |barrier: &Barrier| TIMEOUT.checked_sub(barrier.asked.elapsed());
+        self.barriers.values().filter_map(left).min()
+    }
+
     /// Kills a keeper that has not answered for long. Its end is seen as any other's.
     pub(crate) fn end_if_stuck(&mut self) {
-        let stuck = self.barriers.values().any(|barrier| barrier.asked.elapsed() >= TIMEOUT);
+        // An answer that this broker, which was stopped itself, has not taken yet is one.
+        let is_stuck = |barrier: &Barrier| {
+            barrier.asked.elapsed() >= TIMEOUT && !wait(&barrier.end, PollFlags::IN, Duration::ZERO)
+        };
+        let stuck = self.barriers.values().any(is_stuck);
         let process = self.link.as_ref().and_then(|link| link.process.as_ref());
         if let Some(process) = process.filter(|_| stuck) {
             tracing::warn!("the project's keeper does not answer; it is replaced");
@@ -423,14 +433,13 @@ impl Link {
     fn start(recipe: &Recipe, launcher: &mut dyn Launcher) -> io::Result<Self> {
         let (ours, theirs) = message::pair()?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        let limit = recipe.descriptor_limit.map(|limit| limit.to_string());
         let mut arguments: Vec<std::ffi::OsString> =
             vec!["keeper".into(), "--project".into(), (&recipe.project).into()];
-        if let Some(limit) = limit {
-            arguments.extend(["--nofile".into(), limit.into()]);
-        }
         arguments.push("--".into());
         arguments.extend(recipe.successor.arguments.iter().cloned());
+        if let Some(limit) = recipe.descriptor_limit {
+            arguments.extend(["--nofile".into(), limit.to_string().into()]);
+        }
         let arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(AsRef::as_ref).collect();
         let process = launcher.start_helper(&arguments, theirs)?;
         Ok(Self {

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use imsup_wire::channel::{Channel, ChannelError};
 use imsup_wire::nursery::{Birth, Born};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::child::pidfd_of;
 use crate::own_program;
 
 /// How long it may take to answer: one that was stopped, or is swapped out, is done without.
@@ -99,12 +100,9 @@ impl Running {
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
-        // It is not reaped yet, so the number is still its own.
-        let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let process = pidfd_open(number.ok_or(io::ErrorKind::InvalidData)?, PidfdFlags::empty())?;
         Ok(Self {
             pid: child.id(),
-            process,
+            process: pidfd_of(child)?,
             channel: Channel::new(ours),
             has_answered: false,
         })

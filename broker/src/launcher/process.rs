@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open};
 use crate::cluster::HostSpec;
 use crate::own_program;
 
+use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};
 use super::nursery::Nursery;
 use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
@@ -217,11 +218,10 @@ impl Launcher for ProcessLauncher {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        children.supervisors.insert(child.id());
-        // It is not reaped yet, so the number is still its own.
-        let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let number = number.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(pidfd_open(number, PidfdFlags::empty())?)
+        let pid = child.id();
+        let process = pidfd_of(child)?;
+        children.supervisors.insert(pid);
+        Ok(process)
     }
 
     fn reap(&mut self) -> Vec<(u32, ExitStatus)> {

@@ -38,12 +38,12 @@ fn listening(world: &World) -> (Peer, Endpoint, OwnedFd) {
     (peer, endpoint, socket)
 }
 
-fn inode(socket: &OwnedFd) -> u64 {
+pub fn inode(socket: &OwnedFd) -> u64 {
     fstat(socket).unwrap().st_ino
 }
 
 /// Says that a socket was closed, and waits until the broker has closed it too.
-fn say_closed(peer: &mut Peer, endpoint: Endpoint, inode: u64) {
+pub fn say_closed(peer: &mut Peer, endpoint: Endpoint, inode: u64) {
     let id = 1 << 63;
     peer.say(ToBroker::Closed { id, endpoint, inode });
     assert_eq!(peer.hear(), ToSupervisor::Claimed { id, found: false });

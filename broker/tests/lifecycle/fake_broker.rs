@@ -34,7 +34,9 @@ pub fn run() -> ExitCode {
     };
     let restored = std::env::args().any(|argument| argument == "--successor").then(|| {
         let keeper = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
-        Restored::receive(keeper).expect("what the keeper has")
+        let limit = std::env::args().skip_while(|argument| argument != "--nofile").nth(1);
+        let limit = limit.map(|limit| limit.parse().expect("a number"));
+        Restored::receive(keeper, limit).expect("what the keeper has")
     });
     let cluster = match &restored {
         Some(restored) => restored.cluster().expect("the cluster"),
@@ -66,19 +68,14 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// `keeper --project P [--nofile N] -- ARGUMENTS`.
+/// `keeper --project P -- ARGUMENTS`.
 pub fn keep() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     let separator = arguments.iter().position(|argument| argument == "--").expect("--");
-    let limit = arguments[..separator]
-        .iter()
-        .skip_while(|argument| *argument != "--nofile")
-        .nth(1);
     let keeper = Keeper {
         paths: Paths::of(arguments[3].to_str().expect("a project")),
         executable: std::env::current_exe().expect("an executable"),
         arguments: arguments[separator + 1..].to_vec(),
-        descriptor_limit: limit.map(|limit| limit.to_str().and_then(|limit| limit.parse().ok()).expect("a number")),
         log_to_file: |_| Ok(()),
     };
     let broker = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");

@@ -1,11 +1,15 @@
 //! Brokers that a keeper follows.
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 
-use imsup_wire::{EventKind, HostState, Request, Response};
+use imsup_wire::message::Role;
+use imsup_wire::{EventKind, HostState, Request, Response, ToBroker};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
+use crate::closed::{inode, say_closed};
+use crate::peer::Peer;
 use crate::trial;
 use crate::world::{World, connect, exists, kill, processes_with, request, until};
 
@@ -13,6 +17,10 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("the_next_broker_answers_what_waited_for_the_first", queue),
         trial("the_next_broker_knows_what_runs_and_what_is_retained_for_it", running),
+        trial(
+            "a_port_that_another_process_has_is_done_without_by_the_next_broker",
+            taken,
+        ),
         trial("a_project_that_cannot_be_brought_up_leaves_no_keeper", failure),
         trial("a_broker_that_is_told_to_end_ends_its_keeper", sigterm),
     ]
@@ -84,6 +92,32 @@ fn running() {
     }
     assert_eq!(world.host("web").boots, 2);
     assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
+    down(&world);
+}
+
+fn taken() {
+    let mut world = up(
+        "web tcp=8080 tcp=8081 tcp=8082 -- listen:8081 listen:8082 settle serve\ndb tcp=5432 -- listen:5432 settle serve",
+    );
+    let endpoint = world.tcp("web", 8080);
+    let mut peer = Peer::connect(&world.paths);
+    peer.hello(Some("web".parse().unwrap()), Role::Started, None);
+    let (_, retained, mut sockets) = peer.welcome();
+    let place = retained.iter().position(|retained| *retained == endpoint).unwrap();
+    let socket = sockets.swap_remove(place);
+    peer.tell(&ToBroker::Listening { endpoint }, vec![socket.try_clone().unwrap()]);
+    world.wait_for_state("web", HostState::Running);
+    let number = inode(&socket);
+    drop(socket);
+    say_closed(&mut peer, endpoint, number);
+    let other = TcpListener::bind(endpoint.address).expect("the port is free");
+    drop((peer, sockets));
+    world.wait_for_state("web", HostState::Imaginary);
+    replace(&mut world);
+    for (host, port) in [("web", 8081), ("web", 8082), ("db", 5432)] {
+        assert_eq!(request(world.tcp(host, port)).unwrap(), host);
+    }
+    drop(other);
     down(&world);
 }
 

@@ -39,6 +39,9 @@ pub struct Args {
     /// Take the place of one that has died: standard input is the keeper's
     #[arg(long, hide = true, requires = "project")]
     successor: bool,
+    /// The soft limit of descriptors that the first broker was started with
+    #[arg(long, hide = true, value_name = "NUMBER", requires = "successor")]
+    nofile: Option<u64>,
     /// Say on standard output when it is ready, or why not
     #[arg(long, hide = true)]
     report: bool,
@@ -137,7 +140,7 @@ fn report(args: &Args) -> Result<ExitCode> {
 fn succeed(args: &Args) -> Result<ExitCode> {
     let keeper = std::io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    let restored = Restored::receive(keeper)?;
+    let restored = Restored::receive(keeper, args.nofile)?;
     let cluster = restored.cluster()?;
     let how = How {
         ephemeral: args.ephemeral,

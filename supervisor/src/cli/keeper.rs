@@ -12,11 +12,10 @@ use imsup_broker::paths::Paths;
 use super::broker;
 use super::logging;
 
-/// The broker's command line, `keeper --project P [--nofile N] -- ARGUMENTS`.
+/// The broker's command line, `keeper --project P -- ARGUMENTS`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked {
     project: String,
-    nofile: Option<u64>,
     successor: Vec<OsString>,
 }
 
@@ -26,17 +25,8 @@ pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Asked> {
         return None;
     }
     let project = arguments.next()?.into_string().ok()?;
-    let nofile = match arguments.next()? {
-        separator if separator == "--" => None,
-        option if option == "--nofile" => {
-            let limit = arguments.next()?.to_str()?.parse().ok()?;
-            (arguments.next()? == "--").then_some(Some(limit))?
-        }
-        _ => return None,
-    };
-    Some(Asked {
+    (arguments.next()? == "--").then(|| Asked {
         project,
-        nofile,
         successor: arguments.collect(),
     })
 }
@@ -54,7 +44,6 @@ pub fn serve(asked: Asked) -> Result<()> {
         paths: Paths::of(&asked.project),
         executable: std::env::current_exe().context("finding imsup's own program")?,
         arguments: asked.successor,
-        descriptor_limit: asked.nofile,
         log_to_file,
     };
     keeper::keep(&keeper, broker).context("keeping the project's sockets; nobody else runs 'imsup keeper'")
@@ -67,20 +56,15 @@ mod tests {
     #[test]
     fn only_the_brokers_line_is_meant() {
         let asked = |line: &str| asked(line.split(' ').map(OsString::from));
-        let shop = |nofile| Asked {
+        let shop = Asked {
             project: "shop".to_owned(),
-            nofile,
             successor: vec!["broker".into(), "--successor".into()],
         };
-        assert_eq!(asked("keeper --project shop -- broker --successor"), Some(shop(None)));
-        assert_eq!(
-            asked("keeper --project shop --nofile 1024 -- broker --successor"),
-            Some(shop(Some(1024)))
-        );
+        assert_eq!(asked("keeper --project shop -- broker --successor"), Some(shop));
         for line in [
             "keeper",
             "keeper --project shop",
-            "keeper --project shop --nofile x -- y",
+            "keeper --project shop --other -- y",
             "ps --project shop -- x",
         ] {
             assert_eq!(asked(line), None, "{line}");
