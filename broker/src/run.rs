@@ -149,7 +149,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let mut hosts = Hosts::new(&cluster, &indexes, clock.up_us());
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
     clock.go_on(&paths.up(), history.ledger().last_us());
-    let leases = Leases::open(paths.leases());
+    let leases = Leases::open(paths.leases(), &clock);
     let doors = publish(&cluster, &planes, &mut hosts, &mut store)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let (sender, notices) = mpsc::channel();
