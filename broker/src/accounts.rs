@@ -1,8 +1,8 @@
 //! What a host has used since `up`: a fold over its events, so that the next broker comes to the same by reading them back. All times are of the project's
 //! clock ([`crate::clock`]).
 //!
-//! Two things no event tells, and they count as the state before: that a failed host was stopped (`failed` goes on), and the
-//! delay after a run that broke (`imaginary`).
+//! Two things no event tells, and they count as the state before: that a failed host was stopped that would not have been booted by itself (`failed` goes on),
+//! and the delay after a run that broke (`imaginary`).
 
 use std::time::Duration;
 

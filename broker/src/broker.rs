@@ -32,7 +32,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use imsup_wire::address::Plane;
-use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Planes};
+use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, HostName, Planes};
 use mio::{Events, Poll, Registry};
 
 use self::asks::Asked;
@@ -40,7 +40,7 @@ use crate::block::Claim;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::events::{OnEvent, now_us};
-use crate::history::History;
+use crate::history::{History, Summary};
 use crate::hosts::{HostId, Hosts, Origin};
 use crate::keeper::FdStore;
 use crate::launcher::Launcher;
@@ -273,15 +273,25 @@ impl Broker {
         Ok(())
     }
 
-    /// Boots what is kept awake.
-    pub(crate) fn wake_kept(&mut self) {
+    /// Boots what is kept awake. A broker that takes the place of one that has died, of which it has read `last`, leaves alone what that would not have
+    /// booted, either.
+    pub(crate) fn wake_kept(&mut self, last: Option<&[(HostName, Summary)]>) {
         if self.ephemeral {
             // `imsup run -- CMD`: nobody has asked for more than what CMD connects to.
             return;
         }
         let kept = |id: &HostId| {
             let host = &self.hosts[*id];
-            host.spec(&self.cluster).is_some_and(|spec| spec.imsup.keep_awake) && host.life.absent()
+            let Some(spec) = host.spec(&self.cluster) else {
+                return false;
+            };
+            let last = last.and_then(|last| last.iter().find(|(name, _)| *name == spec.name));
+            let is_due = last.is_none_or(|(_, summary)| match spec.restart {
+                // What it does after an end is the policy's business.
+                Some(_) => summary.last == EventKind::Allocate && !summary.is_restarting(),
+                None => !summary.stopped,
+            });
+            spec.imsup.keep_awake && host.life.absent() && is_due
         };
         for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
             let cause = crate::registry::kept_awake();
@@ -456,7 +466,10 @@ impl Broker {
             time_us,
             host: host.name(&self.cluster).clone(),
             kind,
-            cause: host.life.cause().filter(|_| caused).cloned(),
+            cause: match ended {
+                true => host.life.end_cause(),
+                false => host.life.cause().filter(|_| caused).cloned(),
+            },
             duration,
             detail,
             usage: host

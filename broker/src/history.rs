@@ -11,8 +11,8 @@ use std::path::Path;
 use imsup_wire::{Event, EventKind, HostName};
 
 use self::file::EventsFile;
-pub(crate) use self::ledger::Ledger;
 use self::ledger::SummaryLine;
+pub(crate) use self::ledger::{Ledger, Summary};
 use crate::events::EventLine;
 
 /// Events kept in memory for `imsup events`, beside ticks.

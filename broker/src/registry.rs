@@ -17,7 +17,7 @@ use imsup_wire::{Cause, Endpoint, EventKind, ExitStatus};
 
 use crate::cluster::Restart;
 
-pub(crate) use life::{Life, kept_awake};
+pub(crate) use life::{Life, attempt_of, is_restart, is_stop, kept_awake};
 
 /// Names one caller that waits for a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -163,7 +163,7 @@ pub enum Action {
     Unmet(Vec<Endpoint>),
     /// Answer a waiter.
     Answer(WaiterId, Answer),
-    /// Say that this happened. The cause is [`Life::cause`].
+    /// Say that this happened. The cause is [`Life::cause`]; of an end, [`Life::end_cause`].
     Emit {
         /// What.
         kind: EventKind,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{Endpoint, EventKind, HostName, Index, Planes};
+use imsup_wire::{Endpoint, HostName, Index, Planes};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Waker};
 use parking_lot::RwLock;
@@ -27,7 +27,7 @@ use crate::error::BrokerError;
 use crate::events::OnEvent;
 use crate::files;
 use crate::helpers::Confine;
-use crate::history::{self, History};
+use crate::history::{self, History, Summary};
 use crate::holder;
 use crate::hosts::{HostId, Hosts};
 use crate::keeper::{self, FdStore, Recipe, Restored, Successor, What};
@@ -125,6 +125,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         successor,
         restored,
     } = options;
+    let follows = restored.is_some();
     let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
@@ -157,7 +158,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let mut hosts = Hosts::new(&cluster, &indexes, clock.up_us());
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
     clock.go_on(&paths.up(), history.ledger().last_us());
-    let leases = Leases::open(paths.leases());
+    let leases = Leases::open(paths.leases(), &clock);
     let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let (sender, notices) = mpsc::channel();
@@ -233,7 +234,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
 
     broker.sockets.store.drop_inherited();
     broker.watch_all();
-    broker.wake_kept();
+    broker.wake_kept(follows.then_some(&*last));
     broker.await_first();
     broker.sockets.store.ready();
     on_ready();
@@ -421,7 +422,7 @@ pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
 }
 
 /// Reads what an earlier broker of this `up` has left: the hosts' accounts, and what happened to each last.
-fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(HostName, EventKind)>) {
+fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(HostName, Summary)>) {
     let history = History::open(&paths.events(), history::FILE_BYTES, up_us).unwrap_or_else(|error| {
         let path = paths.events();
         tracing::warn!(
@@ -432,7 +433,7 @@ fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(Hos
     });
     let mut last = Vec::new();
     for (name, summary) in history.ledger().iter() {
-        last.push((name.clone(), summary.last));
+        last.push((name.clone(), summary.clone()));
         let Some(id) = hosts.named(name) else { continue };
         let host = &mut hosts[id];
         let (boots, wakes) = summary.account.counts();

@@ -13,7 +13,7 @@ impl Broker {
     /// What keeps a host awake now.
     pub(super) fn awake(&self, id: HostId) -> Awake {
         Awake {
-            lease: self.leases.left(self.name_of(id)),
+            lease: self.leases.left(self.name_of(id), &self.clock),
             commands: self.commands.get(&id).copied().unwrap_or(0),
             awaited: self.hosts[id].life.awaited(),
         }
@@ -63,7 +63,7 @@ impl Broker {
     /// Gives a host a lease, which also holds for its next boots.
     pub(super) fn lease(&mut self, id: HostId, lease: Duration) {
         let name = self.name_of(id).clone();
-        if let Err(error) = self.leases.set(&name, lease) {
+        if let Err(error) = self.leases.set(&name, lease, &self.clock) {
             tracing::error!(host = %name, %error, "a lease of keep-awake would not survive the broker");
         }
         self.tell_awake(id);

@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use super::{Broker, Timer};
 use crate::absent::{self, Held};
 use crate::events::now_us;
+use crate::history::Summary;
 use crate::hosts::{HostId, Instance};
 use crate::launcher::{self, cgroups};
 use crate::registry::Input;
@@ -63,22 +64,27 @@ impl Broker {
     }
 
     /// Hosts that ran when the last broker died, and ended before this one came: says so, and has them come back that do so by themselves.
-    pub(crate) fn report_unseen_ends(&mut self, last: &[(HostName, EventKind)]) {
-        for (name, kind) in last {
+    pub(crate) fn report_unseen_ends(&mut self, last: &[(HostName, Summary)]) {
+        let time_us = self.clock.now_us();
+        for (name, summary) in last {
             let Some(id) = self.hosts.named(name) else { continue };
-            if !self.hosts[id].life.absent() {
+            let life = &mut self.hosts[id].life;
+            life.recall_attempts(summary.attempts(), None);
+            if !life.absent() {
                 continue;
             }
             let over = matches!(
-                kind,
+                summary.last,
                 EventKind::Allocate | EventKind::Exit | EventKind::Fail | EventKind::Restart
             );
             if !over {
                 let detail = "ended while no broker ran".to_owned();
                 self.emit(id, now_us(), EventKind::Exit, None, Some(detail));
+                let ran = Duration::from_micros(time_us.saturating_sub(summary.booted_us));
+                self.hosts[id].life.recall_attempts(summary.attempts(), Some(ran));
             }
             // One that was being terminated has ended as it was to.
-            if *kind == EventKind::Restart || !over && *kind != EventKind::Terminate {
+            if summary.is_restarting() || !over && summary.last != EventKind::Terminate {
                 self.ended_unseen(id);
             }
         }

@@ -6,6 +6,7 @@ use imsup_wire::{Event, EventKind, HostName};
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Account;
+use crate::registry::{attempt_of, is_restart, is_stop};
 
 /// What the events of one host come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,67 @@ pub(crate) struct Summary {
     pub(crate) account: Account,
     /// The last event.
     pub(crate) last: EventKind,
+    /// A user has stopped it, or its restart, and nothing has booted it since.
+    #[serde(default)]
+    pub(crate) stopped: bool,
+    /// Its last allocation was nobody's wish but that of `restart`.
+    #[serde(default)]
+    by_restart: bool,
+    /// The attempt in a row that `restart` has announced last; 0 where it has announced none since the host was booted for another reason.
+    #[serde(default)]
+    announced: u32,
+    /// When its last boot began, by the project's clock.
+    #[serde(default)]
+    pub(crate) booted_us: u64,
+}
+
+impl Summary {
+    fn new(opened_us: u64, last: EventKind) -> Self {
+        Self {
+            account: Account::new(opened_us),
+            last,
+            stopped: false,
+            by_restart: false,
+            announced: 0,
+            booted_us: opened_us,
+        }
+    }
+
+    fn apply(&mut self, event: &Event, at_us: u64) {
+        self.account.apply(event, at_us);
+        self.last = event.kind;
+        match event.kind {
+            EventKind::Allocate => {
+                self.by_restart = event.cause.as_ref().is_some_and(is_restart);
+                if !self.by_restart {
+                    self.announced = 0;
+                }
+                (self.stopped, self.booted_us) = (false, at_us);
+            }
+            EventKind::Boot => {
+                let took = event.duration.unwrap_or_default().as_micros();
+                let began_us = at_us.saturating_sub(u64::try_from(took).unwrap_or(u64::MAX));
+                (self.stopped, self.booted_us) = (false, began_us);
+            }
+            EventKind::Restart => self.announced = attempt_of(event.detail.as_deref()),
+            EventKind::Exit | EventKind::Fail => self.stopped = event.cause.as_ref().is_some_and(is_stop),
+            _ => {}
+        }
+    }
+
+    /// Whether `restart` was about to boot it.
+    pub(crate) fn is_restarting(&self) -> bool {
+        match self.last {
+            EventKind::Restart => true,
+            EventKind::Allocate => self.by_restart,
+            _ => false,
+        }
+    }
+
+    /// Boots in a row that were nobody's wish but that of `restart`, without the one that it is about to make.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.announced.saturating_sub(u32::from(self.is_restarting()))
+    }
 }
 
 /// A line of the file that stands for all events of a host before it.
@@ -44,12 +106,10 @@ impl Ledger {
         if event.kind == EventKind::Tick {
             return;
         }
-        let summary = self.hosts.entry(event.host.clone()).or_insert_with(|| Summary {
-            account: Account::new(self.opened_us),
-            last: event.kind,
-        });
-        summary.account.apply(event, at_us);
-        summary.last = event.kind;
+        let summary = self.hosts.entry(event.host.clone());
+        summary
+            .or_insert_with(|| Summary::new(self.opened_us, event.kind))
+            .apply(event, at_us);
     }
 
     /// Takes what an earlier file came to.
@@ -79,5 +139,78 @@ impl Ledger {
     pub(crate) fn last_us(&self) -> u64 {
         let times = self.hosts.values().map(|summary| summary.account.since_us());
         times.max().unwrap_or(self.opened_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use imsup_wire::{Cause, CauseKind};
+
+    use super::*;
+
+    fn event(kind: EventKind, by: &str, detail: Option<&str>) -> Event {
+        Event {
+            time_us: 0,
+            host: "web".parse().unwrap(),
+            kind,
+            cause: Some(Cause {
+                kind: CauseKind::Wake,
+                by: Some(by.to_owned()),
+                port: None,
+            }),
+            duration: None,
+            detail: detail.map(str::to_owned),
+            usage: None,
+        }
+    }
+
+    fn fold(events: &[Event]) -> Summary {
+        let mut summary = Summary::new(0, EventKind::Exit);
+        events.iter().for_each(|event| summary.apply(event, 7_000_000));
+        summary
+    }
+
+    #[test]
+    fn a_row_of_attempts_is_read_back() {
+        let second = event(EventKind::Restart, "", Some("attempt 2 of 3"));
+        let allocate = event(EventKind::Allocate, "restart", None);
+        let mut boot = event(EventKind::Boot, "restart", None);
+        boot.duration = Some(Duration::from_secs(2));
+        let row = [second, allocate, boot, event(EventKind::Allocate, "a user", None)];
+        let seen: Vec<_> = (1..=row.len())
+            .map(|count| fold(&row[..count]))
+            .map(|summary| (summary.is_restarting(), summary.attempts()))
+            .collect();
+        assert_eq!(seen, [(true, 1), (true, 1), (false, 2), (false, 0)]);
+        assert_eq!(fold(&row[..3]).booted_us, 5_000_000);
+        assert_eq!(
+            fold(&[event(EventKind::Restart, "", None)]).attempts(),
+            0,
+            "without bound"
+        );
+    }
+
+    #[test]
+    fn a_stop_holds_until_the_next_boot() {
+        let ends = [
+            event(EventKind::Exit, "stop", None),
+            event(EventKind::Reclaim, "", None),
+            event(EventKind::Boot, "", None),
+        ];
+        let stopped = [1, 2, 3].map(|count| fold(&ends[..count]).stopped);
+        assert_eq!(stopped, [true, true, false]);
+        assert!(!fold(&[event(EventKind::Exit, "a user", None)]).stopped);
+    }
+
+    #[test]
+    fn a_summary_of_an_earlier_imsup_is_read() {
+        let mut line = serde_json::to_value(fold(&[])).unwrap();
+        for field in ["stopped", "by_restart", "announced", "booted_us"] {
+            line.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        let read: Summary = serde_json::from_value(line).unwrap();
+        assert_eq!((read.stopped, read.attempts()), (false, 0));
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use imsup_wire::{Awaited, Cause, CauseKind, Endpoint, EventKind, HostState};
 
 use self::ports::{Queued, Start};
+pub(crate) use self::restarting::{attempt_of, is_restart, is_stop};
 use super::{Action, Answer, Hope, Input, Policy, Port, Waiter, WaiterId, Want};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Life {
     cause: Option<Box<Cause>>,
     detail: Option<Box<str>>,
     stopping: bool,
+    /// A user has asked for its end, or that of its restart, since it was booted.
+    stopped: bool,
     /// Its program is being ended because nobody uses it.
     terminated: bool,
     retired: bool,
@@ -73,6 +76,7 @@ impl Life {
             cause: None,
             detail: None,
             stopping: false,
+            stopped: false,
             terminated: false,
             retired: false,
         }
@@ -247,6 +251,7 @@ impl Life {
         self.signalled = Some(now);
         self.detail = None;
         self.stopping = false;
+        self.stopped = false;
         self.start = Start::new(now, asked);
         self.phase = Phase::Booting { since: now };
         actions.push(Action::Boot);
@@ -290,6 +295,7 @@ impl Life {
             self.signalled = Some(now);
             self.detail = None;
             self.stopping = false;
+            self.stopped = false;
             self.terminated = false;
             if let Some(cause) = cause {
                 self.cause = Some(Box::new(cause));
@@ -320,6 +326,8 @@ impl Life {
     }
 
     fn stop(&mut self, actions: &mut Vec<Action>) {
+        self.stopped = true;
+        self.call_off_restart(actions);
         match self.phase {
             Phase::Booting { .. } | Phase::Running { .. } => {
                 self.stopping = true;
@@ -341,6 +349,8 @@ impl Life {
 
     /// Ends its program. Nobody who waits is turned away: what is queued stays where it is.
     fn restart(&mut self, actions: &mut Vec<Action>) {
+        self.stopped = false;
+        self.call_off_restart(actions);
         match self.phase {
             Phase::Booting { .. } | Phase::Running { .. } => {
                 self.stopping = true;

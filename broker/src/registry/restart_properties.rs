@@ -143,7 +143,12 @@ proptest! {
         world.signal();
         world.run();
         world.end_with(status);
-        world.step(if down { Input::Retire } else { Input::Stop });
+        let is_due = world.life.restarts_at().is_some();
+        let actions = world.step(if down { Input::Retire } else { Input::Stop });
+        // The next broker knows of it by its event.
+        let ends = told(&actions) == [(EventKind::Exit, None)];
+        prop_assert_eq!(ends, is_due && !down);
+        prop_assert!(!ends || world.life.end_cause().is_some_and(|cause| is_stop(&cause)));
         world.pass(AGES);
         prop_assert!(!world.live);
     }

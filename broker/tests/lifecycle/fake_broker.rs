@@ -134,6 +134,10 @@ fn host(line: &str) -> HostSpec {
                 let restart = host.restart.as_mut().expect("restart comes first");
                 restart.delay = Duration::from_millis(value.parse().expect("milliseconds"));
             }
+            "max" => {
+                let restart = host.restart.as_mut().expect("restart comes first");
+                restart.max_attempts = Some(value.parse().expect("a number"));
+            }
             "needs" => host.dependencies.push(value.parse().expect("a host's name")),
             "prefetch" => host.imsup.prefetch_dns = true,
             "publish" => {

@@ -26,7 +26,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn up(hosts: &str) -> World {
+pub fn up(hosts: &str) -> World {
     let mut world = World::prepare(hosts);
     world.keeper = true;
     world.start();
@@ -42,14 +42,14 @@ fn broker(world: &World) -> u32 {
 }
 
 /// Kills the first broker, and gives the process of the next.
-fn replace(world: &mut World) -> u32 {
+pub fn replace(world: &mut World) -> u32 {
     world.kill_broker();
     let next = broker(world);
     assert!(exists(next));
     next
 }
 
-fn down(world: &World) {
+pub fn down(world: &World) {
     world.ask(Request::Down).unwrap();
     until("everything to be gone", || {
         processes_with(&world.project).is_empty().then_some(())

@@ -6,6 +6,7 @@
 
 mod bad;
 mod boots;
+mod called_off;
 mod cleaners;
 mod closed;
 mod comes_back;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
                 names::trials(),
                 restart::trials(),
                 comes_back::trials(),
+                called_off::trials(),
                 keeper::trials(),
                 sleep::trials(),
                 disposal::trials(),

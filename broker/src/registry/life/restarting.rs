@@ -7,7 +7,41 @@ use imsup_wire::{Cause, CauseKind, EventKind, ExitStatus};
 use super::{Life, Phase, kept_awake};
 use crate::registry::{Action, FIRST_DELAY, Revive};
 
+/// Who is behind the boots of `restart`.
+const RESTART: &str = "restart";
+/// Who is behind an end that a user asked for.
+const STOP: &str = "stop";
+
 impl Life {
+    /// Goes on with a row of attempts that an earlier broker made. Where the last run was over by now, it lasted so long.
+    pub(crate) fn recall_attempts(&mut self, attempts: u32, ran: Option<Duration>) {
+        self.attempts = attempts;
+        if let Some(ran) = ran {
+            self.end_row(ran, false);
+        }
+    }
+
+    /// Ends a restart that is to come, where one is; says so, for the next broker not to go on with it.
+    pub(super) fn call_off_restart(&self, actions: &mut Vec<Action>) {
+        let is_due = match self.phase {
+            Phase::Imaginary { restart_at } => restart_at.is_some(),
+            Phase::Failed { .. } => self.revives(),
+            Phase::Booting { .. } | Phase::Running { .. } => false,
+        };
+        if is_due {
+            actions.push(Action::Emit {
+                kind: EventKind::Exit,
+                duration: None,
+                detail: Some("its restart was called off".to_owned()),
+            });
+        }
+    }
+
+    /// The cause of its last end: a user, or nobody who is known.
+    pub(crate) fn end_cause(&self) -> Option<Cause> {
+        self.stopped.then(|| own(STOP))
+    }
+
     /// Whether it may be booted by itself once more.
     pub(super) fn revives(&self) -> bool {
         let most = self.policy.restart.and_then(|restart| restart.max_attempts);
@@ -35,7 +69,7 @@ impl Life {
         let wait = delay.max(restart.delay);
         let detail = restart
             .max_attempts
-            .map(|most| format!("attempt {} of {most}", self.attempts + 1));
+            .map(|most| attempt_detail(self.attempts.saturating_add(1), most));
         actions.push(Action::Emit {
             kind: EventKind::Restart,
             duration: Some(wait),
@@ -76,11 +110,35 @@ impl Life {
     pub(super) fn own_cause(&self) -> Cause {
         match self.policy.restart {
             None => kept_awake(),
-            Some(_) => Cause {
-                kind: CauseKind::Wake,
-                by: Some("restart".to_owned()),
-                port: None,
-            },
+            Some(_) => own(RESTART),
         }
     }
+}
+
+fn own(by: &str) -> Cause {
+    Cause {
+        kind: CauseKind::Wake,
+        by: Some(by.to_owned()),
+        port: None,
+    }
+}
+
+/// Whether a boot was nobody's wish but that of `restart`.
+pub(crate) fn is_restart(cause: &Cause) -> bool {
+    *cause == own(RESTART)
+}
+
+/// Whether an end was a user's wish.
+pub(crate) fn is_stop(cause: &Cause) -> bool {
+    *cause == own(STOP)
+}
+
+fn attempt_detail(attempt: u32, most: u32) -> String {
+    format!("attempt {attempt} of {most}")
+}
+
+/// Which attempt in a row an event `restart` with this detail announces; 0 where they are not counted.
+pub(crate) fn attempt_of(detail: Option<&str>) -> u32 {
+    let attempt = || detail?.strip_prefix("attempt ")?.split_once(' ')?.0.parse().ok();
+    attempt().unwrap_or_default()
 }
