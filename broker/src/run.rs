@@ -125,7 +125,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         successor,
         restored,
     } = options;
-    let follows = restored.is_some();
     let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;

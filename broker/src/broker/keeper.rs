@@ -131,7 +131,7 @@ impl Broker {
     }
 
     /// Sends the keeper what it has not taken yet.
-    fn push_keeper(&mut self) {
+    pub(super) fn push_keeper(&mut self) {
         self.sockets.store.flush();
         if self.sockets.store.has_unsent() {
             self.look_at_keeper_in(keeper::AGAIN);
