@@ -375,6 +375,7 @@ impl Broker {
                 });
                 self.feed(id, Input::Signal { cause, queued });
             }
+            Notice::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
             Notice::Lookup { index, by } => {
                 let Some(id) = self.hosts.at(index) else { return };
                 let cause = Cause {

@@ -17,6 +17,8 @@ use crate::senders::Question;
 pub(crate) enum Notice {
     /// A connection, or the first datagram, came to a published port.
     Published { endpoint: Endpoint, by: SocketAddr },
+    /// A user who is not of the project has a socket where a published port leads.
+    Stranger { uid: u32, endpoint: Endpoint },
     /// The name of a host with `prefetch: dns` was looked up.
     Lookup { index: Index, by: IpAddr },
     /// What a dead supervisor left is gone.

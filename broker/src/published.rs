@@ -16,6 +16,7 @@ use crate::cluster::Publish;
 
 use bind::bind;
 pub(crate) use relay::Relay;
+pub(crate) use vet::Vet;
 
 /// Why a port could not be published.
 #[derive(Debug, thiserror::Error)]

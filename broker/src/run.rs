@@ -41,7 +41,7 @@ use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::project_files::{ProjectFiles, ProjectLock};
 use crate::projects::{self, Memory};
-use crate::published::{self, Relay};
+use crate::published::{self, Relay, Vet};
 use crate::routes;
 use crate::senders::Senders;
 use crate::signals::Signals;
@@ -219,9 +219,12 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let relay = match doors.is_empty() {
         true => None,
         false => {
+            let strangers = notifier.clone();
+            let on_stranger = move |uid, endpoint| strangers.tell(Notice::Stranger { uid, endpoint });
+            let vet = Vet::new(relay_trust, Box::new(on_stranger));
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(Notice::Published { endpoint, by });
             Some(
-                Relay::start(doors, limits.relayed, relay_trust, Box::new(on_arrival), confine)
+                Relay::start(doors, limits.relayed, vet, Box::new(on_arrival), confine)
                     .map_err(system("the relay's thread"))?,
             )
         }

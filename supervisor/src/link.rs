@@ -18,6 +18,8 @@ pub struct Link {
     channel: Option<Channel>,
     /// What can wait, but not longer than what is said after it.
     deferred: Option<ToBroker>,
+    /// Whether a broker comes by itself after this one; not looked at while this one is there.
+    next_comes: bool,
 }
 
 impl Link {
@@ -35,6 +37,7 @@ impl Link {
             path,
             channel: Some(channel),
             deferred: None,
+            next_comes: true,
         })
     }
 
@@ -46,6 +49,7 @@ impl Link {
         self.channel = Self::open(self.path.clone(), hello)?.channel;
         // The first message has said what came of it.
         self.deferred = None;
+        self.next_comes = true;
         self.go_on()
     }
 
@@ -142,6 +146,16 @@ impl Link {
     /// The socket to poll; `None` while there is no broker.
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(|channel| channel.socket().as_fd())
+    }
+
+    /// There is no broker; whether the next one comes by itself.
+    pub fn lost(&mut self, next_comes: bool) {
+        self.next_comes = next_comes;
+    }
+
+    /// Whether a question is answered: by the broker, or by the next one, which comes by itself.
+    pub fn is_answered(&self) -> bool {
+        self.channel.is_some() || self.next_comes
     }
 
     /// Where the broker's socket is.

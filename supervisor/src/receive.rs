@@ -22,7 +22,7 @@ use crate::init;
 use crate::kernel::memory_watch::MemoryWatch;
 use crate::kernel::patience::Patience;
 use crate::link::Link;
-use crate::reconnect::{self, Attempt, Introduction, Reconnect};
+use crate::reconnect::{Attempt, Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self};
@@ -545,25 +545,25 @@ impl Loop {
         self.welcomed = false;
         self.host.answered.forget();
         self.host.strangers.forget();
-        self.host
-            .doors
-            .broker_lost(reconnect::next_comes(self.host.link.path()));
+        let next_comes = self.reconnect.next_comes(&self.host);
+        self.host.link.lost(next_comes);
+        self.host.doors.broker_lost(next_comes);
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin();
         self.watch_for_broker();
-        let waiting: Vec<_> = self.held.keys().copied().collect();
-        for id in waiting {
-            self.answer_without_broker(id);
-        }
+        self.answer_all_without_broker();
         self.resume_resolvers();
         self.go_on_with_vetted();
     }
 
     /// Goes on without the next broker where it does not come.
     fn look_for_next_broker(&mut self) {
-        if self.lost && self.host.doors.awaits_next() && !reconnect::next_comes(self.host.link.path()) {
+        let awaits_next = self.host.doors.awaits_next() || (!self.held.is_empty() && self.host.link.is_answered());
+        if self.lost && awaits_next && !self.reconnect.next_comes(&self.host) {
+            self.host.link.lost(false);
             self.host.doors.broker_lost(false);
+            self.answer_all_without_broker();
             self.go_on_with_vetted();
         }
     }

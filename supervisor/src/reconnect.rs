@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const RETRIES: u32 = 100;
 
 /// Whether the project has a keeper, which starts the next broker: it holds this file with flock. `socket` is the broker's.
-pub fn next_comes(socket: &Path) -> bool {
+fn next_comes(socket: &Path) -> bool {
     let Ok(lock) = File::open(socket.with_file_name("keeper.lock")) else {
         return false;
     };
@@ -138,6 +138,11 @@ impl Reconnect {
     /// Waits for no other broker: one has rejected us, and would again each time we ask.
     pub fn give_up(&mut self) {
         self.given_up = true;
+    }
+
+    /// Whether a broker that would take us comes by itself.
+    pub fn next_comes(&self, host: &Host) -> bool {
+        !self.given_up && next_comes(host.link.path())
     }
 
     /// Tries at once: the next broker may be there already. [`Reconnect::watch_directory`] is to follow.

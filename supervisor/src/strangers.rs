@@ -5,11 +5,12 @@
 //! endpoint. A user that it does not know is asked for at the broker.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use imsup_wire::Endpoint;
 use imsup_wire::owner::{Owner, Owners};
+use imsup_wire::{Endpoint, Transport};
 
 /// Whose socket answers at an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,10 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct Strangers {
     owners: Option<Owners>,
-    /// The kernel cannot be asked.
-    is_blind: bool,
+    /// What the kernel cannot be asked of.
+    blind: Vec<Transport>,
+    /// It was said that the kernel could not be asked for once.
+    said_passing: bool,
     /// Where a socket of the project was found, and when.
     looked_at: HashMap<Endpoint, Instant>,
     /// What the broker said of a user at a host's address, and when.
@@ -51,9 +54,10 @@ impl Strangers {
         if self.looked_at.get(&endpoint).is_some_and(lately) {
             return Standing::Trusted;
         }
-        let found = self.ask(|owners| owners.of(endpoint));
+        let found = self.ask(endpoint.transport, |owners| owners.of(endpoint));
+        let was_told = found.is_some();
         let standing = self.judge(found, *endpoint.address.ip());
-        if standing == Standing::Trusted {
+        if was_told && standing == Standing::Trusted {
             make_room(&mut self.looked_at);
             self.looked_at.insert(endpoint, Instant::now());
         }
@@ -62,32 +66,51 @@ impl Strangers {
 
     /// Whose socket is at the other end of a connection that has just been made from `client`.
     pub fn look_at_server(&mut self, endpoint: Endpoint, client: std::net::SocketAddrV4) -> Standing {
-        let found = self.ask(|owners| owners.of_server(endpoint.address, client));
+        let found = self.ask(endpoint.transport, |owners| owners.of_server(endpoint.address, client));
         self.judge(found, *endpoint.address.ip())
     }
 
-    /// What the kernel answers; `None` where it cannot be asked.
-    fn ask(&mut self, question: impl FnOnce(&mut Owners) -> std::io::Result<Option<Owner>>) -> Option<Option<Owner>> {
-        if self.is_blind {
+    /// What the kernel answers; `None` where it cannot be asked, at all or for now.
+    fn ask(
+        &mut self,
+        transport: Transport,
+        question: impl FnOnce(&mut Owners) -> io::Result<Option<Owner>>,
+    ) -> Option<Option<Owner>> {
+        if self.blind.contains(&transport) {
             return None;
         }
-        if self.owners.is_none() {
-            self.owners = Owners::open().ok();
-        }
-        let answer = self
-            .owners
-            .as_mut()
-            .map_or_else(|| Err(std::io::ErrorKind::Unsupported.into()), question);
+        let owners = match self.owners.take() {
+            Some(owners) => Ok(owners),
+            None => Owners::open(),
+        };
+        let answer = owners.and_then(|mut owners| {
+            let found = question(&mut owners)?;
+            self.owners = Some(owners);
+            Ok(found)
+        });
         match answer {
             Ok(found) => Some(found),
             Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "the kernel does not say whose sockets answer (sock_diag(7)): other users' at hosts' addresses are not told apart"
-                );
-                self.is_blind = true;
+                self.failed(transport, &error);
                 None
             }
+        }
+    }
+
+    /// The kernel could not be asked: never again where it is not made for that, or forbids it.
+    fn failed(&mut self, transport: Transport, error: &io::Error) {
+        if is_lasting(error) {
+            tracing::warn!(
+                %error,
+                "the kernel does not say whose {transport} sockets answer (sock_diag(7)): other users' at hosts' addresses are not told apart"
+            );
+            self.blind.push(transport);
+        } else if !std::mem::replace(&mut self.said_passing, true) {
+            tracing::warn!(
+                %error,
+                "the kernel could not be asked whose {transport} socket answers (sock_diag(7)): it was taken for the project's. Said once, though it may \
+                 happen again"
+            );
         }
     }
 
@@ -142,6 +165,14 @@ impl Strangers {
     }
 }
 
+/// Whether a question fails each time so.
+fn is_lasting(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EPERM | libc::EACCES)
+    )
+}
+
 fn make_room<K, V>(known: &mut HashMap<K, V>) {
     if known.len() >= Strangers::CAPACITY {
         known.clear();
@@ -172,6 +203,37 @@ mod tests {
         );
         strangers.learn(other, HOST, false);
         assert_eq!(strangers.of_user(other, HOST), Standing::Stranger(other));
+    }
+
+    #[test]
+    fn an_error_that_passes_blinds_nobody() {
+        let mut strangers = Strangers::default();
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN] {
+            let found = strangers.ask(Transport::Tcp, |_| Err(io::Error::from_raw_os_error(errno)));
+            assert_eq!(found, None);
+            assert_eq!(
+                strangers.ask(Transport::Tcp, |_| Ok(None)),
+                Some(None),
+                "after errno {errno}"
+            );
+        }
+        let denied = |_: &mut Owners| Err(io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(strangers.ask(Transport::Udp, denied), None);
+        assert_eq!(strangers.ask(Transport::Udp, |_| Ok(None)), None);
+        assert_eq!(
+            strangers.ask(Transport::Tcp, |_| Ok(None)),
+            Some(None),
+            "TCP is another matter"
+        );
+    }
+
+    #[test]
+    fn what_was_trusted_unseen_is_looked_at_anew() {
+        let mut strangers = Strangers::default();
+        let endpoint = Endpoint::udp(HOST, 9);
+        strangers.blind.push(Transport::Udp);
+        assert_eq!(strangers.look(endpoint), Standing::Trusted);
+        assert!(strangers.looked_at.is_empty());
     }
 
     #[test]

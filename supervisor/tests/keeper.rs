@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -407,4 +409,39 @@ time.sleep(1000)
     let mut client = client::connect(web).unwrap();
     assert_eq!(talk(&mut client, "hello").unwrap(), "second");
     project.down();
+}
+
+#[test]
+fn a_connect_that_does_not_block_is_not_refused_while_the_next_broker_comes() {
+    let project = Project::up("unblocked", HOSTS);
+    let to = project.at("web", 8080);
+    let script = format!(
+        "
+import socket, sys
+s = socket.socket(); s.setblocking(False)
+print('ready', flush=True); sys.stdin.readline()
+print('calls', flush=True)
+print(s.connect_ex(('{}', {})), flush=True)
+",
+        to.ip(),
+        to.port()
+    );
+    let mut program = project
+        .imsup_command(&["run", "--", "python3", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("ready"));
+    let (keeper, broker) = (project.keeper(), project.broker());
+    stop(&project, keeper);
+    project.kill(broker);
+    drop(program.stdin.take());
+    assert_eq!(lines.next().as_deref(), Some("calls"));
+    project.signal(keeper, Signal::CONT);
+    assert_eq!(lines.next().as_deref(), Some("115"), "EINPROGRESS");
+    program.wait().unwrap();
 }

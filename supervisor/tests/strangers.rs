@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
@@ -179,4 +179,49 @@ fn who_took_a_declared_port_after_the_brokers_death_is_named() {
     drop(stranger);
     project.ok(&["up", "-d"]);
     assert_eq!(ask(at).value("host"), "web");
+}
+
+/// There is nobody to ask who the stranger is, and nobody comes.
+#[test]
+fn what_a_stranger_took_after_the_brokers_death_is_refused_at_once() {
+    let project = Project::up(
+        "nobody",
+        "services:\n  web: { command: [\"@guest@\", --tcp, \"8080\", --udp, \"8080\"], expose: [\"8080\", \"8080/udp\"] }\n",
+    );
+    let at = project.at("web", 8080);
+    let script = format!(
+        "
+import socket, sys
+to = ('{}', {})
+def tried(act):
+    try: return act()
+    except OSError as error: return error.errno
+print('ready', flush=True); sys.stdin.readline()
+u = socket.socket(type=socket.SOCK_DGRAM); print(tried(lambda: u.connect(to)), tried(lambda: u.send(b'password')))
+u = socket.socket(type=socket.SOCK_DGRAM); print(tried(lambda: u.sendto(b'password', to)))
+s = socket.socket(); print(tried(lambda: s.connect(to)), tried(lambda: s.send(b'password')))
+s = socket.socket(); s.setblocking(False); print(s.connect_ex(to))
+",
+        at.ip(),
+        at.port()
+    );
+    let mut program = project
+        .imsup_command(&["run", "--", "python3", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(program.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    project.kill_broker();
+    let stranger = Stranger::listens(at);
+    drop(program.stdin.take());
+    let mut printed = String::new();
+    output.read_to_string(&mut printed).unwrap();
+    program.wait().unwrap();
+    assert_eq!(stranger.got(), "[]\n", "{printed}");
+    assert_eq!(printed, "111 89\n111\n111 32\n111\n");
+    project.ok(&["up", "-d"]);
 }

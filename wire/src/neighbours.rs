@@ -26,6 +26,9 @@ const LOAD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
+/// How many instructions the filter has.
+pub const FILTER_LENGTH: u32 = 4;
+
 /// Keeps other machines from a socket that is, or will be, bound to `address`; does nothing where the kernel does it. Replaces a filter that the socket has.
 /// It costs some 12 us and 4 KiB of the kernel's memory (measured).
 ///
@@ -35,7 +38,7 @@ pub fn keep_out(socket: impl AsFd, address: Ipv4Addr) -> io::Result<()> {
     if !can_reach(address) {
         return Ok(());
     }
-    let filter = [
+    let filter: [_; FILTER_LENGTH as usize] = [
         SockFilter::new(LOAD, 0, 0, DEVICE),
         SockFilter::new(JUMP_IF_EQUAL, 0, 1, LOOPBACK_INDEX),
         SockFilter::new(RETURN, 0, 0, u32::MAX),

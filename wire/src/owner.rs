@@ -4,7 +4,7 @@
 //! since the kernel looks the socket up as it does for a packet (net/ipv4/inet_diag.c, inet_diag_find_one_icsk; net/ipv4/udp_diag.c, udp_dump_one).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -26,6 +26,9 @@ const LISTEN: u8 = 10;
 /// a socket that is bound to it (SO_BINDTODEVICE) is found by no request that names no device.
 const LOOPBACK_INDEX: u32 = 1;
 
+/// No particular peer.
+const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+
 /// The owner of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -43,6 +46,8 @@ pub struct Owner {
 pub struct Owners {
     netlink: OwnedFd,
     asked: u32,
+    /// Whether the kernel was seen to find a datagram socket.
+    finds_datagrams: bool,
 }
 
 impl Owners {
@@ -57,17 +62,38 @@ impl Owners {
             SocketFlags::CLOEXEC,
             Some(netlink::SOCK_DIAG),
         )?;
-        Ok(Self { netlink, asked: 0 })
+        Ok(Self {
+            netlink,
+            asked: 0,
+            finds_datagrams: false,
+        })
     }
 
     /// The owner of the socket that the kernel would give a connection, or datagram, to `endpoint`: one on the machine's wildcard as well. `None`
     /// if there is no such socket.
     ///
     /// # Errors
-    /// What send(2) and recv(2) say, and what the kernel answers, other than that there is none.
+    /// What send(2) and recv(2) say, and what the kernel answers, other than that there is none. EOPNOTSUPP for a datagram socket without
+    /// CONFIG_INET_UDP_DIAG.
     pub fn of(&mut self, endpoint: Endpoint) -> io::Result<Option<Owner>> {
-        let nobody = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        self.ask(endpoint.transport, endpoint.address, nobody)
+        let found = self.ask(endpoint.transport, endpoint.address, NOBODY)?;
+        if endpoint.transport == Transport::Udp && !self.finds_datagrams {
+            self.finds_datagrams = found.is_some() || self.finds_own()?;
+            if !self.finds_datagrams {
+                return Err(Errno::OPNOTSUPP.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the kernel finds a datagram socket that is there: it says ENOENT too where it has no means for UDP (net/ipv4/inet_diag.c,
+    /// inet_diag_cmd_exact).
+    fn finds_own(&mut self) -> io::Result<bool> {
+        let own = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let SocketAddr::V4(address) = own.local_addr()? else {
+            return Ok(false);
+        };
+        Ok(self.ask(Transport::Udp, address, NOBODY)?.is_some())
     }
 
     /// The owner of the other end of a TCP connection from `client` to `server`: of the accepted socket, and until it is accepted of the listener.

@@ -91,7 +91,7 @@ impl Broker {
     }
 
     /// Says once who it is. Apart from the loop: that is a walk over all processes.
-    fn name_stranger(&mut self, uid: u32, endpoint: Endpoint) {
+    pub(super) fn name_stranger(&mut self, uid: u32, endpoint: Endpoint) {
         if self.questions.named.len() >= MAX_NAMED || !self.questions.named.insert((uid, endpoint)) {
             return;
         }
@@ -110,7 +110,7 @@ fn say_who(uid: u32, endpoint: Endpoint) {
         None => format!("user {uid}"),
     };
     tracing::warn!(
-        "{who} has a socket at {endpoint}, an address of a host, and is not of this project: what hosts send there is refused. End that process, or \
+        "{who} has a socket at {endpoint}, an address of a host, and is not of this project: what hosts, and clients of published ports, send there is refused. End that process, or \
          declare the port (`expose`), so that it is the project's from `up` on"
     );
 }

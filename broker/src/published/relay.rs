@@ -19,7 +19,6 @@ use super::pair::{Pair, Progress};
 use super::udp::Clients;
 use super::vet::Vet;
 use crate::helpers::{Confine, Helper};
-use crate::trust::SharedTrust;
 
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
@@ -44,7 +43,7 @@ impl Relay {
     pub(crate) fn start(
         doors: Vec<Door>,
         most: usize,
-        trust: SharedTrust,
+        vet: Vet,
         on_arrival: OnArrival,
         confine: Confine,
     ) -> io::Result<Self> {
@@ -68,7 +67,7 @@ impl Relay {
             most,
             full: false,
             on_arrival,
-            vet: Vet::new(trust),
+            vet,
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new()
@@ -292,6 +291,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::Publish;
+    use crate::trust::SharedTrust;
 
     fn publish(transport: Transport) -> Publish {
         Publish {
@@ -313,7 +313,7 @@ mod tests {
         let trust = SharedTrust::default();
         trust.write().add(rustix::process::geteuid().as_raw());
         (
-            Relay::start(doors, 16, trust, Box::new(told), |_| ()).unwrap(),
+            Relay::start(doors, 16, Vet::new(trust, Box::new(|_, _| ())), Box::new(told), |_| ()).unwrap(),
             machine,
             arrivals,
         )

@@ -1,6 +1,5 @@
 //! Keeps what comes to published ports from other users who listen at hosts' addresses.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -8,27 +7,26 @@ use std::os::fd::OwnedFd;
 use imsup_wire::Endpoint;
 use imsup_wire::owner::{Owner, Owners};
 
-use crate::holder;
 use crate::sockets::canonical;
 use crate::trust::SharedTrust;
 
-/// Strangers that are named in the log.
-const MAX_NAMED: usize = 64;
+/// Is told of a user who is not of the project and has a socket where a published port leads: each time.
+pub(crate) type OnStranger = Box<dyn Fn(u32, Endpoint) + Send>;
 
 /// Tells whose sockets answer.
-pub(super) struct Vet {
+pub(crate) struct Vet {
     /// `None` where the kernel does not say, and everybody is trusted.
     owners: Option<Owners>,
     trust: SharedTrust,
-    named: BTreeSet<(u32, Endpoint)>,
+    on_stranger: OnStranger,
 }
 
 impl Vet {
-    pub(super) fn new(trust: SharedTrust) -> Self {
+    pub(crate) fn new(trust: SharedTrust, on_stranger: OnStranger) -> Self {
         Self {
             owners: Owners::open().ok(),
             trust,
-            named: BTreeSet::new(),
+            on_stranger,
         }
     }
 
@@ -61,12 +59,7 @@ impl Vet {
         let Some(owner) = found.filter(|owner| !self.trust.read().includes(owner.uid)) else {
             return Ok(());
         };
-        if self.named.len() < MAX_NAMED && self.named.insert((owner.uid, target)) {
-            let who = holder::describe(owner);
-            tracing::warn!(
-                "{who} has a socket at {target}, an address of a host, and is not of this project: what comes to its published port is refused"
-            );
-        }
+        (self.on_stranger)(owner.uid, target);
         Err(io::ErrorKind::PermissionDenied.into())
     }
 }

@@ -61,6 +61,9 @@ fn sentence(hosts: &[HostSpec], controller: Controller, lack: &Lack) -> String {
 /// What would make them hold.
 fn fix(lacking: &[(Controller, Lack)]) -> &'static str {
     let is_unified = |lack: &Lack| matches!(lack, Lack::NotDelegated(_) | Lack::Shared { .. });
+    if lacking.iter().any(|(_, lack)| matches!(lack, Lack::NoPidfdGetfd)) {
+        return "allow pidfd_getfd(2): in a container by its seccomp profile, or with CAP_SYS_PTRACE";
+    }
     let is_root = nix::unistd::geteuid().is_root();
     match (is_root, lacking.iter().any(|(_, lack)| is_unified(lack))) {
         (true, true) => "start it in a cgroup of its own: systemd-run --scope -p Delegate=yes imsup up",

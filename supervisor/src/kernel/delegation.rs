@@ -15,6 +15,7 @@ use rustix::fs::Access;
 use thiserror::Error;
 
 use super::limits::{self, Controller};
+use super::means::Means;
 
 /// Why a controller cannot be used.
 #[derive(Debug, Error)]
@@ -36,6 +37,9 @@ pub enum Lack {
         /// One of them.
         pid: i32,
     },
+    /// pidfd_getfd(2) is refused: hosts' cgroups, which are made for their freezer, are not made then.
+    #[error("pidfd_getfd(2) is refused here, without which imsup makes no cgroups of version 2")]
+    NoPidfdGetfd,
     /// The kernel refuses.
     #[error("{}: {source}", .path.display())]
     Refused {
@@ -57,6 +61,14 @@ pub fn prepare(project: &str, wanted: &[Controller]) -> Vec<(Controller, Lack)> 
         }
     }
     if of_version_2.is_empty() {
+        return lacking;
+    }
+    if !Means::present().pidfd_getfd {
+        lacking.extend(
+            of_version_2
+                .into_iter()
+                .map(|controller| (controller, Lack::NoPidfdGetfd)),
+        );
         return lacking;
     }
     let Some(own) = own_directory() else {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Once;
 
 use imsup_wire::neighbours;
 use nix::errno::Errno;
@@ -11,8 +12,16 @@ use super::socket::set_int;
 /// Keeps other machines from a socket that is, or will be, bound to `address`, where they could reach it; true if that was done here. A filter that the
 /// socket has is left: the program's own, or this one.
 pub fn keep_neighbours_out(socket: BorrowedFd<'_>, address: Ipv4Addr) -> bool {
-    if !neighbours::can_reach(address) || has_filter(socket) {
+    if !neighbours::can_reach(address) {
         return false;
+    }
+    match filter_length(socket) {
+        Some(0) => {}
+        Some(neighbours::FILTER_LENGTH) => return false,
+        _ => {
+            say_unguarded(address);
+            return false;
+        }
     }
     match neighbours::keep_out(socket, address) {
         Ok(()) => true,
@@ -28,9 +37,25 @@ pub fn let_neighbours_in(socket: BorrowedFd<'_>) {
     let _ = set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
 }
 
-/// Whether the socket has a filter: the kernel tells how long it is where there is room for nothing (net/core/filter.c, sk_get_filter), and EACCES of one
-/// that is no classic BPF.
+/// Says once that the program's own filter is on a socket that other machines can reach.
+fn say_unguarded(address: Ipv4Addr) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            "imsup: the program has put a filter of its own (SO_ATTACH_FILTER, SO_ATTACH_BPF) on a socket at {address}: other machines, which can reach that \
+             address, are not kept from it. See docs/deviations.md#guard-filter"
+        );
+    });
+}
+
+/// Whether the socket has a filter.
 pub fn has_filter(socket: BorrowedFd<'_>) -> bool {
+    filter_length(socket) != Some(0)
+}
+
+/// How many instructions the socket's filter has, 0 without one: the kernel tells it where there is room for nothing (net/core/filter.c, sk_get_filter).
+/// `None` for a filter that is no classic BPF (EACCES).
+fn filter_length(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut length: libc::socklen_t = 0;
     // SAFETY: the kernel writes nothing but `length`, which outlives the call: there is room for no instruction.
     let result = unsafe {
@@ -43,7 +68,8 @@ pub fn has_filter(socket: BorrowedFd<'_>) -> bool {
         )
     };
     match Errno::result(result) {
-        Ok(_) => length != 0,
-        Err(errno) => errno == Errno::EACCES,
+        Ok(_) => Some(length),
+        Err(Errno::EACCES) => None,
+        Err(_) => Some(0),
     }
 }

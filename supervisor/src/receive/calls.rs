@@ -45,12 +45,18 @@ impl Loop {
         }
     }
 
-    /// A caller that cannot wait for the next broker is refused; the others are asked for again when it comes.
+    /// A caller that cannot wait for the next broker is refused, where that does not come by itself; the others are asked for again when it comes.
     pub(super) fn answer_without_broker(&mut self, id: NotificationId) {
         if let Some(held) = self.held.get_mut(&id)
             && let Some(answer) = syscalls::without_broker(&mut self.host, id, held)
         {
             self.finish(id, answer);
+        }
+    }
+
+    pub(super) fn answer_all_without_broker(&mut self) {
+        for id in self.held.keys().copied().collect::<Vec<_>>() {
+            self.answer_without_broker(id);
         }
     }
 

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use rustix::fs::OFlags;
 
 use super::{Verdict, send, vet};
-use crate::held::{BindStage, Held, HeldConnect, TICK, Waiting};
+use crate::held::{BindStage, Held, HeldConnect, TICK, Until, Waiting};
 use crate::host::Host;
 use crate::kernel::message;
 use crate::kernel::notify::{Answer, Notification, NotificationId};
@@ -314,18 +314,11 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         (Outcome::Connect, Waiting::Connect(_)) => try_again(host, id, held),
         (Outcome::Connect | Outcome::Refused, Waiting::Datagram { endpoint, call }) => {
             let (endpoint, call) = (*endpoint, *call);
-            match vet::look(host, endpoint) {
-                Standing::Nobody | Standing::Trusted => {}
-                Standing::Stranger(_) => return Some(Answer::errno(Errno::ECONNREFUSED)),
-                Standing::Unknown(uid) => {
-                    held.waiting = vet::ask_for(host, &call, uid, endpoint);
-                    return None;
-                }
-            }
-            if outcome == Outcome::Connect {
+            let answer = vet::held_datagram(host, held, &call, endpoint);
+            if outcome == Outcome::Connect && answer == Some(Answer::Continue) {
                 host.answered.note(endpoint);
             }
-            Some(Answer::Continue)
+            answer
         }
         (Outcome::Connect, Waiting::Send { endpoint, .. }) => {
             let endpoint = *endpoint;
@@ -347,17 +340,25 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
     }
 }
 
-/// There is no broker to wait for; `None` where the call waits for the next.
+/// There is no broker to wait for; `None` where the call waits for the next. One that cannot wait for long does if that comes by itself.
 pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     match &held.waiting {
         Waiting::Connect(connect) if connect.blocking || connect.in_kernel => None,
+        Waiting::Connect(_) if host.link.is_answered() => None,
         Waiting::Connect(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
-        Waiting::Datagram { .. } => Some(Answer::Continue),
+        Waiting::Datagram { endpoint, call } => {
+            let (endpoint, call) = (*endpoint, *call);
+            vet::held_datagram(host, held, &call, endpoint)
+        }
         Waiting::Send { .. } => send::resume(host, held),
         Waiting::Bind(bind) if bind.stage == BindStage::Claim => Some(super::claimed(host, id, held, None)),
         Waiting::Bind(_) => super::bind_again(host, id, held),
         Waiting::Accept { .. } => None,
-        // Made again by the loop, once the loss is noted.
+        Waiting::Anew {
+            until: Until::Trusted { .. },
+            ..
+        } if !host.link.is_answered() => Some(Answer::errno(Errno::ECONNREFUSED)),
+        // Made again by the loop, once the loss is noted, or once the next broker has said whose the socket is.
         Waiting::Anew { .. } => None,
     }
 }
@@ -374,8 +375,8 @@ fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Ans
             Standing::Nobody | Standing::Trusted => {}
             Standing::Stranger(_) => return Some(Answer::errno(Errno::ECONNREFUSED)),
             Standing::Unknown(uid) => {
-                held.waiting = vet::ask_for(host, &connect.call, uid, at);
-                return None;
+                let call = connect.call;
+                return vet::wait_for_word(host, held, &call, uid, at);
             }
         }
     }

@@ -41,13 +41,14 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         }
     }
     vet::note_user(host, &socket);
-    if let Some(local) = local
+    let is_guarded = local
         .and_then(socket::as_v4)
         .filter(|local| host.identity.owns(*local.ip()))
-    {
-        guard::keep_neighbours_out(socket.as_fd(), *local.ip());
-    }
+        .is_some_and(|local| guard::keep_neighbours_out(socket.as_fd(), *local.ip()));
     if let Err(errno) = socket::listen(socket.as_fd(), call.int(1)) {
+        if is_guarded {
+            guard::let_neighbours_in(socket.as_fd());
+        }
         return errno.into();
     }
     host.handovers.share_no_more(socket.as_fd());

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::Verdict;
 use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
-use crate::kernel::notify::Notification;
+use crate::kernel::notify::{Answer, Notification};
 use crate::kernel::socket;
 use crate::kernel::source;
 use crate::strangers::Standing;
@@ -62,24 +62,65 @@ pub(super) fn undo_if_strangers(
     })
 }
 
-/// Has the broker say whether a user is of the project; the call is begun anew then.
+/// Has the broker say whether a user is of the project; the call is begun anew then. It is refused where nobody can say.
 pub(super) fn ask(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Verdict {
+    let Some(waiting) = ask_for(host, call, uid, endpoint) else {
+        return Errno::ECONNREFUSED.into();
+    };
     let now = Instant::now();
     Verdict::Hold(Box::new(Held {
         tid: call.tid,
         since: now,
         deadline: now + host.reach_timeout,
         timeout_errno: Errno::ETIMEDOUT as i32,
-        waiting: ask_for(host, call, uid, endpoint),
+        waiting,
     }))
 }
 
-/// The same for a call that is held already.
-pub(super) fn ask_for(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Waiting {
+/// The same for a call that is held already; `None` where nobody can say: there is no broker, and none comes by itself.
+pub(super) fn ask_for(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Option<Waiting> {
+    if !host.link.is_answered() {
+        tracing::debug!(
+            "no broker says whether user {uid}, who has a socket at {endpoint}, is of the project: a call is refused"
+        );
+        return None;
+    }
     host.link.send(&ToBroker::Trusts { uid, endpoint }, Vec::new());
-    Waiting::Anew {
+    Some(Waiting::Anew {
         call: *call,
         until: Until::Trusted { uid, endpoint },
+    })
+}
+
+/// How a held call of a datagram socket is answered, where its endpoint is retained or nobody can retain it: [`Answer::Continue`] unless a stranger has
+/// it; `None` where the call waits for the broker's word on a user.
+pub(super) fn held_datagram(
+    host: &mut Host,
+    held: &mut Held,
+    call: &Notification,
+    endpoint: Endpoint,
+) -> Option<Answer> {
+    match look(host, endpoint) {
+        Standing::Nobody | Standing::Trusted => Some(Answer::Continue),
+        Standing::Stranger(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
+        Standing::Unknown(uid) => wait_for_word(host, held, call, uid, endpoint),
+    }
+}
+
+/// Has a held call wait for the broker's word on a user, or refuses it.
+pub(super) fn wait_for_word(
+    host: &mut Host,
+    held: &mut Held,
+    call: &Notification,
+    uid: u32,
+    endpoint: Endpoint,
+) -> Option<Answer> {
+    match ask_for(host, call, uid, endpoint) {
+        Some(waiting) => {
+            held.waiting = waiting;
+            None
+        }
+        None => Some(Answer::errno(Errno::ECONNREFUSED)),
     }
 }
 
