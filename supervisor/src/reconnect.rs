@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const RETRIES: u32 = 100;
 
 /// Whether the project has a keeper, which starts the next broker: it holds this file with flock. `socket` is the broker's.
-fn next_comes(socket: &Path) -> bool {
+pub fn next_comes(socket: &Path) -> bool {
     let Ok(lock) = File::open(socket.with_file_name("keeper.lock")) else {
         return false;
     };
