@@ -6,8 +6,9 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use common::client::{self, Held};
+use common::random::Random;
 use common::watch::Watch;
-use common::{Project, guest, need};
+use common::{Project, control, guest, need};
 
 const DELAY: Duration = Duration::from_millis(2500);
 
@@ -103,6 +104,40 @@ fn every_delay_of_a_glibc_program_ends() {
 #[test]
 fn every_delay_of_a_static_musl_program_ends() {
     every_delay_ends("delays-musl");
+}
+
+/// A signal that comes after a thread was stopped and before it is known what waits for it is no news later on.
+#[test]
+fn a_timer_that_ends_while_its_host_is_held_is_not_lost() {
+    const ROUNDS: u32 = 60;
+    const MS: u64 = 20;
+    const WAYS: [&str; 4] = ["timer-signal", "interval-timer", "alarm-in-read", "timer-thread"];
+    let mut compose = "x-imsup: { idle_after: 1h, timer_slack: 100ms }\nservices:\n".to_owned();
+    for way in WAYS {
+        compose +=
+            &format!("  {way}: {{ command: [\"@guests@/delays\", {way}, \"{MS}\", \"8080\"], expose: [\"8080\"] }}\n");
+    }
+    let project = Project::up("held", &compose);
+    let hosts = project.ps();
+    let mut random = Random::new(Random::seed());
+    std::thread::scope(|scope| {
+        for way in WAYS {
+            let (mut random, project) = (Random::new(random.below(u64::MAX)), &project);
+            let address = (hosts[way].address, 8080).into();
+            scope.spawn(move || {
+                let mut held = Held::connect(address);
+                held.say("boot").unwrap();
+                held.hear().unwrap();
+                for round in 0..ROUNDS {
+                    held.say(&format!("round {round}")).unwrap();
+                    std::thread::sleep(random.between(Duration::from_millis(MS - 4), Duration::from_millis(MS + 4)));
+                    let _ = control::suspend(project, way);
+                    held.hear()
+                        .unwrap_or_else(|error| panic!("{way}, round {round}: {error}"));
+                }
+            });
+        }
+    });
 }
 
 const PYTHON_DELAY: &str = "

@@ -25,7 +25,7 @@ use super::words::SharedWord;
 use crate::host::Host;
 use crate::kernel::carry::Carry;
 use crate::kernel::duplicates::Duplicates;
-use crate::kernel::memory::ThreadMemory;
+use crate::kernel::memory::{TargetMemory, ThreadMemory};
 use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
 use crate::kernel::{cpu, descriptors, process, signals, socket, task, terminal, timers};
 
@@ -336,7 +336,8 @@ impl Sleep {
             let signals = signals[&signalfd.pid] & signalfd.signals.unwrap_or(0);
             !signalfd.told && signals != 0
         };
-        if signalfds.iter().any(has_come) {
+        // After those that wait were noted: what comes later is new to the sleeper.
+        if signalfds.iter().any(has_come) || threads.iter().any(has_a_signal) {
             return Err(NotNow::Ready);
         }
         let slack = self.slack();
@@ -475,6 +476,21 @@ fn has_input(pid: i32, number: u64) -> bool {
         // Nobody can look without having it stopped, which would cut it short.
         Err(_) => true,
     }
+}
+
+/// Whether a signal waits for a thread that will take it once it runs: one that came while its host was being held, so that none comes in its sleep.
+fn has_a_signal(thread: &StoppedThread) -> bool {
+    let is_waited_for = match thread.at {
+        At::Blocked { number, args, .. } => number == libc::SYS_rt_sigtimedwait && is_one_pending(thread.tid, args[0]),
+        _ => false,
+    };
+    is_waited_for || signals::interrupts(thread.tid)
+}
+
+/// Whether a signal waits for a thread that is in a set in its memory (sigtimedwait(2)).
+pub(super) fn is_one_pending(tid: i32, set: u64) -> bool {
+    let set = ThreadMemory::of(tid).read_array(set);
+    set.is_ok_and(|set| signals::pending_for(tid) & u64::from_ne_bytes(set) != 0)
 }
 
 /// The sockets of a process that send it a signal when something comes (O_ASYNC).

@@ -8,10 +8,10 @@ use imsup_wire::{CauseKind, ToBroker, WakeCause};
 use super::asleep::Asleep;
 use super::awake::port_of;
 use super::deadlines::{Bounds, Call};
+use super::hold;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::{process, signals};
+use crate::kernel::process;
 
 /// How soon a host that ticks is looked at; each time it is not quiet yet, twice as long.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
@@ -73,10 +73,7 @@ impl SleepSoFar {
 
 /// Whether a signal waits for a thread that it waits for (sigtimedwait(2)).
 fn has_its_signal(tid: i32, call: &Call) -> bool {
-    call.number == libc::SYS_rt_sigtimedwait
-        && ThreadMemory::of(tid)
-            .read_array(call.key.args[0])
-            .is_ok_and(|set| signals::pending_for(tid) & u64::from_ne_bytes(set) != 0)
+    call.number == libc::SYS_rt_sigtimedwait && hold::is_one_pending(tid, call.key.args[0])
 }
 
 impl Sleep {
