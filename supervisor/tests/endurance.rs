@@ -154,8 +154,9 @@ services:
         Observed::start("the broker", project.broker()),
     ];
     nights(NIGHTS);
-    // The thread that stops others comes anew each night, with a part of the heap that malloc(3) keeps for it: 80 to 210 kB after 1,000 nights as after 4,000.
-    observed[0].expect_no_more("nights", 3 * SLACK_BYTES);
+    // The thread that stops others comes anew each night, with a part of the heap that malloc(3) keeps for it: 80 to 210 kB after 1,000 nights as after 4,000, and
+    // once 420 on a busy machine, where the thread before is still ending.
+    observed[0].expect_no_more("nights", 5 * SLACK_BYTES);
     observed[1].expect_no_more("nights", SLACK_BYTES + NIGHTS * 2 * EVENT_BYTES);
     boots(BOOTS);
     observed[1].expect_no_more("boots", SLACK_BYTES + (NIGHTS * 2 + BOOTS * 4) * EVENT_BYTES);
