@@ -196,7 +196,7 @@ fn nothing_is_left_of_supervisors_and_brokers_that_are_killed() {
     // Stopped, so that it does not clean up itself.
     project.signal(broker, rustix::process::Signal::STOP);
     project.kill(supervisor);
-    project.kill(broker);
+    project.kill_broker();
     assert!(!left().is_empty());
     project.ok(&["up", "-d"]);
     assert!(left().is_empty(), "{:?}", left());
