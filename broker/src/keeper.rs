@@ -17,7 +17,6 @@ mod restored;
 mod store;
 
 use std::ffi::OsString;
-use std::path::Path;
 
 pub(crate) use names::What;
 pub use process::{Keeper, keep};
@@ -38,13 +37,4 @@ pub struct Successor {
 /// Whether the project has a keeper: the next broker comes by itself.
 pub fn has_keeper(paths: &Paths) -> bool {
     absent::is_locked(&paths.keeper())
-}
-
-/// Whether a path names this very file still.
-fn is_at(file: &std::fs::File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
 }

@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -15,12 +14,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::attempts::{Attempts, MOST, PERIOD};
-use super::is_at;
 use super::message::{self, Message};
 use crate::paths::Paths;
-
-/// The running executable, also where its file was replaced or removed (proc(5), /proc/PID/exe).
-const OWN_EXECUTABLE: &str = "/proc/self/exe";
+use crate::{own_program, watch};
 
 /// What a keeper is started with.
 pub struct Keeper {
@@ -116,7 +112,7 @@ fn take_lock(paths: &Paths) -> io::Result<File> {
             }
             locked => locked?,
         }
-        if is_at(&lock, &path) {
+        if watch::is_at(&path, &lock) {
             lock.set_len(0)?;
             writeln!(lock, "{}", std::process::id())?;
             return Ok(lock);
@@ -126,7 +122,7 @@ fn take_lock(paths: &Paths) -> io::Result<File> {
 
 /// Locks a new file in place of one that nobody finds any more. Where it fails the broker asks again.
 fn retake_lock(lock: &mut File, paths: &Paths) {
-    if is_at(lock, &paths.keeper()) {
+    if watch::is_at(&paths.keeper(), lock) {
         return;
     }
     match take_lock(paths) {
@@ -140,8 +136,7 @@ impl Keeper {
     fn start(&self) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) = message::pair()?;
         // With the raised limit: what is kept may be more than programs may have open.
-        let started = Command::new(OWN_EXECUTABLE)
-            .arg0(&self.executable)
+        let started = own_program::command(&self.executable)
             .args(&self.arguments)
             .stdin(theirs)
             .stdout(Stdio::null())
