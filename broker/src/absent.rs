@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use imsup_wire::Index;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -63,6 +64,8 @@ pub(crate) struct Held {
     pub(crate) pid: Option<u32>,
     /// The boot's token, where a broker launched it.
     pub(crate) boot: Option<u64>,
+    /// Its address.
+    pub(crate) index: Option<Index>,
 }
 
 /// The hosts whose supervisors live, by the files these hold with flock.
@@ -78,6 +81,7 @@ pub(crate) fn held(paths: &Paths) -> Vec<Held> {
                 host: entry.file_name().into_string().ok()?,
                 pid: holder(&entry.path()),
                 boot: token_in(&entry.path()),
+                index: index_in(&entry.path()),
             })
         })
         .collect()
@@ -235,11 +239,15 @@ fn token_in(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.lines().nth(1)?.parse().ok()
 }
 
+fn index_in(path: &Path) -> Option<Index> {
+    Index::new(fs::read_to_string(path).ok()?.lines().nth(2)?.parse().ok()?)
+}
+
 /// Ends the supervisors that hold their host's file, and what belongs to them.
 pub(crate) fn end_held(paths: &Paths) -> Result<Vec<String>, AbsentError> {
     let mut ended = Vec::new();
     let mut live = Vec::new();
-    for Held { host, pid, boot } in held(paths) {
+    for Held { host, pid, boot, .. } in held(paths) {
         let Some(pid) = pid else { continue };
         let Some(process) = launcher::open(pid) else { continue };
         // The number is still the holder's, now that the process is pinned.

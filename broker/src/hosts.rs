@@ -121,6 +121,8 @@ pub(crate) struct Hosts {
     by_name: HashMap<HostName, HostId>,
     by_index: HashMap<u16, HostId>,
     transient: usize,
+    /// Transient hosts that ran before this broker did and have not introduced themselves yet: what is theirs.
+    away: HashMap<HostName, Index>,
 }
 
 impl At<HostId> for Hosts {
@@ -250,6 +252,26 @@ impl Hosts {
         let mut ids: Vec<HostId> = self.ids().collect();
         ids.sort_by_key(|id| self[*id].index);
         ids
+    }
+
+    /// Keeps the name and the address of a transient host that has not introduced itself yet.
+    pub(crate) fn keep_for(&mut self, name: HostName, index: Index) {
+        self.away.insert(name, index);
+    }
+
+    /// Keeps them no longer for those that are not there.
+    pub(crate) fn forget_away(&mut self, is_there: impl Fn(&HostName) -> bool) {
+        self.away.retain(|name, _| is_there(name));
+    }
+
+    /// Whether a name is kept for a transient host that has not introduced itself yet.
+    pub(crate) fn is_away(&self, name: &HostName) -> bool {
+        self.away.contains_key(name)
+    }
+
+    /// Whether no host has this index, nor is it kept for one.
+    pub(crate) fn is_free(&self, index: Index) -> bool {
+        self.at(index).is_none() && !self.away.values().any(|kept| *kept == index)
     }
 
     /// How many there are.

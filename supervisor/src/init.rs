@@ -103,12 +103,6 @@ pub fn end_all() {
     }
 }
 
-/// Ends a child that was prepared and not executed.
-pub fn end_prepared(child: Pid) {
-    let _ = process::send(child.as_raw(), Signal::SIGKILL);
-    let _ = nix::sys::wait::waitpid(child, None);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use imsup_wire::{ToBroker, ToSupervisor};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// The connection to the broker. Sending never waits; without a broker it does nothing.
 #[derive(Debug)]
@@ -68,6 +69,14 @@ impl Link {
     /// [`ChannelError::Descriptors`] where fewer came.
     pub fn take_fds(&mut self, count: usize) -> Result<Vec<OwnedFd>, ChannelError> {
         self.channel.as_mut().ok_or(ChannelError::Closed)?.take_fds(count)
+    }
+
+    /// Whether the broker has closed the connection, or has died: POLLHUP of poll(2), which comes at once (net/unix/af_unix.c, unix_release_sock).
+    pub fn has_hung_up(&self) -> bool {
+        let Some(socket) = self.socket() else { return true };
+        let mut polled = [PollFd::new(&socket, PollFlags::empty())];
+        let now = Timespec::default();
+        rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// From now on nothing blocks.

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::Families;
+use imsup_wire::channel::ChannelError;
 use imsup_wire::clock::Stamp;
 use imsup_wire::limits::Confinement;
 use imsup_wire::message::Role;
@@ -28,7 +29,7 @@ use crate::kernel::{self, duplicates, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::resolvers::Resolvers;
-use crate::running::RunningLock;
+use crate::running::{Running, RunningLock, RunningLockError};
 use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
@@ -93,7 +94,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         true => Tree::new(&cgroup_name(options)),
         false => Tree::unheld(),
     };
-    let (welcome, mut link) = Welcome::await_in(link, &hello)?;
+    let (welcome, mut link, lock) = take_place(link, &hello, options)?;
     confine(&mut tree, &welcome, options);
     let filter = filter(welcome.families)?;
     let mut program = spawn::Program {
@@ -129,27 +130,6 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         }
     };
     let child = prepared.pid();
-    let boot = match options.role {
-        Role::Launched { boot } => Some(boot),
-        _ => None,
-    };
-    let lock = options
-        .running_directory
-        .as_deref()
-        .map(|directory| RunningLock::take(directory, &welcome.host, boot))
-        .transpose();
-    let lock = match lock {
-        Ok(lock) => lock,
-        Err(error) => {
-            init::end_prepared(child);
-            let status = ExitStatus::NotExecuted(Errno::EBUSY as i32);
-            link.finish(&ToBroker::Exited {
-                status,
-                usage: imsup_wire::Usage::default(),
-            });
-            return Err(error.into());
-        }
-    };
     link.go_on().map_err(broker)?;
 
     // Before it executes: its first instruction is under its limits.
@@ -227,6 +207,61 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let usage = end.usage;
     end.link.finish(&ToBroker::Exited { status, usage });
     Ok(status)
+}
+
+/// Takes the place that a broker gives us, so that every later broker sees that the host runs. The next broker looks once who runs, when it begins: of a
+/// place that we had not taken by then it knows nothing, and may give it to others. Nothing of ours runs yet, and it is asked instead.
+fn take_place(
+    mut link: Link,
+    hello: &ToBroker,
+    options: &RunOptions,
+) -> Result<(Welcome, Link, Option<RunningLock>), RunError> {
+    for _ in 0..reconnect::BROKERS {
+        let (welcome, answered) = Welcome::await_in(link, hello)?;
+        let lock = match lock(&welcome, options) {
+            Ok(lock) => lock,
+            Err(error) => {
+                let status = ExitStatus::NotExecuted(Errno::EBUSY as i32);
+                answered.finish(&ToBroker::Exited {
+                    status,
+                    usage: imsup_wire::Usage::default(),
+                });
+                return Err(error.into());
+            }
+        };
+        let path = answered.path().to_owned();
+        if !answered.has_hung_up() || !reconnect::next_comes(&path) {
+            return Ok((welcome, answered, lock));
+        }
+        drop(lock);
+        let failed = |source| RunError::Broker {
+            path: path.clone(),
+            source,
+        };
+        if !reconnect::is_for_any(hello) {
+            return Err(failed(ChannelError::Closed));
+        }
+        link = reconnect::open(&path, hello).map_err(failed)?;
+    }
+    Err(RunError::Broker {
+        path: options.broker_socket.clone(),
+        source: ChannelError::Closed,
+    })
+}
+
+fn lock(welcome: &Welcome, options: &RunOptions) -> Result<Option<RunningLock>, RunningLockError> {
+    let running = Running {
+        host: welcome.host.clone(),
+        index: welcome.identity.index,
+        boot: match options.role {
+            Role::Launched { boot } => Some(boot),
+            _ => None,
+        },
+    };
+    let directory = options.running_directory.as_deref();
+    directory
+        .map(|directory| RunningLock::take(directory, running))
+        .transpose()
 }
 
 /// Confines what is going to run to the limits of its host.

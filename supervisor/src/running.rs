@@ -4,9 +4,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use imsup_wire::HostName;
+use imsup_wire::{HostName, Index};
 use rustix::fs::FlockOperation;
+
+/// How long another supervisor may have the lock that is about to give its host back: one whose broker died before anything ran.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether it has.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -29,27 +35,43 @@ pub enum RunningLockError {
     },
 }
 
+/// What the file says of a host, and of the supervisor that runs it.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The host.
+    pub host: HostName,
+    /// Its address: the next broker gives it to nobody else.
+    pub index: Index,
+    /// The token of the broker's boot, by which the next broker finds what we leave where we are killed.
+    pub boot: Option<u64>,
+}
+
 /// The lock, held until it is dropped. The file contains our process id, for people and for a clean-up without a broker, and on
-/// a second line the token of the broker's boot, by which the next broker finds what we leave where we are killed.
+/// lines of their own the token of the boot, if there is one, and the number of the host's address.
 #[derive(Debug)]
 pub struct RunningLock {
     directory: PathBuf,
-    host: HostName,
-    boot: Option<u64>,
+    running: Running,
     file: File,
 }
 
 impl RunningLock {
-    /// Takes the lock of `host`, for the boot with this token.
+    /// Takes the lock of a host.
     ///
     /// # Errors
     /// Any [`RunningLockError`].
-    pub fn take(directory: &Path, host: &HostName, boot: Option<u64>) -> Result<Self, RunningLockError> {
+    pub fn take(directory: &Path, running: Running) -> Result<Self, RunningLockError> {
+        let deadline = Instant::now() + PATIENCE;
+        let file = loop {
+            match make_locked(directory, &running) {
+                Err(RunningLockError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(RETRY),
+                made => break made?,
+            }
+        };
         Ok(Self {
             directory: directory.to_owned(),
-            host: host.clone(),
-            boot,
-            file: make_locked(directory, host, boot)?,
+            running,
+            file,
         })
     }
 
@@ -64,18 +86,19 @@ impl RunningLock {
             ours.is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
         });
         if !is_ours {
-            self.file = make_locked(&self.directory, &self.host, self.boot)?;
+            self.file = make_locked(&self.directory, &self.running)?;
         }
         Ok(())
     }
 
     fn path(&self) -> PathBuf {
-        self.directory.join(self.host.as_str())
+        self.directory.join(self.running.host.as_str())
     }
 }
 
 /// Makes the file, locks it, and writes into it whose it is.
-fn make_locked(directory: &Path, host: &HostName, boot: Option<u64>) -> Result<File, RunningLockError> {
+fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockError> {
+    let Running { host, index, boot } = running;
     let path = directory.join(host.as_str());
     let failed = |source: std::io::Error| RunningLockError::File {
         path: path.clone(),
@@ -101,8 +124,8 @@ fn make_locked(directory: &Path, host: &HostName, boot: Option<u64>) -> Result<F
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    let token = boot.map_or_else(String::new, |boot| format!("{boot}\n"));
-    let text = format!("{}\n{token}", std::process::id());
+    let token = boot.map_or_else(String::new, |boot| boot.to_string());
+    let text = format!("{}\n{token}\n{}\n", std::process::id(), index.number());
     // In one piece, so that nobody reads half a number.
     if let Err(error) = file.set_len(0).and_then(|()| file.write_all(text.as_bytes())) {
         // A full disk. The lock itself needs no room.
@@ -139,14 +162,19 @@ mod tests {
         let directory = base.path().join("shop/running");
         let host: HostName = "web".parse().unwrap();
         let path = directory.join("web");
-        let mut lock = RunningLock::take(&directory, &host, Some(7)).unwrap();
+        let running = Running {
+            host,
+            index: Index::new(3).unwrap(),
+            boot: Some(7),
+        };
+        let mut lock = RunningLock::take(&directory, running).unwrap();
         lock.retake().unwrap();
         assert!(is_held(&path), "nothing was removed");
         fs::remove_dir_all(base.path().join("shop")).unwrap();
         lock.retake().unwrap();
         assert!(is_held(&path));
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text, format!("{}\n7\n", std::process::id()));
+        assert_eq!(text, format!("{}\n7\n3\n", std::process::id()));
         drop(lock);
         assert!(!path.exists());
     }

@@ -22,10 +22,18 @@ const RETURN_TIME: Duration = Duration::from_secs(5);
 impl Broker {
     /// Expects the supervisors that hold their host's file.
     pub(crate) fn expect_held(&mut self) {
-        for Held { host: name, pid, boot } in absent::held(&self.paths) {
-            let id = name.parse::<HostName>().ok().and_then(|name| self.hosts.named(&name));
-            // A transient host introduces itself as one; a host that the file no longer has is rejected then.
-            let Some(id) = id else { continue };
+        for held in absent::held(&self.paths) {
+            let Held { pid, boot, index, .. } = held;
+            let Ok(name) = held.host.parse::<HostName>() else {
+                continue;
+            };
+            let Some(id) = self.hosts.named(&name) else {
+                // A transient host introduces itself as one; a host that the file no longer has is rejected then.
+                if let Some(index) = index {
+                    self.hosts.keep_for(name, index);
+                }
+                continue;
+            };
             let instance = Instance {
                 boot,
                 expected: true,

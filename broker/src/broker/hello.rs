@@ -9,6 +9,7 @@ use imsup_wire::{Cause, CauseKind, HostName, Index, ToSupervisor};
 
 use super::Broker;
 use super::awake::sleep_policy;
+use crate::absent;
 use crate::block::NAME_PORT;
 use crate::cluster::Settings;
 use crate::hosts::{HostId, Instance, Origin};
@@ -209,7 +210,16 @@ impl Broker {
         command: Vec<String>,
         adoption: Option<&Adoption>,
     ) -> Result<Agreement, String> {
+        let own = name.as_ref().filter(|_| adoption.is_some());
+        let paths = &self.paths;
+        self.hosts
+            .forget_away(|kept| Some(kept) != own && absent::is_locked(&paths.running(kept.as_str())));
         let name = match name {
+            Some(name) if self.hosts.is_away(&name) => {
+                return Err(format!(
+                    "host '{name}' runs already, and is about to be heard of: give another name, or none"
+                ));
+            }
             Some(name) if self.hosts.named(&name).is_some() || self.names.read().has(name.as_str()) => {
                 return Err(format!(
                     "'{name}' is a host of project '{}' already: give another name, or none",
@@ -220,7 +230,7 @@ impl Broker {
             None => self.free_name(),
         };
         let wanted = adoption.map(|adoption| adoption.index);
-        let free = |index: &Index| self.hosts.at(*index).is_none() && self.claim.contains(*index);
+        let free = |index: &Index| self.hosts.is_free(*index) && self.claim.contains(*index);
         let index = match wanted {
             Some(index) => Some(index).filter(free),
             None => self.claim.indexes().find(free),
@@ -339,7 +349,10 @@ impl Broker {
     fn free_name(&self) -> HostName {
         (1u32..)
             .filter_map(|number| format!("run-{number}").parse().ok())
-            .find(|name| self.hosts.named(name).is_none() && !self.names.read().has(HostName::as_str(name)))
+            .find(|name| {
+                let is_taken = self.hosts.named(name).is_some() || self.hosts.is_away(name);
+                !is_taken && !self.names.read().has(HostName::as_str(name))
+            })
             .expect("numbers do not run out before addresses")
     }
 

@@ -19,6 +19,7 @@ mod history;
 mod keeper;
 mod names;
 mod peer;
+mod places;
 mod power;
 mod reach;
 mod restart;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
                 reach::trials(),
                 control::trials(),
                 names::trials(),
+                places::trials(),
                 restart::trials(),
                 comes_back::trials(),
                 called_off::trials(),
