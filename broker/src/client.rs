@@ -137,12 +137,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the broker of a project. Where it has died, and the project has a keeper, to the next one, which is waited for.
+    /// Connects to the broker of a project. Where it has died, and the project has a keeper, to the next one, which is waited for; where it begins, or its
+    /// files were removed, it is given a moment.
     ///
     /// # Errors
     /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Lost`], [`ClientError::Busy`] or [`ClientError::Io`].
     pub fn connect(project: &str, paths: &Paths) -> Result<Self, ClientError> {
         let mut next = None;
+        let begun = Instant::now();
         loop {
             let connected = Self::connect_now(project, paths);
             let is_absent = |error: &ClientError| {
@@ -151,8 +153,15 @@ impl Client {
                     ClientError::NoBroker { .. } | ClientError::Dead { .. } | ClientError::Busy { .. }
                 )
             };
-            if !connected.as_ref().is_err_and(is_absent) || !keeper::has_keeper(paths) {
+            if !connected.as_ref().is_err_and(is_absent) {
                 return connected;
+            }
+            if !keeper::has_keeper(paths) {
+                if begun.elapsed() >= lost::REMAKE_TIMEOUT || !lost::is_remaking(paths) {
+                    return connected;
+                }
+                std::thread::sleep(lost::LOOK);
+                continue;
             }
             match &mut next {
                 // What changed before it was watched is seen at once.

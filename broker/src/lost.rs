@@ -17,13 +17,13 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, geteuid, pidfd_send_signal};
 
 use crate::block::NAME_PORT;
-use crate::launcher;
 use crate::paths::Paths;
+use crate::{absent, launcher};
 
 /// How long a broker may take to make its files anew.
-const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often that is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// What the kernel adds to the path of an open file that was removed (d_path, fs/d_path.c; proc_pid_fd(5)).
 const DELETED: &[u8] = b" (deleted)";
@@ -75,6 +75,11 @@ pub fn find(paths: &Paths) -> Option<Lost> {
             // The number is still the broker's, now that the process is pinned.
             wanted.is_held_by(pid).then_some(Lost { pid, process })
         })
+}
+
+/// Whether there is a broker that nobody can connect to: it begins, or makes its files anew, or ends.
+pub(crate) fn is_remaking(paths: &Paths) -> bool {
+    absent::has_broker(paths) || find(paths).is_some()
 }
 
 /// Waits until a broker whose files somebody has just removed has made them anew; gives it if it has not.

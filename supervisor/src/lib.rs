@@ -7,6 +7,7 @@ pub mod confinement;
 pub mod copies;
 pub mod doors;
 mod error;
+mod farewell;
 pub mod handover;
 pub mod held;
 pub mod host;

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use imsup_wire::channel::{Channel, ChannelError};
 use imsup_wire::control::Opening;
@@ -125,6 +126,29 @@ impl Link {
             let _ = channel.socket().set_nonblocking(false);
             let _ = channel.send(message, Vec::new());
         }
+    }
+
+    /// From now on everything blocks again, for so long at most.
+    ///
+    /// # Errors
+    /// What fcntl(2) and setsockopt(2) say; [`ChannelError::Closed`] where there is no broker.
+    pub fn wait_again(&mut self, longest: Duration) -> Result<(), ChannelError> {
+        let channel = self.channel.as_ref().ok_or(ChannelError::Closed)?;
+        channel.socket().set_nonblocking(false)?;
+        channel.socket().set_read_timeout(Some(longest))?;
+        channel.socket().set_write_timeout(Some(longest))?;
+        Ok(())
+    }
+
+    /// Whether the broker says that it has taken all that it was told. Where everything blocks, it is waited for.
+    pub fn is_acknowledged(&mut self) -> bool {
+        self.send(&ToBroker::Acknowledge, Vec::new());
+        while let Some(message) = self.receive() {
+            if message == ToSupervisor::Acknowledged {
+                return true;
+            }
+        }
+        false
     }
 
     /// The next message; `None` where none has come.

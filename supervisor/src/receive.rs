@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use imsup_wire::message::Role;
-use imsup_wire::{CauseKind, ExitStatus, ToBroker, ToSupervisor, Usage};
+use imsup_wire::{CauseKind, ExitStatus, ToBroker, ToSupervisor};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
@@ -16,12 +16,12 @@ use nix::unistd::Pid;
 
 use crate::doors;
 use crate::error::{RunError, Trying};
+use crate::farewell::Farewell;
 use crate::held::{self, HeldCalls};
 use crate::host::{Descriptors, Host};
 use crate::init;
 use crate::kernel::memory_watch::MemoryWatch;
 use crate::kernel::patience::Patience;
-use crate::link::Link;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::{Circumstances, Sleep};
@@ -51,18 +51,6 @@ impl Ready {
         let more = self.broker | self.signals | self.watch | self.sleep | self.arrivals | self.accept | self.memory;
         !more.is_empty()
     }
-}
-
-/// How it ended.
-pub struct End {
-    /// How the program ended.
-    pub status: ExitStatus,
-    /// What it used.
-    pub usage: Usage,
-    /// For the last word.
-    pub link: Link,
-    /// Still held.
-    pub running: Option<RunningLock>,
 }
 
 /// The loop and what it waits for.
@@ -138,32 +126,39 @@ impl Loop {
         self.memory = memory;
     }
 
-    /// Runs until the program has ended; gives back the link for the last word.
+    /// Runs until the program has ended, and says so; how it ended.
     ///
     /// # Errors
     /// [`RunError::System`] where the kernel fails a call that cannot fail; everything has been ended then.
-    pub fn run(mut self) -> Result<End, RunError> {
+    pub fn run(mut self) -> Result<ExitStatus, RunError> {
         let result = self.go_round();
         self.patience.end();
         let result = result.map(|status| self.reason_of(status));
+        let (hello, terminated) = (self.reconnect.hello(&self.host, &self.sleep), self.sleep.terminated());
         let (usage, tree) = self.sleep.finish();
         init::end_all();
         self.host.incoming.leave();
         drop(tree);
         self.host.doors.leave();
         let status = result?;
-        for successor in self.host.retained.take_successors() {
-            self.host.announce(successor.endpoint, successor.socket);
-        }
-        for (endpoint, waiting) in self.host.handovers.take_waiting() {
-            self.host.announce(endpoint, waiting);
-        }
-        Ok(End {
-            status,
+        let successors = self.host.retained.take_successors().into_iter();
+        let successors = successors.map(|successor| (successor.endpoint, successor.socket));
+        let left = successors.chain(self.host.handovers.take_waiting()).collect();
+        let farewell = Farewell {
+            hello,
+            terminated,
+            left,
             usage,
-            link: self.host.link,
-            running: self.running,
-        })
+            exited: ToBroker::Exited { status, usage },
+        };
+        if farewell.must_be_heard() {
+            farewell.say(&mut self.host);
+        } else {
+            // The lock first: a broker that starts now must not wait for us.
+            drop(self.running);
+            self.host.link.finish(&farewell.exited);
+        }
+        Ok(status)
     }
 
     fn go_round(&mut self) -> Result<ExitStatus, RunError> {
@@ -370,7 +365,7 @@ impl Loop {
                 self.sleep.ask(&mut self.host, &circumstances, id, order);
             }
             ToSupervisor::RetakeRunning => self.retake_running(),
-            ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } => {
+            ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } | ToSupervisor::Acknowledged => {
                 tracing::warn!("the broker spoke out of turn");
             }
         }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use imsup_wire::channel::ChannelError;
 use imsup_wire::clock::Stamp;
 use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{HostName, ToBroker, ToSupervisor};
+use imsup_wire::{HostName, ToBroker, ToSupervisor, Usage};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::FlockOperation;
 
@@ -24,40 +24,51 @@ const RETRIES: u32 = 100;
 
 /// Whether the project has a keeper, which starts the next broker: it holds this file with flock. `socket` is the broker's.
 pub fn next_comes(socket: &Path) -> bool {
-    let Ok(lock) = File::open(socket.with_file_name("keeper.lock")) else {
+    let Ok(lock) = File::open(keeper_lock(socket)) else {
         return false;
     };
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+}
+
+fn keeper_lock(socket: &Path) -> PathBuf {
+    socket.with_file_name("keeper.lock")
 }
 
 /// Brokers that are tried at most by whoever introduces itself first: the keeper starts as many a minute.
 pub const BROKERS: u32 = 5;
 
 /// How long the next broker may take, on a busy machine.
-const NEXT_BROKER: Duration = Duration::from_secs(30);
+pub const NEXT_BROKER: Duration = Duration::from_secs(30);
 
-/// Whether any broker takes who says this: a boot is of the broker that asked for it.
+/// Whether any broker takes who says this: a boot is of the broker that asked for it, until it runs something.
 pub fn is_for_any(hello: &ToBroker) -> bool {
     !matches!(
         hello,
         ToBroker::Hello {
             role: Role::Launched { .. },
+            adoption: None,
             ..
         }
     )
 }
 
-/// Connects, and says hello. Where the broker has died, the one that the keeper starts is waited for.
+/// How long a broker whose files somebody has removed may take to make them anew.
+const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connects, and says hello, for whoever knows that there is a broker. Where it has died, the one that the keeper starts is waited for; where
+/// its files were removed, they are.
 ///
 /// # Errors
 /// As [`Link::open`].
 pub fn open(socket: &Path, hello: &ToBroker) -> Result<Link, ChannelError> {
-    let deadline = Instant::now() + NEXT_BROKER;
+    let begun = Instant::now();
+    let comes = || match keeper_lock(socket).exists() {
+        true => is_for_any(hello) && next_comes(socket) && begun.elapsed() < NEXT_BROKER,
+        false => begun.elapsed() < REMAKE_TIMEOUT,
+    };
     loop {
         match Link::open(socket.to_owned(), hello.clone()) {
-            Err(ChannelError::Io(error))
-                if is_absent(&error) && is_for_any(hello) && next_comes(socket) && Instant::now() < deadline =>
-            {
+            Err(ChannelError::Io(error)) if is_absent(&error) && comes() => {
                 std::thread::sleep(RETRY);
             }
             opened => return opened,
@@ -213,14 +224,7 @@ impl Reconnect {
         host.resolvers.regain_broker();
         // Sockets it retains for us are of no use: ours are in place.
         let _ = host.link.take_fds(retained.len());
-        let sockets: Vec<_> = host
-            .retained
-            .listening()
-            .filter_map(|(endpoint, socket)| Some((endpoint, socket::duplicate(socket).ok()?)))
-            .collect();
-        for (endpoint, socket) in sockets {
-            host.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
-        }
+        tell_sockets(host, sleep.terminated(), sleep.usage());
         for uid in host.strangers.all_it_binds_as() {
             host.link.send(&ToBroker::Binds { uid }, Vec::new());
         }
@@ -231,7 +235,8 @@ impl Reconnect {
         Attempt::Connected
     }
 
-    fn hello(&self, host: &Host, sleep: &Sleep) -> ToBroker {
+    /// What we say to the next broker.
+    pub fn hello(&self, host: &Host, sleep: &Sleep) -> ToBroker {
         let mut hello = self.introduction.hello.clone();
         if let ToBroker::Hello {
             host: name,
@@ -250,5 +255,20 @@ impl Reconnect {
             });
         }
         hello
+    }
+}
+
+/// Tells the next broker what the program listens on, or what has taken its place where the program is being terminated.
+pub fn tell_sockets(host: &mut Host, terminated: Option<Duration>, usage: Usage) {
+    if let Some(slept) = terminated {
+        host.link.send(&ToBroker::Terminating { slept, usage }, Vec::new());
+    }
+    let sockets: Vec<_> = host
+        .retained
+        .listening()
+        .filter_map(|(endpoint, socket)| Some((endpoint, socket::duplicate(socket).ok()?)))
+        .collect();
+    for (endpoint, socket) in sockets {
+        host.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
     }
 }

@@ -200,13 +200,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     let sleep = Sleep::new(welcome.sleep, welcome.awake, tree);
     let mut running = Loop::new(host, sleep, child, introduction, options.role.clone(), lock)?;
     running.watch_memory(memory);
-    let end = running.run()?;
-    // The lock first: a broker that starts now must not wait for us.
-    drop(end.running);
-    let status = end.status;
-    let usage = end.usage;
-    end.link.finish(&ToBroker::Exited { status, usage });
-    Ok(status)
+    running.run()
 }
 
 /// Takes the place that a broker gives us, so that every later broker sees that the host runs. The next broker looks once who runs, when it begins: of a

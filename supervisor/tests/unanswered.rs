@@ -5,8 +5,7 @@ mod common;
 use std::process::Stdio;
 
 use common::client::Held;
-use common::{Background, Project, guest, wait_until};
-use rustix::process::Signal;
+use common::{Background, Project, guest, stop, wait_until};
 
 const HOSTS: &str = r#"
 x-imsup: { idle_after: never }
@@ -15,18 +14,6 @@ services:
   back: { command: ["@guests@/ledger", serve, threads, "8080", "@dir@/back"], expose: ["8080"] }
   front: { command: ["@guests@/ledger", forward, "8080", "@dir@/front", back, "8080"], expose: ["8080"] }
 "#;
-
-/// Stops a process, and waits until none of its threads runs any more.
-fn stop(project: &Project, pid: u32) {
-    project.signal(pid, Signal::STOP);
-    wait_until("all threads to be stopped", || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-        stats
-            .into_iter()
-            .all(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")))
-    });
-}
 
 /// How many questions wait at port 53 in the namespace of resolvers: lines of /proc/PID/net/udp whose queue is not empty (proc_pid_net(5)).
 fn waiting_questions(resolvers: u32) -> usize {
@@ -142,5 +129,41 @@ fn a_command_starts_while_brokers_die() {
             run.join().unwrap().unwrap();
         }
     });
+    project.down();
+}
+
+/// What took the place of a terminated program's listener is its supervisor's until a broker has it.
+#[test]
+fn who_comes_while_a_host_is_terminated_and_its_broker_dies_is_served() {
+    let project = Project::up(
+        "terminated",
+        r#"
+x-imsup: { idle_after: 50ms, terminate_after: 50ms }
+services:
+  edge: { command: ["@guests@/servers", edge, "8080"], expose: ["8080"] }
+  threads: { command: ["@guests@/servers", threads, "8080"], expose: ["8080"] }
+"#,
+    );
+    // The keeper makes five brokers a minute.
+    for _ in 0..2 {
+        for host in ["edge", "threads"] {
+            let address = project.at(host, 8080);
+            let mut before = Held::connect(address);
+            let program = before.ask("before").pid();
+            // Nothing is left that only the broker could tell it.
+            project.wait_state(host, "suspended");
+            let broker = project.broker();
+            stop(&project, broker);
+            drop(before);
+            wait_until("the program to end", || {
+                !project.processes().iter().any(|process| process.pid == program)
+            });
+            let mut after = Held::connect(address);
+            after.say("after").unwrap();
+            project.kill(broker);
+            let answer = after.hear().unwrap();
+            assert!(answer.starts_with("after "), "{answer}");
+        }
+    }
     project.down();
 }

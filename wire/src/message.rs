@@ -216,6 +216,8 @@ pub enum ToBroker {
         /// The limit, in bytes.
         limit_bytes: u64,
     },
+    /// Asks for [`ToSupervisor::Acknowledged`], once all that was said before has been taken.
+    Acknowledge,
 }
 
 /// How an attempt to reach an endpoint ends.
@@ -318,4 +320,6 @@ pub enum ToSupervisor {
     },
     /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the runtime directory): make it anew.
     RetakeRunning,
+    /// The answer to a [`ToBroker::Acknowledge`].
+    Acknowledged,
 }

@@ -188,6 +188,7 @@ impl Broker {
             ToBroker::ResolverSockets => self.ask_resolver_sockets(number),
             ToBroker::Binds { uid } => self.binds_as(uid),
             ToBroker::Trusts { uid, endpoint } => self.ask_for_trust(number, uid, endpoint),
+            ToBroker::Acknowledge => self.tell(number, &ToSupervisor::Acknowledged, Vec::new()),
             ToBroker::OutOfMemory { killed, limit_bytes } => {
                 if program {
                     self.out_of_memory(id, killed, limit_bytes);

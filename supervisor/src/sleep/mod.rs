@@ -124,6 +124,8 @@ pub struct Sleep {
     orders: Vec<(u64, Instant)>,
     /// Its program is to be told to end.
     ending: bool,
+    /// It is being terminated, after it had slept this long: successors have taken the place of what the program listens on.
+    terminated: Option<Duration>,
     /// When to tell the broker of a wake, and of which kind it was where it is to be found out whose data it was.
     afterwards: Option<(Instant, Option<CauseKind>)>,
     /// Calls that were made to go on and are to be told when their time is over.
@@ -160,6 +162,7 @@ impl Sleep {
             backlogs: Backlogs::default(),
             orders: Vec::new(),
             ending: false,
+            terminated: None,
             afterwards: None,
             corrections: Vec::new(),
             private_words: PrivateWords::default(),

@@ -91,6 +91,7 @@ impl Sleep {
                     host.announce(successor.endpoint, successor.socket);
                 }
                 self.ending = true;
+                self.terminated = Some(slept);
             }
             Err(errno) => self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc())),
         }
@@ -245,6 +246,11 @@ impl Sleep {
         // A loop whose limit is a constant keeps no timers of others.
         let shows_all = !rhythm::is_loop(call) || self.rhythms.is_exact(waiter);
         is_known(true) || (shows_all && is_known(false) && !runtimes::has_executors(call))
+    }
+
+    /// How long the host had slept when it was terminated, if it was.
+    pub fn terminated(&self) -> Option<Duration> {
+        self.terminated
     }
 
     /// Whether the loop is to end the program now; says how, once.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddrV4;
 
-use super::TERMINATED;
 use super::ledger::{Generation, Instant, Ledger};
 
 /// A supervisor that is killed closes the listener of its filter (exit_files) before its program is killed (PR_SET_PDEATHSIG, exit_notify), and the program's trapped calls fail
@@ -208,10 +207,6 @@ impl Unwritten {
                 .ok_or(format!("process {} accepted it, which was not ended", generation.pid));
         }
         let overlapping: Vec<&Loss> = overlapping.collect();
-        // The listener that takes the place of a terminated program's is its supervisor's until a broker has it, and ends with both.
-        if TERMINATED.contains(&host) && overlapping.iter().any(|loss| loss.broker) {
-            return Ok(());
-        }
         // A plain `stop` of a host that boots turns away whoever waits for that boot.
         if overlapping.iter().any(|loss| loss.booting.contains(&host)) {
             return Ok(());

@@ -294,6 +294,7 @@ fn of_sleep() -> Samples<ToBroker> {
                 limit_bytes: 64 << 20,
             },
         ),
+        ("acknowledge", ToBroker::Acknowledge),
     ])
 }
 
@@ -348,6 +349,7 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
             },
         ),
         ("retake-running", ToSupervisor::RetakeRunning),
+        ("acknowledged", ToSupervisor::Acknowledged),
     ]);
     samples.extend(
         outcomes()

@@ -105,7 +105,7 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         vec(any::<String>(), 0..5),
         option::of(adoption()),
     );
-    prop_oneof![
+    let others = prop_oneof![
         hello.prop_map(|(version, host, role, command, adoption)| ToBroker::Hello {
             version,
             host,
@@ -128,8 +128,10 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         any::<u32>().prop_map(|uid| ToBroker::Binds { uid }),
         (any::<u32>(), endpoint()).prop_map(|(uid, endpoint)| ToBroker::Trusts { uid, endpoint }),
         (any::<u64>(), any::<u64>()).prop_map(|(killed, limit_bytes)| ToBroker::OutOfMemory { killed, limit_bytes }),
-        of_sleep(),
-    ]
+        Just(ToBroker::Acknowledge),
+    ];
+    // By how many variants there are of each.
+    prop_oneof![14 => others, 9 => of_sleep()]
 }
 
 fn of_sleep() -> impl Strategy<Value = ToBroker> {
@@ -236,6 +238,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
             is_trusted,
         }),
         Just(ToSupervisor::RetakeRunning),
+        Just(ToSupervisor::Acknowledged),
     ]
 }
 
