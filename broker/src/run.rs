@@ -40,7 +40,7 @@ use crate::names::{NameServer, Names};
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::project_files::{ProjectFiles, ProjectLock};
-use crate::projects::{self, Memory};
+use crate::projects::{self, Memory, ProjectsError};
 use crate::published::{self, Relay, Vet};
 use crate::routes;
 use crate::senders::Senders;
@@ -78,6 +78,8 @@ pub struct Options {
 /// How long a broker that was killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(1);
+/// How long the start waits for another process that changes what is remembered of projects.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
@@ -149,7 +151,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
     let claim = block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
     let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
-    memorize(&cluster, &claim, &indexes, &mut memory, &paths);
+    let is_written = memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     tolerate(follows, check_ports(&cluster, &memory, &limits))?;
 
     note_directory(&cluster, &paths);
@@ -202,6 +204,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.expect_held();
     take_restored(&mut broker);
     retain(&mut broker, &imsup_exe, follows)?;
+    if !is_written {
+        broker.remember();
+    }
     broker.write_hosts_file();
     broker.report_unseen_ends(&last);
 
@@ -248,6 +253,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.resolvers.end();
     drop(server);
     broker.let_go();
+    broker.remember_at_last();
     // Hosts of an earlier broker that this one's file does not have.
     absent::end_held(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
@@ -363,8 +369,8 @@ pub(crate) fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -
     })
 }
 
-/// Remembers the blocks and the indexes, where they are new.
-fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) {
+/// Remembers the blocks and the indexes, where they are new. False if another process holds the lock of the file.
+fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) -> bool {
     let given: BTreeMap<String, u16> = cluster
         .hosts
         .iter()
@@ -373,12 +379,20 @@ fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: 
         .collect();
     let blocks = Some((claim.first, claim.count));
     if memory.blocks == blocks && memory.indexes == given {
-        return;
+        return true;
     }
     memory.blocks = blocks;
     memory.indexes = given;
-    if let Err(error) = projects::remember(&paths.projects(), &cluster.project, memory) {
-        tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+    match projects::remember(&paths.projects(), &cluster.project, memory, LOCK_TIMEOUT) {
+        Ok(()) => true,
+        Err(error @ ProjectsError::Held { .. }) => {
+            tracing::warn!("{error}. Until then the next `up` may give hosts other addresses");
+            false
+        }
+        Err(error) => {
+            tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+            true
+        }
     }
 }
 
