@@ -314,10 +314,18 @@ fn take_lock(project: &str, paths: &Paths, follows: bool) -> Result<File, Broker
     Ok(lock)
 }
 
-/// Writes into the lock which process holds it: for people only, who are told what the project's broker is.
+/// Writes into the lock which process holds it: for people only, who are told what the project's broker is. Notes elsewhere which lock it is.
 pub(crate) fn sign(lock: &mut File, paths: &Paths) {
     if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
         tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
+    }
+    note_lock(lock, paths);
+}
+
+/// Notes which file the lock is, for whoever does not find it any more.
+pub(crate) fn note_lock(lock: &File, paths: &Paths) {
+    if let Err(error) = lost::note_lock(lock, paths) {
+        tracing::debug!("{}: {error}", paths.lock_note().display());
     }
 }
 

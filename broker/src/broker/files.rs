@@ -149,6 +149,9 @@ impl Broker {
             let all: Vec<_> = self.cgroups.iter().cloned().chain(theirs).collect();
             absent::note_cgroups(&self.paths, &all);
         }
+        if is_missing(self.paths.lock_note()) {
+            self.files.lock.note(&self.paths);
+        }
         if is_missing(self.paths.up()) {
             self.clock.write(&self.paths.up());
         }
