@@ -95,6 +95,8 @@ enum Timer {
     Keeper,
     /// Whoever held the lock of what is remembered may have let go of it.
     Remember,
+    /// The nursery had its time to make a supervisor.
+    Nursery,
 }
 
 /// Who is answered when a wait ends.
@@ -267,6 +269,7 @@ impl Broker {
                     Some((Kind::Files, number)) => self.files_changed(number),
                     Some((Kind::Keeper, _)) => self.keeper_spoke(),
                     Some((Kind::Barrier, number)) => self.keeper_answered(number),
+                    Some((Kind::Nursery, _)) => self.take_made(),
                     Some((Kind::Notices, _)) | None => {}
                 }
             }
@@ -574,6 +577,7 @@ impl Broker {
                 Timer::Files => self.look_at_files_again(),
                 Timer::Keeper => self.look_at_keeper(due),
                 Timer::Remember => self.remember_again(),
+                Timer::Nursery => self.take_made(),
             }
         }
     }

@@ -144,8 +144,8 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         // Of an earlier `up`, perhaps with other services.
         memory.users.clear();
     }
-    let launcher =
-        ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+    let launcher = ProcessLauncher::new(imsup_exe.clone(), limits.before, &registry)
+        .map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);
     let follows = restored.is_some();
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
