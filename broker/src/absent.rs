@@ -87,21 +87,19 @@ pub(crate) fn held(paths: &Paths) -> Vec<Held> {
         .collect()
 }
 
-/// The process that holds a file with flock, as the kernel tells it (proc_locks(5)): what is written in the file may be of
+/// The process that holds a file or directory with flock, as the kernel tells it (proc_locks(5)): what is written in the file may be of
 /// another pid namespace, or of a process that has ended.
-fn holder(path: &Path) -> Option<u32> {
+pub(crate) fn holder(path: &Path) -> Option<u32> {
     let metadata = fs::metadata(path).ok()?;
-    let written = fs::read_to_string(path)
-        .ok()?
-        .lines()
-        .next()
-        .and_then(|line| line.trim().parse().ok());
-    holder_in(
-        &fs::read_to_string("/proc/locks").ok()?,
-        metadata.dev(),
-        metadata.ino(),
-        written,
-    )
+    // Nothing, if it is a directory.
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let written = text.lines().next().and_then(|line| line.trim().parse().ok());
+    holder_of(metadata.dev(), metadata.ino(), written)
+}
+
+/// The process that holds a file with flock, which need not be at any path; `written` is who holds it as far as that was written down.
+pub(crate) fn holder_of(device: u64, inode: u64, written: Option<u32>) -> Option<u32> {
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, device, inode, written)
 }
 
 /// One lock a line: `1: FLOCK ADVISORY WRITE 18435 fe:00:10698913 0 EOF`.

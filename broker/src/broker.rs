@@ -16,6 +16,7 @@ mod limited;
 mod naming;
 mod power;
 mod reach;
+mod remember;
 mod resolvers;
 mod sleep;
 mod strangers;
@@ -92,6 +93,10 @@ enum Timer {
     Files,
     /// The keeper may take what it did not take before, or had its time to answer.
     Keeper,
+    /// Whoever held the lock of what is remembered may have let go of it.
+    Remember,
+    /// The nursery had its time to make a supervisor.
+    Nursery,
 }
 
 /// Who is answered when a wait ends.
@@ -118,6 +123,7 @@ pub(crate) struct Broker {
     pub(crate) on_event: Option<OnEvent>,
     pub(crate) launcher: Box<dyn Launcher>,
     pub(crate) memory: Memory,
+    unwritten: remember::Unwritten,
     pub(crate) names: SharedNames,
     pub(crate) registry: Registry,
     pub(crate) listener: Option<UnixListener>,
@@ -204,6 +210,7 @@ impl Broker {
             on_event: parts.on_event,
             launcher: parts.launcher,
             memory: parts.memory,
+            unwritten: remember::Unwritten::default(),
             names: parts.names,
             registry: parts.registry,
             listener: Some(parts.listener),
@@ -262,6 +269,7 @@ impl Broker {
                     Some((Kind::Files, number)) => self.files_changed(number),
                     Some((Kind::Keeper, _)) => self.keeper_spoke(),
                     Some((Kind::Barrier, number)) => self.keeper_answered(number),
+                    Some((Kind::Nursery, _)) => self.take_made(),
                     Some((Kind::Notices, _)) | None => {}
                 }
             }
@@ -568,6 +576,8 @@ impl Broker {
                 Timer::Unnamed(question) => self.name_at_last(question),
                 Timer::Files => self.look_at_files_again(),
                 Timer::Keeper => self.look_at_keeper(due),
+                Timer::Remember => self.remember_again(),
+                Timer::Nursery => self.take_made(),
             }
         }
     }

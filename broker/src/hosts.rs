@@ -37,6 +37,10 @@ pub(crate) struct Instance {
     pub(crate) boot: Option<u64>,
     /// It was started by a broker's launcher, whose business its end is, too.
     pub(crate) launched: bool,
+    /// Its supervisor is being made.
+    pub(crate) asked: bool,
+    /// It is to end as soon as it is there.
+    pub(crate) unwanted: bool,
     /// It ran before this broker did, and has not introduced itself yet.
     pub(crate) expected: bool,
     /// Its connection.

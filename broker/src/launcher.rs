@@ -16,6 +16,7 @@ use imsup_wire::{ExitStatus, HostName};
 use crate::cluster::HostSpec;
 
 pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open};
+pub(crate) use nursery::TIMEOUT as MAKING_TIMEOUT;
 pub use process::ProcessLauncher;
 
 /// The variable that carries a boot's token: everything a boot started can be found by it.
@@ -69,6 +70,8 @@ pub struct Launch<'a> {
     pub boot: u64,
     /// Where what it prints goes.
     pub log: PathBuf,
+    /// Its supervisor is to be executed, whoever could make it more quickly.
+    pub executed: bool,
 }
 
 /// A supervisor that was started.
@@ -78,6 +81,26 @@ pub struct Launched {
     pub pid: Option<u32>,
     /// Readable when it has ended; its connection decides where there is none.
     pub ended: Option<OwnedFd>,
+    /// How it has ended, if it has already.
+    pub status: Option<ExitStatus>,
+}
+
+/// What [`Launcher::start`] has done.
+#[derive(Debug)]
+pub enum Start {
+    /// The supervisor runs.
+    Started(Launched),
+    /// It is being made: [`Launcher::made`] tells of it.
+    Asked,
+}
+
+/// What has become of a supervisor that was being made.
+#[derive(Debug)]
+pub struct Made {
+    /// The boot's token.
+    pub boot: u64,
+    /// The supervisor; `None` where none was made, or nobody knows.
+    pub launched: Option<Launched>,
 }
 
 /// Starts hosts, and cleans up after those that died badly.
@@ -92,7 +115,10 @@ pub trait Launcher {
     ///
     /// # Errors
     /// [`LaunchError`]; nothing is left behind.
-    fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError>;
+    fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError>;
+
+    /// What has become of supervisors that were being made, after an event ([`crate::tokens::Kind::Nursery`]) or [`MAKING_TIMEOUT`].
+    fn made(&mut self) -> Vec<Made>;
 
     /// Starts `imsup` with these arguments, for the broker itself: its standard input is a connection to the broker, by whose end it ends.
     /// Gives its pidfd.

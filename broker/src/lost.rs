@@ -1,9 +1,10 @@
 //! A broker that lives and cannot be found, since somebody has removed its files and they cannot be made anew (`$XDG_RUNTIME_DIR` after a logout). Another
 //! one beside it would give the project other addresses, and the first would stay for ever. It is found by what it holds: the claim of its block of
-//! addresses, which says that there is any, and in `/proc/PID/fd` the lock that was removed.
+//! addresses, which says that there is any, and the lock that was removed: in `/proc/locks` by what the broker has noted of it, which is readable whatever
+//! capabilities its file has, else in `/proc/PID/fd`.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -18,7 +19,7 @@ use rustix::process::{Signal, geteuid, pidfd_send_signal};
 
 use crate::block::NAME_PORT;
 use crate::paths::Paths;
-use crate::{absent, launcher};
+use crate::{absent, files, launcher};
 
 /// How long a broker may take to make its files anew.
 pub(crate) const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -57,6 +58,40 @@ pub fn find(paths: &Paths) -> Option<Lost> {
     if !is_any_block_claimed() {
         return None;
     }
+    by_note(paths).or_else(|| by_descriptors(paths))
+}
+
+/// Notes which lock this process holds.
+pub(crate) fn note_lock(lock: &File, paths: &Paths) -> io::Result<()> {
+    let metadata = lock.metadata()?;
+    let note = format!("{} {} {}\n", std::process::id(), metadata.dev(), metadata.ino());
+    files::replace(&paths.lock_note(), note.as_bytes())
+}
+
+/// The one that has noted which lock it holds, if that is not at its path.
+fn by_note(paths: &Paths) -> Option<Lost> {
+    let (pid, device, inode) = parse_note(&fs::read_to_string(paths.lock_note()).ok()?)?;
+    let is_there = fs::symlink_metadata(paths.lock()).is_ok_and(|at| (at.dev(), at.ino()) == (device, inode));
+    if is_there || pid == std::process::id() {
+        return None;
+    }
+    let process = launcher::open(pid)?;
+    // Looked at now that the process is pinned: a number that has come again is of one that holds no such lock.
+    (absent::holder_of(device, inode, Some(pid)) == Some(pid)).then_some(Lost { pid, process })
+}
+
+fn parse_note(note: &str) -> Option<(u32, u64, u64)> {
+    let mut words = note.split_ascii_whitespace();
+    let note = (
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+    );
+    words.next().is_none().then_some(note)
+}
+
+/// The one that has the lock, or the history, open.
+fn by_descriptors(paths: &Paths) -> Option<Lost> {
     let own = std::process::id();
     let wanted = Wanted {
         lock: resolved(&paths.lock()),
@@ -159,7 +194,6 @@ fn claim(line: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -233,5 +267,42 @@ mod tests {
         fs::create_dir_all(paths.runtime()).unwrap();
         fs::write(paths.lock(), "").unwrap();
         assert!(is_lost(&paths), "another lock is in its place");
+    }
+
+    #[test]
+    fn a_broker_is_found_by_its_note_of_its_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().to_owned();
+        let paths = Paths::new("shop", 0, |_| Some(directory.clone()), |_| true);
+        fs::create_dir_all(paths.state()).unwrap();
+        let mut holder = Command::new("flock")
+            .arg(paths.lock())
+            .args(["sh", "-c", "echo locked; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = std::io::BufReader::new(holder.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        let at = fs::metadata(paths.lock()).unwrap();
+        let note = |pid: u32| fs::write(paths.lock_note(), format!("{pid} {} {}\n", at.dev(), at.ino())).unwrap();
+        let found = || by_note(&paths).map(|lost| lost.pid);
+        note(holder.id());
+        assert_eq!(found(), None, "its lock is where it was");
+        fs::remove_file(paths.lock()).unwrap();
+        assert_eq!(found(), Some(holder.id()));
+        fs::write(paths.lock(), "").unwrap();
+        assert_eq!(found(), Some(holder.id()), "another lock is in its place");
+        note(1);
+        assert_eq!(found(), None, "another process");
+        note(holder.id());
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        assert_eq!(found(), None, "it has ended");
+        assert_eq!(parse_note("7 8 9"), Some((7, 8, 9)));
+        for damaged in ["", "7 8", "7 8 9 10", "a b c"] {
+            assert_eq!(parse_note(damaged), None);
+        }
     }
 }

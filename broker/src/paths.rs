@@ -127,6 +127,11 @@ impl Paths {
         self.state.join("events.jsonl")
     }
 
+    /// Which lock the broker holds, for whoever does not find it at its path any more.
+    pub fn lock_note(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
     /// When the project was brought up: microseconds since the Unix epoch.
     pub fn up(&self) -> PathBuf {
         self.state.join("up")

@@ -11,6 +11,7 @@ use mio::Registry;
 
 use crate::paths::Paths;
 use crate::routes::Noted;
+use crate::run;
 use crate::watch::{self, Watch};
 
 /// The lock that makes this process the project's broker: the file that it holds with flock(2).
@@ -25,6 +26,11 @@ impl ProjectLock {
 
     fn is_at(&self, path: &Path) -> bool {
         watch::is_at(path, &self.0.borrow())
+    }
+
+    /// Notes which file it is.
+    pub(crate) fn note(&self, paths: &Paths) {
+        run::note_lock(&self.0.borrow(), paths);
     }
 
     /// Holds this file in place of the one that nobody finds any more.

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use imsup_wire::Transport;
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::absent;
 use crate::sockets::Family;
 
 /// Programs of one host whose families are remembered.
@@ -16,6 +20,9 @@ const MAX_PROGRAMS: usize = 4;
 
 /// Most ports learned for one host.
 const MAX_LEARNED: usize = 256;
+
+/// How often it is tried to take a lock that another process holds.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why what is remembered could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +45,21 @@ pub enum ProjectsError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// Another process holds the lock.
+    #[error(
+        "{path} cannot be changed: {} holds the lock of the directory above it (flock(2)), which imsup needs for a moment only; end that process",
+        name(*.by)
+    )]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// The process, if the kernel tells it.
+        by: Option<u32>,
+    },
+}
+
+fn name(process: Option<u32>) -> String {
+    process.map_or("another process".to_owned(), |pid| format!("process {pid}"))
 }
 
 /// What is remembered of one project.
@@ -152,25 +174,25 @@ pub fn recall(path: &Path, project: &str) -> Result<(Memory, Vec<(u8, u16)>), Pr
     Ok((memory, others))
 }
 
-/// Remembers `memory` of `project`, leaving other projects as they are.
+/// Remembers `memory` of `project`, leaving other projects as they are. Waits no longer than `patience` for another process that changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].
-pub fn remember(path: &Path, project: &str, memory: &Memory) -> Result<(), ProjectsError> {
-    change(path, |contents| {
+pub fn remember(path: &Path, project: &str, memory: &Memory, patience: Duration) -> Result<(), ProjectsError> {
+    change(path, patience, |contents| {
         contents.projects.insert(project.to_owned(), memory.clone());
     })
 }
 
-/// Forgets a project (`down --forget`).
+/// Forgets a project (`down --forget`). Waits no longer than `patience` for another process that changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].
-pub fn forget(path: &Path, project: &str) -> Result<(), ProjectsError> {
+pub fn forget(path: &Path, project: &str, patience: Duration) -> Result<(), ProjectsError> {
     if !path.exists() {
         return Ok(());
     }
-    change(path, |contents| {
+    change(path, patience, |contents| {
         contents.projects.remove(project);
     })
 }
@@ -190,14 +212,25 @@ fn read(path: &Path) -> Result<Contents, ProjectsError> {
 }
 
 /// Reads, changes and replaces the file, while no other broker does.
-fn change(path: &Path, edit: impl FnOnce(&mut Contents)) -> Result<(), ProjectsError> {
+fn change(path: &Path, patience: Duration, edit: impl FnOnce(&mut Contents)) -> Result<(), ProjectsError> {
     let io_error = |source: io::Error| ProjectsError::Io {
         path: path.to_owned(),
         source,
     };
     let directory = path.parent().unwrap_or(Path::new("."));
     let lock = File::open(directory).map_err(io_error)?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(|errno| io_error(errno.into()))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOOK),
+            Err(Errno::WOULDBLOCK) => {
+                let (path, by) = (path.to_owned(), absent::holder(directory));
+                return Err(ProjectsError::Held { path, by });
+            }
+            Err(errno) => return Err(io_error(errno.into())),
+        }
+    }
     let mut contents = read(path)?;
     edit(&mut contents);
     let text = serde_json::to_vec(&contents).map_err(|source| ProjectsError::Malformed {
@@ -215,18 +248,18 @@ mod tests {
     fn projects_remember_and_forget_apart_from_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("projects.json");
-        forget(&path, "nothing").unwrap();
+        forget(&path, "nothing", Duration::ZERO).unwrap();
         let mut shop = Memory {
             blocks: Some((5, 1)),
             ..Memory::default()
         };
         assert!(shop.learn("web", Transport::Tcp, 80));
         assert!(!shop.learn("web", Transport::Tcp, 80));
-        remember(&path, "shop", &shop).unwrap();
-        remember(&path, "blog", &Memory::default()).unwrap();
+        remember(&path, "shop", &shop, Duration::ZERO).unwrap();
+        remember(&path, "blog", &Memory::default(), Duration::ZERO).unwrap();
         assert_eq!(recall(&path, "shop").unwrap(), (shop, vec![]));
         assert_eq!(recall(&path, "blog").unwrap().1, [(5, 1)]);
-        forget(&path, "shop").unwrap();
+        forget(&path, "shop", Duration::ZERO).unwrap();
         assert_eq!(recall(&path, "shop").unwrap(), (Memory::default(), vec![]));
     }
 
@@ -254,6 +287,22 @@ mod tests {
             assert!(shop.note_program("web", program));
         }
         assert_eq!(shop.family("web", 1, 81), None, "the oldest is forgotten");
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("projects.json");
+        let lock = File::open(directory.path()).unwrap();
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+        for patience in [Duration::ZERO, LOOK] {
+            let error = remember(&path, "shop", &Memory::default(), patience).unwrap_err();
+            assert!(matches!(error, ProjectsError::Held { .. }), "{error}");
+            let own = format!("process {} holds", std::process::id());
+            assert!(error.to_string().contains(&own), "{error}");
+        }
+        rustix::fs::flock(&lock, FlockOperation::Unlock).unwrap();
+        remember(&path, "shop", &Memory::default(), Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::names::{NameServer, Names};
 use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::project_files::{ProjectFiles, ProjectLock};
-use crate::projects::{self, Memory};
+use crate::projects::{self, Memory, ProjectsError};
 use crate::published::{self, Relay, Vet};
 use crate::routes;
 use crate::senders::Senders;
@@ -78,6 +78,8 @@ pub struct Options {
 /// How long a broker that was killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(1);
+/// How long the start waits for another process that changes what is remembered of projects.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
@@ -142,14 +144,14 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         // Of an earlier `up`, perhaps with other services.
         memory.users.clear();
     }
-    let launcher =
-        ProcessLauncher::new(imsup_exe.clone(), limits.before).map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+    let launcher = ProcessLauncher::new(imsup_exe.clone(), limits.before, &registry)
+        .map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);
     let follows = restored.is_some();
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
     let claim = block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
     let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
-    memorize(&cluster, &claim, &indexes, &mut memory, &paths);
+    let is_written = memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     tolerate(follows, check_ports(&cluster, &memory, &limits))?;
 
     note_directory(&cluster, &paths);
@@ -202,6 +204,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.expect_held();
     take_restored(&mut broker);
     retain(&mut broker, &imsup_exe, follows)?;
+    if !is_written {
+        broker.remember();
+    }
     broker.write_hosts_file();
     broker.report_unseen_ends(&last);
 
@@ -248,6 +253,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.resolvers.end();
     drop(server);
     broker.let_go();
+    broker.remember_at_last();
     // Hosts of an earlier broker that this one's file does not have.
     absent::end_held(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
@@ -308,10 +314,18 @@ fn take_lock(project: &str, paths: &Paths, follows: bool) -> Result<File, Broker
     Ok(lock)
 }
 
-/// Writes into the lock which process holds it: for people only, who are told what the project's broker is.
+/// Writes into the lock which process holds it: for people only, who are told what the project's broker is. Notes elsewhere which lock it is.
 pub(crate) fn sign(lock: &mut File, paths: &Paths) {
     if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
         tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
+    }
+    note_lock(lock, paths);
+}
+
+/// Notes which file the lock is, for whoever does not find it any more.
+pub(crate) fn note_lock(lock: &File, paths: &Paths) {
+    if let Err(error) = lost::note_lock(lock, paths) {
+        tracing::debug!("{}: {error}", paths.lock_note().display());
     }
 }
 
@@ -363,8 +377,8 @@ pub(crate) fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -
     })
 }
 
-/// Remembers the blocks and the indexes, where they are new.
-fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) {
+/// Remembers the blocks and the indexes, where they are new. False if another process holds the lock of the file.
+fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) -> bool {
     let given: BTreeMap<String, u16> = cluster
         .hosts
         .iter()
@@ -373,12 +387,20 @@ fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: 
         .collect();
     let blocks = Some((claim.first, claim.count));
     if memory.blocks == blocks && memory.indexes == given {
-        return;
+        return true;
     }
     memory.blocks = blocks;
     memory.indexes = given;
-    if let Err(error) = projects::remember(&paths.projects(), &cluster.project, memory) {
-        tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+    match projects::remember(&paths.projects(), &cluster.project, memory, LOCK_TIMEOUT) {
+        Ok(()) => true,
+        Err(error @ ProjectsError::Held { .. }) => {
+            tracing::warn!("{error}. Until then the next `up` may give hosts other addresses");
+            false
+        }
+        Err(error) => {
+            tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+            true
+        }
     }
 }
 

@@ -2,8 +2,16 @@
 
 mod common;
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use common::client::ask;
 use common::command::run;
-use common::{LIMIT, Project, client, imsup};
+use common::{LIMIT, Project, client, imsup, wait_until};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// Declared ports: more than the soft limit of descriptors.
 const PORTS: std::ops::Range<u16> = 8000..8100;
@@ -46,5 +54,76 @@ services:
     project.fails(1, &["wake", "says"]);
     let log = project.ok(&["logs", "says"]);
     assert!(log.contains("64\n4096\n"), "{log}");
+    project.down();
+}
+
+/// Descriptors that the user of the project has under way in messages that nobody takes: more than the broker may have open.
+const UNDER_WAY: usize = 400;
+
+/// Sends descriptors that nobody receives.
+fn send_descriptors() -> (UnixStream, UnixStream) {
+    const A_MESSAGE: usize = 200;
+    let (from, to) = UnixStream::pair().unwrap();
+    let fds: [BorrowedFd<'_>; A_MESSAGE] = [from.as_fd(); A_MESSAGE];
+    for _ in 0..UNDER_WAY / A_MESSAGE {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&from, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+    }
+    (from, to)
+}
+
+fn keepers(project: &Project) -> Vec<u32> {
+    let mark = format!("{} keeper", imsup().display());
+    let all = project.processes().into_iter();
+    all.filter(|process| process.command.starts_with(&mark))
+        .map(|process| process.pid)
+        .collect()
+}
+
+/// Whether a process has the socket that listens there.
+fn has_listener(pid: u32, at: SocketAddr) -> bool {
+    let SocketAddr::V4(v4) = at else { panic!("{at}") };
+    let local = format!("{:08X}:{:04X} ", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    // One for both families is bound to the mapped address.
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap());
+    let mut lines = tables.iter().flat_map(|table| table.lines());
+    let line = lines.find(|line| line.contains(&local)).expect("a listener");
+    let inode = line.split_ascii_whitespace().nth(9).unwrap();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.any(|link| link.to_str() == Some(&format!("socket:[{inode}]")))
+}
+
+/// The kernel lets no user have more descriptors under way than the sender may have open (ETOOMANYREFS, unix(7)); root may.
+#[test]
+fn what_the_kernel_does_not_let_the_keeper_have_it_has_later() {
+    let compose = "services:\n  web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] }\n";
+    let project = Project::new("underway", compose);
+    let line = r#"ulimit -n 256 && exec "$0" up -p "$1" -d"#;
+    let up = project.command("sh", &["-c", line, &imsup().to_string_lossy(), &project.name]);
+    run(up, LIMIT).expect_success("up");
+    let web = project.at("web", 8080);
+    let broker = project.broker();
+    let before = project.keeper();
+    assert!(has_listener(before, web));
+    let under_way = send_descriptors();
+    project.kill(before);
+    let next = || keepers(&project).into_iter().find(|pid| *pid != before);
+    wait_until("another keeper", || next().is_some());
+    let keeper = next().unwrap();
+    // The broker goes on.
+    assert_eq!(project.host("web").boots, 0);
+    if !rustix::process::geteuid().is_root() {
+        assert!(!has_listener(keeper, web), "there was no limit");
+    }
+    drop(under_way);
+    wait_until("the keeper to have the listener", || has_listener(keeper, web));
+    project.kill(broker);
+    assert_eq!(ask(web).value("host"), "web");
     project.down();
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::client::{Held, ask};
 use common::command::run;
-use common::{Project, need, wait_until};
+use common::{Background, Project, need, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 #[test]
@@ -443,4 +443,59 @@ services:
     std::fs::remove_file(filler).unwrap();
     drop(disk);
     project.expect_nothing_left();
+}
+
+/// A file capability makes the broker's process one that cannot be looked into by its own user (PR_SET_DUMPABLE(2const), proc_pid_fd(5)).
+#[test]
+fn a_lost_broker_with_file_capabilities_is_found_by_its_user() {
+    need(&["setcap", "setpriv"]);
+    let user = 4711;
+    let project = Project::new(
+        "capable",
+        "services: { web: { command: [\"@guest@\", --tcp, \"80\"], expose: [\"80\"] } }",
+    );
+    let imsup = project.path("imsup");
+    std::fs::copy(common::imsup(), &imsup).unwrap();
+    for path in ["", "imsup", "compose.yaml"] {
+        std::os::unix::fs::chown(project.path(path), Some(user), Some(user)).unwrap();
+    }
+    project.outside(
+        "/usr/sbin/setcap",
+        &["cap_net_bind_service+ep", imsup.to_str().unwrap()],
+    );
+    let as_user = |verb: &[&str]| {
+        let user = user.to_string();
+        let before = ["--reuid", &user, "--regid", &user, "--clear-groups"];
+        // setpriv itself has had the capabilities that the file gives.
+        let shell = ["sh", "-c", r#"exec "$0" "$@""#];
+        let imsup = [imsup.to_str().unwrap(), verb[0], "-p", &project.name];
+        project.command("setpriv", &[&before[..], &shell, &imsup, &verb[1..]].concat())
+    };
+    let verb = |verb: &[&str]| run(as_user(verb), common::LIMIT);
+    // The one that `up -d` starts is executed by a process that has the capabilities already, and can be looked into.
+    let serves = Background::collecting(as_user(&["broker"]));
+    wait_until("the broker", || verb(&["ps"]).success());
+    let broker = serves.pid();
+    let looks = format!("ls /proc/{broker}/fd");
+    let user_id = user.to_string();
+    let looked = run(
+        project.command("setpriv", &["--reuid", &user_id, "--clear-groups", "sh", "-c", &looks]),
+        common::LIMIT,
+    );
+    assert!(!looked.success(), "the broker can be looked into: {looked}");
+    let (base, away) = (project.path("run"), project.path("away"));
+    wait_until("a directory that is not made anew", || {
+        let _ = std::fs::rename(&base, &away);
+        let _ = std::fs::remove_dir_all(&away);
+        std::fs::write(&base, "").is_ok()
+    });
+    let up = verb(&["up", "-d"]);
+    assert!(
+        !up.success() && up.stderr.contains(&format!("its broker is process {broker}")),
+        "{up}"
+    );
+    let down = verb(&["down"]);
+    assert!(down.success() && down.stderr.contains("is down"), "{down}");
+    serves.finish(common::LIMIT);
+    std::fs::remove_file(base).unwrap();
 }

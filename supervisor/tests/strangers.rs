@@ -225,3 +225,86 @@ s = socket.socket(); s.setblocking(False); print(s.connect_ex(to))
     assert_eq!(printed, "111 89\n111\n111 32\n111\n");
     project.ok(&["up", "-d"]);
 }
+
+/// Tries to bind these ports in every way there is, and prints where it could.
+const BIND: &str = "
+import socket, sys
+got = set()
+for kind, host, port in zip(*[iter(sys.argv[1:])] * 3):
+    for address in [host, '0.0.0.0', '::']:
+        for options in [[], [socket.SO_REUSEADDR], [socket.SO_REUSEPORT], [socket.SO_REUSEADDR, socket.SO_REUSEPORT]]:
+            family = socket.AF_INET6 if ':' in address else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM if kind == 'tcp' else socket.SOCK_DGRAM) as s:
+                for option in options: s.setsockopt(socket.SOL_SOCKET, option, 1)
+                try: s.bind((address, int(port)))
+                except OSError: continue
+                if kind == 'tcp':
+                    try: s.listen()
+                    except OSError: continue
+                if address == host: got.add(port)
+                else: got.add(address + ' ' + port)
+print(*sorted(got))
+";
+
+/// The keeper is stopped, so that the time without a broker does not end: it only holds what the project has.
+#[test]
+fn another_user_binds_nothing_of_the_projects_while_there_is_no_broker() {
+    let hosts = r#"
+services:
+  web: { command: ["@guest@", --tcp, "18080"], expose: ["18080"] }
+  db: { command: ["@guest@", --tcp, "19000"], expose: ["19000"] }
+  log: { command: ["@guest@", --udp, "15140"], expose: ["15140/udp"] }
+"#;
+    let project = Project::up("ownerless", hosts);
+    let (web, db, log) = (
+        project.at("web", 18080),
+        project.at("db", 19000),
+        project.at("log", 15140),
+    );
+    let SocketAddr::V4(v4) = web else { panic!("{web}") };
+    let claim = SocketAddr::from(([127, 78, v4.ip().octets()[2], 0], 1053));
+    let ports = [("tcp", web), ("tcp", db), ("udp", log), ("udp", claim)];
+    let binds = || {
+        let uid = STRANGER.to_string();
+        let mut words: Vec<String> = [
+            "--reuid",
+            &uid,
+            "--regid",
+            &uid,
+            "--clear-groups",
+            "python3",
+            "-c",
+            BIND,
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for (kind, at) in ports {
+            words.extend([kind.to_owned(), at.ip().to_string(), at.port().to_string()]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut command = project.command("setpriv", &words);
+        // Not one of root's own.
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir("/");
+        common::command::run(command, common::LIMIT).expect_success("the other user")
+    };
+    ask(db);
+    let (broker, keeper) = (project.broker(), project.keeper());
+    common::stop(&project, keeper);
+    project.kill(broker);
+    assert_eq!(binds(), "\n");
+    let mut held = common::client::Held::connect(web);
+    held.say("waits").unwrap();
+    project.signal(keeper, rustix::process::Signal::CONT);
+    assert!(held.hear().unwrap().contains("host=web "));
+    assert_eq!(binds(), "\n");
+    assert_eq!(project.host("db").boots, 1);
+    project.down();
+    let free = binds();
+    for (_, at) in ports {
+        let port = at.port().to_string();
+        assert!(
+            free.split_whitespace().any(|word| word == port),
+            "{port} is not free: {free}"
+        );
+    }
+}

@@ -11,7 +11,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Broker, Timer};
 use crate::hosts::{HostId, Instance};
-use crate::launcher::{Launch, Pids};
+use crate::launcher::{Launch, LaunchError, Launched, MAKING_TIMEOUT, Pids, Start};
 use crate::notices::Notice;
 use crate::registry::{Input, Want};
 use crate::sessions::Sent;
@@ -28,32 +28,121 @@ pub(super) const SIGTERM: i32 = 15;
 impl Broker {
     /// Starts a host's supervisor, which then connects.
     pub(super) fn boot(&mut self, id: HostId) {
-        let host = &self.hosts[id];
-        let Some(spec) = host.spec(&self.cluster) else {
-            return;
+        let boot = new_token();
+        let mut instance = Instance {
+            boot: Some(boot),
+            launched: true,
+            ..Instance::default()
         };
+        match self.launch(id, boot, false) {
+            None => return,
+            Some(Ok(Start::Started(launched))) => {
+                instance.supervisor = launched.pid;
+                instance.ended = launched.ended;
+            }
+            Some(Ok(Start::Asked)) => {
+                instance.asked = true;
+                self.after(MAKING_TIMEOUT, Timer::Nursery);
+            }
+            Some(Err(error)) => return self.not_launched(id, &error),
+        }
+        self.install(id, instance);
+    }
+
+    fn launch(&mut self, id: HostId, boot: u64, executed: bool) -> Option<Result<Start, LaunchError>> {
+        let spec = self.hosts[id].spec(&self.cluster)?;
         let launch = Launch {
             project: &self.cluster.project,
             host: spec,
-            boot: new_token(),
+            boot,
             log: self.paths.log(spec.name.as_str()),
+            executed,
         };
-        match self.launcher.start(&launch) {
-            Ok(launched) => {
-                let instance = Instance {
-                    boot: Some(launch.boot),
-                    launched: true,
-                    supervisor: launched.pid,
-                    ended: launched.ended,
-                    ..Instance::default()
-                };
-                self.install(id, instance);
+        Some(self.launcher.start(&launch))
+    }
+
+    fn not_launched(&mut self, id: HostId, error: &LaunchError) {
+        let status = ExitStatus::NotExecuted(error.errno());
+        let detail = Some(error.to_string());
+        self.feed(id, Input::Ended { status, detail });
+    }
+
+    /// Hears of supervisors that were being made. Those that were not are executed.
+    pub(super) fn take_made(&mut self) {
+        for made in self.launcher.made() {
+            let is_of = |id: &HostId| {
+                let instance = self.hosts[*id].instance.as_deref();
+                instance.is_some_and(|instance| instance.asked && instance.boot == Some(made.boot))
+            };
+            let id = self.hosts.ids().find(is_of);
+            match (id, made.launched) {
+                (Some(id), Some(launched)) => self.is_made(id, launched),
+                (Some(id), None) => self.is_not_made(id),
+                // Its boot is over, and it has not introduced itself.
+                (None, Some(launched)) => {
+                    if let Some(process) = launched.ended {
+                        let _ = pidfd_send_signal(process, Signal::KILL);
+                    }
+                }
+                (None, None) => {}
             }
-            Err(error) => {
-                let status = ExitStatus::NotExecuted(error.errno());
-                let detail = Some(error.to_string());
-                self.feed(id, Input::Ended { status, detail });
+        }
+    }
+
+    fn is_made(&mut self, id: HostId, launched: Launched) {
+        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+            return;
+        };
+        instance.asked = false;
+        instance.supervisor_status = instance.supervisor_status.or(launched.status);
+        let is_over = launched.status.is_some() && !instance.clearing;
+        self.note_supervisor(id, launched);
+        if is_over {
+            self.instance_over(id);
+        }
+    }
+
+    /// The nursery has made none, or was replaced before it said so: whatever it may have made is not awaited any more.
+    fn is_not_made(&mut self, id: HostId) {
+        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+            return;
+        };
+        instance.asked = false;
+        // It has introduced itself.
+        if instance.supervisor.is_some() {
+            return;
+        }
+        if instance.unwanted {
+            return self.end(id);
+        }
+        let boot = new_token();
+        instance.boot = Some(boot);
+        match self.launch(id, boot, true) {
+            Some(Ok(Start::Started(launched))) => self.note_supervisor(id, launched),
+            Some(Err(error)) => {
+                self.hosts[id].instance = None;
+                self.not_launched(id, &error);
             }
+            // Neither comes: it is declared, and executed.
+            Some(Ok(Start::Asked)) | None => self.end(id),
+        }
+    }
+
+    /// The process of a host's supervisor is known: by who made it, or by its connection if that is first.
+    pub(super) fn note_supervisor(&mut self, id: HostId, launched: Launched) {
+        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+            return;
+        };
+        if instance.supervisor.is_some() {
+            return;
+        }
+        instance.supervisor = launched.pid;
+        instance.ended = launched.ended;
+        instance.find_leader();
+        let unwanted = instance.unwanted;
+        self.watch_end(id);
+        if unwanted {
+            self.stop(id);
         }
     }
 
@@ -86,7 +175,13 @@ impl Broker {
         instance.serial = self.serial;
         self.hosts[id].ended_by = None;
         instance.find_leader();
-        if let Some(ended) = &instance.ended {
+        self.hosts[id].instance = Some(Box::new(instance));
+        self.watch_end(id);
+    }
+
+    fn watch_end(&self, id: HostId) {
+        let instance = self.hosts[id].instance.as_deref();
+        if let Some(ended) = instance.and_then(|instance| instance.ended.as_ref()) {
             let registered = self.registry.register(
                 &mut SourceFd(&ended.as_raw_fd()),
                 token(Kind::Ended, id.0),
@@ -96,7 +191,6 @@ impl Broker {
                 tracing::error!(%error, "a supervisor's end cannot be watched");
             }
         }
-        self.hosts[id].instance = Some(Box::new(instance));
     }
 
     /// Ends a host's program, by its supervisor.
@@ -118,6 +212,12 @@ impl Broker {
         } else if let Some(ended) = instance.ended.as_ref().filter(|_| instance.launched) {
             // It has not introduced itself: it has started nothing yet, or belongs to a broker that is gone.
             let _ = pidfd_send_signal(ended, Signal::TERM);
+            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
+        } else if instance.asked && instance.supervisor.is_none() {
+            // It is told once it is there.
+            if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
+                instance.unwanted = true;
+            }
             self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
         } else {
             // Somebody else's process, which has hung up: it is no longer the host's, and is left alone.

@@ -10,7 +10,6 @@ use imsup_wire::{Endpoint, Transport};
 use super::Broker;
 use super::keeper::Deferred;
 use crate::hosts::HostId;
-use crate::projects;
 use crate::registry::After;
 use crate::retained::SocketId;
 use crate::sockets::{self, Sharing};
@@ -329,9 +328,7 @@ impl Broker {
         if spec.expose.contains(&port) || !self.memory.learn(spec.name.as_str(), port.0, port.1) {
             return;
         }
-        if let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory) {
-            tracing::error!(%error, "a learned port will be forgotten by `down`");
-        }
+        self.remember();
     }
 
     /// The program is gone: its sockets wait for the next signal.

@@ -8,7 +8,6 @@ use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
 use crate::hosts::HostId;
-use crate::projects;
 use crate::retained::SocketId;
 use crate::sockets::{self, Family};
 
@@ -118,7 +117,7 @@ impl Broker {
             }
         }
         if changed {
-            self.remember_families();
+            self.remember();
         }
     }
 
@@ -136,13 +135,7 @@ impl Broker {
         };
         let port = endpoint.address.port();
         if self.has_family(endpoint) && self.memory.learn_family(&name, program, port, family) {
-            self.remember_families();
-        }
-    }
-
-    fn remember_families(&self) {
-        if let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory) {
-            tracing::error!(%error, "the families of ports will be forgotten by `down`");
+            self.remember();
         }
     }
 

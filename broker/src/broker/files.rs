@@ -11,7 +11,6 @@ use super::{Broker, Timer};
 use crate::absent;
 use crate::error::BrokerError;
 use crate::hosts::HostId;
-use crate::projects;
 use crate::run::{self, RUNTIME, STATE};
 use crate::watch;
 
@@ -150,13 +149,14 @@ impl Broker {
             let all: Vec<_> = self.cgroups.iter().cloned().chain(theirs).collect();
             absent::note_cgroups(&self.paths, &all);
         }
+        if is_missing(self.paths.lock_note()) {
+            self.files.lock.note(&self.paths);
+        }
         if is_missing(self.paths.up()) {
             self.clock.write(&self.paths.up());
         }
-        if is_missing(self.paths.projects())
-            && let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory)
-        {
-            tracing::warn!("{error}: hosts may have other addresses after the next `up`");
+        if is_missing(self.paths.projects()) {
+            self.remember();
         }
         if let Err(error) = self.files.routes.restore(&self.paths) {
             tracing::warn!("{error}: if this broker is killed, the project's route stays");

@@ -13,7 +13,7 @@ use crate::absent;
 use crate::block::NAME_PORT;
 use crate::cluster::Settings;
 use crate::hosts::{HostId, Instance, Origin};
-use crate::launcher;
+use crate::launcher::{self, Launched};
 use crate::registry::Input;
 use crate::sessions::{Part, Peer};
 
@@ -146,7 +146,7 @@ impl Broker {
             (Role::Launched { .. } | Role::Started, Some(adoption)) => {
                 self.agree_adopted(number, name, role, &command, adoption)
             }
-            (Role::Launched { boot }, None) => self.agree_launched(name, *boot),
+            (Role::Launched { boot }, None) => self.agree_launched(number, name, *boot),
             (Role::Started, None) => self.agree_started(number, name, &command),
         }
     }
@@ -156,7 +156,7 @@ impl Broker {
         self.hosts.named(&name).ok_or_else(|| self.unknown_host(&name))
     }
 
-    fn agree_launched(&self, name: Option<HostName>, boot: u64) -> Result<Agreement, String> {
+    fn agree_launched(&mut self, number: usize, name: Option<HostName>, boot: u64) -> Result<Agreement, String> {
         let id = self.known(name)?;
         let instance = self.hosts[id].instance.as_deref();
         let awaited = instance.is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none());
@@ -165,6 +165,15 @@ impl Broker {
                 "boot {boot} of host '{}' is not awaited (any more)",
                 self.hosts[id].name(&self.cluster)
             ));
+        }
+        // It may be faster than whoever made it.
+        if let Some(pid) = self.sessions.get_mut(number).and_then(|session| session.pid) {
+            let launched = Launched {
+                pid: Some(pid),
+                ended: launcher::open(pid),
+                status: None,
+            };
+            self.note_supervisor(id, launched);
         }
         Ok(Agreement {
             host: id,

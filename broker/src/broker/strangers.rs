@@ -6,7 +6,7 @@ use imsup_wire::owner::Owners;
 use imsup_wire::{Endpoint, ToSupervisor};
 
 use super::Broker;
-use crate::{holder, projects};
+use crate::holder;
 
 /// Strangers that are named in the log.
 const MAX_NAMED: usize = 64;
@@ -43,11 +43,7 @@ impl Broker {
             return;
         }
         self.memory.users.insert(uid);
-        if let Err(error) = projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory) {
-            tracing::warn!(
-                "{error}: user {uid}, as whom a program of the project binds, is not known to the next broker"
-            );
-        }
+        self.remember();
     }
 
     /// A supervisor asks whether a user who listens at an endpoint is of the project.

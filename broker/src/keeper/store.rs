@@ -463,3 +463,61 @@ fn wait(fd: impl AsFd, flags: PollFlags, time: Duration) -> bool {
     };
     matches!(poll(&mut [PollFd::new(&fd, flags)], Some(&timeout)), Ok(1..))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn store_with(keeper: OwnedFd) -> FdStore {
+        rustix::io::ioctl_fionbio(&keeper, true).unwrap();
+        let mut store = FdStore::new(Some(Recipe {
+            project: "shop".to_owned(),
+            successor: Successor { arguments: Vec::new() },
+            descriptor_limit: None,
+        }));
+        store.link = Some(Link {
+            socket: keeper,
+            process: None,
+            unsent: VecDeque::new(),
+        });
+        store
+    }
+
+    /// One more than the socket takes is kept here, in its order; what nobody has any more by then is never sent.
+    #[test]
+    fn what_the_keeper_has_no_room_for_it_is_sent_later() {
+        let (ours, theirs) = message::pair().unwrap();
+        let mut store = store_with(ours);
+        let fd = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let namespace = |namespace| What::Resolvers { namespace };
+        let mut count = 0;
+        while !store.has_unsent() {
+            store.keep(namespace(count), Arc::clone(&fd));
+            count += 1;
+        }
+        for more in 0..3 {
+            store.keep(namespace(count + more), Arc::clone(&fd));
+        }
+        store.forget(namespace(count), &fd);
+        assert!(store.has_closed_all(), "the keeper never had it");
+        store.forget(namespace(0), &fd);
+        assert!(!store.has_closed_all());
+
+        let mut received = Vec::new();
+        while store.has_unsent() || wait(&theirs, PollFlags::IN, Duration::ZERO) {
+            let (message, fd) = message::receive(&theirs).unwrap().unwrap();
+            assert_eq!(fd.is_some(), matches!(message, Message::Store(_)));
+            received.push(message);
+            store.flush();
+        }
+        let stored = (0..count).chain(count + 1..count + 3);
+        let mut expected: Vec<Message> = stored
+            .map(|number| Message::Store(namespace(number).name(&fd)))
+            .collect();
+        expected.push(Message::Remove(namespace(0).name(&fd)));
+        assert_eq!(received, expected);
+        store.serves = true;
+    }
+}

@@ -8,8 +8,10 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use imsup_wire::ExitStatus;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -47,6 +49,10 @@ pub(crate) struct Children {
     pub(crate) supervisors: HashSet<u32>,
     /// Those it had from the start.
     pub(crate) inherited: HashSet<u32>,
+    /// How many supervisors the nursery was asked for and has not told of.
+    pub(crate) asked: usize,
+    /// Children that were reaped meanwhile, of which one may be such a supervisor.
+    pub(crate) early: HashMap<u32, ExitStatus>,
 }
 
 impl Children {
@@ -63,7 +69,18 @@ impl Children {
             && process.session != own.session
             && !self.has(process.pid)
             && !self.inherited.contains(&process.session)
+            // Perhaps a supervisor of which the nursery has not told yet.
+            && !(self.asked > 0 && may_run_imsup(process.pid))
     }
+}
+
+/// Whether a process runs this program, or cannot be looked into.
+fn may_run_imsup(pid: u32) -> bool {
+    let program = |of: &str| {
+        let metadata = fs::metadata(format!("/proc/{of}/exe")).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    program(&pid.to_string()).is_none_or(|other| program("self") == Some(other))
 }
 
 /// Ends what is left of the tree; with `children`, also what was orphaned to this process. False where something survived.
@@ -292,6 +309,7 @@ mod tests {
         let children = Children {
             supervisors: HashSet::from([20]),
             inherited: HashSet::from([30]),
+            ..Children::default()
         };
         let own = process(5, 1, 4);
         let is_orphan = |pid, parent, session| children.is_orphan(&process(pid, parent, session), &own);

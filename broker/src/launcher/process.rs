@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use imsup_wire::nursery::Birth;
 use imsup_wire::{ExitStatus, HostName};
+use mio::Registry;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open};
+use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::cluster::HostSpec;
 use crate::own_program;
@@ -22,7 +23,7 @@ use crate::own_program;
 use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};
 use super::nursery::Nursery;
-use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Pids};
+use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Made, Pids, Start};
 
 /// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the nursery, else as `imsup run`.
 #[derive(Debug)]
@@ -42,11 +43,11 @@ impl ProcessLauncher {
     /// A launcher that starts this program, whose path is `executable`. Makes the process the subreaper of its descendants.
     ///
     /// # Errors
-    /// prctl(2).
-    pub fn new(executable: PathBuf, descriptor_limit: Option<u64>) -> io::Result<Self> {
+    /// prctl(2), dup(2).
+    pub fn new(executable: PathBuf, descriptor_limit: Option<u64>, registry: &Registry) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self {
-            nursery: Nursery::new(executable.clone()),
+            nursery: Nursery::new(executable.clone(), registry.try_clone()?),
             prepared: false,
             executable,
             descriptor_limit,
@@ -58,7 +59,7 @@ impl ProcessLauncher {
     }
 
     /// Has the nursery make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
-    fn born(&mut self, launch: &Launch<'_>, log: &File) -> Option<u32> {
+    fn ask(&mut self, launch: &Launch<'_>, log: &File) -> Option<()> {
         let host = launch.host;
         let mut environment: Vec<(String, String)> = host.environment.clone().into_iter().collect();
         // What it says to its supervisor may be too late there.
@@ -84,7 +85,7 @@ impl ProcessLauncher {
             removed: removed_for(host),
         };
         let fds = vec![log.try_clone().ok()?.into(), directory.into()];
-        self.nursery.make(&birth, fds)
+        self.nursery.ask(&birth, fds).then_some(())
     }
 
     /// Executes the supervisor.
@@ -184,28 +185,45 @@ impl Launcher for ProcessLauncher {
         leftovers::await_children(&self.children.lock());
     }
 
-    fn start(&mut self, launch: &Launch<'_>) -> Result<Launched, LaunchError> {
+    fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError> {
         let log = open_log(launch)?;
         // Held while the child is made, so that nobody takes it for an orphan before it is known.
         let children = Arc::clone(&self.children);
         let mut children = children.lock();
-        let pid = match self.born(launch, &log) {
-            Some(pid) => pid,
-            None => {
-                let pid = self.execute(launch, log)?;
-                if self.prepared {
-                    children.supervisors.extend(self.nursery.start(launch.project));
-                }
-                pid
-            }
-        };
+        if !launch.executed && self.ask(launch, &log).is_some() {
+            children.asked += 1;
+            return Ok(Start::Asked);
+        }
+        let pid = self.execute(launch, log)?;
+        if self.prepared {
+            children.supervisors.extend(self.nursery.start(launch.project));
+        }
         children.supervisors.insert(pid);
-        // It is not reaped yet, so the number is still its own.
-        let ended = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        Ok(Launched { pid: Some(pid), ended })
+        Ok(Start::Started(running(pid)))
+    }
+
+    fn made(&mut self) -> Vec<Made> {
+        let heard = self.nursery.hear();
+        let mut children = self.children.lock();
+        let made = |(boot, pid): (u64, Option<u32>)| {
+            children.asked = children.asked.saturating_sub(1);
+            let launched = pid.map(|pid| match children.early.remove(&pid) {
+                Some(status) => Launched {
+                    pid: Some(pid),
+                    ended: None,
+                    status: Some(status),
+                },
+                None => {
+                    children.supervisors.insert(pid);
+                    running(pid)
+                }
+            });
+            if children.asked == 0 {
+                children.early.clear();
+            }
+            Made { boot, launched }
+        };
+        heard.into_iter().map(made).collect()
     }
 
     fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd> {
@@ -239,6 +257,9 @@ impl Launcher for ProcessLauncher {
             children.inherited.remove(&pid);
             if children.supervisors.remove(&pid) {
                 ended.push((pid, status));
+            } else if children.asked > 0 {
+                // Perhaps the nursery has made it, and has not said so yet.
+                children.early.insert(pid, status);
             }
         }
     }
@@ -269,6 +290,15 @@ impl Launcher for ProcessLauncher {
             let left = work.lock().take();
             left.into_iter().for_each(|work| work());
         }
+    }
+}
+
+/// A supervisor that is a child of this process, and not reaped yet: the number is its own.
+fn running(pid: u32) -> Launched {
+    Launched {
+        pid: Some(pid),
+        ended: leftovers::open(pid),
+        status: None,
     }
 }
 

@@ -5,7 +5,7 @@ use libtest_mimic::Trial;
 use rustix::process::Signal;
 
 use crate::trial;
-use crate::world::{World, exists, kill, request, until};
+use crate::world::{World, connect, exists, kill, request, until};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -93,8 +93,8 @@ fn unseen() {
 
 fn out_of_memory() {
     let world = World::up("web tcp=8080 -- listen:8080 settle oom:64");
-    // Whether it is answered before its end does not matter.
-    let _ = request(world.tcp("web", 8080));
+    // No program accepts it: it waits through boot after boot.
+    let _waits = connect(world.tcp("web", 8080)).unwrap();
     let failed = world.wait_for_state("web", HostState::Failed);
     assert_eq!(
         failed.detail.as_deref(),

@@ -1,6 +1,7 @@
 //! `imsup down`: takes everything away.
 
 use std::fs::File;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use imsup_broker::client::ClientError;
@@ -12,6 +13,9 @@ use super::background;
 use super::connection;
 use super::output;
 use super::project::{Project, ProjectAndFileArgs};
+
+/// How long `--forget` waits for another process that changes what is remembered of projects.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Take a project down: end its programs, and leave nothing behind
 #[derive(Debug, clap::Args)]
@@ -38,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
     };
     if args.forget {
-        projects::forget(&project.paths.projects(), name)?;
+        projects::forget(&project.paths.projects(), name, LOCK_TIMEOUT)?;
     }
     output::note(&said);
     Ok(())
