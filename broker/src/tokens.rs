@@ -23,9 +23,11 @@ pub(crate) enum Kind {
     Keeper,
     /// What the keeper closes once it has done what it was told.
     Barrier,
+    /// The pidfd of a command's supervisor that has hung up.
+    Orphaned,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Listener,
     Kind::Signals,
     Kind::Notices,
@@ -35,6 +37,7 @@ const KINDS: [Kind; 9] = [
     Kind::Files,
     Kind::Keeper,
     Kind::Barrier,
+    Kind::Orphaned,
 ];
 
 /// The token of descriptor `number` of this kind.

@@ -211,6 +211,7 @@ impl Reconnect {
         };
         sleep.set_policy(policy.clone(), *awake);
         host.resolvers.regain_broker();
+        host.link.share_notify_listener(host.listener.as_fd());
         // Sockets it retains for us are of no use: ours are in place.
         let _ = host.link.take_fds(retained.len());
         let sockets: Vec<_> = host

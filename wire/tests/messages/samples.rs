@@ -294,6 +294,7 @@ fn of_sleep() -> Samples<ToBroker> {
                 limit_bytes: 64 << 20,
             },
         ),
+        ("notify-listener", ToBroker::NotifyListener),
     ])
 }
 
