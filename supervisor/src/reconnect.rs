@@ -193,6 +193,8 @@ impl Reconnect {
         if host.link.reopen(self.hello(host, sleep)).is_err() {
             return Attempt::Waiting;
         }
+        // Before it answers: calls fail if both die at the same time.
+        host.link.share_notify_listener(host.listener.as_fd());
         self.watch = None;
         self.next_try = None;
         Attempt::Connected
@@ -211,7 +213,6 @@ impl Reconnect {
         };
         sleep.set_policy(policy.clone(), *awake);
         host.resolvers.regain_broker();
-        host.link.share_notify_listener(host.listener.as_fd());
         // Sockets it retains for us are of no use: ours are in place.
         let _ = host.link.take_fds(retained.len());
         let sockets: Vec<_> = host

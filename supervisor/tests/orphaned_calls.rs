@@ -14,7 +14,7 @@ const HOSTS: &str = r#"
 x-imsup: { idle_after: never }
 services:
   web: { command: [python3, "@source@/orphaned.py", "8080", "@dir@/failed"], expose: ["8080"] }
-  other: { command: [sleep, infinity] }
+  other: { command: ["@guest@", --tcp, "9000"] }
 "#;
 
 /// The calls that have failed so far.
@@ -74,7 +74,13 @@ fn the_next_broker_keeps_calls_waiting_too() {
 /// Starts the guest by this verb, and kills its supervisor once it answers, again and again.
 fn kill_commands(project: &Project, verb: &[&str], more: &[&str], find: impl Fn() -> Option<SocketAddr>) {
     let (script, failed_file) = (source("orphaned.py"), project.path("failed"));
-    let guest = ["--", "python3", script.to_str().unwrap(), "8080", failed_file.to_str().unwrap()];
+    let guest = [
+        "--",
+        "python3",
+        script.to_str().unwrap(),
+        "8080",
+        failed_file.to_str().unwrap(),
+    ];
     for round in 0..ROUNDS / 2 {
         let command = project.imsup_command(&[verb, &guest, more].concat());
         let mut command = Background::spawn_to(command, Stdio::null(), Stdio::inherit());
