@@ -220,6 +220,8 @@ impl Chaos<'_> {
 
     /// Stops a process for some requests, and continues it.
     fn pause(&self, find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
+        // An order may just have ended all hosts: they need the broker, and perhaps the nursery, to boot.
+        self.shared.await_progress(&self.steady, 1)?;
         let Some(pid) = find(self) else { return Ok(false) };
         if !self.send(pid, Signal::STOP) {
             return Ok(false);
