@@ -14,6 +14,7 @@ mod hello;
 mod keeper;
 mod limited;
 mod naming;
+mod orphaned;
 mod power;
 mod reach;
 mod remember;
@@ -139,6 +140,8 @@ pub(crate) struct Broker {
     cgroups: Vec<PathBuf>,
     /// Commands that run beside the programs of hosts.
     commands: HashMap<HostId, u32>,
+    /// Commands whose supervisors have hung up and are not known to have ended.
+    orphaned: orphaned::Orphaned,
     waiters: HashMap<WaiterId, Target>,
     next_waiter: u64,
     asks: HashMap<u64, Asked>,
@@ -226,6 +229,7 @@ impl Broker {
             trust: parts.trust,
             questions: strangers::Questions::default(),
             commands: HashMap::new(),
+            orphaned: orphaned::Orphaned::default(),
             waiters: HashMap::new(),
             next_waiter: 0,
             asks: HashMap::new(),
@@ -270,6 +274,7 @@ impl Broker {
                     Some((Kind::Keeper, _)) => self.keeper_spoke(),
                     Some((Kind::Barrier, number)) => self.keeper_answered(number),
                     Some((Kind::Nursery, _)) => self.take_made(),
+                    Some((Kind::Orphaned, number)) => self.command_is_gone(number),
                     Some((Kind::Notices, _)) | None => {}
                 }
             }

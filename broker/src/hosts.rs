@@ -57,6 +57,9 @@ pub(crate) struct Instance {
     pub(crate) cgroups: Option<Vec<PathBuf>>,
     /// What tells its program from the declared one, where it was started as another.
     pub(crate) other_program: Option<u64>,
+    /// What keeps its program's trapped calls waiting if it is killed: a duplicate of their listener, which nobody looks at. Dropped with the instance, when
+    /// all that the supervisor has left is ended.
+    pub(crate) notify_listener: Option<OwnedFd>,
     /// Its accept(2) is the kernel's: the families of all that was retained for it were known.
     pub(crate) accepts_natively: bool,
     /// Where the program listens on sockets that are not retained.

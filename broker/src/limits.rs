@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Descriptors left for everything but retained sockets: live hosts, clients of the command line, the broker's own.
 const RESERVED: u64 = 512;
-/// The broker's own (some 33), and what one live host takes: a channel, a pidfd, and what is under way.
+/// The broker's own (some 33), and what one live host takes: a channel, a pidfd, and what is under way. (The listener of its program's calls is kept only if
+/// there is room: [`Limits::can_spare`].)
 const OWN: u64 = 40;
 const PER_HOST: u64 = 4;
 /// Most connections, and clients of datagrams, that are relayed from published ports at once.
@@ -28,6 +30,13 @@ pub(crate) struct Limits {
     pub(crate) before: Option<u64>,
     /// The backlog of an absent host's sockets.
     pub(crate) somaxconn: i32,
+}
+
+impl Limits {
+    /// Whether a descriptor that the broker can do without may be kept: fewer than half are in use. A new one has the lowest number that is free (open(2)).
+    pub(crate) fn can_spare(&self, descriptor: impl AsFd) -> bool {
+        u64::try_from(descriptor.as_fd().as_raw_fd()).is_ok_and(|number| number < self.descriptors / 2)
+    }
 }
 
 /// Raises the soft limit of descriptors to the hard one and reads the bounds, for a project of so many hosts that `publishes` ports or not.

@@ -85,6 +85,8 @@ pub(crate) struct Session {
     /// The process at the other end, where it is one of this machine.
     pub(crate) pid: Option<u32>,
     pub(crate) uid: u32,
+    /// As [`crate::hosts::Instance::notify_listener`], of a command.
+    pub(crate) notify_listener: Option<OwnedFd>,
 }
 
 /// The table of connections.
@@ -144,6 +146,7 @@ impl Sessions {
             // 0 where the process is not of this machine's view (another pid namespace).
             pid: u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0),
             uid,
+            notify_listener: None,
         };
         if place == self.table.len() {
             self.table.push(Some(session));

@@ -25,9 +25,11 @@ pub(crate) enum Kind {
     Barrier,
     /// The connection to the nursery.
     Nursery,
+    /// The pidfd of a command's supervisor that has hung up.
+    Orphaned,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Listener,
     Kind::Signals,
     Kind::Notices,
@@ -38,6 +40,7 @@ const KINDS: [Kind; 10] = [
     Kind::Keeper,
     Kind::Barrier,
     Kind::Nursery,
+    Kind::Orphaned,
 ];
 
 /// The token of descriptor `number` of this kind.

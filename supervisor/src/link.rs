@@ -97,6 +97,16 @@ impl Link {
         self.send_now(message, fds);
     }
 
+    /// Gives the broker a duplicate of the listener of the program's trapped calls, if there is a descriptor for that. With it they wait for the program's
+    /// end if this process is killed, which closes its files (kernel/exit.c, exit_files) before its child hears of that (exit_notify,
+    /// PR_SET_PDEATHSIG(2const)). Once it is sent, it outlives this process in the broker's queue.
+    pub fn share_notify_listener(&mut self, listener: BorrowedFd<'_>) {
+        match listener.try_clone_to_owned() {
+            Ok(copy) => self.send(&ToBroker::NotifyListener, vec![copy]),
+            Err(error) => tracing::warn!(%error, "calls of the program fail for a moment if its supervisor is killed"),
+        }
+    }
+
     /// Sends a message later: right before the next one, or with [`Link::send_deferred`].
     pub fn defer(&mut self, message: ToBroker) {
         self.send_deferred();

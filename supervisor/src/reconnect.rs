@@ -204,6 +204,8 @@ impl Reconnect {
         if host.link.reopen(self.hello(host, sleep)).is_err() {
             return Attempt::Waiting;
         }
+        // Before it answers: calls fail if both die at the same time.
+        host.link.share_notify_listener(host.listener.as_fd());
         self.watch = None;
         self.next_try = None;
         Attempt::Connected

@@ -136,6 +136,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     if let Err(error) = tree.join(child.as_raw()) {
         tracing::warn!("{error}: its limits do not hold");
     }
+    link.share_notify_listener(prepared.listener());
     let listener = match prepared.execute() {
         Ok(listener) => listener,
         Err(errno) => {

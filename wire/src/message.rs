@@ -218,6 +218,10 @@ pub enum ToBroker {
     },
     /// Asks for [`ToSupervisor::Acknowledged`], once all that was said before has been taken.
     Acknowledge,
+    /// The program is about to be executed, or there is another broker. Carries one descriptor: a duplicate of the listener of the program's trapped calls
+    /// (seccomp_unotify(2)). The broker only keeps it: so the calls of a program wait, and do not fail with ENOSYS, from the end of a killed supervisor to
+    /// that of the program.
+    NotifyListener,
 }
 
 /// How an attempt to reach an endpoint ends.

@@ -194,6 +194,7 @@ impl Broker {
                     self.out_of_memory(id, killed, limit_bytes);
                 }
             }
+            ToBroker::NotifyListener => self.keep_notify_listener(number, id, part),
         }
     }
 
@@ -234,7 +235,10 @@ impl Broker {
             Peer::Supervisor {
                 host,
                 part: Part::Command,
-            } => self.command_ended(host),
+            } => {
+                self.orphan_command(session.pid, session.notify_listener);
+                self.command_ended(host);
+            }
             _ => {}
         }
     }

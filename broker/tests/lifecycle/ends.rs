@@ -132,7 +132,7 @@ fn frozen_before_up() {
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
 }
 
-fn descendants(pid: u32) -> Vec<u32> {
+pub fn descendants(pid: u32) -> Vec<u32> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children: Vec<u32> = list
         .split_ascii_whitespace()

@@ -7,6 +7,7 @@
 //! * `leave`: starts a process in a session of its own that it does not end
 //! * `freeze:FILE`: starts a process that nothing but its cgroup tells to be the host's, and freezes it; writes into the file
 //!   its number and the cgroup. Stopped, as a child, where no cgroup can be made
+//! * `listener:FIFO`: sends the FIFO, open for writing, as the listener of its program's calls, and has it no more itself
 //! * `fail:CODE`, `done`, `noexec`: its program ends like that
 //! * `die`: it ends without a word
 //! * `wait:FILE`: goes on when the file exists
@@ -158,6 +159,10 @@ impl Supervisor {
                 self.left.push(command.process_group(0).spawn().expect("sh"));
             }
             "stay" => self.stay(number()),
+            "listener" => {
+                let writer = File::options().write(true).open(value).expect("a FIFO");
+                self.tell(&ToBroker::NotifyListener, vec![writer.into()]);
+            }
             "freeze" => self.freeze(std::path::Path::new(value)),
             "fail" => return Some(self.exit(ExitStatus::Code(i32::from(number())))),
             "oom" => {

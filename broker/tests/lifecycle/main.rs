@@ -18,6 +18,7 @@ mod fake_supervisor;
 mod history;
 mod keeper;
 mod names;
+mod orphaned;
 mod peer;
 mod places;
 mod power;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
             let trials = [
                 boots::trials(),
                 ends::trials(),
+                orphaned::trials(),
                 closed::trials(),
                 reach::trials(),
                 control::trials(),

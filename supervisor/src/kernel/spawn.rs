@@ -10,7 +10,7 @@ mod tests;
 use std::ffi::CString;
 use std::io::{IoSliceMut, PipeWriter, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
@@ -145,6 +145,11 @@ impl Prepared {
     /// The child's process id.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The listener of its calls.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     /// Lets the child execute, and waits until it has.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::clients::Shared;
 use super::common::command::wait_exit;
 use super::common::random::Random;
-use super::common::{LIMIT, Project, leaks, parent, wait_until};
+use super::common::{Host, LIMIT, Project, leaks, parent, wait_until};
 use super::disk::Disk;
 use super::ledger::now;
 use super::pace::Pace;
@@ -220,6 +220,8 @@ impl Chaos<'_> {
 
     /// Stops a process for some requests, and continues it.
     fn pause(&self, find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
+        // An order may just have ended all hosts: they need the broker, and perhaps the nursery, to boot.
+        self.shared.await_progress(&self.steady, 1)?;
         let Some(pid) = find(self) else { return Ok(false) };
         if !self.send(pid, Signal::STOP) {
             return Ok(false);
@@ -231,14 +233,16 @@ impl Chaos<'_> {
 
     /// Has an order end hosts.
     fn end(&self, order: &[&str], hosts: &[&'static str]) -> Result<bool, String> {
-        let began = self.project.ps();
+        // One whose supervisor was killed before is shown as running until all that this has left is ended.
+        let is_there = |host: &Host| host.pid.is_some_and(|pid| !wait_exit(pid, Duration::ZERO));
+        let mut ready = self.project.ps();
+        ready.retain(|_, host| ["running", "suspended"].contains(&host.state.as_str()) && is_there(host));
         let begin = now();
         let finished = self.project.imsup(order);
         self.lose(order.join(" "), hosts, false, begin);
         if order[0] == "stop" {
             // One that was ready was ended as it ran, unless it was terminated just before that, and booted again.
-            let ready = |host: &str| ["running", "suspended"].contains(&began[host].state.as_str());
-            let runs = |host: &&&str| ready(host) && !self.terminated.contains(*host);
+            let runs = |host: &&&str| ready.contains_key(**host) && !self.terminated.contains(*host);
             let mut losses = self.losses.lock().unwrap();
             let booting = hosts.iter().filter(|host| !runs(host)).copied().collect();
             losses.last_mut().unwrap().booting = booting;

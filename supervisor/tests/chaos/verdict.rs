@@ -5,10 +5,6 @@ use std::net::SocketAddrV4;
 
 use super::ledger::{Generation, Instant, Ledger};
 
-/// A supervisor that is killed closes the listener of its filter (exit_files) before its program is killed (PR_SET_PDEATHSIG, exit_notify), and the program's trapped calls fail
-/// with ENOSYS in between. To be made false once somebody else has that listener as well.
-pub const PROGRAM_OUTLIVES_ITS_SUPERVISOR: bool = true;
-
 /// By what way a request came to its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -102,10 +98,6 @@ pub fn judge(world: &World, requests: &[Request]) -> Vec<String> {
                     end: request.end,
                 };
                 let host = world.next[request.host];
-                let of_its_supervisor = ["ENOSYS", "EAI", "EAI_AGAIN"].contains(&error.as_str());
-                if PROGRAM_OUTLIVES_ITS_SUPERVISOR && of_its_supervisor && was_ended(world, request, *pid, &[]) {
-                    continue;
-                }
                 // One order ends both: each may see the other's end before its own.
                 if was_ended(world, request, *pid, &[host]) {
                     continue;

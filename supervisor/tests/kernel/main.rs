@@ -17,6 +17,7 @@ mod neighbours;
 mod network;
 mod notification;
 mod nursery;
+mod orphaned;
 mod owners;
 mod removed;
 mod resolvers;

@@ -295,6 +295,7 @@ fn of_sleep() -> Samples<ToBroker> {
             },
         ),
         ("acknowledge", ToBroker::Acknowledge),
+        ("notify-listener", ToBroker::NotifyListener),
     ])
 }
 

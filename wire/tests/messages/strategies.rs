@@ -125,6 +125,7 @@ pub fn to_broker() -> impl Strategy<Value = ToBroker> {
         (any::<u64>(), endpoint()).prop_map(|(id, endpoint)| ToBroker::Claim { id, endpoint }),
         (exit_status(), usage()).prop_map(|(status, usage)| ToBroker::Exited { status, usage }),
         Just(ToBroker::ResolverSockets),
+        Just(ToBroker::NotifyListener),
         any::<u32>().prop_map(|uid| ToBroker::Binds { uid }),
         (any::<u32>(), endpoint()).prop_map(|(uid, endpoint)| ToBroker::Trusts { uid, endpoint }),
         (any::<u64>(), any::<u64>()).prop_map(|(killed, limit_bytes)| ToBroker::OutOfMemory { killed, limit_bytes }),
