@@ -114,7 +114,8 @@ fn by_descriptors(paths: &Paths) -> Option<Lost> {
 
 /// Whether there is a broker that nobody can connect to: it begins, or makes its files anew, or ends.
 pub(crate) fn is_remaking(paths: &Paths) -> bool {
-    absent::has_broker(paths) || find(paths).is_some()
+    // In this order: one that makes them anew between the two looks is found by the second.
+    find(paths).is_some() || absent::has_broker(paths)
 }
 
 /// Waits until a broker whose files somebody has just removed has made them anew; gives it if it has not.

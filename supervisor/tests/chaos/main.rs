@@ -230,7 +230,14 @@ fn warm_up(project: &Project) {
 fn settle(project: &Project) {
     project.ok(&["stop"]);
     // Whatever a supervisor leaves to a process that outlives it is gone after some 20 ms.
-    wait_until("all but imsup's own processes to end", || kinds(project) == PROCESSES);
+    let mut present = Vec::new();
+    wait_until("all but imsup's own processes to end", || {
+        let before = std::mem::replace(&mut present, kinds(project));
+        if present != before {
+            eprintln!("of the project's processes these are left: {present:?}");
+        }
+        present == PROCESSES
+    });
 }
 
 /// The kinds of imsup's processes that run now.
