@@ -64,14 +64,16 @@ pub fn find(paths: &Paths) -> Option<Lost> {
 /// Notes which lock this process holds.
 pub(crate) fn note_lock(lock: &File, paths: &Paths) -> io::Result<()> {
     let metadata = lock.metadata()?;
-    let note = format!("{} {} {}\n", std::process::id(), metadata.dev(), metadata.ino());
-    files::replace(&paths.lock_note(), note.as_bytes())
+    let mut note = format!("{} {} {} ", std::process::id(), metadata.dev(), metadata.ino()).into_bytes();
+    note.extend(resolved(&paths.lock()).as_os_str().as_bytes());
+    files::replace(&paths.lock_note(), &note)
 }
 
 /// The one that has noted which lock it holds, if that is not at its path.
 fn by_note(paths: &Paths) -> Option<Lost> {
-    let (pid, device, inode) = parse_note(&fs::read_to_string(paths.lock_note()).ok()?)?;
-    let is_there = fs::symlink_metadata(paths.lock()).is_ok_and(|at| (at.dev(), at.ino()) == (device, inode));
+    let (pid, device, inode, path) = parse_note(&fs::read(paths.lock_note()).ok()?)?;
+    // Where it has put it: whoever asks may have another runtime directory.
+    let is_there = fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (device, inode));
     if is_there || pid == std::process::id() {
         return None;
     }
@@ -80,14 +82,12 @@ fn by_note(paths: &Paths) -> Option<Lost> {
     (absent::holder_of(device, inode, Some(pid)) == Some(pid)).then_some(Lost { pid, process })
 }
 
-fn parse_note(note: &str) -> Option<(u32, u64, u64)> {
-    let mut words = note.split_ascii_whitespace();
-    let note = (
-        words.next()?.parse().ok()?,
-        words.next()?.parse().ok()?,
-        words.next()?.parse().ok()?,
-    );
-    words.next().is_none().then_some(note)
+fn parse_note(note: &[u8]) -> Option<(u32, u64, u64, PathBuf)> {
+    let mut words = note.splitn(4, |byte| *byte == b' ');
+    let mut number = || std::str::from_utf8(words.next()?).ok()?.parse::<u64>().ok();
+    let (pid, device, inode) = (number()?, number()?, number()?);
+    let path = PathBuf::from(OsStr::from_bytes(words.next()?));
+    Some((pid.try_into().ok()?, device, inode, path)).filter(|(.., path)| path.is_absolute())
 }
 
 /// The one that has the lock, or the history, open.
@@ -273,9 +273,16 @@ mod tests {
     #[test]
     fn a_broker_is_found_by_its_note_of_its_lock() {
         let base = tempfile::tempdir().unwrap();
-        let directory = base.path().to_owned();
-        let paths = Paths::new("shop", 0, |_| Some(directory.clone()), |_| true);
+        let at = |runtime: &str| {
+            let of_variable = |variable: &str| match variable {
+                "IMSUP_RUNTIME_DIR" => Some(base.path().join(runtime)),
+                _ => Some(base.path().join("state")),
+            };
+            Paths::new("shop", 0, of_variable, |_| true)
+        };
+        let (paths, elsewhere) = (at("run"), at("elsewhere"));
         fs::create_dir_all(paths.state()).unwrap();
+        fs::create_dir_all(paths.runtime()).unwrap();
         let mut holder = Command::new("flock")
             .arg(paths.lock())
             .args(["sh", "-c", "echo locked; exec cat"])
@@ -286,13 +293,19 @@ mod tests {
         let mut line = String::new();
         let mut said = std::io::BufReader::new(holder.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut said, &mut line).unwrap();
-        let at = fs::metadata(paths.lock()).unwrap();
-        let note = |pid: u32| fs::write(paths.lock_note(), format!("{pid} {} {}\n", at.dev(), at.ino())).unwrap();
-        let found = || by_note(&paths).map(|lost| lost.pid);
+        let (lock, path) = (fs::metadata(paths.lock()).unwrap(), resolved(&paths.lock()));
+        let note = |pid: u32| {
+            let note = format!("{pid} {} {} {}", lock.dev(), lock.ino(), path.display());
+            fs::write(paths.lock_note(), note).unwrap();
+        };
+        let found_by = |paths: &Paths| by_note(paths).map(|lost| lost.pid);
+        let found = || found_by(&paths);
         note(holder.id());
         assert_eq!(found(), None, "its lock is where it was");
+        assert_eq!(found_by(&elsewhere), None, "seen from another runtime directory, too");
         fs::remove_file(paths.lock()).unwrap();
         assert_eq!(found(), Some(holder.id()));
+        assert_eq!(found_by(&elsewhere), Some(holder.id()));
         fs::write(paths.lock(), "").unwrap();
         assert_eq!(found(), Some(holder.id()), "another lock is in its place");
         note(1);
@@ -301,9 +314,9 @@ mod tests {
         drop(holder.stdin.take());
         holder.wait().unwrap();
         assert_eq!(found(), None, "it has ended");
-        assert_eq!(parse_note("7 8 9"), Some((7, 8, 9)));
-        for damaged in ["", "7 8", "7 8 9 10", "a b c"] {
-            assert_eq!(parse_note(damaged), None);
+        assert_eq!(parse_note(b"7 8 9 /a b"), Some((7, 8, 9, "/a b".into())));
+        for damaged in ["", "7 8", "7 8 9", "7 8 9 a", "a b c /d"] {
+            assert_eq!(parse_note(damaged.as_bytes()), None, "{damaged}");
         }
     }
 }

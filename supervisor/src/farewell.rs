@@ -38,7 +38,8 @@ impl Farewell {
                 return;
             }
             let path = host.link.path().to_owned();
-            if !reconnect::next_comes(&path) {
+            // One that is there and does not answer has it in its queue.
+            if !host.link.has_hung_up() || !reconnect::next_comes(&path) {
                 return;
             }
             let Ok(link) = reconnect::open(&path, &self.hello) else {
@@ -61,12 +62,14 @@ impl Farewell {
         if host.link.wait_again(reconnect::NEXT_BROKER).is_err() {
             return false;
         }
+        let mut all_sent = true;
         for (endpoint, socket) in &self.left {
-            if let Ok(copy) = socket::duplicate(socket) {
-                host.announce(*endpoint, copy);
+            match socket::duplicate(socket) {
+                Ok(copy) => host.announce(*endpoint, copy),
+                Err(_) => all_sent = false,
             }
         }
         host.link.send(&self.exited, Vec::new());
-        host.link.is_acknowledged()
+        host.link.is_acknowledged() && all_sent
     }
 }

@@ -101,9 +101,13 @@ impl Link {
     /// end if this process is killed, which closes its files (kernel/exit.c, exit_files) before its child hears of that (exit_notify,
     /// PR_SET_PDEATHSIG(2const)). Once it is sent, it outlives this process in the broker's queue.
     pub fn share_notify_listener(&mut self, listener: BorrowedFd<'_>) {
-        match listener.try_clone_to_owned() {
-            Ok(copy) => self.send(&ToBroker::NotifyListener, vec![copy]),
-            Err(error) => tracing::warn!(%error, "calls of the program fail for a moment if its supervisor is killed"),
+        let Some(channel) = &mut self.channel else { return };
+        let shared = listener
+            .try_clone_to_owned()
+            .map_err(ChannelError::Io)
+            .and_then(|copy| channel.send_or_forget(&ToBroker::NotifyListener, vec![copy]));
+        if let Err(error) = shared {
+            tracing::debug!(%error, "calls of the program fail for a moment if its supervisor is killed");
         }
     }
 

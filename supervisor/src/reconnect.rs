@@ -62,27 +62,36 @@ const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As [`Link::open`].
 pub fn open(socket: &Path, hello: &ToBroker) -> Result<Link, ChannelError> {
     let begun = Instant::now();
-    let comes = || match keeper_lock(socket).exists() {
-        true => is_for_any(hello) && next_comes(socket) && begun.elapsed() < NEXT_BROKER,
-        false => begun.elapsed() < REMAKE_TIMEOUT,
+    let comes = |error: &ChannelError| {
+        is_absent(error)
+            && (is_removed(error, socket) && begun.elapsed() < REMAKE_TIMEOUT
+                || is_for_any(hello) && next_comes(socket) && begun.elapsed() < NEXT_BROKER)
     };
     loop {
         match Link::open(socket.to_owned(), hello.clone()) {
-            Err(ChannelError::Io(error)) if is_absent(&error) && comes() => {
-                std::thread::sleep(RETRY);
-            }
+            Err(error) if comes(&error) => std::thread::sleep(RETRY),
             opened => return opened,
         }
     }
 }
 
-/// Whether a broker that has died is seen so.
-fn is_absent(error: &std::io::Error) -> bool {
+/// Whether a broker that has died is seen so: it may be between connect(2) and the first message.
+fn is_absent(error: &ChannelError) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
-    matches!(
-        error.kind(),
-        BrokenPipe | ConnectionRefused | ConnectionReset | NotFound
-    )
+    match error {
+        ChannelError::Closed => true,
+        ChannelError::Io(error) => matches!(
+            error.kind(),
+            BrokenPipe | ConnectionRefused | ConnectionReset | NotFound
+        ),
+        ChannelError::Codec(_) | ChannelError::Descriptors => false,
+    }
+}
+
+/// Whether somebody has removed the broker's files.
+fn is_removed(error: &ChannelError, socket: &Path) -> bool {
+    let not_found = matches!(error, ChannelError::Io(error) if error.kind() == std::io::ErrorKind::NotFound);
+    not_found || !keeper_lock(socket).exists()
 }
 
 /// Who we are.

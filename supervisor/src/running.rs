@@ -80,12 +80,7 @@ impl RunningLock {
     /// # Errors
     /// Any [`RunningLockError`]; the old file is kept then.
     pub fn retake(&mut self) -> Result<(), RunningLockError> {
-        let there = fs::metadata(self.path());
-        let is_ours = there.is_ok_and(|there| {
-            let ours = self.file.metadata();
-            ours.is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-        });
-        if !is_ours {
+        if !is_at(&self.file, &self.path()) {
             self.file = make_locked(&self.directory, &self.running)?;
         }
         Ok(())
@@ -96,7 +91,16 @@ impl RunningLock {
     }
 }
 
-/// Makes the file, locks it, and writes into it whose it is.
+/// Whether a file that is open is the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let there = fs::metadata(path);
+    there.is_ok_and(|there| {
+        let open = file.metadata();
+        open.is_ok_and(|open| (open.dev(), open.ino()) == (there.dev(), there.ino()))
+    })
+}
+
+/// Makes the file, locks it, and writes into it whose it is. One that whoever had it before removes meanwhile is made again.
 fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockError> {
     let Running { host, index, boot } = running;
     let path = directory.join(host.as_str());
@@ -105,25 +109,28 @@ fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockE
         source,
     };
     let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let mut file = match open() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut private = DirBuilder::new();
-            private.recursive(true).mode(0o700).create(directory).map_err(failed)?;
-            open()
+    let mut file = loop {
+        let file = match open() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let mut private = DirBuilder::new();
+                private.recursive(true).mode(0o700).create(directory).map_err(failed)?;
+                open()
+            }
+            opened => opened,
         }
-        opened => opened,
-    }
-    .map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::AGAIN) => {
-            return Err(RunningLockError::Held {
-                host: host.clone(),
-                path,
-            });
+        .map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_at(&file, &path) => break file,
+            Ok(()) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                return Err(RunningLockError::Held {
+                    host: host.clone(),
+                    path,
+                });
+            }
+            Err(errno) => return Err(failed(errno.into())),
         }
-        Err(errno) => return Err(failed(errno.into())),
-    }
+    };
     let token = boot.map_or_else(String::new, |boot| boot.to_string());
     let text = format!("{}\n{token}\n{}\n", std::process::id(), index.number());
     // In one piece, so that nobody reads half a number.

@@ -115,7 +115,12 @@ fn a_command_starts_while_brokers_die() {
                 Ok(())
             })
         };
-        let runs = [run(&["run"]), run(&["run"]), run(&["exec", "front"])];
+        let runs = [
+            run(&["run"]),
+            run(&["run"]),
+            run(&["run", "--host", "back"]),
+            run(&["exec", "front"]),
+        ];
         for _ in 0..4 {
             let before = asked.load(std::sync::atomic::Ordering::Relaxed);
             wait_until("commands to succeed", || {

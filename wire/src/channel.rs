@@ -79,6 +79,20 @@ impl Channel {
         self.flush()
     }
 
+    /// Sends a message that may be missed: one that cannot be sent is forgotten, and what the peer has said can still be read. One that the socket has no room
+    /// for is kept.
+    ///
+    /// # Errors
+    /// As [`Channel::send`].
+    pub fn send_or_forget<M: Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> Result<(), ChannelError> {
+        self.queue(message, fds)?;
+        let sent = self.flush();
+        if sent.is_err() {
+            self.outgoing.pop_back();
+        }
+        sent
+    }
+
     /// Keeps a message until [`Channel::flush`], which sends it together with others: a Unix socket has room for some 280 messages that are sent one by one,
     /// however short they are (unix(7); each counts as a whole buffer), and sender and reader then wait for each other that often.
     ///
@@ -236,6 +250,24 @@ mod tests {
         assert_eq!(b.receive::<ToSupervisor>().unwrap(), Some(message));
         assert_eq!(b.take_fds(1).unwrap().len(), 1);
         assert!(matches!(b.take_fds(1), Err(ChannelError::Descriptors)));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_in_nobodys_way() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let reason = "no place".to_owned();
+        b.send(&ToSupervisor::Rejected { reason: reason.clone() }, Vec::new())
+            .unwrap();
+        drop(b);
+        let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        let message = ToSupervisor::Claimed { id: 7, found: true };
+        assert!(matches!(
+            a.send_or_forget(&message, vec![file]),
+            Err(ChannelError::Closed)
+        ));
+        assert!(!a.wants_write());
+        assert_eq!(a.receive().unwrap(), Some(ToSupervisor::Rejected { reason }));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The user whose socket answers at an endpoint, asked of the kernel: sock_diag(7), include/uapi/linux/inet_diag.h.
 //!
-//! The kernel tells everybody the owner of any socket in the network namespace. A request for one socket costs 2 to 3 us, however many there are,
+//! The kernel tells everybody the owner of any socket in the network namespace. A request for one socket costs some microseconds, however many there are,
 //! since the kernel looks the socket up as it does for a packet (net/ipv4/inet_diag.c, inet_diag_find_one_icsk; net/ipv4/udp_diag.c, udp_dump_one).
 
 use std::io;

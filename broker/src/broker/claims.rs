@@ -232,7 +232,8 @@ impl Broker {
             instance.closed.retain(|closed| *closed != endpoint);
         }
         if let Some(kept) = self.sockets.get_mut(kept) {
-            kept.successor = successor && known.is_none();
+            // One that the last broker had is told again, and is one still.
+            kept.successor = successor;
             kept.listening = true;
             kept.handed = true;
             kept.open = true;

@@ -159,7 +159,8 @@ impl Broker {
     fn agree_launched(&mut self, number: usize, name: Option<HostName>, boot: u64) -> Result<Agreement, String> {
         let id = self.known(name)?;
         let instance = self.hosts[id].instance.as_deref();
-        let awaited = instance.is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none());
+        let awaited = instance
+            .is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none() && !instance.unwanted);
         if !awaited || self.hosts[id].life.absent() {
             return Err(format!(
                 "boot {boot} of host '{}' is not awaited (any more)",
@@ -191,7 +192,15 @@ impl Broker {
         command: &[String],
     ) -> Result<Agreement, String> {
         let id = self.known(name)?;
-        self.must_not_run(id)?;
+        // It had its lock for a moment, of the broker before this one.
+        let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
+        let is_itself = |instance: &Instance| {
+            instance.session.is_none() && instance.expected && instance.supervisor == supervisor && supervisor.is_some()
+        };
+        match self.hosts[id].instance.take_if(|instance| is_itself(instance)) {
+            Some(old) => self.unwatch_end(&old),
+            None => self.must_not_run(id)?,
+        }
         let cause = Cause {
             kind: CauseKind::Exec,
             by: Some(self.user_of(number)),

@@ -21,7 +21,16 @@ use crate::tokens::{Kind, token};
 #[derive(Debug, Default)]
 pub(super) struct Orphaned {
     last: u32,
-    commands: HashMap<u32, (OwnedFd, OwnedFd)>,
+    commands: HashMap<u32, Command>,
+}
+
+/// What a command's supervisor that has hung up leaves here.
+#[derive(Debug)]
+struct Command {
+    supervisor: u32,
+    process: OwnedFd,
+    /// Held, and never read.
+    _listener: OwnedFd,
 }
 
 impl Broker {
@@ -34,6 +43,14 @@ impl Broker {
         let listener = listener.filter(|listener| self.limits.can_spare(listener));
         if part == Part::Command {
             session.notify_listener = listener;
+            // One that has lost its connection and has come back is the same.
+            let supervisor = session.pid;
+            let commands = self.orphaned.commands.iter();
+            let earlier: Vec<u32> = commands
+                .filter(|(_, command)| Some(command.supervisor) == supervisor)
+                .map(|(number, _)| *number)
+                .collect();
+            earlier.into_iter().for_each(|number| self.command_is_gone(number));
         } else if let Some(instance) = self.hosts[id].instance.as_deref_mut()
             && instance.session == Some(number)
         {
@@ -43,8 +60,8 @@ impl Broker {
 
     /// Keeps what a command's supervisor has sent until that has ended.
     pub(super) fn orphan_command(&mut self, supervisor: Option<u32>, listener: Option<OwnedFd>) {
-        let process = supervisor.and_then(launcher::open);
-        let Some((listener, process)) = listener.zip(process) else {
+        let process = supervisor.and_then(|pid| Some((pid, launcher::open(pid)?)));
+        let Some((listener, (supervisor, process))) = listener.zip(process) else {
             return;
         };
         self.orphaned.last = self.orphaned.last.wrapping_add(1);
@@ -55,14 +72,19 @@ impl Broker {
             Interest::READABLE,
         );
         if registered.is_ok() {
-            self.orphaned.commands.insert(number, (process, listener));
+            let command = Command {
+                supervisor,
+                process,
+                _listener: listener,
+            };
+            self.orphaned.commands.insert(number, command);
         }
     }
 
     /// A command's supervisor has ended, and with it its program.
     pub(super) fn command_is_gone(&mut self, number: u32) {
-        if let Some((process, _)) = self.orphaned.commands.remove(&number) {
-            let _ = self.registry.deregister(&mut SourceFd(&process.as_raw_fd()));
+        if let Some(command) = self.orphaned.commands.remove(&number) {
+            let _ = self.registry.deregister(&mut SourceFd(&command.process.as_raw_fd()));
         }
     }
 }

@@ -90,7 +90,7 @@ fn ended() {
 
 fn few_descriptors() {
     let mut world = World::prepare("");
-    world.descriptors = Some(60);
+    world.descriptors = Some(48);
     let mut fifo = Fifo::make(&world);
     world.hosts = format!("web tcp=8080 -- listener:{} listen:8080 settle serve", fifo.path);
     world.start();
