@@ -144,7 +144,7 @@ impl Wanted {
             let Ok(target) = fs::read_link(&link) else { continue };
             let path = Path::new(OsStr::from_bytes(without_mark(target.as_os_str().as_bytes())));
             has_events |= path == self.events;
-            if path.file_name() == self.lock.file_name() && is_gone(&link, path) {
+            if path.file_name() == self.lock.file_name() && is_gone(&link, path) && is_locked_by(pid, &link) {
                 has_lost = true;
                 has_lock |= path == self.lock;
             }
@@ -163,6 +163,11 @@ fn is_gone(link: &Path, path: &Path) -> bool {
     let Ok(open) = fs::metadata(link) else { return false };
     let there = fs::symlink_metadata(path);
     there.map_or(true, |there| (there.dev(), there.ino()) != (open.dev(), open.ino()))
+}
+
+/// Whether a process has locked the open file behind a link of /proc, as a broker does: commands that wait for its end have the file open, too.
+fn is_locked_by(pid: u32, link: &Path) -> bool {
+    fs::metadata(link).is_ok_and(|open| absent::holder_of(open.dev(), open.ino(), Some(pid)) == Some(pid))
 }
 
 /// The path as the kernel says it, by the nearest directory above it that is there.
@@ -214,16 +219,21 @@ mod tests {
     struct Holder(Child);
 
     impl Holder {
-        /// A process that has these files open.
-        fn of(files: [&Path; 2]) -> Self {
-            let [lock, events] = files.map(|path| File::create(path).unwrap());
-            let child = Command::new("sleep")
-                .arg("1000")
-                .stdin(lock)
-                .stdout(events)
-                .stderr(Stdio::null())
-                .spawn();
-            Self(child.unwrap())
+        /// A process that has these files open, and has locked the first or shares its lock.
+        fn of([lock, events]: [&Path; 2], how: &str) -> Self {
+            let mut child = Command::new("flock")
+                .args([how, "--no-fork"])
+                .arg(lock)
+                .args(["sh", "-c", "echo locked >&2; exec sleep 1000"])
+                .stdin(Stdio::null())
+                .stdout(File::create(events).unwrap())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let mut said = std::io::BufReader::new(child.stderr.take().unwrap());
+            std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+            Self(child)
         }
     }
 
@@ -248,15 +258,18 @@ mod tests {
         let paths = at("run", "state");
         fs::create_dir_all(paths.runtime()).unwrap();
         fs::create_dir_all(paths.state()).unwrap();
-        let holder = Holder::of([&paths.lock(), &paths.events()]);
-        let pid = holder.0.id();
-        let is_lost = |paths: &Paths| {
+        let is_lost_by = |holder: &Holder, paths: &Paths| {
             let wanted = Wanted {
                 lock: resolved(&paths.lock()),
                 events: resolved(&paths.events()),
             };
-            wanted.is_held_by(pid)
+            wanted.is_held_by(holder.0.id())
         };
+        let waits = Holder::of([&paths.lock(), &paths.events()], "--shared");
+        fs::remove_file(paths.lock()).unwrap();
+        assert!(!is_lost_by(&waits, &paths), "it only has the file open");
+        let holder = Holder::of([&paths.lock(), &paths.events()], "--exclusive");
+        let is_lost = |paths: &Paths| is_lost_by(&holder, paths);
         assert!(!is_lost(&paths), "it is where it was");
         fs::remove_dir_all(paths.runtime()).unwrap();
         assert!(is_lost(&paths));

@@ -60,7 +60,7 @@ fn take_down(project: &Project) -> Result<Option<String>> {
                 Some(lost) => {
                     lost.end()
                         .with_context(|| format!("ending the broker, process {pid}"))?;
-                    Ok(Some(format!("project '{name}' is down (its files had been removed)")))
+                    Ok(Some(format!("project '{name}' is down")))
                 }
                 None => Ok(None),
             };
