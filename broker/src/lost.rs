@@ -72,8 +72,11 @@ pub(crate) fn note_lock(lock: &File, paths: &Paths) -> io::Result<()> {
 /// The one that has noted which lock it holds, if that is not at its path.
 fn by_note(paths: &Paths) -> Option<Lost> {
     let (pid, device, inode, path) = parse_note(&fs::read(paths.lock_note()).ok()?)?;
-    // Where it has put it: whoever asks may have another runtime directory.
-    let is_there = fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (device, inode));
+    // At the place where it was put: the caller may have another runtime directory, or another root.
+    let of_root = Path::new("/proc").join(pid.to_string()).join("root");
+    let seen_by_it = of_root.join(path.strip_prefix("/").unwrap_or(&path));
+    let is_at = |path: &Path| fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (device, inode));
+    let is_there = is_at(&path) || is_at(&seen_by_it);
     if is_there || pid == std::process::id() {
         return None;
     }

@@ -38,7 +38,7 @@ impl Farewell {
                 return;
             }
             let path = host.link.path().to_owned();
-            // One that is there and does not answer has it in its queue.
+            // One that is there has been given its time to answer.
             if !host.link.has_hung_up() || !reconnect::next_comes(&path) {
                 return;
             }
@@ -62,14 +62,12 @@ impl Farewell {
         if host.link.wait_again(reconnect::NEXT_BROKER).is_err() {
             return false;
         }
-        let mut all_sent = true;
         for (endpoint, socket) in &self.left {
-            match socket::duplicate(socket) {
-                Ok(copy) => host.announce(*endpoint, copy),
-                Err(_) => all_sent = false,
+            if let Ok(copy) = socket::duplicate(socket) {
+                host.announce(*endpoint, copy);
             }
         }
         host.link.send(&self.exited, Vec::new());
-        host.link.is_acknowledged() && all_sent
+        host.link.is_acknowledged()
     }
 }

@@ -653,12 +653,14 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
 
 #[test]
 fn a_crowd_waits_for_the_port_and_a_wrong_one_is_refused() {
-    let project = up("crowd", r#"  web: { command: [@late@, "5005@0", "8080@go"] }"#);
+    // Not the port of every other test: a connection of theirs that has just ended (TIME_WAIT) at the same address would keep the broker from listening there
+    // for those that do not block, and they would be held until the program listens.
+    let project = up("crowd", r#"  web: { command: [@late@, "5005@0", "7083@go"] }"#);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..6)
             .map(|number| {
                 let project = &project;
-                scope.spawn(move || supervised(project, number % 2 == 0, "web", 8080))
+                scope.spawn(move || supervised(project, number % 2 == 0, "web", 7083))
             })
             .collect();
         project.wait_event("web", "unmet", 1);
@@ -668,11 +670,11 @@ fn a_crowd_waits_for_the_port_and_a_wrong_one_is_refused() {
         });
         // One that comes for the port that others wait for waits with them.
         assert_eq!(
-            supervised_before_it_is_open(&project, "web", 8080).as_deref(),
-            Ok("8080")
+            supervised_before_it_is_open(&project, "web", 7083).as_deref(),
+            Ok("7083")
         );
         for caller in callers {
-            assert_eq!(caller.join().unwrap().as_deref(), Ok("8080"));
+            assert_eq!(caller.join().unwrap().as_deref(), Ok("7083"));
         }
     });
     assert_eq!(project.host("web").boots, 1);

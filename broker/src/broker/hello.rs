@@ -197,7 +197,9 @@ impl Broker {
         let is_itself = |instance: &Instance| {
             instance.session.is_none() && instance.expected && instance.supervisor == supervisor && supervisor.is_some()
         };
-        match self.hosts[id].instance.take_if(|instance| is_itself(instance)) {
+        let host = &mut self.hosts[id];
+        let ends = host.life.ending();
+        match host.instance.take_if(|instance| !ends && is_itself(instance)) {
             Some(old) => self.unwatch_end(&old),
             None => self.must_not_run(id)?,
         }

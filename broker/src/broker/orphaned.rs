@@ -42,6 +42,9 @@ impl Broker {
         let listener = session.channel.take_fds(1).ok().and_then(|mut fds| fds.pop());
         let listener = listener.filter(|listener| self.limits.can_spare(listener));
         if part == Part::Command {
+            if listener.is_none() {
+                return;
+            }
             session.notify_listener = listener;
             // One that has lost its connection and has come back is the same.
             let supervisor = session.pid;
