@@ -224,3 +224,22 @@ fn check_owner(stream: &UnixStream) -> std::io::Result<()> {
         ),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_broker_that_closes_the_connection_has_hung_up_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("broker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let link = Link::open(path, ToBroker::Acknowledge).unwrap();
+        let (broker, _) = listener.accept().unwrap();
+        assert!(!link.has_hung_up());
+        drop(broker);
+        assert!(link.has_hung_up());
+    }
+}

@@ -121,11 +121,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         Ok(prepared) => prepared,
         Err(error) => {
             // Of a supervisor that hangs up without a word the broker ends what is left, the supervisor itself included.
-            let status = ExitStatus::NotExecuted(error.errno() as i32);
-            link.finish(&ToBroker::Exited {
-                status,
-                usage: imsup_wire::Usage::default(),
-            });
+            say_not_executed(link, error.errno());
             return Err(error.into());
         }
     };
@@ -141,13 +137,8 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         Ok(listener) => listener,
         Err(errno) => {
             let _ = nix::sys::wait::waitpid(child, None);
-            let status = ExitStatus::NotExecuted(errno as i32);
             drop(lock);
-            link.finish(&ToBroker::Exited {
-                status,
-                usage: imsup_wire::Usage::default(),
-            });
-            return Ok(status);
+            return Ok(say_not_executed(link, errno));
         }
     };
     link.send(
@@ -204,6 +195,16 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     running.run()
 }
 
+/// Tells the broker that the program was not executed, and why.
+fn say_not_executed(link: Link, errno: Errno) -> ExitStatus {
+    let status = ExitStatus::NotExecuted(errno as i32);
+    link.finish(&ToBroker::Exited {
+        status,
+        usage: imsup_wire::Usage::default(),
+    });
+    status
+}
+
 /// Takes the place that a broker gives us, so that every later broker sees that the host runs. The next broker looks once who runs, when it begins: of a
 /// place that we had not taken by then it knows nothing, and may give it to others. Nothing of ours runs yet, and it is asked instead.
 fn take_place(
@@ -216,11 +217,7 @@ fn take_place(
         let lock = match lock(&welcome, options) {
             Ok(lock) => lock,
             Err(error) => {
-                let status = ExitStatus::NotExecuted(Errno::EBUSY as i32);
-                answered.finish(&ToBroker::Exited {
-                    status,
-                    usage: imsup_wire::Usage::default(),
-                });
+                say_not_executed(answered, Errno::EBUSY);
                 return Err(error.into());
             }
         };
