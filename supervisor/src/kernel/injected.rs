@@ -245,7 +245,9 @@ mod tests {
         let mut command = Command::new("python3");
         let mut child = command.args(["-c", source]).stdout(Stdio::piped()).spawn().unwrap();
         let pid = child.id().cast_signed();
-        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        // Kept open: a python without a buffer (PYTHONUNBUFFERED) writes the end of the line by itself.
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
         let tids = process::threads(pid);
         assert_eq!(tids.len(), 2);
         let tracer = std::thread::spawn(move || {
