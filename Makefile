@@ -26,7 +26,7 @@ setup: ## install what is missing for building and testing (apt-get, sudo where 
 .PHONY: build
 build: ## build imsup (release) as $(TARGET)/release/imsup
 	@scripts/setup.sh build
-	cargo build --release -p imsup-supervisor
+	cargo build --release -p imsup
 
 .PHONY: demo
 demo: build ## a shop of four imaginary machines, booted by one request
@@ -93,9 +93,9 @@ regress: setup guests ## whether the work tree is slower than a commit: AGAINST=
 
 .PHONY: endurance
 endurance: guests ## the tests for leaks, at full length: a million connects, a hundred thousand forks; three thousand faults
-	IMSUP_ENDURANCE_TIMES=5 cargo test -p imsup-supervisor --test endurance -- --nocapture
-	IMSUP_WITHOUT=pidfd_getfd,process_vm_readv cargo test -p imsup-supervisor --test endurance connects -- --nocapture
-	IMSUP_CHAOS_FAULTS=3000 cargo test -p imsup-supervisor --test chaos -- --nocapture
+	IMSUP_ENDURANCE_TIMES=5 cargo test -p imsup --test endurance -- --nocapture
+	IMSUP_WITHOUT=pidfd_getfd,process_vm_readv cargo test -p imsup --test endurance connects -- --nocapture
+	IMSUP_CHAOS_FAULTS=3000 cargo test -p imsup --test chaos -- --nocapture
 
 .PHONY: kvm
 kvm: guests build ## limits by cgroup v2, in a virtual machine with Debian's kernel (fetches 27 MB); ACCEL=tcg emulates it
@@ -103,9 +103,9 @@ kvm: guests build ## limits by cgroup v2, in a virtual machine with Debian's ker
 
 .PHONY: fuzz
 fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)
-	IMSUP_HOSTILE_SECONDS=$(FUZZ_SECONDS) cargo test -p imsup-supervisor --test hostile -- --nocapture
+	IMSUP_HOSTILE_SECONDS=$(FUZZ_SECONDS) cargo test -p imsup --test hostile -- --nocapture
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: install it first: cargo install cargo-fuzz; rustup toolchain install nightly" >&2; exit 1; }
-	cd wire && for target in $$(cargo +nightly fuzz list); do \
+	cd wire/protocol && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
 
 .PHONY: fmt

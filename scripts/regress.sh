@@ -24,7 +24,7 @@ if [ -e "$tree/.git" ]; then
 else
     git worktree add --quiet --detach "$tree" "$commit"
 fi
-CARGO_TARGET_DIR=$target/regress/target cargo build --quiet --release --manifest-path "$tree/Cargo.toml" -p imsup-supervisor
-CARGO_TARGET_DIR=$target cargo build --quiet --release -p imsup-supervisor -p imsup-bench
+CARGO_TARGET_DIR=$target/regress/target cargo build --quiet --release --manifest-path "$tree/Cargo.toml" --bin imsup
+CARGO_TARGET_DIR=$target cargo build --quiet --release --bin imsup --bin imsup-bench
 exec "$target/release/imsup-bench" --imsup "$target/release/imsup" --against "$target/regress/target/release/imsup" \
     --guests "$target/guests" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Other people's test suites, for supervisor/tests/suites: fetched as Debian source packages, by the machine's own sources, and built below DIRECTORY.
+# Other people's test suites, for supervisor/cli/tests/suites: fetched as Debian source packages, by the machine's own sources, and built below DIRECTORY.
 # Does nothing where all of them are there.
 set -euo pipefail
 

@@ -14,10 +14,10 @@ say "cargo test --workspace, as $(id -un)"
 cargo test --workspace
 if [ "$(id -u)" -eq 0 ]; then
     say "what root can do besides"
-    cargo test -p imsup-supervisor --test root --test root_limits --test container --test strangers
+    cargo test -p imsup --test root --test root_limits --test container --test strangers
     say "the end-to-end tests once more, as an ordinary user without any privilege"
     export "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh"
-    cargo test -p imsup-supervisor
+    cargo test -p imsup -p imsup-supervisor -p imsup-linux
     say "all passed, as root and as an ordinary user"
 else
     say "all passed as $(id -un); the root half (root's extras, and everything once more as root) runs with: sudo make test"

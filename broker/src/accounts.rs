@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use imsup_wire::control::HostUsage;
-use imsup_wire::message::Adoption;
+use imsup_protocol::control::HostUsage;
+use imsup_protocol::message::Adoption;
 use imsup_wire::{Event, EventKind, HostName, HostState, Usage};
 use serde::{Deserialize, Serialize};
 

@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use imsup_wire::{Endpoint, Index, Plane, Planes, Transport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::cluster::{Cluster, HostSpec};
 use crate::holder;
 use crate::keeper::{FdStore, What};
 use crate::sockets;
+use imsup_compose::cluster::{Cluster, HostSpec};
 
 /// The port of a project's name server, on the broker's own address in each of its blocks.
 pub const NAME_PORT: u16 = 1053;

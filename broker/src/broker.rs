@@ -40,7 +40,6 @@ use mio::{Events, Poll, Registry};
 use self::asks::Asked;
 use crate::block::Claim;
 use crate::clock::Clock;
-use crate::cluster::Cluster;
 use crate::events::{OnEvent, now_us};
 use crate::history::{History, Summary};
 use crate::hosts::{HostId, Hosts, Origin};
@@ -53,7 +52,6 @@ use crate::notices::{Notice, Notifier};
 use crate::paths::Paths;
 use crate::project_files::ProjectFiles;
 use crate::projects::Memory;
-use crate::registry::{Action, Answer, Input, Port, WaiterId};
 use crate::resolvers::Resolvers;
 use crate::retained::{SocketId, Sockets};
 use crate::senders::Senders;
@@ -61,6 +59,8 @@ use crate::sessions::Sessions;
 use crate::signals::Signals;
 use crate::tokens::{self, Kind};
 use crate::trust::SharedTrust;
+use imsup_compose::cluster::Cluster;
+use imsup_lifecycle::{Action, Answer, Input, Port, WaiterId};
 
 /// Callers that may wait at once.
 const MAX_WAITERS: usize = 4096;
@@ -307,7 +307,7 @@ impl Broker {
             spec.imsup.keep_awake && host.life.absent() && is_due
         };
         for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
-            let cause = crate::registry::kept_awake();
+            let cause = imsup_lifecycle::kept_awake();
             self.feed(id, Input::Signal { cause, queued: None });
         }
     }

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use imsup_wire::channel::{Channel, ChannelError};
-use imsup_wire::codec::VERSION;
-use imsup_wire::control::Opening;
-use imsup_wire::{Request, Response};
+use imsup_protocol::channel::{Channel, ChannelError};
+use imsup_protocol::codec::VERSION;
+use imsup_protocol::control::Opening;
+use imsup_protocol::{Request, Response};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;

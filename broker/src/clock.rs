@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use imsup_wire::clock::{Clocks, was_stepped};
-use imsup_wire::message::Adoption;
+use imsup_linux::clock::{Clocks, was_stepped};
+use imsup_protocol::message::Adoption;
 
 use crate::files;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddrV4;
 
-use imsup_wire::owner::{Owner, Owners};
+use imsup_linux::owner::{Owner, Owners};
 use imsup_wire::{Endpoint, Transport};
 use nix::unistd::{Uid, User};
 

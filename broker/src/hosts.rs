@@ -9,11 +9,11 @@ use std::time::Instant;
 use imsup_wire::{Awaited, Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
 
 use crate::accounts::Account;
-use crate::cluster::{Cluster, HostSpec, RestartCondition};
 use crate::launcher;
-use crate::registry::{Life, Policy, Revive};
 use crate::retained::SocketId;
 use crate::senders::Question;
+use imsup_compose::cluster::{Cluster, HostSpec, RestartCondition};
+use imsup_lifecycle::{Life, Policy, Revive};
 
 /// One host's place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -168,7 +168,7 @@ impl Hosts {
     /// Adds a transient host.
     pub(crate) fn add_transient(&mut self, name: HostName, command: Vec<String>, index: Index, now_us: u64) -> HostId {
         let policy = Policy {
-            hold_timeout: crate::cluster::Settings::default().hold_timeout,
+            hold_timeout: imsup_compose::cluster::Settings::default().hold_timeout,
             revive: Revive::OnSignal,
             restart: None,
         };

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use imsup_wire::{ExitStatus, HostName};
 
-use crate::cluster::HostSpec;
+use imsup_compose::cluster::HostSpec;
 
 pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open};
 pub(crate) use nursery::TIMEOUT as MAKING_TIMEOUT;

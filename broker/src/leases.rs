@@ -90,7 +90,7 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
-    use imsup_wire::clock::Clocks;
+    use imsup_linux::clock::Clocks;
 
     use super::*;
 

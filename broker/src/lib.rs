@@ -1,6 +1,6 @@
 //! The broker: it holds what is not there.
 //!
-//! A compose file becomes a [`cluster::Cluster`]; the broker gives each of its hosts an address and retains its sockets,
+//! A compose file becomes a [`imsup_compose::cluster::Cluster`]; the broker gives each of its hosts an address and retains its sockets,
 //! boots a host when something signals that it is needed, and answers for names.
 #![forbid(unsafe_code)]
 
@@ -10,8 +10,6 @@ mod block;
 mod broker;
 pub mod client;
 mod clock;
-pub mod cluster;
-pub mod compose;
 mod error;
 pub mod events;
 mod files;
@@ -33,7 +31,6 @@ mod peers;
 mod project_files;
 pub mod projects;
 mod published;
-mod registry;
 mod resolvers;
 mod retained;
 mod routes;
@@ -42,7 +39,6 @@ mod senders;
 mod sessions;
 mod signals;
 mod sockets;
-pub mod subnet;
 #[cfg(test)]
 mod testing;
 mod tokens;

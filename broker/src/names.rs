@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use imsup_wire::{Index, Planes};
 use parking_lot::RwLock;
 
-use crate::cluster::Cluster;
+use imsup_compose::cluster::Cluster;
 
 pub(crate) use server::{Door, NameServer};
 

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use imsup_wire::{Endpoint, Planes};
 
-use crate::cluster::Publish;
+use imsup_compose::cluster::Publish;
 
 use bind::bind;
 pub(crate) use relay::Relay;

@@ -3,7 +3,7 @@
 //!
 //! A process of ours ([`namespace`]) has a network namespace in which every address is local. The name server has sockets on its port 53 and answers from the
 //! address that was asked; a supervisor puts an unbound socket of that namespace in the place of its program's. A socket keeps its namespace, whoever
-//! has it (pinned in supervisor/tests/kernel/resolvers.rs). The process is started when the first program asks a name server.
+//! has it (pinned in supervisor/linux/tests/kernel/resolvers.rs). The process is started when the first program asks a name server.
 
 pub(crate) mod namespace;
 
@@ -15,7 +15,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use imsup_wire::channel::{Channel, ChannelError};
+use imsup_protocol::channel::{Channel, ChannelError};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! Making a prefix outside of 127.0.0.0/8 local on the machine, and undoing it: one route for each project.
 //!
 //! `local SUBNET dev lo src 127.0.0.1 table local`, with a metric of the project's own: routes that differ in it live side by side
-//! (net/ipv4/fib_trie.c, fib_table_insert; pinned in supervisor/tests/kernel/routes.rs), so projects that share a prefix need not know of
+//! (net/ipv4/fib_trie.c, fib_table_insert; pinned in supervisor/linux/tests/kernel/routes.rs), so projects that share a prefix need not know of
 //! each other, and the prefix is local until the last has taken its route away. What a project has made is written down first, so that
 //! whoever comes after a killed broker finds it. Routes of others are left alone.
 //!
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use crate::files;
 use crate::paths::Paths;
-use crate::subnet::Subnet;
+use imsup_compose::subnet::Subnet;
 use judge::{Obstacle, Verdict};
 use netlink::Netlink;
 

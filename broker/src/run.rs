@@ -22,7 +22,6 @@ use crate::absent;
 use crate::block;
 use crate::broker::{Broker, Parts};
 use crate::clock::Clock;
-use crate::cluster::Cluster;
 use crate::error::BrokerError;
 use crate::events::OnEvent;
 use crate::files;
@@ -48,6 +47,7 @@ use crate::signals::Signals;
 use crate::sockets;
 use crate::tokens::{Kind, token};
 use crate::trust::Trust;
+use imsup_compose::cluster::Cluster;
 
 /// What a broker is to be.
 pub struct Options {

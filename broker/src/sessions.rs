@@ -3,8 +3,9 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use imsup_wire::channel::{Channel, ChannelError};
-use imsup_wire::{HostName, Request};
+use imsup_protocol::Request;
+use imsup_protocol::channel::{Channel, ChannelError};
+use imsup_wire::HostName;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::sys::socket::getsockopt;
@@ -34,7 +35,7 @@ pub(crate) enum Reply {
     /// These hosts, the next one first when reversed.
     Hosts(Vec<HostId>),
     /// These responses.
-    Listed(std::vec::IntoIter<imsup_wire::Response>),
+    Listed(std::vec::IntoIter<imsup_protocol::Response>),
     /// Events from this number on.
     Events {
         from: u64,
@@ -61,7 +62,7 @@ pub(crate) enum Then {
     /// These hosts are booted, for whoever asked (`restart`).
     Wake(Vec<HostId>, String),
     /// It is told what was gathered (`why`).
-    Say(Vec<imsup_wire::Response>),
+    Say(Vec<imsup_protocol::Response>),
     /// It is told what these hosts have used.
     Usage(Vec<HostId>),
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use imsup_wire::Planes;
 
-use crate::cluster::{Cluster, HostSpec, Limits, LogBound, Settings};
+use imsup_compose::cluster::{Cluster, HostSpec, Limits, LogBound, Settings};
 
 /// Planes of their own, so that tests do not meet real projects.
 pub(crate) fn planes_for_tests() -> Planes {

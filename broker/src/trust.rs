@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::unistd::{Uid, User};
 use parking_lot::RwLock;
 
-use crate::cluster::Cluster;
+use imsup_compose::cluster::Cluster;
 
 /// Subordinate users of this machine's users (subuid(5)).
 const SUBORDINATE: &str = "/etc/subuid";

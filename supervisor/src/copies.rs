@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::kernel::socket::{self, InetSocket};
-use crate::kernel::{cpu, process};
+use imsup_linux::socket::{self, InetSocket};
+use imsup_linux::{cpu, process};
 
 /// Copies below which no sweep is worth its cost.
 const FEW: usize = 64;

@@ -15,13 +15,14 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{Endpoint, ToBroker};
+use imsup_protocol::ToBroker;
+use imsup_wire::Endpoint;
 
 use crate::host::{Descriptors, Host};
-use crate::kernel::arrivals::Arrivals;
-use crate::kernel::{cpu, process, socket};
 use crate::sockets::{Given, Retained};
 use budget::{Budget, WAKE};
+use imsup_linux::arrivals::Arrivals;
+use imsup_linux::{cpu, process, socket};
 use search::Searches;
 
 /// How long after a check the next one is, while something waits in a socket that the program has: it is about to take it, or to close the socket.

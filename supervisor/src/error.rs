@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use imsup_wire::channel::ChannelError;
+use imsup_protocol::channel::ChannelError;
 use nix::errno::Errno;
 
-use crate::kernel::spawn::SpawnError;
 use crate::running::RunningLockError;
 use crate::user::UserError;
+use imsup_linux::spawn::SpawnError;
 
 /// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`].
 #[derive(Debug, thiserror::Error)]

@@ -4,11 +4,12 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use imsup_wire::{Endpoint, ToBroker, ToSupervisor, Usage};
+use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::{Endpoint, Usage};
 
 use crate::host::Host;
-use crate::kernel::socket;
 use crate::reconnect;
+use imsup_linux::socket;
 
 /// What is left when the program has ended.
 #[derive(Debug)]

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
-use crate::kernel::socket::{self, Progress, Sharing};
-use crate::kernel::{family, succession};
+use imsup_linux::socket::{self, Progress, Sharing};
+use imsup_linux::{family, succession};
 
 /// How long after the program's listen(2) the retained listener may still get a connection: one whose handshake was under way.
 const HANDSHAKE: Duration = Duration::from_millis(20);

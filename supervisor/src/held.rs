@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
-use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::socket::Family;
+use imsup_linux::notify::{Answer, Notification, NotificationId};
+use imsup_linux::socket::Family;
 
 /// Calls held at most; a program that makes more concurrent ones gets EAGAIN.
 pub const MAX_HELD: usize = 4096;

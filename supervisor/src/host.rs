@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use imsup_wire::message::Role;
-use imsup_wire::{Endpoint, ToBroker, Transport};
+use imsup_protocol::ToBroker;
+use imsup_protocol::message::Role;
+use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use crate::copies::Copies;
@@ -15,10 +16,6 @@ use crate::doors::Doors;
 use crate::handover::Handovers;
 use crate::identity::{Destination, Identity};
 use crate::incoming::Incoming;
-use crate::kernel::means::Means;
-use crate::kernel::notify::{Listener, NotificationId};
-use crate::kernel::task::Tasks;
-use crate::kernel::{process, socket};
 use crate::link::Link;
 use crate::resolvers::Resolvers;
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
@@ -26,6 +23,10 @@ use crate::strangers::Strangers;
 use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
+use imsup_linux::means::Means;
+use imsup_linux::notify::{Listener, NotificationId};
+use imsup_linux::task::Tasks;
+use imsup_linux::{process, socket};
 
 /// The state that the handlers of trapped calls work on.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use imsup_wire::{Index, Place, Plane, Planes};
 
-use crate::kernel::socket::as_v4;
+use imsup_linux::socket::as_v4;
 
 const DNS_PORT: u16 = 53;
 

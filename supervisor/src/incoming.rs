@@ -1,6 +1,6 @@
 //! What comes to a host while nobody looks: a connection that was accepted and has ended, a datagram that was read.
 //!
-//! The listeners and datagram sockets that imsup retains are members of an epoll instance, and a one-shot poll of Linux AIO ([`crate::kernel::aio`]) is
+//! The listeners and datagram sockets that imsup retains are members of an epoll instance, and a one-shot poll of Linux AIO ([`imsup_linux::aio`]) is
 //! armed on that. A sender's wake-up of the socket's waiters completes the poll at once, whatever the program does with the socket afterwards. Neither
 //! the epoll instance nor the poll is a reference to a socket, so each is closed with its last descriptor; and one poll serves all sockets of a host.
 
@@ -12,9 +12,9 @@ use nix::errno::Errno;
 use rustix::event::PollFlags;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-use crate::kernel::aio::Polls;
-use crate::kernel::socket::errno_of;
 use crate::sockets::Retained;
+use imsup_linux::aio::Polls;
+use imsup_linux::socket::errno_of;
 
 /// A socket's waiters are woken with EPOLLPRI among the events of what has come (net/core/sock.c, sock_def_readable), but a queue that is not empty is
 /// none (net/ipv4/tcp.c, tcp_poll; net/core/datagram.c, datagram_poll): what waits already is not told again and again.

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus};
 
-use crate::kernel::process;
+use imsup_linux::process;
 
 /// Signals that are passed on to the program.
 const FORWARDED: [Signal; 7] = [

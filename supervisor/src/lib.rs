@@ -1,9 +1,9 @@
 //! The supervisor: it runs a program as a host, and answers its trapped system calls.
 //!
-//! Data flows one way: [`kernel`] receives a notification, a handler in [`syscalls`] parses its arguments, decides on a
-//! plan that is a value, and has the kernel carry it out. What must wait is [`held`], and the receive loop goes on.
+//! Data flows one way: the crate `imsup-linux` receives a notification, a handler in [`syscalls`] parses its arguments, decides on a
+//! plan that is a value, and has `imsup-linux` carry it out. What must wait is [`held`], and the receive loop goes on.
+#![forbid(unsafe_code)]
 
-pub mod confinement;
 pub mod copies;
 pub mod doors;
 mod error;
@@ -14,7 +14,6 @@ pub mod host;
 pub mod identity;
 pub mod incoming;
 mod init;
-pub mod kernel;
 pub mod link;
 mod questions;
 mod receive;
@@ -32,7 +31,6 @@ pub mod unhonoured;
 mod user;
 
 pub use error::RunError;
-pub use kernel::features;
 pub use run::{RunOptions, prepare, run};
 pub use running::RunningLockError;
 pub use user::UserError;

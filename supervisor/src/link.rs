@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use imsup_wire::channel::{Channel, ChannelError};
-use imsup_wire::control::Opening;
-use imsup_wire::{ToBroker, ToSupervisor};
+use imsup_protocol::channel::{Channel, ChannelError};
+use imsup_protocol::control::Opening;
+use imsup_protocol::{ToBroker, ToSupervisor};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use imsup_wire::message::Role;
-use imsup_wire::{CauseKind, ExitStatus, ToBroker, ToSupervisor};
+use imsup_protocol::message::Role;
+use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::{CauseKind, ExitStatus};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
@@ -20,12 +21,12 @@ use crate::farewell::Farewell;
 use crate::held::{self, HeldCalls};
 use crate::host::{Descriptors, Host};
 use crate::init;
-use crate::kernel::memory_watch::MemoryWatch;
-use crate::kernel::patience::Patience;
 use crate::reconnect::{Attempt, Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::{Circumstances, Sleep};
 use crate::syscalls::{self};
+use imsup_linux::memory_watch::MemoryWatch;
+use imsup_linux::patience::Patience;
 
 /// How often in a row the project's directory may be removed before it is left so until something is made where it was.
 const REMOVALS: u32 = 3;

@@ -5,18 +5,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use imsup_wire::channel::ChannelError;
-use imsup_wire::clock::Stamp;
-use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{HostName, ToBroker, ToSupervisor, Usage};
+use imsup_linux::clock::Stamp;
+use imsup_protocol::channel::ChannelError;
+use imsup_protocol::message::{Adoption, Role};
+use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::{HostName, Usage};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::FlockOperation;
 
 use crate::doors;
 use crate::host::Host;
-use crate::kernel::socket;
 use crate::link::Link;
 use crate::sleep::Sleep;
+use imsup_linux::socket;
 
 /// A broker's socket exists a moment before it listens.
 const RETRY: Duration = Duration::from_millis(20);
@@ -130,7 +131,7 @@ pub enum Attempt {
 }
 
 /// Watches for what is made or removed in a directory, and for its own removal; `None` if it is not there. Its own removal alone would be told too late:
-/// while a file that was in it is open, as the lock of a host is (pinned in supervisor/tests/kernel/removed.rs).
+/// while a file that was in it is open, as the lock of a host is (pinned in supervisor/linux/tests/kernel/removed.rs).
 fn watch_for_changes(directory: &Path) -> Option<Inotify> {
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
     let mask = AddWatchFlags::IN_CREATE

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::kernel::socket::{self, Family};
+use imsup_linux::socket::{self, Family};
 
 /// The broker is asked for more where fewer are left: a resolver takes one for each question, and need not wait for the next.
 const FEW: usize = 3;

@@ -8,11 +8,14 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::Families;
-use imsup_wire::channel::ChannelError;
-use imsup_wire::clock::Stamp;
+use imsup_linux::cgroup_paths;
+use imsup_linux::clock::Stamp;
+use imsup_linux::confinement;
+use imsup_protocol::channel::ChannelError;
+use imsup_protocol::message::Role;
+use imsup_protocol::{ToBroker, ToSupervisor, codec};
 use imsup_wire::limits::Confinement;
-use imsup_wire::message::Role;
-use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy, ToBroker, ToSupervisor, cgroup, codec};
+use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -23,9 +26,6 @@ use crate::handover::Handovers;
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::incoming::Incoming;
-use crate::kernel::means::Means;
-use crate::kernel::spawn::{self, SpawnError};
-use crate::kernel::{self, duplicates, features, socket};
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::resolvers::Resolvers;
@@ -37,7 +37,10 @@ use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
-use crate::{confinement, init, reconnect};
+use crate::{init, reconnect};
+use imsup_linux::means::Means;
+use imsup_linux::spawn::{self, SpawnError};
+use imsup_linux::{self, duplicates, features, socket};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -262,7 +265,7 @@ fn confine(tree: &mut Tree, welcome: &Welcome, options: &RunOptions) {
     if limits.is_empty() {
         return;
     }
-    let name = cgroup::of_host(&project(options), welcome.host.as_str());
+    let name = cgroup_paths::of_host(&project(options), welcome.host.as_str());
     if options.role == Role::Exec {
         if let Some(pid) = beside {
             tree.confine_beside(*pid, &name);
@@ -301,7 +304,7 @@ pub fn prepare() -> Result<(), RunError> {
     filter(Families::Unknown)?;
     // Where these fail, `run` says so.
     let _ = imsup_bpf_filters::confinement();
-    let _ = kernel::cgroup::own_directory();
+    let _ = imsup_linux::cgroup::own_directory();
     Ok(())
 }
 
@@ -395,8 +398,8 @@ impl Welcome {
 /// The name of the host's cgroup: by it a broker finds what a dead supervisor left.
 fn cgroup_name(options: &RunOptions) -> String {
     match &options.host {
-        Some(host) => cgroup::of_host(&project(options), host.as_str()),
-        None => cgroup::of_host(&project(options), &std::process::id().to_string()),
+        Some(host) => cgroup_paths::of_host(&project(options), host.as_str()),
+        None => cgroup_paths::of_host(&project(options), &std::process::id().to_string()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use imsup_wire::{Endpoint, Transport};
 
-use crate::kernel::holders::Place;
+use imsup_linux::holders::Place;
 
 /// Sockets remembered. Listeners and bound datagram sockets are few; what is forgotten beyond this is only how an
 /// address is shown.

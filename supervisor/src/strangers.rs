@@ -1,7 +1,7 @@
 //! Other users of the machine who listen at hosts' addresses: the kernel lets any user bind an address of 127.0.0.0/8, or of a local prefix, that
 //! nobody has taken. What a program sends to a host must not go to them.
 //!
-//! The supervisor asks the kernel whose socket answers ([`imsup_wire::owner`]) before it lets a connection or datagram go, at most once a second for an
+//! The supervisor asks the kernel whose socket answers ([`imsup_linux::owner`]) before it lets a connection or datagram go, at most once a second for an
 //! endpoint. A user that it does not know is asked for at the broker.
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,7 +9,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use imsup_wire::owner::{Owner, Owners};
+use imsup_linux::owner::{Owner, Owners};
 use imsup_wire::{Endpoint, Transport};
 
 /// Whose socket answers at an endpoint.

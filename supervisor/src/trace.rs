@@ -11,12 +11,12 @@ use imsup_bpf_filters::table::row_of;
 use imsup_bpf_filters::{Handler, handler_of};
 use nix::errno::Errno;
 
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::message::Header;
-use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::socket::decode_address;
 use crate::said;
 use crate::syscalls::Verdict;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::message::Header;
+use imsup_linux::notify::{Answer, Notification, NotificationId};
+use imsup_linux::socket::decode_address;
 
 /// Decisions shown of one call: those about the first messages of a sendmmsg(2).
 const MAX_DECISIONS: usize = 6;

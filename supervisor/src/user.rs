@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getuid};
 
-use crate::kernel::spawn::Credentials;
+use imsup_linux::spawn::Credentials;
 
 /// Why a user cannot be used.
 #[derive(Debug, thiserror::Error)]

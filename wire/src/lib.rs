@@ -1,32 +1,19 @@
-//! What imsup's processes say to each other: the messages between supervisor and broker, the requests of the command
-//! line, the events, the addresses they speak of, and how all of it is framed.
+//! The values that imsup's parts speak of: addresses, hosts, events, limits, sleep.
 //!
-//! Everything here is a value, but for [`channel`], which moves frames and the descriptors that belong to them over a
-//! Unix socket, [`clock`], which reads clocks, and what both sides do alike with sockets at hosts' addresses ([`owner`], [`neighbours`]).
-//! Messages name hosts and addresses, never the pids or paths of one machine, except where a field says
-//! that it is only shown to people.
+//! Pure: nothing here reads a file, a clock or a socket. The messages that carry these values are in
+//! `imsup-protocol`.
 #![forbid(unsafe_code)]
 
 pub mod address;
-pub mod asked;
-pub mod cgroup;
-pub mod channel;
-pub mod clock;
-pub mod codec;
-pub mod control;
 pub mod event;
 pub mod host;
 pub mod limits;
-pub mod message;
-pub mod neighbours;
-pub mod nursery;
-pub mod owner;
+pub mod restart;
 pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
-pub use control::{Request, Response};
 pub use event::{Cause, CauseKind, Event, EventKind};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
-pub use message::{Outcome, ToBroker, ToSupervisor};
+pub use restart::{Restart, RestartCondition};
 pub use sleep::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

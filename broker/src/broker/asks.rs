@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use imsup_protocol::{Response, ToSupervisor};
 use imsup_wire::sleep::{Reason, ReasonKind};
-use imsup_wire::{Order, Report, Response, ToSupervisor, Why};
+use imsup_wire::{Order, Report, Why};
 
 use super::{Broker, Timer};
 use crate::hosts::HostId;
-use crate::registry::Input;
 use crate::sessions::{Peer, Reply, Then};
+use imsup_lifecycle::Input;
 
 /// What a supervisor knows without looking is known by then, or the answer goes without it.
 const USAGE_PATIENCE: Duration = Duration::from_secs(1);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use imsup_wire::{Awake, SleepPolicy, ToSupervisor};
+use imsup_protocol::ToSupervisor;
+use imsup_wire::{Awake, SleepPolicy};
 
 use super::Broker;
 use super::boots::{DEFAULT_GRACE, SIGTERM};
-use crate::cluster::{HostSpec, Settings};
 use crate::hosts::HostId;
+use imsup_compose::cluster::{HostSpec, Settings};
 
 impl Broker {
     /// What keeps a host awake now.

@@ -3,8 +3,10 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use imsup_wire::channel::ChannelError;
-use imsup_wire::{Cause, CauseKind, ExitStatus, ToBroker, ToSupervisor, cgroup};
+use imsup_linux::cgroup_paths;
+use imsup_protocol::channel::ChannelError;
+use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::{Cause, CauseKind, ExitStatus};
 use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -13,9 +15,9 @@ use super::{Broker, Timer};
 use crate::hosts::{HostId, Instance};
 use crate::launcher::{Launch, LaunchError, Launched, MAKING_TIMEOUT, Pids, Start};
 use crate::notices::Notice;
-use crate::registry::{Input, Want};
 use crate::sessions::Sent;
 use crate::tokens::{Kind, token};
+use imsup_lifecycle::{Input, Want};
 
 /// What a supervisor may take beyond the program's own grace.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
@@ -338,7 +340,7 @@ impl Broker {
         let names = [Some(name.as_str()), number.as_deref()];
         let cgroups = directories.iter().flat_map(|directory| {
             let names = names.into_iter().flatten();
-            names.map(|host| directory.join(cgroup::of_host(&self.cluster.project, host)))
+            names.map(|host| directory.join(cgroup_paths::of_host(&self.cluster.project, host)))
         });
         let pids = Pids {
             cgroups: cgroups.collect(),

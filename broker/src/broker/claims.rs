@@ -3,16 +3,16 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use imsup_protocol::codec::MAX_FRAME_FDS;
 use imsup_wire::address::Plane;
-use imsup_wire::codec::MAX_FRAME_FDS;
 use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
 use super::keeper::Deferred;
 use crate::hosts::HostId;
-use crate::registry::After;
 use crate::retained::SocketId;
 use crate::sockets::{self, Sharing};
+use imsup_lifecycle::After;
 
 /// Most sockets retained for one host.
 const MAX_PER_HOST: usize = 1024;

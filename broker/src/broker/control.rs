@@ -1,13 +1,14 @@
 //! What the command line asks.
 
-use imsup_wire::codec::VERSION;
-use imsup_wire::{Cause, CauseKind, HostName, HostState, HostStatus, Request, Response};
+use imsup_protocol::codec::VERSION;
+use imsup_protocol::{Request, Response};
+use imsup_wire::{Cause, CauseKind, HostName, HostState, HostStatus};
 
 use super::power::asked_by;
 use super::{Broker, Target};
 use crate::hosts::HostId;
-use crate::registry::{Answer, Input, Want};
 use crate::sessions::{Peer, Reply, Sent, Then, describe};
+use imsup_lifecycle::{Answer, Input, Want};
 
 /// Events that are kept to be sent to a client together.
 const EVENTS_AT_ONCE: usize = 512;

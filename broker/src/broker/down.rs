@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use imsup_wire::{Response, ToSupervisor};
+use imsup_protocol::{Response, ToSupervisor};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Broker, Timer};
 use crate::launcher;
-use crate::registry::Input;
 use crate::sessions::{Part, Peer, Reply};
 use crate::signals::Received;
+use imsup_lifecycle::Input;
 
 /// What a command beside a program (`imsup exec`) may take to end.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);

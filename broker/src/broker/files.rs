@@ -4,7 +4,8 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use imsup_wire::{HostName, ToSupervisor};
+use imsup_protocol::ToSupervisor;
+use imsup_wire::HostName;
 use mio::unix::SourceFd;
 
 use super::{Broker, Timer};

@@ -14,7 +14,7 @@ use crate::events::now_us;
 use crate::history::Summary;
 use crate::hosts::{HostId, Instance};
 use crate::launcher::{self, cgroups};
-use crate::registry::Input;
+use imsup_lifecycle::Input;
 
 /// How long a supervisor may take to notice that there is a broker again.
 const RETURN_TIME: Duration = Duration::from_secs(5);

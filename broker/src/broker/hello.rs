@@ -3,19 +3,20 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use imsup_wire::codec::VERSION;
-use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{Cause, CauseKind, HostName, Index, ToSupervisor};
+use imsup_protocol::ToSupervisor;
+use imsup_protocol::codec::VERSION;
+use imsup_protocol::message::{Adoption, Role};
+use imsup_wire::{Cause, CauseKind, HostName, Index};
 
 use super::Broker;
 use super::awake::sleep_policy;
 use crate::absent;
 use crate::block::NAME_PORT;
-use crate::cluster::Settings;
 use crate::hosts::{HostId, Instance, Origin};
 use crate::launcher::{self, Launched};
-use crate::registry::Input;
 use crate::sessions::{Part, Peer};
+use imsup_compose::cluster::Settings;
+use imsup_lifecycle::Input;
 
 /// How much longer than the broker a supervisor waits, so that it is the broker who says how a wait has ended.
 const REACH_MARGIN: Duration = Duration::from_secs(2);
@@ -395,7 +396,7 @@ impl Broker {
         // It cannot be kept awake any more; the next of its name is another.
         self.lease(id, Duration::ZERO);
         for waiter in self.hosts[id].life.waiters() {
-            self.answer(waiter, crate::registry::Answer::Refused);
+            self.answer(waiter, imsup_lifecycle::Answer::Refused);
         }
         if let Some(host) = self.hosts.remove(id, &name) {
             self.names

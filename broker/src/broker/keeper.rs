@@ -3,7 +3,8 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use imsup_wire::{Endpoint, ToSupervisor};
+use imsup_protocol::ToSupervisor;
+use imsup_wire::Endpoint;
 
 use super::{Broker, Timer};
 use crate::hosts::HostId;

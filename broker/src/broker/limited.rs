@@ -8,8 +8,8 @@ use imsup_wire::{EventKind, HostState};
 use super::Broker;
 use crate::events::now_us;
 use crate::hosts::HostId;
-use crate::registry::Input;
 use crate::sessions::Part;
+use imsup_lifecycle::Input;
 
 impl Broker {
     /// What a supervisor of the host confines.

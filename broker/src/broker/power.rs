@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use imsup_protocol::{Request, Response};
 use imsup_wire::sleep::{Reason, ReasonKind};
-use imsup_wire::{Cause, CauseKind, HostName, HostState, Order, Request, Response, Transport, Why};
+use imsup_wire::{Cause, CauseKind, HostName, HostState, Order, Transport, Why};
 
 use super::Broker;
 use super::asks::Asker;

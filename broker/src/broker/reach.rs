@@ -3,13 +3,14 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
+use imsup_protocol::{Outcome, ToSupervisor};
 use imsup_wire::address::Plane;
-use imsup_wire::{Cause, CauseKind, Endpoint, Outcome, ToSupervisor, Transport};
+use imsup_wire::{Cause, CauseKind, Endpoint, Transport};
 
 use super::{Broker, MAX_WAITERS, Target};
 use crate::hosts::HostId;
-use crate::registry::{Answer, Input, Port, Want};
 use crate::sockets::Sharing;
+use imsup_lifecycle::{Answer, Input, Port, Want};
 
 impl Broker {
     /// Host `caller` wants to reach an endpoint.

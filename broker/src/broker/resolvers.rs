@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use imsup_wire::ToSupervisor;
+use imsup_protocol::ToSupervisor;
 
 use super::Broker;
 use crate::resolvers::Batch;

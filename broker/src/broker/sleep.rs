@@ -5,15 +5,16 @@
 
 use std::time::Duration;
 
-use imsup_wire::message::Adoption;
-use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Order, ToBroker, Transport, Usage, WakeCause};
+use imsup_protocol::ToBroker;
+use imsup_protocol::message::Adoption;
+use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Order, Transport, Usage, WakeCause};
 
 use super::Broker;
 use super::asks::Asker;
 use crate::accounts::Account;
 use crate::events::now_us;
 use crate::hosts::{HostId, Sleep};
-use crate::registry::Input;
+use imsup_lifecycle::Input;
 
 impl Broker {
     /// A message about a host's sleep.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use imsup_wire::owner::Owners;
-use imsup_wire::{Endpoint, ToSupervisor};
+use imsup_linux::owner::Owners;
+use imsup_protocol::ToSupervisor;
+use imsup_wire::Endpoint;
 
 use super::Broker;
 use crate::holder;
@@ -17,7 +18,7 @@ const MAX_KEPT: usize = 64;
 /// Questions that are not answered yet, and strangers that were named.
 ///
 /// A question about a user that nobody knows waits for one more turn of the loop: the supervisor of the program that listens has said
-/// [`imsup_wire::ToBroker::Binds`] before its program could listen, but its connection may be read after the asker's.
+/// [`imsup_protocol::ToBroker::Binds`] before its program could listen, but its connection may be read after the asker's.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     fresh: Vec<(usize, u32, Endpoint)>,

@@ -3,15 +3,15 @@
 use std::cmp::Reverse;
 use std::time::Instant;
 
-use imsup_wire::channel::ChannelError;
-use imsup_wire::control::Opening;
-use imsup_wire::{ToBroker, ToSupervisor};
+use imsup_protocol::channel::ChannelError;
+use imsup_protocol::control::Opening;
+use imsup_protocol::{ToBroker, ToSupervisor};
 
 use super::keeper::Deferred;
 use super::{ACCEPT_AGAIN, Broker, Target, Timer};
 use crate::hosts::HostId;
-use crate::registry::Input;
 use crate::sessions::{Part, Peer, Reply, Sent};
+use imsup_lifecycle::Input;
 
 impl Broker {
     /// Accepts those who have connected.

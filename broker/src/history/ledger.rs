@@ -6,7 +6,7 @@ use imsup_wire::{Event, EventKind, HostName};
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Account;
-use crate::registry::{attempt_of, is_restart, is_stop};
+use imsup_lifecycle::{attempt_of, is_restart, is_stop};
 
 /// What the events of one host come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

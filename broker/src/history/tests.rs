@@ -2,7 +2,7 @@ use std::iter;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use imsup_wire::control::HostUsage;
+use imsup_protocol::control::HostUsage;
 use imsup_wire::{Cause, CauseKind, HostState, Usage};
 
 use super::*;

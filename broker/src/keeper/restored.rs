@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::message::{self, Message};
 use super::names::What;
-use crate::cluster::Cluster;
+use imsup_compose::cluster::Cluster;
 
 /// Why a broker cannot take the place of one that has died.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +98,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-    use crate::cluster::Publish;
+    use imsup_compose::cluster::Publish;
 
     #[test]
     fn a_cluster_is_read_back_as_it_was() {

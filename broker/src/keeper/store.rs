@@ -17,9 +17,9 @@ use super::attempts::Attempts;
 use super::message::{self, Message};
 use super::names::What;
 use super::restored::{self, Restored};
-use crate::cluster::Cluster;
 use crate::launcher::Launcher;
 use crate::tokens::{Kind, token};
+use imsup_compose::cluster::Cluster;
 
 /// How soon a message is sent again that the kernel did not take for the number of descriptors under way.
 pub(crate) const AGAIN: Duration = Duration::from_millis(5);

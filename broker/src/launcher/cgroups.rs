@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use imsup_wire::cgroup;
+use imsup_linux::cgroup_paths;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -28,11 +28,14 @@ pub(crate) fn directories_of(process: &str) -> Vec<PathBuf> {
     let cgroup = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found: Vec<PathBuf> = Vec::new();
-    let of_controllers = cgroup::CONTROLLERS
+    let of_controllers = cgroup_paths::CONTROLLERS
         .iter()
-        .flat_map(|controller| cgroup::of_controller(controller, &cgroup, &mountinfo));
-    for path in cgroup::unified(&cgroup, &mountinfo).into_iter().chain(of_controllers) {
-        let base = cgroup::base(&path);
+        .flat_map(|controller| cgroup_paths::of_controller(controller, &cgroup, &mountinfo));
+    for path in cgroup_paths::unified(&cgroup, &mountinfo)
+        .into_iter()
+        .chain(of_controllers)
+    {
+        let base = cgroup_paths::base(&path);
         if base.is_dir() && !found.iter().any(|known| known == base) {
             found.push(base.to_owned());
         }
@@ -42,7 +45,7 @@ pub(crate) fn directories_of(process: &str) -> Vec<PathBuf> {
 
 /// Ends what is left of a project's hosts below a directory. False where something survived.
 pub(crate) fn end_all(directory: &Path, project: &str) -> bool {
-    let prefix = cgroup::of_host(project, "");
+    let prefix = cgroup_paths::of_host(project, "");
     let of_project = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         name.to_str().is_some_and(|name| name.starts_with(&prefix)) && entry.file_type().is_ok_and(|kind| kind.is_dir())
@@ -160,7 +163,7 @@ mod tests {
         let own = directories_of("self").into_iter().next();
         let own = own.expect("cgroup v2 must be mounted somewhere: mount -t cgroup2 cgroup2 /sys/fs/cgroup");
         let project = format!("cgroups-{}", std::process::id());
-        let path = own.join(cgroup::of_host(&project, "web"));
+        let path = own.join(cgroup_paths::of_host(&project, "web"));
         assert!(end(&path), "nothing is there");
         if let Err(error) = fs::create_dir(&path) {
             assert!(!rustix::process::geteuid().is_root(), "{}: {error}", path.display());
@@ -196,7 +199,7 @@ mod tests {
     fn what_is_in_a_cgroup_of_any_version_is_ended() {
         let project = format!("any-{}", std::process::id());
         for own in directories_of("self") {
-            let path = own.join(cgroup::of_host(&project, "web"));
+            let path = own.join(cgroup_paths::of_host(&project, "web"));
             if let Err(error) = fs::create_dir(&path) {
                 assert!(!rustix::process::geteuid().is_root(), "{}: {error}", path.display());
                 continue;

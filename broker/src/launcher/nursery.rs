@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use imsup_wire::channel::{Channel, ChannelError};
-use imsup_wire::nursery::{Birth, Born};
+use imsup_protocol::channel::{Channel, ChannelError};
+use imsup_protocol::nursery::{Birth, Born};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use imsup_wire::nursery::Birth;
+use imsup_protocol::nursery::Birth;
 use imsup_wire::{ExitStatus, HostName};
 use mio::Registry;
 use parking_lot::Mutex;
@@ -17,8 +17,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{WaitOptions, WaitStatus};
 
-use crate::cluster::HostSpec;
 use crate::own_program;
+use imsup_compose::cluster::HostSpec;
 
 use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};

@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
 use super::data_begins;
-use crate::cluster::{Cluster, LogBound};
 use crate::files;
 use crate::paths::Paths;
+use imsup_compose::cluster::{Cluster, LogBound};
 
 /// How long nothing is looked at after something was printed. A log exceeds its bound by what is printed meanwhile.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use imsup_wire::asked;
+use imsup_protocol::asked;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 

@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::{Door, PublishError};
-use crate::cluster::Publish;
 use crate::{limits, sockets};
+use imsup_compose::cluster::Publish;
 
 /// The backlog of a published port; the kernel takes the smaller of this and somaxconn.
 const BACKLOG: i32 = 65_535;

@@ -290,8 +290,8 @@ mod tests {
     use imsup_wire::Planes;
 
     use super::*;
-    use crate::cluster::Publish;
     use crate::trust::SharedTrust;
+    use imsup_compose::cluster::Publish;
 
     fn publish(transport: Transport) -> Publish {
         Publish {

@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use imsup_linux::owner::{Owner, Owners};
 use imsup_wire::Endpoint;
-use imsup_wire::owner::{Owner, Owners};
 
 use crate::sockets::canonical;
 use crate::trust::SharedTrust;

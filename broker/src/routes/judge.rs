@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::netlink::{Address, Kind, Route};
-use crate::subnet::Subnet;
+use imsup_compose::subnet::Subnet;
 
 /// What may be done.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use nix::net::if_::{if_indextoname, if_nametoindex};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::subnet::Subnet;
+use imsup_compose::subnet::Subnet;
 
 /// Who made a route (RTA_PROTOCOL): a number that nobody has in include/uapi/linux/rtnetlink.h, nor in iproute2's rt_protos.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);

@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 
-use imsup_wire::codec::{self, VERSION};
-use imsup_wire::control::Opening;
-use imsup_wire::message::Role;
-use imsup_wire::{HostState, Request, Response, ToBroker};
+use imsup_protocol::codec::{self, VERSION};
+use imsup_protocol::control::Opening;
+use imsup_protocol::message::Role;
+use imsup_protocol::{Request, Response, ToBroker};
+use imsup_wire::HostState;
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;

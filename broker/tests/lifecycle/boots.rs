@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
-use imsup_wire::{CauseKind, EventKind, HostState, Request};
+use imsup_protocol::Request;
+use imsup_wire::{CauseKind, EventKind, HostState};
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use imsup_wire::{EventKind, HostState, Request};
+use imsup_protocol::Request;
+use imsup_wire::{EventKind, HostState};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use imsup_broker::client::ClientError;
 use imsup_broker::{has_broker, lost};
-use imsup_wire::{EventKind, HostState, Request};
+use imsup_protocol::Request;
+use imsup_wire::{EventKind, HostState};
 use libtest_mimic::Trial;
 
 use crate::trial;

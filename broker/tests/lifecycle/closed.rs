@@ -4,8 +4,9 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
-use imsup_wire::message::Role;
-use imsup_wire::{Endpoint, HostState, Outcome, Request, ToBroker, ToSupervisor};
+use imsup_protocol::message::Role;
+use imsup_protocol::{Outcome, Request, ToBroker, ToSupervisor};
+use imsup_wire::{Endpoint, HostState};
 use libtest_mimic::Trial;
 use rustix::fs::fstat;
 

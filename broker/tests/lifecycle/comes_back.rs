@@ -1,6 +1,7 @@
 //! Hosts that come back by themselves (`restart`), and those that the kernel kills for want of memory.
 
-use imsup_wire::{EventKind, HostName, HostState, Request};
+use imsup_protocol::Request;
+use imsup_wire::{EventKind, HostName, HostState};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 

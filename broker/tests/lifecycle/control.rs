@@ -3,10 +3,9 @@
 use std::io::ErrorKind;
 
 use imsup_broker::client::{Client, ClientError};
-use imsup_wire::message::Role;
-use imsup_wire::{
-    CauseKind, Endpoint, EventKind, HostName, HostState, Outcome, Planes, Request, Response, ToBroker, ToSupervisor,
-};
+use imsup_protocol::message::Role;
+use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
+use imsup_wire::{CauseKind, Endpoint, EventKind, HostName, HostState, Planes};
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;

@@ -2,7 +2,8 @@
 
 use libtest_mimic::Trial;
 
-use imsup_wire::{CauseKind, EventKind, HostState, Index, Order, Report, ToBroker};
+use imsup_protocol::ToBroker;
+use imsup_wire::{CauseKind, EventKind, HostState, Index, Order, Report};
 
 use crate::peer::Peer;
 use crate::sleep::{suspended, usage, woke};

@@ -3,9 +3,10 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
-use imsup_wire::codec::{self, VERSION};
-use imsup_wire::control::Opening;
-use imsup_wire::{Endpoint, EventKind, HostState, Outcome, Request};
+use imsup_protocol::codec::{self, VERSION};
+use imsup_protocol::control::Opening;
+use imsup_protocol::{Outcome, Request};
+use imsup_wire::{Endpoint, EventKind, HostState};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use imsup_broker::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings};
 use imsup_broker::keeper::{Keeper, Restored, Successor};
 use imsup_broker::paths::Paths;
 use imsup_broker::{Options, run as run_broker};
+use imsup_compose::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings};
 use imsup_wire::Transport;
 use rustix::process::{Resource, Rlimit, setrlimit};
 

@@ -25,10 +25,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use imsup_broker::paths::Paths;
-use imsup_wire::message::{Adoption, Role};
+use imsup_protocol::message::{Adoption, Role};
+use imsup_protocol::{ToBroker, ToSupervisor};
 use imsup_wire::{
-    CauseKind, Endpoint, ExitStatus, HostName, Index, Order, Planes, Report, ToBroker, ToSupervisor, Transport, Usage,
-    WakeCause, Why,
+    CauseKind, Endpoint, ExitStatus, HostName, Index, Order, Planes, Report, Transport, Usage, WakeCause, Why,
 };
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
-use imsup_wire::channel::Channel;
-use imsup_wire::codec::VERSION;
-use imsup_wire::control::Opening;
-use imsup_wire::{CauseKind, Request, Response};
+use imsup_protocol::channel::Channel;
+use imsup_protocol::codec::VERSION;
+use imsup_protocol::control::Opening;
+use imsup_protocol::{Request, Response};
+use imsup_wire::CauseKind;
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;

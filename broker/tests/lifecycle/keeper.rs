@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use imsup_wire::message::Role;
-use imsup_wire::{EventKind, HostState, Request, Response, ToBroker};
+use imsup_protocol::message::Role;
+use imsup_protocol::{Request, Response, ToBroker};
+use imsup_wire::{EventKind, HostState};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 

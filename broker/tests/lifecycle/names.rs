@@ -2,7 +2,8 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use imsup_wire::{CauseKind, HostState, Request, Response};
+use imsup_protocol::{Request, Response};
+use imsup_wire::{CauseKind, HostState};
 use libtest_mimic::Trial;
 use simple_dns::rdata::RData;
 use simple_dns::{CLASS, Name, Packet, Question, RCODE, TYPE};

@@ -80,7 +80,7 @@ fn ended() {
     world.start();
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
     world
-        .ask(imsup_wire::Request::Stop {
+        .ask(imsup_protocol::Request::Stop {
             hosts: vec!["web".parse().unwrap()],
         })
         .unwrap();

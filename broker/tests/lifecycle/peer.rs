@@ -4,11 +4,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use imsup_broker::paths::Paths;
-use imsup_wire::channel::Channel;
-use imsup_wire::codec::VERSION;
-use imsup_wire::control::Opening;
-use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{Awake, Endpoint, HostName, Index, Order, Outcome, ToBroker, ToSupervisor};
+use imsup_protocol::channel::Channel;
+use imsup_protocol::codec::VERSION;
+use imsup_protocol::control::Opening;
+use imsup_protocol::message::{Adoption, Role};
+use imsup_protocol::{Outcome, ToBroker, ToSupervisor};
+use imsup_wire::{Awake, Endpoint, HostName, Index, Order};
 
 pub struct Peer {
     pub channel: Channel,

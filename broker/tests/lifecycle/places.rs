@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::Write;
 
-use imsup_wire::message::{Adoption, Role};
-use imsup_wire::{Index, ToSupervisor, Usage};
+use imsup_protocol::ToSupervisor;
+use imsup_protocol::message::{Adoption, Role};
+use imsup_wire::{Index, Usage};
 use libtest_mimic::Trial;
 use rustix::fs::FlockOperation;
 

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use imsup_wire::control::HostUsage;
-use imsup_wire::message::Role;
-use imsup_wire::{
-    Awake, CauseKind, EventKind, HostState, Order, Report, Request, Response, ToBroker, ToSupervisor, Usage, WakeCause,
-    Why,
-};
+use imsup_protocol::control::HostUsage;
+use imsup_protocol::message::Role;
+use imsup_protocol::{Request, Response, ToBroker, ToSupervisor};
+use imsup_wire::{Awake, CauseKind, EventKind, HostState, Order, Report, Usage, WakeCause, Why};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 

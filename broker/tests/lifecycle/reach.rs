@@ -2,7 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use imsup_wire::{CauseKind, Endpoint, ExitStatus, HostState, Outcome, Planes, Request, ToBroker, Usage};
+use imsup_protocol::{Outcome, Request, ToBroker};
+use imsup_wire::{CauseKind, Endpoint, ExitStatus, HostState, Planes, Usage};
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;

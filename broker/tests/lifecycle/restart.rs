@@ -2,7 +2,8 @@
 
 use imsup_broker::client::ClientError;
 use imsup_broker::down_without_broker;
-use imsup_wire::{EventKind, HostState, Request};
+use imsup_protocol::Request;
+use imsup_wire::{EventKind, HostState};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 

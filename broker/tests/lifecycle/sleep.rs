@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use imsup_wire::message::Role;
-use imsup_wire::{
-    CauseKind, Endpoint, EventKind, ExitStatus, HostState, Request, ToBroker, ToSupervisor, Usage, WakeCause,
-};
+use imsup_protocol::message::Role;
+use imsup_protocol::{Request, ToBroker, ToSupervisor};
+use imsup_wire::{CauseKind, Endpoint, EventKind, ExitStatus, HostState, Usage, WakeCause};
 use libtest_mimic::Trial;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::Signal;
@@ -193,7 +192,7 @@ fn reached() {
     world.ask(suspend).unwrap();
     assert_eq!(world.host("web").state, HostState::Suspended);
     let (mut caller, _) = Peer::transient(&world.paths, None);
-    assert_eq!(caller.reach(endpoint, true), imsup_wire::Outcome::Connect);
+    assert_eq!(caller.reach(endpoint, true), imsup_protocol::Outcome::Connect);
     assert_eq!(request(endpoint).unwrap(), "web");
     let web = world.wait_for_state("web", HostState::Running);
     assert_eq!((web.boots, web.wakes), (1, 2));

@@ -1,6 +1,7 @@
 //! Users who listen at hosts' addresses: whom the broker trusts.
 
-use imsup_wire::{Endpoint, ToBroker, ToSupervisor};
+use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::Endpoint;
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;

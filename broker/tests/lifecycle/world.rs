@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use imsup_broker::client::{self, ClientError};
 use imsup_broker::paths::Paths;
-use imsup_wire::{Endpoint, Event, EventKind, HostState, HostStatus, Request, Response};
+use imsup_protocol::{Request, Response};
+use imsup_wire::{Endpoint, Event, EventKind, HostState, HostStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Far more than anything takes; reached only when something is broken.

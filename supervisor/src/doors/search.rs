@@ -4,16 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{Endpoint, ToBroker, Transport};
+use imsup_protocol::ToBroker;
+use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::budget::Budget;
 use super::{can_take_again, let_go};
 use crate::host::Host;
-use crate::kernel::holders::{Place, Search};
-use crate::kernel::{cpu, process, socket, task};
 use crate::sockets::Given;
 use crate::syscalls;
+use imsup_linux::holders::{Place, Search};
+use imsup_linux::{cpu, process, socket, task};
 
 /// Descriptors looked at in one go (measured: 1.7 us each): a trapped call waits no longer than that.
 const SLICE: usize = 64;

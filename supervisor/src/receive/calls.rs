@@ -3,16 +3,17 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, ToBroker};
+use imsup_protocol::ToBroker;
+use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
 use super::Loop;
 use crate::held::{Held, MAX_HELD, TICK, Until, Waiting};
 use crate::host::Host;
-use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::signals;
 use crate::syscalls::{self, Verdict};
 use crate::unhonoured::Unhonoured;
+use imsup_linux::notify::{Answer, Notification, NotificationId};
+use imsup_linux::signals;
 
 impl Loop {
     pub(super) fn handle(&mut self, call: &Notification) {

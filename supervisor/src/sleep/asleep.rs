@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use imsup_wire::clock::Stamp;
-use imsup_wire::{CauseKind, ToBroker, Transport, WakeCause};
+use imsup_linux::clock::Stamp;
+use imsup_protocol::ToBroker;
+use imsup_wire::{CauseKind, Transport, WakeCause};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::awake::port_of;
@@ -17,8 +18,8 @@ use super::waitset::{Culprit, SocketSource, Source, WaitSet};
 use super::words::SharedWord;
 use super::{AFTERWARDS, Phase, Sleep};
 use crate::host::Host;
-use crate::kernel::signals;
-use crate::kernel::traffic::Connection;
+use imsup_linux::signals;
+use imsup_linux::traffic::Connection;
 
 /// A host that sleeps.
 #[derive(Debug)]

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use imsup_protocol::ToBroker;
 use imsup_wire::sleep::ReasonKind;
-use imsup_wire::{Awaited, Report, ToBroker};
+use imsup_wire::{Awaited, Report};
 use nix::errno::Errno;
 
 use super::asleep::Asleep;
@@ -15,8 +16,8 @@ use super::own_times::Waits;
 use super::plan::NotIdle;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
-use crate::kernel::means::Means;
-use crate::kernel::{cpu, pageout};
+use imsup_linux::means::Means;
+use imsup_linux::{cpu, pageout};
 
 /// How soon it is tried again after a thread was found running.
 const RETRY: Duration = Duration::from_millis(10);

@@ -6,8 +6,8 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::kernel::{socket, succession};
 use crate::sockets::Retained;
+use imsup_linux::{socket, succession};
 
 /// More than the kernel gives: it takes net.core.somaxconn instead (listen(2)).
 const FULL: i32 = i32::MAX;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::calls;
 use super::deadlines::{Bounds, CallKey};
-use crate::kernel::stopped::{At, StoppedThread};
+use imsup_linux::stopped::{At, StoppedThread};
 
 /// How a thread is held. Each is one more wait of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::event::PollFlags;
 
-use crate::kernel::memory::TargetMemory;
+use imsup_linux::memory::TargetMemory;
 
 /// Descriptors read from a poll(2) array or a select(2) set at most; the kernel's own bound is RLIMIT_NOFILE.
 const MAX_DESCRIPTORS: usize = 1 << 20;
@@ -542,7 +542,7 @@ fn selected(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::memory::array::Array;
+    use imsup_linux::memory::array::Array;
 
     const BASE: u64 = 4096;
 

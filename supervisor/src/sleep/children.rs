@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::tree::Tree;
-use crate::kernel::{cpu, process};
+use imsup_linux::{cpu, process};
 
 /// What threads that end leave in their cgroup's account and not in their process's: 5 to 8 us each (measured). The shortest child that fork(2) makes
 /// leaves 115 us, one that executes a program 600.

@@ -11,9 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::traffic::{self, Connection, Known, OpenSocket};
-use crate::kernel::{descriptors, unix_diag};
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::traffic::{self, Connection, Known, OpenSocket};
+use imsup_linux::{descriptors, unix_diag};
 
 /// So many sockets are duplicated at once.
 const AT_ONCE: usize = 200;

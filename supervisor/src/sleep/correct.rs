@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use super::calls::{self, LeftAt};
 use super::deadlines::{Call, CallKey, Due, Now, UNSEEN_MARK};
 use super::{AFTERWARDS, Phase, Sleep, transfer};
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::stopped::{self, At, GoOn, SeenThread, StoppedThread};
-use crate::kernel::{process, signals};
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::stopped::{self, At, GoOn, SeenThread, StoppedThread};
+use imsup_linux::{process, signals};
 
 /// For how long a thread that was let run is waited for, until it blocks again: on a busy machine it has not run yet.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

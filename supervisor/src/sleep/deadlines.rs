@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::calls::{Clock, Deadline, Wait};
-use crate::kernel::stopped::GoOn;
+use imsup_linux::stopped::GoOn;
 
 /// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.
 pub const SHORTEST_SLACK: Duration = Duration::from_millis(10);

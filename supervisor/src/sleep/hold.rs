@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::clock::Stamp;
+use imsup_linux::clock::Stamp;
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -23,11 +23,11 @@ use super::tree::HoldError;
 use super::waitset::WaitSet;
 use super::words::SharedWord;
 use crate::host::Host;
-use crate::kernel::carry::Carry;
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::stopped::{At, GoOn, StopError, StoppedThread};
-use crate::kernel::{cpu, descriptors, process, signals, socket, task, terminal, timers};
+use imsup_linux::carry::Carry;
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::stopped::{At, GoOn, StopError, StoppedThread};
+use imsup_linux::{cpu, descriptors, process, signals, socket, task, terminal, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use imsup_wire::Usage;
 
 use super::tree::Tree;
-use crate::kernel::{cpu, pageout};
+use imsup_linux::{cpu, pageout};
 
 /// The account of one run of a host's program.
 #[derive(Debug)]

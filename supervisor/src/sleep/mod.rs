@@ -35,8 +35,9 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::message::Role;
-use imsup_wire::{Awaited, Awake, CauseKind, Order, Report, SleepPolicy, ToBroker, Usage, WakeCause};
+use imsup_protocol::ToBroker;
+use imsup_protocol::message::Role;
+use imsup_wire::{Awaited, Awake, CauseKind, Order, Report, SleepPolicy, Usage, WakeCause};
 
 use self::asleep::Asleep;
 use self::awake::Trouble;
@@ -55,8 +56,8 @@ pub use self::tree::Tree;
 use self::words::PrivateWords;
 use crate::host::Host;
 use crate::incoming::Seen;
-use crate::kernel::traffic::Connection;
-use crate::kernel::{descriptors, process};
+use imsup_linux::traffic::Connection;
+use imsup_linux::{descriptors, process};
 
 /// How long an order to suspend is tried.
 const ORDER_PATIENCE: Duration = Duration::from_secs(5);

@@ -9,10 +9,10 @@ use nix::errno::Errno;
 
 use super::calls::{self, Deadline, LimitOf};
 use super::runtimes;
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::memory::ThreadMemory;
-use crate::kernel::{descriptors, process, socket, timers};
 use crate::sockets::Retained;
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::memory::ThreadMemory;
+use imsup_linux::{descriptors, process, socket, timers};
 
 /// A process with more threads or descriptors than this has some time of its own.
 const FEW: u64 = 128;

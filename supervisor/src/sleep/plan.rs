@@ -8,8 +8,8 @@ use rustix::event::PollFlags;
 
 use super::calls::{self, Clock, Deadline, Futex, LimitOf, Wait};
 use super::deadlines::{self, Bounds, Call, CallKey, Due, Interrupted, Now, UNSEEN_MARK};
-use crate::kernel::memory::TargetMemory;
-use crate::kernel::stopped::{At, GoOn, StoppedThread};
+use imsup_linux::memory::TargetMemory;
+use imsup_linux::stopped::{At, GoOn, StoppedThread};
 
 /// Why a host that stands still is not idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -281,7 +281,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::memory::array::Array;
+    use imsup_linux::memory::array::Array;
 
     fn thread(tid: i32, at: At) -> StoppedThread {
         StoppedThread { pid: 10, tid, at }

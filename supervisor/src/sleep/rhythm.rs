@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::calls::Deadline;
 use super::deadlines::{Call, CallKey, Due};
 use super::waitset::is_epoll;
-use crate::kernel::timers::TimerFd;
+use imsup_linux::timers::TimerFd;
 
 /// How long a period is watched before it is known. Shorter ones are often steps of something that goes on (a retry, a wait of a few seconds before an answer).
 const WATCHED: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::hold::FEW_DESCRIPTORS;
 use super::plan::Plan;
 use super::waitset::is_epoll;
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::process;
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::process;
 
 /// `EPOLLET` (epoll_ctl(2)).
 const EDGE_TRIGGERED: u32 = 1 << 31;

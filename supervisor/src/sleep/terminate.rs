@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{CauseKind, Endpoint, Index, Plane, Report, ToBroker, WakeCause};
+use imsup_protocol::ToBroker;
+use imsup_wire::{CauseKind, Endpoint, Index, Plane, Report, WakeCause};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -16,11 +17,11 @@ use super::rhythm::{self, Waiter};
 use super::{Phase, Sleep, named, planes, runtimes};
 use crate::host::Host;
 use crate::identity::Identity;
-use crate::kernel::socket::{self, as_v4};
-use crate::kernel::succession;
-use crate::kernel::timers;
-use crate::kernel::traffic::{self, Connection};
 use crate::sockets::Successor;
+use imsup_linux::socket::{self, as_v4};
+use imsup_linux::succession;
+use imsup_linux::timers;
+use imsup_linux::traffic::{self, Connection};
 
 /// How soon it is looked again whether there is a broker.
 const WITHOUT_BROKER: Duration = Duration::from_secs(5);

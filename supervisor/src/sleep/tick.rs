@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use imsup_wire::clock::Stamp;
-use imsup_wire::{CauseKind, ToBroker, WakeCause};
+use imsup_linux::clock::Stamp;
+use imsup_protocol::ToBroker;
+use imsup_wire::{CauseKind, WakeCause};
 
 use super::asleep::Asleep;
 use super::awake::port_of;
@@ -11,7 +12,7 @@ use super::deadlines::{Bounds, Call};
 use super::hold;
 use super::{Circumstances, Phase, Sleep};
 use crate::host::Host;
-use crate::kernel::process;
+use imsup_linux::process;
 
 /// How soon a host that ticks is looked at; each time it is not quiet yet, twice as long.
 const FIRST_CHECK: Duration = Duration::from_millis(1);

@@ -1,18 +1,18 @@
 //! Transfers that were cut short: a call that had moved something when it was interrupted returns with that, though no signal handler ran (write(2), recvmmsg(2)).
 //!
 //! A host with a thread in such a call is left alone, as far as that can be seen before it is touched. One that entered its call in between, and calls that
-//! mostly have moved nothing yet (recvmmsg), are made to go on with the rest; the program sees the sum ([`crate::kernel::carry`]).
+//! mostly have moved nothing yet (recvmmsg), are made to go on with the rest; the program sees the sum ([`imsup_linux::carry`]).
 
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::kernel::carry::{Carry, Patch};
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::stopped::{At, StoppedThread};
-use crate::kernel::{process, signals, socket};
+use imsup_linux::carry::{Carry, Patch};
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::stopped::{At, StoppedThread};
+use imsup_linux::{process, signals, socket};
 
 /// Bytes of `struct mmsghdr`, of `struct iovec` and of `struct io_event`.
 const MMSGHDR: u64 = 64;
@@ -228,7 +228,7 @@ fn has(fd: std::os::fd::BorrowedFd<'_>, events: PollFlags) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::memory::array::Array;
+    use imsup_linux::memory::array::Array;
 
     const BASE: u64 = 4096;
 

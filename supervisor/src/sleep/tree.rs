@@ -8,14 +8,14 @@ use std::time::Duration;
 use imsup_wire::Limits;
 use nix::errno::Errno;
 
-use crate::kernel::carry::{Carry, Carrying};
-use crate::kernel::cgroup::{Cgroup, CgroupError, FreezeError};
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::limits::{self, Confined, LimitError};
-use crate::kernel::means::Means;
-use crate::kernel::memory_watch::MemoryWatch;
-use crate::kernel::process;
-use crate::kernel::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped, StoppedThread};
+use imsup_linux::carry::{Carry, Carrying};
+use imsup_linux::cgroup::{Cgroup, CgroupError, FreezeError};
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::limits::{self, Confined, LimitError};
+use imsup_linux::means::Means;
+use imsup_linux::memory_watch::MemoryWatch;
+use imsup_linux::process;
+use imsup_linux::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped, StoppedThread};
 
 /// How long a host may take to stand still, and how much longer for each thread. One that takes longer is in something that cannot be
 /// interrupted, and goes on. 4,000 threads were frozen within 50 ms, and stopped within 60 (measured).

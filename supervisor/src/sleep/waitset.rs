@@ -13,9 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::calls::Watch;
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::socket::errno_of;
-use crate::kernel::{process, socket, task};
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::socket::errno_of;
+use imsup_linux::{process, socket, task};
 
 /// How many of those that are ready are looked at: one is enough to wake.
 const BATCH: usize = 16;

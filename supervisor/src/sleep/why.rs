@@ -14,8 +14,8 @@ use super::idle::Activity;
 use super::waitset::{SocketSource, Source, is_epoll};
 use super::{Circumstances, Phase, Sleep, named};
 use crate::host::Host;
-use crate::kernel::duplicates::Duplicates;
-use crate::kernel::process;
+use imsup_linux::duplicates::Duplicates;
+use imsup_linux::process;
 
 impl Sleep {
     /// What keeps the host awake, or what it waits for.

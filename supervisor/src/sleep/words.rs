@@ -8,9 +8,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::calls::Futex;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::process;
-use crate::kernel::stopped::{At, StoppedThread};
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::process;
+use imsup_linux::stopped::{At, StoppedThread};
 
 /// `FUTEX_TID_MASK` and `FUTEX_OWNER_DIED` (linux/futex.h).
 const TID_MASK: u32 = 0x3fff_ffff;

@@ -16,10 +16,10 @@ use crate::copies::Remembered;
 use crate::handover::{self, Accepted};
 use crate::held::{Held, LONGEST_ACCEPT, Waiting};
 use crate::host::{Descriptors, Host};
-use crate::kernel::memory::ThreadMemory;
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::settings;
-use crate::kernel::socket::{self, Family};
+use imsup_linux::memory::ThreadMemory;
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::settings;
+use imsup_linux::socket::{self, Family};
 
 /// Handles accept(2): the kernel's own, but while connections are handed over.
 pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {

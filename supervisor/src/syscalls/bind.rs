@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, ToBroker, Transport};
+use imsup_protocol::ToBroker;
+use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 pub use self::install::keep_claimed;
@@ -20,13 +21,13 @@ use crate::doors::{self, Vetted};
 use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
-use crate::kernel::guard;
-use crate::kernel::holders::Place;
-use crate::kernel::memory::ThreadMemory;
-use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::privileges;
-use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::unhonoured::Unhonoured;
+use imsup_linux::guard;
+use imsup_linux::holders::Place;
+use imsup_linux::memory::ThreadMemory;
+use imsup_linux::notify::{Answer, Notification, NotificationId};
+use imsup_linux::privileges;
+use imsup_linux::socket::{self, Family, InetSocket, as_v4};
 
 /// The first port of those that anybody may bind (ip(7), ip_unprivileged_port_start).
 const FIRST_UNPRIVILEGED: u16 = 1024;

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use crate::host::Host;
 use crate::identity::Identity;
-use crate::kernel::socket::{self, Sharing, is_endpoint_in_use as is_in_use};
+use imsup_linux::socket::{self, Sharing, is_endpoint_in_use as is_in_use};
 
 /// Endpoints remembered before any is looked at again.
 const FEW: usize = 256;

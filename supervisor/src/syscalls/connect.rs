@@ -18,11 +18,11 @@ use crate::doors::{self, Vetted};
 use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
 use crate::identity::{Destination, Identity};
-use crate::kernel::descriptors;
-use crate::kernel::memory::ThreadMemory;
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, Family, InetSocket, as_v4};
-use crate::kernel::source;
+use imsup_linux::descriptors;
+use imsup_linux::memory::ThreadMemory;
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket::{self, Family, InetSocket, as_v4};
+use imsup_linux::source;
 
 /// What is done with a connect.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use nix::errno::Errno;
 
 use crate::identity::{Destination, Identity};
-use crate::kernel::socket::{Family, InetSocket};
+use imsup_linux::socket::{Family, InetSocket};
 
 /// What is done with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use super::bind::{is_bound_on_the_machines, note_landing};
 use crate::host::Host;
 use crate::identity::Identity;
-use crate::kernel::socket::{self, Family, InetSocket};
-use crate::kernel::source;
+use imsup_linux::socket::{self, Family, InetSocket};
+use imsup_linux::source;
 
 /// Whether a socket is bound to the machine's `::1` or IPv6-only wildcard, from where the planes cannot be reached.
 pub(super) fn is_on_v6(socket: &InetSocket, v6only: bool) -> bool {

@@ -4,17 +4,18 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, Outcome, ToBroker, Transport, asked};
+use imsup_protocol::{Outcome, ToBroker, asked};
+use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 
 use super::{Verdict, send, vet};
 use crate::held::{BindStage, Held, HeldConnect, TICK, Until, Waiting};
 use crate::host::Host;
-use crate::kernel::message;
-use crate::kernel::notify::{Answer, Notification, NotificationId};
-use crate::kernel::socket::{self, Family, InetSocket, Progress};
 use crate::strangers::Standing;
+use imsup_linux::message;
+use imsup_linux::notify::{Answer, Notification, NotificationId};
+use imsup_linux::socket::{self, Family, InetSocket, Progress};
 
 /// A broker that says "connect" where the kernel goes on refusing is believed this often.
 const MAX_ATTEMPTS: u8 = 16;

@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use super::bind::{bind_wildcard_now, endpoint_of, note_landing, retain, wildcard_of};
 use super::{Verdict, conflict, socket_of, vet};
 use crate::host::Host;
-use crate::kernel::guard;
-use crate::kernel::holders::Place;
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, InetSocket};
+use imsup_linux::guard;
+use imsup_linux::holders::Place;
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket::{self, InetSocket};
 
 /// Handles listen(2): carries it out, and hands a duplicate of the socket to the broker, which retains it.
 pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {

@@ -29,10 +29,10 @@ use nix::errno::Errno;
 
 use crate::held::Held;
 use crate::host::Host;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
 use crate::unhonoured::Unhonoured;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
 
 pub use bind::{bind_again, claimed, keep_claimed};
 pub use conflict::{BoundSockets, note as note_bound};

@@ -10,10 +10,10 @@ use super::remembered::known;
 use super::{Verdict, socket_of};
 use crate::host::Host;
 use crate::identity::{Identity, like};
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, as_v4, encode_address};
 use crate::sockets::Asked;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket::{self, as_v4, encode_address};
 
 /// Handles getsockname(2).
 pub(super) fn getsockname(host: &mut Host, call: &Notification) -> Verdict {
@@ -123,7 +123,7 @@ pub(super) fn write_address(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::memory::array::Array;
+    use imsup_linux::memory::array::Array;
 
     fn memory_with_length(length: i32) -> Array {
         let mut bytes = vec![0xee; 64];

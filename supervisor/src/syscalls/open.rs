@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 
 use super::Verdict;
 use crate::host::Host;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::notify::{Answer, Notification};
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::notify::{Answer, Notification};
 
 const HOSTS: &[u8] = b"/etc/hosts\0";
 

@@ -6,9 +6,9 @@ use nix::errno::Errno;
 
 use super::{Verdict, socket_of};
 use crate::host::Host;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket;
 
 /// Handles getsockopt(2) of SO_ACCEPTCONN: a socket that was bound and not listened on does not accept, also where a retained one, which does,
 /// took its place at bind(2). HAProxy leaves listen(2) out where it is told otherwise, and nobody would know that it is ready.

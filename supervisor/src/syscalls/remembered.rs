@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::host::{Descriptors, Host};
-use crate::kernel::notify::Notification;
-use crate::kernel::{process, traffic};
 use crate::sockets::Asked;
+use imsup_linux::notify::Notification;
+use imsup_linux::{process, traffic};
 
 /// Its addresses, and what its program asked for it.
 #[derive(Clone, Copy, Debug)]

@@ -8,17 +8,18 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use imsup_wire::{ToBroker, Transport};
+use imsup_protocol::ToBroker;
+use imsup_wire::Transport;
 use nix::errno::Errno;
 
 use super::{Verdict, socket_of};
 use crate::held::{Held, Until, Waiting};
 use crate::host::{Descriptors, Host};
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::replace::{self, Uses};
-use crate::kernel::socket::{self, Family, InetSocket};
-use crate::kernel::{inspect, process, settings, source};
 use crate::resolvers::{Namespace, Supply};
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::replace::{self, Uses};
+use imsup_linux::socket::{self, Family, InetSocket};
+use imsup_linux::{inspect, process, settings, source};
 
 /// How long a question waits for a socket, which may be all that its program does meanwhile. Then it is led to the name server as it is.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -19,12 +19,12 @@ use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_
 use crate::held::{Held, Waiting};
 use crate::host::Host;
 use crate::identity::Destination;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::message::{self, Header};
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, Family, InetSocket, as_v4};
 use crate::questions::is_projects;
 use crate::unhonoured::Unhonoured;
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::message::{self, Header};
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket::{self, Family, InetSocket, as_v4};
 
 /// A call's datagrams.
 struct Outgoing {

@@ -6,10 +6,10 @@ use nix::errno::Errno;
 
 use super::Verdict;
 use crate::host::{Descriptors, Host};
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket::{self, IPPROTO_MPTCP};
-use crate::kernel::{inspect, process};
 use crate::unhonoured::Unhonoured;
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket::{self, IPPROTO_MPTCP};
+use imsup_linux::{inspect, process};
 
 /// The type proper of socket(2)'s second argument (SOCK_TYPE_MASK, include/linux/net.h).
 const TYPE_MASK: i32 = 0xf;

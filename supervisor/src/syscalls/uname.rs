@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::Verdict;
 use crate::host::Host;
-use crate::kernel::memory::{TargetMemory, ThreadMemory};
-use crate::kernel::notify::{Answer, Notification};
+use imsup_linux::memory::{TargetMemory, ThreadMemory};
+use imsup_linux::notify::{Answer, Notification};
 
 /// Bytes of each field of `struct new_utsname` (include/uapi/linux/utsname.h), its final NUL included.
 const FIELD_BYTES: usize = 65;

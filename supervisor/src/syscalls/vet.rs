@@ -4,16 +4,17 @@ use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, ToBroker, Transport};
+use imsup_protocol::ToBroker;
+use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::Verdict;
 use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
-use crate::kernel::notify::{Answer, Notification};
-use crate::kernel::socket;
-use crate::kernel::source;
 use crate::strangers::Standing;
+use imsup_linux::notify::{Answer, Notification};
+use imsup_linux::socket;
+use imsup_linux::source;
 
 /// Whose socket answers at an endpoint. That a stranger's does is said.
 pub(super) fn look(host: &mut Host, endpoint: Endpoint) -> Standing {

@@ -1,5 +1,5 @@
 /*
- * Conformance cases: small ordinary uses of sockets, each printing what it saw. The harness (supervisor/tests/conformance/) runs every
+ * Conformance cases: small ordinary uses of sockets, each printing what it saw. The harness (supervisor/cli/tests/conformance/) runs every
  * case natively and under `imsup run`, and compares the outputs. Ports are printed relative to the base port, so that outputs of runs
  * on different ports are equal; ephemeral ones are printed as a word.
  */

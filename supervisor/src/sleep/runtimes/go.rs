@@ -6,8 +6,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::kernel::inspect;
 use crate::sleep::deadlines::Call;
+use imsup_linux::inspect;
 
 /// `FUTEX_WAIT_PRIVATE` (futex(2)).
 const FUTEX_WAIT_PRIVATE: u64 = 128;

@@ -3,10 +3,10 @@
 
 use std::io::{BufRead, BufReader};
 
-use crate::kernel::inspect;
-use crate::kernel::process;
 use crate::sleep::deadlines::Call;
 use crate::sleep::waitset::is_epoll;
+use imsup_linux::inspect;
+use imsup_linux::process;
 
 /// The threads of HotSpot (`NamedThread`, `JavaThread` in src/hotspot) and of the modules of the JDK that are daemons, which do not keep a machine alive either.
 /// Numbers at the end are left out.

@@ -9,9 +9,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::kernel::memory::TargetMemory;
 use crate::sleep::calls::Deadline;
 use crate::sleep::deadlines::Call;
+use imsup_linux::memory::TargetMemory;
 
 /// How much of the stack is looked through: `uv__io_poll` has its 1,024 events there (12 KiB), and newer ones as many submissions of io_uring.
 const STACK_BYTES: usize = 64 << 10;
@@ -140,7 +140,7 @@ fn number(memory: &impl TargetMemory, address: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::memory::array::Array;
+    use imsup_linux::memory::array::Array;
 
     /// Memory from this address on: the stack, then a loop, then timers.
     const BASE: u64 = 0x10000;

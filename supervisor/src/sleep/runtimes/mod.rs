@@ -8,8 +8,8 @@ mod libuv;
 mod ruby;
 
 use super::deadlines::Call;
-use crate::kernel::memory::ThreadMemory;
-use crate::kernel::timers;
+use imsup_linux::memory::ThreadMemory;
+use imsup_linux::timers;
 
 /// Whether the deadline of a thread's call is its runtime's own affair.
 pub fn is_own_affair(tid: i32, call: &Call) -> bool {

@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader};
 
-use crate::kernel::inspect;
+use imsup_linux::inspect;
 
 /// The signals of the interpreter's own timers.
 pub(super) const OWN_TIMERS: &[i32] = &[libc::SIGVTALRM];

@@ -2,16 +2,17 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use imsup_wire::{ToBroker, Transport};
+use imsup_protocol::ToBroker;
+use imsup_wire::Transport;
 use nix::errno::Errno;
 
 use super::{bind_own, bound, endpoint_of};
 use crate::held::HeldBind;
 use crate::host::Host;
-use crate::kernel::holders::Place;
-use crate::kernel::notify::{Answer, NotificationId};
-use crate::kernel::socket::{self, Family, InetSocket, Sharing};
-use crate::kernel::{process, settings, source};
+use imsup_linux::holders::Place;
+use imsup_linux::notify::{Answer, NotificationId};
+use imsup_linux::socket::{self, Family, InetSocket, Sharing};
+use imsup_linux::{process, settings, source};
 
 /// Keeps a claimed socket for the next bind of its endpoint. The broker gives it once, so it must not be lost where the caller
 /// is gone by now.

@@ -7,8 +7,8 @@ use imsup_wire::Transport;
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::host::Host;
-use crate::kernel::notify::Answer;
-use crate::kernel::socket::{self, Family, InetSocket};
+use imsup_linux::notify::Answer;
+use imsup_linux::socket::{self, Family, InetSocket};
 
 /// Carries [`super::Plan::Machines`] out.
 pub(super) fn on_the_machines(

@@ -1,0 +1,101 @@
+//! Compose files as a [`Cluster`].
+//!
+//! [`find`] the file, [`load`] it, and show it again with [`render`]. Loading goes one way: text → tree with places
+//! (`yaml`, `tree`, `map`) → variables put in (`interpolate`) → files merged (`merge`) → keys checked against the table (`schema`,
+//! `keys`) → hosts (`service` and what it reads) → what only one host can have (`check`). Nothing of YAML is left.
+#![forbid(unsafe_code)]
+
+mod check;
+pub mod cluster;
+mod command;
+mod dependencies;
+mod dotenv;
+mod duration;
+mod environment;
+mod error;
+mod find;
+mod interpolate;
+mod ipam;
+mod keys;
+mod limits;
+mod load;
+mod logging;
+mod map;
+mod merge;
+mod network;
+mod ports;
+mod problem;
+mod project;
+mod publish;
+mod read;
+mod render;
+mod restart;
+mod schema;
+mod service;
+mod settings;
+mod size;
+mod source;
+pub mod subnet;
+mod tree;
+mod trust;
+mod user;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use check::Conflict;
+pub use duration::{DurationError, parse_within as parse_duration};
+pub use error::{ComposeError, Site, Warning, WarningKind};
+pub use find::{DEFAULT_NAMES, find, find_override};
+pub use interpolate::InterpolateError;
+pub use load::{load, project_of};
+pub use ports::PortError;
+pub use problem::Problem;
+pub use render::{render, render_json};
+pub use size::SizeError;
+pub use user::UserError;
+
+use crate::cluster::Cluster;
+
+/// Largest compose file read, in bytes. Ten thousand services are about 2 MiB.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// What to load, and with what.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The files (`-f`), the later merged over the earlier. Where there are none, [`find`] looks in `directory`, and
+    /// the override beside what it finds is merged too.
+    pub files: Vec<PathBuf>,
+    /// What relative files start from, and where `find` starts; the process's own directory where empty.
+    pub directory: PathBuf,
+    /// The project's name (`-p`).
+    pub project: Option<String>,
+    /// Profiles that are on (`--profile`), besides those of `COMPOSE_PROFILES`; `*` is all of them.
+    pub profiles: Vec<String>,
+    /// The variables of the process; they win over `.env` beside the first file.
+    pub environment: BTreeMap<String, String>,
+    /// Whether keys that are unknown or not honoured are errors.
+    pub strict: bool,
+}
+
+impl LoadOptions {
+    /// Options with the environment of this process. Variables that are not UTF-8 are left out.
+    pub fn from_process() -> Self {
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self {
+            environment: environment.collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A file that was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// What in the file has no effect.
+    pub warnings: Vec<Warning>,
+}

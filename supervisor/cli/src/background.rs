@@ -1,0 +1,158 @@
+//! Starting a broker in the background.
+
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, anyhow};
+use imsup_broker::client::{Client, ClientError};
+use imsup_broker::own_program;
+use imsup_protocol::{Request, Response};
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::connection;
+use super::failure::hinted;
+use super::output;
+use super::project::Project;
+use super::readiness::{self, Word};
+
+/// How often it may look as if brokers changed while one was asked before that is taken for something else.
+const STRANGE: u32 = 3;
+
+/// How long one that starts or ends may be waited for before it is looked whether it is still there.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
+/// Another broker has the project.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct AlreadyUp(String);
+
+/// A connection that keeps a broker which lives only while it is used.
+pub struct Hold {
+    _connection: UnixStream,
+}
+
+/// Sees to it that the project has a broker, starting `imsup broker ARGUMENTS` where it has none, and that it stays. Others
+/// may be doing the same at the same time, and a broker may be about to end for want of use.
+///
+/// # Errors
+/// As [`start`].
+pub fn ensure(project: &Project, arguments: &[OsString]) -> Result<Hold> {
+    let mut strange = 0;
+    loop {
+        match hold(project) {
+            Ok(hold) => return Ok(hold),
+            Err(ClientError::Busy { .. } | ClientError::Ended { .. }) => await_change(project)?,
+            // One broker may have hung up, and the next be there already.
+            Err(ClientError::Version { .. }) if strange < STRANGE => strange += 1,
+            Err(ClientError::NoBroker { .. } | ClientError::Dead { .. }) => match start(arguments) {
+                Ok(_) => {}
+                // Another was quicker.
+                Err(error) if error.is::<AlreadyUp>() => {}
+                Err(error) => return Err(error),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Connects, and makes sure that the broker has seen it: it accepts in order, so one that answers a later connection does
+/// not end for want of use any more.
+fn hold(project: &Project) -> Result<Hold, ClientError> {
+    let mut others = 0;
+    loop {
+        let connection = UnixStream::connect(project.paths.socket());
+        let answering = broker_pid(project)?;
+        let Ok(connection) = connection else {
+            // It was not there yet, but is now.
+            continue;
+        };
+        let held = getsockopt(&connection, PeerCredentials).map(|peer| peer.pid());
+        // The connection may be to a broker that was ending, and the answer from the next. Where that seems to be so
+        // again and again, their pids are of another namespace and say nothing.
+        if held.is_ok_and(|pid| pid == answering) || others == STRANGE {
+            return Ok(Hold {
+                _connection: connection,
+            });
+        }
+        others += 1;
+    }
+}
+
+/// The process that answers as the project's broker.
+fn broker_pid(project: &Project) -> Result<i32, ClientError> {
+    let mut pid = 0;
+    for answer in connection::ask(project, Request::Broker)? {
+        if let Response::Broker { pid: said, .. } = answer? {
+            pid = said.cast_signed();
+        }
+    }
+    Ok(pid)
+}
+
+/// Waits while the project's broker is neither ready nor gone: until its socket, or its directory, comes or goes, or it is time to look again.
+///
+/// # Errors
+/// inotify(7).
+pub fn await_change(project: &Project) -> Result<()> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC).context("waiting for the project's broker")?;
+    let mask = AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_DELETE_SELF;
+    match inotify.add_watch(project.paths.runtime(), mask) {
+        Ok(_) => {}
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => return Err(errno).context("waiting for the project's broker"),
+    }
+    // What changed before the watch was there is seen here.
+    let busy = matches!(
+        Client::connect(&project.name, &project.paths),
+        Err(ClientError::Busy { .. })
+    );
+    if busy {
+        // One that is killed, or fails, leaves its files as they are.
+        let mut polled = [PollFd::new(&inotify, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&LOOK)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno).context("waiting for the project's broker"),
+        }
+    }
+    Ok(())
+}
+
+/// Starts `imsup broker ARGUMENTS` such that it outlives this process, and waits until it is ready; gives the project's
+/// name.
+///
+/// # Errors
+/// What the broker says is wrong.
+pub fn start(arguments: &[OsString]) -> Result<String> {
+    let executable = std::env::current_exe().context("finding imsup's own program")?;
+    let mut child = own_program::command(&executable)
+        .args(["broker", "--detach"])
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting the broker")?;
+    let pipe = child.stdout.take().context("the broker has no output")?;
+    let last = readiness::listen(pipe, output::warning)?;
+    // The child only starts the broker proper and ends, so that the broker is nobody's child here: a supervisor that
+    // this process may become ends all of its children.
+    child.wait().context("starting the broker")?;
+    match last {
+        Some(Word::Ready { project }) => Ok(project),
+        Some(Word::AlreadyUp { message }) => Err(AlreadyUp(message).into()),
+        Some(Word::Failed { message, hint }) => Err(match hint {
+            Some(hint) => hinted(anyhow!(message), hint),
+            None => anyhow!(message),
+        }),
+        Some(Word::Warning(_)) | None => Err(anyhow!("the broker ended before it was ready, without saying why")),
+    }
+}

@@ -1,0 +1,74 @@
+//! `imsup exec`: a command with a host's identity.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use imsup_protocol::Request;
+use imsup_protocol::message::Role;
+use imsup_wire::HostName;
+
+use super::caller;
+use super::connection;
+use super::failure::Annotate;
+use super::project::{Project, ProjectAndFileArgs};
+use super::supervise::{self, Job, OWN_FAILURE};
+
+/// Run a command with the identity of a host, which is booted if it does not run
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    project: ProjectAndFileArgs,
+    /// Run it as this user, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// The host
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// The command and its arguments
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+#[cfg(test)]
+impl Args {
+    /// The command and its arguments.
+    pub fn command(&self) -> &[OsString] {
+        &self.command
+    }
+}
+
+/// Runs the verb and gives the command's status.
+///
+/// # Errors
+/// No project that is up, no such host, one that cannot be started, or as [`supervise::run`]; status [`OWN_FAILURE`].
+pub fn run(args: Args) -> Result<ExitCode> {
+    let (project, host) = ready(&args).status(OWN_FAILURE)?;
+    let job = Job {
+        host: Some(host),
+        role: Role::Exec,
+        user: args.user,
+        trace: false,
+        descriptor_limit: None,
+        command: args.command,
+    };
+    supervise::run(&project, job)
+}
+
+/// The host, booted.
+fn ready(args: &Args) -> Result<(Project, HostName)> {
+    let project = args.project.find()?;
+    let host = connection::select_one(&project, &args.host)?;
+    let request = Request::Wake {
+        hosts: vec![host.clone()],
+        by: caller::name(),
+        exec: true,
+    };
+    connection::order(&project, request)?;
+    Ok((project, host))
+}

@@ -1,0 +1,140 @@
+//! `imsup up`: makes every host of a compose file exist.
+
+use std::io::Write;
+use std::thread;
+
+use anyhow::{Context, Result};
+use imsup_wire::{Event, HostName, HostState, HostStatus};
+
+use super::background;
+use super::broker;
+use super::cluster::ClusterArgs;
+use super::connection;
+use super::events::Lines;
+use super::logging;
+use super::logs;
+use super::output::{self, BOLD, DIM, paint};
+use super::project::Project;
+use super::ps;
+use super::readiness;
+use super::screen::Screen;
+
+/// Make every host of a compose file exist; the first connection boots it
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Return when the hosts exist, and leave the broker in the background
+    #[arg(short, long)]
+    detach: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// The compose file, the machine, or a broker that runs already is in the way.
+pub fn run(args: &Args) -> Result<()> {
+    if args.detach {
+        return in_background(args);
+    }
+    in_foreground(args)
+}
+
+fn in_background(args: &Args) -> Result<()> {
+    let project = Project::named(background::start(&args.cluster.to_arguments())?);
+    introduce(&project)
+}
+
+/// Is the broker, and shows what happens and what the programs print, until Ctrl-C takes the project down.
+fn in_foreground(args: &Args) -> Result<()> {
+    logging::start("warn");
+    let cluster = args.cluster.load_to_serve(|warning| {
+        output::warning(warning);
+        Ok(())
+    })?;
+    let project = Project::named(cluster.project.as_str());
+    let names: Vec<HostName> = cluster.hosts.iter().map(|host| host.name.clone()).collect();
+    let lines = Lines::for_hosts(&names);
+    let on_ready = move || {
+        readiness::notify_systemd()?;
+        // Before anything can boot: what is printed before the thread runs is shown, too.
+        let logs = logs::from_now(&project);
+        // A client like any other, beside the broker, which must not wait for the terminal.
+        thread::Builder::new()
+            .name("programs".to_owned())
+            .spawn(move || {
+                if let Err(error) = introduce(&project).and_then(|()| logs::follow_all(logs?, &names)) {
+                    tracing::warn!("what the programs print is not shown: {error:#}");
+                }
+            })
+            .context("starting the thread that shows what the programs print")?;
+        Ok(())
+    };
+    let (screen, written) = Screen::start()?;
+    let on_event = move |event: &Event| screen.show(lines.line(event));
+    let served = broker::serve(cluster, broker::How::KEPT, on_ready, Some(Box::new(on_event)));
+    written.wait();
+    served
+}
+
+/// Says what exists now.
+fn introduce(project: &Project) -> Result<()> {
+    let hosts = connection::hosts(project)?;
+    output::stdout().write_all(summary(&project.name, &hosts).as_bytes())?;
+    Ok(())
+}
+
+/// What `up` says when all is ready: a line for the project, a line for each host.
+fn summary(project: &str, hosts: &[HostStatus]) -> String {
+    let asleep = hosts.iter().filter(|host| host.state == HostState::Suspended).count();
+    let awake = |host: &&HostStatus| host.pid.is_some() && host.state != HostState::Suspended;
+    let running = hosts.iter().filter(awake).count();
+    let count = match hosts.len() {
+        1 => "1 host exists".to_owned(),
+        count => format!("{count} hosts exist"),
+    };
+    let mut adopted = match running {
+        0 => "none runs".to_owned(),
+        1 => "1 runs".to_owned(),
+        running => format!("{running} run"),
+    };
+    match asleep {
+        0 => {}
+        1 => adopted += ", 1 sleeps",
+        asleep => adopted += &format!(", {asleep} sleep"),
+    }
+    let width = hosts.iter().map(|host| host.name.as_str().len()).max().unwrap_or(0);
+    let mut text = format!("{}: {count}, {adopted}\n", paint(BOLD, project));
+    for host in hosts {
+        let line = format!(
+            "  {:<width$}  {:<15}  {}",
+            host.name,
+            host.address,
+            paint(DIM, ps::ports_text(host))
+        );
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::host;
+
+    #[test]
+    fn the_summary_lists_names_addresses_and_ports() {
+        let mut cache = host("cache", 12);
+        cache.pid = Some(1);
+        let plain = |hosts: &[HostStatus]| anstream::adapter::strip_str(&summary("shop", hosts)).to_string();
+        let text = plain(&[host("web", 7), cache.clone()]);
+        assert_eq!(
+            text,
+            "shop: 2 hosts exist, 1 runs\n  web    127.77.5.7       80/tcp\n  cache  127.77.5.12      80/tcp\n"
+        );
+        cache.state = HostState::Suspended;
+        let text = plain(&[cache]);
+        assert!(text.starts_with("shop: 1 host exists, none runs, 1 sleeps\n"), "{text}");
+    }
+}

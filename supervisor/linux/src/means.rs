@@ -1,0 +1,105 @@
+//! What imsup may do to the processes of its program: probed once. Docker's default seccomp profile refuses pidfd_getfd(2), and in some
+//! versions process_vm_readv(2), to a container without CAP_SYS_PTRACE; each has another way.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::LazyLock;
+
+use imsup_bpf_filters::Sockets;
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+
+pub use super::memory::try_process_vm;
+use super::{features, memory, task};
+
+/// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`, `ptrace`, `pidfd_thread`. For
+/// tests and benchmarks, on any machine, of what happens in a container, or with a kernel before 6.9 (Debian 12 has 6.1).
+pub const WITHOUT: &str = "IMSUP_WITHOUT";
+
+/// capabilities(7).
+pub const CAP_SYS_PTRACE: u64 = 1 << 19;
+
+static PRESENT: LazyLock<Means> = LazyLock::new(Means::probe);
+
+/// What may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Means {
+    /// pidfd_getfd(2): else the supervisor makes the program's sockets, and keeps copies (the supervisor's module `copies`).
+    pub pidfd_getfd: bool,
+    /// ptrace(2): a stopped thread hands descriptors over ([`super::duplicates`]).
+    pub ptrace: bool,
+    /// process_vm_readv(2) and process_vm_writev(2): else /proc/TID/mem ([`super::memory`]).
+    pub process_vm: bool,
+    /// PIDFD_THREAD (pidfd_open(2)): else descriptors come from the thread's process, and no pidfd is remembered ([`task::Tasks`]).
+    pub pidfd_thread: bool,
+    /// Processes of other users may be inspected only with their own file-system user ([`super::inspect`]).
+    pub as_owner: bool,
+}
+
+impl Means {
+    /// What this process may use.
+    pub fn present() -> Self {
+        *PRESENT
+    }
+
+    /// How the program's sockets are reached, by which its filter differs.
+    pub fn sockets(self) -> Sockets {
+        if self.pidfd_getfd {
+            Sockets::Duplicated
+        } else {
+            Sockets::Made
+        }
+    }
+
+    /// Whether descriptors of a program that stands still can be duplicated, so that it may sleep.
+    pub fn duplicates_of_held(self) -> bool {
+        self.pidfd_getfd || self.ptrace
+    }
+
+    /// Root without CAP_SYS_PTRACE could duplicate descriptors of its own processes only, and an image's entrypoint likes to become another
+    /// user: there it does without.
+    fn probe() -> Self {
+        let as_owner = nix::unistd::geteuid().is_root() && !features::has_capability(CAP_SYS_PTRACE);
+        let named = std::env::var(WITHOUT).unwrap_or_default();
+        let without = |name: &str| named.split(',').any(|word| word.trim() == name);
+        Self {
+            ptrace: !without("ptrace") && try_ptrace().is_ok(),
+            pidfd_getfd: !without("pidfd_getfd") && !as_owner && try_pidfd_getfd().is_ok(),
+            pidfd_thread: !without("pidfd_thread") && task::has_thread_pidfds(),
+            process_vm: !without("process_vm_readv") && memory::try_process_vm().is_ok(),
+            as_owner,
+        }
+    }
+}
+
+/// Tries pidfd_getfd(2) on this process.
+///
+/// # Errors
+/// EPERM or ENOSYS where it is refused or unknown.
+pub fn try_pidfd_getfd() -> Result<OwnedFd, Errno> {
+    let pidfd = task::open_process(std::process::id().cast_signed())?;
+    task::duplicate_from(&pidfd, pidfd.as_raw_fd())
+}
+
+/// Tries ptrace(2), on nobody.
+///
+/// # Errors
+/// EPERM or ENOSYS where it is refused: by a seccomp filter, by Yama for all but CAP_SYS_PTRACE (Documentation/admin-guide/LSM/Yama.rst), or since imsup does not know
+/// this processor's registers.
+pub fn try_ptrace() -> Result<(), Errno> {
+    /// Yama: only those with CAP_SYS_PTRACE may attach to a process, children of their own included.
+    const ADMIN_ONLY: u32 = 2;
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(Errno::ENOSYS);
+    }
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let scope = scope.trim().parse().unwrap_or(0_u32);
+    if scope > ADMIN_ONLY || (scope == ADMIN_ONLY && !features::has_capability(CAP_SYS_PTRACE)) {
+        return Err(Errno::EPERM);
+    }
+    // No process has the number 0.
+    match ptrace::seize(Pid::from_raw(0), ptrace::Options::empty()) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}

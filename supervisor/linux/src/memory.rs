@@ -1,0 +1,199 @@
+//! The memory of a thread that waits in a trapped call: process_vm_readv(2) and process_vm_writev(2), or /proc/TID/mem where those are
+//! refused (proc_pid_mem(5)): three system calls for one, measured 2 us.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod array;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+
+use super::inspect;
+use super::means::Means;
+
+/// The memory of another process. A trait, so that decisions can be tested on memory that is an array.
+pub trait TargetMemory {
+    /// Reads as many bytes as there are, up to the length of `buffer`; EFAULT where the first is not there.
+    ///
+    /// # Errors
+    /// EFAULT for a bad address, EPERM or ESRCH for a process that cannot be read.
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// As [`TargetMemory::read`]; EFAULT also where only a part could be written.
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// Reads exactly `N` bytes.
+    ///
+    /// # Errors
+    /// As [`TargetMemory::read`]; EFAULT also where fewer are there.
+    fn read_array<const N: usize>(&self, address: u64) -> Result<[u8; N], Errno> {
+        let mut bytes = [0; N];
+        if self.read(address, &mut bytes)? != N {
+            return Err(Errno::EFAULT);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads exactly `length` bytes. The caller bounds `length`.
+    ///
+    /// # Errors
+    /// As [`TargetMemory::read_array`].
+    fn read_vec(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length];
+        if length > 0 && self.read(address, &mut bytes)? != length {
+            return Err(Errno::EFAULT);
+        }
+        Ok(bytes)
+    }
+}
+
+/// The memory of the process that a thread belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadMemory {
+    tid: Pid,
+    by_file: bool,
+}
+
+impl ThreadMemory {
+    /// The memory of thread `tid`.
+    pub fn of(tid: i32) -> Self {
+        Self {
+            by_file: !Means::present().process_vm,
+            tid: Pid::from_raw(tid),
+        }
+    }
+
+    /// The same, by /proc/TID/mem wherever it runs.
+    pub fn by_file(tid: i32) -> Self {
+        Self {
+            by_file: true,
+            ..Self::of(tid)
+        }
+    }
+}
+
+impl TargetMemory for ThreadMemory {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if !self.by_file {
+            match self.read_process(address, buffer) {
+                // Refused for this process: it is another user's.
+                Err(Errno::EPERM) => {}
+                result => return result,
+            }
+        }
+        let file = self.open(OpenOptions::new().read(true))?;
+        match file.read_at(buffer, address) {
+            // The process has no memory any more, or has executed another program.
+            Ok(0) if !buffer.is_empty() => Err(Errno::EFAULT),
+            Ok(count) => Ok(count),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        if !self.by_file {
+            match self.write_process(address, bytes) {
+                Err(Errno::EPERM) => {}
+                result => return result,
+            }
+        }
+        // The file writes through memory that is read-only (mm/gup.c, FOLL_FORCE), where the kernel itself would say EFAULT.
+        if !self.is_writable(address, bytes.len()) {
+            return Err(Errno::EFAULT);
+        }
+        let file = self.open(OpenOptions::new().write(true))?;
+        match file.write_at(bytes, address) {
+            Ok(count) if count == bytes.len() => Ok(()),
+            Ok(_) => Err(Errno::EFAULT),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+}
+
+impl ThreadMemory {
+    fn read_process(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let remote = RemoteIoVec {
+            base: usize::try_from(address).map_err(|_| Errno::EFAULT)?,
+            len: buffer.len(),
+        };
+        process_vm_readv(self.tid, &mut [IoSliceMut::new(buffer)], &[remote])
+    }
+
+    fn write_process(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let remote = RemoteIoVec {
+            base: usize::try_from(address).map_err(|_| Errno::EFAULT)?,
+            len: bytes.len(),
+        };
+        match process_vm_writev(self.tid, &[IoSlice::new(bytes)], &[remote])? {
+            count if count == bytes.len() => Ok(()),
+            _ => Err(Errno::EFAULT),
+        }
+    }
+
+    /// Opened anew for each access: an open file stays with the memory that the process had then, whatever it executes.
+    fn open(&self, options: &OpenOptions) -> Result<File, Errno> {
+        let tid = self.tid.as_raw();
+        inspect::as_owner(tid, || options.open(format!("/proc/{tid}/mem"))).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::ENOENT) | None => Errno::ESRCH,
+                Some(errno) => Errno::from_raw(errno),
+            }
+        })
+    }
+
+    /// Whether all of a range lies in mappings that may be written to (proc_pid_maps(5)).
+    fn is_writable(&self, address: u64, length: usize) -> bool {
+        let tid = self.tid.as_raw();
+        let maps = inspect::as_owner(tid, || std::fs::read_to_string(format!("/proc/{tid}/maps"))).unwrap_or_default();
+        let Some(end) = address.checked_add(length as u64) else {
+            return false;
+        };
+        let mut reached = address;
+        for (from, to) in maps.lines().filter_map(writable_range) {
+            if (from..to).contains(&reached) {
+                reached = to;
+            }
+        }
+        reached >= end
+    }
+}
+
+/// The range of a line of /proc/PID/maps, where it may be written to.
+fn writable_range(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (from, to) = fields.next()?.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    fields.next()?.get(1..2).filter(|flag| *flag == "w")?;
+    Some((number(from)?, number(to)?))
+}
+
+/// A bad address is EIO to a file, and one beyond the largest offset EINVAL.
+fn fault(error: &io::Error) -> Errno {
+    match error.raw_os_error() {
+        Some(libc::EIO | libc::EINVAL) => Errno::EFAULT,
+        other => Errno::from_raw(other.unwrap_or(libc::EFAULT)),
+    }
+}
+
+/// Tries process_vm_readv(2) and process_vm_writev(2) on this process.
+///
+/// # Errors
+/// EPERM or ENOSYS where one is refused or unknown.
+pub fn try_process_vm() -> Result<(), Errno> {
+    let mut value = [7_u8; 8];
+    let address = value.as_mut_ptr().expose_provenance() as u64;
+    let own = ThreadMemory {
+        tid: nix::unistd::gettid(),
+        by_file: false,
+    };
+    let mut read = [0; 8];
+    own.read_process(address, &mut read)?;
+    own.write_process(address, &read)
+}

@@ -1,0 +1,193 @@
+//! What a forked child does until it executes: async-signal-safe things alone (fork(2), signal-safety(7)).
+//!
+//! Another thread of the parent may have been in the middle of anything, and is not there any more: a lock that it held is held for ever, that of the
+//! allocator as well. So nothing is allocated here, nothing locked, nothing panics. What takes memory is made before the fork ([`Execution`]). The C library's
+//! setgroups(3) and setresuid(3) would ask the other threads to follow (nptl(7)): the system calls themselves are made.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, c_char};
+use std::io::{IoSlice, PipeReader, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigmaskHow, Signal, pthread_sigmask};
+use nix::unistd::{Pid, getppid, setsid};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+use super::{Credentials, Program};
+use crate::dispositions;
+use crate::socket::errno_of;
+use crate::syscall::syscall;
+
+const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+const FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
+/// 5.19: once we have received a call, only a fatal signal interrupts it. Go signals itself every 10 ms and would never
+/// finish a call otherwise.
+const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+
+/// What execve(2) takes, made before the fork.
+pub(super) struct Execution {
+    name: *const c_char,
+    /// Each ends with a null pointer, and points into the program, which it borrows.
+    arguments: Vec<*const c_char>,
+    environment: Option<Vec<*const c_char>>,
+    groups: Vec<libc::gid_t>,
+}
+
+impl Execution {
+    /// Of a program that outlives this.
+    pub(super) fn of(program: &Program<'_>) -> Self {
+        fn pointers<S: AsRef<CStr>>(strings: &[S]) -> Vec<*const c_char> {
+            let pointers = strings.iter().map(|string| string.as_ref().as_ptr());
+            pointers.chain([std::ptr::null()]).collect()
+        }
+        let arguments = pointers(program.command);
+        Self {
+            name: arguments[0],
+            arguments,
+            environment: program.environment.map(pointers),
+            groups: program.credentials.map_or_else(Vec::new, |credentials| {
+                credentials.groups.iter().map(|group| group.as_raw()).collect()
+            }),
+        }
+    }
+
+    /// execvpe(3); it returns only if that fails.
+    ///
+    /// # Safety
+    /// The program that this was made of is there still.
+    unsafe fn execute(&self) -> Errno {
+        if self.name.is_null() {
+            return Errno::ENOENT;
+        }
+        // SAFETY: all pointers are to strings of the program, which end with NUL, and each list ends with a null pointer. Neither function of glibc (2.24 and later,
+        // posix/execvpe.c) or musl allocates.
+        unsafe {
+            match &self.environment {
+                Some(environment) => libc::execvpe(self.name, self.arguments.as_ptr(), environment.as_ptr()),
+                None => libc::execvp(self.name, self.arguments.as_ptr()),
+            }
+        };
+        Errno::last()
+    }
+}
+
+/// The child's life up to `execve`; what it returns is its exit status when that fails.
+///
+/// # Safety
+/// `execution` is of `program`.
+pub(super) unsafe fn run(
+    program: &Program<'_>,
+    execution: &Execution,
+    filter: &[libc::sock_filter],
+    parent: Pid,
+    mut report: UnixStream,
+    mut go: PipeReader,
+) -> i32 {
+    // SAFETY: as the caller says.
+    let Err(errno) = unsafe { become_program(program, execution, filter, parent, &report, &mut go) };
+    let _ = report.write_all(&(errno as i32).to_ne_bytes());
+    127
+}
+
+/// # Safety
+/// As [`run`].
+unsafe fn become_program(
+    program: &Program<'_>,
+    execution: &Execution,
+    filter: &[libc::sock_filter],
+    parent: Pid,
+    report: &UnixStream,
+    go: &mut PipeReader,
+) -> Result<Infallible, Errno> {
+    if program.new_session {
+        setsid()?;
+    }
+    if program.no_new_privs {
+        prctl::set_no_new_privs()?;
+    }
+    let listener = install(filter);
+    send_listener(report, listener.as_ref().map_err(|errno| *errno))?;
+    drop(listener?);
+    let mut told = [0];
+    if go.read(&mut told).unwrap_or(0) == 0 {
+        return Err(Errno::ECANCELED);
+    }
+    if let Some(credentials) = program.credentials {
+        take_on(credentials, &execution.groups)?;
+    }
+    if let Some(soft) = program.descriptor_limit {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
+    }
+    // After the change of user, which clears it (PR_SET_PDEATHSIG(2const)).
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != parent {
+        return Err(Errno::ESRCH);
+    }
+    dispositions::set_a_programs()?;
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
+    // SAFETY: as the caller says.
+    Err(unsafe { execution.execute() })
+}
+
+/// Becomes another user: setgroups(2), setresgid(2), setresuid(2), of this thread, the only one that there is.
+fn take_on(credentials: &Credentials, groups: &[libc::gid_t]) -> Result<(), Errno> {
+    let (gid, uid) = (credentials.gid.as_raw(), credentials.uid.as_raw());
+    // SAFETY: the kernel reads as many groups as there are.
+    unsafe { syscall!(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }?;
+    // SAFETY: both take three integers.
+    unsafe {
+        syscall!(libc::SYS_setresgid, gid, gid, gid)?;
+        syscall!(libc::SYS_setresuid, uid, uid, uid)?;
+    }
+    Ok(())
+}
+
+/// Sends the listener to the parent, or the errno for which there is none.
+fn send_listener(report: &UnixStream, listener: Result<&OwnedFd, Errno>) -> Result<(), Errno> {
+    let errno = listener.err().map_or(0, |errno| errno as i32).to_ne_bytes();
+    let borrowed = [listener.map_or(report.as_fd(), AsFd::as_fd)];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if listener.is_ok() {
+        control.push(SendAncillaryMessage::ScmRights(&borrowed));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::from_bits_retain(imsup_bpf_filters::HANDOVER_FLAG.cast_unsigned());
+    rustix::net::sendmsg(report, &[IoSlice::new(&errno)], &mut control, flags)
+        .map(drop)
+        .map_err(errno_of)
+}
+
+/// Installs the filter for this thread and returns its listener.
+fn install(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let number = seccomp(
+        FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
+        &raw const program,
+    )?;
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn seccomp(flags: libc::c_ulong, program: *const libc::sock_fprog) -> Result<i32, Errno> {
+    // SAFETY: the kernel copies the program, or answers EFAULT for a null pointer; it does not write.
+    let result = unsafe { syscall!(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, program) };
+    i32::try_from(result?).map_err(|_| Errno::EBADF)
+}
+
+/// Whether the kernel knows `WAIT_KILLABLE_RECV`: with a flag it does not know it says EINVAL before it looks at the
+/// program, and EFAULT otherwise (kernel/seccomp.c, seccomp_set_mode_filter).
+pub fn knows_wait_killable() -> bool {
+    seccomp(
+        FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
+        std::ptr::null(),
+    ) == Err(Errno::EFAULT)
+}

@@ -1,0 +1,44 @@
+//! The kernel suite: each fact of the kernel that imsup relies on, with the man page or kernel file that states it.
+//!
+//! A kernel that does otherwise fails here, and not in somebody's cluster.
+
+mod aio;
+mod arrivals;
+mod confinement;
+mod cut_short;
+mod datagrams;
+mod families;
+mod freezer;
+mod handed_over;
+mod holders;
+mod holes;
+mod neighbours;
+#[path = "../../../cli/tests/common/network.rs"]
+mod network;
+mod notification;
+mod nursery;
+mod orphaned;
+mod owners;
+mod removed;
+mod resolvers;
+mod routes;
+mod script;
+mod sockets;
+mod stopped;
+mod succession;
+mod tasks;
+mod traffic;
+mod unix_diag;
+mod waiting;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+const A: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 1);
+const B: Ipv4Addr = Ipv4Addr::new(127, 77, 254, 2);
+
+/// A listener on a port of `A` that the kernel chose.
+fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((A, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}

@@ -1,0 +1,329 @@
+//! The messages between a supervisor and its broker.
+//!
+//! A supervisor connects and sends [`ToBroker::Hello`]; the broker answers [`ToSupervisor::Welcome`] or
+//! [`ToSupervisor::Rejected`]. After that either side sends what it has to say at any time. Questions carry an `id`
+//! chosen by the asker; the answer repeats it.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use imsup_wire::address::{Endpoint, Index, Planes};
+use imsup_wire::host::{ExitStatus, HostName};
+use imsup_wire::limits::Confinement;
+use imsup_wire::sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause};
+
+/// What a supervisor is to its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// It runs the host's program, and was started by the broker's launcher for this boot.
+    Launched {
+        /// The boot's token, made by the broker and passed to the launcher.
+        boot: u64,
+    },
+    /// It runs the host's program, and was started by somebody else: `imsup run --host`.
+    Started,
+    /// A host that exists only as long as its program: `imsup run` without `--host`.
+    Transient,
+    /// An additional command with the identity of a host: `imsup exec`.
+    Exec,
+}
+
+/// What a supervisor that outlived its broker tells the next one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// The index the earlier broker gave to the host.
+    pub index: Index,
+    /// The program's first process, shown to people only.
+    pub pid: u32,
+    /// When the program was started: microseconds since the Unix epoch.
+    pub started_us: u64,
+    /// Whether the host listens, or settled without.
+    pub ready: bool,
+    /// Since when it sleeps, where it does: microseconds since the Unix epoch.
+    pub suspended_us: Option<u64>,
+    /// What it has used.
+    pub usage: Usage,
+}
+
+/// From a supervisor to the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToBroker {
+    /// The first message. Sockets that the program already listens on follow as [`ToBroker::Listening`].
+    Hello {
+        /// [`crate::codec::VERSION`] of the sender.
+        version: u16,
+        /// The host; for a transient one the name it would like, or `None` to be given one.
+        host: Option<HostName>,
+        /// What the supervisor is to that host.
+        role: Role,
+        /// Names under which the program is known to people (its argv).
+        command: Vec<String>,
+        /// Set by a supervisor that was welcomed by an earlier broker.
+        adoption: Option<Adoption>,
+    },
+    /// The program was executed.
+    Started {
+        /// Its first process, shown to people only.
+        pid: u32,
+    },
+    /// The program listens here. Carries one descriptor: a duplicate of the listening (or bound datagram) socket,
+    /// which the broker retains.
+    Listening {
+        /// Where, in one of the planes.
+        endpoint: Endpoint,
+    },
+    /// The program has opened no more ports for a while: it listens and has been quiet since, or it settled without listening.
+    Settled,
+    /// Somebody is to be reached at this endpoint, where nothing listened when it was tried. Answered by
+    /// [`ToSupervisor::Reached`].
+    Reach {
+        /// The question's number.
+        id: u64,
+        /// Where.
+        endpoint: Endpoint,
+        /// Whether the caller can wait for the host's own socket. Where it cannot (a non-blocking socket), the broker
+        /// makes a tentative listener and answers at once.
+        can_wait: bool,
+    },
+    /// The caller of this [`ToBroker::Reach`] is gone or was interrupted.
+    CancelReach {
+        /// The question's number.
+        id: u64,
+    },
+    /// A bind found the address in use: does the broker retain a socket for it? Answered by
+    /// [`ToSupervisor::Claimed`].
+    Claim {
+        /// The question's number.
+        id: u64,
+        /// The address bound.
+        endpoint: Endpoint,
+    },
+    /// The host sleeps.
+    Suspended {
+        /// Since when: microseconds since the Unix epoch.
+        time_us: u64,
+        /// Its next deadline: microseconds since the Unix epoch.
+        deadline_us: Option<u64>,
+        /// What the suspending took, from the decision on.
+        took: Duration,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// The host was woken.
+    Woke {
+        /// When: microseconds since the Unix epoch.
+        time_us: u64,
+        /// Why.
+        cause: WakeCause,
+        /// Whether [`ToBroker::WokenBy`] follows, within a moment, and the event can wait for it.
+        named_later: bool,
+        /// How long it slept.
+        slept: Duration,
+        /// How often a deadline was let pass meanwhile.
+        ticks: u64,
+        /// What the waking took.
+        took: Duration,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// Who sent what the last [`ToBroker::Woke`] reported, as far as it could be found out.
+    WokenBy {
+        /// The peer.
+        by: Option<SocketAddr>,
+        /// The host's own port.
+        port: Option<u16>,
+    },
+    /// A sleeper's deadline was let pass, and it sleeps again.
+    Ticked {
+        /// The next one: microseconds since the Unix epoch.
+        deadline_us: Option<u64>,
+        /// How long it ran.
+        took: Duration,
+    },
+    /// A sleeper's memory was paged out.
+    Reclaimed {
+        /// How much came back.
+        bytes: u64,
+        /// What it took.
+        took: Duration,
+        /// What kept more from coming back ("anonymous memory needs swap, and there is none").
+        detail: Option<String>,
+    },
+    /// A sleeper is being ended, because it slept for `terminate_after`. Whoever needs the host gets its next boot. The
+    /// sockets it listened on follow as [`ToBroker::Listening`] where others took their place.
+    Terminating {
+        /// How long it slept.
+        slept: Duration,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// The answer to a [`ToSupervisor::Ask`].
+    Answer {
+        /// The question's number.
+        id: u64,
+        /// The answer.
+        report: Report,
+    },
+    /// The program ended. The last message.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// What it has used.
+        usage: Usage,
+    },
+    /// The host has slept for `terminate_after`, and nothing keeps it from being terminated but connections with other hosts of the
+    /// project: it can be where they are as well, at once ([`Order::Pledge`]). Taken back by the next [`ToBroker::Woke`].
+    Disposable {
+        /// Those hosts.
+        peers: Vec<Index>,
+    },
+    /// The program has closed this socket, as far as can be seen, and the supervisor its duplicate: the broker closes its own, which may be
+    /// the last. Answered by [`ToSupervisor::Claimed`] (nothing found) once it is closed.
+    Closed {
+        /// The question's number.
+        id: u64,
+        /// Where it was.
+        endpoint: Endpoint,
+        /// Its inode number, as fstat(2) says it.
+        inode: u64,
+    },
+    /// The program has bound this port with a socket of another address family than the retained one has: the family is not known any more.
+    OtherFamily {
+        /// Where, in one of the planes.
+        endpoint: Endpoint,
+    },
+    /// The program asks a name server, and sockets are wanted on which answers come from the address that was asked. Answered by
+    /// [`ToSupervisor::ResolverSockets`].
+    ResolverSockets,
+    /// The program binds addresses of the host as this user, who is not the supervisor's: what he listens on is the project's.
+    Binds {
+        /// The user.
+        uid: u32,
+    },
+    /// A socket of this user answers at an endpoint: is he one of the project's? Answered by [`ToSupervisor::Trusted`].
+    Trusts {
+        /// The user.
+        uid: u32,
+        /// Where.
+        endpoint: Endpoint,
+    },
+    /// The kernel has killed processes of the host, since it had used up its memory.
+    OutOfMemory {
+        /// How many.
+        killed: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
+    /// Asks for [`ToSupervisor::Acknowledged`], once all that was said before has been taken.
+    Acknowledge,
+    /// The program is about to be executed, or there is another broker. Carries one descriptor: a duplicate of the listener of the program's trapped calls
+    /// (seccomp_unotify(2)). The broker only keeps it: so the calls of a program wait, and do not fail with ENOSYS, from the end of a killed supervisor to
+    /// that of the program.
+    NotifyListener,
+}
+
+/// How an attempt to reach an endpoint ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Something listens: connect (or send) now.
+    Connect,
+    /// The host runs, or cannot be started, and nobody listens there: ECONNREFUSED.
+    Refused,
+    /// The wait took longer than `hold_timeout`: ETIMEDOUT.
+    TimedOut,
+    /// Too many callers wait already: EAGAIN.
+    Busy,
+    /// There is no such host: leave the call to the kernel.
+    Unknown,
+}
+
+/// From the broker to a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// The answer to a [`ToBroker::Hello`].
+    Welcome {
+        /// The host's name.
+        host: HostName,
+        /// What `uname` reports.
+        hostname: String,
+        /// Its machine index.
+        index: Index,
+        /// The planes its addresses lie in.
+        planes: Planes,
+        /// Where the project's name server answers, over UDP and TCP.
+        name_server: SocketAddrV4,
+        /// How long others wait for the host.
+        hold_timeout: Duration,
+        /// What decides when it sleeps; `None` for a command of `imsup exec`, which is not suspended.
+        sleep: Option<SleepPolicy>,
+        /// What keeps it awake.
+        awake: Awake,
+        /// Sockets retained for the host. Carries as many descriptors, in this order.
+        retained: Vec<Endpoint>,
+        /// The bound of every wait for another host. The broker answers before, when the `hold_timeout` of that host is over.
+        reach_timeout: Duration,
+        /// Whether the address family that the program binds is known of all of them: an earlier boot has shown it.
+        families_known: bool,
+        /// The limits of the host.
+        confinement: Box<Confinement>,
+    },
+    /// The broker does not take this supervisor. The last message.
+    Rejected {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The answer to a [`ToBroker::Reach`].
+    Reached {
+        /// The question's number.
+        id: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`. Also the answer to a [`ToBroker::Closed`].
+    Claimed {
+        /// The question's number.
+        id: u64,
+        /// Whether a socket was retained.
+        found: bool,
+    },
+    /// What keeps the host awake from now on; replaces what was said before. A sleeper is not woken by it.
+    KeepAwake(Awake),
+    /// Do or say something. Answered by [`ToBroker::Answer`].
+    Ask {
+        /// The question's number.
+        id: u64,
+        /// What.
+        order: Order,
+    },
+    /// End the program: `signal`, then SIGKILL after `grace`.
+    Stop {
+        /// The signal (compose `stop_signal`).
+        signal: i32,
+        /// How long it may take (compose `stop_grace_period`).
+        grace: Duration,
+    },
+    /// The answer to a [`ToBroker::ResolverSockets`]. Carries so many descriptors: unbound UDP sockets of a network namespace in which the
+    /// project's name server has every address, port 53. None where no such namespace can be made.
+    ResolverSockets {
+        /// Sockets of AF_INET, which come first.
+        v4: u8,
+        /// Sockets of AF_INET6.
+        v6: u8,
+    },
+    /// The answer to a [`ToBroker::Trusts`].
+    Trusted {
+        /// The user.
+        uid: u32,
+        /// Where.
+        endpoint: Endpoint,
+        /// Whether he is the project's own, root, one of its services' or of its subordinate ones, or one that its programs bind as. Also true where
+        /// the endpoint is not one of the project's.
+        is_trusted: bool,
+    },
+    /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the runtime directory): make it anew.
+    RetakeRunning,
+    /// The answer to a [`ToBroker::Acknowledge`].
+    Acknowledged,
+}
