@@ -43,12 +43,12 @@ struct Cli {
     results: Option<PathBuf>,
     /// Do without: what cannot be measured then is listed, and is no failure
     #[arg(long, value_name = "WHAT")]
-    without: Vec<Peer>,
+    without: Vec<Baseline>,
 }
 
 /// What imsup is compared with that a machine may well not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Peer {
+pub enum Baseline {
     /// docker: needs root and Debian's docker.io.
     Docker,
     /// systemd-socket-activate and systemd-socket-proxyd.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::sandbox::Sandbox;
 
 /// What every suite is given.
@@ -20,7 +20,7 @@ pub struct Context {
     /// Whether a look is enough.
     pub quick: bool,
     /// What is left out of the comparisons.
-    pub without: Vec<Peer>,
+    pub without: Vec<Baseline>,
 }
 
 /// The repository.
@@ -67,11 +67,11 @@ impl Context {
     ///
     /// # Errors
     /// It is.
-    pub fn wants(&self, peer: Peer) -> Result<()> {
-        let name = peer
+    pub fn wants(&self, baseline: Baseline) -> Result<()> {
+        let name = baseline
             .to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned());
-        anyhow::ensure!(!self.without.contains(&peer), "left out with '--without {name}'");
+        anyhow::ensure!(!self.without.contains(&baseline), "left out with '--without {name}'");
         Ok(())
     }
 

@@ -17,8 +17,8 @@ pub struct Turn<'a> {
     /// Takes a batch.
     take: Box<dyn FnMut() -> Result<Vec<Series>> + 'a>,
     /// Whether the others go on without it when it fails.
-    is_peer: bool,
-    /// Why a peer's turns ended; nothing of it counts then.
+    is_baseline: bool,
+    /// Why a baseline's turns ended; nothing of it counts then.
     pub failed: Option<anyhow::Error>,
 }
 
@@ -28,15 +28,15 @@ impl<'a> Turn<'a> {
         Self {
             variant,
             take: Box::new(take),
-            is_peer: false,
+            is_baseline: false,
             failed: None,
         }
     }
 
-    /// The same of a peer, without which the others go on when it fails.
-    pub fn peer(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
+    /// The same of a baseline, without which the others go on when it fails.
+    pub fn baseline(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
         Self {
-            is_peer: true,
+            is_baseline: true,
             ..Self::new(variant, take)
         }
     }
@@ -50,10 +50,10 @@ pub struct Batches {
 
 impl Batches {
     /// Has everyone take a turn, `rounds` times; who begins rotates, so that nobody always follows the same one. The first
-    /// `warm_up` rounds are not counted. A peer that fails has no turn any more, and nothing of these rounds counts of it.
+    /// `warm_up` rounds are not counted. A baseline that fails has no turn any more, and nothing of these rounds counts of it.
     ///
     /// # Errors
-    /// A batch could not be taken of one that is no peer, or a signal came.
+    /// A batch could not be taken of one that is no baseline, or a signal came.
     pub fn interleave(&mut self, turns: &mut [Turn<'_>], warm_up: usize, rounds: usize) -> Result<()> {
         let count = turns.len();
         let mut taken = Self::default();
@@ -67,7 +67,7 @@ impl Batches {
                 match (turn.take)().with_context(|| turn.variant) {
                     Ok(series) if round >= warm_up => taken.add(turn.variant, series),
                     Ok(_) => {}
-                    Err(why) if turn.is_peer => {
+                    Err(why) if turn.is_baseline => {
                         interrupt::check()?;
                         taken.taken.retain(|(variant, _), _| *variant != turn.variant);
                         turn.failed = Some(why);
@@ -140,7 +140,7 @@ mod tests {
         let mut left = 2;
         let mut turns = [
             Turn::new("native", || Ok(vec![("time".to_owned(), vec![1])])),
-            Turn::peer("docker", || {
+            Turn::baseline("docker", || {
                 left -= 1;
                 anyhow::ensure!(left > 0, "docker: exit status 1");
                 Ok(vec![("time".to_owned(), vec![2])])

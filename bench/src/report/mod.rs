@@ -84,7 +84,7 @@ impl Section {
         self.gaps.push(format!("{what}: {why}"));
     }
 
-    /// Notes which peers failed.
+    /// Notes which baselines failed.
     pub fn gaps_of(&mut self, what: &str, turns: &[Turn<'_>]) {
         for turn in turns {
             if let Some(why) = &turn.failed {

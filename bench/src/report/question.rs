@@ -40,7 +40,7 @@ impl Question {
         })
     }
 
-    /// Every variant against the first, and imsup's against each peer's. `again` is the first once more, whose difference is noise.
+    /// Every variant against the first, and imsup's against each baseline's. `again` is the first once more, whose difference is noise.
     pub fn rows(&self, again: &str) -> Vec<Row> {
         let Some((first, others)) = self.variants.split_first() else {
             return Vec::new();
@@ -50,9 +50,9 @@ impl Question {
         };
         let mut rows: Vec<Row> = others.iter().map(|found| row(first, found)).collect();
         for found in others.iter().filter(|(name, _)| *name == IMSUP) {
-            let is_peer = |name: &str| !row::is_imsup(name) && name != again;
-            let peers = others.iter().filter(|(name, _)| is_peer(name));
-            rows.extend(peers.map(|peer| row(peer, found)));
+            let is_baseline = |name: &str| !row::is_imsup(name) && name != again;
+            let baselines = others.iter().filter(|(name, _)| is_baseline(name));
+            rows.extend(baselines.map(|baseline| row(baseline, found)));
         }
         rows
     }

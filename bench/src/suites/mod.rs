@@ -22,7 +22,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::docker::{Docker, Network};
@@ -272,7 +272,7 @@ pub fn peer(context: &Context, options: &[&str]) -> Service {
 /// # Errors
 /// A signal came.
 fn docker(context: &Context, section: &mut Section, what: &str, network: Network) -> Result<Option<RefCell<Docker>>> {
-    let started = context.wants(Peer::Docker).and_then(|()| {
+    let started = context.wants(Baseline::Docker).and_then(|()| {
         let mut docker = Docker::start(context, network)?;
         section.note(docker.describe()?);
         Ok(docker)

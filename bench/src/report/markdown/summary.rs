@@ -89,7 +89,7 @@ pub fn losses(sections: &[&Section]) -> String {
         || rows(sections).filter(|(_, row)| row.variants.is_some_and(|variants| variants.found.ends_with("again")));
     let noise = again().filter(|(_, row)| row.is_worse()).count();
     let text = format!(
-        "Every comparison, of {}, in which imsup is worse than native or a peer by more than the interval; the goals allow some of them. \
+        "Every comparison, of {}, in which imsup is worse than native or a baseline by more than the interval; the goals allow some of them. \
          Noise alone does that, too: *native again* is worse than *native* in {noise} of {} comparisons.\n\n",
         imsups().count(),
         again().count()

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::baselines::manager::Manager;
+use crate::baselines::systemd;
+use crate::baselines::units::{self, Unit};
 use crate::context::Context;
 use crate::interrupt;
-use crate::peers::manager::Manager;
-use crate::peers::systemd;
-use crate::peers::units::{self, Unit};
 use crate::project::Project;
 use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::{Batches, Turn};

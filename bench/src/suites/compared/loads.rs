@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::ways::Way;
+use super::data_paths::DataPath;
 use crate::command;
 use crate::rounds::Series;
 
@@ -17,9 +17,9 @@ pub const A_LOOK: [&str; 2] = ["--bytes", "256M"];
 ///
 /// # Errors
 /// It fails or says nothing.
-pub fn iperf(way: &Way<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Series>> {
-    let mut client = way.client(program);
-    client.args(["--client", &way.address.to_string(), "--port", "5201", "--json"]);
+pub fn iperf(data_path: &DataPath<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Series>> {
+    let mut client = data_path.client(program);
+    client.args(["--client", &data_path.address.to_string(), "--port", "5201", "--json"]);
     client.args(amount);
     let value: Value = serde_json::from_str(&command::output(&mut client)?).context("reading what iperf3 says")?;
     let rate = value["end"]["sum_received"]["bits_per_second"]
@@ -32,14 +32,14 @@ pub fn iperf(way: &Way<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Ser
 ///
 /// # Errors
 /// It fails, or an answer was not a 200.
-pub fn wrk(way: &Way<'_>, program: &Path, connections: u16, keep_alive: bool) -> Result<Vec<Series>> {
-    let mut client = way.client(program);
+pub fn wrk(data_path: &DataPath<'_>, program: &Path, connections: u16, keep_alive: bool) -> Result<Vec<Series>> {
+    let mut client = data_path.client(program);
     client.args(["--threads", "1", "--connections", &connections.to_string()]);
     client.args(["--duration", "1s", "--latency"]);
     if !keep_alive {
         client.args(["--header", "Connection: close"]);
     }
-    client.arg(format!("http://{}:8080/", way.address));
+    client.arg(format!("http://{}:8080/", data_path.address));
     let [rate, p50, p99] = wrk_figures(&command::output(&mut client)?)?;
     let kind = if keep_alive { "keep-alive" } else { "no keep-alive" };
     let named = |figure: &str, value| (format!("wrk {kind} {figure}"), vec![value]);

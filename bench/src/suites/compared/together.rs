@@ -65,7 +65,7 @@ pub fn run(context: &Context) -> Result<Section> {
         }),
     ];
     if let Some(docker) = &docker {
-        turns.push(Turn::peer(DOCKER, || {
+        turns.push(Turn::baseline(DOCKER, || {
             let mut docker = docker.borrow_mut();
             let series = at_once(&server, &contained, || {
                 names.iter().try_for_each(|name| docker.begin(name))

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use super::server::Connection;
-use super::stage::{
-    DOCKER_API, DOCKER_AWAKE, DOCKER_COMMAND, IMSUP_ASLEEP, IMSUP_AWAKE, STOPPED, SUSPENDING, Stage, series,
+use super::fixture::{
+    DOCKER_API, DOCKER_AWAKE, DOCKER_COMMAND, Fixture, IMSUP_ASLEEP, IMSUP_AWAKE, STOPPED, SUSPENDING, series,
 };
+use super::server::Connection;
 use super::{BY_COMMAND, server};
 use crate::context::Context;
 use crate::docker::Network;
@@ -31,9 +31,9 @@ pub fn run(context: &Context) -> Result<Section> {
     project.wake_all()?;
     let mut batches = Batches::default();
     for (number, server) in (0..).zip(&servers) {
-        let stage = Stage::set(context, &project, server, docker.as_ref(), number, &mut section)?;
+        let fixture = Fixture::set(context, &project, server, docker.as_ref(), number, &mut section)?;
         for connection in Connection::ALL {
-            stage.measure(context, connection, &mut batches, &mut section)?;
+            fixture.measure(context, connection, &mut batches, &mut section)?;
         }
     }
     for server in &servers {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{CREATED, IMSUP, SYSTEMD, containers, units};
+use crate::baselines::manager::Manager;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::interrupt;
-use crate::peers::manager::Manager;
 use crate::process;
 use crate::project::Project;
 use crate::report::{Bound, Goal, Row, Section};

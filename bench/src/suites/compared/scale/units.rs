@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::baselines::manager::Manager;
+use crate::baselines::systemd::listening;
+use crate::baselines::units::{self, Unit};
 use crate::context::Context;
-use crate::peers::manager::Manager;
-use crate::peers::systemd::listening;
-use crate::peers::units::{self, Unit};
 use crate::process;
 use crate::rounds::Series;
 use crate::suites::hosts;

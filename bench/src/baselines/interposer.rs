@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::command;
 use crate::context::Context;
 
@@ -22,7 +22,7 @@ impl Interposer {
     /// # Errors
     /// It is not there, or it is to be done without.
     pub fn find(context: &Context) -> Result<Self> {
-        context.wants(Peer::Proxychains4)?;
+        context.wants(Baseline::Proxychains4)?;
         let program = command::find("proxychains4").context("there is no proxychains4 (Debian: proxychains4)")?;
         let configuration = context.sandbox.directory().join("proxychains.conf");
         // Its connect(2) looks at each destination, and these it leaves alone: the proxy is never asked.

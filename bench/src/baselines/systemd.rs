@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::command;
 use crate::context::Context;
 use crate::interrupt;
@@ -36,7 +36,7 @@ impl Systemd {
     /// # Errors
     /// One is not there, or it is to be done without.
     pub fn find(context: &Context) -> Result<Self> {
-        context.wants(Peer::Systemd)?;
+        context.wants(Baseline::Systemd)?;
         let activate = command::find("systemd-socket-activate")
             .context("there is no systemd-socket-activate (Debian: systemd)")?;
         let proxyd = library("systemd-socket-proxyd")?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::systemd;
 use super::units::{self, Unit};
 use crate::cgroups::{self, Cgroups};
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::command;
 use crate::context::Context;
 use crate::interrupt;
@@ -63,7 +63,7 @@ impl Manager {
     /// # Errors
     /// systemd is not installed, we are not root, there is no cgroup v2, or it does not start everything within `patience`.
     pub fn start(context: &Context, units: &[Unit], wanted: &[Unit], patience: Duration) -> Result<Self> {
-        context.wants(Peer::Systemd)?;
+        context.wants(Baseline::Systemd)?;
         let program = program()?;
         let unified = cgroups::unified().context("cgroup v2 is not mounted")?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
