@@ -62,7 +62,7 @@ pub struct HeldBind {
     pub family: Family,
     /// What the program asked for.
     pub asked: SocketAddr,
-    /// What it waits for.
+    /// The port or state that the caller waits for.
     pub stage: BindStage,
 }
 
