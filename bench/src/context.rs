@@ -1,4 +1,4 @@
-//! What every suite is given.
+//! The arguments of every suite.
 
 use std::path::{Path, PathBuf};
 
@@ -8,18 +8,18 @@ use clap::ValueEnum;
 use crate::cli::Baseline;
 use crate::sandbox::Sandbox;
 
-/// What every suite is given.
+/// The arguments of every suite.
 #[derive(Debug)]
 pub struct Context {
     /// imsup, with directories of its own.
     pub sandbox: Sandbox,
     /// This program, which is also the guests.
     pub this: PathBuf,
-    /// Where the guests of the tests are.
+    /// The directory of the tests' guests.
     pub guests: PathBuf,
     /// Whether a look is enough.
     pub quick: bool,
-    /// What is left out of the comparisons.
+    /// Baselines that are left out.
     pub without: Vec<Baseline>,
 }
 
@@ -63,7 +63,7 @@ impl Context {
         })
     }
 
-    /// Nothing, where this is not to be done without.
+    /// An error if this baseline is left out.
     ///
     /// # Errors
     /// It is.
@@ -75,7 +75,7 @@ impl Context {
         Ok(())
     }
 
-    /// `full`, or `quick` where a look is enough.
+    /// `full`, or `quick` if a short run suffices.
     pub fn count(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }

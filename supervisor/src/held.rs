@@ -148,7 +148,7 @@ pub struct Held {
     pub deadline: Instant,
     /// What it gets then, as an errno.
     pub timeout_errno: i32,
-    /// What it is.
+    /// The name of the cluster.
     pub waiting: Waiting,
 }
 

@@ -1,4 +1,4 @@
-//! What people use today, beside docker, which has a module of its own.
+//! The baselines: what people use today. docker has a module of its own.
 
 pub mod interposer;
 pub mod manager;

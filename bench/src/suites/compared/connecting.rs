@@ -11,7 +11,7 @@ use crate::rounds::Batches;
 use crate::stats::{Better, Unit};
 use crate::suites::{CONTROL, NATIVE};
 
-/// A connection of imsup's may take so many times as long as a native one.
+/// The factor by which a connection of imsup's may be slower than a native one.
 const LIMIT: f64 = 1.2;
 
 pub fn run(context: &Context) -> Result<Section> {
@@ -77,7 +77,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// Of times and of rates, which are their inverse.
+/// For times and for rates, which are their inverse.
 fn judge(unit: Unit) -> impl Fn(Variants) -> Option<(Bound, Goal)> {
     let limit = match unit.better {
         Better::Lower => LIMIT,

@@ -25,7 +25,7 @@ const CLIENT: &str = "client";
 /// All data paths, natively first.
 pub const DATA_PATHS: [&str; 6] = [NATIVE, CONTROL, IMSUP, PROXYD, INTERPOSER, DOCKER];
 
-/// What there is to compare with, kept for a whole suite; what is missing is a named gap.
+/// The available baselines, kept for a whole suite; a missing baseline is a named gap.
 pub struct Baselines {
     systemd: Option<Systemd>,
     interposer: Option<Interposer>,
@@ -33,7 +33,7 @@ pub struct Baselines {
 }
 
 impl Baselines {
-    /// Finds and starts them.
+    /// Finds and starts the baselines.
     ///
     /// # Errors
     /// A signal came.
@@ -68,7 +68,7 @@ fn found<T>(section: &mut Section, what: &str, result: Result<T>) -> Option<T> {
 pub struct DataPath<'a> {
     /// The variant.
     pub name: &'static str,
-    /// Where the server is reached.
+    /// The address of the server.
     pub address: Ipv4Addr,
     client: Box<dyn Fn(&Path) -> Command + 'a>,
 }
@@ -79,7 +79,7 @@ impl DataPath<'_> {
         (self.client)(program)
     }
 
-    /// Its turns; a baseline may fail.
+    /// Takes turns on this path; a baseline may fail.
     pub fn turn<'b>(&self, take: impl FnMut() -> Result<Vec<Series>> + 'b) -> Turn<'b> {
         match self.name {
             NATIVE | CONTROL | IMSUP => Turn::new(self.name, take),
@@ -88,7 +88,7 @@ impl DataPath<'_> {
     }
 }
 
-/// One server, started once for each data_path.
+/// One server, started once for each data path.
 pub struct Fixture<'a> {
     baselines: &'a Baselines,
     project: Project<'a>,
@@ -104,7 +104,7 @@ impl<'a> Fixture<'a> {
     /// Starts the server natively twice, as a host, in a container, and behind a relay; a baseline that does not is a named gap.
     ///
     /// # Errors
-    /// It does not start natively or as a host, or a signal came.
+    /// The server does not start natively or as a host, or a signal came.
     pub fn set(
         context: &'a Context,
         baselines: &'a Baselines,
@@ -142,10 +142,10 @@ impl<'a> Fixture<'a> {
         self.server.name
     }
 
-    /// All data paths to it.
+    /// All data paths to the server.
     ///
     /// # Errors
-    /// imsup does not know it.
+    /// imsup does not know the host.
     pub fn data_paths(&self) -> Result<Vec<DataPath<'_>>> {
         let data_path = |name, address| DataPath {
             name,
@@ -190,13 +190,14 @@ impl<'a> Fixture<'a> {
 impl Drop for Fixture<'_> {
     fn drop(&mut self) {
         if let Some(docker) = &self.baselines.docker {
-            // One that never was is no matter. The next fixture may have the same server.
+            // A container that never existed is no error. The next fixture may have the same
+            // server.
             let _ = docker.borrow_mut().remove(self.server.name);
         }
     }
 }
 
-/// In a container, whose address is given.
+/// In a container, whose address is returned.
 fn contained(docker: &RefCell<Docker>, server: &Server) -> Result<Ipv4Addr> {
     let mut docker = docker.borrow_mut();
     docker.create(server.name, &server.command(Ipv4Addr::UNSPECIFIED))?;
@@ -210,7 +211,7 @@ fn relayed(systemd: &Systemd, server: &Server, to: Ipv4Addr) -> Result<(Ipv4Addr
     let ports = [server.port].into_iter().chain(server.more.iter().copied());
     let relays = ports.map(|port| {
         let relay = systemd.relay(SocketAddrV4::new(address, port), SocketAddrV4::new(to, port))?;
-        // The first connection makes it the relay.
+        // The first connection starts the relay.
         native::wait_for(SocketAddrV4::new(address, port)).context("the relay")?;
         anyhow::Ok(relay)
     });

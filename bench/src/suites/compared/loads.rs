@@ -1,4 +1,4 @@
-//! The clients that load a server once, and what they report.
+//! The clients that load a server once, and their reports.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub const A_LOOK: [&str; 2] = ["--bytes", "256M"];
 /// iperf3: bytes a second, as the receiver counts them.
 ///
 /// # Errors
-/// It fails or says nothing.
+/// The client fails or prints no result.
 pub fn iperf(data_path: &DataPath<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Series>> {
     let mut client = data_path.client(program);
     client.args(["--client", &data_path.address.to_string(), "--port", "5201", "--json"]);
@@ -31,7 +31,7 @@ pub fn iperf(data_path: &DataPath<'_>, program: &Path, amount: [&str; 2]) -> Res
 /// wrk for a second: requests a second, and latencies in nanoseconds.
 ///
 /// # Errors
-/// It fails, or an answer was not a 200.
+/// The client fails, or a reply was not a 200.
 pub fn wrk(data_path: &DataPath<'_>, program: &Path, connections: u16, keep_alive: bool) -> Result<Vec<Series>> {
     let mut client = data_path.client(program);
     client.args(["--threads", "1", "--connections", &connections.to_string()]);

@@ -1,4 +1,4 @@
-//! Side by side with what people use today: the questions of the report.
+//! Side by side with the baselines: the questions of the report.
 
 pub mod connecting;
 pub mod crowd;

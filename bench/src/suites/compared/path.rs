@@ -1,4 +1,4 @@
-//! The data path: what connections that are there cost.
+//! The data path: the cost of established connections.
 
 use std::path::Path;
 
@@ -128,14 +128,15 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// A guest that is a client: its role, which the server's address follows, the rest of its arguments, and its samples in a batch.
+/// A guest that is a client: its role, followed by the server's address, the rest of its arguments,
+/// and its samples in a batch.
 pub struct Guest<'a> {
     pub role: &'a str,
     pub more: &'a [&'a str],
     pub count: usize,
 }
 
-/// Has such a guest on each data path take turns.
+/// Gives such a guest turns on each data path.
 pub fn guests(
     context: &Context,
     fixture: &Fixture<'_>,
@@ -164,7 +165,7 @@ pub fn guests(
     Ok(())
 }
 
-/// Measures with a server and a client program, where both are installed; otherwise the gap is named.
+/// Measures with a server and a client program, if both are installed; otherwise the gap is named.
 pub fn each(
     context: &Context,
     baselines: &Baselines,
@@ -194,7 +195,7 @@ fn package(program: &str) -> &str {
     }
 }
 
-/// Has all data paths take turns with one load.
+/// Gives all data paths turns with one load.
 pub fn take(
     fixture: &Fixture<'_>,
     batches: &mut Batches,

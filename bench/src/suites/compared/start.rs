@@ -1,4 +1,4 @@
-//! The first reply of what does not run.
+//! The first reply of a host that is not running.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -24,7 +24,7 @@ use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const DOCKER: &str = "docker run";
 const ACTIVATE: &str = "systemd-socket-activate";
-/// What there is to compare with.
+/// The available baselines.
 struct Baselines {
     systemd: Option<Systemd>,
     docker: Option<RefCell<Docker>>,
@@ -136,12 +136,12 @@ fn judge(program: &Program, variants: Variants) -> Option<(Bound, Goal)> {
     }
 }
 
-/// Asks as soon as somebody listens there.
+/// Asks as soon as a socket listens there.
 fn polled(address: SocketAddrV4, program: &Program, start: Instant) -> Result<()> {
     first_byte(listening(address, start)?, program)
 }
 
-/// Connects as soon as somebody listens there.
+/// Connects as soon as a socket listens there.
 fn listening(address: SocketAddrV4, start: Instant) -> Result<TcpStream> {
     connected(address, start, LOOK, || Ok(()))
 }
@@ -169,7 +169,7 @@ fn contained(docker: &RefCell<Docker>, program: &Program) -> Result<Vec<Series>>
     Ok(vec![boot::series("byte", took?)])
 }
 
-/// By whoever listens for it, until somebody comes.
+/// By the process that listens for the server until the first connection.
 fn activated(systemd: &Systemd, words: &Words, program: &Program) -> Result<Vec<Series>> {
     let port = program.activated_port();
     let at = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);

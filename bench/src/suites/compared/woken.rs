@@ -87,7 +87,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// What is said of each crowd.
+/// The notes on each crowd.
 const PARTS: [&str; 4] = [
     "first reply",
     "each reply",
@@ -128,7 +128,7 @@ impl Fixture<'_> {
         addresses.into_iter().map(client).collect()
     }
 
-    /// Has all take turns; gives who they are.
+    /// Gives all variants turns; returns their names.
     fn measure(&self, context: &Context, connection: Connection, batches: &mut Batches) -> Result<Vec<&'static str>> {
         let native = || self.clients(self.natives.iter().map(|(ip, _)| *ip), connection);
         let (mut awake, mut stopped) = (native()?, native()?);

@@ -27,7 +27,7 @@ pub const DOCKER_COMMAND: &str = "docker, the command";
 /// How long putting to sleep took.
 pub const SUSPENDING: &str = "suspending";
 
-/// What all rounds of one server need.
+/// The needs of all rounds of one server.
 pub struct Fixture<'a> {
     server: &'a Server,
     project: &'a Project<'a>,
@@ -37,7 +37,7 @@ pub struct Fixture<'a> {
     docker: Option<(Ipv4Addr, &'a RefCell<Docker>)>,
 }
 
-/// What is measured, by its name.
+/// The measured step, by its name.
 pub fn series(server: &Server, connection: Connection) -> String {
     format!("{}, {}", server.what, connection.what())
 }
@@ -101,7 +101,8 @@ impl<'a> Fixture<'a> {
             Some((ip, docker)) => Some(([client(ip)?, client(ip)?, client(ip)?], docker)),
             None => None,
         };
-        // Suspending is a command that is started. Those who need none start one that does as little, and wait for as long: caches are as cold.
+        // A suspend is a started command. Variants without one start a command that does as little,
+        // and wait for as long: caches are as cold.
         let suspension = Cell::new(Duration::ZERO);
         let idle = || {
             let began = Instant::now();

@@ -1,4 +1,5 @@
-//! One host: its first reply after a sleep, and being put to sleep; beside SIGSTOP and SIGCONT, and docker pause and unpause.
+//! One host: its first reply after a sleep, and its suspend; beside SIGSTOP and SIGCONT, and docker
+//! pause and unpause.
 
 use anyhow::Result;
 
@@ -57,7 +58,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// docker's ways of unpausing, of which there is something to compare.
+/// docker's measured variants of unpausing.
 fn unpaused(batches: &Batches, series: &str) -> Vec<&'static str> {
     let mut ways = vec![DOCKER_API, DOCKER_COMMAND];
     ways.retain(|way| batches.has(way, series) && batches.has(DOCKER_AWAKE, series));
@@ -96,7 +97,7 @@ fn reply_rows(batches: &Batches, series: &str, section: &mut Section) -> Result<
     Ok(())
 }
 
-/// What suspending and waking took by imsup's own events, and what the commands of all took.
+/// The duration of suspends and wakes by imsup's own events, and of all commands.
 fn suspending(batches: &Batches, project: &Project<'_>, section: &mut Section) -> Result<()> {
     let unit = Unit::MICROSECONDS;
     let events = project.events()?;
