@@ -9,7 +9,7 @@ use crate::running::RunningLockError;
 use crate::user::UserError;
 use imsup_linux::spawn::SpawnError;
 
-/// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`].
+/// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`](imsup_wire::ExitStatus).
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// There is nothing to run.
