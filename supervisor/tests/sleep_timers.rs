@@ -12,9 +12,6 @@ use common::{Project, control, guest, need};
 
 const DELAY: Duration = Duration::from_millis(2500);
 
-/// What is late by less than this is on time, on a busy machine. Only what would never come is far above.
-const LATE: Duration = Duration::from_secs(10);
-
 /// The methods that the guest lists when it is asked wrongly.
 fn methods() -> Vec<String> {
     let output = std::process::Command::new(guest("delays")).output().unwrap();
@@ -24,17 +21,16 @@ fn methods() -> Vec<String> {
     methods
 }
 
-/// Hears an answer that is to come after [`DELAY`].
+/// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after a while.
 #[track_caller]
-fn expect_delayed(method: &str, held: &mut Held, asked: Instant) {
+fn expect_delayed(method: &str, held: &mut Held) {
     let answer = held.hear().unwrap_or_else(|error| panic!("{method}: {error}"));
     let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
-    let (waited, elapsed) = (Duration::from_micros(waited), asked.elapsed());
+    let waited = Duration::from_micros(waited);
     assert!(
         waited >= DELAY,
         "{method} was woken {waited:?} after it lay down for {DELAY:?}"
     );
-    assert!(elapsed < DELAY + LATE, "{method} answered after {elapsed:?}");
 }
 
 /// Waits until a host sleeps after its answer. True if timers have woken it `times` times so far.
@@ -70,9 +66,8 @@ fn every_delay_ends(program: &str) {
         for method in &methods {
             watch.wait(method, "ready", 1);
         }
-        let asked = Instant::now();
         for (method, held) in &mut held {
-            expect_delayed(method, held, asked);
+            expect_delayed(method, held);
         }
         for (method, held) in &mut held {
             // It answered, which is more than housekeeping; and it was asleep before, or nothing would have woken it.
@@ -80,7 +75,7 @@ fn every_delay_ends(program: &str) {
                 slept_until_its_timer(&project, &watch, method, round) || {
                     // A busy machine had no time to suspend it before.
                     held.say("again").unwrap();
-                    expect_delayed(method, held, Instant::now());
+                    expect_delayed(method, held);
                     false
                 }
             });
@@ -402,5 +397,5 @@ services:
     std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
     assert!(answer.contains("delayed"), "{answer}");
     let elapsed = asked.elapsed();
-    assert!(elapsed >= DELAY && elapsed < DELAY + LATE, "{elapsed:?}");
+    assert!(elapsed >= DELAY, "{elapsed:?}");
 }
