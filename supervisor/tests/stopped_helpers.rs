@@ -67,7 +67,7 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// What must be answered while something is stopped: a look, the boot of a host by a client, and one by a transient host.
+/// Looks at the project, boots a host by a client, and boots another host by a transient host, while a process is stopped.
 #[track_caller]
 fn expect_alive(project: &Project) {
     let hosts = project.ps();
@@ -89,7 +89,7 @@ fn expect_alive(project: &Project) {
     }
 }
 
-/// Once nothing is stopped any more: hosts are ended, and booted again.
+/// Ends hosts and boots the hosts again, once no process is stopped any more.
 #[track_caller]
 fn expect_as_before(project: &Project) {
     project.ok(&["wake"]);
@@ -168,7 +168,8 @@ fn a_stopped_keeper_delays_nobody_and_has_what_was_retained_meanwhile() {
     expect_as_before(&project);
 }
 
-/// What needs no broker: a call of a host that listens, and the data of a connection. What needs one waits, and is answered when the broker goes on.
+/// A call of a host that listens, and the data of a connection, need no broker. A boot and a verb need the broker: both wait, and are answered when the
+/// broker goes on.
 #[test]
 fn hosts_that_run_do_without_a_stopped_broker() {
     let project = Project::up("broker", COMPOSE);
@@ -267,7 +268,7 @@ fn a_stopped_supervisor_delays_no_other_host() {
     expect_as_before(&project);
 }
 
-/// An order that its supervisor does not carry out does not keep others from being carried out.
+/// Orders to a stopped supervisor wait. Orders to other hosts are carried out meanwhile.
 #[test]
 fn an_order_to_a_stopped_supervisor_delays_no_other_order() {
     let project = Project::up("orders", COMPOSE);

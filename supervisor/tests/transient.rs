@@ -130,7 +130,7 @@ fn a_transient_host_is_suspended_and_resumed_by_order_and_by_a_connection() {
     expect_gone(&project, server, 143);
 }
 
-/// It falls asleep by itself as well, and a lease keeps it from that.
+/// A transient host also falls asleep by itself. A lease keeps the host awake.
 #[test]
 fn a_lease_keeps_a_transient_host_awake() {
     let project = Project::up("leased", &COMPOSE.replace("never", "100ms"));
@@ -146,7 +146,7 @@ fn a_lease_keeps_a_transient_host_awake() {
     expect_gone(&project, server, 143);
 }
 
-/// The end of a sleeper by order is that of its command.
+/// If a sleeper is stopped, the command of `imsup run` ends as if the host had been awake.
 #[test]
 fn a_transient_host_that_sleeps_is_stopped() {
     let project = Project::up("stopped", COMPOSE);
@@ -197,7 +197,7 @@ fn a_command_beside_a_transient_host_has_its_identity() {
     ] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
-    // It wakes a sleeper, and ends with the host.
+    // A command also wakes a sleeper, and ends with the host.
     project.ok(&["suspend", MADE]);
     let command = project.imsup_command(&["exec", MADE, "--", "sh", "-c", "echo runs; exec sleep 1000"]);
     let mut beside = Background::spawn(command, Stdio::piped());
@@ -211,7 +211,7 @@ fn a_command_beside_a_transient_host_has_its_identity() {
     beside.finish(LIMIT);
 }
 
-/// As `stop` and `down` say: it is no host of the file, so nothing of it is left that a connection could boot.
+/// A transient host is in no compose file. Once the host has ended, no connection boots the host again.
 #[test]
 fn a_transient_host_that_has_ended_is_known_to_no_verb() {
     let project = Project::up("unknown", COMPOSE);
