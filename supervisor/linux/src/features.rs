@@ -127,16 +127,14 @@ fn feature(
 }
 
 fn notification() -> Feature {
-    let result = match imsup_bpf_filters::compile(Means::present().sockets(), Families::Unknown) {
-        Ok(filter) => spawn::try_listener(&filter).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let filter = imsup_bpf_filters::notify_filter(Means::present().sockets(), Families::Unknown);
+    let result = spawn::try_listener(filter);
     Feature {
         name: "seccomp user notification",
         needed_for: "seeing the calls that give sockets their addresses",
         present: result.is_ok(),
         detail: result.map_or_else(
-            |error| error,
+            |error| error.to_string(),
             |()| "a filter with a listener can be installed".to_owned(),
         ),
         lost_without: "no host can run",
