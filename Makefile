@@ -30,6 +30,7 @@ build: ## build imsup (release) as $(TARGET)/release/imsup
 
 .PHONY: demo
 demo: build ## a shop of four imaginary machines, booted by one request
+	@scripts/setup.sh demo
 	@scripts/demo.sh $(IMSUP)
 
 .PHONY: guests
@@ -98,7 +99,7 @@ endurance: guests ## the tests for leaks, at full length: a million connects, a 
 	IMSUP_CHAOS_FAULTS=3000 cargo test -p imsup --test chaos -- --nocapture
 
 .PHONY: kvm
-kvm: guests build ## limits by cgroup v2, in a virtual machine with Debian's kernel (fetches 27 MB); ACCEL=tcg emulates it
+kvm: setup guests build ## limits by cgroup v2, in a virtual machine with Debian's kernel (fetches 27 MB); ACCEL=tcg emulates it
 	@scripts/kvm.sh $(IMSUP) $(GUESTS)
 
 .PHONY: fuzz
