@@ -28,6 +28,11 @@ build: ## build imsup (release) as $(TARGET)/release/imsup
 	@scripts/setup.sh build
 	cargo build --release -p imsup
 
+.PHONY: dist
+dist: ## build a static imsup as $(TARGET)/dist/imsup, with musl if the toolchain has or gets it (LIBC=musl or gnu: with that)
+	@scripts/setup.sh build
+	@scripts/dist.sh $(TARGET) $(LIBC)
+
 .PHONY: demo
 demo: build ## a shop of four imaginary machines, booted by one request
 	@scripts/setup.sh demo
@@ -72,7 +77,7 @@ suites: setup ## fetch and build other people's test suites, for the tests
 	@scripts/suites.sh $(TARGET)/suites
 
 .PHONY: test
-test: setup guests suites ## run all tests, set-up included (as root: also once more as an ordinary user)
+test: setup guests suites dist ## run all tests, set-up included (as root: also once more as an ordinary user)
 	@scripts/test.sh
 
 # A look at everything; BENCH names a suite or table, which is run at full length, or options.
