@@ -81,6 +81,9 @@ const LOOK: Duration = Duration::from_millis(1);
 /// How long the start waits for another process that changes what is remembered of projects.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// null(4).
+const NULL_DEVICE: &str = "/dev/null";
+
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
 }
@@ -127,6 +130,12 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         successor,
         restored,
     } = options;
+    // All that the broker starts reads from there, and a bare root directory may have no /dev.
+    File::open(NULL_DEVICE).map_err(|source| BrokerError::File {
+        what: "the hosts' standard input",
+        path: NULL_DEVICE.into(),
+        source,
+    })?;
     let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
