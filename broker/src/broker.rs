@@ -154,6 +154,8 @@ pub(crate) struct Broker {
     serial: u64,
     orders: u64,
     ending: Vec<together::EndedTogether>,
+    /// Listeners whose queues are being looked into.
+    looks: together::Looks,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
     feeding: bool,
@@ -240,6 +242,7 @@ impl Broker {
             serial: 0,
             orders: 0,
             ending: Vec::new(),
+            looks: together::Looks::default(),
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
             feeding: false,
@@ -335,13 +338,20 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
         if retained.listening || !retained.open || !crate::sockets::is_readable(&retained.socket) {
             return;
         }
-        if self.turns_away(socket) {
-            return;
+        if !self.looks_into_queue(socket) {
+            self.signalled(socket);
         }
+    }
+
+    /// Somebody waits in a retained socket who may boot its host.
+    fn signalled(&mut self, socket: SocketId) {
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
         let kind = match endpoint.transport {
             imsup_wire::Transport::Tcp => CauseKind::Connection,
             imsup_wire::Transport::Udp => CauseKind::Datagram,
@@ -360,7 +370,7 @@ impl Broker {
         let queued = Some(Port {
             endpoint,
             declared,
-            length: kept.map(|kept| crate::peers::queue_length(&kept.socket, endpoint)),
+            length: kept.map(|kept| crate::sockets::queue_length(&kept.socket)),
         });
         self.feed(id, Input::Signal { cause, queued });
     }
@@ -400,6 +410,11 @@ impl Broker {
             }
             Notice::Cleared { host, serial } => self.cleared(host, serial),
             Notice::Senders(answers) => self.name_senders(answers),
+            Notice::Queue {
+                listener,
+                length,
+                peers,
+            } => self.queue_seen(listener, length, &peers),
             Notice::ResolverNamespace(sockets) => self.resolver_namespace_made(sockets),
             Notice::ResolverSockets(batch) => self.resolver_sockets_made(batch),
             Notice::NoResolverSockets { for_good } => self.no_resolver_sockets(for_good),
