@@ -283,6 +283,8 @@ pub(crate) const STATE: Kept = Kept {
 /// Makes the project's directories and takes the lock that makes this its broker.
 ///
 /// One that `follows` a broker which has died waits until that has let go of it.
+///
+/// Blocking: before the loop.
 fn take_lock(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError> {
     let start = Instant::now();
     let already_up = |pid| BrokerError::AlreadyUp {

@@ -4,6 +4,8 @@
 //! * The patient one stands back behind everybody. It names senders for events that nobody is about to read.
 //! * The prompt one runs as any thread does. It names senders for a client that asks for events, or if the patient one has taken too long, and looks into
 //!   the queues of listeners, which decides whether a host boots.
+//!
+//! Blocking: threads of their own; the broker calls [`answers`] after its loop, too.
 
 use std::io;
 

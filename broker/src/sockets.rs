@@ -257,6 +257,8 @@ pub(crate) fn reset(connection: OwnedFd) -> Result<(), Errno> {
 }
 
 /// Whether something waits in the socket.
+///
+/// Blocking: for no time.
 pub(crate) fn is_readable(socket: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -301,6 +303,8 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Sockets of the machine that listen on `port` (or are bound to it, for datagrams) outside the planes, those of other projects included.
+///
+/// Blocking: before the loop, for ports that are published and for the words of an error.
 pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec<IpAddr> {
     const LISTEN: u8 = 0x0a;
     let (four, six) = match transport {

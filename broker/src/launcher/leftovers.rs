@@ -4,6 +4,8 @@
 //! its boot's token in their environment, the session it made, the cgroup it made, or being orphaned to this process, the
 //! subreaper. SIGKILL also ends those that it had frozen or stopped (ptrace(2)) for a sleep. Whoever
 //! started this process may have left it children as well (`sh -c 'agent & exec imsup up'`), which are nobody's leftovers.
+//!
+//! Blocking: a thread of its own for each dead supervisor, without the lock that the loop takes; a command; or before and after the loop.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn in_background(args: &Args) -> Result<()> {
-    let project = Project::named(background::start(&args.cluster.to_arguments())?);
+    let project = Project::named(background::start_at_last(&args.cluster.to_arguments())?);
     introduce(&project)
 }
 
