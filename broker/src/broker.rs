@@ -71,6 +71,9 @@ const BATCH: usize = 1024;
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are before that, and need not wait for it.
+const PREPARE_AFTER: Duration = Duration::from_millis(5);
+
 /// Something due at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -98,6 +101,8 @@ enum Timer {
     Remember,
     /// The nursery had its time to make a supervisor.
     Nursery,
+    /// The launcher is to get ready for boots.
+    Prepare,
 }
 
 /// Who is answered when a wait ends.
@@ -313,6 +318,11 @@ impl Broker {
             let cause = imsup_lifecycle::kept_awake();
             self.feed(id, Input::Signal { cause, queued: None });
         }
+    }
+
+    /// Has the launcher get ready for boots once whoever started the broker is likely to have its answers.
+    pub(crate) fn prepare_soon(&mut self) {
+        self.after(PREPARE_AFTER, Timer::Prepare);
     }
 
     /// Watches the sockets of all hosts that are absent.
@@ -598,6 +608,7 @@ impl Broker {
                 Timer::Keeper => self.look_at_keeper(due),
                 Timer::Remember => self.remember_again(),
                 Timer::Nursery => self.take_made(),
+                Timer::Prepare => self.launcher.prepare(&self.cluster.project),
             }
         }
     }

@@ -245,7 +245,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.await_first();
     broker.sockets.store.ready();
     on_ready();
-    broker.launcher.prepare(&broker.cluster.project);
+    broker.prepare_soon();
     // What was removed before they were watched.
     broker.restore_files();
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
