@@ -97,7 +97,9 @@ fn has_reason(lines: &[&str], number: usize) -> bool {
 fn is_function(line: &str) -> bool {
     let item = line.strip_prefix("pub").map_or(line, |rest| {
         let rest = rest.trim_start();
-        rest.strip_prefix('(').and_then(|rest| rest.split_once(')')).map_or(rest, |(_, rest)| rest)
+        rest.strip_prefix('(')
+            .and_then(|rest| rest.split_once(')'))
+            .map_or(rest, |(_, rest)| rest)
     });
     item.trim_start().starts_with("fn ")
 }
@@ -142,9 +144,16 @@ fn a_wait_is_found_and_a_reason_is_heard_only_in_its_function() {
     let bare = "fn a() {\n    // Blocking: at the start only.\n    thread::sleep(LOOK);\n}\n\nfn b() {\n    thread::sleep(LOOK);\n}\n";
     let found = |text: &str| unreasoned(text).iter().map(|wait| wait.line).collect::<Vec<_>>();
     assert_eq!(found(bare), [7]);
-    let documented = "/// Waits.\n///\n/// Blocking: a thread of its own.\n#[inline]\npub(super) fn a() {\n    child.wait();\n}\n";
+    let documented =
+        "/// Waits.\n///\n/// Blocking: a thread of its own.\n#[inline]\npub(super) fn a() {\n    child.wait();\n}\n";
     assert_eq!(found(documented), [] as [usize; 0]);
-    assert_eq!(found(&format!("//! A thread.\n//! Blocking: it is one.\n{bare}")), [] as [usize; 0]);
-    assert_eq!(found("#[cfg(test)]\nmod tests {\n    thread::sleep(LOOK);\n}\n"), [] as [usize; 0]);
+    assert_eq!(
+        found(&format!("//! A thread.\n//! Blocking: it is one.\n{bare}")),
+        [] as [usize; 0]
+    );
+    assert_eq!(
+        found("#[cfg(test)]\nmod tests {\n    thread::sleep(LOOK);\n}\n"),
+        [] as [usize; 0]
+    );
     assert_eq!(found("    // thread::sleep( is not called\n"), [] as [usize; 0]);
 }

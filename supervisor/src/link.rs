@@ -256,7 +256,9 @@ mod tests {
         rustix::net::listen(&listener, 0).unwrap();
         let mut link = Link::open(path, ToBroker::Acknowledge).unwrap();
         let full = link.reopen(ToBroker::Acknowledge).unwrap_err();
-        let ChannelError::Io(error) = full else { panic!("{full}") };
+        let ChannelError::Io(error) = full else {
+            panic!("{full}")
+        };
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
     }
 

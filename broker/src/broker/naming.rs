@@ -173,12 +173,15 @@ impl Broker {
     fn go_on_with_events(&mut self) {
         let oldest = self.untold.asked.first().map(|(question, _)| *question);
         let is_named = |last: Question| oldest.is_none_or(|oldest| last < oldest);
-        let waiting = self.sessions.iter().filter_map(|(number, session)| match &session.peer {
-            Peer::Client(Reply::Unnamed { last, follow, hosts }) if is_named(*last) => {
-                Some((number, *follow, hosts.clone()))
-            }
-            _ => None,
-        });
+        let waiting = self
+            .sessions
+            .iter()
+            .filter_map(|(number, session)| match &session.peer {
+                Peer::Client(Reply::Unnamed { last, follow, hosts }) if is_named(*last) => {
+                    Some((number, *follow, hosts.clone()))
+                }
+                _ => None,
+            });
         for (number, follow, hosts) in waiting.collect::<Vec<_>>() {
             self.set_reply(number, Reply::Events { from: 0, follow, hosts });
             self.pump(number);

@@ -25,7 +25,9 @@ impl Looks {
     /// How many looks are left for a listener, if one is under way.
     fn left_for(&self, listener: Listener) -> Option<usize> {
         let under_way = self.under_way.get(&listener.socket);
-        under_way.filter(|(inode, _)| *inode == listener.inode).map(|(_, left)| *left)
+        under_way
+            .filter(|(inode, _)| *inode == listener.inode)
+            .map(|(_, left)| *left)
     }
 }
 
@@ -117,8 +119,7 @@ impl Broker {
     /// The listener in this place, if its host was ended and has not been booted since.
     fn listener_of_ended(&self, socket: SocketId) -> Option<Listener> {
         let retained = self.sockets.get(socket)?;
-        let is_meant =
-            retained.endpoint.transport == Transport::Tcp && self.hosts[retained.host].ended_by.is_some();
+        let is_meant = retained.endpoint.transport == Transport::Tcp && self.hosts[retained.host].ended_by.is_some();
         let inode = sockets::inode(&retained.socket).filter(|_| is_meant)?;
         Some(Listener {
             socket,
