@@ -250,7 +250,8 @@ mod tests {
     fn the_next_broker_is_not_waited_for_if_its_queue_is_full() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("broker.sock");
-        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        let flags = SocketFlags::CLOEXEC;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
         rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         // A backlog of 0 has room for one (net/unix/af_unix.c, unix_recvq_full).
         rustix::net::listen(&listener, 0).unwrap();
