@@ -71,6 +71,9 @@ const BATCH: usize = 1024;
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are before that, and need not wait for it.
+const PREPARE_AFTER: Duration = Duration::from_millis(5);
+
 /// Something due at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -98,6 +101,8 @@ enum Timer {
     Remember,
     /// The nursery had its time to make a supervisor.
     Nursery,
+    /// The launcher is to get ready for boots.
+    Prepare,
 }
 
 /// Who is answered when a wait ends.
@@ -154,6 +159,8 @@ pub(crate) struct Broker {
     serial: u64,
     orders: u64,
     ending: Vec<together::EndedTogether>,
+    /// Listeners whose queues are being looked into.
+    looks: together::Looks,
     timers: BinaryHeap<Reverse<(Instant, Timer)>>,
     inputs: VecDeque<(HostId, Input)>,
     feeding: bool,
@@ -240,6 +247,7 @@ impl Broker {
             serial: 0,
             orders: 0,
             ending: Vec::new(),
+            looks: together::Looks::default(),
             timers: BinaryHeap::new(),
             inputs: VecDeque::new(),
             feeding: false,
@@ -312,6 +320,11 @@ impl Broker {
         }
     }
 
+    /// Has the launcher get ready for boots once whoever started the broker is likely to have its answers.
+    pub(crate) fn prepare_soon(&mut self) {
+        self.after(PREPARE_AFTER, Timer::Prepare);
+    }
+
     /// Watches the sockets of all hosts that are absent.
     pub(crate) fn watch_all(&mut self) {
         for id in self.hosts.ids().collect::<Vec<_>>() {
@@ -335,13 +348,20 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
         if retained.listening || !retained.open || !crate::sockets::is_readable(&retained.socket) {
             return;
         }
-        if self.turns_away(socket) {
-            return;
+        if !self.looks_into_queue(socket) {
+            self.signalled(socket);
         }
+    }
+
+    /// Somebody waits in a retained socket who may boot its host.
+    fn signalled(&mut self, socket: SocketId) {
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
         let kind = match endpoint.transport {
             imsup_wire::Transport::Tcp => CauseKind::Connection,
             imsup_wire::Transport::Udp => CauseKind::Datagram,
@@ -360,7 +380,7 @@ impl Broker {
         let queued = Some(Port {
             endpoint,
             declared,
-            length: kept.map(|kept| crate::peers::queue_length(&kept.socket, endpoint)),
+            length: kept.map(|kept| crate::sockets::queue_length(&kept.socket)),
         });
         self.feed(id, Input::Signal { cause, queued });
     }
@@ -400,6 +420,11 @@ impl Broker {
             }
             Notice::Cleared { host, serial } => self.cleared(host, serial),
             Notice::Senders(answers) => self.name_senders(answers),
+            Notice::Queue {
+                listener,
+                length,
+                peers,
+            } => self.queue_seen(listener, length, &peers),
             Notice::ResolverNamespace(sockets) => self.resolver_namespace_made(sockets),
             Notice::ResolverSockets(batch) => self.resolver_sockets_made(batch),
             Notice::NoResolverSockets { for_good } => self.no_resolver_sockets(for_good),
@@ -583,6 +608,7 @@ impl Broker {
                 Timer::Keeper => self.look_at_keeper(due),
                 Timer::Remember => self.remember_again(),
                 Timer::Nursery => self.take_made(),
+                Timer::Prepare => self.launcher.prepare(&self.cluster.project),
             }
         }
     }

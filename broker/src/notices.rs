@@ -10,7 +10,7 @@ use mio::Waker;
 
 use crate::hosts::HostId;
 use crate::resolvers::Batch;
-use crate::senders::Question;
+use crate::senders::{Listener, Question};
 
 /// One thing told.
 #[derive(Debug)]
@@ -25,6 +25,12 @@ pub(crate) enum Notice {
     Cleared { host: HostId, serial: u64 },
     /// Who has come, for each question; `None` where that cannot be told.
     Senders(Vec<(Question, Option<SocketAddr>)>),
+    /// How many connections stand in the queue of a listener, and the peers of those that somebody waits for an answer on.
+    Queue {
+        listener: Listener,
+        length: usize,
+        peers: Vec<SocketAddr>,
+    },
     /// There is a namespace for resolvers, with these sockets of the name server's.
     ResolverNamespace(Vec<OwnedFd>),
     /// Sockets for the supervisor that has waited for them longest.

@@ -254,7 +254,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.await_first();
     broker.sockets.store.ready();
     on_ready();
-    broker.launcher.prepare(&broker.cluster.project);
+    broker.prepare_soon();
     // What was removed before they were watched.
     broker.restore_files();
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
@@ -292,6 +292,8 @@ pub(crate) const STATE: Kept = Kept {
 /// Makes the project's directories and takes the lock that makes this its broker.
 ///
 /// One that `follows` a broker which has died waits until that has let go of it.
+///
+/// Blocking: before the loop.
 fn take_lock(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError> {
     let start = Instant::now();
     let already_up = |pid| BrokerError::AlreadyUp {

@@ -12,6 +12,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
 use crate::hosts::HostId;
+use crate::senders::Question;
 use crate::tokens::{Kind, token};
 
 /// Answers a supervisor may have outstanding; one that does not read them is cut off.
@@ -39,6 +40,12 @@ pub(crate) enum Reply {
     /// Events from this number on.
     Events {
         from: u64,
+        follow: bool,
+        hosts: Vec<HostName>,
+    },
+    /// All events, once those up to this question have names.
+    Unnamed {
+        last: Question,
         follow: bool,
         hosts: Vec<HostName>,
     },

@@ -361,10 +361,7 @@ impl Broker {
 
     fn user_of(&mut self, number: usize) -> String {
         let uid = self.sessions.get_mut(number).map_or(0, |session| session.uid);
-        match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
-            Ok(Some(user)) => user.name,
-            _ => format!("uid {uid}"),
-        }
+        self.trust.read().name_of(uid)
     }
 
     fn free_name(&self) -> HostName {

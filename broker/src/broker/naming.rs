@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use imsup_wire::{Endpoint, Event, EventKind, Transport};
+use imsup_wire::{Endpoint, Event, EventKind, HostName, Transport};
 
 use super::{Broker, Timer};
 use crate::history::Entry;
 use crate::hosts::HostId;
 use crate::peers;
-use crate::senders::Question;
+use crate::senders::{self, Question};
+use crate::sessions::{Peer, Reply};
 
 /// How long a question may take where the machine is busy: who asks stands back behind everybody ([`crate::senders`]).
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Untold {
     events: VecDeque<Waiting>,
-    /// What is asked, and not answered.
+    /// What is asked, and not answered, oldest first.
     asked: Vec<(Question, Endpoint)>,
     last_question: u64,
 }
@@ -128,21 +129,62 @@ impl Broker {
             }
         }
         self.tell_events();
+        self.go_on_with_events();
     }
 
-    /// Tells all that has happened: what is still asked is found out here and now.
+    /// Tells all that has happened, after the loop: what is still asked is found out here and now.
     pub(super) fn tell_all_events(&mut self) {
         for asked in std::mem::take(&mut self.untold.asked).chunks(peers::AT_ONCE) {
-            let (questions, endpoints): (Vec<_>, Vec<_>) = asked.iter().copied().unzip();
-            let found = peers::came(&endpoints);
-            self.name_senders(questions.into_iter().zip(found).collect());
+            self.name_senders(senders::answers(asked));
         }
     }
 
     /// This question had its time.
     pub(super) fn name_at_last(&mut self, question: u64) {
         if self.untold.asked.iter().any(|(asked, _)| asked.0 == question) {
-            self.tell_all_events();
+            self.name_promptly();
+        }
+    }
+
+    /// Has what is still asked answered before everything that only stands back.
+    fn name_promptly(&mut self) {
+        let asked = self.untold.asked.clone();
+        if !self.senders.ask_promptly(asked.clone()) {
+            self.name_senders(asked.into_iter().map(|(question, _)| (question, None)).collect());
+        }
+    }
+
+    /// What a client is told that asks for events: all that has happened until now comes first, so it waits until that has names.
+    pub(super) fn events_for(&mut self, follow: bool, hosts: Vec<HostName>) -> Reply {
+        if !self.untold.asked.is_empty() {
+            self.name_promptly();
+        }
+        match self.untold.asked.last() {
+            Some((last, _)) => Reply::Unnamed {
+                last: *last,
+                follow,
+                hosts,
+            },
+            None => Reply::Events { from: 0, follow, hosts },
+        }
+    }
+
+    /// Tells clients events that waited for names.
+    fn go_on_with_events(&mut self) {
+        let oldest = self.untold.asked.first().map(|(question, _)| *question);
+        let is_named = |last: Question| oldest.is_none_or(|oldest| last < oldest);
+        let waiting = self
+            .sessions
+            .iter()
+            .filter_map(|(number, session)| match &session.peer {
+                Peer::Client(Reply::Unnamed { last, follow, hosts }) if is_named(*last) => {
+                    Some((number, *follow, hosts.clone()))
+                }
+                _ => None,
+            });
+        for (number, follow, hosts) in waiting.collect::<Vec<_>>() {
+            self.set_reply(number, Reply::Events { from: 0, follow, hosts });
+            self.pump(number);
         }
     }
 }

@@ -100,6 +100,7 @@ impl Broker {
     }
 }
 
+/// Blocking: a thread of its own.
 fn say_who(uid: u32, endpoint: Endpoint) {
     let owner = Owners::open().and_then(|mut owners| owners.of(endpoint)).ok().flatten();
     let who = match owner.filter(|owner| owner.uid == uid) {
