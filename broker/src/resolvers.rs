@@ -181,7 +181,7 @@ fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::
     ours.set_read_timeout(Some(TIMEOUT))?;
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
     let (asks, asked) = mpsc::channel();
-    let channel = Channel::new(ours);
+    let channel = Channel::accepted(ours);
     // Without the thread the process ends by itself: nobody has the other end of its connection.
     let thread = std::thread::Builder::new()
         .name("resolvers".to_owned())

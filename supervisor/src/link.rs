@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use imsup_protocol::channel::{Channel, ChannelError};
 use imsup_protocol::control::Opening;
+use imsup_protocol::version::Disagreement;
 use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::ErrorKind;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
@@ -33,7 +35,7 @@ impl Link {
     pub fn open(path: PathBuf, hello: ToBroker) -> Result<Self, ChannelError> {
         let stream = UnixStream::connect(&path)?;
         check_owner(&stream)?;
-        let mut channel = Channel::new(stream);
+        let mut channel = Channel::connected(stream);
         channel.send(&Opening::Supervisor(hello), Vec::new())?;
         Ok(Self {
             path,
@@ -61,7 +63,7 @@ impl Link {
     /// Any [`ChannelError`].
     pub fn welcome(&mut self) -> Result<ToSupervisor, ChannelError> {
         let channel = self.channel.as_mut().ok_or(ChannelError::Closed)?;
-        channel.receive()?.ok_or(ChannelError::Closed)
+        hear(channel)?.ok_or(ChannelError::Closed)
     }
 
     /// Descriptors that came with a message.
@@ -167,7 +169,7 @@ impl Link {
 
     /// The next message; `None` where none has come.
     pub fn receive(&mut self) -> Option<ToSupervisor> {
-        match self.channel.as_mut()?.receive() {
+        match hear(self.channel.as_mut()?) {
             Ok(message) => message,
             Err(_) => {
                 self.channel = None;
@@ -208,6 +210,20 @@ impl Link {
     /// Where the broker's socket is.
     pub fn path(&self) -> &std::path::Path {
         &self.path
+    }
+}
+
+/// The next message. A broker that speaks other versions takes no supervisor of this build.
+fn hear(channel: &mut Channel) -> Result<Option<ToSupervisor>, ChannelError> {
+    match channel.receive() {
+        Err(ChannelError::Versions(Disagreement { ours, theirs })) => {
+            let rejected = ErrorKind::VersionMismatch.because(format!(
+                "the project's broker speaks {theirs} of imsup's messages, and this supervisor {ours}: \
+                 use one imsup for both (`imsup down`, then `imsup up` with the new one)"
+            ));
+            Ok(Some(ToSupervisor::Rejected(rejected)))
+        }
+        received => received,
     }
 }
 

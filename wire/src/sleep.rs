@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::CauseKind;
+use crate::failure::Failure;
 
 /// What decides when a host sleeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,8 +101,8 @@ pub enum Report {
     Why(Why),
     /// To [`Order::Usage`].
     Usage(Usage),
-    /// It was not done: what failed, why, and what to do.
-    Failed(String),
+    /// It was not done.
+    Failed(Failure),
 }
 
 /// Why a host is awake, or what it waits for.
