@@ -2,8 +2,8 @@
 //! machine ([`crate::peers`]), which nobody is to wait for.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
 
+use crossbeam_channel::{Receiver, Sender};
 use imsup_wire::Endpoint;
 
 use crate::helpers::{Confine, Helper};
@@ -26,7 +26,7 @@ impl Senders {
     /// # Errors
     /// A thread that cannot be made.
     pub(crate) fn start(notifier: Notifier, stand_back: fn(), confine: Confine) -> io::Result<Self> {
-        let (questions, asked) = mpsc::channel();
+        let (questions, asked) = crossbeam_channel::unbounded();
         std::thread::Builder::new().name("senders".to_owned()).spawn(move || {
             stand_back();
             confine(Helper::Senders);
