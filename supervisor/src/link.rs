@@ -243,9 +243,30 @@ fn check_owner(stream: &UnixStream) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::net::UnixListener;
 
+    use imsup_protocol::version::{OURS, Versions};
+
     use super::*;
+
+    #[test]
+    fn a_broker_that_speaks_other_versions_is_one_that_rejects() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("broker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut link = Link::open(path, ToBroker::Acknowledge).unwrap();
+        let (mut broker, _) = listener.accept().unwrap();
+        let newer = Versions::new(OURS.highest() + 1, OURS.highest() + 2).unwrap();
+        broker.write_all(&newer.to_hello()).unwrap();
+        let ToSupervisor::Rejected(failure) = link.welcome().unwrap() else {
+            panic!("it is not welcome");
+        };
+        assert_eq!(failure.kind, ErrorKind::VersionMismatch);
+        for part in [OURS, newer] {
+            assert!(failure.message.contains(&part.to_string()), "{failure}");
+        }
+    }
 
     #[test]
     fn a_broker_that_closes_the_connection_has_hung_up_at_once() {

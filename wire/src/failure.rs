@@ -1,12 +1,12 @@
-//! Why something was not done: a kind for programs, and a message for people.
+//! Failures: a kind for programs, and a message for people.
 
 use serde::{Deserialize, Serialize};
 
-/// Defines the kinds, and the names by which they are shown and sent.
+/// Defines the kinds with the names that are shown and sent.
 macro_rules! error_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
-        /// What kind of failure it is. Kinds are sent by their names, so that a peer can take one that it does not know for
-        /// [`ErrorKind::Other`]; `--format json` shows the same names.
+        /// The kind of a failure. Kinds are sent by name, so that an older peer reads a newer kind as
+        /// [`ErrorKind::Other`]. `--format json` shows the same names.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(into = "&'static str", from = "String")]
         pub enum ErrorKind {
@@ -28,7 +28,7 @@ macro_rules! error_kinds {
 }
 
 error_kinds! {
-    /// None of the kinds below, or one of a later version.
+    /// None of the kinds below, or a kind of a later version.
     Other = "other",
     /// The project has no host of this name.
     UnknownHost = "unknown-host",
@@ -103,18 +103,18 @@ impl ErrorKind {
     }
 }
 
-/// A failure: what `--format json` shows, and what a peer is told.
+/// A failure, as a peer is told and `--format json` shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// The kind.
     pub kind: ErrorKind,
-    /// What failed, why, and what to do.
+    /// The failed step, the reason, and the next step of the user.
     pub message: String,
 }
 
 impl Failure {
-    /// Several failures as one: the kind of the first, and a line for each message. `None` if there are none.
+    /// Several failures as one: the kind of the first, and a line for each message. `None` for no failure.
     pub fn joined(failures: &[Self]) -> Option<Self> {
         let kind = failures.first()?.kind;
         let messages: Vec<&str> = failures.iter().map(|failure| failure.message.as_str()).collect();

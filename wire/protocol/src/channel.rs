@@ -1,5 +1,5 @@
-//! A Unix stream socket that carries frames and the descriptors that belong to them, once both sides have said which
-//! versions they speak ([`crate::version`]).
+//! A Unix stream socket that carries frames with their descriptors, after a hello of each side
+//! ([`crate::version`]).
 //!
 //! Works on blocking and non-blocking sockets alike: what the kernel does not take is kept and sent by [`Channel::flush`],
 //! what has not come is `None`.
@@ -37,7 +37,7 @@ pub enum ChannelError {
     /// The peer did not begin with a hello.
     #[error(transparent)]
     Hello(#[from] HelloError),
-    /// The peer speaks other versions. It was told which ones this side speaks.
+    /// The peer speaks other versions, and was sent the hello of this side.
     #[error(transparent)]
     Versions(#[from] Disagreement),
     /// The peer sent something that is not a message.
@@ -67,24 +67,24 @@ pub struct Channel {
     agreed: Option<u16>,
 }
 
-/// Who speaks first.
+/// The side that speaks first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
-    /// This one.
+    /// This side.
     Connected,
     /// The peer.
     Accepted,
 }
 
 impl Channel {
-    /// A channel over a socket by which this process has connected to another one: it speaks first. The socket keeps its
-    /// blocking mode.
+    /// A channel over a socket by which this process has connected to the peer: this process speaks
+    /// first. The socket keeps its blocking mode.
     pub fn connected(socket: UnixStream) -> Self {
         Self::new(socket, Side::Connected, OURS)
     }
 
-    /// A channel over a socket by which another process has connected to this one, which answers. The socket keeps its
-    /// blocking mode.
+    /// A channel over a socket by which the peer has connected to this process: the peer speaks first.
+    /// The socket keeps its blocking mode.
     pub fn accepted(socket: UnixStream) -> Self {
         Self::new(socket, Side::Accepted, OURS)
     }
@@ -146,7 +146,7 @@ impl Channel {
             return Err(ChannelError::Descriptors);
         }
         let frame = codec::encode(message)?;
-        // In one piece with the first frame: the peer is woken once.
+        // Hello and first frame in one piece: the peer is woken once.
         let bytes = match std::mem::replace(&mut self.said_hello, true) {
             true => frame,
             false => [&self.ours.to_hello(), &frame[..]].concat(),
@@ -155,16 +155,16 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends the hello by itself, as far as it was not sent with a message.
+    /// Sends the hello alone, unless the hello was sent with a message.
     fn say_hello(&mut self) {
         if !std::mem::replace(&mut self.said_hello, true) {
             self.outgoing.push_back((self.ours.to_hello().to_vec(), 0, Vec::new()));
-            // If it fails, what the peer has said before can still be read; the end is seen then.
+            // After a failure, earlier messages of the peer can still be read; reading finds the end.
             let _ = self.flush();
         }
     }
 
-    /// Takes the peer's hello, as far as it has come.
+    /// Takes the peer's hello, if complete.
     fn hear_hello(&mut self) -> Result<(), ChannelError> {
         if self.agreed.is_some() {
             return Ok(());
@@ -271,7 +271,7 @@ impl Channel {
             if self.eof {
                 return Err(ChannelError::Closed);
             }
-            // The peer may wait for it before it says more.
+            // The peer may wait for the hello of this side.
             if self.agreed.is_some() || self.side == Side::Connected {
                 self.say_hello();
             }

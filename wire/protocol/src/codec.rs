@@ -3,10 +3,10 @@
 //! The only module that knows bincode. The crate is unmaintained (RUSTSEC-2025-0141) and pinned to 2.0.1; replacing it
 //! touches nothing outside this file.
 //!
-//! bincode writes no names and no lengths of fields, so what is written once is frozen: a message keeps its variant's
-//! number and its fields for as long as [`OURS`](crate::version::OURS) has a version that knows it. A new message, or a
-//! message with another field, is a new variant at the end of its enum. It needs a higher version, and is sent only to
-//! peers that have agreed on that ([`Channel::version`](crate::channel::Channel::version)).
+//! bincode writes neither names nor lengths of fields. So a released variant keeps its number and its
+//! fields as long as [`OURS`](crate::version::OURS) has a version with this variant. A new message, or a
+//! message with another field, is a new variant at the end of its enum, in a higher version. A sender
+//! checks [`Channel::version`](crate::channel::Channel::version) before the use of such a variant.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,40 +1,43 @@
-//! Which version of the messages two processes speak.
+//! The version of the messages that two processes speak.
 //!
-//! A broker and its supervisors can be of different builds: the binary is replaced while a project runs. So each side
-//! begins a connection with a *hello*, which says the lowest and the highest version that it speaks, and both take the
-//! highest that they have in common ([`agree`]).
+//! A broker and its supervisors can be of different builds: the binary is replaced while a project
+//! runs. So each side begins a connection with a *hello*, which names the lowest and the highest
+//! version that the side speaks. Both sides take the highest common version ([`agree`]).
 //!
-//! The hello never changes, so that any two versions can tell each other what they speak:
+//! The layout of a hello never changes, so that any two builds can read each other's range:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 0..8 | [`MAGIC`] |
 //! | 8..10 | the lowest version, little-endian `u16`, at least 1 |
-//! | 10..12 | the highest version, little-endian `u16`, at least the lowest and at most [`MAX_SPAN`] above it |
+//! | 10..12 | the highest version, little-endian `u16`, from the lowest to [`MAX_SPAN`] above |
 //!
-//! Frames ([`crate::codec`]) follow. The side that has connected sends its hello and its first frames together, without
-//! waiting. So before it has heard the other hello, it says only what all versions of its own range have in common. The
-//! side that was connected to says nothing before it has heard a hello; then it sends its own, also if there is no
-//! version in common, and only then closes the connection. So each side knows both ranges, and can say so.
+//! Frames ([`crate::codec`]) follow.
 //!
-//! Version 4 had no hello. Its first frame is recognised ([`refusal_of_version_4`]), and refused in its own words.
+//! * The connecting side sends the hello and the first frames together, without waiting. Before the
+//!   peer's hello has arrived, a side may say only messages that all versions of its own range share.
+//! * The accepting side says nothing before a hello has arrived. Then this side sends a hello too,
+//!   also if there is no common version, and closes the connection only after that. So each side
+//!   knows both ranges, and can name both in an error.
+//! * Version 4 had no hello. The first frame of version 4 is recognised (`refusal_of_version_4`),
+//!   and refused in a frame of version 4.
 
 use std::fmt;
 
 use crate::codec;
 
-/// What a hello begins with. As the length of a frame, as which peers before version 5 read the first bytes, it is far
-/// more than [`codec::MAX_FRAME_BYTES`], so such a peer refuses a hello at once.
+/// The first bytes of a hello. Peers before version 5 read the length of a frame here, and refuse the
+/// connection at once: the length is far above [`codec::MAX_FRAME_BYTES`].
 pub const MAGIC: [u8; 8] = *b"\xf5imsup\r\n";
 
-/// How long a hello is.
+/// The length of a hello.
 pub const HELLO_BYTES: usize = 12;
 
-/// How many versions a range may have beside its lowest. A wider one is no range that anybody can have been tested with.
+/// The largest distance between the lowest and the highest version. No build is tested with more versions.
 pub const MAX_SPAN: u16 = 255;
 
-/// What this build speaks. [`crate::codec`] says when the highest is raised, `testdata/wire/README.md` how, and when the
-/// lowest is.
+/// The range of this build. `testdata/wire/README.md` has the steps that raise the highest or the
+/// lowest version.
 pub const OURS: Versions = Versions { lowest: 5, highest: 5 };
 
 /// The last version without a hello.
@@ -48,8 +51,8 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// All versions from `lowest` to `highest`; `None` if that is no range: there is no version 0, and no range that ends
-    /// before it begins or is wider than [`MAX_SPAN`].
+    /// The range from `lowest` to `highest`; `None` for version 0, for a `highest` below `lowest`, and for
+    /// a range wider than [`MAX_SPAN`].
     pub const fn new(lowest: u16, highest: u16) -> Option<Self> {
         if lowest == 0 || highest < lowest || highest - lowest > MAX_SPAN {
             return None;
@@ -57,22 +60,22 @@ impl Versions {
         Some(Self { lowest, highest })
     }
 
-    /// The lowest.
+    /// The lowest version.
     pub const fn lowest(self) -> u16 {
         self.lowest
     }
 
-    /// The highest.
+    /// The highest version.
     pub const fn highest(self) -> u16 {
         self.highest
     }
 
-    /// All of them, the lowest first.
+    /// All versions, in ascending order.
     pub fn all(self) -> impl Iterator<Item = u16> {
         self.lowest..=self.highest
     }
 
-    /// The hello of a process that speaks these.
+    /// The hello of a process with this range.
     pub fn to_hello(self) -> [u8; HELLO_BYTES] {
         let mut hello = [0; HELLO_BYTES];
         hello[..8].copy_from_slice(&MAGIC);
@@ -81,7 +84,7 @@ impl Versions {
         hello
     }
 
-    /// The versions that the hello at the front of `bytes` says; `None` while it is incomplete.
+    /// The range in the hello at the front of `bytes`; `None` for an incomplete hello.
     ///
     /// # Errors
     /// [`HelloError`], as soon as the bytes cannot become a hello.
@@ -114,33 +117,33 @@ impl fmt::Display for Versions {
 /// Why bytes are not a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    /// They do not begin with [`MAGIC`].
+    /// The bytes do not begin with [`MAGIC`].
     #[error("the peer does not begin as imsup does")]
     NoHello,
-    /// The range is none.
-    #[error("the peer says that it speaks versions {lowest} to {highest}, which is no range")]
+    /// The hello has no valid range.
+    #[error("the peer claims to speak versions {lowest} to {highest}, which is no range")]
     NoRange {
-        /// The lowest, as the peer says.
+        /// The lowest version in the hello.
         lowest: u16,
-        /// The highest, as the peer says.
+        /// The highest version in the hello.
         highest: u16,
     },
 }
 
-/// Two processes have no version in common.
+/// Two processes have no common version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this imsup speaks {ours} of imsup's messages, and the peer {theirs}: use one imsup for both")]
 pub struct Disagreement {
-    /// What this process speaks.
+    /// The range of this process.
     pub ours: Versions,
-    /// What the other one speaks.
+    /// The range of the peer.
     pub theirs: Versions,
 }
 
-/// The version that both speak: the highest in common.
+/// The highest common version.
 ///
 /// # Errors
-/// [`Disagreement`] if there is none.
+/// [`Disagreement`] without a common version.
 pub fn agree(ours: Versions, theirs: Versions) -> Result<u16, Disagreement> {
     let highest = ours.highest.min(theirs.highest);
     if highest < ours.lowest.max(theirs.lowest) {
@@ -149,12 +152,13 @@ pub fn agree(ours: Versions, theirs: Versions) -> Result<u16, Disagreement> {
     Ok(highest)
 }
 
-/// If `bytes` are the first frame of a peer of version 4, what such a peer is to be told, in a frame that it can read.
+/// The reply to the first frame of a peer of version 4, in a frame of version 4; `None` for any other
+/// bytes.
 pub(crate) fn refusal_of_version_4(bytes: &[u8], ours: Versions) -> Option<(Disagreement, Vec<u8>)> {
-    /// The first bytes of the first frame, `Opening` of version 4: of a supervisor, and of the command line.
+    /// The first bytes of `Opening` in version 4: from a supervisor, and from the command line.
     const SUPERVISOR: [u8; 3] = [0, 0, 4];
     const CONTROL: [u8; 2] = [1, 4];
-    /// The variants by which version 4 says no: `ToSupervisor::Rejected`, `Response::Error`. A string follows.
+    /// The variants `ToSupervisor::Rejected` and `Response::Error` of version 4. A string follows.
     const REJECTED: u8 = 1;
     const ERROR: u8 = 7;
 

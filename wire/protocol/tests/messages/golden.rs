@@ -1,8 +1,8 @@
 //! The bytes of every message against `testdata/wire/`, from both sides.
 //!
-//! A set of files was recorded of each version. What this build writes must be the latest set; what it reads must be all
-//! sets of the versions that it speaks. `IMSUP_REGENERATE=1 cargo test -p imsup-protocol --test messages` writes the latest
-//! anew. See the README there.
+//! Each version has a recorded set of files. This build must write the latest set, and must read the
+//! sets of all versions in the range of the build. `IMSUP_REGENERATE=1 cargo test -p imsup-protocol
+//! --test messages` writes the latest set anew. See the README there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};
@@ -69,7 +69,7 @@ where
     encodes(file, &samples);
 }
 
-/// The same of an enum whose variants are all among the samples.
+/// [`check`] for an enum; all variants must be among the samples.
 fn check_enum<M>(file: &str, samples: Samples<M>)
 where
     M: Serialize + DeserializeOwned + Debug + PartialEq,
@@ -78,7 +78,7 @@ where
     check(file, samples);
 }
 
-/// What a peer of a version says is understood.
+/// The messages of a peer of this version are understood.
 fn decodes<M>(version: u16, file: &str, samples: &BTreeMap<String, M>)
 where
     M: DeserializeOwned + Debug + PartialEq,
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// What this build says is what was recorded of the latest version.
+/// This build encodes messages as recorded in the latest set.
 fn encodes<M: Serialize>(file: &str, samples: &BTreeMap<String, M>) {
     let version = OURS.highest();
     let golden = vectors(path(version, file));
@@ -144,7 +144,7 @@ fn error_kinds() {
     check("error_kind.hex", samples::error_kinds());
 }
 
-/// Never written anew: what was a hello once is one for ever.
+/// The layout of a hello never changes, so this file is never written anew.
 #[test]
 fn hellos() {
     let hellos = vectors(recorded().join("hello.hex"));
