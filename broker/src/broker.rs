@@ -30,9 +30,9 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use imsup_wire::address::Plane;
 use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, HostName, Planes};
 use mio::{Events, Poll, Registry};

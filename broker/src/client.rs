@@ -8,9 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::channel::{Channel, ChannelError};
-use imsup_protocol::codec::VERSION;
 use imsup_protocol::control::Opening;
+use imsup_protocol::version::{OURS, Versions};
 use imsup_protocol::{Request, Response};
+use imsup_wire::{ErrorKind, Failure};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -57,10 +58,18 @@ pub enum ClientError {
     Busy { project: String },
     /// It speaks another version.
     #[error(
-        "the broker of project '{project}' is of another version than this imsup: use the one that started it, \
-         or end its process and run `imsup up` again"
+        "the broker of project '{project}' {} of imsup's messages, and this imsup {OURS}: use the imsup that started it, \
+         or end its process{} and run `imsup up` again",
+        speaks(.theirs),
+        process(.pid)
     )]
-    Version { project: String },
+    Version {
+        project: String,
+        /// The versions that the broker speaks, if known.
+        theirs: Option<Versions>,
+        /// The broker's process, if visible from here.
+        pid: Option<u32>,
+    },
     /// The connection failed.
     #[error("the broker of project '{project}' could not be asked: {source}")]
     Io { project: String, source: io::Error },
@@ -68,8 +77,33 @@ pub enum ClientError {
     #[error("the broker of project '{project}' ended before it had answered")]
     Ended { project: String },
     /// It refused, or failed.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(#[from] Failure),
+}
+
+impl ClientError {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoBroker { .. } => ErrorKind::NotUp,
+            Self::Dead { .. } | Self::Ended { .. } => ErrorKind::BrokerDied,
+            Self::Busy { .. } => ErrorKind::BrokerBusy,
+            Self::Lost { .. } | Self::Io { .. } => ErrorKind::Unreachable,
+            Self::Version { .. } => ErrorKind::VersionMismatch,
+            Self::Refused(failure) => failure.kind,
+        }
+    }
+}
+
+fn speaks(theirs: &Option<Versions>) -> String {
+    match theirs {
+        Some(theirs) => format!("speaks {theirs}"),
+        None => "speaks another version".to_owned(),
+    }
+}
+
+fn process(pid: &Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" ({pid})"))
 }
 
 fn running(hosts: &[String]) -> String {
@@ -167,7 +201,7 @@ impl Client {
                     project: owned,
                     paths: paths.clone(),
                     broker: Process::at_the_other_end_of(&stream),
-                    channel: Channel::new(stream),
+                    channel: Channel::connected(stream),
                 }),
                 Err(source) => Err(ClientError::Io { project: owned, source }),
             },
@@ -207,11 +241,7 @@ impl Client {
     }
 
     fn send(&mut self, request: &Request) -> Result<(), ChannelError> {
-        let opening = Opening::Control {
-            version: VERSION,
-            request: request.clone(),
-        };
-        self.channel.send(&opening, Vec::new())
+        self.channel.send(&Opening::Control(request.clone()), Vec::new())
     }
 
     /// A connection to the broker after this one, where this one died before it had answered, and the next may be asked the same.
@@ -225,6 +255,18 @@ impl Client {
         UnixStream::connect(self.paths.socket()).is_err() || self.broker.has_ended()
     }
 
+    fn other_version(&self, theirs: Option<Versions>) -> ClientError {
+        let peer = getsockopt(self.channel.socket(), PeerCredentials).ok();
+        ClientError::Version {
+            project: self.project.clone(),
+            theirs,
+            // 0 if the process is of another pid namespace.
+            pid: peer
+                .and_then(|peer| u32::try_from(peer.pid()).ok())
+                .filter(|pid| *pid != 0),
+        }
+    }
+
     fn explain(&self, error: ChannelError, answered: bool) -> ClientError {
         let project = self.project.clone();
         match error {
@@ -232,9 +274,10 @@ impl Client {
             // It hung up because it ended.
             ChannelError::Closed if self.has_ended() => ClientError::Ended { project },
             // It hung up on the question, or answers in a way that is none: it does not understand.
-            ChannelError::Closed | ChannelError::Codec(_) | ChannelError::Descriptors => {
-                ClientError::Version { project }
+            ChannelError::Closed | ChannelError::Codec(_) | ChannelError::Hello(_) | ChannelError::Descriptors => {
+                self.other_version(None)
             }
+            ChannelError::Versions(disagreement) => self.other_version(Some(disagreement.theirs)),
             ChannelError::Io(source) => ClientError::Io { project, source },
         }
     }
@@ -267,7 +310,9 @@ fn has_hung_up(error: &ChannelError) -> bool {
     match error {
         ChannelError::Closed => true,
         ChannelError::Io(error) => matches!(error.kind(), BrokenPipe | ConnectionReset),
-        ChannelError::Codec(_) | ChannelError::Descriptors => false,
+        ChannelError::Codec(_) | ChannelError::Hello(_) | ChannelError::Versions(_) | ChannelError::Descriptors => {
+            false
+        }
     }
 }
 
@@ -363,7 +408,7 @@ impl Iterator for Responses {
         let client = self.client.as_mut()?;
         let outcome = match client.channel.receive::<Response>() {
             Ok(Some(Response::Done)) => None,
-            Ok(Some(Response::Error { message })) => Some(Err(ClientError::Refused(message))),
+            Ok(Some(Response::Error(failure))) => Some(Err(ClientError::Refused(failure))),
             Ok(Some(response)) => {
                 self.any = true;
                 return Some(Ok(response));

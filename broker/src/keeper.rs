@@ -2,7 +2,7 @@
 //!
 //! It speaks the protocol of systemd's file descriptor store (sd_notify(3), sd_pid_notify_with_fds(3)), so that systemd's own can take its place: a broker
 //! stores descriptors under names, removes them by name, and asks with a barrier (sd_notify_barrier(3)) whether all that was done. The keeper does not know
-//! what the names mean, and never writes to a broker that serves.
+//! what the names mean, and writes nothing to a broker that serves but which versions it speaks.
 //!
 //! * [`FdStore`]: the broker's side.
 //! * [`keep`]: the keeper's process. When the connection ends without `STOPPING=1`, the broker has died: the keeper starts the next one, and gives it
@@ -13,6 +13,8 @@ mod attempts;
 mod message;
 mod names;
 mod process;
+#[cfg(test)]
+mod recorded;
 mod restored;
 mod store;
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
+use crossbeam_channel::Sender;
 use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 

@@ -11,10 +11,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender};
 use imsup_protocol::channel::{Channel, ChannelError};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
@@ -180,8 +180,8 @@ fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
-    let (asks, asked) = mpsc::channel();
-    let channel = Channel::new(ours);
+    let (asks, asked) = crossbeam_channel::unbounded();
+    let channel = Channel::accepted(ours);
     // Without the thread the process ends by itself: nobody has the other end of its connection.
     let thread = std::thread::Builder::new()
         .name("resolvers".to_owned())

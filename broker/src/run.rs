@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imsup_wire::{Endpoint, HostName, Index, Planes};
@@ -171,7 +171,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let leases = Leases::open(paths.leases(), &clock);
     let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
-    let (sender, notices) = mpsc::channel();
+    let (sender, notices) = crossbeam_channel::unbounded();
     let waker = Waker::new(&registry, token(Kind::Notices, 0)).map_err(system("eventfd(2)"))?;
     let notifier = Notifier {
         sender,

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use imsup_protocol::Request;
 use imsup_protocol::channel::{Channel, ChannelError};
-use imsup_wire::HostName;
+use imsup_wire::{Failure, HostName};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::sys::socket::getsockopt;
@@ -52,7 +52,7 @@ pub(crate) enum Reply {
     /// It waits for so many hosts; these have failed.
     Waiting {
         left: usize,
-        failures: Vec<String>,
+        failures: Vec<Failure>,
         then: Then,
     },
     /// It waits for the end of all.
@@ -149,7 +149,7 @@ impl Sessions {
             )
             .ok()?;
         let session = Session {
-            channel: Channel::new(stream),
+            channel: Channel::accepted(stream),
             peer: Peer::Unknown,
             // 0 where the process is not of this machine's view (another pid namespace).
             pid: u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0),

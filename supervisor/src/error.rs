@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use imsup_protocol::channel::ChannelError;
+use imsup_wire::Failure;
 use nix::errno::Errno;
 
 use crate::running::RunningLockError;
@@ -23,8 +24,8 @@ pub enum RunError {
     #[error("cannot reach the project's broker at {path}: {source}; is the project up?")]
     Broker { path: PathBuf, source: ChannelError },
     /// The broker does not take us.
-    #[error("{0}")]
-    Rejected(String),
+    #[error(transparent)]
+    Rejected(#[from] Failure),
     /// The broker says something that makes no sense here.
     #[error("the broker answered out of turn; are imsup and the broker of the same version?")]
     OutOfTurn,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use imsup_protocol::channel::{Channel, ChannelError};
 use imsup_protocol::control::Opening;
+use imsup_protocol::version::Disagreement;
 use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::ErrorKind;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
@@ -59,7 +61,7 @@ impl Link {
     /// Any [`ChannelError`].
     pub fn welcome(&mut self) -> Result<ToSupervisor, ChannelError> {
         let channel = self.channel.as_mut().ok_or(ChannelError::Closed)?;
-        channel.receive()?.ok_or(ChannelError::Closed)
+        hear(channel)?.ok_or(ChannelError::Closed)
     }
 
     /// Descriptors that came with a message.
@@ -165,7 +167,7 @@ impl Link {
 
     /// The next message; `None` where none has come.
     pub fn receive(&mut self) -> Option<ToSupervisor> {
-        match self.channel.as_mut()?.receive() {
+        match hear(self.channel.as_mut()?) {
             Ok(message) => message,
             Err(_) => {
                 self.channel = None;
@@ -209,6 +211,20 @@ impl Link {
     }
 }
 
+/// The next message. A broker that speaks other versions takes no supervisor of this build.
+fn hear(channel: &mut Channel) -> Result<Option<ToSupervisor>, ChannelError> {
+    match channel.receive() {
+        Err(ChannelError::Versions(Disagreement { ours, theirs })) => {
+            let rejected = ErrorKind::VersionMismatch.because(format!(
+                "the project's broker speaks {theirs} of imsup's messages, and this supervisor {ours}: \
+                 use one imsup for both (`imsup down`, then `imsup up` with the new one)"
+            ));
+            Ok(Some(ToSupervisor::Rejected(rejected)))
+        }
+        received => received,
+    }
+}
+
 /// A broker is obeyed, so it must be this user's or root's. Root may serve anybody's.
 /// A non-blocking connection.
 fn connect_at_once(path: &Path) -> std::io::Result<UnixStream> {
@@ -221,7 +237,7 @@ fn connect_at_once(path: &Path) -> std::io::Result<UnixStream> {
 /// The first message says who we are, if we trust whoever is at the other end.
 fn introduced(stream: UnixStream, hello: ToBroker) -> Result<Channel, ChannelError> {
     check_owner(&stream)?;
-    let mut channel = Channel::new(stream);
+    let mut channel = Channel::connected(stream);
     channel.send(&Opening::Supervisor(hello), Vec::new())?;
     Ok(channel)
 }
@@ -241,7 +257,10 @@ fn check_owner(stream: &UnixStream) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::net::UnixListener;
+
+    use imsup_protocol::version::{OURS, Versions};
 
     use super::*;
 
@@ -261,6 +280,24 @@ mod tests {
             panic!("{full}")
         };
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_broker_that_speaks_other_versions_is_one_that_rejects() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("broker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut link = Link::open(path, ToBroker::Acknowledge).unwrap();
+        let (mut broker, _) = listener.accept().unwrap();
+        let newer = Versions::new(OURS.highest() + 1, OURS.highest() + 2).unwrap();
+        broker.write_all(&newer.to_hello()).unwrap();
+        let ToSupervisor::Rejected(failure) = link.welcome().unwrap() else {
+            panic!("it is not welcome");
+        };
+        assert_eq!(failure.kind, ErrorKind::VersionMismatch);
+        for part in [OURS, newer] {
+            assert!(failure.message.contains(&part.to_string()), "{failure}");
+        }
     }
 
     #[test]

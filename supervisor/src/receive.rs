@@ -366,7 +366,7 @@ impl Loop {
                 self.sleep.ask(&mut self.host, &circumstances, id, order);
             }
             ToSupervisor::RetakeRunning => self.retake_running(),
-            ToSupervisor::Welcome { .. } | ToSupervisor::Rejected { .. } | ToSupervisor::Acknowledged => {
+            ToSupervisor::Welcome { .. } | ToSupervisor::Rejected(_) | ToSupervisor::Acknowledged => {
                 tracing::warn!("the broker spoke out of turn");
             }
         }

@@ -85,7 +85,9 @@ fn is_absent(error: &ChannelError) -> bool {
             error.kind(),
             BrokenPipe | ConnectionRefused | ConnectionReset | NotFound
         ),
-        ChannelError::Codec(_) | ChannelError::Descriptors => false,
+        ChannelError::Codec(_) | ChannelError::Hello(_) | ChannelError::Versions(_) | ChannelError::Descriptors => {
+            false
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use imsup_linux::clock::Stamp;
 use imsup_linux::confinement;
 use imsup_protocol::channel::ChannelError;
 use imsup_protocol::message::Role;
-use imsup_protocol::{ToBroker, ToSupervisor, codec};
+use imsup_protocol::{ToBroker, ToSupervisor};
 use imsup_wire::limits::Confinement;
 use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy};
 use nix::errno::Errno;
@@ -326,7 +326,7 @@ impl Welcome {
             source,
         })?;
         match message {
-            ToSupervisor::Rejected { reason } => Err(RunError::Rejected(reason)),
+            ToSupervisor::Rejected(failure) => Err(RunError::Rejected(failure)),
             ToSupervisor::Welcome {
                 host,
                 hostname,
@@ -392,7 +392,6 @@ fn project(options: &RunOptions) -> String {
 
 fn hello(options: &RunOptions) -> ToBroker {
     ToBroker::Hello {
-        version: codec::VERSION,
         host: options.host.clone(),
         role: options.role.clone(),
         command: options

@@ -1,4 +1,4 @@
-//! The values that imsup's parts speak of: addresses, hosts, events, limits, sleep.
+//! The values that imsup's parts speak of: addresses, hosts, events, failures, limits, sleep.
 //!
 //! Pure: nothing here reads a file, a clock or a socket. The messages that carry these values are in
 //! `imsup-protocol`.
@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod event;
+pub mod failure;
 pub mod host;
 pub mod limits;
 pub mod restart;
@@ -13,6 +14,7 @@ pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
 pub use event::{Cause, CauseKind, Event, EventKind};
+pub use failure::{ErrorKind, Failure};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
 pub use restart::{Restart, RestartCondition};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::CauseKind;
+use crate::failure::Failure;
 
 /// The settings that decide when a host sleeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +105,7 @@ pub enum Report {
     /// To [`Order::Usage`].
     Usage(Usage),
     /// Not done: what failed, why, and what to do.
-    Failed(String),
+    Failed(Failure),
 }
 
 /// Why a host is awake, or what the host waits for.

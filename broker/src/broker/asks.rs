@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use imsup_protocol::{Response, ToSupervisor};
 use imsup_wire::sleep::{Reason, ReasonKind};
-use imsup_wire::{Order, Report, Why};
+use imsup_wire::{ErrorKind, Failure, Order, Report, Why};
 
 use super::{Broker, Timer};
 use crate::hosts::HostId;
@@ -83,8 +83,8 @@ impl Broker {
     /// The time of a question is over.
     pub(super) fn unanswered(&mut self, question: u64) {
         if let Some(asked) = self.asks.remove(&question) {
-            let silence = "its supervisor does not answer; `imsup stop` ends it".to_owned();
-            self.conclude(asked, Report::Failed(silence));
+            let silence = "its supervisor does not answer; `imsup stop` ends it";
+            self.conclude(asked, Report::Failed(ErrorKind::NoAnswer.because(silence)));
         }
     }
 
@@ -104,7 +104,10 @@ impl Broker {
             };
             // Those who wait for the host itself are answered when its end is known.
             if asked.supervisor == number && asked.asker != Asker::Broker {
-                self.conclude(asked, Report::Failed("its program has ended".to_owned()));
+                self.conclude(
+                    asked,
+                    Report::Failed(ErrorKind::Ending.because("its program has ended")),
+                );
             }
         }
     }
@@ -133,7 +136,7 @@ impl Broker {
         match (asked.asker, report) {
             (Asker::Broker, Report::Done) => self.feed(id, Input::Woke),
             (Asker::Broker, Report::Failed(why)) if asked.order == Order::Resume => {
-                self.feed(id, Input::NotWoken(why));
+                self.feed(id, Input::NotWoken(why.message));
             }
             (Asker::Broker, Report::Why(Why::Asleep { deadline_us, .. })) => {
                 self.note_deadline(id, deadline_us);
@@ -141,11 +144,11 @@ impl Broker {
             (Asker::Broker | Asker::Disposal, _) => {}
             (Asker::Client(number), Report::Why(why)) => self.gather(number, id, why),
             (Asker::Client(number), Report::Failed(why)) if asked.order != Order::Usage => {
-                let failure = match asked.order {
+                let message = match asked.order {
                     Order::Suspend => format!("host '{}' is not suspended: {why}", self.name_of(id)),
                     _ => format!("host '{}' cannot be asked: {why}", self.name_of(id)),
                 };
-                self.count_down(number, Some(failure));
+                self.count_down(number, Some(why.kind.because(message)));
             }
             (Asker::Client(number), Report::Done | Report::Failed(_) | Report::Usage(_)) => {
                 self.count_down(number, None);
@@ -185,7 +188,7 @@ impl Broker {
     }
 
     /// One of those a client waits for is done, or has failed.
-    pub(super) fn count_down(&mut self, number: usize, failure: Option<String>) {
+    pub(super) fn count_down(&mut self, number: usize, failure: Option<Failure>) {
         if let Some(session) = self.sessions.get_mut(number)
             && let Peer::Client(Reply::Waiting { left, failures, .. }) = &mut session.peer
         {

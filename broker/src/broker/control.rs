@@ -1,8 +1,7 @@
 //! What the command line asks.
 
-use imsup_protocol::codec::VERSION;
 use imsup_protocol::{Request, Response};
-use imsup_wire::{Cause, CauseKind, HostName, HostState, HostStatus};
+use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, HostStatus};
 
 use super::power::asked_by;
 use super::{Broker, Target};
@@ -15,28 +14,21 @@ const AT_ONCE: usize = 512;
 
 impl Broker {
     /// A client's request.
-    pub(super) fn asked(&mut self, number: usize, version: u16, request: Request) {
+    pub(super) fn asked(&mut self, number: usize, request: Request) {
         tracing::debug!(request = describe(&request), "asked");
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(Reply::Listed(Vec::new().into_iter()));
         }
-        if version != VERSION {
-            let message = format!(
-                "the broker of project '{}' speaks version {VERSION} and this imsup version {version}: \
-                 use the imsup that started it, or end its process {} and run `imsup up` again",
-                self.cluster.project,
-                std::process::id()
-            );
-            return self.refuse(number, message);
-        }
         match self.begin(number, request) {
             Ok(Some(reply)) => self.set_reply(number, reply),
             Ok(None) => {}
-            Err(message) => self.refuse(number, message),
+            Err(failure) => {
+                self.respond(number, &Response::Error(failure));
+            }
         }
     }
 
-    fn begin(&mut self, number: usize, request: Request) -> Result<Option<Reply>, String> {
+    fn begin(&mut self, number: usize, request: Request) -> Result<Option<Reply>, Failure> {
         Ok(Some(match request {
             Request::Broker => Reply::Listed(vec![self.self_description()].into_iter()),
             Request::Hosts => {
@@ -54,7 +46,7 @@ impl Broker {
                 if addresses.is_empty() {
                     return Err(match name.parse() {
                         Ok(name) => self.unknown_host(&name),
-                        Err(error) => imsup_wire::host::BadHostName::to_string(&error),
+                        Err(error) => ErrorKind::InvalidName.because(imsup_wire::host::BadHostName::to_string(&error)),
                     });
                 }
                 let response = |address| Response::Name {
@@ -98,7 +90,7 @@ impl Broker {
     }
 
     /// The declared hosts of these names; all where there are none. A service's name means all its replicas.
-    pub(super) fn select(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
+    pub(super) fn select(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         if names.is_empty() {
             return Ok(self.hosts.ids().collect());
         }
@@ -124,7 +116,7 @@ impl Broker {
 
     /// The hosts of these names; the declared ones that live if there are no names. A host that `imsup run` made has no command to be booted with: a restart
     /// that names it is refused, and nothing is ended.
-    fn select_restartable(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
+    fn select_restartable(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         let mut hosts = self.select(names)?;
         if names.is_empty() {
             hosts.retain(|id| self.is_declared(*id) && !self.hosts[*id].life.absent());
@@ -132,10 +124,10 @@ impl Broker {
         match hosts.iter().find(|id| !self.is_declared(**id)) {
             Some(id) => {
                 let name = self.name_of(*id);
-                Err(format!(
+                Err(ErrorKind::NotDeclared.because(format!(
                     "host '{name}' was made by `imsup run`, and no compose file says how to boot it again, so nothing was restarted: \
                      `imsup stop {name}` ends it"
-                ))
+                )))
             }
             None => Ok(hosts),
         }
@@ -179,26 +171,29 @@ impl Broker {
         let failure = match answer {
             Answer::Ready | Answer::Ended | Answer::Connect => None,
             Answer::Failed | Answer::Refused => Some(self.failure_of(id)),
-            Answer::TimedOut => Some(format!(
+            Answer::TimedOut => Some(ErrorKind::TimedOut.because(format!(
                 "host '{}' was not ready within its hold_timeout; {}",
                 self.name_of(id),
                 match self.hosts[id].life.state() {
                     HostState::Suspended => "its supervisor does not wake it: `imsup stop` ends it",
                     _ => "it goes on starting",
                 }
-            )),
+            ))),
         };
         self.count_down(number, failure);
     }
 
-    fn failure_of(&self, id: HostId) -> String {
+    fn failure_of(&self, id: HostId) -> Failure {
         let host = &self.hosts[id];
         let name = host.name(&self.cluster);
         let why = host.life.detail().unwrap_or("it was stopped");
         if host.life.state() == HostState::Suspended {
-            return format!("host '{name}' could not be woken: {why}; `imsup stop {name}` ends it");
+            let message = format!("host '{name}' could not be woken: {why}; `imsup stop {name}` ends it");
+            return ErrorKind::WakeFailed.because(message);
         }
-        format!("host '{name}' could not be started: {why}; `imsup logs {name}` shows what it printed")
+        ErrorKind::StartFailed.because(format!(
+            "host '{name}' could not be started: {why}; `imsup logs {name}` shows what it printed"
+        ))
     }
 
     /// Sends a client the next thing it is to be told; false where there is none yet.
@@ -215,8 +210,9 @@ impl Broker {
             Reply::Events { .. } => return self.say_events(number),
             Reply::Unnamed { .. } | Reply::Waiting { left: 1.., .. } | Reply::Down | Reply::Over => return false,
             Reply::Waiting { failures, then, .. } => {
-                let (failures, then) = (std::mem::take(failures), std::mem::replace(then, Then::Done));
-                return self.go_on(number, &failures, then);
+                let (failure, then) = (Failure::joined(failures), std::mem::replace(then, Then::Done));
+                failures.clear();
+                return self.go_on(number, failure, then);
             }
         };
         self.respond(number, &response)
@@ -274,27 +270,24 @@ impl Broker {
     }
 
     /// All that a client has waited for has come. False where there is nothing to say yet.
-    fn go_on(&mut self, number: usize, failures: &[String], then: Then) -> bool {
-        match then {
-            Then::Wake(hosts, by) => {
+    fn go_on(&mut self, number: usize, failure: Option<Failure>, then: Then) -> bool {
+        match (then, failure) {
+            (Then::Wake(hosts, by), _) => {
                 self.await_hosts(number, hosts.len(), Then::Done);
                 self.wake(number, &hosts, CauseKind::Wake, &by);
                 true
             }
-            _ if !failures.is_empty() => {
-                let message = failures.join("\n");
-                self.respond(number, &Response::Error { message })
-            }
-            Then::Say(responses) => {
+            (_, Some(failure)) => self.respond(number, &Response::Error(failure)),
+            (Then::Say(responses), None) => {
                 self.set_reply(number, Reply::Listed(responses.into_iter()));
                 true
             }
-            Then::Usage(hosts) => {
+            (Then::Usage(hosts), None) => {
                 let responses = self.usage_of(&hosts);
                 self.set_reply(number, Reply::Listed(responses.into_iter()));
                 true
             }
-            Then::Done => self.respond(number, &Response::Done),
+            (Then::Done, None) => self.respond(number, &Response::Done),
         }
     }
 
@@ -302,7 +295,7 @@ impl Broker {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
-        if matches!(response, Response::Done | Response::Error { .. }) {
+        if matches!(response, Response::Done | Response::Error(_)) {
             session.peer = Peer::Client(Reply::Over);
         }
         let sent = session.send(response, Vec::new()) == Sent::Yes;
@@ -316,10 +309,6 @@ impl Broker {
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(reply);
         }
-    }
-
-    fn refuse(&mut self, number: usize, message: String) {
-        self.respond(number, &Response::Error { message });
     }
 
     /// Tells clients that follow what has happened since.

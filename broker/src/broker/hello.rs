@@ -4,9 +4,8 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use imsup_protocol::ToSupervisor;
-use imsup_protocol::codec::VERSION;
 use imsup_protocol::message::{Adoption, Role};
-use imsup_wire::{Cause, CauseKind, HostName, Index};
+use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, Index};
 
 use super::Broker;
 use super::awake::sleep_policy;
@@ -43,28 +42,21 @@ impl Broker {
     pub(super) fn hello(
         &mut self,
         number: usize,
-        version: u16,
         name: Option<HostName>,
         role: Role,
         command: Vec<String>,
         adoption: Option<Adoption>,
     ) {
-        let agreed = if version != VERSION {
-            Err(format!(
-                "the broker of project '{}' speaks version {VERSION} and this supervisor version {version}: \
-                 use one imsup for both (`imsup down`, then `imsup up` with the new one)",
-                self.cluster.project
-            ))
-        } else if self.going_down {
-            Err(format!("project '{}' is going down", self.cluster.project))
+        let agreed = if self.going_down {
+            Err(ErrorKind::GoingDown.because(format!("project '{}' is going down", self.cluster.project)))
         } else {
             self.agree(number, name, &role, command, adoption.as_ref())
         };
         match agreed {
             Ok(agreement) => self.welcome(number, agreement),
-            Err(reason) => {
-                tracing::debug!(%reason, "a supervisor is rejected");
-                self.tell(number, &ToSupervisor::Rejected { reason }, Vec::new());
+            Err(failure) => {
+                tracing::debug!(%failure, "a supervisor is rejected");
+                self.tell(number, &ToSupervisor::Rejected(failure), Vec::new());
                 self.hang_up(number);
             }
         }
@@ -134,7 +126,7 @@ impl Broker {
         role: &Role,
         command: Vec<String>,
         adoption: Option<&Adoption>,
-    ) -> Result<Agreement, String> {
+    ) -> Result<Agreement, Failure> {
         match (role, adoption) {
             (Role::Exec, _) => Ok(Agreement {
                 host: self.known(name)?,
@@ -152,21 +144,21 @@ impl Broker {
         }
     }
 
-    fn known(&self, name: Option<HostName>) -> Result<HostId, String> {
-        let name = name.ok_or("the supervisor did not say for which host it is")?;
+    fn known(&self, name: Option<HostName>) -> Result<HostId, Failure> {
+        let name = name.ok_or_else(|| ErrorKind::Unnamed.because("the supervisor did not say for which host it is"))?;
         self.hosts.named(&name).ok_or_else(|| self.unknown_host(&name))
     }
 
-    fn agree_launched(&mut self, number: usize, name: Option<HostName>, boot: u64) -> Result<Agreement, String> {
+    fn agree_launched(&mut self, number: usize, name: Option<HostName>, boot: u64) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
         let instance = self.hosts[id].instance.as_deref();
         let awaited = instance
             .is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none() && !instance.unwanted);
         if !awaited || self.hosts[id].life.absent() {
-            return Err(format!(
+            return Err(ErrorKind::NotAwaited.because(format!(
                 "boot {boot} of host '{}' is not awaited (any more)",
                 self.hosts[id].name(&self.cluster)
-            ));
+            )));
         }
         // It may be faster than whoever made it.
         if let Some(pid) = self.sessions.get_mut(number).and_then(|session| session.pid) {
@@ -191,7 +183,7 @@ impl Broker {
         number: usize,
         name: Option<HostName>,
         command: &[String],
-    ) -> Result<Agreement, String> {
+    ) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
         // It had its lock for a moment, of the broker before this one.
         let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
@@ -230,22 +222,22 @@ impl Broker {
         name: Option<HostName>,
         command: Vec<String>,
         adoption: Option<&Adoption>,
-    ) -> Result<Agreement, String> {
+    ) -> Result<Agreement, Failure> {
         let own = name.as_ref().filter(|_| adoption.is_some());
         let paths = &self.paths;
         self.hosts
             .forget_away(|kept| Some(kept) != own && absent::is_locked(&paths.running(kept.as_str())));
         let name = match name {
             Some(name) if self.hosts.is_away(&name) => {
-                return Err(format!(
+                return Err(ErrorKind::NameTaken.because(format!(
                     "host '{name}' runs already, and is about to be heard of: give another name, or none"
-                ));
+                )));
             }
             Some(name) if self.hosts.named(&name).is_some() || self.names.read().has(name.as_str()) => {
-                return Err(format!(
+                return Err(ErrorKind::NameTaken.because(format!(
                     "'{name}' is a host of project '{}' already: give another name, or none",
                     self.cluster.project
-                ));
+                )));
             }
             Some(name) => name,
             None => self.free_name(),
@@ -257,10 +249,10 @@ impl Broker {
             None => self.claim.indexes().find(free),
         };
         let index = index.ok_or_else(|| {
-            format!(
+            ErrorKind::NoAddress.because(format!(
                 "no address of project '{}' is left for host '{name}': end some that `imsup ps` shows",
                 self.cluster.project
-            )
+            ))
         })?;
         let id = self
             .hosts
@@ -295,16 +287,16 @@ impl Broker {
         role: &Role,
         command: &[String],
         adoption: &Adoption,
-    ) -> Result<Agreement, String> {
+    ) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
         let host = &self.hosts[id];
         if host.index != adoption.index {
-            return Err(format!(
+            return Err(ErrorKind::AddressChanged.because(format!(
                 "host '{}' has another address now ({} instead of {}): end the program and let it boot anew",
                 host.name(&self.cluster),
                 self.planes.vip(host.index),
                 self.planes.vip(adoption.index)
-            ));
+            )));
         }
         let expected = host
             .instance
@@ -336,15 +328,15 @@ impl Broker {
         })
     }
 
-    fn must_not_run(&self, id: HostId) -> Result<(), String> {
+    fn must_not_run(&self, id: HostId) -> Result<(), Failure> {
         let host = &self.hosts[id];
         if host.instance.is_none() && host.life.absent() {
             return Ok(());
         }
         let name = host.name(&self.cluster);
-        Err(format!(
+        Err(ErrorKind::AlreadyRunning.because(format!(
             "host '{name}' runs already: `imsup stop {name}` ends its program, `imsup exec {name}` runs a command beside it"
-        ))
+        )))
     }
 
     fn instance_of(&mut self, number: usize, boot: Option<u64>) -> Instance {
@@ -404,7 +396,7 @@ impl Broker {
     }
 
     /// No host has this name; one may have a similar one.
-    pub(super) fn unknown_host(&self, name: &HostName) -> String {
+    pub(super) fn unknown_host(&self, name: &HostName) -> Failure {
         let similar = self
             .hosts
             .ids()
@@ -416,6 +408,9 @@ impl Broker {
             Some((_, known)) => format!("did you mean '{known}'?"),
             None => "`imsup ps` lists them".to_owned(),
         };
-        format!("project '{}' has no host '{name}'; {hint}", self.cluster.project)
+        ErrorKind::UnknownHost.because(format!(
+            "project '{}' has no host '{name}'; {hint}",
+            self.cluster.project
+        ))
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use imsup_protocol::{Request, Response};
 use imsup_wire::sleep::{Reason, ReasonKind};
-use imsup_wire::{Cause, CauseKind, HostName, HostState, Order, Transport, Why};
+use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, Order, Transport, Why};
 
 use super::Broker;
 use super::asks::Asker;
@@ -13,7 +13,7 @@ use crate::sessions::{Reply, Then};
 
 impl Broker {
     /// Begins with one of these requests.
-    pub(super) fn begin_power(&mut self, number: usize, request: Request) -> Result<(), String> {
+    pub(super) fn begin_power(&mut self, number: usize, request: Request) -> Result<(), Failure> {
         match request {
             Request::Suspend { hosts, by } => {
                 let hosts = self.select_live(&hosts)?;
@@ -82,7 +82,7 @@ impl Broker {
     }
 
     /// The hosts of these names; all that live where there are none.
-    fn select_live(&self, names: &[HostName]) -> Result<Vec<HostId>, String> {
+    fn select_live(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         let mut hosts = self.select(names)?;
         hosts.retain(|id| !names.is_empty() || !self.hosts[*id].life.absent());
         Ok(hosts)
@@ -94,17 +94,17 @@ impl Broker {
     }
 
     /// Why a host can be neither suspended nor resumed.
-    fn not_live(&self, id: HostId, verb: &str) -> Option<String> {
+    fn not_live(&self, id: HostId, verb: &str) -> Option<Failure> {
         let (life, name) = (&self.hosts[id].life, self.name_of(id));
         if life.absent() {
-            Some(format!(
+            Some(ErrorKind::NotRunning.because(format!(
                 "host '{name}' does not run, so there is nothing to {verb}: `imsup wake {name}` boots it, and so does whoever \
                  connects to it"
-            ))
+            )))
         } else if life.ending() {
-            Some(format!(
+            Some(ErrorKind::Ending.because(format!(
                 "host '{name}' is being ended, so there is nothing to {verb}: `imsup wake {name}` boots it again"
-            ))
+            )))
         } else {
             None
         }
@@ -123,9 +123,9 @@ impl Broker {
                 return self.count_down(number, None);
             }
             let name = self.name_of(id);
-            let failure =
+            let message =
                 format!("host '{name}' is not suspended: it is starting; try again when `imsup ps` shows it running");
-            self.count_down(number, Some(failure));
+            self.count_down(number, Some(ErrorKind::Starting.because(message)));
         }
     }
 

@@ -65,7 +65,7 @@ impl Broker {
     fn opened(&mut self, number: usize, opening: Opening) {
         match opening {
             Opening::Supervisor(message) => self.hear(number, message),
-            Opening::Control { version, request } => self.asked(number, version, request),
+            Opening::Control(request) => self.asked(number, request),
         }
     }
 
@@ -78,13 +78,12 @@ impl Broker {
             (
                 Peer::Unknown,
                 ToBroker::Hello {
-                    version,
                     host,
                     role,
                     command,
                     adoption,
                 },
-            ) => self.hello(number, version, host, role, command, adoption),
+            ) => self.hello(number, host, role, command, adoption),
             (Peer::Supervisor { host, part }, message) => {
                 let (host, part) = (*host, *part);
                 self.hear_known(number, host, part, message);

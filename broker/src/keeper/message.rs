@@ -1,9 +1,13 @@
 //! Messages of a file descriptor store: the text of sd_notify(3), one message a packet, with at most one descriptor.
+//!
+//! Either side begins with [`Message::Hello`], whose text never changes. What a store does not know it disregards, so a
+//! new message needs no higher version, unless the sender must know that it is carried out.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use imsup_protocol::version::Versions;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -13,9 +17,14 @@ use rustix::net::{
 /// The longest message: a name has 255 bytes at most (sd_pid_notify_with_fds(3)).
 const MAX_BYTES: usize = 512;
 
+/// What [`Message::Hello`] begins with.
+const HELLO: &str = "X_IMSUP_VERSIONS=";
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
+    /// The versions that the sender speaks ([`imsup_protocol::version`]). No word of systemd's, as [`Message::RetakeLock`].
+    Hello(Versions),
     /// Keep the descriptor that comes with this under a name.
     Store(String),
     /// Close what is kept under a name.
@@ -31,8 +40,9 @@ pub(super) enum Message {
 }
 
 impl Message {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
+            Self::Hello(versions) => format!("{HELLO}{}-{}", versions.lowest(), versions.highest()),
             Self::Store(name) => format!("FDSTORE=1\nFDNAME={name}"),
             Self::Remove(name) => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
             Self::Barrier => "BARRIER=1".to_owned(),
@@ -43,9 +53,13 @@ impl Message {
     }
 
     /// `None` for what a store does not know, which it disregards.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         let name = rest.strip_prefix("FDNAME=").map(str::to_owned);
+        if let Some(range) = first.strip_prefix(HELLO) {
+            let (lowest, highest) = range.split_once('-')?;
+            return Versions::new(lowest.parse().ok()?, highest.parse().ok()?).map(Self::Hello);
+        }
         match first {
             "FDSTORE=1" => name.map(Self::Store),
             "FDSTOREREMOVE=1" => name.map(Self::Remove),
@@ -119,6 +133,7 @@ mod tests {
     fn messages_are_those_of_sd_notify() {
         let name = "tcp 127.77.3.2 6379 17".to_owned();
         for (message, text) in [
+            (Message::Hello(Versions::new(5, 7).unwrap()), "X_IMSUP_VERSIONS=5-7"),
             (Message::Store(name.clone()), "FDSTORE=1\nFDNAME=tcp 127.77.3.2 6379 17"),
             (Message::Remove(name), "FDSTOREREMOVE=1\nFDNAME=tcp 127.77.3.2 6379 17"),
             (Message::Barrier, "BARRIER=1"),
@@ -129,7 +144,7 @@ mod tests {
             assert_eq!(message.text(), text);
             assert_eq!(Message::parse(text), Some(message));
         }
-        for text in ["", "FDSTORE=1", "FDSTORE=1\nX=y", "STATUS=well"] {
+        for text in ["", "FDSTORE=1", "FDSTORE=1\nX=y", "STATUS=well", "X_IMSUP_VERSIONS=7-5"] {
             assert_eq!(Message::parse(text), None, "{text}");
         }
     }

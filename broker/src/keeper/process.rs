@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use imsup_protocol::version::{self, OURS};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -34,7 +35,7 @@ pub struct Keeper {
 
 /// How a broker's connection ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Ended {
+pub(super) enum Ended {
     /// It had said that it would.
     Stopped,
     /// The broker died.
@@ -55,6 +56,8 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
     let mut store = Store::default();
     let mut attempts = Attempts::default();
     let mut child: Option<Child> = None;
+    // If this fails the broker has ended, which is seen next.
+    let _ = message::send(&broker, &Message::Hello(OURS), None);
     loop {
         let ended = store.serve(&broker, &mut attempts, || retake_lock(&mut lock, &keeper.paths))?;
         if ended == Ended::Stopped {
@@ -149,13 +152,28 @@ impl Keeper {
 
 /// What is kept, by name.
 #[derive(Debug, Default)]
-struct Store(HashMap<String, OwnedFd>);
+pub(super) struct Store(HashMap<String, OwnedFd>);
 
 impl Store {
     /// Does what a broker asks for, until it has ended.
-    fn serve(&mut self, broker: &OwnedFd, attempts: &mut Attempts, mut retake_lock: impl FnMut()) -> io::Result<Ended> {
+    pub(super) fn serve(
+        &mut self,
+        broker: &OwnedFd,
+        attempts: &mut Attempts,
+        mut retake_lock: impl FnMut(),
+    ) -> io::Result<Ended> {
+        let mut has_agreed = false;
         loop {
             match message::receive(broker) {
+                Ok(Some((Message::Hello(theirs), _))) => {
+                    version::agree(OURS, theirs).map_err(io::Error::other)?;
+                    has_agreed = true;
+                }
+                Ok(Some(_)) if !has_agreed => {
+                    return Err(io::Error::other(
+                        "the broker is of an older imsup: it does not say which versions it speaks",
+                    ));
+                }
                 Ok(Some((Message::Store(name), Some(fd)))) => drop(self.0.insert(name, fd)),
                 Ok(Some((Message::Remove(name), _))) => drop(self.0.remove(&name)),
                 Ok(Some((Message::Ready, _))) => attempts.succeeded(),
@@ -173,6 +191,7 @@ impl Store {
 
     /// Gives a new broker a duplicate of everything.
     fn give(&self, broker: &OwnedFd) -> Result<(), Errno> {
+        give_one(broker, &Message::Hello(OURS), None)?;
         for (name, fd) in &self.0 {
             give_one(broker, &Message::Store(name.clone()), Some(fd))?;
         }

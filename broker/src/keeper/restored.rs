@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 
+use imsup_protocol::version::{self, Disagreement, OURS};
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -20,6 +21,14 @@ pub enum RestoreError {
     /// The connection to the keeper.
     #[error("hearing the keeper: {0}; nobody but the keeper starts a broker so")]
     Connection(#[source] io::Error),
+    /// It speaks other versions.
+    #[error("{0}; the project's keeper is of another imsup: `imsup down` ends it")]
+    Versions(#[from] Disagreement),
+    /// It did not say which versions it speaks.
+    #[error(
+        "the project's keeper is of an older imsup, and does not say which versions it speaks: `imsup down` ends it"
+    )]
+    NoHello,
     /// It ended before it had given everything.
     #[error("the keeper ended before it had given everything")]
     Ended,
@@ -49,8 +58,14 @@ impl Restored {
         raised.current = raised.maximum;
         setrlimit(Resource::Nofile, raised).map_err(connection)?;
         let mut fds = BTreeMap::new();
+        let mut has_agreed = false;
         loop {
             match message::receive(&keeper).map_err(connection)? {
+                Some((Message::Hello(theirs), _)) => {
+                    version::agree(OURS, theirs)?;
+                    has_agreed = true;
+                }
+                Some(_) if !has_agreed => return Err(RestoreError::NoHello),
                 Some((Message::Store(name), Some(fd))) => drop(fds.insert(name, fd)),
                 Some((Message::Ready, _)) => break,
                 Some(_) => {}

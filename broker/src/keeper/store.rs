@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use imsup_protocol::version::{self, OURS};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -102,7 +103,7 @@ impl FdStore {
         self.link = Some(Link {
             process: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
             socket: restored.keeper,
-            unsent: VecDeque::new(),
+            unsent: VecDeque::from([hello()]),
         });
         self.inherited = restored.fds;
         self.follows = true;
@@ -137,9 +138,8 @@ impl FdStore {
             self.closed = self.forgotten;
             let names = self.kept.keys().cloned().map(Unsent::Store);
             let ready = self.serves.then_some(Unsent::Other(Message::Ready, None));
-            let unsent: VecDeque<Unsent> = names.chain(ready).collect();
             if let Some(link) = &mut self.link {
-                link.unsent = unsent;
+                link.unsent.extend(names.chain(ready));
             }
         }
         let Some(link) = &self.link else { return false };
@@ -357,10 +357,20 @@ impl FdStore {
     pub(crate) fn on_event(&mut self, registry: &Registry) -> bool {
         self.flush();
         let Some(link) = &self.link else { return true };
-        if !wait(&link.socket, PollFlags::IN, Duration::ZERO)
-            || !matches!(message::receive(&link.socket), Ok(None) | Err(_))
-        {
-            return true;
+        loop {
+            if !wait(&link.socket, PollFlags::IN, Duration::ZERO) {
+                return true;
+            }
+            match message::receive(&link.socket) {
+                Ok(Some((Message::Hello(theirs), _))) => {
+                    // It hears the same, and ends.
+                    if let Err(error) = version::agree(OURS, theirs) {
+                        tracing::error!(%error, "the project's keeper keeps nothing");
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
         }
         let _ = registry.deregister(&mut SourceFd(&link.socket.as_raw_fd()));
         self.link = None;
@@ -445,9 +455,14 @@ impl Link {
         Ok(Self {
             socket: ours,
             process: Some(process),
-            unsent: VecDeque::new(),
+            unsent: VecDeque::from([hello()]),
         })
     }
+}
+
+/// What is said first.
+fn hello() -> Unsent {
+    Unsent::Other(Message::Hello(OURS), None)
 }
 
 /// Both ends of a pipe: the reader is told when the other end is closed.

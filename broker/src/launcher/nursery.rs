@@ -155,7 +155,7 @@ impl Running {
         Ok(Self {
             pid: child.id(),
             process: pidfd_of(child)?,
-            channel: Channel::new(ours),
+            channel: Channel::connected(ours),
             asked: VecDeque::new(),
             has_answered: false,
             is_broken: false,

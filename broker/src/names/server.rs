@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender};
 use imsup_protocol::asked;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -96,7 +96,7 @@ impl NameServer {
                 .register(listener, Token(udp.len() + number), interest)?;
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let (added, to_add) = mpsc::channel();
+        let (added, to_add) = crossbeam_channel::unbounded();
         let forwarder = Forwarder::new(udp.len() + tcp.len());
         let mut server = Server {
             poll,
@@ -346,7 +346,6 @@ fn decide(
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::sync::mpsc;
 
     use parking_lot::RwLock;
     use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, RCODE, TYPE};
@@ -358,7 +357,7 @@ mod tests {
         address: SocketAddr,
         _server: NameServer,
         _directory: tempfile::TempDir,
-        lookups: mpsc::Receiver<(Ipv4Addr, IpAddr)>,
+        lookups: Receiver<(Ipv4Addr, IpAddr)>,
     }
 
     fn start(resolv_conf: &str) -> Fixture {
@@ -369,10 +368,9 @@ mod tests {
         let udp = UdpSocket::bind("127.97.203.1:0").unwrap();
         let address = udp.local_addr().unwrap();
         let tcp = TcpListener::bind(address).unwrap();
-        let (sender, lookups) = mpsc::channel();
-        let sender = parking_lot::Mutex::new(sender);
+        let (sender, lookups) = crossbeam_channel::unbounded();
         let names = Arc::new(RwLock::new(super::super::tests::names()));
-        let on_lookup: OnLookup = Arc::new(move |address, by| sender.lock().send((address, by)).unwrap());
+        let on_lookup: OnLookup = Arc::new(move |address, by| sender.send((address, by)).unwrap());
         let server = NameServer::start(&[(udp, tcp)], names, path, on_lookup, |_| ()).unwrap();
         Fixture {
             address,

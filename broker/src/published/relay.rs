@@ -286,7 +286,6 @@ impl Worker {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
-    use std::sync::mpsc;
 
     use imsup_wire::Planes;
 
@@ -303,10 +302,10 @@ mod tests {
         }
     }
 
-    fn relay(target: Endpoint) -> (Relay, SocketAddr, mpsc::Receiver<SocketAddr>) {
+    fn relay(target: Endpoint) -> (Relay, SocketAddr, crossbeam_channel::Receiver<SocketAddr>) {
         let doors = super::super::open(&publish(target.transport), target, &Planes::default(), Vec::new()).unwrap();
         let machine = doors[0].machine;
-        let (sender, arrivals) = mpsc::channel();
+        let (sender, arrivals) = crossbeam_channel::unbounded();
         let told = move |to: Endpoint, from: SocketAddr| {
             assert_eq!(to, target);
             sender.send(from).unwrap();

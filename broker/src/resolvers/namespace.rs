@@ -20,7 +20,7 @@ use crate::routes::netlink::Netlink;
 /// # Errors
 /// The connection to the broker fails. That there can be no namespace is told to the broker, and no error.
 pub fn serve(broker: UnixStream, confine: Confine) -> Result<(), ChannelError> {
-    let mut channel = Channel::new(broker);
+    let mut channel = Channel::connected(broker);
     match open() {
         Ok(servers) => {
             // Sockets are made in a namespace without any privilege.

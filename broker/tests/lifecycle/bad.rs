@@ -2,14 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 
-use imsup_protocol::codec::{self, VERSION};
+use imsup_protocol::codec;
 use imsup_protocol::control::Opening;
 use imsup_protocol::message::Role;
+use imsup_protocol::version::{OURS, Versions};
 use imsup_protocol::{Request, Response, ToBroker};
-use imsup_wire::HostState;
+use imsup_wire::{ErrorKind, HostState};
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;
@@ -26,7 +27,9 @@ pub fn trials() -> Vec<Trial> {
         trial("a_port_that_needs_privilege_says_what_works", privileged),
         trial("too_many_ports_say_how_many_fit", too_many),
         trial("garbage_is_cut_off_and_others_are_served", garbage),
-        trial("another_version_is_refused_by_name", version),
+        trial("versions_are_agreed_on_or_both_are_named", version),
+        trial("version_4_is_told_what_to_do", version_4),
+        trial("a_client_says_which_version_the_broker_speaks", other_brokers),
         trial("a_client_that_does_not_read_holds_up_nobody", slow_client),
         trial("who_came_during_a_shortage_of_descriptors_is_served_after_it", shortage),
         trial("a_socket_that_is_not_what_it_says_is_not_retained", false_socket),
@@ -104,11 +107,23 @@ fn garbage() {
     let oversized = u32::MAX.to_le_bytes();
     let truncated = [200, 0, 0, 0, 1, 2, 3];
     let nonsense = [4, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
-    for bytes in [&oversized[..], &truncated, &nonsense] {
+    let hello = OURS.to_hello();
+    let mut all_versions = hello;
+    all_versions[8..].copy_from_slice(&[1, 0, 0xff, 0xff]);
+    for bytes in [&oversized[..], &truncated, &nonsense, &hello[..7], &all_versions] {
         let mut stream = UnixStream::connect(world.paths.socket()).unwrap();
         stream.write_all(bytes).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0, "there is nothing to answer");
+    }
+    for bytes in [&oversized[..], &truncated, &nonsense] {
+        let mut stream = UnixStream::connect(world.paths.socket()).unwrap();
+        stream.write_all(&[&hello, bytes].concat()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        // A reset: not all that was said was read.
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer == hello, "there is nothing else to answer");
     }
     // A supervisor that speaks before it has said who it is, and one that promises a socket and sends none.
     let mut stranger = Peer::connect(&world.paths);
@@ -121,31 +136,83 @@ fn garbage() {
     assert_eq!(world.host("web").state, HostState::Imaginary);
 }
 
+/// A hello and a request, as the command line sends them.
+fn asking(request: Request) -> Vec<u8> {
+    let opening = codec::encode(&Opening::Control(request)).unwrap();
+    [&OURS.to_hello()[..], &opening].concat()
+}
+
 fn version() {
     let world = World::up("web -- serve");
+    let newer = Versions::new(OURS.highest() + 1, OURS.highest() + 2).unwrap();
     let mut stream = UnixStream::connect(world.paths.socket()).unwrap();
-    let opening = Opening::Control {
-        version: VERSION + 1,
-        request: Request::Hosts,
-    };
-    stream.write_all(&codec::encode(&opening).unwrap()).unwrap();
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    let Some(Response::Error { message }) = codec::decode(&mut bytes).unwrap() else {
-        panic!("no error");
-    };
-    assert!(message.contains(&format!("version {}", VERSION + 1)), "{message}");
+    let opening = codec::encode(&Opening::Control(Request::Down)).unwrap();
+    stream.write_all(&[&newer.to_hello()[..], &opening].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(
+        Versions::from_hello(&answer),
+        Ok(Some(OURS)),
+        "both know what the other speaks"
+    );
+    assert_eq!(answer.len(), OURS.to_hello().len());
 
-    let mut peer = Peer::connect(&world.paths);
-    let hello = ToBroker::Hello {
-        version: VERSION + 1,
-        host: None,
-        role: Role::Transient,
-        command: Vec::new(),
-        adoption: None,
-    };
-    peer.tell(&hello, Vec::new());
-    assert!(peer.rejection().contains("version"));
+    // One that speaks more has a version in common.
+    let wider = Versions::new(OURS.lowest(), OURS.highest() + 2).unwrap();
+    let mut stream = UnixStream::connect(world.paths.socket()).unwrap();
+    let opening = codec::encode(&Opening::Control(Request::Hosts)).unwrap();
+    stream.write_all(&[&wider.to_hello()[..], &opening].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer.drain(..OURS.to_hello().len());
+    assert!(matches!(codec::decode(&mut answer), Ok(Some(Response::Host(_)))));
+}
+
+fn version_4() {
+    let world = World::up("web -- serve");
+    // `Opening::Control { version: 4, request: Hosts }`, as it was.
+    let mut stream = UnixStream::connect(world.paths.socket()).unwrap();
+    stream.write_all(&[3, 0, 0, 0, 1, 4, 1]).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let (error, message): (u8, String) = codec::decode(&mut answer).unwrap().unwrap();
+    assert_eq!(error, 7, "`Response::Error` of version 4");
+    assert!(
+        message.contains(&format!("process {}", world.broker_pid())),
+        "{message}"
+    );
+    assert!(
+        message.contains("version 4") && message.contains(&OURS.to_string()),
+        "{message}"
+    );
+}
+
+/// A broker that knows later versions only, and one from before the hello.
+fn other_brokers() {
+    let world = World::prepare("web -- serve");
+    std::fs::create_dir_all(world.paths.runtime()).unwrap();
+    let newer = Versions::new(OURS.highest() + 1, OURS.highest() + 2).unwrap();
+    for (answer, said) in [
+        (newer.to_hello().to_vec(), newer.to_string()),
+        (Vec::new(), "another version".to_owned()),
+    ] {
+        let _ = std::fs::remove_file(world.paths.socket());
+        let listener = UnixListener::bind(world.paths.socket()).unwrap();
+        let accepting = listener.try_clone().unwrap();
+        let broker = std::thread::spawn(move || {
+            let (mut client, _) = accepting.accept().unwrap();
+            let mut hello = OURS.to_hello();
+            client.read_exact(&mut hello).unwrap();
+            client.write_all(&answer).unwrap();
+        });
+        let error = world.ask(Request::Hosts).unwrap_err();
+        broker.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{error}");
+        let error = error.to_string();
+        for part in [&said, &OURS.to_string(), "imsup up", &std::process::id().to_string()] {
+            assert!(error.contains(part), "{part} is not in: {error}");
+        }
+    }
 }
 
 fn slow_client() {
@@ -156,17 +223,15 @@ fn slow_client() {
     let mut streams = Vec::new();
     for _ in 0..20 {
         let mut stream = UnixStream::connect(world.paths.socket()).unwrap();
-        let opening = Opening::Control {
-            version: VERSION,
-            request: Request::Hosts,
-        };
-        stream.write_all(&codec::encode(&opening).unwrap()).unwrap();
+        stream.write_all(&asking(Request::Hosts)).unwrap();
         streams.push(stream);
     }
     assert_eq!(world.ask(Request::Hosts).unwrap().len(), 300);
     // The slow ones get all of it in the end.
     let mut bytes = Vec::new();
     streams.pop().unwrap().read_to_end(&mut bytes).unwrap();
+    assert!(bytes.starts_with(&OURS.to_hello()));
+    bytes.drain(..OURS.to_hello().len());
     let mut hosts = 0;
     while let Some(Response::Host(_)) = codec::decode(&mut bytes).unwrap() {
         hosts += 1;

@@ -1,11 +1,11 @@
 //! The command line's requests.
 
-use std::io::ErrorKind;
+use std::io;
 
-use imsup_broker::client::{Client, ClientError};
+use imsup_broker::client::Client;
 use imsup_protocol::message::Role;
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
-use imsup_wire::{CauseKind, Endpoint, EventKind, HostName, HostState, Planes};
+use imsup_wire::{CauseKind, Endpoint, ErrorKind, EventKind, HostName, HostState, Planes};
 use libtest_mimic::Trial;
 
 use crate::peer::Peer;
@@ -113,19 +113,26 @@ fn transient_restart() {
 
 fn failing_wake() {
     let world = World::up("a -- fail:4\nb -- settle serve");
-    let error = world.ask(wake(&["a", "b"])).unwrap_err().to_string();
+    let error = world.ask(wake(&["a", "b"])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StartFailed);
+    let error = error.to_string();
     assert!(error.contains("'a'") && error.contains("status 4"), "{error}");
     assert_eq!(world.host("b").state, HostState::Running);
 }
 
 fn unknown_host() {
     let world = World::up("gateway -- serve");
-    let error = world.ask(wake(&["gatewya"])).unwrap_err().to_string();
-    assert!(error.contains("did you mean 'gateway'"), "{error}");
+    let error = world.ask(wake(&["gatewya"])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownHost);
+    assert!(error.to_string().contains("did you mean 'gateway'"), "{error}");
     let resolve = Request::Resolve {
         name: "nothing".to_owned(),
     };
-    assert!(matches!(world.ask(resolve), Err(ClientError::Refused(_))));
+    assert_eq!(world.ask(resolve).unwrap_err().kind(), ErrorKind::UnknownHost);
+    let resolve = Request::Resolve {
+        name: "no name".to_owned(),
+    };
+    assert_eq!(world.ask(resolve).unwrap_err().kind(), ErrorKind::InvalidName);
 }
 
 fn replicas() {
@@ -168,11 +175,10 @@ fn started_twice() {
     assert_eq!(world.host("a").state, HostState::Booting);
     let mut second = Peer::connect(&world.paths);
     second.hello(host.clone(), Role::Started, None);
-    let reason = second.rejection();
-    assert!(reason.contains("runs already"), "{reason}");
+    assert_eq!(second.rejection(), ErrorKind::AlreadyRunning);
     let mut late = Peer::connect(&world.paths);
     late.hello(host, Role::Launched { boot: 7 }, None);
-    assert!(late.rejection().contains("not awaited"));
+    assert_eq!(late.rejection(), ErrorKind::NotAwaited);
     assert_eq!(world.events()[0].cause.as_ref().unwrap().kind, CauseKind::Exec);
 }
 
@@ -187,7 +193,7 @@ fn transient() {
     assert!(!world.host("tool").declared);
     let mut taken = Peer::connect(&world.paths);
     taken.hello(Some("first".parse().unwrap()), Role::Transient, None);
-    assert!(taken.rejection().contains("already"));
+    assert_eq!(taken.rejection(), ErrorKind::NameTaken);
     drop(two);
     crate::world::until("its end", || {
         let hosts = std::fs::read_to_string(world.paths.hosts()).unwrap();
@@ -216,7 +222,7 @@ fn transient_claim() {
         let hosts = std::fs::read_to_string(world.paths.hosts()).unwrap();
         (!hosts.contains("tool")).then_some(())
     });
-    assert_eq!(connect(endpoint).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(connect(endpoint).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
 }
 
 fn command() {

@@ -3,7 +3,7 @@
 use libtest_mimic::Trial;
 
 use imsup_protocol::ToBroker;
-use imsup_wire::{CauseKind, EventKind, HostState, Index, Order, Report};
+use imsup_wire::{CauseKind, ErrorKind, EventKind, HostState, Index, Order, Report};
 
 use crate::peer::Peer;
 use crate::sleep::{suspended, usage, woke};
@@ -53,7 +53,11 @@ fn together() {
     two.say(ToBroker::Disposable { peers: vec![of_master] });
     answer(&mut master, Order::Pledge, Report::Done);
     answer(&mut one, Order::Pledge, Report::Done);
-    answer(&mut two, Order::Pledge, Report::Failed("it ticks".to_owned()));
+    answer(
+        &mut two,
+        Order::Pledge,
+        Report::Failed(ErrorKind::Busy.because("it ticks")),
+    );
     answer(&mut master, Order::Release, Report::Done);
     answer(&mut one, Order::Release, Report::Done);
     // It says so again.

@@ -1,9 +1,9 @@
 //! Hosts that end, in every way.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
-use imsup_protocol::codec::{self, VERSION};
+use imsup_protocol::channel::Channel;
 use imsup_protocol::control::Opening;
 use imsup_protocol::{Outcome, Request};
 use imsup_wire::{Endpoint, EventKind, HostState};
@@ -230,18 +230,15 @@ fn last_words() {
     let by = "tester".to_owned();
     world.ask(Request::Wake { hosts, by, exec: false }).unwrap();
     let supervisor = world.host("web").pid.unwrap();
-    let mut client = UnixStream::connect(world.paths.socket()).unwrap();
+    let mut client = Channel::connected(UnixStream::connect(world.paths.socket()).unwrap());
     // It comes after, so the one before has been accepted.
     world.host("web");
     kill(world.broker_pid(), Signal::STOP);
     // The broker reads the question first, and passes it on to a supervisor that has said its last words and is gone.
-    let question = Opening::Control {
-        version: VERSION,
-        request: Request::Why {
-            host: "web".parse().unwrap(),
-        },
-    };
-    client.write_all(&codec::encode(&question).unwrap()).unwrap();
+    let question = Opening::Control(Request::Why {
+        host: "web".parse().unwrap(),
+    });
+    client.send(&question, Vec::new()).unwrap();
     world.touch("fails");
     until("the supervisor's end", || (!exists(supervisor)).then_some(()));
     kill(world.broker_pid(), Signal::CONT);
@@ -286,16 +283,12 @@ fn down_after_hang_up() {
     // The second answer comes after the first question was heard: connections are served in order.
     let unknown = caller.ask(Endpoint::tcp([10, 0, 0, 1].into(), 80), true);
     assert_eq!(caller.outcome(unknown), Outcome::Unknown);
-    let mut client = UnixStream::connect(world.paths.socket()).unwrap();
+    let mut client = Channel::connected(UnixStream::connect(world.paths.socket()).unwrap());
     world.host("called");
     // The broker hears at once that it is to end and that the caller is gone, in this order.
     let broker = world.broker_pid();
     stop(broker);
-    let down = Opening::Control {
-        version: VERSION,
-        request: Request::Down,
-    };
-    client.write_all(&codec::encode(&down).unwrap()).unwrap();
+    client.send(&Opening::Control(Request::Down), Vec::new()).unwrap();
     caller.channel.socket().shutdown(std::net::Shutdown::Both).unwrap();
     kill(broker, Signal::CONT);
     drop(called);

@@ -28,7 +28,8 @@ use imsup_broker::paths::Paths;
 use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::{ToBroker, ToSupervisor};
 use imsup_wire::{
-    CauseKind, Endpoint, ExitStatus, HostName, Index, Order, Planes, Report, Transport, Usage, WakeCause, Why,
+    CauseKind, Endpoint, ErrorKind, ExitStatus, HostName, Index, Order, Planes, Report, Transport, Usage, WakeCause,
+    Why,
 };
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::FlockOperation;
@@ -284,7 +285,9 @@ impl Supervisor {
                 Report::Done
             }
             Order::Usage => Report::Usage(self.usage()),
-            Order::Pledge | Order::Fulfil | Order::Release => Report::Failed("it never is disposable".to_owned()),
+            Order::Pledge | Order::Fulfil | Order::Release => {
+                Report::Failed(ErrorKind::Busy.because("it never is disposable"))
+            }
             Order::Why if self.asleep.is_some() => Report::Why(Why::Asleep {
                 waits: Vec::new(),
                 deadline_us: Some(DEADLINE_US),
@@ -429,7 +432,7 @@ impl Supervisor {
         );
         let (index, endpoints) = match peer.channel.receive::<ToSupervisor>() {
             Ok(Some(ToSupervisor::Welcome { index, retained, .. })) => (index, retained),
-            Ok(Some(ToSupervisor::Rejected { .. })) => {
+            Ok(Some(ToSupervisor::Rejected(_))) => {
                 self.rejected = true;
                 return;
             }

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 
 use imsup_protocol::channel::Channel;
-use imsup_protocol::codec::VERSION;
 use imsup_protocol::control::Opening;
 use imsup_protocol::{Request, Response};
 use imsup_wire::CauseKind;
@@ -36,14 +35,11 @@ fn many_events() {
     until("all wakes", || (world.host("web").wakes == WAKES).then_some(()));
 
     let stream = UnixStream::connect(world.paths.socket()).unwrap();
-    let mut channel = Channel::new(stream.try_clone().unwrap());
-    let opening = Opening::Control {
-        version: VERSION,
-        request: Request::Events {
-            follow: false,
-            hosts: Vec::new(),
-        },
-    };
+    let mut channel = Channel::connected(stream.try_clone().unwrap());
+    let opening = Opening::Control(Request::Events {
+        follow: false,
+        hosts: Vec::new(),
+    });
     channel.send(&opening, Vec::new()).unwrap();
     until("many events before the first is read", || {
         (rustix::io::ioctl_fionread(&stream).unwrap() >= AT_ONCE_BYTES).then_some(())

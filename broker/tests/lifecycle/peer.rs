@@ -5,11 +5,10 @@ use std::os::unix::net::UnixStream;
 
 use imsup_broker::paths::Paths;
 use imsup_protocol::channel::Channel;
-use imsup_protocol::codec::VERSION;
 use imsup_protocol::control::Opening;
 use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::{Outcome, ToBroker, ToSupervisor};
-use imsup_wire::{Awake, Endpoint, HostName, Index, Order};
+use imsup_wire::{Awake, Endpoint, ErrorKind, HostName, Index, Order};
 
 pub struct Peer {
     pub channel: Channel,
@@ -29,7 +28,7 @@ impl Peer {
 
     fn new(stream: UnixStream) -> Self {
         Self {
-            channel: Channel::new(stream),
+            channel: Channel::connected(stream),
             opened: false,
             next_question: 1,
         }
@@ -54,7 +53,6 @@ impl Peer {
 
     pub fn hello(&mut self, host: Option<HostName>, role: Role, adoption: Option<Adoption>) {
         let hello = ToBroker::Hello {
-            version: VERSION,
             host,
             role,
             command: vec!["fake".to_owned()],
@@ -118,9 +116,9 @@ impl Peer {
         }
     }
 
-    pub fn rejection(&mut self) -> String {
+    pub fn rejection(&mut self) -> ErrorKind {
         match self.hear() {
-            ToSupervisor::Rejected { reason } => reason,
+            ToSupervisor::Rejected(failure) => failure.kind,
             other => panic!("no rejection: {other:?}"),
         }
     }

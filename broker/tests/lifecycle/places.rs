@@ -5,7 +5,7 @@ use std::io::Write;
 
 use imsup_protocol::ToSupervisor;
 use imsup_protocol::message::{Adoption, Role};
-use imsup_wire::{Index, Usage};
+use imsup_wire::{ErrorKind, Index, Usage};
 use libtest_mimic::Trial;
 use rustix::fs::FlockOperation;
 
@@ -52,8 +52,7 @@ fn kept() {
     assert!(![first_index, second_index].contains(&third_index), "{third_index:?}");
     let mut same_name = Peer::connect(&world.paths);
     same_name.hello(Some(first_name.parse().unwrap()), Role::Transient, None);
-    let reason = same_name.rejection();
-    assert!(reason.contains("runs already"), "{reason}");
+    assert_eq!(same_name.rejection(), ErrorKind::NameTaken);
 
     let mut first = Peer::connect(&world.paths);
     let adoption = Adoption {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use imsup_protocol::control::HostUsage;
 use imsup_protocol::message::Role;
 use imsup_protocol::{Request, Response, ToBroker, ToSupervisor};
-use imsup_wire::{Awake, CauseKind, EventKind, HostState, Order, Report, Usage, WakeCause, Why};
+use imsup_wire::{Awake, CauseKind, ErrorKind, EventKind, HostState, Order, Report, Usage, WakeCause, Why};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
@@ -125,23 +125,28 @@ fn refused() {
     let world = World::up("web -- serve");
     let mut peer = Peer::started(&world.paths, "web");
     std::thread::scope(|scope| {
-        let asked = scope.spawn(|| world.ask(suspend("web")).unwrap_err().to_string());
+        let asked = scope.spawn(|| world.ask(suspend("web")).unwrap_err());
         let (id, order) = peer.order();
         assert_eq!(order, Order::Suspend);
-        let report = Report::Failed("cat 7 is in uninterruptible sleep; try again".to_owned());
+        let report = Report::Failed(ErrorKind::Busy.because("cat 7 is in uninterruptible sleep; try again"));
         peer.say(ToBroker::Answer { id, report });
         let error = asked.join().unwrap();
-        assert!(error.contains("'web' is not suspended: cat 7"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Busy, "as its supervisor says");
+        assert!(error.to_string().contains("'web' is not suspended: cat 7"), "{error}");
 
         peer.say(asleep());
         world.wait_for_state("web", HostState::Suspended);
-        let asked = scope.spawn(|| world.ask(resume("web")).unwrap_err().to_string());
+        let asked = scope.spawn(|| world.ask(resume("web")).unwrap_err());
         let (id, order) = peer.order();
         assert_eq!(order, Order::Resume);
-        let report = Report::Failed("the freezer does not answer".to_owned());
+        let report = Report::Failed(ErrorKind::Other.because("the freezer does not answer"));
         peer.say(ToBroker::Answer { id, report });
         let error = asked.join().unwrap();
-        assert!(error.contains("'web' could not be woken: the freezer"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::WakeFailed);
+        assert!(
+            error.to_string().contains("'web' could not be woken: the freezer"),
+            "{error}"
+        );
     });
     assert_eq!(world.host("web").state, HostState::Suspended);
     // Nobody asked; and an answer to a question that was answered.

@@ -293,7 +293,7 @@ fn terminated() {
         peer.tell(&ToBroker::Listening { endpoint }, vec![new]);
         peer.say(ToBroker::Answer {
             id,
-            report: imsup_wire::Report::Failed("it is being ended".to_owned()),
+            report: imsup_wire::Report::Failed(imsup_wire::ErrorKind::Ending.because("it is being ended")),
         });
         let terminate = world.wait_for_event("web", EventKind::Terminate);
         assert_eq!(terminate.duration, Some(Duration::from_secs(60)));

@@ -1,8 +1,6 @@
 //! `imsup doctor`: what the kernel offers, and what is lost where it does not.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
+use anyhow::{Result, bail};
 use imsup_linux::features::{self, Feature};
 
 use super::output::{self, DIM, presence_style};
@@ -18,8 +16,8 @@ pub struct Args {
 /// Runs the verb; the status is 1 where something indispensable is missing.
 ///
 /// # Errors
-/// Those of writing.
-pub fn run(args: &Args) -> Result<ExitCode> {
+/// Hosts cannot run here, or those of writing.
+pub fn run(args: &Args) -> Result<()> {
     let features = features::probe();
     match args.format.format {
         Format::Json => {
@@ -30,13 +28,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         Format::Table => table(&features).print_wrapped()?,
     }
-    Ok(match verdict(&features) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(missing) => {
-            output::error(&format!("hosts cannot run here: {missing}"));
-            ExitCode::FAILURE
-        }
-    })
+    match verdict(&features) {
+        Ok(()) => Ok(()),
+        Err(missing) => bail!("hosts cannot run here: {missing}"),
+    }
 }
 
 /// What is missing that nothing works without.

@@ -5,6 +5,10 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Error;
+use imsup_broker::client::ClientError;
+use imsup_compose::ComposeError;
+use imsup_wire::{ErrorKind, Failure};
+use serde::Serialize;
 
 use super::output;
 
@@ -78,8 +82,54 @@ fn chain(error: &Error) -> String {
     })
 }
 
-/// Prints an error and gives the exit status. A reader that went away (`imsup events | head`) is no error.
+/// What kind of failure it is, as far as one in the chain has one.
+fn kind(error: &Error) -> ErrorKind {
+    let known = error.chain().find_map(|cause| {
+        let of_client = cause.downcast_ref().map(ClientError::kind);
+        let of_host = || cause.downcast_ref().map(|failure: &Failure| failure.kind);
+        let of_file = || cause.downcast_ref().map(|_: &ComposeError| ErrorKind::ComposeFile);
+        let inside = || cause.downcast_ref().map(|annotated: &Annotated| kind(&annotated.error));
+        of_client.or_else(of_host).or_else(of_file).or_else(inside)
+    });
+    known.unwrap_or(ErrorKind::Other)
+}
+
+/// How errors are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `imsup: what failed: why`, and the hint on a line of its own.
+    Text,
+    /// One [`Object`].
+    Json,
+}
+
+/// An error as JSON.
+#[derive(Debug, Serialize)]
+struct Object {
+    kind: ErrorKind,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Object {
+    fn of(error: &Error) -> Self {
+        let (message, hint) = lines(error);
+        Self {
+            kind: kind(error),
+            message,
+            hint,
+        }
+    }
+}
+
+/// Prints an error as text, as [`report_as`].
 pub fn report(error: &Error) -> ExitCode {
+    report_as(error, Style::Text)
+}
+
+/// Prints an error and gives the exit status. A reader that went away (`imsup events | head`) is no error.
+pub fn report_as(error: &Error, style: Style) -> ExitCode {
     if error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -87,10 +137,15 @@ pub fn report(error: &Error) -> ExitCode {
     {
         return ExitCode::SUCCESS;
     }
-    let (message, hint) = lines(error);
-    output::error(&message);
-    if let Some(hint) = hint {
-        output::hint(&hint);
+    match style {
+        Style::Text => {
+            let (message, hint) = lines(error);
+            output::error(&message);
+            if let Some(hint) = hint {
+                output::hint(&hint);
+            }
+        }
+        Style::Json => output::error_object(&Object::of(error)),
     }
     ExitCode::from(annotation(error, &|a| a.status).unwrap_or(1))
 }
@@ -126,6 +181,23 @@ mod tests {
         assert_eq!(
             chain(&error.context("reading")),
             "reading: opening it: no disk; try again"
+        );
+    }
+
+    #[test]
+    fn an_object_has_the_kind_of_whatever_in_the_chain_has_one() {
+        let failure = ErrorKind::UnknownHost.because("there is no host 'wbe'");
+        let error = hinted(failure.into(), "did you mean 'web'?").context("project 'shop'");
+        assert_eq!(
+            serde_json::to_string(&Object::of(&error)).unwrap(),
+            r#"{"kind":"unknown-host","message":"project 'shop': there is no host 'wbe'","hint":"did you mean 'web'?"}"#
+        );
+        let project = "shop".to_owned();
+        let error = Error::from(ClientError::NoBroker { project }).context("asking");
+        assert_eq!(kind(&error), ErrorKind::NotUp);
+        assert_eq!(
+            serde_json::to_string(&Object::of(&anyhow!("no"))).unwrap(),
+            r#"{"kind":"other","message":"no"}"#
         );
     }
 

@@ -46,11 +46,11 @@ mod why;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use imsup_broker::own_program;
 use imsup_linux::{dispositions, static_libc};
 
-use crate::failure::Annotate;
+use crate::failure::{Annotate, Style};
 
 /// Imaginary machines: every host of a compose file exists, and the first connection boots it.
 #[derive(Debug, Parser)]
@@ -121,7 +121,20 @@ fn main() -> ExitCode {
         let kept = keeper::serve(asked).map(|()| ExitCode::SUCCESS);
         return kept.unwrap_or_else(|error| failure::report(&error));
     }
-    dispatch(Cli::parse().verb).unwrap_or_else(|error| failure::report(&error))
+    let matches = Cli::command().get_matches();
+    let style = error_style(&matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    dispatch(cli.verb).unwrap_or_else(|error| failure::report_as(&error, style))
+}
+
+/// JSON for whoever asks for JSON.
+fn error_style(matches: &ArgMatches) -> Style {
+    let verb = matches.subcommand().map(|(_, verb)| verb);
+    let format = verb.and_then(|verb| verb.try_get_raw("format").ok().flatten()?.next());
+    match format.is_some_and(|format| format == "json") {
+        true => Style::Json,
+        false => Style::Text,
+    }
 }
 
 fn dispatch(verb: Verb) -> Result<ExitCode> {
@@ -142,7 +155,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Why(args) => why::run(&args)?,
         Verb::Usage(args) => usage::run(&args)?,
         Verb::Config(args) => config::run(&args)?,
-        Verb::Doctor(args) => return doctor::run(&args),
+        Verb::Doctor(args) => doctor::run(&args)?,
         Verb::Hosts(args) => names::hosts(&args)?,
         Verb::Resolve(args) => names::resolve(&args)?,
         Verb::Broker(args) => return broker::run(&args),
@@ -154,9 +167,27 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    #[test]
+    fn errors_are_json_where_json_is_asked_for() {
+        let style = |line: &str| error_style(&Cli::command().try_get_matches_from(line.split(' ')).unwrap());
+        for line in [
+            "imsup ps --format json",
+            "imsup config --format=json",
+            "imsup why web --format json",
+        ] {
+            assert_eq!(style(line), Style::Json, "{line}");
+        }
+        for line in [
+            "imsup ps",
+            "imsup usage --format csv",
+            "imsup stop",
+            "imsup run -- x --format json",
+        ] {
+            assert_eq!(style(line), Style::Text, "{line}");
+        }
+    }
 
     fn parses(line: &str) -> Result<Verb, clap::Error> {
         Cli::try_parse_from(line.split(' ')).map(|cli| cli.verb)

@@ -27,7 +27,7 @@ pub fn serve(project: &str) -> Result<Option<Launched>> {
     logging::start_for_a_file();
     imsup_supervisor::prepare();
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
-    let mut channel = Channel::new(UnixStream::from(socket));
+    let mut channel = Channel::accepted(UnixStream::from(socket));
     loop {
         let birth = match channel.receive::<Birth>() {
             Ok(Some(birth)) => birth,

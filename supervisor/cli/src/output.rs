@@ -133,6 +133,13 @@ pub fn json_line(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result
     Ok(())
 }
 
+/// Prints an error as a line of JSON to standard error, in one piece.
+pub fn error_object(error: &impl Serialize) {
+    let mut line = Vec::new();
+    // Nothing is left to tell anybody where standard error itself is gone.
+    let _ = json_line(&mut line, error).map(|()| io::stderr().write_all(&line));
+}
+
 /// Prints `imsup: MESSAGE` to standard error.
 pub fn error(message: &str) {
     diagnostic(RED, "imsup:", message);

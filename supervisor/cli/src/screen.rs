@@ -4,11 +4,11 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::output;
 
@@ -21,7 +21,7 @@ const LAST: Duration = Duration::from_secs(2);
 /// Where lines are handed over.
 #[derive(Clone, Debug)]
 pub struct Screen {
-    lines: SyncSender<String>,
+    lines: Sender<String>,
     /// Lines that found no room.
     left_out: Arc<AtomicU64>,
 }
@@ -36,14 +36,14 @@ impl Screen {
     /// # Errors
     /// clone(2).
     pub fn start() -> Result<(Self, Written)> {
-        let (lines, waiting) = sync_channel::<String>(WAITING);
+        let (lines, waiting) = bounded::<String>(WAITING);
         let left_out = Arc::new(AtomicU64::new(0));
-        let (alive, written) = sync_channel(0);
+        let (alive, written) = bounded(0);
         let missing = Arc::clone(&left_out);
         thread::Builder::new()
             .name("screen".to_owned())
             .spawn(move || {
-                let _alive: SyncSender<()> = alive;
+                let _alive: Sender<()> = alive;
                 for line in waiting {
                     // A terminal that went away is no reason to stop: Ctrl-C and 'down' are. Nor is a full pipe that whoever made it does not wait for.
                     if writeln!(output::stdout(), "{line}").is_err() {

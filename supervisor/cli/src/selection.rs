@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Result, anyhow};
-use imsup_wire::{HostName, HostStatus};
+use anyhow::Result;
+use imsup_wire::{ErrorKind, HostName, HostStatus};
 
 use super::failure::hinted;
 
@@ -47,7 +47,12 @@ pub fn unknown(name: &str, hosts: &[HostStatus]) -> anyhow::Error {
         Some(near) => format!("did you mean '{near}'?"),
         None => "'imsup ps' lists the hosts".to_owned(),
     };
-    hinted(anyhow!("there is no host '{name}'"), hint)
+    hinted(
+        ErrorKind::UnknownHost
+            .because(format!("there is no host '{name}'"))
+            .into(),
+        hint,
+    )
 }
 
 /// The most similar of these names, where one is similar at all: a third of its letters may be wrong, missing or too

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use imsup_protocol::version::OURS;
 use serde::Serialize;
 
 use super::Cli;
@@ -31,7 +32,9 @@ pub struct CompletionArgs {
 #[derive(Debug, Serialize)]
 struct Version {
     version: &'static str,
+    /// The highest version of the messages that is spoken, and the lowest.
     protocol: u16,
+    lowest_protocol: u16,
     kernel: String,
 }
 
@@ -42,7 +45,8 @@ struct Version {
 pub fn version(args: &VersionArgs) -> Result<()> {
     let version = Version {
         version: env!("CARGO_PKG_VERSION"),
-        protocol: imsup_protocol::codec::VERSION,
+        protocol: OURS.highest(),
+        lowest_protocol: OURS.lowest(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
     };
     match args.format.format {

@@ -10,6 +10,10 @@ use std::os::unix::net::UnixStream;
 use common::client::ask;
 use common::command::run;
 use common::{LIMIT, Project};
+use imsup_protocol::Request;
+use imsup_protocol::codec::encode;
+use imsup_protocol::control::Opening;
+use imsup_protocol::version::{OURS, Versions};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 const GOOD: &str = r#"
@@ -337,19 +341,15 @@ fn send_raw(project: &Project, bytes: &[u8]) {
 #[test]
 fn wire_messages_that_are_none_harm_nothing() {
     let project = Project::up("wire", GOOD);
-    let good = imsup_protocol::codec::encode(&imsup_protocol::control::Opening::Control {
-        version: imsup_protocol::codec::VERSION,
-        request: imsup_protocol::Request::Hosts,
-    })
-    .unwrap();
-    let old = imsup_protocol::codec::encode(&imsup_protocol::control::Opening::Control {
-        version: imsup_protocol::codec::VERSION + 1,
-        request: imsup_protocol::Request::Down,
-    })
-    .unwrap();
+    let asking =
+        |versions: Versions, request| [&versions.to_hello()[..], &encode(&Opening::Control(request)).unwrap()].concat();
+    let good = asking(OURS, Request::Hosts);
+    let newer = asking(newer(), Request::Down);
     let mut trailing = good.clone();
-    trailing[0] += 1;
+    trailing[OURS.to_hello().len()] += 1;
     trailing.push(0);
+    let mut all_versions = good.clone();
+    all_versions[8..12].copy_from_slice(&[1, 0, 0xff, 0xff]);
     for bytes in [
         &b""[..],
         b"\x01",
@@ -359,7 +359,10 @@ fn wire_messages_that_are_none_harm_nothing() {
         b"\x00\x00\x00\x00",
         &good[..good.len() - 1],
         &trailing,
-        &old,
+        &newer,
+        &good[..7],
+        &good[12..],
+        &all_versions,
         &vec![0xff; 2 << 20],
     ] {
         send_raw(&project, bytes);
@@ -372,23 +375,48 @@ fn wire_messages_that_are_none_harm_nothing() {
     assert_eq!(project.ps().len(), 1);
 }
 
+/// A range of which this build speaks nothing.
+fn newer() -> Versions {
+    Versions::new(OURS.highest() + 1, OURS.highest() + 1).unwrap()
+}
+
 #[test]
-fn a_wrong_version_is_told() {
+fn a_broker_says_which_versions_it_speaks_to_who_speaks_others() {
     let project = Project::up("version", GOOD);
-    let old = imsup_protocol::codec::encode(&imsup_protocol::control::Opening::Control {
-        version: imsup_protocol::codec::VERSION + 1,
-        request: imsup_protocol::Request::Down,
-    })
-    .unwrap();
-    let stream = UnixStream::connect(project.runtime().join("broker.sock")).unwrap();
+    let mut stream = UnixStream::connect(project.runtime().join("broker.sock")).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    (&stream).write_all(&old).unwrap();
-    let mut channel = imsup_protocol::channel::Channel::new(stream);
-    let Ok(Some(imsup_protocol::Response::Error { message })) = channel.receive() else {
-        panic!("an error was expected");
-    };
-    assert!(message.contains("version"), "{message}");
+    let opening = encode(&Opening::Control(Request::Down)).unwrap();
+    stream.write_all(&[&newer().to_hello()[..], &opening].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, OURS.to_hello());
     assert_eq!(project.ps().len(), 1, "'down' of another version is not obeyed");
+}
+
+#[test]
+fn an_error_is_an_object_where_json_is_asked_for() {
+    let project = Project::up("json-errors", GOOD);
+    let error = |words: &[&str]| {
+        let finished = project.imsup(words);
+        assert_eq!(finished.code(), Some(1), "{finished}");
+        assert_eq!(finished.stdout, "", "{finished}");
+        let object: serde_json::Value = serde_json::from_str(&finished.stderr).unwrap();
+        let message = object["message"].as_str().unwrap().to_owned();
+        (
+            object["kind"].as_str().unwrap().to_owned(),
+            message,
+            object["hint"].clone(),
+        )
+    };
+    let (kind, message, hint) = error(&["why", "wbe", "--format", "json"]);
+    assert_eq!(kind, "unknown-host");
+    assert!(message.contains("'wbe'") && hint == "did you mean 'web'?", "{message}");
+    project.down();
+    assert_eq!(error(&["events", "--format", "json"]).0, "not-up");
+    std::fs::write(project.path("compose.yaml"), "services: [").unwrap();
+    assert_eq!(error(&["config", "--format=json"]).0, "compose-file");
+    let finished = project.imsup(&["config"]);
+    assert!(finished.stderr.starts_with("imsup: "), "{finished}");
 }
 
 /// What a compose file says runs as whoever brings it up: one that others may have written is used only where it is named.

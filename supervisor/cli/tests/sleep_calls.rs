@@ -6,11 +6,11 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use common::client::Held;
 use common::{AS_IN_A_CONTAINER, Background, LIMIT, Project, control, guest};
+use crossbeam_channel::{RecvTimeoutError, unbounded};
 
 /// The calls of the guest: those that something ends, those that end by their limit, and those that are many transfers.
 fn calls() -> [Vec<String>; 3] {
@@ -184,7 +184,7 @@ fn limits_end(label: &str, variables: &[(&str, &str)]) {
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         let began = Instant::now();
         held.say("end").unwrap();
-        let (sender, answers) = channel();
+        let (sender, answers) = unbounded();
         std::thread::scope(|scope| {
             scope.spawn(move || sender.send(held.hear()));
             let mut slept = 0;
@@ -248,7 +248,7 @@ fn each_limit_counts_from_when_its_call_began() {
         later.say("end").unwrap();
         std::thread::sleep(PART);
         control::resume(&project, call)?;
-        let (sender, answers) = channel();
+        let (sender, answers) = unbounded();
         std::thread::scope(|scope| {
             for (who, one) in [("the call", &mut held), ("the other", &mut later)] {
                 let sender = sender.clone();
@@ -288,7 +288,7 @@ fn no_transfer_is_cut_short_by_orders_to_suspend() {
         held.say("end").unwrap();
         // Its two threads take turns thousands of times, and each time may have to wait for a processor.
         held.stream().set_read_timeout(Some(10 * LIMIT)).unwrap();
-        let (sender, answers) = channel();
+        let (sender, answers) = unbounded();
         std::thread::scope(|scope| {
             scope.spawn(move || sender.send(held.hear()));
             loop {

@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::{Pid, gettid};
@@ -205,7 +205,7 @@ impl Stopped {
     /// # Errors
     /// EOPNOTSUPP if no thread of it can; what its calls say, and EMFILE if descriptors run out here; EINTR if somebody has stopped it meanwhile.
     pub fn hand_over(&self, pid: i32, numbers: Vec<i32>) -> Result<Vec<OwnedFd>, Errno> {
-        let (reply, replies) = channel();
+        let (reply, replies) = unbounded();
         self.tracer
             .ask(Order::HandOver { pid, numbers, reply })
             .map_err(|_| Errno::ESRCH)?;
@@ -278,8 +278,8 @@ struct Tracer {
 
 impl Tracer {
     fn start(deadline: Instant) -> Result<Self, StopError> {
-        let (orders, received) = channel();
-        let (answer, answers) = channel();
+        let (orders, received) = unbounded();
+        let (answer, answers) = unbounded();
         let thread = std::thread::Builder::new()
             .name("imsup-tracer".to_owned())
             .stack_size(TRACER_STACK_BYTES)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use imsup_protocol::ToBroker;
 use imsup_wire::sleep::ReasonKind;
-use imsup_wire::{Awaited, Report};
+use imsup_wire::{Awaited, ErrorKind, Report};
 use nix::errno::Errno;
 
 use super::asleep::Asleep;
@@ -254,14 +254,17 @@ impl Sleep {
         if let Some((_, why)) = kept
             && (until <= now || !is_starting)
         {
-            self.answer_orders(host, &Report::Failed(format!("it is kept awake: {why}")));
+            self.answer_orders(
+                host,
+                &Report::Failed(ErrorKind::Busy.because(format!("it is kept awake: {why}"))),
+            );
         } else if until <= now && !is_starting {
             let why = match &self.trouble {
                 Some(trouble) => trouble.what.to_string(),
                 None => "it did not become quiet".to_owned(),
             };
             let message = format!("it was busy for {} s: {why}", super::ORDER_PATIENCE.as_secs());
-            self.answer_orders(host, &Report::Failed(message));
+            self.answer_orders(host, &Report::Failed(ErrorKind::Busy.because(message)));
         }
     }
 

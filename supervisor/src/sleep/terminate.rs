@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_protocol::ToBroker;
-use imsup_wire::{CauseKind, Endpoint, Index, Plane, Report, WakeCause};
+use imsup_wire::{CauseKind, Endpoint, ErrorKind, Index, Plane, Report, WakeCause};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -101,28 +101,30 @@ impl Sleep {
     /// Promises to be terminated together with others, which [`Sleep::fulfil`] does: until then it neither wakes nor ticks.
     pub(super) fn pledge(&mut self, host: &mut Host) -> Report {
         let Phase::Asleep(asleep) = &self.phase else {
-            return Report::Failed("it is awake".to_owned());
+            return Report::Failed(ErrorKind::Busy.because("it is awake"));
         };
         if asleep.pledged.is_some() {
             return Report::Done;
         }
         if !asleep.set.ready().is_empty() {
-            return Report::Failed("it is about to wake".to_owned());
+            return Report::Failed(ErrorKind::Busy.because("it is about to wake"));
         }
         if let Use::Other(why) = self.used_by(host) {
-            return Report::Failed(why);
+            return Report::Failed(ErrorKind::Busy.because(why));
         }
         match (prepare_end(host), &mut self.phase) {
             (Ok(succession), Phase::Asleep(asleep)) => {
                 asleep.pledged = Some(succession);
                 Report::Done
             }
-            (Err(NotEnded::SomebodyCame(port)), _) => Report::Failed(format!("somebody has come to port {port}")),
-            (Err(NotEnded::Connecting), _) => Report::Failed(CONNECTING.to_owned()),
-            (Err(NotEnded::Socket(errno)), _) => Report::Failed(errno.desc().to_owned()),
+            (Err(NotEnded::SomebodyCame(port)), _) => {
+                Report::Failed(ErrorKind::Busy.because(format!("somebody has come to port {port}")))
+            }
+            (Err(NotEnded::Connecting), _) => Report::Failed(ErrorKind::Busy.because(CONNECTING)),
+            (Err(NotEnded::Socket(errno)), _) => Report::Failed(ErrorKind::Other.because(errno.desc())),
             (Ok(succession), _) => {
                 succession.give_back(host);
-                Report::Failed("it is awake".to_owned())
+                Report::Failed(ErrorKind::Busy.because("it is awake"))
             }
         }
     }
@@ -130,10 +132,10 @@ impl Sleep {
     /// Ends the program of a sleeper that has promised it.
     pub(super) fn fulfil(&mut self, host: &mut Host) -> Report {
         let Phase::Asleep(asleep) = &mut self.phase else {
-            return Report::Failed("it is awake".to_owned());
+            return Report::Failed(ErrorKind::Busy.because("it is awake"));
         };
         let Some(succession) = asleep.pledged.take() else {
-            return Report::Failed("it has promised nothing".to_owned());
+            return Report::Failed(ErrorKind::Other.because("it has promised nothing"));
         };
         self.end(host, Instant::now(), succession);
         Report::Done

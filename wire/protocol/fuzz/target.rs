@@ -1,4 +1,4 @@
-//! What the fuzzer does with an input; also run by `cargo test -p imsup-wire` over mutated golden vectors.
+//! What the fuzzer does with an input; also run by `cargo test -p imsup-protocol` over mutated golden vectors.
 //!
 //! Byte 0 chooses the decoder, byte 1 the size of the pieces in which the stream arrives, the rest is the stream.
 
@@ -6,6 +6,7 @@ use std::fmt::Debug;
 
 use imsup_protocol::codec;
 use imsup_protocol::control::Opening;
+use imsup_protocol::version::{HELLO_BYTES, Versions};
 use imsup_protocol::{Request, Response, ToBroker, ToSupervisor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,12 +18,13 @@ pub fn run(input: &[u8]) -> usize {
         return 0;
     };
     let piece = usize::from(*piece) + 1;
-    match decoder % 5 {
+    match decoder % 6 {
         0 => check::<Opening>(stream, piece),
         1 => check::<ToBroker>(stream, piece),
         2 => check::<ToSupervisor>(stream, piece),
         3 => check::<Request>(stream, piece),
-        _ => check::<Response>(stream, piece),
+        4 => check::<Response>(stream, piece),
+        _ => check_hello(stream),
     }
 }
 
@@ -36,6 +38,25 @@ fn check<M: Serialize + DeserializeOwned + Debug + PartialEq>(stream: &[u8], pie
         assert_eq!(again.as_ref(), Some(message));
     }
     whole.len()
+}
+
+/// A hello, of which bytes come one by one: what is refused is refused for good, and what is read is what was said.
+fn check_hello(stream: &[u8]) -> usize {
+    let whole = Versions::from_hello(stream);
+    for length in 0..stream.len() {
+        let part = Versions::from_hello(&stream[..length]);
+        assert!(
+            part == whole || part == Ok(None),
+            "{part:?} of a part, {whole:?} of the whole"
+        );
+    }
+    match whole {
+        Ok(Some(versions)) => {
+            assert_eq!(versions.to_hello(), stream[..HELLO_BYTES]);
+            1
+        }
+        _ => 0,
+    }
 }
 
 /// The messages before the first error.

@@ -1,4 +1,5 @@
-//! A Unix stream socket that carries frames and their descriptors.
+//! A Unix stream socket that carries frames with their descriptors, after a hello of each side
+//! ([`crate::version`]).
 //!
 //! Works on blocking and non-blocking sockets alike. [`Channel::flush`] sends frames that the
 //! kernel did not accept yet; a frame that has not arrived is `None`.
@@ -17,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{self, CodecError, MAX_FRAME_FDS};
+use crate::version::{self, Disagreement, HELLO_BYTES, HelloError, OURS, Versions};
 
 const READ_BYTES: usize = 16 * 1024;
 
@@ -32,6 +34,12 @@ pub enum ChannelError {
     /// The peer closed it.
     #[error("the peer closed the connection")]
     Closed,
+    /// The peer did not begin with a hello.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// The peer speaks other versions, and was sent the hello of this side.
+    #[error(transparent)]
+    Versions(#[from] Disagreement),
     /// The peer sent something that is not a message.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -51,18 +59,53 @@ pub struct Channel {
     incoming_fds: VecDeque<OwnedFd>,
     outgoing: VecDeque<(Vec<u8>, usize, Vec<OwnedFd>)>,
     eof: bool,
+    side: Side,
+    ours: Versions,
+    /// Whether this side's hello was sent, or is among the outgoing.
+    said_hello: bool,
+    /// The version agreed on, once the peer's hello has come.
+    agreed: Option<u16>,
+}
+
+/// The side that speaks first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    /// This side.
+    Connected,
+    /// The peer.
+    Accepted,
 }
 
 impl Channel {
-    /// A channel over this socket, in whatever blocking mode it has.
-    pub fn new(socket: UnixStream) -> Self {
+    /// A channel over a socket by which this process has connected to the peer: this process speaks
+    /// first. The socket keeps its blocking mode.
+    pub fn connected(socket: UnixStream) -> Self {
+        Self::new(socket, Side::Connected, OURS)
+    }
+
+    /// A channel over a socket by which the peer has connected to this process: the peer speaks first.
+    /// The socket keeps its blocking mode.
+    pub fn accepted(socket: UnixStream) -> Self {
+        Self::new(socket, Side::Accepted, OURS)
+    }
+
+    fn new(socket: UnixStream, side: Side, ours: Versions) -> Self {
         Self {
             socket,
             incoming: Vec::new(),
             incoming_fds: VecDeque::new(),
             outgoing: VecDeque::new(),
             eof: false,
+            side,
+            ours,
+            said_hello: false,
+            agreed: None,
         }
+    }
+
+    /// The version that both sides speak; `None` until the peer's hello has been received.
+    pub fn version(&self) -> Option<u16> {
+        self.agreed
     }
 
     /// The socket.
@@ -102,8 +145,50 @@ impl Channel {
         if fds.len() > MAX_FRAME_FDS {
             return Err(ChannelError::Descriptors);
         }
-        self.outgoing.push_back((codec::encode(message)?, 0, fds));
+        let frame = codec::encode(message)?;
+        // Hello and first frame in one piece: the peer is woken once.
+        let bytes = match std::mem::replace(&mut self.said_hello, true) {
+            true => frame,
+            false => [&self.ours.to_hello(), &frame[..]].concat(),
+        };
+        self.outgoing.push_back((bytes, 0, fds));
         Ok(())
+    }
+
+    /// Sends the hello alone, unless the hello was sent with a message.
+    fn say_hello(&mut self) {
+        if !std::mem::replace(&mut self.said_hello, true) {
+            self.outgoing.push_back((self.ours.to_hello().to_vec(), 0, Vec::new()));
+            // After a failure, earlier messages of the peer can still be read; reading finds the end.
+            let _ = self.flush();
+        }
+    }
+
+    /// Takes the peer's hello, if complete.
+    fn hear_hello(&mut self) -> Result<(), ChannelError> {
+        if self.agreed.is_some() {
+            return Ok(());
+        }
+        match Versions::from_hello(&self.incoming) {
+            Ok(None) => Ok(()),
+            Ok(Some(theirs)) => {
+                self.incoming.drain(..HELLO_BYTES);
+                let agreed = version::agree(self.ours, theirs);
+                if agreed.is_err() {
+                    self.say_hello();
+                }
+                self.agreed = Some(agreed?);
+                Ok(())
+            }
+            Err(error) => match version::refusal_of_version_4(&self.incoming, self.ours) {
+                Some((disagreement, refusal)) if self.side == Side::Accepted => {
+                    self.outgoing.push_back((refusal, 0, Vec::new()));
+                    let _ = self.flush();
+                    Err(disagreement.into())
+                }
+                _ => Err(error.into()),
+            },
+        }
     }
 
     /// Whether something waits to be sent.
@@ -168,7 +253,7 @@ impl Channel {
 
     /// Whether [`Channel::receive`] has a message, or an error, without waiting for the socket.
     pub fn has_message(&self) -> bool {
-        codec::has_frame(&self.incoming)
+        self.agreed.is_some() && codec::has_frame(&self.incoming)
     }
 
     /// The next message; `None` where the socket is non-blocking and none is complete. On a blocking socket it waits.
@@ -177,11 +262,18 @@ impl Channel {
     /// Any [`ChannelError`]; the channel is then useless.
     pub fn receive<M: DeserializeOwned>(&mut self) -> Result<Option<M>, ChannelError> {
         loop {
-            if let Some(message) = codec::decode(&mut self.incoming)? {
+            self.hear_hello()?;
+            if self.agreed.is_some()
+                && let Some(message) = codec::decode(&mut self.incoming)?
+            {
                 return Ok(Some(message));
             }
             if self.eof {
                 return Err(ChannelError::Closed);
+            }
+            // The peer may wait for the hello of this side.
+            if self.agreed.is_some() || self.side == Side::Connected {
+                self.say_hello();
             }
             if !self.fill()? {
                 return Ok(None);
@@ -239,11 +331,30 @@ impl Channel {
 mod tests {
     use super::*;
     use crate::message::{Outcome, ToSupervisor};
+    use imsup_wire::ErrorKind;
+
+    /// Both ends of a connection; which of them has connected makes no difference once they have agreed.
+    fn pair() -> (Channel, Channel) {
+        let (a, b) = UnixStream::pair().unwrap();
+        for end in [&a, &b] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let (mut a, mut b) = (Channel::connected(a), Channel::accepted(b));
+        let hear = |end: &mut Channel| assert_eq!(end.receive::<ToSupervisor>().unwrap(), None);
+        hear(&mut a);
+        hear(&mut b);
+        hear(&mut a);
+        assert_eq!(a.version(), Some(OURS.highest()));
+        assert_eq!(a.version(), b.version());
+        for end in [&a, &b] {
+            end.socket().set_nonblocking(false).unwrap();
+        }
+        (a, b)
+    }
 
     #[test]
     fn frames_and_descriptors_arrive_together() {
-        let (a, b) = UnixStream::pair().unwrap();
-        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let (mut a, mut b) = pair();
         let message = ToSupervisor::Claimed { id: 7, found: true };
         let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         a.send(&message, vec![file]).unwrap();
@@ -254,11 +365,9 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_in_nobodys_way() {
-        let (a, b) = UnixStream::pair().unwrap();
-        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
-        let reason = "no place".to_owned();
-        b.send(&ToSupervisor::Rejected { reason: reason.clone() }, Vec::new())
-            .unwrap();
+        let (mut a, mut b) = pair();
+        let rejected = ToSupervisor::Rejected(ErrorKind::NoAddress.because("no place"));
+        b.send(&rejected, Vec::new()).unwrap();
         drop(b);
         let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         let message = ToSupervisor::Claimed { id: 7, found: true };
@@ -267,17 +376,14 @@ mod tests {
             Err(ChannelError::Closed)
         ));
         assert!(!a.wants_write());
-        assert_eq!(a.receive().unwrap(), Some(ToSupervisor::Rejected { reason }));
+        assert_eq!(a.receive().unwrap(), Some(rejected));
     }
 
     #[test]
     fn a_full_socket_keeps_what_it_does_not_take() {
-        let (a, b) = UnixStream::pair().unwrap();
-        a.set_nonblocking(true).unwrap();
-        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
-        let message = ToSupervisor::Rejected {
-            reason: "x".repeat(100_000),
-        };
+        let (mut a, mut b) = pair();
+        a.socket().set_nonblocking(true).unwrap();
+        let message = ToSupervisor::Rejected(ErrorKind::Other.because("x".repeat(100_000)));
         for _ in 0..20 {
             a.send(&message, Vec::new()).unwrap();
         }
@@ -295,9 +401,8 @@ mod tests {
 
     /// How many messages a socket takes before somebody reads.
     fn taken(send: impl Fn(&mut Channel, &ToSupervisor)) -> usize {
-        let (a, b) = UnixStream::pair().unwrap();
-        a.set_nonblocking(true).unwrap();
-        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let (mut a, mut b) = pair();
+        a.socket().set_nonblocking(true).unwrap();
         let mut sent = 0;
         while !a.wants_write() {
             for _ in 0..SENT_TOGETHER {
@@ -341,8 +446,7 @@ mod tests {
 
     #[test]
     fn descriptors_arrive_with_their_messages_among_others() {
-        let (a, b) = UnixStream::pair().unwrap();
-        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let (mut a, mut b) = pair();
         let with_file = [1, 4, 5];
         for id in 0..8 {
             let file: Vec<OwnedFd> = with_file
@@ -364,8 +468,7 @@ mod tests {
 
     #[test]
     fn a_closed_peer_is_told_after_its_last_message() {
-        let (a, b) = UnixStream::pair().unwrap();
-        let (mut a, mut b) = (Channel::new(a), Channel::new(b));
+        let (mut a, mut b) = pair();
         let message = ToSupervisor::Reached {
             id: 1,
             outcome: Outcome::Connect,

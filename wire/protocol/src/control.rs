@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use imsup_wire::event::Event;
+use imsup_wire::failure::Failure;
 use imsup_wire::host::{HostName, HostState, HostStatus};
 use imsup_wire::sleep::Why;
 
@@ -18,12 +19,7 @@ pub enum Opening {
     /// From a supervisor.
     Supervisor(crate::message::ToBroker),
     /// From the command line.
-    Control {
-        /// [`crate::codec::VERSION`] of the sender.
-        version: u16,
-        /// What is asked.
-        request: Request,
-    },
+    Control(Request),
 }
 
 /// A question or an order of the command line.
@@ -150,10 +146,7 @@ pub enum Response {
     /// All was said or done.
     Done,
     /// It was not done. The last message.
-    Error {
-        /// What failed, why, and what to do.
-        message: String,
-    },
+    Error(Failure),
 }
 
 /// What a host has used since `up`.

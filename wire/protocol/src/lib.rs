@@ -12,6 +12,7 @@ pub mod codec;
 pub mod control;
 pub mod message;
 pub mod nursery;
+pub mod version;
 
 pub use control::{Request, Response};
 pub use message::{Outcome, ToBroker, ToSupervisor};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use imsup_wire::address::{Endpoint, Index, Planes};
+use imsup_wire::failure::Failure;
 use imsup_wire::host::{ExitStatus, HostName};
 use imsup_wire::limits::Confinement;
 use imsup_wire::sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause};
@@ -52,8 +53,6 @@ pub struct Adoption {
 pub enum ToBroker {
     /// The first message. Sockets that the program already listens on follow as [`ToBroker::Listening`].
     Hello {
-        /// [`crate::codec::VERSION`] of the sender.
-        version: u16,
         /// The host; for a transient one the name it would like, or `None` to be given one.
         host: Option<HostName>,
         /// What the supervisor is to that host.
@@ -270,10 +269,7 @@ pub enum ToSupervisor {
         confinement: Box<Confinement>,
     },
     /// The broker does not take this supervisor. The last message.
-    Rejected {
-        /// Why, and what to do.
-        reason: String,
-    },
+    Rejected(Failure),
     /// The answer to a [`ToBroker::Reach`].
     Reached {
         /// The question's number.

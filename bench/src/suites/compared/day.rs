@@ -1,7 +1,6 @@
 //! A day of requests, replayed fast: the savings of sleep, and its cost to the requests.
 
 use std::net::Ipv4Addr;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -147,14 +146,12 @@ fn replay(
 
 /// Sends each request when it is due, and returns the time from then until its reply.
 fn requests(server: &Server, addresses: &[Ipv4Addr], trace: &[Request]) -> Result<Vec<u64>> {
-    let (due, todo) = mpsc::channel::<(Instant, Ipv4Addr)>();
-    let todo = std::sync::Mutex::new(todo);
+    let (due, todo) = crossbeam_channel::unbounded::<(Instant, Ipv4Addr)>();
     thread::scope(|scope| {
         let client = || -> Result<Vec<u64>> {
             let mut times = Vec::new();
             loop {
-                let next = todo.lock().map_err(|_| anyhow!("a client panicked"))?.recv();
-                let Ok((at, ip)) = next else {
+                let Ok((at, ip)) = todo.recv() else {
                     return Ok(times);
                 };
                 server.ask(&mut server.connect(ip)?)?;

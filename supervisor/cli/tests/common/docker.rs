@@ -258,7 +258,7 @@ impl Container<'_> {
             .stderr(writer);
         let mut follower = command.spawn().unwrap();
         drop(command);
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = crossbeam_channel::unbounded();
         std::thread::spawn(move || {
             for line in BufReader::new(reader).lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {

@@ -21,7 +21,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -279,7 +278,7 @@ impl Project {
     pub fn wait_event(&self, host: &str, kind: &str, count: usize) -> Event {
         let command = self.imsup_command(&["events", "--follow", "--format", "json"]);
         let mut follower = Background::spawn(command, Stdio::piped());
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = crossbeam_channel::unbounded();
         let output = follower.child.stdout.take().unwrap();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {

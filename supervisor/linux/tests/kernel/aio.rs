@@ -51,7 +51,7 @@ fn a_datagram_that_was_read_at_once_completes_a_poll_and_a_sent_one_does_not() {
     let sender = UdpSocket::bind((A, 0)).unwrap();
     let mut polls = Polls::new(1).unwrap();
     let reader = receiver.try_clone().unwrap();
-    let (said, heard) = std::sync::mpsc::channel();
+    let (said, heard) = crossbeam_channel::unbounded();
     let reading = std::thread::spawn(move || {
         while reader.recv(&mut [0; 8]).unwrap() > 0 {
             said.send(()).unwrap();

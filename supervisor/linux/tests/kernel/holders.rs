@@ -4,7 +4,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 
 use imsup_linux::holders::{Place, Search};
 use imsup_linux::{process, socket};
@@ -91,8 +90,8 @@ fn a_search_is_one_walk_in_slices_for_all_sockets() {
 fn a_socket_that_only_a_thread_has_is_found() {
     let (socket, _) = listener();
     let (inode, number) = (socket::inode(socket.as_fd()).unwrap(), socket.as_raw_fd());
-    let (ready, is_ready) = mpsc::channel();
-    let (done, is_done) = mpsc::channel::<()>();
+    let (ready, is_ready) = crossbeam_channel::unbounded();
+    let (done, is_done) = crossbeam_channel::unbounded::<()>();
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_FILES).unwrap();
         ready.send(nix::unistd::gettid().as_raw()).unwrap();

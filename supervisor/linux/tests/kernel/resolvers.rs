@@ -52,8 +52,8 @@ fn sockets() -> Vec<OwnedFd> {
         status.success(),
         "an ordinary user needs user namespaces (user_namespaces(7)): {status}"
     );
-    let mut channel = Channel::new(ours);
-    // The byte is no message; the descriptors come with it.
+    let mut channel = Channel::accepted(ours);
+    // The byte is no hello; the descriptors come with it.
     let _ = channel.receive::<u8>();
     channel.take_fds(5).unwrap()
 }

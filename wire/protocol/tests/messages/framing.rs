@@ -2,6 +2,7 @@
 
 use imsup_protocol::codec::{self, CodecError, MAX_FRAME_BYTES};
 use imsup_protocol::{Response, ToBroker, ToSupervisor};
+use imsup_wire::ErrorKind;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -78,17 +79,17 @@ fn an_oversized_frame_is_refused_by_its_header_alone() {
     );
 }
 
-/// Discriminant and length prefix of a [`ToSupervisor::Rejected`] with so long a reason.
-const REJECTED_OVERHEAD: usize = 1 + 5;
+/// Discriminant, kind and length prefix of a [`ToSupervisor::Rejected`] with so long a message.
+const REJECTED_OVERHEAD: usize = 1 + 1 + "other".len() + 5;
 
 #[test]
 fn the_largest_message_fits_and_one_byte_more_does_not() {
     let reason = "x".repeat(MAX_FRAME_BYTES - REJECTED_OVERHEAD);
-    let fits = ToSupervisor::Rejected { reason: reason.clone() };
+    let fits = ToSupervisor::Rejected(ErrorKind::Other.because(reason.clone()));
     let mut frame = codec::encode(&fits).unwrap();
     assert_eq!(frame.len(), LENGTH_BYTES + MAX_FRAME_BYTES);
     assert_eq!(codec::decode(&mut frame), Ok(Some(fits)));
-    let too_large = ToSupervisor::Rejected { reason: reason + "x" };
+    let too_large = ToSupervisor::Rejected(ErrorKind::Other.because(reason + "x"));
     assert_eq!(
         codec::encode(&too_large),
         Err(CodecError::TooLarge(MAX_FRAME_BYTES + 1))

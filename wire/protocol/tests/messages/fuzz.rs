@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use imsup_protocol::codec;
+use imsup_protocol::version::OURS;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde::Serialize;
@@ -15,7 +16,7 @@ mod target;
 const INPUTS: u32 = 20_000;
 
 /// The frames of every sample, by the decoder of the target that reads them and the name of its seed.
-fn frames() -> [(u8, &'static str, Vec<Vec<u8>>); 5] {
+fn frames() -> [(u8, &'static str, Vec<Vec<u8>>); 6] {
     fn encode<M: Serialize>(samples: Samples<M>) -> Vec<Vec<u8>> {
         samples.iter().map(|(_, value)| codec::encode(value).unwrap()).collect()
     }
@@ -25,6 +26,7 @@ fn frames() -> [(u8, &'static str, Vec<Vec<u8>>); 5] {
         (2, "to_supervisor", encode(samples::to_supervisor())),
         (3, "request", encode(samples::requests())),
         (4, "response", encode(samples::responses())),
+        (5, "hello", vec![OURS.to_hello().to_vec()]),
     ]
 }
 

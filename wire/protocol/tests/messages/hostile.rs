@@ -2,9 +2,8 @@
 
 use imsup_protocol::codec::{self, CodecError, MAX_FRAME_BYTES};
 use imsup_protocol::control::Opening;
-use imsup_protocol::message::Role;
 use imsup_protocol::{Request, Response, ToBroker, ToSupervisor};
-use imsup_wire::{HostName, Index};
+use imsup_wire::{ErrorKind, Index};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -64,6 +63,9 @@ proptest! {
     }
 }
 
+/// The variant of [`Response::Error`].
+const ERROR: u8 = 7;
+
 /// bincode's marker of a length in the next eight bytes.
 const U64_FOLLOWS: u8 = 253;
 
@@ -94,7 +96,7 @@ fn promised_lengths_are_not_believed() {
 #[test]
 fn the_worst_whole_frame_stays_within_the_bound() {
     // A Hello whose argv is nothing but empty strings, as many as a frame holds.
-    let head = [0, 1, 0, 1];
+    let head = [0, 0, 1];
     let count = MAX_FRAME_BYTES - head.len() - 9 - 1;
     let body = [&head[..], &promise(count as u64), &vec![0; count], &[0]].concat();
     let frame = frame(&body);
@@ -148,24 +150,17 @@ fn the_brokers_own_address_cannot_arrive_as_a_hosts_index() {
 }
 
 #[test]
-fn the_version_is_read_before_anything_that_versions_may_change() {
-    let host: HostName = "web".parse().unwrap();
-    let hello = Opening::Supervisor(ToBroker::Hello {
-        version: 77,
-        host: Some(host),
-        role: Role::Started,
-        command: vec![],
-        adoption: None,
-    });
-    let control = Opening::Control {
-        version: 77,
-        request: Request::Hosts,
-    };
-    assert_eq!(codec::encode(&hello).unwrap()[4..7], [0, 0, 77]);
-    assert_eq!(codec::encode(&control).unwrap()[4..6], [1, 77]);
-    // A peer of another version whose messages still look alike is told apart by the number.
-    let mut bytes = codec::encode(&control).unwrap();
-    assert_eq!(codec::decode(&mut bytes), Ok(Some(control)));
+fn a_kind_of_error_that_is_not_known_yet_is_another() {
+    for kind in ["a-kind-to-come", "", "Unknown-Host"] {
+        let length = u8::try_from(kind.len()).unwrap();
+        let body = [&[ERROR, length], kind.as_bytes(), &[2, b'n', b'o']].concat();
+        let error = codec::decode(&mut frame(&body));
+        assert_eq!(
+            error,
+            Ok(Some(Response::Error(ErrorKind::Other.because("no")))),
+            "{kind}"
+        );
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod framing;
 mod fuzz;
 mod golden;
+mod hello;
 mod hostile;
 mod roundtrip;
 mod samples;

@@ -3,14 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use imsup_protocol::codec::VERSION;
 use imsup_protocol::control::{HostUsage, Opening};
 use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
 use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::{
-    Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Planes,
-    PublishedPort,
+    Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index,
+    Planes, PublishedPort,
 };
 
 use crate::sleep_samples::{awake, orders, reports, sleep_policy, usage, wake_cause, whys};
@@ -121,9 +120,12 @@ pub fn cause_kinds() -> Samples<CauseKind> {
     ])
 }
 
+pub fn error_kinds() -> Samples<ErrorKind> {
+    named(ErrorKind::ALL.iter().map(|kind| (kind.name(), *kind)))
+}
+
 pub fn to_broker() -> Samples<ToBroker> {
     let hello = |role| ToBroker::Hello {
-        version: VERSION,
         host: Some(host("web")),
         role,
         command: strings(&["nginx", "-g", "daemon off;"]),
@@ -137,7 +139,6 @@ pub fn to_broker() -> Samples<ToBroker> {
         (
             "hello-unnamed",
             ToBroker::Hello {
-                version: VERSION,
                 host: None,
                 role: Role::Transient,
                 command: vec![],
@@ -147,7 +148,6 @@ pub fn to_broker() -> Samples<ToBroker> {
         (
             "hello-adoption",
             ToBroker::Hello {
-                version: VERSION,
                 host: Some(host("db")),
                 role: Role::Launched { boot: 7 },
                 command: strings(&["redis-server"]),
@@ -329,9 +329,9 @@ pub fn to_supervisor() -> Samples<ToSupervisor> {
         ("keep-awake", ToSupervisor::KeepAwake(awake())),
         (
             "rejected",
-            ToSupervisor::Rejected {
-                reason: "host 'web' runs already; stop it with `imsup stop web` – or wait".to_owned(),
-            },
+            ToSupervisor::Rejected(
+                ErrorKind::AlreadyRunning.because("host 'web' runs already; stop it with `imsup stop web` – or wait"),
+            ),
         ),
         ("claimed", ToSupervisor::Claimed { id: 300, found: false }),
         (
@@ -509,9 +509,7 @@ pub fn responses() -> Samples<Response> {
         ("done", Response::Done),
         (
             "error",
-            Response::Error {
-                message: "no host 'wep'; did you mean 'web'?".to_owned(),
-            },
+            Response::Error(ErrorKind::UnknownHost.because("no host 'wep'; did you mean 'web'?")),
         ),
     ]);
     samples.extend(
@@ -545,12 +543,10 @@ pub fn openings() -> Samples<Opening> {
         .into_iter()
         .map(|(name, message)| (format!("supervisor-{name}"), Opening::Supervisor(message)))
         .collect();
-    samples.extend(requests().into_iter().map(|(name, request)| {
-        let opening = Opening::Control {
-            version: VERSION,
-            request,
-        };
-        (format!("control-{name}"), opening)
-    }));
+    samples.extend(
+        requests()
+            .into_iter()
+            .map(|(name, request)| (format!("control-{name}"), Opening::Control(request))),
+    );
     samples
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
-use imsup_wire::{Awaited, Awake, CauseKind, Order, Report, SleepPolicy, Usage, WakeCause, Why};
+use imsup_wire::{Awaited, Awake, CauseKind, ErrorKind, Order, Report, SleepPolicy, Usage, WakeCause, Why};
 
 use crate::samples::{Samples, named};
 
@@ -66,7 +66,7 @@ pub fn reports() -> Samples<Report> {
         ("usage", Report::Usage(usage())),
         (
             "failed",
-            Report::Failed("redis-server 4711 is in uninterruptible sleep; try again".to_owned()),
+            Report::Failed(ErrorKind::Busy.because("redis-server 4711 is in uninterruptible sleep; try again")),
         ),
     ])
 }

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::strategies::{cause_kind, duration, socket_address};
+use crate::strategies::{cause_kind, duration, failure, socket_address};
 
 pub fn sleep_policy() -> impl Strategy<Value = SleepPolicy> {
     let times = (option::of(duration()), option::of(duration()), duration());
@@ -69,7 +69,7 @@ pub fn report() -> impl Strategy<Value = Report> {
         Just(Report::Done),
         why().prop_map(Report::Why),
         usage().prop_map(Report::Usage),
-        any::<String>().prop_map(Report::Failed),
+        failure().prop_map(Report::Failed),
     ]
 }
 

@@ -8,13 +8,15 @@ use imsup_protocol::message::{Adoption, Role};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
 use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::{
-    Cause, CauseKind, Endpoint, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index, Planes,
-    PublishedPort, Transport,
+    Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, Failure, HostName, HostState, HostStatus,
+    Index, Planes, PublishedPort, Transport,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
+use crate::samples;
 use crate::sleep_strategies::{awake, order, report, sleep_policy, usage, wake_cause, why};
 
 pub(crate) fn host() -> impl Strategy<Value = HostName> {
@@ -98,17 +100,20 @@ fn confinement() -> impl Strategy<Value = Confinement> {
     })
 }
 
+pub fn failure() -> impl Strategy<Value = Failure> {
+    let kinds: Vec<ErrorKind> = samples::error_kinds().into_iter().map(|(_, kind)| kind).collect();
+    (select(kinds), any::<String>()).prop_map(|(kind, message)| kind.because(message))
+}
+
 pub fn to_broker() -> impl Strategy<Value = ToBroker> {
     let hello = (
-        any::<u16>(),
         option::of(host()),
         role(),
         vec(any::<String>(), 0..5),
         option::of(adoption()),
     );
     let others = prop_oneof![
-        hello.prop_map(|(version, host, role, command, adoption)| ToBroker::Hello {
-            version,
+        hello.prop_map(|(host, role, command, adoption)| ToBroker::Hello {
             host,
             role,
             command,
@@ -227,7 +232,7 @@ pub fn to_supervisor() -> impl Strategy<Value = ToSupervisor> {
                 }
             }
         ),
-        any::<String>().prop_map(|reason| ToSupervisor::Rejected { reason }),
+        failure().prop_map(ToSupervisor::Rejected),
         (any::<u64>(), outcome()).prop_map(|(id, outcome)| ToSupervisor::Reached { id, outcome }),
         (any::<u64>(), any::<bool>()).prop_map(|(id, found)| ToSupervisor::Claimed { id, found }),
         awake().prop_map(ToSupervisor::KeepAwake),
@@ -405,13 +410,13 @@ pub fn response() -> impl Strategy<Value = Response> {
         }),
         host_usage().prop_map(Response::Usage),
         Just(Response::Done),
-        any::<String>().prop_map(|message| Response::Error { message }),
+        failure().prop_map(Response::Error),
     ]
 }
 
 pub fn opening() -> impl Strategy<Value = Opening> {
     prop_oneof![
         to_broker().prop_map(Opening::Supervisor),
-        (any::<u16>(), request()).prop_map(|(version, request)| Opening::Control { version, request }),
+        request().prop_map(Opening::Control),
     ]
 }
