@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One of the two builds.
+/// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Helper {
     /// The thread that answers names, and those that it makes.

@@ -174,7 +174,7 @@ pub struct HostStatus {
     pub name: HostName,
     /// Its VIP.
     pub address: Ipv4Addr,
-    /// The host's state.
+    /// Where it is in its life.
     pub state: HostState,
     /// The program's first process, shown to people only; `None` while no process runs.
     pub pid: Option<u32>,

@@ -17,7 +17,7 @@ pub type Words = Box<dyn Fn(u16) -> Vec<String>>;
 pub struct Program {
     /// The name as a host.
     pub name: &'static str,
-    /// The name of the cluster.
+    /// A description, for the report.
     pub what: &'static str,
     words: Words,
     /// The command with a passed listening socket as descriptor 3 (sd_listen_fds(3)), or the reason

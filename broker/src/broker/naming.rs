@@ -25,7 +25,7 @@ pub(super) struct Untold {
     last_question: u64,
 }
 
-/// One of the two builds.
+/// One of them.
 #[derive(Debug)]
 struct Waiting {
     host: HostId,

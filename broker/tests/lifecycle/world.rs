@@ -177,7 +177,7 @@ impl World {
             .collect()
     }
 
-    /// An event in a host's life.
+    /// What happened to a host.
     pub fn kinds(&self, name: &str) -> Vec<EventKind> {
         let events = self.events().into_iter();
         events

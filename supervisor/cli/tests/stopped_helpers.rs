@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use common::client::{Answer, Held, ask};
 use common::{Background, LIMIT, Project, guest, parent, stop, wait_until};
-use imsup_protocol::codec::{self, VERSION};
+use imsup_protocol::{codec, version};
 use imsup_protocol::control::Opening;
 use imsup_protocol::{Request, Response};
 use rustix::process::Signal;
@@ -306,13 +306,10 @@ fn an_order_to_a_stopped_supervisor_delays_no_other_order() {
     expect_as_before(&project);
 }
 
-/// The bytes of a request.
+/// The bytes of a client's hello and request.
 fn request(request: Request) -> Vec<u8> {
-    codec::encode(&Opening::Control {
-        version: VERSION,
-        request,
-    })
-    .unwrap()
+    let frame = codec::encode(&Opening::Control(request)).unwrap();
+    [&version::OURS.to_hello()[..], &frame].concat()
 }
 
 fn send(stream: &mut UnixStream, bytes: &[u8]) {

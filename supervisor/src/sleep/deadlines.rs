@@ -212,7 +212,7 @@ pub struct Call {
     pub key: CallKey,
     /// Its number, which a restarted call no longer shows.
     pub number: i64,
-    /// The port or state that the caller waits for.
+    /// What it waits for.
     pub wait: Wait,
     /// When it gives up.
     pub due: Due,

@@ -134,7 +134,7 @@ pub enum Response {
     Why {
         /// The host.
         host: HostName,
-        /// The host's state.
+        /// Where it is in its life.
         state: HostState,
         /// Since when: microseconds since the Unix epoch.
         since_us: u64,

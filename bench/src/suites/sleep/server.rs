@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     /// The name as a host.
     pub name: &'static str,
-    /// The name of the cluster.
+    /// A description, for the report.
     pub what: &'static str,
     /// Its port.
     pub port: u16,
@@ -114,7 +114,7 @@ impl Connection {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Held, Self::New];
 
-    /// The name of the cluster.
+    /// A description, for the report.
     pub const fn what(self) -> &'static str {
         match self {
             Self::Held => "held connection",
