@@ -40,7 +40,7 @@ use crate::user;
 use crate::{init, reconnect};
 use imsup_linux::means::Means;
 use imsup_linux::spawn::{self, SpawnError};
-use imsup_linux::{self, duplicates, features, socket};
+use imsup_linux::{self, capabilities, duplicates, socket};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -107,7 +107,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         new_session: options.new_session,
         descriptor_limit: options.descriptor_limit,
         signals: inherited,
-        no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
+        no_new_privs: !capabilities::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
     };
     let mut prepared = spawn::prepare(&program, filter);

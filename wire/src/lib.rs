@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod cause;
 pub mod event;
 pub mod host;
 pub mod limits;
@@ -12,7 +13,8 @@ pub mod restart;
 pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
-pub use event::{Cause, CauseKind, Event, EventKind};
+pub use cause::CauseKind;
+pub use event::{Cause, Event, EventKind};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
 pub use restart::{Restart, RestartCondition};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::CauseKind;
+use crate::cause::CauseKind;
 
 /// What decides when a host sleeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

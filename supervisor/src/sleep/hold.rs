@@ -27,7 +27,7 @@ use imsup_linux::carry::Carry;
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::stopped::{At, GoOn, StopError, StoppedThread};
-use imsup_linux::{cpu, descriptors, process, signals, socket, task, terminal, timers};
+use imsup_linux::{cpu, descriptors, pidfd, process, signals, socket, terminal, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
@@ -456,8 +456,8 @@ fn reads_many(pid: i32, number: u64) -> bool {
         return false;
     };
     process::is_terminal(pid, number)
-        && task::open_process(pid)
-            .and_then(|pidfd| task::duplicate_from(&pidfd, number))
+        && pidfd::open_process(pid)
+            .and_then(|pidfd| pidfd::duplicate_from(&pidfd, number))
             .or_else(|_| descriptors::open_again(pid, number))
             .map_or(true, |fd| {
                 terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1)
@@ -470,7 +470,7 @@ fn has_input(pid: i32, number: u64) -> bool {
         return false;
     };
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    match task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number)) {
+    match pidfd::open_process(pid).and_then(|pidfd| pidfd::duplicate_from(&pidfd, number)) {
         Ok(fd) => poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0),
         Err(Errno::EBADF | Errno::ESRCH) => false,
         // Nobody can look without having it stopped, which would cut it short.
