@@ -15,10 +15,10 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-use crate::doors;
 use crate::error::{RunError, Trying};
 use crate::farewell::Farewell;
 use crate::held::{self, HeldCalls};
+use crate::host::doors;
 use crate::host::{Descriptors, Host};
 use crate::init;
 use crate::reconnect::{Attempt, Introduction, Reconnect};

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use super::Loop;
 use crate::held::{Held, MAX_HELD, TICK, Until, Waiting};
 use crate::host::Host;
-use crate::syscalls::{self, Verdict};
+use crate::syscalls;
 use crate::unhonoured::Unhonoured;
+use crate::verdict::Verdict;
 use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::signals;
 

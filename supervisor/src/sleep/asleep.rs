@@ -10,13 +10,12 @@ use imsup_protocol::ToBroker;
 use imsup_wire::{CauseKind, Transport, WakeCause};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::awake::port_of;
 use super::correct::Stage;
 use super::deadlines::{Due, Now, SHORTEST_SLACK};
-use super::terminate::Succession;
+use super::succession::Succession;
 use super::waitset::{Culprit, SocketSource, Source, WaitSet};
 use super::words::SharedWord;
-use super::{AFTERWARDS, Phase, Sleep};
+use super::{AFTERWARDS, Phase, Sleep, port_of};
 use crate::host::Host;
 use imsup_linux::signals;
 use imsup_linux::traffic::Connection;

@@ -1,6 +1,5 @@
 //! A host that runs: looked at now and then, and suspended once it has been idle for long enough.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::ToBroker;
@@ -306,9 +305,4 @@ fn impossible() -> Option<&'static str> {
         "imsup may neither duplicate its descriptors here (pidfd_getfd(2)) nor stop its threads to have them handed over (ptrace(2)), so it cannot wait for \
          what the program waits for: no host sleeps. In a container --cap-add SYS_PTRACE allows both, and so does a seccomp profile that allows ptrace(2)",
     )
-}
-
-/// The port of an address.
-pub(super) fn port_of(address: SocketAddr) -> Option<u16> {
-    Some(address.port()).filter(|port| *port != 0)
 }

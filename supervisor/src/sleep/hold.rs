@@ -36,9 +36,6 @@ const SIGNALS: Duration = Duration::from_secs(10);
 /// For how many slacks a host is left awake that has begun to wait in open(2).
 const OPENING_SLACKS: u32 = 3;
 
-/// So many descriptors are looked at without a thought.
-pub(super) const FEW_DESCRIPTORS: usize = 64;
-
 /// Why a host that was idle could not be suspended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotNow {

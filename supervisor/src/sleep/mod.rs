@@ -20,6 +20,7 @@ mod own_times;
 mod plan;
 mod rhythm;
 mod runtimes;
+mod succession;
 mod taking;
 mod terminate;
 mod tick;
@@ -31,7 +32,7 @@ mod words;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,9 @@ const AFTERWARDS: Duration = Duration::from_millis(10);
 
 /// The descriptors of hosts with more than this are not looked through at each tick, nor more connections than this asked.
 const MANY_DESCRIPTORS: u64 = 512;
+
+/// So many descriptors are looked at without a thought.
+const FEW_DESCRIPTORS: usize = 64;
 
 /// What the receive loop knows that matters here.
 #[derive(Clone, Copy, Debug)]
@@ -454,4 +458,9 @@ fn named(pid: i32) -> String {
         Some(name) => format!("{name} {pid}"),
         None => format!("process {pid}"),
     }
+}
+
+/// The port of an address.
+fn port_of(address: SocketAddr) -> Option<u16> {
+    Some(address.port()).filter(|port| *port != 0)
 }

@@ -7,10 +7,9 @@ use imsup_protocol::ToBroker;
 use imsup_wire::{CauseKind, WakeCause};
 
 use super::asleep::Asleep;
-use super::awake::port_of;
 use super::deadlines::{Bounds, Call};
 use super::hold;
-use super::{Circumstances, Phase, Sleep};
+use super::{Circumstances, Phase, Sleep, port_of};
 use crate::host::Host;
 use imsup_linux::process;
 

@@ -10,9 +10,8 @@ use nix::errno::Errno;
 
 use super::budget::Budget;
 use super::{can_take_again, let_go};
-use crate::host::Host;
+use crate::host::{Host, bound};
 use crate::sockets::Given;
-use crate::syscalls;
 use imsup_linux::holders::{Place, Search};
 use imsup_linux::{cpu, pidfd, process, socket, task};
 
@@ -304,7 +303,7 @@ fn take_again(host: &mut Host, lost: &Lost, place: Place) {
                 .ok()
                 .and_then(|cookie| host.sockets.get(cookie).bound);
             if let Some(asked) = asked {
-                syscalls::note_bound(host, ours.as_fd(), endpoint.transport, asked.ip());
+                bound::note(host, ours.as_fd(), endpoint.transport, asked.ip());
             }
             if host
                 .retained
