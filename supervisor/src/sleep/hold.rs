@@ -9,12 +9,12 @@ use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use super::Sleep;
-use super::asleep::Asleep;
+use super::Sleeper;
 use super::beginnings::{Before, Held};
 use super::calls::{self, Deadline, LimitOf};
-use super::correct::{self, Stage};
-use super::deadlines::{Bounds, Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
+use super::correct::{self, Correction, Stage};
+use super::deadlines::{Bounds, Call, CallKey, Due, Now, UNSEEN_MARK};
+use super::frozen::Frozen;
 use super::plan::{self, Limit, NotIdle, Plan, Says};
 use super::rhythm::Seen;
 use super::taking::{Taking, leave_taking};
@@ -66,9 +66,15 @@ impl NotNow {
     }
 }
 
-impl Sleep {
-    /// Holds the host and takes over its waiting. On an error it runs as before.
-    pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
+impl Sleeper {
+    /// Holds the host and takes over its waiting. On an error it runs as before; if its calls were interrupted, `corrections` are those of them that
+    /// are to be told when their time is over.
+    pub(super) fn hold(
+        &mut self,
+        host: &Host,
+        ran_from: Instant,
+        corrections: &mut Vec<Correction>,
+    ) -> Result<Frozen, NotNow> {
         let (seen, before) = self.look_untouched()?;
         let overwritten = self.to_be_overwritten(&seen);
         let (threads, trouble) = self.tree.hold(&before.counted().collect::<Vec<_>>());
@@ -85,7 +91,7 @@ impl Sleep {
             self.tree.give_up(rewrites);
             seen.replace_with(&self.interrupted);
             self.interrupted = seen;
-            self.correct_limits(Stage::Settling);
+            *corrections = self.corrections(Stage::Settling);
             return Err(error.into());
         }
         let mut rewrites = Vec::new();
@@ -93,13 +99,13 @@ impl Sleep {
         self.tree.carry(self.cut_short(&threads));
         self.tree.settle(rewrites);
         match taken_over {
-            Ok(mut asleep) => {
-                asleep.bytes = self.held_bytes(host, &asleep.pids);
+            Ok(mut frozen) => {
+                frozen.bytes = self.held_bytes(host, &frozen.pids);
                 self.tree.rest();
-                Ok(asleep)
+                Ok(frozen)
             }
             Err(error) => {
-                self.let_go_on();
+                *corrections = self.let_go_on();
                 Err(error)
             }
         }
@@ -112,12 +118,13 @@ impl Sleep {
         threads.iter().filter_map(cut_short).collect()
     }
 
-    /// Lets a host go on that was held and is not to sleep.
-    pub(super) fn let_go_on(&mut self) {
+    /// Lets a host go on that was held and is not to sleep. Says which of its calls are to be told when their time is over.
+    pub(super) fn let_go_on(&mut self) -> Vec<Correction> {
         self.tree.release();
         self.tree.rest();
-        self.correct_limits(Stage::Settling);
+        let corrections = self.corrections(Stage::Settling);
         self.backlogs.narrow_later(Instant::now());
+        corrections
     }
 
     /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
@@ -296,7 +303,7 @@ impl Sleep {
         before: &Before,
         ran_from: Instant,
         rewrites: &mut Vec<(i32, GoOn)>,
-    ) -> Result<Asleep, NotNow> {
+    ) -> Result<Frozen, NotNow> {
         let now = Now::read();
         let mut pids: Vec<i32> = threads.iter().map(|thread| thread.pid).collect();
         pids.sort_unstable();
@@ -344,26 +351,17 @@ impl Sleep {
                 true => slack.max(SIGNALS_WITH_TIMERS),
                 false => SIGNALS,
             };
-        let terminate_after = self.policy.as_ref().and_then(|policy| policy.terminate_after);
-        let waited_for = host.retained.has_successors().then_some(now.instant);
-        Ok(Asleep {
+        Ok(Frozen {
             since: now.instant,
             began: Stamp::now(),
-            held: now.instant,
-            signals,
             pids,
             set,
             dues: plan.dues,
             slack,
             posix_timers,
+            signals,
             signals_every,
-            signals_at: now.instant + signals_every,
-            words_at: (!words.is_empty()).then_some(now.instant + slack.max(SHORTEST_SLACK)),
             words,
-            terminate_at: terminate_after.and_then(|time| waited_for.or(now.instant.checked_add(time))),
-            pledged: None,
-            not_terminated: None,
-            ticks: 0,
             bytes: None,
         })
     }

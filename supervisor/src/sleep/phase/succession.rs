@@ -7,8 +7,8 @@ use imsup_linux::{socket, succession, traffic};
 use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
-use super::planes;
 use crate::host::Host;
+use crate::sleep::planes;
 use crate::sockets::Successor;
 
 /// Why the program of a host cannot be ended now.

@@ -5,17 +5,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::ToBroker;
-use imsup_wire::{CauseKind, Index, Plane, Report, WakeCause};
-use nix::sys::signal::Signal;
+use imsup_wire::{CauseKind, Index, Plane, WakeCause};
 
-use super::asleep::Asleep;
-use super::connections::Connections;
-use super::deadlines::{Call, Due};
-use super::rhythm::{self, Waiter};
 use super::succession::{NotEnded, Succession, prepare_end};
-use super::{Phase, Sleep, named, runtimes};
+use super::{Asleep, Phase, Prepared};
 use crate::host::Host;
 use crate::identity::Identity;
+use crate::sleep::connections::Connections;
+use crate::sleep::deadlines::{Call, Due};
+use crate::sleep::rhythm::{self, Waiter};
+use crate::sleep::{Sleeper, named, runtimes, unnamed};
 use imsup_linux::socket::as_v4;
 use imsup_linux::timers;
 use imsup_linux::traffic::Connection;
@@ -34,159 +33,131 @@ enum Use {
     Other(String),
 }
 
-impl Sleep {
+impl Asleep {
     /// Ends the program of a sleeper that nobody is connected to and that waits for no time; of a disposable one that only
     /// other hosts are connected to, when they can be ended as well.
-    pub(super) fn terminate_if_unused(&mut self, host: &mut Host, now: Instant) {
-        let Phase::Asleep(asleep) = &mut self.phase else { return };
+    pub(super) fn terminate_if_unused(
+        mut self: Box<Self>,
+        sleeper: &mut Sleeper,
+        host: &mut Host,
+        now: Instant,
+    ) -> Phase {
         if host.link.socket().is_none() {
             // Whoever connects to the successors must find somebody who boots the host.
-            asleep.terminate_at = Some(now + WITHOUT_BROKER);
-            return;
+            self.slept.terminate_at = Some(now + WITHOUT_BROKER);
+            return Phase::Asleep(self);
         }
-        match self.used_by(host) {
+        match self.used_by(sleeper, host) {
             Use::None => {}
             Use::Hosts(peers) => {
                 self.not_terminated(waits_for_hosts(&peers));
                 let peers = peers.into_iter().collect();
                 host.link.send(&ToBroker::Disposable { peers }, Vec::new());
-                return;
+                return Phase::Asleep(self);
             }
-            Use::Other(why) => return self.not_terminated(why),
+            Use::Other(why) => {
+                self.not_terminated(why);
+                return Phase::Asleep(self);
+            }
         }
         match prepare_end(host) {
-            Ok(succession) => self.end(host, now, succession),
+            Ok(succession) => self.end(sleeper, host, now, succession),
             Err(NotEnded::SomebodyCame(port)) => {
                 let cause = WakeCause {
-                    kind: CauseKind::Connection,
-                    by: None,
                     port: Some(port),
+                    ..unnamed(CauseKind::Connection)
                 };
-                self.wake(host, now, cause, false);
+                return Phase::Awake(self.wake(sleeper, host, now, cause, false));
             }
             Err(NotEnded::Connecting) => {
                 self.not_terminated(CONNECTING.to_owned());
                 self.try_to_terminate_again();
             }
             Err(NotEnded::Socket(errno)) => {
-                // Connections that have ended keep the address for a minute where the listener has no SO_REUSEADDR (socat's).
-                if let Phase::Asleep(asleep) = &mut self.phase {
-                    asleep.terminate_at = Some(now + WITHOUT_BROKER);
-                }
+                // Connections that have ended keep the address for a minute if the listener has no SO_REUSEADDR (socat's).
+                self.slept.terminate_at = Some(now + WITHOUT_BROKER);
                 self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc()));
             }
         }
+        Phase::Asleep(self)
     }
 
-    fn end(&mut self, host: &mut Host, now: Instant, succession: Succession) {
-        let Phase::Asleep(asleep) = &self.phase else { return };
-        let slept = now.saturating_duration_since(asleep.since);
-        let usage = self.usage();
+    fn end(&mut self, sleeper: &mut Sleeper, host: &mut Host, now: Instant, succession: Succession) {
+        let slept = now.saturating_duration_since(self.slept.since);
+        let usage = sleeper.usage();
         match succession.complete(host) {
             Ok(successors) => {
                 host.link.send(&ToBroker::Terminating { slept, usage }, Vec::new());
                 for successor in successors {
                     host.announce(successor.endpoint, successor.socket);
                 }
-                self.ending = true;
-                self.terminated = Some(slept);
+                sleeper.ending = true;
+                sleeper.terminated = Some(slept);
             }
             Err(errno) => self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc())),
         }
     }
 
-    /// Promises to be terminated together with others, which [`Sleep::fulfil`] does: until then it neither wakes nor ticks.
-    pub(super) fn pledge(&mut self, host: &mut Host) -> Report {
-        let Phase::Asleep(asleep) = &self.phase else {
-            return Report::Failed("it is awake".to_owned());
-        };
-        if asleep.pledged.is_some() {
-            return Report::Done;
+    /// Promises to be terminated together with others, which [`Prepared::commit`] does; else says why not.
+    pub(in crate::sleep) fn prepare(
+        self: Box<Self>,
+        sleeper: &mut Sleeper,
+        host: &mut Host,
+    ) -> Result<Box<Prepared>, (Box<Self>, String)> {
+        if !self.frozen.set.ready().is_empty() {
+            return Err((self, "it is about to wake".to_owned()));
         }
-        if !asleep.set.ready().is_empty() {
-            return Report::Failed("it is about to wake".to_owned());
+        if let Use::Other(why) = self.used_by(sleeper, host) {
+            return Err((self, why));
         }
-        if let Use::Other(why) = self.used_by(host) {
-            return Report::Failed(why);
+        match prepare_end(host) {
+            Ok(succession) => Ok(Box::new(Prepared {
+                asleep: self,
+                succession,
+            })),
+            Err(NotEnded::SomebodyCame(port)) => Err((self, format!("somebody has come to port {port}"))),
+            Err(NotEnded::Connecting) => Err((self, CONNECTING.to_owned())),
+            Err(NotEnded::Socket(errno)) => Err((self, errno.desc().to_owned())),
         }
-        match (prepare_end(host), &mut self.phase) {
-            (Ok(succession), Phase::Asleep(asleep)) => {
-                asleep.pledged = Some(succession);
-                Report::Done
-            }
-            (Err(NotEnded::SomebodyCame(port)), _) => Report::Failed(format!("somebody has come to port {port}")),
-            (Err(NotEnded::Connecting), _) => Report::Failed(CONNECTING.to_owned()),
-            (Err(NotEnded::Socket(errno)), _) => Report::Failed(errno.desc().to_owned()),
-            (Ok(succession), _) => {
-                succession.give_back(host);
-                Report::Failed("it is awake".to_owned())
-            }
-        }
-    }
-
-    /// Ends the program of a sleeper that has promised it.
-    pub(super) fn fulfil(&mut self, host: &mut Host) -> Report {
-        let Phase::Asleep(asleep) = &mut self.phase else {
-            return Report::Failed("it is awake".to_owned());
-        };
-        let Some(succession) = asleep.pledged.take() else {
-            return Report::Failed("it has promised nothing".to_owned());
-        };
-        self.end(host, Instant::now(), succession);
-        Report::Done
     }
 
     /// What kept it from being terminated may have changed, as far as the broker goes.
-    pub(super) fn try_to_terminate_again(&mut self) {
-        if let Phase::Asleep(asleep) = &mut self.phase
-            && asleep.not_terminated.is_some()
-        {
-            asleep.terminate_at = Some(Instant::now() + WITHOUT_BROKER);
-        }
-    }
-
-    /// Takes a promise back.
-    pub(super) fn give_back_pledged(&mut self, host: &mut Host) {
-        if let Phase::Asleep(asleep) = &mut self.phase
-            && let Some(succession) = asleep.pledged.take()
-        {
-            succession.give_back(host);
+    pub(in crate::sleep) fn try_to_terminate_again(&mut self) {
+        if self.slept.not_terminated.is_some() {
+            self.slept.terminate_at = Some(Instant::now() + WITHOUT_BROKER);
         }
     }
 
     fn not_terminated(&mut self, why: String) {
-        if let Phase::Asleep(asleep) = &mut self.phase {
-            asleep.not_terminated = Some(why);
-        }
+        self.slept.not_terminated = Some(why);
     }
 
     /// What keeps a sleeper from being terminated, in plain words.
-    pub(super) fn in_use(&mut self, host: &Host) -> Option<String> {
-        match self.used_by(host) {
+    pub(super) fn in_use(&self, sleeper: &mut Sleeper, host: &Host) -> Option<String> {
+        match self.used_by(sleeper, host) {
             Use::None => None,
             Use::Hosts(peers) => Some(waits_for_hosts(&peers)),
             Use::Other(why) => Some(why),
         }
     }
 
-    fn used_by(&mut self, host: &Host) -> Use {
-        let Phase::Asleep(asleep) = &self.phase else {
-            return Use::None;
-        };
-        if self.is_awaited() || self.commands > 0 || self.lease_until.is_some_and(|until| until > Instant::now()) {
+    fn used_by(&self, sleeper: &mut Sleeper, host: &Host) -> Use {
+        let now = Instant::now();
+        if sleeper.is_awaited() || sleeper.commands > 0 || sleeper.lease_until.is_some_and(|until| until > now) {
             return Use::Other("it is to be kept awake".to_owned());
         }
-        let disposable = self.policy.as_ref().is_some_and(|policy| policy.disposable);
-        if !disposable && let Some(why) = self.pending_timer(asleep, Instant::now()) {
+        let disposable = sleeper.policy.as_ref().is_some_and(|policy| policy.disposable);
+        if !disposable && let Some(why) = self.pending_timer(sleeper, Instant::now()) {
             return Use::Other(why);
         }
+        let pids = &self.frozen.pids;
         // It is held, so each of its sockets may be looked at, however many there are.
         // What is not known is not known to be unused.
-        let connections = match self.connections.read_held(&asleep.pids, &self.tree.duplicates()) {
+        let connections = match sleeper.connections.read_held(pids, &sleeper.tree.duplicates()) {
             Ok(connections) => connections,
             Err(error) => return Use::Other(format!("its connections cannot be read: {error}")),
         };
-        match Connections::unix_elsewhere(&asleep.pids) {
+        match Connections::unix_elsewhere(pids) {
             Ok(None) => {}
             Ok(Some(at)) => {
                 let who = named(at.pid);
@@ -207,58 +178,58 @@ impl Sleep {
     }
 
     /// A timer that a sleeper waits for, and that may be for work of its own.
-    fn pending_timer(&self, asleep: &Asleep, now: Instant) -> Option<String> {
+    fn pending_timer(&self, sleeper: &Sleeper, now: Instant) -> Option<String> {
         let pending = |pid, call| Some(format!("a timer is pending ({}, {call})", named(pid)));
-        for (tid, call) in self.interrupted.all() {
+        for (tid, call) in sleeper.interrupted.all() {
             let Due::From { .. } = call.due else { continue };
-            let polls =
-                call.due.is_polling(asleep.slack) && self.rhythms.is_polling(rhythm::waiter(tid, call), asleep.slack);
-            if !polls && !self.is_housekeeping(tid, call, asleep, now) && !runtimes::is_own_affair(tid, call) {
+            let polls = call.due.is_polling(self.frozen.slack)
+                && sleeper.rhythms.is_polling(rhythm::waiter(tid, call), self.frozen.slack);
+            if !polls && !self.is_housekeeping(sleeper, tid, call, now) && !runtimes::is_own_affair(tid, call) {
                 return pending(call.pid, call.wait.call);
             }
         }
-        if let Some((pid, call, _)) = asleep.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
+        if let Some((pid, call, _)) = self.frozen.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
             return Some(format!("nobody knows how long {} waits in {call}", named(*pid)));
         }
         // All of them, also where they were too many to be looked at each time.
-        for timer in asleep.pids.iter().flat_map(|pid| timers::timerfds(*pid)) {
+        for timer in self.frozen.pids.iter().flat_map(|pid| timers::timerfds(*pid)) {
             let waiter = Waiter::TimerFd {
                 pid: timer.pid,
                 number: timer.number,
             };
             let repeats = !timer.interval.is_zero();
-            let polls = repeats && timer.expires_in.max(timer.interval) < asleep.slack;
-            let known = self.rhythms.is_polling(waiter, asleep.slack)
-                || self.rhythms.is_housekeeping(waiter, !repeats, asleep.since, now);
+            let polls = repeats && timer.expires_in.max(timer.interval) < self.frozen.slack;
+            let known = sleeper.rhythms.is_polling(waiter, self.frozen.slack)
+                || sleeper.rhythms.is_housekeeping(waiter, !repeats, self.slept.since, now);
             if !polls && !known {
                 return pending(timer.pid, "timerfd");
             }
         }
-        (asleep.posix_timers && asleep.pids.iter().any(|pid| runtimes::has_posix_timers(*pid)))
+        (self.frozen.posix_timers && self.frozen.pids.iter().any(|pid| runtimes::has_posix_timers(*pid)))
             .then(|| "it has POSIX timers, whose times nobody can see".to_owned())
     }
 
-    fn is_housekeeping(&self, tid: i32, call: &Call, asleep: &Asleep, now: Instant) -> bool {
+    fn is_housekeeping(&self, sleeper: &Sleeper, tid: i32, call: &Call, now: Instant) -> bool {
         let waiter = rhythm::waiter(tid, call);
-        let is_known = |hides| self.rhythms.is_housekeeping(waiter, hides, asleep.since, now);
+        let is_known = |hides| sleeper.rhythms.is_housekeeping(waiter, hides, self.slept.since, now);
         // A loop whose limit is a constant keeps no timers of others.
-        let shows_all = !rhythm::is_loop(call) || self.rhythms.is_exact(waiter);
+        let shows_all = !rhythm::is_loop(call) || sleeper.rhythms.is_exact(waiter);
         is_known(true) || (shows_all && is_known(false) && !runtimes::has_executors(call))
     }
+}
 
-    /// How long the host had slept when it was terminated, if it was.
-    pub fn terminated(&self) -> Option<Duration> {
-        self.terminated
+impl Prepared {
+    /// Ends the program.
+    pub(in crate::sleep) fn commit(self, sleeper: &mut Sleeper, host: &mut Host) -> Box<Asleep> {
+        let Self { mut asleep, succession } = self;
+        asleep.end(sleeper, host, Instant::now(), succession);
+        asleep
     }
 
-    /// Whether the loop is to end the program now; says how, once.
-    pub fn take_ending(&mut self) -> Option<(Signal, Duration)> {
-        if !std::mem::take(&mut self.ending) {
-            return None;
-        }
-        let policy = self.policy.as_ref()?;
-        let signal = Signal::try_from(policy.stop_signal).unwrap_or(Signal::SIGTERM);
-        Some((signal, policy.stop_grace))
+    /// Takes the promise back: it sleeps on.
+    pub(in crate::sleep) fn abort(self, host: &mut Host) -> Box<Asleep> {
+        self.succession.give_back(host);
+        self.asleep
     }
 }
 
