@@ -1,4 +1,4 @@
-//! The kinds of signals that ask for hosts: why one boots or wakes.
+//! The kinds of signals that ask for hosts: why a host boots or wakes.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum CauseKind {
     /// A connection in a retained socket's queue.
     Connection,
-    /// A supervised program's connect(2) to a port that nothing listened on.
+    /// A supervised program's connect(2) to a port without a listener.
     Connect,
-    /// A datagram in a retained socket, or one a supervised program is about to send.
+    /// A datagram in a retained socket, or a datagram that a supervised program is about to send.
     Datagram,
     /// A connection to a port of the machine (compose `ports:`).
     Published,
@@ -20,19 +20,20 @@ pub enum CauseKind {
     Wake,
     /// `imsup exec` or `imsup run --host`.
     Exec,
-    /// The look-up of its name, where `prefetch: dns` asks for that.
+    /// A look-up of the host's name, with `prefetch: dns`.
     Lookup,
-    /// Data, end of file or a reset on a connection that it had.
+    /// Data, end of file or a reset on an established connection.
     Data,
-    /// A deadline of its own, which led to work.
+    /// A deadline of the host's own, which led to work.
     Timer,
-    /// A signal (signal(7)) from outside, or the end of one of its processes.
+    /// A signal (signal(7)) from outside, or the end of a process of the host.
     Signal,
-    /// Another descriptor: a pipe, a terminal, a file system watch; or memory that it shares with others.
+    /// Another descriptor: a pipe, a terminal, a file system watch; or memory shared with other
+    /// hosts.
     Descriptor,
-    /// It was idle for `idle_after`, or asleep for `terminate_after`.
+    /// The host was idle for `idle_after`, or asleep for `terminate_after`.
     Idle,
-    /// The boot of a host that depends on it and has `boot_dependencies`.
+    /// The boot of a host that depends on this host and has `boot_dependencies`.
     Dependency,
 }
 

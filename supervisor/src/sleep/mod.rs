@@ -90,7 +90,7 @@ struct Sleeper {
     /// `None` for a command of `imsup exec`, which never sleeps.
     policy: Option<SleepPolicy>,
     commands: u32,
-    /// Who waits for a port that the program has not opened yet.
+    /// The callers of a port that the program has not opened yet.
     awaited: Awaited,
     lease_until: Option<Instant>,
     tree: Tree,
