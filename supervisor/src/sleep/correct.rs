@@ -7,8 +7,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::calls::{self, LeftAt};
+use super::calls;
 use super::deadlines::{Call, CallKey, Due, Now, UNSEEN_MARK};
+use super::wait::LeftAt;
 use super::{AFTERWARDS, Sleeper, transfer};
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 
 use super::Sleeper;
 use super::beginnings::{Before, Held};
-use super::calls::{self, Deadline, LimitOf};
+use super::calls;
 use super::correct::{self, Correction, Stage};
 use super::deadlines::{Bounds, Call, CallKey, Due, Now, UNSEEN_MARK};
 use super::frozen::Frozen;
@@ -20,6 +20,7 @@ use super::rhythm::Seen;
 use super::taking::{Taking, leave_taking};
 use super::transfer;
 use super::tree::HoldError;
+use super::wait::{Deadline, LimitOf};
 use super::waitset::WaitSet;
 use super::words::SharedWord;
 use crate::host::Host;

@@ -4,6 +4,7 @@
 //! call is read ([`calls`], [`plan`]), what they wait for is duplicated ([`waitset`]), and if nothing of it is ready, the host sleeps.
 //! Whatever becomes ready wakes it; a deadline ([`deadlines`]) lets it run for a moment: a tick.
 
+mod arguments;
 mod backlog;
 mod beginnings;
 mod calls;
@@ -23,6 +24,7 @@ mod runtimes;
 mod taking;
 mod transfer;
 mod tree;
+mod wait;
 mod waitset;
 mod words;
 

@@ -12,7 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
-use super::calls::Watch;
+use super::wait::Watch;
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::socket::errno_of;
 use imsup_linux::{pidfd, process, socket};
