@@ -86,7 +86,7 @@ pub enum Order {
     /// Tell the use of resources.
     Usage,
     /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks until [`Order::Fulfil`] or
-    /// [`Order::Release`]. What comes meanwhile waits. Only after [`crate::ToBroker::Disposable`].
+    /// [`Order::Release`]. What comes meanwhile waits. Only after `ToBroker::Disposable`.
     Pledge,
     /// Terminate the host, as promised.
     Fulfil,
