@@ -9,7 +9,7 @@ mod time;
 use std::time::Instant;
 
 use imsup_linux::memory_watch::MemoryWatch;
-use imsup_linux::patience::Patience;
+use imsup_linux::watchdog::Watchdog;
 use imsup_protocol::ToBroker;
 use imsup_protocol::message::Role;
 use imsup_wire::ExitStatus;
@@ -50,7 +50,7 @@ pub struct Loop {
     welcomed: bool,
     listening_for_calls: bool,
     /// Ends what a descriptor of the program would have us wait for.
-    patience: Patience,
+    watchdog: Watchdog,
     /// Tells of processes that the kernel kills for want of memory.
     memory: Option<MemoryWatch>,
     /// Whether the program was killed since it took too long to end.
@@ -88,7 +88,7 @@ impl Loop {
             lost: false,
             welcomed: true,
             listening_for_calls: true,
-            patience: Patience::new().trying("cannot make a timer")?,
+            watchdog: Watchdog::new().trying("cannot make a timer")?,
             memory: None,
             killed: false,
         })
@@ -105,7 +105,7 @@ impl Loop {
     /// [`RunError::System`] where the kernel fails a call that cannot fail; everything has been ended then.
     pub fn run(mut self) -> Result<ExitStatus, RunError> {
         let result = self.go_round();
-        self.patience.end();
+        self.watchdog.end();
         let result = result.map(|status| self.reason_of(status));
         let (hello, terminated) = (self.reconnect.hello(&self.host, &self.sleep), self.sleep.terminated());
         let (usage, tree) = self.sleep.finish();
@@ -143,7 +143,7 @@ impl Loop {
             }
             let ready = self.wait().trying("cannot wait for events")?;
             if ready.is_more_than_a_call() {
-                self.patience.end();
+                self.watchdog.end();
             }
             // First: until it is seen that the program has closed what it is told of, it is told again and again.
             if !ready.arrivals.is_empty() {
@@ -185,7 +185,7 @@ impl Loop {
             self.listening_for_calls = false;
             return;
         }
-        self.patience.begin();
+        self.watchdog.begin();
         match self.host.listener.receive() {
             Ok(Some(call)) => self.handle(&call),
             Ok(None) => {}

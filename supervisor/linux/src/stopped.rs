@@ -106,8 +106,8 @@ pub struct Stopped {
 ///
 /// # Errors
 /// Any [`StopError`]; everything has been let go then.
-pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, StopError> {
-    wholly(stop_some(pids, patience)?)
+pub fn stop(pids: &dyn Fn() -> Vec<i32>, timeout: Duration) -> Result<Stopped, StopError> {
+    wholly(stop_some(pids, timeout)?)
 }
 
 /// As [`stop`]. If some threads cannot be stopped, those that were are given with the error: their calls were interrupted, and it can be decided how
@@ -115,8 +115,8 @@ pub fn stop(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<Stopped, 
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
-pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
-    let mut stopped = Stopped::none(patience)?;
+pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, timeout: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
+    let mut stopped = Stopped::none(timeout)?;
     let mut known = HashSet::new();
     loop {
         let new: Vec<i32> = pids().into_iter().filter(|pid| known.insert(*pid)).collect();
@@ -137,8 +137,8 @@ pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, patience: Duration) -> Result<(Sto
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
-pub fn stop_threads(threads: Vec<SeenThread>, patience: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
-    let mut stopped = Stopped::none(patience)?;
+pub fn stop_threads(threads: Vec<SeenThread>, timeout: Duration) -> Result<(Stopped, Option<StopError>), StopError> {
+    let mut stopped = Stopped::none(timeout)?;
     let (threads, error) = stopped.tracer.ask(Order::StopThreads(threads))?;
     stopped.threads = threads;
     Ok((stopped, error))
@@ -155,10 +155,10 @@ fn wholly((stopped, error): (Stopped, Option<StopError>)) -> Result<Stopped, Sto
 }
 
 impl Stopped {
-    fn none(patience: Duration) -> Result<Self, StopError> {
+    fn none(timeout: Duration) -> Result<Self, StopError> {
         Ok(Self {
             threads: Vec::new(),
-            tracer: Tracer::start(Instant::now() + patience)?,
+            tracer: Tracer::start(Instant::now() + timeout)?,
             not_send: PhantomData,
         })
     }

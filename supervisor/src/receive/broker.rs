@@ -16,7 +16,7 @@ const REMOVALS: u32 = 3;
 
 impl Loop {
     pub(super) fn on_broker(&mut self) {
-        self.patience.end();
+        self.watchdog.end();
         self.host.link.flush();
         while let Some(message) = self.host.link.receive() {
             if !self.welcomed {
@@ -41,9 +41,9 @@ impl Loop {
             | ToSupervisor::Claimed { .. }
             | ToSupervisor::ResolverSockets { .. }
             | ToSupervisor::Trusted { .. } => {
-                self.patience.begin();
+                self.watchdog.begin();
             }
-            _ => self.patience.end(),
+            _ => self.watchdog.end(),
         }
         match message {
             ToSupervisor::Reached { id, outcome } => {
@@ -136,7 +136,7 @@ impl Loop {
         if !self.lost || was_lost {
             return;
         }
-        self.patience.end();
+        self.watchdog.end();
         self.welcomed = false;
         self.host.answered.forget();
         self.host.strangers.forget();

@@ -33,7 +33,7 @@ impl Loop {
     }
 
     pub(super) fn on_signals(&mut self) {
-        self.patience.end();
+        self.watchdog.end();
         while let Ok(Some(info)) = self.signals.read_signal() {
             if let Some(signal) = init::forwarded(info.ssi_signo, info.ssi_code) {
                 init::signal(self.main, signal);

@@ -63,7 +63,7 @@ impl Loop {
         let timeout = self
             .due()
             .map(|due| due.saturating_duration_since(Instant::now()).into());
-        match ppoll(&mut polled[..count], timeout, Some(self.patience.while_idle())) {
+        match ppoll(&mut polled[..count], timeout, Some(self.watchdog.while_idle())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }

@@ -20,8 +20,8 @@ impl Loop {
             self.accepts_wait = false;
             self.next_tick = Instant::now() + held::tick(self.held.len());
         }
-        self.patience.end();
-        self.patience.rest(now);
+        self.watchdog.end();
+        self.watchdog.rest(now);
         let circumstances = self.circumstances();
         self.sleep.on_time(&mut self.host, &circumstances);
         if let Some((signal, grace)) = self.sleep.take_ending() {
@@ -94,7 +94,7 @@ impl Loop {
             self.settles_at(),
             self.reconnect.next_try(),
             self.sleep.due(),
-            self.patience.due(),
+            self.watchdog.due(),
             self.doors_due(),
             self.host.handovers.due(),
             self.memory.as_ref().and_then(MemoryWatch::due),

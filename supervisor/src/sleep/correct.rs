@@ -20,7 +20,7 @@ use imsup_linux::{process, signals};
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long threads may take to stop.
-const PATIENCE: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_millis(20);
 
 /// A call that is to be told when its time is over, in a host that runs.
 #[derive(Clone, Copy, Debug)]
@@ -197,7 +197,7 @@ impl Sleeper {
     /// Stops these threads for a moment, and tells them that their time is over, if it is.
     fn tell(&mut self, told: &[Correction], corrections: &mut Vec<Correction>) {
         let threads = told.iter().map(|one| one.thread).collect();
-        let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, PATIENCE) else {
+        let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, TIMEOUT) else {
             return;
         };
         let now = Now::read().instant;

@@ -54,7 +54,7 @@ use imsup_linux::process;
 use nix::sys::signal::Signal;
 
 /// How long an order to suspend is tried.
-const ORDER_PATIENCE: Duration = Duration::from_secs(5);
+const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long after a wake everything else is done: the report, who it was, the first look. The answer to the client goes first, and
 /// the supervisor that goes on working may stand in its way: they are on one processor, mostly.

@@ -14,7 +14,7 @@ use crate::tracee::{
 };
 
 /// How much longer a thread is waited for that is about to run, on a machine that has other work.
-const PATIENCE_IF_RUNNABLE: Duration = Duration::from_millis(200);
+const RUNNABLE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Seizes a thread and asks it to stop; false where it has ended.
 pub(super) fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopError> {
@@ -97,7 +97,7 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
                     return Ok(None);
                 }
                 // One that may run stops as soon as it does: giving up on it would show it that its call was interrupted.
-                if now >= deadline + PATIENCE_IF_RUNNABLE || (now >= deadline && !is_runnable(tid)) {
+                if now >= deadline + RUNNABLE_TIMEOUT || (now >= deadline && !is_runnable(tid)) {
                     return Err(StopError::Busy { pid, tid });
                 }
                 std::thread::sleep(LATER_LOOK);

@@ -16,7 +16,7 @@ use crate::sleep::hold::NotNow;
 use crate::sleep::idle::{Activity, Idleness, SHORTEST_PAUSE, Trace};
 use crate::sleep::own_times::Waits;
 use crate::sleep::plan::NotIdle;
-use crate::sleep::{AFTERWARDS, Circumstances, ORDER_PATIENCE, Sleeper};
+use crate::sleep::{AFTERWARDS, Circumstances, ORDER_TIMEOUT, Sleeper};
 use imsup_linux::clock::Stamp;
 use imsup_linux::means::Means;
 use imsup_linux::{cpu, pageout};
@@ -103,7 +103,7 @@ impl Awake {
 
     /// It is to be suspended, once it is quiet.
     pub(in crate::sleep) fn order(&mut self, id: u64, now: Instant) {
-        self.orders.push((id, now + ORDER_PATIENCE));
+        self.orders.push((id, now + ORDER_TIMEOUT));
         self.trouble = None;
         self.next_look = now;
     }
@@ -267,7 +267,7 @@ impl Awake {
                 Some(trouble) => trouble.what.to_string(),
                 None => "it did not become quiet".to_owned(),
             };
-            let message = format!("it was busy for {} s: {why}", ORDER_PATIENCE.as_secs());
+            let message = format!("it was busy for {} s: {why}", ORDER_TIMEOUT.as_secs());
             self.answer_orders(host, &Report::Failed(message));
         }
     }
