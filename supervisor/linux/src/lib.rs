@@ -2,6 +2,9 @@
 //!
 //! Each module is a facility of Linux. The supervisor and the broker decide; a module here asks the
 //! kernel or tells it, and knows neither hosts nor messages.
+//!
+//! Signatures of imsup's own functions speak of errors as `nix::errno::Errno`; [`socket::errno_of`]
+//! converts the errors of rustix at its calls.
 
 pub mod aio;
 pub mod arrivals;
