@@ -12,23 +12,23 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::interrupt;
 
 /// No command that is run here takes nearly as long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits for a child to end, at most [`PATIENCE`]; then the child is killed.
+/// Waits for a child to end, at most [`TIMEOUT`]; then the child is killed.
 ///
 /// # Errors
 /// The child did not end in time, or a signal came.
 pub fn wait(child: &mut Child) -> Result<ExitStatus> {
     let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())
         .context("watching a process")
-        .and_then(|pidfd| interrupt::readable(&pidfd, PATIENCE));
+        .and_then(|pidfd| interrupt::readable(&pidfd, TIMEOUT));
     if let Ok(true) = ended {
         return child.wait().context("waiting for a process");
     }
     let _ = child.kill();
     let _ = child.wait();
     ended?;
-    bail!("it did not end within {} s", PATIENCE.as_secs());
+    bail!("it did not end within {} s", TIMEOUT.as_secs());
 }
 
 /// Runs a command and returns its standard output.

@@ -11,7 +11,7 @@ use crate::interrupt;
 use crate::rounds::Series;
 
 /// Longer than any batch.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running guest.
 #[derive(Debug)]
@@ -89,14 +89,14 @@ impl Subject {
     }
 
     fn line(&mut self) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
             if !interrupt::readable(&self.answers, deadline.saturating_duration_since(Instant::now()))? {
-                bail!("a guest said nothing for {} s", PATIENCE.as_secs());
+                bail!("a guest said nothing for {} s", TIMEOUT.as_secs());
             }
             let mut piece = [0; 65536];
             match self.answers.read(&mut piece).context("reading what a guest says")? {

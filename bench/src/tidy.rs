@@ -13,7 +13,7 @@ use crate::cgroups;
 use crate::sandbox::Sandbox;
 
 /// The daemon and its containers, which the kernel kills after our death, take a moment to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The waiting process. It ends by itself when the benchmarks have cleaned up.
@@ -71,7 +71,7 @@ pub fn run(imsup: PathBuf, directory: &Path) -> Result<()> {
             .output();
     }
     // Dead daemons' containers first: a frozen process cannot die.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         cgroups::remove_left_behind();
         let left = inside(directory);

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Longer than any step here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The benchmarks with directories of their own.
@@ -71,7 +71,7 @@ impl Runs {
 
     /// A run leaves its results only: no process, no directory, no mount.
     fn assert_nothing_left(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = self.left();
             if left.is_empty() {
@@ -211,7 +211,7 @@ fn in_the_middle(runs: &Runs) -> Child {
         .expect("the benchmarks start");
     // The same server natively, twice, and as a host, and in a container.
     let wanted = if rustix::process::geteuid().is_root() { 4 } else { 3 };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = runs.left();
         let is_server = |line: &&String| line.contains("imsup-bench guest echo");

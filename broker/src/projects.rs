@@ -164,25 +164,25 @@ pub fn recall(path: &Path, project: &str) -> Result<(Memory, Vec<(u8, u16)>), Pr
     Ok((memory, others))
 }
 
-/// Remembers `memory` of `project`, leaving other projects as they are. Waits no longer than `patience` for another process that changes the file.
+/// Remembers `memory` of `project`, leaving other projects as they are. Waits no longer than `timeout` for another process that changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].
-pub fn remember(path: &Path, project: &str, memory: &Memory, patience: Duration) -> Result<(), ProjectsError> {
-    change(path, patience, |contents| {
+pub fn remember(path: &Path, project: &str, memory: &Memory, timeout: Duration) -> Result<(), ProjectsError> {
+    change(path, timeout, |contents| {
         contents.projects.insert(project.to_owned(), memory.clone());
     })
 }
 
-/// Forgets a project (`down --forget`). Waits no longer than `patience` for another process that changes the file.
+/// Forgets a project (`down --forget`). Waits no longer than `timeout` for another process that changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].
-pub fn forget(path: &Path, project: &str, patience: Duration) -> Result<(), ProjectsError> {
+pub fn forget(path: &Path, project: &str, timeout: Duration) -> Result<(), ProjectsError> {
     if !path.exists() {
         return Ok(());
     }
-    change(path, patience, |contents| {
+    change(path, timeout, |contents| {
         contents.projects.remove(project);
     })
 }
@@ -203,15 +203,15 @@ fn read(path: &Path) -> Result<Contents, ProjectsError> {
 
 /// Reads, changes and replaces the file, while no other broker does.
 ///
-/// Blocking: for `patience` at most, which is zero on the loop.
-fn change(path: &Path, patience: Duration, edit: impl FnOnce(&mut Contents)) -> Result<(), ProjectsError> {
+/// Blocking: for `timeout` at most, which is zero on the loop.
+fn change(path: &Path, timeout: Duration, edit: impl FnOnce(&mut Contents)) -> Result<(), ProjectsError> {
     let io_error = |source: io::Error| ProjectsError::Io {
         path: path.to_owned(),
         source,
     };
     let directory = path.parent().unwrap_or(Path::new("."));
     let lock = File::open(directory).map_err(io_error)?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => break,
@@ -287,8 +287,8 @@ mod tests {
         let path = directory.path().join("projects.json");
         let lock = File::open(directory.path()).unwrap();
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
-        for patience in [Duration::ZERO, LOOK] {
-            let error = remember(&path, "shop", &Memory::default(), patience).unwrap_err();
+        for timeout in [Duration::ZERO, LOOK] {
+            let error = remember(&path, "shop", &Memory::default(), timeout).unwrap_err();
             assert!(matches!(error, ProjectsError::Held { .. }), "{error}");
             let own = format!("process {} holds", std::process::id());
             assert!(error.to_string().contains(&own), "{error}");

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_linux::socket::{self, InetSocket};
-use imsup_linux::{cpu, process};
+use imsup_linux::{cpu, holders};
 
 /// Copies below which no sweep is worth its cost.
 const FEW: usize = 64;
@@ -115,7 +115,7 @@ impl Copies {
         if port == 0 || !in_the_way {
             return;
         }
-        let found = process::sockets_held();
+        let found = holders::sockets_held();
         // A process that cannot be inspected may hold one, and has nothing from our copy as long as it is so.
         self.held.retain(|other, copy| {
             *other == inode || found.sockets.contains(other) || (!found.all_seen && !holds(copy))
@@ -139,7 +139,7 @@ impl Copies {
             return;
         }
         let began = cpu::own_thread();
-        let found = process::sockets_held();
+        let found = holders::sockets_held();
         let was_missed = std::mem::take(&mut self.missed);
         if found.all_seen {
             self.held
@@ -162,7 +162,7 @@ impl Copies {
     /// Gives up the copies of sockets that no process of the program holds. One that is on its way between two of them (SCM_RIGHTS) counts
     /// as not held: it is the kernel's from then on.
     pub fn sweep(&mut self) {
-        let found = process::sockets_held();
+        let found = holders::sockets_held();
         if found.all_seen || self.held.len() > MOST {
             self.held.retain(|inode, _| found.sockets.contains(inode));
         }

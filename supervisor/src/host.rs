@@ -1,5 +1,8 @@
 //! What a supervisor knows of its host.
 
+pub mod bound;
+pub mod doors;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,8 +14,9 @@ use imsup_protocol::message::Role;
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
+use self::bound::BoundSockets;
+use self::doors::Doors;
 use crate::copies::Copies;
-use crate::doors::Doors;
 use crate::handover::Handovers;
 use crate::identity::{Destination, Identity};
 use crate::incoming::Incoming;
@@ -20,7 +24,6 @@ use crate::link::Link;
 use crate::resolvers::Resolvers;
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
-use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use imsup_linux::means::Means;

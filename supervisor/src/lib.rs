@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod copies;
-pub mod doors;
 mod error;
 mod farewell;
 pub mod handover;
@@ -29,6 +28,7 @@ pub mod syscalls;
 pub mod trace;
 pub mod unhonoured;
 mod user;
+mod verdict;
 
 pub use error::RunError;
 pub use run::{RunOptions, prepare, run};

@@ -13,8 +13,8 @@ use imsup_wire::{HostName, Usage};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::FlockOperation;
 
-use crate::doors;
 use crate::host::Host;
+use crate::host::doors;
 use crate::link::Link;
 use crate::sleep::Sleep;
 use imsup_linux::socket;

@@ -19,9 +19,10 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
-use crate::doors::Doors;
 use crate::error::{RunError, Trying};
 use crate::handover::Handovers;
+use crate::host::bound::BoundSockets;
+use crate::host::doors::Doors;
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::incoming::Incoming;
@@ -32,14 +33,13 @@ use crate::running::{Running, RunningLock, RunningLockError};
 use crate::sleep::{self, Sleep, Tree};
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
-use crate::syscalls::BoundSockets;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
 use crate::{init, reconnect};
 use imsup_linux::means::Means;
 use imsup_linux::spawn::{self, SpawnError};
-use imsup_linux::{self, duplicates, features, socket};
+use imsup_linux::{self, capabilities, duplicates, socket};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -106,7 +106,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         new_session: options.new_session,
         descriptor_limit: options.descriptor_limit,
         signals: inherited,
-        no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
+        no_new_privs: !capabilities::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
     };
     let mut prepared = spawn::prepare(&program, filter);

@@ -10,7 +10,7 @@ use imsup_wire::{HostName, Index};
 use rustix::fs::FlockOperation;
 
 /// How long another supervisor may have the lock that is about to give its host back: one whose broker died before anything ran.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether it has.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -52,7 +52,7 @@ impl RunningLock {
     /// # Errors
     /// Any [`RunningLockError`].
     pub fn take(directory: &Path, running: Running) -> Result<Self, RunningLockError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let file = loop {
             match make_locked(directory, &running) {
                 Err(RunningLockError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(RETRY),

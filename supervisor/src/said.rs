@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use imsup_linux::socket::errno_of;
+use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::SendFlags;
@@ -58,23 +60,23 @@ fn write_at_once(stream: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
     match FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode) {
         FileType::Socket => {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            write_all(text, |rest| rustix::net::send(stream, rest, flags))
+            write_all(text, |rest| rustix::net::send(stream, rest, flags).map_err(errno_of))
         }
         FileType::Fifo | FileType::CharacterDevice => match open_again(stream) {
-            Ok(again) => write_all(text, |rest| rustix::io::write(&again, rest)),
+            Ok(again) => write_all(text, |rest| rustix::io::write(&again, rest).map_err(errno_of)),
             // Another user's terminal, or no /proc.
             Err(_) => write_all(text, |rest| write_where_writable(stream, rest)),
         },
-        _ => write_all(text, |rest| rustix::io::write(stream, rest)),
+        _ => write_all(text, |rest| rustix::io::write(stream, rest).map_err(errno_of)),
     }
 }
 
-fn write_all(mut text: &[u8], write: impl Fn(&[u8]) -> rustix::io::Result<usize>) -> io::Result<()> {
+fn write_all(mut text: &[u8], write: impl Fn(&[u8]) -> Result<usize, Errno>) -> io::Result<()> {
     while !text.is_empty() {
         match write(text) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => text = &text[count..],
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -82,19 +84,19 @@ fn write_all(mut text: &[u8], write: impl Fn(&[u8]) -> rustix::io::Result<usize>
 }
 
 /// The same pipe or terminal with a flag of its own (open(2), O_NONBLOCK).
-fn open_again(stream: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+fn open_again(stream: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
+    rustix::fs::open(path, flags, Mode::empty()).map_err(errno_of)
 }
 
-fn write_where_writable(stream: BorrowedFd<'_>, text: &[u8]) -> rustix::io::Result<usize> {
+fn write_where_writable(stream: BorrowedFd<'_>, text: &[u8]) -> Result<usize, Errno> {
     let mut polled = [PollFd::new(&stream, PollFlags::OUT)];
-    rustix::event::poll(&mut polled, Some(&Timespec::default()))?;
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).map_err(errno_of)?;
     if !polled[0].revents().contains(PollFlags::OUT) {
-        return Err(rustix::io::Errno::AGAIN);
+        return Err(Errno::EAGAIN);
     }
-    rustix::io::write(stream.as_fd(), &text[..text.len().min(TAKEN_AT_ONCE)])
+    rustix::io::write(stream.as_fd(), &text[..text.len().min(TAKEN_AT_ONCE)]).map_err(errno_of)
 }
 
 #[cfg(test)]

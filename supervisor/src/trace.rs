@@ -12,7 +12,7 @@ use imsup_bpf_filters::{Handler, handler_of};
 use nix::errno::Errno;
 
 use crate::said;
-use crate::syscalls::Verdict;
+use crate::verdict::Verdict;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::message::Header;
 use imsup_linux::notify::{Answer, Notification, NotificationId};

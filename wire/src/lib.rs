@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod cause;
 pub mod event;
 pub mod failure;
 pub mod host;
@@ -13,7 +14,8 @@ pub mod restart;
 pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
-pub use event::{Cause, CauseKind, Event, EventKind};
+pub use cause::CauseKind;
+pub use event::{Cause, Event, EventKind};
 pub use failure::{ErrorKind, Failure};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;

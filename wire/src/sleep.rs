@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::CauseKind;
+use crate::cause::CauseKind;
 use crate::failure::Failure;
 
 /// The settings that decide when a host sleeps.

@@ -64,8 +64,8 @@ impl Manager {
     ///
     /// # Errors
     /// systemd is not installed, we are not root, there is no cgroup v2, or the units do not start
-    /// within `patience`.
-    pub fn start(context: &Context, units: &[Unit], wanted: &[Unit], patience: Duration) -> Result<Self> {
+    /// within `timeout`.
+    pub fn start(context: &Context, units: &[Unit], wanted: &[Unit], timeout: Duration) -> Result<Self> {
         context.wants(Baseline::Systemd)?;
         let program = program()?;
         let unified = cgroups::unified().context("cgroup v2 is not mounted")?;
@@ -106,7 +106,7 @@ impl Manager {
             root,
             took: Duration::ZERO,
         };
-        let said = manager.wait(&ready, start + patience);
+        let said = manager.wait(&ready, start + timeout);
         said.with_context(|| format!("systemd {}", isolated::last_lines(&log)))?;
         manager.took = start.elapsed();
         Ok(manager)

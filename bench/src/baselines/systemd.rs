@@ -16,7 +16,7 @@ use crate::interrupt;
 /// systemd's directories for programs that are not for people.
 const LIBRARIES: [&str; 2] = ["/usr/lib/systemd", "/lib/systemd"];
 /// A start takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Both programs.
@@ -76,7 +76,7 @@ impl Systemd {
 impl Activated {
     /// Until a socket listens there, observed without a connection, which would be the signal.
     fn wait(&mut self, at: SocketAddrV4) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !listens(at) {
             if let Some(status) = self.0.try_wait()? {
                 bail!("systemd-socket-activate ended with {status}");
@@ -147,7 +147,7 @@ mod tests {
         drop(listener);
         // A child that another test starts at this moment has the descriptor, too, until its
         // execve(2).
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while listens(at) {
             assert!(Instant::now() < deadline, "it is still seen");
             std::thread::sleep(LOOK);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// Spoken by every docker since 20.10, and still by 28.
 const VERSION: &str = "/v1.41";
 /// No request takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The methods used here.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Api {
     /// Nobody listens.
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(Self {
             stream: BufReader::new(stream),
         })

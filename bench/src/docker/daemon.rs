@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::isolated::{self, Isolated};
 
 /// The start takes about a second.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// containerd makes that directory.
@@ -94,13 +94,13 @@ impl Daemon {
     }
 
     fn wait(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while UnixStream::connect(&self.socket).is_err() {
             if let Some(status) = self.isolated.ended()? {
                 bail!("it ended with {status}");
             }
             if Instant::now() > deadline {
-                bail!("it did not listen within {} s", PATIENCE.as_secs());
+                bail!("it did not listen within {} s", TIMEOUT.as_secs());
             }
             interrupt::pause(LOOK)?;
         }

@@ -29,7 +29,7 @@ const HINT: &str = "install it with 'apt-get install --no-install-recommends doc
 const LOOK: Duration = Duration::from_millis(2);
 const LOOKS: usize = 4;
 /// A start takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running daemon with an image; ended and removed on drop.
 #[derive(Debug)]
@@ -219,7 +219,7 @@ impl Docker {
     /// both from containerd, after its reply, and refuses to pause a container that it still takes
     /// for paused (20.10, daemon/monitor.go).
     fn settle(&mut self, name: &str, paused: bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut agreed = 0;
         while agreed < LOOKS {
             ensure!(

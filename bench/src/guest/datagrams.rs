@@ -13,7 +13,7 @@ use super::control::{self, nanoseconds};
 use super::ports;
 
 /// Over loopback a datagram is lost only by a full buffer, and then never comes.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Datagrams in flight at once: they fit the default buffer (net.core.rmem_default), each taking
 /// less than 1 KiB.
 const WINDOW: usize = 128;
@@ -147,7 +147,7 @@ fn socket() -> Result<UdpSocket> {
     )
     .context("making a socket")?;
     let socket = UdpSocket::from(socket);
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     Ok(socket)
 }
 

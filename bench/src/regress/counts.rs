@@ -24,7 +24,7 @@ use crate::suites::sleep::server::{Client, Connection, echo};
 use crate::suites::{PEER, peer};
 
 /// strace attaches in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(1);
 /// Services of the file that is read.
 const SERVICES: usize = 200;
@@ -140,7 +140,7 @@ impl Strace {
             .spawn()
             .context("starting strace")?;
         let mut counting = Self { child, file };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !processes.iter().all(|pid| is_traced(*pid)) {
             if let Some(status) = counting.child.try_wait()? {
                 bail!(

@@ -20,7 +20,7 @@ use crate::stats::{Measured, Unit};
 
 const BOOT: &str = "imaginary";
 /// No program here takes nearly as long to answer.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks whether a native program listens.
 pub const LOOK: Duration = Duration::from_micros(20);
 
@@ -102,7 +102,7 @@ impl Drop for Started {
 }
 
 /// Connects as soon as a socket listens there, checking this often; gives up if `check` does, or
-/// after [`PATIENCE`].
+/// after [`TIMEOUT`].
 ///
 /// # Errors
 /// No socket listens in time, or an error of `check`.
@@ -115,7 +115,7 @@ pub fn connected(
     loop {
         match TcpStream::connect(address) {
             Ok(stream) => return Ok(stream),
-            Err(_) if since.elapsed() < PATIENCE => check()?,
+            Err(_) if since.elapsed() < TIMEOUT => check()?,
             Err(error) => return Err(error).with_context(|| format!("connecting to {address}")),
         }
         thread::sleep(look);
@@ -150,14 +150,14 @@ pub fn native(context: &Context, program: &Program) -> Result<Vec<Series>> {
 pub fn imaginary(program: &Program, address: SocketAddrV4) -> Result<Vec<Series>> {
     let start = Instant::now();
     let stream =
-        TcpStream::connect_timeout(&address.into(), PATIENCE).with_context(|| format!("connecting to {address}"))?;
+        TcpStream::connect_timeout(&address.into(), TIMEOUT).with_context(|| format!("connecting to {address}"))?;
     first_byte(stream, program)?;
     Ok(vec![series("byte", start.elapsed())])
 }
 
 /// Asks, and waits for the first byte of the answer.
 pub fn first_byte(mut stream: TcpStream, program: &Program) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(program.request).context("sending the request")?;
     stream.read_exact(&mut [0]).context("waiting for the answer")
 }

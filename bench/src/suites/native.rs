@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::interrupt;
 
 /// No server here takes nearly as long to start.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks whether a server listens.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -93,7 +93,7 @@ impl Drop for Server {
 /// # Errors
 /// No socket listens for long, or a signal came.
 pub fn wait_for(address: SocketAddrV4) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while TcpStream::connect(address).is_err() {
         if Instant::now() > deadline {
             bail!("nothing listens on {address}");

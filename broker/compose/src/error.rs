@@ -21,7 +21,7 @@ pub enum ComposeError {
          Name one with '-f FILE', or write a compose.yaml; for example\n\n\
          services:\n  web:\n    command: python3 -m http.server 80\n    ports: [\"8080:80\"]",
         directory.display(),
-        names = super::find::DEFAULT_NAMES.join(", ")
+        names = super::DEFAULT_NAMES.join(", ")
     )]
     NotFound { directory: PathBuf },
     /// A file could not be read.

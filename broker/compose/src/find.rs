@@ -2,15 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::DEFAULT_NAMES;
 use super::error::ComposeError;
-
-/// The names looked for, in the order of preference, as docker compose has them.
-pub const DEFAULT_NAMES: [&str; 4] = [
-    "compose.yaml",
-    "compose.yml",
-    "docker-compose.yaml",
-    "docker-compose.yml",
-];
 
 /// The compose file of `start_dir`: a file with a default name there, or in the nearest directory above that has one.
 ///

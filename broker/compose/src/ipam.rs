@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::error::{Fault, Warning, WarningKind};
-use super::map::Map;
 use super::read::{Path, map, text, wrong_type};
-use super::tree::{Location, Value};
+use super::tree::{Location, Map, Value};
 use crate::subnet::{Subnet, SubnetError};
 
 /// A subnet, and where it is written.

@@ -8,6 +8,7 @@
 mod check;
 pub mod cluster;
 mod command;
+mod conflict;
 mod dependencies;
 mod dotenv;
 mod duration;
@@ -20,7 +21,6 @@ mod keys;
 mod limits;
 mod load;
 mod logging;
-mod map;
 mod merge;
 mod network;
 mod ports;
@@ -44,10 +44,10 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use check::Conflict;
+pub use conflict::Conflict;
 pub use duration::{DurationError, parse_within as parse_duration};
 pub use error::{ComposeError, Site, Warning, WarningKind};
-pub use find::{DEFAULT_NAMES, find, find_override};
+pub use find::{find, find_override};
 pub use interpolate::InterpolateError;
 pub use load::{load, project_of};
 pub use ports::PortError;
@@ -57,6 +57,14 @@ pub use size::SizeError;
 pub use user::UserError;
 
 use crate::cluster::Cluster;
+
+/// The names looked for, in the order of preference, as docker compose has them.
+pub const DEFAULT_NAMES: [&str; 4] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yaml",
+    "docker-compose.yml",
+];
 
 /// Largest compose file read, in bytes. Ten thousand services are about 2 MiB.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;

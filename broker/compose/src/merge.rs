@@ -6,10 +6,9 @@
 use std::rc::Rc;
 
 use super::error::Fault;
-use super::map::{Entry, Map};
 use super::problem::Problem;
 use super::read::{Path, pairs};
-use super::tree::{Node, Tag, Value};
+use super::tree::{Entry, Map, Node, Tag, Value};
 
 /// Keys of a service that are replaced, not merged.
 const REPLACED: [&str; 2] = ["command", "entrypoint"];

@@ -2,13 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use super::check::Conflict;
+use super::conflict::Conflict;
 use super::error::Fault;
 use super::keys::nearest;
-use super::map::Map;
 use super::problem::Problem;
 use super::read::{Path, map, text, texts, wrong_type};
-use super::tree::{Node, Value};
+use super::tree::{Map, Node, Value};
 
 /// The network of a service that names none.
 const DEFAULT: &str = "default";

@@ -1,6 +1,6 @@
 //! What can be wrong with a value.
 
-use super::check::Conflict;
+use super::conflict::Conflict;
 use super::duration::DurationError;
 use super::interpolate::InterpolateError;
 use super::ports::PortError;

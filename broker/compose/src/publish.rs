@@ -8,9 +8,11 @@ use super::error::Fault;
 use super::ports::{self, Mapping, Range};
 use super::problem::Problem;
 use super::read::{Path, list, text, wrong_type};
-use super::service::Exposed;
 use super::tree::{Node, Value};
 use crate::cluster::Publish;
+
+/// Ports of a host, without repetition.
+pub(super) type Exposed = Vec<(Transport, u16)>;
 
 /// The host's own ports (of `expose` and `ports`), and what `ports` publishes.
 pub(super) fn ports(service: &Node, path: &Path<'_>) -> Result<(Exposed, Vec<Mapping>), Fault> {

@@ -4,9 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::Fault;
-use super::map::Map;
 use super::problem::Problem;
-use super::tree::{Node, Value};
+use super::tree::{Map, Node, Value};
 
 /// Where a value is, as its keys. Made on the way down without allocating; shown only when something is wrong.
 #[derive(Clone, Copy, Debug)]

@@ -2,10 +2,9 @@
 
 use super::error::{Warning, WarningKind};
 use super::keys::{FILE, How, Inside, Key, nearest};
-use super::map::Map;
 use super::problem::did_you_mean;
 use super::read::Path;
-use super::tree::{Node, Value};
+use super::tree::{Map, Node, Value};
 
 /// Names the keys of the merged file that are unknown or not honoured, in the order of the file. Services for which
 /// `skip` says so are passed over.

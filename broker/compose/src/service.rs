@@ -6,17 +6,17 @@ use std::path::Path as FilePath;
 use std::rc::Rc;
 use std::time::Duration;
 
-use imsup_wire::{HostName, Transport};
+use imsup_wire::HostName;
 
-use super::check::{Claims, Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
+use super::check::Claims;
 use super::command::command;
+use super::conflict::{Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
 use super::environment::{EnvFiles, Lookup};
 use super::error::{Fault, Warning, WarningKind};
-use super::map::Map;
 use super::network::{self, Networks};
 use super::problem::Problem;
 use super::read::{Path, number, pairs, text, wrong_type};
-use super::tree::{Node, Value};
+use super::tree::{Map, Node, Value};
 use super::{duration, limits, logging, publish, restart, settings, user};
 use crate::cluster::{HostSpec, Publish, Settings};
 
@@ -311,6 +311,3 @@ fn labels(node: &Node, path: &Path<'_>) -> Result<BTreeMap<String, String>, Faul
         .map(|(name, value, _)| (name.to_owned(), value.unwrap_or_default().to_owned()))
         .collect())
 }
-
-/// Ports of a host, without repetition.
-pub(super) type Exposed = Vec<(Transport, u16)>;

@@ -3,9 +3,11 @@
 //! Scalars stay text: what a value means depends on its key, and `1.10` must not become 1.1. The tree lives only while a
 //! file is loaded.
 
+mod map;
+
 use std::rc::Rc;
 
-use super::map::Map;
+pub(super) use self::map::{Entry, Map};
 
 /// Roughly what a node takes besides its text.
 const NODE_BYTES: usize = 64;

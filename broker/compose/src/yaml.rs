@@ -7,8 +7,7 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle};
 
-use super::map::{Entry, Map};
-use super::tree::{Location, Node, Tag, Value, measure};
+use super::tree::{Entry, Location, Map, Node, Tag, Value, measure};
 
 /// Deepest nesting, aliases expanded. Compose files need about ten.
 const MAX_DEPTH: usize = 64;

@@ -13,13 +13,13 @@ use crate::sessions::{Peer, Reply, Then};
 use imsup_lifecycle::Input;
 
 /// What a supervisor knows without looking is known by then, or the answer goes without it.
-const USAGE_PATIENCE: Duration = Duration::from_secs(1);
+const USAGE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Why a host is awake takes a look at all its processes.
-const WHY_PATIENCE: Duration = Duration::from_secs(10);
+const WHY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A host that is busy is told so much earlier, by its supervisor.
-const SUSPEND_PATIENCE: Duration = Duration::from_secs(60);
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// A supervisor whose host sleeps has nothing else to do.
-const PLEDGE_PATIENCE: Duration = Duration::from_secs(5);
+const PLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +56,13 @@ impl Broker {
         };
         self.asks.insert(question, asked);
         if asker != Asker::Broker {
-            let patience = match order {
-                Order::Usage => USAGE_PATIENCE,
-                Order::Why => WHY_PATIENCE,
-                Order::Suspend | Order::Resume => SUSPEND_PATIENCE,
-                Order::Pledge | Order::Fulfil | Order::Release => PLEDGE_PATIENCE,
+            let timeout = match order {
+                Order::Usage => USAGE_TIMEOUT,
+                Order::Why => WHY_TIMEOUT,
+                Order::Suspend | Order::Resume => SUSPEND_TIMEOUT,
+                Order::Pledge | Order::Fulfil | Order::Release => PLEDGE_TIMEOUT,
             };
-            self.after(patience, Timer::Unanswered(question));
+            self.after(timeout, Timer::Unanswered(question));
         }
         self.tell(supervisor, &ToSupervisor::Ask { id: question, order }, Vec::new());
         true

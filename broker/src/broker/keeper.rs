@@ -154,7 +154,7 @@ impl Broker {
         }
         self.sockets.store.end_if_stuck();
         self.push_keeper();
-        if let Some(left) = self.sockets.store.patience() {
+        if let Some(left) = self.sockets.store.timeout() {
             self.look_at_keeper_in(left);
         }
     }

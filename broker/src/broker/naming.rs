@@ -14,7 +14,7 @@ use crate::senders::{self, Question};
 use crate::sessions::{Peer, Reply};
 
 /// How long a question may take where the machine is busy: who asks stands back behind everybody ([`crate::senders`]).
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Events that are not told yet, oldest first.
 #[derive(Debug, Default)]
@@ -83,7 +83,7 @@ impl Broker {
             return None;
         }
         self.untold.asked.push((question, endpoint));
-        self.after(PATIENCE, Timer::Unnamed(question.0));
+        self.after(TIMEOUT, Timer::Unnamed(question.0));
         Some(question)
     }
 

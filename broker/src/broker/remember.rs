@@ -57,8 +57,8 @@ impl Broker {
         }
     }
 
-    fn write_memory(&self, patience: Duration) -> Result<(), ProjectsError> {
-        projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory, patience)
+    fn write_memory(&self, timeout: Duration) -> Result<(), ProjectsError> {
+        projects::remember(&self.paths.projects(), &self.cluster.project, &self.memory, timeout)
     }
 }
 

@@ -334,7 +334,7 @@ impl FdStore {
     }
 
     /// How long the keeper still has to answer what it has been asked the longest ago, in its time.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    pub(crate) fn timeout(&self) -> Option<Duration> {
         let left = |barrier: &Barrier| TIMEOUT.checked_sub(barrier.asked.elapsed());
         self.barriers.values().filter_map(left).min()
     }

@@ -19,7 +19,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::leftovers;
 
 /// How long killed processes may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often that is looked at. The kernel notifies of it, too, but at most once in 10 ms, and a cgroup whose last process
 /// is not yet quite gone says EBUSY without any notice.
 const LOOK: Duration = Duration::from_millis(1);
@@ -66,7 +66,7 @@ pub(crate) fn end(path: &Path) -> bool {
     if rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
         return true;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let is_unified = path.join("cgroup.events").exists();
     let emptied = match is_unified {
         true => {

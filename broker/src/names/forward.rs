@@ -18,11 +18,11 @@ const MAX_PENDING: usize = 4096;
 /// The part of the broker's descriptors that these may have: hosts need the others.
 const SHARE: u64 = 4;
 /// How long one server may take before the next is asked as well.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long all of them may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take over TCP.
-const TCP_PATIENCE: Duration = Duration::from_secs(5);
+const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One query that is out.
 #[derive(Debug)]
@@ -44,11 +44,11 @@ impl Pending {
     fn ask_next(&mut self, registry: &Registry, token: Token) -> bool {
         let asked = next(&mut self.servers, &self.query, registry, token);
         self.sockets.extend(asked);
-        let patience = Instant::now() + PATIENCE;
+        let next = Instant::now() + SERVER_TIMEOUT;
         self.deadline = if self.servers.is_empty() {
             self.last
         } else {
-            patience.min(self.last)
+            next.min(self.last)
         };
         !self.sockets.is_empty()
     }
@@ -258,9 +258,9 @@ fn failed(asker: Asker, query: &[u8]) -> Option<Finished> {
 /// Asks the servers over TCP, waiting for the answer.
 pub(super) fn ask_over_tcp(query: &[u8], servers: &[SocketAddr]) -> Option<Vec<u8>> {
     let asked = servers.iter().find_map(|server| {
-        let stream = TcpStream::connect_timeout(server, PATIENCE).ok()?;
-        stream.set_read_timeout(Some(TCP_PATIENCE)).ok()?;
-        stream.set_write_timeout(Some(TCP_PATIENCE)).ok()?;
+        let stream = TcpStream::connect_timeout(server, SERVER_TIMEOUT).ok()?;
+        stream.set_read_timeout(Some(TCP_TIMEOUT)).ok()?;
+        stream.set_write_timeout(Some(TCP_TIMEOUT)).ok()?;
         write_framed(&stream, query).ok()?;
         read_framed(&stream).ok()
     });

@@ -15,7 +15,7 @@ use imsup_wire::{Endpoint, Event, EventKind, HostState, HostStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Far more than anything takes; reached only when something is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 static PROJECTS: AtomicU32 = AtomicU32::new(0);
 
@@ -277,7 +277,7 @@ pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = check() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -287,8 +287,8 @@ pub fn wait_for_file(path: &Path) {
 }
 
 pub fn connect(endpoint: Endpoint) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&SocketAddr::V4(endpoint.address), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&SocketAddr::V4(endpoint.address), TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 

@@ -19,11 +19,6 @@ pub fn ask(project: &Project, request: Request) -> Result<Responses, ClientError
     Client::connect(&project.name, &project.paths)?.request(request)
 }
 
-/// Whether a broker of the project answers.
-pub fn is_up(project: &Project) -> bool {
-    Client::connect(&project.name, &project.paths).is_ok()
-}
-
 /// Asks for something that has no answer but that it is done.
 ///
 /// # Errors

@@ -71,7 +71,7 @@ impl Broker {
     fn has_ended(&self) -> bool {
         let Some(process) = &self.process else { return true };
         let mut polled = [PollFd::new(process, PollFlags::IN)];
-        let patience = Timespec::try_from(ENDING).ok();
-        matches!(rustix::event::poll(&mut polled, patience.as_ref()), Ok(1))
+        let timeout = Timespec::try_from(ENDING).ok();
+        matches!(rustix::event::poll(&mut polled, timeout.as_ref()), Ok(1))
     }
 }

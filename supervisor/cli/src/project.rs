@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use imsup_broker::client::Client;
 use imsup_broker::paths::Paths;
 
 use super::compose;
-use super::connection;
 use super::failure::hinted;
 
 /// A project by name, with its directories.
@@ -26,6 +26,11 @@ impl Project {
             paths: Paths::of(&name),
             name,
         }
+    }
+
+    /// Whether a broker of the project answers.
+    fn is_up(&self) -> bool {
+        Client::connect(&self.name, &self.paths).is_ok()
     }
 
     /// A name that was made from a directory's may be that of another's project, which is up.
@@ -171,7 +176,7 @@ pub fn up() -> Result<Vec<String>> {
     };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| connection::is_up(&Project::named(name.as_str())))
+        .filter(|name| Project::named(name.as_str()).is_up())
         .collect();
     names.sort();
     Ok(names)

@@ -221,7 +221,7 @@ services:
             web.say("first").unwrap();
             std::thread::sleep(Duration::from_secs(1));
             later.say("second").unwrap();
-            let (sender, answers) = std::sync::mpsc::channel();
+            let (sender, answers) = crossbeam_channel::unbounded();
             let order: Vec<String> = std::thread::scope(|scope| {
                 for held in [&mut web, &mut later] {
                     let sender = sender.clone();

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use super::memory::{TargetMemory, ThreadMemory};
 use super::registers;
-use super::stopped::{EVENT_STOP, detach_with, reap};
+use super::tracee::{EVENT_STOP, detach_with, reap};
 
 /// Memory that is other while the rest of a call is made.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,10 +15,10 @@ use rustix::fs::FlockOperation;
 use thiserror::Error;
 
 /// How long what a dead supervisor left may take to end once it was killed.
-const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(2);
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a cgroup whose last process has just ended may say EBUSY.
-const REMOVAL_PATIENCE: Duration = Duration::from_millis(200);
+const REMOVAL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long cgroup.events is read again and again, letting others run in between. The kernel notifies at most once in 10 ms
 /// (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c), and a freeze that follows a thaw would wait that long; five threads are frozen within
@@ -163,7 +163,7 @@ impl Cgroup {
             fs::write(self.path.join("cgroup.kill"), "1").map_err(using)?;
         }
         self.thaw().map_err(|errno| using(errno.into()))?;
-        if self.wait_for("populated 0", TAKE_OVER_PATIENCE) {
+        if self.wait_for("populated 0", TAKE_OVER_TIMEOUT) {
             Ok(())
         } else {
             Err(CgroupError::Occupied {
@@ -203,18 +203,18 @@ impl Cgroup {
     /// Freezes it, and returns when every process in it is frozen.
     ///
     /// # Errors
-    /// [`FreezeError::TimedOut`] after `patience`; it is to be thawed then, once it is decided how the calls go on that were interrupted.
-    pub fn freeze(&self, patience: Duration) -> Result<(), FreezeError> {
+    /// [`FreezeError::TimedOut`] after `timeout`; it is to be thawed then, once it is decided how the calls go on that were interrupted.
+    pub fn freeze(&self, timeout: Duration) -> Result<(), FreezeError> {
         self.set_frozen(true).map_err(FreezeError::Refused)?;
-        if self.wait_frozen(patience) {
+        if self.wait_frozen(timeout) {
             return Ok(());
         }
         Err(FreezeError::TimedOut)
     }
 
     /// Waits until it is frozen, as after threads of it that were stopped have been let go; whether it is.
-    pub fn wait_frozen(&self, patience: Duration) -> bool {
-        self.wait_for("frozen 1", patience)
+    pub fn wait_frozen(&self, timeout: Duration) -> bool {
+        self.wait_for("frozen 1", timeout)
     }
 
     /// Thaws it.
@@ -232,7 +232,7 @@ impl Cgroup {
 
     /// Removes it, and what was made below it. Its processes have ended; one that is not yet quite gone is waited for.
     pub fn remove(self) {
-        let deadline = Instant::now() + REMOVAL_PATIENCE;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         // From the bottom up.
         for directory in subtree(&self.path).into_iter().rev() {
             while fs::remove_dir(&directory).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
@@ -259,9 +259,9 @@ impl Cgroup {
     }
 
     /// Waits until cgroup.events has `line`; whether it has.
-    fn wait_for(&self, line: &str, patience: Duration) -> bool {
+    fn wait_for(&self, line: &str, timeout: Duration) -> bool {
         let began = Instant::now();
-        let deadline = began + patience;
+        let deadline = began + timeout;
         let mut look = FIRST_LOOK;
         loop {
             if self.says(line) {

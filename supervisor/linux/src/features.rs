@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::cgroup::Cgroup;
 use super::means::{self, Means};
-use super::memory::{self, TargetMemory, ThreadMemory};
+use super::memory::{TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
-use super::{privileges, socket, spawn};
+use super::{capabilities, privileges, process_vm, socket, spawn};
 
 /// One thing of the kernel or machine that imsup uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -175,7 +175,7 @@ fn process_memory() -> Feature {
         } else {
             format!(
                 "{}; memory is read and written through /proc/PID/mem",
-                missing(memory::try_process_vm())
+                missing(process_vm::try_process_vm())
             )
         },
         lost_without: "each access takes three system calls instead of one (open, read, close of /proc/PID/mem), and a write one look at /proc/PID/maps",
@@ -275,7 +275,7 @@ fn stop_a_child() -> Result<(), Errno> {
 /// Ports below this may only be bound with CAP_NET_BIND_SERVICE (ip(7)).
 fn privileged_ports() -> Feature {
     let start = privileges::first_unprivileged_port();
-    let able = has_capability(privileges::CAP_NET_BIND_SERVICE);
+    let able = capabilities::has_capability(privileges::CAP_NET_BIND_SERVICE);
     Feature {
         name: "privileged ports",
         needed_for: "hosts that listen below port 1024",
@@ -306,9 +306,4 @@ fn descriptors() -> Feature {
         lost_without: "clusters with more ports than that cannot be brought up; raise the hard limit",
         indispensable: false,
     }
-}
-
-/// Whether this process has an effective capability (capabilities(7)), given as a mask.
-pub fn has_capability(mask: u64) -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.bits() & mask != 0)
 }

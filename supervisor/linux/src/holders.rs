@@ -223,3 +223,41 @@ fn names(tid: i32) -> HashSet<OsString> {
     let entries = fs::read_dir(format!("/proc/{tid}/fd")).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).collect()
 }
+
+/// What a walk over the descriptors of all descendants found.
+#[derive(Debug, Default)]
+pub struct SocketsHeld {
+    /// The inode numbers of their sockets.
+    pub sockets: HashSet<u64>,
+    /// How many descriptors they have.
+    pub descriptors: usize,
+    /// Whether all of them could be inspected.
+    pub all_seen: bool,
+}
+
+/// Walks over the descriptors of all descendants of this process, those of threads with a table of their own too.
+pub fn sockets_held() -> SocketsHeld {
+    let mut found = SocketsHeld {
+        all_seen: true,
+        ..SocketsHeld::default()
+    };
+    for tid in process::descendants().into_iter().flat_map(tables) {
+        let seen = visit_sockets(tid, |inode| {
+            found.descriptors += 1;
+            found.sockets.extend(inode);
+        });
+        // One that has ended holds nothing.
+        found.all_seen &= seen || process::is_gone(tid);
+    }
+    found
+}
+
+/// Calls `visitor` for each descriptor of a process, with the inode number where it is a socket's; false where it may not be inspected.
+fn visit_sockets(pid: i32, mut visitor: impl FnMut(Option<u64>)) -> bool {
+    inspect::as_owner(pid, || {
+        descriptors::visit(pid, |_, link| {
+            visitor(descriptors::socket_inode(link));
+            true
+        })
+    })
+}

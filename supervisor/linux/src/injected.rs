@@ -16,8 +16,8 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::memory::{TargetMemory, ThreadMemory};
 use super::signals::SignalMasks;
-use super::stopped::{BUSY_WAIT, EVENT_STOP, LATER_LOOK, has_ended, reap, wait_all};
 use super::syscall::syscall;
+use super::tracee::{BUSY_WAIT, EVENT_STOP, LATER_LOOK, has_ended, reap, wait_all};
 use super::{process, registers};
 
 /// What PTRACE_O_TRACESYSGOOD adds to SIGTRAP.

@@ -2,9 +2,13 @@
 //!
 //! Each module is a facility of Linux. The supervisor and the broker decide; a module here asks the
 //! kernel or tells it, and knows neither hosts nor messages.
+//!
+//! Signatures of imsup's own functions speak of errors as `nix::errno::Errno`; [`socket::errno_of`]
+//! converts the errors of rustix at its calls.
 
 pub mod aio;
 pub mod arrivals;
+pub mod capabilities;
 pub mod carry;
 pub mod cgroup;
 pub mod cgroup_paths;
@@ -18,6 +22,7 @@ pub mod duplicates;
 pub mod family;
 pub mod features;
 pub mod guard;
+mod hand_over;
 pub mod holders;
 pub mod inherited;
 mod injected;
@@ -32,10 +37,11 @@ pub mod notify;
 pub mod nursery;
 pub mod owner;
 pub mod pageout;
-pub mod patience;
+pub mod pidfd;
 pub mod priority;
 pub mod privileges;
 pub mod process;
+mod process_vm;
 mod registers;
 pub mod replace;
 pub mod settings;
@@ -52,5 +58,7 @@ pub mod task;
 mod tcp_info;
 pub mod terminal;
 pub mod timers;
+mod tracee;
 pub mod traffic;
 pub mod unix_diag;
+pub mod watchdog;

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::cgroup::{CgroupError, make_locked, subtree};
 use super::memory_watch::MemoryWatch;
-use super::task;
+use super::pidfd;
 
 /// The period of a quota, in microseconds: docker's, and the kernel's own.
 const PERIOD_US: u64 = 100_000;
@@ -252,7 +252,7 @@ fn kill_all(path: &Path, deadline: Instant) {
         }
         for pid in pids {
             // The number may have gone to another process since it was read; the descriptor is of this one.
-            if let Ok(process) = task::open_process(pid)
+            if let Ok(process) = pidfd::open_process(pid)
                 && processes_in(path).contains(&pid)
             {
                 let _ = pidfd_send_signal(&process, Signal::KILL);

@@ -9,15 +9,11 @@ use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 
-pub use super::memory::try_process_vm;
-use super::{features, memory, task};
+use super::{capabilities, pidfd, process_vm};
 
 /// Names, separated by commas, of what imsup is to do without although it is there: `pidfd_getfd`, `process_vm_readv`, `ptrace`, `pidfd_thread`. For
 /// tests and benchmarks, on any machine, of what happens in a container, or with a kernel before 6.9 (Debian 12 has 6.1).
 pub const WITHOUT: &str = "IMSUP_WITHOUT";
-
-/// capabilities(7).
-pub const CAP_SYS_PTRACE: u64 = 1 << 19;
 
 static PRESENT: LazyLock<Means> = LazyLock::new(Means::probe);
 
@@ -30,7 +26,7 @@ pub struct Means {
     pub ptrace: bool,
     /// process_vm_readv(2) and process_vm_writev(2): else /proc/TID/mem ([`super::memory`]).
     pub process_vm: bool,
-    /// PIDFD_THREAD (pidfd_open(2)): else descriptors come from the thread's process, and no pidfd is remembered ([`task::Tasks`]).
+    /// PIDFD_THREAD (pidfd_open(2)): else descriptors come from the thread's process, and no pidfd is remembered ([`super::task::Tasks`]).
     pub pidfd_thread: bool,
     /// Processes of other users may be inspected only with their own file-system user ([`super::inspect`]).
     pub as_owner: bool,
@@ -59,14 +55,14 @@ impl Means {
     /// Root without CAP_SYS_PTRACE could duplicate descriptors of its own processes only, and an image's entrypoint likes to become another
     /// user: there it does without.
     fn probe() -> Self {
-        let as_owner = nix::unistd::geteuid().is_root() && !features::has_capability(CAP_SYS_PTRACE);
+        let as_owner = nix::unistd::geteuid().is_root() && !capabilities::has_capability(capabilities::CAP_SYS_PTRACE);
         let named = std::env::var(WITHOUT).unwrap_or_default();
         let without = |name: &str| named.split(',').any(|word| word.trim() == name);
         Self {
             ptrace: !without("ptrace") && try_ptrace().is_ok(),
             pidfd_getfd: !without("pidfd_getfd") && !as_owner && try_pidfd_getfd().is_ok(),
-            pidfd_thread: !without("pidfd_thread") && task::has_thread_pidfds(),
-            process_vm: !without("process_vm_readv") && memory::try_process_vm().is_ok(),
+            pidfd_thread: !without("pidfd_thread") && pidfd::has_thread_pidfds(),
+            process_vm: !without("process_vm_readv") && process_vm::try_process_vm().is_ok(),
             as_owner,
         }
     }
@@ -77,8 +73,8 @@ impl Means {
 /// # Errors
 /// EPERM or ENOSYS where it is refused or unknown.
 pub fn try_pidfd_getfd() -> Result<OwnedFd, Errno> {
-    let pidfd = task::open_process(std::process::id().cast_signed())?;
-    task::duplicate_from(&pidfd, pidfd.as_raw_fd())
+    let pidfd = pidfd::open_process(std::process::id().cast_signed())?;
+    pidfd::duplicate_from(&pidfd, pidfd.as_raw_fd())
 }
 
 /// Tries ptrace(2), on nobody.
@@ -94,7 +90,7 @@ pub fn try_ptrace() -> Result<(), Errno> {
     }
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     let scope = scope.trim().parse().unwrap_or(0_u32);
-    if scope > ADMIN_ONLY || (scope == ADMIN_ONLY && !features::has_capability(CAP_SYS_PTRACE)) {
+    if scope > ADMIN_ONLY || (scope == ADMIN_ONLY && !capabilities::has_capability(capabilities::CAP_SYS_PTRACE)) {
         return Err(Errno::EPERM);
     }
     // No process has the number 0.

@@ -5,15 +5,14 @@
 pub mod array;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
-use super::inspect;
 use super::means::Means;
+use super::{inspect, process_vm};
 
 /// The memory of another process. A trait, so that decisions can be tested on memory that is an array.
 pub trait TargetMemory {
@@ -82,7 +81,7 @@ impl ThreadMemory {
 impl TargetMemory for ThreadMemory {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         if !self.by_file {
-            match self.read_process(address, buffer) {
+            match process_vm::read(self.tid, address, buffer) {
                 // Refused for this process: it is another user's.
                 Err(Errno::EPERM) => {}
                 result => return result,
@@ -99,7 +98,7 @@ impl TargetMemory for ThreadMemory {
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         if !self.by_file {
-            match self.write_process(address, bytes) {
+            match process_vm::write(self.tid, address, bytes) {
                 Err(Errno::EPERM) => {}
                 result => return result,
             }
@@ -118,25 +117,6 @@ impl TargetMemory for ThreadMemory {
 }
 
 impl ThreadMemory {
-    fn read_process(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let remote = RemoteIoVec {
-            base: usize::try_from(address).map_err(|_| Errno::EFAULT)?,
-            len: buffer.len(),
-        };
-        process_vm_readv(self.tid, &mut [IoSliceMut::new(buffer)], &[remote])
-    }
-
-    fn write_process(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let remote = RemoteIoVec {
-            base: usize::try_from(address).map_err(|_| Errno::EFAULT)?,
-            len: bytes.len(),
-        };
-        match process_vm_writev(self.tid, &[IoSlice::new(bytes)], &[remote])? {
-            count if count == bytes.len() => Ok(()),
-            _ => Err(Errno::EFAULT),
-        }
-    }
-
     /// Opened anew for each access: an open file stays with the memory that the process had then, whatever it executes.
     fn open(&self, options: &OpenOptions) -> Result<File, Errno> {
         let tid = self.tid.as_raw();
@@ -180,20 +160,4 @@ fn fault(error: &io::Error) -> Errno {
         Some(libc::EIO | libc::EINVAL) => Errno::EFAULT,
         other => Errno::from_raw(other.unwrap_or(libc::EFAULT)),
     }
-}
-
-/// Tries process_vm_readv(2) and process_vm_writev(2) on this process.
-///
-/// # Errors
-/// EPERM or ENOSYS where one is refused or unknown.
-pub fn try_process_vm() -> Result<(), Errno> {
-    let mut value = [7_u8; 8];
-    let address = value.as_mut_ptr().expose_provenance() as u64;
-    let own = ThreadMemory {
-        tid: nix::unistd::gettid(),
-        by_file: false,
-    };
-    let mut read = [0; 8];
-    own.read_process(address, &mut read)?;
-    own.write_process(address, &read)
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use super::patience;
+use super::watchdog;
 
 /// `struct seccomp_notif` and its `seccomp_data`, as in include/uapi/linux/seccomp.h.
 #[repr(C)]
@@ -240,11 +240,11 @@ impl Listener {
         // ADDFD waits for the caller. With FLAG_SEND, one that a signal interrupts has answered the call already, with 0 and no descriptor
         // (kernel/seccomp.c, seccomp_notify_addfd).
         // SAFETY: `raw` is a `struct seccomp_notif_addfd` that outlives the call, and `file` is open.
-        patience::wait_for(|| unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) })
+        watchdog::wait_for(|| unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) })
     }
 }
 
-/// SEND and ID_VALID wait for the listener's lock until a signal comes (kernel/seccomp.c, mutex_lock_interruptible), and [`patience`] sends
+/// SEND and ID_VALID wait for the listener's lock until a signal comes (kernel/seccomp.c, mutex_lock_interruptible), and [`watchdog`] sends
 /// some. Nothing has happened then.
 fn uninterrupted(mut call: impl FnMut() -> Result<libc::c_int, Errno>) -> Result<libc::c_int, Errno> {
     loop {

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
 
-use rustix::io::Errno;
+use nix::errno::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
 use imsup_wire::{Endpoint, Transport};
@@ -80,7 +80,7 @@ impl Owners {
         if endpoint.transport == Transport::Udp && !self.finds_datagrams {
             self.finds_datagrams = found.is_some() || self.finds_own()?;
             if !self.finds_datagrams {
-                return Err(Errno::OPNOTSUPP.into());
+                return Err(Errno::EOPNOTSUPP.into());
             }
         }
         Ok(found)
@@ -129,7 +129,7 @@ impl Owners {
             {
                 return match answer {
                     Ok(owner) => Ok(Some(owner)),
-                    Err(Errno::NOENT) => Ok(None),
+                    Err(Errno::ENOENT) => Ok(None),
                     Err(errno) => Err(errno.into()),
                 };
             }
@@ -174,7 +174,7 @@ fn parse(bytes: &[u8]) -> Option<(u32, Result<Owner, Errno>)> {
     let answer = match kind {
         NLMSG_ERROR => {
             let code = i32::from_ne_bytes(*body.first_chunk()?);
-            Err(Errno::from_raw_os_error(code.checked_neg()?))
+            Err(Errno::from_raw(code.checked_neg()?))
         }
         SOCK_DIAG_BY_FAMILY => {
             let message = body.first_chunk::<DIAG_MSG_BYTES>()?;

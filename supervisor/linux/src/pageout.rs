@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use super::pidfd;
 use super::syscall::syscall;
-use super::task;
 
 /// Ranges given to the kernel in one call (UIO_MAXIOV is 1024).
 const BATCH: usize = 512;
@@ -29,7 +29,7 @@ pub fn resident(pid: i32) -> u64 {
 /// # Errors
 /// EPERM without CAP_SYS_NICE, ESRCH where the process is gone, EACCES where it may not be inspected.
 pub fn page_out(pid: i32) -> Result<(), Errno> {
-    let pidfd = task::open_process(pid)?;
+    let pidfd = pidfd::open_process(pid)?;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
     for batch in ranges(&maps).chunks(BATCH) {

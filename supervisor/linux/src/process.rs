@@ -1,6 +1,5 @@
 //! What /proc says of processes: proc(5).
 
-use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
@@ -13,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{descriptors, holders, inspect};
+use super::{descriptors, inspect};
 
 /// The process that thread `tid` belongs to.
 pub fn thread_group(tid: i32) -> Option<i32> {
@@ -315,34 +314,6 @@ pub fn living_descendants() -> Vec<i32> {
     found
 }
 
-/// What a walk over the descriptors of all descendants found.
-#[derive(Debug, Default)]
-pub struct SocketsHeld {
-    /// The inode numbers of their sockets.
-    pub sockets: HashSet<u64>,
-    /// How many descriptors they have.
-    pub descriptors: usize,
-    /// Whether all of them could be inspected.
-    pub all_seen: bool,
-}
-
-/// Walks over the descriptors of all descendants of this process, those of threads with a table of their own too.
-pub fn sockets_held() -> SocketsHeld {
-    let mut found = SocketsHeld {
-        all_seen: true,
-        ..SocketsHeld::default()
-    };
-    for tid in descendants().into_iter().flat_map(holders::tables) {
-        let seen = visit_sockets(tid, |inode| {
-            found.descriptors += 1;
-            found.sockets.extend(inode);
-        });
-        // One that has ended holds nothing.
-        found.all_seen &= seen || is_gone(tid);
-    }
-    found
-}
-
 /// Whether a process has ended, or is a zombie.
 pub fn is_gone(pid: i32) -> bool {
     status_field(pid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
@@ -352,16 +323,6 @@ pub fn is_gone(pid: i32) -> bool {
 /// (kernel/exit.c, do_exit; fs/file.c, exit_files). A process that has closed all it had counts as well.
 pub fn has_no_descriptors(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut entries| entries.next().is_none()) || is_gone(pid)
-}
-
-/// Calls `visitor` for each descriptor of a process, with the inode number where it is a socket's; false where it may not be inspected.
-fn visit_sockets(pid: i32, mut visitor: impl FnMut(Option<u64>)) -> bool {
-    inspect::as_owner(pid, || {
-        descriptors::visit(pid, |_, link| {
-            visitor(descriptors::socket_inode(link));
-            true
-        })
-    })
 }
 
 /// Whether the network namespace of thread `tid` is ours.

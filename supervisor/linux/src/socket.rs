@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-pub use super::succession::{Successor, accept_queue, give_back, succeed};
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};

@@ -1,16 +1,12 @@
-//! Descriptors of other processes: pidfd_open(2), pidfd_getfd(2).
+//! Descriptors of the threads that make trapped calls, duplicated by pidfds.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
 use super::means::Means;
-use super::syscall::syscall;
-use super::{holders, process};
-
-/// `PIDFD_THREAD` (6.9): the descriptor refers to the thread, so its own descriptor table is used.
-const PIDFD_THREAD: libc::c_uint = libc::O_EXCL.cast_unsigned();
+use super::{holders, pidfd, process};
 
 /// Threads remembered. Servers call from few threads at a time; a thread beyond this costs one more system call.
 const CAPACITY: usize = 64;
@@ -47,10 +43,10 @@ impl Tasks {
             return Err(Errno::EBADF);
         }
         if !self.of_threads {
-            return getfd(&open_process_of(tid)?, number);
+            return pidfd::duplicate_from(&open_process_of(tid)?, number);
         }
         if let Some(position) = self.known.iter().position(|(known, _)| *known == tid) {
-            match getfd(&self.known[position].1, number) {
+            match pidfd::duplicate_from(&self.known[position].1, number) {
                 Err(Errno::ESRCH) => {
                     self.known.remove(position);
                 }
@@ -60,8 +56,8 @@ impl Tasks {
                 }
             }
         }
-        let pidfd = open(tid, PIDFD_THREAD)?;
-        let result = getfd(&pidfd, number);
+        let pidfd = pidfd::open(tid, pidfd::PIDFD_THREAD)?;
+        let result = pidfd::duplicate_from(&pidfd, number);
         if result.is_ok() {
             self.known.truncate(CAPACITY - 1);
             self.known.push_front((tid, pidfd));
@@ -76,23 +72,18 @@ impl Tasks {
 /// ESRCH where it is gone; without thread pidfds EPERM where its process's descriptors are not its own.
 pub fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
     match Means::present().pidfd_thread {
-        true => open(tid, PIDFD_THREAD),
+        true => pidfd::open(tid, pidfd::PIDFD_THREAD),
         false => open_process_of(tid),
     }
 }
 
-/// Whether the kernel has pidfds of threads (6.9); one that does not know the flag says EINVAL (pidfd_open(2)).
-pub(super) fn has_thread_pidfds() -> bool {
-    open(nix::unistd::gettid().as_raw(), PIDFD_THREAD).is_ok()
-}
-
 /// A pidfd for the process that thread `tid` belongs to, with whose descriptors the thread works.
 fn open_process_of(tid: i32) -> Result<OwnedFd, Errno> {
-    match open(tid, 0) {
+    match pidfd::open(tid, 0) {
         // Not its process's first thread: EINVAL, and from 6.16 on ENOENT (fs/pidfs.c, kernel/pid.c).
         Err(Errno::EINVAL | Errno::ENOENT) => {
             let process = process::thread_group(tid).ok_or(Errno::ESRCH)?;
-            let pidfd = open(process, 0)?;
+            let pidfd = pidfd::open(process, 0)?;
             match holders::has_own_table(process, tid) {
                 true => Err(Errno::EPERM),
                 false => Ok(pidfd),
@@ -100,38 +91,4 @@ fn open_process_of(tid: i32) -> Result<OwnedFd, Errno> {
         }
         result => result,
     }
-}
-
-/// A pidfd for the process `pid`: polls readable when it has ended, all its threads included.
-///
-/// # Errors
-/// ESRCH where it is gone, EINVAL where `pid` is a thread and no process.
-pub fn open_process(pid: i32) -> Result<OwnedFd, Errno> {
-    open(pid, 0)
-}
-
-fn open(pid: i32, flags: libc::c_uint) -> Result<OwnedFd, Errno> {
-    // SAFETY: pidfd_open takes two integers.
-    let fd = unsafe { syscall!(libc::SYS_pidfd_open, pid, flags) }?;
-    owned(fd)
-}
-
-fn getfd(pidfd: &OwnedFd, number: RawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: pidfd_getfd takes three integers.
-    let fd = unsafe { syscall!(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) }?;
-    owned(fd)
-}
-
-/// Duplicates descriptor `number` of the process behind `pidfd`.
-///
-/// # Errors
-/// As pidfd_getfd(2).
-pub fn duplicate_from(pidfd: &OwnedFd, number: RawFd) -> Result<OwnedFd, Errno> {
-    getfd(pidfd, number)
-}
-
-fn owned(fd: libc::c_long) -> Result<OwnedFd, Errno> {
-    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

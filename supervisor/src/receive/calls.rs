@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use super::Loop;
 use crate::held::{Held, MAX_HELD, TICK, Until, Waiting};
 use crate::host::Host;
-use crate::syscalls::{self, Verdict};
+use crate::syscalls;
 use crate::unhonoured::Unhonoured;
+use crate::verdict::Verdict;
 use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::signals;
 
@@ -109,7 +110,7 @@ impl Loop {
 
     /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
     pub(super) fn look_at_held(&mut self, now: Instant) {
-        self.patience.begin();
+        self.watchdog.begin();
         let ids: Vec<_> = self.held.keys().copied().collect();
         for id in ids {
             let Some(held) = self.held.get_mut(&id) else {
@@ -152,7 +153,7 @@ impl Loop {
     }
 
     pub(super) fn look_at_accepts(&mut self) {
-        self.patience.begin();
+        self.watchdog.begin();
         let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
         let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
         self.accepts_wait = true;
@@ -190,7 +191,7 @@ impl Loop {
 
     /// Calls that wait for the broker to close a socket, or for a search.
     pub(super) fn go_on_with_vetted(&mut self) {
-        self.patience.begin();
+        self.watchdog.begin();
         let is_bind = |held: &Held| matches!(held.waiting, Waiting::Bind(_));
         let binds = self.held.iter().filter(|(_, held)| is_bind(held));
         for id in binds.map(|(id, _)| *id).collect::<Vec<_>>() {

@@ -3,197 +3,22 @@
 //! Pure but for the thread's memory, which is behind [`TargetMemory`]. A call that is not in the table is not guessed at: its host then
 //! waits on all its sockets, and is let run once per `timer_slack`.
 
-use std::time::Duration;
-
+use imsup_linux::memory::TargetMemory;
 use nix::errno::Errno;
 use rustix::event::PollFlags;
 
-use imsup_linux::memory::TargetMemory;
+use super::arguments::{
+    MICROS, NANOS, at, clock, descriptor, futex, futex_unless_private, futexes, is_unix, left, milliseconds, polled,
+    relative, selected, shared_futex, watch,
+};
+use super::wait::{Clock, Deadline, LimitOf, Wait};
 
-/// Descriptors read from a poll(2) array or a select(2) set at most; the kernel's own bound is RLIMIT_NOFILE.
-const MAX_DESCRIPTORS: usize = 1 << 20;
-
-/// `FUTEX_CMD_MASK` and what it leaves (futex(2)).
-const FUTEX_COMMAND: u64 = 127;
-/// `FUTEX_PRIVATE_FLAG`, and the same of futex_waitv(2).
-const FUTEX_PRIVATE: u64 = 128;
-const FUTEX_WAIT: u64 = 0;
-const FUTEX_LOCK_PI: u64 = 6;
-const FUTEX_WAIT_BITSET: u64 = 9;
-const FUTEX_WAIT_REQUEUE_PI: u64 = 11;
-const FUTEX_LOCK_PI2: u64 = 13;
-const FUTEX_CLOCK_REALTIME: u64 = 256;
 /// futex_wait of Linux 6.7, which libc does not name yet.
 const SYS_FUTEX_WAIT: i64 = 455;
-/// `FUTEX_WAITV_MAX`, and the bytes of a `struct futex_waitv` (linux/futex.h).
-const MAX_FUTEXES: u64 = 128;
-const FUTEX_WAITV_BYTES: u64 = 24;
 /// io_pgetevents(2), which the libc crate does not name for x86-64.
 const SYS_IO_PGETEVENTS: i64 = 333;
 /// tcdrain(3) is this with an argument other than 0 (ioctl_tty(2)).
 const TCSBRK: u64 = 0x5409;
-
-/// The clock that a deadline is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// CLOCK_MONOTONIC.
-    Monotonic,
-    /// CLOCK_BOOTTIME, which goes on while the machine itself sleeps.
-    Boottime,
-    /// CLOCK_REALTIME, which may be set.
-    Realtime,
-}
-
-/// When a call gives up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deadline {
-    /// Never.
-    Never,
-    /// So long after the call began.
-    After(Duration),
-    /// So long after it was interrupted: select(2) and ppoll(2) write back what is left.
-    Left(Duration),
-    /// At this time of a clock.
-    At(Clock, Duration),
-    /// Nobody knows.
-    Unknown,
-}
-
-/// A descriptor and what is awaited of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watch {
-    /// Its number in the process.
-    pub number: i32,
-    /// What is awaited.
-    pub events: PollFlags,
-}
-
-/// A time limit that is not in the call but in its descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LimitOf {
-    /// SO_RCVTIMEO, or VTIME of a terminal.
-    Receive,
-    /// SO_SNDTIMEO.
-    Send,
-}
-
-/// A futex that other processes may wake: whoever waits for it goes on when it changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Futex {
-    /// Its address.
-    pub address: u64,
-    /// Its value; `None` for a lock (FUTEX_LOCK_PI), which is waited for whatever its value is, as long as somebody has it.
-    pub value: Option<u32>,
-}
-
-/// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs) in a thread's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeftAt {
-    /// Its address.
-    pub address: u64,
-    /// Its unit, in nanoseconds.
-    pub unit: u64,
-}
-
-impl LeftAt {
-    /// Writes a time there.
-    ///
-    /// # Errors
-    /// EFAULT where that memory is read-only or gone.
-    pub fn write(&self, time: Duration, memory: &impl TargetMemory) -> Result<(), Errno> {
-        let fraction = u64::from(time.subsec_nanos()) / self.unit;
-        memory.write(
-            self.address,
-            &[time.as_secs().to_ne_bytes(), fraction.to_ne_bytes()].concat(),
-        )
-    }
-}
-
-/// What one thread waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// The call's name, for people.
-    pub call: &'static str,
-    /// Descriptors, any of which ends the wait.
-    pub watches: Vec<Watch>,
-    /// When it gives up.
-    pub deadline: Deadline,
-    /// The descriptor that has the limit, where that is not in the call.
-    pub limited_by: Option<(i32, LimitOf)>,
-    /// What it returns when its time is over, where the kernel counts anew after each interruption.
-    pub timed_out: Option<i64>,
-    /// Whether what ends it cannot be waited for, and may come from outside (a lock, a message queue): the host is let run once per slack.
-    pub unseen: bool,
-    /// Futexes that are not private, any of which ends the wait when it changes.
-    pub futexes: Vec<Futex>,
-    /// Where the call writes back how much of its time is left, and reads it when it goes on.
-    pub left_at: Option<LeftAt>,
-    /// Where the call says how much of its time is left, only when it is interrupted; it goes on without that.
-    pub overwrites: Option<u64>,
-    /// Whether the call is in the table: what else could end it is then inside the host (a futex, a child) or a signal.
-    pub known: bool,
-}
-
-impl Wait {
-    fn on(call: &'static str, watches: Vec<Watch>) -> Self {
-        Self {
-            call,
-            watches,
-            deadline: Deadline::Never,
-            limited_by: None,
-            timed_out: None,
-            unseen: false,
-            futexes: Vec::new(),
-            left_at: None,
-            overwrites: None,
-            known: true,
-        }
-    }
-
-    /// A call that ends by what cannot be waited for.
-    fn on_unseen(call: &'static str) -> Self {
-        Self {
-            unseen: true,
-            ..Self::on(call, Vec::new())
-        }
-    }
-
-    fn with_left_at(self, address: u64, unit: u64) -> Self {
-        let left_at = (self.deadline != Deadline::Never).then_some(LeftAt { address, unit });
-        Self { left_at, ..self }
-    }
-
-    fn overwriting(self, address: u64) -> Self {
-        Self {
-            overwrites: (address != 0).then_some(address),
-            ..self
-        }
-    }
-
-    fn until(self, deadline: Deadline) -> Self {
-        Self { deadline, ..self }
-    }
-
-    fn limited(self, number: u64, kind: LimitOf) -> Self {
-        Self {
-            limited_by: Some((descriptor(number), kind)),
-            ..self
-        }
-    }
-
-    fn with_futexes(self, futexes: Vec<Futex>) -> Self {
-        Self { futexes, ..self }
-    }
-
-    /// The wait of a call that is not in the table.
-    pub fn unknown() -> Self {
-        Self {
-            deadline: Deadline::Unknown,
-            known: false,
-            ..Self::on("an unknown call", Vec::new())
-        }
-    }
-}
 
 /// Whether a call that is blocked may have moved bytes already: interrupted, it would return early with those, though no signal handler ran
 /// (write(2), recv(2) with MSG_WAITALL). So would a close that lingers (SO_LINGER), and it cannot be made again.
@@ -225,8 +50,10 @@ pub const WAITS_FOR_SIGNALS: [&str; 3] = ["pause", "rt_sigsuspend", "rt_sigtimed
 /// # Errors
 /// EFAULT and the like where the thread's memory cannot be read.
 pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Result<Wait, Errno> {
-    let reads = |call| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).limited(args[0], LimitOf::Receive);
-    let writes = |call| Wait::on(call, vec![watch(args[0], PollFlags::OUT)]).limited(args[0], LimitOf::Send);
+    let reads =
+        |call| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).limited(descriptor(args[0]), LimitOf::Receive);
+    let writes =
+        |call| Wait::on(call, vec![watch(args[0], PollFlags::OUT)]).limited(descriptor(args[0]), LimitOf::Send);
     let nothing = |call| Wait::on(call, Vec::new());
     let epoll = |call, deadline| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).until(deadline);
     let wait = match number {
@@ -248,7 +75,7 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         // A UNIX socket waits for the listener's queue, and is writable all the time.
         libc::SYS_connect if is_unix(args[1], memory)? => Wait {
             timed_out: Some(-i64::from(libc::EAGAIN)),
-            ..Wait::on_unseen("connect").limited(args[0], LimitOf::Send)
+            ..Wait::on_unseen("connect").limited(descriptor(args[0]), LimitOf::Send)
         },
         libc::SYS_connect => writes("connect"),
         // Of the pipe that it writes to it is not known whether it is full.
@@ -378,170 +205,12 @@ pub fn goes_on(number: i64, args: &[u64; 6]) -> bool {
     }
 }
 
-/// Whether a socket address in a thread's memory is of a UNIX socket.
-fn is_unix(address: u64, memory: &impl TargetMemory) -> Result<bool, Errno> {
-    let family: [u8; 2] = memory.read_array(address)?;
-    Ok(i32::from(u16::from_ne_bytes(family)) == libc::AF_UNIX)
-}
-
-fn descriptor(number: u64) -> i32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an int argument is the register's low half"
-    )]
-    let number = number as i32;
-    number
-}
-
-fn watch(number: u64, events: PollFlags) -> Watch {
-    Watch {
-        number: descriptor(number),
-        events,
-    }
-}
-
-/// A time-out in milliseconds; a negative one is none.
-fn milliseconds(argument: u64) -> Deadline {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an int argument is the register's low half"
-    )]
-    let count = argument as i32;
-    u64::try_from(count).map_or(Deadline::Never, |count| Deadline::After(Duration::from_millis(count)))
-}
-
-const NANOS: u64 = 1;
-const MICROS: u64 = 1000;
-
-/// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs); `None` where the pointer is null.
-fn time(address: u64, memory: &impl TargetMemory, unit: u64) -> Result<Option<Duration>, Errno> {
-    if address == 0 {
-        return Ok(None);
-    }
-    let bytes: [u8; 16] = memory.read_array(address)?;
-    let field = |at: usize| i64::from_ne_bytes(std::array::from_fn(|position| bytes[at + position]));
-    let seconds = u64::try_from(field(0)).unwrap_or(0);
-    let fraction = u64::try_from(field(8)).unwrap_or(0).saturating_mul(unit);
-    Ok(Some(
-        Duration::from_secs(seconds).saturating_add(Duration::from_nanos(fraction)),
-    ))
-}
-
-fn relative(address: u64, memory: &impl TargetMemory) -> Result<Deadline, Errno> {
-    Ok(time(address, memory, NANOS)?.map_or(Deadline::Never, Deadline::After))
-}
-
-fn left(address: u64, memory: &impl TargetMemory, unit: u64) -> Result<Deadline, Errno> {
-    Ok(time(address, memory, unit)?.map_or(Deadline::Never, Deadline::Left))
-}
-
-fn at(clock: Clock, address: u64, memory: &impl TargetMemory) -> Result<Deadline, Errno> {
-    Ok(time(address, memory, NANOS)?.map_or(Deadline::Never, |time| Deadline::At(clock, time)))
-}
-
-fn clock(id: u64) -> Clock {
-    #[expect(clippy::cast_possible_truncation, reason = "clockid_t is an int")]
-    match id as i32 {
-        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM | libc::CLOCK_TAI => Clock::Realtime,
-        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => Clock::Boottime,
-        _ => Clock::Monotonic,
-    }
-}
-
-fn futex(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Deadline, Errno> {
-    let realtime = args[1] & FUTEX_CLOCK_REALTIME != 0;
-    let of = |realtime| if realtime { Clock::Realtime } else { Clock::Monotonic };
-    match args[1] & FUTEX_COMMAND {
-        FUTEX_WAIT => relative(args[3], memory),
-        FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI | FUTEX_LOCK_PI2 => at(of(realtime), args[3], memory),
-        FUTEX_LOCK_PI => at(Clock::Realtime, args[3], memory),
-        _ => Ok(Deadline::Unknown),
-    }
-}
-
-/// The futex of futex(2), unless it is private.
-fn shared_futex(args: &[u64; 6]) -> Vec<Futex> {
-    match args[1] & FUTEX_COMMAND {
-        FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI => futex_unless_private(args[0], args[2], args[1]),
-        FUTEX_LOCK_PI | FUTEX_LOCK_PI2 if args[1] & FUTEX_PRIVATE == 0 => vec![Futex {
-            address: args[0],
-            value: None,
-        }],
-        _ => Vec::new(),
-    }
-}
-
-fn futex_unless_private(address: u64, value: u64, flags: u64) -> Vec<Futex> {
-    #[expect(clippy::cast_possible_truncation, reason = "futexes have 32 bits")]
-    let value = Some(value as u32);
-    match flags & FUTEX_PRIVATE {
-        0 => vec![Futex { address, value }],
-        _ => Vec::new(),
-    }
-}
-
-/// Those of futex_waitv(2) that are not private: `struct futex_waitv` is value, address, flags.
-fn futexes(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Futex>, Errno> {
-    let mut found = Vec::new();
-    for position in 0..args[1].min(MAX_FUTEXES) {
-        let entry: [u8; 20] = memory.read_array(args[0] + position * FUTEX_WAITV_BYTES)?;
-        let field = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| entry[at + byte]));
-        let flags = u32::from_ne_bytes(std::array::from_fn(|byte| entry[16 + byte]));
-        found.extend(futex_unless_private(field(8), field(0), flags.into()));
-    }
-    Ok(found)
-}
-
-/// The array of poll(2): `struct pollfd` is descriptor, events, revents. A negative descriptor is skipped.
-fn polled(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, Errno> {
-    const POLLFD_BYTES: usize = 8;
-    let count = usize::try_from(args[1]).unwrap_or(usize::MAX);
-    if count > MAX_DESCRIPTORS {
-        return Err(Errno::EINVAL);
-    }
-    let bytes = memory.read_vec(args[0], count * POLLFD_BYTES)?;
-    let entries = bytes.chunks_exact(POLLFD_BYTES).map(|entry| Watch {
-        number: i32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]),
-        events: PollFlags::from_bits_retain(u16::from_ne_bytes([entry[4], entry[5]])),
-    });
-    Ok(entries.filter(|watch| watch.number >= 0).collect())
-}
-
-/// The sets of select(2): reading, writing, exceptional conditions.
-fn selected(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, Errno> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "an int argument is the register's low half"
-    )]
-    let count = usize::try_from(args[0] as i32).map_err(|_| Errno::EINVAL)?;
-    if count > MAX_DESCRIPTORS {
-        return Err(Errno::EINVAL);
-    }
-    let mut watches = Vec::new();
-    for (address, events) in [
-        (args[1], PollFlags::IN),
-        (args[2], PollFlags::OUT),
-        (args[3], PollFlags::PRI),
-    ] {
-        if address == 0 {
-            continue;
-        }
-        // Sets are made of longs: whole words are there.
-        let bytes = memory.read_vec(address, count.div_ceil(64) * 8)?;
-        let set = (0..count).filter(|number| bytes[number / 8] & (1 << (number % 8)) != 0);
-        watches.extend(set.filter_map(|number| {
-            Some(Watch {
-                number: i32::try_from(number).ok()?,
-                events,
-            })
-        }));
-    }
-    Ok(watches)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::sleep::arguments::{FUTEX_CLOCK_REALTIME, FUTEX_WAIT, FUTEX_WAIT_BITSET};
     use imsup_linux::memory::array::Array;
 
     const BASE: u64 = 4096;

@@ -7,9 +7,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::calls::{self, LeftAt};
+use super::calls;
 use super::deadlines::{Call, CallKey, Due, Now, UNSEEN_MARK};
-use super::{AFTERWARDS, Phase, Sleep, transfer};
+use super::wait::LeftAt;
+use super::{AFTERWARDS, Sleeper, transfer};
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::stopped::{self, At, GoOn, SeenThread, StoppedThread};
@@ -19,7 +20,7 @@ use imsup_linux::{process, signals};
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long threads may take to stop.
-const PATIENCE: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_millis(20);
 
 /// A call that is to be told when its time is over, in a host that runs.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +72,7 @@ pub(super) fn put_back(overwritten: &[Overwritten], threads: &[StoppedThread]) {
     }
 }
 
-impl Sleep {
+impl Sleeper {
     /// What is where these calls will say how much of their time is left when they are interrupted.
     pub(super) fn to_be_overwritten(&self, seen: &[StoppedThread]) -> Vec<Overwritten> {
         let overwritten = |thread: &StoppedThread| {
@@ -118,8 +119,8 @@ impl Sleep {
         }
     }
 
-    /// Has the calls told when their time is over that would count it anew, and so end more than a slack too late.
-    pub(super) fn correct_limits(&mut self, stage: Stage) {
+    /// The calls to be told when their time is over: they would count it anew, and so end more than a slack too late.
+    pub(super) fn corrections(&self, stage: Stage) -> Vec<Correction> {
         let (now, slack) = (Instant::now(), self.slack());
         let late = |due: &Due| match due {
             Due::From { latest, span, .. } => (now + *span).saturating_duration_since(*latest) > slack,
@@ -135,21 +136,16 @@ impl Sleep {
                 stage,
             })
         };
-        self.corrections = late.filter_map(correction).collect();
+        late.filter_map(correction).collect()
     }
 
     /// Does what it is time for. This is not on the way of what woke the host.
-    pub(super) fn correct(&mut self) {
-        if !matches!(self.phase, Phase::Awake) {
-            // It sleeps again, and its calls were read anew.
-            self.corrections.clear();
-            return;
-        }
+    pub(super) fn correct(&mut self, corrections: &mut Vec<Correction>) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.corrections)
+        let (due, later) = std::mem::take(corrections)
             .into_iter()
             .partition(|correction| correction.at <= now);
-        self.corrections = later;
+        *corrections = later;
         let mut to_stop: Vec<Correction> = Vec::new();
         for correction in due {
             let Correction {
@@ -159,7 +155,7 @@ impl Sleep {
             } = correction;
             let Some(blocked_in) = process::blocked_in(pid, tid) else {
                 if !matches!(correction.stage, Stage::Blocked { .. }) && pause <= LONGEST_PAUSE {
-                    self.corrections.push(Correction {
+                    corrections.push(Correction {
                         at: now + pause,
                         pause: pause * 2,
                         ..correction
@@ -172,7 +168,7 @@ impl Sleep {
             };
             match (correction.stage, process::waits(pid, tid)) {
                 (Stage::LetRun, _) => to_stop.push(correction),
-                (Stage::Settling, Some(waits)) => self.corrections.push(Correction {
+                (Stage::Settling, Some(waits)) => corrections.push(Correction {
                     at: latest.max(now),
                     stage: Stage::Blocked { waits },
                     ..correction
@@ -183,7 +179,7 @@ impl Sleep {
             }
         }
         if !to_stop.is_empty() {
-            self.tell(&to_stop);
+            self.tell(&to_stop, corrections);
         }
     }
 
@@ -199,9 +195,9 @@ impl Sleep {
     }
 
     /// Stops these threads for a moment, and tells them that their time is over, if it is.
-    fn tell(&mut self, corrections: &[Correction]) {
-        let threads = corrections.iter().map(|one| one.thread).collect();
-        let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, PATIENCE) else {
+    fn tell(&mut self, told: &[Correction], corrections: &mut Vec<Correction>) {
+        let threads = told.iter().map(|one| one.thread).collect();
+        let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, TIMEOUT) else {
             return;
         };
         let now = Now::read().instant;
@@ -222,9 +218,9 @@ impl Sleep {
                     let over = call.timed_out(now);
                     rewrites.push((thread.tid, over.unwrap_or(GoOn::Anew { mark })));
                     if over.is_none()
-                        && let Some(one) = corrections.iter().find(|one| one.thread.tid == thread.tid)
+                        && let Some(one) = told.iter().find(|one| one.thread.tid == thread.tid)
                     {
-                        self.corrections.push(Correction {
+                        corrections.push(Correction {
                             thread: one.thread,
                             at: now + AFTERWARDS,
                             pause: AFTERWARDS,
@@ -240,10 +236,10 @@ impl Sleep {
             }
         }
         // Those that did not stop in time run still, or are gone.
-        let not_stopped = corrections.iter().filter(|one| {
+        let not_stopped = told.iter().filter(|one| {
             one.pause <= LONGEST_PAUSE && stopped.threads().iter().all(|thread| thread.tid != one.thread.tid)
         });
-        self.corrections.extend(not_stopped.map(|one| Correction {
+        corrections.extend(not_stopped.map(|one| Correction {
             at: now + one.pause,
             pause: one.pause * 2,
             stage: Stage::LetRun,
@@ -259,12 +255,5 @@ impl Sleep {
             None => stopped.release(),
             Some(_) => stopped.release_wholly(),
         }
-    }
-
-    /// What deadlines are coalesced to.
-    pub(super) fn slack(&self) -> Duration {
-        self.policy
-            .as_ref()
-            .map_or(Duration::from_secs(1), |policy| policy.timer_slack)
     }
 }

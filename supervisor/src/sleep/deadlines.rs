@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::calls::{Clock, Deadline, Wait};
+use super::wait::{Clock, Deadline, Wait};
 use imsup_linux::stopped::GoOn;
 
 /// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.

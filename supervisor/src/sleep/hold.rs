@@ -9,17 +9,18 @@ use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use super::Sleep;
-use super::asleep::Asleep;
+use super::Sleeper;
 use super::beginnings::{Before, Held};
-use super::calls::{self, Deadline, LimitOf};
-use super::correct::{self, Stage};
-use super::deadlines::{Bounds, Call, CallKey, Due, Now, SHORTEST_SLACK, UNSEEN_MARK};
+use super::calls;
+use super::correct::{self, Correction, Stage};
+use super::deadlines::{Bounds, Call, CallKey, Due, Now, UNSEEN_MARK};
+use super::frozen::Frozen;
 use super::plan::{self, Limit, NotIdle, Plan, Says};
 use super::rhythm::Seen;
 use super::taking::{Taking, leave_taking};
 use super::transfer;
 use super::tree::HoldError;
+use super::wait::{Deadline, LimitOf};
 use super::waitset::WaitSet;
 use super::words::SharedWord;
 use crate::host::Host;
@@ -27,7 +28,7 @@ use imsup_linux::carry::Carry;
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::stopped::{At, GoOn, StopError, StoppedThread};
-use imsup_linux::{cpu, descriptors, process, signals, socket, task, terminal, timers};
+use imsup_linux::{cpu, descriptors, pidfd, process, signals, socket, terminal, timers};
 
 /// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
@@ -35,9 +36,6 @@ const SIGNALS: Duration = Duration::from_secs(10);
 
 /// For how many slacks a host is left awake that has begun to wait in open(2).
 const OPENING_SLACKS: u32 = 3;
-
-/// So many descriptors are looked at without a thought.
-pub(super) const FEW_DESCRIPTORS: usize = 64;
 
 /// Why a host that was idle could not be suspended.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +67,15 @@ impl NotNow {
     }
 }
 
-impl Sleep {
-    /// Holds the host and takes over its waiting. On an error it runs as before.
-    pub(super) fn hold(&mut self, host: &Host, ran_from: Instant) -> Result<Asleep, NotNow> {
+impl Sleeper {
+    /// Holds the host and takes over its waiting. On an error it runs as before; if its calls were interrupted, `corrections` are those of them that
+    /// are to be told when their time is over.
+    pub(super) fn hold(
+        &mut self,
+        host: &Host,
+        ran_from: Instant,
+        corrections: &mut Vec<Correction>,
+    ) -> Result<Frozen, NotNow> {
         let (seen, before) = self.look_untouched()?;
         let overwritten = self.to_be_overwritten(&seen);
         let (threads, trouble) = self.tree.hold(&before.counted().collect::<Vec<_>>());
@@ -88,7 +92,7 @@ impl Sleep {
             self.tree.give_up(rewrites);
             seen.replace_with(&self.interrupted);
             self.interrupted = seen;
-            self.correct_limits(Stage::Settling);
+            *corrections = self.corrections(Stage::Settling);
             return Err(error.into());
         }
         let mut rewrites = Vec::new();
@@ -96,13 +100,13 @@ impl Sleep {
         self.tree.carry(self.cut_short(&threads));
         self.tree.settle(rewrites);
         match taken_over {
-            Ok(mut asleep) => {
-                asleep.bytes = self.held_bytes(host, &asleep.pids);
+            Ok(mut frozen) => {
+                frozen.bytes = self.held_bytes(host, &frozen.pids);
                 self.tree.rest();
-                Ok(asleep)
+                Ok(frozen)
             }
             Err(error) => {
-                self.let_go_on();
+                *corrections = self.let_go_on();
                 Err(error)
             }
         }
@@ -115,12 +119,13 @@ impl Sleep {
         threads.iter().filter_map(cut_short).collect()
     }
 
-    /// Lets a host go on that was held and is not to sleep.
-    pub(super) fn let_go_on(&mut self) {
+    /// Lets a host go on that was held and is not to sleep. Says which of its calls are to be told when their time is over.
+    pub(super) fn let_go_on(&mut self) -> Vec<Correction> {
         self.tree.release();
         self.tree.rest();
-        self.correct_limits(Stage::Settling);
+        let corrections = self.corrections(Stage::Settling);
         self.backlogs.narrow_later(Instant::now());
+        corrections
     }
 
     /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
@@ -299,7 +304,7 @@ impl Sleep {
         before: &Before,
         ran_from: Instant,
         rewrites: &mut Vec<(i32, GoOn)>,
-    ) -> Result<Asleep, NotNow> {
+    ) -> Result<Frozen, NotNow> {
         let now = Now::read();
         let mut pids: Vec<i32> = threads.iter().map(|thread| thread.pid).collect();
         pids.sort_unstable();
@@ -347,26 +352,17 @@ impl Sleep {
                 true => slack.max(SIGNALS_WITH_TIMERS),
                 false => SIGNALS,
             };
-        let terminate_after = self.policy.as_ref().and_then(|policy| policy.terminate_after);
-        let waited_for = host.retained.has_successors().then_some(now.instant);
-        Ok(Asleep {
+        Ok(Frozen {
             since: now.instant,
             began: Stamp::now(),
-            held: now.instant,
-            signals,
             pids,
             set,
             dues: plan.dues,
             slack,
             posix_timers,
+            signals,
             signals_every,
-            signals_at: now.instant + signals_every,
-            words_at: (!words.is_empty()).then_some(now.instant + slack.max(SHORTEST_SLACK)),
             words,
-            terminate_at: terminate_after.and_then(|time| waited_for.or(now.instant.checked_add(time))),
-            pledged: None,
-            not_terminated: None,
-            ticks: 0,
             bytes: None,
         })
     }
@@ -456,8 +452,8 @@ fn reads_many(pid: i32, number: u64) -> bool {
         return false;
     };
     process::is_terminal(pid, number)
-        && task::open_process(pid)
-            .and_then(|pidfd| task::duplicate_from(&pidfd, number))
+        && pidfd::open_process(pid)
+            .and_then(|pidfd| pidfd::duplicate_from(&pidfd, number))
             .or_else(|_| descriptors::open_again(pid, number))
             .map_or(true, |fd| {
                 terminal::reads_raw(fd.as_fd()).is_some_and(|(fewest, _)| fewest > 1)
@@ -470,7 +466,7 @@ fn has_input(pid: i32, number: u64) -> bool {
         return false;
     };
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    match task::open_process(pid).and_then(|pidfd| task::duplicate_from(&pidfd, number)) {
+    match pidfd::open_process(pid).and_then(|pidfd| pidfd::duplicate_from(&pidfd, number)) {
         Ok(fd) => poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0),
         Err(Errno::EBADF | Errno::ESRCH) => false,
         // Nobody can look without having it stopped, which would cut it short.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::calls::{self, Deadline, LimitOf};
+use super::calls;
 use super::runtimes;
+use super::wait::{Deadline, LimitOf};
 use crate::sockets::Retained;
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::memory::ThreadMemory;

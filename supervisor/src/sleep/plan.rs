@@ -6,8 +6,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use rustix::event::PollFlags;
 
-use super::calls::{self, Clock, Deadline, Futex, LimitOf, Wait};
+use super::calls;
 use super::deadlines::{self, Bounds, Call, CallKey, Due, Interrupted, Now, UNSEEN_MARK};
+use super::wait::{Clock, Deadline, Futex, LimitOf, Wait};
 use imsup_linux::memory::TargetMemory;
 use imsup_linux::stopped::{At, GoOn, StoppedThread};
 

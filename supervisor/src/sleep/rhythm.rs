@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::calls::Deadline;
 use super::deadlines::{Call, CallKey, Due};
+use super::wait::Deadline;
 use super::waitset::is_epoll;
 use imsup_linux::timers::TimerFd;
 
@@ -280,7 +280,7 @@ fn is_same(one: Duration, other: Duration, exact: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calls::Wait;
+    use super::super::wait::Wait;
     use super::*;
 
     const WAITER: Waiter = Waiter::Thread {

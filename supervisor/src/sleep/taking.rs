@@ -2,7 +2,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::hold::FEW_DESCRIPTORS;
+use super::FEW_DESCRIPTORS;
 use super::plan::Plan;
 use super::waitset::is_epoll;
 use imsup_linux::duplicates::Duplicates;

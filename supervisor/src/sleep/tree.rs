@@ -19,8 +19,8 @@ use imsup_linux::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped
 
 /// How long a host may take to stand still, and how much longer for each thread. One that takes longer is in something that cannot be
 /// interrupted, and goes on. 4,000 threads were frozen within 50 ms, and stopped within 60 (measured).
-const PATIENCE: Duration = Duration::from_millis(20);
-const PATIENCE_PER_THREAD: Duration = Duration::from_micros(50);
+const TIMEOUT: Duration = Duration::from_millis(20);
+const TIMEOUT_PER_THREAD: Duration = Duration::from_micros(50);
 
 /// Why a host could not be held. It runs then as before.
 #[derive(Debug, thiserror::Error)]
@@ -215,9 +215,9 @@ impl Tree {
     pub fn hold(&mut self, counted: &[i32]) -> (Vec<StoppedThread>, Option<HoldError>) {
         self.releasing = None;
         let threads: u32 = self.processes().into_iter().map(process::count_threads).sum();
-        let patience = PATIENCE + PATIENCE_PER_THREAD * threads;
+        let timeout = TIMEOUT + TIMEOUT_PER_THREAD * threads;
         let frozen = match &self.freezer {
-            Some(cgroup) => cgroup.freeze(patience).inspect(|()| await_waits(counted)),
+            Some(cgroup) => cgroup.freeze(timeout).inspect(|()| await_waits(counted)),
             None => Ok(()),
         };
         // A walk over all of them takes as long as all the rest where there are many threads: one is enough, once those that are known stand still.
@@ -226,7 +226,7 @@ impl Tree {
             false => self.processes(),
             true => self.processes_anywhere(),
         };
-        let (threads, trouble) = match stopped::stop_some(&pids, patience) {
+        let (threads, trouble) = match stopped::stop_some(&pids, timeout) {
             Ok((stopped, trouble)) => {
                 let threads = stopped.threads().to_vec();
                 self.stopped = Some(stopped);
@@ -304,7 +304,7 @@ impl Tree {
         let threads = rewrites
             .into_iter()
             .map(|((pid, tid), _)| SeenThread::just_now(pid, tid));
-        match stopped::stop_threads(threads.collect(), PATIENCE) {
+        match stopped::stop_threads(threads.collect(), TIMEOUT) {
             Ok((stopped, None)) => stopped.rewrite(by_thread),
             Ok((stopped, Some(error))) => {
                 stopped.rewrite(by_thread);

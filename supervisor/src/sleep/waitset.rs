@@ -12,10 +12,10 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
-use super::calls::Watch;
+use super::wait::Watch;
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::socket::errno_of;
-use imsup_linux::{process, socket, task};
+use imsup_linux::{pidfd, process, socket};
 
 /// How many of those that are ready are looked at: one is enough to wake.
 const BATCH: usize = 16;
@@ -68,7 +68,7 @@ impl WaitSet {
             members: Vec::new(),
         };
         for pid in pids {
-            match task::open_process(*pid) {
+            match pidfd::open_process(*pid) {
                 Ok(pidfd) => set.add(Source::Process { pid: *pid }, pidfd, PollFlags::IN)?,
                 Err(Errno::ESRCH) => {}
                 Err(errno) => return Err(errno),

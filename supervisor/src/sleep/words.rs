@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::calls::Futex;
+use super::wait::Futex;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::process;
 use imsup_linux::stopped::{At, StoppedThread};

@@ -17,8 +17,9 @@ use self::install::{beside_published, install};
 pub(super) use self::machines::is_bound_on_the_machines;
 use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
 use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of, vet};
-use crate::doors::{self, Vetted};
 use crate::held::{BindStage, Held, HeldBind, Waiting};
+use crate::host::bound;
+use crate::host::doors::{self, Vetted};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
 use crate::unhonoured::Unhonoured;
@@ -186,7 +187,7 @@ pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Famil
     bind_in_plane(socket.as_fd(), family, SocketAddrV4::new(ip, 0))?;
     forget_native(host, socket);
     if let Some(kind) = InetSocket::inspect(socket.as_fd()) {
-        conflict::note(host, socket.as_fd(), kind.transport, family.wildcard());
+        bound::note(host, socket.as_fd(), kind.transport, family.wildcard());
     }
     Ok(())
 }
@@ -381,7 +382,7 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
         host.has_bound_datagrams = true;
     }
     forget_native(host, socket);
-    conflict::note(host, socket.as_fd(), bind.endpoint.transport, bind.asked.ip());
+    bound::note(host, socket.as_fd(), bind.endpoint.transport, bind.asked.ip());
     if bind.endpoint.transport != Transport::Udp {
         return;
     }

@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use imsup_protocol::{Outcome, ToBroker, asked};
+use imsup_protocol::{ToBroker, asked};
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 use rustix::fs::OFlags;
 
-use super::{Verdict, send, vet};
-use crate::held::{BindStage, Held, HeldConnect, TICK, Until, Waiting};
+use super::{Verdict, vet};
+use crate::held::{Held, HeldConnect, Waiting};
 use crate::host::Host;
 use crate::strangers::Standing;
 use imsup_linux::message;
@@ -95,7 +95,7 @@ fn attempt_now(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leav
 }
 
 /// What a call gets whose attempt the kernel has in hand: the kernel waits inside the program's own call, natively.
-fn in_kernel(blocking: bool) -> Answer {
+pub(super) fn in_kernel(blocking: bool) -> Answer {
     if blocking {
         Answer::Continue
     } else {
@@ -288,83 +288,8 @@ fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
     );
 }
 
-/// Looks again at a connect that the kernel had in hand; `None` where it goes on waiting.
-///
-/// It nearly always has its outcome by now: loopback answers within the call unless the machine is loaded or the other side's queue
-/// is full. In the latter case the kernel waits on inside the program's own call, but for a socket with a timeout of its own.
-pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
-    let connect = match &mut held.waiting {
-        Waiting::Connect(connect) => connect,
-        Waiting::Accept { call, .. } => return super::accept::look_again(host, call),
-        _ => return None,
-    };
-    if !connect.in_kernel {
-        return None;
-    }
-    match socket::progress(connect.socket.as_fd()) {
-        Progress::Established => Some(in_kernel(connect.blocking)),
-        Progress::Waiting if connect.own_timeout.is_some() => None,
-        Progress::Waiting => (held.since.elapsed() > TICK).then(|| in_kernel(connect.blocking)),
-        Progress::Failed => try_again(host, id, held),
-    }
-}
-
-/// The broker answered a [`ToBroker::Reach`]; `None` where the call goes on waiting.
-pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Outcome) -> Option<Answer> {
-    match (outcome, &mut held.waiting) {
-        (Outcome::Connect, Waiting::Connect(_)) => try_again(host, id, held),
-        (Outcome::Connect | Outcome::Refused, Waiting::Datagram { endpoint, call }) => {
-            let (endpoint, call) = (*endpoint, *call);
-            let answer = vet::held_datagram(host, held, &call, endpoint);
-            if outcome == Outcome::Connect && answer == Some(Answer::Continue) {
-                host.answered.note(endpoint);
-            }
-            answer
-        }
-        (Outcome::Connect, Waiting::Send { endpoint, .. }) => {
-            let endpoint = *endpoint;
-            // If it is a stranger's, the call finds that too.
-            if matches!(host.strangers.look(endpoint), Standing::Nobody | Standing::Trusted) {
-                host.answered.note(endpoint);
-            }
-            send::resume(host, held)
-        }
-        // Nobody takes the datagram, which is for the sender to find out as ever.
-        (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
-        (Outcome::Unknown, _)
-        | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Anew { .. }) => {
-            Some(Answer::Continue)
-        }
-        (Outcome::Refused, _) => Some(Answer::errno(Errno::ECONNREFUSED)),
-        (Outcome::TimedOut, _) => Some(Answer::errno(Errno::ETIMEDOUT)),
-        (Outcome::Busy, _) => Some(Answer::errno(Errno::EAGAIN)),
-    }
-}
-
-/// There is no broker to wait for; `None` where the call waits for the next. One that cannot wait for long does if that comes by itself.
-pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
-    match &held.waiting {
-        Waiting::Connect(connect) if connect.blocking || connect.in_kernel => None,
-        Waiting::Connect(_) if host.link.is_answered() => None,
-        Waiting::Connect(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
-        Waiting::Datagram { endpoint, call } => {
-            let (endpoint, call) = (*endpoint, *call);
-            vet::held_datagram(host, held, &call, endpoint)
-        }
-        Waiting::Send { .. } => send::resume(host, held),
-        Waiting::Bind(bind) if bind.stage == BindStage::Claim => Some(super::claimed(host, id, held, None)),
-        Waiting::Bind(_) => super::bind_again(host, id, held),
-        Waiting::Accept { .. } => None,
-        Waiting::Anew {
-            until: Until::Trusted { .. },
-            ..
-        } if !host.link.is_answered() => Some(Answer::errno(Errno::ECONNREFUSED)),
-        // Made again by the loop, once the loss is noted, or once the next broker has said whose the socket is.
-        Waiting::Anew { .. } => None,
-    }
-}
-
-fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
+/// Tries a connect once more that waited; `None` if it goes on waiting.
+pub(super) fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     let Waiting::Connect(connect) = &mut held.waiting else {
         return None;
     };

@@ -16,6 +16,7 @@ mod open;
 mod options;
 mod remembered;
 mod resolver;
+mod resume;
 mod send;
 mod socket;
 mod uname;
@@ -27,42 +28,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use imsup_bpf_filters::Handler;
 use nix::errno::Errno;
 
-use crate::held::Held;
 use crate::host::Host;
 use crate::unhonoured::Unhonoured;
+use crate::verdict::Verdict;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
 
 pub use bind::{bind_again, claimed, keep_claimed};
-pub use conflict::{BoundSockets, note as note_bound};
-pub use lead::{connect_answered, look_again, reached, without_broker};
+pub use lead::connect_answered;
+pub use resume::{look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).
 const MAX_SOCKADDR_BYTES: u64 = 128;
-
-/// What became of a trapped call.
-#[derive(Debug)]
-pub enum Verdict {
-    /// It is answered thus.
-    Answer(Answer),
-    /// It waits.
-    Hold(Box<Held>),
-    /// It has been answered, or its caller is gone.
-    Done,
-}
-
-impl From<Answer> for Verdict {
-    fn from(answer: Answer) -> Self {
-        Self::Answer(answer)
-    }
-}
-
-impl From<Errno> for Verdict {
-    fn from(errno: Errno) -> Self {
-        Self::Answer(Answer::errno(errno))
-    }
-}
 
 /// Handles a notification.
 pub fn handle(host: &mut Host, call: &Notification) -> Verdict {

@@ -22,7 +22,7 @@ use imsup_linux::socket::{self, Family, InetSocket};
 use imsup_linux::{inspect, process, settings, source};
 
 /// How long a question waits for a socket, which may be all that its program does meanwhile. Then it is led to the name server as it is.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The loopback device, the only one of the namespace (drivers/net/loopback.c).
 const LOOPBACK_INDEX: u32 = 1;
@@ -292,7 +292,7 @@ fn held(host: &Host, call: &Notification) -> Option<Held> {
     let now = Instant::now();
     let anew = host.begun_anew.filter(|(anew, _)| *anew == call.id);
     let since = anew.map_or(now, |(_, since)| since);
-    let deadline = since + PATIENCE;
+    let deadline = since + TIMEOUT;
     (now < deadline).then_some(Held {
         tid: call.tid,
         since,

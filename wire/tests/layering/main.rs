@@ -91,11 +91,7 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("broker/src/broker.rs", 620),
     ("broker/src/run.rs", 620),
     ("supervisor/linux/src/socket.rs", 550),
-    ("supervisor/linux/src/stopped.rs", 630),
-    ("supervisor/src/receive.rs", 590),
-    ("supervisor/src/sleep/calls.rs", 550),
     ("supervisor/src/sleep/hold.rs", 520),
-    ("supervisor/src/sockets.rs", 510),
 ];
 
 #[test]

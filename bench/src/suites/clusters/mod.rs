@@ -23,7 +23,7 @@ use crate::stats::Unit;
 const IMSUP: &str = "hosts";
 const MEMBERS: usize = 3;
 /// No step here takes nearly as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The most time for one question; a question that waits for a new leader is repeated.
 const QUESTION: Duration = Duration::from_secs(2);
 /// Between two looks.
@@ -173,13 +173,13 @@ fn member_that_is(cluster: &Cluster, addresses: [SocketAddrV4; MEMBERS], wanted:
 }
 
 fn until<T>(mut look: impl FnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look() {
             return Ok(found);
         }
         if Instant::now() > deadline {
-            bail!("waited {} s", PATIENCE.as_secs());
+            bail!("waited {} s", TIMEOUT.as_secs());
         }
         interrupt::pause(LOOK)?;
     }

@@ -28,7 +28,7 @@ const IMSUP_ENDED: &str = "imsup, not running";
 /// The idle time before the end.
 const IDLE: Duration = Duration::from_millis(100);
 /// The start takes a tenth of a second.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server, its units, and its addresses.
 struct Served {
@@ -57,7 +57,7 @@ pub fn run(context: &Context) -> Result<Section> {
     let started = served.and_then(|served| {
         let services: Vec<Unit> = served.iter().flat_map(|one| one.services.clone()).collect();
         let sockets: Vec<Unit> = served.iter().map(|one| one.socket.clone()).collect();
-        let manager = Manager::start(context, &services, &sockets, PATIENCE)?;
+        let manager = Manager::start(context, &services, &sockets, TIMEOUT)?;
         section.note(Manager::version()?);
         Ok((served, manager))
     });

@@ -18,7 +18,7 @@ use crate::project::Project;
 use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
 use crate::rounds::{Batches, Series, Turn};
 use crate::stats::Unit;
-use crate::suites::boot::{self, LOOK, PATIENCE, Started, connected, first_byte};
+use crate::suites::boot::{self, LOOK, Started, TIMEOUT, connected, first_byte};
 use crate::suites::programs::{self, Program, Words};
 use crate::suites::{CONTROL, NATIVE, docker, native};
 
@@ -200,7 +200,7 @@ fn chain(context: &Context) -> Result<Question> {
     let ask = |address: SocketAddrV4| -> Result<()> {
         use std::io::{Read, Write};
         let mut stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.write_all(&[1])?;
         stream.read_exact(&mut [0]).context("waiting for the chain's answer")
     };

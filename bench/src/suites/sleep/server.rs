@@ -11,7 +11,7 @@ use crate::compose::Service;
 use crate::context::Context;
 
 /// No answer here takes nearly as long; a SYN that is sent again would take 1 s.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Server {
         let address = SocketAddrV4::new(ip, self.port);
         let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         Ok(stream)
     }
 

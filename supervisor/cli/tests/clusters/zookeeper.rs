@@ -12,7 +12,7 @@ use crate::{first_booted_by, kill_and_let_peers_boot, report_recovery};
 const SERVERS: [&str; 3] = ["zk1", "zk2", "zk3"];
 
 /// Four JVMs start on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What zkCli.sh prints. It is a JVM that waits for its session, and gives up after a while.
 #[track_caller]
@@ -28,7 +28,7 @@ fn zkcli(project: &Project, server: &str, command: &[&str]) -> String {
         server,
     ];
     all.extend(command);
-    let finished = run(project.imsup_command(&all), PATIENCE);
+    let finished = run(project.imsup_command(&all), TIMEOUT);
     // It says "Created" on standard error.
     assert!(finished.success(), "zkCli.sh: {finished}");
     finished.stderr + &finished.stdout

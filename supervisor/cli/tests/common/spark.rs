@@ -8,7 +8,7 @@ use super::command::run;
 use super::{LIMIT, Project};
 
 /// Five JVMs start on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 const HOSTS: [&str; 3] = ["master", "worker-1", "worker-2"];
 
 /// Brings the example up with the compose files in `over` over its own, has its driver count words, and waits until nothing runs.
@@ -28,8 +28,8 @@ pub fn one_query(label: &str, over: &[&str]) {
     for (name, host) in project.ps() {
         assert_eq!(host.state, "imaginary", "{name}");
     }
-    let watch = project.watch().patient(PATIENCE);
-    run(project.imsup_command(&["wake", "driver"]), PATIENCE).expect_success("wake driver");
+    let watch = project.watch().patient(TIMEOUT);
+    run(project.imsup_command(&["wake", "driver"]), TIMEOUT).expect_success("wake driver");
     let exit = watch.wait("driver", "exit", 1);
     let said = project.ok(&["logs", "driver"]);
     assert!(said.contains("that 800\n"), "{:?}: {said}", exit.json);

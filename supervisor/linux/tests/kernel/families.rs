@@ -63,7 +63,7 @@ fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
     socket::listen(own.as_fd(), 200).unwrap();
     socket::Sharing::Port.set(own.as_fd(), false).unwrap();
     let _later: Vec<_> = (0..100).map(|_| client(address)).collect();
-    let waiting = |listener: &OwnedFd| socket::accept_queue(listener.as_fd()).unwrap().0;
+    let waiting = |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).unwrap().0;
     assert_eq!((waiting(&old), waiting(&own)), (2, 100));
     // Shut down, the other is in nobody's way.
     socket::stop_listening(old.as_fd()).unwrap();

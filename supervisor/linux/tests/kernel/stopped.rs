@@ -396,9 +396,9 @@ fn a_thread_that_does_not_stop_is_given_up_and_let_go() {
     let (child, listener) = notification::child_that_asks_its_name();
     let call = notification::first_call(&listener);
     let pid = child.as_raw();
-    let patience = Duration::from_millis(20);
+    let timeout = Duration::from_millis(20);
     assert_eq!(
-        stop(&|| vec![pid], patience).map(drop),
+        stop(&|| vec![pid], timeout).map(drop),
         Err(StopError::Busy { pid, tid: pid })
     );
     assert_eq!(process::status_field(pid, "TracerPid:").unwrap(), "0");

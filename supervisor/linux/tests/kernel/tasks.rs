@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
-use imsup_linux::{socket, task};
+use imsup_linux::{pidfd, socket, task};
 use nix::errno::Errno;
 
 use crate::listener;
@@ -15,17 +15,17 @@ use crate::script::Script;
 fn descriptors_are_duplicated_through_pidfds() {
     let (listener, _) = listener();
     let own = task::open_thread(nix::unistd::gettid().as_raw()).unwrap();
-    let duplicate = task::duplicate_from(&own, listener.as_raw_fd()).unwrap();
+    let duplicate = pidfd::duplicate_from(&own, listener.as_raw_fd()).unwrap();
     assert_eq!(
         socket::cookie(duplicate.as_fd()).unwrap(),
         socket::cookie(listener.as_fd()).unwrap()
     );
-    assert_eq!(task::duplicate_from(&own, 1 << 20).map(drop), Err(Errno::EBADF));
+    assert_eq!(pidfd::duplicate_from(&own, 1 << 20).map(drop), Err(Errno::EBADF));
 
     let mut child = std::process::Command::new("true").spawn().unwrap();
     let pidfd = task::open_thread(i32::try_from(child.id()).unwrap()).unwrap();
     child.wait().unwrap();
-    assert_eq!(task::duplicate_from(&pidfd, 0).map(drop), Err(Errno::ESRCH));
+    assert_eq!(pidfd::duplicate_from(&pidfd, 0).map(drop), Err(Errno::ESRCH));
 }
 
 /// proc_pid_mem(5), fs/proc/base.c (mem_rw): the file, too, reads as far as memory is mapped; a bad address is EIO, or EINVAL beyond the

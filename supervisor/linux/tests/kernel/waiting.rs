@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use imsup_linux::descriptors::{self, Kind};
-use imsup_linux::{cpu, pageout, task, timers};
+use imsup_linux::{cpu, pageout, pidfd, timers};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -25,7 +25,7 @@ fn epoll() -> Epoll {
 }
 
 fn duplicate(pid: i32, number: i32) -> OwnedFd {
-    task::duplicate_from(&task::open_process(pid).unwrap(), number).unwrap()
+    pidfd::duplicate_from(&pidfd::open_process(pid).unwrap(), number).unwrap()
 }
 
 /// fs/eventpoll.c, __ep_eventpoll_poll: polling an epoll instance looks at its ready list and takes nothing from it, so an
@@ -226,7 +226,7 @@ sum_of_pages()
     let pid = script.pid();
     let before = pageout::resident(pid);
     assert!(before > 16 << 20);
-    let privileged = imsup_linux::features::has_capability(CAP_SYS_NICE);
+    let privileged = imsup_linux::capabilities::has_capability(CAP_SYS_NICE);
     let result = pageout::page_out(pid);
     if !privileged {
         assert_eq!(result, Err(Errno::EPERM));

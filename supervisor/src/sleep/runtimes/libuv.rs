@@ -9,8 +9,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::sleep::calls::Deadline;
 use crate::sleep::deadlines::Call;
+use crate::sleep::wait::Deadline;
 use imsup_linux::memory::TargetMemory;
 
 /// How much of the stack is looked through: `uv__io_poll` has its 1,024 events there (12 KiB), and newer ones as many submissions of io_uring.

@@ -23,10 +23,10 @@ const MANY: usize = 10_000;
 const SEEN_IN_KERNEL: usize = 1_000;
 const LOST: &str = "lost in what /proc/meminfo gains and loses meanwhile; 1,000 show it";
 /// The start takes a tenth of a second.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub fn measure(context: &Context, docker: bool, section: &mut Section) -> Result<()> {
-    let systemd = match Manager::start(context, &[], &[], PATIENCE).and_then(|_| Manager::version()) {
+    let systemd = match Manager::start(context, &[], &[], TIMEOUT).and_then(|_| Manager::version()) {
         Ok(version) => {
             section.note(version);
             true

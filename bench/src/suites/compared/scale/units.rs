@@ -20,14 +20,14 @@ const PORT: u16 = 7000;
 /// over all the others.
 const SLICE: usize = 100;
 /// 10,000 take about a minute.
-const PATIENCE: Duration = Duration::from_secs(240);
+const TIMEOUT: Duration = Duration::from_secs(240);
 
 /// As [`hosts::imaginary`], for systemd. The cost of a systemd without units is in series of its
 /// own.
 pub fn listen(context: &Context, count: usize) -> Result<Vec<Series>> {
     // Ended before the other starts: pages mapped by both would count for neither.
     let empty = {
-        let manager = Manager::start(context, &[], &[], PATIENCE)?;
+        let manager = Manager::start(context, &[], &[], TIMEOUT)?;
         (manager.took, process::memory(manager.pid()?)?)
     };
     let addresses: Vec<SocketAddrV4> = (0..u32::try_from(count)?)
@@ -36,7 +36,7 @@ pub fn listen(context: &Context, count: usize) -> Result<Vec<Series>> {
     let (services, sockets) = all(&addresses);
     let per_unit = |bytes: u64| bytes / count as u64;
     let before = hosts::settled()?;
-    let manager = Manager::start(context, &services, &sockets, PATIENCE)?;
+    let manager = Manager::start(context, &services, &sockets, TIMEOUT)?;
     let found = listening(&addresses);
     ensure!(found == count, "systemd listens on {found} of {count}");
     let kernel = per_unit(hosts::settled()?.saturating_sub(before));

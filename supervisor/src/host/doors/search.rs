@@ -10,11 +10,10 @@ use nix::errno::Errno;
 
 use super::budget::Budget;
 use super::{can_take_again, let_go};
-use crate::host::Host;
+use crate::host::{Host, bound};
 use crate::sockets::Given;
-use crate::syscalls;
 use imsup_linux::holders::{Place, Search};
-use imsup_linux::{cpu, process, socket, task};
+use imsup_linux::{cpu, pidfd, process, socket, task};
 
 /// Descriptors looked at in one go (measured: 1.7 us each): a trapped call waits no longer than that.
 const SLICE: usize = 64;
@@ -304,7 +303,7 @@ fn take_again(host: &mut Host, lost: &Lost, place: Place) {
                 .ok()
                 .and_then(|cookie| host.sockets.get(cookie).bound);
             if let Some(asked) = asked {
-                syscalls::note_bound(host, ours.as_fd(), endpoint.transport, asked.ip());
+                bound::note(host, ours.as_fd(), endpoint.transport, asked.ip());
             }
             if host
                 .retained
@@ -318,7 +317,7 @@ fn take_again(host: &mut Host, lost: &Lost, place: Place) {
 }
 
 fn duplicates(place: Place, inode: u64) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let ours = task::duplicate_from(&task::open_thread(place.tid)?, place.number)?;
+    let ours = pidfd::duplicate_from(&task::open_thread(place.tid)?, place.number)?;
     if socket::inode(ours.as_fd())? != inode {
         return Err(Errno::EBADF);
     }

@@ -8,34 +8,24 @@ use std::time::{Duration, Instant};
 use imsup_wire::Why;
 use imsup_wire::sleep::{Reason, ReasonKind, WaitKind, WaitsFor};
 
-use super::asleep::Asleep;
-use super::deadlines::{Due, Now};
-use super::idle::Activity;
-use super::waitset::{SocketSource, Source, is_epoll};
-use super::{Circumstances, Phase, Sleep, named};
+use super::Asleep;
 use crate::host::Host;
+use crate::sleep::deadlines::{Due, Now};
+use crate::sleep::hold::NotNow;
+use crate::sleep::idle::Activity;
+use crate::sleep::waitset::{SocketSource, Source, is_epoll};
+use crate::sleep::{Circumstances, Sleeper, named};
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::process;
 
-impl Sleep {
-    /// What keeps the host awake, or what it waits for.
-    pub(super) fn why(&mut self, host: &mut Host, circumstances: &Circumstances) -> Why {
-        let asked_to_terminate = self
-            .policy
-            .as_ref()
-            .is_some_and(|policy| policy.terminate_after.is_some());
-        let in_use = asked_to_terminate.then(|| self.in_use(host)).flatten();
-        // The last look may be some time ago.
-        if matches!(self.phase, Phase::Awake) && host.incoming.peek().came {
-            self.idle.noticed(Instant::now(), Activity::Arrival);
-        }
-        match &self.phase {
-            Phase::Asleep(asleep) => self.why_asleep(asleep, in_use),
-            Phase::Awake | Phase::Ticking(_) => self.why_awake(host, circumstances),
-        }
-    }
-
-    fn why_awake(&self, host: &Host, circumstances: &Circumstances) -> Why {
+impl Sleeper {
+    /// What keeps a host awake that runs, and why it could not be suspended.
+    pub(in crate::sleep) fn why_awake(
+        &self,
+        host: &Host,
+        circumstances: &Circumstances,
+        not_now: Option<&NotNow>,
+    ) -> Why {
         let now = Instant::now();
         let idle = now.saturating_duration_since(self.idle.quiet_since());
         let idle_after = self.policy.as_ref().and_then(|policy| policy.idle_after);
@@ -55,9 +45,9 @@ impl Sleep {
             let ago = ago(now.saturating_duration_since(at));
             reasons.push(self.activity(activity, &ago));
         }
-        if let Some(trouble) = &self.trouble {
-            let detail = format!("it could not be suspended: {}", trouble.what);
-            let kind = match trouble.what.is_of_another() {
+        if let Some(what) = not_now {
+            let detail = format!("it could not be suspended: {what}");
+            let kind = match what.is_of_another() {
                 true => ReasonKind::Stopped,
                 false => ReasonKind::Unsuspendable,
             };
@@ -131,32 +121,40 @@ impl Sleep {
             },
         }
     }
+}
 
-    fn why_asleep(&self, asleep: &Asleep, in_use: Option<String>) -> Why {
+impl Asleep {
+    /// What a sleeper waits for.
+    pub(in crate::sleep) fn why(&self, sleeper: &mut Sleeper, host: &Host) -> Why {
+        let terminate_after = sleeper.policy.as_ref().and_then(|policy| policy.terminate_after);
+        let in_use = terminate_after.and_then(|_| self.in_use(sleeper, host));
         let now = Now::read();
-        let terminate_after = self.policy.as_ref().and_then(|policy| policy.terminate_after);
         // What kept it when it was time to, where that is nothing that can be seen now.
-        let not_terminated = in_use.or_else(|| terminate_after.and(asleep.not_terminated.clone()));
+        let not_terminated = in_use.or_else(|| terminate_after.and(self.slept.not_terminated.clone()));
         let terminates_in = terminate_after
             .filter(|_| not_terminated.is_none())
-            .map(|time| (asleep.since + time).saturating_duration_since(now.instant));
-        let duplicates = self.tree.duplicates();
-        let mut waits: Vec<WaitsFor> = asleep
+            .map(|time| (self.slept.since + time).saturating_duration_since(now.instant));
+        let duplicates = sleeper.tree.duplicates();
+        let mut waits: Vec<WaitsFor> = self
+            .frozen
             .set
             .sources()
             .filter_map(|(source, fd)| words(source, fd, &duplicates))
             .collect();
         waits.sort_by_key(|wait| (wait.kind == WaitKind::Process, wait.pid));
         waits.dedup();
-        let of = asleep.tick().map(|(_, pid, call)| format!("{}, {call}", named(pid)));
-        let timerfd = asleep.dues.iter().find(|(_, call, _)| *call == "timerfd");
+        let of = self
+            .frozen
+            .tick()
+            .map(|(_, pid, call)| format!("{}, {call}", named(pid)));
+        let timerfd = self.frozen.dues.iter().find(|(_, call, _)| *call == "timerfd");
         let of = of.or_else(|| timerfd.map(|(pid, call, _)| format!("{}, {call}", named(*pid))));
-        if asleep.dues.iter().any(|(_, _, due)| *due == Due::Unknown) {
+        if self.frozen.dues.iter().any(|(_, _, due)| *due == Due::Unknown) {
             waits.push(WaitsFor {
                 kind: WaitKind::Timer,
                 detail: format!(
                     "a call that imsup does not know: it runs for a moment every {} s",
-                    asleep.slack.as_secs_f64()
+                    self.frozen.slack.as_secs_f64()
                 ),
                 pid: None,
             });
@@ -165,17 +163,17 @@ impl Sleep {
             kind: WaitKind::Signal,
             detail: format!(
                 "a signal from outside, looked for every {} s",
-                asleep.signals_every.as_secs_f64()
+                self.frozen.signals_every.as_secs_f64()
             ),
             pid: None,
         });
         Why::Asleep {
             waits,
-            deadline_us: asleep.deadline_us(),
+            deadline_us: self.deadline_us(),
             deadline_of: of,
             terminates_in,
             not_terminated,
-            method: self.tree.method(),
+            method: sleeper.tree.method(),
         }
     }
 }

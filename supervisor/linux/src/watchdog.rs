@@ -14,14 +14,14 @@ use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
 /// After so long a wait is ended, and after as long the next one.
-const PATIENCE: Duration = Duration::from_millis(20);
+const TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The timer stands still when so long nothing was done: it costs an interrupt per tick, and setting it half a microsecond per call.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// The clock that ends waits. Its signal reaches only this thread, and only between [`Patience::begin`] and [`Patience::end`].
+/// The clock that ends waits. Its signal reaches only this thread, and only between [`Watchdog::begin`] and [`Watchdog::end`].
 #[derive(Debug)]
-pub struct Patience {
+pub struct Watchdog {
     /// `None` where there may be none (RLIMIT_SIGPENDING, `ulimit -i 0`): a wait lasts until the program ends it, then.
     timer: Option<libc::timer_t>,
     ticks: Cell<bool>,
@@ -31,7 +31,7 @@ pub struct Patience {
     while_idle: SigSet,
 }
 
-impl Patience {
+impl Watchdog {
     /// For the calling thread.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Patience {
     pub fn begin(&self) {
         self.last_used.set(Instant::now());
         if !self.ticks.replace(true) {
-            self.set(PATIENCE);
+            self.set(TIMEOUT);
         }
         if !self.begun.replace(true) {
             let _ = mask(libc::SIG_UNBLOCK);
@@ -96,7 +96,7 @@ impl Patience {
         self.while_idle
     }
 
-    /// When [`Patience::rest`] is to be called.
+    /// When [`Watchdog::rest`] is to be called.
     pub fn due(&self) -> Option<Instant> {
         self.ticks.get().then(|| self.last_used.get() + IDLE)
     }
@@ -124,7 +124,7 @@ impl Patience {
     }
 }
 
-impl Drop for Patience {
+impl Drop for Watchdog {
     fn drop(&mut self) {
         if let Some(timer) = self.timer {
             // SAFETY: the timer was made by timer_create, and is deleted once.
@@ -176,12 +176,12 @@ mod tests {
 
     #[test]
     fn a_wait_ends_once_that_is_begun() {
-        let patience = Patience::new().unwrap();
+        let watchdog = Watchdog::new().unwrap();
         let (mut one, _other) = UnixStream::pair().unwrap();
-        patience.begin();
+        watchdog.begin();
         let error = one.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::Interrupted);
-        let limit = 5 * PATIENCE;
+        let limit = 5 * TIMEOUT;
         one.set_read_timeout(Some(limit)).unwrap();
         assert_eq!(
             wait_for(|| one.read(&mut [0])).unwrap_err().kind(),
@@ -190,14 +190,14 @@ mod tests {
         // Nor is the wait for something to do.
         let mut polled = [PollFd::new(one.as_fd(), PollFlags::POLLIN)];
         assert_eq!(
-            ppoll(&mut polled, Some(limit.into()), Some(patience.while_idle())),
+            ppoll(&mut polled, Some(limit.into()), Some(watchdog.while_idle())),
             Ok(0)
         );
-        patience.end();
-        assert!(patience.due().is_some());
+        watchdog.end();
+        assert!(watchdog.due().is_some());
         // Not begun, it waits for as long as there is to wait.
         assert_eq!(one.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-        patience.rest(Instant::now() + IDLE);
-        assert!(patience.due().is_none());
+        watchdog.rest(Instant::now() + IDLE);
+        assert!(watchdog.due().is_none());
     }
 }

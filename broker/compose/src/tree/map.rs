@@ -6,21 +6,21 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::tree::{Location, Node};
+use super::{Location, Node};
 
 /// Most entries of a mapping without index.
 const SMALL: usize = 16;
 
 /// A mapping.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Map {
+pub(crate) struct Map {
     entries: Vec<(Rc<str>, Entry)>,
     index: Option<HashMap<Rc<str>, usize>>,
 }
 
 /// A value, and where its key is.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub key_at: Location,
     pub node: Node,
 }

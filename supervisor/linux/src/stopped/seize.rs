@@ -1,0 +1,126 @@
+//! Seizing a thread: it is asked to stop, and waited for (ptrace(2), PTRACE_SEIZE and PTRACE_INTERRUPT).
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::{At, SeenThread, StopError};
+use crate::registers;
+use crate::tracee::{
+    BUSY_WAIT, EVENT_STOP, LATER_LOOK, detach_with, has_ended, is_runnable, is_traced, reap, resume, wait_all,
+};
+
+/// How much longer a thread is waited for that is about to run, on a machine that has other work.
+const RUNNABLE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Seizes a thread and asks it to stop; false where it has ended.
+pub(super) fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopError> {
+    let SeenThread { pid, tid, .. } = seen;
+    let thread = Pid::from_raw(tid);
+    if !seen.is_there() {
+        return Ok(false);
+    }
+    match ptrace::seize(thread, ptrace::Options::empty()) {
+        // Its number was another thread's by then.
+        Ok(()) if !seen.is_there() => {
+            let_go(pid, tid, deadline);
+            Ok(false)
+        }
+        Ok(()) => {
+            // ESRCH: it has ended meanwhile, which waiting for it will say.
+            let _ = ptrace::interrupt(thread);
+            Ok(true)
+        }
+        Err(Errno::ESRCH) => Ok(false),
+        // A zombie is EPERM, too.
+        Err(_) if has_ended(tid) => Ok(false),
+        Err(Errno::EPERM) if is_traced(tid) => Err(StopError::Traced { pid }),
+        Err(errno) => Err(StopError::Refused { pid, errno }),
+    }
+}
+
+/// Lets a thread go that was seized by mistake: the tracer may be there for long, and would keep it at its next signal. PTRACE_DETACH takes one that stands still.
+/// One that does not stop in time stays until the tracer ends.
+fn let_go(pid: i32, tid: i32, deadline: Instant) {
+    // ESRCH: it has ended meanwhile, which waiting for it says.
+    let _ = ptrace::interrupt(Pid::from_raw(tid));
+    if matches!(await_stop(pid, tid, deadline), Ok(Some(_))) {
+        detach_with(tid, 0);
+    }
+}
+
+/// Waits for a seized thread's stop; `None` where it has ended.
+pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option<At>, StopError> {
+    // Only stops: the exit status of our own child is for those who wait for it.
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | wait_all();
+    let Some(id) = rustix::process::Pid::from_raw(tid) else {
+        return Ok(None);
+    };
+    let mut since = None;
+    loop {
+        match rustix::process::waitid(WaitId::Pid(id), options) {
+            Ok(Some(status)) => {
+                let code = status.trapping_signal().unwrap_or(0);
+                match (code >> 8, code & 0xff) {
+                    (EVENT_STOP, libc::SIGTRAP) => match registers::read(tid) {
+                        Ok(at) => return Ok(Some(at)),
+                        // Killed; it ends now.
+                        Err(Errno::ESRCH) => {}
+                        Err(errno) => {
+                            let _ = ptrace::detach(Pid::from_raw(tid), None);
+                            return Err(StopError::Refused { pid, errno });
+                        }
+                    },
+                    (EVENT_STOP, _) => return Ok(Some(At::GroupStop)),
+                    // It was about to take a signal when it was seized: it does, and then stops as it was asked to.
+                    (0, signal) => resume(tid, signal),
+                    _ => resume(tid, 0),
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => {
+                reap(pid, tid);
+                return Ok(None);
+            }
+            Ok(None) => {
+                let now = Instant::now();
+                if now.duration_since(*since.get_or_insert(now)) < BUSY_WAIT {
+                    std::thread::yield_now();
+                    continue;
+                }
+                // A process's first thread that ends before others is not reported until they have ended.
+                if has_ended(tid) {
+                    reap(pid, tid);
+                    return Ok(None);
+                }
+                // One that may run stops as soon as it does: giving up on it would show it that its call was interrupted.
+                if now >= deadline + RUNNABLE_TIMEOUT || (now >= deadline && !is_runnable(tid)) {
+                    return Err(StopError::Busy { pid, tid });
+                }
+                std::thread::sleep(LATER_LOOK);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ptrace(2), PTRACE_DETACH.
+    #[test]
+    fn what_was_seized_by_mistake_is_let_go_at_once() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()).unwrap();
+        assert!(is_traced(pid));
+        let_go(pid, pid, Instant::now() + Duration::from_secs(60));
+        let is_free = !is_traced(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_free);
+    }
+}

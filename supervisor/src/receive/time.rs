@@ -1,0 +1,106 @@
+//! What it is time for on the receive loop.
+
+use std::time::Instant;
+
+use imsup_linux::memory_watch::MemoryWatch;
+use imsup_protocol::ToBroker;
+use nix::sys::signal::Signal;
+
+use super::Loop;
+use crate::host::{Descriptors, doors};
+use crate::sleep::Circumstances;
+use crate::{held, init};
+
+impl Loop {
+    pub(super) fn on_time(&mut self) {
+        let now = Instant::now();
+        if !self.held.is_empty() && now >= self.next_tick {
+            self.look_for_next_broker();
+            self.look_at_held(now);
+            self.accepts_wait = false;
+            self.next_tick = Instant::now() + held::tick(self.held.len());
+        }
+        self.watchdog.end();
+        self.watchdog.rest(now);
+        let circumstances = self.circumstances();
+        self.sleep.on_time(&mut self.host, &circumstances);
+        if let Some((signal, grace)) = self.sleep.take_ending() {
+            self.stop(signal, grace);
+        }
+        self.host.handovers.look();
+        if self.doors_due().is_some_and(|at| now >= at) && doors::on_time(&mut self.host, now) {
+            self.go_on_with_vetted();
+        }
+        if self.kill_at.is_some_and(|at| now >= at) {
+            self.kill_at = None;
+            self.killed = true;
+            init::signal(self.main, Signal::SIGKILL);
+        }
+        if self
+            .memory
+            .as_ref()
+            .and_then(MemoryWatch::due)
+            .is_some_and(|at| now >= at)
+        {
+            self.look_at_memory();
+        }
+        if self.settles_at().is_some_and(|at| now >= at) {
+            self.host.start.settled = true;
+            self.host.link.send(&ToBroker::Settled, Vec::new());
+        }
+        if self.reconnect.next_try().is_some() {
+            let _ = self.reconnect.try_now(&mut self.host, &self.sleep);
+        }
+    }
+
+    pub(super) fn circumstances(&self) -> Circumstances {
+        let accepts = self.held.values().filter(|held| held.accepts_from().is_some()).count();
+        Circumstances {
+            held_calls: self.held.len() - accepts,
+            handing_over: accepts > 0,
+            stopping: self.kill_at.is_some(),
+        }
+    }
+
+    /// When to look whether the program still has its sockets.
+    fn doors_due(&self) -> Option<Instant> {
+        if !self.may_close() {
+            return None;
+        }
+        let copies = match &self.host.descriptors {
+            Descriptors::Copied(copies) => copies.due(),
+            Descriptors::Duplicated(_) => None,
+        };
+        let all = [self.host.doors.due(&self.host.retained), copies];
+        all.into_iter().flatten().min()
+    }
+
+    /// Whether the program can close anything: not while it sleeps, and just after a wake there is no time to look.
+    pub(super) fn may_close(&self) -> bool {
+        self.sleep.suspended_us().is_none() && !self.sleep.is_waking() && self.ended().is_none()
+    }
+
+    fn settles_at(&self) -> Option<Instant> {
+        let is_awaited = self.sleep.is_awaited();
+        self.host.start.settles_at(self.host.hold_timeout, is_awaited)
+    }
+
+    /// When [`Self::on_time`] is to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let tick = (!self.held.is_empty()).then_some(self.next_tick);
+        [
+            tick,
+            self.kill_at,
+            self.settles_at(),
+            self.reconnect.next_try(),
+            self.sleep.due(),
+            self.watchdog.due(),
+            self.doors_due(),
+            self.host.handovers.due(),
+            self.memory.as_ref().and_then(MemoryWatch::due),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}

@@ -1,0 +1,204 @@
+//! The phases of a host: it runs, it sleeps, or it runs for a moment. Going over to the next phase consumes the last one.
+
+mod asleep;
+mod awake;
+mod succession;
+mod terminate;
+mod ticking;
+mod why;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use imsup_linux::clock::Stamp;
+
+use self::awake::Trouble;
+use self::succession::Succession;
+use super::Sleeper;
+use super::correct::Correction;
+use super::deadlines::SHORTEST_SLACK;
+use super::frozen::Frozen;
+
+/// The phase that a host is in. What only a sleeper has cannot be touched while its host runs.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// It runs, and is looked at now and then.
+    Awake(Awake),
+    /// It is held, and what it waits for is waited for in its place.
+    Asleep(Box<Asleep>),
+    /// It sleeps, and is about to be terminated together with others: until then it neither wakes nor ticks.
+    Prepared(Box<Prepared>),
+    /// It runs for a moment, because a deadline of its own has come.
+    Ticking(Box<Ticking>),
+}
+
+impl Phase {
+    /// The sleeper, if it sleeps.
+    pub(super) fn asleep(&self) -> Option<&Asleep> {
+        match self {
+            Self::Asleep(asleep) => Some(asleep),
+            Self::Prepared(prepared) => Some(&prepared.asleep),
+            Self::Awake(_) | Self::Ticking(_) => None,
+        }
+    }
+}
+
+/// A host that runs.
+#[derive(Debug)]
+pub(super) struct Awake {
+    next_look: Instant,
+    /// Why it could not be suspended when that was tried last.
+    trouble: Option<Trouble>,
+    /// Orders to suspend that wait for the host to be quiet: their numbers, and until when.
+    orders: Vec<(u64, Instant)>,
+    /// Calls that were made to go on and are to be told when their time is over.
+    corrections: Vec<Correction>,
+}
+
+/// A host that sleeps.
+#[derive(Debug)]
+pub(super) struct Asleep {
+    slept: Slept,
+    frozen: Frozen,
+    /// When to look for signals.
+    signals_at: Instant,
+    /// When to look at memory that others share, if any of its threads waits for that.
+    words_at: Option<Instant>,
+}
+
+/// What is kept of a sleep over its ticks.
+#[derive(Debug)]
+pub(super) struct Slept {
+    since: Instant,
+    /// The same, for the broker.
+    began: Stamp,
+    ticks: u64,
+    /// When to see whether it can be terminated.
+    terminate_at: Option<Instant>,
+    /// What kept it from being terminated.
+    not_terminated: Option<String>,
+}
+
+/// A sleeper that has promised to be terminated together with others.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    asleep: Box<Asleep>,
+    /// What takes the place of its listeners.
+    succession: Succession,
+}
+
+/// A host that ticks: its sleep, with nothing waited for.
+#[derive(Debug)]
+pub(super) struct Ticking {
+    slept: Slept,
+    /// The bytes that had moved on its connections before the tick.
+    bytes: Option<u64>,
+    next_check: Instant,
+    began: Instant,
+    pause: Duration,
+    /// What its processes had used before the tick, and at the last check.
+    cpu_before: Duration,
+    cpu_last: Duration,
+}
+
+impl Awake {
+    /// A host that runs, to be looked at then.
+    pub(super) fn new(next_look: Instant) -> Self {
+        Self {
+            next_look,
+            trouble: None,
+            orders: Vec::new(),
+            corrections: Vec::new(),
+        }
+    }
+
+    /// The host that was held sleeps from now on.
+    fn fall_asleep(self, frozen: Frozen, terminate_at: Option<Instant>) -> Box<Asleep> {
+        let slept = Slept {
+            since: frozen.since,
+            began: frozen.began,
+            ticks: 0,
+            terminate_at,
+            not_terminated: None,
+        };
+        Box::new(Asleep::new(slept, frozen))
+    }
+}
+
+impl Asleep {
+    fn new(slept: Slept, frozen: Frozen) -> Self {
+        let every = frozen.slack.max(SHORTEST_SLACK);
+        Self {
+            slept,
+            signals_at: frozen.since + frozen.signals_every,
+            words_at: (!frozen.words.is_empty()).then_some(frozen.since + every),
+            frozen,
+        }
+    }
+
+    /// Waits for nothing more. To be called before the host is let run: the duplicates would delay a FIN.
+    fn stop_waiting(self) -> Slept {
+        self.slept
+    }
+
+    /// What becomes readable when the host is to be woken.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.frozen.set.as_fd()
+    }
+
+    /// Since when it sleeps, by the wall clock as it is set now: microseconds since the Unix epoch.
+    pub(super) fn suspended_us(&self) -> u64 {
+        self.slept.began.wall_us()
+    }
+
+    /// Its next deadline: microseconds since the Unix epoch.
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        self.frozen.deadline_us()
+    }
+
+    /// When something is to be done.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let tick = self.frozen.tick().map(|(at, _, _)| at);
+        [tick, Some(self.signals_at), self.words_at, self.slept.terminate_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Ticking {
+    /// The same sleep, held anew.
+    fn sleep_on(self, frozen: Frozen, now: Instant) -> Box<Asleep> {
+        let slept = Slept {
+            ticks: self.slept.ticks + 1,
+            // What kept it from being terminated may have changed.
+            terminate_at: self
+                .slept
+                .terminate_at
+                .or(self.slept.not_terminated.is_some().then_some(now)),
+            ..self.slept
+        };
+        Box::new(Asleep::new(slept, frozen))
+    }
+
+    /// Since when it sleeps, by the wall clock as it is set now: microseconds since the Unix epoch.
+    pub(super) fn suspended_us(&self) -> u64 {
+        self.slept.began.wall_us()
+    }
+
+    /// When to see whether the tick is over.
+    pub(super) fn next_check(&self) -> Instant {
+        self.next_check
+    }
+}
+
+impl Sleeper {
+    /// When a host that falls asleep now is to be terminated if it is unused.
+    fn terminate_at(&self, now: Instant, has_successors: bool) -> Option<Instant> {
+        let terminate_after = self.policy.as_ref()?.terminate_after?;
+        match has_successors {
+            true => Some(now),
+            false => now.checked_add(terminate_after),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Sockets that take the place of a sleeper's listeners, so that its program can be ended.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use imsup_linux::{socket, succession, traffic};
+use imsup_wire::Endpoint;
+use nix::errno::Errno;
+
+use crate::host::Host;
+use crate::sleep::planes;
+use crate::sockets::Successor;
+
+/// Why the program of a host cannot be ended now.
+pub(super) enum NotEnded {
+    /// A connection has come to this port.
+    SomebodyCame(u16),
+    /// A connection waits for room in an accept queue that was short when the host ran: it is taken in now, or gives up.
+    Connecting,
+    /// A socket could not be made.
+    Socket(Errno),
+}
+
+/// Sockets that take the place of those that the program listens on: a program that is told to end may still accept, and would reset whom it
+/// accepted.
+#[derive(Debug)]
+pub(super) struct Succession(Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>);
+
+/// Makes the successors, and looks whether anybody has come to those they succeed.
+pub(super) fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
+    if traffic::is_connecting(planes(host)).unwrap_or(true) {
+        return Err(NotEnded::Connecting);
+    }
+    let mut listeners: BTreeMap<Endpoint, Vec<OwnedFd>> = BTreeMap::new();
+    for (endpoint, listener, _) in host.retained.listeners() {
+        let copy = socket::duplicate(listener).map_err(NotEnded::Socket)?;
+        listeners.entry(endpoint).or_default().push(copy);
+    }
+    let mut succession = Succession(Vec::new());
+    for (endpoint, old) in listeners {
+        let successor = match host.retained.take_successor(endpoint) {
+            Some(kept) => succession::choose_last(kept.as_fd()).map(|()| kept),
+            None => succession::succeed(old[0].as_fd(), i32::MAX).map(|successor| successor.socket),
+        };
+        match successor {
+            Ok(socket) => succession.0.push((endpoint, old, socket)),
+            Err(errno) => {
+                succession.give_back(host);
+                return Err(NotEnded::Socket(errno));
+            }
+        }
+    }
+    let waits = |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).is_ok_and(|(waiting, _)| waiting > 0);
+    let came = succession
+        .0
+        .iter()
+        .find_map(|(endpoint, old, _)| old.iter().any(waits).then(|| endpoint.address.port()));
+    if let Some(port) = came {
+        succession.give_back(host);
+        return Err(NotEnded::SomebodyCame(port));
+    }
+    Ok(succession)
+}
+
+impl Succession {
+    /// The successors are what the host has from now on.
+    pub(super) fn complete(self, host: &mut Host) -> Result<Vec<Successor>, Errno> {
+        let succeed = |(endpoint, _, socket): (Endpoint, Vec<OwnedFd>, OwnedFd)| {
+            let copy = socket::duplicate(&socket)?;
+            let inode = socket::inode(socket.as_fd())?;
+            for (old, listener) in host.retained.listening_sockets() {
+                if host.retained.find_given(old).is_some_and(|(at, _)| at == endpoint) {
+                    host.doors.unwatch(listener);
+                }
+            }
+            host.retained.succeed(endpoint, socket, inode);
+            Ok(Successor { endpoint, socket: copy })
+        };
+        self.0.into_iter().map(succeed).collect()
+    }
+
+    /// The listeners are chosen again. Who was let in by a successor meanwhile waits in it until the program is next idle, and is then
+    /// served by the next boot.
+    pub(super) fn give_back(self, host: &mut Host) {
+        for (endpoint, old, socket) in self.0 {
+            let _ = succession::give_back(old[0].as_fd());
+            match succession::accept_queue(socket.as_fd()) {
+                Ok((0, _)) => {
+                    drop(socket);
+                    let _ = succession::detach(old[0].as_fd());
+                }
+                _ => host.retained.keep_successor(endpoint, socket),
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What became of a trapped call.
+
+use imsup_linux::notify::Answer;
+use nix::errno::Errno;
+
+use crate::held::Held;
+
+/// What became of a trapped call.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It is answered thus.
+    Answer(Answer),
+    /// It waits.
+    Hold(Box<Held>),
+    /// It has been answered, or its caller is gone.
+    Done,
+}
+
+impl From<Answer> for Verdict {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+impl From<Errno> for Verdict {
+    fn from(errno: Errno) -> Self {
+        Self::Answer(Answer::errno(errno))
+    }
+}
