@@ -3,7 +3,7 @@
 pub(crate) mod cgroups;
 mod child;
 mod leftovers;
-mod nursery;
+mod zygote;
 mod process;
 
 use std::ffi::OsStr;
@@ -16,7 +16,7 @@ use imsup_wire::{ExitStatus, HostName};
 use imsup_compose::cluster::HostSpec;
 
 pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open};
-pub(crate) use nursery::TIMEOUT as MAKING_TIMEOUT;
+pub(crate) use zygote::TIMEOUT as MAKING_TIMEOUT;
 pub use process::ProcessLauncher;
 
 /// The variable that carries a boot's token: everything a boot started can be found by it.
@@ -117,7 +117,7 @@ pub trait Launcher {
     /// [`LaunchError`]; nothing is left behind.
     fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError>;
 
-    /// What has become of supervisors that were being made, after an event ([`crate::tokens::Kind::Nursery`]) or [`MAKING_TIMEOUT`].
+    /// What has become of supervisors that were being made, after an event ([`crate::tokens::Kind::Zygote`]) or [`MAKING_TIMEOUT`].
     fn made(&mut self) -> Vec<Made>;
 
     /// Starts `imsup` with these arguments, for the broker itself: its standard input is a connection to the broker, by whose end it ends.

@@ -281,7 +281,7 @@ fn confine(tree: &mut Tree, welcome: &Welcome, options: &RunOptions) {
     }
 }
 
-/// The notify filter, compiled once: a supervisor that the nursery makes finds it there.
+/// The notify filter, compiled once: a supervisor that the zygote makes finds it there.
 fn filter(families: Families) -> Result<&'static [libc::sock_filter], RunError> {
     static FILTERS: [OnceLock<Vec<libc::sock_filter>>; 2] = [OnceLock::new(), OnceLock::new()];
     let place = match families {

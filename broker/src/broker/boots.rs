@@ -44,7 +44,7 @@ impl Broker {
             }
             Some(Ok(Start::Asked)) => {
                 instance.asked = true;
-                self.after(MAKING_TIMEOUT, Timer::Nursery);
+                self.after(MAKING_TIMEOUT, Timer::Zygote);
             }
             Some(Err(error)) => return self.not_launched(id, &error),
         }
@@ -104,7 +104,7 @@ impl Broker {
         }
     }
 
-    /// The nursery has made none, or was replaced before it said so: whatever it may have made is not awaited any more.
+    /// The zygote has made none, or was replaced before it said so: whatever it may have made is not awaited any more.
     fn is_not_made(&mut self, id: HostId) {
         let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
             return;

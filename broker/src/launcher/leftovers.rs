@@ -49,7 +49,7 @@ pub(crate) struct Children {
     pub(crate) supervisors: HashSet<u32>,
     /// Those it had from the start.
     pub(crate) inherited: HashSet<u32>,
-    /// How many supervisors the nursery was asked for and has not told of.
+    /// How many supervisors the zygote was asked for and has not told of.
     pub(crate) asked: usize,
     /// Children that were reaped meanwhile, of which one may be such a supervisor.
     pub(crate) early: HashMap<u32, ExitStatus>,
@@ -69,7 +69,7 @@ impl Children {
             && process.session != own.session
             && !self.has(process.pid)
             && !self.inherited.contains(&process.session)
-            // Perhaps a supervisor of which the nursery has not told yet.
+            // Perhaps a supervisor of which the zygote has not told yet.
             && !(self.asked > 0 && may_run_imsup(process.pid))
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use imsup_protocol::nursery::Birth;
+use imsup_protocol::zygote::SpawnRequest;
 use imsup_wire::{ExitStatus, HostName};
 use mio::Registry;
 use parking_lot::Mutex;
@@ -22,16 +22,16 @@ use imsup_compose::cluster::HostSpec;
 
 use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};
-use super::nursery::Nursery;
+use super::zygote::Zygote;
 use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Made, Pids, Start};
 
-/// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the nursery, else as `imsup run`.
+/// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the zygote, else as `imsup run`.
 #[derive(Debug)]
 pub struct ProcessLauncher {
     /// The path of this program, for people: [`own_program::command`] finds the program itself.
     executable: PathBuf,
-    nursery: Nursery,
-    /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the nursery inherits that.
+    zygote: Zygote,
+    /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the zygote inherits that.
     prepared: bool,
     /// The soft limit of descriptors that programs start with.
     descriptor_limit: Option<u64>,
@@ -47,7 +47,7 @@ impl ProcessLauncher {
     pub fn new(executable: PathBuf, descriptor_limit: Option<u64>, registry: &Registry) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self {
-            nursery: Nursery::new(executable.clone(), registry.try_clone()?),
+            zygote: Zygote::new(executable.clone(), registry.try_clone()?),
             prepared: false,
             executable,
             descriptor_limit,
@@ -58,7 +58,7 @@ impl ProcessLauncher {
         })
     }
 
-    /// Has the nursery make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
+    /// Has the zygote make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
     fn ask(&mut self, launch: &Launch<'_>, log: &File) -> Option<()> {
         let host = launch.host;
         let mut environment: Vec<(String, String)> = host.environment.clone().into_iter().collect();
@@ -75,7 +75,7 @@ impl ProcessLauncher {
             .custom_flags((OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed())
             .open(&host.working_dir)
             .ok()?;
-        let birth = Birth {
+        let request = SpawnRequest {
             host: host.name.clone(),
             boot: launch.boot,
             descriptor_limit: self.descriptor_limit,
@@ -85,7 +85,7 @@ impl ProcessLauncher {
             removed: removed_for(host),
         };
         let fds = vec![log.try_clone().ok()?.into(), directory.into()];
-        self.nursery.ask(&birth, fds).then_some(())
+        self.zygote.ask(&request, fds).then_some(())
     }
 
     /// Executes the supervisor.
@@ -176,11 +176,11 @@ impl Launcher for ProcessLauncher {
     fn prepare(&mut self, project: &str) {
         self.prepared = true;
         let mut children = self.children.lock();
-        children.supervisors.extend(self.nursery.start(project));
+        children.supervisors.extend(self.zygote.start(project));
     }
 
     fn finish(&mut self) {
-        self.nursery.end();
+        self.zygote.end();
         // Nothing is left once `down` says so: a supervisor leaves its AIO contexts to a process that outlives it for some 20 ms.
         leftovers::await_children(&self.children.lock());
     }
@@ -196,14 +196,14 @@ impl Launcher for ProcessLauncher {
         }
         let pid = self.execute(launch, log)?;
         if self.prepared {
-            children.supervisors.extend(self.nursery.start(launch.project));
+            children.supervisors.extend(self.zygote.start(launch.project));
         }
         children.supervisors.insert(pid);
         Ok(Start::Started(running(pid)))
     }
 
     fn made(&mut self) -> Vec<Made> {
-        let heard = self.nursery.hear();
+        let heard = self.zygote.hear();
         let mut children = self.children.lock();
         let made = |(boot, pid): (u64, Option<u32>)| {
             children.asked = children.asked.saturating_sub(1);
@@ -258,7 +258,7 @@ impl Launcher for ProcessLauncher {
             if children.supervisors.remove(&pid) {
                 ended.push((pid, status));
             } else if children.asked > 0 {
-                // Perhaps the nursery has made it, and has not said so yet.
+                // Perhaps the zygote has made it, and has not said so yet.
                 children.early.insert(pid, status);
             }
         }

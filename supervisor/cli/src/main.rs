@@ -24,7 +24,7 @@ mod limits;
 mod logging;
 mod logs;
 mod names;
-mod nursery;
+mod zygote;
 mod output;
 mod power;
 mod project;
@@ -106,9 +106,9 @@ fn main() -> ExitCode {
         dispositions::disregard_inherited();
         return launched.run().unwrap_or_else(|error| failure::report(&error));
     }
-    if let Some(project) = nursery::asked(std::env::args_os().skip(1)) {
+    if let Some(project) = zygote::asked(std::env::args_os().skip(1)) {
         dispositions::disregard_inherited();
-        let supervisor = nursery::serve(&project).status(supervise::OWN_FAILURE);
+        let supervisor = zygote::serve(&project).status(supervise::OWN_FAILURE);
         let ended = supervisor.and_then(|launched| launched.map_or(Ok(ExitCode::SUCCESS), run::Launched::run));
         return ended.unwrap_or_else(|error| failure::report(&error));
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use imsup_protocol::message::Role;
-use imsup_protocol::nursery::Birth;
+use imsup_protocol::zygote::SpawnRequest;
 use imsup_wire::HostName;
 
 use super::background::{self, Hold};
@@ -177,15 +177,15 @@ pub fn launched(mut arguments: impl Iterator<Item = OsString>) -> Option<Launche
 }
 
 impl Launched {
-    /// The same, as the nursery is told it.
-    pub fn from_birth(project: &str, birth: Birth) -> Self {
+    /// The same, as the zygote is told it.
+    pub fn from_request(project: &str, request: SpawnRequest) -> Self {
         Self {
             project: project.to_owned(),
-            host: birth.host,
-            boot: birth.boot,
-            nofile: birth.descriptor_limit,
-            user: birth.user,
-            command: birth.command.into_iter().map(OsString::from).collect(),
+            host: request.host,
+            boot: request.boot,
+            nofile: request.descriptor_limit,
+            user: request.user,
+            command: request.command.into_iter().map(OsString::from).collect(),
         }
     }
 

@@ -74,14 +74,14 @@ fn a_project_comes_up_and_goes_down_whoever_holds_the_lock() {
 }
 
 /// The process that becomes the supervisors of hosts, which has made one already.
-fn nursery(project: &Project) -> u32 {
+fn zygote(project: &Project) -> u32 {
     assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
     let find = || {
         let all = project.processes().into_iter();
-        let mut found = all.filter(|process| process.command.contains(" nursery --project "));
+        let mut found = all.filter(|process| process.command.contains(" zygote --project "));
         found.next().map(|process| process.pid)
     };
-    wait_until("the nursery", || find().is_some());
+    wait_until("the zygote", || find().is_some());
     find().unwrap()
 }
 
@@ -96,30 +96,30 @@ fn waits_at_db(project: &Project) -> Held {
 }
 
 #[test]
-fn a_stopped_nursery_holds_up_the_boots_it_was_asked_for_and_nothing_else() {
+fn a_stopped_zygote_holds_up_the_boots_it_was_asked_for_and_nothing_else() {
     let project = Project::up("stopped", HOSTS);
-    let (nursery, web) = (nursery(&project), project.at("web", 8080));
-    stop(&project, nursery);
+    let (zygote, web) = (zygote(&project), project.at("web", 8080));
+    stop(&project, zygote);
     let mut held = waits_at_db(&project);
     project.wait_state("db", "booting");
     assert_eq!(ask(web).value("host"), "web");
     // Not replaced yet: the broker has waited for nothing.
-    assert!(lives(&project, nursery));
-    project.signal(nursery, Signal::CONT);
+    assert!(lives(&project, zygote));
+    project.signal(zygote, Signal::CONT);
     assert!(held.hear().unwrap().contains("host=db "));
     assert_eq!(project.host("db").boots, 1);
-    assert!(lives(&project, nursery));
+    assert!(lives(&project, zygote));
     project.down();
 }
 
 #[test]
-fn a_nursery_that_stays_stopped_is_done_without() {
+fn a_zygote_that_stays_stopped_is_done_without() {
     let project = Project::up("replaced", HOSTS);
-    let nursery = nursery(&project);
-    stop(&project, nursery);
+    let zygote = zygote(&project);
+    stop(&project, zygote);
     let mut held = waits_at_db(&project);
     assert!(held.hear().unwrap().contains("host=db "));
-    assert!(!lives(&project, nursery));
+    assert!(!lives(&project, zygote));
     let db = project.host("db");
     assert_eq!((db.boots, db.state.as_str()), (1, "running"));
     project.ok(&["stop", "db"]);
@@ -130,8 +130,8 @@ fn a_nursery_that_stays_stopped_is_done_without() {
 #[test]
 fn a_host_is_stopped_whose_supervisor_is_not_made_yet() {
     let project = Project::up("unmade", HOSTS);
-    let nursery = nursery(&project);
-    stop(&project, nursery);
+    let zygote = zygote(&project);
+    stop(&project, zygote);
     let mut held = waits_at_db(&project);
     project.wait_state("db", "booting");
     project.ok(&["stop", "db"]);

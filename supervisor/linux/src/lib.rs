@@ -29,7 +29,7 @@ pub mod memory_watch;
 pub mod message;
 pub mod neighbours;
 pub mod notify;
-pub mod nursery;
+pub mod zygote;
 pub mod owner;
 pub mod pageout;
 pub mod patience;

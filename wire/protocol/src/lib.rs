@@ -11,7 +11,7 @@ pub mod channel;
 pub mod codec;
 pub mod control;
 pub mod message;
-pub mod nursery;
+pub mod zygote;
 
 pub use control::{Request, Response};
 pub use message::{Outcome, ToBroker, ToSupervisor};

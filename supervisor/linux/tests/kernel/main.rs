@@ -16,7 +16,7 @@ mod neighbours;
 #[path = "../../../cli/tests/common/network.rs"]
 mod network;
 mod notification;
-mod nursery;
+mod zygote;
 mod orphaned;
 mod owners;
 mod removed;

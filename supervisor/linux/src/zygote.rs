@@ -6,24 +6,24 @@ use nix::unistd::Pid;
 use super::process;
 use super::syscall::syscall;
 
-/// Who goes on after [`fork_sibling`].
+/// Who goes on after [`spawn_sibling`].
 #[derive(Debug)]
 pub enum Forked {
     /// The one that has forked; the sibling's process.
     Still(Pid),
     /// The sibling.
-    Sibling(Newborn),
+    Sibling(SingleThread),
 }
 
 /// That this process has a single thread, still.
 #[derive(Debug)]
-pub struct Newborn(());
+pub struct SingleThread(());
 
 /// fork(2), but the child's parent is ours, which reaps it.
 ///
 /// # Errors
 /// EBUSY where this process has more than one thread; else what clone(2) says.
-pub fn fork_sibling() -> Result<Forked, Errno> {
+pub fn spawn_sibling() -> Result<Forked, Errno> {
     if process::count_threads(std::process::id().cast_signed()) != 1 {
         return Err(Errno::EBUSY);
     }
@@ -33,14 +33,14 @@ pub fn fork_sibling() -> Result<Forked, Errno> {
     // where any number that no other thread of the process has will do.
     let pid = unsafe { syscall!(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match pid? {
-        0 => Ok(Forked::Sibling(Newborn(()))),
+        0 => Ok(Forked::Sibling(SingleThread(()))),
         pid => Ok(Forked::Still(Pid::from_raw(
             i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,
         ))),
     }
 }
 
-impl Newborn {
+impl SingleThread {
     /// Removes variables from this process's environment, which its program inherits, and adds others. Names are not empty and without `=`, and nothing has
     /// a NUL.
     pub fn change_environment(self, removed: &[String], added: &[(String, String)]) {

@@ -1,4 +1,4 @@
-//! The nursery: an `imsup` that has started, and has nothing more to do than to become the supervisor of a host when one is booted (fork(2)). To execute
+//! The zygote: an `imsup` that has started, and has nothing more to do than to become the supervisor of a host when one is booted (fork(2)). To execute
 //! one takes as long as all the rest of a boot: linking, the first touch of its memory, filters to compile.
 
 //!
@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::channel::{Channel, ChannelError};
-use imsup_protocol::nursery::{Birth, Born};
+use imsup_protocol::zygote::{SpawnRequest, SpawnReply};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -28,9 +28,9 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How many in a row may end without an answer before none is started any more. One alone may have been killed by somebody.
 const MOST_SILENT: u32 = 3;
 
-/// The nursery of this broker, started when it is first thought of.
+/// The zygote of this broker, started when it is first thought of.
 #[derive(Debug)]
-pub(super) struct Nursery {
+pub(super) struct Zygote {
     executable: PathBuf,
     registry: Registry,
     running: Option<Running>,
@@ -50,8 +50,8 @@ struct Running {
     is_broken: bool,
 }
 
-impl Nursery {
-    /// None yet; its answers will be events ([`Kind::Nursery`]).
+impl Zygote {
+    /// None yet; its answers will be events ([`Kind::Zygote`]).
     pub(super) fn new(executable: PathBuf, registry: Registry) -> Self {
         Self {
             executable,
@@ -69,7 +69,7 @@ impl Nursery {
         match Running::start(&self.executable, project, &self.registry) {
             Ok(running) => Some(self.running.insert(running).pid),
             Err(error) => {
-                tracing::debug!(%error, "there is no nursery: hosts boot more slowly");
+                tracing::debug!(%error, "there is no zygote: hosts boot more slowly");
                 self.silent = MOST_SILENT;
                 None
             }
@@ -77,18 +77,18 @@ impl Nursery {
     }
 
     /// Asks it for a supervisor; false where it cannot be asked.
-    pub(super) fn ask(&mut self, birth: &Birth, fds: Vec<OwnedFd>) -> bool {
+    pub(super) fn ask(&mut self, request: &SpawnRequest, fds: Vec<OwnedFd>) -> bool {
         let Some(running) = self.running.as_mut().filter(|running| !running.is_broken) else {
             return false;
         };
-        if let Err(error) = running.channel.send(birth, fds) {
-            tracing::debug!(%error, "the nursery cannot be asked");
+        if let Err(error) = running.channel.send(request, fds) {
+            tracing::debug!(%error, "the zygote cannot be asked");
             // Its end is an event.
             running.is_broken = true;
             let _ = pidfd_send_signal(&running.process, Signal::KILL);
             return false;
         }
-        running.asked.push_back((birth.boot, Instant::now()));
+        running.asked.push_back((request.boot, Instant::now()));
         true
     }
 
@@ -106,7 +106,7 @@ impl Nursery {
                     made.push((boot, Some(pid)));
                 }
                 Ok(Some((boot, Err(errno)))) => {
-                    tracing::debug!(error = %io::Error::from_raw_os_error(errno), "the nursery cannot fork");
+                    tracing::debug!(error = %io::Error::from_raw_os_error(errno), "the zygote cannot fork");
                     made.push((boot, None));
                 }
                 Ok(None) if running.is_overdue() => break ChannelError::Io(io::ErrorKind::TimedOut.into()),
@@ -114,7 +114,7 @@ impl Nursery {
                 Err(error) => break error,
             }
         };
-        tracing::debug!(%error, "the nursery does not answer");
+        tracing::debug!(%error, "the zygote does not answer");
         self.silent += u32::from(!running.has_answered);
         let unanswered = running.asked.drain(..).map(|(boot, _)| (boot, None));
         made.extend(unanswered);
@@ -145,9 +145,9 @@ impl Running {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut SourceFd(&ours.as_raw_fd()), token(Kind::Nursery, 0), interest)?;
+        registry.register(&mut SourceFd(&ours.as_raw_fd()), token(Kind::Zygote, 0), interest)?;
         let child = own_program::command(executable)
-            .args(["nursery", "--project", project])
+            .args(["zygote", "--project", project])
             .env_remove("NOTIFY_SOCKET")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
@@ -163,10 +163,10 @@ impl Running {
     }
 
     /// Its next answer, and for which boot.
-    fn hear(&mut self) -> Result<Option<(u64, Born)>, ChannelError> {
-        if let Some(born) = self.channel.receive::<Born>()? {
+    fn hear(&mut self) -> Result<Option<(u64, SpawnReply)>, ChannelError> {
+        if let Some(reply) = self.channel.receive::<SpawnReply>()? {
             let (boot, _) = self.asked.pop_front().ok_or(ChannelError::Closed)?;
-            return Ok(Some((boot, born)));
+            return Ok(Some((boot, reply)));
         }
         self.channel.flush()?;
         Ok(None)
