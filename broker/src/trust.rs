@@ -31,7 +31,10 @@ impl Trust {
         let own = rustix::process::geteuid().as_raw();
         let name = User::from_uid(Uid::from_raw(own)).ok().flatten().map(|user| user.name);
         let table = std::fs::read_to_string(SUBORDINATE).unwrap_or_default();
-        let services = cluster.hosts.iter().filter_map(|host| number(host.user.as_deref()?));
+        let services = cluster
+            .hosts
+            .iter()
+            .filter_map(|host| number(host.program.user.as_deref()?));
         Self {
             users: services.chain(seen.iter().copied()).chain([own]).collect(),
             subordinate: subordinate(&table, own, name.as_deref()),
@@ -92,7 +95,7 @@ mod tests {
     #[test]
     fn services_users_root_and_those_that_programs_bind_as_are_of_the_project() {
         let mut db = host("db");
-        db.user = Some("5001:5002".to_owned());
+        db.program.user = Some("5001:5002".to_owned());
         let cluster = cluster("shop", vec![db, host("web")]);
         let mut trust = Trust::of(&cluster, &BTreeSet::from([999]));
         for uid in [0, 5001, 999, rustix::process::geteuid().as_raw()] {

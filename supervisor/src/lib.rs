@@ -6,6 +6,7 @@
 
 pub mod copies;
 pub mod doors;
+mod environment;
 mod error;
 mod farewell;
 pub mod handover;
@@ -31,6 +32,6 @@ pub mod unhonoured;
 mod user;
 
 pub use error::RunError;
-pub use run::{RunOptions, prepare, run};
+pub use run::{Assignment, prepare, run};
 pub use running::RunningLockError;
 pub use user::UserError;

@@ -8,6 +8,7 @@ pub mod address;
 pub mod event;
 pub mod host;
 pub mod limits;
+pub mod program;
 pub mod restart;
 pub mod sleep;
 
@@ -15,5 +16,6 @@ pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
 pub use event::{Cause, CauseKind, Event, EventKind};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
+pub use program::{LogBound, ProgramSpec};
 pub use restart::{Restart, RestartCondition};
 pub use sleep::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

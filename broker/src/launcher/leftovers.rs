@@ -11,12 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use imsup_protocol::zygote::BOOT_VARIABLE;
 use imsup_wire::ExitStatus;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{BOOT_VARIABLE, Pids, cgroups};
+use super::{Pids, cgroups};
 
 /// How often the tree is looked through: a process may fork between being seen and being killed.
 const MAX_ROUNDS: usize = 100;

@@ -5,12 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
-use imsup_linux::zygote::{self, Forked, SingleThread};
+use imsup_linux::clock::Clocks;
+use imsup_linux::zygote::{self, Forked};
 use imsup_protocol::channel::{Channel, ChannelError};
-use imsup_protocol::zygote::{SpawnRequest, SpawnReply, FDS};
+use imsup_protocol::zygote::{FDS, SpawnReply, SpawnRequest};
+use nix::errno::Errno;
 
 use super::logging;
-use super::run::Launched;
+use super::spawned::{self, Spawned};
 
 /// The project, where this is exactly the broker's command line, `zygote --project P`.
 pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
@@ -23,7 +25,7 @@ pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
 ///
 /// # Errors
 /// Standard input is no such socket, or fails; in a supervisor, its log or working directory cannot be used.
-pub fn serve(project: &str) -> Result<Option<Launched>> {
+pub fn serve(project: &str) -> Result<Option<Spawned>> {
     logging::start_for_a_file();
     imsup_supervisor::prepare()?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
@@ -35,10 +37,10 @@ pub fn serve(project: &str) -> Result<Option<Launched>> {
             Err(error) => return Err(error).context("hearing the broker; nobody else runs 'imsup zygote'"),
         };
         let fds = channel.take_fds(FDS)?;
-        let reply: SpawnReply = match zygote::spawn_sibling() {
-            Ok(Forked::Sibling(thread)) => {
+        let reply: SpawnReply = match spawn(&request) {
+            Ok(Forked::Sibling) => {
                 drop(channel);
-                return become_supervisor(thread, project, request, fds).map(Some);
+                return become_supervisor(project, request, fds).map(Some);
             }
             Ok(Forked::Still(child)) => Ok(child.as_raw().cast_unsigned()),
             Err(errno) => Err(errno as i32),
@@ -47,18 +49,30 @@ pub fn serve(project: &str) -> Result<Option<Launched>> {
     }
 }
 
+/// Forks for a request, unless the broker has stopped waiting for the reply: the supervisor of that boot was executed.
+fn spawn(request: &SpawnRequest) -> Result<Forked, Errno> {
+    if request
+        .expires_us
+        .is_some_and(|expires_us| Clocks::read().boot_us >= expires_us)
+    {
+        return Err(Errno::ETIME);
+    }
+    zygote::spawn_sibling()
+}
+
 /// Does what the launcher does between fork(2) and execve(2).
-fn become_supervisor(thread: SingleThread, project: &str, request: SpawnRequest, fds: Vec<OwnedFd>) -> Result<Launched> {
+fn become_supervisor(project: &str, request: SpawnRequest, fds: Vec<OwnedFd>) -> Result<Spawned> {
     let [log, directory] = <[OwnedFd; FDS]>::try_from(fds)
         .ok()
         .context("descriptors are missing")?;
-    let nothing = std::fs::File::open("/dev/null").context("opening /dev/null")?;
-    rustix::stdio::dup2_stdin(&nothing)?;
+    spawned::take_no_input()?;
     rustix::stdio::dup2_stdout(&log)?;
     rustix::stdio::dup2_stderr(&log)?;
     rustix::process::fchdir(&directory).context("entering the working directory")?;
-    thread.change_environment(&request.removed, &request.environment);
-    Ok(Launched::from_request(project, request))
+    Ok(Spawned {
+        project: project.to_owned(),
+        request,
+    })
 }
 
 #[cfg(test)]

@@ -12,12 +12,8 @@ pub enum Forked {
     /// The one that has forked; the sibling's process.
     Still(Pid),
     /// The sibling.
-    Sibling(SingleThread),
+    Sibling,
 }
-
-/// That this process has a single thread, still.
-#[derive(Debug)]
-pub struct SingleThread(());
 
 /// fork(2), but the child's parent is ours, which reaps it.
 ///
@@ -33,24 +29,9 @@ pub fn spawn_sibling() -> Result<Forked, Errno> {
     // where any number that no other thread of the process has will do.
     let pid = unsafe { syscall!(libc::SYS_clone, flags, 0, 0, 0, 0) };
     match pid? {
-        0 => Ok(Forked::Sibling(SingleThread(()))),
+        0 => Ok(Forked::Sibling),
         pid => Ok(Forked::Still(Pid::from_raw(
             i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?,
         ))),
-    }
-}
-
-impl SingleThread {
-    /// Removes variables from this process's environment, which its program inherits, and adds others. Names are not empty and without `=`, and nothing has
-    /// a NUL.
-    pub fn change_environment(self, removed: &[String], added: &[(String, String)]) {
-        for name in removed {
-            // SAFETY: no other thread reads or writes the environment: this process was made with one thread, and has come here first.
-            unsafe { std::env::remove_var(name) };
-        }
-        for (name, value) in added {
-            // SAFETY: as above.
-            unsafe { std::env::set_var(name, value) };
-        }
     }
 }
