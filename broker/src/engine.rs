@@ -1,7 +1,7 @@
 //! Making nodes: machines, containers, batch jobs or function instances on which hosts can run.
 //!
-//! An engine makes nodes, in seconds, and knows nothing of hosts. A [launcher](crate::launcher::Launcher)
-//! starts a host on a node that is there, in milliseconds, and knows nothing of nodes. Placement is
+//! An engine makes nodes, in seconds, and knows nothing of hosts. A launcher starts a host
+//! on a node that is there, in milliseconds, and knows nothing of nodes. Placement is
 //! between the two: placement asks an engine for nodes and chooses the node of a boot.
 //!
 //! There is no engine yet. What is here is the border that the first one keeps: orders are given

@@ -39,6 +39,7 @@ use crate::unhonoured::Said;
 use crate::user;
 use crate::{environment, init, reconnect};
 use imsup_linux::means::Means;
+use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, SpawnError};
 use imsup_linux::{self, duplicates, features, socket};
 
@@ -66,6 +67,7 @@ pub struct Assignment {
 /// # Errors
 /// Any [`RunError`]; nothing runs then.
 pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, RunError> {
+    let thread = SingleThread::prove().trying("this process has more than one thread")?;
     let command = c_strings(&spec.command)?;
     let user = spec.user.as_deref().map(user::resolve).transpose()?.flatten();
     let others = user
@@ -101,7 +103,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         no_new_privs: !features::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
     };
-    let mut prepared = spawn::prepare(&program, filter);
+    let mut prepared = spawn::prepare(&program, filter, &thread);
     if assignment.role == Role::Exec
         && program.cgroup.is_some()
         && let Err(SpawnError::Fork(errno @ (Errno::EACCES | Errno::EPERM))) = prepared
@@ -109,7 +111,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         // Whoever ran `up` in a cgroup of its own may not move processes there from elsewhere (cgroup-v2.rst, "Delegation Containment").
         tracing::warn!(%errno, "the command is outside the host's limits: its caller is in a cgroup that is not delegated together with the host's");
         program.cgroup = None;
-        prepared = spawn::prepare(&program, filter);
+        prepared = spawn::prepare(&program, filter, &thread);
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,

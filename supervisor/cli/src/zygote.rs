@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
 use imsup_linux::clock::Clocks;
+use imsup_linux::single_thread::SingleThread;
 use imsup_linux::zygote::{self, Forked};
 use imsup_protocol::channel::{Channel, ChannelError};
 use imsup_protocol::zygote::{FDS, SpawnReply, SpawnRequest};
@@ -57,7 +58,7 @@ fn spawn(request: &SpawnRequest) -> Result<Forked, Errno> {
     {
         return Err(Errno::ETIME);
     }
-    zygote::spawn_sibling()
+    zygote::spawn_sibling(&SingleThread::prove()?)
 }
 
 /// Does what the launcher does between fork(2) and execve(2).

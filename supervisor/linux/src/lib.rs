@@ -39,6 +39,7 @@ mod registers;
 pub mod replace;
 pub mod settings;
 pub mod signals;
+pub mod single_thread;
 mod sock_diag;
 pub mod socket;
 pub mod source;

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::process;
+use super::single_thread::SingleThread;
 use super::syscall::syscall;
 
 /// Who goes on after [`spawn_sibling`].
@@ -18,13 +18,10 @@ pub enum Forked {
 /// fork(2), but the child's parent is ours, which reaps it.
 ///
 /// # Errors
-/// EBUSY where this process has more than one thread; else what clone(2) says.
-pub fn spawn_sibling() -> Result<Forked, Errno> {
-    if process::count_threads(std::process::id().cast_signed()) != 1 {
-        return Err(Errno::EBUSY);
-    }
+/// What clone(2) says.
+pub fn spawn_sibling(_: &SingleThread) -> Result<Forked, Errno> {
     let flags = libc::CLONE_PARENT | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on, and there is no other thread (see above)
+    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on, and there is no other thread (the token)
     // whose locks it could find held. The C library's notion of the thread's id is our own in the child: it looks at it only for mutexes that have an owner,
     // where any number that no other thread of the process has will do.
     let pid = unsafe { syscall!(libc::SYS_clone, flags, 0, 0, 0, 0) };
