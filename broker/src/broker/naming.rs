@@ -24,7 +24,7 @@ pub(super) struct Untold {
     last_question: u64,
 }
 
-/// One of them.
+/// One of the two builds.
 #[derive(Debug)]
 struct Waiting {
     host: HostId,

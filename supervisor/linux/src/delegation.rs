@@ -34,7 +34,7 @@ pub enum Lack {
     Shared {
         /// The cgroup.
         path: PathBuf,
-        /// One of them.
+        /// One of the two builds.
         pid: i32,
     },
     /// pidfd_getfd(2) is refused: hosts' cgroups, which are made for their freezer, are not made then.
