@@ -465,7 +465,10 @@ services:
         let supervisor = parent(pid).unwrap();
         let line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
         assert_eq!(parent(supervisor), Some(project.broker()), "the broker reaps it");
-        assert!(line.contains("web") || line.contains("zygote"), "ps shows which: {line}");
+        assert!(
+            line.contains("web") || line.contains("zygote"),
+            "ps shows which: {line}"
+        );
         assert!(!line.contains("8080"), "everybody can read a command line: {line}");
         project.ok(&["stop", "web"]);
         line.contains("zygote")
