@@ -259,7 +259,7 @@ fn variables_come_from_the_process_then_from_dotenv() {
     ];
     assert_eq!(*web.program.environment, variables(&expected));
     let warnings: Vec<_> = loaded.warnings.iter().map(|w| (w.kind, w.to_string())).collect();
-    let expected = "services.web.program.command[3]: the variable C is not set, and was taken as empty";
+    let expected = "services.web.command[3]: the variable C is not set, and was taken as empty";
     assert_eq!(warnings, [(WarningKind::UnsetVariable, expected.to_owned())]);
 
     write(".env", "A=1\nB C=2\n");
