@@ -2,6 +2,8 @@
 //!
 //! The programs are embedded as constants, so `imsup` needs no libseccomp when it runs.
 
+#![forbid(unsafe_code)]
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Read};

@@ -99,8 +99,8 @@ enum Timer {
     Keeper,
     /// Whoever held the lock of what is remembered may have let go of it.
     Remember,
-    /// The nursery had its time to make a supervisor.
-    Nursery,
+    /// The launcher had its time to start a supervisor.
+    Launcher,
     /// The launcher is to get ready for boots.
     Prepare,
 }
@@ -281,7 +281,7 @@ impl Broker {
                     Some((Kind::Files, number)) => self.files_changed(number),
                     Some((Kind::Keeper, _)) => self.keeper_spoke(),
                     Some((Kind::Barrier, number)) => self.keeper_answered(number),
-                    Some((Kind::Nursery, _)) => self.take_made(),
+                    Some((Kind::Zygote, _)) => self.take_outcomes(),
                     Some((Kind::Orphaned, number)) => self.command_is_gone(number),
                     Some((Kind::Notices, _)) | None => {}
                 }
@@ -607,7 +607,7 @@ impl Broker {
                 Timer::Files => self.look_at_files_again(),
                 Timer::Keeper => self.look_at_keeper(due),
                 Timer::Remember => self.remember_again(),
-                Timer::Nursery => self.take_made(),
+                Timer::Launcher => self.take_outcomes(),
                 Timer::Prepare => self.launcher.prepare(&self.cluster.project),
             }
         }

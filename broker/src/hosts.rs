@@ -315,10 +315,10 @@ impl Host {
     }
 
     /// The command it runs; empty for a transient one that was adopted.
-    pub(crate) fn command<'a>(&'a self, cluster: &'a Cluster) -> &'a [String] {
+    pub(crate) fn command(&self, cluster: &Cluster) -> Vec<String> {
         match &self.origin {
-            Origin::Declared(position) => &cluster.hosts[*position].command,
-            Origin::Transient { command, .. } => command,
+            Origin::Declared(position) => cluster.hosts[*position].program.command_text(),
+            Origin::Transient { command, .. } => command.clone(),
         }
     }
 }

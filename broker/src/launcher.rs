@@ -3,24 +3,19 @@
 pub(crate) mod cgroups;
 mod child;
 mod leftovers;
-mod nursery;
 mod process;
+mod zygote;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use imsup_wire::{ExitStatus, HostName};
-
-use imsup_compose::cluster::HostSpec;
+use imsup_wire::{ExitStatus, HostName, ProgramSpec};
 
 pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session, open};
-pub(crate) use nursery::TIMEOUT as MAKING_TIMEOUT;
 pub use process::ProcessLauncher;
-
-/// The variable that carries a boot's token: everything a boot started can be found by it.
-pub const BOOT_VARIABLE: &str = "IMSUP_BOOT";
 
 /// Why a host's supervisor could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -50,13 +45,15 @@ pub struct Launch<'a> {
     /// The project.
     pub project: &'a str,
     /// The host.
-    pub host: &'a HostSpec,
-    /// The boot's token, by which its supervisor introduces itself.
+    pub host: &'a HostName,
+    /// What it runs.
+    pub program: &'a ProgramSpec,
+    /// The boot's token, by which its supervisor introduces itself. No two launches have the same.
     pub boot: u64,
     /// Where what it prints goes.
     pub log: PathBuf,
-    /// Its supervisor is to be executed, whoever could make it more quickly.
-    pub executed: bool,
+    /// The launch of the same boot before this one had no reply in time: only the surest road will do.
+    pub again: bool,
 }
 
 /// A supervisor that was started.
@@ -70,25 +67,31 @@ pub struct Launched {
     pub status: Option<ExitStatus>,
 }
 
-/// What [`Launcher::start`] has done.
+/// What has become of a launch.
 #[derive(Debug)]
-pub enum Start {
-    /// The supervisor runs.
-    Started(Launched),
-    /// It is being made: [`Launcher::made`] tells of it.
-    Asked,
-}
-
-/// What has become of a supervisor that was being made.
-#[derive(Debug)]
-pub struct Made {
+pub struct Outcome {
     /// The boot's token.
     pub boot: u64,
-    /// The supervisor; `None` where none was made, or nobody knows.
-    pub launched: Option<Launched>,
+    /// What has become of it.
+    pub result: LaunchResult,
 }
 
-/// Starts hosts, and cleans up after those that died badly.
+/// See [`Outcome`].
+#[derive(Debug)]
+pub enum LaunchResult {
+    /// The supervisor runs, or has run.
+    Started(Launched),
+    /// There was no reply in time. A supervisor that comes late is killed by the launcher, and refused by its token: the boot
+    /// is to be launched [again](Launch::again), with another token.
+    Unanswered,
+    /// No supervisor can be started; nothing is left behind.
+    Failed(LaunchError),
+}
+
+/// Starts hosts on this node, and cleans up after those that died badly.
+///
+/// A launch takes milliseconds and never blocks the loop: what has become of it is an [`Outcome`]. Nodes themselves are made by
+/// an [engine](crate::engine::Engine).
 pub trait Launcher {
     /// Gets ready for boots of a project's hosts, so that the first is as quick as the others.
     fn prepare(&mut self, project: &str);
@@ -96,14 +99,15 @@ pub trait Launcher {
     /// Ends what [`Launcher::prepare`] has made.
     fn finish(&mut self);
 
-    /// Starts a host's supervisor.
-    ///
-    /// # Errors
-    /// [`LaunchError`]; nothing is left behind.
-    fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError>;
+    /// Starts a host's supervisor. [`Launcher::outcomes`] says what has become of it, at once or later.
+    fn start(&mut self, launch: &Launch<'_>);
 
-    /// What has become of supervisors that were being made, after an event ([`crate::tokens::Kind::Nursery`]) or [`MAKING_TIMEOUT`].
-    fn made(&mut self) -> Vec<Made>;
+    /// What has become of launches since this was last asked. To be asked after [`Launcher::start`], after an event
+    /// ([`crate::tokens::Kind::Zygote`]), and when [`Launcher::due`] says.
+    fn outcomes(&mut self) -> Vec<Outcome>;
+
+    /// In what time outcomes are to be asked for although there is no event, if nothing earlier was said before.
+    fn due(&mut self) -> Option<Duration>;
 
     /// Starts `imsup` with these arguments, for the broker itself: its standard input is a connection to the broker, by whose end it ends.
     /// Gives its pidfd.

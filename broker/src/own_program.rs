@@ -1,4 +1,4 @@
-//! The program of this process, to be executed once more: for supervisors, the nursery, and what else the broker starts.
+//! The program of this process, to be executed once more: for supervisors, the zygote, and what else the broker starts.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use imsup_wire::Planes;
 
-use imsup_compose::cluster::{Cluster, HostSpec, Limits, LogBound, Settings};
+use imsup_compose::cluster::{Cluster, HostSpec, ProgramSpec, Settings};
 
 /// Planes of their own, so that tests do not meet real projects.
 pub(crate) fn planes_for_tests() -> Planes {
@@ -24,17 +23,13 @@ pub(crate) fn host(name: &str) -> HostSpec {
         hostname: name.to_owned(),
         aliases: Vec::new(),
         address: None,
-        command: vec!["true".to_owned()],
-        environment: BTreeMap::new(),
-        working_dir: PathBuf::from("/"),
-        user: None,
+        program: ProgramSpec {
+            working_dir: PathBuf::from("/"),
+            ..ProgramSpec::new(["true"])
+        },
         expose: Vec::new(),
         published: Vec::new(),
-        stop_signal: 15,
-        stop_grace: Duration::from_secs(10),
         restart: None,
-        limits: Limits::default(),
-        logging: LogBound::default(),
         dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),

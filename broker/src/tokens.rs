@@ -23,8 +23,8 @@ pub(crate) enum Kind {
     Keeper,
     /// What the keeper closes once it has done what it was told.
     Barrier,
-    /// The connection to the nursery.
-    Nursery,
+    /// The connection to the zygote.
+    Zygote,
     /// The pidfd of a command's supervisor that has hung up.
     Orphaned,
 }
@@ -39,7 +39,7 @@ const KINDS: [Kind; 11] = [
     Kind::Files,
     Kind::Keeper,
     Kind::Barrier,
-    Kind::Nursery,
+    Kind::Zygote,
     Kind::Orphaned,
 ];
 

@@ -37,7 +37,10 @@ impl Trust {
         let names: BTreeMap<u32, String> = [0, own].into_iter().filter_map(name_of).collect();
         let name = names.get(&own);
         let table = std::fs::read_to_string(SUBORDINATE).unwrap_or_default();
-        let services = cluster.hosts.iter().filter_map(|host| number(host.user.as_deref()?));
+        let services = cluster
+            .hosts
+            .iter()
+            .filter_map(|host| number(host.program.user.as_deref()?));
         Self {
             users: services.chain(seen.iter().copied()).chain([own]).collect(),
             subordinate: subordinate(&table, own, name.map(String::as_str)),
@@ -106,7 +109,7 @@ mod tests {
     #[test]
     fn services_users_root_and_those_that_programs_bind_as_are_of_the_project() {
         let mut db = host("db");
-        db.user = Some("5001:5002".to_owned());
+        db.program.user = Some("5001:5002".to_owned());
         let cluster = cluster("shop", vec![db, host("web")]);
         let mut trust = Trust::of(&cluster, &BTreeSet::from([999]));
         for uid in [0, 5001, 999, rustix::process::geteuid().as_raw()] {

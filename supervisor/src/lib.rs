@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod copies;
+mod environment;
 mod error;
 mod farewell;
 pub mod handover;
@@ -31,6 +32,6 @@ mod user;
 mod verdict;
 
 pub use error::RunError;
-pub use run::{RunOptions, prepare, run};
+pub use run::{Assignment, prepare, run};
 pub use running::RunningLockError;
 pub use user::UserError;

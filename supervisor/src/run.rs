@@ -14,7 +14,7 @@ use imsup_protocol::channel::ChannelError;
 use imsup_protocol::message::Role;
 use imsup_protocol::{ToBroker, ToSupervisor};
 use imsup_wire::limits::Confinement;
-use imsup_wire::{Awake, ExitStatus, HostName, SleepPolicy};
+use imsup_wire::{Awake, ExitStatus, HostName, ProgramSpec, SleepPolicy};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
@@ -36,16 +36,17 @@ use crate::strangers::Strangers;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
-use crate::{init, reconnect};
+use crate::{environment, init, reconnect};
 use imsup_linux::means::Means;
+use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, SpawnError};
 use imsup_linux::{self, capabilities, duplicates, socket};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
-/// What to run, as what.
+/// Which host of which project a program is.
 #[derive(Clone, Debug)]
-pub struct RunOptions {
+pub struct Assignment {
     /// The broker's socket.
     pub broker_socket: PathBuf,
     /// Where the lock that says "this host runs" is made; `None` for a command of `imsup exec`.
@@ -56,68 +57,60 @@ pub struct RunOptions {
     pub host: Option<HostName>,
     /// What the supervisor is to the host.
     pub role: Role,
-    /// `USER[:GROUP]`, by name or number; the caller's own where `None`.
-    pub user: Option<String>,
-    /// The command and its arguments.
-    pub command: Vec<OsString>,
-    /// Whether the program leads a session of its own.
-    pub new_session: bool,
-    /// The soft limit of descriptors that the program starts with; ours where `None`.
-    pub descriptor_limit: Option<u64>,
     /// Whether each trapped call is told on standard error.
     pub trace: bool,
 }
 
-/// Runs a command as a host until it ends, and ends what it leaves behind. The caller must have a single thread.
+/// Runs a program as a host until it ends, and ends what it leaves behind. The caller must have a single thread.
 ///
 /// # Errors
 /// Any [`RunError`]; nothing runs then.
-pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
-    let command = c_strings(&options.command)?;
-    let user = options.user.as_deref().map(user::resolve).transpose()?.flatten();
-    // What a compose file says goes before what the user data base says; what was typed as `--user` before what its typist is.
-    let launched = matches!(options.role, Role::Launched { .. });
+pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, RunError> {
+    let thread = SingleThread::prove().trying("this process has more than one thread")?;
+    let command = c_strings(&spec.command)?;
+    let user = spec.user.as_deref().map(user::resolve).transpose()?.flatten();
     let others = user
         .as_ref()
         .filter(|user| user.credentials.uid != nix::unistd::getuid());
-    let environment = others.map(|user| user.environment(launched));
-    let hello = hello(options);
+    let environment = environment::of_program(spec, &assignment.role, others);
+    let hello = hello(spec, assignment);
     let broker = |source| RunError::Broker {
-        path: options.broker_socket.clone(),
+        path: assignment.broker_socket.clone(),
         source,
     };
     // The broker answers while the cgroup is made.
-    let link = reconnect::open(&options.broker_socket, &hello).map_err(broker)?;
+    let link = reconnect::open(&assignment.broker_socket, &hello).map_err(broker)?;
     let signals = init::handled_signals();
     let mut inherited = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).trying("cannot become the parent of orphans")?;
-    let mut tree = match sleep::sleeps(&options.role) {
-        true => Tree::new(&cgroup_name(options)),
+    let mut tree = match sleep::sleeps(&assignment.role) {
+        true => Tree::new(&cgroup_name(assignment)),
         false => Tree::unheld(),
     };
-    let (welcome, mut link, lock) = take_place(link, &hello, options)?;
-    confine(&mut tree, &welcome, options);
+    let (welcome, mut link, lock) = take_place(link, &hello, assignment)?;
+    confine(&mut tree, &welcome, assignment);
     let filter = imsup_bpf_filters::notify_filter(Means::present().sockets(), welcome.families);
     let mut program = spawn::Program {
         command: &command,
         environment: environment.as_deref(),
         credentials: user.as_ref().map(|user| &user.credentials),
-        new_session: options.new_session,
-        descriptor_limit: options.descriptor_limit,
+        // A launched program must not get the signals of the terminal that the broker was started from.
+        new_session: matches!(assignment.role, Role::Launched { .. }),
+        descriptor_limit: spec.descriptor_limit,
         signals: inherited,
         no_new_privs: !capabilities::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
     };
-    let mut prepared = spawn::prepare(&program, filter);
-    if options.role == Role::Exec
+    let mut prepared = spawn::prepare(&program, filter, &thread);
+    if assignment.role == Role::Exec
         && program.cgroup.is_some()
         && let Err(SpawnError::Fork(errno @ (Errno::EACCES | Errno::EPERM))) = prepared
     {
         // Whoever ran `up` in a cgroup of its own may not move processes there from elsewhere (cgroup-v2.rst, "Delegation Containment").
         tracing::warn!(%errno, "the command is outside the host's limits: its caller is in a cgroup that is not delegated together with the host's");
         program.cgroup = None;
-        prepared = spawn::prepare(&program, filter);
+        prepared = spawn::prepare(&program, filter, &thread);
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,
@@ -157,7 +150,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         descriptors: Descriptors::new(Means::present()),
         identity: welcome.identity,
         hostname: welcome.hostname,
-        role: options.role.clone(),
+        role: assignment.role.clone(),
         sockets: SocketTable::default(),
         retained: welcome.retained,
         handovers: Handovers::new(welcome.families == Families::Unknown),
@@ -172,7 +165,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
         strangers: Strangers::default(),
         link,
         resolvers: Resolvers::default(),
-        hosts_file: options.hosts_file.clone(),
+        hosts_file: assignment.hosts_file.clone(),
         hold_timeout: welcome.hold_timeout,
         reach_timeout: welcome.reach_timeout,
         start: Start {
@@ -182,7 +175,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
             settled: false,
         },
         said: Said::default(),
-        trace: Trace::new(options.trace),
+        trace: Trace::new(assignment.trace),
     };
     let introduction = reconnect::Introduction {
         hello,
@@ -192,7 +185,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     };
     let memory = tree.take_memory_watch();
     let sleep = Sleep::new(welcome.sleep, welcome.awake, tree);
-    let mut running = Loop::new(host, sleep, child, introduction, options.role.clone(), lock)?;
+    let mut running = Loop::new(host, sleep, child, introduction, assignment.role.clone(), lock)?;
     running.watch_memory(memory);
     running.run()
 }
@@ -212,11 +205,11 @@ fn say_not_executed(link: Link, errno: Errno) -> ExitStatus {
 fn take_place(
     mut link: Link,
     hello: &ToBroker,
-    options: &RunOptions,
+    assignment: &Assignment,
 ) -> Result<(Welcome, Link, Option<RunningLock>), RunError> {
     for _ in 0..reconnect::BROKERS {
         let (welcome, answered) = Welcome::await_in(link, hello)?;
-        let lock = match lock(&welcome, options) {
+        let lock = match lock(&welcome, assignment) {
             Ok(lock) => lock,
             Err(error) => {
                 say_not_executed(answered, Errno::EBUSY);
@@ -238,34 +231,34 @@ fn take_place(
         link = reconnect::open(&path, hello).map_err(failed)?;
     }
     Err(RunError::Broker {
-        path: options.broker_socket.clone(),
+        path: assignment.broker_socket.clone(),
         source: ChannelError::Closed,
     })
 }
 
-fn lock(welcome: &Welcome, options: &RunOptions) -> Result<Option<RunningLock>, RunningLockError> {
+fn lock(welcome: &Welcome, assignment: &Assignment) -> Result<Option<RunningLock>, RunningLockError> {
     let running = Running {
         host: welcome.host.clone(),
         index: welcome.identity.index,
-        boot: match options.role {
+        boot: match assignment.role {
             Role::Launched { boot } => Some(boot),
             _ => None,
         },
     };
-    let directory = options.running_directory.as_deref();
+    let directory = assignment.running_directory.as_deref();
     directory
         .map(|directory| RunningLock::take(directory, running))
         .transpose()
 }
 
 /// Confines what is going to run to the limits of its host.
-fn confine(tree: &mut Tree, welcome: &Welcome, options: &RunOptions) {
+fn confine(tree: &mut Tree, welcome: &Welcome, assignment: &Assignment) {
     let Confinement { limits, beside } = &welcome.confinement;
     if limits.is_empty() {
         return;
     }
-    let name = cgroup_paths::of_host(&project(options), welcome.host.as_str());
-    if options.role == Role::Exec {
+    let name = cgroup_paths::of_host(&project(assignment), welcome.host.as_str());
+    if assignment.role == Role::Exec {
         if let Some(pid) = beside {
             tree.confine_beside(*pid, &name);
         }
@@ -273,7 +266,7 @@ fn confine(tree: &mut Tree, welcome: &Welcome, options: &RunOptions) {
     }
     for error in tree.limit(&name, limits) {
         // `up` has said so of all hosts.
-        match options.role {
+        match assignment.role {
             Role::Launched { .. } => tracing::debug!("{error}"),
             _ => tracing::warn!("{error}"),
         }
@@ -376,29 +369,25 @@ impl Welcome {
 }
 
 /// The name of the host's cgroup: by it a broker finds what a dead supervisor left.
-fn cgroup_name(options: &RunOptions) -> String {
-    match &options.host {
-        Some(host) => cgroup_paths::of_host(&project(options), host.as_str()),
-        None => cgroup_paths::of_host(&project(options), &std::process::id().to_string()),
+fn cgroup_name(assignment: &Assignment) -> String {
+    match &assignment.host {
+        Some(host) => cgroup_paths::of_host(&project(assignment), host.as_str()),
+        None => cgroup_paths::of_host(&project(assignment), &std::process::id().to_string()),
     }
 }
 
 /// The project is the directory of its broker's socket.
-fn project(options: &RunOptions) -> String {
-    let directory = options.broker_socket.parent();
+fn project(assignment: &Assignment) -> String {
+    let directory = assignment.broker_socket.parent();
     let name = directory.and_then(|directory| directory.file_name());
     name.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-fn hello(options: &RunOptions) -> ToBroker {
+fn hello(spec: &ProgramSpec, assignment: &Assignment) -> ToBroker {
     ToBroker::Hello {
-        host: options.host.clone(),
-        role: options.role.clone(),
-        command: options
-            .command
-            .iter()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect(),
+        host: assignment.host.clone(),
+        role: assignment.role.clone(),
+        command: spec.command_text(),
         adoption: None,
     }
 }

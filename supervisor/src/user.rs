@@ -1,8 +1,6 @@
 //! Whom a program runs as: compose `user`.
 
-use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{CString, OsString};
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getuid};
@@ -38,28 +36,14 @@ pub struct Other {
 }
 
 impl Other {
-    /// What our environment becomes for him, as `NAME=VALUE`: his HOME, USER and LOGNAME, unless the variables are `given`, which he is to see then.
-    pub fn environment(&self, given: bool) -> Vec<CString> {
-        let mut variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    /// The variables that are his: HOME, USER and LOGNAME. `None` for those that he has not.
+    pub fn variables(&self) -> [(&'static str, Option<OsString>); 3] {
         let name = self.name.clone().map(OsString::from);
-        let his = [
+        [
             ("HOME", Some(self.home.clone())),
             ("USER", name.clone()),
             ("LOGNAME", name),
-        ];
-        for (variable, value) in his {
-            match value {
-                _ if given && variables.contains_key(OsStr::new(variable)) => {}
-                Some(value) => drop(variables.insert(variable.into(), value)),
-                None => drop(variables.remove(OsStr::new(variable))),
-            }
-        }
-        let lines = variables.into_iter().map(|(name, value)| {
-            let line = [name.as_bytes(), b"=", value.as_bytes()].concat();
-            CString::new(line)
-        });
-        // None has a NUL: they come from an environment, or from a line of /etc/passwd.
-        lines.flatten().collect()
+        ]
     }
 }
 

@@ -10,6 +10,7 @@ pub mod event;
 pub mod failure;
 pub mod host;
 pub mod limits;
+pub mod program;
 pub mod restart;
 pub mod sleep;
 
@@ -19,5 +20,6 @@ pub use event::{Cause, Event, EventKind};
 pub use failure::{ErrorKind, Failure};
 pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
+pub use program::{LogBound, ProgramSpec};
 pub use restart::{Restart, RestartCondition};
 pub use sleep::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use imsup_wire::Limits;
+pub use imsup_wire::program::{LogBound, ProgramSpec};
 pub use imsup_wire::restart::{Restart, RestartCondition};
 use imsup_wire::{HostName, Transport};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ pub struct Cluster {
     /// The project's name: `-p`, `name:` in the file, else the name of its directory.
     pub project: String,
     /// The directory of the (first) compose file; what relative paths start from.
-    #[serde(with = "bytes")]
+    #[serde(with = "imsup_wire::program::path")]
     pub directory: PathBuf,
     /// Where the VIPs lie: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16 where `None`.
     pub subnet: Option<Subnet>,
@@ -38,29 +39,15 @@ pub struct HostSpec {
     pub aliases: Vec<String>,
     /// A pinned VIP (`networks.*.ipv4_address`).
     pub address: Option<Ipv4Addr>,
-    /// `entrypoint` and `command` joined; never empty.
-    pub command: Vec<String>,
-    /// Variables added to the broker's own environment.
-    pub environment: BTreeMap<String, String>,
-    /// Where the program starts; absolute.
-    #[serde(with = "bytes")]
-    pub working_dir: PathBuf,
-    /// `user`, as `USER[:GROUP]` by name or number.
-    pub user: Option<String>,
+    /// What the host runs: `entrypoint` and `command` joined, `environment`, `working_dir`, `user`,
+    /// `stop_signal`, `stop_grace_period`, `deploy.resources.limits` and `logging`.
+    pub program: ProgramSpec,
     /// Ports retained as listening (or bound datagram) sockets from the first moment: `expose` and the targets of `ports`.
     pub expose: Vec<(Transport, u16)>,
     /// `ports`.
     pub published: Vec<Publish>,
-    /// What `stop` sends first; SIGTERM by default.
-    pub stop_signal: i32,
-    /// How long the program may take to end; 10 s by default.
-    pub stop_grace: Duration,
     /// `restart`, or `deploy.restart_policy`; `None` where the file says neither.
     pub restart: Option<Restart>,
-    /// `deploy.resources.limits`.
-    pub limits: Limits,
-    /// `logging`.
-    pub logging: LogBound,
     /// The hosts it depends on (`depends_on`), which boot when it does; empty without `boot_dependencies`.
     pub dependencies: Vec<HostName>,
     /// `labels`.
@@ -80,24 +67,6 @@ pub struct Publish {
     pub port: u16,
     /// The transport.
     pub transport: Transport,
-}
-
-/// `logging.options`: how much of what a program prints is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogBound {
-    /// `max-size` in bytes, by which the oldest output is dropped at once; `None` for no bound.
-    pub max_size: Option<u64>,
-    /// `max-file`: how many times that is kept at most; from 1 up.
-    pub max_files: u32,
-}
-
-impl Default for LogBound {
-    fn default() -> Self {
-        Self {
-            max_size: Some(10 << 20),
-            max_files: 2,
-        }
-    }
 }
 
 /// `x-imsup`.
@@ -137,22 +106,5 @@ impl Default for Settings {
             keep_awake: false,
             boot_dependencies: false,
         }
-    }
-}
-
-/// Paths as the bytes that they are: not all are UTF-8.
-mod bytes {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::{Path, PathBuf};
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_os_str().as_bytes().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        Ok(OsString::from_vec(Vec::deserialize(deserializer)?).into())
     }
 }

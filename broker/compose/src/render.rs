@@ -172,12 +172,13 @@ impl<'a> Document<'a> {
 
 impl<'a> Service<'a> {
     fn new(host: &'a HostSpec) -> Self {
+        let program = &host.program;
         let has_network = !host.aliases.is_empty() || host.address.is_some();
         Self {
-            command: host.command.iter().map(|word| escape(word)).collect(),
-            environment: escape_values(&host.environment),
-            working_dir: escape(&path_text(&host.working_dir)),
-            user: host.user.as_deref().map(escape),
+            command: program.command_text().iter().map(|word| escape(word)).collect(),
+            environment: escape_values(&program.environment),
+            working_dir: escape(&path_text(&program.working_dir)),
+            user: program.user.as_deref().map(escape),
             hostname: escape(&host.hostname),
             networks: has_network.then_some(Networks {
                 default: Network {
@@ -192,14 +193,14 @@ impl<'a> Service<'a> {
                 .collect(),
             ports: host.published.iter().map(Port::new).collect(),
             deploy: Deploy::new(host),
-            logging: Logging::new(host.logging),
+            logging: Logging::new(program.logging),
             depends_on: host.dependencies.iter().map(HostName::as_str).collect(),
             restart: host.restart.filter(is_plain).map(|restart| match restart.max_attempts {
                 None => condition(restart.condition).to_owned(),
                 Some(most) => format!("{}:{most}", condition(restart.condition)),
             }),
-            stop_signal: signal_name(host.stop_signal),
-            stop_grace_period: format(host.stop_grace),
+            stop_signal: signal_name(program.stop_signal),
+            stop_grace_period: format(program.stop_grace),
             labels: escape_values(&host.labels),
             imsup: ServiceSettings::new(&host.imsup),
         }
@@ -220,8 +221,8 @@ impl Port {
 impl Deploy {
     fn new(host: &HostSpec) -> Option<Self> {
         let policy = host.restart.filter(|restart| !is_plain(restart));
-        (!host.limits.is_empty() || policy.is_some()).then(|| Self {
-            resources: (!host.limits.is_empty()).then(|| Resources::new(&host.limits)),
+        (!host.program.limits.is_empty() || policy.is_some()).then(|| Self {
+            resources: (!host.program.limits.is_empty()).then(|| Resources::new(&host.program.limits)),
             restart_policy: policy.map(RestartPolicy::new),
         })
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use imsup_wire::HostName;
+use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 
 use super::check::Claims;
 use super::command::command;
@@ -18,10 +19,8 @@ use super::problem::Problem;
 use super::read::{Path, number, pairs, text, wrong_type};
 use super::tree::{Map, Node, Value};
 use super::{duration, limits, logging, publish, restart, settings, user};
-use crate::cluster::{HostSpec, Publish, Settings};
+use crate::cluster::{HostSpec, ProgramSpec, Publish, Settings};
 
-const DEFAULT_STOP_SIGNAL: i32 = 15;
-const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
 const LONGEST_STOP_GRACE: Duration = Duration::from_secs(24 * 3600);
 
 /// Services whose profiles are off, with those profiles.
@@ -87,20 +86,25 @@ impl Builder<'_, '_> {
             hostname: hostname.unwrap_or(own.as_str()).to_owned(),
             aliases: self.names(node, &path, name, &own, &networks)?,
             address: networks.address.map(|(address, _)| address),
-            command,
-            environment: self.env_files.environment(node, &path, self.directory, self.lookup)?,
-            working_dir: match node.get("working_dir") {
-                Some(value) => self.directory.join(text(value, &path.key("working_dir"))?),
-                None => self.directory.to_owned(),
+            program: ProgramSpec {
+                environment: self
+                    .env_files
+                    .environment(node, &path, self.directory, self.lookup)?
+                    .into(),
+                working_dir: match node.get("working_dir") {
+                    Some(value) => self.directory.join(text(value, &path.key("working_dir"))?),
+                    None => self.directory.to_owned(),
+                },
+                user: user(node, &path)?,
+                limits: limits::read(node, &path)?,
+                stop_signal: stop_signal(node, &path)?,
+                stop_grace: stop_grace(node, &path)?,
+                logging: logging::read(node, &path)?,
+                ..ProgramSpec::new(command)
             },
-            user: user(node, &path)?,
             expose,
             published: Vec::new(),
-            stop_signal: stop_signal(node, &path)?,
-            stop_grace: stop_grace(node, &path)?,
             restart: restart::read(node, &path)?,
-            limits: limits::read(node, &path)?,
-            logging: logging::read(node, &path)?,
             dependencies: Vec::new(),
             labels: labels(node, &path)?,
             imsup: settings::of_service(node.get("x-imsup"), &path.key("x-imsup"), self.defaults)?,
@@ -117,7 +121,7 @@ impl Builder<'_, '_> {
         if self.ports > MAX_PORTS {
             return Err(Fault::new(node.at, path, Conflict::TooManyPorts));
         }
-        let variables = template.environment.iter();
+        let variables = template.program.environment.iter();
         self.environment_bytes +=
             variables.map(|(name, value)| name.len() + value.len()).sum::<usize>() * replicas as usize;
         if self.environment_bytes > MAX_ENVIRONMENT_BYTES {

@@ -167,16 +167,16 @@ fn the_found_file_is_overridden_and_a_named_one_is_not() {
     let below = directory.path().join("deep");
     fs::create_dir(&below).unwrap();
     let web = load_in(&below).unwrap().cluster.hosts.remove(0);
-    assert_eq!(web.command, ["b"]);
+    assert_eq!(web.program.command, ["b"]);
     assert_eq!(web.expose, [(Transport::Tcp, 80), (Transport::Tcp, 81)]);
-    assert_eq!(web.working_dir, directory.path());
+    assert_eq!(web.program.working_dir, directory.path());
 
     let named = compose::load(&LoadOptions {
         files: vec!["../compose.yaml".into()],
         directory: below,
         ..LoadOptions::default()
     });
-    assert_eq!(named.unwrap().cluster.hosts[0].command, ["a"]);
+    assert_eq!(named.unwrap().cluster.hosts[0].program.command, ["a"]);
 }
 
 #[test]
@@ -193,8 +193,11 @@ fn names_of_projects_come_from_the_nearest_choice() {
     let project = |options: &LoadOptions| compose::load(options).map(|loaded| loaded.cluster.project);
     let loaded = compose::load(&options).unwrap();
     assert_eq!(
-        (loaded.cluster.project.as_str(), &*loaded.cluster.hosts[0].command),
-        ("myshop", &["a".to_owned(), "myshop".to_owned()][..])
+        (
+            loaded.cluster.project.as_str(),
+            loaded.cluster.hosts[0].program.command_text()
+        ),
+        ("myshop", vec!["a".to_owned(), "myshop".to_owned()])
     );
     fs::write(&file, "name: \"In the ${WHERE}\"\nservices: {web: {command: a}}").unwrap();
     options.environment = variables(&[("WHERE", "file")]);
@@ -247,14 +250,14 @@ fn variables_come_from_the_process_then_from_dotenv() {
     });
     let loaded = loaded.unwrap();
     let web = &loaded.cluster.hosts[0];
-    assert_eq!(web.command, ["x", "process", "process-b", ""]);
+    assert_eq!(web.program.command, ["x", "process", "process-b", ""]);
     let expected = [
         ("FROM_FILE", "process"),
         ("OVER", "here"),
         ("PASSED", "1"),
         ("PASSED2", "2"),
     ];
-    assert_eq!(web.environment, variables(&expected));
+    assert_eq!(*web.program.environment, variables(&expected));
     let warnings: Vec<_> = loaded.warnings.iter().map(|w| (w.kind, w.to_string())).collect();
     let expected = "services.web.command[3]: the variable C is not set, and was taken as empty";
     assert_eq!(warnings, [(WarningKind::UnsetVariable, expected.to_owned())]);
@@ -413,7 +416,7 @@ fn ten_thousand_services_load() {
     assert_eq!(cluster.hosts.len(), 10_000);
     let last = &cluster.hosts[9_999];
     assert_eq!(
-        (last.name.as_str(), last.stop_signal, last.imsup.idle_after),
+        (last.name.as_str(), last.program.stop_signal, last.imsup.idle_after),
         ("s9999", 2, None)
     );
     let pinned = message(&format!("x-imsup: {{subnet: 127.77.3.0/24}}\n{text}"));
@@ -427,7 +430,10 @@ fn defaults_are_these() {
         .cluster
         .hosts
         .remove(0);
-    assert_eq!((host.stop_signal, host.stop_grace), (15, Duration::from_secs(10)));
+    assert_eq!(
+        (host.program.stop_signal, host.program.stop_grace),
+        (15, Duration::from_secs(10))
+    );
     assert_eq!(host.restart, None);
     assert_eq!(host.imsup, imsup_compose::cluster::Settings::default());
     assert_eq!((host.hostname.as_str(), &*host.aliases), ("web", &[][..]));
@@ -446,13 +452,14 @@ proptest! {
         let base = load_text("services: {web: {command: a, networks: {default: {aliases: [b]}}, ports: [\"127.0.0.1:1:2/udp\"]}}");
         let mut cluster = base.unwrap().cluster;
         let host = &mut cluster.hosts[0];
-        host.command = std::iter::once("x".to_owned()).chain(words).chain([special.to_owned()]).collect();
-        host.environment = variables(&[("A", &value), ("B", special)]);
+        let words = std::iter::once("x".to_owned()).chain(words).chain([special.to_owned()]);
+        host.program.command = words.map(Into::into).collect();
+        host.program.environment = variables(&[("A", &value), ("B", special)]).into();
         host.labels = variables(&[("a b", &value), (special, special)]);
         let rendered = compose::render(&cluster);
         prop_assert_eq!(&reloaded(&cluster, &rendered), &cluster);
         let json: serde_json::Value = serde_json::from_str(&compose::render_json(&cluster)).unwrap();
-        let words: Vec<String> = cluster.hosts[0].command.iter().map(|word| word.replace('$', "$$")).collect();
+        let words: Vec<String> = cluster.hosts[0].program.command_text().iter().map(|word| word.replace('$', "$$")).collect();
         prop_assert_eq!(&json["services"]["web"]["command"], &serde_json::json!(words));
     }
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use imsup_protocol::ToSupervisor;
+use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 use imsup_wire::{Awake, SleepPolicy};
 
 use super::Broker;
-use super::boots::{DEFAULT_GRACE, SIGTERM};
 use crate::hosts::HostId;
 use imsup_compose::cluster::{HostSpec, Settings};
 
@@ -82,8 +82,8 @@ pub(super) fn sleep_policy(spec: Option<&HostSpec>) -> SleepPolicy {
         disposable: settings.disposable,
         timer_slack: settings.timer_slack,
         reclaim: settings.reclaim,
-        stop_signal: spec.map_or(SIGTERM, |spec| spec.stop_signal),
-        stop_grace: spec.map_or(DEFAULT_GRACE, |spec| spec.stop_grace),
+        stop_signal: spec.map_or(DEFAULT_STOP_SIGNAL, |spec| spec.program.stop_signal),
+        stop_grace: spec.map_or(DEFAULT_STOP_GRACE, |spec| spec.program.stop_grace),
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     fn what_is_kept_awake_neither_sleeps_nor_is_terminated() {
         let mut host = testing::host("web");
         host.imsup.terminate_after = Some(Duration::from_secs(60));
-        host.stop_signal = 3;
+        host.program.stop_signal = 3;
         let policy = sleep_policy(Some(&host));
         assert_eq!(policy.idle_after, Some(Duration::from_secs(5)));
         assert_eq!(policy.terminate_after, Some(Duration::from_secs(60)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use imsup_linux::cgroup_paths;
 use imsup_protocol::channel::ChannelError;
 use imsup_protocol::{ToBroker, ToSupervisor};
+use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 use imsup_wire::{Cause, CauseKind, ExitStatus};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -13,7 +14,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{Broker, Timer};
 use crate::hosts::{HostId, Instance};
-use crate::launcher::{Launch, LaunchError, Launched, MAKING_TIMEOUT, Pids, Start};
+use crate::launcher::{Launch, LaunchError, LaunchResult, Launched, Outcome, Pids};
 use crate::notices::Notice;
 use crate::sessions::Sent;
 use crate::tokens::{Kind, token};
@@ -22,73 +23,69 @@ use imsup_lifecycle::{Input, Want};
 /// What a supervisor may take beyond the program's own grace.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
 
-/// What a program may take to end that the file does not have.
-pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
-/// And how it is asked to.
-pub(super) const SIGTERM: i32 = 15;
-
 impl Broker {
     /// Starts a host's supervisor, which then connects.
     pub(super) fn boot(&mut self, id: HostId) {
         let boot = new_token();
-        let mut instance = Instance {
+        let instance = Instance {
             boot: Some(boot),
             launched: true,
+            asked: true,
             ..Instance::default()
         };
-        match self.launch(id, boot, false) {
-            None => return,
-            Some(Ok(Start::Started(launched))) => {
-                instance.supervisor = launched.pid;
-                instance.ended = launched.ended;
-            }
-            Some(Ok(Start::Asked)) => {
-                instance.asked = true;
-                self.after(MAKING_TIMEOUT, Timer::Nursery);
-            }
-            Some(Err(error)) => return self.not_launched(id, &error),
+        if self.launch(id, boot, false) {
+            self.install(id, instance);
+            self.take_outcomes();
         }
-        self.install(id, instance);
     }
 
-    fn launch(&mut self, id: HostId, boot: u64, executed: bool) -> Option<Result<Start, LaunchError>> {
-        let spec = self.hosts[id].spec(&self.cluster)?;
-        let launch = Launch {
+    /// False if the host is not declared: nothing can be started for it.
+    fn launch(&mut self, id: HostId, boot: u64, again: bool) -> bool {
+        let Some(spec) = self.hosts[id].spec(&self.cluster) else {
+            return false;
+        };
+        self.launcher.start(&Launch {
             project: &self.cluster.project,
-            host: spec,
+            host: &spec.name,
+            program: &spec.program,
             boot,
             log: self.paths.log(spec.name.as_str()),
-            executed,
-        };
-        Some(self.launcher.start(&launch))
+            again,
+        });
+        true
     }
 
-    fn not_launched(&mut self, id: HostId, error: &LaunchError) {
-        let status = ExitStatus::NotExecuted(error.errno());
-        let detail = Some(error.to_string());
-        self.feed(id, Input::Ended { status, detail });
-    }
-
-    /// Hears of supervisors that were being made. Those that were not are executed.
-    pub(super) fn take_made(&mut self) {
-        for made in self.launcher.made() {
+    /// Hears what has become of launches.
+    pub(super) fn take_outcomes(&mut self) {
+        for Outcome { boot, result } in self.launcher.outcomes() {
             let is_of = |id: &HostId| {
                 let instance = self.hosts[*id].instance.as_deref();
-                instance.is_some_and(|instance| instance.asked && instance.boot == Some(made.boot))
+                instance.is_some_and(|instance| instance.asked && instance.boot == Some(boot))
             };
             let id = self.hosts.ids().find(is_of);
-            match (id, made.launched) {
-                (Some(id), Some(launched)) => self.is_made(id, launched),
-                (Some(id), None) => self.is_not_made(id),
+            match (id, result) {
+                (Some(id), LaunchResult::Started(launched)) => self.is_made(id, launched),
+                (Some(id), LaunchResult::Unanswered) => self.launch_again(id),
+                (Some(id), LaunchResult::Failed(error)) => self.not_launched(id, &error),
                 // Its boot is over, and it has not introduced itself.
-                (None, Some(launched)) => {
+                (None, LaunchResult::Started(launched)) => {
                     if let Some(process) = launched.ended {
                         let _ = pidfd_send_signal(process, Signal::KILL);
                     }
                 }
-                (None, None) => {}
+                (None, LaunchResult::Unanswered | LaunchResult::Failed(_)) => {}
             }
         }
+        if let Some(time) = self.launcher.due() {
+            self.after(time, Timer::Launcher);
+        }
+    }
+
+    fn not_launched(&mut self, id: HostId, error: &LaunchError) {
+        self.hosts[id].instance = None;
+        let status = ExitStatus::NotExecuted(error.errno());
+        let detail = Some(error.to_string());
+        self.feed(id, Input::Ended { status, detail });
     }
 
     fn is_made(&mut self, id: HostId, launched: Launched) {
@@ -104,14 +101,14 @@ impl Broker {
         }
     }
 
-    /// The nursery has made none, or was replaced before it said so: whatever it may have made is not awaited any more.
-    fn is_not_made(&mut self, id: HostId) {
+    /// There is no supervisor in time. One that comes late is not awaited any more: the boot gets another token.
+    fn launch_again(&mut self, id: HostId) {
         let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
             return;
         };
-        instance.asked = false;
         // It has introduced itself.
         if instance.supervisor.is_some() {
+            instance.asked = false;
             return;
         }
         if instance.unwanted {
@@ -119,14 +116,10 @@ impl Broker {
         }
         let boot = new_token();
         instance.boot = Some(boot);
-        match self.launch(id, boot, true) {
-            Some(Ok(Start::Started(launched))) => self.note_supervisor(id, launched),
-            Some(Err(error)) => {
-                self.hosts[id].instance = None;
-                self.not_launched(id, &error);
-            }
-            // Neither comes: it is declared, and executed.
-            Some(Ok(Start::Asked)) | None => self.end(id),
+        if self.launch(id, boot, true) {
+            self.take_outcomes();
+        } else {
+            self.end(id);
         }
     }
 
@@ -200,7 +193,9 @@ impl Broker {
         let host = &self.hosts[id];
         let (signal, grace) = host
             .spec(&self.cluster)
-            .map_or((SIGTERM, DEFAULT_GRACE), |spec| (spec.stop_signal, spec.stop_grace));
+            .map_or((DEFAULT_STOP_SIGNAL, DEFAULT_STOP_GRACE), |spec| {
+                (spec.program.stop_signal, spec.program.stop_grace)
+            });
         let Some(instance) = host.instance.as_deref() else {
             return;
         };

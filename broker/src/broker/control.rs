@@ -364,7 +364,7 @@ impl Broker {
                 .map(|at_us| self.clock.wall_us(at_us)),
             since_us: self.clock.wall_us(host.since_us),
             detail: self.absent_detail(id).or_else(|| self.unmet(id)),
-            command: host.command(&self.cluster).to_vec(),
+            command: host.command(&self.cluster),
             declared: self.is_declared(id),
         }
     }

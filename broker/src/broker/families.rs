@@ -150,14 +150,16 @@ impl Broker {
         let spec = self.hosts[id].spec(&self.cluster)?;
         let running = self.hosts[id].instance.as_deref();
         let other = running.and_then(|instance| instance.other_program);
-        let program = other.unwrap_or_else(|| hash(&(&spec.command, &spec.environment)));
+        let program = other.unwrap_or_else(|| hash(&(spec.program.command_text(), &*spec.program.environment)));
         Some((spec.name.as_str(), program))
     }
 
     /// What tells a program apart that somebody has started in the part of a host; `None` where it is the declared one.
     pub(super) fn other_program(&self, id: HostId, command: &[String]) -> Option<u64> {
-        let declared = self.hosts[id].spec(&self.cluster).map(|spec| spec.command.as_slice());
-        (declared != Some(command)).then(|| hash(&command))
+        let declared = self.hosts[id]
+            .spec(&self.cluster)
+            .map(|spec| spec.program.command_text());
+        (declared.as_deref() != Some(command)).then(|| hash(&command))
     }
 }
 

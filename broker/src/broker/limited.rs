@@ -20,7 +20,10 @@ impl Broker {
             Part::Command => host.instance.as_deref().and_then(|instance| instance.program),
         };
         Confinement {
-            limits: host.spec(&self.cluster).map(|spec| spec.limits).unwrap_or_default(),
+            limits: host
+                .spec(&self.cluster)
+                .map(|spec| spec.program.limits)
+                .unwrap_or_default(),
             beside,
         }
     }

@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn a_cluster_is_read_back_as_it_was() {
         let mut web = crate::testing::host("web");
-        web.environment.insert("A".to_owned(), "b\n\"c\"".to_owned());
-        web.working_dir = OsStr::from_bytes(b"/srv/\xff").into();
+        web.program.environment.insert("A".to_owned(), "b\n\"c\"".to_owned());
+        web.program.working_dir = OsStr::from_bytes(b"/srv/\xff").into();
         web.expose.push((imsup_wire::Transport::Udp, 53));
         web.published.push(Publish {
             machine_ip: Some("::1".parse().unwrap()),

@@ -13,12 +13,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use imsup_protocol::zygote::BOOT_VARIABLE;
 use imsup_wire::ExitStatus;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{BOOT_VARIABLE, Pids, cgroups};
+use super::{Pids, cgroups};
 
 /// How often the tree is looked through: a process may fork between being seen and being killed.
 const MAX_ROUNDS: usize = 100;
@@ -51,7 +52,7 @@ pub(crate) struct Children {
     pub(crate) supervisors: HashSet<u32>,
     /// Those it had from the start.
     pub(crate) inherited: HashSet<u32>,
-    /// How many supervisors the nursery was asked for and has not told of.
+    /// How many supervisors the zygote was asked for and has not told of.
     pub(crate) asked: usize,
     /// Children that were reaped meanwhile, of which one may be such a supervisor.
     pub(crate) early: HashMap<u32, ExitStatus>,
@@ -108,7 +109,7 @@ impl Children {
             && process.session != own.session
             && !self.has(process.pid)
             && !self.inherited.contains(&process.session)
-            // Perhaps a supervisor of which the nursery has not told yet.
+            // Perhaps a supervisor of which the zygote has not told yet.
             && !(self.asked > 0 && may_run_imsup(process.pid))
     }
 }

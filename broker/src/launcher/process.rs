@@ -2,36 +2,38 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
-use imsup_protocol::nursery::Birth;
+use imsup_protocol::zygote::{self, BOOT_VARIABLE, SpawnRequest};
 use imsup_wire::{ExitStatus, HostName};
 use mio::Registry;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
-use rustix::process::{WaitOptions, WaitStatus};
+use rustix::process::{Signal, WaitOptions, WaitStatus, pidfd_send_signal};
 
 use crate::own_program;
-use imsup_compose::cluster::HostSpec;
 
 use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};
-use super::nursery::Nursery;
-use super::{BOOT_VARIABLE, Launch, LaunchError, Launched, Launcher, Made, Pids, Start};
+use super::zygote::{Reply, Zygote};
+use super::{Launch, LaunchError, LaunchResult, Launched, Launcher, Outcome, Pids};
 
-/// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the nursery, else as `imsup run`.
+/// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the zygote, else as `imsup run`.
 #[derive(Debug)]
 pub struct ProcessLauncher {
     /// The path of this program, for people: [`own_program::command`] finds the program itself.
     executable: PathBuf,
-    nursery: Nursery,
-    /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the nursery inherits that.
+    zygote: Zygote,
+    /// What nobody was told yet.
+    outcomes: Vec<Outcome>,
+    /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the zygote inherits that.
     prepared: bool,
     /// The soft limit of descriptors that programs start with.
     descriptor_limit: Option<u64>,
@@ -47,7 +49,8 @@ impl ProcessLauncher {
     pub fn new(executable: PathBuf, descriptor_limit: Option<u64>, registry: &Registry) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self {
-            nursery: Nursery::new(executable.clone(), registry.try_clone()?),
+            zygote: Zygote::new(executable.clone(), registry.try_clone()?),
+            outcomes: Vec::new(),
             prepared: false,
             executable,
             descriptor_limit,
@@ -55,103 +58,153 @@ impl ProcessLauncher {
         })
     }
 
-    /// Has the nursery make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
+    /// Has the zygote make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
     fn ask(&mut self, launch: &Launch<'_>, log: &File) -> Option<()> {
-        let host = launch.host;
-        let mut environment: Vec<(String, String)> = host.environment.clone().into_iter().collect();
-        // What it says to its supervisor may be too late there.
-        let is_plain = |(name, value): &(String, String)| {
-            !name.is_empty() && !name.starts_with("IMSUP_") && !name.contains(['=', '\0']) && !value.contains('\0')
-        };
-        if !environment.iter().all(is_plain) {
+        // Settings of imsup itself: the zygote has read its own.
+        if launch.program.environment.keys().any(|name| name.starts_with(SETTINGS)) {
             return None;
         }
-        environment.push((BOOT_VARIABLE.to_owned(), launch.boot.to_string()));
         let directory = OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed())
-            .open(&host.working_dir)
+            .open(&launch.program.working_dir)
             .ok()?;
-        let birth = Birth {
-            host: host.name.clone(),
-            boot: launch.boot,
-            descriptor_limit: self.descriptor_limit,
-            user: host.user.clone(),
-            command: host.command.clone(),
-            environment,
-            removed: removed_for(host),
-        };
         let fds = vec![log.try_clone().ok()?.into(), directory.into()];
-        self.nursery.ask(&birth, fds).then_some(())
+        self.zygote.ask(self.request(launch), fds).then_some(())
+    }
+
+    fn request(&self, launch: &Launch<'_>) -> SpawnRequest {
+        let mut program = launch.program.clone();
+        program.descriptor_limit = program.descriptor_limit.or(self.descriptor_limit);
+        SpawnRequest {
+            program,
+            host: launch.host.clone(),
+            boot: launch.boot,
+            expires_us: None,
+        }
     }
 
     /// Executes the supervisor.
     fn execute(&self, launch: &Launch<'_>, log: File) -> Result<u32, LaunchError> {
-        let host = launch.host;
-        let log_error = |source| LaunchError::Log {
+        let log_again = log.try_clone().map_err(|source| LaunchError::Log {
             path: launch.log.clone(),
             source,
+        })?;
+        let spawn_error = |source| LaunchError::Spawn {
+            path: self.executable.clone(),
+            source,
         };
-        let log_again = log.try_clone().map_err(log_error)?;
-        let mut command = own_program::command(&self.executable);
-        command
-            .args(["run", "--project", launch.project, "--host", host.name.as_str()])
-            .args(["--boot", &launch.boot.to_string()]);
-        if let Some(limit) = self.descriptor_limit {
-            command.args(["--nofile", &limit.to_string()]);
-        }
-        if let Some(user) = &host.user {
-            command.args(["--user", user]);
-        }
-        command.arg("--").args(&host.command);
-        for name in removed_for(host) {
-            command.env_remove(name);
-        }
-        command
-            .envs(&host.environment)
+        let request = file_of(&self.request(launch)).map_err(spawn_error)?;
+        let settings = launch.program.environment.iter();
+        let child = own_program::command(&self.executable)
+            // The command is in the request: everybody can read a command line.
+            .args(["run", "--project", launch.project, "--host", launch.host.as_str()])
+            .args(["--boot", &launch.boot.to_string()])
+            .envs(settings.filter(|(name, _)| name.starts_with(SETTINGS)))
             .env(BOOT_VARIABLE, launch.boot.to_string())
             // systemd's, for the broker: a program that saw it would speak in the broker's name (sd_notify(3)).
             .env_remove("NOTIFY_SOCKET")
-            .current_dir(&host.working_dir)
-            .stdin(Stdio::null())
+            .current_dir(&launch.program.working_dir)
+            .stdin(request)
             .stdout(log)
-            .stderr(log_again);
-        let child = command.spawn().map_err(|source| {
+            .stderr(log_again)
+            .spawn();
+        let child = child.map_err(|source| {
+            let path = launch.program.working_dir.clone();
             // spawn(2) does not say which of the two it did not find.
-            match std::fs::metadata(&host.working_dir) {
-                Err(source) => LaunchError::WorkingDirectory {
-                    path: host.working_dir.clone(),
-                    source,
-                },
+            match std::fs::metadata(&path) {
+                Err(source) => LaunchError::WorkingDirectory { path, source },
                 Ok(metadata) if !metadata.is_dir() => LaunchError::WorkingDirectory {
-                    path: host.working_dir.clone(),
+                    path,
                     source: io::Error::from(io::ErrorKind::NotADirectory),
                 },
-                Ok(_) => LaunchError::Spawn {
-                    path: self.executable.clone(),
-                    source,
-                },
+                Ok(_) => spawn_error(source),
             }
         })?;
         Ok(child.id())
     }
+
+    fn launch(&mut self, launch: &Launch<'_>) -> Result<Option<Launched>, LaunchError> {
+        let log = open_log(launch)?;
+        // Held while the child is made, so that nobody takes it for an orphan before it is known.
+        let children = Arc::clone(&self.children);
+        let mut children = children.lock();
+        if !launch.again && self.ask(launch, &log).is_some() {
+            children.asked += 1;
+            return Ok(None);
+        }
+        let pid = self.execute(launch, log)?;
+        if self.prepared {
+            children.supervisors.extend(self.zygote.start(launch.project));
+        }
+        children.supervisors.insert(pid);
+        Ok(Some(running(pid)))
+    }
+
+    /// Takes what the zygote has said.
+    fn hear(&mut self) {
+        let heard = self.zygote.hear();
+        let mut children = self.children.lock();
+        for said in heard {
+            let result = match said.reply {
+                // It may come still: it is one of those that may have been made.
+                Reply::Late => LaunchResult::Unanswered,
+                Reply::None => {
+                    children.asked = children.asked.saturating_sub(1);
+                    LaunchResult::Unanswered
+                }
+                Reply::Made(pid) => {
+                    children.asked = children.asked.saturating_sub(1);
+                    let status = children.early.remove(&pid);
+                    let launched = status.map_or_else(
+                        || running(pid),
+                        |status| Launched {
+                            pid: Some(pid),
+                            ended: None,
+                            status: Some(status),
+                        },
+                    );
+                    if status.is_none() {
+                        children.supervisors.insert(pid);
+                    }
+                    LaunchResult::Started(launched)
+                }
+            };
+            match result {
+                // Its boot was told of already, and goes on under another token.
+                LaunchResult::Started(launched) if said.was_late => kill(&launched),
+                _ if said.was_late => {}
+                result => self.outcomes.push(Outcome {
+                    boot: said.boot,
+                    result,
+                }),
+            }
+        }
+        if children.asked == 0 {
+            children.early.clear();
+        }
+    }
 }
 
-/// Variables of ours that the programs of other users get, too: what `PATH` and the locale are, and what imsup itself is told.
-fn is_everybodys(name: &str) -> bool {
-    ["PATH", "LANG", "LANGUAGE", "TZ", "TERM"].contains(&name) || name.starts_with("LC_") || name.starts_with("IMSUP_")
+/// What the names of variables begin with that are read by imsup itself.
+const SETTINGS: &str = "IMSUP_";
+
+/// A file of memory that holds a request, to be read from its start.
+fn file_of(request: &SpawnRequest) -> io::Result<File> {
+    let fd = rustix::fs::memfd_create(c"imsup-program", MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    let mut buffered = BufWriter::new(&mut file);
+    zygote::write(request, &mut buffered)?;
+    buffered.flush()?;
+    drop(buffered);
+    file.rewind()?;
+    Ok(file)
 }
 
-/// What of our environment a host is not to see: where it runs as another user, who must not read root's secrets there, all but [`is_everybodys`].
-fn removed_for(host: &HostSpec) -> Vec<String> {
-    let is_others = host.user.as_deref().is_some_and(|user| {
-        let name = user.split(':').next().unwrap_or_default();
-        rustix::process::geteuid().is_root() && !["root", "0"].contains(&name)
-    });
-    let own = std::env::vars_os().filter(|_| is_others);
-    own.filter_map(|(name, _)| name.into_string().ok())
-        .filter(|name| !is_everybodys(name))
-        .collect()
+fn kill(launched: &Launched) {
+    if let Some(process) = &launched.ended {
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
 }
 
 /// Opens what the program prints to: its log, or nothing where that cannot be (a full disk), which is said.
@@ -182,55 +235,35 @@ impl Launcher for ProcessLauncher {
     fn prepare(&mut self, project: &str) {
         self.prepared = true;
         let mut children = self.children.lock();
-        children.supervisors.extend(self.nursery.start(project));
+        children.supervisors.extend(self.zygote.start(project));
     }
 
     fn finish(&mut self) {
-        self.nursery.end();
+        self.zygote.end();
         // Nothing is left once `down` says so: a supervisor leaves its AIO contexts to a process that outlives it for some 20 ms.
         let children = self.children.lock().clone();
         leftovers::await_children(&children);
     }
 
-    fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError> {
-        let log = open_log(launch)?;
-        // Held while the child is made, so that nobody takes it for an orphan before it is known.
-        let children = Arc::clone(&self.children);
-        let mut children = children.lock();
-        if !launch.executed && self.ask(launch, &log).is_some() {
-            children.asked += 1;
-            return Ok(Start::Asked);
-        }
-        let pid = self.execute(launch, log)?;
-        if self.prepared {
-            children.supervisors.extend(self.nursery.start(launch.project));
-        }
-        children.supervisors.insert(pid);
-        Ok(Start::Started(running(pid)))
+    fn start(&mut self, launch: &Launch<'_>) {
+        let result = match self.launch(launch) {
+            Ok(None) => return,
+            Ok(Some(launched)) => LaunchResult::Started(launched),
+            Err(error) => LaunchResult::Failed(error),
+        };
+        self.outcomes.push(Outcome {
+            boot: launch.boot,
+            result,
+        });
     }
 
-    fn made(&mut self) -> Vec<Made> {
-        let heard = self.nursery.hear();
-        let mut children = self.children.lock();
-        let made = |(boot, pid): (u64, Option<u32>)| {
-            children.asked = children.asked.saturating_sub(1);
-            let launched = pid.map(|pid| match children.early.remove(&pid) {
-                Some(status) => Launched {
-                    pid: Some(pid),
-                    ended: None,
-                    status: Some(status),
-                },
-                None => {
-                    children.supervisors.insert(pid);
-                    running(pid)
-                }
-            });
-            if children.asked == 0 {
-                children.early.clear();
-            }
-            Made { boot, launched }
-        };
-        heard.into_iter().map(made).collect()
+    fn outcomes(&mut self) -> Vec<Outcome> {
+        self.hear();
+        std::mem::take(&mut self.outcomes)
+    }
+
+    fn due(&mut self) -> Option<Duration> {
+        self.zygote.due()
     }
 
     fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd> {
@@ -264,7 +297,7 @@ impl Launcher for ProcessLauncher {
             if children.reap(pid) {
                 ended.push((pid, status));
             } else if children.asked > 0 {
-                // Perhaps the nursery has made it, and has not said so yet.
+                // Perhaps the zygote has made it, and has not said so yet.
                 children.early.insert(pid, status);
             }
         }

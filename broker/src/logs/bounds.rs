@@ -57,7 +57,7 @@ impl Bounds {
             bounds: cluster
                 .hosts
                 .iter()
-                .map(|host| (host.name.to_string(), host.logging))
+                .map(|host| (host.name.to_string(), host.program.logging))
                 .collect(),
             inotify: Inotify::init(InitFlags::IN_CLOEXEC).ok(),
         };

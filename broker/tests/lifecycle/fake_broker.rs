@@ -11,7 +11,7 @@ use std::time::Duration;
 use imsup_broker::keeper::{Keeper, Restored, Successor};
 use imsup_broker::paths::Paths;
 use imsup_broker::{Options, run as run_broker};
-use imsup_compose::cluster::{Cluster, HostSpec, Limits, LogBound, Publish, Restart, RestartCondition, Settings};
+use imsup_compose::cluster::{Cluster, HostSpec, ProgramSpec, Publish, Restart, RestartCondition, Settings};
 use imsup_wire::Transport;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -95,17 +95,14 @@ fn host(line: &str) -> HostSpec {
         hostname: name.to_owned(),
         aliases: Vec::new(),
         address: None,
-        command: command.split_ascii_whitespace().map(str::to_owned).collect(),
-        environment: BTreeMap::new(),
-        working_dir: PathBuf::from("/"),
-        user: None,
+        program: ProgramSpec {
+            working_dir: PathBuf::from("/"),
+            stop_grace: Duration::from_secs(2),
+            ..ProgramSpec::new(command.split_ascii_whitespace())
+        },
         expose: Vec::new(),
         published: Vec::new(),
-        stop_signal: 15,
-        stop_grace: Duration::from_secs(2),
         restart: None,
-        limits: Limits::default(),
-        logging: LogBound::default(),
         dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),
@@ -150,7 +147,7 @@ fn host(line: &str) -> HostSpec {
                     transport: Transport::Tcp,
                 });
             }
-            "dir" => host.working_dir = PathBuf::from(value),
+            "dir" => host.program.working_dir = PathBuf::from(value),
             other => panic!("no such key: {other}"),
         }
     }

@@ -75,7 +75,9 @@ pub fn run() -> ExitCode {
     let host: HostName = value("--host").parse().expect("a name");
     let boot: u64 = value("--boot").parse().expect("a token");
     assert_eq!(std::env::var("IMSUP_BOOT").expect("IMSUP_BOOT"), boot.to_string());
-    let command = arguments.iter().position(|argument| argument == "--").expect("--") + 1;
+    let request = imsup_protocol::zygote::read(std::io::stdin()).expect("what to run, on standard input");
+    assert_eq!((&request.host, request.boot), (&host, boot));
+    let words = request.program.command_text();
     rustix::process::setsid().expect("setsid(2)");
     let lock = lock_running(&paths, &host, boot).expect("running/HOST");
 
@@ -101,11 +103,11 @@ pub fn run() -> ExitCode {
         cgroup: None,
         lock,
     };
-    if arguments[command] != "noexec" {
+    if words[0] != "noexec" {
         let pid = std::process::id();
         supervisor.tell(&ToBroker::Started { pid }, Vec::new());
     }
-    for word in &arguments[command..] {
+    for word in &words {
         if let Some(code) = supervisor.perform(word) {
             return code;
         }

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use imsup_protocol::Request;
 use imsup_protocol::message::Role;
-use imsup_wire::HostName;
+use imsup_wire::{HostName, ProgramSpec};
 
 use super::caller;
 use super::connection;
 use super::failure::Annotate;
 use super::project::{Project, ProjectAndFileArgs};
-use super::supervise::{self, Job, OWN_FAILURE};
+use super::supervise::{self, OWN_FAILURE};
 
 /// Run a command with the identity of a host, which is booted if it does not run
 #[derive(Debug, clap::Args)]
@@ -49,15 +49,11 @@ impl Args {
 /// No project that is up, no such host, one that cannot be started, or as [`supervise::run`]; status [`OWN_FAILURE`].
 pub fn run(args: Args) -> Result<ExitCode> {
     let (project, host) = ready(&args).status(OWN_FAILURE)?;
-    let job = Job {
-        host: Some(host),
-        role: Role::Exec,
+    let program = ProgramSpec {
         user: args.user,
-        trace: false,
-        descriptor_limit: None,
-        command: args.command,
+        ..ProgramSpec::new(args.command)
     };
-    supervise::run(&project, job)
+    supervise::run(&program, &supervise::assignment(&project, Some(host), Role::Exec))
 }
 
 /// The host, booted.

@@ -15,7 +15,7 @@ pub fn prepare(cluster: &Cluster, strict: bool, mut warn: impl FnMut(&str) -> Re
     let mut wanted: Vec<Controller> = cluster
         .hosts
         .iter()
-        .flat_map(|host| Controller::of(&host.limits))
+        .flat_map(|host| Controller::of(&host.program.limits))
         .collect();
     wanted.sort_unstable();
     wanted.dedup();
@@ -41,7 +41,7 @@ fn sentence(hosts: &[HostSpec], controller: Controller, lack: &Lack) -> String {
     const NAMED: usize = 5;
     let of_it: Vec<&str> = hosts
         .iter()
-        .filter(|host| Controller::of(&host.limits).contains(&controller))
+        .filter(|host| Controller::of(&host.program.limits).contains(&controller))
         .map(|host| host.name.as_str())
         .collect();
     let (older, key) = match controller {

@@ -23,7 +23,7 @@ pub fn start(default: &str) {
 }
 
 /// Logs to standard error what `IMSUP_LOG` asks for, else warnings: those of a program that is supervised, whose boot has no time to parse a
-/// filter for them. Does nothing in a supervisor of the nursery, which has done this before.
+/// filter for them. Does nothing in a supervisor of the zygote, which has done this before.
 pub fn start_quietly() {
     if !tracing::dispatcher::has_been_set() {
         start_for(is_terminal());

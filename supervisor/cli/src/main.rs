@@ -24,7 +24,6 @@ mod limits;
 mod logging;
 mod logs;
 mod names;
-mod nursery;
 mod output;
 mod power;
 mod project;
@@ -35,6 +34,7 @@ mod run;
 mod screen;
 mod selection;
 mod sleep;
+mod spawned;
 mod supervise;
 mod table;
 mod tree;
@@ -42,6 +42,7 @@ mod up;
 mod usage;
 mod version;
 mod why;
+mod zygote;
 
 use std::process::ExitCode;
 
@@ -103,14 +104,16 @@ fn main() -> ExitCode {
     let _ = dispositions::set_own();
     own_program::take_name();
     // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs (measured, release build).
-    if let Some(launched) = run::launched(std::env::args_os().skip(1)) {
+    if let Some(project) = spawned::asked(std::env::args_os().skip(1)) {
         dispositions::disregard_inherited();
-        return launched.run().unwrap_or_else(|error| failure::report(&error));
+        let spawned = spawned::receive(project).status(supervise::OWN_FAILURE);
+        let ended = spawned.and_then(spawned::Spawned::run);
+        return ended.unwrap_or_else(|error| failure::report(&error));
     }
-    if let Some(project) = nursery::asked(std::env::args_os().skip(1)) {
+    if let Some(project) = zygote::asked(std::env::args_os().skip(1)) {
         dispositions::disregard_inherited();
-        let supervisor = nursery::serve(&project).status(supervise::OWN_FAILURE);
-        let ended = supervisor.and_then(|launched| launched.map_or(Ok(ExitCode::SUCCESS), run::Launched::run));
+        let supervisor = zygote::serve(&project).status(supervise::OWN_FAILURE);
+        let ended = supervisor.and_then(|spawned| spawned.map_or(Ok(ExitCode::SUCCESS), spawned::Spawned::run));
         return ended.unwrap_or_else(|error| failure::report(&error));
     }
     if resolvers::is_asked(std::env::args_os().skip(1)) {

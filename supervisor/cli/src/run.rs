@@ -1,4 +1,4 @@
-//! `imsup run`: any command as a host; what the broker's launcher executes, and a container's or unit's entrypoint.
+//! `imsup run`: any command as a host, such as a container's or unit's entrypoint.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use imsup_protocol::message::Role;
-use imsup_protocol::nursery::Birth;
-use imsup_wire::HostName;
+use imsup_wire::{HostName, ProgramSpec};
 
 use super::background::{self, Hold};
 use super::cluster::ClusterArgs;
@@ -15,7 +14,7 @@ use super::compose;
 use super::connection;
 use super::failure::Annotate;
 use super::project::{Project, ProjectAndFileArgs, ProjectArgs};
-use super::supervise::{self, Job, OWN_FAILURE};
+use super::supervise::{self, OWN_FAILURE};
 
 /// Run a command as a host of a project
 #[derive(Debug, clap::Args)]
@@ -31,12 +30,6 @@ pub struct Args {
     /// Print each trapped system call and what is done with it (also: IMSUP_TRACE=1)
     #[arg(long)]
     trace: bool,
-    /// The token of a boot, from the broker's launcher
-    #[arg(long, value_name = "TOKEN", hide = true, requires = "host")]
-    boot: Option<u64>,
-    /// The soft limit of descriptors to start it with, from the broker's launcher
-    #[arg(long, value_name = "N", hide = true)]
-    nofile: Option<u64>,
     /// The command and its arguments
     #[arg(
         value_name = "CMD",
@@ -61,20 +54,17 @@ impl Args {
 /// As [`supervise::run`], or no broker can be started.
 pub fn run(args: Args) -> Result<ExitCode> {
     let (project, _hold) = with_broker(&args.project).status(OWN_FAILURE)?;
-    let role = match (args.boot, &args.host) {
-        (Some(boot), _) => Role::Launched { boot },
-        (None, Some(_)) => role_as(&project).status(OWN_FAILURE)?,
-        (None, None) => Role::Transient,
+    let role = match &args.host {
+        Some(_) => role_as(&project).status(OWN_FAILURE)?,
+        None => Role::Transient,
     };
-    let job = Job {
-        host: args.host,
-        role,
+    let mut assignment = supervise::assignment(&project, args.host, role);
+    assignment.trace |= args.trace;
+    let program = ProgramSpec {
         user: args.user,
-        trace: args.trace,
-        descriptor_limit: args.nofile,
-        command: args.command,
+        ..ProgramSpec::new(args.command)
     };
-    supervise::run(&project, job)
+    supervise::run(&program, &assignment)
 }
 
 /// A name is that of a host of the compose file, whose part the command takes. Only where there is no compose file it is
@@ -129,122 +119,9 @@ fn name_of(directory: &Path) -> String {
     }
 }
 
-/// What the broker's launcher passes, parsed without clap: see [`launched`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct Launched {
-    project: String,
-    host: HostName,
-    boot: u64,
-    nofile: Option<u64>,
-    user: Option<String>,
-    command: Vec<OsString>,
-}
-
-/// Recognises exactly the launcher's command line, `run --project P --host H --boot T [--nofile N] [--user U] -- CMD...`; `None` for
-/// every other, which clap then parses. Every boot of a host goes through here.
-pub fn launched(mut arguments: impl Iterator<Item = OsString>) -> Option<Launched> {
-    if arguments.next()? != "run" {
-        return None;
-    }
-    let (mut project, mut host, mut boot, mut nofile, mut user) = (None, None, None, None, None);
-    loop {
-        let option = arguments.next()?;
-        if option == "--" {
-            break;
-        }
-        let slot = match option.to_str()? {
-            "--project" => &mut project,
-            "--host" => &mut host,
-            "--boot" => &mut boot,
-            "--nofile" => &mut nofile,
-            "--user" => &mut user,
-            _ => return None,
-        };
-        *slot = Some(arguments.next()?.into_string().ok()?);
-    }
-    let command: Vec<OsString> = arguments.collect();
-    if command.is_empty() {
-        return None;
-    }
-    Some(Launched {
-        project: project?,
-        host: host?.parse().ok()?,
-        boot: boot?.parse().ok()?,
-        nofile: nofile.map(|limit| limit.parse()).transpose().ok()?,
-        user,
-        command,
-    })
-}
-
-impl Launched {
-    /// The same, as the nursery is told it.
-    pub fn from_birth(project: &str, birth: Birth) -> Self {
-        Self {
-            project: project.to_owned(),
-            host: birth.host,
-            boot: birth.boot,
-            nofile: birth.descriptor_limit,
-            user: birth.user,
-            command: birth.command.into_iter().map(OsString::from).collect(),
-        }
-    }
-
-    /// Runs the host's program and gives its status.
-    ///
-    /// # Errors
-    /// As [`supervise::run`].
-    pub fn run(self) -> Result<ExitCode> {
-        let job = Job {
-            host: Some(self.host),
-            role: Role::Launched { boot: self.boot },
-            user: self.user,
-            trace: false,
-            descriptor_limit: self.nofile,
-            command: self.command,
-        };
-        supervise::run(&Project::named(self.project), job)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(line: &str) -> Option<Launched> {
-        launched(line.split(' ').map(OsString::from))
-    }
-
-    #[test]
-    fn the_launchers_line_is_recognised() {
-        let parsed = parse("run --project shop --host web --boot 42 -- nginx --boot 7").unwrap();
-        assert_eq!(
-            parsed,
-            Launched {
-                project: "shop".to_owned(),
-                host: "web".parse().unwrap(),
-                boot: 42,
-                nofile: None,
-                user: None,
-                command: vec!["nginx".into(), "--boot".into(), "7".into()],
-            }
-        );
-        let with_user = parse("run --project shop --host web --boot 42 --user www:www -- nginx").unwrap();
-        assert_eq!(with_user.user.as_deref(), Some("www:www"));
-    }
-
-    #[test]
-    fn every_other_line_is_left_to_clap() {
-        for line in [
-            "ps",
-            "run --project shop --host web -- nginx",
-            "run --project shop --host web --boot x -- nginx",
-            "run --project shop --host web --boot 42 --",
-            "run --project shop --host web --boot 42 nginx",
-            "run --project=shop --host web --boot 42 -- nginx",
-        ] {
-            assert_eq!(parse(line), None, "{line}");
-        }
-    }
 
     #[test]
     fn a_directory_names_a_project() {

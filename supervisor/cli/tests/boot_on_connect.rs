@@ -439,7 +439,7 @@ end.accept()
 }
 
 #[test]
-fn hosts_boot_with_a_nursery_and_without() {
+fn hosts_boot_with_a_zygote_and_without() {
     let project = Project::up(
         "born",
         r#"
@@ -447,13 +447,13 @@ services:
   web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"], environment: { GREETING: "a b=c" }, working_dir: / }
 "#,
     );
-    let nursery = || {
+    let zygote = || {
         let all = project.processes().into_iter();
-        all.filter(|one| one.command.contains("nursery"))
+        all.filter(|one| one.command.contains("zygote"))
             .map(|one| one.pid)
             .next()
     };
-    wait_until("a nursery", || nursery().is_some());
+    wait_until("a zygote", || zygote().is_some());
     let boot = || {
         let pid = ask(project.at("web", 8080)).pid();
         let of = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
@@ -465,33 +465,38 @@ services:
         let supervisor = parent(pid).unwrap();
         let line = std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).unwrap();
         assert_eq!(parent(supervisor), Some(project.broker()), "the broker reaps it");
+        assert!(
+            line.contains("web") || line.contains("zygote"),
+            "ps shows which: {line}"
+        );
+        assert!(!line.contains("8080"), "everybody can read a command line: {line}");
         project.ok(&["stop", "web"]);
-        line.contains("nursery")
+        line.contains("zygote")
     };
     assert!(boot());
-    let first = nursery().unwrap();
+    let first = zygote().unwrap();
     project.kill(first);
-    assert!(!boot(), "it is executed where there is no nursery");
-    assert_ne!(nursery(), Some(first));
+    assert!(!boot(), "it is executed where there is no zygote");
+    assert_ne!(zygote(), Some(first));
     assert!(boot(), "there is another");
 }
 
 /// One that was killed before its first boot is no reason to do without for ever.
 #[test]
-fn another_nursery_comes_after_one_that_never_answered() {
+fn another_zygote_comes_after_one_that_never_answered() {
     let project = Project::up(
         "unborn",
         "services: { web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] } }",
     );
-    let nursery = || {
+    let zygote = || {
         project
             .processes()
             .into_iter()
-            .find(|one| one.command.contains("nursery"))
+            .find(|one| one.command.contains("zygote"))
     };
-    wait_until("a nursery", || nursery().is_some());
-    project.kill(nursery().unwrap().pid);
+    wait_until("a zygote", || zygote().is_some());
+    project.kill(zygote().unwrap().pid);
     ask(project.at("web", 8080));
     project.ok(&["stop", "web"]);
-    wait_until("another nursery", || nursery().is_some());
+    wait_until("another zygote", || zygote().is_some());
 }

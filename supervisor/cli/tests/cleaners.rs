@@ -180,7 +180,7 @@ fn own_imsup(project: &Project) -> PathBuf {
     copy
 }
 
-/// IMSUP_TRACE keeps a host from being made by the nursery, which was started before.
+/// IMSUP_TRACE keeps a host from being made by the zygote, which was started before.
 const EXECUTED: &str = r#"
 services:
   web: { command: ["@guests@/servers", edge, "8080"], expose: ["8080"], environment: { IMSUP_TRACE: "0" } }

@@ -5,17 +5,15 @@ mod common;
 use std::fs::File;
 use std::path::Path;
 
-use common::client::{Held, ask};
-use common::{Project, stop, wait_until};
+use common::client::ask;
+use common::{Project, wait_until};
 use rustix::fs::FlockOperation;
-use rustix::process::Signal;
 use serde_json::Value;
 
 const HOSTS: &str = r#"
 services:
   late: { command: ["@guest@", --tcp, "9000"] }
   web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
-  db: { command: ["@guest@", --tcp, "5432"], expose: ["5432"] }
 "#;
 
 /// Locks what is remembered of projects, as another process does that never lets go of it.
@@ -71,72 +69,4 @@ fn a_project_comes_up_and_goes_down_whoever_holds_the_lock() {
     drop(held);
     project.ok(&["down", "--forget"]);
     assert_eq!(remembered(&project), Value::Null);
-}
-
-/// The process that becomes the supervisors of hosts, which has made one already.
-fn nursery(project: &Project) -> u32 {
-    assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
-    let find = || {
-        let all = project.processes().into_iter();
-        let mut found = all.filter(|process| process.command.contains(" nursery --project "));
-        found.next().map(|process| process.pid)
-    };
-    wait_until("the nursery", || find().is_some());
-    find().unwrap()
-}
-
-fn lives(project: &Project, pid: u32) -> bool {
-    project.processes().iter().any(|process| process.pid == pid)
-}
-
-fn waits_at_db(project: &Project) -> Held {
-    let mut held = Held::connect(project.at("db", 5432));
-    held.say("waits").unwrap();
-    held
-}
-
-#[test]
-fn a_stopped_nursery_holds_up_the_boots_it_was_asked_for_and_nothing_else() {
-    let project = Project::up("stopped", HOSTS);
-    let (nursery, web) = (nursery(&project), project.at("web", 8080));
-    stop(&project, nursery);
-    let mut held = waits_at_db(&project);
-    project.wait_state("db", "booting");
-    assert_eq!(ask(web).value("host"), "web");
-    // Not replaced yet: the broker has waited for nothing.
-    assert!(lives(&project, nursery));
-    project.signal(nursery, Signal::CONT);
-    assert!(held.hear().unwrap().contains("host=db "));
-    assert_eq!(project.host("db").boots, 1);
-    assert!(lives(&project, nursery));
-    project.down();
-}
-
-#[test]
-fn a_nursery_that_stays_stopped_is_done_without() {
-    let project = Project::up("replaced", HOSTS);
-    let nursery = nursery(&project);
-    stop(&project, nursery);
-    let mut held = waits_at_db(&project);
-    assert!(held.hear().unwrap().contains("host=db "));
-    assert!(!lives(&project, nursery));
-    let db = project.host("db");
-    assert_eq!((db.boots, db.state.as_str()), (1, "running"));
-    project.ok(&["stop", "db"]);
-    assert_eq!(ask(project.at("db", 5432)).value("host"), "db");
-    project.down();
-}
-
-#[test]
-fn a_host_is_stopped_whose_supervisor_is_not_made_yet() {
-    let project = Project::up("unmade", HOSTS);
-    let nursery = nursery(&project);
-    stop(&project, nursery);
-    let mut held = waits_at_db(&project);
-    project.wait_state("db", "booting");
-    project.ok(&["stop", "db"]);
-    assert!(held.hear().is_err(), "whoever waits is turned away");
-    assert_eq!(project.host("db").state, "imaginary");
-    assert_eq!(ask(project.at("db", 5432)).value("host"), "db");
-    project.down();
 }

@@ -69,10 +69,10 @@ fn threads(pid: u32) -> Vec<(String, Status)> {
     tasks.filter_map(one).collect()
 }
 
-/// imsup's processes of a project: `broker`, `nursery`, `resolvers`, and the supervisor of its host `web`.
+/// imsup's processes of a project: `broker`, `zygote`, `resolvers`, and the supervisor of its host `web`.
 struct Own {
     broker: u32,
-    nursery: u32,
+    zygote: u32,
     resolvers: u32,
     supervisor: u32,
 }
@@ -94,7 +94,7 @@ impl Own {
         let parent = &Status::of(&Path::new("/proc").join(program.to_string())).unwrap().0["PPid"];
         Self {
             broker: verb("broker"),
-            nursery: verb("nursery"),
+            zygote: verb("zygote"),
             resolvers: verb("resolvers"),
             supervisor: parent.parse().unwrap(),
         }
@@ -120,7 +120,7 @@ fn everything(net: u8) -> (Project, Own) {
     (project, own)
 }
 
-/// A program has the capabilities it natively has, whoever started it: a shell, or the broker by way of the nursery.
+/// A program has the capabilities it natively has, whoever started it: a shell, or the broker by way of the zygote.
 #[test]
 fn programs_have_the_capabilities_they_natively_have() {
     let project = Project::up(
@@ -171,7 +171,7 @@ fn each_process_and_thread_has_what_it_needs() {
         });
     }
     // Those that start programs: whatever these two gave up, programs would lack.
-    for (process, pid) in [("broker", own_processes.broker), ("nursery", own_processes.nursery)] {
+    for (process, pid) in [("broker", own_processes.broker), ("zygote", own_processes.zygote)] {
         let threads = threads(pid);
         let (name, main) = &threads[0];
         assert_eq!(main.is_filtered(), inherited, "{process}, {name}");
@@ -185,7 +185,7 @@ fn all_descriptors_of_imsup_are_closed_in_what_it_starts() {
     let (_project, own) = everything(201);
     let processes = [
         ("broker", own.broker),
-        ("nursery", own.nursery),
+        ("zygote", own.zygote),
         ("resolvers", own.resolvers),
         ("supervisor", own.supervisor),
     ];

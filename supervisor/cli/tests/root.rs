@@ -301,17 +301,17 @@ services:
     let mut up = project.command("sh", &["-c", &up]);
     up.env("SECRET", "of root's environment").env("LANG", "C.UTF-8");
     run(up, common::LIMIT).expect_success("imsup up");
-    // Once by the nursery, once executed.
+    // Once by the zygote, once executed.
     for _ in 0..2 {
         for host in ["nobody", "number", "root"] {
             ask(project.at(host, 8080));
             project.ok(&["stop", host]);
         }
-        let nursery = project
+        let zygote = project
             .processes()
             .into_iter()
-            .find(|process| process.command.contains(" nursery "));
-        nursery.iter().for_each(|nursery| project.kill(nursery.pid));
+            .find(|process| process.command.contains(" zygote "));
+        zygote.iter().for_each(|zygote| project.kill(zygote.pid));
     }
     let said = |host: &str| project.ok(&["logs", host]);
     let count = |host: &str, line: &str| said(host).lines().filter(|said| *said == line).count();

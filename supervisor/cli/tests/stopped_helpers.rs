@@ -24,7 +24,7 @@ services:
 "#;
 
 /// The verb of the zygote.
-const ZYGOTE: &str = "nursery";
+const ZYGOTE: &str = "zygote";
 
 /// The one process of the project that runs this verb. A supervisor has the zygote's command line, and a process that has not executed yet the one of its parent.
 #[track_caller]

@@ -20,6 +20,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::notify::Listener;
+use super::single_thread::SingleThread;
 use super::socket::errno_of;
 use super::syscall::syscall;
 pub use child::knows_wait_killable;
@@ -106,13 +107,13 @@ pub struct Prepared {
 ///
 /// # Errors
 /// Any [`SpawnError`]; no child is left then.
-pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter]) -> Result<Prepared, SpawnError> {
+pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleThread) -> Result<Prepared, SpawnError> {
     let no_descriptors = |error: std::io::Error| SpawnError::Fork(errno_from(&error));
     let (mut report, child_report) = UnixStream::pair().map_err(no_descriptors)?;
     let (child_go, go) = std::io::pipe().map_err(no_descriptors)?;
     let parent = Pid::this();
     let execution = child::Execution::of(program);
-    // SAFETY: the child does only what is async-signal-safe ([`child`]), whatever other threads there are.
+    // SAFETY: the child does only what is async-signal-safe ([`child`]). There is no other thread either (the token).
     match unsafe { fork_into(program.cgroup) }.map_err(SpawnError::Fork)? {
         ForkResult::Child => {
             drop((report, go));
@@ -256,7 +257,8 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
         cgroup: None,
         no_new_privs: true,
     };
-    let prepared = prepare(&program, filter)?;
+    let thread = SingleThread::prove().map_err(SpawnError::Fork)?;
+    let prepared = prepare(&program, filter, &thread)?;
     let pid = prepared.pid();
     let _ = prepared.execute();
     let _ = nix::sys::wait::waitpid(pid, None);

@@ -38,7 +38,7 @@ mod musl {
     use rustix::process::{Signal, getpid, kill_process};
 
     /// Ends this process by its own number after a panic. musl's abort(3) signals the number that its thread had when the
-    /// program was executed, which for a supervisor that the nursery has forked is the nursery's.
+    /// program was executed, which for a supervisor that the zygote has forked is the zygote's.
     pub(super) fn end_itself_alone() {
         let print = panic::take_hook();
         panic::set_hook(Box::new(move |info| {

@@ -11,8 +11,8 @@ pub mod channel;
 pub mod codec;
 pub mod control;
 pub mod message;
-pub mod nursery;
 pub mod version;
+pub mod zygote;
 
 pub use control::{Request, Response};
 pub use message::{Outcome, ToBroker, ToSupervisor};

@@ -20,12 +20,12 @@ use super::verdict::Loss;
 pub enum Fault {
     KillProgram,
     KillSupervisor,
-    KillNursery,
+    KillZygote,
     KillBroker,
     KillKeeper,
     PauseProgram,
     PauseSupervisor,
-    PauseNursery,
+    PauseZygote,
     PauseBroker,
     PauseKeeper,
     Suspend,
@@ -48,13 +48,13 @@ const FAULTS: [Fault; 24] = [
     KillSupervisor,
     KillSupervisor,
     KillSupervisor,
-    KillNursery,
+    KillZygote,
     KillBroker,
     KillBroker,
     KillKeeper,
     PauseProgram,
     PauseSupervisor,
-    PauseNursery,
+    PauseZygote,
     PauseBroker,
     PauseKeeper,
     Suspend,
@@ -156,12 +156,12 @@ impl Chaos<'_> {
         match fault {
             KillProgram => self.kill(fault, &[host], |chaos| chaos.program(host)),
             KillSupervisor => self.kill(fault, &[host], |chaos| chaos.supervisor(host)),
-            KillNursery => self.kill(fault, &[], Self::nursery),
+            KillZygote => self.kill(fault, &[], Self::zygote),
             KillBroker => self.kill_broker(),
             KillKeeper => self.kill_keeper(),
             PauseProgram => self.pause(|chaos| chaos.program(host)),
             PauseSupervisor => self.pause(|chaos| chaos.supervisor(host)),
-            PauseNursery => self.pause(Self::nursery),
+            PauseZygote => self.pause(Self::zygote),
             PauseBroker => self.pause(|chaos| Some(chaos.project.broker())),
             PauseKeeper => self.pause(|chaos| Some(chaos.project.keeper())),
             // One that does not run, or does not become quiet, is not.
@@ -220,7 +220,7 @@ impl Chaos<'_> {
 
     /// Stops a process for some requests, and continues it.
     fn pause(&self, find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
-        // An order may just have ended all hosts: they need the broker, and perhaps the nursery, to boot.
+        // An order may just have ended all hosts: they need the broker, and perhaps the zygote, to boot.
         self.shared.await_progress(&self.steady, 1)?;
         let Some(pid) = find(self) else { return Ok(false) };
         if !self.send(pid, Signal::STOP) {
@@ -293,16 +293,16 @@ impl Chaos<'_> {
     }
 
     /// Supervisors that it made have its command line, but not the socket to the broker that is its standard input.
-    fn nursery(&self) -> Option<u32> {
-        let is_nursery = |process: &leaks::Process| {
+    fn zygote(&self) -> Option<u32> {
+        let is_zygote = |process: &leaks::Process| {
             let input = std::fs::read_link(format!("/proc/{}/fd/0", process.pid));
-            process.command.contains(" nursery ")
+            process.command.contains(" zygote ")
                 && input.is_ok_and(|input| input.to_string_lossy().starts_with("socket:"))
         };
         self.project
             .processes()
             .into_iter()
-            .find(is_nursery)
+            .find(is_zygote)
             .map(|process| process.pid)
     }
 

@@ -64,7 +64,7 @@ const CLIENTS: [(&str, bool, u64); 11] = [
 const GUESTS: [(&str, &[&str]); 3] = [("back", &["run"]), ("front", &["run"]), ("web", &["exec", "idler"])];
 
 /// What runs of imsup while no program does.
-const PROCESSES: [&str; 4] = ["broker", "keeper", "nursery", "resolvers"];
+const PROCESSES: [&str; 4] = ["broker", "keeper", "zygote", "resolvers"];
 
 const FAULTS: u64 = 20;
 

@@ -5,10 +5,11 @@
 //! setgroups(3) and setresuid(3) would ask the other threads to follow (nptl(7)): the system calls themselves are made.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, OsString, c_char};
 use std::io::{IoSlice, PipeReader, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
@@ -29,9 +30,13 @@ const FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
 /// finish a call otherwise.
 const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
+/// Where programs are looked up if there is no PATH: `_CS_PATH` of glibc (confstr(3)).
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+
 /// What execve(2) takes, made before the fork.
 pub(super) struct Execution {
-    name: *const c_char,
+    /// The files that the name may mean, in the order of PATH.
+    candidates: Vec<CString>,
     /// Each ends with a null pointer, and points into the program, which it borrows.
     arguments: Vec<*const c_char>,
     environment: Option<Vec<*const c_char>>,
@@ -45,10 +50,9 @@ impl Execution {
             let pointers = strings.iter().map(|string| string.as_ref().as_ptr());
             pointers.chain([std::ptr::null()]).collect()
         }
-        let arguments = pointers(program.command);
         Self {
-            name: arguments[0],
-            arguments,
+            candidates: candidates(program),
+            arguments: pointers(program.command),
             environment: program.environment.map(pointers),
             groups: program.credentials.map_or_else(Vec::new, |credentials| {
                 credentials.groups.iter().map(|group| group.as_raw()).collect()
@@ -56,24 +60,56 @@ impl Execution {
         }
     }
 
-    /// execvpe(3); it returns only if that fails.
+    /// execvpe(3), but PATH is the program's own; it returns only if that fails.
     ///
     /// # Safety
     /// The program that this was made of is there still.
     unsafe fn execute(&self) -> Errno {
-        if self.name.is_null() {
-            return Errno::ENOENT;
-        }
-        // SAFETY: all pointers are to strings of the program, which end with NUL, and each list ends with a null pointer. Neither function of glibc (2.24 and later,
-        // posix/execvpe.c) or musl allocates.
-        unsafe {
-            match &self.environment {
-                Some(environment) => libc::execvpe(self.name, self.arguments.as_ptr(), environment.as_ptr()),
-                None => libc::execvp(self.name, self.arguments.as_ptr()),
+        let mut failed = Errno::ENOENT;
+        for candidate in &self.candidates {
+            // SAFETY: all pointers are to strings of the program, which end with NUL, and each list ends with a null pointer. The file has a slash in its
+            // name, so nothing is looked up. Neither function of glibc (2.24 and later, posix/execvpe.c) or musl allocates.
+            unsafe {
+                match &self.environment {
+                    Some(environment) => {
+                        libc::execvpe(candidate.as_ptr(), self.arguments.as_ptr(), environment.as_ptr())
+                    }
+                    None => libc::execvp(candidate.as_ptr(), self.arguments.as_ptr()),
+                }
+            };
+            match Errno::last() {
+                // It may be another's file: the next directory is tried, and this is said at the end.
+                Errno::EACCES => failed = Errno::EACCES,
+                Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::ENODEV | Errno::ETIMEDOUT => {}
+                errno => return errno,
             }
-        };
-        Errno::last()
+        }
+        failed
     }
+}
+
+/// The files that a program's name may mean (execvp(3)): the name itself if there is a slash in it, else a file in
+/// each directory of the PATH that the program is given.
+fn candidates(program: &Program<'_>) -> Vec<CString> {
+    let Some(name) = program.command.first().filter(|name| !name.is_empty()) else {
+        return Vec::new();
+    };
+    if name.as_bytes().contains(&b'/') {
+        return vec![name.clone()];
+    }
+    let given = program.environment.map(|environment| {
+        let mut paths = environment
+            .iter()
+            .filter_map(|line| line.as_bytes().strip_prefix(b"PATH="));
+        paths.next().map(<[u8]>::to_vec)
+    });
+    let path = given.unwrap_or_else(|| std::env::var_os("PATH").map(OsString::into_vec));
+    let path = path.unwrap_or_else(|| DEFAULT_PATH.to_vec());
+    let file = |directory: &[u8]| {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        CString::new([directory, b"/", name.as_bytes()].concat())
+    };
+    path.split(|byte| *byte == b':').flat_map(file).collect()
 }
 
 /// The child's life up to `execve`; what it returns is its exit status when that fails.

@@ -94,7 +94,9 @@ fn the_child_of_a_process_with_threads_allocates_nothing() {
         }
         for (command, expected) in [(&there, Ok(())), (&missing, Err(Errno::ENOENT))] {
             for environment in [None, Some(environment.as_slice())] {
-                let prepared = prepare(&program(command, environment, credentials), filter).unwrap();
+                // SAFETY: the child does only what is async-signal-safe, which is what is tested.
+                let thread = unsafe { SingleThread::unproven() };
+                let prepared = prepare(&program(command, environment, credentials), filter, &thread).unwrap();
                 let pid = prepared.pid();
                 let executed = prepared.execute().map(drop);
                 let status = waitpid(pid, None);

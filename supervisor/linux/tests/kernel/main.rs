@@ -16,7 +16,6 @@ mod neighbours;
 #[path = "../../../cli/tests/common/network.rs"]
 mod network;
 mod notification;
-mod nursery;
 mod orphaned;
 mod owners;
 mod removed;
@@ -30,6 +29,7 @@ mod tasks;
 mod traffic;
 mod unix_diag;
 mod waiting;
+mod zygote;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 

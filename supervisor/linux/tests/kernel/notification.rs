@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::{Families, Sockets};
 use imsup_linux::notify::{Answer, Listener, NotificationId};
+use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -43,7 +44,9 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         no_new_privs: true,
     };
     let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
-    let prepared = spawn::prepare(&program, filter).unwrap();
+    // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other threads there are.
+    let thread = unsafe { SingleThread::unproven() };
+    let prepared = spawn::prepare(&program, filter, &thread).unwrap();
     let child = prepared.pid();
     (child, prepared.execute().unwrap())
 }
