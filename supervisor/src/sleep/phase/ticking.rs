@@ -111,7 +111,7 @@ impl Ticking {
     }
 
     /// A deadline led to work, or somebody came meanwhile.
-    fn work(self: Box<Self>, sleeper: &mut Sleeper, host: &mut Host) -> Awake {
+    fn work(self, sleeper: &mut Sleeper, host: &mut Host) -> Awake {
         let ran = self.began.elapsed();
         let connections = sleeper.connections().unwrap_or_default();
         // A connection whose last bytes came in since is who came; one that only sent was answered.
@@ -136,7 +136,7 @@ impl Ticking {
 
     /// It has run since `noticed`, and goes on.
     pub(in crate::sleep) fn wake(
-        self: Box<Self>,
+        self,
         sleeper: &mut Sleeper,
         host: &mut Host,
         noticed: Instant,
