@@ -117,7 +117,7 @@ pub trait Launcher {
     /// [`LaunchError`]; nothing is left behind.
     fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError>;
 
-    /// What has become of supervisors that were being made, after an event ([`crate::tokens::Kind::Nursery`]) or [`MAKING_TIMEOUT`].
+    /// What has become of supervisors that were being made, after an event ([`crate::tokens::Source::Nursery`]) or [`MAKING_TIMEOUT`].
     fn made(&mut self) -> Vec<Made>;
 
     /// Starts `imsup` with these arguments, for the broker itself: its standard input is a connection to the broker, by whose end it ends.

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
-use crate::hosts::HostId;
+use crate::ids::HostId;
 use crate::resolvers::Batch;
 use crate::senders::Question;
 
@@ -33,11 +33,39 @@ pub(crate) enum Notice {
     NoResolverSockets { for_good: bool },
 }
 
+/// What threads have told, and where they do.
+pub(crate) struct Notices {
+    told: Receiver<Notice>,
+    notifier: Notifier,
+}
+
+impl Notices {
+    /// Nothing told yet.
+    pub(crate) fn new(waker: Waker) -> Self {
+        let (sender, told) = mpsc::channel();
+        let waker = Arc::new(waker);
+        Self {
+            told,
+            notifier: Notifier { sender, waker },
+        }
+    }
+
+    /// The next, if there is one.
+    pub(crate) fn next(&self) -> Option<Notice> {
+        self.told.try_recv().ok()
+    }
+
+    /// Where threads tell the loop.
+    pub(crate) fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+}
+
 /// Where threads tell it.
 #[derive(Clone)]
 pub(crate) struct Notifier {
-    pub(crate) sender: Sender<Notice>,
-    pub(crate) waker: Arc<Waker>,
+    sender: Sender<Notice>,
+    waker: Arc<Waker>,
 }
 
 impl Notifier {

@@ -7,6 +7,7 @@
 
 pub(crate) mod namespace;
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +20,7 @@ use imsup_protocol::channel::{Channel, ChannelError};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 
+use crate::ids::SessionId;
 use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
 use crate::names::Door;
@@ -84,9 +86,31 @@ pub(crate) struct Resolvers {
     useless: bool,
     /// How often the process has ended since it last made anything.
     failures: u32,
+    /// Sessions of supervisors that want sockets, longest waiting first.
+    waiting: VecDeque<SessionId>,
 }
 
 impl Resolvers {
+    /// A supervisor wants sockets.
+    pub(crate) fn wait(&mut self, session: SessionId) {
+        self.waiting.push_back(session);
+    }
+
+    /// The supervisor that has waited longest waits no more.
+    pub(crate) fn next_waiting(&mut self) -> Option<SessionId> {
+        self.waiting.pop_front()
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A session is gone.
+    pub(crate) fn leave(&mut self, session: SessionId) {
+        self.waiting.retain(|waiting| *waiting != session);
+    }
+
     /// Where the name server takes sockets.
     pub(crate) fn serve_by(&mut self, door: Door) {
         self.door = Some(door);

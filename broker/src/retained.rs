@@ -6,14 +6,11 @@ use std::sync::Arc;
 use imsup_wire::Endpoint;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use slotmap::SlotMap;
 
-use crate::hosts::HostId;
+use crate::ids::{HostId, SocketId};
 use crate::keeper::{FdStore, What};
-use crate::tokens::{Kind, token};
-
-/// One retained socket's place in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SocketId(pub(crate) u32);
+use crate::tokens::Source;
 
 /// A socket that outlives the program that uses it. Several of one host may have one endpoint (SO_REUSEPORT).
 #[derive(Debug)]
@@ -55,8 +52,7 @@ impl Retained {
 pub(crate) struct Sockets {
     /// Where all that outlives this broker is kept.
     pub(crate) store: FdStore,
-    table: Vec<Option<Retained>>,
-    free: Vec<u32>,
+    table: SlotMap<SocketId, Retained>,
 }
 
 impl Sockets {
@@ -83,36 +79,30 @@ impl Sockets {
             watched: false,
         };
         self.store.keep(retained.what(), Arc::clone(&retained.socket));
-        if let Some(place) = self.free.pop() {
-            self.table[place as usize] = Some(retained);
-            return SocketId(place);
-        }
-        self.table.push(Some(retained));
-        SocketId(u32::try_from(self.table.len() - 1).expect("descriptors are fewer than 2^32"))
+        self.table.insert(retained)
     }
 
     /// The socket with this id.
     pub(crate) fn get(&self, id: SocketId) -> Option<&Retained> {
-        self.table.get(id.0 as usize)?.as_ref()
+        self.table.get(id)
     }
 
     /// The socket with this id.
     pub(crate) fn get_mut(&mut self, id: SocketId) -> Option<&mut Retained> {
-        self.table.get_mut(id.0 as usize)?.as_mut()
+        self.table.get_mut(id)
     }
 
     /// Takes a socket out.
     pub(crate) fn remove(&mut self, id: SocketId, registry: &Registry) -> Option<Retained> {
         self.unwatch(id, registry);
-        let retained = self.table.get_mut(id.0 as usize)?.take()?;
-        self.free.push(id.0);
+        let retained = self.table.remove(id)?;
         self.store.forget(retained.what(), &retained.socket);
         Some(retained)
     }
 
     /// Puts another socket in the place of one that is not watched, and gives that one.
     pub(crate) fn replace(&mut self, id: SocketId, socket: OwnedFd) -> Option<Arc<OwnedFd>> {
-        let retained = self.table.get_mut(id.0 as usize)?.as_mut()?;
+        let retained = self.table.get_mut(id)?;
         let old = std::mem::replace(&mut retained.socket, Arc::new(socket));
         self.store.keep(retained.what(), Arc::clone(&retained.socket));
         self.store.forget(retained.what(), &old);
@@ -121,7 +111,7 @@ impl Sockets {
 
     /// The program listens on a socket that was tentative.
     pub(crate) fn make_lasting(&mut self, id: SocketId) {
-        let Some(retained) = self.table.get_mut(id.0 as usize).and_then(Option::as_mut) else {
+        let Some(retained) = self.table.get_mut(id) else {
             return;
         };
         if retained.tentative {
@@ -136,12 +126,11 @@ impl Sockets {
     /// Lets go of all.
     pub(crate) fn clear(&mut self) {
         self.table.clear();
-        self.free.clear();
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.table.len() - self.free.len()
+        self.table.len()
     }
 
     /// Asks to be told of what comes, and of what is there already.
@@ -153,7 +142,7 @@ impl Sockets {
         let descriptor = retained.socket.as_raw_fd();
         match registry.register(
             &mut SourceFd(&descriptor),
-            token(Kind::Socket, id.0),
+            Source::Socket(id).into(),
             Interest::READABLE,
         ) {
             Ok(()) => retained.watched = true,

@@ -11,12 +11,14 @@ use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{Broker, Timer};
-use crate::hosts::{HostId, Instance};
+use super::Broker;
+use super::timers::Timer;
+use crate::hosts::Instance;
+use crate::ids::{HostId, SessionId};
 use crate::launcher::{Launch, LaunchError, Launched, MAKING_TIMEOUT, Pids, Start};
 use crate::notices::Notice;
 use crate::sessions::Sent;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 use imsup_lifecycle::{Input, Want};
 
 /// What a supervisor may take beyond the program's own grace.
@@ -44,7 +46,7 @@ impl Broker {
             }
             Some(Ok(Start::Asked)) => {
                 instance.asked = true;
-                self.after(MAKING_TIMEOUT, Timer::Nursery);
+                self.timers.after(MAKING_TIMEOUT, Timer::Nursery);
             }
             Some(Err(error)) => return self.not_launched(id, &error),
         }
@@ -165,7 +167,7 @@ impl Broker {
                 by: Some(by.clone()),
                 port: None,
             };
-            let waiter = self.unheard_waiter();
+            let waiter = self.lives.unheard_waiter();
             let want = Want::Ready;
             self.feed(dependency, Input::Wait { waiter, want, cause });
         }
@@ -173,11 +175,9 @@ impl Broker {
 
     /// Makes this the instance that runs the host, and watches for its end.
     pub(super) fn install(&mut self, id: HostId, mut instance: Instance) {
-        self.serial += 1;
-        instance.serial = self.serial;
-        self.hosts[id].ended_by = None;
+        self.stop_groups.leave(id);
         instance.find_leader();
-        self.hosts[id].instance = Some(Box::new(instance));
+        self.hosts.install(id, instance);
         self.watch_end(id);
     }
 
@@ -186,7 +186,7 @@ impl Broker {
         if let Some(ended) = instance.and_then(|instance| instance.ended.as_ref()) {
             let registered = self.registry.register(
                 &mut SourceFd(&ended.as_raw_fd()),
-                token(Kind::Ended, id.0),
+                Source::Ended(id).into(),
                 Interest::READABLE,
             );
             if let Err(error) = registered {
@@ -210,17 +210,17 @@ impl Broker {
             .and_then(|session| self.sessions.get_mut(session))
             .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
         if told {
-            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
+            self.timers.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
         } else if let Some(ended) = instance.ended.as_ref().filter(|_| instance.launched) {
             // It has not introduced itself: it has started nothing yet, or belongs to a broker that is gone.
             let _ = pidfd_send_signal(ended, Signal::TERM);
-            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
+            self.timers.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
         } else if instance.asked && instance.supervisor.is_none() {
             // It is told once it is there.
             if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
                 instance.unwanted = true;
             }
-            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
+            self.timers.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
         } else {
             // Somebody else's process, which has hung up: it is no longer the host's, and is left alone.
             match instance.session {
@@ -283,7 +283,7 @@ impl Broker {
     }
 
     /// Takes what a connection still holds, then closes it.
-    fn hear_out(&mut self, session: usize) {
+    fn hear_out(&mut self, session: SessionId) {
         while let Some(open) = self.sessions.get_mut(session) {
             match open.channel.receive::<ToBroker>() {
                 Ok(Some(message)) => self.hear(session, message),
@@ -311,9 +311,9 @@ impl Broker {
             Some(ended) if instance.launched && instance.exited.is_none() => {
                 let _ = pidfd_send_signal(ended, Signal::KILL);
             }
-            Some(_) if self.going_down && !instance.launched => self.end(id),
+            Some(_) if self.lifetime.is_going_down() && !instance.launched => self.end(id),
             // A process lets go of its files a moment before it is gone.
-            Some(_) => self.after(SUPERVISOR_GRACE, Timer::Kill(id, serial)),
+            Some(_) => self.timers.after(SUPERVISOR_GRACE, Timer::Kill(id, serial)),
         }
     }
 
@@ -349,7 +349,7 @@ impl Broker {
             program,
             connected: self.sessions.iter().filter_map(|(_, session)| session.pid).collect(),
         };
-        let notifier = self.notifier.clone();
+        let notifier = self.notices.notifier().clone();
         let done = move || notifier.tell(Notice::Cleared { host: id, serial });
         self.launcher.clear(&name, boot, pids, Box::new(done));
     }

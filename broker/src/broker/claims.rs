@@ -9,8 +9,7 @@ use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
 use super::keeper::Deferred;
-use crate::hosts::HostId;
-use crate::retained::SocketId;
+use crate::ids::{HostId, SocketId};
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
 
@@ -276,7 +275,7 @@ impl Broker {
     pub(super) fn remake(&mut self, id: HostId) {
         let life = &self.hosts[id].life;
         let (absent, ends) = (life.absent(), life.ending());
-        if self.going_down || !self.is_declared(id) || !(absent || ends) {
+        if self.lifetime.is_going_down() || !self.is_declared(id) || !(absent || ends) {
             return;
         }
         if absent {
@@ -356,7 +355,7 @@ impl Broker {
                 not_retained(endpoint, &error);
             }
         }
-        if !self.going_down {
+        if !self.lifetime.is_going_down() {
             self.watch(id);
         }
     }

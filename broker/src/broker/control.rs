@@ -4,9 +4,10 @@ use imsup_protocol::codec::VERSION;
 use imsup_protocol::{Request, Response};
 use imsup_wire::{Cause, CauseKind, HostName, HostState, HostStatus};
 
+use super::Broker;
+use super::lives::Target;
 use super::power::asked_by;
-use super::{Broker, Target};
-use crate::hosts::HostId;
+use crate::ids::{HostId, SessionId};
 use crate::sessions::{Peer, Reply, Sent, Then, describe};
 use imsup_lifecycle::{Answer, Input, Want};
 
@@ -15,7 +16,7 @@ const EVENTS_AT_ONCE: usize = 512;
 
 impl Broker {
     /// A client's request.
-    pub(super) fn asked(&mut self, number: usize, version: u16, request: Request) {
+    pub(super) fn asked(&mut self, number: SessionId, version: u16, request: Request) {
         tracing::debug!(request = describe(&request), "asked");
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(Reply::Listed(Vec::new().into_iter()));
@@ -36,7 +37,7 @@ impl Broker {
         }
     }
 
-    fn begin(&mut self, number: usize, request: Request) -> Result<Option<Reply>, String> {
+    fn begin(&mut self, number: SessionId, request: Request) -> Result<Option<Reply>, String> {
         Ok(Some(match request {
             Request::Broker => Reply::Listed(vec![self.self_description()].into_iter()),
             Request::Hosts => {
@@ -121,8 +122,12 @@ impl Broker {
             }
         }
         selected.sort_unstable();
-        selected.dedup();
-        Ok(selected)
+        // In the order of the file, and each once.
+        Ok(self
+            .hosts
+            .ids()
+            .filter(|id| selected.binary_search(id).is_ok())
+            .collect())
     }
 
     /// The hosts of these names; the declared ones that live if there are no names. A host that `imsup run` made has no command to be booted with: a restart
@@ -144,10 +149,10 @@ impl Broker {
         }
     }
 
-    pub(super) fn wake(&mut self, number: usize, hosts: &[HostId], kind: CauseKind, by: &str) {
+    pub(super) fn wake(&mut self, number: SessionId, hosts: &[HostId], kind: CauseKind, by: &str) {
         for id in hosts {
             let cause = asked_by(kind, by);
-            let waiter = self.new_waiter(Target::Client {
+            let waiter = self.lives.new_waiter(Target::Client {
                 session: number,
                 host: *id,
             });
@@ -156,14 +161,14 @@ impl Broker {
         }
     }
 
-    fn end_programs(&mut self, number: usize, hosts: &[HostId], wake_by: Option<String>) {
+    fn end_programs(&mut self, number: SessionId, hosts: &[HostId], wake_by: Option<String>) {
         let end = if wake_by.is_some() { Input::Restart } else { Input::Stop };
         let then = wake_by.map_or(Then::Done, |by| Then::Wake(hosts.to_vec(), by));
         self.await_hosts(number, hosts.len(), then);
-        self.note_end_together(hosts);
+        self.begin_stop_group(hosts);
         for id in hosts {
             self.feed(*id, end.clone());
-            let waiter = self.new_waiter(Target::Client {
+            let waiter = self.lives.new_waiter(Target::Client {
                 session: number,
                 host: *id,
             });
@@ -178,7 +183,7 @@ impl Broker {
     }
 
     /// One of the hosts a client waits for is done.
-    pub(super) fn answer_client(&mut self, number: usize, id: HostId, answer: Answer) {
+    pub(super) fn answer_client(&mut self, number: SessionId, id: HostId, answer: Answer) {
         let failure = match answer {
             Answer::Ready | Answer::Ended | Answer::Connect => None,
             Answer::Failed | Answer::Refused => Some(self.failure_of(id)),
@@ -205,7 +210,7 @@ impl Broker {
     }
 
     /// Sends a client the next thing it is to be told; false where there is none yet.
-    pub(super) fn say_next(&mut self, number: usize) -> bool {
+    pub(super) fn say_next(&mut self, number: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -230,7 +235,7 @@ impl Broker {
     }
 
     /// Keeps the next events for a client, to be sent together; false where there are none yet.
-    fn say_events(&mut self, number: usize) -> bool {
+    fn say_events(&mut self, number: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -239,7 +244,7 @@ impl Broker {
         };
         let (begin, follow) = (*from, *follow);
         for _ in 0..EVENTS_AT_ONCE {
-            let Some((at, event)) = self.history.next(*from) else {
+            let Some((at, event)) = self.journal.next(*from) else {
                 break;
             };
             *from = at + 1;
@@ -258,7 +263,7 @@ impl Broker {
     }
 
     /// All that a client has waited for has come. False where there is nothing to say yet.
-    fn go_on(&mut self, number: usize, failures: &[String], then: Then) -> bool {
+    fn go_on(&mut self, number: SessionId, failures: &[String], then: Then) -> bool {
         match then {
             Then::Wake(hosts, by) => {
                 self.await_hosts(number, hosts.len(), Then::Done);
@@ -282,7 +287,7 @@ impl Broker {
         }
     }
 
-    fn respond(&mut self, number: usize, response: &Response) -> bool {
+    fn respond(&mut self, number: SessionId, response: &Response) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -296,20 +301,20 @@ impl Broker {
         sent
     }
 
-    pub(super) fn set_reply(&mut self, number: usize, reply: Reply) {
+    pub(super) fn set_reply(&mut self, number: SessionId, reply: Reply) {
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(reply);
         }
     }
 
-    fn refuse(&mut self, number: usize, message: String) {
+    fn refuse(&mut self, number: SessionId, message: String) {
         self.respond(number, &Response::Error { message });
     }
 
     /// Tells clients that follow what has happened since.
     pub(super) fn stream_events(&mut self) {
-        let end = self.history.end();
-        let behind: Vec<usize> = self
+        let end = self.journal.end();
+        let behind: Vec<SessionId> = self
             .sessions
             .iter()
             .filter(|(_, session)| matches!(session.peer, Peer::Client(Reply::Events { from, .. }) if from < end))

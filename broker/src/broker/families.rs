@@ -7,8 +7,7 @@ use imsup_wire::address::Plane;
 use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
-use crate::hosts::HostId;
-use crate::retained::SocketId;
+use crate::ids::{HostId, SocketId};
 use crate::sockets::{self, Family};
 
 impl Broker {

@@ -1,13 +1,13 @@
 //! The keeper, which has a second descriptor of all that is retained: what the broker closes is free once the keeper has closed it, too.
 
-use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::ToSupervisor;
 use imsup_wire::Endpoint;
 
-use super::{Broker, Timer};
-use crate::hosts::HostId;
+use super::Broker;
+use super::timers::Timer;
+use crate::ids::{HostId, SessionId};
 use crate::keeper;
 use crate::sessions::{Part, Peer};
 
@@ -16,13 +16,13 @@ use crate::sessions::{Part, Peer};
 pub(super) enum Deferred {
     /// A host's supervisor is told that imsup has closed its duplicates of a socket.
     Closed {
-        session: usize,
+        session: SessionId,
         host: HostId,
         question: u64,
     },
     /// A host's supervisor is answered for which a bind found its address in use.
     Claim {
-        session: usize,
+        session: SessionId,
         host: HostId,
         question: u64,
         endpoint: Endpoint,
@@ -98,14 +98,14 @@ impl Broker {
             self.sockets.store.retake_lock();
             // One that does not answer is replaced.
             self.sockets.store.ask(&self.registry);
-            self.after(keeper::TIMEOUT, Timer::Keeper);
+            self.timers.after(keeper::TIMEOUT, Timer::Keeper);
             self.push_keeper();
         }
         is_missing
     }
 
     /// Whether the connection is still that of a supervisor of this host: another may have its number.
-    fn is_of(&mut self, session: usize, host: HostId) -> bool {
+    fn is_of(&mut self, session: SessionId, host: HostId) -> bool {
         let session = self.sessions.get_mut(session);
         session.is_some_and(|session| matches!(session.peer, Peer::Supervisor { host: of, .. } if of == host))
     }
@@ -123,7 +123,7 @@ impl Broker {
         if self.sockets.store.on_event(&self.registry) {
             return self.push_keeper();
         }
-        if self.going_down {
+        if self.lifetime.is_going_down() {
             return;
         }
         tracing::warn!("the project's keeper has ended; another takes its place");
@@ -143,7 +143,7 @@ impl Broker {
     fn look_at_keeper_in(&mut self, time: Duration) {
         let due = Instant::now() + time;
         if self.keeper_due.ask(due) {
-            self.timers.push(Reverse((due, Timer::Keeper)));
+            self.timers.at(due, Timer::Keeper);
         }
     }
 

@@ -7,13 +7,13 @@ use imsup_wire::sleep::{Reason, ReasonKind};
 use imsup_wire::{Cause, CauseKind, HostName, HostState, Order, Transport, Why};
 
 use super::Broker;
-use super::asks::Asker;
-use crate::hosts::HostId;
+use super::supervisor_requests::Asker;
+use crate::ids::{HostId, SessionId};
 use crate::sessions::{Reply, Then};
 
 impl Broker {
     /// Begins with one of these requests.
-    pub(super) fn begin_power(&mut self, number: usize, request: Request) -> Result<(), String> {
+    pub(super) fn begin_power(&mut self, number: SessionId, request: Request) -> Result<(), String> {
         match request {
             Request::Suspend { hosts, by } => {
                 let hosts = self.select_live(&hosts)?;
@@ -70,7 +70,7 @@ impl Broker {
     }
 
     /// Makes a client wait for so many hosts.
-    pub(super) fn await_hosts(&mut self, number: usize, left: usize, then: Then) {
+    pub(super) fn await_hosts(&mut self, number: SessionId, left: usize, then: Then) {
         self.set_reply(
             number,
             Reply::Waiting {
@@ -110,7 +110,7 @@ impl Broker {
         }
     }
 
-    fn suspend(&mut self, number: usize, id: HostId, by: &str) {
+    fn suspend(&mut self, number: SessionId, id: HostId, by: &str) {
         if let Some(failure) = self.not_live(id, "suspend") {
             return self.count_down(number, Some(failure));
         }
@@ -129,7 +129,7 @@ impl Broker {
         }
     }
 
-    fn why(&mut self, number: usize, id: HostId) {
+    fn why(&mut self, number: SessionId, id: HostId) {
         if self.ask(id, Order::Why, Asker::Client(number)) {
             return;
         }

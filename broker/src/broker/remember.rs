@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Broker, Timer};
+use super::Broker;
+use super::timers::Timer;
 use crate::projects::{self, ProjectsError};
 
 /// How soon the lock is tried again.
@@ -35,7 +36,7 @@ impl Broker {
                 if self.unwritten.tries == TRIES_UNSAID {
                     tracing::warn!("{error}. It is tried again and again; all else goes on");
                 }
-                self.after(TRY_AGAIN, Timer::Remember);
+                self.timers.after(TRY_AGAIN, Timer::Remember);
             }
             written => {
                 self.unwritten.tries = 0;

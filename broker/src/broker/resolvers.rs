@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use imsup_protocol::ToSupervisor;
 
 use super::Broker;
+use crate::ids::SessionId;
 use crate::resolvers::Batch;
 
 impl Broker {
     /// A supervisor asks for some.
-    pub(super) fn ask_resolver_sockets(&mut self, session: usize) {
-        self.resolver_asks.push_back(session);
+    pub(super) fn ask_resolver_sockets(&mut self, session: SessionId) {
+        self.resolvers.wait(session);
         if !self.ask_for_a_batch() {
             self.give_resolver_sockets(Batch::default());
         }
@@ -18,7 +19,8 @@ impl Broker {
 
     fn ask_for_a_batch(&mut self) -> bool {
         let project = &self.cluster.project;
-        self.resolvers.ask(self.launcher.as_mut(), project, &self.notifier)
+        let notifier = self.notices.notifier();
+        self.resolvers.ask(self.launcher.as_mut(), project, notifier)
     }
 
     /// There is a namespace: the name server answers in it, and so does the next broker's.
@@ -34,7 +36,7 @@ impl Broker {
     }
 
     fn give_resolver_sockets(&mut self, batch: Batch) {
-        let Some(session) = self.resolver_asks.pop_front() else {
+        let Some(session) = self.resolvers.next_waiting() else {
             return;
         };
         let answer = ToSupervisor::ResolverSockets {
@@ -47,7 +49,7 @@ impl Broker {
     /// Who makes them has ended: another is asked, where there can be one.
     pub(super) fn no_resolver_sockets(&mut self, for_good: bool) {
         self.resolvers.ended(for_good);
-        for _ in 0..self.resolver_asks.len() {
+        for _ in 0..self.resolvers.waiting() {
             if !self.ask_for_a_batch() {
                 self.give_resolver_sockets(Batch::default());
             }
@@ -55,7 +57,7 @@ impl Broker {
     }
 
     /// Nobody is there any more to be given some.
-    pub(super) fn forget_resolver_asks(&mut self, session: usize) {
-        self.resolver_asks.retain(|asking| *asking != session);
+    pub(super) fn forget_resolver_asks(&mut self, session: SessionId) {
+        self.resolvers.leave(session);
     }
 }

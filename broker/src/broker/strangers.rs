@@ -8,6 +8,7 @@ use imsup_wire::Endpoint;
 
 use super::Broker;
 use crate::holder;
+use crate::ids::SessionId;
 
 /// Strangers that are named in the log.
 const MAX_NAMED: usize = 64;
@@ -21,8 +22,8 @@ const MAX_KEPT: usize = 64;
 /// [`imsup_protocol::ToBroker::Binds`] before its program could listen, but its connection may be read after the asker's.
 #[derive(Debug, Default)]
 pub(super) struct Questions {
-    fresh: Vec<(usize, u32, Endpoint)>,
-    ripe: Vec<(usize, u32, Endpoint)>,
+    fresh: Vec<(SessionId, u32, Endpoint)>,
+    ripe: Vec<(SessionId, u32, Endpoint)>,
     named: BTreeSet<(u32, Endpoint)>,
 }
 
@@ -48,7 +49,7 @@ impl Broker {
     }
 
     /// A supervisor asks whether a user who listens at an endpoint is of the project.
-    pub(super) fn ask_for_trust(&mut self, session: usize, uid: u32, endpoint: Endpoint) {
+    pub(super) fn ask_for_trust(&mut self, session: SessionId, uid: u32, endpoint: Endpoint) {
         if self.is_trusted_at(uid, endpoint) {
             self.say_trusted(session, uid, endpoint, true);
         } else {
@@ -69,7 +70,7 @@ impl Broker {
     }
 
     /// The asker is gone, and its number may become another's.
-    pub(super) fn forget_trust_questions(&mut self, session: usize) {
+    pub(super) fn forget_trust_questions(&mut self, session: SessionId) {
         self.questions.fresh.retain(|(asker, ..)| *asker != session);
         self.questions.ripe.retain(|(asker, ..)| *asker != session);
     }
@@ -78,7 +79,7 @@ impl Broker {
         !self.claim.has(&self.planes, *endpoint.address.ip()) || self.trust.read().includes(uid)
     }
 
-    fn say_trusted(&mut self, session: usize, uid: u32, endpoint: Endpoint, is_trusted: bool) {
+    fn say_trusted(&mut self, session: SessionId, uid: u32, endpoint: Endpoint, is_trusted: bool) {
         let answer = ToSupervisor::Trusted {
             uid,
             endpoint,

@@ -4,10 +4,11 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Plane, Transport};
+use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, Plane, Transport};
 
 use super::Broker;
-use crate::hosts::HostId;
+use crate::ids::HostId;
+use crate::journal::Happening;
 
 /// Ports listed at most.
 const LISTED: usize = 5;
@@ -32,7 +33,7 @@ impl Broker {
         let (Some(detail), Some(first)) = (self.words_for(id, endpoints), endpoints.first()) else {
             return;
         };
-        let name = self.name_of(id).clone();
+        let name = self.name_of(id);
         tracing::warn!(host = %name, "{detail}");
         let log = OpenOptions::new().append(true).open(self.paths.log(name.as_str()));
         if let Ok(mut log) = log {
@@ -46,16 +47,12 @@ impl Broker {
             by: None,
             port: Some(first.address.port()),
         });
-        let event = Event {
-            time_us,
-            host: name,
-            kind: EventKind::Unmet,
+        let unmet = Happening {
             cause: Some(cause),
-            duration: None,
             detail: Some(detail),
-            usage: None,
+            ..Happening::at(time_us, EventKind::Unmet)
         };
-        self.record(id, event);
+        self.record(id, unmet);
     }
 
     /// What is to be said of a host whose program listens elsewhere than where somebody waits or has waited, or at none of the ports that are declared.

@@ -20,7 +20,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::pidfd_of;
 use crate::own_program;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 
 /// How long it may take to answer before it is done without.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ struct Running {
 }
 
 impl Nursery {
-    /// None yet; its answers will be events ([`Kind::Nursery`]).
+    /// None yet; its answers will be events ([`Source::Nursery`]).
     pub(super) fn new(executable: PathBuf, registry: Registry) -> Self {
         Self {
             executable,
@@ -145,7 +145,7 @@ impl Running {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut SourceFd(&ours.as_raw_fd()), token(Kind::Nursery, 0), interest)?;
+        registry.register(&mut SourceFd(&ours.as_raw_fd()), Source::Nursery.into(), interest)?;
         let child = own_program::command(executable)
             .args(["nursery", "--project", project])
             .env_remove("NOTIFY_SOCKET")

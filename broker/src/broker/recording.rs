@@ -1,0 +1,135 @@
+//! What happens to hosts, with what the broker knows of it besides: recorded by the [`crate::journal`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use imsup_wire::{Cause, Endpoint, EventKind, Transport};
+
+use super::Broker;
+use super::timers::Timer;
+use crate::accounts::Account;
+use crate::history::Entry;
+use crate::hosts::Origin;
+use crate::ids::HostId;
+use crate::journal::Happening;
+use crate::peers;
+use crate::senders::Question;
+
+/// How long a question may take on a busy machine: the thread that asks has the lowest priority ([`crate::senders`]).
+const NAMING_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Broker {
+    /// Records that something happened to a host.
+    pub(super) fn record(&mut self, id: HostId, happening: Happening) {
+        let opened_us = self.opened_us(id);
+        let host = &mut self.hosts[id];
+        if happening.kind == EventKind::Boot {
+            host.boots = host.boots.saturating_add(1);
+        }
+        let question = happening.question;
+        let event = happening.of(host.name(&self.cluster).clone());
+        let at_us = self.clock.of_wall(event.time_us);
+        let entry = Entry { event, at_us };
+        self.journal
+            .record(id, opened_us, entry, question, |name| self.hosts.named(name).is_some());
+    }
+
+    /// What a host's life says that happened, with its cause and its usage.
+    pub(super) fn of_life(&self, id: HostId, happening: Happening) -> Happening {
+        let host = &self.hosts[id];
+        let is_caused = is_caused(happening.kind);
+        let is_end = matches!(happening.kind, EventKind::Exit | EventKind::Fail);
+        Happening {
+            cause: match is_end {
+                true => host.life.end_cause(),
+                false => host.life.cause().filter(|_| is_caused).cloned(),
+            },
+            usage: self.journal.usage(id).filter(|_| is_end),
+            question: host.unnamed.filter(|_| is_caused),
+            ..happening
+        }
+    }
+
+    /// The account of a host.
+    pub(super) fn account(&mut self, id: HostId) -> &mut Account {
+        let opened_us = self.opened_us(id);
+        self.journal.account(id, opened_us)
+    }
+
+    /// Since when a host is accounted for, by the project's clock.
+    fn opened_us(&self, id: HostId) -> u64 {
+        let host = &self.hosts[id];
+        match host.origin {
+            Origin::Declared(_) => self.clock.up_us(),
+            Origin::Transient { .. } => host.since_us,
+        }
+    }
+
+    /// Asks who has come to an endpoint; `None` if nobody answers that.
+    pub(super) fn ask_sender(&mut self, endpoint: Endpoint) -> Option<Question> {
+        let question = self.journal.ask_sender(endpoint)?;
+        self.timers.after(NAMING_TIMEOUT, Timer::Unnamed(question.0));
+        Some(question)
+    }
+
+    /// Finds out who sent the signal that a host was booted by.
+    pub(super) fn name_sender(&mut self, id: HostId) {
+        let Some(socket) = self.hosts[id].signalled_by.take() else {
+            return;
+        };
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let endpoint = retained.endpoint;
+        match endpoint.transport {
+            Transport::Udp => {
+                if let Some(by) = peers::sender(&retained.socket).map(|sender| self.caller(sender)) {
+                    self.hosts[id].life.name_caller(by);
+                }
+            }
+            Transport::Tcp => self.hosts[id].unnamed = self.ask_sender(endpoint),
+        }
+    }
+
+    /// Takes the answers of the senders' thread.
+    pub(super) fn name_senders(&mut self, answers: Vec<(Question, Option<SocketAddr>)>) {
+        for (question, sender) in answers {
+            let by = sender.map(|sender| self.caller(sender));
+            for id in self.journal.name(question, by.as_deref()) {
+                // Its later events carry the cause as well, unless another signal has come since.
+                if let Some(host) = self.hosts.get_mut(id)
+                    && host.unnamed == Some(question)
+                {
+                    host.unnamed = None;
+                    by.clone().into_iter().for_each(|by| host.life.name_caller(by));
+                }
+            }
+        }
+        self.journal.tell(|name| self.hosts.named(name).is_some());
+    }
+
+    /// Tells all that has happened: what is still asked is found out here and now.
+    pub(super) fn tell_all_events(&mut self) {
+        let answers = self.journal.find_out();
+        if !answers.is_empty() {
+            self.name_senders(answers);
+        }
+    }
+
+    /// This question had its time.
+    pub(super) fn name_at_last(&mut self, question: u64) {
+        if self.journal.awaits(Question(question)) {
+            self.tell_all_events();
+        }
+    }
+}
+
+/// True for events that carry the signal behind the boot.
+pub(super) fn is_caused(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Allocate | EventKind::Boot | EventKind::Ready)
+}
+
+/// A cause with no port.
+pub(super) fn cause_of(kind: imsup_wire::CauseKind, by: Option<String>) -> Cause {
+    Cause { kind, by, port: None }
+}
