@@ -219,9 +219,7 @@ impl Broker {
             Notice::Lookup { index, by } => self.looked_up(index, by),
             Notice::Cleared { host, serial } => self.cleared(host, serial),
             Notice::Senders(answers) => self.name_senders(answers),
-            Notice::ResolverNamespace(sockets) => self.resolver_namespace_made(sockets),
-            Notice::ResolverSockets(batch) => self.resolver_sockets_made(batch),
-            Notice::NoResolverSockets { for_good } => self.no_resolver_sockets(for_good),
+            Notice::Resolvers(told) => self.hear_of_resolvers(told),
         }
     }
 

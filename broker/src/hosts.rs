@@ -98,8 +98,6 @@ pub(crate) struct Host {
     pub(crate) origin: Origin,
     pub(crate) index: Index,
     pub(crate) life: Life,
-    /// Its retained sockets.
-    pub(crate) sockets: Vec<SocketId>,
     pub(crate) instance: Option<Box<Instance>>,
     pub(crate) published: Vec<PublishedPort>,
     pub(crate) boots: u32,
@@ -176,7 +174,6 @@ impl Hosts {
             origin,
             index,
             life: Life::new(policy),
-            sockets: Vec::new(),
             instance: None,
             published: Vec::new(),
             boots: 0,

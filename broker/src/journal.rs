@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use imsup_wire::{Cause, Endpoint, Event, EventKind, HostName, Usage};
@@ -15,7 +14,7 @@ use crate::events::{OnEvent, now_us};
 use crate::history::{Entry, History};
 use crate::ids::HostId;
 use crate::peers;
-use crate::senders::{Question, Senders};
+use crate::senders::{Answers, Question, Senders};
 
 /// Something that happened to a host: an event but for the host's name.
 #[derive(Debug)]
@@ -175,7 +174,7 @@ impl Journal {
     }
 
     /// Finds out here and now what is still asked.
-    pub(crate) fn find_out(&mut self) -> Vec<(Question, Option<SocketAddr>)> {
+    pub(crate) fn find_out(&mut self) -> Answers {
         let mut answers = Vec::new();
         for asked in std::mem::take(&mut self.asked).chunks(peers::AT_ONCE) {
             let (questions, endpoints): (Vec<_>, Vec<_>) = asked.iter().copied().unzip();

@@ -30,6 +30,7 @@ mod notices;
 pub mod own_program;
 pub mod paths;
 mod peers;
+mod project_directories;
 mod project_files;
 mod project_lock;
 pub mod projects;

@@ -1,7 +1,6 @@
 //! What the broker's other threads tell its loop.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 
@@ -9,8 +8,8 @@ use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
 use crate::ids::HostId;
-use crate::resolvers::Batch;
-use crate::senders::Question;
+use crate::resolvers;
+use crate::senders::Answers;
 
 /// One thing told.
 #[derive(Debug)]
@@ -23,14 +22,10 @@ pub(crate) enum Notice {
     Lookup { index: Index, by: IpAddr },
     /// What a dead supervisor left is gone.
     Cleared { host: HostId, serial: u64 },
-    /// Who has come, for each question; `None` where that cannot be told.
-    Senders(Vec<(Question, Option<SocketAddr>)>),
-    /// There is a namespace for resolvers, with these sockets of the name server's.
-    ResolverNamespace(Vec<OwnedFd>),
-    /// Sockets for the supervisor that has waited for them longest.
-    ResolverSockets(Batch),
-    /// Who makes those has ended; never any are made where `for_good`.
-    NoResolverSockets { for_good: bool },
+    /// Who has come.
+    Senders(Answers),
+    /// Of the process that makes sockets for resolvers.
+    Resolvers(resolvers::Told),
 }
 
 /// What threads have told, and where they do.

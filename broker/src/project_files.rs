@@ -73,30 +73,6 @@ fn socket_at(path: &Path) -> Option<(u64, u64)> {
     there.file_type().is_socket().then(|| (there.dev(), there.ino()))
 }
 
-/// What a directory is for, and what names another.
-pub(crate) struct Kept {
-    what: &'static str,
-    variable: &'static str,
-}
-
-pub(crate) const RUNTIME: Kept = Kept {
-    what: "the runtime directory",
-    variable: "IMSUP_RUNTIME_DIR",
-};
-pub(crate) const STATE: Kept = Kept {
-    what: "the state directory",
-    variable: "IMSUP_STATE_DIR",
-};
-
-pub(crate) fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
-    files::make_private_directory(path).map_err(|source| BrokerError::Directory {
-        what: kind.what,
-        path: path.to_owned(),
-        variable: kind.variable,
-        source,
-    })
-}
-
 /// Notes whose project this is: another directory may have the same name.
 pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
     if cluster.hosts.is_empty() {

@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 
 use crate::error::BrokerError;
 use crate::paths::Paths;
-use crate::project_files::{RUNTIME, STATE, make_directory};
+use crate::project_directories::{RUNTIME, STATE, make_directory};
 use crate::{keeper, lost, watch};
 
 /// How long a broker that was killed may take to be gone.

@@ -24,7 +24,6 @@ use crate::ids::SessionId;
 use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
 use crate::names::Door;
-use crate::notices::{Notice, Notifier};
 
 /// Where name servers answer.
 const DNS_PORT: u16 = 53;
@@ -65,6 +64,17 @@ pub(crate) struct Batch {
     pub(crate) v6: u8,
     /// Those of AF_INET first.
     pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// There is a namespace for resolvers, with these sockets of the name server's.
+    Namespace(Vec<OwnedFd>),
+    /// Sockets for the supervisor that has waited for them longest.
+    Sockets(Batch),
+    /// The process that makes those has ended; never any are made if it is `for_good`.
+    Ended { for_good: bool },
 }
 
 /// The process and the thread that speaks with it, so that the loop waits for neither.
@@ -148,8 +158,13 @@ impl Resolvers {
         }
     }
 
-    /// Asks for a batch, which [`Notice::ResolverSockets`] brings; false where none will come.
-    pub(crate) fn ask(&mut self, launcher: &mut dyn Launcher, project: &str, notifier: &Notifier) -> bool {
+    /// Asks for a batch, which `tell` is told ([`Told::Sockets`]); false if none will come.
+    pub(crate) fn ask(
+        &mut self,
+        launcher: &mut dyn Launcher,
+        project: &str,
+        tell: impl Fn(Told) + Send + 'static,
+    ) -> bool {
         if let Some(running) = &self.running {
             // If that fails it has ended. The notice of that is under way, and then all that wait are asked for anew: were another started here, the
             // notice would end that.
@@ -159,7 +174,7 @@ impl Resolvers {
         if self.door.is_none() || self.useless {
             return false;
         }
-        match start(launcher, project, notifier.clone()) {
+        match start(launcher, project, tell) {
             Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
             Err(error) => {
                 tracing::debug!(%error, "no process can make sockets for resolvers");
@@ -200,7 +215,7 @@ fn is_recent(namespace: u32, latest: u32) -> bool {
     namespace + NAMESPACES > latest
 }
 
-fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::Result<Running> {
+fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Told) + Send + 'static) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
@@ -211,9 +226,9 @@ fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::
         .name("resolvers".to_owned())
         .spawn(move || {
             // Before `asked` is dropped: who cannot ask any more can count on this notice.
-            if let Some(ended) = serve(channel, &asked, &notifier) {
+            if let Some(ended) = serve(channel, &asked, &tell) {
                 let for_good = ended == Ended::ForGood;
-                notifier.tell(Notice::NoResolverSockets { for_good });
+                tell(Told::Ended { for_good });
             }
         })?;
     Ok(Running { asks, process, thread })
@@ -229,9 +244,9 @@ enum Ended {
 }
 
 /// Answers each that asks, until nobody asks any more, or the process has ended, and how.
-fn serve(mut channel: Channel, asked: &Receiver<()>, notifier: &Notifier) -> Option<Ended> {
+fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Option<Ended> {
     match open(&mut channel) {
-        Ok(Ok(sockets)) => notifier.tell(Notice::ResolverNamespace(sockets)),
+        Ok(Ok(sockets)) => tell(Told::Namespace(sockets)),
         Ok(Err(why)) => {
             tracing::info!(
                 %why,
@@ -247,7 +262,7 @@ fn serve(mut channel: Channel, asked: &Receiver<()>, notifier: &Notifier) -> Opt
     }
     while asked.recv().is_ok() {
         match more(&mut channel) {
-            Ok(batch) => notifier.tell(Notice::ResolverSockets(batch)),
+            Ok(batch) => tell(Told::Sockets(batch)),
             Err(error) => {
                 tracing::debug!(%error, "the process that makes sockets for resolvers has ended; the next who asks starts another");
                 return Some(Ended::Once);

@@ -159,8 +159,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let waker = Waker::new(&registry, Source::Notices.into()).map_err(system("eventfd(2)"))?;
     let notices = Notices::new(waker);
     let notifier = notices.notifier().clone();
-    let senders =
-        Senders::start(notifier.clone(), stand_back, confine).map_err(system("the thread that names senders"))?;
+    let told = notifier.clone();
+    let found = move |answers| told.tell(Notice::Senders(answers));
+    let senders = Senders::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
     let journal = Journal::new(history, on_event, Some(senders), |name| hosts.named(name));
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
     let relay_trust = Arc::clone(&trust);

@@ -49,11 +49,7 @@ impl Broker {
 
     /// Watches the sockets of a host at which no program listens.
     pub(super) fn watch(&mut self, id: HostId) {
-        for socket in &self.hosts[id].sockets {
-            if self.sockets.get(*socket).is_some_and(|kept| !kept.listening) {
-                self.sockets.watch(*socket, &self.registry);
-            }
-        }
+        self.sockets.watch_all(id, &self.registry);
     }
 
     /// A retained socket of an absent host became readable: the signal that allocates it.
@@ -61,8 +57,8 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint, declared) = (retained.host, retained.endpoint, !retained.is_tentative());
-        if retained.listening || !retained.open || !crate::sockets::is_readable(&retained.socket) {
+        let (id, endpoint, declared) = (retained.host(), retained.endpoint(), !retained.is_tentative());
+        if !retained.is_waiting() || !crate::sockets::is_readable(retained.socket()) {
             return;
         }
         if self.turns_away(socket) {
@@ -86,7 +82,7 @@ impl Broker {
         let queued = Some(Port {
             endpoint,
             declared,
-            length: kept.map(|kept| crate::peers::queue_length(&kept.socket, endpoint)),
+            length: kept.map(|kept| crate::peers::queue_length(kept.socket(), endpoint)),
         });
         self.feed(id, Input::Signal { cause, queued });
     }

@@ -342,10 +342,10 @@ impl Broker {
     fn status(&self, id: HostId) -> HostStatus {
         let host = &self.hosts[id];
         let instance = host.instance.as_deref();
-        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let retained = self.sockets.of(id);
         let mut ports: Vec<_> = retained
-            .filter(|kept| kept.open && !kept.is_tentative())
-            .map(|kept| kept.endpoint)
+            .filter(|kept| kept.is_open() && !kept.is_tentative())
+            .map(|kept| kept.endpoint())
             .collect();
         ports.extend(instance.into_iter().flat_map(|instance| &instance.listening));
         ports.sort_unstable();

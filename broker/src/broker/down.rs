@@ -28,10 +28,10 @@ impl Broker {
         }
         for id in self.hosts.ids().collect::<Vec<_>>() {
             // The end of one can be that of another: a transient host that waited for it and has hung up.
-            let Some(host) = self.hosts.get(id) else { continue };
-            for socket in &host.sockets {
-                self.sockets.unwatch(*socket, &self.registry);
+            if self.hosts.get(id).is_none() {
+                continue;
             }
+            self.sockets.unwatch_all(id, &self.registry);
             self.feed(id, Input::Retire);
         }
         let commands: Vec<SessionId> = self.sessions.commands().map(|(number, _)| number).collect();

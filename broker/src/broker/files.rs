@@ -11,7 +11,8 @@ use super::timers::Timer;
 use crate::absent;
 use crate::error::BrokerError;
 use crate::ids::HostId;
-use crate::project_files::{self, RUNTIME, STATE};
+use crate::project_directories::{RUNTIME, STATE, make_directory};
+use crate::project_files;
 use crate::watch;
 
 /// How soon it is looked again, after any were missing: whoever removes them may not be done, and where they cannot be made anew that may change
@@ -75,7 +76,7 @@ impl Broker {
         for (number, directory) in watch::directories(&self.paths).iter().enumerate() {
             if !directory.is_dir() {
                 let kind = if number < 2 { &RUNTIME } else { &STATE };
-                project_files::make_directory(kind, directory)?;
+                make_directory(kind, directory)?;
                 made = true;
             }
         }

@@ -151,10 +151,10 @@ impl Broker {
     fn what_boots(&self, id: HostId) -> String {
         let host = &self.hosts[id];
         let name = self.name_of(id);
-        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let retained = self.sockets.of(id);
         let mut ports: Vec<(u16, Transport)> = retained
-            .filter(|kept| kept.open && !kept.is_tentative())
-            .map(|kept| (kept.endpoint.address.port(), kept.endpoint.transport))
+            .filter(|kept| kept.is_open() && !kept.is_tentative())
+            .map(|kept| (kept.endpoint().address.port(), kept.endpoint().transport))
             .collect();
         ports.sort_unstable_by_key(|(port, transport)| (*port, *transport == Transport::Udp));
         ports.dedup();

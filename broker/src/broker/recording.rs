@@ -1,6 +1,5 @@
 //! What happens to hosts, with what the broker knows of it besides: recorded by the [`crate::journal`].
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use imsup_wire::{Cause, Endpoint, EventKind, Transport};
@@ -13,7 +12,7 @@ use crate::hosts::Origin;
 use crate::ids::HostId;
 use crate::journal::Happening;
 use crate::peers;
-use crate::senders::Question;
+use crate::senders::{Answers, Question};
 
 /// How long a question may take on a busy machine: the thread that asks has the lowest priority ([`crate::senders`]).
 const NAMING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -80,10 +79,10 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let endpoint = retained.endpoint;
+        let endpoint = retained.endpoint();
         match endpoint.transport {
             Transport::Udp => {
-                if let Some(by) = peers::sender(&retained.socket).map(|sender| self.caller(sender)) {
+                if let Some(by) = peers::sender(retained.socket()).map(|sender| self.caller(sender)) {
                     self.hosts[id].life.name_caller(by);
                 }
             }
@@ -92,7 +91,7 @@ impl Broker {
     }
 
     /// Takes the answers of the senders' thread.
-    pub(super) fn name_senders(&mut self, answers: Vec<(Question, Option<SocketAddr>)>) {
+    pub(super) fn name_senders(&mut self, answers: Answers) {
         for (question, sender) in answers {
             let by = sender.map(|sender| self.caller(sender));
             for id in self.journal.name(question, by.as_deref()) {

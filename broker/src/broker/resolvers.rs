@@ -6,7 +6,8 @@ use imsup_protocol::ToSupervisor;
 
 use super::Broker;
 use crate::ids::SessionId;
-use crate::resolvers::Batch;
+use crate::notices::Notice;
+use crate::resolvers::{Batch, Told};
 
 impl Broker {
     /// A supervisor asks for some.
@@ -19,18 +20,28 @@ impl Broker {
 
     fn ask_for_a_batch(&mut self) -> bool {
         let project = &self.cluster.project;
-        let notifier = self.notices.notifier();
-        self.resolvers.ask(self.launcher.as_mut(), project, notifier)
+        let notifier = self.notices.notifier().clone();
+        let tell = move |told| notifier.tell(Notice::Resolvers(told));
+        self.resolvers.ask(self.launcher.as_mut(), project, tell)
+    }
+
+    /// What the process that makes sockets has done.
+    pub(super) fn hear_of_resolvers(&mut self, told: Told) {
+        match told {
+            Told::Namespace(sockets) => self.resolver_namespace_made(sockets),
+            Told::Sockets(batch) => self.resolver_sockets_made(batch),
+            Told::Ended { for_good } => self.no_resolver_sockets(for_good),
+        }
     }
 
     /// There is a namespace: the name server answers in it, and so does the next broker's.
-    pub(super) fn resolver_namespace_made(&mut self, sockets: Vec<OwnedFd>) {
+    fn resolver_namespace_made(&mut self, sockets: Vec<OwnedFd>) {
         self.resolvers.made(sockets, &mut self.sockets.store);
         self.push_keeper();
     }
 
     /// Here they are, for whoever has waited longest.
-    pub(super) fn resolver_sockets_made(&mut self, batch: Batch) {
+    fn resolver_sockets_made(&mut self, batch: Batch) {
         self.resolvers.succeeded();
         self.give_resolver_sockets(batch);
     }
@@ -47,7 +58,7 @@ impl Broker {
     }
 
     /// Who makes them has ended: another is asked, where there can be one.
-    pub(super) fn no_resolver_sockets(&mut self, for_good: bool) {
+    fn no_resolver_sockets(&mut self, for_good: bool) {
         self.resolvers.ended(for_good);
         for _ in 0..self.resolvers.waiting() {
             if !self.ask_for_a_batch() {

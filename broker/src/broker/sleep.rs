@@ -15,6 +15,7 @@ use super::supervisor_requests::Asker;
 use crate::hosts::Sleep;
 use crate::ids::HostId;
 use crate::journal::Happening;
+use crate::retained::Retained;
 use imsup_lifecycle::Input;
 
 impl Broker {
@@ -159,11 +160,7 @@ impl Broker {
 
     /// The endpoint that a host has at a port. Those who woke it there may be connected since long.
     fn endpoint_at(&self, id: HostId, port: u16) -> Option<Endpoint> {
-        let sockets = self.hosts[id]
-            .sockets
-            .iter()
-            .filter_map(|socket| self.sockets.get(*socket));
-        let mut endpoints = sockets.map(|kept| kept.endpoint);
+        let mut endpoints = self.sockets.of(id).map(Retained::endpoint);
         endpoints.find(|endpoint| endpoint.transport == Transport::Tcp && endpoint.address.port() == port)
     }
 

@@ -8,6 +8,7 @@ use slotmap::SecondaryMap;
 
 use super::Broker;
 use crate::ids::{HostId, SocketId};
+use crate::retained::Retained;
 use crate::{peers, sockets};
 
 /// How often a queue is looked at again, for connections that came meanwhile, behind those that were seen.
@@ -100,9 +101,11 @@ impl Broker {
 
     /// A host is of its group no longer, unless a connection waits at it: its peer is found out first ([`Broker::turns_away`]).
     fn leave_stop_group(&mut self, id: HostId) {
-        let Some(host) = self.hosts.get(id) else { return };
-        let mut sockets = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
-        if !sockets.any(|retained| sockets::is_readable(&retained.socket)) {
+        if !self
+            .sockets
+            .of(id)
+            .any(|retained| sockets::is_readable(retained.socket()))
+        {
             self.stop_groups.leave(id);
         }
     }
@@ -111,7 +114,7 @@ impl Broker {
     /// is left: many a program connects to itself until its end.
     pub(super) fn turns_away(&mut self, socket: SocketId) -> bool {
         let turned_away = self.resets_all(socket);
-        let host = self.sockets.get(socket).map(|retained| retained.host);
+        let host = self.sockets.get(socket).map(Retained::host);
         if let Some(id) = host.filter(|id| turned_away && self.stop_groups.is_over(*id)) {
             self.leave_stop_group(id);
         }
@@ -122,24 +125,25 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return false;
         };
-        if retained.endpoint.transport != Transport::Tcp || !self.stop_groups.has(retained.host) {
+        let (host, endpoint, socket) = (retained.host(), retained.endpoint(), retained.socket());
+        if endpoint.transport != Transport::Tcp || !self.stop_groups.has(host) {
             return false;
         }
         let is_companion = |peer: &SocketAddr| {
             let SocketAddr::V4(peer) = peer else { return false };
             let place = self.planes.place(*peer.ip());
             let id = place.and_then(|place| self.hosts.at(place.index));
-            id.is_some_and(|id| self.stop_groups.are_companions(id, retained.host))
+            id.is_some_and(|id| self.stop_groups.are_companions(id, host))
         };
         for _ in 0..LOOKS {
-            if !sockets::is_readable(&retained.socket) {
+            if !sockets::is_readable(socket) {
                 return true;
             }
-            let (length, peers) = peers::queue(&retained.socket, retained.endpoint);
+            let (length, peers) = peers::queue(socket, endpoint);
             if length == 0 || !peers.iter().all(is_companion) {
                 return false;
             }
-            sockets::reset_first(&retained.socket, length);
+            sockets::reset_first(socket, length);
         }
         false
     }

@@ -9,6 +9,7 @@ use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, Plane, Transport};
 use super::Broker;
 use crate::ids::HostId;
 use crate::journal::Happening;
+use crate::retained::Retained;
 
 /// Ports listed at most.
 const LISTED: usize = 5;
@@ -24,8 +25,8 @@ impl Broker {
 
     /// Whether a connection to this endpoint waits in a retained socket, since no program listens there.
     pub(super) fn waits_at(&self, id: HostId, endpoint: Endpoint) -> bool {
-        let kept = self.find(id, endpoint).and_then(|socket| self.sockets.get(socket));
-        kept.is_some_and(|kept| kept.open && !kept.listening)
+        let kept = self.sockets.of(id).find(|kept| kept.endpoint() == endpoint);
+        kept.is_some_and(Retained::is_waiting)
     }
 
     /// Says that the program listens elsewhere than where somebody waits: as an event, in the broker's own log and in the host's.
@@ -82,10 +83,10 @@ impl Broker {
     fn listening(&self, id: HostId) -> Vec<Endpoint> {
         let host = &self.hosts[id];
         let vip = self.planes.vip(host.index);
-        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let retained = self.sockets.of(id);
         let mut listening: Vec<Endpoint> = retained
-            .filter(|kept| kept.listening)
-            .map(|kept| kept.endpoint)
+            .filter(|kept| kept.is_listening())
+            .map(Retained::endpoint)
             .collect();
         let unretained = host.instance.as_deref().map(|instance| instance.listening.iter());
         listening.extend(unretained.into_iter().flatten());
