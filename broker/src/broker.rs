@@ -16,10 +16,11 @@ mod lifetime;
 mod limited;
 mod lives;
 mod power;
+mod project_record;
 mod reach;
 mod recording;
-mod remember;
 mod resolvers;
+mod retaining;
 mod sleep;
 mod stop_groups;
 mod strangers;
@@ -29,7 +30,6 @@ mod timers;
 mod two_phase;
 mod unmet;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,12 @@ use imsup_wire::Planes;
 use mio::{Events, Poll, Registry};
 
 use self::commands::Commands;
+use self::keeper::KeeperQuestions;
 pub(crate) use self::lifetime::Lifetime;
 use self::lives::Lives;
+pub(crate) use self::project_record::ProjectRecord;
 use self::stop_groups::StopGroups;
+pub(crate) use self::strangers::Strangers;
 use self::supervisor_requests::SupervisorRequests;
 use self::timers::{Timer, Timers};
 use self::two_phase::TwoPhaseTermination;
@@ -55,13 +58,11 @@ use crate::names::SharedNames;
 use crate::notices::{Notice, Notices};
 use crate::paths::Paths;
 use crate::project_files::ProjectFiles;
-use crate::projects::Memory;
 use crate::resolvers::Resolvers;
 use crate::retained::Sockets;
 use crate::sessions::Sessions;
 use crate::signals::Signals;
 use crate::tokens::Source;
-use crate::trust::SharedTrust;
 
 /// Events of the loop taken at once.
 const BATCH: usize = 1024;
@@ -70,40 +71,34 @@ const BATCH: usize = 1024;
 pub(crate) struct Broker {
     pub(crate) cluster: Cluster,
     pub(crate) paths: Paths,
-    pub(crate) planes: Planes,
-    pub(crate) limits: Limits,
+    planes: Planes,
+    limits: Limits,
     pub(crate) claim: Claim,
-    pub(crate) hosts: Hosts,
-    pub(crate) journal: Journal,
-    pub(crate) sessions: Sessions,
+    hosts: Hosts,
+    journal: Journal,
+    sessions: Sessions,
     pub(crate) sockets: Sockets,
     pub(crate) resolvers: Resolvers,
     pub(crate) launcher: Box<dyn Launcher>,
-    pub(crate) memory: Memory,
-    pub(crate) names: SharedNames,
-    pub(crate) registry: Registry,
+    names: SharedNames,
+    registry: Registry,
     files: ProjectFiles,
-    pub(crate) signals: Signals,
-    pub(crate) notices: Notices,
-    pub(crate) clock: Clock,
+    signals: Signals,
+    notices: Notices,
+    clock: Clock,
     leases: Leases,
-    pub(crate) lifetime: Lifetime,
+    lifetime: Lifetime,
     commands: Commands,
     lives: Lives,
     timers: Timers,
     requests: SupervisorRequests,
     termination: TwoPhaseTermination,
     stop_groups: StopGroups,
-    unwritten: remember::Unwritten,
+    record: ProjectRecord,
+    strangers: Strangers,
+    keeper: KeeperQuestions,
     /// The directories of the cgroup that this broker and the supervisors it starts are in.
     cgroups: Vec<PathBuf>,
-    /// What goes on once the keeper has closed what it was told to, by the number of the question.
-    after_forgotten: HashMap<u32, Vec<keeper::Deferred>>,
-    /// The earliest time for which a look at the keeper is due.
-    keeper_due: keeper::Due,
-    /// Whose sockets at hosts' addresses are the project's.
-    trust: SharedTrust,
-    questions: strangers::Questions,
 }
 
 /// What a [`Broker`] is made of.
@@ -118,7 +113,7 @@ pub(crate) struct Parts {
     pub(crate) sessions: Sessions,
     pub(crate) sockets: Sockets,
     pub(crate) launcher: Box<dyn Launcher>,
-    pub(crate) memory: Memory,
+    pub(crate) record: ProjectRecord,
     pub(crate) names: SharedNames,
     pub(crate) registry: Registry,
     pub(crate) files: ProjectFiles,
@@ -128,7 +123,7 @@ pub(crate) struct Parts {
     pub(crate) leases: Leases,
     pub(crate) lifetime: Lifetime,
     pub(crate) cgroups: Vec<PathBuf>,
-    pub(crate) trust: SharedTrust,
+    pub(crate) strangers: Strangers,
 }
 
 impl Broker {
@@ -145,7 +140,7 @@ impl Broker {
             sessions: parts.sessions,
             sockets: parts.sockets,
             launcher: parts.launcher,
-            memory: parts.memory,
+            record: parts.record,
             names: parts.names,
             registry: parts.registry,
             files: parts.files,
@@ -155,7 +150,7 @@ impl Broker {
             leases: parts.leases,
             lifetime: parts.lifetime,
             cgroups: parts.cgroups,
-            trust: parts.trust,
+            strangers: parts.strangers,
             resolvers: Resolvers::default(),
             commands: Commands::default(),
             lives: Lives::default(),
@@ -163,10 +158,7 @@ impl Broker {
             requests: SupervisorRequests::default(),
             termination: TwoPhaseTermination::default(),
             stop_groups: StopGroups::default(),
-            unwritten: remember::Unwritten::default(),
-            after_forgotten: HashMap::new(),
-            keeper_due: keeper::Due::default(),
-            questions: strangers::Questions::default(),
+            keeper: KeeperQuestions::default(),
         }
     }
 
@@ -224,7 +216,7 @@ impl Broker {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        match self.questions.are_due() {
+        match self.strangers.are_due() {
             true => Some(Duration::ZERO),
             false => self.timers.timeout(),
         }

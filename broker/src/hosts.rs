@@ -1,19 +1,21 @@
 //! All hosts of a project, declared and transient, and how they are found.
 
+mod sleep;
+
 use std::collections::HashMap;
 use std::ops::{Index as At, IndexMut as AtMut};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use imsup_wire::{Awaited, Cause, Endpoint, ExitStatus, HostName, Index, PublishedPort};
+use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
 
 use crate::ids::{HostId, SessionId, SocketId};
-use crate::journal::Happening;
 use crate::launcher;
 use crate::senders::Question;
 use imsup_compose::cluster::{Cluster, HostSpec, RestartCondition};
 use imsup_lifecycle::{Life, Policy, Revive};
+pub(crate) use sleep::Sleep;
 use slotmap::SlotMap;
 
 /// What a host is.
@@ -71,25 +73,6 @@ pub(crate) struct Instance {
     pub(crate) clearing: bool,
     /// What is known of its sleep.
     pub(crate) sleep: Sleep,
-}
-
-/// What a supervisor has said of its host's sleep, and what it has been asked.
-#[derive(Debug, Default)]
-pub(crate) struct Sleep {
-    /// The next deadline of a sleeper, by the project's clock.
-    pub(crate) deadline_us: Option<u64>,
-    /// A wake whose sender is still to be named.
-    pub(crate) unnamed: Option<Box<Happening>>,
-    /// Who asked for it to be woken last, and is behind its next wake where that was asked for.
-    pub(crate) woken_by: Option<Box<Cause>>,
-    /// Who asked for it to be suspended, while that is not answered.
-    pub(crate) suspended_by: Option<String>,
-    /// It is being ended, and what it listens on now takes the place of what it listened on.
-    pub(crate) terminating: bool,
-    /// What its supervisor was told of who waits for a port of the program.
-    pub(crate) awaited: Awaited,
-    /// It can be terminated together with these hosts, with which it is connected.
-    pub(crate) disposable: Option<Vec<Index>>,
 }
 
 /// One host.

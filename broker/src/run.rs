@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +14,12 @@ use parking_lot::RwLock;
 
 use crate::absent;
 use crate::block;
-use crate::broker::{Broker, Lifetime, Parts};
+use crate::broker::{Broker, Lifetime, Parts, ProjectRecord, Strangers};
 use crate::clock::Clock;
 use crate::error::BrokerError;
 use crate::events::OnEvent;
 use crate::helpers::Confine;
 use crate::history::{self, History, Summary};
-use crate::holder;
 use crate::hosts::Hosts;
 use crate::ids::HostId;
 use crate::journal::Journal;
@@ -41,7 +40,6 @@ use crate::routes;
 use crate::senders::Senders;
 use crate::sessions::Sessions;
 use crate::signals::Signals;
-use crate::sockets;
 use crate::tokens::Source;
 use crate::trust::Trust;
 use imsup_compose::cluster::Cluster;
@@ -180,7 +178,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         sessions: Sessions::new(listener),
         sockets: Sockets::new(store),
         launcher,
-        memory,
+        record: ProjectRecord::new(memory),
         names: Arc::clone(&names),
         registry,
         files,
@@ -189,11 +187,11 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         clock,
         leases,
         cgroups: cgroups::directories_of("self"),
-        trust,
+        strangers: Strangers::new(trust),
     });
     broker.expect_adoptable();
-    take_restored(&mut broker);
-    retain(&mut broker, &imsup_exe, follows)?;
+    broker.take_all_restored();
+    broker.retain_all(&imsup_exe, follows)?;
     if !is_written {
         broker.remember();
     }
@@ -394,56 +392,4 @@ fn store(
         Err(error) => store.give_up(&error),
     }
     Ok(store)
-}
-
-/// Takes the sockets that an earlier broker retained.
-fn take_restored(broker: &mut Broker) {
-    for (what, socket) in broker
-        .sockets
-        .store
-        .take_all(|what| matches!(what, What::Retained { .. }))
-    {
-        let What::Retained { endpoint, tentative } = what else {
-            continue;
-        };
-        let place = broker.planes.place(*endpoint.address.ip());
-        if let Some(id) = place.and_then(|place| broker.hosts.at(place.index)) {
-            broker.take_restored(id, endpoint, tentative, socket);
-        }
-    }
-    for id in broker.hosts.ids().collect::<Vec<HostId>>() {
-        if broker.hosts[id].life.absent() {
-            broker.ready_restored(id);
-        }
-    }
-}
-
-/// Makes the sockets of every host that is absent.
-fn retain(broker: &mut Broker, imsup: &Path, follows: bool) -> Result<(), BrokerError> {
-    for id in broker.hosts.ids().collect::<Vec<HostId>>() {
-        if !broker.hosts[id].life.absent() {
-            continue;
-        }
-        if follows {
-            broker.make_what_can_be_had(id);
-        } else if let Some((endpoint, source)) = broker.make_sockets(id).into_iter().next() {
-            let host = broker.hosts[id].name(&broker.cluster).clone();
-            return Err(match source.kind() {
-                io::ErrorKind::AddrInUse => BrokerError::Occupied {
-                    host,
-                    endpoint,
-                    occupants: sockets::occupants(endpoint.transport, endpoint.address.port(), &broker.planes),
-                    holder: holder::of(endpoint),
-                },
-                io::ErrorKind::PermissionDenied => BrokerError::Privileged {
-                    host,
-                    endpoint,
-                    first: limits::first_unprivileged_port(),
-                    imsup: imsup.to_owned(),
-                },
-                _ => BrokerError::Retain { host, endpoint, source },
-            });
-        }
-    }
-    Ok(())
 }

@@ -36,10 +36,7 @@ impl Broker {
     /// Tells a host's supervisor who waits for a port of its program, where that has changed.
     pub(super) fn tell_if_awaited(&mut self, id: HostId) {
         let awaited = self.hosts[id].life.awaited();
-        let told = self
-            .sleep(id)
-            .map(|sleep| std::mem::replace(&mut sleep.awaited, awaited));
-        if told.is_some_and(|told| told != awaited) {
+        if self.sleep(id).is_some_and(|sleep| sleep.is_news(awaited)) {
             self.tell_awake(id);
         }
     }

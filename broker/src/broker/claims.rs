@@ -10,6 +10,7 @@ use imsup_wire::{Endpoint, Transport};
 use super::Broker;
 use super::keeper::Deferred;
 use crate::ids::{HostId, SocketId};
+use crate::projects::Memory;
 use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
@@ -29,7 +30,13 @@ impl Broker {
             return Vec::new();
         };
         let vip = self.planes.vip(host.index);
-        let learned = self.memory.learned.get(spec.name.as_str()).into_iter().flatten();
+        let learned = self
+            .record
+            .known()
+            .learned
+            .get(spec.name.as_str())
+            .into_iter()
+            .flatten();
         let learned = learned
             .filter(|port| !spec.expose.contains(port))
             .map(|port| (port, false));
@@ -220,7 +227,7 @@ impl Broker {
         };
         // It is the program's now, which is told of all that comes.
         self.sockets.unwatch(kept, &self.registry);
-        let successor = self.sleep(id).is_some_and(|sleep| sleep.terminating);
+        let successor = self.sleep(id).is_some_and(|sleep| sleep.is_terminating());
         if successor && known.is_none() {
             self.drop_succeeded(id, endpoint, kept);
         }
@@ -310,10 +317,10 @@ impl Broker {
             return;
         };
         let port = (endpoint.transport, endpoint.address.port());
-        if spec.expose.contains(&port) || !self.memory.learn(spec.name.as_str(), port.0, port.1) {
-            return;
+        let learned = |memory: &mut Memory| memory.learn(spec.name.as_str(), port.0, port.1);
+        if !spec.expose.contains(&port) && self.record.learn(learned) {
+            self.remember();
         }
-        self.remember();
     }
 
     /// The program is gone: its sockets wait for the next signal.

@@ -360,7 +360,7 @@ impl Broker {
             boots: u64::from(host.boots),
             wakes: u64::from(host.wakes),
             next_deadline_us: instance
-                .and_then(|instance| instance.sleep.deadline_us)
+                .and_then(|instance| instance.sleep.deadline_us())
                 .map(|at_us| self.clock.wall_us(at_us)),
             since_us: self.clock.wall_us(host.since_us),
             detail: self.absent_detail(id).or_else(|| self.unmet(id)),

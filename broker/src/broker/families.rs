@@ -8,6 +8,7 @@ use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
 use crate::ids::{HostId, SocketId};
+use crate::projects::Memory;
 use crate::retained::Retained;
 use crate::sockets::{self, Family};
 
@@ -15,7 +16,7 @@ impl Broker {
     /// The family of a socket that is made for this endpoint now; `None` for one from which a program of either family can be served.
     pub(super) fn family(&self, id: HostId, endpoint: Endpoint) -> Option<Family> {
         let (name, program) = self.program(id)?;
-        let known = self.memory.family(name, program, endpoint.address.port());
+        let known = self.record.known().family(name, program, endpoint.address.port());
         let accepts_natively = self.hosts[id]
             .instance
             .as_deref()
@@ -23,7 +24,7 @@ impl Broker {
         // Connections of the other family cannot be handed to a program that runs without the trap for it: what its other ports have is likely right.
         known.or_else(|| {
             accepts_natively
-                .then(|| self.memory.common_family(name, program))
+                .then(|| self.record.known().common_family(name, program))
                 .flatten()
         })
     }
@@ -32,11 +33,15 @@ impl Broker {
     pub(super) fn families_known(&mut self, id: HostId) -> bool {
         let known = self.program(id).is_some_and(|(name, program)| {
             let fits = |kept: &Retained| {
-                let known = || self.memory.family(name, program, kept.endpoint().address.port());
+                let known = || {
+                    self.record
+                        .known()
+                        .family(name, program, kept.endpoint().address.port())
+                };
                 !self.has_family(kept.endpoint())
                     || known().is_some_and(|family| sockets::family(kept.socket()) == Some(family))
             };
-            self.memory.knows_program(name, program) && self.sockets.of(id).all(fits)
+            self.record.known().knows_program(name, program) && self.sockets.of(id).all(fits)
         });
         // A host that is not declared has nothing retained for it.
         let known = known || !self.is_declared(id);
@@ -90,17 +95,23 @@ impl Broker {
         let Some((name, program)) = self.program(id).map(|(name, program)| (name.to_owned(), program)) else {
             return;
         };
-        let mut changed = self.memory.note_program(&name, program);
         let is_unused =
             |kept: &&Retained| !kept.is_listening() && !kept.is_tentative() && self.has_family(kept.endpoint());
         let unused = self.sockets.of(id).filter(is_unused);
         let ports: Vec<u16> = unused.map(|kept| kept.endpoint().address.port()).collect();
-        if let Some(family) = self.memory.common_family(&name, program) {
-            for port in ports {
-                let unknown = self.memory.family(&name, program, port).is_none();
-                changed |= unknown && self.memory.learn_family(&name, program, port, Some(family));
-            }
-        }
+        let changed = self.record.learn(|memory| {
+            let is_new = memory.note_program(&name, program);
+            let Some(family) = memory.common_family(&name, program) else {
+                return is_new;
+            };
+            let learns = |port: u16| {
+                memory.family(&name, program, port).is_none() && memory.learn_family(&name, program, port, Some(family))
+            };
+            ports
+                .into_iter()
+                .map(learns)
+                .fold(is_new, |changed, learned| changed | learned)
+        });
         if changed {
             self.remember();
         }
@@ -113,7 +124,10 @@ impl Broker {
             .get(socket)
             .filter(|kept| self.has_family(kept.endpoint()))?;
         let (name, program) = self.program(kept.host())?;
-        let known = self.memory.family(name, program, kept.endpoint().address.port());
+        let known = self
+            .record
+            .known()
+            .family(name, program, kept.endpoint().address.port());
         (known.or(Some(Family::V6)) != sockets::family(kept.socket())).then_some(known)
     }
 
@@ -122,7 +136,8 @@ impl Broker {
             return;
         };
         let port = endpoint.address.port();
-        if self.has_family(endpoint) && self.memory.learn_family(&name, program, port, family) {
+        let learns = |memory: &mut Memory| memory.learn_family(&name, program, port, family);
+        if self.has_family(endpoint) && self.record.learn(learns) {
             self.remember();
         }
     }

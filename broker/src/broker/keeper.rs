@@ -1,5 +1,6 @@
 //! The keeper, which has a second descriptor of all that is retained: what the broker closes is free once the keeper has closed it, too.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::ToSupervisor;
@@ -31,6 +32,15 @@ pub(super) enum Deferred {
     Remake(HostId),
 }
 
+/// What goes on once the keeper has closed what it was told to, and when it is looked after.
+#[derive(Debug, Default)]
+pub(super) struct KeeperQuestions {
+    /// By the number of the question.
+    deferred: HashMap<u32, Vec<Deferred>>,
+    /// The earliest time for which a look at the keeper is due.
+    due: Due,
+}
+
 impl Broker {
     /// Does this once the keeper has closed what it was told to close: at once, where it has.
     pub(super) fn after_forgotten(&mut self, deferred: Deferred) {
@@ -39,7 +49,7 @@ impl Broker {
         }
         match self.sockets.store.ask(&self.registry) {
             Some(number) => {
-                self.after_forgotten.entry(number).or_default().push(deferred);
+                self.keeper.deferred.entry(number).or_default().push(deferred);
                 self.look_at_keeper_in(keeper::TIMEOUT);
                 self.push_keeper();
             }
@@ -113,7 +123,7 @@ impl Broker {
     /// The keeper has done what it was told before it was asked this.
     pub(super) fn keeper_answered(&mut self, number: u32) {
         self.sockets.store.answered(number, &self.registry);
-        for deferred in self.after_forgotten.remove(&number).unwrap_or_default() {
+        for deferred in self.keeper.deferred.remove(&number).unwrap_or_default() {
             self.carry_out(deferred);
         }
     }
@@ -142,14 +152,14 @@ impl Broker {
     /// Has [`Self::look_at_keeper`] called after so long at the latest.
     fn look_at_keeper_in(&mut self, time: Duration) {
         let due = Instant::now() + time;
-        if self.keeper_due.ask(due) {
+        if self.keeper.due.ask(due) {
             self.timers.at(due, Timer::Keeper);
         }
     }
 
     /// It is the time for which a look at the keeper was due, or an earlier look has taken the place of that.
     pub(super) fn look_at_keeper(&mut self, due: Instant) {
-        if !self.keeper_due.come(due) {
+        if !self.keeper.due.come(due) {
             return;
         }
         self.sockets.store.end_if_stuck();
@@ -162,7 +172,7 @@ impl Broker {
 
 /// The earliest time for which a look is due that many ask for: one timer serves them all.
 #[derive(Debug, Default)]
-pub(super) struct Due(Option<Instant>);
+struct Due(Option<Instant>);
 
 impl Due {
     /// Whether a timer is to be made for a look by then.

@@ -116,7 +116,7 @@ impl Broker {
         }
         // Also where it is suspended as far as is known: its supervisor says a moment later that it woke.
         if let Some(sleep) = self.sleep(id) {
-            sleep.suspended_by = Some(by.to_owned());
+            sleep.ask_to_suspend(by);
         }
         if !self.ask(id, Order::Suspend, Asker::Client(number)) {
             if self.hosts[id].life.state() == HostState::Suspended {

@@ -48,9 +48,8 @@ impl Broker {
             }
             ToBroker::WokenBy { by, port } => {
                 let by = by.map(|address| self.caller(address));
-                if let Some(cause) = self.sleep(id).and_then(|sleep| sleep.unnamed.as_mut()?.cause.as_mut()) {
-                    cause.by = cause.by.take().or(by);
-                    cause.port = cause.port.or(port);
+                if let Some(sleep) = self.sleep(id) {
+                    sleep.name_waker(by, port);
                 }
                 self.record_wake(id);
             }
@@ -75,7 +74,7 @@ impl Broker {
             ToBroker::Terminating { slept, usage } => self.terminating(id, slept, usage),
             ToBroker::Disposable { peers } => {
                 if let Some(sleep) = self.sleep(id) {
-                    sleep.disposable = Some(peers);
+                    sleep.set_disposable(peers);
                 }
                 self.terminate_connected(id);
             }
@@ -85,7 +84,7 @@ impl Broker {
 
     fn fell_asleep(&mut self, id: HostId, time_us: u64, deadline_us: Option<u64>, took: Duration, usage: Usage) {
         self.note_deadline(id, deadline_us);
-        let asked_by = self.sleep(id).and_then(|sleep| sleep.suspended_by.take());
+        let asked_by = self.sleep(id).and_then(Sleep::suspended);
         self.feed(id, Input::Suspended);
         self.hosts[id].since_us = self.clock.of_wall(time_us);
         let cause = match asked_by {
@@ -105,7 +104,7 @@ impl Broker {
     pub(super) fn note_deadline(&mut self, id: HostId, deadline_us: Option<u64>) {
         let deadline_us = deadline_us.map(|wall_us| self.clock.of_wall(wall_us));
         if let Some(sleep) = self.sleep(id) {
-            sleep.deadline_us = deadline_us;
+            sleep.set_deadline(deadline_us);
         }
     }
 
@@ -116,9 +115,7 @@ impl Broker {
         host.wakes = host.wakes.saturating_add(1);
         host.since_us = self.clock.of_wall(wake.time_us);
         if let Some(sleep) = self.sleep(id) {
-            sleep.deadline_us = None;
-            sleep.disposable = None;
-            sleep.unnamed = Some(Box::new(wake));
+            sleep.woke(wake);
         }
         if !(named_later && nobody) {
             self.record_wake(id);
@@ -128,9 +125,9 @@ impl Broker {
     /// Whoever asked for it to be woken is behind a wake by order; the supervisor does not know who that is.
     fn wake_cause(&mut self, id: HostId, cause: WakeCause) -> Cause {
         if cause.kind == CauseKind::Wake
-            && let Some(asked) = self.sleep(id).and_then(|sleep| sleep.woken_by.take())
+            && let Some(asked) = self.sleep(id).and_then(Sleep::asked_to_wake)
         {
-            return *asked;
+            return asked;
         }
         Cause {
             kind: cause.kind,
@@ -141,7 +138,7 @@ impl Broker {
 
     /// Says that a host woke: whoever sent the signal is named by now, or is still found out, or is not going to be.
     pub(super) fn record_wake(&mut self, id: HostId) {
-        let Some(mut wake) = self.sleep(id).and_then(|sleep| sleep.unnamed.take()) else {
+        let Some(mut wake) = self.sleep(id).and_then(Sleep::take_wake) else {
             return;
         };
         wake.question = match &wake.cause {
@@ -155,7 +152,7 @@ impl Broker {
             }
             _ => None,
         };
-        self.record(id, *wake);
+        self.record(id, wake);
     }
 
     /// The endpoint that a host has at a port. Those who woke it there may be connected since long.
@@ -166,9 +163,7 @@ impl Broker {
 
     fn terminating(&mut self, id: HostId, slept: Duration, usage: Usage) {
         if let Some(sleep) = self.sleep(id) {
-            sleep.deadline_us = None;
-            sleep.disposable = None;
-            sleep.terminating = true;
+            sleep.terminate();
         }
         self.feed(id, Input::Terminating);
         let terminate = Happening {
@@ -184,7 +179,7 @@ impl Broker {
     /// Wakes a sleeper for somebody who waits for it.
     pub(super) fn resume(&mut self, id: HostId, cause: Cause) {
         if let Some(sleep) = self.sleep(id) {
-            sleep.woken_by = Some(Box::new(cause));
+            sleep.ask_to_wake(cause);
         }
         if !self.ask(id, Order::Resume, Asker::Broker) {
             self.feed(id, Input::NotWoken("its supervisor is not connected".to_owned()));

@@ -141,11 +141,7 @@ impl Broker {
             return;
         }
         if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-            match asked.order {
-                Order::Suspend => instance.sleep.suspended_by = None,
-                Order::Resume => instance.sleep.woken_by = None,
-                Order::Why | Order::Usage | Order::Pledge | Order::Fulfil | Order::Release => {}
-            }
+            instance.sleep.answered(asked.order);
         }
         if let Report::Usage(usage) = report {
             self.account(id).used(usage);

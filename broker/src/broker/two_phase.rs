@@ -110,7 +110,7 @@ impl Broker {
         let hosts = &self.hosts;
         let peers_of = |id: HostId| {
             let instance = hosts.get(id)?.instance.as_deref()?;
-            let peers = instance.sleep.disposable.as_ref()?;
+            let peers = instance.sleep.disposable_with()?;
             Some(peers.iter().map(|peer| hosts.at(*peer)))
         };
         for member in self.termination.begin(id, || connected(id, peers_of)) {
@@ -132,7 +132,7 @@ impl Broker {
         for member in verdict.prepared {
             if self.hosts.get(member).is_some() {
                 if let Some(sleep) = self.sleep(member).filter(|_| verdict.commit) {
-                    sleep.disposable = None;
+                    sleep.commit();
                 }
                 self.ask(member, order, Asker::TwoPhase);
             }

@@ -162,7 +162,8 @@ impl Broker {
                 Some(spec) if spec.expose.contains(&port) => "which the compose file declares",
                 Some(spec)
                     if self
-                        .memory
+                        .record
+                        .known()
                         .learned
                         .get(spec.name.as_str())
                         .is_some_and(|all| all.contains(&port)) =>
