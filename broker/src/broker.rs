@@ -8,6 +8,7 @@ mod claims;
 mod commands;
 mod control;
 mod down;
+mod ends;
 mod families;
 mod files;
 mod hello;
