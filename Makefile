@@ -108,14 +108,21 @@ fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the 
 	cd wire/protocol && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
 
+# The crates that make no system call of their own.
+pure := imsup-wire
+
+.PHONY: miri
+miri: ## the unit tests of the pure crates under miri (needs a nightly toolchain with miri and rust-src)
+	@cargo +nightly miri --version >/dev/null || { echo "miri: install it first: rustup toolchain install nightly --component miri --component rust-src" >&2; exit 1; }
+	cargo +nightly miri test $(addprefix -p ,$(pure)) --lib
+
 .PHONY: fmt
 fmt: ## format the sources
 	cargo fmt --all
 
 .PHONY: lint
 lint: ## what .ci/run checks besides the tests
-	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	@scripts/lint.sh
 
 .PHONY: install
 install: build ## install imsup below PREFIX (/usr/local)

@@ -32,7 +32,8 @@ cp "$(command -v busybox)" "$root/bin/busybox"
 cp "$imsup" "$root/bin/imsup"
 cp "$guests/guest-musl" "$root/bin/guest"
 ldd "$imsup" | grep -o '/lib[^ ]*' | while read -r library; do cp "$library" "$root$library"; done
-find "$cache/k/lib/modules" -name inet_diag.ko -o -name tcp_diag.ko -o -name udp_diag.ko -o -name unix_diag.ko | xargs -I{} cp {} "$root/modules/"
+find "$cache/k/lib/modules" '(' -name inet_diag.ko -o -name tcp_diag.ko -o -name udp_diag.ko -o -name unix_diag.ko ')' \
+    -exec cp {} "$root/modules/" ';'
 printf 'root:x:0:0::/:/bin/sh\nalice:x:1000:1000::/tmp:/bin/sh\n' >"$root/etc/passwd"
 printf 'root:x:0:\nalice:x:1000:\n' >"$root/etc/group"
 cat >"$root/srv/compose.yaml" <<'COMPOSE'

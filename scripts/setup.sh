@@ -11,7 +11,7 @@ declare -A needs=(
     [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
     [tclsh]=tcl [prove]=perl [xz]=xz-utils
     [redis-sentinel]=redis-sentinel [haproxy]=haproxy [socat]=socat [strace]=strace [bwrap]=bubblewrap [s6-svscan]=s6 [ruby]=ruby [php]=php-cli
-    [etcd]=etcd-server [etcdctl]=etcd-client
+    [etcd]=etcd-server [etcdctl]=etcd-client [shellcheck]=shellcheck
 )
 
 # `setup.sh peers`: also what the report compares with.

@@ -58,9 +58,20 @@ fetch() {
     return 1
 }
 
+# Runs a build, and shows the end of its output if the build fails. `set -e` has no effect inside.
+build() {
+    local name=$1
+    shift
+    "$@" >"$work/$name.log" 2>&1 || {
+        tail -50 "$work/$name.log" >&2
+        echo "suites: $name could not be built" >&2
+        return 1
+    }
+}
+
 # libuv's library and tests, as its CMakeLists.txt has them for Linux. The tests that include sources of the library's find them twice: hence the archive.
 build_libuv() (
-    cd "$1"
+    cd "$1" || return
     local flags=(-O1 -D_GNU_SOURCE -D_POSIX_C_SOURCE=200112 -D_FILE_OFFSET_BITS=64 -D_LARGEFILE_SOURCE -Iinclude -Isrc)
     # Those of 1.44 and of later ones, which have linux.c instead of several.
     local name sources=() unix=(async core dl epoll fs getaddrinfo getnameinfo linux linux-core linux-inotify linux-syscalls loop loop-watcher pipe poll
@@ -68,23 +79,22 @@ build_libuv() (
     for name in "${unix[@]}"; do
         [ ! -e "src/unix/$name.c" ] || sources+=("src/unix/$name.c")
     done
-    mkdir -p build fixtures/test
-    cp -R test/fixtures fixtures/test/
-    printf '%s\n' src/*.c "${sources[@]}" test/test-*.c test/{blackhole-server,echo-server,run-tests,runner,runner-unix}.c |
-        xargs -P "$(nproc)" -I{} sh -c 'object=build/$(echo "$1" | tr / -).o; shift; cc "$@" -c -o "$object"' sh {} "${flags[@]}" {} >"$work/libuv.log" 2>&1 &&
-        ar rcs build/libuv.a build/src-*.o && cc -o build/uv_run_tests build/test-*.o build/libuv.a -pthread -ldl -lrt -lutil >>"$work/libuv.log" 2>&1 ||
-        { tail -50 "$work/libuv.log" >&2; echo "suites: libuv could not be built" >&2; return 1; }
+    # shellcheck disable=SC2016 # The inner shell expands its arguments.
+    mkdir -p build fixtures/test && cp -R test/fixtures fixtures/test/ &&
+        printf '%s\n' src/*.c "${sources[@]}" test/test-*.c test/{blackhole-server,echo-server,run-tests,runner,runner-unix}.c |
+        xargs -P "$(nproc)" -I{} sh -c 'object=build/$(echo "$1" | tr / -).o; shift; cc "$@" -c -o "$object"' sh {} "${flags[@]}" {} &&
+        ar rcs build/libuv.a build/src-*.o && cc -o build/uv_run_tests build/test-*.o build/libuv.a -pthread -ldl -lrt -lutil
 )
 
 # c-ares and its tests, which it is built with only where asked.
 build_c_ares() (
-    cd "$1"
-    ./configure --enable-tests --disable-shared CXXFLAGS=-O0 && make -C src/lib -j"$(nproc)" && make -C test -j"$(nproc)" arestest
-) >"$work/c-ares.log" 2>&1 || {
-    tail -50 "$work/c-ares.log" >&2
-    echo "suites: c-ares could not be built" >&2
-    return 1
-}
+    cd "$1" && ./configure --enable-tests --disable-shared CXXFLAGS=-O0 &&
+        make -C src/lib -j"$(nproc)" && make -C test -j"$(nproc)" arestest
+)
+
+build_libevent() (
+    cd "$1" && ./configure --disable-openssl --disable-samples --disable-shared && make -j"$(nproc)"
+)
 
 for package in "${missing[@]}"; do
     fetch "$package"
@@ -94,13 +104,10 @@ for package in "${missing[@]}"; do
     # shellcheck disable=SC2086 # patterns, several
     tar -C "$directory/$package" -xf "$archive" --strip-components=1 --no-same-owner --wildcards ${wanted[$package]}
     set +f
-    [ "$package" != libuv1 ] || build_libuv "$directory/libuv1"
-    [ "$package" != c-ares ] || build_c_ares "$directory/c-ares"
-    if [ "$package" = libevent ]; then
-        (cd "$directory/libevent" && ./configure --disable-openssl --disable-samples --disable-shared && make -j"$(nproc)") >"$work/libevent.log" 2>&1 ||
-            { tail -50 "$work/libevent.log" >&2; echo "suites: libevent could not be built" >&2; exit 1; }
-    fi
     case $package in
+        libuv1) build libuv build_libuv "$directory/libuv1" ;;
+        c-ares) build c-ares build_c_ares "$directory/c-ares" ;;
+        libevent) build libevent build_libevent "$directory/libevent" ;;
         perl) cp "$directory/perl/t/test.pl" "$directory/perl/dist/IO/t/" ;;
         redis)
             mkdir -p "$directory/redis/src"

@@ -16,7 +16,8 @@ pub fn pin(cpu: Option<usize>) -> rustix::io::Result<()> {
     sched_setaffinity(None, &set)
 }
 
-/// Two different processors for a client and its server; `None` where there is only one.
+/// Two different processors for a client and its server; `None` on a machine with a single
+/// processor.
 pub fn pair() -> Option<(usize, usize)> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     (cpus > 1).then_some((0, 1))

@@ -1,17 +1,20 @@
-//! The cgroups below which daemons of ours make theirs: they leave them behind, and a paused container cannot die.
+//! The parents of cgroups that our daemons make. Daemons leave their cgroups behind, and a paused
+//! container cannot die.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the names of all of ours begin with; the process's id follows, and which daemon it is.
+/// The prefix of all our names; the id of the process and the daemon follow.
 const PREFIX: &str = "imsup-bench-";
 
-/// Cgroups of one name, in whatever hierarchies a daemon makes them; removed when this is dropped, where their processes have ended.
+/// Cgroups of one name, in all hierarchies that a daemon uses; removed on drop if their processes
+/// have ended.
 #[derive(Debug)]
 pub struct Cgroups(String);
 
 impl Cgroups {
-    /// Those of a daemon of this run, none of which is there yet. What runs that were killed left is removed.
+    /// The cgroups of a daemon of this run, none of which exists yet. Leftovers of killed runs are
+    /// removed.
     pub fn new(daemon: &str) -> Self {
         remove_left_behind();
         Self(format!("{PREFIX}{}-{daemon}", std::process::id()))
@@ -22,7 +25,7 @@ impl Cgroups {
         &self.0
     }
 
-    /// Lets what is paused there go on, so that SIGKILL reaches it: a frozen cgroup v1 holds it back
+    /// Resumes paused processes, so that SIGKILL reaches them: a frozen cgroup v1 delays the signal
     /// (Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst).
     pub fn thaw(&self) {
         thaw(&self.0);
@@ -35,7 +38,7 @@ impl Drop for Cgroups {
     }
 }
 
-/// Where cgroup v2 is mounted.
+/// The mount point of cgroup v2.
 pub fn unified() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found = mounts.lines().filter(|line| file_system(line).starts_with("cgroup2 "));
@@ -63,7 +66,7 @@ fn remove(parent: &str) {
     }
 }
 
-/// Takes away what is left of runs that were killed.
+/// Removes leftovers of killed runs.
 pub fn remove_left_behind() {
     for parent in left_behind() {
         thaw(&parent);
@@ -71,7 +74,7 @@ pub fn remove_left_behind() {
     }
 }
 
-/// The names of runs that were killed: their daemons died with them, but not what docker had paused.
+/// The names of killed runs: their daemons died with them, but containers paused by docker did not.
 pub fn left_behind() -> Vec<String> {
     let dead = |name: &str| {
         let rest = name.strip_prefix(PREFIX).unwrap_or_default();
@@ -84,7 +87,8 @@ pub fn left_behind() -> Vec<String> {
     names
 }
 
-/// Directories of such a name at the top of a hierarchy, or right below our own cgroup there: dockerd's paths are relative to it.
+/// Directories of such a name at the top of a hierarchy, or right below our own cgroup there:
+/// dockerd's paths are relative to our cgroup.
 fn found(wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for directory in places() {
@@ -102,7 +106,7 @@ fn name(path: &Path) -> Option<String> {
     Some(path.file_name()?.to_str()?.to_owned())
 }
 
-/// A directory and all below it, parents first.
+/// A directory and all directories below, parents first.
 fn tree(directory: &Path) -> Vec<PathBuf> {
     let mut all = vec![directory.to_owned()];
     let mut next = 0;
@@ -114,7 +118,8 @@ fn tree(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Where cgroups of ours can be: each cgroup mount (proc_pid_mountinfo(5)), and below it each path of /proc/self/cgroup.
+/// The places where our cgroups can be: each cgroup mount (proc_pid_mountinfo(5)), and below each
+/// mount every path of /proc/self/cgroup.
 fn places() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -134,7 +139,8 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
-/// What follows the optional fields of a line of mountinfo: the file system's type, source and options.
+/// The end of a line of mountinfo, after the optional fields: the file system's type, source and
+/// options.
 fn file_system(line: &str) -> &str {
     line.split_once(" - ").map_or("", |(_, file_system)| file_system)
 }

@@ -43,12 +43,12 @@ struct Cli {
     results: Option<PathBuf>,
     /// Do without: what cannot be measured then is listed, and is no failure
     #[arg(long, value_name = "WHAT")]
-    without: Vec<Peer>,
+    without: Vec<Baseline>,
 }
 
 /// What imsup is compared with that a machine may well not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Peer {
+pub enum Baseline {
     /// docker: needs root and Debian's docker.io.
     Docker,
     /// systemd-socket-activate and systemd-socket-proxyd.
@@ -103,7 +103,7 @@ fn benchmarks(cli: &Cli) -> Result<ExitCode> {
     }
 }
 
-/// The suites that these names select, in the order they are to be run.
+/// The selected suites, in the order of their run.
 fn selected(names: &[String]) -> Result<Vec<&'static Suite>> {
     let named = TABLES
         .iter()
@@ -128,7 +128,7 @@ fn selected(names: &[String]) -> Result<Vec<&'static Suite>> {
     Ok(found)
 }
 
-/// Whether the imsup to measure is worse than this one: the verdict is the exit status, too.
+/// Compares the imsup under test with this one: the verdict is the exit status, too.
 fn compare(cli: &Cli, before: &Path) -> Result<ExitCode> {
     interrupt::install()?;
     let context = Context::new(cli.imsup.as_deref(), cli.guests.as_deref(), cli.quick)?;

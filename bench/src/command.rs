@@ -1,4 +1,4 @@
-//! Running a command to its end, with a bound.
+//! Runs a command to its end, with a time-out.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -14,10 +14,10 @@ use crate::interrupt;
 /// No command that is run here takes nearly as long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits for a child to end, at most [`PATIENCE`]; it is killed when that is over.
+/// Waits for a child to end, at most [`PATIENCE`]; then the child is killed.
 ///
 /// # Errors
-/// It did not end in time, or a signal came.
+/// The child did not end in time, or a signal came.
 pub fn wait(child: &mut Child) -> Result<ExitStatus> {
     let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())
         .context("watching a process")
@@ -31,12 +31,12 @@ pub fn wait(child: &mut Child) -> Result<ExitStatus> {
     bail!("it did not end within {} s", PATIENCE.as_secs());
 }
 
-/// Runs a command and gives its standard output.
+/// Runs a command and returns its standard output.
 ///
-/// Both outputs are files: a daemon that kept a pipe open would make us wait for its end.
+/// Both outputs are files: a daemon that kept a pipe open would make us wait for the daemon's end.
 ///
 /// # Errors
-/// It cannot be started, fails, or does not end in time.
+/// The command cannot be started, fails, or does not end in time.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = format!("{command:?}");
     run(command).with_context(|| name)
@@ -48,10 +48,11 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(out)
 }
 
-/// Runs a command and gives all that it said, whether it failed or not: its standard output, then its standard error.
+/// Runs a command and returns all its output, whether the command failed or not: standard output,
+/// then standard error.
 ///
 /// # Errors
-/// It cannot be started, or does not end in time.
+/// The command cannot be started, or does not end in time.
 pub fn said(command: &mut Command) -> Result<String> {
     let name = format!("{command:?}");
     let (_, out, err) = outputs(command).with_context(|| name)?;
@@ -85,8 +86,8 @@ pub fn write_file(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// Where a program is by PATH; pyenv's and the like's shims are passed over, since a shell script in front would be
-/// measured with it.
+/// The place of a program by PATH. Shims (pyenv's and the like) are passed over, because the shell
+/// script in front would be measured as well.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -95,7 +96,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// The same of a server, which Debian may have put where only root's PATH looks.
+/// The same for a server, which Debian may install in a directory of root's PATH alone.
 pub fn find_server(program: &str) -> Option<PathBuf> {
     find(program).or_else(|| Some(Path::new("/usr/sbin").join(program)).filter(|path| path.is_file()))
 }

@@ -9,9 +9,9 @@ pub struct Service {
     pub name: String,
     /// Its command.
     pub command: Vec<String>,
-    /// Its ports, as compose writes them.
+    /// The ports, as compose writes them.
     pub expose: Vec<String>,
-    /// Its `x-imsup`, as YAML; where it is empty it never sleeps.
+    /// The `x-imsup` section as YAML; empty for a host that never sleeps.
     pub settings: &'static str,
 }
 
@@ -30,14 +30,15 @@ impl Service {
         }
     }
 
-    /// With these settings, such as `idle_after: 5s`.
+    /// The same service with these settings, such as `idle_after: 5s`.
     pub fn with(mut self, settings: &'static str) -> Self {
         self.settings = settings;
         self
     }
 }
 
-/// The file. Nothing is suspended of itself, but where the service says so, and what is stopped is killed: how long a program takes to end is its own affair.
+/// The file. Hosts are not suspended unless their service asks for that, and stopped programs are
+/// killed: the time that a program takes to end is not imsup's.
 pub fn file<'a>(services: impl IntoIterator<Item = &'a Service>) -> String {
     let mut text = String::from("x-imsup: {idle_after: never}\nservices:\n");
     for service in services {

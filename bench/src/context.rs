@@ -1,26 +1,26 @@
-//! What every suite is given.
+//! The arguments of every suite.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::sandbox::Sandbox;
 
-/// What every suite is given.
+/// The arguments of every suite.
 #[derive(Debug)]
 pub struct Context {
     /// imsup, with directories of its own.
     pub sandbox: Sandbox,
     /// This program, which is also the guests.
     pub this: PathBuf,
-    /// Where the guests of the tests are.
+    /// The directory of the tests' guests.
     pub guests: PathBuf,
     /// Whether a look is enough.
     pub quick: bool,
-    /// What is left out of the comparisons.
-    pub without: Vec<Peer>,
+    /// Baselines that are left out.
+    pub without: Vec<Baseline>,
 }
 
 /// The repository.
@@ -63,19 +63,19 @@ impl Context {
         })
     }
 
-    /// Nothing, where this is not to be done without.
+    /// An error if this baseline is left out.
     ///
     /// # Errors
     /// It is.
-    pub fn wants(&self, peer: Peer) -> Result<()> {
-        let name = peer
+    pub fn wants(&self, baseline: Baseline) -> Result<()> {
+        let name = baseline
             .to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned());
-        anyhow::ensure!(!self.without.contains(&peer), "left out with '--without {name}'");
+        anyhow::ensure!(!self.without.contains(&baseline), "left out with '--without {name}'");
         Ok(())
     }
 
-    /// `full`, or `quick` where a look is enough.
+    /// `full`, or `quick` if a short run suffices.
     pub fn count(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }

@@ -1,11 +1,11 @@
-//! The environment of everything that is measured.
+//! The environment of all measured programs.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// What is kept of the one that the benchmarks are started in.
+/// The variables kept from the caller's environment.
 const KEPT: [&str; 11] = [
     "PATH",
     "HOME",
@@ -20,8 +20,9 @@ const KEPT: [&str; 11] = [
     "CARGO_HOME",
 ];
 
-/// Executes this program again without the rest. Native programs and hosts would have it, containers and systemd's units would not, and some of it
-/// takes time: NODE_EXTRA_CA_CERTS 40 ms of each start of node.
+/// Executes this program again without the other variables. Native programs and hosts would have
+/// them, containers and systemd's units would not, and some variables cost time:
+/// NODE_EXTRA_CA_CERTS 40 ms of each start of node.
 ///
 /// # Errors
 /// execve(2).

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: every wait of the benchmarks ends with an error, on whose way out everything is taken away.
+//! SIGINT and SIGTERM: every wait of the benchmarks ends with an error, and on the way out
+//! everything is cleaned up.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -19,12 +20,12 @@ pub fn install() -> Result<()> {
     let (read, write) = UnixStream::pair().context("making a pipe for signals")?;
     signal_hook::low_level::pipe::register(SIGINT, write.try_clone()?)?;
     signal_hook::low_level::pipe::register(SIGTERM, write)?;
-    // Never read: once a signal came, it stays readable, and every later wait ends too.
+    // Never read: after a signal it stays readable, and every later wait ends too.
     let _ = PIPE.set(read);
     Ok(())
 }
 
-/// An error where a signal came.
+/// An error after a signal.
 ///
 /// # Errors
 /// A signal came.
@@ -48,7 +49,7 @@ pub fn pause(duration: Duration) -> Result<()> {
     wait(None, duration).map(drop)
 }
 
-/// Waits until `fd` is readable, whatever signals come: for tidying up after one.
+/// Waits until `fd` is readable, despite signals: for cleaning up after a signal.
 pub fn readable_regardless(fd: impl AsFd, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     loop {

@@ -1,5 +1,5 @@
-//! A daemon with all its children in namespaces of its own: what it writes outside its directories is seen by nobody else, and everything
-//! dies with us.
+//! A daemon with all its children in namespaces of its own: its writes outside its directories are
+//! invisible elsewhere, and everything dies with us.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,15 +17,15 @@ mkdir /run/upper /run/work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
 ";
 
-/// A running daemon; all of its processes have ended when this is dropped.
+/// A running daemon; on drop all of its processes end.
 #[derive(Debug)]
 pub struct Isolated(Child);
 
-/// What a shell's `script` becomes, to be given its arguments: process 1 of a PID namespace, with mounts of its own and these namespaces,
-/// which are options of unshare(1).
+/// Wraps a shell's `script`, which gets its arguments later: process 1 of a PID namespace, with
+/// mounts of its own and these namespaces (options of unshare(1)).
 pub fn command<'a>(namespaces: impl IntoIterator<Item = &'a str>, script: &str) -> Command {
     let mut command = Command::new("setpriv");
-    // All processes are in one PID namespace: they die with its first one, which dies with us.
+    // All processes are in one PID namespace: they die with its first process, which dies with us.
     command
         .args(["--pdeathsig", "KILL", "unshare"])
         .args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"])
@@ -51,18 +51,18 @@ impl Isolated {
         Ok(Self(child))
     }
 
-    /// Its status, where it has ended.
+    /// The status, if the daemon has ended.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// The status is not available.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.0.try_wait().context("looking at it")
     }
 
-    /// It and all that it has started.
+    /// The daemon and all its descendants.
     ///
     /// # Errors
-    /// It has ended.
+    /// systemd has ended.
     pub fn processes(&self) -> Result<Vec<u32>> {
         process::descendants(self.0.id())
     }
@@ -70,7 +70,8 @@ impl Isolated {
 
 impl Drop for Isolated {
     fn drop(&mut self) {
-        // The first process of a PID namespace is gone only when all the others are (pid_namespaces(7)), and unshare waits for it.
+        // The first process of a PID namespace is gone only after all others (pid_namespaces(7)),
+        // and unshare waits for that.
         let first = self.processes().ok().and_then(|found| found.first().copied());
         let first = first.and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if first.is_none_or(|first| kill_process(first, Signal::KILL).is_err()) {
@@ -80,7 +81,7 @@ impl Drop for Isolated {
     }
 }
 
-/// What it said last.
+/// The daemon's last output.
 pub fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! On what it was measured.
+//! The machine of the measurements.
 
 use std::process::Command;
 use std::time::SystemTime;
@@ -9,20 +9,21 @@ use serde::Serialize;
 use crate::command;
 use crate::context::{Context, repository};
 
-/// On what, with what and when it was measured.
+/// The machine, the programs and the date of the measurements.
 #[derive(Debug, Serialize)]
 pub struct Machine {
-    /// When it began, RFC 3339.
+    /// The start, RFC 3339.
     pub time: String,
     /// The processors' name.
     pub processor: String,
     /// How many there are.
     pub processors: usize,
-    /// Whether they are a virtual machine's.
+    /// True for a virtual machine's processors.
     pub virtual_machine: bool,
-    /// Their frequency governor.
+    /// The processors' frequency governor.
     pub governor: String,
-    /// What of the kernel's mitigations is in force: name and state, without those of what the processors are not affected by.
+    /// The kernel's active mitigations: name and state, without those that the processors do not
+    /// need.
     pub mitigations: Vec<(String, String)>,
     /// Which cgroup hierarchies are mounted.
     pub cgroups: String,
@@ -30,19 +31,19 @@ pub struct Machine {
     pub memory_mib: u64,
     /// `uname -sr`.
     pub kernel: String,
-    /// The load average over a minute when it began: other work disturbs.
+    /// The load average over a minute at the start: other work disturbs.
     pub load: String,
-    /// The same when it ended; the benchmarks themselves are in it.
+    /// The same at the end; the benchmarks themselves are included.
     pub load_after: Option<String>,
     /// `imsup --version`.
     pub imsup: String,
-    /// The commit, with `+` where files differ from it.
+    /// The commit, with `+` if files differ from it.
     pub commit: String,
-    /// The programs it was measured with and their versions.
+    /// The programs of the measurements and their versions.
     pub programs: Vec<(String, String)>,
 }
 
-/// Programs whose versions matter, and the commands that say them.
+/// Programs whose versions matter, and the commands that print them.
 const PROGRAMS: &[(&str, &[&str])] = &[
     ("rustc", &["rustc", "--version"]),
     ("redis-server", &["redis-server", "--version"]),
@@ -55,7 +56,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("wrk", &["wrk", "-v"]),
     ("iperf3", &["iperf3", "--version"]),
     ("systemd", &["systemd-socket-activate", "--version"]),
-    // It does not say its own.
+    // The program does not print its version.
     ("proxychains4", &["dpkg-query", "--show", "proxychains4"]),
     ("docker", &["docker", "--version"]),
     ("dockerd", &["dockerd", "--version"]),
@@ -67,7 +68,7 @@ impl Machine {
     /// Describes this machine.
     ///
     /// # Errors
-    /// imsup cannot say its version.
+    /// imsup cannot print its version.
     pub fn describe(context: &Context) -> Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
@@ -127,7 +128,7 @@ fn commit() -> Option<String> {
     Some(if clean { hash } else { format!("{hash}+") })
 }
 
-/// The first line of what a command says.
+/// The first line of a command's output.
 fn version(words: &[&str]) -> String {
     let Some((path, arguments)) = words
         .split_first()
@@ -147,7 +148,7 @@ fn version(words: &[&str]) -> String {
     }
 }
 
-/// What the kernel says of the processors' weaknesses (Documentation/admin-guide/hw-vuln).
+/// The kernel's report of the processors' weaknesses (Documentation/admin-guide/hw-vuln).
 fn mitigations() -> Vec<(String, String)> {
     let entries = std::fs::read_dir("/sys/devices/system/cpu/vulnerabilities");
     let of = |entry: std::fs::DirEntry| {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod affinity;
+mod baselines;
 mod cgroups;
 mod cli;
 mod command;
@@ -13,7 +14,6 @@ mod guest;
 mod interrupt;
 mod isolated;
 mod machine;
-mod peers;
 mod process;
 mod project;
 mod regress;

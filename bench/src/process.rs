@@ -1,4 +1,4 @@
-//! What processes and the kernel use.
+//! The resources that processes and the kernel use.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,21 @@ use nix::unistd::Pid;
 
 use crate::interrupt;
 
-/// What one process uses, in bytes: proc_pid_smaps(5), the sums of `smaps_rollup`.
+/// The memory of one process, in bytes: proc_pid_smaps(5), the sums of `smaps_rollup`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
     /// Pages that no other process has mapped.
     pub private: u64,
     /// Pages that others have mapped too.
     pub shared: u64,
-    /// Private pages, and each shared one divided by the number of its users.
+    /// Private pages, and each shared page divided by its number of users.
     pub proportional: u64,
 }
 
-/// What process `pid` uses.
+/// The memory of process `pid`.
 ///
 /// # Errors
-/// It is gone, or not ours.
+/// The process is gone, or not ours.
 pub fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
@@ -34,29 +34,29 @@ pub fn memory(pid: u32) -> Result<Memory> {
     })
 }
 
-/// What the kernel takes, in bytes: proc_meminfo(5).
+/// The kernel's memory, in bytes: proc_meminfo(5).
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
-    /// Its own objects: sockets, cgroups, epoll instances, processes.
+    /// The kernel's own objects: sockets, cgroups, epoll instances, processes.
     pub slab: u64,
-    /// What it keeps once for each processor: cgroups' counters.
+    /// Memory that the kernel keeps once per processor: cgroups' counters.
     pub percpu: u64,
     /// Threads' kernel stacks.
     pub stacks: u64,
     /// Processes' page tables.
     pub page_tables: u64,
-    /// What could still be had, kernel and processes together.
+    /// Memory still available, to kernel and processes together.
     pub available: u64,
 }
 
 impl Kernel {
-    /// Its own memory.
+    /// The kernel's own memory.
     pub fn whole(&self) -> u64 {
         self.slab + self.percpu + self.stacks + self.page_tables
     }
 }
 
-/// What the kernel takes.
+/// The memory that the kernel takes.
 ///
 /// # Errors
 /// /proc/meminfo cannot be read.
@@ -72,11 +72,11 @@ pub fn kernel() -> Result<Kernel> {
     })
 }
 
-/// The processor time of a process, all its threads together, to the nanosecond: clock_getcpuclockid(3). What one that runs now has used
-/// since the last tick is not in it.
+/// The processor time of a process, all its threads together, to the nanosecond:
+/// clock_getcpuclockid(3). A running process's use since the last tick is not included.
 ///
 /// # Errors
-/// It is gone.
+/// The process is gone.
 pub fn cpu(pid: u32) -> Result<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed())).with_context(|| format!("process {pid}"))?;
     let time = clock
@@ -88,7 +88,7 @@ pub fn cpu(pid: u32) -> Result<Duration> {
 /// The processor time of these processes in a second, in nanoseconds: watched for so long.
 ///
 /// # Errors
-/// One is gone, or a signal came.
+/// A process is gone, or a signal came.
 pub fn cpu_share(processes: &[u32], watched: Duration) -> Result<u64> {
     let sum = || processes.iter().map(|pid| cpu(*pid)).sum::<Result<Duration>>();
     let (start, before) = (Instant::now(), sum()?);
@@ -97,15 +97,15 @@ pub fn cpu_share(processes: &[u32], watched: Duration) -> Result<u64> {
     Ok((used.as_nanos() as f64 / took.as_secs_f64()) as u64)
 }
 
-/// The processes that descend from `pid`, as far as the kernel knows their parents; without itself.
+/// The descendants of `pid`, as far as the kernel knows their parents; without `pid` itself.
 ///
 /// # Errors
-/// It is gone.
+/// The process is gone.
 pub fn descendants(pid: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     let mut left = vec![pid];
     while let Some(parent) = left.pop() {
-        // One that ended meanwhile has no children.
+        // A process that ended meanwhile has no children.
         let Ok(threads) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
             anyhow::ensure!(parent != pid, "process {pid} is gone");
             continue;
@@ -151,13 +151,15 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        // Other tests' threads end meanwhile, and hand their children to another thread: one look may miss some (proc_tid_children(5)).
+        // Threads of other tests end meanwhile, and hand their children to another thread: one look
+        // may miss some (proc_tid_children(5)).
         let mut looks = (0..1_000).map(|_| descendants(std::process::id()).unwrap());
         let found = looks.find(|found| found.contains(&child.id())).unwrap_or_default();
         assert!(found.contains(&child.id()), "{found:?}");
         drop(child.stdin.take());
-        // What another process that runs now has used counts only at its next tick or switch (thread_group_cputime in the kernel's
-        // kernel/sched/cputime.c brings only the caller's own up to date): it is asked after its end, and before it is gone.
+        // The latest use of another running process counts only at its next tick or switch
+        // (thread_group_cputime in the kernel's kernel/sched/cputime.c updates only the caller's
+        // own): a process is asked after its end, and before it is reaped.
         let pid = Pid::from_raw(child.id().cast_signed());
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
         assert!(cpu(child.id()).unwrap() > Duration::ZERO);

@@ -1,4 +1,4 @@
-//! A project that is up, and taken down whatever happens.
+//! A project that is up, and taken down in any case.
 
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
@@ -25,27 +25,27 @@ pub struct Project<'a> {
     pub took: Duration,
 }
 
-/// A host, of what `imsup ps --format json` says.
+/// A host, from `imsup ps --format json`.
 #[derive(Debug, Deserialize)]
 pub struct Host {
     /// Its name.
     pub name: String,
     /// Its VIP.
     pub address: Ipv4Addr,
-    /// Where it is in its life.
+    /// The host's state.
     pub state: String,
-    /// Its program's first process, while it runs.
+    /// The program's first process, while it runs.
     pub pid: Option<u32>,
 }
 
-/// An event, of what `imsup events --format json` says.
+/// An event, from `imsup events --format json`.
 #[derive(Debug, Deserialize)]
 pub struct Event {
     /// Which host's.
     pub host: String,
     /// What happened.
     pub event: String,
-    /// How long it took, in microseconds.
+    /// The duration, in microseconds.
     pub duration_us: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Project<'a> {
     /// Brings up a project of these services with `imsup up -d`.
     ///
     /// # Errors
-    /// It does not come up.
+    /// The project does not come up.
     pub fn up(sandbox: &'a Sandbox, services: &[compose::Service]) -> Result<Self> {
         let name = next_name();
         let file = sandbox.directory().join(format!("{name}.yaml"));
@@ -69,7 +69,7 @@ impl<'a> Project<'a> {
     /// Brings up a project of these compose files, with these variables.
     ///
     /// # Errors
-    /// It does not come up.
+    /// The project does not come up.
     pub fn up_files(sandbox: &'a Sandbox, files: &[&Path], variables: &[(&str, &Path)]) -> Result<Self> {
         Self::up_named(sandbox, next_name(), files, variables)
     }
@@ -93,7 +93,7 @@ impl<'a> Project<'a> {
         Ok(project)
     }
 
-    /// One of imsup's verbs about this project.
+    /// A verb of imsup for this project.
     fn verb(&self, verb: &str) -> Command {
         let mut command = self.sandbox.command();
         command.args([verb, "-p", &self.name]);
@@ -113,7 +113,7 @@ impl<'a> Project<'a> {
     /// All hosts.
     ///
     /// # Errors
-    /// They cannot be listed.
+    /// The hosts cannot be listed.
     pub fn hosts(&self) -> Result<Vec<Host>> {
         let lines = command::output(self.verb("ps").args(["--format", "json"]))?;
         let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("reading 'imsup ps': {line}"));
@@ -134,7 +134,7 @@ impl<'a> Project<'a> {
     /// Boots a host.
     ///
     /// # Errors
-    /// It does not boot.
+    /// The host does not boot.
     pub fn wake(&self, host: &str) -> Result<()> {
         command::output(self.verb("wake").arg(host)).map(drop)
     }
@@ -142,7 +142,7 @@ impl<'a> Project<'a> {
     /// Boots all hosts.
     ///
     /// # Errors
-    /// One does not boot.
+    /// A host does not boot.
     pub fn wake_all(&self) -> Result<()> {
         command::output(&mut self.verb("wake")).map(drop)
     }
@@ -150,15 +150,16 @@ impl<'a> Project<'a> {
     /// Suspends hosts, and returns when they sleep.
     ///
     /// # Errors
-    /// One does not.
+    /// A host does not sleep.
     pub fn suspend(&self, hosts: &[&str]) -> Result<()> {
         command::output(self.verb("suspend").args(hosts)).map(drop)
     }
 
-    /// Wakes hosts where they sleep. Where they are awake this does nothing, but takes as long as suspending.
+    /// Wakes sleeping hosts. For hosts that are awake this has no effect, but takes as long as a
+    /// suspend.
     ///
     /// # Errors
-    /// They cannot be woken.
+    /// The hosts cannot be woken.
     pub fn resume(&self, hosts: &[&str]) -> Result<()> {
         command::output(self.verb("resume").args(hosts)).map(drop)
     }
@@ -166,7 +167,7 @@ impl<'a> Project<'a> {
     /// Ends a host's program.
     ///
     /// # Errors
-    /// It does not end.
+    /// The host does not end.
     pub fn stop(&self, host: &str) -> Result<()> {
         command::output(self.verb("stop").arg(host)).map(drop)
     }
@@ -174,7 +175,7 @@ impl<'a> Project<'a> {
     /// Ends all programs.
     ///
     /// # Errors
-    /// One does not end.
+    /// A host does not end.
     pub fn stop_all(&self) -> Result<()> {
         command::output(&mut self.verb("stop")).map(drop)
     }
@@ -182,17 +183,17 @@ impl<'a> Project<'a> {
     /// All that happened.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn events(&self) -> Result<Vec<Event>> {
         let lines = command::output(self.verb("events").args(["--format", "json"]))?;
         let parse = |line: &str| serde_json::from_str(line).with_context(|| format!("reading 'imsup events': {line}"));
         lines.lines().map(parse).collect()
     }
 
-    /// What all hosts have used, as JSON Lines.
+    /// The use of all hosts, as JSON Lines.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// The status is not available.
     pub fn usage(&self) -> Result<String> {
         command::output(self.verb("usage").args(["--format", "json"]))
     }
@@ -200,7 +201,7 @@ impl<'a> Project<'a> {
     /// The broker's process.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The broker cannot be reached.
     pub fn broker(&self) -> Result<u32> {
         let path = self.sandbox.runtime().join(&self.name).join("broker.sock");
         let socket = UnixStream::connect(&path).with_context(|| format!("connecting to {}", path.display()))?;
@@ -211,7 +212,7 @@ impl<'a> Project<'a> {
     /// The supervisor of a host that runs.
     ///
     /// # Errors
-    /// It does not run.
+    /// The broker does not run.
     pub fn supervisor(&self, host: &str) -> Result<u32> {
         let path = self.sandbox.runtime().join(&self.name).join("running").join(host);
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -223,7 +224,7 @@ impl<'a> Project<'a> {
 
 impl Drop for Project<'_> {
     fn drop(&mut self) {
-        // After a signal too: this wait is not one of those that signals end.
+        // After a signal too: signals do not end this wait.
         match self.verb("down").arg("--forget").output() {
             Ok(output) if output.status.success() => {}
             Ok(output) => eprintln!(

@@ -7,36 +7,36 @@ use anyhow::{Context, Result};
 use crate::interrupt;
 use crate::stats::{Measured, Unit};
 
-/// Raw samples with the name of what they are of.
+/// Raw samples with their name.
 pub type Series = (String, Vec<u64>);
 
-/// Who takes turns: a variant's name, and what takes one batch of its samples.
+/// A participant: a variant's name, and the closure that takes one batch of its samples.
 pub struct Turn<'a> {
     /// The variant.
     pub variant: &'static str,
     /// Takes a batch.
     take: Box<dyn FnMut() -> Result<Vec<Series>> + 'a>,
-    /// Whether the others go on without it when it fails.
-    is_peer: bool,
-    /// Why a peer's turns ended; nothing of it counts then.
+    /// True if the others continue after its failure.
+    is_baseline: bool,
+    /// The reason why a baseline's turns ended; none of its batches counts then.
     pub failed: Option<anyhow::Error>,
 }
 
 impl<'a> Turn<'a> {
-    /// A variant and how a batch of it is taken.
+    /// A variant and its closure.
     pub fn new(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
         Self {
             variant,
             take: Box::new(take),
-            is_peer: false,
+            is_baseline: false,
             failed: None,
         }
     }
 
-    /// The same of a peer, without which the others go on when it fails.
-    pub fn peer(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
+    /// The same for a baseline: the others continue after its failure.
+    pub fn baseline(variant: &'static str, take: impl FnMut() -> Result<Vec<Series>> + 'a) -> Self {
         Self {
-            is_peer: true,
+            is_baseline: true,
             ..Self::new(variant, take)
         }
     }
@@ -49,11 +49,12 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Has everyone take a turn, `rounds` times; who begins rotates, so that nobody always follows the same one. The first
-    /// `warm_up` rounds are not counted. A peer that fails has no turn any more, and nothing of these rounds counts of it.
+    /// Gives every participant a turn, `rounds` times; the first participant rotates, so that none
+    /// always follows the same other. The first `warm_up` rounds are not counted. A failed baseline
+    /// has no more turns, and none of its batches of these rounds counts.
     ///
     /// # Errors
-    /// A batch could not be taken of one that is no peer, or a signal came.
+    /// A participant other than a baseline failed, or a signal came.
     pub fn interleave(&mut self, turns: &mut [Turn<'_>], warm_up: usize, rounds: usize) -> Result<()> {
         let count = turns.len();
         let mut taken = Self::default();
@@ -67,7 +68,7 @@ impl Batches {
                 match (turn.take)().with_context(|| turn.variant) {
                     Ok(series) if round >= warm_up => taken.add(turn.variant, series),
                     Ok(_) => {}
-                    Err(why) if turn.is_peer => {
+                    Err(why) if turn.is_baseline => {
                         interrupt::check()?;
                         taken.taken.retain(|(variant, _), _| *variant != turn.variant);
                         turn.failed = Some(why);
@@ -89,7 +90,7 @@ impl Batches {
         }
     }
 
-    /// Whether anything was measured of it.
+    /// True if the variant was measured.
     pub fn has(&self, variant: &'static str, series: &str) -> bool {
         self.taken.contains_key(&(variant, series.to_owned()))
     }
@@ -105,10 +106,10 @@ impl Batches {
             .with_context(|| format!("nothing was measured of {series} ({variant})"))
     }
 
-    /// One series as it is compared.
+    /// One compared series.
     ///
     /// # Errors
-    /// Nothing was measured.
+    /// No measurement exists.
     pub fn measured(&self, variant: &'static str, series: &str, unit: Unit) -> Result<Measured> {
         Measured::of(self.of(variant, series)?, unit)
     }
@@ -140,7 +141,7 @@ mod tests {
         let mut left = 2;
         let mut turns = [
             Turn::new("native", || Ok(vec![("time".to_owned(), vec![1])])),
-            Turn::peer("docker", || {
+            Turn::baseline("docker", || {
                 left -= 1;
                 anyhow::ensure!(left > 0, "docker: exit status 1");
                 Ok(vec![("time".to_owned(), vec![2])])

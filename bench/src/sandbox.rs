@@ -1,4 +1,4 @@
-//! imsup with directories of its own, so that nothing of the machine's projects is touched.
+//! imsup with directories of its own, so that the machine's projects are left alone.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::tidy::Tidier;
 pub struct Sandbox {
     imsup: PathBuf,
     directory: PathBuf,
-    /// Gone first, so that the other finds nothing to do.
+    /// Removed first, so that the other cleaner has no work.
     _own: Option<(TempDir, Tidier)>,
 }
 
@@ -21,7 +21,7 @@ impl Sandbox {
     /// Directories for this imsup; gone when this is dropped.
     ///
     /// # Errors
-    /// They cannot be made.
+    /// The directories cannot be made.
     pub fn new(imsup: PathBuf) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("imsup-bench-")
@@ -35,7 +35,7 @@ impl Sandbox {
         })
     }
 
-    /// The directories of one that is gone; they stay when this is dropped.
+    /// The directories of a dead run; they stay on drop.
     pub fn left(imsup: PathBuf, directory: &Path) -> Self {
         Self {
             imsup,
@@ -52,24 +52,24 @@ impl Sandbox {
     /// A directory that containers see at the same path.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be made.
     pub fn shared(&self) -> Result<PathBuf> {
         let path = self.directory.join("shared");
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(path)
     }
 
-    /// A directory to write to, which containers have one of their own for at the same path.
+    /// A writable directory; containers have their own at the same path.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be made.
     pub fn scratch(&self) -> Result<PathBuf> {
         let path = self.directory.join("scratch");
         std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         Ok(path)
     }
 
-    /// What holds the projects' runtime directories.
+    /// The parent of the projects' runtime directories.
     pub fn runtime(&self) -> PathBuf {
         self.directory.join("run")
     }

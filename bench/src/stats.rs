@@ -1,7 +1,7 @@
-//! Distributions, and what can be said of two of them.
+//! Distributions, and their comparison.
 //!
-//! Samples come in batches, native and imsup alternately. Each batch of one is compared with the batch of the other that was taken
-//! right after it, so that what disturbs the machine for longer than a batch disturbs both.
+//! Samples come in batches, native and imsup alternately. Each batch is compared with the batch of
+//! the other variant taken right after it, so that a disturbance longer than a batch affects both.
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
@@ -20,12 +20,12 @@ pub enum Better {
     Higher,
 }
 
-/// A unit, and how raw samples become it.
+/// A unit, and the conversion of raw samples to it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Unit {
     /// Its name.
     pub name: &'static str,
-    /// What a raw sample is multiplied by.
+    /// The factor for raw samples.
     #[serde(skip)]
     pub scale: f64,
     /// Decimals shown.
@@ -55,9 +55,9 @@ impl Unit {
     /// Of samples in requests a second.
     pub const REQUESTS_PER_SECOND: Self = Self::higher("req/s", 1.0);
 
-    /// Of samples in thousandths of it.
+    /// Of samples in thousandths of the unit.
     pub const MIB_SECONDS: Self = Self::lower("MiB·s", 1e-3, 1);
-    /// Of samples in thousandths of it.
+    /// Of samples in thousandths of the unit.
     pub const CPU_SECONDS: Self = Self::lower("CPU·s", 1e-3, 3);
     /// Of samples in connections a second.
     pub const CONNECTIONS_PER_SECOND: Self = Self::higher("conn/s", 1.0);
@@ -83,7 +83,7 @@ impl Unit {
     }
 }
 
-/// What was measured of one variant.
+/// The measurements of one variant.
 #[derive(Clone, Debug)]
 pub struct Measured {
     p50: f64,
@@ -95,7 +95,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// From raw samples in batches. Of rates, the 99th percentile is the one that 99 % exceed.
+    /// From raw samples in batches. For rates, the 99th percentile is the rate that 99 % exceed.
     ///
     /// # Errors
     /// There are no samples.
@@ -115,7 +115,7 @@ impl Measured {
         })
     }
 
-    /// From percentiles that another tool reported, one pair for each of its runs: the medians of those.
+    /// From percentiles that another tool reported, a pair for each of its runs: their medians.
     ///
     /// # Errors
     /// There are none.
@@ -162,7 +162,7 @@ fn quantiles<'a>(values: impl IntoIterator<Item = &'a u64>, unit: Unit) -> Resul
 pub struct Summary {
     /// The median of all samples.
     pub p50: f64,
-    /// The 99th percentile of all samples; of rates, what 99 % exceed.
+    /// The 99th percentile of all samples; for rates, the value that 99 % exceed.
     pub p99: f64,
     /// How many samples.
     pub samples: usize,
@@ -170,12 +170,12 @@ pub struct Summary {
     pub batches: usize,
 }
 
-/// The median of a value over the pairs of batches, and where it lies with 95 % confidence.
+/// The median of a value over the pairs of batches, and its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     /// The median.
     pub median: f64,
-    /// It is not below this.
+    /// The value is not below this.
     pub low: f64,
     /// Nor above this.
     pub high: f64,
@@ -187,8 +187,9 @@ pub struct Interval {
 const ENOUGH: usize = 5;
 
 impl Interval {
-    /// The median of `values`, with the order statistics that enclose it (the binomial's normal approximation): no
-    /// assumption is made about how they are distributed. `None` where there are none, or one is no number.
+    /// The median of `values`, with the order statistics that enclose it (the binomial's normal
+    /// approximation): no distribution is assumed. `None` without values, or if a value is no
+    /// number.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         if !values.iter().all(|value| value.is_finite()) {
             return None;
@@ -209,12 +210,12 @@ impl Interval {
         })
     }
 
-    /// Whether there are enough pairs for it to be one.
+    /// True if there are enough pairs for an interval.
     pub fn is_enough(&self) -> bool {
         self.pairs >= ENOUGH
     }
 
-    /// Of one divided by the value. Exact where the values are an odd number; else the median is that of the middle two.
+    /// The inverse. Exact for an odd number of values; else the median is that of the middle two.
     pub fn inverse(self) -> Self {
         Self {
             median: self.median.recip(),
@@ -228,16 +229,16 @@ impl Interval {
 /// One variant against another, by pairs of batches.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Comparison {
-    /// What was found divided by the base, medians; `None` where that was nothing.
+    /// The variant divided by the base, medians; `None` if the base was zero.
     pub ratio_p50: Option<Interval>,
     /// The same of the 99th percentiles.
     pub ratio_p99: Option<Interval>,
-    /// What was found less the base, medians.
+    /// The variant less the base, medians.
     pub difference_p50: Interval,
 }
 
 impl Comparison {
-    /// Compares; `None` where there are no pairs.
+    /// Compares; `None` without pairs.
     pub fn of(base: &Measured, found: &Measured) -> Option<Self> {
         let pairs = |base: &[f64], found: &[f64], by: fn(f64, f64) -> f64| {
             let pairs = base.iter().zip(found);

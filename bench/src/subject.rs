@@ -1,4 +1,4 @@
-//! A guest of this crate as a process, native or supervised, that takes a batch when it is told to.
+//! A guest of this crate as a process, native or supervised, that takes a batch on demand.
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -36,10 +36,10 @@ pub fn supervised(suite: &Suite, mut command: Command, arguments: &[&str]) -> Re
 }
 
 impl Subject {
-    /// A guest as this command starts it.
+    /// A guest, started by this command.
     ///
     /// # Errors
-    /// It does not start.
+    /// The container does not start.
     pub fn start(mut command: Command) -> Result<Self> {
         let name = format!("{command:?}");
         let mut child = command
@@ -63,15 +63,15 @@ impl Subject {
         Ok(subject)
     }
 
-    /// Its process; of a supervised one, its supervisor's.
+    /// The guest's process; for a supervised guest, the supervisor's.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Has it take a batch of `count` samples of each of its series.
+    /// Takes a batch of `count` samples of each of the guest's series.
     ///
     /// # Errors
-    /// It failed, or a signal came.
+    /// The guest failed, or a signal came.
     pub fn batch(&mut self, count: usize) -> Result<Vec<Series>> {
         let commands = self.commands.as_mut().context("it was told to end")?;
         writeln!(commands, "{count}").context("telling a guest what to do")?;
@@ -109,7 +109,8 @@ impl Subject {
 
 impl Drop for Subject {
     fn drop(&mut self) {
-        // The end of its input is its sign to end. One that does not is killed; under imsup its program dies with it.
+        // The end of the input tells the guest to end. A guest that does not end is killed; under
+        // imsup its program dies with it.
         self.commands = None;
         let ended = rustix::process::pidfd_open(
             rustix::process::Pid::from_child(&self.child),

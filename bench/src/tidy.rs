@@ -1,4 +1,5 @@
-//! What is left when the benchmarks are killed: a process of its own waits for their end, however they end, and takes it away.
+//! Clean-up after killed benchmarks: a process of its own waits for their end, of any kind, and
+//! removes what they left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::cgroups;
 use crate::sandbox::Sandbox;
 
-/// The daemon and its containers, which the kernel kills when we are gone, take a moment to end.
+/// The daemon and its containers, which the kernel kills after our death, take a moment to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The process that waits. It ends by itself when the benchmarks have taken everything away.
+/// The waiting process. It ends by itself when the benchmarks have cleaned up.
 #[derive(Debug)]
 pub struct Tidier {
     child: Child,
@@ -24,10 +25,10 @@ pub struct Tidier {
 }
 
 impl Tidier {
-    /// Has one wait for our end.
+    /// Starts a process that waits for our end.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The server cannot be started.
     pub fn start(imsup: &Path, directory: &Path) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         let this = std::env::current_exe().context("finding this program")?;
@@ -36,7 +37,7 @@ impl Tidier {
             .args([imsup, directory])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // A signal to the terminal's processes is not for it.
+            // A signal to the terminal's processes is not for the cleaner.
             .process_group(0)
             .spawn()
             .context("starting the process that tidies up")?;
@@ -52,7 +53,7 @@ impl Drop for Tidier {
     }
 }
 
-/// Waits for the end of the standard input; what is then still in `directory` is left behind.
+/// Waits for the end of the standard input; the remaining content of `directory` is then left over.
 ///
 /// # Errors
 /// Something stays.
@@ -69,7 +70,7 @@ pub fn run(imsup: PathBuf, directory: &Path) -> Result<()> {
             .arg(entry.file_name())
             .output();
     }
-    // Dead daemons' containers first: what is frozen cannot die.
+    // Dead daemons' containers first: a frozen process cannot die.
     let deadline = Instant::now() + PATIENCE;
     loop {
         cgroups::remove_left_behind();

@@ -1,4 +1,4 @@
-//! The benchmarks where something is missing, fails, or is interrupted.
+//! The benchmarks with missing programs, failures, or interruptions.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -64,12 +64,12 @@ impl Runs {
         directory
     }
 
-    /// What the last run wrote: Markdown and JSON.
+    /// The results of the last run: Markdown and JSON.
     fn results(&self) -> [String; 2] {
         ["latest.md", "latest.json"].map(|name| fs::read_to_string(self.path("results").join(name)).expect(name))
     }
 
-    /// Nothing of a run is left but its results: no process, no directory, no mount.
+    /// A run leaves its results only: no process, no directory, no mount.
     fn assert_nothing_left(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -91,7 +91,8 @@ impl Runs {
         left.extend(mounts.lines().filter(|line| line.contains(text)).map(str::to_owned));
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let path = entry.path();
-            // All that is started has our TMPDIR in its environment, or works in a directory there, or names one.
+            // Every started process has our TMPDIR in its environment, or works in a directory
+            // there, or names one.
             let of = |name: &str| String::from_utf8_lossy(&fs::read(path.join(name)).unwrap_or_default()).into_owned();
             let cwd = fs::read_link(path.join("cwd")).unwrap_or_default();
             if cwd.starts_with(&ours) || of("environ").contains(text) || of("cmdline").contains(text) {
@@ -110,7 +111,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What starting servers needs besides imsup.
+/// The programs needed besides imsup to start servers.
 const NEEDED: [&str; 3] = ["setpriv", "setsid", "sh"];
 
 #[test]
@@ -199,7 +200,7 @@ fn mistakes_are_told_to_people() {
     assert!(markdown.contains(&missing), "{markdown}{}", stderr(&output));
 }
 
-/// Starts a suite with native servers, hosts, and as root containers, and waits until they are there.
+/// Starts a suite with native servers, hosts, and as root containers, and waits until they exist.
 fn in_the_middle(runs: &Runs) -> Child {
     let log = runs.path("log").join("stderr");
     let mut child = runs

@@ -1,6 +1,6 @@
 //! THE table of trapped system calls, and the filters compiled from it.
 //!
-//! [`table`] says what is done with each call; [`notify`] compiles the filter that applications run under; [`confine`]
+//! [`table`] says what is done with each call; [`notify`] compiles the filter that applications run under; [`confine()`]
 //! is the filter that imsup itself runs under.
 #![forbid(unsafe_code)]
 

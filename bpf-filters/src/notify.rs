@@ -17,6 +17,7 @@ const BINARY_TREE: u32 = 2;
 
 /// Why there is no filter.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum FilterError {
     /// libseccomp could not set up an empty filter.
     #[error(
@@ -27,12 +28,7 @@ pub enum FilterError {
     #[error(
         "the filter for {call} could not be made: {source}; it needs Linux 5.0 or newer with CONFIG_SECCOMP_FILTER, see `imsup doctor`"
     )]
-    Rule {
-        /// The system call.
-        call: &'static str,
-        /// What libseccomp said.
-        source: SeccompError,
-    },
+    Rule { call: &'static str, source: SeccompError },
     /// libseccomp could not write the program.
     #[error("libseccomp could not export the filter: {0}")]
     Export(#[source] SeccompError),

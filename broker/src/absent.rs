@@ -24,18 +24,14 @@ const LAST: Duration = Duration::from_secs(5);
 
 /// Why what is left of a project could not be taken away.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum AbsentError {
     /// There is a broker.
     #[error("project '{0}' has a broker after all: ask it (`imsup down`)")]
     HasBroker(String),
     /// A host's supervisor survived.
     #[error("the supervisor of host '{host}' (pid {pid}) could not be ended; end it and repeat `imsup down`")]
-    Survived {
-        /// The host.
-        host: String,
-        /// Its supervisor.
-        pid: u32,
-    },
+    Survived { host: String, pid: u32 },
     /// What dead supervisors left survived.
     #[error("processes that killed supervisors left could not be ended; `imsup down` tries again")]
     Left,
@@ -48,9 +44,7 @@ pub enum AbsentError {
     /// Files could not be removed, or be believed.
     #[error("what the project left in {path} could not be removed: {source}")]
     Files {
-        /// Where.
         path: std::path::PathBuf,
-        /// Why.
         source: std::io::Error,
     },
 }

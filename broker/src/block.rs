@@ -25,13 +25,11 @@ const LAST_BLOCK: u8 = 255;
 
 /// Why a project gets no addresses.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum BlockError {
     /// More hosts than there are indexes.
     #[error("{hosts} hosts do not fit: 256 blocks of {HOSTS_PER_BLOCK} addresses is all there is")]
-    TooManyHosts {
-        /// How many.
-        hosts: usize,
-    },
+    TooManyHosts { hosts: usize },
     /// The pinned block is in use.
     #[error(
         "the addresses {addresses} that the compose file pins are in use{} ({source} on {address}); \
@@ -41,9 +39,7 @@ pub enum BlockError {
     PinnedTaken {
         /// The first and the last address.
         addresses: String,
-        /// What could not be bound.
         address: SocketAddrV4,
-        /// Why.
         source: io::Error,
         /// The user and the process that have it, in words.
         holder: Option<String>,
@@ -55,9 +51,7 @@ pub enum BlockError {
         held_by(.holders, *.elsewhere)
     )]
     NoneFree {
-        /// The last one tried.
         address: SocketAddrV4,
-        /// Why.
         source: io::Error,
         /// Who has how many of them, in words.
         holders: Option<String>,
@@ -69,9 +63,7 @@ pub enum BlockError {
         "host '{host}': its address {address} is not among the project's, {addresses}; pin them with `x-imsup.subnet`"
     )]
     OutsideBlock {
-        /// The host.
         host: String,
-        /// The address.
         address: Ipv4Addr,
         /// The first and the last address.
         addresses: String,
@@ -79,11 +71,8 @@ pub enum BlockError {
     /// Two hosts pin one address.
     #[error("hosts '{first}' and '{second}' both have the address {address}")]
     SharedAddress {
-        /// One.
         first: String,
-        /// The other.
         second: String,
-        /// Theirs.
         address: Ipv4Addr,
     },
 }

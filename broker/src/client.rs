@@ -33,64 +33,38 @@ const LOOK: Timespec = Timespec {
 
 /// Why a broker could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ClientError {
     /// None runs.
     #[error("project '{project}' is not up: `imsup up` brings it up")]
-    NoBroker {
-        /// The project.
-        project: String,
-    },
+    NoBroker { project: String },
     /// One ran, and was killed.
     #[error(
         "the broker of project '{project}' died and left its files{}: `imsup up` takes them over, `imsup down` removes them",
         running(.hosts)
     )]
-    Dead {
-        /// The project.
-        project: String,
-        /// Hosts that still run.
-        hosts: Vec<String>,
-    },
+    Dead { project: String, hosts: Vec<String> },
     /// One runs whose files somebody has removed, and which cannot make them anew.
     #[error(
         "project '{project}' is up, but its files were removed, and cannot be made anew: its broker is process {pid}, and says why in its log; \
          `imsup down` ends it and its hosts"
     )]
-    Lost {
-        /// The project.
-        project: String,
-        /// The broker.
-        pid: u32,
-    },
+    Lost { project: String, pid: u32 },
     /// One is starting or ending.
     #[error("the broker of project '{project}' is starting or ending; try again")]
-    Busy {
-        /// The project.
-        project: String,
-    },
+    Busy { project: String },
     /// It speaks another version.
     #[error(
         "the broker of project '{project}' is of another version than this imsup: use the one that started it, \
          or end its process and run `imsup up` again"
     )]
-    Version {
-        /// The project.
-        project: String,
-    },
+    Version { project: String },
     /// The connection failed.
     #[error("the broker of project '{project}' could not be asked: {source}")]
-    Io {
-        /// The project.
-        project: String,
-        /// Why.
-        source: io::Error,
-    },
+    Io { project: String, source: io::Error },
     /// It ended in the middle.
     #[error("the broker of project '{project}' ended before it had answered")]
-    Ended {
-        /// The project.
-        project: String,
-    },
+    Ended { project: String },
     /// It refused, or failed.
     #[error("{0}")]
     Refused(String),

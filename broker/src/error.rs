@@ -14,15 +14,14 @@ use crate::routes::RouteError;
 
 /// Why a broker could not start, or broke.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum BrokerError {
     /// The project has one.
     #[error("project '{project}' is already up{}{}; `imsup ps` shows its hosts, `imsup down` takes it away", by(.pid), of(.directory))]
     AlreadyUp {
-        /// The project.
         project: String,
         /// The directory of its compose file.
         directory: Option<PathBuf>,
-        /// The other broker.
         pid: Option<u32>,
     },
     /// The project has one whose files somebody has removed, and which cannot make them anew.
@@ -30,32 +29,20 @@ pub enum BrokerError {
         "project '{project}' is up already, but its files were removed, and cannot be made anew: its broker is process {pid}, and says why in its log; \
          `imsup down` ends it and its hosts"
     )]
-    Lost {
-        /// The project.
-        project: String,
-        /// The broker.
-        pid: u32,
-    },
+    Lost { project: String, pid: u32 },
     /// A directory cannot be made, or be made private.
     #[error("{what} {path} cannot be used: {source}; set {variable} to a directory of your own")]
     Directory {
-        /// What it is for.
         what: &'static str,
-        /// Where.
         path: PathBuf,
-        /// What names another.
         variable: &'static str,
-        /// Why.
         source: io::Error,
     },
     /// A file cannot be used.
     #[error("{what} {path} cannot be used: {source}")]
     File {
-        /// What it is for.
         what: &'static str,
-        /// Where.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// Its socket's path is too long for the kernel.
@@ -76,11 +63,8 @@ pub enum BrokerError {
          raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a unit), or declare fewer"
     )]
     TooManyPorts {
-        /// How many there are.
         ports: usize,
-        /// Of how many hosts.
         hosts: usize,
-        /// How many there may be.
         limit: u64,
         /// RLIMIT_NOFILE.
         descriptors: u64,
@@ -91,9 +75,7 @@ pub enum BrokerError {
         crate::holder::by(.holder), occupied_by(.occupants)
     )]
     Occupied {
-        /// The host.
         host: HostName,
-        /// Its endpoint.
         endpoint: Endpoint,
         /// Addresses of those that have the port.
         occupants: Vec<IpAddr>,
@@ -107,44 +89,28 @@ pub enum BrokerError {
         endpoint.address.port(), imsup.display(), endpoint.address.port()
     )]
     Privileged {
-        /// The host.
         host: HostName,
-        /// Its endpoint.
         endpoint: Endpoint,
         /// The first port that needs none.
         first: u16,
-        /// The executable.
         imsup: PathBuf,
     },
     /// A host's port cannot be had for another reason.
     #[error("host '{host}': {endpoint} cannot be retained: {source}")]
     Retain {
-        /// The host.
         host: HostName,
-        /// Its endpoint.
         endpoint: Endpoint,
-        /// Why.
         source: io::Error,
     },
     /// A port of the machine cannot be had.
     #[error("host '{host}': {source}")]
-    Publish {
-        /// The host.
-        host: HostName,
-        /// Why.
-        source: PublishError,
-    },
+    Publish { host: HostName, source: PublishError },
     /// What it left could not be removed.
     #[error(transparent)]
     Absent(#[from] AbsentError),
     /// The kernel refuses something that every Linux has.
     #[error("{what} failed: {source}")]
-    System {
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    System { what: &'static str, source: io::Error },
 }
 
 fn by(pid: &Option<u32>) -> String {

@@ -23,7 +23,7 @@ pub struct EventLine {
     pub by: Option<String>,
     /// The port the signal was for.
     pub port: Option<u16>,
-    /// How long it took, in microseconds.
+    /// The duration, in microseconds.
     pub duration_us: Option<u64>,
     /// A sentence for people.
     pub detail: Option<String>,

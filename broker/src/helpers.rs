@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One of them.
+/// One of the two builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Helper {
     /// The thread that answers names, and those that it makes.

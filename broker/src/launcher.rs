@@ -27,28 +27,13 @@ pub const BOOT_VARIABLE: &str = "IMSUP_BOOT";
 pub enum LaunchError {
     /// The log could not be opened.
     #[error("its log {path} cannot be written: {source}")]
-    Log {
-        /// The log.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Log { path: PathBuf, source: io::Error },
     /// The directory is not there.
     #[error("its working directory {path} cannot be used: {source}")]
-    WorkingDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    WorkingDirectory { path: PathBuf, source: io::Error },
     /// The supervisor could not be executed.
     #[error("the supervisor {path} could not be started: {source}")]
-    Spawn {
-        /// The executable.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Spawn { path: PathBuf, source: io::Error },
 }
 
 impl LaunchError {

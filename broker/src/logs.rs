@@ -18,7 +18,7 @@ const MAX_LINE: usize = 64 * 1024;
 /// How much of what was printed earlier is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// All of it.
+    /// The whole report.
     Beginning,
     /// The last lines of each host.
     Tail(usize),

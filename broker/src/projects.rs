@@ -26,32 +26,22 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Why what is remembered could not be read or written.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ProjectsError {
     /// The file system failed.
     #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What happened.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The file is not what imsup writes.
     #[error(
         "{path} is not what imsup writes ({source}); remove it: what it holds (addresses, learned ports) is found again"
     )]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
+    Malformed { path: PathBuf, source: serde_json::Error },
     /// Another process holds the lock.
     #[error(
         "{path} cannot be changed: {} holds the lock of the directory above it (flock(2)), which imsup needs for a moment only; end that process",
         name(*.by)
     )]
     Held {
-        /// The file.
         path: PathBuf,
         /// The process, if the kernel tells it.
         by: Option<u32>,

@@ -20,6 +20,7 @@ pub(crate) use vet::Vet;
 
 /// Why a port could not be published.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum PublishError {
     /// Somebody has it.
     #[error(
@@ -27,11 +28,9 @@ pub enum PublishError {
         by(.occupants)
     )]
     Occupied {
-        /// The address.
         address: SocketAddr,
         /// Addresses of those that listen there.
         occupants: Vec<std::net::IpAddr>,
-        /// The host's port.
         target: u16,
     },
     /// It needs privilege.
@@ -41,19 +40,13 @@ pub enum PublishError {
         address.port()
     )]
     Privileged {
-        /// The address.
         address: SocketAddr,
         /// The first port that needs none.
         first: u16,
     },
     /// It cannot be had for another reason.
     #[error("the machine's port {address} cannot be published: {source}")]
-    Other {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    Other { address: SocketAddr, source: io::Error },
 }
 
 fn by(occupants: &[std::net::IpAddr]) -> String {

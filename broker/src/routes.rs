@@ -22,6 +22,7 @@ use netlink::Netlink;
 
 /// Why the prefix could not be made local, or the route not be taken away.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum RouteError {
     /// No privilege.
     #[error(
@@ -29,60 +30,34 @@ pub enum RouteError {
          administrator run `ip route add local {subnet} dev lo src 127.0.0.1`; or pin a subnet inside 127.0.0.0/8, which needs no \
          privilege (`x-imsup: {{subnet: 127.77.0.0/16}}`, in a file of its own after `-f` if this one is to stay as it is)"
     )]
-    NotPermitted {
-        /// The subnet.
-        subnet: Subnet,
-    },
+    NotPermitted { subnet: Subnet },
     /// The machine needs these addresses.
     #[error(
         "the addresses {subnet} cannot be hosts': {obstacle}; to make them local would cut this machine off from it. \
          Pin another subnet with `x-imsup.subnet`"
     )]
-    InTheWay {
-        /// The subnet.
-        subnet: Subnet,
-        /// What is there.
-        obstacle: Obstacle,
-    },
+    InTheWay { subnet: Subnet, obstacle: Obstacle },
     /// Hosts live with addresses of another prefix.
     #[error(
         "hosts of the project still run with addresses in {before}, and the compose file now has {now}: \
          take the project down first (`imsup down`)"
     )]
-    Changed {
-        /// What they have.
-        before: Subnet,
-        /// What the file says.
-        now: Subnet,
-    },
+    Changed { before: Subnet, now: Subnet },
     /// The route is still there.
     #[error(
         "the route `local {subnet} dev lo metric {metric}` that the project made could not be taken away ({source}): repeat `imsup down` as root"
     )]
     Left {
-        /// The subnet.
         subnet: Subnet,
-        /// The route's metric.
         metric: u32,
-        /// Why.
         source: io::Error,
     },
     /// rtnetlink(7) failed.
     #[error("{what} failed: {source}")]
-    Netlink {
-        /// What was asked for.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    Netlink { what: &'static str, source: io::Error },
     /// The route could not be written down.
     #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    File { path: PathBuf, source: io::Error },
 }
 
 /// A subnet that a project has had, and the metric of its route where it made one.

@@ -9,8 +9,9 @@ use crate::running::RunningLockError;
 use crate::user::UserError;
 use imsup_linux::spawn::SpawnError;
 
-/// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`].
+/// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`](imsup_wire::ExitStatus).
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum RunError {
     /// There is nothing to run.
     #[error("no command to run")]
@@ -20,12 +21,7 @@ pub enum RunError {
     NulInCommand,
     /// The broker cannot be reached.
     #[error("cannot reach the project's broker at {path}: {source}; is the project up?")]
-    Broker {
-        /// Its socket.
-        path: PathBuf,
-        /// Why.
-        source: ChannelError,
-    },
+    Broker { path: PathBuf, source: ChannelError },
     /// The broker does not take us.
     #[error("{0}")]
     Rejected(String),
@@ -46,12 +42,7 @@ pub enum RunError {
     Running(#[from] RunningLockError),
     /// A system call of our own failed.
     #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        source: Errno,
-    },
+    System { what: &'static str, source: Errno },
 }
 
 /// Adds what was tried to an errno.

@@ -62,7 +62,7 @@ pub struct HeldBind {
     pub family: Family,
     /// What the program asked for.
     pub asked: SocketAddr,
-    /// What it waits for.
+    /// The port or state that the caller waits for.
     pub stage: BindStage,
 }
 
@@ -148,7 +148,7 @@ pub struct Held {
     pub deadline: Instant,
     /// What it gets then, as an errno.
     pub timeout_errno: i32,
-    /// What it is.
+    /// The name of the cluster.
     pub waiting: Waiting,
 }
 

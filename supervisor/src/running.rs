@@ -16,23 +16,14 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum RunningLockError {
     /// Another supervisor has it.
     #[error("host {host} already runs: its supervisor holds {path}; `imsup ps` shows it, `imsup stop {host}` ends it")]
-    Held {
-        /// The host.
-        host: HostName,
-        /// The lock.
-        path: PathBuf,
-    },
+    Held { host: HostName, path: PathBuf },
     /// The file could not be made.
     #[error("cannot make {path}: {source}")]
-    File {
-        /// The lock.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: std::io::Error },
 }
 
 /// What the file says of a host, and of the supervisor that runs it.

@@ -8,10 +8,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
-/// A host's 16-bit machine index: the last two bytes of each of its addresses.
+/// A host's 16-bit machine index: the last two bytes of each of the host's addresses.
 ///
-/// Indexes whose low byte is 0 are never a host: the project's broker keeps those addresses for itself (its name server, and
-/// the claim that makes a block of indexes exclusive on the machine).
+/// An index whose low byte is 0 is never a host: the project's broker keeps these addresses for its
+/// name server, and for the claim that makes a block of indexes exclusive on the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct Index(u16);
@@ -22,7 +22,7 @@ pub struct Index(u16);
 pub struct BadIndex(u16);
 
 impl Index {
-    /// The index with this number, or `None` where it is kept for the broker (low byte 0).
+    /// The index with this number, or `None` if the broker keeps that number (low byte 0).
     pub fn new(number: u16) -> Option<Self> {
         (number & 0xff != 0).then_some(Self(number))
     }
@@ -47,14 +47,14 @@ impl From<Index> for u16 {
     }
 }
 
-/// Which of a host's three addresses one is.
+/// Names one of a host's three addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Plane {
-    /// What the host's name resolves to, and where its wildcard binds land.
+    /// The address that the host's name resolves to, and where binds of the wildcard land.
     Vip,
     /// The host's private 127.0.0.1.
     Localhost,
-    /// Where binds that concern IPv6 only land: `[::1]`, and the wildcard of an `IPV6_V6ONLY` socket.
+    /// The address for binds of IPv6 only: `[::1]`, and the wildcard of an `IPV6_V6ONLY` socket.
     V6Shadow,
 }
 
@@ -105,13 +105,15 @@ impl Planes {
         self.raw(Plane::Vip, u16::from(block) << 8)
     }
 
-    /// The address that makes a block of indexes one broker's: `localhost.hi.0`. Own localhosts are by index alone, so that
-    /// projects whose VIPs have different prefixes must not share a block either.
+    /// The address that makes a block of indexes one broker's: `localhost.hi.0`. Own localhosts
+    /// depend on the index alone, so projects whose VIPs have different prefixes must not share a
+    /// block either.
     pub fn claim_address(&self, block: u8) -> Ipv4Addr {
         self.raw(Plane::Localhost, u16::from(block) << 8)
     }
 
-    /// Which host's address this is, or `None` where it lies outside the planes or is kept for a broker.
+    /// The host of this address, or `None` if the address lies outside the planes or belongs to a
+    /// broker.
     pub fn place(&self, address: Ipv4Addr) -> Option<Place> {
         let [a, b, hi, lo] = address.octets();
         let plane = match [a, b] {
@@ -154,9 +156,10 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A transport and an address in one of the planes: what a socket is retained for.
+/// A transport and an address in one of the planes: the key of a retained socket.
 ///
-/// The address is IPv4 also where the socket is AF_INET6: those carry the same address v4-mapped.
+/// The address is IPv4 even if the socket is AF_INET6: such sockets carry the same address
+/// v4-mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The transport.

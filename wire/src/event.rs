@@ -1,4 +1,4 @@
-//! What happened: one stream that `imsup events`, the log and the accounts all read.
+//! Events: one stream that `imsup events`, the log and the accounts all read.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -8,35 +8,40 @@ use serde::{Deserialize, Serialize};
 use crate::host::HostName;
 use crate::sleep::Usage;
 
-/// What happened to a host.
+/// An event in a host's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
-    /// A signal asked for the host, and it did not run.
+    /// A signal asked for the host, which did not run.
     Allocate,
-    /// Its program was started; the duration is from the signal to its `execve`.
+    /// The program was started; the duration is from the signal to `execve`.
     Boot,
-    /// Its program listens on the port that it was booted for, or settled without; the duration is from the signal.
+    /// The program listens on the port that the host was booted for, or settled without; the
+    /// duration is from the signal.
     Ready,
-    /// Its program ended; the duration is how long it ran.
+    /// The program ended; the duration is that of its run.
     Exit,
-    /// It could not be started, or ended before it listened with a failure; the duration is how long it tried.
+    /// The program could not be started, or failed before it listened; the duration is that of the
+    /// attempt.
     Fail,
-    /// It was idle and sleeps now; the duration is what the suspending took.
+    /// The host was idle and sleeps now; the duration is that of the suspend.
     Suspend,
-    /// A signal woke it; the duration is what the waking took. The detail says how long it slept and how often it ticked.
+    /// A signal woke the host; the duration is that of the wake. The detail has the time asleep and
+    /// the number of ticks.
     Wake,
-    /// A deadline of a sleeper was let pass, which did only housekeeping; the duration is how long it ran.
+    /// A sleeper's deadline passed with housekeeping only; the duration is that of the run.
     Tick,
-    /// A sleeper's memory was paged out; the duration is what that took.
+    /// A sleeper's memory was paged out; the duration is that of the paging.
     Reclaim,
-    /// A sleeper is being ended (`terminate_after`); the duration is how long it slept.
+    /// A sleeper is being ended (`terminate_after`); the duration is the time asleep.
     Terminate,
-    /// Somebody waits for a port of it, and it listens, but not there; the detail says where instead.
+    /// A caller waits for a port of the host, which listens elsewhere; the detail says where.
     Unmet,
-    /// The kernel killed a process of it, since the host had used up its memory (`mem_limit`); the detail says how much that is.
+    /// The kernel killed a process of the host, which had used up its memory (`mem_limit`); the
+    /// detail has the limit.
     Oom,
-    /// It ended, nobody had asked for that, and it will be booted again (`restart`); the duration is how long that waits.
+    /// The program ended without an order, and the host will boot again (`restart`); the duration
+    /// is the delay.
     Restart,
 }
 
@@ -66,9 +71,9 @@ impl fmt::Display for EventKind {
 pub enum CauseKind {
     /// A connection in a retained socket's queue.
     Connection,
-    /// A supervised program's connect(2) to a port that nothing listened on.
+    /// A supervised program's connect(2) to a port without a listener.
     Connect,
-    /// A datagram in a retained socket, or one a supervised program is about to send.
+    /// A datagram in a retained socket, or a datagram that a supervised program is about to send.
     Datagram,
     /// A connection to a port of the machine (compose `ports:`).
     Published,
@@ -76,19 +81,20 @@ pub enum CauseKind {
     Wake,
     /// `imsup exec` or `imsup run --host`.
     Exec,
-    /// The look-up of its name, where `prefetch: dns` asks for that.
+    /// A look-up of the host's name, with `prefetch: dns`.
     Lookup,
-    /// Data, end of file or a reset on a connection that it had.
+    /// Data, end of file or a reset on an established connection.
     Data,
-    /// A deadline of its own, which led to work.
+    /// A deadline of the host's own, which led to work.
     Timer,
-    /// A signal (signal(7)) from outside, or the end of one of its processes.
+    /// A signal (signal(7)) from outside, or the end of a process of the host.
     Signal,
-    /// Another descriptor: a pipe, a terminal, a file system watch; or memory that it shares with others.
+    /// Another descriptor: a pipe, a terminal, a file system watch; or memory shared with other
+    /// hosts.
     Descriptor,
-    /// It was idle for `idle_after`, or asleep for `terminate_after`.
+    /// The host was idle for `idle_after`, or asleep for `terminate_after`.
     Idle,
-    /// The boot of a host that depends on it and has `boot_dependencies`.
+    /// The boot of a host that depends on this host and has `boot_dependencies`.
     Dependency,
 }
 
@@ -112,18 +118,19 @@ impl fmt::Display for CauseKind {
     }
 }
 
-/// The signal that led to an event, and who sent it.
+/// The signal behind an event, with its sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// The kind of signal.
     pub kind: CauseKind,
-    /// Who sent it: a host of the project by name, else a peer's address, else a user of the command line.
+    /// The sender: a host of the project by name, else a peer's address, else a user of the command
+    /// line.
     pub by: Option<String>,
     /// The port the signal was for.
     pub port: Option<u16>,
 }
 
-/// One thing that happened to one host.
+/// One event of one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When: microseconds since the Unix epoch.
@@ -132,13 +139,15 @@ pub struct Event {
     pub host: HostName,
     /// What.
     pub kind: EventKind,
-    /// The signal behind it. A boot, and the readiness it leads to, carry the cause of their allocation.
+    /// The signal behind the event. A boot, and the readiness it leads to, carry the cause of their
+    /// allocation.
     pub cause: Option<Cause>,
-    /// How long it took; see [`EventKind`] for what is measured.
+    /// The duration; [`EventKind`] says of what.
     pub duration: Option<Duration>,
     /// A sentence for people: the exit status, why a start failed.
     pub detail: Option<String>,
-    /// What its program had used by then, where the event ends a stretch of it: `suspend`, `wake`, `terminate`, `exit`, `fail`.
+    /// The program's use of resources so far, if the event ends a stretch of the run: `suspend`,
+    /// `wake`, `terminate`, `exit`, `fail`.
     pub usage: Option<Usage>,
 }
 

@@ -1,4 +1,4 @@
-//! Hosts as they are named, and as they are shown.
+//! Names of hosts, and how hosts are shown.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use crate::limits::Bytes;
 
 /// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit, in lower case; no number.
 ///
-/// Underscores and dots are allowed because compose service names have them.
+/// Underscores and dots are allowed because names of compose services have them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(Box<str>);
@@ -49,7 +49,8 @@ impl FromStr for HostName {
     }
 }
 
-/// Whether resolvers take a name for an IPv4 address, so that nobody asks for it: `1`, `10.1`, `0x7f`, `127.0.0.1` (inet_aton(3)).
+/// True if resolvers take a name for an IPv4 address and never ask for it: `1`, `10.1`, `0x7f`,
+/// `127.0.0.1` (inet_aton(3)).
 fn is_number(lower: &str) -> bool {
     let is_part = |part: &str| match part.strip_prefix("0x") {
         Some(digits) => !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
@@ -78,17 +79,17 @@ impl fmt::Display for HostName {
     }
 }
 
-/// Where a host is in its life.
+/// The state of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostState {
-    /// It exists, and no process runs.
+    /// The host exists, and no process runs.
     Imaginary,
-    /// Its program has been started and does not listen yet.
+    /// The program has been started and does not listen yet.
     Booting,
-    /// Its program runs, and listens or has settled without.
+    /// The program runs, and listens or has settled without.
     Running,
-    /// Its processes are idle and held, and their next signal lets them go on.
+    /// The host's processes are idle and held; the next signal releases them.
     Suspended,
     /// Its program could not be started, and will be tried again on the next signal after a delay.
     Failed,
@@ -110,21 +111,21 @@ impl fmt::Display for HostState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExitStatus {
-    /// It exited with this status.
+    /// Exited with this status.
     Code(i32),
-    /// This signal ended it.
+    /// Ended by this signal.
     Signal(i32),
-    /// It could not be executed; the number is the errno of execve(2).
+    /// Could not be executed; the number is the errno of execve(2).
     NotExecuted(i32),
-    /// Its supervisor disappeared, so nobody saw how it ended.
+    /// The supervisor disappeared, so the end was not seen.
     Lost,
-    /// The kernel killed it, since the host's processes used more memory than the host may have: so many bytes.
+    /// Killed by the kernel, since the host's processes used more than this many bytes of memory.
     OutOfMemory(u64),
 }
 
 impl ExitStatus {
-    /// The status a shell would give: the code, 128 plus the signal, 127 for a missing program, 126 for one that
-    /// cannot be executed.
+    /// The status a shell would give: the code, 128 plus the signal, 127 for a missing program, 126
+    /// for a program that cannot be executed.
     pub fn shell_code(self) -> i32 {
         const ENOENT: i32 = 2;
         const SIGKILL: i32 = 9;
@@ -173,27 +174,28 @@ pub struct HostStatus {
     pub name: HostName,
     /// Its VIP.
     pub address: Ipv4Addr,
-    /// Where it is in its life.
+    /// The host's state.
     pub state: HostState,
     /// The program's first process, shown to people only; `None` while no process runs.
     pub pid: Option<u32>,
-    /// Endpoints it listens on, or that are retained for it.
+    /// Endpoints that the host listens on, or that are retained.
     pub ports: Vec<Endpoint>,
-    /// The machine's ports that lead to it.
+    /// The machine's ports that lead to the host.
     pub published: Vec<PublishedPort>,
-    /// How many times it was booted since `up`.
+    /// Boots since `up`.
     pub boots: u64,
-    /// How many times a signal woke it since `up`.
+    /// Wakes since `up`.
     pub wakes: u64,
     /// The next deadline of a sleeper: microseconds since the Unix epoch.
     pub next_deadline_us: Option<u64>,
-    /// Since when it is in this state: microseconds since the Unix epoch.
+    /// The beginning of the state: microseconds since the Unix epoch.
     pub since_us: u64,
-    /// Why it is in this state, where that is worth saying ("exited with status 3 before it listened").
+    /// The reason for the state, if worth telling ("exited with status 3 before it listened").
     pub detail: Option<String>,
-    /// The command it runs; empty for a transient host whose command the broker does not know.
+    /// The command; empty for a transient host whose command the broker does not know.
     pub command: Vec<String>,
-    /// Whether it is a host of the cluster file (false: one that `imsup run` made for as long as it runs).
+    /// True for a host of the cluster file, false for a host that `imsup run` made for the time of
+    /// a command.
     pub declared: bool,
 }
 

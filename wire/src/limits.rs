@@ -1,10 +1,10 @@
-//! Limits of a host, and how they are told to people.
+//! Limits of a host, and their texts for people.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a host's processes may use together (compose `deploy.resources.limits`).
+/// The most that a host's processes may use together (compose `deploy.resources.limits`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes.
@@ -27,11 +27,13 @@ impl Limits {
 pub struct Confinement {
     /// The limits of the host.
     pub limits: Limits,
-    /// A process of the host, whose cgroups a command of `imsup exec` joins; `None` for the host's program, whose supervisor makes them.
+    /// A process of the host, whose cgroups a command of `imsup exec` joins; `None` for the host's
+    /// program, whose supervisor makes the cgroups.
     pub beside: Option<u32>,
 }
 
-/// A number of bytes in the largest binary unit that leaves no fraction ("64 MB", as compose files write it).
+/// A number of bytes in the largest binary unit without a fraction ("64 MB", as compose files have
+/// it).
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes(pub u64);
 

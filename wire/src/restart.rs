@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// `restart`: in a cluster of imaginary machines every host comes back on its next signal; the policy says whether it comes back by itself
-/// before that, after an end that nobody asked for.
+/// `restart`. In a cluster of imaginary machines every host comes back on its next signal; the
+/// policy says whether a host also comes back by itself, after an end that no user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
     /// After which ends.
     pub condition: RestartCondition,
-    /// How often in a row, since it was booted for another reason; without bound where `None`.
+    /// The most attempts in a row since a boot for another reason; unbounded if `None`.
     pub max_attempts: Option<u32>,
     /// At least how long after the end.
     pub delay: Duration,
-    /// A run that lasted this long ends the row; none does where `None`.
+    /// A run of this length ends the row; no run does if `None`.
     pub window: Option<Duration>,
 }
 
@@ -22,18 +22,18 @@ pub struct Restart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartCondition {
-    /// None: it stays imaginary until its next signal.
+    /// Never: the host stays imaginary until its next signal.
     No,
-    /// All that nobody asked for.
+    /// After every end that no user asked for.
     Always,
-    /// The same (docker tells them apart when its daemon starts).
+    /// The same (docker tells the two apart when its daemon starts).
     UnlessStopped,
     /// Failures.
     OnFailure,
 }
 
 impl Restart {
-    /// The policy with nothing but a condition.
+    /// The policy with a condition alone.
     pub fn new(condition: RestartCondition) -> Self {
         Self {
             condition,

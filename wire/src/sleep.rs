@@ -1,4 +1,4 @@
-//! Sleep: what decides about it, what is said of it, and what it saves.
+//! Sleep: its settings, its reports, and its savings.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,52 +7,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::CauseKind;
 
-/// What decides when a host sleeps.
+/// The settings that decide when a host sleeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SleepPolicy {
-    /// How long it is idle before it is suspended; `None` for never (`idle_after: never`, `keep_awake`).
+    /// The idle time before a suspend; `None` for never (`idle_after: never`, `keep_awake`).
     pub idle_after: Option<Duration>,
-    /// How long it is suspended before it is terminated; `None` for never.
+    /// The time asleep before termination; `None` for never.
     pub terminate_after: Option<Duration>,
-    /// Whether it is terminated although timers of its own are pending, and together with hosts that it is connected with.
+    /// True if pending timers of the host's own do not prevent termination, and connected hosts are
+    /// terminated together.
     pub disposable: bool,
-    /// Deadlines of a sleeper are coalesced to at most one tick in this time.
+    /// A sleeper's deadlines are coalesced to at most one tick in this time.
     pub timer_slack: Duration,
-    /// Whether its memory is paged out while it sleeps.
+    /// True if the memory is paged out during sleep.
     pub reclaim: bool,
-    /// The signal that asks its program to end (compose `stop_signal`).
+    /// The signal that asks the program to end (compose `stop_signal`).
     pub stop_signal: i32,
     /// How long the program may then take (compose `stop_grace_period`).
     pub stop_grace: Duration,
 }
 
-/// What keeps a host awake, besides its own work.
+/// Reasons besides its own work that keep a host awake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Awake {
-    /// What is left of a `keep-awake` lease.
+    /// The rest of a `keep-awake` lease.
     pub lease: Option<Duration>,
     /// Commands that run beside the program (`imsup exec`).
     pub commands: u32,
-    /// Who waits for a port that the program has not opened yet.
+    /// The callers of a port that the program has not opened yet.
     pub awaited: Awaited,
 }
 
-/// Who waits for a port of a host that its program has not opened yet.
+/// The callers of a port of a host that its program has not opened yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Awaited {
     /// Nobody.
     #[default]
     Nobody,
-    /// Somebody, and nothing else speaks for that port: the host sleeps where nothing of its own will make it run, and then opens no more ports.
+    /// A caller is the only evidence for that port: the host may sleep if no timer of its own will
+    /// make it run, and then opens no more ports.
     Asked,
     /// Somebody, and the port is declared, or the program may still be about to open ports: the host stays awake.
     Expected,
 }
 
-/// What a host has used since its program was started. All of it only grows, except `resident_bytes`.
+/// A host's use of resources since the start of its program. All values only grow, except
+/// `resident_bytes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// CPU time of all its processes, those that have ended included.
+    /// CPU time of all processes, ended ones included.
     pub cpu: Duration,
     /// Resident memory times time, in byte-milliseconds: pages that several processes share count for each.
     pub memory_byte_ms: u128,
@@ -60,97 +63,98 @@ pub struct Usage {
     pub resident_bytes: u64,
 }
 
-/// Why a sleeper was woken, as its supervisor saw it.
+/// The cause of a wake, as the supervisor saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WakeCause {
     /// The kind of signal.
     pub kind: CauseKind,
-    /// Who sent it, where that is known at once. The broker gives the address a name.
+    /// The sender, if known at once. The broker turns the address into a name.
     pub by: Option<SocketAddr>,
-    /// The host's own port that it came to.
+    /// The host's own port at which the signal arrived.
     pub port: Option<u16>,
 }
 
-/// What the broker asks of a supervisor on somebody's behalf.
+/// A request of the broker to a supervisor on behalf of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Suspend the host as soon as all its threads are blocked, without waiting for `idle_after`.
     Suspend,
-    /// Wake the host; answered at once where it is awake.
+    /// Wake the host; answered at once if the host is awake.
     Resume,
-    /// Say what keeps it awake, or what it waits for.
+    /// Tell what keeps the host awake, or what it waits for.
     Why,
-    /// Say what it has used.
+    /// Tell the use of resources.
     Usage,
     /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks until [`Order::Fulfil`] or
-    /// [`Order::Release`]. What comes meanwhile waits. Only after [`crate::ToBroker::Disposable`].
+    /// [`Order::Release`]. What comes meanwhile waits. Only after `ToBroker::Disposable`.
     Pledge,
-    /// Terminate it, as it has promised.
+    /// Terminate the host, as promised.
     Fulfil,
-    /// It need not: it sleeps on.
+    /// Not needed: sleep on.
     Release,
 }
 
 /// A supervisor's answer to an [`Order`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// It was done.
+    /// Done.
     Done,
     /// To [`Order::Why`].
     Why(Why),
     /// To [`Order::Usage`].
     Usage(Usage),
-    /// It was not done: what failed, why, and what to do.
+    /// Not done: what failed, why, and what to do.
     Failed(String),
 }
 
-/// Why a host is awake, or what it waits for.
+/// Why a host is awake, or what the host waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// No process of it runs.
+    /// No process of the host runs.
     Absent {
         /// Why, in plain words.
         detail: String,
     },
     /// It runs.
     Awake {
-        /// What keeps it awake, the strongest first; empty where it only has not been idle for long enough.
+        /// The reasons that keep the host awake, the strongest first; empty if the host only has
+        /// not been idle for long enough.
         reasons: Vec<Reason>,
-        /// How long it has been idle.
+        /// The time idle so far.
         idle: Duration,
-        /// How long until it sleeps if nothing happens; `None` where it will not.
+        /// The time until sleep without further events; `None` if the host will not sleep.
         sleeps_in: Option<Duration>,
     },
     /// It sleeps.
     Asleep {
-        /// What would wake it.
+        /// The possible causes of a wake.
         waits: Vec<WaitsFor>,
         /// Its next deadline: microseconds since the Unix epoch.
         deadline_us: Option<u64>,
-        /// Whose deadline that is, in plain words ("redis-server 4711, epoll_wait").
+        /// The owner of that deadline, in plain words ("redis-server 4711, epoll_wait").
         deadline_of: Option<String>,
-        /// How long until it is terminated; `None` where it is not to be.
+        /// The time until termination; `None` if the host will not be terminated.
         terminates_in: Option<Duration>,
-        /// What keeps it from being terminated when its time comes, in plain words.
+        /// The obstacle to termination when its time comes, in plain words.
         not_terminated: Option<String>,
-        /// How it is held: "cgroup freezer", "stopped threads".
+        /// The means of the hold: "cgroup freezer", "stopped threads".
         method: String,
     },
 }
 
-/// What keeps a host awake.
+/// A reason that keeps a host awake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// Its kind.
     pub kind: ReasonKind,
     /// Plain words ("redis-server 4711 used 12.5 % of a processor in the last 1.2 s").
     pub detail: String,
-    /// The process, where it is one: shown to people only.
+    /// The process, if the reason is a process: shown to people only.
     pub pid: Option<u32>,
 }
 
-/// The kinds of what keeps a host awake.
+/// The kinds of reasons that keep a host awake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasonKind {
@@ -162,25 +166,26 @@ pub enum ReasonKind {
     Lease,
     /// `keep_awake` or `idle_after: never`.
     Setting,
-    /// A command of `imsup exec` runs beside it.
+    /// A command of `imsup exec` runs in the host.
     Command,
-    /// Its start is not over.
+    /// The start is not over.
     Starting,
-    /// It waits for another host to boot.
+    /// The host waits for another host to boot.
     Reaching,
-    /// A process is stopped or traced, so what would make it run cannot be seen.
+    /// A process is stopped or traced, so the cause of its next run cannot be seen.
     Stopped,
-    /// It is being ended.
+    /// The host is being ended.
     Stopping,
-    /// It could not be suspended, and will be tried again.
+    /// The suspend failed, and will be repeated.
     Unsuspendable,
-    /// No host can be suspended here: the kernel, or the container, refuses what that needs.
+    /// No host can be suspended here: the kernel, or the container, refuses what a suspend needs.
     Incapable,
-    /// Somebody waits, or has waited, for a port at which it does not listen, though it listens elsewhere.
+    /// A caller waits, or has waited, for a port without a listener, while the program listens
+    /// elsewhere.
     Unmet,
 }
 
-/// Something that would wake a sleeper.
+/// A possible cause of a sleeper's wake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitsFor {
     /// Its kind.
@@ -191,7 +196,7 @@ pub struct WaitsFor {
     pub pid: Option<u32>,
 }
 
-/// The kinds of what wakes a sleeper.
+/// The kinds of causes that wake a sleeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitKind {
@@ -201,7 +206,7 @@ pub enum WaitKind {
     Connection,
     /// A datagram.
     Datagram,
-    /// Anything that an epoll instance of the program's watches.
+    /// Any event that an epoll instance of the program's watches.
     Epoll,
     /// Another descriptor: a pipe, a terminal, a file system watch.
     Descriptor,

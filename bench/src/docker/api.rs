@@ -1,4 +1,5 @@
-//! The daemon's HTTP over its Unix socket: one connection for all requests, as a program that pauses and unpauses would keep it.
+//! The daemon's HTTP over its Unix socket: one connection for all requests, as a program that
+//! pauses and unpauses would keep.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Method {
     /// Ask.
     Get,
-    /// Have something done.
+    /// Requests an action.
     Post,
     /// Take away.
     Delete,
@@ -42,10 +43,10 @@ impl Api {
         })
     }
 
-    /// Sends a request and gives the body of its answer.
+    /// Sends a request and returns the body of the reply.
     ///
     /// # Errors
-    /// The daemon refuses: with what it says.
+    /// The daemon refuses, with its message.
     pub fn call(&mut self, method: Method, path: &str, body: Option<&[u8]>) -> Result<String> {
         let json = "application/json";
         self.request(method, path, json, body.unwrap_or_default())
@@ -82,7 +83,7 @@ impl Api {
     }
 }
 
-/// Reads one answer: its status and its body.
+/// Reads one reply: status and body.
 fn answer(stream: &mut impl BufRead) -> Result<(u16, String)> {
     let first = line(stream)?;
     let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());

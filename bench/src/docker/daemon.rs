@@ -1,4 +1,4 @@
-//! dockerd, with everything it owns in namespaces and directories of ours.
+//! dockerd, with all its state in namespaces and directories of ours.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use crate::context::Context;
 use crate::interrupt;
 use crate::isolated::{self, Isolated};
 
-/// It takes about a second.
+/// The start takes about a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// containerd makes that directory.
 const HIDE_OPT: &str = "if [ -d /opt ]; then mount -t tmpfs tmpfs /opt; fi\n";
 
-/// Which network its containers have.
+/// The network of the daemon's containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// The machine's own.
     Machine,
-    /// docker's bridge, in a network namespace that only the daemon and its containers are in.
+    /// docker's bridge, in a network namespace of the daemon and its containers alone.
     Bridge,
 }
 
@@ -34,7 +34,7 @@ static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// The loopback of a network namespace that was just made.
 const LOOPBACK_UP: &str = "ip link set lo up\n";
 
-/// A running daemon: ended first, and then its cgroups can be removed.
+/// A running daemon: ended before its cgroups are removed.
 #[derive(Debug)]
 pub struct Daemon {
     isolated: Isolated,
@@ -43,13 +43,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it, and waits until it listens.
+    /// Starts the daemon, and waits until it listens.
     pub fn start(context: &Context, program: &Path, network: Network) -> Result<Self> {
         let (name, namespaces, script, bridge) = match network {
             Network::Machine => ("docker", None, HIDE_OPT.to_owned(), Some("--bridge=none")),
             Network::Bridge => ("docker-bridge", Some("--net"), format!("{LOOPBACK_UP}{HIDE_OPT}"), None),
         };
-        // One that follows another finds nothing of it.
+        // A later daemon finds no trace of an earlier one.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let directory = context.sandbox.directory().join(format!("{name}-{number}"));
         std::fs::create_dir_all(&directory)?;
@@ -83,12 +83,12 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// It, containerd, and all of its containers.
+    /// The daemon, containerd, and all containers.
     pub fn processes(&self) -> Result<Vec<u32>> {
         self.isolated.processes()
     }
 
-    /// Where it listens.
+    /// The address on which the daemon listens.
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -1,5 +1,5 @@
-//! The image of the containers: nothing but where the machine's programs are mounted, so that what runs in a container is the very
-//! program that runs natively and as a host.
+//! The image of the containers: empty mount points for the machine's programs. So the program in a
+//! container is the very program that runs natively and as a host.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::context::{Context, repository};
 /// Its name.
 pub const NAME: &str = "imsup-bench:1";
 
-/// Where programs and their libraries are.
+/// The directories of programs and their libraries.
 const DIRECTORIES: [&str; 3] = ["/usr", "/lib", "/lib64"];
 
 /// Debian's JDK has its configuration there, and links to it.
@@ -26,7 +26,7 @@ fn java_configuration() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Has the daemon make it, and gives the mounts that go with it.
+/// Has the daemon make the image, and returns the mounts for it.
 pub fn import(context: &Context, api: &mut Api) -> Result<Vec<String>> {
     let root = tempfile::tempdir_in(context.sandbox.directory()).context("making the image's directory")?;
     let root = root.path();
@@ -46,7 +46,7 @@ pub fn import(context: &Context, api: &mut Api) -> Result<Vec<String>> {
     mounted.extend(java.iter().map(PathBuf::as_path));
     for directory in DIRECTORIES {
         let path = Path::new(directory);
-        // Where /usr is merged, the others are links into it.
+        // On a machine with a merged /usr, the others are links into it.
         match std::fs::read_link(path) {
             Ok(target) => {
                 symlink(&target, root.join(directory.trim_start_matches('/')))

@@ -1,5 +1,5 @@
-//! docker, to compare with: a daemon of our own that touches nothing of the machine's, and containers on the machine's network or on a
-//! bridge of their own.
+//! docker as a baseline: a daemon of our own that leaves the machine's state alone, and containers
+//! on the machine's network or on a bridge of their own.
 
 mod api;
 mod daemon;
@@ -21,23 +21,23 @@ use api::{Api, Method};
 use daemon::Daemon;
 pub use daemon::Network;
 
-/// What is missing is named with how to get it.
+/// Missing programs are named, with the package to install.
 const HINT: &str = "install it with 'apt-get install --no-install-recommends docker.io' (Debian 12's is measured; the daemon is started here, \
                     none needs to run), or leave it out with '--without docker'";
 
-/// How often, and how many times in a row, docker is asked whether it knows that a container is paused.
+/// How often, and how many times in a row, docker is asked whether a container is paused.
 const LOOK: Duration = Duration::from_millis(2);
 const LOOKS: usize = 4;
-/// It takes milliseconds.
+/// A start takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running daemon with an image; everything is ended and taken away when it is dropped.
+/// A running daemon with an image; ended and removed on drop.
 #[derive(Debug)]
 pub struct Docker {
     daemon: Daemon,
     api: Api,
     client: PathBuf,
-    /// What mounts of the machine its containers have.
+    /// The machine's mounts in the containers.
     binds: Vec<String>,
     network: Network,
 }
@@ -46,7 +46,7 @@ impl Docker {
     /// Starts the daemon and makes the image.
     ///
     /// # Errors
-    /// docker is not installed, we are not root, or it does not start.
+    /// docker is not installed, we are not root, or the daemon does not start.
     pub fn start(context: &Context, network: Network) -> Result<Self> {
         let program = |name: &str| command::find(name).with_context(|| format!("there is no {name}: {HINT}"));
         let client = program("docker")?;
@@ -63,10 +63,10 @@ impl Docker {
         })
     }
 
-    /// What it is, for the report.
+    /// The version, for the report.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The daemon does not answer.
     pub fn describe(&mut self) -> Result<String> {
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         let version: Value = serde_json::from_str(&self.api.call(Method::Get, "/version", None)?)?;
@@ -79,10 +79,10 @@ impl Docker {
         ))
     }
 
-    /// Its processes and those of all containers.
+    /// The processes of the daemon and of all containers.
     ///
     /// # Errors
-    /// It has ended.
+    /// systemd has ended.
     pub fn processes(&self) -> Result<Vec<u32>> {
         self.daemon.processes()
     }
@@ -90,17 +90,17 @@ impl Docker {
     /// Starts a container, and waits until it listens there.
     ///
     /// # Errors
-    /// It does not start or listen.
+    /// The service does not start or listen.
     pub fn run(&mut self, name: &str, words: &[String], listens: SocketAddrV4) -> Result<()> {
         self.create(name, words)?;
         self.begin(name)?;
         wait_for(listens).with_context(|| format!("container {name}"))
     }
 
-    /// Makes a container, and does not start it.
+    /// Makes a container without starting it.
     ///
     /// # Errors
-    /// It is not made.
+    /// The container cannot be made.
     pub fn create(&mut self, name: &str, words: &[String]) -> Result<()> {
         let network = match self.network {
             Network::Machine => "host",
@@ -120,7 +120,7 @@ impl Docker {
     /// Starts a container that was made.
     ///
     /// # Errors
-    /// It does not start.
+    /// The container does not start.
     pub fn begin(&mut self, name: &str) -> Result<()> {
         self.api
             .call(Method::Post, &format!("/containers/{name}/start"), None)
@@ -150,7 +150,7 @@ impl Docker {
     /// The address of a running container on docker's bridge.
     ///
     /// # Errors
-    /// It has none.
+    /// The container has no address.
     pub fn address(&mut self, name: &str) -> Result<Ipv4Addr> {
         let text = self.api.call(Method::Get, &format!("/containers/{name}/json"), None)?;
         let value: Value = serde_json::from_str(&text)?;
@@ -190,10 +190,11 @@ impl Docker {
         command
     }
 
-    /// `docker pause`, by the API; gives how long that took, without the waiting before and after until docker knows its own mind.
+    /// `docker pause`, by the API. Returns the duration, without the waits before and after until
+    /// docker's own state agrees.
     ///
     /// # Errors
-    /// It is not paused.
+    /// The container is not paused.
     pub fn pause(&mut self, name: &str) -> Result<Duration> {
         self.settle(name, false)?;
         let start = Instant::now();
@@ -207,15 +208,16 @@ impl Docker {
     /// `docker unpause`, by the API on a connection that is there already: as fast as docker can be.
     ///
     /// # Errors
-    /// It is not unpaused.
+    /// The container is not unpaused.
     pub fn unpause(&mut self, name: &str) -> Result<()> {
         self.api
             .call(Method::Post, &format!("/containers/{name}/unpause"), None)
             .map(drop)
     }
 
-    /// Waits until docker itself takes the container for paused, or for running: it hears of both from containerd, after it has
-    /// answered, and refuses to pause what it still takes for paused (20.10, daemon/monitor.go).
+    /// Waits until docker itself reports the container as paused, or as running. docker learns of
+    /// both from containerd, after its reply, and refuses to pause a container that it still takes
+    /// for paused (20.10, daemon/monitor.go).
     fn settle(&mut self, name: &str, paused: bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut agreed = 0;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::control::{self, nanoseconds};
 use super::serve::listen;
 
-/// Whoever asks for a batch has made as many connections before.
+/// The caller of a batch has made as many connections before.
 pub fn run(at: SocketAddrV4) -> Result<()> {
     let listener = listen(*at.ip(), at.port())?;
     control::serve(|count| {

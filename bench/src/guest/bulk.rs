@@ -1,4 +1,4 @@
-//! Throughput: much in one direction.
+//! Throughput: many bytes in one direction.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};

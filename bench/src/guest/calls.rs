@@ -1,4 +1,5 @@
-//! System calls that imsup does not trap. A sample is the nanoseconds of [`BLOCK`] calls: one alone is too short to be timed.
+//! System calls that imsup does not trap. A sample is the nanoseconds of [`BLOCK`] calls: a single
+//! call is too short to be timed.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -38,7 +39,7 @@ pub fn run() -> Result<()> {
                 )?;
                 Ok(())
             })?,
-            // Where a call is trapped for some of its arguments only, the kernel cannot know beforehand that these are allowed
+            // If a call is trapped for some arguments only, the kernel cannot allow it beforehand
             // (no bitmap, kernel/seccomp.c) and runs the filter.
             block("send", count, || {
                 send(&near, &[], SendFlags::empty())?;

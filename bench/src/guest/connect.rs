@@ -1,6 +1,7 @@
 //! connect(2) and close(2), each by itself and both together.
 //!
-//! The connection is closed by the client, after the server has accepted it and said a byte; waiting for the byte is not timed.
+//! The client closes the connection after the server has accepted it and sent a byte; the wait for
+//! the byte is not timed.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use super::control::{self, nanoseconds};
 use super::ports;
 
-/// How one kind of connection went.
+/// The results of one kind of connection.
 struct Kind {
     names: [&'static str; 2],
     non_blocking: bool,
@@ -84,7 +85,8 @@ fn make(non_blocking: bool) -> Result<OwnedFd> {
     socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).context("making a socket")
 }
 
-/// Connects as an event loop would, where the socket does not block: waits until it is writable and asks for the error.
+/// Connects as an event loop would, if the socket does not block: waits until the socket is
+/// writable and reads the error.
 fn establish(socket: &OwnedFd, to: SocketAddrV4) -> Result<()> {
     match connect(socket, &to) {
         Ok(()) => Ok(()),

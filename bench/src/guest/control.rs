@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 /// A name and samples.
 pub type Series = (&'static str, Vec<u64>);
 
-/// Says that it is ready and takes a batch for each line of the standard input, until that ends.
+/// Reports readiness and takes a batch for each line of the standard input, until that ends.
 ///
 /// # Errors
 /// A batch could not be taken.

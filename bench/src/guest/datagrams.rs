@@ -1,4 +1,4 @@
-//! Datagrams: there and back by each call that sends them, and as many as go through.
+//! Datagrams: round trips by each sending call, and throughput.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -12,25 +12,26 @@ use rustix::net::{RecvFlags, recv};
 use super::control::{self, nanoseconds};
 use super::ports;
 
-/// Over loopback what is lost is lost by a full buffer, and then never comes.
+/// Over loopback a datagram is lost only by a full buffer, and then never comes.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Datagrams on their way at once: they fit the default buffer (net.core.rmem_default), each taking less than 1 KiB of it.
+/// Datagrams in flight at once: they fit the default buffer (net.core.rmem_default), each taking
+/// less than 1 KiB.
 const WINDOW: usize = 128;
 /// Datagrams of one sendmmsg(2).
 const TOGETHER: usize = 16;
 const PAYLOAD: [u8; 64] = [7; 64];
 
-/// Sends every datagram back to who sent it.
+/// Sends every datagram back to its sender.
 pub fn echo(socket: &UdpSocket) -> std::io::Result<()> {
     let mut bytes = [0; 2048];
     loop {
         let (count, from) = socket.recv_from(&mut bytes)?;
-        // Whoever is gone misses nothing.
+        // A client that is gone misses no reply.
         let _ = socket.send_to(&bytes[..count], from);
     }
 }
 
-/// Takes in datagrams, and says a byte to who sent each [`WINDOW`]th.
+/// Receives datagrams, and sends a byte to the sender of each [`WINDOW`]th.
 pub fn take(socket: &UdpSocket) -> std::io::Result<()> {
     let mut bytes = [0; 2048];
     let mut taken = 0_usize;
@@ -48,7 +49,7 @@ pub fn run(ip: Ipv4Addr) -> Result<()> {
     let take = SocketAddrV4::new(ip, ports::TAKE_DATAGRAMS);
     let to_echo = SockaddrIn::from(echo);
     let to_take = SockaddrIn::from(take);
-    // Each call has a socket of its own: what imsup does for one must not help another.
+    // Each call has a socket of its own: imsup's work for one call must not help another.
     let by_sendto = socket()?;
     let by_sendmsg = socket()?;
     let connected = socket()?;
@@ -137,7 +138,7 @@ fn many(socket: &UdpSocket, to: &SockaddrIn) -> Result<usize> {
 }
 
 fn socket() -> Result<UdpSocket> {
-    // Not std's bind: an unbound socket is what most clients send from.
+    // Not std's bind: most clients send from an unbound socket.
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

@@ -1,4 +1,5 @@
-//! A server like most: one thread, one epoll instance, any number of connections. It sends back what comes.
+//! A typical server: one thread, one epoll instance, any number of connections. It echoes its
+//! input.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -12,11 +13,11 @@ use rustix::event::epoll;
 
 use super::serve::listen;
 
-/// Which event is the listener's; a connection's is its descriptor, which is never that.
+/// The event of the listener; a connection's event is its descriptor, which never equals this.
 const LISTENER: u64 = u64::MAX;
 
 pub fn run(at: SocketAddrV4) -> Result<()> {
-    // One that it was started with (sd_listen_fds(3)), or one of its own.
+    // A socket passed at the start (sd_listen_fds(3)), or a new one.
     let listener = match ListenFd::from_env().take_tcp_listener(0)? {
         Some(listener) => listener,
         None => listen(*at.ip(), at.port())?,
@@ -54,7 +55,7 @@ pub fn run(at: SocketAddrV4) -> Result<()> {
     }
 }
 
-/// Says so to who started it, where that one wants to know: sd_notify(3).
+/// Reports readiness to the starter, if asked to: sd_notify(3).
 fn say_ready() -> Result<()> {
     if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
         UnixDatagram::unbound()?.send_to(b"READY=1", path)?;
@@ -62,7 +63,7 @@ fn say_ready() -> Result<()> {
     Ok(())
 }
 
-/// Sends back what is there; false where the client is gone.
+/// Echoes the available bytes; false if the client is gone.
 fn echo(stream: &mut TcpStream) -> bool {
     let mut bytes = [0; 4096];
     let echoed = stream

@@ -1,4 +1,5 @@
-//! The server of those who connect and close: it accepts, says one byte, and waits until the client closes.
+//! The server for clients that connect and close: it accepts, sends one byte, and waits until the
+//! client closes.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -21,7 +22,7 @@ pub fn run(listeners: &[TcpListener]) -> Result<()> {
         for event in events.drain(..) {
             let number = usize::try_from(event.data.u64())?;
             let (mut stream, _) = listeners[number].accept().context("accepting")?;
-            // A client that is gone already is nobody's loss.
+            // A client that is gone already is no loss.
             let _ = stream.write_all(&[1]).and_then(|()| stream.read(&mut [0]));
         }
     }

@@ -1,4 +1,5 @@
-//! What the kernel takes for many listening sockets: one port of each of many addresses, as a broker retains them.
+//! The kernel's cost of many listening sockets: one port of each of many addresses, as a broker
+//! retains them.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;

@@ -1,4 +1,5 @@
-//! The programs that are measured: this binary, executed again natively and under imsup. They use nothing of imsup.
+//! The measured programs: this binary, executed again natively and under imsup. They use no part of
+//! imsup.
 
 mod accept;
 mod bulk;
@@ -23,7 +24,7 @@ use clap::Subcommand;
 
 use crate::affinity;
 
-/// What a guest does.
+/// The role of a guest.
 #[derive(Debug, Subcommand)]
 pub enum Role {
     /// Serve all the others
@@ -55,7 +56,7 @@ pub enum Role {
     },
     /// Send back what comes, in one thread with epoll
     Echo {
-        /// Where it listens.
+        /// The address on which the daemon listens.
         at: SocketAddrV4,
     },
     /// Connect and close
@@ -76,7 +77,7 @@ pub enum Role {
     },
     /// Pass on to the next of a chain
     Relay {
-        /// Where it listens.
+        /// The address on which the daemon listens.
         at: SocketAddrV4,
         /// The next one, `NAME:PORT`.
         next: Option<String>,
@@ -91,7 +92,7 @@ pub enum Role {
     },
     /// Accept
     Accept {
-        /// Where it listens.
+        /// The address on which the daemon listens.
         at: SocketAddrV4,
     },
     /// System calls that imsup does not trap
@@ -108,7 +109,7 @@ pub enum Role {
 /// Is the guest.
 ///
 /// # Errors
-/// What it does fails.
+/// The guest's work fails.
 pub fn run(role: Role) -> Result<()> {
     match role {
         Role::Serve { ip, cpu, controlled } => {

@@ -4,11 +4,11 @@ use std::ops::RangeInclusive;
 
 /// Sends every byte back.
 pub const PING: u16 = 7001;
-/// Takes as many bytes as it is told to, then says so.
+/// Receives as many bytes as requested, then reports that.
 pub const BULK: u16 = 7002;
 /// Greets; for blocking sockets.
 pub const BLOCKING: u16 = 7003;
-/// Greets; for non-blocking ones.
+/// Greets; for non-blocking clients.
 pub const NON_BLOCKING: u16 = 7004;
 /// Accepts and closes.
 pub const RATE: u16 = 7005;

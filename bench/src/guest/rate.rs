@@ -11,15 +11,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use super::control::{self, nanoseconds};
 use super::ports;
 
-/// Accepts and closes, as fast as it can.
+/// Accepts and closes, as fast as possible.
 pub fn take(listener: &TcpListener) -> std::io::Result<()> {
     loop {
         drop(listener.accept()?);
     }
 }
 
-/// Each thread makes as many connections as the batch's number. One series has the connections a second of all threads together, one
-/// the time of each connection.
+/// Each thread makes as many connections as the batch's number. One series has the connections a
+/// second of all threads together, the other the time of each connection.
 pub fn run(ip: Ipv4Addr, threads: usize) -> Result<()> {
     let to = SocketAddrV4::new(ip, ports::RATE);
     control::serve(|count| {
@@ -35,15 +35,16 @@ pub fn run(ip: Ipv4Addr, threads: usize) -> Result<()> {
     })
 }
 
-/// Makes one, and gives the time until it is closed.
+/// Makes one connection, and returns the time until its close.
 fn once(to: SocketAddrV4) -> Result<u64> {
     let start = Instant::now();
     let socket: OwnedFd =
         socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).context("making a socket")?;
-    // Closed by a reset: thousands of ports in TIME_WAIT would be what is measured.
+    // Closed by a reset: otherwise thousands of ports in TIME_WAIT would be measured.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).context("setting SO_LINGER")?;
     connect(&socket, &to).with_context(|| format!("connecting to {to}"))?;
-    // Until the server has accepted and closed it: a queue that is full is not what is measured either.
+    // Until the server has accepted and closed the connection: a full queue is not to be measured
+    // either.
     rustix::io::read(&socket, &mut [0_u8; 1]).context("waiting for the end")?;
     drop(socket);
     Ok(nanoseconds(start))

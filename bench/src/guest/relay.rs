@@ -1,4 +1,4 @@
-//! One of a chain: each request is passed on to the next, and its answer back.
+//! A member of a chain: each request is passed on to the next member, and the reply back.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -7,11 +7,11 @@ use anyhow::Result;
 
 use super::serve::listen;
 
-/// Answers a byte with that byte, after the next one has; the last one has none.
+/// Answers a byte with that byte, after the next member has; the last member has none.
 pub fn run(at: SocketAddrV4, next: Option<&str>) -> Result<()> {
     let listener = listen(*at.ip(), at.port())?;
     for stream in listener.incoming() {
-        // Whoever gives up concerns nobody else.
+        // A client that gives up concerns no other client.
         let _ = pass_on(stream?, next);
     }
     Ok(())

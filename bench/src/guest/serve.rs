@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 
 use super::{bulk, control, datagrams, greet, ports, rate};
 
-/// Serves until it is killed, or its input ends where it is controlled.
+/// Serves until killed, or until the end of the input if the guest is controlled.
 pub fn run(ip: Ipv4Addr, controlled: bool) -> Result<()> {
-    // A service has a session of its own, natively and as a host, and the scheduler treats those apart (sched(7), autogroup).
-    // It fails where it leads one already.
+    // A service has a session of its own, natively and as a host, and the scheduler treats sessions
+    // apart (sched(7), autogroup). The call fails if the process leads a session already.
     let _ = rustix::process::setsid();
     each_connection(listen(ip, ports::PING)?, echo);
     each_connection(listen(ip, ports::BULK)?, bulk::take);
@@ -38,7 +38,7 @@ pub fn listen(ip: Ipv4Addr, port: u16) -> Result<TcpListener> {
     TcpListener::bind((ip, port)).with_context(|| format!("listening on {ip}:{port}"))
 }
 
-/// Serves each connection in a thread of its own; one that fails concerns its client only.
+/// Serves each connection in a thread of its own; a failure concerns that client only.
 fn each_connection(listener: TcpListener, serve: fn(TcpStream) -> std::io::Result<()>) {
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {

@@ -1,5 +1,5 @@
-//! System calls that imsup traps: socket(2) only where it must, and one that is left to the kernel at once, what any notification
-//! costs at least.
+//! System calls that imsup traps: socket(2) only if needed, and a call that is left to the kernel
+//! at once, which is the least cost of any notification.
 
 use std::hint::black_box;
 use std::net::TcpListener;

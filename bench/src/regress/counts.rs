@@ -1,4 +1,5 @@
-//! What noise cannot touch: how many system calls imsup makes for so much work, and how many instructions it executes to read a file.
+//! Measures that noise cannot touch: the number of system calls that imsup makes for given work,
+//! and the instructions to read a file.
 
 use std::fs;
 use std::path::Path;
@@ -124,7 +125,7 @@ struct Strace {
 }
 
 impl Strace {
-    /// Counts the calls of these processes and of those that they start from now on.
+    /// Counts the calls of these processes, and of their later children.
     fn attach(side: &Side<'_>, strace: &Path, processes: &[u32]) -> Result<Self> {
         let file = side.sandbox.directory().join("strace");
         let mut command = Command::new(strace);
@@ -220,7 +221,7 @@ fn instructions(side: &Side<'_>, valgrind: &Path) -> Result<Vec<Series>> {
     Ok(vec![("instructions".to_owned(), vec![collected(&text)?])])
 }
 
-/// What callgrind says at its end.
+/// callgrind's output at its end.
 fn collected(text: &str) -> Result<u64> {
     let count = text
         .lines()

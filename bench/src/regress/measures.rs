@@ -1,4 +1,4 @@
-//! What is timed.
+//! The timed measures.
 
 use std::net::SocketAddrV4;
 
@@ -80,7 +80,7 @@ pub fn connecting(context: &Context, sides: &[Side<'_>], _: &mut Section) -> Res
     )
 }
 
-/// The first reply of what does not run.
+/// The first reply of a host that is not running.
 pub fn booting(context: &Context, sides: &[Side<'_>], section: &mut Section) -> Result<Vec<Question>> {
     let (programs, missing) = programs::all(context);
     let wanted = |program: &&Program| ["c", "redis"].contains(&program.name);
@@ -108,7 +108,7 @@ pub fn booting(context: &Context, sides: &[Side<'_>], section: &mut Section) -> 
     Ok(all)
 }
 
-/// The first reply of what is suspended, and suspending.
+/// The first reply of a suspended host, and the suspend.
 pub fn sleeping(context: &Context, sides: &[Side<'_>], _: &mut Section) -> Result<Vec<Question>> {
     let server = echo(context);
     let projects = up_on(sides, &[server.service(BY_COMMAND)])?;

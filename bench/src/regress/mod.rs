@@ -1,4 +1,5 @@
-//! Whether one imsup is worse than another: both take turns in one run, and the earlier one twice, which is the noise.
+//! Compares two builds of imsup. Both take turns in one run, and the earlier build twice, whose
+//! difference is the noise.
 
 mod counts;
 mod measures;
@@ -13,42 +14,42 @@ use crate::report::{Question, Section};
 use crate::sandbox::Sandbox;
 pub use verdict::Verdict;
 
-/// The earlier one.
+/// The earlier build.
 const BEFORE: &str = "before";
-/// The same once more: what differs between these two is noise.
+/// The same once more: the difference between these two is noise.
 const AGAIN: &str = "before again";
-/// The one that is judged.
+/// The build under judgement.
 const AFTER: &str = "after";
 /// In this order.
 const SIDES: [&str; 3] = [BEFORE, AGAIN, AFTER];
 
-/// One of them.
+/// One of the two builds.
 struct Side<'a> {
     name: &'static str,
     sandbox: &'a Sandbox,
 }
 
-/// One thing that is compared.
+/// One compared measure.
 pub struct Line {
     question: Question,
     verdict: Verdict,
 }
 
-/// What came of it.
+/// The result.
 pub struct Outcome {
     /// The lines.
     pub lines: Vec<Line>,
-    /// What could not be measured, and why.
+    /// Measures that failed, and why.
     pub section: Section,
 }
 
 impl Outcome {
-    /// Whether anything is surely worse.
+    /// True if any measure is surely worse.
     pub fn is_worse(&self) -> bool {
         self.lines.iter().any(|line| line.verdict == Verdict::Worse)
     }
 
-    /// It as text.
+    /// The result as text.
     pub fn text(&self) -> String {
         verdict::text(&self.lines, &self.section.gaps)
     }
@@ -57,7 +58,7 @@ impl Outcome {
 /// Compares the context's imsup with this one.
 ///
 /// # Errors
-/// There is no such imsup, one of them fails, or a signal came.
+/// There is no such imsup, one of the two fails, or a signal came.
 pub fn run(context: &Context, before: &Path) -> Result<Outcome> {
     let before = crate::context::executable(before)?;
     let (first, second) = (Sandbox::new(before.clone())?, Sandbox::new(before)?);

@@ -5,10 +5,11 @@ use crate::report::markdown::{grid, interval, number};
 use crate::report::{Question, Row};
 use crate::stats::{Better, Interval};
 
-/// Counts may grow by this part: they hardly vary, but neither does one call more or less matter.
+/// The part by which counts may grow: they hardly vary, but a call more or less does not matter
+/// either.
 const TOLERANCE: f64 = 0.01;
 
-/// What is said of one line.
+/// The verdict on one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Surely worse, and by more than noise alone is.
@@ -66,7 +67,7 @@ impl Verdict {
     }
 }
 
-/// How many times worse one is than what was before: of rates too.
+/// How many times worse the new value is than the old: of rates too.
 fn ratio(question: &Question, variant: &str) -> Option<Interval> {
     let rows = question.rows(AGAIN).into_iter();
     let of = |row: &Row| row.variants.is_some_and(|variants| variants.found == variant);
@@ -77,7 +78,7 @@ fn ratio(question: &Question, variant: &str) -> Option<Interval> {
     })
 }
 
-/// All lines as a table, then what is missing.
+/// All lines as a table, then the missing ones.
 pub fn text(lines: &[Line], gaps: &[String]) -> String {
     let cells = |Line { question, verdict }: &Line| {
         let value = |name: &str| {

@@ -1,4 +1,4 @@
-//! What imsup set out to reach beside what people use today.
+//! imsup's goals, compared with what people use today.
 
 use serde::Serialize;
 
@@ -6,28 +6,28 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Goal {
-    /// Connections that are there cost nothing.
+    /// Established connections cost nothing.
     Path,
     /// And are faster than between containers.
     PathBesideDocker,
-    /// What a new connection costs.
+    /// The cost of a new connection.
     Connecting,
-    /// The first reply of one that sleeps.
+    /// The first reply of a sleeper.
     Wake,
     /// Against unpausing a container.
     WakeBesideDocker,
-    /// The first reply of one that does not run.
+    /// The first reply of a host that does not run.
     Boot,
     /// Against `docker run`.
     BootBesideDocker,
     /// Many that wake at the same moment.
     Crowd,
-    /// What an imaginary host takes.
+    /// The cost of an imaginary host.
     Memory,
 }
 
 impl Goal {
-    /// All, in the order in which they are reported.
+    /// All goals, in the order of the report.
     pub const ALL: [Self; 9] = [
         Self::Path,
         Self::PathBesideDocker,
@@ -40,7 +40,7 @@ impl Goal {
         Self::Memory,
     ];
 
-    /// It in words.
+    /// The goal in words.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Path => "data path: as native (1.00x)",

@@ -1,4 +1,4 @@
-//! What was measured, as values, and written.
+//! The measurements as values, and their output.
 
 pub mod goal;
 pub mod markdown;
@@ -21,18 +21,18 @@ pub use plot::Plot;
 pub use question::Question;
 pub use row::{Bound, Row, Variants};
 
-/// All of it.
+/// The whole report.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// On what.
     pub machine: Machine,
-    /// Whether it ran at full length.
+    /// True for a run at full length.
     pub full: bool,
     /// The suites.
     pub sections: Vec<Section>,
 }
 
-/// What is written of a table.
+/// The content of a table.
 #[derive(Debug, Serialize)]
 struct Written<'a> {
     machine: &'a Machine,
@@ -44,26 +44,26 @@ struct Written<'a> {
 pub struct Section {
     /// The suite's name.
     pub name: &'static str,
-    /// What it measures.
+    /// The measured quantity.
     pub about: &'static str,
-    /// What the lines compare; native and imsup where this is `None`.
+    /// The compared variants; native and imsup if `None`.
     pub columns: Option<[&'static str; 2]>,
     /// Its lines.
     pub rows: Vec<Row>,
     /// Its pictures.
     pub plots: Vec<Plot>,
-    /// How to read them.
+    /// How to read the lines.
     pub notes: Vec<String>,
-    /// What could not be measured, and why.
+    /// Measures that failed, and why.
     pub gaps: Vec<String>,
-    /// Why it ended early, or lacks what was asked for.
+    /// The reason for an early end, or for missing lines.
     pub failure: Option<String>,
-    /// How long it took, in seconds.
+    /// The duration, in seconds.
     pub took_s: u64,
 }
 
 impl Section {
-    /// One that failed.
+    /// A failed suite.
     pub fn failed(why: String) -> Self {
         Self {
             failure: Some(why),
@@ -71,20 +71,20 @@ impl Section {
         }
     }
 
-    /// With its name.
+    /// The same, with a name.
     pub fn named(mut self, name: &'static str, about: &'static str) -> Self {
         self.name = name;
         self.about = about;
         self
     }
 
-    /// Notes what could not be measured.
+    /// Notes a failed measurement.
     pub fn gap(&mut self, what: &str, why: impl std::fmt::Display) {
         eprintln!("  gap: {what}: {why}");
         self.gaps.push(format!("{what}: {why}"));
     }
 
-    /// Notes which peers failed.
+    /// Notes which baselines failed.
     pub fn gaps_of(&mut self, what: &str, turns: &[Turn<'_>]) {
         for turn in turns {
             if let Some(why) = &turn.failed {
@@ -134,7 +134,7 @@ pub fn write(report: &Report, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The pictures of a table; those of an earlier one are gone.
+/// The pictures of a table; earlier ones are removed.
 fn draw(directory: &Path, sections: &[&Section]) -> Result<()> {
     if directory.exists() {
         fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;

@@ -17,9 +17,9 @@ const POINTS: usize = 200;
 pub struct Plot {
     /// The file's name, without its extension.
     pub name: String,
-    /// What it shows.
+    /// The subject of the picture.
     pub title: String,
-    /// The unit of its values.
+    /// The unit of the values.
     pub unit: Unit,
     /// Its curves.
     pub curves: Vec<Curve>,
@@ -35,10 +35,10 @@ pub struct Curve {
 }
 
 impl Plot {
-    /// The distributions of one series of these variants, as far as they were measured.
+    /// The distributions of one series of these variants, as far as measured.
     ///
     /// # Errors
-    /// Nothing was measured of any.
+    /// No variant was measured.
     pub fn of(
         name: impl Into<String>,
         title: impl Into<String>,
@@ -72,10 +72,10 @@ impl Plot {
         })
     }
 
-    /// It as SVG.
+    /// The picture as SVG.
     ///
     /// # Errors
-    /// It has no samples above zero: the axis of values is logarithmic.
+    /// There are no samples above zero: the axis of values is logarithmic.
     pub fn svg(&self) -> Result<String> {
         let values = || self.curves.iter().flat_map(|curve| curve.quantiles.iter().copied());
         let low = values().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);

@@ -1,4 +1,4 @@
-//! One question: what was measured of all variants that take turns.
+//! One question: the measurements of all variants that take turns.
 
 use anyhow::{Context as _, Result};
 
@@ -7,10 +7,10 @@ use super::{Goal, row};
 use crate::rounds::Batches;
 use crate::stats::{Measured, Unit};
 
-/// One question; the first variant is the one that the others are compared with.
+/// One question; the first variant is the base of all comparisons.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// What was measured.
+    /// The measurements.
     pub what: String,
     /// In which unit.
     pub unit: Unit,
@@ -19,10 +19,11 @@ pub struct Question {
 }
 
 impl Question {
-    /// One series of these variants. One of which nothing was measured is left out: the section's gaps say why.
+    /// One series of these variants. A variant without measurements is left out: the section's gaps
+    /// say why.
     ///
     /// # Errors
-    /// Nothing was measured of the first.
+    /// The base was not measured.
     pub fn of(
         batches: &Batches,
         variants: &[&'static str],
@@ -40,7 +41,7 @@ impl Question {
         })
     }
 
-    /// Every variant against the first, and imsup's against each peer's. `again` is the first once more, whose difference is noise.
+    /// Every variant against the first, and imsup's against each baseline's. `again` is the first once more, whose difference is noise.
     pub fn rows(&self, again: &str) -> Vec<Row> {
         let Some((first, others)) = self.variants.split_first() else {
             return Vec::new();
@@ -50,14 +51,14 @@ impl Question {
         };
         let mut rows: Vec<Row> = others.iter().map(|found| row(first, found)).collect();
         for found in others.iter().filter(|(name, _)| *name == IMSUP) {
-            let is_peer = |name: &str| !row::is_imsup(name) && name != again;
-            let peers = others.iter().filter(|(name, _)| is_peer(name));
-            rows.extend(peers.map(|peer| row(peer, found)));
+            let is_baseline = |name: &str| !row::is_imsup(name) && name != again;
+            let baselines = others.iter().filter(|(name, _)| is_baseline(name));
+            rows.extend(baselines.map(|baseline| row(baseline, found)));
         }
         rows
     }
 
-    /// The same with what was expected of each, and the goal that it is.
+    /// The same with the expectation of each variant, and its goal.
     pub fn judged(&self, again: &str, judge: impl Fn(Variants) -> Option<(Bound, Goal)>) -> Vec<Row> {
         let rows = self.rows(again).into_iter();
         rows.map(|row| match row.variants.and_then(&judge) {

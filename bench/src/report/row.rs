@@ -1,4 +1,4 @@
-//! One line of a report: what was measured of one variant, against what, and what was expected.
+//! One line of a report: the measurement of one variant, its base, and the expectation.
 
 use serde::Serialize;
 
@@ -8,18 +8,18 @@ use crate::stats::{Better, Comparison, Interval, Measured, Summary, Unit};
 /// The variant that is imsup.
 pub const IMSUP: &str = "imsup";
 
-/// Whether a variant is imsup in one of its states, such as 'imsup, awake'.
+/// True if a variant is imsup in one of its states, such as 'imsup, awake'.
 pub fn is_imsup(variant: &str) -> bool {
     variant.starts_with(IMSUP)
 }
 
-/// What was expected.
+/// The expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// The base's median times this; for rates, at least.
     Ratio(f64),
-    /// At least this many times better than the base, which is a peer: a time that is this part of it, or a rate that is so much higher.
+    /// At least this many times better than the base, which is a baseline: a time that is this part of it, or a rate that is so much higher.
     Times(f64),
     /// The base's median and this more, in the line's unit.
     More(f64),
@@ -34,38 +34,39 @@ pub enum Bound {
 /// One line.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What was measured.
+    /// The measurements.
     pub what: String,
-    /// Of which variant, and against which; `None` where `what` says it, and where it is imsup's.
+    /// The variant and its base; `None` if `what` names them, or if the line is imsup's.
     pub variants: Option<Variants>,
     /// In which unit.
     pub unit: Unit,
-    /// What it is compared with: natively, where nothing else is said.
+    /// The base: native, unless another is named.
     pub base: Option<Summary>,
-    /// What was found.
+    /// The measurement.
     pub found: Summary,
-    /// One against the other.
+    /// A variant against its base.
     pub comparison: Option<Comparison>,
-    /// What was expected.
+    /// The expectation.
     pub expected: Option<Bound>,
-    /// Whether that was met: a bound is missed when the 95 % interval lies beyond it wholly. Of the 99th percentile, that of all samples
-    /// counts: batches are too short to have one each. `None` where nothing was expected, or where there are too few pairs to tell.
+    /// True if the expectation was met: a bound is missed if the whole 95 % interval lies beyond
+    /// it. For the 99th percentile all samples count: batches are too short for a percentile each.
+    /// `None` without an expectation, or with too few pairs.
     pub met: Option<bool>,
     /// Which goal that is.
     pub goal: Option<Goal>,
 }
 
-/// What a line compares.
+/// The comparison of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Variants {
-    /// What was found.
+    /// The measurement.
     pub found: &'static str,
-    /// What it is compared with.
+    /// The base.
     pub base: &'static str,
 }
 
 impl Row {
-    /// Native against imsup, or what `what` says.
+    /// Native against imsup, or as `what` says.
     pub fn compare(what: impl Into<String>, unit: Unit, base: &Measured, found: &Measured) -> Self {
         Self {
             base: Some(base.summary()),
@@ -89,13 +90,13 @@ impl Row {
         }
     }
 
-    /// With the names of what is compared: lines with the same `what` are one table.
+    /// The same with the variants' names: lines with the same `what` are one table.
     pub fn of(mut self, base: &'static str, found: &'static str) -> Self {
         self.variants = Some(Variants { found, base });
         self
     }
 
-    /// With what was expected.
+    /// The same with an expectation.
     pub fn expect(mut self, bound: Bound) -> Self {
         self.expected = Some(bound);
         self.met = match (bound, self.comparison) {
@@ -119,18 +120,18 @@ impl Row {
         self
     }
 
-    /// Whether what was found is imsup's.
+    /// True if the line measures imsup.
     pub fn is_imsups(&self) -> bool {
         self.variants.is_none_or(|variants| is_imsup(variants.found))
     }
 
-    /// Whether it is surely worse than what it is compared with.
+    /// True if the line is surely worse than its base.
     pub fn is_worse(&self) -> bool {
         let ratio = self.comparison.and_then(|comparison| comparison.ratio_p50);
         ratio.is_some_and(|ratio| ratio.is_enough() && !self.within(ratio, 1.0))
     }
 
-    /// How many times better it is, where it is that many times the base.
+    /// The factor of improvement, if the line is that many times better.
     pub fn better(&self, ratio: Interval) -> Interval {
         match self.unit.better {
             Better::Lower => ratio.inverse(),

@@ -73,14 +73,14 @@ fn measure(context: &Context, project: &Project<'_>, program: &Program) -> Resul
     Ok(batches)
 }
 
-/// A program that was started; ended whatever happens.
+/// A started program; ended in any case.
 pub struct Started(Child);
 
 impl Started {
-    /// Starts it, and does not wait for anything.
+    /// Starts the program without waiting.
     ///
     /// # Errors
-    /// It cannot be executed.
+    /// The program cannot be executed.
     pub fn exec(context: &Context, words: &[String]) -> Result<Self> {
         let (program, arguments) = words.split_first().context("no command")?;
         let mut command = Command::new(program);
@@ -101,10 +101,11 @@ impl Drop for Started {
     }
 }
 
-/// Connects as soon as somebody listens there, looking this often; gives up where `check` does, or [`PATIENCE`] has passed since then.
+/// Connects as soon as a socket listens there, checking this often; gives up if `check` does, or
+/// after [`PATIENCE`].
 ///
 /// # Errors
-/// Nobody listens in time, or what `check` says.
+/// No socket listens in time, or an error of `check`.
 pub fn connected(
     address: SocketAddrV4,
     since: Instant,
@@ -121,7 +122,7 @@ pub fn connected(
     }
 }
 
-/// Starts it natively, and asks it as soon as it listens.
+/// Starts the program natively, and asks it as soon as it listens.
 pub fn native(context: &Context, program: &Program) -> Result<Vec<Series>> {
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, program.native_port());
     let words = program.command(program.native_port());
@@ -190,7 +191,7 @@ fn rows(program: &Program, batches: &Batches) -> Result<[Row; 3]> {
     ])
 }
 
-/// What of a boot is imsup's own, by its events.
+/// imsup's own part of a boot, by its events.
 fn own_share(project: &Project<'_>, programs: &[&Program], section: &mut Section) -> Result<()> {
     let events = project.events()?;
     for (event, what) in [

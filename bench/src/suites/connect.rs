@@ -19,16 +19,17 @@ const ACCEPTOR_PORT: u16 = 7600;
 /// Connections made before they are accepted: all fit the listener's backlog.
 const CROWD: usize = 100;
 
-/// Where client and server run.
+/// The processors of client and server.
 pub(super) struct Placement {
     pub(super) name: &'static str,
     pub(super) client: Option<usize>,
     pub(super) server: Option<usize>,
 }
 
-/// Both on one processor, and each on one of its own where there are two.
+/// Both on one processor, and each on its own if there are two.
 pub(super) fn placements(section: &mut Section) -> Vec<Placement> {
-    // Left to the scheduler, a pair is at times on one processor and at times on two, which takes twice as long: no comparison.
+    // Left to the scheduler, a pair is sometimes on one processor and sometimes on two, which takes
+    // twice as long: no comparison.
     let mut placements = vec![Placement {
         name: "together",
         client: Some(0),
@@ -108,7 +109,7 @@ fn accepts(context: &Context, rounds: usize, batches: &mut Batches) -> Result<()
     batches.interleave(&mut turns, 1, rounds)
 }
 
-/// Has a guest accept connections that are all there before it begins.
+/// Has a guest accept connections that all exist beforehand.
 fn crowd(guest: &mut Subject, address: Ipv4Addr) -> Result<Vec<crate::rounds::Series>> {
     let connect = |_| TcpStream::connect((address, ACCEPTOR_PORT)).with_context(|| format!("connecting to {address}"));
     let clients = (0..CROWD).map(connect).collect::<Result<Vec<_>>>()?;

@@ -13,10 +13,10 @@ use crate::subject;
 
 const SUPERVISED: &str = "as ever";
 const WITHOUT: &str = "without";
-/// Has imsup do without these, as its own tests have it.
+/// Makes imsup do without these, as its own tests do.
 const ENVIRONMENT: (&str, &str) = ("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv");
 
-/// A guest, the batch it takes, and its series.
+/// A guest, its batch, and its series.
 type Load = (&'static str, usize, &'static [(&'static str, &'static str)]);
 
 const LOADS: [Load; 3] = [

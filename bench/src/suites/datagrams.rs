@@ -1,4 +1,4 @@
-//! Datagrams: every call that names a destination is trapped, those on a connected socket are not.
+//! Datagrams: every call that names a destination is trapped, calls on a connected socket are not.
 
 use anyhow::Result;
 
@@ -10,7 +10,7 @@ use crate::report::{Bound, Row, Section};
 use crate::rounds::Batches;
 use crate::stats::Unit;
 
-/// A series, what it is of, and whether its calls are never trapped.
+/// A series, its subject, and whether its calls are never trapped.
 const SERIES: [(&str, &str, Unit, bool); 6] = [
     (
         "send",
@@ -51,7 +51,7 @@ const SERIES: [(&str, &str, Unit, bool); 6] = [
 ];
 
 pub fn run(context: &Context) -> Result<Section> {
-    // On one processor nothing waits for another to wake up: there, an overhead shows most.
+    // On a single processor no wake-up of another is waited for, so an overhead shows most.
     let on = affinity::pair().map_or_else(Vec::new, |(cpu, _)| vec!["--cpu".to_owned(), cpu.to_string()]);
     let on: Vec<&str> = on.iter().map(String::as_str).collect();
     let runs = context.count(4, 1);
@@ -75,7 +75,7 @@ pub fn run(context: &Context) -> Result<Section> {
         for variant in [CONTROL, SERVER, CLIENT, BOTH] {
             let imsup = batches.measured(variant, name, unit)?;
             let row = Row::compare(format!("{what}: {variant}"), unit, &native, &imsup);
-            // The server answers with sendto, which is trapped where it is a host.
+            // The server answers with sendto, which is trapped in a host.
             let judged = untrapped && variant == CLIENT;
             section
                 .rows

@@ -84,7 +84,7 @@ pub fn run(context: &Context) -> Result<Section> {
 /// Whether a process may have so many sockets.
 ///
 /// # Errors
-/// It may not.
+/// Not permitted.
 pub fn possible(hosts: usize) -> Result<()> {
     match getrlimit(Resource::Nofile).maximum {
         Some(hard) if hard < hosts as u64 + 1_000 => bail!("the hard limit of descriptors is {hard} (ulimit -Hn)"),
@@ -99,15 +99,15 @@ pub fn services(hosts: usize) -> Vec<Service> {
         .collect()
 }
 
-/// How long it is watched what they cost while nobody asks anything.
+/// The time of watching the hosts' cost without requests.
 pub fn watched(context: &Context) -> Duration {
     Duration::from_secs(context.count(3, 1) as u64)
 }
 
-/// What the kernel's objects take, in bytes, once it has freed what was closed.
+/// The memory of the kernel's objects, in bytes, after closed ones were freed.
 ///
 /// # Errors
-/// It cannot be read, or a signal came.
+/// The value cannot be read, or a signal came.
 pub fn settled() -> Result<u64> {
     interrupt::pause(SETTLE)?;
     let kernel = process::kernel()?;
@@ -117,7 +117,7 @@ pub fn settled() -> Result<u64> {
 /// The kernel's part alone: a process with so many listening sockets.
 ///
 /// # Errors
-/// It does not start.
+/// The container does not start.
 pub fn native(context: &Context, count: usize) -> Result<Vec<Series>> {
     let mut listeners = subject::native(context, &["listeners", &count.to_string()])?;
     let before = settled()?;
@@ -130,12 +130,12 @@ pub fn native(context: &Context, count: usize) -> Result<Vec<Series>> {
 /// These services as imaginary hosts: the time until all listen, and per host what the kernel and the broker take.
 ///
 /// # Errors
-/// They do not come up.
+/// The hosts do not come up.
 pub fn imaginary(context: &Context, services: &[Service]) -> Result<Vec<Series>> {
     let per_host = |bytes: u64| bytes / services.len() as u64;
     let before = settled()?;
     let project = Project::up(&context.sandbox, services)?;
-    // Asked now, and over when the watching begins: the broker is, by a connection to it.
+    // Asked before the watch begins, by a connection to the broker.
     let pid = project.broker()?;
     let kernel = per_host(settled()?.saturating_sub(before));
     let broker = process::memory(pid).context("looking at the broker")?;

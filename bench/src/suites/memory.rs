@@ -14,7 +14,7 @@ use crate::project::Project;
 use crate::report::{Bound, Row, Section};
 use crate::stats::{Measured, Unit};
 
-/// Copies of each program: pages that all supervisors share count as nobody's own.
+/// Copies of each program: pages shared by all supervisors count for none.
 const COPIES: usize = 4;
 
 pub fn run(context: &Context) -> Result<Section> {

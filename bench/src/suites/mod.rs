@@ -1,4 +1,5 @@
-//! The suites, in the order they run: first what looks at the kernel's memory, while no TIME_WAIT sockets are about.
+//! The suites, in the order of their run: first those that measure the kernel's memory, while no
+//! TIME_WAIT sockets exist.
 
 pub mod boot;
 mod calls;
@@ -22,7 +23,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::docker::{Docker, Network};
@@ -36,9 +37,9 @@ use crate::subject::{self, Subject};
 /// A suite; it may be in several tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Suite {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it measures.
+    /// The measured quantity.
     pub about: &'static str,
     /// Measures it.
     pub run: fn(&Context) -> Result<Section>,
@@ -47,13 +48,14 @@ pub struct Suite {
 /// Suites that are run and reported together.
 #[derive(Debug)]
 pub struct Table {
-    /// The name that selects them all, and of the file in `bench/results/` that is committed.
+    /// The name that selects all suites of a table, and the name of the committed file in
+    /// `bench/results/`.
     pub name: &'static str,
     /// The file's heading.
     pub title: &'static str,
-    /// What writes the file.
+    /// The command that writes the file.
     pub command: &'static str,
-    /// Whether it compares imsup with what people use today, and is judged by the goals.
+    /// True if the table compares imsup with the baselines, and is judged by the goals.
     pub beside_others: bool,
     /// The suites.
     pub suites: &'static [Suite],
@@ -176,7 +178,7 @@ const TRAFFIC: &[Suite] = &[
     },
 ];
 
-// Those come last that leave thousands of connections in TIME_WAIT.
+// Last come suites that leave thousands of connections in TIME_WAIT.
 const REPORT: &[Suite] = &[
     Suite {
         name: "scale",
@@ -247,7 +249,7 @@ const CLUSTERS: &[Suite] = &[Suite {
 
 /// The variant that imsup has no part in.
 const NATIVE: &str = "native";
-/// The same once more: what differs between these two is noise.
+/// The same once more: the difference between these two is noise.
 const CONTROL: &str = "native again";
 /// The client is native, the server a host.
 const SERVER: &str = "server a host";
@@ -267,12 +269,12 @@ pub fn peer(context: &Context, options: &[&str]) -> Service {
     Service::new(PEER, command, ports::exposed())
 }
 
-/// docker, with containers on such a network; a named gap where there is none.
+/// docker, with containers on such a network; a named gap without docker.
 ///
 /// # Errors
 /// A signal came.
 fn docker(context: &Context, section: &mut Section, what: &str, network: Network) -> Result<Option<RefCell<Docker>>> {
-    let started = context.wants(Peer::Docker).and_then(|()| {
+    let started = context.wants(Baseline::Docker).and_then(|()| {
         let mut docker = Docker::start(context, network)?;
         section.note(docker.describe()?);
         Ok(docker)
@@ -314,7 +316,7 @@ fn clients(
     ])
 }
 
-/// Their turns: batches of `count`, whose series are called what `named` makes of their names.
+/// Their turns: batches of `count`, whose series get their names from `named`.
 fn turns<'a>(clients: &'a mut [Client], count: usize, named: &'a impl Fn(String) -> String) -> Vec<Turn<'a>> {
     let turn = |(variant, client): &'a mut Client| {
         Turn::new(variant, move || {

@@ -15,21 +15,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks whether a server listens.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The address of native server `number`. Two processes with neighbouring ids have different ones, since tests start them side by side.
+/// The address of native server `number`. Processes with neighbouring ids have different addresses,
+/// since tests start such processes side by side.
 pub fn address(number: u8) -> Ipv4Addr {
     let [.., hi, lo] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 200 + number, hi, lo)
 }
 
-/// A native server, ended when it is dropped.
+/// A native server, ended on drop.
 #[derive(Debug)]
 pub struct Server(Child);
 
 impl Server {
-    /// Starts it, and waits until it listens.
+    /// Starts the daemon, and waits until it listens.
     ///
     /// # Errors
-    /// It cannot be started or does not listen.
+    /// The server cannot be started or does not listen.
     pub fn start(context: &Context, words: &[String], listens: SocketAddrV4) -> Result<Self> {
         let server = Self::spawn(context, words)?;
         wait_for(listens).with_context(|| words[0].clone())?;
@@ -39,10 +40,11 @@ impl Server {
     /// Starts it.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The server cannot be started.
     pub fn spawn(context: &Context, words: &[String]) -> Result<Self> {
-        // In a session of its own, as a service is, and as a host is: the scheduler treats sessions apart (sched(7), autogroup).
-        // setsid(1) becomes the server: it forks only where it leads a group already. It dies with us, however we do.
+        // In a session of its own, as a service or host is: the scheduler treats sessions apart
+        // (sched(7), autogroup). setsid(1) becomes the server: it forks only as a group leader. The
+        // server dies with us, in any case.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "setsid"])
             .args(words)
@@ -59,10 +61,10 @@ impl Server {
         self.0.id()
     }
 
-    /// SIGSTOP, until it has stopped.
+    /// SIGSTOP, until the process has stopped.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process is gone.
     pub fn stop(&self) -> Result<()> {
         let pid = Pid::from_child(&self.0);
         kill_process(pid, Signal::STOP).context("stopping a server")?;
@@ -73,7 +75,7 @@ impl Server {
     /// SIGCONT.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process is gone.
     pub fn go_on(&self) -> Result<()> {
         kill_process(Pid::from_child(&self.0), Signal::CONT).context("having a server go on")
     }
@@ -86,10 +88,10 @@ impl Drop for Server {
     }
 }
 
-/// Waits until something listens there.
+/// Waits until a socket listens there.
 ///
 /// # Errors
-/// Nothing does for long, or a signal came.
+/// No socket listens for long, or a signal came.
 pub fn wait_for(address: SocketAddrV4) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(address).is_err() {

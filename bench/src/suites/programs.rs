@@ -10,21 +10,22 @@ use crate::command;
 use crate::compose::Service;
 use crate::context::{Context, repository};
 
-/// A command, by the port that it listens on.
+/// A command, by its port.
 pub type Words = Box<dyn Fn(u16) -> Vec<String>>;
 
-/// A server and what makes it answer.
+/// A server and the request that it answers.
 pub struct Program {
-    /// Its name as a host.
+    /// The name as a host.
     pub name: &'static str,
-    /// What it is.
+    /// The name of the cluster.
     pub what: &'static str,
     words: Words,
-    /// Its command where it takes over a listening socket that it is started with as descriptor 3 (sd_listen_fds(3)), or why it cannot.
+    /// The command with a passed listening socket as descriptor 3 (sd_listen_fds(3)), or the reason
+    /// why there is none.
     pub activation: Result<Words, &'static str>,
-    /// The port it listens on as a host, on the wildcard.
+    /// The port as a host, on the wildcard.
     pub port: u16,
-    /// What it answers.
+    /// The request and its reply.
     pub request: &'static [u8],
 }
 
@@ -37,22 +38,22 @@ impl fmt::Debug for Program {
 }
 
 impl Program {
-    /// Its command with the port it listens on, on the wildcard.
+    /// The command with its port, on the wildcard.
     pub fn command(&self, port: u16) -> Vec<String> {
         (self.words)(port)
     }
 
-    /// The port it listens on natively: no other, since there the wildcard includes every host's address.
+    /// The native port: a different one, since natively the wildcard includes every host's address.
     pub fn native_port(&self) -> u16 {
         self.port + 1_000
     }
 
-    /// The port where somebody else listens for it.
+    /// The port on which another process listens for the server.
     pub fn activated_port(&self) -> u16 {
         self.port + 2_000
     }
 
-    /// It as a service.
+    /// The server as a service.
     pub fn service(&self) -> Service {
         Service::new(self.name, self.command(self.port), [self.port])
     }
@@ -60,7 +61,7 @@ impl Program {
 
 const HTTP: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
-/// The programs that are there, and for each that is not, what it is and why.
+/// The installed programs, and for each missing one its name and the reason.
 pub fn all(context: &Context) -> (Vec<Program>, Vec<(&'static str, String)>) {
     let wanted = [
         ("a static C server", c(context)),
@@ -187,10 +188,10 @@ fn jvm(context: &Context) -> Result<Program> {
     })
 }
 
-/// nginx with one small page, by where it listens.
+/// nginx with one small page, by its address.
 ///
 /// # Errors
-/// It is not installed.
+/// systemd is not installed.
 pub fn nginx_words(context: &Context) -> Result<impl Fn(Ipv4Addr, u16) -> Vec<String> + use<>> {
     let program = installed("nginx", "nginx-light")?;
     let (shared, scratch) = (context.sandbox.shared()?, context.sandbox.scratch()?);
@@ -203,7 +204,7 @@ pub fn nginx_words(context: &Context) -> Result<impl Fn(Ipv4Addr, u16) -> Vec<St
              server {{ listen {ip}:{port}; location / {{ return 200 'hello'; }} }} }}\n"
         );
         let file = shared.join(format!("nginx-{ip}-{port}.conf"));
-        // One that cannot be written shows when nginx does not start.
+        // A failed write shows when nginx does not start.
         let _ = command::write_file(&file, &text);
         strings([&program, "-c", &file.to_string_lossy()])
     })

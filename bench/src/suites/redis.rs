@@ -17,7 +17,7 @@ use crate::stats::{Measured, Unit};
 
 const PORT: u16 = 6379;
 
-/// A way to load redis: what it is called, the options of redis-benchmark, and its number of requests.
+/// A load of redis: its name, the options of redis-benchmark, and its number of requests.
 pub type Load = (&'static str, &'static [&'static str], usize);
 
 /// The loads of an ordinary run.
@@ -161,7 +161,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, [(&'static str, u64); 3]>> {
 /// Rates and latencies of these variants.
 ///
 /// # Errors
-/// Nothing was measured of one.
+/// A variant was not measured.
 pub fn questions(batches: &Batches, variants: &[&'static str], loads: &[Load]) -> Result<Vec<Question>> {
     let mut all = Vec::new();
     for (name, _, _) in loads {

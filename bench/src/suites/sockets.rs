@@ -11,7 +11,7 @@ use crate::rounds::{Batches, Turn};
 use crate::stats::Unit;
 use crate::subject::{self, Subject};
 
-/// A variant of the pair, and how its clients are started.
+/// A variant of the pair, and the start of its clients.
 type Clients<'a> = (&'static str, Box<dyn Fn(&[&str]) -> Result<Subject> + 'a>, String);
 
 pub fn run(context: &Context) -> Result<Section> {
@@ -43,7 +43,8 @@ pub fn run(context: &Context) -> Result<Section> {
             (CLIENT, supervised(), first.to_string()),
             (BOTH, supervised(), host),
         ];
-        // On one processor nothing waits for another to wake up: there, an overhead would show most.
+        // On a single processor no wake-up of another is waited for, so an overhead would show
+        // most.
         let loads = [
             ("ping", "one processor", &server_options, 1_000, context.count(20, 6)),
             ("ping", "two processors", &client_options, 300, context.count(20, 6)),

@@ -1,5 +1,5 @@
-//! What a supervised connect costs, step by step: the least supervisor there can be (`testdata/guests/floor.c`), which takes one more of
-//! imsup's steps each time, and imsup.
+//! The cost of a supervised connect, step by step: the least possible supervisor
+//! (`testdata/guests/floor.c`), which takes one more of imsup's steps each time, and imsup.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ use crate::stats::Unit;
 use crate::subject::Subject;
 
 const IMSUP: &str = "imsup";
-/// The guest's steps, each with all before it, and what the last one is.
+/// The guest's steps, each with all before it, and the name of the last.
 const STEPS: [(&str, &str); 7] = [
     ("continue", "the floor: received and left to the kernel"),
     ("poll", "+ poll before it is received"),

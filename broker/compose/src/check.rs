@@ -26,35 +26,26 @@ pub(super) const MAX_HOSTS: usize = 256 * HOSTS_PER_BLOCK;
 
 /// Two hosts want the same thing, or one wants what nobody can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Conflict {
     /// One name for two services.
     #[error("'{name}' is already the {kind} of service '{other}': rename one of them")]
     Name {
-        /// The name.
         name: String,
         /// What it is to the other service.
         kind: &'static str,
-        /// The other service.
         other: String,
     },
     /// One address for two services.
     #[error("services '{service}' and '{other}' both have the address {address}: give one of them another")]
     Address {
-        /// The address.
         address: Ipv4Addr,
-        /// The earlier service.
         other: String,
-        /// The later service.
         service: String,
     },
     /// Two addresses for one service.
     #[error("a host has one address: {first} and {second} are two; keep one of them")]
-    TwoAddresses {
-        /// One address.
-        first: Ipv4Addr,
-        /// The other.
-        second: Ipv4Addr,
-    },
+    TwoAddresses { first: Ipv4Addr, second: Ipv4Addr },
     /// An address that isn't one of the planes'.
     #[error(
         "{0} cannot be a host's address here: hosts have addresses in 127.77.0.0/16; choose one, leave it out and \
@@ -67,19 +58,14 @@ pub enum Conflict {
     /// An address outside the subnet.
     #[error("{address} is outside {subnet}, which {pinned_by} pins: change one of them")]
     OutsideSubnet {
-        /// The address.
         address: Ipv4Addr,
-        /// The subnet.
         subnet: Subnet,
-        /// Where it is pinned.
         pinned_by: String,
     },
     /// More hosts than a pinned subnet has addresses.
     #[error("there are {hosts} hosts, and {subnet} has room for {room}: pin a larger one, or leave it to imsup")]
     SubnetFull {
-        /// How many hosts there are.
         hosts: usize,
-        /// The subnet.
         subnet: Subnet,
         /// How many hosts it has addresses for.
         room: usize,
@@ -101,9 +87,7 @@ pub enum Conflict {
     /// One port of the machine for two hosts.
     #[error("the machine's port {port}/{transport} is published twice: by {first} and by {second}")]
     Published {
-        /// The port.
         port: u16,
-        /// The transport.
         transport: Transport,
         /// The earlier, in words.
         first: String,

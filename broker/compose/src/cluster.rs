@@ -105,7 +105,7 @@ impl Default for LogBound {
 pub struct Settings {
     /// How long a host is idle before it is suspended; `None` for never.
     pub idle_after: Option<Duration>,
-    /// How long it is suspended before it is terminated; `None` for never.
+    /// The time asleep before termination; `None` for never.
     pub terminate_after: Option<Duration>,
     /// Whether nothing of it is missed when it is terminated: its timers do not keep it, nor do connections with hosts that are
     /// disposable too and sleep as well, and are terminated with it.

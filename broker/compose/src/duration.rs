@@ -19,6 +19,7 @@ const UNITS: [(&str, u64); 8] = [
 
 /// Why text is not taken as a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum DurationError {
     /// It is malformed.
     #[error("'{0}' is no duration: write numbers with units, such as 1m30s, 10s or 500ms")]
@@ -32,13 +33,11 @@ pub enum DurationError {
     /// It is outside the range of its key.
     #[error("'{text}' is too {what}: the {bound} here is {limit}")]
     Range {
-        /// The duration.
         text: String,
         /// `long` or `short`.
         what: &'static str,
         /// `longest` or `shortest`.
         bound: &'static str,
-        /// The limit.
         limit: String,
     },
 }

@@ -13,6 +13,7 @@ const EXCERPT_CHARS: usize = 120;
 
 /// Why a compose file was not taken.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ComposeError {
     /// There is no compose file here.
     #[error(
@@ -22,18 +23,10 @@ pub enum ComposeError {
         directory.display(),
         names = super::find::DEFAULT_NAMES.join(", ")
     )]
-    NotFound {
-        /// Where the search began.
-        directory: PathBuf,
-    },
+    NotFound { directory: PathBuf },
     /// A file could not be read.
     #[error("{}: cannot be read: {source}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { file: PathBuf, source: io::Error },
     /// A file that was found may be somebody else's.
     #[error(
         "{} {why}, and what it says would run as you; name it where it is meant:  -f {}",
@@ -41,53 +34,37 @@ pub enum ComposeError {
         named.display()
     )]
     Untrusted {
-        /// The file.
         file: PathBuf,
-        /// What is wrong with it.
         why: Distrust,
-        /// The compose file.
         named: PathBuf,
     },
     /// A file is not text.
     #[error("{}:{line}: not UTF-8 text: a compose file is YAML", file.display())]
     NotText {
-        /// The file.
         file: PathBuf,
         /// The first line that isn't text, from 1.
         line: usize,
     },
     /// A file is larger than [`super::MAX_FILE_BYTES`].
     #[error("{}: larger than {} MiB, which no compose file should be", file.display(), super::MAX_FILE_BYTES >> 20)]
-    TooLarge {
-        /// The file.
-        file: PathBuf,
-    },
+    TooLarge { file: PathBuf },
     /// A file is not YAML.
     #[error("{site}: malformed YAML: {}{}", clean(message), site.excerpt())]
-    Malformed {
-        /// Where.
-        site: Box<Site>,
-        /// What the parser says.
-        message: String,
-    },
+    Malformed { site: Box<Site>, message: String },
     /// A key has a value that cannot be used.
     #[error("{site}: {}: {}{}", clean(path), clean(problem), site.excerpt())]
     Invalid {
-        /// Where.
         site: Box<Site>,
         /// The key, for example `services.web.ports[0]`.
         path: String,
-        /// What is wrong with it.
         problem: Box<Problem>,
     },
     /// An environment file (`.env`, `env_file`) has a line that cannot be used.
     #[error("{}:{line}: {}", file.display(), clean(message))]
     EnvFile {
-        /// The file.
         file: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
         message: String,
     },
     /// The project's name cannot be one.
@@ -97,11 +74,8 @@ pub enum ComposeError {
         suggestion.as_ref().map(|s| format!("; for example '{s}'")).unwrap_or_default()
     )]
     Project {
-        /// The name.
         name: String,
-        /// Where it came from.
         origin: &'static str,
-        /// One that would do.
         suggestion: Option<String>,
     },
     /// `--strict`, and there are keys that are unknown or not honoured.

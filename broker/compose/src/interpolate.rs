@@ -16,6 +16,7 @@ const MAX_NESTING: usize = 32;
 
 /// Why a value's variables could not be put in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum InterpolateError {
     /// A `$` that begins nothing.
     #[error("'$' begins a variable, and {found} cannot follow it: write '$$' for a dollar sign")]
@@ -28,16 +29,10 @@ pub enum InterpolateError {
     Unclosed(String),
     /// `${NAME` goes on with something unknown.
     #[error("'${{{name}' goes on with '{found}': use ':-', '-', ':?', '?', ':+', '+' or '}}'")]
-    Operator {
-        /// The variable.
-        name: String,
-        /// The character.
-        found: char,
-    },
+    Operator { name: String, found: char },
     /// `${NAME:?message}` and the variable is not set.
     #[error("the variable {name} is required{}", if message.is_empty() { String::new() } else { format!(": {message}") })]
     Required {
-        /// The variable.
         name: String,
         /// What the file says about it.
         message: String,

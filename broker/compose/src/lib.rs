@@ -1,6 +1,6 @@
 //! Compose files as a [`Cluster`].
 //!
-//! [`find`] the file, [`load`] it, and show it again with [`render`]. Loading goes one way: text → tree with places
+//! [`find()`] the file, [`load()`] it, and show it again with [`render()`]. Loading goes one way: text → tree with places
 //! (`yaml`, `tree`, `map`) → variables put in (`interpolate`) → files merged (`merge`) → keys checked against the table (`schema`,
 //! `keys`) → hosts (`service` and what it reads) → what only one host can have (`check`). Nothing of YAML is left.
 #![forbid(unsafe_code)]
@@ -64,7 +64,7 @@ pub const MAX_FILE_BYTES: u64 = 16 << 20;
 /// What to load, and with what.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// The files (`-f`), the later merged over the earlier. Where there are none, [`find`] looks in `directory`, and
+    /// The files (`-f`), the later merged over the earlier. Where there are none, [`find()`] looks in `directory`, and
     /// the override beside what it finds is merged too.
     pub files: Vec<PathBuf>,
     /// What relative files start from, and where `find` starts; the process's own directory where empty.

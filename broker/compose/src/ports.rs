@@ -7,6 +7,7 @@ use imsup_wire::Transport;
 
 /// Why text is not taken as a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum PortError {
     /// It has another form.
     #[error(
@@ -22,12 +23,7 @@ pub enum PortError {
     Backwards(String),
     /// Two ranges whose lengths differ.
     #[error("the ranges {machine} and {target} differ in length: each port of the machine leads to one of the host's")]
-    Lengths {
-        /// The machine's ports.
-        machine: String,
-        /// The host's ports.
-        target: String,
-    },
+    Lengths { machine: String, target: String },
     /// A transport that imsup has not.
     #[error("'{0}' is not supported: use tcp or udp")]
     Transport(String),

@@ -10,39 +10,20 @@ use crate::subnet::SubnetError;
 
 /// What is wrong with a value.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Problem {
     /// It has the wrong type.
     #[error("expected {expected}, found {found}")]
-    Type {
-        /// What fits.
-        expected: &'static str,
-        /// What is there.
-        found: String,
-    },
+    Type { expected: &'static str, found: String },
     /// It is none of a few words.
     #[error("expected {expected}, found '{found}'")]
-    Word {
-        /// What fits.
-        expected: &'static str,
-        /// What is there.
-        found: String,
-    },
+    Word { expected: &'static str, found: String },
     /// It is a number outside its range.
     #[error("must be {range}, found '{found}'")]
-    Range {
-        /// The range in words.
-        range: &'static str,
-        /// What is there.
-        found: String,
-    },
+    Range { range: &'static str, found: String },
     /// A file and the one it overrides disagree about its type.
     #[error("cannot merge {over} over {base} of the file before")]
-    Merge {
-        /// What the earlier file has.
-        base: &'static str,
-        /// What the later file has.
-        over: &'static str,
-    },
+    Merge { base: &'static str, over: &'static str },
     /// A key that has to be there isn't.
     #[error("has no '{0}'")]
     Missing(&'static str),
@@ -58,9 +39,7 @@ pub enum Problem {
         suggestion.map_or_else(|| format!("; x-imsup here takes {known}"), |name| did_you_mean(Some(name)))
     )]
     UnknownSetting {
-        /// The nearest known one.
         suggestion: Option<&'static str>,
-        /// All known ones.
         known: String,
     },
     /// `subnet` in a service's `x-imsup`.
@@ -92,23 +71,13 @@ pub enum Problem {
         "has {what} but no command: imsup runs commands on this machine, not images. \
          Add what the image runs, for example  {example}"
     )]
-    ImageOnly {
-        /// An image or a build.
-        what: &'static str,
-        /// A line to add.
-        example: String,
-    },
+    ImageOnly { what: &'static str, example: String },
     /// A service has nothing to run.
     #[error("has no command: add what it runs, for example  command: [\"redis-server\", \"--port\", \"6379\"]")]
     NoCommand,
     /// A service has nothing to run, and a key that looks like what says so.
     #[error("has no command: '{found}' is no key of a service; did you mean '{meant}'?")]
-    MisspeltCommand {
-        /// The key that is there.
-        found: String,
-        /// The one that was meant.
-        meant: &'static str,
-    },
+    MisspeltCommand { found: String, meant: &'static str },
     /// A command's first word is empty, or a word has a NUL.
     #[error("{0}")]
     BadCommand(&'static str),
@@ -120,7 +89,6 @@ pub enum Problem {
     Undefined {
         /// A service, a network.
         what: &'static str,
-        /// The name.
         name: String,
         /// The nearest one that is there.
         suggestion: Option<String>,
@@ -128,21 +96,15 @@ pub enum Problem {
     /// It depends on a service whose profile is off.
     #[error("'{name}' is only in profile {profiles}, which is not enabled: add '--profile {first}'")]
     Disabled {
-        /// The service.
         name: String,
-        /// Its profiles.
         profiles: String,
-        /// The first of them.
         first: String,
     },
     /// Something only one host can have, and there are replicas.
     #[error("there are {replicas} replicas, and only one host can have this {what}: {fix}")]
     Replicas {
-        /// How many.
         replicas: u32,
-        /// What cannot be shared.
         what: &'static str,
-        /// What to do.
         fix: &'static str,
     },
     /// `scale` and `deploy.replicas` disagree.

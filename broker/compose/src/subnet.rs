@@ -22,6 +22,7 @@ pub struct Subnet {
 
 /// Why a text is no subnet for VIPs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum SubnetError {
     /// It is not written as one.
     #[error("'{0}' is no IPv4 subnet: write ADDRESS/LENGTH, for example 127.77.9.0/24 or 10.77.0.0/16")]
@@ -31,40 +32,18 @@ pub enum SubnetError {
     Six(String),
     /// Bits are set beyond the length.
     #[error("'{text}' does not begin where a /{length} begins: write {base}/{length}")]
-    NotAligned {
-        /// What is written.
-        text: String,
-        /// Its beginning.
-        base: Ipv4Addr,
-        /// Its length.
-        length: u8,
-    },
+    NotAligned { text: String, base: Ipv4Addr, length: u8 },
     /// Larger than a plane.
     #[error(
         "'{text}' is more than a project can have, which is a /16: choose one of those in it, for example {first}/16"
     )]
-    TooLarge {
-        /// What is written.
-        text: String,
-        /// The first /16 in it.
-        first: Ipv4Addr,
-    },
+    TooLarge { text: String, first: Ipv4Addr },
     /// Smaller than a block.
     #[error("'{text}' is too small: a project has at least a block of 256 addresses; write {base}/24")]
-    TooSmall {
-        /// What is written.
-        text: String,
-        /// The block it lies in.
-        base: Ipv4Addr,
-    },
+    TooSmall { text: String, base: Ipv4Addr },
     /// Nobody's to have.
     #[error("'{text}' cannot be hosts' addresses: {why}")]
-    Reserved {
-        /// What is written.
-        text: String,
-        /// What these addresses are.
-        why: &'static str,
-    },
+    Reserved { text: String, why: &'static str },
 }
 
 impl Subnet {

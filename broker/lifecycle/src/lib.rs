@@ -1,7 +1,7 @@
-//! What a host does next: a pure state machine, one per host.
+//! The next step of a host's life: a pure state machine, one per host.
 //!
-//! [`Life::step`] takes what happened and the time, and returns what is to be done. Nothing here touches the kernel; the
-//! broker's loop (`imsup-broker`) carries the actions out.
+//! [`Life::step`] takes an input and the time, and returns actions. Nothing here touches the
+//! kernel; the broker's loop (`imsup-broker`) carries the actions out.
 #![forbid(unsafe_code)]
 
 mod life;
@@ -24,7 +24,7 @@ pub use life::{Life, attempt_of, is_restart, is_stop, kept_awake};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WaiterId(pub u64);
 
-/// What a caller waits for.
+/// The goal of a caller's wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// That the host listens at this endpoint.
@@ -35,38 +35,39 @@ pub enum Want {
     Ended,
 }
 
-/// A port of a host at which something waits in a retained socket.
+/// A port of a host with connections or datagrams waiting in a retained socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
     /// Where.
     pub endpoint: Endpoint,
     /// Whether the compose file, or an earlier boot, says that the program listens there.
     pub declared: bool,
-    /// How many connections wait there by now, where that is known.
+    /// The number of waiting connections, if known.
     pub length: Option<usize>,
 }
 
-/// What speaks for a port at which somebody waits and nothing listens yet, the weakest reason first.
+/// The evidence for a port that has waiting callers and no listener yet, the weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hope {
-    /// Nothing: the host was ready already. Refused when the program has been quiet for a while.
+    /// None: the host was ready already. Refused when the program has been quiet for a while.
     Stray,
-    /// The host was booted for it. Refused when the program sleeps and nothing of its own will wake it.
+    /// The host was booted for this port. Refused when the program sleeps without a timer of its
+    /// own.
     Asked,
-    /// It is declared.
+    /// The port is declared.
     Declared,
 }
 
-/// How a wait ends. Every waiter is answered exactly once, unless it is cancelled.
+/// The end of a wait. Every waiter is answered exactly once, unless the wait is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The host listens there.
     Connect,
-    /// It does not, and will not.
+    /// The host does not listen there, and will not.
     Refused,
-    /// It took longer than `hold_timeout`.
+    /// The wait exceeded `hold_timeout`.
     TimedOut,
-    /// The host is ready, or has done its work and ended well.
+    /// The host is ready, or has ended well after its work.
     Ready,
     /// The host could not be started; [`Life::detail`] says why.
     Failed,
@@ -74,14 +75,15 @@ pub enum Answer {
     Ended,
 }
 
-/// What happened to a host.
+/// An event in a host's life.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Somebody needs the host, and nobody waits for an answer.
+    /// The host is needed, and no caller waits for an answer.
     Signal {
         /// Why.
         cause: Cause,
-        /// The port, where the signal is a connection or datagram in a retained socket: it stays there until it is taken.
+        /// The port, if the signal is a connection or datagram in a retained socket, where it stays
+        /// until the program takes it.
         queued: Option<Port>,
     },
     /// Somebody waits.
@@ -90,7 +92,7 @@ pub enum Input {
         waiter: WaiterId,
         /// For what.
         want: Want,
-        /// Why; the signal that it is.
+        /// The signal that caused the need.
         cause: Cause,
     },
     /// The waiter is gone.
@@ -101,14 +103,15 @@ pub enum Input {
     Listening {
         /// Where.
         endpoint: Endpoint,
-        /// Whether that makes a host ready whose start nobody's port has begun: the port is declared, or none is.
+        /// True if this listener makes a host ready whose start was for no port: the port is
+        /// declared, or the host has no declared port.
         counts: bool,
     },
     /// The program has opened no more ports for a while.
     Settled,
-    /// The program, and all that belonged to it, is gone.
+    /// The program and all its processes are gone.
     Ended {
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
         /// A better sentence than the status alone gives.
         detail: Option<String>,
@@ -117,50 +120,52 @@ pub enum Input {
     Taken {
         /// The signal this counts as; `None` for a host that an earlier broker started.
         cause: Option<Cause>,
-        /// Whether its start is over.
+        /// True if the start is over.
         ready: bool,
     },
-    /// Its processes are held: it sleeps.
+    /// The host's processes are held: the host sleeps.
     Suspended,
-    /// It runs again, or never slept.
+    /// The host runs again, or never slept.
     Woke,
-    /// It could not be woken, and why.
+    /// The host could not be woken, with the reason.
     NotWoken(String),
-    /// Its supervisor ends its program (`terminate_after`).
+    /// The supervisor ends the program (`terminate_after`).
     Terminating,
-    /// The user wants its program ended.
+    /// The user wants the program ended.
     Stop,
-    /// The user wants its program ended and booted again: whoever waits for it waits for the next boot.
+    /// The user wants the program ended and booted again: waiting callers wait for the next boot.
     Restart,
     /// The project goes down: end the program, boot never again.
     Retire,
-    /// Its program has ended while no broker ran, or an earlier broker was about to boot it again.
+    /// The program ended while no broker ran, or an earlier broker was about to boot the host
+    /// again.
     EndedUnseen,
     /// A deadline has come ([`Life::deadline`]).
     Tick,
 }
 
-/// What is to be done for a host, in this order.
+/// Actions for a host, carried out in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Leave its sockets to the program to come, and start it.
+    /// Leave the host's sockets to the coming program, and start the program.
     Boot,
-    /// End its program: signal, grace, SIGKILL.
+    /// End the program: signal, grace, SIGKILL.
     Stop,
-    /// Wake it; the signal that asks for that.
+    /// Wake the host for this signal.
     Resume(Cause),
-    /// The program is gone: take its sockets back, and watch them.
+    /// The program is gone: take the sockets back, and watch them.
     Reclaim(After),
-    /// Reset what waits in its retained sockets.
+    /// Reset all connections that wait in the retained sockets.
     ResetQueued,
-    /// Reset what waits at this endpoint: so many, the oldest first, or all.
+    /// Reset connections that wait at this endpoint: this many, the oldest first, or all.
     ResetAt(Endpoint, Option<usize>),
-    /// Close the sockets that it does not listen on, but for those that [`Life::is_awaited`] names.
+    /// Close the sockets without a listening program, except those named by [`Life::is_awaited`].
     CloseUnused {
-        /// Leave those that are declared, too: its start is not so long ago that nobody need expect them.
+        /// Leave declared ports open, too: the start is so recent that the program may still listen
+        /// there.
         spare_declared: bool,
     },
-    /// It listens, but not here, where somebody waits or has waited: say so.
+    /// The program listens, but not at an endpoint with waiting callers: report that.
     Unmet(Vec<Endpoint>),
     /// Answer a waiter.
     Answer(WaiterId, Answer),
@@ -168,56 +173,57 @@ pub enum Action {
     Emit {
         /// What.
         kind: EventKind,
-        /// How long it took.
+        /// The duration.
         duration: Option<Duration>,
         /// A sentence for people.
         detail: Option<String>,
     },
 }
 
-/// What becomes of the sockets of a host whose program is gone.
+/// The fate of a host's sockets after the program is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// It ended: what waits in retained sockets boots it again; tentative listeners are closed.
+    /// The program ended: waiting connections boot the host again; tentative listeners are closed.
     Ended,
-    /// It failed and will be tried again: everything stays.
+    /// The start failed and will be repeated: everything stays.
     Retry,
-    /// It failed too often: what waits is reset, tentative listeners are closed.
+    /// The start failed too often: waiting connections are reset, tentative listeners closed.
     GaveUp,
 }
 
-/// What a host's settings decide about its life.
+/// The settings of a host that decide about its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The bound of every wait.
     pub hold_timeout: Duration,
-    /// What a host does by itself when it has ended.
+    /// The reaction of a host to its own end.
     pub revive: Revive,
-    /// What the compose file says of that, where it says anything.
+    /// The restart policy of the compose file, if any.
     pub restart: Option<Restart>,
 }
 
-/// What a host does by itself when it has ended.
+/// The reaction of a host to its own end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revive {
-    /// It waits for its next signal.
+    /// Wait for the next signal.
     OnSignal,
-    /// It boots again when it failed (`restart: on-failure`).
+    /// Boot again after a failure (`restart: on-failure`).
     AfterFailure,
-    /// It boots again (`keep_awake`, `restart: always`).
+    /// Boot again (`keep_awake`, `restart: always`).
     Always,
 }
 
-/// How long after a program's first listen those who wait for another port of it are told that it does not listen there.
+/// The time after a program's first listen at which callers of another port learn that the program
+/// does not listen there.
 pub const UNMET_AFTER: Duration = Duration::from_secs(5);
 
 /// The first delay after a failed start.
 pub const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay after a failed start.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(30);
-/// Failures in a row after which nobody is left waiting.
+/// Consecutive failures after which all callers are turned away.
 pub const FAILURES_UNTIL_REFUSED: u32 = 3;
-/// The same if what was in the way may well pass by itself: some 3 s.
+/// The same if the obstacle may well pass by itself: some 3 s.
 pub const PASSING_FAILURES_UNTIL_REFUSED: u32 = 6;
 /// A kept-awake host that ran this long is booted again without a growing delay.
 pub const LONG_RUN: Duration = Duration::from_secs(10);
@@ -233,12 +239,12 @@ pub fn delay_after(failures: u32) -> Duration {
 pub struct Waiter {
     /// Its number.
     pub id: WaiterId,
-    /// What it waits for.
+    /// The port or state that the caller waits for.
     pub want: Want,
-    /// What it may still hope for.
+    /// The evidence that the wait is worthwhile.
     pub hope: Hope,
-    /// When it is told that it waited in vain; never if `None`.
+    /// The time at which the wait ends in vain; never if `None`.
     pub deadline: Option<Instant>,
-    /// Why it waits.
+    /// The signal behind the wait.
     pub cause: Cause,
 }

@@ -1,4 +1,4 @@
-//! One host's life.
+//! The life of one host.
 
 mod ending;
 mod ports;
@@ -16,21 +16,21 @@ use super::{Action, Answer, Hope, Input, Policy, Port, Waiter, WaiterId, Want};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No process; booted by itself at `restart_at`, where set.
+    /// No process; booted by itself at `restart_at`, if set.
     Imaginary { restart_at: Option<Instant> },
     /// Started and not ready.
     Booting { since: Instant },
     /// Ready.
     Running {
         since: Instant,
-        /// Suspended, which changes nothing for those who connect: their connections are what wakes it.
+        /// Suspended, which changes nothing for clients: their connections wake the host.
         asleep: bool,
     },
-    /// Its last start failed; not tried again before `retry_at`.
+    /// The last start failed; not repeated before `retry_at`.
     Failed { retry_at: Instant },
 }
 
-/// The state of one host, and what it waits for.
+/// The state of one host, with its waiting callers.
 #[derive(Debug)]
 pub struct Life {
     phase: Phase,
@@ -41,9 +41,9 @@ pub struct Life {
     breaks: u32,
     /// Short runs in a row of a host that is kept awake.
     short_runs: u32,
-    /// Boots in a row that were nobody's wish but that of `restart`.
+    /// Consecutive boots that only `restart` asked for.
     attempts: u32,
-    /// What is known to wait in its retained sockets where no program listens yet.
+    /// Connections known to wait in retained sockets without a listening program.
     queued: BTreeMap<Endpoint, Queued>,
     /// The start of the program that runs, or ran last.
     start: Start,
@@ -52,9 +52,9 @@ pub struct Life {
     cause: Option<Box<Cause>>,
     detail: Option<Box<str>>,
     stopping: bool,
-    /// A user has asked for its end, or that of its restart, since it was booted.
+    /// Since the boot a user has asked for the host's end, or for the end of its restart.
     stopped: bool,
-    /// Its program is being ended because nobody uses it.
+    /// The program is being ended because the host is unused.
     terminated: bool,
     retired: bool,
 }
@@ -82,7 +82,7 @@ impl Life {
         }
     }
 
-    /// Where the host is in its life.
+    /// The current phase of the host's life.
     pub fn state(&self) -> HostState {
         match self.phase {
             Phase::Imaginary { .. } => HostState::Imaginary,
@@ -93,17 +93,17 @@ impl Life {
         }
     }
 
-    /// Whether its program has opened no more ports for a while.
+    /// True if the program has opened no more ports for a while.
     pub fn settled(&self) -> bool {
         !self.absent() && self.start.quiet
     }
 
-    /// Whether no process of it runs.
+    /// True if no process of the host runs.
     pub fn absent(&self) -> bool {
         matches!(self.phase, Phase::Imaginary { .. } | Phase::Failed { .. })
     }
 
-    /// Whether its program is being ended: whoever needs it gets its next boot.
+    /// True if the program is being ended: callers get the next boot.
     pub fn ending(&self) -> bool {
         self.stopping || self.retired
     }
@@ -113,19 +113,19 @@ impl Life {
         self.cause.as_deref()
     }
 
-    /// Fills in who sent the signal, where that was found out after it was acted on.
+    /// Adds the sender of the signal, if the sender was found only after the action.
     pub fn name_caller(&mut self, by: String) {
         if let Some(cause) = &mut self.cause {
             cause.by.get_or_insert(by);
         }
     }
 
-    /// Why it is in its state, where that is worth saying.
+    /// The reason for the state, if worth telling.
     pub fn detail(&self) -> Option<&str> {
         self.detail.as_deref()
     }
 
-    /// Everybody who waits.
+    /// All waiting callers.
     pub fn waiters(&self) -> Vec<WaiterId> {
         self.waiters.iter().map(|waiter| waiter.id).collect()
     }
@@ -141,7 +141,7 @@ impl Life {
         [phase, self.port_deadline(), waiters].into_iter().flatten().min()
     }
 
-    /// Takes what happened at `now` and returns what is to be done.
+    /// Takes an input at time `now` and returns the actions.
     pub fn step(&mut self, input: Input, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
@@ -199,7 +199,7 @@ impl Life {
             (Want::Ended, _) => None,
             (Want::Ready, _) if self.retired => Some(Answer::Failed),
             (Want::Port(_), _) if self.retired => Some(Answer::Refused),
-            // Whoever needs a host that is being stopped gets its next boot.
+            // A caller of a host that is being stopped gets the next boot.
             (_, _) if self.stopping => None,
             (Want::Ready, Phase::Running { asleep: false, .. }) => Some(Answer::Ready),
             (Want::Ready, Phase::Booting { .. }) if self.has_unmet() => Some(Answer::Ready),
@@ -224,7 +224,7 @@ impl Life {
         });
         match self.phase {
             Phase::Imaginary { .. } => self.allocate(cause, asked, now, actions),
-            // A user who asks by name does not wait for the delay.
+            // A user who names the host does not wait for the delay.
             Phase::Failed { retry_at } if retry_at <= now || want == Want::Ready => {
                 self.allocate(cause, asked.or_else(|| self.first_awaited()), now, actions);
             }
@@ -235,7 +235,7 @@ impl Life {
         }
     }
 
-    /// Boots the host for a signal, and for this port where the signal is for one.
+    /// Boots the host for a signal, and for this port if the signal is for a port.
     fn allocate(&mut self, cause: Cause, asked: Option<Endpoint>, now: Instant, actions: &mut Vec<Action>) {
         self.attempts = 0;
         self.cause = Some(Box::new(cause));
@@ -314,7 +314,7 @@ impl Life {
             false => Start::new(now, None),
         };
         if ready {
-            // Not settled: the sockets it listens on are still to be told.
+            // Not settled: the listeners are still to be reported.
             self.phase = Phase::Running {
                 since: now,
                 asleep: false,
@@ -347,7 +347,7 @@ impl Life {
         }
     }
 
-    /// Ends its program. Nobody who waits is turned away: what is queued stays where it is.
+    /// Ends the program without turning callers away: queued connections stay queued.
     fn restart(&mut self, actions: &mut Vec<Action>) {
         self.stopped = false;
         self.call_off_restart(actions);

@@ -1,4 +1,4 @@
-//! The port that was asked for decides: whatever else a program opens, and however long it takes.
+//! The port that was asked for decides, whatever else a program opens, and however long that takes.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -49,7 +49,7 @@ fn closes(actions: &[Action]) -> bool {
         .any(|action| matches!(action, Action::CloseUnused { .. }))
 }
 
-/// What a program does, and who comes.
+/// The steps of a program, and its callers.
 #[derive(Clone, Debug)]
 enum Happening {
     Listens(u16),
@@ -74,12 +74,12 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
 }
 
 proptest! {
-    /// Whoever waits for a declared port is reset at `hold_timeout` and not before, whatever happens meanwhile but that it is opened; and `ready` is
-    /// said when that port is opened, or nobody waits for it any more.
+    /// A caller of a declared port is reset at `hold_timeout` and not before, unless the port is
+    /// opened; and `ready` is reported when that port is opened, or has no caller any more.
     #[test]
     fn a_declared_port_is_waited_for(happenings in happenings()) {
         let mut world = World::new(Revive::OnSignal);
-        // Since when something waits there.
+        // The time of the oldest waiting arrival.
         let mut waits: BTreeMap<u16, Instant> = BTreeMap::new();
         let mut asked_opened = false;
         world.queue(1, true);
@@ -94,7 +94,7 @@ proptest! {
                 Happening::Quiet => world.step(Input::Settled),
                 Happening::Comes { port, declared } => {
                     if declared && !waits.contains_key(&port) {
-                        // One that came without being declared has waited for longer.
+                        // An arrival without a declaration has waited for longer.
                         if !world.life.has_queued(endpoint(port)) {
                             waits.insert(port, world.now);
                         }
@@ -102,7 +102,7 @@ proptest! {
                     world.queue(port, declared)
                 }
                 Happening::Calls(number) => world.call(number).1,
-                // A supervisor suspends only whom nobody waits for.
+                // A supervisor suspends only hosts without waiting callers.
                 Happening::Suspended if world.life.awaited() == Awaited::Expected => Vec::new(),
                 Happening::Suspended => world.step(Input::Suspended),
                 Happening::Pass(time) => world.pass(time),
@@ -124,7 +124,7 @@ proptest! {
         }
     }
 
-    /// Every caller is answered within `hold_timeout`, and one boot is all it takes.
+    /// Every caller is answered within `hold_timeout`, and one boot suffices.
     #[test]
     fn callers_are_answered_by_one_boot(happenings in happenings()) {
         let mut world = World::new(Revive::OnSignal);
@@ -139,7 +139,7 @@ proptest! {
                 Happening::Pass(time) => drop(world.pass(time)),
             }
         }
-        // The program ends well: it was all that it was going to do, so nobody is left to boot it again.
+        // The program ends well: its work is done, so no caller is left to boot the host again.
         let listens = world.life.has_listened();
         world.end(ExitStatus::Code(0));
         prop_assert!(!listens || world.waiting.is_empty());
@@ -213,7 +213,7 @@ fn each_of_a_queue_waits_for_as_long() {
         world.step(Input::Signal { cause: cause(), queued });
     };
     world.pass(HOLD / 2);
-    // One came unseen with the first, so two have waited since then.
+    // One arrival came unseen with the first, so two have waited since then.
     came(&mut world, 3);
     world.pass(HOLD / 4);
     came(&mut world, 4);
@@ -315,7 +315,7 @@ fn a_sleeper_is_woken_by_whoever_comes_for_a_port_that_is_declared() {
     );
     world.step(Input::Woke);
     assert_eq!(world.life.awaited(), Awaited::Expected);
-    // It fell asleep while that was said.
+    // The host fell asleep during that report.
     let actions = world.step(Input::Suspended);
     assert!(actions.contains(&Action::Resume(cause())), "{actions:?}");
 }
@@ -350,7 +350,7 @@ fn a_boot_that_ends_without_the_port_answers_whoever_waits_for_it() {
         assert_eq!(world.answered[&caller], Answer::Refused);
         assert_eq!(world.state(), HostState::Imaginary);
     }
-    // One that breaks is tried again, as one that does not listen at all, and not for ever.
+    // A crashing start is repeated, like a start without a listener, but not for ever.
     let mut world = World::new(Revive::OnSignal);
     let (caller, _) = world.call(80);
     for failure in 1..=FAILURES_UNTIL_REFUSED {
@@ -364,7 +364,7 @@ fn a_boot_that_ends_without_the_port_answers_whoever_waits_for_it() {
     }
     assert_eq!(world.answered[&caller], Answer::Refused);
     assert!(!world.live);
-    // Another port was served, which changes nothing for this one.
+    // Another port was served, which changes nothing for this port.
     let mut world = World::new(Revive::OnSignal);
     world.queue(80, true);
     world.queue(81, true);

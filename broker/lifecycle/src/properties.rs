@@ -31,7 +31,7 @@ pub(super) fn port(port: u16, declared: bool) -> Port {
     }
 }
 
-/// What the world does next.
+/// The next step of the world.
 #[derive(Clone, Debug)]
 enum Move {
     Signal { queued: bool },
@@ -210,7 +210,7 @@ impl World {
         }
     }
 
-    /// Somebody who is about to wait.
+    /// A caller that is about to wait.
     pub(super) fn new_waiter(&mut self) -> WaiterId {
         let waiter = WaiterId(self.next_waiter);
         self.next_waiter += 1;
@@ -218,7 +218,7 @@ impl World {
         waiter
     }
 
-    /// The program listens; it `counts` where the port is declared.
+    /// The program listens; the listener `counts` if its port is declared.
     pub(super) fn listening(&mut self, port: u16, counts: bool) -> Vec<Action> {
         let endpoint = endpoint(port);
         self.step(Input::Listening { endpoint, counts })
@@ -268,7 +268,7 @@ proptest! {
             world.apply(happening);
         }
         world.pass(HOLD);
-        // Only those that wait for an end which nobody asked for may be left.
+        // Only waits for an end that no user asked for may be left.
         let before = world.waiting.len();
         if world.live {
             world.live = false;

@@ -1,4 +1,5 @@
-//! What `restart` promises, whatever happens: a boot again after an end that nobody asked for, and after no other.
+//! The promise of `restart`, in every case: a boot again after an end that no user asked for, and
+//! after no other end.
 
 use std::time::Duration;
 
@@ -132,7 +133,7 @@ proptest! {
         world.pass(AGES);
         prop_assert!(!world.live);
         prop_assert_eq!(world.life.restarts_at(), None);
-        // And the next connection boots it, as ever.
+        // And the next connection boots the host, as ever.
         world.signal();
         prop_assert!(world.live);
     }
@@ -145,7 +146,7 @@ proptest! {
         world.end_with(status);
         let is_due = world.life.restarts_at().is_some();
         let actions = world.step(if down { Input::Retire } else { Input::Stop });
-        // The next broker knows of it by its event.
+        // The next broker knows of the restart by its event.
         let ends = told(&actions) == [(EventKind::Exit, None)];
         prop_assert_eq!(ends, is_due && !down);
         prop_assert!(!ends || world.life.end_cause().is_some_and(|cause| is_stop(&cause)));
@@ -175,7 +176,7 @@ proptest! {
 
 #[test]
 fn a_run_as_long_as_the_window_begins_a_new_row() {
-    // Longer than `AGES`, of which what is left after a boot is part of the run.
+    // Longer than `AGES`, whose rest after a boot is part of the run.
     let window = AGES * 2;
     let mut world = world(Restart {
         max_attempts: Some(1),

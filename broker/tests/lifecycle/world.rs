@@ -177,7 +177,7 @@ impl World {
             .collect()
     }
 
-    /// What happened to a host.
+    /// An event in a host's life.
     pub fn kinds(&self, name: &str) -> Vec<EventKind> {
         let events = self.events().into_iter();
         events

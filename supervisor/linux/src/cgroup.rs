@@ -33,6 +33,7 @@ const LAST_LOOK: Duration = Duration::from_millis(10);
 
 /// Why no cgroup could be made or used.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum CgroupError {
     /// No cgroup2 file system is mounted where this process's own cgroup can be seen.
     #[error("no cgroup v2 hierarchy is mounted that contains this process; mount one at /sys/fs/cgroup")]
@@ -44,48 +45,22 @@ pub enum CgroupError {
     Unwanted,
     /// The directory could not be made.
     #[error("cgroup {} cannot be made ({source}); it needs a writable cgroup v2, as root or delegated (systemd: Delegate=yes)", .path.display())]
-    Make {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Make { path: PathBuf, source: io::Error },
     /// It was made, and has no freezer (Linux 5.2) or cannot be used.
     #[error("cgroup {} cannot be used ({source}); its freezer needs Linux 5.2 and a writable cgroup v2", .path.display())]
-    Use {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Use { path: PathBuf, source: io::Error },
     /// Another live supervisor has it.
     #[error("cgroup {} belongs to another supervisor that is alive", .path.display())]
-    InUse {
-        /// Where.
-        path: PathBuf,
-    },
+    InUse { path: PathBuf },
     /// What a dead supervisor left in it does not end.
     #[error("cgroup {} still has processes that do not end; look for them with: cat {}/cgroup.procs", .path.display(), .path.display())]
-    Occupied {
-        /// Where.
-        path: PathBuf,
-    },
+    Occupied { path: PathBuf },
     /// It was made, and somebody has removed it since.
     #[error("cgroup {} was removed, after its processes had been moved to another one", .path.display())]
-    Removed {
-        /// Where it was.
-        path: PathBuf,
-    },
+    Removed { path: PathBuf },
     /// A process cannot be moved into it.
     #[error("process {pid} cannot be moved into cgroup {} ({source}); both cgroups must be writable and of one subtree", .path.display())]
-    Move {
-        /// The process.
-        pid: i32,
-        /// The cgroup.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Move { pid: i32, path: PathBuf, source: io::Error },
 }
 
 /// Why a cgroup could not be frozen.

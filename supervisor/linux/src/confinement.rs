@@ -1,4 +1,4 @@
-//! What imsup's own processes and threads give up: capabilities, and system calls ([`imsup_bpf_filters::confine`]).
+//! What imsup's own processes and threads give up: capabilities, and system calls ([`imsup_bpf_filters::confine()`]).
 //!
 //! None of it is needed for a host to run. Where the kernel refuses it, that is said, and all goes on.
 

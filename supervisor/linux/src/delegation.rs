@@ -19,6 +19,7 @@ use super::means::Means;
 
 /// Why a controller cannot be used.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Lack {
     /// The directory belongs to somebody else, or is read-only.
     #[error("{} is not writable", .0.display())]
@@ -31,23 +32,13 @@ pub enum Lack {
     NotDelegated(PathBuf),
     /// Others are in the cgroup, whom nobody but their owner may move.
     #[error("others are in the same cgroup ({}; process {pid})", .path.display())]
-    Shared {
-        /// The cgroup.
-        path: PathBuf,
-        /// One of them.
-        pid: i32,
-    },
+    Shared { path: PathBuf, pid: i32 },
     /// pidfd_getfd(2) is refused: hosts' cgroups, which are made for their freezer, are not made then.
     #[error("pidfd_getfd(2) is refused here, without which imsup makes no cgroups of version 2")]
     NoPidfdGetfd,
     /// The kernel refuses.
     #[error("{}: {source}", .path.display())]
-    Refused {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Refused { path: PathBuf, source: io::Error },
 }
 
 /// Makes sure that hosts of the project can be given these controllers, moving this process into a leaf where that is needed; those that they cannot be given, and why.

@@ -1,4 +1,4 @@
-//! Keeps other machines from the program's sockets at its host's address: socket(7), SO_ATTACH_FILTER ([`imsup_linux::neighbours`]).
+//! Keeps other machines from the program's sockets at its host's address: socket(7), SO_ATTACH_FILTER ([`crate::neighbours`]).
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -73,43 +73,29 @@ impl fmt::Display for Controller {
 
 /// A limit that does not hold.
 #[derive(Debug, Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum LimitError {
     /// No cgroup can be made or used.
     #[error("the limit of {controller} does not hold: {source}")]
     Cgroup {
-        /// The limit.
         controller: Controller,
-        /// Why.
         source: CgroupError,
     },
     /// Its file cannot be written.
     #[error("the limit of {controller} does not hold: {}: {source}", .path.display())]
     Write {
-        /// The limit.
         controller: Controller,
-        /// The file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
     /// No hierarchy has the controller.
     #[error(
         "the limit of {controller} does not hold: no cgroup of this machine that imsup may use has that controller"
     )]
-    NoController {
-        /// The limit.
-        controller: Controller,
-    },
+    NoController { controller: Controller },
     /// A process could not be moved into it.
     #[error("process {pid} cannot be moved into {}: {source}", .path.display())]
-    Join {
-        /// The process.
-        pid: i32,
-        /// The cgroup.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Join { pid: i32, path: PathBuf, source: io::Error },
 }
 
 /// A cgroup of version 1, locked as those of version 2 are for as long as this lives.

@@ -86,28 +86,20 @@ impl SeenThread {
 
 /// Why threads could not be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum StopError {
     /// Somebody else traces a process.
     #[error("process {pid} cannot be stopped: something else traces it (a debugger, strace)")]
-    Traced {
-        /// The process.
-        pid: i32,
-    },
+    Traced { pid: i32 },
     /// A thread did not stop in time.
     #[error("thread {tid} of process {pid} did not stop in time: it is in a system call that cannot be interrupted")]
-    Busy {
-        /// The process.
-        pid: i32,
-        /// The thread.
-        tid: i32,
-    },
+    Busy { pid: i32, tid: i32 },
     /// The kernel refused.
     #[error(
         "process {pid} cannot be stopped ({}): it is another user's, or ptrace(2) may not be used, which `imsup doctor` says; CAP_SYS_PTRACE allows both \
          (in a container --cap-add SYS_PTRACE)", .errno.desc()
     )]
     Refused {
-        /// The process.
         pid: i32,
         /// What ptrace(2) says: EPERM for one of another user or with more privileges, ENOSYS on a processor other than x86-64.
         errno: Errno,

@@ -212,7 +212,7 @@ pub struct Call {
     pub key: CallKey,
     /// Its number, which a restarted call no longer shows.
     pub number: i64,
-    /// What it waits for.
+    /// The port or state that the caller waits for.
     pub wait: Wait,
     /// When it gives up.
     pub due: Due,

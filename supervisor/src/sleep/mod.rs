@@ -93,7 +93,7 @@ pub struct Sleep {
     /// `None` for a command of `imsup exec`, which never sleeps.
     policy: Option<SleepPolicy>,
     commands: u32,
-    /// Who waits for a port that the program has not opened yet.
+    /// The callers of a port that the program has not opened yet.
     awaited: Awaited,
     lease_until: Option<Instant>,
     tree: Tree,

@@ -16,38 +16,19 @@ use imsup_linux::stopped::{At, GoOn, StoppedThread};
 pub enum NotIdle {
     /// A thread was running.
     #[error("thread {tid} of process {pid} was running")]
-    Running {
-        /// The process.
-        pid: i32,
-        /// The thread.
-        tid: i32,
-    },
+    Running { pid: i32, tid: i32 },
     /// A thread is in a call that would end early.
     #[error("process {pid} is in the middle of a transfer, which stopping it would cut short")]
-    Transfer {
-        /// The process.
-        pid: i32,
-    },
+    Transfer { pid: i32 },
     /// A thread has just begun to wait in open(2). Both ends of a FIFO must be in that call at once: a sleeper at the other end is let run once per slack.
     #[error("process {pid} has just begun to wait for the other end of a FIFO")]
-    Opening {
-        /// The process.
-        pid: i32,
-    },
+    Opening { pid: i32 },
     /// A process is stopped by a signal, and nobody sees the one that would let it go on.
     #[error("process {pid} is stopped (SIGSTOP), and what would continue it cannot be seen")]
-    Stopped {
-        /// The process.
-        pid: i32,
-    },
+    Stopped { pid: i32 },
     /// The memory of a thread could not be read.
     #[error("the memory of process {pid} cannot be read: {errno}")]
-    Unreadable {
-        /// The process.
-        pid: i32,
-        /// Why.
-        errno: Errno,
-    },
+    Unreadable { pid: i32, errno: Errno },
 }
 
 /// Trapped calls that wait for nothing.

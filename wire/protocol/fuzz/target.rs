@@ -10,8 +10,8 @@ use imsup_protocol::{Request, Response, ToBroker, ToSupervisor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Decodes an input; returns how many messages it held. Panics where a message does not come back as it was decoded, or
-/// where the decoder depends on how the stream was cut.
+/// Decodes an input and returns the number of messages. Panics if a message does not come back as
+/// decoded, or if the result depends on how the stream was cut.
 pub fn run(input: &[u8]) -> usize {
     let [decoder, piece, stream @ ..] = input else {
         return 0;

@@ -1,11 +1,13 @@
-//! Which name server a program asked over TCP. Its connection is led to the project's own, and the supervisor says this in a first message of it.
+//! The name server that a program asked over TCP. Its connection is redirected to the project's
+//! name server, and the supervisor names the asked server in a first message of the connection.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Before the address. As a message to a name server (RFC 1035, section 4.1.1) it would be an answer, so no program's question begins so.
+/// Precedes the address. As a message to a name server (RFC 1035, section 4.1.1) this would be an
+/// answer, so no program's question begins so.
 const MAGIC: [u8; 12] = *b"\0\0\xff\xffasked-ip";
 
-/// The message, with its length before it (RFC 1035, section 4.2.2).
+/// The message, preceded by its length (RFC 1035, section 4.2.2).
 pub fn frame(server: IpAddr) -> Vec<u8> {
     let address = match server {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -16,7 +18,7 @@ pub fn frame(server: IpAddr) -> Vec<u8> {
     [&length.to_be_bytes()[..], &message].concat()
 }
 
-/// The name server of a message, without its length; `None` for any other message.
+/// The name server of a message without its length; `None` for any other message.
 pub fn parse(message: &[u8]) -> Option<IpAddr> {
     let address: [u8; 16] = message.strip_prefix(&MAGIC)?.try_into().ok()?;
     Some(Ipv6Addr::from(address).to_canonical())

@@ -1,7 +1,7 @@
-//! A Unix stream socket that carries frames and the descriptors that belong to them.
+//! A Unix stream socket that carries frames and their descriptors.
 //!
-//! Works on blocking and non-blocking sockets alike: what the kernel does not take is kept and sent by [`Channel::flush`],
-//! what has not come is `None`.
+//! Works on blocking and non-blocking sockets alike. [`Channel::flush`] sends frames that the
+//! kernel did not accept yet; a frame that has not arrived is `None`.
 
 use std::collections::VecDeque;
 use std::io;

@@ -138,7 +138,7 @@ pub enum Response {
     Why {
         /// The host.
         host: HostName,
-        /// Where it is in its life.
+        /// The host's state.
         state: HostState,
         /// Since when: microseconds since the Unix epoch.
         since_us: u64,

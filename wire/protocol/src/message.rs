@@ -278,7 +278,7 @@ pub enum ToSupervisor {
     Reached {
         /// The question's number.
         id: u64,
-        /// How it ended.
+        /// The exit status.
         outcome: Outcome,
     },
     /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`. Also the answer to a [`ToBroker::Closed`].

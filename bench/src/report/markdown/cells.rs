@@ -35,7 +35,7 @@ pub fn number(value: f64, unit: Unit) -> String {
     format!("{value:.*}", unit.decimals)
 }
 
-/// A value with its interval; where there are too few pairs for one, their number.
+/// A value with its interval, or with the number of pairs if they are too few for an interval.
 pub fn interval(found: Interval, decimals: usize) -> String {
     let median = format!("{:.decimals$}", found.median);
     match (found.is_enough(), found.pairs) {
@@ -51,7 +51,7 @@ pub fn ratio(row: &Row) -> String {
     found.map_or_else(String::new, |found| interval(found, 2))
 }
 
-/// The same as how many times better it is.
+/// The same as a factor of improvement.
 pub fn times(row: &Row) -> String {
     let found = row.comparison.and_then(|comparison| comparison.ratio_p50);
     found.map_or_else(String::new, |found| interval(row.better(found), 2))
@@ -59,7 +59,7 @@ pub fn times(row: &Row) -> String {
 
 /// The ratio of 99th percentiles.
 pub fn tail(row: &Row) -> String {
-    // The same where each batch is one sample: then it is none.
+    // The same if each batch is a single sample: then there is no interval.
     let differs = |found: &Interval| {
         row.comparison
             .is_some_and(|comparison| comparison.ratio_p50 != Some(*found))
@@ -100,7 +100,7 @@ pub fn met(row: &Row) -> String {
     }
 }
 
-/// What was found, in the terms in which it was expected.
+/// The result, in the terms of the expectation.
 pub fn finding(row: &Row) -> String {
     let unit = row.unit;
     match row.expected {

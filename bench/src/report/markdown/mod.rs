@@ -1,4 +1,4 @@
-//! The report as Markdown, which is also what the terminal shows.
+//! The report as Markdown, which is also shown on the terminal.
 
 mod cells;
 mod summary;
@@ -15,7 +15,7 @@ use crate::suites::Table;
 
 /// The file that is committed.
 ///
-/// Its pictures are in a directory of the table's name.
+/// The pictures are in a directory of the table's name.
 pub fn whole(table: &Table, machine: &Machine, sections: &[&Section]) -> String {
     let mut text = format!(
         "# {}: measured\n\nWritten by `{}`; do not edit.\n",
@@ -42,7 +42,7 @@ pub fn whole(table: &Table, machine: &Machine, sections: &[&Section]) -> String 
     text
 }
 
-/// The last run, whatever of it there is.
+/// The last run, even if incomplete.
 pub fn latest(report: &Report) -> String {
     let mut text = format!("# The last run{}\n\n", if report.full { "" } else { ", a quick one" });
     text += &machine(&report.machine);
@@ -61,7 +61,7 @@ distributed. Where there are fewer than 5 pairs, their number is given instead o
 samples exceed. An expectation of a p99 is of that.
 ";
 
-/// On what it was measured.
+/// The machine of the measurements.
 pub fn machine(machine: &Machine) -> String {
     let mut text = format!(
         "* {} on {} × {}{}, {} MiB, {}; load when it began: {}\n* {}, commit {}\n* frequency governor: {}; cgroups: {}\n",

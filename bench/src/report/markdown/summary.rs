@@ -1,11 +1,11 @@
-//! What it comes to: the goals, and where imsup loses.
+//! The summary: the goals, and where imsup loses.
 
 use std::fmt::Write;
 
 use super::cells::{expected, finding, grid, met, number, ratio, tail};
 use crate::report::{Goal, Row, Section};
 
-/// As many lines of a goal are listed even where all are met.
+/// The number of lines of a goal that are listed even if all are met.
 const FEW: usize = 6;
 
 fn rows<'a>(sections: &'a [&Section]) -> impl Iterator<Item = (&'static str, &'a Row)> {
@@ -14,7 +14,7 @@ fn rows<'a>(sections: &'a [&Section]) -> impl Iterator<Item = (&'static str, &'a
         .flat_map(|section| section.rows.iter().map(|row| (section.name, row)))
 }
 
-/// Every goal, what was measured of it, and whether it was met; then what else was expected and is not so.
+/// Every goal, its measurements, and whether it was met; then all other expectations that failed.
 pub fn goals(sections: &[&Section]) -> String {
     let mut lines = Vec::new();
     for goal in Goal::ALL {
@@ -65,7 +65,7 @@ fn name(suite: &str, row: &Row) -> String {
     }
 }
 
-/// Every line of imsup's that is surely worse than what it is compared with, and how often noise alone is.
+/// Every line of imsup's that is surely worse than its base, and how often noise alone is.
 pub fn losses(sections: &[&Section]) -> String {
     let line = |(suite, row): (&str, &Row)| {
         let unit = row.unit;
@@ -89,7 +89,7 @@ pub fn losses(sections: &[&Section]) -> String {
         || rows(sections).filter(|(_, row)| row.variants.is_some_and(|variants| variants.found.ends_with("again")));
     let noise = again().filter(|(_, row)| row.is_worse()).count();
     let text = format!(
-        "Every comparison, of {}, in which imsup is worse than native or a peer by more than the interval; the goals allow some of them. \
+        "Every comparison, of {}, in which imsup is worse than native or a baseline by more than the interval; the goals allow some of them. \
          Noise alone does that, too: *native again* is worse than *native* in {noise} of {} comparisons.\n\n",
         imsups().count(),
         again().count()

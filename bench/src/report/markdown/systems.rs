@@ -1,8 +1,8 @@
-//! What is compared: the isolation each gives, what it needs, and what becomes of connections.
+//! The compared systems: the isolation of each, its needs, and the fate of its connections.
 
 use super::cells::grid;
 
-/// Said by hand; the suites say on what each is measured.
+/// Written by hand; the suites say what is measured.
 const SYSTEMS: [[&str; 4]; 8] = [
     ["native: fork and exec", "a process", "nothing", "it never sleeps"],
     [

@@ -1,10 +1,10 @@
-//! The lines of a suite as tables: one for each question, and one for what stands alone.
+//! The lines of a suite as tables: one for each question, and one for single lines.
 
 use super::cells::{self, grid, number};
 use crate::report::{Row, Variants};
 use crate::stats::Summary;
 
-/// All lines; `columns` are the names of what is compared where the lines do not say.
+/// All lines; `columns` are the names of the compared variants if the lines have none.
 pub fn all(rows: &[Row], columns: [&str; 2]) -> String {
     let together = |a: &Row, b: &Row| match (a.variants, b.variants) {
         (Some(_), Some(_)) => a.what == b.what && a.unit.name == b.unit.name,
@@ -27,13 +27,13 @@ pub fn all(rows: &[Row], columns: [&str; 2]) -> String {
 struct Line<'a> {
     name: &'static str,
     summary: Option<Summary>,
-    /// What it is against what it is compared with.
+    /// The line against its base.
     row: Option<&'a Row>,
-    /// What imsup is against it.
+    /// imsup against this line.
     beaten: Option<&'a Row>,
 }
 
-/// A question: variants as lines, the one that the others are compared with first.
+/// A question: variants as lines, the base first.
 fn question(rows: &[Row]) -> String {
     let mut lines = Vec::<Line<'_>>::new();
     let mut first = "";
@@ -116,7 +116,7 @@ fn runs(summary: Summary) -> String {
     format!("{}/{}", summary.samples, summary.batches)
 }
 
-/// Lines that say themselves what they compare, or compare nothing.
+/// Lines that name their own variants, or compare none.
 fn pairs(rows: &[Row], [left, right]: [&str; 2]) -> String {
     let compared = rows.iter().any(|row| row.base.is_some());
     let name = |side: &str, figure: &str| match compared {

@@ -23,7 +23,7 @@ pub fn cluster() -> Cluster {
     }
 }
 
-/// What the example's member.sh does, with addresses for names.
+/// The same as the example's member.sh, with addresses for names.
 fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<Commands> {
     let all = [0, 1, 2].map(|index| format!("etcd{}=http://{}:2380", index + 1, addresses[index]));
     let mut commands = [const { Vec::new() }; MEMBERS];
@@ -46,7 +46,7 @@ fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<Command
 #[derive(Deserialize)]
 struct Status {
     header: Header,
-    /// The leader's id; none is known where this is missing.
+    /// The leader's id; unknown if this is missing.
     leader: Option<String>,
 }
 
@@ -55,7 +55,7 @@ struct Header {
     member_id: String,
 }
 
-/// It serves where it reads what the cluster agrees on (a linearizable read of a key that need not exist).
+/// A member serves if a linearizable read succeeds (of a key that need not exist).
 fn role(address: SocketAddrV4) -> Option<Role> {
     post(address, "/v3/kv/range", r#"{"key":"aW1zdXA="}"#)?;
     let status: Status = serde_json::from_str(&post(address, "/v3/maintenance/status", "{}")?).ok()?;
@@ -63,7 +63,7 @@ fn role(address: SocketAddrV4) -> Option<Role> {
     Some(if leads { Role::Leader } else { Role::Follower })
 }
 
-/// The body of the answer, where that is 200.
+/// The body of the reply, if the status is 200.
 fn post(address: SocketAddrV4, path: &str, body: &str) -> Option<String> {
     let length = body.len();
     let answer = ask(

@@ -1,4 +1,4 @@
-//! Whole clusters: how soon they serve, from nothing and after a member's death.
+//! Whole clusters: the time until they serve, from nothing and after a member's death.
 
 mod etcd;
 mod zookeeper;
@@ -22,14 +22,14 @@ use crate::stats::Unit;
 
 const IMSUP: &str = "hosts";
 const MEMBERS: usize = 3;
-/// Nothing here takes nearly as long.
+/// No step here takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long one question may take; one that waits for a new leader is asked again.
+/// The most time for one question; a question that waits for a new leader is repeated.
 const QUESTION: Duration = Duration::from_secs(2);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What is measured, and how a line begins.
+/// The measured step, and the beginning of its line.
 const NOTHING: (&str, &str) = ("nothing", "from nothing until the first member serves");
 const FOLLOWER: (&str, &str) = ("follower", "a follower is killed, until it serves again");
 const LEADER: (&str, &str) = ("leader", "the leader is killed, until that member serves again");
@@ -39,19 +39,19 @@ type Commands = [Vec<String>; MEMBERS];
 
 /// A cluster of `examples/`.
 struct Cluster {
-    /// What it is.
+    /// The name of the cluster.
     what: &'static str,
     /// Its example.
     example: &'static str,
-    /// Its members' hosts.
+    /// The members' hosts.
     hosts: [&'static str; MEMBERS],
     /// The port for clients.
     port: u16,
-    /// Why it cannot be measured.
+    /// The reason why the cluster cannot be measured.
     missing: Option<&'static str>,
     /// The commands of the same members outside imsup, at these addresses.
     commands: fn(&Context, [Ipv4Addr; MEMBERS]) -> Result<Commands>,
-    /// What a member says it is, where it serves.
+    /// A member's own role, if it serves.
     role: fn(SocketAddrV4) -> Option<Role>,
 }
 
@@ -122,18 +122,19 @@ fn measure(context: &Context, cluster: &Cluster) -> Result<Batches> {
     Ok(batches)
 }
 
-/// The members, however they are run.
+/// The members, natively or as hosts.
 trait Members {
     fn addresses(&self) -> [SocketAddrV4; MEMBERS];
     /// Ends all.
     fn end_all(&mut self) -> Result<()>;
-    /// Does what makes the cluster exist again; it may be that only a connection does.
+    /// Brings the cluster into existence again; for hosts a connection may still be needed.
     fn begin_all(&mut self) -> Result<()>;
-    /// Kills a member, starts it again where a connection does not, and gives the moment of the kill.
+    /// Kills a member, starts it again unless a connection does, and returns the moment of the
+    /// kill.
     fn kill(&mut self, member: usize) -> Result<Instant>;
 }
 
-/// One sample of each, and nothing runs in the end: the other variant has the machine to itself.
+/// One sample of each; at the end no member runs: the other variant has the machine to itself.
 fn batch(cluster: &Cluster, members: &mut impl Members) -> Result<Vec<Series>> {
     let addresses = members.addresses();
     let start = Instant::now();
@@ -160,7 +161,7 @@ fn until_it_serves(cluster: &Cluster, address: SocketAddrV4) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all serve and one leads, and gives one that is this.
+/// Waits until all members serve and one leads, and returns such a member.
 fn member_that_is(cluster: &Cluster, addresses: [SocketAddrV4; MEMBERS], wanted: Role) -> Result<usize> {
     let found = until(|| {
         let roles = addresses.map(cluster.role);
@@ -184,7 +185,8 @@ fn until<T>(mut look: impl FnMut() -> Option<T>) -> Result<T> {
     }
 }
 
-/// Asks a question over a connection of its own, and gives all that is answered; `None` where nobody does in time.
+/// Asks a question over a connection of its own, and returns the reply; `None` without a timely
+/// reply.
 fn ask(address: SocketAddrV4, question: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(QUESTION)).ok()?;
@@ -283,14 +285,14 @@ impl Members for Hosts<'_> {
     }
 }
 
-/// A directory for what a native member keeps.
+/// A directory for the state of a native member.
 fn directory(context: &Context, cluster: &str, member: usize) -> Result<PathBuf> {
     let path = context.sandbox.directory().join(format!("{cluster}-native-{member}"));
     std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
     Ok(path)
 }
 
-/// A shell's command line as a command; what it says on standard error goes to a file, as a host's does.
+/// A shell's command line as a command; standard error goes to a file, as a host's does.
 fn shell(line: &str) -> Vec<String> {
     ["sh", "-c", line].map(str::to_owned).to_vec()
 }

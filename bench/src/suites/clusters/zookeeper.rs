@@ -32,7 +32,7 @@ fn commands(context: &Context, addresses: [Ipv4Addr; MEMBERS]) -> Result<Command
     let mut commands = [const { Vec::new() }; MEMBERS];
     for (index, command) in commands.iter_mut().enumerate() {
         let path = directory(context, "zookeeper", index)?;
-        // Or each would bind the wildcard, and the second find it in use.
+        // Otherwise each would bind the wildcard, and the second bind would fail.
         let own = format!("{config}clientPortAddress={}\n", addresses[index]);
         command::write_file(&path.join("zoo.cfg"), &own)?;
         *command = shell(&format!(

@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context as _, Result};
 
 use super::IMSUP;
+use crate::baselines::systemd::Systemd;
 use crate::context::Context;
 use crate::docker::{Docker, Network};
-use crate::peers::systemd::Systemd;
 use crate::project::Project;
 use crate::report::{Plot, Question, Section};
 use crate::rounds::{Batches, Series, Turn};
@@ -60,14 +60,14 @@ pub fn run(context: &Context) -> Result<Section> {
             }),
         ];
         if let Some(systemd) = &systemd {
-            turns.push(Turn::peer(ACTIVATE, || {
+            turns.push(Turn::baseline(ACTIVATE, || {
                 let at = SocketAddrV4::new(activated, server.port);
                 let _waits = systemd.activate(at, &server.command(activated))?;
                 crowded(activated)
             }));
         }
         if let Some(docker) = &docker {
-            turns.push(Turn::peer(DOCKER, || unpaused(docker, || crowded(contained))));
+            turns.push(Turn::baseline(DOCKER, || unpaused(docker, || crowded(contained))));
         }
         batches.interleave(&mut turns, 1, context.count(15, 2))?;
         section.gaps_of(&format!("{crowd} clients"), &turns);

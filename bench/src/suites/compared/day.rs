@@ -1,4 +1,4 @@
-//! A day of requests, replayed fast: what sleeping saves, and what it costs the requests.
+//! A day of requests, replayed fast: the savings of sleep, and its cost to the requests.
 
 use std::net::Ipv4Addr;
 use std::sync::mpsc;
@@ -22,14 +22,15 @@ use crate::suites::sleep::server::{Server, echo};
 
 const ALWAYS_ON: &str = "always on";
 const SEED: u64 = 20_261_121;
-/// How much faster than it happened the day is replayed.
+/// The factor by which the replay is faster.
 const SPEED: u32 = 1_440;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Requests of the day, over all hosts, on average.
 const REQUESTS: f64 = 4_000.0;
-/// Of the hosts' popularity: the n-th gets 1/n^ZIPF of what the first gets.
+/// The exponent of the hosts' popularity: the n-th host gets 1/n^ZIPF of the first host's requests.
 const ZIPF: f64 = 1.1;
-/// Clients that wait at the same time, at most: a request waits for one, never the other way round.
+/// The most clients that wait at the same time: a request waits for a client, never the other way
+/// round.
 const CLIENTS: usize = 16;
 /// 5 minutes and half an hour of the day.
 const SLEEPS: &str = "idle_after: 208ms, terminate_after: 1250ms, timer_slack: 100ms";
@@ -109,7 +110,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// One replay: what was used meanwhile, and how long each request took.
+/// One replay: the resources used meanwhile, and the duration of each request.
 fn replay(
     context: &Context,
     server: &Server,
@@ -144,7 +145,7 @@ fn replay(
     ])
 }
 
-/// Sends each request when it is due, and gives the time from then until its reply.
+/// Sends each request when it is due, and returns the time from then until its reply.
 fn requests(server: &Server, addresses: &[Ipv4Addr], trace: &[Request]) -> Result<Vec<u64>> {
     let (due, todo) = mpsc::channel::<(Instant, Ipv4Addr)>();
     let todo = std::sync::Mutex::new(todo);
@@ -180,7 +181,7 @@ fn requests(server: &Server, addresses: &[Ipv4Addr], trace: &[Request]) -> Resul
     })
 }
 
-/// Of what `imsup usage --format json` says, summed up over all hosts.
+/// The output of `imsup usage --format json`, summed over all hosts.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 struct Usage {
     cpu_s: f64,

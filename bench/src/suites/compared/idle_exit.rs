@@ -1,16 +1,16 @@
-//! What systemd offers for a server that nobody needs: systemd-socket-proxyd(8) ends when it has been idle, the server with it, and the next
-//! connection starts both.
+//! systemd's answer to an unused server: systemd-socket-proxyd(8) ends after an idle time, the
+//! server with it, and the next connection starts both.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::baselines::manager::Manager;
+use crate::baselines::systemd;
+use crate::baselines::units::{self, Unit};
 use crate::context::Context;
 use crate::interrupt;
-use crate::peers::manager::Manager;
-use crate::peers::systemd;
-use crate::peers::units::{self, Unit};
 use crate::project::Project;
 use crate::report::{Bound, Plot, Row, Section};
 use crate::rounds::{Batches, Turn};
@@ -25,16 +25,16 @@ const PROXYD_ENDED: &str = "systemd-socket-proxyd, after its idle exit";
 const IMSUP_AWAKE: &str = "imsup, awake";
 const IMSUP_ASLEEP: &str = "imsup, suspended";
 const IMSUP_ENDED: &str = "imsup, not running";
-/// After so long it ends.
+/// The idle time before the end.
 const IDLE: Duration = Duration::from_millis(100);
-/// It starts in a tenth of a second.
+/// The start takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A server, the units that serve it, and where they do.
+/// A server, its units, and its addresses.
 struct Served {
     server: Server,
     proxy: String,
-    /// Where the relay listens.
+    /// The relay's address.
     at: Ipv4Addr,
     socket: Unit,
     services: [Unit; 2],
@@ -139,7 +139,7 @@ fn measure(
         }),
         Turn::new(IMSUP_ENDED, || reply(few, host, &|| project.stop(name))),
         Turn::new(PROXYD_RUNS, || {
-            // A held connection has it go on running.
+            // A held connection keeps the relay running.
             let _held = Client::new(server, served.at, Connection::Held)?;
             reply(many, served.at, &nothing)
         }),

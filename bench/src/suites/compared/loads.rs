@@ -1,11 +1,11 @@
-//! The clients that load a server once, and what they report.
+//! The clients that load a server once, and their reports.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::ways::Way;
+use super::data_paths::DataPath;
 use crate::command;
 use crate::rounds::Series;
 
@@ -16,10 +16,10 @@ pub const A_LOOK: [&str; 2] = ["--bytes", "256M"];
 /// iperf3: bytes a second, as the receiver counts them.
 ///
 /// # Errors
-/// It fails or says nothing.
-pub fn iperf(way: &Way<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Series>> {
-    let mut client = way.client(program);
-    client.args(["--client", &way.address.to_string(), "--port", "5201", "--json"]);
+/// The client fails or prints no result.
+pub fn iperf(data_path: &DataPath<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Series>> {
+    let mut client = data_path.client(program);
+    client.args(["--client", &data_path.address.to_string(), "--port", "5201", "--json"]);
     client.args(amount);
     let value: Value = serde_json::from_str(&command::output(&mut client)?).context("reading what iperf3 says")?;
     let rate = value["end"]["sum_received"]["bits_per_second"]
@@ -31,15 +31,15 @@ pub fn iperf(way: &Way<'_>, program: &Path, amount: [&str; 2]) -> Result<Vec<Ser
 /// wrk for a second: requests a second, and latencies in nanoseconds.
 ///
 /// # Errors
-/// It fails, or an answer was not a 200.
-pub fn wrk(way: &Way<'_>, program: &Path, connections: u16, keep_alive: bool) -> Result<Vec<Series>> {
-    let mut client = way.client(program);
+/// The client fails, or a reply was not a 200.
+pub fn wrk(data_path: &DataPath<'_>, program: &Path, connections: u16, keep_alive: bool) -> Result<Vec<Series>> {
+    let mut client = data_path.client(program);
     client.args(["--threads", "1", "--connections", &connections.to_string()]);
     client.args(["--duration", "1s", "--latency"]);
     if !keep_alive {
         client.args(["--header", "Connection: close"]);
     }
-    client.arg(format!("http://{}:8080/", way.address));
+    client.arg(format!("http://{}:8080/", data_path.address));
     let [rate, p50, p99] = wrk_figures(&command::output(&mut client)?)?;
     let kind = if keep_alive { "keep-alive" } else { "no keep-alive" };
     let named = |figure: &str, value| (format!("wrk {kind} {figure}"), vec![value]);

@@ -1,7 +1,8 @@
-//! Side by side with what people use today: the questions of the report.
+//! Side by side with the baselines: the questions of the report.
 
 pub mod connecting;
 pub mod crowd;
+mod data_paths;
 pub mod day;
 pub mod idle_exit;
 mod loads;
@@ -10,7 +11,6 @@ pub mod scale;
 mod servers;
 pub mod start;
 pub mod together;
-mod ways;
 pub mod woken;
 
 use crate::report::row::IMSUP;

@@ -1,11 +1,11 @@
-//! The data path: what connections that are there cost.
+//! The data path: the cost of established connections.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::data_paths::{Baselines, DATA_PATHS, DataPath, Fixture};
 use super::servers::{self, Server};
-use super::ways::{Peers, Stage, WAYS, Way};
 use super::{DOCKER, IMSUP, loads};
 use crate::command::find;
 use crate::context::Context;
@@ -26,86 +26,92 @@ const REDIS: [Load; 4] = [
 
 pub fn run(context: &Context) -> Result<Section> {
     let mut section = Section::default();
-    let peers = Peers::start(context, &mut section)?;
+    let baselines = Baselines::start(context, &mut section)?;
     let mut batches = Batches::default();
     let rounds = context.count(6, 5);
 
     let guest = servers::guest(context);
-    let stage = Stage::set(context, &peers, &guest, &mut section)?;
+    let fixture = Fixture::set(context, &baselines, &guest, &mut section)?;
     let ping = Guest {
         role: "ping",
         more: &[],
         count: 300,
     };
-    guests(context, &stage, &mut batches, &ping, rounds * 4, &mut section)?;
-    drop(stage);
+    guests(context, &fixture, &mut batches, &ping, rounds * 4, &mut section)?;
+    drop(fixture);
     section.plots.push(Plot::of(
         "path",
         "1 byte there and back on a held connection",
         Unit::MICROSECONDS,
         &batches,
         "ping",
-        &WAYS,
+        &DATA_PATHS,
     )?);
     let what = "1 byte there and back";
-    let mut questions = vec![Question::of(&batches, &WAYS, "ping", what, Unit::MICROSECONDS)?];
+    let mut questions = vec![Question::of(&batches, &DATA_PATHS, "ping", what, Unit::MICROSECONDS)?];
 
     let redis = servers::redis();
     let done = each(
         context,
-        &peers,
+        &baselines,
         redis,
         "redis-benchmark",
         &mut section,
-        |stage, program, section| {
+        |fixture, program, section| {
             for (name, options, requests) in REDIS {
                 let requests = context.count(requests, requests / 4);
-                take(stage, &mut batches, rounds, section, |way| {
-                    redis::load(way.client(program), way.address, name, options, requests)
+                take(fixture, &mut batches, rounds, section, |data_path| {
+                    redis::load(data_path.client(program), data_path.address, name, options, requests)
                 })?;
             }
             Ok(())
         },
     )?;
     if done {
-        questions.extend(redis::questions(&batches, &WAYS, &REDIS)?);
+        questions.extend(redis::questions(&batches, &DATA_PATHS, &REDIS)?);
     }
 
     let amount = if context.quick { loads::A_LOOK } else { loads::A_SECOND };
     let iperf = servers::iperf();
     let done = each(
         context,
-        &peers,
+        &baselines,
         iperf,
         "iperf3",
         &mut section,
-        |stage, program, section| {
-            take(stage, &mut batches, rounds, section, |way| {
-                loads::iperf(way, program, amount)
+        |fixture, program, section| {
+            take(fixture, &mut batches, rounds, section, |data_path| {
+                loads::iperf(data_path, program, amount)
             })
         },
     )?;
     if done {
         let what = "iperf3, one connection";
-        questions.push(Question::of(&batches, &WAYS, "iperf3", what, Unit::MIB_PER_SECOND)?);
+        questions.push(Question::of(
+            &batches,
+            &DATA_PATHS,
+            "iperf3",
+            what,
+            Unit::MIB_PER_SECOND,
+        )?);
     }
 
     // No run of wrk is shorter than a second.
     let nginx = servers::nginx(context);
     let done = each(
         context,
-        &peers,
+        &baselines,
         nginx,
         "wrk",
         &mut section,
-        |stage, program, section| {
-            take(stage, &mut batches, context.count(rounds, 2), section, |way| {
-                loads::wrk(way, program, 20, true)
+        |fixture, program, section| {
+            take(fixture, &mut batches, context.count(rounds, 2), section, |data_path| {
+                loads::wrk(data_path, program, 20, true)
             })
         },
     )?;
     if done {
-        questions.extend(wrk(&batches, &WAYS, "keep-alive")?);
+        questions.extend(wrk(&batches, &DATA_PATHS, "keep-alive")?);
     }
     for question in &questions {
         section.rows.extend(question.judged(CONTROL, judge));
@@ -122,50 +128,51 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// A guest that is a client: its role, which the server's address follows, the rest of its arguments, and its samples in a batch.
+/// A guest that is a client: its role, followed by the server's address, the rest of its arguments,
+/// and its samples in a batch.
 pub struct Guest<'a> {
     pub role: &'a str,
     pub more: &'a [&'a str],
     pub count: usize,
 }
 
-/// Has such a guest on each way take turns.
+/// Gives such a guest turns on each data path.
 pub fn guests(
     context: &Context,
-    stage: &Stage<'_>,
+    fixture: &Fixture<'_>,
     batches: &mut Batches,
     guest: &Guest<'_>,
     rounds: usize,
     section: &mut Section,
 ) -> Result<()> {
-    let ways = stage.ways()?;
-    let turn = |way: &Way<'_>| {
-        let mut client = way.client(&context.this);
+    let data_paths = fixture.data_paths()?;
+    let turn = |data_path: &DataPath<'_>| {
+        let mut client = data_path.client(&context.this);
         client.args(["guest", guest.role]);
-        client.arg(way.address.to_string()).args(guest.more);
+        client.arg(data_path.address.to_string()).args(guest.more);
         // Started in the first round, which is not counted.
         let (mut command, mut running) = (Some(client), None);
-        way.turn(move || {
+        data_path.turn(move || {
             if let Some(command) = command.take() {
                 running = Some(Subject::start(command)?);
             }
             running.as_mut().context("it did not start")?.batch(guest.count)
         })
     };
-    let mut turns: Vec<_> = ways.iter().map(turn).collect();
+    let mut turns: Vec<_> = data_paths.iter().map(turn).collect();
     batches.interleave(&mut turns, 1, rounds)?;
     section.gaps_of(guest.role, &turns);
     Ok(())
 }
 
-/// Measures with a server and a client program, where both are installed; otherwise the gap is named.
+/// Measures with a server and a client program, if both are installed; otherwise the gap is named.
 pub fn each(
     context: &Context,
-    peers: &Peers,
+    baselines: &Baselines,
     server: Result<Server>,
     client: &str,
     section: &mut Section,
-    measure: impl FnOnce(&Stage<'_>, &Path, &mut Section) -> Result<()>,
+    measure: impl FnOnce(&Fixture<'_>, &Path, &mut Section) -> Result<()>,
 ) -> Result<bool> {
     let program = find(client).with_context(|| format!("{client} is not installed (Debian: {})", package(client)));
     let (server, program) = match server.and_then(|server| Ok((server, program?))) {
@@ -175,7 +182,8 @@ pub fn each(
             return Ok(false);
         }
     };
-    let measured = Stage::set(context, peers, &server, section).and_then(|stage| measure(&stage, &program, section));
+    let measured =
+        Fixture::set(context, baselines, &server, section).and_then(|fixture| measure(&fixture, &program, section));
     interrupt::check()?;
     Ok(measured.map_err(|why| section.gap(client, format!("{why:#}"))).is_ok())
 }
@@ -187,23 +195,26 @@ fn package(program: &str) -> &str {
     }
 }
 
-/// Has all ways take turns with one load.
+/// Gives all data paths turns with one load.
 pub fn take(
-    stage: &Stage<'_>,
+    fixture: &Fixture<'_>,
     batches: &mut Batches,
     rounds: usize,
     section: &mut Section,
-    load: impl Fn(&Way<'_>) -> Result<Vec<Series>>,
+    load: impl Fn(&DataPath<'_>) -> Result<Vec<Series>>,
 ) -> Result<()> {
-    let ways = stage.ways()?;
+    let data_paths = fixture.data_paths()?;
     let load = &load;
-    let mut turns: Vec<_> = ways.iter().map(|way| way.turn(move || load(way))).collect();
+    let mut turns: Vec<_> = data_paths
+        .iter()
+        .map(|data_path| data_path.turn(move || load(data_path)))
+        .collect();
     batches.interleave(&mut turns, 1, rounds)?;
-    section.gaps_of(stage.server_name(), &turns);
+    section.gaps_of(fixture.server_name(), &turns);
     Ok(())
 }
 
-/// wrk's rate and latency of all ways.
+/// wrk's rate and latency of all data paths.
 pub fn wrk(batches: &Batches, variants: &[&'static str], kind: &str) -> Result<[Question; 2]> {
     let rate = Question::of(
         batches,

@@ -13,22 +13,22 @@ use crate::suites::programs::nginx_words;
 
 /// A server.
 pub struct Server {
-    /// Its name as a host and as a container.
+    /// The name as a host and as a container.
     pub name: &'static str,
-    /// What one waits for.
+    /// The port that readiness is judged by.
     pub port: u16,
-    /// Its other ports that a relay has to stand before.
+    /// Further ports that need a relay.
     pub more: Vec<u16>,
     command: Box<dyn Fn(Ipv4Addr) -> Vec<String> + 'static>,
 }
 
 impl Server {
-    /// Its command, listening there.
+    /// The command for this address.
     pub fn command(&self, ip: Ipv4Addr) -> Vec<String> {
         (self.command)(ip)
     }
 
-    /// It as a host.
+    /// The server as a host.
     pub fn service(&self) -> Service {
         let expose = [self.port].into_iter().chain(self.more.iter().copied());
         Service::new(self.name, self.command(Ipv4Addr::UNSPECIFIED), expose)

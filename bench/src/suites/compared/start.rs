@@ -1,4 +1,4 @@
-//! The first reply of what does not run.
+//! The first reply of a host that is not running.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -9,11 +9,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use super::IMSUP;
+use crate::baselines::systemd::Systemd;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::interrupt;
-use crate::peers::systemd::Systemd;
 use crate::project::Project;
 use crate::report::{Bound, Goal, Plot, Question, Section, Variants};
 use crate::rounds::{Batches, Series, Turn};
@@ -24,8 +24,8 @@ use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const DOCKER: &str = "docker run";
 const ACTIVATE: &str = "systemd-socket-activate";
-/// What there is to compare with.
-struct Peers {
+/// The available baselines.
+struct Baselines {
     systemd: Option<Systemd>,
     docker: Option<RefCell<Docker>>,
 }
@@ -42,7 +42,7 @@ pub fn run(context: &Context) -> Result<Section> {
         .map_err(|why| section.gap(ACTIVATE, format!("{why:#}")))
         .ok();
     let docker = docker(context, &mut section, DOCKER, Network::Machine)?;
-    let peers = Peers { systemd, docker };
+    let baselines = Baselines { systemd, docker };
     let (programs, missing) = programs::all(context);
     for (what, why) in missing {
         section.gap(what, why);
@@ -50,7 +50,7 @@ pub fn run(context: &Context) -> Result<Section> {
     let services: Vec<_> = programs.iter().map(Program::service).collect();
     let project = Project::up(&context.sandbox, &services)?;
     for program in &programs {
-        let measured = one(context, &project, &peers, program, &mut section);
+        let measured = one(context, &project, &baselines, program, &mut section);
         interrupt::check()?;
         if let Err(error) = measured {
             section.gap(program.what, format!("{error:#}"));
@@ -80,7 +80,7 @@ pub fn run(context: &Context) -> Result<Section> {
 fn one(
     context: &Context,
     project: &Project<'_>,
-    peers: &Peers,
+    baselines: &Baselines,
     program: &Program,
     section: &mut Section,
 ) -> Result<()> {
@@ -99,14 +99,14 @@ fn one(
             Ok(series)
         }),
     ];
-    if let Some(systemd) = &peers.systemd {
+    if let Some(systemd) = &baselines.systemd {
         match &program.activation {
-            Ok(words) => turns.push(Turn::peer(ACTIVATE, || activated(systemd, words, program))),
+            Ok(words) => turns.push(Turn::baseline(ACTIVATE, || activated(systemd, words, program))),
             Err(why) => section.gap(&format!("{}: {ACTIVATE}", program.what), why),
         }
     }
-    if let Some(docker) = &peers.docker {
-        turns.push(Turn::peer(DOCKER, || contained(docker, program)));
+    if let Some(docker) = &baselines.docker {
+        turns.push(Turn::baseline(DOCKER, || contained(docker, program)));
     }
     let variants: Vec<_> = turns.iter().map(|turn| turn.variant).collect();
     batches.interleave(&mut turns, 1, context.count(15, 5))?;
@@ -136,12 +136,12 @@ fn judge(program: &Program, variants: Variants) -> Option<(Bound, Goal)> {
     }
 }
 
-/// Asks as soon as somebody listens there.
+/// Asks as soon as a socket listens there.
 fn polled(address: SocketAddrV4, program: &Program, start: Instant) -> Result<()> {
     first_byte(listening(address, start)?, program)
 }
 
-/// Connects as soon as somebody listens there.
+/// Connects as soon as a socket listens there.
 fn listening(address: SocketAddrV4, start: Instant) -> Result<TcpStream> {
     connected(address, start, LOOK, || Ok(()))
 }
@@ -169,7 +169,7 @@ fn contained(docker: &RefCell<Docker>, program: &Program) -> Result<Vec<Series>>
     Ok(vec![boot::series("byte", took?)])
 }
 
-/// By whoever listens for it, until somebody comes.
+/// By the process that listens for the server until the first connection.
 fn activated(systemd: &Systemd, words: &Words, program: &Program) -> Result<Vec<Series>> {
     let port = program.activated_port();
     let at = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);

@@ -18,7 +18,7 @@ use crate::suites::sleep::server::{Server, echo};
 use crate::suites::{CONTROL, NATIVE, docker, native};
 
 const DOCKER: &str = "docker start";
-/// Between two looks of one of many clients.
+/// The interval between two checks of one of many clients.
 const LOOK: Duration = Duration::from_millis(1);
 
 pub fn run(context: &Context) -> Result<Section> {
@@ -65,7 +65,7 @@ pub fn run(context: &Context) -> Result<Section> {
         }),
     ];
     if let Some(docker) = &docker {
-        turns.push(Turn::peer(DOCKER, || {
+        turns.push(Turn::baseline(DOCKER, || {
             let mut docker = docker.borrow_mut();
             let series = at_once(&server, &contained, || {
                 names.iter().try_for_each(|name| docker.begin(name))
@@ -111,7 +111,8 @@ pub(super) fn address(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 190 + above, hi, below)
 }
 
-/// Has a client ask each while `start` starts them; what that gives is kept until all have answered.
+/// A client asks each server while `start` starts them; the result of `start` is kept until all
+/// have answered.
 fn at_once<T>(server: &Server, addresses: &[Ipv4Addr], start: impl FnOnce() -> Result<T>) -> Result<Vec<Series>> {
     let began = Instant::now();
     let ask = |ip: Ipv4Addr| -> Result<u64> {

@@ -22,7 +22,7 @@ const STOPPED: &str = "SIGCONT";
 const DOCKER: &str = "docker unpause";
 
 /// All servers, of each variant.
-struct Stage<'a> {
+struct Fixture<'a> {
     server: &'a Server,
     names: Vec<String>,
     project: &'a Project<'a>,
@@ -47,7 +47,7 @@ pub fn run(context: &Context) -> Result<Section> {
         .collect();
     let project = Project::up(&context.sandbox, &services)?;
     project.wake_all()?;
-    let stage = Stage {
+    let fixture = Fixture {
         server: &server,
         project: &project,
         hosts: project.hosts()?.iter().map(|host| host.address).collect(),
@@ -60,7 +60,7 @@ pub fn run(context: &Context) -> Result<Section> {
     };
     let mut batches = Batches::default();
     for connection in Connection::ALL {
-        let variants = stage.measure(context, connection, &mut batches)?;
+        let variants = fixture.measure(context, connection, &mut batches)?;
         let what = connection.what();
         section.plots.push(Plot::of(
             format!("woken-{}", what.replace(' ', "-")),
@@ -87,7 +87,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// What is said of each crowd.
+/// The notes on each crowd.
 const PARTS: [&str; 4] = [
     "first reply",
     "each reply",
@@ -118,7 +118,7 @@ fn contained(server: &Server, names: &[String], docker: &RefCell<Docker>) -> Res
     names.iter().enumerate().map(start).collect()
 }
 
-impl Stage<'_> {
+impl Fixture<'_> {
     fn clients(
         &self,
         addresses: impl IntoIterator<Item = Ipv4Addr>,
@@ -128,7 +128,7 @@ impl Stage<'_> {
         addresses.into_iter().map(client).collect()
     }
 
-    /// Has all take turns; gives who they are.
+    /// Gives all variants turns; returns their names.
     fn measure(&self, context: &Context, connection: Connection, batches: &mut Batches) -> Result<Vec<&'static str>> {
         let native = || self.clients(self.natives.iter().map(|(ip, _)| *ip), connection);
         let (mut awake, mut stopped) = (native()?, native()?);

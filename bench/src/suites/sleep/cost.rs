@@ -1,4 +1,5 @@
-//! What may sleep costs while it is awake: the observation, and redis's throughput; and what ticks cost asleep.
+//! The cost of sleep: for a host that is awake the observation, and redis's throughput; for a
+//! sleeper the ticks.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Child, Command, Stdio};
@@ -17,9 +18,9 @@ use crate::rounds::{Batches, Turn};
 use crate::stats::Unit;
 use crate::suites::{CONTROL, NATIVE, native, redis};
 
-/// The default, said so that nobody wonders.
+/// The default, written out for readers.
 const BY_DEFAULT: &str = "idle_after: 5s";
-/// The native redis that ticks are compared with, and the one that is loaded.
+/// The native redis that ticks are compared with, and the loaded one.
 const ADDRESSES: [u8; 2] = [8, 9];
 
 const NEVER_SLEEPS: &str = "server a host that never sleeps";
@@ -45,7 +46,7 @@ fn watched(context: &Context) -> Duration {
     Duration::from_secs(context.count(5, 2) as u64)
 }
 
-/// A load that is ended when it is dropped.
+/// A load, ended on drop.
 struct Load(Child);
 
 impl Load {

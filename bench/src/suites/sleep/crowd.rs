@@ -17,10 +17,10 @@ pub fn at_once(clients: &mut [Client<'_>]) -> Result<Vec<u64>> {
     woken_at_once(clients, || Ok(()))
 }
 
-/// The same where somebody has to wake the servers, which is begun at the common start.
+/// The same if the servers must be woken by a command, which begins at the common start.
 ///
 /// # Errors
-/// A client has no reply, or they could not be woken.
+/// A client has no reply, or the servers could not be woken.
 pub fn woken_at_once(clients: &mut [Client<'_>], wake: impl FnOnce() -> Result<()>) -> Result<Vec<u64>> {
     let barrier = Barrier::new(clients.len() + 1);
     let barrier = &barrier;
@@ -50,7 +50,7 @@ pub fn woken_at_once(clients: &mut [Client<'_>], wake: impl FnOnce() -> Result<(
     Ok(times)
 }
 
-/// What 95 % do not exceed.
+/// The value that 95 % do not exceed.
 pub fn p95(sorted: &[u64]) -> u64 {
     let rank = (sorted.len() * 95).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)

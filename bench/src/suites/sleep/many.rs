@@ -1,4 +1,4 @@
-//! A thousand hosts at once: what they cost awake and asleep, and how they wake.
+//! A thousand hosts at once: their cost awake and asleep, and their wakes.
 
 mod rows;
 
@@ -22,7 +22,8 @@ const CROWD: usize = 100;
 /// How long the kernel is given to free what was closed: sockets are freed after a grace period of RCU, in the background.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// After so long the start of the last host is over: it listens and has been quiet for 5 s, which imsup watches.
+/// After this time the start of the last host is over: it listens and has been quiet for 5 s, which
+/// imsup watches.
 const STARTED: Duration = Duration::from_secs(6);
 
 /// One sleeper, and no other host.
@@ -46,7 +47,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// How long it is watched what they cost while nobody asks anything.
+/// The time of watching the hosts' cost without requests.
 pub fn watched(context: &Context) -> Duration {
     Duration::from_secs(context.count(10, 2) as u64)
 }
@@ -76,7 +77,7 @@ fn alone(context: &Context, server: &Server, batches: &mut Batches) -> Result<()
     Ok(())
 }
 
-/// A project of many, and what was before it.
+/// A project of many hosts, and the state before it.
 struct Many<'a> {
     context: &'a Context,
     server: &'a Server,
@@ -96,10 +97,10 @@ fn together(context: &Context, server: &Server, hosts: usize, batches: &mut Batc
     many.crowds(batches)
 }
 
-/// What so many cost asleep.
+/// The cost of this many sleepers.
 ///
 /// # Errors
-/// They do not sleep.
+/// The hosts do not sleep.
 pub fn asleep(context: &Context, server: &Server, hosts: usize) -> Result<Vec<Series>> {
     let many = Many::up(context, server, hosts)?;
     if !context.quick {
@@ -183,7 +184,7 @@ impl<'a> Many<'a> {
         Ok(series)
     }
 
-    /// One host among all that sleep.
+    /// One host among all sleepers.
     fn wakes(&self, batches: &mut Batches) -> Result<()> {
         let (rounds, count) = (self.context.count(10, 2), self.context.count(50, 10));
         let (name, ip) = (self.names[0].as_str(), self.addresses[0]);

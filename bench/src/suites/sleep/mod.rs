@@ -2,9 +2,9 @@
 
 pub mod cost;
 pub mod crowd;
+mod fixture;
 pub mod many;
 pub mod server;
-mod stage;
 pub mod wake;
 pub mod wakes;
 

@@ -1,4 +1,4 @@
-//! The servers that sleep, and how they are asked.
+//! The sleeping servers, and their requests.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A server.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Its name as a host.
+    /// The name as a host.
     pub name: &'static str,
-    /// What it is.
+    /// The name of the cluster.
     pub what: &'static str,
     /// Its port.
     pub port: u16,
@@ -44,7 +44,7 @@ pub fn echo(context: &Context) -> Server {
 /// redis.
 ///
 /// # Errors
-/// It is not installed.
+/// systemd is not installed.
 pub fn redis() -> Result<Server> {
     let program = command::find("redis-server").context("redis-server is not installed (Debian: redis-server)")?;
     Ok(Server {
@@ -63,14 +63,14 @@ pub fn redis() -> Result<Server> {
 }
 
 impl Server {
-    /// Its command, listening there.
+    /// The command for this address.
     pub fn command(&self, ip: Ipv4Addr) -> Vec<String> {
         let mut words = vec![self.program.clone()];
         words.extend((self.words)(ip, self.port));
         words
     }
 
-    /// It as a host.
+    /// The server as a host.
     pub fn service(&self, settings: &'static str) -> Service {
         Service::new(self.name, self.command(Ipv4Addr::UNSPECIFIED), [self.port]).with(settings)
     }
@@ -78,7 +78,7 @@ impl Server {
     /// Connects.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The broker cannot be reached.
     pub fn connect(&self, ip: Ipv4Addr) -> Result<TcpStream> {
         let address = SocketAddrV4::new(ip, self.port);
         let stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
@@ -106,7 +106,7 @@ impl Server {
 pub enum Connection {
     /// On a connection that was there before.
     Held,
-    /// On one that it makes: from before connect(2).
+    /// On a new connection: from before connect(2).
     New,
 }
 
@@ -114,7 +114,7 @@ impl Connection {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Held, Self::New];
 
-    /// What it is.
+    /// The name of the cluster.
     pub const fn what(self) -> &'static str {
         match self {
             Self::Held => "held connection",
@@ -132,7 +132,7 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// A client, connected where the connection is to be held.
+    /// A client, connected if the connection is to be held.
     ///
     /// # Errors
     /// The server does not answer.
@@ -143,7 +143,7 @@ impl<'a> Client<'a> {
         Ok(Self { server, ip, held })
     }
 
-    /// A client whose first request is the one that is timed.
+    /// A client whose first request is timed.
     pub fn new_unasked(server: &'a Server, ip: Ipv4Addr) -> Self {
         Self { server, ip, held: None }
     }

@@ -1,11 +1,12 @@
-//! One host: its first reply after a sleep, and being put to sleep; beside SIGSTOP and SIGCONT, and docker pause and unpause.
+//! One host: its first reply after a sleep, and its suspend; beside SIGSTOP and SIGCONT, and docker
+//! pause and unpause.
 
 use anyhow::Result;
 
-use super::server::Connection;
-use super::stage::{
-    DOCKER_API, DOCKER_AWAKE, DOCKER_COMMAND, IMSUP_ASLEEP, IMSUP_AWAKE, STOPPED, SUSPENDING, Stage, series,
+use super::fixture::{
+    DOCKER_API, DOCKER_AWAKE, DOCKER_COMMAND, Fixture, IMSUP_ASLEEP, IMSUP_AWAKE, STOPPED, SUSPENDING, series,
 };
+use super::server::Connection;
 use super::{BY_COMMAND, server};
 use crate::context::Context;
 use crate::docker::Network;
@@ -31,9 +32,9 @@ pub fn run(context: &Context) -> Result<Section> {
     project.wake_all()?;
     let mut batches = Batches::default();
     for (number, server) in (0..).zip(&servers) {
-        let stage = Stage::set(context, &project, server, docker.as_ref(), number, &mut section)?;
+        let fixture = Fixture::set(context, &project, server, docker.as_ref(), number, &mut section)?;
         for connection in Connection::ALL {
-            stage.measure(context, connection, &mut batches, &mut section)?;
+            fixture.measure(context, connection, &mut batches, &mut section)?;
         }
     }
     for server in &servers {
@@ -57,7 +58,7 @@ pub fn run(context: &Context) -> Result<Section> {
     Ok(section)
 }
 
-/// docker's ways of unpausing, of which there is something to compare.
+/// docker's measured variants of unpausing.
 fn unpaused(batches: &Batches, series: &str) -> Vec<&'static str> {
     let mut ways = vec![DOCKER_API, DOCKER_COMMAND];
     ways.retain(|way| batches.has(way, series) && batches.has(DOCKER_AWAKE, series));
@@ -96,7 +97,7 @@ fn reply_rows(batches: &Batches, series: &str, section: &mut Section) -> Result<
     Ok(())
 }
 
-/// What suspending and waking took by imsup's own events, and what the commands of all took.
+/// The duration of suspends and wakes by imsup's own events, and of all commands.
 fn suspending(batches: &Batches, project: &Project<'_>, section: &mut Section) -> Result<()> {
     let unit = Unit::MICROSECONDS;
     let events = project.events()?;

@@ -29,7 +29,7 @@ pub fn batch(
     Ok((name.to_owned(), times))
 }
 
-/// Does something, and adds its time.
+/// Runs a closure, and adds its time.
 ///
 /// # Errors
 /// It failed.

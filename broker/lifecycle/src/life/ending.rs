@@ -1,4 +1,4 @@
-//! How a life goes on when its program has ended.
+//! The continuation of a life after the program's end.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use crate::{
 
 /// Breaks in a row that have no consequence.
 const BREAKS_AT_ONCE: u32 = 2;
-/// The longest delay after breaks: somebody is served at each boot, perhaps.
+/// The longest delay after crashes: each boot may serve some client.
 const LONGEST_BREAK: Duration = Duration::from_secs(1);
 
-/// What is said of a host whose program was ended because nobody used it.
+/// The detail of a host whose program was ended because the host was unused.
 const TERMINATED: &str = "terminated";
 
 const SIGABRT: i32 = 6;
@@ -43,14 +43,16 @@ impl Life {
         let ran = now.saturating_duration_since(self.signalled.unwrap_or(started));
         let wanted_end = self.stopping || self.retired;
         let awaited = self.is_any_awaited();
-        // One that ended well, or was ended after it had listened, has opened all the ports that it was going to: whoever waits for another is
-        // answered. Another boot would come no further, and there would be no end of boots.
+        // A program that ended well, or was ended after its first listen, has opened all its ports:
+        // callers of other ports are answered. Another boot would open no more ports, and boots
+        // would never end.
         let listened = self.start.listened.is_some();
         let done = status == ExitStatus::Code(0) || (listened && !is_breakage(status) && !is_cut_short(status));
         let failed_start = !wanted_end && !was_ready && !done;
         let unserved = awaited && !wanted_end;
-        // What waits at the door of a program that listens and breaks must not make it start and break in a tight loop.
-        // It listens, though, so nobody is turned away; and one that was killed is no such program.
+        // Connections that wait for a program that listens and crashes must not cause a tight loop
+        // of starts and crashes. The program does listen, so no caller is turned away; a program
+        // that was killed from outside is no such program.
         let out_of_memory = matches!(status, ExitStatus::OutOfMemory(_));
         let broke = !wanted_end && was_ready && (out_of_memory || !self.start.quiet && is_breakage(status));
 
@@ -73,7 +75,7 @@ impl Life {
             duration: Some(ran),
             detail: Some(shown.clone()),
         });
-        // How the program took the signal that it was told to end with is in the event.
+        // The event has the program's reaction to the signal that told it to end.
         self.detail = match std::mem::take(&mut self.terminated) && !died_of_itself(status) {
             true => Some(TERMINATED.into()),
             false => (failed_start || unserved || status != ExitStatus::Code(0)).then(|| shown.into_boxed_str()),
@@ -91,7 +93,7 @@ impl Life {
             let given_up = self.failures >= failures_until_refused(status);
             self.back_off(delay_after(self.failures), given_up, status, now, actions);
         } else if broke && (out_of_memory || self.breaks > BREAKS_AT_ONCE) {
-            // This boot has ended without the ports that they wait for, as the next ones would.
+            // This boot has ended without the awaited ports, as the next boots would.
             self.refuse_ports(actions);
             let delay = delay_after(self.breaks.saturating_sub(BREAKS_AT_ONCE));
             self.back_off(delay.min(LONGEST_BREAK), false, status, now, actions);
@@ -111,7 +113,7 @@ impl Life {
         actions: &mut Vec<Action>,
     ) {
         let wait = self.restart_after(status, delay, actions);
-        // Whoever waits for it waits no longer than it takes to be tried again.
+        // A caller of the host waits no longer than until the next attempt.
         let wait = wait.filter(|_| self.waiters.is_empty() && self.queued.is_empty());
         self.phase = Phase::Failed {
             retry_at: now + wait.unwrap_or(delay),
@@ -140,14 +142,14 @@ impl Life {
             restart_at: wait.map(|wait| now + wait),
         };
         if wanted_end && !self.retired && !self.waiters.is_empty() {
-            // What is queued came for the next boot as well, and is found again.
+            // Queued connections are for the next boot as well, and are found again.
             self.queued.clear();
             actions.push(Action::Reclaim(After::Ended));
             let cause = self.waiters[0].cause.clone();
             self.allocate(cause, self.first_awaited(), now, actions);
             return;
         }
-        // A run that ended well was what these waited for.
+        // These callers waited for a run that ends well.
         let done = if status == ExitStatus::Code(0) {
             Answer::Ready
         } else {
@@ -161,7 +163,7 @@ impl Life {
         actions.push(Action::Reclaim(After::Ended));
     }
 
-    /// Answers all who wait for a port that the program has not opened.
+    /// Answers all callers of ports that the program has not opened.
     fn refuse_ports(&mut self, actions: &mut Vec<Action>) {
         self.reset_queued(actions);
         self.answer(
@@ -171,8 +173,9 @@ impl Life {
     }
 }
 
-/// After how many failures in a row, the last of which was this, those who wait are refused. A program that is being replaced is missing for a moment
-/// (ENOENT), and then being written (ETXTBSY); a shortage passes; nobody mends a permission while somebody waits.
+/// The number of consecutive failures, with this last failure, after which callers are refused. A
+/// program that is being replaced is missing for a moment (ENOENT), and then being written
+/// (ETXTBSY); a shortage passes; a wrong permission is not mended while callers wait.
 fn failures_until_refused(status: ExitStatus) -> u32 {
     let ExitStatus::NotExecuted(errno) = status else {
         return FAILURES_UNTIL_REFUSED;
@@ -191,7 +194,8 @@ fn failures_until_refused(status: ExitStatus) -> u32 {
     }
 }
 
-/// Whether a program that was told to end died of a fault of its own instead. The signal that it is told with is the compose file's (`stop_signal`).
+/// True if a program that was told to end died of a fault of its own instead. The signal is the
+/// compose file's (`stop_signal`).
 fn died_of_itself(status: ExitStatus) -> bool {
     matches!(
         status,
@@ -199,12 +203,12 @@ fn died_of_itself(status: ExitStatus) -> bool {
     )
 }
 
-/// Whether a program was ended like this by somebody who gave it no time: the next boot may come further.
+/// True if the program was killed without any time to prepare: the next boot may come further.
 fn is_cut_short(status: ExitStatus) -> bool {
     matches!(status, ExitStatus::Signal(SIGKILL) | ExitStatus::Lost)
 }
 
-/// Whether a program ended like this because something is wrong with it, rather than because somebody ended it.
+/// True if this end shows a fault of the program, rather than an order from outside.
 fn is_breakage(status: ExitStatus) -> bool {
     match status {
         ExitStatus::Code(code) => code != 0,

@@ -1,7 +1,8 @@
-//! Who waits for which port of a host.
+//! Callers and the ports of a host that they wait for.
 //!
-//! A program opens its ports one by one, and nobody but itself knows when it has opened the last. So a start is judged by the port that was asked
-//! for: a connection to a port that is not open yet waits for up to `hold_timeout`, as long as the program lives, and whatever else it opened.
+//! A program opens its ports one by one, and only the program knows the last port. So a start is
+//! judged by the port that was asked for. A connection to a port that is not open yet waits for up
+//! to `hold_timeout` while the program lives, whatever other ports the program opens.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeSet, VecDeque};
@@ -12,11 +13,11 @@ use imsup_wire::{Awaited, Cause, Endpoint};
 use super::{Life, Phase};
 use crate::{Action, Answer, Hope, Port, UNMET_AFTER, Want};
 
-/// What waits in a retained socket at which nothing listens yet.
+/// Connections that wait in a retained socket without a listening program.
 #[derive(Debug)]
 pub(super) struct Queued {
     hope: Hope,
-    /// What came at which time, the oldest first; never empty.
+    /// Arrivals by time, the oldest first; never empty.
     arrivals: VecDeque<Arrivals>,
 }
 
@@ -24,14 +25,14 @@ pub(super) struct Queued {
 #[derive(Clone, Copy, Debug)]
 struct Arrivals {
     since: Instant,
-    /// How many; of the last ones it is not known yet.
+    /// The count of arrivals; unknown yet for the last ones.
     count: usize,
 }
 
-/// How long supervisors may take to find the next broker, with the calls that they hold.
+/// The time that supervisors may take to find the next broker, with the calls they hold.
 const RETURN: Duration = Duration::from_secs(5);
 
-/// Those that came within this part of `hold_timeout` are counted as if all had come with the first.
+/// Arrivals within this part of `hold_timeout` are counted as if all had come with the first.
 const AT_ONCE: u32 = 64;
 
 impl Queued {
@@ -43,7 +44,7 @@ impl Queued {
         }
     }
 
-    /// One more has come, and now so many wait.
+    /// One more connection has arrived, and now this many wait.
     fn add(&mut self, length: usize, hold: Duration, now: Instant) {
         let earlier: usize = self.arrivals.iter().rev().skip(1).map(|arrivals| arrivals.count).sum();
         let is_old = self.is_old(hold, now);
@@ -56,7 +57,7 @@ impl Queued {
         }
     }
 
-    /// Whether those that came last did not come at about this time.
+    /// True if the last arrivals did not come at about this time.
     fn is_old(&self, hold: Duration, now: Instant) -> bool {
         self.arrivals
             .back()
@@ -71,19 +72,20 @@ impl Queued {
 /// The start of the program that runs.
 #[derive(Debug)]
 pub(super) struct Start {
-    /// When it began, as far as this broker knows.
+    /// The beginning of the start, as far as this broker knows.
     began: Instant,
-    /// It began before this broker did.
+    /// The start began before this broker did.
     adopted: bool,
-    /// The port it was begun for.
+    /// The port that the start was for.
     pub(super) asked: Option<Endpoint>,
-    /// When it first listened.
+    /// The time of the first listen.
     pub(super) listened: Option<Instant>,
     /// The program has opened no more ports for a while.
     pub(super) quiet: bool,
     /// A declared port that is not open yet is still expected.
     expects_declared: bool,
-    /// Where somebody waits or has waited, and it does not listen though it listens elsewhere. This was said.
+    /// Endpoints with past or present callers at which the program does not listen, though it
+    /// listens elsewhere. Reported already.
     unmet: BTreeSet<Endpoint>,
 }
 
@@ -102,7 +104,7 @@ impl Start {
 }
 
 impl Start {
-    /// One that began before this broker did: those who waited then come back to wait.
+    /// A start that began before this broker: its callers come back to wait.
     pub(super) fn adopted(now: Instant) -> Self {
         Self {
             adopted: true,
@@ -121,24 +123,26 @@ impl Life {
         self.start.listened.is_some()
     }
 
-    /// Whether it is to be known how many wait in the retained socket of this port by now: others came there a while ago.
+    /// True if the number of connections in the retained socket of this port is needed by now:
+    /// earlier ones came a while ago.
     pub fn counts_arrivals(&self, endpoint: Endpoint, now: Instant) -> bool {
         let queued = self.queued.get(&endpoint);
         queued.is_some_and(|queued| queued.is_old(self.policy.hold_timeout, now))
     }
 
-    /// Whether something waits in the retained socket of this port.
+    /// True if a connection waits in the retained socket of this port.
     #[cfg(test)]
     pub fn has_queued(&self, endpoint: Endpoint) -> bool {
         self.queued.contains_key(&endpoint)
     }
 
-    /// Whether somebody waits for this port, at which nothing listens yet.
+    /// True if a caller waits for this port, which has no listener yet.
     pub fn is_awaited(&self, endpoint: Endpoint) -> bool {
         self.hope_for(endpoint).is_some()
     }
 
-    /// Whether a connect to this port, at which nothing listens, is refused at once: the program has started, and nobody waits for it.
+    /// True if a connect to this port, which has no listener, is refused at once: the program has
+    /// started, and no caller waits for the port.
     pub fn refuses(&self, endpoint: Endpoint, now: Instant) -> bool {
         let over = match self.phase {
             Phase::Running { .. } => self.start.quiet,
@@ -148,7 +152,7 @@ impl Life {
         over && !self.is_awaited(endpoint) && !self.start.is_just_adopted(now)
     }
 
-    /// Who waits for a port of the program that runs, so that it may not sleep.
+    /// Callers of a port of the running program, which must not sleep meanwhile.
     pub fn awaited(&self) -> Awaited {
         if self.absent() || self.ending() {
             return Awaited::Nobody;
@@ -161,7 +165,7 @@ impl Life {
         self.hopes().map(|(_, hope)| awaited(hope)).max().unwrap_or_default()
     }
 
-    /// The signal of somebody who waits for this port: of a caller, or the one that the host was booted for.
+    /// The signal of a caller of this port: its own, or the signal that the host was booted for.
     pub fn cause_at(&self, endpoint: Endpoint) -> Option<&Cause> {
         let waiter = self
             .waiters
@@ -172,18 +176,18 @@ impl Life {
         waiter.or_else(|| self.cause().filter(|_| is_asked))
     }
 
-    /// Where somebody waits or has waited though the program that runs listens elsewhere.
+    /// Endpoints with past or present callers, if the running program listens elsewhere.
     pub fn unmet(&self) -> impl Iterator<Item = Endpoint> {
         let lives = !self.absent();
         self.start.unmet.iter().copied().filter(move |_| lives)
     }
 
-    /// Whether anybody waits for a port.
+    /// True if any caller waits for a port.
     pub(super) fn is_any_awaited(&self) -> bool {
         self.hopes().next().is_some()
     }
 
-    /// The first port that somebody waits for.
+    /// The first port with a waiting caller.
     pub(super) fn first_awaited(&self) -> Option<Endpoint> {
         self.hopes().next().map(|(endpoint, _)| endpoint)
     }
@@ -203,18 +207,18 @@ impl Life {
             .max()
     }
 
-    /// What speaks for a port that somebody begins to wait for.
+    /// The evidence for a port that gets a caller.
     pub(super) fn hope_of(&self, endpoint: Endpoint, declared: bool, now: Instant) -> Hope {
         let own = match (declared, self.phase) {
             (true, _) => Hope::Declared,
-            // Whoever comes while it is being ended is for the next boot.
+            // A caller that comes while the program is being ended is for the next boot.
             (false, Phase::Running { .. }) if !self.ending() && !self.start.is_just_adopted(now) => Hope::Stray,
             (false, _) => Hope::Asked,
         };
         self.hope_for(endpoint).map_or(own, |known| own.max(known))
     }
 
-    /// Something waits in a retained socket.
+    /// A connection waits in a retained socket.
     pub(super) fn queue(&mut self, port: Port, now: Instant, actions: &mut Vec<Action>) {
         let hope = self.hope_of(port.endpoint, port.declared, now);
         if hope == Hope::Stray && self.start.quiet {
@@ -234,7 +238,7 @@ impl Life {
                 }
             }
         }
-        // Where it is known for long that the program listens elsewhere, it is said at once.
+        // If the program is long known to listen elsewhere, that is reported at once.
         self.tell_unmet(now, actions);
     }
 
@@ -266,7 +270,7 @@ impl Life {
         }
         self.start.quiet = true;
         if self.start.listened.is_none() {
-            // It took all the time there is, and listens nowhere.
+            // The program used all the time allowed, and listens nowhere.
             self.refuse_up_to(Hope::Asked, actions);
         }
         self.ready_if_quiet(now, actions);
@@ -277,7 +281,7 @@ impl Life {
         }
     }
 
-    /// A host is ready, too, when its program is quiet and nobody waits for a port of it.
+    /// A host is ready, too, when its program is quiet and no caller waits for a port.
     pub(super) fn ready_if_quiet(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.start.quiet && matches!(self.phase, Phase::Booting { .. }) && !self.is_any_awaited() {
             self.ready(now, actions);
@@ -287,7 +291,8 @@ impl Life {
         }
     }
 
-    /// Refuses those for whose port no more speaks than this, and closes the sockets that nobody waits in.
+    /// Refuses callers of ports with no more evidence than this, and closes the sockets without
+    /// waiting connections.
     pub(super) fn refuse_up_to(&mut self, most: Hope, actions: &mut Vec<Action>) {
         self.queued.retain(|_, queued| queued.hope > most);
         self.answer(
@@ -303,13 +308,13 @@ impl Life {
         });
     }
 
-    /// Resets whatever waits at ports at which the program has not listened.
+    /// Resets all connections at ports on which the program has not listened.
     pub(super) fn reset_queued(&mut self, actions: &mut Vec<Action>) {
         let queued = std::mem::take(&mut self.queued);
         actions.extend(queued.into_keys().map(|endpoint| Action::ResetAt(endpoint, None)));
     }
 
-    /// When something is due here.
+    /// The time of the next deadline here.
     pub(super) fn port_deadline(&self) -> Option<Instant> {
         let hold = self.policy.hold_timeout;
         let expiry = self.queued.values().map(|queued| self.expiry(queued)).min();
@@ -320,7 +325,8 @@ impl Life {
         [expiry, window, tell].into_iter().flatten().min()
     }
 
-    /// When something that is queued has waited for long enough: never the moment its host is started, however old it is.
+    /// The time at which a queued connection has waited for long enough: never the moment of the
+    /// host's start, however old the connection is.
     fn expiry(&self, queued: &Queued) -> Instant {
         let hold = self.policy.hold_timeout;
         let end = queued.since().map_or(self.start.began, |since| since + hold);
@@ -330,7 +336,7 @@ impl Life {
         }
     }
 
-    /// Ends the waits whose time is over.
+    /// Ends the waits that have timed out.
     pub(super) fn ports_on_time(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.tell_unmet(now, actions);
         let runs = !self.absent() && !self.ending();
@@ -356,7 +362,7 @@ impl Life {
         actions.extend(late.into_iter().map(|(id, want)| {
             let answer = match (failed, want) {
                 (true, Want::Ready | Want::Ended) => Answer::Failed,
-                // It has started, and does not listen there.
+                // The program has started, and does not listen there.
                 (_, Want::Port(_)) if failed || listens => Answer::Refused,
                 _ => Answer::TimedOut,
             };
@@ -381,7 +387,8 @@ impl Life {
         }
     }
 
-    /// Forgets what has waited in retained sockets for long enough: how many, or all, at which endpoint.
+    /// Forgets connections that have waited in retained sockets for long enough: how many, or all,
+    /// at which endpoint.
     fn expire_queued(&mut self, now: Instant) -> Vec<(Endpoint, Option<usize>)> {
         let mut expired = Vec::new();
         let mut queued = std::mem::take(&mut self.queued);
@@ -403,7 +410,7 @@ impl Life {
         expired
     }
 
-    /// Ports that somebody waits for with reason, of which it was not said yet that the program does not listen there.
+    /// Ports with callers and evidence for which the missing listener was not reported yet.
     fn untold(&self) -> impl Iterator<Item = Endpoint> {
         self.hopes()
             .filter(|(endpoint, hope)| *hope > Hope::Stray && !self.start.unmet.contains(endpoint))
@@ -418,8 +425,8 @@ impl Life {
         }
     }
 
-    /// Says where the program does not listen, once. Whoever waits for the host itself, and not for a port, has waited for long enough if it listens
-    /// elsewhere.
+    /// Reports once where the program does not listen. A caller that waits for the host itself, not
+    /// for a port, has waited for long enough if the program listens elsewhere.
     fn unmet_at(&mut self, mut endpoints: Vec<Endpoint>, actions: &mut Vec<Action>) {
         endpoints.retain(|endpoint| self.start.unmet.insert(*endpoint));
         if !endpoints.is_empty() {
@@ -430,7 +437,7 @@ impl Life {
         }
     }
 
-    /// Whether it was said that the program listens elsewhere.
+    /// True if the listener elsewhere was reported.
     pub(super) fn has_unmet(&self) -> bool {
         self.has_listened() && !self.start.unmet.is_empty()
     }

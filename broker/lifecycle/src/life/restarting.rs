@@ -1,4 +1,5 @@
-//! What a life does by itself after an end that nobody asked for: `restart`, and `keep_awake` where the file says nothing of that.
+//! A life's own reaction to an end that no user asked for: `restart`, and `keep_awake` if the file
+//! has no policy.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +8,14 @@ use imsup_wire::{Cause, CauseKind, EventKind, ExitStatus};
 use super::{Life, Phase, kept_awake};
 use crate::{Action, FIRST_DELAY, Revive};
 
-/// Who is behind the boots of `restart`.
+/// The named sender behind boots of `restart`.
 const RESTART: &str = "restart";
-/// Who is behind an end that a user asked for.
+/// The named sender behind an end that a user asked for.
 const STOP: &str = "stop";
 
 impl Life {
-    /// Goes on with a row of attempts that an earlier broker made. Where the last run was over by now, it lasted so long.
+    /// Continues a row of attempts of an earlier broker. If the last run was over by now, this was
+    /// its duration.
     pub fn recall_attempts(&mut self, attempts: u32, ran: Option<Duration>) {
         self.attempts = attempts;
         if let Some(ran) = ran {
@@ -21,7 +23,8 @@ impl Life {
         }
     }
 
-    /// Ends a restart that is to come, where one is; says so, for the next broker not to go on with it.
+    /// Cancels a coming restart, if any, and records that, so that the next broker does not
+    /// continue the row.
     pub(super) fn call_off_restart(&self, actions: &mut Vec<Action>) {
         let is_due = match self.phase {
             Phase::Imaginary { restart_at } => restart_at.is_some(),
@@ -37,18 +40,19 @@ impl Life {
         }
     }
 
-    /// The cause of its last end: a user, or nobody who is known.
+    /// The cause of the last end: a user, or unknown.
     pub fn end_cause(&self) -> Option<Cause> {
         self.stopped.then(|| own(STOP))
     }
 
-    /// Whether it may be booted by itself once more.
+    /// True if the host may boot by itself once more.
     pub(super) fn revives(&self) -> bool {
         let most = self.policy.restart.and_then(|restart| restart.max_attempts);
         self.policy.revive != Revive::OnSignal && most.is_none_or(|most| self.attempts < most)
     }
 
-    /// After what time it is booted again, having ended like this: at least `delay`. Says so where the compose file asks for it.
+    /// The delay before the next boot after this end: at least `delay`. Recorded if the compose
+    /// file asks for the restart.
     pub(super) fn restart_after(
         &self,
         status: ExitStatus,
@@ -86,7 +90,7 @@ impl Life {
         }
     }
 
-    /// Nobody saw how it ended, so that is no success.
+    /// The end was not seen, so it counts as no success.
     pub(super) fn ended_unseen(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Imaginary { restart_at: None }) {
             let wait = self.restart_after(ExitStatus::Lost, FIRST_DELAY, actions);
@@ -96,7 +100,7 @@ impl Life {
         }
     }
 
-    /// When it is booted by itself, where it is.
+    /// The time of the boot by itself, if any.
     pub fn restarts_at(&self) -> Option<Instant> {
         match self.phase {
             _ if self.retired || self.policy.restart.is_none() => None,
@@ -106,7 +110,7 @@ impl Life {
         }
     }
 
-    /// The cause of a boot that nobody has asked for.
+    /// The cause of a boot that no client asked for.
     pub(super) fn own_cause(&self) -> Cause {
         match self.policy.restart {
             None => kept_awake(),
@@ -123,7 +127,7 @@ fn own(by: &str) -> Cause {
     }
 }
 
-/// Whether a boot was nobody's wish but that of `restart`.
+/// True if only `restart` asked for a boot.
 pub fn is_restart(cause: &Cause) -> bool {
     *cause == own(RESTART)
 }
@@ -137,7 +141,8 @@ fn attempt_detail(attempt: u32, most: u32) -> String {
     format!("attempt {attempt} of {most}")
 }
 
-/// Which attempt in a row an event `restart` with this detail announces; 0 where they are not counted.
+/// The number of the attempt that an event `restart` with this detail announces; 0 if attempts are
+/// not counted.
 pub fn attempt_of(detail: Option<&str>) -> u32 {
     let attempt = || detail?.strip_prefix("attempt ")?.split_once(' ')?.0.parse().ok();
     attempt().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! A life whose program sleeps: decided and done by its supervisor, which says so afterwards.
+//! A life whose program sleeps. The supervisor decides and acts, and reports afterwards.
 
 use std::time::Instant;
 
@@ -9,27 +9,27 @@ use crate::{Action, Answer, Hope, Want};
 
 impl Life {
     pub(super) fn suspended(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        // A host sleeps when its start is over as far as anybody waits for it.
+        // A host can sleep when its start is over for every waiting caller.
         self.ready(now, actions);
         self.set_asleep(true);
         if self.awaited() == Awaited::Expected {
-            // Somebody came while it fell asleep.
+            // A caller came while the host fell asleep.
             let cause = self.waiters.first().map(|waiter| waiter.cause.clone());
             let cause = cause.or_else(|| self.cause().cloned());
-            // Of a host that was taken up from another broker nobody knows whose connection that is.
+            // For a host adopted from another broker the sender of that connection is unknown.
             actions.push(Action::Resume(cause.unwrap_or(Cause {
                 kind: CauseKind::Connection,
                 by: None,
                 port: None,
             })));
         } else if self.start.quiet {
-            // Nothing of its own will make it run, so it opens no more ports.
+            // No timer of the program's own will make it run, so it opens no more ports.
             self.refuse_up_to(Hope::Asked, actions);
         }
     }
 
     pub(super) fn woke(&mut self, actions: &mut Vec<Action>) {
-        // Whoever waits for a host that is being ended waits for its next boot.
+        // A caller of a host that is being ended waits for the next boot.
         if self.set_asleep(false) && !self.stopping {
             self.answer(|waiter| (waiter.want == Want::Ready).then_some(Answer::Ready), actions);
         }
@@ -42,7 +42,8 @@ impl Life {
         }
     }
 
-    /// As a stop from inside: its end is no failure, and those who come meanwhile are kept for the next boot.
+    /// Like a stop from inside: the end is no failure, and callers that come meanwhile are kept for
+    /// the next boot.
     pub(super) fn terminating(&mut self) {
         if self.set_asleep(false) {
             self.stopping = true;
@@ -50,7 +51,7 @@ impl Life {
         }
     }
 
-    /// False where no program runs.
+    /// False if no program runs.
     fn set_asleep(&mut self, value: bool) -> bool {
         match &mut self.phase {
             Phase::Running { asleep, .. } => {

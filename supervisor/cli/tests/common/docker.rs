@@ -198,7 +198,8 @@ impl Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        // The first process of a PID namespace is gone only when all the others are (pid_namespaces(7)), and unshare waits for it.
+        // The first process of a PID namespace is gone only after all others (pid_namespaces(7)),
+        // and unshare waits for that.
         let unshare = self.daemon.id();
         let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
         let first = children.split_whitespace().next().and_then(|pid| pid.parse().ok());

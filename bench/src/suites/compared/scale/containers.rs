@@ -16,11 +16,11 @@ use crate::suites::{hosts, native};
 
 /// Outside imsup's planes.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 92, 0, 1);
-/// Making them is given up after this.
+/// The limit for making them.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// So many that are made and not started, by a daemon of their own: the time that takes, and per container what the daemons and the kernel
-/// take more.
+/// This many created containers, by a daemon of their own: the time, and the memory per container
+/// that the daemons and the kernel take more.
 pub fn created(context: &Context, server: &Server, count: usize) -> Result<Vec<Series>> {
     let mut docker = Docker::start(context, Network::Machine)?;
     let (before, daemons) = (hosts::settled()?, total(&memories(&docker.processes()?)?));
@@ -39,7 +39,7 @@ pub fn created(context: &Context, server: &Server, count: usize) -> Result<Vec<S
     ])
 }
 
-/// So many that are paused: as [`created`], and the memory of each one's shim and program.
+/// This many paused containers: as [`created`], and the memory of each shim and program.
 pub fn paused(context: &Context, server: &Server, count: usize) -> Result<Vec<Series>> {
     let mut docker = Docker::start(context, Network::Machine)?;
     hosts::settled()?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{CREATED, IMSUP, SYSTEMD, containers, units};
+use crate::baselines::manager::Manager;
 use crate::compose::Service;
 use crate::context::Context;
 use crate::interrupt;
-use crate::peers::manager::Manager;
 use crate::process;
 use crate::project::Project;
 use crate::report::{Bound, Goal, Row, Section};
@@ -17,12 +17,12 @@ use crate::stats::Unit;
 use crate::suites::sleep::server::{Server, echo};
 use crate::suites::{NATIVE, hosts};
 
-/// Of so many systemd is measured once: it takes a minute.
+/// For this many hosts systemd is measured once: a measurement takes a minute.
 const MANY: usize = 10_000;
-/// What the kernel takes for fewer is less than what it may gain or lose meanwhile.
+/// For fewer hosts the kernel's memory is less than its variation meanwhile.
 const SEEN_IN_KERNEL: usize = 1_000;
 const LOST: &str = "lost in what /proc/meminfo gains and loses meanwhile; 1,000 show it";
-/// It starts in a tenth of a second.
+/// The start takes a tenth of a second.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn measure(context: &Context, docker: bool, section: &mut Section) -> Result<()> {
@@ -90,7 +90,7 @@ fn take(context: &Context, count: usize, systemd: bool, batches: &mut Batches, s
     }
 }
 
-/// As [`hosts::imaginary`], and without what a broker takes for one host.
+/// As [`hosts::imaginary`], and without the broker's cost of a single host.
 fn imaginary(context: &Context, services: &[Service]) -> Result<Vec<Series>> {
     let empty = {
         let project = Project::up(&context.sandbox, &services[..1])?;

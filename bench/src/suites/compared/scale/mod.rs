@@ -1,4 +1,5 @@
-//! Hosts that do nothing, many of them: imaginary and suspended ones, beside systemd's socket units and docker's containers.
+//! Many idle hosts: imaginary and suspended ones, beside systemd's socket units and docker's
+//! containers.
 
 mod containers;
 mod imaginary;
@@ -22,7 +23,7 @@ pub fn run(context: &Context) -> Result<Section> {
         columns: Some(["beside it", "imsup"]),
         ..Section::default()
     };
-    // Each measurement has a daemon of its own: this one is only looked at.
+    // Each measurement has a daemon of its own: this daemon is only inspected.
     let docker = docker(context, &mut section, "docker create and pause", Network::Machine)?.is_some();
     imaginary::measure(context, docker, &mut section)?;
     suspended::measure(context, docker, &mut section)?;

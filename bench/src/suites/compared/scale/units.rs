@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::baselines::manager::Manager;
+use crate::baselines::systemd::listening;
+use crate::baselines::units::{self, Unit};
 use crate::context::Context;
-use crate::peers::manager::Manager;
-use crate::peers::systemd::listening;
-use crate::peers::units::{self, Unit};
 use crate::process;
 use crate::rounds::Series;
 use crate::suites::hosts;
@@ -16,14 +16,16 @@ use crate::suites::hosts;
 /// Outside imsup's planes.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 91, 0, 1);
 const PORT: u16 = 7000;
-/// So many are in one slice. With all in one, each start costs systemd a walk over all the others.
+/// The number of units in one slice. With all units in one slice, each start costs systemd a walk
+/// over all the others.
 const SLICE: usize = 100;
 /// 10,000 take about a minute.
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// As [`hosts::imaginary`], of systemd. What one without units takes is not in it, but in series of its own.
+/// As [`hosts::imaginary`], for systemd. The cost of a systemd without units is in series of its
+/// own.
 pub fn listen(context: &Context, count: usize) -> Result<Vec<Series>> {
-    // Ended before the other starts: pages that both have mapped would be nobody's own.
+    // Ended before the other starts: pages mapped by both would count for neither.
     let empty = {
         let manager = Manager::start(context, &[], &[], PATIENCE)?;
         (manager.took, process::memory(manager.pid()?)?)

@@ -1,4 +1,4 @@
-//! What is said of a thousand hosts.
+//! The lines about a thousand hosts.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub fn all(batches: &Batches, hosts: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// How to read them.
+/// How to read the lines.
 pub fn notes(section: &mut Section, runs: usize, hosts: usize, watched: Duration) {
     section.note(format!(
         "{runs} runs; {hosts} hosts of one project, each a server with one thread and one epoll instance, suspended by 'imsup suspend'"

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::command;
 use crate::context::Context;
 use crate::interrupt;
 
 /// systemd's directories for programs that are not for people.
 const LIBRARIES: [&str; 2] = ["/usr/lib/systemd", "/lib/systemd"];
-/// It takes milliseconds.
+/// A start takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -26,7 +26,7 @@ pub struct Systemd {
     proxyd: PathBuf,
 }
 
-/// A socket that is listened on until somebody comes; what takes it over then is ended when this is dropped.
+/// A listening socket that starts a service at its first connection; the service is ended on drop.
 #[derive(Debug)]
 pub struct Activated(Child);
 
@@ -34,9 +34,9 @@ impl Systemd {
     /// Finds them.
     ///
     /// # Errors
-    /// One is not there, or it is to be done without.
+    /// A program is missing, or left out by the command line.
     pub fn find(context: &Context) -> Result<Self> {
-        context.wants(Peer::Systemd)?;
+        context.wants(Baseline::Systemd)?;
         let activate = command::find("systemd-socket-activate")
             .context("there is no systemd-socket-activate (Debian: systemd)")?;
         let proxyd = library("systemd-socket-proxyd")?;
@@ -46,7 +46,7 @@ impl Systemd {
     /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)).
     ///
     /// # Errors
-    /// It does not start or listen.
+    /// The service does not start or listen.
     pub fn activate(&self, at: SocketAddrV4, words: &[String]) -> Result<Activated> {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "setsid"])
@@ -67,14 +67,14 @@ impl Systemd {
     /// Relays from `at` to `to`.
     ///
     /// # Errors
-    /// It does not start or listen.
+    /// The service does not start or listen.
     pub fn relay(&self, at: SocketAddrV4, to: SocketAddrV4) -> Result<Activated> {
         self.activate(at, &[self.proxyd.to_string_lossy().into_owned(), to.to_string()])
     }
 }
 
 impl Activated {
-    /// Until somebody listens there, seen without connecting, which would be the signal.
+    /// Until a socket listens there, observed without a connection, which would be the signal.
     fn wait(&mut self, at: SocketAddrV4) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !listens(at) {
@@ -100,22 +100,22 @@ impl Drop for Activated {
 /// A program of systemd's that is not for people.
 ///
 /// # Errors
-/// It is not there.
+/// The socket is missing.
 pub fn library(name: &str) -> Result<PathBuf> {
     let mut candidates = LIBRARIES.iter().map(|path| Path::new(path).join(name));
     let found = candidates.find(|path| path.is_file());
     found.with_context(|| format!("there is no {name} (Debian: systemd)"))
 }
 
-/// Whether somebody listens there.
+/// True if a socket listens there.
 fn listens(at: SocketAddrV4) -> bool {
     listening(&[at]) == 1
 }
 
-/// On how many of these somebody listens, by /proc/net/tcp (proc_pid_net(5)).
+/// The number of these addresses with a listening socket, by /proc/net/tcp (proc_pid_net(5)).
 pub fn listening(addresses: &[SocketAddrV4]) -> usize {
     let text = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    // "sl local_address rem_address st ...", where 0A is TCP_LISTEN.
+    // "sl local_address rem_address st ...", with 0A for TCP_LISTEN.
     let listener = |line: &str| {
         let mut fields = line.split_ascii_whitespace().skip(1);
         let local = fields.next()?;
@@ -128,7 +128,7 @@ pub fn listening(addresses: &[SocketAddrV4]) -> usize {
     found.count()
 }
 
-/// An address as the kernel writes it there: its bytes as one number of the machine's.
+/// An address as the kernel writes it there: its bytes as one number in the machine's byte order.
 fn encoded(ip: Ipv4Addr, port: u16) -> String {
     format!("{:08X}:{port:04X}", u32::from_ne_bytes(ip.octets()))
 }
@@ -145,7 +145,8 @@ mod tests {
         };
         assert!(listens(at));
         drop(listener);
-        // A child that another test starts at this moment has it, too, until its execve(2).
+        // A child that another test starts at this moment has the descriptor, too, until its
+        // execve(2).
         let deadline = Instant::now() + PATIENCE;
         while listens(at) {
             assert!(Instant::now() < deadline, "it is still seen");

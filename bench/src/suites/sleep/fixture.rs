@@ -27,8 +27,8 @@ pub const DOCKER_COMMAND: &str = "docker, the command";
 /// How long putting to sleep took.
 pub const SUSPENDING: &str = "suspending";
 
-/// What all rounds of one server need.
-pub struct Stage<'a> {
+/// The needs of all rounds of one server.
+pub struct Fixture<'a> {
     server: &'a Server,
     project: &'a Project<'a>,
     host: Ipv4Addr,
@@ -37,12 +37,12 @@ pub struct Stage<'a> {
     docker: Option<(Ipv4Addr, &'a RefCell<Docker>)>,
 }
 
-/// What is measured, by its name.
+/// The measured step, by its name.
 pub fn series(server: &Server, connection: Connection) -> String {
     format!("{}, {}", server.what, connection.what())
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Fixture<'a> {
     /// Starts the server natively, twice, and in a container; a container that does not start is a gap of the section.
     pub fn set(
         context: &Context,
@@ -101,7 +101,8 @@ impl<'a> Stage<'a> {
             Some((ip, docker)) => Some(([client(ip)?, client(ip)?, client(ip)?], docker)),
             None => None,
         };
-        // Suspending is a command that is started. Those who need none start one that does as little, and wait for as long: caches are as cold.
+        // A suspend is a started command. Variants without one start a command that does as little,
+        // and wait for as long: caches are as cold.
         let suspension = Cell::new(Duration::ZERO);
         let idle = || {
             let began = Instant::now();
@@ -134,10 +135,10 @@ impl<'a> Stage<'a> {
         if let Some(([awake, api, command], docker)) = &mut container {
             let docker: &RefCell<Docker> = docker;
             let host = self.server.name;
-            turns.push(Turn::peer(DOCKER_AWAKE, move || {
+            turns.push(Turn::baseline(DOCKER_AWAKE, move || {
                 Ok(vec![batch(name, count, awake, idle, at_once)?])
             }));
-            turns.push(Turn::peer(DOCKER_API, move || {
+            turns.push(Turn::baseline(DOCKER_API, move || {
                 let mut pausing = Vec::new();
                 let pause = || {
                     pausing.push(nanoseconds(docker.borrow_mut().pause(host)?));
@@ -147,7 +148,7 @@ impl<'a> Stage<'a> {
                 let replies = batch(name, context.count(20, 3), api, pause, unpause)?;
                 Ok(vec![replies, (SUSPENDING.to_owned(), pausing)])
             }));
-            turns.push(Turn::peer(DOCKER_COMMAND, move || {
+            turns.push(Turn::baseline(DOCKER_COMMAND, move || {
                 let pause = || docker.borrow_mut().pause(host).map(drop);
                 let unpause = || docker.borrow().unpause_by_command(host);
                 Ok(vec![batch(name, context.count(5, 2), command, pause, unpause)?])

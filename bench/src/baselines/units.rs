@@ -5,13 +5,13 @@ use std::net::SocketAddrV4;
 /// A unit.
 #[derive(Clone, Debug)]
 pub struct Unit {
-    /// Its name, with the suffix that is its type.
+    /// The name, with the suffix of its type.
     pub name: String,
     /// Its file.
     pub text: String,
 }
 
-/// None depends on what a machine's boot has. Nor are starts limited to so many in a time, as they are otherwise.
+/// Independent of the machine's boot, and without systemd's usual limit on starts.
 const UNIT: &str = "[Unit]\nDefaultDependencies=no\nStartLimitIntervalSec=0\n";
 
 /// A socket that is listened on; a connection starts the service.
@@ -38,7 +38,7 @@ pub fn service(name: &str, kind: &str, words: &[String], more: &str, slice: Opti
     }
 }
 
-/// What starts all of these.
+/// The target that starts all of these.
 pub fn target<'a>(name: &str, wanted: impl IntoIterator<Item = &'a Unit>) -> Unit {
     let wants = wanted.into_iter().map(|unit| format!("Wants={}\n", unit.name));
     Unit {
@@ -51,7 +51,8 @@ fn within(slice: Option<&str>) -> String {
     slice.map_or_else(String::new, |slice| format!("Slice={slice}.slice\n"))
 }
 
-/// A word of a command line: neither quotes nor specifiers nor variables are in it (systemd.service(5), systemd.syntax(7)).
+/// A word of a command line, without quotes, specifiers or variables (systemd.service(5),
+/// systemd.syntax(7)).
 fn quoted(word: &str) -> String {
     let escaped = word
         .replace('\\', "\\\\")

@@ -1,11 +1,11 @@
-//! A libc interposer: proxychains4, told that everything here is reached directly.
+//! A libc interposer: proxychains4, configured to reach every destination here directly.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::command;
 use crate::context::Context;
 
@@ -20,12 +20,13 @@ impl Interposer {
     /// Finds it.
     ///
     /// # Errors
-    /// It is not there, or it is to be done without.
+    /// The interposer is missing, or left out by the command line.
     pub fn find(context: &Context) -> Result<Self> {
-        context.wants(Peer::Proxychains4)?;
+        context.wants(Baseline::Proxychains4)?;
         let program = command::find("proxychains4").context("there is no proxychains4 (Debian: proxychains4)")?;
         let configuration = context.sandbox.directory().join("proxychains.conf");
-        // Its connect(2) looks at each destination, and these it leaves alone: the proxy is never asked.
+        // The interposer's connect(2) inspects each destination, and leaves these alone: the proxy
+        // is never asked.
         command::write_file(
             &configuration,
             "strict_chain\nlocalnet 127.0.0.0/255.0.0.0\n[ProxyList]\nsocks5 127.0.0.1 9\n",
@@ -33,7 +34,7 @@ impl Interposer {
         Ok(Self { program, configuration })
     }
 
-    /// A program under it.
+    /// A program under the interposer.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("-q").arg("-f").arg(&self.configuration).arg(program);

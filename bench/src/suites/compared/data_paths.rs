@@ -1,4 +1,4 @@
-//! The ways from a client to a server: natively, by imsup, in containers, by a relay, by an interposer.
+//! The data paths from a client to a server: natively, by imsup, in containers, by a relay, by an interposer.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 
 use super::servers::Server;
 use super::{DOCKER, IMSUP, INTERPOSER, PROXYD};
+use crate::baselines::interposer::Interposer;
+use crate::baselines::systemd::{Activated, Systemd};
 use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::interrupt;
-use crate::peers::interposer::Interposer;
-use crate::peers::systemd::{Activated, Systemd};
 use crate::project::Project;
 use crate::report::Section;
 use crate::rounds::{Series, Turn};
@@ -22,18 +22,18 @@ use crate::suites::{CONTROL, NATIVE, docker, native};
 /// The container in which clients run.
 const CLIENT: &str = "client";
 
-/// All ways, natively first.
-pub const WAYS: [&str; 6] = [NATIVE, CONTROL, IMSUP, PROXYD, INTERPOSER, DOCKER];
+/// All data paths, natively first.
+pub const DATA_PATHS: [&str; 6] = [NATIVE, CONTROL, IMSUP, PROXYD, INTERPOSER, DOCKER];
 
-/// What there is to compare with, kept for a whole suite; what is missing is a named gap.
-pub struct Peers {
+/// The available baselines, kept for a whole suite; a missing baseline is a named gap.
+pub struct Baselines {
     systemd: Option<Systemd>,
     interposer: Option<Interposer>,
     docker: Option<RefCell<Docker>>,
 }
 
-impl Peers {
-    /// Finds and starts them.
+impl Baselines {
+    /// Finds and starts the baselines.
     ///
     /// # Errors
     /// A signal came.
@@ -64,33 +64,33 @@ fn found<T>(section: &mut Section, what: &str, result: Result<T>) -> Option<T> {
     result.map_err(|error| section.gap(what, format!("{error:#}"))).ok()
 }
 
-/// One way to a server.
-pub struct Way<'a> {
+/// One data path to a server.
+pub struct DataPath<'a> {
     /// The variant.
     pub name: &'static str,
-    /// Where the server is reached.
+    /// The address of the server.
     pub address: Ipv4Addr,
     client: Box<dyn Fn(&Path) -> Command + 'a>,
 }
 
-impl Way<'_> {
-    /// A client program on this way.
+impl DataPath<'_> {
+    /// A client program on this data_path.
     pub fn client(&self, program: &Path) -> Command {
         (self.client)(program)
     }
 
-    /// Its turns; a peer may fail.
+    /// Takes turns on this path; a baseline may fail.
     pub fn turn<'b>(&self, take: impl FnMut() -> Result<Vec<Series>> + 'b) -> Turn<'b> {
         match self.name {
             NATIVE | CONTROL | IMSUP => Turn::new(self.name, take),
-            peer => Turn::peer(peer, take),
+            baseline => Turn::baseline(baseline, take),
         }
     }
 }
 
-/// One server, started once for each way.
-pub struct Stage<'a> {
-    peers: &'a Peers,
+/// One server, started once for each data path.
+pub struct Fixture<'a> {
+    baselines: &'a Baselines,
     project: Project<'a>,
     server: &'a Server,
     first: Ipv4Addr,
@@ -100,12 +100,17 @@ pub struct Stage<'a> {
     _servers: [native::Server; 2],
 }
 
-impl<'a> Stage<'a> {
-    /// Starts the server natively twice, as a host, in a container, and behind a relay; a peer that does not is a named gap.
+impl<'a> Fixture<'a> {
+    /// Starts the server natively twice, as a host, in a container, and behind a relay; a baseline that does not is a named gap.
     ///
     /// # Errors
-    /// It does not start natively or as a host, or a signal came.
-    pub fn set(context: &'a Context, peers: &'a Peers, server: &'a Server, section: &mut Section) -> Result<Self> {
+    /// The server does not start natively or as a host, or a signal came.
+    pub fn set(
+        context: &'a Context,
+        baselines: &'a Baselines,
+        server: &'a Server,
+        section: &mut Section,
+    ) -> Result<Self> {
         let (first, second) = (native::address(20), native::address(21));
         let start = |address| {
             let listens = SocketAddrV4::new(address, server.port);
@@ -114,14 +119,14 @@ impl<'a> Stage<'a> {
         let servers = [start(first)?, start(second)?];
         let project = Project::up(&context.sandbox, &[server.service()])?;
         project.wake(server.name)?;
-        let named = |peer: &str| format!("{}: {peer}", server.name);
-        let relay = peers.systemd.as_ref();
+        let named = |baseline: &str| format!("{}: {baseline}", server.name);
+        let relay = baselines.systemd.as_ref();
         let relay = relay.and_then(|systemd| found(section, &named(PROXYD), relayed(systemd, server, first)));
-        let container = peers.docker.as_ref();
+        let container = baselines.docker.as_ref();
         let container = container.and_then(|docker| found(section, &named(DOCKER), contained(docker, server)));
         interrupt::check()?;
         Ok(Self {
-            peers,
+            baselines,
             project,
             server,
             first,
@@ -137,18 +142,18 @@ impl<'a> Stage<'a> {
         self.server.name
     }
 
-    /// All ways to it.
+    /// All data paths to the server.
     ///
     /// # Errors
-    /// imsup does not know it.
-    pub fn ways(&self) -> Result<Vec<Way<'_>>> {
-        let way = |name, address| Way {
+    /// imsup does not know the host.
+    pub fn data_paths(&self) -> Result<Vec<DataPath<'_>>> {
+        let data_path = |name, address| DataPath {
             name,
             address,
             client: Box::new(|program: &Path| Command::new(program)),
         };
-        let mut ways = vec![way(NATIVE, self.first), way(CONTROL, self.second)];
-        ways.push(Way {
+        let mut data_paths = vec![data_path(NATIVE, self.first), data_path(CONTROL, self.second)];
+        data_paths.push(DataPath {
             name: IMSUP,
             address: self.project.address(self.server.name)?,
             client: Box::new(|program| {
@@ -158,17 +163,17 @@ impl<'a> Stage<'a> {
             }),
         });
         if let Some((address, _)) = &self.relay {
-            ways.push(way(PROXYD, *address));
+            data_paths.push(data_path(PROXYD, *address));
         }
-        if let Some(interposer) = &self.peers.interposer {
-            ways.push(Way {
+        if let Some(interposer) = &self.baselines.interposer {
+            data_paths.push(DataPath {
                 name: INTERPOSER,
                 address: self.first,
                 client: Box::new(|program| interposer.command(program)),
             });
         }
-        if let (Some(address), Some(docker)) = (self.container, &self.peers.docker) {
-            ways.push(Way {
+        if let (Some(address), Some(docker)) = (self.container, &self.baselines.docker) {
+            data_paths.push(DataPath {
                 name: DOCKER,
                 address,
                 client: Box::new(|program| {
@@ -178,20 +183,21 @@ impl<'a> Stage<'a> {
                 }),
             });
         }
-        Ok(ways)
+        Ok(data_paths)
     }
 }
 
-impl Drop for Stage<'_> {
+impl Drop for Fixture<'_> {
     fn drop(&mut self) {
-        if let Some(docker) = &self.peers.docker {
-            // One that never was is no matter. The next stage may have the same server.
+        if let Some(docker) = &self.baselines.docker {
+            // A container that never existed is no error. The next fixture may have the same
+            // server.
             let _ = docker.borrow_mut().remove(self.server.name);
         }
     }
 }
 
-/// In a container, whose address is given.
+/// In a container, whose address is returned.
 fn contained(docker: &RefCell<Docker>, server: &Server) -> Result<Ipv4Addr> {
     let mut docker = docker.borrow_mut();
     docker.create(server.name, &server.command(Ipv4Addr::UNSPECIFIED))?;
@@ -205,7 +211,7 @@ fn relayed(systemd: &Systemd, server: &Server, to: Ipv4Addr) -> Result<(Ipv4Addr
     let ports = [server.port].into_iter().chain(server.more.iter().copied());
     let relays = ports.map(|port| {
         let relay = systemd.relay(SocketAddrV4::new(address, port), SocketAddrV4::new(to, port))?;
-        // The first connection makes it the relay.
+        // The first connection starts the relay.
         native::wait_for(SocketAddrV4::new(address, port)).context("the relay")?;
         anyhow::Ok(relay)
     });

@@ -1,4 +1,5 @@
-//! A whole systemd: process 1 of namespaces of its own, with units of ours and no others. Its sockets are on the machine's loopback.
+//! A whole systemd: process 1 of namespaces of its own, with our units only. Its sockets are on the
+//! machine's loopback.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use super::systemd;
 use super::units::{self, Unit};
 use crate::cgroups::{self, Cgroups};
-use crate::cli::Peer;
+use crate::cli::Baseline;
 use crate::command;
 use crate::context::Context;
 use crate::interrupt;
@@ -18,13 +19,14 @@ use crate::isolated::{self, Isolated};
 
 /// The target that is started.
 const TARGET: &str = "imsup-bench";
-/// Between two looks whether it lives, or whether a service has ended.
+/// The time between two checks whether systemd lives, or whether a service has ended.
 const LOOK: Duration = Duration::from_millis(5);
-/// A service that nobody needs any more ends within milliseconds.
+/// An unused service ends within milliseconds.
 const ENDS: Duration = Duration::from_secs(20);
 
-/// In a cgroup of its own, which is the root of the hierarchy that it sees, it becomes the program. What else process 1 would write to, the
-/// machine's console, log and sysctls, it cannot: systemd takes it for a container's (its CONTAINER_INTERFACE), where that is so.
+/// The shell becomes the program in a cgroup of its own, which is the root of the hierarchy that
+/// the program sees. Process 1 cannot write elsewhere (the machine's console, log and sysctls):
+/// systemd respects the limits of a container (its CONTAINER_INTERFACE).
 const SCRIPT: &str = r#"mkdir "$1"
 echo 0 > "$1/cgroup.procs"
 shift
@@ -38,13 +40,13 @@ exec "$@"' sh "$@""#;
 /// How many were started.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 
-/// A running one: ended first, and then its cgroups can be removed.
+/// A running systemd: ended before its cgroups are removed.
 #[derive(Debug)]
 pub struct Manager {
     isolated: Isolated,
     _cgroups: Cgroups,
     root: PathBuf,
-    /// How long it took from the start of its process until all that is wanted had started.
+    /// The time from the start of the process until all wanted units had started.
     pub took: Duration,
 }
 
@@ -52,18 +54,19 @@ impl Manager {
     /// Its version.
     ///
     /// # Errors
-    /// It is not installed.
+    /// systemd is not installed.
     pub fn version() -> Result<String> {
         let text = command::output(std::process::Command::new(program()?).arg("--version"))?;
         Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 
-    /// Starts it with these units, and waits until those that are wanted have started.
+    /// Starts systemd with these units, and waits until the wanted units have started.
     ///
     /// # Errors
-    /// systemd is not installed, we are not root, there is no cgroup v2, or it does not start everything within `patience`.
+    /// systemd is not installed, we are not root, there is no cgroup v2, or the units do not start
+    /// within `patience`.
     pub fn start(context: &Context, units: &[Unit], wanted: &[Unit], patience: Duration) -> Result<Self> {
-        context.wants(Peer::Systemd)?;
+        context.wants(Baseline::Systemd)?;
         let program = program()?;
         let unified = cgroups::unified().context("cgroup v2 is not mounted")?;
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -109,7 +112,7 @@ impl Manager {
         Ok(manager)
     }
 
-    /// Until it says that its queue of jobs is empty (sd_notify(3)).
+    /// Until systemd reports an empty queue of jobs (sd_notify(3)).
     fn wait(&mut self, ready: &UnixDatagram, deadline: Instant) -> Result<()> {
         let mut message = [0; 4096];
         loop {
@@ -132,7 +135,7 @@ impl Manager {
     /// systemd itself.
     ///
     /// # Errors
-    /// It has ended.
+    /// systemd has ended.
     pub fn pid(&self) -> Result<u32> {
         let processes = self.isolated.processes()?;
         processes.first().copied().context("systemd has ended")
@@ -141,7 +144,7 @@ impl Manager {
     /// Waits until these services have ended.
     ///
     /// # Errors
-    /// They do not, or a signal came.
+    /// The units do not start, or a signal came.
     pub fn wait_until_ended(&self, services: &[&str]) -> Result<()> {
         let deadline = Instant::now() + ENDS;
         for service in services {
@@ -155,7 +158,7 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether this service runs: then it has a cgroup.
+    /// True if this service runs: then it has a cgroup.
     pub fn runs(&self, service: &str) -> bool {
         self.root
             .join("system.slice")
