@@ -93,7 +93,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
         );
     }
     absent::note_cgroups(&paths, &cgroups::directories_of("self"));
-    let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
+    let fresh = !paths.events().exists() && absent::adoptable(&paths).is_empty();
     let result = start_and_serve(options, lock.clone());
     if result.is_err() && fresh && !follows {
         // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
@@ -129,7 +129,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     }
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
-    routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;
+    routes::hold(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
 
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
     if !paths.up().exists() {
@@ -243,7 +243,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.let_go();
     broker.remember_at_last();
     // Hosts of an earlier broker that this one's file does not have.
-    absent::end_held(&broker.paths)?;
+    absent::end_adoptable(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
     routes::release(&broker.paths)?;
     broker.launcher.finish();

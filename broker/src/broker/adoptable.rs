@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 
 use super::Broker;
 use super::timers::Timer;
-use crate::absent::{self, Held};
+use crate::absent::{self, Adoptable};
 use crate::history::Summary;
 use crate::hosts::Instance;
 use crate::ids::HostId;
@@ -24,9 +24,9 @@ const RETURN_TIME: Duration = Duration::from_secs(5);
 impl Broker {
     /// Expects the supervisors that have the lock of their host's file.
     pub(crate) fn expect_adoptable(&mut self) {
-        for held in absent::held(&self.paths) {
-            let Held { pid, boot, index, .. } = held;
-            let Ok(name) = held.host.parse::<HostName>() else {
+        for adoptable in absent::adoptable(&self.paths) {
+            let Adoptable { pid, boot, index, .. } = adoptable;
+            let Ok(name) = adoptable.host.parse::<HostName>() else {
                 continue;
             };
             let Some(id) = self.hosts.named(&name) else {
