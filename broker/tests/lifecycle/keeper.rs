@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::closed::{inode, say_closed};
 use crate::peer::Peer;
 use crate::trial;
-use crate::world::{World, connect, exists, kill, processes_with, request, until};
+use crate::world::{World, connect, exists, kill, request, until};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -52,9 +52,7 @@ pub fn replace(world: &mut World) -> u32 {
 
 pub fn down(world: &World) {
     world.ask(Request::Down).unwrap();
-    until("everything to be gone", || {
-        processes_with(&world.project).is_empty().then_some(())
-    });
+    until("everything to be gone", || world.processes().is_empty().then_some(()));
     assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
 }
 
@@ -129,16 +127,21 @@ fn failure() {
     world.descriptors = Some(100);
     let error = world.failure();
     assert!(error.contains("descriptors"), "{error}");
-    assert!(processes_with(&world.project).is_empty(), "its keeper is gone as well");
+    world.expect_no_processes();
     assert!(!world.paths.runtime().exists());
 }
 
 fn sigterm() {
     let mut world = up("web tcp=8080 -- listen:8080 settle serve");
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
-    assert!(!processes_with("keeper").is_empty());
+    let processes = world.processes();
+    let is_keeper = |arguments: &[String]| arguments.get(1).is_some_and(|verb| verb == "keeper");
+    assert!(
+        processes.iter().any(|(_, arguments)| is_keeper(arguments)),
+        "{processes:?}"
+    );
     kill(world.broker_pid(), Signal::TERM);
     assert!(world.broker.take().unwrap().wait().unwrap().success());
-    assert!(processes_with(&world.project).is_empty());
+    world.expect_no_processes();
     assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
 }

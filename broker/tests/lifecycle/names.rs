@@ -1,6 +1,7 @@
 //! The name server of a project that is up.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use imsup_protocol::{Request, Response};
 use imsup_wire::{CauseKind, HostState};
@@ -10,12 +11,16 @@ use simple_dns::{CLASS, Name, Packet, Question, RCODE, TYPE};
 
 use crate::peer::Peer;
 use crate::trial;
-use crate::world::World;
+use crate::world::{World, request, until};
 
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("the_name_server_knows_hosts", hosts),
         trial("a_look_up_boots_who_asked_for_that", prefetch),
+        trial(
+            "a_silent_name_server_of_the_machine_delays_no_name_of_the_project",
+            silent,
+        ),
     ]
 }
 
@@ -26,14 +31,16 @@ fn server(world: &World) -> SocketAddr {
     }
 }
 
-fn look_up(world: &World, name: &str) -> Result<Vec<String>, RCODE> {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+fn query(name: &str) -> Vec<u8> {
     let mut query = Packet::new_query(5);
     let question = Question::new(Name::new(name).unwrap(), TYPE::A.into(), CLASS::IN.into(), false);
     query.questions.push(question);
-    socket
-        .send_to(&query.build_bytes_vec().unwrap(), server(world))
-        .unwrap();
+    query.build_bytes_vec().unwrap()
+}
+
+fn look_up(world: &World, name: &str) -> Result<Vec<String>, RCODE> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(&query(name), server(world)).unwrap();
     let mut buffer = [0; 4096];
     let (count, from) = socket.recv_from(&mut buffer).unwrap();
     assert_eq!(from, server(world));
@@ -74,4 +81,36 @@ fn prefetch() {
         (cause.kind, cause.by.as_deref()),
         (CauseKind::Lookup, Some("127.0.0.1"))
     );
+}
+
+fn silent() {
+    // Nothing answers at this address, over UDP or TCP.
+    let (udp, tcp) = std::iter::repeat_with(|| {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpListener::bind(udp.local_addr().unwrap()).ok()?;
+        Some((udp, tcp))
+    })
+    .find_map(|both| both)
+    .unwrap();
+    let mut world = World::prepare("web tcp=8080 -- listen:8080 settle serve");
+    let line = format!("nameserver [127.0.0.1]:{}\n", udp.local_addr().unwrap().port());
+    std::fs::write(world.path("resolv.conf"), line).unwrap();
+    world.start();
+    udp.set_nonblocking(true).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let query = query("example.com");
+    let asking = UdpSocket::bind("127.0.0.1:0").unwrap();
+    asking.send_to(&query, server(&world)).unwrap();
+    until("the question over UDP", || udp.recv_from(&mut [0; 512]).ok());
+    let length = u16::try_from(query.len()).unwrap().to_be_bytes();
+    let mut over_tcp = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(server(&world)).unwrap();
+        stream.write_all(&[&length[..], &query].concat()).unwrap();
+        let forwarded = until("the question over TCP", || tcp.accept().ok());
+        over_tcp.push((stream, forwarded));
+    }
+    let vip = world.vip("web");
+    assert_eq!(look_up(&world, "web"), Ok(vec![vip.to_string()]));
+    assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
 }

@@ -8,9 +8,9 @@ use libtest_mimic::Trial;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Signal;
 
-use crate::ends::descendants;
+use crate::ends::{expect_ended, left_by};
 use crate::trial;
-use crate::world::{World, exists, kill, request, until};
+use crate::world::{World, kill, request, until};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -62,15 +62,10 @@ fn killed() {
     world.start();
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
     let pid = world.host("web").pid.unwrap();
-    let own = until("the processes", || {
-        let own = descendants(pid);
-        (own.len() >= 3).then_some(own)
-    });
+    let left = left_by(pid);
     kill(pid, Signal::KILL);
     fifo.await_end();
-    for left in own {
-        assert!(!exists(left), "process {left} is left");
-    }
+    expect_ended(&left);
 }
 
 fn ended() {

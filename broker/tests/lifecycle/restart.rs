@@ -7,8 +7,9 @@ use imsup_wire::{EventKind, HostState};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
 
+use crate::ends::{expect_ended, left_by};
 use crate::trial;
-use crate::world::{World, exists, kill, processes_with, request, until};
+use crate::world::{World, exists, kill, request, until};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -79,7 +80,7 @@ fn removed_from_the_file() {
     assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
     world.down();
     assert!(!exists(pid));
-    assert!(processes_with(&world.project).is_empty());
+    world.expect_no_processes();
 }
 
 fn unseen_end() {
@@ -106,10 +107,12 @@ fn down_without() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("has a broker"), "{error}");
+    let left = left_by(world.host("web").pid.unwrap());
     world.kill_broker();
     let ended = down_without_broker(&world.project, &world.paths).unwrap();
     assert_eq!(ended, ["web"]);
-    assert!(processes_with(&world.project).is_empty());
+    world.expect_no_processes();
+    expect_ended(&left);
     assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
     assert_eq!(
         down_without_broker(&world.project, &world.paths).unwrap(),
@@ -162,6 +165,6 @@ fn sigterm() {
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
     kill(world.broker_pid(), Signal::TERM);
     assert!(world.broker.take().unwrap().wait().unwrap().success());
-    assert!(processes_with(&world.project).is_empty());
+    world.expect_no_processes();
     assert!(!world.paths.runtime().exists() && !world.paths.state().exists());
 }

@@ -229,21 +229,43 @@ impl Drop for World {
 }
 
 impl World {
-    /// Ends what carries this world's directory in its environment: tests leave processes that nobody but them knows, on purpose, and some
-    /// hold sockets.
-    fn end_strays(&self) {
+    /// The project's processes, and the arguments of each: the broker, the keeper, supervisors, and what these have started. A process carries the
+    /// project's directory in its environment, unless its environment was emptied.
+    pub fn processes(&self) -> Vec<(u32, Vec<String>)> {
         let directory = self.directory.path().as_os_str().as_encoded_bytes();
         let own = std::process::id();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-            let Some(pid) = pid.filter(|pid| *pid != own) else {
-                continue;
-            };
-            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            if environ.windows(directory.len()).any(|part| part == directory) {
-                let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
-                let _ = kill_process(pid, Signal::KILL);
-            }
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let of_project = pids.filter(|pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            *pid != own && environment.windows(directory.len()).any(|part| part == directory)
+        });
+        of_project
+            .map(|pid| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let arguments = line.split(|byte| *byte == 0);
+                (
+                    pid,
+                    arguments
+                        .map(|part| String::from_utf8_lossy(part).into_owned())
+                        .collect(),
+                )
+            })
+            .collect()
+    }
+
+    /// Fails if a process of the project is left.
+    #[track_caller]
+    pub fn expect_no_processes(&self) {
+        let left = self.processes();
+        assert!(left.is_empty(), "processes are left: {left:?}");
+    }
+
+    /// Ends the project's processes: tests leave some that only the test knows, on purpose, and some hold sockets.
+    fn end_strays(&self) {
+        for (pid, _) in self.processes() {
+            let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
@@ -284,21 +306,19 @@ pub fn kill(pid: u32, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Stops a process, and waits until it does nothing any more.
+pub fn stop(pid: u32) {
+    kill(pid, Signal::STOP);
+    until("the stop", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.contains(") T ").then_some(())
+    });
+}
+
 pub fn exists(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
-}
-
-/// The processes that have this argument.
-pub fn processes_with(argument: &str) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes())
-    })
-    .collect()
 }
 
 pub fn socket_address(address: Ipv4Addr, port: u16) -> SocketAddr {

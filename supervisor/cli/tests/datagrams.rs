@@ -199,7 +199,11 @@ fn a_server_that_connects_to_its_clients_is_booted_again() {
                 "bound-sendmsg",
             ])
             .expect_success("ask");
-        assert!(said.lines().all(|line| line.contains("host=each ")), "{said}");
+        assert_eq!(
+            said.lines().filter(|line| line.contains("host=each ")).count(),
+            3,
+            "{said}"
+        );
         assert_eq!(project.host("each").boots, boot);
         project.kill(first.pid());
         project.wait_event("each", "exit", usize::try_from(boot).unwrap());

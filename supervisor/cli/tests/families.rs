@@ -197,6 +197,7 @@ fn who_waits_for_the_first_boot_after_up_has_options_of_no_listener() {
         );
         assert_eq!(ask(&mut connect(project.at(&host, 7000), "ask")), natively, "{host}");
         let log = project.ok(&["logs", &host]);
+        assert!(log.contains("listen("), "the calls are traced: {log}");
         assert!(!log.contains("accept"), "{log}");
     }
 }

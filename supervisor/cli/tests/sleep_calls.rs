@@ -70,7 +70,7 @@ fn native_program(project: &Project, name: &str, arguments: &[&str]) -> (SocketA
     let command = project.command(guest(name), arguments);
     let mut program = Background::spawn(command, Stdio::piped());
     let mut port = String::new();
-    BufReader::new(program.child.stdout.take().unwrap())
+    BufReader::new(program.child.stdout.as_mut().unwrap())
         .read_line(&mut port)
         .unwrap();
     let port: u16 = port.trim().parse().unwrap();

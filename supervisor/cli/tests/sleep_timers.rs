@@ -12,9 +12,6 @@ use common::{Project, control, guest, need};
 
 const DELAY: Duration = Duration::from_millis(2500);
 
-/// What is late by less than this is on time, on a busy machine. Only what would never come is far above.
-const LATE: Duration = Duration::from_secs(10);
-
 /// The methods that the guest lists when it is asked wrongly.
 fn methods() -> Vec<String> {
     let output = std::process::Command::new(guest("delays")).output().unwrap();
@@ -24,17 +21,16 @@ fn methods() -> Vec<String> {
     methods
 }
 
-/// Hears an answer that is to come after [`DELAY`].
+/// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after a while.
 #[track_caller]
-fn expect_delayed(method: &str, held: &mut Held, asked: Instant) {
+fn expect_delayed(method: &str, held: &mut Held) {
     let answer = held.hear().unwrap_or_else(|error| panic!("{method}: {error}"));
     let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
-    let (waited, elapsed) = (Duration::from_micros(waited), asked.elapsed());
+    let waited = Duration::from_micros(waited);
     assert!(
         waited >= DELAY,
         "{method} was woken {waited:?} after it lay down for {DELAY:?}"
     );
-    assert!(elapsed < DELAY + LATE, "{method} answered after {elapsed:?}");
 }
 
 /// Waits until a host sleeps after its answer. True if timers have woken it `times` times so far.
@@ -70,9 +66,8 @@ fn every_delay_ends(program: &str) {
         for method in &methods {
             watch.wait(method, "ready", 1);
         }
-        let asked = Instant::now();
         for (method, held) in &mut held {
-            expect_delayed(method, held, asked);
+            expect_delayed(method, held);
         }
         for (method, held) in &mut held {
             // It answered, which is more than housekeeping; and it was asleep before, or nothing would have woken it.
@@ -80,7 +75,7 @@ fn every_delay_ends(program: &str) {
                 slept_until_its_timer(&project, &watch, method, round) || {
                     // A busy machine had no time to suspend it before.
                     held.say("again").unwrap();
-                    expect_delayed(method, held, Instant::now());
+                    expect_delayed(method, held);
                     false
                 }
             });
@@ -213,20 +208,34 @@ fn a_deadline_is_counted_from_when_its_own_thread_began_to_wait() {
 x-imsup: { idle_after: 2s, timer_slack: 100ms }
 services:
   web: { command: ["@guests@/delays", nanosleep, "4000", "8080", "50"], expose: ["8080"] }
+  later: { command: ["@guests@/delays", nanosleep, "4000", "8080"], expose: ["8080"], x-imsup: { idle_after: never } }
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut web = Held::connect(project.at("web", 8080));
+    let mut later = Held::connect(project.at("later", 8080));
     for round in 1..=2 {
-        // A busy machine may let it run late, but not each time.
-        let in_time = (0..5).any(|_| {
-            let answer = held.ask(&format!("round {round}"));
-            let waited = Duration::from_micros(answer.value("waited_us").parse().unwrap());
-            assert!(waited >= Duration::from_secs(4), "{waited:?}");
-            // Counted from the process's last move, it would come 2 s late.
-            waited < Duration::from_millis(5500)
+        // Counted from the process's last move, the answer would come 2 s late, and after that of a host that is awake and begins to wait 1 s later. A busy
+        // machine may let any answer be late, but not each time.
+        let comes_first = (0..5).any(|_| {
+            web.say("first").unwrap();
+            std::thread::sleep(Duration::from_secs(1));
+            later.say("second").unwrap();
+            let (sender, answers) = std::sync::mpsc::channel();
+            let order: Vec<String> = std::thread::scope(|scope| {
+                for held in [&mut web, &mut later] {
+                    let sender = sender.clone();
+                    scope.spawn(move || sender.send(held.hear().unwrap()).unwrap());
+                }
+                answers.iter().take(2).collect()
+            });
+            for answer in &order {
+                let waited = client::Answer(answer.clone()).value("waited_us").parse().unwrap();
+                assert!(Duration::from_micros(waited) >= Duration::from_secs(4), "{answer}");
+            }
+            order[0].starts_with("first ")
         });
-        assert!(in_time, "round {round}");
+        assert!(comes_first, "round {round}");
         watch.wait("web", "suspend", round);
     }
 }
@@ -402,5 +411,5 @@ services:
     std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();
     assert!(answer.contains("delayed"), "{answer}");
     let elapsed = asked.elapsed();
-    assert!(elapsed >= DELAY && elapsed < DELAY + LATE, "{elapsed:?}");
+    assert!(elapsed >= DELAY, "{elapsed:?}");
 }

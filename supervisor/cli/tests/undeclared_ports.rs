@@ -163,7 +163,7 @@ fn a_held_program_can_be_ended() {
         let mut caller = Background::spawn(project.imsup_command(&dials), Stdio::piped());
         // Once the program runs, its signals are forwarded; the first caller is held from the allocation on.
         let mut line = String::new();
-        BufReader::new(caller.child.stdout.take().unwrap())
+        BufReader::new(caller.child.stdout.as_mut().unwrap())
             .read_line(&mut line)
             .unwrap();
         assert!(line.starts_with("who "), "{line}");

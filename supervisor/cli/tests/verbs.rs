@@ -166,6 +166,7 @@ fn doctor_names_every_kernel_feature() {
     for line in finished.stdout.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+    assert!(finished.stdout.contains("pidfd"), "{finished}");
 }
 
 #[test]
