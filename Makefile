@@ -28,8 +28,14 @@ build: ## build imsup (release) as $(TARGET)/release/imsup
 	@scripts/setup.sh build
 	cargo build --release -p imsup
 
+.PHONY: dist
+dist: ## build a static imsup as $(TARGET)/dist/imsup, with musl if the toolchain has or gets it (LIBC=musl or gnu: with that)
+	@scripts/setup.sh build
+	@scripts/dist.sh $(TARGET) $(LIBC)
+
 .PHONY: demo
 demo: build ## a shop of four imaginary machines, booted by one request
+	@scripts/setup.sh demo
 	@scripts/demo.sh $(IMSUP)
 
 .PHONY: guests
@@ -71,7 +77,7 @@ suites: setup ## fetch and build other people's test suites, for the tests
 	@scripts/suites.sh $(TARGET)/suites
 
 .PHONY: test
-test: setup guests suites ## run all tests, set-up included (as root: also once more as an ordinary user)
+test: setup guests suites dist ## run all tests, set-up included (as root: also once more as an ordinary user)
 	@scripts/test.sh
 
 # A look at everything; BENCH names a suite or table, which is run at full length, or options.
@@ -98,7 +104,7 @@ endurance: guests ## the tests for leaks, at full length: a million connects, a 
 	IMSUP_CHAOS_FAULTS=3000 cargo test -p imsup --test chaos -- --nocapture
 
 .PHONY: kvm
-kvm: guests build ## limits by cgroup v2, in a virtual machine with Debian's kernel (fetches 27 MB); ACCEL=tcg emulates it
+kvm: setup guests build ## limits by cgroup v2, in a virtual machine with Debian's kernel (fetches 27 MB); ACCEL=tcg emulates it
 	@scripts/kvm.sh $(IMSUP) $(GUESTS)
 
 .PHONY: fuzz

@@ -1,38 +1,65 @@
 #!/usr/bin/env bash
-# Installs what building and testing imsup need, from Debian's or Ubuntu's packages, where something is missing.
+# Installs what is missing, from Debian's or Ubuntu's packages, for one purpose: building, the tests, or one of those below.
+# Usage: setup.sh [build|demo|peers|regress]; without a purpose, for the tests.
 set -euo pipefail
 
-# program (or header) = package that has it
+readonly purpose=${1:-tests}
+
+# program in PATH, or a file (a pattern of files) = package that has it
+# For `build`: what compiles and links imsup, and nothing else. Every other purpose needs that as well.
 declare -A needs=(
-    [cc]=gcc [make]=make [pkg-config]=pkg-config [git]=git
-    [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
-    [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
-    [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
-    [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
-    [tclsh]=tcl [prove]=perl [xz]=xz-utils
-    [redis-sentinel]=redis-sentinel [haproxy]=haproxy [socat]=socat [strace]=strace [bwrap]=bubblewrap [s6-svscan]=s6 [ruby]=ruby [php]=php-cli
-    [etcd]=etcd-server [etcdctl]=etcd-client [shellcheck]=shellcheck
+    [cc]=gcc [pkg-config]=pkg-config [/usr/include/stdio.h]=libc6-dev [/usr/include/seccomp.h]=libseccomp-dev
 )
+case $purpose in
+    build) ;;
+    demo)
+        # The programs of examples/shop, and its client.
+        needs+=([nginx]=nginx-light [python3]=python3 [node]=nodejs [redis-server]=redis-server [curl]=curl)
+        ;;
+    tests | peers | regress)
+        needs+=(
+            [make]=make [git]=git
+            [redis-server]=redis-server [redis-cli]=redis-tools [nginx]=nginx-light [node]=nodejs [python3]=python3 [curl]=curl
+            [java]=default-jdk-headless [javac]=default-jdk-headless [go]=golang-go [musl-gcc]=musl-tools [memcached]=memcached
+            [dockerd]=docker.io [setpriv]=util-linux [ip]=iproute2 [pip3]=python3-pip [psql]=postgresql-client
+            [dnsmasq]=dnsmasq-base [dig]=bind9-dnsutils
+            [tclsh]=tcl [prove]=perl [xz]=xz-utils
+            [redis-sentinel]=redis-sentinel [haproxy]=haproxy [socat]=socat [strace]=strace [bwrap]=bubblewrap [busybox]=busybox-static
+            [s6-svscan]=s6 [ruby]=ruby [php]=php-cli
+            [etcd]=etcd-server [etcdctl]=etcd-client [shellcheck]=shellcheck
+            [/usr/share/zoneinfo/Asia/Tokyo]=tzdata
+            [/usr/share/java/zookeeper.jar]=zookeeper [/usr/share/zookeeper/bin/zkCli.sh]=zookeeper
+            [/usr/share/perl5/IO/Socket/SSL.pm]=libio-socket-ssl-perl [/usr/share/perl5/IO/Socket/INET6.pm]=libio-socket-inet6-perl
+            # The server's programs are in a directory for each version, which is in nobody's PATH.
+            ['/usr/lib/postgresql/*/bin/postgres']=postgresql
+        )
+        ;;
+    *)
+        echo "setup: there is no purpose '$purpose': build, demo, peers or regress, or none for the tests" >&2
+        exit 2
+        ;;
+esac
+# What the report compares with, and what counts instead of measuring.
+[ "$purpose" != peers ] || needs+=([wrk]=wrk [iperf3]=iperf3 [proxychains4]=proxychains4 [systemd-socket-activate]=systemd)
+[ "$purpose" != regress ] || needs+=([valgrind]=valgrind)
 
-# `setup.sh peers`: also what the report compares with.
-if [ "${1:-}" = peers ]; then
-    needs+=([dockerd]=docker.io [wrk]=wrk [iperf3]=iperf3 [proxychains4]=proxychains4 [systemd-socket-activate]=systemd)
-fi
-
-# `setup.sh regress`: also what counts instead of measuring.
-if [ "${1:-}" = regress ]; then
-    needs+=([strace]=strace [valgrind]=valgrind)
-fi
+is_there() {
+    case $1 in
+        /*) compgen -G "$1" >/dev/null ;;
+        *) PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null ;;
+    esac
+}
 
 missing() {
-    local program
-    for program in "${!needs[@]}"; do
-        PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || echo "${needs[$program]}"
+    local need
+    for need in "${!needs[@]}"; do
+        is_there "$need" || echo "${needs[$need]}"
     done
-    [ -e /usr/include/seccomp.h ] || echo libseccomp-dev
-    [ -e /usr/share/zoneinfo/Asia/Tokyo ] || echo tzdata
-    [ -e /usr/share/java/zookeeper.jar ] && [ -e /usr/share/zookeeper/bin/zkCli.sh ] || echo zookeeper
-    # CPython's own tests, for Debian's python, which is not always the one in PATH.
+    case $purpose in build | demo) ;; *) missing_testsuite ;; esac
+}
+
+# CPython's own tests, for Debian's python, which is not always the one in PATH.
+missing_testsuite() {
     local python
     python=$(/usr/bin/python3 -c 'import sys; print("python3.%d" % sys.version_info[1])' 2>/dev/null || echo python3)
     if [ "$python" = python3 ]; then
@@ -41,10 +68,6 @@ missing() {
     elif [ ! -e "/usr/lib/$python/test/test_socket.py" ]; then
         echo "lib$python-testsuite"
     fi
-    [ -e /usr/share/perl5/IO/Socket/SSL.pm ] || echo libio-socket-ssl-perl
-    [ -e /usr/share/perl5/IO/Socket/INET6.pm ] || echo libio-socket-inet6-perl
-    # The server's programs are in a directory for each version, which is in nobody's PATH.
-    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
 }
 
 mapfile -t packages < <(missing | sort -u)
@@ -93,7 +116,8 @@ if [ ${#left[@]} -gt 0 ]; then
     exit 1
 fi
 
-# `setup.sh build` leaves out what only tests run. They look for it beside what cargo builds.
-if [ "${1:-}" != build ]; then
-    "$(dirname "$0")/spark.sh" "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/spark"
-fi
+# The tests look for Spark beside what cargo builds.
+case $purpose in
+    build | demo) ;;
+    *) "$(dirname "$0")/spark.sh" "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/spark" ;;
+esac

@@ -10,12 +10,18 @@ say() { printf '\n== %s\n' "$*"; }
 # Programs inherit ignored signals, and a shell ignores SIGINT in what it starts in the background: tests that interrupt would wait for nothing.
 cargo() { env --default-signal=INT,QUIT cargo "$@"; }
 
+readonly target=${CARGO_TARGET_DIR:-target}
+smoke=("$PWD/scripts/dist-smoke.sh" "$target/dist/imsup" "$target/guests")
+
+say "the static imsup, as $(id -un)"
+"${smoke[@]}"
 say "cargo test --workspace, as $(id -un)"
 cargo test --workspace
 if [ "$(id -u)" -eq 0 ]; then
     say "what root can do besides"
     cargo test -p imsup --test root --test root_limits --test container --test strangers
     say "the end-to-end tests once more, as an ordinary user without any privilege"
+    scripts/as-user.sh "${smoke[@]}"
     export "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh"
     cargo test -p imsup -p imsup-supervisor -p imsup-linux
     say "all passed, as root and as an ordinary user"

@@ -1,6 +1,6 @@
 //! THE table of trapped system calls, and the filters compiled from it.
 //!
-//! [`table`] says what is done with each call; [`notify`] compiles the filter that applications run under; [`confine()`]
+//! [`table`] says what is done with each call; [`notify`] has the filter that applications run under; [`confine`]
 //! is the filter that imsup itself runs under.
 #![forbid(unsafe_code)]
 
@@ -9,5 +9,5 @@ pub mod notify;
 pub mod table;
 
 pub use confine::{ConfineError, Confined, confine, confinement};
-pub use notify::{FilterError, compile};
+pub use notify::notify_filter;
 pub use table::{Action, Condition, Families, HANDOVER_FLAG, Handler, Row, Sockets, TABLE, Test, handler_of};

@@ -1,7 +1,7 @@
 //! THE table: which system calls do not simply go to the kernel, and what is done with each.
 //!
-//! [`crate::notify`] compiles the filter from it and the supervisor dispatches by it, so the two cannot drift apart. What
-//! is not in the table is allowed, and stays in the kernel's bitmap of calls that need no filter run at all
+//! `build.rs` compiles the filter from the table, and the supervisor dispatches by the table: the two cannot drift apart. A call
+//! that is not in the table is allowed, and stays in the kernel's bitmap of calls that need no filter run at all
 //! (kernel/seccomp.c, `seccomp_cache_prepare`).
 
 use libc::c_long;

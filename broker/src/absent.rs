@@ -1,5 +1,6 @@
 //! A project whose broker was killed: what still runs, and how to take it away.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -96,20 +97,29 @@ pub(crate) fn holder_of(device: u64, inode: u64, written: Option<u32>) -> Option
     holder_in(&fs::read_to_string("/proc/locks").ok()?, device, inode, written)
 }
 
-/// One lock a line: `1: FLOCK ADVISORY WRITE 18435 fe:00:10698913 0 EOF`.
+/// The processes that hold any file with flock.
+pub(crate) fn holders() -> BTreeSet<u32> {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().filter_map(lock_in).map(|(pid, _)| pid).collect()
+}
+
 fn holder_in(locks: &str, device: u64, inode: u64, written: Option<u32>) -> Option<u32> {
     let device = format!("{:02x}:{:02x}", rustix::fs::major(device), rustix::fs::minor(device));
-    locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [_, "FLOCK", _, "WRITE", pid, file, ..] = fields[..] else {
-            return None;
-        };
+    locks.lines().filter_map(lock_in).find_map(|(pid, file)| {
         let (on, number) = file.rsplit_once(':')?;
-        let pid: u32 = pid.parse().ok()?;
         // btrfs and overlayfs have devices that stat(2) does not tell; then the pid must be the one written.
         let same = number.parse() == Ok(inode) && (on == device || written == Some(pid));
-        (same && pid != 0).then_some(pid)
+        same.then_some(pid)
     })
+}
+
+/// The process that holds an exclusive lock of flock, and the locked file, in a line of proc_locks(5):
+/// `1: FLOCK ADVISORY WRITE 18435 fe:00:10698913 0 EOF`.
+fn lock_in(line: &str) -> Option<(u32, &str)> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (kind, _, mode) = (fields.next()?, fields.next()?, fields.next()?);
+    let (pid, file) = (fields.next()?.parse().ok()?, fields.next()?);
+    (kind == "FLOCK" && mode == "WRITE" && pid != 0).then_some((pid, file))
 }
 
 pub(crate) fn is_locked(path: &Path) -> bool {
@@ -308,6 +318,8 @@ pub(crate) fn remove_files(paths: &Paths) -> Result<(), AbsentError> {
 }
 
 /// Whether the process has ended by then.
+///
+/// Blocking: a command that takes away what a killed broker left, or a broker before and after its loop.
 fn gone_by(process: &OwnedFd, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = Timespec {

@@ -211,7 +211,7 @@ impl Broker {
             Notice::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
             Notice::Lookup { index, by } => self.looked_up(index, by),
             Notice::Cleared { host, serial } => self.cleared(host, serial),
-            Notice::Senders(answers) => self.name_senders(answers),
+            Notice::Senders(found) => self.hear_of_senders(found),
             Notice::Resolvers(told) => self.hear_of_resolvers(told),
         }
     }
@@ -239,6 +239,7 @@ impl Broker {
                 Timer::Keeper => self.look_at_keeper(due),
                 Timer::Remember => self.remember_again(),
                 Timer::Nursery => self.take_made(),
+                Timer::Prepare => self.launcher.prepare(&self.cluster.project),
             }
         }
     }

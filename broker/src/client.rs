@@ -1,4 +1,6 @@
 //! Asking a project's broker.
+//!
+//! Blocking: a client of the broker, in a process of its own.
 
 use std::io;
 use std::os::fd::OwnedFd;

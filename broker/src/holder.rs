@@ -1,4 +1,6 @@
 //! Who has a socket, in words for people.
+//!
+//! Blocking: who is named is for people; a thread of its own asks, or the start before it fails.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -14,7 +14,7 @@ use crate::events::{OnEvent, now_us};
 use crate::history::{Entry, History};
 use crate::ids::HostId;
 use crate::peers;
-use crate::senders::{Answers, Question, Senders};
+use crate::senders::{self, Answers, Listener, Question, Senders};
 
 /// Something that happened to a host: an event but for the host's name.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub(crate) struct Journal {
     senders: Option<Senders>,
     /// Oldest first.
     pending: VecDeque<Pending>,
-    /// What the senders' thread is asked, and has not answered.
+    /// What the senders' threads are asked, and have not answered, oldest first.
     asked: Vec<(Question, Endpoint)>,
     last_question: u64,
 }
@@ -168,19 +168,40 @@ impl Journal {
         hosts
     }
 
+    /// Has what is still asked answered before everything that only stands back. Gives the answers if nobody else will.
+    pub(crate) fn ask_promptly(&self) -> Answers {
+        let asked = self.asked.clone();
+        let asks = |senders: &Senders| senders.ask_promptly(asked.clone());
+        match self.senders.as_ref().is_some_and(asks) {
+            true => Vec::new(),
+            false => asked.into_iter().map(|(question, _)| (question, None)).collect(),
+        }
+    }
+
+    /// Asks who waits in a listener; false if nobody answers that.
+    pub(crate) fn ask_queue(&self, listener: Listener) -> bool {
+        self.senders.as_ref().is_some_and(|senders| senders.ask_queue(listener))
+    }
+
+    /// The last question that is not answered.
+    pub(crate) fn last_asked(&self) -> Option<Question> {
+        self.asked.last().map(|(question, _)| *question)
+    }
+
+    /// True if all questions up to this one are answered.
+    pub(crate) fn is_named_until(&self, last: Question) -> bool {
+        self.asked.first().is_none_or(|(oldest, _)| last < *oldest)
+    }
+
     /// True if the question is not answered.
     pub(crate) fn awaits(&self, question: Question) -> bool {
         self.asked.iter().any(|(asked, _)| *asked == question)
     }
 
-    /// Finds out here and now what is still asked.
+    /// Finds out what is still asked here and now, after the loop.
     pub(crate) fn find_out(&mut self) -> Answers {
-        let mut answers = Vec::new();
-        for asked in std::mem::take(&mut self.asked).chunks(peers::AT_ONCE) {
-            let (questions, endpoints): (Vec<_>, Vec<_>) = asked.iter().copied().unzip();
-            answers.extend(questions.into_iter().zip(peers::came(&endpoints)));
-        }
-        answers
+        let asked = std::mem::take(&mut self.asked);
+        asked.chunks(peers::AT_ONCE).flat_map(senders::answers).collect()
     }
 
     /// The account of a host, opened as of then if it has none.

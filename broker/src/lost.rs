@@ -2,6 +2,8 @@
 //! one beside it would give the project other addresses, and the first would stay for ever. It is found by what it holds: the claim of its block of
 //! addresses, which says that there is any, and the lock that was removed: in `/proc/locks` by what the broker has noted of it, which is readable whatever
 //! capabilities its file has, else in `/proc/PID/fd`.
+//!
+//! Blocking: a command, or a broker before its loop.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -100,13 +102,13 @@ fn by_descriptors(paths: &Paths) -> Option<Lost> {
         lock: resolved(&paths.lock()),
         events: resolved(&paths.events()),
     };
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let of_user = processes.filter(|entry| {
-        let metadata = entry.metadata();
+    let is_of_user = |pid: &u32| {
+        let metadata = fs::metadata(format!("/proc/{pid}"));
         metadata.is_ok_and(|metadata| metadata.uid() == geteuid().as_raw())
-    });
-    of_user
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    };
+    // A broker has its lock, so only processes that hold a lock are looked into: those are few, and each may have many descriptors.
+    let holders = absent::holders().into_iter().filter(is_of_user);
+    holders
         .filter(|pid| *pid != own && wanted.is_held_by(*pid))
         .find_map(|pid| {
             let process = launcher::open(pid)?;

@@ -9,7 +9,7 @@ use mio::Waker;
 
 use crate::ids::HostId;
 use crate::resolvers;
-use crate::senders::Answers;
+use crate::senders;
 
 /// One thing told.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) enum Notice {
     Lookup { index: Index, by: IpAddr },
     /// What a dead supervisor left is gone.
     Cleared { host: HostId, serial: u64 },
-    /// Who has come.
-    Senders(Answers),
+    /// Of the threads that ask the kernel for peers.
+    Senders(senders::Found),
     /// Of the process that makes sockets for resolvers.
     Resolvers(resolvers::Told),
 }

@@ -67,22 +67,17 @@ pub(crate) fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(address?).ok().map(crate::sockets::canonical)
 }
 
-/// How many connections stand in the queue of a listening socket, and the peers of those that somebody waits for an answer on, also of such as came
-/// while this was found out. Of those that stand there, others were reset or closed: nobody has their other end any more.
-pub(crate) fn queue(socket: &OwnedFd, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
+/// How many connections stand in the queue of the listening socket with this inode, and the peers of those that somebody waits for an answer on, also of
+/// such as came while this was found out. Of those that stand there, others were reset or closed: nobody has their other end any more.
+///
+/// A walk over all connections, as [`came`]: a thread of [`crate::senders`] asks.
+pub(crate) fn queue(inode: u64, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
     let found = look(&[endpoint]).pop().unwrap_or_default();
     // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk): who stood there then is in it.
-    let length = found.length_of(socket);
+    let length = found.length_of(inode);
     let waits = |(peer, has_closed): &(SocketAddr, bool)| (!has_closed || found.held.contains(peer)).then_some(*peer);
     let peers = found.all_waiting.iter().filter_map(waits).collect();
     (length, peers)
-}
-
-/// How many connections stand in the queue of a listening socket. Only listening sockets are looked at, which are few beside all connections.
-pub(crate) fn queue_length(socket: &OwnedFd, endpoint: Endpoint) -> usize {
-    let mut found = [Queued::default()];
-    let _ = dump(&[endpoint], 1 << LISTEN, &mut found);
-    found[0].length_of(socket)
 }
 
 /// What is found of each endpoint; where the kernel fails, what was found until then, which is better than nothing.
@@ -145,9 +140,8 @@ struct Queued {
 }
 
 impl Queued {
-    /// How many connections stand in the queue of this socket.
-    fn length_of(&self, socket: &OwnedFd) -> usize {
-        let inode = rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino);
+    /// How many connections stand in the queue of the socket with this inode.
+    fn length_of(&self, inode: u64) -> usize {
         let queue = self.queues.iter().find(|(of, _)| u64::from(*of) == inode);
         queue.map_or(0, |(_, length)| *length)
     }
@@ -373,7 +367,7 @@ mod tests {
         waiting.sort_unstable();
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let (length, mut found) = queue(&listener, endpoint);
+            let (length, mut found) = queue(crate::sockets::inode(&listener).unwrap(), endpoint);
             found.sort_unstable();
             if (length, &found[..]) == (4, &waiting[..]) {
                 break;
@@ -381,7 +375,6 @@ mod tests {
             // A child that another test starts at this moment has the closed ones, too, until its execve(2).
             assert!(Instant::now() < deadline, "{length}: {found:?}, not {waiting:?}");
         }
-        assert_eq!(queue_length(&listener, endpoint), 4);
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl ProjectLock {
     }
 }
 
+// Blocking: before the loop.
 fn take(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError> {
     let start = Instant::now();
     let already_up = |pid| BrokerError::AlreadyUp {

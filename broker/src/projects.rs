@@ -202,6 +202,8 @@ fn read(path: &Path) -> Result<Contents, ProjectsError> {
 }
 
 /// Reads, changes and replaces the file, while no other broker does.
+///
+/// Blocking: for `patience` at most, which is zero on the loop.
 fn change(path: &Path, patience: Duration, edit: impl FnOnce(&mut Contents)) -> Result<(), ProjectsError> {
     let io_error = |source: io::Error| ProjectsError::Io {
         path: path.to_owned(),

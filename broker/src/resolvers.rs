@@ -204,7 +204,7 @@ impl Resolvers {
         };
         drop(asks);
         let _ = pidfd_send_signal(&process, Signal::KILL);
-        // The loop may have reaped it already.
+        // Blocking: after the loop, for a process that was killed and its thread. The loop may have reaped the process already.
         let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
         let _ = thread.join();
     }
@@ -244,6 +244,7 @@ enum Ended {
 }
 
 /// Answers each that asks, until nobody asks any more, or the process has ended, and how.
+// Blocking: a thread of its own.
 fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Option<Ended> {
     match open(&mut channel) {
         Ok(Ok(sockets)) => tell(Told::Namespace(sockets)),

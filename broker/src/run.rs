@@ -158,7 +158,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let notices = Notices::new(waker);
     let notifier = notices.notifier().clone();
     let told = notifier.clone();
-    let found = move |answers| told.tell(Notice::Senders(answers));
+    let found = move |found| told.tell(Notice::Senders(found));
     let senders = Senders::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
     let journal = Journal::new(history, on_event, Some(senders), |name| hosts.named(name));
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
@@ -233,7 +233,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.await_first();
     broker.sockets.store.ready();
     on_ready();
-    broker.launcher.prepare(&broker.cluster.project);
+    broker.prepare_soon();
     // What was removed before they were watched.
     broker.restore_files();
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;

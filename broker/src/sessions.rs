@@ -13,6 +13,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use slotmap::SlotMap;
 
 use crate::ids::{HostId, SessionId};
+use crate::senders::Question;
 use crate::tokens::Source;
 
 /// Answers a supervisor may have outstanding; one that does not read them is cut off.
@@ -40,6 +41,12 @@ pub(crate) enum Reply {
     /// Events from this number on.
     Events {
         from: u64,
+        follow: bool,
+        hosts: Vec<HostName>,
+    },
+    /// All events, once those up to this question have names.
+    Unnamed {
+        last: Question,
         follow: bool,
         hosts: Vec<HostName>,
     },

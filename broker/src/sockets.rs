@@ -106,8 +106,10 @@ fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, b
     keep_neighbours_out(&socket, *endpoint.address.ip());
     rustix::net::bind(&socket, &address)?;
     if tcp {
-        // Its connections, once in TIME_WAIT, must not keep a later socket from the port.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if sharing != Sharing::WithTheDead {
+            // Its connections, once in TIME_WAIT, must not keep a later socket from the port.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
         rustix::net::listen(&socket, backlog)?;
     }
     if !reuse_port {
@@ -255,10 +257,17 @@ pub(crate) fn reset(connection: OwnedFd) -> Result<(), Errno> {
 }
 
 /// Whether something waits in the socket.
+///
+/// Blocking: for no time.
 pub(crate) fn is_readable(socket: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// How many connections stand in the queue of a listener; 0 for a socket that does not listen.
+pub(crate) fn queue_length(socket: &OwnedFd) -> usize {
+    imsup_linux::succession::accept_queue(socket.as_fd()).map_or(0, |(length, _)| length as usize)
 }
 
 /// The inode number of a socket, by which processes of the machine tell each other which one they mean.
@@ -294,6 +303,8 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// Sockets of the machine that listen on `port` (or are bound to it, for datagrams) outside the planes, those of other projects included.
+///
+/// Blocking: before the loop, for ports that are published and for the words of an error.
 pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec<IpAddr> {
     const LISTEN: u8 = 0x0a;
     let (four, six) = match transport {

@@ -1,6 +1,6 @@
 //! Whose sockets at hosts' addresses are the project's: any user of the machine may listen at an address that nobody has taken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,25 +22,37 @@ pub(crate) struct Trust {
     users: BTreeSet<u32>,
     /// The subordinate ones of the broker's own.
     subordinate: Vec<Range<u32>>,
+    /// The names of the users who may ask the broker: its own, and root.
+    names: BTreeMap<u32, String>,
 }
 
 impl Trust {
     /// The users of a cluster: this process's own, its subordinate ones, those of its services, and those as whom programs were seen to bind at
     /// earlier boots. A user that has no number here is left out.
+    ///
+    /// Blocking: the name service is asked at the start only.
     pub(crate) fn of(cluster: &Cluster, seen: &BTreeSet<u32>) -> Self {
         let own = rustix::process::geteuid().as_raw();
-        let name = User::from_uid(Uid::from_raw(own)).ok().flatten().map(|user| user.name);
+        let name_of = |uid: u32| Some((uid, User::from_uid(Uid::from_raw(uid)).ok().flatten()?.name));
+        let names: BTreeMap<u32, String> = [0, own].into_iter().filter_map(name_of).collect();
+        let name = names.get(&own);
         let table = std::fs::read_to_string(SUBORDINATE).unwrap_or_default();
         let services = cluster.hosts.iter().filter_map(|host| number(host.user.as_deref()?));
         Self {
             users: services.chain(seen.iter().copied()).chain([own]).collect(),
-            subordinate: subordinate(&table, own, name.as_deref()),
+            subordinate: subordinate(&table, own, name.map(String::as_str)),
+            names,
         }
     }
 
     /// Whether a user is of the project, or root.
     pub(crate) fn includes(&self, uid: u32) -> bool {
         uid == 0 || self.users.contains(&uid) || self.subordinate.iter().any(|range| range.contains(&uid))
+    }
+
+    /// The name of a user who may ask the broker.
+    pub(crate) fn name_of(&self, uid: u32) -> String {
+        self.names.get(&uid).cloned().unwrap_or_else(|| format!("uid {uid}"))
     }
 
     /// A program of the project binds as this user; true where that is new.
@@ -50,6 +62,8 @@ impl Trust {
 }
 
 /// The number of `USER[:GROUP]`.
+///
+/// Blocking: the name service is asked at the start only.
 fn number(user: &str) -> Option<u32> {
     let name = user.split(':').next()?;
     name.parse()

@@ -31,9 +31,6 @@ pub enum RunError {
     /// The user does not exist, or may not be used.
     #[error(transparent)]
     User(#[from] UserError),
-    /// The filter could not be compiled.
-    #[error(transparent)]
-    Filter(#[from] imsup_bpf_filters::FilterError),
     /// The child could not be prepared.
     #[error(transparent)]
     Spawn(#[from] SpawnError),

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use imsup_protocol::channel::{Channel, ChannelError};
@@ -12,6 +12,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::geteuid;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The connection to the broker. Sending never waits; without a broker it does nothing.
 #[derive(Debug)]
@@ -31,10 +32,7 @@ impl Link {
     /// What connect(2) says (ENOENT and ECONNREFUSED where no broker runs), or why the message could not be sent. EACCES for
     /// a broker of another user.
     pub fn open(path: PathBuf, hello: ToBroker) -> Result<Self, ChannelError> {
-        let stream = UnixStream::connect(&path)?;
-        check_owner(&stream)?;
-        let mut channel = Channel::new(stream);
-        channel.send(&Opening::Supervisor(hello), Vec::new())?;
+        let channel = introduced(UnixStream::connect(&path)?, hello)?;
         Ok(Self {
             path,
             channel: Some(channel),
@@ -43,16 +41,16 @@ impl Link {
         })
     }
 
-    /// Connects to the next broker.
+    /// Connects to the next broker. Nothing blocks: a broker that is stopped accepts nobody, and connect(2) would wait for room in its queue.
     ///
     /// # Errors
-    /// As [`Link::open`].
+    /// As [`Link::open`]; EAGAIN for a broker whose queue is full.
     pub fn reopen(&mut self, hello: ToBroker) -> Result<(), ChannelError> {
-        self.channel = Self::open(self.path.clone(), hello)?.channel;
+        self.channel = Some(introduced(connect_at_once(&self.path)?, hello)?);
         // The first message has said what came of it.
         self.deferred = None;
         self.next_comes = true;
-        self.go_on()
+        Ok(())
     }
 
     /// Waits for the answer to the first message.
@@ -212,6 +210,22 @@ impl Link {
 }
 
 /// A broker is obeyed, so it must be this user's or root's. Root may serve anybody's.
+/// A non-blocking connection.
+fn connect_at_once(path: &Path) -> std::io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// The first message says who we are, if we trust whoever is at the other end.
+fn introduced(stream: UnixStream, hello: ToBroker) -> Result<Channel, ChannelError> {
+    check_owner(&stream)?;
+    let mut channel = Channel::new(stream);
+    channel.send(&Opening::Supervisor(hello), Vec::new())?;
+    Ok(channel)
+}
+
 fn check_owner(stream: &UnixStream) -> std::io::Result<()> {
     let (own, peer) = (geteuid().as_raw(), getsockopt(stream, PeerCredentials)?.uid());
     if own == 0 || peer == 0 || peer == own {
@@ -230,6 +244,24 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    /// Nobody accepts: what does not fit into the queue would wait for ever.
+    #[test]
+    fn the_next_broker_is_not_waited_for_if_its_queue_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("broker.sock");
+        let flags = SocketFlags::CLOEXEC;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        // A backlog of 0 has room for one (net/unix/af_unix.c, unix_recvq_full).
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut link = Link::open(path, ToBroker::Acknowledge).unwrap();
+        let full = link.reopen(ToBroker::Acknowledge).unwrap_err();
+        let ChannelError::Io(error) = full else {
+            panic!("{full}")
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
 
     #[test]
     fn a_broker_that_closes_the_connection_has_hung_up_at_once() {

@@ -211,8 +211,16 @@ impl Reconnect {
         }
         self.tries_left = self.tries_left.saturating_sub(1);
         self.next_try = (self.tries_left > 0).then(|| Instant::now() + RETRY);
-        if host.link.reopen(self.hello(host, sleep)).is_err() {
-            return Attempt::Waiting;
+        match host.link.reopen(self.hello(host, sleep)) {
+            Ok(()) => {}
+            Err(error) => {
+                // Nothing tells when a broker whose queue is full accepts again.
+                if matches!(&error, ChannelError::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock) {
+                    self.tries_left = RETRIES;
+                    self.next_try = Some(Instant::now() + RETRY);
+                }
+                return Attempt::Waiting;
+            }
         }
         // Before it answers: calls fail if both die at the same time.
         host.link.share_notify_listener(host.listener.as_fd());

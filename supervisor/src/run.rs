@@ -4,7 +4,6 @@ use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::Families;
@@ -99,7 +98,7 @@ pub fn run(options: &RunOptions) -> Result<ExitStatus, RunError> {
     };
     let (welcome, mut link, lock) = take_place(link, &hello, options)?;
     confine(&mut tree, &welcome, options);
-    let filter = filter(welcome.families)?;
+    let filter = imsup_bpf_filters::notify_filter(Means::present().sockets(), welcome.families);
     let mut program = spawn::Program {
         command: &command,
         environment: environment.as_deref(),
@@ -281,31 +280,12 @@ fn confine(tree: &mut Tree, welcome: &Welcome, options: &RunOptions) {
     }
 }
 
-/// The notify filter, compiled once: a supervisor that the nursery makes finds it there.
-fn filter(families: Families) -> Result<&'static [libc::sock_filter], RunError> {
-    static FILTERS: [OnceLock<Vec<libc::sock_filter>>; 2] = [OnceLock::new(), OnceLock::new()];
-    let place = match families {
-        Families::Known => &FILTERS[0],
-        Families::Unknown => &FILTERS[1],
-    };
-    if let Some(filter) = place.get() {
-        return Ok(filter);
-    }
-    let filter = imsup_bpf_filters::compile(Means::present().sockets(), families)?;
-    Ok(place.get_or_init(|| filter))
-}
-
 /// Does all that every [`run`] begins with, for processes that are forked from this one.
-///
-/// # Errors
-/// [`RunError::Filter`].
-pub fn prepare() -> Result<(), RunError> {
-    filter(Families::Known)?;
-    filter(Families::Unknown)?;
-    // Where these fail, `run` says so.
+pub fn prepare() {
+    let _ = Means::present();
+    // If one of these fails, `run` reports the failure.
     let _ = imsup_bpf_filters::confinement();
     let _ = imsup_linux::cgroup::own_directory();
-    Ok(())
 }
 
 /// What the broker said first.

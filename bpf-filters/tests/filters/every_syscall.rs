@@ -23,7 +23,7 @@ const ALL: [(Sockets, Families); 4] = [
 const MOST: (Sockets, Families) = (Sockets::Made, Families::Unknown);
 
 fn notify_filter((sockets, families): (Sockets, Families)) -> Program {
-    Program::of_libc(&imsup_bpf_filters::compile(sockets, families).unwrap())
+    Program::of_libc(imsup_bpf_filters::notify_filter(sockets, families))
 }
 
 /// What the table says.

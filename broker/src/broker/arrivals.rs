@@ -57,13 +57,20 @@ impl Broker {
         let Some(retained) = self.sockets.get(socket) else {
             return;
         };
-        let (id, endpoint, declared) = (retained.host(), retained.endpoint(), !retained.is_tentative());
         if !retained.is_waiting() || !crate::sockets::is_readable(retained.socket()) {
             return;
         }
-        if self.turns_away(socket) {
-            return;
+        if !self.looks_into_queue(socket) {
+            self.signalled(socket);
         }
+    }
+
+    /// A connection or datagram waits in a retained socket, and may boot its host.
+    pub(super) fn signalled(&mut self, socket: SocketId) {
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let (id, endpoint, declared) = (retained.host(), retained.endpoint(), !retained.is_tentative());
         let kind = match endpoint.transport {
             imsup_wire::Transport::Tcp => CauseKind::Connection,
             imsup_wire::Transport::Udp => CauseKind::Datagram,
@@ -82,7 +89,7 @@ impl Broker {
         let queued = Some(Port {
             endpoint,
             declared,
-            length: kept.map(|kept| crate::peers::queue_length(kept.socket(), endpoint)),
+            length: kept.map(|kept| crate::sockets::queue_length(kept.socket())),
         });
         self.feed(id, Input::Signal { cause, queued });
     }

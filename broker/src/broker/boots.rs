@@ -21,7 +21,15 @@ pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// And how it is asked to.
 pub(super) const SIGTERM: i32 = 15;
 
+/// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are before that, and need not wait for it.
+const PREPARE_AFTER: Duration = Duration::from_millis(5);
+
 impl Broker {
+    /// Has the launcher get ready for boots once whoever started the broker is likely to have its answers.
+    pub(crate) fn prepare_soon(&mut self) {
+        self.timers.after(PREPARE_AFTER, Timer::Prepare);
+    }
+
     /// Starts a host's supervisor, which then connects.
     pub(super) fn boot(&mut self, id: HostId) {
         let boot = new_token();

@@ -11,8 +11,8 @@ use crate::ids::{HostId, SessionId};
 use crate::sessions::{Peer, Reply, Sent, Then, describe};
 use imsup_lifecycle::{Answer, Input, Want};
 
-/// Events that are kept to be sent to a client together.
-const EVENTS_AT_ONCE: usize = 512;
+/// Events, or hosts, that are kept to be sent to a client together.
+const AT_ONCE: usize = 512;
 
 impl Broker {
     /// A client's request.
@@ -64,10 +64,7 @@ impl Broker {
                 };
                 Reply::Listed(addresses.into_iter().map(response).collect::<Vec<_>>().into_iter())
             }
-            Request::Events { follow, hosts } => {
-                self.tell_all_events();
-                Reply::Events { from: 0, follow, hosts }
-            }
+            Request::Events { follow, hosts } => self.events_for(follow, hosts),
             Request::Wake { hosts, by, exec } => {
                 let kind = if exec { CauseKind::Exec } else { CauseKind::Wake };
                 let hosts = self.select(&hosts)?;
@@ -218,20 +215,39 @@ impl Broker {
             return false;
         };
         let response = match reply {
-            Reply::Hosts(hosts) => match hosts.pop() {
-                Some(id) if self.hosts.get(id).is_some() => Response::Host(self.status(id)),
-                Some(_) => return true,
-                None => Response::Done,
-            },
+            Reply::Hosts(_) => return self.say_hosts(number),
             Reply::Listed(responses) => responses.next().unwrap_or(Response::Done),
             Reply::Events { .. } => return self.say_events(number),
-            Reply::Waiting { left: 1.., .. } | Reply::Down | Reply::Over => return false,
+            Reply::Unnamed { .. } | Reply::Waiting { left: 1.., .. } | Reply::Down | Reply::Over => return false,
             Reply::Waiting { failures, then, .. } => {
                 let (failures, then) = (std::mem::take(failures), std::mem::replace(then, Then::Done));
                 return self.go_on(number, &failures, then);
             }
         };
         self.respond(number, &response)
+    }
+
+    /// Keeps the next hosts for a client, to be sent together. False if the client was told of all hosts.
+    fn say_hosts(&mut self, number: SessionId) -> bool {
+        for _ in 0..AT_ONCE {
+            let session = self.sessions.get_mut(number);
+            let Some(Peer::Client(Reply::Hosts(hosts))) = session.map(|session| &mut session.peer) else {
+                return false;
+            };
+            let Some(id) = hosts.pop() else {
+                return self.respond(number, &Response::Done);
+            };
+            if self.hosts.get(id).is_none() {
+                continue;
+            }
+            let response = Response::Host(self.status(id));
+            if let Some(session) = self.sessions.get_mut(number)
+                && let Err(error) = session.channel.queue(&response, Vec::new())
+            {
+                tracing::warn!(pid = session.pid, %error, "a host could not be told");
+            }
+        }
+        true
     }
 
     /// Keeps the next events for a client, to be sent together; false where there are none yet.
@@ -243,7 +259,7 @@ impl Broker {
             return false;
         };
         let (begin, follow) = (*from, *follow);
-        for _ in 0..EVENTS_AT_ONCE {
+        for _ in 0..AT_ONCE {
             let Some((at, event)) = self.journal.next(*from) else {
                 break;
             };

@@ -362,10 +362,7 @@ impl Broker {
 
     fn user_of(&mut self, number: SessionId) -> String {
         let uid = self.sessions.get_mut(number).map_or(0, |session| session.uid);
-        match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
-            Ok(Some(user)) => user.name,
-            _ => format!("uid {uid}"),
-        }
+        self.strangers.name_of(uid)
     }
 
     fn free_name(&self) -> HostName {

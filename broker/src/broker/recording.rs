@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use imsup_wire::{Cause, Endpoint, EventKind, Transport};
+use imsup_wire::{Cause, Endpoint, EventKind, HostName, Transport};
 
 use super::Broker;
 use super::timers::Timer;
@@ -12,7 +12,8 @@ use crate::hosts::Origin;
 use crate::ids::HostId;
 use crate::journal::Happening;
 use crate::peers;
-use crate::senders::{Answers, Question};
+use crate::senders::{Answers, Found, Question};
+use crate::sessions::{Peer, Reply};
 
 /// How long a question may take on a busy machine: the thread that asks has the lowest priority ([`crate::senders`]).
 const NAMING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -90,8 +91,19 @@ impl Broker {
         }
     }
 
-    /// Takes the answers of the senders' thread.
-    pub(super) fn name_senders(&mut self, answers: Answers) {
+    /// What the threads that ask the kernel for peers have found.
+    pub(super) fn hear_of_senders(&mut self, found: Found) {
+        match found {
+            Found::Senders(answers) => self.name_senders(answers),
+            Found::Queue {
+                listener,
+                length,
+                peers,
+            } => self.queue_seen(listener, length, &peers),
+        }
+    }
+
+    fn name_senders(&mut self, answers: Answers) {
         for (question, sender) in answers {
             let by = sender.map(|sender| self.caller(sender));
             for id in self.journal.name(question, by.as_deref()) {
@@ -105,9 +117,10 @@ impl Broker {
             }
         }
         self.journal.tell(|name| self.hosts.named(name).is_some());
+        self.go_on_with_events();
     }
 
-    /// Tells all that has happened: what is still asked is found out here and now.
+    /// Tells all that has happened, after the loop: what is still asked is found out here and now.
     pub(super) fn tell_all_events(&mut self) {
         let answers = self.journal.find_out();
         if !answers.is_empty() {
@@ -118,7 +131,41 @@ impl Broker {
     /// This question had its time.
     pub(super) fn name_at_last(&mut self, question: u64) {
         if self.journal.awaits(Question(question)) {
-            self.tell_all_events();
+            self.name_promptly();
+        }
+    }
+
+    /// Has what is still asked answered before everything that only stands back.
+    fn name_promptly(&mut self) {
+        let answers = self.journal.ask_promptly();
+        if !answers.is_empty() {
+            self.name_senders(answers);
+        }
+    }
+
+    /// What a client is told that asks for events: all that has happened until now comes first, so it waits until that has names.
+    pub(super) fn events_for(&mut self, follow: bool, hosts: Vec<HostName>) -> Reply {
+        if self.journal.last_asked().is_some() {
+            self.name_promptly();
+        }
+        match self.journal.last_asked() {
+            Some(last) => Reply::Unnamed { last, follow, hosts },
+            None => Reply::Events { from: 0, follow, hosts },
+        }
+    }
+
+    /// Tells clients events that waited for names.
+    fn go_on_with_events(&mut self) {
+        let waiting = self.sessions.iter();
+        let waiting = waiting.filter_map(|(number, session)| match &session.peer {
+            Peer::Client(Reply::Unnamed { last, follow, hosts }) if self.journal.is_named_until(*last) => {
+                Some((number, *follow, hosts.clone()))
+            }
+            _ => None,
+        });
+        for (number, follow, hosts) in waiting.collect::<Vec<_>>() {
+            self.set_reply(number, Reply::Events { from: 0, follow, hosts });
+            self.pump(number);
         }
     }
 }

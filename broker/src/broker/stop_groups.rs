@@ -8,8 +8,8 @@ use slotmap::SecondaryMap;
 
 use super::Broker;
 use crate::ids::{HostId, SocketId};
-use crate::retained::Retained;
-use crate::{peers, sockets};
+use crate::senders::Listener;
+use crate::sockets;
 
 /// How often a queue is looked at again, for connections that came meanwhile, behind those that were seen.
 const LOOKS: usize = 10;
@@ -30,6 +30,21 @@ pub(super) struct StopGroups {
     /// The order by which a host was ended, until its next boot.
     order_of: SecondaryMap<HostId, u64>,
     ending: Vec<Group>,
+    looks: Looks,
+}
+
+/// Looks into queues that are under way: the inode of each listener, and how many looks are left for it.
+#[derive(Debug, Default)]
+struct Looks {
+    under_way: SecondaryMap<SocketId, (u64, usize)>,
+}
+
+impl Looks {
+    /// How many looks are left for a listener, if one is under way.
+    fn left_for(&self, listener: Listener) -> Option<usize> {
+        let (inode, left) = *self.under_way.get(listener.socket)?;
+        (inode == listener.inode).then_some(left)
+    }
 }
 
 impl StopGroups {
@@ -99,7 +114,7 @@ impl Broker {
         }
     }
 
-    /// A host is of its group no longer, unless a connection waits at it: its peer is found out first ([`Broker::turns_away`]).
+    /// A host is of its group no longer, unless a connection waits at it: its peer is found out first ([`Broker::looks_into_queue`]).
     fn leave_stop_group(&mut self, id: HostId) {
         if !self
             .sockets
@@ -110,24 +125,60 @@ impl Broker {
         }
     }
 
-    /// Resets the connections that wait in a retained socket of an absent host that was ended, if all are from other members of its stop group, or none
-    /// is left: many a program connects to itself until its end.
-    pub(super) fn turns_away(&mut self, socket: SocketId) -> bool {
-        let turned_away = self.resets_all(socket);
-        let host = self.sockets.get(socket).map(Retained::host);
-        if let Some(id) = host.filter(|id| turned_away && self.stop_groups.is_over(*id)) {
-            self.leave_stop_group(id);
-        }
-        turned_away
-    }
-
-    fn resets_all(&self, socket: SocketId) -> bool {
-        let Some(retained) = self.sockets.get(socket) else {
+    /// Has the queue of a retained socket looked into whose host was ended, or is being ended: other members of its stop group do not boot the host.
+    /// False if the queue need not be looked into. [`Broker::queue_seen`] goes on.
+    pub(super) fn looks_into_queue(&mut self, socket: SocketId) -> bool {
+        let Some(listener) = self.listener_of_ended(socket) else {
             return false;
         };
-        let (host, endpoint, socket) = (retained.host(), retained.endpoint(), retained.socket());
-        if endpoint.transport != Transport::Tcp || !self.stop_groups.has(host) {
-            return false;
+        // Whoever has come meanwhile is looked at when the answer is there.
+        if self.stop_groups.looks.left_for(listener).is_some() {
+            return true;
+        }
+        self.look_into(listener, LOOKS)
+    }
+
+    fn look_into(&mut self, listener: Listener, left: usize) -> bool {
+        let is_asked = self.journal.ask_queue(listener);
+        if is_asked {
+            let look = (listener.inode, left);
+            self.stop_groups.looks.under_way.insert(listener.socket, look);
+        }
+        is_asked
+    }
+
+    /// The listener in this place, if its host was ended and has not been booted since.
+    fn listener_of_ended(&self, socket: SocketId) -> Option<Listener> {
+        let retained = self.sockets.get(socket)?;
+        let endpoint = retained.endpoint();
+        let is_meant = endpoint.transport == Transport::Tcp && self.stop_groups.has(retained.host());
+        let inode = sockets::inode(retained.socket()).filter(|_| is_meant)?;
+        Some(Listener {
+            socket,
+            inode,
+            endpoint,
+        })
+    }
+
+    /// Resets the connections that wait in a listener whose host was ended, if all are from other members of its stop group, or none waits any more: many a
+    /// program connects to itself until its end. Any other connection boots the host.
+    pub(super) fn queue_seen(&mut self, listener: Listener, length: usize, peers: &[SocketAddr]) {
+        let socket = listener.socket;
+        let Some(left) = self.stop_groups.looks.left_for(listener) else {
+            return;
+        };
+        self.stop_groups.looks.under_way.remove(socket);
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let is_same = sockets::inode(retained.socket()) == Some(listener.inode);
+        if !is_same || !retained.is_waiting() {
+            // What waits in a listener that has taken this place is an event of its own, or the program's.
+            return;
+        }
+        let host = retained.host();
+        if !sockets::is_readable(retained.socket()) {
+            return self.is_turned_away(host);
         }
         let is_companion = |peer: &SocketAddr| {
             let SocketAddr::V4(peer) = peer else { return false };
@@ -135,17 +186,24 @@ impl Broker {
             let id = place.and_then(|place| self.hosts.at(place.index));
             id.is_some_and(|id| self.stop_groups.are_companions(id, host))
         };
-        for _ in 0..LOOKS {
-            if !sockets::is_readable(socket) {
-                return true;
-            }
-            let (length, peers) = peers::queue(socket, endpoint);
-            if length == 0 || !peers.iter().all(is_companion) {
-                return false;
-            }
-            sockets::reset_first(socket, length);
+        if length == 0 || !peers.iter().all(is_companion) {
+            return self.signalled(socket);
         }
-        false
+        sockets::reset_first(retained.socket(), length);
+        if !sockets::is_readable(retained.socket()) {
+            return self.is_turned_away(host);
+        }
+        // Others came meanwhile, behind those that were seen.
+        if left <= 1 || !self.look_into(listener, left - 1) {
+            self.signalled(socket);
+        }
+    }
+
+    /// No connection waits any more at a host that was ended.
+    fn is_turned_away(&mut self, host: HostId) {
+        if self.stop_groups.is_over(host) {
+            self.leave_stop_group(host);
+        }
     }
 }
 

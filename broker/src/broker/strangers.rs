@@ -42,6 +42,11 @@ impl Strangers {
         }
     }
 
+    /// The name of a user, as people know it.
+    pub(super) fn name_of(&self, uid: u32) -> String {
+        self.trust.read().name_of(uid)
+    }
+
     /// Whether the loop is to go round without waiting.
     pub(super) fn are_due(&self) -> bool {
         !self.ripe.is_empty()
@@ -114,6 +119,7 @@ impl Broker {
     }
 }
 
+/// Blocking: a thread of its own.
 fn say_who(uid: u32, endpoint: Endpoint) {
     let owner = Owners::open().and_then(|mut owners| owners.of(endpoint)).ok().flatten();
     let who = match owner.filter(|owner| owner.uid == uid) {

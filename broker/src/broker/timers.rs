@@ -33,6 +33,8 @@ pub(super) enum Timer {
     Remember,
     /// The nursery had its time to make a supervisor.
     Nursery,
+    /// The launcher is to get ready for boots.
+    Prepare,
 }
 
 /// All timers that are set, the earliest first.

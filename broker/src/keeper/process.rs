@@ -1,4 +1,6 @@
 //! The keeper's process.
+//!
+//! Blocking: the keeper waits for its broker, for the end of a broker that it has killed, and between two starts of one; it serves nobody else.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use super::message::{self, Message};
 use super::names::What;
 use imsup_compose::cluster::Cluster;
+use imsup_protocol::codec;
 
 /// Why a broker cannot take the place of one that has died.
 #[derive(Debug, thiserror::Error)]
@@ -79,16 +80,17 @@ impl Restored {
 fn read(fd: &OwnedFd) -> io::Result<Cluster> {
     let mut file = File::from(fd.try_clone()?);
     file.rewind()?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    codec::from_bytes(&bytes).map_err(io::Error::other)
 }
 
-/// A file of memory that holds the cluster.
+/// A file of memory that holds the cluster. The next broker is of the same executable, and reads it as it was written: bincode, since 1,000 hosts are 650 KB of
+/// JSON, a tenth of the time of `up`.
 pub(super) fn write(cluster: &Cluster) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(c"imsup-cluster", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(fd);
-    file.write_all(&serde_json::to_vec(cluster)?)?;
+    file.write_all(&codec::to_bytes(cluster).map_err(io::Error::other)?)?;
     Ok(file.into())
 }
 

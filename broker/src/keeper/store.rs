@@ -452,6 +452,8 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 /// Waits until a descriptor is ready; false where it is not by then.
+///
+/// Blocking: for no time, but before the loop ([`FdStore::ready`]) and after it ([`FdStore::stop`]).
 fn wait(fd: impl AsFd, flags: PollFlags, time: Duration) -> bool {
     let timeout = Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),

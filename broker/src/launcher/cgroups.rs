@@ -3,6 +3,8 @@
 //!
 //! A supervisor makes one for its host below its own, and holds its directory with flock(2) for as long as it lives. What
 //! is held by nobody is left behind.
+//!
+//! Blocking: called by [`super::leftovers::clear`] in a thread of its own, by a command, or before and after the loop.
 
 use std::fs::{self, File};
 use std::io;

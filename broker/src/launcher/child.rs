@@ -11,6 +11,7 @@ pub(super) fn pidfd_of(child: Child) -> io::Result<OwnedFd> {
     open_with(child, |pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))
 }
 
+/// Blocking: a child that was killed by this function, and runs nothing yet that could hold it up.
 fn open_with(mut child: Child, open: impl FnOnce(Pid) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     // It is not reaped yet, so the number is still its own.
     let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

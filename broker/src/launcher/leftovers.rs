@@ -4,6 +4,8 @@
 //! its boot's token in their environment, the session it made, the cgroup it made, or being orphaned to this process, the
 //! subreaper. SIGKILL also ends those that it had frozen or stopped (ptrace(2)) for a sleep. Whoever
 //! started this process may have left it children as well (`sh -c 'agent & exec imsup up'`), which are nobody's leftovers.
+//!
+//! Blocking: a thread of its own for each dead supervisor, without the lock that the loop takes; a command; or before and after the loop.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -43,7 +45,7 @@ struct Process {
 }
 
 /// The children of this process that are not orphans.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Children {
     /// Those it started.
     pub(crate) supervisors: HashSet<u32>,
@@ -53,11 +55,48 @@ pub(crate) struct Children {
     pub(crate) asked: usize,
     /// Children that were reaped meanwhile, of which one may be such a supervisor.
     pub(crate) early: HashMap<u32, ExitStatus>,
+    /// Walks over /proc that are under way.
+    walks: usize,
+    /// Children that were reaped during these: what a walk has seen of them is no leftover.
+    reaped: HashSet<u32>,
 }
 
 impl Children {
+    /// Those that this process has already.
+    pub(crate) fn of_this_process() -> Self {
+        Self {
+            inherited: children_of(std::process::id()).into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
     fn has(&self, pid: u32) -> bool {
-        self.supervisors.contains(&pid) || self.inherited.contains(&pid)
+        self.supervisors.contains(&pid) || self.inherited.contains(&pid) || self.reaped.contains(&pid)
+    }
+
+    /// A child was reaped; true if it was a supervisor.
+    pub(crate) fn reap(&mut self, pid: u32) -> bool {
+        if self.walks > 0 {
+            self.reaped.insert(pid);
+        }
+        self.inherited.remove(&pid);
+        self.supervisors.remove(&pid)
+    }
+
+    /// The processes that a walk over /proc finds, and the children that this process had during the walk.
+    ///
+    /// The loop takes the lock for each child that it makes or reaps, so the walk is without it. The lock is held while a child is made: whatever the walk has
+    /// seen is known by the time that the lock is free.
+    fn during<T>(children: &Mutex<Self>, walk: impl FnOnce() -> T) -> (T, Self) {
+        children.lock().walks += 1;
+        let found = walk();
+        let mut children = children.lock();
+        let known = children.clone();
+        children.walks -= 1;
+        if children.walks == 0 {
+            children.reaped.clear();
+        }
+        (found, known)
     }
 
     /// Whether a child was orphaned by a supervisor. Nothing a host runs is of this process's session or of one that was
@@ -118,16 +157,20 @@ pub(crate) fn clear_alone(tree: &Tree) -> bool {
 }
 
 fn kill_all(tree: &Tree, children: Option<&Mutex<Children>>) -> Vec<OwnedFd> {
-    // Held until all are killed, or a supervisor that is being started would be taken for an orphan.
-    let guard = children.map(Mutex::lock);
-    let processes = all();
+    let (processes, children) = match children {
+        Some(children) => {
+            let (processes, children) = Children::during(children, all);
+            (processes, Some(children))
+        }
+        None => (all(), None),
+    };
     let own = read(std::process::id());
     let is_orphan = |process: &Process| {
-        let known = guard.as_ref().zip(own.as_ref());
+        let known = children.as_ref().zip(own.as_ref());
         known.is_some_and(|(children, own)| children.is_orphan(process, own))
             && !tree.pids.connected.contains(&process.pid)
     };
-    let spared = |pid: u32| pid == std::process::id() || guard.as_ref().is_some_and(|children| children.has(pid));
+    let spared = |pid: u32| pid == std::process::id() || children.as_ref().is_some_and(|children| children.has(pid));
     members(tree, &processes, is_orphan, spared)
         .into_iter()
         .filter_map(|process| kill(&process))
@@ -267,6 +310,26 @@ mod tests {
             dead: false,
             started: 0,
         }
+    }
+
+    /// The loop makes a supervisor, and reaps another, while the walk goes on: neither is an orphan of which the walk has found the process.
+    #[test]
+    fn a_walk_holds_up_nobody_and_takes_no_supervisor_for_an_orphan() {
+        let [kept, ended, made] = [11, 12, 13];
+        let children = Mutex::new(Children {
+            supervisors: [kept, ended].into(),
+            ..Children::default()
+        });
+        let (found, known) = Children::during(&children, || {
+            let mut children = children.try_lock().expect("the loop waits for no walk");
+            children.supervisors.insert(made);
+            assert!(children.reap(ended));
+            [kept, ended, made, 14]
+        });
+        assert_eq!(found.map(|pid| known.has(pid)), [true, true, true, false]);
+        let children = children.into_inner();
+        assert!(!children.has(ended), "its number may become another's");
+        assert!(children.has(made));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Nursery {
     pub(super) fn end(&mut self) {
         let Some(running) = &self.running else { return };
         let _ = pidfd_send_signal(&running.process, Signal::KILL);
-        // The loop may have reaped it already.
+        // Blocking: after the loop, for a process that was killed. The loop may have reaped it already.
         let _ = waitid(WaitId::PidFd(running.process.as_fd()), WaitIdOptions::EXITED);
         self.drop_running();
     }

@@ -51,10 +51,7 @@ impl ProcessLauncher {
             prepared: false,
             executable,
             descriptor_limit,
-            children: Arc::new(Mutex::new(Children {
-                inherited: leftovers::children_of(std::process::id()).into_iter().collect(),
-                ..Children::default()
-            })),
+            children: Arc::new(Mutex::new(Children::of_this_process())),
         })
     }
 
@@ -163,8 +160,17 @@ fn open_log(launch: &Launch<'_>) -> Result<File, LaunchError> {
         path: launch.log.clone(),
         source,
     };
-    match File::options().append(true).create(true).open(&launch.log) {
-        Ok(log) => Ok(log),
+    // O_NONBLOCK: somebody may have put a pipe there, and the loop waits for no reader of it (fifo(7)). The program has the log as ever.
+    let mut options = File::options();
+    options
+        .append(true)
+        .create(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    match options.open(&launch.log) {
+        Ok(log) => {
+            let _ = rustix::io::ioctl_fionbio(&log, false);
+            Ok(log)
+        }
         Err(error) => {
             tracing::warn!("{}; what it prints is lost", failed(error));
             File::options().append(true).open("/dev/null").map_err(failed)
@@ -182,7 +188,8 @@ impl Launcher for ProcessLauncher {
     fn finish(&mut self) {
         self.nursery.end();
         // Nothing is left once `down` says so: a supervisor leaves its AIO contexts to a process that outlives it for some 20 ms.
-        leftovers::await_children(&self.children.lock());
+        let children = self.children.lock().clone();
+        leftovers::await_children(&children);
     }
 
     fn start(&mut self, launch: &Launch<'_>) -> Result<Start, LaunchError> {
@@ -254,8 +261,7 @@ impl Launcher for ProcessLauncher {
             let Some(status) = parse(status) else { continue };
             let pid = pid.as_raw_pid().unsigned_abs();
             let mut children = self.children.lock();
-            children.inherited.remove(&pid);
-            if children.supervisors.remove(&pid) {
+            if children.reap(pid) {
                 ended.push((pid, status));
             } else if children.asked > 0 {
                 // Perhaps the nursery has made it, and has not said so yet.

@@ -3,6 +3,8 @@
 //! A program has its log open itself (O_APPEND), and what it prints is between it and the kernel. So its oldest output is taken out in place:
 //! fallocate(2) with FALLOC_FL_PUNCH_HOLE gives back the blocks at the head of the file and moves nothing. No byte that the program writes meanwhile is lost, and a
 //! reader's position goes on meaning what it meant. The file's size goes on growing; the space it takes does not.
+//!
+//! Blocking: a thread of its own.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

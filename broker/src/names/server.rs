@@ -133,6 +133,7 @@ impl NameServer {
 }
 
 impl Drop for NameServer {
+    // Blocking: after the loop, for a thread that was woken to end.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         let woken = self.waker.wake().is_ok();

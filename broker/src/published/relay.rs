@@ -85,6 +85,7 @@ impl Relay {
 }
 
 impl Drop for Relay {
+    // Blocking: after the loop, for a thread that was woken to end.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         let woken = self.waker.wake().is_ok();

@@ -1,4 +1,6 @@
 //! Keeps what comes to published ports from other users who listen at hosts' addresses.
+//!
+//! Blocking: the thread of the relay asks the kernel for one socket, which is found by its hash.
 
 use std::io;
 use std::net::SocketAddr;

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, anyhow};
 use imsup_broker::client::{Client, ClientError};
 use imsup_broker::own_program;
+use imsup_linux::inherited;
 use imsup_protocol::{Request, Response};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -133,19 +134,41 @@ pub fn await_change(project: &Project) -> Result<()> {
 ///
 /// # Errors
 /// What the broker says is wrong.
-pub fn start(arguments: &[OsString]) -> Result<String> {
+fn start(arguments: &[OsString]) -> Result<String> {
+    let (mut child, last) = execute("--detach", arguments)?;
+    // The child only starts the broker proper and ends, so that the broker is nobody's child here: a supervisor that
+    // this process may become ends all of its children.
+    child.wait().context("starting the broker")?;
+    name_of(last)
+}
+
+/// As [`start`], for a command that ends soon: the broker is its child until then. No process in between is executed, which takes 2 ms.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_at_last(arguments: &[OsString]) -> Result<String> {
+    // What this command was started with (a lock, a secret) is not the broker's, which outlives it.
+    inherited::keep_from_programs().context("keeping the descriptors that imsup was started with from the broker")?;
+    let (_, last) = execute("--report", arguments)?;
+    name_of(last)
+}
+
+/// Executes `imsup broker HOW ARGUMENTS`, and hears what the broker says until it is ready.
+fn execute(how: &str, arguments: &[OsString]) -> Result<(Child, Option<Word>)> {
     let executable = std::env::current_exe().context("finding imsup's own program")?;
     let mut child = own_program::command(&executable)
-        .args(["broker", "--detach"])
+        .args(["broker", how])
         .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
         .context("starting the broker")?;
     let pipe = child.stdout.take().context("the broker has no output")?;
     let last = readiness::listen(pipe, output::warning)?;
-    // The child only starts the broker proper and ends, so that the broker is nobody's child here: a supervisor that
-    // this process may become ends all of its children.
-    child.wait().context("starting the broker")?;
+    Ok((child, last))
+}
+
+/// The project of a broker whose last word this is.
+fn name_of(last: Option<Word>) -> Result<String> {
     match last {
         Some(Word::Ready { project }) => Ok(project),
         Some(Word::AlreadyUp { message }) => Err(AlreadyUp(message).into()),

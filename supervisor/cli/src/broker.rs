@@ -61,6 +61,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return succeed(args);
     }
     if args.report {
+        // Leaves the terminal's session. Fails only for the leader of a process group, which imsup starts none as.
+        let _ = rustix::process::setsid();
         return report(args);
     }
     let cluster = load(args, |warning| {
@@ -75,11 +77,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts `imsup broker --report` with the rest of this process's arguments, in a session of its own.
+/// Starts `imsup broker --report` with the rest of this process's arguments, as nobody's child.
 fn detach() -> Result<()> {
     keep_descriptors()?;
-    // Fails only for the leader of a process group, which one started by imsup isn't.
-    rustix::process::setsid().context("leaving the terminal's session")?;
     let executable = std::env::current_exe().context("finding imsup's own program")?;
     let arguments = std::env::args_os().skip(2).filter(|argument| argument != "--detach");
     own_program::command(&executable)

@@ -48,7 +48,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use imsup_broker::own_program;
-use imsup_linux::dispositions;
+use imsup_linux::{dispositions, static_libc};
 
 use crate::failure::Annotate;
 
@@ -98,6 +98,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    static_libc::prepare();
     // Cannot fail: these signals exist, and may be ignored.
     let _ = dispositions::set_own();
     own_program::take_name();

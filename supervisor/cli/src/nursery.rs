@@ -1,4 +1,4 @@
-//! `imsup nursery`: waits, started and with its filters compiled, to become the supervisors of hosts. The broker starts it, and asks over its standard input.
+//! `imsup nursery`: waits, started and with its confinement compiled, to become the supervisors of hosts. The broker starts it, and asks over its standard input.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +25,7 @@ pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
 /// Standard input is no such socket, or fails; in a supervisor, its log or working directory cannot be used.
 pub fn serve(project: &str) -> Result<Option<Launched>> {
     logging::start_for_a_file();
-    imsup_supervisor::prepare()?;
+    imsup_supervisor::prepare();
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let mut channel = Channel::new(UnixStream::from(socket));
     loop {

@@ -1,6 +1,5 @@
 //! `imsup up`: makes every host of a compose file exist.
 
-use std::io::Write;
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -41,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn in_background(args: &Args) -> Result<()> {
-    let project = Project::named(background::start(&args.cluster.to_arguments())?);
+    let project = Project::named(background::start_at_last(&args.cluster.to_arguments())?);
     introduce(&project)
 }
 
@@ -80,7 +79,11 @@ fn in_foreground(args: &Args) -> Result<()> {
 /// Says what exists now.
 fn introduce(project: &Project) -> Result<()> {
     let hosts = connection::hosts(project)?;
-    output::stdout().write_all(summary(&project.name, &hosts).as_bytes())?;
+    let mut lines = output::Lines::to_stdout();
+    for line in summary(&project.name, &hosts).lines() {
+        lines.add(line)?;
+    }
+    lines.write()?;
     Ok(())
 }
 

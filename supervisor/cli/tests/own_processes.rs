@@ -159,7 +159,7 @@ fn each_process_and_thread_has_what_it_needs() {
                 .iter()
                 .all(|(_, status)| status.is_filtered() && status.capabilities("CapPrm") == 0)
     });
-    for helper in ["names", "published", "senders"] {
+    for helper in ["names", "published", "senders", "queues"] {
         let kept = match helper {
             "published" => natively & CapabilitySet::SYS_RESOURCE.bits(),
             _ => 0,

@@ -2,11 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use imsup_bpf_filters::Families;
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
 use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
 
@@ -127,16 +129,14 @@ fn feature(
 }
 
 fn notification() -> Feature {
-    let result = match imsup_bpf_filters::compile(Means::present().sockets(), Families::Unknown) {
-        Ok(filter) => spawn::try_listener(&filter).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let filter = imsup_bpf_filters::notify_filter(Means::present().sockets(), Families::Unknown);
+    let result = spawn::try_listener(filter);
     Feature {
         name: "seccomp user notification",
         needed_for: "seeing the calls that give sockets their addresses",
         present: result.is_ok(),
         detail: result.map_or_else(
-            |error| error,
+            |error| error.to_string(),
             |()| "a filter with a listener can be installed".to_owned(),
         ),
         lost_without: "no host can run",
@@ -242,15 +242,22 @@ fn freezer() -> Feature {
     }
 }
 
-/// Stops and reads a child that waits for its standard input, and ends it.
+/// Stops and reads a child that waits for a pipe, and ends the child.
 fn stop_a_child() -> Result<(), Errno> {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", "read nothing"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    let pid = child.id().cast_signed();
+    let (reader, writer) =
+        std::io::pipe().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    // Not a shell: a root directory may have none.
+    // SAFETY: close(2), read(2) and _exit(2) are async-signal-safe, and the child makes no other call.
+    let child = match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop(writer);
+            let _ = rustix::io::read(&reader, &mut [0_u8]);
+            // SAFETY: runs no destructors, as a forked child wants it.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => child,
+    };
+    let pid = child.as_raw();
     let stopped = stopped::stop(&|| vec![pid], Duration::from_secs(1));
     let result = match stopped {
         Ok(stopped) if stopped.threads().is_empty() => Err(Errno::ESRCH),
@@ -260,8 +267,8 @@ fn stop_a_child() -> Result<(), Errno> {
         Err(StopError::Busy { .. }) => Err(Errno::EBUSY),
         Err(StopError::NoTracer) => Err(Errno::EAGAIN),
     };
-    let _ = child.kill();
-    let _ = child.wait();
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
     result
 }
 

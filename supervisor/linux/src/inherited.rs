@@ -2,6 +2,8 @@
 
 use nix::errno::Errno;
 
+use super::syscall::syscall;
+
 /// The first that is not standard input, output or error.
 const FIRST: libc::c_uint = 3;
 
@@ -12,5 +14,5 @@ const FIRST: libc::c_uint = 3;
 pub fn keep_from_programs() -> Result<(), Errno> {
     let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
     // SAFETY: a flag of descriptors changes, which stay open as whoever owns them has them.
-    Errno::result(unsafe { libc::close_range(FIRST, libc::c_uint::MAX, flags) }).map(drop)
+    unsafe { syscall!(libc::SYS_close_range, FIRST, libc::c_uint::MAX, flags) }.map(drop)
 }

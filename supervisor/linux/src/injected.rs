@@ -60,7 +60,7 @@ impl Masks {
         let mut afterwards = 0_u64;
         let address: *mut libc::c_void = (&raw mut afterwards).cast();
         // SAFETY: the kernel writes MASK_BYTES there, which it has.
-        Errno::result(unsafe { libc::ptrace(GET_MASK, tid, MASK_BYTES, address) })?;
+        unsafe { syscall!(libc::SYS_ptrace, GET_MASK, tid, MASK_BYTES, address) }?;
         Ok(Self {
             now: SignalMasks::parse(&status).blocked,
             afterwards,
@@ -77,7 +77,7 @@ impl Masks {
 pub(super) fn set_mask(tid: i32, mut mask: u64) -> Result<(), Errno> {
     let address: *mut libc::c_void = (&raw mut mask).cast();
     // SAFETY: the kernel reads MASK_BYTES there.
-    Errno::result(unsafe { libc::ptrace(SET_MASK, tid, MASK_BYTES, address) }).map(drop)
+    unsafe { syscall!(libc::SYS_ptrace, SET_MASK, tid, MASK_BYTES, address) }.map(drop)
 }
 
 /// A stopped thread that makes calls. To be ended by [`Injection::end`].
@@ -226,9 +226,9 @@ fn dispatches(tid: i32) -> bool {
     let mut config = [0_u64; 4];
     let (size, address) = (size_of_val(&config), (&raw mut config).cast::<libc::c_void>());
     // SAFETY: the kernel writes `size` bytes there.
-    let read = unsafe { libc::ptrace(GET_DISPATCH, tid, size, address) };
+    let read = unsafe { syscall!(libc::SYS_ptrace, GET_DISPATCH, tid, size, address) };
     // EIO: an older kernel cannot say.
-    read == 0 && config[0] != 0
+    read.is_ok() && config[0] != 0
 }
 
 #[cfg(test)]

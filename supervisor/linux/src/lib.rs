@@ -44,6 +44,7 @@ mod sock_diag;
 pub mod socket;
 pub mod source;
 pub mod spawn;
+pub mod static_libc;
 pub mod stopped;
 pub mod succession;
 mod syscall;

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::memory::TargetMemory;
 use super::socket::encode_address;
+use super::syscall::syscall;
 
 /// Messages that sendmmsg(2) takes at once, and vectors that one message has at most (UIO_MAXIOV, include/uapi/linux/uio.h).
 pub const MAX_VECTORS: u64 = 1024;
@@ -281,11 +282,13 @@ pub fn send(
     message.msg_iovlen = 1;
     if !control.is_empty() {
         message.msg_control = control.as_ptr().cast_mut().cast();
-        message.msg_controllen = control.len();
+        // musl has a 32-bit length and padding, which is zero, where the kernel has 64 bits.
+        message.msg_controllen = control.len() as _;
     }
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // Not by the C library's sendmsg, since musl's takes at most 1040 bytes of control data.
     // SAFETY: name, vector, payload and control have the lengths that `message` says, and outlive the call, which writes to none of them.
-    let count = Errno::result(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })?;
+    let count = unsafe { syscall!(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const message, flags) }?;
     usize::try_from(count).map_err(|_| Errno::EIO)
 }
 

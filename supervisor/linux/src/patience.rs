@@ -48,7 +48,8 @@ impl Patience {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = signal();
-            event.sigev_notify_thread_id = libc::gettid();
+            // Not by the C library: in a supervisor that the zygote has forked, musl would say the zygote's.
+            event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
             let created = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr());
             match Errno::result(created) {
                 // timer_create has written it.

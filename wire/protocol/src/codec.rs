@@ -41,6 +41,28 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODER_LIMIT_BYTES>()
 }
 
+/// A value without a frame, of any size, for a file of memory that this program itself reads again.
+///
+/// # Errors
+/// [`CodecError::Malformed`] for a value that bincode does not know.
+pub fn to_bytes<V: Serialize>(value: &V) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(value, bincode::config::standard())
+        .map_err(|error| CodecError::Malformed(error.to_string()))
+}
+
+/// The value of [`to_bytes`].
+///
+/// # Errors
+/// [`CodecError::Malformed`], [`CodecError::Trailing`].
+pub fn from_bytes<V: DeserializeOwned>(bytes: &[u8]) -> Result<V, CodecError> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, bincode::config::standard())
+        .map_err(|error| CodecError::Malformed(error.to_string()))?;
+    match bytes.len() - used {
+        0 => Ok(value),
+        more => Err(CodecError::Trailing(more)),
+    }
+}
+
 /// Encodes a message as a whole frame.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ fn program<'a>(
 fn the_child_of_a_process_with_threads_allocates_nothing() {
     ALLOCATES.store(Pid::this().as_raw(), Ordering::Relaxed);
     let stop = AtomicBool::new(false);
-    let filter = imsup_bpf_filters::compile(Sockets::Duplicated, Families::Known).unwrap();
+    let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
     let own = Credentials {
         uid: Uid::current(),
         gid: Gid::current(),
@@ -94,7 +94,7 @@ fn the_child_of_a_process_with_threads_allocates_nothing() {
         }
         for (command, expected) in [(&there, Ok(())), (&missing, Err(Errno::ENOENT))] {
             for environment in [None, Some(environment.as_slice())] {
-                let prepared = prepare(&program(command, environment, credentials), &filter).unwrap();
+                let prepared = prepare(&program(command, environment, credentials), filter).unwrap();
                 let pid = prepared.pid();
                 let executed = prepared.execute().map(drop);
                 let status = waitpid(pid, None);

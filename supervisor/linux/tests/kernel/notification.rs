@@ -42,8 +42,8 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         cgroup: None,
         no_new_privs: true,
     };
-    let filter = imsup_bpf_filters::compile(Sockets::Duplicated, Families::Known).unwrap();
-    let prepared = spawn::prepare(&program, &filter).unwrap();
+    let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
+    let prepared = spawn::prepare(&program, filter).unwrap();
     let child = prepared.pid();
     (child, prepared.execute().unwrap())
 }
