@@ -54,7 +54,7 @@ enum Kill {
     /// Nothing: it is another by now, or the broker cleans up after it already.
     Nothing,
     /// It is sent SIGKILL; its end is then noticed like any other.
-    Kill,
+    Signal,
     /// Only its connection is known of it, or it is another's process that has hung up and lives on.
     LeaveAlone(Option<SessionId>),
 }
@@ -63,7 +63,7 @@ fn how_to_kill(instance: &Instance, serial: u64) -> Kill {
     if instance.serial != serial || instance.clearing {
         Kill::Nothing
     } else if instance.ended.is_some() && (instance.launched || instance.session.is_some()) {
-        Kill::Kill
+        Kill::Signal
     } else {
         Kill::LeaveAlone(instance.session)
     }
@@ -130,7 +130,7 @@ impl Broker {
         };
         match how_to_kill(instance, serial) {
             Kill::Nothing => {}
-            Kill::Kill => send(instance, Signal::KILL),
+            Kill::Signal => send(instance, Signal::KILL),
             Kill::LeaveAlone(session) => self.leave_alone(id, session),
         }
     }
@@ -327,7 +327,7 @@ mod tests {
             ended: pidfd(),
             ..Instance::default()
         };
-        assert_eq!(how_to_kill(&instance(1, false), 1), Kill::Kill);
+        assert_eq!(how_to_kill(&instance(1, false), 1), Kill::Signal);
         assert_eq!(how_to_kill(&instance(2, false), 1), Kill::Nothing, "another boot");
         assert_eq!(how_to_kill(&instance(1, true), 1), Kill::Nothing);
         let of_another = Instance {
