@@ -52,7 +52,7 @@ pub enum AbsentError {
 
 /// A host whose supervisor lives.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Adoptable {
     /// Its name.
     pub(crate) host: String,
     /// Its supervisor, where the kernel tells it.
@@ -64,7 +64,7 @@ pub(crate) struct Held {
 }
 
 /// The hosts whose supervisors live, by the files these hold with flock.
-pub(crate) fn held(paths: &Paths) -> Vec<Held> {
+pub(crate) fn adoptable(paths: &Paths) -> Vec<Adoptable> {
     let Ok(entries) = fs::read_dir(paths.running("")) else {
         return Vec::new();
     };
@@ -72,7 +72,7 @@ pub(crate) fn held(paths: &Paths) -> Vec<Held> {
         .flatten()
         .filter(|entry| is_locked(&entry.path()))
         .filter_map(|entry| {
-            Some(Held {
+            Some(Adoptable {
                 host: entry.file_name().into_string().ok()?,
                 pid: holder(&entry.path()),
                 boot: token_in(&entry.path()),
@@ -154,7 +154,7 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
     if has_broker(paths) {
         return Err(AbsentError::HasBroker(project.to_owned()));
     }
-    let ended = end_held(paths)?;
+    let ended = end_adoptable(paths)?;
     end_cgroups(project, paths);
     if !end_left(paths) {
         return Err(AbsentError::Left);
@@ -246,10 +246,10 @@ fn index_in(path: &Path) -> Option<Index> {
 }
 
 /// Ends the supervisors that hold their host's file, and what belongs to them.
-pub(crate) fn end_held(paths: &Paths) -> Result<Vec<String>, AbsentError> {
+pub(crate) fn end_adoptable(paths: &Paths) -> Result<Vec<String>, AbsentError> {
     let mut ended = Vec::new();
     let mut live = Vec::new();
-    for Held { host, pid, boot, .. } in held(paths) {
+    for Adoptable { host, pid, boot, .. } in adoptable(paths) {
         let Some(pid) = pid else { continue };
         let Some(process) = launcher::open(pid) else { continue };
         // The number is still the holder's, now that the process is pinned.

@@ -207,12 +207,12 @@ impl Client {
             },
             Err(error) => Err(match error.kind() {
                 _ if is_nobody(&error) && absent::has_broker(paths) => ClientError::Busy { project: owned },
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if absent::held(paths).is_empty() => {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if absent::adoptable(paths).is_empty() => {
                     ClientError::NoBroker { project: owned }
                 }
                 _ if is_nobody(&error) => ClientError::Dead {
                     project: owned,
-                    hosts: absent::held(paths).into_iter().map(|held| held.host).collect(),
+                    hosts: absent::adoptable(paths).into_iter().map(|host| host.host).collect(),
                 },
                 _ => ClientError::Io {
                     project: owned,

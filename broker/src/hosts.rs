@@ -1,23 +1,22 @@
 //! All hosts of a project, declared and transient, and how they are found.
 
+mod sleep;
+
 use std::collections::HashMap;
 use std::ops::{Index as At, IndexMut as AtMut};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use imsup_wire::{Awaited, Cause, Endpoint, Event, ExitStatus, HostName, Index, PublishedPort};
+use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
 
-use crate::accounts::Account;
+use crate::ids::{HostId, SessionId, SocketId};
 use crate::launcher;
-use crate::retained::SocketId;
 use crate::senders::Question;
 use imsup_compose::cluster::{Cluster, HostSpec, RestartCondition};
 use imsup_lifecycle::{Life, Policy, Revive};
-
-/// One host's place in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct HostId(pub(crate) u32);
+pub(crate) use sleep::Sleep;
+use slotmap::SlotMap;
 
 /// What a host is.
 #[derive(Debug)]
@@ -44,7 +43,7 @@ pub(crate) struct Instance {
     /// It ran before this broker did, and has not introduced itself yet.
     pub(crate) expected: bool,
     /// Its connection.
-    pub(crate) session: Option<usize>,
+    pub(crate) session: Option<SessionId>,
     /// Its process, where it is one of this machine.
     pub(crate) supervisor: Option<u32>,
     /// Readable when that has ended.
@@ -76,39 +75,16 @@ pub(crate) struct Instance {
     pub(crate) sleep: Sleep,
 }
 
-/// What a supervisor has said of its host's sleep, and what it has been asked.
-#[derive(Debug, Default)]
-pub(crate) struct Sleep {
-    /// The next deadline of a sleeper, by the project's clock.
-    pub(crate) deadline_us: Option<u64>,
-    /// A wake whose sender is still to be named.
-    pub(crate) unnamed: Option<Box<Event>>,
-    /// Who asked for it to be woken last, and is behind its next wake where that was asked for.
-    pub(crate) woken_by: Option<Box<Cause>>,
-    /// Who asked for it to be suspended, while that is not answered.
-    pub(crate) suspended_by: Option<String>,
-    /// It is being ended, and what it listens on now takes the place of what it listened on.
-    pub(crate) terminating: bool,
-    /// What its supervisor was told of who waits for a port of the program.
-    pub(crate) awaited: Awaited,
-    /// It can be terminated together with these hosts, with which it is connected.
-    pub(crate) disposable: Option<Vec<Index>>,
-}
-
 /// One host.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) origin: Origin,
     pub(crate) index: Index,
     pub(crate) life: Life,
-    /// Its retained sockets.
-    pub(crate) sockets: Vec<SocketId>,
     pub(crate) instance: Option<Box<Instance>>,
     pub(crate) published: Vec<PublishedPort>,
     pub(crate) boots: u32,
     pub(crate) wakes: u32,
-    /// Opened with its first event: one that has none has been imaginary all the time.
-    pub(crate) account: Option<Box<Account>>,
     /// Since when it is in its state, by the project's clock.
     pub(crate) since_us: u64,
     /// The earliest tick that is scheduled for it.
@@ -117,17 +93,16 @@ pub(crate) struct Host {
     pub(crate) signalled_by: Option<SocketId>,
     /// The question who sent it, until that is answered.
     pub(crate) unnamed: Option<Question>,
-    /// The order by which its program was ended together with those of others; until its next boot.
-    pub(crate) ended_by: Option<u64>,
 }
 
 /// The table.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    table: Vec<Option<Host>>,
+    table: SlotMap<HostId, Host>,
+    /// The serial number of the latest instance.
+    serial: u64,
     by_name: HashMap<HostName, HostId>,
     by_index: HashMap<u16, HostId>,
-    transient: usize,
     /// Transient hosts that ran before this broker did and have not introduced themselves yet: what is theirs.
     away: HashMap<HostName, Index>,
 }
@@ -142,9 +117,7 @@ impl At<HostId> for Hosts {
 
 impl AtMut<HostId> for Hosts {
     fn index_mut(&mut self, id: HostId) -> &mut Host {
-        self.table[id.0 as usize]
-            .as_mut()
-            .expect("ids are only kept of hosts that exist")
+        self.get_mut(id).expect("ids are only kept of hosts that exist")
     }
 }
 
@@ -152,7 +125,7 @@ impl Hosts {
     /// The hosts of a cluster, imaginary.
     pub(crate) fn new(cluster: &Cluster, indexes: &[Index], now_us: u64) -> Self {
         let mut hosts = Self::default();
-        hosts.table.reserve_exact(cluster.hosts.len());
+        hosts.table.reserve(cluster.hosts.len());
         for (position, (spec, index)) in cluster.hosts.iter().zip(indexes).enumerate() {
             hosts.insert(
                 Origin::Declared(position),
@@ -172,7 +145,6 @@ impl Hosts {
             revive: Revive::OnSignal,
             restart: None,
         };
-        self.transient += 1;
         let origin = Origin::Transient {
             name: name.clone(),
             command,
@@ -185,55 +157,44 @@ impl Hosts {
             origin,
             index,
             life: Life::new(policy),
-            sockets: Vec::new(),
             instance: None,
             published: Vec::new(),
             boots: 0,
             wakes: 0,
-            account: None,
             since_us,
             tick_at: None,
             signalled_by: None,
             unnamed: None,
-            ended_by: None,
         };
-        let free = match self.transient {
-            0 => None,
-            _ => self.table.iter().position(Option::is_none),
-        };
-        let place = match free {
-            Some(place) => {
-                self.table[place] = Some(host);
-                place
-            }
-            None => {
-                self.table.push(Some(host));
-                self.table.len() - 1
-            }
-        };
-        let id = HostId(u32::try_from(place).expect("there are at most 65,280 indexes"));
+        let id = self.table.insert(host);
         self.by_name.insert(name, id);
         self.by_index.insert(index.number(), id);
         id
     }
 
+    /// Makes this the instance that runs a host, with a serial number that no other has.
+    pub(crate) fn install(&mut self, id: HostId, mut instance: Instance) {
+        self.serial += 1;
+        instance.serial = self.serial;
+        self[id].instance = Some(Box::new(instance));
+    }
+
     /// Removes a transient host.
     pub(crate) fn remove(&mut self, id: HostId, name: &HostName) -> Option<Host> {
-        let host = self.table.get_mut(id.0 as usize)?.take()?;
+        let host = self.table.remove(id)?;
         self.by_name.remove(name);
         self.by_index.remove(&host.index.number());
-        self.transient -= 1;
         Some(host)
     }
 
     /// The host with this id, where it still exists.
     pub(crate) fn get(&self, id: HostId) -> Option<&Host> {
-        self.table.get(id.0 as usize)?.as_ref()
+        self.table.get(id)
     }
 
     /// The same, to be changed.
     pub(crate) fn get_mut(&mut self, id: HostId) -> Option<&mut Host> {
-        self.table.get_mut(id.0 as usize)?.as_mut()
+        self.table.get_mut(id)
     }
 
     /// The host of this name (no alias).
@@ -248,10 +209,7 @@ impl Hosts {
 
     /// All of them.
     pub(crate) fn ids(&self) -> impl Iterator<Item = HostId> + use<'_> {
-        (0..self.table.len()).filter_map(|place| {
-            self.table[place].as_ref()?;
-            Some(HostId(u32::try_from(place).ok()?))
-        })
+        self.table.keys()
     }
 
     /// In the order of their addresses.

@@ -103,7 +103,7 @@ pub trait Launcher {
     fn start(&mut self, launch: &Launch<'_>);
 
     /// What has become of launches since this was last asked. To be asked after [`Launcher::start`], after an event
-    /// ([`crate::tokens::Kind::Zygote`]), and when [`Launcher::due`] says.
+    /// ([`crate::tokens::Source::Zygote`]), and when [`Launcher::due`] says.
     fn outcomes(&mut self) -> Vec<Outcome>;
 
     /// In what time outcomes are to be asked for although there is no event, if nothing earlier was said before.

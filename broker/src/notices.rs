@@ -1,16 +1,15 @@
 //! What the broker's other threads tell its loop.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
-use crate::hosts::HostId;
-use crate::resolvers::Batch;
-use crate::senders::{Listener, Question};
+use crate::ids::HostId;
+use crate::resolvers;
+use crate::senders;
 
 /// One thing told.
 #[derive(Debug)]
@@ -23,27 +22,45 @@ pub(crate) enum Notice {
     Lookup { index: Index, by: IpAddr },
     /// What a dead supervisor left is gone.
     Cleared { host: HostId, serial: u64 },
-    /// Who has come, for each question; `None` where that cannot be told.
-    Senders(Vec<(Question, Option<SocketAddr>)>),
-    /// How many connections stand in the queue of a listener, and the peers of those that somebody waits for an answer on.
-    Queue {
-        listener: Listener,
-        length: usize,
-        peers: Vec<SocketAddr>,
-    },
-    /// There is a namespace for resolvers, with these sockets of the name server's.
-    ResolverNamespace(Vec<OwnedFd>),
-    /// Sockets for the supervisor that has waited for them longest.
-    ResolverSockets(Batch),
-    /// Who makes those has ended; never any are made where `for_good`.
-    NoResolverSockets { for_good: bool },
+    /// Of the threads that ask the kernel for peers.
+    Senders(senders::Found),
+    /// Of the process that makes sockets for resolvers.
+    Resolvers(resolvers::Told),
+}
+
+/// What threads have told, and where they do.
+pub(crate) struct Notices {
+    told: Receiver<Notice>,
+    notifier: Notifier,
+}
+
+impl Notices {
+    /// Nothing told yet.
+    pub(crate) fn new(waker: Waker) -> Self {
+        let (sender, told) = crossbeam_channel::unbounded();
+        let waker = Arc::new(waker);
+        Self {
+            told,
+            notifier: Notifier { sender, waker },
+        }
+    }
+
+    /// The next, if there is one.
+    pub(crate) fn next(&self) -> Option<Notice> {
+        self.told.try_recv().ok()
+    }
+
+    /// Where threads tell the loop.
+    pub(crate) fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
 }
 
 /// Where threads tell it.
 #[derive(Clone)]
 pub(crate) struct Notifier {
-    pub(crate) sender: Sender<Notice>,
-    pub(crate) waker: Arc<Waker>,
+    sender: Sender<Notice>,
+    waker: Arc<Waker>,
 }
 
 impl Notifier {

@@ -1,43 +1,24 @@
 //! The project's files while its broker lives, which somebody may remove.
 
-use std::cell::RefCell;
-use std::fs::File;
+use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::rc::Rc;
 
-use mio::Registry;
+use imsup_compose::cluster::Cluster;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
 
+use crate::error::BrokerError;
+use crate::files;
 use crate::paths::Paths;
+use crate::project_lock::ProjectLock;
 use crate::routes::Noted;
-use crate::run;
-use crate::watch::{self, Watch};
-
-/// The lock that makes this process the project's broker: the file that it holds with flock(2).
-#[derive(Clone, Debug)]
-pub(crate) struct ProjectLock(Rc<RefCell<File>>);
-
-impl ProjectLock {
-    /// Of a file that is locked.
-    pub(crate) fn new(file: File) -> Self {
-        Self(Rc::new(RefCell::new(file)))
-    }
-
-    fn is_at(&self, path: &Path) -> bool {
-        watch::is_at(path, &self.0.borrow())
-    }
-
-    /// Notes which file it is.
-    pub(crate) fn note(&self, paths: &Paths) {
-        run::note_lock(&self.0.borrow(), paths);
-    }
-
-    /// Holds this file in place of the one that nobody finds any more.
-    pub(crate) fn replace(&self, file: File) {
-        self.0.replace(file);
-    }
-}
+use crate::tokens::Source;
+use crate::watch::Watch;
 
 /// What a broker knows of its files.
 #[derive(Debug)]
@@ -59,7 +40,7 @@ impl ProjectFiles {
     /// # Errors
     /// inotify(7).
     pub(crate) fn new(lock: ProjectLock, paths: &Paths, registry: &Registry) -> io::Result<Self> {
-        let mut files = Self {
+        let mut known = Self {
             lock,
             watch: Watch::start(paths, registry)?,
             routes: Noted::read(paths),
@@ -67,8 +48,8 @@ impl ProjectFiles {
             looks_again: false,
             said: false,
         };
-        files.note_socket(paths);
-        Ok(files)
+        known.note_socket(paths);
+        Ok(known)
     }
 
     /// Remembers the socket that is there now as the broker's own.
@@ -88,6 +69,49 @@ impl ProjectFiles {
 }
 
 fn socket_at(path: &Path) -> Option<(u64, u64)> {
-    let there = std::fs::symlink_metadata(path).ok()?;
+    let there = fs::symlink_metadata(path).ok()?;
     there.file_type().is_socket().then(|| (there.dev(), there.ino()))
+}
+
+/// Notes whose project this is: another directory may have the same name.
+pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
+    if cluster.hosts.is_empty() {
+        return;
+    }
+    let directory = fs::canonicalize(&cluster.directory).unwrap_or_else(|_| cluster.directory.clone());
+    if let Err(error) = files::replace(&paths.directory(), directory.as_os_str().as_bytes()) {
+        tracing::warn!(
+            "{}: {error}: projects of the same name are not told apart",
+            paths.directory().display()
+        );
+    }
+}
+
+/// Replaces the socket that a dead broker left, if any: the lock is held, so nobody serves it.
+pub(crate) fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixListener, BrokerError> {
+    const MAX_PATH: usize = 107;
+    let path = paths.socket();
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(BrokerError::PathTooLong(path));
+    }
+    let file_error = |source| BrokerError::File {
+        what: "the broker's socket",
+        path: path.clone(),
+        source,
+    };
+    files::remove(&path).map_err(file_error)?;
+    // Bound beside its place and moved there, so that supervisors which wait for it (inotify) find it listening.
+    let new = path.with_extension("new");
+    files::remove(&new).map_err(file_error)?;
+    let listener = UnixListener::bind(&new).map_err(file_error)?;
+    listener.set_nonblocking(true).map_err(file_error)?;
+    fs::rename(&new, &path).map_err(file_error)?;
+    registry
+        .register(
+            &mut SourceFd(&listener.as_raw_fd()),
+            Source::Listener.into(),
+            Interest::READABLE,
+        )
+        .map_err(file_error)?;
+    Ok(listener)
 }

@@ -7,6 +7,7 @@
 
 pub(crate) mod namespace;
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,10 +20,10 @@ use imsup_protocol::channel::{Channel, ChannelError};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use serde::{Deserialize, Serialize};
 
+use crate::ids::SessionId;
 use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
 use crate::names::Door;
-use crate::notices::{Notice, Notifier};
 
 /// Where name servers answer.
 const DNS_PORT: u16 = 53;
@@ -65,6 +66,17 @@ pub(crate) struct Batch {
     pub(crate) sockets: Vec<OwnedFd>,
 }
 
+/// What the thread tells.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// There is a namespace for resolvers, with these sockets of the name server's.
+    Namespace(Vec<OwnedFd>),
+    /// Sockets for the supervisor that has waited for them longest.
+    Sockets(Batch),
+    /// The process that makes those has ended; never any are made if it is `for_good`.
+    Ended { for_good: bool },
+}
+
 /// The process and the thread that speaks with it, so that the loop waits for neither.
 #[derive(Debug)]
 struct Running {
@@ -84,9 +96,31 @@ pub(crate) struct Resolvers {
     useless: bool,
     /// How often the process has ended since it last made anything.
     failures: u32,
+    /// Sessions of supervisors that want sockets, longest waiting first.
+    waiting: VecDeque<SessionId>,
 }
 
 impl Resolvers {
+    /// A supervisor wants sockets.
+    pub(crate) fn wait(&mut self, session: SessionId) {
+        self.waiting.push_back(session);
+    }
+
+    /// The supervisor that has waited longest waits no more.
+    pub(crate) fn next_waiting(&mut self) -> Option<SessionId> {
+        self.waiting.pop_front()
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A session is gone.
+    pub(crate) fn leave(&mut self, session: SessionId) {
+        self.waiting.retain(|waiting| *waiting != session);
+    }
+
     /// Where the name server takes sockets.
     pub(crate) fn serve_by(&mut self, door: Door) {
         self.door = Some(door);
@@ -124,8 +158,13 @@ impl Resolvers {
         }
     }
 
-    /// Asks for a batch, which [`Notice::ResolverSockets`] brings; false where none will come.
-    pub(crate) fn ask(&mut self, launcher: &mut dyn Launcher, project: &str, notifier: &Notifier) -> bool {
+    /// Asks for a batch, which `tell` is told ([`Told::Sockets`]); false if none will come.
+    pub(crate) fn ask(
+        &mut self,
+        launcher: &mut dyn Launcher,
+        project: &str,
+        tell: impl Fn(Told) + Send + 'static,
+    ) -> bool {
         if let Some(running) = &self.running {
             // If that fails it has ended. The notice of that is under way, and then all that wait are asked for anew: were another started here, the
             // notice would end that.
@@ -135,7 +174,7 @@ impl Resolvers {
         if self.door.is_none() || self.useless {
             return false;
         }
-        match start(launcher, project, notifier.clone()) {
+        match start(launcher, project, tell) {
             Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
             Err(error) => {
                 tracing::debug!(%error, "no process can make sockets for resolvers");
@@ -176,7 +215,7 @@ fn is_recent(namespace: u32, latest: u32) -> bool {
     namespace + NAMESPACES > latest
 }
 
-fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::Result<Running> {
+fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Told) + Send + 'static) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
@@ -187,9 +226,9 @@ fn start(launcher: &mut dyn Launcher, project: &str, notifier: Notifier) -> io::
         .name("resolvers".to_owned())
         .spawn(move || {
             // Before `asked` is dropped: who cannot ask any more can count on this notice.
-            if let Some(ended) = serve(channel, &asked, &notifier) {
+            if let Some(ended) = serve(channel, &asked, &tell) {
                 let for_good = ended == Ended::ForGood;
-                notifier.tell(Notice::NoResolverSockets { for_good });
+                tell(Told::Ended { for_good });
             }
         })?;
     Ok(Running { asks, process, thread })
@@ -206,9 +245,9 @@ enum Ended {
 
 /// Answers each that asks, until nobody asks any more, or the process has ended, and how.
 // Blocking: a thread of its own.
-fn serve(mut channel: Channel, asked: &Receiver<()>, notifier: &Notifier) -> Option<Ended> {
+fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Option<Ended> {
     match open(&mut channel) {
-        Ok(Ok(sockets)) => notifier.tell(Notice::ResolverNamespace(sockets)),
+        Ok(Ok(sockets)) => tell(Told::Namespace(sockets)),
         Ok(Err(why)) => {
             tracing::info!(
                 %why,
@@ -224,7 +263,7 @@ fn serve(mut channel: Channel, asked: &Receiver<()>, notifier: &Notifier) -> Opt
     }
     while asked.recv().is_ok() {
         match more(&mut channel) {
-            Ok(batch) => notifier.tell(Notice::ResolverSockets(batch)),
+            Ok(batch) => tell(Told::Sockets(batch)),
             Err(error) => {
                 tracing::debug!(%error, "the process that makes sockets for resolvers has ended; the next who asks starts another");
                 return Some(Ended::Once);

@@ -1,51 +1,46 @@
 //! A broker from its start to its end.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use imsup_wire::{Endpoint, HostName, Index, Planes};
-use mio::unix::SourceFd;
-use mio::{Interest, Poll, Waker};
+use mio::{Poll, Waker};
 use parking_lot::RwLock;
-use rustix::fs::FlockOperation;
-use std::os::fd::AsRawFd;
 
 use crate::absent;
 use crate::block;
-use crate::broker::{Broker, Parts};
+use crate::broker::{Broker, Lifetime, Parts, ProjectRecord, Strangers};
 use crate::clock::Clock;
 use crate::error::BrokerError;
 use crate::events::OnEvent;
-use crate::files;
 use crate::helpers::Confine;
 use crate::history::{self, History, Summary};
-use crate::holder;
-use crate::hosts::{HostId, Hosts};
-use crate::keeper::{self, FdStore, Recipe, Restored, Successor, What};
+use crate::hosts::Hosts;
+use crate::ids::HostId;
+use crate::journal::Journal;
+use crate::keeper::{FdStore, Recipe, Restored, Successor, What};
 use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
 use crate::logs::bounds::Bounds;
-use crate::lost;
 use crate::names::{NameServer, Names};
-use crate::notices::{Notice, Notifier};
+use crate::notices::{Notice, Notices};
 use crate::paths::Paths;
-use crate::project_files::{ProjectFiles, ProjectLock};
+use crate::project_files::{self, ProjectFiles};
+use crate::project_lock::ProjectLock;
 use crate::projects::{self, Memory, ProjectsError};
 use crate::published::{self, Relay, Vet};
+use crate::retained::Sockets;
 use crate::routes;
 use crate::senders::Senders;
+use crate::sessions::Sessions;
 use crate::signals::Signals;
-use crate::sockets;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 use crate::trust::Trust;
 use imsup_compose::cluster::Cluster;
 
@@ -75,14 +70,8 @@ pub struct Options {
     pub restored: Option<Restored>,
 }
 
-/// How long a broker that was killed may take to be gone.
-const DYING: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(1);
 /// How long the start waits for another process that changes what is remembered of projects.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// null(4).
-const NULL_DEVICE: &str = "/dev/null";
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
@@ -95,7 +84,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
 pub fn run(options: Options) -> Result<(), BrokerError> {
     let paths = options.paths.clone();
     let follows = options.restored.is_some();
-    let lock = ProjectLock::new(take_lock(&options.cluster.project, &paths, follows)?);
+    let lock = ProjectLock::take(&options.cluster.project, &paths, follows)?;
     // What the last broker, killed together with supervisors, could not end. Before anything is booted in its place.
     absent::end_cgroups(&options.cluster.project, &paths);
     if !absent::end_left(&paths) {
@@ -104,7 +93,7 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
         );
     }
     absent::note_cgroups(&paths, &cgroups::directories_of("self"));
-    let fresh = !paths.events().exists() && absent::held(&paths).is_empty();
+    let fresh = !paths.events().exists() && absent::adoptable(&paths).is_empty();
     let result = start_and_serve(options, lock.clone());
     if result.is_err() && fresh && !follows {
         // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
@@ -130,12 +119,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         successor,
         restored,
     } = options;
-    // All that the broker starts reads from there, and a bare root directory may have no /dev.
-    File::open(NULL_DEVICE).map_err(|source| BrokerError::File {
-        what: "the hosts' standard input",
-        path: NULL_DEVICE.into(),
-        source,
-    })?;
     let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
@@ -146,7 +129,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     }
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
-    routes::hold(subnet, &paths, !absent::held(&paths).is_empty())?;
+    routes::hold(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
 
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
     if !paths.up().exists() {
@@ -163,7 +146,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let is_written = memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     tolerate(follows, check_ports(&cluster, &memory, &limits))?;
 
-    note_directory(&cluster, &paths);
+    project_files::note_directory(&cluster, &paths);
     let mut clock = Clock::open(&paths.up());
     let mut hosts = Hosts::new(&cluster, &indexes, clock.up_us());
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
@@ -171,17 +154,16 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let leases = Leases::open(paths.leases(), &clock);
     let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
-    let (sender, notices) = crossbeam_channel::unbounded();
-    let waker = Waker::new(&registry, token(Kind::Notices, 0)).map_err(system("eventfd(2)"))?;
-    let notifier = Notifier {
-        sender,
-        waker: Arc::new(waker),
-    };
-    let senders =
-        Senders::start(notifier.clone(), stand_back, confine).map_err(system("the thread that names senders"))?;
+    let waker = Waker::new(&registry, Source::Notices.into()).map_err(system("eventfd(2)"))?;
+    let notices = Notices::new(waker);
+    let notifier = notices.notifier().clone();
+    let told = notifier.clone();
+    let found = move |found| told.tell(Notice::Senders(found));
+    let senders = Senders::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
+    let journal = Journal::new(history, on_event, Some(senders), |name| hosts.named(name));
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
     let relay_trust = Arc::clone(&trust);
-    let listener = listen(&paths, &registry)?;
+    let listener = project_files::listen(&paths, &registry)?;
     let files = ProjectFiles::new(lock, &paths, &registry).map_err(system("inotify(7)"))?;
 
     let mut broker = Broker::new(Parts {
@@ -190,29 +172,26 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         planes,
         limits,
         claim,
-        ephemeral,
+        lifetime: Lifetime::new(ephemeral),
         hosts,
-        history,
-        on_event,
+        journal,
+        sessions: Sessions::new(listener),
+        sockets: Sockets::new(store),
         launcher,
-        memory,
+        record: ProjectRecord::new(memory),
         names: Arc::clone(&names),
         registry,
-        listener,
         files,
         signals,
         notices,
-        notifier: notifier.clone(),
-        senders,
         clock,
         leases,
         cgroups: cgroups::directories_of("self"),
-        trust,
-        store,
+        strangers: Strangers::new(trust),
     });
-    broker.expect_held();
-    take_restored(&mut broker);
-    retain(&mut broker, &imsup_exe, follows)?;
+    broker.expect_adoptable();
+    broker.take_all_restored();
+    broker.retain_all(&imsup_exe, follows)?;
     if !is_written {
         broker.remember();
     }
@@ -264,7 +243,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.let_go();
     broker.remember_at_last();
     // Hosts of an earlier broker that this one's file does not have.
-    absent::end_held(&broker.paths)?;
+    absent::end_adoptable(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
     routes::release(&broker.paths)?;
     broker.launcher.finish();
@@ -272,120 +251,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     absent::remove_files(&broker.paths)?;
     broker.say_goodbye();
     Ok(())
-}
-
-/// What a directory is for, and what names another.
-pub(crate) struct Kept {
-    what: &'static str,
-    variable: &'static str,
-}
-
-pub(crate) const RUNTIME: Kept = Kept {
-    what: "the runtime directory",
-    variable: "IMSUP_RUNTIME_DIR",
-};
-pub(crate) const STATE: Kept = Kept {
-    what: "the state directory",
-    variable: "IMSUP_STATE_DIR",
-};
-
-/// Makes the project's directories and takes the lock that makes this its broker.
-///
-/// One that `follows` a broker which has died waits until that has let go of it.
-///
-/// Blocking: before the loop.
-fn take_lock(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError> {
-    let start = Instant::now();
-    let already_up = |pid| BrokerError::AlreadyUp {
-        project: project.to_owned(),
-        directory: paths.directory_of_file(),
-        pid,
-    };
-    let mut lock = loop {
-        if let Some(lost) = lost::find_for_good(paths) {
-            let (project, pid) = (project.to_owned(), lost.pid);
-            return Err(BrokerError::Lost { project, pid });
-        }
-        make_directory(&RUNTIME, paths.runtime())?;
-        match try_lock(project, &paths.lock(), paths.directory_of_file()) {
-            // The keeper that has it will have a broker at once.
-            Ok(Some(_)) if !follows && keeper::has_keeper(paths) => return Err(already_up(None)),
-            // The files of the project's broker may have been removed just before the lock was there to be taken.
-            Ok(Some(lock)) if lost::find(paths).is_none() => break lock,
-            Ok(_) => {}
-            Err(BrokerError::AlreadyUp { .. }) if follows && start.elapsed() < DYING => std::thread::sleep(LOOK),
-            Err(error) => return Err(error),
-        }
-    };
-    // Only now: a broker that is ending removes everything before it lets go of the lock.
-    make_directory(&RUNTIME, &paths.running(""))?;
-    make_directory(&STATE, paths.state())?;
-    make_directory(&STATE, &paths.logs())?;
-    sign(&mut lock, paths);
-    Ok(lock)
-}
-
-/// Writes into the lock which process holds it: for people only, who are told what the project's broker is. Notes elsewhere which lock it is.
-pub(crate) fn sign(lock: &mut File, paths: &Paths) {
-    if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
-        tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
-    }
-    note_lock(lock, paths);
-}
-
-/// Notes which file the lock is, for whoever does not find it any more.
-pub(crate) fn note_lock(lock: &File, paths: &Paths) {
-    if let Err(error) = lost::note_lock(lock, paths) {
-        tracing::debug!("{}: {error}", paths.lock_note().display());
-    }
-}
-
-pub(crate) fn make_directory(kind: &Kept, path: &Path) -> Result<(), BrokerError> {
-    files::make_private_directory(path).map_err(|source| BrokerError::Directory {
-        what: kind.what,
-        path: path.to_owned(),
-        variable: kind.variable,
-        source,
-    })
-}
-
-/// Takes the lock; `None` where a broker that was ending has just removed what was opened.
-pub(crate) fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -> Result<Option<File>, BrokerError> {
-    let file_error = |source| BrokerError::File {
-        what: "the broker's lock",
-        path: path.to_owned(),
-        source,
-    };
-    let options = || {
-        File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-    };
-    let mut lock = match options() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result.map_err(file_error)?,
-    };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let _ = lock.read_to_string(&mut text);
-            return Err(BrokerError::AlreadyUp {
-                project: project.to_owned(),
-                directory,
-                pid: text.trim().parse().ok(),
-            });
-        }
-        Err(errno) => return Err(file_error(errno.into())),
-    }
-    let ours = lock.metadata().map_err(file_error)?;
-    Ok(match fs::metadata(path) {
-        Ok(current) if (current.dev(), current.ino()) == (ours.dev(), ours.ino()) => Some(lock),
-        _ => None,
-    })
 }
 
 /// Remembers the blocks and the indexes, where they are new. False if another process holds the lock of the file.
@@ -442,20 +307,6 @@ fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> R
     })
 }
 
-/// Notes whose project this is: another directory may have the same name.
-pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
-    if cluster.hosts.is_empty() {
-        return;
-    }
-    let directory = fs::canonicalize(&cluster.directory).unwrap_or_else(|_| cluster.directory.clone());
-    if let Err(error) = files::replace(&paths.directory(), directory.as_os_str().as_bytes()) {
-        tracing::warn!(
-            "{}: {error}: projects of the same name are not told apart",
-            paths.directory().display()
-        );
-    }
-}
-
 /// Reads what an earlier broker of this `up` has left: the hosts' accounts, and what happened to each last.
 fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(HostName, Summary)>) {
     let history = History::open(&paths.events(), history::FILE_BYTES, up_us).unwrap_or_else(|error| {
@@ -475,7 +326,6 @@ fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(Hos
         host.boots = u32::try_from(boots).unwrap_or(u32::MAX);
         host.wakes = u32::try_from(wakes).unwrap_or(u32::MAX);
         host.since_us = summary.account.since_us();
-        host.account = Some(Box::new(summary.account.clone()));
     }
     (history, last)
 }
@@ -542,85 +392,4 @@ fn store(
         Err(error) => store.give_up(&error),
     }
     Ok(store)
-}
-
-/// Takes the sockets that an earlier broker retained.
-fn take_restored(broker: &mut Broker) {
-    for (what, socket) in broker
-        .sockets
-        .store
-        .take_all(|what| matches!(what, What::Retained { .. }))
-    {
-        let What::Retained { endpoint, tentative } = what else {
-            continue;
-        };
-        let place = broker.planes.place(*endpoint.address.ip());
-        if let Some(id) = place.and_then(|place| broker.hosts.at(place.index)) {
-            broker.take_restored(id, endpoint, tentative, socket);
-        }
-    }
-    for id in broker.hosts.ids().collect::<Vec<HostId>>() {
-        if broker.hosts[id].life.absent() {
-            broker.ready_restored(id);
-        }
-    }
-}
-
-/// Makes the sockets of every host that is absent.
-fn retain(broker: &mut Broker, imsup: &Path, follows: bool) -> Result<(), BrokerError> {
-    for id in broker.hosts.ids().collect::<Vec<HostId>>() {
-        if !broker.hosts[id].life.absent() {
-            continue;
-        }
-        if follows {
-            broker.make_what_can_be_had(id);
-        } else if let Some((endpoint, source)) = broker.make_sockets(id).into_iter().next() {
-            let host = broker.hosts[id].name(&broker.cluster).clone();
-            return Err(match source.kind() {
-                io::ErrorKind::AddrInUse => BrokerError::Occupied {
-                    host,
-                    endpoint,
-                    occupants: sockets::occupants(endpoint.transport, endpoint.address.port(), &broker.planes),
-                    holder: holder::of(endpoint),
-                },
-                io::ErrorKind::PermissionDenied => BrokerError::Privileged {
-                    host,
-                    endpoint,
-                    first: limits::first_unprivileged_port(),
-                    imsup: imsup.to_owned(),
-                },
-                _ => BrokerError::Retain { host, endpoint, source },
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Replaces the socket that a dead broker left, if any: the lock is held, so nobody serves it.
-pub(crate) fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixListener, BrokerError> {
-    const MAX_PATH: usize = 107;
-    let path = paths.socket();
-    if path.as_os_str().len() > MAX_PATH {
-        return Err(BrokerError::PathTooLong(path));
-    }
-    let file_error = |source| BrokerError::File {
-        what: "the broker's socket",
-        path: path.clone(),
-        source,
-    };
-    files::remove(&path).map_err(file_error)?;
-    // Bound beside its place and moved there, so that supervisors which wait for it (inotify) find it listening.
-    let new = path.with_extension("new");
-    files::remove(&new).map_err(file_error)?;
-    let listener = UnixListener::bind(&new).map_err(file_error)?;
-    listener.set_nonblocking(true).map_err(file_error)?;
-    fs::rename(&new, &path).map_err(file_error)?;
-    registry
-        .register(
-            &mut SourceFd(&listener.as_raw_fd()),
-            token(Kind::Listener, 0),
-            Interest::READABLE,
-        )
-        .map_err(file_error)?;
-    Ok(listener)
 }

@@ -8,18 +8,34 @@
 //! Blocking: threads of their own; the broker calls [`answers`] after its loop, too.
 
 use std::io;
+use std::net::SocketAddr;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use imsup_wire::Endpoint;
 
 use crate::helpers::{Confine, Helper};
-use crate::notices::{Notice, Notifier};
+use crate::ids::SocketId;
 use crate::peers;
-use crate::retained::SocketId;
 
 /// Names a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Question(pub(crate) u64);
+
+/// Who has come, for each question; `None` if that cannot be told.
+pub(crate) type Answers = Vec<(Question, Option<SocketAddr>)>;
+
+/// What the threads tell.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Who has come.
+    Senders(Answers),
+    /// How many connections stand in the queue of a listener, and the peers of those that somebody waits for an answer on.
+    Queue {
+        listener: Listener,
+        length: usize,
+        peers: Vec<SocketAddr>,
+    },
+}
 
 /// A listener whose queue is looked into. The thread has no descriptor of the listener: what the loop closes is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +61,23 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Starts the threads; they tell the loop what they have found ([`Notice::Senders`], [`Notice::Queue`]). The patient one stands back: what was woken on its
-    /// processor, as the host that is just being booted, would wait for the end of the dump, several ms (measured; also with nice 19).
+    /// Starts the threads; they tell `found` what they have found. The patient one stands back: what was woken on its processor, as the host that is just
+    /// being booted, would wait for the end of the dump, several ms (measured; also with nice 19).
     ///
     /// # Errors
     /// A thread that cannot be made.
-    pub(crate) fn start(notifier: Notifier, stand_back: fn(), confine: Confine) -> io::Result<Self> {
+    pub(crate) fn start(
+        found: impl Fn(Found) + Clone + Send + 'static,
+        stand_back: fn(),
+        confine: Confine,
+    ) -> io::Result<Self> {
         let (patient, asked_patiently) = unbounded();
         let (prompt, asked_promptly) = unbounded();
-        let for_prompt = notifier.clone();
+        let for_prompt = found.clone();
         std::thread::Builder::new().name("senders".to_owned()).spawn(move || {
             stand_back();
             confine(Helper::Senders);
-            serve_patiently(&asked_patiently, &notifier);
+            serve_patiently(&asked_patiently, &found);
         })?;
         std::thread::Builder::new().name("queues".to_owned()).spawn(move || {
             confine(Helper::Senders);
@@ -83,25 +103,25 @@ impl Senders {
 }
 
 /// Answers all that have gathered by one dump.
-fn serve_patiently(asked: &Receiver<(Question, Endpoint)>, notifier: &Notifier) {
+fn serve_patiently(asked: &Receiver<(Question, Endpoint)>, tell: &impl Fn(Found)) {
     while let Ok(first) = asked.recv() {
         let more = asked.try_iter().take(peers::AT_ONCE - 1);
         let questions: Vec<_> = std::iter::once(first).chain(more).collect();
-        notifier.tell(Notice::Senders(answers(&questions)));
+        tell(Found::Senders(answers(&questions)));
     }
 }
 
-fn serve_promptly(asked: &Receiver<Prompt>, notifier: &Notifier) {
+fn serve_promptly(asked: &Receiver<Prompt>, tell: &impl Fn(Found)) {
     for prompt in asked {
         match prompt {
             Prompt::Senders(questions) => {
                 for questions in questions.chunks(peers::AT_ONCE) {
-                    notifier.tell(Notice::Senders(answers(questions)));
+                    tell(Found::Senders(answers(questions)));
                 }
             }
             Prompt::Queue(listener) => {
                 let (length, peers) = peers::queue(listener.inode, listener.endpoint);
-                notifier.tell(Notice::Queue {
+                tell(Found::Queue {
                     listener,
                     length,
                     peers,
@@ -112,7 +132,7 @@ fn serve_promptly(asked: &Receiver<Prompt>, notifier: &Notifier) {
 }
 
 /// The answers to up to [`peers::AT_ONCE`] questions.
-pub(crate) fn answers(questions: &[(Question, Endpoint)]) -> Vec<(Question, Option<std::net::SocketAddr>)> {
+pub(crate) fn answers(questions: &[(Question, Endpoint)]) -> Answers {
     let (questions, endpoints): (Vec<_>, Vec<_>) = questions.iter().copied().unzip();
     questions.into_iter().zip(peers::came(&endpoints)).collect()
 }

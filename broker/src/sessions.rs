@@ -10,10 +10,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
+use slotmap::SlotMap;
 
-use crate::hosts::HostId;
+use crate::ids::{HostId, SessionId};
 use crate::senders::Question;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 
 /// Answers a supervisor may have outstanding; one that does not read them is cut off.
 const MAX_QUEUED: usize = 4096;
@@ -97,20 +98,55 @@ pub(crate) struct Session {
     pub(crate) notify_listener: Option<OwnedFd>,
 }
 
-/// The table of connections.
-#[derive(Debug, Default)]
+/// The socket that supervisors and clients connect to, and the table of connections.
+#[derive(Debug)]
 pub(crate) struct Sessions {
-    table: Vec<Option<Session>>,
-    /// Somebody waits who could not be accepted (EMFILE): nothing more is told of him, so it is to be tried again.
-    pub(crate) short: bool,
+    listener: Option<UnixListener>,
+    table: SlotMap<SessionId, Session>,
+    /// A connection waits that could not be accepted (EMFILE). The kernel says nothing more of it, so accept(2) is to be tried again.
+    short: bool,
 }
 
 impl Sessions {
-    /// Accepts all who wait. Only this user and root are let in.
-    pub(crate) fn accept(&mut self, listener: &UnixListener, registry: &Registry) -> Vec<usize> {
+    /// No connection yet; those that come to this socket.
+    pub(crate) fn new(listener: UnixListener) -> Self {
+        Self {
+            listener: Some(listener),
+            table: SlotMap::with_key(),
+            short: false,
+        }
+    }
+
+    /// Takes this socket in place of the one before.
+    pub(crate) fn listen(&mut self, listener: UnixListener) {
+        self.listener = Some(listener);
+    }
+
+    /// Is not told of connections any more.
+    pub(crate) fn unwatch_listener(&self, registry: &Registry) {
+        if let Some(listener) = &self.listener {
+            let _ = registry.deregister(&mut SourceFd(&listener.as_raw_fd()));
+        }
+    }
+
+    /// Closes the socket: no more connections.
+    pub(crate) fn close_listener(&mut self) {
+        self.listener = None;
+    }
+
+    /// True if a connection waits that could not be accepted.
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Accepts all that wait. Only this user and root are let in.
+    pub(crate) fn accept(&mut self, registry: &Registry) -> Vec<SessionId> {
         let mut accepted = Vec::new();
         let short_before = std::mem::take(&mut self.short);
         loop {
+            let Some(listener) = &self.listener else {
+                return accepted;
+            };
             match listener.accept() {
                 Ok((stream, _)) => accepted.extend(self.admit(stream, registry)),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return accepted,
@@ -126,28 +162,19 @@ impl Sessions {
         }
     }
 
-    fn admit(&mut self, stream: UnixStream, registry: &Registry) -> Option<usize> {
+    fn admit(&mut self, stream: UnixStream, registry: &Registry) -> Option<SessionId> {
         let peer = getsockopt(&stream, PeerCredentials).ok()?;
         let uid = peer.uid();
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             tracing::warn!(uid, "a connection of another user was refused");
             return None;
         }
-        if self.table.iter().flatten().count() >= MAX_SESSIONS {
+        if self.table.len() >= MAX_SESSIONS {
             tracing::warn!("too many connections to the broker; one was refused");
             return None;
         }
         stream.set_nonblocking(true).ok()?;
-        let place = self.table.iter().position(Option::is_none).unwrap_or(self.table.len());
-        let number = u32::try_from(place).ok()?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        registry
-            .register(
-                &mut SourceFd(&stream.as_raw_fd()),
-                token(Kind::Session, number),
-                interest,
-            )
-            .ok()?;
+        let descriptor = stream.as_raw_fd();
         let session = Session {
             channel: Channel::accepted(stream),
             peer: Peer::Unknown,
@@ -156,22 +183,24 @@ impl Sessions {
             uid,
             notify_listener: None,
         };
-        if place == self.table.len() {
-            self.table.push(Some(session));
-        } else {
-            self.table[place] = Some(session);
+        let number = self.table.insert(session);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = registry.register(&mut SourceFd(&descriptor), Source::Session(number).into(), interest);
+        if registered.is_err() {
+            self.table.remove(number);
+            return None;
         }
-        Some(place)
+        Some(number)
     }
 
     /// The connection with this number.
-    pub(crate) fn get_mut(&mut self, number: usize) -> Option<&mut Session> {
-        self.table.get_mut(number)?.as_mut()
+    pub(crate) fn get_mut(&mut self, number: SessionId) -> Option<&mut Session> {
+        self.table.get_mut(number)
     }
 
     /// Closes a connection.
-    pub(crate) fn remove(&mut self, number: usize, registry: &Registry) -> Option<Session> {
-        let session = self.table.get_mut(number)?.take()?;
+    pub(crate) fn remove(&mut self, number: SessionId, registry: &Registry) -> Option<Session> {
+        let session = self.table.remove(number)?;
         let descriptor = session.channel.socket().as_raw_fd();
         // The descriptor is closed right after, which would do it as well.
         let _ = registry.deregister(&mut SourceFd(&descriptor));
@@ -179,11 +208,19 @@ impl Sessions {
     }
 
     /// All connections, with their numbers.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Session)> {
-        self.table
-            .iter()
-            .enumerate()
-            .filter_map(|(number, session)| Some((number, session.as_ref()?)))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.table.iter()
+    }
+
+    /// The supervisors of commands beside hosts' programs.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.iter().filter(|(_, session)| {
+            let part = match &session.peer {
+                Peer::Supervisor { part, .. } => Some(*part),
+                _ => None,
+            };
+            part == Some(Part::Command)
+        })
     }
 
     /// Whether a supervisor is connected.
@@ -244,5 +281,52 @@ pub(crate) fn describe(request: &Request) -> &'static str {
         Request::Why { .. } => "why",
         Request::Usage { .. } => "usage",
         Request::Down => "down",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    #[test]
+    fn an_event_for_a_connection_that_was_closed_is_not_given_to_the_next_in_its_slot() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        let mut sessions = Sessions::new(listener);
+
+        let first = UnixStream::connect(&path).unwrap();
+        let [gone] = sessions.accept(&registry)[..] else {
+            panic!("one has connected");
+        };
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, None).unwrap();
+        let stale = events.iter().next().unwrap().token();
+        assert_eq!(Source::of(stale), Some(Source::Session(gone)));
+
+        sessions.remove(gone, &registry);
+        drop(first);
+        let _second = UnixStream::connect(&path).unwrap();
+        let [session] = sessions.accept(&registry)[..] else {
+            panic!("one more has connected");
+        };
+        let Some(Source::Session(of_event)) = Source::of(stale) else {
+            panic!("a session's token");
+        };
+        assert!(
+            sessions.get_mut(of_event).is_none(),
+            "the event is of the one that is closed"
+        );
+        assert!(sessions.get_mut(session).is_some());
+        poll.poll(&mut events, None).unwrap();
+        let tokens = events.iter().map(|event| Source::of(event.token()));
+        assert_eq!(tokens.collect::<Vec<_>>(), [Some(Source::Session(session))]);
     }
 }

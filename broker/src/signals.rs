@@ -11,7 +11,7 @@ use mio::{Interest, Registry};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 
 /// What was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Signals {
         }
         registry.register(
             &mut SourceFd(&signals.pipe.as_raw_fd()),
-            token(Kind::Signals, 0),
+            Source::Signals.into(),
             Interest::READABLE,
         )?;
         Ok(signals)

@@ -1,10 +1,16 @@
 //! What an event of the loop is about.
 
 use mio::Token;
+use slotmap::{Key, KeyData};
 
-/// What a descriptor is.
+use crate::ids::{HostId, SessionId, SocketId};
+
+/// A descriptor that the loop waits for.
+///
+/// Sessions, sockets and hosts are named by their keys, whose generations are part of the token: an event that was queued
+/// before a descriptor was closed is not taken for one of the descriptor that has taken its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Source {
     /// The socket that supervisors and clients connect to.
     Listener,
     /// Signals, by their pipe.
@@ -12,57 +18,119 @@ pub(crate) enum Kind {
     /// Other threads have sent something.
     Notices,
     /// A connection of a supervisor or client.
-    Session,
+    Session(SessionId),
     /// A retained socket.
-    Socket,
+    Socket(SocketId),
     /// A supervisor's pidfd, by host.
-    Ended,
+    Ended(HostId),
     /// The project's files.
-    Files,
+    Files(u32),
     /// The connection to the keeper.
     Keeper,
     /// What the keeper closes once it has done what it was told.
-    Barrier,
+    Barrier(u32),
     /// The connection to the zygote.
     Zygote,
     /// The pidfd of a command's supervisor that has hung up.
-    Orphaned,
+    Orphaned(u32),
 }
 
-const KINDS: [Kind; 11] = [
-    Kind::Listener,
-    Kind::Signals,
-    Kind::Notices,
-    Kind::Session,
-    Kind::Socket,
-    Kind::Ended,
-    Kind::Files,
-    Kind::Keeper,
-    Kind::Barrier,
-    Kind::Zygote,
-    Kind::Orphaned,
-];
+/// Where a token has its kind: the bits of a key's slot that are never set, since descriptors are fewer than 2^28.
+const KIND_SHIFT: u32 = 28;
+const KIND_MASK: u64 = 0xf << KIND_SHIFT;
 
-/// The token of descriptor `number` of this kind.
-pub(crate) fn token(kind: Kind, number: u32) -> Token {
-    Token((kind as usize) << 32 | number as usize)
+const _: () = assert!(usize::BITS == u64::BITS, "a token holds a whole key");
+
+impl From<Source> for Token {
+    fn from(source: Source) -> Self {
+        let (kind, value) = match source {
+            Source::Listener => (0, 0),
+            Source::Signals => (1, 0),
+            Source::Notices => (2, 0),
+            Source::Session(id) => (3, id.data().as_ffi()),
+            Source::Socket(id) => (4, id.data().as_ffi()),
+            Source::Ended(id) => (5, id.data().as_ffi()),
+            Source::Files(number) => (6, u64::from(number) << 32),
+            Source::Keeper => (7, 0),
+            Source::Barrier(number) => (8, u64::from(number) << 32),
+            Source::Zygote => (9, 0),
+            Source::Orphaned(number) => (10, u64::from(number) << 32),
+        };
+        assert_eq!(value & KIND_MASK, 0, "descriptors are fewer than 2^28");
+        Self((value | kind << KIND_SHIFT) as usize)
+    }
 }
 
-/// What a token is of.
-pub(crate) fn parse(token: Token) -> Option<(Kind, u32)> {
-    let number = u32::try_from(token.0 & 0xffff_ffff).ok()?;
-    Some((*KINDS.get(token.0 >> 32)?, number))
+impl Source {
+    /// What a token is of.
+    pub(crate) fn of(token: Token) -> Option<Self> {
+        let token = token.0 as u64;
+        let key = || KeyData::from_ffi(token & !KIND_MASK);
+        let number = (token >> 32) as u32;
+        Some(match (token & KIND_MASK) >> KIND_SHIFT {
+            0 => Self::Listener,
+            1 => Self::Signals,
+            2 => Self::Notices,
+            3 => Self::Session(key().into()),
+            4 => Self::Socket(key().into()),
+            5 => Self::Ended(key().into()),
+            6 => Self::Files(number),
+            7 => Self::Keeper,
+            8 => Self::Barrier(number),
+            9 => Self::Zygote,
+            10 => Self::Orphaned(number),
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use slotmap::SlotMap;
+
     use super::*;
 
     #[test]
     fn tokens_are_read_back() {
-        for kind in KINDS {
-            assert_eq!(parse(token(kind, u32::MAX)), Some((kind, u32::MAX)));
+        let mut sessions = SlotMap::<SessionId, ()>::with_key();
+        let mut sockets = SlotMap::<SocketId, ()>::with_key();
+        let mut hosts = SlotMap::<HostId, ()>::with_key();
+        for _ in 0..1000 {
+            let sources = [
+                Source::Listener,
+                Source::Signals,
+                Source::Notices,
+                Source::Session(sessions.insert(())),
+                Source::Socket(sockets.insert(())),
+                Source::Ended(hosts.insert(())),
+                Source::Files(u32::MAX),
+                Source::Keeper,
+                Source::Barrier(u32::MAX),
+                Source::Zygote,
+                Source::Orphaned(u32::MAX),
+            ];
+            for source in sources {
+                assert_eq!(Source::of(source.into()), Some(source));
+            }
         }
-        assert_eq!(parse(Token(usize::MAX)), None);
+        assert_eq!(Source::of(Token(usize::MAX)), None);
+    }
+
+    #[test]
+    fn a_slot_that_is_used_again_has_another_token() {
+        let mut sockets = SlotMap::<SocketId, ()>::with_key();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            let id = sockets.insert(());
+            let token = Token::from(Source::Socket(id));
+            assert!(seen.insert(token), "{token:?}");
+            sockets.remove(id);
+            let Some(Source::Socket(stale)) = Source::of(token) else {
+                panic!("{token:?} is no socket's");
+            };
+            sockets.insert(());
+            assert!(sockets.get(stale).is_none(), "an event for a removed socket");
+            sockets.clear();
+        }
     }
 }

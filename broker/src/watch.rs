@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use crate::paths::Paths;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 
 /// What is between two steps of `files::replace`.
 const UNDER_WAY: &[u8] = b".new";
@@ -48,12 +48,12 @@ impl Watch {
     pub(crate) fn start(paths: &Paths, registry: &Registry) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let descriptor = inotify.as_fd().as_raw_fd();
-        registry.register(&mut SourceFd(&descriptor), token(Kind::Files, 0), Interest::READABLE)?;
+        registry.register(&mut SourceFd(&descriptor), Source::Files(0).into(), Interest::READABLE)?;
         let mounts = File::open("/proc/self/mountinfo").ok();
         if let Some(mounts) = &mounts {
             registry.register(
                 &mut SourceFd(&mounts.as_raw_fd()),
-                token(Kind::Files, 1),
+                Source::Files(1).into(),
                 Interest::PRIORITY,
             )?;
         }
@@ -188,7 +188,10 @@ mod tests {
                     .unwrap();
                 assert!(!events.is_empty(), "nothing was told");
                 // Other tests may mount.
-                if events.iter().any(|event| event.token() == token(Kind::Files, 0)) {
+                if events
+                    .iter()
+                    .any(|event| Source::of(event.token()) == Some(Source::Files(0)))
+                {
                     return self.watch.take(0);
                 }
             }

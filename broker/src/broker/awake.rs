@@ -7,7 +7,7 @@ use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 use imsup_wire::{Awake, SleepPolicy};
 
 use super::Broker;
-use crate::hosts::HostId;
+use crate::ids::HostId;
 use imsup_compose::cluster::{HostSpec, Settings};
 
 impl Broker {
@@ -15,7 +15,7 @@ impl Broker {
     pub(super) fn awake(&self, id: HostId) -> Awake {
         Awake {
             lease: self.leases.left(self.name_of(id), &self.clock),
-            commands: self.commands.get(&id).copied().unwrap_or(0),
+            commands: self.commands.count(id),
             awaited: self.hosts[id].life.awaited(),
         }
     }
@@ -36,28 +36,20 @@ impl Broker {
     /// Tells a host's supervisor who waits for a port of its program, where that has changed.
     pub(super) fn tell_if_awaited(&mut self, id: HostId) {
         let awaited = self.hosts[id].life.awaited();
-        let told = self
-            .sleep(id)
-            .map(|sleep| std::mem::replace(&mut sleep.awaited, awaited));
-        if told.is_some_and(|told| told != awaited) {
+        if self.sleep(id).is_some_and(|sleep| sleep.is_news(awaited)) {
             self.tell_awake(id);
         }
     }
 
     /// A command beside a host's program begins.
     pub(super) fn command_began(&mut self, id: HostId) {
-        *self.commands.entry(id).or_default() += 1;
+        self.commands.began(id);
         self.tell_awake(id);
     }
 
     /// A command beside a host's program has ended.
     pub(super) fn command_ended(&mut self, id: HostId) {
-        if let Some(count) = self.commands.get_mut(&id) {
-            *count -= 1;
-            if *count == 0 {
-                self.commands.remove(&id);
-            }
-        }
+        self.commands.ended(id);
         self.tell_awake(id);
     }
 

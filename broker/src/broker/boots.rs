@@ -1,29 +1,30 @@
-//! Starting hosts, and noticing that they have ended.
+//! Starting hosts.
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use imsup_linux::cgroup_paths;
-use imsup_protocol::channel::ChannelError;
-use imsup_protocol::{ToBroker, ToSupervisor};
-use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 use imsup_wire::{Cause, CauseKind, ExitStatus};
 use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{Broker, Timer};
-use crate::hosts::{HostId, Instance};
-use crate::launcher::{Launch, LaunchError, LaunchResult, Launched, Outcome, Pids};
-use crate::notices::Notice;
-use crate::sessions::Sent;
-use crate::tokens::{Kind, token};
+use super::Broker;
+use super::timers::Timer;
+use crate::hosts::Instance;
+use crate::ids::HostId;
+use crate::launcher::{Launch, LaunchError, LaunchResult, Launched, Outcome};
+use crate::tokens::Source;
 use imsup_lifecycle::{Input, Want};
 
-/// What a supervisor may take beyond the program's own grace.
-const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
+/// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are before that, and need not wait for it.
+const PREPARE_AFTER: Duration = Duration::from_millis(5);
 
 impl Broker {
+    /// Has the launcher get ready for boots once whoever started the broker is likely to have its answers.
+    pub(crate) fn prepare_soon(&mut self) {
+        self.timers.after(PREPARE_AFTER, Timer::Prepare);
+    }
+
     /// Starts a host's supervisor, which then connects.
     pub(super) fn boot(&mut self, id: HostId) {
         let boot = new_token();
@@ -77,7 +78,7 @@ impl Broker {
             }
         }
         if let Some(time) = self.launcher.due() {
-            self.after(time, Timer::Launcher);
+            self.timers.after(time, Timer::Launcher);
         }
     }
 
@@ -158,7 +159,7 @@ impl Broker {
                 by: Some(by.clone()),
                 port: None,
             };
-            let waiter = self.unheard_waiter();
+            let waiter = self.lives.unheard_waiter();
             let want = Want::Ready;
             self.feed(dependency, Input::Wait { waiter, want, cause });
         }
@@ -166,11 +167,9 @@ impl Broker {
 
     /// Makes this the instance that runs the host, and watches for its end.
     pub(super) fn install(&mut self, id: HostId, mut instance: Instance) {
-        self.serial += 1;
-        instance.serial = self.serial;
-        self.hosts[id].ended_by = None;
+        self.stop_groups.leave(id);
         instance.find_leader();
-        self.hosts[id].instance = Some(Box::new(instance));
+        self.hosts.install(id, instance);
         self.watch_end(id);
     }
 
@@ -179,207 +178,13 @@ impl Broker {
         if let Some(ended) = instance.and_then(|instance| instance.ended.as_ref()) {
             let registered = self.registry.register(
                 &mut SourceFd(&ended.as_raw_fd()),
-                token(Kind::Ended, id.0),
+                Source::Ended(id).into(),
                 Interest::READABLE,
             );
             if let Err(error) = registered {
                 tracing::error!(%error, "a supervisor's end cannot be watched");
             }
         }
-    }
-
-    /// Ends a host's program, by its supervisor.
-    pub(super) fn stop(&mut self, id: HostId) {
-        let host = &self.hosts[id];
-        let (signal, grace) = host
-            .spec(&self.cluster)
-            .map_or((DEFAULT_STOP_SIGNAL, DEFAULT_STOP_GRACE), |spec| {
-                (spec.program.stop_signal, spec.program.stop_grace)
-            });
-        let Some(instance) = host.instance.as_deref() else {
-            return;
-        };
-        let serial = instance.serial;
-        let told = instance
-            .session
-            .and_then(|session| self.sessions.get_mut(session))
-            .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
-        if told {
-            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
-        } else if let Some(ended) = instance.ended.as_ref().filter(|_| instance.launched) {
-            // It has not introduced itself: it has started nothing yet, or belongs to a broker that is gone.
-            let _ = pidfd_send_signal(ended, Signal::TERM);
-            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
-        } else if instance.asked && instance.supervisor.is_none() {
-            // It is told once it is there.
-            if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-                instance.unwanted = true;
-            }
-            self.after(grace + SUPERVISOR_GRACE, Timer::Kill(id, serial));
-        } else {
-            // Somebody else's process, which has hung up: it is no longer the host's, and is left alone.
-            match instance.session {
-                Some(session) => self.hang_up(session),
-                None => self.end(id),
-            }
-        }
-    }
-
-    /// Kills this supervisor, if it still runs; the end is then noticed like any other.
-    pub(super) fn kill(&mut self, id: HostId, serial: u64) {
-        let Some(instance) = self.hosts.get(id).and_then(|host| host.instance.as_deref()) else {
-            return;
-        };
-        if instance.serial != serial || instance.clearing {
-            return;
-        }
-        match &instance.ended {
-            Some(ended) if instance.launched || instance.session.is_some() => {
-                let _ = pidfd_send_signal(ended, Signal::KILL);
-            }
-            // Nothing but its connection is known of it, or somebody else's process has hung up and lives on.
-            _ => match instance.session {
-                Some(session) => self.hang_up(session),
-                None => self.end(id),
-            },
-        }
-    }
-
-    /// Collects children that have ended.
-    pub(super) fn reap(&mut self) {
-        for (pid, status) in self.launcher.reap() {
-            for id in self.hosts.ids().collect::<Vec<_>>() {
-                if let Some(instance) = self.hosts[id].instance.as_deref_mut()
-                    && instance.supervisor == Some(pid)
-                {
-                    instance.supervisor_status = Some(status);
-                }
-            }
-        }
-    }
-
-    /// The supervisor's process has ended. What it said last is still to be heard.
-    pub(super) fn supervisor_ended(&mut self, id: HostId) {
-        let Some(instance) = self.hosts.get(id).and_then(|host| host.instance.as_deref()) else {
-            return;
-        };
-        // The event may be of an earlier one.
-        if instance.clearing || !instance.ended.as_ref().is_some_and(crate::sockets::is_readable) {
-            return;
-        }
-        self.reap();
-        if let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) {
-            self.hear_out(session);
-        }
-        // Its last words may have been its end already.
-        if self.hosts.get(id).is_some() {
-            self.instance_over(id);
-        }
-    }
-
-    /// Takes what a connection still holds, then closes it.
-    fn hear_out(&mut self, session: usize) {
-        while let Some(open) = self.sessions.get_mut(session) {
-            match open.channel.receive::<ToBroker>() {
-                Ok(Some(message)) => self.hear(session, message),
-                Ok(None) | Err(ChannelError::Closed | ChannelError::Io(_)) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "a supervisor's last words are unintelligible");
-                    break;
-                }
-            }
-        }
-        self.sessions.remove(session, &self.registry);
-        self.forget_waits(session);
-    }
-
-    /// A connection of a host's program has ended.
-    pub(super) fn program_hung_up(&mut self, id: HostId) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
-            return;
-        };
-        instance.session = None;
-        let serial = instance.serial;
-        match &instance.ended {
-            None => self.instance_over(id),
-            // Without it the host cannot be told anything. It is dying anyway, or it is broken.
-            Some(ended) if instance.launched && instance.exited.is_none() => {
-                let _ = pidfd_send_signal(ended, Signal::KILL);
-            }
-            Some(_) if self.going_down && !instance.launched => self.end(id),
-            // A process lets go of its files a moment before it is gone.
-            Some(_) => self.after(SUPERVISOR_GRACE, Timer::Kill(id, serial)),
-        }
-    }
-
-    /// The one place where an instance's end is decided.
-    fn instance_over(&mut self, id: HostId) {
-        let host = &mut self.hosts[id];
-        let Some(instance) = host.instance.as_deref_mut() else {
-            return;
-        };
-        if let Some(ended) = &instance.ended {
-            let _ = self.registry.deregister(&mut SourceFd(&ended.as_raw_fd()));
-        }
-        if instance.exited.is_some() {
-            self.end(id);
-            return;
-        }
-        // Nobody has seen the program end: it may still run, with the host's ports.
-        instance.clearing = true;
-        let (serial, boot) = (instance.serial, instance.boot);
-        let directories = instance.cgroups.as_ref().unwrap_or(&self.cgroups).clone();
-        let number = instance.supervisor.map(|pid| pid.to_string());
-        let (supervisor, program) = (instance.supervisor, instance.leader);
-        let name = self.hosts[id].name(&self.cluster).clone();
-        let names = [Some(name.as_str()), number.as_deref()];
-        let cgroups = directories.iter().flat_map(|directory| {
-            let names = names.into_iter().flatten();
-            names.map(|host| directory.join(cgroup_paths::of_host(&self.cluster.project, host)))
-        });
-        let pids = Pids {
-            cgroups: cgroups.collect(),
-            // One that somebody else started may lead a session with more in it than the host.
-            supervisor: supervisor.filter(|_| boot.is_some()),
-            program,
-            connected: self.sessions.iter().filter_map(|(_, session)| session.pid).collect(),
-        };
-        let notifier = self.notifier.clone();
-        let done = move || notifier.tell(Notice::Cleared { host: id, serial });
-        self.launcher.clear(&name, boot, pids, Box::new(done));
-    }
-
-    /// What this supervisor left is gone.
-    pub(super) fn cleared(&mut self, id: HostId, serial: u64) {
-        let instance = self.hosts.get(id).and_then(|host| host.instance.as_deref());
-        if instance.is_some_and(|instance| instance.clearing && instance.serial == serial) {
-            self.end(id);
-        }
-    }
-
-    fn end(&mut self, id: HostId) {
-        self.record_wake(id);
-        let Some(instance) = self.hosts[id].instance.take() else {
-            return;
-        };
-        let status = instance.exited.unwrap_or(ExitStatus::Lost);
-        let detail = match (instance.exited, instance.supervisor_status, instance.program) {
-            // It never got as far as the program: its own words are in the log.
-            (None, Some(ended @ ExitStatus::Code(_)), None) => Some(format!(
-                "its supervisor {ended}; see {}",
-                self.paths.log(self.hosts[id].name(&self.cluster).as_str()).display()
-            )),
-            (Some(ended @ ExitStatus::NotExecuted(_)), _, _) => self.hosts[id]
-                .command(&self.cluster)
-                .first()
-                .map(|program| format!("'{program}' {ended}")),
-            _ => None,
-        };
-        if let Some(session) = instance.session {
-            self.sessions.remove(session, &self.registry);
-            self.forget_waits(session);
-        }
-        self.feed(id, Input::Ended { status, detail });
     }
 }
 

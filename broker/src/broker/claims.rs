@@ -9,8 +9,9 @@ use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
 use super::keeper::Deferred;
-use crate::hosts::HostId;
-use crate::retained::SocketId;
+use crate::ids::{HostId, SocketId};
+use crate::projects::Memory;
+use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
 
@@ -29,7 +30,13 @@ impl Broker {
             return Vec::new();
         };
         let vip = self.planes.vip(host.index);
-        let learned = self.memory.learned.get(spec.name.as_str()).into_iter().flatten();
+        let learned = self
+            .record
+            .known()
+            .learned
+            .get(spec.name.as_str())
+            .into_iter()
+            .flatten();
         let learned = learned
             .filter(|port| !spec.expose.contains(port))
             .map(|port| (port, false));
@@ -82,20 +89,25 @@ impl Broker {
         let open = sockets::is_open(&socket, endpoint.transport);
         let socket = self.keep(id, endpoint, tentative, socket);
         if let Some(kept) = self.sockets.get_mut(socket) {
-            kept.open = open;
+            kept.set_open(open);
         }
     }
 
     /// Readies what [`Self::take_restored`] has taken for a host that is absent, as if its program had just ended: it may have, while there was no broker.
     pub(crate) fn ready_restored(&mut self, id: HostId) {
-        for socket in std::mem::take(&mut self.hosts[id].sockets) {
-            if self.keep_after(socket, After::Retry) {
-                self.hosts[id].sockets.push(socket);
-            } else if let Some(gone) = self.sockets.remove(socket, &self.registry) {
-                sockets::close_door(&gone.socket, gone.endpoint.transport);
+        for socket in self.sockets.ids(id).to_vec() {
+            if !self.keep_after(socket, After::Retry) {
+                self.shut(socket);
             }
         }
         self.thin_out(id);
+    }
+
+    /// Gives a socket up, and refuses what comes to it from now on, whoever has a duplicate.
+    fn shut(&mut self, socket: SocketId) {
+        if let Some(gone) = self.sockets.remove(socket, &self.registry) {
+            sockets::close_door(gone.socket(), gone.endpoint().transport);
+        }
     }
 
     /// Makes a socket of a host; a tentative one for a caller that cannot wait until the program listens.
@@ -115,48 +127,46 @@ impl Broker {
     }
 
     fn keep(&mut self, id: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) -> SocketId {
-        let socket = self.sockets.insert(id, endpoint, tentative, socket);
-        self.hosts[id].sockets.push(socket);
-        socket
+        self.sockets.insert(id, endpoint, tentative, socket)
     }
 
     /// The first socket of the host at this endpoint.
     pub(super) fn find(&self, id: HostId, endpoint: Endpoint) -> Option<SocketId> {
-        let at = |socket: &&SocketId| self.sockets.get(**socket).is_some_and(|kept| kept.endpoint == endpoint);
-        self.hosts[id].sockets.iter().find(at).copied()
+        self.sockets.find(id, |kept| kept.endpoint() == endpoint)
     }
 
     /// Whether something that connects (or sends) to the endpoint now is taken.
     pub(super) fn is_open(&self, id: HostId, endpoint: Endpoint) -> bool {
-        let open = |socket: &SocketId| {
-            self.sockets
-                .get(*socket)
-                .is_some_and(|kept| kept.endpoint == endpoint && kept.open)
-        };
-        let host = &self.hosts[id];
-        let unretained = host
-            .instance
-            .as_deref()
-            .is_some_and(|instance| instance.listening.contains(&endpoint));
-        unretained || host.sockets.iter().any(open)
+        let instance = self.hosts[id].instance.as_deref();
+        instance.is_some_and(|instance| instance.listening.contains(&endpoint))
+            || self
+                .sockets
+                .of(id)
+                .any(|kept| kept.endpoint() == endpoint && kept.is_open())
     }
 
     /// The sockets for a host's supervisor, as many as one message carries.
     pub(super) fn hand_over(&mut self, id: HostId) -> (Vec<Endpoint>, Vec<OwnedFd>) {
         let mut handed = (Vec::new(), Vec::new());
-        for socket in self.hosts[id].sockets.iter().take(MAX_FRAME_FDS) {
-            let Some(kept) = self.sockets.get_mut(*socket) else {
+        for socket in self
+            .sockets
+            .ids(id)
+            .iter()
+            .take(MAX_FRAME_FDS)
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;
             };
-            match kept.socket.try_clone() {
+            let endpoint = kept.endpoint();
+            match kept.socket().try_clone() {
                 Ok(copy) => {
-                    kept.handed = true;
-                    handed.0.push(kept.endpoint);
+                    kept.hand();
+                    handed.0.push(endpoint);
                     handed.1.push(copy);
                 }
-                Err(error) => {
-                    tracing::error!(endpoint = %kept.endpoint, %error, "a retained socket is not handed over")
-                }
+                Err(error) => tracing::error!(%endpoint, %error, "a retained socket is not handed over"),
             }
         }
         handed
@@ -171,12 +181,8 @@ impl Broker {
         if !is_own {
             return None;
         }
-        let free = |socket: &&SocketId| {
-            self.sockets
-                .get(**socket)
-                .is_some_and(|kept| kept.endpoint == endpoint && !kept.handed && !kept.listening)
-        };
-        let socket = match self.hosts[id].sockets.iter().find(free).copied() {
+        let free = |kept: &Retained| kept.endpoint() == endpoint && kept.is_free();
+        let socket = match self.sockets.find(id, free) {
             Some(socket) => socket,
             // Where a port of the machine that this user publishes is in the way, only a socket made for that gets past it.
             // Not beside listeners of the program itself that ask for sharing (SO_REUSEPORT) and are not retained.
@@ -186,8 +192,8 @@ impl Broker {
             None => return None,
         };
         let kept = self.sockets.get_mut(socket)?;
-        let copy = kept.socket.try_clone().ok()?;
-        kept.handed = true;
+        let copy = kept.socket().try_clone().ok()?;
+        kept.hand();
         Some(copy)
     }
 
@@ -199,12 +205,9 @@ impl Broker {
             tracing::warn!(%endpoint, "a supervisor sent a socket that is not what it says; it is not retained");
             return false;
         };
-        let known = self.hosts[id].sockets.iter().copied().find(|kept| {
-            self.sockets
-                .get(*kept)
-                .is_some_and(|kept| kept.endpoint == endpoint && sockets::same(&kept.socket, &socket))
-        });
-        let full = self.hosts[id].sockets.len() >= MAX_PER_HOST || self.sockets.len() as u64 >= self.limits.sockets;
+        let is_it = |kept: &Retained| kept.endpoint() == endpoint && sockets::same(kept.socket(), &socket);
+        let known = self.sockets.find(id, is_it);
+        let full = self.sockets.ids(id).len() >= MAX_PER_HOST || self.sockets.len() as u64 >= self.limits.sockets;
         let kept = match known {
             Some(kept) => kept,
             None if !self.is_declared(id) => {
@@ -224,7 +227,7 @@ impl Broker {
         };
         // It is the program's now, which is told of all that comes.
         self.sockets.unwatch(kept, &self.registry);
-        let successor = self.sleep(id).is_some_and(|sleep| sleep.terminating);
+        let successor = self.sleep(id).is_some_and(|sleep| sleep.is_terminating());
         if successor && known.is_none() {
             self.drop_succeeded(id, endpoint, kept);
         }
@@ -233,10 +236,7 @@ impl Broker {
         }
         if let Some(kept) = self.sockets.get_mut(kept) {
             // One that the last broker had is told again, and is one still.
-            kept.successor = successor;
-            kept.listening = true;
-            kept.handed = true;
-            kept.open = true;
+            kept.listen(successor);
         }
         self.sockets.make_lasting(kept);
         if place.plane == Plane::Vip {
@@ -249,18 +249,12 @@ impl Broker {
     /// The program has closed a socket, and its supervisor the duplicate: closes this one too. It is not shut down, since somebody may have it whom
     /// the supervisor did not see. The keeper's is closed once [`Self::after_forgotten`] says so.
     pub(super) fn closed(&mut self, id: HostId, endpoint: Endpoint, inode: u64) {
-        let is_it = |socket: &SocketId| {
-            let kept = self.sockets.get(*socket);
-            kept.is_some_and(|kept| kept.endpoint == endpoint && sockets::inode(&kept.socket) == Some(inode))
-        };
-        if let Some(place) = self.hosts[id].sockets.iter().position(is_it) {
-            let socket = self.hosts[id].sockets.remove(place);
+        let is_it = |kept: &Retained| kept.endpoint() == endpoint && sockets::inode(kept.socket()) == Some(inode);
+        if let Some(socket) = self.sockets.find(id, is_it) {
             self.sockets.remove(socket, &self.registry);
         }
-        let others = self.hosts[id].sockets.iter();
-        let remains = others
-            .filter_map(|socket| self.sockets.get(*socket))
-            .any(|kept| kept.endpoint == endpoint && kept.listening);
+        let mut others = self.sockets.of(id);
+        let remains = others.any(|kept| kept.endpoint() == endpoint && kept.is_listening());
         if let Some(instance) = self.hosts[id].instance.as_deref_mut()
             && !remains
         {
@@ -276,7 +270,7 @@ impl Broker {
     pub(super) fn remake(&mut self, id: HostId) {
         let life = &self.hosts[id].life;
         let (absent, ends) = (life.absent(), life.ending());
-        if self.going_down || !self.is_declared(id) || !(absent || ends) {
+        if self.lifetime.is_going_down() || !self.is_declared(id) || !(absent || ends) {
             return;
         }
         if absent {
@@ -298,15 +292,12 @@ impl Broker {
     /// A new socket has taken the place of what a program listens on that is being ended (`terminate_after`): what comes
     /// from now on waits in it. The old ones are left to the program, and go with it.
     fn drop_succeeded(&mut self, id: HostId, endpoint: Endpoint, new: SocketId) {
-        let sockets = std::mem::take(&mut self.hosts[id].sockets);
-        for socket in sockets {
+        for socket in self.sockets.ids(id).to_vec() {
             let kept = self.sockets.get(socket);
-            let succeeded = kept.is_some_and(|kept| kept.endpoint == endpoint && !kept.successor) && socket != new;
-            if succeeded {
-                // Not its door: a connection that was made at that very moment is still the program's.
+            let succeeded = kept.is_some_and(|kept| kept.endpoint() == endpoint && !kept.is_successor());
+            if succeeded && socket != new {
+                // Not shut down: a connection that was made at that very moment is still the program's.
                 self.sockets.remove(socket, &self.registry);
-            } else {
-                self.hosts[id].sockets.push(socket);
             }
         }
     }
@@ -326,21 +317,19 @@ impl Broker {
             return;
         };
         let port = (endpoint.transport, endpoint.address.port());
-        if spec.expose.contains(&port) || !self.memory.learn(spec.name.as_str(), port.0, port.1) {
-            return;
+        let learned = |memory: &mut Memory| memory.learn(spec.name.as_str(), port.0, port.1);
+        if !spec.expose.contains(&port) && self.record.learn(learned) {
+            self.remember();
         }
-        self.remember();
     }
 
     /// The program is gone: its sockets wait for the next signal.
     pub(super) fn reclaim(&mut self, id: HostId, after: After) {
         let declared = self.is_declared(id);
-        for socket in std::mem::take(&mut self.hosts[id].sockets) {
-            // Nobody comes after the program of a host that is not declared.
-            if declared && self.keep_after(socket, after) {
-                self.hosts[id].sockets.push(socket);
-            } else if let Some(gone) = self.sockets.remove(socket, &self.registry) {
-                sockets::close_door(&gone.socket, gone.endpoint.transport);
+        for socket in self.sockets.ids(id).to_vec() {
+            // No program comes after that of a host that is not declared.
+            if !(declared && self.keep_after(socket, after)) {
+                self.shut(socket);
             }
         }
         if !declared {
@@ -356,7 +345,7 @@ impl Broker {
                 not_retained(endpoint, &error);
             }
         }
-        if !self.going_down {
+        if !self.lifetime.is_going_down() {
             self.watch(id);
         }
     }
@@ -366,13 +355,12 @@ impl Broker {
     /// that nobody takes up.
     fn thin_out(&mut self, id: HostId) {
         let mut seen = Vec::new();
-        for socket in std::mem::take(&mut self.hosts[id].sockets) {
+        for socket in self.sockets.ids(id).to_vec() {
             let Some(kept) = self.sockets.get(socket) else { continue };
-            if !seen.contains(&kept.endpoint) || sockets::is_readable(&kept.socket) {
-                seen.push(kept.endpoint);
-                self.hosts[id].sockets.push(socket);
-            } else if let Some(gone) = self.sockets.remove(socket, &self.registry) {
-                sockets::close_door(&gone.socket, gone.endpoint.transport);
+            if !seen.contains(&kept.endpoint()) || sockets::is_readable(kept.socket()) {
+                seen.push(kept.endpoint());
+            } else {
+                self.shut(socket);
             }
         }
     }
@@ -389,81 +377,77 @@ impl Broker {
         if kept.is_tentative() && after != After::Retry {
             return false;
         }
-        kept.listening = false;
-        kept.handed = false;
-        kept.successor = false;
-        if let Err(error) = sockets::revive(&kept.socket, kept.endpoint.transport, backlog) {
-            tracing::warn!(endpoint = %kept.endpoint, %error, "a retained socket cannot be used again");
+        kept.release();
+        let endpoint = kept.endpoint();
+        if let Err(error) = sockets::revive(kept.socket(), endpoint.transport, backlog) {
+            tracing::warn!(%endpoint, %error, "a retained socket cannot be used again");
             return false;
         }
         let of_other_family = match family {
-            Some(family) => sockets::listener_of(family, &kept.socket, kept.endpoint, backlog),
-            None => sockets::of_both_families(&kept.socket, kept.endpoint),
+            Some(family) => sockets::listener_of(family, kept.socket(), endpoint, backlog),
+            None => sockets::of_both_families(kept.socket(), endpoint),
         };
-        kept.open = true;
-        let endpoint = kept.endpoint;
-        if let Some(new) = of_other_family {
-            kept.misfit = false;
-            // At once, also where the keeper has it still: what comes is for the new one.
-            if let Some(old) = self.sockets.replace(socket, new) {
-                sockets::close_door(&old, endpoint.transport);
-            }
+        kept.set_open(true);
+        // At once, also if the keeper has the old one still: what comes is for the new one.
+        if let Some(new) = of_other_family
+            && let Some(old) = self.sockets.replace(socket, new)
+        {
+            sockets::close_door(&old, endpoint.transport);
         }
         let Some(kept) = self.sockets.get(socket) else {
             return false;
         };
         if after == After::GaveUp {
-            sockets::reset_queued(&kept.socket, kept.endpoint.transport);
+            sockets::reset_queued(kept.socket(), endpoint.transport);
         }
         true
     }
 
     /// Resets what waits at an endpoint where no program listens: so many, the oldest first, or all.
     pub(super) fn reset_at(&mut self, id: HostId, endpoint: Endpoint, count: Option<usize>) {
-        for socket in &self.hosts[id].sockets {
-            let kept = self.sockets.get(*socket);
-            if let Some(kept) = kept.filter(|kept| kept.endpoint == endpoint && !kept.listening) {
-                match count {
-                    Some(count) => sockets::reset_first(&kept.socket, count),
-                    None => sockets::reset_queued(&kept.socket, endpoint.transport),
-                }
+        let waits = |kept: &&Retained| kept.endpoint() == endpoint && !kept.is_listening();
+        for kept in self.sockets.of(id).filter(waits) {
+            match count {
+                Some(count) => sockets::reset_first(kept.socket(), count),
+                None => sockets::reset_queued(kept.socket(), endpoint.transport),
             }
         }
     }
 
     /// Resets what waits in the host's sockets.
     pub(super) fn reset_queued(&mut self, id: HostId) {
-        for socket in &self.hosts[id].sockets {
-            if let Some(kept) = self.sockets.get(*socket).filter(|kept| !kept.listening) {
-                sockets::reset_queued(&kept.socket, kept.endpoint.transport);
-            }
+        for kept in self.sockets.of(id).filter(|kept| !kept.is_listening()) {
+            sockets::reset_queued(kept.socket(), kept.endpoint().transport);
         }
     }
 
     /// What the program does not listen on, and nobody waits for, refuses, as it would natively.
     pub(super) fn close_unused(&mut self, id: HostId, spare_declared: bool) {
         self.note_program(id);
-        for socket in std::mem::take(&mut self.hosts[id].sockets) {
-            let Some(kept) = self.sockets.get_mut(socket) else {
-                continue;
-            };
-            let is_expected = (spare_declared && !kept.is_tentative()) || self.hosts[id].life.is_awaited(kept.endpoint);
-            if kept.listening || (kept.open && is_expected) {
-                self.hosts[id].sockets.push(socket);
+        for socket in self.sockets.ids(id).to_vec() {
+            let Some(kept) = self.sockets.get(socket) else { continue };
+            let endpoint = kept.endpoint();
+            let is_awaited = self.hosts[id].life.is_awaited(endpoint);
+            if !is_unused(kept, spare_declared, is_awaited) {
                 continue;
             }
             self.sockets.unwatch(socket, &self.registry);
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;
             };
-            sockets::close_door(&kept.socket, kept.endpoint.transport);
+            sockets::close_door(kept.socket(), endpoint.transport);
             // A datagram socket cannot refuse; it is made anew when the program has ended.
-            if kept.is_tentative() || kept.endpoint.transport == Transport::Udp {
+            if kept.is_tentative() || endpoint.transport == Transport::Udp {
                 self.sockets.remove(socket, &self.registry);
             } else {
-                kept.open = false;
-                self.hosts[id].sockets.push(socket);
+                kept.set_open(false);
             }
         }
     }
+}
+
+/// True for a socket on which the program does not listen and where nothing is expected any more, whether it refuses already or not.
+fn is_unused(kept: &Retained, spare_declared: bool, is_awaited: bool) -> bool {
+    let is_expected = is_awaited || (spare_declared && !kept.is_tentative());
+    !kept.is_listening() && (!kept.is_open() || !is_expected)
 }

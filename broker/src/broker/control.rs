@@ -3,9 +3,10 @@
 use imsup_protocol::{Request, Response};
 use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, HostStatus};
 
+use super::Broker;
+use super::lives::Target;
 use super::power::asked_by;
-use super::{Broker, Target};
-use crate::hosts::HostId;
+use crate::ids::{HostId, SessionId};
 use crate::sessions::{Peer, Reply, Sent, Then, describe};
 use imsup_lifecycle::{Answer, Input, Want};
 
@@ -14,7 +15,7 @@ const AT_ONCE: usize = 512;
 
 impl Broker {
     /// A client's request.
-    pub(super) fn asked(&mut self, number: usize, request: Request) {
+    pub(super) fn asked(&mut self, number: SessionId, request: Request) {
         tracing::debug!(request = describe(&request), "asked");
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(Reply::Listed(Vec::new().into_iter()));
@@ -28,7 +29,7 @@ impl Broker {
         }
     }
 
-    fn begin(&mut self, number: usize, request: Request) -> Result<Option<Reply>, Failure> {
+    fn begin(&mut self, number: SessionId, request: Request) -> Result<Option<Reply>, Failure> {
         Ok(Some(match request {
             Request::Broker => Reply::Listed(vec![self.self_description()].into_iter()),
             Request::Hosts => {
@@ -110,8 +111,12 @@ impl Broker {
             }
         }
         selected.sort_unstable();
-        selected.dedup();
-        Ok(selected)
+        // In the order of the file, and each once.
+        Ok(self
+            .hosts
+            .ids()
+            .filter(|id| selected.binary_search(id).is_ok())
+            .collect())
     }
 
     /// The hosts of these names; the declared ones that live if there are no names. A host that `imsup run` made has no command to be booted with: a restart
@@ -133,10 +138,10 @@ impl Broker {
         }
     }
 
-    pub(super) fn wake(&mut self, number: usize, hosts: &[HostId], kind: CauseKind, by: &str) {
+    pub(super) fn wake(&mut self, number: SessionId, hosts: &[HostId], kind: CauseKind, by: &str) {
         for id in hosts {
             let cause = asked_by(kind, by);
-            let waiter = self.new_waiter(Target::Client {
+            let waiter = self.lives.new_waiter(Target::Client {
                 session: number,
                 host: *id,
             });
@@ -145,14 +150,14 @@ impl Broker {
         }
     }
 
-    fn end_programs(&mut self, number: usize, hosts: &[HostId], wake_by: Option<String>) {
+    fn end_programs(&mut self, number: SessionId, hosts: &[HostId], wake_by: Option<String>) {
         let end = if wake_by.is_some() { Input::Restart } else { Input::Stop };
         let then = wake_by.map_or(Then::Done, |by| Then::Wake(hosts.to_vec(), by));
         self.await_hosts(number, hosts.len(), then);
-        self.note_end_together(hosts);
+        self.begin_stop_group(hosts);
         for id in hosts {
             self.feed(*id, end.clone());
-            let waiter = self.new_waiter(Target::Client {
+            let waiter = self.lives.new_waiter(Target::Client {
                 session: number,
                 host: *id,
             });
@@ -167,7 +172,7 @@ impl Broker {
     }
 
     /// One of the hosts a client waits for is done.
-    pub(super) fn answer_client(&mut self, number: usize, id: HostId, answer: Answer) {
+    pub(super) fn answer_client(&mut self, number: SessionId, id: HostId, answer: Answer) {
         let failure = match answer {
             Answer::Ready | Answer::Ended | Answer::Connect => None,
             Answer::Failed | Answer::Refused => Some(self.failure_of(id)),
@@ -197,7 +202,7 @@ impl Broker {
     }
 
     /// Sends a client the next thing it is to be told; false where there is none yet.
-    pub(super) fn say_next(&mut self, number: usize) -> bool {
+    pub(super) fn say_next(&mut self, number: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -219,7 +224,7 @@ impl Broker {
     }
 
     /// Keeps the next hosts for a client, to be sent together. False if the client was told of all hosts.
-    fn say_hosts(&mut self, number: usize) -> bool {
+    fn say_hosts(&mut self, number: SessionId) -> bool {
         for _ in 0..AT_ONCE {
             let session = self.sessions.get_mut(number);
             let Some(Peer::Client(Reply::Hosts(hosts))) = session.map(|session| &mut session.peer) else {
@@ -242,7 +247,7 @@ impl Broker {
     }
 
     /// Keeps the next events for a client, to be sent together; false where there are none yet.
-    fn say_events(&mut self, number: usize) -> bool {
+    fn say_events(&mut self, number: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -251,7 +256,7 @@ impl Broker {
         };
         let (begin, follow) = (*from, *follow);
         for _ in 0..AT_ONCE {
-            let Some((at, event)) = self.history.next(*from) else {
+            let Some((at, event)) = self.journal.next(*from) else {
                 break;
             };
             *from = at + 1;
@@ -270,7 +275,7 @@ impl Broker {
     }
 
     /// All that a client has waited for has come. False where there is nothing to say yet.
-    fn go_on(&mut self, number: usize, failure: Option<Failure>, then: Then) -> bool {
+    fn go_on(&mut self, number: SessionId, failure: Option<Failure>, then: Then) -> bool {
         match (then, failure) {
             (Then::Wake(hosts, by), _) => {
                 self.await_hosts(number, hosts.len(), Then::Done);
@@ -291,7 +296,7 @@ impl Broker {
         }
     }
 
-    fn respond(&mut self, number: usize, response: &Response) -> bool {
+    fn respond(&mut self, number: SessionId, response: &Response) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
         };
@@ -305,7 +310,7 @@ impl Broker {
         sent
     }
 
-    pub(super) fn set_reply(&mut self, number: usize, reply: Reply) {
+    pub(super) fn set_reply(&mut self, number: SessionId, reply: Reply) {
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Client(reply);
         }
@@ -313,8 +318,8 @@ impl Broker {
 
     /// Tells clients that follow what has happened since.
     pub(super) fn stream_events(&mut self) {
-        let end = self.history.end();
-        let behind: Vec<usize> = self
+        let end = self.journal.end();
+        let behind: Vec<SessionId> = self
             .sessions
             .iter()
             .filter(|(_, session)| matches!(session.peer, Peer::Client(Reply::Events { from, .. }) if from < end))
@@ -342,10 +347,10 @@ impl Broker {
     fn status(&self, id: HostId) -> HostStatus {
         let host = &self.hosts[id];
         let instance = host.instance.as_deref();
-        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let retained = self.sockets.of(id);
         let mut ports: Vec<_> = retained
-            .filter(|kept| kept.open && !kept.is_tentative())
-            .map(|kept| kept.endpoint)
+            .filter(|kept| kept.is_open() && !kept.is_tentative())
+            .map(|kept| kept.endpoint())
             .collect();
         ports.extend(instance.into_iter().flat_map(|instance| &instance.listening));
         ports.sort_unstable();
@@ -360,7 +365,7 @@ impl Broker {
             boots: u64::from(host.boots),
             wakes: u64::from(host.wakes),
             next_deadline_us: instance
-                .and_then(|instance| instance.sleep.deadline_us)
+                .and_then(|instance| instance.sleep.deadline_us())
                 .map(|at_us| self.clock.wall_us(at_us)),
             since_us: self.clock.wall_us(host.since_us),
             detail: self.absent_detail(id).or_else(|| self.unmet(id)),

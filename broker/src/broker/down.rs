@@ -5,9 +5,12 @@ use std::time::Duration;
 use imsup_protocol::{Response, ToSupervisor};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{Broker, Timer};
+use super::Broker;
+use super::lifetime::{Left, Next};
+use super::timers::Timer;
+use crate::ids::SessionId;
 use crate::launcher;
-use crate::sessions::{Part, Peer, Reply};
+use crate::sessions::{Peer, Reply};
 use crate::signals::Received;
 use imsup_lifecycle::Input;
 
@@ -20,32 +23,18 @@ const SIGTERM: i32 = 15;
 impl Broker {
     /// Ends everything, then the broker.
     pub(crate) fn go_down(&mut self) {
-        if std::mem::replace(&mut self.going_down, true) {
+        if !self.lifetime.go_down() {
             return;
         }
         for id in self.hosts.ids().collect::<Vec<_>>() {
             // The end of one can be that of another: a transient host that waited for it and has hung up.
-            let Some(host) = self.hosts.get(id) else { continue };
-            for socket in &host.sockets {
-                self.sockets.unwatch(*socket, &self.registry);
+            if self.hosts.get(id).is_none() {
+                continue;
             }
+            self.sockets.unwatch_all(id, &self.registry);
             self.feed(id, Input::Retire);
         }
-        let command = |peer: &Peer| {
-            matches!(
-                peer,
-                Peer::Supervisor {
-                    part: Part::Command,
-                    ..
-                }
-            )
-        };
-        let commands: Vec<usize> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| command(&session.peer))
-            .map(|(number, _)| number)
-            .collect();
+        let commands: Vec<SessionId> = self.sessions.commands().map(|(number, _)| number).collect();
         let stop = ToSupervisor::Stop {
             signal: SIGTERM,
             grace: COMMAND_GRACE,
@@ -53,25 +42,14 @@ impl Broker {
         for number in commands {
             self.tell(number, &stop, Vec::new());
         }
-        self.after(COMMAND_GRACE + Duration::from_secs(2), Timer::Farewell);
+        self.timers
+            .after(COMMAND_GRACE + Duration::from_secs(2), Timer::Farewell);
     }
 
     /// Kills the commands that are left; programs have timers of their own.
     pub(super) fn kill_commands(&mut self) {
-        let left: Vec<(usize, Option<u32>)> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| {
-                matches!(
-                    session.peer,
-                    Peer::Supervisor {
-                        part: Part::Command,
-                        ..
-                    }
-                )
-            })
-            .map(|(number, session)| (number, session.pid))
-            .collect();
+        let commands = self.sessions.commands();
+        let left: Vec<(SessionId, Option<u32>)> = commands.map(|(number, session)| (number, session.pid)).collect();
         for (number, pid) in left {
             if let Some(process) = pid.and_then(launcher::open) {
                 let _ = pidfd_send_signal(&process, Signal::KILL);
@@ -80,30 +58,35 @@ impl Broker {
         }
     }
 
-    /// Whether nothing is left to wait for.
+    /// True if nothing is left to wait for.
     pub(super) fn is_over(&mut self) -> bool {
-        let programs = self.hosts.ids().any(|id| self.hosts[id].instance.is_some());
-        if self.going_down {
-            return !programs && !self.sessions.has_supervisors();
+        if self.lifetime.goes_on() {
+            return false;
         }
-        // A connection that has said nothing yet is that of an `imsup run` about to introduce itself.
-        let used = programs || self.sessions.has_supervisors() || self.sessions.has_undecided();
-        if self.ephemeral && self.had_supervisors && !used {
-            self.go_down();
-            return true;
+        let is_used = self.hosts.ids().any(|id| self.hosts[id].instance.is_some()) || self.sessions.has_supervisors();
+        let left = Left {
+            is_used,
+            is_undecided: !is_used && self.sessions.has_undecided(),
+        };
+        match self.lifetime.decide(&left) {
+            Next::Serve => false,
+            Next::GoDown => {
+                self.go_down();
+                true
+            }
+            Next::Over => true,
         }
-        false
     }
 
     /// Bounds how long an ephemeral broker waits for the one that started it.
     pub(crate) fn await_first(&mut self) {
-        if self.ephemeral {
-            self.after(FIRST_SUPERVISOR, Timer::Lonely);
+        if self.lifetime.is_ephemeral() {
+            self.timers.after(FIRST_SUPERVISOR, Timer::Lonely);
         }
     }
 
     pub(super) fn leave_if_lonely(&mut self) {
-        if !self.had_supervisors {
+        if !self.lifetime.had_supervisors() {
             self.go_down();
         }
     }
@@ -112,7 +95,7 @@ impl Broker {
         for received in self.signals.take() {
             match received {
                 Received::Child => self.reap(),
-                Received::End if !self.going_down => self.go_down(),
+                Received::End if !self.lifetime.is_going_down() => self.go_down(),
                 // Asked twice: no more grace.
                 Received::End => {
                     for id in self.hosts.ids().collect::<Vec<_>>() {
@@ -130,7 +113,7 @@ impl Broker {
     /// Answers those who asked for the end. Everything else is gone by now.
     pub(crate) fn say_goodbye(&mut self) {
         let asked = |peer: &Peer| matches!(peer, Peer::Client(Reply::Down));
-        let waiting: Vec<usize> = self
+        let waiting: Vec<SessionId> = self
             .sessions
             .iter()
             .filter(|(_, session)| asked(&session.peer))
@@ -145,7 +128,7 @@ impl Broker {
 
     /// Gives up every socket, so that nothing can be reached any more.
     pub(crate) fn let_go(&mut self) {
-        self.listener = None;
+        self.sessions.close_listener();
         self.sockets.clear();
         self.claim.release();
         self.sockets.store.stop();

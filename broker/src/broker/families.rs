@@ -7,15 +7,16 @@ use imsup_wire::address::Plane;
 use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
-use crate::hosts::HostId;
-use crate::retained::SocketId;
+use crate::ids::{HostId, SocketId};
+use crate::projects::Memory;
+use crate::retained::Retained;
 use crate::sockets::{self, Family};
 
 impl Broker {
     /// The family of a socket that is made for this endpoint now; `None` for one from which a program of either family can be served.
     pub(super) fn family(&self, id: HostId, endpoint: Endpoint) -> Option<Family> {
         let (name, program) = self.program(id)?;
-        let known = self.memory.family(name, program, endpoint.address.port());
+        let known = self.record.known().family(name, program, endpoint.address.port());
         let accepts_natively = self.hosts[id]
             .instance
             .as_deref()
@@ -23,7 +24,7 @@ impl Broker {
         // Connections of the other family cannot be handed to a program that runs without the trap for it: what its other ports have is likely right.
         known.or_else(|| {
             accepts_natively
-                .then(|| self.memory.common_family(name, program))
+                .then(|| self.record.known().common_family(name, program))
                 .flatten()
         })
     }
@@ -31,16 +32,16 @@ impl Broker {
     /// Whether the families are known of all listeners that are retained for a host. Noted of the instance that is welcomed with this.
     pub(super) fn families_known(&mut self, id: HostId) -> bool {
         let known = self.program(id).is_some_and(|(name, program)| {
-            let fits = |socket: &SocketId| {
-                self.sockets.get(*socket).is_none_or(|kept| {
-                    !self.has_family(kept.endpoint)
-                        || self
-                            .memory
-                            .family(name, program, kept.endpoint.address.port())
-                            .is_some_and(|family| sockets::family(&kept.socket) == Some(family))
-                })
+            let fits = |kept: &Retained| {
+                let known = || {
+                    self.record
+                        .known()
+                        .family(name, program, kept.endpoint().address.port())
+                };
+                !self.has_family(kept.endpoint())
+                    || known().is_some_and(|family| sockets::family(kept.socket()) == Some(family))
             };
-            self.memory.knows_program(name, program) && self.hosts[id].sockets.iter().all(fits)
+            self.record.known().knows_program(name, program) && self.sockets.of(id).all(fits)
         });
         // A host that is not declared has nothing retained for it.
         let known = known || !self.is_declared(id);
@@ -52,15 +53,15 @@ impl Broker {
 
     /// Remembers with which family the program listens.
     pub(super) fn learn_family(&mut self, id: HostId, endpoint: Endpoint, socket: SocketId) {
-        let Some(kept) = self.sockets.get(socket).filter(|kept| !kept.misfit) else {
+        let Some(kept) = self.sockets.get(socket).filter(|kept| !kept.is_misfit()) else {
             return;
         };
-        let family = sockets::family(&kept.socket);
+        let family = sockets::family(kept.socket());
         // The last of a program that ends may be one of another family, in which somebody waits still.
-        let is_another = self.hosts[id].sockets.iter().any(|other| {
+        let is_another = self.sockets.ids(id).iter().any(|other| {
             *other != socket
                 && self.sockets.get(*other).is_some_and(|other| {
-                    other.endpoint == endpoint && other.listening && sockets::family(&other.socket) != family
+                    other.endpoint() == endpoint && other.is_listening() && sockets::family(other.socket()) != family
                 })
         });
         if !is_another {
@@ -70,11 +71,7 @@ impl Broker {
 
     /// The program has bound its port with another family than that of the socket it was given: the next is made for either.
     pub(super) fn other_family(&mut self, id: HostId, endpoint: Endpoint) {
-        for socket in &self.hosts[id].sockets {
-            if let Some(kept) = self.sockets.get_mut(*socket).filter(|kept| kept.endpoint == endpoint) {
-                kept.misfit = true;
-            }
-        }
+        self.sockets.set_misfit(id, endpoint);
         self.note_family(id, endpoint, None);
     }
 
@@ -82,18 +79,13 @@ impl Broker {
     /// hands them over.
     pub(super) fn drop_of_other_family(&mut self, id: HostId, endpoint: Endpoint, own: &OwnedFd) {
         let family = sockets::family(own);
-        let sockets = std::mem::take(&mut self.hosts[id].sockets);
-        for socket in sockets {
-            let other = self.sockets.get(socket).is_some_and(|kept| {
-                let replaced = kept.endpoint == endpoint && kept.handed && !kept.listening;
-                replaced && endpoint.transport == Transport::Tcp && sockets::family(&kept.socket) != family
-            });
-            if other {
-                // Not its door, which it shares with the supervisor's.
-                self.sockets.remove(socket, &self.registry);
-            } else {
-                self.hosts[id].sockets.push(socket);
-            }
+        let is_replaced = |kept: &Retained| {
+            let replaced = kept.endpoint() == endpoint && kept.is_only_handed();
+            replaced && endpoint.transport == Transport::Tcp && sockets::family(kept.socket()) != family
+        };
+        // Not shut down: the supervisor has a duplicate of each.
+        while let Some(socket) = self.sockets.find(id, is_replaced) {
+            self.sockets.remove(socket, &self.registry);
         }
     }
 
@@ -103,19 +95,23 @@ impl Broker {
         let Some((name, program)) = self.program(id).map(|(name, program)| (name.to_owned(), program)) else {
             return;
         };
-        let mut changed = self.memory.note_program(&name, program);
-        let unused = self.hosts[id]
-            .sockets
-            .iter()
-            .filter_map(|socket| self.sockets.get(*socket));
-        let unused = unused.filter(|kept| !kept.listening && !kept.is_tentative() && self.has_family(kept.endpoint));
-        let ports: Vec<u16> = unused.map(|kept| kept.endpoint.address.port()).collect();
-        if let Some(family) = self.memory.common_family(&name, program) {
-            for port in ports {
-                let unknown = self.memory.family(&name, program, port).is_none();
-                changed |= unknown && self.memory.learn_family(&name, program, port, Some(family));
-            }
-        }
+        let is_unused =
+            |kept: &&Retained| !kept.is_listening() && !kept.is_tentative() && self.has_family(kept.endpoint());
+        let unused = self.sockets.of(id).filter(is_unused);
+        let ports: Vec<u16> = unused.map(|kept| kept.endpoint().address.port()).collect();
+        let changed = self.record.learn(|memory| {
+            let is_new = memory.note_program(&name, program);
+            let Some(family) = memory.common_family(&name, program) else {
+                return is_new;
+            };
+            let learns = |port: u16| {
+                memory.family(&name, program, port).is_none() && memory.learn_family(&name, program, port, Some(family))
+            };
+            ports
+                .into_iter()
+                .map(learns)
+                .fold(is_new, |changed, learned| changed | learned)
+        });
         if changed {
             self.remember();
         }
@@ -123,10 +119,16 @@ impl Broker {
 
     /// The family that a listener should have whose program has ended, where that is another than it has: `Some(None)` for one of either.
     pub(super) fn other_family_for(&self, socket: SocketId) -> Option<Option<Family>> {
-        let kept = self.sockets.get(socket).filter(|kept| self.has_family(kept.endpoint))?;
-        let (name, program) = self.program(kept.host)?;
-        let known = self.memory.family(name, program, kept.endpoint.address.port());
-        (known.or(Some(Family::V6)) != sockets::family(&kept.socket)).then_some(known)
+        let kept = self
+            .sockets
+            .get(socket)
+            .filter(|kept| self.has_family(kept.endpoint()))?;
+        let (name, program) = self.program(kept.host())?;
+        let known = self
+            .record
+            .known()
+            .family(name, program, kept.endpoint().address.port());
+        (known.or(Some(Family::V6)) != sockets::family(kept.socket())).then_some(known)
     }
 
     fn note_family(&mut self, id: HostId, endpoint: Endpoint, family: Option<Family>) {
@@ -134,7 +136,8 @@ impl Broker {
             return;
         };
         let port = endpoint.address.port();
-        if self.has_family(endpoint) && self.memory.learn_family(&name, program, port, family) {
+        let learns = |memory: &mut Memory| memory.learn_family(&name, program, port, family);
+        if self.has_family(endpoint) && self.record.learn(learns) {
             self.remember();
         }
     }

@@ -1,18 +1,18 @@
 //! The project's files are made anew when somebody removes them (a cleaner of /tmp, a logout, a person), so that the project stays one: `up`, `ps`, `down`
 //! and supervisors find its broker, and the next broker what this one knew.
 
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use imsup_protocol::ToSupervisor;
 use imsup_wire::HostName;
-use mio::unix::SourceFd;
 
-use super::{Broker, Timer};
+use super::Broker;
+use super::timers::Timer;
 use crate::absent;
 use crate::error::BrokerError;
-use crate::hosts::HostId;
-use crate::run::{self, RUNTIME, STATE};
+use crate::ids::HostId;
+use crate::project_directories::{RUNTIME, STATE, make_directory};
+use crate::project_files;
 use crate::watch;
 
 /// How soon it is looked again, after any were missing: whoever removes them may not be done, and where they cannot be made anew that may change
@@ -39,7 +39,7 @@ impl Broker {
         let outcome = self.make_missing();
         self.files.watch.renew(&self.paths);
         if !matches!(outcome, Ok(false)) && !std::mem::replace(&mut self.files.looks_again, true) {
-            self.after(LOOK_AGAIN, Timer::Files);
+            self.timers.after(LOOK_AGAIN, Timer::Files);
         }
         match outcome {
             Ok(false) => {}
@@ -76,13 +76,13 @@ impl Broker {
         for (number, directory) in watch::directories(&self.paths).iter().enumerate() {
             if !directory.is_dir() {
                 let kind = if number < 2 { &RUNTIME } else { &STATE };
-                run::make_directory(kind, directory)?;
+                make_directory(kind, directory)?;
                 made = true;
             }
         }
         // The lock first: who has it has the project.
         if !self.files.has_lock(&self.paths) {
-            self.retake_lock()?;
+            self.files.lock.retake(&self.cluster.project, &self.paths)?;
             made = true;
         }
         made |= self.retake_keeper();
@@ -91,7 +91,7 @@ impl Broker {
             made = true;
         }
         made |= self.write_missing();
-        let restored = self.history.restore(|host| self.hosts.named(host).is_some());
+        let restored = self.journal.restore(|host| self.hosts.named(host).is_some());
         restored.map_err(file_error("the history", self.paths.events()))?;
         for id in self.hosts.ids().collect::<Vec<_>>() {
             made |= self.retake_running(id);
@@ -99,37 +99,15 @@ impl Broker {
         Ok(made)
     }
 
-    /// Locks a new file, unless another broker was faster.
-    fn retake_lock(&mut self) -> Result<(), BrokerError> {
-        let path = self.paths.lock();
-        let taken = run::try_lock(&self.cluster.project, &path, self.paths.directory_of_file())?;
-        let mut lock = taken.ok_or_else(|| BrokerError::File {
-            what: "the broker's lock",
-            path,
-            source: std::io::ErrorKind::NotFound.into(),
-        })?;
-        run::sign(&mut lock, &self.paths);
-        self.files.lock.replace(lock);
-        Ok(())
-    }
-
     /// Listens at the socket's path again. Who has connected to the old one is heard first.
     fn listen_again(&mut self) -> Result<(), BrokerError> {
         self.accept();
-        let Some(old) = self.listener.take() else { return Ok(()) };
-        let _ = self.registry.deregister(&mut SourceFd(&old.as_raw_fd()));
-        match run::listen(&self.paths, &self.registry) {
-            Ok(listener) => {
-                self.listener = Some(listener);
-                self.files.note_socket(&self.paths);
-                Ok(())
-            }
-            Err(error) => {
-                // Nobody finds it, but what is tried again begins with one.
-                self.listener = Some(old);
-                Err(error)
-            }
-        }
+        self.sessions.unwatch_listener(&self.registry);
+        // If that fails the old one is kept: nobody finds it, but what is tried again begins with one.
+        let listener = project_files::listen(&self.paths, &self.registry)?;
+        self.sessions.listen(listener);
+        self.files.note_socket(&self.paths);
+        Ok(())
     }
 
     /// Writes what is only written now and then, where it is missing; whether anything was. A failure is said where it is written, and loses no more than that.
@@ -141,7 +119,7 @@ impl Broker {
             made = true;
         }
         if is_missing(self.paths.directory()) && !self.cluster.hosts.is_empty() {
-            run::note_directory(&self.cluster, &self.paths);
+            project_files::note_directory(&self.cluster, &self.paths);
             made = true;
         }
         if is_missing(self.paths.cgroups()) {

@@ -11,7 +11,8 @@ use super::Broker;
 use super::awake::sleep_policy;
 use crate::absent;
 use crate::block::NAME_PORT;
-use crate::hosts::{HostId, Instance, Origin};
+use crate::hosts::{Instance, Origin};
+use crate::ids::{HostId, SessionId};
 use crate::launcher::{self, Launched};
 use crate::sessions::{Part, Peer};
 use imsup_compose::cluster::Settings;
@@ -41,13 +42,13 @@ impl Broker {
     /// A supervisor's first message.
     pub(super) fn hello(
         &mut self,
-        number: usize,
+        number: SessionId,
         name: Option<HostName>,
         role: Role,
         command: Vec<String>,
         adoption: Option<Adoption>,
     ) {
-        let agreed = if self.going_down {
+        let agreed = if self.lifetime.is_going_down() {
             Err(ErrorKind::GoingDown.because(format!("project '{}' is going down", self.cluster.project)))
         } else {
             self.agree(number, name, &role, command, adoption.as_ref())
@@ -62,9 +63,9 @@ impl Broker {
         }
     }
 
-    fn welcome(&mut self, number: usize, agreement: Agreement) {
+    fn welcome(&mut self, number: SessionId, agreement: Agreement) {
         let id = agreement.host;
-        self.had_supervisors = true;
+        self.lifetime.note_supervisor();
         if let Some(session) = self.sessions.get_mut(number) {
             session.peer = Peer::Supervisor {
                 host: id,
@@ -121,7 +122,7 @@ impl Broker {
 
     fn agree(
         &mut self,
-        number: usize,
+        number: SessionId,
         name: Option<HostName>,
         role: &Role,
         command: Vec<String>,
@@ -149,7 +150,7 @@ impl Broker {
         self.hosts.named(&name).ok_or_else(|| self.unknown_host(&name))
     }
 
-    fn agree_launched(&mut self, number: usize, name: Option<HostName>, boot: u64) -> Result<Agreement, Failure> {
+    fn agree_launched(&mut self, number: SessionId, name: Option<HostName>, boot: u64) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
         let instance = self.hosts[id].instance.as_deref();
         let awaited = instance
@@ -180,7 +181,7 @@ impl Broker {
 
     fn agree_started(
         &mut self,
-        number: usize,
+        number: SessionId,
         name: Option<HostName>,
         command: &[String],
     ) -> Result<Agreement, Failure> {
@@ -218,7 +219,7 @@ impl Broker {
 
     fn agree_transient(
         &mut self,
-        number: usize,
+        number: SessionId,
         name: Option<HostName>,
         command: Vec<String>,
         adoption: Option<&Adoption>,
@@ -282,7 +283,7 @@ impl Broker {
     /// A supervisor that outlived the broker it had.
     fn agree_adopted(
         &mut self,
-        number: usize,
+        number: SessionId,
         name: Option<HostName>,
         role: &Role,
         command: &[String],
@@ -339,7 +340,7 @@ impl Broker {
         )))
     }
 
-    fn instance_of(&mut self, number: usize, boot: Option<u64>) -> Instance {
+    fn instance_of(&mut self, number: SessionId, boot: Option<u64>) -> Instance {
         let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
         Instance {
             boot,
@@ -351,9 +352,9 @@ impl Broker {
         }
     }
 
-    fn user_of(&mut self, number: usize) -> String {
+    fn user_of(&mut self, number: SessionId) -> String {
         let uid = self.sessions.get_mut(number).map_or(0, |session| session.uid);
-        self.trust.read().name_of(uid)
+        self.strangers.name_of(uid)
     }
 
     fn free_name(&self) -> HostName {
@@ -374,19 +375,21 @@ impl Broker {
         let name = name.clone();
         // Commands beside it (`imsup exec`) have nobody's identity any more.
         let of_host = |peer: &Peer| matches!(peer, Peer::Supervisor { host, .. } if *host == id);
-        let commands: Vec<usize> = self
+        let commands: Vec<SessionId> = self
             .sessions
             .iter()
             .filter(|(_, session)| of_host(&session.peer))
             .map(|(number, _)| number)
             .collect();
         commands.into_iter().for_each(|number| self.hang_up(number));
-        self.commands.remove(&id);
+        self.commands.remove(id);
         // It cannot be kept awake any more; the next of its name is another.
         self.lease(id, Duration::ZERO);
         for waiter in self.hosts[id].life.waiters() {
             self.answer(waiter, imsup_lifecycle::Answer::Refused);
         }
+        self.stop_groups.leave(id);
+        self.journal.remove(id);
         if let Some(host) = self.hosts.remove(id, &name) {
             self.names
                 .write()

@@ -1,13 +1,14 @@
 //! The keeper, which has a second descriptor of all that is retained: what the broker closes is free once the keeper has closed it, too.
 
-use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use imsup_protocol::ToSupervisor;
 use imsup_wire::Endpoint;
 
-use super::{Broker, Timer};
-use crate::hosts::HostId;
+use super::Broker;
+use super::timers::Timer;
+use crate::ids::{HostId, SessionId};
 use crate::keeper;
 use crate::sessions::{Part, Peer};
 
@@ -16,19 +17,28 @@ use crate::sessions::{Part, Peer};
 pub(super) enum Deferred {
     /// A host's supervisor is told that imsup has closed its duplicates of a socket.
     Closed {
-        session: usize,
+        session: SessionId,
         host: HostId,
         question: u64,
     },
     /// A host's supervisor is answered for which a bind found its address in use.
     Claim {
-        session: usize,
+        session: SessionId,
         host: HostId,
         question: u64,
         endpoint: Endpoint,
     },
     /// An absent host's sockets are made.
     Remake(HostId),
+}
+
+/// What goes on once the keeper has closed what it was told to, and when it is looked after.
+#[derive(Debug, Default)]
+pub(super) struct KeeperQuestions {
+    /// By the number of the question.
+    deferred: HashMap<u32, Vec<Deferred>>,
+    /// The earliest time for which a look at the keeper is due.
+    due: Due,
 }
 
 impl Broker {
@@ -39,7 +49,7 @@ impl Broker {
         }
         match self.sockets.store.ask(&self.registry) {
             Some(number) => {
-                self.after_forgotten.entry(number).or_default().push(deferred);
+                self.keeper.deferred.entry(number).or_default().push(deferred);
                 self.look_at_keeper_in(keeper::TIMEOUT);
                 self.push_keeper();
             }
@@ -98,14 +108,14 @@ impl Broker {
             self.sockets.store.retake_lock();
             // One that does not answer is replaced.
             self.sockets.store.ask(&self.registry);
-            self.after(keeper::TIMEOUT, Timer::Keeper);
+            self.timers.after(keeper::TIMEOUT, Timer::Keeper);
             self.push_keeper();
         }
         is_missing
     }
 
     /// Whether the connection is still that of a supervisor of this host: another may have its number.
-    fn is_of(&mut self, session: usize, host: HostId) -> bool {
+    fn is_of(&mut self, session: SessionId, host: HostId) -> bool {
         let session = self.sessions.get_mut(session);
         session.is_some_and(|session| matches!(session.peer, Peer::Supervisor { host: of, .. } if of == host))
     }
@@ -113,7 +123,7 @@ impl Broker {
     /// The keeper has done what it was told before it was asked this.
     pub(super) fn keeper_answered(&mut self, number: u32) {
         self.sockets.store.answered(number, &self.registry);
-        for deferred in self.after_forgotten.remove(&number).unwrap_or_default() {
+        for deferred in self.keeper.deferred.remove(&number).unwrap_or_default() {
             self.carry_out(deferred);
         }
     }
@@ -123,7 +133,7 @@ impl Broker {
         if self.sockets.store.on_event(&self.registry) {
             return self.push_keeper();
         }
-        if self.going_down {
+        if self.lifetime.is_going_down() {
             return;
         }
         tracing::warn!("the project's keeper has ended; another takes its place");
@@ -142,14 +152,14 @@ impl Broker {
     /// Has [`Self::look_at_keeper`] called after so long at the latest.
     fn look_at_keeper_in(&mut self, time: Duration) {
         let due = Instant::now() + time;
-        if self.keeper_due.ask(due) {
-            self.timers.push(Reverse((due, Timer::Keeper)));
+        if self.keeper.due.ask(due) {
+            self.timers.at(due, Timer::Keeper);
         }
     }
 
     /// It is the time for which a look at the keeper was due, or an earlier look has taken the place of that.
     pub(super) fn look_at_keeper(&mut self, due: Instant) {
-        if !self.keeper_due.come(due) {
+        if !self.keeper.due.come(due) {
             return;
         }
         self.sockets.store.end_if_stuck();
@@ -162,7 +172,7 @@ impl Broker {
 
 /// The earliest time for which a look is due that many ask for: one timer serves them all.
 #[derive(Debug, Default)]
-pub(super) struct Due(Option<Instant>);
+struct Due(Option<Instant>);
 
 impl Due {
     /// Whether a timer is to be made for a look by then.

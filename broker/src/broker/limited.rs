@@ -6,8 +6,8 @@ use imsup_wire::limits::{Bytes, Confinement};
 use imsup_wire::{EventKind, HostState};
 
 use super::Broker;
-use crate::events::now_us;
-use crate::hosts::HostId;
+use crate::ids::HostId;
+use crate::journal::Happening;
 use crate::sessions::Part;
 use imsup_lifecycle::Input;
 
@@ -37,7 +37,15 @@ impl Broker {
         let limit = Bytes(limit_bytes);
         let detail = format!("the kernel killed {processes} of it, out of memory: its limit is {limit}");
         tracing::warn!(host = %self.name_of(id), "{detail}");
-        self.emit(id, now_us(), EventKind::Oom, None, Some(detail));
+        let happening = Happening::now(EventKind::Oom);
+        let oom = self.of_life(
+            id,
+            Happening {
+                detail: Some(detail),
+                ..happening
+            },
+        );
+        self.record(id, oom);
     }
 
     /// The host's program has ended while no broker ran, or the last broker was about to boot it again.

@@ -7,13 +7,13 @@ use imsup_wire::sleep::{Reason, ReasonKind};
 use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, Order, Transport, Why};
 
 use super::Broker;
-use super::asks::Asker;
-use crate::hosts::HostId;
+use super::supervisor_requests::Asker;
+use crate::ids::{HostId, SessionId};
 use crate::sessions::{Reply, Then};
 
 impl Broker {
     /// Begins with one of these requests.
-    pub(super) fn begin_power(&mut self, number: usize, request: Request) -> Result<(), Failure> {
+    pub(super) fn begin_power(&mut self, number: SessionId, request: Request) -> Result<(), Failure> {
         match request {
             Request::Suspend { hosts, by } => {
                 let hosts = self.select_live(&hosts)?;
@@ -70,7 +70,7 @@ impl Broker {
     }
 
     /// Makes a client wait for so many hosts.
-    pub(super) fn await_hosts(&mut self, number: usize, left: usize, then: Then) {
+    pub(super) fn await_hosts(&mut self, number: SessionId, left: usize, then: Then) {
         self.set_reply(
             number,
             Reply::Waiting {
@@ -110,13 +110,13 @@ impl Broker {
         }
     }
 
-    fn suspend(&mut self, number: usize, id: HostId, by: &str) {
+    fn suspend(&mut self, number: SessionId, id: HostId, by: &str) {
         if let Some(failure) = self.not_live(id, "suspend") {
             return self.count_down(number, Some(failure));
         }
         // Also where it is suspended as far as is known: its supervisor says a moment later that it woke.
         if let Some(sleep) = self.sleep(id) {
-            sleep.suspended_by = Some(by.to_owned());
+            sleep.ask_to_suspend(by);
         }
         if !self.ask(id, Order::Suspend, Asker::Client(number)) {
             if self.hosts[id].life.state() == HostState::Suspended {
@@ -129,7 +129,7 @@ impl Broker {
         }
     }
 
-    fn why(&mut self, number: usize, id: HostId) {
+    fn why(&mut self, number: SessionId, id: HostId) {
         if self.ask(id, Order::Why, Asker::Client(number)) {
             return;
         }
@@ -151,10 +151,10 @@ impl Broker {
     fn what_boots(&self, id: HostId) -> String {
         let host = &self.hosts[id];
         let name = self.name_of(id);
-        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let retained = self.sockets.of(id);
         let mut ports: Vec<(u16, Transport)> = retained
-            .filter(|kept| kept.open && !kept.is_tentative())
-            .map(|kept| (kept.endpoint.address.port(), kept.endpoint.transport))
+            .filter(|kept| kept.is_open() && !kept.is_tentative())
+            .map(|kept| (kept.endpoint().address.port(), kept.endpoint().transport))
             .collect();
         ports.sort_unstable_by_key(|(port, transport)| (*port, *transport == Transport::Udp));
         ports.dedup();

@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 use imsup_protocol::ToSupervisor;
 
 use super::Broker;
-use crate::resolvers::Batch;
+use crate::ids::SessionId;
+use crate::notices::Notice;
+use crate::resolvers::{Batch, Told};
 
 impl Broker {
     /// A supervisor asks for some.
-    pub(super) fn ask_resolver_sockets(&mut self, session: usize) {
-        self.resolver_asks.push_back(session);
+    pub(super) fn ask_resolver_sockets(&mut self, session: SessionId) {
+        self.resolvers.wait(session);
         if !self.ask_for_a_batch() {
             self.give_resolver_sockets(Batch::default());
         }
@@ -18,23 +20,34 @@ impl Broker {
 
     fn ask_for_a_batch(&mut self) -> bool {
         let project = &self.cluster.project;
-        self.resolvers.ask(self.launcher.as_mut(), project, &self.notifier)
+        let notifier = self.notices.notifier().clone();
+        let tell = move |told| notifier.tell(Notice::Resolvers(told));
+        self.resolvers.ask(self.launcher.as_mut(), project, tell)
+    }
+
+    /// What the process that makes sockets has done.
+    pub(super) fn hear_of_resolvers(&mut self, told: Told) {
+        match told {
+            Told::Namespace(sockets) => self.resolver_namespace_made(sockets),
+            Told::Sockets(batch) => self.resolver_sockets_made(batch),
+            Told::Ended { for_good } => self.no_resolver_sockets(for_good),
+        }
     }
 
     /// There is a namespace: the name server answers in it, and so does the next broker's.
-    pub(super) fn resolver_namespace_made(&mut self, sockets: Vec<OwnedFd>) {
+    fn resolver_namespace_made(&mut self, sockets: Vec<OwnedFd>) {
         self.resolvers.made(sockets, &mut self.sockets.store);
         self.push_keeper();
     }
 
     /// Here they are, for whoever has waited longest.
-    pub(super) fn resolver_sockets_made(&mut self, batch: Batch) {
+    fn resolver_sockets_made(&mut self, batch: Batch) {
         self.resolvers.succeeded();
         self.give_resolver_sockets(batch);
     }
 
     fn give_resolver_sockets(&mut self, batch: Batch) {
-        let Some(session) = self.resolver_asks.pop_front() else {
+        let Some(session) = self.resolvers.next_waiting() else {
             return;
         };
         let answer = ToSupervisor::ResolverSockets {
@@ -45,9 +58,9 @@ impl Broker {
     }
 
     /// Who makes them has ended: another is asked, where there can be one.
-    pub(super) fn no_resolver_sockets(&mut self, for_good: bool) {
+    fn no_resolver_sockets(&mut self, for_good: bool) {
         self.resolvers.ended(for_good);
-        for _ in 0..self.resolver_asks.len() {
+        for _ in 0..self.resolvers.waiting() {
             if !self.ask_for_a_batch() {
                 self.give_resolver_sockets(Batch::default());
             }
@@ -55,7 +68,7 @@ impl Broker {
     }
 
     /// Nobody is there any more to be given some.
-    pub(super) fn forget_resolver_asks(&mut self, session: usize) {
-        self.resolver_asks.retain(|asking| *asking != session);
+    pub(super) fn forget_resolver_asks(&mut self, session: SessionId) {
+        self.resolvers.leave(session);
     }
 }

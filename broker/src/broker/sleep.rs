@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use imsup_protocol::ToBroker;
 use imsup_protocol::message::Adoption;
-use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Order, Transport, Usage, WakeCause};
+use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, Order, Transport, Usage, WakeCause};
 
 use super::Broker;
-use super::asks::Asker;
-use crate::accounts::Account;
-use crate::events::now_us;
-use crate::hosts::{HostId, Sleep};
+use super::recording::cause_of;
+use super::supervisor_requests::Asker;
+use crate::hosts::Sleep;
+use crate::ids::HostId;
+use crate::journal::Happening;
+use crate::retained::Retained;
 use imsup_lifecycle::Input;
 
 impl Broker {
@@ -35,40 +37,46 @@ impl Broker {
                 took,
                 usage,
             } => {
-                let cause = self.wake_cause(id, cause);
-                let mut event = self.event(id, EventKind::Wake, Some(cause));
-                event.time_us = time_us;
-                event.duration = Some(took);
-                event.detail = Some(wake_detail(slept, ticks));
-                event.usage = Some(usage);
-                self.woke(id, event, named_later);
+                let wake = Happening {
+                    cause: Some(self.wake_cause(id, cause)),
+                    duration: Some(took),
+                    detail: Some(wake_detail(slept, ticks)),
+                    usage: Some(usage),
+                    ..Happening::at(time_us, EventKind::Wake)
+                };
+                self.woke(id, wake, named_later);
             }
             ToBroker::WokenBy { by, port } => {
                 let by = by.map(|address| self.caller(address));
-                if let Some(cause) = self.sleep(id).and_then(|sleep| sleep.unnamed.as_mut()?.cause.as_mut()) {
-                    cause.by = cause.by.take().or(by);
-                    cause.port = cause.port.or(port);
+                if let Some(sleep) = self.sleep(id) {
+                    sleep.name_waker(by, port);
                 }
                 self.record_wake(id);
             }
             ToBroker::Ticked { deadline_us, took } => {
                 self.note_deadline(id, deadline_us);
-                let mut event = self.event(id, EventKind::Tick, Some(cause_of(CauseKind::Timer, None)));
-                event.duration = Some(took);
-                self.record(id, event);
+                let tick = Happening {
+                    cause: Some(cause_of(CauseKind::Timer, None)),
+                    duration: Some(took),
+                    ..Happening::now(EventKind::Tick)
+                };
+                self.record(id, tick);
             }
             ToBroker::Reclaimed { bytes, took, detail } => {
-                let mut event = self.event(id, EventKind::Reclaim, Some(cause_of(CauseKind::Idle, None)));
-                event.duration = Some(took);
-                event.detail = Some(reclaim_detail(bytes, detail));
-                self.record(id, event);
+                let reclaim = Happening {
+                    cause: Some(cause_of(CauseKind::Idle, None)),
+                    duration: Some(took),
+                    detail: Some(reclaim_detail(bytes, detail)),
+                    ..Happening::now(EventKind::Reclaim)
+                };
+                self.record(id, reclaim);
             }
             ToBroker::Terminating { slept, usage } => self.terminating(id, slept, usage),
             ToBroker::Disposable { peers } => {
                 if let Some(sleep) = self.sleep(id) {
-                    sleep.disposable = Some(peers);
+                    sleep.set_disposable(peers);
                 }
-                self.dispose(id);
+                self.terminate_connected(id);
             }
             _ => {}
         }
@@ -76,38 +84,38 @@ impl Broker {
 
     fn fell_asleep(&mut self, id: HostId, time_us: u64, deadline_us: Option<u64>, took: Duration, usage: Usage) {
         self.note_deadline(id, deadline_us);
-        let asked_by = self.sleep(id).and_then(|sleep| sleep.suspended_by.take());
+        let asked_by = self.sleep(id).and_then(Sleep::suspended);
         self.feed(id, Input::Suspended);
         self.hosts[id].since_us = self.clock.of_wall(time_us);
         let cause = match asked_by {
             Some(by) => cause_of(CauseKind::Wake, Some(by)),
             None => cause_of(CauseKind::Idle, None),
         };
-        let mut event = self.event(id, EventKind::Suspend, Some(cause));
-        event.time_us = time_us;
-        event.duration = Some(took);
-        event.usage = Some(usage);
-        self.record(id, event);
+        let suspend = Happening {
+            cause: Some(cause),
+            duration: Some(took),
+            usage: Some(usage),
+            ..Happening::at(time_us, EventKind::Suspend)
+        };
+        self.record(id, suspend);
     }
 
     /// Keeps a sleeper's next deadline, which is told as the wall clock's time.
     pub(super) fn note_deadline(&mut self, id: HostId, deadline_us: Option<u64>) {
         let deadline_us = deadline_us.map(|wall_us| self.clock.of_wall(wall_us));
         if let Some(sleep) = self.sleep(id) {
-            sleep.deadline_us = deadline_us;
+            sleep.set_deadline(deadline_us);
         }
     }
 
-    fn woke(&mut self, id: HostId, event: Event, named_later: bool) {
-        let nobody = event.cause.as_ref().is_some_and(|cause| cause.by.is_none());
+    fn woke(&mut self, id: HostId, wake: Happening, named_later: bool) {
+        let nobody = wake.cause.as_ref().is_some_and(|cause| cause.by.is_none());
         self.feed(id, Input::Woke);
         let host = &mut self.hosts[id];
         host.wakes = host.wakes.saturating_add(1);
-        host.since_us = self.clock.of_wall(event.time_us);
+        host.since_us = self.clock.of_wall(wake.time_us);
         if let Some(sleep) = self.sleep(id) {
-            sleep.deadline_us = None;
-            sleep.disposable = None;
-            sleep.unnamed = Some(Box::new(event));
+            sleep.woke(wake);
         }
         if !(named_later && nobody) {
             self.record_wake(id);
@@ -117,9 +125,9 @@ impl Broker {
     /// Whoever asked for it to be woken is behind a wake by order; the supervisor does not know who that is.
     fn wake_cause(&mut self, id: HostId, cause: WakeCause) -> Cause {
         if cause.kind == CauseKind::Wake
-            && let Some(asked) = self.sleep(id).and_then(|sleep| sleep.woken_by.take())
+            && let Some(asked) = self.sleep(id).and_then(Sleep::asked_to_wake)
         {
-            return *asked;
+            return asked;
         }
         Cause {
             kind: cause.kind,
@@ -130,10 +138,10 @@ impl Broker {
 
     /// Says that a host woke: whoever sent the signal is named by now, or is still found out, or is not going to be.
     pub(super) fn record_wake(&mut self, id: HostId) {
-        let Some(event) = self.sleep(id).and_then(|sleep| sleep.unnamed.take()) else {
+        let Some(mut wake) = self.sleep(id).and_then(Sleep::take_wake) else {
             return;
         };
-        let question = match &event.cause {
+        wake.question = match &wake.cause {
             Some(Cause {
                 kind: CauseKind::Connection,
                 by: None,
@@ -144,37 +152,34 @@ impl Broker {
             }
             _ => None,
         };
-        self.record_unnamed(id, *event, question);
+        self.record(id, wake);
     }
 
     /// The endpoint that a host has at a port. Those who woke it there may be connected since long.
     fn endpoint_at(&self, id: HostId, port: u16) -> Option<Endpoint> {
-        let sockets = self.hosts[id]
-            .sockets
-            .iter()
-            .filter_map(|socket| self.sockets.get(*socket));
-        let mut endpoints = sockets.map(|kept| kept.endpoint);
+        let mut endpoints = self.sockets.of(id).map(Retained::endpoint);
         endpoints.find(|endpoint| endpoint.transport == Transport::Tcp && endpoint.address.port() == port)
     }
 
     fn terminating(&mut self, id: HostId, slept: Duration, usage: Usage) {
         if let Some(sleep) = self.sleep(id) {
-            sleep.deadline_us = None;
-            sleep.disposable = None;
-            sleep.terminating = true;
+            sleep.terminate();
         }
         self.feed(id, Input::Terminating);
-        let mut event = self.event(id, EventKind::Terminate, Some(cause_of(CauseKind::Idle, None)));
-        event.duration = Some(slept);
-        event.detail = Some(format!("slept {}", spoken(slept)));
-        event.usage = Some(usage);
-        self.record(id, event);
+        let terminate = Happening {
+            cause: Some(cause_of(CauseKind::Idle, None)),
+            duration: Some(slept),
+            detail: Some(format!("slept {}", spoken(slept))),
+            usage: Some(usage),
+            ..Happening::now(EventKind::Terminate)
+        };
+        self.record(id, terminate);
     }
 
     /// Wakes a sleeper for somebody who waits for it.
     pub(super) fn resume(&mut self, id: HostId, cause: Cause) {
         if let Some(sleep) = self.sleep(id) {
-            sleep.woken_by = Some(Box::new(cause));
+            sleep.ask_to_wake(cause);
         }
         if !self.ask(id, Order::Resume, Asker::Broker) {
             self.feed(id, Input::NotWoken("its supervisor is not connected".to_owned()));
@@ -192,12 +197,14 @@ impl Broker {
         let missed = account.missed(adoption, now_us);
         account.used(adoption.usage);
         for (at_us, kind) in missed {
-            let mut event = self.event(id, kind, None);
-            event.time_us = self.clock.wall_us(at_us);
-            event.detail = Some("while no broker ran".to_owned());
-            event.usage = (kind == EventKind::Suspend).then_some(adoption.usage);
+            let happening = Happening {
+                detail: Some("while no broker ran".to_owned()),
+                usage: (kind == EventKind::Suspend).then_some(adoption.usage),
+                ..Happening::at(self.clock.wall_us(at_us), kind)
+            };
             if !declared {
                 // The history has it, but nobody has kept an account of a host that is in no file.
+                let event = happening.of(self.name_of(id).clone());
                 self.account(id).apply(&event, at_us);
                 continue;
             }
@@ -205,7 +212,7 @@ impl Broker {
                 let host = &mut self.hosts[id];
                 host.wakes = host.wakes.saturating_add(1);
             }
-            self.record(id, event);
+            self.record(id, happening);
         }
         self.hosts[id].since_us = self.account(id).since_us();
         if let Some(suspended_us) = adoption.suspended_us {
@@ -220,33 +227,6 @@ impl Broker {
     pub(super) fn sleep(&mut self, id: HostId) -> Option<&mut Sleep> {
         Some(&mut self.hosts[id].instance.as_deref_mut()?.sleep)
     }
-
-    /// The account of a host, opened where it has none.
-    pub(super) fn account(&mut self, id: HostId) -> &mut Account {
-        let host = &mut self.hosts[id];
-        let opened_us = match host.origin {
-            crate::hosts::Origin::Declared(_) => self.clock.up_us(),
-            crate::hosts::Origin::Transient { .. } => host.since_us,
-        };
-        host.account.get_or_insert_with(|| Box::new(Account::new(opened_us)))
-    }
-
-    /// An event of now.
-    fn event(&self, id: HostId, kind: EventKind, cause: Option<Cause>) -> Event {
-        Event {
-            time_us: now_us(),
-            host: self.name_of(id).clone(),
-            kind,
-            cause,
-            duration: None,
-            detail: None,
-            usage: None,
-        }
-    }
-}
-
-fn cause_of(kind: CauseKind, by: Option<String>) -> Cause {
-    Cause { kind, by, port: None }
 }
 
 fn wake_detail(slept: Duration, ticks: u64) -> String {

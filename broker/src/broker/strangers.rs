@@ -8,6 +8,9 @@ use imsup_wire::Endpoint;
 
 use super::Broker;
 use crate::holder;
+use crate::ids::SessionId;
+use crate::projects::Memory;
+use crate::trust::SharedTrust;
 
 /// Strangers that are named in the log.
 const MAX_NAMED: usize = 64;
@@ -15,18 +18,35 @@ const MAX_NAMED: usize = 64;
 /// Users as whom the project's programs bind that the next broker is told of.
 const MAX_KEPT: usize = 64;
 
-/// Questions that are not answered yet, and strangers that were named.
+/// Who is of the project, questions for that which are not answered yet, and strangers that were named.
 ///
 /// A question about a user that nobody knows waits for one more turn of the loop: the supervisor of the program that listens has said
 /// [`imsup_protocol::ToBroker::Binds`] before its program could listen, but its connection may be read after the asker's.
-#[derive(Debug, Default)]
-pub(super) struct Questions {
-    fresh: Vec<(usize, u32, Endpoint)>,
-    ripe: Vec<(usize, u32, Endpoint)>,
+#[derive(Debug)]
+pub(crate) struct Strangers {
+    /// Whose sockets at hosts' addresses are the project's.
+    trust: SharedTrust,
+    fresh: Vec<(SessionId, u32, Endpoint)>,
+    ripe: Vec<(SessionId, u32, Endpoint)>,
     named: BTreeSet<(u32, Endpoint)>,
 }
 
-impl Questions {
+impl Strangers {
+    /// No stranger yet.
+    pub(crate) fn new(trust: SharedTrust) -> Self {
+        Self {
+            trust,
+            fresh: Vec::new(),
+            ripe: Vec::new(),
+            named: BTreeSet::new(),
+        }
+    }
+
+    /// The name of a user, as people know it.
+    pub(super) fn name_of(&self, uid: u32) -> String {
+        self.trust.read().name_of(uid)
+    }
+
     /// Whether the loop is to go round without waiting.
     pub(super) fn are_due(&self) -> bool {
         !self.ripe.is_empty()
@@ -36,49 +56,48 @@ impl Questions {
 impl Broker {
     /// A supervisor's program binds as this user.
     pub(super) fn binds_as(&mut self, uid: u32) {
-        if !self.trust.write().add(uid) {
+        if !self.strangers.trust.write().add(uid) {
             return;
         }
         // A program that becomes one user after the other makes no endless list.
-        if self.memory.users.len() >= MAX_KEPT {
-            return;
+        let learns = |memory: &mut Memory| memory.users.len() < MAX_KEPT && memory.users.insert(uid);
+        if self.record.learn(learns) {
+            self.remember();
         }
-        self.memory.users.insert(uid);
-        self.remember();
     }
 
     /// A supervisor asks whether a user who listens at an endpoint is of the project.
-    pub(super) fn ask_for_trust(&mut self, session: usize, uid: u32, endpoint: Endpoint) {
+    pub(super) fn ask_for_trust(&mut self, session: SessionId, uid: u32, endpoint: Endpoint) {
         if self.is_trusted_at(uid, endpoint) {
             self.say_trusted(session, uid, endpoint, true);
         } else {
-            self.questions.fresh.push((session, uid, endpoint));
+            self.strangers.fresh.push((session, uid, endpoint));
         }
     }
 
     /// Answers questions that have waited for a whole turn of the loop.
     pub(super) fn answer_for_trust(&mut self) {
-        for (session, uid, endpoint) in std::mem::take(&mut self.questions.ripe) {
+        for (session, uid, endpoint) in std::mem::take(&mut self.strangers.ripe) {
             let is_trusted = self.is_trusted_at(uid, endpoint);
             if !is_trusted {
                 self.name_stranger(uid, endpoint);
             }
             self.say_trusted(session, uid, endpoint, is_trusted);
         }
-        self.questions.ripe = std::mem::take(&mut self.questions.fresh);
+        self.strangers.ripe = std::mem::take(&mut self.strangers.fresh);
     }
 
     /// The asker is gone, and its number may become another's.
-    pub(super) fn forget_trust_questions(&mut self, session: usize) {
-        self.questions.fresh.retain(|(asker, ..)| *asker != session);
-        self.questions.ripe.retain(|(asker, ..)| *asker != session);
+    pub(super) fn forget_trust_questions(&mut self, session: SessionId) {
+        self.strangers.fresh.retain(|(asker, ..)| *asker != session);
+        self.strangers.ripe.retain(|(asker, ..)| *asker != session);
     }
 
     fn is_trusted_at(&self, uid: u32, endpoint: Endpoint) -> bool {
-        !self.claim.has(&self.planes, *endpoint.address.ip()) || self.trust.read().includes(uid)
+        !self.claim.has(&self.planes, *endpoint.address.ip()) || self.strangers.trust.read().includes(uid)
     }
 
-    fn say_trusted(&mut self, session: usize, uid: u32, endpoint: Endpoint, is_trusted: bool) {
+    fn say_trusted(&mut self, session: SessionId, uid: u32, endpoint: Endpoint, is_trusted: bool) {
         let answer = ToSupervisor::Trusted {
             uid,
             endpoint,
@@ -89,7 +108,7 @@ impl Broker {
 
     /// Says once who it is. Apart from the loop: that is a walk over all processes.
     pub(super) fn name_stranger(&mut self, uid: u32, endpoint: Endpoint) {
-        if self.questions.named.len() >= MAX_NAMED || !self.questions.named.insert((uid, endpoint)) {
+        if self.strangers.named.len() >= MAX_NAMED || !self.strangers.named.insert((uid, endpoint)) {
             return;
         }
         let thread = std::thread::Builder::new().name("stranger".to_owned());

@@ -1,33 +1,34 @@
 //! What comes over the broker's socket, and what goes back.
 
-use std::cmp::Reverse;
-use std::time::Instant;
+use std::time::Duration;
 
 use imsup_protocol::channel::ChannelError;
 use imsup_protocol::control::Opening;
 use imsup_protocol::{ToBroker, ToSupervisor};
 
+use super::Broker;
 use super::keeper::Deferred;
-use super::{ACCEPT_AGAIN, Broker, Target, Timer};
-use crate::hosts::HostId;
+use super::timers::Timer;
+use crate::ids::{HostId, SessionId};
 use crate::sessions::{Part, Peer, Reply, Sent};
 use imsup_lifecycle::Input;
+
+/// How soon a connection is tried again for which there was no descriptor.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 impl Broker {
     /// Accepts those who have connected.
     pub(super) fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        for number in self.sessions.accept(listener, &self.registry) {
+        for number in self.sessions.accept(&self.registry) {
             self.converse(number);
         }
-        let waits = |timer: &Reverse<(Instant, Timer)>| timer.0.1 == Timer::Accept;
-        if self.sessions.short && !self.timers.iter().any(waits) {
-            self.after(ACCEPT_AGAIN, Timer::Accept);
+        if self.sessions.is_short() && !self.timers.has(Timer::Accept) {
+            self.timers.after(ACCEPT_AGAIN, Timer::Accept);
         }
     }
 
     /// Reads what has come, and sends what could not be sent before.
-    pub(super) fn converse(&mut self, number: usize) {
+    pub(super) fn converse(&mut self, number: SessionId) {
         loop {
             let Some(session) = self.sessions.get_mut(number) else {
                 return;
@@ -62,7 +63,7 @@ impl Broker {
         self.pump(number);
     }
 
-    fn opened(&mut self, number: usize, opening: Opening) {
+    fn opened(&mut self, number: SessionId, opening: Opening) {
         match opening {
             Opening::Supervisor(message) => self.hear(number, message),
             Opening::Control(request) => self.asked(number, request),
@@ -70,7 +71,7 @@ impl Broker {
     }
 
     /// A supervisor's message.
-    pub(super) fn hear(&mut self, number: usize, message: ToBroker) {
+    pub(super) fn hear(&mut self, number: SessionId, message: ToBroker) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
@@ -99,7 +100,7 @@ impl Broker {
         }
     }
 
-    fn hear_known(&mut self, number: usize, id: HostId, part: Part, message: ToBroker) {
+    fn hear_known(&mut self, number: SessionId, id: HostId, part: Part, message: ToBroker) {
         let program = part == Part::Program;
         if program && !matches!(message, ToBroker::WokenBy { .. }) {
             // Whoever woke it is not going to be named any more, and what follows has happened later.
@@ -206,7 +207,7 @@ impl Broker {
 
     /// Sends a supervisor a message. The connection of one that is gone is not closed here: its last words (how its program ended, sockets that it
     /// hands over) may be unread, and reading comes to the end of the connection by itself.
-    pub(super) fn tell(&mut self, number: usize, message: &ToSupervisor, fds: Vec<std::os::fd::OwnedFd>) {
+    pub(super) fn tell(&mut self, number: SessionId, message: &ToSupervisor, fds: Vec<std::os::fd::OwnedFd>) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
         };
@@ -216,7 +217,7 @@ impl Broker {
     }
 
     /// Closes a connection, and draws the consequences.
-    pub(super) fn hang_up(&mut self, number: usize) {
+    pub(super) fn hang_up(&mut self, number: SessionId) {
         let Some(session) = self.sessions.remove(number, &self.registry) else {
             return;
         };
@@ -243,28 +244,17 @@ impl Broker {
     }
 
     /// Nobody is there any more to be answered.
-    pub(super) fn forget_waits(&mut self, number: usize) {
-        self.forget_asks(number);
+    pub(super) fn forget_waits(&mut self, number: SessionId) {
+        self.forget_requests(number);
         self.forget_resolver_asks(number);
         self.forget_trust_questions(number);
-        let of_session = |target: &Target| match target {
-            Target::Reach { session, host, .. } | Target::Client { session, host } => {
-                (*session == number).then_some(*host)
-            }
-        };
-        let gone: Vec<_> = self
-            .waiters
-            .iter()
-            .filter_map(|(waiter, target)| Some((*waiter, of_session(target)?)))
-            .collect();
-        for (waiter, host) in gone {
-            self.waiters.remove(&waiter);
+        for (waiter, host) in self.lives.cancel_all(number) {
             self.feed(host, Input::Cancel(waiter));
         }
     }
 
     /// Sends a client what it is still to be told, as far as it reads.
-    pub(super) fn pump(&mut self, number: usize) {
+    pub(super) fn pump(&mut self, number: SessionId) {
         loop {
             let Some(session) = self.sessions.get_mut(number) else {
                 return;

@@ -4,10 +4,12 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use imsup_wire::{Cause, CauseKind, Endpoint, Event, EventKind, Plane, Transport};
+use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, Plane, Transport};
 
 use super::Broker;
-use crate::hosts::HostId;
+use crate::ids::HostId;
+use crate::journal::Happening;
+use crate::retained::Retained;
 
 /// Ports listed at most.
 const LISTED: usize = 5;
@@ -23,8 +25,8 @@ impl Broker {
 
     /// Whether a connection to this endpoint waits in a retained socket, since no program listens there.
     pub(super) fn waits_at(&self, id: HostId, endpoint: Endpoint) -> bool {
-        let kept = self.find(id, endpoint).and_then(|socket| self.sockets.get(socket));
-        kept.is_some_and(|kept| kept.open && !kept.listening)
+        let kept = self.sockets.of(id).find(|kept| kept.endpoint() == endpoint);
+        kept.is_some_and(Retained::is_waiting)
     }
 
     /// Says that the program listens elsewhere than where somebody waits: as an event, in the broker's own log and in the host's.
@@ -32,7 +34,7 @@ impl Broker {
         let (Some(detail), Some(first)) = (self.words_for(id, endpoints), endpoints.first()) else {
             return;
         };
-        let name = self.name_of(id).clone();
+        let name = self.name_of(id);
         tracing::warn!(host = %name, "{detail}");
         let log = OpenOptions::new().append(true).open(self.paths.log(name.as_str()));
         if let Ok(mut log) = log {
@@ -46,16 +48,12 @@ impl Broker {
             by: None,
             port: Some(first.address.port()),
         });
-        let event = Event {
-            time_us,
-            host: name,
-            kind: EventKind::Unmet,
+        let unmet = Happening {
             cause: Some(cause),
-            duration: None,
             detail: Some(detail),
-            usage: None,
+            ..Happening::at(time_us, EventKind::Unmet)
         };
-        self.record(id, event);
+        self.record(id, unmet);
     }
 
     /// What is to be said of a host whose program listens elsewhere than where somebody waits or has waited, or at none of the ports that are declared.
@@ -85,10 +83,10 @@ impl Broker {
     fn listening(&self, id: HostId) -> Vec<Endpoint> {
         let host = &self.hosts[id];
         let vip = self.planes.vip(host.index);
-        let retained = host.sockets.iter().filter_map(|socket| self.sockets.get(*socket));
+        let retained = self.sockets.of(id);
         let mut listening: Vec<Endpoint> = retained
-            .filter(|kept| kept.listening)
-            .map(|kept| kept.endpoint)
+            .filter(|kept| kept.is_listening())
+            .map(Retained::endpoint)
             .collect();
         let unretained = host.instance.as_deref().map(|instance| instance.listening.iter());
         listening.extend(unretained.into_iter().flatten());
@@ -164,7 +162,8 @@ impl Broker {
                 Some(spec) if spec.expose.contains(&port) => "which the compose file declares",
                 Some(spec)
                     if self
-                        .memory
+                        .record
+                        .known()
                         .learned
                         .get(spec.name.as_str())
                         .is_some_and(|all| all.contains(&port)) =>

@@ -19,7 +19,7 @@ use super::message::{self, Message};
 use super::names::What;
 use super::restored::{self, Restored};
 use crate::launcher::Launcher;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 use imsup_compose::cluster::Cluster;
 
 /// How soon a message is sent again that the kernel did not take for the number of descriptors under way.
@@ -144,11 +144,7 @@ impl FdStore {
         }
         let Some(link) = &self.link else { return false };
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let watched = registry.register(
-            &mut SourceFd(&link.socket.as_raw_fd()),
-            token(Kind::Keeper, 0),
-            interest,
-        );
+        let watched = registry.register(&mut SourceFd(&link.socket.as_raw_fd()), Source::Keeper.into(), interest);
         if let Err(error) = watched {
             tracing::error!(%error, "the keeper is not watched");
         }
@@ -302,7 +298,7 @@ impl FdStore {
         self.link.is_none() || self.closed >= self.forgotten
     }
 
-    /// Asks the keeper whether it has done all it was told. Once it has, an event with the number comes ([`Kind::Barrier`]); `None` where nothing will.
+    /// Asks the keeper whether it has done all it was told. Once it has, an event with the number comes ([`Source::Barrier`]); `None` where nothing will.
     pub(crate) fn ask(&mut self, registry: &Registry) -> Option<u32> {
         self.link.as_ref()?;
         let (end, other) = pipe().ok()?;
@@ -310,7 +306,7 @@ impl FdStore {
         registry
             .register(
                 &mut SourceFd(&end.as_raw_fd()),
-                token(Kind::Barrier, number),
+                Source::Barrier(number).into(),
                 Interest::READABLE,
             )
             .ok()?;

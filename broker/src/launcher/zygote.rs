@@ -19,7 +19,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::child::pidfd_of;
 use crate::own_program;
-use crate::tokens::{Kind, token};
+use crate::tokens::Source;
 
 /// How long it may take to reply before a supervisor is executed instead. It takes some 0.3 ms; one that was stopped, is swapped out, or gets no processor takes
 /// longer, and is not asked again until it has replied.
@@ -86,7 +86,7 @@ struct Running {
 }
 
 impl Zygote {
-    /// None yet; its answers will be events ([`Kind::Zygote`]).
+    /// None yet; its answers will be events ([`Source::Zygote`]).
     pub(super) fn new(executable: PathBuf, registry: Registry) -> Self {
         Self {
             executable,
@@ -213,7 +213,7 @@ impl Running {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut SourceFd(&ours.as_raw_fd()), token(Kind::Zygote, 0), interest)?;
+        registry.register(&mut SourceFd(&ours.as_raw_fd()), Source::Zygote.into(), interest)?;
         let child = own_program::command(executable)
             .args(["zygote", "--project", project])
             .env_remove("NOTIFY_SOCKET")

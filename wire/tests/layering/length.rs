@@ -45,9 +45,14 @@ pub fn violations(workspace: &Workspace, most: usize, exceptions: &[(&str, usize
 
 /// Lines, comments and empty ones included, without those of items that only tests compile.
 fn lines_outside_tests(file: &SourceFile) -> usize {
+    file.text.lines().count() - test_lines(file).len()
+}
+
+/// The lines of items that only tests compile.
+pub fn test_lines(file: &SourceFile) -> HashSet<usize> {
     let mut of_tests = HashSet::new();
     add_test_lines(&file.syntax().items, &mut of_tests);
-    file.text.lines().count() - of_tests.len()
+    of_tests
 }
 
 fn add_test_lines(items: &[Item], of_tests: &mut HashSet<usize>) {

@@ -1,14 +1,16 @@
-//! What supervisors are asked on somebody's behalf. Every question ends once: by its answer, by the end of the supervisor
+//! Requests to supervisors on somebody's behalf. Every request ends once: by its answer, by the end of the supervisor
 //! that was asked, or when its time is over.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use imsup_protocol::{Response, ToSupervisor};
 use imsup_wire::sleep::{Reason, ReasonKind};
 use imsup_wire::{ErrorKind, Failure, Order, Report, Why};
 
-use super::{Broker, Timer};
-use crate::hosts::HostId;
+use super::Broker;
+use super::timers::Timer;
+use crate::ids::{HostId, SessionId};
 use crate::sessions::{Peer, Reply, Then};
 use imsup_lifecycle::Input;
 
@@ -19,26 +21,66 @@ const WHY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A host that is busy is told so much earlier, by its supervisor.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// A supervisor whose host sleeps has nothing else to do.
-const PLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
     /// A client of the command line.
-    Client(usize),
+    Client(SessionId),
     /// The broker itself: to wake a host that is waited for, or to learn the deadline of an adopted sleeper.
     Broker,
-    /// The broker, for several sleepers that are terminated together.
-    Disposal,
+    /// The broker, for several sleepers that are terminated by two phases.
+    TwoPhase,
 }
 
-/// A question that is not answered yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
-    supervisor: usize,
+/// A request that is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pending {
+    supervisor: SessionId,
     host: HostId,
     order: Order,
     asker: Asker,
+}
+
+/// All requests that are not answered yet, by their numbers.
+#[derive(Debug, Default)]
+pub(super) struct SupervisorRequests {
+    pending: HashMap<u64, Pending>,
+    next: u64,
+}
+
+impl SupervisorRequests {
+    fn add(&mut self, request: Pending) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.pending.insert(number, request);
+        number
+    }
+
+    /// The request that this supervisor answers; `None` if its time was over, or whoever asked has gone.
+    fn answered(&mut self, supervisor: SessionId, number: u64) -> Option<Pending> {
+        let is_its = self.pending.get(&number)?.supervisor == supervisor;
+        is_its.then(|| self.pending.remove(&number)).flatten()
+    }
+
+    /// The request, if it is not answered yet and its time is over.
+    fn expired(&mut self, number: u64) -> Option<Pending> {
+        self.pending.remove(&number)
+    }
+
+    /// Forgets the requests of a session that is gone, and those to it. Gives those that somebody else has made and waits for, oldest first.
+    fn cancel(&mut self, session: SessionId) -> Vec<Pending> {
+        let is_of = |request: &Pending| request.supervisor == session || request.asker == Asker::Client(session);
+        let mut over: Vec<(u64, Pending)> = self.pending.extract_if(|_, request| is_of(request)).collect();
+        over.sort_unstable_by_key(|(number, _)| *number);
+        // Whoever waits for the host itself is answered when its end is known.
+        let is_awaited = |request: &Pending| request.supervisor == session && request.asker != Asker::Broker;
+        over.into_iter()
+            .map(|(_, request)| request)
+            .filter(is_awaited)
+            .collect()
+    }
 }
 
 impl Broker {
@@ -46,77 +88,55 @@ impl Broker {
     pub(super) fn ask(&mut self, id: HostId, order: Order, asker: Asker) -> bool {
         let session = self.hosts[id].instance.as_deref().and_then(|instance| instance.session);
         let Some(supervisor) = session else { return false };
-        let question = self.next_ask;
-        self.next_ask += 1;
-        let asked = Asked {
+        let question = self.requests.add(Pending {
             supervisor,
             host: id,
             order,
             asker,
-        };
-        self.asks.insert(question, asked);
+        });
         if asker != Asker::Broker {
             let timeout = match order {
                 Order::Usage => USAGE_TIMEOUT,
                 Order::Why => WHY_TIMEOUT,
                 Order::Suspend | Order::Resume => SUSPEND_TIMEOUT,
-                Order::Pledge | Order::Fulfil | Order::Release => PLEDGE_TIMEOUT,
+                Order::Pledge | Order::Fulfil | Order::Release => PREPARE_TIMEOUT,
             };
-            self.after(timeout, Timer::Unanswered(question));
+            self.timers.after(timeout, Timer::Unanswered(question));
         }
         self.tell(supervisor, &ToSupervisor::Ask { id: question, order }, Vec::new());
         true
     }
 
     /// A supervisor's answer.
-    pub(super) fn answered(&mut self, supervisor: usize, question: u64, report: Report) {
-        match self.asks.get(&question) {
-            Some(asked) if asked.supervisor == supervisor => {}
-            // Its time was over, or whoever asked has gone.
-            _ => return,
-        }
-        if let Some(asked) = self.asks.remove(&question) {
+    pub(super) fn answered(&mut self, supervisor: SessionId, question: u64, report: Report) {
+        if let Some(asked) = self.requests.answered(supervisor, question) {
             self.conclude(asked, report);
         }
     }
 
     /// The time of a question is over.
     pub(super) fn unanswered(&mut self, question: u64) {
-        if let Some(asked) = self.asks.remove(&question) {
+        if let Some(asked) = self.requests.expired(question) {
             let silence = "its supervisor does not answer; `imsup stop` ends it";
             self.conclude(asked, Report::Failed(ErrorKind::NoAnswer.because(silence)));
         }
     }
 
     /// A connection has ended: of whoever asked, or of who was asked.
-    pub(super) fn forget_asks(&mut self, number: usize) {
-        let is_of = |asked: &Asked| asked.supervisor == number || asked.asker == Asker::Client(number);
-        let mut over: Vec<u64> = self
-            .asks
-            .iter()
-            .filter(|(_, asked)| is_of(asked))
-            .map(|(question, _)| *question)
-            .collect();
-        over.sort_unstable();
-        for question in over {
-            let Some(asked) = self.asks.remove(&question) else {
-                continue;
-            };
-            // Those who wait for the host itself are answered when its end is known.
-            if asked.supervisor == number && asked.asker != Asker::Broker {
-                self.conclude(
-                    asked,
-                    Report::Failed(ErrorKind::Ending.because("its program has ended")),
-                );
-            }
+    pub(super) fn forget_requests(&mut self, number: SessionId) {
+        for asked in self.requests.cancel(number) {
+            self.conclude(
+                asked,
+                Report::Failed(ErrorKind::Ending.because("its program has ended")),
+            );
         }
     }
 
-    fn conclude(&mut self, asked: Asked, report: Report) {
+    fn conclude(&mut self, asked: Pending, report: Report) {
         let id = asked.host;
-        if asked.asker == Asker::Disposal {
+        if asked.asker == Asker::TwoPhase {
             if asked.order == Order::Pledge {
-                self.pledged(id, report == Report::Done);
+                self.voted(id, report == Report::Done);
             }
             return;
         }
@@ -124,11 +144,7 @@ impl Broker {
             return;
         }
         if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-            match asked.order {
-                Order::Suspend => instance.sleep.suspended_by = None,
-                Order::Resume => instance.sleep.woken_by = None,
-                Order::Why | Order::Usage | Order::Pledge | Order::Fulfil | Order::Release => {}
-            }
+            instance.sleep.answered(asked.order);
         }
         if let Report::Usage(usage) = report {
             self.account(id).used(usage);
@@ -141,7 +157,7 @@ impl Broker {
             (Asker::Broker, Report::Why(Why::Asleep { deadline_us, .. })) => {
                 self.note_deadline(id, deadline_us);
             }
-            (Asker::Broker | Asker::Disposal, _) => {}
+            (Asker::Broker | Asker::TwoPhase, _) => {}
             (Asker::Client(number), Report::Why(why)) => self.gather(number, id, why),
             (Asker::Client(number), Report::Failed(why)) if asked.order != Order::Usage => {
                 let message = match asked.order {
@@ -157,7 +173,7 @@ impl Broker {
     }
 
     /// Keeps why a host is in its state for the client that asked.
-    pub(super) fn gather(&mut self, number: usize, id: HostId, mut why: Why) {
+    pub(super) fn gather(&mut self, number: SessionId, id: HostId, mut why: Why) {
         if let (Some(detail), Why::Awake { reasons, .. }) = (self.unmet(id), &mut why) {
             let kind = ReasonKind::Unmet;
             reasons.insert(
@@ -188,7 +204,7 @@ impl Broker {
     }
 
     /// One of those a client waits for is done, or has failed.
-    pub(super) fn count_down(&mut self, number: usize, failure: Option<Failure>) {
+    pub(super) fn count_down(&mut self, number: SessionId, failure: Option<Failure>) {
         if let Some(session) = self.sessions.get_mut(number)
             && let Peer::Client(Reply::Waiting { left, failures, .. }) = &mut session.peer
         {
@@ -200,5 +216,41 @@ impl Broker {
 
     pub(super) fn name_of(&self, id: HostId) -> &imsup_wire::HostName {
         self.hosts[id].name(&self.cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slotmap::SlotMap;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_taken_once_and_only_of_the_supervisor_that_was_asked() {
+        let mut sessions = SlotMap::<SessionId, ()>::with_key();
+        let host = SlotMap::<HostId, ()>::with_key().insert(());
+        let gone = sessions.insert(());
+        let client = sessions.insert(());
+        let mut requests = SupervisorRequests::default();
+        let pending = |supervisor, asker| Pending {
+            supervisor,
+            host,
+            order: Order::Why,
+            asker,
+        };
+        let own = requests.add(pending(gone, Asker::Broker));
+        let other = requests.add(pending(gone, Asker::Client(client)));
+        sessions.remove(gone);
+        assert_eq!(requests.cancel(gone), [pending(gone, Asker::Client(client))]);
+        assert_eq!((requests.expired(own), requests.expired(other)), (None, None));
+
+        let supervisor = sessions.insert(());
+        let asked = pending(supervisor, Asker::Client(client));
+        let number = requests.add(asked);
+        assert_eq!(requests.answered(gone, number), None, "its slot is another's now");
+        assert_eq!(requests.answered(supervisor, number), Some(asked));
+        assert_eq!(requests.answered(supervisor, number), None);
+        requests.add(asked);
+        assert_eq!(requests.cancel(client), [], "nobody waits any more");
     }
 }

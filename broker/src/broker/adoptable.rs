@@ -8,11 +8,13 @@ use std::time::Duration;
 use imsup_wire::{EventKind, HostName};
 use mio::unix::SourceFd;
 
-use super::{Broker, Timer};
-use crate::absent::{self, Held};
-use crate::events::now_us;
+use super::Broker;
+use super::timers::Timer;
+use crate::absent::{self, Adoptable};
 use crate::history::Summary;
-use crate::hosts::{HostId, Instance};
+use crate::hosts::Instance;
+use crate::ids::HostId;
+use crate::journal::Happening;
 use crate::launcher::{self, cgroups};
 use imsup_lifecycle::Input;
 
@@ -20,11 +22,11 @@ use imsup_lifecycle::Input;
 const RETURN_TIME: Duration = Duration::from_secs(5);
 
 impl Broker {
-    /// Expects the supervisors that hold their host's file.
-    pub(crate) fn expect_held(&mut self) {
-        for held in absent::held(&self.paths) {
-            let Held { pid, boot, index, .. } = held;
-            let Ok(name) = held.host.parse::<HostName>() else {
+    /// Expects the supervisors that have the lock of their host's file.
+    pub(crate) fn expect_adoptable(&mut self) {
+        for adoptable in absent::adoptable(&self.paths) {
+            let Adoptable { pid, boot, index, .. } = adoptable;
+            let Ok(name) = adoptable.host.parse::<HostName>() else {
                 continue;
             };
             let Some(id) = self.hosts.named(&name) else {
@@ -52,7 +54,7 @@ impl Broker {
                     ready: false,
                 },
             );
-            self.after(RETURN_TIME, Timer::Missing(id));
+            self.timers.after(RETURN_TIME, Timer::Missing(id));
         }
     }
 
@@ -86,8 +88,10 @@ impl Broker {
                 EventKind::Allocate | EventKind::Exit | EventKind::Fail | EventKind::Restart
             );
             if !over {
-                let detail = "ended while no broker ran".to_owned();
-                self.emit(id, now_us(), EventKind::Exit, None, Some(detail));
+                let detail = Some("ended while no broker ran".to_owned());
+                let happening = Happening::now(EventKind::Exit);
+                let exit = self.of_life(id, Happening { detail, ..happening });
+                self.record(id, exit);
                 let ran = Duration::from_micros(time_us.saturating_sub(summary.booted_us));
                 self.hosts[id].life.recall_attempts(summary.attempts(), Some(ran));
             }

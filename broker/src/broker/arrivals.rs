@@ -1,0 +1,147 @@
+//! What comes to absent hosts: connections and datagrams in their retained sockets, those at published ports, look-ups of their names.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use imsup_lifecycle::{Input, Port};
+use imsup_wire::address::Plane;
+use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, HostName, Index};
+
+use super::Broker;
+use crate::history::Summary;
+use crate::ids::{HostId, SocketId};
+
+impl Broker {
+    /// Boots what is kept awake. A broker that takes the place of one that has died, of which it has read `last`, leaves alone what that would not have
+    /// booted, either.
+    pub(crate) fn wake_kept(&mut self, last: Option<&[(HostName, Summary)]>) {
+        if self.lifetime.is_ephemeral() {
+            // `imsup run -- CMD`: nobody has asked for more than what CMD connects to.
+            return;
+        }
+        let kept = |id: &HostId| {
+            let host = &self.hosts[*id];
+            let Some(spec) = host.spec(&self.cluster) else {
+                return false;
+            };
+            let last = last.and_then(|last| last.iter().find(|(name, _)| *name == spec.name));
+            let is_due = last.is_none_or(|(_, summary)| match spec.restart {
+                // What it does after an end is the policy's business.
+                Some(_) => summary.last == EventKind::Allocate && !summary.is_restarting(),
+                None => !summary.stopped,
+            });
+            spec.imsup.keep_awake && host.life.absent() && is_due
+        };
+        for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
+            let cause = imsup_lifecycle::kept_awake();
+            self.feed(id, Input::Signal { cause, queued: None });
+        }
+    }
+
+    /// Watches the sockets of all hosts that are absent.
+    pub(crate) fn watch_all(&mut self) {
+        for id in self.hosts.ids().collect::<Vec<_>>() {
+            if self.hosts[id].life.absent() {
+                self.watch(id);
+            }
+        }
+    }
+
+    /// Watches the sockets of a host at which no program listens.
+    pub(super) fn watch(&mut self, id: HostId) {
+        self.sockets.watch_all(id, &self.registry);
+    }
+
+    /// A retained socket of an absent host became readable: the signal that allocates it.
+    pub(super) fn came(&mut self, socket: SocketId) {
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        if !retained.is_waiting() || !crate::sockets::is_readable(retained.socket()) {
+            return;
+        }
+        if !self.looks_into_queue(socket) {
+            self.signalled(socket);
+        }
+    }
+
+    /// A connection or datagram waits in a retained socket, and may boot its host.
+    pub(super) fn signalled(&mut self, socket: SocketId) {
+        let Some(retained) = self.sockets.get(socket) else {
+            return;
+        };
+        let (id, endpoint, declared) = (retained.host(), retained.endpoint(), !retained.is_tentative());
+        let kind = match endpoint.transport {
+            imsup_wire::Transport::Tcp => CauseKind::Connection,
+            imsup_wire::Transport::Udp => CauseKind::Datagram,
+        };
+        if self.hosts[id].life.absent() {
+            self.hosts[id].signalled_by = Some(socket);
+        }
+        let cause = Cause {
+            kind,
+            by: None,
+            port: Some(endpoint.address.port()),
+        };
+        let is_counted = endpoint.transport == imsup_wire::Transport::Tcp
+            && self.hosts[id].life.counts_arrivals(endpoint, Instant::now());
+        let kept = self.sockets.get(socket).filter(|_| is_counted);
+        let queued = Some(Port {
+            endpoint,
+            declared,
+            length: kept.map(|kept| crate::sockets::queue_length(kept.socket())),
+        });
+        self.feed(id, Input::Signal { cause, queued });
+    }
+
+    /// A connection, or the first datagram, has come to a published port.
+    pub(super) fn came_to_published(&mut self, endpoint: Endpoint, by: SocketAddr) {
+        let Some(id) = self.host_at(endpoint) else { return };
+        let cause = Cause {
+            kind: CauseKind::Published,
+            by: Some(self.caller(by)),
+            port: Some(endpoint.address.port()),
+        };
+        // The connection itself follows at once.
+        let queued = self.waits_at(id, endpoint).then_some(Port {
+            endpoint,
+            declared: true,
+            length: None,
+        });
+        self.feed(id, Input::Signal { cause, queued });
+    }
+
+    /// The name of a host that is booted by that was looked up.
+    pub(super) fn looked_up(&mut self, index: Index, by: IpAddr) {
+        let Some(id) = self.hosts.at(index) else { return };
+        let cause = Cause {
+            kind: CauseKind::Lookup,
+            by: Some(self.caller(SocketAddr::new(by, 0))),
+            port: None,
+        };
+        self.feed(id, Input::Signal { cause, queued: None });
+    }
+
+    /// Who an address is: a host of the project by name, else the address (with its port, where it has one).
+    pub(super) fn caller(&self, address: SocketAddr) -> String {
+        let address = crate::sockets::canonical(address);
+        if let SocketAddr::V4(v4) = address
+            && let Some(place) = self.planes.place(*v4.ip())
+            && let Some(id) = self.hosts.at(place.index)
+        {
+            return self.hosts[id].name(&self.cluster).to_string();
+        }
+        match address.port() {
+            0 => address.ip().to_string(),
+            _ => address.to_string(),
+        }
+    }
+
+    /// The host whose VIP this is.
+    fn host_at(&self, endpoint: Endpoint) -> Option<HostId> {
+        let place = self.planes.place(*endpoint.address.ip())?;
+        (place.plane == Plane::Vip)
+            .then(|| self.hosts.at(place.index))
+            .flatten()
+    }
+}

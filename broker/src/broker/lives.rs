@@ -1,0 +1,125 @@
+//! The hosts' lives: each is told what happened, and what it says is done.
+
+mod queue;
+
+use std::time::Instant;
+
+use imsup_lifecycle::{Action, Answer, Input, WaiterId};
+use imsup_wire::EventKind;
+
+use super::Broker;
+use super::recording::is_caused;
+use super::timers::Timer;
+use crate::events::now_us;
+use crate::hosts::Origin;
+use crate::ids::HostId;
+use crate::journal::Happening;
+
+pub(super) use self::queue::{Lives, Target};
+
+impl Broker {
+    /// Tells a host's life what happened, and does what it says. Happenings that this leads to are told after it.
+    pub(super) fn feed(&mut self, id: HostId, input: Input) {
+        if !self.lives.queue(id, input) {
+            return;
+        }
+        while let Some((id, input)) = self.lives.next_input() {
+            if self.hosts.get(id).is_some() {
+                let ended = matches!(input, Input::Ended { .. });
+                self.step(id, input);
+                if ended && !self.is_declared(id) {
+                    self.remove_transient(id);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, id: HostId, input: Input) {
+        let (now, time_us) = (Instant::now(), now_us());
+        let host = &mut self.hosts[id];
+        let (before, was_absent) = (host.life.state(), host.life.absent());
+        let actions = host.life.step(input, now);
+        if host.life.state() != before {
+            host.since_us = self.clock.of_wall(time_us);
+        }
+        let (mut emitted, mut unmet) = (Vec::new(), Vec::new());
+        for action in actions {
+            match action {
+                Action::Boot => self.boot(id),
+                Action::Stop => self.stop(id),
+                Action::Resume(cause) => self.resume(id, cause),
+                Action::Reclaim(after) => self.reclaim(id, after),
+                Action::ResetQueued => self.reset_queued(id),
+                Action::ResetAt(endpoint, count) => self.reset_at(id, endpoint, count),
+                Action::CloseUnused { spare_declared } => self.close_unused(id, spare_declared),
+                Action::Unmet(endpoints) => unmet.extend(endpoints),
+                Action::Answer(waiter, answer) => self.answer(waiter, answer),
+                Action::Emit { kind, duration, detail } => emitted.push(Happening {
+                    duration,
+                    detail,
+                    ..Happening::at(time_us, kind)
+                }),
+            }
+        }
+        if emitted.iter().any(|happening| is_caused(happening.kind)) {
+            self.name_sender(id);
+        }
+        if self.hosts[id].life.absent() && !was_absent {
+            self.end_stop_groups();
+        }
+        let allocated = emitted.iter().any(|happening| happening.kind == EventKind::Allocate);
+        for mut happening in emitted {
+            if happening.kind == EventKind::Ready {
+                happening.detail = happening.detail.or_else(|| self.unmet(id));
+            }
+            let happening = self.of_life(id, happening);
+            self.record(id, happening);
+        }
+        if !unmet.is_empty() {
+            self.say_unmet(id, time_us, &unmet);
+        }
+        self.tell_if_awaited(id);
+        if allocated {
+            self.boot_dependencies(id);
+        }
+        self.schedule(id, now);
+    }
+
+    pub(super) fn answer(&mut self, waiter: WaiterId, answer: Answer) {
+        match self.lives.answered(waiter) {
+            Some(Target::Reach { session, id, .. }) => self.answer_reach(session, id, answer),
+            Some(Target::Client { session, host }) => self.answer_client(session, host, answer),
+            None => {}
+        }
+    }
+
+    /// Sets a timer for the host's next deadline, unless there is one that comes before it.
+    fn schedule(&mut self, id: HostId, now: Instant) {
+        let host = &mut self.hosts[id];
+        let Some(deadline) = host.life.deadline() else { return };
+        let later = host.tick_at.is_some_and(|tick| tick <= deadline && tick > now);
+        if !later {
+            host.tick_at = Some(deadline);
+            self.timers.at(deadline, Timer::Tick(id));
+        }
+    }
+
+    /// The moment of a host's deadline has come, unless another has taken its place.
+    pub(super) fn tick(&mut self, id: HostId, due: Instant) {
+        let Some(host) = self.hosts.get_mut(id) else { return };
+        if host.tick_at.take_if(|tick| *tick == due).is_some() {
+            self.feed(id, Input::Tick);
+        }
+    }
+
+    /// Whether a host is of the cluster.
+    pub(super) fn is_declared(&self, id: HostId) -> bool {
+        matches!(self.hosts[id].origin, Origin::Declared(_))
+    }
+
+    /// True for a host that is started and not ready.
+    pub(super) fn is_booting(&self, id: HostId) -> bool {
+        let life = &self.hosts[id].life;
+        !life.absent() && !life.settled()
+    }
+}
