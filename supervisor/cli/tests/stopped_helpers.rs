@@ -10,9 +10,9 @@ use std::process::Stdio;
 
 use common::client::{Answer, Held, ask};
 use common::{Background, LIMIT, Project, guest, parent, stop, wait_until};
-use imsup_protocol::{codec, version};
 use imsup_protocol::control::Opening;
 use imsup_protocol::{Request, Response};
+use imsup_protocol::{codec, version};
 use rustix::process::Signal;
 
 const COMPOSE: &str = r#"

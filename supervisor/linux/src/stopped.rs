@@ -8,10 +8,10 @@ mod seize;
 mod tracees;
 mod tracer;
 
+use crossbeam_channel::unbounded;
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
-use crossbeam_channel::unbounded;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;

@@ -1,8 +1,8 @@
 //! What the tracing thread traces: threads are stopped, rewritten, carried on, and let go.
 
+use crossbeam_channel::Sender;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use crossbeam_channel::Sender;
 use std::time::Instant;
 
 use nix::errno::Errno;

@@ -1,7 +1,7 @@
 //! The thread that traces: it is told what to do with its tracees, and answers with how they are.
 
-use std::path::Path;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Instant;
 

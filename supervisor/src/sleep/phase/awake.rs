@@ -261,7 +261,10 @@ impl Awake {
         if let Some((_, why)) = kept
             && (until <= now || !is_starting)
         {
-            self.answer_orders(host, &Report::Failed(ErrorKind::Busy.because(format!("it is kept awake: {why}"))));
+            self.answer_orders(
+                host,
+                &Report::Failed(ErrorKind::Busy.because(format!("it is kept awake: {why}"))),
+            );
         } else if until <= now && !is_starting {
             let why = match &self.trouble {
                 Some(trouble) => trouble.what.to_string(),
