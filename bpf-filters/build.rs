@@ -1,6 +1,7 @@
-//! Compiles the notify filters with libseccomp, one program for each way to sockets and each state of knowledge of families.
+//! Compiles the notify filters with libseccomp: a program for each way to the program's sockets,
+//! and for known or unknown families.
 //!
-//! The programs are embedded as constants, so `imsup` needs no libseccomp when it runs.
+//! The programs are embedded as constants, so `imsup` needs no libseccomp at run time.
 
 #![forbid(unsafe_code)]
 
@@ -36,7 +37,8 @@ const API_WITH_NOTIFICATION: u32 = 5;
 /// Bytes of a `struct sock_filter` (include/uapi/linux/filter.h).
 const INSTRUCTION_BYTES: usize = 8;
 
-/// libseccomp's `SCMP_FLTATR_CTL_OPTIMIZE` for a binary tree over the call numbers instead of a chain of comparisons.
+/// libseccomp's `SCMP_FLTATR_CTL_OPTIMIZE` for a binary tree over the call numbers instead of a
+/// chain of comparisons.
 const BINARY_TREE: u32 = 2;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -44,14 +46,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=src/table.rs");
     let target = env::var("CARGO_CFG_TARGET_ARCH")?;
     if target != env::consts::ARCH {
-        // The table and libseccomp's numbers are those of the processor that runs this script.
+        // The table and libseccomp's numbers are for the processor that runs this script.
         return Err(format!(
             "imsup for {target} can be built only on {target}, not on {}",
             env::consts::ARCH
         )
         .into());
     }
-    // libseccomp asks the running kernel what it knows; the programs are for another one.
+    // libseccomp asks the running kernel for its features; the programs are for another kernel.
     libseccomp::set_api(API_WITH_NOTIFICATION)
         .map_err(|error| format!("libseccomp 2.5 or newer is needed to build imsup: {error}"))?;
     let directory = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
@@ -113,7 +115,8 @@ fn export(context: &ScmpFilterContext) -> Result<Vec<u8>, Box<dyn Error>> {
     Ok(bytes)
 }
 
-/// A Rust array of the program's `struct sock_filter`s: u16 code, u8 jt, u8 jf, u32 k, in native byte order.
+/// A Rust array of the program's `struct sock_filter`s: u16 code, u8 jt, u8 jf, u32 k, in native
+/// byte order.
 fn expression(program: &[u8]) -> Result<String, Box<dyn Error>> {
     let (instructions, rest) = program.as_chunks::<INSTRUCTION_BYTES>();
     if instructions.is_empty() || !rest.is_empty() {

@@ -2,8 +2,8 @@
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// Keeps this process's first thread, and threads made later, on one processor. On the data path imsup has no part, so all that
-/// the scheduler's placement would add there is noise.
+/// Keeps this process's first thread, and threads made later, on one processor. On the data path
+/// imsup has no part, so all that the scheduler's placement would add there is noise.
 ///
 /// # Errors
 /// As sched_setaffinity(2).

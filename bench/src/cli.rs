@@ -75,7 +75,8 @@ enum Hidden {
 /// Runs what the command line says.
 ///
 /// # Errors
-/// imsup or a directory is missing, or the run was interrupted. A suite that fails is reported, and the others still run.
+/// imsup or a directory is missing, or the run was interrupted. A suite that fails is reported, and
+/// the others still run.
 pub fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     match cli.role {

@@ -183,7 +183,8 @@ pub struct Interval {
     pub pairs: usize,
 }
 
-/// As few pairs as an interval can be told from: the least and the greatest of five enclose the median with 94 % confidence.
+/// As few pairs as an interval can be told from: the least and the greatest of five enclose the
+/// median with 94 % confidence.
 const ENOUGH: usize = 5;
 
 impl Interval {

@@ -87,7 +87,8 @@ pub fn run(imsup: PathBuf, directory: &Path) -> Result<()> {
     }
 }
 
-/// The processes whose working directory is there, which is so of all servers and clients that are started: proc_pid_cwd(5).
+/// The processes whose working directory is there, which is so of all servers and clients that are
+/// started: proc_pid_cwd(5).
 fn inside(directory: &Path) -> Vec<Pid> {
     let own = std::process::id();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

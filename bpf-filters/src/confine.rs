@@ -1,8 +1,10 @@
-//! imsup's own confinement: what a supervisor gives up once its program runs, and what processes and threads never need that only answer others.
+//! imsup's own confinement: the rights that a supervisor gives up once its program runs, and the
+//! rights that processes and threads which only answer others never need.
 //!
-//! The policies are in `confinement.json`, in seccompiler's format: each names what fails with EPERM, all else is allowed. They are a
-//! second wall, for the case that hostile bytes from the application or the network take such a process over; what protects the
-//! machine from the application itself is the kernel's ordinary permissions.
+//! The policies are in `confinement.json`, in seccompiler's format: each policy names the calls
+//! that fail with EPERM, all others are allowed. They are a second wall, in case hostile bytes from
+//! the application or the network take over the process. The machine itself is protected from the
+//! application by the kernel's ordinary permissions.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -12,17 +14,18 @@ use seccompiler::{BpfProgram, TargetArch, sock_filter};
 /// The policies' text.
 pub const POLICY: &str = include_str!("../confinement.json");
 
-/// Whom a policy is for.
+/// The subject of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confined {
     /// A supervisor whose program runs.
     Supervisor,
-    /// A process or thread that reads and answers messages, and neither starts nor looks at other processes.
+    /// A process or thread that reads and answers messages, and neither starts nor looks at other
+    /// processes.
     Helper,
 }
 
 impl Confined {
-    /// The names of its filters in the policies: a helper may do less than a supervisor.
+    /// The names of the subject's filters in the policies: a helper may do less than a supervisor.
     pub fn filters(self) -> &'static [&'static str] {
         match self {
             Self::Supervisor => &["supervisor"],
@@ -34,7 +37,7 @@ impl Confined {
 /// Why a process could not be confined.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
-    /// The processor is not one that seccompiler knows.
+    /// seccompiler does not know the processor.
     #[error("there is no confinement for this processor architecture: {0}")]
     Architecture(#[source] seccompiler::BackendError),
     /// The policy does not compile.
@@ -48,7 +51,7 @@ pub enum ConfineError {
     Install(#[source] seccompiler::Error),
 }
 
-/// The policies compiled for this machine, by their names: once in a process and those forked from it.
+/// The policies compiled for this machine, by name: compiled once for a process and all forks.
 ///
 /// # Errors
 /// Any [`ConfineError`] but [`ConfineError::Install`].
@@ -62,14 +65,16 @@ pub fn confinement() -> Result<&'static HashMap<String, BpfProgram>, ConfineErro
     Ok(COMPILED.get_or_init(|| compiled))
 }
 
-/// Confines the calling thread and the threads and processes it makes from now on, for good. Sets no-new-privs, without
-/// which an ordinary user may install no filter (seccomp(2)); other threads are left as they are.
+/// Confines the calling thread, and the threads and processes that it makes from now on, for good.
+/// Sets no-new-privs, without which an ordinary user may not install a filter (seccomp(2)); other
+/// threads are left unchanged.
 ///
-/// A supervisor calls it when the program has been executed, and before the first notification is read.
+/// A supervisor calls this after the execve(2) of the program, and before reading the first
+/// notification.
 ///
 /// # Errors
-/// Any [`ConfineError`]; with [`ConfineError::Install`] (EINVAL: the kernel has no seccomp filters, ENOMEM) no-new-privs
-/// may be set already.
+/// Any [`ConfineError`]; with [`ConfineError::Install`] (EINVAL: the kernel has no seccomp filters,
+/// ENOMEM) no-new-privs may be set already.
 pub fn confine(whom: Confined) -> Result<(), ConfineError> {
     let compiled = confinement()?;
     for name in whom.filters() {
@@ -83,7 +88,8 @@ fn confinement_for(arch: TargetArch) -> Result<HashMap<String, BpfProgram>, Conf
     let x86_64 = matches!(arch, TargetArch::x86_64);
     let mut programs = seccompiler::compile_from_json(POLICY.as_bytes(), arch).map_err(ConfineError::Policy)?;
     if x86_64 {
-        // A policy that names what is refused could be gone around by x32 numbers, which seccompiler does not know.
+        // Without this, x32 numbers, unknown to seccompiler, would bypass a policy that names
+        // refused calls.
         for program in programs.values_mut() {
             program.splice(ARCH_CHECK_LENGTH..ARCH_CHECK_LENGTH, refuse_x32());
         }
@@ -97,7 +103,8 @@ const ARCH_CHECK_LENGTH: usize = 3;
 /// `__X32_SYSCALL_BIT` (arch/x86/include/uapi/asm/unistd.h).
 const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
-/// Instructions that refuse every x32 call, and leave -1 alone, by which tracers skip a call (seccomp(2)).
+/// Instructions that refuse every x32 call, and leave -1 alone, by which tracers skip a call
+/// (seccomp(2)).
 fn refuse_x32() -> [sock_filter; 4] {
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
@@ -140,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_confined_thread_cannot_execute_and_still_works() {
-        // In a thread of its own, since there is no way back.
+        // In a thread of its own, since a confinement cannot be undone.
         let executed = std::thread::spawn(|| {
             confine(Confined::Supervisor).unwrap();
             std::fs::read("/proc/self/stat").unwrap();
@@ -150,7 +157,8 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     }
 
-    /// A filter is its thread's: others of the process, and what they start, are as they were.
+    /// A filter belongs to a thread: other threads of the process, and other threads' children, are
+    /// unchanged.
     #[test]
     fn a_confined_helper_has_both_filters_and_other_threads_have_none() {
         std::thread::spawn(|| {

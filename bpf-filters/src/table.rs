@@ -1,15 +1,15 @@
-//! THE table: which system calls do not simply go to the kernel, and what is done with each.
+//! THE table: the system calls that do not simply go to the kernel, with a treatment for each.
 //!
-//! `build.rs` compiles the filter from the table, and the supervisor dispatches by the table: the two cannot drift apart. A call
-//! that is not in the table is allowed, and stays in the kernel's bitmap of calls that need no filter run at all
-//! (kernel/seccomp.c, `seccomp_cache_prepare`).
+//! `build.rs` compiles the filter from the table, and the supervisor dispatches by the table: the
+//! two cannot drift apart. A call that is not in the table is allowed, and stays in the kernel's
+//! bitmap of calls that need no filter run at all (kernel/seccomp.c, `seccomp_cache_prepare`).
 
 use libc::c_long;
 
 /// Number of a system call under the architecture imsup was built for.
 pub type Number = c_long;
 
-/// Who in the supervisor answers a notification.
+/// The part of the supervisor that answers a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Handler {
     /// socket(2) of IPv4 or IPv6.
@@ -26,7 +26,7 @@ pub enum Handler {
     SendTo,
     /// sendmsg(2), which may carry a destination.
     SendMsg,
-    /// sendmmsg(2), whose messages may each carry a destination.
+    /// sendmmsg(2), of which each message may carry a destination.
     SendMmsg,
     /// getsockname(2).
     GetSockName,
@@ -42,17 +42,17 @@ pub enum Handler {
     IoUringSetup,
 }
 
-/// What a [`Condition`] asks of its argument.
+/// The test of a [`Condition`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
     /// All 64 bits differ from this value: `argument != value`.
     NotEqual(u64),
-    /// `argument & mask == value`. For arguments that are an `int` to the kernel the mask keeps to the low 32 bits,
-    /// since the rest of the register is anybody's.
+    /// `argument & mask == value`. For arguments that are an `int` to the kernel the mask keeps to
+    /// the low 32 bits, since the rest of the register is anybody's.
     MaskedEqual {
         /// The bits that are looked at.
         mask: u64,
-        /// What they must be.
+        /// The required value of these bits.
         value: u64,
     },
 }
@@ -62,7 +62,7 @@ pub enum Test {
 pub struct Condition {
     /// Which argument, from 0 to 5.
     pub argument: u8,
-    /// What is asked of it.
+    /// The test.
     pub test: Test,
 }
 
@@ -80,14 +80,15 @@ impl Condition {
 /// Conditions that must all hold.
 pub type Conjunction = &'static [Condition];
 
-/// What is done with a call.
+/// The treatment of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The supervisor is asked, where all conditions of any of these conjunctions hold; otherwise the call is allowed.
+    /// The supervisor is notified if all conditions of any of these conjunctions hold; otherwise
+    /// the call is allowed.
     Notify {
         /// Who answers.
         handler: Handler,
-        /// When; always where empty.
+        /// The conjunctions; always if empty.
         when: &'static [Conjunction],
     },
     /// The call fails with this errno.
@@ -100,19 +101,21 @@ pub enum Action {
 /// How the supervisor reaches the program's sockets, by which filters differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sockets {
-    /// It duplicates the program's descriptors (pidfd_getfd(2)).
+    /// The supervisor duplicates the program's descriptors (pidfd_getfd(2)).
     Duplicated,
-    /// It may not: it makes the sockets itself, and keeps copies.
+    /// The supervisor may not duplicate descriptors: the supervisor makes the sockets, and keeps
+    /// socket mirrors.
     Made,
 }
 
-/// Whether the family of each socket retained for a host is known to be the one that its program binds, by which filters differ.
+/// The knowledge if each socket retained for a host has the family that the program binds; filters
+/// differ by this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Families {
-    /// An earlier boot has shown it: the program gets the retained socket itself.
+    /// An earlier boot has shown the family: the program gets the retained socket itself.
     Known,
-    /// The broker made a socket before any program bound its port. Connections that wait in one of the other family are handed to the
-    /// program by its accept(2).
+    /// The broker made a socket before any program bound the port. Connections waiting in a socket
+    /// of the other family are handed to the program in accept(2).
     Unknown,
 }
 
@@ -130,25 +133,28 @@ impl Action {
 /// One system call of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Its name, as in syscalls(2).
+    /// The name, as in syscalls(2).
     pub name: &'static str,
     /// Its number.
     pub number: Number,
-    /// What is done with it.
+    /// The treatment of the call.
     pub action: Action,
-    /// Where that is so; everywhere where `None`, and elsewhere the call is the kernel's.
+    /// The only way to the sockets for which the row holds, or `None` for both; otherwise the call
+    /// goes to the kernel.
     pub only: Option<Sockets>,
-    /// With which families that is so; with either where `None`, and otherwise the call is the kernel's.
+    /// The only knowledge of families for which the row holds, or `None` for both; otherwise the
+    /// call goes to the kernel.
     pub while_families: Option<Families>,
-    /// Why, and what for.
+    /// The reason and the purpose.
     pub why: &'static str,
 }
 
-/// What calls of another architecture (i386, and x32 on x86-64) fail with: they would reach the socket calls past the
-/// filter, by other numbers.
+/// The errno of calls of another architecture (i386, and x32 on x86-64), which would reach the
+/// socket calls past the filter, by other numbers.
 pub const FOREIGN_ARCHITECTURE_ERRNO: i32 = libc::ENOSYS;
 
-/// What musl adds to the flags of every open(2). libc's own constant is glibc's for 64-bit programs, which is 0.
+/// musl adds this to the flags of every open(2). libc's own constant is glibc's for 64-bit
+/// programs, which is 0.
 #[cfg(target_arch = "x86_64")]
 const KERNEL_O_LARGEFILE: i32 = 0o100_000;
 
@@ -168,11 +174,12 @@ const WITH_DESTINATION: &[Conjunction] = &[&[Condition {
 
 const OF_ACCEPTCONN: &[Conjunction] = &[&[int(1, libc::SOL_SOCKET), int(2, libc::SO_ACCEPTCONN)]];
 
-/// A flag of sendmsg(2) that the kernel has for itself and no program passes (include/linux/socket.h): with it the call is not trapped. The child that has
-/// installed the filter hands its listener over so, before anybody can answer a notification.
+/// A flag of sendmsg(2) for the kernel's own use, which no program passes (include/linux/socket.h):
+/// with the flag, the call is not trapped. The child that has installed the filter hands over its
+/// listener with this flag, before notifications can be answered.
 pub const HANDOVER_FLAG: i32 = libc::MSG_RST;
 
-/// The destination of a message lies in memory, where a filter cannot look.
+/// The destination of a message is in memory, which a filter cannot read.
 const UNLESS_HANDED_OVER: &[Conjunction] = &[&[Condition {
     argument: 2,
     test: Test::MaskedEqual {
@@ -242,7 +249,8 @@ impl Row {
         }
     }
 
-    /// Whether it is so in a filter for this way to the program's sockets, and these families.
+    /// True if the row holds in a filter for this way to the program's sockets, and this knowledge
+    /// of families.
     pub fn applies(&self, sockets: Sockets, families: Families) -> bool {
         self.only.is_none_or(|only| only == sockets) && self.while_families.is_none_or(|only| only == families)
     }
@@ -347,12 +355,13 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
-/// The row of a system call, or `None` where it is left to the kernel.
+/// The row of a system call, or `None` if the call is left to the kernel.
 pub fn row_of(number: Number) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.number == number)
 }
 
-/// Who answers notifications of this call (`seccomp_data.nr`), or `None` where the filter never sends one.
+/// The handler of notifications of this call (`seccomp_data.nr`), or `None` if the filter never
+/// sends one.
 pub fn handler_of(nr: i32) -> Option<Handler> {
     match row_of(Number::from(nr))?.action {
         Action::Notify { handler, .. } => Some(handler),

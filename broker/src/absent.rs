@@ -1,4 +1,4 @@
-//! A project whose broker was killed: what still runs, and how to take it away.
+//! A project whose broker was killed: the survivors, and how to take the project away.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,12 +18,12 @@ use crate::launcher::{self, Pids, Tree, cgroups};
 use crate::paths::Paths;
 use crate::routes::{self, RouteError};
 
-/// How long supervisors may take to end their programs.
+/// The time for supervisors to end programs.
 const GRACE: Duration = Duration::from_secs(12);
 /// How long killed processes may take to be gone.
 const LAST: Duration = Duration::from_secs(5);
 
-/// Why what is left of a project could not be taken away.
+/// The reasons why the rest of a project could not be taken away.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum AbsentError {
@@ -33,7 +33,7 @@ pub enum AbsentError {
     /// A host's supervisor survived.
     #[error("the supervisor of host '{host}' (pid {pid}) could not be ended; end it and repeat `imsup down`")]
     Survived { host: String, pid: u32 },
-    /// What dead supervisors left survived.
+    /// Leftovers of dead supervisors survived.
     #[error("processes that killed supervisors left could not be ended; `imsup down` tries again")]
     Left,
     /// The keeper survived.
@@ -55,15 +55,15 @@ pub enum AbsentError {
 pub(crate) struct Adoptable {
     /// Its name.
     pub(crate) host: String,
-    /// Its supervisor, where the kernel tells it.
+    /// The supervisor, if the kernel reports its number.
     pub(crate) pid: Option<u32>,
-    /// The boot's token, where a broker launched it.
+    /// The boot's token, if a broker launched the supervisor.
     pub(crate) boot: Option<u64>,
     /// Its address.
     pub(crate) index: Option<Index>,
 }
 
-/// The hosts whose supervisors live, by the files these hold with flock.
+/// The hosts with living supervisors, according to the files locked by these with flock(2).
 pub(crate) fn adoptable(paths: &Paths) -> Vec<Adoptable> {
     let Ok(entries) = fs::read_dir(paths.running("")) else {
         return Vec::new();
@@ -82,17 +82,19 @@ pub(crate) fn adoptable(paths: &Paths) -> Vec<Adoptable> {
         .collect()
 }
 
-/// The process that holds a file or directory with flock, as the kernel tells it (proc_locks(5)): what is written in the file may be of
-/// another pid namespace, or of a process that has ended.
+/// The process that has locked a file or directory with flock(2), according to the kernel
+/// (proc_locks(5)): a number in the file may be of another pid namespace, or of a process that has
+/// ended.
 pub(crate) fn holder(path: &Path) -> Option<u32> {
     let metadata = fs::metadata(path).ok()?;
-    // Nothing, if it is a directory.
+    // Empty for a directory.
     let text = fs::read_to_string(path).unwrap_or_default();
     let written = text.lines().next().and_then(|line| line.trim().parse().ok());
     holder_of(metadata.dev(), metadata.ino(), written)
 }
 
-/// The process that holds a file with flock, which need not be at any path; `written` is who holds it as far as that was written down.
+/// The process that has locked a file with flock(2), even if the file has no path; `written` is the
+/// holder according to the file, if known.
 pub(crate) fn holder_of(device: u64, inode: u64, written: Option<u32>) -> Option<u32> {
     holder_in(&fs::read_to_string("/proc/locks").ok()?, device, inode, written)
 }
@@ -107,14 +109,15 @@ fn holder_in(locks: &str, device: u64, inode: u64, written: Option<u32>) -> Opti
     let device = format!("{:02x}:{:02x}", rustix::fs::major(device), rustix::fs::minor(device));
     locks.lines().filter_map(lock_in).find_map(|(pid, file)| {
         let (on, number) = file.rsplit_once(':')?;
-        // btrfs and overlayfs have devices that stat(2) does not tell; then the pid must be the one written.
+        // btrfs and overlayfs have devices that differ from stat(2); then the number must be the
+        // number written in the file.
         let same = number.parse() == Ok(inode) && (on == device || written == Some(pid));
         same.then_some(pid)
     })
 }
 
-/// The process that holds an exclusive lock of flock, and the locked file, in a line of proc_locks(5):
-/// `1: FLOCK ADVISORY WRITE 18435 fe:00:10698913 0 EOF`.
+/// The process that holds an exclusive lock of flock, and the locked file, in a line of
+/// proc_locks(5): `1: FLOCK ADVISORY WRITE 18435 fe:00:10698913 0 EOF`.
 fn lock_in(line: &str) -> Option<(u32, &str)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (kind, _, mode) = (fields.next()?, fields.next()?, fields.next()?);
@@ -133,13 +136,14 @@ pub fn has_broker(paths: &Paths) -> bool {
     is_locked(&paths.lock())
 }
 
-/// Takes away what a killed broker left: live hosts, their processes, and the project's files. Does nothing where nothing
-/// is left. Returns the hosts that were ended.
+/// Takes away the rest of a killed broker: live hosts, their processes, and the project's files.
+/// Does nothing if there is no rest. Returns the hosts that were ended.
 ///
 /// # Errors
 /// [`AbsentError`].
 pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, AbsentError> {
-    // Under /tmp anybody may have made them, and would say here which processes are to be ended.
+    // Under /tmp any user may have made the directories, and would choose here the processes to be
+    // ended.
     for directory in [paths.runtime(), paths.state()] {
         files::check_private_directory(directory).map_err(|source| AbsentError::Files {
             path: directory.to_owned(),
@@ -150,7 +154,7 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
         return Err(AbsentError::HasBroker(project.to_owned()));
     }
     end_keeper(paths)?;
-    // The keeper may have started it just before.
+    // The keeper may just have started a broker.
     if has_broker(paths) {
         return Err(AbsentError::HasBroker(project.to_owned()));
     }
@@ -164,7 +168,7 @@ pub fn down_without_broker(project: &str, paths: &Paths) -> Result<Vec<String>, 
     Ok(ended)
 }
 
-/// Ends a keeper whose next broker has not come: it would make another.
+/// Ends a keeper whose next broker has not come: the keeper would make another.
 fn end_keeper(paths: &Paths) -> Result<(), AbsentError> {
     let path = paths.keeper();
     let survived = || AbsentError::Keeper(path.clone());
@@ -185,8 +189,8 @@ fn end_keeper(paths: &Paths) -> Result<(), AbsentError> {
     Ok(())
 }
 
-/// Remembers where supervisors of the project make their cgroups, so that what is left of them is found when neither they
-/// nor this broker are there any more.
+/// Records the directories in which the project's supervisors make cgroups, so that leftovers are
+/// found after the death of the supervisors and this broker.
 pub(crate) fn note_cgroups(paths: &Paths, directories: &[PathBuf]) {
     let path = paths.cgroups();
     let mut known = fs::read_to_string(&path).unwrap_or_default();
@@ -203,7 +207,7 @@ pub(crate) fn note_cgroups(paths: &Paths, directories: &[PathBuf]) {
     }
 }
 
-/// Ends what supervisors that are gone have left in their cgroups, frozen or not.
+/// Ends leftovers in the cgroups of dead supervisors, frozen or not.
 pub(crate) fn end_cgroups(project: &str, paths: &Paths) {
     let known = fs::read_to_string(paths.cgroups()).unwrap_or_default();
     for directory in known.lines() {
@@ -216,9 +220,9 @@ pub(crate) fn end_cgroups(project: &str, paths: &Paths) {
     }
 }
 
-/// Ends what supervisors that were killed have left outside of cgroups: each had written its boot's token into the file that
-/// nobody holds any more. All tokens at once: for each, the environment of every process would be read. False where something
-/// survived.
+/// Ends leftovers of killed supervisors outside of cgroups, by the boots' tokens: each supervisor
+/// had written the token into the running file, which is no longer locked. All tokens at once,
+/// since the environments of all processes are read. False if a process survived.
 pub(crate) fn end_left(paths: &Paths) -> bool {
     let entries = fs::read_dir(paths.running("")).into_iter().flatten().flatten();
     let boots: Vec<u64> = entries.filter_map(|entry| token_left(&entry.path())).collect();
@@ -231,12 +235,12 @@ pub(crate) fn end_left(paths: &Paths) -> bool {
 
 /// The token in a file of a supervisor that was killed.
 fn token_left(path: &Path) -> Option<u64> {
-    // Read first: whoever takes the lock meanwhile replaces the token.
+    // Read before the check: a supervisor that takes the lock meanwhile replaces the token.
     let token = token_in(path)?;
     (!is_locked(path)).then_some(token)
 }
 
-/// The token that a supervisor which a broker launched has written into its file.
+/// The token that a launched supervisor has written into its file.
 fn token_in(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.lines().nth(1)?.parse().ok()
 }
@@ -245,7 +249,7 @@ fn index_in(path: &Path) -> Option<Index> {
     Index::new(fs::read_to_string(path).ok()?.lines().nth(2)?.parse().ok()?)
 }
 
-/// Ends the supervisors that hold their host's file, and what belongs to them.
+/// Ends the supervisors that hold a host's file, and all processes below.
 pub(crate) fn end_adoptable(paths: &Paths) -> Result<Vec<String>, AbsentError> {
     let mut ended = Vec::new();
     let mut live = Vec::new();
@@ -260,7 +264,7 @@ pub(crate) fn end_adoptable(paths: &Paths) -> Result<Vec<String>, AbsentError> {
         let tree = Tree {
             boots: boot.into_iter().collect(),
             pids: Pids {
-                // One that a user started may lead a session with more in it than the host.
+                // A supervisor started by a user may lead a session with processes of others.
                 supervisor: boot.map(|_| pid),
                 program: children.find(|child| boot.is_some() && launcher::leads_session(*child, pid)),
                 ..Pids::default()
@@ -282,8 +286,8 @@ pub(crate) fn end_adoptable(paths: &Paths) -> Result<Vec<String>, AbsentError> {
     Ok(ended)
 }
 
-/// Removes the project's files, but for what is kept across `down`. The lock goes last: whoever makes it anew begins with
-/// nothing left of before, and is not removed himself.
+/// Removes the project's files, except files kept across `down`. The lock is removed last: a
+/// process that makes the lock anew begins without old files, and the new files are not removed.
 ///
 /// # Errors
 /// [`AbsentError::Files`].
@@ -319,7 +323,8 @@ pub(crate) fn remove_files(paths: &Paths) -> Result<(), AbsentError> {
 
 /// Whether the process has ended by then.
 ///
-/// Blocking: a command that takes away what a killed broker left, or a broker before and after its loop.
+/// Blocking: a command that takes away what a killed broker left, or a broker before and after its
+/// loop.
 fn gone_by(process: &OwnedFd, deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
     let timeout = Timespec {

@@ -1,8 +1,9 @@
-//! What a host has used since `up`: a fold over its events, so that the next broker comes to the same by reading them back. All times are of the project's
-//! clock ([`crate::clock`]).
+//! The usage of a host since `up`: a fold over the host's events, so that the next broker gets the
+//! same result by reading the events back. All times are of the project's clock ([`crate::clock`]).
 //!
-//! Two things no event tells, and they count as the state before: that a failed host was stopped that would not have been booted by itself (`failed` goes on),
-//! and the delay after a run that broke (`imaginary`).
+//! Two things no event tells, and they count as the state before: that a failed host was stopped
+//! that would not have been booted by itself (`failed` goes on), and the delay after a run that
+//! broke (`imaginary`).
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 
-/// In the order in which they are shown.
+/// In the order of the display.
 const STATES: [HostState; 5] = [
     HostState::Imaginary,
     HostState::Booting,
@@ -22,7 +23,7 @@ const STATES: [HostState; 5] = [
     HostState::Failed,
 ];
 
-/// How far two tellings of one moment are apart at most: each is taken from two clocks.
+/// The maximum difference of two reports of the same moment: each is converted between two clocks.
 const SAME_MOMENT_US: u64 = 10_000;
 
 /// The account of one host.
@@ -35,13 +36,13 @@ pub(crate) struct Account {
     spent_us: [u64; 5],
     /// Of programs that have ended.
     ended: Usage,
-    /// Of the one that runs.
+    /// The usage of the running program.
     current: Usage,
     boots: u64,
     wakes: u64,
 }
 
-/// Something that happened while no broker ran.
+/// An event without a running broker: its time and kind.
 pub(crate) type Missed = (u64, EventKind);
 
 impl Account {
@@ -67,7 +68,8 @@ impl Account {
             EventKind::Boot => {
                 self.boots += 1;
                 self.close_run();
-                // A start that is tried again has no allocation; its duration says when it began.
+                // A start that is tried again has no allocation; its beginning follows from the
+                // duration.
                 let began_us = at_us.saturating_sub(duration_us).max(self.since_us);
                 (self.state != HostState::Booting).then_some((began_us, HostState::Booting))
             }
@@ -90,12 +92,12 @@ impl Account {
         }
     }
 
-    /// What the program that runs has used since it was started.
+    /// The usage of the running program since its start.
     pub(crate) fn used(&mut self, usage: Usage) {
         self.current = usage;
     }
 
-    /// What the program that runs is known to have used; `None` where nothing was ever said of it.
+    /// The known usage of the running program; `None` if never reported.
     pub(crate) fn current(&self) -> Option<Usage> {
         (self.current != Usage::default()).then_some(self.current)
     }
@@ -106,18 +108,19 @@ impl Account {
         self.ended.memory_byte_ms = self.ended.memory_byte_ms.saturating_add(run.memory_byte_ms);
     }
 
-    /// Since when the host is in its state, as far as events tell it.
+    /// The time since which the host is in its state, according to the events.
     pub(crate) fn since_us(&self) -> u64 {
         self.since_us
     }
 
-    /// How often the host was booted, and how often it was woken.
+    /// The number of boots, and the number of wakes.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.boots, self.wakes)
     }
 
-    /// What happened while no broker ran, by what the host's supervisor says, at times of the project's clock, and the account has not heard. How often the
-    /// host woke and slept again meanwhile is not known; that it did once is, by the time at which its sleep began.
+    /// Events without a running broker that the account misses, according to the host's supervisor,
+    /// at times of the project's clock. The number of wakes and sleeps meanwhile is unknown. A
+    /// single pair is known from the time at which the present sleep began.
     pub(crate) fn missed(&self, adoption: &Adoption, now_us: u64) -> Vec<Missed> {
         let mut missed = Vec::new();
         let mut state = self.state;
@@ -132,7 +135,8 @@ impl Account {
         match (state, adoption.suspended_us) {
             (HostState::Running, Some(suspended_us)) => missed.push((suspended_us, EventKind::Suspend)),
             (HostState::Suspended, None) => missed.push((now_us, EventKind::Wake)),
-            // What an account has of a sleep is when the broker heard of it, which is after it began.
+            // The account has the time at which the broker learned of a sleep, which is later than
+            // its beginning.
             (HostState::Suspended, Some(suspended_us)) if suspended_us > self.since_us + SAME_MOMENT_US => {
                 missed.extend([(suspended_us, EventKind::Wake), (suspended_us, EventKind::Suspend)]);
             }
@@ -141,7 +145,7 @@ impl Account {
         missed
     }
 
-    /// The account as it is told.
+    /// The account in the form of an answer.
     pub(crate) fn tell(&self, host: HostName, clock: &Clock) -> HostUsage {
         HostUsage {
             since_us: clock.wall_us(self.opened_us),
@@ -219,7 +223,7 @@ mod tests {
         account
     }
 
-    /// Two boots, of which one slept twice.
+    /// Two boots, with two sleeps in a single boot.
     fn life() -> Vec<Event> {
         let mut events = vec![
             event(10, EventKind::Allocate),

@@ -1,4 +1,5 @@
-//! Which indexes a project has: its blocks of 255, claimed so that no two projects on the machine share one.
+//! The indexes of a project: its blocks of 255, claimed so that no two projects on the machine
+//! share a block.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,8 @@ use crate::keeper::{FdStore, What};
 use crate::sockets;
 use imsup_compose::cluster::{Cluster, HostSpec};
 
-/// The port of a project's name server, on the broker's own address in each of its blocks.
+/// The port of a project's name server, on the broker's own address in each of the project's
+/// blocks.
 pub const NAME_PORT: u16 = 1053;
 
 /// Indexes kept free for hosts that `imsup run` makes.
@@ -41,7 +43,7 @@ pub enum BlockError {
         addresses: String,
         address: SocketAddrV4,
         source: io::Error,
-        /// The user and the process that have it, in words.
+        /// The user and the process of the holder, in words.
         holder: Option<String>,
     },
     /// No block could be claimed.
@@ -53,12 +55,12 @@ pub enum BlockError {
     NoneFree {
         address: SocketAddrV4,
         source: io::Error,
-        /// Who has how many of them, in words.
+        /// The holders of the blocks with counts, in words.
         holders: Option<String>,
         /// Whether hosts could have addresses in another prefix: no block's claim was taken.
         elsewhere: bool,
     },
-    /// A pinned address is not one the host can have.
+    /// A pinned address is not possible for the host.
     #[error(
         "host '{host}': its address {address} is not among the project's, {addresses}; pin them with `x-imsup.subnet`"
     )]
@@ -77,26 +79,27 @@ pub enum BlockError {
     },
 }
 
-/// The blocks of a project, and the sockets that make them its own.
+/// The blocks of a project, and the sockets that claim the blocks.
 #[derive(Default)]
 pub(crate) struct Claim {
     /// The first.
     pub(crate) first: u8,
     /// How many follow each other.
     pub(crate) count: u16,
-    /// What no other broker can bind, whatever the prefix of its VIPs; one for each block.
+    /// Sockets that no other broker can bind, whatever the prefix of the VIPs; a socket for each
+    /// block.
     locks: Vec<UdpSocket>,
     /// The name server's sockets, one pair for each block.
     pub(crate) sockets: Vec<(UdpSocket, TcpListener)>,
 }
 
 impl Claim {
-    /// Whether the index lies in one of the blocks.
+    /// True if the index is in any of the blocks.
     pub(crate) fn contains(&self, index: Index) -> bool {
         self.numbers().any(|block| u16::from(block) == index.number() >> 8)
     }
 
-    /// Whether an address is a host's or the broker's, in one of the planes.
+    /// True if an address is a host's or the broker's, in any of the planes.
     pub(crate) fn has(&self, planes: &Planes, address: Ipv4Addr) -> bool {
         let is_brokers = |block| planes.broker_address(block) == address;
         let place = planes.place(address);
@@ -127,7 +130,7 @@ impl Claim {
         self.locks.clear();
     }
 
-    /// Has the store keep everything.
+    /// Has the store keep all sockets.
     fn keep(&self, store: &mut FdStore) {
         let mut keep = |transport, socket: BorrowedFd<'_>| {
             if let Some(address) = rustix::net::getsockname(socket)
@@ -162,9 +165,9 @@ fn blocks_for(hosts: usize) -> Result<u16, BlockError> {
 struct Wanted {
     /// How many.
     count: u16,
-    /// The first blocks they may begin with.
+    /// The range of possible first blocks.
     starts: RangeInclusive<u16>,
-    /// Whether the file leaves no choice, so that what is recorded of others says nothing.
+    /// True if the file leaves no choice, so that the records of other projects are ignored.
     pinned: bool,
 }
 
@@ -186,7 +189,7 @@ impl Wanted {
                 starts: first..=latest(count),
                 pinned: first == latest(count),
             },
-            // A pinned address says where the blocks are: they begin with the lowest of them.
+            // A pinned address determines the blocks, beginning with the lowest pinned block.
             Some((lowest, highest)) => {
                 let count = count.max(highest.saturating_sub(lowest) + 1);
                 let start = lowest.min(latest(count));
@@ -215,7 +218,7 @@ fn candidates(project: &str, wanted: &Wanted, recorded: Option<(u8, u16)>, other
     let own = recorded.filter(|(first, size)| size >= count && starts.contains(&u16::from(*first)));
     let own = own.map(|(first, _)| first);
     let mut ordered: Vec<u8> = own.into_iter().collect();
-    // Block 0 is left out unless everything is needed: 127.77.0.0 looks like a network to people.
+    // Block 0 comes last: 127.77.0.0 looks like a network to people.
     let zero_last = free.partition::<Vec<u16>, _>(|start| *start != 0);
     for start in zero_last.0.into_iter().chain(zero_last.1) {
         match u8::try_from(start) {
@@ -233,7 +236,8 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-/// Claims the blocks of a project. What the store has of them is taken from there, and all is kept in it.
+/// Claims the blocks of a project. Takes present sockets from the store, and keeps all sockets in
+/// the store.
 pub(crate) fn claim(
     cluster: &Cluster,
     planes: &Planes,
@@ -288,7 +292,7 @@ fn taken_at(address: SocketAddrV4) -> [Endpoint; 2] {
     [Transport::Udp, Transport::Tcp].map(|transport| Endpoint { transport, address })
 }
 
-/// Who has the blocks, and what to do.
+/// The holders of the blocks, and a remedy.
 fn held_by(holders: &Option<String>, elsewhere: bool) -> String {
     let Some(holders) = holders else {
         return String::new();
@@ -352,7 +356,8 @@ fn tcp(address: SocketAddrV4, store: &mut FdStore) -> io::Result<TcpListener> {
     bound(Transport::Tcp, address, store).map(TcpListener::from)
 }
 
-/// Gives each host its index: the pinned address, else the one it had, else the next that is free, in the file's order.
+/// Gives each host an index: the pinned address, else the former index, else the next free index,
+/// in the file's order.
 pub(crate) fn assign(
     hosts: &[HostSpec],
     claim: &Claim,

@@ -98,11 +98,12 @@ pub(crate) struct Broker {
     record: ProjectRecord,
     strangers: Strangers,
     keeper: KeeperQuestions,
-    /// The directories of the cgroup that this broker and the supervisors it starts are in.
+    /// The directories of the cgroup that contains this broker and the supervisors started by this
+    /// broker.
     cgroups: Vec<PathBuf>,
 }
 
-/// What a [`Broker`] is made of.
+/// The parts that make up a [`Broker`].
 pub(crate) struct Parts {
     pub(crate) cluster: Cluster,
     pub(crate) paths: Paths,
@@ -128,7 +129,7 @@ pub(crate) struct Parts {
 }
 
 impl Broker {
-    /// A broker whose hosts are all imaginary, with no socket retained yet.
+    /// A broker whose hosts are all imaginary, without retained sockets.
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             cluster: parts.cluster,

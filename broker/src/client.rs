@@ -23,40 +23,40 @@ use crate::keeper;
 use crate::lost;
 use crate::paths::Paths;
 
-/// How long a process that has closed its connections may take to be gone.
+/// The time for a process that has closed its connections to end.
 const ENDING: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// How long the next broker may take where a keeper starts it: all its attempts, on a busy machine.
+/// The time for the next broker started by a keeper: all its attempts, on a busy machine.
 const NEXT_BROKER: Duration = Duration::from_secs(30);
-/// How often it is looked whether the keeper is there still.
+/// The interval of checks for a keeper.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// Why a broker could not be asked, or did not do what it was asked.
+/// The reasons why a broker could not be asked, or did not obey.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ClientError {
     /// None runs.
     #[error("project '{project}' is not up: `imsup up` brings it up")]
     NoBroker { project: String },
-    /// One ran, and was killed.
+    /// A broker ran, and was killed.
     #[error(
         "the broker of project '{project}' died and left its files{}: `imsup up` takes them over, `imsup down` removes them",
         running(.hosts)
     )]
     Dead { project: String, hosts: Vec<String> },
-    /// One runs whose files somebody has removed, and which cannot make them anew.
+    /// A broker runs, but its files were removed and cannot be made anew.
     #[error(
         "project '{project}' is up, but its files were removed, and cannot be made anew: its broker is process {pid}, and says why in its log; \
          `imsup down` ends it and its hosts"
     )]
     Lost { project: String, pid: u32 },
-    /// One is starting or ending.
+    /// A broker is starting or ending.
     #[error("the broker of project '{project}' is starting or ending; try again")]
     Busy { project: String },
-    /// It speaks another version.
+    /// The broker speaks another version.
     #[error(
         "the broker of project '{project}' {} of imsup's messages, and this imsup {OURS}: use the imsup that started it, \
          or end its process{} and run `imsup up` again",
@@ -73,10 +73,10 @@ pub enum ClientError {
     /// The connection failed.
     #[error("the broker of project '{project}' could not be asked: {source}")]
     Io { project: String, source: io::Error },
-    /// It ended in the middle.
+    /// The broker ended in the middle of its answers.
     #[error("the broker of project '{project}' ended before it had answered")]
     Ended { project: String },
-    /// It refused, or failed.
+    /// The broker refused, or failed.
     #[error(transparent)]
     Refused(#[from] Failure),
 }
@@ -113,7 +113,7 @@ fn running(hosts: &[String]) -> String {
     }
 }
 
-/// Only this user and root are believed: in /tmp anybody could have made the socket first.
+/// Only this user and root are trusted: in /tmp any user could have made the socket first.
 fn check_owner(stream: &UnixStream) -> io::Result<()> {
     let (own, peer) = (geteuid().as_raw(), getsockopt(stream, PeerCredentials)?.uid());
     if is_trusted(own, peer) {
@@ -131,7 +131,7 @@ fn is_trusted(own: u32, peer: u32) -> bool {
     own == 0 || peer == 0 || peer == own
 }
 
-/// Whether connect(2) has found no socket, or one that nobody listens on.
+/// True if connect(2) has found no socket, or a socket without a listener.
 fn is_nobody(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | ConnectionRefused)
@@ -147,11 +147,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the broker of a project. Where it has died, and the project has a keeper, to the next one, which is waited for; where it begins, or its
-    /// files were removed, it is given a moment.
+    /// Connects to a project's broker. If the broker has died, and the project has a keeper: waits
+    /// for the next broker and connects to that. If a broker begins, or its files were removed,
+    /// waits for a moment.
     ///
     /// # Errors
-    /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Lost`], [`ClientError::Busy`] or [`ClientError::Io`].
+    /// [`ClientError::NoBroker`], [`ClientError::Dead`], [`ClientError::Lost`],
+    /// [`ClientError::Busy`] or [`ClientError::Io`].
     pub fn connect(project: &str, paths: &Paths) -> Result<Self, ClientError> {
         let mut next = None;
         let begun = Instant::now();
@@ -174,7 +176,7 @@ impl Client {
                 continue;
             }
             match &mut next {
-                // What changed before it was watched is seen at once.
+                // The next look sees changes from before the watch.
                 None => next = Some(NextBroker::new(paths)),
                 Some(next) => {
                     if !next.wait() {
@@ -222,10 +224,12 @@ impl Client {
         }
     }
 
-    /// Asks, and returns the answers as they come. Where the broker dies before it has answered, the one that the keeper starts is asked, if it does no harm to ask twice.
+    /// Asks, and returns the answers as they come. If the broker dies before the answer, the broker
+    /// that the keeper starts is asked, provided that a repetition does no harm.
     ///
     /// # Errors
-    /// [`ClientError::Ended`] or [`ClientError::Io`], or as [`Client::connect`] for the next broker.
+    /// [`ClientError::Ended`] or [`ClientError::Io`], or as [`Client::connect`] for the next
+    /// broker.
     pub fn request(mut self, request: Request) -> Result<Responses, ClientError> {
         while let Err(error) = self.send(&request) {
             match self.next_broker(&request, &error) {
@@ -244,13 +248,14 @@ impl Client {
         self.channel.send(&Opening::Control(request.clone()), Vec::new())
     }
 
-    /// A connection to the broker after this one, where this one died before it had answered, and the next may be asked the same.
+    /// A connection to the next broker, if this broker died before an answer and the request may be
+    /// repeated.
     fn next_broker(&self, request: &Request, error: &ChannelError) -> Option<Result<Self, ClientError>> {
         let is_asked = is_repeatable(request) && has_hung_up(error) && keeper::has_keeper(&self.paths);
         (is_asked && self.has_ended()).then(|| Self::connect(&self.project, &self.paths))
     }
 
-    /// Whether nobody listens any more, or the one that did is on its way out.
+    /// True if the listener is gone, or its process is about to end.
     fn has_ended(&self) -> bool {
         UnixStream::connect(self.paths.socket()).is_err() || self.broker.has_ended()
     }
@@ -271,9 +276,10 @@ impl Client {
         let project = self.project.clone();
         match error {
             ChannelError::Closed if answered => ClientError::Ended { project },
-            // It hung up because it ended.
+            // The broker hung up because it ended.
             ChannelError::Closed if self.has_ended() => ClientError::Ended { project },
-            // It hung up on the question, or answers in a way that is none: it does not understand.
+            // The broker hung up on the question, or the answer is malformed: the broker does not
+            // understand.
             ChannelError::Closed | ChannelError::Codec(_) | ChannelError::Hello(_) | ChannelError::Descriptors => {
                 self.other_version(None)
             }
@@ -283,7 +289,7 @@ impl Client {
     }
 }
 
-/// Whether it is the same to ask once and to ask twice.
+/// True if a repeated request has the same effect.
 fn is_repeatable(request: &Request) -> bool {
     match request {
         Request::Broker
@@ -293,7 +299,8 @@ fn is_repeatable(request: &Request) -> bool {
         | Request::Wake { .. }
         | Request::Why { .. }
         | Request::Usage { .. } => true,
-        // What followed the events is told, and what was to end or to sleep may have been used again since.
+        // A client that follows events is told of the death; hosts that were to end or to sleep may
+        // have been used again since.
         Request::Events { .. }
         | Request::Stop { .. }
         | Request::Restart { .. }
@@ -304,7 +311,8 @@ fn is_repeatable(request: &Request) -> bool {
     }
 }
 
-/// Whether a broker that is killed is seen so: with unread messages it resets the connection (unix(7)).
+/// True if the error is that of a killed broker: with unread messages, its end resets the
+/// connection (unix(7)).
 fn has_hung_up(error: &ChannelError) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     match error {
@@ -318,7 +326,7 @@ fn has_hung_up(error: &ChannelError) -> bool {
 
 /// The wait for the broker that a keeper starts.
 struct NextBroker {
-    /// Changes in the directory of its socket.
+    /// Changes in the directory of the socket.
     changes: Option<Inotify>,
     deadline: Instant,
 }
@@ -337,7 +345,7 @@ impl NextBroker {
         }
     }
 
-    /// Waits until something has changed, or it is time to look whether the keeper is there still; false when it was waited for long enough.
+    /// Waits until there is a change, or a check for the keeper is due; false after the deadline.
     fn wait(&mut self) -> bool {
         match &self.changes {
             Some(changes) => {
@@ -350,12 +358,12 @@ impl NextBroker {
     }
 }
 
-/// A process of which nothing but its end is wanted.
+/// A process of which only the end matters.
 #[derive(Debug)]
 struct Process(Option<OwnedFd>);
 
 impl Process {
-    /// The one that listens at the other end of this connection (unix(7), SO_PEERCRED).
+    /// The process that listens at the other end of this connection (unix(7), SO_PEERCRED).
     fn at_the_other_end_of(stream: &UnixStream) -> Self {
         let pid = getsockopt(stream, PeerCredentials).ok().map(|peer| peer.pid());
         Self(
@@ -364,7 +372,8 @@ impl Process {
         )
     }
 
-    /// Whether it has ended, or does now: one that is killed closes its connections before it can be waited for.
+    /// True if the process has ended, or ends now: a killed process closes all connections before a
+    /// wait can succeed.
     fn has_ended(&self) -> bool {
         let Some(process) = &self.0 else { return false };
         let mut polled = [PollFd::new(process, PollFlags::IN)];
@@ -372,7 +381,7 @@ impl Process {
     }
 }
 
-/// The answers to one request, up to [`Response::Done`], which is not among them.
+/// The answers to one request, up to [`Response::Done`], which is not included.
 #[derive(Debug)]
 pub struct Responses {
     client: Option<Client>,
@@ -413,7 +422,7 @@ impl Iterator for Responses {
                 self.any = true;
                 return Some(Ok(response));
             }
-            // A blocking socket gives nothing only when it is interrupted for good.
+            // A blocking socket returns no message only if it is interrupted for good.
             Ok(None) => Some(Err(ClientError::Ended {
                 project: client.project.clone(),
             })),

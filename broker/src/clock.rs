@@ -1,5 +1,7 @@
-//! The project's clock, by which accounts count: it shows the wall clock's time of the moment of `up`, and goes on from there by CLOCK_BOOTTIME. A step of the
-//! wall clock does not touch it. Over a reboot of the machine, of which CLOCK_BOOTTIME knows nothing, it goes on by the wall clock, and never back.
+//! The project's clock, by which accounts count. The clock starts with the wall clock's time of
+//! `up`, and goes on by CLOCK_BOOTTIME. A step of the wall clock has no effect. Over a reboot of
+//! the machine, which CLOCK_BOOTTIME does not count, the clock goes on by the wall clock, and never
+//! back.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,38 +12,39 @@ use imsup_protocol::message::Adoption;
 
 use crate::files;
 
-/// The time of a project: microseconds, of the size of those since the Unix epoch.
+/// The time of a project: microseconds, of the same magnitude as since the Unix epoch.
 pub(crate) struct Clock {
     read: Box<dyn Fn() -> Clocks>,
     /// When the project was brought up.
     up_us: u64,
-    /// What CLOCK_BOOTTIME lacks.
+    /// The project's time minus CLOCK_BOOTTIME.
     shift_us: i64,
     /// By how much the wall clock is ahead.
     ahead_us: Cell<i64>,
-    /// Tells one boot of the machine from another (random(4), boot_id).
+    /// Distinguishes boots of the machine (random(4), boot_id).
     boot_id: String,
     /// The file says so already.
     kept: bool,
 }
 
-/// What the project's file `up` holds.
+/// The contents of the project's file `up`.
 #[derive(Debug, PartialEq, Eq)]
 struct Kept {
     up_us: u64,
-    /// The shift, and the boot of the machine in which it holds; `None` of a project that was brought up by an imsup without this clock.
+    /// The shift, and the boot of the machine for which it holds; `None` for a project brought up
+    /// by an imsup without this clock.
     shift: Option<(i64, String)>,
 }
 
 impl Clock {
-    /// The clock of the project whose file this is; begins here and now where there is none.
+    /// The clock of the project with this file; begins here and now if there is no file.
     pub(crate) fn open(path: &Path) -> Self {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let kept = fs::read_to_string(path).ok().and_then(|text| parse(&text));
         Self::new(kept, boot_id.trim().to_owned(), Box::new(Clocks::read))
     }
 
-    /// One that nobody has a file of.
+    /// A clock without a file.
     #[cfg(test)]
     pub(crate) fn by(read: impl Fn() -> Clocks + 'static) -> Self {
         Self::new(None, String::new(), Box::new(read))
@@ -63,7 +66,8 @@ impl Clock {
         clock
     }
 
-    /// Goes on from this time, the last one that is known, where it would begin before it; and writes down how it goes on.
+    /// Goes on from `last_us`, the last known time, if the clock would begin before it; and writes
+    /// down the shift.
     pub(crate) fn go_on(&mut self, path: &Path, last_us: u64) {
         if self.kept {
             return;
@@ -75,7 +79,7 @@ impl Clock {
         self.write(path);
     }
 
-    /// Writes down how it goes on.
+    /// Writes down the shift.
     pub(crate) fn write(&self, path: &Path) {
         let text = format!("{}\n{} {}\n", self.up_us, self.shift_us, self.boot_id);
         if let Err(error) = files::replace(path, text.as_bytes()) {
@@ -96,13 +100,13 @@ impl Clock {
         unsigned(self.look().boot_us.saturating_add(self.shift_us))
     }
 
-    /// The time of a moment that the wall clock, as it is set now, shows as this.
+    /// The project's time of a moment, given the present wall clock's time of it.
     pub(crate) fn of_wall(&self, wall_us: u64) -> u64 {
         self.look();
         unsigned(signed(wall_us).saturating_sub(self.ahead_us.get()))
     }
 
-    /// What the wall clock, as it is set now, shows at this time.
+    /// The present wall clock's time of a moment, given the project's time of it.
     pub(crate) fn wall_us(&self, time_us: u64) -> u64 {
         self.look();
         unsigned(signed(time_us).saturating_add(self.ahead_us.get()))
@@ -155,7 +159,7 @@ mod tests {
     const SECOND: i64 = 1_000_000;
     const WALL: i64 = 1_700_000_000 * SECOND;
 
-    /// A machine whose clocks are set by hand.
+    /// A machine with clocks set by hand.
     #[derive(Clone)]
     struct Machine(Rc<Cell<Clocks>>);
 

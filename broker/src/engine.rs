@@ -5,8 +5,8 @@
 //! between the two: placement asks an engine for nodes and chooses the node of a boot.
 //!
 //! There is no engine yet. What is here is the border that the first one keeps: orders are given
-//! without waiting, and everything that happens comes back as an [`Outcome`], in the order in which it
-//! happened. A broker passes outcomes to its loop as it does with a launcher's.
+//! without waiting, and everything that happens comes back as an [`Outcome`], in the order in which
+//! it happened. A broker passes outcomes to its loop as it does with a launcher's.
 
 use std::fmt;
 
@@ -40,8 +40,8 @@ pub trait Engine: fmt::Debug {
     /// follows for each.
     fn start(&mut self, nodes: u32) -> Vec<NodeId>;
 
-    /// Ends a node, or the wait for it. [`Outcome::Failed`] or [`Outcome::Ended`] follows, unless the
-    /// node is gone already.
+    /// Ends a node, or the wait for it. [`Outcome::Failed`] or [`Outcome::Ended`] follows, unless
+    /// the node is gone already.
     fn cancel(&mut self, node: NodeId);
 
     /// Lets a node rest: its memory is kept, and its processors are free for others.

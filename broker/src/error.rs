@@ -16,15 +16,15 @@ use crate::routes::RouteError;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum BrokerError {
-    /// The project has one.
+    /// The project has a broker.
     #[error("project '{project}' is already up{}{}; `imsup ps` shows its hosts, `imsup down` takes it away", by(.pid), of(.directory))]
     AlreadyUp {
         project: String,
-        /// The directory of its compose file.
+        /// The directory of the project's compose file.
         directory: Option<PathBuf>,
         pid: Option<u32>,
     },
-    /// The project has one whose files somebody has removed, and which cannot make them anew.
+    /// The project has a broker, but its files were removed and cannot be made anew.
     #[error(
         "project '{project}' is up already, but its files were removed, and cannot be made anew: its broker is process {pid}, and says why in its log; \
          `imsup down` ends it and its hosts"
@@ -45,10 +45,10 @@ pub enum BrokerError {
         path: PathBuf,
         source: io::Error,
     },
-    /// Its socket's path is too long for the kernel.
+    /// The socket's path is too long for the kernel.
     #[error("the path of the broker's socket is too long: {0}; set IMSUP_RUNTIME_DIR to a shorter directory")]
     PathTooLong(PathBuf),
-    /// What is remembered of projects cannot be read or written.
+    /// The project records cannot be read or written.
     #[error(transparent)]
     Projects(#[from] ProjectsError),
     /// The addresses could not be made the machine's, or given up.
@@ -69,7 +69,7 @@ pub enum BrokerError {
         /// RLIMIT_NOFILE.
         descriptors: u64,
     },
-    /// Somebody has a host's port.
+    /// A host's port is in use.
     #[error(
         "host '{host}': {endpoint} is in use{}{}: end what uses it, or give the host another port or subnet",
         crate::holder::by(.holder), occupied_by(.occupants)
@@ -77,9 +77,9 @@ pub enum BrokerError {
     Occupied {
         host: HostName,
         endpoint: Endpoint,
-        /// Addresses of those that have the port.
+        /// Addresses of the sockets that have the port.
         occupants: Vec<IpAddr>,
-        /// The user and the process that have it, in words.
+        /// The user and the process of the holder, in words.
         holder: Option<String>,
     },
     /// A host's port needs privilege.
@@ -105,10 +105,10 @@ pub enum BrokerError {
     /// A port of the machine cannot be had.
     #[error("host '{host}': {source}")]
     Publish { host: HostName, source: PublishError },
-    /// What it left could not be removed.
+    /// The rest of an earlier broker could not be removed.
     #[error(transparent)]
     Absent(#[from] AbsentError),
-    /// The kernel refuses something that every Linux has.
+    /// The kernel refuses a call that every Linux has.
     #[error("{what} failed: {source}")]
     System { what: &'static str, source: io::Error },
 }

@@ -1,14 +1,15 @@
-//! Events as they are shown, and kept in a file: one JSON shape.
+//! Events in the output and in a file, in the same JSON shape.
 
 use std::time::{Duration, SystemTime};
 
 use imsup_wire::{Cause, CauseKind, Event, EventKind, HostName, Usage};
 use serde::{Deserialize, Serialize};
 
-/// Called with each event as it happens.
+/// Called with each event at once.
 pub type OnEvent = Box<dyn Fn(&Event)>;
 
-/// An event as JSON: what `imsup events --format json` prints and `events.jsonl` holds, one object a line.
+/// An event as JSON: the output of `imsup events --format json` and the contents of `events.jsonl`,
+/// an object per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLine {
     /// RFC 3339, UTC, with microseconds.
@@ -17,9 +18,9 @@ pub struct EventLine {
     pub host: HostName,
     /// What happened.
     pub event: EventKind,
-    /// The signal behind it.
+    /// The signal that caused the event.
     pub cause: Option<CauseKind>,
-    /// Who sent the signal.
+    /// The sender of the signal.
     pub by: Option<String>,
     /// The port the signal was for.
     pub port: Option<u16>,
@@ -27,16 +28,17 @@ pub struct EventLine {
     pub duration_us: Option<u64>,
     /// A sentence for people.
     pub detail: Option<String>,
-    /// CPU time that the host's program had used by then since its boot, in microseconds; null where the event ends no
-    /// stretch of it, as are the next two.
+    /// CPU time of the host's program since its boot, in microseconds. Null if the event does not
+    /// end a stretch of the program's run; the same holds for the next two fields.
     pub cpu_us: Option<u64>,
-    /// Its resident memory times time by then, in byte-milliseconds. May exceed 2^53: readers that take every number for a
-    /// double lose its last digits.
+    /// The program's resident memory times time so far, in byte-milliseconds. May exceed 2^53:
+    /// readers that treat every number as a double lose the last digits.
     pub memory_byte_ms: Option<u128>,
-    /// Its resident memory at that moment, in bytes.
+    /// The program's resident memory at that moment, in bytes.
     pub resident_bytes: Option<u64>,
-    /// In the file alone, and there alone where the wall clock was stepped since `up`: the same moment as microseconds of the clock that accounts count by, which
-    /// shows the wall clock's time at `up`, and goes on from there by CLOCK_BOOTTIME.
+    /// In the file alone, and there alone where the wall clock was stepped since `up`: the same
+    /// moment as microseconds of the clock that accounts count by, which shows the wall clock's
+    /// time at `up`, and goes on from there by CLOCK_BOOTTIME.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steady_us: Option<u64>,
 }
@@ -62,7 +64,7 @@ impl From<&Event> for EventLine {
 }
 
 impl EventLine {
-    /// The event, or `None` where the time is none.
+    /// The event, or `None` if the time is malformed.
     pub fn to_event(&self) -> Option<Event> {
         let time = humantime::parse_rfc3339(&self.time).ok()?;
         let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -96,7 +98,7 @@ pub fn to_json(event: &Event) -> String {
     serde_json::to_string(&EventLine::from(event)).unwrap_or_default()
 }
 
-/// Now, as events have it: microseconds since the Unix epoch.
+/// The current time in the unit of events: microseconds since the Unix epoch.
 pub fn now_us() -> u64 {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

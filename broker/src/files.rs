@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Replaces a file atomically: whoever opens it sees the old contents or the new. Leaves nothing where it fails.
+/// Replaces a file atomically: readers see the old contents or the new. Leaves no new file on
+/// failure.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -15,8 +16,9 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Makes a directory, and those above it, for this user alone. One that is there already must be this user's alone to
-/// write, and the one above it nobody else's: under /tmp anybody can make either first.
+/// Makes a directory, and the directories above, for this user alone. An existing directory must be
+/// writable by this user alone, and the directory above by no other user: under /tmp, any user can
+/// make either first.
 pub(crate) fn make_private_directory(path: &Path) -> io::Result<()> {
     let create = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     if let Some(above) = above(path) {
@@ -31,7 +33,8 @@ pub(crate) fn make_private_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a directory is as [`make_private_directory`] makes it, so that what is in it can be believed; one that is not there is no fault.
+/// Checks if a directory is as [`make_private_directory`] makes it, so that the contents can be
+/// trusted; a missing directory is no error.
 pub(crate) fn check_private_directory(path: &Path) -> io::Result<()> {
     match check_own(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -45,10 +48,10 @@ fn above(path: &Path) -> Option<&Path> {
 
 fn check_above(path: &Path) -> io::Result<()> {
     let own = rustix::process::geteuid().as_raw();
-    // Followed: that whoever put a link there is trusted is asked of the link.
+    // Followed: the owner of a link is checked by the link's own metadata.
     let link = fs::symlink_metadata(path)?;
     let metadata = fs::metadata(path)?;
-    // In a sticky directory nobody removes or replaces what is another's (/tmp itself).
+    // In a sticky directory, files of other users cannot be removed or replaced (/tmp itself).
     let writable = metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
     if writable || [&link, &metadata].iter().any(|found| ![0, own].contains(&found.uid())) {
         return Err(untrusted(path, &metadata));
@@ -79,12 +82,13 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     unless_gone(path, fs::remove_file(path))
 }
 
-/// Removes a directory and what is in it; it may be gone already.
+/// Removes a directory with all contents; the directory may be gone already.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     unless_gone(path, fs::remove_dir_all(path))
 }
 
-/// That something is not there is no failure to remove it, nor that a directory above it is something else by now.
+/// Removing a missing file is no failure, nor is a directory above it that is by now another kind
+/// of file.
 fn unless_gone(path: &Path, removed: io::Result<()>) -> io::Result<()> {
     let is_nowhere = || above(path).is_some_and(|above| !above.is_dir());
     match removed {
@@ -135,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_directory_of_somebody_else_is_refused() {
-        // Only root can give a directory away; everybody else finds those of root.
+        // Only root can give a directory away; other users find directories of root.
         let base = tempfile::tempdir().unwrap();
         if rustix::process::geteuid().is_root() {
             let above = base.path().join("imsup-1");

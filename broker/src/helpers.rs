@@ -1,11 +1,12 @@
-//! The broker's threads, and its process, that only read and answer messages: they start nothing, and most of what they read comes from others.
+//! The broker's threads, and a process, that only read and answer messages: no helper starts
+//! programs, and most of the input comes from others.
 
 use std::fmt;
 
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Helper {
-    /// The thread that answers names, and those that it makes.
+    /// The thread that answers names, and the threads made by it.
     Names,
     /// The thread that relays published ports.
     Published,
@@ -26,5 +27,5 @@ impl fmt::Display for Helper {
     }
 }
 
-/// Takes from the calling thread, for good, what this helper does not need.
+/// Takes from the calling thread, for good, all rights that this helper does not need.
 pub type Confine = fn(Helper);

@@ -1,4 +1,5 @@
-//! What happened since `up`: the recent events in memory, all of them as accounts, and as many as its bound allows in a file.
+//! The history since `up`: recent events in memory, all events as accounts, and a bounded number of
+//! events in a file.
 
 mod file;
 mod ledger;
@@ -18,13 +19,15 @@ use crate::events::EventLine;
 /// Events kept in memory for `imsup events`, beside ticks.
 const KEPT: usize = 16_384;
 
-/// Ticks kept in memory. They are in no file: a sleeper with a timer would write one a second for ever.
+/// Ticks kept in memory. Ticks are not written to a file: a sleeper with a timer would write a line
+/// per second for ever.
 const KEPT_TICKS: usize = 4096;
 
-/// By how many bytes `events.jsonl` grows, some 40,000 events, before the next one is begun. The one before it is kept.
+/// The bytes by which `events.jsonl` grows, some 40,000 events, before the next file is begun. The
+/// previous file is kept.
 pub(crate) const FILE_BYTES: u64 = 10 << 20;
 
-/// An event, and when it happened by the project's clock.
+/// An event, and its time by the project's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) event: Event,
@@ -32,7 +35,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Its line in the file, if it is written at all.
+    /// The event's line in the file; empty if the event is not written.
     fn line(&self) -> String {
         if self.event.kind == EventKind::Tick {
             return String::new();
@@ -46,13 +49,13 @@ impl Entry {
     }
 }
 
-/// What a line of the file is.
+/// A parsed line of the file.
 enum Line {
     Event(Box<Entry>),
     Summary(Box<SummaryLine>),
 }
 
-/// `None` for what is no line of ours, or one that was cut off by a crash.
+/// `None` for a foreign line, or a line cut off by a crash.
 fn parse(line: &[u8]) -> Option<Line> {
     if let Ok(line) = serde_json::from_slice::<EventLine>(line) {
         let event = line.to_event()?;
@@ -63,14 +66,14 @@ fn parse(line: &[u8]) -> Option<Line> {
     Some(Line::Summary(Box::new(summary)))
 }
 
-/// What happened since `up`.
+/// The history since `up`.
 pub(crate) struct History {
     recent: Kept,
     ticks: Kept,
-    /// The number that the next event will have; they count from 0.
+    /// The number of the next event; numbers count from 0.
     next: u64,
     ledger: Ledger,
-    /// `None` where it could not be opened, which was said.
+    /// `None` if the file could not be opened, which was logged.
     file: Option<EventsFile>,
 }
 
@@ -95,7 +98,7 @@ impl Kept {
 }
 
 impl History {
-    /// A history that no file keeps, of a project that was brought up then, by its own clock.
+    /// A history without a file, of a project brought up at `up_us` by the project's clock.
     pub(crate) fn in_memory(up_us: u64) -> Self {
         let kept = |most| Kept {
             events: VecDeque::new(),
@@ -110,7 +113,8 @@ impl History {
         }
     }
 
-    /// Opens the history, reading back what earlier brokers left. A file that grows by so many bytes is replaced.
+    /// Opens the history, reading back the events of earlier brokers. A file that grows by `bound`
+    /// bytes is replaced.
     pub(crate) fn open(path: &Path, bound: u64, up_us: u64) -> io::Result<Self> {
         let mut history = Self::in_memory(up_us);
         let file = EventsFile::open(path, bound, |line| match parse(line) {
@@ -122,8 +126,8 @@ impl History {
         Ok(history)
     }
 
-    /// Appends these events, which have happened one after the other. Those after them that were noted are written anew. Accounts of hosts that `is_known`
-    /// does not know are not carried into the next file.
+    /// Appends these events, in order of time. Later noted events are written anew. Accounts of
+    /// hosts unknown to `is_known` are not carried into the next file.
     pub(crate) fn tell<'a>(
         &mut self,
         events: Vec<Entry>,
@@ -145,9 +149,10 @@ impl History {
         events.into_iter().for_each(|event| self.keep(event));
     }
 
-    /// Writes an event that is to be told later, when more of it is known, so that it is not lost should the broker be killed meanwhile.
+    /// Writes an event that is published later, when more is known about the event, so that the
+    /// event is not lost if the broker is killed meanwhile.
     pub(crate) fn note(&mut self, event: &Entry) {
-        // One that somebody has emptied is begun anew with the next event that is told.
+        // A file that was emptied is begun anew with the next published event.
         if let Some(file) = self.file.as_mut().filter(|file| !file.is_gone()) {
             file.note(&event.line());
         }
@@ -169,10 +174,11 @@ impl History {
         found.into_iter().flatten().min_by_key(|(number, _)| *number)
     }
 
-    /// Makes the file anew if somebody has removed it, with all that it had, since it can be read for as long as it is open; or moved it, with the accounts.
+    /// Makes the file anew if it was removed or moved. A removed file can still be read while open,
+    /// so all lines are written again; after a move, only the accounts are.
     ///
     /// # Errors
-    /// It cannot be made or written; what happens is written to the file that nobody finds then.
+    /// The file cannot be made or written; events go to the old file, which has no path any more.
     pub(crate) fn restore(&mut self, is_known: impl Fn(&HostName) -> bool) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.restore(|| self.ledger.lines(is_known))
@@ -183,7 +189,7 @@ impl History {
         self.next
     }
 
-    /// What all events come to.
+    /// The totals of all events.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }

@@ -1,4 +1,4 @@
-//! Who has a socket, in words for people.
+//! The holder of a socket, in words for people.
 //!
 //! Blocking: who is named is for people; a thread of its own asks, or the start before it fails.
 
@@ -10,8 +10,9 @@ use imsup_linux::owner::{Owner, Owners};
 use imsup_wire::{Endpoint, Transport};
 use nix::unistd::{Uid, User};
 
-/// `user mallory (1001), process 4711 (nc)`. Without the process where /proc does not show it: other users' descriptors are root's to see
-/// (proc(5)). Walks over all processes, so it is not for a loop.
+/// `user mallory (1001), process 4711 (nc)`. Without the process if /proc does not show the
+/// descriptor: only root sees other users' descriptors (proc(5)). Walks over all processes, so not
+/// for use in a loop.
 pub(crate) fn describe(owner: Owner) -> String {
     let name = User::from_uid(Uid::from_raw(owner.uid)).ok().flatten();
     let user = match name {
@@ -24,19 +25,19 @@ pub(crate) fn describe(owner: Owner) -> String {
     }
 }
 
-/// The same of the socket at an endpoint, if there is one and the kernel says.
+/// The same for the socket at an endpoint, if there is a socket and the kernel names the owner.
 pub(crate) fn of(endpoint: Endpoint) -> Option<String> {
     let owner = Owners::open().ok()?.of(endpoint).ok()??;
     Some(describe(owner))
 }
 
-/// ` by user mallory (1001)`, or nothing.
+/// ` by user mallory (1001)`, or the empty string.
 pub(crate) fn by(holder: &Option<String>) -> String {
     holder.as_ref().map_or_else(String::new, |who| format!(" by {who}"))
 }
 
-/// Who has sockets at these addresses, most first: `253 by user mallory (1001), process 4711 (nc); 1 by user 1002`. `None` where the kernel
-/// says it of none.
+/// The holders of sockets at these addresses, most first: `253 by user mallory (1001), process 4711
+/// (nc); 1 by user 1002`. `None` if the kernel names no owner.
 pub(crate) fn tally(addresses: Vec<SocketAddrV4>) -> Option<String> {
     let mut owners = Owners::open().ok()?;
     let mut found: BTreeMap<u32, (usize, Owner)> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! All hosts of a project, declared and transient, and how they are found.
+//! All hosts of a project, declared and transient, with look-ups.
 
 mod sleep;
 
@@ -18,60 +18,63 @@ use imsup_lifecycle::{Life, Policy, Revive};
 pub(crate) use sleep::Sleep;
 use slotmap::SlotMap;
 
-/// What a host is.
+/// The kind of a host.
 #[derive(Debug)]
 pub(crate) enum Origin {
     /// A host of the cluster: its position there.
     Declared(usize),
-    /// One that `imsup run` made.
+    /// A host made by `imsup run`.
     Transient { name: HostName, command: Vec<String> },
 }
 
 /// A supervisor that runs a host's program.
 #[derive(Debug, Default)]
 pub(crate) struct Instance {
-    /// Tells it from all others of this broker.
+    /// A number that no other instance of this broker has.
     pub(crate) serial: u64,
-    /// The boot's token, where it has one.
+    /// The boot's token, if any.
     pub(crate) boot: Option<u64>,
-    /// It was started by a broker's launcher, whose business its end is, too.
+    /// True if a broker's launcher started the supervisor, and is thus also responsible for its
+    /// end.
     pub(crate) launched: bool,
-    /// Its supervisor is being made.
+    /// True if the supervisor is being made.
     pub(crate) asked: bool,
-    /// It is to end as soon as it is there.
+    /// True if the supervisor is to end as soon as it is there.
     pub(crate) unwanted: bool,
-    /// It ran before this broker did, and has not introduced itself yet.
+    /// True if the supervisor ran before this broker, and has not introduced itself yet.
     pub(crate) expected: bool,
     /// Its connection.
     pub(crate) session: Option<SessionId>,
-    /// Its process, where it is one of this machine.
+    /// The process, if on this machine.
     pub(crate) supervisor: Option<u32>,
     /// Readable when that has ended.
     pub(crate) ended: Option<OwnedFd>,
-    /// The program's first process, as the supervisor numbers it: shown to people.
+    /// The program's first process, by the supervisor's number: shown to people.
     pub(crate) program: Option<u32>,
-    /// That process, where it is of this machine and leads a session.
+    /// The program's first process, if on this machine and the leader of a session.
     pub(crate) leader: Option<u32>,
-    /// The directories of the cgroup its supervisor is in, where that may be another than this broker's.
+    /// The directories of the supervisor's cgroup, if these may differ from this broker's.
     pub(crate) cgroups: Option<Vec<PathBuf>>,
-    /// What tells its program from the declared one, where it was started as another.
+    /// A hash that distinguishes the program from the declared program, if another program was
+    /// started.
     pub(crate) other_program: Option<u64>,
-    /// What keeps its program's trapped calls waiting if it is killed: a duplicate of their listener, which nobody looks at. Dropped with the instance, when
-    /// all that the supervisor has left is ended.
+    /// Keeps the program's pending calls waiting if the supervisor is killed: a duplicate of the
+    /// calls' listener, which is never read. Dropped with the instance, when all leftovers of the
+    /// supervisor are ended.
     pub(crate) notify_listener: Option<OwnedFd>,
-    /// Its accept(2) is the kernel's: the families of all that was retained for it were known.
+    /// True if accept(2) is the kernel's: the families of all retained sockets were known.
     pub(crate) accepts_natively: bool,
-    /// Where the program listens on sockets that are not retained.
+    /// Endpoints where the program listens on sockets that are not retained.
     pub(crate) listening: Vec<Endpoint>,
-    /// Where it listened, and has closed what it listened on.
+    /// Endpoints where the program listened, and has closed its listeners.
     pub(crate) closed: Vec<Endpoint>,
-    /// What it said of the program's end.
+    /// The supervisor's report of the program's end.
     pub(crate) exited: Option<ExitStatus>,
-    /// How the supervisor itself ended, where it was a child of this process.
+    /// The exit status of the supervisor itself, if it was a child of this process.
     pub(crate) supervisor_status: Option<ExitStatus>,
-    /// The broker cleans up after it.
+    /// True while the broker cleans up after the supervisor.
     pub(crate) clearing: bool,
-    /// What is known of its sleep.
+    /// The known state of the host's sleep.
     pub(crate) sleep: Sleep,
 }
 
@@ -85,13 +88,13 @@ pub(crate) struct Host {
     pub(crate) published: Vec<PublishedPort>,
     pub(crate) boots: u32,
     pub(crate) wakes: u32,
-    /// Since when it is in its state, by the project's clock.
+    /// The time since which the host is in its state, by the project's clock.
     pub(crate) since_us: u64,
-    /// The earliest tick that is scheduled for it.
+    /// The earliest scheduled tick.
     pub(crate) tick_at: Option<Instant>,
-    /// The socket whose queue was the last signal, whose sender is still to be named.
+    /// The socket whose queue was the last signal, with a sender still to be named.
     pub(crate) signalled_by: Option<SocketId>,
-    /// The question who sent it, until that is answered.
+    /// The open question for the sender.
     pub(crate) unnamed: Option<Question>,
 }
 
@@ -103,7 +106,8 @@ pub(crate) struct Hosts {
     serial: u64,
     by_name: HashMap<HostName, HostId>,
     by_index: HashMap<u16, HostId>,
-    /// Transient hosts that ran before this broker did and have not introduced themselves yet: what is theirs.
+    /// Names and addresses of transient hosts that ran before this broker and have not introduced
+    /// themselves yet.
     away: HashMap<HostName, Index>,
 }
 
@@ -187,7 +191,7 @@ impl Hosts {
         Some(host)
     }
 
-    /// The host with this id, where it still exists.
+    /// The host with this id, if it still exists.
     pub(crate) fn get(&self, id: HostId) -> Option<&Host> {
         self.table.get(id)
     }
@@ -207,7 +211,7 @@ impl Hosts {
         self.by_index.get(&index.number()).copied()
     }
 
-    /// All of them.
+    /// All hosts.
     pub(crate) fn ids(&self) -> impl Iterator<Item = HostId> + use<'_> {
         self.table.keys()
     }
@@ -224,7 +228,7 @@ impl Hosts {
         self.away.insert(name, index);
     }
 
-    /// Keeps them no longer for those that are not there.
+    /// Drops the kept names and addresses of hosts that no longer exist.
     pub(crate) fn forget_away(&mut self, is_there: impl Fn(&HostName) -> bool) {
         self.away.retain(|name, _| is_there(name));
     }
@@ -234,7 +238,7 @@ impl Hosts {
         self.away.contains_key(name)
     }
 
-    /// Whether no host has this index, nor is it kept for one.
+    /// True if the index neither belongs to a host nor is kept for one.
     pub(crate) fn is_free(&self, index: Index) -> bool {
         self.at(index).is_none() && !self.away.values().any(|kept| *kept == index)
     }
@@ -256,7 +260,7 @@ impl Instance {
 }
 
 impl Host {
-    /// Its place in the cluster file, where it has one.
+    /// The entry in the cluster file, if any.
     pub(crate) fn spec<'a>(&self, cluster: &'a Cluster) -> Option<&'a HostSpec> {
         match &self.origin {
             Origin::Declared(position) => cluster.hosts.get(*position),
@@ -272,7 +276,7 @@ impl Host {
         }
     }
 
-    /// The command it runs; empty for a transient one that was adopted.
+    /// The host's command; empty for a transient host that was adopted.
     pub(crate) fn command(&self, cluster: &Cluster) -> Vec<String> {
         match &self.origin {
             Origin::Declared(position) => cluster.hosts[*position].program.command_text(),

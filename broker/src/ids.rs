@@ -1,4 +1,5 @@
-//! Keys with generations: the key of something that was removed is never the key of what has taken its slot.
+//! Keys with generations: the key of something that was removed is never the key of what has taken
+//! its slot.
 
 slotmap::new_key_type! {
     /// A host of the project, declared or transient.

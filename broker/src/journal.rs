@@ -1,6 +1,8 @@
-//! The one place where something that happened to a host is recorded: in its account, in the history and its file, and with whoever follows.
+//! The one place where something that happened to a host is recorded: in its account, in the
+//! history and its file, and with whoever follows.
 //!
-//! An event whose sender is still to be named is pending, and so is every later event: all are told in their order, once the name is known.
+//! An event whose sender is still to be named is pending, and so is every later event: all are told
+//! in their order, once the name is known.
 
 use std::collections::VecDeque;
 use std::io;
@@ -68,7 +70,7 @@ impl Happening {
 struct Pending {
     host: HostId,
     entry: Entry,
-    /// What is to be answered first.
+    /// The question to be answered first.
     question: Option<Question>,
 }
 
@@ -87,7 +89,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// A journal that goes on with this history, with the accounts of those hosts in it that exist still.
+    /// A journal that goes on with this history, with the accounts of those hosts in it that exist
+    /// still.
     pub(crate) fn new(
         history: History,
         on_event: Option<OnEvent>,
@@ -110,8 +113,9 @@ impl Journal {
         }
     }
 
-    /// Records what happened to a host, whose account is opened as of then if it has none. It is told once its question is answered, and all before it
-    /// are told. Accounts of hosts that `is_known` does not know are not carried into the next file.
+    /// Records what happened to a host, whose account is opened as of then if it has none. It is
+    /// told once its question is answered, and all before it are told. Accounts of hosts that
+    /// `is_known` does not know are not carried into the next file.
     pub(crate) fn record(
         &mut self,
         host: HostId,
@@ -154,7 +158,8 @@ impl Journal {
         Some(question)
     }
 
-    /// Names the sender of the events that wait for this question, as far as it is known, and gives their hosts.
+    /// Names the sender of the events that wait for this question, as far as it is known, and gives
+    /// their hosts.
     pub(crate) fn name(&mut self, question: Question, by: Option<&str>) -> Vec<HostId> {
         self.asked.retain(|(asked, _)| *asked != question);
         let mut hosts = Vec::new();
@@ -168,7 +173,8 @@ impl Journal {
         hosts
     }
 
-    /// Has what is still asked answered before everything that only stands back. Gives the answers if nobody else will.
+    /// Has what is still asked answered before everything that only stands back. Gives the answers
+    /// if nobody else will.
     pub(crate) fn ask_promptly(&self) -> Answers {
         let asked = self.asked.clone();
         let asks = |senders: &Senders| senders.ask_promptly(asked.clone());

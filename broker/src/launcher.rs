@@ -1,4 +1,5 @@
-//! Where a host runs: a decision behind a trait, whose first answer is "as a process here".
+//! The decision about the place of a host, behind a trait; the first implementation is "as a
+//! process here".
 
 pub(crate) mod cgroups;
 mod child;
@@ -32,14 +33,14 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// The errno behind it.
+    /// The errno of the cause.
     pub fn errno(&self) -> i32 {
         let (Self::Log { source, .. } | Self::WorkingDirectory { source, .. } | Self::Spawn { source, .. }) = self;
         source.raw_os_error().unwrap_or_default()
     }
 }
 
-/// What is to be started.
+/// The parameters of a start.
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// The project.
@@ -50,20 +51,21 @@ pub struct Launch<'a> {
     pub program: &'a ProgramSpec,
     /// The boot's token, by which its supervisor introduces itself. No two launches have the same.
     pub boot: u64,
-    /// Where what it prints goes.
+    /// The file for the output.
     pub log: PathBuf,
-    /// The launch of the same boot before this one had no reply in time: only the surest road will do.
+    /// The launch of the same boot before this one had no reply in time: only the surest road will
+    /// do.
     pub again: bool,
 }
 
 /// A supervisor that was started.
 #[derive(Debug)]
 pub struct Launched {
-    /// Its process, where it is one of this machine.
+    /// The process, if on this machine.
     pub pid: Option<u32>,
-    /// Readable when it has ended; its connection decides where there is none.
+    /// Readable when the process has ended; if `None`, the connection decides.
     pub ended: Option<OwnedFd>,
-    /// How it has ended, if it has already.
+    /// The exit status, if the process has already ended.
     pub status: Option<ExitStatus>,
 }
 
@@ -81,8 +83,8 @@ pub struct Outcome {
 pub enum LaunchResult {
     /// The supervisor runs, or has run.
     Started(Launched),
-    /// There was no reply in time. A supervisor that comes late is killed by the launcher, and refused by its token: the boot
-    /// is to be launched [again](Launch::again), with another token.
+    /// There was no reply in time. A supervisor that comes late is killed by the launcher, and
+    /// refused by its token: the boot is to be launched [again](Launch::again), with another token.
     Unanswered,
     /// No supervisor can be started; nothing is left behind.
     Failed(LaunchError),
@@ -90,27 +92,30 @@ pub enum LaunchResult {
 
 /// Starts hosts on this node, and cleans up after those that died badly.
 ///
-/// A launch takes milliseconds and never blocks the loop: what has become of it is an [`Outcome`]. Nodes themselves are made by
-/// an [engine](crate::engine::Engine).
+/// A launch takes milliseconds and never blocks the loop: what has become of it is an [`Outcome`].
+/// Nodes themselves are made by an [engine](crate::engine::Engine).
 pub trait Launcher {
     /// Gets ready for boots of a project's hosts, so that the first is as quick as the others.
     fn prepare(&mut self, project: &str);
 
-    /// Ends what [`Launcher::prepare`] has made.
+    /// Ends the process made by [`Launcher::prepare`].
     fn finish(&mut self);
 
-    /// Starts a host's supervisor. [`Launcher::outcomes`] says what has become of it, at once or later.
+    /// Starts a host's supervisor. [`Launcher::outcomes`] says what has become of it, at once or
+    /// later.
     fn start(&mut self, launch: &Launch<'_>);
 
-    /// What has become of launches since this was last asked. To be asked after [`Launcher::start`], after an event
-    /// ([`crate::tokens::Source::Zygote`]), and when [`Launcher::due`] says.
+    /// What has become of launches since this was last asked. To be asked after
+    /// [`Launcher::start`], after an event ([`crate::tokens::Source::Zygote`]), and when
+    /// [`Launcher::due`] says.
     fn outcomes(&mut self) -> Vec<Outcome>;
 
-    /// In what time outcomes are to be asked for although there is no event, if nothing earlier was said before.
+    /// In what time outcomes are to be asked for although there is no event, if nothing earlier was
+    /// said before.
     fn due(&mut self) -> Option<Duration>;
 
-    /// Starts `imsup` with these arguments, for the broker itself: its standard input is a connection to the broker, by whose end it ends.
-    /// Gives its pidfd.
+    /// Starts `imsup` with these arguments, for the broker itself. The standard input is a
+    /// connection to the broker, and the process ends with this connection. Returns its pidfd.
     ///
     /// # Errors
     /// pipe(2), clone(2), execve(2).
@@ -119,19 +124,19 @@ pub trait Launcher {
     /// Collects supervisors that have ended, by process.
     fn reap(&mut self) -> Vec<(u32, ExitStatus)>;
 
-    /// Ends whatever a dead supervisor left of its host, then calls `done`, from any thread.
+    /// Ends all leftovers of a dead supervisor's host, then calls `done`, from any thread.
     fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>);
 }
 
-/// Processes of this machine, by what is known of them when a host is cleared.
+/// Known processes of this machine when a host is cleared.
 #[derive(Clone, Debug, Default)]
 pub struct Pids {
-    /// The host's supervisor, where a session that it leads is the host's own.
+    /// The host's supervisor, if the supervisor's session is the host's own.
     pub supervisor: Option<u32>,
-    /// The program's first, where it led a session.
+    /// The program's first process, if the leader of a session.
     pub program: Option<u32>,
-    /// The cgroups that its supervisor may have made for the host.
+    /// The cgroups that the supervisor may have made for the host.
     pub cgroups: Vec<PathBuf>,
-    /// Those at the other ends of the broker's connections: they are not left behind.
+    /// The processes at the other ends of the broker's connections, which are not left behind.
     pub connected: Vec<u32>,
 }

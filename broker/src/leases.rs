@@ -11,14 +11,15 @@ use imsup_wire::HostName;
 use crate::clock::Clock;
 use crate::files;
 
-/// The longest lease: what is asked for beyond it ends then. Far enough for anybody, near enough for every clock.
+/// The longest lease: longer requests end then. Far enough for any user, near enough for every
+/// clock.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// All leases of a project.
 #[derive(Debug)]
 pub(crate) struct Leases {
     path: PathBuf,
-    /// When they end, in microseconds of the project's clock.
+    /// The ends of the leases, in microseconds of the project's clock.
     until_us: HashMap<HostName, u64>,
 }
 
@@ -34,16 +35,17 @@ impl Leases {
         Self { path, until_us }
     }
 
-    /// What is left of a host's lease.
+    /// The rest of a host's lease.
     pub(crate) fn left(&self, host: &HostName, clock: &Clock) -> Option<Duration> {
         let left_us = self.until_us.get(host)?.saturating_sub(clock.now_us());
         (left_us > 0).then(|| Duration::from_micros(left_us))
     }
 
-    /// Gives a host a lease in place of the one it has; one of zero only ends that.
+    /// Gives a host a lease in place of the present lease; a lease of zero only ends the present
+    /// lease.
     ///
     /// # Errors
-    /// Where it cannot be written down; it holds nevertheless, but not beyond this broker.
+    /// The lease cannot be written down, but holds nevertheless, though not beyond this broker.
     pub(crate) fn set(&mut self, host: &HostName, lease: Duration, clock: &Clock) -> io::Result<()> {
         let now_us = clock.now_us();
         self.until_us.retain(|_, until_us| *until_us > now_us);
@@ -57,7 +59,7 @@ impl Leases {
         self.write()
     }
 
-    /// Writes them down again, where there are any and somebody has removed their file.
+    /// Writes the leases again, if there are any and the file was removed.
     pub(crate) fn restore(&self) -> io::Result<()> {
         match self.until_us.is_empty() || self.path.exists() {
             true => Ok(()),

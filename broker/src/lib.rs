@@ -1,7 +1,8 @@
-//! The broker: it holds what is not there.
+//! The broker: the stand-in for absent hosts.
 //!
-//! A compose file becomes a [`imsup_compose::cluster::Cluster`]; the broker gives each of its hosts an address and retains its sockets,
-//! boots a host when something signals that it is needed, and answers for names.
+//! A compose file becomes a [`imsup_compose::cluster::Cluster`]. The broker gives each host an
+//! address and retains the host's sockets, boots a host on a signal that the host is needed, and
+//! answers look-ups of names.
 #![forbid(unsafe_code)]
 
 mod absent;

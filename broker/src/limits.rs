@@ -1,4 +1,4 @@
-//! How many sockets one broker can hold.
+//! The number of sockets that a broker can hold.
 
 use std::fs;
 use std::io;
@@ -6,40 +6,46 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors left for everything but retained sockets: live hosts, clients of the command line, the broker's own.
+/// Descriptors for all other uses than retained sockets: live hosts, clients of the command line,
+/// the broker's own.
 const RESERVED: u64 = 512;
-/// The broker's own (some 33), and what one live host takes: a channel, a pidfd, and what is under way. (The listener of its program's calls is kept only if
-/// there is room: [`Limits::can_spare`].)
+/// The broker's own (some 33), and the descriptors of a single live host: a channel, a pidfd, and
+/// descriptors in flight. (The listener of the program's calls is kept only if there is room:
+/// [`Limits::can_spare`].)
 const OWN: u64 = 40;
 const PER_HOST: u64 = 4;
 /// Most connections, and clients of datagrams, that are relayed from published ports at once.
 const MAX_RELAYED: u64 = 1024;
-/// What one of each takes: two sockets and two pipes, and a socket.
+/// The descriptors of a connection and a client of datagrams: two sockets and two pipes, and a
+/// socket.
 const PER_RELAYED: u64 = 7;
 
 /// The broker's bounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Sockets it may retain.
+    /// Sockets that the broker may retain.
     pub(crate) sockets: u64,
-    /// Connections, and as many clients of datagrams, that may be relayed from published ports at once.
+    /// Connections, and as many clients of datagrams, that may be relayed from published ports at
+    /// once.
     pub(crate) relayed: usize,
-    /// The hard limit it comes from.
+    /// The hard limit, from which the bounds are derived.
     pub(crate) descriptors: u64,
-    /// The soft limit before it was raised, which is what programs start with; `None` for no limit.
+    /// The soft limit before it was raised, with which programs start; `None` for no limit.
     pub(crate) before: Option<u64>,
     /// The backlog of an absent host's sockets.
     pub(crate) somaxconn: i32,
 }
 
 impl Limits {
-    /// Whether a descriptor that the broker can do without may be kept: fewer than half are in use. A new one has the lowest number that is free (open(2)).
+    /// True if an optional descriptor may be kept: fewer than half are in use. A new descriptor has
+    /// the lowest free number (open(2)).
     pub(crate) fn can_spare(&self, descriptor: impl AsFd) -> bool {
         u64::try_from(descriptor.as_fd().as_raw_fd()).is_ok_and(|number| number < self.descriptors / 2)
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one and reads the bounds, for a project of so many hosts that `publishes` ports or not.
+/// Raises the soft limit of descriptors to the hard one and reads the bounds, for a project of this
+/// many `hosts`, which `publishes` ports or not.
 pub(crate) fn raise(hosts: usize, publishes: bool) -> io::Result<Limits> {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;
@@ -64,7 +70,8 @@ pub(crate) fn raise(hosts: usize, publishes: bool) -> io::Result<Limits> {
     })
 }
 
-/// What of so many descriptors is kept for other things than sockets of so many hosts.
+/// The number of descriptors kept for other uses than sockets, for this total and this number of
+/// hosts.
 fn reserved(descriptors: u64, hosts: usize) -> u64 {
     let needed = OWN.saturating_add(PER_HOST.saturating_mul(hosts as u64));
     RESERVED.min(needed.max(descriptors / 2))

@@ -1,4 +1,4 @@
-//! What programs have printed, and print.
+//! Past and present output of programs.
 
 pub(crate) mod bounds;
 
@@ -15,7 +15,7 @@ use crate::paths::Paths;
 /// The longest line that is kept together.
 const MAX_LINE: usize = 64 * 1024;
 
-/// How much of what was printed earlier is shown.
+/// The amount of earlier output to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// All of it.
@@ -31,13 +31,14 @@ struct Log {
     host: String,
     path: PathBuf,
     position: u64,
-    /// The beginning of a line whose end has not been printed.
+    /// The beginning of a line without an end yet.
     partial: Vec<u8>,
-    /// So much more may be left out until a line begins: the beginning of what is kept is within one.
+    /// The number of bytes still to skip, at most, until a line begins: the kept output may begin
+    /// within a line.
     left_out: usize,
-    /// Whether anything of it was read.
+    /// True if any of the log was read.
     is_begun: bool,
-    /// Bytes that were to be shown, and were dropped before they could be.
+    /// Bytes of the log that were dropped before being shown.
     missed: u64,
 }
 
@@ -45,7 +46,7 @@ struct Log {
 #[derive(Debug)]
 pub struct Logs {
     directory: PathBuf,
-    /// Only these; all where empty.
+    /// Only these hosts; all if empty.
     hosts: Vec<String>,
     logs: BTreeMap<String, Log>,
     from: From,
@@ -55,16 +56,18 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Opens the logs of these hosts, or of all. Those of hosts that have printed nothing yet appear later.
+    /// Opens the logs of these hosts, or of all. Logs of hosts without output yet appear later.
     ///
     /// # Errors
-    /// inotify(7), or a directory that cannot be read; [`io::ErrorKind::NotFound`] where the project is not up.
+    /// inotify(7), or a directory that cannot be read; [`io::ErrorKind::NotFound`] if the project
+    /// is not up.
     pub fn open(paths: &Paths, hosts: &[String], from: From) -> io::Result<Self> {
         let directory = paths.logs();
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-        // Before the files are looked at: what is printed in between is told.
+        // Before the look at the files: output in between is reported.
         inotify.add_watch(&directory, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)?;
-        // The directory's own end is told by the one above it: a log that a program still has open would keep it back.
+        // The end of the directory is reported by the parent directory: an open log of a program
+        // would delay the directory's own report.
         let above = inotify.add_watch(paths.state(), AddWatchFlags::IN_DELETE)?;
         let mut logs = Self {
             directory,
@@ -78,7 +81,7 @@ impl Logs {
         Ok(logs)
     }
 
-    /// Reads what has been printed since the last time, line by line, without its newline.
+    /// Reads new output since the last call, line by line, without the newlines.
     ///
     /// # Errors
     /// Of reading a file, or of `show`.
@@ -90,7 +93,7 @@ impl Logs {
         Ok(())
     }
 
-    /// Shows what is left without an end of line.
+    /// Shows the rest without a newline.
     ///
     /// # Errors
     /// Of `show`.
@@ -101,7 +104,8 @@ impl Logs {
         Ok(())
     }
 
-    /// The hosts of whose output something was dropped before it could be read, and how many bytes, since the last time this was asked.
+    /// The hosts with output that was dropped before being read, and the number of dropped bytes,
+    /// since the last call.
     pub fn take_missed(&mut self) -> Vec<(String, u64)> {
         let missed = |log: &mut Log| match std::mem::take(&mut log.missed) {
             0 => None,
@@ -110,7 +114,7 @@ impl Logs {
         self.logs.values_mut().filter_map(missed).collect()
     }
 
-    /// Waits until more may have been printed; false where the project is gone.
+    /// Waits until there may be new output; false if the project is gone.
     ///
     /// # Errors
     /// inotify(7).
@@ -152,7 +156,7 @@ impl Logs {
                 position,
                 partial: Vec::new(),
                 left_out: 0,
-                // What was dropped before is nobody's loss now.
+                // Output dropped before the first read is not reported as missed.
                 is_begun: self.from == From::Now || !first,
                 missed: 0,
             };
@@ -170,7 +174,7 @@ impl Log {
             Err(error) => return Err(error),
         };
         if file.metadata()?.len() < self.position {
-            // Somebody has emptied it.
+            // The file was emptied.
             self.position = 0;
             self.partial.clear();
             self.left_out = 0;
@@ -181,7 +185,8 @@ impl Log {
             if count == 0 {
                 return Ok(());
             }
-            // Only now: what was dropped before it was read has been read as zeros.
+            // Checked after the read: output that was dropped before the read has been read as
+            // zeros.
             let begin = data_begins(&file, self.position)?;
             if begin > self.position {
                 self.skip_to(begin);
@@ -193,7 +198,7 @@ impl Log {
         }
     }
 
-    /// Goes on where what is kept begins.
+    /// Goes on at the beginning of the kept output.
     fn skip_to(&mut self, begin: u64) {
         if self.is_begun {
             self.missed += begin - self.position;
@@ -203,7 +208,7 @@ impl Log {
         self.left_out = MAX_LINE;
     }
 
-    /// Takes what was printed next.
+    /// Takes the next output.
     fn take(&mut self, mut text: &[u8], show: &mut impl FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
         if self.left_out > 0 {
             let within = &text[..text.len().min(self.left_out)];
@@ -226,22 +231,22 @@ impl Log {
     }
 }
 
-/// Where, from this position on, what is kept of a file begins (lseek(2), SEEK_DATA).
+/// The position, at or after `from`, where the kept part of a file begins (lseek(2), SEEK_DATA).
 fn data_begins(file: &File, from: u64) -> io::Result<u64> {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
         Ok(begin) => Ok(begin),
-        // Nothing is there; or the file system knows no holes.
+        // There is no data; or the file system has no holes.
         Err(rustix::io::Errno::NXIO | rustix::io::Errno::INVAL) => Ok(from),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Where the last `lines` lines of a file begin.
+/// The position of the last `lines` lines of a file.
 fn tail(path: &Path, lines: usize) -> io::Result<u64> {
     const STEP: u64 = 8192;
     let file = File::open(path)?;
     let end = file.metadata()?.len();
-    // Before it only zeros would be found.
+    // Only zeros are before this position.
     let begin = data_begins(&file, 0)?.min(end);
     let mut start = end;
     let mut seen = 0;
@@ -250,12 +255,12 @@ fn tail(path: &Path, lines: usize) -> io::Result<u64> {
         let from = start.saturating_sub(STEP).max(begin);
         let bytes = &mut buffer[..(start - from) as usize];
         if file.read_exact_at(bytes, from).is_err() {
-            // Somebody has emptied it.
+            // The file was emptied.
             return Ok(0);
         }
         for (offset, byte) in bytes.iter().enumerate().rev() {
             let at = from + offset as u64;
-            // The newline that ends the file ends its last line, and begins none.
+            // The newline at the file's end ends the last line, and begins none.
             if *byte == b'\n' && at + 1 != end {
                 seen += 1;
                 if seen == lines {
@@ -265,7 +270,7 @@ fn tail(path: &Path, lines: usize) -> io::Result<u64> {
         }
         start = from;
     }
-    // From the beginning, of which the reader finds where it is.
+    // From the beginning; the reader finds the begin of the data.
     Ok(if lines == 0 { end } else { 0 })
 }
 

@@ -1,7 +1,9 @@
-//! A broker that lives and cannot be found, since somebody has removed its files and they cannot be made anew (`$XDG_RUNTIME_DIR` after a logout). Another
-//! one beside it would give the project other addresses, and the first would stay for ever. It is found by what it holds: the claim of its block of
-//! addresses, which says that there is any, and the lock that was removed: in `/proc/locks` by what the broker has noted of it, which is readable whatever
-//! capabilities its file has, else in `/proc/PID/fd`.
+//! A broker that lives and cannot be found, since the project's files were removed and cannot be
+//! made anew (`$XDG_RUNTIME_DIR` after a logout). A second broker would give the project other
+//! addresses, and the first would stay for ever. The lost broker is found by the claim of a block
+//! of addresses, which shows that there is any, and the removed lock. The lock is found in
+//! `/proc/locks` by the broker's note, which is readable whatever capabilities the broker's file
+//! has, else in `/proc/PID/fd`.
 //!
 //! Blocking: a command, or a broker before its loop.
 
@@ -23,12 +25,13 @@ use crate::block::NAME_PORT;
 use crate::paths::Paths;
 use crate::{absent, files, launcher};
 
-/// How long a broker may take to make its files anew.
+/// The time for a broker to make its files anew.
 pub(crate) const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often that is looked at.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
-/// What the kernel adds to the path of an open file that was removed (d_path, fs/d_path.c; proc_pid_fd(5)).
+/// The kernel's suffix to the path of an open file that was removed (d_path, fs/d_path.c;
+/// proc_pid_fd(5)).
 const DELETED: &[u8] = b" (deleted)";
 
 /// A broker whose files are gone.
@@ -40,7 +43,7 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// Has it take its project down, and returns when it has ended.
+    /// Has the broker take its project down, and returns when the broker has ended.
     ///
     /// # Errors
     /// pidfd_send_signal(2), poll(2).
@@ -71,10 +74,10 @@ pub(crate) fn note_lock(lock: &File, paths: &Paths) -> io::Result<()> {
     files::replace(&paths.lock_note(), &note)
 }
 
-/// The one that has noted which lock it holds, if that is not at its path.
+/// The broker that has noted a lock, if the path no longer leads to this lock.
 fn by_note(paths: &Paths) -> Option<Lost> {
     let (pid, device, inode, path) = parse_note(&fs::read(paths.lock_note()).ok()?)?;
-    // At the place where it was put: the caller may have another runtime directory, or another root.
+    // At the noted path: the caller may have another runtime directory, or another root.
     let of_root = Path::new("/proc").join(pid.to_string()).join("root");
     let seen_by_it = of_root.join(path.strip_prefix("/").unwrap_or(&path));
     let is_at = |path: &Path| fs::symlink_metadata(path).is_ok_and(|at| (at.dev(), at.ino()) == (device, inode));
@@ -83,7 +86,7 @@ fn by_note(paths: &Paths) -> Option<Lost> {
         return None;
     }
     let process = launcher::open(pid)?;
-    // Looked at now that the process is pinned: a number that has come again is of one that holds no such lock.
+    // Checked after the process is pinned: a reused number belongs to a process without this lock.
     (absent::holder_of(device, inode, Some(pid)) == Some(pid)).then_some(Lost { pid, process })
 }
 
@@ -95,7 +98,7 @@ fn parse_note(note: &[u8]) -> Option<(u32, u64, u64, PathBuf)> {
     Some((pid.try_into().ok()?, device, inode, path)).filter(|(.., path)| path.is_absolute())
 }
 
-/// The one that has the lock, or the history, open.
+/// The broker that has the lock, or the history, open.
 fn by_descriptors(paths: &Paths) -> Option<Lost> {
     let own = std::process::id();
     let wanted = Wanted {
@@ -106,7 +109,8 @@ fn by_descriptors(paths: &Paths) -> Option<Lost> {
         let metadata = fs::metadata(format!("/proc/{pid}"));
         metadata.is_ok_and(|metadata| metadata.uid() == geteuid().as_raw())
     };
-    // A broker has its lock, so only processes that hold a lock are looked into: those are few, and each may have many descriptors.
+    // A broker has its lock, so only processes that hold a lock are looked into: those are few, and
+    // each may have many descriptors.
     let holders = absent::holders().into_iter().filter(is_of_user);
     holders
         .filter(|pid| *pid != own && wanted.is_held_by(*pid))
@@ -117,13 +121,16 @@ fn by_descriptors(paths: &Paths) -> Option<Lost> {
         })
 }
 
-/// Whether there is a broker that nobody can connect to: it begins, or makes its files anew, or ends.
+/// True if there is a broker without a listener that can be reached: the broker begins, or makes
+/// the files anew, or ends.
 pub(crate) fn is_remaking(paths: &Paths) -> bool {
-    // In this order: one that makes them anew between the two looks is found by the second.
+    // In this order: if a broker makes the files anew between the two looks, the second look finds
+    // the broker.
     find(paths).is_some() || absent::has_broker(paths)
 }
 
-/// Waits until a broker whose files somebody has just removed has made them anew; gives it if it has not.
+/// Waits until a broker whose files were just removed has made the files anew; returns the broker
+/// after a time-out.
 pub(crate) fn find_for_good(paths: &Paths) -> Option<Lost> {
     let deadline = Instant::now() + REMAKE_TIMEOUT;
     loop {
@@ -135,7 +142,7 @@ pub(crate) fn find_for_good(paths: &Paths) -> Option<Lost> {
     }
 }
 
-/// What a lost broker holds.
+/// The files of a lost broker.
 struct Wanted {
     lock: PathBuf,
     events: PathBuf,
@@ -154,7 +161,8 @@ impl Wanted {
                 has_lock |= path == self.lock;
             }
         }
-        // Where the runtime directory is another today, the state directory says that it is the same project.
+        // If the runtime directory is another now, the state directory shows that the project is
+        // the same.
         has_lost && (has_lock || has_events)
     }
 }
@@ -163,19 +171,20 @@ fn without_mark(target: &[u8]) -> &[u8] {
     target.strip_suffix(DELETED).unwrap_or(target)
 }
 
-/// Whether the open file behind a link of /proc is not found at its path any more.
+/// True if the open file behind a link of /proc is no longer at its path.
 fn is_gone(link: &Path, path: &Path) -> bool {
     let Ok(open) = fs::metadata(link) else { return false };
     let there = fs::symlink_metadata(path);
     there.map_or(true, |there| (there.dev(), there.ino()) != (open.dev(), open.ino()))
 }
 
-/// Whether a process has locked the open file behind a link of /proc, as a broker does: commands that wait for its end have the file open, too.
+/// True if a process has locked the open file behind a link of /proc, as a broker does: commands
+/// that wait for the broker's end have the file open, too.
 fn is_locked_by(pid: u32, link: &Path) -> bool {
     fs::metadata(link).is_ok_and(|open| absent::holder_of(open.dev(), open.ino(), Some(pid)) == Some(pid))
 }
 
-/// The path as the kernel says it, by the nearest directory above it that is there.
+/// The path in the kernel's form, resolved by the nearest existing directory above it.
 fn resolved(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let resolve = |above: &Path| Some(fs::canonicalize(above).ok()?.join(whole.strip_prefix(above).ok()?));
@@ -192,8 +201,8 @@ fn is_any_block_claimed() -> bool {
         .any(|uid| uid == geteuid().as_raw())
 }
 
-/// The user of a block's claim, of a line of /proc/net/udp: `sl local:port remote:port state queues timer retransmits uid ...`, the address as a word of
-/// memory.
+/// The user of a block's claim, of a line of /proc/net/udp: `sl local:port remote:port state queues
+/// timer retransmits uid ...`, the address as a word of memory.
 fn claim(line: &str) -> Option<u32> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;

@@ -1,4 +1,4 @@
-//! Names: what each means, and the name server that says so.
+//! Names, with the addresses behind them, and the name server.
 
 mod answer;
 mod anywhere;
@@ -23,16 +23,17 @@ pub(crate) use server::{Door, NameServer};
 /// The names, shared by the broker's loop and the name server.
 pub(crate) type SharedNames = Arc<RwLock<Names>>;
 
-/// Every name of a project and what it means.
+/// Every name of a project and its meaning.
 #[derive(Debug)]
 pub(crate) struct Names {
     project: String,
     planes: Planes,
-    /// Names in lower case. One that several hosts have (a service with replicas) has several addresses.
+    /// Names in lower case. A name shared by several hosts (a service with replicas) has several
+    /// addresses.
     by_name: BTreeMap<Box<str>, Vec<Ipv4Addr>>,
     /// The name of each address.
     by_address: HashMap<Ipv4Addr, Box<str>>,
-    /// Hosts that the look-up of their name boots.
+    /// Hosts that are booted by a look-up of the name.
     prefetched: HashSet<Ipv4Addr>,
     /// So that replicas take turns.
     turn: AtomicUsize,
@@ -95,12 +96,12 @@ impl Names {
         pairs.collect()
     }
 
-    /// The addresses of a name, as itself or with the project as its domain.
+    /// The addresses of a name, as written or with the project as its domain.
     pub(crate) fn addresses(&self, name: &str) -> Vec<Ipv4Addr> {
         self.find(name, &[]).cloned().unwrap_or_default()
     }
 
-    /// The addresses of a name, another one first each time.
+    /// The addresses of a name, another address first each time.
     fn take_turns(&self, name: &str, search: &[String]) -> Option<Vec<Ipv4Addr>> {
         let mut addresses = self.find(name, search)?.clone();
         if addresses.len() > 1 {

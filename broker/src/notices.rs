@@ -1,4 +1,4 @@
-//! What the broker's other threads tell its loop.
+//! Loop messages: messages of the broker's other threads to its loop.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::ids::HostId;
 use crate::resolvers;
 use crate::senders;
 
-/// One thing told.
+/// One loop message.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A connection, or the first datagram, came to a published port.
     Published { endpoint: Endpoint, by: SocketAddr },
-    /// A user who is not of the project has a socket where a published port leads.
+    /// A user outside of the project has a socket at the target of a published port.
     Stranger { uid: u32, endpoint: Endpoint },
     /// The name of a host with `prefetch: dns` was looked up.
     Lookup { index: Index, by: IpAddr },
-    /// What a dead supervisor left is gone.
+    /// The leftovers of a dead supervisor are gone.
     Cleared { host: HostId, serial: u64 },
     /// Of the threads that ask the kernel for peers.
     Senders(senders::Found),
@@ -56,7 +56,7 @@ impl Notices {
     }
 }
 
-/// Where threads tell it.
+/// The threads' way to send loop messages.
 #[derive(Clone)]
 pub(crate) struct Notifier {
     sender: Sender<Notice>,
@@ -64,9 +64,9 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Tells the loop, which acts on it before anything that happens after.
+    /// Sends to the loop, which acts on the message before any later event.
     pub(crate) fn tell(&self, notice: Notice) {
-        // It fails only when the loop is over, and nobody needs to know then.
+        // Sending fails only if the loop is over and needs no messages any more.
         if self.sender.send(notice).is_ok() {
             let _ = self.waker.wake();
         }

@@ -1,4 +1,5 @@
-//! The program of this process, to be executed once more: for supervisors, the zygote, and what else the broker starts.
+//! The program of this process, to be executed once more: for supervisors, the zygote, and what
+//! else the broker starts.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -6,19 +7,21 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The executable of whoever executes it. A child has that of the process that made it until it executes, so this is the very file that the broker was
-/// executed from, also once another was put in its place or it was deleted (proc_pid_exe(5)), and no descriptor of it need be kept.
+/// The executable of the executing process. Until execve(2), a child has the executable of the
+/// parent. So this is the very file that the broker was executed from, even if the file was
+/// replaced or deleted (proc_pid_exe(5)), and no descriptor of the file is needed.
 const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// A command that executes this process's own program. It is called `shown`, the path that it had, in `ps`.
+/// A command that executes this process's own program. In `ps`, the process has the name `shown`,
+/// the program's former path.
 pub fn command(shown: &Path) -> Command {
     let mut command = Command::new(OWN_PROGRAM);
     command.arg0(shown);
     command
 }
 
-/// Gives this process the name that executing it by the path it is called by would have given (proc_pid_comm(5)): [`command`] makes that `exe`. For a
-/// process that has one thread, as it starts.
+/// Gives this process the name that an execution by the shown path would give (proc_pid_comm(5)):
+/// [`command`] makes the name `exe`. For a starting process with a single thread.
 pub fn take_name() {
     let name = rustix::thread::name();
     let shown = std::env::args_os().next().map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! Where a project's files are. See "Files" in ARCHITECTURE.md.
+//! The places of a project's files. See "Files" in ARCHITECTURE.md.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -14,8 +14,9 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The directories of `project` for the user `uid`, by the environment that `variable` looks up, and by what is `usable`: where the usual place cannot
-    /// be made (`docker run --user`, a read-only root, a home that is another's), all are below /tmp.
+    /// The directories of `project` for the user `uid`, by the environment that `variable` looks
+    /// up, and by the directories that are `usable`. If the usual place cannot be made (`docker run
+    /// --user`, a read-only root, another user's home), all are below /tmp.
     pub fn new(
         project: &str,
         uid: u32,
@@ -50,7 +51,7 @@ impl Paths {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        // A project that is there stays there, also when its file system has become read-only.
+        // An existing project stays in place, even if the file system has become read-only.
         let usable = |base: &Path| base.join(project).is_dir() || can_be_made(base);
         Self::new(project, rustix::process::getuid().as_raw(), variable, usable)
     }
@@ -70,12 +71,12 @@ impl Paths {
         self.runtime.join("broker.sock")
     }
 
-    /// What the broker holds with flock.
+    /// The file that the broker locks with flock(2).
     pub fn lock(&self) -> PathBuf {
         self.runtime.join("broker.lock")
     }
 
-    /// What the keeper holds with flock.
+    /// The file that the keeper locks with flock(2).
     pub(crate) fn keeper(&self) -> PathBuf {
         self.runtime.join("keeper.lock")
     }
@@ -85,7 +86,8 @@ impl Paths {
         self.runtime.join("directory")
     }
 
-    /// The directory of the compose file of the project that is up, as its broker noted it; `None` where there is no such file, or the project is not up.
+    /// The directory of the running project's compose file, as noted by the broker; `None` without
+    /// a compose file, or if the project is not up.
     pub fn directory_of_file(&self) -> Option<PathBuf> {
         std::fs::read(self.directory())
             .ok()
@@ -97,17 +99,18 @@ impl Paths {
         self.runtime.join("hosts")
     }
 
-    /// Directories in which supervisors of the project make cgroups, one a line: where to look for what is left of them.
+    /// Directories in which supervisors of the project make cgroups, a directory per line: places
+    /// of possible leftovers.
     pub fn cgroups(&self) -> PathBuf {
         self.runtime.join("cgroups")
     }
 
-    /// Where the hosts' addresses lie, and which routes that took.
+    /// The subnet of the hosts' addresses, and the routes made for the subnet.
     pub fn subnet(&self) -> PathBuf {
         self.runtime.join("subnet")
     }
 
-    /// What a host's supervisor holds with flock.
+    /// The file that a host's supervisor locks with flock(2).
     pub fn running(&self, host: &str) -> PathBuf {
         self.runtime.join("running").join(host)
     }
@@ -117,7 +120,7 @@ impl Paths {
         self.state.join("logs")
     }
 
-    /// What a host's program prints.
+    /// The output of a host's program.
     pub fn log(&self, host: &str) -> PathBuf {
         self.logs().join(format!("{host}.log"))
     }
@@ -127,7 +130,8 @@ impl Paths {
         self.state.join("events.jsonl")
     }
 
-    /// Which lock the broker holds, for whoever does not find it at its path any more.
+    /// The identity of the broker's lock, for processes that do not find the lock at the path any
+    /// more.
     pub fn lock_note(&self) -> PathBuf {
         self.state.join("lock")
     }
@@ -137,7 +141,8 @@ impl Paths {
         self.state.join("up")
     }
 
-    /// Leases of `imsup keep-awake`: until when each host has one, in microseconds since the Unix epoch.
+    /// Leases of `imsup keep-awake`: the end of each host's lease, in microseconds since the Unix
+    /// epoch.
     pub fn leases(&self) -> PathBuf {
         self.state.join("leases.json")
     }
@@ -151,7 +156,8 @@ impl Paths {
     }
 }
 
-/// Whether a directory is there and can be written, or can be made: access(2) of the nearest that is there.
+/// Whether a directory is there and can be written, or can be made: access(2) of the nearest that
+/// is there.
 fn can_be_made(path: &Path) -> bool {
     let nearest = path.ancestors().find(|path| path.exists());
     nearest.is_some_and(|path| path.is_dir() && rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok())
@@ -187,12 +193,12 @@ mod tests {
             places(7, &home, &[]),
             both("/run/user/7/imsup/shop", "/home/ann/.local/state/imsup/shop")
         );
-        // `docker run --user 7`, where nobody has made a home.
+        // `docker run --user 7`, without a home.
         assert_eq!(
             places(7, &[("HOME", "/")], &["/"]),
             both("/tmp/imsup-7/shop", "/tmp/imsup-7-state/shop")
         );
-        // What was said is meant.
+        // Explicit values are obeyed.
         let said = [("IMSUP_RUNTIME_DIR", "/a"), ("IMSUP_STATE_DIR", "/b")];
         assert_eq!(places(7, &said, &["/"]), both("/a/shop", "/b/shop"));
     }

@@ -1,4 +1,5 @@
-//! Who waits in a retained socket: asked of the kernel, without taking the connection.
+//! The peers that wait in a retained socket: found by asking the kernel, without accepting the
+//! connection.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 use imsup_wire::Endpoint;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
-/// The older form of a request, which alone asks for both families at once (net/ipv4/inet_diag.c, inet_diag_dump_compat); the answer is the same.
+/// The older form of a request, which alone asks for both families at once (net/ipv4/inet_diag.c,
+/// inet_diag_dump_compat); the answer is the same.
 const TCPDIAG_GETSOCK: u16 = 18;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const NLMSG_DONE: u16 = 3;
@@ -23,7 +25,8 @@ const INET_DIAG_INFO: u16 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Everything but SYN_SENT and CLOSE (include/net/tcp_states.h): a short connection may be over before this question is asked.
+/// All states except SYN_SENT and CLOSE (include/net/tcp_states.h): a short connection may be over
+/// before this question is asked.
 const STATES: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11;
 
 /// ESTABLISHED.
@@ -38,24 +41,27 @@ const CLOSE_WAIT: u8 = 8;
 /// LISTEN.
 const LISTEN: u8 = 10;
 
-/// A connection in TIME_WAIT that has at least this long to go, in milliseconds, of the 60 s that it stays there (TCP_TIMEWAIT_LEN), has just
-/// ended.
+/// A connection in TIME_WAIT has just ended if at least this many milliseconds are left of the 60 s
+/// in this state (TCP_TIMEWAIT_LEN).
 const JUST_ENDED_MS: u32 = 59_900;
 
-/// The same of one that is believed where there is no other: this machine may be slow. Older ones are of others.
+/// The same limit for a connection that is believed if there is no other: this machine may be slow.
+/// Older connections belong to other signals.
 const ENDED_MS: u32 = 59_000;
 
 /// The bytes of a `struct inet_diag_msg` up to and with `idiag_inode`.
 const DIAG_MSG_BYTES: usize = 72;
 
-/// Endpoints asked for in one dump: the kernel compares every connection of the machine with each of them.
+/// Maximum number of endpoints in a dump: the kernel compares every connection of the machine with
+/// each endpoint.
 pub(crate) const AT_ONCE: usize = 16;
 
-/// The peers of the connections that have just booted or woken hosts, for up to [`AT_ONCE`] endpoints: of each one that nobody has accepted, else
-/// one that has just ended, else the one accepted last, as far as can be told (what was heard of last).
+/// The peers of the connections that have just booted or woken hosts, for up to [`AT_ONCE`]
+/// endpoints. For each endpoint: a connection not accepted yet, else a connection that has just
+/// ended, else the last accepted connection, as far as known (with the latest packet).
 ///
-/// The kernel walks its whole table of connections: 0.4 ms where that is empty (262,144 buckets), 4 ms with 30,000 connections in TIME_WAIT
-/// (measured). The thread of [`crate::senders`] asks.
+/// The kernel walks its whole table of connections: 0.4 ms if the table is empty (262,144 buckets),
+/// 4 ms with 30,000 connections in TIME_WAIT (measured). The thread of [`crate::senders`] asks.
 pub(crate) fn came(endpoints: &[Endpoint]) -> Vec<Option<SocketAddr>> {
     look(endpoints).iter().map(Queued::newest).collect()
 }
@@ -67,20 +73,23 @@ pub(crate) fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(address?).ok().map(crate::sockets::canonical)
 }
 
-/// How many connections stand in the queue of the listening socket with this inode, and the peers of those that somebody waits for an answer on, also of
-/// such as came while this was found out. Of those that stand there, others were reset or closed: nobody has their other end any more.
+/// How many connections stand in the queue of the listening socket with this inode, and the peers
+/// of those that somebody waits for an answer on, also of such as came while this was found out. Of
+/// those that stand there, others were reset or closed: nobody has their other end any more.
 ///
 /// A walk over all connections, as [`came`]: a thread of [`crate::senders`] asks.
 pub(crate) fn queue(inode: u64, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
     let found = look(&[endpoint]).pop().unwrap_or_default();
-    // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk): who stood there then is in it.
+    // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk), so all
+    // connections counted there are in the dump.
     let length = found.length_of(inode);
     let waits = |(peer, has_closed): &(SocketAddr, bool)| (!has_closed || found.held.contains(peer)).then_some(*peer);
     let peers = found.all_waiting.iter().filter_map(waits).collect();
     (length, peers)
 }
 
-/// What is found of each endpoint; where the kernel fails, what was found until then, which is better than nothing.
+/// The findings for each endpoint; after an error of the kernel, the findings until then, which are
+/// better than none.
 fn look(endpoints: &[Endpoint]) -> Vec<Queued> {
     let mut queued: Vec<Queued> = endpoints.iter().map(|_| Queued::default()).collect();
     let _ = dump(endpoints, STATES, &mut queued);
@@ -95,8 +104,10 @@ fn dump(endpoints: &[Endpoint], states: u32, queued: &mut [Queued]) -> io::Resul
         flags,
         Some(netlink::SOCK_DIAG),
     )?;
-    // How long ago something came is said as of the time when its part of the answer is made: the first one when it is asked for, each of the others while the
-    // one before is received (net/netlink/af_netlink.c, netlink_recvmsg). A walk over many connections takes long where the processor is wanted by others.
+    // The times since the last packet are as of the making of each part of the answer: the first
+    // part is made at the request, each other part while the previous one is received
+    // (net/netlink/af_netlink.c, netlink_recvmsg). A walk over many connections takes long on a
+    // busy processor.
     let mut made = Instant::now();
     rustix::net::send(&netlink, &request(endpoints, states), SendFlags::empty())?;
     let mut buffer = vec![0; 32 * 1024];
@@ -121,21 +132,23 @@ fn dump(endpoints: &[Endpoint], states: u32, queued: &mut [Queued]) -> io::Resul
 /// Peers of connections to an endpoint.
 #[derive(Debug, Default)]
 struct Queued {
-    /// Of one that nobody has accepted.
+    /// Of a connection not accepted yet.
     waiting: Option<SocketAddr>,
-    /// Of all that nobody has accepted and this end has not closed, and whether the other has, or only said that it sends no more.
+    /// Of all connections that are neither accepted nor closed at this end; true if the other end
+    /// has closed, or has only shut down its sending.
     all_waiting: Vec<(SocketAddr, bool)>,
-    /// Of all whose other end is on this machine, and some process's.
+    /// Of all connections whose other end is on this machine and belongs to a process.
     held: HashSet<SocketAddr>,
     /// The inodes of listening sockets, and how many connections stand in the queue of each.
     queues: Vec<(u32, usize)>,
-    /// Of the one that has ended last, and how long it stays in TIME_WAIT.
+    /// Of the connection that has ended last, with its time left in TIME_WAIT.
     ended: Option<(u32, SocketAddr)>,
-    /// Of the accepted one that was heard of last, and when that was; `None` where that is longer ago than the clock.
+    /// Of the accepted connection with the latest packet, with that packet's time; `None` if that
+    /// time is before the clock's start.
     accepted: Option<(Option<Instant>, SocketAddr)>,
     /// Of all that have an end here.
     here: HashSet<SocketAddr>,
-    /// Of all whose other end is on this machine, too.
+    /// Of all connections whose other end is also on this machine.
     there: Vec<SocketAddr>,
 }
 
@@ -146,22 +159,22 @@ impl Queued {
         queue.map_or(0, |(_, length)| *length)
     }
 
-    /// Takes a socket of the dump; what is said of it was so at that time.
+    /// Takes a socket of the dump, which describes the socket as of the time `made`.
     fn take(&mut self, found: &Found, endpoint: Endpoint, made: Instant) {
         let [local, peer] = [found.local, found.peer].map(crate::sockets::canonical);
         let address: SocketAddr = endpoint.address.into();
         if local != address && peer != address && (local.ip() != address.ip() || local.port() != 0) {
             return;
         }
-        // A host's connection to itself, or its supervisor's (a doorbell): nobody has come.
+        // A connection of the host to itself, or from the supervisor (a doorbell), is no signal.
         if found.state != LISTEN && local.ip() == peer.ip() {
             return;
         }
-        // One that is just closing may have no port of its own any more (inet_put_port).
+        // A connection that is just closing may have lost its port (inet_put_port).
         let here = local == address || (local.port() == 0 && peer != address);
         match found.state {
             LISTEN => self.queues.push((found.inode, found.queued as usize)),
-            // Either end may be the one that waits for the last packets.
+            // Either end may be the end that waits for the last packets.
             TIME_WAIT if found.left_ms >= ENDED_MS => {
                 let peer = if here { peer } else { local };
                 self.ended = self.ended.max(Some((found.left_ms, peer)));
@@ -191,7 +204,8 @@ impl Queued {
     }
 
     fn newest(&self) -> Option<SocketAddr> {
-        // A dump takes its time: of a connection that ends amid it, the other end may be seen open still, and this one not any more.
+        // A dump takes time: if a connection ends meanwhile, its other end may still be seen open,
+        // but not this end.
         let mut amid = self.there.iter().filter(|peer| !self.here.contains(peer));
         let just_ended = self.ended.filter(|(left_ms, _)| *left_ms >= JUST_ENDED_MS);
         let of = |found: Option<(u32, SocketAddr)>| found.map(|(_, peer)| peer);
@@ -203,8 +217,8 @@ impl Queued {
     }
 }
 
-/// A dump of TCP sockets one of whose addresses is one of the endpoints: `nlmsghdr`, `inet_diag_req`, and one attribute with a
-/// filter (include/uapi/linux/inet_diag.h).
+/// A request for a dump of TCP sockets with any of the endpoints as an address: `nlmsghdr`,
+/// `inet_diag_req`, and an attribute with a filter (include/uapi/linux/inet_diag.h).
 fn request(endpoints: &[Endpoint], states: u32) -> Vec<u8> {
     let filter = filter(endpoints);
     let mut body = vec![0, 0, 0, 1 << (INET_DIAG_INFO - 1)];
@@ -224,8 +238,9 @@ fn request(endpoints: &[Endpoint], states: u32) -> Vec<u8> {
     frame
 }
 
-/// Conditions one after the other, of which one must be met. Each but the last has a jump behind it that leads to the end, which means yes; where
-/// it is not met, it is left over that jump, by the last past the end, which means no. The kernel wants every goal to be reached by going on
+/// A sequence of conditions, of which any must be met. Each but the last is followed by a jump to
+/// the end, which means yes. A condition that is not met skips this jump; the last condition skips
+/// past the end, which means no. The kernel requires that every target is also reached by going on
 /// (inet_diag_bc_audit).
 fn filter(endpoints: &[Endpoint]) -> Vec<u8> {
     const CONDITION_BYTES: u8 = 16;
@@ -233,7 +248,7 @@ fn filter(endpoints: &[Endpoint]) -> Vec<u8> {
     let conditions = endpoints
         .iter()
         .flat_map(|endpoint| [(INET_DIAG_BC_S_COND, endpoint), (INET_DIAG_BC_D_COND, endpoint)]);
-    // From the end, so that it is known how far it is to there.
+    // From the end, so that the distance to the end is known.
     let mut filter: Vec<u8> = Vec::new();
     for (code, endpoint) in conditions.rev() {
         let mut step = vec![code, CONDITION_BYTES];
@@ -263,13 +278,13 @@ struct Found {
     state: u8,
     local: SocketAddr,
     peer: SocketAddr,
-    /// How long its timer has to go.
+    /// The time left of the timer.
     left_ms: u32,
-    /// What a listening socket has in its queue (`idiag_rqueue`).
+    /// The length of a listening socket's queue (`idiag_rqueue`).
     queued: u32,
-    /// How long ago something came, in milliseconds.
+    /// The time since the last packet, in milliseconds.
     heard_ms: u32,
-    /// 0 for one that nobody has accepted, and for one that has ended.
+    /// 0 for a connection not accepted yet, and for an ended connection.
     inode: u32,
 }
 
@@ -291,8 +306,8 @@ fn messages(mut bytes: &[u8]) -> Vec<Message> {
     found
 }
 
-/// `struct inet_diag_msg`: family, state, timer, retrans; sport, dport; src, dst; interface, cookie; then expires, the
-/// two queues, uid and inode.
+/// `struct inet_diag_msg`: family, state, timer, retrans; sport, dport; src, dst; interface,
+/// cookie; then expires, the two queues, uid and inode.
 fn parse(body: &[u8]) -> Option<Message> {
     let heard_ms = heard(body.get(DIAG_MSG_BYTES..)?);
     let body = body.first_chunk::<DIAG_MSG_BYTES>()?;
@@ -316,7 +331,8 @@ fn parse(body: &[u8]) -> Option<Message> {
     }))
 }
 
-/// How long ago data or an acknowledgement came: `tcpi_last_data_recv` and `tcpi_last_ack_recv` of the attribute INET_DIAG_INFO.
+/// How long ago data or an acknowledgement came: `tcpi_last_data_recv` and `tcpi_last_ack_recv` of
+/// the attribute INET_DIAG_INFO.
 fn heard(mut attributes: &[u8]) -> u32 {
     while let Some(header) = attributes.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -341,7 +357,7 @@ mod tests {
     use super::*;
     use crate::sockets::{Sharing, create};
 
-    /// A test that was held up for so long cannot find what has ended before ([`ENDED_MS`]).
+    /// A test delayed for this long cannot find earlier ended connections ([`ENDED_MS`]).
     const TOO_LATE: Duration = Duration::from_millis(900);
 
     #[test]
@@ -372,7 +388,8 @@ mod tests {
             if (length, &found[..]) == (4, &waiting[..]) {
                 break;
             }
-            // A child that another test starts at this moment has the closed ones, too, until its execve(2).
+            // Until its execve(2), a child that another test starts at this moment also has the
+            // closed connections.
             assert!(Instant::now() < deadline, "{length}: {found:?}, not {waiting:?}");
         }
     }
@@ -412,7 +429,8 @@ mod tests {
             let expected = client.local_addr().unwrap();
             let server = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC).unwrap();
             let begun = Instant::now();
-            // A little later each time: it ends before the kernel is asked, amid its answer, and after.
+            // A little later each time: the connection ends before, during and after the kernel's
+            // answer.
             let later = Duration::from_micros(u64::from(port - 18_400) * 2);
             let found = std::thread::scope(|scope| {
                 scope.spawn(move || {
@@ -430,7 +448,8 @@ mod tests {
         }
     }
 
-    /// Each is so many milliseconds old in a part of the answer that was made so many later than the first.
+    /// Each is so many milliseconds old in a part of the answer that was made so many later than
+    /// the first.
     #[test]
     fn the_one_that_was_heard_of_last_is_found_however_long_the_answer_takes() {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 97, 201, 3), 18_303);
@@ -472,7 +491,7 @@ mod tests {
             .iter()
             .map(|endpoint| create(*endpoint, None, Sharing::WithTheDead, 16).unwrap())
             .collect();
-        // Every other one.
+        // Every second endpoint.
         let connect = |endpoint: &Endpoint| TcpStream::connect(endpoint.address).unwrap();
         let clients: Vec<_> = endpoints.iter().step_by(2).map(connect).collect();
         let expected = |number: usize| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::BrokerError;
 use crate::files;
 
-/// What a directory is for, and what names another.
+/// The purpose of a directory, and the variable that selects another.
 pub(crate) struct Kept {
     what: &'static str,
     variable: &'static str,

@@ -1,4 +1,4 @@
-//! The project's files while its broker lives, which somebody may remove.
+//! The project's files during the broker's life, which other processes may remove.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use crate::routes::Noted;
 use crate::tokens::Source;
 use crate::watch::Watch;
 
-/// What a broker knows of its files.
+/// The broker's knowledge of its files.
 #[derive(Debug)]
 pub(crate) struct ProjectFiles {
     pub(crate) lock: ProjectLock,
@@ -28,14 +28,14 @@ pub(crate) struct ProjectFiles {
     pub(crate) routes: Noted,
     /// The broker's socket: device and inode.
     socket: Option<(u64, u64)>,
-    /// It is looked soon whether any are missing.
+    /// True if another look for missing files is due soon.
     pub(crate) looks_again: bool,
-    /// It was said that they cannot be made anew.
+    /// True if it was logged that the files cannot be made anew.
     pub(crate) said: bool,
 }
 
 impl ProjectFiles {
-    /// Of a project whose files are there.
+    /// For a project with all its files.
     ///
     /// # Errors
     /// inotify(7).
@@ -57,12 +57,12 @@ impl ProjectFiles {
         self.socket = socket_at(&paths.socket());
     }
 
-    /// Whether the lock is where others look for it.
+    /// True if the lock is at its path.
     pub(crate) fn has_lock(&self, paths: &Paths) -> bool {
         self.lock.is_at(&paths.lock())
     }
 
-    /// Whether the broker's socket is where others look for it.
+    /// True if the broker's socket is at its path.
     pub(crate) fn has_socket(&self, paths: &Paths) -> bool {
         self.socket.is_some() && self.socket == socket_at(&paths.socket())
     }
@@ -73,7 +73,7 @@ fn socket_at(path: &Path) -> Option<(u64, u64)> {
     there.file_type().is_socket().then(|| (there.dev(), there.ino()))
 }
 
-/// Notes whose project this is: another directory may have the same name.
+/// Notes the project's directory: another directory may have the same name.
 pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
     if cluster.hosts.is_empty() {
         return;
@@ -87,7 +87,8 @@ pub(crate) fn note_directory(cluster: &Cluster, paths: &Paths) {
     }
 }
 
-/// Replaces the socket that a dead broker left, if any: the lock is held, so nobody serves it.
+/// Replaces the socket of a dead broker, if any: since the lock is held, no other broker serves
+/// there.
 pub(crate) fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixListener, BrokerError> {
     const MAX_PATH: usize = 107;
     let path = paths.socket();
@@ -100,7 +101,8 @@ pub(crate) fn listen(paths: &Paths, registry: &mio::Registry) -> Result<UnixList
         source,
     };
     files::remove(&path).map_err(file_error)?;
-    // Bound beside its place and moved there, so that supervisors which wait for it (inotify) find it listening.
+    // Bound at a temporary path and then renamed, so that supervisors that wait for the socket
+    // (inotify) find a listener.
     let new = path.with_extension("new");
     files::remove(&new).map_err(file_error)?;
     let listener = UnixListener::bind(&new).map_err(file_error)?;

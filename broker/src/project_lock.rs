@@ -18,14 +18,15 @@ use crate::{keeper, lost, watch};
 /// How long a broker that was killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(1);
-/// The lock that makes this process the project's broker: the file that it holds with flock(2).
+/// The lock that makes this process the project's broker: the file locked with flock(2).
 #[derive(Clone, Debug)]
 pub(crate) struct ProjectLock(Rc<RefCell<File>>);
 
 impl ProjectLock {
-    /// Makes the project's directories and takes the lock that makes this its broker.
+    /// Makes the project's directories and takes the lock that makes this process the project's
+    /// broker.
     ///
-    /// One that `follows` a broker which has died waits until that has let go of it.
+    /// A broker that `follows` a dead broker waits until the dead broker has released the lock.
     ///
     /// # Errors
     /// The project is up, or was not brought down; or its files cannot be made.
@@ -38,12 +39,13 @@ impl ProjectLock {
         watch::is_at(path, &self.0.borrow())
     }
 
-    /// Notes which file it is.
+    /// Notes the identity of the lock's file.
     pub(crate) fn note(&self, paths: &Paths) {
         note_lock(&self.0.borrow(), paths);
     }
 
-    /// Locks a new file in place of the one that nobody finds any more, unless another broker was faster.
+    /// Locks a new file in place of the one that nobody finds any more, unless another broker was
+    /// faster.
     ///
     /// # Errors
     /// Another broker has the project, or the file cannot be made.
@@ -76,16 +78,17 @@ fn take(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError
         }
         make_directory(&RUNTIME, paths.runtime())?;
         match try_lock(project, &paths.lock(), paths.directory_of_file()) {
-            // The keeper that has it will have a broker at once.
+            // The project has a keeper, and thus soon a broker.
             Ok(Some(_)) if !follows && keeper::has_keeper(paths) => return Err(already_up(None)),
-            // The files of the project's broker may have been removed just before the lock was there to be taken.
+            // The files of the project's broker may have been removed just before the lock was
+            // there to be taken.
             Ok(Some(lock)) if lost::find(paths).is_none() => break lock,
             Ok(_) => {}
             Err(BrokerError::AlreadyUp { .. }) if follows && start.elapsed() < DYING => std::thread::sleep(LOOK),
             Err(error) => return Err(error),
         }
     };
-    // Only now: a broker that is ending removes everything before it lets go of the lock.
+    // Only now: an ending broker removes all files before releasing the lock.
     make_directory(&RUNTIME, &paths.running(""))?;
     make_directory(&STATE, paths.state())?;
     make_directory(&STATE, &paths.logs())?;
@@ -93,7 +96,8 @@ fn take(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError
     Ok(lock)
 }
 
-/// Writes into the lock which process holds it: for people only, who are told what the project's broker is. Notes elsewhere which lock it is.
+/// Writes into the lock the process that holds it: only for people, in messages about the project's
+/// broker. Notes elsewhere which file is the lock.
 fn sign(lock: &mut File, paths: &Paths) {
     if let Err(error) = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
         tracing::warn!("{}: {error}: it does not say who holds it", paths.lock().display());
@@ -101,14 +105,14 @@ fn sign(lock: &mut File, paths: &Paths) {
     note_lock(lock, paths);
 }
 
-/// Notes which file the lock is, for whoever does not find it any more.
+/// Notes which file is the lock, for processes that cannot find it any more.
 fn note_lock(lock: &File, paths: &Paths) {
     if let Err(error) = lost::note_lock(lock, paths) {
         tracing::debug!("{}: {error}", paths.lock_note().display());
     }
 }
 
-/// Takes the lock; `None` where a broker that was ending has just removed what was opened.
+/// Takes the lock; `None` if an ending broker has just removed the opened file.
 fn try_lock(project: &str, path: &Path, directory: Option<PathBuf>) -> Result<Option<File>, BrokerError> {
     let file_error = |source| BrokerError::File {
         what: "the broker's lock",

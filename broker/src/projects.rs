@@ -1,4 +1,4 @@
-//! `projects.json`: what is remembered of projects across `down` and `up`.
+//! `projects.json`: the project records, which survive `down` and `up`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,23 +15,23 @@ use serde::{Deserialize, Serialize};
 use crate::absent;
 use crate::sockets::Family;
 
-/// Programs of one host whose families are remembered.
+/// Maximum number of programs of a host with recorded families.
 const MAX_PROGRAMS: usize = 4;
 
-/// Most ports learned for one host.
+/// Maximum number of ports learned for a host.
 const MAX_LEARNED: usize = 256;
 
-/// How often it is tried to take a lock that another process holds.
+/// The interval of tries to take a lock that another process holds.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Why what is remembered could not be read or written.
+/// The reasons why the project records could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum ProjectsError {
     /// The file system failed.
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    /// The file is not what imsup writes.
+    /// The file is not in imsup's format.
     #[error(
         "{path} is not what imsup writes ({source}); remove it: what it holds (addresses, learned ports) is found again"
     )]
@@ -43,7 +43,7 @@ pub enum ProjectsError {
     )]
     Held {
         path: PathBuf,
-        /// The process, if the kernel tells it.
+        /// The process, if the kernel reports it.
         by: Option<u32>,
     },
 }
@@ -52,36 +52,37 @@ fn name(process: Option<u32>) -> String {
     process.map_or("another process".to_owned(), |pid| format!("process {pid}"))
 }
 
-/// What is remembered of one project.
+/// The record of a single project.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// The first of its blocks, and how many it has.
+    /// The project's first block, and the number of blocks.
     pub blocks: Option<(u8, u16)>,
-    /// The indexes of its hosts, so that a host keeps its address when the file is edited.
+    /// The indexes of the hosts, so that a host keeps its address when the file is edited.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub indexes: BTreeMap<String, u16>,
-    /// Ports that hosts were seen to listen on at their VIP.
+    /// Ports on which hosts were seen to listen at the VIP.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub learned: BTreeMap<String, Vec<(Transport, u16)>>,
-    /// The address families of the TCP ports that hosts were last seen to listen on at their VIP.
+    /// The address families with which hosts were last seen to listen at the VIP, by TCP port.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub families: BTreeMap<String, Vec<Families>>,
-    /// Users other than the broker's as whom its programs were seen to bind: what they listen on is the project's.
+    /// Users other than the broker's as which programs were seen to bind: listeners of these users
+    /// are the project's.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub users: BTreeSet<u32>,
 }
 
-/// What a program of a host listened with.
+/// The families with which a program of a host listened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Families {
-    /// A hash of its command and environment. Another one may have other families.
+    /// A hash of the program's command and environment. Another program may have other families.
     program: u64,
     /// By port.
     ports: BTreeMap<u16, Family>,
 }
 
 impl Memory {
-    /// Notes a port; true where it is new.
+    /// Notes a port; true if new.
     pub fn learn(&mut self, host: &str, transport: Transport, port: u16) -> bool {
         let known = self.learned.entry(host.to_owned()).or_default();
         let new = known.len() < MAX_LEARNED && !known.contains(&(transport, port));
@@ -91,17 +92,18 @@ impl Memory {
         new
     }
 
-    /// The family that this program of the host listened with at a TCP port; `None` where it was not seen yet.
+    /// The family with which this program of the host listened at a TCP port; `None` if not seen
+    /// yet.
     pub fn family(&self, host: &str, program: u64, port: u16) -> Option<Family> {
         self.of_program(host, program)?.ports.get(&port).copied()
     }
 
-    /// Whether a boot of this program was seen to its ports.
+    /// True if a boot of this program was seen until all its ports were open.
     pub fn knows_program(&self, host: &str, program: u64) -> bool {
         self.of_program(host, program).is_some()
     }
 
-    /// Notes that a boot of this program was seen; true where it is the first.
+    /// Notes a complete boot of this program; true for the first.
     pub fn note_program(&mut self, host: &str, program: u64) -> bool {
         if self.knows_program(host, program) {
             return false;
@@ -121,7 +123,7 @@ impl Memory {
         self.families.get(host)?.iter().find(|known| known.program == program)
     }
 
-    /// The family of all ports of this program, where they have one.
+    /// The family of all ports of this program, if all ports have the same.
     pub fn common_family(&self, host: &str, program: u64) -> Option<Family> {
         let families = self.of_program(host, program)?;
         let mut all = families.ports.values().copied();
@@ -129,7 +131,7 @@ impl Memory {
         all.all(|family| family == first).then_some(first)
     }
 
-    /// Notes a family, or forgets it; true where that changes anything.
+    /// Notes a family, or forgets it; true if this is a change.
     pub fn learn_family(&mut self, host: &str, program: u64, port: u16, family: Option<Family>) -> bool {
         if self.family(host, program, port) == family {
             return false;
@@ -153,7 +155,7 @@ struct Contents {
     projects: BTreeMap<String, Memory>,
 }
 
-/// What is remembered of `project`, and the blocks of all others.
+/// The record of `project`, and the blocks of all other projects.
 ///
 /// # Errors
 /// [`ProjectsError`].
@@ -164,7 +166,8 @@ pub fn recall(path: &Path, project: &str) -> Result<(Memory, Vec<(u8, u16)>), Pr
     Ok((memory, others))
 }
 
-/// Remembers `memory` of `project`, leaving other projects as they are. Waits no longer than `timeout` for another process that changes the file.
+/// Remembers `memory` of `project`, leaving other projects as they are. Waits no longer than
+/// `timeout` for another process that changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].
@@ -174,7 +177,8 @@ pub fn remember(path: &Path, project: &str, memory: &Memory, timeout: Duration) 
     })
 }
 
-/// Forgets a project (`down --forget`). Waits no longer than `timeout` for another process that changes the file.
+/// Forgets a project (`down --forget`). Waits no longer than `timeout` for another process that
+/// changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].

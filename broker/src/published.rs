@@ -22,18 +22,18 @@ pub(crate) use vet::Vet;
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum PublishError {
-    /// Somebody has it.
+    /// The port is in use.
     #[error(
         "the machine's port {address} is in use{}: end what uses it, or publish another one (`ports: \"OTHER:{target}\"`)",
         by(.occupants)
     )]
     Occupied {
         address: SocketAddr,
-        /// Addresses of those that listen there.
+        /// Addresses of the sockets that listen there.
         occupants: Vec<std::net::IpAddr>,
         target: u16,
     },
-    /// It needs privilege.
+    /// The port needs privilege.
     #[error(
         "the machine's port {address} is below {first} and needs privilege: `sudo setcap cap_net_bind_service=+ep` on the \
          imsup executable, or `sudo sysctl net.ipv4.ip_unprivileged_port_start={}`",
@@ -44,7 +44,7 @@ pub enum PublishError {
         /// The first port that needs none.
         first: u16,
     },
-    /// It cannot be had for another reason.
+    /// The port failed for another reason.
     #[error("the machine's port {address} cannot be published: {source}")]
     Other { address: SocketAddr, source: io::Error },
 }
@@ -56,18 +56,18 @@ fn by(occupants: &[std::net::IpAddr]) -> String {
     }
 }
 
-/// One bound port of the machine.
+/// One published listener.
 #[derive(Debug)]
 pub(crate) struct Door {
     /// Listening, or for datagrams.
     pub(crate) socket: OwnedFd,
-    /// Where it is.
+    /// The location.
     pub(crate) machine: SocketAddr,
-    /// Where it leads.
+    /// The target.
     pub(crate) target: Endpoint,
 }
 
-/// The doors of one entry of `ports`: those that an earlier broker had, else new ones.
+/// The published listeners of an entry of `ports`: from an earlier broker, else new.
 pub(crate) fn open(
     publish: &Publish,
     target: Endpoint,

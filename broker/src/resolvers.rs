@@ -1,9 +1,13 @@
-//! Sockets for programs whose resolver compares the sender of an answer with the server that it asked (musl, c-ares): an answer must come from that very
-//! address, port 53, which no ordinary user can bind, and which is not this machine's.
+//! Sockets for programs whose resolver compares the sender of an answer with the asked server
+//! (musl, c-ares). An answer must come from that very address, port 53, which an ordinary user
+//! cannot bind, and which is not this machine's.
 //!
-//! A process of ours ([`namespace`]) has a network namespace in which every address is local. The name server has sockets on its port 53 and answers from the
-//! address that was asked; a supervisor puts an unbound socket of that namespace in the place of its program's. A socket keeps its namespace, whoever
-//! has it (pinned in supervisor/linux/tests/kernel/resolvers.rs). The process is started when the first program asks a name server.
+//! A process of ours ([`namespace`]) has a network namespace in which every address is local. The
+//! name server has sockets on port 53 of this namespace, and answers from the address that was
+//! asked. A supervisor replaces a program's socket by an unbound socket of the namespace. A socket
+//! keeps the namespace, whichever process has the socket (pinned in
+//! supervisor/linux/tests/kernel/resolvers.rs). The process is started when the first program asks
+//! a name server.
 
 pub(crate) mod namespace;
 
@@ -25,44 +29,47 @@ use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
 use crate::names::Door;
 
-/// Where name servers answer.
+/// The port of name servers.
 const DNS_PORT: u16 = 53;
 
 /// How long the process may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process that ends so often before it has made anything is not started again.
+/// After this number of ends without a result in between, the process is not started again.
 const MAX_FAILURES: u32 = 3;
 
-/// Namespaces of earlier brokers in which the name server answers still: a program that had asked when its broker died asks again by the same socket.
+/// The number of namespaces of earlier brokers in which the name server still answers: a program
+/// whose question was open when its broker died asks again by the same socket.
 const NAMESPACES: u32 = 4;
 
-/// What a supervisor is given at once: a resolver takes one for each question, and AF_INET6 ones are for servers with IPv6 addresses, or musl with both.
+/// The sockets given to a supervisor at once. A resolver takes a socket for each question; AF_INET6
+/// sockets are for servers with IPv6 addresses, or for musl with both families.
 const BATCH: Wanted = Wanted { v4: 8, v6: 4 };
 
-/// The first word of the process: whether there is IPv6, with the name server's sockets; or why there is no namespace.
+/// The first word of the process: whether there is IPv6, with the name server's sockets; or why
+/// there is no namespace.
 type Opened = Result<bool, String>;
 
-/// What is asked of the process.
+/// A request to the process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Wanted {
     v4: u8,
     v6: u8,
 }
 
-/// Its answer, which carries so many descriptors.
+/// The answer, which carries this number of descriptors.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Made {
     v4: u8,
     v6: u8,
 }
 
-/// Sockets for one supervisor; none where there can be none.
+/// Sockets for a single supervisor; none if none can be made.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) v4: u8,
     pub(crate) v6: u8,
-    /// Those of AF_INET first.
+    /// The AF_INET sockets first.
     pub(crate) sockets: Vec<OwnedFd>,
 }
 
@@ -71,13 +78,13 @@ pub(crate) struct Batch {
 pub(crate) enum Told {
     /// There is a namespace for resolvers, with these sockets of the name server's.
     Namespace(Vec<OwnedFd>),
-    /// Sockets for the supervisor that has waited for them longest.
+    /// Sockets for the supervisor that has waited longest.
     Sockets(Batch),
     /// The process that makes those has ended; never any are made if it is `for_good`.
     Ended { for_good: bool },
 }
 
-/// The process and the thread that speaks with it, so that the loop waits for neither.
+/// The process, and the thread that talks to the process, so that the loop waits for neither.
 #[derive(Debug)]
 struct Running {
     asks: Sender<()>,
@@ -85,7 +92,7 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-/// Who makes sockets, started when it is first needed.
+/// The maker of sockets, started at the first need.
 #[derive(Debug, Default)]
 pub(crate) struct Resolvers {
     door: Option<Door>,
@@ -94,7 +101,7 @@ pub(crate) struct Resolvers {
     running: Option<Running>,
     /// No namespace can be made here.
     useless: bool,
-    /// How often the process has ended since it last made anything.
+    /// The number of ends of the process since its last result.
     failures: u32,
     /// Sessions of supervisors that want sockets, longest waiting first.
     waiting: VecDeque<SessionId>,
@@ -121,12 +128,12 @@ impl Resolvers {
         self.waiting.retain(|waiting| *waiting != session);
     }
 
-    /// Where the name server takes sockets.
+    /// Sets the handle to add sockets to the name server.
     pub(crate) fn serve_by(&mut self, door: Door) {
         self.door = Some(door);
     }
 
-    /// Goes on in the namespaces of earlier brokers: what was asked there and not answered waits.
+    /// Goes on in the namespaces of earlier brokers, where unanswered questions wait.
     pub(crate) fn restore(&mut self, store: &mut FdStore) {
         let is_meant = |what: &What| matches!(what, What::Resolvers { .. });
         let mut found: Vec<(u32, OwnedFd)> = Vec::new();
@@ -166,8 +173,9 @@ impl Resolvers {
         tell: impl Fn(Told) + Send + 'static,
     ) -> bool {
         if let Some(running) = &self.running {
-            // If that fails it has ended. The notice of that is under way, and then all that wait are asked for anew: were another started here, the
-            // notice would end that.
+            // A failure means that the process has ended. The loop message about the end is on its
+            // way, after which all waiting supervisors are asked for anew. Another process started
+            // here would be ended by that message.
             let _ = running.asks.send(());
             return true;
         }
@@ -185,12 +193,12 @@ impl Resolvers {
         }
     }
 
-    /// It has made a batch.
+    /// The process has made a batch.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
 
-    /// The process has ended, and with it the thread.
+    /// The process has ended, and with the process the thread.
     pub(crate) fn ended(&mut self, for_good: bool) {
         self.failures += 1;
         self.useless |= for_good || self.failures >= MAX_FAILURES;
@@ -204,13 +212,14 @@ impl Resolvers {
         };
         drop(asks);
         let _ = pidfd_send_signal(&process, Signal::KILL);
-        // Blocking: after the loop, for a process that was killed and its thread. The loop may have reaped the process already.
+        // Blocking: after the loop, for a process that was killed and its thread. The loop may have
+        // reaped the process already.
         let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
         let _ = thread.join();
     }
 }
 
-/// Whether a namespace is one of the latest.
+/// True if a namespace is among the latest.
 fn is_recent(namespace: u32, latest: u32) -> bool {
     namespace + NAMESPACES > latest
 }
@@ -221,11 +230,11 @@ fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Told) + Send 
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
     let (asks, asked) = crossbeam_channel::unbounded();
     let channel = Channel::accepted(ours);
-    // Without the thread the process ends by itself: nobody has the other end of its connection.
+    // Without the thread the process ends by itself: the other end of its connection is closed.
     let thread = std::thread::Builder::new()
         .name("resolvers".to_owned())
         .spawn(move || {
-            // Before `asked` is dropped: who cannot ask any more can count on this notice.
+            // Before `asked` is dropped: after a failed send, this loop message is certain to come.
             if let Some(ended) = serve(channel, &asked, &tell) {
                 let for_good = ended == Ended::ForGood;
                 tell(Told::Ended { for_good });
@@ -237,13 +246,14 @@ fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Told) + Send 
 /// How the process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// It was killed, or failed.
+    /// The process was killed, or failed.
     Once,
-    /// It said that there can be no namespace.
+    /// The process reported that no namespace can be made.
     ForGood,
 }
 
-/// Answers each that asks, until nobody asks any more, or the process has ended, and how.
+/// Answers each request until no requester is left (`None`), or the process has ended; then returns
+/// the kind of end.
 // Blocking: a thread of its own.
 fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Option<Ended> {
     match open(&mut channel) {
@@ -273,7 +283,8 @@ fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Op
     None
 }
 
-/// Takes the first word of the process: the name server's sockets, or why there are none. An error outside is that it said nothing.
+/// Takes the first message of the process: the name server's sockets, or the reason why there are
+/// none. The outer error means that there was no message.
 fn open(channel: &mut Channel) -> Result<Result<Vec<OwnedFd>, String>, ChannelError> {
     let opened: Opened = channel.receive()?.ok_or(ChannelError::Closed)?;
     let has_v6 = match opened {

@@ -1,4 +1,4 @@
-//! The sockets that the broker retains, and for whom.
+//! The sockets that the broker retains, and the hosts of the sockets.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -12,23 +12,25 @@ use crate::ids::{HostId, SocketId};
 use crate::keeper::{FdStore, What};
 use crate::tokens::Source;
 
-/// A socket that outlives the program that uses it. Several of one host may have one endpoint (SO_REUSEPORT).
+/// A socket that outlives the program. Several sockets of a host may have the same endpoint
+/// (SO_REUSEPORT).
 #[derive(Debug)]
 pub(crate) struct Retained {
     endpoint: Endpoint,
     host: HostId,
-    /// Shared with the store alone, which lets go of it when this is taken out.
+    /// Shared only with the store, which drops its reference when this is taken out.
     socket: Arc<OwnedFd>,
     tentative: bool,
-    /// The program that runs listens on it.
+    /// True if the running program listens on the socket.
     listening: bool,
-    /// It has taken the place of those at its endpoint, whose program is being ended.
+    /// True if the socket has taken over from the sockets at its endpoint, whose program is being
+    /// ended.
     successor: bool,
     /// The supervisor that runs has a duplicate.
     handed: bool,
     /// Connections are accepted by the kernel (and datagrams kept).
     open: bool,
-    /// The program has bound its port with another family.
+    /// True if the program has bound its port with another family.
     misfit: bool,
     watched: bool,
 }
@@ -107,7 +109,7 @@ impl Retained {
         self.open = open;
     }
 
-    /// Whether it was made for a caller that could not wait, before the program listened.
+    /// True if the socket was made for a caller that could not wait, before the program listened.
     pub(crate) fn is_tentative(&self) -> bool {
         self.tentative
     }
@@ -120,10 +122,10 @@ impl Retained {
     }
 }
 
-/// The table. What is in it is kept by the keeper as well.
+/// The table. Its sockets are also kept by the keeper.
 #[derive(Debug, Default)]
 pub(crate) struct Sockets {
-    /// Where all that outlives this broker is kept.
+    /// The store of all descriptors that outlive this broker.
     pub(crate) store: FdStore,
     table: SlotMap<SocketId, Retained>,
     /// Those of each host, in the order in which they came.
@@ -199,7 +201,7 @@ impl Sockets {
         Some(retained)
     }
 
-    /// Puts another socket in the place of one that is not watched, and gives that one.
+    /// Replaces a socket that is not watched, and returns the old socket.
     pub(crate) fn replace(&mut self, id: SocketId, socket: OwnedFd) -> Option<Arc<OwnedFd>> {
         let retained = self.table.get_mut(id)?;
         let old = std::mem::replace(&mut retained.socket, Arc::new(socket));
@@ -217,7 +219,7 @@ impl Sockets {
         if retained.tentative {
             let before = retained.what();
             retained.tentative = false;
-            // Under its new name first: it is never without one.
+            // Under the new name first: the socket is never without a name.
             self.store.keep(retained.what(), Arc::clone(&retained.socket));
             self.store.forget(before, &retained.socket);
         }
@@ -234,7 +236,7 @@ impl Sockets {
         self.table.len()
     }
 
-    /// Asks to be told of what comes, and of what is there already.
+    /// Asks for events of connections or datagrams, both new and waiting.
     pub(crate) fn watch(&mut self, id: SocketId, registry: &Registry) {
         let Some(retained) = self.get_mut(id) else { return };
         if retained.watched {
@@ -278,8 +280,8 @@ impl Sockets {
         }
     }
 
-    /// Leaves the socket to the program. The registration belongs to the open file, which the program shares, so it
-    /// would otherwise report every connection that the program gets.
+    /// Leaves the socket to the program. The registration belongs to the open file, which is shared
+    /// with the program, so every connection of the program would otherwise be reported.
     pub(crate) fn unwatch(&mut self, id: SocketId, registry: &Registry) {
         let Some(retained) = self.get_mut(id) else { return };
         if !retained.watched {

@@ -1,11 +1,15 @@
-//! Making a prefix outside of 127.0.0.0/8 local on the machine, and undoing it: one route for each project.
+//! Making a prefix outside of 127.0.0.0/8 local on the machine, and undoing it: one route for each
+//! project.
 //!
-//! `local SUBNET dev lo src 127.0.0.1 table local`, with a metric of the project's own: routes that differ in it live side by side
-//! (net/ipv4/fib_trie.c, fib_table_insert; pinned in supervisor/linux/tests/kernel/routes.rs), so projects that share a prefix need not know of
-//! each other, and the prefix is local until the last has taken its route away. What a project has made is written down first, so that
-//! whoever comes after a killed broker finds it. Routes of others are left alone.
+//! `local SUBNET dev lo src 127.0.0.1 table local`, with a metric of the project's own. Routes with
+//! different metrics exist side by side (net/ipv4/fib_trie.c, fib_table_insert; pinned in
+//! supervisor/linux/tests/kernel/routes.rs). So projects that share a prefix are independent, and
+//! the prefix is local until the last project has removed its route. A route is recorded before the
+//! kernel makes the route, so that a later process can find the route after the broker's death.
+//! Routes of others are left alone.
 //!
-//! The route's preferred source makes the prefix as 127.0.0.0/8 is: who connects without an address of his own comes from 127.0.0.1.
+//! The route's preferred source makes the prefix behave as 127.0.0.0/8: a client without a bound
+//! address comes from 127.0.0.1.
 
 mod judge;
 pub(crate) mod netlink;
@@ -60,15 +64,15 @@ pub enum RouteError {
     File { path: PathBuf, source: io::Error },
 }
 
-/// A subnet that a project has had, and the metric of its route where it made one.
+/// A subnet of a project, and the metric of the project's route, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Record {
     subnet: Subnet,
     metric: Option<u32>,
 }
 
-/// Makes the project's subnet local, and takes away the route to another one that it had before. `hosts_live` where supervisors of an
-/// earlier broker do.
+/// Makes the project's subnet local, and removes the route to its former subnet. `hosts_live`:
+/// supervisors of an earlier broker live.
 ///
 /// # Errors
 /// [`RouteError`]; then no route is made.
@@ -123,14 +127,14 @@ pub(crate) fn hold(subnet: Subnet, paths: &Paths, hosts_live: bool) -> Result<()
         metric: None,
     };
     match before.as_slice() {
-        // What is there says so already, and may be all that a full disk has room for.
+        // The file is right already, and a full disk may have no room for another.
         [only] if *only == record => Ok(()),
         [] if record == usual => Ok(()),
         _ => write(paths, &[record]),
     }
 }
 
-/// Takes away what the project has made. Does nothing where it has made nothing.
+/// Removes the project's routes. Does nothing if there are none.
 ///
 /// # Errors
 /// [`RouteError::Left`], [`RouteError::Netlink`].
@@ -138,17 +142,17 @@ pub(crate) fn release(paths: &Paths) -> Result<(), RouteError> {
     read(paths).iter().try_for_each(remove)
 }
 
-/// What is written down of a project's routes, to be written down again if somebody removes it.
+/// The record of a project's routes, to be written again if its file is removed.
 #[derive(Debug)]
 pub(crate) struct Noted(Vec<Record>);
 
 impl Noted {
-    /// What is written down now.
+    /// The present record.
     pub(crate) fn read(paths: &Paths) -> Self {
         Self(read(paths))
     }
 
-    /// Writes it down where nothing is.
+    /// Writes the record if there is no file.
     ///
     /// # Errors
     /// [`RouteError::File`].
@@ -170,7 +174,8 @@ fn remove(record: &Record) -> Result<(), RouteError> {
     })
 }
 
-/// Whether the address is some project's by a route that imsup made. Where the routes cannot be read, none is.
+/// True if the address is a project's according to a route made by imsup. If the routes cannot be
+/// read, no address is.
 pub(crate) fn hosts_addresses() -> impl Fn(Ipv4Addr) -> bool {
     let routes = Netlink::open()
         .and_then(|mut netlink| netlink.routes())
@@ -186,7 +191,7 @@ fn new_metric() -> u32 {
     u32::from_le_bytes([a, b, c, d]).max(1)
 }
 
-/// One record a line: `10.77.0.0/16 4711`, or `127.77.0.0/16`.
+/// One record per line: `10.77.0.0/16 4711`, or `127.77.0.0/16`.
 fn read(paths: &Paths) -> Vec<Record> {
     let text = std::fs::read_to_string(paths.subnet()).unwrap_or_default();
     text.lines().filter_map(parse).collect()

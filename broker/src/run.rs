@@ -44,48 +44,53 @@ use crate::tokens::Source;
 use crate::trust::Trust;
 use imsup_compose::cluster::Cluster;
 
-/// What a broker is to be.
+/// The options of a broker.
 pub struct Options {
     /// The project and its hosts.
     pub cluster: Cluster,
-    /// Where its files are.
+    /// The project's directories.
     pub paths: Paths,
-    /// Whether it ends when the last supervisor has left (one that `imsup run` started for itself).
+    /// True if the broker ends when the last supervisor has left (a broker that `imsup run` started
+    /// for itself).
     pub ephemeral: bool,
-    /// Who is asked for names that are not the project's; usually `/etc/resolv.conf`.
+    /// The file with the resolvers for names outside of the project; usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// The executable that runs hosts.
     pub imsup_exe: PathBuf,
-    /// Makes the thread that calls it stand back behind all others of the machine (sched(7), SCHED_IDLE).
+    /// Makes the calling thread yield to all others of the machine (sched(7), SCHED_IDLE).
     pub stand_back: fn(),
     /// Confines the threads that only answer others.
     pub confine: Confine,
     /// Called when every host exists.
     pub on_ready: Box<dyn FnOnce()>,
-    /// Called with each event as it happens.
+    /// Called with each event at once.
     pub on_event: Option<OnEvent>,
-    /// How the next broker is started if this one dies; then a keeper holds its sockets. `None` where somebody else does that, or nobody.
+    /// The way to start the next broker if this one dies; then a keeper holds the sockets. `None`
+    /// if another process takes care of this, or none does.
     pub successor: Option<Successor>,
-    /// What the keeper had of a broker that has died, where this one takes its place.
+    /// The keeper's descriptors of a broker that has died, if this broker takes its place.
     pub restored: Option<Restored>,
 }
 
-/// How long the start waits for another process that changes what is remembered of projects.
+/// The time that the start waits for another process that changes the project records.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
 }
 
-/// Brings a project up, serves it, and takes it away when it is told to (`down`, SIGTERM, SIGINT, SIGHUP).
+/// Brings a project up, serves, and takes the project down on request (`down`, SIGTERM, SIGINT,
+/// SIGHUP).
 ///
 /// # Errors
-/// [`BrokerError`]. Where it could not start nothing is left behind, but for hosts that an earlier broker started.
+/// [`BrokerError`]. If the start fails, no traces are left, except hosts that an earlier broker
+/// started.
 pub fn run(options: Options) -> Result<(), BrokerError> {
     let paths = options.paths.clone();
     let follows = options.restored.is_some();
     let lock = ProjectLock::take(&options.cluster.project, &paths, follows)?;
-    // What the last broker, killed together with supervisors, could not end. Before anything is booted in its place.
+    // Processes that the last broker, killed together with supervisors, could not end. Ended before
+    // any boot.
     absent::end_cgroups(&options.cluster.project, &paths);
     if !absent::end_left(&paths) {
         tracing::warn!(
@@ -96,11 +101,13 @@ pub fn run(options: Options) -> Result<(), BrokerError> {
     let fresh = !paths.events().exists() && absent::adoptable(&paths).is_empty();
     let result = start_and_serve(options, lock.clone());
     if result.is_err() && fresh && !follows {
-        // The error is what the user needs to see; what cannot be removed now is taken over by the next `up`.
+        // The error is for the user; files that cannot be removed now are taken over by the next
+        // `up`.
         let _ = routes::release(&paths);
         let _ = absent::remove_files(&paths);
     }
-    // Held until this process has ended: whoever waits for that (`down`) is to find no process any more.
+    // Held until this process has ended: a `down` that waits for the lock must not find the process
+    // any more.
     std::mem::forget(lock);
     result
 }
@@ -234,7 +241,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     broker.sockets.store.ready();
     on_ready();
     broker.prepare_soon();
-    // What was removed before they were watched.
+    // Files removed before the watches existed.
     broker.restore_files();
     broker.serve(&mut poll).map_err(system("epoll_wait(2)"))?;
     drop(relay);
@@ -242,7 +249,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     drop(server);
     broker.let_go();
     broker.remember_at_last();
-    // Hosts of an earlier broker that this one's file does not have.
+    // Hosts of an earlier broker that are not in this broker's file.
     absent::end_adoptable(&broker.paths)?;
     absent::end_cgroups(&broker.cluster.project, &broker.paths);
     routes::release(&broker.paths)?;
@@ -253,7 +260,8 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     Ok(())
 }
 
-/// Remembers the blocks and the indexes, where they are new. False if another process holds the lock of the file.
+/// Records the blocks and the indexes if they are new. False if another process holds the lock of
+/// the file.
 fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) -> bool {
     let given: BTreeMap<String, u16> = cluster
         .hosts
@@ -280,7 +288,8 @@ fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: 
     }
 }
 
-/// A broker that `follows` one which has died says what it has to do without, and serves the rest, as that one did: else nothing of the project would be served.
+/// A broker that `follows` a dead broker logs the error and goes on with the rest, as the dead
+/// broker did: else no host of the project would be served.
 fn tolerate<T: Default>(follows: bool, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
     match outcome {
         Err(error) if follows => {
@@ -294,7 +303,7 @@ fn tolerate<T: Default>(follows: bool, outcome: Result<T, BrokerError>) -> Resul
 fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> Result<(), BrokerError> {
     let declared: usize = cluster.hosts.iter().map(|host| host.expose.len()).sum();
     let learned: usize = memory.learned.values().map(Vec::len).sum();
-    // With room for none at all, not all hosts could live, whatever ports they have.
+    // Without room for any socket, not all hosts could live, whatever the ports.
     let has_room = limits.sockets > 0 || cluster.hosts.is_empty();
     if has_room && (declared + learned) as u64 <= limits.sockets {
         return Ok(());
@@ -307,7 +316,8 @@ fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> R
     })
 }
 
-/// Reads what an earlier broker of this `up` has left: the hosts' accounts, and what happened to each last.
+/// Reads the data of an earlier broker of this `up`: the hosts' accounts, and the last event of
+/// each host.
 fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(HostName, Summary)>) {
     let history = History::open(&paths.events(), history::FILE_BYTES, up_us).unwrap_or_else(|error| {
         let path = paths.events();
@@ -366,7 +376,7 @@ fn publish(
     Ok(doors)
 }
 
-/// The store, with what an earlier broker had in it, and the keeper that holds it.
+/// The store, with the descriptors of an earlier broker, and the keeper that holds the store.
 fn store(
     cluster: &Cluster,
     successor: Option<Successor>,

@@ -1,9 +1,12 @@
-//! Questions to the kernel that take a walk over every connection of the machine ([`crate::peers`]): who has booted or woken a host, and who waits in a
-//! listener. Two threads ask them, so that the loop never waits for such a walk:
+//! Questions to the kernel that take a walk over every connection of the machine
+//! ([`crate::peers`]): who has booted or woken a host, and who waits in a listener. Two threads ask
+//! them, so that the loop never waits for such a walk:
 //!
-//! * The patient one stands back behind everybody. It names senders for events that nobody is about to read.
-//! * The prompt one runs as any thread does. It names senders for a client that asks for events, or if the patient one has taken too long, and looks into
-//!   the queues of listeners, which decides whether a host boots.
+//! * The patient one stands back behind everybody. It names senders for events that nobody is about
+//!   to read.
+//! * The prompt one runs as any thread does. It names senders for a client that asks for events, or
+//!   if the patient one has taken too long, and looks into the queues of listeners, which decides
+//!   whether a host boots.
 //!
 //! Blocking: threads of their own; the broker calls [`answers`] after its loop, too.
 
@@ -29,7 +32,8 @@ pub(crate) type Answers = Vec<(Question, Option<SocketAddr>)>;
 pub(crate) enum Found {
     /// Who has come.
     Senders(Answers),
-    /// How many connections stand in the queue of a listener, and the peers of those that somebody waits for an answer on.
+    /// How many connections stand in the queue of a listener, and the peers of those that somebody
+    /// waits for an answer on.
     Queue {
         listener: Listener,
         length: usize,
@@ -37,7 +41,8 @@ pub(crate) enum Found {
     },
 }
 
-/// A listener whose queue is looked into. The thread has no descriptor of the listener: what the loop closes is closed.
+/// A listener whose queue is looked into. The thread has no descriptor of the listener: what the
+/// loop closes is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
     pub(crate) socket: SocketId,
@@ -61,8 +66,9 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// Starts the threads; they tell `found` what they have found. The patient one stands back: what was woken on its processor, as the host that is just
-    /// being booted, would wait for the end of the dump, several ms (measured; also with nice 19).
+    /// Starts the threads; they tell `found` what they have found. The patient one stands back:
+    /// what was woken on its processor, as the host that is just being booted, would wait for the
+    /// end of the dump, several ms (measured; also with nice 19).
     ///
     /// # Errors
     /// A thread that cannot be made.
@@ -86,12 +92,14 @@ impl Senders {
         Ok(Self { patient, prompt })
     }
 
-    /// Asks who has come to an endpoint. Each question is answered once; false where it is not.
+    /// Asks for the sender of a connection to an endpoint. Each question is answered once; false if
+    /// the question cannot be asked.
     pub(crate) fn ask(&self, question: Question, endpoint: Endpoint) -> bool {
         self.patient.send((question, endpoint)).is_ok()
     }
 
-    /// Asks the same promptly. A question that [`Senders::ask`] has asked is then answered twice. False if it is not answered.
+    /// Asks the same promptly. A question that [`Senders::ask`] has asked is then answered twice.
+    /// False if it is not answered.
     pub(crate) fn ask_promptly(&self, questions: Vec<(Question, Endpoint)>) -> bool {
         self.prompt.send(Prompt::Senders(questions)).is_ok()
     }
@@ -102,7 +110,7 @@ impl Senders {
     }
 }
 
-/// Answers all that have gathered by one dump.
+/// Answers all gathered questions by a single dump.
 fn serve_patiently(asked: &Receiver<(Question, Endpoint)>, tell: &impl Fn(Found)) {
     while let Ok(first) = asked.recv() {
         let more = asked.try_iter().take(peers::AT_ONCE - 1);

@@ -1,4 +1,4 @@
-//! Connections to the broker's socket: who is at the other end, and what is on its way.
+//! Connections to the broker's socket: peers, and messages in progress.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,25 +16,25 @@ use crate::ids::{HostId, SessionId};
 use crate::senders::Question;
 use crate::tokens::Source;
 
-/// Answers a supervisor may have outstanding; one that does not read them is cut off.
+/// Maximum number of unsent answers to a supervisor; a supervisor that does not read is cut off.
 const MAX_QUEUED: usize = 4096;
 
 /// Connections at once.
 const MAX_SESSIONS: usize = 16_384;
 
-/// The program of a host, or a command beside it.
+/// The role of a supervisor: the program of a host, or a command beside the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// It runs the host's program.
+    /// The supervisor runs the host's program.
     Program,
-    /// It has the host's identity only (`imsup exec`).
+    /// The supervisor only has the host's identity (`imsup exec`).
     Command,
 }
 
-/// What a client of the command line is being told.
+/// The state of the answer to a client of the command line.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    /// These hosts, the next one first when reversed.
+    /// These hosts, in reverse order.
     Hosts(Vec<HostId>),
     /// These responses.
     Listed(std::vec::IntoIter<imsup_protocol::Response>),
@@ -50,35 +50,35 @@ pub(crate) enum Reply {
         follow: bool,
         hosts: Vec<HostName>,
     },
-    /// It waits for so many hosts; these have failed.
+    /// The client waits for this number of hosts; with the failures so far.
     Waiting {
         left: usize,
         failures: Vec<Failure>,
         then: Then,
     },
-    /// It waits for the end of all.
+    /// The client waits for the end of all.
     Down,
-    /// Everything was said; the connection is closed when it has been sent.
+    /// The answer is complete; the connection is closed when the answer has been sent.
     Over,
 }
 
-/// What a client is told, or what is done, when all that it waits for has come.
+/// The next step after all hosts that a client waits for are done.
 #[derive(Debug)]
 pub(crate) enum Then {
     /// No more.
     Done,
-    /// These hosts are booted, for whoever asked (`restart`).
+    /// Boot these hosts, for this user (`restart`).
     Wake(Vec<HostId>, String),
-    /// It is told what was gathered (`why`).
+    /// Send the gathered responses (`why`).
     Say(Vec<imsup_protocol::Response>),
-    /// It is told what these hosts have used.
+    /// Send the usage of these hosts.
     Usage(Vec<HostId>),
 }
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Debug)]
 pub(crate) enum Peer {
-    /// Somebody who has not said anything yet.
+    /// A peer that has not sent a message yet.
     Unknown,
     /// A supervisor.
     Supervisor { host: HostId, part: Part },
@@ -91,7 +91,7 @@ pub(crate) enum Peer {
 pub(crate) struct Session {
     pub(crate) channel: Channel,
     pub(crate) peer: Peer,
-    /// The process at the other end, where it is one of this machine.
+    /// The process at the other end, if on this machine.
     pub(crate) pid: Option<u32>,
     pub(crate) uid: u32,
     /// As [`crate::hosts::Instance::notify_listener`], of a command.
@@ -103,7 +103,8 @@ pub(crate) struct Session {
 pub(crate) struct Sessions {
     listener: Option<UnixListener>,
     table: SlotMap<SessionId, Session>,
-    /// A connection waits that could not be accepted (EMFILE). The kernel says nothing more of it, so accept(2) is to be tried again.
+    /// A connection waits that could not be accepted (EMFILE). The kernel says nothing more of it,
+    /// so accept(2) is to be tried again.
     short: bool,
 }
 
@@ -178,7 +179,7 @@ impl Sessions {
         let session = Session {
             channel: Channel::accepted(stream),
             peer: Peer::Unknown,
-            // 0 where the process is not of this machine's view (another pid namespace).
+            // 0 if the process is invisible here (another pid namespace).
             pid: u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0),
             uid,
             notify_listener: None,
@@ -202,7 +203,7 @@ impl Sessions {
     pub(crate) fn remove(&mut self, number: SessionId, registry: &Registry) -> Option<Session> {
         let session = self.table.remove(number)?;
         let descriptor = session.channel.socket().as_raw_fd();
-        // The descriptor is closed right after, which would do it as well.
+        // Closing the descriptor right after this would deregister the descriptor as well.
         let _ = registry.deregister(&mut SourceFd(&descriptor));
         Some(session)
     }
@@ -229,14 +230,14 @@ impl Sessions {
             .any(|(_, session)| matches!(session.peer, Peer::Supervisor { .. }))
     }
 
-    /// Whether somebody is connected who has not said anything yet.
+    /// True if there is a connection without a message yet.
     pub(crate) fn has_undecided(&self) -> bool {
         self.iter().any(|(_, session)| matches!(session.peer, Peer::Unknown))
     }
 }
 
 impl Session {
-    /// Sends a message, or keeps it.
+    /// Sends or queues a message.
     pub(crate) fn send<M: serde::Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> Sent {
         match self.channel.send(message, fds) {
             Ok(()) if self.channel.queued() <= MAX_QUEUED => Sent::Yes,
@@ -253,12 +254,12 @@ impl Session {
     }
 }
 
-/// What became of a message to a peer.
+/// The result of sending a message to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It is sent, or kept until the peer reads.
+    /// The message is sent, or queued until the peer reads.
     Yes,
-    /// The peer has closed its end. What it said before may still be unread.
+    /// The peer has closed the connection. Earlier messages may still be unread.
     Gone,
     /// The peer does not read, or cannot be told this.
     CutOff,

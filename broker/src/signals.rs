@@ -1,4 +1,4 @@
-//! Signals to the broker's process, as something the loop can wait for.
+//! Signals to the broker's process, as events of the loop.
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use crate::tokens::Source;
 
-/// What was received.
+/// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     /// A child has ended.
@@ -47,7 +47,7 @@ impl Signals {
             } else {
                 &signals.end
             };
-            // The flag first: whoever finds the pipe readable must find the flag set.
+            // The flag first: a reader woken by the pipe must find the flag set.
             signals
                 .handlers
                 .push(signal_hook::flag::register(signal, Arc::clone(flag))?);
@@ -63,7 +63,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// What was received since the last time.
+    /// The signals received since the last call.
     pub(crate) fn take(&mut self) -> Vec<Received> {
         let mut buffer = [0; 64];
         while matches!(self.pipe.read(&mut buffer), Ok(1..)) {}

@@ -14,16 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::routes;
 
-/// Most connections or datagrams taken off one socket in one go.
+/// Maximum number of connections or datagrams taken from a socket at once.
 const MAX_DRAINED: usize = 65_536;
 
-/// Whether a new socket may share its port with others that may (SO_REUSEADDR).
+/// The sharing of a new socket's port with other sockets that allow sharing (SO_REUSEADDR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sharing {
     /// With connections of an earlier life in TIME_WAIT: for a host of which no process runs.
     WithTheDead,
-    /// With nothing: for a host whose program may have bound the port and not listened yet. Two sockets with
-    /// SO_REUSEADDR may both bind, and then the program's `listen` would fail where it must not.
+    /// With no socket: for a host whose program may have bound the port without listening yet. Two
+    /// sockets with SO_REUSEADDR may both bind, and then the program's `listen` would wrongly fail.
     Exclusive,
     /// With a machine's port that this user publishes, and which has every address.
     WithPublished,
@@ -50,8 +50,9 @@ pub(crate) fn family(socket: &OwnedFd) -> Option<Family> {
 
 /// Makes a bound socket for the endpoint: listening, or for datagrams. Non-blocking.
 ///
-/// A datagram socket is of both families, and a listener of which the family is not known: these can become of IPv4 for the program that wants
-/// that, the datagram socket itself, and each connection of the listener (IPV6_ADDRFORM), and not the other way round.
+/// A datagram socket is of both families, and a listener of which the family is not known: these
+/// can become of IPv4 for the program that wants that, the datagram socket itself, and each
+/// connection of the listener (IPV6_ADDRFORM), and not the other way round.
 pub(crate) fn create(
     endpoint: Endpoint,
     family: Option<Family>,
@@ -60,9 +61,9 @@ pub(crate) fn create(
 ) -> io::Result<OwnedFd> {
     let dual = endpoint.transport == Transport::Udp || family != Some(Family::V4);
     match attempt(endpoint, dual, sharing, sharing == Sharing::WithPublished, backlog) {
-        // The machine's own port of that number, published by a project of this user, has every address; both sides
-        // carry SO_REUSEPORT then, and the more specific address gets what is sent to it.
-        // IPv6 may be switched off.
+        // ADDRINUSE: a published port of this user with the same number has every address. Then
+        // both sockets have SO_REUSEPORT, and the more specific address gets its traffic.
+        // ADDRNOTAVAIL: IPv6 may be switched off.
         Err(Errno::ADDRNOTAVAIL) if dual => attempt(endpoint, false, sharing, false, backlog),
         Err(Errno::ADDRINUSE) if sharing == Sharing::WithTheDead => attempt(endpoint, dual, sharing, true, backlog),
         result => result,
@@ -76,7 +77,7 @@ fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, b
         Transport::Udp => SocketType::DGRAM,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    // Without IPv6 on the machine no program wants one of it.
+    // On a machine without IPv6, no program wants an IPv6 socket.
     let made = if dual {
         rustix::net::socket_with(AddressFamily::INET6, kind, flags, None).ok()
     } else {
@@ -107,35 +108,40 @@ fn attempt(endpoint: Endpoint, dual: bool, sharing: Sharing, reuse_port: bool, b
     rustix::net::bind(&socket, &address)?;
     if tcp {
         if sharing != Sharing::WithTheDead {
-            // Its connections, once in TIME_WAIT, must not keep a later socket from the port.
+            // The socket's connections, once in TIME_WAIT, must not keep a later socket from the
+            // port.
             sockopt::set_socket_reuseaddr(&socket, true)?;
         }
         rustix::net::listen(&socket, backlog)?;
     }
     if !reuse_port {
-        // After listen(2), or the kernel would make a group of 128 places for each (net/core/sock_reuseport.c).
+        // After listen(2), or the kernel would make a group of 128 places for each
+        // (net/core/sock_reuseport.c).
         sockopt::set_socket_reuseport(&socket, true)?;
     }
     Ok(socket)
 }
 
-/// Keeps other machines from a socket at a host's address, before they can reach it.
+/// Keeps other machines from a socket at a host's address, before other machines can reach the
+/// socket.
 pub(crate) fn keep_neighbours_out(socket: impl AsFd, address: Ipv4Addr) {
     if let Err(error) = neighbours::keep_out(socket, address) {
         tracing::warn!(%address, %error, "a socket at a host's address is not kept from other machines");
     }
 }
 
-/// Has the kernel note to which address each datagram came: it does so as it queues them, so a program that asks for that (IP_PKTINFO, ip(7)) would not
-/// learn it of those that waited for it (net/ipv4/ip_sockglue.c, ipv4_pktinfo_prepare), and servers such as dnsmasq drop them.
+/// Has the kernel note the destination address of each datagram, which the kernel does on queuing.
+/// A program that asks for the address later (IP_PKTINFO, ip(7)) would not learn the address of
+/// waiting datagrams (net/ipv4/ip_sockglue.c, ipv4_pktinfo_prepare). Servers like dnsmasq drop
+/// datagrams without the address.
 fn note_addresses(socket: &OwnedFd) {
     let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &true);
-    // Of one that is AF_INET: ENOPROTOOPT.
+    // ENOPROTOOPT for an AF_INET socket.
     let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &true);
 }
 
-/// Makes a socket that an ended program left ready for those to come: listening with the machine's largest backlog,
-/// and non-blocking, whatever the program had set.
+/// Makes a socket left by an ended program ready for the next connections: listening with the
+/// machine's largest backlog, and non-blocking, whatever the program had set.
 pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io::Result<()> {
     rustix::io::ioctl_fionbio(socket, true)?;
     if let Some(SocketAddr::V4(address)) = local_address(socket) {
@@ -145,17 +151,19 @@ pub(crate) fn revive(socket: &OwnedFd, transport: Transport, backlog: i32) -> io
     if transport == Transport::Tcp {
         rustix::net::listen(socket, backlog)?;
     } else {
-        // A server that talked to one client may have connected it.
+        // A server that talked to a single client may have connected the socket.
         rustix::net::connect_unspec(socket)?;
         note_addresses(socket);
     }
     Ok(())
 }
 
-/// A datagram socket of both families in the place of one of IPv4 that a program has left, and in which nothing waits: the next program may want
-/// the other family, which it cannot become. `None` where it stays.
+/// A datagram socket of both families to replace an empty IPv4 socket left by a program: the next
+/// program may want the other family, to which an IPv4 socket cannot change. `None` if the old
+/// socket stays.
 ///
-/// For a moment both are bound. A connected socket takes nothing from others, so that no datagram comes to one that is closed then.
+/// For a moment both are bound. A connected socket receives only from its peer, so that no datagram
+/// comes to the old socket, which is closed then.
 pub(crate) fn of_both_families(old: &OwnedFd, endpoint: Endpoint) -> Option<OwnedFd> {
     if endpoint.transport != Transport::Udp || family(old) != Some(Family::V4) || is_readable(old) {
         return None;
@@ -170,7 +178,8 @@ pub(crate) fn of_both_families(old: &OwnedFd, endpoint: Endpoint) -> Option<Owne
     replaced.then_some(new)
 }
 
-/// A listener of this family in the place of one of another family in which nobody waits. `None` where it stays. Who connects meanwhile finds one of them.
+/// A listener of this family to replace an empty listener of another family. `None` if the old
+/// listener stays. Connections made meanwhile go to either listener.
 pub(crate) fn listener_of(wanted: Option<Family>, old: &OwnedFd, endpoint: Endpoint, backlog: i32) -> Option<OwnedFd> {
     if is_readable(old) {
         return None;
@@ -187,7 +196,8 @@ pub(crate) fn listener_of(wanted: Option<Family>, old: &OwnedFd, endpoint: Endpo
     (family(&new) != family(old) && !is_readable(old)).then_some(new)
 }
 
-/// SO_REUSEPORT wants one user for all sockets of an address, and a program may have had another.
+/// SO_REUSEPORT requires the same user for all sockets of an address, and a program may have had
+/// another user.
 fn share_with_us(socket: &OwnedFd) -> Result<(), Errno> {
     let ours = rustix::process::geteuid();
     if rustix::fs::fstat(socket)?.st_uid != ours.as_raw() {
@@ -196,29 +206,30 @@ fn share_with_us(socket: &OwnedFd) -> Result<(), Errno> {
     sockopt::set_socket_reuseport(socket, true)
 }
 
-/// Lets connections of a program's own socket, once they are in TIME_WAIT, not keep the next `up` from the port. What is
-/// bound beside it meanwhile finds it listening, which excludes it as before.
+/// Connections of a program's own socket, once in TIME_WAIT, must not keep the next `up` from the
+/// port. Until then, the socket listens, which excludes other binds as before.
 pub(crate) fn share_with_the_dead(socket: &OwnedFd, transport: Transport) {
     if transport == Transport::Tcp {
         let _ = sockopt::set_socket_reuseaddr(socket, true);
     }
 }
 
-/// Stops a listening socket: what waits in it is reset, what comes is refused. [`revive`] undoes it.
-/// Datagram sockets have no door.
+/// Shuts a listening socket down: waiting connections are reset, new connections are refused.
+/// [`revive`] undoes this. No effect on datagram sockets.
 pub(crate) fn close_door(socket: &OwnedFd, transport: Transport) {
     if transport == Transport::Udp {
         return;
     }
-    // ENOTCONN: it does not listen, which is what was wanted.
+    // ENOTCONN: the socket does not listen, which is the desired state.
     let _ = rustix::net::shutdown(socket, Shutdown::Read);
 }
 
-/// Resets the connections that wait in a listening socket, or drops the datagrams. Leaves a listening socket alone that a
-/// program has made blocking.
+/// Resets the connections that wait in a listening socket, or drops the datagrams. Leaves a
+/// listening socket alone that a program has made blocking.
 pub(crate) fn reset_queued(socket: &OwnedFd, transport: Transport) {
     for _ in 0..MAX_DRAINED {
-        // One that blocks is in the hands of a program, which is about to listen on it and may take what was seen here.
+        // A blocking socket belongs to a program, which is about to listen and may take the
+        // connection seen here.
         if !is_readable(socket) || (transport == Transport::Tcp && is_blocking(socket)) {
             return;
         }
@@ -256,7 +267,7 @@ pub(crate) fn reset(connection: OwnedFd) -> Result<(), Errno> {
     sockopt::set_socket_linger(&connection, Some(std::time::Duration::ZERO))
 }
 
-/// Whether something waits in the socket.
+/// True if a connection or datagram waits in the socket.
 ///
 /// Blocking: for no time.
 pub(crate) fn is_readable(socket: impl AsFd) -> bool {
@@ -270,7 +281,8 @@ pub(crate) fn queue_length(socket: &OwnedFd) -> usize {
     imsup_linux::succession::accept_queue(socket.as_fd()).map_or(0, |(length, _)| length as usize)
 }
 
-/// The inode number of a socket, by which processes of the machine tell each other which one they mean.
+/// The inode number of a socket, by which processes of the machine identify the socket to each
+/// other.
 pub(crate) fn inode(socket: &OwnedFd) -> Option<u64> {
     rustix::fs::fstat(socket).ok().map(|status| status.st_ino)
 }
@@ -297,12 +309,13 @@ fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(any).ok().map(canonical)
 }
 
-/// The address with a v4-mapped IPv6 one as IPv4.
+/// The address, with a v4-mapped IPv6 address converted to IPv4.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Sockets of the machine that listen on `port` (or are bound to it, for datagrams) outside the planes, those of other projects included.
+/// Addresses of the machine's sockets that listen on `port` (or are bound to `port`, for
+/// datagrams), except in the planes, including the planes of other projects.
 ///
 /// Blocking: before the loop, for ports that are published and for the words of an error.
 pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec<IpAddr> {
@@ -331,7 +344,8 @@ struct Row {
     state: u8,
 }
 
-/// A line of /proc/net/tcp and its siblings: `sl local:port remote:port state ...`, addresses as host-order words.
+/// A line of /proc/net/tcp and similar files: `sl local:port remote:port state ...`, addresses as
+/// host-order words.
 fn parse_row(line: &str) -> Option<Row> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (address, port) = fields.next()?.split_once(':')?;

@@ -1,4 +1,4 @@
-//! What the unit tests of several modules share.
+//! Items shared by unit tests of several modules.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub(crate) fn planes_for_tests() -> Planes {
     }
 }
 
-/// A host with nothing but a name.
+/// A host with only a name.
 pub(crate) fn host(name: &str) -> HostSpec {
     HostSpec {
         name: name.parse().expect("a name"),

@@ -1,4 +1,4 @@
-//! What an event of the loop is about.
+//! The subjects of the loop's events.
 
 use mio::Token;
 use slotmap::{Key, KeyData};
@@ -7,15 +7,16 @@ use crate::ids::{HostId, SessionId, SocketId};
 
 /// A descriptor that the loop waits for.
 ///
-/// Sessions, sockets and hosts are named by their keys, whose generations are part of the token: an event that was queued
-/// before a descriptor was closed is not taken for one of the descriptor that has taken its slot.
+/// Sessions, sockets and hosts are named by their keys, whose generations are part of the token: an
+/// event that was queued before a descriptor was closed is not taken for one of the descriptor that
+/// has taken its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The socket that supervisors and clients connect to.
     Listener,
     /// Signals, by their pipe.
     Signals,
-    /// Other threads have sent something.
+    /// Messages of other threads.
     Notices,
     /// A connection of a supervisor or client.
     Session(SessionId),
@@ -27,7 +28,7 @@ pub(crate) enum Source {
     Files(u32),
     /// The connection to the keeper.
     Keeper,
-    /// What the keeper closes once it has done what it was told.
+    /// The end of a pipe that the keeper closes after the earlier messages were carried out.
     Barrier(u32),
     /// The connection to the zygote.
     Zygote,
@@ -35,7 +36,8 @@ pub(crate) enum Source {
     Orphaned(u32),
 }
 
-/// Where a token has its kind: the bits of a key's slot that are never set, since descriptors are fewer than 2^28.
+/// Where a token has its kind: the bits of a key's slot that are never set, since descriptors are
+/// fewer than 2^28.
 const KIND_SHIFT: u32 = 28;
 const KIND_MASK: u64 = 0xf << KIND_SHIFT;
 
@@ -62,7 +64,7 @@ impl From<Source> for Token {
 }
 
 impl Source {
-    /// What a token is of.
+    /// The kind and number of a token.
     pub(crate) fn of(token: Token) -> Option<Self> {
         let token = token.0 as u64;
         let key = || KeyData::from_ffi(token & !KIND_MASK);

@@ -1,4 +1,5 @@
-//! Whose sockets at hosts' addresses are the project's: any user of the machine may listen at an address that nobody has taken.
+//! The users whose sockets at hosts' addresses belong to the project: any user of the machine may
+//! listen at a free address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,17 +19,18 @@ pub(crate) type SharedTrust = Arc<RwLock<Trust>>;
 /// The users of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trust {
-    /// The broker's own, and those of services.
+    /// The broker's own user, and the users of services.
     users: BTreeSet<u32>,
-    /// The subordinate ones of the broker's own.
+    /// The subordinate users of the broker's own user.
     subordinate: Vec<Range<u32>>,
     /// The names of the users who may ask the broker: its own, and root.
     names: BTreeMap<u32, String>,
 }
 
 impl Trust {
-    /// The users of a cluster: this process's own, its subordinate ones, those of its services, and those as whom programs were seen to bind at
-    /// earlier boots. A user that has no number here is left out.
+    /// The users of a cluster: this process's own user, its subordinate users, the users of
+    /// services, and the users as which programs were seen to bind at earlier boots. A user without
+    /// a number here is left out.
     ///
     /// Blocking: the name service is asked at the start only.
     pub(crate) fn of(cluster: &Cluster, seen: &BTreeSet<u32>) -> Self {
@@ -58,7 +60,7 @@ impl Trust {
         self.names.get(&uid).cloned().unwrap_or_else(|| format!("uid {uid}"))
     }
 
-    /// A program of the project binds as this user; true where that is new.
+    /// A program of the project binds as this user; true if the user is new.
     pub(crate) fn add(&mut self, uid: u32) -> bool {
         !self.includes(uid) && self.users.insert(uid)
     }

@@ -1,5 +1,6 @@
-//! Notices that somebody removes the project's files while it is up (a cleaner of /tmp, a logout, a person): inotify(7) on its directories, on those above
-//! them, and the table of mounts.
+//! Notices the removal of the project's files while the project is up (a cleaner of /tmp, a logout,
+//! a person): inotify(7) on the project's directories and all directories above, and the table of
+//! mounts.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -17,10 +18,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use crate::paths::Paths;
 use crate::tokens::Source;
 
-/// What is between two steps of `files::replace`.
+/// The suffix of files between two steps of `files::replace`.
 const UNDER_WAY: &[u8] = b".new";
 
-/// What somebody has changed.
+/// Noticed changes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     /// Perhaps any of the project's files.
@@ -29,11 +30,11 @@ pub(crate) struct Changes {
     pub(crate) running: Vec<String>,
 }
 
-/// What watches the project's files.
+/// The watch on the project's files.
 #[derive(Debug)]
 pub(crate) struct Watch {
     inotify: Inotify,
-    /// What is watched, and whether it is `running/`.
+    /// The watches, with true for `running/`.
     watched: HashMap<WatchDescriptor, bool>,
     /// /proc/self/mountinfo, whose poll tells of mounts: a directory that is unmounted or mounted over, as `$XDG_RUNTIME_DIR` is at a logout, is not
     /// removed. None if there is no /proc.
@@ -66,14 +67,16 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches the directories that are there now in place of those that were. One that cannot be watched is left out: nothing else depends on it.
+    /// Watches the present directories in place of the former directories. A directory that cannot
+    /// be watched is left out: the others are independent.
     pub(crate) fn renew(&mut self, paths: &Paths) {
         let gone = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ONLYDIR;
         let removed = gone | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
         let running = paths.running("");
         let own = [paths.runtime(), &running, paths.state()];
         let above = own.iter().flat_map(|path| path.ancestors().skip(1));
-        // Of those above only their own end: in /tmp files come and go all the time. The project's own come last, whose mask replaces the other.
+        // Only the end of directories above matters: in /tmp files come and go all the time. The
+        // project's own directories come last, so that the project's mask replaces the other mask.
         let all = above.map(|path| (path, gone)).chain(own.map(|path| (path, removed)));
         let mut watched = HashMap::new();
         for (path, mask) in all {
@@ -82,13 +85,13 @@ impl Watch {
             }
         }
         for old in self.watched.keys().filter(|old| !watched.contains_key(old)) {
-            // The kernel has removed it itself if its directory is gone.
+            // The kernel has removed the watch itself if the directory is gone.
             let _ = self.inotify.rm_watch(*old);
         }
         self.watched = watched;
     }
 
-    /// What has changed since. To be called when one of its tokens is ready.
+    /// The changes since the last call. To be called when any of the tokens is ready.
     pub(crate) fn take(&mut self, number: u32) -> Changes {
         let mut changes = Changes {
             files: number == 1 && self.mounts.is_some(),
@@ -120,7 +123,7 @@ impl Watch {
     }
 }
 
-/// Whether the file at this path is the one that is open.
+/// True if the file at this path is the open file.
 pub(crate) fn is_at(path: &Path, file: &File) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Ok(there), Ok(ours)) = (std::fs::symlink_metadata(path), file.metadata()) else {
@@ -129,7 +132,7 @@ pub(crate) fn is_at(path: &Path, file: &File) -> bool {
     (there.dev(), there.ino()) == (ours.dev(), ours.ino())
 }
 
-/// Where the project's own files are of which each must be there.
+/// The directories of the project's own files, all of which must exist.
 pub(crate) fn directories(paths: &Paths) -> [PathBuf; 4] {
     let logs = paths
         .log("x")
@@ -179,7 +182,7 @@ mod tests {
             }
         }
 
-        /// What is told next.
+        /// The next reported changes.
         fn next(&mut self) -> Changes {
             let mut events = Events::with_capacity(8);
             loop {

@@ -1,8 +1,10 @@
 //! No call on the broker's loop waits for anybody: a rule that this test reads out of the sources.
 //!
-//! Every call of the crate that can wait (for a child, a lock, another process, a name service, a walk over all processes or connections) is found by its
-//! name. Such a call is allowed if a comment of its function, or the head of its file, says after the word `Blocking:` why no loop waits: it runs on a thread
-//! of its own, before or after the loop, or its wait has a bound that is named.
+//! Every call of the crate that can wait (for a child, a lock, another process, a name service, a
+//! walk over all processes or connections) is found by its name. Such a call is allowed if a
+//! comment of its function, or the head of its file, says after the word `Blocking:` why no loop
+//! waits: it runs on a thread of its own, before or after the loop, or its wait has a bound that is
+//! named.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +79,8 @@ fn unreasoned(text: &str) -> Vec<Wait> {
     found
 }
 
-/// Whether a comment between the documentation of the function that this line is in and the line itself gives a reason.
+/// Whether a comment between the documentation of the function that this line is in and the line
+/// itself gives a reason.
 fn has_reason(lines: &[&str], number: usize) -> bool {
     let mut before = lines[..=number].iter().rev().map(|line| line.trim());
     let is_reason = |line: &str| line.starts_with("//") && line.contains(REASON);

@@ -1,10 +1,12 @@
-//! The program's sockets where its descriptors may not be duplicated (pidfd_getfd(2) is refused).
+//! The program's sockets if duplication of its descriptors is refused (pidfd_getfd(2)).
 //!
-//! The supervisor makes the sockets itself (socket(2) is trapped then), gives them to the program, and keeps a copy of each, found again by
-//! the inode that /proc/TID/fd/N names. A copy is an open descriptor, so it would delay a FIN and hold a port: it is given up as soon as
-//! the socket is connected or listens, and a sweep gives up those that no process of the program holds any more. There is one now and then, too, since epoll
-//! tells the program of what it has closed as long as a copy is open.
-//! What was known of a socket then is remembered, for getsockname(2) and getpeername(2).
+//! The supervisor makes the sockets itself (socket(2) is trapped then), gives each socket to the
+//! program, and keeps a copy. The copy is found again by the inode that /proc/TID/fd/N names. A
+//! copy is an open descriptor, so the copy would delay a FIN and hold a port. A copy is therefore
+//! given up as soon as the socket is connected or listens. A sweep gives up the copies that no
+//! process of the program holds any more. Sweeps also happen at intervals, since epoll reports a
+//! closed socket to the program as long as a copy is open. The state of the socket at that time is
+//! remembered, for getsockname(2) and getpeername(2).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -14,16 +16,18 @@ use std::time::{Duration, Instant};
 use imsup_linux::socket::{self, InetSocket};
 use imsup_linux::{cpu, holders};
 
-/// Copies below which no sweep is worth its cost.
+/// The number of copies below which a sweep is not worth its cost.
 const FEW: usize = 64;
 
 /// Descriptors of the program that a sweep may read for each copy made since the last.
 const READS_PER_COPY: usize = 8;
 
-/// Copies beyond which even those are given up that a process may hold which cannot be inspected.
+/// Above this number of copies, a sweep also gives up copies that an uninspectable process may
+/// hold.
 const MOST: usize = 4096;
 
-/// How long after a socket was made, or copies were given up, [`Copies::tidy`] looks; and how long at most while it finds nothing to give up.
+/// The delay before [`Copies::tidy`] looks, after a socket was made or copies were given up; then
+/// the longest delay, while the looks find no copy to give up.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
@@ -33,14 +37,14 @@ const SHARE: u32 = 1000;
 /// Sockets remembered without a copy.
 const REMEMBERED: usize = 4096;
 
-/// What was known of a socket when its copy was given up.
+/// The state of a socket at the time its copy was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remembered {
-    /// Its cookie, by which what the program asked for it is found.
+    /// The socket's cookie, the key of the program's requests for the socket.
     pub cookie: u64,
-    /// Its own address; port 0 where the kernel had not chosen one yet.
+    /// The socket's own address; port 0 if the kernel had not chosen a port yet.
     pub local: SocketAddr,
-    /// Its peer, where it had one.
+    /// The socket's peer, if there was a peer.
     pub peer: Option<SocketAddr>,
 }
 
@@ -51,13 +55,14 @@ pub struct Copies {
     sweep_at: usize,
     remembered: HashMap<u64, Remembered>,
     oldest_first: VecDeque<u64>,
-    /// Those that no process held at the last look: they are closed, or on their way between two processes.
+    /// Sockets that no process held at the last look: closed, or on the way between two processes.
     missed: HashSet<u64>,
-    /// When to look next, how long after that once more, and before when there is no time for it.
+    /// The time of the next look, the pause after that look, and the end of a rest without time for
+    /// looks.
     look_at: Option<Instant>,
     pause: Duration,
     rests_until: Option<Instant>,
-    /// Whether any socket was bound to an address that its program sees as 127.0.0.1 or ::1.
+    /// True if any socket was bound to an address that its program sees as 127.0.0.1 or ::1.
     pub bound_to_localhost: bool,
 }
 
@@ -76,7 +81,7 @@ impl Copies {
         self.held.get(&inode)
     }
 
-    /// Gives the copy of a socket up, and remembers what is known of it.
+    /// Gives up the copy of a socket, and remembers the socket's state.
     pub fn give_up(&mut self, inode: u64) {
         let Some(copy) = self.held.remove(&inode) else { return };
         let socket = copy.as_fd();
@@ -91,7 +96,7 @@ impl Copies {
         self.remember(inode, remembered);
     }
 
-    /// Remembers what is known of a socket that there is no copy of.
+    /// Remembers the state of a socket without a copy.
     pub fn remember(&mut self, inode: u64, remembered: Remembered) {
         if self.remembered.insert(inode, remembered).is_none() {
             self.oldest_first.push_back(inode);
@@ -103,12 +108,13 @@ impl Copies {
         }
     }
 
-    /// What is known of a socket whose copy was given up.
+    /// The state of a socket that no longer has a copy.
     pub fn remembered(&self, inode: u64) -> Option<Remembered> {
         self.remembered.get(&inode).copied()
     }
 
-    /// Before `port` is bound: gives up copies that only we hold and that hold it.
+    /// To be called before a bind of `port`: gives up copies that only imsup holds and that occupy
+    /// the port.
     pub fn make_way(&mut self, inode: u64, port: u16) {
         let holds = |copy: &OwnedFd| socket::local_address(copy.as_fd()).is_some_and(|local| local.port() == port);
         let in_the_way = self.held.iter().any(|(other, copy)| *other != inode && holds(copy));
@@ -116,7 +122,8 @@ impl Copies {
             return;
         }
         let found = holders::sockets_held();
-        // A process that cannot be inspected may hold one, and has nothing from our copy as long as it is so.
+        // An uninspectable process may hold a socket at the port. Our copy does not help that
+        // process as long as inspection fails.
         self.held.retain(|other, copy| {
             *other == inode || found.sockets.contains(other) || (!found.all_seen && !holds(copy))
         });
@@ -133,7 +140,8 @@ impl Copies {
         self.look_at.filter(|_| !self.held.is_empty())
     }
 
-    /// Looks, if it is time, for copies of sockets that no process holds, and gives those up that none held at the last look either.
+    /// Looks, if due, for copies of sockets that no process holds. Gives up the copies of sockets
+    /// that no process held at the last look either.
     pub fn tidy(&mut self, now: Instant) {
         if self.due().is_none_or(|at| at > now) {
             return;
@@ -159,8 +167,9 @@ impl Copies {
         self.look_at = Some(rests_until.max(now + self.pause));
     }
 
-    /// Gives up the copies of sockets that no process of the program holds. One that is on its way between two of them (SCM_RIGHTS) counts
-    /// as not held: it is the kernel's from then on.
+    /// Gives up the copies of sockets that no process of the program holds. A socket on the way
+    /// between two processes (SCM_RIGHTS) counts as not held: from then on the kernel handles that
+    /// socket natively.
     pub fn sweep(&mut self) {
         let found = holders::sockets_held();
         if found.all_seen || self.held.len() > MOST {

@@ -12,9 +12,9 @@ use crate::user::Other;
 
 /// The environment of a program, as `NAME=VALUE`; `None` for exactly our own.
 ///
-/// A launched program of another user gets of our own variables only those in [`is_everybodys`]: our
-/// variables may hold secrets of root. HOME, USER and LOGNAME of that user are overridden by the
-/// specification. For `imsup run --user` they override what the caller has.
+/// A launched program of another user gets of our own variables only those in [`is_everybodys`]:
+/// our variables may hold secrets of root. HOME, USER and LOGNAME of that user are overridden by
+/// the specification. For `imsup run --user` they override what the caller has.
 pub fn of_program(spec: &ProgramSpec, role: &Role, other: Option<&Other>) -> Option<Vec<CString>> {
     let boot = match role {
         Role::Launched { boot } => Some(*boot),
@@ -58,8 +58,8 @@ fn merge(
     variables
 }
 
-/// Variables of ours that programs of other users get, too: PATH, the locale, the terminal, and what
-/// imsup itself is told.
+/// Variables of ours that programs of other users get, too: PATH, the locale, the terminal, and
+/// what imsup itself is told.
 fn is_everybodys(name: &OsStr) -> bool {
     let name = name.as_bytes();
     ["PATH", "LANG", "LANGUAGE", "TZ", "TERM"]

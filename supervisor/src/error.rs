@@ -10,11 +10,12 @@ use crate::running::RunningLockError;
 use crate::user::UserError;
 use imsup_linux::spawn::SpawnError;
 
-/// Why a program could not be run at all. One that could not be executed is no such error but an [`ExitStatus`](imsup_wire::ExitStatus).
+/// The reason why a program could not be run at all. A failed execution is not an error here but an
+/// [`ExitStatus`](imsup_wire::ExitStatus).
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum RunError {
-    /// There is nothing to run.
+    /// There is no command to run.
     #[error("no command to run")]
     NoCommand,
     /// A NUL in the command.
@@ -26,7 +27,7 @@ pub enum RunError {
     /// The broker does not take us.
     #[error(transparent)]
     Rejected(#[from] Failure),
-    /// The broker says something that makes no sense here.
+    /// The broker sent a message that makes no sense in this state.
     #[error("the broker answered out of turn; are imsup and the broker of the same version?")]
     OutOfTurn,
     /// The user does not exist, or may not be used.
@@ -43,7 +44,7 @@ pub enum RunError {
     System { what: &'static str, source: Errno },
 }
 
-/// Adds what was tried to an errno.
+/// Adds the attempted action to an errno.
 pub(crate) trait Trying<T> {
     fn trying(self, what: &'static str) -> Result<T, RunError>;
 }

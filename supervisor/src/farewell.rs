@@ -1,5 +1,5 @@
-//! A supervisor's last words. What it holds and no broker has yet must not end with it: listeners that took the place of a terminated program's, in
-//! which somebody may wait.
+//! A supervisor's last words. Sockets that only the supervisor holds must not end with it. Example:
+//! listeners that replaced a terminated program's listeners, in which clients may wait.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -11,35 +11,36 @@ use crate::host::Host;
 use crate::reconnect;
 use imsup_linux::socket;
 
-/// What is left when the program has ended.
+/// The state that is left when the program has ended.
 #[derive(Debug)]
 pub struct Farewell {
     /// How we introduce ourselves to the next broker.
     pub hello: ToBroker,
-    /// How long the host had slept when it was terminated, if it was.
+    /// The time slept until the termination; `None` if the host was not terminated.
     pub terminated: Option<Duration>,
-    /// Sockets of the program's addresses in which somebody waits.
+    /// Sockets of the program's addresses in which clients wait.
     pub left: Vec<(Endpoint, OwnedFd)>,
-    /// What the host has used.
+    /// The resources used by the host.
     pub usage: Usage,
     /// How the program ended.
     pub exited: ToBroker,
 }
 
 impl Farewell {
-    /// Whether a broker must have heard it before we end.
+    /// True if a broker must have received the farewell before the supervisor ends.
     pub fn must_be_heard(&self) -> bool {
         self.terminated.is_some() || !self.left.is_empty()
     }
 
-    /// Says it until a broker has heard it: this one, or the next where one comes by itself.
+    /// Sends the farewell until a broker has received it: the present broker, or the next broker if
+    /// the keeper starts one.
     pub fn say(&self, host: &mut Host) {
         for _ in 0..=reconnect::BROKERS {
             if self.is_heard(host) {
                 return;
             }
             let path = host.link.path().to_owned();
-            // One that is there has been given its time to answer.
+            // A present broker has had its time to reply.
             if !host.link.has_hung_up() || !reconnect::next_comes(&path) {
                 return;
             }
@@ -52,7 +53,7 @@ impl Farewell {
             }
             match host.link.welcome() {
                 Ok(ToSupervisor::Welcome { .. }) => reconnect::tell_sockets(host, self.terminated, self.usage),
-                // It has no place for us.
+                // The broker has no place for this host.
                 Ok(_) => return,
                 Err(_) => {}
             }

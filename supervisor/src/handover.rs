@@ -1,15 +1,19 @@
 //! Connections that wait in a retained listener of another address family than the program's own.
 //!
-//! A listener that the broker made before any program bound its port is AF_INET6, and takes IPv4 as well: to a program of AF_INET6 it is given as it
-//! is. A program of AF_INET keeps its own listener, and binds and listens beside the retained one. The kernel prefers an AF_INET listener for IPv4
-//! (net/ipv4/inet_hashtables.c, compute_score), so all that comes from then on is natively the program's. What waits in the retained one is handed
-//! over by accept(2), which is trapped in such a boot, each connection made AF_INET first (IPV6_ADDRFORM, ipv6(7)).
+//! A listener that the broker made before any program bound its port is AF_INET6, and takes IPv4 as
+//! well. The listener is given unchanged to a program of AF_INET6. A program of AF_INET keeps its
+//! own listener, and binds and listens beside the retained listener. The kernel prefers an AF_INET
+//! listener for IPv4 (net/ipv4/inet_hashtables.c, compute_score), so all later connections natively
+//! arrive at the program's listener. Connections that wait in the retained listener are handed over
+//! by accept(2), which is trapped in such a boot. Each connection is first converted to AF_INET
+//! (IPV6_ADDRFORM, ipv6(7)).
 //!
-//! Who waited in a listener that was given to the program as it is was accepted by the kernel before the program set the listener's options: these
-//! are handed over too, with the options.
+//! A retained listener may be given to the program unchanged. The kernel created the connections
+//! waiting in it before the program set the listener's options. These connections are handed over
+//! too, with the options.
 //!
-//! That the program's listener is readable meanwhile is the doing of a *doorbell*: a connection from here, which waits in its queue, and which
-//! the program never sees.
+//! Meanwhile a *doorbell* keeps the program's listener readable: a connection from imsup, which
+//! waits in the listener's queue, and which the program never sees.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -22,13 +26,14 @@ use nix::errno::Errno;
 use imsup_linux::socket::{self, Progress, Sharing};
 use imsup_linux::{family, succession};
 
-/// How long after the program's listen(2) the retained listener may still get a connection: one whose handshake was under way.
+/// The time after the program's listen(2) in which the retained listener may still get a
+/// connection: a handshake was under way.
 const HANDSHAKE: Duration = Duration::from_millis(20);
 
-/// How long after a listener was let go it is looked whether the doorbell in its queue was reset.
+/// The delay from the release of a listener to the check for a reset of the doorbell in its queue.
 const DOORBELL: Duration = Duration::from_millis(2);
 
-/// How often it is looked whether the program has closed its listener, with those that wait.
+/// The period of the checks for a closed listener of the program, while clients wait.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection for the program's accept(2).
@@ -36,19 +41,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Accepted {
     /// It.
     pub socket: OwnedFd,
-    /// Its other end.
+    /// The connection's peer.
     pub peer: SocketAddr,
-    /// Whether it waited in a retained listener: it has options of that, and perhaps its family.
+    /// True if the connection waited in a retained listener: it has the options of that listener,
+    /// and perhaps its family.
     pub waited: bool,
 }
 
-/// Those that wait for a program of AF_INET at one endpoint.
+/// Connections that wait for a program of AF_INET at one endpoint.
 #[derive(Debug)]
 pub struct Handover {
     endpoint: Endpoint,
-    /// The retained listeners; empty ones are no more.
+    /// The retained listeners.
     retained: Vec<OwnedFd>,
-    /// What was put back, or stood before the doorbell in the program's queue.
+    /// Connections that were put back, or that stood before the doorbell in the program's queue.
     first: VecDeque<Accepted>,
     doorbell: Option<Doorbell>,
     /// Since when the program listens.
@@ -75,7 +81,7 @@ impl Handover {
         }
     }
 
-    /// The program listens: what comes from now on is in its own queue.
+    /// The program listens: later connections arrive in its own queue.
     fn begin(&mut self) {
         let now = Instant::now();
         if self.since.is_none() {
@@ -100,7 +106,8 @@ impl Handover {
             && self.doorbell.is_some()
             && let Some(own) = self.accept_until_doorbell(listener)
         {
-            // Somebody was quicker than the doorbell, which goes on ringing for that.
+            // A client was quicker than the doorbell. The doorbell stays in the queue, for that
+            // client.
             self.first.push_back(own);
         }
         Some(next)
@@ -124,7 +131,8 @@ impl Handover {
         }
     }
 
-    /// Takes what is first in the program's queue, unless that is the doorbell, which is taken away.
+    /// Takes the first connection from the program's queue. If that is the doorbell, the doorbell
+    /// is dropped.
     fn accept_until_doorbell(&mut self, listener: BorrowedFd<'_>) -> Option<Accepted> {
         let connection = accept(listener, false)?;
         if self.is_doorbell(&connection) {
@@ -152,19 +160,20 @@ impl Handover {
         }
     }
 
-    /// Whether the program has closed its listener: the doorbell, which was in its queue, was reset.
+    /// True if the program has closed its listener: the doorbell, which was in its queue, was
+    /// reset.
     fn is_closed(&self) -> bool {
         let doorbell = self.doorbell.as_ref();
         doorbell.is_some_and(|doorbell| socket::progress(doorbell.socket.as_fd()) == Progress::Failed)
     }
 
-    /// Whether nobody waits any more, and nobody can come.
+    /// True if no client waits any more, and no client can arrive.
     fn is_over(&self) -> bool {
         let late = self.since.is_some_and(|since| since.elapsed() >= HANDSHAKE);
         late && self.doorbell.is_none() && !self.has_waiting()
     }
 
-    /// Ends it. Who still waits is reset.
+    /// Ends the handover. Clients that still wait are reset.
     fn end(self) {
         for old in &self.retained {
             if let Err(errno) = socket::stop_listening(old.as_fd()) {
@@ -180,16 +189,17 @@ pub struct Handovers {
     /// Whether the program runs under the filter that traps accept(2).
     possible: bool,
     by_endpoint: BTreeMap<Endpoint, Handover>,
-    /// How many waited in retained listeners that the program was given as they are, and were not accepted yet; by the inodes of these too, since several
-    /// may share an endpoint.
+    /// The number of connections that waited in retained listeners when given to the program, minus
+    /// those accepted since. The key includes the listener's inode, since several listeners may
+    /// share an endpoint.
     given: BTreeMap<(Endpoint, u64), u32>,
-    /// Sockets of the program, by cookie, that share their port with a retained one until they listen, and what they share it by that the program
-    /// has not set.
+    /// The program's sockets, by cookie, that share their port with a retained listener until they
+    /// listen. The value lists the sharing options that the program has not set.
     sharing: BTreeMap<u64, Vec<Sharing>>,
 }
 
 impl Handovers {
-    /// None yet. `possible` where accept(2) is trapped.
+    /// No handovers yet. `possible` is true if accept(2) is trapped.
     pub fn new(possible: bool) -> Self {
         Self {
             possible,
@@ -214,7 +224,7 @@ impl Handovers {
         }
     }
 
-    /// The next of those that waited in a listener when the program was given it.
+    /// The next of the connections that waited in a listener when the program was given it.
     pub fn next_given(&mut self, endpoint: Endpoint, listener: BorrowedFd<'_>) -> Option<Accepted> {
         if self.given.is_empty() {
             return None;
@@ -229,7 +239,7 @@ impl Handovers {
         accepted
     }
 
-    /// A program of AF_INET binds where this listener is retained.
+    /// A program of AF_INET binds the endpoint of this retained listener.
     pub fn add(&mut self, endpoint: Endpoint, retained: OwnedFd) {
         let handover = self
             .by_endpoint
@@ -238,7 +248,8 @@ impl Handovers {
         handover.retained.push(retained);
     }
 
-    /// The retained listeners of an endpoint beside which the program has bound and not listened: it may bind anew, with the other family.
+    /// The retained listeners of an endpoint that the program has bound without listening: the
+    /// program may bind anew, with the other family.
     pub fn take_back(&mut self, endpoint: Endpoint) -> Vec<OwnedFd> {
         if self.by_endpoint.get(&endpoint).is_none_or(Handover::is_begun) {
             return Vec::new();
@@ -247,18 +258,21 @@ impl Handovers {
         handover.map(|handover| handover.retained).unwrap_or_default()
     }
 
-    /// Lets a socket of the program be bound beside the retained listeners of an endpoint (SO_REUSEPORT), where there are any, and beside connections of
-    /// theirs in TIME_WAIT (SO_REUSEADDR), which would not be in the way of a retained one either; true where there are.
+    /// Lets a socket of the program be bound beside the retained listeners of an endpoint
+    /// (SO_REUSEPORT), and beside their connections in TIME_WAIT (SO_REUSEADDR). A retained socket
+    /// in place of the program's would not conflict with these connections either. True if there
+    /// are retained listeners.
     ///
     /// # Errors
-    /// EPERM where it is another user's, and we lack CAP_CHOWN; what setsockopt(2) says.
+    /// EPERM if a retained listener belongs to another user, and the supervisor lacks CAP_CHOWN;
+    /// errors of setsockopt(2).
     pub fn share(&mut self, endpoint: Endpoint, own: BorrowedFd<'_>) -> Result<bool, Errno> {
         let Some(handover) = self.by_endpoint.get(&endpoint) else {
             return Ok(false);
         };
         for old in &handover.retained {
             succession::adopt_owner(own, old.as_fd())?;
-            // A program that had it at an earlier boot has set what it liked.
+            // A program that had this listener at an earlier boot may have changed the option.
             Sharing::Port.set(old.as_fd(), true)?;
         }
         for option in [Sharing::Port, Sharing::Address] {
@@ -270,7 +284,8 @@ impl Handovers {
         Ok(true)
     }
 
-    /// The program listens on a socket, or could not bind it: it shares its port no more than the program said.
+    /// The program listens on a socket, or could not bind the socket: from now on the socket shares
+    /// its port only as the program asked.
     pub fn share_no_more(&mut self, own: BorrowedFd<'_>) {
         if self.sharing.is_empty() {
             return;
@@ -280,7 +295,8 @@ impl Handovers {
         for option in &options {
             let _ = option.set(own, false);
         }
-        // The kernel remembers of the port that it is shared, until a socket is bound to it that does not share.
+        // The kernel remembers a port as shared until a socket that does not share is bound to the
+        // port.
         if options.contains(&Sharing::Port)
             && let Some(local) = socket::local_address(own)
             && local.port() != 0
@@ -299,7 +315,7 @@ impl Handovers {
         handover.begin();
     }
 
-    /// What is under way at an endpoint.
+    /// The handover at an endpoint.
     pub fn get_mut(&mut self, endpoint: Endpoint) -> Option<&mut Handover> {
         self.by_endpoint.get_mut(&endpoint)
     }
@@ -311,7 +327,8 @@ impl Handovers {
         }
     }
 
-    /// The endpoint is bound anew: who waited for a listener that was closed is reset, as natively.
+    /// The endpoint is bound anew: clients that waited for a closed listener are reset, as
+    /// natively.
     pub fn bound_anew(&mut self, endpoint: Endpoint) {
         let handover = self.by_endpoint.get(&endpoint);
         if handover.is_some_and(|handover| handover.is_begun() && (handover.is_closed() || handover.is_over())) {
@@ -319,7 +336,8 @@ impl Handovers {
         }
     }
 
-    /// The program does not have its listener at this endpoint where it had it. If it has closed that, nobody may come to the retained ones any more.
+    /// The program's listener at this endpoint is not at its known place. If the program has closed
+    /// the listener, clients must no longer arrive at the retained listeners.
     pub fn left(&mut self, endpoint: Endpoint) {
         let is_left = |handover: &Handover| {
             handover.is_begun() && (handover.is_closed() || (handover.doorbell.is_none() && !handover.has_waiting()))
@@ -335,7 +353,7 @@ impl Handovers {
         }
     }
 
-    /// An accept(2) was answered at this endpoint: it may have been the last.
+    /// An accept(2) was answered at this endpoint: perhaps with the last connection.
     pub fn accepted(&mut self, endpoint: Endpoint) {
         if self.by_endpoint.get(&endpoint).is_some_and(Handover::is_over) {
             self.end(endpoint);
@@ -347,7 +365,7 @@ impl Handovers {
         self.by_endpoint.values().map(|handover| handover.next_look).min()
     }
 
-    /// Looks, where it is time: for who came late, and for listeners that were closed.
+    /// Looks, if due, for late clients and for closed listeners.
     pub fn look(&mut self) {
         let now = Instant::now();
         let due = |(endpoint, handover): (&Endpoint, &Handover)| (handover.next_look <= now).then_some(*endpoint);
@@ -366,13 +384,15 @@ impl Handovers {
         }
     }
 
-    /// The program has ended: the retained listeners in which somebody waits still, for its next boot.
+    /// The program has ended. Returns the retained listeners in which clients still wait, for the
+    /// next boot.
     pub fn take_waiting(&mut self) -> Vec<(Endpoint, OwnedFd)> {
         let all = std::mem::take(&mut self.by_endpoint).into_iter();
         let retained = all.flat_map(|(endpoint, handover)| {
             let begun = handover.is_begun();
             let retained = handover.retained.into_iter();
-            // What the program has not listened beside is the broker's, still.
+            // A retained listener still belongs to the broker if the program has not listened
+            // beside it.
             retained.filter_map(move |old| (begun && socket::is_readable(old.as_fd())).then_some((endpoint, old)))
         });
         retained.collect()
@@ -390,10 +410,11 @@ fn accept(listener: BorrowedFd<'_>, waited: bool) -> Option<Accepted> {
     Some(Accepted { socket, peer, waited })
 }
 
-/// Makes a connection from a retained listener one of AF_INET.
+/// Converts a connection of a retained listener to AF_INET.
 ///
 /// # Errors
-/// ENOTCONN where its peer has closed it, or its sending side, already: the kernel converts established ones only.
+/// ENOTCONN if the peer has already closed the connection, or the sending side: the kernel converts
+/// established connections only.
 pub fn convert(connection: BorrowedFd<'_>) -> Result<(), Errno> {
     family::become_v4(connection)
 }

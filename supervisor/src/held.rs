@@ -1,4 +1,4 @@
-//! Calls that wait for something: they are kept here, and the receive loop goes on.
+//! Pending calls: calls that wait are kept here, and the receive loop goes on.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,17 +11,20 @@ use nix::errno::Errno;
 use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::socket::Family;
 
-/// Calls held at most; a program that makes more concurrent ones gets EAGAIN.
+/// The most pending calls. A program with more concurrent calls gets EAGAIN.
 pub const MAX_HELD: usize = 4096;
 
-/// How long an accept(2) is held whose listener has no timeout (SO_RCVTIMEO): longer than any handover, since none waits without a listener that has somebody.
+/// The longest wait of an accept(2) if its listener has no time-out (SO_RCVTIMEO). Longer than any
+/// handover: a call only waits if a client waits at a retained listener.
 pub const LONGEST_ACCEPT: Duration = Duration::from_secs(3600);
 
-/// How often held calls are looked at for signals, timeouts and callers that were killed. The kernel tells a listener of
-/// none of these: with WAIT_KILLABLE_RECV a pending signal neither wakes the caller nor us.
+/// How often held calls are looked at for signals, timeouts and callers that were killed. The
+/// kernel tells a listener of none of these: with WAIT_KILLABLE_RECV a pending signal neither wakes
+/// the caller nor us.
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// How long until held calls are looked at again: a look reads a file of /proc for each, so that many are looked at less often.
+/// How long until held calls are looked at again: a look reads a file of /proc for each, so that
+/// many are looked at less often.
 pub fn tick(held: usize) -> Duration {
     const CALLS_PER_TICK: u32 = 64;
     TICK * (1 + u32::try_from(held).unwrap_or(u32::MAX) / CALLS_PER_TICK)
@@ -36,82 +39,87 @@ pub struct HeldConnect {
     pub socket: OwnedFd,
     /// The address in the socket's form.
     pub address: SocketAddr,
-    /// What the broker is asked for; `None` where it is not asked.
+    /// The endpoint that the broker is asked for; `None` if the broker is not asked.
     pub endpoint: Option<Endpoint>,
-    /// How long the socket lets a connect take (SO_SNDTIMEO). The kernel counts it from the call that begins the connect, which was
-    /// ours, and then says EALREADY instead of EINPROGRESS: so it is counted here.
+    /// The socket's own limit for a connect (SO_SNDTIMEO). The kernel counts the limit from the
+    /// call that begins the connect, which was our call, and then returns EALREADY instead of
+    /// EINPROGRESS. So the limit is counted here.
     pub own_timeout: Option<Duration>,
-    /// Whether the socket blocked when it was called for.
+    /// True if the socket was blocking at the time of the call.
     pub blocking: bool,
-    /// Whether the kernel has the attempt in hand and its outcome is awaited; otherwise the broker's word is.
+    /// True if the kernel has begun the attempt and the outcome is awaited. Otherwise the broker's
+    /// reply is awaited.
     pub in_kernel: bool,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u8,
 }
 
-/// A bind that waits to know who has its address.
+/// A bind that waits until the holder of its address is known.
 #[derive(Debug)]
 pub struct HeldBind {
     /// A duplicate of the program's socket.
     pub socket: OwnedFd,
-    /// The number it has in the program.
+    /// The socket's descriptor number in the program.
     pub number: i32,
-    /// Where the bind landed.
+    /// The endpoint that the bind resolves to.
     pub endpoint: Endpoint,
     /// The family of the program's socket.
     pub family: Family,
-    /// What the program asked for.
+    /// The address that the program asked for.
     pub asked: SocketAddr,
     /// What it waits for.
     pub stage: BindStage,
 }
 
-/// What a bind waits for, in the order in which it comes to that.
+/// The reasons for which a bind waits, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindStage {
-    /// The search with this number, for a socket at its address that is not where the program had it.
+    /// The search with this number, for a socket at the bind's address that is not at its known
+    /// place in the program.
     Search(u64),
-    /// The broker is closing its duplicate of a socket at its address that the program has closed.
+    /// The broker is closing its duplicate of a socket at the bind's address that the program has
+    /// closed.
     Closing,
-    /// The search with this number: the address is in use although imsup has nothing open there.
+    /// The search with this number: the address is in use although imsup has no socket open there.
     LastSearch(u64),
-    /// The broker is to say whether it retains a socket.
+    /// The broker is asked for a retained socket.
     Claim,
 }
 
-/// What a held call is.
+/// The kind of a pending call.
 #[derive(Debug)]
 pub enum Waiting {
     /// connect(2) of a TCP socket.
     Connect(HeldConnect),
     /// connect(2) of a UDP socket: carried out by the kernel once the broker retains the endpoint.
     Datagram {
-        /// Where it leads.
+        /// The target endpoint.
         endpoint: Endpoint,
         /// The call.
         call: Notification,
     },
     /// Datagrams, which are sent once the broker retains the endpoint of the first.
     Send {
-        /// Where the first goes.
+        /// The endpoint of the first datagram.
         endpoint: Endpoint,
         /// The call.
         call: Notification,
     },
     /// bind(2).
     Bind(HeldBind),
-    /// accept(2) of a blocking listener, until who waits in a retained one has been handed over.
+    /// accept(2) of a blocking listener, until the connections in a retained listener have been
+    /// handed over.
     Accept {
         /// The call.
         call: Notification,
-        /// The inode of its listener.
+        /// The inode of the listener.
         listener: u64,
     },
     /// A call that is begun anew once its wait is over.
     Anew {
         /// The call.
         call: Notification,
-        /// When its wait is over.
+        /// The condition that ends the wait.
         until: Until,
     },
 }
@@ -119,20 +127,21 @@ pub enum Waiting {
 /// When a call is begun anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Once it is known who has a socket of this host.
+    /// Once the holder of a socket of this host is known.
     Vetted {
-        /// Where the call leads.
+        /// The endpoint that the call resolves to.
         endpoint: Endpoint,
         /// The search that must be over.
         search: u64,
     },
-    /// Once the broker has given sockets for resolvers: the call is a question to a name server, or connects its socket.
+    /// Once the broker has sent sockets for resolvers: the call sends a query to a name server, or
+    /// connects the query's socket.
     ResolverSockets,
     /// Once the broker has said whether a user is of the project.
     Trusted {
         /// The user.
         uid: u32,
-        /// Where a socket of his answers.
+        /// The endpoint at which a socket of the user answers.
         endpoint: Endpoint,
     },
 }
@@ -142,11 +151,12 @@ pub enum Until {
 pub struct Held {
     /// The caller.
     pub tid: i32,
-    /// Since when it waits.
+    /// The beginning of the wait.
     pub since: Instant,
-    /// When it fails with ETIMEDOUT (or as its socket's own timeout says), or is begun anew if it waits for a resolver's socket.
+    /// The time at which the call fails with ETIMEDOUT (or with the errno of the socket's own
+    /// time-out). A call that waits for a resolver's socket is begun anew instead.
     pub deadline: Instant,
-    /// What it gets then, as an errno.
+    /// The errno of the call at the deadline.
     pub timeout_errno: i32,
     /// What it is.
     pub waiting: Waiting,
@@ -158,7 +168,7 @@ impl Held {
         !matches!(self.waiting, Waiting::Bind(_))
     }
 
-    /// The inode of its listener, if it is an accept(2).
+    /// The inode of the call's listener, if the call is an accept(2).
     pub fn accepts_from(&self) -> Option<u64> {
         match &self.waiting {
             Waiting::Accept { listener, .. } => Some(*listener),
@@ -166,7 +176,8 @@ impl Held {
         }
     }
 
-    /// What it gets when a signal ends the wait. A connect or accept with a timeout is not restarted (signal(7)).
+    /// The call's result when a signal ends the wait. A connect or accept with a time-out is not
+    /// restarted (signal(7)).
     pub fn interruption(&self) -> Answer {
         match &self.waiting {
             Waiting::Connect(connect) if connect.own_timeout.is_some() => Answer::errno(Errno::EINTR),

@@ -1,4 +1,4 @@
-//! What a supervisor knows of its host.
+//! The state that a supervisor keeps of its host.
 
 pub mod bound;
 pub mod doors;
@@ -34,39 +34,40 @@ use imsup_linux::{process, socket};
 /// The state that the handlers of trapped calls work on.
 #[derive(Debug)]
 pub struct Host {
-    /// Where notifications come from.
+    /// The source of notifications.
     pub listener: Listener,
     /// The way to the program's sockets.
     pub descriptors: Descriptors,
     /// The host's addresses.
     pub identity: Identity,
-    /// What `uname` reports as the node name.
+    /// The node name that `uname` reports.
     pub hostname: String,
-    /// What the supervisor is to the host.
+    /// The supervisor's role in the host.
     pub role: Role,
-    /// What the program asked for its sockets.
+    /// The program's requests for its sockets.
     pub sockets: SocketTable,
     /// The sockets retained for the host.
     pub retained: Retained,
-    /// Connections that are handed to it in its own family.
+    /// Connections that are handed to the program in its own address family.
     pub handovers: Handovers,
-    /// Which of its listeners it still has.
+    /// The record of the listeners that the program still has.
     pub doors: Doors,
-    /// What comes to its sockets.
+    /// Arrivals in the host's sockets.
     pub incoming: Incoming,
-    /// The call that is begun anew, and since when it has waited: for who has its address, or for a resolver's socket.
+    /// The call that is begun anew, and the beginning of its wait for the holder of an address or
+    /// for a resolver's socket.
     pub begun_anew: Option<(NotificationId, Instant)>,
     /// Ports that the kernel chose on the machine's own addresses.
     pub native_ports: NativePorts,
-    /// What the program bound.
+    /// The sockets that the program bound.
     pub bound: BoundSockets,
-    /// Connections to its own localhost that were led to its VIP.
+    /// Connections of the host to its own localhost that were redirected to its VIP.
     pub own_connections: OwnConnections,
-    /// Whether a UDP socket was bound to one of the host's addresses.
+    /// True if a UDP socket was bound to one of the host's addresses.
     pub has_bound_datagrams: bool,
-    /// Where connects were answered, or datagrams taken, lately.
+    /// Endpoints that lately answered connects or took datagrams.
     pub answered: Answered,
-    /// Who listens at hosts' addresses and is not of the project.
+    /// Listeners at hosts' addresses that do not belong to the project.
     pub strangers: Strangers,
     /// The broker.
     pub link: Link,
@@ -80,9 +81,9 @@ pub struct Host {
     pub reach_timeout: Duration,
     /// How far the program's start has come.
     pub start: Start,
-    /// What it asked that imsup cannot honour.
+    /// The program's requests that imsup cannot honour, warned once each.
     pub said: Said,
-    /// What is done with its calls, for people.
+    /// The trace of the program's calls, for people.
     pub trace: Trace,
 }
 
@@ -91,7 +92,7 @@ pub struct Host {
 pub enum Descriptors {
     /// By pidfd_getfd(2), from the threads that make calls.
     Duplicated(Tasks),
-    /// Where that is refused: by copies.
+    /// By copies, if pidfd_getfd(2) is refused.
     Copied(Copies),
 }
 
@@ -106,14 +107,15 @@ impl Descriptors {
     }
 }
 
-/// Endpoints where a connect was answered a moment ago. The next one is left to the kernel once its source is bound, which
-/// saves trying it here: six system calls of seventeen.
+/// Endpoints that answered a connect a moment ago. The next connect is left to the kernel once its
+/// source is bound. That saves an attempt here: six system calls of seventeen.
 ///
-/// Datagrams, which nobody refuses, are left to the kernel where the broker said so: for no longer than this, since it gives up
-/// the socket where the program settles without it.
+/// Datagrams, which are never refused, are left to the kernel after the broker's consent. The
+/// consent lasts no longer than this, since the broker gives up its socket when the program settles
+/// without binding the endpoint.
 ///
-/// What answered was listened on or retained, and goes on answering; only a tentative listener, or a port that the kernel chose, can
-/// be gone within [`Answered::TRUSTED`].
+/// What answered was listened on or retained, and goes on answering; only a tentative listener, or
+/// a port that the kernel chose, can be gone within [`Answered::TRUSTED`].
 #[derive(Debug, Default)]
 pub struct Answered {
     at: HashMap<Endpoint, Instant>,
@@ -138,7 +140,7 @@ impl Answered {
         self.at.insert(endpoint, Instant::now());
     }
 
-    /// The broker is gone, and with it the sockets it retained.
+    /// The broker is gone, and so are its retained sockets.
     pub fn forget(&mut self) {
         self.at.clear();
     }
@@ -147,18 +149,18 @@ impl Answered {
 /// How far a program's start has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
-    /// When it last bound or listened, or was executed.
+    /// The time of the program's last bind or listen, or of its execution.
     pub last_step: Instant,
-    /// Whether it has listened.
+    /// True if the program has listened.
     pub listening: bool,
-    /// Whether the broker was told where.
+    /// True if the broker was told of a listening endpoint.
     pub announced: bool,
     /// Whether the broker was told that the start is over.
     pub settled: bool,
 }
 
-/// How long a program that listens must have been quiet for its start to be over. Programs that open several ports, such as
-/// a JVM cluster's, do so within seconds of each other.
+/// The quiet time after which the start of a listening program is over. Programs that open several
+/// ports, such as a JVM cluster's, do so within seconds of each other.
 const QUIET: Duration = Duration::from_secs(5);
 
 impl Start {
@@ -167,10 +169,13 @@ impl Start {
         self.listening || self.settled
     }
 
-    /// When the start is over unless something happens; `None` once the broker knows. A program that does not listen has all the time that those who
-    /// wait for it have, and some more: the broker, which counts from the signal, is to tell them first that it is over.
+    /// The time at which the start is over unless the program binds or listens before; `None` once
+    /// the broker knows. A program that does not listen has as much time as its waiting clients,
+    /// and some more. The broker counts from the signal, and is to tell the clients first that the
+    /// wait is over.
     pub fn settles_at(&self, hold_timeout: Duration, is_awaited: bool) -> Option<Instant> {
-        // What listens only where the kernel chose has not begun with the ports that others can wait for.
+        // A program that only listens on ports chosen by the kernel has not begun with the ports
+        // for which others can wait.
         let quiet = match (self.announced || (self.listening && !is_awaited), is_awaited) {
             (true, _) => QUIET,
             (false, true) => hold_timeout + QUIET,
@@ -184,7 +189,7 @@ impl Host {
     /// A duplicate of the socket behind descriptor `number` of thread `tid`.
     ///
     /// # Errors
-    /// As [`Tasks::duplicate`], or [`process::socket_of`]; ENOLINK where there is no copy.
+    /// As [`Tasks::duplicate`], or [`process::socket_of`]; ENOLINK if there is no copy.
     pub fn socket(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
         match &mut self.descriptors {
             Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
@@ -199,7 +204,7 @@ impl Host {
     /// A duplicate of any descriptor of a thread.
     ///
     /// # Errors
-    /// As [`Tasks::duplicate`]; EPERM where descriptors may not be duplicated.
+    /// As [`Tasks::duplicate`]; EPERM if duplication of descriptors is refused.
     pub fn duplicate(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
         match &mut self.descriptors {
             Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
@@ -207,7 +212,7 @@ impl Host {
         }
     }
 
-    /// A socket is connected, or about to be, or listens: a copy of it is given up.
+    /// Gives up the copy of a socket that is connected, about to be connected, or listening.
     pub fn give_up_copy(&mut self, socket: BorrowedFd<'_>) {
         if let Descriptors::Copied(copies) = &mut self.descriptors
             && let Ok(inode) = socket::inode(socket)
@@ -216,7 +221,8 @@ impl Host {
         }
     }
 
-    /// The same, of the stream socket behind a descriptor, before the kernel connects it elsewhere.
+    /// The same for the stream socket behind a descriptor, before the kernel connects the socket
+    /// elsewhere.
     pub fn give_up_copy_of(&mut self, tid: i32, number: RawFd) {
         if let Descriptors::Copied(copies) = &mut self.descriptors
             && let Ok(inode) = process::socket_of(tid, number)
@@ -226,7 +232,7 @@ impl Host {
         }
     }
 
-    /// Whether a socket without a copy is one whose copy was given up.
+    /// True if a socket has no copy because the copy was given up.
     pub fn is_remembered(&self, tid: i32, number: RawFd) -> bool {
         match &self.descriptors {
             Descriptors::Duplicated(_) => false,
@@ -236,7 +242,8 @@ impl Host {
         }
     }
 
-    /// Before `port` is bound for `socket`: no copy that only we hold is in its way.
+    /// To be called before `socket` is bound to `port`: gives up copies that only imsup holds and
+    /// that occupy the port.
     pub fn make_way(&mut self, socket: BorrowedFd<'_>, port: u16) {
         if let Descriptors::Copied(copies) = &mut self.descriptors
             && let Ok(inode) = socket::inode(socket)
@@ -250,7 +257,7 @@ impl Host {
         self.start.last_step = Instant::now();
     }
 
-    /// Tells the broker that the program listens on `endpoint`; it then retains `socket`.
+    /// Tells the broker that the program listens on `endpoint`. The broker then retains `socket`.
     pub fn announce(&mut self, endpoint: Endpoint, socket: OwnedFd) {
         self.start.listening = true;
         self.start.announced = true;
@@ -258,7 +265,8 @@ impl Host {
         self.link.send(&ToBroker::Listening { endpoint }, vec![socket]);
     }
 
-    /// What an address means as a destination. If the host has a name server of its own on its localhost, questions to that address are for it.
+    /// The meaning of an address as a destination. If the host has its own name server on its
+    /// localhost, queries to that address go to the host's server.
     pub fn destination(&self, transport: Transport, address: SocketAddr) -> Destination {
         let destination = self.identity.destination(address);
         let (ip, port) = (address.ip().to_canonical(), address.port());
@@ -291,13 +299,15 @@ impl Host {
         }
     }
 
-    /// Whether this supervisor sees all listeners of its host; a command of `imsup exec` does not.
+    /// True if this supervisor sees all listeners of its host. The supervisor of an `imsup exec`
+    /// command does not.
     pub fn sees_all_listeners(&self) -> bool {
         self.role != Role::Exec
     }
 }
 
-/// Whether a socket has this address, as the kernel says; one at the machine's wildcard does not count.
+/// True if a socket has this address according to the kernel. A socket at the machine's wildcard
+/// does not count.
 fn is_taken(endpoint: Endpoint) -> bool {
     socket::is_endpoint_in_use(endpoint) && !socket::is_endpoint_in_use(socket::at_machines_wildcard(endpoint))
 }

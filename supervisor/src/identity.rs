@@ -1,4 +1,4 @@
-//! Who a host is, and what addresses mean to it. Pure.
+//! A host's identity, and the meaning of addresses for the host. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -14,13 +14,13 @@ const DNS_PORT: u16 = 53;
 pub struct Identity {
     /// The planes.
     pub planes: Planes,
-    /// The host's index in them.
+    /// The host's index in the planes.
     pub index: Index,
-    /// Where the project's name server answers.
+    /// The address of the project's name server.
     pub name_server: SocketAddrV4,
 }
 
-/// What the destination of a connect or a datagram means.
+/// The meaning of a connect's or a datagram's destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Outside the planes: the kernel's affair.
@@ -29,12 +29,12 @@ pub enum Destination {
     NameServer,
     /// The host's own 127.0.0.1 or `::1`.
     Localhost {
-        /// Whether it is `::1`.
+        /// True for `::1`.
         v6: bool,
         /// The port.
         port: u16,
     },
-    /// A host's VIP, its own included.
+    /// A host's VIP, which may be this host's own.
     Vip(SocketAddrV4),
     /// An address of a plane that this host must not reach: another host's localhost.
     Forbidden,
@@ -52,7 +52,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// What the address of a bind means.
+/// The meaning of a bind's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindAddress {
     /// Outside the planes: the kernel's affair.
@@ -79,17 +79,18 @@ impl Identity {
         self.planes.address(Plane::V6Shadow, self.index)
     }
 
-    /// Whether `address` is one of the host's own.
+    /// True if `address` is one of the host's own addresses.
     pub fn owns(&self, address: Ipv4Addr) -> bool {
         self.planes
             .place(address)
             .is_some_and(|place| place.index == self.index)
     }
 
-    /// What `address` means as a destination.
+    /// The meaning of `address` as a destination.
     pub fn destination(&self, address: SocketAddr) -> Destination {
         let port = address.port();
-        // To connect to the wildcard is to connect to localhost, of the same family (ip(7); net/ipv6/tcp_ipv6.c, tcp_v6_connect).
+        // To connect to the wildcard is to connect to localhost, of the same family (ip(7);
+        // net/ipv6/tcp_ipv6.c, tcp_v6_connect).
         if [Ipv6Addr::LOCALHOST, Ipv6Addr::UNSPECIFIED]
             .map(IpAddr::V6)
             .contains(&address.ip())
@@ -126,7 +127,7 @@ impl Identity {
         }
     }
 
-    /// Where a bind to `address` lands; `v6only` is the socket's IPV6_V6ONLY.
+    /// The address that a bind to `address` resolves to. `v6only` is the socket's IPV6_V6ONLY.
     pub fn bind_address(&self, address: SocketAddr, v6only: bool) -> BindAddress {
         match address.ip() {
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) if v6only => BindAddress::Own(self.v6_shadow()),
@@ -144,8 +145,8 @@ impl Identity {
         }
     }
 
-    /// The local address of a socket as its program is to see it, where the program did not ask for an address itself:
-    /// a connection it accepted or made.
+    /// The local address to show to the socket's program if the program did not choose an address
+    /// itself: for an accepted or connected socket.
     pub fn shown_local(&self, address: SocketAddr) -> SocketAddr {
         let Some(v4) = as_v4(address) else {
             return address;
@@ -160,19 +161,19 @@ impl Identity {
         }
     }
 
-    /// The peer of a socket as its program is to see it; `local` is the socket's own address.
+    /// The peer address to show to the socket's program. `local` is the socket's own address.
     pub fn shown_peer(&self, peer: SocketAddr, local: SocketAddr) -> SocketAddr {
         let from_localhost = as_v4(local).is_some_and(|v4| *v4.ip() == Ipv4Addr::LOCALHOST);
         let is_own_vip = as_v4(peer).is_some_and(|v4| *v4.ip() == self.vip());
         if from_localhost && is_own_vip {
-            // It connected to 127.0.0.1 and was led to its own wildcard listener.
+            // The program connected to 127.0.0.1 and was redirected to its own wildcard listener.
             return like(peer, Ipv4Addr::LOCALHOST);
         }
         self.shown_local(peer)
     }
 }
 
-/// `ip` in the family of `address`, with its port.
+/// `ip` in the family of `address`, with the port of `address`.
 pub fn like(address: SocketAddr, ip: Ipv4Addr) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => SocketAddr::new(IpAddr::V4(ip), address.port()),

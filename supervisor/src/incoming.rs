@@ -1,8 +1,11 @@
-//! What comes to a host while nobody looks: a connection that was accepted and has ended, a datagram that was read.
+//! Arrivals that happen between two looks: a connection that was accepted and has ended, a datagram
+//! that was read.
 //!
-//! The listeners and datagram sockets that imsup retains are members of an epoll instance, and a one-shot poll of Linux AIO ([`imsup_linux::aio`]) is
-//! armed on that. A sender's wake-up of the socket's waiters completes the poll at once, whatever the program does with the socket afterwards. Neither
-//! the epoll instance nor the poll is a reference to a socket, so each is closed with its last descriptor; and one poll serves all sockets of a host.
+//! The listeners and datagram sockets that imsup retains are members of an epoll instance. A
+//! one-shot poll of Linux AIO ([`imsup_linux::aio`]) is armed on that instance. A sender's wake-up
+//! of the socket's waiters completes the poll at once, regardless of the program's later actions on
+//! the socket. Neither the epoll instance nor the poll is a reference to a socket, so each socket
+//! is closed with its last descriptor. One poll serves all sockets of a host.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,19 +19,21 @@ use crate::sockets::Retained;
 use imsup_linux::aio::Polls;
 use imsup_linux::socket::errno_of;
 
-/// A socket's waiters are woken with EPOLLPRI among the events of what has come (net/core/sock.c, sock_def_readable), but a queue that is not empty is
-/// none (net/ipv4/tcp.c, tcp_poll; net/core/datagram.c, datagram_poll): what waits already is not told again and again.
+/// A socket's waiters are woken with EPOLLPRI among the events of what has come (net/core/sock.c,
+/// sock_def_readable), but a queue that is not empty is none (net/ipv4/tcp.c, tcp_poll;
+/// net/core/datagram.c, datagram_poll): what waits already is not told again and again.
 const ARRIVAL: EventFlags = EventFlags::PRI;
 
-/// How soon it is tried again to make a context, of which a machine has only so many (fs.aio-max-nr).
+/// The delay before the next try to make an AIO context. A machine has a limited number of contexts
+/// (fs.aio-max-nr).
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// What was seen since it was last asked.
+/// The arrivals that were seen since the last question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Something has come.
+    /// A connection or datagram has arrived.
     pub came: bool,
-    /// Something may have come that was not seen.
+    /// An arrival may have been missed.
     pub unseen: bool,
     /// The program has connected to a place outside its host.
     pub went: bool,
@@ -36,7 +41,7 @@ pub struct Seen {
     pub own: bool,
 }
 
-/// What sees it.
+/// The epoll instance and the poll that see arrivals.
 #[derive(Debug)]
 struct Watch {
     epoll: OwnedFd,
@@ -52,13 +57,13 @@ impl Watch {
     }
 }
 
-/// What comes to the sockets of one host.
+/// Arrivals in the sockets of one host.
 #[derive(Debug, Default)]
 pub struct Incoming {
     watch: Option<Watch>,
     /// The members of the epoll instance, by inode number.
     members: HashSet<u64>,
-    /// Whether anybody looks.
+    /// True if arrivals are being watched.
     looked_at: bool,
     /// No context before this.
     try_at: Option<Instant>,
@@ -66,7 +71,8 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// What was seen since this was last asked; from now on it is seen what comes to all sockets that the program listens on.
+    /// The arrivals that were seen since the last call. From now on, arrivals in all sockets that
+    /// the program listens on are seen.
     pub fn look(&mut self, retained: &Retained) -> Seen {
         self.take();
         let mut seen = std::mem::take(&mut self.seen);
@@ -76,13 +82,13 @@ impl Incoming {
         seen
     }
 
-    /// What has been seen since [`Incoming::look`], which will tell it once more.
+    /// The arrivals that were seen since [`Incoming::look`]. The next look returns these again.
     pub fn peek(&mut self) -> Seen {
         self.take();
         self.seen
     }
 
-    /// Stops to look: the host is held, and what comes wakes it.
+    /// Stops watching: the host is suspended, and an arrival wakes the host.
     pub fn rest(&mut self) {
         *self = Self {
             try_at: self.try_at,
@@ -97,22 +103,24 @@ impl Incoming {
         }
     }
 
-    /// Whether anybody looks.
+    /// True if arrivals are being watched.
     pub fn is_looked_at(&self) -> bool {
         self.looked_at
     }
 
-    /// The program has connected to a place outside its host: what it gets from there has come.
+    /// The program has connected to a place outside its host: data from that place counts as an
+    /// arrival.
     pub fn note_connect(&mut self) {
         self.seen.went = true;
     }
 
-    /// To be called before the host itself has something come to it, which does not count.
+    /// To be called before the host itself causes an arrival, which does not count.
     pub fn before_own(&mut self) {
         self.take();
     }
 
-    /// To be called after that. What has come from outside in between is taken for the host's own: some 50 us for each connection of a host to itself.
+    /// To be called after that. What has come from outside in between is taken for the host's own:
+    /// some 50 us for each connection of a host to itself.
     pub fn after_own(&mut self) {
         self.seen.own = true;
         if let Some(watch) = &mut self.watch
@@ -128,7 +136,8 @@ impl Incoming {
         }
     }
 
-    /// Makes all sockets that the program listens on members; whether one was not.
+    /// Makes members of all sockets that the program listens on. True if any socket was not a
+    /// member before.
     fn watch_all(&mut self, retained: &Retained) -> bool {
         let sockets: Vec<_> = retained.listening_by_inode().collect();
         if sockets.is_empty() {
@@ -163,7 +172,8 @@ impl Incoming {
         !all_known
     }
 
-    /// Arms the poll. One that completes at once, by an error that waits in a socket, cannot tell what comes.
+    /// Arms the poll. A poll that completes at once, because of an error pending in a socket,
+    /// cannot report arrivals.
     fn arm(&mut self) {
         let Some(watch) = &mut self.watch else { return };
         let armed = watch

@@ -1,4 +1,5 @@
-//! The duties of the first process of a host: signals passed on, orphans reaped, nothing left behind.
+//! The duties of the first process of a host: passing on signals, reaping orphans, and ending
+//! leftover processes.
 
 use imsup_wire::ExitStatus;
 use nix::sys::signal::{SigSet, Signal};
@@ -19,7 +20,8 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// `si_code` of a signal that the kernel sent: a terminal's, which the program has got as well, being in the same process group.
+/// `si_code` of a signal that the kernel sent: a terminal's, which the program has got as well,
+/// being in the same process group.
 const SI_KERNEL: i32 = 0x80;
 
 /// The signals that the supervisor takes from a signalfd.
@@ -29,14 +31,15 @@ pub fn handled_signals() -> SigSet {
     set
 }
 
-/// The signal to pass on, of one that was received.
+/// The signal to pass on for a received signal; `None` if the signal is not passed on.
 pub fn forwarded(number: u32, code: i32) -> Option<Signal> {
     let signal = Signal::try_from(number.cast_signed()).ok()?;
     (FORWARDED.contains(&signal) && code != SI_KERNEL).then_some(signal)
 }
 
-/// Reaps every child that has ended; gives the status of `main` where it is among them. While a thread of ours traces (`traces`), each that has ended
-/// is waited for by its number: a wait for any child takes the stops of those that are traced, too (kernel/exit.c, wait_task_stopped).
+/// Reaps every child that has ended. Returns the status of `main` if `main` is among these. While a
+/// thread of the supervisor traces (`traces`), each ended child is waited for by its number. A wait
+/// for any child would also take the stops of traced children (kernel/exit.c, wait_task_stopped).
 pub fn reap(main: Option<Pid>, traces: bool) -> Option<ExitStatus> {
     let main = main.map(Pid::as_raw);
     let mut status = None;
@@ -53,7 +56,8 @@ pub fn reap(main: Option<Pid>, traces: bool) -> Option<ExitStatus> {
         return status;
     }
     loop {
-        // Not nix's: it knows no real-time signals, and fails with EINVAL for a child that it has reaped.
+        // Not nix's wait(2): it knows no real-time signals, and fails with EINVAL for a child that
+        // it has reaped.
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, ended))) if Some(pid.as_raw_pid()) == main => status = parse(ended).or(status),
             Ok(Some(_)) | Err(Errno::INTR) => {}
@@ -72,7 +76,8 @@ pub fn has_children() -> bool {
     !process::own_children().is_empty()
 }
 
-/// Sends a signal to the program, or, where its first process has ended, to those it left.
+/// Sends a signal to the program; or to the processes that the program left, if its first process
+/// has ended.
 pub fn signal(main: Option<Pid>, signal: Signal) {
     match main {
         Some(pid) => {
@@ -86,7 +91,8 @@ pub fn signal(main: Option<Pid>, signal: Signal) {
     }
 }
 
-/// Ends everything that is left, orphans included: they become our children as their parents end.
+/// Ends all processes that are left, orphans included: an orphan becomes our child when its parent
+/// ends.
 pub fn end_all() {
     loop {
         let children = process::own_children();
@@ -96,7 +102,8 @@ pub fn end_all() {
         for pid in children {
             let _ = process::send(pid, Signal::SIGKILL);
         }
-        // Each was killed, so one of them will end, and end_all goes on with those it left.
+        // Each child was killed, so one child will end. The loop goes on with the processes that
+        // this child left.
         if rustix::process::wait(WaitOptions::empty()).err() == Some(Errno::CHILD) {
             return;
         }

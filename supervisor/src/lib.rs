@@ -1,7 +1,8 @@
-//! The supervisor: it runs a program as a host, and answers its trapped system calls.
+//! The supervisor: runs a program as a host, and answers the program's trapped system calls.
 //!
-//! Data flows one way: the crate `imsup-linux` receives a notification, a handler in [`syscalls`] parses its arguments, decides on a
-//! plan that is a value, and has `imsup-linux` carry it out. What must wait is [`held`], and the receive loop goes on.
+//! Data flows one way. The crate `imsup-linux` receives a notification. A handler in [`syscalls`]
+//! parses the arguments, decides on a plan that is a value, and has `imsup-linux` carry the plan
+//! out. A call that must wait is [`held`], and the receive loop goes on.
 #![forbid(unsafe_code)]
 
 pub mod copies;

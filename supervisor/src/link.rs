@@ -16,14 +16,15 @@ use nix::unistd::geteuid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// The connection to the broker. Sending never waits; without a broker it does nothing.
+/// The connection to the broker. Sending never waits; without a broker, messages are dropped.
 #[derive(Debug)]
 pub struct Link {
     path: PathBuf,
     channel: Option<Channel>,
-    /// What can wait, but not longer than what is said after it.
+    /// A message that can wait, but only until the next message.
     deferred: Option<ToBroker>,
-    /// Whether a broker comes by itself after this one; not looked at while this one is there.
+    /// True if the keeper starts another broker after this broker. Not updated while this broker is
+    /// connected.
     next_comes: bool,
 }
 
@@ -31,8 +32,8 @@ impl Link {
     /// Connects and sends the first message. The connection blocks until [`Link::go_on`].
     ///
     /// # Errors
-    /// What connect(2) says (ENOENT and ECONNREFUSED where no broker runs), or why the message could not be sent. EACCES for
-    /// a broker of another user.
+    /// Errors of connect(2) (ENOENT and ECONNREFUSED if no broker runs) and of sending the message.
+    /// EACCES if the broker belongs to another user.
     pub fn open(path: PathBuf, hello: ToBroker) -> Result<Self, ChannelError> {
         let channel = introduced(UnixStream::connect(&path)?, hello)?;
         Ok(Self {
@@ -43,13 +44,14 @@ impl Link {
         })
     }
 
-    /// Connects to the next broker. Nothing blocks: a broker that is stopped accepts nobody, and connect(2) would wait for room in its queue.
+    /// Connects to the next broker. Nothing blocks: a broker that is stopped accepts nobody, and
+    /// connect(2) would wait for room in its queue.
     ///
     /// # Errors
     /// As [`Link::open`]; EAGAIN for a broker whose queue is full.
     pub fn reopen(&mut self, hello: ToBroker) -> Result<(), ChannelError> {
         self.channel = Some(introduced(connect_at_once(&self.path)?, hello)?);
-        // The first message has said what came of it.
+        // The first message has already reported the outcome of the deferred message.
         self.deferred = None;
         self.next_comes = true;
         Ok(())
@@ -67,12 +69,13 @@ impl Link {
     /// Descriptors that came with a message.
     ///
     /// # Errors
-    /// [`ChannelError::Descriptors`] where fewer came.
+    /// [`ChannelError::Descriptors`] if fewer descriptors came.
     pub fn take_fds(&mut self, count: usize) -> Result<Vec<OwnedFd>, ChannelError> {
         self.channel.as_mut().ok_or(ChannelError::Closed)?.take_fds(count)
     }
 
-    /// Whether the broker has closed the connection, or has died: POLLHUP of poll(2), which comes at once (net/unix/af_unix.c, unix_release_sock).
+    /// Whether the broker has closed the connection, or has died: POLLHUP of poll(2), which comes
+    /// at once (net/unix/af_unix.c, unix_release_sock).
     pub fn has_hung_up(&self) -> bool {
         let Some(socket) = self.socket() else { return true };
         let mut polled = [PollFd::new(&socket, PollFlags::empty())];
@@ -80,10 +83,10 @@ impl Link {
         rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
-    /// From now on nothing blocks.
+    /// Makes all further operations non-blocking.
     ///
     /// # Errors
-    /// What fcntl(2) says.
+    /// Errors of fcntl(2).
     pub fn go_on(&mut self) -> Result<(), ChannelError> {
         if let Some(channel) = &self.channel {
             channel.socket().set_nonblocking(true)?;
@@ -91,15 +94,18 @@ impl Link {
         Ok(())
     }
 
-    /// Sends a message, or keeps it until [`Link::flush`]; drops it where there is no broker.
+    /// Sends a message, or keeps the message until [`Link::flush`]. Drops the message if there is
+    /// no broker.
     pub fn send(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
         self.send_deferred();
         self.send_now(message, fds);
     }
 
-    /// Gives the broker a duplicate of the listener of the program's trapped calls, if there is a descriptor for that. With it they wait for the program's
-    /// end if this process is killed, which closes its files (kernel/exit.c, exit_files) before its child hears of that (exit_notify,
-    /// PR_SET_PDEATHSIG(2const)). Once it is sent, it outlives this process in the broker's queue.
+    /// Gives the broker a duplicate of the listener of the program's trapped calls, if there is a
+    /// descriptor for the duplicate. With the duplicate, trapped calls wait for the program's end
+    /// if this process is killed. The kernel closes this process's files (kernel/exit.c,
+    /// exit_files) before its child gets the signal (exit_notify, PR_SET_PDEATHSIG(2const)). Once
+    /// sent, the duplicate outlives this process in the broker's queue.
     pub fn share_notify_listener(&mut self, listener: BorrowedFd<'_>) {
         let Some(channel) = &mut self.channel else { return };
         let shared = listener
@@ -111,13 +117,13 @@ impl Link {
         }
     }
 
-    /// Sends a message later: right before the next one, or with [`Link::send_deferred`].
+    /// Sends a message later: right before the next message, or with [`Link::send_deferred`].
     pub fn defer(&mut self, message: ToBroker) {
         self.send_deferred();
         self.deferred = Some(message);
     }
 
-    /// Sends what was deferred.
+    /// Sends the deferred message.
     pub fn send_deferred(&mut self) {
         if let Some(message) = self.deferred.take() {
             self.send_now(&message, Vec::new());
@@ -128,12 +134,12 @@ impl Link {
         if let Some(channel) = &mut self.channel
             && channel.send(message, fds).is_err()
         {
-            // What was sent is told again to the next broker, as far as it is still true.
+            // The next broker is told again of all that is still true.
             self.channel = None;
         }
     }
 
-    /// The last message: waits until it is sent.
+    /// Sends the last message, and waits until the message is sent.
     pub fn finish(mut self, message: &ToBroker) {
         self.send_deferred();
         if let Some(channel) = &mut self.channel {
@@ -142,10 +148,10 @@ impl Link {
         }
     }
 
-    /// From now on everything blocks again, for so long at most.
+    /// Makes all further operations blocking again, with this longest wait.
     ///
     /// # Errors
-    /// What fcntl(2) and setsockopt(2) say; [`ChannelError::Closed`] where there is no broker.
+    /// Errors of fcntl(2) and setsockopt(2); [`ChannelError::Closed`] if there is no broker.
     pub fn wait_again(&mut self, longest: Duration) -> Result<(), ChannelError> {
         let channel = self.channel.as_ref().ok_or(ChannelError::Closed)?;
         channel.socket().set_nonblocking(false)?;
@@ -154,7 +160,8 @@ impl Link {
         Ok(())
     }
 
-    /// Whether the broker says that it has taken all that it was told. Where everything blocks, it is waited for.
+    /// True if the broker confirms that it has received all messages. Waits for the confirmation if
+    /// the connection is blocking.
     pub fn is_acknowledged(&mut self) -> bool {
         self.send(&ToBroker::Acknowledge, Vec::new());
         while let Some(message) = self.receive() {
@@ -165,7 +172,7 @@ impl Link {
         false
     }
 
-    /// The next message; `None` where none has come.
+    /// The next message; `None` if no message has come.
     pub fn receive(&mut self) -> Option<ToSupervisor> {
         match hear(self.channel.as_mut()?) {
             Ok(message) => message,
@@ -176,7 +183,7 @@ impl Link {
         }
     }
 
-    /// Sends what was kept.
+    /// Sends the kept messages.
     pub fn flush(&mut self) {
         if let Some(channel) = &mut self.channel
             && channel.flush().is_err()
@@ -185,7 +192,7 @@ impl Link {
         }
     }
 
-    /// Whether something is kept.
+    /// True if any message is kept.
     pub fn wants_write(&self) -> bool {
         self.channel.as_ref().is_some_and(Channel::wants_write)
     }
@@ -195,17 +202,18 @@ impl Link {
         self.channel.as_ref().map(|channel| channel.socket().as_fd())
     }
 
-    /// There is no broker; whether the next one comes by itself.
+    /// There is no broker. `next_comes` is true if the keeper starts the next broker.
     pub fn lost(&mut self, next_comes: bool) {
         self.next_comes = next_comes;
     }
 
-    /// Whether a question is answered: by the broker, or by the next one, which comes by itself.
+    /// True if a question will be answered: by the present broker, or by the next broker that the
+    /// keeper starts.
     pub fn is_answered(&self) -> bool {
         self.channel.is_some() || self.next_comes
     }
 
-    /// Where the broker's socket is.
+    /// The path of the broker's socket.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }

@@ -1,4 +1,5 @@
-//! Questions to name servers (RFC 1035, section 4.1): whether one is for the project's name server. Pure, but for reading the project's names.
+//! Queries to name servers (RFC 1035, section 4.1): detects queries for the project's name server.
+//! Pure, except for reading the project's names.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -8,7 +9,8 @@ use imsup_wire::{Plane, Planes};
 /// Before the question.
 const HEADER_BYTES: usize = 12;
 
-/// Whether a query asks for a name of the project, or of one of its addresses; also where it cannot be told. `hosts` is the project's file for /etc/hosts.
+/// True if a query asks for a name of the project, or for the name of a project's address; also
+/// true if the query cannot be parsed. `hosts` is the project's file for /etc/hosts.
 pub fn is_projects(query: &[u8], planes: &Planes, hosts: &Path) -> bool {
     let Some(name) = asked(query) else { return true };
     if let Some(address) = reversed(&name) {
@@ -33,7 +35,8 @@ fn is_vip(planes: &Planes, address: Ipv4Addr) -> bool {
     planes.place(address).is_some_and(|place| place.plane == Plane::Vip)
 }
 
-/// The name that is asked for, in lower case and without a dot at its end; `None` where it is no plain query.
+/// The name in the query, in lower case and without a dot at the end; `None` if the query is not a
+/// plain query.
 fn asked(query: &[u8]) -> Option<String> {
     let mut rest = query.get(HEADER_BYTES..)?;
     let mut labels = Vec::new();
@@ -45,7 +48,7 @@ fn asked(query: &[u8]) -> Option<String> {
                 labels.push(String::from_utf8_lossy(after.get(..length)?).to_ascii_lowercase());
                 rest = &after[length..];
             }
-            // A question has nothing to point to.
+            // A pointer is invalid: no name comes before the question.
             _ => return None,
         }
     }

@@ -1,4 +1,4 @@
-//! The receive loop: one thread, which never blocks but here.
+//! The receive loop: one thread, which blocks only here.
 
 mod broker;
 mod calls;
@@ -26,7 +26,7 @@ use crate::reconnect::{Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::Sleep;
 
-/// The loop and what it waits for.
+/// The loop and the sources that it waits for.
 pub struct Loop {
     host: Host,
     sleep: Sleep,
@@ -34,26 +34,26 @@ pub struct Loop {
     signals: SignalFd,
     reconnect: Reconnect,
     role: Role,
-    /// By it others see that the host runs; none of a command of `imsup exec`.
+    /// The lock that shows to others that the host runs; `None` for a command of `imsup exec`.
     running: Option<RunningLock>,
-    /// The program's first process, while it lives.
+    /// The program's first process, while alive.
     main: Option<Pid>,
     /// How the first process ended.
     status: Option<ExitStatus>,
     kill_at: Option<Instant>,
     next_tick: Instant,
-    /// Whether nothing came of the last look at held accepts: the next is at the next tick.
+    /// True if the last look at pending accepts answered none: the next look is at the next tick.
     accepts_wait: bool,
     /// Whether the loss of the broker was noticed.
     lost: bool,
-    /// Whether the broker has answered our introduction (the first one has).
+    /// True if the broker has answered our introduction (the first broker has).
     welcomed: bool,
     listening_for_calls: bool,
-    /// Ends what a descriptor of the program would have us wait for.
+    /// Ends waits that a descriptor of the program would impose on the supervisor.
     watchdog: Watchdog,
     /// Tells of processes that the kernel kills for want of memory.
     memory: Option<MemoryWatch>,
-    /// Whether the program was killed since it took too long to end.
+    /// True if the program was killed because its end took too long.
     killed: bool,
 }
 
@@ -61,7 +61,7 @@ impl Loop {
     /// A loop for a program that was just executed.
     ///
     /// # Errors
-    /// [`RunError::System`] where descriptors run out.
+    /// [`RunError::System`] if descriptors run out.
     pub fn new(
         host: Host,
         sleep: Sleep,
@@ -99,10 +99,11 @@ impl Loop {
         self.memory = memory;
     }
 
-    /// Runs until the program has ended, and says so; how it ended.
+    /// Runs until the program has ended, and tells the broker. Returns the program's exit status.
     ///
     /// # Errors
-    /// [`RunError::System`] where the kernel fails a call that cannot fail; everything has been ended then.
+    /// [`RunError::System`] if the kernel fails a call that cannot fail. All processes have been
+    /// ended then.
     pub fn run(mut self) -> Result<ExitStatus, RunError> {
         let result = self.go_round();
         self.watchdog.end();
@@ -135,7 +136,7 @@ impl Loop {
     }
 
     fn go_round(&mut self) -> Result<ExitStatus, RunError> {
-        // What came together with the broker's first message is not announced by poll(2).
+        // poll(2) does not report messages that came together with the broker's first message.
         self.on_broker();
         loop {
             if let Some(status) = self.ended() {
@@ -145,7 +146,8 @@ impl Loop {
             if ready.is_more_than_a_call() {
                 self.watchdog.end();
             }
-            // First: until it is seen that the program has closed what it is told of, it is told again and again.
+            // Arrivals come first: epoll reports a closed socket to the program again and again,
+            // until imsup notices the close.
             if !ready.arrivals.is_empty() {
                 doors::check(&mut self.host);
             }
@@ -181,7 +183,7 @@ impl Loop {
 
     fn on_call(&mut self, events: PollFlags) {
         if !events.contains(PollFlags::POLLIN) {
-            // POLLHUP: nobody is left under the filter.
+            // POLLHUP: no process is left under the filter.
             self.listening_for_calls = false;
             return;
         }

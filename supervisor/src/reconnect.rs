@@ -1,4 +1,4 @@
-//! A supervisor outlives its broker: it waits for the next one and introduces itself.
+//! A supervisor outlives its broker, waits for the next broker, and introduces itself.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,11 +19,12 @@ use crate::link::Link;
 use crate::sleep::Sleep;
 use imsup_linux::socket;
 
-/// A broker's socket exists a moment before it listens.
+/// A broker's socket exists a moment before the broker listens.
 const RETRY: Duration = Duration::from_millis(20);
 const RETRIES: u32 = 100;
 
-/// Whether the project has a keeper, which starts the next broker: it holds this file with flock. `socket` is the broker's.
+/// True if the project has a keeper, which starts the next broker: a keeper holds `keeper.lock`
+/// with flock. `socket` is the broker's socket.
 pub fn next_comes(socket: &Path) -> bool {
     let Ok(lock) = File::open(keeper_lock(socket)) else {
         return false;
@@ -35,13 +36,14 @@ fn keeper_lock(socket: &Path) -> PathBuf {
     socket.with_file_name("keeper.lock")
 }
 
-/// Brokers that are tried at most by whoever introduces itself first: the keeper starts as many a minute.
+/// The most brokers to try for one introduction: the keeper starts as many a minute.
 pub const BROKERS: u32 = 5;
 
 /// How long the next broker may take, on a busy machine.
 pub const NEXT_BROKER: Duration = Duration::from_secs(30);
 
-/// Whether any broker takes who says this: a boot is of the broker that asked for it, until it runs something.
+/// True if any broker takes the sender of this message. A boot belongs to the broker that requested
+/// the boot, until the boot runs a program.
 pub fn is_for_any(hello: &ToBroker) -> bool {
     !matches!(
         hello,
@@ -53,11 +55,12 @@ pub fn is_for_any(hello: &ToBroker) -> bool {
     )
 }
 
-/// How long a broker whose files somebody has removed may take to make them anew.
+/// The time for a broker to make its files anew after a removal.
 const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connects, and says hello, for whoever knows that there is a broker. Where it has died, the one that the keeper starts is waited for; where
-/// its files were removed, they are.
+/// Connects and sends the introduction, for a caller that knows that there is a broker. If the
+/// broker has died, the call waits for the broker that the keeper starts. If the broker's files
+/// were removed, the call waits for new files.
 ///
 /// # Errors
 /// As [`Link::open`].
@@ -76,7 +79,8 @@ pub fn open(socket: &Path, hello: &ToBroker) -> Result<Link, ChannelError> {
     }
 }
 
-/// Whether a broker that has died is seen so: it may be between connect(2) and the first message.
+/// True if an error means that the broker has died. A dying broker may be between connect(2) and
+/// the first message.
 fn is_absent(error: &ChannelError) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
     match error {
@@ -91,22 +95,22 @@ fn is_absent(error: &ChannelError) -> bool {
     }
 }
 
-/// Whether somebody has removed the broker's files.
+/// True if the broker's files have been removed.
 fn is_removed(error: &ChannelError, socket: &Path) -> bool {
     let not_found = matches!(error, ChannelError::Io(error) if error.kind() == std::io::ErrorKind::NotFound);
     not_found || !keeper_lock(socket).exists()
 }
 
-/// Who we are.
+/// The supervisor's introduction.
 #[derive(Debug)]
 pub struct Introduction {
-    /// What we said to the first broker.
+    /// The message to the first broker.
     pub hello: ToBroker,
-    /// The name it gave us.
+    /// The name that the first broker gave to the host.
     pub host: HostName,
     /// The program's first process.
     pub pid: u32,
-    /// When it was started.
+    /// The start time of the program's first process.
     pub started: Stamp,
 }
 
@@ -117,23 +121,25 @@ pub struct Reconnect {
     watch: Option<Inotify>,
     next_try: Option<Instant>,
     tries_left: u32,
-    /// A broker has no place for us; the next one is not asked.
+    /// A broker has no place for this host; the next broker is not asked.
     given_up: bool,
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// There is a broker again, and it took us.
+    /// There is a broker again, and it took this host.
     Connected,
     /// None yet.
     Waiting,
-    /// The next broker has no place for us: the host is no longer in its file.
+    /// The next broker has no place for this host: the host is no longer in the broker's file.
     Rejected,
 }
 
-/// Watches for what is made or removed in a directory, and for its own removal; `None` if it is not there. Its own removal alone would be told too late:
-/// while a file that was in it is open, as the lock of a host is (pinned in supervisor/linux/tests/kernel/removed.rs).
+/// Watches for entries made or removed in a directory, and for the directory's own removal; `None`
+/// if the directory is missing. The directory's own removal alone would be reported too late. The
+/// kernel does not report the removal while a file of the directory is open, such as the lock of a
+/// host (pinned in supervisor/linux/tests/kernel/removed.rs).
 fn watch_for_changes(directory: &Path) -> Option<Inotify> {
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
     let mask = AddWatchFlags::IN_CREATE
@@ -147,7 +153,7 @@ fn watch_for_changes(directory: &Path) -> Option<Inotify> {
 }
 
 impl Reconnect {
-    /// Nothing to wait for yet.
+    /// No broker to wait for yet.
     pub fn new(introduction: Introduction) -> Self {
         Self {
             introduction,
@@ -158,7 +164,8 @@ impl Reconnect {
         }
     }
 
-    /// Waits for no other broker: one has rejected us, and would again each time we ask.
+    /// Stops waiting for other brokers: a broker has rejected this host, and would do so at each
+    /// new attempt.
     pub fn give_up(&mut self) {
         self.given_up = true;
     }
@@ -168,14 +175,15 @@ impl Reconnect {
         !self.given_up && next_comes(host.link.path())
     }
 
-    /// Tries at once: the next broker may be there already. [`Reconnect::watch_directory`] is to follow.
+    /// Tries at once: the next broker may be there already. [`Reconnect::watch_directory`] is to
+    /// follow.
     pub fn begin(&mut self) {
         if !self.given_up {
             self.try_soon();
         }
     }
 
-    /// Watches the directory of the broker's socket, or the nearest one above it that is there.
+    /// Watches the directory of the broker's socket, or the nearest existing parent directory.
     pub fn watch_directory(&mut self, host: &Host) {
         let directory = host.link.path().parent().filter(|_| !self.given_up);
         if let Some(directory) = directory {
@@ -183,15 +191,16 @@ impl Reconnect {
         }
     }
 
-    /// Something was made in the directory, or it was removed. [`Reconnect::watch_directory`] is to follow.
+    /// An entry was made in the directory, or the directory was removed.
+    /// [`Reconnect::watch_directory`] is to follow.
     pub fn noticed(&mut self, host: &Host) {
-        // What is made in one above it is no broker's.
+        // An entry in a parent directory is not the broker's.
         if host.link.path().parent().is_some_and(Path::exists) {
             self.begin();
         }
     }
 
-    /// What to poll.
+    /// The descriptor to poll.
     pub fn watch(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().map(AsFd::as_fd)
     }
@@ -206,7 +215,7 @@ impl Reconnect {
         self.next_try
     }
 
-    /// Tries, where it is time.
+    /// Makes an attempt, if due.
     pub fn try_now(&mut self, host: &mut Host, sleep: &Sleep) -> Attempt {
         if self.next_try.is_none_or(|at| at > Instant::now()) {
             return Attempt::Waiting;
@@ -224,14 +233,14 @@ impl Reconnect {
                 return Attempt::Waiting;
             }
         }
-        // Before it answers: calls fail if both die at the same time.
+        // Before the broker's reply: calls fail if broker and supervisor die at the same time.
         host.link.share_notify_listener(host.listener.as_fd());
         self.watch = None;
         self.next_try = None;
         Attempt::Connected
     }
 
-    /// Takes the answer of the next broker; hands over what the program listens on.
+    /// Takes the reply of the next broker, and sends the sockets that the program listens on.
     pub fn welcomed(host: &mut Host, sleep: &mut Sleep, message: &ToSupervisor) -> Attempt {
         let ToSupervisor::Welcome {
             retained,
@@ -244,7 +253,7 @@ impl Reconnect {
         };
         sleep.set_policy(policy.clone(), *awake);
         host.resolvers.regain_broker();
-        // Sockets it retains for us are of no use: ours are in place.
+        // Sockets that the broker retains for this host are of no use: the host's own are in place.
         let _ = host.link.take_fds(retained.len());
         tell_sockets(host, sleep.terminated(), sleep.usage());
         for uid in host.strangers.all_it_binds_as() {
@@ -257,7 +266,7 @@ impl Reconnect {
         Attempt::Connected
     }
 
-    /// What we say to the next broker.
+    /// The introduction to the next broker.
     pub fn hello(&self, host: &Host, sleep: &Sleep) -> ToBroker {
         let mut hello = self.introduction.hello.clone();
         if let ToBroker::Hello {
@@ -280,7 +289,8 @@ impl Reconnect {
     }
 }
 
-/// Tells the next broker what the program listens on, or what has taken its place where the program is being terminated.
+/// Tells the next broker of the sockets that the program listens on, or of the sockets that
+/// replaced these while the program is being terminated.
 pub fn tell_sockets(host: &mut Host, terminated: Option<Duration>, usage: Usage) {
     if let Some(slept) = terminated {
         host.link.send(&ToBroker::Terminating { slept, usage }, Vec::new());

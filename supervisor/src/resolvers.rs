@@ -1,5 +1,6 @@
-//! Sockets for the program's resolver: UDP sockets of a network namespace in which the project's name server has every address, so that answers come from
-//! the address that was asked. The broker gives them in batches.
+//! Sockets for the program's resolver: UDP sockets of a network namespace in which the project's
+//! name server has every address, so that answers come from the address that was asked. The broker
+//! gives them in batches.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -7,26 +8,28 @@ use std::time::{Duration, Instant};
 
 use imsup_linux::socket::{self, Family};
 
-/// The broker is asked for more where fewer are left: a resolver takes one for each question, and need not wait for the next.
+/// The broker is asked for more sockets if fewer are left. A resolver takes a socket for each
+/// query, and need not wait for the next socket.
 const FEW: usize = 3;
 
 /// Sockets of a family kept at most.
 const MOST: usize = 16;
 
-/// How long the broker is not asked again after it had none.
+/// The time in which the broker is not asked again after it had no sockets.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// How long after its bind a socket may still be one that was made for a question: resolvers that choose their ports themselves (Ruby's, dnsmasq, dnsjava)
-/// ask at once.
+/// The age up to which a bound socket may still be a socket for a query. Resolvers that choose
+/// their ports themselves (Ruby's, dnsmasq, dnsjava) send the query at once.
 const LATELY: Duration = Duration::from_secs(5);
 
 /// Binds remembered for that time.
 const BINDS: usize = 64;
 
-/// Namespaces remembered: each broker has one, and another if the process that made it was killed.
+/// Namespaces remembered: each broker has a namespace, and a second namespace if the process that
+/// made the first was killed.
 const NAMESPACES: usize = 4;
 
-/// What there is for the program's next question.
+/// The supply for the program's next query.
 #[derive(Debug)]
 pub enum Supply {
     /// A socket.
@@ -37,7 +40,7 @@ pub enum Supply {
     None,
 }
 
-/// The sockets that are left, and what is known of the namespaces they are of.
+/// The remaining sockets, and the known namespaces of such sockets.
 #[derive(Debug, Default)]
 pub struct Resolvers {
     v4: Vec<OwnedFd>,
@@ -48,13 +51,15 @@ pub struct Resolvers {
     asked: bool,
     /// When the broker last had none.
     none_at: Option<Instant>,
-    /// SO_NETNS_COOKIE of their namespaces, the latest last.
+    /// SO_NETNS_COOKIE of the sockets' namespaces, the latest last.
     namespaces: Vec<u64>,
     /// SO_NETNS_COOKIE of our own.
     own: Option<u64>,
-    /// Datagram sockets that were bound to a port of their program's choice a moment ago, by cookie; the latest last.
+    /// Datagram sockets that were bound a moment ago to a port chosen by the program, by cookie;
+    /// the latest last.
     bound: VecDeque<(u64, Instant)>,
-    /// Descriptors that were given such a socket. They may be other files by now.
+    /// Descriptors whose socket was replaced by a socket of the namespace. These descriptors may be
+    /// other files by now.
     replaced: BTreeSet<RawFd>,
 }
 
@@ -63,11 +68,11 @@ pub struct Resolvers {
 pub enum Namespace {
     /// Ours.
     Own,
-    /// The one of which the broker gives sockets.
+    /// The namespace of the broker's sockets.
     Resolvers,
-    /// One that the name server has left: the broker that made it is gone.
+    /// A namespace that the name server has left: the broker that made the namespace is gone.
     Left,
-    /// One of the program's own making, or an unknown one.
+    /// A namespace made by the program, or an unknown namespace.
     Other,
 }
 
@@ -89,7 +94,7 @@ impl Resolvers {
         self.none_at.is_some_and(|at| at.elapsed() < RETRY)
     }
 
-    /// Whether the broker is to be asked now; it counts as asked then.
+    /// True if the broker is to be asked now. The broker counts as asked from then on.
     pub fn wants_more(&mut self) -> bool {
         let few = self.v4.len() < FEW || (self.v6.len() < FEW && !self.without_v6);
         few && !self.has_none() && !std::mem::replace(&mut self.asked, true)
@@ -103,7 +108,7 @@ impl Resolvers {
         if let Some(namespace) = v4.first().and_then(|socket| socket::namespace(socket.as_fd()).ok())
             && self.namespaces.last() != Some(&namespace)
         {
-            // Those of the namespace before are answered by nobody.
+            // Queries from sockets of the former namespace get no answer.
             self.v4.clear();
             self.v6.clear();
             self.namespaces.retain(|known| *known != namespace);
@@ -118,13 +123,13 @@ impl Resolvers {
         }
     }
 
-    /// The broker is gone, and its name server with it.
+    /// The broker is gone, and so is its name server.
     pub fn lose_broker(&mut self) {
         self.asked = false;
         self.none_at = Some(Instant::now());
         self.v4.clear();
         self.v6.clear();
-        // Whatever comes next is another.
+        // The next namespace will be different.
         self.namespaces.push(0);
     }
 
@@ -133,7 +138,7 @@ impl Resolvers {
         self.none_at = None;
     }
 
-    /// A datagram socket was bound to a port of its program's choice that nobody knew before.
+    /// A datagram socket was bound to a port chosen by the program and not known before.
     pub fn note_bind(&mut self, cookie: u64) {
         if self.bound.len() == BINDS {
             self.bound.pop_front();

@@ -1,4 +1,4 @@
-//! `imsup run`: one program, supervised.
+//! `imsup run`: one supervised program.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
@@ -49,22 +49,23 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 pub struct Assignment {
     /// The broker's socket.
     pub broker_socket: PathBuf,
-    /// Where the lock that says "this host runs" is made; `None` for a command of `imsup exec`.
+    /// The directory for the lock that says "this host runs"; `None` for a command of `imsup exec`.
     pub running_directory: Option<PathBuf>,
     /// Lines for /etc/hosts, which the broker writes.
     pub hosts_file: PathBuf,
-    /// The host; for a transient one the name it would like.
+    /// The host; for a transient host, the requested name.
     pub host: Option<HostName>,
-    /// What the supervisor is to the host.
+    /// The supervisor's role in the host.
     pub role: Role,
     /// Whether each trapped call is told on standard error.
     pub trace: bool,
 }
 
-/// Runs a program as a host until it ends, and ends what it leaves behind. The caller must have a single thread.
+/// Runs a program as a host until it ends, and ends what it leaves behind. The caller must have a
+/// single thread.
 ///
 /// # Errors
-/// Any [`RunError`]; nothing runs then.
+/// Any [`RunError`]; no program runs then.
 pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, RunError> {
     let thread = SingleThread::prove().trying("this process has more than one thread")?;
     let command = c_strings(&spec.command)?;
@@ -95,7 +96,8 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         command: &command,
         environment: environment.as_deref(),
         credentials: user.as_ref().map(|user| &user.credentials),
-        // A launched program must not get the signals of the terminal that the broker was started from.
+        // A launched program must not get the signals of the terminal that the broker was started
+        // from.
         new_session: matches!(assignment.role, Role::Launched { .. }),
         descriptor_limit: spec.descriptor_limit,
         signals: inherited,
@@ -107,7 +109,8 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         && program.cgroup.is_some()
         && let Err(SpawnError::Fork(errno @ (Errno::EACCES | Errno::EPERM))) = prepared
     {
-        // Whoever ran `up` in a cgroup of its own may not move processes there from elsewhere (cgroup-v2.rst, "Delegation Containment").
+        // If `up` was run in a cgroup of its own, processes from elsewhere may not be moved there
+        // (cgroup-v2.rst, "Delegation Containment").
         tracing::warn!(%errno, "the command is outside the host's limits: its caller is in a cgroup that is not delegated together with the host's");
         program.cgroup = None;
         prepared = spawn::prepare(&program, filter, &thread);
@@ -115,7 +118,8 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            // Of a supervisor that hangs up without a word the broker ends what is left, the supervisor itself included.
+            // If a supervisor hangs up without a message, the broker ends all leftovers, the
+            // supervisor itself included.
             say_not_executed(link, error.errno());
             return Err(error.into());
         }
@@ -123,7 +127,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     let child = prepared.pid();
     link.go_on().map_err(broker)?;
 
-    // Before it executes: its first instruction is under its limits.
+    // Before the child executes the program: the first instruction is already under the limits.
     if let Err(error) = tree.join(child.as_raw()) {
         tracing::warn!("{error}: its limits do not hold");
     }
@@ -200,8 +204,10 @@ fn say_not_executed(link: Link, errno: Errno) -> ExitStatus {
     status
 }
 
-/// Takes the place that a broker gives us, so that every later broker sees that the host runs. The next broker looks once who runs, when it begins: of a
-/// place that we had not taken by then it knows nothing, and may give it to others. Nothing of ours runs yet, and it is asked instead.
+/// Takes the place that a broker assigns, so that every later broker sees that the host runs. A new
+/// broker looks for running hosts only once, when it begins. It does not know a place that was not
+/// taken by then, and may give that place to others. No process of this host runs yet, so the new
+/// broker is asked instead.
 fn take_place(
     mut link: Link,
     hello: &ToBroker,
@@ -251,7 +257,7 @@ fn lock(welcome: &Welcome, assignment: &Assignment) -> Result<Option<RunningLock
         .transpose()
 }
 
-/// Confines what is going to run to the limits of its host.
+/// Confines the program to the limits of its host, before the program runs.
 fn confine(tree: &mut Tree, welcome: &Welcome, assignment: &Assignment) {
     let Confinement { limits, beside } = &welcome.confinement;
     if limits.is_empty() {
@@ -273,7 +279,7 @@ fn confine(tree: &mut Tree, welcome: &Welcome, assignment: &Assignment) {
     }
 }
 
-/// Does all that every [`run`] begins with, for processes that are forked from this one.
+/// Does the common beginning of every [`run`], for processes that are forked from this process.
 pub fn prepare() {
     let _ = Means::present();
     // If one of these fails, `run` reports the failure.
@@ -281,7 +287,7 @@ pub fn prepare() {
     let _ = imsup_linux::cgroup::own_directory();
 }
 
-/// What the broker said first.
+/// The broker's first message.
 struct Welcome {
     host: HostName,
     hostname: String,
@@ -296,7 +302,8 @@ struct Welcome {
 }
 
 impl Welcome {
-    /// The broker's answer. Where it died before it had answered, that of the broker that the keeper starts.
+    /// The broker's reply. If the broker died before its reply, the reply of the broker that the
+    /// keeper starts.
     fn await_in(mut link: Link, hello: &ToBroker) -> Result<(Self, Link), RunError> {
         for _ in 0..reconnect::BROKERS {
             let answered = Self::receive(&mut link);
@@ -368,7 +375,7 @@ impl Welcome {
     }
 }
 
-/// The name of the host's cgroup: by it a broker finds what a dead supervisor left.
+/// The name of the host's cgroup. By this name a broker finds the leftovers of a dead supervisor.
 fn cgroup_name(assignment: &Assignment) -> String {
     match &assignment.host {
         Some(host) => cgroup_paths::of_host(&project(assignment), host.as_str()),
@@ -376,7 +383,7 @@ fn cgroup_name(assignment: &Assignment) -> String {
     }
 }
 
-/// The project is the directory of its broker's socket.
+/// The name of the project: the directory of its broker's socket.
 fn project(assignment: &Assignment) -> String {
     let directory = assignment.broker_socket.parent();
     let name = directory.and_then(|directory| directory.file_name());
@@ -402,7 +409,8 @@ fn c_strings(command: &[OsString]) -> Result<Vec<CString>, RunError> {
         .collect()
 }
 
-/// Held calls and retained sockets are descriptors. The program has its own limit, inherited before.
+/// Raises the limit, since pending calls and retained sockets are descriptors. The program has its
+/// own limit, inherited before.
 fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

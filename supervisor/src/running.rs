@@ -1,4 +1,5 @@
-//! The lock that says that a host runs. It outlives a broker and tells the next one whom to wait for.
+//! The lock that says that a host runs. The lock outlives a broker, and tells the next broker which
+//! hosts to wait for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
@@ -9,16 +10,17 @@ use std::time::{Duration, Instant};
 use imsup_wire::{HostName, Index};
 use rustix::fs::FlockOperation;
 
-/// How long another supervisor may have the lock that is about to give its host back: one whose broker died before anything ran.
+/// The time to wait for another supervisor that still has the lock and is about to release its
+/// host: its broker died before any program ran.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is looked whether it has.
+/// The period of the attempts to take the lock.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum RunningLockError {
-    /// Another supervisor has it.
+    /// Another supervisor has the lock.
     #[error("host {host} already runs: its supervisor holds {path}; `imsup ps` shows it, `imsup stop {host}` ends it")]
     Held { host: HostName, path: PathBuf },
     /// The file could not be made.
@@ -26,19 +28,21 @@ pub enum RunningLockError {
     File { path: PathBuf, source: std::io::Error },
 }
 
-/// What the file says of a host, and of the supervisor that runs it.
+/// The file's content about a host, and about the supervisor that runs the host.
 #[derive(Clone, Debug)]
 pub struct Running {
     /// The host.
     pub host: HostName,
-    /// Its address: the next broker gives it to nobody else.
+    /// The host's address: the next broker gives the address to no other host.
     pub index: Index,
-    /// The token of the broker's boot, by which the next broker finds what we leave where we are killed.
+    /// The token of the broker's boot, by which the next broker finds the leftovers of a killed
+    /// supervisor.
     pub boot: Option<u64>,
 }
 
-/// The lock, held until it is dropped. The file contains our process id, for people and for a clean-up without a broker, and on
-/// lines of their own the token of the boot, if there is one, and the number of the host's address.
+/// The lock, held until dropped. The file contains our process id, for people and for a clean-up
+/// without a broker. Further lines contain the token of the boot, if any, and the number of the
+/// host's address.
 #[derive(Debug)]
 pub struct RunningLock {
     directory: PathBuf,
@@ -66,7 +70,8 @@ impl RunningLock {
         })
     }
 
-    /// Takes the lock anew if somebody has removed its file (a cleaner of /tmp, a logout): nobody sees by the old one that the host runs.
+    /// Takes the lock anew if its file has been removed (a cleaner of /tmp, a logout): the old lock
+    /// shows to no other process that the host runs.
     ///
     /// # Errors
     /// Any [`RunningLockError`]; the old file is kept then.
@@ -82,7 +87,7 @@ impl RunningLock {
     }
 }
 
-/// Whether a file that is open is the one at a path.
+/// True if an open file is the file at a path.
 fn is_at(file: &File, path: &Path) -> bool {
     let there = fs::metadata(path);
     there.is_ok_and(|there| {
@@ -91,7 +96,8 @@ fn is_at(file: &File, path: &Path) -> bool {
     })
 }
 
-/// Makes the file, locks it, and writes into it whose it is. One that whoever had it before removes meanwhile is made again.
+/// Makes the file, locks the file, and writes the owner's data. If the former holder removes the
+/// file meanwhile, the file is made again.
 fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockError> {
     let Running { host, index, boot } = running;
     let path = directory.join(host.as_str());
@@ -124,7 +130,7 @@ fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockE
     };
     let token = boot.map_or_else(String::new, |boot| boot.to_string());
     let text = format!("{}\n{token}\n{}\n", std::process::id(), index.number());
-    // In one piece, so that nobody reads half a number.
+    // In one write, so that no reader sees half a number.
     if let Err(error) = file.set_len(0).and_then(|()| file.write_all(text.as_bytes())) {
         // A full disk. The lock itself needs no room.
         let _ = file.set_len(0);
@@ -138,7 +144,7 @@ fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockE
 
 impl Drop for RunningLock {
     fn drop(&mut self) {
-        // Removed while it is still held, so that nobody finds a file that nobody holds.
+        // Removed while still locked, so that no process finds an unlocked file.
         let _ = fs::remove_file(self.path());
     }
 }
@@ -147,7 +153,7 @@ impl Drop for RunningLock {
 mod tests {
     use super::*;
 
-    /// Whether somebody else finds the host running.
+    /// True if another process finds the host running.
     fn is_held(path: &Path) -> bool {
         File::open(path).is_ok_and(|file| {
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::AGAIN)

@@ -1,8 +1,11 @@
-//! Standard error of processes that live on. Whatever it is, what is said there neither ends nor stalls anything: a line that it does not take at once is
-//! left out, and the next one that it takes says how many were.
+//! Standard error of long-lived processes. Output to any kind of standard error neither ends nor
+//! stalls a process. A line that is not taken at once is left out, and the next line that is taken
+//! is preceded by the number of lines left out.
 //!
-//! Standard error may be a pipe or a terminal that nobody reads, or a socket, and is shared with programs to whom its O_NONBLOCK flag means something. So
-//! the flag is not touched: a pipe and a terminal are opened once more for each line (proc(5), /proc/PID/fd), and a socket is asked by MSG_DONTWAIT.
+//! Standard error may be a pipe or a terminal without a reader, or a socket. Programs for which the
+//! O_NONBLOCK flag matters share the same description. So the flag is not touched: a pipe and a
+//! terminal are opened once more for each line (proc(5), /proc/PID/fd), and a socket is written
+//! with MSG_DONTWAIT.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,10 +17,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::SendFlags;
 
-/// What poll(2) says that a pipe takes without waiting (pipe(7), PIPE_BUF), if nobody else writes to it meanwhile.
+/// The bytes that a pipe takes without waiting after poll(2) reports writable (pipe(7), PIPE_BUF),
+/// if no other process writes meanwhile.
 const TAKEN_AT_ONCE: usize = 4096;
 
-/// Lines that were left out since the last one that was written.
+/// The number of lines left out since the last written line.
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
 /// Says a line, which `text` ends with a newline.
@@ -25,7 +29,7 @@ pub fn say(text: &[u8]) {
     say_to(rustix::stdio::stderr(), &LEFT_OUT, text);
 }
 
-/// Standard error for who wants an [`io::Write`]: each call is a line, and none fails.
+/// Standard error as an [`io::Write`]: each call is a line, and no call fails.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stderr;
 
@@ -55,7 +59,7 @@ fn say_to(stream: BorrowedFd<'_>, left_out: &AtomicU64, text: &[u8]) {
     left_out.fetch_add(missing, Ordering::Relaxed);
 }
 
-/// Writes without waiting for anybody; fails where not all of it is taken.
+/// Writes without waiting for a reader. Fails if any part is not taken.
 fn write_at_once(stream: BorrowedFd<'_>, text: &[u8]) -> io::Result<()> {
     match FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode) {
         FileType::Socket => {
@@ -83,7 +87,7 @@ fn write_all(mut text: &[u8], write: impl Fn(&[u8]) -> Result<usize, Errno>) -> 
     Ok(())
 }
 
-/// The same pipe or terminal with a flag of its own (open(2), O_NONBLOCK).
+/// The same pipe or terminal with its own flags (open(2), O_NONBLOCK).
 fn open_again(stream: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -106,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// Fills it until it takes nothing more.
+    /// Fills the stream until no more is taken.
     fn fill(stream: impl AsFd) -> usize {
         let mut count = 0;
         while write_at_once(stream.as_fd(), b"x\n").is_ok() {

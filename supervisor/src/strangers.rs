@@ -1,8 +1,10 @@
-//! Other users of the machine who listen at hosts' addresses: the kernel lets any user bind an address of 127.0.0.0/8, or of a local prefix, that
-//! nobody has taken. What a program sends to a host must not go to them.
+//! Sockets of other users of the machine at hosts' addresses. The kernel lets any user bind a free
+//! address of 127.0.0.0/8, or of a local prefix. Traffic of a program to a host must not go to such
+//! sockets.
 //!
-//! The supervisor asks the kernel whose socket answers ([`imsup_linux::owner`]) before it lets a connection or datagram go, at most once a second for an
-//! endpoint. A user that it does not know is asked for at the broker.
+//! The supervisor asks the kernel for the owner of the answering socket ([`imsup_linux::owner`])
+//! before a connection or datagram goes out, at most once a second for an endpoint. The broker is
+//! asked about an unknown user.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -12,43 +14,44 @@ use std::time::{Duration, Instant};
 use imsup_linux::owner::{Owner, Owners};
 use imsup_wire::{Endpoint, Transport};
 
-/// Whose socket answers at an endpoint.
+/// The owner of the socket that answers at an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// There is no socket.
     Nobody,
-    /// One of the project, or of root; or the kernel does not say.
+    /// A socket of the project or of root; or the kernel does not tell.
     Trusted,
-    /// One of this user, who is not of the project.
+    /// A socket of this user, an outsider to the project.
     Stranger(u32),
-    /// One of this user, of whom the broker is to say whether he is of the project.
+    /// A socket of this user. The broker is to say if the user is of the project.
     Unknown(u32),
 }
 
-/// What is known of users, and where it was looked lately.
+/// The known users, and the endpoints of the latest looks.
 #[derive(Debug, Default)]
 pub struct Strangers {
     owners: Option<Owners>,
-    /// What the kernel cannot be asked of.
+    /// The transports about which the kernel cannot be asked.
     blind: Vec<Transport>,
-    /// It was said that the kernel could not be asked for once.
+    /// True after the warning that the kernel could not be asked for a moment.
     said_passing: bool,
-    /// Where a socket of the project was found, and when.
+    /// The endpoints at which a socket of the project was found, with the time.
     looked_at: HashMap<Endpoint, Instant>,
-    /// What the broker said of a user at a host's address, and when.
+    /// The broker's word on a user at a host's address, with the time.
     users: HashMap<(u32, Ipv4Addr), (bool, Instant)>,
     said: BTreeSet<(u32, Endpoint)>,
-    /// Users as whom the program binds, which the broker is told.
+    /// The users as which the program binds; the broker is told.
     binds_as: BTreeSet<u32>,
 }
 
 impl Strangers {
-    /// For how long a look is trusted, and that a user is a stranger. A port that is retained cannot become another user's meanwhile.
+    /// For how long a look is trusted, and that a user is a stranger. A port that is retained
+    /// cannot become another user's meanwhile.
     const TRUSTED_FOR: Duration = Duration::from_secs(1);
     /// Endpoints, and users, remembered; beyond that, all are looked at anew.
     const CAPACITY: usize = 256;
 
-    /// Whose socket a connection, or datagram, to `endpoint` would come to.
+    /// The owner of the socket that would receive a connection, or datagram, to `endpoint`.
     pub fn look(&mut self, endpoint: Endpoint) -> Standing {
         let lately = |at: &Instant| at.elapsed() < Self::TRUSTED_FOR;
         if self.looked_at.get(&endpoint).is_some_and(lately) {
@@ -64,13 +67,13 @@ impl Strangers {
         standing
     }
 
-    /// Whose socket is at the other end of a connection that has just been made from `client`.
+    /// The owner of the socket at the other end of a connection just made from `client`.
     pub fn look_at_server(&mut self, endpoint: Endpoint, client: std::net::SocketAddrV4) -> Standing {
         let found = self.ask(endpoint.transport, |owners| owners.of_server(endpoint.address, client));
         self.judge(found, *endpoint.address.ip())
     }
 
-    /// What the kernel answers; `None` where it cannot be asked, at all or for now.
+    /// The kernel's answer; `None` if the kernel cannot be asked, at all or for now.
     fn ask(
         &mut self,
         transport: Transport,
@@ -97,7 +100,8 @@ impl Strangers {
         }
     }
 
-    /// The kernel could not be asked: never again where it is not made for that, or forbids it.
+    /// The kernel could not be asked. It is not asked again if it lacks the function, or forbids
+    /// the question.
     fn failed(&mut self, transport: Transport, error: &io::Error) {
         if is_lasting(error) {
             tracing::warn!(
@@ -139,7 +143,7 @@ impl Strangers {
         self.users.insert((uid, host), (is_trusted, Instant::now()));
     }
 
-    /// The broker is gone, and with it sockets that nobody else has.
+    /// The broker is gone, and so are the sockets that only the broker had.
     pub fn forget(&mut self) {
         self.looked_at.clear();
     }
@@ -154,12 +158,12 @@ impl Strangers {
         }
     }
 
-    /// The program binds as this user; true where that is new.
+    /// Notes that the program binds as this user. True if the user is new.
     pub fn binds_as(&mut self, uid: u32) -> bool {
         self.binds_as.len() < Self::CAPACITY && self.binds_as.insert(uid)
     }
 
-    /// All users as whom the program was seen to bind.
+    /// All users as which the program was seen to bind.
     pub fn all_it_binds_as(&self) -> Vec<u32> {
         self.binds_as.iter().copied().collect()
     }

@@ -1,7 +1,9 @@
-//! `imsup run --trace`: a line on standard error for each trapped call, as strace(1) has them, with what was decided.
+//! `imsup run --trace`: a line on standard error for each trapped call, as from strace(1), with the
+//! decisions.
 //!
-//! `[TID] CALL -> WHAT WAS DECIDED: RESULT`. The result is the value or the errno that the call was answered with, `continued` where the kernel goes on to
-//! carry it out as it was made, or `held`, which a second line ends.
+//! `[TID] CALL -> WHAT WAS DECIDED: RESULT`. The result is the value or the errno of the answer;
+//! `continued` if the kernel carries out the call unchanged; or `held` if a second line ends the
+//! call.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,10 +20,11 @@ use imsup_linux::message::Header;
 use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::socket::decode_address;
 
-/// Decisions shown of one call: those about the first messages of a sendmmsg(2).
+/// The number of decisions shown for one call: the decisions about the first messages of a
+/// sendmmsg(2).
 const MAX_DECISIONS: usize = 6;
 
-/// The trace of a program, or nothing.
+/// The trace of a program, if requested.
 #[derive(Debug)]
 pub struct Trace(Option<Box<Lines>>);
 
@@ -31,12 +34,13 @@ struct Lines {
     held: HashMap<NotificationId, (Instant, String)>,
 }
 
-/// A call as it was made. It is read before the call is answered, since its memory is the program's again afterwards.
+/// A call's text. It is read before the call is answered, since the memory belongs to the program
+/// again afterwards.
 #[derive(Debug)]
 pub struct Traced(String);
 
 impl Trace {
-    /// A trace, where it is asked for.
+    /// A trace if `on`.
     pub fn new(on: bool) -> Self {
         Self(on.then(Box::default))
     }
@@ -52,7 +56,7 @@ impl Trace {
         )))
     }
 
-    /// What was decided of the call that is being handled.
+    /// Notes a decision about the call that is being handled.
     pub fn decided(&mut self, decision: &impl fmt::Display) {
         if let Some(lines) = &mut self.0
             && lines.decisions.len() < MAX_DECISIONS

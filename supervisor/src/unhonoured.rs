@@ -1,4 +1,5 @@
-//! What a program asks that imsup cannot honour: said once for each kind, in the program's own standard error.
+//! Requests of a program that imsup cannot honour: each kind is warned once, on the program's own
+//! standard error.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,13 +13,14 @@ pub enum Unhonoured {
     IoUring,
     /// MSG_FASTOPEN to a host.
     FastOpen,
-    /// A call on a socket of a process that may not be inspected: it runs a setuid program, or is not dumpable.
+    /// A call on a socket of a process that may not be inspected: the process runs a setuid
+    /// program, or is not dumpable.
     Uninspectable,
-    /// bind(2) or connect(2) of a socket that imsup has no copy of, where descriptors cannot be duplicated.
+    /// bind(2) or connect(2) of a socket without a copy, if descriptors cannot be duplicated.
     NoCopy,
     /// A datagram out of the planes from a socket that is bound to the host's own address.
     StrandedDatagram,
-    /// One call more than are held at the same time.
+    /// A call beyond the most pending calls.
     TooManyHeld,
     /// bind(2) to an address of another host.
     ForeignBind,
@@ -57,7 +59,7 @@ impl fmt::Display for Unhonoured {
 }
 
 impl Unhonoured {
-    /// Where docs/deviations.md tells more.
+    /// The section of docs/deviations.md with the details.
     fn section(self) -> &'static str {
         match self {
             Self::IoUring => "io-uring",
@@ -71,12 +73,12 @@ impl Unhonoured {
     }
 }
 
-/// What was said already.
+/// The warnings given so far.
 #[derive(Debug, Default)]
 pub struct Said(BTreeSet<Unhonoured>);
 
 impl Said {
-    /// Says it, where it was not said before; thread `tid` asked for it.
+    /// Warns, if not warned before. Thread `tid` made the request.
     pub fn once(&mut self, tid: i32, what: Unhonoured) {
         if self.0.insert(what) {
             let program = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
@@ -88,7 +90,7 @@ impl Said {
         }
     }
 
-    /// Whether it was said.
+    /// True if the warning was given.
     pub fn is_said(&self, what: Unhonoured) -> bool {
         self.0.contains(&what)
     }

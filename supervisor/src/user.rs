@@ -1,4 +1,4 @@
-//! Whom a program runs as: compose `user`.
+//! The user that a program runs as: compose `user`.
 
 use std::ffi::{CString, OsString};
 
@@ -10,7 +10,7 @@ use imsup_linux::spawn::Credentials;
 /// Why a user cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    /// Nobody has that name.
+    /// No user has that name.
     #[error("there is no user '{0}' on this machine; name one of /etc/passwd, or a number")]
     NoUser(String),
     /// No group has that name.
@@ -24,14 +24,14 @@ pub enum UserError {
     Database(#[from] Errno),
 }
 
-/// Somebody else, and what his programs find in their environment.
+/// Another user, and that user's variables in a program's environment.
 #[derive(Clone, Debug)]
 pub struct Other {
-    /// What the kernel is told.
+    /// The credentials for the kernel.
     pub credentials: Credentials,
-    /// His directory; the root where he has no entry, as docker has it.
+    /// The user's home directory; the root directory if the user has no entry, as in docker.
     home: OsString,
-    /// His name, where he has an entry.
+    /// The user's name, if the user has an entry.
     name: Option<String>,
 }
 
@@ -47,7 +47,8 @@ impl Other {
     }
 }
 
-/// Whom `USER[:GROUP]` names; `None` where that is the caller, who may not be anybody else.
+/// The user that `USER[:GROUP]` names; `None` for the caller itself, if the caller may not change
+/// users.
 ///
 /// # Errors
 /// Any [`UserError`].

@@ -1,18 +1,18 @@
-//! What became of a trapped call.
+//! The outcome of a trapped call.
 
 use imsup_linux::notify::Answer;
 use nix::errno::Errno;
 
 use crate::held::Held;
 
-/// What became of a trapped call.
+/// The outcome of a trapped call.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is answered thus.
+    /// The answer to the call.
     Answer(Answer),
     /// It waits.
     Hold(Box<Held>),
-    /// It has been answered, or its caller is gone.
+    /// The call has been answered, or its caller is gone.
     Done,
 }
 

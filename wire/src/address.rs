@@ -1,7 +1,7 @@
 //! The addresses of imaginary machines: planes, indexes, endpoints.
 //!
-//! A host has a 16-bit index; a *plane* is a /16 in which that index is an address. The planes are a value, not
-//! constants, so that another prefix that is local on the machine can serve as well.
+//! A host has a 16-bit index; a *plane* is a /16 in which that index is an address. The planes are
+//! a value, not constants, so that another prefix that is local on the machine can serve as well.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};

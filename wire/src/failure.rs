@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Defines the kinds with the names that are shown and sent.
 macro_rules! error_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
-        /// The kind of a failure. Kinds are sent by name, so that an older peer reads a newer kind as
-        /// [`ErrorKind::Other`]. `--format json` shows the same names.
+        /// The kind of a failure. Kinds are sent by name, so that an older peer reads a newer kind
+        /// as [`ErrorKind::Other`]. `--format json` shows the same names.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(into = "&'static str", from = "String")]
         pub enum ErrorKind {
@@ -114,7 +114,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Several failures as one: the kind of the first, and a line for each message. `None` for no failure.
+    /// Several failures as one: the kind of the first, and a line for each message. `None` for no
+    /// failure.
     pub fn joined(failures: &[Self]) -> Option<Self> {
         let kind = failures.first()?.kind;
         let messages: Vec<&str> = failures.iter().map(|failure| failure.message.as_str()).collect();

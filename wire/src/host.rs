@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::address::Endpoint;
 use crate::limits::Bytes;
 
-/// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit, in lower case; no number.
+/// The name of a host: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit,
+/// in lower case; no number.
 ///
 /// Underscores and dots are allowed because names of compose services have them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The values that imsup's parts speak of: addresses, hosts, events, failures, limits, sleep.
 //!
-//! Pure: nothing here reads a file, a clock or a socket. The messages that carry these values are in
-//! `imsup-protocol`.
+//! Pure: nothing here reads a file, a clock or a socket. The messages that carry these values are
+//! in `imsup-protocol`.
 #![forbid(unsafe_code)]
 
 pub mod address;

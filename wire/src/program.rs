@@ -100,7 +100,8 @@ impl<'de> Deserialize<'de> for SpecVersion {
     }
 }
 
-/// Variables of an environment. Their values may be secrets, so [`fmt::Debug`] shows the names only.
+/// Variables of an environment. Their values may be secrets, so [`fmt::Debug`] shows the names
+/// only.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Environment(BTreeMap<String, String>);

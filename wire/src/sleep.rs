@@ -48,7 +48,8 @@ pub enum Awaited {
     /// A caller is the only evidence for that port: the host may sleep if no timer of its own will
     /// make it run, and then opens no more ports.
     Asked,
-    /// Somebody, and the port is declared, or the program may still be about to open ports: the host stays awake.
+    /// Somebody, and the port is declared, or the program may still be about to open ports: the
+    /// host stays awake.
     Expected,
 }
 
@@ -58,7 +59,8 @@ pub enum Awaited {
 pub struct Usage {
     /// CPU time of all processes, ended ones included.
     pub cpu: Duration,
-    /// Resident memory times time, in byte-milliseconds: pages that several processes share count for each.
+    /// Resident memory times time, in byte-milliseconds: pages that several processes share count
+    /// for each.
     pub memory_byte_ms: u128,
     /// Resident memory now, in bytes.
     pub resident_bytes: u64,
@@ -86,8 +88,9 @@ pub enum Order {
     Why,
     /// Tell the use of resources.
     Usage,
-    /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks until [`Order::Fulfil`] or
-    /// [`Order::Release`]. What comes meanwhile waits. Only after `ToBroker::Disposable`.
+    /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks
+    /// until [`Order::Fulfil`] or [`Order::Release`]. What comes meanwhile waits. Only after
+    /// `ToBroker::Disposable`.
     Pledge,
     /// Terminate the host, as promised.
     Fulfil,
@@ -191,7 +194,8 @@ pub enum ReasonKind {
 pub struct WaitsFor {
     /// Its kind.
     pub kind: WaitKind,
-    /// Plain words ("nginx 4711 waits in epoll_wait for descriptor 8, which watches 12 descriptors").
+    /// Plain words ("nginx 4711 waits in epoll_wait for descriptor 8, which watches 12
+    /// descriptors").
     pub detail: String,
     /// The process: shown to people only.
     pub pid: Option<u32>,

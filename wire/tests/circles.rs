@@ -1,8 +1,11 @@
-//! No circle between modules: beside each other in one parent, modules depend in one direction only.
+//! No circle between modules: beside each other in one parent, modules depend in one direction
+//! only.
 //!
-//! Every module file is parsed. A path that leads from one module to another counts as an edge between the two modules below their
-//! nearest common ancestor. A child may use what its parent declares, and a parent its children; siblings must form no circle. A name that
-//! the parent re-exports counts as an edge to the sibling that declares the name. Code below `#[cfg(test)]` does not count.
+//! Every module file is parsed. A path that leads from one module to another counts as an edge
+//! between the two modules below their nearest common ancestor. A child may use what its parent
+//! declares, and a parent its children; siblings must form no circle. A name that the parent
+//! re-exports counts as an edge to the sibling that declares the name. Code below `#[cfg(test)]`
+//! does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! systemd's socket activation, without systemd as process 1: systemd-socket-activate(1) and systemd-socket-proxyd(8).
+//! systemd's socket activation, without systemd as process 1: systemd-socket-activate(1) and
+//! systemd-socket-proxyd(8).
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -43,7 +44,8 @@ impl Systemd {
         Ok(Self { activate, proxyd })
     }
 
-    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as descriptor 3 (sd_listen_fds(3)).
+    /// Listens at `at`, and at the first connection becomes the program, which finds the socket as
+    /// descriptor 3 (sd_listen_fds(3)).
     ///
     /// # Errors
     /// The service does not start or listen.

@@ -205,7 +205,8 @@ impl Docker {
         Ok(took)
     }
 
-    /// `docker unpause`, by the API on a connection that is there already: as fast as docker can be.
+    /// `docker unpause`, by the API on a connection that is there already: as fast as docker can
+    /// be.
     ///
     /// # Errors
     /// The container is not unpaused.

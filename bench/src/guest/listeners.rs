@@ -15,7 +15,8 @@ use super::control::{self, nanoseconds};
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 90, 0, 1);
 const PORT: u16 = 7000;
 
-/// A batch makes all sockets, and a sample is the time for that; they are closed when the input ends.
+/// A batch makes all sockets, and a sample is the time for that; they are closed when the input
+/// ends.
 pub fn run(count: u32) -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -16,8 +16,8 @@ pub const RATE: u16 = 7005;
 pub const ECHO_DATAGRAMS: u16 = 7006;
 /// Takes datagrams in.
 pub const TAKE_DATAGRAMS: u16 = 7007;
-/// Greet too; connected to in turn. There are more of them than a supervisor remembers endpoints that answered lately (256), so that
-/// each connect is as slow as the first.
+/// Greet too; connected to in turn. There are more of them than a supervisor remembers endpoints
+/// that answered lately (256), so that each connect is as slow as the first.
 pub const ROTATION: RangeInclusive<u16> = 7100..=7499;
 
 /// As compose's `expose` has them.

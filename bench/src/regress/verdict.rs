@@ -23,7 +23,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Of times and sizes: the interval of the ratio has to lie beyond 1 and beyond the interval of the noise.
+    /// Of times and sizes: the interval of the ratio has to lie beyond 1 and beyond the interval of
+    /// the noise.
     pub fn of_times(question: &Question) -> Self {
         let enough = |found: &Interval| found.is_enough();
         match (

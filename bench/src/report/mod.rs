@@ -99,8 +99,8 @@ impl Section {
     }
 }
 
-/// Writes `latest.md` and `latest.json`, and each table all of whose suites ran at full length: `TABLE.md`, the same as `TABLE.json`, and
-/// its pictures in a directory `TABLE`.
+/// Writes `latest.md` and `latest.json`, and each table all of whose suites ran at full length:
+/// `TABLE.md`, the same as `TABLE.json`, and its pictures in a directory `TABLE`.
 ///
 /// # Errors
 /// A file cannot be written.

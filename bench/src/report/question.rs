@@ -41,7 +41,8 @@ impl Question {
         })
     }
 
-    /// Every variant against the first, and imsup's against each baseline's. `again` is the first once more, whose difference is noise.
+    /// Every variant against the first, and imsup's against each baseline's. `again` is the first
+    /// once more, whose difference is noise.
     pub fn rows(&self, again: &str) -> Vec<Row> {
         let Some((first, others)) = self.variants.split_first() else {
             return Vec::new();

@@ -19,7 +19,8 @@ pub fn is_imsup(variant: &str) -> bool {
 pub enum Bound {
     /// The base's median times this; for rates, at least.
     Ratio(f64),
-    /// At least this many times better than the base, which is a baseline: a time that is this part of it, or a rate that is so much higher.
+    /// At least this many times better than the base, which is a baseline: a time that is this part
+    /// of it, or a rate that is so much higher.
     Times(f64),
     /// The base's median and this more, in the line's unit.
     More(f64),

@@ -1,4 +1,5 @@
-//! The second way to a program's sockets and memory: where pidfd_getfd(2) and process_vm_readv(2) are refused, as by Docker's default profile.
+//! The second way to a program's sockets and memory: where pidfd_getfd(2) and process_vm_readv(2)
+//! are refused, as by Docker's default profile.
 
 use anyhow::Result;
 

@@ -18,7 +18,8 @@ use crate::subject;
 
 const HOSTS: usize = 10_000;
 const IMAGINARY: &str = "imaginary";
-/// How long the kernel is given to free what was closed: sockets are freed after a grace period of RCU, in the background.
+/// How long the kernel is given to free what was closed: sockets are freed after a grace period of
+/// RCU, in the background.
 const SETTLE: Duration = Duration::from_millis(500);
 
 pub fn run(context: &Context) -> Result<Section> {
@@ -127,7 +128,8 @@ pub fn native(context: &Context, count: usize) -> Result<Vec<Series>> {
     Ok(series)
 }
 
-/// These services as imaginary hosts: the time until all listen, and per host what the kernel and the broker take.
+/// These services as imaginary hosts: the time until all listen, and per host what the kernel and
+/// the broker take.
 ///
 /// # Errors
 /// The hosts do not come up.

@@ -292,7 +292,8 @@ fn docker(context: &Context, section: &mut Section, what: &str, network: Network
 /// A variant and its client.
 type Client = (&'static str, Subject);
 
-/// The client that these arguments describe in all variants: at two native servers and at a host, native and supervised.
+/// The client that these arguments describe in all variants: at two native servers and at a host,
+/// native and supervised.
 fn clients(
     context: &Context,
     project: &Project<'_>,

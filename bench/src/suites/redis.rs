@@ -126,7 +126,8 @@ pub fn load(
     Ok(series)
 }
 
-/// redis-benchmark's CSV (redis 6.2 and later): requests a second, and latencies that become nanoseconds.
+/// redis-benchmark's CSV (redis 6.2 and later): requests a second, and latencies that become
+/// nanoseconds.
 fn parse(text: &str) -> Result<BTreeMap<String, [(&'static str, u64); 3]>> {
     let mut found = BTreeMap::new();
     let mut lines = text.lines();

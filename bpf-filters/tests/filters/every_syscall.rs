@@ -1,4 +1,5 @@
-//! Every system call, through the compiled filters by interpretation: the verdict is what the table says.
+//! Every system call, through the compiled filters by interpretation: the verdict agrees with the
+//! table.
 
 use imsup_bpf_filters::table::{FOREIGN_ARCHITECTURE_ERRNO, row_of};
 use imsup_bpf_filters::{Action, Condition, Confined, Families, Sockets, TABLE, Test};
@@ -19,14 +20,14 @@ const ALL: [(Sockets, Families); 4] = [
     MOST,
 ];
 
-/// The one that traps most.
+/// The filter that traps the most calls.
 const MOST: (Sockets, Families) = (Sockets::Made, Families::Unknown);
 
 fn notify_filter((sockets, families): (Sockets, Families)) -> Program {
     Program::of_libc(imsup_bpf_filters::notify_filter(sockets, families))
 }
 
-/// What the table says.
+/// The verdict of the table.
 fn expected(call: &Call, (sockets, families): (Sockets, Families)) -> Verdict {
     let skipped_by_a_tracer = call.nr == u32::MAX;
     let x32 = cfg!(target_arch = "x86_64") && call.nr >= 0x4000_0000 && !skipped_by_a_tracer;
@@ -94,8 +95,8 @@ fn x32_calls_do_not_exist() {
     }
 }
 
-/// A tracer makes the kernel skip a call by setting its number to -1, and sets the result itself; an errno of the
-/// filter would overwrite that (seccomp(2)).
+/// A tracer makes the kernel skip a call by setting its number to -1, and sets the result itself;
+/// an errno of the filter would overwrite the result (seccomp(2)).
 #[test]
 fn calls_skipped_by_a_tracer_stay_skipped() {
     let call = Call::new(u32::MAX, audit_arch::NATIVE, [0; 6]);
@@ -103,7 +104,7 @@ fn calls_skipped_by_a_tracer_stay_skipped() {
     assert_eq!(confinement("supervisor").run(&call), Verdict::Allow);
 }
 
-/// The kernel runs no filter for these: an untrapped call costs what it costs natively.
+/// The kernel runs no filter for these calls: an untrapped call is as fast as natively.
 #[test]
 fn calls_outside_the_table_are_in_the_kernels_bitmap() {
     for which in ALL {
@@ -118,7 +119,7 @@ fn calls_outside_the_table_are_in_the_kernels_bitmap() {
     }
 }
 
-/// The table itself, spelled out by hand for the calls whose arguments matter.
+/// The table, spelled out by hand for calls whose arguments matter.
 #[test]
 fn arguments_decide_as_designed() {
     let filter = notify_filter(MOST);
@@ -302,13 +303,13 @@ fn refuses_what_it_names(policy: &serde_json::Value, name: &str) {
     assert_eq!(filter.run(&i386), Verdict::KillProcess);
 }
 
-/// Numbers, with those of the table as often as all others together.
+/// Numbers; numbers of the table are as frequent as all others together.
 fn numbers() -> impl Strategy<Value = u32> {
     let of_table: Vec<u32> = TABLE.iter().map(|row| u32::try_from(row.number).unwrap()).collect();
     prop_oneof![proptest::sample::select(of_table), NUMBERS, any::<u32>()]
 }
 
-/// Values near a condition's edge: what it compares with, on its own and with any other bits around.
+/// Values near a condition's edge: the compared value, on its own and with any other bits around.
 fn near(condition: Condition) -> BoxedStrategy<u64> {
     match condition.test {
         Test::NotEqual(value) => prop_oneof![
@@ -326,7 +327,7 @@ fn near(condition: Condition) -> BoxedStrategy<u64> {
     }
 }
 
-/// Calls of the table that have conditions, with arguments near them.
+/// Calls of the table with conditions, with arguments near these conditions.
 fn calls_near_conditions() -> impl Strategy<Value = (&'static str, Call)> {
     let conditional: Vec<_> = TABLE
         .iter()

@@ -1,4 +1,5 @@
-//! The compiled filters, instruction by instruction, against `testdata/bpf/`: what changes there is seen in review.
+//! The compiled filters, instruction by instruction, against `testdata/bpf/`: changes there are
+//! seen in review.
 
 use imsup_bpf_filters::{Families, Sockets, notify_filter};
 

@@ -1,6 +1,7 @@
-//! The compiled filters: what they decide, instruction by instruction, and what the documentation says of them.
+//! The compiled filters: the decisions, instruction by instruction, and the documentation.
 //!
-//! `IMSUP_REGENERATE=1 cargo test -p imsup-bpf-filters --test filters` writes anew the files they are compared with.
+//! `IMSUP_REGENERATE=1 cargo test -p imsup-bpf-filters --test filters` writes the compared files
+//! anew.
 
 // The document shows the table of x86-64, which alone has open(2).
 #[cfg(target_arch = "x86_64")]
@@ -9,7 +10,7 @@ mod every_syscall;
 mod golden;
 mod support;
 
-/// Compares with a file of the repository, after writing it where that was asked for.
+/// Compares with a file of the repository, after writing the file if this was requested.
 fn compare_with_file(path: &str, text: &str, hint: &str) {
     let whole = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     if std::env::var_os("IMSUP_REGENERATE").is_some() {

@@ -1,4 +1,4 @@
-//! What only one host can have: names, addresses, ports of the machine.
+//! Checks of values that only a single host can have: names, addresses, published ports.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +13,7 @@ use super::tree::Location;
 use crate::cluster::Publish;
 use crate::subnet::Subnet;
 
-/// What the services have claimed so far.
+/// The claims of the services so far.
 #[derive(Default)]
 pub(super) struct Claims {
     names: HashMap<String, (Rc<str>, &'static str)>,
@@ -89,7 +89,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Checks what can only be checked when all are there, and gives the subnet that the file pins.
+    /// The checks that need all hosts. Returns the subnet that the file pins.
     pub fn finish(self, subnet: Option<Pinned>, hosts: usize) -> Result<Option<Subnet>, Fault> {
         for (name, service, at, path) in &self.aliases {
             if let Some((other, kind)) = self.names.get(name).filter(|(other, _)| other != service) {

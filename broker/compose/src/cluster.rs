@@ -1,4 +1,4 @@
-//! A cluster: what a compose file says, checked and resolved, with nothing of YAML left.
+//! A cluster: the contents of a compose file, checked and resolved, without any trace of YAML.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,10 +18,11 @@ use crate::subnet::Subnet;
 pub struct Cluster {
     /// The project's name: `-p`, `name:` in the file, else the name of its directory.
     pub project: String,
-    /// The directory of the (first) compose file; what relative paths start from.
+    /// The directory of the (first) compose file; the base of relative paths.
     #[serde(with = "imsup_wire::program::path")]
     pub directory: PathBuf,
-    /// Where the VIPs lie: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16 where `None`.
+    /// The subnet of the VIPs: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16
+    /// if `None`.
     pub subnet: Option<Subnet>,
     /// In the order of the file; replicas follow each other.
     pub hosts: Vec<HostSpec>,
@@ -30,25 +31,27 @@ pub struct Cluster {
 /// One host, as declared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
-    /// The service's name; `NAME-1`, `NAME-2` and so on where `deploy.replicas` is more than one.
+    /// The service's name; `NAME-1`, `NAME-2` and so on if `deploy.replicas` is more than one.
     pub name: HostName,
-    /// What `uname` reports (`hostname`, else the name).
+    /// The name that `uname` reports (`hostname`, else the name).
     pub hostname: String,
-    /// Further names it answers to, in lower case: the service's name of a replica, `hostname`, `container_name`,
-    /// `networks.*.aliases`.
+    /// Further names of the host, in lower case: the service's name of a replica, `hostname`,
+    /// `container_name`, `networks.*.aliases`.
     pub aliases: Vec<String>,
     /// A pinned VIP (`networks.*.ipv4_address`).
     pub address: Option<Ipv4Addr>,
     /// What the host runs: `entrypoint` and `command` joined, `environment`, `working_dir`, `user`,
     /// `stop_signal`, `stop_grace_period`, `deploy.resources.limits` and `logging`.
     pub program: ProgramSpec,
-    /// Ports retained as listening (or bound datagram) sockets from the first moment: `expose` and the targets of `ports`.
+    /// Ports retained as listening (or bound datagram) sockets from the first moment: `expose` and
+    /// the targets of `ports`.
     pub expose: Vec<(Transport, u16)>,
     /// `ports`.
     pub published: Vec<Publish>,
-    /// `restart`, or `deploy.restart_policy`; `None` where the file says neither.
+    /// `restart`, or `deploy.restart_policy`; `None` if the file has neither.
     pub restart: Option<Restart>,
-    /// The hosts it depends on (`depends_on`), which boot when it does; empty without `boot_dependencies`.
+    /// The host's dependencies (`depends_on`), which boot together with the host; empty without
+    /// `boot_dependencies`.
     pub dependencies: Vec<HostName>,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
@@ -59,9 +62,9 @@ pub struct HostSpec {
 /// One entry of `ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
-    /// The machine's address; every address where `None`.
+    /// The machine's address; every address if `None`.
     pub machine_ip: Option<IpAddr>,
-    /// The machine's port; one chosen by the kernel where `None`.
+    /// The machine's port; chosen by the kernel if `None`.
     pub machine_port: Option<u16>,
     /// The host's port.
     pub port: u16,
@@ -72,24 +75,25 @@ pub struct Publish {
 /// `x-imsup`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// How long a host is idle before it is suspended; `None` for never.
+    /// The idle time before a host is suspended; `None` for never.
     pub idle_after: Option<Duration>,
     /// How long it is suspended before it is terminated; `None` for never.
     pub terminate_after: Option<Duration>,
-    /// Whether nothing of it is missed when it is terminated: its timers do not keep it, nor do connections with hosts that are
-    /// disposable too and sleep as well, and are terminated with it.
+    /// True if the host can be terminated without loss. Timers do not keep a disposable host, nor
+    /// do connections with disposable hosts that also sleep, which are terminated together.
     pub disposable: bool,
-    /// What deadlines are coalesced to while suspended.
+    /// The granularity to which deadlines are coalesced while suspended.
     pub timer_slack: Duration,
     /// Whether a sleeper's memory is paged out.
     pub reclaim: bool,
-    /// Whether the look-up of its name boots it (`prefetch: dns`).
+    /// True if a look-up of the host's name boots the host (`prefetch: dns`).
     pub prefetch_dns: bool,
-    /// The bound of every wait for it.
+    /// The time-out of every wait for the host.
     pub hold_timeout: Duration,
-    /// Whether it is booted by `up` and kept running.
+    /// True if the host is booted by `up` and kept running.
     pub keep_awake: bool,
-    /// Whether its boot boots what it depends on, for hosts to which nobody connects first.
+    /// True if the host's boot also boots its dependencies, for dependencies without an earlier
+    /// connection.
     pub boot_dependencies: bool,
 }
 

@@ -61,7 +61,7 @@ pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fa
     Err(Fault::new(service.at, path, problem))
 }
 
-/// A key that is none, and the one of the two that it looks like.
+/// An unknown key, and the similar key among the two.
 fn misspelt(service: &Node) -> Option<(String, &'static str)> {
     let Value::Map(map) = &service.value else { return None };
     map.keys().find_map(|name| {
@@ -70,7 +70,7 @@ fn misspelt(service: &Node) -> Option<(String, &'static str)> {
     })
 }
 
-/// What well-known images run, to be suggested.
+/// Suggested commands of well-known images.
 fn example(image: &str) -> &'static str {
     let name = image.rsplit('/').next().unwrap_or(image);
     let name = name.split([':', '@']).next().unwrap_or(name);

@@ -6,19 +6,20 @@ use imsup_wire::Transport;
 
 use crate::subnet::Subnet;
 
-/// Hosts in a block: its addresses but the broker's own, `127.77.B.0`.
+/// Hosts in a block: all its addresses except the broker's own, `127.77.B.0`.
 pub(super) const HOSTS_PER_BLOCK: usize = 255;
 
-/// Ports that all hosts may declare: more descriptors no process of Linux has by default (proc_sys_fs(5), nr_open).
+/// Ports that all hosts may declare: more descriptors no process of Linux has by default
+/// (proc_sys_fs(5), nr_open).
 pub(super) const MAX_PORTS: usize = 1 << 20;
 
-/// Bytes that the variables of all hosts may take: each host has its own.
+/// Maximum bytes of the variables of all hosts: each host has its own variables.
 pub(super) const MAX_ENVIRONMENT_BYTES: usize = 256 << 20;
 
 /// Hosts in all blocks together.
 pub(super) const MAX_HOSTS: usize = 256 * HOSTS_PER_BLOCK;
 
-/// Two hosts want the same thing, or one wants what nobody can have.
+/// Two hosts want the same value, or a host wants a value that none can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Conflict {
@@ -26,7 +27,7 @@ pub enum Conflict {
     #[error("'{name}' is already the {kind} of service '{other}': rename one of them")]
     Name {
         name: String,
-        /// What it is to the other service.
+        /// The role of the name for the other service.
         kind: &'static str,
         other: String,
     },
@@ -40,7 +41,7 @@ pub enum Conflict {
     /// Two addresses for one service.
     #[error("a host has one address: {first} and {second} are two; keep one of them")]
     TwoAddresses { first: Ipv4Addr, second: Ipv4Addr },
-    /// An address that isn't one of the planes'.
+    /// An address outside of the planes.
     #[error(
         "{0} cannot be a host's address here: hosts have addresses in 127.77.0.0/16; choose one, leave it out and \
          imsup does, or pin its subnet with `x-imsup.subnet`"
@@ -61,7 +62,7 @@ pub enum Conflict {
     SubnetFull {
         hosts: usize,
         subnet: Subnet,
-        /// How many hosts it has addresses for.
+        /// The number of hosts for which the subnet has addresses.
         room: usize,
     },
     /// More ports than there can be sockets.
@@ -78,7 +79,7 @@ pub enum Conflict {
     /// More hosts than a subnet has addresses for.
     #[error("there are more than {MAX_HOSTS} hosts, which is all that a subnet has addresses for")]
     TooManyHosts,
-    /// One port of the machine for two hosts.
+    /// One published port for two hosts.
     #[error("the machine's port {port}/{transport} is published twice: by {first} and by {second}")]
     Published {
         port: u16,

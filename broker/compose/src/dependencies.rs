@@ -1,5 +1,6 @@
-//! `depends_on` and `links`: what they name must be there. Nothing is ordered by them: connecting boots what is needed. Only
-//! `boot_dependencies` makes a host's boot that of the hosts it depends on.
+//! `depends_on` and `links`: the named services must exist, but there is no order, since connecting
+//! boots the needed hosts. Only `boot_dependencies` makes a host's boot also boot the host's
+//! dependencies.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use super::service::Builder;
 use super::tree::{Node, Value};
 
 impl Builder<'_, '_> {
-    /// `depends_on`: the services that it names, those left out that are not there and need not be.
+    /// `depends_on`: the named services, without optional services that are missing.
     pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<Vec<String>, Fault> {
         let Some(value) = node.get("depends_on") else {
             return Ok(Vec::new());
@@ -50,7 +51,8 @@ impl Builder<'_, '_> {
         Ok(named)
     }
 
-    /// Gives the hosts of services with `boot_dependencies` the hosts they depend on, now that all are there.
+    /// Gives the hosts of services with `boot_dependencies` all dependencies, now that all hosts
+    /// are known.
     pub fn resolve_dependencies(&mut self) {
         for (hosts, services) in std::mem::take(&mut self.dependent) {
             let of = |service: &String| self.made.get(service.as_str()).cloned().into_iter().flatten();
@@ -115,7 +117,8 @@ impl Builder<'_, '_> {
         Err(Fault::new(node.at, path, problem))
     }
 
-    /// `links`: every host reaches every other by name; only a name of the link's own cannot be had.
+    /// `links`: every host reaches every other by name; only a name of the link's own cannot be
+    /// had.
     pub fn links(&mut self, node: &Node, path: &Path<'_>) -> Result<(), Fault> {
         let Some(value) = node.get("links") else { return Ok(()) };
         let path = path.key("links");

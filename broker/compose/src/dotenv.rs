@@ -15,11 +15,13 @@ pub(super) struct DotenvError {
     pub message: String,
 }
 
-/// The variables of an environment file; `None` for a name without a value, which is taken from the environment.
+/// The variables of an environment file; `None` for a name without a value, which is taken from the
+/// environment.
 pub(super) type Variables = IndexMap<String, Option<String>>;
 
-/// Reads an environment file: `NAME=VALUE` lines, `#` comments, `export`, single quotes (verbatim), double quotes
-/// (escapes and variables), both over several lines. Variables are looked up with `lookup`, then among those before.
+/// Reads an environment file: `NAME=VALUE` lines, `#` comments, `export`, single quotes (verbatim),
+/// double quotes (escapes and variables), both over several lines. Variables are looked up with
+/// `lookup`, then among the earlier variables.
 pub(super) fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Variables, DotenvError> {
     let mut variables = Variables::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -64,7 +66,7 @@ pub(super) fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Resu
     Ok(variables)
 }
 
-/// Reads an environment file of `format: raw`: everything behind the first `=` is the value.
+/// Reads an environment file of `format: raw`: the value is the complete text after the first `=`.
 pub(super) fn parse_raw(text: &str) -> Result<Variables, DotenvError> {
     let mut variables = Variables::new();
     for (index, line) in text.lines().enumerate() {
@@ -89,7 +91,7 @@ enum Template {
     Variables(String),
 }
 
-/// The value that begins `raw`, and what follows its line.
+/// The value at the beginning of `raw`, and the text after its line.
 fn value(raw: &str) -> Result<(Template, &str), String> {
     match raw.chars().next() {
         Some('\'') => {
@@ -129,7 +131,7 @@ fn value(raw: &str) -> Result<(Template, &str), String> {
     }
 }
 
-/// What follows the line, of which only space or a comment may be left.
+/// The text after the line; the rest of the line may only be space or a comment.
 fn end_of_line(rest: &str) -> Result<&str, String> {
     let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
     let line = line.trim();

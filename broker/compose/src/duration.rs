@@ -1,8 +1,8 @@
-//! Durations as compose writes them: `1m30s`, `500ms`, `1.5h`.
+//! Durations in compose's notation: `1m30s`, `500ms`, `1.5h`.
 
 use std::time::Duration;
 
-/// Longest duration taken for anything.
+/// Longest accepted duration.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Units, longest first, in nanoseconds.
@@ -21,16 +21,16 @@ const UNITS: [(&str, u64); 8] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum DurationError {
-    /// It is malformed.
+    /// The text is malformed.
     #[error("'{0}' is no duration: write numbers with units, such as 1m30s, 10s or 500ms")]
     Malformed(String),
     /// A number without a unit.
     #[error("'{0}' has no unit: write {0}s for seconds or {0}ms for milliseconds")]
     NoUnit(String),
-    /// It is negative.
+    /// The duration is negative.
     #[error("'{0}' is negative: a duration is 0s or more")]
     Negative(String),
-    /// It is outside the range of its key.
+    /// The duration is outside the range of its key.
     #[error("'{text}' is too {what}: the {bound} here is {limit}")]
     Range {
         text: String,
@@ -88,11 +88,11 @@ pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
 /// The duration that `text` says, within `shortest..=longest`.
 ///
 /// # Errors
-/// [`DurationError`]: it is none, or outside these bounds.
+/// [`DurationError`]: the text is no duration, or is outside these bounds.
 pub fn parse_within(text: &str, shortest: Duration, longest: Duration) -> Result<Duration, DurationError> {
     let duration = match parse(text) {
         Ok(duration) if duration <= longest => duration,
-        // The limit here, not that of any duration.
+        // The limit of this key, not that of any duration.
         Ok(_) | Err(DurationError::Range { .. }) => return Err(too_long(text.trim(), longest)),
         Err(error) => return Err(error),
     };
@@ -116,7 +116,8 @@ fn too_long(text: &str, longest: Duration) -> DurationError {
     }
 }
 
-/// `number` (digits with at most one point) times `scale`, without rounding errors above a nanosecond.
+/// `number` (digits with at most one point) times `scale`, without rounding errors above a
+/// nanosecond.
 fn scaled(number: &str, scale: u64) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
@@ -128,7 +129,7 @@ fn scaled(number: &str, scale: u64) -> Option<u128> {
     digits(whole)?.checked_mul(u128::from(scale))?.checked_add(parts)
 }
 
-/// A duration as [`parse`] takes it, without loss.
+/// A duration in the notation of [`parse`], without loss.
 pub(super) fn format(duration: Duration) -> String {
     let mut left = duration.as_nanos();
     let mut text = String::new();
@@ -140,7 +141,7 @@ pub(super) fn format(duration: Duration) -> String {
         }
     }
     if left > 0 {
-        // Nanoseconds have no unit here: they are a fraction of a microsecond.
+        // Nanoseconds have no unit here, but are written as a fraction of a microsecond.
         text += &format!("0.{left:03}us");
     }
     if text.is_empty() { "0s".to_owned() } else { text }

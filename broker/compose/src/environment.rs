@@ -19,15 +19,15 @@ const MAX_ENV_FILE_BYTES: u64 = 1 << 20;
 /// Looks a variable up, in imsup's own environment and then in `.env`.
 pub(super) type Lookup<'a> = dyn Fn(&str) -> Option<Cow<'a, str>> + 'a;
 
-/// Environment files that were read, so that one that many services share is read once.
+/// Environment files that were read, so that a file shared by many services is read once.
 #[derive(Default)]
 pub(super) struct EnvFiles {
     read: HashMap<(PathBuf, bool), Rc<Variables>>,
 }
 
 impl EnvFiles {
-    /// The variables of a service: those of its files, then `environment` over them. What has no value is taken from
-    /// `lookup`, and left out where it isn't there either.
+    /// The variables of a service: from the files, overridden by `environment`. A variable without
+    /// a value is taken from `lookup`, and left out if `lookup` has none.
     pub fn environment(
         &mut self,
         service: &Node,
@@ -83,7 +83,7 @@ impl EnvFiles {
         }
     }
 
-    /// One file; `None` where it isn't there and need not be.
+    /// One file; `None` if an optional file is missing.
     fn file(
         &mut self,
         node: &Node,
@@ -159,7 +159,7 @@ fn is_descriptor(file: &FilePath) -> bool {
         .any(|place| file.starts_with(place))
 }
 
-/// The text of an environment file. A FIFO that nobody writes to would be waited for, for ever.
+/// The text of an environment file. Reading a FIFO without a writer would wait for ever.
 pub(super) fn read_text(file: &FilePath) -> io::Result<String> {
     use std::io::Read;
     if std::fs::metadata(file)?.file_type().is_fifo() && !is_descriptor(file) {

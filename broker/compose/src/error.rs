@@ -1,4 +1,4 @@
-//! What is wrong with a compose file, said with its place and what to do about it.
+//! Faults of a compose file, shown with the place and a remedy.
 
 use std::fmt;
 use std::io;
@@ -27,7 +27,7 @@ pub enum ComposeError {
     /// A file could not be read.
     #[error("{}: cannot be read: {source}", file.display())]
     Read { file: PathBuf, source: io::Error },
-    /// A file that was found may be somebody else's.
+    /// A found file may belong to another user.
     #[error(
         "{} {why}, and what it says would run as you; name it where it is meant:  -f {}",
         file.display(),
@@ -67,7 +67,7 @@ pub enum ComposeError {
         line: usize,
         message: String,
     },
-    /// The project's name cannot be one.
+    /// The name is not possible for a project.
     #[error(
         "'{name}' ({origin}) cannot be a project's name: use 1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter \
          or digit{}",
@@ -106,7 +106,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// The line with a mark below the column, on lines of their own; empty where there is no such line.
+    /// The line with a mark below the column, on separate lines; empty if the line does not exist.
     fn excerpt(&self) -> String {
         if self.text.trim().is_empty() {
             return String::new();
@@ -135,7 +135,8 @@ fn clean(text: &impl fmt::Display) -> String {
     text.to_string().chars().map(printable).collect()
 }
 
-/// What stands for a character in a message: control characters could drive the reader's terminal.
+/// The replacement of a character in a message: control characters could drive the reader's
+/// terminal.
 fn printable(c: char) -> char {
     if c.is_control() { ' ' } else { c }
 }
@@ -146,7 +147,7 @@ impl fmt::Display for Site {
     }
 }
 
-/// A problem and where it is, before the sources are at hand to show it.
+/// A problem and a place, before the sources are at hand to show the place.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub at: Location,
@@ -164,32 +165,32 @@ impl Fault {
     }
 }
 
-/// Something in a compose file that has no effect.
+/// A part of a compose file without effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// What kind of thing.
+    /// The kind of the warning.
     pub kind: WarningKind,
     /// The key, for example `services.web.volumes`.
     pub path: String,
-    /// What about it.
+    /// The explanation.
     pub message: String,
 }
 
 /// Kinds of [`Warning`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WarningKind {
-    /// Compose defines it, imsup cannot do it. An error where strict.
+    /// Compose defines the key, but imsup has no support. An error if strict.
     NotHonoured,
-    /// Compose does not define it. An error where strict.
+    /// Compose does not define the key. An error if strict.
     UnknownKey,
-    /// It is not needed here: an image beside a command.
+    /// The key is not needed here: an image beside a command.
     NotUsed,
     /// A variable that is not set was taken as empty.
     UnsetVariable,
 }
 
 impl WarningKind {
-    /// Whether `strict` makes an error of it.
+    /// True if `strict` makes this an error.
     pub fn is_strict(self) -> bool {
         matches!(self, Self::NotHonoured | Self::UnknownKey)
     }

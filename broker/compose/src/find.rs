@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use super::DEFAULT_NAMES;
 use super::error::ComposeError;
 
-/// The compose file of `start_dir`: a file with a default name there, or in the nearest directory above that has one.
+/// The compose file of `start_dir`: a file with a default name there, or in the nearest directory
+/// above with a compose file.
 ///
 /// # Errors
-/// [`ComposeError::NotFound`] where there is none.
+/// [`ComposeError::NotFound`] if there is none.
 pub fn find(start_dir: &Path) -> Result<PathBuf, ComposeError> {
     start_dir
         .ancestors()
@@ -19,8 +20,8 @@ pub fn find(start_dir: &Path) -> Result<PathBuf, ComposeError> {
         })
 }
 
-/// The file that overrides a compose file found by [`find`], where there is one beside it: `compose.override.yaml` and
-/// the like. Files named by the user are not overridden.
+/// The file beside a compose file found by [`find`] that overrides it, if any:
+/// `compose.override.yaml` and similar names. Files named by the user are not overridden.
 pub fn find_override(file: &Path) -> Option<PathBuf> {
     let stem = file.file_stem()?.to_str()?;
     ["yaml", "yml"]

@@ -1,14 +1,15 @@
-//! `${VARIABLE}` in values, as docker compose puts it in.
+//! `${VARIABLE}` in values, interpolated as by docker compose.
 //!
-//! `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?message}`, `${NAME?message}`, `${NAME:+other}`,
-//! `${NAME+other}`, `$$` for a dollar sign. Defaults, messages and the like may contain variables themselves; they are
-//! only looked at when they are used.
+//! `$NAME`, `${NAME}`, `${NAME:-default}`, `${NAME-default}`, `${NAME:?message}`,
+//! `${NAME?message}`, `${NAME:+other}`, `${NAME+other}`, `$$` for a dollar sign. Defaults, messages
+//! and others may contain variables themselves, which are only evaluated on use.
 
 use std::borrow::Cow;
 
 use indexmap::IndexSet;
 
-/// Longest value that interpolation makes, in bytes; variables made of variables could double without end.
+/// Longest value that interpolation makes, in bytes; variables made of variables could double
+/// without end.
 pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
 
 /// Deepest nesting of defaults in defaults.
@@ -18,23 +19,23 @@ const MAX_NESTING: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum InterpolateError {
-    /// A `$` that begins nothing.
+    /// A `$` without a variable.
     #[error("'$' begins a variable, and {found} cannot follow it: write '$$' for a dollar sign")]
     Dollar {
-        /// What follows, in words.
+        /// The text after the `$`, in words.
         found: String,
     },
     /// `${` without its `}`.
     #[error("'${{{0}' is not closed with '}}'")]
     Unclosed(String),
-    /// `${NAME` goes on with something unknown.
+    /// `${NAME` goes on with an unknown operator.
     #[error("'${{{name}' goes on with '{found}': use ':-', '-', ':?', '?', ':+', '+' or '}}'")]
     Operator { name: String, found: char },
     /// `${NAME:?message}` and the variable is not set.
     #[error("the variable {name} is required{}", if message.is_empty() { String::new() } else { format!(": {message}") })]
     Required {
         name: String,
-        /// What the file says about it.
+        /// The message in the file.
         message: String,
     },
     /// The result is longer than 1 MiB.
@@ -45,7 +46,7 @@ pub enum InterpolateError {
     TooDeep,
 }
 
-/// Puts variables into values, and remembers the ones it did not find.
+/// Interpolates variables in values, and remembers the missing variables.
 pub(super) struct Interpolator<'a> {
     lookup: &'a dyn Fn(&str) -> Option<Cow<'a, str>>,
     /// Variables that were used, had no default, and are not set.
@@ -60,7 +61,7 @@ impl<'a> Interpolator<'a> {
         }
     }
 
-    /// `template` with its variables put in.
+    /// `template` with its variables interpolated.
     pub fn substitute<'t>(&mut self, template: &'t str) -> Result<Cow<'t, str>, InterpolateError> {
         if !template.contains('$') {
             return Ok(Cow::Borrowed(template));
@@ -70,8 +71,8 @@ impl<'a> Interpolator<'a> {
         Ok(Cow::Owned(out))
     }
 
-    /// Evaluates from `start`, to the end, or inside braces (`in_braces`) to the `}` that closes them; gives the
-    /// position after it. Without `out` it only looks for that end.
+    /// Evaluates from `start` to the end, or inside braces (`in_braces`) to the closing `}`;
+    /// returns the position behind. Without `out`, only looks for that end.
     fn run(
         &mut self,
         text: &str,
@@ -105,7 +106,7 @@ impl<'a> Interpolator<'a> {
                 Some('{') => {
                     let end = self.braced(text, position + 1, out.as_deref_mut(), depth);
                     position = end.map_err(|error| match error {
-                        // The outermost is shown, which has all of it.
+                        // The outermost expression is shown, since it includes all others.
                         InterpolateError::Unclosed(_) => InterpolateError::Unclosed(shorten(&text[position + 1..])),
                         other => other,
                     })?;
@@ -127,7 +128,7 @@ impl<'a> Interpolator<'a> {
         }
     }
 
-    /// Evaluates what stands after `${`; gives the position after the `}`.
+    /// Evaluates the text after `${`; returns the position after the `}`.
     fn braced(
         &mut self,
         text: &str,

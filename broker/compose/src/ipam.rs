@@ -7,7 +7,7 @@ use super::read::{Path, map, text, wrong_type};
 use super::tree::{Location, Map, Value};
 use crate::subnet::{Subnet, SubnetError};
 
-/// A subnet, and where it is written.
+/// A subnet, and its place in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Pinned {
     pub subnet: Subnet,
@@ -15,7 +15,7 @@ pub(super) struct Pinned {
     pub path: String,
 }
 
-/// The subnet that the file pins: its own `x-imsup` first, else that of the first network that a service is in.
+/// The subnet pinned by the file: from `x-imsup`, else from the first network with services.
 pub(super) fn choose(
     own: Option<Pinned>,
     networks: Option<&Map>,

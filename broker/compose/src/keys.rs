@@ -1,28 +1,28 @@
-//! The table of the keys that compose defines, and what becomes of each.
+//! The table of compose's keys, with the treatment of each.
 
 use How::{Honoured, Not, Silent};
 
-/// What becomes of a key.
+/// The treatment of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum How {
-    /// It does what it says.
+    /// The key has its effect.
     Honoured,
-    /// It has nothing to say here, or is true of every imaginary machine anyway.
+    /// The key has no effect here, or is true of every imaginary machine anyway.
     Silent,
-    /// It cannot be done; why, or what does it instead.
+    /// The key is not supported; the reason, or an alternative.
     Not(&'static str),
 }
 
-/// What stands below a key.
+/// The contents of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Inside {
-    /// Nothing that is looked at here.
+    /// Contents that are not checked.
     Opaque,
     /// These keys.
     Keys(&'static [Key]),
     /// Names chosen by the user, with these keys below each.
     Named(&'static [Key]),
-    /// A list, whose mappings have these keys.
+    /// A list, of which mappings have these keys.
     Items(&'static [Key]),
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Key {
     pub name: &'static str,
     pub how: How,
     pub inside: Inside,
-    /// Values with which a key that isn't honoured asks for nothing.
+    /// Values of an unsupported key that request no action.
     pub harmless: &'static [&'static str],
 }
 
@@ -141,7 +141,7 @@ pub(super) const SERVICE: &[Key] = &[
     key("pids_limit", Honoured),
     // Named with the command that is run instead.
     key("image", Honoured),
-    // Whether a host is healthy is seen by connecting to it.
+    // The health of a host is visible by connecting to the host.
     Key {
         inside: Inside::Keys(HEALTHCHECK),
         ..key("healthcheck", Silent)
@@ -316,10 +316,10 @@ const HEALTHCHECK: &[Key] = &[
     key("disable", Silent),
 ];
 
-/// The name most like `name`, where one is like it.
+/// The name most similar to `name`, if any is similar.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
-    // Typing errors change few letters; what differs in a third of them is another word.
+    // Typing errors change few letters; more than a third of different letters makes another word.
     let allowed = (lower.chars().count() / 3).max(1);
     known
         .map(|candidate| {

@@ -1,8 +1,9 @@
 //! Compose files as a [`Cluster`].
 //!
-//! [`find()`] the file, [`load()`] it, and show it again with [`render()`]. Loading goes one way: text → tree with places
-//! (`yaml`, `tree`, `map`) → variables put in (`interpolate`) → files merged (`merge`) → keys checked against the table (`schema`,
-//! `keys`) → hosts (`service` and what it reads) → what only one host can have (`check`). Nothing of YAML is left.
+//! [`find()`] the file, [`load()`] it, and show it again with [`render()`]. Loading goes one way:
+//! text → tree with places (`yaml`, `tree`, `map`) → variables interpolated (`interpolate`) → files
+//! merged (`merge`) → keys checked against the table (`schema`, `keys`) → hosts (`service` and the
+//! modules for keys) → values for a single host only (`check`). No YAML is left in the result.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -58,7 +59,7 @@ pub use user::UserError;
 
 use crate::cluster::Cluster;
 
-/// The names looked for, in the order of preference, as docker compose has them.
+/// The names of compose files, in docker compose's order of preference.
 pub const DEFAULT_NAMES: [&str; 4] = [
     "compose.yaml",
     "compose.yml",
@@ -69,17 +70,17 @@ pub const DEFAULT_NAMES: [&str; 4] = [
 /// Largest compose file read, in bytes. Ten thousand services are about 2 MiB.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// What to load, and with what.
+/// The parameters of a load.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// The files (`-f`), the later merged over the earlier. Where there are none, [`find()`] looks in `directory`, and
-    /// the override beside what it finds is merged too.
+    /// The files (`-f`), the later merged over the earlier. If empty, [`find()`] looks in
+    /// `directory`, and the override beside the found file is merged as well.
     pub files: Vec<PathBuf>,
-    /// What relative files start from, and where `find` starts; the process's own directory where empty.
+    /// The base of relative files, and the start of `find`; the process's own directory if empty.
     pub directory: PathBuf,
     /// The project's name (`-p`).
     pub project: Option<String>,
-    /// Profiles that are on (`--profile`), besides those of `COMPOSE_PROFILES`; `*` is all of them.
+    /// Enabled profiles (`--profile`), besides `COMPOSE_PROFILES`; `*` enables all profiles.
     pub profiles: Vec<String>,
     /// The variables of the process; they win over `.env` beside the first file.
     pub environment: BTreeMap<String, String>,
@@ -104,6 +105,6 @@ impl LoadOptions {
 pub struct Loaded {
     /// The cluster.
     pub cluster: Cluster,
-    /// What in the file has no effect.
+    /// The parts of the file without effect.
     pub warnings: Vec<Warning>,
 }

@@ -25,7 +25,7 @@ pub(super) fn read(service: &Node, path: &Path<'_>) -> Result<Limits, Fault> {
      -> Result<Option<u64>, Fault> {
         let Some((value, path)) = found else { return Ok(None) };
         let amount = parse(text(value, &path)?).map_err(|error| Fault::new(value.at, path, Problem::Size(error)))?;
-        // 0 is no limit, as docker has it.
+        // 0 is no limit, as in docker.
         Ok(Some(amount).filter(|amount| *amount > 0))
     };
     Ok(Limits {

@@ -24,7 +24,8 @@ use crate::cluster::Cluster;
 /// Loads compose files.
 ///
 /// # Errors
-/// [`ComposeError`] for files that cannot be read, understood or run; where `strict`, also for keys without effect.
+/// [`ComposeError`] for files that cannot be read, understood or run; if `strict`, also for keys
+/// without effect.
 pub fn load(options: &LoadOptions) -> Result<Loaded, ComposeError> {
     let (read, documents) = Files::read(options)?;
     let outer = |name: &str| read.variable(options, name);
@@ -50,17 +51,19 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ComposeError> {
     Ok(loaded)
 }
 
-/// The name and the directory of the project that [`load`] would give, also where its services could not be run.
+/// The project's name and directory as [`load`] would return, even if the services could not be
+/// run.
 ///
 /// # Errors
-/// [`ComposeError`] for files that cannot be read or aren't YAML, and names that cannot be a project's.
+/// [`ComposeError`] for files that cannot be read or aren't YAML, and names that cannot be a
+/// project's.
 pub fn project_of(options: &LoadOptions) -> Result<(String, PathBuf), ComposeError> {
     let (read, documents) = Files::read(options)?;
     let name = read.project(options, &documents, &|name| read.variable(options, name))?;
     Ok((name, read.directory))
 }
 
-/// What the files of a load are read with; their documents go their own way.
+/// The shared state of reading the files of a load; the documents are returned separately.
 struct Files {
     directory: PathBuf,
     dotenv: Variables,
@@ -157,7 +160,7 @@ fn read_dotenv(directory: &FilePath, options: &LoadOptions) -> Result<Variables,
     })
 }
 
-/// `name:` of the last document that has one.
+/// `name:` of the last document with this key.
 fn declared_name(documents: &[Node], lookup: &Lookup<'_>) -> Result<Option<String>, Fault> {
     let path = Path::Root.key("name");
     let Some(node) = documents.iter().rev().find_map(|document| document.get("name")) else {
@@ -169,7 +172,7 @@ fn declared_name(documents: &[Node], lookup: &Lookup<'_>) -> Result<Option<Strin
     name.map(Some).map_err(|error| Fault::new(node.at, path, error))
 }
 
-/// What the tree is read with.
+/// The shared state of reading the tree.
 struct Context<'a, 'l> {
     options: &'a LoadOptions,
     directory: &'a FilePath,
@@ -205,7 +208,8 @@ impl Context<'_, '_> {
             made: HashMap::new(),
             dependent: Vec::new(),
         };
-        // Each service's tree is let go before the next one's hosts are made: they take its memory.
+        // Each service's tree is dropped before the next hosts are made, which take the same
+        // memory.
         for (name, entry) in services.into_entries() {
             if !disabled.contains_key(&name) {
                 builder.add(&name, &entry.node)?;
@@ -227,7 +231,7 @@ impl Context<'_, '_> {
         })
     }
 
-    /// All documents as one, their variables put in.
+    /// All documents merged, with variables interpolated.
     fn merged(&self, documents: Vec<Node>, unset: &mut Vec<Warning>) -> Result<Node, Fault> {
         let lookup = |name: &str| (self.lookup)(name);
         let mut interpolator = Interpolator::new(&lookup);
@@ -253,7 +257,7 @@ impl Context<'_, '_> {
         Ok(merged)
     }
 
-    /// Refuses a file with nothing to run; gives the services whose profiles are off.
+    /// Refuses a file without a service to run; returns the services whose profiles are off.
     fn check_services(&self, file: &Node) -> Result<Disabled, Fault> {
         let path = Path::Root.key("services");
         let services = match file.get("services") {
@@ -306,7 +310,7 @@ fn take_services(file: &mut Node) -> Map {
     }
 }
 
-/// Puts variables into every value of the tree; keys stay as they are.
+/// Interpolates variables in every value of the tree; keys stay unchanged.
 fn interpolate(
     node: &mut Node,
     path: &Path<'_>,

@@ -1,4 +1,4 @@
-//! `logging`: how much of what programs print is kept.
+//! `logging`: the amount of programs' output that is kept.
 
 use super::error::Fault;
 use super::problem::Problem;
@@ -7,7 +7,7 @@ use super::size;
 use super::tree::{Node, Value};
 use crate::cluster::LogBound;
 
-/// What docker's driver `local` keeps by default.
+/// The default bound of docker's driver `local`.
 const LOCAL: LogBound = LogBound {
     max_size: Some(20 << 20),
     max_files: 5,
@@ -16,7 +16,7 @@ const LOCAL: LogBound = LogBound {
 const SIZE: &str = "a size such as 10m, or -1 for no bound";
 const FILES: &str = "a whole number from 1 up";
 
-/// The bound of a service's log. Drivers that send it elsewhere have none of these options.
+/// The bound of a service's log. Drivers that send the log elsewhere have none of these options.
 pub(super) fn read(service: &Node, path: &Path<'_>) -> Result<LogBound, Fault> {
     let path = path.key("logging");
     let Some(logging) = service.get("logging").filter(|node| !matches!(node.value, Value::Null)) else {
@@ -47,7 +47,7 @@ pub(super) fn read(service: &Node, path: &Path<'_>) -> Result<LogBound, Fault> {
     Ok(LogBound {
         max_size: size.unwrap_or(default.max_size),
         max_files: files.unwrap_or(match (size, driver) {
-            // As docker has it of json-file.
+            // As docker's json-file.
             (Some(_), None | Some("json-file")) => 1,
             _ => default.max_files,
         }),

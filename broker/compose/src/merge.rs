@@ -1,7 +1,8 @@
 //! Several files as one: the later over the earlier, as docker compose merges.
 //!
-//! Mappings are merged key by key; lists are appended; what can be written as a mapping or as a list is merged as a
-//! mapping; a command replaces a command. `!reset` takes a key away, `!override` replaces it.
+//! Mappings are merged key by key; lists are appended. A value that can be a mapping or a list is
+//! merged as a mapping; a command replaces a command. `!reset` takes a key away, `!override`
+//! replaces the value.
 
 use std::rc::Rc;
 
@@ -67,7 +68,7 @@ pub(super) fn merge(base: &mut Node, over: Node, path: &Path<'_>) -> Result<(), 
             *base = Node::new(at, value);
             Ok(())
         }
-        // The long form of what the earlier file has in short (`build: .`).
+        // The long form of a value with a short form in the earlier file (`build: .`).
         (Value::Text(_), value @ Value::Map(_)) => {
             *base = Node::new(at, value);
             Ok(())
@@ -99,7 +100,7 @@ fn merge_maps(base: &mut Map, over: Map, path: &Path<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Takes away what is tagged `!reset` in a file that nothing is merged over.
+/// Takes away values tagged `!reset` in a file over which no file is merged.
 pub(super) fn drop_resets(node: &mut Node) {
     match &mut node.value {
         Value::Map(map) => {
@@ -132,12 +133,12 @@ fn as_pairs(node: &mut Node, path: &Path<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A list of names as a mapping of them to nothing.
+/// A list of names as a mapping from the names to null.
 fn as_names(node: &mut Node) {
     let Value::List(items) = &node.value else { return };
     let mut map = Map::default();
     for item in items {
-        // An item that is no name is refused where the list is read.
+        // An item other than a name is refused when the list is read.
         let Value::Text(name) = &item.value else { return };
         let entry = Entry {
             key_at: item.at,

@@ -12,22 +12,22 @@ use super::tree::{Map, Node, Value};
 /// The network of a service that names none.
 const DEFAULT: &str = "default";
 
-/// What a service's networks say.
+/// The contents of a service's `networks`.
 #[derive(Default)]
 pub(super) struct Networks<'n> {
-    /// Those it is in.
+    /// The networks of the service.
     pub joined: Vec<&'n str>,
     pub aliases: Vec<Alias<'n>>,
     pub address: Option<(Ipv4Addr, &'n Node)>,
 }
 
-/// A name and where it is.
+/// A name and its place.
 pub(super) struct Alias<'n> {
     pub text: &'n str,
     pub node: &'n Node,
 }
 
-/// Reads `networks` of a service; `known` are those of the file.
+/// Reads `networks` of a service; `known` are the networks of the file.
 pub(super) fn read<'n>(service: &'n Node, path: &Path<'_>, known: Option<&Map>) -> Result<Networks<'n>, Fault> {
     let mut networks = Networks::default();
     let Some(node) = service.get("networks") else {

@@ -9,7 +9,7 @@ use imsup_wire::Transport;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum PortError {
-    /// It has another form.
+    /// The text has another form.
     #[error(
         "'{0}' is no port: write PORT, MACHINE:PORT or IP:MACHINE:PORT, with /udp behind it where needed, \
          for example \"8080:80\" or \"127.0.0.1:5353:53/udp\""
@@ -21,7 +21,7 @@ pub enum PortError {
     /// A range that ends before it begins.
     #[error("the range {0} ends before it begins")]
     Backwards(String),
-    /// Two ranges whose lengths differ.
+    /// Two ranges of different lengths.
     #[error("the ranges {machine} and {target} differ in length: each port of the machine leads to one of the host's")]
     Lengths { machine: String, target: String },
     /// A transport that imsup has not.
@@ -30,7 +30,7 @@ pub enum PortError {
     /// The machine's address is malformed.
     #[error("'{0}' is no address of the machine: write an IPv4 address, or an IPv6 address in brackets")]
     Address(String),
-    /// `expose` with something else than a port.
+    /// `expose` with more than a port.
     #[error("'{0}' publishes a port of the machine: 'expose' takes the host's own port alone; use 'ports'")]
     ExposePublishes(String),
     /// The machine's address is one of the hosts'.
@@ -88,12 +88,12 @@ fn number(text: &str, whole: &str) -> Result<u16, PortError> {
     }
 }
 
-/// One entry of `ports`, before replicas take their share.
+/// An entry of `ports`, before the division among replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mapping {
-    /// The machine's address; all of them where `None`.
+    /// The machine's address; all addresses if `None`.
     pub ip: Option<IpAddr>,
-    /// The machine's port: any of these; one chosen by the kernel where `None`.
+    /// The machine's port: any in this range; chosen by the kernel if `None`.
     pub machine: Option<Range>,
     /// The host's port.
     pub port: u16,
@@ -122,7 +122,7 @@ pub(super) fn parse_short(text: &str) -> Result<Vec<Mapping>, PortError> {
     mappings(ip, machine, target, transport)
 }
 
-/// A malformed part is shown within its whole.
+/// Shows a malformed part within the whole text.
 fn whole(error: PortError, text: &str) -> PortError {
     match error {
         PortError::Malformed(_) => PortError::Malformed(text.to_owned()),

@@ -1,4 +1,4 @@
-//! What can be wrong with a value.
+//! Problems of a value.
 
 use super::conflict::Conflict;
 use super::duration::DurationError;
@@ -8,20 +8,20 @@ use super::size::SizeError;
 use super::user::UserError;
 use crate::subnet::SubnetError;
 
-/// What is wrong with a value.
+/// A problem of a value.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Problem {
-    /// It has the wrong type.
+    /// The value has the wrong type.
     #[error("expected {expected}, found {found}")]
     Type { expected: &'static str, found: String },
-    /// It is none of a few words.
+    /// The value is none of a few words.
     #[error("expected {expected}, found '{found}'")]
     Word { expected: &'static str, found: String },
-    /// It is a number outside its range.
+    /// The value is a number outside its range.
     #[error("must be {range}, found '{found}'")]
     Range { range: &'static str, found: String },
-    /// A file and the one it overrides disagree about its type.
+    /// A file and an overriding file disagree about the value's type.
     #[error("cannot merge {over} over {base} of the file before")]
     Merge { base: &'static str, over: &'static str },
     /// A key that has to be there isn't.
@@ -66,16 +66,16 @@ pub enum Problem {
     /// `stop_signal` is no signal.
     #[error("'{0}' is no signal: give a name such as SIGTERM or SIGRTMIN+3, or a number from 1 to 64")]
     Signal(String),
-    /// A service has an image and nothing to run.
+    /// A service has an image and no command.
     #[error(
         "has {what} but no command: imsup runs commands on this machine, not images. \
          Add what the image runs, for example  {example}"
     )]
     ImageOnly { what: &'static str, example: String },
-    /// A service has nothing to run.
+    /// A service has no command.
     #[error("has no command: add what it runs, for example  command: [\"redis-server\", \"--port\", \"6379\"]")]
     NoCommand,
-    /// A service has nothing to run, and a key that looks like what says so.
+    /// A service has no command, but a key that looks like the key of a command.
     #[error("has no command: '{found}' is no key of a service; did you mean '{meant}'?")]
     MisspeltCommand { found: String, meant: &'static str },
     /// A command's first word is empty, or a word has a NUL.
@@ -84,23 +84,23 @@ pub enum Problem {
     /// An environment variable's name is unusable.
     #[error("'{0}' cannot be an environment variable: write NAME=VALUE or NAME, without spaces before the '='")]
     BadVariable(String),
-    /// A value names something that isn't there.
+    /// A value names a missing object.
     #[error("there is no {what} '{name}'{}", did_you_mean(.suggestion.as_deref()))]
     Undefined {
         /// A service, a network.
         what: &'static str,
         name: String,
-        /// The nearest one that is there.
+        /// The most similar name that exists.
         suggestion: Option<String>,
     },
-    /// It depends on a service whose profile is off.
+    /// The service depends on a service whose profile is off.
     #[error("'{name}' is only in profile {profiles}, which is not enabled: add '--profile {first}'")]
     Disabled {
         name: String,
         profiles: String,
         first: String,
     },
-    /// Something only one host can have, and there are replicas.
+    /// A value that only a single host can have, and there are replicas.
     #[error("there are {replicas} replicas, and only one host can have this {what}: {fix}")]
     Replicas {
         replicas: u32,
@@ -118,7 +118,7 @@ pub enum Problem {
     /// `x-imsup.subnet` cannot have VIPs.
     #[error(transparent)]
     Subnet(#[from] SubnetError),
-    /// Two hosts want the same thing, or one wants what nobody can have.
+    /// Two hosts want the same value, or a host wants a value that none can have.
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// An `env_file` could not be used.
@@ -126,7 +126,7 @@ pub enum Problem {
     EnvFile(String),
 }
 
-/// `; did you mean 'x'?`, or nothing.
+/// `; did you mean 'x'?`, or the empty string.
 pub(super) fn did_you_mean(suggestion: Option<&str>) -> String {
     suggestion
         .map(|name| format!("; did you mean '{name}'?"))

@@ -7,7 +7,7 @@ use super::error::ComposeError;
 /// Longest name of a project: it is part of paths of Unix sockets, which end at 107 bytes.
 const MAX_CHARS: usize = 63;
 
-/// Where a project's name may come from, in the order of preference.
+/// The sources of a project's name, in the order of preference.
 pub(super) struct Candidates<'a> {
     /// `-p`.
     pub option: Option<&'a str>,
@@ -19,7 +19,8 @@ pub(super) struct Candidates<'a> {
     pub directory: &'a Path,
 }
 
-/// The project's name. What the user chose for this run must be one; the file's and the directory's are made to fit.
+/// The project's name. A name chosen by the user for this run must be valid; names of the file and
+/// the directory are made to fit.
 pub(super) fn name(candidates: &Candidates<'_>) -> Result<String, ComposeError> {
     let chosen = [
         (candidates.option, "-p"),
@@ -49,7 +50,8 @@ pub(super) fn name(candidates: &Candidates<'_>) -> Result<String, ComposeError> 
     )
 }
 
-/// As docker compose does it: lower case, what is none of `a-z0-9_-` left out, beginning with a letter or digit.
+/// As docker compose: lower case, without characters other than `a-z0-9_-`, beginning with a letter
+/// or digit.
 pub(super) fn normalize(name: &str) -> String {
     let kept: String = name
         .chars()

@@ -14,7 +14,7 @@ use crate::cluster::Publish;
 /// Ports of a host, without repetition.
 pub(super) type Exposed = Vec<(Transport, u16)>;
 
-/// The host's own ports (of `expose` and `ports`), and what `ports` publishes.
+/// The host's own ports (of `expose` and `ports`), and the published ports of `ports`.
 pub(super) fn ports(service: &Node, path: &Path<'_>) -> Result<(Exposed, Vec<Mapping>), Fault> {
     let mut exposed = BTreeSet::new();
     if let Some(node) = service.get("expose") {
@@ -73,7 +73,8 @@ fn long(node: &Node, path: &Path<'_>) -> Result<Vec<Mapping>, Fault> {
     ports::mappings(ip, machine, target, transport).map_err(|error| Fault::new(node.at, path, error))
 }
 
-/// What one of a service's replicas publishes: of a range that leads to one port, its share.
+/// The published ports of a single replica of a service: the share of a range that leads to a
+/// single port.
 pub(super) fn of_replica(
     mappings: &[Mapping],
     index: u32,

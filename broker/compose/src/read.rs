@@ -1,4 +1,5 @@
-//! Typed access to the tree: a value of the expected type, or a fault that says what was expected and found.
+//! Typed access to the tree: a value of the expected type, or a fault with the expected and the
+//! found type.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +8,8 @@ use super::error::Fault;
 use super::problem::Problem;
 use super::tree::{Map, Node, Value};
 
-/// Where a value is, as its keys. Made on the way down without allocating; shown only when something is wrong.
+/// The place of a value, as its keys. Made on the way down without allocating; shown only with a
+/// fault.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Path<'p> {
     Root,
@@ -24,7 +26,7 @@ impl<'p> Path<'p> {
         Self::Item(self, index)
     }
 
-    /// The names of the keys, outermost first, while they are at most `N` and there are no items of lists.
+    /// The names of the keys, outermost first, if there are at most `N` keys and no items of lists.
     pub fn keys<const N: usize>(&self) -> Option<[&'p str; N]> {
         let mut names = [""; N];
         let mut path = *self;
@@ -59,7 +61,7 @@ pub(super) fn wrong_type(node: &Node, path: &Path<'_>, expected: &'static str) -
     )
 }
 
-/// A scalar, whatever it looks like.
+/// A scalar, whatever its form.
 pub(super) fn text<'n>(node: &'n Node, path: &Path<'_>) -> Result<&'n str, Fault> {
     match &node.value {
         Value::Text(text) => Ok(text),
@@ -124,11 +126,11 @@ pub(super) fn text_or_texts<'n>(node: &'n Node, path: &Path<'_>) -> Result<Vec<&
     }
 }
 
-/// A name, its value where it has one, and where that is.
+/// A name, a value if present, and the place.
 pub(super) type Pair<'n> = (&'n str, Option<&'n str>, &'n Node);
 
-/// The name and value of each entry of a mapping, or of a list of `NAME=VALUE`; the value of a bare name or of null is
-/// `None`.
+/// The name and value of each entry of a mapping, or of a list of `NAME=VALUE`; the value of a bare
+/// name or of null is `None`.
 pub(super) fn pairs<'n>(node: &'n Node, path: &Path<'_>) -> Result<Vec<Pair<'n>>, Fault> {
     match &node.value {
         Value::Map(map) => map

@@ -1,6 +1,7 @@
-//! A cluster as a compose file again: everything resolved, nothing left to defaults, one service for each host.
+//! A cluster as a compose file again: everything resolved, without defaults, a service for each
+//! host.
 //!
-//! What is rendered can be loaded, and gives the same cluster.
+//! The rendered file can be loaded, and results in the same cluster.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -264,7 +265,7 @@ impl RestartPolicy {
     }
 }
 
-/// Whether `restart` can say all of it.
+/// True if `restart` can express the whole policy.
 fn is_plain(restart: &Restart) -> bool {
     let bounded = restart.max_attempts.is_some() && restart.condition != RestartCondition::OnFailure;
     restart.delay.is_zero() && restart.window.is_none() && !bounded

@@ -12,7 +12,7 @@ use crate::cluster::{Restart, RestartCondition};
 /// The longest `delay` and `window`.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// The policy of a service; `None` where it says nothing of it.
+/// The policy of a service; `None` if the service has none.
 pub(super) fn read(service: &Node, path: &Path<'_>) -> Result<Option<Restart>, Fault> {
     let policy = service.get("deploy").and_then(|deploy| deploy.get("restart_policy"));
     if let Some(policy) = policy {
@@ -29,7 +29,7 @@ fn of_service(value: &Node, path: &Path<'_>) -> Result<Restart, Fault> {
     match (condition(word), count) {
         (Some(condition), _) => Ok(Restart::new(condition)),
         (None, Some(Ok(count))) => Ok(Restart {
-            // 0 is no bound, as docker has it.
+            // 0 is no bound, as in docker.
             max_attempts: Some(count).filter(|count| *count > 0),
             ..Restart::new(RestartCondition::OnFailure)
         }),

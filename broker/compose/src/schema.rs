@@ -1,4 +1,4 @@
-//! Walks a file along the table of keys, and names what has no effect.
+//! Walks a file along the table of keys, and names keys without effect.
 
 use super::error::{Warning, WarningKind};
 use super::keys::{FILE, How, Inside, Key, nearest};
@@ -6,8 +6,8 @@ use super::problem::did_you_mean;
 use super::read::Path;
 use super::tree::{Map, Node, Value};
 
-/// Names the keys of the merged file that are unknown or not honoured, in the order of the file. Services for which
-/// `skip` says so are passed over.
+/// Names the keys of the merged file that are unknown or not honoured, in the order of the file.
+/// Services for which `skip` says so are passed over.
 pub(super) fn warnings(file: &Node, skip: &dyn Fn(&str) -> bool) -> Vec<Warning> {
     let mut walk = Walk {
         skip,
@@ -96,7 +96,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether the value asks for what is so anyway: `privileged: false`, `volumes: []`.
+/// True if the value requests only the present behaviour: `privileged: false`, `volumes: []`.
 fn asks_nothing(node: &Node, key: &Key) -> bool {
     match &node.value {
         Value::Null => true,

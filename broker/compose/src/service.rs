@@ -26,9 +26,9 @@ const LONGEST_STOP_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Services whose profiles are off, with those profiles.
 pub(super) type Disabled = HashMap<Rc<str>, Vec<String>>;
 
-/// What all services share while their hosts are made.
+/// The state shared by all services while hosts are made.
 pub(super) struct Builder<'a, 'l> {
-    /// What relative paths start from.
+    /// The base of relative paths.
     pub directory: &'a FilePath,
     /// The variables of this run.
     pub lookup: &'a Lookup<'l>,
@@ -38,7 +38,7 @@ pub(super) struct Builder<'a, 'l> {
     pub disabled: &'a Disabled,
     /// The networks of the file.
     pub networks: Option<&'a Map>,
-    /// What the file's `x-imsup` says.
+    /// The settings of the file's `x-imsup`.
     pub defaults: &'a Settings,
     pub env_files: EnvFiles,
     pub claims: Claims,
@@ -46,11 +46,11 @@ pub(super) struct Builder<'a, 'l> {
     pub joined: BTreeSet<String>,
     pub warnings: Vec<Warning>,
     pub hosts: Vec<HostSpec>,
-    /// How many ports they declare.
+    /// The number of declared ports.
     pub ports: usize,
-    /// How many bytes their variables take.
+    /// The bytes of the hosts' variables.
     pub environment_bytes: usize,
-    /// Where in `hosts` those of each service are.
+    /// The range in `hosts` of each service.
     pub made: HashMap<Rc<str>, Range<usize>>,
     /// Hosts with `boot_dependencies`, and the services they depend on.
     pub dependent: Vec<(Range<usize>, Vec<String>)>,
@@ -144,7 +144,8 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    /// Turns a copy of the service into its replica: a name of its own, and the service's for all of them.
+    /// Turns a copy of the service into a replica: a name of its own, and the service's name for
+    /// all replicas.
     fn make_replica(
         &mut self,
         host: &mut HostSpec,
@@ -166,7 +167,7 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    /// Claims the service's names, and gives those it has besides its own.
+    /// Claims the service's names, and returns all names other than the host's own.
     fn names(
         &mut self,
         node: &Node,
@@ -258,7 +259,7 @@ fn replicas(node: &Node, path: &Path<'_>) -> Result<u32, Fault> {
     }
 }
 
-/// Refuses what only one host can have where there are several.
+/// Refuses values that only a single host can have if there are replicas.
 fn refuse_shared(node: &Node, path: &Path<'_>, replicas: u32, networks: &Networks<'_>) -> Result<(), Fault> {
     if replicas < 2 {
         return Ok(());
@@ -279,7 +280,7 @@ fn user(node: &Node, path: &Path<'_>) -> Result<Option<String>, Fault> {
     let Some(value) = node.get("user") else { return Ok(None) };
     let path = path.key("user");
     let user = text(value, &path)?;
-    // As in docker compose: `${USER_OF_IT:-}` leaves the choice to who runs it.
+    // As in docker compose: `${USER_OF_IT:-}` leaves the choice to the user who runs it.
     if user.is_empty() {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! `x-imsup`: at the top of the file for all hosts, in a service for its own.
+//! `x-imsup`: at the top of the file for all hosts, in a service for the service's hosts.
 
 use std::time::Duration;
 
@@ -29,17 +29,17 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Shortest `idle_after`: a host that sleeps between two packets would do nothing else.
+/// Shortest `idle_after`: a host that sleeps between two packets would only suspend and wake.
 const SHORTEST_IDLE: Duration = Duration::from_millis(10);
 
 /// Shortest `hold_timeout`: no program starts in less.
 const SHORTEST_HOLD: Duration = Duration::from_millis(10);
 
-/// What the file's own `x-imsup` says.
+/// The contents of the file's own `x-imsup`.
 pub(super) struct FileSettings {
-    /// What holds for every host whose service says nothing else.
+    /// The settings of every host whose service has no overriding settings.
     pub defaults: Settings,
-    /// The subnet, and where it is pinned.
+    /// The subnet, and the place of its pin.
     pub subnet: Option<Pinned>,
 }
 

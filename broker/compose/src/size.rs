@@ -55,7 +55,7 @@ pub(super) fn milli_cpus(text: &str) -> Result<u64, SizeError> {
     }
 }
 
-/// Digits with at most one point: what `f64` parses is wider (`inf`, `1e9`).
+/// Digits with at most one point: `f64` parses more (`inf`, `1e9`).
 fn decimal(text: &str) -> Option<f64> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     plain.then(|| text.parse().ok()).flatten()

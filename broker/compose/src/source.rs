@@ -1,4 +1,4 @@
-//! The files being loaded: their text, and the places in it that messages show.
+//! The files being loaded: text, and the places that messages show.
 
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -8,14 +8,14 @@ use super::error::{ComposeError, Fault, Site};
 use super::tree::{Location, Node};
 use super::yaml;
 
-/// The files of one load, by the number that locations carry.
+/// The files of a single load, by the number in locations.
 #[derive(Default)]
 pub(super) struct Sources {
     files: Vec<(PathBuf, String)>,
 }
 
 impl Sources {
-    /// Reads a file, and gives its documents. Messages show its name as `shown`.
+    /// Reads a file, and returns the documents. Messages show the file's name as `shown`.
     pub fn read(&mut self, file: &Path, shown: &Path) -> Result<Vec<Node>, ComposeError> {
         let failed = |source| ComposeError::Read {
             file: shown.to_owned(),
@@ -45,7 +45,7 @@ impl Sources {
         })
     }
 
-    /// A fault with the place it is at.
+    /// A fault with its place.
     pub fn explain(&self, fault: Fault) -> ComposeError {
         ComposeError::Invalid {
             site: Box::new(self.site(fault.at)),
@@ -69,7 +69,8 @@ impl Sources {
     }
 }
 
-/// `path` without `.` and `..`, by its text alone: the directory's name as the user knows it, also through a link.
+/// `path` without `.` and `..`, by its text alone: the directory's name as known to the user, also
+/// through a link.
 pub(super) fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::new();
     for component in path.components() {

@@ -1,4 +1,5 @@
-//! Where a project's VIPs lie, when its file says so: `x-imsup.subnet`, or the `ipam` subnet of a compose network. Pure.
+//! The place of a project's VIPs, if specified in the file: `x-imsup.subnet`, or the `ipam` subnet
+//! of a compose network. Pure.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -24,7 +25,7 @@ pub struct Subnet {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum SubnetError {
-    /// It is not written as one.
+    /// The text is not a subnet.
     #[error("'{0}' is no IPv4 subnet: write ADDRESS/LENGTH, for example 127.77.9.0/24 or 10.77.0.0/16")]
     Malformed(String),
     /// IPv6.
@@ -41,45 +42,46 @@ pub enum SubnetError {
     /// Smaller than a block.
     #[error("'{text}' is too small: a project has at least a block of 256 addresses; write {base}/24")]
     TooSmall { text: String, base: Ipv4Addr },
-    /// Nobody's to have.
+    /// The addresses are reserved.
     #[error("'{text}' cannot be hosts' addresses: {why}")]
     Reserved { text: String, why: &'static str },
 }
 
 impl Subnet {
-    /// Its first address.
+    /// The first address.
     pub fn base(&self) -> Ipv4Addr {
         self.base
     }
 
-    /// How many leading bits it has in common: 16 to 24.
+    /// The number of leading bits in common: 16 to 24.
     pub fn length(&self) -> u8 {
         self.length
     }
 
-    /// Whether the address lies in it.
+    /// True if the address is in the subnet.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         u32::from(address) & mask(self.length) == u32::from(self.base)
     }
 
-    /// Whether it and BASE/LENGTH have an address in common.
+    /// True if the subnet and BASE/LENGTH have an address in common.
     pub fn overlaps(&self, base: Ipv4Addr, length: u8) -> bool {
         let common = mask(length.min(self.length));
         u32::from(base) & common == u32::from(self.base) & common
     }
 
-    /// Whether every machine has it already, without any route: 127.0.0.0/8.
+    /// True if every machine has the subnet already, without any route: 127.0.0.0/8.
     pub fn is_loopback(&self) -> bool {
         self.base.is_loopback()
     }
 
-    /// Its blocks: the third bytes of its addresses.
+    /// The blocks: the third bytes of the addresses.
     pub fn blocks(&self) -> RangeInclusive<u8> {
         let last = u32::from(self.base) | !mask(self.length);
         self.base.octets()[2]..=Ipv4Addr::from(last).octets()[2]
     }
 
-    /// The planes of a project whose VIPs lie in it; own localhosts and shadows stay in 127.0.0.0/8.
+    /// The planes of a project with its VIPs in this subnet; own localhosts and shadows stay in
+    /// 127.0.0.0/8.
     pub fn planes(&self) -> Planes {
         let [a, b, _, _] = self.base.octets();
         Planes {
@@ -136,7 +138,7 @@ impl FromStr for Subnet {
 }
 
 impl Subnet {
-    /// What the addresses are, where they are nobody's to have (RFC 6890).
+    /// The purpose of the addresses, if they are reserved (RFC 6890).
     fn reserved(&self) -> Option<&'static str> {
         let planes = Planes::default();
         let [a, b, _, _] = self.base.octets();

@@ -1,7 +1,7 @@
-//! The tree of a file: its values, and where each is written.
+//! The tree of a file: values with places.
 //!
-//! Scalars stay text: what a value means depends on its key, and `1.10` must not become 1.1. The tree lives only while a
-//! file is loaded.
+//! Scalars stay text: a value's meaning depends on its key, and `1.10` must not become 1.1. The
+//! tree lives only while a file is loaded.
 
 mod map;
 
@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 pub(super) use self::map::{Entry, Map};
 
-/// Roughly what a node takes besides its text.
+/// The approximate memory of a node besides its text.
 const NODE_BYTES: usize = 64;
 
 /// A place in one of the files being loaded.
@@ -17,13 +17,13 @@ const NODE_BYTES: usize = 64;
 pub(super) struct Location {
     /// Which file.
     pub file: u32,
-    /// From 1; 0 where there is no such place.
+    /// From 1; 0 if the place does not exist.
     pub line: u32,
     /// From 1, in characters.
     pub column: u32,
 }
 
-/// What a compose tag (`!reset`, `!override`) asks of a merge.
+/// The effect of a compose tag (`!reset`, `!override`) on a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tag {
     None,
@@ -31,7 +31,7 @@ pub(super) enum Tag {
     Override,
 }
 
-/// A value and where it is.
+/// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub at: Location,
@@ -60,7 +60,7 @@ impl Node {
         }
     }
 
-    /// What it is, for messages.
+    /// A description, for messages.
     pub fn describe(&self) -> String {
         match &self.value {
             Value::Text(text) if text.chars().count() > 60 => {
@@ -71,7 +71,7 @@ impl Node {
         }
     }
 
-    /// Its type, for messages.
+    /// The type, for messages.
     pub fn kind(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
@@ -81,7 +81,7 @@ impl Node {
         }
     }
 
-    /// The value of `key` where this is a mapping that has it and it is not null.
+    /// The value of `key` if this is a mapping with a non-null value.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
             Value::Map(map) => map
@@ -93,7 +93,8 @@ impl Node {
     }
 }
 
-/// Bytes (roughly) and levels of a tree. The reader bounds how deep trees are, and so this recursion.
+/// Bytes (roughly) and levels of a tree. The reader bounds how deep trees are, and so this
+/// recursion.
 pub(super) fn measure(node: &Node) -> (usize, usize) {
     let inner = |(bytes, depth): (usize, usize), (b, d): (usize, usize)| (bytes + b, depth.max(d));
     match &node.value {

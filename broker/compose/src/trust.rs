@@ -1,5 +1,6 @@
-//! Whether a compose file that was found, and not named, may be used: its services run as whoever is asked to bring them up, who may be root in somebody else's
-//! directory. Git asks the same of a repository (git-config(1), safe.directory).
+//! Checks if a compose file that was found, and not named, may be used. The file's services run as
+//! the user who brings up the project, who may be root in another user's directory. Git asks the
+//! same of a repository (git-config(1), safe.directory).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,20 +11,20 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 /// Why a file is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
-    /// It belongs to somebody else.
+    /// The file belongs to another user.
     #[error("belongs to user {0}")]
     Owner(u32),
-    /// It can be changed by somebody else.
+    /// Another user can change the file.
     #[error("can be written by others than you (mode {0:04o})")]
     Writable(u32),
 }
 
-/// Those whose files are trusted: the caller, root, and whoever became root by sudo(8).
+/// The users whose files are trusted: the caller, root, and the user who became root by sudo(8).
 #[derive(Debug)]
 pub(super) struct Trusted(Vec<Uid>);
 
 impl Trusted {
-    /// Those of this process; `sudo_uid` is the variable SUDO_UID.
+    /// The trusted users of this process; `sudo_uid` is the variable SUDO_UID.
     pub fn by(sudo_uid: Option<&str>) -> Self {
         let own = geteuid();
         let before = sudo_uid.filter(|_| own.is_root()).and_then(|uid| uid.parse().ok());
@@ -31,7 +32,7 @@ impl Trusted {
         Self(all.collect())
     }
 
-    /// Why the file is not used, where it is there.
+    /// The reason for not using the file, if the file exists.
     ///
     /// # Errors
     /// stat(2).
@@ -54,7 +55,7 @@ impl Trusted {
         }
     }
 
-    /// Whether a group is that of one of them alone, as useradd(8) makes one for each user.
+    /// True if a group is that of a single trusted user, as useradd(8) makes a group for each user.
     fn is_private(&self, group: Gid) -> bool {
         let Ok(Some(group)) = Group::from_gid(group) else {
             return false;

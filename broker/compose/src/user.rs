@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use nix::sys::signal::Signal;
 
-/// The first real-time signal that programs may use, and the last, as glibc and musl number them.
+/// The first real-time signal for programs, and the last, as numbered by glibc and musl.
 const SIGRTMIN: i32 = 34;
 const SIGRTMAX: i32 = 64;
 

@@ -1,6 +1,7 @@
 //! YAML text as a tree.
 //!
-//! Aliases are copied in and merge keys (`<<`) applied here, so that nobody else knows of them.
+//! Aliases are copied in and merge keys (`<<`) applied here, so that no other module needs to know
+//! about either.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -12,10 +13,10 @@ use super::tree::{Entry, Location, Map, Node, Tag, Value, measure};
 /// Deepest nesting, aliases expanded. Compose files need about ten.
 const MAX_DEPTH: usize = 64;
 
-/// Most bytes that aliases may add to what is written in a file.
+/// Maximum bytes that aliases may add to the text of a file.
 const MAX_COPIED_BYTES: usize = 64 << 20;
 
-/// Longest text that is kept once however often it stands in a file.
+/// Longest text that is stored only once for all its occurrences in a file.
 const MAX_SHARED_BYTES: usize = 32;
 
 /// Why text is not taken as YAML.
@@ -45,7 +46,7 @@ pub(super) fn parse(text: &str, file: u32) -> Result<Vec<Node>, YamlError> {
     Ok(builder.documents)
 }
 
-/// What the parser says, and what usually helps.
+/// The parser's message, and the usual remedy.
 fn with_hint(message: &str) -> String {
     let hints = [
         ("mapping values are not allowed", "quote a value that has ': ' in it"),
@@ -249,7 +250,7 @@ impl Builder {
         self.finish(copy, 0)
     }
 
-    /// Counts what an alias or anchor copies, and refuses what would grow without bound.
+    /// Counts the bytes copied by an alias or anchor, and refuses unbounded growth.
     fn charge(&mut self, node: &Node, at: Location) -> Result<(), YamlError> {
         let (bytes, depth) = measure(node);
         self.copied_bytes += bytes;
@@ -273,7 +274,8 @@ impl Builder {
             Some(Content::Map { map, key, merge }) => match key.take() {
                 Some((_, key_at, true)) => *merge = Some(Node { at: key_at, ..node }),
                 Some((name, key_at, false)) => {
-                    // A mapping begins at its first key, which says less than the key it belongs to.
+                    // A mapping begins at its first key, which is a less helpful place than the key
+                    // of the mapping.
                     let at = if matches!(node.value, Value::Map(_) | Value::Null) {
                         key_at
                     } else {
@@ -321,7 +323,8 @@ fn error(at: Location, message: &str) -> YamlError {
     }
 }
 
-/// Adds what `<<` brings; keys that are written out win, and of several mappings the first that has a key.
+/// Adds the keys of `<<`; keys that are written out win, and of several mappings the first one with
+/// a key.
 fn apply_merge(map: &mut Map, merge: Node) -> Result<(), YamlError> {
     let at = merge.at;
     let sources = match merge.value {

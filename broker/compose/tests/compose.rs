@@ -1,4 +1,5 @@
-//! Compose files as users write them: golden files, several files as one, the command line's choices, hostile input.
+//! Compose files as users write them: golden files, several files as one, the command line's
+//! choices, hostile input.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,8 @@ fn testdata(kind: &str) -> PathBuf {
         .join(kind)
 }
 
-/// The golden cases of a directory: every `NAME.yaml` but the second files of cases (`NAME.over.yaml`).
+/// The golden cases of a directory: every `NAME.yaml` but the second files of cases
+/// (`NAME.over.yaml`).
 fn cases(kind: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(testdata(kind)).unwrap();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -29,7 +31,8 @@ fn cases(kind: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Options of a golden case: `# strict` and `# profiles: a b` at its top, `NAME.over.yaml` beside it.
+/// Options of a golden case: `# strict` and `# profiles: a b` at its top, `NAME.over.yaml` beside
+/// it.
 fn options_of(case: &Path) -> LoadOptions {
     let head = String::from_utf8_lossy(&fs::read(case).unwrap()).into_owned();
     let directives = || head.lines().take_while(|line| line.starts_with('#'));
@@ -55,7 +58,7 @@ fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Compares with the golden file, or writes it where `IMSUP_BLESS` is set.
+/// Compares with the golden file, or writes the file if `IMSUP_BLESS` is set.
 fn compare(golden: &Path, found: &str, failures: &mut Vec<String>) {
     if std::env::var_os("IMSUP_BLESS").is_some() {
         fs::write(golden, found).unwrap();
@@ -107,7 +110,7 @@ fn bad_files_give_these_errors() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
-/// What a rendered cluster gives when it is loaded.
+/// The cluster that results from loading a rendered cluster.
 fn reloaded(cluster: &Cluster, rendered: &str) -> Cluster {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("compose.yaml"), rendered).unwrap();
@@ -442,7 +445,8 @@ fn defaults_are_these() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever words, variables and labels a cluster has, YAML's own syntax and `$` included, they survive rendering.
+    /// All words, variables and labels of a cluster, YAML's own syntax and `$` included, survive
+    /// rendering.
     #[test]
     fn rendered_clusters_load_as_they_were(
         words in prop::collection::vec("[^\0]{0,12}", 1..4),
@@ -463,7 +467,7 @@ proptest! {
         prop_assert_eq!(&json["services"]["web"]["command"], &serde_json::json!(words));
     }
 
-    /// Files with errors as people make them, and worse: never a panic, and messages on lines of their own.
+    /// Files with plausible errors, and worse: never a panic, and messages on separate lines.
     #[test]
     fn damaged_files_are_clusters_or_errors(
         case in prop::sample::select(cases("good")),

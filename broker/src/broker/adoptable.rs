@@ -1,4 +1,4 @@
-//! Hosts that run while no broker does, and are there when the next one comes.
+//! Hosts that run without a broker, and are still running when the next broker starts.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -30,7 +30,8 @@ impl Broker {
                 continue;
             };
             let Some(id) = self.hosts.named(&name) else {
-                // A transient host introduces itself as one; a host that the file no longer has is rejected then.
+                // A transient host introduces itself as transient; a host that is no longer in the
+                // file is rejected on introduction.
                 if let Some(index) = index {
                     self.hosts.keep_for(name, index);
                 }
@@ -39,7 +40,7 @@ impl Broker {
             let instance = Instance {
                 boot,
                 expected: true,
-                // It told so to the broker that was there.
+                // The supervisor told the last broker.
                 launched: true,
                 supervisor: pid,
                 ended: pid.and_then(launcher::open),
@@ -58,7 +59,7 @@ impl Broker {
         }
     }
 
-    /// Its time to come back is over.
+    /// The supervisor's time to come back is over.
     pub(super) fn missing(&mut self, id: HostId) {
         let host = &self.hosts[id];
         let instance = host.instance.as_deref();
@@ -73,7 +74,8 @@ impl Broker {
         );
     }
 
-    /// Hosts that ran when the last broker died, and ended before this one came: says so, and has them come back that do so by themselves.
+    /// Reports hosts that ran when the last broker died, and ended before this broker came. Boots
+    /// again the hosts whose policy says so.
     pub(crate) fn report_unseen_ends(&mut self, last: &[(HostName, Summary)]) {
         let time_us = self.clock.now_us();
         for (name, summary) in last {
@@ -95,14 +97,14 @@ impl Broker {
                 let ran = Duration::from_micros(time_us.saturating_sub(summary.booted_us));
                 self.hosts[id].life.recall_attempts(summary.attempts(), Some(ran));
             }
-            // One that was being terminated has ended as it was to.
+            // A host that was being terminated has ended as planned.
             if summary.is_restarting() || !over && summary.last != EventKind::Terminate {
                 self.ended_unseen(id);
             }
         }
     }
 
-    /// Where a supervisor that this broker did not start makes its cgroup.
+    /// The directories in which a supervisor of another parent makes the host's cgroup.
     pub(super) fn cgroups_of(&self, pid: u32) -> Vec<PathBuf> {
         let directories = cgroups::directories_of(&pid.to_string());
         if directories.iter().any(|directory| !self.cgroups.contains(directory)) {

@@ -1,4 +1,5 @@
-//! What comes to absent hosts: connections and datagrams in their retained sockets, those at published ports, look-ups of their names.
+//! What comes to absent hosts: connections and datagrams in their retained sockets, those at
+//! published ports, look-ups of their names.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -12,11 +13,11 @@ use crate::history::Summary;
 use crate::ids::{HostId, SocketId};
 
 impl Broker {
-    /// Boots what is kept awake. A broker that takes the place of one that has died, of which it has read `last`, leaves alone what that would not have
-    /// booted, either.
+    /// Boots the hosts that are kept awake. After the death of an earlier broker, whose accounts
+    /// are `last`, hosts that the earlier broker would not have booted are skipped.
     pub(crate) fn wake_kept(&mut self, last: Option<&[(HostName, Summary)]>) {
         if self.lifetime.is_ephemeral() {
-            // `imsup run -- CMD`: nobody has asked for more than what CMD connects to.
+            // `imsup run -- CMD`: only the hosts that CMD connects to are wanted.
             return;
         }
         let kept = |id: &HostId| {
@@ -26,7 +27,7 @@ impl Broker {
             };
             let last = last.and_then(|last| last.iter().find(|(name, _)| *name == spec.name));
             let is_due = last.is_none_or(|(_, summary)| match spec.restart {
-                // What it does after an end is the policy's business.
+                // After an end, the restart policy decides.
                 Some(_) => summary.last == EventKind::Allocate && !summary.is_restarting(),
                 None => !summary.stopped,
             });
@@ -52,7 +53,7 @@ impl Broker {
         self.sockets.watch_all(id, &self.registry);
     }
 
-    /// A retained socket of an absent host became readable: the signal that allocates it.
+    /// A retained socket of an absent host became readable: the signal that allocates the host.
     pub(super) fn came(&mut self, socket: SocketId) {
         let Some(retained) = self.sockets.get(socket) else {
             return;
@@ -122,7 +123,8 @@ impl Broker {
         self.feed(id, Input::Signal { cause, queued: None });
     }
 
-    /// Who an address is: a host of the project by name, else the address (with its port, where it has one).
+    /// The name of the host with this address if the host is of the project, else the address (with
+    /// the port, if any).
     pub(super) fn caller(&self, address: SocketAddr) -> String {
         let address = crate::sockets::canonical(address);
         if let SocketAddr::V4(v4) = address
@@ -137,7 +139,7 @@ impl Broker {
         }
     }
 
-    /// The host whose VIP this is.
+    /// The host with this VIP.
     fn host_at(&self, endpoint: Endpoint) -> Option<HostId> {
         let place = self.planes.place(*endpoint.address.ip())?;
         (place.plane == Plane::Vip)

@@ -1,4 +1,5 @@
-//! What keeps hosts awake besides their own work, and what decides about their sleep: told to their supervisors.
+//! Tells supervisors the reasons beside a host's own work that keep the host awake, and the sleep
+//! policy.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::ids::HostId;
 use imsup_compose::cluster::{HostSpec, Settings};
 
 impl Broker {
-    /// What keeps a host awake now.
+    /// The current reasons to keep a host awake.
     pub(super) fn awake(&self, id: HostId) -> Awake {
         Awake {
             lease: self.leases.left(self.name_of(id), &self.clock),
@@ -20,7 +21,8 @@ impl Broker {
         }
     }
 
-    /// Tells a host's supervisor what keeps it awake from now on. One that has not introduced itself is told when it does.
+    /// Tells a host's supervisor the new reasons to keep the host awake. A supervisor that has not
+    /// introduced itself is told in the welcome.
     fn tell_awake(&mut self, id: HostId) {
         let session = self
             .hosts
@@ -33,7 +35,7 @@ impl Broker {
         }
     }
 
-    /// Tells a host's supervisor who waits for a port of its program, where that has changed.
+    /// Tells a host's supervisor if callers wait for a port of the program, after a change.
     pub(super) fn tell_if_awaited(&mut self, id: HostId) {
         let awaited = self.hosts[id].life.awaited();
         if self.sleep(id).is_some_and(|sleep| sleep.is_news(awaited)) {
@@ -53,7 +55,7 @@ impl Broker {
         self.tell_awake(id);
     }
 
-    /// Gives a host a lease, which also holds for its next boots.
+    /// Gives a host a lease, which also holds for later boots.
     pub(super) fn lease(&mut self, id: HostId, lease: Duration) {
         let name = self.name_of(id).clone();
         if let Err(error) = self.leases.set(&name, lease, &self.clock) {
@@ -63,7 +65,8 @@ impl Broker {
     }
 }
 
-/// What decides when a host sleeps; `imsup run` without a host of the file has the defaults.
+/// The policy that decides when a host sleeps; defaults for an `imsup run` without a host of the
+/// file.
 pub(super) fn sleep_policy(spec: Option<&HostSpec>) -> SleepPolicy {
     let defaults = Settings::default();
     let settings = spec.map_or(&defaults, |spec| &spec.imsup);

@@ -16,11 +16,13 @@ use crate::launcher::{Launch, LaunchError, LaunchResult, Launched, Outcome};
 use crate::tokens::Source;
 use imsup_lifecycle::{Input, Want};
 
-/// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are before that, and need not wait for it.
+/// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are
+/// before that, and need not wait for it.
 const PREPARE_AFTER: Duration = Duration::from_millis(5);
 
 impl Broker {
-    /// Has the launcher get ready for boots once whoever started the broker is likely to have its answers.
+    /// Has the launcher get ready for boots once whoever started the broker is likely to have its
+    /// answers.
     pub(crate) fn prepare_soon(&mut self) {
         self.timers.after(PREPARE_AFTER, Timer::Prepare);
     }
@@ -68,7 +70,7 @@ impl Broker {
                 (Some(id), LaunchResult::Started(launched)) => self.is_made(id, launched),
                 (Some(id), LaunchResult::Unanswered) => self.launch_again(id),
                 (Some(id), LaunchResult::Failed(error)) => self.not_launched(id, &error),
-                // Its boot is over, and it has not introduced itself.
+                // The boot is over, and the supervisor has not introduced itself.
                 (None, LaunchResult::Started(launched)) => {
                     if let Some(process) = launched.ended {
                         let _ = pidfd_send_signal(process, Signal::KILL);
@@ -102,12 +104,13 @@ impl Broker {
         }
     }
 
-    /// There is no supervisor in time. One that comes late is not awaited any more: the boot gets another token.
+    /// There is no supervisor in time. One that comes late is not awaited any more: the boot gets
+    /// another token.
     fn launch_again(&mut self, id: HostId) {
         let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
             return;
         };
-        // It has introduced itself.
+        // The supervisor has introduced itself.
         if instance.supervisor.is_some() {
             instance.asked = false;
             return;
@@ -124,7 +127,8 @@ impl Broker {
         }
     }
 
-    /// The process of a host's supervisor is known: by who made it, or by its connection if that is first.
+    /// The process of a host's supervisor is known: from its maker, or from the connection if that
+    /// came first.
     pub(super) fn note_supervisor(&mut self, id: HostId, launched: Launched) {
         let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
             return;
@@ -142,7 +146,8 @@ impl Broker {
         }
     }
 
-    /// Boots what a host depends on whose boot has begun (`boot_dependencies`), also where that is just being ended. Nobody waits for it.
+    /// Boots the dependencies of a host whose boot has begun (`boot_dependencies`), even if a
+    /// dependency is just being ended. No caller waits for the dependency.
     pub(super) fn boot_dependencies(&mut self, id: HostId) {
         let Some(spec) = self.hosts[id].spec(&self.cluster) else {
             return;
@@ -165,7 +170,7 @@ impl Broker {
         }
     }
 
-    /// Makes this the instance that runs the host, and watches for its end.
+    /// Makes this the instance that runs the host, and watches for the instance's end.
     pub(super) fn install(&mut self, id: HostId, mut instance: Instance) {
         self.stop_groups.leave(id);
         instance.find_leader();

@@ -1,4 +1,5 @@
-//! The sockets of hosts: made at `up`, taken over from programs, given to the next boot, taken back.
+//! The sockets of hosts: made at `up`, taken over from programs, given to the next boot, taken
+//! back.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +16,7 @@ use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
 
-/// Most sockets retained for one host.
+/// Maximum number of sockets retained for a host.
 const MAX_PER_HOST: usize = 1024;
 
 fn not_retained(endpoint: Endpoint, error: &io::Error) {
@@ -23,7 +24,8 @@ fn not_retained(endpoint: Endpoint, error: &io::Error) {
 }
 
 impl Broker {
-    /// The endpoints of a host that exist from the first moment: declared, and learned at earlier boots.
+    /// The endpoints of a host that exist from the first moment: declared, and learned at earlier
+    /// boots.
     pub(crate) fn expected_endpoints(&self, id: HostId) -> Vec<(Endpoint, bool)> {
         let host = &self.hosts[id];
         let Some(spec) = host.spec(&self.cluster) else {
@@ -55,7 +57,8 @@ impl Broker {
         all
     }
 
-    /// Makes the sockets that an absent host should have and has not. Gives the declared endpoints that cannot be had; one that was only learned is left out.
+    /// Makes the missing sockets of an absent host. Returns the declared endpoints that failed;
+    /// endpoints that were only learned are left out.
     pub(crate) fn make_sockets(&mut self, id: HostId) -> Vec<(Endpoint, io::Error)> {
         let mut failed = Vec::new();
         for (endpoint, declared) in self.expected_endpoints(id) {
@@ -71,14 +74,15 @@ impl Broker {
         failed
     }
 
-    /// Makes what [`Self::make_sockets`] makes, and goes on without what cannot be had, which is said.
+    /// As [`Self::make_sockets`], but goes on without the sockets that failed, after a log message.
     pub(crate) fn make_what_can_be_had(&mut self, id: HostId) {
         for (endpoint, error) in self.make_sockets(id) {
             not_retained(endpoint, &error);
         }
     }
 
-    /// Takes a socket that the broker before this one retained. What a living supervisor has of it, that says itself.
+    /// Takes a socket that the last broker retained. A living supervisor reports its sockets
+    /// unasked.
     pub(crate) fn take_restored(&mut self, id: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) {
         let absent = self.hosts[id].life.absent();
         // Made for a caller that has gone, or was served.
@@ -93,7 +97,8 @@ impl Broker {
         }
     }
 
-    /// Readies what [`Self::take_restored`] has taken for a host that is absent, as if its program had just ended: it may have, while there was no broker.
+    /// Readies the sockets of [`Self::take_restored`] for an absent host, as if the program had
+    /// just ended: the program may have ended without a broker.
     pub(crate) fn ready_restored(&mut self, id: HostId) {
         for socket in self.sockets.ids(id).to_vec() {
             if !self.keep_after(socket, After::Retry) {
@@ -110,7 +115,8 @@ impl Broker {
         }
     }
 
-    /// Makes a socket of a host; a tentative one for a caller that cannot wait until the program listens.
+    /// Makes a socket of a host; a tentative listener if a caller cannot wait until the program
+    /// listens.
     pub(super) fn make(
         &mut self,
         id: HostId,
@@ -135,7 +141,7 @@ impl Broker {
         self.sockets.find(id, |kept| kept.endpoint() == endpoint)
     }
 
-    /// Whether something that connects (or sends) to the endpoint now is taken.
+    /// True if a connection (or datagram) to the endpoint is accepted now.
     pub(super) fn is_open(&self, id: HostId, endpoint: Endpoint) -> bool {
         let instance = self.hosts[id].instance.as_deref();
         instance.is_some_and(|instance| instance.listening.contains(&endpoint))
@@ -145,7 +151,7 @@ impl Broker {
                 .any(|kept| kept.endpoint() == endpoint && kept.is_open())
     }
 
-    /// The sockets for a host's supervisor, as many as one message carries.
+    /// The sockets for a host's supervisor, up to the limit of a message.
     pub(super) fn hand_over(&mut self, id: HostId) -> (Vec<Endpoint>, Vec<OwnedFd>) {
         let mut handed = (Vec::new(), Vec::new());
         for socket in self
@@ -172,7 +178,7 @@ impl Broker {
         handed
     }
 
-    /// A socket for a bind that found its address in use.
+    /// A socket for a bind(2) that failed with EADDRINUSE.
     pub(super) fn claim(&mut self, id: HostId, endpoint: Endpoint) -> Option<OwnedFd> {
         let is_own = self
             .planes
@@ -184,8 +190,9 @@ impl Broker {
         let free = |kept: &Retained| kept.endpoint() == endpoint && kept.is_free();
         let socket = match self.sockets.find(id, free) {
             Some(socket) => socket,
-            // Where a port of the machine that this user publishes is in the way, only a socket made for that gets past it.
-            // Not beside listeners of the program itself that ask for sharing (SO_REUSEPORT) and are not retained.
+            // If a published port of this user is in the way, only a socket made for this case can
+            // be bound. Not beside listeners of the program itself that are not retained and ask
+            // for sharing (SO_REUSEPORT).
             None if self.find(id, endpoint).is_none() && !self.is_open(id, endpoint) => {
                 self.make(id, endpoint, false, Sharing::WithPublished).ok()?
             }
@@ -197,7 +204,7 @@ impl Broker {
         Some(copy)
     }
 
-    /// The program listens: its socket is retained from now on, where the host is declared.
+    /// The program listens: the socket is retained from now on if the host is declared.
     pub(super) fn adopt(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> bool {
         let place = self.planes.place(*endpoint.address.ip());
         let own = place.filter(|place| place.index == self.hosts[id].index);
@@ -225,7 +232,7 @@ impl Broker {
                 self.keep(id, endpoint, false, socket)
             }
         };
-        // It is the program's now, which is told of all that comes.
+        // The socket is the program's now, so the program is told of all connections.
         self.sockets.unwatch(kept, &self.registry);
         let successor = self.sleep(id).is_some_and(|sleep| sleep.is_terminating());
         if successor && known.is_none() {
@@ -235,7 +242,7 @@ impl Broker {
             instance.closed.retain(|closed| *closed != endpoint);
         }
         if let Some(kept) = self.sockets.get_mut(kept) {
-            // One that the last broker had is told again, and is one still.
+            // A successor known to the last broker is reported again, and stays a successor.
             kept.listen(successor);
         }
         self.sockets.make_lasting(kept);
@@ -246,8 +253,10 @@ impl Broker {
         true
     }
 
-    /// The program has closed a socket, and its supervisor the duplicate: closes this one too. It is not shut down, since somebody may have it whom
-    /// the supervisor did not see. The keeper's is closed once [`Self::after_forgotten`] says so.
+    /// The program has closed a socket, and the supervisor has closed the duplicate: closes the
+    /// broker's duplicate too. The socket is not shut down, since a process unknown to the
+    /// supervisor may still have the socket. The keeper's duplicate is closed when
+    /// [`Self::after_forgotten`] goes on.
     pub(super) fn closed(&mut self, id: HostId, endpoint: Endpoint, inode: u64) {
         let is_it = |kept: &Retained| kept.endpoint() == endpoint && sockets::inode(kept.socket()) == Some(inode);
         if let Some(socket) = self.sockets.find(id, is_it) {
@@ -265,8 +274,8 @@ impl Broker {
         }
     }
 
-    /// Makes the sockets of a host that is absent or is being ended, once nothing of imsup's has a socket at their place that was closed: whoever needs the
-    /// host gets its next boot.
+    /// Makes the sockets of a host that is absent or is being ended, once imsup has no duplicate of
+    /// a closed socket at the same address: the next callers get the next boot.
     pub(super) fn remake(&mut self, id: HostId) {
         let life = &self.hosts[id].life;
         let (absent, ends) = (life.absent(), life.ending());
@@ -282,21 +291,23 @@ impl Broker {
         }
     }
 
-    /// Whether the program listened there, and has closed what it listened on.
+    /// True if the program listened at the endpoint and has closed the listener.
     pub(super) fn is_closed(&self, id: HostId, endpoint: Endpoint) -> bool {
         let host = &self.hosts[id];
         let instance = host.instance.as_deref();
         !host.life.ending() && instance.is_some_and(|instance| instance.closed.contains(&endpoint))
     }
 
-    /// A new socket has taken the place of what a program listens on that is being ended (`terminate_after`): what comes
-    /// from now on waits in it. The old ones are left to the program, and go with it.
+    /// Listener takeover: a new socket has replaced the listeners of a program that is being ended
+    /// (`terminate_after`), and new connections wait in the new socket. The old listeners are left
+    /// to the program until the end.
     fn drop_succeeded(&mut self, id: HostId, endpoint: Endpoint, new: SocketId) {
         for socket in self.sockets.ids(id).to_vec() {
             let kept = self.sockets.get(socket);
             let succeeded = kept.is_some_and(|kept| kept.endpoint() == endpoint && !kept.is_successor());
             if succeeded && socket != new {
-                // Not shut down: a connection that was made at that very moment is still the program's.
+                // Not shut down: a connection that was made at that very moment is still the
+                // program's.
                 self.sockets.remove(socket, &self.registry);
             }
         }
@@ -323,7 +334,7 @@ impl Broker {
         }
     }
 
-    /// The program is gone: its sockets wait for the next signal.
+    /// The program is gone: the host's sockets wait for the next signal.
     pub(super) fn reclaim(&mut self, id: HostId, after: After) {
         let declared = self.is_declared(id);
         for socket in self.sockets.ids(id).to_vec() {
@@ -338,7 +349,7 @@ impl Broker {
         self.thin_out(id);
         let failed = self.make_sockets(id);
         if !failed.is_empty() && !self.sockets.store.has_closed_all() {
-            // What was closed there just now is open in the keeper.
+            // A socket that was just closed at the endpoint is still open in the keeper.
             self.after_forgotten(Deferred::Remake(id));
         } else {
             for (endpoint, error) in failed {
@@ -350,9 +361,9 @@ impl Broker {
         }
     }
 
-    /// Leaves one socket at each endpoint, and those in which something waits. Workers that shared it (SO_REUSEPORT) make
-    /// their own again; if there are fewer of them at the next boot, the kernel would go on giving connections to sockets
-    /// that nobody takes up.
+    /// Keeps a single socket at each endpoint, and all sockets with waiting connections. Workers
+    /// that shared a port (SO_REUSEPORT) make new sockets. With fewer workers at the next boot, the
+    /// kernel would otherwise give connections to sockets without an owner.
     fn thin_out(&mut self, id: HostId) {
         let mut seen = Vec::new();
         for socket in self.sockets.ids(id).to_vec() {
@@ -365,11 +376,11 @@ impl Broker {
         }
     }
 
-    /// Readies a socket for the time without a program; false where it is of no more use.
+    /// Readies a socket for the time without a program; false if the socket is of no more use.
     fn keep_after(&mut self, socket: SocketId, after: After) -> bool {
         let backlog = self.limits.somaxconn;
         let family = self.other_family_for(socket);
-        // Watched anew, what waits is told of once more: it may be for the next boot.
+        // Watching anew reports waiting connections once more, which may be for the next boot.
         self.sockets.unwatch(socket, &self.registry);
         let Some(kept) = self.sockets.get_mut(socket) else {
             return false;
@@ -403,7 +414,8 @@ impl Broker {
         true
     }
 
-    /// Resets what waits at an endpoint where no program listens: so many, the oldest first, or all.
+    /// Resets connections that wait at an endpoint without a listener of the program: the oldest
+    /// `count`, or all.
     pub(super) fn reset_at(&mut self, id: HostId, endpoint: Endpoint, count: Option<usize>) {
         let waits = |kept: &&Retained| kept.endpoint() == endpoint && !kept.is_listening();
         for kept in self.sockets.of(id).filter(waits) {
@@ -414,14 +426,15 @@ impl Broker {
         }
     }
 
-    /// Resets what waits in the host's sockets.
+    /// Resets the connections that wait in the host's sockets.
     pub(super) fn reset_queued(&mut self, id: HostId) {
         for kept in self.sockets.of(id).filter(|kept| !kept.is_listening()) {
             sockets::reset_queued(kept.socket(), kept.endpoint().transport);
         }
     }
 
-    /// What the program does not listen on, and nobody waits for, refuses, as it would natively.
+    /// Endpoints without a listener of the program and without waiting connections refuse, as
+    /// natively.
     pub(super) fn close_unused(&mut self, id: HostId, spare_declared: bool) {
         self.note_program(id);
         for socket in self.sockets.ids(id).to_vec() {
@@ -436,7 +449,7 @@ impl Broker {
                 continue;
             };
             sockets::close_door(kept.socket(), endpoint.transport);
-            // A datagram socket cannot refuse; it is made anew when the program has ended.
+            // A datagram socket cannot refuse; the socket is made anew when the program has ended.
             if kept.is_tentative() || endpoint.transport == Transport::Udp {
                 self.sockets.remove(socket, &self.registry);
             } else {
@@ -446,7 +459,8 @@ impl Broker {
     }
 }
 
-/// True for a socket on which the program does not listen and where nothing is expected any more, whether it refuses already or not.
+/// True for a socket on which the program does not listen and where nothing is expected any more,
+/// whether it refuses already or not.
 fn is_unused(kept: &Retained, spare_declared: bool, is_awaited: bool) -> bool {
     let is_expected = is_awaited || (spare_declared && !kept.is_tentative());
     !kept.is_listening() && (!kept.is_open() || !is_expected)

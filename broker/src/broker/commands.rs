@@ -1,8 +1,12 @@
-//! Commands beside the programs of hosts (`imsup exec`), and the trapped calls of programs whose supervisors are killed.
+//! Commands beside the programs of hosts (`imsup exec`), and the trapped calls of programs whose
+//! supervisors are killed.
 //!
-//! A killed supervisor closes its files (kernel/exit.c, exit_files) before its program hears of that (exit_notify), and the rest of what it has left is ended
-//! by this broker, later. With the last descriptor of the calls' listener every call fails with ENOSYS (kernel/seccomp.c, seccomp_notify_release), and a
-//! program that goes on with that answers its clients wrongly. So the broker has a duplicate of the listener, with which the calls wait for the kill.
+//! A killed supervisor closes all files (kernel/exit.c, exit_files) before the program receives the
+//! signal (exit_notify). This broker ends the supervisor's leftovers later still. Without any
+//! descriptor of the calls' listener, every call fails with ENOSYS (kernel/seccomp.c,
+//! seccomp_notify_release), and a program that goes on after ENOSYS answers clients wrongly. So the
+//! broker has a duplicate of the listener, with which the calls stay pending until the program is
+//! killed.
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,10 +21,12 @@ use crate::launcher;
 use crate::sessions::Part;
 use crate::tokens::Source;
 
-/// Commands that run beside the programs of hosts, and those whose supervisors have hung up and are not known to have ended.
+/// Commands that run beside the programs of hosts, and those whose supervisors have hung up and are
+/// not known to have ended.
 ///
-/// Of the latter: their pidfds, and the listeners of their calls. The kernel ends the command's first process before the supervisor's pidfd is readable
-/// (kernel/exit.c, exit_notify). Nobody ends what that has left: its calls fail from then on.
+/// Of the latter: their pidfds, and the listeners of their calls. The kernel ends the command's
+/// first process before the supervisor's pidfd is readable (kernel/exit.c, exit_notify). Nobody
+/// ends what that has left: its calls fail from then on.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
     running: SecondaryMap<HostId, u32>,
@@ -28,7 +34,7 @@ pub(super) struct Commands {
     orphans: HashMap<u32, Orphan>,
 }
 
-/// What a command's supervisor that has hung up leaves here.
+/// The descriptors left by a command's supervisor that has hung up.
 #[derive(Debug)]
 struct Orphan {
     supervisor: u32,
@@ -71,7 +77,8 @@ impl Commands {
 }
 
 impl Broker {
-    /// Keeps the listener that has come with a message. One that has not is missed by nobody: there was no room for it (recvmsg(2), MSG_CTRUNC).
+    /// Keeps the listener received with a message. A listener may be missing for lack of room
+    /// (recvmsg(2), MSG_CTRUNC), which is no error.
     pub(super) fn keep_notify_listener(&mut self, number: SessionId, id: HostId, part: Part) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
@@ -83,7 +90,7 @@ impl Broker {
                 return;
             }
             session.notify_listener = listener;
-            // One that has lost its connection and has come back is the same.
+            // A supervisor that has lost its connection and has come back is the same supervisor.
             let earlier = session.pid.map(|pid| self.commands.orphans_of(pid));
             let earlier = earlier.into_iter().flatten();
             earlier.for_each(|number| self.command_is_gone(number));
@@ -94,7 +101,7 @@ impl Broker {
         }
     }
 
-    /// Keeps what a command's supervisor has sent until that has ended.
+    /// Keeps the listener sent by a command's supervisor until that supervisor has ended.
     pub(super) fn orphan_command(&mut self, supervisor: Option<u32>, listener: Option<OwnedFd>) {
         let process = supervisor.and_then(|pid| Some((pid, launcher::open(pid)?)));
         let Some((listener, (supervisor, process))) = listener.zip(process) else {
@@ -117,7 +124,7 @@ impl Broker {
         }
     }
 
-    /// A command's supervisor has ended, and with it its program.
+    /// A command's supervisor has ended, and the command's program with it.
     pub(super) fn command_is_gone(&mut self, number: u32) {
         if let Some(orphan) = self.commands.orphans.remove(&number) {
             let _ = self.registry.deregister(&mut SourceFd(&orphan.process.as_raw_fd()));

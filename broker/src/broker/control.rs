@@ -1,4 +1,4 @@
-//! What the command line asks.
+//! Requests of the command line.
 
 use imsup_protocol::{Request, Response};
 use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, HostStatus};
@@ -90,7 +90,8 @@ impl Broker {
         }))
     }
 
-    /// The declared hosts of these names; all where there are none. A service's name means all its replicas.
+    /// The declared hosts with these names; all hosts if there are no names. A service's name
+    /// stands for all replicas.
     pub(super) fn select(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         if names.is_empty() {
             return Ok(self.hosts.ids().collect());
@@ -119,8 +120,9 @@ impl Broker {
             .collect())
     }
 
-    /// The hosts of these names; the declared ones that live if there are no names. A host that `imsup run` made has no command to be booted with: a restart
-    /// that names it is refused, and nothing is ended.
+    /// The hosts with these names; all living declared hosts if there are no names. A host made by
+    /// `imsup run` has no command to boot: a restart that names this host is refused, and no host
+    /// is ended.
     fn select_restartable(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         let mut hosts = self.select(names)?;
         if names.is_empty() {
@@ -171,7 +173,7 @@ impl Broker {
         }
     }
 
-    /// One of the hosts a client waits for is done.
+    /// One of the hosts that a client waits for is done.
     pub(super) fn answer_client(&mut self, number: SessionId, id: HostId, answer: Answer) {
         let failure = match answer {
             Answer::Ready | Answer::Ended | Answer::Connect => None,
@@ -201,7 +203,7 @@ impl Broker {
         ))
     }
 
-    /// Sends a client the next thing it is to be told; false where there is none yet.
+    /// Sends a client the next message; false if there is none yet.
     pub(super) fn say_next(&mut self, number: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
@@ -223,7 +225,8 @@ impl Broker {
         self.respond(number, &response)
     }
 
-    /// Keeps the next hosts for a client, to be sent together. False if the client was told of all hosts.
+    /// Keeps the next hosts for a client, to be sent together. False if the client was told of all
+    /// hosts.
     fn say_hosts(&mut self, number: SessionId) -> bool {
         for _ in 0..AT_ONCE {
             let session = self.sessions.get_mut(number);
@@ -246,7 +249,7 @@ impl Broker {
         true
     }
 
-    /// Keeps the next events for a client, to be sent together; false where there are none yet.
+    /// Queues the next events for a client, to be sent together; false if there are none yet.
     fn say_events(&mut self, number: SessionId) -> bool {
         let Some(session) = self.sessions.get_mut(number) else {
             return false;
@@ -274,7 +277,7 @@ impl Broker {
         }
     }
 
-    /// All that a client has waited for has come. False where there is nothing to say yet.
+    /// All hosts that a client waits for are done. False if there is no reply yet.
     fn go_on(&mut self, number: SessionId, failure: Option<Failure>, then: Then) -> bool {
         match (then, failure) {
             (Then::Wake(hosts, by), _) => {
@@ -316,7 +319,7 @@ impl Broker {
         }
     }
 
-    /// Tells clients that follow what has happened since.
+    /// Sends new events to clients that follow.
     pub(super) fn stream_events(&mut self) {
         let end = self.journal.end();
         let behind: Vec<SessionId> = self

@@ -14,20 +14,21 @@ use crate::sessions::{Peer, Reply};
 use crate::signals::Received;
 use imsup_lifecycle::Input;
 
-/// What a command beside a program (`imsup exec`) may take to end.
+/// The grace period of a command beside a program (`imsup exec`).
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
-/// How long an ephemeral broker waits for its first supervisor.
+/// The time that an ephemeral broker waits for the first supervisor.
 const FIRST_SUPERVISOR: Duration = Duration::from_secs(20);
 const SIGTERM: i32 = 15;
 
 impl Broker {
-    /// Ends everything, then the broker.
+    /// Ends all hosts and commands, then the broker.
     pub(crate) fn go_down(&mut self) {
         if !self.lifetime.go_down() {
             return;
         }
         for id in self.hosts.ids().collect::<Vec<_>>() {
-            // The end of one can be that of another: a transient host that waited for it and has hung up.
+            // The end of a host can cause the end of another: a transient host that waited for the
+            // first host and has hung up.
             if self.hosts.get(id).is_none() {
                 continue;
             }
@@ -46,7 +47,7 @@ impl Broker {
             .after(COMMAND_GRACE + Duration::from_secs(2), Timer::Farewell);
     }
 
-    /// Kills the commands that are left; programs have timers of their own.
+    /// Kills the remaining commands; programs have separate timers.
     pub(super) fn kill_commands(&mut self) {
         let commands = self.sessions.commands();
         let left: Vec<(SessionId, Option<u32>)> = commands.map(|(number, session)| (number, session.pid)).collect();
@@ -78,7 +79,7 @@ impl Broker {
         }
     }
 
-    /// Bounds how long an ephemeral broker waits for the one that started it.
+    /// Limits the time that an ephemeral broker waits for the client that started the broker.
     pub(crate) fn await_first(&mut self) {
         if self.lifetime.is_ephemeral() {
             self.timers.after(FIRST_SUPERVISOR, Timer::Lonely);
@@ -110,7 +111,7 @@ impl Broker {
         }
     }
 
-    /// Answers those who asked for the end. Everything else is gone by now.
+    /// Answers the clients that asked for the end. All hosts are gone by now.
     pub(crate) fn say_goodbye(&mut self) {
         let asked = |peer: &Peer| matches!(peer, Peer::Client(Reply::Down));
         let waiting: Vec<SessionId> = self
@@ -126,7 +127,7 @@ impl Broker {
         }
     }
 
-    /// Gives up every socket, so that nothing can be reached any more.
+    /// Gives up every socket, so that the project cannot be reached any more.
     pub(crate) fn let_go(&mut self) {
         self.sessions.close_listener();
         self.sockets.clear();

@@ -20,15 +20,17 @@ use crate::launcher::Pids;
 use crate::notices::Notice;
 use crate::sessions::Sent;
 
-/// What a supervisor may take beyond the program's own grace.
+/// The grace period of a supervisor beyond the grace period of the program.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
 
-/// How a program that is to end is ended. It is killed if it outlives its grace, unless it is left alone.
+/// How a program that is to end is ended. It is killed if it outlives its grace, unless it is left
+/// alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// Its supervisor was told, and ends it.
     Told,
-    /// Its supervisor is sent SIGTERM: it has not introduced itself, so it has started nothing yet, or belongs to a broker that is gone.
+    /// Its supervisor is sent SIGTERM: it has not introduced itself, so it has started nothing yet,
+    /// or belongs to a broker that is gone.
     Terminate,
     /// Its supervisor is being made, and is told once it is there.
     Later,
@@ -55,7 +57,8 @@ enum Kill {
     Nothing,
     /// It is sent SIGKILL; its end is then noticed like any other.
     Signal,
-    /// Only its connection is known of it, or it is another's process that has hung up and lives on.
+    /// Only its connection is known of it, or it is another's process that has hung up and lives
+    /// on.
     LeaveAlone(Option<SessionId>),
 }
 
@@ -74,7 +77,8 @@ fn how_to_kill(instance: &Instance, serial: u64) -> Kill {
 enum HungUp {
     /// Its end is known by nothing else.
     Over,
-    /// It is killed: without the connection the host cannot be told anything. It is dying anyway, or it is broken.
+    /// It is killed: without the connection the host cannot be told anything. It is dying anyway,
+    /// or it is broken.
     Kill,
     /// It is another's process, and nobody waits for it.
     End,
@@ -100,7 +104,7 @@ fn send(instance: &Instance, signal: Signal) {
 }
 
 impl Broker {
-    /// Ends a host's program, by its supervisor.
+    /// Ends a host's program through the supervisor.
     pub(super) fn stop(&mut self, id: HostId) {
         let host = &mut self.hosts[id];
         let (signal, grace) = host
@@ -125,7 +129,7 @@ impl Broker {
         self.timers.after(grace + SUPERVISOR_GRACE, timer);
     }
 
-    /// Kills this supervisor, if it still runs; the end is then noticed like any other.
+    /// Kills this supervisor if still running; the end is then noticed as any other.
     pub(super) fn kill(&mut self, id: HostId, serial: u64) {
         let Some(instance) = self.hosts.get(id).and_then(|host| host.instance.as_deref()) else {
             return;
@@ -158,12 +162,12 @@ impl Broker {
         }
     }
 
-    /// The supervisor's process has ended. What it said last is still to be heard.
+    /// The supervisor's process has ended. Its last messages are still to be read.
     pub(super) fn supervisor_ended(&mut self, id: HostId) {
         let Some(instance) = self.hosts.get(id).and_then(|host| host.instance.as_deref()) else {
             return;
         };
-        // The event may be of an earlier one.
+        // The event may belong to an earlier supervisor.
         if instance.clearing || !instance.ended.as_ref().is_some_and(crate::sockets::is_readable) {
             return;
         }
@@ -171,13 +175,13 @@ impl Broker {
         if let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) {
             self.hear_out(session);
         }
-        // Its last words may have been its end already.
+        // The last messages may already have reported the end.
         if self.hosts.get(id).is_some() {
             self.instance_over(id);
         }
     }
 
-    /// Takes what a connection still holds, then closes it.
+    /// Reads the messages left in a connection, then closes the connection.
     fn hear_out(&mut self, session: SessionId) {
         while let Some(open) = self.sessions.get_mut(session) {
             match open.channel.receive::<ToBroker>() {
@@ -208,7 +212,7 @@ impl Broker {
         }
     }
 
-    /// The one place where an instance's end is decided.
+    /// The only place that decides that an instance has ended.
     pub(super) fn instance_over(&mut self, id: HostId) {
         let host = &mut self.hosts[id];
         let Some(instance) = host.instance.as_deref_mut() else {
@@ -221,7 +225,7 @@ impl Broker {
             self.end(id);
             return;
         }
-        // Nobody has seen the program end: it may still run, with the host's ports.
+        // The program's end was not seen: the program may still run, with the host's ports.
         instance.clearing = true;
         let (serial, boot) = (instance.serial, instance.boot);
         let directories = instance.cgroups.as_ref().unwrap_or(&self.cgroups).clone();
@@ -235,7 +239,7 @@ impl Broker {
         });
         let pids = Pids {
             cgroups: cgroups.collect(),
-            // One that somebody else started may lead a session with more in it than the host.
+            // A supervisor started by another process may lead a session with processes of others.
             supervisor: supervisor.filter(|_| boot.is_some()),
             program,
             connected: self.sessions.iter().filter_map(|(_, session)| session.pid).collect(),
@@ -245,7 +249,7 @@ impl Broker {
         self.launcher.clear(&name, boot, pids, Box::new(done));
     }
 
-    /// What this supervisor left is gone.
+    /// The leftovers of this supervisor are gone.
     pub(super) fn cleared(&mut self, id: HostId, serial: u64) {
         let instance = self.hosts.get(id).and_then(|host| host.instance.as_deref());
         if instance.is_some_and(|instance| instance.clearing && instance.serial == serial) {
@@ -261,7 +265,8 @@ impl Broker {
         };
         let status = instance.exited.unwrap_or(ExitStatus::Lost);
         let detail = match (instance.exited, instance.supervisor_status, instance.program) {
-            // It never got as far as the program: its own words are in the log.
+            // The supervisor ended before the start of the program: the supervisor's messages are
+            // in the log.
             (None, Some(ended @ ExitStatus::Code(_)), None) => Some(format!(
                 "its supervisor {ended}; see {}",
                 self.paths.log(self.hosts[id].name(&self.cluster).as_str()).display()

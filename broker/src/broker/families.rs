@@ -1,4 +1,5 @@
-//! The address families of hosts' TCP ports: learned when programs listen, so that what is retained for the next boot fits.
+//! The address families of hosts' TCP ports: learned when programs listen, so that the sockets
+//! retained for the next boot have the right family.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
@@ -13,7 +14,8 @@ use crate::retained::Retained;
 use crate::sockets::{self, Family};
 
 impl Broker {
-    /// The family of a socket that is made for this endpoint now; `None` for one from which a program of either family can be served.
+    /// The family of a socket made for this endpoint now; `None` for a socket that serves programs
+    /// of either family.
     pub(super) fn family(&self, id: HostId, endpoint: Endpoint) -> Option<Family> {
         let (name, program) = self.program(id)?;
         let known = self.record.known().family(name, program, endpoint.address.port());
@@ -21,7 +23,8 @@ impl Broker {
             .instance
             .as_deref()
             .is_some_and(|instance| instance.accepts_natively);
-        // Connections of the other family cannot be handed to a program that runs without the trap for it: what its other ports have is likely right.
+        // Connections of the other family cannot be handed to a program that runs without the trap
+        // for accept(2). The family of the program's other ports is likely right.
         known.or_else(|| {
             accepts_natively
                 .then(|| self.record.known().common_family(name, program))
@@ -29,7 +32,8 @@ impl Broker {
         })
     }
 
-    /// Whether the families are known of all listeners that are retained for a host. Noted of the instance that is welcomed with this.
+    /// Whether the families are known of all listeners that are retained for a host. Noted of the
+    /// instance that is welcomed with this.
     pub(super) fn families_known(&mut self, id: HostId) -> bool {
         let known = self.program(id).is_some_and(|(name, program)| {
             let fits = |kept: &Retained| {
@@ -43,7 +47,7 @@ impl Broker {
             };
             self.record.known().knows_program(name, program) && self.sockets.of(id).all(fits)
         });
-        // A host that is not declared has nothing retained for it.
+        // A host that is not declared has no retained sockets.
         let known = known || !self.is_declared(id);
         if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
             instance.accepts_natively = known;
@@ -57,7 +61,8 @@ impl Broker {
             return;
         };
         let family = sockets::family(kept.socket());
-        // The last of a program that ends may be one of another family, in which somebody waits still.
+        // The last socket of an ending program may have another family, with connections still
+        // waiting.
         let is_another = self.sockets.ids(id).iter().any(|other| {
             *other != socket
                 && self.sockets.get(*other).is_some_and(|other| {
@@ -69,14 +74,15 @@ impl Broker {
         }
     }
 
-    /// The program has bound its port with another family than that of the socket it was given: the next is made for either.
+    /// The program has bound its port with another family than that of the retained socket: the
+    /// next socket serves either family.
     pub(super) fn other_family(&mut self, id: HostId, endpoint: Endpoint) {
         self.sockets.set_misfit(id, endpoint);
         self.note_family(id, endpoint, None);
     }
 
-    /// The program listens with a socket of its own where one of another family was retained: who waits in that is the supervisor's affair, which
-    /// hands them over.
+    /// The program listens with a socket of its own beside a retained socket of another family. The
+    /// supervisor hands over the connections that wait in the retained socket.
     pub(super) fn drop_of_other_family(&mut self, id: HostId, endpoint: Endpoint, own: &OwnedFd) {
         let family = sockets::family(own);
         let is_replaced = |kept: &Retained| {
@@ -89,8 +95,9 @@ impl Broker {
         }
     }
 
-    /// A boot has come so far that all ports it uses were seen. Those that it does not use are taken to be as the others, or accept(2) would be
-    /// trapped at each boot for the sake of a port that is declared and never listened on.
+    /// A boot has come so far that all used ports were seen. Unused ports are assumed to have the
+    /// family of the others. Else accept(2) would be trapped at each boot for a declared port
+    /// without a listener.
     pub(super) fn note_program(&mut self, id: HostId) {
         let Some((name, program)) = self.program(id).map(|(name, program)| (name.to_owned(), program)) else {
             return;
@@ -117,7 +124,8 @@ impl Broker {
         }
     }
 
-    /// The family that a listener should have whose program has ended, where that is another than it has: `Some(None)` for one of either.
+    /// The right family of a listener whose program has ended, if the present family differs:
+    /// `Some(None)` for either family.
     pub(super) fn other_family_for(&self, socket: SocketId) -> Option<Option<Family>> {
         let kept = self
             .sockets
@@ -142,13 +150,14 @@ impl Broker {
         }
     }
 
-    /// Whether an endpoint is one of those that are made before a program is there, as a listener.
+    /// True if an endpoint is among the listeners made before a program runs.
     fn has_family(&self, endpoint: Endpoint) -> bool {
         let plane = self.planes.place(*endpoint.address.ip()).map(|place| place.plane);
         endpoint.transport == Transport::Tcp && plane == Some(Plane::Vip)
     }
 
-    /// The name of a declared host, and what tells its program from another that it may have: the one that runs, else the declared one.
+    /// The name of a declared host, and a hash of its program: the running program, else the
+    /// declared program.
     fn program(&self, id: HostId) -> Option<(&str, u64)> {
         let spec = self.hosts[id].spec(&self.cluster)?;
         let running = self.hosts[id].instance.as_deref();
@@ -157,7 +166,8 @@ impl Broker {
         Some((spec.name.as_str(), program))
     }
 
-    /// What tells a program apart that somebody has started in the part of a host; `None` where it is the declared one.
+    /// A hash that identifies a program started by hand as the host; `None` for the declared
+    /// program.
     pub(super) fn other_program(&self, id: HostId, command: &[String]) -> Option<u64> {
         let declared = self.hosts[id]
             .spec(&self.cluster)

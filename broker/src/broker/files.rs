@@ -1,5 +1,6 @@
-//! The project's files are made anew when somebody removes them (a cleaner of /tmp, a logout, a person), so that the project stays one: `up`, `ps`, `down`
-//! and supervisors find its broker, and the next broker what this one knew.
+//! The project's files are made anew when another process removes the files (a cleaner of /tmp, a
+//! logout, a person), so that the project stays whole. Then `up`, `ps`, `down` and supervisors find
+//! the broker, and the next broker finds this broker's state.
 
 use std::time::Duration;
 
@@ -15,12 +16,12 @@ use crate::project_directories::{RUNTIME, STATE, make_directory};
 use crate::project_files;
 use crate::watch;
 
-/// How soon it is looked again, after any were missing: whoever removes them may not be done, and where they cannot be made anew that may change
-/// (`$XDG_RUNTIME_DIR` is root's to make, at the next login).
+/// The time until the next look after files were missing. The removal may still go on. If the files
+/// cannot be made anew, that may change (`$XDG_RUNTIME_DIR` is made by root, at the next login).
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Broker {
-    /// Something was removed from the project's directories, or something was mounted.
+    /// A file was removed from the project's directories, or a file system was mounted.
     pub(super) fn files_changed(&mut self, number: u32) {
         let changes = self.files.watch.take(number);
         for name in changes.running {
@@ -34,7 +35,7 @@ impl Broker {
         }
     }
 
-    /// Makes what is missing, and looks again until nothing is.
+    /// Makes missing files, and looks again until none is missing.
     pub(crate) fn restore_files(&mut self) {
         let outcome = self.make_missing();
         self.files.watch.renew(&self.paths);
@@ -63,13 +64,13 @@ impl Broker {
         }
     }
 
-    /// It is time to look again.
+    /// The time for another look has come.
     pub(super) fn look_at_files_again(&mut self) {
         self.files.looks_again = false;
         self.restore_files();
     }
 
-    /// Makes what is missing; whether anything was.
+    /// Makes missing files; true if any were missing.
     fn make_missing(&mut self) -> Result<bool, BrokerError> {
         let file_error = |what, path: std::path::PathBuf| move |source| BrokerError::File { what, path, source };
         let mut made = self.files.said;
@@ -80,7 +81,7 @@ impl Broker {
                 made = true;
             }
         }
-        // The lock first: who has it has the project.
+        // The lock first: its holder has the project.
         if !self.files.has_lock(&self.paths) {
             self.files.lock.retake(&self.cluster.project, &self.paths)?;
             made = true;
@@ -99,18 +100,20 @@ impl Broker {
         Ok(made)
     }
 
-    /// Listens at the socket's path again. Who has connected to the old one is heard first.
+    /// Listens at the socket's path again. Connections to the old socket are accepted first.
     fn listen_again(&mut self) -> Result<(), BrokerError> {
         self.accept();
         self.sessions.unwatch_listener(&self.registry);
-        // If that fails the old one is kept: nobody finds it, but what is tried again begins with one.
+        // If that fails the old one is kept: nobody finds it, but what is tried again begins with
+        // one.
         let listener = project_files::listen(&self.paths, &self.registry)?;
         self.sessions.listen(listener);
         self.files.note_socket(&self.paths);
         Ok(())
     }
 
-    /// Writes what is only written now and then, where it is missing; whether anything was. A failure is said where it is written, and loses no more than that.
+    /// Writes missing files that are written only now and then; true if any were missing. A failure
+    /// is logged by the writer, and loses only that file.
     fn write_missing(&mut self) -> bool {
         let is_missing = |path: std::path::PathBuf| !path.exists();
         let mut made = false;
@@ -146,8 +149,9 @@ impl Broker {
         made
     }
 
-    /// Has a host's supervisor make the file anew by which others see that it runs; whether that was missing. At its end it removes the file itself, and
-    /// hears of nothing any more.
+    /// Has a host's supervisor make anew the file that shows others that the supervisor runs; true
+    /// if the file was missing. At the end, the supervisor removes the file itself and receives no
+    /// more messages.
     fn retake_running(&mut self, id: HostId) -> bool {
         let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) else {
             return false;

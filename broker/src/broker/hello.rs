@@ -18,22 +18,23 @@ use crate::sessions::{Part, Peer};
 use imsup_compose::cluster::Settings;
 use imsup_lifecycle::Input;
 
-/// How much longer than the broker a supervisor waits, so that it is the broker who says how a wait has ended.
+/// The extra time that a supervisor waits beyond the broker, so that the broker decides the result
+/// of a wait.
 const REACH_MARGIN: Duration = Duration::from_secs(2);
 
-/// What is agreed with a supervisor.
+/// The result of a supervisor's introduction.
 struct Agreement {
     host: HostId,
     part: Part,
-    /// Whether it is given the host's retained sockets.
+    /// True if the supervisor gets the host's retained sockets.
     with_sockets: bool,
-    /// What the host's life is told.
+    /// The event for the host's life cycle.
     input: Option<Input>,
-    /// What it brings from the time before this broker.
+    /// The supervisor's report about the time before this broker.
     adoption: Option<Adoption>,
 }
 
-/// Whether a host's start is over; one that sleeps was idle.
+/// True if a host's start is over; a sleeping host was idle.
 fn is_ready(adoption: &Adoption) -> bool {
     adoption.ready || adoption.suspended_us.is_some()
 }
@@ -72,7 +73,7 @@ impl Broker {
                 part: agreement.part,
             };
         }
-        // Before it can be told anything: its welcome is the first that it hears.
+        // First of all: the welcome must be the first message that the supervisor receives.
         if let Some(input) = agreement.input {
             self.feed(id, input);
         }
@@ -114,7 +115,7 @@ impl Broker {
         }
     }
 
-    /// Somewhat longer than anybody waits for any host.
+    /// Somewhat longer than any caller waits for any host.
     fn reach_timeout(&self) -> Duration {
         let declared = self.cluster.hosts.iter().map(|host| host.imsup.hold_timeout).max();
         declared.unwrap_or_default().max(Settings::default().hold_timeout) + REACH_MARGIN
@@ -161,7 +162,7 @@ impl Broker {
                 self.hosts[id].name(&self.cluster)
             )));
         }
-        // It may be faster than whoever made it.
+        // The supervisor's introduction may arrive before the report of its maker.
         if let Some(pid) = self.sessions.get_mut(number).and_then(|session| session.pid) {
             let launched = Launched {
                 pid: Some(pid),
@@ -186,7 +187,7 @@ impl Broker {
         command: &[String],
     ) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
-        // It had its lock for a moment, of the broker before this one.
+        // The supervisor held its lock for a moment, on behalf of the last broker.
         let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
         let is_itself = |instance: &Instance| {
             instance.session.is_none() && instance.expected && instance.supervisor == supervisor && supervisor.is_some()
@@ -280,7 +281,7 @@ impl Broker {
         })
     }
 
-    /// A supervisor that outlived the broker it had.
+    /// A supervisor that outlived its broker.
     fn agree_adopted(
         &mut self,
         number: SessionId,
@@ -373,7 +374,7 @@ impl Broker {
             return;
         };
         let name = name.clone();
-        // Commands beside it (`imsup exec`) have nobody's identity any more.
+        // Commands beside the host (`imsup exec`) have lost the host's identity.
         let of_host = |peer: &Peer| matches!(peer, Peer::Supervisor { host, .. } if *host == id);
         let commands: Vec<SessionId> = self
             .sessions
@@ -383,7 +384,7 @@ impl Broker {
             .collect();
         commands.into_iter().for_each(|number| self.hang_up(number));
         self.commands.remove(id);
-        // It cannot be kept awake any more; the next of its name is another.
+        // The host cannot be kept awake any more; a later host of the same name is another host.
         self.lease(id, Duration::ZERO);
         for waiter in self.hosts[id].life.waiters() {
             self.answer(waiter, imsup_lifecycle::Answer::Refused);
@@ -398,7 +399,7 @@ impl Broker {
         }
     }
 
-    /// No host has this name; one may have a similar one.
+    /// No host has this name; suggests a similar name, if any.
     pub(super) fn unknown_host(&self, name: &HostName) -> Failure {
         let similar = self
             .hosts

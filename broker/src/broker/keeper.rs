@@ -1,4 +1,5 @@
-//! The keeper, which has a second descriptor of all that is retained: what the broker closes is free once the keeper has closed it, too.
+//! The keeper has a second descriptor of every retained socket: an address is free only after the
+//! broker and the keeper have closed the socket.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,16 +13,16 @@ use crate::ids::{HostId, SessionId};
 use crate::keeper;
 use crate::sessions::{Part, Peer};
 
-/// What goes on once the keeper has closed what it was told to close.
+/// An action deferred until the keeper has closed the descriptors that it was told to close.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Deferred {
-    /// A host's supervisor is told that imsup has closed its duplicates of a socket.
+    /// Tell a host's supervisor that imsup has closed all its duplicates of a socket.
     Closed {
         session: SessionId,
         host: HostId,
         question: u64,
     },
-    /// A host's supervisor is answered for which a bind found its address in use.
+    /// Answer a host's supervisor whose bind(2) failed with EADDRINUSE.
     Claim {
         session: SessionId,
         host: HostId,
@@ -42,7 +43,8 @@ pub(super) struct KeeperQuestions {
 }
 
 impl Broker {
-    /// Does this once the keeper has closed what it was told to close: at once, where it has.
+    /// Carries this out once the keeper has closed the descriptors that it was told to close: at
+    /// once, if that is already done.
     pub(super) fn after_forgotten(&mut self, deferred: Deferred) {
         if self.sockets.store.has_closed_all() {
             return self.carry_out(deferred);
@@ -101,12 +103,13 @@ impl Broker {
         }
     }
 
-    /// Has the keeper make its lock anew, without which nobody would wait for the next broker; whether that was missing.
+    /// Has the keeper make its lock anew; true if the lock was missing. Without the lock,
+    /// supervisors would not wait for the next broker.
     pub(super) fn retake_keeper(&mut self) -> bool {
         let is_missing = self.sockets.store.has_keeper() && !keeper::has_keeper(&self.paths);
         if is_missing {
             self.sockets.store.retake_lock();
-            // One that does not answer is replaced.
+            // A keeper that does not answer is replaced.
             self.sockets.store.ask(&self.registry);
             self.timers.after(keeper::TIMEOUT, Timer::Keeper);
             self.push_keeper();
@@ -114,13 +117,14 @@ impl Broker {
         is_missing
     }
 
-    /// Whether the connection is still that of a supervisor of this host: another may have its number.
+    /// True if the connection is still that of a supervisor of this host: the number may have been
+    /// reused.
     fn is_of(&mut self, session: SessionId, host: HostId) -> bool {
         let session = self.sessions.get_mut(session);
         session.is_some_and(|session| matches!(session.peer, Peer::Supervisor { host: of, .. } if of == host))
     }
 
-    /// The keeper has done what it was told before it was asked this.
+    /// The keeper has carried out all messages sent before this question.
     pub(super) fn keeper_answered(&mut self, number: u32) {
         self.sockets.store.answered(number, &self.registry);
         for deferred in self.keeper.deferred.remove(&number).unwrap_or_default() {
@@ -128,7 +132,7 @@ impl Broker {
         }
     }
 
-    /// The keeper takes more, or has ended: the next is given everything.
+    /// The keeper has room for more, or has ended: the next keeper is given all descriptors.
     pub(super) fn keeper_spoke(&mut self) {
         if self.sockets.store.on_event(&self.registry) {
             return self.push_keeper();
@@ -141,7 +145,7 @@ impl Broker {
         self.push_keeper();
     }
 
-    /// Sends the keeper what it has not taken yet.
+    /// Sends the keeper messages that had no room before.
     pub(super) fn push_keeper(&mut self) {
         self.sockets.store.flush();
         if self.sockets.store.has_unsent() {
@@ -157,7 +161,7 @@ impl Broker {
         }
     }
 
-    /// It is the time for which a look at the keeper was due, or an earlier look has taken the place of that.
+    /// The time of a look at the keeper has come, unless an earlier look has replaced this one.
     pub(super) fn look_at_keeper(&mut self, due: Instant) {
         if !self.keeper.due.come(due) {
             return;
@@ -170,7 +174,7 @@ impl Broker {
     }
 }
 
-/// The earliest time for which a look is due that many ask for: one timer serves them all.
+/// The earliest requested time for a look: a single timer serves all requests.
 #[derive(Debug, Default)]
 struct Due(Option<Instant>);
 
@@ -184,7 +188,7 @@ impl Due {
         is_earlier
     }
 
-    /// Whether the timer of this time is the one that counts. Nothing is due then.
+    /// True if the timer of this time is the current one. No look is due then any more.
     fn come(&mut self, due: Instant) -> bool {
         self.0.take_if(|pending| *pending == due).is_some()
     }

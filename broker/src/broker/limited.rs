@@ -1,4 +1,4 @@
-//! Hosts with limits, and those that come back by themselves (`restart`).
+//! Hosts with limits, and hosts that boot again by themselves (`restart`).
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::sessions::Part;
 use imsup_lifecycle::Input;
 
 impl Broker {
-    /// What a supervisor of the host confines.
+    /// The confinement for a supervisor of the host.
     pub(super) fn confinement(&self, id: HostId, part: Part) -> Confinement {
         let host = &self.hosts[id];
         let beside = match part {
@@ -28,7 +28,7 @@ impl Broker {
         }
     }
 
-    /// The kernel has killed processes of a host, whose program may live on.
+    /// The kernel has killed processes of a host; the program may live on.
     pub(super) fn out_of_memory(&mut self, id: HostId, killed: u64, limit_bytes: u64) {
         let processes = match killed {
             1 => "a process".to_owned(),
@@ -48,12 +48,13 @@ impl Broker {
         self.record(id, oom);
     }
 
-    /// The host's program has ended while no broker ran, or the last broker was about to boot it again.
+    /// The host's program has ended without a broker, or the last broker was about to boot the host
+    /// again.
     pub(super) fn ended_unseen(&mut self, id: HostId) {
         self.feed(id, Input::EndedUnseen);
     }
 
-    /// Why a host is in its state, and when it leaves it by itself.
+    /// The reason for an absent host's state, and the time of the next boot by `restart`, if any.
     pub(super) fn absent_detail(&self, id: HostId) -> Option<String> {
         let life = &self.hosts[id].life;
         let is_absent = matches!(life.state(), HostState::Imaginary | HostState::Failed);

@@ -18,7 +18,8 @@ use crate::journal::Happening;
 pub(super) use self::queue::{Lives, Target};
 
 impl Broker {
-    /// Tells a host's life what happened, and does what it says. Happenings that this leads to are told after it.
+    /// Feeds an event to a host's life cycle, and carries out the resulting actions. Events that
+    /// result from these actions are fed afterwards.
     pub(super) fn feed(&mut self, id: HostId, input: Input) {
         if !self.lives.queue(id, input) {
             return;

@@ -1,4 +1,4 @@
-//! What the command line asks about sleep: suspend, resume, keep-awake, why, usage.
+//! Requests of the command line about sleep: suspend, resume, keep-awake, why, usage.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::ids::{HostId, SessionId};
 use crate::sessions::{Reply, Then};
 
 impl Broker {
-    /// Begins with one of these requests.
+    /// Begins any of these requests.
     pub(super) fn begin_power(&mut self, number: SessionId, request: Request) -> Result<(), Failure> {
         match request {
             Request::Suspend { hosts, by } => {
@@ -36,7 +36,8 @@ impl Broker {
                 let hosts = self.select(&[host])?;
                 self.await_hosts(number, hosts.len(), Then::Done);
                 for id in hosts {
-                    // First, so that a host which is booted or woken for it does not fall asleep before it knows.
+                    // First, so that a host booted or woken by this request does not fall asleep
+                    // before the lease is known.
                     self.lease(id, lease);
                     match lease.is_zero() {
                         true => self.count_down(number, None),
@@ -81,7 +82,7 @@ impl Broker {
         );
     }
 
-    /// The hosts of these names; all that live where there are none.
+    /// The hosts with these names; all living hosts if there are no names.
     fn select_live(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         let mut hosts = self.select(names)?;
         hosts.retain(|id| !names.is_empty() || !self.hosts[*id].life.absent());
@@ -114,7 +115,8 @@ impl Broker {
         if let Some(failure) = self.not_live(id, "suspend") {
             return self.count_down(number, Some(failure));
         }
-        // Also where it is suspended as far as is known: its supervisor says a moment later that it woke.
+        // Also if the host seems to be suspended: the supervisor may report a moment later that the
+        // host woke.
         if let Some(sleep) = self.sleep(id) {
             sleep.ask_to_suspend(by);
         }
@@ -147,7 +149,7 @@ impl Broker {
         self.gather(number, id, why);
     }
 
-    /// What would boot an absent host, and what became of its last program.
+    /// The signals that would boot an absent host, and the end of its last program.
     fn what_boots(&self, id: HostId) -> String {
         let host = &self.hosts[id];
         let name = self.name_of(id);
@@ -186,7 +188,7 @@ impl Broker {
         }
     }
 
-    /// What hosts have used, as far as it is known.
+    /// The usage of hosts, as far as known.
     pub(super) fn usage_of(&mut self, hosts: &[HostId]) -> Vec<Response> {
         let there = |id: &&HostId| self.hosts.get(**id).is_some();
         let there: Vec<HostId> = hosts.iter().filter(there).copied().collect();
@@ -213,7 +215,7 @@ fn started(detail: &str) -> Why {
     }
 }
 
-/// The cause of what a user asked for.
+/// The cause of an action requested by a user.
 pub(super) fn asked_by(kind: CauseKind, by: &str) -> Cause {
     Cause {
         kind,

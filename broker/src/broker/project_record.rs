@@ -1,5 +1,5 @@
-//! The project record: what is remembered of a project across `down`. It is written without a wait: another process may hold the lock of its file for however
-//! long.
+//! The project record: what is remembered of a project across `down`. It is written without a wait:
+//! another process may hold the lock of its file for however long.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use crate::projects::{self, Memory, ProjectsError};
 
 /// How soon the lock is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// After how many tries in a row that is said: ten seconds. Brokers that start together hold it for milliseconds.
+/// The number of failed tries in a row before a warning: ten seconds. Brokers that start together
+/// have the lock for milliseconds.
 const TRIES_UNSAID: u32 = 100;
 /// How long the end of the project waits for the lock.
 const LAST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,13 +41,15 @@ impl ProjectRecord {
         &self.memory
     }
 
-    /// Changes what is remembered. True if `edit` says that it has, so that it is to be written ([`Broker::remember`]).
+    /// Changes what is remembered. True if `edit` says that it has, so that it is to be written
+    /// ([`Broker::remember`]).
     #[must_use]
     pub(super) fn learn(&mut self, edit: impl FnOnce(&mut Memory) -> bool) -> bool {
         edit(&mut self.memory)
     }
 
-    /// Writes the record, unless that is due already: the next try writes what is remembered then. True if it is to be tried again.
+    /// Writes the record, unless that is due already: the next try writes what is remembered then.
+    /// True if it is to be tried again.
     fn write(&mut self, path: &Path, project: &str) -> bool {
         if self.is_due {
             return false;
@@ -67,7 +70,7 @@ impl ProjectRecord {
         self.is_due
     }
 
-    /// Writes what is not written yet, now that nothing else is left to do.
+    /// Writes the unwritten rest, at the very end of the broker's work.
     fn write_at_last(&mut self, path: &Path, project: &str) {
         if std::mem::take(&mut self.is_due) {
             say_lost(projects::remember(path, project, &self.memory, LAST_TIMEOUT));
@@ -76,7 +79,7 @@ impl ProjectRecord {
 }
 
 impl Broker {
-    /// Writes what is remembered of the project, as soon as no other process holds the lock.
+    /// Writes the project record as soon as no other process has the lock.
     pub(crate) fn remember(&mut self) {
         if self.record.write(&self.paths.projects(), &self.cluster.project) {
             self.timers.after(TRY_AGAIN, Timer::Remember);
@@ -89,7 +92,7 @@ impl Broker {
         self.remember();
     }
 
-    /// Writes what is not written yet, now that nothing else is left to do.
+    /// Writes the unwritten rest, at the very end of the broker's work.
     pub(crate) fn remember_at_last(&mut self) {
         self.record.write_at_last(&self.paths.projects(), &self.cluster.project);
     }

@@ -1,4 +1,4 @@
-//! Supervised callers that found nobody listening.
+//! Supervised clients that found no listener.
 
 use std::io::ErrorKind;
 use std::time::Instant;
@@ -25,7 +25,8 @@ struct Question {
     can_wait: bool,
 }
 
-/// What the broker knows of the host that is called. Each is looked up only if the decision needs it.
+/// What the broker knows of the host that is called. Each is looked up only if the decision needs
+/// it.
 trait Called {
     /// Something that connects (or sends) to the endpoint now is taken.
     fn is_open(&self) -> bool;
@@ -44,9 +45,10 @@ trait Called {
 /// What is done with a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
-    /// It is answered.
+    /// The answer is known.
     Answer(Outcome),
-    /// A tentative socket is made, in which the caller's connection or datagram waits; [`after_make`] says how it goes on.
+    /// A tentative socket is made, in which the caller's connection or datagram waits;
+    /// [`after_make`] says how it goes on.
     Make,
     /// The caller waits until the program listens.
     Wait,
@@ -60,7 +62,8 @@ fn decide(question: Question, called: &impl Called) -> Plan {
     if called.is_open() {
         return Plan::Answer(Outcome::Connect);
     }
-    // An own localhost is never a reason to boot: whoever asks runs already, or is a command beside the program.
+    // An own localhost is never a reason to boot: the caller runs already, or is a command beside
+    // the program.
     if called.is_closed() || (!is_vip && !called.is_booting()) || called.refuses() || called.is_companion() {
         return Plan::Answer(Outcome::Refused);
     }
@@ -68,7 +71,8 @@ fn decide(question: Question, called: &impl Called) -> Plan {
         return Plan::Answer(Outcome::Busy);
     }
     match (is_vip, question.can_wait) {
-        // Nobody else can be at an own localhost, and it has no tentative listeners: they would hide those at the wildcard.
+        // Only the host itself reaches an own localhost, and there are no tentative listeners
+        // there, since these would hide listeners at the wildcard address.
         (false, false) => Plan::Answer(Outcome::Refused),
         (false, true) => Plan::Wait,
         (true, true) if question.transport == Transport::Tcp => Plan::Wait,
@@ -81,14 +85,18 @@ fn decide(question: Question, called: &impl Called) -> Plan {
 enum Made {
     /// The host is told of the connection that follows, and the caller connects.
     Signal,
-    /// The caller sends: the datagram itself is the signal. Resolvers connect a UDP socket to every address of a name, to see how it is reached
-    /// (getaddrinfo(3) sorts them by RFC 6724), and send nothing.
+    /// The caller sends: the datagram itself is the signal. Resolvers connect a UDP socket to every
+    /// address of a name, to see how it is reached (getaddrinfo(3) sorts them by RFC 6724), and
+    /// send nothing.
     Watch,
-    /// The caller sends to the program's own socket, on a port that the kernel chose, which is not retained.
+    /// The caller sends to the program's own socket, on a port that the kernel chose, which is not
+    /// retained.
     Connect,
-    /// The caller waits, also if it would rather not: the program has bound the port and does not listen yet.
+    /// The caller waits, also if it would rather not: the program has bound the port and does not
+    /// listen yet.
     Wait,
-    /// The host is told, and the caller refused: it would wait for as long as a boot takes, and its event loop with it.
+    /// The host is told, and the caller refused: it would wait for as long as a boot takes, and its
+    /// event loop with it.
     SignalAndRefuse,
 }
 

@@ -1,4 +1,5 @@
-//! What happens to hosts, with what the broker knows of it besides: recorded by the [`crate::journal`].
+//! What happens to hosts, with what the broker knows of it besides: recorded by the
+//! [`crate::journal`].
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::peers;
 use crate::senders::{Answers, Found, Question};
 use crate::sessions::{Peer, Reply};
 
-/// How long a question may take on a busy machine: the thread that asks has the lowest priority ([`crate::senders`]).
+/// How long a question may take on a busy machine: the thread that asks has the lowest priority
+/// ([`crate::senders`]).
 const NAMING_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Broker {
@@ -72,7 +74,7 @@ impl Broker {
         Some(question)
     }
 
-    /// Finds out who sent the signal that a host was booted by.
+    /// Finds the sender of the signal that booted a host.
     pub(super) fn name_sender(&mut self, id: HostId) {
         let Some(socket) = self.hosts[id].signalled_by.take() else {
             return;
@@ -107,7 +109,8 @@ impl Broker {
         for (question, sender) in answers {
             let by = sender.map(|sender| self.caller(sender));
             for id in self.journal.name(question, by.as_deref()) {
-                // Its later events carry the cause as well, unless another signal has come since.
+                // Later events of the host carry the cause as well, unless another signal has come
+                // since.
                 if let Some(host) = self.hosts.get_mut(id)
                     && host.unnamed == Some(question)
                 {
@@ -128,7 +131,7 @@ impl Broker {
         }
     }
 
-    /// This question had its time.
+    /// This question has timed out.
     pub(super) fn name_at_last(&mut self, question: u64) {
         if self.journal.awaits(Question(question)) {
             self.name_promptly();
@@ -143,7 +146,8 @@ impl Broker {
         }
     }
 
-    /// What a client is told that asks for events: all that has happened until now comes first, so it waits until that has names.
+    /// What a client is told that asks for events: all that has happened until now comes first, so
+    /// it waits until that has names.
     pub(super) fn events_for(&mut self, follow: bool, hosts: Vec<HostName>) -> Reply {
         if self.journal.last_asked().is_some() {
             self.name_promptly();

@@ -34,13 +34,14 @@ impl Broker {
         }
     }
 
-    /// There is a namespace: the name server answers in it, and so does the next broker's.
+    /// The namespace exists: the name server of this broker answers there, and so does the next
+    /// broker's.
     fn resolver_namespace_made(&mut self, sockets: Vec<OwnedFd>) {
         self.resolvers.made(sockets, &mut self.sockets.store);
         self.push_keeper();
     }
 
-    /// Here they are, for whoever has waited longest.
+    /// The sockets are made, for the supervisor that has waited longest.
     fn resolver_sockets_made(&mut self, batch: Batch) {
         self.resolvers.succeeded();
         self.give_resolver_sockets(batch);
@@ -57,7 +58,7 @@ impl Broker {
         self.tell(session, &answer, batch.sockets);
     }
 
-    /// Who makes them has ended: another is asked, where there can be one.
+    /// The process that makes the sockets has ended: another is started, if possible.
     fn no_resolver_sockets(&mut self, for_good: bool) {
         self.resolvers.ended(for_good);
         for _ in 0..self.resolvers.waiting() {
@@ -67,7 +68,7 @@ impl Broker {
         }
     }
 
-    /// Nobody is there any more to be given some.
+    /// The supervisor is gone and needs no sockets any more.
     pub(super) fn forget_resolver_asks(&mut self, session: SessionId) {
         self.resolvers.leave(session);
     }

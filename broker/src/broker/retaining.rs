@@ -32,7 +32,8 @@ impl Broker {
         }
     }
 
-    /// Makes the sockets of every host that is absent. A broker that `follows` one that has died goes on without what cannot be had.
+    /// Makes the sockets of every host that is absent. A broker that `follows` one that has died
+    /// goes on without what cannot be had.
     ///
     /// # Errors
     /// A declared port that cannot be had.

@@ -1,7 +1,7 @@
-//! What supervisors say of their hosts' sleep: it becomes state, events and accounts.
+//! Supervisors' reports about hosts' sleep become state, events and accounts.
 //!
-//! A sleep is decided and done without the broker, which hears of it afterwards. A host that sleeps keeps its sockets and
-//! is connected to as if it ran; nothing here is on that way.
+//! A sleep is decided and done without the broker, which is told afterwards. A sleeping host keeps
+//! all sockets, and connections reach the host without the broker.
 
 use std::time::Duration;
 
@@ -122,7 +122,8 @@ impl Broker {
         }
     }
 
-    /// Whoever asked for it to be woken is behind a wake by order; the supervisor does not know who that is.
+    /// The caller that asked for the wake-up is the cause of a wake by order; the supervisor does
+    /// not know the caller.
     fn wake_cause(&mut self, id: HostId, cause: WakeCause) -> Cause {
         if cause.kind == CauseKind::Wake
             && let Some(asked) = self.sleep(id).and_then(Sleep::asked_to_wake)
@@ -136,7 +137,8 @@ impl Broker {
         }
     }
 
-    /// Says that a host woke: whoever sent the signal is named by now, or is still found out, or is not going to be.
+    /// Says that a host woke: whoever sent the signal is named by now, or is still found out, or is
+    /// not going to be.
     pub(super) fn record_wake(&mut self, id: HostId) {
         let Some(mut wake) = self.sleep(id).and_then(Sleep::take_wake) else {
             return;
@@ -155,7 +157,8 @@ impl Broker {
         self.record(id, wake);
     }
 
-    /// The endpoint that a host has at a port. Those who woke it there may be connected since long.
+    /// The endpoint of a host at a port. The clients that woke the host there may have been
+    /// connected for long.
     fn endpoint_at(&self, id: HostId, port: u16) -> Option<Endpoint> {
         let mut endpoints = self.sockets.of(id).map(Retained::endpoint);
         endpoints.find(|endpoint| endpoint.transport == Transport::Tcp && endpoint.address.port() == port)
@@ -176,7 +179,7 @@ impl Broker {
         self.record(id, terminate);
     }
 
-    /// Wakes a sleeper for somebody who waits for it.
+    /// Wakes a sleeper for a waiting caller.
     pub(super) fn resume(&mut self, id: HostId, cause: Cause) {
         if let Some(sleep) = self.sleep(id) {
             sleep.ask_to_wake(cause);
@@ -186,7 +189,8 @@ impl Broker {
         }
     }
 
-    /// What a supervisor that outlived the last broker says: the account and the history are told what they missed.
+    /// Takes the report of a supervisor that outlived the last broker: missed events are added to
+    /// the account and the history.
     pub(super) fn take_up(&mut self, id: HostId, adoption: &Adoption) {
         let adoption = &self.clock.of_adoption(adoption);
         let (now_us, declared) = (self.clock.now_us(), self.is_declared(id));
@@ -203,7 +207,8 @@ impl Broker {
                 ..Happening::at(self.clock.wall_us(at_us), kind)
             };
             if !declared {
-                // The history has it, but nobody has kept an account of a host that is in no file.
+                // The history has this event already, but no account was kept of a host that is in
+                // no file.
                 let event = happening.of(self.name_of(id).clone());
                 self.account(id).apply(&event, at_us);
                 continue;
@@ -218,12 +223,12 @@ impl Broker {
         if let Some(suspended_us) = adoption.suspended_us {
             self.feed(id, Input::Suspended);
             self.hosts[id].since_us = suspended_us;
-            // Its deadline is not part of the introduction.
+            // The sleeper's deadline is not part of the introduction.
             self.ask(id, Order::Why, Asker::Broker);
         }
     }
 
-    /// What is known of the sleep of the instance that runs a host.
+    /// The known sleep state of the instance that runs a host.
     pub(super) fn sleep(&mut self, id: HostId) -> Option<&mut Sleep> {
         Some(&mut self.hosts[id].instance.as_deref_mut()?.sleep)
     }

@@ -1,5 +1,5 @@
-//! Stop groups: hosts that one order ends (`imsup stop`) do not boot each other. The members of a cluster look for a member that has ended for as long as
-//! they take to end themselves.
+//! Stop groups: hosts that one order ends (`imsup stop`) do not boot each other. The members of a
+//! cluster look for a member that has ended for as long as they take to end themselves.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,8 @@ use crate::ids::{HostId, SocketId};
 use crate::senders::Listener;
 use crate::sockets;
 
-/// How often a queue is looked at again, for connections that came meanwhile, behind those that were seen.
+/// How often a queue is looked at again, for connections that came meanwhile, behind those that
+/// were seen.
 const LOOKS: usize = 10;
 
 /// Hosts that one order ends, until all of them have ended.
@@ -19,7 +20,7 @@ const LOOKS: usize = 10;
 struct Group {
     order: u64,
     hosts: Vec<HostId>,
-    /// Those that may still live, which the others may still connect to.
+    /// Hosts of the order that may still live and may still connect to the others.
     left: Vec<HostId>,
 }
 
@@ -33,7 +34,8 @@ pub(super) struct StopGroups {
     looks: Looks,
 }
 
-/// Looks into queues that are under way: the inode of each listener, and how many looks are left for it.
+/// Looks into queues that are under way: the inode of each listener, and how many looks are left
+/// for it.
 #[derive(Debug, Default)]
 struct Looks {
     under_way: SecondaryMap<SocketId, (u64, usize)>,
@@ -80,12 +82,14 @@ impl StopGroups {
         order.is_some_and(|order| !self.ending.iter().any(|group| group.order == *order))
     }
 
-    /// Ends the groups whose hosts have all ended. Gives those of their hosts that were not booted since.
+    /// Ends the groups whose hosts have all ended. Gives those of their hosts that were not booted
+    /// since.
     fn take_over(&mut self, lives: impl Fn(HostId) -> bool) -> Vec<HostId> {
         let mut over = Vec::new();
         self.ending.retain_mut(|group| {
             let is_member = |id: &HostId| self.order_of.get(*id) == Some(&group.order);
-            // Only from the end, so that many that end one by one are not all looked at each time.
+            // Only from the end, so that a long list of hosts that end individually is not searched
+            // each time.
             while group.left.pop_if(|id| !(is_member(id) && lives(*id))).is_some() {}
             if !group.left.is_empty() {
                 return true;
@@ -98,14 +102,16 @@ impl StopGroups {
 }
 
 impl Broker {
-    /// Remembers that one order ends these; forgotten of each with its next boot, and of all that nobody waits for when all have ended.
+    /// Remembers that the same order ends these hosts. Each host is forgotten with the next boot;
+    /// when all have ended, all hosts without waiting connections are forgotten.
     pub(super) fn begin_stop_group(&mut self, hosts: &[HostId]) {
         self.stop_groups.begin(hosts);
         self.end_stop_groups();
     }
 
-    /// Forgets the groups whose members have all ended. Once they have, none of them can connect any more. Any later connection is a normal boot signal, so
-    /// the kernel is no longer asked for its peer, which would delay each boot after an `imsup stop`.
+    /// Forgets the groups whose members have all ended. Once they have, none of them can connect
+    /// any more. Any later connection is a normal boot signal, so the kernel is no longer asked for
+    /// its peer, which would delay each boot after an `imsup stop`.
     pub(super) fn end_stop_groups(&mut self) {
         let hosts = &self.hosts;
         let lives = |id: HostId| hosts.get(id).is_some_and(|host| !host.life.absent());
@@ -114,7 +120,8 @@ impl Broker {
         }
     }
 
-    /// A host is of its group no longer, unless a connection waits at it: its peer is found out first ([`Broker::looks_into_queue`]).
+    /// A host is of its group no longer, unless a connection waits at it: its peer is found out
+    /// first ([`Broker::looks_into_queue`]).
     fn leave_stop_group(&mut self, id: HostId) {
         if !self
             .sockets
@@ -125,8 +132,9 @@ impl Broker {
         }
     }
 
-    /// Has the queue of a retained socket looked into whose host was ended, or is being ended: other members of its stop group do not boot the host.
-    /// False if the queue need not be looked into. [`Broker::queue_seen`] goes on.
+    /// Has the queue of a retained socket looked into whose host was ended, or is being ended:
+    /// other members of its stop group do not boot the host. False if the queue need not be looked
+    /// into. [`Broker::queue_seen`] goes on.
     pub(super) fn looks_into_queue(&mut self, socket: SocketId) -> bool {
         let Some(listener) = self.listener_of_ended(socket) else {
             return false;
@@ -160,8 +168,9 @@ impl Broker {
         })
     }
 
-    /// Resets the connections that wait in a listener whose host was ended, if all are from other members of its stop group, or none waits any more: many a
-    /// program connects to itself until its end. Any other connection boots the host.
+    /// Resets the connections that wait in a listener whose host was ended, if all are from other
+    /// members of its stop group, or none waits any more: many a program connects to itself until
+    /// its end. Any other connection boots the host.
     pub(super) fn queue_seen(&mut self, listener: Listener, length: usize, peers: &[SocketAddr]) {
         let socket = listener.socket;
         let Some(left) = self.stop_groups.looks.left_for(listener) else {
@@ -173,7 +182,8 @@ impl Broker {
         };
         let is_same = sockets::inode(retained.socket()) == Some(listener.inode);
         if !is_same || !retained.is_waiting() {
-            // What waits in a listener that has taken this place is an event of its own, or the program's.
+            // What waits in a listener that has taken this place is an event of its own, or the
+            // program's.
             return;
         }
         let host = retained.host();

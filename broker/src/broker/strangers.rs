@@ -1,4 +1,4 @@
-//! Users who listen at hosts' addresses: supervisors ask whether they are of the project.
+//! Users that listen at hosts' addresses: supervisors ask if a user belongs to the project.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,18 @@ use crate::trust::SharedTrust;
 /// Strangers that are named in the log.
 const MAX_NAMED: usize = 64;
 
-/// Users as whom the project's programs bind that the next broker is told of.
+/// The maximum number of users of the project's programs that the next broker is told of.
 const MAX_KEPT: usize = 64;
 
-/// Who is of the project, questions for that which are not answered yet, and strangers that were named.
+/// Who is of the project, questions for that which are not answered yet, and strangers that were
+/// named.
 ///
-/// A question about a user that nobody knows waits for one more turn of the loop: the supervisor of the program that listens has said
-/// [`imsup_protocol::ToBroker::Binds`] before its program could listen, but its connection may be read after the asker's.
+/// A question about an unknown user waits for another turn of the loop. The listening program's
+/// supervisor has sent [`imsup_protocol::ToBroker::Binds`] before the program could listen, but
+/// that connection may be read after the asker's.
 #[derive(Debug)]
 pub(crate) struct Strangers {
-    /// Whose sockets at hosts' addresses are the project's.
+    /// The users whose sockets at hosts' addresses belong to the project.
     trust: SharedTrust,
     fresh: Vec<(SessionId, u32, Endpoint)>,
     ripe: Vec<(SessionId, u32, Endpoint)>,
@@ -59,14 +61,14 @@ impl Broker {
         if !self.strangers.trust.write().add(uid) {
             return;
         }
-        // A program that becomes one user after the other makes no endless list.
+        // A program that becomes many users in turn must not make an endless list.
         let learns = |memory: &mut Memory| memory.users.len() < MAX_KEPT && memory.users.insert(uid);
         if self.record.learn(learns) {
             self.remember();
         }
     }
 
-    /// A supervisor asks whether a user who listens at an endpoint is of the project.
+    /// A supervisor asks if a user that listens at an endpoint belongs to the project.
     pub(super) fn ask_for_trust(&mut self, session: SessionId, uid: u32, endpoint: Endpoint) {
         if self.is_trusted_at(uid, endpoint) {
             self.say_trusted(session, uid, endpoint, true);
@@ -87,7 +89,7 @@ impl Broker {
         self.strangers.ripe = std::mem::take(&mut self.strangers.fresh);
     }
 
-    /// The asker is gone, and its number may become another's.
+    /// The asker is gone, and the number of its session may be reused.
     pub(super) fn forget_trust_questions(&mut self, session: SessionId) {
         self.strangers.fresh.retain(|(asker, ..)| *asker != session);
         self.strangers.ripe.retain(|(asker, ..)| *asker != session);
@@ -106,7 +108,8 @@ impl Broker {
         self.tell(session, &answer, Vec::new());
     }
 
-    /// Says once who it is. Apart from the loop: that is a walk over all processes.
+    /// Logs once which process the stranger is. Outside of the loop: the search walks over all
+    /// processes.
     pub(super) fn name_stranger(&mut self, uid: u32, endpoint: Endpoint) {
         if self.strangers.named.len() >= MAX_NAMED || !self.strangers.named.insert((uid, endpoint)) {
             return;

@@ -1,4 +1,4 @@
-//! What comes over the broker's socket, and what goes back.
+//! Messages over the broker's socket, in both directions.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use imsup_lifecycle::Input;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 impl Broker {
-    /// Accepts those who have connected.
+    /// Accepts new connections.
     pub(super) fn accept(&mut self) {
         for number in self.sessions.accept(&self.registry) {
             self.converse(number);
@@ -27,7 +27,7 @@ impl Broker {
         }
     }
 
-    /// Reads what has come, and sends what could not be sent before.
+    /// Reads received messages, and sends messages that had no room before.
     pub(super) fn converse(&mut self, number: SessionId) {
         loop {
             let Some(session) = self.sessions.get_mut(number) else {
@@ -42,7 +42,8 @@ impl Broker {
                     .channel
                     .receive::<ToBroker>()
                     .map(|message| message.map(Heard::Message)),
-                // A client has said all it has to say; more, or its end, means that it is gone.
+                // A client sends only a single request; a second message, or the end, means that
+                // the client is gone.
                 Peer::Client(_) => session
                     .channel
                     .receive::<Opening>()
@@ -103,7 +104,8 @@ impl Broker {
     fn hear_known(&mut self, number: SessionId, id: HostId, part: Part, message: ToBroker) {
         let program = part == Part::Program;
         if program && !matches!(message, ToBroker::WokenBy { .. }) {
-            // Whoever woke it is not going to be named any more, and what follows has happened later.
+            // The sender that woke the host will not be named any more, and the following events
+            // have happened later.
             self.record_wake(id);
         }
         match message {
@@ -205,8 +207,9 @@ impl Broker {
         }
     }
 
-    /// Sends a supervisor a message. The connection of one that is gone is not closed here: its last words (how its program ended, sockets that it
-    /// hands over) may be unread, and reading comes to the end of the connection by itself.
+    /// Sends a supervisor a message. If the supervisor is gone, the connection is not closed here:
+    /// the last messages (how the program ended, sockets that are handed over) may be unread.
+    /// Reading finds the end of the connection anyway.
     pub(super) fn tell(&mut self, number: SessionId, message: &ToSupervisor, fds: Vec<std::os::fd::OwnedFd>) {
         let Some(session) = self.sessions.get_mut(number) else {
             return;
@@ -243,7 +246,7 @@ impl Broker {
         }
     }
 
-    /// Nobody is there any more to be answered.
+    /// The other end is gone and waits for no answer any more.
     pub(super) fn forget_waits(&mut self, number: SessionId) {
         self.forget_requests(number);
         self.forget_resolver_asks(number);
@@ -253,7 +256,7 @@ impl Broker {
         }
     }
 
-    /// Sends a client what it is still to be told, as far as it reads.
+    /// Sends a client its pending replies, as far as the client reads.
     pub(super) fn pump(&mut self, number: SessionId) {
         loop {
             let Some(session) = self.sessions.get_mut(number) else {
@@ -262,7 +265,7 @@ impl Broker {
             if session.channel.wants_write() {
                 match (session.channel.flush(), &session.peer) {
                     (Ok(()), _) => {}
-                    // Its last words may be unread: see `tell`.
+                    // The supervisor's last messages may be unread: see `tell`.
                     (Err(ChannelError::Closed), Peer::Supervisor { .. }) => return,
                     (Err(_), _) => return self.hang_up(number),
                 }

@@ -1,5 +1,5 @@
-//! Requests to supervisors on somebody's behalf. Every request ends once: by its answer, by the end of the supervisor
-//! that was asked, or when its time is over.
+//! Requests to supervisors on somebody's behalf. Every request ends once: by its answer, by the end
+//! of the supervisor that was asked, or when its time is over.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,21 +14,22 @@ use crate::ids::{HostId, SessionId};
 use crate::sessions::{Peer, Reply, Then};
 use imsup_lifecycle::Input;
 
-/// What a supervisor knows without looking is known by then, or the answer goes without it.
+/// A supervisor answers from memory within this time; else the reply is sent without the answer.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Why a host is awake takes a look at all its processes.
+/// To find why a host is awake, the supervisor examines all processes of the host.
 const WHY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A host that is busy is told so much earlier, by its supervisor.
+/// For a busy host, the supervisor reports the failure much earlier.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// A supervisor whose host sleeps has nothing else to do.
+/// The supervisor of a sleeping host has no other work.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who has the answer.
+/// The recipient of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
     /// A client of the command line.
     Client(SessionId),
-    /// The broker itself: to wake a host that is waited for, or to learn the deadline of an adopted sleeper.
+    /// The broker itself: to wake a host that is waited for, or to learn the deadline of an adopted
+    /// sleeper.
     Broker,
     /// The broker, for several sleepers that are terminated by two phases.
     TwoPhase,
@@ -58,7 +59,8 @@ impl SupervisorRequests {
         number
     }
 
-    /// The request that this supervisor answers; `None` if its time was over, or whoever asked has gone.
+    /// The request that this supervisor answers; `None` if its time was over, or whoever asked has
+    /// gone.
     fn answered(&mut self, supervisor: SessionId, number: u64) -> Option<Pending> {
         let is_its = self.pending.get(&number)?.supervisor == supervisor;
         is_its.then(|| self.pending.remove(&number)).flatten()
@@ -69,7 +71,8 @@ impl SupervisorRequests {
         self.pending.remove(&number)
     }
 
-    /// Forgets the requests of a session that is gone, and those to it. Gives those that somebody else has made and waits for, oldest first.
+    /// Forgets the requests of a session that is gone, and those to it. Gives those that somebody
+    /// else has made and waits for, oldest first.
     fn cancel(&mut self, session: SessionId) -> Vec<Pending> {
         let is_of = |request: &Pending| request.supervisor == session || request.asker == Asker::Client(session);
         let mut over: Vec<(u64, Pending)> = self.pending.extract_if(|_, request| is_of(request)).collect();
@@ -84,7 +87,7 @@ impl SupervisorRequests {
 }
 
 impl Broker {
-    /// Asks a host's supervisor; false where none is connected.
+    /// Asks a host's supervisor; false if no supervisor is connected.
     pub(super) fn ask(&mut self, id: HostId, order: Order, asker: Asker) -> bool {
         let session = self.hosts[id].instance.as_deref().and_then(|instance| instance.session);
         let Some(supervisor) = session else { return false };
@@ -122,7 +125,7 @@ impl Broker {
         }
     }
 
-    /// A connection has ended: of whoever asked, or of who was asked.
+    /// A connection has ended: of the asker, or of the supervisor that was asked.
     pub(super) fn forget_requests(&mut self, number: SessionId) {
         for asked in self.requests.cancel(number) {
             self.conclude(
@@ -172,7 +175,7 @@ impl Broker {
         }
     }
 
-    /// Keeps why a host is in its state for the client that asked.
+    /// Stores the reason for a host's state for the client that asked.
     pub(super) fn gather(&mut self, number: SessionId, id: HostId, mut why: Why) {
         if let (Some(detail), Why::Awake { reasons, .. }) = (self.unmet(id), &mut why) {
             let kind = ReasonKind::Unmet;
@@ -203,7 +206,7 @@ impl Broker {
         self.count_down(number, None);
     }
 
-    /// One of those a client waits for is done, or has failed.
+    /// One of the hosts that a client waits for is done, or has failed.
     pub(super) fn count_down(&mut self, number: SessionId, failure: Option<Failure>) {
         if let Some(session) = self.sessions.get_mut(number)
             && let Peer::Client(Reply::Waiting { left, failures, .. }) = &mut session.peer

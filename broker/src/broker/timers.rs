@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use crate::ids::HostId;
 
-/// Something due at a time.
+/// An action due at a certain time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// The host's life has a deadline.
     Tick(HostId),
-    /// The program had its time to end.
+    /// The program's grace period is over.
     Kill(HostId, u64),
-    /// A supervisor that outlived the last broker had its time to come back.
+    /// The time for a supervisor that outlived the last broker to come back is over.
     Missing(HostId),
     /// A connection that could not be accepted may be accepted now.
     Accept,
-    /// Everything had its time to end.
+    /// The time for all ends is over.
     Farewell,
     /// The process that started a broker for itself had its time to connect.
     Lonely,
@@ -27,7 +27,7 @@ pub(super) enum Timer {
     Unnamed(u64),
     /// The project's files, of which some were missing, are to be looked at again.
     Files,
-    /// The keeper may take what it did not take before, or had its time to answer.
+    /// The keeper may accept messages that had no room before, or the time for its answer is over.
     Keeper,
     /// The lock of the project record may be free.
     Remember,
@@ -62,7 +62,8 @@ impl Timers {
     /// The time until the next one; `None` if none is set.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let Reverse((due, _)) = self.due.peek()?;
-        // Rounded up: epoll counts in milliseconds, and a wake-up before the time means a second one.
+        // Rounded up: epoll counts in milliseconds, and a wake-up before the time means a second
+        // one.
         let left = due.saturating_duration_since(Instant::now());
         Some(left + Duration::from_micros(999))
     }

@@ -1,7 +1,9 @@
-//! Two-phase termination of sleepers that are connected with each other: all at once, or none (`disposable`).
+//! Two-phase termination of sleepers that are connected with each other: all at once, or none
+//! (`disposable`).
 //!
-//! Each has said that nothing but its connections with others keeps it. If all of those have said so too, each is asked to prepare: to stay
-//! as it is, without a wake or a tick. When all have prepared, all are told to commit; if one has not, all are told to abort, and sleep on. So no
+//! Each has said that nothing but its connections with others keeps it. If all of those have said
+//! so too, each is asked to prepare: to stay as it is, without a wake or a tick. When all have
+//! prepared, all are told to commit; if one has not, all are told to abort, and sleep on. So no
 //! peer finds the other end of a connection gone that it could still have used.
 
 use std::collections::BTreeSet;
@@ -82,8 +84,9 @@ impl TwoPhaseTermination {
     }
 }
 
-/// The host and all that are connected with it, by way of others as well; `None` if one of them cannot be terminated. `peers_of` gives the hosts with
-/// which a host is connected that can be, each `None` for one that is not there.
+/// The host and all that are connected with it, by way of others as well; `None` if one of them
+/// cannot be terminated. `peers_of` gives the hosts with which a host is connected that can be,
+/// each `None` for one that is not there.
 fn connected<I: Iterator<Item = Option<HostId>>>(
     id: HostId,
     peers_of: impl Fn(HostId) -> Option<I>,

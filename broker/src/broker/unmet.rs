@@ -1,5 +1,5 @@
-//! Hosts that somebody waits for at a port where their program does not listen: mostly a wrong port in the compose file, or a server that listens
-//! on its own localhost only.
+//! Hosts with callers that wait at a port without a listener: mostly a wrong port in the compose
+//! file, or a server that listens only on its own localhost.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -15,7 +15,8 @@ use crate::retained::Retained;
 const LISTED: usize = 5;
 
 impl Broker {
-    /// Whether listening here makes a host ready whose start was for no port of its own: a declared port does, and any where none is declared.
+    /// True if listening here makes a host ready whose start was for no port in particular: a
+    /// declared port does, and any port if none is declared.
     pub(super) fn makes_ready(&self, id: HostId, endpoint: Endpoint) -> bool {
         let host = &self.hosts[id];
         let declared = host.spec(&self.cluster).map(|spec| &*spec.expose).unwrap_or_default();
@@ -23,13 +24,15 @@ impl Broker {
         declared.is_empty() || (is_public && declared.contains(&(endpoint.transport, endpoint.address.port())))
     }
 
-    /// Whether a connection to this endpoint waits in a retained socket, since no program listens there.
+    /// Whether a connection to this endpoint waits in a retained socket, since no program listens
+    /// there.
     pub(super) fn waits_at(&self, id: HostId, endpoint: Endpoint) -> bool {
         let kept = self.sockets.of(id).find(|kept| kept.endpoint() == endpoint);
         kept.is_some_and(Retained::is_waiting)
     }
 
-    /// Says that the program listens elsewhere than where somebody waits: as an event, in the broker's own log and in the host's.
+    /// Reports that the program listens at other ports than callers wait for: as an event, in the
+    /// broker's own log and in the host's log.
     pub(super) fn say_unmet(&mut self, id: HostId, time_us: u64, endpoints: &[Endpoint]) {
         let (Some(detail), Some(first)) = (self.words_for(id, endpoints), endpoints.first()) else {
             return;
@@ -56,7 +59,8 @@ impl Broker {
         self.record(id, unmet);
     }
 
-    /// What is to be said of a host whose program listens elsewhere than where somebody waits or has waited, or at none of the ports that are declared.
+    /// The report about a host whose program listens at other ports than callers wait or have
+    /// waited for, or at none of the declared ports.
     pub(super) fn unmet(&self, id: HostId) -> Option<String> {
         let life = &self.hosts[id].life;
         let mut endpoints: Vec<Endpoint> = life.unmet().collect();
@@ -66,7 +70,7 @@ impl Broker {
         self.words_for(id, &endpoints)
     }
 
-    /// The declared ports of a host, where its program listens and at none of them.
+    /// The declared ports of a host whose program listens, but at none of these ports.
     fn unopened(&self, id: HostId) -> Vec<Endpoint> {
         let expected = self.expected_endpoints(id).into_iter();
         let declared: Vec<Endpoint> = expected
@@ -79,7 +83,8 @@ impl Broker {
         }
     }
 
-    /// Where the program of a host listens, what others reach first.
+    /// The endpoints at which the program of a host listens, endpoints reachable from other hosts
+    /// first.
     fn listening(&self, id: HostId) -> Vec<Endpoint> {
         let host = &self.hosts[id];
         let vip = self.planes.vip(host.index);
@@ -95,7 +100,8 @@ impl Broker {
         listening
     }
 
-    /// `listens on 9000/tcp, not on 8000/tcp, which the compose file declares`; `None` where it listens at all of these.
+    /// `listens on 9000/tcp, not on 8000/tcp, which the compose file declares`; `None` if the
+    /// program listens at all of these endpoints.
     fn words_for(&self, id: HostId, endpoints: &[Endpoint]) -> Option<String> {
         let listening = self.listening(id);
         let missing = endpoints.iter().filter(|endpoint| !listening.contains(endpoint));
@@ -125,7 +131,7 @@ impl Broker {
         (!said.is_empty()).then(|| said.join("; "))
     }
 
-    /// A server that only its own host reaches.
+    /// The report about a server that only its own host can reach.
     fn words_for_inside(&self, missing: &Endpoint, listening: &[Endpoint]) -> String {
         let at = listening.iter().filter(|at| is_same_port(at, missing));
         let on: Vec<String> = at.map(|at| self.words_for_place(at)).collect();
@@ -135,7 +141,7 @@ impl Broker {
         )
     }
 
-    /// An endpoint that is no VIP, as its program knows it.
+    /// An endpoint outside of the VIP plane, as the program knows the address.
     fn words_for_place(&self, at: &Endpoint) -> String {
         let place = self.planes.place(*at.address.ip()).map(|place| place.plane);
         let address = if place == Some(Plane::Localhost) {
@@ -153,7 +159,7 @@ impl Broker {
         }
     }
 
-    /// Ports and why they are expected, one group after the other.
+    /// Ports and the reasons to expect each, group by group.
     fn words_for_missing(&self, id: HostId, missing: &[Endpoint]) -> String {
         let spec = self.hosts[id].spec(&self.cluster);
         let reason = |endpoint: &Endpoint| {

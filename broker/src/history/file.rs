@@ -1,7 +1,8 @@
-//! `events.jsonl`, and the file before it: bounded, and never without what the accounts need.
+//! `events.jsonl`, and the file before: bounded, and always with all data that the accounts need.
 //!
-//! A file that has grown by its bound becomes `events.jsonl.1`, in the place of the one that was there. The next one begins with a line for each host, of what
-//! the events before it come to. So the accounts need the last file only, and lose nothing however often files are replaced.
+//! A file that has grown by the bound becomes `events.jsonl.1`, replacing the previous file. The
+//! next file begins with a line for each host: the totals of all earlier events. So the accounts
+//! need only the last file, and lose no events however often files are replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
@@ -17,17 +18,18 @@ use crate::{files, watch};
 pub(super) struct EventsFile {
     path: PathBuf,
     file: File,
-    /// By how many bytes it may grow before it is replaced.
+    /// The growth in bytes after which the file is replaced.
     bound: u64,
-    /// From where on that is counted.
+    /// The offset from which the growth is counted.
     begin: u64,
-    /// Where the lines of events that were told end, and where those of the ones that were only noted do.
+    /// The ends of the lines of published events (`told`), and of the lines that were only noted
+    /// (`noted`).
     told: u64,
     noted: u64,
     trouble: Trouble,
 }
 
-/// A file beside this one.
+/// A file in the same directory: the path with this suffix.
 fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
@@ -35,10 +37,11 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 impl EventsFile {
-    /// Opens the file, and reads the one before it and then it itself, line by line.
+    /// Opens the file. Reads the lines of the previous file, then of this file.
     pub(super) fn open(path: &Path, bound: u64, mut read: impl FnMut(&[u8])) -> io::Result<Self> {
         let (new, before) = (beside(path, ".new"), beside(path, ".1"));
-        // A broker that was killed between the two renames of `replace` has left the next file complete.
+        // A broker that was killed between the two renames of `replace` has left the next file
+        // complete.
         if !path.exists() && before.exists() && new.exists() {
             fs::rename(&new, path)?;
         }
@@ -55,7 +58,7 @@ impl EventsFile {
             .truncate(false)
             .open(path);
         let file = match opened {
-            // What was kept counts all the same, on a file system that has become read-only.
+            // Written events count even on a file system that has become read-only.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path)?,
             opened => opened?,
         };
@@ -76,18 +79,18 @@ impl EventsFile {
         Ok(opened)
     }
 
-    /// Whether it has grown by its bound.
+    /// True if the file has grown by its bound.
     pub(super) fn is_full(&self) -> bool {
         self.told.saturating_sub(self.begin) >= self.bound
     }
 
-    /// Whether somebody has emptied or removed it: what stood before is gone.
+    /// True if the file was emptied or removed: its former contents are gone.
     pub(super) fn is_gone(&self) -> bool {
         let found = self.file.metadata();
         found.is_ok_and(|found| found.len() < self.told || found.nlink() == 0)
     }
 
-    /// Appends lines, and after them those of events that are to be told later.
+    /// Appends lines, and then the lines of events that are published later.
     pub(super) fn tell(&mut self, lines: &str, untold: &str) {
         let told = self.told + lines.len() as u64;
         if self.write_or_say(self.told, &format!("{lines}{untold}")) {
@@ -100,21 +103,22 @@ impl EventsFile {
         self.write_or_say(self.noted, line);
     }
 
-    /// Begins the next file, with these lines. Of a file that is gone nothing is set aside.
+    /// Begins the next file, with these lines. If the present file is gone, no file is set aside.
     pub(super) fn replace(&mut self, lines: &str, untold: &str) {
         let is_gone = self.is_gone();
-        // However that goes: it is not tried again with each event.
+        // Even if the replacement fails: there is no new try with each event.
         self.begin = self.told;
         if let Err(error) = self.try_replace(lines, untold, !is_gone) {
             tracing::error!(%error, "events.jsonl cannot be replaced by a new one: it grows on");
         }
     }
 
-    /// Makes the file anew if it is not at its path any more: one that was removed with all that it had, one that was moved, and so can be read where it is
-    /// now (perhaps as the file before this one), with these lines.
+    /// Makes the file anew if the path no longer leads to it. A removed file is written again with
+    /// the old lines. A moved file can be read at the new path (perhaps as the file before this),
+    /// so the new file gets these lines.
     ///
     /// # Errors
-    /// It cannot be made or written.
+    /// The file cannot be made or written.
     pub(super) fn restore(&mut self, lines: impl FnOnce() -> String) -> io::Result<()> {
         if watch::is_at(&self.path, &self.file) {
             return Ok(());
@@ -152,7 +156,7 @@ impl EventsFile {
         }
         fs::rename(&new, &self.path)?;
         if sets_aside {
-            // What was only noted is told in the new file.
+            // Events that were only noted are published in the new file.
             let _ = self.file.set_len(self.told);
         }
         self.file = file;
@@ -162,7 +166,7 @@ impl EventsFile {
         Ok(())
     }
 
-    /// A file that cannot be written loses history, and nothing else; that is said once.
+    /// A failed write loses history, and no other data; warned once.
     fn write_or_say(&mut self, at: u64, text: &str) -> bool {
         let outcome = self.write(at, text);
         let word = match &outcome {
@@ -170,7 +174,7 @@ impl EventsFile {
             Err(_) => self.trouble.fails(Instant::now()),
         };
         if outcome.is_err() {
-            // A part of it may have found room; what comes next must not follow that.
+            // A part of the text may have been written; the next lines must not follow that part.
             let _ = self.file.set_len(at);
             self.noted = at;
         }
@@ -188,7 +192,7 @@ impl EventsFile {
         outcome.is_ok()
     }
 
-    /// Writes there; what was after it is gone.
+    /// Writes at this offset; the contents after the text are cut off.
     fn write(&mut self, at: u64, text: &str) -> io::Result<()> {
         let end = at + text.len() as u64;
         let shrinks = end < self.noted;
@@ -198,7 +202,7 @@ impl EventsFile {
     }
 }
 
-/// Reads all lines; true where the last one has no end.
+/// Reads all lines; true if the last line has no newline.
 fn read_lines(file: &File, read: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     let mut is_cut_off = false;
     let mut lines = BufReader::new(file);

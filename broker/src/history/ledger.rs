@@ -1,4 +1,5 @@
-//! The accounts of all hosts as the file of events tells them, and the lines that carry them into the next file.
+//! The accounts of all hosts according to the file of events, and the lines that carry the accounts
+//! into the next file.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +9,23 @@ use serde::{Deserialize, Serialize};
 use crate::accounts::Account;
 use imsup_lifecycle::{attempt_of, is_restart, is_stop};
 
-/// What the events of one host come to.
+/// The totals of a single host's events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) account: Account,
     /// The last event.
     pub(crate) last: EventKind,
-    /// A user has stopped it, or its restart, and nothing has booted it since.
+    /// True if a user has stopped the host, or its restart, and the host was not booted since.
     #[serde(default)]
     pub(crate) stopped: bool,
-    /// Its last allocation was nobody's wish but that of `restart`.
+    /// True if the last allocation was caused only by `restart`.
     #[serde(default)]
     by_restart: bool,
-    /// The attempt in a row that `restart` has announced last; 0 where it has announced none since the host was booted for another reason.
+    /// The number in a row of the attempt that `restart` announced last; 0 if none was announced
+    /// since the host was booted for another reason.
     #[serde(default)]
     announced: u32,
-    /// When its last boot began, by the project's clock.
+    /// The time at which the last boot began, by the project's clock.
     #[serde(default)]
     pub(crate) booted_us: u64,
 }
@@ -62,7 +64,7 @@ impl Summary {
         }
     }
 
-    /// Whether `restart` was about to boot it.
+    /// True if `restart` was about to boot the host.
     pub(crate) fn is_restarting(&self) -> bool {
         match self.last {
             EventKind::Restart => true,
@@ -71,20 +73,20 @@ impl Summary {
         }
     }
 
-    /// Boots in a row that were nobody's wish but that of `restart`, without the one that it is about to make.
+    /// Boots in a row that were caused only by `restart`, without the boot that is still to come.
     pub(crate) fn attempts(&self) -> u32 {
         self.announced.saturating_sub(u32::from(self.is_restarting()))
     }
 }
 
-/// A line of the file that stands for all events of a host before it.
+/// A line of the file that stands for all earlier events of a host.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SummaryLine {
     host: HostName,
     summary: Summary,
 }
 
-/// What all events come to, host by host.
+/// The totals of all events, host by host.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     hosts: BTreeMap<HostName, Summary>,
@@ -93,7 +95,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// One without events, of a project that was brought up then, by its own clock.
+    /// A ledger without events, of a project brought up at `opened_us` by the project's clock.
     pub(super) fn new(opened_us: u64) -> Self {
         Self {
             hosts: BTreeMap::new(),
@@ -112,12 +114,13 @@ impl Ledger {
             .apply(event, at_us);
     }
 
-    /// Takes what an earlier file came to.
+    /// Takes the totals of an earlier file.
     pub(super) fn take(&mut self, line: SummaryLine) {
         self.hosts.insert(line.host, line.summary);
     }
 
-    /// All of it as lines of the file, without the hosts that `is_kept` does not know: each `imsup run` makes one, and nobody asks for its account any more.
+    /// The whole ledger as lines of the file, without hosts unknown to `is_kept`. Each `imsup run`
+    /// makes a host whose account is not asked for afterwards.
     pub(super) fn lines(&mut self, is_kept: impl Fn(&HostName) -> bool) -> String {
         self.hosts.retain(|host, _| is_kept(host));
         self.hosts
@@ -130,7 +133,7 @@ impl Ledger {
             .collect()
     }
 
-    /// What the events of each host come to.
+    /// The totals of each host's events.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&HostName, &Summary)> {
         self.hosts.iter()
     }

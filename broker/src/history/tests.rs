@@ -163,7 +163,7 @@ fn the_files_are_bounded_and_totals_outlive_any_number_of_them() {
             history = bounded.open();
             continue;
         }
-        // Each is noted first, and told beside one that is not told yet.
+        // Each event is noted first, and then published beside an event that is not published yet.
         history.note(&turn(number));
         let next = turn(number + 1);
         history.note(&next);

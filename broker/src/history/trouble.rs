@@ -1,4 +1,5 @@
-//! When to say that a file cannot be written: once, and not with each event while a disk hovers at full.
+//! When to say that a file cannot be written: once, and not with each event while a disk hovers at
+//! full.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +9,17 @@ const WELL: Duration = Duration::from_secs(10);
 /// Writes that failed.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    /// Since it was said that they do.
+    /// The number of failures since the warning.
     failed: u64,
     last: Option<Instant>,
 }
 
-/// What is to be said.
+/// The message to log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// Writing fails.
     Fails,
-    /// It goes well again, after so many failures.
+    /// Writing works again, after this number of failures.
     GoesWell(u64),
 }
 

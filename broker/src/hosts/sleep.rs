@@ -4,7 +4,7 @@ use imsup_wire::{Awaited, Cause, Index, Order};
 
 use crate::journal::Happening;
 
-/// What a supervisor has said of its host's sleep, and what it has been asked.
+/// A supervisor's reports about its host's sleep, and requests to the supervisor.
 #[derive(Debug, Default)]
 pub(crate) struct Sleep {
     deadline_us: Option<u64>,
@@ -12,7 +12,7 @@ pub(crate) struct Sleep {
     unnamed: Option<Box<Happening>>,
     /// Who asked for it to be woken last, and is behind its next wake if that was asked for.
     woken_by: Option<Box<Cause>>,
-    /// Who asked for it to be suspended, while that is not answered.
+    /// The user who asked to suspend the host, until the answer.
     suspended_by: Option<String>,
     is_terminating: bool,
     /// What its supervisor was told of connections that wait for a port of the program.
@@ -60,7 +60,8 @@ impl Sleep {
         }
     }
 
-    /// It woke; the wake is recorded later, when its sender is named or is not going to be ([`Self::take_wake`]).
+    /// It woke; the wake is recorded later, when its sender is named or is not going to be
+    /// ([`Self::take_wake`]).
     pub(crate) fn woke(&mut self, wake: Happening) {
         self.deadline_us = None;
         self.disposable = None;
@@ -80,7 +81,8 @@ impl Sleep {
         self.unnamed.take().map(|wake| *wake)
     }
 
-    /// It is being ended, and what it listens on from now on takes the place of what it listened on.
+    /// It is being ended, and what it listens on from now on takes the place of what it listened
+    /// on.
     pub(crate) fn terminate(&mut self) {
         self.deadline_us = None;
         self.disposable = None;
@@ -92,12 +94,13 @@ impl Sleep {
         self.is_terminating
     }
 
-    /// Notes what its supervisor is to know of connections that wait. True if the supervisor has not been told so.
+    /// Notes what its supervisor is to know of connections that wait. True if the supervisor has
+    /// not been told so.
     pub(crate) fn is_news(&mut self, awaited: Awaited) -> bool {
         std::mem::replace(&mut self.awaited, awaited) != awaited
     }
 
-    /// It can be terminated together with these hosts, with which it is connected.
+    /// The connected hosts together with which this host can be terminated.
     pub(crate) fn set_disposable(&mut self, peers: Vec<Index>) {
         self.disposable = Some(peers);
     }

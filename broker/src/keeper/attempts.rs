@@ -1,15 +1,16 @@
-//! How often something that dies is started again. Pure.
+//! Limits restarts of a process that dies again and again. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Starts within [`PERIOD`], the first one after an end included.
+/// Maximum number of starts within [`PERIOD`], including the first start after an end.
 pub(super) const MOST: usize = 5;
 
 /// The time within which starts are counted.
 pub(super) const PERIOD: Duration = Duration::from_secs(60);
 
-/// The pause before a start that follows one which came to nothing; times how many of these there were in a row.
+/// The pause before a start that follows failed starts; multiplied by the number of failures in a
+/// row.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The starts of the last minute.
@@ -20,7 +21,7 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Counts another start. Gives the pause before it, or `None` if there were too many.
+    /// Counts another start. Returns the pause before the start, or `None` after too many starts.
     pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
         while self
             .times
@@ -38,7 +39,7 @@ impl Attempts {
         Some(pause)
     }
 
-    /// What was started has come to serve.
+    /// The started process serves.
     pub(super) fn succeeded(&mut self) {
         self.failed = 0;
     }

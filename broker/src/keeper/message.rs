@@ -1,7 +1,9 @@
-//! Messages of a file descriptor store: the text of sd_notify(3), one message a packet, with at most one descriptor.
+//! Messages of a file descriptor store: the text of sd_notify(3), one message a packet, with at
+//! most one descriptor.
 //!
-//! Either side begins with [`Message::Hello`], whose text never changes. What a store does not know it disregards, so a
-//! new message needs no higher version, unless the sender must know that it is carried out.
+//! Either side begins with [`Message::Hello`], whose text never changes. What a store does not know
+//! it disregards, so a new message needs no higher version, unless the sender must know that it is
+//! carried out.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,19 +25,21 @@ const HELLO: &str = "X_IMSUP_VERSIONS=";
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// The versions that the sender speaks ([`imsup_protocol::version`]). No word of systemd's, as [`Message::RetakeLock`].
+    /// The versions that the sender speaks ([`imsup_protocol::version`]). No word of systemd's, as
+    /// [`Message::RetakeLock`].
     Hello(Versions),
     /// Keep the descriptor that comes with this under a name.
     Store(String),
-    /// Close what is kept under a name.
+    /// Close the descriptors stored under a name.
     Remove(String),
-    /// Close the descriptor that comes with this, once all messages before it were carried out.
+    /// Close the descriptor of this message, after all earlier messages were carried out.
     Barrier,
     /// The broker serves. To the next broker: that was all.
     Ready,
-    /// The project is taken down, or never came up: close everything.
+    /// The project is taken down, or never came up: close all descriptors.
     Stopping,
-    /// Lock a new file, where somebody has removed the one that is locked. No word of systemd's, so its name begins as sd_notify(3) asks for.
+    /// Lock a new file, since the locked file was removed. This message is not systemd's, so its
+    /// name begins as sd_notify(3) asks for.
     RetakeLock,
 }
 
@@ -52,7 +56,7 @@ impl Message {
         }
     }
 
-    /// `None` for what a store does not know, which it disregards.
+    /// `None` for messages that a store does not know and ignores.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         let name = rest.strip_prefix("FDNAME=").map(str::to_owned);
@@ -77,7 +81,8 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Sends a message. A non-blocking socket that is full says EAGAIN; ETOOMANYREFS: too many descriptors of this user are under way (unix(7)).
+/// Sends a message. A non-blocking socket that is full says EAGAIN; ETOOMANYREFS: too many
+/// descriptors of this user are under way (unix(7)).
 pub(super) fn send(socket: impl AsFd, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -107,7 +112,8 @@ pub(super) fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<Owned
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
         let received = match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-            // The other end was closed with messages of ours unread; its own messages follow (net/unix/af_unix.c, unix_release_sock).
+            // The other end was closed with unread messages of ours; its own messages follow
+            // (net/unix/af_unix.c, unix_release_sock).
             Err(Errno::INTR | Errno::CONNRESET) => continue,
             received => received?.bytes,
         };
@@ -152,7 +158,8 @@ mod tests {
     #[test]
     fn what_was_sent_before_the_end_is_received() {
         let (ours, theirs) = pair().unwrap();
-        // Unread at the other end when it is closed: a reset, and yet what that end sent comes.
+        // Unread when the other end is closed: this causes a reset, but the messages of that end
+        // still arrive.
         send(&ours, &Message::Ready, None).unwrap();
         let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         send(&theirs, &Message::Store("one".to_owned()), Some(file.as_fd())).unwrap();

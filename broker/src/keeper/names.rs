@@ -1,4 +1,5 @@
-//! What the broker calls the descriptors that it stores. Pure, but for the inode of a socket, which tells several at one address apart.
+//! Names of the stored descriptors. Pure, but for the inode of a socket, which distinguishes
+//! several sockets at the same address.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -8,21 +9,22 @@ use imsup_wire::{Endpoint, Transport};
 
 use crate::sockets;
 
-/// What a stored descriptor is.
+/// The kind of a stored descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     /// The cluster, in a file of memory.
     Cluster,
-    /// What makes a block of addresses the project's own, or one of its name server's sockets.
+    /// A socket that claims a block of addresses for the project, or a socket of the project's name
+    /// server.
     Block(Transport, SocketAddrV4),
     /// A retained socket.
     Retained {
-        /// Where it is bound.
+        /// The address to which the socket is bound.
         endpoint: Endpoint,
         /// Made for a caller that could not wait.
         tentative: bool,
     },
-    /// A port of the machine: that of the host with this address, by its place in the host's list.
+    /// A published port: that of the host with this address, by its place in the host's list.
     Published {
         /// The host's address.
         vip: Ipv4Addr,
@@ -31,18 +33,19 @@ pub(crate) enum What {
     },
     /// A socket of the name server's in a namespace for resolvers.
     Resolvers {
-        /// Which namespace: the project's later ones have higher numbers.
+        /// The number of the namespace: the project's later namespaces have higher numbers.
         namespace: u32,
     },
 }
 
 impl What {
-    /// The name of one descriptor of these: at most 255 bytes, no control character and no colon (sd_pid_notify_with_fds(3)).
+    /// The name of a descriptor: at most 255 bytes, without control characters and colons
+    /// (sd_pid_notify_with_fds(3)).
     pub(super) fn name(self, fd: &OwnedFd) -> String {
         format!("{self} {}", sockets::inode(fd).unwrap_or_default())
     }
 
-    /// What a name stands for; `None` for names of another broker's.
+    /// The kind that a name stands for; `None` for unknown names of another broker.
     pub(super) fn of(name: &str) -> Option<Self> {
         let (what, _inode) = name.rsplit_once(' ')?;
         let words: Vec<&str> = what.split(' ').collect();

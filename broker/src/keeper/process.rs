@@ -1,6 +1,7 @@
 //! The keeper's process.
 //!
-//! Blocking: the keeper waits for its broker, for the end of a broker that it has killed, and between two starts of one; it serves nobody else.
+//! Blocking: the keeper waits for its broker, for the end of a broker that it has killed, and
+//! between two starts of one; it serves nobody else.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use super::message::{self, Message};
 use crate::paths::Paths;
 use crate::{own_program, watch};
 
-/// What a keeper is started with.
+/// The parameters of a keeper.
 pub struct Keeper {
     /// The project's directories.
     pub paths: Paths,
@@ -29,25 +30,28 @@ pub struct Keeper {
     pub executable: PathBuf,
     /// The arguments that start the next broker.
     pub arguments: Vec<OsString>,
-    /// Makes the broker's log the standard error, once the broker that had it has died.
+    /// Makes the broker's log the standard error, after the death of the broker that had the log.
     pub log_to_file: fn(&Paths) -> io::Result<()>,
 }
 
 /// How a broker's connection ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It had said that it would.
+    /// The broker announced its end.
     Stopped,
     /// The broker died.
     Died,
 }
 
-/// Holds what the broker at the other end of this connection stores, and those after it; starts the next broker when one dies, until one says that the project is down.
+/// Holds the descriptors that the broker at the other end of this connection, and later brokers,
+/// store. Starts the next broker after a broker's death, until a broker reports that the project is
+/// down.
 ///
 /// # Errors
 /// The project has a keeper, or the connection to the broker fails.
 pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
-    // Ctrl-C in a terminal is for the broker there, whose end it is. Fails only for the leader of a process group, which has a session of its own already.
+    // Ctrl-C in a terminal is for the broker there, which ends orderly. Fails only for the leader
+    // of a process group, which has a session of its own already.
     let _ = rustix::process::setsid();
     let mut lock = take_lock(&keeper.paths)?;
     let mut limit = getrlimit(Resource::Nofile);
@@ -67,7 +71,8 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
             tracing::debug!(%error, "the broker's log cannot be written");
         }
         if let Some(mut child) = child.take() {
-            // It has closed its connection, so it ends; what hung in that would hold the project's lock.
+            // The broker has closed the connection, so the broker ends; a broker stuck in the end
+            // would hold the project's lock.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -88,7 +93,7 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
             Ok((started, connection)) => {
                 child = Some(started);
                 broker = connection;
-                // Where this fails the broker has ended, which is seen next.
+                // A failure means that the broker has ended, which the next call of `serve` sees.
                 let _ = store.give(&broker);
             }
             Err(error) => tracing::error!(%error, "the next broker could not be started"),
@@ -110,7 +115,7 @@ fn take_lock(paths: &Paths) -> io::Result<File> {
             .truncate(false)
             .open(&path)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            // Whoever looks whether there is a keeper has it for an instant.
+            // A process that checks for a keeper holds the lock for an instant.
             Err(Errno::WOULDBLOCK) if start.elapsed() < LOOKS => {
                 std::thread::sleep(LOOK);
                 continue;
@@ -125,7 +130,7 @@ fn take_lock(paths: &Paths) -> io::Result<File> {
     }
 }
 
-/// Locks a new file in place of one that nobody finds any more. Where it fails the broker asks again.
+/// Locks a new file in place of a file without a path. After a failure the broker asks again.
 fn retake_lock(lock: &mut File, paths: &Paths) {
     if watch::is_at(&paths.keeper(), lock) {
         return;
@@ -140,7 +145,7 @@ impl Keeper {
     /// Starts the next broker.
     fn start(&self) -> io::Result<(Child, OwnedFd)> {
         let (ours, theirs) = message::pair()?;
-        // With the raised limit: what is kept may be more than programs may have open.
+        // With the raised limit: the kept descriptors may be more than the limit for programs.
         let started = own_program::command(&self.executable)
             .args(&self.arguments)
             .stdin(theirs)
@@ -150,12 +155,12 @@ impl Keeper {
     }
 }
 
-/// What is kept, by name.
+/// The kept descriptors, by name.
 #[derive(Debug, Default)]
 pub(super) struct Store(HashMap<String, OwnedFd>);
 
 impl Store {
-    /// Does what a broker asks for, until it has ended.
+    /// Carries out a broker's messages until the broker has ended.
     pub(super) fn serve(
         &mut self,
         broker: &OwnedFd,
@@ -182,14 +187,14 @@ impl Store {
                 // The descriptor of a barrier is closed here.
                 Ok(Some((Message::Store(_) | Message::Barrier, _))) => {}
                 Ok(None) => return Ok(Ended::Died),
-                // No room for a descriptor loses that one only (unix(7)); the socket goes on.
+                // Without room, only that descriptor is lost (unix(7)); the connection goes on.
                 Err(Errno::NOMEM | Errno::NOBUFS) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    /// Gives a new broker a duplicate of everything.
+    /// Gives a new broker a duplicate of every descriptor.
     fn give(&self, broker: &OwnedFd) -> Result<(), Errno> {
         give_one(broker, &Message::Hello(OURS), None)?;
         for (name, fd) in &self.0 {
@@ -199,7 +204,7 @@ impl Store {
     }
 }
 
-/// Waits while too many descriptors are under way: the broker takes them.
+/// Waits while too many descriptors are in flight, until the broker has received some.
 fn give_one(broker: &OwnedFd, message: &Message, fd: Option<&OwnedFd>) -> Result<(), Errno> {
     loop {
         match message::send(broker, message, fd.map(AsFd::as_fd)) {

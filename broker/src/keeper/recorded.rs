@@ -1,4 +1,5 @@
-//! What was recorded of the messages of each version (`testdata/wire/`), and peers of other versions.
+//! What was recorded of the messages of each version (`testdata/wire/`), and peers of other
+//! versions.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -54,7 +55,8 @@ fn samples() -> BTreeMap<&'static str, (Message, Option<What>)> {
     ])
 }
 
-/// The texts that were recorded of a version: `NAME TEXT` a line, in which `\\n` is the end of a line.
+/// The texts that were recorded of a version: `NAME TEXT` a line, in which `\\n` is the end of a
+/// line.
 fn recorded(version: u16) -> BTreeMap<String, String> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../testdata/wire/v{version}/keeper.txt"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

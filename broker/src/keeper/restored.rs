@@ -1,4 +1,4 @@
-//! What the keeper gives a broker that follows one which has died.
+//! The descriptors that the keeper gives to a broker after the death of the last one.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ use super::names::What;
 use imsup_compose::cluster::Cluster;
 use imsup_protocol::codec;
 
-/// Why a broker cannot take the place of one that has died.
+/// The reasons why a broker cannot take the place of a dead broker.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The connection to the keeper.
@@ -29,7 +29,7 @@ pub enum RestoreError {
         "the project's keeper is of an older imsup, and does not say which versions it speaks: `imsup down` ends it"
     )]
     NoHello,
-    /// It ended before it had given everything.
+    /// The keeper ended before all descriptors were given.
     #[error("the keeper ended before it had given everything")]
     Ended,
     /// The cluster is missing or cannot be read.
@@ -37,7 +37,7 @@ pub enum RestoreError {
     Cluster(#[source] io::Error),
 }
 
-/// The descriptors that a keeper had, and the connection to it.
+/// The descriptors that a keeper had, and the connection to the keeper.
 #[derive(Debug)]
 pub struct Restored {
     pub(super) keeper: OwnedFd,
@@ -47,8 +47,10 @@ pub struct Restored {
 }
 
 impl Restored {
-    /// Takes everything from the keeper at the other end of this socket. Raises the soft limit of descriptors to the hard one, for there may be more of them
-    /// than programs may have open, which start with `descriptor_limit`: the soft limit of the first broker, `None` for no limit.
+    /// Takes all descriptors from the keeper at the other end of this socket. Raises the soft limit
+    /// of descriptors to the hard one, since there may be more descriptors than programs may have
+    /// open. Programs start with `descriptor_limit`: the soft limit of the first broker, `None` for
+    /// no limit.
     ///
     /// # Errors
     /// [`RestoreError`].
@@ -79,7 +81,7 @@ impl Restored {
         })
     }
 
-    /// The cluster that the broker before this one had.
+    /// The cluster of the last broker.
     ///
     /// # Errors
     /// [`RestoreError::Cluster`].
@@ -100,8 +102,8 @@ fn read(fd: &OwnedFd) -> io::Result<Cluster> {
     codec::from_bytes(&bytes).map_err(io::Error::other)
 }
 
-/// A file of memory that holds the cluster. The next broker is of the same executable, and reads it as it was written: bincode, since 1,000 hosts are 650 KB of
-/// JSON, a tenth of the time of `up`.
+/// A file of memory that holds the cluster. The next broker is of the same executable, and reads it
+/// as it was written: bincode, since 1,000 hosts are 650 KB of JSON, a tenth of the time of `up`.
 pub(super) fn write(cluster: &Cluster) -> io::Result<OwnedFd> {
     let fd = rustix::fs::memfd_create(c"imsup-cluster", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(fd);

@@ -22,18 +22,19 @@ use crate::launcher::Launcher;
 use crate::tokens::Source;
 use imsup_compose::cluster::Cluster;
 
-/// How soon a message is sent again that the kernel did not take for the number of descriptors under way.
+/// How soon a message is sent again that the kernel did not take for the number of descriptors
+/// under way.
 pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 
-/// How long the keeper may take to do what it is told; one that was stopped is killed and replaced.
+/// The time-out of an answer of the keeper; a keeper that was stopped is killed and replaced.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is yet to be said.
+/// A message not sent yet.
 #[derive(Debug)]
 enum Unsent {
-    /// To store what is kept under this name, if it still is.
+    /// Store the descriptor of this name, if still kept.
     Store(String),
-    /// Anything else, with its descriptor.
+    /// Any other message, with its descriptor.
     Other(Message, Option<OwnedFd>),
 }
 
@@ -56,30 +57,32 @@ pub(crate) struct Recipe {
     pub(crate) descriptor_limit: Option<u64>,
 }
 
-/// What is stored, and with whom. Without a keeper it only remembers nothing.
+/// The stored descriptors, and the connection to the keeper. Without a keeper no descriptor is
+/// kept.
 #[derive(Debug, Default)]
 pub(crate) struct FdStore {
     recipe: Option<Recipe>,
-    /// Everything that a keeper is to have, so that the next keeper can be given it.
+    /// All descriptors for the keeper, to be given to a next keeper as well.
     kept: BTreeMap<String, Arc<OwnedFd>>,
     link: Option<Link>,
     attempts: Attempts,
-    /// Names that the keeper has from the broker before this one, and that this one has not used yet.
+    /// Descriptors of the last broker that the keeper has and this broker has not used yet.
     inherited: BTreeMap<String, OwnedFd>,
-    /// Those of them that were taken, and are about to be kept again.
+    /// Names of inherited descriptors that were taken, and are about to be kept again.
     taken: BTreeSet<String>,
-    /// How many descriptors the keeper was told to close, and how many of these it has closed for certain.
+    /// The number of descriptors that the keeper was told to close, and the number certainly
+    /// closed.
     forgotten: u64,
     closed: u64,
-    /// What the keeper is asked by barriers, by number: how many descriptors were forgotten before.
+    /// Questions to the keeper, by number, with the number of descriptors forgotten before.
     barriers: BTreeMap<u32, Barrier>,
     next_barrier: u32,
-    /// A broker before this one has died.
+    /// True if an earlier broker has died.
     follows: bool,
     serves: bool,
 }
 
-/// A question to the keeper: it closes the other end.
+/// A question to the keeper: the keeper answers by closing the other end.
 #[derive(Debug)]
 struct Barrier {
     end: OwnedFd,
@@ -88,7 +91,7 @@ struct Barrier {
 }
 
 impl FdStore {
-    /// A store that a keeper made by this recipe has, once it is started.
+    /// A store for a keeper of this recipe, which is started later.
     pub(crate) fn new(recipe: Option<Recipe>) -> Self {
         let mut store = Self::default();
         store.recipe = recipe;
@@ -115,7 +118,8 @@ impl FdStore {
         self.recipe.is_some()
     }
 
-    /// Starts the keeper, unless there is one, and gives it what is kept. False where there is none to be had, which is said.
+    /// Starts the keeper, unless there is a keeper, and sends the kept descriptors. False if no
+    /// keeper can be started, which is logged.
     pub(crate) fn start(&mut self, launcher: &mut dyn Launcher, registry: &Registry) -> bool {
         if self.link.is_none() {
             let Some(recipe) = &self.recipe else { return false };
@@ -134,7 +138,7 @@ impl FdStore {
                     return false;
                 }
             }
-            // A keeper that was killed has closed everything.
+            // A killed keeper has closed all descriptors.
             self.closed = self.forgotten;
             let names = self.kept.keys().cloned().map(Unsent::Store);
             let ready = self.serves.then_some(Unsent::Other(Message::Ready, None));
@@ -195,7 +199,8 @@ impl FdStore {
         }
     }
 
-    /// Has the keeper close a descriptor that is about to be closed here. Until [`Self::has_closed_all`] it lives on there.
+    /// Has the keeper close a descriptor that is about to be closed here. The descriptor stays open
+    /// in the keeper until [`Self::has_closed_all`].
     pub(crate) fn forget(&mut self, what: What, fd: &OwnedFd) {
         let name = what.name(fd);
         if self.kept.remove(&name).is_some() {
@@ -208,7 +213,7 @@ impl FdStore {
             let before = link.unsent.len();
             link.unsent
                 .retain(|unsent| !matches!(unsent, Unsent::Store(waiting) if *waiting == name));
-            // The keeper never heard of it.
+            // The keeper never received the descriptor.
             if link.unsent.len() < before {
                 return;
             }
@@ -217,7 +222,7 @@ impl FdStore {
         }
     }
 
-    /// What an earlier broker had kept as this, and nobody has taken yet.
+    /// The descriptors of this kind that an earlier broker had kept, and that are not taken yet.
     pub(crate) fn take(&mut self, what: What) -> Vec<OwnedFd> {
         let is_it = |name: &String| What::of(name) == Some(what);
         let prefix = format!("{what} ");
@@ -250,7 +255,7 @@ impl FdStore {
         Some(fd)
     }
 
-    /// Closes what an earlier broker had and this one has no use for.
+    /// Closes descriptors of an earlier broker that this broker does not need.
     pub(crate) fn drop_inherited(&mut self) {
         let unused = std::mem::take(&mut self.inherited).into_keys();
         let unkept = std::mem::take(&mut self.taken);
@@ -260,7 +265,8 @@ impl FdStore {
         }
     }
 
-    /// Tells the keeper that the broker serves, and waits until it has everything, for some seconds at most.
+    /// Tells the keeper that the broker serves, and waits for some seconds at most until the keeper
+    /// has all descriptors.
     pub(crate) fn ready(&mut self) {
         self.serves = true;
         self.attempts.succeeded();
@@ -288,17 +294,18 @@ impl FdStore {
         self.link.is_some()
     }
 
-    /// Has the keeper lock a new file, where the one that it holds was removed.
+    /// Has the keeper lock a new file, if the locked file was removed.
     pub(crate) fn retake_lock(&mut self) {
         self.say(Unsent::Other(Message::RetakeLock, None));
     }
 
-    /// Whether the keeper has closed all that it was told to close.
+    /// True if the keeper has closed all descriptors that it was told to close.
     pub(crate) fn has_closed_all(&self) -> bool {
         self.link.is_none() || self.closed >= self.forgotten
     }
 
-    /// Asks the keeper whether it has done all it was told. Once it has, an event with the number comes ([`Source::Barrier`]); `None` where nothing will.
+    /// Asks the keeper whether it has done all it was told. Once it has, an event with the number
+    /// comes ([`Source::Barrier`]); `None` where nothing will.
     pub(crate) fn ask(&mut self, registry: &Registry) -> Option<u32> {
         self.link.as_ref()?;
         let (end, other) = pipe().ok()?;
@@ -321,7 +328,7 @@ impl FdStore {
         Some(number)
     }
 
-    /// The keeper has done what it was told before it was asked this.
+    /// The keeper has carried out all messages sent before this question.
     pub(crate) fn answered(&mut self, number: u32, registry: &Registry) {
         if let Some(barrier) = self.barriers.remove(&number) {
             let _ = registry.deregister(&mut SourceFd(&barrier.end.as_raw_fd()));
@@ -329,15 +336,15 @@ impl FdStore {
         }
     }
 
-    /// How long the keeper still has to answer what it has been asked the longest ago, in its time.
+    /// The time left to the keeper for the oldest question that has not timed out.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         let left = |barrier: &Barrier| TIMEOUT.checked_sub(barrier.asked.elapsed());
         self.barriers.values().filter_map(left).min()
     }
 
-    /// Kills a keeper that has not answered for long. Its end is seen as any other's.
+    /// Kills a keeper that has not answered for long. The end is noticed as any other.
     pub(crate) fn end_if_stuck(&mut self) {
-        // An answer that this broker, which was stopped itself, has not taken yet is one.
+        // The answer may be there, but not read yet, since this broker itself was stopped.
         let is_stuck = |barrier: &Barrier| {
             barrier.asked.elapsed() >= TIMEOUT && !wait(&barrier.end, PollFlags::IN, Duration::ZERO)
         };
@@ -349,7 +356,7 @@ impl FdStore {
         }
     }
 
-    /// The keeper's socket has become ready: false where the keeper has ended.
+    /// The keeper's socket has become ready: false if the keeper has ended.
     pub(crate) fn on_event(&mut self, registry: &Registry) -> bool {
         self.flush();
         let Some(link) = &self.link else { return true };
@@ -373,7 +380,7 @@ impl FdStore {
         false
     }
 
-    /// Whether something is to be sent at a later time that no event tells.
+    /// True if a message is to be sent later, at a time without an event.
     pub(crate) fn has_unsent(&self) -> bool {
         self.link.as_ref().is_some_and(|link| !link.unsent.is_empty())
     }
@@ -385,7 +392,7 @@ impl FdStore {
         }
     }
 
-    /// Sends what the socket takes.
+    /// Sends as many messages as the socket takes.
     pub(crate) fn flush(&mut self) {
         let Some(link) = &mut self.link else { return };
         while let Some(next) = link.unsent.front() {
@@ -398,13 +405,14 @@ impl FdStore {
             };
             match sent {
                 Ok(()) => drop(link.unsent.pop_front()),
-                // EAGAIN: it is full. ETOOMANYREFS: the descriptors under way are as many as a user may have open. The end of the keeper is an event.
+                // EAGAIN: the socket is full. ETOOMANYREFS: the descriptors in flight are as many
+                // as a user may have open. The end of the keeper is an event.
                 Err(_) => return,
             }
         }
     }
 
-    /// Ends the keeper, and everything it keeps.
+    /// Ends the keeper, which closes all descriptors.
     pub(crate) fn stop(&mut self) {
         self.kept.clear();
         self.inherited.clear();
@@ -427,7 +435,8 @@ impl FdStore {
 }
 
 impl Drop for FdStore {
-    /// A project that cannot be brought up is not tried again. One whose broker fails later is: the keeper sees the end of the connection.
+    /// A project that cannot be brought up is not tried again. If the broker fails later, the
+    /// keeper sees the end of the connection and tries again.
     fn drop(&mut self) {
         if !self.serves && !self.follows {
             self.stop();
@@ -466,9 +475,10 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
 }
 
-/// Waits until a descriptor is ready; false where it is not by then.
+/// Waits until a descriptor is ready; false after the time-out.
 ///
-/// Blocking: for no time, but before the loop ([`FdStore::ready`]) and after it ([`FdStore::stop`]).
+/// Blocking: for no time, but before the loop ([`FdStore::ready`]) and after it
+/// ([`FdStore::stop`]).
 fn wait(fd: impl AsFd, flags: PollFlags, time: Duration) -> bool {
     let timeout = Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
@@ -498,7 +508,8 @@ mod tests {
         store
     }
 
-    /// One more than the socket takes is kept here, in its order; what nobody has any more by then is never sent.
+    /// Messages beyond the socket's room are kept here, in order; a descriptor that was dropped by
+    /// then is never sent.
     #[test]
     fn what_the_keeper_has_no_room_for_it_is_sent_later() {
         let (ours, theirs) = message::pair().unwrap();

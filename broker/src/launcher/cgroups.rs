@@ -1,10 +1,11 @@
-//! Cgroups that dead supervisors left, with processes that may be frozen in them: cgroups(7),
+//! Cgroups left by dead supervisors, with possibly frozen processes: cgroups(7),
 //! Documentation/admin-guide/cgroup-v2.rst.
 //!
-//! A supervisor makes one for its host below its own, and holds its directory with flock(2) for as long as it lives. What
-//! is held by nobody is left behind.
+//! A supervisor makes a cgroup for the host below the supervisor's own, and locks the directory
+//! with flock(2) for life. A cgroup without a lock was left behind.
 //!
-//! Blocking: called by [`super::leftovers::clear`] in a thread of its own, by a command, or before and after the loop.
+//! Blocking: called by [`super::leftovers::clear`] in a thread of its own, by a command, or before
+//! and after the loop.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,12 +21,12 @@ use super::leftovers;
 
 /// How long killed processes may take to be gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often that is looked at. The kernel notifies of it, too, but at most once in 10 ms, and a cgroup whose last process
-/// is not yet quite gone says EBUSY without any notice.
+/// The interval of looks at the cgroup. The kernel also notifies of changes, but at most once in 10
+/// ms. A cgroup whose last process is not yet quite gone returns EBUSY, without any notification.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The directories below which a process makes cgroups for hosts, wherever cgroups are mounted; `"self"` is this one. Those of version 2 come
-/// first.
+/// The directories below which a process makes cgroups for hosts, wherever cgroups are mounted;
+/// `"self"` is this process. Directories of version 2 come first.
 pub(crate) fn directories_of(process: &str) -> Vec<PathBuf> {
     let cgroup = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -45,7 +46,7 @@ pub(crate) fn directories_of(process: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Ends what is left of a project's hosts below a directory. False where something survived.
+/// Ends the leftovers of a project's hosts below a directory. False if a process survived.
 pub(crate) fn end_all(directory: &Path, project: &str) -> bool {
     let prefix = cgroup_paths::of_host(project, "");
     let of_project = |entry: &fs::DirEntry| {
@@ -54,11 +55,12 @@ pub(crate) fn end_all(directory: &Path, project: &str) -> bool {
     };
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let paths: Vec<PathBuf> = entries.filter(of_project).map(|entry| entry.path()).collect();
-    // Every one of them, also where one resists.
+    // All of the cgroups, even if some cannot be ended.
     paths.iter().filter(|path| !end(path)).count() == 0
 }
 
-/// Ends what is in a cgroup that no supervisor holds, and removes it. False where something survived.
+/// Kills the processes of a cgroup that no supervisor holds, and removes the cgroup. False if a
+/// process survived.
 pub(crate) fn end(path: &Path) -> bool {
     let Ok(directory) = File::open(path) else {
         return true;
@@ -70,7 +72,7 @@ pub(crate) fn end(path: &Path) -> bool {
     let is_unified = path.join("cgroup.events").exists();
     let emptied = match is_unified {
         true => {
-            // Those that are frozen, too, and those that fork meanwhile (Linux 5.14).
+            // Also kills frozen processes, and processes forked meanwhile (Linux 5.14).
             let _ = fs::write(path.join("cgroup.kill"), "1");
             let _ = fs::write(path.join("cgroup.freeze"), "0");
             is_empty_by(path, deadline)
@@ -100,7 +102,8 @@ fn is_empty_by(path: &Path, deadline: Instant) -> bool {
     }
 }
 
-/// Kills all processes of a cgroup of version 1, which has no file for that, again and again: they may fork meanwhile.
+/// Kills all processes of a cgroup of version 1, again and again: version 1 has no file for a kill,
+/// and processes may fork meanwhile.
 fn kill_by(path: &Path, deadline: Instant) -> bool {
     let look = Timespec::try_from(LOOK).ok();
     loop {
@@ -112,7 +115,8 @@ fn kill_by(path: &Path, deadline: Instant) -> bool {
             return false;
         }
         for pid in processes {
-            // The number may have gone to another process since it was read; the descriptor is of this one.
+            // The number may have been reused since the read; the descriptor stays that of a single
+            // process.
             if let Some(process) = leftovers::open(pid)
                 && processes_in(path).contains(&pid)
             {
@@ -123,7 +127,7 @@ fn kill_by(path: &Path, deadline: Instant) -> bool {
     }
 }
 
-/// The processes in a cgroup, and in those that they made below it.
+/// The processes in a cgroup, and in cgroups made by these processes below.
 fn processes_in(path: &Path) -> Vec<u32> {
     let list = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     let mut found: Vec<u32> = list.lines().filter_map(|pid| pid.parse().ok()).collect();
@@ -133,7 +137,7 @@ fn processes_in(path: &Path) -> Vec<u32> {
     found
 }
 
-/// Removes a cgroup and those that the host's processes made below it.
+/// Removes a cgroup and the cgroups that the host's processes made below it.
 fn remove_by(path: &Path, deadline: Instant) -> bool {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     for entry in entries {
@@ -188,7 +192,7 @@ mod tests {
         drop(held);
         assert!(end_all(&own, "cgroups"), "another project");
         assert!(path.exists());
-        // A child that another test starts at this moment has the lock, too, until its execve(2).
+        // A child that another test starts at this moment also has the lock until its execve(2).
         let deadline = Instant::now() + Duration::from_secs(60);
         while !end_all(&own, &project) || path.exists() {
             assert!(Instant::now() < deadline, "it is there still");
@@ -210,7 +214,7 @@ mod tests {
             fs::create_dir(path.join("below")).unwrap();
             fs::write(path.join("below/cgroup.procs"), child.id().to_string()).unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            // It is a zombie until it is waited for, which is in no cgroup's list.
+            // Until a wait, the child is a zombie, which is in no cgroup's list.
             while !end_all(&own, &project) || path.exists() {
                 assert!(Instant::now() < deadline, "{} is there still", path.display());
                 std::thread::yield_now();

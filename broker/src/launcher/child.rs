@@ -6,14 +6,15 @@ use std::process::Child;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// The descriptor of a child that nobody has reaped yet (pidfd_open(2)). Where there is none to be had the child is ended: nobody would know of it.
+/// The descriptor of a child that is not reaped yet (pidfd_open(2)). The child is killed if there
+/// is no descriptor: the child would be unknown.
 pub(super) fn pidfd_of(child: Child) -> io::Result<OwnedFd> {
     open_with(child, |pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))
 }
 
 /// Blocking: a child that was killed by this function, and runs nothing yet that could hold it up.
 fn open_with(mut child: Child, open: impl FnOnce(Pid) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
-    // It is not reaped yet, so the number is still its own.
+    // The child is not reaped yet, so the number is still its own.
     let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let opened = number.ok_or_else(|| io::ErrorKind::InvalidData.into()).and_then(open);
     if opened.is_err() {
@@ -32,7 +33,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a child that goes on, and fails in this way once it is there.
+    /// Makes a child that goes on, and then fails with this errno.
     fn fail(errno: Errno) -> (Pid, io::Error) {
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_child(&child);

@@ -1,11 +1,13 @@
-//! Ending what a dead supervisor left behind.
+//! Ending the leftovers of a dead supervisor.
 //!
-//! A supervisor that lives ends its program itself. One that was killed leaves processes that belong to it by one of:
-//! its boot's token in their environment, the session it made, the cgroup it made, or being orphaned to this process, the
-//! subreaper. SIGKILL also ends those that it had frozen or stopped (ptrace(2)) for a sleep. Whoever
-//! started this process may have left it children as well (`sh -c 'agent & exec imsup up'`), which are nobody's leftovers.
+//! A living supervisor ends the program itself. The processes left by a killed supervisor are
+//! recognized by any of: the boot's token in the environment, the session or cgroup made by the
+//! supervisor, or being orphaned to this process, the subreaper. SIGKILL also ends processes that
+//! were frozen or stopped (ptrace(2)) for a sleep. The parent of this process may have left
+//! children here as well (`sh -c 'agent & exec imsup up'`), which are not leftovers.
 //!
-//! Blocking: a thread of its own for each dead supervisor, without the lock that the loop takes; a command; or before and after the loop.
+//! Blocking: a thread of its own for each dead supervisor, without the lock that the loop takes; a
+//! command; or before and after the loop.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -23,7 +25,7 @@ use super::{Pids, cgroups};
 
 /// How often the tree is looked through: a process may fork between being seen and being killed.
 const MAX_ROUNDS: usize = 100;
-/// How long one round waits for what it killed.
+/// The time that a round waits for killed processes.
 const ROUND: Duration = Duration::from_millis(500);
 
 /// How the processes of a host, or of several, are recognized.
@@ -31,11 +33,11 @@ const ROUND: Duration = Duration::from_millis(500);
 pub(crate) struct Tree {
     /// The boots' tokens.
     pub(crate) boots: Vec<u64>,
-    /// Known processes: sessions they lead are the host's own.
+    /// Known processes, whose sessions are the host's own.
     pub(crate) pids: Pids,
 }
 
-/// A process as /proc has it.
+/// A process according to /proc.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     pid: u32,
@@ -48,13 +50,13 @@ struct Process {
 /// The children of this process that are not orphans.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Children {
-    /// Those it started.
+    /// Children started by this process.
     pub(crate) supervisors: HashSet<u32>,
-    /// Those it had from the start.
+    /// Children from before the start.
     pub(crate) inherited: HashSet<u32>,
     /// How many supervisors the zygote was asked for and has not told of.
     pub(crate) asked: usize,
-    /// Children that were reaped meanwhile, of which one may be such a supervisor.
+    /// Children that were reaped meanwhile, perhaps including a requested supervisor.
     pub(crate) early: HashMap<u32, ExitStatus>,
     /// Walks over /proc that are under way.
     walks: usize,
@@ -84,10 +86,12 @@ impl Children {
         self.supervisors.remove(&pid)
     }
 
-    /// The processes that a walk over /proc finds, and the children that this process had during the walk.
+    /// The processes that a walk over /proc finds, and the children that this process had during
+    /// the walk.
     ///
-    /// The loop takes the lock for each child that it makes or reaps, so the walk is without it. The lock is held while a child is made: whatever the walk has
-    /// seen is known by the time that the lock is free.
+    /// The loop takes the lock for each child that it makes or reaps, so the walk is without it.
+    /// The lock is held while a child is made: whatever the walk has seen is known by the time that
+    /// the lock is free.
     fn during<T>(children: &Mutex<Self>, walk: impl FnOnce() -> T) -> (T, Self) {
         children.lock().walks += 1;
         let found = walk();
@@ -100,10 +104,10 @@ impl Children {
         (found, known)
     }
 
-    /// Whether a child was orphaned by a supervisor. Nothing a host runs is of this process's session or of one that was
-    /// there before: a session cannot be joined (setsid(2)).
+    /// True if a child was orphaned by a supervisor. A host's processes are never of this process's
+    /// session or of an older session: a session cannot be joined (setsid(2)).
     fn is_orphan(&self, process: &Process, own: &Process) -> bool {
-        // To a container's first process come the orphans of everybody.
+        // The first process of a container inherits the orphans of all processes.
         own.pid != 1
             && process.parent == own.pid
             && process.session != own.session
@@ -123,9 +127,10 @@ fn may_run_imsup(pid: u32) -> bool {
     program(&pid.to_string()).is_none_or(|other| program("self") == Some(other))
 }
 
-/// Ends what is left of the tree; with `children`, also what was orphaned to this process. False where something survived.
+/// Kills the rest of the tree; with `children`, also the processes orphaned to this process. False
+/// if a process survived.
 pub(crate) fn clear(tree: &Tree, children: Option<&Mutex<Children>>) -> bool {
-    // First: nothing that is in it can be missed.
+    // First: no process in a cgroup can be missed.
     let emptied = tree.pids.cgroups.iter().filter(|path| !cgroups::end(path)).count() == 0;
     for _ in 0..MAX_ROUNDS {
         let killed = kill_all(tree, children);
@@ -137,8 +142,9 @@ pub(crate) fn clear(tree: &Tree, children: Option<&Mutex<Children>>) -> bool {
     false
 }
 
-/// Waits for the end of this process's children that are about to end by themselves, for two rounds at most. They are found by a walk over /proc: the
-/// file `children` omits some while others end (proc_pid_task_tid_children(5)).
+/// Waits for the end of this process's children that are about to end by themselves, for two rounds
+/// at most. They are found by a walk over /proc: the file `children` omits some while others end
+/// (proc_pid_task_tid_children(5)).
 pub(crate) fn await_children(children: &Children) {
     let own = std::process::id();
     let deadline = Instant::now() + ROUND;
@@ -205,7 +211,8 @@ fn members(
 
 fn kill(process: &Process) -> Option<OwnedFd> {
     let pidfd = open(process.pid)?;
-    // The number may have gone to another process since it was read; the descriptor is of this one.
+    // The number may have been reused since the read; the descriptor stays that of a single
+    // process.
     if read(process.pid)?.started != process.started {
         return None;
     }
@@ -231,7 +238,7 @@ fn wait_for(killed: &[OwnedFd]) {
     }
 }
 
-/// Whether the process's environment, as it was executed, carries one of the tokens.
+/// True if the process's environment, as of execve(2), has any of the tokens.
 fn carries_any(pid: u32, boots: &[u64]) -> bool {
     if boots.is_empty() {
         return false;
@@ -241,14 +248,15 @@ fn carries_any(pid: u32, boots: &[u64]) -> bool {
     tokens.any(|token| boots.contains(&token))
 }
 
-/// The token, where this entry of an environment is that of [`BOOT_VARIABLE`].
+/// The token, if this entry of an environment is that of [`BOOT_VARIABLE`].
 fn token_in(entry: &[u8]) -> Option<u64> {
     let value = entry.strip_prefix(BOOT_VARIABLE.as_bytes())?.strip_prefix(b"=")?;
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Whether a process is a child of `supervisor` and leads a session. What a supervisor says of its program is a number of
-/// its own pid namespace, which here may be that of anybody.
+/// True if a process is a child of `supervisor` and leads a session. The number that a supervisor
+/// reports for its program is of the supervisor's pid namespace, and may be that of any process
+/// here.
 pub(crate) fn leads_session(pid: u32, supervisor: u32) -> bool {
     read(pid).is_some_and(|process| process.parent == supervisor && process.session == pid)
 }
@@ -285,7 +293,8 @@ fn read(pid: u32) -> Option<Process> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// proc_pid_stat(5): the name, in parentheses, may hold anything; field 3 follows its last one.
+/// proc_pid_stat(5): the name, in parentheses, may contain any characters; field 3 follows the last
+/// parenthesis.
 fn parse(pid: u32, stat: &str) -> Option<Process> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     Some(Process {
@@ -313,7 +322,8 @@ mod tests {
         }
     }
 
-    /// The loop makes a supervisor, and reaps another, while the walk goes on: neither is an orphan of which the walk has found the process.
+    /// The loop makes a supervisor, and reaps another, while the walk goes on: neither is an orphan
+    /// of which the walk has found the process.
     #[test]
     fn a_walk_holds_up_nobody_and_takes_no_supervisor_for_an_orphan() {
         let [kept, ended, made] = [11, 12, 13];
@@ -398,8 +408,8 @@ mod tests {
             command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
             let child = command.envs(boot.map(|boot| (BOOT_VARIABLE, boot.to_string()))).spawn();
             let child = child.unwrap();
-            // The parent goes on in the middle of execve(2), where vfork's wait ends (fs/exec.c, begin_new_exec), before the
-            // arguments are there.
+            // The parent goes on in the middle of execve(2), where vfork's wait ends (fs/exec.c,
+            // begin_new_exec), before the arguments are there.
             while std::fs::read(format!("/proc/{}/cmdline", child.id()))
                 .unwrap()
                 .is_empty()

@@ -25,7 +25,8 @@ use super::leftovers::{self, Children, Tree};
 use super::zygote::{Reply, Zygote};
 use super::{Launch, LaunchError, LaunchResult, Launched, Launcher, Outcome, Pids};
 
-/// Starts supervisors as children of this process, which must be the subreaper of its descendants: by the zygote, else as `imsup run`.
+/// Starts supervisors as children of this process, which must be the subreaper of its descendants:
+/// by the zygote, else as `imsup run`.
 #[derive(Debug)]
 pub struct ProcessLauncher {
     /// The path of this program, for people: [`own_program::command`] finds the program itself.
@@ -33,7 +34,8 @@ pub struct ProcessLauncher {
     zygote: Zygote,
     /// What nobody was told yet.
     outcomes: Vec<Outcome>,
-    /// Whether it may be started: whoever started the broker waits until nobody has its output any more, and the zygote inherits that.
+    /// Whether it may be started: whoever started the broker waits until nobody has its output any
+    /// more, and the zygote inherits that.
     prepared: bool,
     /// The soft limit of descriptors that programs start with.
     descriptor_limit: Option<u64>,
@@ -42,7 +44,8 @@ pub struct ProcessLauncher {
 }
 
 impl ProcessLauncher {
-    /// A launcher that starts this program, whose path is `executable`. Makes the process the subreaper of its descendants.
+    /// A launcher that starts this program, at the path `executable`. Makes the process the
+    /// subreaper of its descendants.
     ///
     /// # Errors
     /// prctl(2), dup(2).
@@ -58,7 +61,8 @@ impl ProcessLauncher {
         })
     }
 
-    /// Has the zygote make the supervisor; `None` where it cannot, or something is out of the ordinary: executing it says what.
+    /// Has the zygote make the supervisor; `None` where it cannot, or something is out of the
+    /// ordinary: executing it says what.
     fn ask(&mut self, launch: &Launch<'_>, log: &File) -> Option<()> {
         // Settings of imsup itself: the zygote has read its own.
         if launch.program.environment.keys().any(|name| name.starts_with(SETTINGS)) {
@@ -102,7 +106,8 @@ impl ProcessLauncher {
             .args(["--boot", &launch.boot.to_string()])
             .envs(settings.filter(|(name, _)| name.starts_with(SETTINGS)))
             .env(BOOT_VARIABLE, launch.boot.to_string())
-            // systemd's, for the broker: a program that saw it would speak in the broker's name (sd_notify(3)).
+            // systemd's variable, for the broker: a program that saw it would speak in the broker's
+            // name (sd_notify(3)).
             .env_remove("NOTIFY_SOCKET")
             .current_dir(&launch.program.working_dir)
             .stdin(request)
@@ -111,7 +116,7 @@ impl ProcessLauncher {
             .spawn();
         let child = child.map_err(|source| {
             let path = launch.program.working_dir.clone();
-            // spawn(2) does not say which of the two it did not find.
+            // spawn(2) does not say if the directory or the program is missing.
             match std::fs::metadata(&path) {
                 Err(source) => LaunchError::WorkingDirectory { path, source },
                 Ok(metadata) if !metadata.is_dir() => LaunchError::WorkingDirectory {
@@ -126,7 +131,7 @@ impl ProcessLauncher {
 
     fn launch(&mut self, launch: &Launch<'_>) -> Result<Option<Launched>, LaunchError> {
         let log = open_log(launch)?;
-        // Held while the child is made, so that nobody takes it for an orphan before it is known.
+        // Locked while the child is made, so that the unknown child is not taken for an orphan.
         let children = Arc::clone(&self.children);
         let mut children = children.lock();
         if !launch.again && self.ask(launch, &log).is_some() {
@@ -207,13 +212,15 @@ fn kill(launched: &Launched) {
     }
 }
 
-/// Opens what the program prints to: its log, or nothing where that cannot be (a full disk), which is said.
+/// Opens the file for the program's output: the log, or /dev/null if that fails (a full disk),
+/// after a warning.
 fn open_log(launch: &Launch<'_>) -> Result<File, LaunchError> {
     let failed = |source| LaunchError::Log {
         path: launch.log.clone(),
         source,
     };
-    // O_NONBLOCK: somebody may have put a pipe there, and the loop waits for no reader of it (fifo(7)). The program has the log as ever.
+    // O_NONBLOCK: somebody may have put a pipe there, and the loop waits for no reader of it
+    // (fifo(7)). The program has the log as ever.
     let mut options = File::options();
     options
         .append(true)
@@ -240,7 +247,8 @@ impl Launcher for ProcessLauncher {
 
     fn finish(&mut self) {
         self.zygote.end();
-        // Nothing is left once `down` says so: a supervisor leaves its AIO contexts to a process that outlives it for some 20 ms.
+        // After `down`, no process is left: a supervisor leaves its AIO contexts to a process that
+        // outlives the supervisor for some 20 ms.
         let children = self.children.lock().clone();
         leftovers::await_children(&children);
     }
@@ -285,7 +293,8 @@ impl Launcher for ProcessLauncher {
     fn reap(&mut self) -> Vec<(u32, ExitStatus)> {
         let mut ended = Vec::new();
         loop {
-            // Not nix's: it knows no real-time signals, and fails with EINVAL for a child that it has reaped.
+            // Not nix's wait(2), which knows no real-time signals, and fails with EINVAL for a
+            // child that nix has reaped.
             let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(reaped)) => reaped,
                 Err(Errno::INTR) => continue,
@@ -316,7 +325,8 @@ impl Launcher for ProcessLauncher {
             }
             done();
         };
-        // A thread for as long as it takes: /proc is read several times, and the loop serves other hosts meanwhile.
+        // In a temporary thread: /proc is read several times, and the loop serves other hosts
+        // meanwhile.
         let work = Arc::new(Mutex::new(Some(work)));
         let for_thread = Arc::clone(&work);
         let in_thread = move || {
@@ -341,7 +351,7 @@ fn running(pid: u32) -> Launched {
     }
 }
 
-/// How a child ended, if it did.
+/// The exit status of a child, if it has ended.
 fn parse(status: WaitStatus) -> Option<ExitStatus> {
     let exited = status.exit_status().map(ExitStatus::Code);
     exited.or_else(|| status.terminating_signal().map(ExitStatus::Signal))

@@ -1,6 +1,8 @@
-//! The zygote: an `imsup` that has started, and has nothing more to do than to become the supervisor of a host when one is booted (fork(2)). To execute
-//! one takes as long as all the rest of a boot: linking, the first touch of its memory, filters to compile.
-//! It is asked, and its answer is heard when it comes. One that was stopped, or is swapped out, holds up nothing: supervisors are executed meanwhile.
+//! The zygote: an `imsup` that has started, and has nothing more to do than to become the
+//! supervisor of a host when one is booted (fork(2)). To execute one takes as long as all the rest
+//! of a boot: linking, the first touch of its memory, filters to compile. It is asked, and its
+//! answer is heard when it comes. One that was stopped, or is swapped out, holds up nothing:
+//! supervisors are executed meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,14 +23,16 @@ use super::child::pidfd_of;
 use crate::own_program;
 use crate::tokens::Source;
 
-/// How long it may take to reply before a supervisor is executed instead. It takes some 0.3 ms; one that was stopped, is swapped out, or gets no processor takes
-/// longer, and is not asked again until it has replied.
+/// How long it may take to reply before a supervisor is executed instead. It takes some 0.3 ms; one
+/// that was stopped, is swapped out, or gets no processor takes longer, and is not asked again
+/// until it has replied.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long it may take to reply before it is replaced.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many in a row may end without an answer before none is started any more. One alone may have been killed by somebody.
+/// The number of zygotes in a row that may end without an answer before no more are started. A
+/// single zygote may have been killed by a user.
 const MOST_SILENT: u32 = 3;
 
 /// The zygote of this broker, started when it is first thought of.
@@ -81,7 +85,7 @@ struct Running {
     /// The boots for which it has not answered yet, the first one first.
     asked: VecDeque<Asked>,
     has_answered: bool,
-    /// It could not be asked, and is being ended.
+    /// The zygote could not be asked, and is being ended.
     is_broken: bool,
 }
 
@@ -97,7 +101,8 @@ impl Zygote {
         }
     }
 
-    /// Starts it where it does not run; gives its process where it was started. Where it cannot be, supervisors are executed.
+    /// Starts the zygote if none runs; returns the process of a started zygote. If the start fails,
+    /// supervisors are executed.
     pub(super) fn start(&mut self, project: &str) -> Option<u32> {
         if self.running.is_some() || self.silent >= MOST_SILENT {
             return None;
@@ -112,7 +117,8 @@ impl Zygote {
         }
     }
 
-    /// Asks it for a supervisor; false where it cannot be asked, or has not replied in time to what it was asked before.
+    /// Asks it for a supervisor; false where it cannot be asked, or has not replied in time to what
+    /// it was asked before.
     pub(super) fn ask(&mut self, mut request: SpawnRequest, fds: Vec<OwnedFd>) -> bool {
         let is_usable = |running: &&mut Running| !running.is_broken && !running.is_late();
         let Some(running) = self.running.as_mut().filter(is_usable) else {
@@ -128,7 +134,7 @@ impl Zygote {
             Err(ChannelError::Codec(_)) => return false,
             Err(error) => {
                 tracing::debug!(%error, "the zygote cannot be asked");
-                // Its end is an event.
+                // The zygote's end is an event.
                 running.is_broken = true;
                 let _ = pidfd_send_signal(&running.process, Signal::KILL);
                 return false;
@@ -190,11 +196,12 @@ impl Zygote {
         Some(due.saturating_duration_since(now))
     }
 
-    /// Ends it, and waits for its end.
+    /// Kills the zygote, and waits for its end.
     pub(super) fn end(&mut self) {
         let Some(running) = &self.running else { return };
         let _ = pidfd_send_signal(&running.process, Signal::KILL);
-        // Blocking: after the loop, for a process that was killed. The loop may have reaped it already.
+        // Blocking: after the loop, for a process that was killed. The loop may have reaped it
+        // already.
         let _ = waitid(WaitId::PidFd(running.process.as_fd()), WaitIdOptions::EXITED);
         self.drop_running();
     }
@@ -284,7 +291,7 @@ impl Asked {
 }
 
 impl Drop for Running {
-    /// The loop reaps it.
+    /// The loop reaps the process.
     fn drop(&mut self) {
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }

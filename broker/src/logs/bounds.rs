@@ -1,8 +1,9 @@
-//! Keeps what programs print, and what the broker logs, within bounds.
+//! Keeps the output of programs, and the log of the broker, within bounds.
 //!
-//! A program has its log open itself (O_APPEND), and what it prints is between it and the kernel. So its oldest output is taken out in place:
-//! fallocate(2) with FALLOC_FL_PUNCH_HOLE gives back the blocks at the head of the file and moves nothing. No byte that the program writes meanwhile is lost, and a
-//! reader's position goes on meaning what it meant. The file's size goes on growing; the space it takes does not.
+//! A program has the log open itself (O_APPEND), and prints directly to the kernel. So the oldest
+//! output is cut out in place: fallocate(2) with FALLOC_FL_PUNCH_HOLE frees the blocks at the head
+//! of the file and moves no data. No byte that the program writes meanwhile is lost, and positions
+//! of readers stay valid. The file's size goes on growing, but not the disk space.
 //!
 //! Blocking: a thread of its own.
 
@@ -24,24 +25,24 @@ use crate::files;
 use crate::paths::Paths;
 use imsup_compose::cluster::{Cluster, LogBound};
 
-/// How long nothing is looked at after something was printed. A log exceeds its bound by what is printed meanwhile.
+/// The pause of looks after output was printed. Meanwhile, a log exceeds its bound by new output.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The same after a log had exceeded its bound: its program prints much.
+/// The pause after a log had exceeded the bound: the program prints much.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often logs are looked at where nobody tells that something was printed.
+/// The interval of looks at logs if output is not reported.
 const BLIND_PAUSE: Duration = Duration::from_secs(10);
 
-/// What is given back at once is a multiple of this, and of the file system's own block.
+/// Freed space is a multiple of this, and of the file system's own block.
 const BLOCK: u64 = 4096;
 
-/// What the broker itself logs before that becomes `broker.log.1`.
+/// The size at which the broker's own log becomes `broker.log.1`.
 const BROKER_LOG_BYTES: u64 = 10 << 20;
 
 /// The thread that keeps logs within their bounds.
 pub(crate) struct Bounds {
-    /// True once no file may be touched any more. Locked while one is.
+    /// True once no file may be touched any more. Locked while a file is touched.
     over: Arc<Mutex<bool>>,
 }
 
@@ -69,7 +70,7 @@ impl Bounds {
         Ok(Self { over })
     }
 
-    /// Ends it, before its files are removed.
+    /// Ends the thread, before its files are removed.
     pub(crate) fn end(self) {
         *self.over.lock() = true;
     }
@@ -79,21 +80,23 @@ struct Keeper {
     logs: PathBuf,
     state: PathBuf,
     bounds: HashMap<String, LogBound>,
-    /// `None` where the user has no instance left (inotify(7), max_user_instances).
+    /// `None` if the user has no instance left (inotify(7), max_user_instances).
     inotify: Option<Inotify>,
 }
 
-/// What is known of what is printed.
+/// The state of the watch for new output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watch {
     /// The next write is told.
     Set,
-    /// Nothing is told (inotify(7), max_user_watches; a directory that is not there): look now and then.
+    /// Writes are not reported (inotify(7), max_user_watches; a missing directory): look now and
+    /// then.
     Blind,
 }
 
 impl Keeper {
-    /// Looks at the logs each time something was printed. Where somebody has removed their directory it is looked for now and then.
+    /// Looks at the logs after each new output. If the logs' directory was removed, looks for the
+    /// directory now and then.
     fn run(&self, is_over: &Mutex<bool>) {
         loop {
             let watch = self.watch();
@@ -101,7 +104,7 @@ impl Keeper {
             if *over {
                 return;
             }
-            // After the watches are there: what is printed from here on is told.
+            // After the watches are set: later output is reported.
             let cut = self.look();
             drop(over);
             match (cut, watch, &self.inotify) {
@@ -115,7 +118,8 @@ impl Keeper {
         }
     }
 
-    /// Has the next write told, and then none until the next look: what programs print costs them nothing more.
+    /// Has the next write reported, and then none until the next look: this costs programs that
+    /// print no extra time.
     fn watch(&self) -> Watch {
         let Some(inotify) = &self.inotify else {
             return Watch::Blind;
@@ -128,7 +132,7 @@ impl Keeper {
         }
     }
 
-    /// Cuts what exceeds its bound; whether anything did.
+    /// Cuts all logs that exceed a bound; true if any did.
     fn look(&self) -> bool {
         let mut any = self.or_say(&self.state.join("broker.log"), |path| set_aside(path, BROKER_LOG_BYTES));
         for entry in fs::read_dir(&self.logs).into_iter().flatten().flatten() {
@@ -154,7 +158,7 @@ impl Keeper {
     }
 }
 
-/// Takes the oldest output out of a log that exceeds its bound; whether it did.
+/// Cuts the oldest output out of a log that exceeds the bound; true if output was cut.
 fn cut(path: &Path, bound: LogBound) -> io::Result<bool> {
     let Some(unit) = bound.max_size else { return Ok(false) };
     let most = unit.saturating_mul(bound.max_files.into());
@@ -186,21 +190,21 @@ fn cut(path: &Path, bound: LogBound) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Gives the first `length` bytes of a file back, and leaves all others where they are.
+/// Frees the first `length` bytes of a file, and leaves all others in place.
 pub(super) fn punch(file: &File, length: u64) -> rustix::io::Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(file, flags, 0, length)
 }
 
-/// As many whole blocks of the file system as fit. What is left of one would read as zeros.
+/// As many whole blocks of the file system as fit. The freed part of a block would read as zeros.
 fn whole_blocks(file: &File, length: u64) -> io::Result<u64> {
     let system = rustix::fs::fstatvfs(file)?.f_bsize;
     let block = BLOCK.max(system).max(file.metadata()?.blksize());
     Ok(length / block * block)
 }
 
-/// Makes what exceeds its bound the older log, in the place of the one before. Lines that come in the moment between copy and end are lost (as logrotate(8),
-/// copytruncate).
+/// Makes a log that exceeds the bound the older log, replacing the previous older log. Lines
+/// written between the copy and the cut are lost (as logrotate(8), copytruncate).
 fn set_aside(path: &Path, most: u64) -> io::Result<bool> {
     if fs::metadata(path)?.len() <= most {
         return Ok(false);
@@ -305,7 +309,7 @@ mod tests {
         let mut logs = Logs::open(&paths, &[], From::Beginning).unwrap();
         let over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // It cuts in the midst of everything, and keeps several batches.
+            // Cuts while lines are printed and read, and keeps several batches.
             let cutter = scope.spawn(|| {
                 let mut cuts = 0;
                 while !over.load(std::sync::atomic::Ordering::Relaxed) {
@@ -344,7 +348,7 @@ mod tests {
         program.write_all(b"    odd").unwrap();
         assert!(cut(&path, bound(20 * KIB, 2)).unwrap());
         program.write_all(b"\n").unwrap();
-        // The last one is no number.
+        // The last line is not a number.
         let numbers = |logs: &mut Logs| {
             let mut numbers = Vec::new();
             let show = |_: &str, line: &[u8]| {

@@ -1,4 +1,4 @@
-//! What a query is answered: a pure function of the query and the names.
+//! The answer to a query: a pure function of the query and the names.
 
 use std::net::Ipv4Addr;
 
@@ -11,22 +11,22 @@ use super::Names;
 /// How long an answer may be kept, in seconds: transient hosts come and go.
 const TTL: u32 = 5;
 
-/// The largest answer over UDP to a client that does not say what it takes (RFC 1035, section 2.3.4).
+/// The largest answer over UDP to a client that does not state its limit (RFC 1035, section 2.3.4).
 const PLAIN_UDP_BYTES: usize = 512;
 
-/// What is done with a query.
+/// The treatment of a query.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// It is answered.
+    /// The answer is known.
     Answer {
         /// The answer.
         bytes: Vec<u8>,
         /// Hosts that the look-up boots.
         wake: Vec<Ipv4Addr>,
     },
-    /// It is no name of the project: somebody else knows.
+    /// The name is not of the project: the query goes to another server.
     Forward,
-    /// It is no query at all.
+    /// The packet is not a query.
     Ignore,
 }
 
@@ -37,14 +37,14 @@ pub(super) enum Over {
     Tcp,
 }
 
-/// Decides what becomes of a query.
+/// Decides the treatment of a query.
 pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over) -> Decision {
     const HEADER_BYTES: usize = 12;
     if query.len() < HEADER_BYTES {
         return Decision::Ignore;
     }
     let Ok(packet) = Packet::parse(query) else {
-        // Perhaps something newer than the codec.
+        // The query may be newer than the codec.
         return Decision::Forward;
     };
     if packet.has_flags(PacketFlag::RESPONSE) {
@@ -90,11 +90,12 @@ pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over)
         });
         ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL, data)
     });
-    // A name that exists and has no record of that type: no error, no answer (AAAA, so that callers take the A).
+    // A name that exists and has no record of that type: no error, no answer (AAAA, so that callers
+    // take the A).
     answer(&packet, records.collect(), RCODE::NoError, over, &wake)
 }
 
-/// The answer that nobody could be asked.
+/// The answer if no server could be asked.
 pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     let packet = Packet::parse(query).ok()?;
     match answer(&packet, Vec::new(), RCODE::ServerFailure, Over::Udp, &[]) {

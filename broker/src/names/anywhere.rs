@@ -1,4 +1,5 @@
-//! A socket of the name server's in a namespace where every address is local ([`crate::resolvers`]): it answers from the address that was asked.
+//! A socket of the name server in a namespace in which every address is local
+//! ([`crate::resolvers`]): answers come from the address that was asked.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,16 +11,17 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
 };
 
-/// The address that was asked, as the kernel says it (IP_PKTINFO in ip(7), IPV6_PKTINFO in ipv6(7)).
+/// The address that was asked, according to the kernel (IP_PKTINFO in ip(7), IPV6_PKTINFO in
+/// ipv6(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     V4(libc::in_addr),
-    /// With the interface that it came by, which link-local addresses need.
+    /// With the interface of arrival, which link-local addresses need.
     V6(libc::in6_addr, u32),
 }
 
 impl Asked {
-    /// The address; `None` for one that is of an interface, which is not this namespace's.
+    /// The address; `None` for an address with an interface, which is not that of this namespace.
     pub(super) fn address(self) -> Option<IpAddr> {
         match self {
             Self::V4(address) => Some(Ipv4Addr::from(address.s_addr.to_ne_bytes()).into()),
@@ -43,10 +45,10 @@ impl Anywhere {
         Ok(Self(socket))
     }
 
-    /// The next query's length, who asks, and which address; `None` where none has come.
+    /// The next query's length, the client, and the asked address; `None` if no query has come.
     ///
     /// # Errors
-    /// What recvmsg(2) says.
+    /// Errors of recvmsg(2).
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(usize, SocketAddr, Asked)>> {
         let mut space = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
         loop {
@@ -55,7 +57,7 @@ impl Anywhere {
             let message = match recvmsg::<SockaddrStorage>(self.0.as_raw_fd(), &mut vectors, Some(&mut space), flags) {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(None),
-                // An earlier answer found its asker gone.
+                // The client of an earlier answer was gone.
                 Err(Errno::EINTR | Errno::ECONNREFUSED) => continue,
                 Err(errno) => return Err(errno.into()),
             };
@@ -70,7 +72,7 @@ impl Anywhere {
         }
     }
 
-    /// Answers a client from the address that it asked. A client that takes nothing asks again.
+    /// Answers a client from the address that was asked. A client with a full buffer asks again.
     pub(super) fn send(&self, answer: &[u8], client: SocketAddr, asked: Asked) {
         let vectors = [IoSlice::new(answer)];
         let to = SockaddrStorage::from(client);

@@ -1,5 +1,6 @@
-//! The TCP connections of the name server: each has a place, and where there is none left the one that has been idle for longest gives up its own
-//! (RFC 7766, 6.2.3), so that clients which connect and say nothing keep nobody out.
+//! The TCP connections of the name server: each has a place. If there is none left, the connection
+//! that has been idle for longest gives up its place (RFC 7766, 6.2.3). So silent clients do not
+//! keep other clients out.
 
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
@@ -10,7 +11,8 @@ use parking_lot::Mutex;
 /// Places; a thread serves each.
 const PLACES: usize = 256;
 
-/// Threads at most: one whose connection gave up its place may be waiting for another name server still.
+/// Maximum number of threads: a thread whose connection gave up its place may still be waiting for
+/// another name server.
 const THREADS: usize = 2 * PLACES;
 
 #[derive(Debug, Default)]
@@ -18,7 +20,7 @@ struct Taken {
     next: u64,
     /// Places that were not dropped, given up or not.
     threads: usize,
-    /// The one that was idle for longest first.
+    /// Idle for longest first.
     places: VecDeque<(u64, Arc<TcpStream>)>,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct Place {
 }
 
 impl Connections {
-    /// Gives a connection a place; `None` where too many threads are busy.
+    /// Gives a connection a place; `None` if too many threads are busy.
     pub(super) fn enter(&self, stream: Arc<TcpStream>) -> Option<Place> {
         let mut taken = self.0.lock();
         if taken.threads >= THREADS {
@@ -43,7 +45,7 @@ impl Connections {
         taken.threads += 1;
         while taken.places.len() >= PLACES {
             if let Some((_, idle)) = taken.places.pop_front() {
-                // Its thread sees the end of it.
+                // The connection's thread sees its end.
                 let _ = idle.shutdown(Shutdown::Both);
             }
         }
@@ -58,7 +60,7 @@ impl Connections {
 }
 
 impl Place {
-    /// It has just been served: all others have been idle for longer.
+    /// The connection has just been served: all others have been idle for longer.
     pub(super) fn was_served(&self) {
         let mut taken = self.all.lock();
         if let Some(at) = taken.places.iter().position(|(number, _)| *number == self.number)

@@ -1,4 +1,4 @@
-//! Queries that are somebody else's to answer.
+//! Queries to be answered by other servers.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -13,27 +13,28 @@ use rustix::process::{Resource, getrlimit};
 use super::answer;
 use super::anywhere::Asked;
 
-/// Queries forwarded at once, and sockets that they have. A resolver in node or Go asks a thousand names at a time, and natively its server takes them all.
+/// Maximum number of forwarded queries, and of the queries' sockets. A resolver in node or Go asks
+/// a thousand names at a time, and natively the server takes them all.
 const MAX_PENDING: usize = 4096;
 /// The part of the broker's descriptors that these may have: hosts need the others.
 const SHARE: u64 = 4;
-/// How long one server may take before the next is asked as well.
+/// The time for a server's answer before the next server is asked as well.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long all of them may take.
+/// The time for the answers of all servers.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take over TCP.
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One query that is out.
+/// One query without an answer yet.
 #[derive(Debug)]
 struct Pending {
     asker: Asker,
     query: Vec<u8>,
     /// Servers still to be asked.
     servers: Vec<SocketAddr>,
-    /// Connected to those that were asked, so that only their answers are taken.
+    /// Connected to the asked servers, so that only answers of these servers are received.
     sockets: Vec<UdpSocket>,
-    /// When the next is asked, or nobody is waited for any more.
+    /// The time to ask the next server, or to give up.
     deadline: Instant,
     /// The latter.
     last: Instant,
@@ -53,12 +54,12 @@ impl Pending {
         !self.sockets.is_empty()
     }
 
-    /// The answer, if one has come. A server that cannot be reached is waited for no longer.
+    /// The answer, if any. Unreachable servers are dropped.
     fn receive(&mut self, buffer: &mut Vec<u8>, registry: &Registry) -> bool {
         let mut number = 0;
         while let Some(socket) = self.sockets.get(number) {
             match socket.recv(buffer) {
-                // The identifier must be the query's; a late answer to something else is no answer.
+                // The identifier must be the query's; a late answer to another query is ignored.
                 Ok(count) if count >= 2 && buffer[..2] == self.query[..2] => {
                     buffer.truncate(count);
                     return true;
@@ -66,7 +67,7 @@ impl Pending {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => number += 1,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // ECONNREFUSED and its like: nobody is there.
+                // ECONNREFUSED and similar errors: there is no server.
                 Err(_) => {
                     let _ = registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
                     self.sockets.remove(number);
@@ -84,7 +85,7 @@ pub(super) struct Finished {
     pub(super) answer: Vec<u8>,
 }
 
-/// Who is to be answered, and how.
+/// The client to be answered, and the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asker {
     pub(super) client: SocketAddr,
@@ -93,7 +94,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// The server that it asked, where that is known.
+    /// The server that the client asked, if known.
     pub(super) fn asked(&self) -> Option<IpAddr> {
         match self.via {
             Via::Own(_) => None,
@@ -105,18 +106,21 @@ impl Asker {
 /// A socket of the name server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Via {
-    /// One at an own address.
+    /// A socket at an own address.
     Own(usize),
-    /// One in a namespace where all addresses are its own; the one that was asked, from which the answer must come.
+    /// A socket in a namespace where all addresses are local; the asked address, from which the
+    /// answer must come.
     Anywhere { number: usize, asked: Asked },
 }
 
-/// Queries that are out over UDP. Each has a socket, so a port chosen by the kernel, of its own.
+/// Queries without an answer yet over UDP. Each query has a socket of its own, and thus a port
+/// chosen by the kernel.
 #[derive(Debug)]
 pub(super) struct Forwarder {
     pending: Vec<Option<Pending>>,
     first_token: usize,
-    /// How many sockets all queries may have: one that waits for several servers has several.
+    /// The maximum number of sockets of all queries: a query that waits for several servers has
+    /// several.
     most: usize,
 }
 
@@ -130,7 +134,7 @@ impl Forwarder {
         }
     }
 
-    /// Asks the servers, one after the other. The answer comes at once where none can be asked.
+    /// Asks the servers in turn. If none can be asked, the failure is returned at once.
     pub(super) fn ask(
         &mut self,
         registry: &Registry,
@@ -184,7 +188,8 @@ impl Forwarder {
         self.pending.iter().flatten().map(|pending| pending.deadline).min()
     }
 
-    /// Goes on to the next server where one has taken too long; gives up where all have.
+    /// Goes on to the next server for queries whose server is too slow; gives up after the time for
+    /// all servers.
     pub(super) fn expire(&mut self, registry: &Registry) -> Vec<Finished> {
         let now = Instant::now();
         let mut finished = Vec::new();
@@ -200,7 +205,7 @@ impl Forwarder {
             if sockets < self.most {
                 sockets += 1;
             } else if !pending.servers.is_empty() && !pending.sockets.is_empty() {
-                // The one that was asked first is waited for no longer.
+                // Drops the server that was asked first.
                 pending.sockets.remove(0);
             }
             if pending.last <= now || !pending.ask_next(registry, token) {

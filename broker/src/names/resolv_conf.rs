@@ -1,4 +1,4 @@
-//! Who is asked for names that are not the project's: resolv.conf(5).
+//! The servers for names outside of the project: resolv.conf(5).
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -10,7 +10,7 @@ use nix::net::if_::if_nametoindex;
 /// The port of a name server that does not say otherwise.
 const DNS_PORT: u16 = 53;
 
-/// What resolv.conf says.
+/// The contents of resolv.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Upstream {
     pub(super) servers: Vec<SocketAddr>,
@@ -18,7 +18,8 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// The servers, the one that was asked first, though the file may not have it.
+    /// The servers, beginning with the asked server, even if the file does not have the asked
+    /// server.
     pub(super) fn servers_from(&self, asked: Option<IpAddr>) -> Vec<SocketAddr> {
         let Some(asked) = asked else {
             return self.servers.clone();
@@ -53,7 +54,7 @@ impl ResolvConf {
         }
     }
 
-    /// What it says now.
+    /// The current contents.
     pub(super) fn current(&mut self) -> &Upstream {
         let changed = modified(&self.path);
         if changed.is_none() || changed != self.changed {
@@ -70,7 +71,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
 
-/// `nameserver ADDRESS` (also `[ADDRESS]:PORT`, as OpenBSD has it), `search` and `domain`, of which the last wins.
+/// `nameserver ADDRESS` (also `[ADDRESS]:PORT`, as in OpenBSD), `search` and `domain`, of which the
+/// last wins.
 fn parse(text: &str) -> Upstream {
     let mut upstream = Upstream::default();
     for line in text.lines() {
@@ -94,7 +96,7 @@ fn server(word: &str) -> Option<SocketAddr> {
     if let Some((address, port)) = word.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
         return Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?));
     }
-    // A link-local one has its interface (RFC 4007, section 11).
+    // A link-local address includes its interface (RFC 4007, section 11).
     if let Some((address, interface)) = word.split_once('%') {
         let address: Ipv6Addr = address.parse().ok()?;
         let number = interface.parse().ok();

@@ -22,17 +22,17 @@ use super::resolv_conf::{ResolvConf, Upstream};
 use super::{Names, SharedNames};
 use crate::helpers::{Confine, Helper};
 
-/// How long such a connection may be silent.
+/// The maximum silence of a TCP connection.
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
 const WAKER: Token = Token(usize::MAX);
 /// The token of the first socket that was added; the forwarder's are below.
 const FIRST_ADDED: usize = usize::MAX / 2;
 
-/// What is told of look-ups that boot: the host's address, and who asked.
+/// Called on look-ups of names: with the host's address, and the address of the asker.
 pub(crate) type OnLookup = Arc<dyn Fn(Ipv4Addr, IpAddr) + Send + Sync>;
 
-/// The running name server. It ends when this is dropped.
+/// The running name server. Ends when dropped.
 pub(crate) struct NameServer {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -40,7 +40,7 @@ pub(crate) struct NameServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where a running name server takes further sockets.
+/// A handle to add sockets to a running name server.
 #[derive(Clone)]
 pub(crate) struct Door {
     added: Sender<OwnedFd>,
@@ -48,10 +48,10 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Has it answer on a UDP socket that is bound to the wildcard of a namespace where all addresses are local, and says which was asked (IP_PKTINFO,
-    /// IPV6_RECVPKTINFO).
+    /// Adds a UDP socket bound to the wildcard of a namespace where all addresses are local, which
+    /// reports the asked address (IP_PKTINFO, IPV6_RECVPKTINFO).
     pub(crate) fn add(&self, socket: OwnedFd) {
-        // It fails only when the name server has ended.
+        // Sending fails only if the name server has ended.
         if self.added.send(socket).is_ok() {
             let _ = self.waker.wake();
         }
@@ -68,7 +68,7 @@ impl NameServer {
     /// Answers on these sockets.
     ///
     /// # Errors
-    /// epoll_create(2) and its like, or a thread that cannot be made.
+    /// epoll_create(2) and similar calls, or a thread that cannot be made.
     pub(crate) fn start(
         sockets: &[(UdpSocket, TcpListener)],
         names: SharedNames,
@@ -123,7 +123,7 @@ impl NameServer {
         })
     }
 
-    /// Where it takes further sockets.
+    /// The handle to add sockets.
     pub(crate) fn door(&self) -> Door {
         Door {
             added: self.added.clone(),
@@ -194,7 +194,7 @@ impl Server {
             let (count, client) = match self.udp[number].recv_from(&mut buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // An earlier answer found its asker gone; that is nobody's fault here.
+                // The client of an earlier answer was gone, which is no fault here.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -288,7 +288,7 @@ impl Server {
         let names = Arc::clone(&self.names);
         let upstream = self.resolv_conf.current().clone();
         let on_lookup = Arc::clone(&self.on_lookup);
-        // Where there may be no thread, the connection ends with its place.
+        // If no thread can be made, the connection ends with its place.
         let work = move || drop(converse(&stream, &place, client, &names, &upstream, &on_lookup));
         let _ = std::thread::Builder::new().name("names-tcp".to_owned()).spawn(work);
     }
@@ -309,7 +309,7 @@ fn converse(
     let mut servers = upstream.servers.clone();
     loop {
         let query = forward::read_framed(stream)?;
-        // Its supervisor says first which server was asked.
+        // The client's supervisor first sends the address of the asked server.
         if let Some(asked) = asked::parse(&query) {
             servers = upstream.servers_from(Some(asked));
             continue;
@@ -459,11 +459,11 @@ mod tests {
         assert_eq!(forward::read_framed(&stream).unwrap(), expected);
     }
 
-    /// As an unmodified resolver may have them out natively.
+    /// An unmodified resolver may have as many open questions natively.
     #[test]
     fn many_questions_are_out_at_once() {
         const MANY: u16 = 400;
-        // As a broker does; its questions may have a part of its descriptors.
+        // As in a broker; the questions may use a part of the broker's descriptors.
         crate::limits::raise(1, false).unwrap();
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
@@ -495,7 +495,8 @@ mod tests {
     fn the_server_that_was_asked_over_tcp_is_asked_first() {
         let [first, second] = [0; 2].map(|_| upstream());
         let line = |address: SocketAddr| format!("nameserver [{}]:{}\n", address.ip(), address.port());
-        // Nobody is at the first: who asked the second is answered without it.
+        // There is no server at the first: a client that asked the second is answered without the
+        // first.
         let silent = TcpListener::bind("127.0.0.2:0").unwrap();
         let fixture = start(&(line(silent.local_addr().unwrap()) + &line(first) + &line(second)));
         let mut stream = TcpStream::connect(fixture.address).unwrap();
@@ -521,7 +522,7 @@ mod tests {
         forward::write_framed(&asking, &query("web")).unwrap();
         let answer = forward::read_framed(&asking).unwrap();
         assert!(Packet::parse(&answer).unwrap().has_flags(PacketFlag::RESPONSE));
-        // Those that came first have made room.
+        // The earliest connections have made room.
         silent[0].set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         assert_eq!((&silent[0]).read(&mut [0]).unwrap(), 0);
     }

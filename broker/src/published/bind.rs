@@ -15,7 +15,7 @@ use imsup_compose::cluster::Publish;
 /// The backlog of a published port; the kernel takes the smaller of this and somaxconn.
 const BACKLOG: i32 = 65_535;
 
-/// Binds one entry of `ports`: on the address it names, else on all of both families.
+/// Binds an entry of `ports`: on the given address, else on all addresses of both families.
 pub(crate) fn bind(publish: &Publish, target: Endpoint, planes: &Planes) -> Result<Vec<Door>, PublishError> {
     let port = publish.machine_port.unwrap_or(0);
     let wildcards = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
@@ -36,7 +36,8 @@ pub(crate) fn bind(publish: &Publish, target: Endpoint, planes: &Planes) -> Resu
                 target,
             }])
         }
-        // Hosts have sockets with that number on addresses of their own that do not share it: take each of the machine's.
+        // Hosts have sockets with this port on hosts' addresses, without sharing the port: bind
+        // each of the machine's addresses.
         Err(Errno::ADDRINUSE)
             if publish.machine_ip.is_none() && sockets::occupants(publish.transport, port, planes).is_empty() =>
         {
@@ -80,8 +81,8 @@ fn own_addresses() -> Vec<IpAddr> {
 
 fn bind_one(address: SocketAddr, transport: Transport, planes: &Planes) -> Result<OwnedFd, Errno> {
     match attempt(address, transport, false) {
-        // Retained sockets have the number on addresses of their own, and share it with this user's wildcard. They do not
-        // stand for somebody who is at the door already.
+        // Retained sockets have the port on hosts' addresses, and share the port with this user's
+        // wildcard. A retained socket does not stand for another user's socket at this address.
         Err(Errno::ADDRINUSE) if sockets::occupants(transport, address.port(), planes).is_empty() => {
             attempt(address, transport, true)
         }
@@ -113,7 +114,7 @@ fn attempt(address: SocketAddr, transport: Transport, share: bool) -> Result<Own
     if transport == Transport::Tcp {
         rustix::net::listen(&socket, BACKLOG)?;
     }
-    // From now on hosts may have the number on their addresses.
+    // From now on hosts may have the port on hosts' addresses.
     sockopt::set_socket_reuseport(&socket, true)?;
     Ok(socket)
 }
@@ -157,7 +158,7 @@ mod tests {
         }
     }
 
-    /// A port that nobody has at any address: other tests may run beside these.
+    /// A port that is free at every address: other tests may run beside these.
     fn free_port() -> u16 {
         let probe = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         probe.local_addr().unwrap().port()

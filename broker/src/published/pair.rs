@@ -1,4 +1,5 @@
-//! One relayed connection: two sockets, and a pipe in each direction through which the kernel moves the bytes.
+//! One relayed connection: two sockets, and a pipe in each direction through which the kernel moves
+//! the bytes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,12 +12,12 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 /// Most bytes moved at once: the capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
 
-/// How far one direction is.
+/// The progress of a direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     /// Bytes come.
     Open,
-    /// The source has ended; what is in the pipe is still to be sent.
+    /// The source has ended; the bytes in the pipe are still to be sent.
     Draining,
     /// The end was passed on.
     Ended,
@@ -47,21 +48,24 @@ pub(super) enum Progress {
     Goes,
     /// Both directions have ended.
     Ended,
-    /// One side was reset, or could not be reached: so is the other.
+    /// One side was reset, or could not be reached: the other is reset as well.
     Reset,
 }
 
 impl Pair {
-    /// Begins to connect to `target` for a client; its address is kept where the loopback device lets it be.
+    /// Begins to connect to `target` for a client; the client's address is kept if the loopback
+    /// device permits.
     pub(super) fn connect(client: OwnedFd, from: SocketAddr, target: SocketAddr) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let host = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
         if let IpAddr::V4(address) = from.ip().to_canonical()
             && address.is_loopback()
         {
-            // Any port will do, and one that is another connection's as well, as connect(2) itself would choose.
+            // Any port is fine, even the port of another connection, as connect(2) itself would
+            // choose.
             sockopt::set_socket_reuseaddr(&host, true)?;
-            // Without it the connection comes from 127.0.0.1, which is no reason to refuse the client.
+            // After a failure, the connection comes from 127.0.0.1, which is no reason to refuse
+            // the client.
             let _ = rustix::net::bind(&host, &SocketAddr::new(IpAddr::V4(address), 0));
         }
         match rustix::net::connect(&host, &target) {
@@ -80,7 +84,7 @@ impl Pair {
         })
     }
 
-    /// Moves what can be moved.
+    /// Moves all bytes that can be moved.
     pub(super) fn advance(&mut self) -> Progress {
         if !self.connected {
             match self.check_connected() {
@@ -138,7 +142,8 @@ impl Direction {
                         self.held += count;
                         moved = true;
                     }
-                    // Nothing has come, or the pipe has no slot left, however few bytes are in it.
+                    // There are no new bytes, or the pipe has no free slot, however few bytes are
+                    // in it.
                     Err(Errno::AGAIN | Errno::INTR) => {}
                     Err(errno) => return Err(errno),
                 }

@@ -25,10 +25,10 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 
 const WAKER: Token = Token(usize::MAX);
 
-/// What is told before a host is connected to: where, and for whom.
+/// Called before a host is connected to, with the endpoint and the client.
 pub(crate) type OnArrival = Box<dyn Fn(Endpoint, SocketAddr) + Send>;
 
-/// The running relay. It ends, and its connections with it, when this is dropped.
+/// The running relay. The relay and its connections end when this is dropped.
 pub(crate) struct Relay {
     stop: Arc<AtomicBool>,
     waker: Arc<Waker>,
@@ -39,7 +39,7 @@ impl Relay {
     /// Serves these doors, at most so many connections at once, and as many clients of datagrams.
     ///
     /// # Errors
-    /// epoll_create(2) and its like, or a thread that cannot be made.
+    /// epoll_create(2) and similar calls, or a thread that cannot be made.
     pub(crate) fn start(
         doors: Vec<Door>,
         most: usize,
@@ -131,12 +131,12 @@ struct Worker {
     doors: Vec<Open>,
     clients: Clients,
     first_pair: usize,
-    /// Each has two tokens: of its client, and of its host.
+    /// Each pair has two tokens: for the client, and for the host.
     pairs: Vec<Option<Pair>>,
     live: usize,
     /// Connections relayed at once; more wait in the ports' backlogs.
     most: usize,
-    /// Somebody may wait in a backlog because too many were relayed.
+    /// True if connections may wait in a backlog because too many were relayed.
     full: bool,
     on_arrival: OnArrival,
     vet: Vet,
@@ -151,7 +151,7 @@ impl Worker {
                 .clients
                 .deadline()
                 .map(|due| due.saturating_duration_since(Instant::now()));
-            // Where it was a shortage, no end of a connection may come to tell that it is over.
+            // After a shortage of another kind, no end of a connection may come as an event.
             let again = (self.full && self.live < self.most).then_some(ACCEPT_AGAIN);
             let timeout = expiry.into_iter().chain(again).min();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
@@ -265,7 +265,7 @@ impl Worker {
         }
         if let Some(pair) = slot.take() {
             self.live -= 1;
-            // Dropping it closes both sides, which also takes them from the poll.
+            // Dropping the pair closes both sides, which also removes both from the poll.
             if progress == Progress::Reset {
                 pair.reset();
             }

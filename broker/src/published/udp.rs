@@ -1,4 +1,5 @@
-//! Datagrams through published ports: for each client a socket of its own towards the host, for as long as it is used.
+//! Datagrams through published ports: each client has a separate socket towards the host, until the
+//! client is silent for too long.
 
 use std::collections::HashMap;
 use std::io;
@@ -33,7 +34,8 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// At most so many clients at once, over all ports, whose sockets have tokens from `first_token` on.
+    /// At most `most` clients at once, over all ports, whose sockets have tokens from `first_token`
+    /// on.
     pub(super) fn new(first_token: usize, most: usize) -> Self {
         Self {
             table: Vec::new(),
@@ -43,7 +45,8 @@ impl Clients {
         }
     }
 
-    /// Passes on what has come to a door. `came` is told of clients that are new, before anything reaches the host, and nothing does where it fails.
+    /// Passes on datagrams that have come to a published listener. `came` is called for new
+    /// clients, before the first datagram reaches the host; after a failure, no datagram does.
     pub(super) fn inwards(
         &mut self,
         registry: &Registry,
@@ -66,7 +69,7 @@ impl Clients {
             let known = self.places.get(&(door, client)).copied();
             let place = known.map_or_else(|| self.add(registry, door, client, target, &mut came), Ok);
             match place {
-                // A host whose buffer is full loses it, as a network would.
+                // A host with a full buffer loses the datagram, as a network would.
                 Ok(place) => {
                     if let Some(Some(known)) = self.table.get_mut(place) {
                         known.used = Instant::now();
@@ -109,7 +112,8 @@ impl Clients {
         Ok(place)
     }
 
-    /// Passes back what a host has sent; `send` is given the door, the client and the datagram.
+    /// Passes back the datagrams of a host; `send` gets the published listener, the client and the
+    /// datagram.
     pub(super) fn outwards(&mut self, token: Token, send: impl Fn(usize, SocketAddr, &[u8])) {
         let place = token.0.wrapping_sub(self.first_token);
         let Some(Some(client)) = self.table.get_mut(place) else {
@@ -137,7 +141,7 @@ impl Clients {
         self.table.iter().flatten().map(|client| client.used + IDLE).min()
     }
 
-    /// Forgets those that have.
+    /// Forgets clients that have been silent for too long.
     pub(super) fn expire(&mut self, registry: &Registry) {
         let now = Instant::now();
         for slot in &mut self.table {
@@ -149,7 +153,8 @@ impl Clients {
     }
 }
 
-/// ECONNREFUSED: nobody was there for an earlier one. Anything else may come back at once, for ever.
+/// ECONNREFUSED: there was no receiver for an earlier datagram. Any other error may come back at
+/// once, for ever.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),

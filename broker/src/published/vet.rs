@@ -1,4 +1,4 @@
-//! Keeps what comes to published ports from other users who listen at hosts' addresses.
+//! Keeps the traffic of published ports from other users that listen at hosts' addresses.
 //!
 //! Blocking: the thread of the relay asks the kernel for one socket, which is found by its hash.
 
@@ -12,12 +12,13 @@ use imsup_wire::Endpoint;
 use crate::sockets::canonical;
 use crate::trust::SharedTrust;
 
-/// Is told of a user who is not of the project and has a socket where a published port leads: each time.
+/// Called each time with a user outside of the project that has a socket at the target of a
+/// published port.
 pub(crate) type OnStranger = Box<dyn Fn(u32, Endpoint) + Send>;
 
-/// Tells whose sockets answer.
+/// Finds the owners of the sockets that answer.
 pub(crate) struct Vet {
-    /// `None` where the kernel does not say, and everybody is trusted.
+    /// `None` if the kernel does not name owners; then all users are trusted.
     owners: Option<Owners>,
     trust: SharedTrust,
     on_stranger: OnStranger,
@@ -32,10 +33,10 @@ impl Vet {
         }
     }
 
-    /// Whether a connection that was just made, or begun, by `socket` is with one of the project.
+    /// Checks that a connection just made, or begun, by `socket` is with a user of the project.
     ///
     /// # Errors
-    /// PermissionDenied where it is not.
+    /// PermissionDenied for other users.
     pub(super) fn connection(&mut self, socket: &OwnedFd, target: Endpoint) -> io::Result<()> {
         let local = rustix::net::getsockname(socket)?;
         let Ok(SocketAddr::V4(client)) = SocketAddr::try_from(local).map(canonical) else {
@@ -48,10 +49,10 @@ impl Vet {
         self.judge(found, target)
     }
 
-    /// Whether datagrams to `target` come to one of the project.
+    /// Checks that the receiver of datagrams to `target` is a user of the project.
     ///
     /// # Errors
-    /// PermissionDenied where they do not.
+    /// PermissionDenied for other users.
     pub(super) fn datagrams(&mut self, target: Endpoint) -> io::Result<()> {
         let found = self.owners.as_mut().and_then(|owners| owners.of(target).ok()?);
         self.judge(found, target)

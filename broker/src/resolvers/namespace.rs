@@ -1,5 +1,5 @@
-//! The process that makes the sockets: `imsup resolvers`. Its network namespace has every address, so that the name server answers there from whatever
-//! address was asked.
+//! The process that makes the sockets: `imsup resolvers`. Its network namespace has every address,
+//! so that the name server can answer there from any address that was asked.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,7 +18,8 @@ use crate::routes::netlink::Netlink;
 /// Makes the namespace and, until the broker is gone, sockets in it.
 ///
 /// # Errors
-/// The connection to the broker fails. That there can be no namespace is told to the broker, and no error.
+/// The connection to the broker fails. That there can be no namespace is told to the broker, and no
+/// error.
 pub fn serve(broker: UnixStream, confine: Confine) -> Result<(), ChannelError> {
     let mut channel = Channel::connected(broker);
     match open() {
@@ -41,9 +42,11 @@ pub fn serve(broker: UnixStream, confine: Confine) -> Result<(), ChannelError> {
     }
 }
 
-/// Enters the namespace, and gives the name server's sockets in it: AF_INET, and AF_INET6 where there is IPv6.
+/// Enters the namespace, and returns the name server's sockets there: AF_INET, and AF_INET6 if
+/// there is IPv6.
 fn open() -> io::Result<Vec<OwnedFd>> {
-    // Root needs no user namespace for it. An ordinary user has the capability only in one of his own (user_namespaces(7)).
+    // Root needs no user namespace for this. An ordinary user has the capability only in a user
+    // namespace of his own (user_namespaces(7)).
     unshare(CloneFlags::CLONE_NEWNET)
         .or_else(|_| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET))
         .map_err(|errno| context("unshare(2)", errno.into()))?;
@@ -75,14 +78,16 @@ fn server_v4() -> io::Result<OwnedFd> {
 fn server_v6() -> io::Result<OwnedFd> {
     let socket = socket(AddressFamily::INET6)?;
     rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
-    // Addresses that are local by a route only may not be a source otherwise (net/ipv6/datagram.c, ip6_datagram_send_ctl).
+    // Addresses that are local by a route only may not be a source otherwise (net/ipv6/datagram.c,
+    // ip6_datagram_send_ctl).
     rustix::net::sockopt::set_ipv6_freebind(&socket, true)?;
     setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     rustix::net::bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, DNS_PORT)))?;
     Ok(socket)
 }
 
-/// As many as are wanted, or as can be made. Those of AF_INET6 may ask servers with an IPv4 address, too.
+/// As many sockets as wanted, or as can be made. AF_INET6 sockets may ask servers with an IPv4
+/// address, too.
 fn make(wanted: &Wanted) -> (Made, Vec<OwnedFd>) {
     let of = |family, count: u8| (0..count).map_while(move |_| socket(family).ok()).collect::<Vec<_>>();
     let mut sockets = of(AddressFamily::INET, wanted.v4);

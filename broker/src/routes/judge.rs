@@ -1,4 +1,4 @@
-//! Whether a subnet may be made local, by what the machine's routes and addresses say. Pure.
+//! Decides from the machine's routes and addresses if a subnet may be made local. Pure.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -6,21 +6,21 @@ use std::net::Ipv4Addr;
 use super::netlink::{Address, Kind, Route};
 use imsup_compose::subnet::Subnet;
 
-/// What may be done.
+/// The decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is local already, by somebody else's route.
+    /// The subnet is local already, by another's route.
     Local,
-    /// Nobody has it.
+    /// The subnet is free.
     Free,
-    /// The machine needs it.
+    /// The machine needs addresses of the subnet.
     Obstacle(Obstacle),
 }
 
-/// What the machine has in a subnet.
+/// The machine's use of addresses in a subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// An interface is in a network that overlaps it.
+    /// An interface is in a network that overlaps the subnet.
     Interface {
         /// Its name.
         name: String,
@@ -29,7 +29,7 @@ pub enum Obstacle {
         /// The length of its network.
         length: u8,
     },
-    /// A route leads to a network that overlaps it.
+    /// A route leads to a network that overlaps the subnet.
     Route {
         /// The network.
         base: Ipv4Addr,
@@ -38,7 +38,7 @@ pub enum Obstacle {
         /// The interface.
         name: String,
     },
-    /// The default route's next hop lies in it.
+    /// The default route's next hop is in the subnet.
     Gateway(Ipv4Addr),
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Judges. What is on the loopback device is on the machine whatever we do.
+/// Decides. Addresses on the loopback device are the machine's in any case.
 pub(super) fn judge(subnet: &Subnet, routes: &[Route], addresses: &[Address]) -> Verdict {
     for address in addresses.iter().filter(|address| address.interface != "lo") {
         if subnet.overlaps(address.ip, address.length) {

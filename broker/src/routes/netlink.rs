@@ -19,37 +19,39 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use imsup_compose::subnet::Subnet;
 
-/// Who made a route (RTA_PROTOCOL): a number that nobody has in include/uapi/linux/rtnetlink.h, nor in iproute2's rt_protos.
+/// The origin of a route (RTA_PROTOCOL): an unused number in include/uapi/linux/rtnetlink.h and in
+/// iproute2's rt_protos.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(77);
 
 /// RT_TABLE_LOCAL, which is looked into first (ip-rule(8)).
 const TABLE_LOCAL: u8 = 255;
 
-/// More than the kernel puts into one message of a dump (net/netlink/af_netlink.c, netlink_dump: 32 KiB at most).
+/// More than the kernel puts into one message of a dump (net/netlink/af_netlink.c, netlink_dump: 32
+/// KiB at most).
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A route, as far as it matters here.
+/// A route, with the attributes that matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub kind: Kind,
     pub base: Ipv4Addr,
     pub length: u8,
-    /// Empty where it names none.
+    /// Empty if the route names no interface.
     pub interface: String,
     pub gateway: Option<Ipv4Addr>,
-    /// Whether imsup made it, for whichever project.
+    /// True if imsup made the route, for any project.
     pub ours: bool,
 }
 
 impl Route {
-    /// Whether the address is among its destinations.
+    /// True if the address is among the destinations.
     pub(super) fn covers(&self, address: Ipv4Addr) -> bool {
         let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
         u32::from(address) & mask == u32::from(self.base)
     }
 }
 
-/// What a route does.
+/// The type of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Unicast,
@@ -108,7 +110,7 @@ impl Netlink {
         Ok(addresses)
     }
 
-    /// Makes the subnet local. That it is so already by this very route is no error.
+    /// Makes the subnet local. An existing equal route is no error.
     pub(super) fn add(&mut self, subnet: &Subnet, metric: u32) -> io::Result<()> {
         let request = RouteNetlinkMessage::NewRoute(local(subnet, metric)?);
         match self.ask(request, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, |_| {}) {
@@ -117,7 +119,7 @@ impl Netlink {
         }
     }
 
-    /// Takes the route away. That it is not there is no error.
+    /// Removes the route. A missing route is no error.
     pub(super) fn remove(&mut self, subnet: &Subnet, metric: u32) -> io::Result<()> {
         let request = RouteNetlinkMessage::DelRoute(local(subnet, metric)?);
         match self.ask(request, NLM_F_ACK, |_| {}) {
@@ -126,7 +128,8 @@ impl Netlink {
         }
     }
 
-    /// Makes the loopback interface run, and every address of the family local to it: in a network namespace of one's own.
+    /// Brings the loopback interface up, and makes every address of the family local: for a
+    /// separate network namespace.
     pub(crate) fn take_every_address(&mut self, family: AddressFamily) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = if_nametoindex("lo")?;
@@ -147,7 +150,7 @@ impl Netlink {
         self.ask(request, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, |_| {})
     }
 
-    /// Sends a request, and hands on what is answered until the kernel says that this is all.
+    /// Sends a request, and passes on the answers until the kernel's end mark.
     fn ask(
         &mut self,
         request: RouteNetlinkMessage,
@@ -229,7 +232,8 @@ fn route(message: &RouteMessage) -> Route {
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {
-    // IFA_ADDRESS is the other end's where there is one, which is what the network is made of (rtnetlink(7)).
+    // IFA_ADDRESS is the address of the other end, if any, which determines the network
+    // (rtnetlink(7)).
     let ip = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Address(IpAddr::V4(ip)) => Some(*ip),
         _ => None,

@@ -60,10 +60,10 @@ fn occupied() {
 
 fn privileged() {
     let world = World::prepare("web tcp=81 -- serve");
-    // Where an ordinary user can execute and write.
+    // A place where an ordinary user can execute and write.
     let base = world.directory.path();
     let executable = base.join("lifecycle");
-    // What another process has open for writing cannot be executed (execve(2), ETXTBSY).
+    // A file that another process has open for writing cannot be executed (execve(2), ETXTBSY).
     let _starts = no_starts();
     std::fs::copy(std::env::current_exe().unwrap(), &executable).unwrap();
     let mut command = std::process::Command::new(executable);
@@ -125,7 +125,8 @@ fn garbage() {
         let _ = stream.read_to_end(&mut answer);
         assert!(answer.is_empty() || answer == hello, "there is nothing else to answer");
     }
-    // A supervisor that speaks before it has said who it is, and one that promises a socket and sends none.
+    // A supervisor that sends messages before the introduction, and a supervisor that announces a
+    // socket without sending the socket.
     let mut stranger = Peer::connect(&world.paths);
     stranger.tell(&ToBroker::Settled, Vec::new());
     assert!(stranger.channel.receive::<Response>().is_err());
@@ -227,7 +228,7 @@ fn slow_client() {
         streams.push(stream);
     }
     assert_eq!(world.ask(Request::Hosts).unwrap().len(), 300);
-    // The slow ones get all of it in the end.
+    // The slow clients get the whole answer in the end.
     let mut bytes = Vec::new();
     streams.pop().unwrap().read_to_end(&mut bytes).unwrap();
     assert!(bytes.starts_with(&OURS.to_hello()));

@@ -1,4 +1,4 @@
-//! What boots a host, and what is said of it.
+//! The signals that boot a host, and the resulting events.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -147,12 +147,13 @@ fn reuse_port() {
         assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
         let hosts = vec!["web".parse().unwrap()];
         world.ask(Request::Stop { hosts }).unwrap();
-        // Fewer may come next time, and what was given to a socket that nobody takes up would wait in vain.
+        // There may be fewer workers next time, and connections to a socket without an owner would
+        // wait in vain.
         let address = u32::from_ne_bytes(world.vip("web").octets());
         // Of either family: v4-mapped addresses end alike.
         let local = format!("{address:08X}:1F90 ");
         let listening = |line: &&str| line.contains(&local) && line.contains(":0000 0A ");
-        // The supervisor that has said its end has its own of them for a moment longer.
+        // The supervisor that has reported the end has duplicates for a moment longer.
         until("one of them to be left", || {
             let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap());
             let rows = tables.iter().flat_map(|table| table.lines()).filter(listening);

@@ -1,4 +1,5 @@
-//! What the next broker knows of restarts: those that a user has called off, and how many there were.
+//! The next broker's knowledge of restarts: restarts called off by a user, and the number of
+//! restarts.
 
 use std::io::Write;
 
@@ -23,7 +24,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// Ends the host's program as nobody asked for.
+/// Ends the host's program without a request.
 fn end(world: &World) {
     kill(world.host("web").pid.unwrap(), Signal::KILL);
 }
@@ -96,7 +97,7 @@ fn allocated() {
     end(&world);
     world.wait_for_event("web", EventKind::Restart);
     world.kill_broker();
-    // What a broker leaves that is killed before the program executes.
+    // The events left by a broker that is killed before the program executes.
     let line = r#"{"time":"2023-11-14T22:13:20.123456Z","host":"web","event":"allocate","cause":"wake","by":"restart","port":null,"duration_us":null,"detail":null,"cpu_us":null,"memory_byte_ms":null,"resident_bytes":null}"#;
     let mut events = std::fs::File::options()
         .append(true)

@@ -1,4 +1,5 @@
-//! Somebody removes the project's files while it is up: a cleaner of /tmp, a logout, a person.
+//! The project's files are removed while the project is up: by a cleaner of /tmp, a logout, a
+//! person.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +37,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Waits until all is there again, and sees that it is the same project.
+/// Waits until all files exist again, and checks that the project is the same.
 fn expect_whole(world: &World) {
     let paths = &world.paths;
     let host = until("the broker's socket", || world.ask(Request::Hosts).ok()).len();
@@ -55,7 +56,7 @@ fn expect_whole(world: &World) {
     assert!(failure.contains("is already up"), "{failure}");
 }
 
-/// Removes a directory whole, also if it is filled again meanwhile.
+/// Removes a directory at once, even if files are made there meanwhile.
 fn remove(directory: &Path) {
     let away = directory.with_extension("away");
     fs::rename(directory, &away).unwrap();
@@ -119,7 +120,8 @@ fn state() {
     let mut world = running();
     let before = world.kinds("web");
     let base = world.paths.state().parent().unwrap().to_owned();
-    // The broker looks once all of it is removed: of a history that was moved away, the next one has the accounts only.
+    // The broker looks only after the complete removal: after a move of the history, the next file
+    // has only the accounts.
     stop(world.broker_pid());
     remove(&base);
     kill(world.broker_pid(), Signal::CONT);
@@ -141,11 +143,12 @@ fn state() {
     assert!(world.paths.projects().exists());
 }
 
-/// Removes a directory, and has none made in its place: root could, if only a permission were missing.
+/// Removes a directory, and prevents a new directory in the same place. A missing permission would
+/// not prevent root.
 fn block(directory: &Path) {
     let away = directory.with_extension("away");
     until("a directory that is not made anew", || {
-        // It is perhaps being made anew.
+        // The directory may be just being made anew.
         let _ = fs::rename(directory, &away);
         let _ = fs::remove_dir_all(&away);
         fs::write(directory, "").ok()
@@ -178,7 +181,7 @@ fn cannot_be_made() {
     assert!(lost::find(&world.paths).is_none());
 }
 
-/// As where `$XDG_RUNTIME_DIR` is another today, or none.
+/// As if `$XDG_RUNTIME_DIR` is another now, or missing.
 fn other_directory() {
     let mut world = running();
     let pid = world.broker_pid();

@@ -26,7 +26,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A supervisor by hand whose program listens on the socket that was retained for it.
+/// A supervisor by hand whose program listens on its retained socket.
 fn listening(world: &World) -> (Peer, Endpoint, OwnedFd) {
     let endpoint = world.tcp("web", 8080);
     let mut peer = Peer::connect(&world.paths);
@@ -43,7 +43,7 @@ pub fn inode(socket: &OwnedFd) -> u64 {
     fstat(socket).unwrap().st_ino
 }
 
-/// Says that a socket was closed, and waits until the broker has closed it too.
+/// Reports a closed socket, and waits until the broker has closed its duplicate too.
 pub fn say_closed(peer: &mut Peer, endpoint: Endpoint, inode: u64) {
     let id = 1 << 63;
     peer.say(ToBroker::Closed { id, endpoint, inode });
@@ -61,7 +61,7 @@ fn refuses() {
     say_closed(&mut peer, endpoint, number);
     assert_eq!(waiting.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(connect(endpoint).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    // Its start is not over; but who listened and does so no more is not about to.
+    // The start is not over; but a program that has closed its listener is not about to listen.
     for can_wait in [true, false] {
         assert_eq!(caller.reach(endpoint, can_wait), Outcome::Refused);
     }
@@ -100,8 +100,9 @@ fn after_the_end() {
 fn stopped() {
     let world = World::up("web tcp=8080 -- listen:8080 settle serve");
     let (mut peer, endpoint, socket) = listening(&world);
-    // The broker makes a new socket as soon as this one is closed, which it cannot beside one that listens. Not waited for once the host is being stopped: after
-    // its grace this process would be killed.
+    // The broker makes a new socket as soon as this socket is closed, which is impossible beside a
+    // listener. There is no wait once the host is being stopped: after the grace period this
+    // process would be killed.
     let starts = no_starts();
     std::thread::scope(|scope| {
         let stop = || {
@@ -116,7 +117,7 @@ fn stopped() {
         say_closed(&mut peer, endpoint, number);
         drop(starts);
         let client = scope.spawn(move || request(endpoint));
-        // It has connected, or would have been refused.
+        // The client has connected, or would have been refused.
         while connect(endpoint).is_err() {
             assert!(!client.is_finished(), "{:?}", client.join());
         }

@@ -1,4 +1,5 @@
-//! Hosts that come back by themselves (`restart`), and those that the kernel kills for want of memory.
+//! Hosts that boot again by themselves (`restart`), and hosts that the kernel kills because memory
+//! is used up.
 
 use imsup_protocol::Request;
 use imsup_wire::{EventKind, HostName, HostState};
@@ -55,14 +56,14 @@ fn never_ran() {
     let world = World::up(
         "web tcp=8080 restart=always -- listen:8080 settle serve\njob restart=always -- done\ndb tcp=5432 -- listen:5432 settle serve",
     );
-    // By the time that another has run, come and gone, it would have begun.
+    // By the time that another host has run and ended, this host would have begun.
     assert_eq!(request(world.tcp("db", 5432)).unwrap(), "db");
     let hosts = ["web", "job"].map(|name| world.host(name).boots);
     assert_eq!(hosts, [0, 0]);
 }
 
 fn next_broker() {
-    // Long enough that the first broker is gone before it is over, whatever else runs.
+    // Long enough that the first broker is gone before the delay is over, whatever else runs.
     let mut world = World::up("web tcp=8080 restart=always delay=3600000 -- listen:8080 settle serve");
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
     kill(world.host("web").pid.unwrap(), Signal::KILL);
@@ -94,7 +95,7 @@ fn unseen() {
 
 fn out_of_memory() {
     let world = World::up("web tcp=8080 -- listen:8080 settle oom:64");
-    // No program accepts it: it waits through boot after boot.
+    // No program accepts the connection, which waits through boot after boot.
     let _waits = connect(world.tcp("web", 8080)).unwrap();
     let failed = world.wait_for_state("web", HostState::Failed);
     assert_eq!(

@@ -107,7 +107,7 @@ fn transient_restart() {
         (world.host("web").boots, world.host("job").state),
         (2, HostState::Running)
     );
-    // It was told nothing before this.
+    // The job got no message before this.
     job.reach(world.tcp("web", 8080), true);
 }
 
@@ -206,7 +206,8 @@ fn transient_claim() {
     let world = World::up("a -- serve");
     let (mut tool, index) = Peer::transient(&world.paths, Some("tool"));
     let endpoint = Endpoint::tcp(Planes::default().vip(index), 18_300);
-    // As a supervisor does whose program finds its port in use (a published port of the same number has every address).
+    // As a supervisor whose program finds its port in use (a published port of the same number has
+    // every address).
     let socket = tool.claim(endpoint).expect("a socket made for it");
     let copy = socket.try_clone().unwrap();
     tool.tell(&ToBroker::Listening { endpoint }, vec![copy]);

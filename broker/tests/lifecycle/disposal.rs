@@ -17,7 +17,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A host that sleeps, and its index.
+/// A sleeping host, and its index.
 fn sleeper(world: &World, host: &str) -> (Peer, Index) {
     let mut peer = Peer::started(&world.paths, host);
     peer.say(suspended(None));
@@ -49,7 +49,8 @@ fn together() {
         peers: vec![of_one, of_two],
     });
     one.say(ToBroker::Disposable { peers: vec![of_master] });
-    // Nobody is asked before all have said so; then one cannot, and the others sleep on.
+    // No host is asked before all have reported; then a host cannot prepare, and the others sleep
+    // on.
     two.say(ToBroker::Disposable { peers: vec![of_master] });
     answer(&mut master, Order::Pledge, Report::Done);
     answer(&mut one, Order::Pledge, Report::Done);
@@ -60,7 +61,7 @@ fn together() {
     );
     answer(&mut master, Order::Release, Report::Done);
     answer(&mut one, Order::Release, Report::Done);
-    // It says so again.
+    // The host reports again.
     two.say(ToBroker::Disposable { peers: vec![of_master] });
     for peer in [&mut master, &mut one, &mut two] {
         answer(peer, Order::Pledge, Report::Done);
@@ -89,7 +90,7 @@ fn one_wakes() {
     one.say(ToBroker::Disposable { peers: vec![of_master] });
     master.say(suspended(None));
     world.wait_for_state("master", HostState::Suspended);
-    // One that ends while it is asked: the other sleeps on.
+    // A host ends during the question: the other host sleeps on.
     master.say(ToBroker::Disposable { peers: vec![of_one] });
     answer(&mut master, Order::Pledge, Report::Done);
     let (_, order) = one.order();

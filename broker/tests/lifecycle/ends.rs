@@ -42,7 +42,7 @@ fn kills() {
         match request(endpoint) {
             Ok(answer) if answer == "web" => {
                 if let Some(pid) = world.host("web").pid {
-                    // It may have ended between the question and now.
+                    // The process may have ended since the question.
                     kill(pid, Signal::KILL);
                     killed += 1;
                 }
@@ -73,7 +73,7 @@ fn leftovers() {
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
 }
 
-/// A host with a process that is frozen: that process, and its cgroup.
+/// A host with a frozen process: that process, and its cgroup.
 fn with_frozen(world: &mut World) -> (u32, std::path::PathBuf) {
     let file = world.path("frozen");
     world.hosts = format!("web tcp=8080 -- freeze:{file} listen:8080 settle sleep serve");
@@ -120,7 +120,7 @@ fn frozen_before_up() {
     kill(supervisor, Signal::KILL);
     until("its end", || (!exists(supervisor)).then_some(()));
     if frozen.1.as_os_str().is_empty() {
-        // Stopped by nobody that could have died: as a program's own SIGSTOP.
+        // Not stopped by a process that could have died: as a program's own SIGSTOP.
         kill(frozen.0, Signal::KILL);
     }
     world.start();
@@ -128,7 +128,8 @@ fn frozen_before_up() {
     assert_eq!(request(world.tcp("web", 8080)).unwrap(), "web");
 }
 
-/// What a supervisor's word `leave` has started: a shell, a process of the shell's, and one without an environment in a session of its own.
+/// The processes started by a supervisor's word `leave`: a shell, a child of the shell, and a
+/// process without an environment in a session of its own.
 pub fn left_by(supervisor: u32) -> Vec<u32> {
     until("the processes", || {
         let left = descendants(supervisor);
@@ -136,7 +137,7 @@ pub fn left_by(supervisor: u32) -> Vec<u32> {
     })
 }
 
-/// Fails if one of these processes exists still.
+/// Fails if any of these processes still exists.
 #[track_caller]
 pub fn expect_ended(processes: &[u32]) {
     for pid in processes {
@@ -231,10 +232,11 @@ fn last_words() {
     world.ask(Request::Wake { hosts, by, exec: false }).unwrap();
     let supervisor = world.host("web").pid.unwrap();
     let mut client = Channel::connected(UnixStream::connect(world.paths.socket()).unwrap());
-    // It comes after, so the one before has been accepted.
+    // This connection is later, so the earlier connection has been accepted.
     world.host("web");
     kill(world.broker_pid(), Signal::STOP);
-    // The broker reads the question first, and passes it on to a supervisor that has said its last words and is gone.
+    // The broker reads the question first, and asks a supervisor that has sent the last messages
+    // and is gone.
     let question = Opening::Control(Request::Why {
         host: "web".parse().unwrap(),
     });
@@ -285,7 +287,8 @@ fn down_after_hang_up() {
     assert_eq!(caller.outcome(unknown), Outcome::Unknown);
     let mut client = Channel::connected(UnixStream::connect(world.paths.socket()).unwrap());
     world.host("called");
-    // The broker hears at once that it is to end and that the caller is gone, in this order.
+    // The broker learns at the same time of the order to end and of the caller's end, in this
+    // order.
     let broker = world.broker_pid();
     stop(broker);
     client.send(&Opening::Control(Request::Down), Vec::new()).unwrap();

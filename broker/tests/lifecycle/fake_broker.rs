@@ -1,5 +1,5 @@
-//! `broker`: a broker whose hosts are written down in `FAKE_HOSTS`, a line each: the name, then `key=value` words, then `--`
-//! and what its supervisor does.
+//! `broker`: a broker with the hosts of `FAKE_HOSTS`, a host per line: the name, then `key=value`
+//! words, then `--` and the actions of the supervisor.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,19 +1,23 @@
-//! `run`: a supervisor without a program. What it does is its host's command, word by word:
+//! `run`: a supervisor without a program. Its host's command is a list of actions, word by word:
 //!
-//! * `listen:PORT`, `udp:PORT`: has that socket at its VIP, as a program would, and announces it
-//! * `twice:PORT`: has it twice, with SO_REUSEPORT
-//! * `settle`: its start is over
-//! * `claims:PID`: says that this is its program
-//! * `leave`: starts a process in a session of its own that it does not end
-//! * `freeze:FILE`: starts a process that nothing but its cgroup tells to be the host's, and freezes it; writes into the file
-//!   its number and the cgroup. Stopped, as a child, where no cgroup can be made
-//! * `listener:FIFO`: sends the FIFO, open for writing, as the listener of its program's calls, and has it no more itself
-//! * `fail:CODE`, `done`, `noexec`: its program ends like that
-//! * `die`: it ends without a word
+//! * `listen:PORT`, `udp:PORT`: has this socket at the VIP, as a program would, and announces the
+//!   socket
+//! * `twice:PORT`: has the socket twice, with SO_REUSEPORT
+//! * `settle`: reports the end of its start
+//! * `claims:PID`: claims that this is its program
+//! * `leave`: starts a process in a session of its own, without ending the process
+//! * `freeze:FILE`: starts a process that only a cgroup identifies as the host's, and freezes the
+//!   process; writes the process's number and the cgroup into the file. Stopped, as a child, if no
+//!   cgroup can be made
+//! * `listener:FIFO`: sends the FIFO, open for writing, as the listener of the program's calls, and
+//!   closes the own descriptor
+//! * `fail:CODE`, `done`, `noexec`: the program ends in this way
+//! * `die`: ends without a message
 //! * `wait:FILE`: goes on when the file exists
-//! * `sleep`: it is idle, and sleeps until it is connected to or woken
-//! * `mute`: it does not answer what it is asked
-//! * `serve`: answers every connection and datagram with its name and a newline, until it is told to stop
+//! * `sleep`: is idle, and sleeps until a connection or a wake-up
+//! * `mute`: does not answer questions
+//! * `serve`: answers every connection and datagram with its name and a newline, until it is told
+//!   to stop
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -50,16 +54,16 @@ struct Supervisor {
     retained: VecDeque<(Endpoint, OwnedFd)>,
     listening: Vec<(Endpoint, OwnedFd)>,
     settled: bool,
-    /// Since when it sleeps: microseconds since the Unix epoch.
+    /// The time since which the host sleeps: microseconds since the Unix epoch.
     asleep: Option<u64>,
-    /// What it says it has used: a second and a byte-second more with each question.
+    /// The reported usage: a second and a byte-second more with each question.
     used: u32,
     mute: bool,
-    /// The next broker has no place for it.
+    /// True if the next broker has no place for the host.
     rejected: bool,
     /// Left behind.
     left: Vec<std::process::Child>,
-    /// Its cgroup, held as supervisors do.
+    /// The supervisor's cgroup, locked as supervisors do.
     cgroup: Option<File>,
     /// Held for as long as the supervisor lives.
     lock: File,
@@ -117,7 +121,7 @@ pub fn run() -> ExitCode {
 
 /// Says that the host runs.
 fn lock_running(paths: &Paths, host: &HostName, boot: u64) -> std::io::Result<File> {
-    // Truncated below, once it is ours.
+    // Truncated below, once the lock is ours.
     let mut lock = File::options()
         .create(true)
         .truncate(false)
@@ -185,7 +189,7 @@ impl Supervisor {
         None
     }
 
-    /// What the program has used, which grows with each look.
+    /// The program's usage, which grows with each look.
     fn usage(&mut self) -> Usage {
         self.used += 1;
         Usage {
@@ -195,7 +199,7 @@ impl Supervisor {
         }
     }
 
-    /// A process in a session of its own that goes on listening, whoever dies.
+    /// A process in a session of its own that goes on listening, whatever other process dies.
     fn stay(&mut self, port: u16) {
         let wanted = |(endpoint, _): &&(Endpoint, OwnedFd)| endpoint.address.port() == port;
         let (_, socket) = self.retained.iter().find(wanted).expect("a retained socket");
@@ -211,7 +215,7 @@ impl Supervisor {
         let made = std::fs::create_dir(&path);
         let mut command = Command::new("sh");
         match &made {
-            // In a session of its own, and orphaned to whoever is there.
+            // In a session of its own, and orphaned to the nearest subreaper.
             Ok(()) => command.args(["-c", "env -i setsid sleep 1000 & echo $!"]),
             Err(error) => {
                 assert!(!rustix::process::geteuid().is_root(), "{}: {error}", path.display());
@@ -240,7 +244,7 @@ impl Supervisor {
         self.left.push(child);
     }
 
-    /// Falls asleep, where it is awake.
+    /// Falls asleep, if awake.
     fn fall_asleep(&mut self) {
         if self.asleep.is_some() {
             return;
@@ -256,7 +260,7 @@ impl Supervisor {
         self.tell(&suspended, Vec::new());
     }
 
-    /// Wakes, where it sleeps.
+    /// Wakes, if asleep.
     fn wake(&mut self, cause: WakeCause) {
         let Some(since_us) = self.asleep.take() else { return };
         let time_us = now_us();
@@ -360,13 +364,13 @@ impl Supervisor {
             peer.channel.socket().set_nonblocking(true).expect("fcntl(2)");
         }
         loop {
-            // Not only where poll(2) says so: a message may have come with the one before.
+            // Even without an event of poll(2): a message may have come with the previous message.
             while let Some(peer) = &mut self.peer {
                 match peer.channel.receive::<ToSupervisor>() {
                     Ok(Some(ToSupervisor::Stop { signal, .. })) => return self.exit(ExitStatus::Signal(signal)),
                     Ok(Some(ToSupervisor::Ask { id, order })) if !self.mute => self.answer_order(id, order),
                     Ok(Some(ToSupervisor::RetakeRunning)) => {
-                        // Where the directory is gone, too, this is said again.
+                        // If the directory is also gone, this message comes again.
                         if let Ok(lock) = lock_running(&self.paths, &self.host, self.boot) {
                             self.lock = lock;
                         }
@@ -385,7 +389,7 @@ impl Supervisor {
             if let Some(broker) = broker {
                 fds.push(PollFd::new(broker, PollFlags::IN));
             }
-            // Without a broker it looks for the next one, and serves meanwhile.
+            // Without a broker, looks for the next broker, and serves meanwhile.
             let soon = rustix::event::Timespec {
                 tv_sec: 0,
                 tv_nsec: 5_000_000,
@@ -414,7 +418,7 @@ impl Supervisor {
         }
     }
 
-    /// The broker is gone: introduces itself to the next one, where there is one.
+    /// The broker is gone: introduces itself to the next broker, if any.
     fn find_broker(&mut self) {
         let Some(mut peer) = Peer::try_connect(&self.paths) else {
             return;
@@ -438,7 +442,7 @@ impl Supervisor {
                 self.rejected = true;
                 return;
             }
-            // The one that is being killed may still have been connected to.
+            // The connection may have been to the broker that is being killed.
             _ => return,
         };
         assert_eq!(index, self.index);
@@ -476,7 +480,7 @@ fn now_us() -> u64 {
     imsup_broker::events::now_us()
 }
 
-/// Answers what waits: a connection after one byte of it was read, a datagram at once.
+/// Answers waiting clients: a connection after a single byte was read, a datagram at once.
 fn answer(host: &HostName, endpoint: Endpoint, socket: &OwnedFd) {
     let socket = socket.try_clone().expect("dup(2)");
     let name = format!("{host}\n");

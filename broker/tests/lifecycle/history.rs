@@ -1,4 +1,4 @@
-//! What a broker has to tell of the past, when it is much.
+//! A broker with a long history to report.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;

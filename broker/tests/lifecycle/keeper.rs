@@ -82,7 +82,7 @@ fn running() {
     assert_eq!((after.pid, after.boots), (before.pid, 1));
     until("its sockets", || (world.host("web").ports.len() == 2).then_some(()));
     assert_eq!(request(learned).unwrap(), "web");
-    // What it listened on boots it again, and its declared port does, too.
+    // The ports that the host listened on boot the host again, and so does its declared port.
     kill(after.pid.unwrap(), Signal::KILL);
     world.wait_for_event("web", EventKind::Exit);
     for endpoint in [learned, web] {

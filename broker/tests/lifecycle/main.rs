@@ -1,8 +1,8 @@
-//! The broker from outside: a broker in a process of its own, supervisors that only speak the protocol, and ordinary
-//! clients.
+//! The broker from outside: a broker in a process of its own, supervisors that only speak the
+//! protocol, and ordinary clients.
 //!
-//! This executable is all of them: `broker` runs a broker, `run` is what it starts as a host's supervisor, and without
-//! either it is the tests.
+//! This executable has all roles: `broker` runs a broker, `run` is started by the broker as a
+//! host's supervisor, and without either the tests run.
 
 mod bad;
 mod boots;

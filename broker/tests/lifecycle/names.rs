@@ -84,7 +84,7 @@ fn prefetch() {
 }
 
 fn silent() {
-    // Nothing answers at this address, over UDP or TCP.
+    // There is no answer from this address, over UDP or TCP.
     let (udp, tcp) = std::iter::repeat_with(|| {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let tcp = TcpListener::bind(udp.local_addr().unwrap()).ok()?;

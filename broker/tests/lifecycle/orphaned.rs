@@ -1,4 +1,5 @@
-//! The listener of a program's calls, which the broker has as well. Here it is a FIFO, whose reader sees when nobody has it open any more.
+//! The listener of a program's calls, of which the broker has a duplicate. Here the listener is a
+//! FIFO: the reader sees when no process has the FIFO open any more.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -36,7 +37,7 @@ impl Fifo {
     fn make(world: &World) -> Self {
         let path = world.path("fifo");
         rustix::fs::mkfifoat(CWD, &path, Mode::from_raw_mode(0o600)).unwrap();
-        // Without O_NONBLOCK it waits for a writer (fifo(7)).
+        // Without O_NONBLOCK this would wait for a writer (fifo(7)).
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let reader = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
         Self {
@@ -45,7 +46,7 @@ impl Fifo {
         }
     }
 
-    /// Waits until nobody has it open for writing. Somebody has.
+    /// Waits until no process has the FIFO open for writing. At first, a process has the FIFO open.
     fn await_end(&mut self) {
         until("the end of the FIFO", || match self.reader.read(&mut [0]) {
             Ok(0) => Some(()),

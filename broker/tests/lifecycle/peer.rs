@@ -21,7 +21,7 @@ impl Peer {
         Self::new(UnixStream::connect(paths.socket()).expect("the broker's socket"))
     }
 
-    /// Connects, where there is a broker.
+    /// Connects, if there is a broker.
     pub fn try_connect(paths: &Paths) -> Option<Self> {
         UnixStream::connect(paths.socket()).ok().map(Self::new)
     }
@@ -44,7 +44,7 @@ impl Peer {
 
     pub fn tell(&mut self, message: &ToBroker, fds: Vec<OwnedFd>) {
         if std::mem::replace(&mut self.opened, true) {
-            // It fails when the broker was killed, which the next receive tells.
+            // A failure means that the broker was killed, which the next receive reports.
             let _ = self.channel.send(message, fds);
         } else {
             let _ = self.channel.send(&Opening::Supervisor(message.clone()), fds);
@@ -61,7 +61,7 @@ impl Peer {
         self.tell(&hello, Vec::new());
     }
 
-    /// Introduces itself as the one that runs a host, and says that its start is over.
+    /// Introduces itself as the supervisor that runs a host, and reports the end of the start.
     pub fn started(paths: &Paths, host: &str) -> Self {
         let mut peer = Self::connect(paths);
         peer.hello(Some(host.parse().expect("a name")), Role::Started, None);
@@ -71,12 +71,12 @@ impl Peer {
         peer
     }
 
-    /// Says something without a socket.
+    /// Sends a message without a socket.
     pub fn say(&mut self, message: ToBroker) {
         self.tell(&message, Vec::new());
     }
 
-    /// What it is asked next, to be answered under that number.
+    /// The next order, to be answered under the returned number.
     pub fn order(&mut self) -> (u64, Order) {
         match self.hear() {
             ToSupervisor::Ask { id, order } => (id, order),
@@ -84,7 +84,7 @@ impl Peer {
         }
     }
 
-    /// What keeps its host awake from now on.
+    /// The host's new reasons to stay awake.
     pub fn awake(&mut self) -> Awake {
         match self.hear() {
             ToSupervisor::KeepAwake(awake) => awake,
@@ -96,7 +96,8 @@ impl Peer {
         self.channel.receive().expect("the broker lives").expect("a message")
     }
 
-    /// The next message but for what keeps the host awake, such as somebody who waits for a port of it.
+    /// The next message other than reasons to stay awake, for example a caller that waits for a
+    /// port.
     fn hear_answer(&mut self) -> ToSupervisor {
         loop {
             match self.hear() {

@@ -1,4 +1,5 @@
-//! Names and addresses of hosts that `imsup run` made: nobody else is given them while their supervisors look for the next broker.
+//! Names and addresses of hosts that `imsup run` made, which are not given to others while the
+//! supervisors look for the next broker.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
     vec![trial("what_a_host_has_is_kept_for_it", kept)]
 }
 
-/// Introduces itself as a host of no particular name; the one it is given, and its address.
+/// Introduces itself as a host without a given name; returns its name and address.
 fn transient(world: &World) -> (Peer, String, Index) {
     let mut peer = Peer::connect(&world.paths);
     peer.hello(None, Role::Transient, None);
@@ -27,7 +28,7 @@ fn transient(world: &World) -> (Peer, String, Index) {
     }
 }
 
-/// What a supervisor holds while its host runs.
+/// The file that a supervisor locks while its host runs.
 fn hold(world: &World, host: &str, index: Index) -> File {
     let path = world.paths.running(host);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -66,7 +67,7 @@ fn kept() {
     first.hello(Some(first_name.parse().unwrap()), Role::Transient, Some(adoption));
     assert_eq!(first.welcome().0, first_index);
 
-    // The other one ends instead of coming back.
+    // The other supervisor ends instead of coming back.
     drop(second_holds);
     let (_fourth, fourth_name, fourth_index) = transient(&world);
     assert_eq!((fourth_name, fourth_index), (second_name, second_index));

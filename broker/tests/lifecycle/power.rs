@@ -1,4 +1,4 @@
-//! What the command line asks about sleep.
+//! Requests of the command line about sleep.
 
 use std::time::{Duration, Instant};
 
@@ -149,7 +149,7 @@ fn refused() {
         );
     });
     assert_eq!(world.host("web").state, HostState::Suspended);
-    // Nobody asked; and an answer to a question that was answered.
+    // Answers to a question that was not asked, and to a question that was answered.
     for id in [0, 1, 77] {
         let report = Report::Done;
         peer.say(ToBroker::Answer { id, report });
@@ -201,7 +201,8 @@ fn hung_up() {
     let responses = client.request(suspend("web")).unwrap();
     let (id, _) = peer.order();
     drop(responses);
-    // A connection is served in order, so this one's place is free when it is answered.
+    // Connections are served in order, so the earlier connection's place is free when this
+    // connection is answered.
     world.host("web");
     let report = Report::Done;
     peer.say(ToBroker::Answer { id, report });
@@ -340,8 +341,8 @@ fn usage_kept() {
     world.ask(wake("web", false)).unwrap();
     world.ask(suspend("web")).unwrap();
     world.ask(resume("web")).unwrap();
-    // The supervisor says a second more each time: when it slept, when it woke, and when it is asked. An answer that takes the broker too long is not waited for,
-    // and counts the next time.
+    // The supervisor reports a second more each time: with a sleep, with a wake, and when asked. An
+    // answer that comes too late for the broker counts the next time.
     let usage = until("what it says when it is asked", || {
         Some(usage_of(&world, "web")).filter(|usage| usage.cpu >= Duration::from_secs(3))
     });

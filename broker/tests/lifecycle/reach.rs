@@ -1,4 +1,4 @@
-//! Supervised callers that find nobody listening.
+//! Supervised clients that find no listener.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -97,7 +97,7 @@ fn tentative_transient() {
     let own = Planes::default().address(imsup_wire::Plane::Localhost, index);
     tool.tell(&ToBroker::Settled, Vec::new());
     assert_eq!(tool.reach(Endpoint::tcp(own, 1), false), Outcome::Refused);
-    // Who waits for a port waits for as long as the program lives.
+    // A caller that waits for a port waits for as long as the program lives.
     tool.say(ToBroker::Exited {
         status: ExitStatus::Code(0),
         usage: Usage::default(),
@@ -169,7 +169,8 @@ fn cancelled() {
     let id = caller.ask(endpoint, true);
     caller.tell(&ToBroker::CancelReach { id }, Vec::new());
     let kept = caller.ask(endpoint, true);
-    // A connection is served in order, so all of this has been heard once the last question is answered.
+    // A connection is served in order, so all of this has been heard once the last question is
+    // answered.
     let unknown = caller.ask(Endpoint::tcp([10, 0, 0, 1].into(), 80), true);
     assert_eq!(caller.outcome(unknown), Outcome::Unknown);
     world.touch("go");

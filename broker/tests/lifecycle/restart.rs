@@ -1,4 +1,4 @@
-//! Brokers that are killed, and those that come after them.
+//! Brokers that are killed, and the brokers that follow.
 
 use imsup_broker::client::ClientError;
 use imsup_broker::down_without_broker;
@@ -129,7 +129,7 @@ fn killed() -> (World, Vec<u32>) {
     let supervisor = world.host("web").pid.unwrap();
     let left = children(supervisor);
     assert_eq!(left.len(), 1);
-    // Stopped, so that it does not clean up itself.
+    // Stopped, so that the broker does not clean up itself.
     kill(world.broker_pid(), Signal::STOP);
     kill(supervisor, Signal::KILL);
     world.kill_broker();

@@ -1,4 +1,4 @@
-//! Hosts that sleep, as their supervisors tell it.
+//! Sleeping hosts, as reported by supervisors.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -250,7 +250,7 @@ fn missed() {
     assert_eq!(web.since_us, wake.time_us);
 }
 
-/// A socket beside the one at this endpoint, which takes its connections from now on.
+/// A second socket at this endpoint, which takes its connections from now on.
 fn successor(endpoint: Endpoint) -> OwnedFd {
     let socket = rustix::net::socket_with(
         AddressFamily::INET,
@@ -302,7 +302,7 @@ fn terminated() {
         rustix::net::shutdown(&old, rustix::net::Shutdown::Read).unwrap();
         drop(old);
         let client = scope.spawn(|| request(endpoint).unwrap());
-        // Its connection is made when it is in the successor's queue; then the program ends.
+        // The connection is made once in the successor's queue; then the program ends.
         let in_queue = || {
             let rows = std::fs::read_to_string("/proc/net/tcp").unwrap();
             let port = format!(":{:04X} ", 8080);

@@ -21,7 +21,7 @@ pub fn trials() -> Vec<Trial> {
 
 const SERVES: &str = "listen:8080 settle serve";
 
-/// A process that has nothing to do with imsup, and leads a session.
+/// A process unrelated to imsup that leads a session.
 struct Stranger(Child);
 
 impl Stranger {
@@ -50,14 +50,14 @@ impl Drop for Stranger {
     }
 }
 
-/// The session of a process, or 0 where its leader is of an outer pid namespace, as in many a CI container. rustix's
-/// `getsid` panics at that 0.
+/// The session of a process, or 0 if its leader is of an outer pid namespace, as in many CI
+/// containers. rustix's `getsid` panics at that 0.
 fn session_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
-/// The process that runs a host, by the file it holds.
+/// The process that runs a host, according to its locked file.
 fn supervisor_of(world: &World, host: &str) -> u32 {
     let text = std::fs::read_to_string(world.paths.running(host)).unwrap();
     text.lines().next().unwrap().parse().unwrap()

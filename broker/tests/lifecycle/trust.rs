@@ -1,4 +1,4 @@
-//! Users who listen at hosts' addresses: whom the broker trusts.
+//! Users that listen at hosts' addresses: the users that the broker trusts.
 
 use imsup_protocol::{ToBroker, ToSupervisor};
 use imsup_wire::Endpoint;
@@ -8,7 +8,7 @@ use crate::peer::Peer;
 use crate::trial;
 use crate::world::World;
 
-/// A user that is nobody's.
+/// An unused user number.
 const STRANGER: u32 = 4_000_000_011;
 
 pub fn trials() -> Vec<Trial> {
@@ -55,7 +55,7 @@ fn seen() {
     let at = world.tcp("web", 9999);
     let (mut caller, _) = Peer::transient(&world.paths, Some("caller"));
     let (mut other, _) = Peer::transient(&world.paths, Some("other"));
-    // Said before it is asked, on another connection: whichever is read first.
+    // Sent before the question, on another connection: the order of reading does not matter.
     other.say(ToBroker::Binds { uid: STRANGER });
     assert!(is_trusted(&mut caller, STRANGER, at));
     world.kill_broker();

@@ -1,4 +1,4 @@
-//! A project of a test's own: its directories, its broker, and how it is looked at.
+//! A separate project for a test: directories, a broker, and ways to inspect the project.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
@@ -14,7 +14,7 @@ use imsup_protocol::{Request, Response};
 use imsup_wire::{Endpoint, Event, EventKind, HostState, HostStatus};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Far more than anything takes; reached only when something is broken.
+/// Far more than any step takes; reached only if there is a defect.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 static PROJECTS: AtomicU32 = AtomicU32::new(0);
@@ -22,8 +22,9 @@ static PROJECTS: AtomicU32 = AtomicU32::new(0);
 /// Locked while this process starts another.
 static STARTS: Mutex<()> = Mutex::new(());
 
-/// Keeps the other tests from starting processes. One that is being started has copies of all descriptors until it executes, so a socket that a test closes
-/// may live on in it; and a broker may take the addresses of one that is down, which is to have them again.
+/// Keeps the other tests from starting processes. A process being started has copies of all
+/// descriptors until execve(2), so a socket closed by a test may live on in the process. A broker
+/// may also take the addresses of a stopped broker, which must get the same addresses again.
 pub fn no_starts() -> MutexGuard<'static, ()> {
     STARTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -37,7 +38,7 @@ pub struct World {
     pub ephemeral: bool,
     /// Whether a keeper follows the broker.
     pub keeper: bool,
-    /// The broker's limit of descriptors, where it is not the test's.
+    /// The broker's limit of descriptors, if different from the test's.
     pub descriptors: Option<u64>,
     /// Held while the broker is down for a while.
     no_starts: Option<MutexGuard<'static, ()>>,
@@ -113,7 +114,7 @@ impl World {
         self.broker = Some(child);
     }
 
-    /// What a broker that cannot start says.
+    /// The error of a broker that cannot start.
     pub fn failure(&self) -> String {
         let _starts = no_starts();
         let output = self.command().output().unwrap();
@@ -126,7 +127,7 @@ impl World {
         self.broker.as_ref().unwrap().id()
     }
 
-    /// Kills the broker as nobody should.
+    /// Kills the broker without any warning.
     pub fn kill_broker(&mut self) {
         self.no_starts.get_or_insert_with(no_starts);
         let mut broker = self.broker.take().unwrap();
@@ -186,7 +187,7 @@ impl World {
             .collect()
     }
 
-    /// What happened to a host, of one kind, oldest first.
+    /// The events of a host, of a single kind, oldest first.
     pub fn of_kind(&self, name: &str, kind: EventKind) -> Vec<Event> {
         let mut events = self.events();
         events.retain(|event| event.host.as_str() == name && event.kind == kind);
@@ -218,7 +219,7 @@ impl Drop for World {
     fn drop(&mut self) {
         if let Some(mut broker) = self.broker.take() {
             if self.ask(Request::Down).is_err() {
-                // It cannot be found, or has ended.
+                // The broker cannot be found, or has ended.
                 let _ = kill_process(Pid::from_child(&broker), Signal::TERM);
             }
             let _ = broker.wait();
@@ -229,8 +230,9 @@ impl Drop for World {
 }
 
 impl World {
-    /// The project's processes, and the arguments of each: the broker, the keeper, supervisors, and what these have started. A process carries the
-    /// project's directory in its environment, unless its environment was emptied.
+    /// The project's processes, with arguments: the broker, the keeper, supervisors, and all
+    /// children. A process has the project's directory in the environment, unless the environment
+    /// was emptied.
     pub fn processes(&self) -> Vec<(u32, Vec<String>)> {
         let directory = self.directory.path().as_os_str().as_encoded_bytes();
         let own = std::process::id();
@@ -261,7 +263,8 @@ impl World {
         assert!(left.is_empty(), "processes are left: {left:?}");
     }
 
-    /// Ends the project's processes: tests leave some that only the test knows, on purpose, and some hold sockets.
+    /// Ends the project's processes: tests leave some that only the test knows, on purpose, and
+    /// some hold sockets.
     fn end_strays(&self) {
         for (pid, _) in self.processes() {
             let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
@@ -270,7 +273,7 @@ impl World {
     }
 }
 
-/// Waits until something is the case. What is waited for is in other processes, which do not tell.
+/// Waits until a condition holds. The condition is about other processes, which do not notify.
 pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -292,7 +295,7 @@ pub fn connect(endpoint: Endpoint) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request: who answers.
+/// One request: returns the name of the host that answers.
 pub fn request(endpoint: Endpoint) -> std::io::Result<String> {
     let mut stream = connect(endpoint)?;
     stream.write_all(b"?")?;
@@ -306,7 +309,7 @@ pub fn kill(pid: u32, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
-/// Stops a process, and waits until it does nothing any more.
+/// Stops a process, and waits for the stop.
 pub fn stop(pid: u32) {
     kill(pid, Signal::STOP);
     until("the stop", || {

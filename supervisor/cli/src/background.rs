@@ -21,10 +21,11 @@ use super::output;
 use super::project::Project;
 use super::readiness::{self, Word};
 
-/// How often it may look as if brokers changed while one was asked before that is taken for something else.
+/// The number of apparent changes of the broker during a question that are accepted; more are taken
+/// for another problem.
 const STRANGE: u32 = 3;
 
-/// How long one that starts or ends may be waited for before it is looked whether it is still there.
+/// The maximum wait for a broker that starts or ends, before a check that the broker still exists.
 const LOOK: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
@@ -35,13 +36,14 @@ const LOOK: Timespec = Timespec {
 #[error("{0}")]
 struct AlreadyUp(String);
 
-/// A connection that keeps a broker which lives only while it is used.
+/// A connection that keeps an ephemeral broker alive.
 pub struct Hold {
     _connection: UnixStream,
 }
 
-/// Sees to it that the project has a broker, starting `imsup broker ARGUMENTS` where it has none, and that it stays. Others
-/// may be doing the same at the same time, and a broker may be about to end for want of use.
+/// Ensures that the project has a broker, starting `imsup broker ARGUMENTS` if there is none, and
+/// that the broker stays. Others may do the same at the same time, and an ephemeral broker may be
+/// about to end.
 ///
 /// # Errors
 /// As [`start`].
@@ -64,20 +66,20 @@ pub fn ensure(project: &Project, arguments: &[OsString]) -> Result<Hold> {
     }
 }
 
-/// Connects, and makes sure that the broker has seen it: it accepts in order, so one that answers a later connection does
-/// not end for want of use any more.
+/// Connects, and makes sure that the broker has accepted: brokers accept in order, so a broker that
+/// answers a later connection does not end as unused any more.
 fn hold(project: &Project) -> Result<Hold, ClientError> {
     let mut others = 0;
     loop {
         let connection = UnixStream::connect(project.paths.socket());
         let answering = broker_pid(project)?;
         let Ok(connection) = connection else {
-            // It was not there yet, but is now.
+            // The socket was missing, but is there now.
             continue;
         };
         let held = getsockopt(&connection, PeerCredentials).map(|peer| peer.pid());
-        // The connection may be to a broker that was ending, and the answer from the next. Where that seems to be so
-        // again and again, their pids are of another namespace and say nothing.
+        // The connection may be to a broker that was ending, and the answer from the next. If this
+        // seems to repeat, the process numbers are of another namespace and mean nothing.
         if held.is_ok_and(|pid| pid == answering) || others == STRANGE {
             return Ok(Hold {
                 _connection: connection,
@@ -98,7 +100,8 @@ fn broker_pid(project: &Project) -> Result<i32, ClientError> {
     Ok(pid)
 }
 
-/// Waits while the project's broker is neither ready nor gone: until its socket, or its directory, comes or goes, or it is time to look again.
+/// Waits while the project's broker is neither ready nor gone: until a change of the socket, or of
+/// the socket's directory, or the time for another look.
 ///
 /// # Errors
 /// inotify(7).
@@ -113,13 +116,13 @@ pub fn await_change(project: &Project) -> Result<()> {
         Err(Errno::ENOENT) => return Ok(()),
         Err(errno) => return Err(errno).context("waiting for the project's broker"),
     }
-    // What changed before the watch was there is seen here.
+    // The check sees changes from before the watch.
     let busy = matches!(
         Client::connect(&project.name, &project.paths),
         Err(ClientError::Busy { .. })
     );
     if busy {
-        // One that is killed, or fails, leaves its files as they are.
+        // A broker that is killed, or fails, leaves its files unchanged.
         let mut polled = [PollFd::new(&inotify, PollFlags::IN)];
         match rustix::event::poll(&mut polled, Some(&LOOK)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -129,20 +132,21 @@ pub fn await_change(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Starts `imsup broker ARGUMENTS` such that it outlives this process, and waits until it is ready; gives the project's
-/// name.
+/// Starts `imsup broker ARGUMENTS` such that the broker outlives this process, and waits until the
+/// broker is ready; returns the project's name.
 ///
 /// # Errors
-/// What the broker says is wrong.
+/// The failure that the broker reports.
 fn start(arguments: &[OsString]) -> Result<String> {
     let (mut child, last) = execute("--detach", arguments)?;
-    // The child only starts the broker proper and ends, so that the broker is nobody's child here: a supervisor that
-    // this process may become ends all of its children.
+    // The child only starts the real broker and ends, so that the broker is not a child of this
+    // process: a supervisor, which this process may become, ends all children.
     child.wait().context("starting the broker")?;
     name_of(last)
 }
 
-/// As [`start`], for a command that ends soon: the broker is its child until then. No process in between is executed, which takes 2 ms.
+/// As [`start`], for a command that ends soon: the broker is its child until then. No process in
+/// between is executed, which takes 2 ms.
 ///
 /// # Errors
 /// As [`start`].

@@ -1,4 +1,5 @@
-//! `imsup broker`: the broker itself, in the foreground for a service manager, or started by `up -d` and `run`.
+//! `imsup broker`: the broker itself, in the foreground for a service manager, or started by `up
+//! -d` and `run`.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -61,7 +62,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return succeed(args);
     }
     if args.report {
-        // Leaves the terminal's session. Fails only for the leader of a process group, which imsup starts none as.
+        // Leaves the terminal's session. Fails only for the leader of a process group, which imsup
+        // starts none as.
         let _ = rustix::process::setsid();
         return report(args);
     }
@@ -90,12 +92,14 @@ fn detach() -> Result<()> {
     Ok(())
 }
 
-/// What `up` was started with (a lock, a secret) is neither the broker's, which outlives it, nor its hosts'.
+/// Descriptors that `up` was started with (a lock, a secret) must go neither to the broker, which
+/// outlives `up`, nor to its hosts.
 fn keep_descriptors() -> Result<()> {
     inherited::keep_from_programs().context("keeping the descriptors that imsup was started with from hosts")
 }
 
-/// Serves, and tells the command that started this one; once that has gone, the log.
+/// Serves, and reports to the command that started this broker; once that command is gone, to the
+/// log.
 fn report(args: &Args) -> Result<ExitCode> {
     let ready = Arc::new(AtomicBool::new(false));
     let outcome = load(args, |warning| readiness::say(&Word::Warning(warning.to_owned()))).and_then(|cluster| {
@@ -136,7 +140,7 @@ fn report(args: &Args) -> Result<ExitCode> {
     }
 }
 
-/// Takes the place of a broker that has died, with everything that the keeper has of it.
+/// Takes the place of a broker that has died, with all its descriptors in the keeper.
 fn succeed(args: &Args) -> Result<ExitCode> {
     let keeper = std::io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -151,7 +155,8 @@ fn succeed(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes `broker.log` in the project's state directory, which exists once a broker is ready, the standard error.
+/// Makes `broker.log` in the project's state directory, which exists once a broker is ready, the
+/// standard error.
 pub fn log_to_file(paths: &Paths) -> Result<()> {
     let path = paths.state().join("broker.log");
     let file = File::options()
@@ -172,26 +177,27 @@ fn load(args: &Args, warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
     }
 }
 
-/// What kind of broker it is.
+/// The kind of a broker.
 #[derive(Debug, Default)]
 pub struct How {
-    /// It ends with the last host that somebody started.
+    /// True if the broker ends with the last host started by a user.
     pub ephemeral: bool,
-    /// A keeper holds its sockets, and starts the next one if it dies: not where a service manager does that.
+    /// True if a keeper holds the broker's sockets, and starts the next broker after a death: not
+    /// if a service manager does that.
     pub kept: bool,
-    /// What the keeper had of a broker that has died.
+    /// The keeper's descriptors of a broker that has died.
     pub restored: Option<Restored>,
 }
 
 impl How {
-    /// One that a keeper follows.
+    /// A broker with a keeper.
     pub const KEPT: Self = Self {
         ephemeral: false,
         kept: true,
         restored: None,
     };
 
-    /// What starts the next broker.
+    /// The way to start the next broker.
     fn successor(&self, project: &str) -> Option<Successor> {
         let managed = std::env::var_os("NOTIFY_SOCKET").is_some();
         if !self.kept || managed {
@@ -210,10 +216,11 @@ impl How {
     }
 }
 
-/// What is called with each event.
+/// Called with each event.
 pub type OnEvent = Box<dyn Fn(&Event)>;
 
-/// The path of the running program; where its file was replaced or removed, the kernel's link to it (proc(5), /proc/PID/exe).
+/// The path of the running program; if the file was replaced or removed, the kernel's link to the
+/// file (proc(5), /proc/PID/exe).
 fn own_executable() -> Result<PathBuf> {
     let path = std::env::current_exe().context("finding imsup's own program")?;
     Ok(if path.exists() { path } else { "/proc/self/exe".into() })

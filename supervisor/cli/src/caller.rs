@@ -1,8 +1,8 @@
-//! Who runs the command line.
+//! The user of the command line.
 
 use nix::unistd::{Uid, User};
 
-/// The user's name, else number: what events call the sender of a `wake`.
+/// The user's name, else number: the sender of a `wake` in events.
 pub fn name() -> String {
     let uid = Uid::current();
     match User::from_uid(uid) {

@@ -1,22 +1,23 @@
-//! Cascades: who booted or woke whom, found in the events.
+//! Cascades: the order in which hosts booted or woke each other, found in the events.
 //!
-//! A boot or wake whose signal came from another host of the project belongs below that host's own boot or wake, as long
-//! as that host has neither slept nor ended since. Every other one begins a cascade.
+//! A boot or wake with a signal from another host of the project belongs below that host's own boot
+//! or wake, unless that host has slept or ended since. Every other boot or wake begins a cascade.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use imsup_wire::{Cause, CauseKind, Event, EventKind, HostName};
 
-/// Hosts that wake each other in turns would make one cascade without end; a hop below this depth begins another one.
+/// Hosts that wake each other in turns would make an endless cascade; a hop below this depth begins
+/// another cascade.
 const DEEPEST: usize = 32;
 
-/// One host booted or woken, and what that led to.
+/// A boot or wake of a host, and the consequences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
     /// The host.
     pub host: HostName,
-    /// Which of the two it was, and how it went.
+    /// Boot or wake, and its result.
     pub kind: HopKind,
     /// When: microseconds since the Unix epoch.
     pub time_us: u64,
@@ -24,29 +25,29 @@ pub struct Hop {
     pub after: Duration,
     /// The signal.
     pub cause: Option<Cause>,
-    /// What the waking took, or from the signal to readiness.
+    /// The duration of the wake-up, or the time from the signal to readiness.
     pub took: Option<Duration>,
     /// How long a sleeper slept; how a boot failed.
     pub detail: Option<String>,
-    /// Those it booted and woke, in order.
+    /// The hosts that this host booted and woke, in order.
     pub children: Vec<Hop>,
 }
 
-/// What happened to the host of a [`Hop`].
+/// The event of a [`Hop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HopKind {
-    /// It slept, and was woken.
+    /// The host slept, and was woken.
     Wake,
-    /// It was booted, and is not ready yet, or ended before.
+    /// The host was booted, and is not ready yet, or ended before.
     Booting,
-    /// It was booted.
+    /// The host was booted.
     Boot,
-    /// It was to be booted, and that failed.
+    /// The host was to be booted, and that failed.
     Failed,
 }
 
 impl Hop {
-    /// Whether this host is anywhere in it.
+    /// True if this host is the hop or anywhere below.
     pub fn has(&self, host: &HostName) -> bool {
         self.host == *host || self.children.iter().any(|child| child.has(host))
     }
@@ -54,7 +55,7 @@ impl Hop {
 
 /// The cascades in these events, in the order of their beginnings.
 pub fn of(events: &[Event]) -> Vec<Hop> {
-    // A wake is told after it happened, when its sender was found out.
+    // A wake is published later, once its sender is known.
     let mut sorted: Vec<&Event> = events.iter().collect();
     sorted.sort_by_key(|event| event.time_us);
     let mut growing = Growing::default();
@@ -156,7 +157,8 @@ impl<'a> Growing<'a> {
 
     fn finish(mut self) -> Vec<Hop> {
         let mut cascades = Vec::new();
-        // From the last to the first: each hop has its children by the time it is put below its parent.
+        // From the last to the first: each hop has its children by the time it is put below its
+        // parent.
         while let Some(mut placed) = self.hops.pop() {
             placed.hop.children.reverse();
             match placed.parent {
@@ -169,7 +171,8 @@ impl<'a> Growing<'a> {
     }
 }
 
-/// Who sent the signal, where that may be a host: a user of the command line may have the name of one.
+/// The sender of the signal, if that may be a host: a user of the command line may have a host's
+/// name.
 fn sending_host(cause: &Cause) -> Option<&str> {
     match cause.kind {
         CauseKind::Connection

@@ -24,10 +24,10 @@ pub struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// Reads the compose files; `warn` is told what in them has no effect.
+    /// Reads the compose files; `warn` is called with the parts that have no effect.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// Faults of the compose files.
     pub fn load(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
         let files = &self.project.files;
         let loaded = compose::load(files, self.project.project.explicit(), &self.profiles, self.strict)?;
@@ -37,10 +37,10 @@ impl ClusterArgs {
         Ok(loaded.cluster)
     }
 
-    /// The same for a broker, for whose hosts' limits this machine, and this process, is prepared.
+    /// The same for a broker: also prepares this machine, and this process, for the hosts' limits.
     ///
     /// # Errors
-    /// What is wrong with the files; where strict, limits that would not hold.
+    /// Faults of the files; if strict, also limits that would not hold.
     pub fn load_to_serve(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
         let cluster = self.load(&mut warn)?;
         limits::prepare(&cluster, self.strict, warn)?;
@@ -72,7 +72,7 @@ impl ClusterArgs {
     }
 }
 
-/// A cluster without hosts, for `imsup run` where there is no compose file.
+/// A cluster without hosts, for `imsup run` without a compose file.
 pub fn empty(project: &str, directory: &Path) -> Cluster {
     Cluster {
         project: project.to_owned(),

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use imsup_compose::{self as compose, ComposeError, LoadOptions, Loaded};
 
-/// Reads these files, or those of `COMPOSE_FILE`, or the one found here or above.
+/// Reads these files, or the files of `COMPOSE_FILE`, or the file found here or above.
 ///
 /// # Errors
-/// There is none, or what is wrong with it.
+/// There is no file, or the file has faults.
 pub fn load(files: &[PathBuf], project: Option<&str>, profiles: &[String], strict: bool) -> Result<Loaded> {
     let options = LoadOptions {
         files: named(files),
@@ -20,10 +20,11 @@ pub fn load(files: &[PathBuf], project: Option<&str>, profiles: &[String], stric
     Ok(compose::load(&options)?)
 }
 
-/// The project of these files, or of the one found here or above, and its directory; `None` where there is none.
+/// The project of these files, or of the file found here or above, and its directory; `None` if
+/// there is none.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// Faults of the file.
 pub fn project(files: &[PathBuf]) -> Result<Option<(String, PathBuf)>> {
     if !is_here(files)? {
         return Ok(None);
@@ -35,7 +36,7 @@ pub fn project(files: &[PathBuf]) -> Result<Option<(String, PathBuf)>> {
     Ok(Some(compose::project_of(&options)?))
 }
 
-/// Whether files are named, or one is found here or above.
+/// True if files are named, or a file is found here or above.
 ///
 /// # Errors
 /// The current directory is gone.
@@ -51,7 +52,7 @@ pub fn is_here(files: &[PathBuf]) -> Result<bool> {
     }
 }
 
-/// The files named with `-f`, else with `COMPOSE_FILE`, which separates them by colons.
+/// The files named with `-f`, else with `COMPOSE_FILE`, separated by colons.
 fn named(files: &[PathBuf]) -> Vec<PathBuf> {
     match (files, std::env::var_os("COMPOSE_FILE")) {
         ([], Some(list)) => std::env::split_paths(&list)

@@ -37,7 +37,7 @@ enum ConfigFormat {
 /// Runs the verb.
 ///
 /// # Errors
-/// What is wrong with the file.
+/// Faults of the file.
 pub fn run(args: &Args) -> Result<()> {
     let cluster = args.cluster.load(|warning| {
         output::warning(warning);

@@ -1,4 +1,4 @@
-//! What the broker's helpers may do.
+//! The rights of the broker's helpers.
 
 use imsup_broker::Helper;
 use imsup_linux::confinement::confine_helper;

@@ -11,18 +11,18 @@ use super::failure::hinted;
 use super::project::Project;
 use super::selection;
 
-/// Sends a request, and gives the answers as they come.
+/// Sends a request, and returns the answers as they come.
 ///
 /// # Errors
-/// No broker runs for the project, or it hung up.
+/// No broker runs for the project, or the broker hung up.
 pub fn ask(project: &Project, request: Request) -> Result<Responses, ClientError> {
     Client::connect(&project.name, &project.paths)?.request(request)
 }
 
-/// Asks for something that has no answer but that it is done.
+/// Sends a request without an answer other than success.
 ///
 /// # Errors
-/// As [`ask`], or it was not done.
+/// As [`ask`], or the request failed.
 pub fn order(project: &Project, request: Request) -> Result<(), ClientError> {
     ask(project, request)?.try_for_each(|answer| answer.map(drop))
 }
@@ -61,7 +61,7 @@ pub fn addresses(answers: Responses) -> Result<Vec<(String, Ipv4Addr)>> {
         .collect()
 }
 
-/// The hosts that these names mean; none where none is given.
+/// The hosts with these names; none if no name is given.
 ///
 /// # Errors
 /// As [`ask`], or a name is no host's.
@@ -72,10 +72,10 @@ pub fn select(project: &Project, asked: &[String]) -> Result<Vec<HostName>> {
     selection::hosts(asked, &hosts(project)?, &names(project)?).with_context(|| format!("project '{}'", project.name))
 }
 
-/// The one host that this name means.
+/// The only host with this name.
 ///
 /// # Errors
-/// As [`select`], or it means several.
+/// As [`select`], or the name stands for several hosts.
 pub fn select_one(project: &Project, asked: &str) -> Result<HostName> {
     let mut hosts = select(project, &[asked.to_owned()])?;
     if let [_, second, ..] = hosts.as_slice() {

@@ -1,4 +1,4 @@
-//! `imsup doctor`: what the kernel offers, and what is lost where it does not.
+//! `imsup doctor`: the features of the kernel, and the losses without each.
 
 use anyhow::{Result, bail};
 use imsup_linux::features::{self, Feature};
@@ -13,7 +13,7 @@ pub struct Args {
     format: FormatArgs,
 }
 
-/// Runs the verb; the status is 1 where something indispensable is missing.
+/// Runs the verb; the status is 1 if an indispensable feature is missing.
 ///
 /// # Errors
 /// Hosts cannot run here, or those of writing.
@@ -34,7 +34,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// What is missing that nothing works without.
+/// The missing features without which imsup cannot work.
 fn verdict(features: &[Feature]) -> Result<(), String> {
     let missing: Vec<String> = features
         .iter()

@@ -1,4 +1,4 @@
-//! `imsup down`: takes everything away.
+//! `imsup down`: takes the whole project away.
 
 use std::fs::File;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::connection;
 use super::output;
 use super::project::{Project, ProjectAndFileArgs};
 
-/// How long `--forget` waits for another process that changes what is remembered of projects.
+/// The time that `--forget` waits for another process that changes the project records.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Take a project down: end its programs, and leave nothing behind
@@ -27,15 +27,15 @@ pub struct Args {
     forget: bool,
 }
 
-/// Runs the verb. That nothing is up is no failure: it is what was asked for.
+/// Runs the verb. A project that is not up is no failure: this is the requested state.
 ///
 /// # Errors
-/// The broker, or what is left of a dead one, cannot be ended.
+/// The broker, or the rest of a dead one, cannot be ended.
 pub fn run(args: &Args) -> Result<()> {
     let project = args.project.find()?;
     let name = &project.name;
     let said = loop {
-        // Another `down` may be under way, or an `up`: what becomes of it decides.
+        // Another `down` may be in progress, or an `up`: its result decides.
         match take_down(&project).with_context(|| format!("taking project '{name}' down"))? {
             Some(said) => break said,
             None => background::await_change(&project)?,
@@ -48,13 +48,14 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Takes the project down, and gives what there is to say; `None` while a broker is starting or ending.
+/// Takes the project down, and returns the message to print; `None` while a broker is starting or
+/// ending.
 fn take_down(project: &Project) -> Result<Option<String>> {
     let name = &project.name;
     let (left, found) = match ask(project) {
         Ok(()) => return Ok(Some(format!("project '{name}' is down"))),
         Err(ClientError::Busy { .. } | ClientError::Ended { .. }) => return Ok(None),
-        // It cannot be asked, but it hears signals.
+        // The broker cannot be asked, but receives signals.
         Err(ClientError::Lost { pid, .. }) => {
             return match lost::find(&project.paths) {
                 Some(lost) => {
@@ -66,7 +67,7 @@ fn take_down(project: &Project) -> Result<Option<String>> {
             };
         }
         Err(error @ (ClientError::NoBroker { .. } | ClientError::Dead { .. })) => {
-            // Files may be left even where nothing runs.
+            // Files may be left even if no process runs.
             (down_without_broker(name, &project.paths), error)
         }
         Err(error) => return Err(error.into()),
@@ -85,12 +86,13 @@ fn take_down(project: &Project) -> Result<Option<String>> {
     }))
 }
 
-/// Asks the broker, and returns when its process lets go of the project.
+/// Asks the broker, and returns when its process releases the project.
 fn ask(project: &Project) -> Result<(), ClientError> {
     let lock = File::open(project.paths.lock());
     connection::order(project, Request::Down)?;
     if let Ok(lock) = lock {
-        // Granted when the broker has ended; whatever else this may say, the broker has answered that all is gone.
+        // The lock is granted when the broker has ended; errors do not matter, since the broker has
+        // answered that all is gone.
         let _ = rustix::fs::flock(&lock, FlockOperation::LockShared);
     }
     Ok(())

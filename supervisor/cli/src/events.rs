@@ -1,4 +1,4 @@
-//! `imsup events`: what happened, and what happens.
+//! `imsup events`: past and new events.
 
 use std::io::Write;
 
@@ -16,7 +16,8 @@ use super::project::{Project, ProjectAndFileArgs};
 use super::table::{Format, FormatArgs};
 use super::tree;
 
-/// Show what happened since 'up': allocate, boot, ready, suspend, wake, tick, reclaim, terminate, exit, fail, unmet
+/// Show what happened since 'up': allocate, boot, ready, suspend, wake, tick, reclaim, terminate,
+/// exit, fail, unmet
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -24,7 +25,8 @@ pub struct Args {
     /// Stay and show what happens
     #[arg(long)]
     follow: bool,
-    /// Show who booted and woke whom as trees, with times; of the hosts named, the trees they are in
+    /// Show who booted and woke whom as trees, with times; of the hosts named, the trees they are
+    /// in
     #[arg(long, conflicts_with = "follow")]
     tree: bool,
     #[command(flatten)]
@@ -75,11 +77,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Shows the cascades in which these hosts are; all where none is named.
+/// Shows the cascades with these hosts; all cascades if no host is named.
 fn trees(project: &Project, selected: &[HostName], format: Format) -> Result<()> {
     let request = Request::Events {
         follow: false,
-        // Those who caused what is asked for may be other hosts.
+        // Other hosts may be the cause of the requested events.
         hosts: Vec::new(),
     };
     let events: Vec<Event> = connection::ask(project, request)?

@@ -46,7 +46,8 @@ impl Args {
 /// Runs the verb and gives the command's status.
 ///
 /// # Errors
-/// No project that is up, no such host, one that cannot be started, or as [`supervise::run`]; status [`OWN_FAILURE`].
+/// No project that is up, no such host, a host that cannot be started, or as [`supervise::run`];
+/// status [`OWN_FAILURE`].
 pub fn run(args: Args) -> Result<ExitCode> {
     let (project, host) = ready(&args).status(OWN_FAILURE)?;
     let program = ProgramSpec {

@@ -1,4 +1,4 @@
-//! How a verb fails: a chain of what failed and why, what to do next, and the exit status.
+//! Failures of a verb: a chain of causes, a remedy, and the exit status.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::output;
 
-/// An error with what the user can do about it, or with an exit status of its own.
+/// An error with a remedy for the user, or with an exit status of its own.
 #[derive(Debug)]
 struct Annotated {
     error: Error,
@@ -30,7 +30,7 @@ impl std::error::Error for Annotated {}
 
 /// Adds an exit status to an error.
 pub trait Annotate<T> {
-    /// The exit status of the whole command; 1 where nothing says otherwise.
+    /// The exit status of the whole command; 1 by default.
     fn status(self, status: u8) -> Result<T, Error>;
 }
 
@@ -46,7 +46,7 @@ impl<T, E: Into<Error>> Annotate<T> for Result<T, E> {
     }
 }
 
-/// An error with what to do next, said on a line of its own.
+/// An error with a remedy, printed on a line of its own.
 pub fn hinted(error: Error, hint: impl Into<String>) -> Error {
     Error::new(Annotated {
         error,
@@ -55,7 +55,7 @@ pub fn hinted(error: Error, hint: impl Into<String>) -> Error {
     })
 }
 
-/// What an [`Annotated`] anywhere in the chain says; the outermost wins.
+/// The annotation of any [`Annotated`] in the chain; the outermost wins.
 fn annotation<T>(error: &Error, get: &dyn Fn(&Annotated) -> Option<T>) -> Option<T> {
     error
         .chain()
@@ -68,7 +68,7 @@ pub fn lines(error: &Error) -> (String, Option<String>) {
     (chain(error), annotation(error, &|a| a.hint.clone()))
 }
 
-/// What failed and why, on one line. A cause that its consequence quotes already is not repeated.
+/// The failure and the cause, on a single line. A cause that is quoted already is not repeated.
 fn chain(error: &Error) -> String {
     error.chain().fold(String::new(), |said, cause| {
         let cause = cause.to_string();
@@ -128,7 +128,8 @@ pub fn report(error: &Error) -> ExitCode {
     report_as(error, Style::Text)
 }
 
-/// Prints an error and gives the exit status. A reader that went away (`imsup events | head`) is no error.
+/// Prints an error and gives the exit status. A reader that went away (`imsup events | head`) is no
+/// error.
 pub fn report_as(error: &Error, style: Style) -> ExitCode {
     if error
         .chain()

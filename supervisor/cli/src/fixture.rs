@@ -25,7 +25,7 @@ pub fn host(name: &str, low: u8) -> HostStatus {
     }
 }
 
-/// An event at noon of the epoch and so many microseconds, with nothing else known of it.
+/// An event this many microseconds after noon of the epoch's day, without any other data.
 pub fn event(micros: u64, name: &str, kind: EventKind) -> Event {
     Event {
         time_us: 43_200_000_000 + micros,

@@ -1,4 +1,4 @@
-//! Following a broker to its end, and telling how it ended.
+//! Following a broker to its end, and reporting the kind of the end.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const ENDING: Duration = Duration::from_secs(5);
 /// The process of a broker.
 #[derive(Debug)]
 pub struct Broker {
-    /// `None` where it has ended already.
+    /// `None` if the process has ended already.
     process: Option<OwnedFd>,
 }
 
@@ -41,10 +41,11 @@ impl Broker {
         })
     }
 
-    /// What it means that it hung up, which came as this error: nothing where the project was taken down.
+    /// The meaning of a hang-up, which came as this error: no failure if the project was taken
+    /// down.
     ///
     /// # Errors
-    /// It was killed, or hung up for another reason.
+    /// The broker was killed, or hung up for another reason.
     pub fn hung_up(&self, project: &Project, error: ClientError) -> Result<()> {
         if !self.has_ended() {
             return Err(error.into());
@@ -67,7 +68,7 @@ impl Broker {
         }
     }
 
-    /// Whether it has ended, which it may be about to.
+    /// True if the broker has ended; waits, since the broker may be about to end.
     fn has_ended(&self) -> bool {
         let Some(process) = &self.process else { return true };
         let mut polled = [PollFd::new(process, PollFlags::IN)];

@@ -6,7 +6,8 @@ use imsup_wire::{Cause, CauseKind};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-/// A duration with three significant digits or two units: `812 µs`, `14.2 ms`, `2.35 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`.
+/// A duration with three significant digits or two units: `812 µs`, `14.2 ms`, `2.35 s`, `3 min 5
+/// s`, `2 h 10 min`, `4 d 3 h`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let micros = duration.as_micros();
@@ -23,7 +24,8 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// A duration for a sentence, no more exact than is worth reading: `80 ms`, `3.1 s`, `12 s`, then as [`duration`].
+/// A duration for a sentence, no more exact than is worth reading: `80 ms`, `3.1 s`, `12 s`, then
+/// as [`duration`].
 pub fn span(length: Duration) -> String {
     match length.as_millis() {
         millis @ 0..100 => format!("{millis} ms"),
@@ -55,12 +57,13 @@ pub fn mebibyte_seconds(byte_ms: u128) -> f64 {
     byte_ms as f64 / (1024.0 * 1024.0 * 1000.0)
 }
 
-/// How long before `now` this was, in microseconds since the Unix epoch; nothing where the clock was set back since.
+/// The time from `time_us` to `now`, in microseconds since the Unix epoch; zero if the clock was
+/// set back since.
 pub fn since(time_us: u64, now: SystemTime) -> Duration {
     now.duration_since(at(time_us)).unwrap_or_default()
 }
 
-/// How long after `now` this is, in microseconds since the Unix epoch; nothing where it is past.
+/// The time from `now` to `time_us`, in microseconds since the Unix epoch; zero for a past time.
 pub fn until(time_us: u64, now: SystemTime) -> Duration {
     at(time_us).duration_since(now).unwrap_or_default()
 }
@@ -94,7 +97,7 @@ pub fn time_of_day(time_us: u64, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%H:%M:%S%.3f").to_string()
 }
 
-/// What led to an event: `connection to port 80 by 127.0.0.1:5123`.
+/// The cause of an event: `connection to port 80 by 127.0.0.1:5123`.
 pub fn cause(cause: &Cause) -> String {
     match &cause.by {
         Some(by) => format!("{} by {by}", signal(cause)),
@@ -107,7 +110,7 @@ pub fn signal(cause: &Cause) -> String {
     match (cause.kind, cause.port) {
         (CauseKind::Published, Some(port)) => format!("published port {port}"),
         (CauseKind::Data, Some(port)) => format!("data on port {port}"),
-        // Of a suspend, too: its verb is in the event's kind.
+        // Also for a suspend: the verb is in the event's kind.
         (CauseKind::Wake, _) if cause.by.is_some() => "asked for".to_owned(),
         (CauseKind::Wake, _) => "kept awake".to_owned(),
         (kind, Some(port)) => format!("{kind} to port {port}"),

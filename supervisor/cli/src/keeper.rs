@@ -1,4 +1,6 @@
-//! `imsup keeper`: holds what the broker retains, and starts the next broker when that one dies. The broker starts it, and speaks over its standard input.
+//! `imsup keeper`: holds the retained sockets of a broker, and starts the next broker after the
+//! broker's death. The broker starts the keeper, and talks to the keeper over the keeper's standard
+//! input.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +21,7 @@ pub struct Asked {
     successor: Vec<OsString>,
 }
 
-/// What is asked, where this is exactly that.
+/// The parameters, if the command line is exactly this.
 pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Asked> {
     if arguments.next()? != "keeper" || arguments.next()? != "--project" {
         return None;
@@ -34,7 +36,7 @@ pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<Asked> {
 /// Serves until the project is down.
 ///
 /// # Errors
-/// The project has a keeper, or standard input is no such connection.
+/// The project has a keeper, or standard input is not a connection to a broker.
 pub fn serve(asked: Asked) -> Result<()> {
     logging::start_for_a_file();
     let log_to_file = |paths: &Paths| broker::log_to_file(paths).map_err(io::Error::other);

@@ -1,4 +1,5 @@
-//! Limits of hosts (`mem_limit`, `cpus`, `pids_limit`, `deploy.resources.limits`): whether they hold here, said once, when a project comes up.
+//! Limits of hosts (`mem_limit`, `cpus`, `pids_limit`, `deploy.resources.limits`): a check that the
+//! limits hold here, with a single warning when a project comes up.
 
 use anyhow::{Result, anyhow};
 use imsup_compose::cluster::{Cluster, HostSpec};
@@ -7,10 +8,11 @@ use imsup_linux::limits::Controller;
 
 use super::failure::hinted;
 
-/// Prepares this process, which is going to be the broker, for its hosts' limits; `warn` is told of those that do not hold.
+/// Prepares this process, the future broker, for its hosts' limits; `warn` is called with the
+/// limits that do not hold.
 ///
 /// # Errors
-/// Those of `warn`; where strict, that one does not hold.
+/// Errors of `warn`; if strict, a limit that does not hold.
 pub fn prepare(cluster: &Cluster, strict: bool, mut warn: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let mut wanted: Vec<Controller> = cluster
         .hosts
@@ -36,7 +38,7 @@ pub fn prepare(cluster: &Cluster, strict: bool, mut warn: impl FnMut(&str) -> Re
     Ok(())
 }
 
-/// What does not hold, of whom, and why.
+/// The limit that does not hold, the hosts, and the reason.
 fn sentence(hosts: &[HostSpec], controller: Controller, lack: &Lack) -> String {
     const NAMED: usize = 5;
     let of_it: Vec<&str> = hosts
@@ -58,7 +60,7 @@ fn sentence(hosts: &[HostSpec], controller: Controller, lack: &Lack) -> String {
     )
 }
 
-/// What would make them hold.
+/// The remedy that would make the limits hold.
 fn fix(lacking: &[(Controller, Lack)]) -> &'static str {
     let is_unified = |lack: &Lack| matches!(lack, Lack::NotDelegated(_) | Lack::Shared { .. });
     if lacking.iter().any(|(_, lack)| matches!(lack, Lack::NoPidfdGetfd)) {

@@ -1,4 +1,4 @@
-//! What imsup itself logs. A log that cannot be written is no reason to end, or to wait: see [`imsup_supervisor::said`].
+//! imsup's own log. A failed write is no reason to end, or to wait: see [`imsup_supervisor::said`].
 
 mod limit;
 
@@ -13,24 +13,25 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 use self::limit::Limit;
 
-/// The variable that says how much; see tracing-subscriber's EnvFilter for what can be said.
+/// The variable with the log's filter; see tracing-subscriber's EnvFilter for the syntax.
 const VARIABLE: &str = "IMSUP_LOG";
 
-/// Logs to standard error from here on: what `IMSUP_LOG` asks for, else `default`.
+/// Logs to standard error from here on: with the filter of `IMSUP_LOG`, else `default`.
 pub fn start(default: &str) {
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     subscribe(filter, is_terminal());
 }
 
-/// Logs to standard error what `IMSUP_LOG` asks for, else warnings: those of a program that is supervised, whose boot has no time to parse a
-/// filter for them. Does nothing in a supervisor of the zygote, which has done this before.
+/// Logs to standard error what `IMSUP_LOG` asks for, else warnings: those of a program that is
+/// supervised, whose boot has no time to parse a filter for them. Does nothing in a supervisor of
+/// the zygote, which has done this before.
 pub fn start_quietly() {
     if !tracing::dispatcher::has_been_set() {
         start_for(is_terminal());
     }
 }
 
-/// The same of a process whose standard error becomes a file.
+/// The same for a process whose standard error becomes a file.
 pub fn start_for_a_file() {
     start_for(false);
 }

@@ -1,4 +1,4 @@
-//! `imsup logs`: what the programs print.
+//! `imsup logs`: the output of the programs.
 
 use std::io::Write;
 
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(show(logs, args.follow, prefixes.as_ref())?)
 }
 
-/// What all hosts print from now on, for [`follow_all`].
+/// The new output of all hosts, for [`follow_all`].
 ///
 /// # Errors
 /// The logs cannot be read.
@@ -55,7 +55,7 @@ pub fn from_now(project: &Project) -> Result<Logs> {
     open(project, &[], From::Now)
 }
 
-/// Shows what all hosts print, each line after its host's name, until the project is gone.
+/// Shows the output of all hosts, each line after its host's name, until the project is gone.
 ///
 /// # Errors
 /// The logs cannot be read, or standard output be written.
@@ -74,7 +74,8 @@ fn show(mut logs: Logs, follow: bool, prefixes: Option<&Prefixes>) -> std::io::R
         if let Some(prefixes) = prefixes {
             write!(out, "{}", prefixes.prefix(host))?;
         }
-        // Programs colour their own lines; those colours are left alone on a terminal and taken away elsewhere.
+        // Programs colour lines; these colours are left unchanged on a terminal and removed
+        // elsewhere.
         out.write_all(line)?;
         out.write_all(b"\n")
     };
@@ -92,7 +93,7 @@ fn show(mut logs: Logs, follow: bool, prefixes: Option<&Prefixes>) -> std::io::R
     }
 }
 
-/// What lines begin with.
+/// The prefixes of lines.
 struct Prefixes {
     hosts: Vec<String>,
     width: usize,

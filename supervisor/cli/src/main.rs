@@ -1,4 +1,5 @@
-//! `imsup`: imaginary machines on the command line. One file per verb, or per few that belong together.
+//! `imsup`: imaginary machines on the command line. One file per verb, or per few verbs that belong
+//! together.
 #![forbid(unsafe_code)]
 
 mod background;
@@ -103,7 +104,8 @@ fn main() -> ExitCode {
     // Cannot fail: these signals exist, and may be ignored.
     let _ = dispositions::set_own();
     own_program::take_name();
-    // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs (measured, release build).
+    // A boot of a host may execute this binary; that road goes past clap, which takes 150 µs
+    // (measured, release build).
     if let Some(project) = spawned::asked(std::env::args_os().skip(1)) {
         dispositions::disregard_inherited();
         let spawned = spawned::receive(project).status(supervise::OWN_FAILURE);

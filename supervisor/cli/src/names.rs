@@ -1,4 +1,4 @@
-//! `imsup hosts` and `imsup resolve`: the names of hosts, for those whom imsup does not supervise.
+//! `imsup hosts` and `imsup resolve`: the names of hosts, for unsupervised clients.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -61,7 +61,7 @@ pub fn hosts(args: &HostsArgs) -> Result<()> {
 /// `imsup resolve`.
 ///
 /// # Errors
-/// No project that is up, or nobody's name.
+/// No project that is up, or an unknown name.
 pub fn resolve(args: &ResolveArgs) -> Result<()> {
     let project = args.project.find()?;
     let request = Request::Resolve {
@@ -86,7 +86,7 @@ fn json(out: &mut impl Write, names: &[(String, Ipv4Addr)]) -> Result<()> {
     })
 }
 
-/// A line an address, with all its names in the order given.
+/// A line per address, with all names of the address in the order given.
 fn etc_hosts(names: &[(String, Ipv4Addr)]) -> String {
     let mut lines: BTreeMap<Ipv4Addr, Vec<&str>> = BTreeMap::new();
     for (name, address) in names {

@@ -1,7 +1,7 @@
-//! What is written to the terminal, and in which colours.
+//! Output to the terminal, and its colours.
 //!
-//! Everything goes through anstream, which takes colours away where the stream is no terminal, `NO_COLOR` is set or
-//! `TERM=dumb`, and keeps them where `CLICOLOR_FORCE` asks for that.
+//! All output goes through anstream, which removes colours if the stream is no terminal, `NO_COLOR`
+//! is set or `TERM=dumb`. Colours are kept if `CLICOLOR_FORCE` asks for this.
 
 use std::io::{self, StdoutLock, Write};
 
@@ -19,7 +19,7 @@ const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
 const CYAN: Style = AnsiColor::Cyan.on_default();
 
-/// What prefixes are told apart by, in turn; red is kept for failures.
+/// The colours that distinguish prefixes, in turn; red is kept for failures.
 const PREFIXES: [AnsiColor; 6] = [
     AnsiColor::Cyan,
     AnsiColor::Magenta,
@@ -56,10 +56,10 @@ impl Lines<StdoutLock<'static>> {
 }
 
 impl<W: Write> Lines<W> {
-    /// One more line, which is given without its end.
+    /// Adds a line, given without its newline.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn add(&mut self, line: &str) -> io::Result<()> {
         match self.color {
             ColorChoice::Never => write!(self.text, "{}", anstream::adapter::strip_str(line))?,
@@ -73,10 +73,10 @@ impl<W: Write> Lines<W> {
         }
     }
 
-    /// Writes what there is.
+    /// Writes the collected lines.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn write(&mut self) -> io::Result<()> {
         let written = self.to.write_all(&self.text).and_then(|()| self.to.flush());
         self.text.clear();
@@ -113,7 +113,7 @@ pub fn event_style(kind: EventKind) -> Style {
     }
 }
 
-/// The colour of what is there or missing.
+/// The colour of a present or missing item.
 pub fn presence_style(present: bool) -> Style {
     if present { GREEN } else { RED }
 }
@@ -126,7 +126,7 @@ pub fn prefix_style(position: usize) -> Style {
 /// Writes one JSON object and a newline.
 ///
 /// # Errors
-/// Those of writing to standard output.
+/// Errors of writing to standard output.
 pub fn json_line(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
     serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
     out.write_all(b"\n")?;
@@ -136,7 +136,7 @@ pub fn json_line(out: &mut impl Write, value: &impl Serialize) -> anyhow::Result
 /// Prints an error as a line of JSON to standard error, in one piece.
 pub fn error_object(error: &impl Serialize) {
     let mut line = Vec::new();
-    // Nothing is left to tell anybody where standard error itself is gone.
+    // If standard error itself is gone, the message cannot be shown.
     let _ = json_line(&mut line, error).map(|()| io::stderr().write_all(&line));
 }
 
@@ -155,14 +155,14 @@ pub fn hint(message: &str) {
     diagnostic(CYAN, "hint:", message);
 }
 
-/// Prints `imsup: MESSAGE` to standard error, where it is no error.
+/// Prints `imsup: MESSAGE` to standard error, for messages that are no errors.
 pub fn note(message: &str) {
     diagnostic(Style::new(), "imsup:", message);
 }
 
 fn diagnostic(style: Style, label: &str, message: &str) {
     let mut stream = AutoStream::auto(io::stderr()).lock();
-    // Nothing is left to tell anybody where standard error itself is gone.
+    // If standard error itself is gone, the message cannot be shown.
     let _ = writeln!(stream, "{} {message}", paint(style, label));
 }
 
@@ -170,7 +170,7 @@ fn diagnostic(style: Style, label: &str, message: &str) {
 mod tests {
     use super::*;
 
-    /// Counts how often it is written.
+    /// Counts the writes.
     #[derive(Default)]
     struct Counted(Vec<usize>);
 

@@ -1,4 +1,4 @@
-//! `imsup wake`, `stop`, `restart`: what else boots hosts, and ends their programs.
+//! `imsup wake`, `stop`, `restart`: boot hosts, and end their programs, by order.
 
 use anyhow::Result;
 use imsup_protocol::Request;
@@ -22,7 +22,7 @@ pub struct Args {
 /// `imsup wake`: boots hosts and returns when they are ready.
 ///
 /// # Errors
-/// No project that is up, no such host, or one that cannot be started.
+/// No project that is up, no such host, or a host that cannot be started.
 pub fn wake(args: &Args) -> Result<()> {
     let project = args.project.find()?;
     let hosts = match args.hosts.as_slice() {
@@ -40,7 +40,7 @@ pub fn wake(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Says of those that run what is wrong with where they listen.
+/// Warns of running hosts that listen at wrong ports.
 fn warn_of_ports(project: &Project, hosts: &[HostName]) -> Result<()> {
     for host in connection::hosts(project)? {
         if let Some(detail) = host.detail.filter(|_| hosts.contains(&host.name) && runs(host.state)) {
@@ -63,7 +63,8 @@ pub fn stop(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// `imsup restart`: stops, then wakes those named, or the declared ones that ran. A host that `imsup run` made cannot be booted again: its broker refuses.
+/// `imsup restart`: stops, then wakes the named hosts, or the declared hosts that ran. A host that
+/// `imsup run` made cannot be booted again: its broker refuses.
 ///
 /// # Errors
 /// As [`wake`] and [`stop`].
@@ -84,7 +85,7 @@ pub fn restart(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Those of the hosts selected (all where none is) that have a program.
+/// The selected hosts with a program (of all hosts if none is selected).
 fn running_among(project: &Project, selected: &[HostName]) -> Result<Vec<HostName>> {
     let mut hosts = matching(project, |host| runs(host.state))?;
     if !selected.is_empty() {
@@ -104,7 +105,7 @@ fn matching(project: &Project, wanted: impl Fn(&HostStatus) -> bool) -> Result<V
     Ok(matching.map(|host| host.name).collect())
 }
 
-/// Says of each host what was done.
+/// Prints the action done for each host.
 pub fn say(hosts: &[HostName], what: &str) {
     if hosts.is_empty() {
         output::note(&format!("no host was {what}: none has a program"));

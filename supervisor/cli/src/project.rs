@@ -1,4 +1,4 @@
-//! Which project a verb is about, and where its files are.
+//! The project of a verb, and the places of its files.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ impl Project {
         Client::connect(&self.name, &self.paths).is_ok()
     }
 
-    /// A name that was made from a directory's may be that of another's project, which is up.
+    /// A name made from a directory's name may be that of another directory's project, which is up.
     fn check_directory(&self, directory: &Path) -> Result<()> {
         let name = &self.name;
         match self.paths.directory_of_file() {
@@ -78,7 +78,7 @@ pub struct ProjectAndFileArgs {
     pub files: Vec<PathBuf>,
 }
 
-/// A project's name is part of paths, so it must be one.
+/// A project's name is part of paths, so not every name is possible.
 fn name_or_nothing(name: &str) -> Result<String, String> {
     let fits = name.len() <= 63
         && !name.starts_with(['-', '_'])
@@ -93,7 +93,7 @@ fn name_or_nothing(name: &str) -> Result<String, String> {
 }
 
 impl ProjectArgs {
-    /// The name given, where it is one.
+    /// The given name, if not empty.
     pub fn explicit(&self) -> Option<&str> {
         self.project.as_deref().filter(|name| !name.is_empty())
     }
@@ -127,10 +127,10 @@ fn find(explicit: Option<&str>, files: &[PathBuf]) -> Result<Project> {
     choose(explicit, from_file, up).map(Project::named)
 }
 
-/// The name given, else that of the compose file, else the only project that is up.
+/// The given name, else that of the compose file, else the only project that is up.
 ///
 /// # Errors
-/// The file cannot be read, or nothing says which project.
+/// The file cannot be read, or the project cannot be determined.
 fn choose(
     explicit: Option<&str>,
     from_file: impl FnOnce() -> Result<Option<String>>,
@@ -164,7 +164,7 @@ fn choose(
 /// # Errors
 /// The directory of all projects cannot be read.
 pub fn up() -> Result<Vec<String>> {
-    // Any project's directory has the directory of all projects above it.
+    // The directory of all projects is the parent of any project's directory.
     let paths = Paths::of("any");
     let Some(base) = paths.runtime().parent() else {
         return Ok(Vec::new());

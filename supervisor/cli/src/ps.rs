@@ -140,7 +140,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A host's ports, each once: `80/tcp`, and `localhost:6379/tcp` for what only the host itself can reach.
+/// A host's ports, each once: `80/tcp`, and `localhost:6379/tcp` for ports that only the host
+/// itself can reach.
 fn ports(host: &HostStatus) -> Vec<(Endpoint, String)> {
     let key = |endpoint: &Endpoint| (endpoint.address.port(), endpoint.transport);
     let public = |endpoint: &Endpoint| *endpoint.address.ip() == host.address;
@@ -157,7 +158,7 @@ fn ports(host: &HostStatus) -> Vec<(Endpoint, String)> {
         .collect()
 }
 
-/// A host's ports for people, those of the machine first: `0.0.0.0:8080->80/tcp, 81/tcp`.
+/// A host's ports for people, published ports first: `0.0.0.0:8080->80/tcp, 81/tcp`.
 pub fn ports_text(host: &HostStatus) -> String {
     let leads_to = |endpoint: &Endpoint| {
         host.published.iter().any(|published| {

@@ -1,5 +1,5 @@
-//! What a broker in the background says to the command that started it, as JSON lines over a pipe that is its standard
-//! output, until it is ready or knows why it never will be.
+//! Reports of a background broker to the command that started the broker, until the broker is ready
+//! or has failed for good. The reports are JSON lines over a pipe, the broker's standard output.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Word {
-    /// Something in the compose file to be told to the user.
+    /// A warning about the compose file for the user.
     Warning(String),
     /// The hosts exist. The last word.
     Ready {
@@ -21,22 +21,22 @@ pub enum Word {
     },
     /// Another broker has the project. The last word.
     AlreadyUp {
-        /// What to do.
+        /// The remedy.
         message: String,
     },
     /// There will be no broker. The last word.
     Failed {
-        /// What failed and why.
+        /// The failure and its cause.
         message: String,
-        /// What to do.
+        /// The remedy.
         hint: Option<String>,
     },
 }
 
-/// Says a word to whoever reads standard output.
+/// Sends a word to the reader of standard output.
 ///
 /// # Errors
-/// Nobody reads it.
+/// There is no reader any more.
 pub fn say(word: &Word) -> Result<()> {
     let mut out = io::stdout().lock();
     serde_json::to_writer(&mut out, word).context("reporting to the command that started this broker")?;
@@ -45,7 +45,7 @@ pub fn say(word: &Word) -> Result<()> {
     Ok(())
 }
 
-/// Lets go of standard output, so that its reader sees its end, and of standard input.
+/// Closes standard output, so that its reader sees the end, and standard input.
 ///
 /// # Errors
 /// /dev/null cannot be opened.
@@ -56,10 +56,10 @@ pub fn hang_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Reads words until the last one; `None` where the broker ended without one.
+/// Reads words until the last word; `None` if the broker ended without a last word.
 ///
 /// # Errors
-/// Something else than words was said.
+/// A line is not a word.
 pub fn listen(pipe: impl Read, mut warn: impl FnMut(&str)) -> Result<Option<Word>> {
     for line in BufReader::new(pipe).lines() {
         let line = line.context("hearing from the broker")?;
@@ -71,7 +71,8 @@ pub fn listen(pipe: impl Read, mut warn: impl FnMut(&str)) -> Result<Option<Word
     Ok(None)
 }
 
-/// Tells systemd that a `Type=notify` unit is ready (sd_notify(3)); nothing where no one asked.
+/// Tells systemd that a `Type=notify` unit is ready (sd_notify(3)); does nothing if systemd did not
+/// ask.
 ///
 /// # Errors
 /// The socket that systemd named cannot be used.

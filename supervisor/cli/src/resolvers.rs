@@ -1,4 +1,5 @@
-//! `imsup resolvers`: makes sockets for programs whose resolver compares the sender of an answer. The broker starts it, and asks over its standard input.
+//! `imsup resolvers`: makes sockets for programs whose resolver compares the sender of an answer.
+//! The broker starts this process, and sends requests over the process's standard input.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -18,7 +19,7 @@ pub fn is_asked(mut arguments: impl Iterator<Item = OsString>) -> bool {
 /// Serves until the broker is gone.
 ///
 /// # Errors
-/// Standard input is no such socket, or fails.
+/// Standard input is not a connection to a broker, or fails.
 pub fn serve() -> Result<()> {
     logging::start_for_a_file();
     let broker = std::io::stdin().as_fd().try_clone_to_owned()?;

@@ -67,15 +67,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
     supervise::run(&program, &assignment)
 }
 
-/// A name is that of a host of the compose file, whose part the command takes. Only where there is no compose file it is
-/// a new one: anywhere else it would be a misspelt one.
+/// The name is that of a host of the compose file, whose program the command replaces. Only without
+/// a compose file is the name new: anywhere else it would be misspelt.
 fn role_as(project: &Project) -> Result<Role> {
     let known = connection::hosts(project)?;
     let any_declared = known.iter().any(|known| known.declared);
     Ok(if any_declared { Role::Started } else { Role::Transient })
 }
 
-/// The project meant, with a broker that runs: one for as long as it is used where there was none.
+/// The requested project, with a running broker: an ephemeral broker if there was none.
 fn with_broker(args: &ProjectAndFileArgs) -> Result<(Project, Hold)> {
     let has_file = compose::is_here(&args.files)?;
     let project = match args.find() {
@@ -103,7 +103,8 @@ fn with_broker(args: &ProjectAndFileArgs) -> Result<(Project, Hold)> {
     Ok((project, hold))
 }
 
-/// A project's name made from a directory's, as compose makes it: what is no letter, digit, `-` or `_` is left out.
+/// A project's name made from a directory's name, as in compose: characters other than letters,
+/// digits, `-` and `_` are left out.
 fn name_of(directory: &Path) -> String {
     let name: String = directory
         .file_name()

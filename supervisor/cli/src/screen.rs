@@ -1,5 +1,5 @@
-//! What `imsup up` in the foreground shows. The broker runs in the same process and must not wait for a terminal that was stopped, or for a reader that does
-//! not read, so that a thread of its own writes.
+//! The output of `imsup up` in the foreground, written by a separate thread. The broker runs in the
+//! same process and must not wait for a stopped terminal, or for a reader that does not read.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const WAITING: usize = 4096;
 /// How long the last lines may take when all is over.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Where lines are handed over.
+/// Takes lines for the writing thread.
 #[derive(Clone, Debug)]
 pub struct Screen {
     lines: Sender<String>,
@@ -45,7 +45,8 @@ impl Screen {
             .spawn(move || {
                 let _alive: Sender<()> = alive;
                 for line in waiting {
-                    // A terminal that went away is no reason to stop: Ctrl-C and 'down' are. Nor is a full pipe that whoever made it does not wait for.
+                    // A terminal that is gone is no reason to stop: Ctrl-C and 'down' are. Nor is a
+                    // full non-blocking pipe.
                     if writeln!(output::stdout(), "{line}").is_err() {
                         missing.fetch_add(1, Ordering::Relaxed);
                         continue;
@@ -61,7 +62,7 @@ impl Screen {
         Ok((Self { lines, left_out }, Written(written)))
     }
 
-    /// Shows a line when there is time for it.
+    /// Shows a line as soon as there is time.
     pub fn show(&self, line: String) {
         if self.lines.try_send(line).is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);

@@ -7,10 +7,11 @@ use imsup_wire::{ErrorKind, HostName, HostStatus};
 
 use super::failure::hinted;
 
-/// The hosts with these names, in that order and each once. A name may be an alias, and so stand for several replicas.
+/// The hosts with these names, in that order and each once. A name may be an alias, and so stand
+/// for several replicas.
 ///
 /// # Errors
-/// A name that is nobody's; says which is meant, perhaps.
+/// The error for an unknown name; suggests the name that may be meant.
 pub fn hosts(asked: &[String], hosts: &[HostStatus], names: &[(String, Ipv4Addr)]) -> Result<Vec<HostName>> {
     let mut found: Vec<HostName> = Vec::new();
     for name in asked {
@@ -55,8 +56,8 @@ pub fn unknown(name: &str, hosts: &[HostStatus]) -> anyhow::Error {
     )
 }
 
-/// The most similar of these names, where one is similar at all: a third of its letters may be wrong, missing or too
-/// many, two that are swapped counting as one.
+/// The most similar of these names, if any is similar: a third of the letters may be wrong, missing
+/// or too many; two swapped letters count as a single mistake.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
     known

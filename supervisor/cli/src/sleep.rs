@@ -14,7 +14,7 @@ use super::output;
 use super::power;
 use super::project::ProjectAndFileArgs;
 
-/// Longest lease: whoever wants more sets `keep_awake`.
+/// Longest lease: for a longer time there is `keep_awake`.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Which hosts.
@@ -35,7 +35,8 @@ pub struct KeepAwakeArgs {
     /// The host
     #[arg(value_name = "HOST")]
     host: String,
-    /// For how long from now, in place of what was said before: 10m, 1h30m, a year at most; 0s ends it
+    /// For how long from now, in place of what was said before: 10m, 1h30m, a year at most; 0s ends
+    /// it
     #[arg(long = "for", value_name = "DURATION", value_parser = lease, allow_hyphen_values = true)]
     lease: Duration,
 }
@@ -47,7 +48,7 @@ fn lease(text: &str) -> Result<Duration, DurationError> {
 /// `imsup suspend`: suspends hosts and returns when they sleep.
 ///
 /// # Errors
-/// No project that is up, no such host, or one that is absent or busy.
+/// No project that is up, no such host, or a host that is absent or busy.
 pub fn suspend(args: &Args) -> Result<()> {
     order(args, "suspended", |hosts, by| Request::Suspend { hosts, by })
 }
@@ -55,7 +56,7 @@ pub fn suspend(args: &Args) -> Result<()> {
 /// `imsup resume`: wakes hosts and returns when they run.
 ///
 /// # Errors
-/// No project that is up, no such host, or one that is absent.
+/// No project that is up, no such host, or a host that is absent.
 pub fn resume(args: &Args) -> Result<()> {
     order(args, "resumed", |hosts, by| Request::Resume { hosts, by })
 }
@@ -71,7 +72,7 @@ fn order(args: &Args, done: &str, request: impl FnOnce(Vec<HostName>, String) ->
 /// `imsup keep-awake`: a lease.
 ///
 /// # Errors
-/// No project that is up, no such host, or one that cannot be started.
+/// No project that is up, no such host, or a host that cannot be started.
 pub fn keep_awake(args: &KeepAwakeArgs) -> Result<()> {
     let project = args.project.find()?;
     let host = connection::select_one(&project, &args.host)?;

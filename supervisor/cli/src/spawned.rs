@@ -21,8 +21,9 @@ pub struct Spawned {
     pub request: SpawnRequest,
 }
 
-/// The project, if this is exactly the command line of a broker's launcher: `run --project P --host H --boot T`. The command of
-/// `imsup run` is missing, since it is in the request on standard input; host and boot are for `ps`.
+/// The project, if this is exactly the command line of a broker's launcher: `run --project P --host
+/// H --boot T`. The command of `imsup run` is missing, since it is in the request on standard
+/// input; host and boot are for `ps`.
 pub fn asked(arguments: impl Iterator<Item = OsString>) -> Option<String> {
     let arguments: Vec<OsString> = arguments.take(8).collect();
     let [verb, first, project, second, _, third, _] = &*arguments else {
@@ -53,7 +54,7 @@ pub fn take_no_input() -> Result<()> {
 }
 
 impl Spawned {
-    /// Runs the host's program and gives its status.
+    /// Runs the host's program and returns its status.
     ///
     /// # Errors
     /// As [`supervise::run`].

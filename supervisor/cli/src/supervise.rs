@@ -12,14 +12,15 @@ use super::logging;
 use super::output;
 use super::project::Project;
 
-/// The status of `run` and `exec` where imsup itself failed, which tells that from a failure of the command (as docker has
-/// it).
+/// The status of `run` and `exec` if imsup itself failed, as distinct from a failure of the command
+/// (as in docker).
 pub const OWN_FAILURE: u8 = 125;
 
-/// Set to anything but nothing and `0`, it asks for a trace.
+/// Any value except the empty value and `0` requests a trace.
 const TRACE_VARIABLE: &str = "IMSUP_TRACE";
 
-/// The part that a program takes in a project. [`TRACE_VARIABLE`] asks for a trace, also of hosts that a broker launches.
+/// The part that a program takes in a project. [`TRACE_VARIABLE`] asks for a trace, also of hosts
+/// that a broker launches.
 pub fn assignment(project: &Project, host: Option<HostName>, role: Role) -> Assignment {
     Assignment {
         broker_socket: project.paths.socket(),
@@ -34,7 +35,7 @@ pub fn assignment(project: &Project, host: Option<HostName>, role: Role) -> Assi
 /// Runs a program under supervision and gives its status as a shell would.
 ///
 /// # Errors
-/// The broker does not take the host, or the kernel lacks something; status [`OWN_FAILURE`].
+/// The broker does not accept the host, or the kernel lacks a feature; status [`OWN_FAILURE`].
 pub fn run(program: &ProgramSpec, assignment: &Assignment) -> Result<ExitCode> {
     logging::start_quietly();
     let status = imsup_supervisor::run(program, assignment).status(OWN_FAILURE)?;

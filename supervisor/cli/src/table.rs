@@ -1,4 +1,4 @@
-//! Tables and their JSON: what `--format` chooses between.
+//! Tables, also as JSON: the choices of `--format`.
 
 use std::io::{self, Write};
 
@@ -59,8 +59,8 @@ impl Table {
         self.builder.push_record(cells.map(|(text, _)| text));
     }
 
-    /// The table as text, with colours, each line without blanks at its end; no wider than `width` columns, where words
-    /// can be wrapped.
+    /// The table as text, with colours, without trailing blanks; no wider than `width` columns, if
+    /// words can be wrapped.
     pub fn render(self, width: Option<usize>) -> String {
         let mut table = self.builder.build();
         table
@@ -80,16 +80,16 @@ impl Table {
     /// Writes the table to standard output.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn print(self) -> anyhow::Result<()> {
         output::stdout().write_all(self.render(None).as_bytes())?;
         Ok(())
     }
 
-    /// Writes the table to standard output, wrapped where that is a terminal.
+    /// Writes the table to standard output, wrapped if that is a terminal.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Errors of writing.
     pub fn print_wrapped(self) -> anyhow::Result<()> {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
         let width = size.map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);

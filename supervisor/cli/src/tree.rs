@@ -32,7 +32,7 @@ pub fn text(cascades: &[Hop], zone: &TimeZone) -> String {
     text
 }
 
-/// Who or what began a cascade.
+/// The sender or the reason that began a cascade.
 fn sender(cause: Option<&Cause>) -> String {
     match cause {
         Some(cause) => match (&cause.by, cause.kind) {

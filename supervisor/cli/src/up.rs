@@ -44,7 +44,8 @@ fn in_background(args: &Args) -> Result<()> {
     introduce(&project)
 }
 
-/// Is the broker, and shows what happens and what the programs print, until Ctrl-C takes the project down.
+/// Runs the broker, and shows events and the output of programs, until Ctrl-C takes the project
+/// down.
 fn in_foreground(args: &Args) -> Result<()> {
     logging::start("warn");
     let cluster = args.cluster.load_to_serve(|warning| {
@@ -56,7 +57,7 @@ fn in_foreground(args: &Args) -> Result<()> {
     let lines = Lines::for_hosts(&names);
     let on_ready = move || {
         readiness::notify_systemd()?;
-        // Before anything can boot: what is printed before the thread runs is shown, too.
+        // Before any boot: output from before the thread runs is shown, too.
         let logs = logs::from_now(&project);
         // A client like any other, beside the broker, which must not wait for the terminal.
         thread::Builder::new()
@@ -76,7 +77,7 @@ fn in_foreground(args: &Args) -> Result<()> {
     served
 }
 
-/// Says what exists now.
+/// Prints the hosts that exist now.
 fn introduce(project: &Project) -> Result<()> {
     let hosts = connection::hosts(project)?;
     let mut lines = output::Lines::to_stdout();
@@ -87,7 +88,7 @@ fn introduce(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// What `up` says when all is ready: a line for the project, a line for each host.
+/// The summary of `up` when all hosts are ready: a line for the project, a line for each host.
 fn summary(project: &str, hosts: &[HostStatus]) -> String {
     let asleep = hosts.iter().filter(|host| host.state == HostState::Suspended).count();
     let awake = |host: &&HostStatus| host.pid.is_some() && host.state != HostState::Suspended;

@@ -1,4 +1,4 @@
-//! `imsup usage`: what hosts have used since `up`.
+//! `imsup usage`: the usage of hosts since `up`.
 
 use std::io::Write;
 use std::time::Duration;
@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Those states that have columns, in their order.
+/// The states that have columns, in the order of the columns.
 const STATES: [HostState; 5] = [
     HostState::Imaginary,
     HostState::Booting,
@@ -115,7 +115,7 @@ fn time_in(used: &HostUsage, state: HostState) -> Duration {
     times.map(|(_, time)| *time).sum()
 }
 
-/// What a host has used, as JSON: times in seconds, to the millisecond.
+/// A host's usage, as JSON: times in seconds, to the millisecond.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     host: &'a str,
@@ -151,7 +151,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The same as RFC 4180 has it; neither names nor numbers need quotes.
+/// The same as CSV (RFC 4180); neither names nor numbers need quotes.
 fn csv(used: &[HostUsage]) -> String {
     let mut text =
         "host,since,imaginary_s,booting_s,running_s,suspended_s,failed_s,cpu_s,memory_mib_s,boots,wakes\n".to_owned();

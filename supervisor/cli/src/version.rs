@@ -1,4 +1,4 @@
-//! `imsup version` and `imsup completion`: what the binary says about itself.
+//! `imsup version` and `imsup completion`: the binary's information about itself.
 
 use std::io::{self, Write};
 
@@ -28,7 +28,7 @@ pub struct CompletionArgs {
     shell: Shell,
 }
 
-/// What `version` says.
+/// The output of `version`.
 #[derive(Debug, Serialize)]
 struct Version {
     version: &'static str,
@@ -41,7 +41,7 @@ struct Version {
 /// `imsup version`.
 ///
 /// # Errors
-/// Those of writing.
+/// Errors of writing.
 pub fn version(args: &VersionArgs) -> Result<()> {
     let version = Version {
         version: env!("CARGO_PKG_VERSION"),
@@ -66,7 +66,7 @@ pub fn version(args: &VersionArgs) -> Result<()> {
 /// `imsup completion`.
 ///
 /// # Errors
-/// Those of writing.
+/// Errors of writing.
 pub fn completion(args: &CompletionArgs) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "imsup", &mut script);

@@ -1,4 +1,4 @@
-//! `imsup why`: what keeps a host awake, or what it waits for.
+//! `imsup why`: the reasons that keep a host awake, or the events that a sleeping host waits for.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime};
@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What the broker said.
+/// The broker's answer.
 struct Answer {
     host: String,
     state: HostState,
@@ -176,7 +176,7 @@ struct Json<'a> {
     why: Flat<'a>,
 }
 
-/// Every field is always there; null (or empty) where it says nothing of a host in this state.
+/// Every field is always present; null (or empty) if not applicable to a host in this state.
 #[derive(Debug, Default, Serialize)]
 struct Flat<'a> {
     detail: Option<&'a str>,

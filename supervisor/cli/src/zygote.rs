@@ -23,10 +23,12 @@ pub fn asked(mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
     (is_zygote && arguments.next().is_none()).then_some(project)
 }
 
-/// Serves until the broker is gone (`None`); returns as well in each process that has become a supervisor, with what it is to run.
+/// Serves until the broker is gone (`None`). Also returns in each process that has become a
+/// supervisor, with its parameters.
 ///
 /// # Errors
-/// Standard input is no such socket, or fails; in a supervisor, its log or working directory cannot be used.
+/// Standard input is not a connection to a broker, or fails; in a supervisor, its log or working
+/// directory cannot be used.
 pub fn serve(project: &str) -> Result<Option<Spawned>> {
     logging::start_for_a_file();
     imsup_supervisor::prepare();
@@ -51,7 +53,8 @@ pub fn serve(project: &str) -> Result<Option<Spawned>> {
     }
 }
 
-/// Forks for a request, unless the broker has stopped waiting for the reply: the supervisor of that boot was executed.
+/// Forks for a request, unless the broker has stopped waiting for the reply: the supervisor of that
+/// boot was executed.
 fn spawn(request: &SpawnRequest) -> Result<Forked, Errno> {
     if request
         .expires_us
@@ -62,7 +65,7 @@ fn spawn(request: &SpawnRequest) -> Result<Forked, Errno> {
     zygote::spawn_sibling(&SingleThread::prove()?)
 }
 
-/// Does what the launcher does between fork(2) and execve(2).
+/// Does the launcher's work between fork(2) and execve(2).
 fn become_supervisor(project: &str, request: SpawnRequest, fds: Vec<OwnedFd>) -> Result<Spawned> {
     let [log, directory] = <[OwnedFd; FDS]>::try_from(fds)
         .ok()

@@ -1,5 +1,5 @@
-//! The port that was asked for decides: whoever waits for a port waits for that one, whatever else the program opens, and is told where it listens
-//! instead.
+//! The port that was asked for decides: a caller waits for its own port, whatever other ports the
+//! program opens, and learns where the program listens instead.
 
 mod common;
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::client;
 use common::{Event, LIMIT, Project, need, network, wait_until};
 
-/// Opens ports at times after its start, or once a file is there: `5005@0 8080@7 8081@go udp:53@7 local:80@0 six:80@0 exit=3@9`; says `PORT` to whoever
-/// connects.
+/// Opens ports at times after its start, or once a file exists: `5005@0 8080@7 8081@go udp:53@7
+/// local:80@0 six:80@0 exit=3@9`; sends `PORT` to each client.
 const PROGRAM: &str = r"
 import os, socket, sys, threading, time
 def serve(door, port):
@@ -49,7 +49,7 @@ for what in sys.argv[1:]:
 threading.Event().wait()
 ";
 
-/// A project with hosts that run [`PROGRAM`]; `@late@` stands for it.
+/// A project with hosts that run [`PROGRAM`]; `@late@` stands for the program.
 fn up(label: &str, services: &str) -> Project {
     let project = Project::new(
         label,
@@ -60,7 +60,8 @@ fn up(label: &str, services: &str) -> Project {
     project
 }
 
-/// Connects, and gives the line that is said. The program reads nothing and closes: who sent it a line could be reset before the answer is read.
+/// Connects, and returns the line that the server sends. The program reads no input and closes: a
+/// client that sent a line could be reset before it reads the answer.
 fn ask_line(address: SocketAddr) -> std::io::Result<String> {
     line_of(client::connect(address)?)
 }
@@ -79,14 +80,15 @@ fn go(project: &Project) {
     std::fs::write(project.path("go"), "").unwrap();
 }
 
-/// A client that knows nothing of imsup, has connected, and waits for its answer.
+/// A client outside imsup that has connected and waits for its answer.
 fn asking(address: SocketAddr) -> JoinHandle<std::io::Result<String>> {
-    // Not in the thread: clients come in the order of the calls, and before whatever the test does next.
+    // Not in the thread: clients come in the order of the calls, and before the test's next step.
     let connected = client::connect(address);
     thread::spawn(move || line_of(connected?))
 }
 
-/// A supervised client that waits until it is served: `sync` by a blocking connect, else by one that does not block.
+/// A supervised client that waits until it is served: `sync` by a blocking connect, else by a
+/// non-blocking one.
 fn supervised(project: &Project, sync: bool, host: &str, port: u16) -> Result<String, String> {
     match sync {
         true => supervised_by(project, "client.connect(there)", host, port),
@@ -94,7 +96,7 @@ fn supervised(project: &Project, sync: bool, host: &str, port: u16) -> Result<St
     }
 }
 
-/// One that does not block, and opens the port `@go` once it has asked.
+/// A non-blocking client that opens the port `@go` once it has asked.
 fn supervised_before_it_is_open(project: &Project, host: &str, port: u16) -> Result<String, String> {
     supervised_by(project, &without_blocking("open('go', 'w').close(); "), host, port)
 }
@@ -124,7 +126,7 @@ fn detail(event: &Event) -> String {
     event.json["detail"].as_str().unwrap_or_default().to_owned()
 }
 
-/// How long after the signal it happened.
+/// The time from the signal to the event.
 fn took(event: &Event) -> Duration {
     Duration::from_micros(event.json["duration_us"].as_u64().expect("a duration"))
 }
@@ -152,7 +154,8 @@ fn a_connection_waits_for_the_port_that_it_is_for() {
 "#,
     );
     let clients: Vec<_> = ["web", "both"].map(|host| asking(project.at(host, 8080))).into();
-    // Who comes for another port is served at once, and who comes later for the same port waits as well.
+    // A client of another port is served at once, and a later client of the same port waits as
+    // well.
     assert_eq!(ask_line(project.at("both", 5005)).unwrap(), "5005");
     project.ok(&["wake", "learned"]);
     for client in clients {
@@ -249,7 +252,7 @@ fn datagrams_and_published_ports_wait_for_their_port() {
     let published = asking(SocketAddr::from(([127, 0, 0, 1], free)));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
-    // Once: what is lost is not sent again.
+    // Once: a lost datagram is not sent again.
     socket.send_to(b"?", project.at("time", 9053)).unwrap();
     let program = "import socket; client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
                    client.sendto(b'?', ('quiet', 9053)); print(client.recvfrom(10)[0].decode().strip())";
@@ -316,7 +319,7 @@ fn whoever_comes_while_a_program_is_being_ended_boots_the_next() {
         "ending",
         r#"services: { web: { command: [python3, -u, "@dir@/slow.py"], expose: ["8000", "8001"] } }"#,
     );
-    // Its first boot opens one port, and takes its time to end; the second opens both.
+    // The first boot opens one port, and takes its time to end; the second opens both.
     let program = r"
 import os, signal, socket, threading, time
 def end(*_):
@@ -360,7 +363,7 @@ fn each_connection_waits_for_as_long() {
     );
     let address = project.at("web", 8080);
     let early = asking(address);
-    // It is said that the port is not open, five seconds after the first listen: now another comes.
+    // Five seconds after the first listen the missing port is reported: now another client comes.
     project.wait_event("web", "unmet", 1);
     let late = asking(address);
     assert!(is_reset(&early.join().unwrap().unwrap_err()));
@@ -419,7 +422,7 @@ fn a_program_that_listens_on_another_port_is_said_to() {
     assert!(project.ok(&["logs", "web"]).contains(words));
     let error = client.join().unwrap().unwrap_err();
     assert!(is_reset(&error), "{error}");
-    // It has started now, as what it is; and goes on being said to be wrong.
+    // The host counts as started now, and the report stays.
     let ready = project.wait_event("web", "ready", 1);
     assert_eq!(detail(&ready), words);
     wait_until("the wrong port to refuse", || {
@@ -484,7 +487,8 @@ fn a_server_on_its_own_localhost_is_said_to_be_there() {
             "never",
             "listens on no port yet, not on 8000/tcp, which the compose file declares",
         ),
-        // Its client has come before the first listen, so it is reset less than five seconds after that, and is told then.
+        // The client came before the first listen, so it is reset less than five seconds after the
+        // listen, and the report comes then.
         ("brief", "listens on 9000/tcp and 9001/tcp, not on 8000/tcp"),
     ] {
         let said = detail(&project.wait_event(host, "unmet", 1));
@@ -551,7 +555,7 @@ fn who_waits_for_a_port_that_never_comes_boots_its_host_once() {
     let error = client.join().unwrap().unwrap_err();
     assert!(is_reset(&error), "{error}");
     for host in ["declared", "blocking", "other"] {
-        // It ends, as it would have without anybody, and nothing boots it again.
+        // The program ends, as it would without clients, and no client boots it again.
         project.wait_event(host, "exit", 1);
         project.wait_state(host, "imaginary");
         assert_eq!(project.host(host).boots, 1, "{host}: {:?}", project.event_names(host));
@@ -584,7 +588,7 @@ fn a_boot_that_ends_without_the_port_answers_who_waits_for_it() {
     for (host, client) in waiting {
         let error = client.join().unwrap().unwrap_err();
         assert!(is_reset(&error), "{host}: {error}");
-        // One that breaks is tried again, as every start that fails, and not for ever.
+        // A crashing program is tried again, like every failed start, and not for ever.
         let boots = if host == "crash" { 3 } else { 1 };
         assert_eq!(project.host(host).boots, boots, "{host}");
     }
@@ -601,7 +605,7 @@ fn a_boot_that_ends_without_the_port_answers_who_waits_for_it() {
         shown(&project, "crash"),
         "exited with status 3 before it listened on 8000/tcp"
     );
-    // Nobody waits any more, so nothing boots.
+    // No client waits any more, so no host boots.
     for host in ["done", "nothing", "crash", "after"] {
         let host = project.host(host);
         assert!(
@@ -637,7 +641,7 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
     wait_until("what is wrong to be said all the same", || {
         shown(&project, "wrong").starts_with("listens on 9000/tcp, not on 8000/tcp")
     });
-    // Somebody comes for a port of a sleeper that is still expected to be opened: that is a signal.
+    // A client comes for a port of a sleeper that may still open it: that is a signal.
     let client = asking(project.at("wrong", 8000));
     project.wait_event("wrong", "wake", 1);
     project.wait_event("wrong", "unmet", 1);
@@ -653,8 +657,9 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
 
 #[test]
 fn a_crowd_waits_for_the_port_and_a_wrong_one_is_refused() {
-    // Not the port of every other test: a connection of theirs that has just ended (TIME_WAIT) at the same address would keep the broker from listening there
-    // for those that do not block, and they would be held until the program listens.
+    // Not the port of every other test: a connection of theirs that has just ended (TIME_WAIT) at
+    // the same address would keep the broker from listening there for non-blocking clients, which
+    // would be held until the program listens.
     let project = up("crowd", r#"  web: { command: [@late@, "5005@0", "7083@go"] }"#);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..6)
@@ -664,11 +669,12 @@ fn a_crowd_waits_for_the_port_and_a_wrong_one_is_refused() {
             })
             .collect();
         project.wait_event("web", "unmet", 1);
-        // The program has been quiet, and another port is asked for that nobody waits for: as natively.
+        // The program has been quiet, and a client asks for another port without waiting callers:
+        // as natively.
         wait_until("another port to be refused", || {
             supervised(&project, true, "web", 9999) == Err("ECONNREFUSED".to_owned())
         });
-        // One that comes for the port that others wait for waits with them.
+        // A new client of the awaited port waits with the others.
         assert_eq!(
             supervised_before_it_is_open(&project, "web", 7083).as_deref(),
             Ok("7083")

@@ -1,4 +1,4 @@
-//! Bad input: a clear error, a non-zero status, nothing lost or left behind.
+//! Bad input: a clear error, a non-zero status, no loss, no leftovers.
 
 mod common;
 
@@ -21,7 +21,7 @@ services:
   web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
 "#;
 
-/// `up -d` on this file fails, says all these words, and leaves nothing.
+/// `up -d` on this file fails, prints all these words, and leaves no process or file.
 #[track_caller]
 fn refused(label: &str, compose: &str, words: &[&str]) {
     let project = Project::new(label, compose);
@@ -298,8 +298,8 @@ fn a_supervisor_inside_a_supervisor_is_told_why_not() {
     );
 }
 
-/// As on a kernel without seccomp user notification: seccomp(2) fails. The filter that makes it so is inherited by what its thread
-/// starts.
+/// As on a kernel without seccomp user notification: seccomp(2) fails, by a filter that children of
+/// this thread inherit.
 #[test]
 fn a_kernel_without_user_notification_is_told() {
     let project = Project::up("old-kernel", GOOD);
@@ -324,11 +324,11 @@ fn a_kernel_without_user_notification_is_told() {
     assert_eq!(project.host("web").state, "imaginary", "nothing is lost");
 }
 
-/// What the broker answers to bytes on its socket; it must hang up and go on.
+/// The broker's answer to bytes on its socket; the broker must hang up and go on.
 fn send_raw(project: &Project, bytes: &[u8]) {
     let mut stream = UnixStream::connect(project.runtime().join("broker.sock")).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    // The broker may have hung up in the middle of what is sent.
+    // The broker may have hung up while the bytes are being sent.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
@@ -419,7 +419,8 @@ fn an_error_is_an_object_where_json_is_asked_for() {
     assert!(finished.stderr.starts_with("imsup: "), "{finished}");
 }
 
-/// What a compose file says runs as whoever brings it up: one that others may have written is used only where it is named.
+/// Commands of a compose file run as the user who brings it up: a file that others may have written
+/// is used only if named.
 #[test]
 fn a_file_that_was_found_and_that_others_can_write_is_refused() {
     let project = Project::new(

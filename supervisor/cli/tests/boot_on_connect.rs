@@ -191,7 +191,7 @@ services:
 
 #[test]
 fn a_port_learned_from_an_earlier_boot_is_remembered_across_down_and_up() {
-    // Another project of this machine may take the addresses while this one is down.
+    // Another project of this machine may take the addresses while this project is down.
     if !network::is_own() {
         return;
     }
@@ -286,7 +286,8 @@ services:
             .trim_end()
             .to_owned()
     };
-    // A host is ready with its first port; a connect to its own localhost is never held for the others.
+    // A host is ready with its first port; a connect to its own localhost is never held for the
+    // others.
     for host in ["one", "two", "three"] {
         project.ok(&["wake", host]);
         wait_until("all ports", || project.ok(&["logs", host]).contains("listening"));
@@ -300,7 +301,8 @@ services:
         assert!(said.contains("own=127.0.0.1:7000"), "{host}: {said}");
     }
     let said = exec("one", "::1:7001");
-    // The peer is a v4-mapped localhost: no address of IPv6 is local without privilege but ::1 itself, which all hosts share.
+    // The peer is a v4-mapped localhost: no address of IPv6 is local without privilege but ::1
+    // itself, which all hosts share.
     assert!(
         said.contains("host=one ") && said.contains("peer=[::ffff:127.0.0.1]:"),
         "{said}"
@@ -407,7 +409,8 @@ services:
     );
 }
 
-/// Natively nobody listens on a port that was closed; imsup's duplicates keep the socket open, and must not keep it listening. The next boot has it again.
+/// Natively a closed port has no listener; imsup's duplicates keep the socket open, and must not
+/// keep it listening. The next boot has it again.
 #[test]
 fn what_a_program_closes_refuses_until_its_next_boot() {
     let project = Project::new(
@@ -481,7 +484,7 @@ services:
     assert!(boot(), "there is another");
 }
 
-/// One that was killed before its first boot is no reason to do without for ever.
+/// A zygote that was killed before its first boot is replaced later.
 #[test]
 fn another_zygote_comes_after_one_that_never_answered() {
     let project = Project::up(

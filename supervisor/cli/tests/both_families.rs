@@ -1,4 +1,5 @@
-//! One program's sockets at its own addresses, of both families: what natively reaches what, and what does not.
+//! One program's sockets at its own addresses, of both families: which reaches which natively, and
+//! which does not.
 //!
 //! The same script runs natively and supervised, and must print the same.
 
@@ -10,7 +11,8 @@ use common::{LIMIT, Project, need, source};
 
 const COMPOSE: &str = "services:\n  other: { command: [sleep, infinity] }\n";
 
-/// How often a script is run whose lines differ: a port that the kernel chose for one family may be another program's in the other.
+/// The repetitions of a script whose lines differ: a port that the kernel chose for one family may
+/// belong to another program in the other.
 const ATTEMPTS: usize = 3;
 
 /// Cases that differ (docs/deviations.md#planes).
@@ -19,7 +21,7 @@ const DIFFERENT: [&str; 2] = [
     "tcp ::, then 0.0.0.0 reuseport listening",
 ];
 
-/// What came out of each case of a script.
+/// The output of each case of a script.
 fn results(said: &str) -> BTreeMap<String, String> {
     let lines = said.lines().filter_map(|line| line.split_once(" -> "));
     lines
@@ -27,7 +29,8 @@ fn results(said: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What the script prints natively, where an address of the machine's own is 127.0.0.2, and as a host, where it is the host's.
+/// The output of the script natively, with 127.0.0.2 as an address of the machine's own, and as a
+/// host, with the host's address.
 #[track_caller]
 fn expect_the_same(subcommand: &str, more: &[&str]) {
     need(&["python3"]);
@@ -38,7 +41,8 @@ fn expect_the_same(subcommand: &str, more: &[&str]) {
     for attempt in 0..ATTEMPTS {
         let (project, command) = (&project, &command);
         let (native, supervised) = std::thread::scope(|scope| {
-            // Some hundreds of cases, each a few trapped calls: more than one command's limit on a busy machine.
+            // Some hundreds of cases, each a few trapped calls: more than one command's limit on a
+            // busy machine.
             let finish = move |command| common::command::run(command, 5 * LIMIT).expect_success(subcommand);
             let native = scope.spawn(move || finish(project.command("python3", &command("127.0.0.2")[1..])));
             let run = [&["run", "--"][..], &command("name")].concat();
@@ -82,7 +86,7 @@ fn every_client_reaches_every_listener_as_natively() {
     expect_the_same("clients", &[&base]);
 }
 
-/// Natively a bind that fails changes nothing of its socket: programs go on with the next port.
+/// Natively a failed bind leaves its socket unchanged: programs go on with the next port.
 #[test]
 fn a_bind_that_fails_leaves_the_options_as_they_were() {
     const SCRIPT: &str = "

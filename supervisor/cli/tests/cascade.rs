@@ -1,4 +1,4 @@
-//! Chains boot as cascades: one request, and every host on its way.
+//! Chains boot as cascades: one request boots every host on its way.
 
 mod common;
 
@@ -59,7 +59,7 @@ fn the_shop_answers_one_curl_with_four_hosts() {
     assert!(first.contains("visit 1"), "{first}");
     for host in ["web", "app", "cache", "prices"] {
         project.wait_event(host, "ready", 1);
-        // It may sleep by now: the shop's idle_after is 1 s.
+        // The host may sleep by now: the shop's idle_after is 1 s.
         assert_eq!(project.host(host).boots, 1, "{host}");
     }
     let second = project.outside("curl", &["-sS", "--fail", "--max-time", "60", &url]);

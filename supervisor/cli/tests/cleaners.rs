@@ -1,4 +1,5 @@
-//! Somebody removes a project's files while it is up (a cleaner of /tmp, a logout), or replaces the imsup that it runs under.
+//! A project's files are removed while it is up (by a cleaner of /tmp, a logout), or its imsup is
+//! replaced.
 
 mod common;
 
@@ -45,7 +46,7 @@ fn a_project_whose_files_are_removed_stays_one() {
     ask(project.at("db", 5432));
     assert_eq!(ask(project.at("web", 8080)).pid(), pid);
     assert!(project.state().join("logs/db.log").exists());
-    // The next broker finds all that this one knew.
+    // The next broker finds everything this broker knew.
     let address = project.host("db").address;
     project.kill_broker();
     project.ok(&["up", "-d"]);
@@ -119,7 +120,7 @@ fn the_next_broker_comes_and_is_waited_for_after_files_were_removed() {
         wait_until("web's supervisor to hold its file", || holds(&project, "web"));
         wait_until("the broker to be found", || project.imsup(&["ps"]).success());
         let broker = project.broker();
-        // The keeper starts the next broker once it is let go.
+        // The keeper starts the next broker once continued.
         common::stop(&project, keeper);
         project.kill(broker);
         let mut waits = client::Held::connect(db);
@@ -202,7 +203,7 @@ fn hosts_boot_after_imsup_was_replaced_or_deleted() {
     fs::remove_file(&own).unwrap();
     ask(db);
     assert_eq!(project.event_names("db"), ["allocate", "boot", "ready"]);
-    // Both are called what they were.
+    // Both keep their names.
     let supervisor = common::parent(pid).unwrap();
     let name = fs::read_to_string(format!("/proc/{supervisor}/comm")).unwrap();
     assert_eq!(name.trim(), "imsup");

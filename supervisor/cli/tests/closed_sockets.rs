@@ -1,5 +1,6 @@
-//! A program closes sockets that imsup retains, and runs on: it is told of them no more, clients are refused, the next bind of the port starts empty, and
-//! what that costs does not grow with what else is open. Natively and supervised.
+//! A program closes retained sockets and runs on: it gets no more events of them, clients are
+//! refused, the next bind of the port starts with an empty queue, and the cost does not grow with
+//! the number of open sockets. Natively and supervised.
 
 mod common;
 
@@ -11,11 +12,11 @@ use std::time::Duration;
 
 use common::{Project, client, guest, need, wait_until};
 
-/// Where a closer runs, and how it is told what to do.
+/// The way a closer runs, and its channel for commands.
 struct Closer {
     address: IpAddr,
     control: SocketAddr,
-    /// A port that nobody else has.
+    /// A free port.
     port: u16,
     native: Option<Child>,
     project: Option<Project>,
@@ -23,7 +24,8 @@ struct Closer {
 
 impl Closer {
     fn native() -> Self {
-        // Not from the range out of which the kernel chooses (ip_local_port_range), where others make connections meanwhile.
+        // Not from the kernel's own range (ip_local_port_range), in which others make connections
+        // meanwhile.
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let first = 10_000 + u16::try_from(std::process::id() % 997).unwrap() * 20;
         let next = || first + NEXT.fetch_add(1, Ordering::Relaxed);
@@ -51,7 +53,8 @@ impl Closer {
         Self::of(label, &["30417"], &[], &[])
     }
 
-    /// One that does `commands` when it starts, and whose host has these ports besides its control port.
+    /// A closer that does `commands` at its start, and whose host has these ports besides its
+    /// control port.
     fn of(label: &str, expose: &[&str], commands: &[&str], variables: &[(&str, &str)]) -> Self {
         let compose = r#"
 services:
@@ -105,8 +108,8 @@ services:
         self.ask("events").parse().unwrap()
     }
 
-    /// Whether the kernel still has a connection at the port: its last packets may wait for a busy processor, and until then nobody binds the port
-    /// anew (proc(5), /proc/net/tcp).
+    /// True if the kernel still has a connection at the port: its last packets may wait for a busy
+    /// processor, and until then the port cannot be bound again (proc(5), /proc/net/tcp).
     fn has_connections(&self) -> bool {
         const LISTENS: &str = "0A";
         let SocketAddr::V4(at) = self.at() else {
@@ -122,7 +125,7 @@ services:
         })
     }
 
-    /// Whether a datagram socket is bound to the port, whoever has it.
+    /// True if any datagram socket is bound to the port.
     fn is_bound(&self) -> bool {
         UdpSocket::bind(self.at()).is_err()
     }
@@ -150,7 +153,7 @@ impl Drop for Closer {
     }
 }
 
-/// The closer natively, supervised, and where descriptors cannot be duplicated.
+/// The closer natively, supervised, and without duplicates of descriptors.
 fn everywhere(label: &str) -> [(&'static str, Closer); 3] {
     let without = [("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")];
     [
@@ -164,7 +167,7 @@ fn is_refused(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Whether somebody listens at this address, seen without connecting to it (proc_net_tcp(5)).
+/// True if a socket listens at this address, observed without a connection (proc_net_tcp(5)).
 fn is_listened_on(address: SocketAddr) -> bool {
     let IpAddr::V4(ip) = address.ip() else { return false };
     let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port());
@@ -176,8 +179,9 @@ fn is_listened_on(address: SocketAddr) -> bool {
     })
 }
 
-/// How many events may come of a closed socket when something comes to it before it was seen that it is closed, or waited in it: nobody sees a close(2).
-/// Natively none. They went on for seconds, or for ever: a million a second.
+/// The most events of a closed socket, if an arrival came before the close was noticed, or waited
+/// in the socket: a close(2) is not visible. Natively none. Once they went on for seconds, or for
+/// ever: a million a second.
 const FEW: u64 = 1_000_000;
 
 #[test]
@@ -205,7 +209,8 @@ fn a_listener_is_closed_when_somebody_comes() {
     }
 }
 
-/// The program is told of a connection, and closes the listener instead of accepting: the client is reset.
+/// The program is told of a connection, and closes the listener instead of accepting: the client is
+/// reset.
 #[test]
 fn a_client_that_waits_in_a_closed_listener_is_reset() {
     for (place, closer) in everywhere("waiting") {
@@ -243,7 +248,7 @@ fn a_program_is_told_nothing_of_a_datagram_socket_that_it_has_closed() {
     }
 }
 
-/// A connect of the host's own is refused even if it was only just now that the listener was closed.
+/// A connect of the host's own is refused even if the listener was closed just now.
 #[test]
 fn a_connect_of_the_program_itself_is_refused_at_once() {
     for (place, closer) in everywhere("own") {
@@ -259,7 +264,8 @@ fn a_connect_of_the_program_itself_is_refused_at_once() {
     }
 }
 
-/// Two sockets may be meant by 127.0.0.1, at the wildcard and at localhost: both are closed, and neither answers.
+/// Two sockets may be meant by 127.0.0.1, at the wildcard and at localhost: both are closed, and
+/// neither answers.
 #[test]
 fn a_connect_of_the_program_itself_is_refused_whichever_socket_it_had_there() {
     for (place, closer) in everywhere("both") {
@@ -290,7 +296,7 @@ fn a_datagram_of_the_program_itself_is_refused_at_once() {
     }
 }
 
-/// What a closed socket had queued is gone with it: for the same process, and for another one.
+/// The queue of a closed socket is gone with it: for the same process, and for another one.
 #[test]
 fn a_rebind_starts_empty() {
     for (place, closer) in everywhere("rebind") {
@@ -318,7 +324,8 @@ fn a_rebind_starts_empty() {
     }
 }
 
-/// A socket that lives on is somebody's, wherever: in another process, at another number, under way between processes. Its port is in use.
+/// A socket that lives on has an owner: another process, another number, or a message in flight.
+/// Its port is in use.
 #[test]
 fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
     for (place, closer) in everywhere("moved") {
@@ -332,7 +339,7 @@ fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
             assert_eq!(closer.tell(&listen), "EADDRINUSE", "{place} {kind}: under way");
             if kind == "tcp" {
                 let client = client::connect(closer.at()).expect("it listens");
-                // A reset: whichever side is first to close, nothing is in TIME_WAIT.
+                // A reset: no TIME_WAIT remains, whichever side closes first.
                 rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
             }
             let number = closer.number("arrived");
@@ -345,7 +352,7 @@ fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
             let number = closer.number(&listen);
             closer.ok(&format!("close {number}"));
         }
-        // A child has it, and nobody else.
+        // A child alone has it.
         let number = closer.number("listen tcp @");
         closer.ok("crowd 1 0");
         closer.ok(&format!("close {number}"));
@@ -355,7 +362,8 @@ fn a_port_is_in_use_as_long_as_anybody_has_its_socket() {
     }
 }
 
-/// Of sockets that share a port (SO_REUSEPORT) those that are closed take no connections, and those that are open take all.
+/// Of sockets that share a port (SO_REUSEPORT) closed ones take no connections, and open ones take
+/// all.
 #[test]
 fn workers_that_share_a_port_lose_nothing_to_those_that_closed_it() {
     for (place, closer) in everywhere("shared") {
@@ -375,7 +383,8 @@ fn workers_that_share_a_port_lose_nothing_to_those_that_closed_it() {
     }
 }
 
-/// The first bind of a boot gets what came before there was a program: also where that only tries first whether it can bind.
+/// The first bind of a boot gets the earlier queue, even a bind that only tries whether it can
+/// bind.
 #[test]
 fn the_first_bind_of_a_boot_gets_what_waited() {
     for commands in [&["listen tcp 30417"][..], &["probe 30417", "listen tcp 30417"]] {
@@ -393,7 +402,8 @@ fn the_first_bind_of_a_boot_gets_what_waited() {
     assert_eq!(closer.tell(&format!("take {number}")), "EAGAIN");
 }
 
-/// Once the program has ended its ports are taken anew, whatever it had closed, and what comes boots it.
+/// Once the program has ended its ports are taken again, closed ones included, and a connection
+/// boots it.
 #[test]
 fn a_closed_port_boots_its_host_after_the_end() {
     for (kind, port) in [("tcp", "30417"), ("udp", "30417/udp")] {
@@ -418,7 +428,7 @@ fn a_closed_port_boots_its_host_after_the_end() {
     }
 }
 
-/// Does something while strace(1) traces a process; what it wrote.
+/// Runs a closure while strace(1) traces a process; returns strace's output.
 fn traced(pid: u32, options: &[&str], during: impl FnOnce()) -> String {
     need(&["strace"]);
     let summary = tempfile::NamedTempFile::new().unwrap();
@@ -440,8 +450,9 @@ fn traced(pid: u32, options: &[&str], during: impl FnOnce()) -> String {
     std::fs::read_to_string(summary.path()).unwrap()
 }
 
-/// How often a process makes which system call while something is done. While a call is held, the supervisor looks after it every 10 ms, so a busy machine
-/// has twice as many: limits are far above, and a tenth of one call for each descriptor.
+/// The count of each system call of a process during a closure. While a call is held, the
+/// supervisor looks after it every 10 ms, so a busy machine has twice as many: limits are far
+/// above, and a tenth of one call for each descriptor.
 fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {
     let text = traced(pid, &["-c", "-U", "calls,name"], during);
     let row = |line: &str| {
@@ -454,7 +465,7 @@ fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// A rebind looks at nothing that has to do with other sockets.
+/// A rebind looks at no other sockets.
 #[test]
 fn a_rebind_costs_the_same_whatever_else_is_open() {
     const REBINDS: u64 = 20;
@@ -472,7 +483,8 @@ fn a_rebind_costs_the_same_whatever_else_is_open() {
     assert!(total < REBINDS * 1_000, "{total}: {calls:?}");
 }
 
-/// Nor does the bind of a wildcard whose port the program has closed at its localhost, nor the other way round.
+/// Nor does the bind of a wildcard whose port the program has closed at its localhost, nor the
+/// other way round.
 #[test]
 fn a_bind_beside_a_closed_socket_costs_the_same_whatever_else_is_open() {
     const REBINDS: u64 = 20;
@@ -505,7 +517,7 @@ fn a_thousand_closed_listeners_are_one_search() {
     let calls = system_calls(closer.supervisor(), || {
         closer.ok("close-range");
         wait_until("the last listener's end", || {
-            // It goes on with all else meanwhile.
+            // Meanwhile everything else goes on.
             closer.stale() == 0
                 && ![30_000, 30_000 + COUNT / 2, 30_000 + COUNT - 1]
                     .into_iter()
@@ -515,11 +527,12 @@ fn a_thousand_closed_listeners_are_one_search() {
     let total: u64 = calls.iter().map(|(_, count)| count).sum();
     // 1,000 descriptors.
     assert!(total < COUNT * 100, "{total}: {calls:?}");
-    // Each of them is free.
+    // Each port is free.
     closer.ok(&format!("range {COUNT} 30000"));
 }
 
-/// The duplicate on which a trapped call was carried out is closed before the call is answered, however long that takes.
+/// The duplicate on which a trapped call was carried out is closed before the call is answered,
+/// however long that takes.
 #[test]
 fn a_program_is_told_nothing_of_sockets_that_it_closes_after_a_call() {
     let closer = Closer::supervised("answered");
@@ -540,7 +553,8 @@ fn a_program_is_told_nothing_of_sockets_that_it_closes_after_a_call() {
     }
 }
 
-/// What was let go in doubt is retained again, and is the next boot's when the program is killed.
+/// A duplicate dropped in doubt is retained again, and is the next boot's when the program is
+/// killed.
 #[test]
 fn a_listener_that_has_moved_is_the_next_boots_too() {
     let closer = Closer::of("again", &["30417"], &["listen tcp 30417"], &[]);
@@ -564,7 +578,8 @@ fn a_listener_that_has_moved_is_the_next_boots_too() {
     }
 }
 
-/// Of a program that may not be looked into (PR_SET_DUMPABLE, for ordinary users) nobody knows what it has closed: it keeps what it had.
+/// A program that may not be inspected (PR_SET_DUMPABLE, for ordinary users) hides its closes: the
+/// host keeps its sockets.
 #[test]
 fn a_program_that_may_not_be_looked_into_keeps_what_it_has() {
     let closer = Closer::of("hidden", &["30417"], &["listen tcp 30417"], &[]);

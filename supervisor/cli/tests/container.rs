@@ -1,5 +1,5 @@
-//! In a container with Docker's default seccomp profile and no capability added, as the image's root and as its ordinary user: run by `make test`
-//! where root runs it, never by a plain `cargo test`.
+//! In a container with Docker's default seccomp profile and no added capability, as the image's
+//! root and as its ordinary user: run by `make test` for root, never by a plain `cargo test`.
 
 mod common;
 
@@ -18,7 +18,7 @@ services:
   go: { command: [guest-go, -listen, ":8080", -upstream, "http://web:8080/"], expose: ["8080"] }
 "#;
 
-/// What `imsup VERB --format json` prints, line by line.
+/// The output of `imsup VERB --format json`, line by line.
 fn json(container: &Container<'_>, command: &[&str]) -> Vec<Value> {
     let mut words = vec!["imsup"];
     words.extend(command);
@@ -39,14 +39,14 @@ fn address(container: &Container<'_>, name: &str) -> String {
     host(container, name)["address"].as_str().unwrap().to_owned()
 }
 
-/// One word of an answer of the guest's: `key=value`.
+/// One word of the guest's answer: `key=value`.
 fn value<'a>(answer: &'a str, key: &str) -> &'a str {
     let mut words = answer.split(|c: char| c.is_whitespace() || "<>".contains(c));
     let found = words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
     found.unwrap_or_else(|| panic!("no {key} in {answer}"))
 }
 
-/// A client that nobody supervises.
+/// An unsupervised client.
 fn call(container: &Container<'_>, target: &str) -> String {
     container.ok(&["guest", "--call", target])
 }
@@ -70,7 +70,7 @@ fn shop(container: &Container<'_>) {
         assert_eq!(host(container, name)["boots"], 0, "{name}");
     }
 
-    // The client's connect boots web, and web's own boots db, by its name.
+    // The client's connect boots web, and web's own connect boots db, by its name.
     let (web, db) = (address(container, "web"), address(container, "db"));
     let answer = call(container, &format!("{web}:8080"));
     assert_eq!(value(&answer, "host"), "web");
@@ -104,7 +104,8 @@ fn shop(container: &Container<'_>) {
     assert!(page.contains("go") && page.contains("host=web"), "both wake: {page}");
 }
 
-/// Without a capability: the kernel duplicates no descriptor, so the stopped threads hand theirs over.
+/// Without a capability: the kernel duplicates no descriptor, so the stopped threads hand theirs
+/// over.
 #[test]
 fn hosts_sleep_in_the_default_profile_as_root() {
     let docker = Docker::start(&[("compose.yaml", SLEEPERS)]);
@@ -117,8 +118,8 @@ fn hosts_sleep_in_the_default_profile_as_an_ordinary_user() {
     sleep(&docker.run(USER, &["imsup", "up"]));
 }
 
-/// Calls of all kinds are waited in: accept, poll, select and epoll_wait, by one process, several and threads; redis has a limit of 100 ms, and a Go program
-/// waits for futexes as well.
+/// Calls of all kinds are waited in: accept, poll, select and epoll_wait, by one process, several
+/// and threads; redis has a limit of 100 ms, and a Go program waits for futexes as well.
 const SLEEPERS: &str = r#"
 name: sleepers
 x-imsup: { idle_after: 200ms }
@@ -164,7 +165,7 @@ fn sleep(container: &Container<'_>) {
                 host(container, name)["state"] == "suspended"
             });
             let why = json(container, &["why", name]);
-            // One that ticks at that moment is not held.
+            // A host that ticks at that moment is not held.
             if let Some(method) = why[0]["why"]["method"].as_str() {
                 assert!(method.starts_with("stopped threads, since a frozen thread"), "{why:?}");
             }
@@ -181,7 +182,7 @@ fn sleep(container: &Container<'_>) {
     }
     let asked = container.ok(&["redis-cli", "-h", &address("cache"), "get", "asked"]);
     assert_eq!(asked.trim(), "3", "it has lost nothing");
-    // A connection that is kept, through a sleep; and what sleeps uses no processor.
+    // A connection that is kept through a sleep; and sleepers use no processor.
     let kept = format!(
         "exec 3<>/dev/tcp/{}/8080; echo one >&3; read -r said <&3; imsup suspend edge; state=$(cat /proc/$1/stat); echo two >&3; read -r said <&3; \
          echo \"$state\"; echo \"said $said\"",
@@ -197,7 +198,7 @@ fn sleep(container: &Container<'_>) {
     assert_eq!(container.wait(), 0, "{}", container.logs());
 }
 
-/// A profile that refuses ptrace(2) as well: it is said why no host sleeps, and what helps.
+/// A profile that refuses ptrace(2) as well: imsup says why no host sleeps, and what helps.
 #[test]
 fn where_neither_can_be_done_no_host_sleeps_and_it_is_said_why() {
     const PROFILE: &str = r#"{ "defaultAction": "SCMP_ACT_ALLOW",
@@ -252,7 +253,8 @@ fn says_which_ways_are_used(container: &Container<'_>) {
 fn programs_that_become_another_user_are_served() {
     let docker = Docker::start(&[("compose.yaml", USERS)]);
     become_another_user(&docker.run(ROOT, &["imsup", "up"]));
-    // Kubernetes' default: calls are not refused, but root may still not look at other users' processes.
+    // Kubernetes' default: calls are not refused, but root may still not look at other users'
+    // processes.
     become_another_user(&docker.run_with(&["--security-opt", "seccomp=unconfined"], ROOT, &["imsup", "up"]));
 }
 
@@ -289,7 +291,8 @@ fn become_another_user(container: &Container<'_>) {
     );
 }
 
-/// One that becomes another user and executes nothing is not dumpable (PR_SET_DUMPABLE(2const)): only CAP_SYS_PTRACE could look at it.
+/// A program that becomes another user without an execve is not dumpable (PR_SET_DUMPABLE(2const)):
+/// only CAP_SYS_PTRACE could inspect it.
 #[test]
 fn a_program_that_only_changes_its_user_is_the_kernels() {
     let compose = "name: user\nservices:\n  cache: { command: [memcached, -p, \"11211\"], user: \"1000:1000\", expose: [\"11211\"] }\n";
@@ -297,7 +300,7 @@ fn a_program_that_only_changes_its_user_is_the_kernels() {
     let memcached = ["memcached", "-u", "app", "-p", "11212"];
     let container = docker.run(ROOT, &[&["imsup", "run", "--"], &memcached[..]].concat());
     container.wait_for("cannot be inspected");
-    // What helps: it is changed before the program is executed.
+    // The remedy: the user is changed before the program is executed.
     let container = docker.run(ROOT, &["imsup", "up"]);
     container.wait_for("none runs");
     let cache = address(&container, "cache");
@@ -306,7 +309,8 @@ fn a_program_that_only_changes_its_user_is_the_kernels() {
     assert!(said.starts_with("VERSION"), "{said}");
 }
 
-/// What `doctor` and `why` advise. The cgroups of the machine are mounted, so there is a freezer, too; clone3(2) is refused all the same.
+/// What `doctor` and `why` advise. The cgroups of the machine are mounted, so there is a freezer,
+/// too; clone3(2) is refused all the same.
 #[test]
 fn hosts_sleep_where_the_capability_is_added() {
     let compose = "name: asleep\nx-imsup: { idle_after: 200ms }\nservices:\n  web: { command: [guest, --tcp, \"8080\"], expose: [\"8080\"] }\n";
@@ -323,7 +327,7 @@ fn hosts_sleep_where_the_capability_is_added() {
         let web = address(&container, "web");
         call(&container, &format!("{web}:8080"));
         container.wait_for(" suspend ");
-        // It may have slept before it was asked, and be awake again.
+        // The host may have slept before the question, and be awake again.
         let mut why = Vec::new();
         wait_until("web to sleep", || {
             why = json(&container, &["why", "web"]);
@@ -334,7 +338,7 @@ fn hosts_sleep_where_the_capability_is_added() {
             call(&container, &format!("{web}:8080")).contains("host=web"),
             "it wakes"
         );
-        // The container ends with its first process, which may be before this one.
+        // The container ends with its first process, which may be before this process.
         container.exec(&["imsup", "down"]);
         assert_eq!(container.wait(), 0, "{}", container.logs());
     }
@@ -347,7 +351,7 @@ fn run_is_a_containers_entrypoint() {
     for (user, options) in [
         (ROOT, &[][..]),
         (USER, &[]),
-        // A user of whom the image knows nothing, and who has no home.
+        // A user unknown to the image, without a home.
         ("1234:1234", &[]),
         (ROOT, &["--user", "1000:1000"]),
     ] {

@@ -1,5 +1,6 @@
-//! Sockets where descriptors may not be duplicated, as in a container: made by the supervisor, which keeps copies. The conformance cases run so,
-//! too; here is what is particular to copies: that they are never in the way.
+//! Sockets without duplicates of descriptors, as in a container: made by the supervisor, which
+//! keeps copies. The conformance cases run so, too; these tests are about the copies: they are
+//! never in the way.
 
 mod common;
 
@@ -8,7 +9,8 @@ use common::command::{Background, LIMIT};
 
 const NOTHING: &str = "services: { other: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] } }\n";
 
-/// Runs a Python program under `imsup run` without pidfd_getfd(2) and process_vm_readv(2); it asserts, and says what the test looks at.
+/// Runs a Python program under `imsup run` without pidfd_getfd(2) and process_vm_readv(2); it
+/// asserts, and prints the values that the test checks.
 fn python(project: &Project, source: &str) -> (String, String) {
     let prelude = "import array, errno, fcntl, os, resource, socket, sys, threading\n";
     let mut command = project.imsup_command(&["run", "--", "python3", "-c", &format!("{prelude}{source}")]);
@@ -53,7 +55,8 @@ assert made_now[-1] == "EMFILE", made_now
     );
 }
 
-/// Nor does epoll go on telling of a socket that was closed without EPOLL_CTL_DEL, whether it has a port or none.
+/// Nor does epoll keep reporting a socket that was closed without EPOLL_CTL_DEL, whether it has a
+/// port or none.
 #[test]
 fn a_program_is_not_told_of_a_closed_socket_for_ever() {
     let project = Project::up("copies", NOTHING);
@@ -86,7 +89,8 @@ assert sender.sendto(b"y", receiver.getsockname()) == 1 and receiver.recv(9) == 
     );
 }
 
-/// Nor is a socket taken for closed that only a thread beside the first has: the first one has ended, or has descriptors of its own.
+/// Nor is a socket taken for closed if only a thread other than the first has it: the first one has
+/// ended, or has its own descriptor table.
 #[test]
 fn a_socket_of_another_thread_is_not_taken_for_closed() {
     for apart in [
@@ -125,7 +129,8 @@ thread.join()
     }
 }
 
-/// A copy is an open descriptor: it would keep a connection from ending, and a port from being free.
+/// A copy is an open descriptor: it would keep a connection from ending, and a port from being
+/// free.
 #[test]
 fn copies_neither_delay_an_end_nor_hold_a_port() {
     let project = Project::up("copies", NOTHING);
@@ -202,7 +207,7 @@ os.wait()
     assert!(!warned.contains("made elsewhere"), "{warned}");
 }
 
-/// One that is inherited from outside is the kernel's, and that is said.
+/// A socket inherited from outside is left to the kernel, with a message.
 #[test]
 fn a_socket_from_elsewhere_is_the_kernels() {
     let project = Project::up("copies", NOTHING);
@@ -220,7 +225,8 @@ os.execvp(os.environ["IMSUP"], [os.environ["IMSUP"], "run", "-p", os.environ["NA
     assert!(finished.stderr.contains("made elsewhere"), "{finished}");
 }
 
-/// The copy is given up before the kernel chooses the port, where the connect is left to it: the second time within a second.
+/// The copy is dropped before the kernel chooses the port, if the connect is left to the kernel:
+/// the second time within a second.
 #[test]
 fn a_connected_socket_shows_the_port_that_the_kernel_chose() {
     let project = Project::up("copies", NOTHING);
@@ -241,7 +247,8 @@ print("done")
     assert_eq!(said, "done\n");
 }
 
-/// Sockets come and go; what imsup holds stays bounded, and so does what a process that lives on costs.
+/// Sockets come and go; imsup's holdings stay bounded, and so does the cost of a process that lives
+/// on.
 #[test]
 fn copies_do_not_pile_up() {
     let project = Project::up("copies", NOTHING);

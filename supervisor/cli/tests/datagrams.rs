@@ -1,4 +1,5 @@
-//! Datagrams between real programs: who is seen to send, who is booted, and what reaches the outside.
+//! Datagrams between real programs: the sender that the receiver sees, the host that is booted, and
+//! the way to the outside.
 
 mod common;
 
@@ -38,7 +39,7 @@ fn script() -> String {
     source("datagrams.py").to_str().unwrap().to_owned()
 }
 
-/// What each way of asking was told: `WAY: ANSWER`, one a line.
+/// The answer to each kind of question: `WAY: ANSWER`, one a line.
 #[track_caller]
 fn expect_answers(said: &str, ways: &[&str], host: &str, server: SocketAddr, client: Ipv4Addr) {
     let lines: Vec<_> = said.lines().collect();
@@ -226,7 +227,7 @@ fn an_undeclared_port_is_reached_with_every_call() {
     }
 }
 
-/// Sockets that are bound to a loopback address do not reach another device, so this one must not be.
+/// Sockets bound to a loopback address do not reach another device, so this socket must not be.
 #[test]
 fn one_socket_reaches_hosts_and_the_outside() {
     if !network::is_own() {

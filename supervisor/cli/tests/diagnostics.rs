@@ -1,4 +1,4 @@
-//! What imsup tells of a program's calls: `run --trace`, and what it cannot honour.
+//! imsup's reports of a program's calls: `run --trace`, and calls it cannot honour.
 
 mod common;
 
@@ -107,7 +107,7 @@ fn a_host_is_traced_into_its_log() {
     project.ok(&["wake", "web"]);
     let vip = project.host("traced").address;
     let mut log = String::new();
-    // The broker hears that it listens before the line is written.
+    // The broker hears of the listen before the line is written.
     wait_until("the last line of the trace", || {
         log = project.ok(&["logs", "--no-log-prefix", "traced"]);
         traced(&log).iter().any(|line| line.starts_with("listen("))
@@ -118,14 +118,14 @@ fn a_host_is_traced_into_its_log() {
     assert_eq!(traced(&project.ok(&["logs", "--no-log-prefix", "web"])), [""; 0]);
 }
 
-/// Asks for it twice, and expects the answers, and one warning with these words.
+/// Asks twice, and expects the answers, and one warning with these words.
 #[track_caller]
 fn said_once(finished: &Finished, answers: &str, words: &[&str]) {
     assert!(finished.success(), "{finished}");
     assert_eq!(finished.stdout.trim_end(), answers, "{finished}");
     let warnings: Vec<_> = finished.stderr.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(warnings.len(), 1, "it is said once: {finished}");
-    // Where it sends people, there is something to read.
+    // The document that the warning names has that section.
     let document = include_str!("../../../docs/deviations.md");
     let (_, section) = warnings[0]
         .rsplit_once("docs/deviations.md#")
@@ -192,7 +192,7 @@ fn a_process_that_cannot_be_inspected_is_told_of_once() {
         script.to_str().unwrap(),
         "not_dumpable",
     ];
-    // Root inspects what it likes, but for this capability.
+    // Root may inspect any process, except without this capability.
     let without = ["--bounding-set", "-sys_ptrace"];
     let command = match rustix::process::geteuid().is_root() {
         true => project.command("setpriv", &[&without[..], &run_it].concat()),
@@ -219,7 +219,8 @@ fn a_datagram_that_cannot_leave_the_planes_is_told_of_once() {
 
 #[test]
 fn a_crowd_beyond_the_bound_is_told_of_once() {
-    // Long enough for thousands of threads to come on a loaded machine: a host that has not listened after half of it refuses.
+    // Long enough for thousands of threads to arrive on a loaded machine: a host without a listen
+    // refuses after half of this time.
     let project = Project::up(
         "crowd",
         "x-imsup: { hold_timeout: 600s }\nservices: { never: { command: [sleep, '3600'] } }\n",

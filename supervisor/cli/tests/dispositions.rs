@@ -1,4 +1,5 @@
-//! What whoever starts imsup has set, which a program must not find different and imsup must live with: ignored signals, the time zone.
+//! State set by the starter of imsup, which a program must find unchanged and imsup must live with:
+//! ignored signals, the time zone.
 
 mod common;
 
@@ -13,7 +14,8 @@ services:
   web: { command: [sh, -c, "exec python3 @dir@/ignored.py \"$$(grep SigIgn /proc/self/status)\""], expose: ["8080"] }
 "#;
 
-/// Answers everybody with its argument: the signals that its shell ignored, since Python itself ignores SIGPIPE and SIGXFSZ.
+/// Answers every client with its argument: the signals that its shell ignored, since Python itself
+/// ignores SIGPIPE and SIGXFSZ.
 const SERVER: &str = "
 import socket, sys
 listener = socket.create_server(('', 8080))
@@ -27,7 +29,7 @@ const SIGPIPE: u64 = 1 << 12;
 const SIGCHLD: u64 = 1 << 16;
 const SIGTTOU: u64 = 1 << 21;
 const SIGXFSZ: u64 = 1 << 24;
-/// Those that glibc keeps for itself (nptl(7)).
+/// The signals that glibc keeps for itself (nptl(7)).
 const INTERNAL: u64 = 0b11 << 31;
 
 fn mask(line: &str) -> u64 {
@@ -41,7 +43,8 @@ fn answer(project: &Project) -> String {
     said
 }
 
-/// A shell (dash does not ignore SIGCHLD when it is told to), since what starts the tests may ignore signals itself: they are reset where it says so.
+/// A shell (dash does not ignore SIGCHLD on request), since the starter of the tests may ignore
+/// signals itself: the shell resets them.
 fn shell(project: &Project, script: &str) -> Command {
     let script = script
         .replace("imsup", &imsup().display().to_string())
@@ -83,7 +86,7 @@ fn imsup_works_where_children_are_ignored() {
     );
 }
 
-/// A lock that `up` was started with is let go when it returns, and no host has it.
+/// A lock that `up` inherited is released when `up` returns, and no host has it.
 #[test]
 fn descriptors_of_whoever_started_imsup_are_nobody_elses() {
     let project = Project::new(
@@ -120,7 +123,8 @@ fn times_are_shown_in_the_zone_that_is_asked_for() {
     };
     let utc = hours("UTC");
     assert!(!utc.is_empty());
-    // Neither has a summer time. The first is a file of the system's database, the second a rule (tzset(3)).
+    // Neither has a summer time. The first is a file of the system's database, the second a rule
+    // (tzset(3)).
     for (zone, ahead) in [("Asia/Tokyo", 9), ("<+05>-5", 5)] {
         let there: Vec<u32> = utc.iter().map(|hour| (hour + ahead) % 24).collect();
         assert_eq!(hours(zone), there, "{zone}");

@@ -1,4 +1,5 @@
-//! Hosts that end come back: exits, kills under load, supervisors and brokers killed, programs that cannot be started.
+//! Hosts that end come back: exits, kills under load, supervisors and brokers killed, programs that
+//! cannot be started.
 
 mod common;
 
@@ -24,8 +25,9 @@ struct Lost {
     how: String,
 }
 
-/// Clients that ask all the time, while the program, and every fifth time its supervisor, is killed. No connect may fail, and a request
-/// may only be lost where it was in flight while a process was being killed.
+/// Clients that ask without pause, while the program, and every fifth time its supervisor, is
+/// killed. No connect may fail, and a request may be lost only if it was in flight while a process
+/// was being killed.
 #[test]
 fn over_a_thousand_kills_under_load_no_connect_is_refused_and_only_requests_in_flight_are_lost() {
     let project = Project::up(
@@ -88,7 +90,7 @@ services:
                 pid
             };
             let began = Instant::now();
-            // A client may say late that one answered it that has been killed before.
+            // A client may report late an answer of a process that has been killed before.
             if kill_both(pid, victim) {
                 kills.push((began, Instant::now()));
             }
@@ -100,7 +102,8 @@ services:
     assert!(refused.is_empty(), "after {} kills: {refused:?}", kills.len());
     let lost = lost.into_inner().unwrap();
     for client in 0..CLIENTS {
-        // One client's requests come one after the other, and so do the kills: each request that was lost has a kill of its own.
+        // One client's requests come one after the other, and so do the kills: each request that
+        // was lost has a kill of its own.
         let mut kills = kills.iter();
         for one in lost.iter().filter(|one| one.client == client) {
             let kill = kills.find(|(_, ended)| one.began <= *ended);
@@ -112,7 +115,7 @@ services:
         }
     }
     assert!(answered.load(Ordering::Relaxed) >= KILLS, "load was served in between");
-    // The last one killed was perhaps not missed by anybody yet.
+    // The last kill was perhaps not noticed by any client yet.
     ask(address);
     let host = project.host("web");
     assert!(host.boots > KILLS, "{}", host.boots);
@@ -123,7 +126,7 @@ services:
     );
 }
 
-/// Ends the clients, also where the test fails.
+/// Ends the clients, even if the test fails.
 struct Finish<'a>(&'a AtomicBool);
 
 impl Drop for Finish<'_> {
@@ -132,7 +135,8 @@ impl Drop for Finish<'_> {
     }
 }
 
-/// Kills `victim`, the program itself or its supervisor, and waits until the program is gone. Not where it was gone before.
+/// Kills `victim`, the program itself or its supervisor, and waits until the program is gone. Not
+/// if it was gone before.
 fn kill_both(program: u32, victim: u32) -> bool {
     let open = |pid: u32| rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty());
     let (Ok(of_victim), Ok(_pinned)) = (open(victim), open(program)) else {
@@ -299,7 +303,7 @@ fn a_program_that_a_real_time_signal_ends_is_booted_again() {
     assert_eq!(project.host("web").boots, 2);
 }
 
-/// Nobody falls asleep before a slow test has looked.
+/// No host falls asleep before a slow test has looked.
 const PAIR: &str = r#"
 x-imsup: { idle_after: never }
 services:
@@ -385,7 +389,7 @@ services:
     let address: SocketAddr = project.at("web", 8080);
     let pid = ask(address).pid();
     project.wait_event("web", "ready", 1);
-    // Stopped, it cannot accept: what comes now waits in the queue, and outlives the process.
+    // Stopped, it cannot accept: new connections wait in the queue, and outlive the process.
     let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid as i32).unwrap(), PidfdFlags::empty()).unwrap();
     rustix::process::pidfd_send_signal(&pidfd, Signal::STOP).unwrap();
     let mut waiting: Vec<TcpStream> = (0..20)
@@ -426,7 +430,7 @@ services:
     }
 }
 
-/// It is booted again in any case, so nobody is turned away.
+/// The host is booted again in any case, so no client is turned away.
 #[test]
 fn whoever_waits_for_a_host_that_is_restarted_while_it_boots_is_answered() {
     let project = Project::up(

@@ -1,6 +1,7 @@
-//! Nothing leaks: imsup after hundreds of thousands of connects, tens of thousands of forks, a thousand nights and some hundred boots is what it was
-//! before. `make endurance` makes it a million connects and a hundred thousand forks (`IMSUP_ENDURANCE_TIMES=5`), and does it once more
-//! where descriptors cannot be duplicated.
+//! No leak: after hundreds of thousands of connects, tens of thousands of forks, a thousand sleeps
+//! and some hundred boots imsup is as before. `make endurance` makes it a million connects and a
+//! hundred thousand forks (`IMSUP_ENDURANCE_TIMES=5`), and repeats it without duplicates of
+//! descriptors.
 
 mod common;
 
@@ -17,7 +18,7 @@ const FORKS: u64 = 20_000;
 const NIGHTS: u64 = 1000;
 const BOOTS: u64 = 300;
 
-/// How many times as often everything is done.
+/// The factor for all counts.
 fn times() -> u64 {
     let given = std::env::var("IMSUP_ENDURANCE_TIMES").ok();
     given.map_or(1, |text| text.parse().expect("IMSUP_ENDURANCE_TIMES is a number"))
@@ -50,7 +51,7 @@ impl Worker {
         Self { process, stdin, stdout }
     }
 
-    /// Has it do something so often.
+    /// Makes it repeat its work this many times.
     #[track_caller]
     fn work(&mut self, what: &str, count: u64) {
         let began = Instant::now();
@@ -69,14 +70,17 @@ fn supervisor(project: &Project, host: &str) -> u32 {
     parent(program).expect("it has a supervisor")
 }
 
-/// Before the first look every table of imsup's is full that is bounded by design: 4,096 sockets of which is known what they were asked
-/// for and as many connections of the host to itself (`sockets::CAPACITY`), 64 threads (`task::CAPACITY`), 256 endpoints that answered (`host::Answered`). One connect in ten fills the first, one in twenty-five the second.
+/// Before the first look all bounded tables of imsup's are full: 4,096 sockets with remembered
+/// addresses and as many connections of the host to itself (`sockets::CAPACITY`), 64 threads
+/// (`task::CAPACITY`), 256 endpoints that answered (`host::Answered`). One connect in ten fills the
+/// first, one in twenty-five the second.
 const WARM_CONNECTS: u64 = 120_000;
 const WARM_FORKS: u64 = 5000;
 
-/// What malloc(3) may keep to itself after the warm-up, as the entries of its tables come and go: 4 to 40 kB measured. It is two thirds of a byte for each connect
-/// and six and a half for each fork. The smallest leak there can be is 16 bytes of a heap for each, 3.2 MB and 320 kB. Of descriptors and threads
-/// not one is allowed.
+/// The memory that malloc(3) may keep after the warm-up, as entries of its tables come and go: 4 to
+/// 40 kB measured. This bound is two thirds of a byte for each connect and six and a half for each
+/// fork. The smallest possible leak is 16 bytes of a heap for each, 3.2 MB and 320 kB. Of
+/// descriptors and threads not a single one is allowed.
 const SLACK_BYTES: u64 = 128 * 1024;
 
 #[test]
@@ -90,7 +94,8 @@ services:
   slow: { command: [sleep, infinity] }
 "#,
     );
-    // Whoever boots it by a port that it never opens would wait for that, and all others with them.
+    // A client that boots the host by a port that never opens would wait for that port, and all
+    // others with it.
     project.ok(&["wake", "peer"]);
     let mut worker = Worker::start(&project);
     worker.work("connects", WARM_CONNECTS);
@@ -108,8 +113,9 @@ services:
     }
 }
 
-/// The broker remembers the last 16,384 events by design (`events::KEPT`), two for each night and four for each boot, each of less than
-/// 512 bytes with its texts; a leak of more than that for each is seen, and any descriptor.
+/// The broker remembers the last 16,384 events by design (`events::KEPT`), two for each night and
+/// four for each boot, each of less than 512 bytes with its texts; a leak of more than that for
+/// each is seen, and any descriptor.
 const EVENT_BYTES: u64 = 512;
 
 #[test]
@@ -141,7 +147,7 @@ services:
     let watch = project.watch();
     let boots = |count: u64| {
         for _ in 0..count {
-            // Whoever comes while the last boot ends is reset, as natively.
+            // A client that comes while the last boot ends is reset, as natively.
             let ends = watch.count("brief", "exit");
             ask(brief);
             watch.wait("brief", "exit", ends + 1);
@@ -154,8 +160,9 @@ services:
         Observed::start("the broker", project.broker()),
     ];
     nights(NIGHTS);
-    // The thread that stops others comes anew each night, with a part of the heap that malloc(3) keeps for it: 80 to 210 kB after 1,000 nights as after 4,000, and
-    // once 420 on a busy machine, where the thread before is still ending.
+    // The thread that stops others is made again for each sleep, with a part of the heap that
+    // malloc(3) keeps for it: 80 to 210 kB after 1,000 sleeps as after 4,000, and once 420 on a
+    // busy machine, while the thread before is still ending.
     observed[0].expect_no_more("nights", 5 * SLACK_BYTES);
     observed[1].expect_no_more("nights", SLACK_BYTES + NIGHTS * 2 * EVENT_BYTES);
     boots(BOOTS);

@@ -1,4 +1,5 @@
-//! What a command of `imsup exec` reaches at localhost: the host's servers, of which its own supervisor has not seen that they listen, and not the machine's.
+//! Localhost for a command of `imsup exec`: the host's servers, whose listens its own supervisor
+//! has not seen, and not the machine's.
 
 mod common;
 
@@ -88,7 +89,7 @@ fn a_command_reaches_the_hosts_datagram_servers_at_localhost() {
 
 #[test]
 fn a_command_reaches_the_hosts_name_server_at_localhost() {
-    // Port 53 is for who may have it.
+    // Port 53 needs a privilege.
     if !network::is_own() {
         return;
     }
@@ -97,7 +98,8 @@ fn a_command_reaches_the_hosts_name_server_at_localhost() {
     expect(&project, "local", "53", &["127.0.0.1"]);
 }
 
-/// A name server of the machine's, at its wildcard, is not the host's, though it is in the way of whoever binds an address of the host's.
+/// A name server of the machine's, at its wildcard, is not the host's, although it conflicts with
+/// binds at the host's addresses.
 #[test]
 fn a_command_is_not_led_to_the_machines_name_server() {
     if !network::is_own() {

@@ -1,5 +1,5 @@
-//! A program that was booted by a connection sees the connections of the family that it binds, exactly as when it is run by hand: addresses, options,
-//! flags, and nobody else.
+//! A program that was booted by a connection sees connections of the family that it binds, exactly
+//! as natively: addresses, options, flags, and no others.
 
 mod common;
 
@@ -39,7 +39,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         .flat_map(|family| MODES.into_iter().map(move |mode| (family, mode)))
 }
 
-/// What the guest prints of a connection when it is run by hand.
+/// The guest's native output about a connection.
 fn natively(project: &Project, family: &str, mode: &str) -> String {
     let (_running, port) = listening(|port| project.command(guest("families"), &[family, mode, port]));
     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -48,7 +48,8 @@ fn natively(project: &Project, family: &str, mode: &str) -> String {
     facts
 }
 
-/// Runs a program with a port that is free, and waits until it listens. Somebody else on the machine may be quicker to take the port.
+/// Runs a program with a free port, and waits until it listens. Another process of the machine may
+/// be quicker to take the port.
 fn listening(command: impl Fn(&str) -> std::process::Command) -> (Background, u16) {
     let started = (0..10).find_map(|_| {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -74,7 +75,8 @@ fn ask(stream: &mut TcpStream) -> String {
     said.trim_end().to_owned()
 }
 
-/// The facts without what a connection tells that its peer had closed before it was accepted: the kernel converts no such socket.
+/// The facts without the signs that a peer had closed before the accept: the kernel converts no
+/// such socket.
 fn without_domain(facts: &str) -> String {
     let (before, connection) = facts.split_once(" of the connection:").unwrap();
     let kept = connection.split(' ').filter(|word| {
@@ -85,20 +87,22 @@ fn without_domain(facts: &str) -> String {
     format!("{before}{}", kept.collect::<Vec<_>>().join(" "))
 }
 
-/// What the kernel says of a connection that it did not convert.
+/// The kernel's facts about a connection that it did not convert.
 fn domain(facts: &str) -> &str {
     let connection = facts.split(" of the connection: ").nth(1).unwrap();
     connection.split(' ').next().unwrap()
 }
 
-/// Boots a host with several connections at once, and compares what each is told; then some more, once it runs.
+/// Boots a host with several connections at once, and compares each one's facts; then some more,
+/// once it runs.
 fn boot_and_compare(project: &Project, natively: &str, host: &str) {
     let address = project.at(host, 7000);
     may_listen(project, false);
     let mut waiting: Vec<TcpStream> = (0..5).map(|_| connect(address, "ask")).collect();
     let mut closed = connect(address, "ask");
     closed.shutdown(Shutdown::Write).unwrap();
-    // All have come by now: the guest changes options of its listener for a moment, which one that came then would inherit.
+    // All have arrived by now: the guest changes options of its listener for a moment, which a new
+    // connection would inherit.
     may_listen(project, true);
     for stream in &mut waiting {
         assert_eq!(ask(stream), natively, "{host}: one that waited");
@@ -143,7 +147,7 @@ fn a_connection_that_was_half_closed_before_it_was_accepted_has_options_of_ipv6(
     assert_eq!(domain(&facts), format!("domain={}", libc::AF_INET), "{facts}");
 }
 
-/// The same where the supervisor may not duplicate descriptors.
+/// The same without duplicates of descriptors.
 #[test]
 fn so_it_is_with_copies() {
     let compose = compose().replace(
@@ -177,7 +181,8 @@ fn later_boots_are_as_the_first_and_trap_no_accept() {
     }
 }
 
-/// What was learned is known after `down`, too; but then the broker has made the listener, whose options are its own.
+/// Learned families are known after `down`, too; but then the broker has made the listener, with
+/// options of its own.
 #[test]
 fn who_waits_for_the_first_boot_after_up_has_options_of_no_listener() {
     let compose = compose().replace("expose:", "environment: { IMSUP_TRACE: \"1\" }, expose:");
@@ -202,7 +207,8 @@ fn who_waits_for_the_first_boot_after_up_has_options_of_no_listener() {
     }
 }
 
-/// A port that is declared and never listened on has no say in it, once a start was seen to its end.
+/// A port that is declared and never listened on has no influence, once a start was seen to its
+/// end.
 #[test]
 fn a_port_that_is_not_used_is_nothing_to_learn() {
     const COMPOSE: &str = r#"
@@ -216,7 +222,8 @@ services:
     let trapped = || project.ok(&["logs", "web"]).matches("accept").count();
     ask(&mut connect(project.at("web", 7000), "ask"));
     let learned = || std::fs::read_to_string(project.path("state/projects.json")).unwrap();
-    // The key of a map. Other numbers may have the same digits: the test's pid in the project's name, the hash of the program.
+    // The key of a map. Other numbers may have the same digits: the test's pid in the project's
+    // name, the hash of the program.
     common::wait_until("the start to be over", || learned().contains("\"7001\":"));
     project.ok(&["stop", "web"]);
     let before = trapped();
@@ -228,7 +235,8 @@ services:
     }
 }
 
-/// Those that wait when a program dies are the signal of its next boot, whatever has become of its listener.
+/// Connections that wait when a program dies are the signal of its next boot, whatever has become
+/// of its listener.
 #[test]
 fn who_waits_for_a_program_that_dies_is_answered_by_the_next() {
     const COMPOSE: &str = r#"
@@ -257,7 +265,7 @@ while True:
     assert_eq!(project.host("dies").boots, 2);
 }
 
-/// A program may bind another family than at its last boot, for reasons that nobody sees.
+/// A program may bind another family than at its last boot, for invisible reasons.
 #[test]
 fn a_family_that_changes_is_learned_anew() {
     const COMPOSE: &str = r#"
@@ -283,7 +291,8 @@ while True:
         project.ok(&["stop", "changes"]);
         said
     };
-    // The boot that changes it has connections of the family before; it is exact from the next one on.
+    // The boot with the changed family has connections of the family before; the next boot is
+    // exact.
     for (name, at_first, said) in [
         ("AF_INET", "AF_INET 2", "AF_INET 2"),
         ("AF_INET6", "AF_INET6 2", "AF_INET6 4"),
@@ -299,7 +308,7 @@ while True:
     }
 }
 
-/// Another program may take a host's part, and bind what it likes.
+/// Another program may take a host's place, and bind any family.
 #[test]
 fn another_program_in_a_hosts_part_is_another() {
     const COMPOSE: &str = "services: { web: { command: [\"@guests@/families\", \"6\", poll, \"7000\"], expose: [\"7000\"], x-imsup: { idle_after: 1h } } }\n";
@@ -307,7 +316,8 @@ fn another_program_in_a_hosts_part_is_another() {
     let (six, four) = (natively(&project, "6", "poll"), natively(&project, "4", "edge"));
     let program = guest("families");
     for _ in 0..2 {
-        // At the second time the broker has made the listener: its options are its own, and its family is not.
+        // At the second boot the broker has made the listener: the options are the broker's, and
+        // the family is the learned one.
         let addresses = |facts: &str| facts.split(" flags").next().unwrap().to_owned();
         let first = ask(&mut connect(project.at("web", 7000), "ask"));
         assert_eq!(addresses(&first), addresses(&six));
@@ -332,7 +342,7 @@ fn another_program_in_a_hosts_part_is_another() {
     }
 }
 
-/// A caller that cannot wait has a listener made for it before the program has bound anything.
+/// A non-blocking caller has a listener made for it before the program has bound any port.
 #[test]
 fn undeclared_ports_are_of_the_programs_family_too() {
     const COMPOSE: &str = r#"
@@ -360,7 +370,8 @@ print(said.decode().strip().replace(socket.gethostbyname(socket.gethostname()), 
     }
 }
 
-/// Datagrams, too: the first, which boots the program, and later ones, at the first boot and at later ones, whatever family the last had.
+/// Datagrams, too: the first, which boots the program, and later ones, at the first boot and at
+/// later ones, with any earlier family.
 #[test]
 fn datagrams_are_of_the_programs_family() {
     const COMPOSE: &str = r#"
@@ -420,8 +431,9 @@ while True:
     }
 }
 
-/// Programs that are peculiar about their listener, at their first boot: workers with a listener each; few descriptors; one that takes so long over each that it
-/// sleeps meanwhile; one that listens anew.
+/// Programs with unusual listeners, at their first boot: workers with a listener each; few
+/// descriptors; a program so slow over each connection that it sleeps meanwhile; a program that
+/// listens again.
 #[test]
 fn whoever_waits_is_served_by_peculiar_programs() {
     const COMPOSE: &str = r#"
@@ -488,7 +500,8 @@ while True:
         all_wait(host);
         for (before, stream) in waiting.iter_mut().enumerate() {
             if host == "slow" {
-                // It has accepted this one, and waits for what it says; the others wait meanwhile.
+                // The program has accepted this connection, and waits for its input; the others
+                // wait meanwhile.
                 watch.slept_again("slow", before);
             }
             stream.write_all(b"ask\n").unwrap();
@@ -497,7 +510,7 @@ while True:
         assert_eq!(ask(&mut connect(project.at(host, 7000), "ask")), host);
         assert_eq!(project.host(host).boots, 1);
     }
-    // The first has said nothing until the others wait as well.
+    // The first has sent no byte until the others wait as well.
     let mut first = client::connect(project.at("again", 7000)).unwrap();
     let mut waiting: Vec<_> = (0..3).map(|_| connect(project.at("again", 7000), "ask")).collect();
     all_wait("again");
@@ -518,7 +531,7 @@ while True:
     assert_eq!(ask(&mut later), "again");
 }
 
-/// What runtimes make of it, which look at addresses as they please.
+/// The view of runtimes, which read addresses in their own ways.
 #[test]
 fn runtimes_see_whoever_boots_them_as_natively() {
     common::need(&["python3", "node", "perl"]);
@@ -586,7 +599,8 @@ while (my $peer = accept(my $c, $s)) {
     }
 }
 
-/// Connections that come in the very moment in which the program listens are in one queue or the other.
+/// Connections that arrive at the very moment of the program's listen are in one queue or the
+/// other.
 #[test]
 fn nobody_is_lost_while_a_program_begins_to_listen() {
     const HOSTS: usize = 4;

@@ -1,7 +1,9 @@
-//! Hostile programs: whatever a program does with trapped calls, its memory, its descriptors and its processes, imsup goes on, acts on no
-//! descriptor but the one it was asked for, keeps nobody else waiting, and is what it was when it is over.
+//! Hostile programs: whatever a program does with trapped calls, its memory, its descriptors and
+//! its processes, imsup goes on, acts on the requested descriptor only, keeps no other host
+//! waiting, and afterwards is as before.
 //!
-//! `make fuzz` runs this for minutes: `IMSUP_HOSTILE_SECONDS`. `IMSUP_TEST_SEED` repeats what was random about a run, but for how its threads interleaved.
+//! `make fuzz` runs this for minutes: `IMSUP_HOSTILE_SECONDS`. `IMSUP_TEST_SEED` repeats the random
+//! part of a run, except the interleaving of its threads.
 
 mod common;
 
@@ -14,10 +16,10 @@ use common::random::Random;
 use common::watch::Watch;
 use common::{AS_IN_A_CONTAINER, LIMIT, Project, control, parent, wait_until};
 
-/// How long attacks go on where nobody says.
+/// The default duration of the attacks.
 const SECONDS: u64 = 6;
 
-/// What is attacked at a time; in between the host must be able to sleep.
+/// The duration of one attack; in between the host must be able to sleep.
 const ROUND: Duration = Duration::from_secs(2);
 
 fn seconds() -> Duration {
@@ -26,7 +28,8 @@ fn seconds() -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// `target` is attacked from within, `other` is another host that must notice nothing. A call that is held for ever is so for longer than the test waits.
+/// `target` is attacked from within, `other` is another host that must notice nothing. A call that
+/// is held for ever is so for longer than the test waits.
 const COMPOSE: &str = r#"
 x-imsup: { idle_after: never, hold_timeout: 10m }
 services:
@@ -51,7 +54,7 @@ impl<'a> Host<'a> {
     fn boot(project: &'a Project, name: &'static str) -> Self {
         let address: SocketAddr = project.at(name, 8080);
         let mut held = Held::connect(address);
-        // Its first answer says that it runs.
+        // The first answer shows that it runs.
         held.say("behave 0").unwrap();
         let answer = held.hear().unwrap();
         assert!(answer.starts_with("ok 0 "), "{name}: {answer}");
@@ -69,7 +72,8 @@ impl<'a> Host<'a> {
         self.held.say(order).unwrap();
     }
 
-    /// The numbers of an answer that begins with "ok": processes that attacked, rounds of checks that a bystander made meanwhile.
+    /// The numbers of an answer that begins with "ok": processes that attacked, rounds of checks
+    /// that a bystander made meanwhile.
     #[track_caller]
     fn answer(&mut self) -> (u64, u64) {
         let answer = self
@@ -89,8 +93,8 @@ impl<'a> Host<'a> {
     #[track_caller]
     fn sleep_and_wake(&mut self, watch: &Watch) {
         let suspends = watch.count(self.name, "suspend");
-        // Calls whose callers were killed keep it awake until they are given up, which is a matter of milliseconds; left to themselves
-        // they would wait for `hold_timeout`.
+        // Calls of killed callers keep the host awake until they are given up, within milliseconds;
+        // otherwise they would wait for `hold_timeout`.
         let mut refusal = None;
         wait_until("the attacked host to sleep", || {
             let error = control::suspend(self.project, self.name).err();
@@ -123,8 +127,9 @@ fn anonymous(pid: u32) -> u64 {
     field.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Ports that attacks bind and listen on (`ATTACKED_PORTS` of the guest), each of which may be retained on three planes and for two transports, and shared
-/// by more than one socket (SO_REUSEPORT).
+/// Ports that attacks bind and listen on (`ATTACKED_PORTS` of the guest), each of which may be
+/// retained on three planes and for two transports, and shared by more than one socket
+/// (SO_REUSEPORT).
 const RETAINED: usize = 8 * 3 * 2 * 4;
 
 /// Threads that a supervisor remembers (`task::CAPACITY`).
@@ -135,7 +140,8 @@ fn attacks_harm_nobody_else_and_leave_nothing() {
     attack(&Project::up("hostile", COMPOSE));
 }
 
-/// In a container with Docker's default seccomp profile the supervisor makes the program's sockets and keeps copies.
+/// In a container with Docker's default seccomp profile the supervisor makes the program's sockets
+/// and keeps copies.
 #[test]
 fn attacks_harm_nobody_else_where_descriptors_cannot_be_duplicated() {
     attack(&Project::up_with("hostile", COMPOSE, &AS_IN_A_CONTAINER));
@@ -168,7 +174,7 @@ fn attack(project: &Project) {
         memory = memory.or_else(|| Some((anonymous(target.supervisor), anonymous(broker))));
     }
     eprintln!("{rounds} rounds, {processes} attackers, checks: {within} within the host, {beside} in another");
-    // Calls that were held when their callers were killed are given up within a tick.
+    // Calls of killed callers are given up within a tick.
     wait_until("the supervisor to close what it held", || {
         descriptors(target.supervisor).len() <= before + REMEMBERED + RETAINED
     });
@@ -192,7 +198,8 @@ fn attack(project: &Project) {
     assert!(common::command::wait_exit(target.supervisor, LIMIT));
 }
 
-/// The supervisor acts on duplicates of a program's descriptors, whose flags and last close(2) may make it wait. A bystander gives up after 50 s.
+/// The supervisor acts on duplicates of a program's descriptors, whose flags and last close(2) may
+/// make it wait. A bystander gives up after 50 s.
 #[test]
 fn a_program_cannot_make_its_supervisor_wait() {
     let project = Project::up("stalled", COMPOSE);

@@ -1,4 +1,5 @@
-//! A connection that boots a program inherits what the program's listener is set to, as natively: no more, and no less.
+//! A connection that boots a program inherits the settings of the program's listener, as natively:
+//! all of them, and no others.
 
 mod common;
 
@@ -16,7 +17,8 @@ services:
   six-set: { command: [python3, "@dir@/server.py", AF_INET6, set, "7000"], expose: ["7000"] }
 "#;
 
-/// Prints the options of each connection: numbers that libc's headers have and Python's socket has not are from include/uapi/asm-generic/socket.h and linux/tcp.h.
+/// Prints the options of each connection: numbers that libc's headers have and Python's socket has
+/// not are from include/uapi/asm-generic/socket.h and linux/tcp.h.
 const SERVER: &str = "
 import socket, sys
 s = socket.socket(getattr(socket, sys.argv[1]))
@@ -43,7 +45,7 @@ while True:
     taken.close()
 ";
 
-/// Who waits for a byte (TCP_DEFER_ACCEPT) has one.
+/// A client that waits for a byte (TCP_DEFER_ACCEPT) has one.
 fn connect(address: SocketAddr) -> TcpStream {
     let mut stream = client::connect(address).unwrap();
     stream.write_all(b"?").unwrap();
@@ -56,7 +58,7 @@ fn ask(address: SocketAddr) -> String {
     said
 }
 
-/// What the server prints when it is run by hand, at a port that is free: somebody else may be quicker to take it.
+/// The server's native output, at a free port: another process may be quicker to take the port.
 fn natively(project: &Project, family: &str, mode: &str) -> String {
     let said = (0..10).find_map(|_| {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

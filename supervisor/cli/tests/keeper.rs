@@ -1,4 +1,4 @@
-//! Brokers that die: nothing that waits is lost, and the next broker comes by itself.
+//! Brokers that die: waiting connections are kept, and the next broker comes by itself.
 
 mod common;
 
@@ -21,17 +21,18 @@ services:
   log: { command: ["@guest@", --udp, "5140"], expose: ["5140/udp"] }
 "#;
 
-/// The bytes that wait unread to be answered: a connection that the kernel has made, and a line that was sent on it.
+/// The bytes that wait unread: a connection that the kernel has made, and a line that was sent on
+/// it.
 fn queue(address: SocketAddr, line: &str) -> Held {
     let mut held = Held::connect(address);
     held.say(line).unwrap();
     held
 }
 
-/// Kills the broker, and waits until another has its place.
+/// Kills the broker, and waits until another has taken over.
 fn replace_broker(project: &Project, before: u32) -> u32 {
     project.kill(before);
-    // Answered by the next one: a client waits for it.
+    // The next broker answers: the client waits for it.
     project.ps();
     let after = project.broker();
     assert_ne!(before, after);
@@ -43,7 +44,7 @@ fn what_waits_at_absent_hosts_when_the_broker_is_killed_is_answered() {
     let project = Project::up("waiting", HOSTS);
     let (web, db, log) = (project.at("web", 8080), project.at("db", 9000), project.at("log", 5140));
     let broker = project.broker();
-    // It sees nothing of what comes.
+    // The broker notices no arrivals.
     stop(&project, broker);
     let mut waiting: Vec<Held> = (0..50)
         .map(|number| queue(if number % 2 == 0 { web } else { db }, &format!("waits {number}")))
@@ -77,7 +78,8 @@ fn what_waits_at_absent_hosts_when_the_broker_is_killed_is_answered() {
     project.down();
 }
 
-/// Whatever the broker is at when it is killed: seeing the first connection, starting the supervisor, welcoming it, or hearing that the host is ready.
+/// At any step of the broker when it is killed: at the first connection, at the start of the
+/// supervisor, at its welcome, or at the host's readiness.
 #[test]
 fn clients_of_booting_hosts_are_answered_while_brokers_die() {
     const ROUNDS: usize = 5;
@@ -149,7 +151,7 @@ fn running_hosts_go_on_with_the_next_broker() {
     assert_eq!((after.pid, after.boots), (before.pid, 1));
     assert_eq!(Answer(talk(&mut connection, "hello").unwrap()).pid(), pid);
     assert_eq!(ask(web).pid(), pid);
-    // What is retained for it is its own socket, once: its next boot is asked, and nothing else has its port.
+    // Its own socket is retained, once: the next boot gets it, and no other process has the port.
     project.ok(&["stop", "web"]);
     assert_ne!(ask(web).pid(), pid);
     assert_eq!(project.host("web").boots, 2);
@@ -167,7 +169,7 @@ fn a_program_that_ends_while_there_is_no_broker_leaves_its_queue_to_the_next_boo
     stop(&project, broker);
     stop(&project, pid);
     let mut waiting: Vec<Held> = (0..5).map(|number| queue(web, &format!("waits {number}"))).collect();
-    // The keeper starts the next broker once it is let go.
+    // The keeper starts the next broker once continued.
     let keeper = project.keeper();
     stop(&project, keeper);
     project.kill(broker);
@@ -368,7 +370,7 @@ fn the_next_broker_needs_no_file_of_the_executable() {
     project.down();
 }
 
-/// In the window without a broker, too, what a program closes is free for itself.
+/// A port that a program closes is free for itself even without a broker.
 #[test]
 fn a_program_binds_its_port_again_while_there_is_no_broker() {
     let project = Project::new(
@@ -401,7 +403,7 @@ time.sleep(1000)
     stop(&project, keeper);
     project.kill(broker);
     std::fs::write(project.path("go"), "").unwrap();
-    // It is held until the next broker has closed what the first had.
+    // The bind is held until the next broker has closed the first one's duplicate.
     project.signal(keeper, Signal::CONT);
     wait_until("the port to be bound again", || {
         let said = project.ok(&["logs", "web"]);

@@ -15,7 +15,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 /// Declared ports: more than the soft limit of descriptors.
 const PORTS: std::ops::Range<u16> = 8000..8100;
-/// Those that the program listens on, which has that limit.
+/// The sockets that the program listens on, which has that limit.
 const LISTENS: std::ops::Range<u16> = 8000..8040;
 
 #[test]
@@ -40,7 +40,8 @@ services:
     let web = project.host("web").address;
     for _ in 0..2 {
         project.kill(broker);
-        // The first ones come while there is no broker. All have the boot that comes of it, and the limit goes from one broker to the next.
+        // The first connections come while there is no broker. All share the resulting boot, and
+        // the limit passes from one broker to the next.
         let answers = LISTENS.map(|port| client::ask_line((web, port).into(), "hello"));
         for (port, answer) in LISTENS.zip(answers) {
             let answer = answer.unwrap_or_else(|error| panic!("port {port}: {error}"));
@@ -57,10 +58,11 @@ services:
     project.down();
 }
 
-/// Descriptors that the user of the project has under way in messages that nobody takes: more than the broker may have open.
+/// Descriptors that the user of the project has under way in messages that nobody takes: more than
+/// the broker may have open.
 const UNDER_WAY: usize = 400;
 
-/// Sends descriptors that nobody receives.
+/// Sends descriptors that stay unreceived.
 fn send_descriptors() -> (UnixStream, UnixStream) {
     const A_MESSAGE: usize = 200;
     let (from, to) = UnixStream::pair().unwrap();
@@ -86,7 +88,7 @@ fn keepers(project: &Project) -> Vec<u32> {
 fn has_listener(pid: u32, at: SocketAddr) -> bool {
     let SocketAddr::V4(v4) = at else { panic!("{at}") };
     let local = format!("{:08X}:{:04X} ", u32::from_ne_bytes(v4.ip().octets()), v4.port());
-    // One for both families is bound to the mapped address.
+    // A socket for both families is bound to the mapped address.
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap());
     let of_address = tables
         .iter()
@@ -106,7 +108,8 @@ fn has_listener(pid: u32, at: SocketAddr) -> bool {
     links.any(|link| link.to_str() == Some(&format!("socket:[{inode}]")))
 }
 
-/// The kernel lets no user have more descriptors under way than the sender may have open (ETOOMANYREFS, unix(7)); root may.
+/// The kernel lets no user have more descriptors under way than the sender may have open
+/// (ETOOMANYREFS, unix(7)); root may.
 #[test]
 fn what_the_kernel_does_not_let_the_keeper_have_it_has_later() {
     let compose = "services:\n  web: { command: [\"@guest@\", --tcp, \"8080\"], expose: [\"8080\"] }\n";

@@ -1,4 +1,5 @@
-//! Resource limits: a program starts with those of whoever brought its project up.
+//! Resource limits: a program starts with the limits of the user's shell that brought its project
+//! up.
 
 mod common;
 
@@ -6,7 +7,8 @@ use common::client::ask;
 use common::command::run;
 use common::{LIMIT, Project, imsup};
 
-/// The broker raises its own limit of descriptors to retain sockets, which programs that use select(2) must not see.
+/// The broker raises its own limit of descriptors to retain sockets; programs that use select(2)
+/// must not see that.
 #[test]
 fn programs_start_with_the_soft_limit_of_descriptors_that_up_had() {
     let project = Project::new(
@@ -26,7 +28,8 @@ fn programs_start_with_the_soft_limit_of_descriptors_that_up_had() {
     assert!(log.contains(&format!("300\n{hard}\n")), "{log}");
 }
 
-/// A project whose hosts could not all live is refused, instead of resetting whoever comes to the last of them.
+/// A project whose hosts could not all live is refused, instead of resetting the clients of its
+/// last hosts.
 #[test]
 fn so_few_descriptors_that_not_all_hosts_could_live_are_an_error() {
     let compose = |hosts: usize| -> String {

@@ -1,4 +1,5 @@
-//! What programs print takes no more room than `logging` says, and who follows it neither misses nor repeats a line.
+//! Programs' output takes no more room than `logging` allows, and a follower neither misses nor
+//! repeats a line.
 
 mod common;
 
@@ -9,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use common::{Background, LIMIT, Project, need, wait_until};
 use rustix::fs::{CWD, Mode, mkfifoat};
 
-/// Prints as many numbered lines as it is asked for over a FIFO.
+/// Prints as many numbered lines as requested over a FIFO.
 const COMPOSE: &str = r#"
 services:
   talker:
@@ -27,10 +28,10 @@ services:
     x-imsup: { keep_awake: true, idle_after: never }
 "#;
 
-/// What the log may take.
+/// The bound of the log.
 const BOUND: u64 = 2 * 64 * 1024;
 
-/// Lines that are printed at once, far less than what is kept.
+/// Lines printed at once, far less than the bound.
 const LINES: usize = 2_000;
 
 /// Rounds, which print several times the bound.

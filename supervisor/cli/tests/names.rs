@@ -101,8 +101,9 @@ fn a_replicated_service_is_found_by_its_name_and_each_replica_by_its_own() {
     assert_eq!(found, expected);
 }
 
-/// Names from /etc/hosts and unknown ones without a dot; nothing that would ask a server of the network.
-/// getaddrinfo(3) connects a UDP socket to every address of a name that has several, to sort them; nothing is sent.
+/// Names from /etc/hosts and unknown ones without a dot; no question to a server of the network.
+/// getaddrinfo(3) connects a UDP socket to every address of a name with several addresses, to sort
+/// them, without sending.
 #[test]
 fn looking_up_a_replicated_service_boots_nothing() {
     let project = Project::up(

@@ -1,4 +1,5 @@
-//! Other machines of the network do not reach hosts, each test with a neighbour in networks of its own.
+//! Other machines of the network do not reach hosts; each test has a neighbour in networks of its
+//! own.
 
 mod common;
 
@@ -38,7 +39,7 @@ services:
         ),
     );
     let [web, datagrams, undeclared] = [8080, 8081, 9090].map(|port| project.at("web", port));
-    // Nobody boots it.
+    // No host boots.
     assert_eq!(neighbour.try_to_reach(&[web], &[datagrams]), 0, "the host is absent");
     // Nor resolves names.
     let IpAddr::V4(vip) = web.ip() else { panic!("{web}") };
@@ -47,7 +48,7 @@ services:
     assert_eq!(neighbour.try_to_reach(&[name_server], &[name_server]), 0);
     let local = UdpSocket::bind("127.0.0.1:0").unwrap();
     local.send_to(QUESTION, name_server).unwrap();
-    // It answers one after the other.
+    // The server answers one after the other.
     let (count, _) = local.recv_from(&mut [0; 512]).unwrap();
     assert!(count > QUESTION.len());
     assert_eq!(neighbour.answered(), 0, "the name server");
@@ -59,12 +60,12 @@ services:
     wait_until("the undeclared port", || {
         std::net::TcpStream::connect(undeclared).is_ok()
     });
-    // Nor uses what runs: the sockets that were retained, and the program's own.
+    // Nor can it use running hosts: the retained sockets, and the program's own.
     assert_eq!(neighbour.try_to_reach(&[web, undeclared], &[datagrams]), 0, "it runs");
     assert_eq!(ask_datagram(datagrams).value("host"), "web");
     assert_eq!(neighbour.answered(), 0, "a datagram");
     assert_eq!(ask(undeclared).value("host"), "web");
-    // A program's own datagram socket, and one of another host's that sends to hosts and hears of them.
+    // A program's own datagram socket, and a socket of another host that talks to hosts.
     let script = "import socket
 s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 7001))
 c = socket.socket(type=socket.SOCK_DGRAM); c.sendto(b'ping', (socket.gethostname(), 7001)); d, p = s.recvfrom(9)

@@ -1,4 +1,5 @@
-//! The broker's loop waits for no other process: what it needs of others it asks for, and serves everybody meanwhile.
+//! The broker's loop never waits for another process: it asks without blocking, and serves everyone
+//! meanwhile.
 
 mod common;
 
@@ -16,7 +17,7 @@ services:
   web: { command: ["@guest@", --tcp, "8080"], expose: ["8080"] }
 "#;
 
-/// Locks what is remembered of projects, as another process does that never lets go of it.
+/// Locks the project record, like another process that never releases the lock.
 fn lock(project: &Project) -> File {
     std::fs::create_dir_all(project.path("state")).unwrap();
     let lock = File::open(project.path("state")).unwrap();
@@ -24,7 +25,7 @@ fn lock(project: &Project) -> File {
     lock
 }
 
-/// What is remembered of the project.
+/// The project's record.
 fn remembered(project: &Project) -> Value {
     let text = std::fs::read(project.path("state").join("projects.json")).unwrap_or_default();
     let all: Value = serde_json::from_slice(&text).unwrap_or_default();

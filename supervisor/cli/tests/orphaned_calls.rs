@@ -1,4 +1,5 @@
-//! Trapped calls of a program whose supervisor is killed: none fails with ENOSYS, all wait until they are ended as well.
+//! Trapped calls of a program whose supervisor is killed: none fails with ENOSYS, all wait until
+//! they are ended as well.
 
 mod common;
 
@@ -83,8 +84,9 @@ fn the_next_broker_keeps_calls_waiting_too() {
     project.down();
 }
 
-/// Starts the guest by this verb, and kills its supervisor once it answers, again and again. It has no children: what those have left whom no broker has booted
-/// is found only by a cgroup, which an ordinary user may not make.
+/// Starts the guest by this verb, and kills its supervisor once it answers, again and again. The
+/// guest has no children: leftovers that no broker has booted are found only by a cgroup, which an
+/// ordinary user may not make.
 fn kill_commands(project: &Project, verb: &[&str], find: impl Fn() -> Option<SocketAddr>) {
     let (script, failed_file) = (source("orphaned.py"), project.path("failed"));
     let guest = [

@@ -1,4 +1,5 @@
-//! What imsup's own processes and threads may do, and what of theirs reaches programs: capabilities, seccomp filters, descriptors.
+//! Privileges of imsup's own processes and threads, and what programs inherit of them:
+//! capabilities, seccomp filters, descriptors.
 
 mod common;
 
@@ -44,14 +45,14 @@ impl Status {
         self.0["Seccomp"] == "2"
     }
 
-    /// All that a program sees of its capabilities.
+    /// A program's view of its capabilities.
     fn all_capabilities(&self) -> BTreeMap<&str, u64> {
         let sets = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
         sets.map(|set| (set, self.capabilities(set))).into()
     }
 }
 
-/// What is here, outside of any project.
+/// The values here, outside of any project.
 fn own() -> Status {
     Status::of(Path::new("/proc/thread-self")).unwrap()
 }
@@ -69,7 +70,8 @@ fn threads(pid: u32) -> Vec<(String, Status)> {
     tasks.filter_map(one).collect()
 }
 
-/// imsup's processes of a project: `broker`, `zygote`, `resolvers`, and the supervisor of its host `web`.
+/// imsup's processes of a project: `broker`, `zygote`, `resolvers`, and the supervisor of its host
+/// `web`.
 struct Own {
     broker: u32,
     zygote: u32,
@@ -101,10 +103,10 @@ impl Own {
     }
 }
 
-/// A project that has everything: a host that runs, a published port, and a process for resolvers.
+/// A project with all parts: a running host, a published port, and a process for resolvers.
 fn everything(net: u8) -> (Project, Own) {
     need(&["python3"]);
-    // An address of the test's own (`127.NET`), at which no port is anybody's.
+    // An address of the test's own (`127.NET`), all of whose ports are free.
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let project = Project::up(
         "own",
@@ -120,7 +122,8 @@ fn everything(net: u8) -> (Project, Own) {
     (project, own)
 }
 
-/// A program has the capabilities it natively has, whoever started it: a shell, or the broker by way of the zygote.
+/// A program has the capabilities it natively has, whoever started it: a shell, or the broker by
+/// way of the zygote.
 #[test]
 fn programs_have_the_capabilities_they_natively_have() {
     let project = Project::up(
@@ -151,7 +154,7 @@ fn each_process_and_thread_has_what_it_needs() {
         assert_eq!(status.capabilities("CapPrm"), expected, "supervisor, {name}");
         assert!(status.is_filtered(), "supervisor, {name}");
     }
-    // A helper confines itself as the first thing that it does, some time after it was made.
+    // A helper confines itself as its first act, some time after it was made.
     wait_until("the process for resolvers to be confined", || {
         let threads = threads(own_processes.resolvers);
         !threads.is_empty()
@@ -170,7 +173,7 @@ fn each_process_and_thread_has_what_it_needs() {
                 .any(|(name, status)| name == helper && status.is_filtered() && status.capabilities("CapPrm") == kept)
         });
     }
-    // Those that start programs: whatever these two gave up, programs would lack.
+    // The starters of programs: any capability they dropped would be missing in programs.
     for (process, pid) in [("broker", own_processes.broker), ("zygote", own_processes.zygote)] {
         let threads = threads(pid);
         let (name, main) = &threads[0];
@@ -179,7 +182,8 @@ fn each_process_and_thread_has_what_it_needs() {
     }
 }
 
-/// All descriptors of imsup's own processes are close-on-exec but the standard ones, whenever another thread of theirs executes something.
+/// All descriptors of imsup's own processes except the standard ones are close-on-exec, since
+/// another of their threads may execute a program at any time.
 #[test]
 fn all_descriptors_of_imsup_are_closed_in_what_it_starts() {
     let (_project, own) = everything(201);
@@ -212,7 +216,7 @@ fn all_descriptors_of_imsup_are_closed_in_what_it_starts() {
     }
 }
 
-/// In a sandbox that refuses what confines, hosts run, and what follows is said.
+/// In a sandbox that refuses the confinement, hosts run, and a warning tells the consequences.
 #[test]
 fn a_confinement_that_fails_is_said_and_the_host_runs() {
     let project = Project::up(
@@ -228,7 +232,8 @@ fn a_confinement_that_fails_is_said_and_the_host_runs() {
     }
 }
 
-/// Runs a command where capset(2) is refused, and seccomp(2) but with a listener, which is how programs are supervised.
+/// Runs a command for which capset(2) is refused, and seccomp(2) except with a listener, by which
+/// programs are supervised.
 fn without_confinement(command: Command) -> common::Finished {
     const SET_MODE_FILTER: u64 = libc::SECCOMP_SET_MODE_FILTER as u64;
     let is =
@@ -243,7 +248,7 @@ fn without_confinement(command: Command) -> common::Finished {
     let arch = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules.into(), SeccompAction::Allow, SeccompAction::Errno(1), arch).unwrap();
     let program: seccompiler::BpfProgram = filter.try_into().unwrap();
-    // A thread of its own, since there is no way back; what it starts has its filter.
+    // A thread of its own, since there is no way back; its children inherit the filter.
     let confined = std::thread::spawn(move || {
         seccompiler::apply_filter(&program).unwrap();
         run(command, LIMIT)

@@ -1,6 +1,8 @@
-//! Numbers of processes and threads that are used again: what imsup knew of the one that had the number before is not true of the next.
+//! Numbers of processes and threads that are used again: imsup's knowledge of the earlier owner
+//! must not be applied to the next.
 //!
-//! In a pid namespace of the test's own, whose last number can be set (proc(5), ns_last_pid), so that a number comes again at once.
+//! In a pid namespace of the test's own, whose last number can be set (proc(5), ns_last_pid), so
+//! that a number comes again at once.
 
 mod common;
 
@@ -31,7 +33,8 @@ def in_thread(work):
     return numbers[0]
 "#;
 
-/// Runs a Python program under `imsup run`, in namespaces of its own, with or without pidfds of threads.
+/// Runs a Python program under `imsup run`, in namespaces of its own, with or without pidfds of
+/// threads.
 fn python(without: &str, source: &str) -> Finished {
     need(&["unshare", "python3"]);
     let project = Project::up(
@@ -65,7 +68,8 @@ fn python(without: &str, source: &str) -> Finished {
     finished
 }
 
-/// A thread has made calls and ended, and its number is another process's: that one's calls are about its own sockets.
+/// A thread has made calls and ended, and its number is another process's: calls of that process
+/// are about its own sockets.
 #[test]
 fn a_process_with_a_number_that_a_thread_had_is_served_with_its_own_sockets() {
     for without in ["", "pidfd_thread"] {
@@ -88,7 +92,8 @@ assert first.getsockname() == ("127.0.0.1", 7001), first.getsockname()
     }
 }
 
-/// Without pidfds of threads a thread's own descriptors cannot be had. Those of its process under the same numbers are others, and are left alone.
+/// Without pidfds of threads a thread's own descriptors cannot be duplicated. Those of its process
+/// under the same numbers are different ones, and are left alone.
 #[test]
 fn a_threads_own_descriptors_are_not_taken_for_its_processs() {
     const SOURCE: &str = r#"

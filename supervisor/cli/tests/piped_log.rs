@@ -1,4 +1,5 @@
-//! A file that somebody has replaced by a pipe holds up nobody: the broker's loop opens the file without waiting for a reader.
+//! A file that somebody has replaced by a pipe holds up nobody: the broker's loop opens the file
+//! without waiting for a reader.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Hosts whose addresses lie outside of 127.0.0.0/8 (`x-imsup.subnet`, `ipam`), each test in a network of its own.
+//! Hosts whose addresses lie outside of 127.0.0.0/8 (`x-imsup.subnet`, `ipam`), each test in a
+//! network of its own.
 
 mod common;
 
@@ -32,7 +33,7 @@ services:
     for host in hosts.values() {
         assert_eq!(host.address.octets()[..2], [10, 77], "{host:?}");
     }
-    // A chain of three that do not exist, from a client that nobody supervises.
+    // A chain of three absent hosts, from an unsupervised client.
     let answer = ask(project.at("web", 8080));
     assert_eq!(
         answer.peer(),
@@ -56,7 +57,7 @@ services:
     assert_eq!(project.wait_event("db", "allocate", 1).by.as_deref(), Some("app"));
     assert_eq!(ask_datagram(project.at("db", 9001)).value("host"), "db");
     assert_eq!(ask(SocketAddr::from(([127, 0, 0, 1], port))).value("host"), "web");
-    // Names, there and back, and for those who read /etc/hosts.
+    // Names, there and back, and for readers of /etc/hosts.
     let db = hosts["db"].address;
     assert_eq!(project.run_guest(&["--lookup", "db"]), format!("lookup db: {db}\n"));
     let back = format!("import socket; print(socket.gethostbyaddr('{db}')[0])");
@@ -85,7 +86,8 @@ services:
   other: { command: ["@guest@", --tcp, "8080"] }
 "#,
     );
-    // It is ready with its first port; a connect to its own localhost is never held for the others.
+    // The host is ready with its first port; a connect to its own localhost is never held for the
+    // others.
     project.ok(&["wake", "any"]);
     wait_until("all ports", || project.ok(&["logs", "any"]).contains("listening"));
     for port in ["8080", "8081", "8082"] {
@@ -99,7 +101,7 @@ services:
         ]);
         assert!(said.contains("host=any ") && said.contains("127.0.0.1:"), "{said}");
     }
-    // From the program's own supervisor, which knows what it listens on.
+    // From the program's own supervisor, which knows its listeners.
     let script = "import socket,threading
 s = socket.create_server(('', 7000)); c = socket.create_connection(('127.0.0.1', 7000)); a, p = s.accept()
 print(p[0], c.getpeername()[0], c.getsockname()[0], a.getsockname()[0])
@@ -117,7 +119,8 @@ s.sendto(b'pong', p); print(p[0], c.recvfrom(9)[0])";
     );
 }
 
-/// A route that names no source makes the kernel take the destination for it; the supervisor binds it then.
+/// For a route without a source the kernel uses the destination as the source; the supervisor binds
+/// the source then.
 #[test]
 fn an_administrators_route_is_used_and_left() {
     if !network::is_own() {
@@ -178,7 +181,7 @@ fn the_route_goes_with_the_last_project_that_has_the_prefix() {
     assert_eq!(network::local_routes(PREFIX), [""; 0]);
 }
 
-/// Own localhosts are by index, whatever the prefix of the VIPs.
+/// Own localhosts depend on the index, whatever the prefix of the VIPs.
 #[test]
 fn projects_of_different_prefixes_share_no_block() {
     if !network::is_own() {
@@ -239,7 +242,7 @@ fn what_a_killed_broker_left_is_taken_over_or_away() {
     // Without a broker.
     project.down();
     assert_eq!(network::local_routes(PREFIX), [""; 0]);
-    // One that dies with no host alive, and the next with another prefix.
+    // A broker that dies without live hosts, and a next one with another prefix.
     project.ok(&["up", "-d"]);
     project.kill_broker();
     project.write_compose(&compose(PREFIX));

@@ -135,7 +135,7 @@ services:
     assert_eq!(said, "served\n");
 }
 
-/// Each of these is asked from outside, asks the next by name, and sees who called.
+/// Each of these is asked from outside, asks the next by name, and sees the caller's address.
 #[test]
 fn asyncio_node_go_and_the_jvm_call_each_other() {
     need(&["python3", "node", "go", "java"]);

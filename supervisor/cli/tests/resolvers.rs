@@ -1,7 +1,9 @@
-//! Resolvers that compare the sender of an answer with the server that they asked (musl, c-ares, and most libraries in Python, Java, Rust and Ruby): names of
-//! hosts and of the outside are resolved as natively.
+//! Resolvers that compare the sender of an answer with the server that they asked (musl, c-ares,
+//! and most libraries in Python, Java, Rust and Ruby): names of hosts and of the outside are
+//! resolved as natively.
 //!
-//! Each test runs in a network and mount namespace of its own, whose /etc/resolv.conf names a name server of the test's.
+//! Each test runs in a network and mount namespace of its own, whose /etc/resolv.conf names a name
+//! server of the test's.
 
 mod common;
 
@@ -28,7 +30,8 @@ const MARK: &str = "IMSUP_TEST_OWN_NAMES";
 /// The test's name server: as resolv.conf has it, and at further addresses.
 const SERVER: &str = "127.0.0.53";
 
-/// Sets the namespaces up, runs the test in there without any privilege that the caller does not have outside, and ends the name server.
+/// Sets the namespaces up, runs the test in there without any privilege that the caller does not
+/// have outside, and ends the name server.
 const SET_UP: &str = r#"
 set -e
 resolv_conf=$1 name_server=$2 limits=$3 drop=$4
@@ -53,14 +56,15 @@ kill "$server"
 exit "$status"
 "#;
 
-/// Whether network namespaces may be made where the test runs.
+/// True if network namespaces may be made by the test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Namespaces {
     Allowed,
     None,
 }
 
-/// Runs the calling test once more, in the namespaces. True in there, where the test is to do its work; false outside, once it has succeeded.
+/// Runs the calling test once more, in the namespaces. True inside, for the test to do its work;
+/// false outside, after its success.
 #[track_caller]
 #[must_use]
 fn is_inside(resolv_conf: &str, namespaces: Namespaces) -> bool {
@@ -107,7 +111,7 @@ fn resolv_conf() -> String {
     format!("nameserver {SERVER}\n")
 }
 
-/// Whether this is `imsup run`, or nothing of imsup's.
+/// True for `imsup run`, false for a native run.
 #[derive(Clone, Copy)]
 enum Side {
     Native,
@@ -122,7 +126,7 @@ fn on(project: &Project, side: Side, command: &[&str]) -> Finished {
     }
 }
 
-/// A command must say the same natively and supervised, and with success; gives what it said.
+/// A command must print the same natively and supervised, and succeed; returns the output.
 #[track_caller]
 fn same(project: &Project, command: &[&str]) -> String {
     let native = on(project, Side::Native, command);
@@ -372,7 +376,8 @@ const WAYS: &[&str] = &[
     "tcp",
 ];
 
-/// Asks in each of these ways, and gives what each said. Natively each answer comes from the server that was asked.
+/// Asks in each of these ways, and returns each output. Natively each answer comes from the server
+/// that was asked.
 #[track_caller]
 fn ask(project: &Project, ways: &[&str], server: &str, rest: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
     let program = source("resolver.py");
@@ -425,7 +430,8 @@ fn answers_come_from_the_server_that_was_asked_however_it_is_asked() {
         &["plain"],
         "NOERROR truncated  from the server asked",
     );
-    // A socket that another thread waits on already cannot be another: it is answered all the same.
+    // A socket on which another thread waits already cannot be replaced: its question is answered
+    // all the same.
     let said = ask(&project, &["thread", "thread+blocking"], SERVER, &["v4.test"], &[]);
     expect_all(&said, &["", ""], "NOERROR 192.0.2.4 from the server asked");
     let said = ask(&project, &["thread", "thread+blocking"], SERVER, &["web"], &[]);
@@ -473,7 +479,8 @@ fn a_socket_that_has_asked_a_name_server_reaches_hosts_and_the_outside() {
     }
 }
 
-/// As in Docker's default profile ([`imsup`'s copies of sockets](../src/copies.rs)); epoll instances cannot be duplicated there.
+/// As in Docker's default profile ([`imsup`'s copies of sockets](../src/copies.rs)); epoll
+/// instances cannot be duplicated there.
 #[test]
 fn without_duplicates_of_descriptors_they_do_too() {
     if !is_inside(&resolv_conf(), Namespaces::Allowed) {
@@ -571,7 +578,7 @@ fn whoever_asks_is_named_when_a_look_up_boots_a_host() {
 
 #[test]
 fn each_server_is_asked_itself() {
-    // The first has nobody behind it; the program asks others, too.
+    // No server answers at the first address; the program asks others, too.
     let conf = "nameserver 127.0.0.54\nnameserver 127.0.0.53\n";
     if !is_inside(conf, Namespaces::Allowed) {
         return;
@@ -595,7 +602,7 @@ fn each_server_is_asked_itself() {
             expect_all(&said, &["tcp"], &format!("NOERROR {server} from the server asked"));
         }
     }
-    // One that is nowhere, which natively would not answer: those of resolv.conf do.
+    // A server without a route, which natively would not answer: those of resolv.conf do.
     let said = ask(&project, &["plain"], "127.0.0.99", &["who.test"], &[]);
     expect_all(&said, &["plain"], "NOERROR 127.0.0.54 from the server asked");
 }
@@ -622,10 +629,11 @@ fn a_host_reaches_a_name_server_of_its_own_at_its_localhost() {
     }
 }
 
-/// The answer is what wakes it.
+/// The answer itself wakes the host.
 #[test]
 fn a_host_that_waits_for_an_answer_sleeps_and_is_woken_by_it() {
-    // Who waits gives up, or asks again, long after the host has fallen asleep and was woken.
+    // A waiting program gives up, or asks again, long after the host has fallen asleep and was
+    // woken.
     if !is_inside(&format!("{}options timeout:30\n", resolv_conf()), Namespaces::Allowed) {
         return;
     }
@@ -652,7 +660,7 @@ fn a_host_that_waits_for_an_answer_sleeps_and_is_woken_by_it() {
     }
 }
 
-/// A host that lives on, whose program asks anew for each that connects.
+/// A host that lives on, whose program asks again for each connection.
 const ASKER: &str = r#"
   asker:
     command: [socat, "TCP-LISTEN:7000,fork,reuseaddr", "EXEC:python3 @source@/resolver.py connect 127.0.0.53 web"]
@@ -683,7 +691,7 @@ fn names_are_resolved_after_the_death_of_who_makes_the_sockets_and_of_the_broker
     assert!(maker().is_none(), "nobody has asked yet");
     assert_eq!(ask(), of_web);
     let first = maker().expect("a process that makes sockets");
-    // More than it was given.
+    // More than its stock.
     for _ in 0..12 {
         assert_eq!(ask(), of_web);
     }
@@ -695,7 +703,8 @@ fn names_are_resolved_after_the_death_of_who_makes_the_sockets_and_of_the_broker
 
     project.kill_broker();
     project.ok(&["up", "-d"]);
-    // Until its supervisor has found the next broker, questions are led to the name server's own address.
+    // Until its supervisor has found the next broker, questions are redirected to the name server's
+    // own address.
     wait_until("the host's supervisor", || project.host("asker").pid.is_some());
     for _ in 0..12 {
         assert_eq!(ask(), of_web);
@@ -721,10 +730,11 @@ fn a_question_does_not_wait_for_sockets_that_do_not_come() {
         .find(|process| process.command.contains("imsup resolvers "));
     let maker = rustix::process::Pid::from_raw(maker.unwrap().pid.cast_signed()).unwrap();
     rustix::process::kill_process(maker, rustix::process::Signal::STOP).unwrap();
-    // From another address: nobody waited until the broker gave the process up and started another.
+    // From another address: no program waited until the broker gave the process up and started
+    // another.
     let said = ask(&project, &ways, "127.0.0.53", &["web"], &[]);
     let is_led = |said: &String| said.starts_with(&answer) && *said != of_web;
     assert!(said.len() == ways.len() && said.iter().all(is_led), "{said:?}");
-    // The broker gives it up after 10 s, which may be over.
+    // The broker gives up after 10 s, which may be over.
     let _ = rustix::process::kill_process(maker, rustix::process::Signal::CONT);
 }

@@ -1,4 +1,4 @@
-//! `restart`, and what `up` says of limits that do not hold.
+//! `restart`, and the warnings of `up` about limits that do not hold.
 
 mod common;
 
@@ -23,7 +23,7 @@ services:
     }
     project.wait_event("always", "ready", 2);
     project.fails(1, &["wake", "fails"]);
-    // Once it has come back twice it gives up, which its last event says.
+    // After the second restart the host gives up, as its last event says.
     project.wait_event("fails", "fail", 3);
     let fails = project.host("fails");
     assert_eq!((fails.state.as_str(), fails.boots), ("failed", 3));
@@ -42,7 +42,8 @@ services:
     );
 }
 
-/// Whoever runs this, and wherever: limits hold, or `up` says which do not, whose they are, and what would make them hold.
+/// For any user, on any machine: limits hold, or `up` names the limits that do not, their hosts,
+/// and the remedy.
 #[test]
 fn a_limit_holds_or_up_says_why_it_does_not() {
     let compose = r#"

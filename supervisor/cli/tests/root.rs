@@ -1,4 +1,4 @@
-//! What root can do besides: run by `make test` where it is run by root, never by a plain `cargo test`.
+//! Tests for root: run by `make test` for root, never by a plain `cargo test`.
 
 mod common;
 
@@ -90,7 +90,7 @@ services:
     watch.wait("web", "suspend", 1);
     let why = project.why("web");
     assert!(why["method"].as_str().unwrap().contains("freezer"), "{why}");
-    // The tree that was born in it and the one that is held are the same.
+    // The tree that was born in the cgroup is the held tree.
     let pid = project.host("web").pid.unwrap();
     let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert!(group.contains(&format!("imsup.{}.web", project.name)), "{group}");
@@ -99,7 +99,7 @@ services:
 #[test]
 fn a_sleeper_that_is_paged_out_gives_its_memory_back() {
     const FILE_BYTES: usize = 64 << 20;
-    // On a disk: what is in tmpfs can only go to swap.
+    // On a disk: pages of tmpfs can only go to swap.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, vec![7; FILE_BYTES]).unwrap();
@@ -116,7 +116,7 @@ services:
     let mut held = Held::connect(project.at("web", 8080));
     held.ask("fill 16");
     for round in 1..=2 {
-        // Awake, so that it gives nothing back before it was looked at.
+        // Awake, so that it frees no memory before the look.
         project.ok(&["keep-awake", "web", "--for", "1h"]);
         let reclaims = watch.count("web", "reclaim");
         let pid = held.ask(&format!("map {}", file.display())).pid();
@@ -144,7 +144,8 @@ fn resident_bytes(pid: u32) -> usize {
     kib << 10
 }
 
-/// The clocks of such a program are not those of imsup. (CLOCK_REALTIME has no namespace; it is not set in a test.)
+/// The clocks of such a program are not those of imsup. (CLOCK_REALTIME has no namespace; no test
+/// sets it.)
 #[test]
 fn deadlines_of_a_program_in_a_time_namespace_are_kept() {
     let delay = Duration::from_millis(2500);
@@ -173,7 +174,8 @@ services:
     for (host, held) in &mut held {
         let answer = held.hear().unwrap_or_else(|error| panic!("{host}: {error}"));
         expect_waited(&answer);
-        // A busy machine may not have let it sleep meanwhile; or it slept before it was asked, and what woke it first was the question.
+        // A busy machine may not have let the host sleep meanwhile; or the host slept before the
+        // question, which was its first wake.
         let mut asked = Instant::now();
         wait_until(&format!("{host} to be woken by its timer"), || {
             if asked.elapsed() > 2 * delay {
@@ -186,7 +188,7 @@ services:
     }
 }
 
-/// Spark asks for the address of its host's name, and takes it where it is no loopback address.
+/// Spark looks up the address of its host's name, and uses it unless it is a loopback address.
 #[test]
 fn spark_needs_no_setting_where_addresses_are_no_loopback_addresses() {
     if !common::network::is_own() {
@@ -195,7 +197,7 @@ fn spark_needs_no_setting_where_addresses_are_no_loopback_addresses() {
     common::spark::one_query("spark-prefix", &["compose.prefix.yaml"]);
 }
 
-/// A file system with this little room, for as long as it lives.
+/// A file system with this little room, while this value lives.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
@@ -206,7 +208,7 @@ impl SmallDisk {
         Self(path)
     }
 
-    /// Takes all room; gives what to remove to free it.
+    /// Fills all room; returns the file to remove.
     fn fill_room(&self) -> std::path::PathBuf {
         let filler = self.0.join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
@@ -276,7 +278,8 @@ services:
     project.expect_nothing_left();
 }
 
-/// A host that runs as another user finds his own HOME and name, what its compose file says, and nothing of root's.
+/// A host that runs as another user finds his own HOME and name, the variables of its compose file,
+/// and none of root's.
 #[test]
 fn another_user_gets_nothing_of_roots() {
     let project = Project::new(
@@ -341,7 +344,8 @@ services:
     );
 }
 
-/// A host that runs as another user binds the ports that its program natively may, and so does one that has laid down its capabilities.
+/// A host that runs as another user binds the ports that its program natively may, and so does a
+/// host that has dropped its capabilities.
 #[test]
 fn a_port_needs_the_privilege_that_it_needs_natively() {
     const BIND: &str = "
@@ -391,7 +395,7 @@ for family, kind, address, port in [(socket.AF_INET, socket.SOCK_STREAM, '', 80)
     assert_eq!(run(&[], &kept), said("bound"));
 }
 
-/// `sudo imsup ps` in a directory of somebody else's would run his services as root.
+/// `sudo imsup ps` in another user's directory would run that user's services as root.
 #[test]
 fn a_file_of_somebody_elses_is_used_only_where_it_is_named() {
     let project = Project::new(
@@ -419,7 +423,7 @@ fn a_file_of_somebody_elses_is_used_only_where_it_is_named() {
     project.down();
 }
 
-/// The locks of hosts and broker need a name, but no room for what they say.
+/// The locks of hosts and broker need a name, but no room for their content.
 #[test]
 fn hosts_boot_where_the_runtime_directory_has_no_room() {
     let project = Project::new(
@@ -445,7 +449,8 @@ services:
     project.expect_nothing_left();
 }
 
-/// A file capability makes the broker's process one that cannot be looked into by its own user (PR_SET_DUMPABLE(2const), proc_pid_fd(5)).
+/// A file capability makes the broker's process unreadable for its own user
+/// (PR_SET_DUMPABLE(2const), proc_pid_fd(5)).
 #[test]
 fn a_lost_broker_with_file_capabilities_is_found_by_its_user() {
     need(&["setcap", "setpriv"]);
@@ -472,7 +477,8 @@ fn a_lost_broker_with_file_capabilities_is_found_by_its_user() {
         project.command("setpriv", &[&before[..], &shell, &imsup, &verb[1..]].concat())
     };
     let verb = |verb: &[&str]| run(as_user(verb), common::LIMIT);
-    // The one that `up -d` starts is executed by a process that has the capabilities already, and can be looked into.
+    // The broker of `up -d` is executed by a process that has the capabilities already, and can be
+    // inspected.
     let serves = Background::collecting(as_user(&["broker"]));
     wait_until("the broker", || verb(&["ps"]).success());
     let broker = serves.pid();

@@ -1,4 +1,5 @@
-//! Limits of hosts, which root's cgroups make hold: run by `make test` where it is run by root, never by a plain `cargo test`.
+//! Limits of hosts, which root's cgroups enforce: run by `make test` for root, never by a plain
+//! `cargo test`.
 
 mod common;
 
@@ -16,7 +17,7 @@ services:
     deploy: { resources: { limits: { memory: 64m, cpus: "0.5", pids: 50 } } }
 "#;
 
-/// The directory of a process's cgroup that has this file, of whatever version.
+/// The directory of a process's cgroup that has this file, in any version.
 fn with_file(pid: u32, file: &str) -> Option<PathBuf> {
     let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -24,7 +25,7 @@ fn with_file(pid: u32, file: &str) -> Option<PathBuf> {
         .iter()
         .flat_map(|controller| imsup_linux::cgroup_paths::of_controller(controller, &own, &mounts));
     let mut directories = of_controllers.chain(imsup_linux::cgroup_paths::unified(&own, &mounts));
-    // Of version 2 the limits are those of the cgroup around the program's.
+    // In version 2 the limits are those of the cgroup around the program's.
     directories.find_map(|directory| {
         let named = directory.ancestors().find(|path| is_a_hosts(path));
         let found = named.map(|path| path.join(file)).filter(|path| path.exists());
@@ -37,7 +38,8 @@ fn is_a_hosts(path: &Path) -> bool {
         .is_some_and(|name| name.to_string_lossy().starts_with("imsup."))
 }
 
-/// What is in one of these files of the process's cgroups: its name in version 1 and in version 2.
+/// The content of one of these files of the process's cgroups: its name in version 1 and in version
+/// 2.
 fn value(pid: u32, names: [&str; 2]) -> String {
     let found = names.iter().find_map(|name| Some(with_file(pid, name)?.join(name)));
     let file = found.unwrap_or_else(|| panic!("{pid} is in no cgroup of imsup's with one of {names:?}"));
@@ -71,7 +73,7 @@ fn the_program_is_limited_and_its_supervisor_is_not() {
         assert_eq!(with_file(supervisor, file), None, "{file}");
     }
 
-    // It sleeps and wakes as any other, and a command beside it is limited together with it.
+    // The host sleeps and wakes like any other, and a command in it shares its limits.
     project.wait_state("web", "suspended");
     assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
     let beside = project.ok(&["exec", "web", "cat", "/proc/self/cgroup"]);
@@ -186,7 +188,8 @@ fn nothing_is_left_of_supervisors_and_brokers_that_are_killed() {
     project.ok(&["wake", "web"]);
     let pid = project.host("web").pid.unwrap();
     project.kill(common::parent(pid).unwrap());
-    // It looks for processes outside of the cgroup after that is gone, and until then takes the host for running.
+    // The supervisor looks for processes outside of the cgroup after the cgroup is gone, and until
+    // then takes the host for running.
     wait_until("the broker to clean up", || {
         left().is_empty() && project.host("web").state == "imaginary"
     });
@@ -229,7 +232,7 @@ services:
     assert_eq!(value(pid, ["memory.limit_in_bytes", "memory.max"]), "67108864");
     let beside = project.ok(&["exec", "web", "cat", "/proc/self/cgroup"]);
     assert!(beside.contains(&format!("{name}web")), "{beside}");
-    // What was about to come back does, and the next boot is limited as the first was.
+    // A host that was about to come back does, and the next boot has the same limits.
     project.wait_event("again", "restart", 4);
     project.ok(&["stop", "web"]);
     let pid = ask(project.at("web", 8080)).pid();

@@ -1,4 +1,5 @@
-//! `imsup run` and `imsup exec`: any command as a host, statuses and signals passed through, PID 1 duties.
+//! `imsup run` and `imsup exec`: any command as a host, statuses and signals passed through, PID 1
+//! duties.
 
 mod common;
 
@@ -9,7 +10,7 @@ use common::client::ask;
 use common::{Background, LIMIT, Project, guest, wait_until};
 use rustix::process::Signal;
 
-/// Nobody falls asleep before a slow test has looked.
+/// No host falls asleep before a slow test has looked.
 const COMPOSE: &str = r#"
 x-imsup: { idle_after: never }
 services:
@@ -160,7 +161,7 @@ fn what_a_command_leaves_running_ends_with_it() {
 #[test]
 fn orphans_are_reaped_while_the_command_runs() {
     let project = Project::up("reaped", COMPOSE);
-    // Until the supervisor has no child but this shell; a zombie that nobody reaps stays one.
+    // Until this shell is the supervisor's only child; a zombie that is not reaped stays one.
     let script = "for i in 1 2 3 4 5; do (setsid true &); done; i=0; \
                   while left=; for s in /proc/[0-9]*/stat; do read -r pid comm state ppid rest <$s && \
                   [ \"$ppid\" = $PPID ] && [ $pid != $$ ] && left=\"$left $comm $state\"; done 2>/dev/null; \

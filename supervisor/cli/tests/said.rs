@@ -1,4 +1,5 @@
-//! Nothing that is only said ends or stalls anything: a standard error that takes nothing, a screen that nobody reads, a history that may not grow.
+//! Output that fails ends or stalls no process: a standard error that accepts no byte, a screen
+//! without a reader, a history that may not grow.
 
 mod common;
 
@@ -32,7 +33,7 @@ for _ in range(20):
 print('done')
 ";
 
-/// Standard errors that take nothing, each with what keeps it so.
+/// Standard errors that accept no byte, each with the value that keeps it so.
 fn that_take_nothing() -> Vec<(&'static str, OwnedFd, Option<OwnedFd>)> {
     let full_pipe = |blocks: bool| {
         let (reader, mut writer) = pipe().unwrap();
@@ -101,7 +102,7 @@ fn a_program_lives_on_where_standard_error_takes_nothing() {
     );
 }
 
-/// `imsup up` in the foreground, all that it says going to one pipe, of which the first lines were read.
+/// `imsup up` in the foreground, all its output going to one pipe, whose first lines were read.
 fn up_to_a_pipe(project: &Project) -> (Background, BufReader<PipeReader>) {
     let (reader, writer) = pipe().unwrap();
     rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -117,7 +118,8 @@ fn up_to_a_pipe(project: &Project) -> (Background, BufReader<PipeReader>) {
     (running, reader)
 }
 
-/// Has much to say: three events and a line of the program for each boot. A bad frame makes a warning.
+/// Has much to say: three events and a line of the program for each boot. A bad frame makes a
+/// warning.
 fn go_through_lives(project: &Project) {
     for _ in 0..40 {
         assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
@@ -168,7 +170,8 @@ fn up_returns_where_the_brokers_log_cannot_be_opened() {
     assert_eq!(ask(project.at("web", 8080)).value("host"), "web");
 }
 
-/// What cannot be kept is told all the same, as long as the broker lives; the next one goes on without.
+/// Events that cannot be kept are shown all the same, while the broker lives; the next broker goes
+/// on without them.
 #[test]
 fn a_history_that_may_not_grow_is_lost_and_nothing_else() {
     let project = Project::new("limited", COMPOSE);
@@ -196,7 +199,7 @@ fn a_history_that_may_not_grow_is_lost_and_nothing_else() {
     assert!(project.event_names("web").contains(&"boot".to_owned()));
 }
 
-/// Who was asking when the broker died is told that it died, and not that it speaks another language.
+/// A client that was asking when the broker died learns of the death, not of another version.
 #[test]
 fn a_broker_that_dies_is_said_to_have_ended() {
     let project = Project::new("dying", COMPOSE);

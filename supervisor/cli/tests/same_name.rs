@@ -1,4 +1,4 @@
-//! Two directories of one name are two projects, of which one may be up.
+//! Two directories of one name are two projects, and one of them may be up.
 
 mod common;
 

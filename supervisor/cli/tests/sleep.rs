@@ -64,8 +64,8 @@ fn nothing_moves_in_a_sleeper() {
     let wakes = watch.asleep(&project, "web");
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
     let cpu = || read("schedstat").split_whitespace().next().unwrap().to_owned();
-    // A thread that was stopped to be read enters the freezer on its own CPU time, after the host is said to sleep: until then it is runnable, however long
-    // it has to wait for a processor.
+    // A thread that was stopped for a look enters the freezer on its own CPU time, after the host
+    // is reported asleep: until then it is runnable, however long it has to wait for a processor.
     let is_runnable = || read("stat").rsplit_once(") ").unwrap().1.starts_with('R');
     wait_until("it to stand still while it is looked at", || {
         let before = cpu();
@@ -168,7 +168,7 @@ services:
     for (host, reason) in [("kept", "setting"), ("never", "setting"), ("busy", "cpu")] {
         assert_eq!(project.host(host).state, "running", "{host}");
         assert_eq!(watch.count(host, "suspend"), 0, "{host}");
-        // What is always busy may have had no processor since the last look.
+        // A busy program may have had no processor since the last look.
         wait_until(&format!("{host} to say that it is awake for {reason}"), || {
             project.why(host)["reasons"][0]["kind"] == reason
         });
@@ -191,14 +191,14 @@ fn exec_and_stop_work_on_sleepers() {
     let mut held = Held::connect(project.at("web", 8080));
     held.ask("first");
     let wakes = watch.asleep(&project, "web");
-    // The command asks the host it runs in: both must be awake.
+    // The command asks its own host: both must be awake.
     let guest = common::guest("guest");
     let said = project.ok(&["exec", "web", "--", guest.to_str().unwrap(), "--call", "127.0.0.1:8080"]);
     assert!(said.contains("host=web"), "{said}");
     assert_eq!(watch.wait("web", "wake", wakes + 1).cause.as_deref(), Some("exec"));
     let wakes = watch.asleep(&project, "web");
 
-    // While a command runs beside it, a host does not sleep.
+    // While a command runs in it, a host does not sleep.
     let mut command = project.imsup_command(&["exec", "web", "--", "cat"]);
     command
         .stdin(std::process::Stdio::piped())

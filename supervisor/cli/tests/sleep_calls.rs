@@ -1,4 +1,5 @@
-//! Every blocking call of signal(7)'s lists says the same natively and through sleeps: no EINTR, nothing cut short, and limits that end in time.
+//! Every blocking call of signal(7)'s lists says the same natively and through sleeps: no EINTR,
+//! nothing cut short, and limits that end in time.
 
 mod common;
 
@@ -12,7 +13,8 @@ use common::client::Held;
 use common::{AS_IN_A_CONTAINER, Background, LIMIT, Project, control, guest};
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 
-/// The calls of the guest: those that something ends, those that end by their limit, and those that are many transfers.
+/// The calls of the guest: calls that an event ends, calls that end by their limit, and calls of
+/// many transfers.
 fn calls() -> [Vec<String>; 3] {
     let output = Command::new(guest("blocking")).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -26,7 +28,8 @@ fn calls() -> [Vec<String>; 3] {
     lists
 }
 
-/// Calls that may have moved something already, and connects whose limit the supervisor counts: their hosts are left alone.
+/// Calls that may have moved bytes already, and connects whose limit the supervisor counts: their
+/// hosts are left alone.
 fn is_left_alone(call: &str, why: &str) -> bool {
     match why {
         why if why.contains("in the middle of a transfer") => is_transfer(call),
@@ -35,7 +38,8 @@ fn is_left_alone(call: &str, why: &str) -> bool {
     }
 }
 
-/// Suspends the host of a call; false where it is left alone. An order is tried for 5 s, which on a busy machine may be too short for a thread that is to go to rest.
+/// Suspends the host of a call; false if the host is left alone. An order is tried for 5 s, which
+/// on a busy machine may be too short for a thread to become idle.
 fn suspend(project: &Project, call: &str) -> Result<bool, String> {
     const ORDERS: u32 = 4;
     let mut refused = String::new();
@@ -65,7 +69,7 @@ fn is_transfer(call: &str) -> bool {
         || ["recvmmsg", "recvmmsg-timed", "read-tty-min", "io-getevents-two"].contains(&call)
 }
 
-/// A guest that runs natively, in the project's directory, and where it listens.
+/// A native guest in the project's directory, and its address.
 fn native_program(project: &Project, name: &str, arguments: &[&str]) -> (SocketAddr, Background) {
     let command = project.command(guest(name), arguments);
     let mut program = Background::spawn(command, Stdio::piped());
@@ -77,7 +81,7 @@ fn native_program(project: &Project, name: &str, arguments: &[&str]) -> (SocketA
     (SocketAddr::from(([127, 0, 0, 1], port)), program)
 }
 
-/// What the call says natively.
+/// The call's native result.
 fn native(project: &Project, call: &str) -> String {
     let (address, _program) = native_program(project, "blocking", &[call, "0"]);
     let mut held = Held::connect(address);
@@ -95,7 +99,7 @@ fn compose(calls: &[String], slack: &str) -> String {
     compose
 }
 
-/// Does something for each of these, several at a time, and fails with all that failed.
+/// Runs a closure for each of these, several at a time, and fails with all failures.
 fn each(calls: &[String], at_once: usize, work: impl Fn(&str) -> Result<(), String> + Sync) {
     let next = Mutex::new(calls.iter());
     let failed = Mutex::new(Vec::new());
@@ -117,7 +121,8 @@ fn each(calls: &[String], at_once: usize, work: impl Fn(&str) -> Result<(), Stri
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Each call is made, its host put to sleep and woken ten times, and then what it waits for comes to a sleeper.
+/// Each call is made, its host put to sleep and woken ten times, and then its event comes to a
+/// sleeper.
 #[test]
 fn each_blocking_call_says_through_ten_sleeps_what_it_says_natively() {
     says_through_sleeps("calls", 10, &[]);
@@ -130,7 +135,8 @@ fn each_blocking_call_says_the_same_where_its_thread_hands_descriptors_over() {
 }
 
 fn says_through_sleeps(label: &str, sleeps: usize, variables: &[(&str, &str)]) {
-    /// Longer than the slack: a time limit that was counted anew would be corrected after the wake, while a slow transfer is under way.
+    /// Longer than the slack: a time limit that was counted anew would be corrected after the wake,
+    /// while a slow transfer is under way.
     const LATE: Duration = Duration::from_millis(500);
     let [calls, ..] = calls();
     let project = Project::up_with(label, &compose(&calls, "200ms"), variables);
@@ -160,7 +166,8 @@ fn says_through_sleeps(label: &str, sleeps: usize, variables: &[(&str, &str)]) {
     });
 }
 
-/// Each call has a limit of three seconds, and its host sleeps and wakes all the time: more often than its limit is long.
+/// Each call has a limit of three seconds, and its host sleeps and wakes without pause: more often
+/// than its limit is long.
 #[test]
 fn each_limit_ends_in_a_host_that_is_woken_all_the_time() {
     limits_end("limits", &[]);
@@ -208,7 +215,7 @@ fn limits_end(label: &str, variables: &[(&str, &str)]) {
                 match suspended {
                     Ok(()) => slept += 1,
                     Err(why) if is_left_alone(call, &why) => {}
-                    // Its time may be over, and its answer on its way.
+                    // Its time may be over, and its answer in flight.
                     Err(why) => {
                         return match answers.recv() {
                             Ok(Ok(answer)) if answer == expected => Ok(()),
@@ -223,8 +230,9 @@ fn limits_end(label: &str, variables: &[(&str, &str)]) {
     });
 }
 
-/// A host sleeps once in the middle of a call and then runs on: the limit counts from when the call began. Another program, whose limit is as long and which
-/// begins while the host sleeps, ends later; a limit that counted from the wake would end after that.
+/// A host sleeps once in the middle of a call and then runs on: the limit counts from when the call
+/// began. Another program, whose limit is as long and which begins while the host sleeps, ends
+/// later; a limit that counted from the wake would end after that.
 #[test]
 fn each_limit_counts_from_when_its_call_began() {
     const PART: Duration = Duration::from_millis(800);
@@ -257,14 +265,14 @@ fn each_limit_counts_from_when_its_call_began() {
             let (first, answer) = answers.recv().unwrap();
             match (first, answer) {
                 ("the call", Ok(answer)) if !answer.contains("early") => Ok(true),
-                // Perhaps it was late on its way.
+                // Perhaps the answer was late.
                 ("the other", Ok(_)) => Ok(false),
                 other => Err(format!("{call}: first came {other:?}")),
             }
         })
     };
     each(&calls, calls.len(), |call| {
-        // One that counts from the wake ends later each time.
+        // A limit that starts again at a wake ends later each time.
         for _ in 0..ATTEMPTS {
             if once(call)? {
                 return Ok(());
@@ -274,8 +282,9 @@ fn each_limit_counts_from_when_its_call_began() {
     });
 }
 
-/// Transfers one after the other, whose host is to be suspended all the time: mostly that is refused, and at times a thread enters its call between the look
-/// and the hold. Each call is whole.
+/// Transfers one after the other, whose host is to be suspended all the time: mostly that is
+/// refused, and sometimes a thread enters its call between the look and the hold. Each call is
+/// whole.
 #[test]
 fn no_transfer_is_cut_short_by_orders_to_suspend() {
     let [_, _, calls] = calls();
@@ -286,13 +295,14 @@ fn no_transfer_is_cut_short_by_orders_to_suspend() {
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         held.say("end").unwrap();
-        // Its two threads take turns thousands of times, and each time may have to wait for a processor.
+        // Its two threads take turns thousands of times, and each turn may have to wait for a
+        // processor.
         held.stream().set_read_timeout(Some(10 * LIMIT)).unwrap();
         let (sender, answers) = unbounded();
         std::thread::scope(|scope| {
             scope.spawn(move || sender.send(held.hear()));
             loop {
-                // An order is tried every millisecond for as long as it stands.
+                // An order is tried every millisecond while it stands.
                 if control::suspend(&project, call).is_ok() {
                     control::resume(&project, call)?;
                 }
@@ -327,7 +337,8 @@ fn tell(held: &mut Held, line: &str, expected: &str) -> Result<(), String> {
     }
 }
 
-/// Whoever waits for what another host or the machine does to shared memory, a lock or a queue goes on when it is done, though it sleeps.
+/// A wait for another host's or the machine's action on shared memory, a lock or a queue continues
+/// after that action, although the host sleeps.
 #[test]
 fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
     const OWNER_DIED: i32 = 130; // EOWNERDEAD
@@ -371,7 +382,7 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
         tell(&mut acting, "act", "acted").map_err(|error| format!("{case}: {error}"))?;
         let ended = waiting.hear();
         if !kind.ends_with("death") {
-            // The dying one has done so itself.
+            // The dying process has done so itself.
             tell(&mut acting, "clean", "cleaned")?;
         }
         let ended = ended.map_err(|error| format!("{case} never went on: {error}"))?;

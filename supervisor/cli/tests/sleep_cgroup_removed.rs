@@ -1,4 +1,5 @@
-//! Somebody moves a host's processes out of its cgroup and removes that (rmdir(2)): the host goes on to sleep, without it.
+//! A host's processes are moved out of its cgroup, which is removed (rmdir(2)): the host still
+//! sleeps, without a cgroup.
 //!
 //! Only root may. As an ordinary user the host has no cgroup, and all else is the same.
 
@@ -16,7 +17,7 @@ services:
   web: { command: ["@guests@/servers", edge, "8080"], expose: ["8080"] }
 "#;
 
-/// Where the cgroups of version 2 are.
+/// The mount point of cgroup v2.
 fn mount() -> PathBuf {
     let hybrid = Path::new("/sys/fs/cgroup/unified");
     let mounted = if hybrid.exists() {
@@ -34,7 +35,7 @@ fn group(pid: u32) -> PathBuf {
     mount().join(group)
 }
 
-/// Moves all processes of a host's cgroup to the one above it, and removes it.
+/// Moves all processes of a host's cgroup to the parent, and removes the cgroup.
 fn remove_group(pid: u32) {
     if !rustix::process::geteuid().is_root() {
         return;

@@ -1,6 +1,8 @@
-//! Programs that move themselves, or what they start, to other cgroups: they are held wherever they are, and seen while they run.
+//! Programs that move themselves, or their children, to other cgroups: they are held wherever they
+//! are, and seen while they run.
 //!
-//! Only root may move processes. As an ordinary user the same programs stay where they are, and all else is the same.
+//! Only root may move processes. For an ordinary user the same programs stay in place, and all else
+//! is the same.
 
 mod common;
 
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use common::client::{Held, ask};
 use common::{LIMIT, Project, need, wait_until};
 
-/// A cgroup of this test, where one can be made.
+/// A cgroup of this test, if one can be made.
 struct Elsewhere(PathBuf);
 
 impl Elsewhere {
@@ -22,7 +24,7 @@ impl Elsewhere {
         Self(path)
     }
 
-    /// Whether a process is in it.
+    /// True if a process is in it.
     fn has(&self, pid: u32) -> bool {
         group(pid).ends_with(self.0.file_name().unwrap().to_str().unwrap())
     }
@@ -37,7 +39,7 @@ impl Drop for Elsewhere {
     }
 }
 
-/// Where the cgroups of version 2 are.
+/// The mount point of cgroup v2.
 fn mount() -> PathBuf {
     let hybrid = Path::new("/sys/fs/cgroup/unified");
     let mounted = if hybrid.exists() {
@@ -73,7 +75,7 @@ services:
   busy: { command: [sh, "@dir@/move.sh", busy], expose: ["8080"] }
 "#;
 
-/// `late` lives for a while before it moves, `busy` never rests where it went.
+/// `late` lives for a while before it moves, `busy` never rests after its move.
 const MOVE: &str = r#"
 to() { echo $1 > $2/cgroup.procs; } 2>/dev/null
 below=@mount@/$(sed -n 's,^0::/,,p' /proc/self/cgroup)/below
@@ -93,7 +95,7 @@ while True:
     pass
 ";
 
-/// The project is dropped before what its programs are in.
+/// The project is dropped before the cgroups of its programs.
 fn project(label: &str) -> (Elsewhere, Project) {
     let elsewhere = Elsewhere::make(label);
     let project = Project::new(label, COMPOSE);
@@ -114,7 +116,7 @@ fn a_program_in_another_cgroup_is_held_and_seen() {
     let watch = project.watch();
     project.ok(&["wake", "busy"]);
     let hosts = [("whole", 8080), ("partial", 8081), ("below", 8081), ("late", 8081)];
-    // What went elsewhere has a connection all the time.
+    // The moved process has a connection all the time.
     let mut held = hosts.map(|(host, port)| Held::connect(project.at(host, port)));
     let pids = [0, 1, 2, 3].map(|number| held[number].ask("first").pid());
     let root = rustix::process::geteuid().is_root();
@@ -138,7 +140,7 @@ fn a_program_in_another_cgroup_is_held_and_seen() {
     for (host, _) in hosts {
         assert_eq!(watch.count(host, "terminate"), 0, "{host} has a connection");
     }
-    // With none it is ended, all of it.
+    // Without a connection the whole host is ended.
     drop(held);
     for (number, (host, _)) in hosts.into_iter().enumerate() {
         watch.wait(host, "terminate", 1);
@@ -149,10 +151,10 @@ fn a_program_in_another_cgroup_is_held_and_seen() {
     assert_eq!(elsewhere.has(project.host("busy").pid.unwrap()), root);
 }
 
-/// Requests that come more often than the host would be idle find one program, wherever it runs.
+/// Requests at shorter intervals than the idle time meet one program, wherever it runs.
 #[test]
 fn traffic_keeps_a_program_in_another_cgroup_awake() {
-    /// Shorter than it would be idle.
+    /// Shorter than the idle time.
     const LATE: Duration = Duration::from_millis(180);
     let (_elsewhere, project) = project("traffic");
     let watch = project.watch();
@@ -163,14 +165,15 @@ fn traffic_keeps_a_program_in_another_cgroup_awake() {
         let names = project.event_names("whole");
         names.iter().filter(|name| *name == "suspend").count()
     };
-    // It may have slept before the first question.
+    // The host may have slept before the first question.
     project.why("whole");
     let at_first = suspends();
     let until = Instant::now() + Duration::from_secs(4);
     let mut late = 0;
     while Instant::now() < until {
-        // The host had nothing to do for less time than this: it may have dealt with a question as soon as it was sent, and with the next one when the answer
-        // came. A machine with other work may not come here in time.
+        // The host was idle for less than this: it may have handled a question as soon as it was
+        // sent, and the next one when the answer came. A machine with other work may not reach this
+        // line in time.
         let asked = Instant::now();
         assert_eq!(held.ask("again").pid(), pid);
         late += usize::from(before.elapsed() > LATE);
@@ -184,7 +187,8 @@ fn traffic_keeps_a_program_in_another_cgroup_awake() {
     assert_eq!(watch.count("whole", "terminate"), 0);
 }
 
-/// Somebody moves a sleeper's process out of the cgroup whose freezer holds it: it runs, so the host does.
+/// A sleeper's process is moved out of the cgroup whose freezer holds it: the process runs, so the
+/// host does.
 #[test]
 fn a_sleeper_that_is_moved_elsewhere_is_awake() {
     let elsewhere = Elsewhere::make("moved");

@@ -1,4 +1,4 @@
-//! What is idle is ended, whatever periods its runtime has, and what has work ahead is not.
+//! An idle host is ended, whatever periods its runtime has, and a host with work ahead is not.
 
 mod common;
 
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use common::client::get;
 use common::{Event, LIMIT, Project, need};
 
-/// Servers as people write them in each language. `MILLIS` and `FILE` are of a timer that makes a file; without them there is none.
+/// Servers as people write them in each language. `MILLIS` and `FILE` are of a timer that makes a
+/// file; without them there is no timer.
 const NODE: &str = "
 const http = require('http'), fs = require('fs');
 http.createServer((request, response) => response.end('here')).listen(8000);
@@ -135,7 +136,7 @@ fn servers_of_every_runtime_are_ended_when_idle_and_kept_for_their_timers() {
     for (name, _) in with_timer(600_000) {
         watch.wait(name, "suspend", 1);
     }
-    // Those without a timer come and go meanwhile, and say what became of them.
+    // Hosts without a timer come and go meanwhile, and report their end.
     for round in 1..=2 {
         for (name, _) in without_timer() {
             ask(name);
@@ -175,12 +176,12 @@ fn what_a_timer_is_for_is_done_before_its_program_is_ended() {
     }
 }
 
-/// When an event was, as it says itself.
+/// The time of an event, from the event itself.
 fn time_of(event: &Event) -> SystemTime {
     humantime::parse_rfc3339(event.json["time"].as_str().unwrap()).unwrap()
 }
 
-/// Five seconds are nothing that a runtime is known for: they are learned.
+/// Five seconds is no known period of a runtime: such periods are learned.
 #[test]
 fn a_thread_that_only_ever_does_housekeeping_does_not_keep_its_host() {
     let hosts = [
@@ -192,7 +193,7 @@ fn a_thread_that_only_ever_does_housekeeping_does_not_keep_its_host() {
     ];
     let project = project("housekeeping", "{ idle_after: 100ms, terminate_after: 200ms }", &hosts);
     std::fs::write(project.path("unref.js"), format!("process.env.UNREF = 'yes';{NODE}")).unwrap();
-    // They are watched for 30 s, and anew after a tick that a busy machine makes last.
+    // They are watched for 30 s, and again after a tick that a busy machine makes last.
     let watch = project.watch().patient(5 * LIMIT);
     let began = SystemTime::now();
     for (name, _, _) in &hosts {
@@ -206,7 +207,7 @@ fn a_thread_that_only_ever_does_housekeeping_does_not_keep_its_host() {
         .duration_since(began)
         .unwrap();
     assert!(watched > Duration::from_secs(30), "it was watched for {watched:?} only");
-    // What may hide behind a period of an event loop counts.
+    // A timer that may hide behind a period of an event loop counts.
     watch.wait("hidden", "tick", 3);
     for host in ["timer", "hidden"] {
         assert_eq!(watch.count(host, "terminate"), 0, "{host}");

@@ -1,11 +1,13 @@
-//! Timers that runtimes keep for themselves, other than their periods, do not keep a host from being ended: Ruby's POSIX timer, the loop of Java's HTTP client.
+//! Timers that runtimes keep for themselves, other than their periods, do not keep a host from
+//! being ended: Ruby's POSIX timer, the loop of Java's HTTP client.
 
 mod common;
 
 use common::client::get;
 use common::{LIMIT, Project, need};
 
-/// A server with a thread that waits for `MILLIS` before it works. Without them it has none.
+/// A server with a thread that waits for `MILLIS` before it works; without `MILLIS` there is no
+/// such thread.
 const RUBY: &str = "
 require 'socket'
 server = TCPServer.new(8000)

@@ -1,4 +1,5 @@
-//! Whatever would have made one of its threads runnable wakes a sleeper, and nothing else does.
+//! Every event that would have made one of its threads runnable wakes a sleeper, and no other event
+//! does.
 
 mod common;
 
@@ -32,7 +33,7 @@ fn every_kind(idle_after: &str) -> String {
     compose
 }
 
-/// What woke a host, in order: kind, by whom, at which port.
+/// The causes of a host's wakes, in order: kind, sender, port.
 fn woken(watch: &Watch, host: &str) -> Vec<(String, String, u64)> {
     let wakes = watch.of(host, "wake");
     wakes
@@ -44,8 +45,8 @@ fn woken(watch: &Watch, host: &str) -> Vec<(String, String, u64)> {
         .collect()
 }
 
-/// They sleep by order, each once its client has been answered: a client that is delayed between its connect and its request would wake a host twice that had
-/// fallen asleep by itself in between.
+/// They sleep by order, each once its client has been answered: a client that is delayed between
+/// its connect and its request would wake a host twice that had fallen asleep by itself in between.
 #[test]
 fn each_kind_of_server_wakes_on_its_own_signals_and_on_no_others() {
     wake_on_their_own_signals("kinds", &[]);
@@ -85,7 +86,7 @@ fn wake_on_their_own_signals(label: &str, variables: &[(&str, &str)]) {
         later.push(new);
         watch.wait(kind, "wake", 2);
     }
-    // Nobody was woken for somebody else meanwhile, nor is by falling asleep.
+    // No host was woken for another one meanwhile, nor is by falling asleep.
     for kind in KINDS {
         suspend(kind);
         watch.wait(kind, "suspend", 3);
@@ -103,13 +104,15 @@ fn wake_on_their_own_signals(label: &str, variables: &[(&str, &str)]) {
     }
 }
 
-/// Both ends of file and resets are signals, and the server's own end arrives as soon as it makes it: imsup keeps no duplicate.
+/// Both ends of file and resets are signals, and the server's own end arrives at once: imsup keeps
+/// no duplicate.
 #[test]
 fn an_end_of_file_and_a_reset_wake() {
     let project = Project::up("ends", &every_kind("100ms"));
     let watch = project.watch();
     let hosts = project.ps();
-    // The SIGIO server is told of an end by the same signal as of data, `splice` has no buffer of its own: all must see it.
+    // The SIGIO server learns of an end by the same signal as of data, `splice` has no buffer of
+    // its own: all must see it.
     let mut closing = Vec::new();
     for kind in KINDS {
         let mut held = Held::connect((hosts[kind].address, 8080).into());
@@ -134,8 +137,8 @@ fn an_end_of_file_and_a_reset_wake() {
     }
 }
 
-/// A server that waits for its client to read sleeps, too, and room in the socket's buffer wakes it. One that is blocked in write(2) does not: that
-/// would return early.
+/// A server that waits for its client to read sleeps, too, and room in the socket's buffer wakes
+/// it. A server that is blocked in write(2) does not sleep: the call would return early.
 #[test]
 fn a_blocked_writer_sleeps_and_goes_on_when_its_client_reads() {
     const BYTES: usize = 30_000_000;
@@ -160,7 +163,7 @@ fn a_blocked_writer_sleeps_and_goes_on_when_its_client_reads() {
         wait_until("why to say that it writes", || {
             project.ok(&["why", kind]).contains("in the middle of a transfer")
         });
-        // It may have slept before the request came.
+        // The host may have slept before the request came.
         assert_eq!(project.host(kind).state, "running", "{kind}");
     }
     for (kind, stream) in &mut writers {
@@ -179,7 +182,7 @@ fn a_blocked_writer_sleeps_and_goes_on_when_its_client_reads() {
     }
 }
 
-/// Suspends and resumes a host at random instants until it is dropped.
+/// Suspends and resumes a host at random instants until dropped.
 struct Orders<'a> {
     done: &'a AtomicBool,
 }
@@ -192,7 +195,7 @@ impl Drop for Orders<'_> {
 
 fn order_at_random(project: &Project, host: &str, mut random: Random, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
-        // It is refused while a request is being answered, and when one comes first.
+        // An order is refused while a request is being answered, and if a request comes first.
         let _ = control::suspend(project, host);
         std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(2)));
         if random.one_in(4) {
@@ -201,7 +204,8 @@ fn order_at_random(project: &Project, host: &str, mut random: Random, done: &Ato
     }
 }
 
-/// A host was woken by this more often than `times`. Its events may come later than the answers that they led to.
+/// Waits until this host was woken more often than `times`. Events may come later than the answers
+/// that they led to.
 #[track_caller]
 fn expect_often(watch: &Watch, host: &str, cause: &str, times: usize) {
     watch.wait_for(&format!("more than {times} wakes of {host} by {cause}"), |events| {
@@ -218,10 +222,10 @@ fn wakes_by(events: &[Event], host: &str, cause: &str) -> usize {
 /// Rounds of a race.
 const ROUNDS: usize = 200;
 
-/// Rounds at most, where orders to sleep are slow to come (a busy machine).
+/// The most rounds, if orders to sleep are slow to come (a busy machine).
 const MOST_ROUNDS: usize = 20 * ROUNDS;
 
-/// Whether a race goes on: for [`ROUNDS`] rounds, and until the host was woken often in it.
+/// True while a race goes on: for [`ROUNDS`] rounds, and until the host was woken often in it.
 fn goes_on(round: usize, watch: &Watch, host: &str, cause: &str) -> bool {
     round < ROUNDS || (round < MOST_ROUNDS && wakes_by(&watch.events(), host, cause) <= ROUNDS / 10)
 }
@@ -290,7 +294,8 @@ fn a_connection_at_any_instant_of_a_suspend_is_answered() {
     }
 }
 
-/// While a program's family is not known, accept(2) is trapped: a host that is ordered to sleep amid that does not sleep in it.
+/// While a program's family is unknown, accept(2) is trapped: a host that is ordered to sleep
+/// meanwhile does not sleep in that call.
 #[test]
 fn who_boots_a_host_that_is_to_sleep_is_answered() {
     const HOSTS: usize = 48;
@@ -313,7 +318,7 @@ fn who_boots_a_host_that_is_to_sleep_is_answered() {
                     std::thread::scope(|scope| {
                         scope.spawn(|| {
                             while !done.load(Ordering::Relaxed) {
-                                // One that sleeps in the middle of it is not woken.
+                                // A host that sleeps in the middle of it is not woken.
                                 let _ = control::suspend(project, host);
                             }
                         });
@@ -327,7 +332,8 @@ fn who_boots_a_host_that_is_to_sleep_is_answered() {
     }
 }
 
-/// The same without orders: a host that falls asleep by itself, and a client that knows how long that takes.
+/// The same without orders: a host that falls asleep by itself, and a client that knows how long
+/// that takes.
 #[test]
 fn a_byte_at_any_instant_of_falling_asleep_is_answered() {
     const ROUNDS: usize = 20;
@@ -399,7 +405,8 @@ fn a_datagram_wakes() {
 
 #[test]
 fn a_published_port_wakes() {
-    // An address of this process's own: a port of 127.0.0.1 that is free now may be somebody's when the broker binds it.
+    // An address of this process's own: a port of 127.0.0.1 that is free now may be taken when the
+    // broker binds it.
     let [.., high, low] = std::process::id().to_be_bytes();
     let free = SocketAddr::from(([127, 88, high, low], 8080));
     let project = Project::up(

@@ -1,5 +1,5 @@
-//! What goes wrong around a sleeper: killed supervisors and brokers, stopped, traced and killed programs, forks at the wrong moment.
-//! Nothing stays frozen, and whoever asks is answered.
+//! Faults around a sleeper: killed supervisors and brokers, stopped, traced and killed programs,
+//! forks at the wrong moment. No process stays frozen, and every client is answered.
 
 mod common;
 
@@ -132,7 +132,7 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
             assert_eq!(answer.value("host"), *host);
             assert!(*host == "prefork" || answer.pid() == *pid, "no boot");
             new.push(one);
-            // It sleeps in between, which nobody is there to tell.
+            // The host sleeps in between, unseen by any broker.
             let pid = before[*host].pid.unwrap();
             wait_until("it to sleep without a broker", || is_held(pid));
         }
@@ -146,7 +146,7 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
     drop(new);
 }
 
-/// Whether a process is frozen or traced: the one where a cgroup can be made, the other elsewhere.
+/// True if a process is frozen or traced: frozen if a cgroup can be made, else traced.
 fn is_held(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let traced = status
@@ -220,7 +220,7 @@ fn a_program_that_stops_itself_stays_stopped_and_goes_on_when_it_is_told_to() {
     assert!(held.hear().unwrap().starts_with("stop host=odd"));
     watch.wait("odd", "suspend", 2);
 
-    // Stopped by somebody else in its sleep: it is stopped still when its next signal comes.
+    // Stopped by another process in its sleep: it is still stopped when its next signal comes.
     project.signal(pid, Signal::STOP);
     held.say("second").unwrap();
     watch.wait("odd", "wake", 2);
@@ -234,7 +234,8 @@ fn a_program_that_stops_itself_stays_stopped_and_goes_on_when_it_is_told_to() {
     assert_eq!(project.host("odd").boots, 1);
 }
 
-/// poll(2) goes on as restart_syscall(2) after somebody has stopped and continued the program: that is no other wait than before.
+/// poll(2) goes on as restart_syscall(2) after the program was stopped and continued: that is the
+/// same wait as before.
 #[test]
 fn a_call_that_somebody_else_interrupted_is_known_still() {
     let project = Project::up(
@@ -251,7 +252,7 @@ services:
     let mut delayed = Held::connect(project.at("delay", 8080));
     delayed.say("later").unwrap();
     for host in ["poll", "pool", "delay"] {
-        // Or it might be terminated before it is stopped.
+        // Otherwise it might be terminated before it is stopped.
         project.ok(&["keep-awake", host, "--for", "1h"]);
         let pid = project.host(host).pid.unwrap();
         project.signal(pid, Signal::STOP);
@@ -259,7 +260,7 @@ services:
         project.signal(pid, Signal::CONT);
         project.ok(&["keep-awake", host, "--for", "0s"]);
     }
-    // Nothing of it ticks, and when its time comes it is terminated.
+    // The host does not tick, and is terminated when its time comes.
     for host in ["poll", "pool"] {
         watch.wait(host, "terminate", 1);
         assert_eq!(watch.count(host, "tick"), 0, "{host}");
@@ -280,7 +281,7 @@ struct Tracer {
 }
 
 impl Tracer {
-    /// `None` where the kernel does not let it.
+    /// `None` if the kernel refuses.
     fn attach(project: &Project, pid: u32) -> Option<Self> {
         let mut command = project.command(common::guest("tracer"), &[&pid.to_string()]);
         command
@@ -335,7 +336,8 @@ services:
     tracer.detach();
     watch.wait("web", "suspend", 1);
 
-    // To a sleeper it attaches where a freezer holds it, and is refused where its threads are traced already.
+    // gdb attaches to a sleeper that a freezer holds, and is refused if its threads are traced
+    // already.
     let tracer = Tracer::attach(&project, pid);
     held.ask("asleep and traced");
     if let Some(tracer) = tracer {
@@ -366,7 +368,8 @@ fn has_answered(held: &Held) -> bool {
     poll(&mut polled, Some(&Timespec::default())).unwrap() == 1
 }
 
-/// A parent in vfork(2) waits uninterruptibly: a freezer takes it, a tracer cannot stop it. Either way the host goes on.
+/// A parent in vfork(2) waits uninterruptibly: a freezer takes it, a tracer cannot stop it. Either
+/// way the host goes on.
 #[test]
 fn a_vfork_that_lasts_does_no_harm() {
     let project = Project::up("vfork", ODD);
@@ -377,7 +380,8 @@ fn a_vfork_that_lasts_does_no_harm() {
         watch.wait("odd", "suspend", round + 1);
         held.say("vfork 1500").unwrap();
         watch.wait("odd", "wake", round + 1);
-        // Once the child is there: with a cgroup this suspends, without one it says why not. On a busy machine it may have gone before it was seen.
+        // Once the child exists: with a cgroup the suspend succeeds, without one its refusal is
+        // explained. On a busy machine the child may have gone before it was seen.
         wait_until("the child", || {
             guests(&project, "oddities").len() == 2 || has_answered(&held)
         });
@@ -410,7 +414,7 @@ services:
     for host in ["always", "often", "fork"] {
         let address = (hosts[host].address, 8080).into();
         for round in 0..30 {
-            // Succeeds or not, as the forks have it.
+            // Succeeds or fails, depending on the forks.
             let finished = project.imsup(&["suspend", host]);
             assert!(finished.success() || finished.stderr.contains(host), "{finished}");
             let mut held = Held::connect(address);
@@ -420,7 +424,7 @@ services:
         }
         assert_eq!(project.host(host).boots, 1, "{host}");
     }
-    // What is forked by a program that was held in between is no orphan of the freeze.
+    // A child forked by a program that was held in between is no orphan of the freeze.
     wait_until("the forked processes to end", || {
         guests(&project, "oddities --forks 5").len() <= 2
     });
@@ -460,7 +464,8 @@ fn a_full_line_of_requests_is_waiting_when_a_sleeper_is_killed_and_is_answered_b
     let mut held = Held::connect(address);
     let pid = held.ask("first").pid();
     watch.asleep(&project, "odd");
-    // Stopped in its sleep, it cannot accept when it is woken: what comes waits in the queue, and outlives it.
+    // Stopped in its sleep, it cannot accept when woken: new connections wait in the queue, and
+    // outlive it.
     project.signal(pid, Signal::STOP);
     let mut crowd: Vec<_> = (0..20)
         .map(|_| {

@@ -1,4 +1,5 @@
-//! A host that is in use is never idle, however short the use is: what it keeps in memory is there at the next request.
+//! A host in use is never idle, however short the use is: its state in memory is there at the next
+//! request.
 
 mod common;
 
@@ -19,7 +20,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(2);
 const APART: Duration = Duration::from_millis(700);
 const REQUESTS: u32 = 15;
 
-/// A TCP server that counts, in one thread that knows no time limit, and closes each connection after its answer.
+/// A TCP server that counts, in one thread without time limits, and closes each connection after
+/// its answer.
 const COUNTER: &str = "
 import socket
 s = socket.create_server(('', 7000), backlog=100)
@@ -34,7 +36,7 @@ while True:
     c.close()
 ";
 
-/// A program that counts signals, and what comes over a UNIX socket.
+/// A program that counts signals, and bytes over a UNIX socket.
 const UNTIMED: &str = "
 import os, signal, socket, sys
 count = 0
@@ -80,7 +82,8 @@ fn request(address: SocketAddr, line: &str) -> String {
     answer.trim().trim_start_matches(':').to_owned()
 }
 
-/// The client says nothing: `echo` reads nothing, and socat takes that for an error, natively as well.
+/// The client sends no byte: `echo` reads none, and socat takes that for an error, natively as
+/// well.
 fn listen_to(address: SocketAddr) -> String {
     let mut answer = String::new();
     client::connect(address).unwrap().read_to_string(&mut answer).unwrap();
@@ -119,7 +122,8 @@ struct Asked {
     in_time: bool,
 }
 
-/// Whether a host was in use all the time, by when it was asked. It may have dealt with a question at any time from before it was sent until its answer came.
+/// Whether a host was in use all the time, by the times of its questions. It may have handled a
+/// question at any time between the question and its answer.
 struct Use {
     idle_after: Duration,
     before: Instant,
@@ -147,7 +151,7 @@ impl Use {
 
 /// Asks again and again.
 fn ask_often(mut ask: impl FnMut() -> String) -> Asked {
-    // This boots it, which takes how long it takes.
+    // This boots the host, however long that takes.
     let mut answers = vec![ask()];
     let mut using = Use::begin(IDLE_AFTER);
     answers.push(using.ask(&mut ask));
@@ -167,7 +171,8 @@ fn ask_often(mut ask: impl FnMut() -> String) -> Asked {
     }
 }
 
-/// Does this until it was done in time: a machine with other work may leave a host alone for as long as lets it sleep.
+/// Repeats this until done in time: a machine with other work may delay the test for so long that
+/// the host sleeps.
 #[track_caller]
 fn in_time(mut attempt: impl FnMut() -> bool) {
     const ATTEMPTS: u32 = 6;
@@ -177,13 +182,14 @@ fn in_time(mut attempt: impl FnMut() -> bool) {
     );
 }
 
-/// When an event was, as it says itself.
+/// The time of an event, from the event itself.
 fn time_of(event: &common::Event) -> SystemTime {
     let time: jiff::Timestamp = event.json["time"].as_str().unwrap().parse().unwrap();
     time.into()
 }
 
-/// A host that was in use from `first` to after `last` sleeps once nobody asks any more, and not before `idle_after`.
+/// A host that was in use from `first` to after `last` sleeps once nobody asks any more, and not
+/// before `idle_after`.
 #[track_caller]
 fn expect_sleep_after(watch: &Watch, host: &str, first: SystemTime, last: SystemTime, idle_after: Duration) {
     let suspend = watch.wait_for(&format!("{host} to sleep after its last question"), |events| {
@@ -337,7 +343,7 @@ services:
     ask(&mut server);
     let first = SystemTime::now();
     let mut last = first;
-    // Its bytes are activity.
+    // Its bytes are use.
     for _ in 0..10 {
         thread::sleep(Duration::from_millis(300));
         last = SystemTime::now();
@@ -347,14 +353,14 @@ services:
         return false;
     }
     expect_sleep_after(&watch, "many", first, last, idle_after);
-    // While it is established the host is not terminated, though others of its age are.
+    // While the connection is established the host is not terminated, though others of its age are.
     for round in 1..=3 {
         client::ask_line(project.at("bystander", 8080), "hello").unwrap();
         watch.wait("bystander", "terminate", round);
     }
     assert_eq!(watch.count("many", "terminate"), 0);
     project.wait_kept("many", "127.0.0.2");
-    // And its bytes wake it, and its end ends what keeps it.
+    // And its bytes wake the host, and its end permits the termination.
     let wakes = watch.asleep(&project, "many");
     ask(&mut server);
     let wake = watch.wait("many", "wake", wakes + 1);
@@ -420,7 +426,8 @@ services:
     watch.wait("connected", "terminate", 1);
 }
 
-/// Servers whose own threads ask them again and again, as health checks do: over 127.0.0.1, over the host's name, and by datagrams.
+/// Servers whose own threads ask them again and again, as health checks do: over 127.0.0.1, over
+/// the host's name, and by datagrams.
 const OWN: &str = "
 import socket, sys, threading, time
 kind, host = sys.argv[1:]
@@ -450,7 +457,7 @@ while True:
         c.close()
 ";
 
-/// One that has a time limit which no file shows, and runs each time that it ends.
+/// A server with a time limit that no file shows, which runs each time that the limit ends.
 const LIMITED: &str = "
 import socket, struct
 s = socket.create_server(('', 7000))
@@ -515,7 +522,7 @@ fn what_a_host_sends_to_itself_does_not_keep_it_awake() {
     let (loopback, named, udp) = (at("loopback"), at("named"), at("udp"));
     assert_eq!(request(loopback, "x"), "x");
     watch.wait("loopback", "wake", 1);
-    // Others who ask in between keep it awake.
+    // Other clients that ask in between keep it awake.
     in_time(|| {
         let asks: [(&str, Ask); 2] = [
             ("named", Box::new(move || request(named, "x"))),
@@ -560,7 +567,8 @@ services:
     for number in 1..=17 {
         let asked = Instant::now();
         assert_eq!(request(address, "INCR count"), number.to_string());
-        // A question is noticed at the supervisor's next look. A host that was idle all the time would be idle for longer at each look.
+        // A question is noticed at the supervisor's next look. A host that was idle all the time
+        // would be idle for longer at each look.
         wait_until("the question to be noticed", || {
             let why = project.why("redis");
             let idle = why["idle_s"].as_f64().unwrap_or_else(|| panic!("{why}"));
@@ -570,7 +578,7 @@ services:
     }
 }
 
-/// What leaves no trace but that the program ran, which it does not by itself.
+/// Use that leaves no trace except that the program ran, which does not run by itself.
 #[test]
 fn signals_and_unix_connections_keep_a_host_awake_that_waits_for_no_time() {
     need(&["python3"]);
@@ -615,7 +623,7 @@ services:
     let first = SystemTime::now();
     let mut last = first;
     for number in 2..=REQUESTS {
-        // One that was not asked in time may be gone.
+        // A host that was not asked in time may be gone.
         if using.before.elapsed() >= IDLE_AFTER {
             return false;
         }
@@ -683,8 +691,9 @@ impl Delayed {
     }
 }
 
-/// A look at a connection must not hold it open: a program that closes it would be told of a descriptor that it has closed. Here each call by which a
-/// duplicate could be looked at takes 60 ms, and the connection ends 100 ms after its host was woken.
+/// A look at a connection must not hold it open: a program that closes it would get events of a
+/// closed descriptor. Here each call by which a duplicate could be inspected takes 60 ms, and the
+/// connection ends 100 ms after its host was woken.
 #[test]
 fn looks_at_connections_tell_a_program_of_nothing_that_it_has_closed() {
     need(&["python3", "strace"]);

@@ -1,4 +1,5 @@
-//! Many at one sleeper: ten thousand connections that it holds, a thousand clients at its door.
+//! Many clients of one sleeper: ten thousand established connections, a thousand clients in its
+//! queue.
 
 mod common;
 
@@ -28,7 +29,7 @@ fn raise_descriptor_limit() {
     );
 }
 
-/// Data on any one of them wakes the host, and is answered over that one.
+/// Data on any of them wakes the host, and is answered over the same connection.
 fn any_of_ten_thousand(kind: &str) {
     raise_descriptor_limit();
     let project = Project::up(
@@ -142,7 +143,8 @@ services:
                 rounds += 1;
                 continue;
             }
-            // The short backlog is given back a second after the wake. Who comes later, since the crowd had no processor, finds it full as natively.
+            // The short backlog is restored a second after the wake. A later client, if the crowd
+            // had no processor, finds the queue full as natively.
             let (_, came_within) = said.trim().rsplit_once("came_within_ms=").unwrap();
             assert!(
                 came_within.parse::<u32>().unwrap() > 900,
@@ -162,7 +164,7 @@ services:
     }
 }
 
-/// The same at a host that is terminated: who comes while it ends, and who comes to its next boot.
+/// The same at a host that is terminated: clients during its end, and clients of its next boot.
 #[test]
 fn a_crowd_at_a_host_that_is_terminated_is_served() {
     let project = Project::up(
@@ -179,7 +181,8 @@ services:
     ask(address);
     for round in 1..=5 {
         watch.wait("web", "terminate", round);
-        // Its next boot sets its own short backlog itself, and some wait for a retransmission, as at any such program: the sixth comes after a minute.
+        // The next boot sets its own short backlog itself, and some clients wait for a
+        // retransmission, as at any such program: the sixth comes after a minute.
         let command = project.command(&crowd, &[&address.ip().to_string(), "8080", "1000"]);
         let said = run(command, 4 * LIMIT).expect_success("crowd");
         assert!(said.starts_with("served=1000 failed=0 "), "round {round}: {said}");

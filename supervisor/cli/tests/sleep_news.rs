@@ -1,4 +1,4 @@
-//! Files that tell their news once, to whoever polls them first: a sleeper hears it.
+//! Files that tell their news once, to whoever polls them first: a sleeper gets the news.
 
 mod common;
 
@@ -10,7 +10,8 @@ use common::{Project, need, wait_until};
 /// Each way in which the guest waits.
 const WAYS: [&str; 6] = ["poll", "ppoll", "select", "epoll", "edge", "nested"];
 
-/// Each guest has mounts of its own, and something is mounted there while it sleeps (proc_pid_mounts(5)).
+/// Each guest has mounts of its own, and a file system is mounted there while it sleeps
+/// (proc_pid_mounts(5)).
 #[test]
 fn a_sleeper_hears_of_mounts() {
     const ROUNDS: usize = 2;

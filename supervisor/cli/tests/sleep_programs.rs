@@ -1,4 +1,4 @@
-//! Programs as people have them sleep, and their clients notice nothing.
+//! Programs as people have them sleep, and their clients do not notice.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::client::{self, Answer, Held};
 use common::command::run;
 use common::{Event, LIMIT, Project, need, wait_until};
 
-/// A kept-alive HTTP/1.1 connection, as a pool holds them.
+/// A kept-alive HTTP/1.1 connection, as in a pool.
 struct Pooled {
     held: Held,
 }
@@ -126,15 +126,15 @@ services:
         asked += 1;
         assert_eq!(ask("INCR counter"), format!(":{asked}"));
         let cause = watch.wait("cache", "wake", wakes + 1).cause;
-        // On a busy machine a tick may take so long that it is a wake, in which the question came.
+        // On a busy machine a tick may take so long that it counts as a wake, in which the question
+        // came.
         by_data += usize::from(cause.as_deref() == Some("data"));
         assert!(asked <= 2 * by_data + 2, "{by_data} of {asked} woke it: {cause:?}");
     }
     // A blocked client's time-out is kept while it sleeps.
     watch.asleep(&project, "cache");
     assert_eq!(ask("BLPOP nothing 1"), "*-1");
-    // And so is what it promised to forget.
-    // And a bit, since redis counts whole milliseconds.
+    // And so is an expiry. A bit later, since redis counts whole milliseconds.
     const SOON: Duration = Duration::from_millis(700);
     assert_eq!(ask("SET soon gone PX 600"), "+OK");
     let promised = Instant::now();
@@ -261,7 +261,8 @@ fn postgres_programs() -> PathBuf {
     found.pop().expect("postgresql is not installed: run 'make setup'")
 }
 
-/// Debian's postgres with all its processes. It does not run as root: there it is uid 65534, as the tests' other half is altogether.
+/// Debian's postgres with all its processes. It does not run as root: there it is uid 65534, as the
+/// tests' other half is altogether.
 #[test]
 fn postgres_sleeps_with_all_its_processes_under_a_psql_session() {
     need(&["psql", "setpriv"]);
@@ -313,7 +314,8 @@ services:
     let options = ["-h", &address, "-U", "postgres", "-Atq", "-d", "postgres"];
     let mut outside = vec!["-c", "select 'outside'"];
     outside.extend(options);
-    // It listens before it serves, and tells clients so ("the database system is starting up").
+    // PostgreSQL listens before it serves, and tells clients so ("the database system is starting
+    // up").
     wait_until("postgres to serve", || {
         run(project.command("psql", &outside), LIMIT).success()
     });
@@ -364,7 +366,7 @@ services:
     assert!(stopped.success(), "a smart shutdown of a sleeper: {stopped}");
 }
 
-/// `reclaim` where it may be done, and why not where it may not.
+/// `reclaim`, or the reason why the machine does not permit it.
 #[test]
 fn memory_that_is_paged_out_comes_back_as_it_was() {
     const FILE_BYTES: u64 = 64 << 20;

@@ -54,7 +54,7 @@ fn whoever_waits_for_a_signalfd_sleeps_and_is_woken_by_its_signals() {
     }
 }
 
-/// A signal that comes while the host is being held is not taken for one that was there before.
+/// A signal that comes during a hold is not taken for an earlier one.
 #[test]
 fn a_signal_at_any_instant_of_falling_asleep_comes() {
     const SIGNALS: usize = 150;
@@ -94,7 +94,8 @@ services:
     }
 }
 
-/// bubblewrap's parent reads a signalfd while its child serves; s6-svscan and s6-supervise wait with poll(2).
+/// bubblewrap's parent reads a signalfd while its child serves; s6-svscan and s6-supervise wait
+/// with poll(2).
 #[test]
 fn s6_and_bubblewrap_sleep() {
     need(&["bwrap", "s6-svscan", "python3"]);
@@ -125,11 +126,11 @@ services:
             watch.wait(host, "suspend", round);
         }
     }
-    // What s6 supervises has ended: its signal is taken, and the next is started.
+    // The service of s6 has ended: its signal is taken, and the next is started.
     let before = ask(project.at("s6", 8080)).pid();
     watch.wait("s6", "suspend", 4);
     project.signal(before, Signal::KILL);
-    // Natively who comes meanwhile is refused, or reset.
+    // Natively a client is refused, or reset, meanwhile.
     let another = |line: String| client::Answer(line).pid() != before;
     watch.wait("s6", "wake", 4);
     wait_until("another server", || {

@@ -1,4 +1,4 @@
-//! A sleeper may be ended, where that is asked for, and nobody who comes meanwhile notices.
+//! A sleeper may be ended, if asked for, and clients that come meanwhile do not notice.
 
 mod common;
 
@@ -40,7 +40,7 @@ services:
     }
     assert_eq!(project.host("never").state, "suspended");
     assert_eq!(watch.count("never", "terminate"), 0);
-    // It may have slept between a connection and its request.
+    // The host may have slept between a connection and its request.
     let mut names: Vec<_> = watch
         .events()
         .into_iter()
@@ -92,7 +92,7 @@ services:
     for host in ["held", "forked", "cron", "timer"] {
         assert_eq!(watch.count(host, "terminate"), 0, "{host}");
     }
-    // When the last connection ends, it goes.
+    // When the last connection ends, the host is ended.
     drop((held, forked, timer));
     for host in ["held", "forked", "timer"] {
         watch.wait(host, "terminate", 1);
@@ -125,7 +125,7 @@ services:
         assert!(get((hosts["python"].address, 8080).into()).contains("host=python"));
         let incr = || project.outside("redis-cli", &["-h", &redis, "-p", "8080", "incr", "boots"]);
         let mut said = incr();
-        // What a redis says that is still reading its file, natively as well.
+        // The answer of a redis that is still reading its file, natively as well.
         while said.starts_with("LOADING") {
             said = incr();
         }
@@ -141,7 +141,7 @@ services:
     }
 }
 
-/// While it ends, this program accepts whoever comes and resets them; it takes half a second.
+/// While it ends, this program accepts all connections and resets them; that takes half a second.
 #[test]
 fn clients_that_come_while_a_program_ends_are_answered_by_its_next_boot() {
     let project = Project::up(
@@ -202,7 +202,8 @@ services:
                 let (mut random, watch) = (Random::new(random.below(u64::MAX)), &watch);
                 let address = (hosts[host].address, 8080).into();
                 scope.spawn(move || {
-                    // On a busy machine there is seldom time for a termination between two requests.
+                    // On a busy machine there is seldom time for a termination between two
+                    // requests.
                     let enough = |round| round >= ROUNDS && watch.count(host, "terminate") >= TERMINATIONS;
                     for round in (0..10 * ROUNDS).take_while(|round| !enough(*round)) {
                         Held::connect(address).ask(&format!("round {round}"));
@@ -246,8 +247,8 @@ services:
     assert_eq!(watch.count("web", "fail"), 0);
 }
 
-/// A datagram socket has no successor that could be told apart: what is sent while the program ends may be lost with it, what is sent
-/// later boots it.
+/// A datagram socket has no successor that could be told apart: a datagram sent while the program
+/// ends may be lost with it, a later one boots it.
 #[test]
 fn a_datagram_boots_a_terminated_host() {
     let project = Project::up(
@@ -289,7 +290,8 @@ services:
     wait_until("it to sleep again", || watch.count("web", "suspend") == 2);
 }
 
-/// Each has a timer in an hour; `hub` has a connection with each `spoke`, and `client` with `other`.
+/// Each has a timer in an hour; `hub` has a connection with each `spoke`, and `client` with
+/// `other`.
 const CONNECTED: &str = r#"
 x-imsup: { idle_after: 100ms, terminate_after: 200ms, timer_slack: 300ms, disposable: true }
 services:
@@ -345,7 +347,7 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
             project.wait_state(host, "imaginary");
         }
     }
-    // One that is not disposable keeps the other, and it says so.
+    // A host that is not disposable keeps the other, and `why` says so.
     project.ok(&["wake", "client"]);
     for host in ["client", "other"] {
         watch.wait(host, "suspend", 1);
@@ -365,7 +367,7 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
             .as_str()
             .is_some_and(|why| why.contains("established"))
     });
-    // The next broker hears of those that slept all the time, too.
+    // The next broker also hears of hosts that slept all the time.
     wait_until("the spoke to say what keeps it", || {
         let why = project.why("spoke-1");
         why["not_terminated"]
@@ -382,7 +384,8 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
     assert_eq!(watch.count("other", "terminate"), 0);
 }
 
-/// Whoever comes at whatever instant is answered, and nobody finds the other end of his connection gone.
+/// A client is answered at whatever instant it comes, and no client finds the other end of its
+/// connection gone.
 #[test]
 fn a_connection_at_any_instant_of_a_common_termination_is_answered() {
     need(&["python3"]);

@@ -1,4 +1,4 @@
-//! Sleep loses no timer: whoever waits for a time goes on when it has come, within the slack.
+//! Sleep loses no timer: a wait for a time ends when the time has come, within the slack.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::{Project, control, guest, need};
 
 const DELAY: Duration = Duration::from_millis(2500);
 
-/// The methods that the guest lists when it is asked wrongly.
+/// The methods that the guest lists after a wrong request.
 fn methods() -> Vec<String> {
     let output = std::process::Command::new(guest("delays")).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -21,7 +21,8 @@ fn methods() -> Vec<String> {
     methods
 }
 
-/// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after a while.
+/// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after
+/// a while.
 #[track_caller]
 fn expect_delayed(method: &str, held: &mut Held) {
     let answer = held.hear().unwrap_or_else(|error| panic!("{method}: {error}"));
@@ -41,7 +42,8 @@ fn slept_until_its_timer(project: &Project, watch: &Watch, host: &str, times: us
     wakes.filter(|wake| wake.cause.as_deref() == Some("timer")).count() >= times
 }
 
-/// Each server sleeps before it answers, in its own way; imsup suspends it meanwhile; the answer comes when it is due.
+/// Each server sleeps before it answers, in its own way; imsup suspends it meanwhile; the answer
+/// comes when it is due.
 fn every_delay_ends(program: &str) {
     let methods = methods();
     let mut compose = "x-imsup: { idle_after: 100ms, timer_slack: 200ms }\nservices:\n".to_owned();
@@ -70,7 +72,8 @@ fn every_delay_ends(program: &str) {
             expect_delayed(method, held);
         }
         for (method, held) in &mut held {
-            // It answered, which is more than housekeeping; and it was asleep before, or nothing would have woken it.
+            // It answered, which is more than housekeeping; and it was asleep before, or there
+            // would have been no wake.
             let by_timer = (0..5).any(|_| {
                 slept_until_its_timer(&project, &watch, method, round) || {
                     // A busy machine had no time to suspend it before.
@@ -101,7 +104,8 @@ fn every_delay_of_a_static_musl_program_ends() {
     every_delay_ends("delays-musl");
 }
 
-/// A signal that comes after a thread was stopped and before it is known what waits for it is no news later on.
+/// A signal that comes after a thread was stopped and before its waits are known is no news later
+/// on.
 #[test]
 fn a_timer_that_ends_while_its_host_is_held_is_not_lost() {
     const ROUNDS: u32 = 60;
@@ -198,8 +202,8 @@ services:
     });
 }
 
-/// One thread waits for a time while another one does a little something all the time: when the first began to wait is
-/// not when the process last ran.
+/// One thread waits for a time while another works a little all the time: the start of the first
+/// wait is not the last run of the process.
 #[test]
 fn a_deadline_is_counted_from_when_its_own_thread_began_to_wait() {
     let project = Project::up(
@@ -215,8 +219,9 @@ services:
     let mut web = Held::connect(project.at("web", 8080));
     let mut later = Held::connect(project.at("later", 8080));
     for round in 1..=2 {
-        // Counted from the process's last move, the answer would come 2 s late, and after that of a host that is awake and begins to wait 1 s later. A busy
-        // machine may let any answer be late, but not each time.
+        // Counted from the process's last move, the answer would come 2 s late, and after that of a
+        // host that is awake and begins to wait 1 s later. A busy machine may let any answer be
+        // late, but not each time.
         let comes_first = (0..5).any(|_| {
             web.say("first").unwrap();
             std::thread::sleep(Duration::from_secs(1));
@@ -240,14 +245,15 @@ services:
     }
 }
 
-/// It takes long to look at so many threads: the others begin their calls meanwhile, between a look at the clocks and the moment in which all stand still.
+/// A look at so many threads takes long: the others begin their calls meanwhile, between a look at
+/// the clocks and the hold.
 const LIMITS: &str = r#"
 x-imsup: { idle_after: 20ms, timer_slack: 20ms }
 services:
   web: { command: ["@guests@/oddities", --limits, "@dir@/limits", "200", "400", "8080"], expose: ["8080"] }
 "#;
 
-/// A call may begin after the last look at the clock of its process, and before that is held.
+/// A call may begin after the last look at the clock of its process, and before the hold.
 #[test]
 fn no_limit_ends_early_that_begins_while_its_host_is_being_suspended() {
     const LIMIT: Duration = Duration::from_millis(200);
@@ -315,7 +321,8 @@ fn a_cron_loop_runs_on_time_in_its_sleep_and_housekeeping_is_no_activity() {
         });
     }
 
-    // Ticks are events, not activity: it has slept all the time, but for ticks that a busy machine made last.
+    // Ticks are events, not use: the host has slept all the time, except for ticks that a busy
+    // machine made last.
     let host = project.wait_state("light", "suspended");
     assert_eq!(watch.causes_after("light", 0), [""; 0]);
     if host.json["wakes"] == 0 {
@@ -334,7 +341,7 @@ fn a_cron_loop_runs_on_time_in_its_sleep_and_housekeeping_is_no_activity() {
         why["next_deadline"].is_string() && why["deadline_of"].is_string()
     });
 
-    // What computes for longer is awake for it, woken by its timer.
+    // A host that computes for longer is awake for it, woken by its timer.
     let wake = watch.wait("heavy", "wake", 1);
     assert_eq!(wake.cause.as_deref(), Some("timer"));
     watch.wait("heavy", "suspend", RUNS);
@@ -353,7 +360,8 @@ services:
 "#,
     );
     let watch = project.watch();
-    // The times of events are the broker's, which may hear of a tick late. This clock includes the time before the first tick.
+    // The times of events are the broker's, which may hear of a tick late. This clock includes the
+    // time before the first tick.
     let began = Instant::now();
     project.ok(&["wake", "fast"]);
     watch.wait("fast", "suspend", 1);
@@ -364,7 +372,8 @@ services:
         "3 slacks lie between 4 ticks: {span:?}"
     );
     assert_eq!(watch.causes_after("fast", 0), [""; 0]);
-    // A request in between is answered at once, not at the next tick: on a busy machine that may be just then.
+    // A request in between is answered at once, not at the next tick: on a busy machine that may be
+    // just then.
     let by_connection = (0..5).any(|_| {
         let wakes = watch.asleep(&project, "fast");
         Held::connect(project.at("fast", 8080)).ask("hello");
@@ -374,7 +383,8 @@ services:
     assert!(by_connection, "{:?}", watch.of("fast", "wake"));
 }
 
-/// Two connections with different delays: the earlier deadline counts, whatever woke the host in between.
+/// Two connections with different delays: the earlier deadline counts, whatever woke the host in
+/// between.
 #[test]
 fn a_wake_in_between_moves_no_deadline() {
     need(&["python3"]);
@@ -399,13 +409,13 @@ services:
     while asked.elapsed() < Duration::from_secs(2) {
         let count = watch.count("web", "suspend");
         watch.wait("web", "suspend", count.max(2));
-        // Half a request: it wakes, is read, and asks for nothing yet.
+        // Half a request: the host wakes, reads it, and asks for nothing yet.
         let mut half = client::connect(address).unwrap();
         half.write_all(b"GET / HTTP/1.0\r\n").unwrap();
         interrupting += 1;
         watch.wait("web", "suspend", count.max(2) + 1);
     }
-    // Mostly it is eight times; on a busy machine each time takes longer.
+    // Mostly eight times; on a busy machine each time takes longer.
     assert!(interrupting > 0, "{interrupting}");
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut slow, &mut answer).unwrap();

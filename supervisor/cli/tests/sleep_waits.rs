@@ -1,4 +1,4 @@
-//! What else a program may wait for than its clients: pipes, files, locks, terminals, signals, other hosts.
+//! Other waits of programs than for clients: pipes, files, locks, terminals, signals, other hosts.
 
 mod common;
 
@@ -63,7 +63,7 @@ services:
         assert_eq!(watch.slept_again("unix", of_unix), of_unix);
     }
 
-    // Nobody can tell beforehand whether a signal leads to work: it may be a tick.
+    // Whether a signal leads to work cannot be known beforehand: it may be a tick.
     project.signal(project.host("signal").pid.unwrap(), Signal::USR1);
     wait_until("the signal's receiver", || content("of-signal") == "signal\n");
     watch.wait_for("a tick or a wake", |events| {
@@ -78,7 +78,8 @@ services:
     }
 }
 
-/// Locks and the like cannot be waited for in somebody's place: such a host looks for itself, once per slack.
+/// Waits for locks and the like cannot be made on behalf of a program: such a host looks for
+/// itself, once per slack.
 #[test]
 fn what_cannot_be_waited_for_is_looked_for() {
     let project = Project::new(
@@ -122,7 +123,7 @@ services:
     drop(writer);
 }
 
-/// What a program reads from its standard input wakes it.
+/// Input on a program's standard input wakes it.
 #[test]
 fn standard_input_wakes() {
     let project = Project::up(
@@ -165,8 +166,9 @@ services:
     let watch = project.watch();
     project.ok(&["wake", "web", "app", "db"]);
     let hosts = ["web", "app", "db"];
-    // Woken by the call, asleep while the callee is, woken by its answer; db by the call and by its own timer. On a busy machine a caller may sleep between its
-    // connect and its question as well, and may have no time to sleep before the answer comes: then it is asked again.
+    // Woken by the call, asleep while the callee is, woken by its answer; db by the call and by its
+    // own timer. On a busy machine a caller may sleep between its connect and its question as well,
+    // and may have no time to sleep before the answer comes: then it is asked again.
     let called = || {
         let before = hosts.map(|host| watch.asleep(&project, host));
         let asked = Instant::now();
@@ -199,7 +201,7 @@ services:
     }
 }
 
-/// A host that calls another one is not idle while that one boots: its call is in imsup's hands.
+/// A host that calls another one is not idle while the other boots: imsup holds its call.
 #[test]
 fn a_caller_does_not_sleep_while_its_callee_boots() {
     let project = Project::up(
@@ -232,7 +234,7 @@ services:
     watch.wait("web", "suspend", 2);
 }
 
-/// Every signal counts once: what the sleeper would have answered itself is not answered by imsup.
+/// Every signal counts once: imsup does not answer in place of the sleeper.
 #[test]
 fn a_cascade_of_sleepers_wakes_in_turn_and_says_who_called_whom() {
     let project = Project::up(

@@ -1,9 +1,10 @@
-//! Apache Spark standalone (examples/spark): nothing runs, a query brings the cluster up, and some seconds after it nothing runs again.
-//! With another prefix, and no setting: root.rs.
+//! Apache Spark standalone (examples/spark): no process runs, a query brings the cluster up, and
+//! some seconds later no process runs again. With another prefix, and without settings: root.rs.
 
 mod common;
 
-/// In the loopback plane each host is told its name, since Spark shuns loopback addresses.
+/// In the loopback plane each host needs a setting with its name, since Spark shuns loopback
+/// addresses.
 #[test]
 fn a_query_brings_up_an_engine_that_is_gone_after_it() {
     common::spark::one_query("spark", &[]);

@@ -1,4 +1,4 @@
-//! Blocks of addresses that somebody has, each test in a network of its own.
+//! Blocks of addresses that are taken already, each test in a network of its own.
 
 mod common;
 
@@ -11,7 +11,7 @@ fn squat(prefix: &str) -> Vec<UdpSocket> {
     all.map(|address| UdpSocket::bind(address).unwrap()).collect()
 }
 
-/// Runs `up`, which must fail, and gives what it said.
+/// Runs `up`, which must fail, and returns its message.
 fn said_of(compose: &str) -> String {
     let project = Project::new("squatted", compose);
     let said = project.fails(1, &["up", "-d"]);

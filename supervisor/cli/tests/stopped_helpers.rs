@@ -1,6 +1,7 @@
 //! A process that is stopped (SIGSTOP) delays nobody but those who need an answer of that process.
 //!
-//! No test asserts a time. Each lets the stopped process go on only after the answers have come, so none of the answers can have waited for that process.
+//! No test asserts a time. Each lets the stopped process go on only after the answers have come, so
+//! none of the answers can have waited for that process.
 
 mod common;
 
@@ -26,7 +27,8 @@ services:
 /// The verb of the zygote.
 const ZYGOTE: &str = "zygote";
 
-/// The one process of the project that runs this verb. A supervisor has the zygote's command line, and a process that has not executed yet the one of its parent.
+/// The one process of the project that runs this verb. A supervisor has the zygote's command line,
+/// and a process that has not executed yet the one of its parent.
 #[track_caller]
 fn helper(project: &Project, verb: &str) -> u32 {
     let broker = project.broker();
@@ -43,7 +45,8 @@ fn helper(project: &Project, verb: &str) -> u32 {
     found[0]
 }
 
-/// A process that is stopped for as long as this lives, also if the test fails: the project's end waits for the broker.
+/// A process that is stopped for as long as this lives, also if the test fails: the project's end
+/// waits for the broker.
 struct Stopped<'a> {
     project: &'a Project,
     pid: u32,
@@ -67,7 +70,8 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// Looks at the project, boots a host by a client, and boots another host by a transient host, while a process is stopped.
+/// Looks at the project, boots a host by a client, and boots another host by a transient host,
+/// while a process is stopped.
 #[track_caller]
 fn expect_alive(project: &Project) {
     let hosts = project.ps();
@@ -168,8 +172,8 @@ fn a_stopped_keeper_delays_nobody_and_has_what_was_retained_meanwhile() {
     expect_as_before(&project);
 }
 
-/// A call of a host that listens, and the data of a connection, need no broker. A boot and a verb need the broker: both wait, and are answered when the
-/// broker goes on.
+/// A call of a host that listens, and the data of a connection, need no broker. A boot and a verb
+/// need the broker: both wait, and are answered when the broker goes on.
 #[test]
 fn hosts_that_run_do_without_a_stopped_broker() {
     let project = Project::up("broker", COMPOSE);

@@ -1,5 +1,5 @@
-//! A zygote that is stopped, or gets no processor, holds up nothing: supervisors are executed meanwhile,
-//! and no boot has two.
+//! A zygote that is stopped, or gets no processor, holds up nothing: supervisors are executed
+//! meanwhile, and no boot has two.
 
 mod common;
 

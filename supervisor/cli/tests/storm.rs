@@ -1,5 +1,6 @@
-//! Sixty hosts that sleep as soon as they can, and clients that come, stay, pause and return at random, over connections kept
-//! and short and by datagrams: whatever hosts do in between, every request is answered, once.
+//! Sixty hosts that sleep as soon as they can, and clients that come, stay, pause and return at
+//! random, over connections kept and short and by datagrams: whatever hosts do in between, every
+//! request is answered, once.
 
 mod common;
 
@@ -19,7 +20,7 @@ const REQUESTS: u64 = 100_000;
 /// Connections that a client keeps alive at most.
 const KEPT: usize = 4;
 
-/// What happened often, at least; it happens several times as often.
+/// The least number of frequent events; the real number is several times as high.
 const AT_LEAST: [(&str, usize); 4] = [("suspend", 500), ("wake", 300), ("terminate", 50), ("boot", 100)];
 
 const KINDS: [&str; 12] = [
@@ -42,7 +43,8 @@ fn has_datagrams(number: usize) -> bool {
     KINDS[number % KINDS.len()].ends_with("datagrams")
 }
 
-/// How long hosts sleep before they are ended: three of the five of each kind are, two of them nearly at once.
+/// The times that hosts sleep before they are ended: three of the five of each kind are, two of
+/// them nearly at once.
 const TERMINATE_AFTER: [&str; 5] = ["200ms", "never", "20ms", "never", "0s"];
 
 fn terminate_after(number: usize) -> &'static str {
@@ -69,7 +71,7 @@ fn compose() -> String {
     compose
 }
 
-/// One client: connections that it keeps, and what it does next.
+/// One client: its connections, and its next step.
 struct Client<'a> {
     number: usize,
     random: Random,
@@ -79,7 +81,8 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Asks a few times over one connection, kept or new, by datagrams, or over connections that are short; gives how many requests that were.
+    /// Asks a few times over one connection, kept or new, by datagrams, or over connections that
+    /// are short; returns the number of requests.
     fn visit(&mut self) -> u64 {
         let host = self.random.below(HOSTS as u64) as usize;
         if has_datagrams(host) {
@@ -181,7 +184,7 @@ impl Client<'_> {
     }
 }
 
-/// Ends a connection: after the last answer there is nothing more to come.
+/// Ends a connection: after the last answer no more bytes may come.
 fn leave(host: usize, held: Held) {
     held.stream().shutdown(Shutdown::Write).unwrap();
     let mut rest = Vec::new();

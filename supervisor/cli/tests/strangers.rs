@@ -1,4 +1,5 @@
-//! Another user of the machine listens at a host's address. As root, who can be both: run by `make test` where root runs it.
+//! Another user of the machine listens at a host's address. As root, who can be both: run by `make
+//! test` for root.
 
 mod common;
 
@@ -10,10 +11,10 @@ use common::client::ask;
 use common::{Project, wait_until};
 
 const STRANGER: u32 = 4711;
-/// As whom a program of the project runs that changed its user by itself.
+/// The user of a program of the project that changed its user by itself.
 const DROPPED: u32 = 4712;
 
-/// Accepts and reads all it can until its standard input ends, and then prints what it got.
+/// Accepts and reads all it can until its standard input ends, and then prints the bytes.
 const LISTEN: &str = "
 import select, socket, sys
 address = (sys.argv[1], int(sys.argv[2]))
@@ -69,7 +70,7 @@ impl Stranger {
         self.0.id()
     }
 
-    /// What it got until now.
+    /// The bytes received so far.
     fn got(mut self) -> String {
         drop(self.0.stdin.take());
         let mut line = String::new();
@@ -143,7 +144,8 @@ s = socket.create_connection(('{}', 8080)); print('web', s.send(b'x'))
     );
 }
 
-/// A service that starts as root and becomes another user, as the images of databases do; the user is in no file.
+/// A service that starts as root and becomes another user, as the images of databases do; the user
+/// is in no file.
 #[test]
 fn what_a_program_listens_on_as_another_user_is_the_projects() {
     let project = Project::up(
@@ -160,7 +162,7 @@ services:
     wait_until("the port", || std::net::TcpStream::connect(at).is_ok());
     let said = project.run_guest(&["--call", &at.to_string()]);
     assert!(said.contains("host=db "), "{said}");
-    // The next broker knows it before the program has said so again.
+    // The next broker knows the user before the program has said so again.
     project.kill_broker();
     project.ok(&["up", "-d"]);
     let said = project.run_guest(&["--call", &at.to_string()]);
@@ -181,7 +183,7 @@ fn who_took_a_declared_port_after_the_brokers_death_is_named() {
     assert_eq!(ask(at).value("host"), "web");
 }
 
-/// There is nobody to ask who the stranger is, and nobody comes.
+/// There is no broker to ask about the stranger, and none comes.
 #[test]
 fn what_a_stranger_took_after_the_brokers_death_is_refused_at_once() {
     let project = Project::up(
@@ -226,7 +228,7 @@ s = socket.socket(); s.setblocking(False); print(s.connect_ex(to))
     project.ok(&["up", "-d"]);
 }
 
-/// Tries to bind these ports in every way there is, and prints where it could.
+/// Tries to bind these ports in every possible way, and prints its successes.
 const BIND: &str = "
 import socket, sys
 got = set()
@@ -246,7 +248,8 @@ for kind, host, port in zip(*[iter(sys.argv[1:])] * 3):
 print(*sorted(got))
 ";
 
-/// The keeper is stopped, so that the time without a broker does not end: it only holds what the project has.
+/// The keeper is stopped, so that the time without a broker does not end: it only holds the
+/// project's sockets.
 #[test]
 fn another_user_binds_nothing_of_the_projects_while_there_is_no_broker() {
     let hosts = r#"

@@ -19,7 +19,8 @@ services:
 /// The name of the first host that is made.
 const MADE: &str = "run-1";
 
-/// Starts a server as a transient host, and waits until the host is ready. The host's program says `listening` on the command's standard output.
+/// Starts a server as a transient host, and waits until the host is ready. The host's program says
+/// `listening` on the command's standard output.
 fn serve(project: &Project, before: &[&str]) -> Background {
     let program = guest("guest");
     let server = [&["run"], before, &["--", program.to_str().unwrap(), "--tcp", "9000"]].concat();
@@ -211,7 +212,8 @@ fn a_command_beside_a_transient_host_has_its_identity() {
     beside.finish(LIMIT);
 }
 
-/// A transient host is in no compose file. Once the host has ended, no connection boots the host again.
+/// A transient host is in no compose file. Once the host has ended, no connection boots the host
+/// again.
 #[test]
 fn a_transient_host_that_has_ended_is_known_to_no_verb() {
     let project = Project::up("unknown", COMPOSE);
@@ -252,7 +254,8 @@ fn down_ends_transient_hosts_whether_they_run_or_sleep() {
     }
 }
 
-/// Without a compose file, the host has the name that is asked for, and its project a broker for as long as it runs.
+/// Without a compose file, the host has the name that is asked for, and its project a broker for as
+/// long as it runs.
 #[test]
 fn verbs_know_a_transient_host_of_a_project_without_a_file() {
     let project = Project::new("fileless", COMPOSE);

@@ -1,4 +1,4 @@
-//! What a broker was asked and has not answered when it is killed, the next one answers.
+//! Questions that a broker has not answered when it is killed are answered by the next one.
 
 mod common;
 
@@ -15,7 +15,8 @@ services:
   front: { command: ["@guests@/ledger", forward, "8080", "@dir@/front", back, "8080"], expose: ["8080"] }
 "#;
 
-/// How many questions wait at port 53 in the namespace of resolvers: lines of /proc/PID/net/udp whose queue is not empty (proc_pid_net(5)).
+/// How many questions wait at port 53 in the namespace of resolvers: lines of /proc/PID/net/udp
+/// whose queue is not empty (proc_pid_net(5)).
 fn waiting_questions(resolvers: u32) -> usize {
     let sockets = std::fs::read_to_string(format!("/proc/{resolvers}/net/udp")).unwrap();
     let waits = |line: &&str| {
@@ -30,7 +31,7 @@ fn the_next_broker_answers_the_names_that_were_asked_of_the_last() {
     let project = Project::up("names", HOSTS);
     let mut front = Held::connect(project.at("front", 8080));
     for round in 0..3 {
-        // A broker has them from the first question that finds none in stock.
+        // A broker has them from the first question that finds an empty stock.
         let mut resolvers = None;
         wait_until("the process that makes sockets for resolvers", || {
             front.say(&format!("{round}.before")).unwrap();
@@ -54,7 +55,7 @@ fn the_next_broker_answers_the_names_that_were_asked_of_the_last() {
     project.down();
 }
 
-/// Whether a process has a socket: a command's first is its connection to the broker.
+/// True if a process has a socket: a command's first is its connection to the broker.
 fn has_socket(pid: u32) -> bool {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
@@ -93,7 +94,7 @@ fn the_next_broker_answers_commands_that_the_last_did_not() {
     project.down();
 }
 
-/// Whoever has said hello and was not welcomed runs nothing yet, and says it again.
+/// A supervisor that has said hello and was not welcomed runs no program yet, and says it again.
 #[test]
 fn a_command_starts_while_brokers_die() {
     let project = Project::up("starts", HOSTS);
@@ -137,7 +138,7 @@ fn a_command_starts_while_brokers_die() {
     project.down();
 }
 
-/// What took the place of a terminated program's listener is its supervisor's until a broker has it.
+/// The successor of a terminated program's listener is its supervisor's until a broker has it.
 #[test]
 fn who_comes_while_a_host_is_terminated_and_its_broker_dies_is_served() {
     let project = Project::up(
@@ -155,7 +156,7 @@ services:
             let address = project.at(host, 8080);
             let mut before = Held::connect(address);
             let program = before.ask("before").pid();
-            // Nothing is left that only the broker could tell it.
+            // No message is left that only the broker could send.
             project.wait_state(host, "suspended");
             let broker = project.broker();
             stop(&project, broker);

@@ -1,4 +1,5 @@
-//! Supervised programs boot hosts by name on any port, declared or not, from blocking and non-blocking sockets; every wait ends.
+//! Supervised programs boot hosts by name on any port, declared or not, from blocking and
+//! non-blocking sockets; every wait ends.
 
 mod common;
 
@@ -161,7 +162,8 @@ fn a_held_program_can_be_ended() {
     for (signal, expected) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let dials = ["run", "--", program.to_str().unwrap(), "--who", "--call", "gated:9000"];
         let mut caller = Background::spawn(project.imsup_command(&dials), Stdio::piped());
-        // Once the program runs, its signals are forwarded; the first caller is held from the allocation on.
+        // Once the program runs, its signals are forwarded; the first caller is held from the
+        // allocation on.
         let mut line = String::new();
         BufReader::new(caller.child.stdout.as_mut().unwrap())
             .read_line(&mut line)
@@ -212,7 +214,8 @@ fn run_failing(project: &Project, dials: &[&str]) -> String {
     finished.stdout
 }
 
-/// What a client may see of a host that does not listen: a refusal, or a reset where the kernel had already connected it.
+/// A client of a host that does not listen sees a refusal, or a reset if the kernel had already
+/// connected it.
 fn reset_or_refused(said: &str) -> bool {
     [
         "connect: ECONNREFUSED",

@@ -1,4 +1,5 @@
-//! `down` and `up` again, at once: no process is left, and connections that the programs before have closed are in TIME_WAIT still, and keep no port.
+//! `down` and `up` again, at once: no process is left, and connections that the programs before
+//! have closed are in TIME_WAIT still, and keep no port.
 
 mod common;
 
@@ -9,7 +10,8 @@ use common::{Background, LIMIT, Project, client, leaks, wait_until};
 use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
-/// A server for each family that asks for no SO_REUSEADDR and closes its connections first. It says what the option is afterwards.
+/// A server for each family that asks for no SO_REUSEADDR and closes its connections first. It
+/// prints the option afterwards.
 const COMPOSE: &str = r#"
 services:
   four: { command: [python3, "@dir@/server.py", AF_INET, "7000"], expose: ["7000"] }
@@ -38,7 +40,8 @@ fn connections_of_an_earlier_up_keep_no_port_from_the_next() {
                 let mut said = String::new();
                 let mut stream = client::connect(address).unwrap();
                 stream.read_to_string(&mut said).unwrap();
-                // At a port's first boot the broker sets it a moment after the program's own listener listens.
+                // At a port's first boot the broker sets it a moment after the program's own
+                // listener listens.
                 let is_set = said == "reuseaddr=1";
                 assert!(
                     is_set || (connections == 1 && said == "reuseaddr=0"),
@@ -50,7 +53,8 @@ fn connections_of_an_earlier_up_keep_no_port_from_the_next() {
     }
 }
 
-/// A supervisor leaves what takes long to destroy to a process that outlives it for some 20 ms; `down` waits for that.
+/// A supervisor leaves slow clean-up to a process that outlives it for some 20 ms; `down` waits for
+/// that.
 #[test]
 fn no_process_outlives_down() {
     let services: String = (0..12)
@@ -66,7 +70,7 @@ fn no_process_outlives_down() {
     }
 }
 
-/// Whoever is second finds a project that is being taken down, and waits for that.
+/// The second `down` finds a project that is being taken down, and waits for that.
 #[test]
 fn several_downs_at_once_all_succeed() {
     let project = Project::new(
@@ -86,7 +90,8 @@ fn several_downs_at_once_all_succeed() {
     }
 }
 
-/// One that is killed while it starts or ends leaves its files as they are, so that nothing tells whoever waits for it.
+/// A broker killed while it starts or ends leaves its files as they are, so that its waiting
+/// clients get no signal.
 #[test]
 fn down_does_not_wait_for_a_broker_that_was_killed_while_it_started() {
     let project = Project::new("killed-early", "services: {}");

@@ -9,7 +9,7 @@ use common::client::ask;
 use common::command::run;
 use common::{Background, LIMIT, Project, need, wait_until};
 
-/// Nobody falls asleep before a slow test has looked.
+/// No host falls asleep before a slow test has looked.
 const COMPOSE: &str = r#"
 x-imsup: { idle_after: never }
 services:
@@ -25,7 +25,7 @@ services:
   db: { command: ["@guest@", --tcp, "8080"] }
 "#;
 
-/// Its own connection waits in its queue when it has ended, and nobody at the other end.
+/// Its own connection waits in its queue after its end, without a peer.
 #[test]
 fn a_host_that_connects_to_itself_at_its_end_does_not_boot_itself() {
     need(&["python3"]);
@@ -58,7 +58,8 @@ services:
     assert_eq!((server.state.as_str(), server.boots), ("imaginary", 1));
 }
 
-/// Members of a cluster go on looking for each other while they end. The slow one listens when it is prepared for its end.
+/// Members of a cluster go on looking for each other while they end. The slow one listens when it
+/// is prepared for its end.
 #[test]
 fn hosts_that_are_stopped_together_do_not_boot_each_other() {
     need(&["bash"]);
@@ -78,7 +79,7 @@ services:
     for (name, host) in project.ps() {
         assert_eq!((host.state.as_str(), host.boots), ("imaginary", 1), "{name}");
     }
-    // One that is stopped alone may need the others for its end.
+    // A host that is stopped alone may need the others for its end.
     project.ok(&["wake", "slow"]);
     project.ok(&["stop", "slow"]);
     assert_eq!(project.host("quick").boots, 2);
@@ -330,7 +331,8 @@ fn usage_accounts_for_every_state() {
     let wakes = watch.slept_again("web", 0);
     ask(project.at("web", 8080));
     watch.slept_again("web", wakes + 1);
-    // A supervisor that has not answered within a second is left out. How often web has slept while it waited for the others nobody knows.
+    // A supervisor that has not answered within a second is left out. The number of sleeps of web
+    // while it waited for the others is unknown.
     wait_until("all of it to be accounted for", || {
         let said = project.ok(&["usage", "web", "--format", "json"]);
         let json: serde_json::Value = serde_json::from_str(&said).expect("one line of JSON");
@@ -382,10 +384,10 @@ fn a_cascade_of_sleepers_is_one_tree() {
     assert!(text.contains("\n      └─ db  "), "{text}");
 }
 
-/// A follower of the project's events, which has shown some. What it says on standard error is collected.
+/// A follower of the project's events, which has shown some. Its standard error is collected.
 fn follower(project: &Project) -> Background {
     let (imsup, name) = (common::imsup(), &project.name);
-    // An earlier one's file is not this one's.
+    // An earlier project's file is not this project's.
     let file = tempfile::NamedTempFile::new_in(project.path("")).unwrap();
     let script = format!(
         "exec {} events -p {name} --follow > {}",

@@ -1,8 +1,10 @@
-//! One-shot polls that also see what was taken at once: io_submit(2), IOCB_CMD_POLL (Linux 4.18; fs/aio.c).
+//! One-shot polls that also see events consumed at once: io_submit(2), IOCB_CMD_POLL (Linux 4.18;
+//! fs/aio.c).
 //!
-//! poll(2) and epoll(7) ask a socket for its state when they return, so a connection that was accepted meanwhile, or a datagram that was read, leaves no
-//! trace. A poll of Linux AIO completes while the socket's waiters are being woken (aio_poll_wake), in the context of the sender, before any reader
-//! runs. A completed poll is not armed any more.
+//! poll(2) and epoll(7) ask a socket for its state when they return, so a connection that was
+//! accepted meanwhile, or a datagram that was read, leaves no trace. A poll of Linux AIO completes
+//! while the socket's waiters are being woken (aio_poll_wake), in the context of the sender, before
+//! any reader runs. A completed poll is no longer armed.
 
 use std::collections::HashMap;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -21,7 +23,8 @@ const IOCB_FLAG_RESFD: u32 = 1;
 /// Events that are read at once.
 const BATCH: usize = 16;
 
-/// How long [`Polls::disarm`] waits for the kernel to give a poll up: a work queue does it, in some 10 us.
+/// The time that [`Polls::disarm`] waits for the kernel to give a poll up: a work queue does that,
+/// in some 10 us.
 const DISARM_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// `struct iocb` of a little-endian machine.
@@ -52,38 +55,40 @@ struct IoEvent {
     result2: i64,
 }
 
-/// A poll that has come to its end.
+/// A completed poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// The tag that it was armed with.
+    /// The tag of the poll.
     pub tag: u64,
-    /// What had come. Never empty.
+    /// The events. Never empty.
     pub events: PollFlags,
 }
 
-/// A context of Linux AIO, and the polls that are armed in it.
+/// A context of Linux AIO, and its armed polls.
 ///
-/// An armed poll is a reference to the open file description, as a duplicate is: a socket is not closed while one is armed on it, so a listener goes on
-/// listening and its port stays bound.
+/// An armed poll is a reference to the open file description, like a duplicate: a socket is not
+/// closed while a poll is armed on it, so a listener goes on listening and its port stays bound.
 #[derive(Debug)]
 pub struct Polls {
     context: libc::c_ulong,
-    /// Readable once a poll has completed, where it was asked for.
+    /// Readable once a poll has completed, if requested.
     eventfd: Option<OwnedFd>,
-    /// The armed ones by tag. The kernel knows them by their addresses (io_cancel(2)).
+    /// The armed polls by tag. The kernel knows them by their addresses (io_cancel(2)).
     armed: HashMap<u64, Box<Iocb>>,
     capacity: usize,
 }
 
 impl Polls {
-    /// A context for `capacity` polls at a time. That many are taken from fs.aio-max-nr, which is 65,536 for the whole machine. It takes 30 us.
+    /// A context for `capacity` polls at a time. That many are taken from fs.aio-max-nr, which is
+    /// 65,536 for the whole machine. The call takes 30 us.
     ///
     /// # Errors
-    /// EAGAIN where fs.aio-max-nr is exhausted, ENOSYS without CONFIG_AIO, ENOMEM.
+    /// EAGAIN if fs.aio-max-nr is exhausted, ENOSYS without CONFIG_AIO, ENOMEM.
     pub fn new(capacity: u16) -> Result<Self, Errno> {
         let capacity = capacity.max(1);
         let mut context: libc::c_ulong = 0;
-        // SAFETY: io_setup writes one aio_context_t, which is an unsigned long that must be 0 before.
+        // SAFETY: io_setup writes one aio_context_t, which is an unsigned long that must be 0
+        // before.
         unsafe { syscall!(libc::SYS_io_setup, libc::c_uint::from(capacity), &raw mut context) }?;
         Ok(Self {
             context,
@@ -93,7 +98,8 @@ impl Polls {
         })
     }
 
-    /// The same, with a descriptor ([`AsFd`]) that polls readable once a poll has completed, until [`Polls::take`].
+    /// The same, with a descriptor ([`AsFd`]) that polls readable once a poll has completed, until
+    /// [`Polls::take`].
     ///
     /// # Errors
     /// As [`Polls::new`]; EMFILE.
@@ -115,10 +121,11 @@ impl Polls {
         self.armed.contains_key(&tag)
     }
 
-    /// Arms a poll, where none with this tag is. What is ready already completes it at once.
+    /// Arms a poll, unless a poll with this tag is armed. An event that is ready already completes
+    /// the poll at once.
     ///
     /// # Errors
-    /// EAGAIN where as many are armed as the context was made for; EINVAL where the file cannot be polled; EBADF.
+    /// EAGAIN if the context is full; EINVAL if the file cannot be polled; EBADF.
     pub fn arm(&mut self, fd: BorrowedFd<'_>, events: PollFlags, tag: u64) -> Result<(), Errno> {
         if self.is_armed(tag) {
             return Ok(());
@@ -137,20 +144,23 @@ impl Polls {
             ..Iocb::default()
         });
         let mut list: [*mut Iocb; 1] = [&raw mut *iocb];
-        // SAFETY: the context is ours until it is dropped; the list has one pointer to an iocb, which the kernel reads, and whose `key` it writes, before
-        // io_submit returns. It keeps the address, as a name only.
+        // SAFETY: the context is ours until it is dropped; the list has one pointer to an iocb,
+        // which the kernel reads, and whose `key` it writes, before io_submit returns. It keeps the
+        // address, as a name only.
         unsafe { syscall!(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) }?;
         self.armed.insert(tag, iocb);
         Ok(())
     }
 
-    /// Gives up the poll with this tag. Whether it was armed and had not completed; the reference to its file is gone some microseconds later.
+    /// Gives up the poll with this tag. True if it was armed and had not completed; the reference
+    /// to its file is gone some microseconds later.
     pub fn disarm(&mut self, tag: u64) -> bool {
         let Some(iocb) = self.armed.get(&tag) else { return false };
         let mut event = MaybeUninit::<IoEvent>::uninit();
-        // SAFETY: the context is ours, the iocb is the one that was submitted and lives; the kernel (4.18 and later) reports by the ring, not in `event`.
+        // SAFETY: the context is ours, the iocb is the one that was submitted and lives; the kernel
+        // (4.18 and later) reports by the ring, not in `event`.
         let cancelled = unsafe { syscall!(libc::SYS_io_cancel, self.context, &raw const **iocb, event.as_mut_ptr()) };
-        // EINPROGRESS: it ends, and its event says so. EINVAL: it has ended before.
+        // EINPROGRESS: the poll ends with an event. EINVAL: it has ended before.
         let in_progress = cancelled != Err(Errno::EINVAL);
         let mut all = true;
         while all && self.is_armed(tag) {
@@ -159,10 +169,10 @@ impl Polls {
         in_progress
     }
 
-    /// What has completed since it was last asked.
+    /// The polls completed since the last call.
     ///
     /// # Errors
-    /// What io_getevents(2) says of a context that is alive: nothing known.
+    /// Errors of io_getevents(2) for a live context: none known.
     pub fn take(&mut self) -> Result<Vec<Completed>, Errno> {
         if let Some(eventfd) = &self.eventfd {
             let _ = rustix::io::read(eventfd, &mut [0; 8]);
@@ -171,7 +181,7 @@ impl Polls {
         loop {
             let read = self.read(0, Duration::ZERO)?;
             let count = read.len();
-            // One that was given up says that nothing had come.
+            // A poll that was given up reports no events.
             completed.extend(read.into_iter().filter(|one| !one.events.is_empty()));
             if count < BATCH {
                 return Ok(completed);
@@ -179,14 +189,15 @@ impl Polls {
         }
     }
 
-    /// Reads up to [`BATCH`] events, and waits for `least` of them.
+    /// Reads up to [`BATCH`] events, and waits for at least `least`.
     fn read(&mut self, least: usize, timeout: Duration) -> Result<Vec<Completed>, Errno> {
         let mut events = [MaybeUninit::<IoEvent>::uninit(); BATCH];
         let timeout = libc::timespec {
             tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: timeout.subsec_nanos().into(),
         };
-        // SAFETY: the context is ours; the kernel writes at most BATCH events, and says how many; `timeout` outlives the call.
+        // SAFETY: the context is ours; the kernel writes at most BATCH events, and says how many;
+        // `timeout` outlives the call.
         let count = unsafe {
             syscall!(
                 libc::SYS_io_getevents,
@@ -221,15 +232,16 @@ impl Polls {
 /// Readable once a poll has completed.
 ///
 /// # Panics
-/// Where it was not made by [`Polls::with_eventfd`].
+/// If not made by [`Polls::with_eventfd`].
 impl AsFd for Polls {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.eventfd.as_ref().expect("made with an eventfd").as_fd()
     }
 }
 
-/// io_destroy(2) waits for two RCU grace periods, 31 ms (measured), which no loop can spare: a thread does. Polls that are still armed are given up first, so
-/// that their files are closed at once.
+/// io_destroy(2) waits for two RCU grace periods, 31 ms (measured), which no loop can spare: a
+/// thread does. Polls that are still armed are given up first, so that their files are closed at
+/// once.
 impl Drop for Polls {
     fn drop(&mut self) {
         self.cancel_all();
@@ -259,16 +271,18 @@ impl Polls {
         }
     }
 
-    /// Leaves the context to a process that shares our memory and has nothing else of ours, and ends with it. To be called by a process that is about to end:
-    /// the last one that has the memory waits for its contexts to be destroyed (fs/aio.c, exit_aio), and so would whoever waits for our end.
+    /// Leaves the context to a process that shares our memory and nothing else, and ends with it.
+    /// For a process that is about to end: the last process with the memory waits for its contexts
+    /// to be destroyed (fs/aio.c, exit_aio), and its waiting parent would wait as well.
     pub fn leave(self) {
         self.cancel_all();
         let polls = ManuallyDrop::new(self);
         let stack = Box::leak(vec![0_u8; LAST_STACK_BYTES].into_boxed_slice());
         let top = stack.as_mut_ptr_range().end;
         let context = std::ptr::without_provenance_mut::<libc::c_void>(polls.context as usize);
-        // SAFETY: the stack is never freed, and aligned by clone(3); `destroy_and_end` makes system calls only, so it does not mind that it shares our memory
-        // while we end. Without CLONE_FILES it has copies of our descriptors, which it closes.
+        // SAFETY: the stack is never freed, and aligned by clone(3); `destroy_and_end` makes system
+        // calls only, so it does not mind that it shares our memory while we end. Without
+        // CLONE_FILES it has copies of our descriptors, which it closes.
         let made = unsafe { libc::clone(destroy_and_end, top.cast(), libc::CLONE_VM, context) };
         if made < 0 {
             destroy(polls.context);

@@ -1,7 +1,9 @@
-//! What comes to sockets, told without keeping them open: epoll(7), and one poll of Linux AIO on the epoll instance (io_submit(2)).
+//! Arrivals at sockets, reported without keeping the sockets open: epoll(7), and one poll of Linux
+//! AIO on the epoll instance (io_submit(2)).
 //!
-//! A poll that is armed on a socket is a reference to it, so the socket would not be closed with its last descriptor. An epoll instance has no such
-//! references. Polled by ppoll(2) itself it would wake its owner for each connection of a busy listener; the poll on it is over with the first.
+//! A poll that is armed on a socket refers to it, so the socket would not be closed with its last
+//! descriptor. An epoll instance holds no such references. Polled by ppoll(2) itself it would wake
+//! its owner for each connection of a busy listener; the poll on it ends with the first.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,10 +16,10 @@ use super::socket::errno_of;
 /// Sockets that are told of at once.
 const BATCH: usize = 64;
 
-/// Not edge-triggered: what is there already is told, too, once it is asked for.
+/// Not edge-triggered: earlier arrivals are reported, too, once requested.
 const EVENTS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ONESHOT);
 
-/// Sockets to which something may come.
+/// Sockets that are watched for arrivals.
 #[derive(Debug)]
 pub struct Arrivals {
     epoll: OwnedFd,
@@ -25,7 +27,7 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// None yet. [`AsFd`] polls readable once something has come after [`Arrivals::arm`].
+    /// Empty at first. [`AsFd`] polls readable once an arrival follows [`Arrivals::arm`].
     ///
     /// # Errors
     /// As [`Polls::with_eventfd`].
@@ -41,10 +43,11 @@ impl Arrivals {
         self.polls.leave();
     }
 
-    /// Adds a socket of our own table, by its inode number. What waits in it already has come.
+    /// Adds a socket of our own table, by its inode number. A queue that is not empty counts as an
+    /// arrival.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// Errors of epoll_ctl(2).
     pub fn add(&self, socket: BorrowedFd<'_>, inode: u64) -> Result<(), Errno> {
         epoll::add(&self.epoll, socket, epoll::EventData::new_u64(inode), EVENTS).map_err(errno_of)
     }
@@ -52,12 +55,12 @@ impl Arrivals {
     /// Has a socket told of again that [`Arrivals::take`] gave.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// Errors of epoll_ctl(2).
     pub fn again(&self, socket: BorrowedFd<'_>, inode: u64) -> Result<(), Errno> {
         epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(inode), EVENTS).map_err(errno_of)
     }
 
-    /// Takes a socket out, which must be done before its descriptor is closed: others may have it open still.
+    /// Removes a socket, before its descriptor is closed: other processes may still have it open.
     pub fn remove(&self, socket: BorrowedFd<'_>) {
         let _ = epoll::delete(&self.epoll, socket);
     }
@@ -67,7 +70,7 @@ impl Arrivals {
         self.polls.is_armed(0)
     }
 
-    /// Has the next arrival told. What is there counts.
+    /// Requests a report of the next arrival. Earlier ones count.
     ///
     /// # Errors
     /// As [`Polls::arm`].
@@ -75,7 +78,8 @@ impl Arrivals {
         self.polls.arm(self.epoll.as_fd(), PollFlags::IN, 0)
     }
 
-    /// The inode numbers of sockets in which something waits. Each is told of no more until [`Arrivals::again`].
+    /// The inode numbers of sockets with arrivals. None of them is reported again until
+    /// [`Arrivals::again`].
     pub fn take(&mut self) -> Vec<u64> {
         let _ = self.polls.take();
         let mut events = Vec::with_capacity(BATCH);

@@ -1,7 +1,8 @@
 //! Calls that were cut short and go on with the rest: ptrace(2), PTRACE_SYSCALL.
 //!
-//! The thread makes its call again with other arguments, and stays traced until that ends: then its result becomes the sum, its registers and its memory
-//! what they were. A signal that comes meanwhile cuts the call short as it would have natively.
+//! The thread makes its call again with other arguments, and stays traced until the end of the
+//! call. Then its result becomes the sum, and its registers and memory are restored. A signal that
+//! comes meanwhile cuts the call short as it natively would.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -21,9 +22,9 @@ use super::tracee::{EVENT_STOP, detach_with, reap};
 pub struct Patch {
     /// Its address.
     pub address: u64,
-    /// What is there while the rest is made.
+    /// Memory contents while the rest of the call is made.
     pub now: Vec<u8>,
-    /// What was there, and is again.
+    /// The original contents, restored afterwards.
     pub afterwards: Vec<u8>,
 }
 
@@ -34,28 +35,29 @@ pub struct Carry {
     pub pid: i32,
     /// The thread.
     pub tid: i32,
-    /// What the call has returned: how far it came.
+    /// The call's result so far.
     pub done: i64,
-    /// What the result of the rest is added to, where it is anything.
+    /// The addend for the result of the rest, if that is positive.
     pub base: i64,
-    /// A 32-bit count that the rest writes anew, and what it had been: they are added as well (`msg_len` of sendmmsg(2)).
+    /// A 32-bit count that the rest writes again, and its earlier value: the two are added as well
+    /// (`msg_len` of sendmmsg(2)).
     pub counted: Option<(u64, u32)>,
     /// The arguments of the rest.
     pub args: [u64; 6],
-    /// What else is other.
+    /// Further replaced memory.
     pub patches: Vec<Patch>,
 }
 
 /// Calls that go on with the rest, until all are over.
 #[derive(Clone, Debug)]
 pub struct Carrying {
-    /// The process of one of them.
+    /// The process of one of the threads.
     pub pid: i32,
     over: Arc<AtomicBool>,
 }
 
 impl Carrying {
-    /// Those of `pid` and perhaps of others.
+    /// Threads of `pid` and perhaps of other processes.
     pub fn new(pid: i32) -> Self {
         Self {
             pid,
@@ -73,27 +75,28 @@ impl Carrying {
     }
 }
 
-/// One that is under way.
+/// A carried call.
 struct UnderWay {
     carry: Carry,
     before: libc::user_regs_struct,
-    /// Whether it has been made, so that the next stop at a call is its end.
+    /// True once the call was made, so that the next stop at a call is its end.
     entered: bool,
 }
 
-/// What the tracer carries.
+/// The carried calls of a tracer.
 #[derive(Default)]
 pub(super) struct Carried {
     calls: HashMap<i32, UnderWay>,
 }
 
 impl Carried {
-    /// Whether this thread is among them.
+    /// True if this thread is among them.
     pub(super) fn contains(&self, tid: i32) -> bool {
         self.calls.contains_key(&tid)
     }
 
-    /// Prepares a stopped thread; false if its call ends as it has, since its memory cannot be written to.
+    /// Prepares a stopped thread; false if the call keeps its result, since the thread's memory
+    /// cannot be written.
     pub(super) fn prepare(&mut self, carry: Carry) -> bool {
         let thread = Pid::from_raw(carry.tid);
         let Ok(before) = ptrace::getregs(thread) else {
@@ -136,8 +139,9 @@ impl Carried {
                 Ok((tid, Seen::Ended)) => {
                     let pid = self.calls.remove(&tid).map_or(tid, |call| call.carry.pid);
                     reap(pid, tid);
-                    // A child of ours stays a zombie until the receive loop reaps it, and next_stop() only looks: it would say so again at once. This thread has nothing else
-                    // to wait by, since SIGCHLD is the loop's.
+                    // A child of ours stays a zombie until the receive loop reaps it, and
+                    // next_stop() only looks: it would report the child again at once. This thread
+                    // has no event to wait for, since SIGCHLD is the loop's.
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
                 Err(Errno::EINTR) => {}
@@ -150,7 +154,7 @@ impl Carried {
         /// What PTRACE_O_TRACESYSGOOD adds to SIGTRAP.
         const AT_A_CALL: i32 = libc::SIGTRAP | 0x80;
         let Some(call) = self.calls.get_mut(&tid) else {
-            // One that was seized by mistake, and took a signal: that is its own.
+            // A thread that was seized by mistake, and took a signal of its own.
             let signal = if status >> 8 == 0 && status != AT_A_CALL {
                 status & 0xff
             } else {
@@ -164,7 +168,8 @@ impl Carried {
         }
         let signal = match (status >> 8, status & 0xff) {
             _ if status == AT_A_CALL => 0,
-            // A signal or a stop before the rest was made: the call is cut short, as it would have been.
+            // A signal or a stop before the rest was made: the call is cut short, as it would have
+            // been.
             (0, signal) => signal,
             (EVENT_STOP, libc::SIGTRAP) => return self.let_go(tid),
             _ => 0,
@@ -177,7 +182,7 @@ impl Carried {
 }
 
 impl UnderWay {
-    /// Makes the result the sum, and everything else what it was.
+    /// Makes the result the sum, and restores everything else.
     fn end(self) {
         let thread = Pid::from_raw(self.carry.tid);
         let memory = ThreadMemory::of(self.carry.tid);
@@ -206,7 +211,7 @@ fn unpatch(patches: &[Patch], memory: &ThreadMemory) {
 }
 
 enum Seen {
-    /// Its stop, as wait(2) encodes it.
+    /// The thread's stop, as wait(2) encodes it.
     Stopped(i32),
     Ended,
 }
@@ -218,7 +223,8 @@ fn next_stop() -> Result<(i32, Seen), Errno> {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: `info` has room for what waitid(2) writes.
         Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) })?;
-        // SAFETY: zeroed before, and written by the kernel; all bit patterns are values. The fields are those of SIGCHLD, which waitid(2) always fills.
+        // SAFETY: zeroed before, and written by the kernel; all bit patterns are values. The fields
+        // are those of SIGCHLD, which waitid(2) always fills.
         let (tid, status, code) = unsafe {
             let info = info.assume_init();
             (info.si_pid(), info.si_status(), info.si_code)
@@ -245,7 +251,8 @@ mod tests {
 
     use super::*;
 
-    /// ptrace(2), signal-delivery-stop: the signal of one that is detached without it is lost.
+    /// ptrace(2), signal-delivery-stop: a detached thread loses its signal unless the signal is
+    /// passed on.
     #[test]
     fn a_thread_that_is_in_no_list_keeps_its_signal() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();

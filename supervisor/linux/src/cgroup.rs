@@ -14,18 +14,19 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
-/// How long what a dead supervisor left may take to end once it was killed.
+/// The time that killed leftovers of a dead supervisor may take to end.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a cgroup whose last process has just ended may say EBUSY.
+/// The time for which a cgroup whose last process has just ended may return EBUSY.
 const REMOVAL_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How long cgroup.events is read again and again, letting others run in between. The kernel notifies at most once in 10 ms
-/// (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c), and a freeze that follows a thaw would wait that long; five threads are frozen within
-/// 60 us, and the shortest wait with a time limit takes twice that.
+/// How long cgroup.events is read again and again, letting others run in between. The kernel
+/// notifies at most once in 10 ms (CGROUP_FILE_NOTIFY_MIN_INTV, kernel/cgroup/cgroup.c), and a
+/// freeze that follows a thaw would wait that long; five threads are frozen within 60 us, and the
+/// shortest wait with a time limit takes twice that.
 const BUSY_WAIT: Duration = Duration::from_micros(300);
 
-/// How often it is read after that.
+/// The first interval between later reads.
 const FIRST_LOOK: Duration = Duration::from_micros(50);
 
 /// How seldom cgroup.events is read in the end.
@@ -35,10 +36,11 @@ const LAST_LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum CgroupError {
-    /// No cgroup2 file system is mounted where this process's own cgroup can be seen.
+    /// No cgroup2 file system is mounted that shows this process's own cgroup.
     #[error("no cgroup v2 hierarchy is mounted that contains this process; mount one at /sys/fs/cgroup")]
     NotMounted,
-    /// None is wanted: the kernel does not duplicate the program's descriptors, and a frozen thread cannot hand them over.
+    /// Not wanted: the kernel does not duplicate the program's descriptors, and a frozen thread
+    /// cannot hand them over.
     #[error(
         "a frozen thread could not hand over its descriptors, which the kernel does not duplicate here (pidfd_getfd(2))"
     )]
@@ -46,16 +48,16 @@ pub enum CgroupError {
     /// The directory could not be made.
     #[error("cgroup {} cannot be made ({source}); it needs a writable cgroup v2, as root or delegated (systemd: Delegate=yes)", .path.display())]
     Make { path: PathBuf, source: io::Error },
-    /// It was made, and has no freezer (Linux 5.2) or cannot be used.
+    /// The cgroup was made, and has no freezer (Linux 5.2) or cannot be used.
     #[error("cgroup {} cannot be used ({source}); its freezer needs Linux 5.2 and a writable cgroup v2", .path.display())]
     Use { path: PathBuf, source: io::Error },
     /// Another live supervisor has it.
     #[error("cgroup {} belongs to another supervisor that is alive", .path.display())]
     InUse { path: PathBuf },
-    /// What a dead supervisor left in it does not end.
+    /// Processes left by a dead supervisor do not end.
     #[error("cgroup {} still has processes that do not end; look for them with: cat {}/cgroup.procs", .path.display(), .path.display())]
     Occupied { path: PathBuf },
-    /// It was made, and somebody has removed it since.
+    /// The cgroup was made, and has been removed since.
     #[error("cgroup {} was removed, after its processes had been moved to another one", .path.display())]
     Removed { path: PathBuf },
     /// A process cannot be moved into it.
@@ -66,7 +68,8 @@ pub enum CgroupError {
 /// Why a cgroup could not be frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FreezeError {
-    /// A process did not stop in time. It is in uninterruptible sleep (state D), or waits for an answer to a trapped call.
+    /// A process did not stop in time. It is in uninterruptible sleep (state D), or waits for an
+    /// answer to a trapped call.
     #[error("the freezer did not answer in time: a process is in uninterruptible sleep (state D in ps)")]
     TimedOut,
     /// The kernel refused.
@@ -76,8 +79,8 @@ pub enum FreezeError {
 
 /// A cgroup of ours, with the processes of one host.
 ///
-/// It is locked (flock(2)) for as long as this lives, so that one left by a dead supervisor is told from one in use, as
-/// two clusters of one name in two runtime directories would have it.
+/// Locked (flock(2)) while this value lives. The lock tells the cgroup of a dead supervisor from
+/// one in use: two clusters of one name in two runtime directories have the same cgroup names.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -89,9 +92,10 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes cgroup `name` below the one this process is in.
+    /// Makes cgroup `name` below the cgroup of this process.
     ///
-    /// One left by a dead supervisor is taken over; processes left in it are killed first, and it is thawed.
+    /// The cgroup of a dead supervisor is taken over; its processes are killed first, and it is
+    /// thawed.
     ///
     /// # Errors
     /// Any [`CgroupError`] but `Move`.
@@ -120,31 +124,35 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Whether somebody has removed it (rmdir(2)), which the kernel allows once no process is in it. Its open files say ENODEV from then on
-    /// (fs/kernfs/file.c, kernfs_get_active; pinned in supervisor/linux/tests/kernel/freezer.rs), also if another cgroup is made in its place.
+    /// True if the cgroup has been removed (rmdir(2)), which the kernel allows once it has no
+    /// processes. Its open files return ENODEV from then on (fs/kernfs/file.c, kernfs_get_active;
+    /// pinned in supervisor/linux/tests/kernel/freezer.rs), even if another cgroup is made at the
+    /// same path.
     pub fn is_removed(&self) -> bool {
         let read = self.events.read_at(&mut [0], 0);
         read.is_err_and(|error| errno_of(&error) == Errno::ENODEV)
     }
 
-    /// Where it is.
+    /// The location.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its directory, for a process to be made in it (clone3(2), CLONE_INTO_CGROUP).
+    /// Its directory, for a process to be born in it (clone3(2), CLONE_INTO_CGROUP).
     pub fn directory(&self) -> BorrowedFd<'_> {
         self._lock.as_fd()
     }
 
-    /// The CPU time of everything that ever ran in it (cpu.stat, which is there without the cpu controller as well).
+    /// The CPU time of all processes that ever ran in it (cpu.stat, which exists without the cpu
+    /// controller as well).
     pub fn cpu(&self) -> Option<Duration> {
         let text = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
         let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
         Some(Duration::from_micros(micros.parse().ok()?))
     }
 
-    /// Its id, by which the kernel knows whose a socket is, and those of cgroups made below it: their inode numbers (include/linux/kernfs.h, kernfs_id).
+    /// Its id, by which the kernel knows a socket's cgroup, and the ids of cgroups below: their
+    /// inode numbers (include/linux/kernfs.h, kernfs_id).
     pub fn ids(&self) -> Vec<u64> {
         let directories = subtree(&self.path).into_iter();
         directories
@@ -152,14 +160,14 @@ impl Cgroup {
             .collect()
     }
 
-    /// Kills what is left in it and thaws it.
+    /// Kills the remaining processes and thaws the cgroup.
     fn clear(&self) -> Result<(), CgroupError> {
         let using = |source: io::Error| CgroupError::Use {
             path: self.path.clone(),
             source,
         };
         if self.says("populated 1") {
-            // Kills frozen ones, too, and those that fork meanwhile (5.14).
+            // Kills frozen processes, too, and processes that fork meanwhile (5.14).
             fs::write(self.path.join("cgroup.kill"), "1").map_err(using)?;
         }
         self.thaw().map_err(|errno| using(errno.into()))?;
@@ -172,11 +180,12 @@ impl Cgroup {
         }
     }
 
-    /// Moves a process into it, with all its threads; what it starts from then on is in it as well. The kernel waits for an RCU
-    /// grace period before (cgroup_attach_lock; 4-14 ms measured), so a program is rather born in it: [`Cgroup::directory`].
+    /// Moves a process with all its threads; its later children are in the cgroup as well. The
+    /// kernel first waits for an RCU grace period (cgroup_attach_lock; 4-14 ms measured), so a
+    /// program is better born there: [`Cgroup::directory`].
     ///
     /// # Errors
-    /// [`CgroupError::Move`]: ESRCH where it is gone, EACCES or EPERM where it may not be moved.
+    /// [`CgroupError::Move`]: ESRCH if the process is gone, EACCES or EPERM if it may not be moved.
     pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
         fs::write(self.path.join("cgroup.procs"), pid.to_string()).map_err(|source| CgroupError::Move {
             pid,
@@ -185,7 +194,7 @@ impl Cgroup {
         })
     }
 
-    /// The processes in it, and in cgroups that they made below it. Zombies are not among them.
+    /// Its processes, and those of cgroups below. Zombies are not included.
     pub fn processes(&self) -> Vec<i32> {
         let mut found = Vec::new();
         for directory in subtree(&self.path) {
@@ -200,10 +209,11 @@ impl Cgroup {
         found
     }
 
-    /// Freezes it, and returns when every process in it is frozen.
+    /// Freezes the cgroup, and returns when every process is frozen.
     ///
     /// # Errors
-    /// [`FreezeError::TimedOut`] after `timeout`; it is to be thawed then, once it is decided how the calls go on that were interrupted.
+    /// [`FreezeError::TimedOut`] after `timeout`; it is to be thawed then, once it is decided how
+    /// the calls go on that were interrupted.
     pub fn freeze(&self, timeout: Duration) -> Result<(), FreezeError> {
         self.set_frozen(true).map_err(FreezeError::Refused)?;
         if self.wait_frozen(timeout) {
@@ -212,7 +222,8 @@ impl Cgroup {
         Err(FreezeError::TimedOut)
     }
 
-    /// Waits until it is frozen, as after threads of it that were stopped have been let go; whether it is.
+    /// Waits until the cgroup is frozen, for example after stopped threads were released; true if
+    /// it is.
     pub fn wait_frozen(&self, timeout: Duration) -> bool {
         self.wait_for("frozen 1", timeout)
     }
@@ -220,17 +231,18 @@ impl Cgroup {
     /// Thaws it.
     ///
     /// # Errors
-    /// What write(2) says; ENODEV where somebody has removed it.
+    /// Errors of write(2); ENODEV if the cgroup has been removed.
     pub fn thaw(&self) -> Result<(), Errno> {
         self.set_frozen(false)
     }
 
-    /// Ends what is in it, frozen or not (Linux 5.14).
+    /// Ends its processes, frozen or not (Linux 5.14).
     pub fn kill(&self) {
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
     }
 
-    /// Removes it, and what was made below it. Its processes have ended; one that is not yet quite gone is waited for.
+    /// Removes the cgroup and its children. Its processes have ended; the last one's exit is waited
+    /// for.
     pub fn remove(self) {
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         // From the bottom up.
@@ -258,7 +270,7 @@ impl Cgroup {
             .any(|have| have == line.as_bytes())
     }
 
-    /// Waits until cgroup.events has `line`; whether it has.
+    /// Waits until cgroup.events has `line`; true if it has.
     fn wait_for(&self, line: &str, timeout: Duration) -> bool {
         let began = Instant::now();
         let deadline = began + timeout;
@@ -296,7 +308,7 @@ pub(super) fn make_locked(path: &Path) -> Result<File, CgroupError> {
             _ => {}
         }
         let directory = match File::open(path) {
-            // Removed by the one that had it.
+            // Removed by its owner.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened.map_err(making)?,
         };
@@ -304,7 +316,8 @@ pub(super) fn make_locked(path: &Path) -> Result<File, CgroupError> {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(CgroupError::InUse { path: path.to_owned() }),
             result => result.map_err(|errno| making(errno.into()))?,
         }
-        // It may have been removed, and made again by somebody else, before it was locked.
+        // The directory may have been removed, and made again by another process, before it was
+        // locked.
         let still = fs::metadata(path).is_ok_and(|now| directory.metadata().is_ok_and(|ours| ours.ino() == now.ino()));
         if still {
             return Ok(directory);
@@ -312,12 +325,13 @@ pub(super) fn make_locked(path: &Path) -> Result<File, CgroupError> {
     }
 }
 
-/// A cgroup's directory and all below it, each before its children.
+/// A cgroup's directory and all below, each after its children.
 pub(super) fn subtree(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(directory) = found.get(next) {
-        // Every directory below it is a link to it, and mostly there is none: its many files need not be read.
+        // Each directory below adds a link, and mostly there is none: the many files need not be
+        // read.
         let is_leaf = fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() <= 2);
         let entries = (!is_leaf)
             .then(|| fs::read_dir(directory))
@@ -335,8 +349,9 @@ pub(super) fn subtree(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The directory below which this process makes cgroups: that of its own when it, or the one it was forked from, first asked (mountinfo takes the kernel
-/// 100 us), or the one above a leaf of brokers and supervisors.
+/// The directory below which this process makes cgroups: that of its own cgroup when it, or its
+/// zygote, first asked (mountinfo takes the kernel 100 us), or the parent of a leaf of brokers and
+/// supervisors.
 pub fn own_directory() -> Result<PathBuf, CgroupError> {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     if let Some(found) = FOUND.get() {

@@ -1,4 +1,5 @@
-//! Where a process's cgroups are, and what imsup calls its own: cgroups(7), proc_pid_mountinfo(5). Text in, paths out.
+//! The paths of a process's cgroups, and the names of imsup's own: cgroups(7),
+//! proc_pid_mountinfo(5). Text in, paths out.
 //!
 //! | name | what |
 //! |---|---|
@@ -10,18 +11,19 @@ use std::path::{Path, PathBuf};
 /// The controllers that hold limits, in both versions.
 pub const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// The name of a host's cgroup. A supervisor that is given no host's name puts its process number in its place.
+/// The name of a host's cgroup. A supervisor without a host's name uses its process number instead.
 pub fn of_host(project: &str, host: &str) -> String {
     format!("imsup.{project}.{host}")
 }
 
-/// The name of the leaf in which a project's broker and supervisors are: a cgroup that gives controllers to those below it has no
-/// processes (cgroup-v2.rst, "No Internal Process Constraint").
+/// The name of the leaf of a project's broker and supervisors: a cgroup that gives controllers to
+/// its children has no processes (cgroup-v2.rst, "No Internal Process Constraint").
 pub fn leaf(project: &str) -> String {
     format!("imsup.{project}")
 }
 
-/// Where hosts' cgroups of a supervisor in `directory` are made: beside a [`leaf`], below anything else. No project has a dot in its name.
+/// The parent of hosts' cgroups for a supervisor in `directory`: beside a [`leaf`], below any other
+/// cgroup. No project has a dot in its name.
 pub fn base(directory: &Path) -> &Path {
     let name = directory.file_name().and_then(|name| name.to_str());
     let project = name.and_then(|name| name.strip_prefix("imsup."));
@@ -31,7 +33,8 @@ pub fn base(directory: &Path) -> &Path {
     }
 }
 
-/// The directories of a process's cgroup of version 2, in every mount, by its /proc/PID/cgroup and our mountinfo.
+/// The directories of a process's cgroup of version 2, in every mount, by its /proc/PID/cgroup and
+/// our mountinfo.
 pub fn unified(cgroup: &str, mountinfo: &str) -> Vec<PathBuf> {
     let own = cgroup.lines().find_map(|line| line.strip_prefix("0::"));
     own.map_or_else(Vec::new, |own| {
@@ -46,7 +49,7 @@ pub fn of_controller(controller: &str, cgroup: &str, mountinfo: &str) -> Vec<Pat
         let (controllers, own) = line.split_once(':')?;
         controllers.split(',').any(|name| name == controller).then_some(own)
     });
-    // The file system's own options are the last field, and name its controllers.
+    // The last field has the file system's own options, with its controllers.
     let has_it = |system: &str| {
         system.starts_with("cgroup ")
             && system
@@ -57,7 +60,7 @@ pub fn of_controller(controller: &str, cgroup: &str, mountinfo: &str) -> Vec<Pat
     own.map_or_else(Vec::new, |own| mounted(own, mountinfo, has_it))
 }
 
-/// Where a cgroup is seen: each mount may show only what is below a root.
+/// The visible paths of a cgroup: each mount may show only the part below a root.
 fn mounted(own: &str, mountinfo: &str, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let place = |line: &str| {
         let (mount, file_system) = line.split_once(" - ")?;

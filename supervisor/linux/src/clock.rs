@@ -1,11 +1,13 @@
-//! Time that nobody sets, beside the time that people read.
+//! A clock that is never stepped, beside the clock that people read.
 //!
-//! CLOCK_REALTIME is stepped by administrators and by NTP, and so is no measure of how long something took. CLOCK_BOOTTIME is never stepped and goes on
-//! while the machine is suspended (clock_gettime(2)), but means nothing to people, or after a reboot.
+//! CLOCK_REALTIME is stepped by administrators and by NTP, and so measures no duration.
+//! CLOCK_BOOTTIME is never stepped and goes on while the machine is suspended (clock_gettime(2)),
+//! but means nothing to people, or after a reboot.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How far two readings of the same pair of clocks may differ without a step between them: a microsecond each way, and what the reader is delayed in between.
+/// The most by which two readings of the same pair of clocks may differ without a step in between:
+/// a microsecond each way, and the reader's delay.
 pub const JITTER_US: i64 = 1_000;
 
 /// How often the clocks are read anew if the reader was delayed in between.
@@ -16,7 +18,7 @@ const TRIES: u32 = 16;
 pub struct Clocks {
     /// CLOCK_REALTIME: microseconds since the Unix epoch.
     pub wall_us: i64,
-    /// CLOCK_BOOTTIME: microseconds since the machine's boot, as this process's time namespace has it.
+    /// CLOCK_BOOTTIME: microseconds since the machine's boot, in this process's time namespace.
     pub boot_us: i64,
 }
 
@@ -58,7 +60,7 @@ pub fn was_stepped(ahead_us: i64, later_us: i64) -> bool {
     ahead_us.abs_diff(later_us) > JITTER_US.unsigned_abs()
 }
 
-/// A moment that is to be told later, as the wall clock has it then.
+/// A moment whose wall-clock time is computed when it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(Clocks);
 
@@ -68,7 +70,8 @@ impl Stamp {
         Self(Clocks::read())
     }
 
-    /// When that was by the wall clock as it is set now: microseconds since the Unix epoch. The same number each time, unless the clock was stepped.
+    /// The moment by the current wall clock: microseconds since the Unix epoch. The same number
+    /// each time, unless the clock was stepped.
     pub fn wall_us(self) -> u64 {
         self.as_of(Clocks::read())
     }

@@ -1,6 +1,7 @@
-//! What imsup's own processes and threads give up: capabilities, and system calls ([`imsup_bpf_filters::confine()`]).
+//! What imsup's own processes and threads give up: capabilities, and system calls
+//! ([`imsup_bpf_filters::confine()`]).
 //!
-//! None of it is needed for a host to run. Where the kernel refuses it, that is said, and all goes on.
+//! A host runs without any of this. A refusal of the kernel is reported, and everything goes on.
 
 use imsup_bpf_filters::{Confined, confine};
 use rustix::thread::CapabilitySet;
@@ -8,7 +9,8 @@ use rustix::thread::CapabilitySet;
 use crate::means::Means;
 use crate::privileges;
 
-/// Confines a supervisor whose program runs: the program was forked before, and keeps what it natively has.
+/// Confines a supervisor whose program runs: the program was forked before, and keeps its native
+/// privileges.
 pub fn confine_supervisor() {
     if let Err(errno) = privileges::keep_a_supervisors(Means::present()) {
         tracing::warn!(
@@ -25,7 +27,8 @@ pub fn confine_supervisor() {
     }
 }
 
-/// Confines the calling thread, for `what`: a process or thread that only reads and answers messages, and needs no capability but these.
+/// Confines the calling thread, for `what`: a process or thread that only reads and answers
+/// messages, and needs no capability but these.
 pub fn confine_helper(what: &str, kept: CapabilitySet) {
     if let Err(errno) = privileges::keep(kept) {
         tracing::warn!(

@@ -6,7 +6,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
-/// The CPU time that all threads of `pid` have used, those that ended included, in nanoseconds; `None` where it is gone.
+/// The CPU time of all threads of `pid`, ended ones included, in nanoseconds; `None` if the process
+/// is gone.
 pub fn process_cpu(pid: i32) -> Option<Duration> {
     let clock: ClockId = clock_getcpuclockid(Pid::from_raw(pid)).ok()?;
     Some(clock.now().ok()?.into())

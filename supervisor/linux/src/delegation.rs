@@ -1,8 +1,10 @@
 //! Getting controllers for the cgroups of hosts: Documentation/admin-guide/cgroup-v2.rst.
 //!
-//! Of version 1 a controller is there for whoever may write to its hierarchy. Of version 2 a cgroup gives controllers to those below it only if no
-//! process is in it ("No Internal Process Constraint"; only the root of all may), so a broker whose cgroup was delegated to it moves itself,
-//! and with that its supervisors, into a leaf, and the hosts' cgroups are beside that.
+//! In version 1 a controller is available to every process that may write to its hierarchy. In
+//! version 2 a cgroup gives controllers to its children only if it has no processes ("No Internal
+//! Process Constraint"; the root of all is exempt). So a broker whose cgroup was delegated to it
+//! moves itself, and with that its supervisors, into a leaf, and the hosts' cgroups are beside that
+//! leaf.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,19 +23,19 @@ use super::means::Means;
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Lack {
-    /// The directory belongs to somebody else, or is read-only.
+    /// The directory belongs to another user, or is read-only.
     #[error("{} is not writable", .0.display())]
     NotWritable(PathBuf),
-    /// It is nowhere.
+    /// No hierarchy has the controller.
     #[error("no cgroup hierarchy that is mounted here has that controller")]
     NoHierarchy,
-    /// The cgroup around has not got it.
+    /// The parent cgroup lacks the controller.
     #[error("it is not delegated to {}", .0.display())]
     NotDelegated(PathBuf),
-    /// Others are in the cgroup, whom nobody but their owner may move.
+    /// Other processes are in the cgroup, which only their owner may move.
     #[error("others are in the same cgroup ({}; process {pid})", .path.display())]
     Shared { path: PathBuf, pid: i32 },
-    /// pidfd_getfd(2) is refused: hosts' cgroups, which are made for their freezer, are not made then.
+    /// pidfd_getfd(2) is refused: hosts' cgroups, which exist for their freezer, are not made then.
     #[error("pidfd_getfd(2) is refused here, without which imsup makes no cgroups of version 2")]
     NoPidfdGetfd,
     /// The kernel refuses.
@@ -41,7 +43,8 @@ pub enum Lack {
     Refused { path: PathBuf, source: io::Error },
 }
 
-/// Makes sure that hosts of the project can be given these controllers, moving this process into a leaf where that is needed; those that they cannot be given, and why.
+/// Makes these controllers available to hosts of the project, moving this process into a leaf if
+/// needed. Returns the unavailable ones, with reasons.
 pub fn prepare(project: &str, wanted: &[Controller]) -> Vec<(Controller, Lack)> {
     let mut lacking = Vec::new();
     let mut of_version_2 = Vec::new();
@@ -134,7 +137,7 @@ fn give(own: &Path, project: &str, wanted: &[Controller], is_ours: &dyn Fn(i32) 
     });
     if let Err(lack) = given {
         let mut rest = there.into_iter();
-        // The reason is said once, and stands for all of them.
+        // The reason is given once, and stands for all of them.
         let first = rest.next().map(|controller| (controller, lack));
         lacking.extend(first);
         lacking.extend(rest.map(|controller| (controller, Lack::NotDelegated(base.to_owned()))));
@@ -166,7 +169,8 @@ fn enable(base: &Path, project: &str, wanted: &[Controller], is_ours: &dyn Fn(i3
         _ => {}
     }
     for pid in &inside {
-        // One that has ended meanwhile says ESRCH; the one that is left in it by any other error makes the next write fail.
+        // A process that has ended meanwhile gives ESRCH; a process that stays after any other
+        // error makes the next write fail.
         let _ = fs::write(leaf.join("cgroup.procs"), pid.to_string());
     }
     write().map_err(|error| {
@@ -193,7 +197,7 @@ fn words(path: &Path) -> BTreeSet<String> {
     text.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
-/// Whether a process is an imsup: `up -d` waits for the broker that it has started.
+/// True if a process is an imsup: `up -d` waits for the broker that it has started.
 fn is_imsup(pid: i32) -> bool {
     let identity = |process: &str| {
         let metadata = fs::metadata(format!("/proc/{process}/exe")).ok()?;
@@ -206,7 +210,8 @@ fn is_imsup(pid: i32) -> bool {
 mod tests {
     use super::*;
 
-    /// A directory with what a cgroup has: no kernel behind it, so what is written is what is read.
+    /// A directory with the files of a cgroup: without a kernel behind, so reads return what was
+    /// written.
     fn cgroup_with(controllers: &str, processes: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("cgroup.controllers"), controllers).unwrap();

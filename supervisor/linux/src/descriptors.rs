@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use rustix::fs::{Dir, Mode, OFlags};
 
-/// What a descriptor refers to.
+/// The file behind a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A socket of any family.
@@ -36,7 +36,7 @@ impl Kind {
     }
 }
 
-/// The descriptors of a process; none where it is gone or may not be inspected.
+/// The descriptors of a process; none if the process is gone or may not be inspected.
 pub fn descriptors(pid: i32) -> Vec<(i32, Kind)> {
     let mut found = Vec::new();
     visit(pid, |number, link| {
@@ -46,13 +46,13 @@ pub fn descriptors(pid: i32) -> Vec<(i32, Kind)> {
     found
 }
 
-/// How many descriptors a process has open, without looking at each (proc_pid_fd(5): the size of the directory, 6.2);
-/// 0 on an older kernel.
+/// How many descriptors a process has open, without looking at each (proc_pid_fd(5): the size of
+/// the directory, 6.2); 0 on an older kernel.
 pub fn count(pid: i32) -> u64 {
     std::fs::metadata(format!("/proc/{pid}/fd")).map_or(0, |directory| directory.len())
 }
 
-/// A file that a process has open, opened once more: a terminal, for one (proc_pid_fd(5)).
+/// A file that a process has open, opened once more: for example a terminal (proc_pid_fd(5)).
 ///
 /// # Errors
 /// ENXIO for a socket, EACCES for a file of another user.
@@ -68,14 +68,14 @@ pub(super) fn socket_inode(link: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Calls `visitor` with the number and the link of every descriptor, for as long as it says true; false where the process is gone or may
-/// not be inspected.
+/// Calls `visitor` with the number and the link of every descriptor, while it returns true; false
+/// if the process is gone or may not be inspected.
 pub(super) fn visit(pid: i32, mut visitor: impl FnMut(i32, &[u8]) -> bool) -> bool {
     let Some(directory) = open(pid) else { return false };
     let Ok(entries) = Dir::read_from(&directory) else {
         return false;
     };
-    // Long enough for every link that is told apart; a longer path is `Other` however it ends.
+    // Long enough for every link that is told apart; a longer path is `Other` in any case.
     let mut link = [0; 64];
     for entry in entries.flatten() {
         let Some(number) = number(entry.file_name()) else {
@@ -101,8 +101,9 @@ pub(super) fn number(name: &CStr) -> Option<i32> {
     name.to_str().ok()?.parse().ok()
 }
 
-/// Whether a descriptor is a TCP socket, of any family; `None` where that cannot be said. The name of a socket's protocol is an extended attribute
-/// (net/socket.c, sockfs_xattr_get), which is read by the path: the descriptor is not duplicated.
+/// Whether a descriptor is a TCP socket, of any family; `None` where that cannot be said. The name
+/// of a socket's protocol is an extended attribute (net/socket.c, sockfs_xattr_get), which is read
+/// by the path: the descriptor is not duplicated.
 pub fn is_tcp(pid: i32, number: i32) -> Option<bool> {
     let mut name = [0; 64];
     let path = format!("/proc/{pid}/fd/{number}");

@@ -1,4 +1,5 @@
-//! What signals do to imsup's own processes, and to the programs that they start: signal(7), execve(2).
+//! Signal dispositions of imsup's own processes, and of the programs that they start: signal(7),
+//! execve(2).
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -9,17 +10,19 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::syscall::syscall;
 
-/// The signals that glibc keeps for itself (nptl(7)). Its posix_spawn(3) leaves them ignored in what it starts, which is how imsup's own processes come by
-/// that; a shell, which forks, does not.
+/// The signals that glibc keeps for itself (nptl(7)). Its posix_spawn(3) leaves them ignored in
+/// children, such as imsup's own processes; a shell, which forks, does not.
 const INTERNAL: [libc::c_int; 2] = [32, 33];
 
-/// Signals that imsup's own processes need otherwise than whoever starts them may have it (`trap "" CHLD`; systemd's services ignore SIGPIPE).
+/// Signals whose disposition imsup's own processes need different from the inherited one (`trap ""
+/// CHLD`; systemd's services ignore SIGPIPE).
 const CHANGED: [Signal; 4] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU, Signal::SIGCHLD];
 
 /// Whether each was ignored when this process was started.
 static IGNORED: [AtomicBool; CHANGED.len()] = [const { AtomicBool::new(false) }; CHANGED.len()];
 
-/// Rust ignores SIGPIPE before `main`, so what was before that is read earlier still: ld.so calls what is in this section.
+/// Rust ignores SIGPIPE before `main`, so the earlier disposition is read earlier still: ld.so
+/// calls the functions of this section.
 // SAFETY: a function of C, which needs nothing that is not there yet: sigaction(2) and atomics.
 #[unsafe(link_section = ".init_array")]
 #[used]
@@ -28,7 +31,8 @@ static BEFORE_MAIN: extern "C" fn() = note_ignored;
 extern "C" fn note_ignored() {
     for (changed, ignored) in CHANGED.into_iter().zip(&IGNORED) {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: `action` outlives the call, which changes nothing, and all zeros are a valid one (SIG_DFL) if it fails.
+        // SAFETY: `action` outlives the call, which changes nothing, and all zeros are a valid one
+        // (SIG_DFL) if it fails.
         let handler = unsafe {
             libc::sigaction(changed as libc::c_int, ptr::null(), action.as_mut_ptr());
             action.assume_init().sa_sigaction
@@ -37,9 +41,10 @@ extern "C" fn note_ignored() {
     }
 }
 
-/// Sets what imsup's own processes need: that a write beyond the limit of a file's size (`ulimit -f`) fails with EFBIG instead of ending the process
-/// (setrlimit(2), RLIMIT_FSIZE), that what is said in the background of a terminal stops neither imsup nor a program of its process group (`stty tostop`,
-/// termios(3)), and that children can be waited for (wait(2)). Rust itself ignores SIGPIPE.
+/// Sets the dispositions that imsup's own processes need. A write beyond the limit of a file's size
+/// (`ulimit -f`) fails with EFBIG instead of ending the process (setrlimit(2), RLIMIT_FSIZE).
+/// Output in the background of a terminal stops neither imsup nor a program of its process group
+/// (`stty tostop`, termios(3)). Children can be waited for (wait(2)). Rust itself ignores SIGPIPE.
 ///
 /// # Errors
 /// sigaction(2).
@@ -53,14 +58,16 @@ pub fn set_own() -> Result<(), Errno> {
     Ok(())
 }
 
-/// This process was started by imsup: what it found ignored is imsup's own affair, and not its program's.
+/// This process was started by imsup: signals it found ignored are imsup's own affair, and not its
+/// program's.
 pub fn disregard_inherited() {
     for ignored in &IGNORED {
         ignored.store(false, Ordering::Relaxed);
     }
 }
 
-/// Sets what a program expects, in a process that is about to execute it: what imsup has changed is undone.
+/// Sets the dispositions that a program expects, in a process that is about to execute it: imsup's
+/// changes are undone.
 pub(super) fn set_a_programs() -> Result<(), Errno> {
     for (changed, ignored) in CHANGED.into_iter().zip(&IGNORED) {
         let handler = match ignored.load(Ordering::Relaxed) {

@@ -1,4 +1,5 @@
-//! Descriptors of processes that stand still, duplicated: by pidfd_getfd(2), or handed over by one of their stopped threads (unix(7), SCM_RIGHTS).
+//! Duplicates of descriptors of stopped processes: by pidfd_getfd(2), or handed over by one of
+//! their stopped threads (unix(7), SCM_RIGHTS).
 
 use std::os::fd::OwnedFd;
 
@@ -19,7 +20,7 @@ pub enum Duplicates<'a> {
 }
 
 impl<'a> Duplicates<'a> {
-    /// How those of stopped threads' processes are.
+    /// The means for processes of stopped threads.
     pub fn of(stopped: &'a Stopped) -> Self {
         match Means::present().pidfd_getfd {
             true => Self::Kernel,
@@ -32,16 +33,17 @@ impl Duplicates<'_> {
     /// A duplicate of a descriptor of a process.
     ///
     /// # Errors
-    /// EBADF if it is not open, EPERM if the process may not be inspected, ESRCH if it is gone, EMFILE if descriptors run out; EOPNOTSUPP if none of its
-    /// threads can hand it over.
+    /// EBADF if the descriptor is not open, EPERM if the process may not be inspected, ESRCH if it
+    /// is gone, EMFILE if descriptors run out; EOPNOTSUPP if none of its threads can hand the
+    /// descriptor over.
     pub fn one(&self, pid: i32, number: i32) -> Result<OwnedFd, Errno> {
         self.all(pid, &[number])?.pop().unwrap_or(Err(Errno::EBADF))
     }
 
-    /// Duplicates of several, in their order.
+    /// Duplicates of several descriptors, in their order.
     ///
     /// # Errors
-    /// As [`Duplicates::one`], except EBADF, which is said of each.
+    /// As [`Duplicates::one`], except EBADF, which is reported for each.
     pub fn all(&self, pid: i32, numbers: &[i32]) -> Result<Vec<Result<OwnedFd, Errno>>, Errno> {
         match self {
             Self::Kernel => {
@@ -53,7 +55,7 @@ impl Duplicates<'_> {
                 numbers.iter().map(duplicate).collect()
             }
             Self::Threads(stopped) => {
-                // Nothing changes meanwhile: its threads are stopped.
+                // The table does not change meanwhile: its threads are stopped.
                 let is_open = |number: &i32| std::fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_ok();
                 let open: Vec<i32> = numbers.iter().copied().filter(is_open).collect();
                 let mut found = match open.is_empty() {
@@ -72,8 +74,8 @@ impl Duplicates<'_> {
     }
 }
 
-/// Counts the seccomp filters that a program has by its supervisor, once for the process. To be called before this is confined: a program with filters of its own
-/// hands nothing over.
+/// Counts the seccomp filters that a program has from its supervisor, once for the process. Called
+/// before the supervisor is confined: a program with filters of its own hands no descriptors over.
 pub fn note_filters() {
     injected::note_filters();
 }

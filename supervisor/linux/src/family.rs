@@ -8,18 +8,19 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use super::socket::{self, errno_of, set_int};
 
-/// Makes an AF_INET6 connection of IPv4 one of AF_INET, with what waits in it (net/ipv6/ipv6_sockglue.c).
+/// Turns an AF_INET6 connection over IPv4 into AF_INET, with its queue (net/ipv6/ipv6_sockglue.c).
 ///
 /// # Errors
-/// ENOTCONN unless it is established; EADDRNOTAVAIL where its peer has an IPv6 address.
+/// ENOTCONN unless it is established; EADDRNOTAVAIL if its peer has an IPv6 address.
 pub fn become_v4(connection: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(connection, libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM, libc::AF_INET)
 }
 
-/// Accepts what waits in a listener, and gives its peer, without waiting, whatever the listener's flags; they are the same afterwards.
+/// Accepts a waiting connection of a listener, and returns its peer, without blocking, whatever the
+/// listener's flags; the flags are unchanged afterwards.
 ///
 /// # Errors
-/// EAGAIN where nothing waits, and what else accept(2) says.
+/// EAGAIN if no connection waits, and the other errors of accept(2).
 pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
     if !socket::is_readable(listener) {
         return Err(Errno::EAGAIN);
@@ -34,8 +35,10 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
 /// An address of the machine's that is in none of the planes.
 const ASIDE: Ipv4Addr = Ipv4Addr::new(127, 80, 0, 1);
 
-/// Has the kernel forget that a TCP port may be shared. What it remembers of a port (`fastreuseport`) outlives the option of the sockets that set it, and lets others
-/// with the option in without a look at them; a bind without it, at whatever address, takes that back (net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse).
+/// Makes the kernel forget that a TCP port may be shared. The kernel's memory of a port
+/// (`fastreuseport`) outlives the option of the sockets that set it, and admits others with the
+/// option without a check of those sockets. A bind without the option, at any address, resets that
+/// (net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse).
 pub fn forget_sharing(port: u16) {
     let flags = SocketFlags::CLOEXEC;
     let aside = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None);
@@ -46,14 +49,15 @@ pub fn forget_sharing(port: u16) {
     }
 }
 
-/// Connects to a listener, to make it readable; gives our end, and its address. A byte is sent, for listeners that wait for one (TCP_DEFER_ACCEPT).
+/// Connects to a listener, to make it readable; returns our end, and its address. A byte is sent,
+/// for listeners that wait for a byte (TCP_DEFER_ACCEPT).
 ///
 /// # Errors
-/// What socket(2), bind(2) and connect(2) say, but for EINPROGRESS.
+/// Errors of socket(2), bind(2) and connect(2), except EINPROGRESS.
 pub fn ring(listener: SocketAddrV4) -> Result<(OwnedFd, SocketAddr), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let bell = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).map_err(errno_of)?;
-    // From the listener's own address: whoever asks who has connected takes it for none.
+    // From the listener's own address: a search for the connecting host takes it for none.
     socket::bind(bell.as_fd(), SocketAddrV4::new(*listener.ip(), 0).into())?;
     match socket::connect(bell.as_fd(), SocketAddr::V4(listener)) {
         Ok(()) | Err(Errno::EINPROGRESS) => {}

@@ -1,4 +1,4 @@
-//! What the kernel offers, probed as values: `imsup doctor`.
+//! The kernel's offers, probed as values: `imsup doctor`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -18,20 +18,20 @@ use super::memory::{TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
 use super::{capabilities, privileges, process_vm, socket, spawn};
 
-/// One thing of the kernel or machine that imsup uses.
+/// A facility of the kernel or machine that imsup uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Feature {
-    /// Its name, as a man page has it.
+    /// The name, as a man page has it.
     pub name: &'static str,
-    /// What imsup does with it.
+    /// The use that imsup makes of it.
     pub needed_for: &'static str,
-    /// Whether it is there.
+    /// True if the facility is available.
     pub present: bool,
-    /// What was seen.
+    /// The evidence.
     pub detail: String,
-    /// What does not work without it.
+    /// The loss without it.
     pub lost_without: &'static str,
-    /// Whether imsup cannot run hosts at all without it.
+    /// True if imsup cannot run hosts at all without it.
     pub indispensable: bool,
 }
 
@@ -183,7 +183,7 @@ fn process_memory() -> Feature {
     }
 }
 
-/// Why something that was tried is not used.
+/// The reason why a tried facility is not used.
 fn missing<T>(tried: Result<T, Errno>) -> String {
     match tried {
         Ok(_) if Means::present().as_owner => "not for another user's processes, without CAP_SYS_PTRACE".to_owned(),
@@ -246,8 +246,8 @@ fn freezer() -> Feature {
 fn stop_a_child() -> Result<(), Errno> {
     let (reader, writer) =
         std::io::pipe().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
-    // Not a shell: a root directory may have none.
-    // SAFETY: close(2), read(2) and _exit(2) are async-signal-safe, and the child makes no other call.
+    // Not a shell: a root directory may have none. SAFETY: close(2), read(2) and _exit(2) are
+    // async-signal-safe, and the child makes no other call.
     let child = match unsafe { fork() }? {
         ForkResult::Child => {
             drop(writer);

@@ -1,4 +1,5 @@
-//! Keeps other machines from the program's sockets at its host's address: socket(7), SO_ATTACH_FILTER ([`crate::neighbours`]).
+//! Keeps other machines from the program's sockets at its host's address: socket(7),
+//! SO_ATTACH_FILTER ([`crate::neighbours`]).
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,8 +10,9 @@ use nix::errno::Errno;
 
 use super::socket::set_int;
 
-/// Keeps other machines from a socket that is, or will be, bound to `address`, where they could reach it; true if that was done here. A filter that the
-/// socket has is left: the program's own, or this one.
+/// Keeps other machines from a socket that is, or will be, bound to `address`, if they could reach
+/// it; true if a filter was attached here. An existing filter is left: the program's own, or this
+/// one.
 pub fn keep_neighbours_out(socket: BorrowedFd<'_>, address: Ipv4Addr) -> bool {
     if !neighbours::can_reach(address) {
         return false;
@@ -53,11 +55,13 @@ pub fn has_filter(socket: BorrowedFd<'_>) -> bool {
     filter_length(socket) != Some(0)
 }
 
-/// How many instructions the socket's filter has, 0 without one: the kernel tells it where there is room for nothing (net/core/filter.c, sk_get_filter).
-/// `None` for a filter that is no classic BPF (EACCES).
+/// The number of instructions of the socket's filter, 0 without one: the kernel returns it if the
+/// buffer has no room (net/core/filter.c, sk_get_filter). `None` for a filter other than classic
+/// BPF (EACCES).
 fn filter_length(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut length: libc::socklen_t = 0;
-    // SAFETY: the kernel writes nothing but `length`, which outlives the call: there is room for no instruction.
+    // SAFETY: the kernel writes nothing but `length`, which outlives the call: there is room for no
+    // instruction.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

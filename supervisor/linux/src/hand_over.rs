@@ -14,10 +14,11 @@ use super::injected::{Injection, Masks};
 use super::memory::{TargetMemory, ThreadMemory};
 use super::socket::errno_of;
 
-/// `SCM_MAX_FD` (include/net/scm.h): so many descriptors go with one message.
+/// `SCM_MAX_FD` (include/net/scm.h): the most descriptors of one message.
 const MOST: usize = 253;
 
-/// Where in the page that a thread has made for it a message lies. `struct msghdr` is at its beginning.
+/// The place of a message in the page that a thread has made for it. `struct msghdr` is at its
+/// beginning.
 const IOVEC: usize = 64;
 const BYTE: usize = 80;
 const NAME: usize = 96;
@@ -27,10 +28,12 @@ const PAGE_BYTES: u64 = 4096;
 /// Bytes of `struct cmsghdr`.
 const CMSGHDR: usize = 16;
 
-/// Has a stopped thread hand over descriptors, which are open. It makes a page and a socket for it, and is without them afterwards.
+/// Makes a stopped thread hand over open descriptors. The thread makes a page and a socket for
+/// that, and removes both afterwards.
 ///
 /// # Errors
-/// As [`super::duplicates::Duplicates::one`], EINTR if somebody has stopped the process meanwhile. What is said of the thread's signals is to be heeded all the same.
+/// As [`super::duplicates::Duplicates::one`], EINTR if somebody has stopped the process meanwhile.
+/// What is said of the thread's signals is to be heeded all the same.
 pub(super) fn hand_over(pid: i32, tid: i32, numbers: &[i32]) -> (Result<Vec<OwnedFd>, Errno>, Option<Masks>) {
     let begun = receiver().and_then(|to| Ok((to, Injection::begin(pid, tid)?)));
     let ((receiver, name), mut thread) = match begun {
@@ -89,7 +92,8 @@ fn unsigned(value: i32) -> u64 {
     u64::from(value.cast_unsigned())
 }
 
-/// A socket with a name that the kernel chooses (unix(7), autobind), and that name as `struct sockaddr_un`.
+/// A socket with a name that the kernel chooses (unix(7), autobind), and that name as `struct
+/// sockaddr_un`.
 fn receiver() -> Result<(OwnedFd, Vec<u8>), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None).map_err(errno_of)?;
@@ -102,7 +106,7 @@ fn receiver() -> Result<(OwnedFd, Vec<u8>), Errno> {
     Ok((socket, [&family, &[0][..], name].concat()))
 }
 
-/// What lies in the page: a message with one byte and these descriptors.
+/// The content of the page: a message with one byte and these descriptors.
 fn message(page: u64, name: &[u8], numbers: &[i32]) -> Vec<u8> {
     let control_bytes = CMSGHDR + size_of_val(numbers);
     let header = [
@@ -127,7 +131,8 @@ fn message(page: u64, name: &[u8], numbers: &[i32]) -> Vec<u8> {
     bytes
 }
 
-/// Takes what the process `pid` has sent. What others send to the name, which anybody can see, is thrown away.
+/// Receives the message of process `pid`. Messages of others to the name, which every process can
+/// see, are dropped.
 fn receive(socket: &OwnedFd, pid: i32, count: usize) -> Result<Vec<OwnedFd>, Errno> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST), ScmCredentials(1))];
     loop {
@@ -157,7 +162,8 @@ fn receive(socket: &OwnedFd, pid: i32, count: usize) -> Result<Vec<OwnedFd>, Err
 mod tests {
     use super::*;
 
-    /// Anybody may send to a name that /proc/net/unix shows; only the process that is to hand over is listened to.
+    /// Anybody may send to a name that /proc/net/unix shows; only the process that is to hand over
+    /// is listened to.
     #[test]
     fn what_somebody_else_sends_is_thrown_away() {
         let (receiver, _name) = receiver().unwrap();

@@ -1,4 +1,4 @@
-//! Who has a socket open: the links of proc_pid_fd(5).
+//! The processes that have a socket open: the links of proc_pid_fd(5).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -15,13 +15,14 @@ use super::{inspect, process};
 /// `KCMP_FILES` (kcmp(2)): whether two tasks share their table of descriptors.
 const KCMP_FILES: i32 = 2;
 
-/// With so many tables of a process a thread's is compared before it is looked at.
+/// With this many tables of a process a thread's table is compared before its descriptors are
+/// inspected.
 const FEW_TABLES: usize = 4;
 
-/// What it costs to list a thread's children, in descriptors looked at.
+/// The cost of listing a thread's children, in inspected descriptors.
 const COST_OF_A_THREAD: usize = 8;
 
-/// Where a socket is open.
+/// A place where a socket is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// A process, or a thread.
@@ -36,8 +37,9 @@ impl Place {
         process::socket_of(self.tid, self.number) == Ok(inode)
     }
 
-    /// The same, or that cannot be seen: a process that is not dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)), may have it still. A stranger that has
-    /// got the number of a process that has ended has it not.
+    /// True for the same socket, or if the process cannot be inspected: a process that is not
+    /// dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)), may still have it. A stranger
+    /// that has got the number of an ended process has it not.
     pub fn may_have(self, inode: u64) -> bool {
         match process::socket_of(self.tid, self.number) {
             Ok(found) => found == inode,
@@ -45,7 +47,8 @@ impl Place {
         }
     }
 
-    /// The same place by its process, as a thread ends before its process does. As it is if the thread has descriptors of its own.
+    /// The same place by its process, since a thread ends before its process does. Unchanged if the
+    /// thread has its own descriptor table.
     pub fn of_process(self, inode: u64) -> Self {
         let process = Self {
             tid: process::thread_group(self.tid).unwrap_or(self.tid),
@@ -55,15 +58,18 @@ impl Place {
     }
 }
 
-/// A search of sockets among the descriptors of all descendants of this process, cut into slices: one walk answers for all.
+/// A search for sockets among the descriptors of all descendants of this process, cut into slices:
+/// one walk answers for all.
 ///
-/// Sockets in descriptors under way between processes (SCM_RIGHTS, unix(7)) are not found, nor those of processes that may not be inspected.
+/// Sockets in flight between processes (SCM_RIGHTS, unix(7)) are not found, nor those of processes
+/// that may not be inspected.
 #[derive(Debug)]
 pub struct Search {
     wanted: HashSet<u64>,
     found: HashMap<u64, Place>,
     processes: VecDeque<i32>,
-    /// Threads of the process that is looked at, whose children are to be listed, and whose descriptors if they are their own.
+    /// Threads of the current process whose children are still to be listed, and whose descriptors,
+    /// if the thread has its own table.
     threads: Vec<i32>,
     process: i32,
     table: Option<Table>,
@@ -97,7 +103,8 @@ impl Search {
         }
     }
 
-    /// Looks at some `count` descriptors more. True once the search is over: everything was looked at, or all was found.
+    /// Inspects some `count` more descriptors. True once the search is over: everything was
+    /// inspected, or all sockets were found.
     pub fn step(&mut self, count: usize) -> bool {
         let mut left = count;
         while left > 0 {
@@ -129,12 +136,13 @@ impl Search {
         false
     }
 
-    /// Where a socket was found.
+    /// The place where a socket was found.
     pub fn place(&self, inode: u64) -> Option<Place> {
         self.found.get(&inode).copied()
     }
 
-    /// Whether some process could not be looked into: one that is not dumpable (PR_SET_DUMPABLE), or of another user (ptrace(2)).
+    /// True if a process could not be inspected: not dumpable (PR_SET_DUMPABLE), or of another user
+    /// (ptrace(2)).
     pub fn is_hidden_from(&self) -> bool {
         self.hidden
     }
@@ -176,8 +184,8 @@ impl Search {
     }
 }
 
-/// Threads of a process that have all of its tables of descriptors among them. Mostly that is the first thread alone. One that has ended
-/// (pthread_exit(3)) has none any more, and the others go on.
+/// Threads of a process that together have all of its descriptor tables. Mostly that is the first
+/// thread alone. A thread that has ended (pthread_exit(3)) has no table, and the others go on.
 pub(super) fn tables(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     for tid in process::threads(pid) {
@@ -193,7 +201,8 @@ pub(super) fn tables(pid: i32) -> Vec<i32> {
     found
 }
 
-/// Whether two threads have different tables. Without kcmp(2): whether they have not as many descriptors open, or different ones where the kernel does not count them.
+/// True if two threads have different tables. Without kcmp(2): if their numbers of open descriptors
+/// differ, or the descriptors if the kernel does not count them.
 fn has_another_table(one: i32, other: i32) -> bool {
     match (
         shares_table(one, other),
@@ -206,12 +215,13 @@ fn has_another_table(one: i32, other: i32) -> bool {
     }
 }
 
-/// Whether a thread has descriptors of its own (CLONE_FILES, unshare(2)). Without CONFIG_KCMP: whether the two have different ones open.
+/// True if a thread has its own descriptor table (CLONE_FILES, unshare(2)). Without CONFIG_KCMP: if
+/// the two have different descriptors open.
 pub(super) fn has_own_table(pid: i32, tid: i32) -> bool {
     shares_table(pid, tid).map_or_else(|| names(pid) != names(tid), |shares| !shares)
 }
 
-/// Whether two threads share their table of descriptors; `None` where kcmp(2) is refused.
+/// True if two threads share their descriptor table; `None` if kcmp(2) is refused.
 fn shares_table(one: i32, other: i32) -> Option<bool> {
     // SAFETY: kcmp takes five integers.
     let order = unsafe { syscall!(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
@@ -224,18 +234,19 @@ fn names(tid: i32) -> HashSet<OsString> {
     entries.map(|entry| entry.file_name()).collect()
 }
 
-/// What a walk over the descriptors of all descendants found.
+/// The result of a walk over the descriptors of all descendants.
 #[derive(Debug, Default)]
 pub struct SocketsHeld {
-    /// The inode numbers of their sockets.
+    /// The inode numbers of the descendants' sockets.
     pub sockets: HashSet<u64>,
-    /// How many descriptors they have.
+    /// The number of the descendants' descriptors.
     pub descriptors: usize,
-    /// Whether all of them could be inspected.
+    /// True if all descendants could be inspected.
     pub all_seen: bool,
 }
 
-/// Walks over the descriptors of all descendants of this process, those of threads with a table of their own too.
+/// Walks over the descriptors of all descendants of this process, including threads with a
+/// descriptor table of their own.
 pub fn sockets_held() -> SocketsHeld {
     let mut found = SocketsHeld {
         all_seen: true,
@@ -246,13 +257,14 @@ pub fn sockets_held() -> SocketsHeld {
             found.descriptors += 1;
             found.sockets.extend(inode);
         });
-        // One that has ended holds nothing.
+        // An ended process holds no descriptor.
         found.all_seen &= seen || process::is_gone(tid);
     }
     found
 }
 
-/// Calls `visitor` for each descriptor of a process, with the inode number where it is a socket's; false where it may not be inspected.
+/// Calls `visitor` for each descriptor of a process, with the inode number if the descriptor is a
+/// socket. False if the process may not be inspected.
 fn visit_sockets(pid: i32, mut visitor: impl FnMut(Option<u64>)) -> bool {
     inspect::as_owner(pid, || {
         descriptors::visit(pid, |_, link| {

@@ -7,7 +7,7 @@ use super::syscall::syscall;
 /// The first that is not standard input, output or error.
 const FIRST: libc::c_uint = 3;
 
-/// Keeps from whatever this process executes all descriptors that are open now, but the standard ones.
+/// Makes all descriptors that are open now close-on-exec, except the standard ones.
 ///
 /// # Errors
 /// close_range(2): EINVAL before Linux 5.11.

@@ -1,8 +1,10 @@
 //! Calls that a stopped thread makes for the supervisor: ptrace(2), PTRACE_SYSCALL.
 //!
-//! The thread waits in an interrupted call. It is sent to the instruction again that entered the kernel, with other registers, and afterwards has its own back:
-//! the kernel decides from those whether the interrupted call is made again, once the thread is let go (arch/x86/kernel/signal.c, arch_do_signal_or_restart).
-//! The limit of a call that goes on as restart_syscall(2) is kept in the thread's `restart_block`, which no call touches that does not sleep. No memory of the
+//! The thread waits in an interrupted call. It is sent to the instruction again that entered the
+//! kernel, with other registers, and afterwards has its own back: the kernel decides from those
+//! whether the interrupted call is made again, once the thread is let go (arch/x86/kernel/signal.c,
+//! arch_do_signal_or_restart). The limit of a call that goes on as restart_syscall(2) is kept in
+//! the thread's `restart_block`, which no call touches that does not sleep. No memory of the
 //! program is borrowed, and no signal is delivered in between: all are blocked.
 
 use std::collections::BTreeSet;
@@ -23,7 +25,8 @@ use super::{process, registers};
 /// What PTRACE_O_TRACESYSGOOD adds to SIGTRAP.
 const AT_A_CALL: i32 = libc::SIGTRAP | 0x80;
 
-/// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` (6.4, include/uapi/linux/ptrace.h), `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK` (3.11).
+/// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG` (6.4, include/uapi/linux/ptrace.h),
+/// `PTRACE_GETSIGMASK` and `PTRACE_SETSIGMASK` (3.11).
 const GET_DISPATCH: libc::c_uint = 0x4211;
 const GET_MASK: libc::c_uint = 0x420a;
 const SET_MASK: libc::c_uint = 0x420b;
@@ -31,11 +34,13 @@ const SET_MASK: libc::c_uint = 0x420b;
 /// Bytes of the kernel's `sigset_t`.
 const MASK_BYTES: usize = 8;
 
-/// The seccomp filters that the supervisor began with, which its program has too, and the notify filter: a thread with more has some of its own, which may kill it
-/// for a call that it does not make.
+/// The number of seccomp filters that the supervisor began with, which its program has too, plus
+/// the notify filter. A thread with more has filters of its own, which may kill it for a call that
+/// it does not make itself.
 static OUR_FILTERS: LazyLock<Option<u64>> = LazyLock::new(|| Some(filters_of(nix::unistd::gettid().as_raw())? + 1));
 
-/// Counts the filters of this thread, once for the process: before it is confined, which is one more that its program has not.
+/// Counts the filters of this thread, once for the process: before it is confined, which adds a
+/// filter that its program lacks.
 pub(super) fn note_filters() {
     LazyLock::force(&OUR_FILTERS);
 }
@@ -47,14 +52,14 @@ fn filters_of(tid: i32) -> Option<u64> {
 /// The signals that a thread blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Masks {
-    /// While its call waits.
+    /// During its call.
     pub(super) now: u64,
-    /// When its call has ended, which is another one in ppoll(2) and the like.
+    /// After its call, with another mask in ppoll(2) and the like.
     pub(super) afterwards: u64,
 }
 
 impl Masks {
-    /// Those of a stopped thread.
+    /// The masks of a stopped thread.
     pub(super) fn of(tid: i32) -> Result<Self, Errno> {
         let status = std::fs::read_to_string(format!("/proc/{tid}/status")).map_err(|_| Errno::ESRCH)?;
         let mut afterwards = 0_u64;
@@ -67,13 +72,13 @@ impl Masks {
         })
     }
 
-    /// Whether the thread waits with another mask than it has otherwise.
+    /// True if the thread waits with another mask than its usual one.
     pub(super) fn differ(self) -> bool {
         self.now != self.afterwards
     }
 }
 
-/// Sets what a stopped thread blocks, now and afterwards.
+/// Sets the signals that a stopped thread blocks, now and afterwards.
 pub(super) fn set_mask(tid: i32, mut mask: u64) -> Result<(), Errno> {
     let address: *mut libc::c_void = (&raw mut mask).cast();
     // SAFETY: the kernel reads MASK_BYTES there.
@@ -96,8 +101,8 @@ impl Injection {
     /// Prepares a thread.
     ///
     /// # Errors
-    /// EOPNOTSUPP for one that may not be made to call (it has seccomp filters of its own, or its call did not come from a `syscall` instruction), ESRCH for one
-    /// that was killed.
+    /// EOPNOTSUPP for a thread that may not be made to call (it has seccomp filters of its own, or
+    /// its call did not come from a `syscall` instruction), ESRCH for a killed thread.
     pub(super) fn begin(pid: i32, tid: i32) -> Result<Self, Errno> {
         let thread = Pid::from_raw(tid);
         let before = ptrace::getregs(thread)?;
@@ -121,10 +126,10 @@ impl Injection {
         })
     }
 
-    /// Makes a call that does not wait, and gives its result.
+    /// Makes a call that does not block, and returns its result.
     ///
     /// # Errors
-    /// That of the call; ESRCH if the thread was killed.
+    /// Errors of the call; ESRCH if the thread was killed.
     pub(super) fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, Errno> {
         let thread = Pid::from_raw(self.tid);
         let mut registers = self.before;
@@ -147,15 +152,17 @@ impl Injection {
         }
     }
 
-    /// Gives the thread back what it had, stopped as before. Says what it blocks, which is to be set when it is let go if that is another mask afterwards, and
-    /// whether somebody has stopped its process meanwhile, as it will be when it is let go.
+    /// Restores the thread, stopped as before. Returns its masks, which are to be set on release if
+    /// they differ, and whether its process was stopped by a signal meanwhile, as it will be on
+    /// release.
     ///
     /// # Errors
-    /// ESRCH if it was killed.
+    /// ESRCH if the thread was killed.
     pub(super) fn end(mut self) -> Result<(Masks, bool), Errno> {
         let thread = Pid::from_raw(self.tid);
         if self.called {
-            // It stops on its way back from the call, where the kernel decides how the one that was interrupted goes on.
+            // The thread stops on its way back from the call, where the kernel decides how the
+            // interrupted call goes on.
             ptrace::interrupt(thread)?;
             loop {
                 ptrace::cont(thread, None)?;
@@ -176,7 +183,7 @@ impl Injection {
         Ok((self.masks, !self.stops.is_empty()))
     }
 
-    /// A stop that is none at a call: of signals only SIGSTOP comes, which nobody can block.
+    /// A stop outside a call: of signals only SIGSTOP comes, which cannot be blocked.
     fn note(&mut self, status: i32) -> Result<(), Errno> {
         match (status >> 8, status & 0xff) {
             (0, libc::SIGSTOP) => {
@@ -188,10 +195,12 @@ impl Injection {
         }
     }
 
-    /// Waits for the next stop, as long as that takes: a thread that makes a call cannot be left alone. Its status is as wait(2) encodes it.
+    /// Waits for the next stop, however long that takes: a thread that makes a call cannot be left
+    /// alone. The status is as wait(2) encodes it.
     ///
-    /// It is looked at again and again, since the end of a process's first thread is not reported while other threads of it that are traced have not been waited for
-    /// (kernel/exit.c, wait_consider_task and delay_group_leader).
+    /// The state is polled, since the end of a process's first thread is not reported while other
+    /// traced threads of it have not been waited for (kernel/exit.c, wait_consider_task and
+    /// delay_group_leader).
     fn next_stop(&self) -> Result<i32, Errno> {
         let options =
             WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG | wait_all();
@@ -238,14 +247,16 @@ mod tests {
 
     use super::*;
 
-    /// kernel/exit.c, wait_consider_task: a first thread that is a zombie is not reported while threads beside it are there, as those are until their tracer waits for them.
+    /// kernel/exit.c, wait_consider_task: a first thread that is a zombie is not reported while
+    /// other threads exist, which last until their tracer waits for them.
     #[test]
     fn a_process_of_several_threads_that_is_killed_is_not_waited_for() {
         let source = "import threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start(); print('.', flush=True); time.sleep(600)";
         let mut command = Command::new("python3");
         let mut child = command.args(["-c", source]).stdout(Stdio::piped()).spawn().unwrap();
         let pid = child.id().cast_signed();
-        // Kept open: a python without a buffer (PYTHONUNBUFFERED) writes the end of the line by itself.
+        // Kept open: a python without a buffer (PYTHONUNBUFFERED) writes the end of the line by
+        // itself.
         let mut output = child.stdout.take().unwrap();
         output.read_exact(&mut [0]).unwrap();
         let tids = process::threads(pid);

@@ -1,9 +1,11 @@
 //! Looking into processes of another user: ptrace(2), "Ptrace access mode checking".
 //!
-//! In a container root has CAP_SETUID but not CAP_SYS_PTRACE, and an image's entrypoint likes to become another user. To what /proc/PID
-//! shows PTRACE_MODE_FSCREDS applies: the caller's *file-system* user and group are compared with all three of the target's, so a
-//! supervisor that takes them on for a moment (setfsuid(2), of this thread alone) may look. Its capabilities must include the target's,
-//! and the target must be dumpable, which one that changed its user is not before it executes another program (PR_SET_DUMPABLE(2const)).
+//! In a container root has CAP_SETUID but not CAP_SYS_PTRACE, and an image's entrypoint often
+//! becomes another user. PTRACE_MODE_FSCREDS applies to reads of /proc/PID: the caller's
+//! *file-system* user and group are compared with all three of the target's. So a supervisor that
+//! takes them on for a moment (setfsuid(2), of this thread alone) may read. The supervisor's
+//! capabilities must include the target's, and the target must be dumpable, which a process that
+//! changed its user is not before it executes another program (PR_SET_DUMPABLE(2const)).
 
 use std::os::unix::fs::MetadataExt;
 
@@ -12,12 +14,13 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use super::means::Means;
 
-/// Does `look` with the file-system user and group of the process of thread `tid`, where that is needed.
+/// Runs `look` with the file-system user and group of the process of thread `tid`, if needed.
 pub fn as_owner<T>(tid: i32, look: impl FnOnce() -> T) -> T {
     if !Means::present().as_owner {
         return look();
     }
-    // The owner of the directory is the effective user and group of a process that is dumpable (proc_pid(5)).
+    // The owner of the directory is the effective user and group of a process that is dumpable
+    // (proc_pid(5)).
     let Ok(directory) = std::fs::metadata(format!("/proc/{tid}")) else {
         return look();
     };
@@ -35,7 +38,7 @@ struct Taken {
 impl Taken {
     fn on(uid: Uid, gid: Gid) -> Self {
         let dumpable = prctl::get_dumpable().unwrap_or(false);
-        // The group first: it needs a capability that is root's.
+        // The group first: the change needs a capability that is root's.
         let own_gid = setfsgid(gid);
         let own_uid = setfsuid(uid);
         Self {
@@ -49,8 +52,8 @@ impl Drop for Taken {
     fn drop(&mut self) {
         setfsuid(self.own.0);
         setfsgid(self.own.1);
-        // A change of file-system user makes a process undumpable (kernel/cred.c, commit_creds), and then its broker, root without
-        // CAP_SYS_PTRACE as well, could not see whose it is.
+        // A change of file-system user makes a process undumpable (kernel/cred.c, commit_creds),
+        // and then its broker, root without CAP_SYS_PTRACE as well, could not see its owner.
         if self.dumpable {
             let _ = prctl::set_dumpable(true);
         }

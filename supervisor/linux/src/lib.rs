@@ -1,7 +1,8 @@
-//! What touches the kernel: structures, ioctl numbers, raw calls. All `unsafe` of imsup is here.
+//! The interface to the kernel: structures, ioctl numbers, raw calls. All `unsafe` of imsup is
+//! here.
 //!
 //! Each module is a facility of Linux. The supervisor and the broker decide; a module here asks the
-//! kernel or tells it, and knows neither hosts nor messages.
+//! kernel or instructs it, and knows neither hosts nor messages.
 //!
 //! Signatures of imsup's own functions speak of errors as `nix::errno::Errno`; [`socket::errno_of`]
 //! converts the errors of rustix at its calls.

@@ -1,4 +1,5 @@
-//! Limits of a host: the controllers memory, cpu and pids of cgroups(7), of version 2 (Documentation/admin-guide/cgroup-v2.rst) and of version 1
+//! Limits of a host: the controllers memory, cpu and pids of cgroups(7), of version 2
+//! (Documentation/admin-guide/cgroup-v2.rst) and of version 1
 //! (Documentation/admin-guide/cgroup-v1/, Documentation/scheduler/sched-bwc.rst).
 
 use std::fmt;
@@ -24,15 +25,16 @@ const PERIOD_US: u64 = 100_000;
 const SMALLEST_QUOTA_US: u64 = 1_000;
 /// How long processes that were killed may take to be gone.
 const REMOVAL_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often it is looked whether they are: no event tells of that in version 1.
+/// The interval of checks: version 1 has no event for that.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The cgroup below a limited host's, of version 2, that the commands of `imsup exec` are in: the freezer has the program's alone.
+/// The cgroup below a limited host's, of version 2, that the commands of `imsup exec` are in: the
+/// freezer has the program's alone.
 const COMMANDS: &str = "commands";
 /// The same of the program.
 pub const PROGRAM: &str = "program";
 
-/// What a limit is of.
+/// The limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Controller {
     /// `memory_bytes`.
@@ -44,7 +46,7 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// Those that these limits need.
+    /// The controllers that these limits need.
     pub fn of(limits: &Limits) -> Vec<Self> {
         let wanted = [
             (Self::Memory, limits.memory_bytes),
@@ -55,7 +57,7 @@ impl Controller {
         wanted.map(|(controller, _)| controller).collect()
     }
 
-    /// The kernel's name of it.
+    /// The kernel's name of the controller.
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -81,7 +83,7 @@ pub enum LimitError {
         controller: Controller,
         source: CgroupError,
     },
-    /// Its file cannot be written.
+    /// The file cannot be written.
     #[error("the limit of {controller} does not hold: {}: {source}", .path.display())]
     Write {
         controller: Controller,
@@ -98,29 +100,30 @@ pub enum LimitError {
     Join { pid: i32, path: PathBuf, source: io::Error },
 }
 
-/// A cgroup of version 1, locked as those of version 2 are for as long as this lives.
+/// A cgroup of version 1, locked like those of version 2 while this value lives.
 #[derive(Debug)]
 struct Group {
     path: PathBuf,
-    /// Whether it is the host's supervisor who has it: `None` for a command beside the program.
+    /// True for the host's supervisor: `None` for a command beside the program.
     lock: Option<File>,
 }
 
-/// What confines the processes of a host beside the cgroup of its freezer.
+/// The confinement of a host's processes beside the cgroup of its freezer.
 #[derive(Debug, Default)]
 pub struct Confined {
     groups: Vec<Group>,
-    /// Whether the host's cgroup of version 2 is limited: its program and the commands beside it are in two below it.
+    /// True if the host's cgroup of version 2 is limited: its program and the commands beside it
+    /// are in two cgroups below it.
     pub is_unified: bool,
-    /// Where a command is born.
+    /// The cgroup in which a command is born.
     commands: Option<File>,
     /// Tells of processes that the kernel kills for want of memory.
     pub memory: Option<MemoryWatch>,
 }
 
 impl Confined {
-    /// Makes cgroups of this name in the hierarchies of version 1, and limits those, or `unified`, the host's of version 2. What cannot be
-    /// limited is left unlimited, and comes back.
+    /// Makes cgroups of this name in the hierarchies of version 1, and limits those, or `unified`,
+    /// the host's of version 2. Returns the resources that stay unlimited.
     pub fn make(name: &str, limits: &Limits, unified: Option<&Path>) -> (Self, Vec<LimitError>) {
         let mut confined = Self::default();
         let mut failed = Vec::new();
@@ -140,7 +143,7 @@ impl Confined {
     fn limit_group(&mut self, path: &Path, controller: Controller, limits: &Limits) -> Result<(), LimitError> {
         if !self.groups.iter().any(|group| group.path == path) {
             let lock = make_locked(path).map_err(|source| LimitError::Cgroup { controller, source })?;
-            // What a dead supervisor left.
+            // Leftovers of a dead supervisor.
             kill_all(path, Instant::now() + REMOVAL_TIMEOUT);
             self.groups.push(Group {
                 path: path.to_owned(),
@@ -160,7 +163,8 @@ impl Confined {
             .iter()
             .any(|file| !file.optional && !path.join(file.name).exists())
         {
-            // Not of a cgroup that has none yet: one with processes in it says EBUSY, which `delegation` is for.
+            // Not for a cgroup without limits so far: a cgroup with processes returns EBUSY, which
+            // `delegation` is for.
             let enable = path.parent().map(|parent| parent.join("cgroup.subtree_control"));
             let enabled = enable.is_some_and(|file| fs::write(file, format!("+{controller}")).is_ok());
             if !enabled {
@@ -175,7 +179,8 @@ impl Confined {
         Ok(())
     }
 
-    /// What confines the processes of the host that `pid` is of, whose cgroup has this name, for a command beside them.
+    /// The confinement of the host of `pid`, whose cgroup has this name, for a command beside its
+    /// program.
     pub fn beside(pid: u32, name: &str) -> Self {
         let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -203,13 +208,14 @@ impl Confined {
         confined
     }
 
-    /// The directory of the cgroup that a command is to be born in, where it is one of version 2.
+    /// The directory of the cgroup in which a command is born, for version 2.
     pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         self.commands.as_ref().map(File::as_fd)
     }
 
-    /// Moves a process that has not executed its program yet into the cgroups of version 1. Moving one costs up to 14 ms (an RCU grace period;
-    /// kernel/cgroup/cgroup.c, cgroup_attach_lock), which hosts without limits are spared.
+    /// Moves a process that has not executed its program yet into the cgroups of version 1. A move
+    /// costs up to 14 ms (an RCU grace period; kernel/cgroup/cgroup.c, cgroup_attach_lock), which
+    /// hosts without limits are spared.
     ///
     /// # Errors
     /// [`LimitError::Join`].
@@ -243,7 +249,7 @@ impl Drop for Confined {
     }
 }
 
-/// Kills what is in a cgroup of version 1 until nothing is, or it is time.
+/// Kills the processes in a cgroup of version 1 until none is left, or the time is over.
 fn kill_all(path: &Path, deadline: Instant) {
     loop {
         let pids = processes_in(path);
@@ -251,7 +257,8 @@ fn kill_all(path: &Path, deadline: Instant) {
             return;
         }
         for pid in pids {
-            // The number may have gone to another process since it was read; the descriptor is of this one.
+            // The number may have passed to another process since it was read; the descriptor is of
+            // this process.
             if let Ok(process) = pidfd::open_process(pid)
                 && processes_in(path).contains(&pid)
             {
@@ -262,7 +269,7 @@ fn kill_all(path: &Path, deadline: Instant) {
     }
 }
 
-/// The processes of a cgroup and those below it.
+/// The processes of a cgroup and those below.
 fn processes_in(path: &Path) -> Vec<i32> {
     let lists = subtree(path)
         .into_iter()
@@ -289,12 +296,13 @@ pub fn directory_of(controller: Controller) -> Option<PathBuf> {
     found.into_iter().find(|path| path.is_dir())
 }
 
-/// A file of a cgroup, and what is written to it.
+/// A file of a cgroup, and its new content.
 #[derive(Debug, PartialEq, Eq)]
 struct Setting {
     name: &'static str,
     value: String,
-    /// Not every kernel has it (swap is not accounted for), or takes it (what is around it has a tighter one).
+    /// Not every kernel has the file (swap is not accounted for), or accepts the value (the parent
+    /// has a tighter limit).
     optional: bool,
 }
 
@@ -313,19 +321,22 @@ fn optional(name: &'static str, value: impl ToString) -> Setting {
     }
 }
 
-/// In the order in which they are written. As much swap as memory, as docker's default has it; version 1 counts both together.
+/// In the order of writing. As much swap as memory, as docker's default has it; version 1 counts
+/// both together.
 fn files_of_version_1(controller: Controller, limits: &Limits) -> Vec<Setting> {
     match controller {
         Controller::Memory => limits.memory_bytes.map_or_else(Vec::new, |bytes| {
             let both = bytes.saturating_mul(2);
             vec![
-                // A cgroup that was left behind may have less of both than is now to be of memory, which is EINVAL (mm/memcontrol-v1.c, mem_cgroup_resize_max).
+                // A cgroup that was left behind may have less of both than is now to be of memory,
+                // which is EINVAL (mm/memcontrol-v1.c, mem_cgroup_resize_max).
                 optional("memory.memsw.limit_in_bytes", -1),
                 setting("memory.limit_in_bytes", bytes),
                 optional("memory.memsw.limit_in_bytes", both),
             ]
         }),
-        // EINVAL: the cgroup around it has a smaller quota, which holds (kernel/sched/core.c, tg_cfs_schedulable_down).
+        // EINVAL: the parent has a smaller quota, which holds (kernel/sched/core.c,
+        // tg_cfs_schedulable_down).
         Controller::Cpu => limits.milli_cpus.map_or_else(Vec::new, |milli| {
             vec![
                 setting("cpu.cfs_period_us", PERIOD_US),
@@ -359,7 +370,7 @@ fn quota_us(milli_cpus: u64) -> u64 {
 fn write_all(path: &Path, controller: Controller, settings: &[Setting]) -> Result<(), LimitError> {
     for Setting { name, value, optional } in settings {
         let path = path.join(name);
-        // Not `fs::write`, which would make what is not there in a directory that is no cgroup.
+        // Not `fs::write`, which would create a missing file in a directory that is no cgroup.
         let written = File::options()
             .write(true)
             .open(&path)

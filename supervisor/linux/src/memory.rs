@@ -1,5 +1,6 @@
-//! The memory of a thread that waits in a trapped call: process_vm_readv(2) and process_vm_writev(2), or /proc/TID/mem where those are
-//! refused (proc_pid_mem(5)): three system calls for one, measured 2 us.
+//! The memory of a thread that waits in a trapped call: process_vm_readv(2) and
+//! process_vm_writev(2), or /proc/TID/mem if those are refused (proc_pid_mem(5)): three system
+//! calls instead of one, measured 2 us.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod array;
@@ -14,9 +15,11 @@ use nix::unistd::Pid;
 use super::means::Means;
 use super::{inspect, process_vm};
 
-/// The memory of another process. A trait, so that decisions can be tested on memory that is an array.
+/// The memory of another process. A trait, so that decisions can be tested on memory that is an
+/// array.
 pub trait TargetMemory {
-    /// Reads as many bytes as there are, up to the length of `buffer`; EFAULT where the first is not there.
+    /// Reads as many bytes as available, up to the length of `buffer`; EFAULT if the first byte is
+    /// not mapped.
     ///
     /// # Errors
     /// EFAULT for a bad address, EPERM or ESRCH for a process that cannot be read.
@@ -25,13 +28,13 @@ pub trait TargetMemory {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// As [`TargetMemory::read`]; EFAULT also where only a part could be written.
+    /// As [`TargetMemory::read`]; also EFAULT if only a part was written.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno>;
 
     /// Reads exactly `N` bytes.
     ///
     /// # Errors
-    /// As [`TargetMemory::read`]; EFAULT also where fewer are there.
+    /// As [`TargetMemory::read`]; also EFAULT if fewer bytes are mapped.
     fn read_array<const N: usize>(&self, address: u64) -> Result<[u8; N], Errno> {
         let mut bytes = [0; N];
         if self.read(address, &mut bytes)? != N {
@@ -69,7 +72,7 @@ impl ThreadMemory {
         }
     }
 
-    /// The same, by /proc/TID/mem wherever it runs.
+    /// The same memory, always accessed through /proc/TID/mem.
     pub fn by_file(tid: i32) -> Self {
         Self {
             by_file: true,
@@ -82,7 +85,7 @@ impl TargetMemory for ThreadMemory {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         if !self.by_file {
             match process_vm::read(self.tid, address, buffer) {
-                // Refused for this process: it is another user's.
+                // The kernel refuses because the process belongs to another user.
                 Err(Errno::EPERM) => {}
                 result => return result,
             }
@@ -103,7 +106,8 @@ impl TargetMemory for ThreadMemory {
                 result => return result,
             }
         }
-        // The file writes through memory that is read-only (mm/gup.c, FOLL_FORCE), where the kernel itself would say EFAULT.
+        // Writes through the file also reach read-only memory (mm/gup.c, FOLL_FORCE), for which the
+        // kernel itself would return EFAULT.
         if !self.is_writable(address, bytes.len()) {
             return Err(Errno::EFAULT);
         }
@@ -117,7 +121,8 @@ impl TargetMemory for ThreadMemory {
 }
 
 impl ThreadMemory {
-    /// Opened anew for each access: an open file stays with the memory that the process had then, whatever it executes.
+    /// Opened anew for each access: an open file keeps the memory that the process had at that
+    /// time, also after an execve(2).
     fn open(&self, options: &OpenOptions) -> Result<File, Errno> {
         let tid = self.tid.as_raw();
         inspect::as_owner(tid, || options.open(format!("/proc/{tid}/mem"))).map_err(|error| {
@@ -145,7 +150,7 @@ impl ThreadMemory {
     }
 }
 
-/// The range of a line of /proc/PID/maps, where it may be written to.
+/// The range of a line of /proc/PID/maps; `None` if the range is not writable.
 fn writable_range(line: &str) -> Option<(u64, u64)> {
     let mut fields = line.split_ascii_whitespace();
     let (from, to) = fields.next()?.split_once('-')?;
@@ -154,7 +159,8 @@ fn writable_range(line: &str) -> Option<(u64, u64)> {
     Some((number(from)?, number(to)?))
 }
 
-/// A bad address is EIO to a file, and one beyond the largest offset EINVAL.
+/// Access through the file fails with EIO for a bad address, and with EINVAL for an address beyond
+/// the largest offset.
 fn fault(error: &io::Error) -> Errno {
     match error.raw_os_error() {
         Some(libc::EIO | libc::EINVAL) => Errno::EFAULT,

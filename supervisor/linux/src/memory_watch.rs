@@ -1,5 +1,6 @@
-//! Telling of processes that the kernel kills since their cgroup has used up its memory: memory.events of version 2 (cgroup-v2.rst), and
-//! memory.oom_control of version 1 (cgroup-v1/memory.rst, section 10) with an eventfd.
+//! Reports processes that the kernel kills because their cgroup has used up its memory:
+//! memory.events of version 2 (cgroup-v2.rst), and memory.oom_control of version 1
+//! (cgroup-v1/memory.rst, section 10) with an eventfd.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,26 +13,28 @@ use nix::libc;
 use nix::poll::PollFlags;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Version 1 tells that memory is used up before anything is killed (mm/memcontrol-v1.c, memcg1_oom_prepare), so its account is read again.
+/// Version 1 reports used-up memory before the kernel kills a process (mm/memcontrol-v1.c,
+/// memcg1_oom_prepare), so the counter is read again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often that is done.
 const LOOKS: u32 = 50;
 
-/// Watches one cgroup.
+/// A watch on one cgroup.
 #[derive(Debug)]
 pub struct MemoryWatch {
     limit_bytes: u64,
-    /// The file that counts those killed: `oom_kill`.
+    /// The file that counts killed processes: `oom_kill`.
     account: File,
-    /// The file that counts how often the limit was met; kills without that are the whole machine's shortage.
+    /// The file that counts how often the limit was met; kills without that are the whole machine's
+    /// shortage.
     met: PathBuf,
-    /// What is readable when something has happened; the account itself where `None`.
+    /// Readable after an event; if `None`, the account file itself is polled.
     notices: Option<OwnedFd>,
     told: u64,
     last: Option<Instant>,
     look_at: Option<Instant>,
     looks: u32,
-    /// Somebody has removed the cgroup.
+    /// True once the cgroup was removed.
     gone: bool,
 }
 
@@ -76,7 +79,8 @@ impl MemoryWatch {
             looks: 0,
             gone: false,
         };
-        // What a cgroup that was taken over has counted, and poll(2) tells of what changed since the file was last read.
+        // Sets the start value: an adopted cgroup has counted before. The read also matters to
+        // poll(2), which reports changes since the file was last read.
         watch.told = watch.count();
         watch
     }
@@ -86,7 +90,8 @@ impl MemoryWatch {
         self.limit_bytes
     }
 
-    /// What is to be polled, and for what; `None` once the cgroup was removed, whose files poll(2) would tell of for ever.
+    /// The descriptor to poll, and the events to poll for. `None` once the cgroup was removed:
+    /// poll(2) would report files of a removed cgroup for ever.
     pub fn descriptor(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         (!self.gone).then(|| match &self.notices {
             Some(notices) => (notices.as_fd(), PollFlags::POLLIN),
@@ -94,12 +99,12 @@ impl MemoryWatch {
         })
     }
 
-    /// When to look though nothing is told.
+    /// The time of the next read without an event.
     pub fn due(&self) -> Option<Instant> {
         self.look_at
     }
 
-    /// Something was told.
+    /// Called after an event.
     pub fn noticed(&mut self) {
         if let Some(notices) = &self.notices {
             let _ = rustix::io::read(notices, &mut [0; 8]);
@@ -142,7 +147,7 @@ impl MemoryWatch {
             Some(_) => text.trim().parse().ok(),
             None => number_of(&text, "oom"),
         };
-        // Where it cannot be told, it was.
+        // Assume that the limit was met if the file cannot be read.
         count.is_none_or(|count| count > 0)
     }
 }

@@ -1,4 +1,5 @@
-//! Messages of sendmsg(2) and sendmmsg(2) as they lie in a program's memory, and sending them in its place: recvmsg(2), cmsg(3), ip(7).
+//! Messages of sendmsg(2) and sendmmsg(2) as laid out in a program's memory, and sending messages
+//! on behalf of the program: recvmsg(2), cmsg(3), ip(7).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,32 +10,36 @@ use super::memory::TargetMemory;
 use super::socket::encode_address;
 use super::syscall::syscall;
 
-/// Messages that sendmmsg(2) takes at once, and vectors that one message has at most (UIO_MAXIOV, include/uapi/linux/uio.h).
+/// The most messages of one sendmmsg(2), and the most vectors of one message (UIO_MAXIOV,
+/// include/uapi/linux/uio.h).
 pub const MAX_VECTORS: u64 = 1024;
 
-/// Longest datagram that the kernel looks at (net/ipv4/udp.c, udp_sendmsg); what is too long for the route it says itself.
+/// The longest datagram that the kernel considers (net/ipv4/udp.c, udp_sendmsg). The kernel itself
+/// refuses datagrams too long for the route.
 pub const MAX_DATAGRAM_BYTES: u64 = 0xffff;
 
-/// Most control data of a message carried out here. The kernel's own bound is net.core.optmem_max, 20 KiB or 128.
+/// Most control data of a message carried out here. The kernel's own bound is net.core.optmem_max,
+/// 20 KiB or 128.
 const MAX_CONTROL_BYTES: u64 = 64 << 10;
 
-/// `struct msghdr` of 64-bit programs: a pointer and an `int`, two pointers with their `size_t`, and an `int`.
+/// `struct msghdr` of 64-bit programs: a pointer and an `int`, two pointers, each with a `size_t`,
+/// and an `int`.
 const HEADER_BYTES: usize = 56;
-/// `struct mmsghdr`: a `struct msghdr`, and how much of it was sent.
+/// `struct mmsghdr`: a `struct msghdr`, and the number of bytes sent.
 const ENTRY_BYTES: usize = 64;
 const SENT_AT: u64 = 56;
 /// `struct iovec`.
 const VECTOR_BYTES: usize = 16;
-/// `struct cmsghdr`: a `size_t` and two `int`s. What follows is aligned to 8 bytes.
+/// `struct cmsghdr`: a `size_t` and two `int`s. The data after the header is aligned to 8 bytes.
 const CONTROL_HEADER_BYTES: usize = 16;
 const CONTROL_ALIGNMENT: usize = 8;
 
 /// A message's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where the destination is; 0 where there is none.
+    /// The address of the destination; 0 if there is none.
     pub name: u64,
-    /// Its length, an `int` to the kernel.
+    /// The length of the destination, an `int` to the kernel.
     pub name_bytes: u32,
     vectors: u64,
     vector_count: u64,
@@ -51,7 +56,8 @@ impl Header {
         Ok(Self::parse(&memory.read_array::<HEADER_BYTES>(address)?))
     }
 
-    /// The first `count` headers of the `struct mmsghdr`s at `address`, of which there are no more than [`MAX_VECTORS`].
+    /// The first `count` headers of the `struct mmsghdr`s at `address`, of which there are no more
+    /// than [`MAX_VECTORS`].
     ///
     /// # Errors
     /// EFAULT.
@@ -84,7 +90,7 @@ impl Header {
     /// The bytes that are to be sent.
     ///
     /// # Errors
-    /// EFAULT; EMSGSIZE where they are more than a datagram.
+    /// EFAULT; EMSGSIZE if the payload is longer than a datagram.
     pub fn payload(&self, memory: &impl TargetMemory) -> Result<Vec<u8>, Errno> {
         if self.vector_count > MAX_VECTORS {
             return Err(Errno::EMSGSIZE);
@@ -113,7 +119,7 @@ impl Header {
     /// The ancillary data.
     ///
     /// # Errors
-    /// EFAULT; ENOBUFS where it is more than is carried.
+    /// EFAULT; ENOBUFS if the control data is longer than imsup carries.
     pub fn control(&self, memory: &impl TargetMemory) -> Result<Vec<u8>, Errno> {
         if self.control_bytes > MAX_CONTROL_BYTES {
             return Err(Errno::ENOBUFS);
@@ -123,7 +129,7 @@ impl Header {
     }
 }
 
-/// Writes how much was sent of message `index` of those at `address`.
+/// Writes the number of bytes sent for message `index` of the messages at `address`.
 ///
 /// # Errors
 /// EFAULT.
@@ -138,8 +144,9 @@ fn words(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(word.unwrap_or_default())
 }
 
-/// `control` with a source address (IP_PKTINFO, ip(7)), where it has none itself. The same for AF_INET6 sockets, whose v4-mapped datagrams
-/// are sent by udp_sendmsg (net/ipv6/udp.c). Ill-formed control data is left as it is, for the kernel to refuse.
+/// `control` with a source address (IP_PKTINFO, ip(7)), unless `control` has a source address. Also
+/// for AF_INET6 sockets, whose v4-mapped datagrams are sent by udp_sendmsg (net/ipv6/udp.c).
+/// Ill-formed control data is left unchanged, for the kernel to refuse.
 pub fn with_source(mut control: Vec<u8>, source: Ipv4Addr) -> Vec<u8> {
     let mut end = 0;
     while let Some(header) = control.get(end..end + CONTROL_HEADER_BYTES) {
@@ -167,7 +174,7 @@ pub fn with_source(mut control: Vec<u8>, source: Ipv4Addr) -> Vec<u8> {
     control
 }
 
-/// The level and the type of control data as they lie in its header.
+/// The level and the type of control data as laid out in the header.
 fn kind_of(level: i32, name: i32) -> u64 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&level.to_ne_bytes());
@@ -175,7 +182,8 @@ fn kind_of(level: i32, name: i32) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// Whether control data of this kind (its level, and its type above that) says which address to send from.
+/// True if control data of this kind contains a source address. `kind` is the level, with the type
+/// in the upper half.
 fn has_source(kind: u64, data: &[u8]) -> bool {
     if kind == kind_of(libc::IPPROTO_IP, libc::IP_PKTINFO) {
         return data.get(4..8).is_some_and(|address| address != [0; 4]);
@@ -187,8 +195,10 @@ fn has_source(kind: u64, data: &[u8]) -> bool {
     false
 }
 
-/// Gives the control data's IPv6 source address (IPV6_PKTINFO, ipv6(7)), where that is `::1` or none (`::`, with an interface alone), as this IPv4 address,
-/// v4-mapped: what goes to `::1` is carried by IPv4 (net/ipv4/ip_sockglue.c, ip_cmsg_send, takes no other). False where there is none such.
+/// Replaces the IPv6 source address of the control data (IPV6_PKTINFO, ipv6(7)) by this IPv4
+/// address, v4-mapped. This applies to `::1` and to `::` (an interface alone). Datagrams to `::1`
+/// are carried by IPv4, and net/ipv4/ip_sockglue.c, ip_cmsg_send, takes no other source. False if
+/// there is no source of this kind.
 pub fn map_loopback_source(control: &mut [u8], source: Ipv4Addr) -> bool {
     let mut at = 0;
     while let Some(header) = control.get(at..at + CONTROL_HEADER_BYTES) {
@@ -197,7 +207,8 @@ pub fn map_loopback_source(control: &mut [u8], source: Ipv4Addr) -> bool {
         let data = at
             .checked_add(length)
             .and_then(|end| control.get_mut(at + CONTROL_HEADER_BYTES..end));
-        // Ill-formed control data, also a length of less than its header, is the kernel's to refuse.
+        // The kernel refuses ill-formed control data, which includes a length below that of the
+        // header.
         let Some(data) = data else { return false };
         if is_source
             && let Some(address) = data.first_chunk_mut::<16>()
@@ -211,7 +222,8 @@ pub fn map_loopback_source(control: &mut [u8], source: Ipv4Addr) -> bool {
     false
 }
 
-/// A copy of a payload that the kernel may read after the call (MSG_ZEROCOPY): in pages of its own, which it keeps when they are unmapped.
+/// A copy of a payload that the kernel may read after the call (MSG_ZEROCOPY). The copy has pages
+/// of its own, which the kernel keeps after munmap(2).
 struct Pages {
     at: *mut libc::c_void,
     length: usize,
@@ -219,10 +231,11 @@ struct Pages {
 
 impl Pages {
     /// # Errors
-    /// What mmap(2) says.
+    /// Errors of mmap(2).
     fn copy(payload: &[u8]) -> Result<Self, Errno> {
         let length = payload.len().max(1);
-        // SAFETY: a new private mapping at an address of the kernel's choice touches no memory that is in use.
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no memory that
+        // is in use.
         let at = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -236,7 +249,8 @@ impl Pages {
         if at == libc::MAP_FAILED {
             return Err(Errno::last());
         }
-        // SAFETY: the mapping has at least as many bytes as the payload, and nobody else knows of it.
+        // SAFETY: the mapping is at least as long as the payload, and no other code knows the
+        // mapping.
         unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), at.cast(), payload.len()) };
         Ok(Self { at, length })
     }
@@ -244,7 +258,7 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and no reference into it is left.
+        // SAFETY: the mapping is ours, and no reference into the mapping is left.
         unsafe { libc::munmap(self.at, self.length) };
     }
 }
@@ -252,7 +266,7 @@ impl Drop for Pages {
 /// sendmsg(2), which must not wait and raises no signal here.
 ///
 /// # Errors
-/// What sendmsg(2) says.
+/// Errors of sendmsg(2).
 pub fn send(
     socket: BorrowedFd<'_>,
     payload: &[u8],
@@ -272,7 +286,7 @@ pub fn send(
         },
         iov_len: payload.len(),
     };
-    // SAFETY: `struct msghdr` is plain data, for which all zeroes are a message without anything.
+    // SAFETY: `struct msghdr` is plain data; all zeroes are an empty message.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     if !name.is_empty() {
         message.msg_name = name.as_ptr().cast_mut().cast();
@@ -287,7 +301,8 @@ pub fn send(
     }
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // Not by the C library's sendmsg, since musl's takes at most 1040 bytes of control data.
-    // SAFETY: name, vector, payload and control have the lengths that `message` says, and outlive the call, which writes to none of them.
+    // SAFETY: name, vector, payload and control have the lengths that `message` says, and outlive
+    // the call, which writes to none of them.
     let count = unsafe { syscall!(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const message, flags) }?;
     usize::try_from(count).map_err(|_| Errno::EIO)
 }

@@ -1,11 +1,14 @@
 //! Keeps other machines from hosts' addresses.
 //!
-//! The kernel drops what comes for 127.0.0.0/8 from a network, unless `route_localnet` is on (net/ipv4/route.c, ip_route_input_slow). It takes what comes
-//! for any other prefix that is local (`x-imsup.subnet`), so that a neighbour with one route could boot hosts and use them. Sockets at such addresses get
-//! a filter (socket(7), SO_ATTACH_FILTER) that takes what came through the loopback device alone; connections inherit it from their listener.
+//! The kernel drops packets for 127.0.0.0/8 from a network, unless `route_localnet` is on
+//! (net/ipv4/route.c, ip_route_input_slow). Packets for any other local prefix (`x-imsup.subnet`)
+//! are accepted, so a neighbour with one route could boot and use hosts. Sockets at addresses in
+//! these prefixes get a filter (socket(7), SO_ATTACH_FILTER) that only accepts packets from the
+//! loopback device. Connections inherit the filter from their listener.
 //!
-//! The filter is used rather than SO_BINDTODEVICE, which cannot be taken back without CAP_NET_RAW, keeps a program from binding a device of its own, and
-//! cuts off clients at the machine's other addresses (supervisor/linux/tests/kernel/neighbours.rs).
+//! The filter is used rather than SO_BINDTODEVICE, which cannot be taken back without CAP_NET_RAW,
+//! keeps a program from binding a device of its own, and cuts off clients at the machine's other
+//! addresses (supervisor/linux/tests/kernel/neighbours.rs).
 
 use std::fs;
 use std::io;
@@ -17,7 +20,8 @@ use std::sync::OnceLock;
 use socket2::{SockFilter, SockRef};
 
 const CONF: &str = "/proc/sys/net/ipv4/conf";
-/// The index of the loopback device in every network namespace (include/linux/netdevice.h, LOOPBACK_IFINDEX).
+/// The index of the loopback device in every network namespace (include/linux/netdevice.h,
+/// LOOPBACK_IFINDEX).
 const LOOPBACK_INDEX: u32 = 1;
 /// The index of the device by which a packet came (linux/filter.h, SKF_AD_OFF + SKF_AD_IFINDEX).
 const DEVICE: u32 = 0xffff_f000 + 8;
@@ -29,11 +33,13 @@ const RETURN: u16 = 0x06;
 /// How many instructions the filter has.
 pub const FILTER_LENGTH: u32 = 4;
 
-/// Keeps other machines from a socket that is, or will be, bound to `address`; does nothing where the kernel does it. Replaces a filter that the socket has.
-/// It costs some 12 us and 4 KiB of the kernel's memory (measured).
+/// Keeps other machines from a socket that is, or will be, bound to `address`. Does nothing if the
+/// kernel already drops these packets. Replaces an existing filter of the socket. Costs some 12 us
+/// and 4 KiB of the kernel's memory (measured).
 ///
 /// # Errors
-/// What setsockopt(2) says: ENOMEM beyond net.core.optmem_max, EPERM for a filter that is locked.
+/// Errors of setsockopt(2): ENOMEM beyond net.core.optmem_max, EPERM if the socket's filter is
+/// locked.
 pub fn keep_out(socket: impl AsFd, address: Ipv4Addr) -> io::Result<()> {
     if !can_reach(address) {
         return Ok(());
@@ -47,13 +53,15 @@ pub fn keep_out(socket: impl AsFd, address: Ipv4Addr) -> io::Result<()> {
     SockRef::from(&socket).attach_filter(&filter)
 }
 
-/// Whether the kernel lets other machines reach an address that is local here. Whether `route_localnet` is on was read the first time.
+/// Whether the kernel lets other machines reach an address that is local here. Whether
+/// `route_localnet` is on was read the first time.
 pub fn can_reach(address: Ipv4Addr) -> bool {
     static IS_ROUTED: OnceLock<bool> = OnceLock::new();
     !address.is_loopback() || *IS_ROUTED.get_or_init(|| is_localnet_routed(Path::new(CONF)))
 }
 
-/// Whether a device takes packets for 127.0.0.0/8 from elsewhere: `all`, or any of them (ip-sysctl.rst, route_localnet).
+/// True if a device accepts packets for 127.0.0.0/8 from outside: `all`, or any device
+/// (ip-sysctl.rst, route_localnet).
 fn is_localnet_routed(conf: &Path) -> bool {
     let is_on = |device: &Path| fs::read(device.join("route_localnet")).is_ok_and(|value| value.first() == Some(&b'1'));
     let devices = fs::read_dir(conf).into_iter().flatten().flatten();

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::watchdog;
 
-/// `struct seccomp_notif` and its `seccomp_data`, as in include/uapi/linux/seccomp.h.
+/// `struct seccomp_notif` with `seccomp_data`, as in include/uapi/linux/seccomp.h.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct RawNotification {
@@ -44,8 +44,8 @@ const ADDFD_FLAG_SETFD: u32 = 1;
 const ADDFD_FLAG_SEND: u32 = 2;
 const USER_NOTIF_FD_SYNC_WAKE_UP: u64 = 1;
 
-/// Not for user space to see: makes the kernel deliver a pending signal and then restart the call or fail it with
-/// EINTR, as SA_RESTART says (include/linux/errno.h).
+/// Never visible in user space: makes the kernel deliver a pending signal, and then restart the
+/// call or fail with EINTR, depending on SA_RESTART (include/linux/errno.h).
 const ERESTARTSYS: i32 = 512;
 
 mod ioctl {
@@ -56,11 +56,12 @@ mod ioctl {
     nix::ioctl_readwrite!(send, MAGIC, 1, RawResponse);
     nix::ioctl_write_ptr!(id_valid, MAGIC, 2, u64);
     nix::ioctl_write_ptr!(addfd, MAGIC, 3, RawAddFd);
-    // SECCOMP_IOCTL_NOTIF_SET_FLAGS is declared _IOW(u64), but takes its argument by value (kernel/seccomp.c).
+    // SECCOMP_IOCTL_NOTIF_SET_FLAGS is declared _IOW(u64), but takes the argument by value
+    // (kernel/seccomp.c).
     nix::ioctl_write_int_bad!(set_flags, nix::request_code_write!(MAGIC, 4, 8));
 }
 
-/// The identity of a notification, unique for its listener.
+/// The id of a notification, unique for the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NotificationId(u64);
 
@@ -80,7 +81,7 @@ pub struct Notification {
     pub tid: i32,
     /// The system call's number.
     pub number: i32,
-    /// Its arguments, as the registers hold them.
+    /// The arguments of the call, as in the registers.
     pub args: [u64; 6],
 }
 
@@ -104,13 +105,13 @@ impl Notification {
 /// How a trapped call is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The kernel carries the call out as the program made it.
+    /// The kernel carries out the call as the program made it.
     Continue,
-    /// It returns this value.
+    /// The call returns this value.
     Value(i64),
-    /// It fails with this errno.
+    /// The call fails with this errno.
     Errno(i32),
-    /// It is interrupted by the signal that is pending for its thread.
+    /// The call is interrupted by a signal that is pending for the thread.
     Interrupted,
 }
 
@@ -134,21 +135,24 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The listener, with synchronous wake-ups where the kernel has them (6.6): a notification then costs about 4 µs
-    /// instead of 37, because waker and sleeper share a processor.
+    /// The listener, with synchronous wake-ups if the kernel supports these (6.6). A notification
+    /// then costs about 4 µs instead of 37, because waker and sleeper share a processor.
     pub fn new(fd: OwnedFd) -> Self {
-        // SAFETY: the request takes its argument by value and touches no memory of ours. Failure means an older kernel.
+        // SAFETY: the request takes the argument by value and touches none of our memory. Failure
+        // means an older kernel.
         let _ = unsafe { ioctl::set_flags(fd.as_raw_fd(), USER_NOTIF_FD_SYNC_WAKE_UP as libc::c_int) };
         Self { fd }
     }
 
-    /// The next notification; `None` where there is none after all. RECV blocks regardless of O_NONBLOCK, so poll first.
+    /// The next notification; `None` if the notification has vanished. RECV blocks regardless of
+    /// O_NONBLOCK, so poll first.
     ///
     /// # Errors
-    /// What ioctl(2) says, but for ENOENT (the caller was killed meanwhile) and EINTR, which are `None`.
+    /// Errors of ioctl(2), except ENOENT (the caller was killed meanwhile) and EINTR, for which the
+    /// result is `None`.
     pub fn receive(&self) -> Result<Option<Notification>, Errno> {
         let mut raw = RawNotification::default();
-        // SAFETY: `raw` is a zeroed `struct seccomp_notif`, which is what RECV demands, and outlives the call.
+        // SAFETY: `raw` is a zeroed `struct seccomp_notif`, as RECV demands, and outlives the call.
         match unsafe { ioctl::recv(self.fd.as_raw_fd(), &raw mut raw) } {
             // An interrupted RECV may return success with id 0.
             Ok(_) if raw.id == 0 => Ok(None),
@@ -163,16 +167,17 @@ impl Listener {
         }
     }
 
-    /// Whether the call still waits for an answer, so that its thread id and descriptors are what they were.
+    /// True if the call still waits for a reply. Thread id and descriptors of the caller are then
+    /// unchanged.
     pub fn is_valid(&self, id: NotificationId) -> bool {
         // SAFETY: the pointer is to a u64 that outlives the call.
         uninterrupted(|| unsafe { ioctl::id_valid(self.fd.as_raw_fd(), &raw const id.0) }).is_ok()
     }
 
-    /// Answers a call. One whose caller is gone is none: ENOENT is ignored.
+    /// Replies to a call. ENOENT is ignored: the caller is gone.
     ///
     /// # Errors
-    /// What ioctl(2) says.
+    /// Errors of ioctl(2).
     pub fn answer(&self, id: NotificationId, answer: Answer) -> Result<(), Errno> {
         let mut raw = RawResponse {
             id: id.0,
@@ -191,10 +196,11 @@ impl Listener {
         }
     }
 
-    /// Replaces the caller's descriptor `number` by a duplicate of `file`. The call still waits for its answer.
+    /// Replaces the caller's descriptor `number` by a duplicate of `file`. The call still waits for
+    /// a reply.
     ///
     /// # Errors
-    /// ENOENT where the caller is gone, EBADF where `number` cannot be a descriptor.
+    /// ENOENT if the caller is gone, EBADF if `number` cannot be a descriptor.
     pub fn replace_fd(
         &self,
         id: NotificationId,
@@ -206,18 +212,20 @@ impl Listener {
         self.add(id, ADDFD_FLAG_SETFD, newfd, file, cloexec).map(drop)
     }
 
-    /// Gives the caller a duplicate of `file`, and says which number it has there. The call still waits for its answer.
+    /// Gives the caller a duplicate of `file`, and returns the caller's descriptor number. The call
+    /// still waits for a reply.
     ///
     /// # Errors
-    /// ENOENT where the caller is gone, EMFILE where it has no number free.
+    /// ENOENT if the caller is gone, EMFILE if the caller has no free descriptor number.
     pub fn give_fd(&self, id: NotificationId, file: BorrowedFd<'_>, cloexec: bool) -> Result<RawFd, Errno> {
         self.add(id, 0, 0, file, cloexec)
     }
 
-    /// Gives the caller a duplicate of `file` and makes its number the call's result, at once.
+    /// Gives the caller a duplicate of `file`, and replies with the descriptor number as the call's
+    /// result, in one step.
     ///
     /// # Errors
-    /// ENOENT where the caller is gone, EMFILE where it has no number free.
+    /// ENOENT if the caller is gone, EMFILE if the caller has no free descriptor number.
     pub fn answer_with_fd(&self, id: NotificationId, file: BorrowedFd<'_>, cloexec: bool) -> Result<(), Errno> {
         self.add(id, ADDFD_FLAG_SEND, 0, file, cloexec).map(drop)
     }
@@ -237,15 +245,15 @@ impl Listener {
             newfd,
             newfd_flags: if cloexec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
         };
-        // ADDFD waits for the caller. With FLAG_SEND, one that a signal interrupts has answered the call already, with 0 and no descriptor
-        // (kernel/seccomp.c, seccomp_notify_addfd).
-        // SAFETY: `raw` is a `struct seccomp_notif_addfd` that outlives the call, and `file` is open.
+        // ADDFD waits for the caller. With FLAG_SEND, one that a signal interrupts has answered the
+        // call already, with 0 and no descriptor (kernel/seccomp.c, seccomp_notify_addfd). SAFETY:
+        // `raw` is a `struct seccomp_notif_addfd` that outlives the call, and `file` is open.
         watchdog::wait_for(|| unsafe { ioctl::addfd(self.fd.as_raw_fd(), &raw const raw) })
     }
 }
 
-/// SEND and ID_VALID wait for the listener's lock until a signal comes (kernel/seccomp.c, mutex_lock_interruptible), and [`watchdog`] sends
-/// some. Nothing has happened then.
+/// SEND and ID_VALID wait for the listener's lock until a signal comes (kernel/seccomp.c,
+/// mutex_lock_interruptible), and [`watchdog`] sends some. Nothing has happened then.
 fn uninterrupted(mut call: impl FnMut() -> Result<libc::c_int, Errno>) -> Result<libc::c_int, Errno> {
     loop {
         match call() {

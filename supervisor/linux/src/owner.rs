@@ -1,7 +1,10 @@
-//! The user whose socket answers at an endpoint, asked of the kernel: sock_diag(7), include/uapi/linux/inet_diag.h.
+//! The user whose socket replies at an endpoint, queried from the kernel: sock_diag(7),
+//! include/uapi/linux/inet_diag.h.
 //!
-//! The kernel tells everybody the owner of any socket in the network namespace. A request for one socket costs some microseconds, however many there are,
-//! since the kernel looks the socket up as it does for a packet (net/ipv4/inet_diag.c, inet_diag_find_one_icsk; net/ipv4/udp_diag.c, udp_dump_one).
+//! The kernel shows every user the owner of any socket in the network namespace. A request for one
+//! socket costs some microseconds, whatever the number of sockets, since the kernel looks up the
+//! socket as for a packet (net/ipv4/inet_diag.c, inet_diag_find_one_icsk; net/ipv4/udp_diag.c,
+//! udp_dump_one).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -22,8 +25,9 @@ const AF_INET: u8 = 2;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const LISTEN: u8 = 10;
-/// The index of the loopback device in every network namespace (include/linux/netdevice.h, LOOPBACK_IFINDEX): hosts are reached through it, and
-/// a socket that is bound to it (SO_BINDTODEVICE) is found by no request that names no device.
+/// The index of the loopback device in every network namespace (include/linux/netdevice.h,
+/// LOOPBACK_IFINDEX). Hosts are reached through this device. A socket bound to the device
+/// (SO_BINDTODEVICE) is not found by a request that names no device.
 const LOOPBACK_INDEX: u32 = 1;
 
 /// No particular peer.
@@ -32,11 +36,12 @@ const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 /// The owner of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The user, as the asker's user namespace numbers him (65534 for one without a number there).
+    /// The user id in the user namespace of the requester (65534 for a user without an id in this
+    /// namespace).
     pub uid: u32,
     /// The socket's inode number; 0 for a connection that was not accepted yet.
     pub inode: u32,
-    /// Its cookie (SO_COOKIE).
+    /// The socket's cookie (SO_COOKIE).
     pub cookie: u64,
     state: u8,
 }
@@ -54,7 +59,7 @@ impl Owners {
     /// Opens a netlink socket.
     ///
     /// # Errors
-    /// What socket(2) says: EPROTONOSUPPORT without CONFIG_INET_DIAG.
+    /// Errors of socket(2): EPROTONOSUPPORT without CONFIG_INET_DIAG.
     pub fn open() -> io::Result<Self> {
         let netlink = rustix::net::socket_with(
             AddressFamily::NETLINK,
@@ -69,12 +74,12 @@ impl Owners {
         })
     }
 
-    /// The owner of the socket that the kernel would give a connection, or datagram, to `endpoint`: one on the machine's wildcard as well. `None`
-    /// if there is no such socket.
+    /// The owner of the socket to which the kernel would give a connection, or datagram, to
+    /// `endpoint`, which may be a socket at the machine's wildcard. `None` if there is no socket.
     ///
     /// # Errors
-    /// What send(2) and recv(2) say, and what the kernel answers, other than that there is none. EOPNOTSUPP for a datagram socket without
-    /// CONFIG_INET_UDP_DIAG.
+    /// Errors of send(2) and recv(2), and errors in the kernel's reply, except for a missing
+    /// socket. EOPNOTSUPP for a datagram socket without CONFIG_INET_UDP_DIAG.
     pub fn of(&mut self, endpoint: Endpoint) -> io::Result<Option<Owner>> {
         let found = self.ask(endpoint.transport, endpoint.address, NOBODY)?;
         if endpoint.transport == Transport::Udp && !self.finds_datagrams {
@@ -86,8 +91,8 @@ impl Owners {
         Ok(found)
     }
 
-    /// Whether the kernel finds a datagram socket that is there: it says ENOENT too where it has no means for UDP (net/ipv4/inet_diag.c,
-    /// inet_diag_cmd_exact).
+    /// True if the kernel finds an existing datagram socket. The kernel also returns ENOENT if
+    /// there is no support for UDP (net/ipv4/inet_diag.c, inet_diag_cmd_exact).
     fn finds_own(&mut self) -> io::Result<bool> {
         let own = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let SocketAddr::V4(address) = own.local_addr()? else {
@@ -96,15 +101,16 @@ impl Owners {
         Ok(self.ask(Transport::Udp, address, NOBODY)?.is_some())
     }
 
-    /// The owner of the other end of a TCP connection from `client` to `server`: of the accepted socket, and until it is accepted of the listener.
-    /// `None` if neither is there any more.
+    /// The owner of the other end of a TCP connection from `client` to `server`: of the accepted
+    /// socket, and until it is accepted of the listener. `None` if neither is there any more.
     ///
     /// # Errors
     /// As [`Owners::of`].
     pub fn of_server(&mut self, server: SocketAddrV4, client: SocketAddrV4) -> io::Result<Option<Owner>> {
         let found = self.ask(Transport::Tcp, server, client)?;
         match found {
-            // Older kernels say root of what was not accepted (net/core/sock.c, sock_i_uid).
+            // Older kernels report root as the owner of connections that were not accepted
+            // (net/core/sock.c, sock_i_uid).
             Some(owner) if owner.inode == 0 && owner.state != LISTEN => self.of(Endpoint {
                 transport: Transport::Tcp,
                 address: server,
@@ -122,7 +128,7 @@ impl Owners {
         )?;
         let mut buffer = [0; 1024];
         loop {
-            // It is answered by the time that send(2) returns.
+            // The kernel has replied by the time that send(2) returns.
             let (count, _) = rustix::net::recv(&self.netlink, &mut buffer[..], RecvFlags::DONTWAIT)?;
             if let Some((number, answer)) = parse(&buffer[..count])
                 && number == self.asked
@@ -139,7 +145,8 @@ impl Owners {
 
 /// `nlmsghdr` and `inet_diag_req_v2`.
 fn request(number: u32, transport: Transport, local: SocketAddrV4, peer: SocketAddrV4) -> Vec<u8> {
-    // The kernel has the two addresses of a datagram socket the other way round ("swapped for historical reasons").
+    // The kernel has the two addresses of a datagram socket the other way round ("swapped for
+    // historical reasons").
     let (protocol, first, second) = match transport {
         Transport::Tcp => (IPPROTO_TCP, local, peer),
         Transport::Udp => (IPPROTO_UDP, peer, local),

@@ -8,10 +8,10 @@ use nix::errno::Errno;
 use super::pidfd;
 use super::syscall::syscall;
 
-/// Ranges given to the kernel in one call (UIO_MAXIOV is 1024).
+/// The number of ranges given to the kernel in one call (UIO_MAXIOV is 1024).
 const BATCH: usize = 512;
 
-/// Resident bytes of a process (proc_pid_statm(5)); 0 where it is gone. Pages that are shared count.
+/// Resident bytes of a process (proc_pid_statm(5)); 0 if the process is gone. Shared pages count.
 pub fn resident(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages = text
@@ -23,11 +23,13 @@ pub fn resident(pid: i32) -> u64 {
     pages.unwrap_or(0) * page_bytes.unwrap_or(4096)
 }
 
-/// Asks the kernel to page out what a process has mapped: anonymous memory where there is swap, and pages of files that it
-/// alone maps. Ranges that cannot be paged out (locked ones, those of devices) are passed over.
+/// Asks the kernel to page out the mappings of a process: anonymous memory if there is swap, and
+/// pages of files that no other process maps. Ranges that cannot be paged out (locked ranges,
+/// ranges of devices) are skipped.
 ///
 /// # Errors
-/// EPERM without CAP_SYS_NICE, ESRCH where the process is gone, EACCES where it may not be inspected.
+/// EPERM without CAP_SYS_NICE, ESRCH if the process is gone, EACCES if the process may not be
+/// inspected.
 pub fn page_out(pid: i32) -> Result<(), Errno> {
     let pidfd = pidfd::open_process(pid)?;
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))
@@ -41,7 +43,8 @@ pub fn page_out(pid: i32) -> Result<(), Errno> {
 fn page_out_ranges(pidfd: &OwnedFd, mut ranges: &[(usize, usize)]) -> Result<(), Errno> {
     while !ranges.is_empty() {
         let done = match advise(pidfd, ranges) {
-            // It stops at the first range that it cannot page out, and says what came before; then the range itself.
+            // The call stops at the first range that cannot be paged out, and returns the bytes
+            // before this range. The next call fails at the range itself.
             Ok(bytes) => complete(ranges, bytes),
             Err(Errno::EINVAL | Errno::ENOMEM | Errno::EBADF) => 1,
             Err(errno) => return Err(errno),
@@ -69,7 +72,8 @@ fn advise(pidfd: &OwnedFd, ranges: &[(usize, usize)]) -> Result<usize, Errno> {
             iov_len: *length,
         })
         .collect();
-    // SAFETY: the kernel reads `vector`, which outlives the call; the addresses in it are the other process's.
+    // SAFETY: the kernel reads `vector`, which outlives the call; the addresses in `vector` are
+    // addresses of the other process.
     let result = unsafe {
         syscall!(
             libc::SYS_process_madvise,
@@ -83,7 +87,7 @@ fn advise(pidfd: &OwnedFd, ranges: &[(usize, usize)]) -> Result<usize, Errno> {
     result.map(|bytes| usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Start and length of what /proc/PID/maps lists, without what the kernel itself maps.
+/// Start and length of each mapping in /proc/PID/maps, without the kernel's own mappings.
 fn ranges(maps: &str) -> Vec<(usize, usize)> {
     let parse = |line: &str| {
         let (range, rest) = line.split_once(' ')?;
@@ -96,7 +100,7 @@ fn ranges(maps: &str) -> Vec<(usize, usize)> {
     maps.lines().filter_map(parse).collect()
 }
 
-/// Whether there is swap, without which anonymous memory stays where it is (proc_meminfo(5)).
+/// True if there is swap, without which anonymous memory stays resident (proc_meminfo(5)).
 pub fn has_swap() -> bool {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("SwapTotal:"));

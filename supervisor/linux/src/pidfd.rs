@@ -6,18 +6,21 @@ use nix::errno::Errno;
 
 use super::syscall::syscall;
 
-/// `PIDFD_THREAD` (6.9): the descriptor refers to the thread, so its own descriptor table is used.
+/// `PIDFD_THREAD` (6.9): the descriptor refers to the thread, so the thread's own descriptor table
+/// is used.
 pub(crate) const PIDFD_THREAD: libc::c_uint = libc::O_EXCL.cast_unsigned();
 
-/// Whether the kernel has pidfds of threads (6.9); one that does not know the flag says EINVAL (pidfd_open(2)).
+/// True if the kernel has pidfds of threads (6.9); an older kernel returns EINVAL for the unknown
+/// flag (pidfd_open(2)).
 pub(crate) fn has_thread_pidfds() -> bool {
     open(nix::unistd::gettid().as_raw(), PIDFD_THREAD).is_ok()
 }
 
-/// A pidfd for the process `pid`: polls readable when it has ended, all its threads included.
+/// A pidfd for the process `pid`: polls readable once the process has ended, including all its
+/// threads.
 ///
 /// # Errors
-/// ESRCH where it is gone, EINVAL where `pid` is a thread and no process.
+/// ESRCH if the process is gone, EINVAL if `pid` is a thread and no process.
 pub fn open_process(pid: i32) -> Result<OwnedFd, Errno> {
     open(pid, 0)
 }
@@ -41,6 +44,6 @@ pub fn duplicate_from(pidfd: &OwnedFd, number: RawFd) -> Result<OwnedFd, Errno> 
 
 fn owned(fd: libc::c_long) -> Result<OwnedFd, Errno> {
     let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

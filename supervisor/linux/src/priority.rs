@@ -2,8 +2,10 @@
 
 use super::syscall::syscall;
 
-/// Makes the calling thread stand back: it runs where nobody else wants its processor, gives way at once to whoever wakes, and a processor that only runs such
-/// threads counts as idle (kernel/sched/fair.c, sched_idle_cpu). Where the kernel refuses, it goes on as it is.
+/// Lowers the priority of the calling thread. The thread runs only if no other thread wants the
+/// processor, and gives way to any thread that wakes. A processor that only runs threads of this
+/// class counts as idle (kernel/sched/fair.c, sched_idle_cpu). If the kernel refuses, the priority
+/// stays unchanged.
 pub fn stand_back() {
     let priority: libc::c_int = 0;
     // Not by the C library's sched_setscheduler, since musl's does nothing.

@@ -1,4 +1,5 @@
-//! What a program natively may, where a supervisor with more privileges acts in its place: capabilities(7), ip(7).
+//! The native privileges of a program, on whose behalf a supervisor with more privileges acts:
+//! capabilities(7), ip(7).
 
 use std::fs;
 
@@ -11,17 +12,20 @@ use super::socket::errno_of;
 use super::means::Means;
 use super::process;
 
-/// What binds privileged ports (linux/capability.h), as a mask.
+/// The capability to bind privileged ports (linux/capability.h), as a mask.
 pub const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 
-/// What root's supervisor needs while its program runs:
+/// The capabilities that root's supervisor needs while the program runs:
 ///
-/// * to look into the program's processes, whoever they are, and to stop and end them: SYS_PTRACE, DAC_OVERRIDE and DAC_READ_SEARCH (files in /proc/PID that
-///   belong to another user), KILL, SYS_NICE (process_madvise(2));
-/// * what the program may do to sockets that are made or bound in its place, as it natively would: NET_BIND_SERVICE, NET_ADMIN and NET_RAW (SO_MARK, SO_PRIORITY,
-///   SO_BUSY_POLL ..., socket(7));
-/// * a listener of its own beside the program's, which wants the program's user as the owner of its inode (`succession.rs`): CHOWN;
-/// * descriptors under way to the broker beyond RLIMIT_NOFILE (unix(7), ETOOMANYREFS): SYS_RESOURCE.
+/// * to inspect, stop and end the program's processes, whatever their user: SYS_PTRACE,
+///   DAC_OVERRIDE and DAC_READ_SEARCH (files in /proc/PID that belong to another user), KILL,
+///   SYS_NICE (process_madvise(2));
+/// * to let the program do all that is natively allowed with sockets made or bound on its behalf:
+///   NET_BIND_SERVICE, NET_ADMIN and NET_RAW (SO_MARK, SO_PRIORITY, SO_BUSY_POLL ..., socket(7));
+/// * to add a listener beside the program's, whose inode must be owned by the program's user
+///   (`succession.rs`): CHOWN;
+/// * descriptors under way to the broker beyond RLIMIT_NOFILE (unix(7), ETOOMANYREFS):
+///   SYS_RESOURCE.
 pub const OF_A_SUPERVISOR: CapabilitySet = CapabilitySet::SYS_PTRACE
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -33,8 +37,8 @@ pub const OF_A_SUPERVISOR: CapabilitySet = CapabilitySet::SYS_PTRACE
     .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::SYS_RESOURCE);
 
-/// Keeps these capabilities at most, of the calling thread and those that it makes from now on. The bounding set stays: it matters to execve(2) alone, which
-/// whoever calls this gives up as well.
+/// Drops all but these capabilities of the calling thread and of threads started later. The
+/// bounding set stays: it matters to execve(2) alone, which callers give up as well.
 ///
 /// # Errors
 /// capset(2).
@@ -46,7 +50,8 @@ pub fn keep(kept: CapabilitySet) -> Result<(), Errno> {
     set_capabilities(None, sets).map_err(errno_of)
 }
 
-/// The same of a supervisor. Root without CAP_SYS_PTRACE keeps all: it may look into its program only as long as it has what the program has (ptrace(2);
+/// The same for a supervisor. Root without CAP_SYS_PTRACE keeps all capabilities: a supervisor may
+/// inspect the program only while its own capabilities include the program's (ptrace(2);
 /// security/commoncap.c, cap_ptrace_access_check).
 ///
 /// # Errors
@@ -58,13 +63,14 @@ pub fn keep_a_supervisors(means: Means) -> Result<(), Errno> {
     }
 }
 
-/// Whether a thread may bind this port. A supervisor of root's may bind all, also for a program that is somebody else or has laid down its capabilities. What an
-/// ordinary user's supervisor may (`setcap` on imsup's executable), his programs are meant to.
+/// True if a thread may bind this port. Root's supervisor may bind all ports, even if the program
+/// belongs to another user or has dropped its capabilities. The privileges of an ordinary user's
+/// supervisor (`setcap` on imsup's executable) are meant for the user's programs, too.
 pub fn may_bind(tid: i32, port: u16) -> bool {
     port == 0 || !getuid().is_root() || port >= first_unprivileged_port() || has_capability(tid, CAP_NET_BIND_SERVICE)
 }
 
-/// The first port that anybody may bind (ip(7), ip_unprivileged_port_start).
+/// The first port that needs no privilege (ip(7), ip_unprivileged_port_start).
 pub fn first_unprivileged_port() -> u16 {
     fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .ok()
@@ -72,7 +78,8 @@ pub fn first_unprivileged_port() -> u16 {
         .unwrap_or(1024)
 }
 
-/// Whether a thread has a capability in our user namespace: those that it has in one of its own are over nothing of ours (user_namespaces(7)).
+/// True if a thread has a capability in our user namespace. Capabilities in a user namespace of the
+/// thread's own give no power over our namespace (user_namespaces(7)).
 fn has_capability(tid: i32, capability: u64) -> bool {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/user")).ok();
     let effective = process::status_field(tid, "CapEff:");

@@ -1,4 +1,4 @@
-//! What /proc says of processes: proc(5).
+//! Properties of processes in /proc: proc(5).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,8 +19,9 @@ pub fn thread_group(tid: i32) -> Option<i32> {
     status_field(tid, "Tgid:")?.parse().ok()
 }
 
-/// Whether thread `tid` belongs to this process or a descendant, or may: also where that cannot be told since processes above it end one after another. This process
-/// is its descendants' subreaper, so the way up always leads here.
+/// True if thread `tid` belongs, or may belong, to this process or a descendant. "May" covers a
+/// walk that fails because ancestors end one after another. This process is the subreaper of its
+/// descendants, so the walk up always leads here.
 pub fn may_be_descendant(tid: i32) -> bool {
     let own = std::process::id().cast_signed();
     let parent = |pid: i32| status_field(pid, "PPid:")?.parse().ok();
@@ -29,14 +30,16 @@ pub fn may_be_descendant(tid: i32) -> bool {
 
 /// Whether the way up from a process, which is `None` once that is gone, leads to `own`, or may.
 fn may_lead_to(own: i32, from: impl Fn() -> Option<i32>, parent: impl Fn(i32) -> Option<i32>) -> bool {
-    /// So often the way is walked, if a process on it ends meanwhile: what that had made has another parent then.
+    /// The number of walks if a process on the way ends meanwhile: its children then have another
+    /// parent.
     const WALKS: usize = 3;
     for _ in 0..WALKS {
         let Some(mut pid) = from() else { return false };
         loop {
             match parent(pid) {
                 _ if pid == own => return true,
-                // The parent of what has none in our pid namespace, and of one that has just ended (fs/proc/array.c, task_state).
+                // 0 is the parent of a process without a parent in our pid namespace, and of a
+                // process that has just ended (fs/proc/array.c, task_state).
                 Some(0) if parent(pid) == Some(0) => return false,
                 Some(0) | None => break,
                 Some(above) => pid = above,
@@ -46,8 +49,9 @@ fn may_lead_to(own: i32, from: impl Fn() -> Option<i32>, parent: impl Fn(i32) ->
     from().is_some()
 }
 
-/// When thread `tid` of process `pid` was made, in clock ticks since boot (proc_pid_stat(5), starttime); `None` if there is no such thread. Together with the numbers
-/// it tells a thread from another that has got its number since.
+/// The start time of thread `tid` of process `pid`, in clock ticks since boot (proc_pid_stat(5),
+/// starttime); `None` if there is no thread of this id. Together with the ids, the start time tells
+/// a thread from a later thread with the same id.
 pub fn started(pid: i32, tid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     // After the name, in parentheses: state is field 3, starttime field 22.
@@ -55,7 +59,7 @@ pub fn started(pid: i32, tid: i32) -> Option<u64> {
     rest.split(' ').nth(19)?.parse().ok()
 }
 
-/// The value of one field of /proc/TID/status.
+/// The value of a field of /proc/TID/status.
 pub fn status_field(tid: i32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
@@ -68,23 +72,26 @@ pub fn name(pid: i32) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
-/// How many threads a process has: its directory of threads has a link for each, and two of its own.
+/// The number of threads of a process: the directory of threads has a link for each thread, and two
+/// for itself.
 pub fn count_threads(pid: i32) -> u32 {
     let links = fs::metadata(format!("/proc/{pid}/task")).map_or(2, |directory| directory.nlink());
     u32::try_from(links.saturating_sub(2)).unwrap_or(u32::MAX)
 }
 
-/// Whether a thread of a process runs, is about to, or is in something that cannot be interrupted (proc_pid_stat(5), states R and D).
+/// Whether a thread of a process runs, is about to, or is in something that cannot be interrupted
+/// (proc_pid_stat(5), states R and D).
 pub fn is_runnable(pid: i32) -> bool {
     threads(pid).into_iter().any(|tid| {
         let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
-        // The name, in parentheses, may hold anything.
+        // The name, in parentheses, may contain any character.
         let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         state.starts_with(['R', 'D'])
     })
 }
 
-/// The minor page faults of the children that a process has waited for (proc_pid_stat(5), cminflt). A child that executes nothing has 26 (measured).
+/// The minor page faults of the children that a process has waited for (proc_pid_stat(5), cminflt).
+/// A child that executes nothing has 26 (measured).
 pub fn faults_of_children(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // After the name, in parentheses: state is field 3, cminflt field 11.
@@ -92,7 +99,8 @@ pub fn faults_of_children(pid: i32) -> Option<u64> {
     rest.split(' ').nth(8)?.parse().ok()
 }
 
-/// By how many nanoseconds the CLOCK_MONOTONIC (or CLOCK_BOOTTIME) of a process is ahead of ours: that of its time namespace (time_namespaces(7)).
+/// The nanoseconds by which the CLOCK_MONOTONIC (or CLOCK_BOOTTIME) of a process is ahead of ours,
+/// due to a time namespace (time_namespaces(7)).
 pub fn clock_ahead(pid: i32, boottime: bool) -> i128 {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/time")).ok();
     if namespace(&pid.to_string()) == namespace("self") {
@@ -113,7 +121,8 @@ pub fn clock_ahead(pid: i32, boottime: bool) -> i128 {
     offset(&pid.to_string()) - offset("self")
 }
 
-/// The call that a thread is blocked in, its arguments and its stack pointer (/proc/PID/syscall); `None` where it runs.
+/// The call that blocks a thread, with arguments and stack pointer (/proc/PID/syscall); `None` if
+/// the thread runs.
 pub fn blocked_in(pid: i32, tid: i32) -> Option<(i64, [u64; 6], u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
     let mut fields = text.split_whitespace();
@@ -126,7 +135,7 @@ pub fn blocked_in(pid: i32, tid: i32) -> Option<(i64, [u64; 6], u64)> {
     Some((number, args, next()?))
 }
 
-/// How often a thread has waited for something so far (proc_pid_status(5), `voluntary_ctxt_switches`).
+/// The number of waits of a thread so far (proc_pid_status(5), `voluntary_ctxt_switches`).
 pub fn waits(pid: i32, tid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
     let count = status
@@ -135,7 +144,7 @@ pub fn waits(pid: i32, tid: i32) -> Option<u64> {
     count.trim().parse().ok()
 }
 
-/// Whether a descriptor of a process is a terminal, by its name.
+/// True if a descriptor of a process is a terminal, by the name of the file.
 pub fn is_terminal(pid: i32, number: i32) -> bool {
     let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
     ["/dev/pts/", "/dev/tty", "/dev/console"]
@@ -158,7 +167,8 @@ pub fn is_nonblocking(pid: i32, number: i32) -> bool {
         .is_some_and(|flags| flags & libc::O_NONBLOCK != 0)
 }
 
-/// The addresses of a process's memory that it shares with others, or could (proc_pid_maps(5): `s`).
+/// The address ranges of a process that are, or could be, shared with other processes
+/// (proc_pid_maps(5): `s`).
 pub fn shared_mappings(pid: i32) -> Vec<Range<u64>> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     maps.lines().filter_map(shared_range).collect()
@@ -182,12 +192,13 @@ pub fn is_stopped(pid: i32) -> bool {
     status_field(pid, "State:").is_some_and(|state| state.starts_with(['T', 't']))
 }
 
-/// Whether a process has blocked a signal, as one does that reads its signals from a signalfd.
+/// True if a process has blocked a signal, for example to read signals from a signalfd.
 pub fn blocks_signals(pid: i32) -> bool {
     status_field(pid, "SigBlk:").is_some_and(|mask| mask.contains(|digit| digit != '0'))
 }
 
-/// What an epoll instance of a process watches: numbers and events, as they were registered.
+/// The registrations with an epoll instance of a process: descriptor numbers and events, as
+/// registered.
 pub fn epoll_registrations(pid: i32, number: i32) -> Vec<(i32, u32)> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
     let registration = |line: &str| {
@@ -199,7 +210,8 @@ pub fn epoll_registrations(pid: i32, number: i32) -> Vec<(i32, u32)> {
     info.lines().filter_map(registration).collect()
 }
 
-/// The signals that a descriptor of a process takes, where it is a signalfd (proc_pid_fdinfo(5)).
+/// The signal mask of a signalfd of a process (proc_pid_fdinfo(5)); `None` if the descriptor is no
+/// signalfd.
 pub fn signalfd_mask(pid: i32, number: i32) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{pid}/fd/{number}"));
     link.is_ok_and(|link| link.as_os_str() == "anon_inode:[signalfd]")
@@ -209,10 +221,12 @@ pub fn signalfd_mask(pid: i32, number: i32) -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// Whether a descriptor of a process is a file that tells its news once, to whoever polls it first: a poll notes in the open file description what was told.
+/// True if a descriptor of a process is a file that reports each change once, to the first caller
+/// of poll(2): a poll records the reported change in the open file description.
 ///
-/// Mounts (fs/proc_namespace.c, mounts_poll), swap spaces (mm/swapfile.c, swaps_poll), names of the machine (fs/proc/proc_sysctl.c, proc_sys_poll),
-/// pressure (kernel/sched/psi.c, psi_trigger_poll) and perf_event_open(2) (kernel/events/core.c, perf_poll).
+/// Mounts (fs/proc_namespace.c, mounts_poll), swap spaces (mm/swapfile.c, swaps_poll), names of the
+/// machine (fs/proc/proc_sysctl.c, proc_sys_poll), pressure (kernel/sched/psi.c, psi_trigger_poll)
+/// and perf_event_open(2) (kernel/events/core.c, perf_poll).
 pub fn tells_once(pid: i32, number: i32) -> bool {
     let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
     let link = link.to_string_lossy();
@@ -239,7 +253,8 @@ pub fn watched_by_epoll(pid: i32, number: i32) -> Vec<i32> {
     info.lines().filter_map(watched).collect()
 }
 
-/// The same, with what the epoll instances among them watch; as many as were asked for and one more, where there are more.
+/// The same, including the descriptors watched by nested epoll instances; at most `most` + 1
+/// descriptors, if there are more than `most`.
 pub fn all_watched_by_epoll(pid: i32, number: i32, most: usize) -> Vec<i32> {
     let mut found = watched_by_epoll(pid, number);
     let mut next = 0;
@@ -256,7 +271,8 @@ pub fn all_watched_by_epoll(pid: i32, number: i32, most: usize) -> Vec<i32> {
     found
 }
 
-/// Whether one of our own descriptors is an anonymous file of this kind: "timerfd", "eventpoll" (proc_pid_fd(5)).
+/// True if one of our own descriptors is an anonymous file of this kind: "timerfd", "eventpoll"
+/// (proc_pid_fd(5)).
 pub fn is_anonymous(fd: BorrowedFd<'_>, kind: &str) -> bool {
     let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     link.is_ok_and(|link| link.as_os_str() == format!("anon_inode:[{kind}]").as_str())
@@ -267,7 +283,8 @@ pub fn threads(pid: i32) -> Vec<i32> {
     numbers(PathBuf::from(format!("/proc/{pid}/task")))
 }
 
-/// Whether descriptor `number` of thread `tid` is close-on-exec (/proc/PID/fdinfo: the octal `flags`).
+/// Whether descriptor `number` of thread `tid` is close-on-exec (/proc/PID/fdinfo: the octal
+/// `flags`).
 pub fn is_cloexec(tid: i32, number: i32) -> bool {
     let info =
         inspect::as_owner(tid, || fs::read_to_string(format!("/proc/{tid}/fdinfo/{number}"))).unwrap_or_default();
@@ -277,7 +294,7 @@ pub fn is_cloexec(tid: i32, number: i32) -> bool {
         .is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
 }
 
-/// The children of this process, including orphans it was given as their subreaper.
+/// The children of this process, including orphans adopted as their subreaper.
 pub fn own_children() -> Vec<i32> {
     children(std::process::id().cast_signed())
 }
@@ -290,7 +307,7 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The children of one thread of `pid`.
+/// The children of a thread of `pid`.
 pub(super) fn children_of_thread(pid: i32, tid: i32) -> Vec<i32> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
@@ -307,7 +324,7 @@ pub fn descendants() -> Vec<i32> {
     found
 }
 
-/// All descendants of this process but those that have ended and were not waited for yet.
+/// All descendants of this process, without zombies.
 pub fn living_descendants() -> Vec<i32> {
     let mut found = descendants();
     found.retain(|pid| !is_gone(*pid));
@@ -319,8 +336,9 @@ pub fn is_gone(pid: i32) -> bool {
     status_field(pid, "State:").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
-/// Whether a process has ended, or is about to: it gives its table of descriptors up before it closes them, and long before it is a zombie
-/// (kernel/exit.c, do_exit; fs/file.c, exit_files). A process that has closed all it had counts as well.
+/// True if a process has ended, or is about to. An ending process gives up the descriptor table
+/// before closing the descriptors, and long before becoming a zombie (kernel/exit.c, do_exit;
+/// fs/file.c, exit_files). A process that has closed all its descriptors counts as well.
 pub fn has_no_descriptors(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut entries| entries.next().is_none()) || is_gone(pid)
 }
@@ -328,7 +346,7 @@ pub fn has_no_descriptors(pid: i32) -> bool {
 /// Whether the network namespace of thread `tid` is ours.
 ///
 /// # Errors
-/// EPERM where it may not be inspected, ESRCH where it is gone.
+/// EPERM if the thread may not be inspected, ESRCH if the thread is gone.
 pub fn shares_network(tid: i32) -> Result<bool, Errno> {
     static OURS: LazyLock<Option<PathBuf>> = LazyLock::new(|| fs::read_link("/proc/self/ns/net").ok());
     match inspect::as_owner(tid, || fs::read_link(format!("/proc/{tid}/ns/net"))) {
@@ -341,7 +359,8 @@ pub fn shares_network(tid: i32) -> Result<bool, Errno> {
 /// The inode number of the socket behind descriptor `number` of thread `tid`.
 ///
 /// # Errors
-/// EBADF where it is not open, ENOTSOCK where it is no socket, EPERM where the thread may not be inspected.
+/// EBADF if the descriptor is not open, ENOTSOCK if the descriptor is no socket, EPERM if the
+/// thread may not be inspected.
 pub fn socket_of(tid: i32, number: i32) -> Result<u64, Errno> {
     let mut link = [0; 64];
     let path = format!("/proc/{tid}/fd/{number}");
@@ -353,7 +372,8 @@ pub fn socket_of(tid: i32, number: i32) -> Result<u64, Errno> {
     }
 }
 
-/// Sends a signal to a child. One that has ended meanwhile is fine: its number is not reused before we reap it.
+/// Sends a signal to a child. A child that has ended meanwhile is no error: its pid is not reused
+/// before we reap the child.
 pub fn send(pid: i32, signal: Signal) -> Result<(), Errno> {
     match kill(Pid::from_raw(pid), signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -384,7 +404,8 @@ mod tests {
         assert_eq!(shared_range(""), None);
     }
 
-    /// An orphan's parent is another by the time that the way up is walked again (credentials(7), PR_SET_CHILD_SUBREAPER).
+    /// An orphan's parent is another by the time that the way up is walked again (credentials(7),
+    /// PR_SET_CHILD_SUBREAPER).
     #[test]
     fn a_parent_that_ends_meanwhile_does_not_cut_the_way_up() {
         let (own, orphan, ended, stranger) = (10, 30, 20, 40);

@@ -30,7 +30,7 @@ pub(crate) fn write(tid: Pid, address: u64, bytes: &[u8]) -> Result<(), Errno> {
 /// Tries process_vm_readv(2) and process_vm_writev(2) on this process.
 ///
 /// # Errors
-/// EPERM or ENOSYS where one is refused or unknown.
+/// EPERM or ENOSYS if a call is refused or unknown.
 pub fn try_process_vm() -> Result<(), Errno> {
     let mut value = [7_u8; 8];
     let address = value.as_mut_ptr().expose_provenance() as u64;

@@ -1,23 +1,27 @@
-//! Where a stopped thread is, by its registers: ptrace(2), arch/x86/entry/calling.h.
+//! The state of a stopped thread, by the thread's registers: ptrace(2), arch/x86/entry/calling.h.
 
 use nix::errno::Errno;
 
-/// Where a stopped thread is.
+/// The state of a stopped thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
-    /// In user mode: it was running.
+    /// In user mode: the thread was running.
     UserMode,
-    /// In a system call that was interrupted and will be restarted, or says EINTR: it was blocked in it.
+    /// In an interrupted system call, which will be restarted or will return EINTR: the thread was
+    /// blocked in the call.
     Blocked {
-        /// The call. One of a 32-bit program has bit 30 set, as no call of the native table has.
+        /// The call. Bit 30 is set for a call of a 32-bit program, and for no call of the native
+        /// table.
         number: i64,
-        /// Its arguments. Those of restart_syscall(2) are the arguments of the call that it continues.
+        /// The arguments of the call. For restart_syscall(2), these are the arguments of the
+        /// continued call.
         args: [u64; 6],
-        /// The stack pointer, which tells a restarted call from another one.
+        /// The stack pointer, which tells a restarted call from another call.
         stack: u64,
-        /// Whether it says EINTR: the kernel does not restart it by itself (epoll_wait, recv with SO_RCVTIMEO; signal(7)).
+        /// True if the call returns EINTR: the kernel does not restart this call by itself
+        /// (epoll_wait, recv with SO_RCVTIMEO; signal(7)).
         eintr: bool,
-        /// The mark that [`GoOn::Anew`] gave it; 0 if it has none.
+        /// The mark set by [`GoOn::Anew`]; 0 if there is no mark.
         mark: u32,
     },
     /// The call had completed, with this result.
@@ -26,29 +30,29 @@ pub enum At {
         number: i64,
         /// Its arguments.
         args: [u64; 6],
-        /// What it says.
+        /// The result of the call.
         result: i64,
     },
     /// In a group-stop (SIGSTOP) already.
     GroupStop,
 }
 
-/// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (include/linux/errno.h), which no program sees, and
-/// EINTR: what a call says that was interrupted while it waited.
+/// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND and ERESTART_RESTARTBLOCK (include/linux/errno.h),
+/// which no program sees, and EINTR: the results of a call that was interrupted during a wait.
 #[cfg(target_arch = "x86_64")]
 const INTERRUPTED: [i64; 5] = [-512, -513, -514, -516, -(libc::EINTR as i64)];
 
-/// Reads where the stopped thread `tid` is.
+/// Reads the state of the stopped thread `tid`.
 ///
 /// # Errors
-/// ESRCH where it has been killed.
+/// ESRCH if the thread was killed.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn read(tid: i32) -> Result<At, Errno> {
     Ok(decode(&nix::sys::ptrace::getregs(nix::unistd::Pid::from_raw(tid))?))
 }
 
-/// Other processors keep an interrupted call in other ways (arm64 rewinds it before a tracer may look), so nothing can be
-/// said there of where a thread is.
+/// Other processors store an interrupted call differently (arm64 rewinds the call before a tracer
+/// can look), so the state of a thread cannot be read.
 ///
 /// # Errors
 /// ENOSYS, always.
@@ -57,7 +61,8 @@ pub(super) fn read(_tid: i32) -> Result<At, Errno> {
     Err(Errno::ENOSYS)
 }
 
-/// A system call's number: the kernel itself looks at the low half only (arch/x86/entry/entry_64.S, `movslq %eax, %rsi`).
+/// A system call's number: the kernel itself looks at the low half only (arch/x86/entry/entry_64.S,
+/// `movslq %eax, %rsi`).
 #[cfg(target_arch = "x86_64")]
 fn low_half(register: u64) -> i64 {
     #[expect(clippy::cast_possible_truncation, reason = "that is what is meant")]
@@ -106,13 +111,15 @@ fn mark_of(register: u64) -> u32 {
 /// How an interrupted call goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoOn {
-    /// It is begun anew. One that would say EINTR does so only if a signal handler runs first, as it would have (-ERESTARTNOHAND).
+    /// The call is begun anew. A call that would return EINTR does so only if a signal handler runs
+    /// first, as natively (-ERESTARTNOHAND).
     Anew {
-        /// What it is known again by, for as long as it goes on; 0 for nothing. It is kept in the half of the call's number that the kernel does not look
-        /// at and that the result replaces, so the program never sees it.
+        /// A mark to recognize the call as long as the call goes on; 0 for no mark. The mark is
+        /// stored in the upper half of the register with the call's number. The kernel ignores this
+        /// half, and the result replaces the register, so the program never sees the mark.
         mark: u32,
     },
-    /// It returns this.
+    /// The call returns this value.
     Return(i64),
 }
 
@@ -123,7 +130,7 @@ const ERESTARTNOHAND: i64 = -514;
 /// Decides how the interrupted call of a stopped thread goes on.
 ///
 /// # Errors
-/// ESRCH where it has been killed.
+/// ESRCH if the thread was killed.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn write(tid: i32, go_on: GoOn) -> Result<(), Errno> {
     let thread = nix::unistd::Pid::from_raw(tid);
@@ -132,7 +139,8 @@ pub(super) fn write(tid: i32, go_on: GoOn) -> Result<(), Errno> {
     nix::sys::ptrace::setregs(thread, registers)
 }
 
-/// Has a call that is over made again, with these arguments, unless a signal comes first (-ERESTARTSYS).
+/// Has a call that is over made again, with these arguments, unless a signal comes first
+/// (-ERESTARTSYS).
 #[cfg(target_arch = "x86_64")]
 pub(super) fn make_again(registers: &mut libc::user_regs_struct, args: &[u64; 6]) {
     registers.rax = (-512_i64).cast_unsigned();
@@ -149,7 +157,8 @@ pub(super) fn make_again(registers: &mut libc::user_regs_struct, args: &[u64; 6]
 /// The instruction that enters the kernel: `syscall`.
 pub(super) const ENTRY: [u8; 2] = [0x0f, 0x05];
 
-/// Where the instruction is by which a stopped thread entered the kernel, if it did so by [`ENTRY`]; `None` for a 32-bit program.
+/// The address of the instruction by which a stopped thread entered the kernel, if this was
+/// [`ENTRY`]; `None` for a 32-bit program.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn entry(registers: &libc::user_regs_struct) -> Option<u64> {
     /// `__USER_CS` (arch/x86/include/asm/segment.h).
@@ -157,7 +166,8 @@ pub(super) fn entry(registers: &libc::user_regs_struct) -> Option<u64> {
     (registers.cs == USER_CS).then(|| registers.rip.wrapping_sub(ENTRY.len() as u64))
 }
 
-/// Has a stopped thread make another call, from this instruction. No call is restarted meanwhile (`orig_rax` of -1).
+/// Has a stopped thread make another call, from this instruction. No call is restarted meanwhile
+/// (`orig_rax` of -1).
 #[cfg(target_arch = "x86_64")]
 pub(super) fn make_call(registers: &mut libc::user_regs_struct, entry: u64, number: i64, args: &[u64; 6]) {
     make_again(registers, args);
@@ -166,7 +176,7 @@ pub(super) fn make_call(registers: &mut libc::user_regs_struct, entry: u64, numb
     registers.orig_rax = u64::MAX;
 }
 
-/// What a call that is over has returned.
+/// The result of a completed call.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn result(registers: &libc::user_regs_struct) -> i64 {
     registers.rax.cast_signed()
@@ -217,7 +227,7 @@ fn decide(registers: &mut libc::user_regs_struct, go_on: GoOn) {
     }
 }
 
-/// As [`read`]: never called, since nothing can be read.
+/// As [`read`]: never called, since no state can be read.
 ///
 /// # Errors
 /// ENOSYS, always.
@@ -231,7 +241,7 @@ mod tests {
     use super::*;
 
     fn registers(number: i64, result: i64, cs: u64) -> libc::user_regs_struct {
-        // SAFETY: integers only; all zeros is a value of it.
+        // SAFETY: the structure consists of integers only; all zeros is a valid value.
         let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
         registers.orig_rax = number.cast_unsigned();
         registers.rax = result.cast_unsigned();
@@ -288,7 +298,8 @@ mod tests {
             panic!("blocked")
         };
         assert_eq!((number, eintr, mark), (libc::SYS_epoll_wait, false, 77));
-        // Interrupted again it keeps it, and what the kernel restarts by itself is left to it.
+        // A call that is interrupted again keeps the mark. A restart that the kernel makes by
+        // itself stays unchanged.
         decide(&mut stopped, GoOn::Anew { mark: 0 });
         stopped.rax = (-512_i64).cast_unsigned();
         decide(&mut stopped, GoOn::Anew { mark: 77 });

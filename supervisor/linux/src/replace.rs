@@ -1,5 +1,6 @@
-//! What a descriptor that is to be replaced is used by besides: epoll instances know a file by itself *and* its number (epoll(7), Q1 and A1), so a registration
-//! is lost with the file that it was made for, and is made anew for the one in its place.
+//! Other references to a descriptor that is to be replaced. Epoll instances identify a file by the
+//! file itself *and* the descriptor number (epoll(7), Q1 and A1). A registration is therefore lost
+//! with the old file, and is made anew for the new file.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,12 +15,12 @@ use super::{inspect, process};
 /// Descriptors looked at of a call that waits for several.
 const MOST_POLLED: usize = 1 << 16;
 
-/// What refers to a socket in its process.
+/// The references to a socket in a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uses {
     /// Its descriptors.
     pub numbers: Vec<RawFd>,
-    /// Its registrations with epoll instances.
+    /// The socket's registrations with epoll instances.
     pub registrations: Vec<Registration>,
 }
 
@@ -28,13 +29,14 @@ pub struct Uses {
 pub struct Registration {
     /// The instance's descriptor in the program.
     pub epoll: RawFd,
-    /// The descriptor that it was made by.
+    /// The descriptor number of the registration.
     pub number: RawFd,
     events: u32,
     data: u64,
 }
 
-/// What refers to the socket with this inode number in the process of thread `tid`; `None` where another thread waits in it, or this cannot be seen.
+/// The references to the socket with this inode number in the process of thread `tid`. `None` if
+/// another thread waits in the socket, or if this cannot be determined.
 pub fn uses(tid: i32, inode: u64) -> Option<Uses> {
     inspect::as_owner(tid, || {
         let (mut numbers, mut epolls) = (Vec::new(), Vec::new());
@@ -55,14 +57,15 @@ pub fn uses(tid: i32, inode: u64) -> Option<Uses> {
     })
 }
 
-/// The registrations of one instance (proc_pid_fdinfo(5): `tfd: N events: E data: D pos: P ino: I sdev: S`).
+/// The registrations of an epoll instance for a socket (proc_pid_fdinfo(5): `tfd: N events: E data:
+/// D pos: P ino: I sdev: S`).
 fn watched(tid: i32, epoll: RawFd, inode: u64) -> Vec<Registration> {
     let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{epoll}")).unwrap_or_default();
     info.lines().filter_map(|line| parse(line, epoll, inode)).collect()
 }
 
 fn parse(line: &str, epoll: RawFd, inode: u64) -> Option<Registration> {
-    // Some values follow their name after a space, some do not.
+    // Some values follow the field's name after a space, some do not.
     let mut fields = line.strip_prefix("tfd:")?.split_ascii_whitespace();
     let number = fields.next()?.parse().ok()?;
     let events = u32::from_str_radix(fields.nth(1)?, 16).ok()?;
@@ -76,7 +79,8 @@ fn parse(line: &str, epoll: RawFd, inode: u64) -> Option<Registration> {
     })
 }
 
-/// Whether another thread of the process is blocked in a call that reads from one of these descriptors, or waits for it without an epoll instance.
+/// True if another thread of the process is blocked in a call that reads from one of these
+/// descriptors, or polls one without an epoll instance.
 fn is_waited_for(tid: i32, numbers: &[RawFd]) -> bool {
     let Some(pid) = process::thread_group(tid) else {
         return true;
@@ -88,14 +92,15 @@ fn is_waited_for(tid: i32, numbers: &[RawFd]) -> bool {
     })
 }
 
-/// Whether a call waits for one of these descriptors; one whose memory cannot be read may.
+/// True if a call waits for one of these descriptors. If the memory of the call cannot be read, the
+/// call may wait, and the result is true.
 fn waits(memory: &impl TargetMemory, call: i64, args: [u64; 6], numbers: &[RawFd]) -> bool {
     let low = |value: u64| u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
     match call {
         libc::SYS_read | libc::SYS_recvfrom | libc::SYS_recvmsg | libc::SYS_recvmmsg => {
             numbers.contains(&low(args[0]).cast_signed())
         }
-        // `struct pollfd`: the descriptor, and its events.
+        // `struct pollfd`: the descriptor, and the events.
         libc::SYS_poll | libc::SYS_ppoll => memory
             .read_vec(args[0], usize::try_from(low(args[1])).unwrap_or(0).min(MOST_POLLED) * 8)
             .map_or(true, |bytes| {
@@ -104,7 +109,7 @@ fn waits(memory: &impl TargetMemory, call: i64, args: [u64; 6], numbers: &[RawFd
                     .iter()
                     .any(|[a, b, c, d, ..]| numbers.contains(&i32::from_ne_bytes([*a, *b, *c, *d])))
             }),
-        // Of three sets of bits, the first is of those that are to be read.
+        // The first of the three bit sets names the descriptors to read.
         libc::SYS_select | libc::SYS_pselect6 if args[1] != 0 => {
             let bytes = usize::try_from(low(args[0])).unwrap_or(0).min(MOST_POLLED).div_ceil(64) * 8;
             memory.read_vec(args[1], bytes).map_or(true, |set| {
@@ -119,35 +124,38 @@ fn waits(memory: &impl TargetMemory, call: i64, args: [u64; 6], numbers: &[RawFd
     }
 }
 
-/// Registers a file of ours with an epoll instance of the program's as it will be known there, by the number of the registration: our own descriptor of that number
-/// steps aside for the moment. This process must have a single thread.
+/// Registers a file of ours with an epoll instance of the program's as it will be known there, by
+/// the number of the registration: our own descriptor of that number steps aside for the moment.
+/// This process must have a single thread.
 ///
 /// # Errors
-/// What fcntl(2), dup2(2) and epoll_ctl(2) say; nothing is registered then.
+/// Errors of fcntl(2), dup2(2) and epoll_ctl(2); the registration is then not made.
 pub fn register(epoll: &OwnedFd, file: BorrowedFd<'_>, registration: &Registration) -> Result<(), Errno> {
     let number = registration.number;
     let above = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, number + 1).map_err(errno_of);
     let (epoll, file) = (above(epoll.as_fd())?, above(file)?);
-    // SAFETY: the number is only duplicated, where it is open.
+    // SAFETY: fcntl only duplicates the number, if open.
     let aside = match Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, number + 1) }) {
         Ok(aside) => Some(aside),
         Err(Errno::EBADF) => None,
         Err(errno) => return Err(errno),
     };
-    // SAFETY: what the number was, if anything, is kept at `aside`, and there again before anything else uses it: there is one thread.
+    // SAFETY: a file that was open at this number is kept at `aside`, and restored before any other
+    // use: there is one thread.
     Errno::result(unsafe { libc::dup3(file.as_raw_fd(), number, libc::O_CLOEXEC) })?;
     let mut event = libc::epoll_event {
         events: registration.events,
         u64: registration.data,
     };
-    // SAFETY: `event` outlives the call, which copies it.
+    // SAFETY: `event` outlives the call, which copies the structure.
     let added =
         Errno::result(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, number, &raw mut event) });
     match aside {
         Some(aside) => {
-            // SAFETY: this puts back what was there, with the flag that all our descriptors have; the copy is ours to close.
+            // SAFETY: dup3 restores the earlier file, with the flag that all our descriptors have;
+            // the copy is ours to close.
             let back = unsafe { libc::dup3(aside, number, libc::O_CLOEXEC) };
-            // SAFETY: `aside` was made above, and nobody else knows it.
+            // SAFETY: `aside` was made above, and no other code knows the descriptor.
             unsafe { libc::close(aside) };
             Errno::result(back)?;
         }

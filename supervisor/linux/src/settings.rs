@@ -1,4 +1,5 @@
-//! The options of a program's socket that a retained one in its place must have: socket(7), ip(7), ipv6(7), tcp(7).
+//! The options of a program's socket that a retained socket in its place must have: socket(7),
+//! ip(7), ipv6(7), tcp(7).
 
 use std::os::fd::BorrowedFd;
 
@@ -6,7 +7,7 @@ use nix::errno::Errno;
 
 use super::socket::{get, get_int, set, set_int, set_status_flags, status_flags};
 
-/// An option that a program may set before bind and that its retained socket must then have.
+/// An option that a program may set before bind, and that the retained socket must also have.
 struct Copied {
     level: i32,
     name: i32,
@@ -23,15 +24,16 @@ const fn sized(level: i32, name: i32, bytes: usize) -> Copied {
 
 /// Which of the buffers have a size that was set (Linux 5.14; asm-generic/socket.h).
 const SO_BUF_LOCK: i32 = 72;
-/// The sending one (include/linux/socket.h).
+/// The lock of the send buffer (include/linux/socket.h).
 const SOCK_SNDBUF_LOCK: i32 = 1;
-/// The receiving one.
+/// The lock of the receive buffer.
 const SOCK_RCVBUF_LOCK: i32 = 2;
 
 /// Whether groups that others have joined are received too (ip(7)).
 const IP_MULTICAST_ALL: i32 = 49;
 
-/// What TCP_MAXSEG says where nobody set it, before a connection (TCP_MSS_DEFAULT, include/net/tcp.h).
+/// The value of TCP_MAXSEG before a connection, if the option was not set (TCP_MSS_DEFAULT,
+/// include/net/tcp.h).
 const DEFAULT_SEGMENT_BYTES: i32 = 536;
 
 const COPIED: &[Copied] = &[
@@ -104,15 +106,16 @@ const COPIED: &[Copied] = &[
     int(libc::IPPROTO_IPV6, libc::IPV6_RECVPATHMTU),
     int(libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR),
     int(libc::IPPROTO_IPV6, libc::IPV6_FLOWINFO_SEND),
-    // After IP_TOS, which sets it (net/ipv4/ip_sockglue.c, __ip_sock_set_tos).
+    // After IP_TOS, which sets SO_PRIORITY (net/ipv4/ip_sockglue.c, __ip_sock_set_tos).
     int(libc::SOL_SOCKET, libc::SO_PRIORITY),
 ];
 
-/// Gives `to` the options and file status flags that `from` has. Options that one of them does not know (a UDP socket's
-/// TCP options, an AF_INET socket's IPv6 options) are passed over, as are those that need a privilege imsup lacks.
+/// Gives `to` the options and file status flags of `from`. Skips options that one of the two
+/// sockets does not know (a UDP socket's TCP options, an AF_INET socket's IPv6 options), and
+/// options that need a privilege imsup lacks.
 ///
 /// # Errors
-/// What fcntl(2) says of the flags.
+/// Errors of fcntl(2) for the flags.
 pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     for option in COPIED {
         let (mut wanted, mut present) = ([0; 16], [0; 16]);
@@ -130,9 +133,10 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     set_status_flags(to, status_flags(from)?)
 }
 
-/// Gives a connection that was accepted before its listener's options were known those that it inherits: all but two
-/// (net/core/sock.c, sk_clone_lock; net/ipv4/inet_connection_sock.c, inet_csk_clone_lock). SO_REUSEADDR stays on, so that the connection,
-/// once it is in TIME_WAIT, does not keep the next `up` from the port.
+/// Gives a connection that was accepted before its listener's options were known the inherited
+/// options: all but two (net/core/sock.c, sk_clone_lock; net/ipv4/inet_connection_sock.c,
+/// inet_csk_clone_lock). SO_REUSEADDR stays on. A connection in TIME_WAIT therefore does not keep
+/// the next `up` from the port.
 ///
 /// # Errors
 /// As [`copy`].
@@ -144,8 +148,9 @@ pub fn inherit(listener: BorrowedFd<'_>, connection: BorrowedFd<'_>) -> Result<(
     Ok(())
 }
 
-/// SO_RCVBUF and SO_SNDBUF, but for a size that neither of the programs has set: it is the kernel's to change, and of a connection it has been changed.
-/// What is set is locked, so the locks come last.
+/// SO_RCVBUF and SO_SNDBUF, unless neither of the programs has set the size. The kernel may change
+/// an unset size, and has done so for a connection. A size that is set becomes locked, so the locks
+/// come last.
 fn copy_buffer_sizes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     let locks = |socket| get_int(socket, libc::SOL_SOCKET, SO_BUF_LOCK);
     let (Ok(wanted), Ok(present)) = (locks(from), locks(to)) else {
@@ -156,14 +161,15 @@ fn copy_buffer_sizes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
             && let Ok(bytes) = get_int(from, libc::SOL_SOCKET, name)
             && get_int(to, libc::SOL_SOCKET, name) != Ok(bytes)
         {
-            // The kernel returns twice what was set (socket(7)).
+            // The kernel returns twice the value that was set (socket(7)).
             let _ = set_int(to, libc::SOL_SOCKET, name, bytes / 2);
         }
     }
     let _ = set_int(to, libc::SOL_SOCKET, SO_BUF_LOCK, wanted);
 }
 
-/// SO_LINGER: the time is taken only where it is on, so it is switched on for the moment (net/core/sock.c, sk_setsockopt).
+/// SO_LINGER: the kernel accepts the time only if lingering is on, so lingering is switched on for
+/// the moment (net/core/sock.c, sk_setsockopt).
 fn copy_linger(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     let (mut wanted, mut present) = ([0; 8], [0; 8]);
     let known = [(from, &mut wanted), (to, &mut present)]
@@ -177,7 +183,8 @@ fn copy_linger(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     }
 }
 
-/// TCP_MAXSEG: what was not set reads as the default, and is taken back by 0 (net/ipv4/tcp.c, tcp_sock_set_maxseg).
+/// TCP_MAXSEG: what was not set reads as the default, and is taken back by 0 (net/ipv4/tcp.c,
+/// tcp_sock_set_maxseg).
 fn copy_segment_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
     let bytes = |socket| get_int(socket, libc::IPPROTO_TCP, libc::TCP_MAXSEG);
     if let (Ok(wanted), Ok(present)) = (bytes(from), bytes(to))

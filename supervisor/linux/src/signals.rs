@@ -1,23 +1,24 @@
-//! Which signals wait for a thread, and whether one of them will really interrupt it: signal(7), proc(5).
+//! The signals pending for a thread, and whether one of these will really interrupt the thread:
+//! signal(7), proc(5).
 
 use super::process;
 
-/// Signals whose default action is to be ignored, as masks: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
+/// Signals that are ignored by default, as masks: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
 const IGNORED_BY_DEFAULT: u64 = mask(libc::SIGCHLD) | mask(libc::SIGCONT) | mask(libc::SIGURG) | mask(libc::SIGWINCH);
 
-/// SIGALRM, as a mask: what alarm(2) and ITIMER_REAL send.
+/// SIGALRM, as a mask: the signal of alarm(2) and ITIMER_REAL.
 pub const ALARM: u64 = mask(libc::SIGALRM);
 
 const fn mask(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// The signal masks of a thread, as /proc/TID/status shows them.
+/// The signal masks of a thread, as in /proc/TID/status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SignalMasks {
     /// Pending for the thread (`SigPnd`).
     pub pending: u64,
-    /// Pending for its process (`ShdPnd`).
+    /// Pending for the process (`ShdPnd`).
     pub shared_pending: u64,
     /// Blocked by the thread.
     pub blocked: u64,
@@ -46,7 +47,7 @@ impl SignalMasks {
         }
     }
 
-    /// The pending signals that do something to a thread with these masks.
+    /// The pending signals that have an effect on a thread with these masks.
     fn effective(&self, pending: u64) -> u64 {
         let default_ignored = IGNORED_BY_DEFAULT & !self.caught;
         pending & !self.blocked & !self.ignored & !default_ignored
@@ -61,11 +62,13 @@ impl SignalMasks {
     }
 }
 
-/// Whether a signal that waits will certainly be delivered to this thread when its call returns.
+/// True if a pending signal will certainly be delivered to this thread at the return of the call.
 ///
-/// One directed at the thread will. One directed at the process goes to the main thread where that does not block it
-/// (kernel/signal.c, complete_signal), so it is certain for the main thread, and for another one only where every other
-/// thread blocks it. An answer of ERESTARTSYS without a signal to deliver would be seen by the program, hence the care.
+/// A signal directed at the thread will be delivered. A signal directed at the process goes to the
+/// main thread, unless the main thread blocks the signal (kernel/signal.c, complete_signal).
+/// Delivery is therefore certain for the main thread, and for another thread only if every other
+/// thread blocks the signal. The care is needed because the program would see a result of
+/// ERESTARTSYS without a signal to deliver.
 pub fn will_interrupt(own: &SignalMasks, is_main: bool, others: impl IntoIterator<Item = SignalMasks>) -> bool {
     if own.effective(own.pending) != 0 {
         return true;
@@ -77,8 +80,9 @@ pub fn will_interrupt(own: &SignalMasks, is_main: bool, others: impl IntoIterato
     is_main || others.into_iter().all(|other| shared & !other.blocked == 0)
 }
 
-/// The signals that wait for a process, as far as they matter to it; with `all_threads` also those for single threads. Blocked ones count, ignored or
-/// not: somebody may wait for them with sigtimedwait(2) or a signalfd (glibc's SIGEV_THREAD does so for one that it ignores).
+/// The pending signals that matter to a process; with `all_threads` also signals pending for single
+/// threads. Blocked signals count, ignored or not: a thread may wait for a signal with
+/// sigtimedwait(2) or a signalfd (glibc's SIGEV_THREAD does so for an ignored signal).
 pub fn waiting_for(pid: i32, all_threads: bool) -> u64 {
     let masks = |tid: i32| {
         let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
@@ -95,7 +99,7 @@ pub fn waiting_for(pid: i32, all_threads: bool) -> u64 {
     }
 }
 
-/// The signals that wait for a thread or for its process, as a mask.
+/// The signals pending for a thread or its process, as a mask.
 pub fn pending_for(tid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let masks = SignalMasks::parse(&status);
@@ -109,7 +113,7 @@ pub fn interrupts(tid: i32) -> bool {
         SignalMasks::parse(&status)
     };
     let own = masks(tid);
-    // The threads of a process may be many, and this is asked for each of them.
+    // A process may have many threads, and this function is called for each thread.
     if own.effective(own.pending | own.shared_pending) == 0 {
         return false;
     }

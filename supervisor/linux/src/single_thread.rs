@@ -6,8 +6,8 @@ use nix::errno::Errno;
 
 use super::process;
 
-/// Proof that this process has a single thread. It stays with that thread, and is to be dropped before
-/// another is made.
+/// Proof that this process has a single thread. It stays with that thread, and is to be dropped
+/// before another is made.
 #[derive(Debug)]
 pub struct SingleThread(PhantomData<*const ()>);
 
@@ -26,7 +26,8 @@ impl SingleThread {
     /// A token without proof.
     ///
     /// # Safety
-    /// What is forked with the token does only what is async-signal-safe (signal-safety(7)) until it executes.
+    /// What is forked with the token does only what is async-signal-safe (signal-safety(7)) until
+    /// it executes.
     pub unsafe fn unproven() -> Self {
         Self(PhantomData)
     }

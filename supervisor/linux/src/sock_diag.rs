@@ -1,4 +1,5 @@
-//! TCP sockets of the whole machine, by local address: sock_diag(7), include/uapi/linux/inet_diag.h.
+//! TCP sockets of the whole machine, by local address: sock_diag(7),
+//! include/uapi/linux/inet_diag.h.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,10 +9,11 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::tcp_info::{TcpInfo, state};
 
-/// The older request, which alone takes all families in one walk over the table (net/ipv4/inet_diag.c,
-/// inet_diag_dump_compat): half the time of one dump for each.
+/// The older request, the only request that covers all families in one walk over the table
+/// (net/ipv4/inet_diag.c, inet_diag_dump_compat). This takes half the time of a dump for each
+/// family.
 const TCPDIAG_GETSOCK: u16 = 18;
-/// The newer request, for one socket: `struct inet_diag_req_v2`.
+/// The newer request, for a single socket: `struct inet_diag_req_v2`.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
@@ -22,7 +24,7 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_S_COND: u8 = 7;
-/// Linux 5.9, with CONFIG_SOCK_CGROUP_DATA; for everybody, unlike that by mark.
+/// Linux 5.9, with CONFIG_SOCK_CGROUP_DATA. Needs no privilege, unlike the condition on a mark.
 const INET_DIAG_BC_CGROUP_COND: u8 = 13;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -37,16 +39,16 @@ const JUMP_BYTES: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     pub ip: IpAddr,
-    /// Any port where `None`.
+    /// `None` for any port.
     pub port: Option<u16>,
 }
 
-/// What a socket is to have.
+/// A condition on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// This local address.
     Local(Local),
-    /// It was made in the cgroup with this id, or accepted from a listener that was.
+    /// The socket was made in the cgroup with this id, or accepted from a listener made there.
     Cgroup(u64),
 }
 
@@ -86,14 +88,15 @@ impl Condition {
     }
 }
 
-/// A TCP socket as the kernel's table of connections has it.
+/// A TCP socket as identified in the kernel's table of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub local: SocketAddr,
     pub peer: SocketAddr,
-    /// The interface that it is bound to (SO_BINDTODEVICE, a VRF, an address of one link), or 0: it is found by no other.
+    /// The interface that the socket is bound to (SO_BINDTODEVICE, a VRF, an address of one link),
+    /// or 0. A request finds the socket by this interface only.
     pub interface: u32,
-    /// Its cookie (SO_COOKIE), which no other socket has, nor had.
+    /// The socket's cookie (SO_COOKIE), which is never used for another socket.
     pub cookie: u64,
 }
 
@@ -104,16 +107,17 @@ pub(super) struct Found {
     pub peer: SocketAddr,
     pub state: u8,
     pub uid: u32,
-    /// 0 where no process has a descriptor of it: it waits in an accept queue, or was closed.
+    /// 0 if no process has a descriptor of the socket: the socket waits in an accept queue, or was
+    /// closed.
     pub inode: u32,
-    /// The interface that it is bound to, or 0.
+    /// The interface that the socket is bound to, or 0.
     pub interface: u32,
     pub cookie: u64,
     pub info: Option<TcpInfo>,
 }
 
-/// The TCP sockets in `states` (a mask, `1 << TCP_ESTABLISHED` and so on) whose local address is one of `locals`; of those
-/// of AF_INET6, v4-mapped addresses match IPv4 ones.
+/// The TCP sockets in `states` (a mask, `1 << TCP_ESTABLISHED` and so on) whose local address is in
+/// `locals`. The v4-mapped addresses of AF_INET6 sockets match IPv4 addresses.
 ///
 /// # Errors
 /// As [`find_any`].
@@ -122,11 +126,12 @@ pub(super) fn find(locals: &[Local], states: u32) -> io::Result<Vec<Found>> {
     find_any(&conditions, states)
 }
 
-/// The TCP sockets in `states` of which one of the conditions is true; all where there is no condition.
+/// The TCP sockets in `states` for which at least one condition is true; all sockets if there is no
+/// condition.
 ///
 /// # Errors
-/// What socket(2), send(2) and recv(2) say, and the error the kernel answers with (ENOENT without CONFIG_INET_TCP_DIAG, EINVAL for a cgroup before
-/// Linux 5.9).
+/// What socket(2), send(2) and recv(2) say, and the error the kernel answers with (ENOENT without
+/// CONFIG_INET_TCP_DIAG, EINVAL for a cgroup before Linux 5.9).
 pub(super) fn find_any(conditions: &[Condition], states: u32) -> io::Result<Vec<Found>> {
     let netlink = open()?;
     let mut found = Vec::new();
@@ -150,11 +155,12 @@ pub(super) fn find_any(conditions: &[Condition], states: u32) -> io::Result<Vec<
 /// Requests sent at once: the answers must have room in the socket's buffer.
 const LOOK_UPS: usize = 32;
 
-/// What the kernel says of each of these sockets: found by the hash of its addresses (2 us), whatever the number of sockets. `None` where there is none such
-/// any more.
+/// The kernel's data on each of these sockets. The kernel finds a socket by the hash of its
+/// addresses (2 us), whatever the number of sockets. `None` if the socket is gone.
 ///
 /// # Errors
-/// What socket(2), send(2) and recv(2) say, EAGAIN or ENOBUFS for an answer that had no room, and what the kernel answers but that there is none such.
+/// Errors of socket(2), send(2) and recv(2), EAGAIN or ENOBUFS if there was no room for a reply,
+/// and errors in the kernel's reply, except for a missing socket.
 pub(super) fn look_up(entries: &[Entry]) -> io::Result<Vec<Option<Found>>> {
     let mut found = vec![None; entries.len()];
     if entries.is_empty() {
@@ -182,7 +188,8 @@ pub(super) fn look_up(entries: &[Entry]) -> io::Result<Vec<Option<Found>>> {
                             *place = Some(*socket);
                         }
                     }
-                    // There is none, or one with another cookie.
+                    // The socket is gone, or these addresses now belong to a socket with another
+                    // cookie.
                     Message::Failed(libc::ENOENT | libc::ESTALE) | Message::End => {}
                     Message::Failed(errno) => return Err(io::Error::from_raw_os_error(errno)),
                 }
@@ -192,8 +199,8 @@ pub(super) fn look_up(entries: &[Entry]) -> io::Result<Vec<Option<Found>>> {
     Ok(found)
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2` for one socket. IPv4 finds sockets of AF_INET6 with v4-mapped addresses as well (net/ipv4/inet_diag.c,
-/// inet_diag_find_one_icsk).
+/// `nlmsghdr` and `inet_diag_req_v2` for a single socket. A request for IPv4 also finds AF_INET6
+/// sockets with v4-mapped addresses (net/ipv4/inet_diag.c, inet_diag_find_one_icsk).
 fn look_up_request(number: u32, entry: &Entry) -> Vec<u8> {
     let addresses = [entry.local, entry.peer].map(|address| (address.ip().to_canonical(), address.port()));
     let v4 = addresses.iter().all(|(ip, _)| ip.is_ipv4());
@@ -234,7 +241,7 @@ fn open() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// A dump: `nlmsghdr`, `inet_diag_req`, and one attribute with a filter.
+/// A dump request: `nlmsghdr`, `inet_diag_req`, and an attribute with a filter.
 fn request(conditions: &[Condition], states: u32) -> Vec<u8> {
     let filter = filter(conditions);
     let mut body = Vec::with_capacity(64 + filter.len());
@@ -257,8 +264,9 @@ fn request(conditions: &[Condition], states: u32) -> Vec<u8> {
     frame
 }
 
-/// One condition after the other; each but the last is followed by a jump to the end, which means yes. The kernel wants to
-/// reach every operation by going on after a yes (net/ipv4/inet_diag.c, valid_cc), hence the jumps.
+/// One condition after the other; each but the last is followed by a jump to the end, which means
+/// yes. The kernel wants to reach every operation by going on after a yes (net/ipv4/inet_diag.c,
+/// valid_cc), hence the jumps.
 fn filter(conditions: &[Condition]) -> Vec<u8> {
     let last = conditions.len().saturating_sub(1);
     let bytes = conditions.iter().map(|condition| condition.bytes());
@@ -295,7 +303,7 @@ fn messages(bytes: &[u8]) -> Vec<Message> {
         .collect()
 }
 
-/// Messages, each with the number of the request that it answers.
+/// Messages, each with the number of the request.
 fn numbered_messages(mut bytes: &[u8]) -> Vec<(u32, Message)> {
     let mut found = Vec::new();
     while let Some(header) = bytes.first_chunk::<NLMSG_HEADER_BYTES>() {
@@ -321,8 +329,8 @@ fn numbered_messages(mut bytes: &[u8]) -> Vec<(u32, Message)> {
     found
 }
 
-/// `struct inet_diag_msg`: family, state, timer, retrans; sport, dport; src, dst; interface, cookie; then expires, the
-/// two queues, uid and inode; then attributes.
+/// `struct inet_diag_msg`: family, state, timer, retrans; sport, dport; src, dst; interface,
+/// cookie; then expires, the two queues, uid and inode; then attributes.
 fn parse(body: &[u8]) -> Option<Found> {
     let (message, attributes) = body.split_first_chunk::<DIAG_MSG_BYTES>()?;
     let address = |port: usize, ip: usize| {
@@ -338,7 +346,7 @@ fn parse(body: &[u8]) -> Option<Found> {
     Some(Found {
         local: address(4, 8)?,
         peer: address(6, 24)?,
-        // A connection that is not yet complete is dumped as one of its own kind of state.
+        // The dump shows an incomplete connection in a state of its own.
         state: if message[1] == state::NEW_SYN_RECV {
             state::SYN_RECV
         } else {
@@ -352,7 +360,8 @@ fn parse(body: &[u8]) -> Option<Found> {
     })
 }
 
-/// The payload of the attribute of this type (`struct nlattr`: length, type, payload, padded to four bytes).
+/// The payload of the attribute of this type (`struct nlattr`: length, type, payload, padded to
+/// four bytes).
 fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     while let Some(header) = bytes.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));

@@ -1,4 +1,5 @@
-//! Sockets of the application, seen and acted on through a duplicate: socket(7), ip(7), ipv6(7), tcp(7).
+//! Sockets of the application, seen and acted on through a duplicate: socket(7), ip(7), ipv6(7),
+//! tcp(7).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,14 +11,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// IPPROTO_MPTCP: what recent Go listens with. Falls back to TCP on loopback and has its addresses and options.
+/// IPPROTO_MPTCP: the protocol with which recent Go listens. Falls back to TCP on loopback, with
+/// the addresses and options of TCP.
 pub const IPPROTO_MPTCP: i32 = 262;
 
 /// asm-generic/socket.h.
 const SO_BINDTOIFINDEX: i32 = 62;
 const SO_NETNS_COOKIE: i32 = 71;
 
-/// The address family of a socket, which decides the form of its addresses.
+/// The address family of a socket, which decides the form of the socket's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// AF_INET.
@@ -51,12 +53,12 @@ pub struct InetSocket {
     pub family: Family,
     /// Its transport.
     pub transport: Transport,
-    /// Where it is bound; the unspecified address and port 0 where it is not.
+    /// The local address; if unbound, the unspecified address and port 0.
     pub local: SocketAddr,
 }
 
 impl InetSocket {
-    /// What `socket` is; `None` where it is neither TCP nor UDP, or no socket.
+    /// The properties of `socket`; `None` unless this is a TCP or UDP socket.
     pub fn inspect(socket: BorrowedFd<'_>) -> Option<Self> {
         let local = local_address(socket)?;
         let family = match local {
@@ -75,18 +77,18 @@ impl InetSocket {
         })
     }
 
-    /// Whether it has no port yet.
+    /// True if the socket has no port yet.
     pub fn is_unbound(&self) -> bool {
         self.local.port() == 0
     }
 
-    /// Its local address as IPv4; `None` for one that is IPv6 proper.
+    /// The local address as IPv4; `None` for an address that only IPv6 has.
     pub fn local_v4(&self) -> Option<SocketAddrV4> {
         as_v4(self.local)
     }
 }
 
-/// An address as IPv4, also where it is v4-mapped; the IPv6 wildcard counts as the IPv4 one.
+/// An address as IPv4, also if v4-mapped; the IPv6 wildcard counts as the IPv4 wildcard.
 pub fn as_v4(address: SocketAddr) -> Option<SocketAddrV4> {
     match address {
         SocketAddr::V4(v4) => Some(v4),
@@ -103,7 +105,7 @@ pub fn local_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
 /// The peer of a connected socket.
 ///
 /// # Errors
-/// ENOTCONN and what else getpeername(2) says.
+/// ENOTCONN and other errors of getpeername(2).
 pub fn peer_address(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno> {
     match rustix::net::getpeername(socket) {
         Ok(Some(peer)) => Ok(SocketAddr::try_from(peer).ok()),
@@ -112,33 +114,34 @@ pub fn peer_address(socket: BorrowedFd<'_>) -> Result<Option<SocketAddr>, Errno>
     }
 }
 
-/// Who sent the datagram that is first in a socket's queue, where one is. It stays there.
+/// The sender of the first datagram in a socket's queue, if there is a datagram. The datagram stays
+/// in the queue.
 pub fn sender(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
     let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
     let (_, _, address) = rustix::net::recvfrom(socket, &mut [0; 1][..], flags).ok()?;
     SocketAddr::try_from(address?).ok()
 }
 
-/// The same error as nix has it.
+/// The same error as the type of nix.
 pub fn errno_of(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
 }
 
-/// socket(2), close-on-exec whatever `kind` says.
+/// socket(2), close-on-exec regardless of `kind`.
 ///
 /// # Errors
-/// What socket(2) says.
+/// Errors of socket(2).
 pub fn make(domain: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: socket takes three integers.
     let fd = Errno::result(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// bind(2).
 ///
 /// # Errors
-/// What bind(2) says.
+/// Errors of bind(2).
 pub fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     rustix::net::bind(socket, &address).map_err(errno_of)
 }
@@ -146,7 +149,7 @@ pub fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
 /// Binds a socket of our own to an endpoint, for a moment.
 ///
 /// # Errors
-/// What socket(2) and bind(2) say; EADDRINUSE where another socket has it.
+/// Errors of socket(2) and bind(2); EADDRINUSE if another socket has the endpoint.
 pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
     let kind = match endpoint.transport {
         Transport::Tcp => SocketType::STREAM,
@@ -154,7 +157,7 @@ pub fn probe(endpoint: Endpoint) -> Result<(), Errno> {
     };
     let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).map_err(errno_of)?;
     if endpoint.transport == Transport::Tcp {
-        // Connections of before, and those in TIME_WAIT, do not count.
+        // Earlier connections, and connections in TIME_WAIT, do not count.
         set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     }
     bind(socket.as_fd(), SocketAddr::V4(endpoint.address))
@@ -165,7 +168,8 @@ pub fn is_endpoint_in_use(at: Endpoint) -> bool {
     probe(at) == Err(Errno::EADDRINUSE)
 }
 
-/// What is in use just when a socket at the machine's wildcard has this port: an address of the machine's at which no host has anything.
+/// An endpoint that is in use exactly if a socket at the machine's wildcard has this port: an
+/// address of the machine at which no host has a socket.
 pub fn at_machines_wildcard(at: Endpoint) -> Endpoint {
     const NO_HOSTS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
     Endpoint {
@@ -174,10 +178,11 @@ pub fn at_machines_wildcard(at: Endpoint) -> Endpoint {
     }
 }
 
-/// Binds a stream socket of our own, with the options of `like` by which sockets share a port, for a moment.
+/// Binds a stream socket of our own, with the options of `like` by which sockets share a port, for
+/// a moment.
 ///
 /// # Errors
-/// What socket(2) and bind(2) say; EADDRINUSE if the two may not share it.
+/// Errors of socket(2) and bind(2); EADDRINUSE if the two sockets may not share the port.
 pub fn probe_like(like: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     let family = if address.is_ipv4() {
         libc::AF_INET
@@ -191,7 +196,7 @@ pub fn probe_like(like: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno
     bind(probe.as_fd(), address)
 }
 
-/// The user who made a socket, if that is not the one we are.
+/// The user who made a socket, if different from our own user.
 pub fn other_owner(socket: BorrowedFd<'_>) -> Option<u32> {
     let owner = rustix::fs::fstat(socket).ok()?.st_uid;
     (owner != rustix::process::geteuid().as_raw()).then_some(owner)
@@ -200,16 +205,16 @@ pub fn other_owner(socket: BorrowedFd<'_>) -> Option<u32> {
 /// listen(2).
 ///
 /// # Errors
-/// What listen(2) says.
+/// Errors of listen(2).
 pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
     rustix::net::listen(socket, backlog).map_err(errno_of)
 }
 
-/// Makes a listener listen no more: what waits in it is reset, what comes is refused. It stays bound, and listen(2) opens it again
-/// (net/ipv4/af_inet.c, inet_shutdown).
+/// Makes a listener stop listening: waiting connections are reset, new connections are refused. The
+/// socket stays bound, and listen(2) opens it again (net/ipv4/af_inet.c, inet_shutdown).
 ///
 /// # Errors
-/// What shutdown(2) says, but that it does not listen.
+/// Errors of shutdown(2), except ENOTCONN, for a socket that does not listen.
 pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     match rustix::net::shutdown(listener, rustix::net::Shutdown::Read).map_err(errno_of) {
         Err(Errno::ENOTCONN) => Ok(()),
@@ -217,15 +222,16 @@ pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// connect(2). Whether it waits is up to the file status flags.
+/// connect(2), which waits or not according to the file status flags.
 ///
 /// # Errors
-/// What connect(2) says.
+/// Errors of connect(2).
 pub fn connect(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
     rustix::net::connect(socket, &address).map_err(errno_of)
 }
 
-/// The socket's number for life (SO_COOKIE, 4.12): the same through dup, fork and SCM_RIGHTS, and never used again.
+/// The socket's number for life (SO_COOKIE, 4.12): the same through dup, fork and SCM_RIGHTS, and
+/// never used again.
 ///
 /// # Errors
 /// ENOPROTOOPT on older kernels.
@@ -235,7 +241,8 @@ pub fn cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(u64::from_ne_bytes(value))
 }
 
-/// The index of the interface that it is bound to, or 0: it can be asked since Linux 5.1 (SO_BINDTOIFINDEX).
+/// The index of the interface that the socket is bound to, or 0; readable since Linux 5.1
+/// (SO_BINDTOIFINDEX).
 pub fn interface(socket: BorrowedFd<'_>) -> u32 {
     const SO_BINDTOIFINDEX: i32 = 62;
     let mut value = [0; 4];
@@ -245,15 +252,15 @@ pub fn interface(socket: BorrowedFd<'_>) -> u32 {
     }
 }
 
-/// The inode number, as `socket:[N]` in /proc/PID/fd shows it.
+/// The inode number, as in `socket:[N]` in /proc/PID/fd.
 ///
 /// # Errors
-/// What fstat(2) says.
+/// Errors of fstat(2).
 pub fn inode(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(rustix::fs::fstat(socket).map_err(errno_of)?.st_ino)
 }
 
-/// Whether it is a stream socket.
+/// True for a stream socket.
 pub fn is_stream(socket: BorrowedFd<'_>) -> bool {
     get_int(socket, libc::SOL_SOCKET, libc::SO_TYPE) == Ok(libc::SOCK_STREAM)
 }
@@ -266,7 +273,7 @@ pub fn is_v6only(socket: BorrowedFd<'_>) -> bool {
 /// Makes an unbound AF_INET6 socket take v4-mapped addresses.
 ///
 /// # Errors
-/// EINVAL where it is bound.
+/// EINVAL if the socket is bound.
 pub fn clear_v6only(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)
 }
@@ -274,12 +281,13 @@ pub fn clear_v6only(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Makes an unbound AF_INET6 socket take IPv6 addresses only.
 ///
 /// # Errors
-/// EINVAL where it is bound.
+/// EINVAL if the socket is bound.
 pub fn set_v6only(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)
 }
 
-/// The network namespace that the socket is of, by a number that no other has (SO_NETNS_COOKIE, 5.14).
+/// The network namespace that the socket is of, by a number that no other has (SO_NETNS_COOKIE,
+/// 5.14).
 ///
 /// # Errors
 /// ENOPROTOOPT on older kernels.
@@ -289,25 +297,26 @@ pub fn namespace(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(u64::from_ne_bytes(value))
 }
 
-/// Whether it is bound to an interface (SO_BINDTODEVICE).
+/// True if the socket is bound to an interface (SO_BINDTODEVICE).
 pub fn is_bound_to_device(socket: BorrowedFd<'_>) -> bool {
     get_int(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX).is_ok_and(|index| index != 0)
 }
 
-/// Whether something waits in it: data, a connection, or an error.
+/// True if data, a connection, or an error waits in the socket.
 pub fn is_readable(socket: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
-/// Whether a bound socket lets others listen, or receive datagrams, at its address: SO_REUSEPORT, and of datagrams SO_REUSEADDR (socket(7)).
+/// True if a bound socket lets other sockets listen, or receive datagrams, at the same address:
+/// SO_REUSEPORT, and for datagram sockets also SO_REUSEADDR (socket(7)).
 pub fn may_share(socket: BorrowedFd<'_>, transport: Transport) -> bool {
     let is_set = |name| get_int(socket, libc::SOL_SOCKET, name).is_ok_and(|value| value != 0);
     is_set(libc::SO_REUSEPORT) || (transport == Transport::Udp && is_set(libc::SO_REUSEADDR))
 }
 
-/// The error that the next call would return (SO_ERROR), which it does not any more.
+/// Takes the error that the next call would return (SO_ERROR), and clears the error in the socket.
 ///
 /// # Errors
 /// ENOTSOCK.
@@ -315,7 +324,7 @@ pub fn take_error(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
     get_int(socket, libc::SOL_SOCKET, libc::SO_ERROR)
 }
 
-/// By what a socket shares its address with others.
+/// An option by which sockets share an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     /// SO_REUSEADDR.
@@ -337,10 +346,10 @@ impl Sharing {
         get_int(socket, libc::SOL_SOCKET, self.option()).is_ok_and(|value| value != 0)
     }
 
-    /// Sets it, or takes it back.
+    /// Sets or clears the option.
     ///
     /// # Errors
-    /// What setsockopt(2) says.
+    /// Errors of setsockopt(2).
     pub fn set(self, socket: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
         set_int(socket, libc::SOL_SOCKET, self.option(), on.into())
     }
@@ -373,7 +382,7 @@ fn timeout(socket: BorrowedFd<'_>, name: i32) -> Result<Option<Duration>, Errno>
 /// The file status flags.
 ///
 /// # Errors
-/// What fcntl(2) says.
+/// Errors of fcntl(2).
 pub fn status_flags(socket: BorrowedFd<'_>) -> Result<OFlags, Errno> {
     rustix::fs::fcntl_getfl(socket).map_err(errno_of)
 }
@@ -381,16 +390,17 @@ pub fn status_flags(socket: BorrowedFd<'_>) -> Result<OFlags, Errno> {
 /// Sets the file status flags.
 ///
 /// # Errors
-/// What fcntl(2) says.
+/// Errors of fcntl(2).
 pub fn set_status_flags(socket: BorrowedFd<'_>, flags: OFlags) -> Result<(), Errno> {
     rustix::fs::fcntl_setfl(socket, flags).map_err(errno_of)
 }
 
-/// Does something while the socket, which has these flags, does not block, and restores that at once. Flags that another thread of the program
-/// sets meanwhile are kept, but for O_NONBLOCK itself.
+/// Does something while the socket, which has these flags, does not block, and restores that at
+/// once. Flags that another thread of the program sets meanwhile are kept, but for O_NONBLOCK
+/// itself.
 ///
 /// # Errors
-/// What fcntl(2) says.
+/// Errors of fcntl(2).
 pub fn without_blocking<T>(socket: BorrowedFd<'_>, flags: OFlags, act: impl FnOnce() -> T) -> Result<T, Errno> {
     if flags.contains(OFlags::NONBLOCK) {
         return Ok(act());
@@ -401,7 +411,7 @@ pub fn without_blocking<T>(socket: BorrowedFd<'_>, flags: OFlags, act: impl FnOn
     Ok(result)
 }
 
-/// Whether a stream socket is connected or listens, so that somebody may wait on it.
+/// True if a stream socket is connected or listens, so that a thread may wait on the socket.
 pub fn is_in_use(socket: BorrowedFd<'_>) -> bool {
     rustix::net::getpeername(socket).is_ok()
         || get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
@@ -412,18 +422,18 @@ pub fn accepts(socket: BorrowedFd<'_>) -> bool {
     get_int(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
 }
 
-/// Where a connection attempt stands, seen without taking its error.
+/// The progress of a connection attempt, read without taking the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing came back yet.
+    /// No reply so far.
     Waiting,
-    /// It is established.
+    /// The connection is established.
     Established,
-    /// It failed; the error waits to be taken.
+    /// The attempt failed; the error has not been taken yet.
     Failed,
 }
 
-/// Where the connection attempt on `socket` stands.
+/// The progress of the connection attempt on `socket`.
 pub fn progress(socket: BorrowedFd<'_>) -> Progress {
     let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -448,7 +458,7 @@ pub fn duplicate(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 0).map_err(errno_of)
 }
 
-/// An address as the kernel lays it out: `struct sockaddr_in` or `struct sockaddr_in6`.
+/// An address in the kernel's layout: `struct sockaddr_in` or `struct sockaddr_in6`.
 pub fn encode_address(address: SocketAddr) -> Vec<u8> {
     let family = |family: i32| u16::try_from(family).unwrap_or(0).to_ne_bytes();
     let mut bytes = Vec::with_capacity(28);
@@ -470,7 +480,8 @@ pub fn encode_address(address: SocketAddr) -> Vec<u8> {
     bytes
 }
 
-/// An IPv4 or IPv6 address from the kernel's layout; `None` for any other family, or where bytes are missing.
+/// An IPv4 or IPv6 address from the kernel's layout; `None` for any other family, or if bytes are
+/// missing.
 pub fn decode_address(bytes: &[u8]) -> Option<SocketAddr> {
     let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
     let port = u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?);
@@ -520,14 +531,16 @@ pub(super) fn set(socket: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -
     Errno::result(result).map(drop)
 }
 
-/// SO_ATTACH_REUSEPORT_CBPF: the filter's result is the number of the socket of the group that takes a connection.
+/// SO_ATTACH_REUSEPORT_CBPF: the filter's result is the number of the socket of the group that
+/// takes a connection.
 pub(super) fn attach_reuseport_filter(socket: BorrowedFd<'_>, filter: &[libc::sock_filter]) -> Result<(), Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
         filter: filter.as_ptr().cast_mut(),
     };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    // SAFETY: `program` and the filter it points to outlive the call; the kernel copies both and writes neither.
+    // SAFETY: `program` and the filter behind its pointer outlive the call; the kernel copies both
+    // and writes neither.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! Where a socket's connections and datagrams come from: giving it a source address, and taking it back.
+//! The source of a socket's connections and datagrams: setting and clearing a source address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
@@ -8,25 +8,29 @@ use nix::errno::Errno;
 
 use super::socket::{Family, InetSocket, bind, clear_v6only, connect, errno_of, get, get_int, listen, set, set_int};
 
-/// The ports that the kernel chooses from for this socket (Linux 6.3, ip(7)): the highest in the upper half of an `u32`, the lowest in the lower.
+/// The ports that the kernel chooses from for this socket (Linux 6.3, ip(7)): the highest in the
+/// upper half of an `u32`, the lowest in the lower.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
 
-/// Gives an unbound socket a source address and leaves the choice of its port to connect(2)
-/// (IP_BIND_ADDRESS_NO_PORT, ip(7)), so that the ephemeral ports of all hosts are not used up by one destination.
+/// Gives an unbound socket a source address and leaves the choice of the port to connect(2)
+/// (IP_BIND_ADDRESS_NO_PORT, ip(7)). The ephemeral ports of all hosts are therefore not used up by
+/// one destination.
 ///
 /// # Errors
-/// What bind(2) says.
+/// Errors of bind(2).
 pub fn bind_source(socket: BorrowedFd<'_>, family: Family, source: Ipv4Addr) -> Result<(), Errno> {
     set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     bind(socket, family.form(SocketAddrV4::new(source, 0)))
 }
 
-/// Moves a socket of this kind, whose port the kernel chose, to another address, and keeps its port: a disconnect takes the port from a socket whose
-/// program did not choose it, and the socket can be bound anew (net/ipv4/udp.c, __udp_disconnect, whose queue stays; net/ipv4/tcp.c, tcp_set_state, for which
-/// the socket must have listened for a moment). If another socket was quicker to take the port, the kernel chooses once more.
+/// Moves a socket of this kind to another address, and keeps the port, which the kernel must have
+/// chosen. A disconnect takes the port from a socket whose program did not choose the port, and the
+/// socket can be bound anew. For UDP see net/ipv4/udp.c, __udp_disconnect; the queue stays. For TCP
+/// see net/ipv4/tcp.c, tcp_set_state; the socket must have listened for a moment. If another socket
+/// was quicker to take the port, the kernel chooses once more.
 ///
 /// # Errors
-/// What bind(2) says: EINVAL if the program chose the port.
+/// Errors of bind(2): EINVAL if the program chose the port.
 pub fn move_to(socket: BorrowedFd<'_>, kind: &InetSocket, ip: IpAddr) -> Result<(), Errno> {
     let address = |port| match ip {
         IpAddr::V4(v4) => kind.family.form(SocketAddrV4::new(v4, port)),
@@ -36,7 +40,7 @@ pub fn move_to(socket: BorrowedFd<'_>, kind: &InetSocket, ip: IpAddr) -> Result<
         listen(socket, 0)?;
     }
     disconnect(socket)?;
-    // A bind to an IPv6 address has set it (net/ipv6/af_inet6.c, __inet6_bind).
+    // A bind to an IPv6 address has set IPV6_V6ONLY (net/ipv6/af_inet6.c, __inet6_bind).
     if kind.family == Family::V6 {
         let _ = clear_v6only(socket);
     }
@@ -46,8 +50,9 @@ pub fn move_to(socket: BorrowedFd<'_>, kind: &InetSocket, ip: IpAddr) -> Result<
     }
 }
 
-/// Binds a socket to this port as if the kernel had chosen the port, so that the socket can be moved again. Ports outside of the kernel's own range, and
-/// older kernels, do not allow that: there the socket stays.
+/// Binds a socket to this port as if the kernel had chosen the port, so that the socket can be
+/// moved again. Ports outside of the kernel's own range, and older kernels, do not allow that:
+/// there the socket stays.
 fn bind_chosen(socket: BorrowedFd<'_>, address: impl Fn(u16) -> SocketAddr, port: u16) -> Result<(), Errno> {
     let range = |value: [u8; 4]| set(socket, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &value);
     let mut own = [0; 4];
@@ -68,11 +73,12 @@ fn bind_chosen(socket: BorrowedFd<'_>, address: impl Fn(u16) -> SocketAddr, port
     }
 }
 
-/// Makes a datagram socket of AF_INET6 that is bound to a v4-mapped address one of AF_INET; what waits in it stays (IPV6_ADDRFORM, ipv6(7)). It must be connected for
-/// that, so for some microseconds it takes nothing from anybody else: as good a time to be lost as any for a datagram.
+/// Makes an AF_INET6 datagram socket that is bound to a v4-mapped address an AF_INET socket; queued
+/// datagrams stay (IPV6_ADDRFORM, ipv6(7)). The change requires a connected socket, so for some
+/// microseconds the socket accepts no datagram from other peers. Datagrams may always be lost.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// Errors of setsockopt(2).
 pub fn become_v4(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     const ANYBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
     connect(socket, Family::V6.form(ANYBODY))?;
@@ -84,7 +90,7 @@ pub fn become_v4(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 /// connect(2) to AF_UNSPEC: the socket has no peer any more.
 ///
 /// # Errors
-/// What connect(2) says.
+/// Errors of connect(2).
 pub fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::net::connect_unspec(socket).map_err(errno_of)
 }
@@ -94,10 +100,10 @@ pub fn is_source_bound(socket: BorrowedFd<'_>) -> bool {
     get_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT).is_ok_and(|value| value != 0)
 }
 
-/// Takes back what [`bind_source`] did to a socket that has no port and no peer: it is as it was made.
+/// Undoes [`bind_source`] on a socket that has no port and no peer: the socket is as new.
 ///
 /// # Errors
-/// What bind(2) says: EINVAL where it has a port.
+/// Errors of bind(2): EINVAL if the socket has a port.
 pub fn unbind_source(socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
     let unspecified = match family {
         Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),

@@ -1,7 +1,9 @@
 //! Starting a program under a notify filter: fork(2), seccomp(2), execve(2).
 //!
-//! The child may use untrapped calls only once its filter is installed, since nobody answers yet. It sends the listener over a
-//! socket (SCM_RIGHTS, by sendmsg(2) with a flag that the filter lets through); the parent, when it is ready to answer, lets the child execute.
+//! After the filter is installed, the child may only make untrapped calls, since there is no reply
+//! to trapped calls yet. The child sends the listener over a socket (SCM_RIGHTS, by sendmsg(2) with
+//! a flag that the filter lets through). The parent lets the child execute as soon as the parent is
+//! ready to reply.
 
 mod child;
 #[cfg(test)]
@@ -28,7 +30,7 @@ pub use child::knows_wait_killable;
 /// clone3(2), 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Whom a program runs as.
+/// The user and groups that a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The user.
@@ -39,23 +41,24 @@ pub struct Credentials {
     pub groups: Vec<Gid>,
 }
 
-/// What to start.
+/// The program to start.
 #[derive(Debug)]
 pub struct Program<'a> {
-    /// The command and its arguments; the first is looked up in PATH.
+    /// The command and arguments; the command is looked up in PATH.
     pub command: &'a [CString],
-    /// Its environment, as `NAME=VALUE`, where not our own.
+    /// The environment, as `NAME=VALUE`; `None` for our own.
     pub environment: Option<&'a [CString]>,
-    /// Another user, where not our own.
+    /// Another user; `None` for our own.
     pub credentials: Option<&'a Credentials>,
-    /// Whether it leads a session of its own, away from any terminal.
+    /// True if the program leads a session of its own, away from any terminal.
     pub new_session: bool,
-    /// The signal mask it starts with.
+    /// The signal mask at the start.
     pub signals: SigSet,
-    /// The soft limit of descriptors it starts with (RLIMIT_NOFILE), where not our own: a broker raises its own, and programs
-    /// that use select(2), or close all they may have, must not see that.
+    /// The soft limit of descriptors at the start (RLIMIT_NOFILE); `None` for our own. A broker
+    /// raises its own limit. This must stay hidden from programs that use select(2), or that close
+    /// all descriptors up to the limit.
     pub descriptor_limit: Option<u64>,
-    /// The directory of the cgroup it is made in, where not our own.
+    /// The directory of the cgroup to start the program in; `None` for our own.
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether to set no-new-privs, which a filter needs unless we have CAP_SYS_ADMIN.
     pub no_new_privs: bool,
@@ -79,13 +82,13 @@ pub enum SpawnError {
          Linux 5.19 or newer is needed, `imsup doctor` shows what is there"
     )]
     Unsupported(#[source] Errno),
-    /// The child ended or misbehaved before it executed.
+    /// The child ended or misbehaved before the execve(2).
     #[error("the child could not be prepared: {0}")]
     Child(#[source] Errno),
 }
 
 impl SpawnError {
-    /// The errno behind it.
+    /// The errno of the error.
     pub fn errno(&self) -> Errno {
         match self {
             Self::ListenerExists => Errno::EBUSY,
@@ -103,7 +106,8 @@ pub struct Prepared {
     report: UnixStream,
 }
 
-/// Makes the child and its filter. The kernel kills the child when the calling thread ends (PR_SET_PDEATHSIG(2const)).
+/// Makes the child, with the filter. The kernel kills the child when the calling thread ends
+/// (PR_SET_PDEATHSIG(2const)).
 ///
 /// # Errors
 /// Any [`SpawnError`]; no child is left then.
@@ -113,13 +117,15 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleTh
     let (child_go, go) = std::io::pipe().map_err(no_descriptors)?;
     let parent = Pid::this();
     let execution = child::Execution::of(program);
-    // SAFETY: the child does only what is async-signal-safe ([`child`]). There is no other thread either (the token).
+    // SAFETY: the child does only what is async-signal-safe ([`child`]). There is no other thread
+    // either (the token).
     match unsafe { fork_into(program.cgroup) }.map_err(SpawnError::Fork)? {
         ForkResult::Child => {
             drop((report, go));
             // SAFETY: `execution` was made of `program` above.
             let code = unsafe { child::run(program, &execution, filter, parent, child_report, child_go) };
-            // SAFETY: _exit runs no destructors, which is what a forked child that could not execute wants.
+            // SAFETY: _exit runs no destructors, as required in a forked child that could not
+            // execute.
             unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => {
@@ -148,15 +154,15 @@ impl Prepared {
         self.pid
     }
 
-    /// The listener of its calls.
+    /// The listener of the child's calls.
     pub fn listener(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 
-    /// Lets the child execute, and waits until it has.
+    /// Lets the child execute, and waits for the execve(2).
     ///
     /// # Errors
-    /// What execve(2) says; the child has then exited and is to be reaped.
+    /// Errors of execve(2); the child has then exited and is to be reaped.
     pub fn execute(mut self) -> Result<Listener, Errno> {
         let listener = Listener::new(self.listener);
         self.go.write_all(&[1]).map_err(|error| errno_from(&error))?;
@@ -168,27 +174,31 @@ impl Prepared {
     }
 }
 
-/// fork(2), in a cgroup. A process that is moved there later costs up to 8 ms: the kernel waits for all processors to pass a quiescent
-/// state before it lets anybody change a process's cgroup (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). One that is born there costs nothing.
+/// fork(2), in a cgroup. Moving a process to the cgroup later costs up to 8 ms: the kernel waits
+/// for all processors to pass a quiescent state before a process may change its cgroup
+/// (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). A process started in the cgroup costs no
+/// extra time.
 ///
 /// # Safety
-/// As fork(2): until it executes the child does only what is async-signal-safe.
+/// As fork(2): the child does only async-signal-safe work until execve(2).
 unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
     let Some(cgroup) = cgroup else {
         // SAFETY: as the caller says.
         return unsafe { fork() };
     };
-    // SAFETY: `clone_args` is plain numbers, for which zero means that nothing is asked for (clone3(2)).
+    // SAFETY: `clone_args` is plain numbers, for which zero means that the feature is not used
+    // (clone3(2)).
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = CLONE_INTO_CGROUP;
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup.as_raw_fd() as u64;
-    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and the stack it was called on. Our C library's notion of the thread id is
-    // stale in the child, which matters to nothing it calls before execve(2).
+    // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and of the
+    // calling stack. Our C library's cached thread id is stale in the child, which does not matter
+    // to any function called before execve(2).
     let pid = unsafe { syscall!(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     match pid {
-        // What Docker's default profile says to all but CAP_SYS_ADMIN, since a filter cannot see clone3's flags.
-        // SAFETY: as the caller says.
+        // What Docker's default profile says to all but CAP_SYS_ADMIN, since a filter cannot see
+        // clone3's flags. SAFETY: as the caller says.
         Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup) },
         Err(errno) => Err(errno),
         Ok(0) => Ok(ForkResult::Child),
@@ -208,10 +218,12 @@ unsafe fn fork_and_move(cgroup: BorrowedFd<'_>) -> Result<ForkResult, Errno> {
     // SAFETY: as the caller says.
     let forked = unsafe { fork() }?;
     if matches!(forked, ForkResult::Child) {
-        // 0 is the writer itself (cgroups(7)). A program that is not in its cgroup would not be found: it must not run.
+        // 0 is the writer itself (cgroups(7)). A program outside of its cgroup would not be found,
+        // so the program must not run.
         let moved = rustix::io::write(&processes, b"0").map_err(errno_of);
         if moved.is_err() {
-            // SAFETY: _exit runs no destructors, which is what a forked child wants that could not be moved.
+            // SAFETY: _exit runs no destructors, as required in a forked child that could not be
+            // moved.
             unsafe { libc::_exit(127) }
         }
     }
@@ -242,7 +254,8 @@ fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
     }
 }
 
-/// Tries in a child whether a filter with a listener can be installed, with every flag that imsup uses.
+/// Tries in a child whether a filter with a listener can be installed, with every flag that imsup
+/// uses.
 ///
 /// # Errors
 /// Any [`SpawnError`].

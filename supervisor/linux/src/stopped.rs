@@ -1,8 +1,8 @@
 //! Threads that are stopped and read: ptrace(2), kernel/ptrace.c.
 //!
-//! A thread of our own is the tracer. A thread that does not stop (it waits for a vfork(2) child, or for the answer to a
-//! trapped call) cannot be detached by PTRACE_DETACH, but the end of its tracer detaches it wherever it is; so giving up leaves
-//! nobody traced.
+//! A thread of our own is the tracer. A thread that does not stop (waiting for a vfork(2) child, or
+//! for the reply to a trapped call) cannot be detached by PTRACE_DETACH. But the end of the tracer
+//! detaches such a thread in any state. So no thread stays traced after giving up.
 
 mod seize;
 mod tracees;
@@ -30,18 +30,19 @@ pub struct StoppedThread {
     pub pid: i32,
     /// The thread.
     pub tid: i32,
-    /// Where it is.
+    /// The location.
     pub at: At,
 }
 
-/// A thread as it was seen once: its number may be another thread's by now.
+/// A thread as seen at some time: its id may belong to another thread by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenThread {
     /// Its process.
     pub pid: i32,
     /// The thread.
     pub tid: i32,
-    /// When it was made, in clock ticks since boot; `None` if it was seen just now, or is frozen, so that it has its number still.
+    /// The start time, in clock ticks since boot. `None` if the thread was seen just now, or is
+    /// frozen, so that the id still belongs to the thread.
     pub started: Option<u64>,
 }
 
@@ -52,7 +53,7 @@ impl SeenThread {
         Some(Self { pid, tid, started })
     }
 
-    /// A thread that cannot have ended since it was seen.
+    /// A thread that the caller has seen, and that cannot have ended since.
     pub fn just_now(pid: i32, tid: i32) -> Self {
         let started = None;
         Self { pid, tid, started }
@@ -68,7 +69,7 @@ impl SeenThread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum StopError {
-    /// Somebody else traces a process.
+    /// Another tracer traces a process.
     #[error("process {pid} cannot be stopped: something else traces it (a debugger, strace)")]
     Traced { pid: i32 },
     /// A thread did not stop in time.
@@ -81,37 +82,41 @@ pub enum StopError {
     )]
     Refused {
         pid: i32,
-        /// What ptrace(2) says: EPERM for one of another user or with more privileges, ENOSYS on a processor other than x86-64.
+        /// Errors of ptrace(2): EPERM for a process of another user or with more privileges, ENOSYS
+        /// on a processor other than x86-64.
         errno: Errno,
     },
-    /// There is no thread to stop them with.
+    /// The tracer thread could not be started.
     #[error("no thread can be started to stop processes with; raise the limit of processes (ulimit -u)")]
     NoTracer,
 }
 
-/// All threads of some processes, stopped; dropping it lets them go.
+/// All threads of some processes, stopped; dropping this value lets the threads go.
 #[derive(Debug)]
 pub struct Stopped {
     threads: Vec<StoppedThread>,
     tracer: Tracer,
-    /// Kept from other threads, that the answers of /proc and the wait for children stay the supervisor's own.
+    /// Kept from other threads, that the answers of /proc and the wait for children stay the
+    /// supervisor's own.
     not_send: PhantomData<*const ()>,
 }
 
-/// Stops every thread of the processes that `pids` names, again and again until no new one appears, and reads where it is.
+/// Stops every thread of the processes that `pids` names, repeatedly until no new process appears,
+/// and reads the state of each thread.
 ///
-/// The processes' parents see nothing of it, nor do the threads, but for EINTR where Linux restarts no call (epoll_wait,
-/// signal(7)). Signals wait until they are let go. Zombies are left out, as is a process's first thread that has ended
-/// before others.
+/// Neither the threads nor the parents of the processes notice the stop, except for EINTR from
+/// calls that Linux does not restart (epoll_wait, signal(7)). Signals wait until the threads are
+/// let go. Zombies are left out, as is a process's first thread that has ended before others.
 ///
 /// # Errors
-/// Any [`StopError`]; everything has been let go then.
+/// Any [`StopError`]; all threads have been let go then.
 pub fn stop(pids: &dyn Fn() -> Vec<i32>, timeout: Duration) -> Result<Stopped, StopError> {
     wholly(stop_some(pids, timeout)?)
 }
 
-/// As [`stop`]. If some threads cannot be stopped, those that were are given with the error: their calls were interrupted, and it can be decided how
-/// they go on before they are let go.
+/// As [`stop`]. If some threads cannot be stopped, the stopped threads are returned with the error.
+/// The calls of these threads were interrupted, and the caller can decide how the calls go on
+/// before the threads are let go.
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
@@ -120,7 +125,7 @@ pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, timeout: Duration) -> Result<(Stop
     let mut known = HashSet::new();
     loop {
         let new: Vec<i32> = pids().into_iter().filter(|pid| known.insert(*pid)).collect();
-        // Everything known is stopped, so whatever it has started is in the list by now.
+        // All known processes are stopped, so `pids` lists every process that they started.
         if new.is_empty() {
             return Ok((stopped, None));
         }
@@ -132,8 +137,9 @@ pub fn stop_some(pids: &dyn Fn() -> Vec<i32>, timeout: Duration) -> Result<(Stop
     }
 }
 
-/// Stops these threads only, and reads where they are. Those that have ended are left out, whoever has their numbers now, and what cannot be stopped
-/// is as with [`stop_some`].
+/// Stops only these threads, and reads the state of each thread. Threads that have ended are left
+/// out, even if their ids were reused. Threads that cannot be stopped are treated as in
+/// [`stop_some`].
 ///
 /// # Errors
 /// [`StopError::NoTracer`].
@@ -163,15 +169,16 @@ impl Stopped {
         })
     }
 
-    /// Decides how the calls of some of these threads go on when they are let go.
+    /// Decides how the calls of some of these threads go on after the threads are let go.
     pub fn rewrite(&self, rewrites: Vec<(i32, GoOn)>) {
         if !rewrites.is_empty() {
-            // A thread that was killed meanwhile goes on with nothing.
+            // A killed thread has no call to go on with.
             let _ = self.tracer.ask(Order::Rewrite(rewrites));
         }
     }
 
-    /// Has some of these threads go on with the rest of their calls when they are let go. They stay traced until those end.
+    /// Makes some of these threads go on with the rest of their calls after being let go. The
+    /// threads stay traced until the end of these calls.
     pub fn carry(&mut self, carries: Vec<Carry>) -> Option<Carrying> {
         let carrying = Carrying::new(carries.first()?.pid);
         let _ = self.tracer.ask(Order::Carry(carries, carrying.clone()));
@@ -179,11 +186,12 @@ impl Stopped {
         Some(carrying)
     }
 
-    /// Has one of the threads of process `pid` hand over descriptors, which are open: duplicates of them, in their order. The threads are afterwards as
-    /// they were.
+    /// Makes a thread of process `pid` hand over open descriptors. Returns duplicates in the same
+    /// order. The threads are afterwards as before.
     ///
     /// # Errors
-    /// EOPNOTSUPP if no thread of it can; what its calls say, and EMFILE if descriptors run out here; EINTR if somebody has stopped it meanwhile.
+    /// EOPNOTSUPP if no thread of the process can hand over; errors of the thread's calls, and
+    /// EMFILE if descriptors run out here; EINTR if the process was stopped by a signal meanwhile.
     pub fn hand_over(&self, pid: i32, numbers: Vec<i32>) -> Result<Vec<OwnedFd>, Errno> {
         let (reply, replies) = unbounded();
         self.tracer
@@ -197,16 +205,18 @@ impl Stopped {
         &self.threads
     }
 
-    /// Lets them go.
+    /// Lets the threads go.
     pub fn release(self) {}
 
-    /// Lets them go, and waits until the kernel has detached also what could not be stopped.
+    /// Lets the threads go, and waits until the kernel has also detached threads that could not be
+    /// stopped.
     pub fn release_wholly(mut self) {
         self.tracer.end_wholly();
     }
 
-    /// Lets them go without waiting until they are gone, which dropping what this gives back does. The thread that traces does no more
-    /// than that before: what is let go may have to run where it runs.
+    /// Lets the threads go without waiting for the end of the tracer; dropping the result waits.
+    /// Before that, the tracer thread does no other work: a thread that is let go may have to run
+    /// on the same processor.
     #[must_use = "dropping it waits"]
     pub fn release_soon(self) -> Releasing {
         let tracer = self.tracer;
@@ -215,7 +225,7 @@ impl Stopped {
     }
 }
 
-/// Threads that are being let go; dropping it waits until they are.
+/// Threads that are being let go; dropping this value waits until all are gone.
 #[derive(Debug)]
 pub struct Releasing {
     _tracer: Tracer,

@@ -1,4 +1,5 @@
-//! Listening sockets that take another's place, and what waits in them: listen(2), socket(7), net/core/sock_reuseport.c.
+//! Listener takeover: listening sockets that replace another listener, and the connections waiting
+//! in both. listen(2), socket(7), net/core/sock_reuseport.c.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,17 +13,18 @@ use super::{guard, settings, socket};
 /// A socket that has taken a listener's place.
 #[derive(Debug)]
 pub struct Successor {
-    /// The new one.
+    /// The new socket.
     pub socket: OwnedFd,
-    /// Connections that waited in the old one when the new one was chosen. One whose handshake was under way on another
-    /// processor may still come; ask [`accept_queue`] once more before the old one is closed.
+    /// Connections that waited in the old listener when the new socket was chosen. A connection
+    /// whose handshake was under way on another processor may still come; call [`accept_queue`]
+    /// once more before closing the old listener.
     pub old_queue: u32,
 }
 
-/// Connections that wait in a listener, and its backlog (TCP_INFO).
+/// The number of connections waiting in a listener, and the listener's backlog (TCP_INFO).
 ///
 /// # Errors
-/// EINVAL where it does not listen; ENOPROTOOPT or EOPNOTSUPP where it is not TCP.
+/// EINVAL if the socket does not listen; ENOPROTOOPT or EOPNOTSUPP if this is no TCP socket.
 pub fn accept_queue(listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
     let info = TcpInfo::of(listener)?;
     if info.state == state::LISTEN {
@@ -32,14 +34,17 @@ pub fn accept_queue(listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
     }
 }
 
-/// A socket that takes the place of `listener`: of the same family, address, options and owner, SO_REUSEPORT with it, and
-/// chosen for every connection from now on (SO_ATTACH_REUSEPORT_CBPF). What waits in the old one stays there.
+/// A socket that takes over from `listener`: of the same family, address, options and owner. Both
+/// have SO_REUSEPORT, and the new socket is chosen for every connection from now on
+/// (SO_ATTACH_REUSEPORT_CBPF). Connections waiting in the old listener stay there.
 ///
-/// Where several listeners share the address (SO_REUSEPORT, each worker its own), one successor takes the place of all.
-/// SO_REUSEPORT stays set on `listener`, and a filter the program itself attached to its group is replaced.
+/// If several listeners share the address (SO_REUSEPORT, each worker with a listener of its own),
+/// one successor takes over from all. SO_REUSEPORT stays set on `listener`. A filter that the
+/// program itself attached to the group is replaced.
 ///
 /// # Errors
-/// What socket(2), bind(2), listen(2) and sock_diag(7) say; EPERM where it belongs to another user and we lack CAP_CHOWN.
+/// Errors of socket(2), bind(2), listen(2) and sock_diag(7); EPERM if the listener belongs to
+/// another user and we lack CAP_CHOWN.
 pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errno> {
     let address = socket::local_address(listener).ok_or(Errno::EAFNOSUPPORT)?;
     let family = if address.is_ipv4() {
@@ -66,22 +71,22 @@ pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errn
     }
     socket::bind(new.as_fd(), address)?;
     socket::listen(new.as_fd(), backlog)?;
-    // It is the last of its group.
+    // The new socket is the last of the group.
     let last = group_size(listener)?.saturating_sub(1);
     choose(new.as_fd(), last)?;
     let (old_queue, _) = accept_queue(listener)?;
     Ok(Successor { socket: new, old_queue })
 }
 
-/// Makes the first of a group the chosen one again, the listener that was there first.
+/// Chooses the first listener of a group again, the program's original listener.
 ///
 /// # Errors
-/// EINVAL where it was never succeeded.
+/// EINVAL if the listener never had a successor.
 pub fn give_back(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     choose(listener, 0)
 }
 
-/// Makes a successor that was given back, and kept, the chosen one again: the last of its group.
+/// Chooses a successor again that was kept after [`give_back`]: the last socket of the group.
 ///
 /// # Errors
 /// As [`succeed`].
@@ -89,20 +94,21 @@ pub fn choose_last(successor: BorrowedFd<'_>) -> Result<(), Errno> {
     choose(successor, group_size(successor)?.saturating_sub(1))
 }
 
-/// Takes the choice away, once the successor is closed: the program's own listeners share connections as before.
+/// Takes the choice away, once the successor is closed: the program's own listeners share
+/// connections as before.
 ///
 /// # Errors
-/// ENOENT where none is attached.
+/// ENOENT if no filter is attached.
 pub fn detach(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
     socket::set_int(listener, libc::SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
 }
 
-/// SO_REUSEPORT wants one user for all sockets of an address, by the owner of the inode, which fchown(2) changes
-/// (net/socket.c, sockfs_setattr).
+/// SO_REUSEPORT requires one user for all sockets of an address, by the owner of the inode, which
+/// fchown(2) changes (net/socket.c, sockfs_setattr).
 ///
 /// # Errors
-/// EPERM where they have two, and we lack CAP_CHOWN.
+/// EPERM if the owners differ and we lack CAP_CHOWN.
 pub fn adopt_owner(listener: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), Errno> {
     let owner = |socket| rustix::fs::fstat(socket).map_err(socket::errno_of);
     let (wanted, present) = (owner(listener)?.st_uid, owner(new)?.st_uid);
@@ -112,8 +118,9 @@ pub fn adopt_owner(listener: BorrowedFd<'_>, new: BorrowedFd<'_>) -> Result<(), 
     rustix::fs::fchown(new, Some(rustix::fs::Uid::from_raw(wanted)), None).map_err(socket::errno_of)
 }
 
-/// How many sockets listen at the address of `listener`, one of them: its reuseport group, if they are of one user and
-/// family. Sockets of a group are numbered as they listen, and the last fills the place of one that leaves.
+/// The number of sockets that listen at the address of `listener`, including `listener`. This is
+/// the reuseport group, if all are of one user and family. The kernel numbers the sockets of a
+/// group in the order of listen(2). The last socket fills the place of a socket that leaves.
 fn group_size(listener: BorrowedFd<'_>) -> Result<usize, Errno> {
     let address = socket::local_address(listener).ok_or(Errno::EAFNOSUPPORT)?;
     let uid = rustix::fs::fstat(listener).map_err(socket::errno_of)?.st_uid;
@@ -135,7 +142,7 @@ fn choose(member: BorrowedFd<'_>, index: usize) -> Result<(), Errno> {
     socket::attach_reuseport_filter(
         member,
         &[libc::sock_filter {
-            // BPF_RET | BPF_K: whatever the packet, this number.
+            // BPF_RET | BPF_K: this number, for every packet.
             code: 0x06,
             jt: 0,
             jf: 0,

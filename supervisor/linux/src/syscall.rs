@@ -1,13 +1,14 @@
 //! System calls that no library has: syscall(2).
 //!
-//! syscall(2) is variadic and hands whole registers to the kernel, so an argument that is narrower than a register leaves the upper half of one undefined. Here
-//! each argument is widened before: `clippy.toml` allows `libc::syscall` in this file alone.
+//! syscall(2) is variadic and hands whole registers to the kernel, so an argument that is narrower
+//! than a register leaves the upper half of one undefined. Here each argument is widened before:
+//! `clippy.toml` allows `libc::syscall` in this file alone.
 
 use std::ffi::c_long;
 
 use nix::errno::Errno;
 
-/// What a register may hold.
+/// The possible types of an argument in a register.
 pub(super) trait Argument {
     /// The value, as wide as a register.
     fn word(self) -> c_long;
@@ -49,13 +50,14 @@ impl<T> Argument for *mut T {
     }
 }
 
-/// A system call with these arguments. Those that are not given are 0, and async-signal-safe as the call itself (signal-safety(7)).
+/// A system call with these arguments; missing arguments are 0. As async-signal-safe as the call
+/// itself (signal-safety(7)).
 ///
 /// # Errors
 /// As the call.
 ///
 /// # Safety
-/// As the call: the kernel reads and writes where pointers among the arguments say.
+/// As the call: the kernel reads and writes memory through pointers among the arguments.
 pub(super) unsafe fn call<const N: usize>(number: c_long, arguments: [c_long; N]) -> Result<c_long, Errno> {
     const { assert!(N <= 6, "a system call has six arguments") };
     let mut words = [0; 6];
@@ -65,12 +67,14 @@ pub(super) unsafe fn call<const N: usize>(number: c_long, arguments: [c_long; N]
         clippy::disallowed_methods,
         reason = "the one place where its arguments are known to be wide enough"
     )]
-    // SAFETY: all are as wide as a register; what they mean is the caller's affair.
+    // SAFETY: all arguments are as wide as a register; their meaning is the caller's
+    // responsibility.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     Errno::result(result)
 }
 
-/// A system call whose arguments are widened: `syscall!(libc::SYS_kcmp, one, other, 2)`. As unsafe as [`call`].
+/// A system call with widened arguments: `syscall!(libc::SYS_kcmp, one, other, 2)`. As unsafe as
+/// [`call`].
 macro_rules! syscall {
     ($number:expr $(, $argument:expr)* $(,)?) => {
         $crate::syscall::call($number, [$($crate::syscall::Argument::word($argument)),*])

@@ -8,14 +8,16 @@ use nix::errno::Errno;
 use super::means::Means;
 use super::{holders, pidfd, process};
 
-/// Threads remembered. Servers call from few threads at a time; a thread beyond this costs one more system call.
+/// The number of remembered threads. Servers make calls from few threads at a time; each thread
+/// beyond this number costs one more system call.
 const CAPACITY: usize = 64;
 
 /// Duplicates descriptors of the threads that make trapped calls.
 ///
-/// A pidfd of a thread that died stays dead when its number is used again (it answers ESRCH), so entries need no other
-/// check than their use. Before Linux 6.9 there are pidfds of processes only. One of those lives on when the thread has ended, and its
-/// thread's number may be another process's by then: nothing is remembered there.
+/// The pidfd of a dead thread stays dead after the id is reused (the result is ESRCH), so entries
+/// need no check beyond their use. Before Linux 6.9 there are only pidfds of processes. The pidfd
+/// of a process outlives the thread, whose id may belong to another process by then, so these
+/// pidfds are not remembered.
 #[derive(Debug)]
 pub struct Tasks {
     of_threads: bool,
@@ -24,7 +26,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// With pidfds of threads, if the kernel has them.
+    /// Uses pidfds of threads if the kernel supports them.
     pub fn new(means: Means) -> Self {
         Self {
             of_threads: means.pidfd_thread,
@@ -32,12 +34,14 @@ impl Tasks {
         }
     }
 
-    /// A duplicate of descriptor `number` of thread `tid`, close-on-exec. The thread must be waiting in a call, or its number may be another thread's:
-    /// ask afterwards whether it waits still ([`super::notify::Listener::is_valid`]).
+    /// A duplicate of descriptor `number` of thread `tid`, close-on-exec. The thread must be
+    /// waiting in a call, or the id may belong to another thread. Check afterwards that the thread
+    /// still waits ([`super::notify::Listener::is_valid`]).
     ///
     /// # Errors
-    /// EBADF where it is not open, EPERM where the process may not be inspected (before Linux 6.9: where the thread has descriptors of its own, or
-    /// its process's first thread has ended), ESRCH where it is gone.
+    /// EBADF if the descriptor is not open, EPERM if the process may not be inspected, ESRCH if the
+    /// thread is gone. Before Linux 6.9, also EPERM if the thread has descriptors of its own, or if
+    /// the first thread of the process has ended.
     pub fn duplicate(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
         if number < 0 {
             return Err(Errno::EBADF);
@@ -66,10 +70,11 @@ impl Tasks {
     }
 }
 
-/// A pidfd for the thread `tid`; for its process where the kernel has no thread pidfds.
+/// A pidfd for the thread `tid`; for the thread's process if the kernel has no thread pidfds.
 ///
 /// # Errors
-/// ESRCH where it is gone; without thread pidfds EPERM where its process's descriptors are not its own.
+/// ESRCH if the thread is gone; without thread pidfds also EPERM if the thread has a descriptor
+/// table of its own.
 pub fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
     match Means::present().pidfd_thread {
         true => pidfd::open(tid, pidfd::PIDFD_THREAD),
@@ -77,10 +82,11 @@ pub fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// A pidfd for the process that thread `tid` belongs to, with whose descriptors the thread works.
+/// A pidfd for the process of thread `tid`, if the thread uses the descriptors of the process.
 fn open_process_of(tid: i32) -> Result<OwnedFd, Errno> {
     match pidfd::open(tid, 0) {
-        // Not its process's first thread: EINVAL, and from 6.16 on ENOENT (fs/pidfs.c, kernel/pid.c).
+        // Not the first thread of a process: EINVAL, and from 6.16 on ENOENT (fs/pidfs.c,
+        // kernel/pid.c).
         Err(Errno::EINVAL | Errno::ENOENT) => {
             let process = process::thread_group(tid).ok_or(Errno::ESRCH)?;
             let pidfd = pidfd::open(process, 0)?;

@@ -1,4 +1,4 @@
-//! What the kernel knows of a TCP socket: tcp(7), TCP_INFO; include/uapi/linux/tcp.h.
+//! The kernel's data on a TCP socket: tcp(7), TCP_INFO; include/uapi/linux/tcp.h.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -30,11 +30,12 @@ pub(super) struct TcpInfo {
     pub state: u8,
     /// Of a listener: connections that wait to be accepted.
     pub unacked: u32,
-    /// Of a listener: its backlog.
+    /// For a listener: the backlog.
     pub sacked: u32,
     /// How long ago the last data came.
     pub last_received: Duration,
-    /// How long ago something came last: data, an acknowledgement or an end of file (tcpi_last_data_recv, tcpi_last_ack_recv).
+    /// How long ago something came last: data, an acknowledgement or an end of file
+    /// (tcpi_last_data_recv, tcpi_last_ack_recv).
     pub last_heard: Duration,
     /// Bytes received, and bytes sent that were acknowledged.
     pub bytes: u64,
@@ -44,14 +45,14 @@ impl TcpInfo {
     /// Asks `socket`.
     ///
     /// # Errors
-    /// ENOPROTOOPT or EOPNOTSUPP where it is not TCP, ENOTSOCK where it is no socket.
+    /// ENOPROTOOPT or EOPNOTSUPP if this is no TCP socket, ENOTSOCK if this is no socket.
     pub(super) fn of(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
         let mut bytes = [0; BYTES];
         socket::get(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes)?;
         Ok(Self::parse(&bytes))
     }
 
-    /// From the kernel's layout; what is missing is 0.
+    /// Parses the kernel's layout; missing fields are 0.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let word = |at: usize| {
             let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rustix::termios::{LocalModes, SpecialCodeIndex, tcgetattr};
 
-/// How a terminal is read that is not read by lines: how many bytes a read waits for at least (VMIN), and how long (VTIME). `None` for one that is, and for what
-/// is no terminal.
+/// The read limits of a terminal that is not read by lines: the least bytes of a read (VMIN), and
+/// the time limit of a read (VTIME). `None` for a terminal that is read by lines, and for other
+/// files.
 pub fn reads_raw(fd: BorrowedFd<'_>) -> Option<(u8, Option<Duration>)> {
     const UNIT: Duration = Duration::from_millis(100);
     let settings = tcgetattr(fd).ok()?;

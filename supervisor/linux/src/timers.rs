@@ -11,17 +11,18 @@ use super::signals::SignalMasks;
 /// An armed timerfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerFd {
-    /// The process that has it open.
+    /// The process that has the timerfd open.
     pub pid: i32,
-    /// Its descriptor number.
+    /// The descriptor number.
     pub number: i32,
-    /// How long until it expires.
+    /// The time until the timer expires.
     pub expires_in: Duration,
-    /// Its interval; zero for one that expires once.
+    /// The interval; zero for a timer that expires once.
     pub interval: Duration,
 }
 
-/// The armed timerfds of a process. One that has expired and was not read is not among them: it is readable.
+/// The armed timerfds of a process. A timerfd that has expired, but was not read, is left out,
+/// because the descriptor is readable.
 pub fn timerfds(pid: i32) -> Vec<TimerFd> {
     let all = descriptors::descriptors(pid).into_iter();
     all.filter(|(_, kind)| *kind == Kind::TimerFd)
@@ -38,7 +39,7 @@ pub fn timerfds(pid: i32) -> Vec<TimerFd> {
         .collect()
 }
 
-/// What is left until it expires, and its interval; `None` where it is not armed.
+/// The time until the timer expires, and the interval; `None` if the timer is not armed.
 fn parse_timerfd(info: &str) -> Option<(Duration, Duration)> {
     let field = |name: &str| {
         let value = info.lines().find_map(|line| line.strip_prefix(name))?;
@@ -49,8 +50,9 @@ fn parse_timerfd(info: &str) -> Option<(Duration, Duration)> {
     (!value.is_zero()).then_some((value, field("it_interval:")?))
 }
 
-/// Whether a process has POSIX timers (timer_create(2)), armed or not, other than on CPU-time clocks, which stand still
-/// while it sleeps. True where the kernel does not show them (no CONFIG_CHECKPOINT_RESTORE).
+/// True if a process has POSIX timers (timer_create(2)), armed or not, except timers on CPU-time
+/// clocks, which stand still while the process sleeps. True if the kernel does not show timers (no
+/// CONFIG_CHECKPOINT_RESTORE).
 pub fn has_posix_timers(pid: i32) -> bool {
     has_posix_timers_but(pid, &[])
 }
@@ -75,14 +77,15 @@ fn has_real_timer(timers: &str, but: &[i32]) -> bool {
             .strip_prefix("ClockID:")
             .and_then(|clock| clock.trim().parse().ok());
         clock.is_some_and(|clock: i32| {
-            // Negative ones are CPU-time clocks of a process or thread (clock_getcpuclockid(3)).
+            // Negative numbers are CPU-time clocks of a process or thread (clock_getcpuclockid(3)).
             !left_out && clock >= 0 && clock != libc::CLOCK_PROCESS_CPUTIME_ID && clock != libc::CLOCK_THREAD_CPUTIME_ID
         })
     })
 }
 
-/// Whether a process may have an interval timer (setitimer(2), alarm(2)), which /proc does not show: it catches SIGALRM, or
-/// blocks it to take it with sigwait(3) or signalfd(2).
+/// True if a process may have an interval timer (setitimer(2), alarm(2)), which /proc does not
+/// show: the process catches SIGALRM, or blocks the signal to take it with sigwait(3) or
+/// signalfd(2).
 pub fn may_have_interval_timer(pid: i32) -> bool {
     const ALARM: u64 = 1 << (libc::SIGALRM - 1);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

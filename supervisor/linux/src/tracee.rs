@@ -1,4 +1,5 @@
-//! One traced thread: what it is waited for with, its end, and letting it go (ptrace(2), waitid(2)).
+//! One traced thread: what it is waited for with, its end, and letting it go (ptrace(2),
+//! waitid(2)).
 
 use std::time::Duration;
 
@@ -6,18 +7,19 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::process;
 
-/// How long a thread that has not stopped is looked at again and again: five threads stop within 150 us. No event can be
-/// waited for with a limit: SIGCHLD belongs to the receive loop, and pidfds do not tell of stops.
+/// How long a thread that has not stopped is looked at again and again: five threads stop within
+/// 150 us. No event can be waited for with a limit: SIGCHLD belongs to the receive loop, and pidfds
+/// do not tell of stops.
 pub(crate) const BUSY_WAIT: Duration = Duration::from_millis(1);
 
-/// How often it is looked at after that.
+/// The interval of later checks.
 pub(crate) const LATER_LOOK: Duration = Duration::from_micros(200);
 
-/// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop, where the thread was seized.
+/// `PTRACE_EVENT_STOP`: a stop by PTRACE_INTERRUPT or a group-stop of a seized thread.
 pub(crate) const EVENT_STOP: i32 = 128;
 
-/// Takes the exit status of a thread that ended while it was traced, which its process or parent waits for; not that of our
-/// own child, which its own parent's wait takes.
+/// Takes the exit status of a thread that ended while traced, for which the thread's process or
+/// parent waits. The exit status of our own child is left to the wait of the child's parent.
 pub(crate) fn reap(pid: i32, tid: i32) {
     if tid == pid && process::status_field(pid, "PPid:") == Some(std::process::id().to_string()) {
         return;
@@ -42,7 +44,7 @@ pub(crate) fn detach_with(tid: i32, signal: i32) {
     unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, std::ptr::null_mut::<libc::c_void>(), signal) };
 }
 
-/// PTRACE_CONT with any signal, real-time ones included, which nix has no names for.
+/// PTRACE_CONT with any signal, including real-time signals, for which nix has no names.
 pub(crate) fn resume(tid: i32, signal: i32) {
     let signal: *mut libc::c_void = std::ptr::without_provenance_mut(signal.cast_unsigned() as usize);
     // SAFETY: PTRACE_CONT takes a thread id and a number and touches no memory of ours.

@@ -1,4 +1,4 @@
-//! TCP connections of a host, and what moved on them: tcp(7), sock_diag(7).
+//! TCP connections of a host, and the traffic on these connections: tcp(7), sock_diag(7).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,17 +15,18 @@ use super::{descriptors, inspect, socket};
 /// A TCP socket that is connected, or being connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Its own address.
+    /// The local address.
     pub local: SocketAddr,
     /// Its peer's.
     pub peer: SocketAddr,
-    /// Whether bytes or an end of file may still come or be sent: not where both ends have closed it.
+    /// True if bytes or an end of file may still be received or sent; false once both ends have
+    /// closed the connection.
     pub established: bool,
     /// Bytes received, and bytes sent that were acknowledged. Only grows.
     pub bytes: u64,
-    /// How long ago the last data came; since it was made, where none did.
+    /// The time since the last data, or since the connection was made, if there was no data.
     pub last_received: Duration,
-    /// How long ago something came last: data, an acknowledgement or an end of file.
+    /// The time since the last segment: data, an acknowledgement or an end of file.
     pub last_heard: Duration,
 }
 
@@ -39,32 +40,34 @@ const CONNECTED: u32 = 1 << state::ESTABLISHED
     | 1 << state::LAST_ACK
     | 1 << state::CLOSING;
 
-/// States in which both ends have closed it.
+/// States in which both ends have closed the connection.
 const CLOSED_BY_BOTH: u32 = 1 << state::LAST_ACK | 1 << state::CLOSING;
 
 fn is_in(states: u32, state: u8) -> bool {
     state < 32 && states & 1 << state != 0
 }
 
-/// A connection that is looked at again and again by its addresses, which holds nothing of it: while a duplicate of its descriptor lives, a
-/// program's close(2) is not the last one, and epoll tells the program of a descriptor that it has closed.
+/// A connection that is looked up repeatedly by its addresses, without holding a descriptor. A
+/// duplicate of the program's descriptor would have two effects. A program's close(2) would not be
+/// the last, and epoll would report events for a descriptor that the program has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// The inode number of its socket.
+    /// The inode number of the connection's socket.
     pub inode: u64,
     entry: Entry,
 }
 
 impl Known {
-    /// Its own address and its peer's.
+    /// The local address and the peer's address.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         (self.entry.local, self.entry.peer)
     }
 
-    /// The connection behind a duplicate of a descriptor of a process, which must be held; `None` for what is no TCP connection.
+    /// The connection behind a duplicate of a descriptor of a process, which must be held; `None`
+    /// for what is no TCP connection.
     ///
     /// # Errors
-    /// ENOTCONN for one that is being connected, whose peer nobody says yet.
+    /// ENOTCONN for a connection that is being made: its peer is not known yet.
     pub fn of_held(socket: BorrowedFd<'_>) -> Result<Option<Self>, Errno> {
         if !TcpInfo::of(socket).is_ok_and(|info| is_in(CONNECTED, info.state)) {
             return Ok(None);
@@ -81,7 +84,7 @@ impl Known {
     }
 }
 
-/// A socket of a process, by its inode number, and one of the descriptors that refer to it.
+/// A socket of a process, by inode number, with a descriptor that refers to the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenSocket {
     /// The process.
@@ -90,7 +93,8 @@ pub struct OpenSocket {
     pub number: i32,
 }
 
-/// All sockets that processes have open, by inode number: a link is read for each descriptor, which takes about 1 us.
+/// All sockets that processes have open, by inode number: a link is read for each descriptor, which
+/// takes about 1 us.
 pub fn sockets(pids: &[i32]) -> HashMap<u64, OpenSocket> {
     let mut found = HashMap::new();
     for &pid in pids {
@@ -106,11 +110,12 @@ pub fn sockets(pids: &[i32]) -> HashMap<u64, OpenSocket> {
     found
 }
 
-/// Whether somebody has begun to connect to one of these addresses and waits for room in an accept queue: the other end may take itself for connected
-/// (listen(2), net/ipv4/tcp_minisocks.c: what was answered with a full queue is tried again). No listener shows it.
+/// True if a connection to one of these addresses has begun and waits for room in an accept queue.
+/// The other end may already consider itself connected (listen(2), net/ipv4/tcp_minisocks.c: the
+/// handshake is retried after meeting a full queue). No listener shows such a connection.
 ///
 /// # Errors
-/// Where sock_diag(7) cannot be used.
+/// If sock_diag(7) cannot be used.
 pub fn is_connecting(planes: [Ipv4Addr; 3]) -> io::Result<bool> {
     let locals = planes.map(|ip| {
         Condition::Local(Local {
@@ -121,11 +126,12 @@ pub fn is_connecting(planes: [Ipv4Addr; 3]) -> io::Result<bool> {
     Ok(!sock_diag::find_any(&locals, 1 << state::SYN_RECV)?.is_empty())
 }
 
-/// The connections among these sockets (inode numbers), searched for in the kernel's table of TCP sockets by the host's addresses and cgroups. A
-/// walk over the table takes 0.4 ms on a small machine, and 2 to 3 ms on one of 24 GiB whose table has 20,000 others.
+/// The connections among these sockets (inode numbers), found in the kernel's table of TCP sockets
+/// by the host's addresses and cgroups. A walk over the table takes 0.4 ms on a small machine, and
+/// 2 to 3 ms on a machine of 24 GiB whose table has 20,000 other sockets.
 ///
 /// # Errors
-/// Where sock_diag(7) cannot be used.
+/// If sock_diag(7) cannot be used.
 pub fn search(inodes: &HashSet<u64>, planes: [Ipv4Addr; 3], cgroups: &[u64]) -> io::Result<Vec<Known>> {
     let locals = planes.map(|ip| {
         Condition::Local(Local {
@@ -142,7 +148,8 @@ pub fn search(inodes: &HashSet<u64>, planes: [Ipv4Addr; 3], cgroups: &[u64]) -> 
     };
     let mut known = among(inodes, &found);
     if known.len() < inodes.len() {
-        // One to an address outside, where there is no cgroup, or that was made elsewhere.
+        // A connection to an address outside, if there is no cgroup or the socket was made in
+        // another cgroup.
         known = among(inodes, &sock_diag::find_any(&[], CONNECTED)?);
     }
     Ok(known)
@@ -162,10 +169,11 @@ fn among(inodes: &HashSet<u64>, found: &[Found]) -> Vec<Known> {
     .collect()
 }
 
-/// What has become of connections: each is found by its addresses, which takes 2 us (measured). `None` for one that is none any more.
+/// The present state of connections. Each is found by its addresses, which takes 2 us (measured).
+/// `None` for a socket that is no longer a connection.
 ///
 /// # Errors
-/// Where sock_diag(7) cannot be used.
+/// If sock_diag(7) cannot be used.
 pub fn read(known: &[Known]) -> io::Result<Vec<Option<Connection>>> {
     let entries: Vec<Entry> = known.iter().map(|known| known.entry).collect();
     let found = sock_diag::look_up(&entries)?;
@@ -174,7 +182,7 @@ pub fn read(known: &[Known]) -> io::Result<Vec<Option<Connection>>> {
 }
 
 fn connection(local: SocketAddr, peer: SocketAddr, info: &TcpInfo) -> Option<Connection> {
-    // Those of an AF_INET6 listener are v4-mapped, which nobody wants to read.
+    // Addresses of an AF_INET6 listener's connections are v4-mapped, a form that is hard to read.
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     Some(Connection {
         local: canonical(local),
@@ -186,7 +194,8 @@ fn connection(local: SocketAddr, peer: SocketAddr, info: &TcpInfo) -> Option<Con
     })
 }
 
-/// The addresses of the TCP connection with this inode number, where its own address is one of `locals`; the peer's once it is established.
+/// The addresses of the TCP connection with this inode number, if its local address is in `locals`;
+/// the peer's address only once established.
 pub fn addresses_of(inode: u64, locals: &[Ipv4Addr]) -> Option<(SocketAddr, Option<SocketAddr>)> {
     let locals: Vec<Local> = locals
         .iter()
@@ -201,7 +210,8 @@ pub fn addresses_of(inode: u64, locals: &[Ipv4Addr]) -> Option<(SocketAddr, Opti
     Some((socket.local, established.then_some(socket.peer)))
 }
 
-/// Whether the TCP socket with these addresses and this cookie is connected, as getpeername(2) understands it. One that is bound to an interface is not found.
+/// True if the TCP socket with these addresses and this cookie is connected, as understood by
+/// getpeername(2). A socket that is bound to an interface is not found.
 pub fn is_connected(local: SocketAddr, peer: SocketAddr, cookie: u64) -> bool {
     let entry = Entry {
         local,

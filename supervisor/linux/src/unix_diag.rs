@@ -16,16 +16,17 @@ const UDIAG_SHOW_PEER: u32 = 4;
 const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_SHUTDOWN: u16 = 6;
 
-/// SHUTDOWN_MASK (include/net/sock.h): also where the peer has closed it.
+/// SHUTDOWN_MASK (include/net/sock.h): also set if the peer has closed the connection.
 const BOTH_WAYS: u8 = 3;
 
 /// `struct unix_diag_msg`.
 const DIAG_MSG_BYTES: usize = 16;
 
-/// Which of these sockets (inode numbers) are connected with one that is none of these; with datagram sockets there is no connection.
+/// The sockets among these (inode numbers) that are connected with a socket outside of the set. A
+/// datagram socket has no connection.
 ///
 /// # Errors
-/// What socket(2), send(2) and recv(2) say, and ENOENT without CONFIG_UNIX_DIAG.
+/// Errors of socket(2), send(2) and recv(2), and ENOENT without CONFIG_UNIX_DIAG.
 pub fn connected_elsewhere(sockets: &HashSet<u64>) -> io::Result<Vec<u64>> {
     let netlink = rustix::net::socket_with(
         AddressFamily::NETLINK,
@@ -67,7 +68,8 @@ pub fn connected_elsewhere(sockets: &HashSet<u64>) -> io::Result<Vec<u64>> {
     }
 }
 
-/// A dump: `nlmsghdr`, and `unix_diag_req`: family, protocol, padding; states, inode, what to show, cookie.
+/// A dump request: `nlmsghdr`, and `unix_diag_req`: family, protocol, padding; states, inode, data
+/// to show, cookie.
 fn request() -> Vec<u8> {
     let mut body = vec![libc::AF_UNIX as u8, 0, 0, 0];
     body.extend((1_u32 << state::ESTABLISHED).to_ne_bytes());
@@ -83,8 +85,8 @@ fn request() -> Vec<u8> {
     frame
 }
 
-/// The inode numbers of a stream's two ends; 0 for one that waits to be accepted. `unix_diag_msg`: family, type, state, padding; inode, cookie; then
-/// attributes.
+/// The inode numbers of a stream's two ends; 0 for an end that waits to be accepted.
+/// `unix_diag_msg`: family, type, state, padding; inode, cookie; then attributes.
 fn connection(body: &[u8]) -> Option<(u64, u64)> {
     let (message, mut attributes) = body.split_first_chunk::<DIAG_MSG_BYTES>()?;
     let is_stream = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET].contains(&i32::from(message[1]));

@@ -1,9 +1,10 @@
 //! An end to every wait that a program's descriptor may cause: timer_create(2), sigaction(2).
 //!
-//! Calls are carried out on duplicates of the program's descriptors, without waiting. But what a descriptor does is the program's affair:
-//! one of its threads may make a socket blocking again between our fcntl(2) and our connect(2), or close its own descriptor of a socket that
-//! lingers (SO_LINGER, socket(7)), so that our close(2) is the last. A signal ends either wait: connect(2) says EINTR, close(2) leaves the rest to
-//! the kernel.
+//! Calls are carried out on duplicates of the program's descriptors, without waiting. But the
+//! program may change the socket at any time. A thread may make a socket blocking again between our
+//! fcntl(2) and our connect(2). A thread may also close the program's descriptor of a socket that
+//! lingers (SO_LINGER, socket(7)), so that our close(2) is the last. A signal ends either wait:
+//! connect(2) returns EINTR, close(2) leaves the rest to the kernel.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -13,16 +14,19 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
-/// After so long a wait is ended, and after as long the next one.
+/// A wait is ended after this time, and the next wait after the same time again.
 const TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The timer stands still when so long nothing was done: it costs an interrupt per tick, and setting it half a microsecond per call.
+/// The timer is stopped after this time without a call: a running timer costs an interrupt per
+/// tick, while starting the timer costs half a microsecond per call.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// The clock that ends waits. Its signal reaches only this thread, and only between [`Watchdog::begin`] and [`Watchdog::end`].
+/// The clock that ends waits. Its signal reaches only this thread, and only between
+/// [`Watchdog::begin`] and [`Watchdog::end`].
 #[derive(Debug)]
 pub struct Watchdog {
-    /// `None` where there may be none (RLIMIT_SIGPENDING, `ulimit -i 0`): a wait lasts until the program ends it, then.
+    /// `None` if no timer is allowed (RLIMIT_SIGPENDING, `ulimit -i 0`): a wait then lasts until
+    /// the program ends the wait.
     timer: Option<libc::timer_t>,
     ticks: Cell<bool>,
     last_used: Cell<Instant>,
@@ -35,12 +39,13 @@ impl Watchdog {
     /// For the calling thread.
     ///
     /// # Errors
-    /// What timer_create(2), sigaction(2) and pthread_sigmask(3) say.
+    /// Errors of timer_create(2), sigaction(2) and pthread_sigmask(3).
     pub fn new() -> Result<Self, Errno> {
         mask(libc::SIG_BLOCK)?;
         let mut timer = MaybeUninit::<libc::timer_t>::uninit();
-        // SAFETY: all zeros are a valid `struct sigaction` (no flags: SA_RESTART would go on waiting) and `struct sigevent`; both and
-        // `timer` outlive the calls, and the handler does nothing, which is safe in any context.
+        // SAFETY: all zeros are a valid `struct sigaction` (no flags: SA_RESTART would go on
+        // waiting) and `struct sigevent`; both and `timer` outlive the calls, and the handler does
+        // nothing, which is safe in any context.
         let timer = unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
@@ -48,11 +53,12 @@ impl Watchdog {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
             event.sigev_signo = signal();
-            // Not by the C library: in a supervisor that the zygote has forked, musl would say the zygote's.
+            // Not by the C library: in a supervisor that the zygote has forked, musl would say the
+            // zygote's.
             event.sigev_notify_thread_id = rustix::thread::gettid().as_raw_nonzero().get();
             let created = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr());
             match Errno::result(created) {
-                // timer_create has written it.
+                // timer_create has initialized `timer`.
                 Ok(_) => Some(timer.assume_init()),
                 Err(Errno::EAGAIN) => {
                     tracing::debug!(
@@ -72,8 +78,8 @@ impl Watchdog {
         })
     }
 
-    /// Ends waits from now on. While one trapped call follows another, and nothing else happens, it stays begun: that saves two system calls
-    /// for each.
+    /// Ends waits from now on. While trapped calls follow each other without other events, the
+    /// state stays begun, which saves two system calls for each call.
     pub fn begin(&self) {
         self.last_used.set(Instant::now());
         if !self.ticks.replace(true) {
@@ -84,14 +90,15 @@ impl Watchdog {
         }
     }
 
-    /// Ends no wait any more: what comes now must not be interrupted.
+    /// Stops ending waits: the following work must not be interrupted.
     pub fn end(&self) {
         if self.begun.replace(false) {
             let _ = mask(libc::SIG_BLOCK);
         }
     }
 
-    /// The signals that are blocked while the thread waits for something to do, which is no wait to be ended: ppoll(2) takes them.
+    /// The signals that are blocked while the thread waits for work, for ppoll(2). The time-out
+    /// does not apply to this wait.
     pub fn while_idle(&self) -> SigSet {
         self.while_idle
     }
@@ -101,7 +108,7 @@ impl Watchdog {
         self.ticks.get().then(|| self.last_used.get() + IDLE)
     }
 
-    /// Stops the clock where it was not needed for a while.
+    /// Stops the timer if the timer was not needed for a while.
     pub fn rest(&self, now: Instant) {
         if self.due().is_some_and(|due| now >= due) {
             self.ticks.set(false);
@@ -119,7 +126,8 @@ impl Watchdog {
             it_interval: interval,
             it_value: interval,
         };
-        // SAFETY: the timer lives as long as this, and `times` outlives the call. It cannot fail for a timer and times like these.
+        // SAFETY: the timer lives as long as this value, and `times` outlives the call. The call
+        // cannot fail for a valid timer and these times.
         unsafe { libc::timer_settime(timer, 0, &raw const times, ptr::null_mut()) };
     }
 }
@@ -133,7 +141,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// Does something that must not be interrupted, whether waits are ended now or not.
+/// Runs `act`, which must not be interrupted, whether or not waits are currently ended.
 pub fn wait_for<T>(act: impl FnOnce() -> T) -> T {
     let was_blocked = mask(libc::SIG_BLOCK).unwrap_or(true);
     let result = act();
@@ -143,17 +151,19 @@ pub fn wait_for<T>(act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// One that nobody else uses: SIGALRM may come from an alarm(2) before our execve(2), and ends us.
+/// A signal without any other use. SIGALRM may come from an alarm(2) before our execve(2), and
+/// would end this process.
 fn signal() -> libc::c_int {
     libc::SIGRTMAX() - 1
 }
 
 extern "C" fn ignore(_signal: libc::c_int) {}
 
-/// Blocks or unblocks the signal, and says whether it was blocked.
+/// Blocks or unblocks the signal. True if the signal was blocked before.
 fn mask(how: libc::c_int) -> Result<bool, Errno> {
     let (mut set, mut before) = (MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::uninit());
-    // SAFETY: sigemptyset initializes `set`, and pthread_sigmask `before` where it succeeds; both outlive the calls.
+    // SAFETY: sigemptyset initializes `set`, and pthread_sigmask initializes `before` on success;
+    // both outlive the calls.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), signal());
@@ -187,7 +197,7 @@ mod tests {
             wait_for(|| one.read(&mut [0])).unwrap_err().kind(),
             std::io::ErrorKind::WouldBlock
         );
-        // Nor is the wait for something to do.
+        // Nor is the wait for work interrupted.
         let mut polled = [PollFd::new(one.as_fd(), PollFlags::POLLIN)];
         assert_eq!(
             ppoll(&mut polled, Some(limit.into()), Some(watchdog.while_idle())),
@@ -195,7 +205,7 @@ mod tests {
         );
         watchdog.end();
         assert!(watchdog.due().is_some());
-        // Not begun, it waits for as long as there is to wait.
+        // Without `begin`, a wait is not cut short.
         assert_eq!(one.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
         watchdog.rest(Instant::now() + IDLE);
         assert!(watchdog.due().is_none());

@@ -12,14 +12,14 @@ use super::Host;
 /// Endpoints remembered before any is looked at again.
 const FEW: usize = 256;
 
-/// By what a socket lets others have its port.
+/// The options by which a socket shares its port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
     /// SO_REUSEADDR.
     address: bool,
     /// SO_REUSEPORT.
     port: bool,
-    /// Whose it is, if it is not our user's: ours may stand for another's.
+    /// The socket's user, if not our user: a socket of ours may stand for another user's.
     other_user: Option<u32>,
 }
 
@@ -33,7 +33,8 @@ impl Terms {
         }
     }
 
-    /// Whether the kernel lets the two share a port (net/ipv4/udp.c, udp_lib_lport_inuse); of stream sockets, while neither listens.
+    /// Whether the kernel lets the two share a port (net/ipv4/udp.c, udp_lib_lport_inuse); of
+    /// stream sockets, while neither listens.
     pub(crate) fn agree(self, other: Self) -> bool {
         let one_user = match (self.other_user, other.other_user) {
             (Some(one), Some(other)) => one == other,
@@ -47,12 +48,12 @@ impl Terms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bound {
     pub(crate) inode: u64,
-    /// The address that it asked for.
+    /// The address that the program asked for.
     pub(crate) asked: IpAddr,
     pub(crate) terms: Terms,
 }
 
-/// What the program bound in the planes. It may be closed by now.
+/// The sockets that the program bound in the planes. Some may be closed by now.
 #[derive(Debug, Default)]
 pub struct BoundSockets {
     by_endpoint: BTreeMap<Endpoint, Vec<Bound>>,
@@ -70,7 +71,8 @@ impl BoundSockets {
         }
         let sockets = self.by_endpoint.entry(endpoint).or_default();
         let before = sockets.len();
-        // A retained one may be bound by another address this time. Those beside which the kernel would not have bound it are closed.
+        // A retained socket may be bound by another address this time. Sockets beside which the
+        // kernel would not have bound this socket are closed.
         sockets.retain(|one| one.inode != bound.inode && one.terms.agree(bound.terms));
         sockets.push(bound);
         self.count = self.count + sockets.len() - before;
@@ -94,17 +96,19 @@ impl BoundSockets {
     }
 }
 
-/// Whether the program still has this socket at `at`, or may have it.
+/// True if the program still has this socket at `at`, or may have the socket.
 pub(crate) fn is_live(host: &Host, at: Endpoint, one: &Bound, is_in_use: impl Fn(Endpoint) -> bool) -> bool {
     if let Some(given) = host.retained.given_at(at).iter().find(|given| given.inode == one.inode) {
         return given.place.may_have(one.inode);
     }
-    // If imsup has nothing open there, and nobody has the machine's wildcard, what is in use is the program's.
+    // An endpoint in use belongs to the program, if imsup has no socket there and the machine's
+    // wildcard is free.
     let at_wildcard = socket::at_machines_wildcard(at);
     !host.doors.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(at_wildcard)
 }
 
-/// Remembers what a program bound. What had the port at another of the host's addresses, and is closed, is led to no more.
+/// Remembers a socket that a program bound. Connections are no longer redirected to a closed socket
+/// that had the port at another of the host's addresses.
 pub fn note(host: &mut Host, socket: BorrowedFd<'_>, transport: Transport, asked: IpAddr) {
     let local = socket::local_address(socket).and_then(socket::as_v4);
     let (Some(address), Ok(inode)) = (local, socket::inode(socket)) else {

@@ -1,12 +1,14 @@
-//! Sockets that a program has closed while it goes on running.
+//! Sockets that a running program has closed.
 //!
-//! close(2) is not trapped, and imsup's duplicates keep a retained socket open. Then epoll goes on telling the program of a descriptor that it has closed,
-//! clients go on queueing, and the port stays bound. So a duplicate is closed as soon as the program is not seen to have the socket any more: at a bind or
-//! connect of its address, once something comes to it, and at a look now and then.
+//! close(2) is not trapped, and imsup's duplicates keep a retained socket open. Epoll then goes on
+//! reporting a descriptor that the program has closed, clients go on queueing, and the port stays
+//! bound. So a duplicate is closed as soon as the program is not seen to have the socket any more.
+//! The checks are at a bind or connect of the socket's address, at each arrival, and at intervals.
 //!
-//! To close a duplicate (never to shut the socket down) is right also in doubt: if anybody still has the socket, it lives on, and the kernel says so. So what
-//! decides is one look at the place where the program had it. A socket that has moved (a parent that ended, dup2(2), SCM_RIGHTS) is searched
-//! for, in slices, and retained again.
+//! Closing a duplicate (never shutting the socket down) is right even in doubt. If a process still
+//! has the socket, the socket lives on, and the kernel reports that. So the decision needs only one
+//! look at the place that had the socket. A socket that has moved (a parent that ended, dup2(2),
+//! SCM_RIGHTS) is searched for, in slices, and retained again.
 
 mod budget;
 mod search;
@@ -25,46 +27,52 @@ use imsup_linux::arrivals::Arrivals;
 use imsup_linux::{cpu, process, socket};
 use search::Searches;
 
-/// How long after a check the next one is, while something waits in a socket that the program has: it is about to take it, or to close the socket.
+/// The delay between checks while data or a connection waits in a socket that the program has. The
+/// program is about to take the arrival, or to close the socket.
 const FIRST_CHECK: Duration = Duration::from_micros(100);
 const LAST_CHECK: Duration = Duration::from_millis(100);
 const LATE_CHECK: Duration = Duration::from_millis(320);
 
-/// From when on something has waited for so long that the program is not about to take it.
+/// The age from which the program is no longer expected to take an arrival soon.
 const LONG: Duration = Duration::from_secs(2);
 
-/// How long after an arrival it is looked where the program's sockets are: whatever a program does, it mostly does because something came. Then ever less
-/// often; while its processes run at least so often, as far as there is time for it.
+/// The delay from an arrival to the next look at the places of the program's sockets: a program
+/// mostly acts because of an arrival. Later looks are ever less frequent. While the program's
+/// processes run, the looks have this least frequency, as far as the budget allows.
 const FIRST_LOOK: Duration = Duration::from_millis(4);
 const RUNNING_LOOK: Duration = Duration::from_millis(100);
 const LONGEST_LOOK: Duration = Duration::from_millis(640);
 
-/// Closed sockets of which the next broker is told, at most; the oldest were closed by the program first, and bound again.
+/// Closed sockets of which the next broker is told, at most; the oldest were closed by the program
+/// first, and bound again.
 const MAX_UNTOLD: usize = 1024;
 
-/// What it costs to look at one place (measured: 1.7 us).
+/// The cost of a look at one place (measured: 1.7 us).
 const PLACE: Duration = Duration::from_micros(2);
 
-/// Places looked at in one go.
+/// The number of places per look.
 const SLICE: usize = 64;
 
-/// Processes whose clocks are read to see whether they ran.
+/// The most processes to check for recent run time by their clocks.
 const MAX_CLOCKS: usize = 16;
 
-/// Questions to the broker count from here: the numbers of calls begin anywhere, so a clash is as likely as any number.
+/// Questions to the broker count from here: the numbers of calls begin anywhere, so a clash is as
+/// likely as any number.
 const FIRST_QUESTION: u64 = 1 << 63;
 
-/// What is told of arrivals.
+/// The source of arrival reports.
 #[derive(Debug)]
 enum Watch {
-    /// Nothing was to be watched yet.
+    /// No socket was to be watched yet.
     Unused,
-    /// The kernel has no more room for it (fs.aio-max-nr), or lacks it: looks alone find what was closed.
+    /// The kernel has no more room for AIO contexts (fs.aio-max-nr), or lacks AIO: only looks find
+    /// closed sockets.
     Unavailable,
     On(Arrivals),
 }
 
-/// A socket that the program has and in which something waits: it is about to take that, or to close the socket.
+/// A socket of the program in which an arrival waits: the program is about to take the arrival, or
+/// to close the socket.
 #[derive(Debug)]
 struct Standing {
     since: Instant,
@@ -72,7 +80,7 @@ struct Standing {
 }
 
 impl Standing {
-    /// When to look at it next: ever less often.
+    /// The pause before the next check of the socket, which grows with age.
     fn pause(&self, now: Instant) -> Duration {
         let stood = now.saturating_duration_since(self.since);
         let longest = if stood < LONG { LAST_CHECK } else { LATE_CHECK };
@@ -87,25 +95,28 @@ struct Closed {
     inode: u64,
 }
 
-/// Which of its retained sockets the program still has.
+/// The retained sockets that the program still has.
 #[derive(Debug)]
 pub struct Doors {
     watch: Watch,
-    /// Sockets in which something waits, by inode.
+    /// Sockets in which an arrival waits, by inode.
     standing: HashMap<u64, Standing>,
     budget: Budget,
     /// When the next arrival is to be told of, if not already.
     arm_at: Option<Instant>,
     look_at: Instant,
     look_after: Duration,
-    /// Where the last look ended, and how many places were not looked at since a process ran.
+    /// The position at which the last look ended, and the number of places without a look since a
+    /// process ran.
     looked: usize,
     unlooked: usize,
     clocks: HashMap<i32, Duration>,
     searches: Searches,
-    /// What the broker is to close, and has not said to have closed.
+    /// Sockets that the broker was told to close, without a confirmation yet.
     closing: HashMap<u64, Closed>,
-    /// What was closed since the last broker died, or has not been answered by it: the next broker has it open until it is told, and so has the keeper.
+    /// Sockets that were closed since the last broker died, or without a confirmation of the
+    /// broker. The next broker has these sockets open until told to close them, and so has the
+    /// keeper.
     untold: Vec<Closed>,
     /// Whether the next broker comes by itself.
     next_comes: bool,
@@ -134,14 +145,14 @@ impl Default for Doors {
     }
 }
 
-/// What was found of an address before it is bound or connected to.
+/// The state of an address before a bind or a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vetted {
-    /// Whoever has it is the program, or the kernel.
+    /// The address is used by the program or the kernel, or is free.
     Settled,
     /// The broker is closing its duplicate.
     Closing,
-    /// A search must end first: the one with this number.
+    /// The search with this number must end first.
     Search(u64),
 }
 
@@ -153,14 +164,15 @@ impl Doors {
         all.into_iter().flatten().min()
     }
 
-    /// When to look at a socket in which something waits.
+    /// The time of the next check of a socket in which an arrival waits.
     fn check_at(&self) -> Option<Instant> {
         let next = self.standing.values().map(|standing| standing.check_at).min()?;
-        // As urgent as arrivals: those of other sockets would else use all the time up, for a second, while the program is told of one that it has closed.
+        // As urgent as arrivals. Otherwise the arrivals of other sockets would use up the budget
+        // for a second, while epoll reports a closed socket to the program.
         Some(next.max(self.budget.allowed_at()))
     }
 
-    /// Polls readable when something has come to a retained socket.
+    /// Polls readable after an arrival in a retained socket.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.watch {
             Watch::On(arrivals) => Some(arrivals.as_fd()),
@@ -191,14 +203,14 @@ impl Doors {
         }
     }
 
-    /// A socket is not the program's any more; to be called before its descriptor is closed.
+    /// The program no longer has a socket. To be called before our descriptor is closed.
     pub fn unwatch(&mut self, socket: BorrowedFd<'_>) {
         if let Watch::On(arrivals) = &self.watch {
             arrivals.remove(socket);
         }
     }
 
-    /// Something waits in a socket that the program has.
+    /// Notes that an arrival waits in a socket that the program has.
     fn stands(&mut self, inode: u64, now: Instant) {
         self.standing.entry(inode).or_insert(Standing {
             since: now,
@@ -206,19 +218,19 @@ impl Doors {
         });
     }
 
-    /// Has the next arrival told of, once there is time for it.
+    /// Arms the report of the next arrival, once the budget allows.
     fn arm(&mut self, now: Instant) {
         let allowed_at = self.budget.allowed_at();
         let Watch::On(arrivals) = &mut self.watch else { return };
         self.arm_at = if allowed_at > now {
             Some(allowed_at)
         } else {
-            // What comes between the wake of another poll and this one is told at once.
+            // An arrival between the wake of another poll and this call is reported at once.
             arrivals.arm().err().map(|_| now + LAST_CHECK)
         };
     }
 
-    /// The program does something, so it may close something.
+    /// The program is active, so it may close a socket.
     fn look_soon(&mut self) {
         let at = Instant::now() + FIRST_LOOK;
         if self.look_at > at {
@@ -227,25 +239,27 @@ impl Doors {
         }
     }
 
-    /// The broker has closed what it was to close; false if this answers another question.
+    /// The broker has closed a socket as asked. False if `question` is another question's number.
     pub fn closed(&mut self, question: u64) -> bool {
         self.searches.closed(Some(question));
         self.closing.remove(&question).is_some()
     }
 
-    /// The program was given an address for itself alone: nobody has what was let go there.
+    /// The program was given an address exclusively: no process has the released sockets of that
+    /// address.
     pub fn bound_alone(&mut self, endpoint: Endpoint) {
         self.searches.forget(endpoint);
     }
 
-    /// There is no broker. If the `next_comes` by itself, what the last one had is open until then; else nothing is.
+    /// There is no broker. The keeper holds the last broker's sockets open until the next broker
+    /// comes, if `next_comes`. Otherwise these sockets are closed.
     pub fn broker_lost(&mut self, next_comes: bool) {
         self.searches.closed(None);
         self.untold.extend(self.closing.drain().map(|(_, closed)| closed));
         self.next_comes = next_comes;
     }
 
-    /// Whether something waits for the next broker to close what the last one had.
+    /// True if the next broker is to close sockets of the last broker.
     pub fn awaits_next(&self) -> bool {
         self.next_comes && !self.untold.is_empty()
     }
@@ -269,7 +283,8 @@ impl Doors {
         self.searches.ask()
     }
 
-    /// Whether a process of the program ran since it was last asked. A process that did not run has what it had, unless it shares its descriptors.
+    /// True if a process of the program ran since the last call. The descriptors of a process that
+    /// did not run are unchanged, unless another process shares them.
     fn ran(&mut self, retained: &Retained) -> bool {
         let mut tids: Vec<i32> = retained.given().map(|(_, given)| given.place.tid).collect();
         tids.sort_unstable();
@@ -286,7 +301,7 @@ impl Doors {
     }
 }
 
-/// Something has come, or it is time. True if binds that wait may go on.
+/// To be called after an arrival, or when due. True if pending binds may go on.
 pub fn on_time(host: &mut Host, now: Instant) -> bool {
     let over = search::on_time(host, now);
     if let Descriptors::Copied(copies) = &mut host.descriptors {
@@ -305,7 +320,8 @@ pub fn on_time(host: &mut Host, now: Instant) -> bool {
     over
 }
 
-/// Something has come: lets go of sockets that the program was told of and does not have.
+/// Handles arrivals: releases the sockets that were reported to the program and that the program no
+/// longer has.
 pub fn check(host: &mut Host) {
     let Watch::On(arrivals) = &mut host.doors.watch else {
         return;
@@ -321,14 +337,15 @@ pub fn check(host: &mut Host) {
     host.doors.searches.hurry();
     host.doors.budget.spend(now, WAKE);
     if host.doors.look_at <= now {
-        // There was no time for a wake of its own.
+        // The budget allowed no separate wake.
         look(host, now);
     }
     host.doors.look_soon();
     host.doors.arm(now);
 }
 
-/// Looks at sockets in which something waits; has them told of again once it was taken.
+/// Checks the sockets in which an arrival waits. Arms the report of a socket again once the arrival
+/// was taken.
 fn check_again(host: &mut Host, now: Instant) {
     let due = |(inode, standing): (&u64, &Standing)| (standing.check_at <= now).then_some(*inode);
     let inodes: Vec<u64> = host.doors.standing.iter().filter_map(due).collect();
@@ -358,12 +375,12 @@ fn check_again(host: &mut Host, now: Instant) {
     host.doors.searches.hurry();
     host.doors.budget.spend(now, WAKE);
     if host.doors.look_at <= now {
-        // There may be no time for a wake of its own.
+        // The budget may allow no separate wake.
         look(host, now);
     }
 }
 
-/// Looks whether the program has its sockets where it had them.
+/// Looks if the program still has its sockets at the known places.
 fn look(host: &mut Host, now: Instant) {
     let doors = &mut host.doors;
     let ran = doors.ran(&host.retained);
@@ -391,17 +408,19 @@ fn look(host: &mut Host, now: Instant) {
     }
 }
 
-/// Something has come to a socket that the program does not have where it had it.
+/// Handles an arrival in a socket that is not at its known place in the program.
 fn told_of(host: &mut Host, endpoint: Endpoint, given: Given) {
     if process::has_no_descriptors(given.place.tid) {
-        // A process that ends is told of nothing. Its host may end too, and then the next boot serves who waits.
+        // Epoll reports nothing to an ending process. The host may end too; then the next boot
+        // serves the waiting clients.
         host.doors.searches.suspect(given.inode);
     } else {
         let_go_in_doubt(host, endpoint, given);
     }
 }
 
-/// Lets go of a socket that the program does not have where it had it. What cannot be taken again, or has a use for the next bind, is searched for first.
+/// Releases a socket that is not at its known place in the program. The socket is searched for
+/// first if it cannot be taken again, or if the next bind has a use for it.
 fn let_go_in_doubt(host: &mut Host, endpoint: Endpoint, given: Given) {
     if given.listened && can_take_again(host) {
         let closing = let_go(host, endpoint, given.inode);
@@ -416,7 +435,8 @@ fn can_take_again(host: &Host) -> bool {
     matches!(host.descriptors, Descriptors::Duplicated(_))
 }
 
-/// Closes all of imsup's duplicates of a socket. Says what the broker was told, if there is one: its own is open until it answers.
+/// Closes all of imsup's duplicates of a socket. Returns the number of the message to the broker,
+/// if there is a broker: the broker's duplicate is open until its reply.
 fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     let socket = host.retained.remove(endpoint, inode)?;
     tracing::debug!(%endpoint, inode, "the program has closed a retained socket");
@@ -445,7 +465,7 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     Some(id)
 }
 
-/// Tells the next broker what was closed while there was none.
+/// Tells the next broker of the sockets that were closed without a broker.
 pub fn tell_next_broker(host: &mut Host) {
     for closed in std::mem::take(&mut host.doors.untold) {
         let Closed { endpoint, inode } = closed;
@@ -456,7 +476,8 @@ pub fn tell_next_broker(host: &mut Host) {
     }
 }
 
-/// Before `endpoint` is bound or connected to: lets go of what the program has closed there.
+/// To be called before a bind of `endpoint` or a connect: releases the sockets that the program has
+/// closed there.
 pub fn vet(host: &mut Host, endpoint: Endpoint) -> Vetted {
     let mut doubtful = false;
     for given in host.retained.given_at(endpoint) {

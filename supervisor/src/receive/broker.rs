@@ -11,7 +11,8 @@ use super::Loop;
 use crate::reconnect::{Attempt, Reconnect};
 use crate::syscalls;
 
-/// How often in a row the project's directory may be removed before it is left so until something is made where it was.
+/// The number of consecutive removals of the project's directory after which the directory is not
+/// made again, until an entry is made at its place.
 const REMOVALS: u32 = 3;
 
 impl Loop {
@@ -104,7 +105,8 @@ impl Loop {
         }
     }
 
-    /// Watches for the next broker. Without one nobody else makes the project's directory anew if somebody removes it.
+    /// Watches for the next broker. Without a broker, only the supervisor makes the project's
+    /// directory again after a removal.
     pub(super) fn watch_for_broker(&mut self) {
         for _ in 0..REMOVALS {
             let before = self.project_directory();
@@ -116,7 +118,7 @@ impl Loop {
         }
     }
 
-    /// The device and inode of the project's runtime directory, if it is there.
+    /// The device and inode of the project's runtime directory, if the directory exists.
     fn project_directory(&self) -> Option<(u64, u64)> {
         let found = std::fs::metadata(self.host.link.path().parent()?).ok()?;
         Some((found.dev(), found.ino()))
@@ -130,7 +132,7 @@ impl Loop {
         }
     }
 
-    /// The link may be lost wherever something is sent.
+    /// Any send may lose the link.
     pub(super) fn notice_loss(&mut self) {
         let was_lost = std::mem::replace(&mut self.lost, self.host.link.socket().is_none());
         if !self.lost || was_lost {
@@ -152,7 +154,7 @@ impl Loop {
         self.go_on_with_vetted();
     }
 
-    /// Goes on without the next broker where it does not come.
+    /// Goes on without the next broker if the keeper does not start one.
     pub(super) fn look_for_next_broker(&mut self) {
         let awaits_next = self.host.doors.awaits_next() || (!self.held.is_empty() && self.host.link.is_answered());
         if self.lost && awaits_next && !self.reconnect.next_comes(&self.host) {

@@ -1,4 +1,4 @@
-//! Trapped calls on the receive loop: they are handled, wait, are looked at again, and are answered.
+//! Trapped calls on the receive loop: handled, kept pending, checked again, and answered.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -47,7 +47,8 @@ impl Loop {
         }
     }
 
-    /// A caller that cannot wait for the next broker is refused, where that does not come by itself; the others are asked for again when it comes.
+    /// Without a next broker, a caller that cannot wait is refused. The other calls are asked for
+    /// again when the next broker comes.
     pub(super) fn answer_without_broker(&mut self, id: NotificationId) {
         if let Some(held) = self.held.get_mut(&id)
             && let Some(answer) = syscalls::without_broker(&mut self.host, id, held)
@@ -68,7 +69,8 @@ impl Loop {
         }
     }
 
-    /// Answers a held call. Its duplicate is closed first, or it would delay a FIN.
+    /// Answers a pending call. The call's duplicate is closed first, since the duplicate would
+    /// delay a FIN.
     pub(super) fn finish(&mut self, id: NotificationId, answer: Answer) {
         let held = self.held.remove(&id);
         if let Some(Waiting::Connect(connect)) = held.map(|held| held.waiting) {
@@ -82,7 +84,8 @@ impl Loop {
         self.held.keys().copied().find(|id| id.number() == number)
     }
 
-    /// A new broker does not know what the old one was asked.
+    /// Repeats the questions of pending calls: a new broker does not know the questions to the old
+    /// broker.
     pub(super) fn ask_again(&mut self) {
         for (id, held) in &self.held {
             let (endpoint, can_wait) = match &held.waiting {
@@ -108,7 +111,7 @@ impl Loop {
         }
     }
 
-    /// Held calls whose caller is gone, is to be interrupted, or has waited long enough.
+    /// Ends pending calls after the death of the caller, an interruption, or a long enough wait.
     pub(super) fn look_at_held(&mut self, now: Instant) {
         self.watchdog.begin();
         let ids: Vec<_> = self.held.keys().copied().collect();
@@ -143,7 +146,7 @@ impl Loop {
         }
     }
 
-    /// The listener of an accept(2) that is held: who comes need not wait for the next look.
+    /// The listener of a pending accept(2): a new connection need not wait for the next look.
     pub(super) fn accepted_from(&self) -> Option<BorrowedFd<'_>> {
         if self.accepts_wait {
             return None;
@@ -179,7 +182,8 @@ impl Loop {
         }
     }
 
-    /// Calls that wait for a resolver's socket are begun anew: there are some now, or none will come.
+    /// Calls that wait for a resolver's socket are begun anew: there are some now, or none will
+    /// come.
     pub(super) fn resume_resolvers(&mut self) {
         self.begin_all_anew(|_, until| until == Until::ResolverSockets);
     }
@@ -207,7 +211,7 @@ impl Loop {
         });
     }
 
-    /// Begins those calls anew whose wait is over.
+    /// Begins anew the calls that have finished their wait.
     fn begin_all_anew(&mut self, is_over: impl Fn(&Host, Until) -> bool) {
         let calls: Vec<_> = self
             .held
@@ -222,7 +226,8 @@ impl Loop {
         }
     }
 
-    /// Handles a call once more that has waited. It waits again at most for what it has not waited for long enough.
+    /// Handles a call again after its wait. The call waits again at most for conditions whose time
+    /// limit has not passed.
     fn begin_anew(&mut self, call: &Notification) {
         let Some(held) = self.held.remove(&call.id) else {
             return;

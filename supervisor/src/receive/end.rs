@@ -10,12 +10,13 @@ use nix::sys::signal::Signal;
 use super::Loop;
 use crate::init;
 
-/// How long before the program's end by SIGKILL the kernel may have been seen to kill it. Big programs take a while to be gone.
+/// The longest time between a kill by the kernel and the program's end by SIGKILL. Big programs
+/// take a while to be gone.
 const KILLED_LATELY: Duration = Duration::from_secs(2);
 
 impl Loop {
-    /// A program ends with its first process, as in a container. One that put itself into the background (a daemon) goes on
-    /// as long as what it left.
+    /// A program ends with its first process, as in a container. A program that put itself into the
+    /// background (a daemon) goes on as long as the processes that it left.
     pub(super) fn ended(&self) -> Option<ExitStatus> {
         let status = self.status?;
         let may_be_daemon = matches!(self.role, Role::Launched { .. }) && status == ExitStatus::Code(0);
@@ -24,10 +25,10 @@ impl Loop {
 
     pub(super) fn stop(&mut self, signal: Signal, grace: Duration) {
         init::signal(self.main, signal);
-        // A program that was stopped by a signal cannot end before it goes on.
+        // A program that was stopped by a signal cannot end before it is continued.
         init::signal(self.main, Signal::SIGCONT);
         self.sleep.let_end(&mut self.host);
-        // Who asks again does not give it more time.
+        // A second request to stop does not give the program more time.
         let at = Instant::now() + grace;
         self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
     }
@@ -60,8 +61,10 @@ impl Loop {
         }
     }
 
-    /// How the program ended: a kill that neither we nor, as far as can be told, anybody sent was the kernel's. It counts those before it kills
-    /// (mm/oom_kill.c, __oom_kill_process). A shell in front of it says the same as its exit status.
+    /// The reason of the program's end. A kill is attributed to the kernel if neither the
+    /// supervisor nor, as far as known, another process sent the signal. The kernel counts its
+    /// kills before it kills (mm/oom_kill.c, __oom_kill_process). A shell as first process reports
+    /// the same kill as its exit status.
     pub(super) fn reason_of(&mut self, status: ExitStatus) -> ExitStatus {
         self.look_at_memory();
         let now = Instant::now();

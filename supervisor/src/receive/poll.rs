@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 
 use super::Loop;
 
-/// What ppoll(2) found: its events for each of the loop's descriptors.
+/// The events that ppoll(2) found for each of the loop's descriptors.
 pub(super) struct Ready {
     pub(super) listener: PollFlags,
     pub(super) broker: PollFlags,
@@ -22,7 +22,7 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    /// Whether it is anything but a trapped call.
+    /// True if there is any event besides a trapped call.
     pub(super) fn is_more_than_a_call(&self) -> bool {
         let more = self.broker | self.signals | self.watch | self.sleep | self.arrivals | self.accept | self.memory;
         !more.is_empty()
@@ -30,11 +30,12 @@ impl Ready {
 }
 
 impl Loop {
-    /// Waits until something is ready, or it is time for something.
+    /// Waits until a source is ready, or an action is due.
     ///
-    /// By ppoll(2), not epoll(7): seccomp wakes its listener on the processor that makes the call
-    /// (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), a hint that an epoll instance does not pass on to those who wait for it
-    /// (fs/eventpoll.c, ep_poll_callback). Level-triggered, as RECV needs it, which blocks where nothing is there.
+    /// By ppoll(2), not epoll(7). Seccomp wakes its listener on the processor that makes the call
+    /// (SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP). An epoll instance does not pass this hint on to its
+    /// own waiters (fs/eventpoll.c, ep_poll_callback). Level-triggered, as RECV needs: RECV blocks
+    /// if no call is pending.
     pub(super) fn wait(&self) -> Result<Ready, Errno> {
         let listener = self.listening_for_calls.then(|| self.host.listener.as_fd());
         let mut broker = PollFlags::POLLIN;
@@ -53,7 +54,7 @@ impl Loop {
                 memory.map_or(PollFlags::empty(), |(_, events)| events),
             ),
         ];
-        // Those that are there come first, and only those are waited for.
+        // The sources that exist come first in the array, and only these are polled.
         let mut polled = sources.map(|_| PollFd::new(self.signals.as_fd(), PollFlags::empty()));
         let mut count = 0;
         for (fd, events) in sources.iter().filter_map(|(fd, events)| Some((fd.as_ref()?, *events))) {
@@ -84,7 +85,7 @@ impl Loop {
         })
     }
 
-    /// What tells that something has come to a socket that the program may have closed.
+    /// The descriptor that reports arrivals in sockets that the program may have closed.
     fn arrivals(&self) -> Option<BorrowedFd<'_>> {
         self.may_close().then(|| self.host.doors.descriptor()).flatten()
     }

@@ -62,7 +62,7 @@ impl Loop {
         }
     }
 
-    /// When to look whether the program still has its sockets.
+    /// The time of the next look at the program's sockets.
     fn doors_due(&self) -> Option<Instant> {
         if !self.may_close() {
             return None;
@@ -75,7 +75,8 @@ impl Loop {
         all.into_iter().flatten().min()
     }
 
-    /// Whether the program can close anything: not while it sleeps, and just after a wake there is no time to look.
+    /// True if the program can close sockets. False while the program is suspended, and just after
+    /// a wake, when there is no time to look.
     pub(super) fn may_close(&self) -> bool {
         self.sleep.suspended_us().is_none() && !self.sleep.is_waking() && self.ended().is_none()
     }

@@ -1,4 +1,5 @@
-//! The arguments of calls that wait, read: descriptors, times and futexes, which lie in the thread's memory in part.
+//! The arguments of calls that wait, read: descriptors, times and futexes, which lie in the
+//! thread's memory in part.
 
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use rustix::event::PollFlags;
 
 use super::wait::{Clock, Deadline, Futex, Watch};
 
-/// Descriptors read from a poll(2) array or a select(2) set at most; the kernel's own bound is RLIMIT_NOFILE.
+/// Descriptors read from a poll(2) array or a select(2) set at most; the kernel's own bound is
+/// RLIMIT_NOFILE.
 const MAX_DESCRIPTORS: usize = 1 << 20;
-/// `FUTEX_CMD_MASK` and what it leaves (futex(2)).
+/// The bits of the command in a futex operation (`FUTEX_CMD_MASK`, futex(2)).
 const FUTEX_COMMAND: u64 = 127;
 /// `FUTEX_PRIVATE_FLAG`, and the same of futex_waitv(2).
 const FUTEX_PRIVATE: u64 = 128;
@@ -46,7 +48,7 @@ pub(super) fn watch(number: u64, events: PollFlags) -> Watch {
     }
 }
 
-/// A time-out in milliseconds; a negative one is none.
+/// A time-out in milliseconds; a negative value means no time-out.
 pub(super) fn milliseconds(argument: u64) -> Deadline {
     #[expect(
         clippy::cast_possible_truncation,
@@ -59,7 +61,7 @@ pub(super) fn milliseconds(argument: u64) -> Deadline {
 pub(super) const NANOS: u64 = 1;
 pub(super) const MICROS: u64 = 1000;
 
-/// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs); `None` where the pointer is null.
+/// A `timespec` (unit 1 ns) or `timeval` (unit 1 µs); `None` if the pointer is null.
 pub(super) fn time(address: u64, memory: &impl TargetMemory, unit: u64) -> Result<Option<Duration>, Errno> {
     if address == 0 {
         return Ok(None);
@@ -105,7 +107,7 @@ pub(super) fn futex(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Deadl
     }
 }
 
-/// The futex of futex(2), unless it is private.
+/// The futex of futex(2); empty if the futex is private.
 pub(super) fn shared_futex(args: &[u64; 6]) -> Vec<Futex> {
     match args[1] & FUTEX_COMMAND {
         FUTEX_WAIT | FUTEX_WAIT_BITSET | FUTEX_WAIT_REQUEUE_PI => futex_unless_private(args[0], args[2], args[1]),
@@ -126,7 +128,8 @@ pub(super) fn futex_unless_private(address: u64, value: u64, flags: u64) -> Vec<
     }
 }
 
-/// Those of futex_waitv(2) that are not private: `struct futex_waitv` is value, address, flags.
+/// The futexes of futex_waitv(2) that are not private: `struct futex_waitv` is value, address,
+/// flags.
 pub(super) fn futexes(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Futex>, Errno> {
     let mut found = Vec::new();
     for position in 0..args[1].min(MAX_FUTEXES) {
@@ -138,7 +141,8 @@ pub(super) fn futexes(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec
     Ok(found)
 }
 
-/// The array of poll(2): `struct pollfd` is descriptor, events, revents. A negative descriptor is skipped.
+/// The array of poll(2): `struct pollfd` is descriptor, events, revents. A negative descriptor is
+/// skipped.
 pub(super) fn polled(args: &[u64; 6], memory: &impl TargetMemory) -> Result<Vec<Watch>, Errno> {
     const POLLFD_BYTES: usize = 8;
     let count = usize::try_from(args[1]).unwrap_or(usize::MAX);

@@ -1,7 +1,9 @@
-//! The backlogs of a host's listeners: the system's full one while it sleeps and while a crowd stands at the door, else the program's own.
+//! The backlogs of a host's listeners: the system's maximum while the host sleeps and while many
+//! connections wait, else the program's own backlog.
 //!
-//! `http.server` asks for 5: of 300 clients that connect at once to it while it sleeps, 6 would be let in, and the others would try again after
-//! seconds, by retransmission (measured, DESIGN section 4).
+//! `http.server` asks for a backlog of 5. Of 300 clients that connect at once while the host
+//! sleeps, 6 would get into the accept queue. The others would try again after seconds, by
+//! retransmission (measured, DESIGN section 4).
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -9,10 +11,11 @@ use std::time::{Duration, Instant};
 use crate::sockets::Retained;
 use imsup_linux::{socket, succession};
 
-/// More than the kernel gives: it takes net.core.somaxconn instead (listen(2)).
+/// More than the kernel grants: the kernel takes net.core.somaxconn instead (listen(2)).
 const FULL: i32 = i32::MAX;
 
-/// How long after a wake the queues are looked at: a crowd takes its time to come.
+/// The pause after a wake before the accept queues are checked: a crowd of clients takes time to
+/// arrive.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether backlogs are to be given back.
@@ -26,14 +29,15 @@ impl Backlogs {
     pub fn widen(&mut self, retained: &Retained) {
         self.restore_at = None;
         for (_, listener, _) in retained.listeners() {
-            // One that the program shut down stays so.
+            // A listener that the program shut down stays shut down.
             if succession::accept_queue(listener.as_fd()).is_ok() {
                 let _ = socket::listen(listener.as_fd(), FULL);
             }
         }
     }
 
-    /// The program runs, and takes who stands at the door.
+    /// Plans the return to the program's own backlogs: the program runs, and accepts the waiting
+    /// connections.
     pub fn narrow_later(&mut self, now: Instant) {
         self.restore_at.get_or_insert(now + PAUSE);
     }
@@ -43,7 +47,8 @@ impl Backlogs {
         self.restore_at
     }
 
-    /// Gives the program its own backlog back wherever no more stand at the door than that lets in.
+    /// Restores the program's own backlog for each listener whose waiting connections fit into that
+    /// backlog.
     pub fn narrow(&mut self, retained: &Retained, now: Instant) {
         if self.restore_at.is_none_or(|at| at > now) {
             return;

@@ -1,8 +1,11 @@
 //! Since when the calls that a held host is in can have lasted: pure.
 //!
-//! A look reads the CPU clocks of processes, from which the beginnings of their calls are known ([`super::idle::Idleness::began`]). Between the look and the
-//! hold a thread may run and make another call, which would be taken for one as old as the look. To hold threads uses their processors, so the clocks say
-//! nothing afterwards. Therefore the threads' calls and then the clocks are read once more just before, and each thread is compared when it stands still.
+//! A look reads the CPU clocks of processes, which bound the beginnings of the processes' calls
+//! ([`super::idle::Idleness::began`]). Between the look and the hold a thread may run and make
+//! another call. That call would be taken for a call as old as the look. Holding threads uses CPU
+//! time of the threads, so the clocks tell no more afterwards. Therefore the threads' calls and
+//! then the clocks are read once more just before the hold, and each thread is compared after the
+//! stop.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -11,7 +14,7 @@ use super::calls;
 use super::deadlines::{Bounds, CallKey};
 use imsup_linux::stopped::{At, StoppedThread};
 
-/// How a thread is held. Each is one more wait of it.
+/// How a thread is held. Each step adds one wait to the count of the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// By ptrace(2) (kernel/signal.c, ptrace_stop).
@@ -29,20 +32,22 @@ impl Held {
     }
 }
 
-/// What the threads of a host were in just before it was held.
+/// The calls of a host's threads just before the hold.
 #[derive(Debug, Default)]
 pub struct Before {
     /// By thread: the call, and how often the thread had waited, if that was read.
     calls: HashMap<i32, (i64, CallKey, Option<u64>)>,
     /// Processes that ran between the look and `read_at`.
     ran: HashSet<i32>,
-    /// When their clocks had been read, after the calls. `None` until then.
+    /// The time when the processes' clocks had been read, after the calls. `None` until then.
     read_at: Option<Instant>,
 }
 
 impl Before {
-    /// Notes the call that a thread is in. How often the thread has waited is asked only for a call that may have a limit which imsup tells it: the end of
-    /// any other is the kernel's. `None` if nobody counts, since it had no limit when that was last seen: should it have one by now, it is a new call.
+    /// Notes the present call of a thread. The number of the thread's waits is read only for a call
+    /// that may have a time limit enforced by imsup: the kernel enforces the limit of any other
+    /// call. `waits` returns `None` for a call that had no limit when last seen: a call with a
+    /// limit by now is a new call.
     pub fn note(&mut self, tid: i32, number: i64, key: CallKey, waits: impl FnOnce() -> Option<u64>) {
         let waits = calls::may_be_told(number, &key.args).then(waits).flatten();
         self.calls.insert(tid, (number, key, waits));
@@ -53,14 +58,16 @@ impl Before {
         self.calls.iter().filter_map(|(tid, (_, _, waits))| waits.map(|_| *tid))
     }
 
-    /// Notes which processes ran since the look. Their clocks were read after all calls, and until `read_at`.
+    /// Notes which processes ran since the look. The clocks were read after all calls, and until
+    /// `read_at`.
     pub fn note_clocks(&mut self, ran: HashSet<i32>, read_at: Instant) {
         self.ran = ran;
         self.read_at = Some(read_at);
     }
 
-    /// When the call can have begun that a held thread is in. `looked` is what the look says of its process. `waits` is how often the thread has
-    /// waited by now. A call that may be another one can be as young as `now`.
+    /// The bounds of the beginning of a held thread's call. `looked` holds the bounds that the look
+    /// shows for the process. `waits` returns how often the thread has waited by now. A call that
+    /// may be new can be as young as `now`.
     pub fn began(
         &self,
         thread: &StoppedThread,
@@ -81,7 +88,7 @@ impl Before {
         }
     }
 
-    /// Whether a held thread is for certain in the call that it was in before.
+    /// True if a held thread is certainly in the same call as before.
     fn is_same_call(&self, thread: &StoppedThread, waits: impl FnOnce() -> Option<u64>, held: Held) -> bool {
         let At::Blocked {
             number, args, stack, ..
@@ -95,7 +102,8 @@ impl Before {
         if (*before, *key) != (number, CallKey { args, stack }) {
             return false;
         }
-        // The same call with the same arguments, made again, has waited again (a loop of accept(2)).
+        // The same call with the same arguments, made again, has waited again (a loop of
+        // accept(2)).
         match waited {
             Some(waited) => waits().is_some_and(|waits| waits <= waited + held.waits()),
             None => !calls::may_be_told(number, &args),
@@ -144,7 +152,8 @@ mod tests {
         }
     }
 
-    /// The bounds of a call that a thread is held in, which was in accept(2) and had waited 7 times.
+    /// The bounds of a call that a thread is held in, which was in accept(2) and had waited 7
+    /// times.
     fn began(times: &Times, ran: &[i32], thread: &StoppedThread, waits: Option<u64>) -> Bounds {
         let mut before = Before::default();
         before.note(11, libc::SYS_accept, KEY, || Some(7));

@@ -1,7 +1,8 @@
-//! What a blocked thread waits for: from the system call it is in and its arguments, as syscalls(2) has them.
+//! The wait of a blocked thread: derived from the system call and the arguments, as listed in
+//! syscalls(2).
 //!
-//! Pure but for the thread's memory, which is behind [`TargetMemory`]. A call that is not in the table is not guessed at: its host then
-//! waits on all its sockets, and is let run once per `timer_slack`.
+//! Pure except for the thread's memory behind [`TargetMemory`]. A call outside the table is not
+//! guessed at: the host then waits on all sockets, and runs once per `timer_slack`.
 
 use imsup_linux::memory::TargetMemory;
 use nix::errno::Errno;
@@ -20,8 +21,9 @@ const SYS_IO_PGETEVENTS: i64 = 333;
 /// tcdrain(3) is this with an argument other than 0 (ioctl_tty(2)).
 const TCSBRK: u64 = 0x5409;
 
-/// Whether a call that is blocked may have moved bytes already: interrupted, it would return early with those, though no signal handler ran
-/// (write(2), recv(2) with MSG_WAITALL). So would a close that lingers (SO_LINGER), and it cannot be made again.
+/// True if a blocked call may have moved bytes already. An interrupted call would return early with
+/// these bytes, though no signal handler ran (write(2), recv(2) with MSG_WAITALL). A lingering
+/// close (SO_LINGER) would return early as well, and cannot be made again.
 pub fn is_transfer(number: i64, args: &[u64; 6]) -> bool {
     let waits_for_all = |flags: u64| flags & libc::MSG_WAITALL as u64 != 0;
     match number {
@@ -42,13 +44,14 @@ pub fn is_transfer(number: i64, args: &[u64; 6]) -> bool {
     }
 }
 
-/// The calls that wait for nothing but signals, by name.
+/// The names of the calls that wait for signals only.
 pub const WAITS_FOR_SIGNALS: [&str; 3] = ["pause", "rt_sigsuspend", "rt_sigtimedwait"];
 
-/// What a thread waits for that is blocked in call `number` with these arguments. restart_syscall(2) is what the caller has remembered.
+/// The wait of a thread that is blocked in call `number` with these arguments. For
+/// restart_syscall(2) the caller uses the remembered call instead.
 ///
 /// # Errors
-/// EFAULT and the like where the thread's memory cannot be read.
+/// EFAULT and similar errors if the thread's memory cannot be read.
 pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Result<Wait, Errno> {
     let reads =
         |call| Wait::on(call, vec![watch(args[0], PollFlags::IN)]).limited(descriptor(args[0]), LimitOf::Receive);
@@ -78,7 +81,7 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
             ..Wait::on_unseen("connect").limited(descriptor(args[0]), LimitOf::Send)
         },
         libc::SYS_connect => writes("connect"),
-        // Of the pipe that it writes to it is not known whether it is full.
+        // The state of the output pipe (full or not) is unknown.
         libc::SYS_splice => reads("splice"),
         libc::SYS_epoll_wait => epoll("epoll_wait", milliseconds(args[3])),
         libc::SYS_epoll_pwait => epoll("epoll_pwait", milliseconds(args[3])),
@@ -127,7 +130,7 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
         libc::SYS_semtimedop => Wait::on_unseen("semtimedop").until(relative(args[3], memory)?),
         libc::SYS_msgsnd => Wait::on_unseen("msgsnd"),
         libc::SYS_msgrcv => Wait::on_unseen("msgrcv"),
-        // They may wait for sockets (IOCB_CMD_POLL).
+        // These calls may wait for sockets (IOCB_CMD_POLL).
         libc::SYS_io_getevents | SYS_IO_PGETEVENTS => Wait {
             known: false,
             ..Wait::on_unseen("io_getevents").until(relative(args[4], memory)?)
@@ -150,7 +153,8 @@ pub fn wait_of(number: i64, args: &[u64; 6], memory: &impl TargetMemory) -> Resu
     })
 }
 
-/// What call `number` returns when its time is over; `None` for one whose limit the kernel itself keeps through interruptions.
+/// The result of call `number` after a time-out; `None` for a call whose limit the kernel keeps
+/// through interruptions.
 fn timed_out(number: i64) -> Option<i64> {
     match number {
         libc::SYS_epoll_wait
@@ -181,24 +185,26 @@ fn timed_out(number: i64) -> Option<i64> {
     }
 }
 
-/// Whether a call may have a limit that imsup has to tell it, as far as its arguments say: one that a socket has does not show in them.
+/// True if a call may have a time limit that imsup has to enforce, as far as the arguments show. A
+/// time limit of a socket does not show in the arguments.
 pub fn may_be_told(number: i64, args: &[u64; 6]) -> bool {
     match number {
         libc::SYS_epoll_wait | libc::SYS_epoll_pwait => milliseconds(args[3]) != Deadline::Never,
         libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => args[3] != 0,
         libc::SYS_rt_sigtimedwait => args[2] != 0,
-        // If its memory is read-only.
+        // Only if the memory of the time limit is read-only.
         libc::SYS_ppoll => args[2] != 0,
         libc::SYS_io_getevents | SYS_IO_PGETEVENTS => args[4] != 0,
         _ => timed_out(number).is_some(),
     }
 }
 
-/// Whether a call that says EINTR because it was interrupted (signal(7)) is begun anew as if it had not been.
+/// True if a call that returned EINTR because of an interruption (signal(7)) is begun anew, as if
+/// no interruption had happened.
 pub fn goes_on(number: i64, args: &[u64; 6]) -> bool {
     match number {
         libc::SYS_semop => true,
-        // What is left of their time could not be written back.
+        // The time left of these calls could not be written back.
         libc::SYS_ppoll | libc::SYS_pselect6 | libc::SYS_select => true,
         libc::SYS_ioctl => args[1] == TCSBRK && args[2] != 0,
         _ => timed_out(number).is_some(),

@@ -1,4 +1,5 @@
-//! Processes that begin and end between two looks: they leave CPU time, or page faults, that no live process has.
+//! Processes that begin and end between two looks. These processes leave CPU time or page faults
+//! that no live process has.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,24 +7,28 @@ use std::time::Duration;
 use super::tree::Tree;
 use imsup_linux::{cpu, process};
 
-/// What threads that end leave in their cgroup's account and not in their process's: 5 to 8 us each (measured). The shortest child that fork(2) makes
-/// leaves 115 us, one that executes a program 600.
+/// The CPU time that ended threads leave in the account of the cgroup and not of the process: 5 to
+/// 8 us each (measured). The shortest child of fork(2) leaves 115 us, a child that executes a
+/// program 600.
 const OF_THREADS: Duration = Duration::from_micros(40);
 
-/// What is known of processes that have ended.
+/// The traces of processes that have ended.
 #[derive(Debug, Default)]
 pub struct Children {
-    /// The CPU time of processes that have ended, at most; `None` before it was first read, or without a cgroup.
+    /// The upper bound of the CPU time of ended processes; `None` before the first reading, or
+    /// without a cgroup.
     ended: Option<Duration>,
-    /// The page faults of the children that each process has waited for (proc_pid_stat(5), cminflt), with its CPU time then: who has not run since
-    /// has waited for nobody. cutime would have units of 10 ms.
+    /// The page faults of the children that each process has waited for (proc_pid_stat(5),
+    /// cminflt), with the CPU time of the process at the reading. A process that has not run since
+    /// has waited for no child. cutime would have units of 10 ms.
     faults: HashMap<i32, (Duration, u64)>,
     /// The same, of orphans that the supervisor has waited for.
     orphans: u64,
 }
 
 impl Children {
-    /// Whether a process has begun and ended since this was last asked; `cpu` is what each live one has used, just read.
+    /// True if a process has begun and ended since the last call. `cpu` is the CPU time of each
+    /// live process, just read.
     pub fn came(&mut self, tree: &Tree, cpu: &[(i32, Duration)]) -> bool {
         match tree.cpu() {
             Some(accounted) => self.came_by_account(tree, accounted, cpu),
@@ -31,7 +36,8 @@ impl Children {
         }
     }
 
-    /// By the cgroup's account, which has ended processes in it: it was read after the clocks of live ones, so at most the difference was used by others.
+    /// Decides by the cgroup's account, which includes ended processes. The account was read after
+    /// the clocks of the live processes, so other processes used at most the difference.
     fn came_by_account(&mut self, tree: &Tree, accounted: Duration, cpu: &[(i32, Duration)]) -> bool {
         let most = accounted.saturating_sub(total(cpu));
         let Some(before) = self.ended.replace(most) else {
@@ -41,7 +47,8 @@ impl Children {
         if most <= limit {
             return false;
         }
-        // It may be the live ones that ran meanwhile: read the other way round, it is at least the difference.
+        // Perhaps the live processes ran meanwhile. Read in reverse order, the difference is a
+        // lower bound.
         let accounted = tree.cpu().unwrap_or_default();
         let again: Vec<_> = cpu
             .iter()

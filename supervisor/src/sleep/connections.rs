@@ -1,8 +1,10 @@
 //! The TCP connections of a host, looked at again and again without a touch.
 //!
-//! While the program runs no descriptor of its connections is duplicated, not for an instant: its close(2) would not be the last, and epoll would tell it
-//! of descriptors that it has closed. Its sockets are known by the links of its descriptors, each new one is searched for once in the kernel's table of
-//! TCP sockets, and from then on it is found there by its addresses.
+//! No descriptor of the program's connections is duplicated while the program runs, not for an
+//! instant: the program's close(2) would not be the last close, and epoll would report closed
+//! descriptors to the program. The sockets are known by the links of the program's descriptors.
+//! Each new socket is searched for once in the kernel's table of TCP sockets. From then on the
+//! socket is found there by the addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -18,14 +20,14 @@ use imsup_linux::{descriptors, unix_diag};
 /// So many sockets are duplicated at once.
 const AT_ONCE: usize = 200;
 
-/// What is known of a socket.
+/// The known kind of a socket.
 #[derive(Clone, Copy, Debug)]
 enum Socket {
-    /// It is, or was, a TCP connection.
+    /// A TCP connection, now or earlier.
     Connection(Known),
-    /// A TCP socket that was no connection when it was last searched for. It may become one.
+    /// A TCP socket that was no connection at the last search. The socket may become a connection.
     Unconnected,
-    /// Something else, for as long as it lives.
+    /// Not a TCP socket, for the whole life of the socket.
     Other,
 }
 
@@ -36,11 +38,12 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Notes the sockets of a host that runs; it listens on `listeners`. Those that were no connections when they were first seen are searched for again
-    /// where a socket has been `connected` since.
+    /// Notes the sockets of a running host. `listeners` are the sockets on which the host listens.
+    /// Sockets that were no connections at first are searched for again if a socket has been
+    /// `connected` since.
     ///
     /// # Errors
-    /// Where sock_diag(7) cannot be used.
+    /// An error if sock_diag(7) cannot be used.
     pub fn note(
         &mut self,
         pids: &[i32],
@@ -66,8 +69,8 @@ impl Connections {
         Ok(())
     }
 
-    /// The same of a host that is held: no close(2) can be in time for it, so each new socket is looked at itself, but for
-    /// its `listeners`.
+    /// The same for a held host. No close(2) can happen meanwhile, so each new socket is examined
+    /// directly, except the `listeners`.
     pub fn note_held(&mut self, pids: &[i32], listeners: &[u64], duplicates: &Duplicates<'_>) {
         let sockets = traffic::sockets(pids);
         let mut new = self.new_ones(&sockets, true);
@@ -83,10 +86,12 @@ impl Connections {
         }
     }
 
-    /// All connections of a host that is held. Each of its sockets is looked at anew: it may have other addresses than it had.
+    /// All connections of a held host. Each socket is examined anew, because the addresses may have
+    /// changed.
     ///
     /// # Errors
-    /// Where sock_diag(7) cannot be used, and if nothing is known of a connection that one of its sockets is: being connected, it has no peer yet.
+    /// An error if sock_diag(7) cannot be used, or if a socket is still being connected: that
+    /// connection has no known peer yet.
     pub fn read_held(&mut self, pids: &[i32], duplicates: &Duplicates<'_>) -> io::Result<Vec<Connection>> {
         let sockets = traffic::sockets(pids);
         let mut unknown = None;
@@ -112,11 +117,12 @@ impl Connections {
         }
     }
 
-    /// A UNIX connection of a host that is held with a process outside it, as descriptor of a process. What is a standard stream was given to the program
-    /// by whoever started it (a journal).
+    /// A UNIX connection of a held host with a process outside the host, as the descriptor of a
+    /// process. Standard streams are left out: the program got these streams from its starter (a
+    /// journal).
     ///
     /// # Errors
-    /// Where sock_diag(7) cannot be used.
+    /// An error if sock_diag(7) cannot be used.
     pub fn unix_elsewhere(pids: &[i32]) -> io::Result<Option<OpenSocket>> {
         let sockets = traffic::sockets(pids);
         if sockets.is_empty() {
@@ -161,15 +167,15 @@ impl Connections {
         })
     }
 
-    /// What has become of them by now. Those of the host with itself are not among them.
+    /// The present state of the connections, without connections of the host with itself.
     ///
     /// # Errors
-    /// Where sock_diag(7) cannot be used.
+    /// An error if sock_diag(7) cannot be used.
     pub fn read(&self) -> io::Result<Vec<Connection>> {
         Ok(traffic::read(&self.outside())?.into_iter().flatten().collect())
     }
 
-    /// Those with others than the host itself.
+    /// The connections with peers other than the host itself.
     fn outside(&self) -> Vec<Known> {
         let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let ends = |known: &Known| {
@@ -186,7 +192,8 @@ impl Connections {
             .collect()
     }
 }
-/// What these sockets of a host that is held are, each by its inode: a connection, none, or why that cannot be said.
+/// The kinds of these sockets of a held host, each by inode: a connection, no connection, or the
+/// error that prevents an answer.
 fn look_at(
     inodes: &HashSet<u64>,
     sockets: &HashMap<u64, OpenSocket>,
@@ -199,7 +206,7 @@ fn look_at(
     }
     let mut found = Vec::with_capacity(inodes.len());
     for (pid, all) in by_process {
-        // They are open until they have been looked at.
+        // All duplicates of a chunk stay open until the whole chunk has been examined.
         for some in all.chunks(AT_ONCE) {
             let numbers: Vec<i32> = some.iter().map(|(_, number)| *number).collect();
             let open = match duplicates.all(pid, &numbers) {

@@ -1,9 +1,11 @@
-//! Time limits of calls that went on through a sleep: as if it had not been.
+//! Time limits of calls that went on through a sleep, as if the sleep had not happened.
 //!
-//! Where the kernel keeps the deadline of an interrupted call itself (poll, nanosleep, futex) nothing is to be done. select(2) and ppoll(2) read from the
-//! thread's memory how much of their time is left. All others begin to count anew: of those the supervisor knows when their time is over, and tells them. They
-//! are told when their host ticks, when it is held, and else at that instant: the thread is stopped for a moment, and if its call has the mark that it was
-//! given (so it is the same one), it returns that its time is over.
+//! No work is needed if the kernel keeps the deadline of an interrupted call (poll, nanosleep,
+//! futex). select(2) and ppoll(2) read the time left from the thread's memory. All other calls
+//! restart the time limit: the supervisor knows the deadlines of these calls, and reports the
+//! time-outs. A time-out is reported when the host ticks, when the host is held, and else at the
+//! deadline itself: the thread is stopped for a moment. If the call has the mark given earlier (so
+//! is the same call), the call returns with a time-out.
 
 use std::time::{Duration, Instant};
 
@@ -16,40 +18,42 @@ use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::stopped::{self, At, GoOn, SeenThread, StoppedThread};
 use imsup_linux::{process, signals};
 
-/// For how long a thread that was let run is waited for, until it blocks again: on a busy machine it has not run yet.
+/// The limit of the wait until a released thread blocks again: on a busy machine the thread may not
+/// have run yet.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long threads may take to stop.
 const TIMEOUT: Duration = Duration::from_millis(20);
 
-/// A call that is to be told when its time is over, in a host that runs.
+/// A call of a running host whose time-out imsup has to report.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Correction {
-    /// It was in the call when its host was held.
+    /// The thread, which was in the call when the host was held.
     thread: SeenThread,
     pub(super) at: Instant,
-    /// How much later it is looked at again if the thread is not blocked.
+    /// The delay of the next check if the thread is not blocked.
     pause: Duration,
     stage: Stage,
 }
 
-/// What is known of it.
+/// The known state of a call to correct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It was let run: perhaps it has ended, and the thread has made the next one.
+    /// The thread was released. Perhaps the call has ended, and the thread has made the next call.
     LetRun,
-    /// It was seen to go on, and blocks again in a moment.
+    /// The call was seen to go on, and blocks again in a moment.
     Settling,
-    /// It is blocked. As long as its thread has not waited for anything else, it is the same one.
+    /// The thread is blocked. The call is the same as long as the thread has not waited again.
     Blocked {
         /// How often the thread has waited.
         waits: u64,
     },
 }
 
-/// Memory of a thread that its call has overwritten with how much of its time is left, since it was interrupted (nanosleep(2)).
+/// Memory of a thread that an interrupted call has overwritten with the time left (nanosleep(2)).
 ///
-/// The sleep goes on, so that nobody is to know. A program that sleeps by `nanosleep(&time, &time)` again and again would sleep for less each time.
+/// The sleep goes on, so that nobody is to know. A program that sleeps by `nanosleep(&time, &time)`
+/// again and again would sleep for less each time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Overwritten {
     tid: i32,
@@ -58,7 +62,8 @@ pub(super) struct Overwritten {
     bytes: [u8; 16],
 }
 
-/// Puts back what was there, unless a thread has gone on meanwhile, or a signal handler is about to end its sleep.
+/// Restores the overwritten memory, unless a thread has gone on meanwhile, or a signal handler is
+/// about to end the thread's sleep.
 pub(super) fn put_back(overwritten: &[Overwritten], threads: &[StoppedThread]) {
     for one in overwritten {
         let is_same = |thread: &StoppedThread| match thread.at {
@@ -66,14 +71,14 @@ pub(super) fn put_back(overwritten: &[Overwritten], threads: &[StoppedThread]) {
             _ => false,
         };
         if threads.iter().any(is_same) && !signals::interrupts(one.tid) {
-            // An error: it was killed.
+            // An error means that the thread was killed.
             let _ = ThreadMemory::of(one.tid).write(one.address, &one.bytes);
         }
     }
 }
 
 impl Sleeper {
-    /// What is where these calls will say how much of their time is left when they are interrupted.
+    /// Reads the memory in which these calls will write the time left when interrupted.
     pub(super) fn to_be_overwritten(&self, seen: &[StoppedThread]) -> Vec<Overwritten> {
         let overwritten = |thread: &StoppedThread| {
             let At::Blocked {
@@ -103,23 +108,25 @@ impl Sleeper {
         seen.iter().filter_map(overwritten).collect()
     }
 
-    /// Writes what is left of their time where held calls will read it.
+    /// Writes the time left into the memory that held calls will read.
     pub(super) fn write_time_left(&self, now: Instant) {
         for (tid, call) in self.interrupted.all() {
             if let (Some(address), Some(left)) = (call.wait.overwrites, call.due.left(now))
                 && signals::interrupts(tid)
             {
-                // A signal handler ends its sleep, and the program reads there how much of it is left.
+                // A signal handler ends the thread's sleep, and the program reads the time left
+                // from this memory.
                 let _ = LeftAt { address, unit: 1 }.write(left, &ThreadMemory::of(tid));
             }
             if let (Some(left_at), Some(left)) = (&call.wait.left_at, call.due.left(now)) {
-                // Read-only memory: the call then says EINTR, as it would have without us.
+                // Read-only memory: the call then returns EINTR, as without imsup.
                 let _ = left_at.write(left, &ThreadMemory::of(tid));
             }
         }
     }
 
-    /// The calls to be told when their time is over: they would count it anew, and so end more than a slack too late.
+    /// The calls to be told when their time is over: they would count it anew, and so end more than
+    /// a slack too late.
     pub(super) fn corrections(&self, stage: Stage) -> Vec<Correction> {
         let (now, slack) = (Instant::now(), self.slack());
         let late = |due: &Due| match due {
@@ -139,7 +146,7 @@ impl Sleeper {
         late.filter_map(correction).collect()
     }
 
-    /// Does what it is time for. This is not on the way of what woke the host.
+    /// Does the corrections that are due. This work does not delay the cause of the wake.
     pub(super) fn correct(&mut self, corrections: &mut Vec<Correction>) {
         let now = Instant::now();
         let (due, later) = std::mem::take(corrections)
@@ -174,7 +181,8 @@ impl Sleeper {
                     ..correction
                 }),
                 (Stage::Blocked { waits }, Some(now)) if waits == now => to_stop.push(correction),
-                // It has gone on; and if it is still the same call, it is told when the host is held next.
+                // The thread has gone on. If the call is still the same, the time-out is reported
+                // at the next hold of the host.
                 (Stage::Settling | Stage::Blocked { .. }, _) => {}
             }
         }
@@ -183,7 +191,7 @@ impl Sleeper {
         }
     }
 
-    /// When the time of a call is over that its thread seems to be in still.
+    /// The end of the time limit of the call that the thread still seems to be in.
     fn time_is_over(&self, tid: i32, (number, args, stack): (i64, [u64; 6], u64)) -> Option<Instant> {
         let call = self
             .interrupted
@@ -194,7 +202,7 @@ impl Sleeper {
         }
     }
 
-    /// Stops these threads for a moment, and tells them that their time is over, if it is.
+    /// Stops these threads for a moment, and reports the time-out of each call that is overdue.
     fn tell(&mut self, told: &[Correction], corrections: &mut Vec<Correction>) {
         let threads = told.iter().map(|one| one.thread).collect();
         let Ok((mut stopped, trouble)) = stopped::stop_threads(threads, TIMEOUT) else {
@@ -228,14 +236,14 @@ impl Sleeper {
                         });
                     }
                 }
-                // Another call by now: it has just begun.
+                // Another call by now, which has just begun.
                 None if eintr && calls::goes_on(number, &args) => {
                     rewrites.push((thread.tid, GoOn::Anew { mark: 0 }));
                 }
                 None => {}
             }
         }
-        // Those that did not stop in time run still, or are gone.
+        // Threads that did not stop in time still run, or are gone.
         let not_stopped = told.iter().filter(|one| {
             one.pause <= LONGEST_PAUSE && stopped.threads().iter().all(|thread| thread.tid != one.thread.tid)
         });
@@ -245,7 +253,7 @@ impl Sleeper {
             stage: Stage::LetRun,
             ..*one
         }));
-        // The time it was stopped for would be the end of a transfer that has begun meanwhile.
+        // The stop would cut short a transfer that has begun meanwhile.
         let duplicates = Duplicates::of(&stopped);
         let cut_short = |thread| transfer::cut_short(thread, &duplicates);
         let carries = stopped.threads().iter().filter_map(cut_short).collect();

@@ -1,9 +1,12 @@
-//! When the calls of a sleeper's threads give up, and when to let it run for that: pure.
+//! When the calls of a sleeping host's threads give up, and when the host runs for a deadline:
+//! pure.
 //!
-//! The beginning of a call is not shown anywhere, so that of one with a relative time limit is known within bounds only: after the last look at
-//! which its process had not used its present CPU time yet, before the first at which it had. From the earliest possible deadline on the
-//! host is let run once per slack, until the call is no longer the same. A call that was interrupted goes on by itself (restart_syscall(2)) and
-//! keeps the bounds of its beginning.
+//! The kernel does not show the beginning of a call. So the beginning of a call with a relative
+//! time limit is known within bounds only. The lower bound is the last look at which the process
+//! had not used the present CPU time yet. The upper bound is the first look at which the process
+//! had. From the earliest possible deadline on the host runs once per slack, until the call is no
+//! longer the same. An interrupted call goes on by itself (restart_syscall(2)) and keeps the bounds
+//! of the beginning.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -12,16 +15,17 @@ use std::time::{Duration, Instant};
 use super::wait::{Clock, Deadline, Wait};
 use imsup_linux::stopped::GoOn;
 
-/// Where a slack of nearly nothing ends: a call whose time is not known exactly is not looked at more often.
+/// The lower limit of a slack of nearly zero: a call with an inexact deadline is not checked more
+/// often.
 pub const SHORTEST_SLACK: Duration = Duration::from_millis(10);
 
-/// Two readings of when one call gives up differ by less.
+/// Two readings of the deadline of the same call differ by less than this.
 const SAME_END: Duration = Duration::from_millis(50);
 
-/// One instant, on every clock that deadlines are of.
+/// One instant on every clock of deadlines.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// As the standard library has it.
+    /// The instant of the standard library.
     pub instant: Instant,
     /// CLOCK_MONOTONIC.
     pub monotonic: Duration,
@@ -46,7 +50,7 @@ impl Now {
         }
     }
 
-    /// When `clock` shows `time`; now where it has passed.
+    /// The instant at which `clock` shows `time`; the present instant if `time` has passed.
     fn when(&self, clock: Clock, time: Duration) -> Instant {
         let shown = match clock {
             Clock::Monotonic => self.monotonic,
@@ -58,7 +62,7 @@ impl Now {
         self.instant + left
     }
 
-    /// An instant as CLOCK_REALTIME shows it, in microseconds.
+    /// An instant as shown by CLOCK_REALTIME, in microseconds.
     pub fn realtime_us(&self, instant: Instant) -> u64 {
         let time = match instant.checked_duration_since(self.instant) {
             Some(later) => self.realtime + later,
@@ -70,7 +74,7 @@ impl Now {
 
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Between what instants something happened.
+/// The bounds of the instant of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Not before.
@@ -88,14 +92,15 @@ pub enum Due {
     From {
         /// The earliest instant.
         earliest: Instant,
-        /// The latest instant: what nobody but us can tell that its time is over is not told before.
+        /// The latest instant. A time-out that only imsup can report is not reported before.
         latest: Instant,
-        /// How long the call was to wait at most. If its beginning is not known, that is from the earliest one: a timer of which little is left is no poll.
+        /// The longest possible wait of the call. The count starts at the earliest beginning if the
+        /// beginning is unknown: a timer with little time left is no poll.
         span: Duration,
-        /// The time of CLOCK_REALTIME it is, where it is one.
+        /// The deadline as a time of CLOCK_REALTIME, if the deadline is of that clock.
         realtime: Option<Duration>,
     },
-    /// Nobody knows: it is let run once per slack.
+    /// Unknown: the host runs once per slack.
     Unknown,
 }
 
@@ -126,7 +131,7 @@ pub fn due(deadline: Deadline, began: Bounds, now: &Now) -> Due {
 }
 
 impl Due {
-    /// How long it is until the latest instant; `None` where there is none.
+    /// The time left until the latest instant; `None` without a deadline.
     pub fn left(&self, now: Instant) -> Option<Duration> {
         match self {
             Self::From { latest, .. } => Some(latest.saturating_duration_since(now)),
@@ -134,7 +139,8 @@ impl Due {
         }
     }
 
-    /// Takes over how long the same wait was to take at most, as it was seen `before`. That it is the same is seen from its end.
+    /// Keeps the longer span of the same wait, as seen `before`. Equal ends show that the wait is
+    /// the same.
     pub fn keep_span(&mut self, before: &Self) {
         let (
             Self::From { latest, span, .. },
@@ -167,7 +173,8 @@ impl Due {
         }
     }
 
-    /// Whether this is a poll rather than a timer: set for less than the slack, so that it cannot be met on time anyway.
+    /// True for a poll rather than a timer: the span is shorter than the slack, so the deadline
+    /// cannot be met on time anyway.
     pub fn is_polling(&self, slack: Duration) -> bool {
         match self {
             Self::From { span, .. } => *span < slack,
@@ -175,19 +182,20 @@ impl Due {
         }
     }
 
-    /// When to let the host run for it, which ran until `last_run`.
+    /// The time of the tick for this deadline, in a host that ran until `last_run`.
     pub fn tick_at(&self, last_run: Instant, slack: Duration) -> Option<Instant> {
         match self {
             Self::Never => None,
             Self::Unknown => Some(last_run + slack.max(SHORTEST_SLACK)),
-            // It has passed, and yet it did not come while the host ran.
+            // The deadline has passed, and yet the call did not end while the host ran.
             Self::From { earliest, .. } if *earliest <= last_run => Some(last_run + slack.max(SHORTEST_SLACK)),
             Self::From { earliest, .. } => Some((*earliest).max(last_run + slack)),
         }
     }
 }
 
-/// What identifies a call: a thread that is in the same call with the same arguments on the same stack goes on with it.
+/// The identity of a call: a thread in the same call with the same arguments on the same stack goes
+/// on with that call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallKey {
     /// The arguments.
@@ -206,25 +214,26 @@ pub struct Interrupted {
 /// An interrupted call.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The process of its thread.
+    /// The process of the thread.
     pub pid: i32,
-    /// What identifies it.
+    /// The identity of the call.
     pub key: CallKey,
-    /// Its number, which a restarted call no longer shows.
+    /// The number of the call, which a restarted call no longer shows.
     pub number: i64,
     /// What it waits for.
     pub wait: Wait,
-    /// When it gives up.
+    /// The time at which the call gives up.
     pub due: Due,
-    /// What it is known again by if the kernel counts its time anew after each interruption, so that nobody but us knows when it gives up; else 0.
+    /// The mark that identifies the call if the kernel restarts the time limit after each
+    /// interruption, so that only imsup knows the deadline; else 0.
     pub mark: u32,
 }
 
-/// The mark of a thread that was looked at without a touch: it cannot be seen.
+/// The mark of a thread that was examined without a stop: the real mark is not visible.
 pub const UNSEEN_MARK: u32 = u32::MAX;
 
 impl Call {
-    /// How it goes on if it was made to go on and its time is over: nobody else would tell it.
+    /// How a released call goes on if the call is overdue: only imsup can report the time-out.
     pub fn timed_out(&self, now: Instant) -> Option<GoOn> {
         let over = self.mark != 0 && self.due.left(now).is_some_and(|left| left.is_zero());
         self.wait.timed_out.filter(|_| over).map(GoOn::Return)
@@ -240,7 +249,8 @@ impl Interrupted {
         same.then_some(call)
     }
 
-    /// The call that thread `tid` was in, where it is in the same one: interrupted, some are simply made anew (select(2), clock_nanosleep(2) until a time).
+    /// The earlier call of thread `tid`, if the thread is in the same call: some interrupted calls
+    /// are simply made anew (select(2), clock_nanosleep(2) until a time).
     pub fn made_anew(&self, tid: i32, number: i64, key: &CallKey) -> Option<&Call> {
         self.calls
             .get(&tid)
@@ -259,13 +269,13 @@ impl Interrupted {
         next
     }
 
-    /// All of them, with their threads.
+    /// All calls, each with the thread.
     pub fn all(&self) -> impl Iterator<Item = (i32, &Call)> {
         self.calls.iter().map(|(tid, call)| (*tid, call))
     }
 
-    /// How the calls go on that were made to go on and whose time is over, unless what they wait for `has_come`: process and thread each. They are
-    /// forgotten.
+    /// How the released calls that are overdue go on, each with process and thread. A call whose
+    /// awaited event `has_come` is left out. The returned calls are forgotten.
     pub fn take_overdue(&mut self, now: Instant, has_come: impl Fn(i32, &Call) -> bool) -> Vec<((i32, i32), GoOn)> {
         let overdue: Vec<_> = self
             .calls
@@ -280,7 +290,7 @@ impl Interrupted {
         overdue
     }
 
-    /// Takes what is known better of these threads.
+    /// Takes over the better knowledge of these threads.
     pub fn replace_with(&mut self, better: &Self) {
         self.last_mark = better.last_mark.clone();
         self.calls
@@ -292,7 +302,7 @@ impl Interrupted {
         self.calls.insert(tid, call);
     }
 
-    /// Replaces all of them.
+    /// Replaces all calls.
     pub fn set(&mut self, calls: HashMap<i32, Call>) {
         self.calls = calls;
     }
@@ -327,7 +337,7 @@ mod tests {
         let due = due(Deadline::After(seconds(10)), began, &now);
         assert_eq!(due.tick_at(now.instant, SLACK), Some(now.instant + seconds(6)));
         assert!(!due.is_polling(SLACK));
-        // It was let run then, and had a second to go.
+        // The host ran then, and the call had a second to go.
         let later = now.instant + seconds(6);
         assert_eq!(due.tick_at(later, SLACK), Some(later + SLACK));
     }

@@ -19,23 +19,23 @@ pub(super) struct Frozen {
     pub(super) began: Stamp,
     pub(super) pids: Vec<i32>,
     pub(super) set: WaitSet,
-    /// When its threads' calls and timers are due: process, call, time.
+    /// The times at which calls and timers of the threads are due: process, call, time.
     pub(super) dues: Vec<(i32, &'static str, Due)>,
     pub(super) slack: Duration,
-    /// Whether it has POSIX timers.
+    /// True if a process of the host has POSIX timers.
     pub(super) posix_timers: bool,
-    /// The signals that wait for each process, as they were when it was held.
+    /// The pending signals of each process at the start of the hold.
     pub(super) signals: HashMap<i32, u64>,
     /// How often to look for others.
     pub(super) signals_every: Duration,
     /// What is compared with what its threads wait for in memory that others share.
     pub(super) words: Vec<SharedWord>,
-    /// The bytes that had moved on its connections.
+    /// The bytes moved on the host's connections so far, as a number to compare.
     pub(super) bytes: Option<u64>,
 }
 
 impl Frozen {
-    /// Its next tick, and for whom that is.
+    /// The next tick: time, process and call.
     pub(super) fn tick(&self) -> Option<(Instant, i32, &'static str)> {
         self.dues
             .iter()
@@ -52,13 +52,13 @@ impl Frozen {
         Some(Now::read().realtime_us(next))
     }
 
-    /// The signals that have come since it was held.
+    /// The signals that have come since the start of the hold.
     pub(super) fn new_signals(&self) -> u64 {
         let new = |(pid, before): (&i32, &u64)| signals::waiting_for(*pid, self.posix_timers) & !before;
         self.signals.iter().map(new).fold(0, |all, some| all | some)
     }
 
-    /// Whether any of these is none that a timer of its own sends.
+    /// True if at least one of these signals cannot come from a timer of the host.
     pub(super) fn is_from_outside(&self, signals: u64) -> bool {
         !self.posix_timers && signals & !signals::ALARM != 0
     }

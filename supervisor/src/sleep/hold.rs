@@ -1,4 +1,4 @@
-//! Holding a host: what its threads were in is read, and what they wait for is waited for in their place.
+//! Holding a host: the calls of the threads are read, and imsup takes over the waits.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +30,8 @@ use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::stopped::{At, GoOn, StopError, StoppedThread};
 use imsup_linux::{cpu, descriptors, pidfd, process, signals, socket, terminal, timers};
 
-/// Signals from outside a host are looked for this often: where it has timers that end in signals, and elsewhere.
+/// The intervals of the check for signals from outside a host: with signalfds or timers that send
+/// signals, and without.
 const SIGNALS_WITH_TIMERS: Duration = Duration::from_millis(100);
 const SIGNALS: Duration = Duration::from_secs(10);
 
@@ -40,25 +41,26 @@ const OPENING_SLACKS: u32 = 3;
 /// Why a host that was idle could not be suspended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotNow {
-    /// It was not idle after all.
+    /// The host was not idle after all.
     #[error(transparent)]
     NotIdle(#[from] NotIdle),
-    /// What it waits for has come.
+    /// An awaited event has come.
     #[error("what it waits for has just come")]
     Ready,
-    /// It could not be held.
+    /// The host could not be held.
     #[error(transparent)]
     Hold(#[from] HoldError),
-    /// Somebody waits for a port of it, which it may open.
+    /// A caller waits for a port that the host may still open.
     #[error("somebody waits for a port that it has not opened yet, and it waits for a time or an answer itself")]
     Awaited,
-    /// What it waits for could not be duplicated.
+    /// An awaited descriptor could not be duplicated.
     #[error("what it waits for cannot be duplicated: {}", .0.desc())]
     Duplicate(Errno),
 }
 
 impl NotNow {
-    /// Whether a process is stopped or traced by somebody else, so that nobody sees what will make it run.
+    /// True if a process is stopped or traced by an outsider, so that imsup cannot see the event
+    /// that will make the process run.
     pub(super) fn is_of_another(&self) -> bool {
         matches!(
             self,
@@ -68,8 +70,8 @@ impl NotNow {
 }
 
 impl Sleeper {
-    /// Holds the host and takes over its waiting. On an error it runs as before; if its calls were interrupted, `corrections` are those of them that
-    /// are to be told when their time is over.
+    /// Holds the host and takes over its waiting. On an error it runs as before; if its calls were
+    /// interrupted, `corrections` are those of them that are to be told when their time is over.
     pub(super) fn hold(
         &mut self,
         host: &Host,
@@ -81,11 +83,13 @@ impl Sleeper {
         let (threads, trouble) = self.tree.hold(&before.counted().collect::<Vec<_>>());
         correct::put_back(&overwritten, &threads);
         if let Some(error) = trouble {
-            // Some were interrupted, and those that are not stopped no longer show what they were in.
+            // Some threads were interrupted. Threads that are not stopped no longer show their
+            // calls, so the calls of the earlier look are planned as well.
             let now = Now::read();
             let known = self.interrupted.clone();
             let _ = self.plan(&seen, &before, false, ran_from, &now);
-            // Both from what was known before: a call that has a mark keeps it, and its deadline.
+            // Both plans start from the calls known before: a marked call keeps the mark and the
+            // deadline.
             let mut seen = std::mem::replace(&mut self.interrupted, known);
             let rewrites = self.plan(&threads, &before, false, ran_from, &now).rewrites;
             self.tree.carry(self.cut_short(&threads));
@@ -112,14 +116,15 @@ impl Sleeper {
         }
     }
 
-    /// How threads go on whose calls were cut short.
+    /// How threads go on after their calls were cut short.
     fn cut_short(&self, threads: &[StoppedThread]) -> Vec<Carry> {
         let duplicates = self.tree.duplicates();
         let cut_short = |thread| transfer::cut_short(thread, &duplicates);
         threads.iter().filter_map(cut_short).collect()
     }
 
-    /// Lets a host go on that was held and is not to sleep. Says which of its calls are to be told when their time is over.
+    /// Lets a host go on that was held and is not to sleep. Says which of its calls are to be told
+    /// when their time is over.
     pub(super) fn let_go_on(&mut self) -> Vec<Correction> {
         self.tree.release();
         self.tree.rest();
@@ -128,8 +133,9 @@ impl Sleeper {
         corrections
     }
 
-    /// Looks at what the threads are in without a touch: holding a host wakes even stopped threads for a moment, and cuts transfers short.
-    /// At last the processes' clocks are read once more, so that it is known which calls began since the look.
+    /// Reads the calls of the threads without a stop: a hold wakes even stopped threads for a
+    /// moment, and cuts transfers short. At last the processes' clocks are read once more, which
+    /// shows the calls that began since the look.
     fn look_untouched(&mut self) -> Result<(Vec<StoppedThread>, Before), NotIdle> {
         let (mut seen, mut opening, now) = (Vec::new(), Vec::new(), Instant::now());
         let mut before = Before::default();
@@ -191,7 +197,7 @@ impl Sleeper {
         Ok((seen, before))
     }
 
-    /// Reads the limit of a call that writes back what is left of it when it is interrupted.
+    /// Reads the limit of a call that writes back the time left when interrupted.
     fn note_constant(&mut self, tid: i32, number: i64, key: CallKey) {
         if !matches!(number, libc::SYS_select | libc::SYS_pselect6 | libc::SYS_ppoll) {
             return;
@@ -205,8 +211,9 @@ impl Sleeper {
         self.constants.note(tid, key, says, left);
     }
 
-    /// Recognizes a call that goes on as restart_syscall(2) because somebody else interrupted it (SIGSTOP, a debugger), by where in the kernel it
-    /// waits. How much of its time is left nobody knows.
+    /// Recognizes a call that goes on as restart_syscall(2) because an outsider interrupted the
+    /// call (SIGSTOP, a debugger). The kernel function in which the thread waits identifies the
+    /// call. The time left is unknown.
     fn recognize(&mut self, pid: i32, tid: i32, key: CallKey) {
         if self
             .interrupted
@@ -242,9 +249,10 @@ impl Sleeper {
         );
     }
 
-    /// Plans from what threads are in, and remembers the calls that will go on.
+    /// Makes a plan from the calls of the threads, and remembers the calls that will go on.
     ///
-    /// `before` is what they were in just before they were held; they were `all_frozen` where there is a freezer.
+    /// `before` holds the calls just before the hold. `all_frozen` is true if the freezer, if
+    /// present, has frozen all threads.
     fn plan(
         &mut self,
         threads: &[StoppedThread],
@@ -262,7 +270,7 @@ impl Sleeper {
             };
             before.began(thread, looked, || process::waits(pid, tid), held, now.instant)
         };
-        // A thread waits once more for each call that it makes to hand descriptors over.
+        // A thread waits once more for each call made to hand descriptors over.
         let duplicates = self.tree.duplicates();
         let counted: HashMap<i32, Bounds> = match duplicates {
             Duplicates::Kernel => HashMap::new(),
@@ -283,7 +291,8 @@ impl Sleeper {
         plan
     }
 
-    /// Learns from the deadlines of a host that is held, and has run since `ran_from`, for a tick or until it fell asleep.
+    /// Learns from the deadlines of a held host that has run since `ran_from`, for a tick or until
+    /// the start of the sleep.
     pub(super) fn observe_deadlines(&mut self, pids: &[i32], ran_from: Instant, ticked: bool) {
         let now = Instant::now();
         let timers: Vec<_> = pids.iter().flat_map(|pid| few_timerfds(*pid)).collect();
@@ -296,7 +305,8 @@ impl Sleeper {
         self.constants.retain(|tid| self.interrupted.is_known(tid));
     }
 
-    /// Takes over what the threads wait for. How their interrupted calls go on is said also where the host is not idle.
+    /// Takes over the waits of the threads. `rewrites` receives how the interrupted calls go on,
+    /// even if the host is not idle.
     fn take_over(
         &mut self,
         host: &Host,
@@ -322,7 +332,7 @@ impl Sleeper {
         let once_a_slack = |taking: &Taking| (taking.pid, "a file that tells its news once", Due::Unknown);
         plan.dues.extend(news.iter().map(once_a_slack));
         let set = wait_set(&pids, &mut plan, &duplicates, &now).map_err(NotNow::Duplicate)?;
-        // Who comes from now on finds the door open; who came before is ready.
+        // Later connections find the full backlog. Earlier connections are ready.
         self.backlogs.widen(&host.retained);
         let words = self.private_words.sort_out(&plan.futexes);
         if !set.ready().is_empty() || words.iter().any(SharedWord::has_changed) {
@@ -341,7 +351,7 @@ impl Sleeper {
             let signals = signals[&signalfd.pid] & signalfd.signals.unwrap_or(0);
             !signalfd.told && signals != 0
         };
-        // After those that wait were noted: what comes later is new to the sleeper.
+        // Checked after the pending signals were noted: later signals are new to the sleeping host.
         if signalfds.iter().any(has_come) || threads.iter().any(has_a_signal) {
             return Err(NotNow::Ready);
         }
@@ -368,8 +378,8 @@ impl Sleeper {
     }
 }
 
-/// Adds sockets that nobody names: all of a process with a call that is not in the table, and those that send signals where somebody waits for
-/// signals only.
+/// Adds sockets that no call names: all sockets of a process with a call outside the table, and
+/// sockets that send signals if a thread waits for signals only.
 fn watch_sockets(plan: &mut Plan, duplicates: &Duplicates<'_>) {
     for pid in plan.unknown.clone() {
         for (number, kind) in descriptors::descriptors(pid) {
@@ -385,7 +395,8 @@ fn watch_sockets(plan: &mut Plan, duplicates: &Duplicates<'_>) {
     }
 }
 
-/// Duplicates what is to be waited for. What cannot be waited for is let run now and then.
+/// Duplicates the awaited descriptors. For descriptors that cannot be awaited, the host runs now
+/// and then.
 fn wait_set(pids: &[i32], plan: &mut Plan, duplicates: &Duplicates<'_>, now: &Now) -> Result<WaitSet, Errno> {
     let mut set = WaitSet::new(pids)?;
     for (pid, watches) in &plan.watches {
@@ -399,7 +410,7 @@ fn wait_set(pids: &[i32], plan: &mut Plan, duplicates: &Duplicates<'_>, now: &No
         _ => None,
     });
     if let Some(first) = realtime.min() {
-        // What is due is seen by our own clock; this is for the clock that somebody sets.
+        // Deadlines are checked by imsup's own clock. This timer is for a change of CLOCK_REALTIME.
         set.watch_clock(first.max(now.realtime) + Duration::from_secs(5))?;
     }
     Ok(set)
@@ -415,7 +426,7 @@ fn due_of(timer: &timers::TimerFd, now: &Now) -> (i32, &'static str, Due) {
     (timer.pid, "timerfd", due)
 }
 
-/// What the socket or terminal behind a descriptor says of a wait for it.
+/// The properties of the socket or terminal behind a descriptor that affect a wait.
 fn what_descriptor_says(duplicates: &Duplicates<'_>, pid: i32, number: i32, kind: LimitOf) -> Says {
     let Ok(fd) = duplicates.one(pid, number) else {
         return Says::default();
@@ -434,7 +445,7 @@ fn limit_of_descriptor(pid: i32, number: i32, fd: BorrowedFd<'_>, kind: LimitOf)
     };
     match (time, kind) {
         (Ok(time), _) => time.map(|time| Limit { time, timed_out: None }),
-        // A read from a terminal that ends by its limit reads nothing (termios(3)).
+        // A read from a terminal that ends by a time-out reads no bytes (termios(3)).
         (Err(_), LimitOf::Receive) if process::is_terminal(pid, number) => {
             let (fewest, time) = terminal::reads_raw(fd)?;
             (fewest == 0).then_some(time).flatten().map(|time| Limit {
@@ -446,7 +457,8 @@ fn limit_of_descriptor(pid: i32, number: i32, fd: BorrowedFd<'_>, kind: LimitOf)
     }
 }
 
-/// Whether a read from this descriptor collects several bytes before it returns (VMIN of a terminal): interrupted, it returns those that it has.
+/// True if a read from this descriptor collects several bytes before the return (VMIN of a
+/// terminal). An interrupted read returns the bytes collected so far.
 fn reads_many(pid: i32, number: u64) -> bool {
     let Ok(number) = i32::try_from(number) else {
         return false;
@@ -460,7 +472,8 @@ fn reads_many(pid: i32, number: u64) -> bool {
             })
 }
 
-/// Whether a splice(2) from this descriptor waits for room where it writes to: there is something to read. It may have moved a part of it.
+/// True if a splice(2) from this descriptor waits for room in the output: there is input to read.
+/// The call may have moved a part already.
 fn has_input(pid: i32, number: u64) -> bool {
     let Ok(number) = i32::try_from(number) else {
         return false;
@@ -469,12 +482,14 @@ fn has_input(pid: i32, number: u64) -> bool {
     match pidfd::open_process(pid).and_then(|pidfd| pidfd::duplicate_from(&pidfd, number)) {
         Ok(fd) => poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0),
         Err(Errno::EBADF | Errno::ESRCH) => false,
-        // Nobody can look without having it stopped, which would cut it short.
+        // The descriptor cannot be examined without a stop of the process, which would cut the call
+        // short.
         Err(_) => true,
     }
 }
 
-/// Whether a signal waits for a thread that will take it once it runs: one that came while its host was being held, so that none comes in its sleep.
+/// True if a thread will take a pending signal as soon as the thread runs. The signal came while
+/// the host was being held, so no new signal comes during the sleep.
 fn has_a_signal(thread: &StoppedThread) -> bool {
     let is_waited_for = match thread.at {
         At::Blocked { number, args, .. } => number == libc::SYS_rt_sigtimedwait && is_one_pending(thread.tid, args[0]),
@@ -483,13 +498,14 @@ fn has_a_signal(thread: &StoppedThread) -> bool {
     is_waited_for || signals::interrupts(thread.tid)
 }
 
-/// Whether a signal waits for a thread that is in a set in its memory (sigtimedwait(2)).
+/// True if a pending signal of a thread is in a signal set in the thread's memory
+/// (sigtimedwait(2)).
 pub(super) fn is_one_pending(tid: i32, set: u64) -> bool {
     let set = ThreadMemory::of(tid).read_array(set);
     set.is_ok_and(|set| signals::pending_for(tid) & u64::from_ne_bytes(set) != 0)
 }
 
-/// The sockets of a process that send it a signal when something comes (O_ASYNC).
+/// The sockets of a process that send a signal when data comes (O_ASYNC).
 fn asynchronous_sockets(duplicates: &Duplicates<'_>, pid: i32) -> Vec<i32> {
     let sockets = descriptors::descriptors(pid)
         .into_iter()
@@ -506,7 +522,8 @@ fn asynchronous_sockets(duplicates: &Duplicates<'_>, pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The armed timerfds of a process that has not so many descriptors that looking through them takes long.
+/// The armed timerfds of a process; empty if the process has too many descriptors for a quick
+/// search.
 fn few_timerfds(pid: i32) -> Vec<timers::TimerFd> {
     match descriptors::count(pid) <= super::MANY_DESCRIPTORS {
         true => timers::timerfds(pid),

@@ -1,4 +1,4 @@
-//! Whether a host is idle: pure, from samples of what its processes have used.
+//! Decides if a host is idle: pure, from samples of the resources that the processes have used.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::deadlines::Bounds;
 use crate::incoming::Seen;
 
-/// More than one part in this of a processor is work; less is housekeeping (redis's ten times a second take 0.1 %, a JVM's
-/// periodic threads 0.2 to 0.5 %: bench).
+/// The use of more than this part (1/n) of a processor is work; less is housekeeping (redis running
+/// ten times a second takes 0.1 %, a JVM's periodic threads 0.2 to 0.5 %: bench).
 const HOUSEKEEPING: u32 = 100;
 
-/// How often a host is looked at in the time after which it is suspended.
+/// The number of looks at a host during the idle time before a suspension.
 const LOOKS: u32 = 4;
 /// How soon a host is looked at again at the soonest.
 pub const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
@@ -18,16 +18,17 @@ pub const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_BUSY_PAUSE: Duration = Duration::from_secs(10);
 
-/// A look may take one part in this of a processor.
+/// A look may take this part (1/n) of a processor.
 const LOOK_SHARE: u32 = 1000;
 
-/// The same of all looks, over the time: what surrounds them takes as much as a third again.
+/// The same for all looks over time: the work around the looks takes a third more.
 const ALL_LOOKS_SHARE: u32 = 1500;
 
-/// What looks may take at once that took less before: two walks over the kernel's table of connections, in nanoseconds.
+/// The most time that looks may take at once after cheaper looks: two walks over the kernel's table
+/// of connections, in nanoseconds.
 const MOST_CREDIT: i64 = 5_000_000;
 
-/// What a look found.
+/// The activity found by a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
     /// A process has used more than housekeeping.
@@ -36,57 +37,58 @@ pub enum Activity {
         pid: i32,
         /// How much.
         used: Duration,
-        /// In what time.
+        /// The time span of the use.
         within: Duration,
     },
     /// A connection or a datagram came.
     Arrival,
-    /// It connected to a place outside.
+    /// The host connected to a place outside.
     Connect,
     /// Bytes moved on a connection.
     Bytes,
     /// A process came or went.
     Processes,
-    /// It ran while it could not be seen whether something came.
+    /// The host ran while imsup could not see arrivals.
     Unseen,
-    /// It ran, though nothing in it waited for a time: something has come that leaves no other trace, such as a signal.
+    /// The host ran though no thread waited for a time: an event without any other trace has come,
+    /// for example a signal.
     Unasked,
 }
 
-/// What a look found of what has come and gone.
+/// The traces of arrivals and departures found by a look.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trace {
-    /// What came to its sockets.
+    /// The events seen at the host's sockets.
     pub seen: Seen,
     /// A process began and ended.
     pub child: bool,
-    /// It ran, and nothing in it waited for a time.
+    /// The host ran, and no thread waited for a time.
     pub unasked: bool,
 }
 
-/// What has moved on a host's connections so far.
+/// The traffic on a host's connections so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traffic {
-    /// A number that changes when bytes move on any of them, or one comes or goes.
+    /// A number that changes when bytes move on any connection, or a connection comes or goes.
     pub fingerprint: u64,
     /// How many there are.
     pub count: usize,
-    /// How long ago something came last on any.
+    /// The time since the latest arrival on any connection.
     pub heard: Duration,
 }
 
 /// The kernel's clock of that, in jiffies of 1 to 10 ms, and in whole milliseconds.
 const HEARD_PRECISION: Duration = Duration::from_millis(11);
 
-/// What one process has used.
+/// The use of one process.
 #[derive(Clone, Copy, Debug)]
 struct Used {
     cpu: Duration,
-    /// When it came to this.
+    /// The time when the CPU time reached this value.
     since: Bounds,
 }
 
-/// What has changed since the last look.
+/// The changes since the last look.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     used: Duration,
@@ -103,10 +105,11 @@ pub struct Idleness {
     last_look: Instant,
     used: HashMap<i32, Used>,
     traffic: Option<Traffic>,
-    /// What looks may still take, in nanoseconds: a part of the time, saved up to [`MOST_CREDIT`].
+    /// The time that looks may still take, in nanoseconds: a part of the elapsed time, saved up to
+    /// [`MOST_CREDIT`].
     credit: i64,
     charged: Instant,
-    /// Looks in a row that found it busy.
+    /// The number of looks in a row that found the host busy.
     busy: u32,
     last_activity: Option<(Instant, Activity)>,
 }
@@ -126,18 +129,18 @@ impl Idleness {
         }
     }
 
-    /// It is active now, by what was seen otherwise.
+    /// The host is active now, by other evidence than a look.
     pub fn restart(&mut self, now: Instant) {
         self.quiet_since = now;
         self.last_activity = None;
     }
 
-    /// Since when it is idle.
+    /// The start of the idle time.
     pub fn quiet_since(&self) -> Instant {
         self.quiet_since
     }
 
-    /// What was last found, and when.
+    /// The time and kind of the last activity found.
     pub fn last_activity(&self) -> Option<(Instant, Activity)> {
         self.last_activity
     }
@@ -147,13 +150,15 @@ impl Idleness {
         cpu.iter().any(|(pid, used)| self.has_process_run(*pid, Some(*used)))
     }
 
-    /// Whether a process has run since the last look, which has used so much by now; `None` where that cannot be read.
+    /// True if a process has run since the last look. `cpu` is the CPU time used by now; `None` if
+    /// the CPU time cannot be read.
     pub fn has_process_run(&self, pid: i32, cpu: Option<Duration>) -> bool {
         cpu.is_none() || self.used.get(&pid).map(|used| used.cpu) != cpu
     }
 
-    /// Takes a look's findings: the CPU time of each process so far, the traces of what came and went, and what has moved on connections so far (asked for
-    /// only where a process ran and nothing else is found: who did not run has moved nothing).
+    /// Takes the findings of a look: the CPU time of each process so far, the traces, and the
+    /// traffic on connections so far. `traffic` is called only if a process ran and no other
+    /// activity was found: a process that did not run has moved no bytes.
     pub fn look(
         &mut self,
         read: Bounds,
@@ -190,11 +195,12 @@ impl Idleness {
                     let unchanged = before.is_some_and(|before| before.fingerprint == traffic.fingerprint);
                     (!unchanged).then_some(Activity::Bytes)
                 }
-                // Whether anything moved nobody knows.
+                // Unknown if any bytes moved.
                 None => Some(Activity::Unseen),
             }
         };
-        // Who is asked now and then, and does little, may be idle the next moment: looked at less often it would be seen late.
+        // A host with occasional requests and little work may be idle the next moment. Rarer looks
+        // would show that late.
         self.busy = match activity {
             Some(Activity::Cpu { .. } | Activity::Bytes | Activity::Processes) => self.busy.saturating_add(1),
             _ => 0,
@@ -204,13 +210,14 @@ impl Idleness {
         }
     }
 
-    /// It was active at a time.
+    /// Notes an activity and the time of the activity.
     pub fn noticed(&mut self, at: Instant, activity: Activity) {
         self.quiet_since = self.quiet_since.max(at);
         self.last_activity = Some((at, activity));
     }
 
-    /// Notes the CPU time of each process so far, without judging it. A process may have made a call while the clocks were being `read`.
+    /// Notes the CPU time of each process so far, without a judgement. A process may have made a
+    /// call while the clocks were being `read`.
     pub fn note(&mut self, read: Bounds, cpu: &[(i32, Duration)]) -> Found {
         let mut found = Found {
             used: Duration::ZERO,
@@ -241,7 +248,8 @@ impl Idleness {
         found
     }
 
-    /// When a call that a thread of `pid` is blocked in can have begun; `floor` is when the host was last let run.
+    /// When a call that a thread of `pid` is blocked in can have begun; `floor` is when the host
+    /// was last let run.
     pub fn began(&self, pid: i32, floor: Instant, now: Instant) -> Bounds {
         match self.used.get(&pid) {
             Some(used) => Bounds {
@@ -258,10 +266,12 @@ impl Idleness {
     /// When to look next, after a look that took `cost` of a processor.
     pub fn next_look(&mut self, idle_after: Duration, cost: Duration) -> Instant {
         let pause = (idle_after / LOOKS).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        // Not so long that it would be seen late that it is idle: a host with a short time is dear to look at.
+        // Not so long that an idle host is noticed late: looks at a host with a short idle time are
+        // expensive.
         let rest = self.charge(cost).min(idle_after);
         let next = if self.busy > 0 {
-            // The longer it is busy the less often, down to the looks' share: it is its processor. One that did a little work is soon asleep.
+            // The longer the host is busy, the rarer the looks, down to the looks' share: the
+            // processor is for the host's processes. A host that did a little work is soon asleep.
             let longest = (cost * LOOK_SHARE).clamp(pause, LONGEST_BUSY_PAUSE);
             self.last_look + (pause * (1 << self.busy.min(16) >> 1)).min(longest)
         } else {
@@ -275,7 +285,7 @@ impl Idleness {
         next.max(self.last_look + rest)
     }
 
-    /// Takes the cost of a look from what looks may take, and says for how long they are to rest.
+    /// Deducts the cost of a look from the credit, and returns for how long looks have to rest.
     fn charge(&mut self, cost: Duration) -> Duration {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let earned = nanos(self.last_look.saturating_duration_since(self.charged) / ALL_LOOKS_SHARE);
@@ -290,7 +300,8 @@ impl Idleness {
     }
 }
 
-/// How long ago traffic that has changed moved: when something came last, unless a connection is gone, which says no more.
+/// The age of changed traffic: the time since the latest arrival, or zero if a connection is gone.
+/// A closed connection shows no arrivals any more.
 fn when_heard(before: Option<Traffic>, now: Traffic) -> Duration {
     match before {
         Some(before) if before.count > now.count => Duration::ZERO,
@@ -320,7 +331,7 @@ mod tests {
         })
     }
 
-    /// How long it takes to read the clocks.
+    /// The duration of a reading of the clocks.
     const READING: Duration = Duration::from_millis(1);
 
     fn read_from(now: Instant) -> Bounds {
@@ -331,7 +342,7 @@ mod tests {
     }
 
     impl Idleness {
-        /// A look at which nothing was seen.
+        /// A look without traces.
         fn looked(&mut self, now: Instant, cpu: &[(i32, Duration)], traffic: impl FnOnce() -> Option<Traffic>) {
             self.look(read_from(now), cpu, Trace::default(), traffic);
         }
@@ -490,7 +501,7 @@ mod tests {
         idle.looked(start + ms(2000), &[(7, ms(11))], no_question);
         let expected = Bounds {
             earliest: start,
-            // It may have made the call just after its clock was read.
+            // The process may have made the call just after the reading of the clock.
             latest: start + ms(1000) + READING,
         };
         assert_eq!(idle.began(7, start, start + ms(3000)), expected);

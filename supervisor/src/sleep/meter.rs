@@ -1,4 +1,4 @@
-//! What a host has used: CPU time, and memory over time.
+//! The resources used by a host: CPU time, and memory over time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use imsup_linux::{cpu, pageout};
 #[derive(Debug)]
 pub struct Meter {
     last: HashMap<i32, Duration>,
-    /// What processes had used that are gone.
+    /// The CPU time of processes that are gone.
     gone: Duration,
     memory_byte_ms: u128,
     resident_bytes: u64,
@@ -34,7 +34,7 @@ impl Meter {
         }
     }
 
-    /// Reads what each of these processes has used, and adds it to the account.
+    /// Reads the resources used by each of these processes, and adds the values to the account.
     pub fn sample(&mut self, now: Instant, pids: &[i32]) -> Vec<(i32, Duration)> {
         let cpu: Vec<_> = pids
             .iter()
@@ -51,7 +51,7 @@ impl Meter {
         cpu
     }
 
-    /// Reads how much memory the processes have: until now it was what it was at the last look.
+    /// Reads the memory size of the processes. The size of the last look counts until now.
     pub fn measure_memory(&mut self, now: Instant, pids: &[i32]) {
         let elapsed = now.saturating_duration_since(self.sampled);
         self.memory_byte_ms += self.since_sample(elapsed);
@@ -63,19 +63,20 @@ impl Meter {
         u128::from(self.resident_bytes) * elapsed.as_micros() / 1000
     }
 
-    /// What was used until now.
+    /// The resources used until now.
     pub fn usage(&self, now: Instant, tree: &Tree) -> Usage {
         self.usage_of(now, tree.cpu().unwrap_or_default())
     }
 
-    /// What was used until a host is suspended.
+    /// The resources used until the suspension of a host.
     pub fn usage_suspended(&mut self, now: Instant, tree: &Tree) -> Usage {
         let usage = self.usage(now, tree);
         self.when_suspended = usage.cpu;
         usage
     }
 
-    /// What was used until it is woken: nothing is read, since that takes as long as the wake.
+    /// The resources used until the wake. No value is read, since a reading takes as long as the
+    /// wake.
     pub fn usage_woken(&self, now: Instant) -> Usage {
         self.usage_of(now, self.when_suspended)
     }

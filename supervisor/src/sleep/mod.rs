@@ -1,8 +1,11 @@
-//! Sleep: a host whose processes are all idle is held, and its supervisor waits in its place.
+//! Sleep: a host whose processes are all idle is held, and the supervisor waits in place of the
+//! host.
 //!
-//! The host is looked at now and then ([`idle`], [`meter`]). Once it has been idle for long enough it is held ([`tree`]), every thread's
-//! call is read ([`calls`], [`plan`]), what they wait for is duplicated ([`waitset`]), and if nothing of it is ready, the host sleeps.
-//! Whatever becomes ready wakes it; a deadline ([`deadlines`]) lets it run for a moment: a tick.
+//! The host is looked at now and then ([`idle`], [`meter`]). After a long enough idle time the host
+//! is held ([`tree`]), every thread's call is read ([`calls`], [`plan`]), and the awaited
+//! descriptors are duplicated ([`waitset`]). The host sleeps if no descriptor is ready. Any
+//! descriptor that becomes ready wakes the host. A deadline ([`deadlines`]) lets the host run for a
+//! moment: a tick.
 
 mod arguments;
 mod backlog;
@@ -56,22 +59,25 @@ use nix::sys::signal::Signal;
 /// How long an order to suspend is tried.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long after a wake everything else is done: the report, who it was, the first look. The answer to the client goes first, and
-/// the supervisor that goes on working may stand in its way: they are on one processor, mostly.
+/// The delay of all other work after a wake: the report, the origin of the wake, the first look.
+/// The answer to the client goes first. A supervisor that goes on working may delay the answer,
+/// since host and supervisor mostly share a processor.
 const AFTERWARDS: Duration = Duration::from_millis(10);
 
-/// The descriptors of hosts with more than this are not looked through at each tick, nor more connections than this asked.
+/// The descriptors of hosts with more than this are not looked through at each tick, nor more
+/// connections than this asked.
 const MANY_DESCRIPTORS: u64 = 512;
 
 /// So many descriptors are looked at without a thought.
 const FEW_DESCRIPTORS: usize = 64;
 
-/// What the receive loop knows that matters here.
+/// The state of the receive loop that matters for the sleep.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
-    /// Trapped calls that wait for something elsewhere.
+    /// Pending trapped calls that wait for an event elsewhere.
     pub held_calls: usize,
-    /// A trapped accept(2) waits, for some milliseconds at most ([`crate::handover`]): its thread cannot be stopped meanwhile.
+    /// A trapped accept(2) is pending, for some milliseconds at most ([`crate::handover`]). The
+    /// thread of the call cannot be stopped meanwhile.
     pub handing_over: bool,
     /// The program is being ended.
     pub stopping: bool,
@@ -96,7 +102,7 @@ struct Sleeper {
     tree: Tree,
     idle: Idleness,
     connections: Connections,
-    /// A socket of it has been connected since its connections were last searched for.
+    /// True if a socket of the host has been connected since the last search for connections.
     search_again: bool,
     children: Children,
     own_times: OwnTimes,
@@ -114,11 +120,13 @@ struct Sleeper {
     /// Since when the host has been let run.
     ran_from: Instant,
     backlogs: Backlogs,
-    /// Its program is to be told to end.
+    /// True if the program is to be told to end.
     ending: bool,
-    /// It is being terminated, after it had slept this long: successors have taken the place of what the program listens on.
+    /// Set if the host is being terminated: the time slept before. Successors have taken over the
+    /// program's listeners.
     terminated: Option<Duration>,
-    /// When to tell the broker of a wake, and of which kind it was if it is to be found out whose data it was.
+    /// When to tell the broker of a wake, and of which kind it was if it is to be found out whose
+    /// data it was.
     afterwards: Option<(Instant, Option<CauseKind>)>,
     private_words: PrivateWords,
 }
@@ -166,7 +174,7 @@ impl Sleep {
         self.phase = next(phase, &mut self.sleeper);
     }
 
-    /// What a new broker says.
+    /// Takes over the settings of a new broker.
     pub fn set_policy(&mut self, policy: Option<SleepPolicy>, awake: imsup_wire::Awake) {
         if self.sleeper.policy.is_some() {
             self.sleeper.policy = policy;
@@ -174,7 +182,7 @@ impl Sleep {
         self.keep_awake(awake);
     }
 
-    /// What keeps the host awake from now on.
+    /// Sets the reasons that keep the host awake from now on.
     pub fn keep_awake(&mut self, awake: imsup_wire::Awake) {
         let now = Instant::now();
         self.sleeper.commands = awake.commands;
@@ -189,12 +197,12 @@ impl Sleep {
         }
     }
 
-    /// Whether somebody waits for a port that the program has not opened yet.
+    /// True if a caller waits for a port that the program has not opened yet.
     pub fn is_awaited(&self) -> bool {
         self.sleeper.is_awaited()
     }
 
-    /// What becomes readable when the host is to be woken.
+    /// The descriptor that becomes readable when the host is to be woken.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.phase {
             Phase::Asleep(asleep) => Some(asleep.descriptor()),
@@ -217,7 +225,7 @@ impl Sleep {
             .min()
     }
 
-    /// Does what it is time for.
+    /// Does the work that is due.
     pub fn on_time(&mut self, host: &mut Host, circumstances: &Circumstances) {
         let now = Instant::now();
         self.sleeper.do_afterwards(host, now);
@@ -229,7 +237,7 @@ impl Sleep {
         });
     }
 
-    /// Something is ready that the host waits for.
+    /// Called when a source of a wake is ready.
     pub fn on_ready(&mut self, host: &mut Host) {
         let noticed = Instant::now();
         self.step(|phase, sleeper| match phase {
@@ -238,7 +246,7 @@ impl Sleep {
         });
     }
 
-    /// Does what the broker asks for, and answers it.
+    /// Carries out an order of the broker, and sends the reply.
     pub fn ask(&mut self, host: &mut Host, circumstances: &Circumstances, id: u64, order: Order) {
         let report = match order {
             Order::Suspend => match &mut self.phase {
@@ -265,7 +273,7 @@ impl Sleep {
         host.link.send(&ToBroker::Answer { id, report }, Vec::new());
     }
 
-    /// What keeps the host awake, or what it waits for.
+    /// The reasons that keep the host awake, or the events that the host waits for.
     fn why(&mut self, host: &mut Host, circumstances: &Circumstances) -> Why {
         let sleeper = &mut self.sleeper;
         // The last look may be some time ago.
@@ -302,7 +310,7 @@ impl Sleep {
         report
     }
 
-    /// Ends the program of a sleeper that has promised it.
+    /// Commits a prepared termination: ends the program of the sleeping host.
     fn commit(&mut self, host: &mut Host) -> Report {
         let mut report = Report::Failed(ErrorKind::Busy.because("it is awake"));
         self.step(|phase, sleeper| match phase {
@@ -338,7 +346,8 @@ impl Sleep {
         });
     }
 
-    /// The broker is gone: nobody says any more what becomes of a promise or who waits, and the next one has heard of nothing.
+    /// The broker is lost: no message decides a prepared termination or names waiting callers any
+    /// more, and the next broker knows of neither.
     pub fn broker_lost(&mut self, host: &mut Host) {
         self.abort(host);
         let now = Instant::now();
@@ -348,7 +357,8 @@ impl Sleep {
         }
     }
 
-    /// Lets a sleeper run without a word: its end has begun, and the broker knows.
+    /// Lets a sleeping host run without a report: the end of the host has begun, and the broker
+    /// knows.
     pub fn let_end(&mut self, host: &mut Host) {
         self.abort(host);
         self.let_run();
@@ -360,7 +370,7 @@ impl Sleep {
             Phase::Awake(awake) => Phase::Awake(awake),
             Phase::Ticking(_) => Phase::Awake(Awake::new(now)),
             phase @ (Phase::Asleep(_) | Phase::Prepared(_)) => {
-                // The duplicates first, or they would delay a FIN.
+                // The duplicates are closed first: open duplicates would delay a FIN.
                 drop(phase);
                 sleeper.tree.release();
                 Phase::Awake(Awake::new(now))
@@ -369,22 +379,23 @@ impl Sleep {
         self.sleeper.idle.restart(now);
     }
 
-    /// Whether it has just been woken, and runs before everything else.
+    /// True if the host has just been woken, and runs before all other work.
     pub fn is_waking(&self) -> bool {
         self.sleeper.afterwards.is_some()
     }
 
-    /// Whether threads of it are traced, though it runs.
+    /// True if threads of the host are traced, though the host runs.
     pub fn traces(&mut self) -> bool {
         self.sleeper.tree.carries().is_some()
     }
 
-    /// What the host has used.
+    /// The resources used by the host.
     pub fn usage(&self) -> Usage {
         self.sleeper.usage()
     }
 
-    /// Since when the host sleeps, by the wall clock as it is set now: microseconds since the Unix epoch.
+    /// The start of the host's sleep by the wall clock as set now, in microseconds since the Unix
+    /// epoch.
     pub fn suspended_us(&self) -> Option<u64> {
         match &self.phase {
             Phase::Ticking(ticking) => Some(ticking.suspended_us()),
@@ -392,12 +403,12 @@ impl Sleep {
         }
     }
 
-    /// Its next deadline: microseconds since the Unix epoch.
+    /// The next deadline, in microseconds since the Unix epoch.
     pub fn deadline_us(&self) -> Option<u64> {
         self.phase.asleep().and_then(Asleep::deadline_us)
     }
 
-    /// How long the host had slept when it was terminated, if it was.
+    /// The time slept until the termination; `None` if the host was not terminated.
     pub fn terminated(&self) -> Option<Duration> {
         self.sleeper.terminated
     }
@@ -412,7 +423,8 @@ impl Sleep {
         Some((signal, policy.stop_grace))
     }
 
-    /// Ends: lets everything run that is left, to be ended. The account is what was used until now.
+    /// Ends the sleep: lets all remaining processes run, so that the processes can be ended. The
+    /// account covers the use until now.
     pub fn finish(mut self) -> (Usage, Tree) {
         self.let_run();
         let Sleeper { mut meter, tree, .. } = self.sleeper;
@@ -423,17 +435,17 @@ impl Sleep {
 }
 
 impl Sleeper {
-    /// Whether somebody waits for a port that the program has not opened yet.
+    /// True if a caller waits for a port that the program has not opened yet.
     fn is_awaited(&self) -> bool {
         self.awaited != Awaited::Nobody
     }
 
-    /// What the host has used.
+    /// The resources used by the host.
     fn usage(&self) -> Usage {
         self.meter.usage(Instant::now(), &self.tree)
     }
 
-    /// What deadlines are coalesced to.
+    /// The slack to which deadlines are coalesced.
     fn slack(&self) -> Duration {
         self.policy
             .as_ref()
@@ -470,12 +482,12 @@ fn planes(host: &Host) -> [Ipv4Addr; 3] {
     [identity.vip(), identity.localhost(), identity.v6_shadow()]
 }
 
-/// Whether this role's programs sleep: a command of `imsup exec` keeps its host awake instead.
+/// True if programs of this role sleep: a command of `imsup exec` keeps the host awake instead.
 pub fn sleeps(role: &Role) -> bool {
     *role != Role::Exec
 }
 
-/// A process as people know it: name and number.
+/// A process as shown to people: name and number.
 fn named(pid: i32) -> String {
     match process::name(pid) {
         Some(name) => format!("{name} {pid}"),

@@ -1,5 +1,6 @@
-//! Whether a host may run by itself. One in which nothing waits for a time runs only because something has come: a signal, or a byte that leaves no other
-//! trace (over a UNIX socket, or to a port that the kernel chose).
+//! Decides if a host may run by itself. A host in which no thread waits for a time runs only after
+//! an outside event: a signal, or a byte that leaves no other trace (over a UNIX socket, or to a
+//! port that the kernel chose).
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -15,20 +16,21 @@ use imsup_linux::duplicates::Duplicates;
 use imsup_linux::memory::ThreadMemory;
 use imsup_linux::{descriptors, process, socket, timers};
 
-/// A process with more threads or descriptors than this has some time of its own.
+/// A process with more threads or descriptors than this is assumed to wait for a time.
 const FEW: u64 = 128;
 
-/// Sockets whose time limits are remembered.
+/// The number of sockets whose time limits are remembered.
 const CAPACITY: usize = 256;
 
-/// Whether anything in a host waits for a time.
+/// Tells if any thread or timer of a host waits for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Waits {
-    /// Nothing does.
+    /// No.
     No,
-    /// Nothing does, unless a socket has a time limit (SO_RCVTIMEO), which is seen only by who has its descriptor: once the host is held.
+    /// No, unless a socket has a time limit (SO_RCVTIMEO). The limit is visible only through the
+    /// socket's descriptor: once the host is held.
     Perhaps,
-    /// Something does, or it is not known.
+    /// Yes, or unknown.
     Yes,
 }
 
@@ -41,19 +43,20 @@ struct Waited {
     kind: LimitOf,
 }
 
-/// What is known of the processes of a host.
+/// The known waits of the processes of a host.
 #[derive(Debug, Default)]
 pub struct OwnTimes {
-    /// The CPU time of each process when it was looked at, and whether it waited for a time.
+    /// The CPU time of each process at the look, and the wait of the process for a time.
     known: HashMap<i32, (Duration, Waits)>,
-    /// The sockets of which it is not known whether they have a limit.
+    /// The sockets with an unknown time limit.
     doubts: Vec<Waited>,
-    /// Whether sockets have one, by inode number, as was seen when the host was held.
+    /// True for a socket with a time limit, by inode number, as seen when the host was held.
     limited: HashMap<u64, bool>,
 }
 
 impl OwnTimes {
-    /// Whether anything in the host waited for a time when this was last asked. `cpu` is what each process has used.
+    /// Returns the host's wait for a time at the last call. `cpu` is the CPU time used by each
+    /// process.
     pub fn before(&mut self, cpu: &[(i32, Duration)], retained: &Retained) -> Waits {
         let waits = |pid: &i32| self.known.get(pid).map_or(Waits::Yes, |(_, waits)| *waits);
         let mut before = cpu.iter().map(|(pid, _)| waits(pid)).max().unwrap_or(Waits::Yes);
@@ -64,7 +67,7 @@ impl OwnTimes {
         before
     }
 
-    /// Looks at those that have run.
+    /// Looks at the processes that have run.
     fn look(&mut self, cpu: &[(i32, Duration)], retained: &Retained) {
         let before = std::mem::take(&mut self.known);
         let known = |(pid, used): &(i32, Duration)| before.get(pid).filter(|(at, _)| at == used).copied();
@@ -72,7 +75,8 @@ impl OwnTimes {
             .extend(cpu.iter().filter_map(|one| Some((one.0, known(one)?))));
         let pids = &self.known;
         self.doubts.retain(|doubt| pids.contains_key(&doubt.pid));
-        // One that does is enough, and it is not asked of the others. Those that did before mostly do again.
+        // One process that waits for a time is enough, so the others are not examined. Processes
+        // that waited before mostly wait again.
         let mut ran: Vec<_> = cpu.iter().filter(|one| known(one).is_none()).copied().collect();
         ran.sort_by_key(|(pid, _)| before.get(pid).is_none_or(|(_, waits)| *waits != Waits::Yes));
         for (pid, used) in ran {
@@ -84,12 +88,13 @@ impl OwnTimes {
         }
     }
 
-    /// What was seen is true no more: the host was disturbed.
+    /// Forgets the findings, which are no longer true: the host was disturbed.
     pub fn forget(&mut self) {
         self.known.clear();
     }
 
-    /// Looks at the sockets of a host that is held; whether any that a thread waited for has a time limit.
+    /// Looks at the sockets of a host that is held; whether any that a thread waited for has a time
+    /// limit.
     pub fn learn(&mut self, duplicates: &Duplicates<'_>) -> bool {
         if self.limited.len() + self.doubts.len() > CAPACITY {
             self.limited.clear();

@@ -1,4 +1,5 @@
-//! The phases of a host: it runs, it sleeps, or it runs for a moment. Going over to the next phase consumes the last one.
+//! The phases of a host: it runs, it sleeps, or it runs for a moment. Going over to the next phase
+//! consumes the last one.
 
 mod asleep;
 mod awake;
@@ -26,7 +27,8 @@ pub(super) enum Phase {
     Awake(Awake),
     /// It is held, and what it waits for is waited for in its place.
     Asleep(Box<Asleep>),
-    /// It sleeps, and is about to be terminated together with others: until then it neither wakes nor ticks.
+    /// It sleeps, and is about to be terminated together with others: until then it neither wakes
+    /// nor ticks.
     Prepared(Box<Prepared>),
     /// It runs for a moment, because a deadline of its own has come.
     Ticking(Box<Ticking>),
@@ -49,9 +51,10 @@ pub(super) struct Awake {
     next_look: Instant,
     /// Why it could not be suspended when that was tried last.
     trouble: Option<Trouble>,
-    /// Orders to suspend that wait for the host to be quiet: their numbers, and until when.
+    /// Orders to suspend that wait for an idle host: the number of the order, and the end of the
+    /// wait.
     orders: Vec<(u64, Instant)>,
-    /// Calls that were made to go on and are to be told when their time is over.
+    /// Released calls whose time-out imsup has to report.
     corrections: Vec<Correction>,
 }
 
@@ -66,16 +69,16 @@ pub(super) struct Asleep {
     words_at: Option<Instant>,
 }
 
-/// What is kept of a sleep over its ticks.
+/// The state of a sleep that is kept across ticks.
 #[derive(Debug)]
 pub(super) struct Slept {
     since: Instant,
     /// The same, for the broker.
     began: Stamp,
     ticks: u64,
-    /// When to see whether it can be terminated.
+    /// The time at which a termination is tried.
     terminate_at: Option<Instant>,
-    /// What kept it from being terminated.
+    /// The reason why the host was not terminated.
     not_terminated: Option<String>,
 }
 
@@ -136,12 +139,13 @@ impl Asleep {
         }
     }
 
-    /// Waits for nothing more. To be called before the host is let run: the duplicates would delay a FIN.
+    /// Waits for nothing more. To be called before the host is let run: the duplicates would delay
+    /// a FIN.
     fn stop_waiting(self) -> Slept {
         self.slept
     }
 
-    /// What becomes readable when the host is to be woken.
+    /// The descriptor that becomes readable when the host is to be woken.
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.frozen.set.as_fd()
     }
@@ -151,12 +155,12 @@ impl Asleep {
         self.slept.began.wall_us()
     }
 
-    /// Its next deadline: microseconds since the Unix epoch.
+    /// The next deadline, in microseconds since the Unix epoch.
     pub(super) fn deadline_us(&self) -> Option<u64> {
         self.frozen.deadline_us()
     }
 
-    /// When something is to be done.
+    /// The time of the next action.
     pub(super) fn due(&self) -> Option<Instant> {
         let tick = self.frozen.tick().map(|(at, _, _)| at);
         [tick, Some(self.signals_at), self.words_at, self.slept.terminate_at]
@@ -171,7 +175,7 @@ impl Ticking {
     fn sleep_on(self, frozen: Frozen, now: Instant) -> Box<Asleep> {
         let slept = Slept {
             ticks: self.slept.ticks + 1,
-            // What kept it from being terminated may have changed.
+            // The obstacle to the termination may be gone.
             terminate_at: self
                 .slept
                 .terminate_at

@@ -1,4 +1,5 @@
-//! What stopped threads say: whether their host is idle, and what is to be waited for in its place. Pure but for reading their memory.
+//! Decides from stopped threads if the host is idle, and which waits imsup takes over. Pure except
+//! for reading the threads' memory.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,10 +22,12 @@ pub enum NotIdle {
     /// A thread is in a call that would end early.
     #[error("process {pid} is in the middle of a transfer, which stopping it would cut short")]
     Transfer { pid: i32 },
-    /// A thread has just begun to wait in open(2). Both ends of a FIFO must be in that call at once: a sleeper at the other end is let run once per slack.
+    /// A thread has just begun to wait in open(2). Both ends of a FIFO must be in that call at
+    /// once: a sleeper at the other end is let run once per slack.
     #[error("process {pid} has just begun to wait for the other end of a FIFO")]
     Opening { pid: i32 },
-    /// A process is stopped by a signal, and nobody sees the one that would let it go on.
+    /// A process is stopped by a signal, and imsup cannot see the signal that would let the process
+    /// go on.
     #[error("process {pid} is stopped (SIGSTOP), and what would continue it cannot be seen")]
     Stopped { pid: i32 },
     /// The memory of a thread could not be read.
@@ -32,7 +35,7 @@ pub enum NotIdle {
     Unreadable { pid: i32, errno: Errno },
 }
 
-/// Trapped calls that wait for nothing.
+/// Trapped calls that do not wait.
 const TRAPPED: [i64; 6] = [
     libc::SYS_bind,
     libc::SYS_listen,
@@ -42,14 +45,15 @@ const TRAPPED: [i64; 6] = [
     libc::SYS_open,
 ];
 
-/// The flags of open(2) that it is trapped with: those of musl's resolver (O_LARGEFILE as the kernel has it). With others it waits for a FIFO's other end.
+/// The flags of a trapped open(2): the flags of musl's resolver (O_LARGEFILE with the kernel's
+/// value). An open(2) with other flags waits for the other end of a FIFO.
 const TRAPPED_OPEN: u64 = (libc::O_RDONLY | libc::O_CLOEXEC | 0o100_000) as u64;
 
 fn is_trapped(number: i64, args: &[u64; 6]) -> bool {
     TRAPPED.contains(&number) && (number != libc::SYS_open || args[1] == TRAPPED_OPEN)
 }
 
-/// Trapped calls that wait, unless their descriptor or a flag says that they are not to.
+/// Trapped calls that wait, unless the descriptor or a flag forbids a wait.
 const TRAPPED_WAITS: [i64; 6] = [
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -59,7 +63,7 @@ const TRAPPED_WAITS: [i64; 6] = [
     libc::SYS_sendmmsg,
 ];
 
-/// Whether a call that may be trapped waits for nothing but the answer to its notification.
+/// True if a call that may be trapped waits only for the reply to the notification.
 fn answers_at_once(number: i64, args: &[u64; 6], nonblocking: bool) -> bool {
     let flags = match number {
         libc::SYS_sendto | libc::SYS_sendmmsg => args[3],
@@ -69,32 +73,33 @@ fn answers_at_once(number: i64, args: &[u64; 6], nonblocking: bool) -> bool {
     TRAPPED_WAITS.contains(&number) && (nonblocking || flags & libc::MSG_DONTWAIT as u64 != 0)
 }
 
-/// What a descriptor says of a wait for it.
+/// The properties of a descriptor that affect a wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Says {
-    /// Its time limit.
+    /// The time limit of the descriptor.
     pub limit: Option<Limit>,
-    /// Whether nobody waits for it (O_NONBLOCK).
+    /// True if calls on the descriptor do not wait (O_NONBLOCK).
     pub nonblocking: bool,
 }
 
-/// A time limit of a descriptor, and what the call returns that it ends.
+/// A time limit of a descriptor, and the result of a call that ends by this limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// How long.
     pub time: Duration,
-    /// What is returned, where it is not what the call's table says.
+    /// The result, if different from the table of calls.
     pub timed_out: Option<i64>,
 }
 
-/// What is to be waited for.
+/// The waits that imsup takes over.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Why the host is not idle, where it is not.
+    /// The reason why the host is not idle; `None` if the host is idle.
     pub not_idle: Option<NotIdle>,
-    /// The descriptors of each process, by number: what is awaited of them, and by which call.
+    /// The awaited descriptors of each process, by number: the awaited events, and the call that
+    /// waits.
     pub watches: HashMap<i32, HashMap<i32, (PollFlags, &'static str)>>,
-    /// When each thread's call gives up, where it does: process, call, time.
+    /// The times at which the threads' calls give up, if at all: process, call, time.
     pub dues: Vec<(i32, &'static str, Due)>,
     /// Processes with a thread in a call that is not in the table.
     pub unknown: Vec<i32>,
@@ -102,18 +107,20 @@ pub struct Plan {
     pub signalled: Vec<i32>,
     /// The calls that go on when the host runs again, by thread.
     pub calls: HashMap<i32, Call>,
-    /// Calls that might have a limit which imsup tells them, and have none, by thread.
+    /// Calls without a time limit, of a kind that may have a limit enforced by imsup, by thread.
     pub unlimited: HashMap<i32, CallKey>,
-    /// How calls go on that would say EINTR, or that have a limit which the kernel would count anew, by thread.
+    /// How calls go on that would say EINTR, or that have a limit which the kernel would count
+    /// anew, by thread.
     pub rewrites: Vec<(i32, GoOn)>,
     /// Futexes that are not private, with the thread that waits.
     pub futexes: Vec<(StoppedThread, Futex)>,
 }
 
-/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a thread's call, `says` asks the
-/// descriptor that a thread waits for, `ahead` is by how many nanoseconds a process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
+/// Decides from stopped threads. `memory` is of a thread, `began` the bounds of a thread's call,
+/// `says` asks the descriptor that a thread waits for, `ahead` is by how many nanoseconds a
+/// process's CLOCK_MONOTONIC (or CLOCK_BOOTTIME) is ahead of ours.
 ///
-/// Also of a host that is not idle it is said how its interrupted calls go on.
+/// The plan says how interrupted calls go on, even if the host is not idle.
 pub fn plan<M: TargetMemory>(
     threads: &[StoppedThread],
     before: &Interrupted,
@@ -144,7 +151,7 @@ pub fn plan<M: TargetMemory>(
             }
         };
         if is_trapped(number, &args) {
-            // Interrupted before we could take it from the kernel: it is made again.
+            // Interrupted before the supervisor received the notification: the call is made again.
             plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
             continue;
         }
@@ -162,7 +169,8 @@ pub fn plan<M: TargetMemory>(
                 let said = wait.limited_by.map(|(number, kind)| says(pid, number, kind));
                 let said = said.unwrap_or_default();
                 if answers_at_once(number, &args, said.nonblocking) {
-                    // As above: what it would have answered, and what the program does then, nobody knows.
+                    // As above: the result of the call, and the next step of the program, are
+                    // unknown.
                     plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
                     continue;
                 }
@@ -171,7 +179,8 @@ pub fn plan<M: TargetMemory>(
                     wait.timed_out = limit.timed_out.or(wait.timed_out);
                 }
                 if eintr && wait.left_at.take().is_some() {
-                    // What is left could not be written back: that memory is read-only (fs/select.c, poll_select_finish).
+                    // The time left could not be written back: the memory is read-only
+                    // (fs/select.c, poll_select_finish).
                     if let Deadline::Left(time) = wait.deadline {
                         wait.deadline = Deadline::After(time);
                     }
@@ -204,7 +213,7 @@ pub fn plan<M: TargetMemory>(
         if let Some(over) = call.timed_out(now.instant)
             && mark != UNSEEN_MARK
         {
-            // It ended while the host ran, which the kernel did not know.
+            // The time limit ended while the host ran, which the kernel did not know.
             plan.rewrites.push((tid, over));
             plan.not_idle.get_or_insert(NotIdle::Running { pid, tid });
             continue;
@@ -253,7 +262,7 @@ impl Plan {
         }
     }
 
-    /// Waits for one more descriptor.
+    /// Adds a wait for one more descriptor.
     pub fn watch(&mut self, pid: i32, number: i32, events: PollFlags, call: &'static str) {
         let watches = self.watches.entry(pid).or_default();
         watches.entry(number).or_insert((PollFlags::empty(), call)).0 |= events;
@@ -317,7 +326,8 @@ mod tests {
         assert!(plan.dues.is_empty() && plan.unknown.is_empty());
     }
 
-    /// Stopped before its notification was taken: it returns at once, and its thread may find data elsewhere.
+    /// Stopped before the notification was received: the call returns at once, and the thread may
+    /// find data elsewhere.
     #[test]
     fn a_nonblocking_call_that_may_be_trapped_is_no_wait() {
         let now = Now::read();
@@ -332,7 +342,7 @@ mod tests {
             (libc::SYS_sendmsg, [3, 0, 0, 0, 0, 0], true, false),
             (libc::SYS_sendmsg, [3, 0, at_once, 0, 0, 0], false, false),
             (libc::SYS_sendto, [3, 0, 9, at_once, 0, 0], false, false),
-            // Another process may have made it non-blocking since: this one waits.
+            // Another process may have made the descriptor non-blocking since: this call waits.
             (libc::SYS_read, [3, 0, 9, 0, 0, 0], true, true),
         ] {
             let says = |_, _, _| Says {
@@ -482,7 +492,7 @@ mod tests {
         assert_ne!(call.mark, 0);
         assert_eq!(limited.rewrites, [(10, GoOn::Anew { mark: call.mark })]);
 
-        // It was let run and went on; a second later it is held again.
+        // The call was released and went on. A second later the host is held again.
         before.set(limited.calls);
         let after = |seconds| Now {
             instant: now.instant + Duration::from_secs(seconds),
@@ -491,11 +501,12 @@ mod tests {
         let again = planned(&[thread(10, epoll(3000, call.mark))], &before, &after(1)).unwrap();
         assert_eq!(again.calls[&10].due, call.due, "its deadline is what it was");
         assert_eq!(again.calls[&10].mark, call.mark);
-        // Its time ends while the host runs, and nobody tells it before it is held again.
+        // The time limit ends while the host runs, and no time-out is reported before the next
+        // hold.
         let over = planned_anyway(&[thread(10, epoll(3000, call.mark))], &before, &after(3));
         assert_eq!(over.rewrites, [(10, GoOn::Return(0))]);
         assert_eq!(over.not_idle, Some(NotIdle::Running { pid: 10, tid: 10 }));
-        // One that looks the same and has no mark was made since.
+        // A call that looks the same and has no mark was made since.
         let another = planned(&[thread(10, epoll(3000, 0))], &before, &after(3)).unwrap();
         assert_ne!(another.calls[&10].due, call.due);
     }

@@ -1,12 +1,15 @@
-//! Whether a deadline is housekeeping: it has come before, led to nothing, and was set anew for the same time. Pure.
+//! Decides if a deadline is housekeeping: the deadline has come before, led to no work, and was set
+//! anew for the same time. Pure.
 //!
-//! A deadline that has never come counts as work ahead, whatever its length. What is learned of a deadline that comes again and again depends on what may hide
-//! behind it:
+//! A deadline that has never come counts as work ahead, regardless of the length. The judgement of
+//! a deadline that comes again and again depends on the timers that may hide behind the deadline:
 //!
-//! * A thread that waits for a time alone, or for one descriptor, has one deadline. Once it has been watched for [`WATCHED`], its period is known.
-//! * An event loop shows the nearest of all its timers: a period of 5 s hides a timer of 10 minutes, and no call of the program tells. What was
-//!   set was set by work, so what is hidden comes within its own length after the last work: the period counts as housekeeping once nothing else has
-//!   happened for [`HIDDEN`].
+//! * A thread that waits for a time alone, or for one descriptor, has one deadline. The period is
+//!   known after a watch of [`WATCHED`].
+//! * An event loop shows the nearest of all timers: a period of 5 s hides a timer of 10 minutes,
+//!   and no call of the program shows the hidden timer. Work sets the timers, so a hidden timer
+//!   comes within its own length after the last work. The period counts as housekeeping after
+//!   [`HIDDEN`] without any other event.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,28 +19,32 @@ use super::wait::Deadline;
 use super::waitset::is_epoll;
 use imsup_linux::timers::TimerFd;
 
-/// How long a period is watched before it is known. Shorter ones are often steps of something that goes on (a retry, a wait of a few seconds before an answer).
+/// How long a period is watched before the period is known. Shorter periods are often steps of a
+/// longer task (a retry, a wait of a few seconds before an answer).
 const WATCHED: Duration = Duration::from_secs(30);
 
-/// How long after the last work a timer that an event loop hides may come: longer than those that programs set in passing.
+/// How long after the last work a timer hidden by an event loop may come: longer than timers that
+/// programs set in passing.
 const HIDDEN: Duration = Duration::from_secs(3600);
 
-/// How many short waits in a row are polling: two that began in ticks, and what the host waited for when it fell asleep.
+/// How many short waits in a row are polling: two that began in ticks, and the wait at the start of
+/// the sleep.
 const POLLS: usize = 3;
 
-/// What has not been seen for so long is forgotten.
+/// A waiter that has not been seen for this long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
-/// Two readings of one deadline differ by less.
+/// Two readings of the same deadline differ by less than this.
 const SAME_DEADLINE: Duration = Duration::from_millis(5);
 
-/// What a measured period may differ by: the host is let run late, and is looked at later.
+/// The tolerance of a measured period: the host runs late, and is looked at later.
 const TOLERANCE: Duration = Duration::from_millis(50);
 
-/// What waits for a time.
+/// A thread or timer that waits for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Waiter {
-    /// A thread in one call. The depth of its stack tells nothing: an interpreter that optimises what it runs makes the same call from another.
+    /// A thread in one call. The depth of the stack is no identity: an interpreter that optimises
+    /// the running code makes the same call from another depth.
     Thread {
         /// Which.
         tid: i32,
@@ -53,18 +60,19 @@ pub enum Waiter {
     },
 }
 
-/// A deadline as it is seen while a host is held.
+/// A deadline as seen while a host is held.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     waiter: Waiter,
     earliest: Instant,
     span: Duration,
-    /// Whether the span is what the program gave, to the nanosecond.
+    /// True if the span is the value given by the program, to the nanosecond.
     exact: bool,
 }
 
 impl Seen {
-    /// The deadline of a thread's call. `limit` is what was read of its time limit before it was interrupted, where that is a constant.
+    /// The deadline of a thread's call. `limit` is the time limit as read before the interruption,
+    /// if the limit is a constant.
     pub fn of_call(tid: i32, call: &Call, limit: Option<Duration>) -> Option<Self> {
         let Due::From { earliest, span, .. } = call.due else {
             return None;
@@ -81,7 +89,7 @@ impl Seen {
     /// The expiry of a timerfd of a host that has run since `ran_from`.
     pub fn of_timer(timer: &TimerFd, ran_from: Instant, now: Instant) -> Self {
         let repeats = !timer.interval.is_zero();
-        // One that is set anew each time was set since the host ran.
+        // A timer that is set anew each time was set since the host ran.
         let at_most = timer.expires_in + now.saturating_duration_since(ran_from);
         Self {
             waiter: Waiter::TimerFd {
@@ -103,19 +111,22 @@ pub fn waiter(tid: i32, call: &Call) -> Waiter {
     }
 }
 
-/// Whether a call waits for many things, as that of an event loop, whose time limit is that of the nearest of its timers.
+/// True if a call waits for several descriptors, as an event loop does. The time limit is then the
+/// time to the nearest timer of the loop.
 pub fn is_loop(call: &Call) -> bool {
     is_epoll(call.wait.call) || call.wait.watches.len() > 1
 }
 
-/// The limits of select(2) and ppoll(2), as they were before the call was interrupted, by thread: from then on the memory says what is left. To the nanosecond they
-/// tell a constant of the program, behind which nothing is hidden, from the time until the nearest of several timers, which is never a whole number of
-/// milliseconds.
+/// The limits of select(2) and ppoll(2) before the interruption of the call, by thread: from then
+/// on the memory holds the time left. The exact nanoseconds tell a constant of the program from the
+/// time until the nearest of several timers. A constant hides no timer. The time until a timer is
+/// never a whole number of milliseconds.
 #[derive(Debug, Default)]
 pub struct Constants(HashMap<i32, (CallKey, Duration)>);
 
 impl Constants {
-    /// Takes what a blocked thread's memory says before it is touched. `left` is what that would say if the call went on that it was in when the host last ran.
+    /// Takes the limit in a blocked thread's memory before the thread is interrupted. `left` is the
+    /// expected value if the thread's call from the last run of the host goes on.
     pub fn note(&mut self, tid: i32, key: CallKey, says: Duration, left: Option<Duration>) {
         let goes_on = left.is_some_and(|left| left.abs_diff(says) < TOLERANCE);
         if !says.is_zero() && says.subsec_nanos().is_multiple_of(1_000_000) {
@@ -137,34 +148,36 @@ impl Constants {
     }
 }
 
-/// What is known of one waiter.
+/// The observations of one waiter.
 #[derive(Debug)]
 struct Rhythm {
     earliest: Instant,
     span: Duration,
     exact: bool,
-    /// How often it came, led to nothing, and was set anew for the same time.
+    /// How often the deadline came, led to no work, and was set anew for the same time.
     times: u32,
     /// Whether the span was measured from a known beginning.
     measured: bool,
-    /// Whether its present wait is of this span for certain.
+    /// True if the present wait certainly has this span.
     proven: bool,
-    /// Since when it has had this span.
+    /// The time when this span was first seen.
     since: Instant,
-    /// The spans of its last waits, each of which began in a tick but for the first since the host fell asleep.
+    /// The spans of the last waits. Each wait began in a tick, except the first since the start of
+    /// the sleep.
     last: [Duration; POLLS],
-    /// It has led to work before.
+    /// True if the deadline has led to work before.
     works: bool,
     seen: Instant,
 }
 
-/// What is known of all deadlines of a host.
+/// The observations of all deadlines of a host.
 #[derive(Debug, Default)]
 pub struct Rhythms(HashMap<Waiter, Rhythm>);
 
 impl Rhythms {
-    /// Takes what a host waits for that has been held at `now`, after it had been let run for nothing but housekeeping (`ticked`), or fell asleep: what has begun in
-    /// a tick began then, and of anything else little is known.
+    /// Takes the deadlines of a host held at `now`. `ticked` is true after a run for housekeeping
+    /// only, false at the start of a sleep. A wait that began in a tick has a known beginning. Of
+    /// any other wait little is known.
     pub fn observe(&mut self, now: Instant, ticked: bool, seen: impl Iterator<Item = Seen>) {
         if !ticked {
             for rhythm in self.0.values_mut() {
@@ -206,8 +219,8 @@ impl Rhythms {
         }
     }
 
-    /// Whether the deadline of `waiter` only ever did housekeeping. `hides` is whether other timers may be behind it, `idle_since` when the host last did
-    /// anything else.
+    /// True if the deadline of `waiter` only ever did housekeeping. `hides` is true if other timers
+    /// may be behind the deadline. `idle_since` is the time of the host's last other activity.
     pub fn is_housekeeping(&self, waiter: Waiter, hides: bool, idle_since: Instant, now: Instant) -> bool {
         let Some(rhythm) = self.0.get(&waiter) else {
             return false;
@@ -223,13 +236,14 @@ impl Rhythms {
         }
     }
 
-    /// Whether a waiter's limit is a constant of its program.
+    /// True if a waiter's limit is a constant of the program.
     pub fn is_exact(&self, waiter: Waiter) -> bool {
         self.0.get(&waiter).is_some_and(|rhythm| rhythm.exact)
     }
 
-    /// Whether a waiter waits for less than the slack again and again. Once is not enough: a short wait may be for the nearest of several timers, as node's, which knows
-    /// for the rest of a second what time it is, hides a timer of 10 minutes for so long.
+    /// True if a waiter waits for less than the slack again and again. A single short wait is not
+    /// enough, since the wait may be for the nearest of several timers. For example node, which
+    /// keeps the time of day for the rest of a second, hides a timer of 10 minutes for that long.
     pub fn is_polling(&self, waiter: Waiter, slack: Duration) -> bool {
         let rhythm = self.0.get(&waiter);
         rhythm.is_some_and(|rhythm| rhythm.last.iter().all(|span| *span < slack))
@@ -250,7 +264,7 @@ impl Rhythm {
         self.earliest = one.earliest;
         let left = one.earliest.saturating_duration_since(now);
         if !known && self.measured && left <= self.span && one.span + TOLERANCE >= self.span {
-            // It may be the same again.
+            // Perhaps the wait is the same again.
             self.proven = false;
             return;
         }
@@ -258,7 +272,7 @@ impl Rhythm {
         self.proven = known;
         match (same, came) {
             (true, true) => self.times = self.times.saturating_add(1),
-            // Something else ended its wait.
+            // Another event ended the wait.
             (true, false) => {}
             (false, _) => {
                 self.span = one.span;
@@ -301,7 +315,8 @@ mod tests {
         }
     }
 
-    /// Lets a deadline come after each of these spans; what is known of it then, and when that is.
+    /// Lets a deadline come after each of these spans. Returns the resulting observations and the
+    /// time of the last.
     fn after(spans: &[u64], exact: bool) -> (Rhythms, Instant) {
         let mut rhythms = Rhythms::default();
         let mut now = Instant::now();

@@ -1,4 +1,5 @@
-//! Descriptors that only the program may poll, since a poll takes from the program: signalfds, and files that tell their news once.
+//! Descriptors that only the program may poll, since a poll takes from the program: signalfds, and
+//! files that report news once.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -11,28 +12,33 @@ use imsup_linux::process;
 /// `EPOLLET` (epoll_ctl(2)).
 const EDGE_TRIGGERED: u32 = 1 << 31;
 
-/// Those that poll(2) has as well; above them are flags.
+/// The events that poll(2) has as well; the higher bits are flags.
 const EVENTS: u32 = 0xffff;
 
 /// How deep epoll instances may watch each other (fs/eventpoll.c, EP_MAX_NESTS).
 const EPOLL_NESTS: u32 = 4;
 
-/// A signalfd that somebody waits for, or a file that tells its news once.
+/// A signalfd with a waiting thread, or a file that reports news once.
 pub(super) struct Taking {
     pub(super) pid: i32,
     /// The signals that a signalfd takes.
     pub(super) signals: Option<u64>,
-    /// Whether the program has been told of those that wait already, and may have left them there (an edge-triggered registration).
+    /// True if the program has been told of the signals already pending, and may have left the
+    /// signals pending (an edge-triggered registration).
     pub(super) told: bool,
 }
 
-/// Takes the signalfds out of what is to be waited for, and says which they are: a signalfd says of whoever polls it which signals wait for *him*. So does an epoll instance that watches
-/// one, and it forgets members that say they are not ready: the program would never hear of its signal (fs/signalfd.c, fs/eventpoll.c; found by a probe). Its members take
-/// its place. The signals are looked for instead. The same of files whose news would be told to us (mounts): their host is let run once per slack.
+/// Takes the signalfds out of the plan, and returns the signalfds. A signalfd reports the signals
+/// that are pending for the process that polls. The same holds for an epoll instance that watches a
+/// signalfd. An epoll instance also forgets members that are not ready: the program would never
+/// hear of the signal (fs/signalfd.c, fs/eventpoll.c; found by a probe). The members take the place
+/// of the epoll instance, and imsup looks for the signals instead. Files whose news would be
+/// reported to imsup (mounts) are treated alike: the host runs once per slack.
 pub(super) fn leave_taking(plan: &mut Plan, duplicates: &Duplicates<'_>) -> Vec<Taking> {
     let mut found = Vec::new();
     for (pid, watches) in &mut plan.watches {
-        // Who has many descriptors is rarely one who blocks its signals, and a look at each takes time.
+        // A process with many descriptors rarely blocks signals, and a look at each descriptor
+        // takes time.
         if watches.len() > FEW_DESCRIPTORS && !process::blocks_signals(*pid) {
             continue;
         }
@@ -69,17 +75,19 @@ fn taking(pid: i32, number: i32, told: bool) -> Option<Taking> {
     (signals.is_some() || process::tells_once(pid, number)).then_some(Taking { pid, signals, told })
 }
 
-/// Whether an epoll instance that watches few descriptors watches a file that tells its news once.
+/// True if an epoll instance that watches few descriptors watches a file that reports news once.
 fn watches_news(pid: i32, epoll: i32) -> bool {
     let watched = process::all_watched_by_epoll(pid, epoll, FEW_DESCRIPTORS);
     watched.len() <= FEW_DESCRIPTORS && watched.iter().any(|number| process::tells_once(pid, *number))
 }
 
-/// Those that an epoll instance watches, also by other instances, and everything else that it watches.
+/// Finds the descriptors of this kind that an epoll instance watches, also through other instances,
+/// and all other watched descriptors.
 fn taking_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Taking>, others: &mut Vec<(i32, u32)>) {
     for (number, events) in process::epoll_registrations(pid, epoll) {
         if events & EVENTS == 0 {
-            // Disarmed after its one event (EPOLLONESHOT): else there were at least EPOLLERR and EPOLLHUP.
+            // Disarmed after the single event (EPOLLONESHOT): otherwise at least EPOLLERR and
+            // EPOLLHUP would be set.
             continue;
         }
         if let Some(taking) = taking(pid, number, events & EDGE_TRIGGERED != 0) {
@@ -96,7 +104,8 @@ fn taking_of_epoll(pid: i32, epoll: i32, nests: u32, found: &mut Vec<Taking>, ot
     }
 }
 
-/// What to wait for of a member of an epoll instance. One that is registered edge-triggered and can be written to has been told so.
+/// The events to await of a member of an epoll instance. The program already knows that an
+/// edge-triggered member is writable.
 fn events_of_member(duplicates: &Duplicates<'_>, pid: i32, number: i32, registered: u32) -> PollFlags {
     #[expect(
         clippy::cast_possible_truncation,

@@ -11,7 +11,8 @@ use crate::host::Host;
 use crate::incoming::Seen;
 
 impl Sleeper {
-    /// The connections of the host with others, as far as they are known; `None` where they cannot be read.
+    /// The known connections of the host with other peers; `None` if the connections cannot be
+    /// read.
     pub(super) fn connections(&self) -> Option<Vec<Connection>> {
         match self.connections.read() {
             Ok(connections) => Some(connections),
@@ -22,12 +23,13 @@ impl Sleeper {
         }
     }
 
-    /// Notes what was seen, which is told once: its connections may be searched for much later.
+    /// Remembers the events seen, which are reported only once: the search for the host's
+    /// connections may come much later.
     pub(super) fn note_seen(&mut self, seen: Seen) {
         self.search_again |= seen.went || seen.own;
     }
 
-    /// What has moved so far on the connections of a host that runs.
+    /// The traffic so far on the connections of a running host.
     pub(super) fn traffic(&mut self, host: &Host, pids: &[i32]) -> Option<Traffic> {
         if !self.note_connections(host, pids, self.search_again) {
             return None;
@@ -36,7 +38,8 @@ impl Sleeper {
         self.connections().map(|connections| traffic_of(&connections))
     }
 
-    /// Searches for the connections of a host that runs and that are not known yet, also among sockets that were none, if any has `connected` since.
+    /// Searches for the connections of a host that runs and that are not known yet, also among
+    /// sockets that were none, if any has `connected` since.
     pub(super) fn note_connections(&mut self, host: &Host, pids: &[i32], connected: bool) -> bool {
         let listeners: Vec<u64> = host.retained.listening_by_inode().map(|(inode, _)| inode).collect();
         let noted = self
@@ -48,8 +51,8 @@ impl Sleeper {
         noted.is_ok()
     }
 
-    /// What bytes have moved so far on the connections of a host that is held, as a number to compare; `None` where there are too many to be asked at
-    /// each tick.
+    /// The bytes moved so far on the connections of a held host, as a number to compare; `None` if
+    /// there are too many connections for a query at each tick.
     pub(super) fn held_bytes(&mut self, host: &Host, pids: &[i32]) -> Option<u64> {
         let count: u64 = pids.iter().map(|pid| descriptors::count(*pid)).sum();
         if count <= MANY_DESCRIPTORS {
@@ -71,8 +74,9 @@ fn traffic_of(connections: &[Connection]) -> Traffic {
     }
 }
 
-/// A number that changes when bytes move on any of the connections, or one comes or goes. Of each it is a hash that is added: sums of bytes
-/// would not tell one connection from the next that carried as many.
+/// A number that changes when bytes move on any connection, or a connection comes or goes. The
+/// hashes of all connections are added: sums of bytes would not tell a connection from the next
+/// with as many bytes.
 fn fingerprint(connections: &[Connection]) -> u64 {
     connections.iter().fold(0, |sum: u64, connection| {
         let mut hasher = DefaultHasher::new();

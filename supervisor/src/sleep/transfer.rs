@@ -1,7 +1,10 @@
-//! Transfers that were cut short: a call that had moved something when it was interrupted returns with that, though no signal handler ran (write(2), recvmmsg(2)).
+//! Transfers that were cut short: an interrupted call that had moved data returns the amount moved,
+//! though no signal handler ran (write(2), recvmmsg(2)).
 //!
-//! A host with a thread in such a call is left alone, as far as that can be seen before it is touched. One that entered its call in between, and calls that
-//! mostly have moved nothing yet (recvmmsg), are made to go on with the rest; the program sees the sum ([`imsup_linux::carry`]).
+//! A host with a thread in a transfer is left alone, as far as the transfer can be seen before a
+//! stop. Two kinds of calls are made to go on with the rest: calls entered in between, and calls
+//! that mostly have moved no data yet (recvmmsg). The program sees the sum
+//! ([`imsup_linux::carry`]).
 
 use std::os::fd::AsFd;
 
@@ -22,7 +25,8 @@ const IO_EVENT: u64 = 32;
 const MAX_IOVECS: u64 = 1024;
 /// io_pgetevents(2), which the libc crate does not name for x86-64.
 const SYS_IO_PGETEVENTS: i64 = 333;
-/// ERESTARTSYS and EINTR, which recvmmsg(2) leaves as the error of its socket when it is interrupted (net/socket.c, do_recvmmsg).
+/// ERESTARTSYS and EINTR, which an interrupted recvmmsg(2) leaves as the error of the socket
+/// (net/socket.c, do_recvmmsg).
 const INTERRUPTED: [i32; 2] = [512, libc::EINTR];
 
 /// The rest of a call.
@@ -30,12 +34,14 @@ const INTERRUPTED: [i32; 2] = [512, libc::EINTR];
 struct Rest {
     args: [u64; 6],
     patches: Vec<Patch>,
-    /// How many of the messages that were counted are made again, since the last of them was sent in part, and where that part is counted.
+    /// How many of the counted messages are made again, since the last counted message was sent in
+    /// part. `counted` is the address and the value of the count of that part.
     again: i64,
     counted: Option<(u64, u32)>,
 }
 
-/// How a thread goes on that was stopped when its call had just returned less than it was to move; `None` if it was not cut short.
+/// How a thread goes on that was stopped when the call had just returned less than requested;
+/// `None` if the call was not cut short.
 pub fn cut_short(thread: &StoppedThread, duplicates: &Duplicates<'_>) -> Option<Carry> {
     let StoppedThread { pid, tid, at } = *thread;
     let At::Completed { number, args, result } = at else {
@@ -43,7 +49,7 @@ pub fn cut_short(thread: &StoppedThread, duplicates: &Duplicates<'_>) -> Option<
     };
     let done = u64::try_from(result).ok().filter(|done| *done > 0)?;
     let rest = rest(number, &args, done, &ThreadMemory::of(tid)).ok().flatten()?;
-    // A signal handler that is about to run cuts it short natively.
+    // A signal handler that is about to run cuts the call short natively.
     if signals::interrupts(tid) || !would_go_on(duplicates, pid, number, &args) {
         return None;
     }
@@ -58,7 +64,8 @@ pub fn cut_short(thread: &StoppedThread, duplicates: &Duplicates<'_>) -> Option<
     })
 }
 
-/// The rest of a call that has moved `done` bytes, messages or events; `None` if it is over with that.
+/// The rest of a call that has moved `done` bytes, messages or events; `None` if the call is over
+/// with that.
 fn rest(number: i64, args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> Result<Option<Rest>, Errno> {
     let mut rest = *args;
     let mut patches = Vec::new();
@@ -111,14 +118,15 @@ fn low_half(argument: u64) -> u32 {
     half
 }
 
-/// A buffer and its length, as the second and third argument.
+/// Skips the moved bytes of a buffer. The buffer and the length are the second and third argument.
 fn skip_bytes(args: &mut [u64; 6], done: u64) -> bool {
     args[1] += done;
     args[2] = args[2].saturating_sub(done);
     args[2] > 0
 }
 
-/// Skips what has been moved in an array of `struct iovec`: address and length each. Those that were moved whole have no length any more.
+/// Skips the moved bytes in an array of `struct iovec`: address and length each. Vectors that were
+/// moved whole have length 0 afterwards.
 fn skip_iovecs(
     address: u64,
     count: u64,
@@ -150,7 +158,7 @@ fn skip_iovecs(
     Ok(more > 0)
 }
 
-/// The same of a `struct msghdr`. What goes beside the bytes (SCM_RIGHTS) has gone with the first of them.
+/// The same for a `struct msghdr`. Control data (SCM_RIGHTS) has gone with the first bytes.
 fn skip_message(
     address: u64,
     sends: bool,
@@ -175,9 +183,9 @@ fn skip_message(
     skip_iovecs(field(0), field(8), done, memory, patches)
 }
 
-/// The rest of sendmmsg(2): the messages that are left, and before them what is left of the last one that was counted.
+/// The rest of sendmmsg(2): the rest of the last counted message, and then the remaining messages.
 fn skip_messages(args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> Result<Option<Rest>, Errno> {
-    /// Where `msg_len` is in `struct mmsghdr`.
+    /// The offset of `msg_len` in `struct mmsghdr`.
     const LENGTH: u64 = 56;
     let mut rest = *args;
     let mut patches = Vec::new();
@@ -195,7 +203,8 @@ fn skip_messages(args: &[u64; 6], done: u64, memory: &impl TargetMemory) -> Resu
     }))
 }
 
-/// Whether the call would have waited for more: its descriptor is one that is waited for, and nothing has happened to it that ends the call.
+/// True if the call would have waited for more: calls wait on this kind of descriptor, and no event
+/// on the descriptor ends the call.
 fn would_go_on(duplicates: &Duplicates<'_>, pid: i32, number: i64, args: &[u64; 6]) -> bool {
     if [libc::SYS_io_getevents, SYS_IO_PGETEVENTS].contains(&number) {
         return true;
@@ -270,7 +279,8 @@ mod tests {
 
     #[test]
     fn what_goes_beside_a_message_goes_once() {
-        // name, its length, vectors, their count, control, its length, flags; one vector.
+        // Name, length of the name, vectors, number of vectors, control data, length of the control
+        // data, flags; one vector.
         let message = [0, 0, BASE + 56, 1, 9000, 24, 0, 100, 10];
         let rest = of(libc::SYS_sendmsg, [4, BASE, 0, 0, 0, 0], 4, &message).unwrap();
         assert_eq!(
@@ -292,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_message_that_was_sent_in_part_is_made_again_and_counted_once() {
-        // Two messages with one vector each: 10 bytes and 20, of which 7 were sent.
+        // Two messages with one vector each: 10 bytes, and 20 bytes of which 7 were sent.
         let message = |vectors: u64, sent: u64| [0, 0, vectors, 1, 0, 0, 0, sent];
         let vectors = [100, 10, 200, 20];
         let memory = |sent| [&message(BASE + 128, 10)[..], &message(BASE + 144, sent), &vectors].concat();

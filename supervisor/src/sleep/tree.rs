@@ -1,4 +1,4 @@
-//! The processes of a host, and how they are held while it sleeps.
+//! The processes of a host, and how the processes are held during a sleep.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -17,12 +17,13 @@ use imsup_linux::memory_watch::MemoryWatch;
 use imsup_linux::process;
 use imsup_linux::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped, StoppedThread};
 
-/// How long a host may take to stand still, and how much longer for each thread. One that takes longer is in something that cannot be
-/// interrupted, and goes on. 4,000 threads were frozen within 50 ms, and stopped within 60 (measured).
+/// How long a host may take to stand still, and how much longer for each thread. A host that takes
+/// longer is in an operation that cannot be interrupted, and goes on. 4,000 threads were frozen
+/// within 50 ms, and stopped within 60 (measured).
 const TIMEOUT: Duration = Duration::from_millis(20);
 const TIMEOUT_PER_THREAD: Duration = Duration::from_micros(50);
 
-/// Why a host could not be held. It runs then as before.
+/// The reason why a host could not be held. The host then runs as before.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
     /// The freezer did not answer.
@@ -37,23 +38,24 @@ pub enum HoldError {
 #[derive(Debug)]
 pub struct Tree {
     freezer: Option<Cgroup>,
-    /// The one around that, where the host has limits of cgroup v2.
+    /// The cgroup around the freezer's cgroup, if the host has limits of cgroup v2.
     around: Option<Cgroup>,
     confined: Confined,
     /// Why there is no cgroup.
     without: Option<CgroupError>,
-    /// All threads, stopped by ptrace(2): for a moment where there is a freezer, else for as long as the host is held.
+    /// All threads, stopped by ptrace(2): for a moment with a freezer, else for the whole hold.
     stopped: Option<Stopped>,
-    /// Those that were stopped and are being let go.
+    /// Stopped threads that are being released.
     releasing: Option<Releasing>,
-    /// Processes that have left the cgroup, as of the last time that they were looked for: they are held by ptrace(2).
+    /// Processes that have left the cgroup, as of the last search. These processes are held by
+    /// ptrace(2).
     strays: Vec<i32>,
     /// Threads that go on with calls that were cut short.
     carrying: Vec<Carrying>,
 }
 
 impl Tree {
-    /// A tree that is never held: that of a command of `imsup exec`.
+    /// A tree that is never held: the tree of a command of `imsup exec`.
     pub fn unheld() -> Self {
         Self {
             freezer: None,
@@ -67,7 +69,7 @@ impl Tree {
         }
     }
 
-    /// A tree with no process yet. `name` is that of its cgroup, where one can be made.
+    /// A tree with no process yet. `name` is the name of the cgroup, if a cgroup can be made.
     pub fn new(name: &str) -> Self {
         let made = match Means::present().pidfd_getfd {
             true => Cgroup::make(name),
@@ -89,7 +91,9 @@ impl Tree {
         }
     }
 
-    /// Limits what its processes use together, those of `imsup exec` included, before there is any; the limits that do not hold. `name` is that of its cgroups.
+    /// Limits the use of all processes together, processes of `imsup exec` included, before the
+    /// first process exists. Returns the limits that do not hold. `name` is the name of the
+    /// cgroups.
     pub fn limit(&mut self, name: &str, limits: &Limits) -> Vec<LimitError> {
         if limits.is_empty() {
             return Vec::new();
@@ -113,12 +117,12 @@ impl Tree {
         failed
     }
 
-    /// Confines it together with a process of the host whose cgroups have this name.
+    /// Confines the tree together with a process of the host whose cgroups have this name.
     pub fn confine_beside(&mut self, pid: u32, name: &str) {
         self.confined = Confined::beside(pid, name);
     }
 
-    /// Moves a process that has not executed its program yet to where its limits are.
+    /// Moves a process that has not executed the program yet into the cgroups with the limits.
     ///
     /// # Errors
     /// [`LimitError::Join`].
@@ -126,18 +130,18 @@ impl Tree {
         self.confined.join(pid)
     }
 
-    /// What tells of processes that are killed for want of memory, the first time that it is asked for.
+    /// The watch for processes that are killed for want of memory, on the first call.
     pub fn take_memory_watch(&mut self) -> Option<MemoryWatch> {
         self.confined.memory.take()
     }
 
-    /// The directory of its cgroup, for the program to be made in.
+    /// The directory of the tree's cgroup, in which the program is made.
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         let own = self.freezer.as_ref().map(Cgroup::directory);
         own.or_else(|| self.confined.birthplace())
     }
 
-    /// Its processes, as far as that is known without a walk over all of them.
+    /// The processes of the tree, as far as known without a walk over all processes.
     pub fn processes(&self) -> Vec<i32> {
         match &self.freezer {
             Some(cgroup) => {
@@ -150,33 +154,37 @@ impl Tree {
         }
     }
 
-    /// The ids of its cgroup, and of those that the program made below it; none where a process has left them.
+    /// The ids of the tree's cgroup, and of the cgroups that the program made below; empty if a
+    /// process has left these cgroups.
     pub fn cgroups(&self) -> Vec<u64> {
         let cgroup = self.freezer.as_ref().filter(|_| self.strays.is_empty());
         cgroup.map(Cgroup::ids).unwrap_or_default()
     }
 
-    /// Its processes, wherever they are: one with the rights to may have moved itself, or what it started, to another cgroup.
+    /// The processes of the tree in any cgroup: a privileged process may have moved itself, or
+    /// started processes, to another cgroup.
     fn processes_anywhere(&self) -> Vec<i32> {
         let Some(cgroup) = &self.freezer else {
             return process::descendants();
         };
-        // One that moves meanwhile is in either.
+        // A process that moves meanwhile is in either list.
         let mut pids = process::living_descendants();
         let known: HashSet<i32> = pids.iter().copied().collect();
         pids.extend(cgroup.processes().into_iter().filter(|pid| !known.contains(pid)));
         pids
     }
 
-    /// Whether processes are found that have left the cgroup since they were last looked for: until then nobody has seen what they did.
+    /// True if processes are found that have left the cgroup since the last search: the activity of
+    /// these processes was not seen until then.
     pub fn finds_more_strays(&mut self) -> bool {
         let before = std::mem::take(&mut self.strays);
         self.find_strays(&self.processes_anywhere());
         self.strays.iter().any(|pid| !before.contains(pid))
     }
 
-    /// Goes on without the cgroup if somebody has removed it: its processes are found as descendants, and held by ptrace(2), from then on. They are not
-    /// moved into a new one, since whoever moved them away wants them where they are.
+    /// Goes on without the cgroup if an outsider has removed the cgroup: from then on the processes
+    /// are found as descendants, and held by ptrace(2). The processes are not moved into a new
+    /// cgroup, since the outsider wants the processes in their present cgroup.
     pub fn notice_removal(&mut self) {
         if let Some(cgroup) = self.freezer.take_if(|cgroup| cgroup.is_removed()) {
             let path = cgroup.path().to_owned();
@@ -191,7 +199,8 @@ impl Tree {
         self.strays = pids.iter().filter(|pid| !inside.contains(pid)).copied().collect();
     }
 
-    /// Whether somebody has moved one of these processes out of the cgroup whose freezer holds them: it runs.
+    /// True if an outsider has moved any of these processes out of the cgroup of the freezer: the
+    /// moved process runs.
     pub fn has_lost(&self, pids: &[i32]) -> bool {
         let Some(cgroup) = self.freezer.as_ref().filter(|_| self.strays.is_empty()) else {
             return false;
@@ -200,16 +209,19 @@ impl Tree {
         pids.iter().any(|pid| !inside.contains(pid) && !process::is_gone(*pid))
     }
 
-    /// The CPU time of all its processes, those that have ended included, where the kernel accounts for it: not of those outside the cgroup.
+    /// The CPU time of all processes of the tree, ended processes included; `None` if the kernel
+    /// keeps no account, or if a process is outside the cgroup.
     pub fn cpu(&self) -> Option<Duration> {
         let cgroup = self.freezer.as_ref().filter(|_| self.strays.is_empty());
         cgroup.and_then(Cgroup::cpu)
     }
 
-    /// Holds every process, and says what each of their threads was in. To be followed by [`Tree::settle`] or [`Tree::release`].
+    /// Holds every process, and returns the calls of all threads. [`Tree::settle`] or
+    /// [`Tree::release`] must follow.
     ///
-    /// If not all can be held, the error comes with the threads that were stopped: it is to be decided how their calls go on, which were interrupted, and
-    /// [`Tree::release`] is to follow as well.
+    /// If not all processes can be held, the error comes with the threads that were stopped. The
+    /// caller decides how the interrupted calls of these threads go on. [`Tree::release`] must
+    /// follow as well.
     ///
     /// Of threads in `counted` the waits are counted: each has waited once to be frozen.
     pub fn hold(&mut self, counted: &[i32]) -> (Vec<StoppedThread>, Option<HoldError>) {
@@ -220,7 +232,8 @@ impl Tree {
             Some(cgroup) => cgroup.freeze(timeout).inspect(|()| await_waits(counted)),
             None => Ok(()),
         };
-        // A walk over all of them takes as long as all the rest where there are many threads: one is enough, once those that are known stand still.
+        // A walk over all processes takes as long as the rest of the hold if there are many
+        // threads. One walk is enough, once the known processes stand still.
         let looked = Cell::new(false);
         let pids = || match looked.replace(true) {
             false => self.processes(),
@@ -242,7 +255,7 @@ impl Tree {
         )
     }
 
-    /// Whether the threads of a process are frozen by [`Tree::hold`] before they are stopped.
+    /// True if [`Tree::hold`] freezes the threads of a process before the stop.
     pub fn freezes(&self, pid: i32) -> bool {
         self.freezer.is_some() && !self.strays.contains(&pid)
     }
@@ -273,7 +286,7 @@ impl Tree {
         self.carrying.first().map(|carrying| carrying.pid)
     }
 
-    /// How descriptors of its processes are duplicated while they are held.
+    /// How descriptors of the tree's processes are duplicated during a hold.
     pub fn duplicates(&self) -> Duplicates<'_> {
         self.stopped.as_ref().map_or(Duplicates::Kernel, Duplicates::of)
     }
@@ -284,12 +297,13 @@ impl Tree {
             stopped.rewrite(rewrites);
         }
         if self.freezer.is_some() && self.strays.is_empty() {
-            // The freezer has them.
+            // The freezer holds the processes.
             self.let_go();
         }
     }
 
-    /// Decides anew how the calls of some threads of a host that is held go on: process and thread each.
+    /// Decides anew how the calls of some threads of a host that is held go on: process and thread
+    /// each.
     pub fn rewrite(&mut self, rewrites: Vec<((i32, i32), GoOn)>) {
         if rewrites.is_empty() {
             return;
@@ -300,7 +314,7 @@ impl Tree {
             return;
         }
         self.releasing = None;
-        // They are frozen, and keep their numbers.
+        // The threads are frozen, and keep their numbers.
         let threads = rewrites
             .into_iter()
             .map(|((pid, tid), _)| SeenThread::just_now(pid, tid));
@@ -315,10 +329,11 @@ impl Tree {
         }
     }
 
-    /// Lets every process go on; [`Tree::rest`] does what can wait.
+    /// Lets every process go on. [`Tree::rest`] does the work that can wait.
     pub fn release(&mut self) {
         self.let_go();
-        // Whoever moved the processes out of a cgroup, to remove it (ENODEV), has thawed them.
+        // The removal of the cgroup (ENODEV) moved the processes out first, and so thawed the
+        // processes.
         if let Some(cgroup) = &self.freezer
             && let Err(errno) = cgroup.thaw()
             && errno != Errno::ENODEV
@@ -327,7 +342,7 @@ impl Tree {
         }
     }
 
-    /// Ends what let processes go on, which takes as long again.
+    /// Finishes the release of the processes, which takes as long again.
     pub fn rest(&mut self) {
         self.releasing = None;
     }
@@ -336,7 +351,7 @@ impl Tree {
         self.releasing = self.stopped.take().map(Stopped::release_soon);
     }
 
-    /// How it is held, for people.
+    /// The method of the hold, for people.
     pub fn method(&self) -> String {
         match &self.without {
             None if self.strays.is_empty() => "cgroup freezer".to_owned(),
@@ -349,22 +364,24 @@ impl Tree {
     }
 }
 
-/// Waits until frozen threads have left their processors. One counts as frozen before it waits, may be preempted there, and would be stopped before it has
-/// run again. The kernel waits for that before it shows what a thread is blocked in (lib/syscall.c, collect_syscall; wait_task_inactive).
+/// Waits until frozen threads have left the processors. A thread counts as frozen before the thread
+/// waits, may be preempted there, and would be stopped before the thread has run again. The kernel
+/// waits for a thread to leave the processor before showing the call in which the thread is blocked
+/// (lib/syscall.c, collect_syscall; wait_task_inactive).
 fn await_waits(tids: &[i32]) {
     for tid in tids {
         let _ = process::blocked_in(*tid, *tid);
     }
 }
 
-/// Its cgroup is removed with it: its processes have ended.
+/// Removes the cgroup with the tree: the processes have ended.
 impl Drop for Tree {
     fn drop(&mut self) {
         if let Some(cgroup) = self.freezer.take() {
             cgroup.remove();
         }
         if let Some(around) = self.around.take() {
-            // Commands beside the program end with it, as in a container.
+            // Commands beside the program end with the program, as in a container.
             around.kill();
             around.remove();
         }

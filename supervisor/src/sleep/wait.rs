@@ -24,7 +24,7 @@ pub enum Deadline {
     Never,
     /// So long after the call began.
     After(Duration),
-    /// So long after it was interrupted: select(2) and ppoll(2) write back what is left.
+    /// This long after the interruption: select(2) and ppoll(2) write back the time left.
     Left(Duration),
     /// At this time of a clock.
     At(Clock, Duration),
@@ -32,16 +32,16 @@ pub enum Deadline {
     Unknown,
 }
 
-/// A descriptor and what is awaited of it.
+/// A descriptor and the awaited events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Its number in the process.
+    /// The descriptor's number in the process.
     pub number: i32,
-    /// What is awaited.
+    /// The awaited events.
     pub events: PollFlags,
 }
 
-/// A time limit that is not in the call but in its descriptor.
+/// A time limit that is set on the descriptor and not in the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitOf {
     /// SO_RCVTIMEO, or VTIME of a terminal.
@@ -50,12 +50,13 @@ pub enum LimitOf {
     Send,
 }
 
-/// A futex that other processes may wake: whoever waits for it goes on when it changes.
+/// A futex that other processes may wake. A change of the value ends the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Futex {
     /// Its address.
     pub address: u64,
-    /// Its value; `None` for a lock (FUTEX_LOCK_PI), which is waited for whatever its value is, as long as somebody has it.
+    /// The expected value. `None` for a lock (FUTEX_LOCK_PI): the thread waits while another thread
+    /// has the lock, regardless of the value.
     pub value: Option<u32>,
 }
 
@@ -64,7 +65,7 @@ pub struct Futex {
 pub struct LeftAt {
     /// Its address.
     pub address: u64,
-    /// Its unit, in nanoseconds.
+    /// The unit in nanoseconds.
     pub unit: u64,
 }
 
@@ -72,7 +73,7 @@ impl LeftAt {
     /// Writes a time there.
     ///
     /// # Errors
-    /// EFAULT where that memory is read-only or gone.
+    /// EFAULT if the memory is read-only or gone.
     pub fn write(&self, time: Duration, memory: &impl TargetMemory) -> Result<(), Errno> {
         let fraction = u64::from(time.subsec_nanos()) / self.unit;
         memory.write(
@@ -82,28 +83,33 @@ impl LeftAt {
     }
 }
 
-/// What one thread waits for.
+/// The wait of one thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     /// The call's name, for people.
     pub call: &'static str,
     /// Descriptors, any of which ends the wait.
     pub watches: Vec<Watch>,
-    /// When it gives up.
+    /// The time at which the call gives up.
     pub deadline: Deadline,
-    /// The descriptor that has the limit, where that is not in the call.
+    /// The descriptor with the time limit, if the limit is not in the call.
     pub limited_by: Option<(i32, LimitOf)>,
-    /// What it returns when its time is over, where the kernel counts anew after each interruption.
+    /// The result of the call after a time-out, if the kernel restarts the time limit after each
+    /// interruption.
     pub timed_out: Option<i64>,
-    /// Whether what ends it cannot be waited for, and may come from outside (a lock, a message queue): the host is let run once per slack.
+    /// True if the event that ends the wait cannot be awaited and may come from outside (a lock, a
+    /// message queue): the host runs once per slack.
     pub unseen: bool,
-    /// Futexes that are not private, any of which ends the wait when it changes.
+    /// Futexes that are not private. A change of any futex in the list ends the wait.
     pub futexes: Vec<Futex>,
-    /// Where the call writes back how much of its time is left, and reads it when it goes on.
+    /// The memory in which the call writes back the time left. The call reads this memory when it
+    /// goes on.
     pub left_at: Option<LeftAt>,
-    /// Where the call says how much of its time is left, only when it is interrupted; it goes on without that.
+    /// The memory in which the call writes the time left, only when interrupted. The call goes on
+    /// without this memory.
     pub overwrites: Option<u64>,
-    /// Whether the call is in the table: what else could end it is then inside the host (a futex, a child) or a signal.
+    /// True if the call is in the table. Any other end of the wait is then inside the host (a
+    /// futex, a child) or a signal.
     pub known: bool,
 }
 
@@ -123,7 +129,7 @@ impl Wait {
         }
     }
 
-    /// A call that ends by what cannot be waited for.
+    /// A call that ends by an event that cannot be awaited.
     pub(super) fn on_unseen(call: &'static str) -> Self {
         Self {
             unseen: true,

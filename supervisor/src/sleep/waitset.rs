@@ -1,7 +1,9 @@
-//! What a sleeper waits for, awaited in its place: duplicates of exactly the descriptors that its threads wait for.
+//! The wait set of a sleeping host: duplicates of exactly the descriptors that the host's threads
+//! wait for.
 //!
-//! Duplicates of the program's own epoll instances are among them: an epoll instance is itself pollable, and polling it takes nothing
-//! from the program, edge-triggered events included (the kernel suite pins that).
+//! The wait set includes duplicates of the program's own epoll instances. An epoll instance is
+//! itself pollable, and a poll takes no events from the program, edge-triggered events included
+//! (the kernel suite pins that).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,24 +19,24 @@ use imsup_linux::duplicates::Duplicates;
 use imsup_linux::socket::errno_of;
 use imsup_linux::{pidfd, process, socket};
 
-/// How many of those that are ready are looked at: one is enough to wake.
+/// How many ready sources are examined: a single source is enough to wake.
 const BATCH: usize = 16;
 
-/// An epoll instance that watches more is not asked what it was.
+/// An epoll instance that watches more descriptors is not searched for the cause of a wake.
 const FEW: usize = 64;
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// One thing that is waited for.
+/// A source of a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A descriptor of a process.
     Descriptor {
         /// The process.
         pid: i32,
-        /// What of it.
+        /// The descriptor's number, and the awaited events.
         watch: Watch,
-        /// The call that waits for it.
+        /// The call that waits for the descriptor.
         call: &'static str,
     },
     /// The end of a process.
@@ -42,25 +44,27 @@ pub enum Source {
         /// Which.
         pid: i32,
     },
-    /// A time of CLOCK_REALTIME, or that somebody sets it.
+    /// A time of CLOCK_REALTIME, or a change of that clock's setting.
     Clock,
 }
 
-/// Everything that is waited for.
+/// All sources of a wake.
 #[derive(Debug)]
 pub struct WaitSet {
-    // Closed first: the registrations go with it, and the duplicates one by one after.
+    // Closed first: the registrations go with the epoll instance, and the duplicates singly
+    // afterwards.
     epoll: OwnedFd,
     sources: Vec<(Source, OwnedFd)>,
-    /// What small epoll instances watch: not waited for, but asked which it was.
+    /// The descriptors that small epoll instances watch: not awaited, only examined for the cause
+    /// of a wake.
     members: Vec<OwnedFd>,
 }
 
 impl WaitSet {
-    /// Waits for the end of each of these processes, and for nothing else yet.
+    /// Waits for the end of each of these processes, and for no other event yet.
     ///
     /// # Errors
-    /// EMFILE where descriptors run out.
+    /// EMFILE if descriptors run out.
     pub fn new(pids: &[i32]) -> Result<Self, Errno> {
         let mut set = Self {
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(errno_of)?,
@@ -77,10 +81,10 @@ impl WaitSet {
         Ok(set)
     }
 
-    /// Waits for what the threads of `pid` wait for, too; says which descriptors nobody can wait for.
+    /// Adds the waits of the threads of `pid`. Returns the descriptors that cannot be awaited.
     ///
     /// # Errors
-    /// EMFILE where descriptors run out, EPERM where the process cannot be inspected.
+    /// EMFILE if descriptors run out, EPERM if the process cannot be inspected.
     pub fn watch(
         &mut self,
         pid: i32,
@@ -94,7 +98,7 @@ impl WaitSet {
                 numbers.extend(watched);
             }
         }
-        // What has a number in a process is duplicated through that process.
+        // Each descriptor is duplicated through the process in which the number is valid.
         let mut found = duplicates.all(pid, &numbers)?;
         self.members
             .extend(found.split_off(watches.len()).into_iter().flatten());
@@ -103,7 +107,8 @@ impl WaitSet {
             let (events, call) = watches[&number];
             let duplicate = match duplicate {
                 Ok(duplicate) => duplicate,
-                // Closed while its thread is blocked in it: the thread goes on waiting for what nobody can name any more.
+                // The descriptor was closed while the thread is blocked: the thread goes on waiting
+                // for a file that no number names any more.
                 Err(Errno::EBADF) => {
                     unwatchable.push(number);
                     continue;
@@ -113,7 +118,7 @@ impl WaitSet {
             let watch = Watch { number, events };
             match self.add(Source::Descriptor { pid, watch, call }, duplicate, events) {
                 Ok(()) => {}
-                // What has no way to be waited for (a file), or is too deeply nested.
+                // The file cannot be polled, or the epoll instance is too deeply nested.
                 Err(Errno::EPERM | Errno::ELOOP | Errno::EINVAL) => unwatchable.push(number),
                 Err(errno) => return Err(errno),
             }
@@ -121,10 +126,11 @@ impl WaitSet {
         Ok(unwatchable)
     }
 
-    /// Waits for a time of CLOCK_REALTIME, and for that clock being set (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+    /// Waits for a time of CLOCK_REALTIME, and for that clock being set (timerfd_create(2),
+    /// TFD_TIMER_CANCEL_ON_SET).
     ///
     /// # Errors
-    /// EMFILE where descriptors run out.
+    /// EMFILE if descriptors run out.
     pub fn watch_clock(&mut self, at: std::time::Duration) -> Result<(), Errno> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Realtime, flags).map_err(errno_of)?;
@@ -139,14 +145,15 @@ impl WaitSet {
 
     fn add(&mut self, source: Source, fd: OwnedFd, events: PollFlags) -> Result<(), Errno> {
         let data = EventData::new_u64(self.sources.len() as u64);
-        // The flags of poll(2) and epoll_ctl(2) that have the same name have the same value (include/uapi/linux/eventpoll.h).
+        // The flags of poll(2) and epoll_ctl(2) that have the same name have the same value
+        // (include/uapi/linux/eventpoll.h).
         let flags = EventFlags::from_bits_retain(u32::from(events.bits()));
         epoll::add(&self.epoll, &fd, data, flags).map_err(errno_of)?;
         self.sources.push((source, fd));
         Ok(())
     }
 
-    /// What is ready, without waiting.
+    /// Returns the ready sources, without waiting.
     pub fn ready(&self) -> Vec<Source> {
         let mut events = Vec::with_capacity(BATCH);
         if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&AT_ONCE)).is_err() {
@@ -159,12 +166,13 @@ impl WaitSet {
         events.iter().filter_map(of).collect()
     }
 
-    /// Everything that is waited for.
+    /// All sources of a wake.
     pub fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
         self.sources.iter().map(|(source, fd)| (*source, fd.as_fd()))
     }
 
-    /// What it is that became ready: the descriptor itself, or, of an epoll instance that watches few, what is ready of those.
+    /// The cause of a wake: the ready descriptor itself or, for an epoll instance that watches few
+    /// descriptors, a ready member.
     pub fn culprit(&self, ready: Source) -> Option<Culprit> {
         let Source::Descriptor { call, .. } = ready else {
             return None;
@@ -173,7 +181,7 @@ impl WaitSet {
             let (_, fd) = self.sources.iter().find(|(source, _)| *source == ready)?;
             return Some(Culprit::of(fd.as_fd()));
         }
-        // What can be written to has been so all the time, mostly.
+        // A writable member has mostly been writable all the time.
         let incoming = PollFlags::IN | PollFlags::PRI | PollFlags::RDHUP;
         [incoming, PollFlags::OUT].into_iter().find_map(|events| {
             let mut polled: Vec<_> = self
@@ -186,7 +194,7 @@ impl WaitSet {
                 .iter()
                 .zip(&self.members)
                 .filter(|(fd, _)| !fd.revents().is_empty());
-            // An epoll instance that is ready has something that is, which is told rather.
+            // A nested epoll instance that is ready has a ready member, which is reported instead.
             let mut culprits = ready.map(|(_, fd)| Culprit::of(fd.as_fd())).collect::<Vec<_>>();
             culprits.sort_by_key(|culprit| *culprit == Culprit::Epoll);
             culprits.first().copied()
@@ -194,19 +202,19 @@ impl WaitSet {
     }
 }
 
-/// Whether a call waits for an epoll instance, which says nothing of what became ready in it.
+/// True if a call waits for an epoll instance, which does not show the member that became ready.
 pub fn is_epoll(call: &str) -> bool {
     call.starts_with("epoll")
 }
 
-/// What became ready.
+/// The kind of descriptor that became ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Culprit {
     /// An Internet socket.
     Socket(SocketSource),
     /// A timerfd.
     Timer,
-    /// An epoll instance within the one that was waited for.
+    /// An epoll instance inside the awaited epoll instance.
     Epoll,
     /// Something else.
     Other,
@@ -229,31 +237,31 @@ impl AsFd for WaitSet {
     }
 }
 
-/// What a socket is to those who wait for it.
+/// The role of a socket for a thread that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketSource {
-    /// It listens here.
+    /// A listener at this address.
     Listener(SocketAddr),
-    /// It is connected.
+    /// A connected socket.
     Connection {
-        /// Its own address.
+        /// The local address.
         local: SocketAddr,
         /// The peer's.
         peer: SocketAddr,
     },
-    /// It was connected: it was reset.
+    /// A socket that was connected, and was reset.
     Reset(SocketAddr),
     /// Datagrams come here.
     Datagrams {
-        /// Its own address.
+        /// The local address.
         local: SocketAddr,
-        /// Who sent the first that waits.
+        /// The sender of the first datagram in the queue.
         from: Option<SocketAddr>,
     },
 }
 
 impl SocketSource {
-    /// What a descriptor is, where it is an Internet socket.
+    /// The role of a descriptor; `None` if the descriptor is no Internet socket.
     pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
         let local = socket::local_address(fd)?;
         if let Ok(Some(peer)) = socket::peer_address(fd) {

@@ -1,8 +1,10 @@
-//! Futexes in memory that other hosts and the machine share: whoever wakes one wakes nobody whose thread is held, so its value is compared.
+//! Futexes in memory that is shared with other hosts and the machine: a wake of a futex does not
+//! wake a held thread, so the value is compared.
 //!
-//! A futex that is not private lies in shared memory or not: pthread_join(3) and the first thread of a JVM wait for one in memory of their own, which nobody
-//! changes while their host sleeps. The mapping tells (proc_pid_maps(5)). Looking at a value costs about 1 µs, and is done once per slack, without letting
-//! the host run.
+//! A futex that is not private may still lie in memory that is not shared: pthread_join(3) and the
+//! first thread of a JVM wait for a futex in the process's own memory, which no process changes
+//! while the host sleeps. The mapping shows the difference (proc_pid_maps(5)). Looking at a value
+//! costs about 1 µs, and is done once per slack, without letting the host run.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -16,25 +18,25 @@ use imsup_linux::stopped::{At, StoppedThread};
 const TID_MASK: u32 = 0x3fff_ffff;
 const OWNER_DIED: u32 = 0x4000_0000;
 
-/// So many futexes are remembered as nobody else's.
+/// The number of futexes that are remembered as not shared.
 const MAX_REMEMBERED: usize = 1024;
 
-/// A futex that others share, and the thread that waits for it.
+/// A shared futex, and the thread that waits.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedWord {
     tid: i32,
     futex: Futex,
-    /// What it was when the thread was held; `None` where it could not be read.
+    /// The value when the thread was held; `None` if the value could not be read.
     was: Option<u32>,
 }
 
 impl SharedWord {
-    /// Whether the thread has something to do by now.
+    /// True if the thread has work to do by now.
     pub fn has_changed(&self) -> bool {
         let now = read(self.tid, self.futex.address);
         match (self.futex.value, now) {
             (Some(awaited), Some(now)) => now != awaited,
-            // A lock is had by another thread as long as that one's number is in it.
+            // Another thread has the lock as long as that thread's number is in the value.
             (None, Some(now)) => Some(now) != self.was || now & TID_MASK == 0 || now & OWNER_DIED != 0,
             // The memory is gone, which the call itself would find.
             (_, None) => self.was.is_some(),
@@ -42,14 +44,15 @@ impl SharedWord {
     }
 }
 
-/// Futexes that are known to be in memory that nobody shares: thread, address and stack of the call that waits.
+/// Futexes that are known to be in memory that is not shared: thread, address and stack of the call
+/// that waits.
 #[derive(Debug, Default)]
 pub struct PrivateWords {
     known: HashSet<(i32, u64, u64)>,
 }
 
 impl PrivateWords {
-    /// Those of these futexes that others share.
+    /// Returns the shared futexes of these.
     pub fn sort_out(&mut self, futexes: &[(StoppedThread, Futex)]) -> Vec<SharedWord> {
         let mut found = Vec::new();
         let mut mappings: Option<(i32, Vec<Range<u64>>)> = None;

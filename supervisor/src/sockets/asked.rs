@@ -4,20 +4,24 @@ use std::net::SocketAddr;
 
 use super::recent::Recent;
 
-/// What a program asked for one socket.
+/// A program's requests for one socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// The address it bound, as it gave it.
+    /// The address that the program bound, as given.
     pub bound: Option<SocketAddr>,
-    /// It is TCP and bound the wildcard and port 0, which was not carried out yet: whether the socket will listen, connect to a host
-    /// or leave the planes is not known before it does.
+    /// The program bound a TCP socket to the wildcard and port 0, and the bind is not carried out
+    /// yet. Until the socket listens, connects to a host or leaves the planes, its use is not
+    /// known.
     pub bind_later: bool,
-    /// The peer it connected to, where it was led elsewhere: a name server, `::1`.
+    /// The peer that the program connected to, if the connection was redirected: a name server,
+    /// `::1`.
     pub peer: Option<SocketAddr>,
 }
 
-/// What was asked, by SO_COOKIE: right through dup, fork and SCM_RIGHTS. Close(2) is not seen, so the oldest are forgotten; by themselves, since a program
-/// that looks names up for years connects to the name server each time, and its listeners are the oldest sockets that it has.
+/// The requests, by SO_COOKIE, which is right through dup, fork and SCM_RIGHTS. close(2) is not
+/// seen, so the oldest entries are forgotten. Peers and bound addresses are forgotten separately. A
+/// program that looks up names for years connects to the name server each time, and its listeners
+/// are its oldest sockets.
 #[derive(Debug, Default)]
 pub struct SocketTable {
     bound: Recent<(Option<SocketAddr>, bool)>,
@@ -25,7 +29,7 @@ pub struct SocketTable {
 }
 
 impl SocketTable {
-    /// What is remembered of a socket.
+    /// The remembered requests for a socket.
     pub fn get(&self, cookie: u64) -> Asked {
         let (bound, bind_later) = self.bound.get(cookie).unwrap_or_default();
         Asked {
@@ -35,7 +39,7 @@ impl SocketTable {
         }
     }
 
-    /// Remembers, or changes what is remembered.
+    /// Adds or changes the remembered requests for a socket.
     pub fn update(&mut self, cookie: u64, change: impl FnOnce(&mut Asked)) {
         let mut asked = self.get(cookie);
         change(&mut asked);

@@ -4,8 +4,8 @@ use std::net::SocketAddrV4;
 
 use super::recent::Recent;
 
-/// Connections of the host to itself that were made to its localhost and led to a listener on its VIP: the accepted end is shown
-/// localhost as well. Those made last are remembered.
+/// Connections of the host to itself that were made to its localhost and redirected to a listener
+/// on its VIP. The accepted end is shown localhost as well. The latest connections are remembered.
 #[derive(Debug, Default)]
 pub struct OwnConnections(Recent<bool>);
 
@@ -19,7 +19,7 @@ impl OwnConnections {
         self.0.set(Self::key(client, port), Some(v6));
     }
 
-    /// Forgets it: the same addresses belong to another connection now.
+    /// Forgets the connection: the same addresses belong to another connection now.
     pub fn forget(&mut self, client: SocketAddrV4, port: u16) {
         self.0.set(Self::key(client, port), None);
     }

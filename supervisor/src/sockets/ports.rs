@@ -2,8 +2,8 @@
 
 use imsup_wire::Transport;
 
-/// Ports of sockets on the machine's own addresses: localhost leads to them as it is. IPv4 and IPv6 are kept apart, since two sockets
-/// may have one port.
+/// Ports of sockets on the machine's own addresses: localhost reaches these sockets without a
+/// redirect. IPv4 and IPv6 are kept apart, since two sockets may have the same port.
 #[derive(Debug, Default)]
 pub struct NativePorts {
     tcp_v6: PortSet,
@@ -12,7 +12,8 @@ pub struct NativePorts {
 }
 
 impl NativePorts {
-    /// The ports of a transport and family; `None` for TCP over IPv4, which is bound to addresses in the planes only.
+    /// The ports of a transport and family; `None` for TCP over IPv4, which is bound to addresses
+    /// in the planes only.
     fn of(&mut self, transport: Transport, v6: bool) -> Option<&mut PortSet> {
         match (transport, v6) {
             (Transport::Tcp, true) => Some(&mut self.tcp_v6),
@@ -22,7 +23,8 @@ impl NativePorts {
         }
     }
 
-    /// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere else.
+    /// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere
+    /// else.
     pub fn contains(&self, transport: Transport, v6: bool, port: u16) -> bool {
         match (transport, v6) {
             (Transport::Tcp, true) => self.tcp_v6.contains(port),
@@ -39,7 +41,7 @@ impl NativePorts {
         }
     }
 
-    /// Takes a port out: it was bound to an address in the planes since.
+    /// Removes a port: the port was bound to an address in the planes since.
     pub fn remove(&mut self, transport: Transport, v6: bool, port: u16) {
         if let Some(ports) = self.of(transport, v6) {
             ports.remove(port);
@@ -47,7 +49,7 @@ impl NativePorts {
     }
 }
 
-/// A set of ports, in 8 KiB whatever it has.
+/// A set of ports, always of 8 KiB.
 #[derive(Debug)]
 struct PortSet(Box<[u64; 1024]>);
 
@@ -58,7 +60,7 @@ impl Default for PortSet {
 }
 
 impl PortSet {
-    /// Whether `port` is in it.
+    /// True if the set contains `port`.
     fn contains(&self, port: u16) -> bool {
         self.0[usize::from(port / 64)] & (1 << (port % 64)) != 0
     }

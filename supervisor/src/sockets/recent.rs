@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Sockets remembered. Listeners and bound datagram sockets are few; what is forgotten beyond this is only how an
-/// address is shown.
+/// The number of sockets remembered. Listeners and bound datagram sockets are few; beyond this
+/// number, only the shown form of an address is forgotten.
 pub(super) const CAPACITY: usize = 4096;
 
-/// One thing about each of the last sockets. Not a hash table: one of the same size doubles long after it was filled.
+/// One value for each of the last sockets. Not a hash table: a hash table of the same size doubles
+/// long after it was filled.
 #[derive(Debug)]
 pub(super) struct Recent<T> {
     known: BTreeMap<u64, T>,

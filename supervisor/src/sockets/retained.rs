@@ -12,26 +12,27 @@ use imsup_wire::{Endpoint, Transport};
 struct Slot {
     socket: OwnedFd,
     inode: u64,
-    /// Whether the program was given it, or made it itself.
+    /// True if the program was given the socket, or made the socket itself.
     installed: bool,
-    /// Whether the program listened on it.
+    /// True if the program listened on the socket.
     listened: bool,
-    /// The backlog that it asked for.
+    /// The backlog that the program asked for.
     backlog: i32,
-    /// Where the program was last seen to have it. `None` for a socket that the program never had.
+    /// The place at which the program was last seen to have the socket. `None` for a socket that
+    /// the program never had.
     place: Option<Place>,
 }
 
-/// A retained socket that the program has, or had when it was last looked.
+/// A retained socket that the program has, or had at the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Given {
     /// The socket's inode number.
     pub inode: u64,
-    /// Where the program was last seen to have it.
+    /// The place at which the program was last seen to have the socket.
     pub place: Place,
-    /// Whether the program listened on it, or receives datagrams.
+    /// True if the program listened on the socket, or receives datagrams.
     pub listened: bool,
-    /// The backlog that it asked for.
+    /// The backlog that the program asked for.
     pub backlog: i32,
 }
 
@@ -46,7 +47,7 @@ impl Slot {
     }
 }
 
-/// A socket that takes the place of one that the program listens on.
+/// A socket that replaces a socket that the program listens on.
 #[derive(Debug)]
 pub struct Successor {
     /// Where.
@@ -55,24 +56,26 @@ pub struct Successor {
     pub socket: OwnedFd,
 }
 
-/// The sockets retained for this host, and what it listens on.
+/// The sockets retained for this host, and the endpoints on which the host listens.
 #[derive(Debug, Default)]
 pub struct Retained {
     slots: BTreeMap<Endpoint, Vec<Slot>>,
-    /// Successors that took somebody in and were not needed after all.
+    /// Successors that took in connections and were not needed after all.
     successors: BTreeMap<Endpoint, OwnedFd>,
-    /// Where what the program reaches as 127.0.0.1 or ::1 listens: the VIP for the wildcard, or its own localhost; and whether as ::1.
+    /// The endpoints of sockets that the program reaches as 127.0.0.1 or ::1: the VIP for the
+    /// wildcard, or the host's own localhost. True if reached as ::1.
     landings: BTreeMap<Endpoint, bool>,
-    /// How many there may be until those that nobody listens on any more are forgotten.
+    /// The number of landings at which the closed landings are forgotten.
     most_landings: usize,
 }
 
-/// Landings remembered before any is looked at again. Programs that open a port for each task (passive FTP) would else fill the table with all ports
-/// there are.
+/// Landings remembered before any is looked at again. Programs that open a port for each task
+/// (passive FTP) would else fill the table with all ports there are.
 const LANDINGS: usize = 256;
 
 impl Retained {
-    /// A socket that waits for the program to bind its endpoint, where it is not known already.
+    /// Adds a socket that waits for the program to bind its endpoint, if the socket is not known
+    /// already.
     pub fn add_waiting(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) {
         let slots = self.slots.entry(endpoint).or_default();
         if slots.iter().all(|slot| slot.inode != inode) {
@@ -87,7 +90,8 @@ impl Retained {
         }
     }
 
-    /// A socket that the program listens on, its own or one it was given. False where it listened on it before.
+    /// Adds a socket that the program listens on: its own socket or a given socket. False if the
+    /// program listened on the socket before.
     pub fn add_listening(
         &mut self,
         endpoint: Endpoint,
@@ -117,7 +121,8 @@ impl Retained {
         }
     }
 
-    /// Whether the program was seen to listen, or receive datagrams, at `endpoint` with another socket than this.
+    /// Whether the program was seen to listen, or receive datagrams, at `endpoint` with another
+    /// socket than this.
     pub fn has_another(&self, endpoint: Endpoint, inode: u64) -> bool {
         let slots = self.slots.get(&endpoint);
         slots.is_some_and(|slots| slots.iter().any(|slot| slot.listened && slot.inode != inode))
@@ -132,7 +137,7 @@ impl Retained {
         Some(&slot.socket)
     }
 
-    /// The sockets at `endpoint` that the program has, or had when it was last looked.
+    /// The sockets at `endpoint` that the program has, or had at the last look.
     pub fn given_at(&self, endpoint: Endpoint) -> Vec<Given> {
         let slots = self.slots.get(&endpoint).into_iter().flatten();
         slots.filter_map(Slot::given).collect()
@@ -145,12 +150,12 @@ impl Retained {
             .flat_map(|(endpoint, slots)| slots.iter().filter_map(|slot| Some((*endpoint, slot.given()?))))
     }
 
-    /// Whether there is such a socket at any endpoint.
+    /// True if the program has a retained socket at any endpoint, or had one at the last look.
     pub fn has_given(&self) -> bool {
         self.given().next().is_some()
     }
 
-    /// The socket with this inode number, if the program has it or had it.
+    /// The socket with this inode number, if the program has or had the socket.
     pub fn find_given(&self, inode: u64) -> Option<(Endpoint, Given)> {
         self.given().find(|(_, given)| given.inode == inode)
     }
@@ -173,7 +178,8 @@ impl Retained {
         Some(slot.socket)
     }
 
-    /// The program has closed this socket, which it was given and did not listen on: the next bind gets it, with who waits in it.
+    /// The program has closed this socket, which was given to the program and not listened on. The
+    /// next bind gets the socket, with the clients that wait in it.
     pub fn wait_again(&mut self, inode: u64) {
         if let Some(slot) = self.slots.values_mut().flatten().find(|slot| slot.inode == inode) {
             slot.installed = false;
@@ -181,7 +187,7 @@ impl Retained {
         }
     }
 
-    /// Takes those out that wait for a bind of `endpoint`, and of which this holds.
+    /// Takes out the sockets that wait for a bind of `endpoint` and for which `which` is true.
     pub fn remove_waiting(&mut self, endpoint: Endpoint, which: impl Fn(&OwnedFd) -> bool) -> Vec<OwnedFd> {
         let Some(slots) = self.slots.get_mut(&endpoint) else {
             return Vec::new();
@@ -195,7 +201,7 @@ impl Retained {
         removed.into_iter().map(|slot| slot.socket).collect()
     }
 
-    /// The socket with this inode number, where it is one of these.
+    /// The retained socket with this inode number, if any.
     pub fn by_inode(&self, inode: u64) -> Option<&OwnedFd> {
         let slots = self.slots.values().flatten();
         slots
@@ -216,7 +222,8 @@ impl Retained {
         self.slots.contains_key(&endpoint)
     }
 
-    /// Whether this socket was given to the program in the place of its own, and the program has not listened on it.
+    /// True if this socket was installed in place of the program's own, and the program has not
+    /// listened on the socket.
     pub fn waits_for_listen(&self, inode: u64) -> bool {
         let mut slots = self.slots.values().flatten();
         slots.any(|slot| slot.inode == inode && slot.installed && !slot.listened)
@@ -227,8 +234,9 @@ impl Retained {
         self.slots.values().map(Vec::len).sum()
     }
 
-    /// Remembers that the program listens on this wildcard, or on a localhost of its own; `endpoint` is where that landed. `is_bound` is asked of
-    /// those remembered once there are many: a close(2) is not seen.
+    /// Remembers that the program listens on this wildcard, or on its own localhost. `endpoint` is
+    /// the listen target. Once there are many entries, `is_bound` is called for each: a close(2) is
+    /// not seen.
     pub fn note_landing(&mut self, endpoint: Endpoint, wildcard: Option<IpAddr>, is_bound: impl Fn(Endpoint) -> bool) {
         if self.landings.len() >= self.most_landings.max(LANDINGS) {
             self.landings.retain(|known, _| is_bound(*known));
@@ -237,17 +245,17 @@ impl Retained {
         *self.landings.entry(endpoint).or_default() |= wildcard.is_none_or(|ip| ip.is_ipv6());
     }
 
-    /// Forgets a landing: what landed there is closed.
+    /// Forgets a landing after the close of its socket.
     pub fn forget_landing(&mut self, endpoint: Endpoint) {
         self.landings.remove(&endpoint);
     }
 
-    /// Whether something landed on `endpoint`. It may be closed by now.
+    /// True if a listener of the program resolves to `endpoint`. The listener may be closed by now.
     pub fn is_landing(&self, endpoint: Endpoint) -> bool {
         self.landings.contains_key(&endpoint)
     }
 
-    /// Whether it is a wildcard that takes connections to `::1` too.
+    /// True if the listener at `endpoint` takes connections to `::1` too.
     pub fn is_dual_stack(&self, endpoint: Endpoint) -> bool {
         self.landings.get(&endpoint).is_some_and(|v6| *v6)
     }
@@ -257,12 +265,12 @@ impl Retained {
         self.all_listening().map(|(endpoint, slot)| (endpoint, &slot.socket))
     }
 
-    /// The same, by their inode numbers.
+    /// The same sockets, by inode number.
     pub fn listening_by_inode(&self) -> impl Iterator<Item = (u64, &OwnedFd)> {
         self.all_listening().map(|(_, slot)| (slot.inode, &slot.socket))
     }
 
-    /// The stream sockets that the program listens on, with the backlog that it asked for.
+    /// The stream sockets that the program listens on, with the requested backlogs.
     pub fn listeners(&self) -> impl Iterator<Item = (Endpoint, &OwnedFd, i32)> {
         self.all_listening()
             .filter(|(endpoint, _)| endpoint.transport == Transport::Tcp)
@@ -275,7 +283,7 @@ impl Retained {
             .flat_map(|(endpoint, slots)| slots.iter().filter(|slot| slot.listened).map(|slot| (*endpoint, slot)))
     }
 
-    /// The sockets that the program listens on, or receives datagrams with, by their inode numbers.
+    /// The sockets on which the program listens, or receives datagrams, by inode number.
     pub fn listening_sockets(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
         let given = self.all_listening().filter(|(_, slot)| slot.place.is_some());
         given.map(|(_, slot)| (slot.inode, slot.socket.as_fd()))
@@ -292,12 +300,12 @@ impl Retained {
             installed: true,
             listened: true,
             backlog,
-            // The program never has it.
+            // The program never has this socket.
             place: None,
         });
     }
 
-    /// Keeps a successor that was not needed: somebody waits in it.
+    /// Keeps a successor that was not needed: clients wait in it.
     pub fn keep_successor(&mut self, endpoint: Endpoint, socket: OwnedFd) {
         self.successors.insert(endpoint, socket);
     }
@@ -312,7 +320,7 @@ impl Retained {
         self.successors.remove(&endpoint)
     }
 
-    /// All that were kept: they are announced when the program ends, for the next boot.
+    /// All kept successors: they are announced when the program ends, for the next boot.
     pub fn take_successors(&mut self) -> Vec<Successor> {
         let kept = std::mem::take(&mut self.successors).into_iter();
         kept.map(|(endpoint, socket)| Successor { endpoint, socket }).collect()

@@ -1,5 +1,5 @@
-//! accept(2) and accept4(2), trapped in a boot in which connections may wait in a retained listener of another family than the program's own
-//! ([`crate::handover`]).
+//! accept(2) and accept4(2), trapped in a boot in which connections may wait in a retained listener
+//! of another family than the program's own ([`crate::handover`]).
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -38,7 +38,7 @@ pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
     }
 }
 
-/// Tries a held accept(2) again; `None` where it goes on waiting.
+/// Tries a pending accept(2) again; `None` if the call goes on waiting.
 pub(super) fn look_again(host: &mut Host, call: &Notification) -> Option<Answer> {
     match attempt(host, call) {
         Attempt::Answered(answer) => Some(answer),
@@ -48,9 +48,9 @@ pub(super) fn look_again(host: &mut Host, call: &Notification) -> Option<Answer>
 
 enum Attempt {
     Answered(Answer),
-    /// Nobody is there for a call that waits, so long as its socket says.
+    /// No connection is there, and the call waits, up to the socket's time-out.
     Nobody {
-        /// The inode of its listener.
+        /// The inode of the listener.
         listener: u64,
         timeout: Option<Duration>,
     },
@@ -98,7 +98,8 @@ fn attempt(host: &mut Host, call: &Notification) -> Attempt {
     let answer = match give(host, call, listener, kind.family, &connection, flags) {
         Ok(number) => Answer::Value(number.into()),
         Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOENT)) => {
-            // The program has no number free, or the thread is gone: natively nobody was accepted.
+            // The program has no free descriptor number, or the thread is gone: natively no
+            // connection was accepted.
             host.handovers.put_back(endpoint, connection);
             Answer::errno(errno)
         }
@@ -121,7 +122,8 @@ fn nobody(host: &mut Host, endpoint: Endpoint, listener: BorrowedFd<'_>) -> Atte
     }
 }
 
-/// Does what the kernel does with an accepted connection (net/socket.c, do_accept): its number, its flags, and the address.
+/// Does the kernel's work for an accepted connection (net/socket.c, do_accept): descriptor number,
+/// flags, and address.
 fn give(
     host: &mut Host,
     call: &Notification,
@@ -139,7 +141,7 @@ fn give(
         if family == Family::V4 && handover::convert(socket.as_fd()).is_err() {
             show_as_v4(host, socket, peer);
         }
-        // It was made while the listener's options were not known.
+        // The connection was made while the listener's options were not known.
         settings::inherit(listener, socket.as_fd())?;
     }
     let wanted = if flags & libc::SOCK_NONBLOCK == 0 {
@@ -155,7 +157,8 @@ fn give(
         .give_fd(call.id, socket.as_fd(), flags & libc::SOCK_CLOEXEC != 0)
 }
 
-/// The kernel does not convert a connection whose peer has ended its side already. The program is shown addresses of its family all the same.
+/// The kernel does not convert a connection after the peer has ended its side. The program is shown
+/// addresses of its own family all the same.
 fn show_as_v4(host: &mut Host, connection: &OwnedFd, peer: SocketAddr) {
     let socket = connection.as_fd();
     let (Ok(cookie), Some(local)) = (socket::cookie(socket), socket::local_address(socket)) else {

@@ -30,27 +30,29 @@ use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::privileges;
 use imsup_linux::socket::{self, Family, InetSocket, as_v4};
 
-/// The first port of those that anybody may bind (ip(7), ip_unprivileged_port_start).
+/// The first port that any user may bind (ip(7), ip_unprivileged_port_start).
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
 /// Sockets retained at most.
 const MAX_RETAINED: usize = 1024;
 
-/// What is done with a bind.
+/// The treatment of a bind.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
-    /// Left to the kernel as it is.
+    /// Left to the kernel unchanged.
     Native,
     /// Fails.
     Refuse(Errno),
     /// Fails: the port needs a privilege that the program has not.
     Privileged,
-    /// Answered, and carried out when the program listens or asks for its address: the wildcard with port 0, TCP. A program
-    /// that then connects out of the planes must not be bound to an address in them.
+    /// Answered, and carried out when the program listens or asks for its address: the wildcard
+    /// with port 0, TCP. A program that then connects out of the planes must not be bound to an
+    /// address in the planes.
     Later,
-    /// Carried out here, on the machine's own address that the program asks for, and a port that the kernel chooses, so that no two hosts
-    /// clash: the wildcard, UDP, which may send to hosts and out of the planes by turns; localhost, UDP, so that its datagrams come
-    /// from where the program thinks; `::1`, which nothing in the planes looks like.
+    /// Carried out here, on the requested address of the machine and a port that the kernel
+    /// chooses, so that no two hosts clash. For the UDP wildcard, which may send to hosts and out
+    /// of the planes by turns. For UDP localhost, so that its datagrams have the source that the
+    /// program expects. For `::1`, which has no equivalent in the planes.
     Machines,
     /// Carried out here.
     At(Endpoint),
@@ -70,7 +72,8 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     host.make_way(socket.as_fd(), address.port());
     let v6only = kind.family == Family::V6 && socket::is_v6only(socket.as_fd());
     let plan = match decide(&host.identity, &kind, address, v6only) {
-        // Who has it is on the machine's own address, where a bind clashes with it as natively, or shares the port.
+        // The holder of the port is on the machine's own address. A bind there conflicts with the
+        // holder as natively, or shares the port.
         Plan::At(_) if is_beside_the_machines(host, &kind, address) => Plan::Machines,
         Plan::At(mut endpoint)
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -172,11 +175,11 @@ fn later(host: &mut Host, socket: &OwnedFd, asked: SocketAddr) -> Verdict {
     Answer::Value(0).into()
 }
 
-/// Binds a socket to the host's VIP and a port that the kernel chooses: what [`Plan::Later`] put off, or what listen(2) does for
-/// a socket that was never bound.
+/// Binds a socket to the host's VIP and a port that the kernel chooses: the bind that
+/// [`Plan::Later`] put off, or the implicit bind of listen(2).
 ///
 /// # Errors
-/// What bind(2) says.
+/// Errors of bind(2).
 pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Family) -> Result<(), Errno> {
     let v6only = family == Family::V6 && socket::is_v6only(socket.as_fd());
     let ip = if v6only {
@@ -201,7 +204,8 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
     if host.retained.is_waiting(bind.endpoint) {
         return install(host, call.id, call.tid, &bind).into();
     }
-    // What the program has closed at this address is closed by imsup too, so that the kernel alone decides.
+    // imsup too closes the sockets that the program has closed at this address, so that the kernel
+    // alone decides.
     bind.stage = match doors::vet(host, bind.endpoint) {
         Vetted::Settled => match bind_own(host, call.tid, &bind) {
             Ok(()) => {
@@ -227,7 +231,8 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
     }))
 }
 
-/// Sets listeners of AF_INET6 apart that are retained where a program of AF_INET binds: it keeps its own, and who waits in these is handed over
+/// Takes out the retained AF_INET6 listeners if a program of AF_INET binds. The program keeps its
+/// own listener, and connections that wait in the retained listeners are handed over
 /// ([`crate::handover`]).
 fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
     if bind.endpoint.transport != Transport::Tcp || !host.handovers.are_possible() {
@@ -246,13 +251,14 @@ fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
     }
 }
 
-/// Binds the program's own socket. Its options are as they were if that fails: the program may try another port.
+/// Binds the program's own socket. A failure restores the socket's options: the program may try
+/// another port.
 fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
     let socket = bind.socket.as_fd();
     if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
         tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
     }
-    // A listener is kept from other machines when it listens.
+    // A listener is closed to other machines at listen(2).
     let is_kept =
         bind.endpoint.transport == Transport::Udp && guard::keep_neighbours_out(socket, *bind.endpoint.address.ip());
     if let Err(errno) = bind_in_plane(socket, bind.family, bind.endpoint.address) {
@@ -269,7 +275,7 @@ fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Binds a socket to an address in the planes, which are IPv4, though it may be IPv6 only.
+/// Binds a socket to an address in the planes, which are IPv4, even if the socket is IPv6 only.
 fn bind_in_plane(socket: BorrowedFd<'_>, family: Family, address: SocketAddrV4) -> Result<(), Errno> {
     let v6only = family == Family::V6 && socket::is_v6only(socket);
     if v6only {
@@ -282,7 +288,7 @@ fn bind_in_plane(socket: BorrowedFd<'_>, family: Family, address: SocketAddrV4) 
     result
 }
 
-/// Asks the broker who has an address: the program itself, or the broker?
+/// Asks the broker for the holder of an address: the program itself, or the broker.
 fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
     let claim = ToBroker::Claim {
         id: id.number(),
@@ -291,7 +297,8 @@ fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
     host.link.send(&claim, Vec::new());
 }
 
-/// The broker has closed what it was to close, or a search is over: goes on with a bind that waits for that. `None` where it goes on waiting.
+/// The broker has closed a socket, or a search is over: goes on with a bind that waits for that
+/// event. `None` if the bind goes on waiting.
 pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     let tid = held.tid;
     let Waiting::Bind(bind) = &mut held.waiting else {
@@ -322,7 +329,7 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
         },
     }
     if bind.stage == BindStage::Closing {
-        // The program may have it elsewhere.
+        // The program may have the socket at another place.
         bind.stage = BindStage::LastSearch(host.doors.search());
         return None;
     }
@@ -358,7 +365,8 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
     }
 }
 
-/// A datagram socket at a port that nobody declared and nobody had before may be one that the program has made to ask a name server.
+/// A datagram socket at a port that was neither declared nor in use before may be a socket for a
+/// query to a name server.
 fn note_fresh(host: &mut Host, bind: &HeldBind) {
     if bind.endpoint.transport == Transport::Udp
         && bind.endpoint.address.port() >= FIRST_UNPRIVILEGED
@@ -368,7 +376,7 @@ fn note_fresh(host: &mut Host, bind: &HeldBind) {
     }
 }
 
-/// Remembers what was asked; a datagram socket receives from now on.
+/// Remembers the requested address. A datagram socket receives from now on.
 fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
     host.note_step();
     vet::note_user(host, socket);
@@ -387,7 +395,7 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
         return;
     }
     if bind.endpoint.address.port() == 0 {
-        // The v4-mapped wildcard: only its port is none to retain.
+        // The v4-mapped wildcard: its port alone is not to be retained.
         let local = socket::local_address(socket.as_fd()).and_then(as_v4);
         if let (Some(local), Some(wildcard)) = (local, wildcard_of(bind.asked)) {
             let endpoint = Endpoint::udp(*local.ip(), local.port());
@@ -402,7 +410,8 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
     retain(host, bind.endpoint, socket, wildcard_of(bind.asked), 0, place);
 }
 
-/// The wildcard that an address is, as the family of what it takes: the v4-mapped one takes IPv4 only.
+/// The wildcard of an address, in the family of the traffic that it takes: the v4-mapped wildcard
+/// takes IPv4 only. `None` if the address is no wildcard.
 pub(super) fn wildcard_of(asked: SocketAddr) -> Option<IpAddr> {
     match asked.ip() {
         IpAddr::V6(v6) if v6.is_unspecified() => Some(v6.into()),
@@ -412,7 +421,7 @@ pub(super) fn wildcard_of(asked: SocketAddr) -> Option<IpAddr> {
     }
 }
 
-/// Remembers where the program listens on a wildcard, or on its own localhost.
+/// Remembers the endpoint on which the program listens for a wildcard, or for its own localhost.
 pub(super) fn note_landing(host: &mut Host, endpoint: Endpoint, wildcard: Option<IpAddr>) {
     if wildcard.is_some() || *endpoint.address.ip() != host.identity.vip() {
         let is_bound = |known| socket::probe(known) == Err(Errno::EADDRINUSE);
@@ -429,13 +438,14 @@ pub(super) fn retain(
     backlog: i32,
     place: Place,
 ) {
-    // Nobody boots a command of `imsup exec`: its sockets end with it, and the next command may have the port.
+    // A command of `imsup exec` is never booted: its sockets end with the command, and the next
+    // command may have the port.
     if !host.sees_all_listeners() {
         return;
     }
     note_landing(host, endpoint, wildcard);
-    // As many as the broker retains of one host: more would use up the descriptors by which all calls are carried out, since nobody sees
-    // a program close them.
+    // The broker retains as many sockets of one host. More sockets would use up the descriptors by
+    // which all calls are carried out, since the program's close(2) is not seen.
     if host.retained.count() >= MAX_RETAINED {
         tracing::debug!(%endpoint, "too many sockets; this one is not retained");
         return;
@@ -445,7 +455,8 @@ pub(super) fn retain(
         Ok::<_, Errno>((inode, socket::duplicate(socket)?, socket::duplicate(socket)?))
     })();
     match copies {
-        // Some servers connect their socket to a client and bind another for the next one. One of them keeps the port.
+        // Some servers connect their socket to a client and bind another socket for the next
+        // client. One of the sockets keeps the port.
         Ok((inode, ..)) if endpoint.transport == Transport::Udp && host.retained.has_another(endpoint, inode) => {}
         Ok((inode, ours, brokers)) => {
             // A second listen changes the backlog only.
@@ -457,7 +468,7 @@ pub(super) fn retain(
                     host.doors.watch(socket.as_fd(), inode);
                 }
                 host.announce(endpoint, brokers);
-                // It stands for a copy.
+                // The retained duplicate stands for a copy.
                 host.give_up_copy(socket.as_fd());
             }
         }
@@ -467,7 +478,7 @@ pub(super) fn retain(
     }
 }
 
-/// The endpoint of a socket in the planes; `None` for one elsewhere.
+/// The endpoint of a socket in the planes; `None` for a socket elsewhere.
 pub(super) fn endpoint_of(identity: &Identity, socket: &InetSocket) -> Option<Endpoint> {
     let address = socket.local_v4()?;
     let own = identity.owns(*address.ip());

@@ -1,10 +1,13 @@
-//! Binds that natively conflict with another socket of the same host, and in the planes would not: the wildcard and localhost are addresses of their own here.
+//! Binds that natively conflict with another socket of the same host, and in the planes would not:
+//! here the wildcard and localhost are separate addresses.
 //!
-//! Of stream sockets the kernel is asked whether the two may share the port: a socket of ours with the same options tries the other's address for a moment.
-//! A datagram socket that tried it would take datagrams of the other, so there the options of the two are compared.
+//! Of stream sockets the kernel is asked whether the two may share the port: a socket of ours with
+//! the same options tries the other's address for a moment. A datagram socket that tried it would
+//! take datagrams of the other, so there the options of the two are compared.
 //!
-//! Close(2) is not seen. Whether a socket is still the program's is told by its place if imsup has it open too, and otherwise by the kernel: a search of all
-//! descriptors would take a trapped call too long.
+//! close(2) is not seen. If imsup has a duplicate, the socket's known place tells if the socket is
+//! still the program's. Otherwise the kernel tells: a search of all descriptors would take too long
+//! for a trapped call.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,20 +20,21 @@ use crate::host::bound::{Terms, is_live};
 use crate::identity::Identity;
 use imsup_linux::socket::{self, Sharing, is_endpoint_in_use as is_in_use};
 
-/// Whether a socket that the program has at `at`, and whose address it asked for thus, is in the way of `socket`; `None` if there is none.
+/// True if a socket of the program at `at` is in the way of `socket`. Only sockets whose requested
+/// address satisfies `is_meant` count; `None` if there are none.
 fn is_in_the_way(host: &Host, socket: BorrowedFd<'_>, at: Endpoint, is_meant: impl Fn(IpAddr) -> bool) -> Option<bool> {
     let mut meant = host.bound.at(at).iter().filter(|one| is_meant(one.asked)).peekable();
     meant.peek()?;
     if at.transport == Transport::Tcp {
         let refuses = |at: Endpoint| is_refused(socket, SocketAddr::V4(at.address));
         let refused = refuses(at);
-        // Two that have SO_REUSEADDR may share it while neither listens.
+        // Two sockets with SO_REUSEADDR may share the port while neither listens.
         let is_in_use = |at| refuses(at) || is_in_use(at);
         return meant.any(|one| is_live(host, at, one, is_in_use)).then_some(refused);
     }
     let own = Terms::of(socket);
     let conflicts = meant.filter(|one| is_live(host, at, one, is_in_use)).map(|one| {
-        // It may have changed its options since.
+        // The socket may have changed its options since.
         let retained = host.retained.by_inode(one.inode);
         !own.agree(retained.map_or(one.terms, |socket| Terms::of(socket.as_fd())))
     });
@@ -50,7 +54,7 @@ fn is_localhost(ip: IpAddr) -> bool {
     ip == IpAddr::V4(Ipv4Addr::LOCALHOST) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
-/// Where else sockets may be that conflict with one that asks for `ip`.
+/// The other addresses at which a socket may conflict with a socket that asks for `ip`.
 fn elsewhere(identity: &Identity, ip: IpAddr, v6only: bool) -> Vec<Ipv4Addr> {
     let (v4, v6) = families(ip, v6only);
     match (ip.to_canonical().is_unspecified(), v4, v6) {
@@ -62,8 +66,8 @@ fn elsewhere(identity: &Identity, ip: IpAddr, v6only: bool) -> Vec<Ipv4Addr> {
     }
 }
 
-/// Whether `socket`, which asks for the wildcard of both families, shares its port with one at the IPv4 wildcard: natively that one gets
-/// all of IPv4, and `socket` IPv6 alone.
+/// True if `socket`, which asks for the wildcard of both families, shares its port with a socket at
+/// the IPv4 wildcard. Natively the other socket gets all of IPv4, and `socket` gets IPv6 alone.
 pub(super) fn is_beside_v4(host: &Host, socket: BorrowedFd<'_>, endpoint: Endpoint) -> bool {
     let is_v4 = |asked: IpAddr| asked.to_canonical() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let may_share = endpoint.transport == Transport::Udp || Sharing::Port.is_set(socket);
@@ -89,7 +93,7 @@ pub(super) fn is_taken(
             transport,
             address: SocketAddrV4::new(at, port),
         };
-        // At the host's own address are wildcards, and what asked for that address.
+        // The sockets at the host's own address asked for a wildcard, or for that address.
         let is_meant =
             |other: IpAddr| overlaps(other) && (at != host.identity.vip() || other.to_canonical().is_unspecified());
         if is_in_the_way(host, socket, endpoint, is_meant) == Some(true) {
@@ -103,9 +107,10 @@ pub(super) fn is_taken(
         && is_refused(socket, (Ipv6Addr::LOCALHOST, port).into())
 }
 
-/// Whether a stream socket with the options and the owner of this one cannot be bound there.
+/// True if a stream socket with the options and the owner of `socket` cannot be bound to `address`.
 fn is_refused(socket: BorrowedFd<'_>, address: SocketAddr) -> bool {
-    // Who shares by SO_REUSEPORT must be one user (socket(7)), and ours may be another than the program's.
+    // Sockets that share by SO_REUSEPORT must belong to one user (socket(7)), and our user may
+    // differ from the program's.
     if Sharing::Port.is_set(socket) && socket::other_owner(socket).is_some() {
         return false;
     }

@@ -1,7 +1,8 @@
 //! connect(2).
 //!
-//! The kernel is tried first, on a duplicate of the program's socket: whatever is listened on or retained answers at once,
-//! and the broker is not asked. Only a refusal makes a connect a signal to the broker.
+//! The kernel is tried first, on a duplicate of the program's socket: whatever is listened on or
+//! retained answers at once, and the broker is not asked. Only a refusal makes a connect a signal
+//! to the broker.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -24,10 +25,10 @@ use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket::{self, Family, InetSocket, as_v4};
 use imsup_linux::source;
 
-/// What is done with a connect.
+/// The treatment of a connect.
 #[derive(Debug, PartialEq, Eq)]
 enum Plan {
-    /// Left to the kernel as it is.
+    /// Left to the kernel unchanged.
     Native,
     /// Left to the kernel once the socket is at this address.
     NativeFrom(IpAddr),
@@ -37,11 +38,12 @@ enum Plan {
     Lead {
         /// The source address that the socket gets first.
         source: Option<Ipv4Addr>,
-        /// Where it may lead; tried in turn until one does not refuse.
+        /// The possible targets, tried in turn until a target does not refuse.
         candidates: Vec<SocketAddrV4>,
-        /// What the broker is asked for when all refuse (TCP), or first of all (UDP, where nobody refuses).
+        /// The endpoint that the broker is asked for: when all candidates refuse (TCP), or before
+        /// any attempt (UDP, which is never refused).
         reach: Option<Endpoint>,
-        /// What the program will see as its peer, where that cannot be told from the address.
+        /// The peer that the program will see, if the address alone does not tell.
         shown_peer: Option<SocketAddr>,
     },
 }
@@ -144,7 +146,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             match kind.transport {
                 Transport::Tcp => {
                     let own = candidates.iter().all(|to| host.identity.owns(*to.ip()));
-                    // What a host has come to itself is nothing that comes to it.
+                    // A host's connection to itself does not count as an arrival.
                     match own {
                         true => host.incoming.before_own(),
                         false => host.incoming.note_connect(),
@@ -174,8 +176,10 @@ fn takes(kind: &InetSocket, socket: &OwnedFd, server: SocketAddr) -> bool {
     }
 }
 
-/// What the program has closed among these ports of its own host is closed by imsup too, however short ago that was: so the kernel knows whether anybody
-/// listens there. The call that must wait for that, if any. A call that has waited for the searches waits only for what these have had closed.
+/// imsup too closes the sockets that the program has closed among these ports of its own host, even
+/// the latest: so the kernel knows if a listener exists. Returns the call that must wait for that,
+/// if any. A call that has waited for the searches only waits for the closes that these have
+/// caused.
 fn wait_for_closed(
     host: &mut Host,
     call: &Notification,
@@ -228,13 +232,13 @@ fn take_source(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, source: Ipv
             }
             Ok(())
         }
-        // It was bound before it came to us: it goes where it is told from where it is.
+        // The socket was bound before it came to imsup, and connects from its present address.
         Err(Errno::EINVAL) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
 
-/// Remembers what the program is to see as its peer. A datagram socket may have had another one.
+/// Remembers the peer that the program is to see. A datagram socket may have had another peer.
 fn show_peer(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, peer: Option<SocketAddr>) {
     if (peer.is_some() || kind.transport == Transport::Udp)
         && let Ok(cookie) = socket::cookie(socket.as_fd())
@@ -244,7 +248,7 @@ fn show_peer(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, peer: Option<
     }
 }
 
-/// Handles connect(2) to AF_UNSPEC: a socket whose source was bound here is as free as before.
+/// Handles connect(2) to AF_UNSPEC: a source that was bound here is unbound again.
 fn disconnect(host: &mut Host, call: &Notification) -> Verdict {
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,
@@ -264,13 +268,15 @@ fn disconnect(host: &mut Host, call: &Notification) -> Verdict {
     }
 }
 
-/// What a supervisor knows of who listens.
+/// The supervisor's knowledge of listeners.
 struct Listeners<W, N> {
-    /// Whether it sees all listeners of its host.
+    /// True if the supervisor sees all listeners of its host.
     sees_all: bool,
-    /// Whether the program listens on the wildcard, or a localhost of its own, that landed there. It may have closed that.
+    /// True if the program listens on the wildcard, or on its own localhost, and that resolves to
+    /// this endpoint. The program may have closed the listener.
     is_landing: W,
-    /// Whether a socket on the machine's own address, `::1` where the first is true, has this port.
+    /// True if a socket on the machine's own address has this port; on `::1` if the first argument
+    /// is true.
     is_native: N,
     /// Whether any datagram socket is bound there.
     is_bound: fn(SocketAddrV4) -> bool,
@@ -297,11 +303,11 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
         (Family::V6, SocketAddr::V4(_)) => transport == Transport::Udp,
         (Family::V4, SocketAddr::V6(_)) => false,
     };
-    // Nobody listens on port 0; a UDP connect to it is how resolvers ask for a route.
+    // No listener has port 0. Resolvers use a UDP connect to port 0 to ask for a route.
     if !fits || address.port() == 0 {
         return Plan::Native;
     }
-    // A datagram socket on the wildcard whose port the kernel chose can still move.
+    // A datagram socket on the wildcard can still move if the kernel chose its port.
     let has_no_source = socket.local.ip().is_unspecified() && (socket.is_unbound() || transport == Transport::Udp);
     let vip = identity.vip();
     let own_source = has_no_source.then_some(vip);
@@ -319,7 +325,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
                 transport,
                 address: target,
             };
-            // Its own program is asked by nobody to listen.
+            // The host's own program is never signalled to listen.
             let own = *target.ip() == vip && listeners.sees_all;
             Plan::Lead {
                 source: own_source,
@@ -341,11 +347,12 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
                     Plan::Native
                 };
             }
-            // The more exact address first, as the kernel prefers it; what is known may be closed, and its port another's.
+            // The more exact address comes first, as the kernel prefers. A known listener may be
+            // closed, and its port may be another's.
             let candidates = match (on_wildcard, on_private, listeners.sees_all) {
                 (true, false, _) => vec![wildcard, private],
                 (false, _, true) => vec![private],
-                // Unlike a stream it is not refused, and takes the first.
+                // Unlike a stream, a datagram socket is not refused, and takes the first candidate.
                 (false, false, false)
                     if transport == Transport::Udp && listeners.is_at_wildcard_alone(private, wildcard) =>
                 {
@@ -353,20 +360,23 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
                 }
                 (true, true, _) | (false, _, false) => vec![private, wildcard],
             };
-            // A bound datagram socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
+            // A bound datagram socket replies to any client. The client may be outside, on the
+            // machine's own localhost.
             let answers = !socket.local.ip().is_unspecified() || (listeners.is_native)(v6, socket.local.port());
             if transport == Transport::Udp && answers && !candidates.iter().any(|to| (listeners.is_bound)(*to)) {
                 return Plan::Native;
             }
-            // For a loopback destination that is the kernel's own choice; for any other local one it is the destination itself,
-            // unless the route says otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
+            // For a loopback destination, the kernel itself chooses this source. For any other
+            // local destination, the kernel chooses the destination itself, unless the route says
+            // otherwise (net/ipv4/route.c, ip_route_output_key_hash_rcu).
             let needs_source = has_no_source && !vip.is_loopback() && candidates.contains(&wildcard);
             let source = match on_v6 {
                 true => Some(identity.v6_shadow()),
                 false => needs_source.then_some(Ipv4Addr::LOCALHOST),
             };
             let localhost = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-            // Its peer's address alone tells localhost only if its own is 127.0.0.1 (Identity::shown_peer).
+            // The peer's address alone means localhost only if the socket's own address is
+            // 127.0.0.1 (Identity::shown_peer).
             let shown_peer = match v6 {
                 true => Some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
                 false => (!has_no_source && on_wildcard).then(|| socket.family.form(localhost)),

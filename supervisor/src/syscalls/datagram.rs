@@ -1,4 +1,5 @@
-//! What is done with a datagram that has a destination. Pure, but for the question whether somebody is bound there.
+//! The treatment of a datagram that has a destination. Pure, except for the check for a bound
+//! socket at the destination.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -8,19 +9,20 @@ use nix::errno::Errno;
 use crate::identity::{Destination, Identity};
 use imsup_linux::socket::{Family, InetSocket};
 
-/// What is done with a datagram.
+/// The treatment of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Left to the kernel as it is.
+    /// Left to the kernel unchanged.
     Native,
     /// Fails.
     Refuse(Errno),
-    /// Sent in the program's place: the destination lies in memory that the program may change, so the kernel cannot be left to
-    /// read it again, and the source is none that the kernel would choose.
+    /// Sent in the program's place: the destination lies in memory that the program may change, so
+    /// the kernel cannot be left to read it again, and the source is none that the kernel would
+    /// choose.
     InPlace {
         /// Where to.
         to: SocketAddrV4,
-        /// Where from; the socket's own address where `None`.
+        /// The source address; the socket's own address if `None`.
         source: Option<Ipv4Addr>,
     },
 }
@@ -71,7 +73,8 @@ pub(super) fn decide(
                 (false, false) => SocketAddrV4::new(identity.localhost(), port),
                 (false, true) => SocketAddrV4::new(identity.v6_shadow(), port),
             };
-            // A bound socket answers whoever asked, and that may be a client outside, on the machine's own localhost.
+            // A bound socket replies to any client. The client may be outside, on the machine's own
+            // localhost.
             let answers = !at_wildcard || is_native(socket.local.port());
             if answers && !is_bound(to) {
                 return Plan::Native;
@@ -84,12 +87,13 @@ pub(super) fn decide(
     }
 }
 
-/// Whether a datagram server is at the wildcard and none at the localhost of its host, as the kernel says: for a supervisor that does not see all of them.
+/// True if, according to the kernel, a datagram server is at the wildcard and none at the localhost
+/// of its host. For a supervisor that does not see all listeners.
 pub(super) fn is_at_wildcard_alone(localhost: SocketAddrV4, wildcard: SocketAddrV4) -> bool {
     !is_bound(localhost) && is_bound(wildcard)
 }
 
-/// Whether a datagram socket is bound there: then nobody else can be.
+/// True if a datagram socket is bound to `address`: then no other socket can be bound there.
 pub(super) fn is_bound(address: SocketAddrV4) -> bool {
     rustix::net::socket_with(
         rustix::net::AddressFamily::INET,

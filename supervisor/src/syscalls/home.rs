@@ -1,6 +1,8 @@
-//! Two places of a host's `::1`: the machine's own, where sockets are whose port the kernel chose, and the IPv4 address that stands for it in the planes,
-//! where sockets with a port of the program's choice are. An IPv6 address and a v4-mapped one do not reach each other, so a client that is at one place is
-//! moved to the other when it connects or sends there. Its port stays.
+//! The two places of a host's `::1`. The first is the machine's own `::1`, for ports that the
+//! kernel chose. The second is the IPv4 address that stands for `::1` in the planes, for ports that
+//! the program chose. An IPv6 address and a v4-mapped address do not reach each other. So a client
+//! at one place is moved to the other place when the client connects or sends there. The client's
+//! port stays.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +16,8 @@ use crate::identity::Identity;
 use imsup_linux::socket::{self, Family, InetSocket};
 use imsup_linux::source;
 
-/// Whether a socket is bound to the machine's `::1` or IPv6-only wildcard, from where the planes cannot be reached.
+/// True if a socket is bound to the machine's `::1` or IPv6-only wildcard, from which the planes
+/// cannot be reached.
 pub(super) fn is_on_v6(socket: &InetSocket, v6only: bool) -> bool {
     let IpAddr::V6(local) = socket.local.ip() else {
         return false;
@@ -22,7 +25,8 @@ pub(super) fn is_on_v6(socket: &InetSocket, v6only: bool) -> bool {
     !socket.is_unbound() && (local == Ipv6Addr::LOCALHOST || (local.is_unspecified() && v6only))
 }
 
-/// Whether a socket of IPv6 is bound to an address of the host's in the planes, from where `::1` cannot be reached.
+/// True if an IPv6 socket is bound to an address of the host in the planes, from which `::1` cannot
+/// be reached.
 pub(super) fn is_on_planes(identity: &Identity, socket: &InetSocket) -> bool {
     let own = [identity.vip(), identity.v6_shadow()];
     socket.family == Family::V6
@@ -30,7 +34,8 @@ pub(super) fn is_on_planes(identity: &Identity, socket: &InetSocket) -> bool {
         && socket.local_v4().is_some_and(|local| own.contains(local.ip()))
 }
 
-/// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere else. `on_v6` is whether the sender is at the machine's `::1`.
+/// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere else.
+/// `on_v6` is whether the sender is at the machine's `::1`.
 pub(super) fn is_native(host: &Host, transport: Transport, v6: bool, on_v6: bool, port: u16) -> bool {
     if host.native_ports.contains(transport, v6, port) {
         return true;
@@ -42,15 +47,16 @@ pub(super) fn is_native(host: &Host, transport: Transport, v6: bool, on_v6: bool
     if lands(host.identity.v6_shadow()) || lands(host.identity.vip()) {
         return false;
     }
-    // A socket at the machine's IPv4 wildcard would receive what is sent to the address that stands for `::1`. A client that never bound has a port that
-    // nobody noted.
+    // A socket at the machine's IPv4 wildcard would receive the traffic for the address that stands
+    // for `::1`. The port of a client that never called bind(2) is not recorded.
     host.native_ports.contains(transport, false, port) || (on_v6 && is_bound_on_the_machines(transport, true, port))
 }
 
-/// Moves a socket to this address. One whose port the program chose stays, and goes where it is told from where it is.
+/// Moves a socket to this address. A socket with a port of the program's choice is not moved, and
+/// sends from its present address.
 ///
 /// # Errors
-/// What bind(2) says.
+/// Errors of bind(2).
 pub(super) fn move_home(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, to: IpAddr) -> Result<(), Errno> {
     match source::move_to(socket.as_fd(), kind, to) {
         Ok(()) => {}

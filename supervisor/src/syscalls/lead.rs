@@ -1,4 +1,5 @@
-//! Carrying a connect out: on a duplicate of the program's socket, without waiting, and again when the broker says so.
+//! Carrying a connect out: on a duplicate of the program's socket, without waiting, and again when
+//! the broker says so.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,17 +18,17 @@ use imsup_linux::message;
 use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::socket::{self, Family, InetSocket, Progress};
 
-/// A broker that says "connect" where the kernel goes on refusing is believed this often.
+/// The number of attempts, if the broker replies "connect" while the kernel goes on refusing.
 const MAX_ATTEMPTS: u8 = 16;
 
-/// How one attempt went.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attempt {
     /// The call is to be answered thus.
     Over(Answer),
     /// The kernel has not heard from the other side yet.
     InKernel {
-        /// What the call gets where the socket's own timeout ends it.
+        /// The errno of the call if the socket's own time-out ends it.
         at_timeout: Errno,
     },
     /// Nobody listens.
@@ -36,14 +37,15 @@ enum Attempt {
 
 /// Tries `address` without waiting.
 ///
-/// A blocking socket is *kicked*: made non-blocking for the moment of the call. On loopback the handshake is over when
-/// connect(2) returns, which a second call then learns. A refusal is left in the socket where `leave_refusal` asks for it, so that
-/// a program with a non-blocking socket finds it where it looks.
+/// A blocking socket is *kicked*: made non-blocking for the moment of the call. On loopback the
+/// handshake is over when connect(2) returns, and a second call reports the result. If
+/// `leave_refusal` is true, a refusal is left in the socket, so that a program with a non-blocking
+/// socket finds the refusal there.
 fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leave_refusal: bool) -> Attempt {
     if !blocking {
         return attempt_now(socket, address, false, leave_refusal);
     }
-    // Another thread may wait in recv(2) or accept(2) on it, and would see EAGAIN.
+    // Another thread may wait in recv(2) or accept(2) on the socket, and would see EAGAIN.
     if socket::is_in_use(socket) {
         return Attempt::Over(Answer::Continue);
     }
@@ -53,7 +55,7 @@ fn attempt(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leave_re
     }
 }
 
-/// The attempt of a blocking socket with these flags, that nobody waits on.
+/// The attempt for a blocking socket with these flags, on which no thread waits.
 fn kick(socket: BorrowedFd<'_>, flags: OFlags, address: SocketAddr, leave_refusal: bool) -> Attempt {
     match socket::without_blocking(socket, flags, || attempt_now(socket, address, true, leave_refusal)) {
         Ok(outcome) => outcome,
@@ -94,7 +96,8 @@ fn attempt_now(socket: BorrowedFd<'_>, address: SocketAddr, blocking: bool, leav
     }
 }
 
-/// What a call gets whose attempt the kernel has in hand: the kernel waits inside the program's own call, natively.
+/// The answer to a call after the kernel has begun the attempt: the kernel waits inside the
+/// program's own call, natively.
 pub(super) fn in_kernel(blocking: bool) -> Answer {
     if blocking {
         Answer::Continue
@@ -103,8 +106,8 @@ pub(super) fn in_kernel(blocking: bool) -> Answer {
     }
 }
 
-/// A connect of `socket` is about to be answered. A copy of it is given up, or it would delay a FIN, unless the attempt failed and the
-/// program may try again.
+/// A connect of `socket` is about to be answered. A copy of the socket is given up, since the copy
+/// would delay a FIN. The copy stays if the attempt failed: the program may try again.
 pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer) {
     let under_way = match answer {
         Answer::Value(_) | Answer::Continue => true,
@@ -115,18 +118,19 @@ pub fn connect_answered(host: &mut Host, socket: BorrowedFd<'_>, answer: Answer)
     }
 }
 
-/// What a program connects to.
+/// The kind of a connect's target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A host.
     Host,
-    /// Its own localhost, `::1` if that is true.
+    /// The program's own localhost; `::1` if `v6` is true.
     Localhost { v6: bool },
-    /// This name server, for which the project's is told whom it asked.
+    /// This name server. The project's name server is told which server the program asked.
     NameServer(IpAddr),
 }
 
-/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the broker to `reach` where all do.
+/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the
+/// broker to `reach` where all do.
 pub(super) fn lead_stream(
     host: &mut Host,
     call: &Notification,
@@ -163,7 +167,7 @@ pub(super) fn lead_stream(
             Standing::Unknown(uid) => return vet::ask(host, call, uid, at),
         }
         let asked = name_server.filter(|_| socket::peer_address(socket.as_fd()).is_err());
-        // One without a port is neither connected nor listens: nobody waits on it.
+        // An unbound socket is neither connected nor listening: no thread waits on the socket.
         let attempt = if blocking && kind.is_unbound() {
             kick(socket.as_fd(), flags, address, leave_refusal)
         } else {
@@ -179,7 +183,8 @@ pub(super) fn lead_stream(
         if let Some(asked) = asked
             && socket::progress(socket.as_fd()) == Progress::Established
         {
-            // Before the program can send anything. Without it those of resolv.conf are asked.
+            // Sent before the program can send any data. Without this frame, the servers of
+            // resolv.conf are asked.
             let _ = message::send(socket.as_fd(), &asked::frame(asked), &[], None, 0);
         }
         match (attempt, reach) {
@@ -193,7 +198,8 @@ pub(super) fn lead_stream(
             (Attempt::Refused, _) if !is_last => {}
             (Attempt::Refused, None) => break,
             (outcome, endpoint) => {
-                // A connect that times out by SO_SNDTIMEO says EINPROGRESS, or EALREADY where another call began it.
+                // A connect that times out by SO_SNDTIMEO returns EINPROGRESS, or EALREADY if
+                // another call began the connect.
                 let own_timeout = blocking
                     .then(|| socket::send_timeout(socket.as_fd()).ok().flatten())
                     .flatten();
@@ -239,8 +245,9 @@ fn tcp(address: SocketAddrV4) -> Endpoint {
     }
 }
 
-/// Notes a connection of the host to itself, for the accepted end (getsockname(2)): that is asked for after this call is answered. One that was
-/// refused is overwritten or forgotten in time.
+/// Notes a connection of the host to itself, for the accepted end (getsockname(2)). The note is
+/// used after this call is answered. The note of a refused connection is overwritten or forgotten
+/// in time.
 fn note_own(host: &mut Host, client: BorrowedFd<'_>, to: SocketAddrV4, to_localhost: Option<bool>) {
     let may_be_known = to_localhost.is_some() || !host.own_connections.is_empty();
     if !may_be_known || *to.ip() != host.identity.vip() {
@@ -255,7 +262,8 @@ fn note_own(host: &mut Host, client: BorrowedFd<'_>, to: SocketAddrV4, to_localh
     }
 }
 
-/// Holds a connect: until the next tick, or its own timeout, where the kernel has it in hand, else until the broker answers.
+/// Keeps a connect pending. If the kernel has begun the attempt, the connect waits until the next
+/// tick, or for its own time-out. Otherwise the connect waits for the broker's reply.
 fn hold(host: &mut Host, call: &Notification, held: HeldConnect, at_timeout: Errno) -> Verdict {
     let now = Instant::now();
     let (timeout, timeout_errno) = match held.own_timeout {
@@ -325,7 +333,8 @@ pub(super) fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) ->
     }
 }
 
-/// Leads a datagram socket to the first of `candidates`, where it is not for the kernel to connect.
+/// Redirects a datagram socket to the first of `candidates`, unless the kernel is to connect the
+/// socket.
 pub(super) fn lead_datagram(
     host: &mut Host,
     call: &Notification,
@@ -353,7 +362,7 @@ pub(super) fn lead_datagram(
     }
 }
 
-/// Leaves a datagram's connect to the kernel once somebody retains its endpoint.
+/// Leaves a datagram socket's connect to the kernel once the endpoint is retained.
 fn retained_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint) -> Verdict {
     if host.answered.lately(endpoint) {
         return Answer::Continue.into();
@@ -361,7 +370,7 @@ fn retained_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint) -
     ask_for_datagram(host, call, endpoint, Waiting::Datagram { endpoint, call: *call })
 }
 
-/// Has the broker retain `endpoint`, and holds the call until it does.
+/// Has the broker retain `endpoint`, and keeps the call pending until then.
 pub(super) fn ask_for_datagram(host: &mut Host, call: &Notification, endpoint: Endpoint, waiting: Waiting) -> Verdict {
     let now = Instant::now();
     host.link.send(

@@ -14,7 +14,8 @@ use imsup_linux::holders::Place;
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket::{self, InetSocket};
 
-/// Handles listen(2): carries it out, and hands a duplicate of the socket to the broker, which retains it.
+/// Handles listen(2): carries the call out, and hands a duplicate of the socket to the broker,
+/// which retains the duplicate.
 pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
     let (socket, kind) = match socket_of(host, call) {
         Ok(found) => found,
@@ -58,7 +59,7 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         && kind.is_unbound()
         && let Ok(cookie) = socket::cookie(socket.as_fd())
     {
-        // It is shown the wildcard, as if it had bound that.
+        // The program is shown the wildcard, as if it had bound the wildcard.
         host.sockets.update(cookie, |entry| entry.bound = Some(kind.local));
     }
     let wildcard = match asked {
@@ -70,7 +71,8 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         host.handovers.listens(endpoint);
     }
     match bound {
-        // A port that the kernel chose is another one next time: nobody can know it, and nothing is to be retained.
+        // The kernel chooses another port next time: the port cannot be known in advance, so the
+        // socket is not retained.
         Some(endpoint) if chosen_by_kernel => {
             host.start.listening = true;
             note_landing(host, endpoint, wildcard);
@@ -84,7 +86,8 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         }
         None => {}
     }
-    // What is retained stands for it from now on; a copy would go on listening when the program has closed it.
+    // The retained socket replaces the copy from now on. A copy would go on listening after the
+    // program has closed the socket.
     host.give_up_copy(socket.as_fd());
     Answer::Value(0).into()
 }

@@ -1,7 +1,7 @@
 //! The trapped system calls, a file for each family: parse the arguments, decide purely, carry out.
 //!
-//! Which calls come here is the table's affair (`imsup-bpf-filters`). Where arguments cannot be parsed, the kernel is
-//! left to carry the call out and to fail it in its own words.
+//! The table (`imsup-bpf-filters`) decides which calls come here. If arguments cannot be parsed,
+//! the kernel carries the call out, and fails the call in its own way.
 
 mod accept;
 mod bind;
@@ -75,8 +75,9 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
     verdict
 }
 
-/// A duplicate of the socket that is the call's first argument, and what it is. Where it is neither TCP nor UDP, or cannot be had, the
-/// call is the kernel's; where its caller is gone, there is nothing left to do.
+/// A duplicate of the socket that is the call's first argument, and the socket's kind. The call is
+/// left to the kernel if the socket is neither TCP nor UDP, or cannot be duplicated. If the caller
+/// is gone, no answer is needed.
 fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocket), Verdict> {
     let socket = match host.socket(call.tid, call.fd(0)) {
         Ok(socket) => socket,
@@ -95,7 +96,8 @@ fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocke
             return Err(Answer::Continue.into());
         }
     };
-    // After the duplicate: what it was made of was the caller's only if that still waits.
+    // Checked after the duplication: the duplicated descriptor was the caller's only if the caller
+    // still waits.
     if !host.listener.is_valid(call.id) {
         return Err(Verdict::Done);
     }
@@ -105,10 +107,10 @@ fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocke
     }
 }
 
-/// The family of no address: it takes a socket's peer away.
+/// The family of no address: a connect to this family removes a socket's peer.
 const AF_UNSPEC: u16 = 0;
 
-/// What a call gives as an address.
+/// The address argument of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sockaddr {
     /// An IPv4 or IPv6 address.
@@ -120,7 +122,7 @@ enum Sockaddr {
 }
 
 impl Sockaddr {
-    /// The IPv4 or IPv6 address that it is.
+    /// The address, if IPv4 or IPv6.
     fn inet(self) -> Option<SocketAddr> {
         match self {
             Self::Inet(address) => Some(address),
@@ -132,9 +134,10 @@ impl Sockaddr {
 /// The sockaddr at `address` with this length, as an `int`.
 ///
 /// # Errors
-/// What reading the program's memory says.
+/// Errors of reading the program's memory.
 fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Result<Sockaddr, Errno> {
-    // Lengths are ints: the kernel ignores the upper half of the register, and refuses negative ones.
+    // Lengths are ints: the kernel ignores the upper half of the register, and refuses negative
+    // lengths.
     let length = length & u64::from(u32::MAX);
     let mut bytes = [0; MAX_SOCKADDR_BYTES as usize];
     let Some(wanted) = usize::try_from(length).ok().and_then(|length| bytes.get_mut(..length)) else {
@@ -151,7 +154,7 @@ fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Result<Sock
     })
 }
 
-/// Leaves a call to the kernel whose arguments could not be read, for this reason.
+/// Leaves a call to the kernel if the arguments could not be read. `why` is the reason.
 fn leave(host: &mut Host, call: &Notification, why: Errno) -> Verdict {
     if matches!(why, Errno::EPERM | Errno::EACCES) {
         host.said.once(call.tid, Unhonoured::Uninspectable);
@@ -159,8 +162,9 @@ fn leave(host: &mut Host, call: &Notification, why: Errno) -> Verdict {
     Answer::Continue.into()
 }
 
-/// Whether `socket` can be led to the planes, which are IPv4: one that is IPv6 only and unbound is made dual-stack for it. One
-/// that is asked for a v4-mapped address all the same is for the kernel to refuse.
+/// True if `socket` can be redirected to the planes, which are IPv4. An unbound IPv6-only socket is
+/// made dual-stack for this purpose. If an IPv6-only socket is to connect to a v4-mapped address,
+/// the refusal is left to the kernel.
 fn takes_v4(kind: &InetSocket, socket: &OwnedFd, address: SocketAddr) -> bool {
     if kind.family != Family::V6 || !is_v6only(socket.as_fd()) {
         return true;

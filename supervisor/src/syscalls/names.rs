@@ -53,7 +53,8 @@ fn shown_local(host: &Host, local: SocketAddr, asked: &Asked, peer: Option<Socke
     }
 }
 
-/// The local address of a connection that the host's own program made to localhost and that the wildcard's listener accepted.
+/// The local address of a connection that the host's own program made to localhost and that the
+/// wildcard's listener accepted.
 fn accepted_at_localhost(host: &Host, local: SocketAddr, peer: Option<SocketAddr>) -> Option<SocketAddr> {
     let own = as_v4(local).filter(|own| *own.ip() == host.identity.vip())?;
     match host.own_connections.get(as_v4(peer?)?, own.port())? {
@@ -90,7 +91,7 @@ fn shown_peer(identity: &Identity, peer: SocketAddr, local: SocketAddr, asked: &
     asked.peer.unwrap_or_else(|| identity.shown_peer(peer, local))
 }
 
-/// Answers with `shown`; leaves to the kernel what it would say itself.
+/// Answers with `shown`. The call is left to the kernel if the kernel's own answer is the same.
 fn show(call: &Notification, actual: SocketAddr, shown: SocketAddr) -> Verdict {
     if shown == actual {
         return Answer::Continue.into();
@@ -101,8 +102,8 @@ fn show(call: &Notification, actual: SocketAddr, shown: SocketAddr) -> Verdict {
     }
 }
 
-/// Writes an address as the kernel does (net/socket.c, move_addr_to_user): at most as many bytes as there is room for, and
-/// the real length.
+/// Writes an address as the kernel does (net/socket.c, move_addr_to_user): at most as many bytes as
+/// there is room for, and the real length.
 pub(super) fn write_address(
     memory: &impl TargetMemory,
     to: u64,

@@ -1,4 +1,4 @@
-//! open(2), as musl uses it to read /etc/hosts.
+//! open(2), as musl calls it to read /etc/hosts.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,7 +10,8 @@ use imsup_linux::notify::{Answer, Notification};
 
 const HOSTS: &[u8] = b"/etc/hosts\0";
 
-/// Handles open(2): the project's hosts in place of /etc/hosts. Everything else is the kernel's.
+/// Handles open(2): opens the project's hosts in place of /etc/hosts. All other calls are left to
+/// the kernel.
 pub(super) fn open(host: &Host, call: &Notification) -> Verdict {
     let path = ThreadMemory::of(call.tid).read_array::<{ HOSTS.len() }>(call.args[0]);
     if path.is_ok_and(|path| path == HOSTS)

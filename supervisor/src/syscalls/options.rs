@@ -1,4 +1,4 @@
-//! getsockopt(2), of the one option that a retained socket would give away.
+//! getsockopt(2), for the option that would reveal a retained socket.
 
 use std::os::fd::AsFd;
 
@@ -10,8 +10,10 @@ use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket;
 
-/// Handles getsockopt(2) of SO_ACCEPTCONN: a socket that was bound and not listened on does not accept, also where a retained one, which does,
-/// took its place at bind(2). HAProxy leaves listen(2) out where it is told otherwise, and nobody would know that it is ready.
+/// Handles getsockopt(2) of SO_ACCEPTCONN. A socket that was bound and not listened on does not
+/// accept. That also holds if a retained socket, which does accept, replaced the program's socket
+/// at bind(2). HAProxy leaves listen(2) out if the option is true, and then imsup would not know
+/// that HAProxy is ready.
 pub(super) fn accept_conn(host: &mut Host, call: &Notification) -> Verdict {
     let (socket, _) = match socket_of(host, call) {
         Ok(found) => found,
@@ -27,8 +29,8 @@ pub(super) fn accept_conn(host: &mut Host, call: &Notification) -> Verdict {
     }
 }
 
-/// Writes the value of an option as the kernel does (net/core/sock.c, sk_getsockopt): at most as many bytes as there is room for, and how many that
-/// were.
+/// Writes the value of an option as the kernel does (net/core/sock.c, sk_getsockopt): at most as
+/// many bytes as there is room for, and how many that were.
 fn write_option(memory: &impl TargetMemory, to: u64, length_at: u64, value: i32) -> Result<(), Errno> {
     let room = i32::from_ne_bytes(memory.read_array(length_at)?);
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;

@@ -1,4 +1,5 @@
-//! What is known of a socket that there is no copy of ([`crate::copies`]): it is connected, listens, was accepted or comes from elsewhere.
+//! The remembered state of a socket without a copy ([`crate::copies`]): the socket is connected,
+//! listens, was accepted or comes from elsewhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,18 +8,19 @@ use crate::sockets::Asked;
 use imsup_linux::notify::Notification;
 use imsup_linux::{process, traffic};
 
-/// Its addresses, and what its program asked for it.
+/// The socket's addresses, and the program's requests for the socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     pub(super) local: SocketAddr,
     pub(super) peer: Option<SocketAddr>,
     pub(super) asked: Asked,
-    /// Its cookie, where this was remembered and may be so no more.
+    /// The socket's cookie, if the state was remembered and may be outdated.
     cookie: Option<u64>,
 }
 
 impl Known {
-    /// Whether it is still connected to its peer. (The kernel finds it by its addresses: about 10 us.)
+    /// True if the socket is still connected to its peer. (The kernel finds a connection by its
+    /// addresses: about 10 us.)
     pub(super) fn is_connected(&self) -> bool {
         match (self.cookie, self.peer) {
             (Some(cookie), Some(peer)) => traffic::is_connected(self.local, peer, cookie),
@@ -28,10 +30,13 @@ impl Known {
     }
 }
 
-/// What is known of the socket that is the call's first argument; `None` where the kernel's own answer is the right one.
+/// The known state of the socket that is the call's first argument; `None` if the kernel's own
+/// answer is right.
 ///
-/// What was remembered when its copy was given up costs nothing more. A socket that never had one is looked up in the kernel's table of TCP
-/// connections, which takes about 0.5 ms, and only where the host has bound an address of its own localhost: no other is shown differently.
+/// State that was remembered when the copy was given up costs no further call. A socket that never
+/// had a copy is looked up in the kernel's table of TCP connections, which takes about 0.5 ms. The
+/// look-up only happens if the host has bound an address of its own localhost: no other address is
+/// shown differently.
 pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
     let Descriptors::Copied(copies) = &host.descriptors else {
         return None;
@@ -43,7 +48,8 @@ pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
     let remembered = copies.remembered(inode);
     let asked = remembered.map_or_else(Asked::default, |socket| host.sockets.get(socket.cookie));
     match remembered {
-        // Given up before the kernel connected it: its address is a VIP, or 127.0.0.1, and shown as it is.
+        // The copy was given up before the kernel connected the socket: its address is a VIP, or
+        // 127.0.0.1, and is shown unchanged.
         Some(socket) if socket.local.port() == 0 => None,
         Some(socket) if socket.peer.is_some() || asked.bound.is_some() || asked.peer.is_some() => Some(Known {
             local: socket.local,

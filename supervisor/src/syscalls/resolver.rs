@@ -1,8 +1,10 @@
-//! Sockets of programs that ask a name server over UDP: one of the resolvers' namespace ([`crate::resolvers`]) is put in the place of the program's own.
+//! Sockets of programs that ask a name server over UDP: a socket of the resolvers' namespace
+//! ([`crate::resolvers`]) replaces the program's own.
 //!
-//! This is done only to a socket that the program has just made: nothing waits in it, and no thread waits for it but by epoll instances, with which the new one
-//! is registered as the old one was (Netty, tokio, asyncio register before they ask). Any other is led to the name server's own address, whose answers most
-//! resolvers take.
+//! Only a socket that the program has just made is replaced: no data waits in the socket, and no
+//! thread waits for it except by epoll instances. The new socket is registered with these instances
+//! like the old socket (Netty, tokio, asyncio register before they ask). Any other socket is
+//! redirected to the address of the project's name server, whose answers most resolvers take.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,22 +23,25 @@ use imsup_linux::replace::{self, Uses};
 use imsup_linux::socket::{self, Family, InetSocket};
 use imsup_linux::{inspect, process, settings, source};
 
-/// How long a question waits for a socket, which may be all that its program does meanwhile. Then it is led to the name server as it is.
+/// The longest wait of a query for a socket; the program may do no other work meanwhile. After that
+/// time the socket is redirected to the name server unchanged.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The loopback device, the only one of the namespace (drivers/net/loopback.c).
+/// The loopback device, the only device of the namespace (drivers/net/loopback.c).
 const LOOPBACK_INDEX: u32 = 1;
 
-/// What a program's datagrams to the name server are sent from.
+/// The socket that sends a program's datagrams to the name server.
 #[derive(Debug)]
 pub(super) enum Asking {
-    /// A socket of the resolvers' namespace, where every name server is reached at its own address: the program's own, or the one that is in its place now.
+    /// A socket of the resolvers' namespace, in which every name server is reached at its own
+    /// address. `None` for the program's own socket; otherwise the socket that is in its place now.
     Anywhere(Option<OwnedFd>),
-    /// Its own: the name server must be led to.
+    /// The program's own socket: queries must be redirected to the name server.
     Led,
 }
 
-/// Connects a datagram socket to the name server at `server` in the resolvers' namespace; `None` if it must be led to.
+/// Connects a datagram socket to the name server at `server` in the resolvers' namespace; `None` if
+/// the socket must be redirected instead.
 pub(super) fn connect(
     host: &mut Host,
     call: &Notification,
@@ -48,7 +53,7 @@ pub(super) fn connect(
         Ok(Asking::Anywhere(Some(_))) => Some(Answer::Value(0).into()),
         Ok(Asking::Anywhere(None)) => {
             if kind.is_unbound() && is_v4(server) {
-                // The name server tells by it who asks.
+                // The source tells the name server which host asks.
                 let _ = source::bind_source(own.as_fd(), kind.family, host.identity.vip());
             }
             Some(Answer::Continue.into())
@@ -61,7 +66,7 @@ pub(super) fn connect(
 /// The socket from which a program's datagrams reach the name server.
 ///
 /// # Errors
-/// How the call is to be answered; mostly that it waits for the broker.
+/// The verdict for the call; mostly that the call waits for the broker.
 pub(super) fn to_send(
     host: &mut Host,
     call: &Notification,
@@ -69,7 +74,8 @@ pub(super) fn to_send(
     kind: &InetSocket,
     servers: impl IntoIterator<Item = SocketAddr>,
 ) -> Result<Asking, Verdict> {
-    // The interface of a link-local address, which the program says with each, is not in the namespace.
+    // The interface of a link-local address, which the program says with each, is not in the
+    // namespace.
     let is_ours = |host: &mut Host| host.resolvers.namespace_of(own.as_fd()) == Namespace::Own;
     if servers.into_iter().any(is_link_local) && is_ours(host) {
         return Ok(Asking::Led);
@@ -77,7 +83,8 @@ pub(super) fn to_send(
     swap(host, call, own, kind, None)
 }
 
-/// Puts a socket of the resolvers' namespace, connected to `server`, in the place of the program's own, unless that is one, or cannot be replaced.
+/// Replaces the program's own socket by a socket of the resolvers' namespace, connected to
+/// `server`. No replacement if the own socket is already of that namespace, or cannot be replaced.
 fn swap(
     host: &mut Host,
     call: &Notification,
@@ -120,7 +127,8 @@ fn swap(
     }
 }
 
-/// A socket that once asked a name server and now goes elsewhere is one of our namespace again; gives what is in its place, and what it is.
+/// Moves a socket that once asked a name server, and now goes elsewhere, back to our namespace.
+/// Returns the replacement and its kind.
 pub(super) fn bring_back(
     host: &mut Host,
     call: &Notification,
@@ -140,7 +148,7 @@ pub(super) fn bring_back(
     let asked = socket::cookie(own.as_fd())
         .map(|cookie| host.sockets.get(cookie).bound)
         .unwrap_or_default();
-    // What it was not bound to by its program, it was to ask from the VIP.
+    // If the program did not bind the socket, its address was chosen here, to ask from the VIP.
     let local = asked.map_or(SocketAddr::new(kind.family.wildcard(), 0), |_| kind.local);
     let made = inspect::as_owner(call.tid, || socket::make(domain, libc::SOCK_DGRAM, 0));
     let replaced = made.and_then(|new| {
@@ -171,13 +179,14 @@ pub(super) fn bring_back_to_leave(host: &mut Host, call: &Notification) {
     }
 }
 
-/// What refers to the program's socket; `None` where it is not one that the program has just made, and may be used by what cannot be seen.
+/// The uses of the program's socket; `None` if the program has not just made the socket, or if the
+/// socket may have invisible uses.
 fn replaceable(host: &Host, call: &Notification, own: &OwnedFd, kind: &InetSocket) -> Option<Uses> {
     let socket = own.as_fd();
     if socket::peer_address(socket).is_ok() || socket::is_readable(socket) || socket::is_bound_to_device(socket) {
         return None;
     }
-    // A port of its program's choice is one that others may send to.
+    // Other programs may send to a port that the program chose.
     let is_chosen = kind.local_v4().is_some_and(|local| host.identity.owns(*local.ip()));
     let is_fresh = || socket::cookie(socket).is_ok_and(|cookie| host.resolvers.is_bound_lately(cookie));
     if is_chosen && !is_fresh() {
@@ -187,7 +196,7 @@ fn replaceable(host: &Host, call: &Notification, own: &OwnedFd, kind: &InetSocke
     uses.numbers.contains(&call.fd(0)).then_some(uses)
 }
 
-/// Prepares a socket as the program's own is, and puts it in its place.
+/// Prepares a socket like the program's own, and puts the socket in the place of the program's own.
 fn install(
     host: &mut Host,
     call: &Notification,
@@ -202,7 +211,8 @@ fn install(
     if kind.family == Family::V6 && socket::is_v6only(own.as_fd()) {
         socket::set_v6only(new.as_fd())?;
     }
-    // The name server tells by the source who asks; of datagrams it is in their control data.
+    // The source tells the name server which host asks. Datagrams without a connection have the
+    // source in their control data.
     let from_vip = server.is_some_and(is_v4);
     let asked = socket::cookie(own.as_fd())
         .map(|cookie| host.sockets.get(cookie).bound)
@@ -218,7 +228,7 @@ fn install(
                 _ => kind.family.form(SocketAddrV4::new(ip, port)),
             };
             match socket::bind(new.as_fd(), address(port)) {
-                // Another host's resolver has it.
+                // Another host's resolver has the port.
                 Err(Errno::EADDRINUSE) => socket::bind(new.as_fd(), address(0))?,
                 result => result?,
             }
@@ -252,7 +262,7 @@ fn install(
     Ok(())
 }
 
-/// A server as it is reached in the namespace.
+/// A server's address as reached in the namespace.
 fn in_namespace(server: SocketAddr) -> SocketAddr {
     match server {
         SocketAddr::V6(v6) if is_link_local(server) => {
@@ -270,7 +280,7 @@ fn is_v4(server: SocketAddr) -> bool {
     server.ip().to_canonical().is_ipv4()
 }
 
-/// What is known of the program's own socket is known of the new one.
+/// Transfers the remembered state of the program's own socket to the new socket.
 fn remember(host: &mut Host, own: &OwnedFd, kind: &InetSocket, new: &OwnedFd, from_vip: bool) {
     if let (Ok(old), Ok(cookie)) = (socket::cookie(own.as_fd()), socket::cookie(new.as_fd())) {
         let mut bound = host.sockets.get(old).bound;
@@ -287,7 +297,8 @@ fn remember(host: &mut Host, own: &OwnedFd, kind: &InetSocket, new: &OwnedFd, fr
     }
 }
 
-/// The call waits for the broker, which has, or will start, who makes sockets; `None` if it has waited long enough.
+/// Keeps the call pending for the broker, which has, or will start, the process that makes sockets;
+/// `None` if the call has waited long enough.
 fn held(host: &Host, call: &Notification) -> Option<Held> {
     let now = Instant::now();
     let anew = host.begun_anew.filter(|(anew, _)| *anew == call.id);
@@ -297,7 +308,7 @@ fn held(host: &Host, call: &Notification) -> Option<Held> {
         tid: call.tid,
         since,
         deadline,
-        // It is begun anew then.
+        // The call is begun anew at the deadline.
         timeout_errno: Errno::EAGAIN as i32,
         waiting: Waiting::Anew {
             call: *call,

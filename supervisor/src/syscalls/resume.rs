@@ -13,10 +13,11 @@ use crate::held::{BindStage, Held, TICK, Until, Waiting};
 use crate::host::Host;
 use crate::strangers::Standing;
 
-/// Looks again at a connect that the kernel had in hand; `None` where it goes on waiting.
+/// Looks again at a connect that the kernel had begun; `None` if the call goes on waiting.
 ///
-/// It nearly always has its outcome by now: loopback answers within the call unless the machine is loaded or the other side's queue
-/// is full. In the latter case the kernel waits on inside the program's own call, but for a socket with a timeout of its own.
+/// The connect nearly always has its outcome by now: loopback answers within the call unless the
+/// machine is loaded or the other side's queue is full. With a full queue, the kernel waits on
+/// inside the program's own call, except for a socket with its own time-out.
 pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     let connect = match &mut held.waiting {
         Waiting::Connect(connect) => connect,
@@ -34,7 +35,7 @@ pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     }
 }
 
-/// The broker answered a [`ToBroker::Reach`]; `None` where the call goes on waiting.
+/// The broker answered a [`ToBroker::Reach`]; `None` if the call goes on waiting.
 pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Outcome) -> Option<Answer> {
     match (outcome, &mut held.waiting) {
         (Outcome::Connect, Waiting::Connect(_)) => try_again(host, id, held),
@@ -48,13 +49,13 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
         }
         (Outcome::Connect, Waiting::Send { endpoint, .. }) => {
             let endpoint = *endpoint;
-            // If it is a stranger's, the call finds that too.
+            // If the socket is a stranger's, the call finds that too.
             if matches!(host.strangers.look(endpoint), Standing::Nobody | Standing::Trusted) {
                 host.answered.note(endpoint);
             }
             send::resume(host, held)
         }
-        // Nobody takes the datagram, which is for the sender to find out as ever.
+        // No socket takes the datagram. The sender finds out as natively.
         (Outcome::Unknown | Outcome::Refused, Waiting::Send { .. }) => send::resume(host, held),
         (Outcome::Unknown, _)
         | (Outcome::Connect, Waiting::Bind(_) | Waiting::Accept { .. } | Waiting::Anew { .. }) => {
@@ -66,7 +67,8 @@ pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Ou
     }
 }
 
-/// There is no broker to wait for; `None` where the call waits for the next. One that cannot wait for long does if that comes by itself.
+/// There is no broker to wait for; `None` if the call waits for the next broker. A call that cannot
+/// wait for long also waits if the keeper starts the next broker.
 pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
     match &held.waiting {
         Waiting::Connect(connect) if connect.blocking || connect.in_kernel => None,
@@ -84,7 +86,8 @@ pub fn without_broker(host: &mut Host, id: NotificationId, held: &mut Held) -> O
             until: Until::Trusted { .. },
             ..
         } if !host.link.is_answered() => Some(Answer::errno(Errno::ECONNREFUSED)),
-        // Made again by the loop, once the loss is noted, or once the next broker has said whose the socket is.
+        // The loop makes the call again, once the loss is noted, or once the next broker has named
+        // the socket's owner.
         Waiting::Anew { .. } => None,
     }
 }

@@ -1,8 +1,10 @@
 //! sendto(2), sendmsg(2) and sendmmsg(2) with a destination.
 //!
-//! A datagram to a host comes from the sender's VIP. A socket that is bound to it sends natively. One that is bound nowhere, or to the wildcard and
-//! a port of the kernel's choice, stays on the machine's wildcard, so that it reaches the outside world too; its datagrams to hosts are
-//! sent in its place, with their source as control data.
+//! A datagram to a host comes from the sender's VIP. A socket that is bound to the VIP sends
+//! natively. An unbound socket, or a socket bound to the wildcard and a port of the kernel's
+//! choice, stays on the machine's wildcard. There, such a socket reaches the outside world too. The
+//! supervisor sends the socket's datagrams to hosts on behalf of the program, with their source as
+//! control data.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,22 +32,23 @@ use imsup_linux::socket::{self, Family, InetSocket, as_v4};
 struct Outgoing {
     datagrams: Vec<Datagram>,
     flags: i32,
-    /// Where the `struct mmsghdr`s are that tell how much of each was sent (sendmmsg).
+    /// The address of the `struct mmsghdr`s that report the number of bytes sent of each message
+    /// (sendmmsg).
     entries: Option<u64>,
 }
 
-/// A datagram as the program gives it.
+/// A datagram as given by the program.
 struct Datagram {
-    /// Whether it has a destination.
+    /// True if the datagram has a destination.
     is_named: bool,
-    /// That, where it is an IPv4 or IPv6 address.
+    /// The destination, if an IPv4 or IPv6 address.
     to: Option<SocketAddr>,
     body: Body,
 }
 
-/// Where the bytes of a datagram are.
+/// The place of a datagram's bytes.
 enum Body {
-    /// In one buffer (sendto).
+    /// In a single buffer (sendto).
     Buffer { at: u64, bytes: u64 },
     /// In a message's vectors.
     Message(Header),
@@ -67,7 +70,7 @@ impl Body {
 
 impl Outgoing {
     /// # Errors
-    /// What reading the program's memory says, which the kernel will find as well.
+    /// Errors of reading the program's memory, which the kernel will find as well.
     fn parse(call: &Notification) -> Result<Self, Errno> {
         let memory = ThreadMemory::of(call.tid);
         let of_message = |header: Header| Datagram {
@@ -107,7 +110,8 @@ impl Outgoing {
 }
 
 impl Outgoing {
-    /// Whether there is no destination, but `::1` as the source (IPV6_PKTINFO): the socket is connected.
+    /// Whether there is no destination, but `::1` as the source (IPV6_PKTINFO): the socket is
+    /// connected.
     fn is_from_loopback(&self, memory: ThreadMemory) -> bool {
         self.datagrams.iter().any(|datagram| match &datagram.body {
             Body::Message(header) if !datagram.is_named && header.has_control() => header
@@ -118,7 +122,8 @@ impl Outgoing {
     }
 }
 
-/// The destination of a message. One that is too long is cut (net/socket.c, __copy_msghdr).
+/// The destination of a message. A destination that is too long is cut (net/socket.c,
+/// __copy_msghdr).
 fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
     let length = u64::from(header.name_bytes);
     let is_negative = i32::try_from(header.name_bytes).is_err();
@@ -127,9 +132,11 @@ fn name(memory: ThreadMemory, header: &Header) -> Option<SocketAddr> {
         .and_then(|read| read.ok()?.inet())
 }
 
-/// Handles the calls, once more where `reached` is an endpoint that the broker was asked for.
+/// Handles the calls; for the second time if `reached` is an endpoint that the broker was asked
+/// for.
 ///
-/// Of several messages, those before the first that fails or must wait are sent, and their number is answered, as the kernel does.
+/// Of several messages, the messages before the first that fails or must wait are sent. The answer
+/// is the number of these messages, as from the kernel.
 pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoint>) -> Verdict {
     let outgoing = match Outgoing::parse(call) {
         Ok(outgoing) => outgoing,
@@ -186,7 +193,8 @@ pub(super) fn send(host: &mut Host, call: &Notification, reached: Option<Endpoin
     value(outgoing.datagrams.len())
 }
 
-/// The socket from which these datagrams go, and whether it is of the resolvers' namespace: another than the program's own where all are for name servers.
+/// The socket that sends these datagrams; true if the socket is of the resolvers' namespace.
+/// Another socket replaces the program's own if all datagrams are for name servers.
 fn of_resolver(
     host: &mut Host,
     call: &Notification,
@@ -220,7 +228,7 @@ fn value(count: usize) -> Verdict {
     Answer::Value(i64::try_from(count).unwrap_or(i64::MAX)).into()
 }
 
-/// A call whose datagrams are being sent.
+/// A call during the sending of its datagrams.
 struct Sending<'a> {
     call: &'a Notification,
     socket: &'a OwnedFd,
@@ -228,12 +236,14 @@ struct Sending<'a> {
     flags: i32,
     is_alone: bool,
     reached: Option<Endpoint>,
-    /// Whether the socket is of the resolvers' namespace, where name servers are reached as they are asked.
+    /// True if the socket is of the resolvers' namespace, in which name servers are reached at
+    /// their own addresses.
     anywhere: bool,
 }
 
 impl Sending<'_> {
-    /// Sends one datagram, and gives its length; or how the call is to be answered where it is the first.
+    /// Sends one datagram, and returns its length. An error is the verdict for the call if this
+    /// datagram is the first.
     fn one(&self, host: &mut Host, datagram: &Datagram) -> Result<usize, Verdict> {
         let (to, source) = match datagram.to {
             Some(address) if self.asks_outside(host, address, datagram) => {
@@ -247,7 +257,7 @@ impl Sending<'_> {
             None if datagram.is_named => return Err(Answer::Continue.into()),
             None => (None, None),
         };
-        // What cannot be read or is too long, the kernel finds as well, and fails it in its own words.
+        // The kernel also finds unreadable or too long data, and fails the call in its own way.
         let Ok((payload, control)) = datagram.body.read(ThreadMemory::of(self.call.tid)) else {
             return Err(Answer::Continue.into());
         };
@@ -272,8 +282,9 @@ impl Sending<'_> {
         sent
     }
 
-    /// Whether a datagram is a question to a name server of the outside for a name that is not the project's, from a socket that could not be replaced: it is
-    /// left to the kernel, so that the answer comes from the server that was asked.
+    /// Whether a datagram is a question to a name server of the outside for a name that is not the
+    /// project's, from a socket that could not be replaced: it is left to the kernel, so that the
+    /// answer comes from the server that was asked.
     fn asks_outside(&self, host: &Host, server: SocketAddr, datagram: &Datagram) -> bool {
         !self.anywhere
             && self.kind.local.ip().is_unspecified()
@@ -284,7 +295,7 @@ impl Sending<'_> {
                 .is_ok_and(|(query, _)| !is_projects(&query, &host.identity.planes, &host.hosts_file))
     }
 
-    /// Control data with `::1` as its source, if IPv4 carries the datagram: then `source` stands for it.
+    /// The control data. If IPv4 carries the datagram, `source` replaces `::1` as the source.
     fn mapped(&self, mut control: Vec<u8>, to: Option<SocketAddr>, source: Ipv4Addr) -> Vec<u8> {
         let peer = || socket::peer_address(self.socket.as_fd()).ok().flatten();
         if to.or_else(peer).and_then(as_v4).is_some() {
@@ -293,14 +304,14 @@ impl Sending<'_> {
         control
     }
 
-    /// Where a datagram to `address` really goes, and from which address.
+    /// The real destination and the source address of a datagram to `address`.
     fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
         let destination = host.destination(Transport::Udp, address);
         if self.anywhere {
             return self.to_name_server(host, address);
         }
         let to_v6 = matches!(destination, Destination::Localhost { v6: true, .. });
-        // A datagram before this one may have moved it.
+        // An earlier datagram may have moved the socket.
         let kind = InetSocket::inspect(self.socket.as_fd()).filter(|_| to_v6);
         let kind = &kind.unwrap_or(*self.kind);
         let on_v6 = to_v6 && is_on_v6(kind, socket::is_v6only(self.socket.as_fd()));
@@ -310,7 +321,7 @@ impl Sending<'_> {
                 let is_unseen_at = |exact: Endpoint| {
                     !host.sees_all_listeners() && is_at_wildcard_alone(exact.address, wildcard.address)
                 };
-                // The more exact address first, as the kernel prefers it.
+                // The more exact address comes first, as the kernel prefers.
                 match to_v6 {
                     true => {
                         let exact = Endpoint::udp(host.identity.v6_shadow(), port);
@@ -339,7 +350,7 @@ impl Sending<'_> {
         host.trace.decided(&destination);
         host.trace.decided(&plan);
         let own = matches!(destination, Destination::Vip(target) if *target.ip() == host.identity.vip());
-        // Its own program is asked by nobody to listen.
+        // The host's own program is never signalled to listen.
         if let Destination::Vip(target) = destination
             && target.port() != 0
             && !(own && host.sees_all_listeners())
@@ -376,7 +387,8 @@ impl Sending<'_> {
             move_home(host, self.socket, kind, home).map_err(Verdict::from)?;
         }
         match plan {
-            // One to the host itself is no arrival, which must be seen to be sent.
+            // A datagram to the host itself does not count as an arrival, so the supervisor must
+            // see its sending.
             Plan::Native if self.is_alone && !(own && host.incoming.is_looked_at()) => Err(Answer::Continue.into()),
             Plan::Native => Ok((Some(address), None)),
             Plan::Refuse(errno) => Err(errno.into()),
@@ -388,7 +400,8 @@ impl Sending<'_> {
 }
 
 impl Sending<'_> {
-    /// A name server is sent to at its own address, from the VIP, by which the project's tells who asks.
+    /// A datagram for a name server goes to the server's own address, from the VIP. The VIP tells
+    /// the project's name server which host asks.
     fn to_name_server(
         &self,
         host: &Host,
@@ -412,7 +425,7 @@ pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
     }
     match send(host, &call, Some(endpoint)) {
         Verdict::Answer(answer) => Some(answer),
-        // Its caller is gone.
+        // The caller is gone.
         Verdict::Done => Some(Answer::Continue),
         Verdict::Hold(again) => {
             *held = *again;
@@ -421,8 +434,8 @@ pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
     }
 }
 
-/// TCP Fast Open to a host is EOPNOTSUPP, as where the sysctl has it off: programs then connect. Without the flag the kernel
-/// ignores the address of a stream socket.
+/// TCP Fast Open to a host is answered with EOPNOTSUPP, as if the sysctl had switched Fast Open
+/// off: programs then connect. Without the flag the kernel ignores the address of a stream socket.
 fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
     if flags & libc::MSG_FASTOPEN != 0 {
         host.said.once(call.tid, Unhonoured::FastOpen);
@@ -432,8 +445,8 @@ fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
     }
 }
 
-/// A socket that is bound to an address of the planes does not reach beyond the machine, which the kernel says with EINVAL
-/// (net/ipv4/route.c, __mkroute_output).
+/// A socket that is bound to an address of the planes does not reach beyond the machine, which the
+/// kernel says with EINVAL (net/ipv4/route.c, __mkroute_output).
 fn notice_stranded(host: &mut Host, call: &Notification, to: SocketAddr) {
     if !host.has_bound_datagrams || to.ip().is_loopback() || host.said.is_said(Unhonoured::StrandedDatagram) {
         return;

@@ -1,4 +1,4 @@
-//! socket(2), where the supervisor makes the program's sockets ([`crate::copies`]).
+//! socket(2), if the supervisor makes the program's sockets ([`crate::copies`]).
 
 use std::os::fd::AsFd;
 
@@ -14,8 +14,10 @@ use imsup_linux::{inspect, process};
 /// The type proper of socket(2)'s second argument (SOCK_TYPE_MASK, include/linux/net.h).
 const TYPE_MASK: i32 = 0xf;
 
-/// Handles socket(2): makes the socket as the program's user, gives it to the program, and keeps a copy. What is neither TCP nor UDP is the
-/// kernel's, and so is a socket of a process that cannot be inspected, or lives in another network namespace: nothing could be done with it.
+/// Handles socket(2): makes the socket as the program's user, gives the socket to the program, and
+/// keeps a copy. Sockets that are neither TCP nor UDP are left to the kernel. So are sockets of a
+/// process that cannot be inspected, or lives in another network namespace: the supervisor could
+/// not use such sockets.
 pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
     let Descriptors::Copied(copies) = &mut host.descriptors else {
         return Answer::Continue.into();
@@ -34,7 +36,7 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
             return Answer::Continue.into();
         }
     }
-    // Its user is the owner of the socket: others may not share its port (SO_REUSEPORT).
+    // The program's user owns the socket: other users may not share its port (SO_REUSEPORT).
     let make = || inspect::as_owner(call.tid, || socket::make(domain, kind, protocol));
     let made = match make() {
         Err(Errno::EMFILE | Errno::ENFILE) => {

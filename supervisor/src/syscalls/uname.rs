@@ -7,7 +7,8 @@ use crate::host::Host;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
 use imsup_linux::notify::{Answer, Notification};
 
-/// Bytes of each field of `struct new_utsname` (include/uapi/linux/utsname.h), its final NUL included.
+/// The bytes of each field of `struct new_utsname` (include/uapi/linux/utsname.h), including the
+/// final NUL.
 const FIELD_BYTES: usize = 65;
 
 /// Handles uname(2): all as the machine says, but for the node name.

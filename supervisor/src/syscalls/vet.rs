@@ -1,4 +1,5 @@
-//! Keeps what is sent to a host from other users of the machine who listen at its address ([`crate::strangers`]).
+//! Keeps traffic to a host from other users of the machine that listen at the host's address
+//! ([`crate::strangers`]).
 
 use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +17,7 @@ use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket;
 use imsup_linux::source;
 
-/// Whose socket answers at an endpoint. That a stranger's does is said.
+/// The owner of the socket that answers at an endpoint. Warns if the socket is a stranger's.
 pub(super) fn look(host: &mut Host, endpoint: Endpoint) -> Standing {
     let standing = host.strangers.look(endpoint);
     if let Standing::Stranger(uid) = standing {
@@ -25,7 +26,7 @@ pub(super) fn look(host: &mut Host, endpoint: Endpoint) -> Standing {
     standing
 }
 
-/// How a call is answered that must not go to `endpoint`, or not yet; `None` where it goes.
+/// The verdict for a call that must not go to `endpoint`, or not yet; `None` if the call may go.
 pub(super) fn verdict(host: &mut Host, call: &Notification, endpoint: Endpoint) -> Option<Verdict> {
     match look(host, endpoint) {
         Standing::Nobody | Standing::Trusted => None,
@@ -34,8 +35,9 @@ pub(super) fn verdict(host: &mut Host, call: &Notification, endpoint: Endpoint) 
     }
 }
 
-/// Looks once more at a connection that was just made where nobody listened a moment ago: a stranger may have been quicker than the program. Then
-/// it is undone, before the program can send anything, and the call answered so.
+/// Looks once more at a connection that was just made at an endpoint without a listener a moment
+/// ago: a stranger may have been quicker than the program. The connection to a stranger is undone
+/// before the program can send any data, and the verdict for the call is returned.
 pub(super) fn undo_if_strangers(
     host: &mut Host,
     call: &Notification,
@@ -63,7 +65,8 @@ pub(super) fn undo_if_strangers(
     })
 }
 
-/// Has the broker say whether a user is of the project; the call is begun anew then. It is refused where nobody can say.
+/// Asks the broker if a user is of the project; the call is begun anew after the reply. The call is
+/// refused if no broker can reply.
 pub(super) fn ask(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Verdict {
     let Some(waiting) = ask_for(host, call, uid, endpoint) else {
         return Errno::ECONNREFUSED.into();
@@ -78,7 +81,8 @@ pub(super) fn ask(host: &mut Host, call: &Notification, uid: u32, endpoint: Endp
     }))
 }
 
-/// The same for a call that is held already; `None` where nobody can say: there is no broker, and none comes by itself.
+/// The same for a call that is already pending; `None` if no broker can reply: there is no broker,
+/// and the keeper starts none.
 pub(super) fn ask_for(host: &mut Host, call: &Notification, uid: u32, endpoint: Endpoint) -> Option<Waiting> {
     if !host.link.is_answered() {
         tracing::debug!(
@@ -93,8 +97,9 @@ pub(super) fn ask_for(host: &mut Host, call: &Notification, uid: u32, endpoint: 
     })
 }
 
-/// How a held call of a datagram socket is answered, where its endpoint is retained or nobody can retain it: [`Answer::Continue`] unless a stranger has
-/// it; `None` where the call waits for the broker's word on a user.
+/// The answer to a pending call of a datagram socket, if its endpoint is retained or cannot be
+/// retained: [`Answer::Continue`] unless a stranger has the endpoint. `None` if the call waits for
+/// the broker's word on a user.
 pub(super) fn held_datagram(
     host: &mut Host,
     held: &mut Held,
@@ -108,7 +113,7 @@ pub(super) fn held_datagram(
     }
 }
 
-/// Has a held call wait for the broker's word on a user, or refuses it.
+/// Makes a pending call wait for the broker's word on a user, or refuses the call.
 pub(super) fn wait_for_word(
     host: &mut Host,
     held: &mut Held,
@@ -125,7 +130,8 @@ pub(super) fn wait_for_word(
     }
 }
 
-/// Tells the broker as whom the program binds, where that is another user than the supervisor's: what he listens on is the project's.
+/// Tells the broker the user as which the program binds, if not the supervisor's user: that user's
+/// listeners belong to the project.
 pub(super) fn note_user(host: &mut Host, socket: impl AsFd) {
     if let Some(uid) = socket::other_owner(socket.as_fd())
         && host.strangers.binds_as(uid)

@@ -1,6 +1,8 @@
-//! What the fuzzer does with an input; also run by `cargo test -p imsup-protocol` over mutated golden vectors.
+//! What the fuzzer does with an input; also run by `cargo test -p imsup-protocol` over mutated
+//! golden vectors.
 //!
-//! Byte 0 chooses the decoder, byte 1 the size of the pieces in which the stream arrives, the rest is the stream.
+//! Byte 0 chooses the decoder, byte 1 the size of the pieces in which the stream arrives, the rest
+//! is the stream.
 
 use std::fmt::Debug;
 
@@ -40,7 +42,8 @@ fn check<M: Serialize + DeserializeOwned + Debug + PartialEq>(stream: &[u8], pie
     whole.len()
 }
 
-/// A hello, of which bytes come one by one: what is refused is refused for good, and what is read is what was said.
+/// A hello, of which bytes come one by one: what is refused is refused for good, and what is read
+/// is what was said.
 fn check_hello(stream: &[u8]) -> usize {
     let whole = Versions::from_hello(stream);
     for length in 0..stream.len() {

@@ -43,7 +43,8 @@ pub enum ChannelError {
     /// The peer sent something that is not a message.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The peer sent descriptors without the messages that need them, or messages without their descriptors.
+    /// The peer sent descriptors without the messages that need them, or messages without their
+    /// descriptors.
     #[error("descriptors and messages do not fit each other")]
     Descriptors,
     /// The socket failed.
@@ -83,8 +84,8 @@ impl Channel {
         Self::new(socket, Side::Connected, OURS)
     }
 
-    /// A channel over a socket by which the peer has connected to this process: the peer speaks first.
-    /// The socket keeps its blocking mode.
+    /// A channel over a socket by which the peer has connected to this process: the peer speaks
+    /// first. The socket keeps its blocking mode.
     pub fn accepted(socket: UnixStream) -> Self {
         Self::new(socket, Side::Accepted, OURS)
     }
@@ -122,8 +123,8 @@ impl Channel {
         self.flush()
     }
 
-    /// Sends a message that may be missed: one that cannot be sent is forgotten, and what the peer has said can still be read. One that the socket has no room
-    /// for is kept.
+    /// Sends a message that may be missed: one that cannot be sent is forgotten, and what the peer
+    /// has said can still be read. One that the socket has no room for is kept.
     ///
     /// # Errors
     /// As [`Channel::send`].
@@ -136,8 +137,9 @@ impl Channel {
         sent
     }
 
-    /// Keeps a message until [`Channel::flush`], which sends it together with others: a Unix socket has room for some 280 messages that are sent one by one,
-    /// however short they are (unix(7); each counts as a whole buffer), and sender and reader then wait for each other that often.
+    /// Keeps a message until [`Channel::flush`], which sends it together with others: a Unix socket
+    /// has room for some 280 messages that are sent one by one, however short they are (unix(7);
+    /// each counts as a whole buffer), and sender and reader then wait for each other that often.
     ///
     /// # Errors
     /// [`ChannelError::Codec`] for a message that is too large.
@@ -159,7 +161,8 @@ impl Channel {
     fn say_hello(&mut self) {
         if !std::mem::replace(&mut self.said_hello, true) {
             self.outgoing.push_back((self.ours.to_hello().to_vec(), 0, Vec::new()));
-            // After a failure, earlier messages of the peer can still be read; reading finds the end.
+            // After a failure, earlier messages of the peer can still be read; reading finds the
+            // end.
             let _ = self.flush();
         }
     }
@@ -234,7 +237,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Forgets the first bytes of what is kept, which are sent, with the descriptors that went with them.
+    /// Forgets the first bytes of what is kept, which are sent, with the descriptors that went with
+    /// them.
     fn forget_sent(&mut self, mut count: usize) {
         while let Some((frame, sent, fds)) = self.outgoing.front_mut() {
             if count == 0 {
@@ -256,7 +260,8 @@ impl Channel {
         self.agreed.is_some() && codec::has_frame(&self.incoming)
     }
 
-    /// The next message; `None` where the socket is non-blocking and none is complete. On a blocking socket it waits.
+    /// The next message; `None` where the socket is non-blocking and none is complete. On a
+    /// blocking socket it waits.
     ///
     /// # Errors
     /// Any [`ChannelError`]; the channel is then useless.
@@ -333,7 +338,8 @@ mod tests {
     use crate::message::{Outcome, ToSupervisor};
     use imsup_wire::ErrorKind;
 
-    /// Both ends of a connection; which of them has connected makes no difference once they have agreed.
+    /// Both ends of a connection; which of them has connected makes no difference once they have
+    /// agreed.
     fn pair() -> (Channel, Channel) {
         let (a, b) = UnixStream::pair().unwrap();
         for end in [&a, &b] {

@@ -1,18 +1,20 @@
 //! Frames: a little-endian `u32` length, then that many bytes of bincode.
 //!
-//! The only module that knows bincode. The crate is unmaintained (RUSTSEC-2025-0141) and pinned to 2.0.1; replacing it
-//! touches nothing outside this file.
+//! The only module that knows bincode. The crate is unmaintained (RUSTSEC-2025-0141) and pinned to
+//! 2.0.1; replacing it touches nothing outside this file.
 //!
-//! bincode writes neither names nor lengths of fields. So a released variant keeps its number and its
-//! fields as long as [`OURS`](crate::version::OURS) has a version with this variant. A new message, or a
-//! message with another field, is a new variant at the end of its enum, in a higher version. A sender
-//! checks [`Channel::version`](crate::channel::Channel::version) before the use of such a variant.
+//! bincode writes neither names nor lengths of fields. So a released variant keeps its number and
+//! its fields as long as [`OURS`](crate::version::OURS) has a version with this variant. A new
+//! message, or a message with another field, is a new variant at the end of its enum, in a higher
+//! version. A sender checks [`Channel::version`](crate::channel::Channel::version) before the use
+//! of such a variant.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Largest frame body in bytes. A host's argv, the largest thing sent, is bounded by the kernel to 128 KiB a string and
-/// in practice to far less; 1 MiB leaves room and bounds what a hostile peer makes us allocate.
+/// Largest frame body in bytes. A host's argv, the largest thing sent, is bounded by the kernel to
+/// 128 KiB a string and in practice to far less; 1 MiB leaves room and bounds what a hostile peer
+/// makes us allocate.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
 
 /// Most descriptors that one frame carries: SCM_MAX_FD of the kernel (include/net/scm.h).
@@ -21,9 +23,9 @@ pub const MAX_FRAME_FDS: usize = 253;
 /// The length of a frame's body, before it.
 pub(crate) const LENGTH_BYTES: usize = 4;
 
-/// What bincode may count for one body before it gives up. It counts eight bytes for a `u64` that takes one, so only
-/// eight times the frame is a limit that no whole message can meet; what it is needed for is that the length of a string
-/// is not believed.
+/// What bincode may count for one body before it gives up. It counts eight bytes for a `u64` that
+/// takes one, so only eight times the frame is a limit that no whole message can meet; what it is
+/// needed for is that the length of a string is not believed.
 const DECODER_LIMIT_BYTES: usize = 8 * MAX_FRAME_BYTES;
 
 /// Why bytes are not a message.
@@ -91,7 +93,8 @@ pub fn has_frame(buffer: &[u8]) -> bool {
     })
 }
 
-/// Takes the next whole frame off the front of `buffer` and decodes it; `None` while it is incomplete.
+/// Takes the next whole frame off the front of `buffer` and decodes it; `None` while it is
+/// incomplete.
 ///
 /// # Errors
 /// Any [`CodecError`]; the stream is then useless, since frame boundaries are lost.

@@ -1,7 +1,8 @@
 //! What the command line asks of a broker, and its answers.
 //!
-//! A client connects to the broker's socket, sends one [`Request`] and reads [`Response`]s until [`Response::Done`] or
-//! [`Response::Error`]. It shares the socket with supervisors: the first frame's kind tells them apart.
+//! A client connects to the broker's socket, sends one [`Request`] and reads [`Response`]s until
+//! [`Response::Done`] or [`Response::Error`]. It shares the socket with supervisors: the first
+//! frame's kind tells them apart.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -64,21 +65,24 @@ pub enum Request {
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// Suspend these hosts as soon as they are quiet, and answer when they sleep; an error for one that is absent or busy.
+    /// Suspend these hosts as soon as they are quiet, and answer when they sleep; an error for one
+    /// that is absent or busy.
     Suspend {
         /// Which.
         hosts: Vec<HostName>,
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// Wake these hosts where they sleep, and answer when they run; an error for one that is absent.
+    /// Wake these hosts where they sleep, and answer when they run; an error for one that is
+    /// absent.
     Resume {
         /// Which.
         hosts: Vec<HostName>,
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// Boot or wake a host, and keep it from sleeping for a time. A lease replaces the one before; one of zero ends it.
+    /// Boot or wake a host, and keep it from sleeping for a time. A lease replaces the one before;
+    /// one of zero ends it.
     KeepAwake {
         /// Which.
         host: HostName,

@@ -1,8 +1,8 @@
 //! The messages between a supervisor and its broker.
 //!
-//! A supervisor connects and sends [`ToBroker::Hello`]; the broker answers [`ToSupervisor::Welcome`] or
-//! [`ToSupervisor::Rejected`]. After that either side sends what it has to say at any time. Questions carry an `id`
-//! chosen by the asker; the answer repeats it.
+//! A supervisor connects and sends [`ToBroker::Hello`]; the broker answers
+//! [`ToSupervisor::Welcome`] or [`ToSupervisor::Rejected`]. After that either side sends what it
+//! has to say at any time. Questions carry an `id` chosen by the asker; the answer repeats it.
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
@@ -51,7 +51,8 @@ pub struct Adoption {
 /// From a supervisor to the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToBroker {
-    /// The first message. Sockets that the program already listens on follow as [`ToBroker::Listening`].
+    /// The first message. Sockets that the program already listens on follow as
+    /// [`ToBroker::Listening`].
     Hello {
         /// The host; for a transient one the name it would like, or `None` to be given one.
         host: Option<HostName>,
@@ -67,23 +68,24 @@ pub enum ToBroker {
         /// Its first process, shown to people only.
         pid: u32,
     },
-    /// The program listens here. Carries one descriptor: a duplicate of the listening (or bound datagram) socket,
-    /// which the broker retains.
+    /// The program listens here. Carries one descriptor: a duplicate of the listening (or bound
+    /// datagram) socket, which the broker retains.
     Listening {
         /// Where, in one of the planes.
         endpoint: Endpoint,
     },
-    /// The program has opened no more ports for a while: it listens and has been quiet since, or it settled without listening.
+    /// The program has opened no more ports for a while: it listens and has been quiet since, or it
+    /// settled without listening.
     Settled,
-    /// Somebody is to be reached at this endpoint, where nothing listened when it was tried. Answered by
-    /// [`ToSupervisor::Reached`].
+    /// Somebody is to be reached at this endpoint, where nothing listened when it was tried.
+    /// Answered by [`ToSupervisor::Reached`].
     Reach {
         /// The question's number.
         id: u64,
         /// Where.
         endpoint: Endpoint,
-        /// Whether the caller can wait for the host's own socket. Where it cannot (a non-blocking socket), the broker
-        /// makes a tentative listener and answers at once.
+        /// Whether the caller can wait for the host's own socket. Where it cannot (a non-blocking
+        /// socket), the broker makes a tentative listener and answers at once.
         can_wait: bool,
     },
     /// The caller of this [`ToBroker::Reach`] is gone or was interrupted.
@@ -150,8 +152,9 @@ pub enum ToBroker {
         /// What kept more from coming back ("anonymous memory needs swap, and there is none").
         detail: Option<String>,
     },
-    /// A sleeper is being ended, because it slept for `terminate_after`. Whoever needs the host gets its next boot. The
-    /// sockets it listened on follow as [`ToBroker::Listening`] where others took their place.
+    /// A sleeper is being ended, because it slept for `terminate_after`. Whoever needs the host
+    /// gets its next boot. The sockets it listened on follow as [`ToBroker::Listening`] where
+    /// others took their place.
     Terminating {
         /// How long it slept.
         slept: Duration,
@@ -172,14 +175,16 @@ pub enum ToBroker {
         /// What it has used.
         usage: Usage,
     },
-    /// The host has slept for `terminate_after`, and nothing keeps it from being terminated but connections with other hosts of the
-    /// project: it can be where they are as well, at once ([`Order::Pledge`]). Taken back by the next [`ToBroker::Woke`].
+    /// The host has slept for `terminate_after`, and nothing keeps it from being terminated but
+    /// connections with other hosts of the project: it can be where they are as well, at once
+    /// ([`Order::Pledge`]). Taken back by the next [`ToBroker::Woke`].
     Disposable {
         /// Those hosts.
         peers: Vec<Index>,
     },
-    /// The program has closed this socket, as far as can be seen, and the supervisor its duplicate: the broker closes its own, which may be
-    /// the last. Answered by [`ToSupervisor::Claimed`] (nothing found) once it is closed.
+    /// The program has closed this socket, as far as can be seen, and the supervisor its duplicate:
+    /// the broker closes its own, which may be the last. Answered by [`ToSupervisor::Claimed`]
+    /// (nothing found) once it is closed.
     Closed {
         /// The question's number.
         id: u64,
@@ -188,20 +193,23 @@ pub enum ToBroker {
         /// Its inode number, as fstat(2) says it.
         inode: u64,
     },
-    /// The program has bound this port with a socket of another address family than the retained one has: the family is not known any more.
+    /// The program has bound this port with a socket of another address family than the retained
+    /// one has: the family is not known any more.
     OtherFamily {
         /// Where, in one of the planes.
         endpoint: Endpoint,
     },
-    /// The program asks a name server, and sockets are wanted on which answers come from the address that was asked. Answered by
-    /// [`ToSupervisor::ResolverSockets`].
+    /// The program asks a name server, and sockets are wanted on which answers come from the
+    /// address that was asked. Answered by [`ToSupervisor::ResolverSockets`].
     ResolverSockets,
-    /// The program binds addresses of the host as this user, who is not the supervisor's: what he listens on is the project's.
+    /// The program binds addresses of the host as this user, who is not the supervisor's: what he
+    /// listens on is the project's.
     Binds {
         /// The user.
         uid: u32,
     },
-    /// A socket of this user answers at an endpoint: is he one of the project's? Answered by [`ToSupervisor::Trusted`].
+    /// A socket of this user answers at an endpoint: is he one of the project's? Answered by
+    /// [`ToSupervisor::Trusted`].
     Trusts {
         /// The user.
         uid: u32,
@@ -217,9 +225,10 @@ pub enum ToBroker {
     },
     /// Asks for [`ToSupervisor::Acknowledged`], once all that was said before has been taken.
     Acknowledge,
-    /// The program is about to be executed, or there is another broker. Carries one descriptor: a duplicate of the listener of the program's trapped calls
-    /// (seccomp_unotify(2)). The broker only keeps it: so the calls of a program wait, and do not fail with ENOSYS, from the end of a killed supervisor to
-    /// that of the program.
+    /// The program is about to be executed, or there is another broker. Carries one descriptor: a
+    /// duplicate of the listener of the program's trapped calls (seccomp_unotify(2)). The broker
+    /// only keeps it: so the calls of a program wait, and do not fail with ENOSYS, from the end of
+    /// a killed supervisor to that of the program.
     NotifyListener,
 }
 
@@ -255,15 +264,18 @@ pub enum ToSupervisor {
         name_server: SocketAddrV4,
         /// How long others wait for the host.
         hold_timeout: Duration,
-        /// What decides when it sleeps; `None` for a command of `imsup exec`, which is not suspended.
+        /// What decides when it sleeps; `None` for a command of `imsup exec`, which is not
+        /// suspended.
         sleep: Option<SleepPolicy>,
         /// What keeps it awake.
         awake: Awake,
         /// Sockets retained for the host. Carries as many descriptors, in this order.
         retained: Vec<Endpoint>,
-        /// The bound of every wait for another host. The broker answers before, when the `hold_timeout` of that host is over.
+        /// The bound of every wait for another host. The broker answers before, when the
+        /// `hold_timeout` of that host is over.
         reach_timeout: Duration,
-        /// Whether the address family that the program binds is known of all of them: an earlier boot has shown it.
+        /// Whether the address family that the program binds is known of all of them: an earlier
+        /// boot has shown it.
         families_known: bool,
         /// The limits of the host.
         confinement: Box<Confinement>,
@@ -277,14 +289,16 @@ pub enum ToSupervisor {
         /// The exit status.
         outcome: Outcome,
     },
-    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`. Also the answer to a [`ToBroker::Closed`].
+    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`. Also the answer
+    /// to a [`ToBroker::Closed`].
     Claimed {
         /// The question's number.
         id: u64,
         /// Whether a socket was retained.
         found: bool,
     },
-    /// What keeps the host awake from now on; replaces what was said before. A sleeper is not woken by it.
+    /// What keeps the host awake from now on; replaces what was said before. A sleeper is not woken
+    /// by it.
     KeepAwake(Awake),
     /// Do or say something. Answered by [`ToBroker::Answer`].
     Ask {
@@ -300,8 +314,9 @@ pub enum ToSupervisor {
         /// How long it may take (compose `stop_grace_period`).
         grace: Duration,
     },
-    /// The answer to a [`ToBroker::ResolverSockets`]. Carries so many descriptors: unbound UDP sockets of a network namespace in which the
-    /// project's name server has every address, port 53. None where no such namespace can be made.
+    /// The answer to a [`ToBroker::ResolverSockets`]. Carries so many descriptors: unbound UDP
+    /// sockets of a network namespace in which the project's name server has every address, port
+    /// 53. None where no such namespace can be made.
     ResolverSockets {
         /// Sockets of AF_INET, which come first.
         v4: u8,
@@ -314,11 +329,13 @@ pub enum ToSupervisor {
         uid: u32,
         /// Where.
         endpoint: Endpoint,
-        /// Whether he is the project's own, root, one of its services' or of its subordinate ones, or one that its programs bind as. Also true where
-        /// the endpoint is not one of the project's.
+        /// Whether he is the project's own, root, one of its services' or of its subordinate ones,
+        /// or one that its programs bind as. Also true where the endpoint is not one of the
+        /// project's.
         is_trusted: bool,
     },
-    /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the runtime directory): make it anew.
+    /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the
+    /// runtime directory): make it anew.
     RetakeRunning,
     /// The answer to a [`ToBroker::Acknowledge`].
     Acknowledged,

@@ -15,7 +15,8 @@
 //! Frames ([`crate::codec`]) follow.
 //!
 //! * The connecting side sends the hello and the first frames together, without waiting. Before the
-//!   peer's hello has arrived, a side may say only messages that all versions of its own range share.
+//!   peer's hello has arrived, a side may say only messages that all versions of its own range
+//!   share.
 //! * The accepting side says nothing before a hello has arrived. Then this side sends a hello too,
 //!   also if there is no common version, and closes the connection only after that. So each side
 //!   knows both ranges, and can name both in an error.
@@ -26,14 +27,15 @@ use std::fmt;
 
 use crate::codec;
 
-/// The first bytes of a hello. Peers before version 5 read the length of a frame here, and refuse the
-/// connection at once: the length is far above [`codec::MAX_FRAME_BYTES`].
+/// The first bytes of a hello. Peers before version 5 read the length of a frame here, and refuse
+/// the connection at once: the length is far above [`codec::MAX_FRAME_BYTES`].
 pub const MAGIC: [u8; 8] = *b"\xf5imsup\r\n";
 
 /// The length of a hello.
 pub const HELLO_BYTES: usize = 12;
 
-/// The largest distance between the lowest and the highest version. No build is tested with more versions.
+/// The largest distance between the lowest and the highest version. No build is tested with more
+/// versions.
 pub const MAX_SPAN: u16 = 255;
 
 /// The range of this build. `testdata/wire/README.md` has the steps that raise the highest or the
@@ -51,8 +53,8 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// The range from `lowest` to `highest`; `None` for version 0, for a `highest` below `lowest`, and for
-    /// a range wider than [`MAX_SPAN`].
+    /// The range from `lowest` to `highest`; `None` for version 0, for a `highest` below `lowest`,
+    /// and for a range wider than [`MAX_SPAN`].
     pub const fn new(lowest: u16, highest: u16) -> Option<Self> {
         if lowest == 0 || highest < lowest || highest - lowest > MAX_SPAN {
             return None;
@@ -152,8 +154,8 @@ pub fn agree(ours: Versions, theirs: Versions) -> Result<u16, Disagreement> {
     Ok(highest)
 }
 
-/// The reply to the first frame of a peer of version 4, in a frame of version 4; `None` for any other
-/// bytes.
+/// The reply to the first frame of a peer of version 4, in a frame of version 4; `None` for any
+/// other bytes.
 pub(crate) fn refusal_of_version_4(bytes: &[u8], ours: Versions) -> Option<(Disagreement, Vec<u8>)> {
     /// The first bytes of `Opening` in version 4: from a supervisor, and from the command line.
     const SUPERVISOR: [u8; 3] = [0, 0, 4];

@@ -2,8 +2,8 @@
 //! two roads.
 //!
 //! * The zygote receives the request as a message, forks, and the child becomes the supervisor.
-//! * An executed supervisor finds the request in a file on its standard input ([`write`], [`read`]):
-//!   command lines are visible to every user, and a program may be larger than a frame.
+//! * An executed supervisor finds the request in a file on its standard input ([`write`],
+//!   [`read`]): command lines are visible to every user, and a program may be larger than a frame.
 
 use std::io::{self, Read, Write};
 
@@ -15,8 +15,8 @@ use imsup_wire::host::HostName;
 /// The variable that carries a boot's token: everything a boot started can be found by it.
 pub const BOOT_VARIABLE: &str = "IMSUP_BOOT";
 
-/// The descriptors that come with a [`SpawnRequest`] to the zygote, in order: the log, and the working
-/// directory.
+/// The descriptors that come with a [`SpawnRequest`] to the zygote, in order: the log, and the
+/// working directory.
 pub const FDS: usize = 2;
 
 /// Start the supervisor of this boot.
@@ -28,8 +28,8 @@ pub struct SpawnRequest {
     pub host: HostName,
     /// The boot's token, by which the supervisor introduces itself.
     pub boot: u64,
-    /// When the broker stops waiting, in microseconds of CLOCK_BOOTTIME: a zygote that was stopped until
-    /// then refuses with ETIME. `None` for never.
+    /// When the broker stops waiting, in microseconds of CLOCK_BOOTTIME: a zygote that was stopped
+    /// until then refuses with ETIME. `None` for never.
     pub expires_us: Option<i64>,
 }
 

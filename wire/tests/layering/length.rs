@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use syn::spanned::Spanned;
 use syn::{Attribute, ImplItem, Item};
 
-/// Source files of more than `most` lines outside tests, except those that have a limit of their own
-/// and keep it; and exceptions that are needed no longer.
+/// Source files of more than `most` lines outside tests, except those that have a limit of their
+/// own and keep it; and exceptions that are needed no longer.
 pub fn violations(workspace: &Workspace, most: usize, exceptions: &[(&str, usize)]) -> Vec<String> {
     let mut found = Vec::new();
     let sources = || workspace.files.iter().filter(|file| file.is_source);

@@ -1,6 +1,7 @@
 //! The layers of the workspace: which crate may depend on which, that modules form no circle, where
-//! `unsafe` may stand, and how long a file may become. Each rule is a pure function over a [`Workspace`]; the first test of each
-//! rule applies the function to this repository, the others show that the function finds a violation.
+//! `unsafe` may stand, and how long a file may become. Each rule is a pure function over a
+//! [`Workspace`]; the first test of each rule applies the function to this repository, the others
+//! show that the function finds a violation.
 
 mod circles;
 mod crates;

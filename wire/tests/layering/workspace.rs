@@ -94,7 +94,8 @@ impl Workspace {
 }
 
 impl SourceFile {
-    /// A file that belongs to the first of these directories (with their packages) that contains it.
+    /// A file that belongs to the first of these directories (with their packages) that contains
+    /// it.
     pub fn new(path: PathBuf, text: String, directories: &[(PathBuf, String)]) -> Self {
         let owner = directories
             .iter()

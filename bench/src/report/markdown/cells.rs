@@ -7,7 +7,8 @@ use tabled::settings::{Alignment, Style};
 use crate::report::{Bound, Row};
 use crate::stats::{Better, Interval, Unit};
 
-/// A table; columns without any content are left out, and all but the first `left` are aligned right.
+/// A table; columns without any content are left out, and all but the first `left` are aligned
+/// right.
 pub fn grid(headers: &[&str], lines: &[Vec<String>], left: usize) -> String {
     let used: Vec<usize> = (0..headers.len())
         .filter(|column| {

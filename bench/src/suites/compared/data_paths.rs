@@ -1,4 +1,5 @@
-//! The data paths from a client to a server: natively, by imsup, in containers, by a relay, by an interposer.
+//! The data paths from a client to a server: natively, by imsup, in containers, by a relay, by an
+//! interposer.
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -101,7 +102,8 @@ pub struct Fixture<'a> {
 }
 
 impl<'a> Fixture<'a> {
-    /// Starts the server natively twice, as a host, in a container, and behind a relay; a baseline that does not is a named gap.
+    /// Starts the server natively twice, as a host, in a container, and behind a relay; a baseline
+    /// that does not is a named gap.
     ///
     /// # Errors
     /// The server does not start natively or as a host, or a signal came.

@@ -42,7 +42,8 @@ struct Request {
     host: usize,
 }
 
-/// The day's requests in their order: arrivals are a Poisson process, each goes to a host by Zipf's law.
+/// The day's requests in their order: arrivals are a Poisson process, each goes to a host by Zipf's
+/// law.
 fn trace(hosts: usize, day: Duration, requests: f64) -> Result<Vec<Request>> {
     let mut random = StdRng::seed_from_u64(SEED);
     let replayed = day / SPEED;

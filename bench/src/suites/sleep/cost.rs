@@ -122,7 +122,8 @@ fn observing(context: &Context, redis: &Server, benchmark: &str, section: &mut S
     Ok(())
 }
 
-/// The processor time of an idle redis, whose cron runs ten times a second: asleep it ticks once in a second.
+/// The processor time of an idle redis, whose cron runs ten times a second: asleep it ticks once in
+/// a second.
 fn ticking(context: &Context, redis: &Server, section: &mut Section) -> Result<()> {
     let address = native::address(ADDRESSES[0]);
     let listens = SocketAddrV4::new(address, redis.port);

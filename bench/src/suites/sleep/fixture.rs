@@ -43,7 +43,8 @@ pub fn series(server: &Server, connection: Connection) -> String {
 }
 
 impl<'a> Fixture<'a> {
-    /// Starts the server natively, twice, and in a container; a container that does not start is a gap of the section.
+    /// Starts the server natively, twice, and in a container; a container that does not start is a
+    /// gap of the section.
     pub fn set(
         context: &Context,
         project: &'a Project<'a>,

@@ -19,7 +19,8 @@ use crate::rounds::{Batches, Series};
 
 /// How many wake at the same moment.
 const CROWD: usize = 100;
-/// How long the kernel is given to free what was closed: sockets are freed after a grace period of RCU, in the background.
+/// How long the kernel is given to free what was closed: sockets are freed after a grace period of
+/// RCU, in the background.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// After this time the start of the last host is over: it listens and has been quiet for 5 s, which

@@ -1,4 +1,5 @@
-//! A program as text, for the golden files: jump targets absolute, numbers with the names they have where they are used.
+//! A program as text, for the golden files: jump targets are absolute, and numbers have names by
+//! use.
 
 use std::fmt::Write;
 
@@ -9,7 +10,7 @@ use super::program::{Comparison, Instruction, Program};
 use super::{Verdict, audit_arch};
 
 impl Program {
-    /// One line an instruction.
+    /// One line per instruction.
     pub fn disassemble(&self) -> String {
         let mut text = String::new();
         let loaded = self.loaded_words();
@@ -44,8 +45,8 @@ impl Program {
         text
     }
 
-    /// Which word the accumulator comes from before each instruction, where all ways there agree. Jumps go forward
-    /// only, so one pass finds it.
+    /// The offset of the word in the accumulator before each instruction, if all paths there agree.
+    /// Jumps only go forward, so a single pass finds the word.
     fn loaded_words(&self) -> Vec<Option<u32>> {
         let mut before: Vec<Option<Option<u32>>> = vec![None; self.0.len()];
         before[0] = Some(None);

@@ -49,8 +49,9 @@ impl Program {
         Verdict::from_return_value(value.expect("every word is known"))
     }
 
-    /// Whether the kernel would find, as it does when it takes the filter, that this number is allowed whatever the
-    /// arguments, so that the filter is never run for it (kernel/seccomp.c, `seccomp_is_const_allow`).
+    /// True if the kernel, on taking the filter, would find that this number is allowed for all
+    /// arguments, so that the filter is never run for it (kernel/seccomp.c,
+    /// `seccomp_is_const_allow`).
     pub fn is_constantly_allowed(&self, nr: u32, arch: u32) -> bool {
         let value = self.execute(|offset| match offset {
             0 => Some(nr),
@@ -60,7 +61,7 @@ impl Program {
         value.map(Verdict::from_return_value) == Some(Verdict::Allow)
     }
 
-    /// The return value; `None` where it loads a word that is not known.
+    /// The return value; `None` if an unknown word is loaded.
     fn execute(&self, word: impl Fn(u32) -> Option<u32>) -> Option<u32> {
         let mut accumulator = 0;
         let mut at = 0;

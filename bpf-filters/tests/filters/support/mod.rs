@@ -1,4 +1,5 @@
-//! Classic BPF over `seccomp_data`, as the kernel runs it: decoding, an interpreter, and a disassembler.
+//! Classic BPF over `seccomp_data`, as run by the kernel: decoding, an interpreter, and a
+//! disassembler.
 
 pub mod disassemble;
 pub mod interpret;
@@ -12,7 +13,7 @@ pub mod audit_arch {
     pub const ARM: u32 = 0x4000_0028;
     pub const RISCV64: u32 = 0xc000_00f3;
 
-    /// What the filters were compiled for.
+    /// The architecture for which the filters were compiled.
     pub const NATIVE: u32 = if cfg!(target_arch = "x86_64") {
         X86_64
     } else if cfg!(target_arch = "aarch64") {
@@ -26,7 +27,7 @@ pub mod audit_arch {
 #[cfg(target_arch = "x86_64")]
 pub const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
-/// What the filter says of a call (include/uapi/linux/seccomp.h).
+/// The filter's verdict on a call (include/uapi/linux/seccomp.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Allow,
@@ -36,7 +37,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Panics for what no filter of ours may return.
+    /// Panics for values that no filter of imsup may return.
     pub fn from_return_value(value: u32) -> Self {
         const ACTION: u32 = 0xffff_0000;
         match (value & ACTION, value & !ACTION) {

@@ -1,5 +1,5 @@
-//! A decoded program. Decoding checks what the kernel checks before it takes a filter (kernel/seccomp.c,
-//! `seccomp_check_filter`; net/core/filter.c, `bpf_check_classic`).
+//! A decoded program. Decoding checks the same as the kernel before it takes a filter
+//! (kernel/seccomp.c, `seccomp_check_filter`; net/core/filter.c, `bpf_check_classic`).
 
 /// Bytes of `struct seccomp_data`.
 const SECCOMP_DATA_BYTES: u32 = 64;
@@ -13,7 +13,8 @@ pub enum Comparison {
     AnyBit,
 }
 
-/// An instruction, with absolute jump targets. Only those that libseccomp and seccompiler emit.
+/// An instruction, with absolute jump targets. Only the instructions that libseccomp and
+/// seccompiler emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instruction {
     /// Loads the 32-bit word at this offset of `seccomp_data`.
@@ -41,7 +42,7 @@ impl Program {
         Self::decode(program.iter().map(|i| (i.code, i.jt, i.jf, i.k)))
     }
 
-    /// Panics where the kernel would refuse the program.
+    /// Panics if the kernel would refuse the program.
     fn decode(raw: impl Iterator<Item = (u16, u8, u8, u32)>) -> Self {
         let program: Vec<Instruction> = raw
             .enumerate()

@@ -1,7 +1,8 @@
 //! A mapping of the tree: entries in the order of the file.
 //!
-//! Nearly all mappings of a compose file have a handful of keys, and there may be a hundred thousand of them: they are
-//! searched one by one. Only large ones (ten thousand services) have an index.
+//! Nearly all mappings of a compose file have a handful of keys, and there may be a hundred
+//! thousand mappings: these are searched key by key. Only large mappings (ten thousand services)
+//! have an index.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ pub(crate) struct Map {
     index: Option<HashMap<Rc<str>, usize>>,
 }
 
-/// A value, and where its key is.
+/// A value, and the place of its key.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub key_at: Location,
@@ -38,7 +39,7 @@ impl Map {
         self.position(key).is_some()
     }
 
-    /// Puts a value, in the place of the one that is there under this key.
+    /// Puts a value, replacing the present value under this key.
     pub fn insert(&mut self, key: Rc<str>, entry: Entry) {
         match self.position(&key) {
             Some(position) => self.entries[position].1 = entry,
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Small and large mappings alike do what a list of pairs does.
+        /// Both small and large mappings behave as a list of pairs.
         #[test]
         fn it_is_a_list_of_pairs(actions in prop::collection::vec((0..40u32, 0..5u32), 0..120)) {
             let mut map = Map::default();

@@ -9,7 +9,7 @@ use crate::ids::{HostId, SessionId};
 /// Callers that may wait at once.
 const MAX_WAITERS: usize = 4096;
 
-/// Who is answered when a wait ends.
+/// The recipient of the answer when a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::broker) enum Target {
     /// A supervisor's question.
@@ -41,7 +41,8 @@ pub(in crate::broker) struct Lives {
 }
 
 impl Lives {
-    /// Queues an input. True for the caller that has to act on [`Self::next_input`] until there is none.
+    /// Queues an input. True for the caller that has to act on [`Self::next_input`] until there is
+    /// none.
     pub(super) fn queue(&mut self, id: HostId, input: Input) -> bool {
         self.inputs.push_back((id, input));
         !std::mem::replace(&mut self.is_feeding, true)
@@ -78,7 +79,8 @@ impl Lives {
         self.waiters.remove(&waiter)
     }
 
-    /// Ends the wait for this question of a session, whose caller is gone, and names the host that is to know.
+    /// Ends the wait for this question of a session, whose caller is gone, and names the host that
+    /// is to know.
     pub(in crate::broker) fn cancel(&mut self, session: SessionId, question: u64) -> Option<(WaiterId, HostId)> {
         let is_it = |target: &Target| matches!(target, Target::Reach { session: of, id, .. } if *of == session && *id == question);
         let found = self.waiters.iter().find(|(_, target)| is_it(target));

@@ -1,4 +1,5 @@
-//! A bound on what is logged from one place: others can trigger it (a peer that sends nonsense, a program that dies at once), and a log is on a disk.
+//! A bound on log lines from the same place of the code: others can trigger the lines (a peer that
+//! sends nonsense, a program that dies at once), and a log is on a disk.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,13 +10,14 @@ use tracing::callsite::Identifier;
 use tracing::{Event, Level, Metadata};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// Lines from one place in one [`WINDOW`].
+/// Maximum number of lines from the same place in a [`WINDOW`].
 const MOST: u64 = 20;
 /// How long a place that has said that much is silent.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Lets at most [`MOST`] lines of warnings, errors and information from one place of the code through in a [`WINDOW`], and says how many it did not. Who asks
-/// for more than that (`IMSUP_LOG=debug`) gets all of the rest.
+/// Passes at most [`MOST`] lines of warnings, errors and information from the same place of the
+/// code in a [`WINDOW`], and reports the number of omitted lines. More detailed levels
+/// (`IMSUP_LOG=debug`) pass completely.
 #[derive(Debug, Default)]
 pub struct Limit(Mutex<HashMap<Identifier, Said>>);
 
@@ -25,12 +27,12 @@ struct Said {
     lines: u64,
 }
 
-/// What becomes of a line.
+/// The treatment of a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is said; so many before it were not.
+    /// The line is logged; this number of lines before was not.
     Say(u64),
-    /// It is left out.
+    /// The line is omitted.
     LeaveOut,
 }
 
@@ -39,7 +41,7 @@ impl Said {
         Self { since: now, lines: 0 }
     }
 
-    /// One more, at this time.
+    /// Counts another line, at this time.
     fn count(&mut self, now: Instant) -> Verdict {
         let mut left_out = 0;
         if now.saturating_duration_since(self.since) >= WINDOW {

@@ -1,4 +1,5 @@
-//! Clients that never stop asking: threads of the test, which know nothing of imsup, and guests that run as hosts.
+//! Clients that ask without pause: threads of the test, outside imsup, and guests that run as
+//! hosts.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
@@ -12,17 +13,17 @@ use super::common::{Background, LIMIT, Project, guest};
 use super::ledger::{Instant, now};
 use super::verdict::{Outcome, Request, Route};
 
-/// Requests over one connection, and of one guest, at most.
+/// The most requests over one connection, and of one guest.
 const MOST_A_CONNECTION: u64 = 20;
 const MOST_A_GUEST: u64 = 30;
 
-/// What clients and whoever does them harm share.
+/// State shared by clients and faults.
 pub struct Shared {
     stop: AtomicBool,
     /// How many requests each client has finished.
     finished: Mutex<Vec<u64>>,
     more: Condvar,
-    /// Where the published port is.
+    /// The address of the published port.
     pub published: SocketAddr,
 }
 
@@ -56,7 +57,8 @@ impl Shared {
         self.more.notify_all();
     }
 
-    /// Waits until each of these clients (all, where none is named) has finished so many requests more. Gives the last of them; an error names those that have not.
+    /// Waits until each of these clients (all, if none is named) has finished this many more
+    /// requests. Returns the last of them; an error names the clients that have not.
     pub fn await_progress(&self, of: &[usize], requests: u64) -> Result<usize, String> {
         let mut last = 0;
         let deadline = Clock::now() + 2 * LIMIT;
@@ -92,15 +94,15 @@ pub struct Client<'a> {
     pub route: Route,
     /// The host's own address.
     pub address: SocketAddr,
-    /// Whether it asks often over one connection.
+    /// True for a client that asks often over one connection.
     pub keeps: bool,
-    /// How long it rests between requests at most.
+    /// The longest rest between requests.
     pub rest: Duration,
     pub random: Random,
 }
 
 impl Client<'_> {
-    /// Asks until it is stopped, and gives all requests.
+    /// Asks until stopped, and returns all requests.
     pub fn work(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         let mut kept: Option<Connection> = None;
@@ -197,7 +199,7 @@ fn failure(error: &io::Error) -> Outcome {
     }
 }
 
-/// What the guest answered: see ledger.c.
+/// The guest's answer: see ledger.c.
 #[track_caller]
 fn parse_answer(id: &str, line: &str) -> Outcome {
     let words: Vec<&str> = line.split(' ').collect();
@@ -218,7 +220,7 @@ fn parse_answer(id: &str, line: &str) -> Outcome {
     }
 }
 
-/// A guest that asks as a host, and is begun anew as often as it ends.
+/// A guest that asks as a host, started again as often as it ends.
 pub struct GuestClient<'a> {
     pub number: usize,
     pub shared: &'a Shared,
@@ -230,7 +232,7 @@ pub struct GuestClient<'a> {
 
 /// A run of a guest that did not succeed.
 pub struct Broken {
-    /// The host whose identity it had, if it is one of the compose file.
+    /// The host whose identity the guest had, if that is a host of the compose file.
     pub identity: Option<&'static str>,
     pub begin: Instant,
     pub end: Instant,
@@ -238,7 +240,7 @@ pub struct Broken {
 }
 
 impl GuestClient<'_> {
-    /// Asks until it is stopped, and gives all requests, and the runs that failed.
+    /// Asks until stopped, and returns all requests, and the failed runs.
     pub fn work(self) -> (Vec<Request>, Vec<Broken>) {
         let (mut requests, mut broken) = (Vec::new(), Vec::new());
         let mut round = 0;
@@ -251,7 +253,7 @@ impl GuestClient<'_> {
                 end: now(),
                 why,
             }));
-            // Counts as progress however it ended.
+            // Any end counts as progress.
             self.shared.finish(self.number);
             round += 1;
         }

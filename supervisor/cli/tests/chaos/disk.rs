@@ -15,9 +15,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Runs the calling test once more where there is such a disk. `Some` in there, where the test is to do its work; `None` outside, once it has succeeded.
+    /// Runs the calling test once more with such a disk. `Some` inside, for the test to do its
+    /// work; `None` outside, after its success.
     ///
-    /// An ordinary user mounts it as root of a user namespace, and works in another one in there, where it is the same ordinary user as before.
+    /// An ordinary user mounts it as root of a user namespace, and works in another namespace
+    /// inside, as the same ordinary user as before.
     #[track_caller]
     #[must_use]
     pub fn own() -> Option<Self> {
@@ -56,7 +58,7 @@ impl Disk {
         None
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> &Path {
         &self.directory
     }
@@ -72,7 +74,7 @@ impl Disk {
         assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
     }
 
-    /// Frees what was filled.
+    /// Frees the filled space.
     pub fn free(&self) {
         let _ = std::fs::remove_file(self.filling());
     }

@@ -1,4 +1,4 @@
-//! What is done to a project while clients ask: one fault after the other, from a seed.
+//! Faults done to a project while clients ask: one after the other, from a seed.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -40,7 +40,8 @@ pub enum Fault {
 
 use Fault::*;
 
-/// Each as often as it stands here. The clock is not set: CLOCK_REALTIME is the machine's, and no namespace has one of its own (time_namespaces(7)).
+/// Each as often as listed. The clock is not set: CLOCK_REALTIME is the machine's, and no namespace
+/// has its own (time_namespaces(7)).
 const FAULTS: [Fault; 24] = [
     KillProgram,
     KillProgram,
@@ -80,10 +81,10 @@ fn kinds() -> Vec<Fault> {
     kinds
 }
 
-/// Requests that are answered while something stands still.
+/// Requests answered while a process is stopped.
 const REQUESTS_MEANWHILE: u64 = 10;
 
-/// Whoever does harm.
+/// The source of faults.
 pub struct Chaos<'a> {
     pub project: &'a Project,
     pub shared: &'a Shared,
@@ -92,21 +93,22 @@ pub struct Chaos<'a> {
     pub hosts: &'a [&'static str],
     /// All hosts of the compose file.
     pub all: &'a [&'static str],
-    /// Those that are ended when nobody uses them.
+    /// Hosts that are ended when unused.
     pub terminated: &'a [&'static str],
-    /// Clients whose host is harmed by nothing that only stops for a while.
+    /// Clients whose host is not harmed by processes that stop for a while.
     pub steady: Vec<usize>,
-    /// What the keeper keeps, in sockets, while no program runs.
+    /// The number of sockets in the keeper while no program runs.
     pub kept: usize,
     pub random: Random,
     pub pace: Pace,
     pub losses: Mutex<Vec<Loss>>,
-    /// How often each fault was done, and how often it found nothing to be done to.
+    /// The count of each fault, and how often there was no target.
     pub counts: BTreeMap<Fault, [u64; 2]>,
 }
 
 impl Chaos<'_> {
-    /// Does so many faults. After most of them, every client is waited for: it must be answered, or fail, and once more.
+    /// Does this many faults. After most of them every client is waited for: it must be answered,
+    /// or fail, and once more.
     pub fn go(&mut self, faults: u64) -> Result<(), String> {
         let kinds = kinds();
         for number in 0..faults {
@@ -135,8 +137,9 @@ impl Chaos<'_> {
         self.shared.await_progress(&[], 2).map(|_| ())
     }
 
-    /// Chooses a fault: another one where imsup's own processes would be killed too often, or none where only these are asked for. Takes as many random numbers however
-    /// that is, so that the rest of a run is repeated by its seed.
+    /// Chooses a fault: another one if imsup's own processes would be killed too often, or none if
+    /// only those are requested. Draws the same random numbers in any case, so that a seed repeats
+    /// the rest of a run.
     fn draw(&mut self, kinds: &[Fault], number: u64) -> Option<Fault> {
         let fault = kinds[self.random.below(kinds.len() as u64) as usize];
         let others: Vec<Fault> = kinds.iter().filter(|fault| !is_paced(**fault)).copied().collect();
@@ -151,7 +154,7 @@ impl Chaos<'_> {
         others.get(other as usize).copied()
     }
 
-    /// Does one; false where there is nothing to do it to.
+    /// Does a fault; false without a target.
     fn apply(&mut self, fault: Fault, host: &'static str) -> Result<bool, String> {
         match fault {
             KillProgram => self.kill(fault, &[host], |chaos| chaos.program(host)),
@@ -164,7 +167,7 @@ impl Chaos<'_> {
             PauseZygote => self.pause(Self::zygote),
             PauseBroker => self.pause(|chaos| Some(chaos.project.broker())),
             PauseKeeper => self.pause(|chaos| Some(chaos.project.keeper())),
-            // One that does not run, or does not become quiet, is not.
+            // A host that does not run, or does not become quiet, is no target.
             Suspend => Ok(self.project.imsup(&["suspend", host]).success()),
             Resume => Ok(self.project.imsup(&["resume", host]).success()),
             Stop => self.end(&["stop", host], &[host]),
@@ -176,7 +179,7 @@ impl Chaos<'_> {
         }
     }
 
-    /// Kills a process, and says from when to when its hosts' programs ended by that.
+    /// Kills a process, and reports the time in which its hosts' programs ended by that.
     fn kill(&self, fault: Fault, hosts: &[&'static str], find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
         let Some(pid) = find(self) else { return Ok(false) };
         let program = hosts.first().and_then(|host| self.program(host));
@@ -206,7 +209,7 @@ impl Chaos<'_> {
         }
     }
 
-    /// Kills the keeper, and waits until the next has everything: nothing is lost by that.
+    /// Kills the keeper, and waits until the next keeper has everything: no loss.
     fn kill_keeper(&self) -> Result<bool, String> {
         let pid = self.project.keeper();
         if !self.send(pid, Signal::KILL) || !wait_exit(pid, LIMIT) {
@@ -220,7 +223,8 @@ impl Chaos<'_> {
 
     /// Stops a process for some requests, and continues it.
     fn pause(&self, find: impl Fn(&Self) -> Option<u32>) -> Result<bool, String> {
-        // An order may just have ended all hosts: they need the broker, and perhaps the zygote, to boot.
+        // An order may just have ended all hosts: they need the broker, and perhaps the zygote, to
+        // boot.
         self.shared.await_progress(&self.steady, 1)?;
         let Some(pid) = find(self) else { return Ok(false) };
         if !self.send(pid, Signal::STOP) {
@@ -233,7 +237,8 @@ impl Chaos<'_> {
 
     /// Has an order end hosts.
     fn end(&self, order: &[&str], hosts: &[&'static str]) -> Result<bool, String> {
-        // One whose supervisor was killed before is shown as running until all that this has left is ended.
+        // A host whose supervisor was killed before is shown as running until all its leftovers are
+        // ended.
         let is_there = |host: &Host| host.pid.is_some_and(|pid| !wait_exit(pid, Duration::ZERO));
         let mut ready = self.project.ps();
         ready.retain(|_, host| ["running", "suspended"].contains(&host.state.as_str()) && is_there(host));
@@ -241,7 +246,8 @@ impl Chaos<'_> {
         let finished = self.project.imsup(order);
         self.lose(order.join(" "), hosts, false, begin);
         if order[0] == "stop" {
-            // One that was ready was ended as it ran, unless it was terminated just before that, and booted again.
+            // A ready host was ended while it ran, unless it was terminated just before, and booted
+            // again.
             let runs = |host: &&&str| ready.contains_key(**host) && !self.terminated.contains(*host);
             let mut losses = self.losses.lock().unwrap();
             let booting = hosts.iter().filter(|host| !runs(host)).copied().collect();
@@ -292,7 +298,8 @@ impl Chaos<'_> {
         parent(self.program(host)?)
     }
 
-    /// Supervisors that it made have its command line, but not the socket to the broker that is its standard input.
+    /// Supervisors made by the zygote have its command line, but not the socket to the broker as
+    /// standard input.
     fn zygote(&self) -> Option<u32> {
         let is_zygote = |process: &leaks::Process| {
             let input = std::fs::read_link(format!("/proc/{}/fd/0", process.pid));
@@ -306,7 +313,7 @@ impl Chaos<'_> {
             .map(|process| process.pid)
     }
 
-    /// Sends a signal to a process of the project. False where it has ended.
+    /// Sends a signal to a process of the project. False if the process has ended.
     fn send(&self, pid: u32, signal: Signal) -> bool {
         let Ok(pidfd) = rustix::process::pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty())
         else {
@@ -317,12 +324,12 @@ impl Chaos<'_> {
     }
 }
 
-/// What imsup gives up when it is done too often.
+/// Faults that imsup gives up on if repeated too often.
 fn is_paced(fault: Fault) -> bool {
     matches!(fault, KillBroker | KillKeeper)
 }
 
-/// Whether the keeper that lives has the lock by which clients know of it.
+/// True if the live keeper has the lock by which clients know of it.
 fn has_lock(project: &Project) -> bool {
     let holder = std::fs::read_to_string(project.runtime().join("keeper.lock")).unwrap_or_default();
     let holder: u32 = holder.trim().parse().unwrap_or_default();
@@ -341,7 +348,7 @@ pub fn sockets_of(pid: u32) -> usize {
         .count()
 }
 
-/// Where a host's published port is.
+/// The address of a host's published port.
 #[track_caller]
 pub fn published(project: &Project, host: &str) -> std::net::SocketAddr {
     let host = project.host(host);

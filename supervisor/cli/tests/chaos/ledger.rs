@@ -1,4 +1,5 @@
-//! What the guest `ledger` has written down: its generations (one for each start), the connections that it accepted, and the ids of requests.
+//! The notes of the guest `ledger`: its generations (one per start), its accepted connections, and
+//! the ids of requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
@@ -19,14 +20,15 @@ pub struct Generation {
     pub pid: u32,
     pub first: Instant,
     pub last: Instant,
-    /// When the next one began; the end of time for the latest.
+    /// The start of the next generation; the end of time for the latest.
     pub next: Instant,
-    /// Threads that were about to accept, by their ids: any of them may have accepted a connection that is not written down.
+    /// Threads that were about to accept, by their ids: each may have accepted a connection without
+    /// a note.
     accepting: HashMap<u32, Instant>,
 }
 
 impl Generation {
-    /// How many connections it may have accepted that are not written down.
+    /// The most connections that may have been accepted without a note.
     pub fn may_have_accepted(&self) -> usize {
         self.accepting.len()
     }
@@ -39,12 +41,12 @@ pub struct Accepted {
     pub at: Instant,
 }
 
-/// One host's file.
+/// The file of one host.
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub generations: Vec<Generation>,
     pub accepted: HashMap<Option<SocketAddrV4>, Vec<Accepted>>,
-    /// The process that wrote each id, as often as it was written.
+    /// The process that wrote each id, as often as the id was written.
     pub ids: HashMap<String, Vec<u32>>,
 }
 

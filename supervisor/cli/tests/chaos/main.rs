@@ -1,9 +1,12 @@
-//! Chaos: clients ask, each request by an id of its own, servers that write each down before they answer it, while imsup's processes and
-//! programs are killed, stopped and continued, hosts suspended, ended and restarted, and the disk filled.
+//! Chaos. Clients ask, each request with an id of its own; servers write each id down before the
+//! answer. Meanwhile imsup's processes and programs are killed, stopped and continued, hosts
+//! suspended, ended and restarted, and the disk filled.
 //!
-//! Whatever is answered is written, once; nothing hangs; and what fails had been accepted by a program that was ended. Afterwards imsup
-//! is what it was before. `IMSUP_TEST_SEED` repeats a run's faults (not their instants), `IMSUP_CHAOS_FAULTS` says how many there are, `IMSUP_CHAOS_ONLY`
-//! which (`KillBroker,Stop`), `IMSUP_CHAOS_KEEP` where the servers' files of a failed run are copied to.
+//! Every answered request is written, once; no request hangs; and a failed request had been
+//! accepted by a program that was ended. Afterwards imsup is as before. `IMSUP_TEST_SEED` repeats a
+//! run's faults (not their instants), `IMSUP_CHAOS_FAULTS` sets their number, `IMSUP_CHAOS_ONLY`
+//! their kinds (`KillBroker,Stop`), `IMSUP_CHAOS_KEEP` the place for the servers' files of a failed
+//! run.
 
 mod clients;
 #[path = "../common/mod.rs"]
@@ -28,7 +31,7 @@ use ledger::Ledger;
 use pace::Pace;
 use verdict::{Loss, Outcome, Request, Route, World};
 
-/// `steady` is harmed by nothing that only stops for a while, and shows meanwhile that others work on.
+/// `steady` is not harmed by processes that stop for a while, and shows that the others work on.
 const COMPOSE: &str = r#"
 x-imsup: { idle_after: 20ms }
 services:
@@ -45,7 +48,8 @@ const HARMED: [&str; 5] = ["web", "back", "brief", "front", "musl"];
 const TERMINATED: [&str; 3] = ["back", "brief", "musl"];
 const ALL: [&str; 7] = ["steady", "web", "back", "brief", "front", "musl", "idler"];
 
-/// The clients that are threads: their host, whether they keep connections, and for how many milliseconds they rest at most.
+/// The clients that are threads: their host, whether they keep connections, and their longest rest
+/// in milliseconds.
 const CLIENTS: [(&str, bool, u64); 11] = [
     ("steady", true, 5),
     ("steady", false, 5),
@@ -63,7 +67,7 @@ const CLIENTS: [(&str, bool, u64); 11] = [
 /// Clients that run as hosts.
 const GUESTS: [(&str, &[&str]); 3] = [("back", &["run"]), ("front", &["run"]), ("web", &["exec", "idler"])];
 
-/// What runs of imsup while no program does.
+/// imsup's processes while no program runs.
 const PROCESSES: [&str; 4] = ["broker", "keeper", "zygote", "resolvers"];
 
 const FAULTS: u64 = 20;
@@ -172,7 +176,7 @@ fn guests<'a>(shared: &'a Shared, project: &'a Project) -> Vec<GuestClient<'a>> 
     GUESTS.map(client).into()
 }
 
-/// What clients saw, and whether all faults were done.
+/// The clients' observations, and whether all faults were done.
 struct Seen {
     requests: Vec<Request>,
     broken: Vec<Broken>,
@@ -188,7 +192,7 @@ fn harm(chaos: &mut Chaos, clients: Vec<Client>, guests: Vec<GuestClient>) -> Se
         let clients: Vec<_> = clients.collect();
         let guests = guests.into_iter().map(|guest| scope.spawn(move || guest.work()));
         let guests: Vec<_> = guests.collect();
-        // Whatever happens, the clients end.
+        // The clients end in any case.
         let went = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| chaos.go(how_many())));
         shared.stop();
         for client in clients {
@@ -208,7 +212,8 @@ fn harm(chaos: &mut Chaos, clients: Vec<Client>, guests: Vec<GuestClient>) -> Se
     }
 }
 
-/// What a broker may have gathered: its events (`endurance.rs`), and what malloc(3) keeps.
+/// The memory that a broker may have gathered: its events (`endurance.rs`), and malloc(3)'s
+/// reserve.
 const MEMORY_BYTES: u64 = 8 << 20;
 
 fn how_many() -> u64 {
@@ -216,7 +221,8 @@ fn how_many() -> u64 {
     given.map_or(FAULTS, |text| text.parse().expect("IMSUP_CHAOS_FAULTS is a number"))
 }
 
-/// Boots every host once, and has names looked up: imsup starts a process for that when there is the first question.
+/// Boots every host once, and has names looked up: imsup starts a process for that when there is
+/// the first question.
 #[track_caller]
 fn warm_up(project: &Project) {
     for host in ALL {
@@ -229,7 +235,7 @@ fn warm_up(project: &Project) {
 #[track_caller]
 fn settle(project: &Project) {
     project.ok(&["stop"]);
-    // Whatever a supervisor leaves to a process that outlives it is gone after some 20 ms.
+    // The leftovers of a supervisor, held by a process that outlives it, are gone after some 20 ms.
     let mut present = Vec::new();
     wait_until("all but imsup's own processes to end", || {
         let before = std::mem::replace(&mut present, kinds(project));
@@ -264,7 +270,7 @@ fn summary(requests: &[Request]) -> BTreeMap<String, usize> {
     summary
 }
 
-/// A guest that runs ends for the same reasons as its host.
+/// A running guest ends for the same reasons as its host.
 fn unexcused(broken: &Broken, losses: &[Loss]) -> Option<String> {
     let mut meanwhile = losses
         .iter()

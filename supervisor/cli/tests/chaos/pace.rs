@@ -1,4 +1,5 @@
-//! How often the broker and the keeper are killed: each starts the other again five times a minute, and then gives it up (`a_broker_that_dies_again_and_again_is_given_up` in keeper.rs).
+//! How often the broker and the keeper are killed: each starts the other again five times a minute,
+//! and then gives it up (`a_broker_that_dies_again_and_again_is_given_up` in keeper.rs).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,14 +14,14 @@ const FAULTS: u64 = 20;
 pub struct Pace(VecDeque<(u64, Instant)>);
 
 impl Pace {
-    /// Whether one more may be killed.
+    /// True if one more process may be killed.
     pub fn allows(&self, fault: u64, now: Instant) -> bool {
         let is_recent =
             |(number, time): &&(u64, Instant)| number + FAULTS > fault || now.duration_since(*time) < PERIOD;
         self.0.iter().filter(is_recent).count() < MOST
     }
 
-    /// Counts one that was killed.
+    /// Counts a killed process.
     pub fn count(&mut self, fault: u64, now: Instant) {
         self.0.push_back((fault, now));
         if self.0.len() > MOST {

@@ -1,25 +1,26 @@
-//! What became of each request, judged by what the servers wrote down and by what was done to them meanwhile. Pure.
+//! The fate of each request, judged by the servers' notes and by the faults meanwhile. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddrV4;
 
 use super::ledger::{Generation, Instant, Ledger};
 
-/// By what way a request came to its host.
+/// The way of a request to its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// To the host's own address.
     Direct,
-    /// By a published port: the broker's relay is in between, and its connections have other ports and die with it.
+    /// By a published port: the broker's relay is in between; its connections have other ports and
+    /// die with it.
     Published,
 }
 
-/// What a client saw.
+/// The outcome for a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// An answer of this process, and the process of the next host that was asked.
     Answered { pid: u32, next: Option<u32> },
-    /// An answer of this process that it could not ask the next host: why, and its own address there.
+    /// This process answered that it could not ask the next host: why, and its own address there.
     NextFailed {
         pid: u32,
         error: String,
@@ -27,7 +28,7 @@ pub enum Outcome {
     },
     /// Refused, reset or closed without an answer.
     Failed(String),
-    /// Nothing at all.
+    /// No answer at all.
     Hung,
 }
 
@@ -43,13 +44,13 @@ pub struct Request {
     pub outcome: Outcome,
 }
 
-/// A time in which something was ended: programs of hosts, or the broker.
+/// A time in which programs of hosts, or the broker, were ended.
 #[derive(Clone, Debug)]
 pub struct Loss {
     pub what: String,
     pub hosts: Vec<&'static str>,
     pub broker: bool,
-    /// Of `hosts`, those that may have been booting when `stop` ended them.
+    /// Those of `hosts` that may have been booting when `stop` ended them.
     pub booting: Vec<&'static str>,
     pub begin: Instant,
     pub end: Instant,
@@ -60,32 +61,33 @@ impl Loss {
         self.begin <= attempt.end && attempt.begin <= self.end
     }
 
-    /// Whether it ended this start of a host's program.
+    /// True if this ending ended this start of a host's program.
     fn ended(&self, host: &str, generation: &Generation) -> bool {
         let within = generation.first <= self.end && self.begin <= generation.next;
         self.hosts.contains(&host) && within && generation.last <= self.end
     }
 }
 
-/// One connection that failed.
+/// A failed connection.
 struct Attempt {
     own: Option<SocketAddrV4>,
     begin: Instant,
     end: Instant,
 }
 
-/// The hosts' ledgers, and the next host of those that ask one.
+/// The hosts' ledgers, and the next host of those that ask another.
 pub struct World<'a> {
     pub ledgers: &'a BTreeMap<&'static str, Ledger>,
     pub next: &'a BTreeMap<&'static str, &'static str>,
     pub losses: &'a [Loss],
 }
 
-/// Whatever must not have happened. Nothing where all is well.
+/// Every violation. Empty if all is well.
 pub fn judge(world: &World, requests: &[Request]) -> Vec<String> {
     let mut faults = written_twice(world);
     let mut unwritten = Unwritten::default();
-    // Whatever a program had accepted fails when it ends, and what is lost after that later.
+    // A connection that a program had accepted fails at the program's end; later losses follow from
+    // that.
     let mut in_order: Vec<&Request> = requests.iter().collect();
     in_order.sort_by_key(|request| request.end);
     for request in in_order {
@@ -171,14 +173,16 @@ fn is_written(world: &World, request: &Request, pid: u32, next: Option<u32>) -> 
     }
 }
 
-/// Connections that a program may have accepted at its end, and not written down: how many of each have been claimed.
+/// Connections that a program may have accepted at its end without a note: how many of each have
+/// been claimed.
 #[derive(Default)]
 struct Unwritten {
     claimed: HashMap<(&'static str, usize), usize>,
 }
 
 impl Unwritten {
-    /// Whether a connection may fail: a program that had accepted it was ended, or the broker that relayed it. Else why not.
+    /// Whether a connection may fail: its program, or the broker that relayed it, was ended. Else
+    /// the reason why not.
     fn excused(&mut self, world: &World, host: &'static str, route: Route, attempt: &Attempt) -> Result<(), String> {
         let mut overlapping = world.losses.iter().filter(|loss| loss.overlaps(attempt));
         if route == Route::Published {
@@ -199,7 +203,7 @@ impl Unwritten {
                 .ok_or(format!("process {} accepted it, which was not ended", generation.pid));
         }
         let overlapping: Vec<&Loss> = overlapping.collect();
-        // A plain `stop` of a host that boots turns away whoever waits for that boot.
+        // A plain `stop` of a booting host turns its waiting clients away.
         if overlapping.iter().any(|loss| loss.booting.contains(&host)) {
             return Ok(());
         }
@@ -216,7 +220,8 @@ impl Unwritten {
     }
 }
 
-/// A client is at 10.0.0.1:1; the program of `web`, process 7, accepts it at 20 and is followed by process 8 at 50.
+/// A client is at 10.0.0.1:1; the program of `web`, process 7, accepts it at 20 and is followed by
+/// process 8 at 50.
 mod tests {
     use super::*;
 

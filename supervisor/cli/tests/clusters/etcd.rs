@@ -20,7 +20,7 @@ fn etcdctl(project: &Project, endpoint: &str, command: &[&str]) -> String {
     project.ok(&run)
 }
 
-/// The member that says it leads, where all answer.
+/// The member that claims to lead, if all answer.
 fn leader(project: &Project) -> Option<&'static str> {
     let said = project.imsup(&[
         "run",
@@ -32,7 +32,7 @@ fn leader(project: &Project) -> Option<&'static str> {
         "endpoint",
         "status",
     ]);
-    // The endpoint, an id, the version, a size, whether it leads, and so on.
+    // The endpoint, an id, the version, a size, the leadership, and so on.
     let leads = |line: &str| line.split(", ").nth(4) == Some("true");
     let answered = said.stdout.lines().count() == MEMBERS.len();
     let line = said.stdout.lines().find(|line| leads(line)).filter(|_| answered)?;
@@ -79,7 +79,7 @@ fn a_cluster_boots_from_one_put_and_survives_its_leader() {
     assert_eq!(hosts[leader].boots, 2);
     assert!(peers.iter().all(|peer| hosts[*peer].boots == 1), "{hosts:?}");
 
-    // Its members end at different times, and look for each other meanwhile.
+    // The members end at different times, and look for each other meanwhile.
     project.ok(&["stop"]);
     let left: Vec<_> = project
         .ps()

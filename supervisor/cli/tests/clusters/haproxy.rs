@@ -6,14 +6,15 @@ use crate::common::{Project, need};
 
 const REPLICAS: [&str; 5] = ["app-1", "app-2", "app-3", "app-4", "app-5"];
 
-/// Not from the range out of which the kernel chooses (ip_local_port_range): others make connections until it is published.
+/// Not from the kernel's own range (ip_local_port_range): others make connections until the port is
+/// published.
 fn free_port() -> u16 {
     let first = 20_000 + u16::try_from(std::process::id() % 997).unwrap() * 10;
     let is_free = |port: &u16| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok();
     (first..32_000).find(is_free).expect("a free port")
 }
 
-/// Who answers a request.
+/// The replica that answers a request.
 #[track_caller]
 fn ask(project: &Project, url: &str) -> String {
     let said = project.outside("curl", &["-sS", "--fail", "--max-time", "60", url]);
@@ -46,7 +47,7 @@ fn replicas_boot_as_the_proxy_chooses_them() {
         .expect_success("curl");
     assert!(inside.starts_with("app-"), "{inside}");
     ask(&project, &format!("http://127.0.0.1:{port}/"));
-    // The next requests boot those that are gone.
+    // The next requests boot the missing replicas.
     project.ok(&["stop", "app"]);
     let again: BTreeSet<String> = REPLICAS.iter().map(|_| ask(&project, &url)).collect();
     assert_eq!(again, answered);

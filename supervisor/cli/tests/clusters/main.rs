@@ -1,5 +1,6 @@
-//! The clusters of `examples/`, unmodified, from nothing: a client's first connection boots the whole of each, and what is killed is booted by its
-//! peers' next connection. Each test runs the example's own directory.
+//! The clusters of `examples/`, unmodified, from nothing: a client's first connection boots the
+//! whole of each, and a killed member is booted by its peers' next connection. Each test runs the
+//! example's own directory.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -13,7 +14,8 @@ use std::time::Instant;
 
 use common::Project;
 
-/// Kills a host's program with SIGKILL, waits until a host of `peers` has booted it again, and gives the moment of the kill.
+/// Kills a host's program with SIGKILL, waits until a host of `peers` has booted it again, and
+/// returns the moment of the kill.
 #[track_caller]
 fn kill_and_let_peers_boot(project: &Project, host: &str, peers: &[&str]) -> Instant {
     let before = project.host(host);
@@ -25,7 +27,7 @@ fn kill_and_let_peers_boot(project: &Project, host: &str, peers: &[&str]) -> Ins
     killed
 }
 
-/// Who sent the signal that booted a host first.
+/// The sender of the signal that booted a host first.
 #[track_caller]
 fn first_booted_by(project: &Project, host: &str) -> String {
     project
@@ -34,7 +36,7 @@ fn first_booted_by(project: &Project, host: &str) -> String {
         .expect("a signal has a sender")
 }
 
-/// Says how long a killed member needed to serve again; nothing is asserted of it.
+/// Prints the time until a killed member served again, without an assertion.
 fn report_recovery(what: &str, killed: Instant) {
     let elapsed = killed.elapsed().as_secs_f64() * 1e3;
     println!("{what} served again {elapsed:.0} ms after it was killed");

@@ -5,7 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use crate::common::{Event, Project, need, wait_until};
 use crate::{first_booted_by, kill_and_let_peers_boot, report_recovery};
 
-/// What psql prints. A server that was just booted listens before it answers queries, and says so; natively as here its clients try again.
+/// psql's output. A server that was just booted listens before it answers queries, and says so;
+/// natively as here its clients try again.
 #[track_caller]
 fn psql(project: &Project, host: &str, sql: &str) -> String {
     let mut printed = None;
@@ -32,7 +33,7 @@ fn psql(project: &Project, host: &str, sql: &str) -> String {
     printed.unwrap().trim().to_owned()
 }
 
-/// Where this is root: somebody whom PostgreSQL runs as, and a directory that is theirs.
+/// For root: the user that PostgreSQL runs as, and a directory of that user.
 fn example() -> Project {
     if !rustix::process::getuid().is_root() {
         return Project::example("postgres", &[]);
@@ -60,7 +61,7 @@ fn a_replica_copies_a_primary_that_did_not_run_and_follows_it() {
     let exists = "select to_regclass('greetings') is not null";
     wait_until("the table to be copied", || psql(&project, "replica", exists) == "t");
 
-    // What the primary streams wakes a replica that sleeps.
+    // The primary's stream wakes a sleeping replica.
     let wakes = || {
         let by_primary =
             |event: &&Event| event.cause.as_deref() == Some("data") && event.by.as_deref() == Some("primary");
@@ -71,7 +72,7 @@ fn a_replica_copies_a_primary_that_did_not_run_and_follows_it() {
     let before = wakes();
     psql(&project, "primary", "create table signs (moment timestamptz)");
     wait_until("the replica to be woken by the primary", || {
-        // It may not become quiet at once, or be woken by a timer of its own first.
+        // The replica may not become quiet at once, or may be woken by its own timer first.
         project.imsup(&["suspend", "replica"]);
         psql(&project, "primary", "insert into signs values (now())");
         wakes() > before

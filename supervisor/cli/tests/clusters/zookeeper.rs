@@ -14,7 +14,7 @@ const SERVERS: [&str; 3] = ["zk1", "zk2", "zk3"];
 /// Four JVMs start on a machine that is busy with other tests.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What zkCli.sh prints. It is a JVM that waits for its session, and gives up after a while.
+/// The output of zkCli.sh, a JVM that waits for its session, and gives up after a while.
 #[track_caller]
 fn zkcli(project: &Project, server: &str, command: &[&str]) -> String {
     let mut all = vec![
@@ -29,12 +29,13 @@ fn zkcli(project: &Project, server: &str, command: &[&str]) -> String {
     ];
     all.extend(command);
     let finished = run(project.imsup_command(&all), TIMEOUT);
-    // It says "Created" on standard error.
+    // zkCli.sh prints "Created" on standard error.
     assert!(finished.success(), "zkCli.sh: {finished}");
     finished.stderr + &finished.stdout
 }
 
-/// "leader" or "follower"; `None` where it does not serve, by the four-letter word of an unsupervised client.
+/// "leader" or "follower"; `None` if the server does not serve, by the four-letter word of an
+/// unsupervised client.
 fn mode(address: SocketAddr) -> Option<String> {
     let mut stream = client::connect(address).ok()?;
     stream.write_all(b"srvr").ok()?;

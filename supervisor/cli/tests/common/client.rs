@@ -1,4 +1,4 @@
-//! Clients that know nothing of imsup.
+//! Clients outside imsup.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -18,7 +18,8 @@ pub fn ask_line(address: SocketAddr, line: &str) -> io::Result<String> {
     talk(&mut stream, line)
 }
 
-/// Sends a line over a connection, and gives the line that is answered. An early end is `UnexpectedEof`.
+/// Sends a line over a connection, and gives the line that is answered. An early end is
+/// `UnexpectedEof`.
 pub fn talk(stream: &mut TcpStream, line: &str) -> io::Result<String> {
     writeln!(stream, "{line}")?;
     let mut answer = String::new();
@@ -68,7 +69,7 @@ impl Held {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Sends a line, which must be answered with a line that begins with it.
+    /// Sends a line; the answer must begin with the same line.
     #[track_caller]
     pub fn ask(&mut self, line: &str) -> Answer {
         let answered = self.say(line).and_then(|()| self.hear());
@@ -87,7 +88,7 @@ impl Held {
         self.reader.get_ref()
     }
 
-    /// What comes from the host.
+    /// The host's next line.
     pub fn into_reader(self) -> impl Read {
         self.reader
     }
@@ -150,7 +151,7 @@ pub fn ask_datagram(address: SocketAddr) -> Answer {
 pub struct Answer(pub String);
 
 impl Answer {
-    /// The value of a key; panics where it is missing.
+    /// The value of a key; panics if the key is missing.
     #[track_caller]
     pub fn value(&self, key: &str) -> &str {
         let mark = format!("{key}=");
@@ -164,7 +165,8 @@ impl Answer {
         self.value("pid").parse().unwrap()
     }
 
-    /// The caller's address as the program saw it, without the port, mapped addresses as the IPv4 they are.
+    /// The caller's address as the program saw it, without the port, mapped addresses as plain
+    /// IPv4.
     #[track_caller]
     pub fn peer(&self) -> String {
         let (address, _) = self.value("peer").rsplit_once(':').unwrap();

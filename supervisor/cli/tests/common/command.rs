@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// How long anything may take before the test fails. Far above what is expected, since nothing is asserted about times.
+/// The limit of every wait, after which the test fails. Far above what is expected, since no time
+/// is asserted.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// How a command ended, and what it printed.
+/// The end of a command, and its output.
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -27,17 +28,17 @@ impl Finished {
         self.status.success()
     }
 
-    /// The exit status; `None` where a signal ended it.
+    /// The exit status; `None` if a signal ended the command.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
 
-    /// The signal that ended it.
+    /// The signal that ended the command.
     pub fn signal(&self) -> Option<i32> {
         self.status.signal()
     }
 
-    /// What it printed, where it succeeded.
+    /// The output of a successful command.
     #[track_caller]
     pub fn expect_success(self, what: &str) -> String {
         assert!(self.success(), "{what}: {self}");
@@ -63,13 +64,13 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts it in a process group of its own, its output going to `stdout`.
+    /// Starts the command in a process group of its own, its output going to `stdout`.
     #[track_caller]
     pub fn spawn(command: Command, stdout: Stdio) -> Self {
         Self::spawn_to(command, stdout, Stdio::null())
     }
 
-    /// The same, with what it says on standard error going to `stderr`.
+    /// The same, with standard error going to `stderr`.
     #[track_caller]
     pub fn spawn_to(mut command: Command, stdout: Stdio, stderr: Stdio) -> Self {
         let child = command
@@ -86,7 +87,8 @@ impl Background {
         }
     }
 
-    /// Starts it for a conversation: its standard input and output are pipes, what it says on standard error is the test's.
+    /// Starts the command for a conversation: standard input and output are pipes, standard error
+    /// is the test's.
     #[track_caller]
     pub fn conversing(mut command: Command) -> Self {
         let child = command
@@ -103,13 +105,13 @@ impl Background {
         }
     }
 
-    /// Starts it and collects what it prints.
+    /// Starts the command and collects its output.
     #[track_caller]
     pub fn collecting(command: Command) -> Self {
         Self::collecting_with(command, Stdio::null())
     }
 
-    /// The same, with this as its standard input.
+    /// The same, with this standard input.
     #[track_caller]
     pub fn collecting_with(mut command: Command, stdin: Stdio) -> Self {
         let child = command
@@ -138,7 +140,7 @@ impl Background {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the command's end.
     #[track_caller]
     pub fn finish(mut self, limit: Duration) -> Finished {
         if !wait_exit(self.child.id(), limit) {
@@ -165,7 +167,7 @@ impl Background {
     }
 
     fn end(&mut self) {
-        // Not reaped yet, so neither the pid nor the group can be anybody else's.
+        // Not reaped yet, so pid and group cannot belong to another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
             let _ = self.child.wait();
@@ -193,7 +195,7 @@ pub fn run(command: Command, limit: Duration) -> Finished {
     Background::collecting(command).finish(limit)
 }
 
-/// Waits until a process has ended; false where it has not within `limit`.
+/// Waits until a process has ended; false if it has not within `limit`.
 pub fn wait_exit(pid: u32, limit: Duration) -> bool {
     let Some(pid) = Pid::from_raw(i32::try_from(pid).unwrap()) else {
         return true;

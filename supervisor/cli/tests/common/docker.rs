@@ -1,6 +1,8 @@
-//! Docker for tests: a daemon of the test's own with nothing of the machine's, and containers without a network.
+//! Docker for tests: a daemon of the test's own, apart from the machine's, and containers without a
+//! network.
 //!
-//! Everything dies with the daemon's PID namespace, and with this process; cgroups and files are removed when it is dropped.
+//! Everything dies with the daemon's PID namespace, and with this process; cgroups and files are
+//! removed on drop.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,8 +17,8 @@ use tempfile::TempDir;
 use super::command::{Finished, LIMIT, run, wait_exit};
 use super::{guest, imsup};
 
-/// In a mount namespace: what dockerd and containerd write outside their directories (/run, /etc/docker, /opt/containerd) is seen by nobody
-/// else, and gone with them.
+/// In a mount namespace: writes of dockerd and containerd outside their directories (/run,
+/// /etc/docker, /opt/containerd) are invisible elsewhere, and gone with them.
 const HIDE: &str = "set -e
 mount -t tmpfs tmpfs /run
 mkdir /run/upper /run/work
@@ -26,7 +28,7 @@ exec \"$@\"";
 
 const IMAGE: &str = "imsup-test:1";
 
-/// The directory in the image that belongs to its user, and to which its files go.
+/// The directory in the image that belongs to its user, and receives its files.
 const HOME: &str = "/home/app";
 
 /// The image's ordinary user.
@@ -40,8 +42,8 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts it, and makes an image of local files: the machine's programs and imsup are mounted, `files` are in [`HOME`], the working
-    /// directory.
+    /// Starts the daemon, and makes an image of local files: the machine's programs and imsup are
+    /// mounted, `files` are in [`HOME`], the working directory.
     pub fn start(files: &[(&str, &str)]) -> Self {
         assert!(geteuid().is_root(), "only root can start dockerd: sudo make test");
         let directory = tempfile::Builder::new().prefix("imsup-d").tempdir().unwrap();
@@ -120,7 +122,7 @@ impl Docker {
         }
         std::fs::create_dir_all(&home).unwrap();
         for directory in ["bin", "sbin", "lib", "lib64"] {
-            // Where /usr is merged, these are links into it.
+            // On a machine with a merged /usr, these are links into it.
             match std::fs::read_link(Path::new("/").join(directory)) {
                 Ok(target) => symlink(target, root.join(directory)).unwrap(),
                 Err(_) => std::fs::create_dir_all(root.join(directory)).unwrap(),
@@ -158,7 +160,8 @@ impl Docker {
         run(self.command(arguments), LIMIT).expect_success(&format!("docker {}", arguments.join(" ")))
     }
 
-    /// Starts a container with docker's own defaults: its seccomp profile, its capabilities. `user` is the image's.
+    /// Starts a container with docker's own defaults: its seccomp profile, its capabilities. `user`
+    /// is the image's.
     pub fn run(&self, user: &str, command: &[&str]) -> Container<'_> {
         self.run_with(&[], user, command)
     }
@@ -198,7 +201,8 @@ impl Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        // The first process of a PID namespace is gone only when all the others are (pid_namespaces(7)), and unshare waits for it.
+        // The first process of a PID namespace is gone only when all the others are
+        // (pid_namespaces(7)), and unshare waits for it.
         let unshare = self.daemon.id();
         let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
         let first = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
@@ -213,21 +217,21 @@ impl Drop for Docker {
     }
 }
 
-/// A container; it ends with the daemon.
+/// A container; ends with the daemon.
 pub struct Container<'a> {
     docker: &'a Docker,
     id: String,
 }
 
 impl Container<'_> {
-    /// Runs a command in it, as its user.
+    /// Runs a command in the container, as its user.
     pub fn exec(&self, command: &[&str]) -> Finished {
         let mut arguments = vec!["exec", self.id.as_str()];
         arguments.extend(command);
         run(self.docker.command(&arguments), LIMIT)
     }
 
-    /// Runs a command in it that must succeed, and gives what it printed.
+    /// Runs a command in the container that must succeed, and returns its output.
     #[track_caller]
     pub fn ok(&self, command: &[&str]) -> String {
         let finished = self.exec(command);
@@ -240,12 +244,12 @@ impl Container<'_> {
         finished.stdout
     }
 
-    /// What its main process has said.
+    /// The output of the main process so far.
     pub fn logs(&self) -> String {
         run(self.docker.command(&["logs", &self.id]), LIMIT).to_string()
     }
 
-    /// Waits until its main process has said this; fails where it ends before.
+    /// Waits until the main process has printed this; fails if the process ends before.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
         let mut command = self.docker.command(&["logs", "--follow", &self.id]);
@@ -278,7 +282,7 @@ impl Container<'_> {
         assert!(said, "it never said '{text}': {}", self.logs());
     }
 
-    /// What it ended with.
+    /// The exit status.
     pub fn wait(&self) -> i32 {
         self.docker.ok(&["wait", &self.id]).trim().parse().unwrap()
     }
@@ -293,7 +297,8 @@ fn name_of(path: &Path) -> String {
         .to_owned()
 }
 
-/// Removes the cgroups of this name in all hierarchies, and what is below them: dockerd leaves them behind.
+/// Removes the cgroups of this name in all hierarchies, with their children: dockerd leaves them
+/// behind.
 fn remove_cgroups(directory: &Path, name: &str) {
     for path in subdirectories(directory) {
         if path.file_name().is_some_and(|found| found == name) {

@@ -1,19 +1,21 @@
-//! What a process holds: memory, descriptors, threads.
+//! A process's holdings: memory, descriptors, threads.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use super::LIMIT;
 
-/// Descriptors that may come and go: sockets for the next questions to a name server, as many of each family (`resolvers::MOST`), and where `IMSUP_WITHOUT` has the supervisor keep copies of the program's sockets, which it sweeps up
-/// once there are 64 more (`copies::FEW`), or an eighth of the descriptors that the program has.
+/// Descriptors that may come and go: sockets for the next questions to a name server, as many of
+/// each family (`resolvers::MOST`), and where `IMSUP_WITHOUT` has the supervisor keep copies of the
+/// program's sockets, which it sweeps up once there are 64 more (`copies::FEW`), or an eighth of
+/// the descriptors that the program has.
 fn copies() -> usize {
     let without = std::env::var("IMSUP_WITHOUT").unwrap_or_default();
     let stock = 2 * 16;
     stock + if without.contains("pidfd_getfd") { 128 } else { 0 }
 }
 
-/// What a process holds.
+/// The holdings of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Holdings {
     /// Memory that is no file's, in bytes: heap and stacks.
@@ -39,7 +41,7 @@ impl Holdings {
     }
 }
 
-/// One process, and what it held at first.
+/// One process, and its first holdings.
 pub struct Observed {
     name: &'static str,
     pid: u32,
@@ -53,15 +55,16 @@ impl Observed {
         Self { name, pid, before }
     }
 
-    /// Fails where it holds more than before, but for so many bytes.
+    /// Fails if the process holds more than before, apart from this many bytes.
     ///
-    /// A held call whose caller was killed is noticed within a tick, so descriptors are waited for; a leak stays.
+    /// A held call whose caller was killed is noticed within a tick, so descriptors are waited for;
+    /// a leak stays.
     #[track_caller]
     pub fn expect_no_more(&self, after: &str, bytes: u64) {
         self.expect_no_more_in(self.pid, after, bytes);
     }
 
-    /// The same of a process that has come in its place.
+    /// The same for a process that has taken its place.
     #[track_caller]
     pub fn expect_no_more_in(&self, pid: u32, after: &str, bytes: u64) {
         let deadline = Instant::now() + LIMIT;

@@ -1,4 +1,5 @@
-//! What a project must not leave behind: processes, files, mounts, cgroups. Sockets live in processes.
+//! Leftovers that a project must not have: processes, files, mounts, cgroups. Sockets live in
+//! processes.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,10 +14,11 @@ pub struct Process {
     pub command: String,
 }
 
-/// How long a process may take from its last act to disappearing from /proc, on a busy machine. A process that nobody ends stays for ever.
+/// The time that a process may take from its last act to its disappearance from /proc, on a busy
+/// machine. A leaked process stays for ever.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Whatever is left of the project whose files are in `directory`.
+/// All leftovers of the project whose files are in `directory`.
 pub fn find(directory: &Path, project: &str) -> Vec<String> {
     let mut left: Vec<String> = Vec::new();
     let deadline = Instant::now() + GRACE;
@@ -50,13 +52,14 @@ pub fn find(directory: &Path, project: &str) -> Vec<String> {
             .filter(|line| line.contains(mark))
             .map(|line| format!("mount {line}")),
     );
-    // The whole name: `x-1-1` begins the names of `x-1-10` and the following, which may be other tests' projects.
+    // The whole name: `x-1-1` begins the names of `x-1-10` and the following, which may be other
+    // tests' projects.
     left.extend(cgroups(Path::new("/sys/fs/cgroup"), &format!(".{project}.")));
     left
 }
 
-/// Processes whose environment names `directory`, or who work in it (redis writes its title over its environment), but for the test itself.
-/// Zombies have neither.
+/// Processes whose environment names `directory`, or that work in it (redis writes its title over
+/// its environment), except the test itself. Zombies have neither.
 pub fn processes(directory: &Path) -> Vec<Process> {
     let mark = directory.as_os_str().as_bytes();
     let mut found = Vec::new();
@@ -81,8 +84,8 @@ pub fn processes(directory: &Path) -> Vec<Process> {
     found
 }
 
-/// Ends what a failed test left. Only processes that carry the test's own directory are touched, through pidfds that are
-/// opened before that is checked once more.
+/// Ends what a failed test left. Only processes that carry the test's own directory are touched,
+/// through pidfds that are opened before that is checked once more.
 pub fn kill_all(directory: &Path) {
     for _ in 0..20 {
         let running = processes(directory);

@@ -1,7 +1,8 @@
-//! The harness of the end-to-end tests: projects that clean up after themselves, and bounded commands.
+//! The harness of the end-to-end tests: projects that clean up after themselves, and bounded
+//! commands.
 //!
-//! Every test has its own runtime and state directory and its own project. A test says nothing about users: `make test`
-//! runs the same tests as root and as an ordinary user.
+//! Every test has its own runtime and state directory and its own project. A test does not depend
+//! on the user: `make test` runs the same tests as root and as an ordinary user.
 #![allow(dead_code)] // each test binary uses its own part of the harness
 
 pub mod client;
@@ -50,24 +51,27 @@ pub struct Event {
 }
 
 impl Event {
-    /// Whether it is of this kind, at this host.
+    /// True for an event of this kind at this host.
     pub fn is(&self, host: &str, kind: &str) -> bool {
         self.host == host && self.event == kind
     }
 }
 
-/// A project in directories of its own. Dropped, it is taken down, and the test fails where anything is left.
+/// A project in directories of its own. On drop it is taken down, and the test fails if leftovers
+/// are found.
 pub struct Project {
     pub name: String,
     directory: TempDir,
 }
 
-/// Has imsup do without what Docker's default seccomp profile refuses: descriptors are handed over by stopped threads.
+/// Makes imsup do without the calls that Docker's default seccomp profile refuses: descriptors are
+/// handed over by stopped threads.
 pub const AS_IN_A_CONTAINER: [(&str, &str); 1] = [("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")];
 
 impl Project {
-    /// A project with this compose file, not up yet. In the file `@guest@` stands for the guest with dials, `@guests@` for the
-    /// directory of built guests, `@source@` for testdata/guests, and `@dir@` for the project's own directory.
+    /// A project with this compose file, not up yet. In the file `@guest@` stands for the guest
+    /// with dials, `@guests@` for the directory of built guests, `@source@` for testdata/guests,
+    /// and `@dir@` for the project's own directory.
     pub fn new(label: &str, compose: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -97,15 +101,15 @@ impl Project {
         project
     }
 
-    /// A project of the directory `examples/NAME` itself, which is up. What its programs keep goes to `DATA`, a directory of this project;
-    /// `variables` are those of its compose file.
+    /// A project of the directory `examples/NAME` itself, which is up. The state of its programs
+    /// goes to `DATA`, a directory of this project; `variables` are those of its compose file.
     pub fn example(name: &str, variables: &[(&str, &str)]) -> Self {
         let project = Self::new(name, "services: {}");
         project.up_example(name, variables);
         project
     }
 
-    /// What [`Project::example`] does, in a project that is there and not up.
+    /// The same as [`Project::example`], in a project that exists and is not up.
     #[track_caller]
     pub fn up_example(&self, name: &str, variables: &[(&str, &str)]) {
         let file = example(name).join("compose.yaml");
@@ -170,14 +174,14 @@ impl Project {
         command::run(self.imsup_command(arguments), LIMIT)
     }
 
-    /// Runs `imsup VERB ...`, which must succeed, and gives what it printed.
+    /// Runs `imsup VERB ...`, which must succeed, and returns its output.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
         self.imsup(arguments)
             .expect_success(&format!("imsup {}", arguments.join(" ")))
     }
 
-    /// Runs `imsup VERB ...`, which must fail with this status, and gives what it said.
+    /// Runs `imsup VERB ...`, which must fail with this status, and returns its message.
     #[track_caller]
     pub fn fails(&self, status: i32, arguments: &[&str]) -> String {
         let finished = self.imsup(arguments);
@@ -197,7 +201,7 @@ impl Project {
         self.imsup(&arguments)
     }
 
-    /// Runs the guest with dials as a transient host; it must succeed; gives what it printed.
+    /// Runs the guest with dials as a transient host, which must succeed; returns the output.
     #[track_caller]
     pub fn run_guest(&self, dials: &[&str]) -> String {
         let program = guest("guest");
@@ -206,7 +210,7 @@ impl Project {
         self.run(&command).expect_success(&format!("guest {}", dials.join(" ")))
     }
 
-    /// Runs an ordinary unsupervised command, which must succeed, and gives what it printed.
+    /// Runs an ordinary unsupervised command, which must succeed, and returns its output.
     #[track_caller]
     pub fn outside(&self, program: &str, arguments: &[&str]) -> String {
         command::run(self.command(program, arguments), LIMIT).expect_success(program)
@@ -273,7 +277,8 @@ impl Project {
             .collect()
     }
 
-    /// Waits for the `count`th event of this kind at this host (counted from `up`), and gives it.
+    /// Waits for the `count`th event of this kind at this host (counted from `up`), and returns the
+    /// event.
     #[track_caller]
     pub fn wait_event(&self, host: &str, kind: &str, count: usize) -> Event {
         let command = self.imsup_command(&["events", "--follow", "--format", "json"]);
@@ -323,7 +328,7 @@ impl Project {
         watch::Watch::start(self)
     }
 
-    /// What `imsup why` says of a host: the object `why`.
+    /// The answer of `imsup why` about a host: the object `why`.
     #[track_caller]
     pub fn why(&self, host: &str) -> Value {
         let text = self.ok(&["why", host, "--format", "json"]);
@@ -332,7 +337,8 @@ impl Project {
         json["why"].clone()
     }
 
-    /// Waits until a sleeper says that this keeps it from being terminated. It says nothing of that while it ticks into work, and is asked again.
+    /// Waits until a sleeper reports this obstacle to its termination. A sleeper that ticks into
+    /// work reports none, and is asked again.
     #[track_caller]
     pub fn wait_kept(&self, host: &str, reason: &str) {
         let mut last = Value::Null;
@@ -357,7 +363,7 @@ impl Project {
             .filter(|process| process.command.starts_with(&mark))
             .map(|process| process.pid)
             .collect();
-        // What it starts has its command line until it executes.
+        // Its children have its command line until they execute.
         let brokers = found.clone();
         found.retain(|pid| parent(*pid).is_none_or(|parent| !brokers.contains(&parent)));
         assert_eq!(found.len(), 1, "one broker: {:?}", self.processes());
@@ -384,7 +390,7 @@ impl Project {
     #[track_caller]
     pub fn kill_broker(&self) {
         let broker = self.broker();
-        // It would start another keeper.
+        // The broker would start another keeper.
         self.signal(broker, Signal::STOP);
         if let Some(keeper) = self.find_keeper() {
             self.kill(keeper);
@@ -410,14 +416,14 @@ impl Project {
         assert!(command::wait_exit(pid, LIMIT));
     }
 
-    /// Takes the project down and checks that nothing is left.
+    /// Takes the project down and checks for leftovers.
     #[track_caller]
     pub fn down(&self) {
         self.ok(&["down"]);
         self.expect_nothing_left();
     }
 
-    /// Fails where a process, file, mount or cgroup of the project is left.
+    /// Fails if a process, file, mount or cgroup of the project is left.
     #[track_caller]
     pub fn expect_nothing_left(&self) {
         let left = leaks::find(self.directory.path(), &self.name);
@@ -429,7 +435,7 @@ impl Project {
         leaks::processes(self.directory.path())
     }
 
-    /// What there is to know about the project, for a failing test's output.
+    /// A description of the project, for the output of a failing test.
     fn report(&self) -> String {
         let mut text = String::new();
         for arguments in [&["ps"][..], &["events"], &["logs"]] {
@@ -477,7 +483,7 @@ fn parse_event(line: &str) -> Event {
     }
 }
 
-/// Stops a process of a project, and waits until none of its threads runs any more.
+/// Stops a process of a project, and waits until all its threads have stopped.
 pub fn stop(project: &Project, pid: u32) {
     project.signal(pid, Signal::STOP);
     wait_until("all threads to be stopped", || {
@@ -495,7 +501,7 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Waits until `condition` holds, for things that nothing announces.
+/// Waits until `condition` holds, for conditions without an event.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
@@ -539,7 +545,7 @@ pub fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Fails where a program that the test needs is not installed.
+/// Fails if a program that the test needs is not installed.
 #[track_caller]
 pub fn need(programs: &[&str]) {
     for program in programs {

@@ -1,4 +1,5 @@
-//! Tests that change a network: each in a namespace of its own, so that the machine's is left alone.
+//! Tests that change a network: each in a namespace of its own, so that the machine's is left
+//! alone.
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::io::{BufRead, BufReader, Write};
@@ -7,8 +8,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 const MARK: &str = "IMSUP_TEST_OWN_NETWORK";
 
-/// Runs the calling test once more, in a network namespace where only the loopback device is, and up. True in there, where the test is to
-/// do its work; false outside, once it has succeeded. An ordinary user gets a user namespace as well, in which he is root.
+/// Runs the calling test once more, in a network namespace with a loopback device only, which is
+/// up. True inside, for the test to do its work; false outside, after its success. An ordinary user
+/// gets a user namespace as well, as its root.
 #[track_caller]
 #[must_use]
 pub fn is_own() -> bool {
@@ -37,7 +39,7 @@ pub fn is_own() -> bool {
     false
 }
 
-/// Runs `ip ARGUMENTS`, which must succeed, and gives what it printed.
+/// Runs `ip ARGUMENTS`, which must succeed, and returns the output.
 #[track_caller]
 pub fn ip(arguments: &str) -> String {
     assert!(std::env::var_os(MARK).is_some(), "only in a network of the test's own");
@@ -55,12 +57,13 @@ pub fn local_routes(prefix: &str) -> Vec<String> {
     of_prefix.map(|line| line.trim().to_owned()).collect()
 }
 
-/// Where administrators' programs are, for users too.
+/// The directories of administrators' programs, for users too.
 fn path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// What another machine does: Python, which runs what it is told line by line, and says when each line is done.
+/// The script of another machine: Python, which runs its input line by line, and reports each
+/// finished line.
 const DRIVER: &str = "
 import os, select, socket, sys
 # A question for the address of `web`.
@@ -71,7 +74,8 @@ for line in sys.stdin:
     print('.', flush=True)
 ";
 
-/// Another machine: a network namespace of its own, with one cable to the test's. The test's end is 192.0.2.1. Ends when it is dropped.
+/// Another machine: a network namespace of its own, with one cable to the test's. The test's end is
+/// 192.0.2.1. Ended on drop.
 pub struct Neighbour {
     python: Child,
     input: ChildStdin,
@@ -79,8 +83,8 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// A neighbour that has a route to `prefix` by way of the test's machine. With `localnet` both let 127.0.0.0/8 leave the machine
-    /// (ip-sysctl.rst, route_localnet).
+    /// A neighbour that has a route to `prefix` by way of the test's machine. With `localnet` both
+    /// let 127.0.0.0/8 leave the machine (ip-sysctl.rst, route_localnet).
     #[track_caller]
     pub fn with_route_to(prefix: &str, localnet: bool) -> Self {
         let mut python = Command::new("unshare")
@@ -117,7 +121,7 @@ impl Neighbour {
         neighbour
     }
 
-    /// Runs Python, and gives what it printed.
+    /// Runs Python, and returns its output.
     #[track_caller]
     pub fn run(&mut self, code: &str) -> String {
         writeln!(self.input, "{code:?}").unwrap();
@@ -143,8 +147,9 @@ impl Neighbour {
         }
     }
 
-    /// Connects to each of these, sends a datagram to each of those, and tells how many connections were made by the time that all of it has
-    /// arrived: a connection to a listener that anybody reaches comes last on the same cable.
+    /// Connects to each of the first, sends a datagram to each of the second, and returns the
+    /// number of connections made by the time that everything has arrived: a connection to a
+    /// listener open to all comes last on the same cable.
     #[track_caller]
     pub fn try_to_reach(&mut self, streams: &[SocketAddr], datagrams: &[SocketAddr]) -> usize {
         let control = TcpListener::bind("192.0.2.1:0").unwrap();

@@ -12,7 +12,8 @@ impl Random {
         Self(seed)
     }
 
-    /// A seed that is new each time, or the one in `IMSUP_TEST_SEED`; printed, so that a failed run can be repeated.
+    /// A new seed each time, or the seed in `IMSUP_TEST_SEED`; printed, so that a failed run can be
+    /// repeated.
     pub fn seed() -> u64 {
         let given = std::env::var("IMSUP_TEST_SEED").ok();
         let seed = match given {

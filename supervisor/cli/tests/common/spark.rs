@@ -11,7 +11,8 @@ use super::{LIMIT, Project};
 const TIMEOUT: Duration = Duration::from_secs(300);
 const HOSTS: [&str; 3] = ["master", "worker-1", "worker-2"];
 
-/// Brings the example up with the compose files in `over` over its own, has its driver count words, and waits until nothing runs.
+/// Brings the example up with the compose files in `over` merged over its own, has its driver count
+/// words, and waits until no process runs.
 #[track_caller]
 pub fn one_query(label: &str, over: &[&str]) {
     super::need(&["java"]);
@@ -69,7 +70,7 @@ fn with_spark(project: &Project, arguments: &[&str]) -> Command {
     command
 }
 
-/// Where scripts/setup.sh puts Spark.
+/// The directory in which scripts/setup.sh puts Spark.
 fn spark() -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("spark");
     let program = directory.join("pyspark/bin/spark-class");

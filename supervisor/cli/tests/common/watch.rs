@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Background, Event, LIMIT, Project, parse_event};
 
-/// One `imsup events --follow` for as long as this lives.
+/// One `imsup events --follow`, as long as this value lives.
 pub struct Watch {
     follower: Background,
     limit: Duration,
@@ -47,7 +47,7 @@ impl Watch {
         Self { limit, ..self }
     }
 
-    /// Its process, which is none of the project's hosts.
+    /// The follower's process, which is none of the project's hosts.
     pub fn pid(&self) -> u32 {
         self.follower.pid()
     }
@@ -63,13 +63,13 @@ impl Watch {
         events.iter().filter(|event| event.is(host, kind)).cloned().collect()
     }
 
-    /// How many events of one kind there were at one host so far.
+    /// The number of events of one kind at one host so far.
     pub fn count(&self, host: &str, kind: &str) -> usize {
         let events = self.shared.events.lock().unwrap();
         events.iter().filter(|event| event.is(host, kind)).count()
     }
 
-    /// Waits until `find` finds something in the events so far.
+    /// Waits until `find` succeeds on the events so far.
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&[Event]) -> Option<T>) -> T {
         let deadline = Instant::now() + self.limit;
@@ -88,7 +88,8 @@ impl Watch {
         }
     }
 
-    /// Waits for the `count`th event of this kind at this host (counted from `up`), and gives it.
+    /// Waits for the `count`th event of this kind at this host (counted from `up`), and returns the
+    /// event.
     #[track_caller]
     pub fn wait(&self, host: &str, kind: &str, count: usize) -> Event {
         self.wait_for(&format!("'{kind}' number {count} of {host}"), |events| {
@@ -100,7 +101,8 @@ impl Watch {
         })
     }
 
-    /// Waits until a host has been woken `wakes` times at least since `up` and sleeps, and gives how many times it was.
+    /// Waits until a host has been woken at least `wakes` times since `up` and sleeps, and returns
+    /// the number of wakes.
     #[track_caller]
     pub fn slept_again(&self, host: &str, wakes: usize) -> usize {
         self.wait_for(&format!("{host} to sleep after wake {wakes}"), |events| {
@@ -111,10 +113,12 @@ impl Watch {
         })
     }
 
-    /// Waits until a host sleeps that has been woken for everything that came to it before this call, and gives how many times it was woken until then.
+    /// Waits until a host sleeps that has been woken for every arrival before this call, and
+    /// returns the number of wakes until then.
     ///
-    /// A client that is delayed between its connect and its request finds a host that has slept in between, so no test knows how often a host was woken by
-    /// then. The supervisor reports what has woken its host before it answers a question, and the events of that come in their order.
+    /// A client that is delayed between its connect and its request finds a host that has slept in
+    /// between, so no test knows the number of wakes by then. The supervisor reports the causes of
+    /// its wakes before it answers a question, and the events come in their order.
     #[track_caller]
     pub fn asleep(&self, project: &Project, host: &str) -> usize {
         project.why(host);
@@ -122,7 +126,8 @@ impl Watch {
         self.slept_again(host, usize::try_from(wakes).unwrap())
     }
 
-    /// What woke a host after its first `wakes` wakes. On a busy machine a tick may take long enough to count as a wake, caused by a timer: these are left out.
+    /// The causes of a host's wakes after its first `wakes` wakes. On a busy machine a tick may
+    /// take long enough to count as a wake, caused by a timer: these are left out.
     pub fn causes_after(&self, host: &str, wakes: usize) -> Vec<String> {
         let causes = self.of(host, "wake").into_iter().skip(wakes);
         let causes = causes.map(|wake| wake.cause.unwrap_or_default());

@@ -1,4 +1,5 @@
-//! docs/conformance.md: what the cases cover, as measured while they run natively (testdata/guests/conformance/cover.c).
+//! docs/conformance.md: the coverage of the cases, measured while they run natively
+//! (testdata/guests/conformance/cover.c).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -30,13 +31,15 @@ const ADDRESSES: &[&str] = &[
 ];
 const WAITS: &[&str] = &["blocking", "nonblocking"];
 
-/// Which calls must be made on which sockets: all on all, but those that concern connections or descriptors alone.
+/// The calls that must be made on each kind of socket: all on all, except calls that concern
+/// connections or descriptors alone.
 fn is_required(call: &str, kind: &str) -> bool {
     let of_streams = ["listen", "accept", "accept4", "shutdown"].contains(&call);
     let of_descriptors = call.starts_with("dup");
     match kind {
         "tcp4" => true,
-        // One that is bound to an IPv6 address proper counts as IPv6 only (net/ipv6/af_inet6.c, __inet6_bind).
+        // A socket bound to an IPv6 address proper counts as IPv6 only (net/ipv6/af_inet6.c,
+        // __inet6_bind).
         "tcp6" => !of_descriptors,
         "udp4" | "udp6" => !of_streams && !of_descriptors,
         "tcp6only" | "udp6only" => matches!(call, "bind" | "getsockname"),
@@ -44,12 +47,13 @@ fn is_required(call: &str, kind: &str) -> bool {
     }
 }
 
-/// What one case does: call, kind of socket, whether it blocks, kind of address.
+/// The steps of one case: call, kind of socket, blocking or not, kind of address.
 type Noted = BTreeMap<(String, String, String, String), BTreeSet<String>>;
 
 fn measure(project: &Project, cases: &[&str]) -> Noted {
     let (ports, noted) = (Mutex::new(Ports::new()), Mutex::new(Noted::new()));
-    // Those of several programs, those whose descriptors and pointers are nonsense, and those that go as far as privileges let them.
+    // Cases of several programs, cases with invalid descriptors and pointers, and cases whose
+    // result depends on privileges.
     let left_out = |case: &str| {
         ["hosts/", "inherited/", "hostile_", "foreign_", "address_transparent"]
             .iter()
@@ -71,7 +75,7 @@ fn measure(project: &Project, cases: &[&str]) -> Noted {
     noted.into_inner().unwrap()
 }
 
-/// How many cases do what `wanted` says.
+/// The number of cases that do what `wanted` says.
 fn count(noted: &Noted, wanted: impl Fn(&str, &str, &str, &str) -> bool) -> usize {
     let fitting = noted
         .iter()
@@ -96,7 +100,7 @@ fn table(text: &mut String, title: &str, rows: &[&str], columns: &[&str], cell: 
     }
 }
 
-/// The cases by the axes of their matrices; those that were written one by one by their subject.
+/// The cases by the axes of their matrices; cases written one by one by their subject.
 fn axes(text: &mut String, cases: &[&str]) {
     let mut matrices: BTreeMap<&str, Vec<Vec<&str>>> = BTreeMap::new();
     let mut single: BTreeMap<&str, usize> = BTreeMap::new();

@@ -1,40 +1,40 @@
-//! The known deviations: testdata/conformance/deviations.toml, and what they make of a case's native output.
+//! The known deviations: testdata/conformance/deviations.toml, applied to a case's native output.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// Why something is different, for users.
+/// The reason for a difference, for users.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
-    /// Its anchor in docs/deviations.md.
+    /// The anchor in docs/deviations.md.
     pub id: String,
     pub title: String,
     pub text: String,
-    /// Tests elsewhere that show it, as `FILE::NAME` of supervisor/cli/tests/.
+    /// Tests elsewhere that show the deviation, as `FILE::NAME` of supervisor/cli/tests/.
     #[serde(default)]
     pub shown_by: Vec<String>,
 }
 
-/// What cases may print differently when supervised.
+/// The output that supervised cases may print differently.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
-    /// The id of its reason.
+    /// The id of the reason.
     pub reason: String,
-    /// Which cases, as globs; each that matches must show it.
+    /// The cases, as globs; each match must show the deviation.
     pub cases: Vec<String>,
-    /// Lines printed natively, and lines printed in their place. They stand for every occurrence.
+    /// Lines printed natively, and their supervised replacements, for every occurrence.
     pub changes: Vec<(String, String)>,
     /// Only in the mode of this name.
     pub mode: Option<String>,
-    /// Only where root, or only where an ordinary user runs it.
+    /// For root only, or for an ordinary user only.
     pub user: Option<User>,
 }
 
-/// Who runs imsup.
+/// The user of imsup.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 pub enum User {
@@ -114,7 +114,7 @@ pub fn check(deviations: &[Deviation], cases: &[&str], modes: &[&str]) {
     }
 }
 
-/// What differs from what is expected in one case, or nothing.
+/// The difference from the expectation in one case, or none.
 pub fn compare(case: &str, native: &str, supervised: &str, deviations: &[&Deviation]) -> Option<String> {
     let mut expected = native.to_owned();
     for (from, to) in deviations.iter().flat_map(|one| &one.changes) {
@@ -147,7 +147,7 @@ pub fn compare(case: &str, native: &str, supervised: &str, deviations: &[&Deviat
     }
 }
 
-/// The text with these lines in place of those; `None` where those do not occur.
+/// The text with these lines replaced by those; `None` if the lines do not occur.
 fn replace_lines(text: &str, from: &str, to: &str) -> Option<String> {
     let (lines, from): (Vec<&str>, Vec<&str>) = (text.lines().collect(), from.trim_matches('\n').lines().collect());
     let (mut done, mut at, mut found) = (Vec::new(), 0, false);

@@ -1,4 +1,4 @@
-//! docs/deviations.md, made of the reasons and of what has them.
+//! docs/deviations.md, made of the reasons and of the cases and tests that show them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -119,7 +119,7 @@ fn cell(lines: &str) -> String {
     }
 }
 
-/// Compares with a file of the repository, after writing it where that was asked for.
+/// Compares with a file of the repository, after writing that file if asked to.
 pub fn compare_with_file(path: &str, text: &str) {
     let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
     if std::env::var_os("IMSUP_REGENERATE").is_some() {

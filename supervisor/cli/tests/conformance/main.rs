@@ -1,7 +1,9 @@
-//! Conformance: every case of testdata/guests/conformance runs natively and supervised, and prints the same.
+//! Conformance: every case of testdata/guests/conformance runs natively and supervised, and prints
+//! the same.
 //!
-//! Where it may print something else, testdata/conformance/deviations.toml says what; a deviation that no longer happens fails the
-//! test too. `IMSUP_REGENERATE=1` writes docs/deviations.md and docs/conformance.md anew.
+//! Permitted differences are in testdata/conformance/deviations.toml; a deviation that no longer
+//! happens fails the test too. `IMSUP_REGENERATE=1` writes docs/deviations.md and
+//! docs/conformance.md again.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -20,11 +22,11 @@ use common::{Project, guest};
 use deviations::{Deviation, compare};
 use ports::Ports;
 
-/// A way in which imsup runs programs; each has its own deviations.
+/// A mode in which imsup runs programs; each has its own deviations.
 struct Mode {
-    /// As deviations.toml calls it.
+    /// The mode's name in deviations.toml.
     name: &'static str,
-    /// What makes imsup run so.
+    /// The variable that selects the mode.
     environment: &'static [(&'static str, &'static str)],
 }
 
@@ -34,7 +36,8 @@ const PIDFD: Mode = Mode {
     environment: &[],
 };
 
-/// pidfd_getfd(2) and process_vm_readv(2) are refused, as in a container: the supervisor makes the program's sockets and keeps copies.
+/// pidfd_getfd(2) and process_vm_readv(2) are refused, as in a container: the supervisor makes the
+/// program's sockets and keeps copies.
 const COPIES: Mode = Mode {
     name: "copies",
     environment: &[("IMSUP_WITHOUT", "pidfd_getfd,process_vm_readv")],
@@ -42,13 +45,13 @@ const COPIES: Mode = Mode {
 
 const MODES: &[&Mode] = &[&PIDFD, &COPIES];
 
-/// Natively they take half a second at most, but machines are busy.
+/// Natively a case takes half a second at most, but machines are busy.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The cases wait more than they work.
 const AT_ONCE: usize = 8;
 
-/// Natively, what stands for the address that a machine's own name resolves to.
+/// Natively, the stand-in for the address that a machine's own name resolves to.
 const OWN: &str = "127.0.0.2";
 
 #[test]
@@ -99,7 +102,7 @@ fn compare_all(mode: &Mode) {
     ports::while_none_is_tried(|| drop(project));
 }
 
-/// Does something for each case, several at once.
+/// Runs a closure for each case, several at once.
 fn for_each(cases: &[&str], work: impl Fn(&str) + Sync) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -113,7 +116,7 @@ fn for_each(cases: &[&str], work: impl Fn(&str) + Sync) {
     });
 }
 
-/// Runs a case natively and supervised; says what is wrong.
+/// Runs a case natively and supervised; returns the difference.
 fn compare_one(
     project: &Project,
     mode: &Mode,

@@ -1,4 +1,4 @@
-//! Ports for the cases: ranges that nobody uses.
+//! Ports for the cases: unused ranges.
 
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::linux::net::SocketAddrExt;
@@ -8,11 +8,12 @@ use std::sync::RwLock;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// Held exclusively while ports are tried, and shared while programs are started: until it executes its program, a child holds what its parent had
-/// open, which makes a port seem taken to the next one.
+/// Held exclusively while ports are tried, and shared while programs are started: until it executes
+/// its program, a child holds its parent's open descriptors, which makes a port seem taken to the
+/// next one.
 static TRYING: RwLock<()> = RwLock::new(());
 
-/// Does what starts programs.
+/// Runs a closure that starts programs.
 pub fn while_none_is_tried<T>(work: impl FnOnce() -> T) -> T {
     let _not_while_ports_are_tried = TRYING.read().unwrap();
     work()
@@ -21,7 +22,8 @@ pub fn while_none_is_tried<T>(work: impl FnOnce() -> T) -> T {
 /// Ports for one run of one case; cases use ten.
 const PORTS: u16 = 10;
 
-/// Hands out ranges of ports that nobody uses, not even in TIME_WAIT; below the ephemeral ones, so that the kernel hands out none of them.
+/// Hands out ranges of unused ports, not even in TIME_WAIT; below the ephemeral ports, so that the
+/// kernel hands out none of them.
 pub struct Ports(u16);
 
 impl Ports {
@@ -43,7 +45,8 @@ impl Ports {
     }
 }
 
-/// A range of ports that other runs on this machine, by whatever user, leave alone as long as this is kept.
+/// A range of ports that other runs on this machine, by any user, leave alone while this value is
+/// kept.
 pub struct Range {
     pub base: u16,
     _claim: UnixListener,
@@ -60,7 +63,8 @@ impl Range {
 
 fn free(port: u16) -> bool {
     [SocketType::STREAM, SocketType::DGRAM].into_iter().all(|kind| {
-        // Without SO_REUSEADDR, which std sets: a port in TIME_WAIT is not free. The dual-stack wildcard conflicts with both families.
+        // Without SO_REUSEADDR, which std sets: a port in TIME_WAIT is not free. The dual-stack
+        // wildcard conflicts with both families.
         let socket = rustix::net::socket_with(AddressFamily::INET6, kind, SocketFlags::CLOEXEC, None).unwrap();
         rustix::net::sockopt::set_ipv6_v6only(&socket, false).unwrap();
         rustix::net::bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)).is_ok()

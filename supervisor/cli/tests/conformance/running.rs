@@ -1,4 +1,4 @@
-//! Running one case: alone, with a second program beside it, or with a socket that it is born with.
+//! Runs one case: alone, with a second program beside it, or with a socket that it inherits.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,7 +10,7 @@ use crate::common::{Project, guest};
 use crate::ports::while_none_is_tried;
 use crate::{LIMIT, Mode, OWN};
 
-/// What a case's programs printed, and whether they ended well.
+/// The output of a case's programs, and whether they ended well.
 pub struct Outcome {
     pub success: bool,
     pub stdout: String,
@@ -77,7 +77,7 @@ fn localhost() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Starts a program and collects what it prints.
+/// Starts a program and collects its output.
 pub fn begin(command: Command) -> Background {
     begin_with(command, Stdio::null())
 }
@@ -90,7 +90,7 @@ fn start(command: Command, socket: impl Into<OwnedFd>) -> Background {
     begin_with(command, Stdio::from(socket.into()))
 }
 
-/// Says "ping" and hears what comes; an end where there is nothing to come.
+/// Sends "ping" and reads the reply; an end if there is none.
 fn talk(mut client: TcpStream) {
     client.set_read_timeout(Some(LIMIT)).unwrap();
     client.write_all(b"ping").unwrap();
@@ -126,7 +126,7 @@ fn with_datagram(command: Command) -> Finished {
     );
     client.send_to(b"ping", server.local_addr().unwrap()).unwrap();
     let mut finished = start(command, server).finish(LIMIT);
-    // Over loopback it is there when the program has ended.
+    // Over loopback the data is there when the program has ended.
     client.set_nonblocking(true).unwrap();
     let answered = client.recv(&mut [0; 8]).is_ok();
     finished.stdout += &format!("answered: {answered}\n");

@@ -1,4 +1,5 @@
-//! The tests of c-ares, the resolver of node and gRPC: three shards that run at once, since most of their time they wait for answers that do not come.
+//! The tests of c-ares, the resolver of node and gRPC: three shards that run at once, since they
+//! mostly wait for answers that do not come.
 
 use crate::compare::suite;
 use crate::fetched;
@@ -7,7 +8,8 @@ use crate::unit::Unit;
 
 const SHARDS: usize = 3;
 
-/// Left out are those that ask the internet, that look at files in a container of their own making, and two that wait for a quarter of a minute each.
+/// Left out are tests that ask the internet, tests that read files in a container of their own
+/// making, and two that wait for a quarter of a minute each.
 const FILTER: &str = "--gtest_filter=-*Live*:*Container*:*SearchDomainsAllocFail*";
 
 #[test]

@@ -13,12 +13,12 @@ use crate::unit::{self, Side, Unit};
 
 /// Units that are run at once, natively or supervised: they wait more than they work.
 const WORKERS: usize = 3;
-/// How often a unit is run that differs. Tests with times in them fail now and then on a busy machine, natively as well; what differs every time
-/// is a difference.
+/// The number of runs of a unit that differs. Tests with times in them fail now and then on a busy
+/// machine, natively as well; only a difference in every run counts.
 const ATTEMPTS: usize = 5;
 
-/// Shared by units that are run for the first time, of whatever suite. A unit that differed is run again with nothing of ours beside it:
-/// what fails because the machine is busy would fail each time.
+/// Shared by first runs of units, of any suite. A unit that differed is run again without our other
+/// runs: a failure caused by a busy machine would occur each time.
 static QUIET: RwLock<()> = RwLock::new(());
 
 /// A difference that is known.
@@ -28,13 +28,14 @@ pub struct Difference {
     /// The suite, and the unit in it.
     suite: String,
     unit: String,
-    /// The tests; one that ends with `*` stands for all that begin so, of which one at least must show it.
+    /// The tests; a name that ends with `*` stands for all tests with this beginning, at least one
+    /// of which must show the difference.
     tests: Vec<String>,
     native: String,
     supervised: String,
     /// Why that is right, or unavoidable.
     reason: String,
-    /// Where it does not happen every time: what shows that.
+    /// The test that shows the difference, if it does not happen every time.
     flaky: Option<String>,
 }
 
@@ -75,7 +76,8 @@ fn both(native: &Seen, supervised: &Seen) -> Both {
         .collect()
 }
 
-/// What there is to complain of: tests that never came out the same where that is not known, and known differences that do not happen.
+/// Complaints: tests that never came out the same without a known difference, and known differences
+/// that do not happen.
 fn complaints(unit: &str, all: &Both, known: &[&Difference]) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut found = all.clone();
@@ -89,7 +91,7 @@ fn complaints(unit: &str, all: &Both, known: &[&Difference]) -> Vec<String> {
                 Some(prefix) => test.starts_with(prefix),
                 None => test == pattern,
             };
-            // Natively it may have come out otherwise as well, at a busy moment.
+            // Natively the result may have been different as well, at a busy moment.
             let shows = |test: &str, (native, supervised): &(BTreeSet<String>, BTreeSet<String>)| {
                 matches(test) && native.contains(&one.native) && supervised.iter().eq([&one.supervised])
             };
@@ -113,14 +115,14 @@ fn complaints(unit: &str, all: &Both, known: &[&Difference]) -> Vec<String> {
     complaints
 }
 
-/// One unit, and what came out of it so far.
+/// One unit, and its results so far.
 struct Attempts<'a> {
     unit: &'a Unit,
     known: Vec<&'a Difference>,
     native: Seen,
     supervised: Seen,
     count: usize,
-    /// What both sides said at last.
+    /// The last output of both sides.
     said: [String; 2],
 }
 
@@ -136,7 +138,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Runs it natively and supervised, and gives what there is to complain of.
+    /// Runs it natively and supervised, and returns the complaints.
     fn run(&mut self, project: &Project) -> Vec<String> {
         let first = unit::run(project, self.unit, Side::Native);
         let second = unit::run(project, self.unit, Side::Supervised);
@@ -156,7 +158,7 @@ impl<'a> Attempts<'a> {
         found
     }
 
-    /// Runs it again, alone, until there is nothing to complain of or it was tried often enough.
+    /// Runs it again, alone, until there is no complaint or the tries are used up.
     fn run_again(&mut self, project: &Project) -> Vec<String> {
         let mut found = Vec::new();
         while self.count < ATTEMPTS {
@@ -175,7 +177,7 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Runs a suite; fails where a test comes out differently.
+/// Runs a suite; fails if a test comes out differently.
 pub fn suite(name: &str, units: Vec<Unit>) {
     let known = known(name);
     for one in &known {
@@ -187,7 +189,7 @@ pub fn suite(name: &str, units: Vec<Unit>) {
     }
     let root = rustix::process::geteuid().is_root();
     let units: Vec<Unit> = units.into_iter().filter(|unit| unit.as_root || !root).collect();
-    // For whoever works on one of them: IMSUP_UNITS=test_ssl,unit/auth.
+    // For work on a few units: IMSUP_UNITS=test_ssl,unit/auth.
     let only = std::env::var("IMSUP_UNITS").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
     let units: Vec<Unit> = units

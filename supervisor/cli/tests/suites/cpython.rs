@@ -1,8 +1,11 @@
-//! CPython's own tests (Debian's libpython3.N-testsuite), for Debian's python: the one that every user can read.
+//! CPython's own tests (Debian's libpython3.N-testsuite), for Debian's python, which every user can
+//! read.
 //!
-//! test_asyncio and test_multiprocessing_spawn take minutes; their modules and parts are units of their own. Root does not run them: they know no privilege.
+//! test_asyncio and test_multiprocessing_spawn take minutes; their modules and parts are units of
+//! their own. Root does not run them: they depend on no privilege.
 //!
-//! Resources that leave the machine (`-u network`) stay off; test_socketserver asks for it and uses loopback only.
+//! Resources that leave the machine (`-u network`) stay off; test_socketserver asks for it and uses
+//! loopback only.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,10 +15,10 @@ use crate::compare::suite;
 use crate::results::Format;
 use crate::unit::Unit;
 
-/// Module, whether root runs it too (test_socket: raw sockets, binding below 1024, sethostname; the others know no privilege, or take long),
-/// and more arguments of regrtest.
+/// Module, whether root runs it too (test_socket: raw sockets, binding below 1024, sethostname; the
+/// others depend on no privilege, or take long), and more arguments of regrtest.
 const MODULES: &[(&str, bool, &[&str])] = &[
-    // No vsock: those tests wait for ever, natively as well, where the machine has no vsock loopback.
+    // No vsock: those tests wait for ever on a machine without vsock loopback, natively as well.
     // test_sethostname renames the machine, for all the other tests too.
     ("test_socket", true, &["-i", "*VSOCK*", "-i", "test_sethostname"]),
     ("test_ssl", false, &[]),
@@ -27,7 +30,8 @@ const MODULES: &[(&str, bool, &[&str])] = &[
     ("test_subprocess", false, &[]),
 ];
 
-/// The parts of test_multiprocessing_spawn: its tests exist for processes, threads and a manager's proxies.
+/// The parts of test_multiprocessing_spawn: its tests exist for processes, threads and a manager's
+/// proxies.
 const SPAWN: &[(&str, &[&str])] = &[
     ("processes", &["-m", "*WithProcesses*"]),
     ("threads", &["-m", "*WithThreads*"]),
@@ -38,7 +42,7 @@ const SPAWN: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Those that start hundreds of Pythons took eight minutes beside twenty busy processes.
+/// The tests that start hundreds of Pythons took eight minutes beside twenty busy processes.
 const LIMIT: Duration = Duration::from_secs(1500);
 
 fn python() -> (String, String) {
@@ -87,7 +91,7 @@ fn cpython_comes_out_the_same() {
     suite("cpython", units);
 }
 
-/// The test modules of a package, but those for Windows.
+/// The test modules of a package, except those for Windows.
 fn modules(package: &Path) -> Vec<String> {
     let mut modules: Vec<String> = std::fs::read_dir(package)
         .unwrap()

@@ -8,8 +8,9 @@ use crate::fetched;
 use crate::results::Format;
 use crate::unit::Unit;
 
-// http/simple and http/simple_nonconformant are left out: they bind 127.0.0.1 before they connect, which accept shows differently
-// (docs/deviations.md, bound-client), and wait for half a minute each when that fails.
+// http/simple and http/simple_nonconformant are left out: they bind 127.0.0.1 before they connect,
+// which accept shows differently (docs/deviations.md, bound-client), and wait for half a minute
+// each when that fails.
 const LEFT_OUT: &[&str] = &[":http/simple", ":http/simple_nonconformant"];
 
 #[test]

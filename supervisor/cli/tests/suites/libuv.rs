@@ -1,11 +1,13 @@
-//! libuv's tests, which are one program: each by its name, one after the other, since all have the same ports. It refuses to run as root.
+//! libuv's tests, which are one program: each by its name, one after the other, since all have the
+//! same ports. The program refuses to run as root.
 
 use crate::compare::suite;
 use crate::fetched;
 use crate::results::Format;
 use crate::unit::Unit;
 
-/// They connect to addresses of the internet, 1.2.3.4 and 8.8.8.8, and end well where nobody there refuses that within 1 ms and 50 ms.
+/// They connect to addresses of the internet, 1.2.3.4 and 8.8.8.8, and succeed only if no host
+/// there refuses within 1 ms and 50 ms.
 const LEFT_OUT: &[&str] = &["tcp_close_while_connecting", "tcp_connect_timeout"];
 
 #[test]

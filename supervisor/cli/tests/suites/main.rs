@@ -1,9 +1,12 @@
-//! Other people's test suites, natively and under `imsup run`: every test of theirs must come out the same.
+//! Other people's test suites, natively and under `imsup run`: every test of theirs must come out
+//! the same.
 //!
-//! Where one may come out differently, testdata/suites/differences.toml says so, and why; a difference that no longer happens fails the test too.
-//! The suites are Debian packages (CPython's) and source packages, fetched and built by scripts/suites.sh.
+//! Permitted differences, with their reasons, are in testdata/suites/differences.toml; a difference
+//! that no longer happens fails the test too. The suites are Debian packages (CPython's) and source
+//! packages, fetched and built by scripts/suites.sh.
 //!
-//! All of it runs as the ordinary user. Root runs the units that say so: those in which privilege changes what the kernel or imsup does.
+//! All of it runs as the ordinary user. Root runs the units that say so: those in which privilege
+//! changes the kernel's or imsup's behaviour.
 
 mod c_ares;
 #[path = "../common/mod.rs"]
@@ -22,7 +25,7 @@ mod unit;
 
 use std::path::PathBuf;
 
-/// What scripts/suites.sh fetched of a source package.
+/// The files that scripts/suites.sh fetched of a source package.
 #[track_caller]
 fn fetched(package: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))

@@ -1,6 +1,7 @@
-//! node's own tests of its networking modules: one program each, from the source of Debian's node, run by the node that is installed.
+//! node's own tests of its networking modules: one program each, from the source of Debian's node,
+//! run by the installed node.
 //!
-//! Where that is a later node, some of them fail natively; they must fail under imsup too.
+//! With a later node some of them fail natively; they must fail under imsup too.
 
 use std::path::Path;
 
@@ -18,8 +19,9 @@ const MODULES: &[(&str, bool)] = &[
     ("http", false),
     ("https", false),
 ];
-/// Left out, since with node 20 they never end, natively as well: their server is closed after so many requests, and these do not come. Six send
-/// requests without a Host header, which a later node answers with 400 (`requireHostHeader`); `response-splitting` a URL that its parser refuses;
+/// Left out, since with node 20 they never end, natively as well: their server is closed after a
+/// number of requests that do not come. Six send requests without a Host header, which a later node
+/// answers with 400 (`requireHostHeader`); `response-splitting` a URL that its parser refuses;
 /// `should-keep-alive` counts on an agent that does not keep connections.
 const ENDLESS: &[&str] = &[
     "test-http-keep-alive-drop-requests",

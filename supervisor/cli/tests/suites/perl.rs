@@ -1,4 +1,5 @@
-//! Perl's core tests of IO, Socket and IO::Socket::IP, and those of Debian's IO::Socket::SSL and IO::Socket::INET6, with Debian's perl.
+//! Perl's core tests of IO, Socket and IO::Socket::IP, and those of Debian's IO::Socket::SSL and
+//! IO::Socket::INET6, with Debian's perl.
 
 use std::path::Path;
 
@@ -51,7 +52,8 @@ fn perl_comes_out_the_same() {
 }
 
 fn unit(package: &str, directory: &Path, name: &str) -> Unit {
-    // "blib" in the path of libraries is how these tests know that they are not part of a build of perl itself.
+    // By "blib" in the path of libraries these tests know that they are not part of a build of perl
+    // itself.
     let command = ["perl", "-I@dir@/blib", &format!("t/{name}.t")];
     let mut unit = Unit::new(format!("{package} {name}"), &command, Format::Tap);
     unit.copy = Some(directory.to_owned());

@@ -1,6 +1,8 @@
-//! The units of redis's own suite that are about connections, sockets and processes, with Debian's redis-server.
+//! The units of redis's own suite that are about connections, sockets and processes, with Debian's
+//! redis-server.
 //!
-//! One test is left out: it connects to the machine's own first address (`hostname -I`), and tests here touch loopback addresses only.
+//! One test is left out: it connects to the machine's own first address (`hostname -I`), and tests
+//! here touch loopback addresses only.
 //!
 //! Not compared yet: cluster, replication and shutdown.
 
@@ -20,7 +22,7 @@ const UNITS: &[(&str, bool)] = &[
     ("unit/pubsubshard", true),
 ];
 
-/// It would see that a server in protected mode refuses the machine's own address.
+/// This test expects that a server in protected mode refuses the machine's own address.
 const LEFT_OUT: &str = "Protected mode works as expected";
 
 /// Ports for one unit's servers.

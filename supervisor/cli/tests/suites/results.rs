@@ -1,21 +1,22 @@
-//! What came out of each test, from what suites print.
+//! The result of each test, from the output of suites.
 
 use std::collections::BTreeMap;
 
-/// Outcomes by test: `ok`, `fail`, `skip`, `todo`. What is wrong with the run as a whole is a test of its own, [`WHOLE`].
+/// Outcomes by test: `ok`, `fail`, `skip`, `todo`. A fault of the run as a whole is a test of its
+/// own, [`WHOLE`].
 pub type Results = BTreeMap<String, String>;
 
 /// The run as a whole.
 pub const WHOLE: &str = "(whole)";
 
-/// How a suite says what came out.
+/// The format in which a suite reports results.
 #[derive(Clone, Copy, Debug)]
 pub enum Format {
     /// A JUnit XML file `results.xml` in the working directory.
     JUnit,
     /// The Test Anything Protocol. Tests go by their numbers, since descriptions carry ports.
     Tap,
-    /// The same, of tests whose descriptions are their names.
+    /// The same, for tests whose descriptions are their names.
     NamedTap,
     /// libevent's tinytest.
     Tinytest,
@@ -32,12 +33,13 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether a unit in order may name no test: one that is skipped as a whole, or that is one test itself.
+    /// True if a unit without a named test is in order: a unit that is skipped as a whole, or is
+    /// one test itself.
     pub fn may_be_empty(self) -> bool {
         matches!(self, Self::Tap | Self::Exit)
     }
 
-    /// What the standard output `text` says (for JUnit: the text of its file).
+    /// The results in the standard output `text` (for JUnit: the text of its file).
     pub fn parse(self, text: &str) -> Results {
         match self {
             Self::JUnit => junit(text),
@@ -65,7 +67,7 @@ fn junit(text: &str) -> Results {
             () if is(&["skipped"]) => "skip",
             () => "ok",
         };
-        // A test with subtests, or one that fails in its clean-up too, has several entries.
+        // A test with subtests, or a test that fails in its clean-up too, has several entries.
         let all = results
             .entry(case.attribute("name").unwrap_or_default().to_owned())
             .or_insert_with(|| outcome.to_owned());
@@ -124,7 +126,7 @@ fn tinytest(text: &str) -> Results {
     let mut results = Results::new();
     let mut current = None;
     for line in text.lines() {
-        // "group/name: [forking] OK", the result on a line of its own where the test printed something.
+        // "group/name: [forking] OK", the result on a line of its own if the test printed output.
         let mut rest = line;
         if let Some((name, after)) = line.split_once(": ")
             && name.contains('/')
@@ -190,8 +192,8 @@ fn ruby(text: &str) -> Results {
     let mut results = Results::new();
     let mut outcome = None;
     for line in text.lines() {
-        // "[ 1/37] TestSocket#test_tcp = 0.01 s", where what the test printed may come before the time; at the end
-        // "  1) Failure:", and in the next line "TestSocket#test_tcp [FILE:LINE]:".
+        // "[ 1/37] TestSocket#test_tcp = 0.01 s", with possible output of the test before the time;
+        // at the end "  1) Failure:", and in the next line "TestSocket#test_tcp [FILE:LINE]:".
         let (head, rest) = line.split_once(['=', '[', ':']).unwrap_or((line, ""));
         if let Some(outcome) = outcome.take() {
             results.insert(head.trim().to_owned(), outcome);

@@ -1,4 +1,4 @@
-//! The unit that is run at once: a program of a suite, with many tests or one.
+//! The unit of a run: a program of a suite, with many tests or one.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -12,10 +12,12 @@ use tempfile::TempDir;
 use crate::common::{Project, imsup};
 use crate::results::{Format, Results, WHOLE};
 
-/// How long a unit may take. Most take seconds, and some of node's that nobody has listed may wait for ever.
+/// The time limit of a unit. Most take seconds, and some of node's that are not listed may wait for
+/// ever.
 const LIMIT: Duration = Duration::from_secs(400);
 
-/// A program of a suite. `@dir@` in its arguments and variables stands for the working directory, which is empty and its own.
+/// A program of a suite. `@dir@` in its arguments and variables stands for the working directory,
+/// which is empty and its own.
 #[derive(Clone, Debug)]
 pub struct Unit {
     pub name: String,
@@ -27,7 +29,7 @@ pub struct Unit {
     /// Tests whose results are not compared.
     pub left_out: &'static [&'static str],
     pub limit: Duration,
-    /// Whether root runs it as well.
+    /// True if root runs it as well.
     pub as_root: bool,
 }
 
@@ -46,14 +48,14 @@ impl Unit {
     }
 }
 
-/// What came out of a unit, and what it said.
+/// The results of a unit, and its output.
 #[derive(Debug)]
 pub struct Outcome {
     pub results: Results,
     pub said: String,
 }
 
-/// Where a unit is run.
+/// The place of a unit's run.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
     Native,

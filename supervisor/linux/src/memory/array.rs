@@ -29,7 +29,7 @@ impl Array {
         usize::try_from(offset).map_err(|_| Errno::EFAULT)
     }
 
-    /// The bytes as they are now.
+    /// The current bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes.into_inner()
     }

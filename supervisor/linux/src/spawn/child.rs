@@ -1,8 +1,11 @@
-//! What a forked child does until it executes: async-signal-safe things alone (fork(2), signal-safety(7)).
+//! The work of a forked child before execve(2): async-signal-safe calls only (fork(2),
+//! signal-safety(7)).
 //!
-//! Another thread of the parent may have been in the middle of anything, and is not there any more: a lock that it held is held for ever, that of the
-//! allocator as well. So nothing is allocated here, nothing locked, nothing panics. What takes memory is made before the fork ([`Execution`]). The C library's
-//! setgroups(3) and setresuid(3) would ask the other threads to follow (nptl(7)): the system calls themselves are made.
+//! Another thread of the parent may have been in any code at the fork, and does not exist in the
+//! child. A lock of this thread stays held for ever, including the allocator's. So this code does
+//! not allocate, lock or panic. Memory is allocated before the fork ([`Execution`]). The C
+//! library's setgroups(3) and setresuid(3) would ask the other threads to follow (nptl(7)), so the
+//! child makes the system calls directly.
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsString, c_char};
@@ -26,18 +29,18 @@ use crate::syscall::syscall;
 
 const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 const FILTER_FLAG_NEW_LISTENER: libc::c_ulong = 1 << 3;
-/// 5.19: once we have received a call, only a fatal signal interrupts it. Go signals itself every 10 ms and would never
-/// finish a call otherwise.
+/// 5.19: once we have received a call, only a fatal signal interrupts the call. Go signals itself
+/// every 10 ms and would otherwise never finish a call.
 const FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
 /// Where programs are looked up if there is no PATH: `_CS_PATH` of glibc (confstr(3)).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// What execve(2) takes, made before the fork.
+/// The arguments of execve(2), made before the fork.
 pub(super) struct Execution {
     /// The files that the name may mean, in the order of PATH.
     candidates: Vec<CString>,
-    /// Each ends with a null pointer, and points into the program, which it borrows.
+    /// Each list ends with a null pointer, and borrows its strings from the program.
     arguments: Vec<*const c_char>,
     environment: Option<Vec<*const c_char>>,
     groups: Vec<libc::gid_t>,
@@ -67,8 +70,9 @@ impl Execution {
     unsafe fn execute(&self) -> Errno {
         let mut failed = Errno::ENOENT;
         for candidate in &self.candidates {
-            // SAFETY: all pointers are to strings of the program, which end with NUL, and each list ends with a null pointer. The file has a slash in its
-            // name, so nothing is looked up. Neither function of glibc (2.24 and later, posix/execvpe.c) or musl allocates.
+            // SAFETY: all pointers are to strings of the program, which end with NUL, and each list
+            // ends with a null pointer. The file has a slash in its name, so nothing is looked up.
+            // Neither function of glibc (2.24 and later, posix/execvpe.c) or musl allocates.
             unsafe {
                 match &self.environment {
                     Some(environment) => {
@@ -78,7 +82,8 @@ impl Execution {
                 }
             };
             match Errno::last() {
-                // It may be another's file: the next directory is tried, and this is said at the end.
+                // It may be another's file: the next directory is tried, and this is said at the
+                // end.
                 Errno::EACCES => failed = Errno::EACCES,
                 Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE | Errno::ENODEV | Errno::ETIMEDOUT => {}
                 errno => return errno,
@@ -88,8 +93,8 @@ impl Execution {
     }
 }
 
-/// The files that a program's name may mean (execvp(3)): the name itself if there is a slash in it, else a file in
-/// each directory of the PATH that the program is given.
+/// The files that a program's name may mean (execvp(3)): the name itself if there is a slash in it,
+/// else a file in each directory of the PATH that the program is given.
 fn candidates(program: &Program<'_>) -> Vec<CString> {
     let Some(name) = program.command.first().filter(|name| !name.is_empty()) else {
         return Vec::new();
@@ -112,7 +117,7 @@ fn candidates(program: &Program<'_>) -> Vec<CString> {
     path.split(|byte| *byte == b':').flat_map(file).collect()
 }
 
-/// The child's life up to `execve`; what it returns is its exit status when that fails.
+/// The child's work up to `execve`. On failure, the result is the child's exit status.
 ///
 /// # Safety
 /// `execution` is of `program`.
@@ -160,7 +165,7 @@ unsafe fn become_program(
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?;
     }
-    // After the change of user, which clears it (PR_SET_PDEATHSIG(2const)).
+    // After the change of user, which clears the signal (PR_SET_PDEATHSIG(2const)).
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
         return Err(Errno::ESRCH);
@@ -171,7 +176,8 @@ unsafe fn become_program(
     Err(unsafe { execution.execute() })
 }
 
-/// Becomes another user: setgroups(2), setresgid(2), setresuid(2), of this thread, the only one that there is.
+/// Becomes another user: setgroups(2), setresgid(2), setresuid(2), of this thread, the only thread
+/// of the process.
 fn take_on(credentials: &Credentials, groups: &[libc::gid_t]) -> Result<(), Errno> {
     let (gid, uid) = (credentials.gid.as_raw(), credentials.uid.as_raw());
     // SAFETY: the kernel reads as many groups as there are.
@@ -199,7 +205,7 @@ fn send_listener(report: &UnixStream, listener: Result<&OwnedFd, Errno>) -> Resu
         .map_err(errno_of)
 }
 
-/// Installs the filter for this thread and returns its listener.
+/// Installs the filter for this thread and returns the filter's listener.
 fn install(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
@@ -209,18 +215,19 @@ fn install(filter: &[libc::sock_filter]) -> Result<OwnedFd, Errno> {
         FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,
         &raw const program,
     )?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor for us; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn seccomp(flags: libc::c_ulong, program: *const libc::sock_fprog) -> Result<i32, Errno> {
-    // SAFETY: the kernel copies the program, or answers EFAULT for a null pointer; it does not write.
+    // SAFETY: the kernel copies the program, or returns EFAULT for a null pointer; the kernel
+    // writes no memory.
     let result = unsafe { syscall!(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, program) };
     i32::try_from(result?).map_err(|_| Errno::EBADF)
 }
 
-/// Whether the kernel knows `WAIT_KILLABLE_RECV`: with a flag it does not know it says EINVAL before it looks at the
-/// program, and EFAULT otherwise (kernel/seccomp.c, seccomp_set_mode_filter).
+/// True if the kernel knows `WAIT_KILLABLE_RECV`. With an unknown flag the kernel returns EINVAL
+/// before it reads the program, and EFAULT otherwise (kernel/seccomp.c, seccomp_set_mode_filter).
 pub fn knows_wait_killable() -> bool {
     seccomp(
         FILTER_FLAG_NEW_LISTENER | FILTER_FLAG_WAIT_KILLABLE_RECV,

@@ -1,4 +1,4 @@
-//! The child of [`super::prepare`] in a process with many threads: it allocates nothing.
+//! The child of [`super::prepare`] in a process with many threads: the child does not allocate.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -8,10 +8,10 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::*;
 
-/// The process that may allocate; its children may not.
+/// The process that may allocate; the children may not.
 static ALLOCATES: AtomicI32 = AtomicI32::new(0);
 
-/// What a child exits with that allocates.
+/// The exit status of a child that allocates.
 const HAS_ALLOCATED: i32 = 70;
 
 struct Guard;
@@ -22,7 +22,7 @@ static GUARD: Guard = Guard;
 fn check() {
     let parent = ALLOCATES.load(Ordering::Relaxed);
     if parent != 0 && Pid::this().as_raw() != parent {
-        // SAFETY: _exit runs nothing.
+        // SAFETY: _exit runs no other code.
         unsafe { libc::_exit(HAS_ALLOCATED) }
     }
 }
@@ -68,7 +68,8 @@ fn program<'a>(
     }
 }
 
-/// fork(2): in the child of a process with several threads only async-signal-safe functions may be called, which malloc(3) is not (signal-safety(7)).
+/// fork(2): in the child of a process with several threads only async-signal-safe functions may be
+/// called, which malloc(3) is not (signal-safety(7)).
 #[test]
 fn the_child_of_a_process_with_threads_allocates_nothing() {
     ALLOCATES.store(Pid::this().as_raw(), Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Seizing a thread: it is asked to stop, and waited for (ptrace(2), PTRACE_SEIZE and PTRACE_INTERRUPT).
+//! Seizing a thread: it is asked to stop, and waited for (ptrace(2), PTRACE_SEIZE and
+//! PTRACE_INTERRUPT).
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::tracee::{
 /// How much longer a thread is waited for that is about to run, on a machine that has other work.
 const RUNNABLE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Seizes a thread and asks it to stop; false where it has ended.
+/// Seizes a thread and asks the thread to stop; false if the thread has ended.
 pub(super) fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopError> {
     let SeenThread { pid, tid, .. } = seen;
     let thread = Pid::from_raw(tid);
@@ -24,13 +25,13 @@ pub(super) fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopErr
         return Ok(false);
     }
     match ptrace::seize(thread, ptrace::Options::empty()) {
-        // Its number was another thread's by then.
+        // The id belonged to another thread by then.
         Ok(()) if !seen.is_there() => {
             let_go(pid, tid, deadline);
             Ok(false)
         }
         Ok(()) => {
-            // ESRCH: it has ended meanwhile, which waiting for it will say.
+            // ESRCH: the thread has ended meanwhile, which the wait will report.
             let _ = ptrace::interrupt(thread);
             Ok(true)
         }
@@ -42,19 +43,20 @@ pub(super) fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopErr
     }
 }
 
-/// Lets a thread go that was seized by mistake: the tracer may be there for long, and would keep it at its next signal. PTRACE_DETACH takes one that stands still.
-/// One that does not stop in time stays until the tracer ends.
+/// Lets go a thread that was seized by mistake: the tracer may run for long, and would stop the
+/// thread at the next signal. PTRACE_DETACH requires a stopped thread. A thread that does not stop
+/// in time stays traced until the tracer ends.
 fn let_go(pid: i32, tid: i32, deadline: Instant) {
-    // ESRCH: it has ended meanwhile, which waiting for it says.
+    // ESRCH: the thread has ended meanwhile, which the wait reports.
     let _ = ptrace::interrupt(Pid::from_raw(tid));
     if matches!(await_stop(pid, tid, deadline), Ok(Some(_))) {
         detach_with(tid, 0);
     }
 }
 
-/// Waits for a seized thread's stop; `None` where it has ended.
+/// Waits for a seized thread's stop; `None` if the thread has ended.
 pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option<At>, StopError> {
-    // Only stops: the exit status of our own child is for those who wait for it.
+    // Only stops: the exit status of our own child is left to the code that waits for the child.
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | wait_all();
     let Some(id) = rustix::process::Pid::from_raw(tid) else {
         return Ok(None);
@@ -67,7 +69,7 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
                 match (code >> 8, code & 0xff) {
                     (EVENT_STOP, libc::SIGTRAP) => match registers::read(tid) {
                         Ok(at) => return Ok(Some(at)),
-                        // Killed; it ends now.
+                        // The thread was killed, and ends now.
                         Err(Errno::ESRCH) => {}
                         Err(errno) => {
                             let _ = ptrace::detach(Pid::from_raw(tid), None);
@@ -75,7 +77,8 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
                         }
                     },
                     (EVENT_STOP, _) => return Ok(Some(At::GroupStop)),
-                    // It was about to take a signal when it was seized: it does, and then stops as it was asked to.
+                    // The thread was about to take a signal when seized: the thread takes the
+                    // signal, and then stops as requested.
                     (0, signal) => resume(tid, signal),
                     _ => resume(tid, 0),
                 }
@@ -91,12 +94,14 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
                     std::thread::yield_now();
                     continue;
                 }
-                // A process's first thread that ends before others is not reported until they have ended.
+                // The kernel reports a process's first thread that ends before others only after
+                // the others have ended.
                 if has_ended(tid) {
                     reap(pid, tid);
                     return Ok(None);
                 }
-                // One that may run stops as soon as it does: giving up on it would show it that its call was interrupted.
+                // A runnable thread stops as soon as the thread runs. Giving up on the thread would
+                // make the interruption of its call visible.
                 if now >= deadline + RUNNABLE_TIMEOUT || (now >= deadline && !is_runnable(tid)) {
                     return Err(StopError::Busy { pid, tid });
                 }

@@ -16,14 +16,15 @@ use crate::injected::{self, Masks};
 use crate::tracee::reap;
 use crate::{hand_over, process, registers};
 
-/// So many threads of a process are looked at for one that can hand its descriptors over.
+/// The number of threads of a process that are tried in the search for a thread that can hand over
+/// descriptors.
 const MOST_GIVERS: usize = 16;
 
-/// What the thread that traces is told.
+/// An order to the tracer thread.
 pub(super) enum Order {
-    /// Stop all threads of these processes, and of those named before.
+    /// Stop all threads of these processes, and of the processes named before.
     Stop(Vec<i32>),
-    /// Stop these, if they are there still.
+    /// Stop these threads, unless ended.
     StopThreads(Vec<SeenThread>),
     /// Decide how the calls of these go on.
     Rewrite(Vec<(i32, GoOn)>),
@@ -35,20 +36,21 @@ pub(super) enum Order {
         numbers: Vec<i32>,
         reply: Sender<Result<Vec<OwnedFd>, Errno>>,
     },
-    /// Let all go. Nobody waits for the answer.
+    /// Let all threads go. The reply is not awaited.
     Release,
 }
 
-/// What the tracer traces.
+/// The threads of the tracer.
 pub(super) struct Tracees {
     deadline: Instant,
     pids: Vec<i32>,
-    /// Every thread ever seized, those that have ended included.
+    /// Every thread ever seized, including ended threads.
     seized: HashSet<i32>,
     stopped: Vec<StoppedThread>,
     carried: Carried,
     carrying: Option<Carrying>,
-    /// What threads block when their calls have ended, by thread, if that was forgotten for them: to be set when they are let go.
+    /// The signal masks of threads after their calls, by thread id, for threads for which the
+    /// kernel has forgotten this mask. Set again before a thread is let go.
     masks: HashMap<i32, u64>,
 }
 
@@ -102,8 +104,9 @@ impl Tracees {
         Ok(())
     }
 
-    /// Stops these threads, as far as they were not; whether there was any. All are told to stop before any is waited for; and all that were told are
-    /// waited for, also if one cannot be stopped: their calls are interrupted.
+    /// Stops these threads, unless stopped already; true if there was any to stop. All threads are
+    /// told to stop before the first wait. All these threads are waited for, even if one cannot be
+    /// stopped: their calls are interrupted.
     fn stop_each(&mut self, threads: Vec<SeenThread>) -> Result<bool, StopError> {
         let mut new = Vec::with_capacity(threads.len());
         let mut trouble = Ok(());
@@ -144,14 +147,16 @@ impl Tracees {
                 threads.map(move |tid| SeenThread::just_now(pid, tid))
             };
             let threads = self.pids.iter().flat_map(of).collect();
-            // A thread that starts another is stopped after it, so a look at stopped threads alone sees all.
+            // A thread that starts another thread is stopped after the start, so a look at stopped
+            // threads alone sees all.
             if !self.stop_each(threads)? {
                 return Ok(());
             }
         }
     }
 
-    /// Has a thread of a process hand over descriptors: its first one if that can, as its descriptors are those of the process.
+    /// Makes a thread of a process hand over descriptors: the first thread if possible, as its
+    /// descriptors are those of the process.
     fn hand_over(&mut self, pid: i32, numbers: &[i32]) -> Result<Vec<OwnedFd>, Errno> {
         for tid in self.givers(pid) {
             let (handed_over, masks) = hand_over::hand_over(pid, tid, numbers);
@@ -165,8 +170,9 @@ impl Tracees {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// The threads of a process that may hand something over, the best first. One that waits with another signal mask forgets that it is to have its own
-    /// back (PTRACE_SETSIGMASK), so it comes last.
+    /// The threads of a process that may hand over descriptors, the best first. A thread that waits
+    /// with another signal mask comes last: after PTRACE_SETSIGMASK the kernel no longer restores
+    /// the thread's earlier mask.
     fn givers(&self, pid: i32) -> Vec<i32> {
         let threads = || self.stopped.iter().filter(move |thread| thread.pid == pid);
         if threads().any(|thread| thread.at == At::GroupStop) {

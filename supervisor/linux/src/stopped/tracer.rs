@@ -10,7 +10,7 @@ use nix::unistd::gettid;
 use super::tracees::{Order, Tracees};
 use super::{StopError, StoppedThread};
 
-/// What a tracer's stack needs: little, as it is one for each sleeper where there is no freezer.
+/// The stack size of a tracer: small, since without a freezer there is a tracer for each sleeper.
 const TRACER_STACK_BYTES: usize = 64 * 1024;
 
 /// The threads that are stopped, and why not all are that should be.
@@ -23,7 +23,7 @@ pub(super) struct Tracer {
     /// Closed, to let all go.
     orders: Option<Sender<Order>>,
     answers: Receiver<Answer>,
-    /// It goes on tracing, for longer than anybody waits.
+    /// True if the tracer goes on tracing, longer than any caller waits.
     carries: bool,
 }
 
@@ -77,7 +77,8 @@ impl Tracer {
         thread.join().ok()
     }
 
-    /// Waits until the kernel has detached also what could not be stopped, which is a little after the thread can be joined.
+    /// Waits until the kernel has detached also what could not be stopped, which is a little after
+    /// the thread can be joined.
     pub(super) fn end_wholly(&mut self) {
         if let Some(tid) = self.end() {
             let task = format!("/proc/self/task/{tid}");

@@ -1,4 +1,4 @@
-//! Polls that see what was taken at once: io_submit(2), IOCB_CMD_POLL; fs/aio.c, aio_poll_wake.
+//! Polls that see events consumed at once: io_submit(2), IOCB_CMD_POLL; fs/aio.c, aio_poll_wake.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ fn tags(completed: &[Completed]) -> Vec<u64> {
     completed.iter().map(|one| one.tag).collect()
 }
 
-/// A connection that was accepted, and has ended, before anybody looks.
+/// A connection that was accepted, and has ended, before the first look.
 #[test]
 fn a_connection_that_came_and_went_completes_a_poll() {
     let (listener, address) = listener();
@@ -38,12 +38,13 @@ fn a_connection_that_came_and_went_completes_a_poll() {
     assert_eq!(tags(&completed), [7]);
     assert!(completed[0].events.contains(PollFlags::IN));
     assert!(!polls.is_armed(7), "it says so once");
-    // Armed anew, it says nothing of what was before.
+    // Armed anew, the poll reports no earlier events.
     polls.arm(listener.as_fd(), PollFlags::IN, 7).unwrap();
     assert!(polls.take().unwrap().is_empty());
 }
 
-/// Every datagram, though a reader waits in recv(2) and takes it at once; and none of the socket's own.
+/// The poll sees every datagram, though a reader in recv(2) takes each at once, and sees no
+/// datagram that the socket sends.
 #[test]
 fn a_datagram_that_was_read_at_once_completes_a_poll_and_a_sent_one_does_not() {
     let receiver = UdpSocket::bind((A, 0)).unwrap();
@@ -73,8 +74,9 @@ fn a_datagram_that_was_read_at_once_completes_a_poll_and_a_sent_one_does_not() {
     reading.join().unwrap();
 }
 
-/// net/core/sock.c, sock_def_readable: what comes wakes with EPOLLPRI, too, which no queue is ready for. So what waits already says nothing, and what comes
-/// beside it does; also through an epoll instance, which has no reference to a socket (fs/eventpoll.c).
+/// net/core/sock.c, sock_def_readable: an arrival also wakes with EPOLLPRI, for which no queue is
+/// ever ready. A waiting connection or datagram therefore reports no event, and a new arrival does.
+/// The same through an epoll instance, which has no reference to a socket (fs/eventpoll.c).
 #[test]
 fn a_poll_for_epollpri_says_only_what_comes_and_an_epoll_instance_passes_it_on() {
     let (listener, address) = listener();
@@ -118,7 +120,7 @@ fn a_poll_for_epollpri_says_only_what_comes_and_an_epoll_instance_passes_it_on()
     until("its end", || TcpListener::bind(address).is_ok());
 }
 
-/// What is there already completes a poll at once, and the eventfd says so.
+/// An event that is ready already completes a poll at once, and the eventfd becomes readable.
 #[test]
 fn an_eventfd_says_that_a_poll_has_completed() {
     let (listener, address) = listener();
@@ -134,8 +136,9 @@ fn an_eventfd_says_that_a_poll_has_completed() {
     assert_eq!(tags(&polls.take().unwrap()), [2]);
 }
 
-/// fs/aio.c, aio_poll: the request has a reference to the file. A listener whose descriptors are all closed goes on listening while a poll is armed on it,
-/// and ends once the poll has completed or was given up.
+/// fs/aio.c, aio_poll: the request has a reference to the file. A listener whose descriptors are
+/// all closed goes on listening while a poll is armed, and ends once the poll has completed or was
+/// given up.
 #[test]
 fn an_armed_poll_keeps_its_file_open() {
     for comes in [true, false] {
@@ -155,7 +158,7 @@ fn an_armed_poll_keeps_its_file_open() {
     }
 }
 
-/// Also where the context is dropped with polls armed in it, long before io_destroy(2) has come to its end.
+/// Also if the context is dropped with armed polls, long before io_destroy(2) has come to its end.
 #[test]
 fn a_dropped_context_keeps_nothing_open() {
     let (listener, address) = listener();
@@ -166,7 +169,7 @@ fn a_dropped_context_keeps_nothing_open() {
     until("its end", || TcpListener::bind(address).is_ok());
 }
 
-/// clone(2), CLONE_VM: nor where it was left to another process, whose end nobody waits for.
+/// clone(2), CLONE_VM: nor if the context was left to another process, whose end is not awaited.
 #[test]
 fn a_context_that_was_left_keeps_nothing_open() {
     let (listener, address) = listener();
@@ -177,7 +180,7 @@ fn a_context_that_was_left_keeps_nothing_open() {
     until("its end", || TcpListener::bind(address).is_ok());
 }
 
-/// io_setup(2): a context has room for what it was made for, and gives it back.
+/// io_setup(2): a context has room for the requested number of polls, and gives the room back.
 #[test]
 fn a_context_is_bounded() {
     let (listener, _) = listener();

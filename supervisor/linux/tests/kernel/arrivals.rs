@@ -1,4 +1,5 @@
-//! What comes to sockets, told without a reference to them: epoll(7), io_submit(2); fs/eventpoll.c, ep_eventpoll_poll.
+//! Arrivals at sockets, reported without a reference to the sockets: epoll(7), io_submit(2);
+//! fs/eventpoll.c, ep_eventpoll_poll.
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -15,7 +16,7 @@ fn is_told(arrivals: &Arrivals) -> bool {
     poll(&mut [PollFd::new(arrivals, PollFlags::IN)], Some(&at_once)).unwrap() == 1
 }
 
-/// Whatever comes in between: only the first costs a wake.
+/// Of all arrivals, only the first costs a wake.
 #[test]
 fn one_poll_tells_of_many_sockets_and_once() {
     let (listener, address) = listener();
@@ -46,7 +47,8 @@ fn one_poll_tells_of_many_sockets_and_once() {
     assert!(arrivals.is_armed());
 }
 
-/// A socket is closed with its last descriptor, though it is watched and a poll is armed: who waits is reset, and the port is free.
+/// A socket is closed with its last descriptor, though watched by an armed poll: waiting
+/// connections are reset, and the port is free.
 #[test]
 fn what_is_watched_is_not_kept_open() {
     let (listener, address) = listener();
@@ -65,7 +67,8 @@ fn what_is_watched_is_not_kept_open() {
     assert!(arrivals.take().is_empty());
 }
 
-/// epoll(7), Q6: a registration lives as long as the open file description, so it is deleted while the descriptor is there.
+/// epoll(7), Q6: a registration lives as long as the open file description, so the registration is
+/// deleted before the descriptor is closed.
 #[test]
 fn what_was_taken_out_is_told_no_more() {
     let (listener, address) = listener();

@@ -1,4 +1,5 @@
-//! Capabilities and filters of one thread: capabilities(7), seccomp(2), PR_SET_NO_NEW_PRIVS(2const).
+//! Capabilities and filters of a single thread: capabilities(7), seccomp(2),
+//! PR_SET_NO_NEW_PRIVS(2const).
 
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -10,7 +11,8 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::listener;
 
-/// All of it is the calling thread's, and of those that it makes: others of the process, and what they execute, are as before.
+/// The restrictions apply to the calling thread and to threads started later. Other threads of the
+/// process, and programs that these execute, are unaffected.
 #[test]
 fn a_confined_thread_can_do_its_work_and_nothing_to_others_and_other_threads_are_as_before() {
     let before = capabilities(None).unwrap();
@@ -31,7 +33,7 @@ fn a_confined_thread_can_do_its_work_and_nothing_to_others_and_other_threads_are
         assert_eq!(same, Err(rustix::io::Errno::PERM), "setuid(2)");
         let executed = Command::new("true").status().expect_err("execve(2) is refused");
         assert_eq!(executed.raw_os_error(), Some(libc::EPERM));
-        // What a name server or a relay does.
+        // The work of a name server or a relay.
         let (socket, address) = listener();
         let connected = std::thread::spawn(move || std::net::TcpStream::connect(address).unwrap());
         socket.accept().unwrap();

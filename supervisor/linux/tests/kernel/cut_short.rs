@@ -1,4 +1,5 @@
-//! Calls that a stop cuts short, as signal(7) and write(2) have it, and that are made to go on with the rest: ptrace(2), PTRACE_SYSCALL.
+//! Calls that a stop cuts short, as described in signal(7) and write(2), and that are made to go on
+//! with the rest: ptrace(2), PTRACE_SYSCALL.
 
 use imsup_linux::carry::{Carry, Carrying};
 use imsup_linux::stopped::{At, Stopped, stop};
@@ -25,7 +26,7 @@ def drain():
     say('drained', found == room.raw)
 ";
 
-/// Stops it once the pipe is full, and gives what the call of its thread says then.
+/// Stops the script once the pipe is full, and returns the state of the writing thread's call.
 fn stop_amid(script: &Script) -> (Stopped, i32, [u64; 6], i64) {
     script.await_calls(&[libc::SYS_read, libc::SYS_write]);
     let stopped = stop(&|| vec![script.pid()], LIMIT).unwrap();
@@ -57,7 +58,7 @@ fn carry(script: &Script) -> (Carrying, i64) {
     (carrying, done)
 }
 
-/// A call that has moved something returns with that (write(2)), as after any stop.
+/// A call that has moved some bytes returns their number (write(2)), as after any stop.
 #[test]
 fn a_stop_cuts_a_write_short() {
     let mut script = Script::start(WRITER);
@@ -78,7 +79,8 @@ fn a_write_that_was_cut_short_goes_on_with_the_rest_and_says_the_sum() {
     until("the tracer to end", || carrying.is_over());
 }
 
-/// A signal handler cuts it short natively, so it does here: nothing of the rest has been written.
+/// A signal handler cuts a write short natively, so also here: no byte of the rest has been
+/// written.
 #[test]
 fn a_signal_handler_cuts_the_rest_short() {
     let mut script = Script::start(WRITER);
@@ -89,7 +91,7 @@ fn a_signal_handler_cuts_the_rest_short() {
     until("the tracer to end", || carrying.is_over());
 }
 
-/// What is killed while it goes on is gone.
+/// A program that is killed during the rest of a call ends.
 #[test]
 fn a_program_that_goes_on_with_the_rest_can_be_killed() {
     let mut script = Script::start(WRITER);
@@ -103,7 +105,8 @@ fn a_program_that_goes_on_with_the_rest_can_be_killed() {
     until("the tracer to end", || carrying.is_over());
 }
 
-/// do_nanosleep (kernel/time/hrtimer.c): a sleep that is interrupted says how much is left, although it goes on (restart_syscall(2)) and no handler runs.
+/// do_nanosleep (kernel/time/hrtimer.c): an interrupted sleep writes the remaining time, although
+/// the sleep goes on (restart_syscall(2)) and no handler runs.
 #[test]
 fn a_stop_writes_how_much_of_a_sleep_is_left() {
     let mut script = Script::start(
@@ -118,7 +121,8 @@ threading.Thread(target=lambda: call(35, time, time), daemon=True).start()
     assert_eq!(script.ask("time[0] < 1000"), "True");
 }
 
-/// sk_stream_wait_close (net/core/stream.c): any stop ends the wait of a close that lingers (SO_LINGER, socket(7)), which cannot be made again.
+/// sk_stream_wait_close (net/core/stream.c): any stop ends the wait of a close that lingers
+/// (SO_LINGER, socket(7)), which cannot be made again.
 #[test]
 fn a_stop_ends_a_close_that_lingers() {
     let mut script = Script::start(

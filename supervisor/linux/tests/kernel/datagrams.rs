@@ -27,7 +27,8 @@ fn local(socket: &OwnedFd) -> SocketAddr {
     socket::local_address(socket.as_fd()).unwrap()
 }
 
-/// Binds a socket to a port that was chosen, not by the kernel, and returns that. One that was free just now may be taken.
+/// Binds a socket to a port chosen by the test, not by the kernel, and returns the port. A port
+/// that was just free may be taken, so retry.
 fn bind_chosen(socket: &OwnedFd, address: impl Fn(u16) -> SocketAddr) -> u16 {
     let mut chosen = 0;
     until("a free port", || {
@@ -49,8 +50,9 @@ fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     (buffer[..count].to_vec(), from)
 }
 
-/// ip(7), IP_PKTINFO: "ipi_spec_dst is used as the local source address". The same for an AF_INET6 socket, whose v4-mapped datagrams udp_sendmsg sends
-/// (net/ipv6/udp.c, udpv6_sendmsg; net/ipv4/ip_sockglue.c, ip_cmsg_send). The socket stays on the wildcard.
+/// ip(7), IP_PKTINFO: "ipi_spec_dst is used as the local source address". The same for an AF_INET6
+/// socket, whose v4-mapped datagrams udp_sendmsg sends (net/ipv6/udp.c, udpv6_sendmsg;
+/// net/ipv4/ip_sockglue.c, ip_cmsg_send). The socket stays on the wildcard.
 #[test]
 fn control_data_gives_a_datagram_its_source() {
     let receiver = UdpSocket::bind((A, 0)).unwrap();
@@ -75,7 +77,8 @@ fn control_data_gives_a_datagram_its_source() {
     }
 }
 
-/// net/ipv4/udp.c, __udp_disconnect: a disconnect takes port and address from a socket whose program chose neither (sk_userlocks). Its queue stays.
+/// net/ipv4/udp.c, __udp_disconnect: a disconnect takes port and address from a socket whose
+/// program chose neither (sk_userlocks). The queue stays.
 #[test]
 fn a_datagram_socket_whose_port_the_kernel_chose_can_be_moved() {
     let peer = UdpSocket::bind((A, 0)).unwrap();
@@ -108,8 +111,10 @@ fn a_datagram_socket_whose_port_was_chosen_stays() {
     assert_eq!(local(&socket).port(), free);
 }
 
-/// net/ipv4/tcp.c, tcp_set_state: a stream socket that stops listening gives up a port that its program did not choose. With IP_LOCAL_PORT_RANGE (Linux 6.3,
-/// ip(7)) it gets the same again, as one of the kernel's choice, and between an IPv6 address and a v4-mapped one it is moved there and back.
+/// net/ipv4/tcp.c, tcp_set_state: a stream socket that stops listening gives up a port that the
+/// program did not choose. With IP_LOCAL_PORT_RANGE (Linux 6.3, ip(7)) the socket gets the same
+/// port again, as a choice of the kernel. The socket can then be moved between an IPv6 address and
+/// a v4-mapped address, and back.
 #[test]
 fn a_socket_whose_port_the_kernel_chose_moves_between_the_families() {
     let places: [IpAddr; 2] = [B.into(), Ipv6Addr::LOCALHOST.into()];
@@ -126,8 +131,8 @@ fn a_socket_whose_port_the_kernel_chose_moves_between_the_families() {
     }
 }
 
-/// net/ipv4/af_inet.c, __inet_bind: a socket without a port may be bound again, to the wildcard as well. So a source that was bound without
-/// a port can be taken back after a disconnect.
+/// net/ipv4/af_inet.c, __inet_bind: a socket without a port may be bound again, to the wildcard as
+/// well. So a source that was bound without a port can be taken back after a disconnect.
 #[test]
 fn a_source_can_be_taken_back() {
     let peer = UdpSocket::bind((A, 0)).unwrap();
@@ -166,7 +171,8 @@ fn a_source_can_be_taken_back() {
     }
 }
 
-/// net/ipv4/route.c, __mkroute_output: a loopback source leads out of no other device. Nothing is sent here: connect(2) looks the route up as well.
+/// net/ipv4/route.c, __mkroute_output: a loopback source leads out of no other device. Nothing is
+/// sent here: connect(2) looks the route up as well.
 #[test]
 fn a_loopback_source_does_not_lead_out() {
     let outside: SocketAddr = "192.0.2.1:9".parse().unwrap();
@@ -181,14 +187,15 @@ fn a_loopback_source_does_not_lead_out() {
     assert_eq!(socket::connect(bound.as_fd(), outside), expected);
 }
 
-/// ipv6(7), IPV6_ADDRFORM: "only for IPv6 sockets that are connected and bound to a v4-mapped-on-v6 address". The queue stays
-/// (net/ipv6/ipv6_sockglue.c).
+/// ipv6(7), IPV6_ADDRFORM: "only for IPv6 sockets that are connected and bound to a v4-mapped-on-v6
+/// address". The queue stays (net/ipv6/ipv6_sockglue.c).
 #[test]
 fn a_datagram_socket_of_both_families_becomes_one_of_ipv4() {
     let client = UdpSocket::bind((B, 0)).unwrap();
     let socket = datagram(Family::V6);
     socket::clear_v6only(socket.as_fd()).unwrap();
-    // A port that was chosen, as a retained socket's is: another one would be lost with the peer.
+    // A chosen port, like a retained socket's: a port chosen by the kernel would be lost on
+    // disconnect.
     bind_chosen(&socket, |port| Family::V6.form(SocketAddrV4::new(A, port)));
     let to = SocketAddr::V4(v4(local(&socket)));
     client.send_to(b"early", to).unwrap();
@@ -203,7 +210,8 @@ fn a_datagram_socket_of_both_families_becomes_one_of_ipv4() {
     assert_eq!(receive(&client), (b"back".to_vec(), to));
 }
 
-/// net/ipv4/ip_sockglue.c, ipv4_pktinfo_prepare: where a datagram came to is noted as it is queued, if the option is set then.
+/// net/ipv4/ip_sockglue.c, ipv4_pktinfo_prepare: the destination of a datagram is recorded at
+/// queueing, if the option is set then.
 #[test]
 fn where_a_datagram_came_to_is_noted_as_it_is_queued() {
     for asked_before in [true, false] {

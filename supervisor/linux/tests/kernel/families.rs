@@ -1,4 +1,5 @@
-//! Listeners of two address families at one address, and connections that change theirs: ipv6(7), net/ipv4/inet_hashtables.c, net/ipv6/ipv6_sockglue.c.
+//! Listeners of two address families at one address, and connections that change the family:
+//! ipv6(7), net/ipv4/inet_hashtables.c, net/ipv6/ipv6_sockglue.c.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -39,7 +40,8 @@ fn is_v4(socket: &OwnedFd) -> bool {
     domain == AddressFamily::INET && InetSocket::inspect(socket.as_fd()).unwrap().family == Family::V4
 }
 
-/// compute_score: of two listeners at one address, one of AF_INET gets all connections of IPv4. Those that wait in the other stay there.
+/// compute_score: of two listeners at one address, an AF_INET listener gets all connections of
+/// IPv4. Connections waiting in the other listener stay there.
 #[test]
 fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
     let (old, address) = dual(Ipv4Addr::new(127, 77, 254, 3));
@@ -58,20 +60,20 @@ fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
     succession::adopt_owner(own.as_fd(), old.as_fd()).unwrap();
     socket::Sharing::Port.set(own.as_fd(), true).unwrap();
     socket::bind(own.as_fd(), SocketAddr::V4(address)).unwrap();
-    // Bound, it is no listener yet.
+    // A bound socket is no listener yet.
     let _still = client(address);
     socket::listen(own.as_fd(), 200).unwrap();
     socket::Sharing::Port.set(own.as_fd(), false).unwrap();
     let _later: Vec<_> = (0..100).map(|_| client(address)).collect();
     let waiting = |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).unwrap().0;
     assert_eq!((waiting(&old), waiting(&own)), (2, 100));
-    // Shut down, the other is in nobody's way.
+    // After its shutdown, the other listener is not in the way.
     socket::stop_listening(old.as_fd()).unwrap();
     let _last = client(address);
     assert_eq!(waiting(&own), 101);
 }
 
-/// IPV6_ADDRFORM: an established connection of IPv4 becomes AF_INET, with what was received.
+/// IPV6_ADDRFORM: an established connection of IPv4 becomes AF_INET, and keeps the received data.
 #[test]
 fn an_accepted_connection_can_become_ipv4() {
     let (listener, address) = dual(Ipv4Addr::new(127, 77, 254, 4));
@@ -90,7 +92,8 @@ fn an_accepted_connection_can_become_ipv4() {
     assert_eq!(&said, b"hello");
 }
 
-/// The same, of one whose peer has ended its side: only established ones are converted.
+/// The same for a connection whose peer has ended its side: only established connections are
+/// converted.
 #[test]
 fn a_connection_that_was_half_closed_stays_ipv6() {
     let (listener, address) = dual(Ipv4Addr::new(127, 77, 254, 5));
@@ -101,7 +104,7 @@ fn a_connection_that_was_half_closed_stays_ipv6() {
     assert!(!is_v4(&accepted));
 }
 
-/// A connection from here makes a listener readable, and is known by its address.
+/// A connection from this process makes a listener readable, and is known by its address.
 #[test]
 fn a_doorbell_makes_a_listener_readable() {
     let listener = TcpListener::bind((Ipv4Addr::new(127, 77, 254, 6), 0)).unwrap();
@@ -116,7 +119,7 @@ fn a_doorbell_makes_a_listener_readable() {
     assert_eq!(peer, from);
     assert_eq!(socket::status_flags(listener.as_fd()), flags);
     assert_eq!(socket::progress(bell.as_fd()), socket::Progress::Established);
-    // One that waits in a listener that is closed is reset, which is seen here.
+    // A connection that waits in a closed listener is reset, as seen here.
     let (bell, _) = family::ring(address).unwrap();
     drop(listener);
     until("its reset", || {
@@ -124,8 +127,10 @@ fn a_doorbell_makes_a_listener_readable() {
     });
 }
 
-/// The kernel remembers of a port that it is shared (`fastreuseport`) when the sockets that shared it do so no more, and lets the next in without a look at
-/// them; until one is bound to the port that does not share, at whatever address (net/ipv4/inet_connection_sock.c, inet_csk_update_fastreuse).
+/// The kernel remembers for a port that it is shared (`fastreuseport`), also after the sockets have
+/// stopped sharing, and admits the next socket without a check of the others. This lasts until a
+/// socket without sharing is bound to the port, at any address (net/ipv4/inet_connection_sock.c,
+/// inet_csk_update_fastreuse).
 #[test]
 fn that_a_port_is_shared_outlives_the_option() {
     let ip = Ipv4Addr::new(127, 77, 254, 7);

@@ -14,8 +14,8 @@ use crate::notification;
 use crate::script::{LIMIT, Script, until};
 use crate::stopped::{BLOCKED, CALLS, RESTARTED, assert_restarted, blocked, more, waits, waits_of};
 
-/// A cgroup for one test; `None` where none can be made, which must be for want of a permission or of a writable mount, and
-/// never as root on a machine whose cgroup v2 is writable.
+/// A cgroup for a test. `None` if no cgroup can be made, which must be due to a missing permission
+/// or writable mount. Never `None` as root on a machine whose cgroup v2 is writable.
 fn cgroup(test: &str) -> Option<Cgroup> {
     match Cgroup::make(&name(test)) {
         Ok(cgroup) => Some(cgroup),
@@ -38,7 +38,7 @@ fn name(test: &str) -> String {
     format!("imsup.kernel-suite-{}.{test}", std::process::id())
 }
 
-/// A script in a cgroup; killed and removed at the end, also where a test fails.
+/// A script in a cgroup; killed and removed at the end, even if a test fails.
 struct Frozen {
     script: Option<Script>,
     cgroup: Option<Cgroup>,
@@ -76,8 +76,9 @@ impl Drop for Frozen {
     }
 }
 
-/// While a cgroup is frozen its threads can be stopped and read, and are frozen again afterwards without having run: none has
-/// returned from its call. Thawed, they go on, but for EINTR of epoll_wait, once.
+/// The threads of a frozen cgroup can be stopped and read, and are frozen again afterwards without
+/// having run: no thread has returned from its call. After thawing, the calls go on, except for
+/// EINTR from epoll_wait, once.
 #[test]
 fn frozen_threads_are_read_and_stay_frozen() {
     let Some(mut frozen) = Frozen::start("read", BLOCKED) else {
@@ -98,7 +99,7 @@ fn frozen_threads_are_read_and_stay_frozen() {
     assert!(!frozen.script().has_spoken(Duration::ZERO));
     frozen.cgroup().thaw().unwrap();
     assert_eq!(frozen.script().line(), format!("epoll -1 {}", libc::EINTR));
-    // One that is frozen again before it has run has not even begun its call again.
+    // A thread that is frozen again before running has not even begun its call again.
     frozen.script().await_calls(&RESTARTED);
 
     frozen.cgroup().freeze(LIMIT).unwrap();
@@ -109,8 +110,9 @@ fn frozen_threads_are_read_and_stay_frozen() {
     assert_eq!(frozen.script().line(), "read 1 0");
 }
 
-/// kernel/signal.c, do_freezer_trap: it schedules once. A thread counts as frozen before that, and may be preempted there; what it is blocked in is shown after
-/// that (lib/syscall.c, collect_syscall).
+/// kernel/signal.c, do_freezer_trap: a frozen thread schedules once. A thread counts as frozen
+/// before that, and may be preempted there; the blocking call is shown after that (lib/syscall.c,
+/// collect_syscall).
 #[test]
 fn to_be_frozen_is_one_more_wait_and_to_be_stopped_then_another() {
     let Some(mut frozen) = Frozen::start("waits", BLOCKED) else {
@@ -127,13 +129,13 @@ fn to_be_frozen_is_one_more_wait_and_to_be_stopped_then_another() {
     assert_eq!(waits(stopped.threads()), more(&before, 2));
 }
 
-/// A frozen process can be killed, and its cgroup removed.
+/// A frozen process can be killed, and the cgroup removed.
 #[test]
 fn a_frozen_tree_can_be_killed() {
     let Some(mut frozen) = Frozen::start("kill", "child = os.fork()\nif child == 0:\n    signal.pause()") else {
         return;
     };
-    // Made before the script was moved, so it is still where it was.
+    // Started before the script was moved, so the child is still in the earlier cgroup.
     let child: i32 = frozen.script().ask("child").parse().unwrap();
     frozen.cgroup().add(child).unwrap();
     frozen.cgroup().freeze(LIMIT).unwrap();
@@ -151,7 +153,8 @@ fn a_frozen_tree_can_be_killed() {
     assert!(!path.exists());
 }
 
-/// What is forked while its cgroup is being frozen is frozen with it (kernel/cgroup/cgroup.c, cgroup_post_fork).
+/// A process forked while the cgroup is being frozen is frozen, too (kernel/cgroup/cgroup.c,
+/// cgroup_post_fork).
 #[test]
 fn a_fork_does_not_escape() {
     let source = "
@@ -175,7 +178,8 @@ thread_of_forks = threading.Thread(target=forks, daemon=True)
     }
 }
 
-/// A cgroup that a dead supervisor left frozen is taken over: what is in it is killed, and it is thawed. One in use is not.
+/// A cgroup that a dead supervisor left frozen is taken over: its processes are killed, and the
+/// cgroup is thawed. A cgroup in use is left alone.
 #[test]
 fn what_a_dead_supervisor_left_is_cleared_away() {
     let Some(mut frozen) = Frozen::start("left", "") else {
@@ -196,8 +200,8 @@ fn what_a_dead_supervisor_left_is_cleared_away() {
     assert!(!frozen.cgroup().wait_frozen(Duration::ZERO));
 }
 
-/// A thread that waits for the answer to a trapped call does not freeze (it waits in state D): that is said in time, and
-/// it goes on once its cgroup is thawed.
+/// A thread that waits for the reply to a trapped call does not freeze (state D): freezing times
+/// out, and the thread goes on after its cgroup is thawed.
 #[test]
 fn a_freezer_that_does_not_answer_is_given_up() {
     let Some(cgroup) = cgroup("busy") else { return };
@@ -213,9 +217,10 @@ fn a_freezer_that_does_not_answer_is_given_up() {
     assert_eq!(ended, Ok(nix::sys::wait::WaitStatus::Exited(child, 0)));
 }
 
-/// How a signal to a sleeper is seen, which no descriptor tells of: it wakes a frozen thread, which spends some microseconds
-/// to find that it is still frozen (do_freezer_trap). One that is ignored does not even do that (kernel/signal.c,
-/// prepare_signal); it waits for nobody.
+/// How to see a signal to a sleeper, which no descriptor reports: the signal wakes a frozen thread,
+/// which needs some microseconds to find that the cgroup is still frozen (do_freezer_trap). An
+/// ignored signal does not wake the thread (kernel/signal.c, prepare_signal), and is not left
+/// pending.
 #[test]
 fn a_signal_moves_a_frozen_process_cpu_clock() {
     let source = "signal.signal(signal.SIGUSR1, lambda *_: say('USR1'))\nsignal.signal(signal.SIGUSR2, signal.SIG_IGN)";
@@ -225,7 +230,8 @@ fn a_signal_moves_a_frozen_process_cpu_clock() {
     frozen.script().await_calls(&[libc::SYS_read]);
     let pid = frozen.script().pid();
     frozen.cgroup().freeze(LIMIT).unwrap();
-    // It is said to be frozen a little before it is off its processor, which /proc/PID/syscall waits for (lib/syscall.c).
+    // The process counts as frozen a little before leaving the processor, for which
+    // /proc/PID/syscall waits (lib/syscall.c).
     frozen.script().await_calls(&[libc::SYS_read]);
     let before = cpu::process_cpu(pid).unwrap();
     frozen.script().signal(Signal::SIGUSR2);

@@ -1,4 +1,5 @@
-//! Descriptors that a stopped thread hands over by a call that it is made to make: ptrace(2), unix(7).
+//! Descriptors that a stopped thread hands over, by a call that the tracer makes the thread carry
+//! out: ptrace(2), unix(7).
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -32,8 +33,10 @@ fn belongings(script: &Script) -> (Vec<String>, String) {
     (links, maps)
 }
 
-/// arch/x86/kernel/signal.c, arch_do_signal_or_restart: whether an interrupted call is made again is decided by the registers that the thread has when it is let
-/// go, and restart_syscall(2) continues what was kept before the thread made other calls (kernel/sys_ni.c; `restart_block` is written by calls that sleep).
+/// arch/x86/kernel/signal.c, arch_do_signal_or_restart: whether an interrupted call is made again
+/// is decided by the registers that the thread has when it is let go, and restart_syscall(2)
+/// continues what was kept before the thread made other calls (kernel/sys_ni.c; `restart_block` is
+/// written by calls that sleep).
 #[test]
 fn blocked_calls_go_on_after_their_thread_handed_descriptors_over() {
     let mut script = Script::start(BLOCKED);
@@ -58,7 +61,8 @@ fn blocked_calls_go_on_after_their_thread_handed_descriptors_over() {
     assert_eq!(script.line(), "read 1 0");
 }
 
-/// The thread that hands over is in a call with a limit itself: it ends with that, and no earlier.
+/// The thread that hands over is in a call with a time limit: the call ends at this limit, and no
+/// earlier.
 #[test]
 fn a_limit_that_restart_syscall_keeps_is_kept() {
     let mut script = Script::start("room = (ctypes.c_int * 2)(0, 0)");
@@ -73,7 +77,8 @@ fn a_limit_that_restart_syscall_keeps_is_kept() {
     assert!(before.elapsed() >= std::time::Duration::from_millis(700));
 }
 
-/// unix(7), SCM_RIGHTS: they are duplicates of the same open files, in their order; at most SCM_MAX_FD with a message.
+/// unix(7), SCM_RIGHTS: the descriptors are duplicates of the same open files, in their order; at
+/// most SCM_MAX_FD with a message.
 #[test]
 fn any_number_is_handed_over_in_its_order() {
     let mut script = Script::start(
@@ -96,8 +101,9 @@ pipes = [end for _ in range(300) for end in os.pipe()]",
     assert_eq!(script.ask("'alive'"), "alive");
 }
 
-/// ppoll(2) waits with another signal mask, which PTRACE_SETSIGMASK makes the thread's own (kernel/ptrace.c, clear_tsk_restore_sigmask): it has the one back that it had
-/// before its call once it is let go, and a signal that only its call lets through ends that as ever.
+/// ppoll(2) waits with another signal mask, which PTRACE_SETSIGMASK makes the thread's own
+/// (kernel/ptrace.c, clear_tsk_restore_sigmask). After being let go, the thread has the mask from
+/// before the call again. A signal that only the call lets through ends the call, as natively.
 #[test]
 fn a_call_with_a_signal_mask_of_its_own_goes_on_with_it() {
     const SIGUSR1: u64 = 1 << (libc::SIGUSR1 - 1);
@@ -159,7 +165,8 @@ fn descriptor(script: &Script, _name: &str) -> OwnedFd {
     rustix::fs::open(path, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty()).unwrap()
 }
 
-/// Signals that come while it is stopped are delivered when it is let go, once each, and none on the way (all are blocked: PTRACE_SETSIGMASK, ptrace(2)).
+/// Signals that come during the stop are delivered after the thread is let go, once each, and none
+/// during the handover (all are blocked: PTRACE_SETSIGMASK, ptrace(2)).
 #[test]
 fn no_signal_is_delivered_or_lost() {
     let mut script = Script::start("signal.signal(signal.SIGUSR1, lambda *_: say('handled'))");
@@ -173,7 +180,8 @@ fn no_signal_is_delivered_or_lost() {
     assert_eq!(script.ask("'alive'"), "alive");
 }
 
-/// SIGSTOP cannot be blocked: it is taken from the thread on its way, and sent to it again.
+/// SIGSTOP cannot be blocked: the tracer takes the signal from the thread during the handover, and
+/// sends the signal again.
 #[test]
 fn one_that_is_stopped_by_somebody_meanwhile_stops_when_it_is_let_go() {
     let mut script = Script::start("");
@@ -187,13 +195,15 @@ fn one_that_is_stopped_by_somebody_meanwhile_stops_when_it_is_let_go() {
     assert_eq!(script.ask("'alive'"), "alive");
 }
 
-/// `own` installs a filter that allows all. One of two counts as the notify filter, which a script has not.
+/// `own` installs a filter that allows all. One of two filters counts as the notify filter, which a
+/// script does not have.
 const OWN_FILTERS: &str = "
 allow = ctypes.create_string_buffer(b'\\x06\\0\\0\\0\\0\\0\\xff\\x7f', 8)
 program = (ctypes.c_ulong * 2)(1, ctypes.addressof(allow))
 def own(): assert libc.prctl(22, 2, ctypes.byref(program), 0, 0) == 0";
 
-/// seccomp(2): a program's own filter may kill it for a call that it does not make itself, so it is not made to.
+/// seccomp(2): a program's own filter may kill the program for a call that the program itself never
+/// makes, so the tracer injects no call.
 #[test]
 fn a_thread_with_filters_of_its_own_makes_no_call() {
     let mut script = Script::start(&format!(
@@ -206,7 +216,8 @@ fn a_thread_with_filters_of_its_own_makes_no_call() {
     assert_eq!(script.ask("'alive'"), "alive");
 }
 
-/// proc_pid_status(5), Seccomp_filters: a supervisor that is confined has one filter more than its program, so it counts before.
+/// proc_pid_status(5), Seccomp_filters: a confined supervisor has one filter more than the program,
+/// so the filters are counted before confinement.
 #[test]
 fn a_confined_tracer_knows_filters_of_a_programs_own() {
     let mut script = Script::start(&format!(
@@ -225,7 +236,8 @@ fn a_confined_tracer_knows_filters_of_a_programs_own() {
     assert_eq!(script.ask("'alive'"), "alive");
 }
 
-/// Where a call fails (getrlimit(2), RLIMIT_NOFILE) that is said, and the thread goes on all the same.
+/// The error of a failed call (getrlimit(2), RLIMIT_NOFILE) is returned, and the thread still goes
+/// on.
 #[test]
 fn one_without_room_for_a_socket_goes_on() {
     let mut script = Script::start(

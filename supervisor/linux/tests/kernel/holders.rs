@@ -1,4 +1,4 @@
-//! Who has a socket: proc_pid_fd(5), unshare(2), unix(7), kcmp(2).
+//! The holders of a socket: proc_pid_fd(5), unshare(2), unix(7), kcmp(2).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -43,12 +43,14 @@ fn a_socket_is_found_at_the_process_that_has_it_until_that_ends() {
     assert!(find(inode, pid).is_none() && !place.has(inode));
 }
 
-/// A process that cannot be looked into may have it, if it is one of the program's: a stranger has got the number of one that has ended.
+/// A process that cannot be inspected may hold the socket only if the process belongs to the
+/// program. A process outside of the program has reused the pid of an ended process.
 #[test]
 fn a_stranger_that_cannot_be_looked_into_has_nothing_of_the_programs() {
     let (socket, _) = listener();
     let inode = socket::inode(socket.as_fd()).unwrap();
-    // To an ordinary user it is hidden, since it is root's; root sees that it has another file there.
+    // To an ordinary user the descriptor is hidden, since the process is root's; root sees that the
+    // descriptor is another file.
     assert!(!Place { tid: 1, number: 0 }.may_have(inode));
     let mut child = Command::new("cat")
         .stdin(Stdio::piped())
@@ -63,7 +65,7 @@ fn a_stranger_that_cannot_be_looked_into_has_nothing_of_the_programs() {
     assert!(!process::may_be_descendant(pid));
 }
 
-/// One walk answers for all sockets, and is cut into slices that are no longer than was asked for.
+/// One walk covers all sockets, in slices no longer than requested.
 #[test]
 fn a_search_is_one_walk_in_slices_for_all_sockets() {
     let sockets: Vec<_> = (0..200).map(|_| listener().0).collect();
@@ -85,7 +87,7 @@ fn a_search_is_one_walk_in_slices_for_all_sockets() {
     child.wait().unwrap();
 }
 
-/// A thread's descriptors may be its own; /proc/PID/fd shows those of the first thread.
+/// A thread's descriptor table may be its own; /proc/PID/fd shows the table of the first thread.
 #[test]
 fn a_socket_that_only_a_thread_has_is_found() {
     let (socket, _) = listener();
@@ -105,11 +107,13 @@ fn a_socket_that_only_a_thread_has_is_found() {
     assert_eq!(of_thread.of_process(inode), of_thread);
     drop(done);
     thread.join().unwrap();
-    // A thread can be joined a little before its descriptors are closed (kernel/exit.c, do_exit: exit_mm, then exit_files).
+    // A thread can be joined a little before its descriptors are closed (kernel/exit.c, do_exit:
+    // exit_mm, then exit_files).
     until("its end", || find(inode, own_pid()).is_none());
 }
 
-/// Descriptors under way are in no table. A socket that was let go lives on in them, and is found when it has arrived.
+/// Descriptors in transit are in no table. A socket that was closed lives on in transit, and is
+/// found after arrival.
 #[test]
 fn a_socket_under_way_between_processes_is_not_found_before_it_has_come() {
     let (socket, address) = listener();

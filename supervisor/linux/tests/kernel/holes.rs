@@ -1,4 +1,5 @@
-//! The head of a file that is being written is given back while nothing else of it moves (broker/src/logs/bounds.rs).
+//! The head of a file that is being written is given back, and the rest of the file does not move
+//! (broker/src/logs/bounds.rs).
 
 use std::fs::File;
 use std::io::Write;
@@ -7,8 +8,9 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
-/// fallocate(2), FALLOC_FL_PUNCH_HOLE: "the specified range... reads of this range will return zeros", "supported by XFS, ext4, Btrfs, tmpfs, gfs2"; and lseek(2),
-/// SEEK_DATA: "the next location in the file greater than or equal to offset containing data".
+/// fallocate(2), FALLOC_FL_PUNCH_HOLE: "the specified range... reads of this range will return
+/// zeros", "supported by XFS, ext4, Btrfs, tmpfs, gfs2"; and lseek(2), SEEK_DATA: "the next
+/// location in the file greater than or equal to offset containing data".
 #[test]
 fn a_hole_at_the_head_moves_nothing_and_is_seen() {
     for directory in [std::env::temp_dir().as_path(), Path::new("/dev/shm")] {
@@ -25,7 +27,8 @@ fn a_hole_at_the_head_moves_nothing_and_is_seen() {
             other.read_exact_at(&mut seam, end - 1).unwrap();
             assert_eq!(seam, [0, b'x']);
         }
-        // O_APPEND of the other description: where it was, whatever was given back.
+        // O_APPEND of the other description appends at the same offset, however much was given
+        // back.
         file.write_all(b"more").unwrap();
         let metadata = other.metadata().unwrap();
         assert_eq!(metadata.len(), (1 << 20) + 4);

@@ -1,6 +1,7 @@
-//! The kernel suite: each fact of the kernel that imsup relies on, with the man page or kernel file that states it.
+//! The kernel suite: each fact about the kernel that imsup relies on, with the man page or kernel
+//! file that states the fact.
 //!
-//! A kernel that does otherwise fails here, and not in somebody's cluster.
+//! A kernel with another behaviour fails here, and not in a user's cluster.
 
 mod aio;
 mod arrivals;

@@ -1,4 +1,5 @@
-//! What keeps other machines from hosts' addresses: socket(7), SO_ATTACH_FILTER; net/ipv4/tcp_ipv4.c, tcp_filter; net/ipv4/udp.c, udp_queue_rcv_one_skb.
+//! What keeps other machines from hosts' addresses: socket(7), SO_ATTACH_FILTER;
+//! net/ipv4/tcp_ipv4.c, tcp_filter; net/ipv4/udp.c, udp_queue_rcv_one_skb.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -31,8 +32,8 @@ fn at_host(family: Family, kind: SocketType, kept: bool) -> (OwnedFd, SocketAddr
     (socket, SocketAddr::from((HOST, local.port())))
 }
 
-/// A packet is dropped by its device's index before a listener answers it, or a datagram is queued, on sockets of AF_INET6 as well; what comes through
-/// the loopback device is taken.
+/// A packet is dropped by the index of its device, before a listener replies or a datagram is
+/// queued, also on AF_INET6 sockets. Packets from the loopback device are accepted.
 #[test]
 fn a_filter_by_device_keeps_neighbours_out_and_lets_the_machine_in() {
     if !is_own() {
@@ -68,7 +69,8 @@ fn a_filter_by_device_keeps_neighbours_out_and_lets_the_machine_in() {
     }
 }
 
-/// net/core/filter.c, sk_detach_filter: anybody may take a filter away, unlike SO_BINDTODEVICE (net/core/sock.c, sock_bindtoindex_locked: CAP_NET_RAW).
+/// net/core/filter.c, sk_detach_filter: anybody may take a filter away, unlike SO_BINDTODEVICE
+/// (net/core/sock.c, sock_bindtoindex_locked: CAP_NET_RAW).
 #[test]
 fn a_filter_can_be_taken_away() {
     if !is_own() {
@@ -84,7 +86,8 @@ fn a_filter_can_be_taken_away() {
     assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
-/// ip_route_input_slow drops what comes for 127.0.0.0/8 from another device, unless route_localnet is on.
+/// ip_route_input_slow drops packets for 127.0.0.0/8 from another device, unless route_localnet is
+/// on.
 #[test]
 fn neighbours_reach_127_0_0_0_only_where_it_is_routed() {
     if !is_own() {

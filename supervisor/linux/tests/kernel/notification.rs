@@ -13,7 +13,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 
-/// seccomp_unotify(2): the flags that imsup installs its filter with are known (5.19).
+/// seccomp_unotify(2): the kernel knows the flags with which imsup installs the filter (5.19).
 #[test]
 fn a_filter_with_a_listener_can_be_installed() {
     assert!(spawn::knows_wait_killable(), "Linux 5.19 or newer is needed");
@@ -27,7 +27,7 @@ fn a_filter_with_a_listener_can_be_installed() {
     nix::sys::wait::waitpid(child, None).unwrap();
 }
 
-/// A child that runs `uname -n` under the filter, and the listener of its calls.
+/// A child that runs `uname -n` under the filter, and the listener of the child's calls.
 pub fn child_that_asks_its_name() -> (Pid, Listener) {
     child(&[c"uname".to_owned(), c"-n".to_owned()])
 }
@@ -44,14 +44,15 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         no_new_privs: true,
     };
     let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
-    // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other threads there are.
+    // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other
+    // threads there are.
     let thread = unsafe { SingleThread::unproven() };
     let prepared = spawn::prepare(&program, filter, &thread).unwrap();
     let child = prepared.pid();
     (child, prepared.execute().unwrap())
 }
 
-/// What poll(2) says of the listener, which is waited for.
+/// Waits for the listener with poll(2), and returns the events.
 fn events(listener: &Listener) -> PollFlags {
     let mut polled = [PollFd::new(listener, PollFlags::IN)];
     rustix::event::poll(&mut polled, None).unwrap();
@@ -64,7 +65,7 @@ pub fn first_call(listener: &Listener) -> NotificationId {
     listener.receive().unwrap().unwrap().id
 }
 
-/// Lets every call through until nobody is left under the filter.
+/// Lets every call through until no process is left under the filter.
 pub fn let_all_through(listener: &Listener) {
     while events(listener).contains(PollFlags::IN) {
         if let Some(call) = listener.receive().unwrap() {
@@ -73,8 +74,9 @@ pub fn let_all_through(listener: &Listener) {
     }
 }
 
-/// seccomp_unotify(2): the listener polls readable for each call, RECV says who made it, SEND lets it return, and when nobody is
-/// left under the filter the listener polls POLLHUP, which is the end.
+/// seccomp_unotify(2): the listener polls readable for each call, RECV names the caller, and SEND
+/// lets the call return. Once no process is left under the filter, the listener polls POLLHUP,
+/// which is the end.
 #[test]
 fn a_trapped_call_is_received_answered_and_the_end_is_told() {
     let (child, listener) = child_that_asks_its_name();
@@ -88,12 +90,12 @@ fn a_trapped_call_is_received_answered_and_the_end_is_told() {
         assert!(!listener.is_valid(call.id), "it has been answered");
     }
     assert!(events(&listener).contains(PollFlags::HUP));
-    // uname(1) says that it could not ask, which shows that the errno arrived.
+    // uname(1) reports that the call failed, which shows that the errno arrived.
     assert_eq!(nix::sys::wait::waitpid(child, None), Ok(WaitStatus::Exited(child, 1)));
 }
 
-/// A caller that is killed while it waits, which WAIT_KILLABLE_RECV allows: its notification is no longer valid, and an answer
-/// that comes too late is ENOENT, which is no error of ours.
+/// A caller that is killed during the call, which WAIT_KILLABLE_RECV allows: the notification is no
+/// longer valid. A late reply fails with ENOENT, which imsup does not treat as an error.
 #[test]
 fn a_killed_callers_notification_becomes_invalid() {
     let (child, listener) = child_that_asks_its_name();
@@ -106,11 +108,11 @@ fn a_killed_callers_notification_becomes_invalid() {
     assert_eq!(listener.answer(call.id, Answer::Continue), Ok(()));
 }
 
-/// WAIT_KILLABLE_RECV (seccomp(2), 5.19): a call that was received is not torn by a signal whose handler would interrupt it; the
-/// signal waits for the answer.
+/// WAIT_KILLABLE_RECV (seccomp(2), 5.19): a received call is not interrupted by a signal whose
+/// handler would otherwise interrupt the call; the signal waits for the reply.
 #[test]
 fn a_received_call_is_not_torn_by_a_signal() {
-    // Perl installs its handlers without SA_RESTART.
+    // Perl installs signal handlers without SA_RESTART.
     let script = c"use POSIX; $SIG{USR1} = sub {}; (POSIX::uname())[1] or die".to_owned();
     let (child, listener) = child(&[c"perl".to_owned(), c"-e".to_owned(), script]);
     let mut signalled = false;
@@ -120,7 +122,8 @@ fn a_received_call_is_not_torn_by_a_signal() {
         };
         if i64::from(call.number) == nix::libc::SYS_uname {
             nix::sys::signal::kill(child, Signal::SIGUSR1).unwrap();
-            // Long enough for the caller to be woken, were it to be: it would then be seen to have gone. Each time others run first.
+            // Long enough for a wake-up of the caller, after which the call would be invalid. Each
+            // yield lets other threads run first.
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_millis(50) {
                 assert!(listener.is_valid(call.id), "the call was torn");

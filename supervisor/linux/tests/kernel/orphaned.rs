@@ -1,4 +1,5 @@
-//! The listener of trapped calls when whoever answers them dies: kernel/seccomp.c, kernel/exit.c.
+//! The listener of trapped calls after the death of its supervisor: kernel/seccomp.c,
+//! kernel/exit.c.
 
 use imsup_linux::notify::{Answer, Listener};
 use nix::sys::signal::Signal;
@@ -8,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::notification::{child_that_asks_its_name, first_call, let_all_through};
 
-/// What somebody else has of a listener.
+/// The listener as held by another process.
 fn second_holder(listener: &Listener) -> Listener {
     let copy = rustix::io::fcntl_dupfd_cloexec(listener, 0).unwrap();
     Listener::new(copy)
@@ -20,8 +21,9 @@ fn kill(child: Pid) {
     assert_eq!(waitpid(child, None), Ok(killed));
 }
 
-/// seccomp_notify_release: with the last descriptor of the listener every call that waits fails with ENOSYS, received or not, and so does every later one
-/// (seccomp_do_user_notification, `match->notif`).
+/// seccomp_notify_release: with the last descriptor of the listener every call that waits fails
+/// with ENOSYS, received or not, and so does every later one (seccomp_do_user_notification,
+/// `match->notif`).
 #[test]
 fn without_a_holder_calls_fail() {
     for is_received in [false, true] {
@@ -30,13 +32,14 @@ fn without_a_holder_calls_fail() {
             first_call(&listener);
         }
         drop(listener);
-        // uname(1) says that it could not ask. (Before it asks, the linker makes no trapped call.)
+        // uname(1) reports that the call failed. (The dynamic linker makes no trapped call before
+        // that.)
         assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 1)), "{is_received}");
     }
 }
 
-/// The release is that of the open file description: with a second descriptor calls wait on, those that were received and those that were not, and the
-/// second holder could answer them.
+/// The release is that of the open file description: with a second descriptor, received and other
+/// calls continue to wait, and the second holder could reply.
 #[test]
 fn with_a_second_holder_calls_wait() {
     for is_received in [false, true] {
@@ -53,7 +56,8 @@ fn with_a_second_holder_calls_wait() {
     }
 }
 
-/// A call that waits for nobody ends with SIGKILL (seccomp_do_user_notification waits killable, or interruptible), and its listener says so (POLLHUP).
+/// A call that never gets a reply ends with SIGKILL (seccomp_do_user_notification waits killable,
+/// or interruptible), and the listener polls POLLHUP.
 #[test]
 fn a_call_that_waits_for_nobody_is_ended_by_a_kill() {
     for is_received in [false, true] {

@@ -1,4 +1,5 @@
-//! Whose a socket is: sock_diag(7) for one socket (net/ipv4/inet_diag.c, inet_diag_find_one_icsk; net/ipv4/udp_diag.c, udp_dump_one).
+//! The owner of a socket: sock_diag(7) for a single socket (net/ipv4/inet_diag.c,
+//! inet_diag_find_one_icsk; net/ipv4/udp_diag.c, udp_dump_one).
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
@@ -20,7 +21,8 @@ fn endpoint(transport: Transport, ip: Ipv4Addr, port: u16) -> Endpoint {
     }
 }
 
-/// The socket is the one that a packet would come to, at the machine's wildcard too, and of either family. Nobody is ENOENT.
+/// The found socket is the socket that a packet would reach, also at the machine's wildcard, and of
+/// either family. ENOENT if there is no socket.
 #[test]
 fn the_owner_of_whoever_would_be_sent_to_is_told() {
     let own = rustix::process::geteuid().as_raw();
@@ -50,7 +52,8 @@ fn the_owner_of_whoever_would_be_sent_to_is_told() {
     assert_eq!(owners.of(endpoint(Transport::Tcp, B, 1)).unwrap(), None);
 }
 
-/// inet_sk_bound_dev_eq: one that is bound to the loopback device is found by a request that names it.
+/// inet_sk_bound_dev_eq: a socket bound to the loopback device is found by a request that names the
+/// device.
 #[test]
 fn one_that_is_bound_to_the_loopback_device_does_not_hide() {
     let listener = TcpListener::bind((A, 0)).unwrap();
@@ -61,7 +64,7 @@ fn one_that_is_bound_to_the_loopback_device_does_not_hide() {
     assert_eq!(found.map(|owner| owner.cookie), socket::cookie(listener.as_fd()).ok());
 }
 
-/// An accepted socket has an owner of its own; until it is accepted, its listener's counts.
+/// An accepted socket has an owner of its own; before the accept, the listener's owner counts.
 #[test]
 fn the_other_end_of_a_connection_is_the_accepted_socket_and_before_that_the_listener() {
     let mut owners = Owners::open().unwrap();
@@ -72,7 +75,7 @@ fn the_other_end_of_a_connection_is_the_accepted_socket_and_before_that_the_list
     let waiting = owners.of_server(at, from).unwrap().unwrap();
     assert_eq!(waiting.cookie, socket::cookie(listener.as_fd()).unwrap());
     let (server, _) = listener.accept().unwrap();
-    // Whoever closes its listener at once has the connection still.
+    // A server that closes the listener at once still has the connection.
     drop(listener);
     let accepted = owners.of_server(at, from).unwrap().unwrap();
     assert_eq!(accepted.cookie, socket::cookie(server.as_fd()).unwrap());

@@ -1,4 +1,4 @@
-//! What the kernel says of files and cgroups that were removed while somebody uses them.
+//! The kernel's reports on files and cgroups that were removed while in use.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -12,8 +12,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-/// inotify(7) has IN_DELETE_SELF when the directory's inode goes, and each open file keeps the directories above it (fs/dcache.c, d_delete; dentries hold their
-/// parents). So a directory is watched for what is removed in it.
+/// inotify(7) reports IN_DELETE_SELF when the directory's inode goes, and each open file keeps the
+/// directories above (fs/dcache.c, d_delete; dentries hold their parents). So a directory is
+/// watched for removals inside.
 #[test]
 fn the_removal_of_a_directory_is_told_once_no_file_of_it_is_open() {
     let base = tempfile::tempdir().unwrap();
@@ -32,7 +33,8 @@ fn the_removal_of_a_directory_is_told_once_no_file_of_it_is_open() {
     assert!(told[0].mask.contains(AddWatchFlags::IN_DELETE_SELF), "{told:?}");
 }
 
-/// proc_pid_fd(5), fs/d_path.c: the path that it had, marked, also if the directories above it are gone.
+/// proc_pid_fd(5), fs/d_path.c: the former path, marked as deleted, even if the directories above
+/// are gone.
 #[test]
 fn an_open_file_that_was_removed_says_where_it_was() {
     let base = tempfile::tempdir().unwrap();
@@ -45,7 +47,8 @@ fn an_open_file_that_was_removed_says_where_it_was() {
     assert_eq!(link.to_str().unwrap(), format!("{} (deleted)", path.display()));
 }
 
-/// proc_pid_exe(5): a child is of the same executable until it executes, also if that was replaced or deleted.
+/// proc_pid_exe(5): a child has the same executable until execve(2), even if the file was replaced
+/// or deleted.
 #[test]
 fn a_program_that_was_deleted_executes_itself() {
     let base = tempfile::tempdir().unwrap();
@@ -55,7 +58,7 @@ fn a_program_that_was_deleted_executes_itself() {
         "rm {0}; echo '#!/bin/false' > {0}; exec /proc/self/exe -c 'echo same'",
         copy.display()
     );
-    // Another thread's child may have the copy open for writing until it executes.
+    // Another thread's child may have the copy open for writing until execve(2).
     let output = loop {
         match Command::new(&copy).args(["-c", &script]).output() {
             Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {}
@@ -74,14 +77,15 @@ fn the_open_files_of_a_removed_cgroup_say_so() {
     fs::remove_dir(cgroup.path()).unwrap();
     assert!(cgroup.is_removed());
     assert_eq!(cgroup.thaw(), Err(Errno::ENODEV));
-    // One of the same name is another.
+    // A cgroup of the same name is another cgroup.
     let other = Cgroup::make(&name).unwrap();
     assert!(cgroup.is_removed() && !other.is_removed());
     other.remove();
 }
 
-/// fs/kernfs/file.c, kernfs_generic_poll: POLLERR and POLLPRI for ever, so the files of a removed cgroup are polled no more. All files that tell of events are alike
-/// (cgroup.events here: the controller of memory may be another hierarchy's).
+/// fs/kernfs/file.c, kernfs_generic_poll: POLLERR and POLLPRI for ever, so the files of a removed
+/// cgroup are polled no more. All files that tell of events are alike (cgroup.events here: the
+/// controller of memory may be another hierarchy's).
 #[test]
 fn the_memory_of_a_removed_cgroup_is_watched_no_more() {
     let name = format!("imsup.kernel-suite-{}.unwatched", std::process::id());
@@ -103,7 +107,7 @@ fn the_memory_of_a_removed_cgroup_is_watched_no_more() {
     assert!(watch.descriptor().is_none());
 }
 
-/// A cgroup of the suite's, where there can be one: root can always have one.
+/// A cgroup for the suite, if possible: root can always make a cgroup.
 fn cgroup(name: &str) -> Option<Cgroup> {
     match Cgroup::make(name) {
         Ok(cgroup) => Some(cgroup),

@@ -1,4 +1,5 @@
-//! Sockets of a network namespace in which every address is local, and putting one in the place of another.
+//! Sockets of a network namespace in which every address is local, and replacing a socket by
+//! another.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,7 +13,8 @@ use imsup_protocol::channel::Channel;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Makes the namespace by the calls of unshare(2), lo(4) and rtnetlink(7), binds servers, makes clients, passes all of them on (SCM_RIGHTS) and exits.
+/// Makes the namespace by the calls of unshare(2), lo(4) and rtnetlink(7), binds servers, makes
+/// clients, passes all sockets on (SCM_RIGHTS) and exits.
 const MAKER: &str = r#"
 import ctypes, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +42,7 @@ given = [one.fileno() for one in (v4, v6, *clients)]
 socket.send_fds(socket.socket(fileno=0), [bytes([0])], given)
 "#;
 
-/// The servers' descriptors and the clients', of a namespace whose only process has ended.
+/// The descriptors of the servers and clients, of a namespace whose only process has ended.
 fn sockets() -> Vec<OwnedFd> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let status = Command::new("python3")
@@ -58,7 +60,8 @@ fn sockets() -> Vec<OwnedFd> {
     channel.take_fds(5).unwrap()
 }
 
-/// One question and its answer, sent from the address that was asked as the name server does it (in Python, for brevity: `server` is its standard input).
+/// Receives a question and sends a reply from the address of the question, like the name server (in
+/// Python, for brevity: `server` is the standard input).
 fn answer(server: &OwnedFd) {
     const SERVER: &str = r#"
 import socket, struct
@@ -77,9 +80,11 @@ server.sendmsg([query + b"!"], [(level, kind, data)], 0, client)
     assert!(status.success());
 }
 
-/// network_namespaces(7): a namespace lives as long as a socket of it. A route of type local makes all addresses its own (ip-route(8)), and a datagram may come from any
-/// of them (IP_PKTINFO in ip(7); IPV6_PKTINFO in ipv6(7), with IPV6_FREEBIND: net/ipv6/datagram.c, ip6_datagram_send_ctl). Port 53 is free to the owner of the user
-/// namespace (user_namespaces(7), CAP_NET_BIND_SERVICE).
+/// network_namespaces(7): a namespace lives as long as any socket in the namespace. A route of type
+/// local makes all addresses local (ip-route(8)), and a datagram may come from any local address
+/// (IP_PKTINFO in ip(7); IPV6_PKTINFO in ipv6(7), with IPV6_FREEBIND: net/ipv6/datagram.c,
+/// ip6_datagram_send_ctl). The owner of the user namespace may bind port 53 (user_namespaces(7),
+/// CAP_NET_BIND_SERVICE).
 #[test]
 fn a_socket_outlives_the_processes_of_its_namespace_and_is_answered_from_the_address_it_asked() {
     let mut all = sockets().into_iter();
@@ -119,8 +124,8 @@ fn a_socket_outlives_the_processes_of_its_namespace_and_is_answered_from_the_add
     assert_eq!(connected.local_addr().unwrap().ip(), Ipv4Addr::new(127, 77, 5, 7));
 }
 
-/// epoll(7), Q6 and A6; fs/eventpoll.c, ep_find: a registration is one of a file and a number. One made by another process, in which the file has the same number, is
-/// found by the program.
+/// epoll(7), Q6 and A6; fs/eventpoll.c, ep_find: a registration belongs to a file and a number. The
+/// program finds a registration made by another process in which the file has the same number.
 #[test]
 fn a_replaced_descriptor_loses_its_registrations_and_they_can_be_made_anew() {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();

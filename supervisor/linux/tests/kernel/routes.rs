@@ -26,7 +26,8 @@ fn source(client: impl FnOnce(std::net::SocketAddr) -> TcpStream) -> IpAddr {
     peer.ip()
 }
 
-/// ip-route(8), type local: every address of the prefix can be bound, with no address on any interface.
+/// ip-route(8), type local: every address of the prefix can be bound, with no address on any
+/// interface.
 #[test]
 fn a_local_route_makes_every_address_of_a_prefix_the_machines() {
     if !is_own() {
@@ -38,7 +39,8 @@ fn a_local_route_makes_every_address_of_a_prefix_the_machines() {
     TcpListener::bind((Ipv4Addr::new(10, 77, 255, 255), 0)).unwrap();
 }
 
-/// fib_table_insert and fib_table_delete tell routes of one prefix apart by metric (fib_find_alias); the look-up goes on with the next.
+/// fib_table_insert and fib_table_delete tell routes of the same prefix apart by metric
+/// (fib_find_alias); after a removal, the look-up uses the next route.
 #[test]
 fn a_prefix_is_local_until_the_last_of_its_routes_is_gone() {
     if !is_own() {
@@ -57,7 +59,8 @@ fn a_prefix_is_local_until_the_last_of_its_routes_is_gone() {
     assert!(TcpStream::connect(address).is_err());
 }
 
-/// ip_route_output_key_hash_rcu, RTN_LOCAL: the source is the route's preferred one, else the destination itself.
+/// ip_route_output_key_hash_rcu, RTN_LOCAL: the source is the preferred source of the route,
+/// otherwise the destination itself.
 #[test]
 fn the_default_source_is_the_routes_or_the_destination_itself() {
     if !is_own() {
@@ -70,8 +73,9 @@ fn the_default_source_is_the_routes_or_the_destination_itself() {
     assert_eq!(source(unbound), Ipv4Addr::LOCALHOST);
 }
 
-/// A packet to a local destination keeps the route it was sent by, so that it is not examined for a martian source when it comes
-/// in (drivers/net/loopback.c, loopback_xmit; net/ipv4/ip_input.c, ip_rcv_finish_core).
+/// A packet to a local destination keeps the route of the sender, so that the kernel does not check
+/// for a martian source at arrival (drivers/net/loopback.c, loopback_xmit; net/ipv4/ip_input.c,
+/// ip_rcv_finish_core).
 #[test]
 fn a_connection_from_127_0_0_1_to_any_local_address_works() {
     if !is_own() {

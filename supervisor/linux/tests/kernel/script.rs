@@ -1,4 +1,5 @@
-//! Processes to freeze, stop and look at: Python, whose threads make system calls as they are told.
+//! Processes to freeze, stop and inspect: Python, with threads that make the requested system
+//! calls.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -9,10 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-/// How long anything may take that is only waited for so that a test ends.
+/// The limit of a wait, which only serves to end a test that hangs.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// `call` makes a system call without Python's own retries and without its lock; `thread` runs one and says what it said.
+/// `call` makes a system call without Python's own retries and without the interpreter lock;
+/// `thread` makes a call in a thread and reports the result.
 const PRELUDE: &str = "
 import ctypes, os, select, signal, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -24,7 +26,7 @@ def thread(name, *args):
     threading.Thread(target=lambda: say(name, *call(*args)), daemon=True).start()
 ";
 
-/// Runs what it is told on its standard input, line by line, once what it was started with is done.
+/// Executes the lines of the standard input, one by one, after the initial source.
 const LOOP: &str = "
 say('ready')
 while True: exec(sys.stdin.readline() or 'os._exit(0)')
@@ -62,13 +64,13 @@ impl Script {
         writeln!(self.input, "{line}").unwrap();
     }
 
-    /// Tells it to say something, and returns that.
+    /// Makes the script write the value of an expression, and returns the output.
     pub fn ask(&mut self, expression: &str) -> String {
         self.tell(&format!("say({expression})"));
         self.line()
     }
 
-    /// The next line it says.
+    /// The next line of output.
     pub fn line(&mut self) -> String {
         assert!(self.has_spoken(LIMIT), "it says nothing");
         let mut line = String::new();
@@ -76,7 +78,7 @@ impl Script {
         line.trim_end().to_owned()
     }
 
-    /// Whether it says something within a time.
+    /// True if the script writes output within a time.
     pub fn has_spoken(&self, within: Duration) -> bool {
         if !self.output.buffer().is_empty() {
             return true;
@@ -85,7 +87,7 @@ impl Script {
         rustix::event::poll(&mut polled, Some(&Timespec::try_from(within).unwrap())).unwrap() > 0
     }
 
-    /// Waits until its threads are blocked in exactly these calls.
+    /// Waits until the script's threads are blocked in exactly these calls.
     pub fn await_calls(&self, calls: &[i64]) {
         let mut wanted: Vec<_> = calls.iter().map(i64::to_string).collect();
         wanted.sort_unstable();
@@ -108,7 +110,7 @@ impl Script {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// The letter of its state (proc_pid_stat(5)).
+    /// The letter of the script's state (proc_pid_stat(5)).
     pub fn state(&self) -> char {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
@@ -126,8 +128,9 @@ impl Drop for Script {
     }
 }
 
-/// Waits until something is so. A socket, a lock or a pipe that a test lets go of is free only once no child has a copy: one that a test beside it is just
-/// starting has copies of all, until it executes.
+/// Waits until a condition is true. A socket, a lock or a pipe that a test has closed is free only
+/// once no child has a copy: a child that a concurrent test is just starting has copies of all
+/// descriptors until execve(2).
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !is_so() {

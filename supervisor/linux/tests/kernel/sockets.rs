@@ -20,7 +20,7 @@ fn nonblocking(socket: &OwnedFd) {
     socket::set_status_flags(socket.as_fd(), OFlags::RDWR | OFlags::NONBLOCK).unwrap();
 }
 
-/// A port of `A` where nobody listens: bound, so that nobody else can.
+/// A port of `A` without a listener: bound, so that no other socket can use the port.
 fn refusing() -> (OwnedFd, SocketAddr) {
     let bound = tcp(AddressFamily::INET);
     socket::bind(bound.as_fd(), SocketAddr::from((A, 0))).unwrap();
@@ -28,7 +28,8 @@ fn refusing() -> (OwnedFd, SocketAddr) {
     (bound, address)
 }
 
-/// ip(7): "the loopback network" is local as a whole (net/ipv4/fib_frontend.c, the local table has 127.0.0.0/8).
+/// ip(7): "the loopback network" is local as a whole (net/ipv4/fib_frontend.c, the local table has
+/// 127.0.0.0/8).
 #[test]
 fn every_loopback_address_can_be_bound_without_configuration() {
     for ip in [A, Ipv4Addr::new(127, 78, 254, 1), Ipv4Addr::new(127, 79, 254, 1)] {
@@ -36,8 +37,8 @@ fn every_loopback_address_can_be_bound_without_configuration() {
     }
 }
 
-/// The local route of 127.0.0.0/8 has 127.0.0.1 as its source, so a connect to a host's private localhost is seen to come
-/// from 127.0.0.1 without a bind.
+/// The local route of 127.0.0.0/8 has 127.0.0.1 as the source, so a connect to a host's private
+/// localhost comes from 127.0.0.1 without a bind.
 #[test]
 fn the_default_source_for_every_loopback_address_is_127_0_0_1() {
     let (listener, address) = listener();
@@ -47,7 +48,8 @@ fn the_default_source_for_every_loopback_address_is_127_0_0_1() {
     assert_eq!(client.local_addr().unwrap(), peer);
 }
 
-/// ip(7), IP_BIND_ADDRESS_NO_PORT: the port is chosen by connect, and the peer sees the address that was bound.
+/// ip(7), IP_BIND_ADDRESS_NO_PORT: the port is chosen by connect, and the peer sees the address
+/// that was bound.
 #[test]
 fn a_source_can_be_bound_without_a_port() {
     let (listener, address) = listener();
@@ -65,8 +67,9 @@ fn a_source_can_be_bound_without_a_port() {
     }
 }
 
-/// A stream socket without a port is neither connected nor listens, so that nobody waits on it: listen(2) and connect(2) choose one before they
-/// do anything (net/ipv4/inet_connection_sock.c, inet_csk_listen_start; net/ipv4/tcp_ipv4.c, tcp_v4_connect), also when nobody has answered yet.
+/// A stream socket without a port is neither connected nor listens, so no thread waits on the
+/// socket. listen(2) and connect(2) choose a port first, even if there is no reply so far
+/// (net/ipv4/inet_connection_sock.c, inet_csk_listen_start; net/ipv4/tcp_ipv4.c, tcp_v4_connect).
 #[test]
 fn a_socket_that_listens_or_connects_has_a_port() {
     let is_unbound = |socket: &OwnedFd| InetSocket::inspect(socket.as_fd()).unwrap().is_unbound();
@@ -75,7 +78,7 @@ fn a_socket_that_listens_or_connects_has_a_port() {
     socket::listen(server.as_fd(), 0).unwrap();
     assert!(!is_unbound(&server) && socket::is_in_use(server.as_fd()));
     let address = socket::local_address(server.as_fd()).unwrap();
-    // A queue of 0 takes one; the next gets no answer.
+    // A queue of 0 holds a single connection; the next attempt gets no reply.
     let clients = [(); 3].map(|()| tcp(AddressFamily::INET));
     for client in &clients {
         nonblocking(client);
@@ -85,15 +88,15 @@ fn a_socket_that_listens_or_connects_has_a_port() {
     assert_eq!(socket::progress(clients[2].as_fd()), Progress::Waiting);
 }
 
-/// net/ipv4/af_inet.c, __inet_stream_connect: a non-blocking connect says EINPROGRESS even where loopback has completed the
-/// handshake; a second one then says 0, and a third EISCONN.
+/// net/ipv4/af_inet.c, __inet_stream_connect: a non-blocking connect returns EINPROGRESS even if
+/// loopback has completed the handshake; a second call then returns 0, and a third EISCONN.
 #[test]
 fn a_loopback_handshake_is_over_when_a_nonblocking_connect_returns() {
     let (_listener, address) = listener();
     let client = tcp(AddressFamily::INET);
     nonblocking(&client);
     assert_eq!(socket::connect(client.as_fd(), address), Err(Errno::EINPROGRESS));
-    // On a loaded machine the handshake may be left to ksoftirqd: wait for it, as imsup does.
+    // On a loaded machine the handshake may be left to ksoftirqd: wait for the end, as imsup does.
     while socket::progress(client.as_fd()) == Progress::Waiting {
         std::thread::yield_now();
     }
@@ -102,7 +105,8 @@ fn a_loopback_handshake_is_over_when_a_nonblocking_connect_returns() {
     assert_eq!(socket::connect(client.as_fd(), address), Err(Errno::EISCONN));
 }
 
-/// net/ipv4/af_inet.c: a refusal is taken by the next connect, after which the socket can be connected again; its source stays.
+/// net/ipv4/af_inet.c: the next connect takes a refusal, after which the socket can be connected
+/// again; the source address stays.
 #[test]
 fn a_refused_socket_can_be_connected_again_and_keeps_its_source() {
     let (_bound, nobody) = refusing();
@@ -121,8 +125,8 @@ fn a_refused_socket_can_be_connected_again_and_keeps_its_source() {
     assert_eq!(listener.accept().unwrap().1.ip(), B);
 }
 
-/// The idea of the retained socket: connections, and the bytes sent on them, wait in the queue of a listening socket for as
-/// long as anybody has it open.
+/// The idea of the retained socket: connections, and the bytes sent on these connections, wait in
+/// the queue of a listening socket as long as any process has the socket open.
 #[test]
 fn a_listening_socket_keeps_its_queue_while_a_duplicate_is_open() {
     let (listener, address) = listener();
@@ -140,7 +144,7 @@ fn a_listening_socket_keeps_its_queue_while_a_duplicate_is_open() {
     }
 }
 
-/// listen(2) on a socket that listens already changes its backlog (net/ipv4/af_inet.c, __inet_listen_sk).
+/// listen(2) on a listening socket changes the backlog (net/ipv4/af_inet.c, __inet_listen_sk).
 #[test]
 fn a_second_listen_changes_the_backlog() {
     let (listener, address) = listener();
@@ -170,7 +174,8 @@ fn a_second_listen_changes_the_backlog() {
     assert_eq!(socket::progress(after.as_fd()), Progress::Established);
 }
 
-/// ipv6(7): a dual-stack socket bound to a v4-mapped address serves IPv4; one that is IPV6_V6ONLY refuses it.
+/// ipv6(7): a dual-stack socket bound to a v4-mapped address serves IPv4; an IPV6_V6ONLY socket
+/// refuses the address.
 #[test]
 fn a_dual_stack_socket_binds_a_mapped_address() {
     let socket = tcp(AddressFamily::INET6);
@@ -202,7 +207,8 @@ fn a_socket_has_one_cookie_for_life() {
     assert_ne!(socket::cookie(tcp(AddressFamily::INET).as_fd()).unwrap(), cookie);
 }
 
-/// socket(7), SO_REUSEPORT: set after the bind of the first socket, it still lets a second one of the same user in.
+/// socket(7), SO_REUSEPORT: if set after the bind of the first socket, the option still admits a
+/// second socket of the same user.
 #[test]
 fn reuseport_may_be_set_on_a_retained_socket() {
     let (listener, address) = listener();
@@ -213,7 +219,8 @@ fn reuseport_may_be_set_on_a_retained_socket() {
     socket::listen(second.as_fd(), 5).unwrap();
 }
 
-/// A bound datagram socket keeps what was sent to it while a duplicate is open, as a listening socket does.
+/// A bound datagram socket keeps its queued datagrams while a duplicate is open, like a listening
+/// socket.
 #[test]
 fn a_datagram_socket_keeps_its_queue_while_a_duplicate_is_open() {
     let server = UdpSocket::bind((A, 0)).unwrap();
@@ -226,7 +233,8 @@ fn a_datagram_socket_keeps_its_queue_while_a_duplicate_is_open() {
     assert_eq!((&bytes[..count], from), (&b"early"[..], client.local_addr().unwrap()));
 }
 
-/// Options that a program sets before bind are inherited by what it accepts, so the retained socket must have them.
+/// Accepted connections inherit options that a program sets before bind, so the retained socket
+/// must have these options.
 #[test]
 fn settings_are_copied_to_a_retained_socket() {
     let own = tcp(AddressFamily::INET);

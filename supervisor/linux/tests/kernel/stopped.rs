@@ -1,4 +1,4 @@
-//! Threads stopped by ptrace(2): what is read of them, and that nobody notices.
+//! Threads stopped by ptrace(2): reading their state, and staying unnoticed.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use crate::notification;
 use crate::script::{LIMIT, Script, until};
 
-/// A thread in each of the calls that servers wait in, besides the first, which reads its standard input.
+/// A thread in each of the calls in which servers wait, besides the first thread, which reads the
+/// standard input.
 pub const BLOCKED: &str = "
 spec = (ctypes.c_long * 2)(1000, 0)
 futex = ctypes.c_int(0)
@@ -24,7 +25,7 @@ thread('futex', 202, ctypes.byref(futex), 0, 0, 0)
 thread('epoll', 232, e.fileno(), ctypes.create_string_buffer(64), 4, -1)
 ";
 
-/// The calls of [`BLOCKED`], that of its first thread included.
+/// The calls of [`BLOCKED`], including the first thread's.
 pub const CALLS: [i64; 6] = [
     libc::SYS_read,
     libc::SYS_read,
@@ -74,7 +75,7 @@ pub fn more(waits: &[(i32, u64)], times: u64) -> Vec<(i32, u64)> {
     waits.iter().map(|(tid, count)| (*tid, count + times)).collect()
 }
 
-/// The calls of [`BLOCKED`] once it has been let go.
+/// The calls of [`BLOCKED`] after being let go.
 pub const RESTARTED: [i64; 5] = [
     libc::SYS_read,
     libc::SYS_read,
@@ -83,8 +84,9 @@ pub const RESTARTED: [i64; 5] = [
     libc::SYS_futex,
 ];
 
-/// What a second look says after a first: the same calls with the same arguments, but restart_syscall(2) for those that must
-/// count their time from when they began; and epoll_wait is over (signal(7), "Interruption of system calls").
+/// Compares a second look with the first. The calls and arguments are the same, except for
+/// restart_syscall(2) for calls whose time must count from the start; and epoll_wait is over
+/// (signal(7), "Interruption of system calls").
 pub fn assert_restarted(first: &[(i32, i64, [u64; 6], u64)], second: &[(i32, i64, [u64; 6], u64)]) {
     let expected: Vec<_> = first
         .iter()
@@ -97,8 +99,8 @@ pub fn assert_restarted(first: &[(i32, i64, [u64; 6], u64)], second: &[(i32, i64
     assert_eq!(second, expected);
 }
 
-/// arch/x86/kernel/signal.c, arch_do_signal_or_restart: a call that was interrupted keeps its number and arguments, and goes
-/// on when the thread is let go; only epoll_wait says EINTR.
+/// arch/x86/kernel/signal.c, arch_do_signal_or_restart: a call that was interrupted keeps its
+/// number and arguments, and goes on when the thread is let go; only epoll_wait says EINTR.
 #[test]
 fn blocked_calls_are_read_and_go_on() {
     let mut script = Script::start(BLOCKED);
@@ -118,18 +120,19 @@ fn blocked_calls_are_read_and_go_on() {
     assert_eq!(timeout, 100_000);
     stopped.release();
     assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
-    // One that is stopped again before it has run has not even begun its call again.
+    // A thread that is stopped again before running has not even begun its call again.
     script.await_calls(&RESTARTED);
 
     let stopped = stop_one(&script).unwrap();
     assert_restarted(&first, &blocked(stopped.threads()));
     stopped.release();
-    // They are alive: the pipe's reader gets its byte, and no other call has returned.
+    // The threads are alive: the pipe's reader gets a byte, and no other call has returned.
     script.tell("os.write(w, b'x')");
     assert_eq!(script.line(), "read 1 0");
 }
 
-/// kernel/signal.c, ptrace_stop: it schedules once. So a thread that has waited more often has made another call, or its call has waited again.
+/// kernel/signal.c, ptrace_stop: a stop schedules once. So a thread that has waited more often has
+/// made another call, or the call has waited again.
 #[test]
 fn to_be_stopped_is_one_more_wait() {
     let script = Script::start(BLOCKED);
@@ -140,7 +143,8 @@ fn to_be_stopped_is_one_more_wait() {
     stopped.release();
 }
 
-/// Threads that are let go soon go on although their tracer is there still, and once it is waited for, another may have them.
+/// After `release_soon`, threads go on although the tracer still exists. After the wait for the
+/// tracer, another tracer may attach.
 #[test]
 fn threads_go_on_before_their_tracer_ends() {
     let mut script = Script::start(BLOCKED);
@@ -153,8 +157,9 @@ fn threads_go_on_before_their_tracer_ends() {
     stop_one(&script).unwrap().release();
 }
 
-/// A tracer may have an interrupted epoll_wait begun anew, by the result that the kernel restarts calls by (-ERESTARTNOHAND): the
-/// program does not see EINTR; or return what it likes. A handler that waits is run first, and then it is EINTR as ever.
+/// A tracer may have an interrupted epoll_wait begun anew, by the result for which the kernel
+/// restarts calls (-ERESTARTNOHAND): the program does not see EINTR. A tracer may also make the
+/// call return any value. A pending handler runs first, and the result is then EINTR, as natively.
 #[test]
 fn an_interrupted_epoll_wait_can_be_begun_anew() {
     let mut script = Script::start(
@@ -200,8 +205,9 @@ wait_for = lambda timeout: threading.Thread(target=wait, args=(timeout,), daemon
     assert_eq!(script.line(), format!("epoll -1 {}", libc::EINTR));
 }
 
-/// The kernel looks at the low half of a call's number only (arch/x86/entry/entry_64.S), and restarts the call with all of it: a mark in the high half stays
-/// for as long as the call goes on, and the program, /proc and the next call have none.
+/// The kernel looks at the low half of a call's number only (arch/x86/entry/entry_64.S), and
+/// restarts the call with all of it: a mark in the high half stays for as long as the call goes on,
+/// and the program, /proc and the next call have none.
 #[test]
 fn a_mark_stays_with_a_call_that_goes_on_and_with_no_other() {
     let mut script = Script::start(
@@ -236,7 +242,8 @@ threading.Thread(target=wait, daemon=True).start()
     assert_eq!(mark_of(&script, 0), 0, "the next call");
 }
 
-/// A thread that runs is in user mode, or its call is over when it stops: read(2) of /dev/zero says how far it came.
+/// A running thread is in user mode, or its call is over at the stop: read(2) of /dev/zero returns
+/// the bytes read so far.
 #[test]
 fn running_threads_are_told_from_blocked_ones() {
     let zeros = "
@@ -262,7 +269,7 @@ def fill():
                 assert!(result > 0, "{result}");
                 completed += 1;
             }
-            // Python says that it begins, and takes its own lock between two reads.
+            // Python reports the start, and takes the interpreter lock between two reads.
             At::Completed { .. } => {}
             At::Blocked { number, .. } => assert_eq!(number, libc::SYS_futex),
             At::GroupStop => panic!("nobody stopped it"),
@@ -271,8 +278,8 @@ def fill():
     assert!(completed > 0, "a thread that reads all the time was never seen to");
 }
 
-/// A stop by PTRACE_INTERRUPT is the tracer's alone (kernel/signal.c, do_notify_parent_cldstop): no SIGCHLD and no wait
-/// status for the parent, nor when the thread goes on.
+/// A stop by PTRACE_INTERRUPT is the tracer's alone (kernel/signal.c, do_notify_parent_cldstop): no
+/// SIGCHLD and no wait status for the parent, nor when the thread goes on.
 #[test]
 fn a_parent_sees_nothing_of_a_stop() {
     let mut script = Script::start(
@@ -291,14 +298,14 @@ wait = lambda: os.waitpid(child, os.WUNTRACED | os.WCONTINUED | os.WNOHANG)
     assert_eq!(script.ask("seen, wait()"), "[] (0, 0)");
     stopped.release();
     assert_eq!(script.ask("seen, wait()"), "[] (0, 0)");
-    // Were it a stop that job control knows, the parent would see it.
+    // The parent would see a stop that job control knows.
     process::send(child, Signal::SIGSTOP).unwrap();
     until("a stop that the parent sees", || script.ask("seen") == "[1]");
     process::send(child, Signal::SIGKILL).unwrap();
 }
 
-/// proc_pid_stat(5), starttime: a thread that was seen before is stopped, and not another that has its number by now, be it of the same process or of another one.
-/// That one is not even interrupted.
+/// proc_pid_stat(5), starttime: only the thread that was seen before is stopped. A later thread
+/// with the same id, of the same process or of another, is not even interrupted.
 #[test]
 fn a_thread_that_has_anothers_number_is_left_alone() {
     let script = Script::start("thread('pause', 34)");
@@ -323,7 +330,8 @@ fn a_thread_that_has_anothers_number_is_left_alone() {
     assert_eq!((tids, trouble), (vec![pid], None));
 }
 
-/// A thread in a group-stop is traced where it is, and goes back into it when it is let go (kernel/ptrace.c, __ptrace_unlink).
+/// A thread in a group-stop is traced in this state, and returns to the group-stop after being let
+/// go (kernel/ptrace.c, __ptrace_unlink).
 #[test]
 fn a_process_that_stopped_itself_stays_stopped() {
     let mut script = Script::start("thread('pause', 34)");
@@ -341,7 +349,7 @@ fn a_process_that_stopped_itself_stays_stopped() {
     assert_eq!(script.ask("'on'"), "on");
 }
 
-/// ptrace(2): a thread has one tracer.
+/// ptrace(2): a thread has a single tracer.
 #[test]
 fn somebody_elses_tracee_is_named() {
     let script = Script::start("");
@@ -352,8 +360,8 @@ fn somebody_elses_tracee_is_named() {
     stop_one(&script).unwrap();
 }
 
-/// Signals wait while a thread is stopped, and one that it was about to take when it was seized is not lost: every one of
-/// a queue of real-time signals is delivered.
+/// Signals wait while a thread is stopped. A signal that the thread was about to take when seized
+/// is not lost: every signal in a queue of real-time signals is delivered.
 #[test]
 fn no_signal_is_lost() {
     let mut script = Script::start(
@@ -389,8 +397,9 @@ threading.Thread(target=pauses, daemon=True).start()
     assert_eq!(script.ask("sum(len(os.read(r, 1)) for _ in range(101))"), "101");
 }
 
-/// A thread that waits for the answer to a trapped call can only be killed (WAIT_KILLABLE_RECV): it is given up, and
-/// nobody is traced any more, though no PTRACE_DETACH could say so (kernel/ptrace.c, exit_ptrace).
+/// A thread that waits for the reply to a trapped call can only be killed (WAIT_KILLABLE_RECV). The
+/// tracer gives up on the thread, and no thread stays traced, though PTRACE_DETACH is not possible
+/// (kernel/ptrace.c, exit_ptrace).
 #[test]
 fn a_thread_that_does_not_stop_is_given_up_and_let_go() {
     let (child, listener) = notification::child_that_asks_its_name();
@@ -410,7 +419,8 @@ fn a_thread_that_does_not_stop_is_given_up_and_let_go() {
     );
 }
 
-/// A stopped process can be killed, all its threads, and its exit status is its parent's as ever.
+/// A stopped process can be killed with all its threads, and the parent takes the exit status, as
+/// natively.
 #[test]
 fn a_stopped_process_can_be_killed() {
     let mut script = Script::start(BLOCKED);
@@ -419,7 +429,7 @@ fn a_stopped_process_can_be_killed() {
     until("its end", || matches!(script.state(), 'Z' | 'X'));
     stopped.release();
     assert_eq!(script.wait().signal(), Some(libc::SIGKILL));
-    // A zombie, and what is gone, are left out.
+    // Zombies and vanished processes are left out.
     let mut ended = std::process::Command::new("true").spawn().unwrap();
     let pid = ended.id().cast_signed();
     until("the zombie", || {
@@ -429,7 +439,7 @@ fn a_stopped_process_can_be_killed() {
     assert!(ended.wait().unwrap().success());
 }
 
-/// What is forked, or started as a thread, while others are being stopped is stopped as well.
+/// Processes and threads started during the stop of others are stopped as well.
 #[test]
 fn what_starts_meanwhile_is_stopped_too() {
     let script = Script::start(

@@ -1,4 +1,5 @@
-//! A listener that another takes the place of, and what waits in it: socket(7), net/core/sock_reuseport.c.
+//! Listener takeover, and the connections waiting in both listeners: socket(7),
+//! net/core/sock_reuseport.c.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,14 +11,14 @@ use rustix::net::{AddressFamily, SocketType};
 
 use crate::{A, listener};
 
-/// Connects, and says who it is.
+/// Connects, and sends the client's name.
 fn client(address: SocketAddr, name: &[u8; 5]) -> TcpStream {
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(name).unwrap();
     client
 }
 
-/// Accepts what waits, and returns what it says.
+/// Accepts a waiting connection, and returns the client's name.
 fn accepted(listener: &TcpListener) -> [u8; 5] {
     let mut name = [0; 5];
     listener.accept().unwrap().0.read_exact(&mut name).unwrap();
@@ -28,8 +29,8 @@ fn waiting(listener: &TcpListener) -> u32 {
     succession::accept_queue(listener.as_fd()).unwrap().0
 }
 
-/// tcp(7), TCP_INFO of a listening socket: tcpi_unacked is its queue and tcpi_sacked its backlog (net/ipv4/tcp.c,
-/// tcp_get_info). A second listen changes the backlog and keeps the queue.
+/// tcp(7), TCP_INFO of a listening socket: tcpi_unacked is the queue and tcpi_sacked the backlog
+/// (net/ipv4/tcp.c, tcp_get_info). A second listen changes the backlog and keeps the queue.
 #[test]
 fn a_listener_says_its_queue_and_backlog() {
     let (listener, address) = listener();
@@ -45,8 +46,9 @@ fn a_listener_says_its_queue_and_backlog() {
     assert_eq!(succession::accept_queue(connected.as_fd()), Err(Errno::EINVAL));
 }
 
-/// SO_ATTACH_REUSEPORT_CBPF: every connection after the succession goes to the new socket, those before stay where they
-/// are, the end of the old one resets none of the new one's, and the new one goes on alone.
+/// SO_ATTACH_REUSEPORT_CBPF: after the takeover every new connection goes to the new socket, and
+/// earlier connections stay in the old listener. The end of the old listener resets no connection
+/// of the new socket, which goes on alone.
 #[test]
 fn a_successor_takes_every_connection_from_then_on() {
     let (old, address) = listener();
@@ -68,7 +70,8 @@ fn a_successor_takes_every_connection_from_then_on() {
     assert!(rustix::net::sockopt::tcp_nodelay(&new).unwrap(), "options are kept");
 }
 
-/// A succession that is thought better of: the old one is chosen again, and what came to the new one meanwhile is there.
+/// A takeover that is undone: the old listener is chosen again, and connections that came to the
+/// new socket meanwhile are still there.
 #[test]
 fn a_listener_gets_its_place_back() {
     let (old, address) = listener();
@@ -87,7 +90,8 @@ fn a_listener_gets_its_place_back() {
     assert_eq!(succession::give_back(fresh.as_fd()), Err(Errno::EINVAL));
 }
 
-/// Workers that each have a listener of their own (SO_REUSEPORT) are succeeded by one.
+/// A single successor takes over from workers that each have a listener of their own
+/// (SO_REUSEPORT).
 #[test]
 fn a_group_of_listeners_is_succeeded_at_once() {
     let bound = || {
@@ -116,7 +120,7 @@ fn a_group_of_listeners_is_succeeded_at_once() {
     assert!(workers.iter().all(|worker| waiting(worker) == 0));
 }
 
-/// A dual-stack listener is succeeded by one, for clients of both families.
+/// A single successor takes over from a dual-stack listener, for clients of both families.
 #[test]
 fn a_dual_stack_listener_is_succeeded_by_one() {
     let old = rustix::net::socket_with(
@@ -135,8 +139,8 @@ fn a_dual_stack_listener_is_succeeded_by_one() {
     assert_eq!((waiting(&TcpListener::from(old)), waiting(&new)), (0, 1));
 }
 
-/// net/ipv4/inet_connection_sock.c: SO_REUSEPORT wants one user for all sockets of an address; a socket's is the owner of
-/// its inode, which root can change (fchown(2)), and nobody else.
+/// net/ipv4/inet_connection_sock.c: SO_REUSEPORT requires one user for all sockets of an address.
+/// The user of a socket is the owner of the inode, which only root can change (fchown(2)).
 #[test]
 fn another_users_listener_is_succeeded_by_root_alone() {
     let (old, address) = listener();

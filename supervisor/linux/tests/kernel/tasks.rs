@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use crate::listener;
 use crate::script::Script;
 
-/// pidfd_open(2), PIDFD_THREAD, and pidfd_getfd(2): a duplicate is the same open file description; what is not open is EBADF,
-/// and a pidfd of a process that is gone says ESRCH for ever.
+/// pidfd_open(2), PIDFD_THREAD, and pidfd_getfd(2): a duplicate is the same open file description;
+/// what is not open is EBADF, and a pidfd of a process that is gone says ESRCH for ever.
 #[test]
 fn descriptors_are_duplicated_through_pidfds() {
     let (listener, _) = listener();
@@ -28,8 +28,9 @@ fn descriptors_are_duplicated_through_pidfds() {
     assert_eq!(pidfd::duplicate_from(&pidfd, 0).map(drop), Err(Errno::ESRCH));
 }
 
-/// proc_pid_mem(5), fs/proc/base.c (mem_rw): the file, too, reads as far as memory is mapped; a bad address is EIO, or EINVAL beyond the
-/// largest offset. It writes through read-only mappings (mm/gup.c, FOLL_FORCE), which we do not.
+/// proc_pid_mem(5), fs/proc/base.c (mem_rw): the file, too, reads as far as memory is mapped; a bad
+/// address is EIO, or EINVAL beyond the largest offset. It writes through read-only mappings
+/// (mm/gup.c, FOLL_FORCE), which we do not.
 #[test]
 fn memory_is_read_and_written_through_its_file() {
     let mut script = Script::start(
@@ -65,8 +66,9 @@ libc.mprotect(ctypes.c_void_p(at + PAGE), ctypes.c_size_t(PAGE), 1)",
     assert_eq!(memory.read_array::<4>(at + page), Ok([0; 4]));
 }
 
-/// setfsuid(2) of root: for the kernel's checks of /proc it is that user, and no longer dumpable (kernel/cred.c, commit_creds), which is set back by
-/// hand. Another user's setfsuid changes nothing, and neither does the setting back.
+/// setfsuid(2) of root: for the kernel's checks of /proc the process is of this user, and no longer
+/// dumpable (kernel/cred.c, commit_creds), a flag that is restored by hand. For another user
+/// setfsuid changes nothing, nor does the restoration.
 #[test]
 fn the_file_system_user_is_taken_on_and_given_back() {
     const PR_GET_DUMPABLE: i64 = 3;
@@ -81,7 +83,8 @@ fn the_file_system_user_is_taken_on_and_given_back() {
     assert_eq!(script.ask(&format!("*{uids}")), format!("{own} {own} {own} {taken}"));
     if root {
         assert_ne!(script.ask(&dumpable), "1", "fs.suid_dumpable, which is 0 or 2");
-        // Its files in /proc are root's now, and this process could not read them without CAP_SYS_PTRACE.
+        // The process's files in /proc are root's now, and this process could not read these files
+        // without CAP_SYS_PTRACE.
     } else {
         assert_eq!(script.ask(&dumpable), "1");
     }
@@ -89,7 +92,8 @@ fn the_file_system_user_is_taken_on_and_given_back() {
     assert_eq!(script.ask(&dumpable), "1");
 }
 
-/// process_vm_readv(2): a read that runs into unmapped memory returns what came before; a bad address is EFAULT.
+/// process_vm_readv(2): a read that reaches unmapped memory returns the bytes before; a bad address
+/// is EFAULT.
 #[test]
 fn memory_is_read_as_far_as_it_is_mapped() {
     let memory = ThreadMemory::of(nix::unistd::gettid().as_raw());

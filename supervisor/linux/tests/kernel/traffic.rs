@@ -1,4 +1,4 @@
-//! What moved on a host's connections: tcp(7), TCP_INFO; sock_diag(7).
+//! The traffic on a host's connections: tcp(7), TCP_INFO; sock_diag(7).
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ const PLANES: [Ipv4Addr; 3] = [
     Ipv4Addr::new(127, 79, 254, 31),
 ];
 
-/// A Python process that has accepted one connection on a dual-stack socket in each plane.
+/// A Python process that has accepted a connection on a dual-stack socket in each plane.
 fn server() -> (Script, Vec<TcpStream>) {
     let mut script = Script::start(
         "
@@ -48,7 +48,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Connections, by their ends.
+/// Connections, sorted by their addresses.
 fn sorted(mut found: Vec<Connection>) -> Vec<(SocketAddr, SocketAddr, bool, u64)> {
     found.sort_unstable_by_key(|connection| (connection.local, connection.peer));
     found
@@ -57,12 +57,13 @@ fn sorted(mut found: Vec<Connection>) -> Vec<(SocketAddr, SocketAddr, bool, u64)
         .collect()
 }
 
-/// What a descriptor of a process is, by a duplicate.
+/// The connection behind a descriptor of a process, by a duplicate.
 fn of_held(pid: i32, number: i32) -> Result<Option<Known>, nix::errno::Errno> {
     Known::of_held(Duplicates::Kernel.one(pid, number)?.as_fd())
 }
 
-/// The connections of a process, searched for once and then looked at by their addresses; and by its descriptors, as where it is held.
+/// The connections of a process, searched for once and compared with the connections read from held
+/// duplicates of the descriptors.
 fn known(script: &Script) -> Vec<Known> {
     let sockets = traffic::sockets(&[script.pid()]);
     let tcp: HashSet<u64> = sockets
@@ -83,7 +84,8 @@ fn known(script: &Script) -> Vec<Known> {
     searched
 }
 
-/// sock_diag(7): a socket is found by its addresses and its cookie, and says what has moved; no descriptor is duplicated.
+/// sock_diag(7): a socket is found by addresses and cookie, and shows its traffic; no descriptor is
+/// duplicated.
 #[test]
 fn connections_are_searched_for_once_and_found_by_their_addresses() {
     let (mut script, mut clients) = server();
@@ -108,7 +110,8 @@ fn connections_are_searched_for_once_and_found_by_their_addresses() {
     until("its end", || read().len() == 2);
 }
 
-/// More connections than are asked for at once, some of them of IPv6 proper; and one to an address outside that only a cgroup, or a walk over all, finds.
+/// More connections than fit into one request, some of these of proper IPv6, some at addresses
+/// outside of the planes, which only a cgroup, or a walk over all, finds.
 #[test]
 fn many_connections_are_found_in_their_order() {
     let listeners = [
@@ -143,7 +146,8 @@ fn many_connections_are_found_in_their_order() {
     });
 }
 
-/// socket(7), SO_BINDTODEVICE: a socket that is bound to an interface is found by nobody who does not name it (net/ipv4/inet_hashtables.c, inet_match).
+/// socket(7), SO_BINDTODEVICE: a socket bound to an interface is only found by a request that names
+/// the interface (net/ipv4/inet_hashtables.c, inet_match).
 #[test]
 fn a_connection_that_is_bound_to_an_interface_is_found() {
     let (listener, address) = crate::listener();
@@ -163,7 +167,8 @@ fn a_connection_that_is_bound_to_an_interface_is_found() {
     );
 }
 
-/// connect(2): one that is being connected is a connection whose peer getpeername(2) does not say.
+/// connect(2): a connection that is being made counts as a connection, but getpeername(2) does not
+/// return the peer.
 #[test]
 fn a_connection_that_is_being_made_is_not_taken_for_none() {
     let (listener, address) = crate::listener();
@@ -184,8 +189,9 @@ fn a_connection_that_is_being_made_is_not_taken_for_none() {
     assert!(of_held(script.pid(), number).unwrap().is_some());
 }
 
-/// pidfd_getfd(2) holds a descriptor open, and neither readlink(2) of its link, nor its attributes, nor sock_diag(7) do: FIN goes out with the program's
-/// close(2), and looking finds nothing any more.
+/// pidfd_getfd(2) holds a descriptor open. readlink(2) of the link, a read of the link's
+/// attributes, and sock_diag(7) do not: FIN goes out with the program's close(2), and later looks
+/// find no connection.
 #[test]
 fn looking_at_a_connection_holds_nothing_of_it() {
     let (mut script, mut clients) = server();
@@ -197,7 +203,7 @@ fn looking_at_a_connection_holds_nothing_of_it() {
     assert_eq!(clients[0].read(&mut end).unwrap(), 0, "its end has come");
 }
 
-/// socket(7): what SO_RCVTIMEO and SO_SNDTIMEO say, in microseconds.
+/// socket(7): the values of SO_RCVTIMEO and SO_SNDTIMEO, in microseconds.
 #[test]
 fn timeouts_of_sockets_are_read() {
     let socket = rustix::net::socket_with(

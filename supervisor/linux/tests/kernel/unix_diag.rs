@@ -1,4 +1,4 @@
-//! Who is connected over UNIX sockets: sock_diag(7), UNIX_DIAG_PEER; net/unix/diag.c.
+//! Peers of UNIX sockets: sock_diag(7), UNIX_DIAG_PEER; net/unix/diag.c.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -12,7 +12,8 @@ fn inode(socket: impl AsFd) -> u64 {
     socket::inode(socket.as_fd()).unwrap()
 }
 
-/// A connection with one of the same sockets is none with another, and a datagram socket has none at all.
+/// A connection between two sockets of the set does not count, and a datagram socket has no
+/// connection.
 #[test]
 fn a_unix_connection_is_told_by_its_peer() {
     let directory = tempfile::tempdir().unwrap();

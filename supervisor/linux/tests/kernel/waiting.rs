@@ -1,4 +1,5 @@
-//! Waiting in a process's place, on duplicates of what it waits on: epoll(7), timerfd_create(2), signalfd(2), clocks.
+//! Waiting on behalf of a process, on duplicates of the files that the process waits on: epoll(7),
+//! timerfd_create(2), signalfd(2), clocks.
 
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,9 +29,9 @@ fn duplicate(pid: i32, number: i32) -> OwnedFd {
     pidfd::duplicate_from(&pidfd::open_process(pid).unwrap(), number).unwrap()
 }
 
-/// fs/eventpoll.c, __ep_eventpoll_poll: polling an epoll instance looks at its ready list and takes nothing from it, so an
-/// edge-triggered event that we see is still the program's; one that the program has taken we do not see, though there are
-/// bytes; and the next one we do.
+/// fs/eventpoll.c, __ep_eventpoll_poll: polling an epoll instance looks at the ready list and takes
+/// no event. An edge-triggered event that we see is therefore still there for the program. We do
+/// not see an event that the program has taken, even if bytes remain, and we see the next event.
 #[test]
 fn polling_a_duplicate_takes_no_edge_triggered_event_and_misses_none() {
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -59,7 +60,7 @@ fn polling_a_duplicate_takes_no_edge_triggered_event_and_misses_none() {
     assert!(!seen(0), "it was taken, and the byte in the pipe is no new event");
     writer.write_all(b"2").unwrap();
     assert!(seen(1000));
-    // One that came before we looked is seen as well.
+    // An event from before the look is seen as well.
     drop(outer);
     let late = epoll();
     late.add(&copy, EpollEvent::new(EpollFlags::EPOLLIN, 1)).unwrap();
@@ -68,7 +69,8 @@ fn polling_a_duplicate_takes_no_edge_triggered_event_and_misses_none() {
     assert_eq!(taken(&inner), 1);
 }
 
-/// A duplicate keeps nothing of the application's registrations: closing it leaves them (epoll(7), questions 6 and 7).
+/// A duplicate holds none of the application's registrations: closing the duplicate leaves the
+/// registrations (epoll(7), questions 6 and 7).
 #[test]
 fn closing_a_duplicate_leaves_the_registrations() {
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -82,8 +84,8 @@ fn closing_a_duplicate_leaves_the_registrations() {
     assert_eq!(inner.wait(&mut events, EpollTimeout::from(1000_u16)).unwrap(), 1);
 }
 
-/// timerfd_create(2): an armed timer is shown in fdinfo with what is left of it, and a duplicate of the epoll instance that
-/// watches it becomes readable when it expires.
+/// timerfd_create(2): fdinfo shows an armed timer with the remaining time. A duplicate of the epoll
+/// instance that watches the timer becomes readable at the expiry.
 #[test]
 fn a_timerfd_is_seen_through_the_epoll_instance_that_watches_it() {
     let (began, expires_in) = (Instant::now(), Duration::from_secs(1000));
@@ -119,8 +121,8 @@ set(1000, 0, 5)
     );
 }
 
-/// fs/signalfd.c, signalfd_poll: it looks at the signals of whoever polls, so a duplicate of another process's signalfd says
-/// nothing of that process's signals, and speaks of ours.
+/// fs/signalfd.c, signalfd_poll: a poll looks at the signals of the polling process, so a duplicate
+/// of another process's signalfd reports our signals, and none of that process.
 #[test]
 fn another_process_signalfd_looks_at_our_own_signals() {
     let mut script = Script::start(
@@ -142,7 +144,8 @@ fd = call(289, -1, ctypes.byref(mask), 8, 0)[0]
     assert!(!is_ready(&copy, Duration::ZERO));
 }
 
-/// fs/proc_namespace.c, mounts_poll: what was told is noted in the open file description, so only whoever polls first hears of a mount.
+/// fs/proc_namespace.c, mounts_poll: the reported state is recorded in the open file description,
+/// so only the first poll reports a mount.
 #[test]
 fn a_mount_is_told_to_the_first_who_polls() {
     let mut script = Script::start(
@@ -163,14 +166,15 @@ def told(fd):
     assert_eq!(script.ask("told(copy), told(file)"), "1 0");
 }
 
-/// clock_getcpuclockid(3): the CPU time of another process, to the nanosecond, and still while its threads are blocked.
+/// clock_getcpuclockid(3): the CPU time of another process, to the nanosecond, which stands still
+/// while the threads are blocked.
 #[test]
 fn the_cpu_clock_of_a_blocked_process_stands_still() {
     let mut script = Script::start("");
     script.await_calls(&[libc::SYS_read]);
     let pid = script.pid();
     let mut before = cpu::process_cpu(pid).unwrap();
-    // It is shown as blocked a little before it is off its processor.
+    // The process is shown as blocked a little before leaving the processor.
     until("its processor", || {
         std::mem::replace(&mut before, cpu::process_cpu(pid).unwrap()) == before
     });
@@ -185,7 +189,7 @@ fn the_cpu_clock_of_a_blocked_process_stands_still() {
     assert_eq!(cpu::process_cpu(pid), None);
 }
 
-/// proc_pid_timers(5) shows POSIX timers and not interval timers; those are guessed by SIGALRM.
+/// proc_pid_timers(5) shows POSIX timers and no interval timers, which are guessed by SIGALRM.
 #[test]
 fn posix_timers_are_shown_and_interval_timers_are_not() {
     let mut script = Script::start("");
@@ -197,7 +201,8 @@ fn posix_timers_are_shown_and_interval_timers_are_not() {
         assert_eq!(made, "0");
         assert_eq!(timers::has_posix_timers(pid), shown);
     }
-    // The signal is shown before the clock (fs/proc/base.c, show_timer); SIGALRM if none was named (timer_create(2)).
+    // The signal is shown before the clock (fs/proc/base.c, show_timer); SIGALRM if none was named
+    // (timer_create(2)).
     assert!(!timers::has_posix_timers_but(pid, &[Signal::SIGALRM as i32]));
     assert!(timers::has_posix_timers_but(pid, &[Signal::SIGVTALRM as i32]));
     let armed = script.ask("signal.signal(signal.SIGALRM, lambda *_: 0) or signal.setitimer(signal.ITIMER_REAL, 1000)");
@@ -205,8 +210,8 @@ fn posix_timers_are_shown_and_interval_timers_are_not() {
     assert!(timers::may_have_interval_timer(pid));
 }
 
-/// process_madvise(2), MADV_PAGEOUT: a file's pages go at any rate, anonymous ones where there is swap; without
-/// CAP_SYS_NICE it is refused.
+/// process_madvise(2), MADV_PAGEOUT: pages of a file are paged out in any case, anonymous pages if
+/// there is swap; without CAP_SYS_NICE the call is refused.
 #[test]
 fn memory_is_paged_out_with_the_privilege() {
     const CAP_SYS_NICE: u64 = 1 << 23;

@@ -4,8 +4,9 @@ use nix::libc;
 
 use crate::script::Script;
 
-/// clone(2): with CLONE_PARENT the child's parent is that of the calling process, which is signalled when it ends, and reaps it as one of its own (the child's
-/// exit signal is the caller's, which SIGCHLD must be for that: kernel/fork.c, copy_process).
+/// clone(2): with CLONE_PARENT the child's parent is the parent of the calling process. The parent
+/// is signalled at the end of the child, and reaps the child like its own. The exit signal of the
+/// child is that of the caller, which must be SIGCHLD (kernel/fork.c, copy_process).
 #[test]
 fn a_sibling_is_a_child_of_our_parent() {
     let mut script = Script::start(&format!(

@@ -1,20 +1,21 @@
-//! How much of a processor may be used to look at what a program does with its sockets.
+//! The share of a processor for looks at the program's sockets.
 
 use std::time::{Duration, Instant};
 
 /// A thousandth of a processor.
 const SHARE: u32 = 1000;
 
-/// What a wake of the supervisor costs at most, with its look (measured: 90 us in a virtual machine).
+/// The highest cost of one wake of the supervisor, including the look (measured: 90 us in a virtual
+/// machine).
 pub(super) const WAKE: Duration = Duration::from_micros(100);
 
-/// What may be used at once, after a time without use.
+/// The time that may be used at once, after a time without use.
 const BURST: Duration = Duration::from_millis(2);
 
 /// Time of a processor that is earned at a constant rate.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// Until when what was used is not earned.
+    /// The time at which the used time is earned back.
     owed_until: Instant,
 }
 
@@ -23,7 +24,7 @@ impl Budget {
         Self { owed_until: now }
     }
 
-    /// Something was done that took this long.
+    /// Charges an action of this duration.
     pub(super) fn spend(&mut self, now: Instant, cost: Duration) {
         self.owed_until = self.owed_until.max(now) + cost * SHARE;
     }
@@ -33,7 +34,7 @@ impl Budget {
         self.at_debt(BURST)
     }
 
-    /// When the next may be done that leaves half for what is more urgent.
+    /// The time of the next action that leaves half of the burst for more urgent actions.
     pub(super) fn spared_at(&self) -> Instant {
         self.at_debt(BURST / 2)
     }

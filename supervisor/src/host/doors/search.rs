@@ -1,4 +1,4 @@
-//! The search for sockets that are not where the program had them.
+//! The search for sockets that are not at their known places in the program.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,23 +15,26 @@ use crate::sockets::Given;
 use imsup_linux::holders::{Place, Search};
 use imsup_linux::{cpu, pidfd, process, socket, task};
 
-/// Descriptors looked at in one go (measured: 1.7 us each): a trapped call waits no longer than that.
+/// Descriptors per slice (measured: 1.7 us each): a slice delays a trapped call by no more than
+/// this.
 const SLICE: usize = 64;
 
-/// How long after a search the next one is, for what was let go and not found: descriptors may be under way between processes.
+/// The delays before the next searches for a released socket that was not found: descriptors may be
+/// on the way between processes.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
-/// For how long what an ended process had is kept. If the host ends within that time, its next boot serves who waits there.
+/// The time for which the sockets of an ended process are kept. If the host ends within that time,
+/// its next boot serves the waiting clients.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A socket that was let go, and that somebody may still have.
+/// A released socket that a process may still have.
 #[derive(Debug)]
 struct Lost {
     endpoint: Endpoint,
     given: Given,
     /// The broker's duplicate, while that is not closed.
     closing: Option<u64>,
-    /// Whether its address is in use although imsup has nothing open there.
+    /// True if the socket's address is in use although imsup has no socket open there.
     in_use: bool,
     searched: usize,
     search_at: Instant,
@@ -43,24 +46,24 @@ impl Lost {
     }
 }
 
-/// The search that is under way, and what is to be searched for.
+/// The running search, and the sockets to search for.
 #[derive(Debug)]
 pub(super) struct Searches {
     running: Option<Search>,
-    /// A time that is over: what is due at once.
+    /// A time in the past, for actions due at once.
     past: Instant,
     cost: Duration,
     begun: u64,
     over: u64,
     /// Whether a call waits for the next.
     asked: bool,
-    /// Retained sockets that are not where they were, and when to search for them.
+    /// Retained sockets that are not at their known places, with the time of the search.
     suspects: HashMap<u64, Instant>,
-    /// Those among them whose process has ended, and whose host was given time to end too.
+    /// The suspects of an ended process that were given time for the end of the host.
     graced: HashSet<u64>,
     lost: Vec<Lost>,
     budget: Budget,
-    /// Whether the last one could not look everywhere.
+    /// True if the last search could not look everywhere.
     was_hidden: bool,
 }
 
@@ -94,12 +97,13 @@ impl Searches {
         Some(next.max(self.budget.allowed_at()))
     }
 
-    /// A socket is not where it was.
+    /// Notes that a socket is not at its known place.
     pub(super) fn suspect(&mut self, inode: u64) {
         self.suspects.entry(inode).or_insert_with(Instant::now);
     }
 
-    /// The same, and it is let go if it is not found: the kernel will be asked for its address.
+    /// The same without grace: a socket that is not found is released, and the kernel is asked
+    /// about its address.
     pub(super) fn suspect_now(&mut self, inode: u64) {
         self.suspects.insert(inode, Instant::now());
         self.graced.insert(inode);
@@ -115,7 +119,7 @@ impl Searches {
         self.budget.allowed_at() <= now && all.any(|at| at <= now)
     }
 
-    /// A socket was let go in doubt; `closing` is what the broker was told of it.
+    /// A socket was released in doubt. `closing` is the number of the message to the broker.
     pub(super) fn lost(&mut self, endpoint: Endpoint, given: Given, closing: Option<u64>) {
         self.suspects.remove(&given.inode);
         self.lost.push(Lost {
@@ -128,7 +132,7 @@ impl Searches {
         });
     }
 
-    /// The broker has closed a duplicate; all of them, if it is gone.
+    /// The broker has closed a duplicate; `None` if the broker is gone, and with it all duplicates.
     pub(super) fn closed(&mut self, question: Option<u64>) {
         for lost in &mut self.lost {
             lost.closing
@@ -136,12 +140,13 @@ impl Searches {
         }
     }
 
-    /// The program was given an address for itself alone, so nobody had any of these sockets.
+    /// The program was given an address exclusively, so no process had any of these sockets.
     pub(super) fn forget(&mut self, endpoint: Endpoint) {
         self.lost.retain(|lost| lost.endpoint != endpoint);
     }
 
-    /// Asks the kernel whether anybody has what was let go: if its address can be bound, nobody has.
+    /// Asks the kernel if any process has the released sockets. A bind that succeeds at the address
+    /// proves that no process has the socket.
     fn try_lost(&mut self) {
         let mut left = SLICE / 4;
         self.lost.retain_mut(|lost| {
@@ -154,13 +159,14 @@ impl Searches {
         });
     }
 
-    /// The program is told of something that it may have closed: what is suspect is searched for now, unless that is known to be of no use.
+    /// Epoll reports a socket to the program that the program may have closed. Suspects are
+    /// searched for now, unless such a search is known to be useless.
     pub(super) fn hurry(&mut self) {
         let now = Instant::now();
         self.asked |= !self.was_hidden && self.suspects.values().any(|at| *at <= now);
     }
 
-    /// Asks for a search that begins from now on, and says its number.
+    /// Requests a search that begins from now on, and returns the search's number.
     pub(super) fn ask(&mut self) -> u64 {
         self.asked = true;
         self.begun + 1
@@ -183,7 +189,8 @@ impl Searches {
     }
 }
 
-/// A look found a socket not where it was. What can be taken again is let go at once: to ask the kernel whether anybody has it is cheaper than to search.
+/// A look found that a socket is not at its known place. A socket that can be taken again is
+/// released at once: a probe of the kernel is cheaper than a search.
 pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
     host.doors.searches.suspect(given.inode);
     let mut ended = Ended::default();
@@ -192,7 +199,7 @@ pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
     }
 }
 
-/// Goes on with the search; begins one if it is time. True if one is over.
+/// Continues the search, or begins a search if due. True if a search is over.
 pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
     let searches = &mut host.doors.searches;
     searches.try_lost();
@@ -203,7 +210,7 @@ pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
         searches.begin();
     }
     if searches.is_idle() {
-        // What it was for has been found out otherwise.
+        // The question of the search has been answered by other means.
         searches.running = None;
         searches.over = searches.begun;
         return true;
@@ -232,7 +239,7 @@ fn finish(host: &mut Host, search: &Search, now: Instant) {
         if place.is_some() || !search.is_hidden_from() || can_take_again(host) {
             part(host, inode, place, &mut ended, now);
         } else {
-            // A process that may not be looked into counts as having what nobody else has.
+            // An uninspectable process counts as the holder of sockets that no other process has.
             host.doors.searches.suspects.remove(&inode);
         }
     }
@@ -259,7 +266,8 @@ impl Ended {
     }
 }
 
-/// Decides of a socket that is not where it was: it was found elsewhere, or is let go.
+/// Decides about a socket that is not at its known place: it is moved to the place found, or
+/// released.
 fn part(host: &mut Host, inode: u64, place: Option<Place>, ended: &mut Ended, now: Instant) {
     let Some((endpoint, given)) = host.retained.find_given(inode) else {
         host.doors.searches.suspects.remove(&inode);
@@ -279,7 +287,7 @@ fn part(host: &mut Host, inode: u64, place: Option<Place>, ended: &mut Ended, no
     host.doors.searches.graced.remove(&inode);
     match place {
         Some(place) => host.retained.moved(inode, place),
-        // It only tried whether it could bind: natively there was no queue that it closed.
+        // The program only tried the bind: natively no queue was closed.
         None if !given.listened => host.retained.wait_again(inode),
         None => {
             let closing = let_go(host, endpoint, inode);

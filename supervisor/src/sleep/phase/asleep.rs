@@ -17,7 +17,7 @@ use crate::sleep::{AFTERWARDS, Sleeper, port_of, unnamed};
 use imsup_linux::traffic::Connection;
 
 impl Asleep {
-    /// Something is ready that the host waits for.
+    /// Called when a source of a wake is ready.
     pub(in crate::sleep) fn on_ready(
         self: Box<Self>,
         sleeper: &mut Sleeper,
@@ -61,7 +61,7 @@ impl Asleep {
         Awake::woken(sleeper, host, noticed, cause, named_later, &slept)
     }
 
-    /// Does what it is time for.
+    /// Does the work that is due.
     pub(in crate::sleep) fn on_time(
         mut self: Box<Self>,
         sleeper: &mut Sleeper,
@@ -103,8 +103,9 @@ impl Asleep {
 }
 
 impl Sleeper {
-    /// Tells the broker whose data woke the host: the connection that received last. Who has just connected the broker finds out
-    /// itself, and it is time to.
+    /// Reports the origin of the data that woke the host to the broker: the connection that
+    /// received last. For a new connection the message only tells the broker to look up the peer
+    /// now.
     pub(in crate::sleep) fn name_waker(&mut self, host: &mut Host, kind: CauseKind) {
         let last = match kind {
             CauseKind::Connection => None,
@@ -117,14 +118,14 @@ impl Sleeper {
         host.link.send(&message, Vec::new());
     }
 
-    /// The connection on which something came last.
+    /// The connection with the latest arrival.
     fn heard_last(&mut self, host: &Host) -> Option<Connection> {
         let last = |connections: Vec<Connection>| {
             let established = connections.into_iter().filter(|connection| connection.established);
             established.min_by_key(|connection| connection.last_heard)
         };
         let known = last(self.connections().unwrap_or_default());
-        // Some are not known yet if the host slept again before it was looked at.
+        // Some connections are still unknown if the host slept again before the first look.
         let since = self.ran_from.elapsed() + AFTERWARDS;
         if known.as_ref().is_some_and(|connection| connection.last_heard <= since) {
             return known;
@@ -137,7 +138,7 @@ impl Sleeper {
     }
 }
 
-/// The port of a listener of the host with somebody at the door.
+/// The port of a listener of the host with a connection in the accept queue.
 fn readable_listener(host: &Host) -> Option<u16> {
     let listeners: Vec<_> = host
         .retained
@@ -153,7 +154,7 @@ fn readable_listener(host: &Host) -> Option<u16> {
     Some(listeners[position].0.address.port())
 }
 
-/// What woke a host, from what became ready.
+/// The cause of a wake, derived from the source that became ready.
 fn cause_of(source: Source, culprit: Option<Culprit>) -> WakeCause {
     let cause = |kind, by: Option<SocketAddr>, port| WakeCause { kind, by, port };
     match (source, culprit) {

@@ -1,4 +1,4 @@
-//! A host that runs: looked at now and then, and suspended once it has been idle for long enough.
+//! A running host: looked at now and then, and suspended after a long enough idle time.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,12 @@ use imsup_linux::clock::Stamp;
 use imsup_linux::means::Means;
 use imsup_linux::{cpu, pageout};
 
-/// How soon it is tried again after a thread was found running.
+/// The delay of a retry after a thread was found running.
 const RETRY: Duration = Duration::from_millis(10);
-/// The same where somebody has ordered it, and waits: it was closing the connection of whoever ordered it, mostly.
+/// The same if a caller has ordered the suspension and waits. Mostly the host was just closing the
+/// connection of this caller.
 const RETRY_ORDERED: Duration = Duration::from_millis(1);
-/// How soon after something that is not over in a moment.
+/// The delay of a retry after a lasting obstacle.
 const RETRY_TROUBLE: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const LONGEST_RETRY_RUNNING: Duration = Duration::from_millis(500);
@@ -113,13 +114,13 @@ impl Awake {
         self.trouble.as_ref().map(|trouble| &trouble.what)
     }
 
-    /// When something is to be done.
+    /// The time of the next action.
     pub(in crate::sleep) fn due(&self, sleeper: &Sleeper) -> Option<Instant> {
         let correction = self.corrections.iter().map(|correction| correction.at).min();
         self.look_at(sleeper).into_iter().chain(correction).min()
     }
 
-    /// Does what it is time for.
+    /// Does the work that is due.
     pub(in crate::sleep) fn on_time(
         mut self,
         sleeper: &mut Sleeper,
@@ -163,12 +164,12 @@ impl Awake {
             (Some(idle_after), false) => now.saturating_duration_since(sleeper.idle.quiet_since()) >= idle_after,
             (None, false) => false,
         };
-        // Whoever ordered it waits for it.
+        // An ordered suspension is not delayed: the caller waits.
         let troubled = !ordered && self.trouble.as_ref().is_some_and(|trouble| trouble.retry_at > now);
         let tried = wanted && kept.is_none() && !circumstances.handing_over;
         let idle_after = idle_after.unwrap_or(Duration::from_secs(3600));
         if !tried {
-            // Whatever was in the way, something else is now.
+            // Another condition now prevents the suspension, so the earlier obstacle is dropped.
             self.trouble = None;
         }
         let mut awake = match tried && !troubled {
@@ -211,7 +212,7 @@ impl Awake {
             && let Some((at, activity)) = sleeper.came_after_all(host, now)
         {
             self.trouble = None;
-            // The duplicates first, or they would delay a FIN.
+            // The duplicates are closed first: open duplicates would delay a FIN.
             drop(held);
             self.corrections = sleeper.let_go_on();
             sleeper.idle.noticed(at, activity);
@@ -256,7 +257,8 @@ impl Awake {
         let Some((_, until)) = self.orders.first().copied() else {
             return;
         };
-        // What the broker has said of a start is perhaps over: the order may have overtaken the program's listen(2).
+        // The broker's report of a start may be outdated: the order may have overtaken the
+        // program's listen(2).
         let is_starting = matches!(kept, Some((ReasonKind::Starting, _)));
         if let Some((_, why)) = kept
             && (until <= now || !is_starting)
@@ -308,7 +310,7 @@ impl Sleeper {
         cpu::own_thread().saturating_sub(before)
     }
 
-    /// What keeps the host awake, besides its own work.
+    /// The reason that keeps the host awake, besides the host's own work.
     pub(super) fn kept_awake(
         &self,
         host: &Host,
@@ -349,7 +351,8 @@ impl Sleeper {
         None
     }
 
-    /// Whether a host that is held may be about to do more by itself: it waits for a time, or for an answer.
+    /// True if a held host may soon do more without a request: the host waits for a time, or for an
+    /// answer.
     fn may_run_by_itself(&mut self, frozen: &Frozen) -> bool {
         self.connections.note_held(&frozen.pids, &[], &self.tree.duplicates());
         frozen.deadline_us().is_some()
@@ -358,8 +361,9 @@ impl Sleeper {
                 .is_none_or(|connections| connections.iter().any(|connection| connection.established))
     }
 
-    /// What is read once more while a host is held, before its sleep is final: what came until it was held and was dealt with at once, and whether it ran by
-    /// itself where nobody could say before.
+    /// Checks once more for activity while a host is held, before the sleep is final. Found are
+    /// arrivals that were handled before the hold, and runs that only an outside event explains, if
+    /// the cause was uncertain before.
     fn came_after_all(&mut self, host: &mut Host, now: Instant) -> Option<(Instant, Activity)> {
         if host.incoming.peek().came {
             return Some((Instant::now(), Activity::Arrival));
@@ -413,7 +417,7 @@ fn answer(host: &mut Host, orders: Vec<(u64, Instant)>, report: &Report) {
     }
 }
 
-/// Why no host can sleep here; `None` where they can.
+/// The reason why no host can sleep on this machine; `None` if hosts can sleep.
 fn impossible() -> Option<&'static str> {
     (!Means::present().duplicates_of_held()).then_some(
         "imsup may neither duplicate its descriptors here (pidfd_getfd(2)) nor stop its threads to have them handed over (ptrace(2)), so it cannot wait for \

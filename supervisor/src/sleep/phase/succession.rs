@@ -15,18 +15,19 @@ use crate::sockets::Successor;
 pub(super) enum NotEnded {
     /// A connection has come to this port.
     SomebodyCame(u16),
-    /// A connection waits for room in an accept queue that was short when the host ran: it is taken in now, or gives up.
+    /// A connection waits for room in an accept queue that was short while the host ran. The
+    /// connection is queued now, or gives up.
     Connecting,
     /// A socket could not be made.
     Socket(Errno),
 }
 
-/// Sockets that take the place of those that the program listens on: a program that is told to end may still accept, and would reset whom it
-/// accepted.
+/// The successors of the program's listeners: a program that is told to end may still accept, and
+/// would reset the accepted connections.
 #[derive(Debug)]
 pub(super) struct Succession(Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>);
 
-/// Makes the successors, and looks whether anybody has come to those they succeed.
+/// Makes the successors, and checks if a connection has come to the old listeners.
 pub(super) fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
     if traffic::is_connecting(planes(host)).unwrap_or(true) {
         return Err(NotEnded::Connecting);
@@ -63,7 +64,7 @@ pub(super) fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
 }
 
 impl Succession {
-    /// The successors are what the host has from now on.
+    /// Completes the listener takeover: from now on the successors are the host's listeners.
     pub(super) fn complete(self, host: &mut Host) -> Result<Vec<Successor>, Errno> {
         let succeed = |(endpoint, _, socket): (Endpoint, Vec<OwnedFd>, OwnedFd)| {
             let copy = socket::duplicate(&socket)?;
@@ -79,8 +80,9 @@ impl Succession {
         self.0.into_iter().map(succeed).collect()
     }
 
-    /// The listeners are chosen again. Who was let in by a successor meanwhile waits in it until the program is next idle, and is then
-    /// served by the next boot.
+    /// Aborts the listener takeover: the old listeners are chosen again. Connections queued at a
+    /// successor meanwhile wait there until the program is next idle, and are then served by the
+    /// next boot.
     pub(super) fn give_back(self, host: &mut Host) {
         for (endpoint, old, socket) in self.0 {
             let _ = succession::give_back(old[0].as_fd());

@@ -1,4 +1,5 @@
-//! Terminating a sleeper: decided while it is held, so that nothing can come in between.
+//! Termination of a sleeping host: decided while the host is held, so that no event can come in
+//! between.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,23 +20,24 @@ use imsup_linux::socket::as_v4;
 use imsup_linux::timers;
 use imsup_linux::traffic::Connection;
 
-/// How soon it is looked again whether there is a broker.
+/// The delay of the next check for a broker.
 const WITHOUT_BROKER: Duration = Duration::from_secs(5);
 
-/// What keeps a sleeper from being terminated.
+/// The obstacle to the termination of a sleeping host.
 #[derive(Debug, PartialEq, Eq)]
 enum Use {
     /// Nothing.
     None,
-    /// Connections with these hosts of the project, and it is disposable.
+    /// Connections with these hosts of the project; the host is disposable.
     Hosts(BTreeSet<Index>),
     /// This, in plain words.
     Other(String),
 }
 
 impl Asleep {
-    /// Ends the program of a sleeper that nobody is connected to and that waits for no time; of a disposable one that only
-    /// other hosts are connected to, when they can be ended as well.
+    /// Ends the program of a sleeping host that has no connections and waits for no time. A
+    /// disposable host may have connections with other hosts, and is ended if these hosts can be
+    /// ended as well.
     pub(super) fn terminate_if_unused(
         mut self: Box<Self>,
         sleeper: &mut Sleeper,
@@ -43,7 +45,7 @@ impl Asleep {
         now: Instant,
     ) -> Phase {
         if host.link.socket().is_none() {
-            // Whoever connects to the successors must find somebody who boots the host.
+            // A client that connects to a successor needs a broker that boots the host.
             self.slept.terminate_at = Some(now + WITHOUT_BROKER);
             return Phase::Asleep(self);
         }
@@ -74,7 +76,8 @@ impl Asleep {
                 self.try_to_terminate_again();
             }
             Err(NotEnded::Socket(errno)) => {
-                // Connections that have ended keep the address for a minute if the listener has no SO_REUSEADDR (socat's).
+                // Connections that have ended keep the address for a minute if the listener has no
+                // SO_REUSEADDR (socat's).
                 self.slept.terminate_at = Some(now + WITHOUT_BROKER);
                 self.not_terminated(format!("its listeners cannot be succeeded: {}", errno.desc()));
             }
@@ -98,7 +101,8 @@ impl Asleep {
         }
     }
 
-    /// Promises to be terminated together with others, which [`Prepared::commit`] does; else says why not.
+    /// Promises to be terminated together with others, which [`Prepared::commit`] does; else says
+    /// why not.
     pub(in crate::sleep) fn prepare(
         self: Box<Self>,
         sleeper: &mut Sleeper,
@@ -121,7 +125,7 @@ impl Asleep {
         }
     }
 
-    /// What kept it from being terminated may have changed, as far as the broker goes.
+    /// The obstacle to the termination may be gone, as far as the broker is concerned.
     pub(in crate::sleep) fn try_to_terminate_again(&mut self) {
         if self.slept.not_terminated.is_some() {
             self.slept.terminate_at = Some(Instant::now() + WITHOUT_BROKER);
@@ -132,7 +136,7 @@ impl Asleep {
         self.slept.not_terminated = Some(why);
     }
 
-    /// What keeps a sleeper from being terminated, in plain words.
+    /// The obstacle to the termination of a sleeping host, in plain words.
     pub(super) fn in_use(&self, sleeper: &mut Sleeper, host: &Host) -> Option<String> {
         match self.used_by(sleeper, host) {
             Use::None => None,
@@ -151,8 +155,8 @@ impl Asleep {
             return Use::Other(why);
         }
         let pids = &self.frozen.pids;
-        // It is held, so each of its sockets may be looked at, however many there are.
-        // What is not known is not known to be unused.
+        // The host is held, so each socket may be examined, regardless of the number of sockets.
+        // Unknown connections are not assumed to be unused.
         let connections = match sleeper.connections.read_held(pids, &sleeper.tree.duplicates()) {
             Ok(connections) => connections,
             Err(error) => return Use::Other(format!("its connections cannot be read: {error}")),
@@ -177,7 +181,7 @@ impl Asleep {
         }
     }
 
-    /// A timer that a sleeper waits for, and that may be for work of its own.
+    /// A timer that a sleeping host waits for, and that may be for the program's own work.
     fn pending_timer(&self, sleeper: &Sleeper, now: Instant) -> Option<String> {
         let pending = |pid, call| Some(format!("a timer is pending ({}, {call})", named(pid)));
         for (tid, call) in sleeper.interrupted.all() {
@@ -191,7 +195,7 @@ impl Asleep {
         if let Some((pid, call, _)) = self.frozen.dues.iter().find(|(_, _, due)| *due == Due::Unknown) {
             return Some(format!("nobody knows how long {} waits in {call}", named(*pid)));
         }
-        // All of them, also where they were too many to be looked at each time.
+        // All timerfds, even if there were too many for a look each time.
         for timer in self.frozen.pids.iter().flat_map(|pid| timers::timerfds(*pid)) {
             let waiter = Waiter::TimerFd {
                 pid: timer.pid,
@@ -212,7 +216,7 @@ impl Asleep {
     fn is_housekeeping(&self, sleeper: &Sleeper, tid: i32, call: &Call, now: Instant) -> bool {
         let waiter = rhythm::waiter(tid, call);
         let is_known = |hides| sleeper.rhythms.is_housekeeping(waiter, hides, self.slept.since, now);
-        // A loop whose limit is a constant keeps no timers of others.
+        // A loop with a constant limit hides no other timers.
         let shows_all = !rhythm::is_loop(call) || sleeper.rhythms.is_exact(waiter);
         is_known(true) || (shows_all && is_known(false) && !runtimes::has_executors(call))
     }
@@ -233,7 +237,8 @@ impl Prepared {
     }
 }
 
-/// Who uses the connections of a disposable host: itself does not count, other hosts may be disposable too.
+/// The users of a disposable host's connections: the host itself does not count, and other hosts
+/// may be disposable too.
 fn used_connections(identity: &Identity, connections: &[Connection]) -> Use {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let ends = |one: &Connection| (canonical(one.local), canonical(one.peer));
@@ -267,7 +272,7 @@ fn waits_for_hosts(peers: &BTreeSet<Index>) -> String {
     )
 }
 
-/// Why a host is not ended to which somebody is about to be connected, in plain words.
+/// The reason for not ending a host with a connection about to be established, in plain words.
 const CONNECTING: &str = "somebody is about to be connected, or that cannot be seen";
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! A tick: a sleeper runs for a moment because a deadline of its own has come, and sleeps on unless that led to work.
+//! A tick: a sleeping host runs for a moment because a deadline of the host has come, and sleeps on
+//! unless the deadline led to work.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use crate::sleep::deadlines::{Bounds, Call};
 use crate::sleep::{Circumstances, Sleeper, hold, port_of, unnamed};
 use imsup_linux::process;
 
-/// How soon a host that ticks is looked at; each time it is not quiet yet, twice as long.
+/// The first pause before a look at a host that ticks. The pause doubles each time that a quiet
+/// host could not be held.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
@@ -19,18 +21,18 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 const MAX_TIME: Duration = Duration::from_millis(200);
 const MAX_CPU: Duration = Duration::from_millis(20);
 
-/// Whether a signal waits for a thread that it waits for (sigtimedwait(2)).
+/// True if a signal that a thread waits for is pending (sigtimedwait(2)).
 fn has_its_signal(tid: i32, call: &Call) -> bool {
     call.number == libc::SYS_rt_sigtimedwait && hold::is_one_pending(tid, call.key.args[0])
 }
 
 impl Asleep {
-    /// Lets a sleeper run for a moment, because a deadline of its own has come.
+    /// Lets a sleeping host run for a moment, because a deadline of the host has come.
     pub(super) fn tick(self: Box<Self>, sleeper: &mut Sleeper, host: &mut Host) -> Box<Ticking> {
         let now = Instant::now();
         let bytes = self.frozen.bytes;
         let cpu = sleeper.cpu_of(&self.frozen.pids, now);
-        // If what a call waits for has come before its time was over, the call shall find it.
+        // If an awaited event has come before the time-out, the call must find the event.
         let something_came = !self.frozen.set.ready().is_empty();
         let slept = self.stop_waiting();
         if sleeper
@@ -38,7 +40,7 @@ impl Asleep {
             .as_ref()
             .is_some_and(|policy| policy.terminate_after.is_some())
         {
-            // Who comes while it ticks, and is answered at once, uses it.
+            // A client that comes during a tick, and is answered at once, uses the host.
             let seen = host.incoming.look(&host.retained);
             sleeper.note_seen(seen);
         }
@@ -72,7 +74,7 @@ impl Ticking {
     ) -> Phase {
         let pids = sleeper.tree.processes();
         let cpu = sleeper.cpu_of(&pids, now);
-        // A thread that has not run yet would be taken for one that waits anew.
+        // A thread that has not run yet would be taken for a thread that waits anew.
         let quiet = cpu == self.cpu_last && !pids.iter().any(|pid| process::is_runnable(*pid));
         let used = cpu.saturating_sub(self.cpu_before);
         self.cpu_last = cpu;
@@ -84,7 +86,7 @@ impl Ticking {
             // Calls that an attempt interrupts are corrected once the host wakes, or are read anew.
             match sleeper.hold(host, self.began, &mut Vec::new()) {
                 Ok(frozen) if frozen.bytes != self.bytes || host.incoming.peek().came => {
-                    // It answered somebody, or took in what somebody sent.
+                    // The host sent an answer, or received data.
                     drop(frozen);
                     sleeper.tree.release();
                     return Phase::Awake(self.work(sleeper, host));
@@ -110,11 +112,12 @@ impl Ticking {
         Phase::Ticking(self)
     }
 
-    /// A deadline led to work, or somebody came meanwhile.
+    /// A deadline led to work, or a client came meanwhile.
     fn work(self, sleeper: &mut Sleeper, host: &mut Host) -> Awake {
         let ran = self.began.elapsed();
         let connections = sleeper.connections().unwrap_or_default();
-        // A connection whose last bytes came in since is who came; one that only sent was answered.
+        // A connection whose last bytes arrived since the tick began is the cause. A connection
+        // that only sent was answered.
         let came = connections.iter().find(|connection| connection.last_received < ran);
         let cause = match came {
             Some(connection) => WakeCause {

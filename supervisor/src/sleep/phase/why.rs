@@ -1,4 +1,4 @@
-//! Why a host is awake or what it waits for, in plain words.
+//! The reasons why a host is awake, or the events that a host waits for, in plain words.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -129,7 +129,7 @@ impl Asleep {
         let terminate_after = sleeper.policy.as_ref().and_then(|policy| policy.terminate_after);
         let in_use = terminate_after.and_then(|_| self.in_use(sleeper, host));
         let now = Now::read();
-        // What kept it when it was time to, where that is nothing that can be seen now.
+        // The obstacle at the time of the attempt, if no obstacle is visible now.
         let not_terminated = in_use.or_else(|| terminate_after.and(self.slept.not_terminated.clone()));
         let terminates_in = terminate_after
             .filter(|_| not_terminated.is_none())
@@ -178,7 +178,8 @@ impl Asleep {
     }
 }
 
-/// What one source waits for. The end of a process is left out: it is waited for of each.
+/// The awaited event of one source. The end of a process is left out: the end of every process is
+/// awaited.
 fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>, duplicates: &Duplicates<'_>) -> Option<WaitsFor> {
     let Source::Descriptor { pid, watch, call } = source else {
         return None;
@@ -226,7 +227,7 @@ fn words(source: Source, fd: std::os::fd::BorrowedFd<'_>, duplicates: &Duplicate
     })
 }
 
-/// What an epoll instance watches.
+/// The descriptors that an epoll instance watches.
 #[derive(Debug, Default)]
 struct Watched {
     /// Ports that are listened on, for connections and for datagrams.

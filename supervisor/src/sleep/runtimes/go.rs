@@ -1,7 +1,10 @@
-//! The runtime of Go. The timers of a program are waited for in epoll_pwait(2), by whichever thread waits for the network (runtime/proc.go, findRunnable; a timer
-//! initialises the network poller, runtime/time.go). The only waits of a futex that have a time limit are the runtime's: those of `sysmon`, which
-//! sleeps for half of the longest time between two garbage collections, 60 s (runtime/proc.go, sysmon; runtime/os_linux.go, futexsleep: FUTEX_WAIT_PRIVATE with a
-//! relative limit). C code in the same process waits with FUTEX_WAIT_BITSET (glibc) and does not count as the runtime.
+//! The runtime of Go. The timers of a program are waited for in epoll_pwait(2), by whichever thread
+//! waits for the network (runtime/proc.go, findRunnable; a timer initialises the network poller,
+//! runtime/time.go). The only waits of a futex that have a time limit are the runtime's: those of
+//! `sysmon`, which sleeps for half of the longest time between two garbage collections, 60 s
+//! (runtime/proc.go, sysmon; runtime/os_linux.go, futexsleep: FUTEX_WAIT_PRIVATE with a relative
+//! limit). C code in the same process waits with FUTEX_WAIT_BITSET (glibc) and does not count as
+//! the runtime.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,12 +15,14 @@ use imsup_linux::inspect;
 /// `FUTEX_WAIT_PRIVATE` (futex(2)).
 const FUTEX_WAIT_PRIVATE: u64 = 128;
 
-/// What the linker writes into every program, stripped ones included: a section of this name, which begins so (debug/buildinfo).
+/// The linker's mark in every program, stripped programs included: a section of this name with this
+/// beginning (debug/buildinfo).
 const SECTION: &[u8] = b".go.buildinfo";
 const MAGIC: &[u8] = b"\xff Go buildinf:";
 
-/// Flag in the byte after the next: the version follows, as since Go 1.18. Before Go 1.14 a thread of the runtime's waited for the program's timers in the same way as
-/// `sysmon` (runtime/time.go, timerproc), so of older programs nothing is known.
+/// Flag in the byte after the next: the version follows, as since Go 1.18. Before Go 1.14 a thread
+/// of the runtime's waited for the program's timers in the same way as `sysmon` (runtime/time.go,
+/// timerproc), so of older programs nothing is known.
 const VERSION_FOLLOWS: u8 = 2;
 
 pub(super) fn is_own_affair(call: &Call) -> bool {
@@ -30,7 +35,7 @@ fn is_program(pid: i32) -> bool {
     opened.is_ok_and(|program| is_linked(&program).unwrap_or(false))
 }
 
-/// Looks for the section by its name: elf(5), 64 bit.
+/// Searches for the section by name: elf(5), 64 bit.
 fn is_linked(program: &impl FileExt) -> Option<bool> {
     const MOST_NAMES: u64 = 1 << 16;
     let header: [u8; 64] = read(program, 0)?;
@@ -68,7 +73,8 @@ fn word(bytes: &[u8; 64], at: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A file of nothing but a header, the header of a section with this name, that of the names, the names, and what the section begins with.
+    /// A file with only a header, the header of a section with this name, the header of the section
+    /// of names, the names, and the beginning of the section.
     fn program(name: &[u8], begins: &[u8]) -> File {
         const NAMES: u64 = 192;
         const CONTENT: u64 = 256;

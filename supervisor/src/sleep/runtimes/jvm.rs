@@ -1,5 +1,6 @@
-//! The Java virtual machine. Its own threads, and those of its class library, have names, which the kernel shows (`-XX` options do not change
-//! them). Each has one duty, and none runs what a program has scheduled.
+//! The Java virtual machine. The threads of the machine and of the class library have names, which
+//! the kernel shows (`-XX` options do not change the names). Each thread has one duty, and none
+//! runs work that a program has scheduled.
 
 use std::io::{BufRead, BufReader};
 
@@ -8,8 +9,8 @@ use crate::sleep::waitset::is_epoll;
 use imsup_linux::inspect;
 use imsup_linux::process;
 
-/// The threads of HotSpot (`NamedThread`, `JavaThread` in src/hotspot) and of the modules of the JDK that are daemons, which do not keep a machine alive either.
-/// Numbers at the end are left out.
+/// The threads of HotSpot (`NamedThread`, `JavaThread` in src/hotspot) and of the modules of the
+/// JDK that are daemons, which do not keep a machine alive either. Numbers at the end are left out.
 const OWN: [&str; 40] = [
     "Attach Listener",
     "C1 CompilerThread",
@@ -56,11 +57,13 @@ const OWN: [&str; 40] = [
 /// How much of a thread's name the kernel shows.
 const ROOM: usize = 15;
 
-/// The one that also runs a program's handlers, which may wait for something else.
+/// The thread that also runs a program's handlers, which may wait for other events.
 const DISPATCHER: &str = "HTTP-Dispatcher";
 
-/// The thread that waits for the sockets of a `java.net.http.HttpClient`, as long as there is one. It looks every 1 to 3 s whether anybody uses the client still, and for
-/// the limits of requests, which have connections (jdk.internal.net.http.HttpClientImpl, SelectorManager). The number is in the middle.
+/// The thread that waits for the sockets of a `java.net.http.HttpClient`, as long as the client
+/// exists. Every 1 to 3 s the thread checks if the client is still in use, and checks the limits of
+/// requests, which have connections (jdk.internal.net.http.HttpClientImpl, SelectorManager). The
+/// number is in the middle of the name.
 const CLIENT: (&str, &str) = ("HttpClient-", "-SelectorManager");
 
 pub(super) fn is_own_affair(tid: i32, call: &Call) -> bool {
@@ -71,7 +74,7 @@ pub(super) fn is_own_affair(tid: i32, call: &Call) -> bool {
     process::name(tid).is_some_and(is_known) && is_machine(call.pid)
 }
 
-/// Whether a process is a Java virtual machine: its library is mapped.
+/// True if a process is a Java virtual machine: the library of the machine is mapped.
 pub(super) fn is_machine(pid: i32) -> bool {
     let opened = inspect::as_owner(pid, || std::fs::File::open(format!("/proc/{pid}/maps")));
     opened.is_ok_and(|maps| {
@@ -80,8 +83,8 @@ pub(super) fn is_machine(pid: i32) -> bool {
     })
 }
 
-/// Whether a thread of this name is one of the machine's. What does not fit is left out: the machine cuts the end off, or since JDK 21 something in the
-/// middle: `VM Peri..Thread`.
+/// True if a thread of this name belongs to the machine. Long names are shortened: the machine cuts
+/// the end off, or since JDK 21 a part in the middle: `VM Peri..Thread`.
 fn is_own(shown: &str) -> bool {
     let stem = shown.trim_end_matches(|digit: char| digit.is_ascii_digit());
     OWN.iter().any(|name| match stem.split_once("..") {
@@ -90,7 +93,8 @@ fn is_own(shown: &str) -> bool {
     })
 }
 
-/// Whether this is [`CLIENT`]. One of which so much is cut off that it may be a worker is not.
+/// True if this is [`CLIENT`]. False if so much of the name is cut off that the thread may be a
+/// worker.
 fn is_client(shown: &str) -> bool {
     if let Some((head, tail)) = shown.split_once("..") {
         return CLIENT.0.starts_with(head) && CLIENT.1.ends_with(tail) && shown.len() == ROOM;

@@ -1,10 +1,14 @@
-//! libuv, the event loop of node. A timer in it has a reference unless it was unref'd: one that is not to keep its program alive. node waits for all of a
-//! program's timers with one timer of its loop, and takes the reference from that one when the program has none but unref'd timers, as the 30 s
-//! interval of its HTTP servers is (lib/_http_server.js, connectionsCheckingInterval; src/env.cc, ToggleTimerRef).
+//! libuv, the event loop of node. A timer in the loop has a reference unless the timer was unref'd:
+//! an unref'd timer does not keep the program alive. node waits for all timers of a program with
+//! one timer of the loop. node takes the reference from this timer if the program has only unref'd
+//! timers, for example the 30 s interval of HTTP servers (lib/_http_server.js,
+//! connectionsCheckingInterval; src/env.cc, ToggleTimerRef).
 //!
-//! The loop is found by the thread that is blocked in its epoll_pwait(2): its address is on the stack (src/unix/linux.c, `uv__io_poll`). What is found there is
-//! believed only if it all agrees: the descriptor of the epoll instance, every timer's loop and type, how many there are, and the time until the first, which may be more
-//! than the limit of a call that imsup has made to go on.
+//! The loop is found by the thread that is blocked in epoll_pwait(2): the address of the loop is on
+//! the stack (src/unix/linux.c, `uv__io_poll`). A candidate is believed only if all facts agree:
+//! the descriptor of the epoll instance, every timer's loop and type, the number of timers, and the
+//! time until the first timer. That time may be more than the limit of a call that imsup has made
+//! to go on.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,14 +17,16 @@ use crate::sleep::deadlines::Call;
 use crate::sleep::wait::Deadline;
 use imsup_linux::memory::TargetMemory;
 
-/// How much of the stack is looked through: `uv__io_poll` has its 1,024 events there (12 KiB), and newer ones as many submissions of io_uring.
+/// How much of the stack is searched: `uv__io_poll` has 1,024 events there (12 KiB), and newer
+/// versions as many submissions of io_uring.
 const STACK_BYTES: usize = 64 << 10;
 
 /// A loop with more timers is not looked into.
 const MOST_TIMERS: u32 = 4096;
 
-/// Where things are in `uv_loop_t` and `uv_timer_t`, on x86-64. libuv keeps these as they are for as long as it is version 1, so that programs need not be compiled again
-/// (include/uv/unix.h; read from the headers of 1.46 by offsetof).
+/// The field offsets of `uv_loop_t` and `uv_timer_t` on x86-64. libuv keeps the offsets throughout
+/// version 1, so that programs need not be compiled again (include/uv/unix.h; read from the headers
+/// of 1.46 by offsetof).
 mod layout {
     pub const LOOP_BACKEND_FD: u64 = 64;
     pub const LOOP_TIMER_HEAP: u64 = 520;
@@ -48,7 +54,8 @@ pub(super) fn is_own_affair(call: &Call, memory: &impl TargetMemory) -> bool {
     has_referenced_timer(call.key.args[0], call.key.stack, limit, memory) == Some(false)
 }
 
-/// Whether the loop of a thread that is blocked with this limit has a timer that keeps its program alive; `None` where that is not certain.
+/// True if the loop of a thread blocked with this limit has a timer that keeps the program alive;
+/// `None` if that is not certain.
 fn has_referenced_timer(epoll: u64, stack: u64, limit: Duration, memory: &impl TargetMemory) -> Option<bool> {
     let mut bytes = vec![0; STACK_BYTES];
     let length = memory.read(stack, &mut bytes).ok()?;
@@ -62,18 +69,18 @@ fn has_referenced_timer(epoll: u64, stack: u64, limit: Duration, memory: &impl T
         .filter_map(|address| Loop::read(address, epoll, memory))
         .filter(|found| found.first_in(memory).is_some_and(|first| first >= limit));
     let found = loops.next()?;
-    // Two that agree in everything are one too many.
+    // Two loops that agree in all facts are ambiguous.
     loops.next().is_none().then_some(())?;
     found.has_reference(memory)
 }
 
-/// What seems to be a loop.
+/// A candidate for a loop.
 struct Loop {
     address: u64,
-    /// The first node of its heap of timers, and how many there are.
+    /// The first node of the heap of timers, and the number of nodes.
     heap: u64,
     count: u32,
-    /// Its time, in milliseconds.
+    /// The time of the loop, in milliseconds.
     time: u64,
 }
 
@@ -89,7 +96,7 @@ impl Loop {
         })
     }
 
-    /// The timer of a node of the heap, where it is one of this loop's.
+    /// The timer of a node of the heap; `None` if the node is no timer of this loop.
     fn timer(&self, node: u64, memory: &impl TargetMemory) -> Option<u64> {
         let timer = node.checked_sub(layout::TIMER_HEAP_NODE)?;
         let is_ours = word(memory, timer + layout::TIMER_LOOP)? == self.address;
@@ -98,14 +105,14 @@ impl Loop {
         (is_ours && is_timer && is_active).then_some(timer)
     }
 
-    /// How long the loop was to wait for its first timer.
+    /// How long the loop was to wait for the first timer.
     fn first_in(&self, memory: &impl TargetMemory) -> Option<Duration> {
         let timer = self.timer(self.heap, memory)?;
         let at = word(memory, timer + layout::TIMER_TIMEOUT)?;
         Some(Duration::from_millis(at.checked_sub(self.time)?))
     }
 
-    /// Whether any of its timers keeps the program alive.
+    /// True if any timer of the loop keeps the program alive.
     fn has_reference(&self, memory: &impl TargetMemory) -> Option<bool> {
         if self.count > MOST_TIMERS {
             return None;

@@ -1,6 +1,8 @@
-//! What is known of the runtimes that programs are written for: which of their deadlines are their own affair, and none of the program's.
+//! Knowledge of the runtimes that programs are written for: deadlines that belong to the runtime
+//! and not to the program.
 //!
-//! Only what can be read for certain counts: of anything else nothing is said, and its deadlines are work ahead until [`super::rhythm`] knows better.
+//! Only certain evidence counts: all other deadlines are work ahead until [`super::rhythm`] knows
+//! better.
 
 mod go;
 mod jvm;
@@ -11,17 +13,18 @@ use super::deadlines::Call;
 use imsup_linux::memory::ThreadMemory;
 use imsup_linux::timers;
 
-/// Whether the deadline of a thread's call is its runtime's own affair.
+/// True if the deadline of a thread's call belongs to the runtime.
 pub fn is_own_affair(tid: i32, call: &Call) -> bool {
     go::is_own_affair(call) || jvm::is_own_affair(tid, call) || libuv::is_own_affair(call, &ThreadMemory::of(tid))
 }
 
-/// Whether a thread that waits for one thing alone may wait for the nearest of several timers, as the executors of a JVM do.
+/// True if a thread with a single wait may wait for the nearest of several timers, as the executors
+/// of a JVM do.
 pub fn has_executors(call: &Call) -> bool {
     jvm::is_machine(call.pid)
 }
 
-/// Whether a process has POSIX timers that are not its runtime's own affair.
+/// True if a process has POSIX timers that do not belong to the runtime.
 pub fn has_posix_timers(pid: i32) -> bool {
     let is_own = || ruby::is_interpreter(pid) && !timers::has_posix_timers_but(pid, ruby::OWN_TIMERS);
     timers::has_posix_timers(pid) && !is_own()

@@ -1,6 +1,7 @@
-//! Ruby. Each process of its interpreter (MRI 2.6 to 3.2) has a POSIX timer that sends SIGVTALRM (thread_pthread.c, UBF_TIMER_POSIX). The timer is armed only while a
-//! thread is being woken from a call, not while all wait. Ruby code has no way to a POSIX timer of its own, and the time limits of its threads are those
-//! of their calls.
+//! Ruby. Each process of the interpreter (MRI 2.6 to 3.2) has a POSIX timer that sends SIGVTALRM
+//! (thread_pthread.c, UBF_TIMER_POSIX). The timer is armed only while a thread is being woken from
+//! a call, not while all threads wait. Ruby code has no access to POSIX timers, and the time limits
+//! of Ruby threads are the limits of the threads' calls.
 
 use std::io::{BufRead, BufReader};
 
@@ -9,7 +10,8 @@ use imsup_linux::inspect;
 /// The signals of the interpreter's own timers.
 pub(super) const OWN_TIMERS: &[i32] = &[libc::SIGVTALRM];
 
-/// Whether a process is Ruby's interpreter: its library is mapped, or it is a program of that name with the library in it.
+/// True if a process is Ruby's interpreter: the library is mapped, or the program has that name and
+/// contains the library.
 pub(super) fn is_interpreter(pid: i32) -> bool {
     let opened = inspect::as_owner(pid, || std::fs::File::open(format!("/proc/{pid}/maps")));
     opened.is_ok_and(|maps| {
@@ -18,7 +20,8 @@ pub(super) fn is_interpreter(pid: i32) -> bool {
     })
 }
 
-/// Whether this is the name of Ruby's library (`libruby.so.3.1`, `libruby-3.1.so.3.1.2`) or program (`ruby`, `ruby3.1`).
+/// Whether this is the name of Ruby's library (`libruby.so.3.1`, `libruby-3.1.so.3.1.2`) or program
+/// (`ruby`, `ruby3.1`).
 fn is_ruby(file: &str) -> bool {
     let is_version = |rest: &str| {
         rest.chars()

@@ -15,8 +15,8 @@ use imsup_linux::socket::{self, Family, InetSocket, Sharing};
 use imsup_linux::succession;
 use imsup_linux::{process, settings, source};
 
-/// Keeps a claimed socket for the next bind of its endpoint. The broker gives it once, so it must not be lost where the caller
-/// is gone by now.
+/// Keeps a claimed socket for the next bind of its endpoint. The broker gives a socket only once,
+/// so the socket must not be lost if the caller is gone by now.
 pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
     let endpoint = InetSocket::inspect(socket.as_fd()).and_then(|kind| endpoint_of(&host.identity, &kind));
     if let (Some(endpoint), Ok(inode)) = (endpoint, socket::inode(socket.as_fd())) {
@@ -24,9 +24,10 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
     }
 }
 
-/// The last possibility of an address in use that nobody of this host has: a published port with the same number, on the
-/// machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of this user that ask for that; the kernel prefers a
-/// listener on the exact address (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
+/// The last possibility of an address in use that nobody of this host has: a published port with
+/// the same number, on the machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of
+/// this user that ask for that; the kernel prefers a listener on the exact address
+/// (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
 pub(super) fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
     let socket = bind.socket.as_fd();
     let was_shared = Sharing::Port.is_set(socket);
@@ -37,7 +38,7 @@ pub(super) fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> An
     result.into()
 }
 
-/// Puts a socket that waits for the program in the place of its own; EADDRINUSE where none waits.
+/// Puts a waiting retained socket in the place of the program's own; EADDRINUSE if no socket waits.
 pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> Answer {
     let place = Place {
         tid: process::thread_group(tid).unwrap_or(tid),
@@ -52,7 +53,8 @@ pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &Held
         fit(retained.as_fd(), bind);
         settings::copy(bind.socket.as_fd(), retained.as_fd())?;
         if bind.endpoint.transport == Transport::Tcp {
-            // As the broker sets it on what the program has made: or connections in TIME_WAIT would keep the next `up` from the port.
+            // The broker sets this option on the program's own sockets too. Otherwise connections
+            // in TIME_WAIT would keep the next `up` from the port.
             let _ = Sharing::Address.set(retained.as_fd(), true);
         }
         if !is_still_there(host, tid, bind) {
@@ -67,7 +69,7 @@ pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &Held
             if bind.endpoint.transport == Transport::Tcp
                 && InetSocket::inspect(retained.as_fd()).is_some_and(|kind| kind.family != bind.family)
             {
-                // The next boot has one that fits.
+                // The next boot has a listener of the right family.
                 let endpoint = bind.endpoint;
                 host.link.send(&ToBroker::OtherFamily { endpoint }, Vec::new());
             }
@@ -84,10 +86,11 @@ pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &Held
     }
 }
 
-/// Gives a retained datagram socket the family that the program has made its own with: its addresses are in the form of that.
+/// Converts a retained datagram socket to the family of the program's own socket: its addresses are
+/// in the form of that family.
 fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
     if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
-        // An earlier one of the program's, which talked to one client.
+        // An earlier socket of the program, which talked to one client.
         let _ = source::disconnect(retained);
     }
     let is_other = InetSocket::inspect(retained).is_some_and(|kind| kind.family == Family::V6);
@@ -100,9 +103,11 @@ fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
     }
 }
 
-/// Whether the number still is the socket's. Another thread may have closed it meanwhile, and opened something else, since the call may have waited for the
-/// broker; what is there now must not be replaced. Natively the call would hold the socket, and succeed on one that is gone. Between this and the replacement
-/// is a moment, a few microseconds, that nothing can close: the kernel replaces a descriptor whatever it is.
+/// True if the descriptor number still refers to the socket. While the call waited for the broker,
+/// another thread may have closed the descriptor and opened another file. The other file must not
+/// be replaced. Natively the call would hold a reference to the socket, and succeed on a closed
+/// socket. A gap of a few microseconds between this check and the replacement cannot be closed: the
+/// kernel replaces any descriptor.
 fn is_still_there(host: &mut Host, tid: i32, bind: &HeldBind) -> bool {
     match host.socket(tid, bind.number) {
         Ok(now) => socket::cookie(now.as_fd()) == socket::cookie(bind.socket.as_fd()),

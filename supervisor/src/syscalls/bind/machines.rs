@@ -36,9 +36,11 @@ pub(super) fn on_the_machines(
     }
 }
 
-/// Whether this is a port of localhost that the kernel chose for another socket of the host ([`super::Plan::Machines`]) and that is still bound. Of
-/// datagram sockets also the other family's port and the wildcard's count: there the kernel alone knows which of two sockets a datagram is for, and
-/// two sockets at one place answer each other's clients. (A stream socket listens in the planes but for `::1`.)
+/// Whether this is a port of localhost that the kernel chose for another socket of the host
+/// ([`super::Plan::Machines`]) and that is still bound. Of datagram sockets also the other family's
+/// port and the wildcard's count: there the kernel alone knows which of two sockets a datagram is
+/// for, and two sockets at one place answer each other's clients. (A stream socket listens in the
+/// planes but for `::1`.)
 pub(super) fn is_beside_the_machines(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let families = match kind.transport {
@@ -67,8 +69,8 @@ pub(in crate::syscalls) fn is_bound_on_the_machines(transport: Transport, v6: bo
         .is_err()
 }
 
-/// A socket is bound in the planes: its port is none of the machine's any more, whatever had it there. (It is closed: natively the two
-/// would conflict.)
+/// A socket is bound in the planes: the port no longer counts as a port of the machine, even if
+/// another socket had it there. (That socket is closed: natively the two would conflict.)
 pub(super) fn forget_native(host: &mut Host, socket: &OwnedFd) {
     let Some(kind) = InetSocket::inspect(socket.as_fd()) else {
         return;

@@ -1,4 +1,5 @@
-//! The fuzz target over mutated golden vectors: on a stable compiler, the same bounded inputs every time.
+//! The fuzz target over mutated golden vectors: on a stable compiler, the same bounded inputs every
+//! time.
 
 use std::path::PathBuf;
 
@@ -15,7 +16,8 @@ mod target;
 
 const INPUTS: u32 = 20_000;
 
-/// The frames of every sample, by the decoder of the target that reads them and the name of its seed.
+/// The frames of every sample, by the decoder of the target that reads them and the name of its
+/// seed.
 fn frames() -> [(u8, &'static str, Vec<Vec<u8>>); 6] {
     fn encode<M: Serialize>(samples: Samples<M>) -> Vec<Vec<u8>> {
         samples.iter().map(|(_, value)| codec::encode(value).unwrap()).collect()

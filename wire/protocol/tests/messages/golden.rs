@@ -1,8 +1,8 @@
 //! The bytes of every message against `testdata/wire/`, from both sides.
 //!
-//! Each version has a recorded set of files. This build must write the latest set, and must read the
-//! sets of all versions in the range of the build. `IMSUP_REGENERATE=1 cargo test -p imsup-protocol
-//! --test messages` writes the latest set anew. See the README there.
+//! Each version has a recorded set of files. This build must write the latest set, and must read
+//! the sets of all versions in the range of the build. `IMSUP_REGENERATE=1 cargo test -p
+//! imsup-protocol --test messages` writes the latest set anew. See the README there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Write};

@@ -22,7 +22,8 @@ fn newer() -> Versions {
     Versions::new(OURS.highest() + 1, OURS.highest() + 3).unwrap()
 }
 
-/// What a channel that was connected to makes of these bytes, which are all that the peer says, and what it answers.
+/// What a channel that was connected to makes of these bytes, which are all that the peer says, and
+/// what it answers.
 fn accepted(bytes: &[u8]) -> (Result<Option<Opening>, ChannelError>, Vec<u8>) {
     let (mut peer, ours) = UnixStream::pair().unwrap();
     peer.write_all(bytes).unwrap();
@@ -154,7 +155,8 @@ fn a_hello_may_come_in_pieces() {
     assert_eq!(channel.version(), Some(OURS.highest()));
 }
 
-/// As the frames of version 4 were: `Opening::Control` and `ToBroker::Hello`, with a version in them and no hello before.
+/// As the frames of version 4 were: `Opening::Control` and `ToBroker::Hello`, with a version in
+/// them and no hello before.
 #[test]
 fn version_4_is_refused_in_its_own_words() {
     const ERROR: u8 = 7;

@@ -10,12 +10,13 @@ use serde::de::DeserializeOwned;
 
 use crate::{frame, variants};
 
-/// What decoding one frame may have allocated at a time on the sender's word alone: bincode takes up to eight frames for a
-/// string, serde up to 1 MiB for a sequence (`serde::de::size_hint`), and a message has few of them within each other.
+/// What decoding one frame may have allocated at a time on the sender's word alone: bincode takes
+/// up to eight frames for a string, serde up to 1 MiB for a sequence (`serde::de::size_hint`), and
+/// a message has few of them within each other.
 const ON_TRUST_BYTES: u64 = 12 * MAX_FRAME_BYTES as u64;
 
-/// And for each byte that did come: the largest element for its wire size is an empty string, 24 bytes for one, in a
-/// vector that doubles, whose old and new half exist together while it grows.
+/// And for each byte that did come: the largest element for its wire size is an empty string, 24
+/// bytes for one, in a vector that doubles, whose old and new half exist together while it grows.
 const PER_BYTE: u64 = 72;
 
 /// Decodes with every decoder, and returns the most that one of them had allocated at a time.

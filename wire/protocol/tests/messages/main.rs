@@ -1,5 +1,5 @@
-//! The messages as bytes: what every one of them looks like, that each comes back as it was sent, and that what is no
-//! message is told so.
+//! The messages as bytes: what every one of them looks like, that each comes back as it was sent,
+//! and that what is no message is told so.
 
 mod framing;
 mod fuzz;
@@ -24,7 +24,8 @@ fn frame(body: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes(), body].concat()
 }
 
-/// The variant of an encoded enum: bincode's first byte, since no enum here has more than 250 variants.
+/// The variant of an encoded enum: bincode's first byte, since no enum here has more than 250
+/// variants.
 fn variant<M: Serialize>(message: &M) -> u8 {
     codec::encode(message).expect("it fits a frame")[LENGTH_BYTES]
 }
@@ -35,7 +36,8 @@ fn variants<M: DeserializeOwned + std::fmt::Debug>() -> u8 {
     let CodecError::Malformed(text) = error else {
         panic!("{error:?}")
     };
-    // "... expected variant index 0 <= i < N", or an allowed range, as serde's derive and bincode put it.
+    // "... expected variant index 0 <= i < N", or an allowed range, as serde's derive and bincode
+    // put it.
     let digits: String = text
         .chars()
         .rev()

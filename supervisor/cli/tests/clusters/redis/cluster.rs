@@ -1,4 +1,4 @@
-//! Redis Cluster: six nodes; a master that is killed, and one that hangs.
+//! Redis Cluster: six nodes; a killed master, and a stopped one.
 
 use rustix::process::Signal;
 
@@ -9,7 +9,7 @@ use crate::{kill_and_let_peers_boot, report_recovery};
 const NODES: [&str; 6] = ["node1", "node2", "node3", "node4", "node5", "node6"];
 const KEYS: usize = 1000;
 
-/// The replica of a master, as another node knows them.
+/// The replica of a master, as another node knows it.
 fn replica_of(project: &Project, master: &str, as_known_by: &str) -> Option<&'static str> {
     let hosts = project.ps();
     let host_of = |line: &str| {
@@ -59,13 +59,13 @@ fn six_nodes_boot_from_the_creation_and_fail_over() {
         assert!(keys > 100, "{master} has {keys} keys");
     }
 
-    // A master that is killed is there again before the others miss it.
+    // A killed master is back before the others miss it.
     let peers: Vec<&str> = NODES.into_iter().filter(|node| *node != masters[0]).collect();
     let killed = kill_and_let_peers_boot(&project, masters[0], &peers);
     wait_until("all keys to be readable", || readable(&project) == KEYS);
     report_recovery("a master of the Redis cluster", killed);
 
-    // One that hangs is missed: its replica takes over. Killed then, it comes back as a replica.
+    // A stopped master is missed: its replica takes over. Killed then, it comes back as a replica.
     let hung = masters[1];
     let mut replica = None;
     wait_until("its replica to be known", || {
