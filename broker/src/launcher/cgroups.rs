@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::leftovers;
+use super::child;
 
 /// How long killed processes may take to be gone.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ fn kill_by(path: &Path, deadline: Instant) -> bool {
         for pid in processes {
             // The number may have been reused since the read; the descriptor stays that of a single
             // process.
-            if let Some(process) = leftovers::open(pid)
+            if let Some(process) = child::open(pid)
                 && processes_in(path).contains(&pid)
             {
                 let _ = pidfd_send_signal(&process, Signal::KILL);

@@ -6,6 +6,12 @@ use std::process::Child;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+/// A descriptor of the process with this number.
+pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
 /// The descriptor of a child that is not reaped yet (pidfd_open(2)). The child is killed if there
 /// is no descriptor: the child would be unknown.
 pub(super) fn pidfd_of(child: Child) -> io::Result<OwnedFd> {

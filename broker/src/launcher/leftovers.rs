@@ -19,8 +19,9 @@ use imsup_protocol::zygote::BOOT_VARIABLE;
 use imsup_wire::ExitStatus;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
+use super::child::open;
 use super::{Pids, cgroups};
 
 /// How often the tree is looked through: a process may fork between being seen and being killed.
@@ -220,12 +221,6 @@ fn kill(process: &Process) -> Option<OwnedFd> {
         Ok(()) => Some(pidfd),
         Err(_) => None,
     }
-}
-
-/// A descriptor of the process with this number.
-pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 fn wait_for(killed: &[OwnedFd]) {

@@ -20,6 +20,7 @@ use rustix::process::{Signal, WaitOptions, WaitStatus, pidfd_send_signal};
 
 use crate::own_program;
 
+use super::child;
 use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};
 use super::zygote::{Reply, Zygote};
@@ -346,7 +347,7 @@ impl Launcher for ProcessLauncher {
 fn running(pid: u32) -> Launched {
     Launched {
         pid: Some(pid),
-        ended: leftovers::open(pid),
+        ended: child::open(pid),
         status: None,
     }
 }

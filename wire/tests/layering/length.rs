@@ -1,4 +1,4 @@
-//! No file has more lines outside tests than a limit.
+//! No file has more lines of code outside tests than a limit.
 
 use crate::workspace::{SourceFile, Workspace};
 use std::collections::HashSet;
@@ -43,9 +43,14 @@ pub fn violations(workspace: &Workspace, most: usize, exceptions: &[(&str, usize
     found
 }
 
-/// Lines, comments and empty ones included, without those of items that only tests compile.
+/// Lines of code, without comments, empty lines and items that only tests compile.
 fn lines_outside_tests(file: &SourceFile) -> usize {
-    file.text.lines().count() - test_lines(file).len()
+    let of_tests = test_lines(file);
+    let is_code = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    let numbered = (1..).zip(file.text.lines());
+    numbered
+        .filter(|(number, line)| is_code(line) && !of_tests.contains(number))
+        .count()
 }
 
 /// The lines of items that only tests compile.
@@ -152,7 +157,8 @@ mod tests {
         violations(&workspace, 3, exceptions)
     }
 
-    const LONG: &str = "//! One.\nfn two() {}\n\nfn four() {}\n";
+    /// Four lines of code.
+    const LONG: &str = "//! Head.\nfn one() {}\n// Why.\nfn two() {}\n\nfn three() {}\nfn four() {}\n";
 
     #[test]
     fn a_long_file_is_found() {
@@ -194,7 +200,7 @@ mod tests {
     fn an_exception_holds_to_its_limit_and_falls_when_the_file_fits() {
         let long = [("a/src/long.rs", LONG)];
         assert_eq!(found(&long, &[("a/src/long.rs", 4)]), Vec::<String>::new());
-        let longer = format!("{LONG}\n");
+        let longer = format!("{LONG}fn five() {{}}\n");
         assert_eq!(
             found(&[("a/src/long.rs", &longer)], &[("a/src/long.rs", 4)]),
             ["a/src/long.rs has 5 lines outside tests, more than its exception's 4"]

