@@ -320,10 +320,14 @@ fn send(stream: &mut UnixStream, bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
 }
 
-/// Reads one answer.
+/// Reads the broker's hello and one answer.
 #[track_caller]
 fn first_answer(stream: &mut UnixStream) -> Response {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut hello = [0; version::HELLO_BYTES];
+    stream.read_exact(&mut hello).unwrap();
+    let versions = version::Versions::from_hello(&hello).unwrap();
+    assert_eq!(versions, Some(version::OURS));
     let mut bytes = Vec::new();
     loop {
         if let Some(answer) = codec::decode(&mut bytes).unwrap() {
