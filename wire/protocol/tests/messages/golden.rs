@@ -140,6 +140,16 @@ fn openings() {
 }
 
 #[test]
+fn spawn_requests() {
+    check("spawn_request.hex", samples::spawn_requests());
+}
+
+#[test]
+fn spawn_replies() {
+    check("spawn_reply.hex", samples::spawn_replies());
+}
+
+#[test]
 fn error_kinds() {
     check("error_kind.hex", samples::error_kinds());
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use imsup_protocol::control::{HostUsage, Opening};
 use imsup_protocol::message::{Adoption, Role};
+use imsup_protocol::zygote::{SpawnReply, SpawnRequest};
 use imsup_protocol::{Outcome, Request, Response, ToBroker, ToSupervisor};
 use imsup_wire::limits::{Confinement, Limits};
 use imsup_wire::{
     Cause, CauseKind, Endpoint, ErrorKind, Event, EventKind, ExitStatus, HostName, HostState, HostStatus, Index,
-    Planes, PublishedPort,
+    Planes, ProgramSpec, PublishedPort,
 };
 
 use crate::sleep_samples::{awake, orders, reports, sleep_policy, usage, wake_cause, whys};
@@ -549,4 +550,47 @@ pub fn openings() -> Samples<Opening> {
             .map(|(name, request)| (format!("control-{name}"), Opening::Control(request))),
     );
     samples
+}
+
+/// Requests to the zygote: one with every field, one with none that may be missing.
+pub fn spawn_requests() -> Samples<SpawnRequest> {
+    let least = ProgramSpec::new(["server"]);
+    let mut full = ProgramSpec::new(["server", "--port", "80"]);
+    full.environment.insert("MODE".to_owned(), "fast".to_owned());
+    full.working_dir = "/srv".into();
+    full.user = Some("web:www".to_owned());
+    full.descriptor_limit = Some(1024);
+    full.limits = Limits {
+        memory_bytes: Some(64 << 20),
+        milli_cpus: Some(1500),
+        pids: Some(100),
+    };
+    full.stop_signal = 3;
+    full.stop_grace = Duration::from_millis(2500);
+    full.logging.max_size = None;
+    full.logging.max_files = 5;
+    named([
+        (
+            "full",
+            SpawnRequest {
+                program: full,
+                host: host("web"),
+                boot: 0x0123_4567_89ab_cdef,
+                expires_us: Some(1_000_000),
+            },
+        ),
+        (
+            "least",
+            SpawnRequest {
+                program: least,
+                host: host("db"),
+                boot: 1,
+                expires_us: None,
+            },
+        ),
+    ])
+}
+
+pub fn spawn_replies() -> Samples<SpawnReply> {
+    named([("process", Ok(4711)), ("errno", Err(62))])
 }
