@@ -1,7 +1,7 @@
 //! THE table of trapped system calls, and the filters compiled from it.
 //!
 //! [`table`] says what is done with each call; [`notify`] has the filter that applications run
-//! under; [`confine`] is the filter that imsup itself runs under.
+//! under; [`confine()`] is the filter that imsup itself runs under.
 #![forbid(unsafe_code)]
 
 pub mod confine;

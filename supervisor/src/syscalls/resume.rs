@@ -35,7 +35,7 @@ pub fn look_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     }
 }
 
-/// The broker answered a [`ToBroker::Reach`]; `None` if the call goes on waiting.
+/// The broker answered a [`imsup_protocol::ToBroker::Reach`]; `None` if the call goes on waiting.
 pub fn reached(host: &mut Host, id: NotificationId, held: &mut Held, outcome: Outcome) -> Option<Answer> {
     match (outcome, &mut held.waiting) {
         (Outcome::Connect, Waiting::Connect(_)) => try_again(host, id, held),

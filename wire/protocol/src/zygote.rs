@@ -2,7 +2,7 @@
 //! two roads.
 //!
 //! * The zygote receives the request as a message, forks, and the child becomes the supervisor.
-//! * An executed supervisor finds the request in a file on its standard input ([`write`],
+//! * An executed supervisor finds the request in a file on its standard input ([`write()`],
 //!   [`read`]): command lines are visible to every user, and a program may be larger than a frame.
 
 use std::io::{self, Read, Write};
@@ -45,7 +45,7 @@ pub fn write(request: &SpawnRequest, file: impl Write) -> io::Result<()> {
     Ok(serde_json::to_writer(file, request)?)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads a request that [`write()`] wrote.
 ///
 /// # Errors
 /// read(2), or the file has no request of this version of imsup.
