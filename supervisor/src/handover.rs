@@ -24,7 +24,7 @@ use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
 use imsup_linux::socket::{self, Progress, Sharing};
-use imsup_linux::{family, succession};
+use imsup_linux::{family, takeover};
 
 /// The time after the program's listen(2) in which the retained listener may still get a
 /// connection: a handshake was under way.
@@ -271,7 +271,7 @@ impl Handovers {
             return Ok(false);
         };
         for old in &handover.retained {
-            succession::adopt_owner(own, old.as_fd())?;
+            takeover::adopt_owner(own, old.as_fd())?;
             // A program that had this listener at an earlier boot may have changed the option.
             Sharing::Port.set(old.as_fd(), true)?;
         }

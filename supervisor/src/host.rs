@@ -26,8 +26,8 @@ use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
 use crate::trace::Trace;
 use crate::unhonoured::Said;
-use imsup_linux::means::Means;
 use imsup_linux::notify::{Listener, NotificationId};
+use imsup_linux::support::Support;
 use imsup_linux::task::Tasks;
 use imsup_linux::{process, socket};
 
@@ -98,9 +98,9 @@ pub enum Descriptors {
 
 impl Descriptors {
     /// The way there is.
-    pub fn new(means: Means) -> Self {
-        if means.pidfd_getfd {
-            Self::Duplicated(Tasks::new(means))
+    pub fn new(support: Support) -> Self {
+        if support.pidfd_getfd {
+            Self::Duplicated(Tasks::new(support))
         } else {
             Self::Copied(Copies::default())
         }

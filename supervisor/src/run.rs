@@ -37,9 +37,9 @@ use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
 use crate::{environment, init, reconnect};
-use imsup_linux::means::Means;
 use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, SpawnError};
+use imsup_linux::support::Support;
 use imsup_linux::{self, capabilities, duplicates, socket};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -91,7 +91,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     };
     let (welcome, mut link, lock) = take_place(link, &hello, assignment)?;
     confine(&mut tree, &welcome, assignment);
-    let filter = imsup_bpf_filters::notify_filter(Means::present().sockets(), welcome.families);
+    let filter = imsup_bpf_filters::notify_filter(Support::present().sockets(), welcome.families);
     let mut program = spawn::Program {
         command: &command,
         environment: environment.as_deref(),
@@ -151,7 +151,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     confinement::confine_supervisor();
     let host = Host {
         listener,
-        descriptors: Descriptors::new(Means::present()),
+        descriptors: Descriptors::new(Support::present()),
         identity: welcome.identity,
         hostname: welcome.hostname,
         role: assignment.role.clone(),
@@ -281,7 +281,7 @@ fn confine(tree: &mut Tree, welcome: &Welcome, assignment: &Assignment) {
 
 /// Does the common beginning of every [`run`], for processes that are forked from this process.
 pub fn prepare() {
-    let _ = Means::present();
+    let _ = Support::present();
     // If one of these fails, `run` reports the failure.
     let _ = imsup_bpf_filters::confinement();
     let _ = imsup_linux::cgroup::own_directory();

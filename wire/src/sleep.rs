@@ -89,13 +89,13 @@ pub enum Order {
     /// Tell the use of resources.
     Usage,
     /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks
-    /// until [`Order::Fulfil`] or [`Order::Release`]. What comes meanwhile waits. Only after
+    /// until [`Order::Commit`] or [`Order::Abort`]. What comes meanwhile waits. Only after
     /// `ToBroker::Disposable`.
-    Pledge,
+    Prepare,
     /// Terminate the host, as promised.
-    Fulfil,
+    Commit,
     /// Not needed: sleep on.
-    Release,
+    Abort,
 }
 
 /// A supervisor's answer to an [`Order`].

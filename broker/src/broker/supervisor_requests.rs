@@ -102,7 +102,7 @@ impl Broker {
                 Order::Usage => USAGE_TIMEOUT,
                 Order::Why => WHY_TIMEOUT,
                 Order::Suspend | Order::Resume => SUSPEND_TIMEOUT,
-                Order::Pledge | Order::Fulfil | Order::Release => PREPARE_TIMEOUT,
+                Order::Prepare | Order::Commit | Order::Abort => PREPARE_TIMEOUT,
             };
             self.timers.after(timeout, Timer::Unanswered(question));
         }
@@ -138,7 +138,7 @@ impl Broker {
     fn conclude(&mut self, asked: Pending, report: Report) {
         let id = asked.host;
         if asked.asker == Asker::TwoPhase {
-            if asked.order == Order::Pledge {
+            if asked.order == Order::Prepare {
                 self.voted(id, report == Report::Done);
             }
             return;

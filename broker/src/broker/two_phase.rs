@@ -117,7 +117,7 @@ impl Broker {
             Some(peers.iter().map(|peer| hosts.at(*peer)))
         };
         for member in self.termination.begin(id, || connected(id, peers_of)) {
-            if !self.ask(member, Order::Pledge, Asker::TwoPhase) {
+            if !self.ask(member, Order::Prepare, Asker::TwoPhase) {
                 self.voted(member, false);
             }
         }
@@ -129,8 +129,8 @@ impl Broker {
             return;
         };
         let order = match verdict.commit {
-            true => Order::Fulfil,
-            false => Order::Release,
+            true => Order::Commit,
+            false => Order::Abort,
         };
         for member in verdict.prepared {
             if self.hosts.get(member).is_some() {

@@ -56,7 +56,7 @@ impl Sleep {
         match order {
             Order::Suspend => self.suspended_by = None,
             Order::Resume => self.woken_by = None,
-            Order::Why | Order::Usage | Order::Pledge | Order::Fulfil | Order::Release => {}
+            Order::Why | Order::Usage | Order::Prepare | Order::Commit | Order::Abort => {}
         }
     }
 

@@ -291,7 +291,7 @@ impl Supervisor {
                 Report::Done
             }
             Order::Usage => Report::Usage(self.usage()),
-            Order::Pledge | Order::Fulfil | Order::Release => {
+            Order::Prepare | Order::Commit | Order::Abort => {
                 Report::Failed(ErrorKind::Busy.because("it never is disposable"))
             }
             Order::Why if self.asleep.is_some() => Report::Why(Why::Asleep {

@@ -11,7 +11,6 @@ mod cleaners;
 mod closed;
 mod comes_back;
 mod control;
-mod disposal;
 mod ends;
 mod fake_broker;
 mod fake_supervisor;
@@ -27,6 +26,7 @@ mod restart;
 mod sleep;
 mod strangers;
 mod trust;
+mod two_phase;
 mod world;
 
 use std::process::ExitCode;
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
                 called_off::trials(),
                 keeper::trials(),
                 sleep::trials(),
-                disposal::trials(),
+                two_phase::trials(),
                 power::trials(),
                 history::trials(),
                 bad::trials(),

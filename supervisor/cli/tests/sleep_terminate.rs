@@ -145,7 +145,7 @@ services:
 #[test]
 fn clients_that_come_while_a_program_ends_are_answered_by_its_next_boot() {
     let project = Project::up(
-        "succession",
+        "takeover",
         r#"
 x-imsup: { idle_after: 50ms, terminate_after: 100ms }
 services:

@@ -6,13 +6,13 @@
 use imsup_bpf_filters::{Confined, confine};
 use rustix::thread::CapabilitySet;
 
-use crate::means::Means;
 use crate::privileges;
+use crate::support::Support;
 
 /// Confines a supervisor whose program runs: the program was forked before, and keeps its native
 /// privileges.
 pub fn confine_supervisor() {
-    if let Err(errno) = privileges::keep_a_supervisors(Means::present()) {
+    if let Err(errno) = privileges::keep_a_supervisors(Support::present()) {
         tracing::warn!(
             "this supervisor keeps capabilities that it does not need, since capset(2) says: {}. The host runs as it would; but hostile bytes of its program that took \
              the supervisor over would have root's capabilities",

@@ -17,7 +17,7 @@ use rustix::fs::Access;
 use thiserror::Error;
 
 use super::limits::{self, Controller};
-use super::means::Means;
+use super::support::Support;
 
 /// Why a controller cannot be used.
 #[derive(Debug, Error)]
@@ -57,7 +57,7 @@ pub fn prepare(project: &str, wanted: &[Controller]) -> Vec<(Controller, Lack)> 
     if of_version_2.is_empty() {
         return lacking;
     }
-    if !Means::present().pidfd_getfd {
+    if !Support::present().pidfd_getfd {
         lacking.extend(
             of_version_2
                 .into_iter()

@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 
 use super::injected;
-use super::means::Means;
 use super::pidfd;
 use super::stopped::Stopped;
+use super::support::Support;
 
 /// How descriptors of processes that stand still are duplicated.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub enum Duplicates<'a> {
 impl<'a> Duplicates<'a> {
     /// The means for processes of stopped threads.
     pub fn of(stopped: &'a Stopped) -> Self {
-        match Means::present().pidfd_getfd {
+        match Support::present().pidfd_getfd {
             true => Self::Kernel,
             false => Self::Threads(stopped),
         }

@@ -13,9 +13,9 @@ use rustix::net::{AddressFamily, SocketType};
 use serde::Serialize;
 
 use super::cgroup::Cgroup;
-use super::means::{self, Means};
 use super::memory::{TargetMemory, ThreadMemory};
 use super::stopped::{self, StopError};
+use super::support::{self, Support};
 use super::{capabilities, privileges, process_vm, socket, spawn};
 
 /// A facility of the kernel or machine that imsup uses.
@@ -56,7 +56,7 @@ pub fn probe() -> Vec<Feature> {
             "/proc/PID/mem",
             "reading the addresses that programs pass to the kernel, where process_vm_readv(2) is refused",
             "no trapped call can be understood where process_vm_readv(2) is refused",
-            !Means::present().process_vm,
+            !Support::present().process_vm,
             read_own_memory(),
         ),
         feature(
@@ -129,7 +129,7 @@ fn feature(
 }
 
 fn notification() -> Feature {
-    let filter = imsup_bpf_filters::notify_filter(Means::present().sockets(), Families::Unknown);
+    let filter = imsup_bpf_filters::notify_filter(Support::present().sockets(), Families::Unknown);
     let result = spawn::try_listener(filter);
     Feature {
         name: "seccomp user notification",
@@ -145,7 +145,7 @@ fn notification() -> Feature {
 }
 
 fn duplicates() -> Feature {
-    let used = Means::present().pidfd_getfd;
+    let used = Support::present().pidfd_getfd;
     Feature {
         name: "pidfd_getfd(2)",
         needed_for: "acting on the program's own sockets",
@@ -155,7 +155,7 @@ fn duplicates() -> Feature {
         } else {
             format!(
                 "{}; sockets are made for the program, and copies kept",
-                missing(means::try_pidfd_getfd())
+                missing(support::try_pidfd_getfd())
             )
         },
         lost_without: "imsup makes the program's sockets itself, which costs one notification and one ADDFD for each socket(2), and a host that \
@@ -165,7 +165,7 @@ fn duplicates() -> Feature {
 }
 
 fn process_memory() -> Feature {
-    let used = Means::present().process_vm;
+    let used = Support::present().process_vm;
     Feature {
         name: "process_vm_readv(2)",
         needed_for: "reading the addresses that programs pass to the kernel",
@@ -186,8 +186,8 @@ fn process_memory() -> Feature {
 /// The reason why a tried facility is not used.
 fn missing<T>(tried: Result<T, Errno>) -> String {
     match tried {
-        Ok(_) if Means::present().as_owner => "not for another user's processes, without CAP_SYS_PTRACE".to_owned(),
-        Ok(_) => format!("there, but {} says to do without it", means::WITHOUT),
+        Ok(_) if Support::present().as_owner => "not for another user's processes, without CAP_SYS_PTRACE".to_owned(),
+        Ok(_) => format!("there, but {} says to do without it", support::WITHOUT),
         Err(errno) => errno.desc().to_owned(),
     }
 }

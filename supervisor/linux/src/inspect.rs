@@ -12,11 +12,11 @@ use std::os::unix::fs::MetadataExt;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
-use super::means::Means;
+use super::support::Support;
 
 /// Runs `look` with the file-system user and group of the process of thread `tid`, if needed.
 pub fn as_owner<T>(tid: i32, look: impl FnOnce() -> T) -> T {
-    if !Means::present().as_owner {
+    if !Support::present().as_owner {
         return look();
     }
     // The owner of the directory is the effective user and group of a process that is dumpable

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::means::Means;
+use super::support::Support;
 use super::{inspect, process_vm};
 
 /// The memory of another process. A trait, so that decisions can be tested on memory that is an
@@ -67,7 +67,7 @@ impl ThreadMemory {
     /// The memory of thread `tid`.
     pub fn of(tid: i32) -> Self {
         Self {
-            by_file: !Means::present().process_vm,
+            by_file: !Support::present().process_vm,
             tid: Pid::from_raw(tid),
         }
     }

@@ -9,8 +9,8 @@ use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::socket::errno_of;
 
-use super::means::Means;
 use super::process;
+use super::support::Support;
 
 /// The capability to bind privileged ports (linux/capability.h), as a mask.
 pub const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
@@ -23,7 +23,7 @@ pub const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 /// * to let the program do all that is natively allowed with sockets made or bound on its behalf:
 ///   NET_BIND_SERVICE, NET_ADMIN and NET_RAW (SO_MARK, SO_PRIORITY, SO_BUSY_POLL ..., socket(7));
 /// * to add a listener beside the program's, whose inode must be owned by the program's user
-///   (`succession.rs`): CHOWN;
+///   (`takeover.rs`): CHOWN;
 /// * descriptors under way to the broker beyond RLIMIT_NOFILE (unix(7), ETOOMANYREFS):
 ///   SYS_RESOURCE.
 pub const OF_A_SUPERVISOR: CapabilitySet = CapabilitySet::SYS_PTRACE
@@ -56,8 +56,8 @@ pub fn keep(kept: CapabilitySet) -> Result<(), Errno> {
 ///
 /// # Errors
 /// capset(2).
-pub fn keep_a_supervisors(means: Means) -> Result<(), Errno> {
-    match means.as_owner {
+pub fn keep_a_supervisors(support: Support) -> Result<(), Errno> {
+    match support.as_owner {
         true => Ok(()),
         false => keep(OF_A_SUPERVISOR),
     }

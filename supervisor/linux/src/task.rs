@@ -5,7 +5,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use super::means::Means;
+use super::support::Support;
 use super::{holders, pidfd, process};
 
 /// The number of remembered threads. Servers make calls from few threads at a time; each thread
@@ -27,9 +27,9 @@ pub struct Tasks {
 
 impl Tasks {
     /// Uses pidfds of threads if the kernel supports them.
-    pub fn new(means: Means) -> Self {
+    pub fn new(support: Support) -> Self {
         Self {
-            of_threads: means.pidfd_thread,
+            of_threads: support.pidfd_thread,
             known: VecDeque::new(),
         }
     }
@@ -76,7 +76,7 @@ impl Tasks {
 /// ESRCH if the thread is gone; without thread pidfds also EPERM if the thread has a descriptor
 /// table of its own.
 pub fn open_thread(tid: i32) -> Result<OwnedFd, Errno> {
-    match Means::present().pidfd_thread {
+    match Support::present().pidfd_thread {
         true => pidfd::open(tid, pidfd::PIDFD_THREAD),
         false => open_process_of(tid),
     }

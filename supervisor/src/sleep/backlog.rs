@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::sockets::Retained;
-use imsup_linux::{socket, succession};
+use imsup_linux::{socket, takeover};
 
 /// More than the kernel grants: the kernel takes net.core.somaxconn instead (listen(2)).
 const FULL: i32 = i32::MAX;
@@ -30,7 +30,7 @@ impl Backlogs {
         self.restore_at = None;
         for (_, listener, _) in retained.listeners() {
             // A listener that the program shut down stays shut down.
-            if succession::accept_queue(listener.as_fd()).is_ok() {
+            if takeover::accept_queue(listener.as_fd()).is_ok() {
                 let _ = socket::listen(listener.as_fd(), FULL);
             }
         }
@@ -55,7 +55,7 @@ impl Backlogs {
         }
         let mut crowded = false;
         for (_, listener, own) in retained.listeners() {
-            let Ok((waiting, backlog)) = succession::accept_queue(listener.as_fd()) else {
+            let Ok((waiting, backlog)) = takeover::accept_queue(listener.as_fd()) else {
                 continue;
             };
             let own_count = u32::try_from(own).unwrap_or(u32::MAX);

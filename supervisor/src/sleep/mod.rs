@@ -263,9 +263,9 @@ impl Sleep {
             }
             Order::Why => Report::Why(self.why(host, circumstances)),
             Order::Usage => Report::Usage(self.usage()),
-            Order::Pledge => self.prepare(host),
-            Order::Fulfil => self.commit(host),
-            Order::Release => {
+            Order::Prepare => self.prepare(host),
+            Order::Commit => self.commit(host),
+            Order::Abort => {
                 self.abort(host);
                 Report::Done
             }

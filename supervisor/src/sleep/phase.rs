@@ -3,7 +3,7 @@
 
 mod asleep;
 mod awake;
-mod succession;
+mod takeover;
 mod terminate;
 mod ticking;
 mod why;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use imsup_linux::clock::Stamp;
 
 use self::awake::Trouble;
-use self::succession::Succession;
+use self::takeover::Takeover;
 use super::Sleeper;
 use super::correct::Correction;
 use super::deadlines::SHORTEST_SLACK;
@@ -87,7 +87,7 @@ pub(super) struct Slept {
 pub(super) struct Prepared {
     asleep: Box<Asleep>,
     /// What takes the place of its listeners.
-    succession: Succession,
+    takeover: Takeover,
 }
 
 /// A host that ticks: its sleep, with nothing waited for.

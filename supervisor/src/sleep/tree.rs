@@ -12,10 +12,10 @@ use imsup_linux::carry::{Carry, Carrying};
 use imsup_linux::cgroup::{Cgroup, CgroupError, FreezeError};
 use imsup_linux::duplicates::Duplicates;
 use imsup_linux::limits::{self, Confined, LimitError};
-use imsup_linux::means::Means;
 use imsup_linux::memory_watch::MemoryWatch;
 use imsup_linux::process;
 use imsup_linux::stopped::{self, GoOn, Releasing, SeenThread, StopError, Stopped, StoppedThread};
+use imsup_linux::support::Support;
 
 /// How long a host may take to stand still, and how much longer for each thread. A host that takes
 /// longer is in an operation that cannot be interrupted, and goes on. 4,000 threads were frozen
@@ -71,7 +71,7 @@ impl Tree {
 
     /// A tree with no process yet. `name` is the name of the cgroup, if a cgroup can be made.
     pub fn new(name: &str) -> Self {
-        let made = match Means::present().pidfd_getfd {
+        let made = match Support::present().pidfd_getfd {
             true => Cgroup::make(name),
             false => Err(CgroupError::Unwanted),
         };

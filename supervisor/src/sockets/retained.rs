@@ -290,7 +290,7 @@ impl Retained {
     }
 
     /// Puts a socket in the place of all that the program listens on at `endpoint`.
-    pub fn succeed(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) {
+    pub fn take_over(&mut self, endpoint: Endpoint, socket: OwnedFd, inode: u64) {
         let slots = self.slots.entry(endpoint).or_default();
         let backlog = slots.first().map_or(0, |slot| slot.backlog);
         slots.clear();
@@ -393,7 +393,7 @@ mod tests {
         let endpoint = Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), 80);
         let mut retained = Retained::default();
         retained.add_listening(endpoint, null(), 7, 5, Place { tid: 1, number: 3 });
-        retained.succeed(endpoint, null(), 8);
+        retained.take_over(endpoint, null(), 8);
         assert!(!retained.has_given() && retained.listening().count() == 1);
     }
 }

@@ -177,7 +177,7 @@ pub enum ToBroker {
     },
     /// The host has slept for `terminate_after`, and nothing keeps it from being terminated but
     /// connections with other hosts of the project: it can be where they are as well, at once
-    /// ([`Order::Pledge`]). Taken back by the next [`ToBroker::Woke`].
+    /// ([`Order::Prepare`]). Taken back by the next [`ToBroker::Woke`].
     Disposable {
         /// Those hosts.
         peers: Vec<Index>,

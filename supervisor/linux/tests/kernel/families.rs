@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStr
 use std::os::fd::{AsFd, OwnedFd};
 
 use imsup_linux::socket::{self, Family, InetSocket};
-use imsup_linux::{family, succession};
+use imsup_linux::{family, takeover};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
@@ -57,7 +57,7 @@ fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
         socket::bind(own.as_fd(), SocketAddr::V4(address)),
         Err(Errno::EADDRINUSE)
     );
-    succession::adopt_owner(own.as_fd(), old.as_fd()).unwrap();
+    takeover::adopt_owner(own.as_fd(), old.as_fd()).unwrap();
     socket::Sharing::Port.set(own.as_fd(), true).unwrap();
     socket::bind(own.as_fd(), SocketAddr::V4(address)).unwrap();
     // A bound socket is no listener yet.
@@ -65,7 +65,7 @@ fn a_listener_of_ipv4_is_preferred_to_one_of_both_families() {
     socket::listen(own.as_fd(), 200).unwrap();
     socket::Sharing::Port.set(own.as_fd(), false).unwrap();
     let _later: Vec<_> = (0..100).map(|_| client(address)).collect();
-    let waiting = |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).unwrap().0;
+    let waiting = |listener: &OwnedFd| takeover::accept_queue(listener.as_fd()).unwrap().0;
     assert_eq!((waiting(&old), waiting(&own)), (2, 100));
     // After its shutdown, the other listener is not in the way.
     socket::stop_listening(old.as_fd()).unwrap();

@@ -25,7 +25,7 @@ mod routes;
 mod script;
 mod sockets;
 mod stopped;
-mod succession;
+mod takeover;
 mod tasks;
 mod traffic;
 mod unix_diag;

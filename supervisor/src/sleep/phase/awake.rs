@@ -18,7 +18,7 @@ use crate::sleep::own_times::Waits;
 use crate::sleep::plan::NotIdle;
 use crate::sleep::{AFTERWARDS, Circumstances, ORDER_TIMEOUT, Sleeper};
 use imsup_linux::clock::Stamp;
-use imsup_linux::means::Means;
+use imsup_linux::support::Support;
 use imsup_linux::{cpu, pageout};
 
 /// The delay of a retry after a thread was found running.
@@ -419,7 +419,7 @@ fn answer(host: &mut Host, orders: Vec<(u64, Instant)>, report: &Report) {
 
 /// The reason why no host can sleep on this machine; `None` if hosts can sleep.
 fn impossible() -> Option<&'static str> {
-    (!Means::present().duplicates_of_held()).then_some(
+    (!Support::present().duplicates_of_held()).then_some(
         "imsup may neither duplicate its descriptors here (pidfd_getfd(2)) nor stop its threads to have them handed over (ptrace(2)), so it cannot wait for \
          what the program waits for: no host sleeps. In a container --cap-add SYS_PTRACE allows both, and so does a seccomp profile that allows ptrace(2)",
     )

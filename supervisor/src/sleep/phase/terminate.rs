@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use imsup_protocol::ToBroker;
 use imsup_wire::{CauseKind, Index, Plane, WakeCause};
 
-use super::succession::{NotEnded, Succession, prepare_end};
+use super::takeover::{NotEnded, Takeover, prepare_end};
 use super::{Asleep, Phase, Prepared};
 use crate::host::Host;
 use crate::identity::Identity;
@@ -63,7 +63,7 @@ impl Asleep {
             }
         }
         match prepare_end(host) {
-            Ok(succession) => self.end(sleeper, host, now, succession),
+            Ok(takeover) => self.end(sleeper, host, now, takeover),
             Err(NotEnded::SomebodyCame(port)) => {
                 let cause = WakeCause {
                     port: Some(port),
@@ -85,10 +85,10 @@ impl Asleep {
         Phase::Asleep(self)
     }
 
-    fn end(&mut self, sleeper: &mut Sleeper, host: &mut Host, now: Instant, succession: Succession) {
+    fn end(&mut self, sleeper: &mut Sleeper, host: &mut Host, now: Instant, takeover: Takeover) {
         let slept = now.saturating_duration_since(self.slept.since);
         let usage = sleeper.usage();
-        match succession.complete(host) {
+        match takeover.complete(host) {
             Ok(successors) => {
                 host.link.send(&ToBroker::Terminating { slept, usage }, Vec::new());
                 for successor in successors {
@@ -115,10 +115,7 @@ impl Asleep {
             return Err((self, why));
         }
         match prepare_end(host) {
-            Ok(succession) => Ok(Box::new(Prepared {
-                asleep: self,
-                succession,
-            })),
+            Ok(takeover) => Ok(Box::new(Prepared { asleep: self, takeover })),
             Err(NotEnded::SomebodyCame(port)) => Err((self, format!("somebody has come to port {port}"))),
             Err(NotEnded::Connecting) => Err((self, CONNECTING.to_owned())),
             Err(NotEnded::Socket(errno)) => Err((self, errno.desc().to_owned())),
@@ -225,14 +222,14 @@ impl Asleep {
 impl Prepared {
     /// Ends the program.
     pub(in crate::sleep) fn commit(self, sleeper: &mut Sleeper, host: &mut Host) -> Box<Asleep> {
-        let Self { mut asleep, succession } = self;
-        asleep.end(sleeper, host, Instant::now(), succession);
+        let Self { mut asleep, takeover } = self;
+        asleep.end(sleeper, host, Instant::now(), takeover);
         asleep
     }
 
     /// Takes the promise back: it sleeps on.
     pub(in crate::sleep) fn abort(self, host: &mut Host) -> Box<Asleep> {
-        self.succession.give_back(host);
+        self.takeover.give_back(host);
         self.asleep
     }
 }

@@ -12,7 +12,7 @@ use crate::host::Host;
 use imsup_linux::holders::Place;
 use imsup_linux::notify::{Answer, NotificationId};
 use imsup_linux::socket::{self, Family, InetSocket, Sharing};
-use imsup_linux::succession;
+use imsup_linux::takeover;
 use imsup_linux::{process, settings, source};
 
 /// Keeps a claimed socket for the next bind of its endpoint. The broker gives a socket only once,
@@ -74,7 +74,7 @@ pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &Held
                 host.link.send(&ToBroker::OtherFamily { endpoint }, Vec::new());
             }
             if let (Ok((waiting, _)), Ok(inode)) = (
-                succession::accept_queue(retained.as_fd()),
+                takeover::accept_queue(retained.as_fd()),
                 socket::inode(retained.as_fd()),
             ) {
                 host.handovers.give(bind.endpoint, inode, waiting);

@@ -50,9 +50,9 @@ pub fn orders() -> Samples<Order> {
         ("resume", Order::Resume),
         ("why", Order::Why),
         ("usage", Order::Usage),
-        ("pledge", Order::Pledge),
-        ("fulfil", Order::Fulfil),
-        ("release", Order::Release),
+        ("prepare", Order::Prepare),
+        ("commit", Order::Commit),
+        ("abort", Order::Abort),
     ])
 }
 

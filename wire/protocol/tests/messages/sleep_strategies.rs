@@ -58,9 +58,9 @@ pub fn order() -> impl Strategy<Value = Order> {
         Just(Order::Resume),
         Just(Order::Why),
         Just(Order::Usage),
-        Just(Order::Pledge),
-        Just(Order::Fulfil),
-        Just(Order::Release),
+        Just(Order::Prepare),
+        Just(Order::Commit),
+        Just(Order::Abort),
     ]
 }
 

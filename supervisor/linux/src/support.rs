@@ -17,11 +17,11 @@ use super::{capabilities, pidfd, process_vm};
 /// an older kernel's (before 6.9; Debian 12 has 6.1) behaviour on any machine.
 pub const WITHOUT: &str = "IMSUP_WITHOUT";
 
-static PRESENT: LazyLock<Means> = LazyLock::new(Means::probe);
+static PRESENT: LazyLock<Support> = LazyLock::new(Support::probe);
 
 /// The usable facilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Means {
+pub struct Support {
     /// pidfd_getfd(2): else the supervisor makes the program's sockets, and keeps copies (the
     /// supervisor's module `copies`).
     pub pidfd_getfd: bool,
@@ -37,7 +37,7 @@ pub struct Means {
     pub as_owner: bool,
 }
 
-impl Means {
+impl Support {
     /// The facilities usable by this process.
     pub fn present() -> Self {
         *PRESENT

@@ -45,7 +45,7 @@ pub fn accept_queue(listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
 /// # Errors
 /// Errors of socket(2), bind(2), listen(2) and sock_diag(7); EPERM if the listener belongs to
 /// another user and we lack CAP_CHOWN.
-pub fn succeed(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errno> {
+pub fn take_over(listener: BorrowedFd<'_>, backlog: i32) -> Result<Successor, Errno> {
     let address = socket::local_address(listener).ok_or(Errno::EAFNOSUPPORT)?;
     let family = if address.is_ipv4() {
         AddressFamily::INET
@@ -89,7 +89,7 @@ pub fn give_back(listener: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Chooses a successor again that was kept after [`give_back`]: the last socket of the group.
 ///
 /// # Errors
-/// As [`succeed`].
+/// As [`take_over`].
 pub fn choose_last(successor: BorrowedFd<'_>) -> Result<(), Errno> {
     choose(successor, group_size(successor)?.saturating_sub(1))
 }

@@ -52,23 +52,23 @@ fn together() {
     // No host is asked before all have reported; then a host cannot prepare, and the others sleep
     // on.
     two.say(ToBroker::Disposable { peers: vec![of_master] });
-    answer(&mut master, Order::Pledge, Report::Done);
-    answer(&mut one, Order::Pledge, Report::Done);
+    answer(&mut master, Order::Prepare, Report::Done);
+    answer(&mut one, Order::Prepare, Report::Done);
     answer(
         &mut two,
-        Order::Pledge,
+        Order::Prepare,
         Report::Failed(ErrorKind::Busy.because("it ticks")),
     );
-    answer(&mut master, Order::Release, Report::Done);
-    answer(&mut one, Order::Release, Report::Done);
+    answer(&mut master, Order::Abort, Report::Done);
+    answer(&mut one, Order::Abort, Report::Done);
     // The host reports again.
     two.say(ToBroker::Disposable { peers: vec![of_master] });
     for peer in [&mut master, &mut one, &mut two] {
-        answer(peer, Order::Pledge, Report::Done);
+        answer(peer, Order::Prepare, Report::Done);
     }
     for peer in [&mut master, &mut one, &mut two] {
         let (id, order) = peer.order();
-        assert_eq!(order, Order::Fulfil);
+        assert_eq!(order, Order::Commit);
         peer.say(terminating());
         peer.say(ToBroker::Answer {
             id,
@@ -92,9 +92,9 @@ fn one_wakes() {
     world.wait_for_state("master", HostState::Suspended);
     // A host ends during the question: the other host sleeps on.
     master.say(ToBroker::Disposable { peers: vec![of_one] });
-    answer(&mut master, Order::Pledge, Report::Done);
+    answer(&mut master, Order::Prepare, Report::Done);
     let (_, order) = one.order();
-    assert_eq!(order, Order::Pledge);
+    assert_eq!(order, Order::Prepare);
     drop(one);
-    answer(&mut master, Order::Release, Report::Done);
+    answer(&mut master, Order::Abort, Report::Done);
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 
-use imsup_linux::{socket, succession};
+use imsup_linux::{socket, takeover};
 use nix::errno::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
@@ -26,7 +26,7 @@ fn accepted(listener: &TcpListener) -> [u8; 5] {
 }
 
 fn waiting(listener: &TcpListener) -> u32 {
-    succession::accept_queue(listener.as_fd()).unwrap().0
+    takeover::accept_queue(listener.as_fd()).unwrap().0
 }
 
 /// tcp(7), TCP_INFO of a listening socket: tcpi_unacked is the queue and tcpi_sacked the backlog
@@ -35,15 +35,15 @@ fn waiting(listener: &TcpListener) -> u32 {
 fn a_listener_says_its_queue_and_backlog() {
     let (listener, address) = listener();
     socket::listen(listener.as_fd(), 5).unwrap();
-    assert_eq!(succession::accept_queue(listener.as_fd()), Ok((0, 5)));
+    assert_eq!(takeover::accept_queue(listener.as_fd()), Ok((0, 5)));
     let _clients = [client(address, b"first"), client(address, b"later")];
-    assert_eq!(succession::accept_queue(listener.as_fd()), Ok((2, 5)));
+    assert_eq!(takeover::accept_queue(listener.as_fd()), Ok((2, 5)));
     socket::listen(listener.as_fd(), 64).unwrap();
-    assert_eq!(succession::accept_queue(listener.as_fd()), Ok((2, 64)));
+    assert_eq!(takeover::accept_queue(listener.as_fd()), Ok((2, 64)));
     assert_eq!([accepted(&listener), accepted(&listener)], [*b"first", *b"later"]);
-    assert_eq!(succession::accept_queue(listener.as_fd()), Ok((0, 64)));
+    assert_eq!(takeover::accept_queue(listener.as_fd()), Ok((0, 64)));
     let connected = TcpStream::connect(address).unwrap();
-    assert_eq!(succession::accept_queue(connected.as_fd()), Err(Errno::EINVAL));
+    assert_eq!(takeover::accept_queue(connected.as_fd()), Err(Errno::EINVAL));
 }
 
 /// SO_ATTACH_REUSEPORT_CBPF: after the takeover every new connection goes to the new socket, and
@@ -54,9 +54,9 @@ fn a_successor_takes_every_connection_from_then_on() {
     let (old, address) = listener();
     rustix::net::sockopt::set_tcp_nodelay(&old, true).unwrap();
     let _early = client(address, b"early");
-    let successor = succession::succeed(old.as_fd(), 4096).unwrap();
+    let successor = takeover::take_over(old.as_fd(), 4096).unwrap();
     assert_eq!(successor.old_queue, 1);
-    assert_eq!(succession::accept_queue(successor.socket.as_fd()), Ok((0, 4096)));
+    assert_eq!(takeover::accept_queue(successor.socket.as_fd()), Ok((0, 4096)));
     let new = TcpListener::from(successor.socket);
     let clients: Vec<_> = (0..100).map(|_| client(address, b"after")).collect();
     assert_eq!((waiting(&old), waiting(&new)), (1, 100));
@@ -76,9 +76,9 @@ fn a_successor_takes_every_connection_from_then_on() {
 fn a_listener_gets_its_place_back() {
     let (old, address) = listener();
     for _ in 0..3 {
-        let new = TcpListener::from(succession::succeed(old.as_fd(), 16).unwrap().socket);
+        let new = TcpListener::from(takeover::take_over(old.as_fd(), 16).unwrap().socket);
         let _meanwhile = client(address, b"midst");
-        succession::give_back(old.as_fd()).unwrap();
+        takeover::give_back(old.as_fd()).unwrap();
         let clients: Vec<_> = (0..20).map(|_| client(address, b"again")).collect();
         assert_eq!((waiting(&old), waiting(&new)), (20, 1));
         assert_eq!(accepted(&new), *b"midst");
@@ -87,7 +87,7 @@ fn a_listener_gets_its_place_back() {
         }
     }
     let (fresh, _) = listener();
-    assert_eq!(succession::give_back(fresh.as_fd()), Err(Errno::EINVAL));
+    assert_eq!(takeover::give_back(fresh.as_fd()), Err(Errno::EINVAL));
 }
 
 /// A single successor takes over from workers that each have a listener of their own
@@ -114,7 +114,7 @@ fn a_group_of_listeners_is_succeeded_at_once() {
             TcpListener::from(worker)
         })
         .collect();
-    let new = TcpListener::from(succession::succeed(workers[1].as_fd(), 64).unwrap().socket);
+    let new = TcpListener::from(takeover::take_over(workers[1].as_fd(), 64).unwrap().socket);
     let _clients: Vec<_> = (0..30).map(|_| client(address, b"after")).collect();
     assert_eq!(waiting(&new), 30);
     assert!(workers.iter().all(|worker| waiting(worker) == 0));
@@ -134,7 +134,7 @@ fn a_dual_stack_listener_is_succeeded_by_one() {
     socket::bind(old.as_fd(), mapped).unwrap();
     socket::listen(old.as_fd(), 16).unwrap();
     let port = socket::local_address(old.as_fd()).unwrap().port();
-    let new = TcpListener::from(succession::succeed(old.as_fd(), 16).unwrap().socket);
+    let new = TcpListener::from(takeover::take_over(old.as_fd(), 16).unwrap().socket);
     let _client = client((A, port).into(), b"mixed");
     assert_eq!((waiting(&TcpListener::from(old)), waiting(&new)), (0, 1));
 }
@@ -153,7 +153,7 @@ fn another_users_listener_is_succeeded_by_root_alone() {
         return;
     }
     rustix::fs::fchown(&old, Some(theirs), None).unwrap();
-    let new: OwnedFd = succession::succeed(old.as_fd(), 16).unwrap().socket;
+    let new: OwnedFd = takeover::take_over(old.as_fd(), 16).unwrap().socket;
     let _client = client(address, b"owner");
     assert_eq!((waiting(&old), waiting(&TcpListener::from(new))), (0, 1));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
-use imsup_linux::{socket, succession, traffic};
+use imsup_linux::{socket, takeover, traffic};
 use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
@@ -25,10 +25,10 @@ pub(super) enum NotEnded {
 /// The successors of the program's listeners: a program that is told to end may still accept, and
 /// would reset the accepted connections.
 #[derive(Debug)]
-pub(super) struct Succession(Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>);
+pub(super) struct Takeover(Vec<(Endpoint, Vec<OwnedFd>, OwnedFd)>);
 
 /// Makes the successors, and checks if a connection has come to the old listeners.
-pub(super) fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
+pub(super) fn prepare_end(host: &mut Host) -> Result<Takeover, NotEnded> {
     if traffic::is_connecting(planes(host)).unwrap_or(true) {
         return Err(NotEnded::Connecting);
     }
@@ -37,36 +37,36 @@ pub(super) fn prepare_end(host: &mut Host) -> Result<Succession, NotEnded> {
         let copy = socket::duplicate(listener).map_err(NotEnded::Socket)?;
         listeners.entry(endpoint).or_default().push(copy);
     }
-    let mut succession = Succession(Vec::new());
+    let mut takeover = Takeover(Vec::new());
     for (endpoint, old) in listeners {
         let successor = match host.retained.take_successor(endpoint) {
-            Some(kept) => succession::choose_last(kept.as_fd()).map(|()| kept),
-            None => succession::succeed(old[0].as_fd(), i32::MAX).map(|successor| successor.socket),
+            Some(kept) => takeover::choose_last(kept.as_fd()).map(|()| kept),
+            None => takeover::take_over(old[0].as_fd(), i32::MAX).map(|successor| successor.socket),
         };
         match successor {
-            Ok(socket) => succession.0.push((endpoint, old, socket)),
+            Ok(socket) => takeover.0.push((endpoint, old, socket)),
             Err(errno) => {
-                succession.give_back(host);
+                takeover.give_back(host);
                 return Err(NotEnded::Socket(errno));
             }
         }
     }
-    let waits = |listener: &OwnedFd| succession::accept_queue(listener.as_fd()).is_ok_and(|(waiting, _)| waiting > 0);
-    let came = succession
+    let waits = |listener: &OwnedFd| takeover::accept_queue(listener.as_fd()).is_ok_and(|(waiting, _)| waiting > 0);
+    let came = takeover
         .0
         .iter()
         .find_map(|(endpoint, old, _)| old.iter().any(waits).then(|| endpoint.address.port()));
     if let Some(port) = came {
-        succession.give_back(host);
+        takeover.give_back(host);
         return Err(NotEnded::SomebodyCame(port));
     }
-    Ok(succession)
+    Ok(takeover)
 }
 
-impl Succession {
+impl Takeover {
     /// Completes the listener takeover: from now on the successors are the host's listeners.
     pub(super) fn complete(self, host: &mut Host) -> Result<Vec<Successor>, Errno> {
-        let succeed = |(endpoint, _, socket): (Endpoint, Vec<OwnedFd>, OwnedFd)| {
+        let complete_one = |(endpoint, _, socket): (Endpoint, Vec<OwnedFd>, OwnedFd)| {
             let copy = socket::duplicate(&socket)?;
             let inode = socket::inode(socket.as_fd())?;
             for (old, listener) in host.retained.listening_sockets() {
@@ -74,10 +74,10 @@ impl Succession {
                     host.doors.unwatch(listener);
                 }
             }
-            host.retained.succeed(endpoint, socket, inode);
+            host.retained.take_over(endpoint, socket, inode);
             Ok(Successor { endpoint, socket: copy })
         };
-        self.0.into_iter().map(succeed).collect()
+        self.0.into_iter().map(complete_one).collect()
     }
 
     /// Aborts the listener takeover: the old listeners are chosen again. Connections queued at a
@@ -85,11 +85,11 @@ impl Succession {
     /// next boot.
     pub(super) fn give_back(self, host: &mut Host) {
         for (endpoint, old, socket) in self.0 {
-            let _ = succession::give_back(old[0].as_fd());
-            match succession::accept_queue(socket.as_fd()) {
+            let _ = takeover::give_back(old[0].as_fd());
+            match takeover::accept_queue(socket.as_fd()) {
                 Ok((0, _)) => {
                     drop(socket);
-                    let _ = succession::detach(old[0].as_fd());
+                    let _ = takeover::detach(old[0].as_fd());
                 }
                 _ => host.retained.keep_successor(endpoint, socket),
             }
