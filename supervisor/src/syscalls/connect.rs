@@ -13,7 +13,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
-use super::lead::{Purpose, lead_datagram, lead_stream};
+use super::redirect::{Purpose, redirect_datagram, redirect_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
@@ -35,7 +35,7 @@ enum Plan {
     /// Fails.
     Refuse(Errno),
     /// Carried out on the program's socket.
-    Lead {
+    Redirect {
         /// The source address that the socket gets first.
         source: Option<Ipv4Addr>,
         /// The possible targets, tried in turn until a target does not refuse.
@@ -54,7 +54,7 @@ impl fmt::Display for Plan {
             Self::Native => f.write_str("left to the kernel"),
             Self::NativeFrom(ip) => write!(f, "left to the kernel, from {ip}"),
             Self::Refuse(_) => f.write_str("refused"),
-            Self::Lead { source, candidates, .. } => {
+            Self::Redirect { source, candidates, .. } => {
                 if let Some(source) = source {
                     write!(f, "from {source} ")?;
                 }
@@ -123,7 +123,7 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             Err(errno) => errno.into(),
         },
         Plan::Refuse(errno) => errno.into(),
-        Plan::Lead {
+        Plan::Redirect {
             source,
             candidates,
             reach,
@@ -156,13 +156,13 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
                         Destination::NameServer => Purpose::NameServer(address.ip().to_canonical()),
                         _ => Purpose::Host,
                     };
-                    let verdict = lead_stream(host, call, socket, &kind, &candidates, reach, purpose);
+                    let verdict = redirect_stream(host, call, socket, &kind, &candidates, reach, purpose);
                     if own {
                         host.incoming.after_own();
                     }
                     verdict
                 }
-                Transport::Udp => lead_datagram(host, call, &socket, kind.family, &candidates, reach),
+                Transport::Udp => redirect_datagram(host, call, &socket, kind.family, &candidates, reach),
             }
         }
     }
@@ -314,7 +314,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
     match destination {
         Destination::Foreign => Plan::Native,
         Destination::Forbidden => Plan::Refuse(Errno::ECONNREFUSED),
-        Destination::NameServer => Plan::Lead {
+        Destination::NameServer => Plan::Redirect {
             source: own_source,
             candidates: vec![identity.name_server],
             reach: None,
@@ -327,7 +327,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
             };
             // The host's own program is never signalled to listen.
             let own = *target.ip() == vip && listeners.sees_all;
-            Plan::Lead {
+            Plan::Redirect {
                 source: own_source,
                 candidates: vec![target],
                 reach: (!own).then_some(endpoint),
@@ -381,7 +381,7 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
                 true => Some(SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port)),
                 false => (!has_no_source && on_wildcard).then(|| socket.family.form(localhost)),
             };
-            Plan::Lead {
+            Plan::Redirect {
                 source,
                 candidates,
                 reach: None,
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_host_is_reached_from_the_callers_vip() {
-        let expected = |source: Option<&str>| Plan::Lead {
+        let expected = |source: Option<&str>| Plan::Redirect {
             source: source.map(|text| text.parse().unwrap()),
             candidates: vec![v4("127.77.5.8:80")],
             reach: Some(Endpoint {
@@ -458,7 +458,7 @@ mod tests {
                 ..stream(Family::V4, local)
             };
             match plan(&socket, "127.77.5.8:80", true, false) {
-                Plan::Lead { source, .. } => source,
+                Plan::Redirect { source, .. } => source,
                 other => panic!("{other:?}"),
             }
         };
@@ -502,7 +502,7 @@ mod tests {
     fn localhost_is_the_hosts_own() {
         let socket = stream(Family::V4, "0.0.0.0:0");
         let candidates = |plan| match plan {
-            Plan::Lead {
+            Plan::Redirect {
                 candidates,
                 source: None,
                 reach: None,
@@ -549,7 +549,7 @@ mod tests {
                 is_bound: |_| false,
             };
             match decide(&identity, &socket, to, identity.destination(to), false, &listeners) {
-                Plan::Lead { source, .. } => source,
+                Plan::Redirect { source, .. } => source,
                 other => panic!("{other:?}"),
             }
         };
@@ -569,7 +569,7 @@ mod tests {
             is_bound: |_| false,
         };
         match decide(&identity, &socket, to, identity.destination(to), false, &listeners) {
-            Plan::Lead { candidates, .. } => assert_eq!(candidates, [v4("127.78.5.7:80"), v4("127.77.5.7:80")]),
+            Plan::Redirect { candidates, .. } => assert_eq!(candidates, [v4("127.78.5.7:80"), v4("127.77.5.7:80")]),
             other => panic!("{other:?}"),
         }
     }

@@ -19,7 +19,7 @@ pub(super) enum Plan {
     /// Sent in the program's place: the destination lies in memory that the program may change, so
     /// the kernel cannot be left to read it again, and the source is none that the kernel would
     /// choose.
-    InPlace {
+    OnBehalf {
         /// Where to.
         to: SocketAddrV4,
         /// The source address; the socket's own address if `None`.
@@ -32,8 +32,8 @@ impl fmt::Display for Plan {
         match self {
             Self::Native => f.write_str("left to the kernel"),
             Self::Refuse(_) => f.write_str("refused"),
-            Self::InPlace { to, source: None } => write!(f, "to {to}"),
-            Self::InPlace {
+            Self::OnBehalf { to, source: None } => write!(f, "to {to}"),
+            Self::OnBehalf {
                 to,
                 source: Some(source),
             } => write!(f, "from {source} to {to}"),
@@ -61,8 +61,8 @@ pub(super) fn decide(
         Destination::Foreign => Plan::Native,
         Destination::Forbidden => Plan::Refuse(Errno::ECONNREFUSED),
         Destination::Vip(_) if !at_wildcard => Plan::Native,
-        Destination::Vip(to) => Plan::InPlace { to, source: from(vip) },
-        Destination::NameServer => Plan::InPlace {
+        Destination::Vip(to) => Plan::OnBehalf { to, source: from(vip) },
+        Destination::NameServer => Plan::OnBehalf {
             to: identity.name_server,
             source: from(vip),
         },
@@ -79,7 +79,7 @@ pub(super) fn decide(
             if answers && !is_bound(to) {
                 return Plan::Native;
             }
-            Plan::InPlace {
+            Plan::OnBehalf {
                 to,
                 source: from(Ipv4Addr::LOCALHOST),
             }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn in_place(to: &str, source: Option<&str>) -> Plan {
-        Plan::InPlace {
+        Plan::OnBehalf {
             to: to.parse().unwrap(),
             source: source.map(|text| text.parse().unwrap()),
         }

@@ -9,11 +9,11 @@ mod conflict;
 mod connect;
 mod datagram;
 mod home;
-mod lead;
 mod listen;
 mod names;
 mod open;
 mod options;
+mod redirect;
 mod remembered;
 mod resolver;
 mod resume;
@@ -36,7 +36,7 @@ use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket::{Family, InetSocket, as_v4, clear_v6only, decode_address, is_v6only};
 
 pub use bind::{bind_again, claimed, keep_claimed};
-pub use lead::connect_answered;
+pub use redirect::connect_answered;
 pub use resume::{look_again, reached, without_broker};
 
 /// Longest sockaddr that the kernel takes (`struct sockaddr_storage`).

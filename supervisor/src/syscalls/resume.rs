@@ -7,7 +7,7 @@ use imsup_linux::socket::{self, Progress};
 use imsup_protocol::Outcome;
 use nix::errno::Errno;
 
-use super::lead::{in_kernel, try_again};
+use super::redirect::{in_kernel, try_again};
 use super::{accept, bind, send, vet};
 use crate::held::{BindStage, Held, TICK, Until, Waiting};
 use crate::host::Host;

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::datagram::{Plan, decide, is_at_wildcard_alone, is_bound};
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
-use super::lead::ask_for_datagram;
+use super::redirect::ask_for_datagram;
 use super::resolver::{self, Asking};
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4, vet};
 use crate::held::{Held, Waiting};
@@ -252,7 +252,7 @@ impl Sending<'_> {
                 }
                 (Some(address), None)
             }
-            Some(address) => self.lead(host, address)?,
+            Some(address) => self.redirect(host, address)?,
             // An address of no family that we know.
             None if datagram.is_named => return Err(Answer::Continue.into()),
             None => (None, None),
@@ -305,7 +305,11 @@ impl Sending<'_> {
     }
 
     /// The real destination and the source address of a datagram to `address`.
-    fn lead(&self, host: &mut Host, address: SocketAddr) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
+    fn redirect(
+        &self,
+        host: &mut Host,
+        address: SocketAddr,
+    ) -> Result<(Option<SocketAddr>, Option<Ipv4Addr>), Verdict> {
         let destination = host.destination(Transport::Udp, address);
         if self.anywhere {
             return self.to_name_server(host, address);
@@ -367,7 +371,7 @@ impl Sending<'_> {
             }
         }
         let goes_to = match (plan, destination) {
-            (Plan::InPlace { to, .. }, _) => Some(to),
+            (Plan::OnBehalf { to, .. }, _) => Some(to),
             (Plan::Native, Destination::Vip(to)) => Some(to),
             _ => None,
         };
@@ -380,7 +384,7 @@ impl Sending<'_> {
             Plan::Native if to_v6 && !on_v6 && is_on_planes(&host.identity, kind) => {
                 Some(IpAddr::V6(Ipv6Addr::LOCALHOST))
             }
-            Plan::InPlace { .. } if on_v6 => Some(IpAddr::V4(host.identity.v6_shadow())),
+            Plan::OnBehalf { .. } if on_v6 => Some(IpAddr::V4(host.identity.v6_shadow())),
             _ => None,
         };
         if let Some(home) = home {
@@ -393,8 +397,8 @@ impl Sending<'_> {
             Plan::Native => Ok((Some(address), None)),
             Plan::Refuse(errno) => Err(errno.into()),
             // A socket at the machine's IPv6 wildcard has an address of the planes by now.
-            Plan::InPlace { to, .. } if on_v6 => Ok((Some(kind.family.form(to)), None)),
-            Plan::InPlace { to, source } => Ok((Some(kind.family.form(to)), source)),
+            Plan::OnBehalf { to, .. } if on_v6 => Ok((Some(kind.family.form(to)), None)),
+            Plan::OnBehalf { to, source } => Ok((Some(kind.family.form(to)), source)),
         }
     }
 }

@@ -131,7 +131,7 @@ pub(super) enum Purpose {
 
 /// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the
 /// broker to `reach` where all do.
-pub(super) fn lead_stream(
+pub(super) fn redirect_stream(
     host: &mut Host,
     call: &Notification,
     socket: OwnedFd,
@@ -335,7 +335,7 @@ pub(super) fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) ->
 
 /// Redirects a datagram socket to the first of `candidates`, unless the kernel is to connect the
 /// socket.
-pub(super) fn lead_datagram(
+pub(super) fn redirect_datagram(
     host: &mut Host,
     call: &Notification,
     socket: &OwnedFd,
