@@ -48,15 +48,15 @@ pub(crate) use self::strangers::Strangers;
 use self::supervisor_requests::SupervisorRequests;
 use self::timers::{Timer, Timers};
 use self::two_phase::TwoPhaseTermination;
-use crate::block::Claim;
+use crate::address_block::Claim;
 use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::journal::Journal;
 use crate::launcher::Launcher;
 use crate::leases::Leases;
 use crate::limits::Limits;
+use crate::loop_messages::{LoopMessage, LoopMessages};
 use crate::names::SharedNames;
-use crate::notices::{Notice, Notices};
 use crate::paths::Paths;
 use crate::project_files::ProjectFiles;
 use crate::resolvers::Resolvers;
@@ -85,7 +85,7 @@ pub(crate) struct Broker {
     registry: Registry,
     files: ProjectFiles,
     signals: Signals,
-    notices: Notices,
+    messages: LoopMessages,
     clock: Clock,
     leases: Leases,
     lifetime: Lifetime,
@@ -120,7 +120,7 @@ pub(crate) struct Parts {
     pub(crate) registry: Registry,
     pub(crate) files: ProjectFiles,
     pub(crate) signals: Signals,
-    pub(crate) notices: Notices,
+    pub(crate) messages: LoopMessages,
     pub(crate) clock: Clock,
     pub(crate) leases: Leases,
     pub(crate) lifetime: Lifetime,
@@ -147,7 +147,7 @@ impl Broker {
             registry: parts.registry,
             files: parts.files,
             signals: parts.signals,
-            notices: parts.notices,
+            messages: parts.messages,
             clock: parts.clock,
             leases: parts.leases,
             lifetime: parts.lifetime,
@@ -189,7 +189,7 @@ impl Broker {
                     Some(Source::Barrier(number)) => self.keeper_answered(number),
                     Some(Source::Zygote) => self.take_outcomes(),
                     Some(Source::Orphaned(number)) => self.command_is_gone(number),
-                    Some(Source::Notices) | None => {}
+                    Some(Source::LoopMessages) | None => {}
                 }
             }
             self.run_timers();
@@ -201,19 +201,19 @@ impl Broker {
     }
 
     fn take_notices(&mut self) {
-        while let Some(notice) = self.notices.next() {
-            self.take_notice(notice);
+        while let Some(message) = self.messages.next() {
+            self.take_message(message);
         }
     }
 
-    fn take_notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::Published { endpoint, by } => self.came_to_published(endpoint, by),
-            Notice::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
-            Notice::Lookup { index, by } => self.looked_up(index, by),
-            Notice::Cleared { host, serial } => self.cleared(host, serial),
-            Notice::Senders(found) => self.hear_of_senders(found),
-            Notice::Resolvers(told) => self.hear_of_resolvers(told),
+    fn take_message(&mut self, message: LoopMessage) {
+        match message {
+            LoopMessage::Published { endpoint, by } => self.came_to_published(endpoint, by),
+            LoopMessage::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
+            LoopMessage::Lookup { index, by } => self.looked_up(index, by),
+            LoopMessage::Cleared { host, serial } => self.cleared(host, serial),
+            LoopMessage::Senders(found) => self.hear_of_senders(found),
+            LoopMessage::Resolvers(told) => self.hear_of_resolvers(told),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use imsup_wire::{Endpoint, HostName};
 
 use crate::absent::AbsentError;
-use crate::block::BlockError;
+use crate::address_block::BlockError;
 use crate::projects::ProjectsError;
 use crate::published::PublishError;
 use crate::routes::RouteError;

@@ -12,7 +12,7 @@ use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
 
 use crate::ids::{HostId, SessionId, SocketId};
 use crate::launcher;
-use crate::senders::Question;
+use crate::peer_lookup::Question;
 use imsup_compose::cluster::{Cluster, HostSpec, RestartCondition};
 use imsup_lifecycle::{Life, Policy, Revive};
 pub(crate) use sleep::Sleep;

@@ -15,8 +15,8 @@ use crate::accounts::Account;
 use crate::events::{OnEvent, now_us};
 use crate::history::{Entry, History};
 use crate::ids::HostId;
+use crate::peer_lookup::{self, Answers, Listener, PeerLookup, Question};
 use crate::peers;
-use crate::senders::{self, Answers, Listener, Question, Senders};
 
 /// Something that happened to a host: an event but for the host's name.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub(crate) struct Journal {
     on_event: Option<OnEvent>,
     /// Opened with a host's first event: a host without one has been imaginary all the time.
     accounts: SecondaryMap<HostId, Box<Account>>,
-    senders: Option<Senders>,
+    senders: Option<PeerLookup>,
     /// Oldest first.
     pending: VecDeque<Pending>,
     /// What the senders' threads are asked, and have not answered, oldest first.
@@ -94,7 +94,7 @@ impl Journal {
     pub(crate) fn new(
         history: History,
         on_event: Option<OnEvent>,
-        senders: Option<Senders>,
+        senders: Option<PeerLookup>,
         named: impl Fn(&HostName) -> Option<HostId>,
     ) -> Self {
         let known = history.ledger().iter().filter_map(|(name, summary)| {
@@ -177,7 +177,7 @@ impl Journal {
     /// if nobody else will.
     pub(crate) fn ask_promptly(&self) -> Answers {
         let asked = self.asked.clone();
-        let asks = |senders: &Senders| senders.ask_promptly(asked.clone());
+        let asks = |senders: &PeerLookup| senders.ask_promptly(asked.clone());
         match self.senders.as_ref().is_some_and(asks) {
             true => Vec::new(),
             false => asked.into_iter().map(|(question, _)| (question, None)).collect(),
@@ -207,7 +207,7 @@ impl Journal {
     /// Finds out what is still asked here and now, after the loop.
     pub(crate) fn find_out(&mut self) -> Answers {
         let asked = std::mem::take(&mut self.asked);
-        asked.chunks(peers::AT_ONCE).flat_map(senders::answers).collect()
+        asked.chunks(peers::AT_ONCE).flat_map(peer_lookup::answers).collect()
     }
 
     /// The account of a host, opened as of then if it has none.

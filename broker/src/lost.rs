@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Signal, geteuid, pidfd_send_signal};
 
-use crate::block::NAME_PORT;
+use crate::address_block::NAME_PORT;
 use crate::paths::Paths;
 use crate::{absent, files, launcher};
 

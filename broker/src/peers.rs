@@ -61,7 +61,7 @@ pub(crate) const AT_ONCE: usize = 16;
 /// ended, else the last accepted connection, as far as known (with the latest packet).
 ///
 /// The kernel walks its whole table of connections: 0.4 ms if the table is empty (262,144 buckets),
-/// 4 ms with 30,000 connections in TIME_WAIT (measured). The thread of [`crate::senders`] asks.
+/// 4 ms with 30,000 connections in TIME_WAIT (measured). The thread of [`crate::peer_lookup`] asks.
 pub(crate) fn came(endpoints: &[Endpoint]) -> Vec<Option<SocketAddr>> {
     look(endpoints).iter().map(Queued::newest).collect()
 }
@@ -77,7 +77,7 @@ pub(crate) fn sender(socket: &OwnedFd) -> Option<SocketAddr> {
 /// of those that somebody waits for an answer on, also of such as came while this was found out. Of
 /// those that stand there, others were reset or closed: nobody has their other end any more.
 ///
-/// A walk over all connections, as [`came`]: a thread of [`crate::senders`] asks.
+/// A walk over all connections, as [`came`]: a thread of [`crate::peer_lookup`] asks.
 pub(crate) fn queue(inode: u64, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) {
     let found = look(&[endpoint]).pop().unwrap_or_default();
     // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk), so all

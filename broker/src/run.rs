@@ -13,7 +13,7 @@ use mio::{Poll, Waker};
 use parking_lot::RwLock;
 
 use crate::absent;
-use crate::block;
+use crate::address_block;
 use crate::broker::{Broker, Lifetime, Parts, ProjectRecord, Strangers};
 use crate::clock::Clock;
 use crate::error::BrokerError;
@@ -28,16 +28,16 @@ use crate::launcher::{Launcher, ProcessLauncher, cgroups};
 use crate::leases::Leases;
 use crate::limits;
 use crate::logs::bounds::Bounds;
+use crate::loop_messages::{LoopMessage, LoopMessages};
 use crate::names::{NameServer, Names};
-use crate::notices::{Notice, Notices};
 use crate::paths::Paths;
+use crate::peer_lookup::PeerLookup;
 use crate::project_files::{self, ProjectFiles};
 use crate::project_lock::ProjectLock;
 use crate::projects::{self, Memory, ProjectsError};
 use crate::published::{self, Relay, Vet};
 use crate::retained::Sockets;
 use crate::routes;
-use crate::senders::Senders;
 use crate::sessions::Sessions;
 use crate::signals::Signals;
 use crate::tokens::Source;
@@ -148,8 +148,8 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);
     let follows = restored.is_some();
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
-    let claim = block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
-    let indexes = block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
+    let claim = address_block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
+    let indexes = address_block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
     let is_written = memorize(&cluster, &claim, &indexes, &mut memory, &paths);
     tolerate(follows, check_ports(&cluster, &memory, &limits))?;
 
@@ -161,12 +161,12 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let leases = Leases::open(paths.leases(), &clock);
     let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
-    let waker = Waker::new(&registry, Source::Notices.into()).map_err(system("eventfd(2)"))?;
-    let notices = Notices::new(waker);
-    let notifier = notices.notifier().clone();
+    let waker = Waker::new(&registry, Source::LoopMessages.into()).map_err(system("eventfd(2)"))?;
+    let messages = LoopMessages::new(waker);
+    let notifier = messages.notifier().clone();
     let told = notifier.clone();
-    let found = move |found| told.tell(Notice::Senders(found));
-    let senders = Senders::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
+    let found = move |found| told.tell(LoopMessage::Senders(found));
+    let senders = PeerLookup::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
     let journal = Journal::new(history, on_event, Some(senders), |name| hosts.named(name));
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
     let relay_trust = Arc::clone(&trust);
@@ -190,7 +190,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         registry,
         files,
         signals,
-        notices,
+        messages,
         clock,
         leases,
         cgroups: cgroups::directories_of("self"),
@@ -209,7 +209,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let on_lookup = Arc::new(move |address, by| {
         if let Some(place) = planes.place(address) {
             let index = place.index;
-            told.lock().tell(Notice::Lookup { index, by });
+            told.lock().tell(LoopMessage::Lookup { index, by });
         }
     });
     let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup, confine)
@@ -220,9 +220,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         true => None,
         false => {
             let strangers = notifier.clone();
-            let on_stranger = move |uid, endpoint| strangers.tell(Notice::Stranger { uid, endpoint });
+            let on_stranger = move |uid, endpoint| strangers.tell(LoopMessage::Stranger { uid, endpoint });
             let vet = Vet::new(relay_trust, Box::new(on_stranger));
-            let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(Notice::Published { endpoint, by });
+            let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(LoopMessage::Published { endpoint, by });
             Some(
                 Relay::start(doors, limits.relayed, vet, Box::new(on_arrival), confine)
                     .map_err(system("the relay's thread"))?,
@@ -262,7 +262,13 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
 
 /// Records the blocks and the indexes if they are new. False if another process holds the lock of
 /// the file.
-fn memorize(cluster: &Cluster, claim: &block::Claim, indexes: &[Index], memory: &mut Memory, paths: &Paths) -> bool {
+fn memorize(
+    cluster: &Cluster,
+    claim: &address_block::Claim,
+    indexes: &[Index],
+    memory: &mut Memory,
+    paths: &Paths,
+) -> bool {
     let given: BTreeMap<String, u16> = cluster
         .hosts
         .iter()

@@ -13,7 +13,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use slotmap::SlotMap;
 
 use crate::ids::{HostId, SessionId};
-use crate::senders::Question;
+use crate::peer_lookup::Question;
 use crate::tokens::Source;
 
 /// Maximum number of unsent answers to a supervisor; a supervisor that does not read is cut off.

@@ -278,7 +278,7 @@ pub(crate) fn is_readable(socket: impl AsFd) -> bool {
 
 /// How many connections stand in the queue of a listener; 0 for a socket that does not listen.
 pub(crate) fn queue_length(socket: &OwnedFd) -> usize {
-    imsup_linux::succession::accept_queue(socket.as_fd()).map_or(0, |(length, _)| length as usize)
+    imsup_linux::takeover::accept_queue(socket.as_fd()).map_or(0, |(length, _)| length as usize)
 }
 
 /// The inode number of a socket, by which processes of the machine identify the socket to each

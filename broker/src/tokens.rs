@@ -17,7 +17,7 @@ pub(crate) enum Source {
     /// Signals, by their pipe.
     Signals,
     /// Messages of other threads.
-    Notices,
+    LoopMessages,
     /// A connection of a supervisor or client.
     Session(SessionId),
     /// A retained socket.
@@ -48,7 +48,7 @@ impl From<Source> for Token {
         let (kind, value) = match source {
             Source::Listener => (0, 0),
             Source::Signals => (1, 0),
-            Source::Notices => (2, 0),
+            Source::LoopMessages => (2, 0),
             Source::Session(id) => (3, id.data().as_ffi()),
             Source::Socket(id) => (4, id.data().as_ffi()),
             Source::Ended(id) => (5, id.data().as_ffi()),
@@ -72,7 +72,7 @@ impl Source {
         Some(match (token & KIND_MASK) >> KIND_SHIFT {
             0 => Self::Listener,
             1 => Self::Signals,
-            2 => Self::Notices,
+            2 => Self::LoopMessages,
             3 => Self::Session(key().into()),
             4 => Self::Socket(key().into()),
             5 => Self::Ended(key().into()),
@@ -101,7 +101,7 @@ mod tests {
             let sources = [
                 Source::Listener,
                 Source::Signals,
-                Source::Notices,
+                Source::LoopMessages,
                 Source::Session(sessions.insert(())),
                 Source::Socket(sockets.insert(())),
                 Source::Ended(hosts.insert(())),

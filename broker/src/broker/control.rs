@@ -341,7 +341,7 @@ impl Broker {
             hosts: self.hosts.len() as u64,
             name_server: std::net::SocketAddrV4::new(
                 self.planes.broker_address(self.claim.first),
-                crate::block::NAME_PORT,
+                crate::address_block::NAME_PORT,
             ),
             socket_limit: self.limits.sockets,
         }

@@ -17,7 +17,7 @@ use super::timers::Timer;
 use crate::hosts::Instance;
 use crate::ids::{HostId, SessionId};
 use crate::launcher::Pids;
-use crate::notices::Notice;
+use crate::loop_messages::LoopMessage;
 use crate::sessions::Sent;
 
 /// The grace period of a supervisor beyond the grace period of the program.
@@ -244,8 +244,8 @@ impl Broker {
             program,
             connected: self.sessions.iter().filter_map(|(_, session)| session.pid).collect(),
         };
-        let notifier = self.notices.notifier().clone();
-        let done = move || notifier.tell(Notice::Cleared { host: id, serial });
+        let notifier = self.messages.notifier().clone();
+        let done = move || notifier.tell(LoopMessage::Cleared { host: id, serial });
         self.launcher.clear(&name, boot, pids, Box::new(done));
     }
 

@@ -10,7 +10,7 @@ use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, Index};
 use super::Broker;
 use super::awake::sleep_policy;
 use crate::absent;
-use crate::block::NAME_PORT;
+use crate::address_block::NAME_PORT;
 use crate::hosts::{Instance, Origin};
 use crate::ids::{HostId, SessionId};
 use crate::launcher::{self, Launched};

@@ -12,12 +12,12 @@ use crate::history::Entry;
 use crate::hosts::Origin;
 use crate::ids::HostId;
 use crate::journal::Happening;
+use crate::peer_lookup::{Answers, Found, Question};
 use crate::peers;
-use crate::senders::{Answers, Found, Question};
 use crate::sessions::{Peer, Reply};
 
 /// How long a question may take on a busy machine: the thread that asks has the lowest priority
-/// ([`crate::senders`]).
+/// ([`crate::peer_lookup`]).
 const NAMING_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Broker {

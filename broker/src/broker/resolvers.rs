@@ -6,7 +6,7 @@ use imsup_protocol::ToSupervisor;
 
 use super::Broker;
 use crate::ids::SessionId;
-use crate::notices::Notice;
+use crate::loop_messages::LoopMessage;
 use crate::resolvers::{Batch, Told};
 
 impl Broker {
@@ -20,8 +20,8 @@ impl Broker {
 
     fn ask_for_a_batch(&mut self) -> bool {
         let project = &self.cluster.project;
-        let notifier = self.notices.notifier().clone();
-        let tell = move |told| notifier.tell(Notice::Resolvers(told));
+        let notifier = self.messages.notifier().clone();
+        let tell = move |told| notifier.tell(LoopMessage::Resolvers(told));
         self.resolvers.ask(self.launcher.as_mut(), project, tell)
     }
 

@@ -8,7 +8,7 @@ use slotmap::SecondaryMap;
 
 use super::Broker;
 use crate::ids::{HostId, SocketId};
-use crate::senders::Listener;
+use crate::peer_lookup::Listener;
 use crate::sockets;
 
 /// How often a queue is looked at again, for connections that came meanwhile, behind those that

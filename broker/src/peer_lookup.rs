@@ -60,12 +60,12 @@ enum Prompt {
 }
 
 /// The threads. They end when this is dropped.
-pub(crate) struct Senders {
+pub(crate) struct PeerLookup {
     patient: Sender<(Question, Endpoint)>,
     prompt: Sender<Prompt>,
 }
 
-impl Senders {
+impl PeerLookup {
     /// Starts the threads; they tell `found` what they have found. The patient one stands back:
     /// what was woken on its processor, as the host that is just being booted, would wait for the
     /// end of the dump, several ms (measured; also with nice 19).

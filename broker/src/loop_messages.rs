@@ -8,12 +8,12 @@ use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
 use crate::ids::HostId;
+use crate::peer_lookup;
 use crate::resolvers;
-use crate::senders;
 
 /// One loop message.
 #[derive(Debug)]
-pub(crate) enum Notice {
+pub(crate) enum LoopMessage {
     /// A connection, or the first datagram, came to a published port.
     Published { endpoint: Endpoint, by: SocketAddr },
     /// A user outside of the project has a socket at the target of a published port.
@@ -23,18 +23,18 @@ pub(crate) enum Notice {
     /// The leftovers of a dead supervisor are gone.
     Cleared { host: HostId, serial: u64 },
     /// Of the threads that ask the kernel for peers.
-    Senders(senders::Found),
+    Senders(peer_lookup::Found),
     /// Of the process that makes sockets for resolvers.
     Resolvers(resolvers::Told),
 }
 
 /// What threads have told, and where they do.
-pub(crate) struct Notices {
-    told: Receiver<Notice>,
+pub(crate) struct LoopMessages {
+    told: Receiver<LoopMessage>,
     notifier: Notifier,
 }
 
-impl Notices {
+impl LoopMessages {
     /// Nothing told yet.
     pub(crate) fn new(waker: Waker) -> Self {
         let (sender, told) = crossbeam_channel::unbounded();
@@ -46,7 +46,7 @@ impl Notices {
     }
 
     /// The next, if there is one.
-    pub(crate) fn next(&self) -> Option<Notice> {
+    pub(crate) fn next(&self) -> Option<LoopMessage> {
         self.told.try_recv().ok()
     }
 
@@ -59,15 +59,15 @@ impl Notices {
 /// The threads' way to send loop messages.
 #[derive(Clone)]
 pub(crate) struct Notifier {
-    sender: Sender<Notice>,
+    sender: Sender<LoopMessage>,
     waker: Arc<Waker>,
 }
 
 impl Notifier {
     /// Sends to the loop, which acts on the message before any later event.
-    pub(crate) fn tell(&self, notice: Notice) {
+    pub(crate) fn tell(&self, message: LoopMessage) {
         // Sending fails only if the loop is over and needs no messages any more.
-        if self.sender.send(notice).is_ok() {
+        if self.sender.send(message).is_ok() {
             let _ = self.waker.wake();
         }
     }
