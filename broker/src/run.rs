@@ -1,6 +1,7 @@
 //! A broker from its start to its end.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 
 use std::io;
 use std::net::SocketAddr;
@@ -75,6 +76,9 @@ pub struct Options {
 /// The time that the start waits for another process that changes the project records.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// null(4).
+const NULL_DEVICE: &str = "/dev/null";
+
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> BrokerError {
     move |source| BrokerError::System { what, source }
 }
@@ -126,6 +130,12 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         successor,
         restored,
     } = options;
+    // All children of the broker read from there, and a bare root directory may have no /dev.
+    File::open(NULL_DEVICE).map_err(|source| BrokerError::File {
+        what: "the hosts' standard input",
+        path: NULL_DEVICE.into(),
+        source,
+    })?;
     let mut poll = Poll::new().map_err(system("epoll_create(2)"))?;
     let registry = poll.registry().try_clone().map_err(system("epoll"))?;
     let signals = Signals::install(&registry).map_err(system("sigaction(2)"))?;
