@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
