@@ -98,7 +98,7 @@ impl PeerLookup {
         self.patient.send((question, endpoint)).is_ok()
     }
 
-    /// Asks the same promptly. A question that [`Senders::ask`] has asked is then answered twice.
+    /// Asks the same promptly. A question that [`PeerLookup::ask`] has asked is then answered twice.
     /// False if it is not answered.
     pub(crate) fn ask_promptly(&self, questions: Vec<(Question, Endpoint)>) -> bool {
         self.prompt.send(Prompt::Senders(questions)).is_ok()
