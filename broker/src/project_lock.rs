@@ -18,6 +18,10 @@ use crate::{keeper, lost, watch};
 /// How long a broker that was killed may take to be gone.
 const DYING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(1);
+
+/// How long a broker that `imsup run` started for itself may take to be gone after the command.
+const LEAVING: Duration = Duration::from_secs(1);
+
 /// The lock that makes this process the project's broker: the file locked with flock(2).
 #[derive(Clone, Debug)]
 pub(crate) struct ProjectLock(Rc<RefCell<File>>);
@@ -85,6 +89,9 @@ fn take(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError
             Ok(Some(lock)) if lost::find(paths).is_none() => break lock,
             Ok(_) => {}
             Err(BrokerError::AlreadyUp { .. }) if follows && start.elapsed() < DYING => std::thread::sleep(LOOK),
+            Err(BrokerError::AlreadyUp { pid, .. }) if is_ephemeral(pid) && start.elapsed() < LEAVING => {
+                std::thread::sleep(LOOK);
+            }
             Err(error) => return Err(error),
         }
     };
@@ -94,6 +101,15 @@ fn take(project: &str, paths: &Paths, follows: bool) -> Result<File, BrokerError
     make_directory(&STATE, &paths.logs())?;
     sign(&mut lock, paths);
     Ok(lock)
+}
+
+/// True if this broker ends with its last host: the broker was started by `imsup run`.
+///
+/// Blocking: for no time, and before the loop.
+fn is_ephemeral(pid: Option<u32>) -> bool {
+    let Some(pid) = pid else { return false };
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command.split(|byte| *byte == 0).any(|word| word == b"--ephemeral")
 }
 
 /// Writes into the lock the process that holds it: only for people, in messages about the project's

@@ -213,7 +213,6 @@ mod tests {
             "imsup run --host web",
             "imsup exec web",
             "imsup run --host -bad- -- true",
-            "imsup run --boot 7 -- true",
             "imsup resolve",
             "imsup logs --tail x",
             "imsup completion tcsh",

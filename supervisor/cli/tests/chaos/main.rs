@@ -68,7 +68,7 @@ const CLIENTS: [(&str, bool, u64); 11] = [
 const GUESTS: [(&str, &[&str]); 3] = [("back", &["run"]), ("front", &["run"]), ("web", &["exec", "idler"])];
 
 /// imsup's processes while no program runs.
-const PROCESSES: [&str; 4] = ["broker", "keeper", "zygote", "resolvers"];
+const PROCESSES: [&str; 4] = ["broker", "keeper", "resolvers", "zygote"];
 
 const FAULTS: u64 = 20;
 
