@@ -51,7 +51,7 @@ fn six_nodes_boot_from_the_creation_and_fail_over() {
     assert_eq!(said.trim(), KEYS.to_string());
     let masters: Vec<&str> = NODES
         .into_iter()
-        .filter(|node| role(&project, node) == "master")
+        .filter(|node| role(&project, node).as_deref() == Some("master"))
         .collect();
     assert_eq!(masters.len(), 3);
     for master in &masters {
@@ -78,9 +78,13 @@ fn six_nodes_boot_from_the_creation_and_fail_over() {
     });
     let pid = project.host(hung).pid.unwrap();
     project.signal(pid, Signal::STOP);
-    wait_until("its replica to take over", || role(&project, replica) == "master");
+    wait_until("its replica to take over", || {
+        role(&project, replica).as_deref() == Some("master")
+    });
     let peers: Vec<&str> = NODES.into_iter().filter(|node| *node != hung).collect();
     kill_and_let_peers_boot(&project, hung, &peers);
-    wait_until("it to be a replica", || role(&project, hung) == "slave");
+    wait_until("it to be a replica", || {
+        role(&project, hung).as_deref() == Some("slave")
+    });
     wait_until("all keys to be readable", || readable(&project) == KEYS);
 }

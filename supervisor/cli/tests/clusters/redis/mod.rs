@@ -12,8 +12,11 @@ fn cli(project: &Project, arguments: &[&str]) -> String {
     project.run(&all).expect_success("redis-cli")
 }
 
-/// "master" or "slave", as the server itself says.
-fn role(project: &Project, host: &str) -> String {
-    let said = cli(project, &["-h", host, "role"]);
-    said.lines().next().unwrap_or_default().to_owned()
+/// "master" or "slave", as the server itself says; `None` if the server ended the question's
+/// connection. A Sentinel that changes a server's role sends `CLIENT KILL TYPE normal` with the
+/// change (`sentinelSendSlaveOf` of Redis' sentinel.c), natively too.
+fn role(project: &Project, host: &str) -> Option<String> {
+    let said = project.run(&["redis-cli", "-h", host, "role"]);
+    said.success()
+        .then(|| said.stdout.lines().next().unwrap_or_default().to_owned())
 }

@@ -58,7 +58,9 @@ fn sentinels_boot_from_one_question_and_replace_the_master() {
     assert_eq!(cli(&project, &["-h", second, "get", "greeting"]).trim(), "hello");
     let peers: Vec<&str> = SENTINELS.into_iter().chain([second]).collect();
     kill_and_let_peers_boot(&project, &first, &peers);
-    wait_until("the old master to be a replica", || role(&project, &first) == "slave");
+    wait_until("the old master to be a replica", || {
+        role(&project, &first).as_deref() == Some("slave")
+    });
     // An unsupervised client, by address.
     let address = project.host(second).address.to_string();
     assert_eq!(
