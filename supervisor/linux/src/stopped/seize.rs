@@ -15,7 +15,8 @@ use crate::tracee::{
 };
 
 /// How much longer a thread is waited for that is about to run, on a machine that has other work.
-const RUNNABLE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Bandwidth control keeps a thread off the processor for up to a second (cpu.max of cgroup v2).
+const RUNNABLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Seizes a thread and asks the thread to stop; false if the thread has ended.
 pub(super) fn seize(seen: SeenThread, deadline: Instant) -> Result<bool, StopError> {
@@ -62,6 +63,7 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
         return Ok(None);
     };
     let mut since = None;
+    let mut is_last_look = false;
     loop {
         match rustix::process::waitid(WaitId::Pid(id), options) {
             Ok(Some(status)) => {
@@ -88,6 +90,7 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
                 reap(pid, tid);
                 return Ok(None);
             }
+            Ok(None) if is_last_look => return Err(StopError::Busy { pid, tid }),
             Ok(None) => {
                 let now = Instant::now();
                 if now.duration_since(*since.get_or_insert(now)) < BUSY_WAIT {
@@ -101,9 +104,11 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
                     return Ok(None);
                 }
                 // A runnable thread stops as soon as the thread runs. Giving up on the thread would
-                // make the interruption of its call visible.
-                if now >= deadline + RUNNABLE_TIMEOUT || (now >= deadline && !is_runnable(tid)) {
-                    return Err(StopError::Busy { pid, tid });
+                // make the interruption of its call visible. A thread that is not runnable may have
+                // stopped since the last look.
+                is_last_look = is_too_late(now, deadline, || is_runnable(tid));
+                if is_last_look {
+                    continue;
                 }
                 std::thread::sleep(LATER_LOOK);
             }
@@ -111,9 +116,24 @@ pub(super) fn await_stop(pid: i32, tid: i32, deadline: Instant) -> Result<Option
     }
 }
 
+/// Whether a thread that has not stopped is given up.
+fn is_too_late(now: Instant, deadline: Instant, is_runnable: impl FnOnce() -> bool) -> bool {
+    now >= deadline && (now >= deadline + RUNNABLE_TIMEOUT || !is_runnable())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_gets_no_processor_is_waited_for_longer() {
+        let deadline = Instant::now();
+        let after = |late| is_too_late(deadline + late, deadline, || true);
+        assert!(!after(Duration::from_secs(1)));
+        assert!(after(Duration::from_secs(2)));
+        assert!(is_too_late(deadline, deadline, || false));
+        assert!(!is_too_late(deadline - Duration::from_millis(1), deadline, || false));
+    }
 
     /// ptrace(2), PTRACE_DETACH.
     #[test]

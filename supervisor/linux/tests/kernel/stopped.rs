@@ -397,6 +397,22 @@ threading.Thread(target=pauses, daemon=True).start()
     assert_eq!(script.ask("sum(len(os.read(r, 1)) for _ in range(101))"), "101");
 }
 
+/// A thread that waits for a processor is waited for although the time is over, also if the thread
+/// stops between the look for the stop and the look at the thread's state.
+#[test]
+fn a_thread_that_stops_late_is_not_given_up() {
+    const SAME_PROCESSOR: &str = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})";
+    let mut busy = [(); 3].map(|()| Script::start(SAME_PROCESSOR));
+    for script in &mut busy {
+        script.tell("while True: pass");
+    }
+    let script = &busy[0];
+    for round in 0..200 {
+        let stopped = stop(&|| vec![script.pid()], Duration::ZERO);
+        assert_eq!(stopped.map(Stopped::release_wholly), Ok(()), "round {round}");
+    }
+}
+
 /// A thread that waits for the reply to a trapped call can only be killed (WAIT_KILLABLE_RECV). The
 /// tracer gives up on the thread, and no thread stays traced, though PTRACE_DETACH is not possible
 /// (kernel/ptrace.c, exit_ptrace).
