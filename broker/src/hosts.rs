@@ -5,13 +5,11 @@ mod sleep;
 use std::collections::HashMap;
 use std::ops::{Index as At, IndexMut as AtMut};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
 
-use crate::ids::{HostId, SessionId, SocketId};
-use crate::launcher;
+use crate::ids::{HostId, InstanceId, SessionId, SocketId};
 use crate::peer_lookup::Question;
 use imsup_compose::cluster::{Cluster, HostSpec, RestartCondition};
 use imsup_lifecycle::{Life, Policy, Revive};
@@ -30,31 +28,21 @@ pub(crate) enum Origin {
 /// A supervisor that runs a host's program.
 #[derive(Debug, Default)]
 pub(crate) struct Instance {
-    /// A number that no other instance of this broker has.
-    pub(crate) serial: u64,
+    /// No other instance has this key.
+    pub(crate) id: InstanceId,
     /// The boot's token, if any.
     pub(crate) boot: Option<u64>,
     /// True if a broker's launcher started the supervisor, and is thus also responsible for its
     /// end.
     pub(crate) launched: bool,
-    /// True if the supervisor is being made.
-    pub(crate) asked: bool,
     /// True if the supervisor is to end as soon as it is there.
     pub(crate) unwanted: bool,
     /// True if the supervisor ran before this broker, and has not introduced itself yet.
     pub(crate) expected: bool,
     /// Its connection.
     pub(crate) session: Option<SessionId>,
-    /// The process, if on this machine.
-    pub(crate) supervisor: Option<u32>,
-    /// Readable when that has ended.
-    pub(crate) ended: Option<OwnedFd>,
     /// The program's first process, by the supervisor's number: shown to people.
     pub(crate) program: Option<u32>,
-    /// The program's first process, if on this machine and the leader of a session.
-    pub(crate) leader: Option<u32>,
-    /// The directories of the supervisor's cgroup, if these may differ from this broker's.
-    pub(crate) cgroups: Option<Vec<PathBuf>>,
     /// A hash that distinguishes the program from the declared program, if another program was
     /// started.
     pub(crate) other_program: Option<u64>,
@@ -70,8 +58,6 @@ pub(crate) struct Instance {
     pub(crate) closed: Vec<Endpoint>,
     /// The supervisor's report of the program's end.
     pub(crate) exited: Option<ExitStatus>,
-    /// The exit status of the supervisor itself, if it was a child of this process.
-    pub(crate) supervisor_status: Option<ExitStatus>,
     /// True while the broker cleans up after the supervisor.
     pub(crate) clearing: bool,
     /// The known state of the host's sleep.
@@ -102,8 +88,8 @@ pub(crate) struct Host {
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     table: SlotMap<HostId, Host>,
-    /// The serial number of the latest instance.
-    serial: u64,
+    /// The hosts that instances run.
+    instances: SlotMap<InstanceId, HostId>,
     by_name: HashMap<HostName, HostId>,
     by_index: HashMap<u16, HostId>,
     /// Names and addresses of transient hosts that ran before this broker and have not introduced
@@ -176,15 +162,29 @@ impl Hosts {
         id
     }
 
-    /// Makes this the instance that runs a host, with a serial number that no other has.
-    pub(crate) fn install(&mut self, id: HostId, mut instance: Instance) {
-        self.serial += 1;
-        instance.serial = self.serial;
+    /// Makes this the instance that runs a host, with a key that no other has.
+    pub(crate) fn install(&mut self, id: HostId, mut instance: Instance) -> InstanceId {
+        let key = self.instances.insert(id);
+        instance.id = key;
         self[id].instance = Some(Box::new(instance));
+        key
+    }
+
+    /// Takes the instance that runs a host: it is over, or replaced.
+    pub(crate) fn take_instance(&mut self, id: HostId) -> Option<Box<Instance>> {
+        let instance = self.get_mut(id)?.instance.take()?;
+        self.instances.remove(instance.id);
+        Some(instance)
+    }
+
+    /// The host that this instance runs, unless the instance is over.
+    pub(crate) fn run_by(&self, instance: InstanceId) -> Option<HostId> {
+        self.instances.get(instance).copied()
     }
 
     /// Removes a transient host.
     pub(crate) fn remove(&mut self, id: HostId, name: &HostName) -> Option<Host> {
+        self.take_instance(id);
         let host = self.table.remove(id)?;
         self.by_name.remove(name);
         self.by_index.remove(&host.index.number());
@@ -246,16 +246,6 @@ impl Hosts {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.by_name.len()
-    }
-}
-
-impl Instance {
-    /// Looks whether the program leads a session, which is then known to be the host's.
-    pub(crate) fn find_leader(&mut self) {
-        let supervisor = self.supervisor;
-        self.leader = self
-            .program
-            .filter(|program| supervisor.is_some_and(|pid| launcher::leads_session(*program, pid)));
     }
 }
 

@@ -202,7 +202,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         messages,
         clock,
         leases,
-        cgroups: cgroups::directories_of("self"),
         strangers: Strangers::new(trust),
     });
     broker.expect_adoptable();

@@ -1,12 +1,9 @@
 //! Hosts that run without a broker, and are still running when the next broker starts.
 
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use imsup_wire::{EventKind, HostName};
-use mio::unix::SourceFd;
 
 use super::Broker;
 use super::timers::Timer;
@@ -15,7 +12,6 @@ use crate::history::Summary;
 use crate::hosts::Instance;
 use crate::ids::HostId;
 use crate::journal::Happening;
-use crate::launcher::{self, cgroups};
 use imsup_lifecycle::Input;
 
 /// How long a supervisor may take to notice that there is a broker again.
@@ -42,12 +38,9 @@ impl Broker {
                 expected: true,
                 // The supervisor told the last broker.
                 launched: true,
-                supervisor: pid,
-                ended: pid.and_then(launcher::open),
-                cgroups: pid.map(|pid| self.cgroups_of(pid)),
                 ..Instance::default()
             };
-            self.install(id, instance);
+            self.install(id, instance, pid);
             self.feed(
                 id,
                 Input::Taken {
@@ -69,7 +62,7 @@ impl Broker {
         let name = host.name(&self.cluster);
         tracing::warn!(
             host = %name,
-            pid = instance.supervisor,
+            pid = self.launcher.process(instance.id),
             "runs under a supervisor that does not answer; its ports are not retained. `imsup stop {name}` ends it"
         );
     }
@@ -101,22 +94,6 @@ impl Broker {
             if summary.is_restarting() || !over && summary.last != EventKind::Terminate {
                 self.ended_unseen(id);
             }
-        }
-    }
-
-    /// The directories in which a supervisor of another parent makes the host's cgroup.
-    pub(super) fn cgroups_of(&self, pid: u32) -> Vec<PathBuf> {
-        let directories = cgroups::directories_of(&pid.to_string());
-        if directories.iter().any(|directory| !self.cgroups.contains(directory)) {
-            absent::note_cgroups(&self.paths, &directories);
-        }
-        directories
-    }
-
-    /// Stops watching for the end of an instance that is replaced.
-    pub(super) fn unwatch_end(&mut self, instance: &Instance) {
-        if let Some(ended) = &instance.ended {
-            let _ = self.registry.deregister(&mut SourceFd(&ended.as_raw_fd()));
         }
     }
 

@@ -95,14 +95,14 @@ impl Broker {
     pub(super) fn take_signals(&mut self) {
         for received in self.signals.take() {
             match received {
-                Received::Child => self.reap(),
+                Received::Child => self.launcher.reap(),
                 Received::End if !self.lifetime.is_going_down() => self.go_down(),
                 // Asked twice: no more grace.
                 Received::End => {
                     for id in self.hosts.ids().collect::<Vec<_>>() {
                         let instance = self.hosts.get(id).and_then(|host| host.instance.as_deref());
-                        if let Some(serial) = instance.map(|instance| instance.serial) {
-                            self.kill(id, serial);
+                        if let Some(instance) = instance.map(|instance| instance.id) {
+                            self.kill(instance);
                         }
                     }
                     self.kill_commands();

@@ -126,10 +126,7 @@ impl Broker {
             made = true;
         }
         if is_missing(self.paths.cgroups()) {
-            let instances = self.hosts.ids().filter_map(|id| self.hosts[id].instance.as_deref());
-            let theirs = instances.filter_map(|instance| instance.cgroups.clone()).flatten();
-            let all: Vec<_> = self.cgroups.iter().cloned().chain(theirs).collect();
-            absent::note_cgroups(&self.paths, &all);
+            absent::note_cgroups(&self.paths, &self.launcher.cgroups());
         }
         if is_missing(self.paths.lock_note()) {
             self.files.lock.note(&self.paths);

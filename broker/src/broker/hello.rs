@@ -13,7 +13,6 @@ use crate::absent;
 use crate::address_block::NAME_PORT;
 use crate::hosts::{Instance, Origin};
 use crate::ids::{HostId, SessionId};
-use crate::launcher::{self, Launched};
 use crate::sessions::{Part, Peer};
 use imsup_compose::cluster::Settings;
 use imsup_lifecycle::Input;
@@ -163,13 +162,11 @@ impl Broker {
             )));
         }
         // The supervisor's introduction may arrive before the report of its maker.
-        if let Some(pid) = self.sessions.get_mut(number).and_then(|session| session.pid) {
-            let launched = Launched {
-                pid: Some(pid),
-                ended: launcher::open(pid),
-                status: None,
-            };
-            self.note_supervisor(id, launched);
+        if let Some(pid) = self.process_of(number) {
+            let instance = self.hosts[id].instance.as_deref();
+            if let Some(instance) = instance.map(|instance| instance.id) {
+                self.adopt_process(instance, pid);
+            }
         }
         Ok(Agreement {
             host: id,
@@ -188,24 +185,26 @@ impl Broker {
     ) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
         // The supervisor held its lock for a moment, on behalf of the last broker.
-        let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
+        let supervisor = self.process_of(number);
         let is_itself = |instance: &Instance| {
-            instance.session.is_none() && instance.expected && instance.supervisor == supervisor && supervisor.is_some()
+            let known = self.launcher.process(instance.id);
+            instance.session.is_none() && instance.expected && known == supervisor && supervisor.is_some()
         };
-        let host = &mut self.hosts[id];
-        let ends = host.life.ending();
-        match host.instance.take_if(|instance| !ends && is_itself(instance)) {
-            Some(old) => self.unwatch_end(&old),
-            None => self.must_not_run(id)?,
+        let host = &self.hosts[id];
+        match !host.life.ending() && host.instance.as_deref().is_some_and(is_itself) {
+            true => drop(self.take_instance(id)),
+            false => self.must_not_run(id)?,
         }
         let cause = Cause {
             kind: CauseKind::Exec,
             by: Some(self.user_of(number)),
             port: None,
         };
-        let mut instance = self.instance_of(number, None);
-        instance.other_program = self.other_program(id, command);
-        self.install(id, instance);
+        let instance = Instance {
+            other_program: self.other_program(id, command),
+            ..Instance::default()
+        };
+        self.install(id, instance, supervisor);
         Ok(Agreement {
             host: id,
             part: Part::Program,
@@ -266,9 +265,12 @@ impl Broker {
             by: Some(self.user_of(number)),
             port: None,
         });
-        let mut instance = self.instance_of(number, None);
-        instance.program = adoption.map(|adoption| adoption.pid);
-        self.install(id, instance);
+        let instance = Instance {
+            program: adoption.map(|adoption| adoption.pid),
+            ..Instance::default()
+        };
+        let supervisor = self.process_of(number);
+        self.install(id, instance, supervisor);
         Ok(Agreement {
             host: id,
             part: Part::Program,
@@ -311,13 +313,15 @@ impl Broker {
             Role::Launched { boot } => Some(*boot),
             _ => None,
         };
-        if let Some(old) = self.hosts[id].instance.take() {
-            self.unwatch_end(&old);
-        }
-        let mut instance = self.instance_of(number, boot);
-        instance.program = Some(adoption.pid);
-        instance.other_program = self.other_program(id, command).filter(|_| *role == Role::Started);
-        self.install(id, instance);
+        let instance = Instance {
+            boot,
+            launched: boot.is_some(),
+            program: Some(adoption.pid),
+            other_program: self.other_program(id, command).filter(|_| *role == Role::Started),
+            ..Instance::default()
+        };
+        let supervisor = self.process_of(number);
+        self.install(id, instance, supervisor);
         Ok(Agreement {
             host: id,
             part: Part::Program,
@@ -341,16 +345,9 @@ impl Broker {
         )))
     }
 
-    fn instance_of(&mut self, number: SessionId, boot: Option<u64>) -> Instance {
-        let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
-        Instance {
-            boot,
-            supervisor,
-            launched: boot.is_some(),
-            ended: supervisor.and_then(launcher::open),
-            cgroups: supervisor.map(|pid| self.cgroups_of(pid)),
-            ..Instance::default()
-        }
+    /// The process at the other end of a connection, if on this machine.
+    fn process_of(&mut self, number: SessionId) -> Option<u32> {
+        self.sessions.get_mut(number).and_then(|session| session.pid)
     }
 
     fn user_of(&mut self, number: SessionId) -> String {

@@ -116,7 +116,7 @@ impl Broker {
             ToBroker::Started { pid } if program => {
                 if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
                     instance.program = Some(pid);
-                    instance.find_leader();
+                    self.launcher.note_program(instance.id, pid);
                 }
                 self.feed(id, Input::Executed);
             }
