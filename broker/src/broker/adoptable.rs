@@ -33,14 +33,7 @@ impl Broker {
                 }
                 continue;
             };
-            let instance = Instance {
-                boot,
-                expected: true,
-                // The supervisor told the last broker.
-                launched: true,
-                ..Instance::default()
-            };
-            self.install(id, instance, pid);
+            self.install(id, Instance::expected(boot), pid);
             self.feed(
                 id,
                 Input::Taken {
@@ -55,14 +48,13 @@ impl Broker {
     /// The supervisor's time to come back is over.
     pub(super) fn missing(&mut self, id: HostId) {
         let host = &self.hosts[id];
-        let instance = host.instance.as_deref();
-        let Some(instance) = instance.filter(|instance| instance.expected && instance.session.is_none()) else {
+        let Some(instance) = host.instance().filter(|instance| instance.is_expected()) else {
             return;
         };
         let name = host.name(&self.cluster);
         tracing::warn!(
             host = %name,
-            pid = self.launcher.process(instance.id),
+            pid = self.launcher.process(instance.id()),
             "runs under a supervisor that does not answer; its ports are not retained. `imsup stop {name}` ends it"
         );
     }
@@ -73,7 +65,7 @@ impl Broker {
         let time_us = self.clock.now_us();
         for (name, summary) in last {
             let Some(id) = self.hosts.named(name) else { continue };
-            let life = &mut self.hosts[id].life;
+            let life = self.hosts[id].life_mut();
             life.recall_attempts(summary.attempts(), None);
             if !life.absent() {
                 continue;
@@ -88,7 +80,7 @@ impl Broker {
                 let exit = self.of_life(id, Happening { detail, ..happening });
                 self.record(id, exit);
                 let ran = Duration::from_micros(time_us.saturating_sub(summary.booted_us));
-                self.hosts[id].life.recall_attempts(summary.attempts(), Some(ran));
+                self.hosts[id].life_mut().recall_attempts(summary.attempts(), Some(ran));
             }
             // A host that was being terminated has ended as planned.
             if summary.is_restarting() || !over && summary.last != EventKind::Terminate {

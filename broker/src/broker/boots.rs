@@ -29,12 +29,7 @@ impl Broker {
             return;
         }
         let boot = new_token();
-        let instance = Instance {
-            boot: Some(boot),
-            launched: true,
-            ..Instance::default()
-        };
-        let instance = self.install(id, instance, None);
+        let instance = self.install(id, Instance::launched(boot), None);
         self.launch(id, instance, boot, false);
         self.take_outcomes();
     }
@@ -87,8 +82,8 @@ impl Broker {
     }
 
     fn is_made(&mut self, id: HostId) {
-        let instance = self.hosts[id].instance.as_deref();
-        if instance.is_some_and(|instance| instance.unwanted) {
+        let instance = self.hosts[id].instance();
+        if instance.is_some_and(Instance::is_called_off) {
             self.stop(id);
         }
     }
@@ -96,14 +91,14 @@ impl Broker {
     /// There is no supervisor in time. One that comes late is not awaited any more: the boot gets
     /// another token.
     fn launch_again(&mut self, id: HostId) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+        let Some(instance) = self.hosts[id].instance_mut() else {
             return;
         };
-        if instance.unwanted {
+        if instance.is_called_off() {
             return self.end(id);
         }
-        let (key, boot) = (instance.id, new_token());
-        instance.boot = Some(boot);
+        let (key, boot) = (instance.id(), new_token());
+        instance.boot_again(boot);
         self.launch(id, key, boot, true);
         self.take_outcomes();
     }
@@ -135,7 +130,7 @@ impl Broker {
     /// Makes this the instance that runs the host, under this process if one is known.
     pub(super) fn install(&mut self, id: HostId, instance: Instance, supervisor: Option<u32>) -> InstanceId {
         self.stop_groups.leave(id);
-        let program = instance.program;
+        let program = instance.program();
         self.take_instance(id);
         let instance = self.hosts.install(id, instance);
         if let Some(pid) = supervisor {
@@ -159,7 +154,7 @@ impl Broker {
     /// supervisor with it, if that is known.
     pub(super) fn take_instance(&mut self, id: HostId) -> Option<(Box<Instance>, Option<ExitStatus>)> {
         let instance = self.hosts.take_instance(id)?;
-        let status = self.launcher.forget(instance.id);
+        let status = self.launcher.forget(instance.id());
         Some((instance, status))
     }
 }

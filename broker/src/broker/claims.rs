@@ -10,14 +10,12 @@ use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
 use super::keeper::Deferred;
+use crate::hosts::{Instance, MAX_SOCKETS};
 use crate::ids::{HostId, SocketId};
 use crate::projects::Memory;
 use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
-
-/// Maximum number of sockets retained for a host.
-const MAX_PER_HOST: usize = 1024;
 
 fn not_retained(endpoint: Endpoint, error: &io::Error) {
     tracing::error!(%endpoint, %error, "a port is no longer retained: connections to it are refused");
@@ -31,7 +29,7 @@ impl Broker {
         let Some(spec) = host.spec(&self.cluster) else {
             return Vec::new();
         };
-        let vip = self.planes.vip(host.index);
+        let vip = self.planes.vip(host.index());
         let learned = self
             .record
             .known()
@@ -84,7 +82,7 @@ impl Broker {
     /// Takes a socket that the last broker retained. A living supervisor reports its sockets
     /// unasked.
     pub(crate) fn take_restored(&mut self, id: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) {
-        let absent = self.hosts[id].life.absent();
+        let absent = self.hosts[id].life().absent();
         // Made for a caller that has gone, or was served.
         let is_over = tentative && absent && !sockets::is_readable(&socket);
         if is_over || !self.is_declared(id) || !sockets::is_bound_to(&socket, endpoint) {
@@ -143,8 +141,8 @@ impl Broker {
 
     /// True if a connection (or datagram) to the endpoint is accepted now.
     pub(super) fn is_open(&self, id: HostId, endpoint: Endpoint) -> bool {
-        let instance = self.hosts[id].instance.as_deref();
-        instance.is_some_and(|instance| instance.listening.contains(&endpoint))
+        let instance = self.hosts[id].instance();
+        instance.is_some_and(|instance| instance.unretained().contains(&endpoint))
             || self
                 .sockets
                 .of(id)
@@ -183,7 +181,7 @@ impl Broker {
         let is_own = self
             .planes
             .place(*endpoint.address.ip())
-            .is_some_and(|place| place.index == self.hosts[id].index);
+            .is_some_and(|place| place.index == self.hosts[id].index());
         if !is_own {
             return None;
         }
@@ -207,14 +205,14 @@ impl Broker {
     /// The program listens: the socket is retained from now on if the host is declared.
     pub(super) fn adopt(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> bool {
         let place = self.planes.place(*endpoint.address.ip());
-        let own = place.filter(|place| place.index == self.hosts[id].index);
+        let own = place.filter(|place| place.index == self.hosts[id].index());
         let Some(place) = own.filter(|_| sockets::is_bound_to(&socket, endpoint)) else {
             tracing::warn!(%endpoint, "a supervisor sent a socket that is not what it says; it is not retained");
             return false;
         };
         let is_it = |kept: &Retained| kept.endpoint() == endpoint && sockets::same(kept.socket(), &socket);
         let known = self.sockets.find(id, is_it);
-        let full = self.sockets.ids(id).len() >= MAX_PER_HOST || self.sockets.len() as u64 >= self.limits.sockets;
+        let full = self.sockets.ids(id).len() >= MAX_SOCKETS || self.sockets.len() as u64 >= self.limits.sockets;
         let kept = match known {
             Some(kept) => kept,
             None if !self.is_declared(id) => {
@@ -238,8 +236,8 @@ impl Broker {
         if successor && known.is_none() {
             self.drop_succeeded(id, endpoint, kept);
         }
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-            instance.closed.retain(|closed| *closed != endpoint);
+        if let Some(instance) = self.hosts[id].instance_mut() {
+            instance.listen_retained(endpoint);
         }
         if let Some(kept) = self.sockets.get_mut(kept) {
             // A successor known to the last broker is reported again, and stays a successor.
@@ -264,20 +262,17 @@ impl Broker {
         }
         let mut others = self.sockets.of(id);
         let remains = others.any(|kept| kept.endpoint() == endpoint && kept.is_listening());
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut()
+        if let Some(instance) = self.hosts[id].instance_mut()
             && !remains
         {
-            instance.listening.retain(|listening| *listening != endpoint);
-            if instance.closed.len() < MAX_PER_HOST && !instance.closed.contains(&endpoint) {
-                instance.closed.push(endpoint);
-            }
+            instance.close(endpoint);
         }
     }
 
     /// Makes the sockets of a host that is absent or is being ended, once imsup has no duplicate of
     /// a closed socket at the same address: the next callers get the next boot.
     pub(super) fn remake(&mut self, id: HostId) {
-        let life = &self.hosts[id].life;
+        let life = self.hosts[id].life();
         let (absent, ends) = (life.absent(), life.ending());
         if self.lifetime.is_going_down() || !self.is_declared(id) || !(absent || ends) {
             return;
@@ -294,8 +289,8 @@ impl Broker {
     /// True if the program listened at the endpoint and has closed the listener.
     pub(super) fn is_closed(&self, id: HostId, endpoint: Endpoint) -> bool {
         let host = &self.hosts[id];
-        let instance = host.instance.as_deref();
-        !host.life.ending() && instance.is_some_and(|instance| instance.closed.contains(&endpoint))
+        let has_closed = |instance: &Instance| instance.has_closed(endpoint);
+        !host.life().ending() && host.instance().is_some_and(has_closed)
     }
 
     /// Listener takeover: a new socket has replaced the listeners of a program that is being ended
@@ -315,11 +310,8 @@ impl Broker {
 
     /// The program listens on a socket that is not retained.
     pub(super) fn note_listening(&mut self, id: HostId, endpoint: Endpoint) {
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut()
-            && instance.listening.len() < MAX_PER_HOST
-            && !instance.listening.contains(&endpoint)
-        {
-            instance.listening.push(endpoint);
+        if let Some(instance) = self.hosts[id].instance_mut() {
+            instance.listen_unretained(endpoint);
         }
     }
 
@@ -440,7 +432,7 @@ impl Broker {
         for socket in self.sockets.ids(id).to_vec() {
             let Some(kept) = self.sockets.get(socket) else { continue };
             let endpoint = kept.endpoint();
-            let is_awaited = self.hosts[id].life.is_awaited(endpoint);
+            let is_awaited = self.hosts[id].life().is_awaited(endpoint);
             if !is_unused(kept, spare_declared, is_awaited) {
                 continue;
             }

@@ -38,12 +38,12 @@ enum Stop {
 fn how_to_stop(instance: &Instance, standing: Standing, is_told: bool) -> Stop {
     if is_told {
         Stop::Told
-    } else if instance.launched && standing == Standing::Watched {
+    } else if instance.is_launched() && standing == Standing::Watched {
         Stop::Terminate
     } else if standing == Standing::Starting {
         Stop::Later
     } else {
-        Stop::LeaveAlone(instance.session)
+        Stop::LeaveAlone(instance.session())
     }
 }
 
@@ -60,12 +60,12 @@ enum Kill {
 }
 
 fn how_to_kill(instance: &Instance, standing: Standing) -> Kill {
-    if instance.clearing {
+    if instance.is_clearing() {
         Kill::Nothing
-    } else if standing == Standing::Watched && (instance.launched || instance.session.is_some()) {
+    } else if standing == Standing::Watched && (instance.is_launched() || instance.session().is_some()) {
         Kill::Signal
     } else {
-        Kill::LeaveAlone(instance.session)
+        Kill::LeaveAlone(instance.session())
     }
 }
 
@@ -84,9 +84,9 @@ enum HungUp {
 }
 
 fn after_hang_up(instance: &Instance, standing: Standing, is_going_down: bool) -> HungUp {
-    match instance.launched {
+    match instance.is_launched() {
         _ if standing != Standing::Watched => HungUp::Over,
-        true if instance.exited.is_none() => HungUp::Kill,
+        true if instance.exited().is_none() => HungUp::Kill,
         false if is_going_down => HungUp::End,
         _ => HungUp::Wait,
     }
@@ -101,20 +101,20 @@ impl Broker {
             .map_or((DEFAULT_STOP_SIGNAL, DEFAULT_STOP_GRACE), |spec| {
                 (spec.program.stop_signal, spec.program.stop_grace)
             });
-        let Some(instance) = host.instance.as_deref_mut() else {
+        let Some(instance) = host.instance_mut() else {
             return;
         };
         let is_told = instance
-            .session
+            .session()
             .and_then(|session| self.sessions.get_mut(session))
             .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
-        match how_to_stop(instance, self.launcher.standing(instance.id), is_told) {
+        match how_to_stop(instance, self.launcher.standing(instance.id()), is_told) {
             Stop::Told => {}
-            Stop::Terminate => self.launcher.signal(instance.id, Signal::TERM),
-            Stop::Later => instance.unwanted = true,
+            Stop::Terminate => self.launcher.signal(instance.id(), Signal::TERM),
+            Stop::Later => instance.call_off(),
             Stop::LeaveAlone(session) => return self.leave_alone(id, session),
         }
-        let timer = Timer::Kill(instance.id);
+        let timer = Timer::Kill(instance.id());
         self.timers.after(grace + SUPERVISOR_GRACE, timer);
     }
 
@@ -122,7 +122,7 @@ impl Broker {
     /// other.
     pub(super) fn kill(&mut self, key: InstanceId) {
         let Some(id) = self.hosts.run_by(key) else { return };
-        let Some(instance) = self.hosts[id].instance.as_deref() else {
+        let Some(instance) = self.hosts[id].instance() else {
             return;
         };
         match how_to_kill(instance, self.launcher.standing(key)) {
@@ -142,14 +142,14 @@ impl Broker {
 
     /// The supervisor's process has ended. Its last messages are still to be read.
     pub(super) fn supervisor_ended(&mut self, id: HostId) {
-        let Some(instance) = self.hosts[id].instance.as_deref() else {
+        let Some(instance) = self.hosts[id].instance() else {
             return;
         };
-        if instance.clearing {
+        if instance.is_clearing() {
             return;
         }
-        let key = instance.id;
-        if let Some(session) = instance.session {
+        let key = instance.id();
+        if let Some(session) = instance.session() {
             self.hear_out(session);
         }
         // The last messages may already have reported the end.
@@ -176,11 +176,11 @@ impl Broker {
 
     /// A connection of a host's program has ended.
     pub(super) fn program_hung_up(&mut self, id: HostId) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+        let Some(instance) = self.hosts[id].instance_mut() else {
             return;
         };
-        instance.session = None;
-        let key = instance.id;
+        instance.disconnect();
+        let key = instance.id();
         match after_hang_up(instance, self.launcher.standing(key), self.lifetime.is_going_down()) {
             HungUp::Over => self.instance_over(id),
             HungUp::Kill => self.launcher.signal(key, Signal::KILL),
@@ -192,16 +192,16 @@ impl Broker {
     /// The only place that decides that an instance has ended.
     pub(super) fn instance_over(&mut self, id: HostId) {
         let host = &mut self.hosts[id];
-        let Some(instance) = host.instance.as_deref_mut() else {
+        let Some(instance) = host.instance_mut() else {
             return;
         };
-        if instance.exited.is_some() {
+        if instance.exited().is_some() {
             self.end(id);
             return;
         }
         // The program's end was not seen: the program may still run, with the host's ports.
-        instance.clearing = true;
-        let (key, boot) = (instance.id, instance.boot);
+        instance.begin_clearing();
+        let (key, boot) = (instance.id(), instance.boot());
         let left = Leftovers {
             project: &self.cluster.project,
             host: self.hosts[id].name(&self.cluster),
@@ -217,8 +217,8 @@ impl Broker {
     /// The leftovers of this instance's supervisor are gone.
     pub(super) fn cleared(&mut self, key: InstanceId) {
         let Some(id) = self.hosts.run_by(key) else { return };
-        let instance = self.hosts[id].instance.as_deref();
-        if instance.is_some_and(|instance| instance.clearing) {
+        let instance = self.hosts[id].instance();
+        if instance.is_some_and(Instance::is_clearing) {
             self.end(id);
         }
     }
@@ -229,8 +229,8 @@ impl Broker {
         let Some((instance, supervisor_status)) = self.take_instance(id) else {
             return;
         };
-        let status = instance.exited.unwrap_or(ExitStatus::Lost);
-        let detail = match (instance.exited, supervisor_status, instance.program) {
+        let status = instance.exited().unwrap_or(ExitStatus::Lost);
+        let detail = match (instance.exited(), supervisor_status, instance.program()) {
             // The supervisor ended before the start of the program: the supervisor's messages are
             // in the log.
             (None, Some(ended @ ExitStatus::Code(_)), None) => Some(format!(
@@ -243,7 +243,7 @@ impl Broker {
                 .map(|program| format!("'{program}' {ended}")),
             _ => None,
         };
-        if let Some(session) = instance.session {
+        if let Some(session) = instance.session() {
             self.sessions.remove(session, &self.registry);
             self.forget_waits(session);
         }
@@ -261,65 +261,50 @@ mod tests {
         SlotMap::<SessionId, ()>::with_key().insert(())
     }
 
+    fn of_another(session: Option<SessionId>) -> Instance {
+        let mut instance = Instance::introduced(None, None, None);
+        session.into_iter().for_each(|session| instance.connect(session));
+        instance
+    }
+
     #[test]
     fn a_supervisor_is_told_to_stop_and_one_that_cannot_be_told_is_signalled_if_it_is_ours() {
-        let launched = Instance {
-            launched: true,
-            ..Instance::default()
-        };
+        let launched = Instance::launched(1);
         assert_eq!(how_to_stop(&launched, Standing::Watched, true), Stop::Told);
         assert_eq!(how_to_stop(&launched, Standing::Watched, false), Stop::Terminate);
         assert_eq!(how_to_stop(&launched, Standing::Starting, false), Stop::Later);
         let session = Some(session());
-        let of_another = Instance {
-            session,
-            ..Instance::default()
-        };
-        assert_eq!(
-            how_to_stop(&of_another, Standing::Watched, false),
-            Stop::LeaveAlone(session)
-        );
+        let how = how_to_stop(&of_another(session), Standing::Watched, false);
+        assert_eq!(how, Stop::LeaveAlone(session));
     }
 
     #[test]
     fn only_a_supervisor_that_is_watched_is_killed_and_none_that_is_cleared() {
-        let instance = |clearing| Instance {
-            clearing,
-            launched: true,
-            ..Instance::default()
-        };
-        assert_eq!(how_to_kill(&instance(false), Standing::Watched), Kill::Signal);
-        assert_eq!(how_to_kill(&instance(true), Standing::Watched), Kill::Nothing);
-        let hung_up = Instance::default();
+        let mut launched = Instance::launched(1);
+        assert_eq!(how_to_kill(&launched, Standing::Watched), Kill::Signal);
+        launched.begin_clearing();
+        assert_eq!(how_to_kill(&launched, Standing::Watched), Kill::Nothing);
+        let hung_up = of_another(None);
         assert_eq!(how_to_kill(&hung_up, Standing::Watched), Kill::LeaveAlone(None));
-        let unknown = Instance {
-            session: Some(session()),
-            ..Instance::default()
-        };
-        assert_eq!(
-            how_to_kill(&unknown, Standing::Unknown),
-            Kill::LeaveAlone(unknown.session)
-        );
+        let session = Some(session());
+        assert_eq!(how_to_kill(&of_another(session), Standing::Watched), Kill::Signal);
+        let unknown = how_to_kill(&of_another(session), Standing::Unknown);
+        assert_eq!(unknown, Kill::LeaveAlone(session));
     }
 
     #[test]
     fn a_lost_connection_is_the_end_of_what_nothing_else_is_known_of() {
-        let after = |launched, exited, is_going_down| {
-            let instance = Instance {
-                launched,
-                exited,
-                ..Instance::default()
-            };
+        let after = |mut instance: Instance, has_exited: bool, is_going_down| {
+            if has_exited {
+                instance.exit(ExitStatus::Code(0));
+            }
             after_hang_up(&instance, Standing::Watched, is_going_down)
         };
-        assert_eq!(
-            after_hang_up(&Instance::default(), Standing::Unknown, false),
-            HungUp::Over
-        );
-        let exited = Some(ExitStatus::Code(0));
-        assert_eq!(after(true, None, true), HungUp::Kill);
-        assert_eq!(after(true, exited, true), HungUp::Wait);
-        assert_eq!(after(false, None, true), HungUp::End);
-        assert_eq!(after(false, None, false), HungUp::Wait);
+        let over = after_hang_up(&of_another(None), Standing::Unknown, false);
+        assert_eq!(over, HungUp::Over);
+        assert_eq!(after(Instance::launched(1), false, true), HungUp::Kill);
+        assert_eq!(after(Instance::launched(1), true, true), HungUp::Wait);
+        assert_eq!(after(of_another(None), false, true), HungUp::End);
+        assert_eq!(after(of_another(None), false, false), HungUp::Wait);
     }
 }

@@ -150,7 +150,7 @@ impl Broker {
     /// if the file was missing. At the end, the supervisor removes the file itself and receives no
     /// more messages.
     fn retake_running(&mut self, id: HostId) -> bool {
-        let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) else {
+        let Some(session) = self.hosts[id].session() else {
             return false;
         };
         let is_missing = !self.paths.running(self.name_of(id).as_str()).exists();

@@ -11,7 +11,7 @@ use super::Broker;
 use super::awake::sleep_policy;
 use crate::absent;
 use crate::address_block::NAME_PORT;
-use crate::hosts::{Instance, Origin};
+use crate::hosts::Instance;
 use crate::ids::{HostId, SessionId};
 use crate::sessions::{Part, Peer};
 use imsup_compose::cluster::Settings;
@@ -77,9 +77,9 @@ impl Broker {
             self.feed(id, input);
         }
         if agreement.part == Part::Program
-            && let Some(instance) = self.hosts[id].instance.as_deref_mut()
+            && let Some(instance) = self.hosts[id].instance_mut()
         {
-            instance.session = Some(number);
+            instance.connect(number);
         }
         if agreement.part == Part::Command {
             self.command_began(id);
@@ -93,11 +93,11 @@ impl Broker {
         let host = &self.hosts[id];
         let spec = host.spec(&self.cluster);
         let name = host.name(&self.cluster).clone();
-        let block = host.index.number().to_be_bytes()[0];
+        let block = host.index().number().to_be_bytes()[0];
         let welcome = ToSupervisor::Welcome {
             hostname: spec.map_or_else(|| name.to_string(), |spec| spec.hostname.clone()),
             host: name,
-            index: host.index,
+            index: host.index(),
             planes: self.planes,
             name_server: SocketAddrV4::new(self.planes.broker_address(block), NAME_PORT),
             hold_timeout: spec.map_or_else(|| Settings::default().hold_timeout, |spec| spec.imsup.hold_timeout),
@@ -152,21 +152,18 @@ impl Broker {
 
     fn agree_launched(&mut self, number: SessionId, name: Option<HostName>, boot: u64) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
-        let instance = self.hosts[id].instance.as_deref();
-        let awaited = instance
-            .is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none() && !instance.unwanted);
-        if !awaited || self.hosts[id].life.absent() {
+        let instance = self.hosts[id].instance();
+        let awaited = instance.is_some_and(|instance| instance.awaits(boot));
+        if !awaited || self.hosts[id].life().absent() {
             return Err(ErrorKind::NotAwaited.because(format!(
                 "boot {boot} of host '{}' is not awaited (any more)",
                 self.hosts[id].name(&self.cluster)
             )));
         }
         // The supervisor's introduction may arrive before the report of its maker.
-        if let Some(pid) = self.process_of(number) {
-            let instance = self.hosts[id].instance.as_deref();
-            if let Some(instance) = instance.map(|instance| instance.id) {
-                self.adopt_process(instance, pid);
-            }
+        let instance = self.hosts[id].instance().map(Instance::id);
+        if let Some((instance, pid)) = instance.zip(self.process_of(number)) {
+            self.adopt_process(instance, pid);
         }
         Ok(Agreement {
             host: id,
@@ -187,11 +184,11 @@ impl Broker {
         // The supervisor held its lock for a moment, on behalf of the last broker.
         let supervisor = self.process_of(number);
         let is_itself = |instance: &Instance| {
-            let known = self.launcher.process(instance.id);
-            instance.session.is_none() && instance.expected && known == supervisor && supervisor.is_some()
+            let known = self.launcher.process(instance.id());
+            instance.is_expected() && known == supervisor && supervisor.is_some()
         };
         let host = &self.hosts[id];
-        match !host.life.ending() && host.instance.as_deref().is_some_and(is_itself) {
+        match !host.life().ending() && host.instance().is_some_and(is_itself) {
             true => drop(self.take_instance(id)),
             false => self.must_not_run(id)?,
         }
@@ -200,10 +197,7 @@ impl Broker {
             by: Some(self.user_of(number)),
             port: None,
         };
-        let instance = Instance {
-            other_program: self.other_program(id, command),
-            ..Instance::default()
-        };
+        let instance = Instance::introduced(None, None, self.other_program(id, command));
         self.install(id, instance, supervisor);
         Ok(Agreement {
             host: id,
@@ -265,10 +259,7 @@ impl Broker {
             by: Some(self.user_of(number)),
             port: None,
         });
-        let instance = Instance {
-            program: adoption.map(|adoption| adoption.pid),
-            ..Instance::default()
-        };
+        let instance = Instance::introduced(None, adoption.map(|adoption| adoption.pid), None);
         let supervisor = self.process_of(number);
         self.install(id, instance, supervisor);
         Ok(Agreement {
@@ -294,18 +285,15 @@ impl Broker {
     ) -> Result<Agreement, Failure> {
         let id = self.known(name)?;
         let host = &self.hosts[id];
-        if host.index != adoption.index {
+        if host.index() != adoption.index {
             return Err(ErrorKind::AddressChanged.because(format!(
                 "host '{}' has another address now ({} instead of {}): end the program and let it boot anew",
                 host.name(&self.cluster),
-                self.planes.vip(host.index),
+                self.planes.vip(host.index()),
                 self.planes.vip(adoption.index)
             )));
         }
-        let expected = host
-            .instance
-            .as_deref()
-            .is_some_and(|instance| instance.session.is_none() && instance.expected);
+        let expected = host.instance().is_some_and(Instance::is_expected);
         if !expected {
             self.must_not_run(id)?;
         }
@@ -313,13 +301,8 @@ impl Broker {
             Role::Launched { boot } => Some(*boot),
             _ => None,
         };
-        let instance = Instance {
-            boot,
-            launched: boot.is_some(),
-            program: Some(adoption.pid),
-            other_program: self.other_program(id, command).filter(|_| *role == Role::Started),
-            ..Instance::default()
-        };
+        let other_program = self.other_program(id, command).filter(|_| *role == Role::Started);
+        let instance = Instance::introduced(boot, Some(adoption.pid), other_program);
         let supervisor = self.process_of(number);
         self.install(id, instance, supervisor);
         Ok(Agreement {
@@ -336,7 +319,7 @@ impl Broker {
 
     fn must_not_run(&self, id: HostId) -> Result<(), Failure> {
         let host = &self.hosts[id];
-        if host.instance.is_none() && host.life.absent() {
+        if host.instance().is_none() && host.life().absent() {
             return Ok(());
         }
         let name = host.name(&self.cluster);
@@ -367,10 +350,10 @@ impl Broker {
 
     /// A transient host ends with its supervisor.
     pub(super) fn remove_transient(&mut self, id: HostId) {
-        let Origin::Transient { name, .. } = &self.hosts[id].origin else {
+        if self.is_declared(id) {
             return;
-        };
-        let name = name.clone();
+        }
+        let name = self.name_of(id).clone();
         // Commands beside the host (`imsup exec`) have lost the host's identity.
         let of_host = |peer: &Peer| matches!(peer, Peer::Supervisor { host, .. } if *host == id);
         let commands: Vec<SessionId> = self
@@ -383,7 +366,7 @@ impl Broker {
         self.commands.remove(id);
         // The host cannot be kept awake any more; a later host of the same name is another host.
         self.lease(id, Duration::ZERO);
-        for waiter in self.hosts[id].life.waiters() {
+        for waiter in self.hosts[id].life().waiters() {
             self.answer(waiter, imsup_lifecycle::Answer::Refused);
         }
         self.stop_groups.leave(id);
@@ -391,7 +374,7 @@ impl Broker {
         if let Some(host) = self.hosts.remove(id, &name) {
             self.names
                 .write()
-                .remove_host(name.as_str(), self.planes.vip(host.index));
+                .remove_host(name.as_str(), self.planes.vip(host.index()));
             self.write_hosts_file();
         }
     }
