@@ -27,6 +27,8 @@ mod stop_groups;
 mod strangers;
 mod streams;
 mod supervisor_requests;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod two_phase;
 mod unmet;

@@ -3,6 +3,8 @@
 
 pub(crate) mod cgroups;
 mod child;
+#[cfg(test)]
+pub(crate) mod double;
 mod leftovers;
 mod process;
 mod supervisors;
