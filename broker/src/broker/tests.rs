@@ -71,7 +71,7 @@ impl World {
             record: ProjectRecord::new(Memory::default()),
             names: Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes))),
             files: ProjectFiles::new(lock, &paths, &registry).unwrap(),
-            signals: Signals::install(&registry).unwrap(),
+            signals: Signals::none(&registry).unwrap(),
             messages: LoopMessages::new(waker),
             leases: Leases::open(paths.leases(), &clock),
             clock,

@@ -231,3 +231,118 @@ impl Supervisors {
         entry.or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use mio::{Events, Poll};
+    use slotmap::SlotMap;
+
+    use super::*;
+
+    struct World {
+        poll: Poll,
+        supervisors: Supervisors,
+        keys: SlotMap<InstanceId, ()>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let poll = Poll::new().unwrap();
+            let registry = poll.registry().try_clone().unwrap();
+            Self {
+                poll,
+                supervisors: Supervisors::new(registry),
+                keys: SlotMap::with_key(),
+            }
+        }
+
+        /// A child that ends with its standard input.
+        fn child() -> Child {
+            Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()
+        }
+
+        /// The next event.
+        fn event(&mut self) -> Option<Source> {
+            let mut events = Events::with_capacity(1);
+            while events.is_empty() {
+                self.poll.poll(&mut events, None).unwrap();
+            }
+            events.iter().next().and_then(|event| Source::of(event.token()))
+        }
+    }
+
+    #[test]
+    fn a_supervisor_is_made_and_watched_and_its_end_is_told_once() {
+        let mut world = World::new();
+        let instance = world.keys.insert(());
+        assert_eq!(world.supervisors.standing(instance), Standing::Unknown);
+        world.supervisors.ask(instance, 1);
+        assert_eq!(world.supervisors.standing(instance), Standing::Starting);
+        assert_eq!(world.supervisors.asked_for(1), Some(instance));
+
+        let mut child = World::child();
+        world.supervisors.made(instance, child.id(), None);
+        assert_eq!(world.supervisors.standing(instance), Standing::Watched);
+        assert_eq!(world.supervisors.asked_for(1), None);
+        assert!(!world.supervisors.is_over(instance));
+
+        drop(child.stdin.take());
+        assert_eq!(world.event(), Some(Source::Ended(instance)));
+        assert!(world.supervisors.is_over(instance));
+        world.supervisors.end(instance);
+        assert!(!world.supervisors.is_over(instance), "it was told");
+        world.supervisors.reaped(child.id(), ExitStatus::Code(0));
+        assert_eq!(world.supervisors.forget(instance), Some(ExitStatus::Code(0)));
+        assert_eq!(world.supervisors.standing(instance), Standing::Unknown);
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn one_that_had_ended_when_it_was_told_of_is_not_watched() {
+        let mut world = World::new();
+        let instance = world.keys.insert(());
+        world.supervisors.ask(instance, 1);
+        // The number may be another process's by now.
+        world
+            .supervisors
+            .made(instance, std::process::id(), Some(ExitStatus::Code(1)));
+        assert_eq!(world.supervisors.standing(instance), Standing::Unknown);
+        assert_eq!(world.supervisors.forget(instance), Some(ExitStatus::Code(1)));
+    }
+
+    #[test]
+    fn one_that_has_introduced_itself_is_awaited_no_more() {
+        let mut world = World::new();
+        let instance = world.keys.insert(());
+        world.supervisors.ask(instance, 1);
+        assert!(!world.supervisors.is_made_already(instance));
+        let mut child = World::child();
+        assert_eq!(world.supervisors.adopt(instance, child.id()), Vec::<PathBuf>::new());
+        assert!(world.supervisors.is_made_already(instance));
+        assert_eq!(world.supervisors.asked_for(1), None);
+
+        world.supervisors.signal(instance, Signal::KILL);
+        assert_eq!(world.event(), Some(Source::Ended(instance)));
+        assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn the_instance_that_has_taken_a_slot_is_not_signalled_for_the_one_before() {
+        let mut world = World::new();
+        let gone = world.keys.insert(());
+        world.supervisors.ask(gone, 1);
+        world.supervisors.forget(gone);
+        world.keys.remove(gone);
+        let instance = world.keys.insert(());
+        let mut child = World::child();
+        world.supervisors.adopt(instance, child.id());
+        world.supervisors.signal(gone, Signal::KILL);
+        assert_eq!(world.supervisors.standing(gone), Standing::Unknown);
+        assert_eq!(world.supervisors.forget(gone), None);
+        assert_eq!(world.supervisors.process(instance), Some(child.id()));
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+}
