@@ -1,4 +1,4 @@
-//! What becomes of a host's sockets: decisions without effects.
+//! Decisions about a host's sockets, without effects.
 
 use imsup_lifecycle::After;
 
@@ -15,15 +15,15 @@ pub(super) struct Left {
     pub(super) other_family: Option<Option<Family>>,
 }
 
-/// What becomes of a socket whose program is gone.
+/// The fate of a socket whose program is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// The socket is of no more use.
     GiveUp,
-    /// What comes waits in the socket for the next program.
+    /// Connections and datagrams wait in the socket for the next program.
     Keep {
         replacement: Replacement,
-        /// What waits is reset: no program comes for it.
+        /// Waiting connections are reset: no program comes for them.
         resets: bool,
     },
 }
@@ -58,22 +58,21 @@ pub(super) struct Announced {
     pub(super) is_declared: bool,
     /// The host has no room for one more, or the broker has none.
     pub(super) is_full: bool,
-    /// The host is being ended: what listens now takes over from what listened.
+    /// The host is being ended: a new listener takes over from the earlier listeners.
     pub(super) is_terminating: bool,
 }
 
-/// What is done with an announced socket.
+/// The decision about an announced socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Adopted {
     /// The socket is not what the supervisor says.
     Refused,
-    /// The program listens on a socket that is gone with it. `for_room` if that is for lack of
-    /// room.
+    /// The socket is gone with the program. `for_room` is true if there is no room for the socket.
     Unretained { for_room: bool },
     /// The socket is retained.
     Retained {
         is_new: bool,
-        /// Those before it at the endpoint go with the program.
+        /// The earlier sockets at the endpoint go with the program.
         is_successor: bool,
     },
 }
