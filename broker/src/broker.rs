@@ -27,11 +27,12 @@ mod stop_groups;
 mod strangers;
 mod streams;
 mod supervisor_requests;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod two_phase;
 mod unmet;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use imsup_compose::cluster::Cluster;
@@ -98,9 +99,6 @@ pub(crate) struct Broker {
     record: ProjectRecord,
     strangers: Strangers,
     keeper: KeeperQuestions,
-    /// The directories of the cgroup that contains this broker and the supervisors started by this
-    /// broker.
-    cgroups: Vec<PathBuf>,
 }
 
 /// The parts that make up a [`Broker`].
@@ -124,7 +122,6 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) leases: Leases,
     pub(crate) lifetime: Lifetime,
-    pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) strangers: Strangers,
 }
 
@@ -151,7 +148,6 @@ impl Broker {
             clock: parts.clock,
             leases: parts.leases,
             lifetime: parts.lifetime,
-            cgroups: parts.cgroups,
             strangers: parts.strangers,
             resolvers: Resolvers::default(),
             commands: Commands::default(),
@@ -183,7 +179,7 @@ impl Broker {
                     Some(Source::Signals) => self.take_signals(),
                     Some(Source::Session(session)) => self.converse(session),
                     Some(Source::Socket(socket)) => self.came(socket),
-                    Some(Source::Ended(id)) => self.supervisor_ended(id),
+                    Some(Source::Ended(instance)) => self.look_at(instance),
                     Some(Source::Files(number)) => self.files_changed(number),
                     Some(Source::Keeper) => self.keeper_spoke(),
                     Some(Source::Barrier(number)) => self.keeper_answered(number),
@@ -211,7 +207,7 @@ impl Broker {
             LoopMessage::Published { endpoint, by } => self.came_to_published(endpoint, by),
             LoopMessage::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
             LoopMessage::Lookup { index, by } => self.looked_up(index, by),
-            LoopMessage::Cleared { host, serial } => self.cleared(host, serial),
+            LoopMessage::Cleared(instance) => self.cleared(instance),
             LoopMessage::Senders(found) => self.hear_of_senders(found),
             LoopMessage::Resolvers(told) => self.hear_of_resolvers(told),
         }
@@ -229,7 +225,7 @@ impl Broker {
         while let Some((due, timer)) = self.timers.take_due(now) {
             match timer {
                 Timer::Tick(id) => self.tick(id, due),
-                Timer::Kill(id, serial) => self.kill(id, serial),
+                Timer::Kill(instance) => self.kill(instance),
                 Timer::Missing(id) => self.missing(id),
                 Timer::Accept => self.accept(),
                 Timer::Farewell => self.kill_commands(),

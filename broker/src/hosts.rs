@@ -1,20 +1,20 @@
 //! All hosts of a project, declared and transient, with look-ups.
 
+mod instance;
 mod sleep;
 
 use std::collections::HashMap;
 use std::ops::{Index as At, IndexMut as AtMut};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::Instant;
 
-use imsup_wire::{Endpoint, ExitStatus, HostName, Index, PublishedPort};
+use imsup_wire::{HostName, Index, PublishedPort};
 
-use crate::ids::{HostId, SessionId, SocketId};
-use crate::launcher;
+use crate::accounts::Account;
+use crate::ids::{HostId, InstanceId, SessionId, SocketId};
 use crate::peer_lookup::Question;
 use imsup_compose::cluster::{Cluster, HostSpec, RestartCondition};
-use imsup_lifecycle::{Life, Policy, Revive};
+use imsup_lifecycle::{Action, Input, Life, Policy, Revive};
+pub(crate) use instance::{Instance, MAX_SOCKETS};
 pub(crate) use sleep::Sleep;
 use slotmap::SlotMap;
 
@@ -27,83 +27,32 @@ pub(crate) enum Origin {
     Transient { name: HostName, command: Vec<String> },
 }
 
-/// A supervisor that runs a host's program.
-#[derive(Debug, Default)]
-pub(crate) struct Instance {
-    /// A number that no other instance of this broker has.
-    pub(crate) serial: u64,
-    /// The boot's token, if any.
-    pub(crate) boot: Option<u64>,
-    /// True if a broker's launcher started the supervisor, and is thus also responsible for its
-    /// end.
-    pub(crate) launched: bool,
-    /// True if the supervisor is being made.
-    pub(crate) asked: bool,
-    /// True if the supervisor is to end as soon as it is there.
-    pub(crate) unwanted: bool,
-    /// True if the supervisor ran before this broker, and has not introduced itself yet.
-    pub(crate) expected: bool,
-    /// Its connection.
-    pub(crate) session: Option<SessionId>,
-    /// The process, if on this machine.
-    pub(crate) supervisor: Option<u32>,
-    /// Readable when that has ended.
-    pub(crate) ended: Option<OwnedFd>,
-    /// The program's first process, by the supervisor's number: shown to people.
-    pub(crate) program: Option<u32>,
-    /// The program's first process, if on this machine and the leader of a session.
-    pub(crate) leader: Option<u32>,
-    /// The directories of the supervisor's cgroup, if these may differ from this broker's.
-    pub(crate) cgroups: Option<Vec<PathBuf>>,
-    /// A hash that distinguishes the program from the declared program, if another program was
-    /// started.
-    pub(crate) other_program: Option<u64>,
-    /// Keeps the program's pending calls waiting if the supervisor is killed: a duplicate of the
-    /// calls' listener, which is never read. Dropped with the instance, when all leftovers of the
-    /// supervisor are ended.
-    pub(crate) notify_listener: Option<OwnedFd>,
-    /// True if accept(2) is the kernel's: the families of all retained sockets were known.
-    pub(crate) accepts_natively: bool,
-    /// Endpoints where the program listens on sockets that are not retained.
-    pub(crate) listening: Vec<Endpoint>,
-    /// Endpoints where the program listened, and has closed its listeners.
-    pub(crate) closed: Vec<Endpoint>,
-    /// The supervisor's report of the program's end.
-    pub(crate) exited: Option<ExitStatus>,
-    /// The exit status of the supervisor itself, if it was a child of this process.
-    pub(crate) supervisor_status: Option<ExitStatus>,
-    /// True while the broker cleans up after the supervisor.
-    pub(crate) clearing: bool,
-    /// The known state of the host's sleep.
-    pub(crate) sleep: Sleep,
-}
-
 /// One host.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) origin: Origin,
-    pub(crate) index: Index,
-    pub(crate) life: Life,
-    pub(crate) instance: Option<Box<Instance>>,
-    pub(crate) published: Vec<PublishedPort>,
-    pub(crate) boots: u32,
-    pub(crate) wakes: u32,
+    origin: Origin,
+    index: Index,
+    life: Life,
+    instance: Option<Box<Instance>>,
+    published: Vec<PublishedPort>,
+    boots: u32,
+    wakes: u32,
     /// The time since which the host is in its state, by the project's clock.
-    pub(crate) since_us: u64,
+    since_us: u64,
     /// The earliest scheduled tick.
-    pub(crate) tick_at: Option<Instant>,
+    tick_at: Option<Instant>,
     /// The socket whose queue was the last signal, with a sender still to be named.
-    pub(crate) signalled_by: Option<SocketId>,
+    signalled_by: Option<SocketId>,
     /// The open question for the sender.
-    pub(crate) unnamed: Option<Question>,
+    unnamed: Option<Question>,
 }
 
 /// The table.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     table: SlotMap<HostId, Host>,
-    /// The serial number of the latest instance.
-    serial: u64,
+    /// The hosts that instances run.
+    instances: SlotMap<InstanceId, HostId>,
     by_name: HashMap<HostName, HostId>,
     by_index: HashMap<u16, HostId>,
     /// Names and addresses of transient hosts that ran before this broker and have not introduced
@@ -176,15 +125,28 @@ impl Hosts {
         id
     }
 
-    /// Makes this the instance that runs a host, with a serial number that no other has.
-    pub(crate) fn install(&mut self, id: HostId, mut instance: Instance) {
-        self.serial += 1;
-        instance.serial = self.serial;
-        self[id].instance = Some(Box::new(instance));
+    /// Makes this the instance that runs a host, with a key that no other has.
+    pub(crate) fn install(&mut self, id: HostId, instance: Instance) -> InstanceId {
+        let key = self.instances.insert(id);
+        self[id].instance = Some(Box::new(instance.with_id(key)));
+        key
+    }
+
+    /// Takes the instance that runs a host: it is over, or replaced.
+    pub(crate) fn take_instance(&mut self, id: HostId) -> Option<Box<Instance>> {
+        let instance = self.get_mut(id)?.instance.take()?;
+        self.instances.remove(instance.id());
+        Some(instance)
+    }
+
+    /// The host that this instance runs, unless the instance is over.
+    pub(crate) fn run_by(&self, instance: InstanceId) -> Option<HostId> {
+        self.instances.get(instance).copied()
     }
 
     /// Removes a transient host.
     pub(crate) fn remove(&mut self, id: HostId, name: &HostName) -> Option<Host> {
+        self.take_instance(id);
         let host = self.table.remove(id)?;
         self.by_name.remove(name);
         self.by_index.remove(&host.index.number());
@@ -249,17 +211,140 @@ impl Hosts {
     }
 }
 
-impl Instance {
-    /// Looks whether the program leads a session, which is then known to be the host's.
-    pub(crate) fn find_leader(&mut self) {
-        let supervisor = self.supervisor;
-        self.leader = self
-            .program
-            .filter(|program| supervisor.is_some_and(|pid| launcher::leads_session(*program, pid)));
-    }
-}
-
 impl Host {
+    /// True for a host of the cluster.
+    pub(crate) fn is_declared(&self) -> bool {
+        matches!(self.origin, Origin::Declared(_))
+    }
+
+    /// Its address, in any plane.
+    pub(crate) fn index(&self) -> Index {
+        self.index
+    }
+
+    /// Its life cycle.
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// The same, for what is learned beside the inputs of [`Self::step`].
+    pub(crate) fn life_mut(&mut self) -> &mut Life {
+        &mut self.life
+    }
+
+    /// Feeds an event to the life cycle. `now_us` is the project's time, for a host that is in
+    /// another state from now on.
+    pub(crate) fn step(&mut self, input: Input, now: Instant, now_us: impl FnOnce() -> u64) -> Vec<Action> {
+        let before = self.life.state();
+        let actions = self.life.step(input, now);
+        if self.life.state() != before {
+            self.since_us = now_us();
+        }
+        actions
+    }
+
+    /// The instance that runs the host, or is about to.
+    pub(crate) fn instance(&self) -> Option<&Instance> {
+        self.instance.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn instance_mut(&mut self) -> Option<&mut Instance> {
+        self.instance.as_deref_mut()
+    }
+
+    /// The connection of the supervisor that runs the host.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        self.instance()?.session()
+    }
+
+    /// The host is reached at this port of the machine, too.
+    pub(crate) fn publish(&mut self, port: PublishedPort) {
+        self.published.push(port);
+    }
+
+    /// The ports of the machine at which the host is reached.
+    pub(crate) fn published(&self) -> &[PublishedPort] {
+        &self.published
+    }
+
+    /// The host goes on with the account of an earlier broker.
+    pub(crate) fn recall(&mut self, account: &Account) {
+        let (boots, wakes) = account.counts();
+        self.boots = u32::try_from(boots).unwrap_or(u32::MAX);
+        self.wakes = u32::try_from(wakes).unwrap_or(u32::MAX);
+        self.since_us = account.since_us();
+    }
+
+    /// How often the host was booted, and how often woken.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        (self.boots, self.wakes)
+    }
+
+    /// The host was booted once more.
+    pub(crate) fn count_boot(&mut self) {
+        self.boots = self.boots.saturating_add(1);
+    }
+
+    /// The host was woken once more.
+    pub(crate) fn count_wake(&mut self) {
+        self.wakes = self.wakes.saturating_add(1);
+    }
+
+    /// The time since which the host is in its state, by the project's clock.
+    pub(crate) fn since_us(&self) -> u64 {
+        self.since_us
+    }
+
+    /// The host is in its state since this time, as its supervisor or an event says.
+    pub(crate) fn is_so_since(&mut self, time_us: u64) {
+        self.since_us = time_us;
+    }
+
+    /// The deadline for which a tick is to be scheduled, unless an earlier tick is.
+    pub(crate) fn schedule_tick(&mut self, now: Instant) -> Option<Instant> {
+        let deadline = self.life.deadline()?;
+        let is_scheduled = self.tick_at.is_some_and(|tick| tick <= deadline && tick > now);
+        if is_scheduled {
+            return None;
+        }
+        self.tick_at = Some(deadline);
+        Some(deadline)
+    }
+
+    /// The moment of a tick has come. False if another tick has taken its place.
+    pub(crate) fn take_tick(&mut self, due: Instant) -> bool {
+        self.tick_at.take_if(|tick| *tick == due).is_some()
+    }
+
+    /// What waits in this socket is the last signal, with a sender still to be named.
+    pub(crate) fn note_signal(&mut self, socket: SocketId) {
+        self.signalled_by = Some(socket);
+    }
+
+    /// The socket of the last signal, to name the sender.
+    pub(crate) fn take_signal(&mut self) -> Option<SocketId> {
+        self.signalled_by.take()
+    }
+
+    /// The open question for the sender of the last signal.
+    pub(crate) fn question(&self) -> Option<Question> {
+        self.unnamed
+    }
+
+    /// The kernel is asked for the sender of the last signal.
+    pub(crate) fn await_sender(&mut self, question: Option<Question>) {
+        self.unnamed = question;
+    }
+
+    /// A question is answered, perhaps this host's: the sender, if known.
+    pub(crate) fn name_sender(&mut self, question: Question, by: Option<&str>) {
+        if self.unnamed == Some(question) {
+            self.unnamed = None;
+            by.into_iter().for_each(|by| self.life.name_caller(by.to_owned()));
+        }
+    }
+
     /// The entry in the cluster file, if any.
     pub(crate) fn spec<'a>(&self, cluster: &'a Cluster) -> Option<&'a HostSpec> {
         match &self.origin {

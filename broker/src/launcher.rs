@@ -3,8 +3,11 @@
 
 pub(crate) mod cgroups;
 mod child;
+#[cfg(test)]
+pub(crate) mod double;
 mod leftovers;
 mod process;
+mod supervisors;
 mod zygote;
 
 use std::ffi::OsStr;
@@ -14,6 +17,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imsup_wire::{ExitStatus, HostName, ProgramSpec};
+use rustix::process::Signal;
+
+use crate::ids::InstanceId;
 
 pub(crate) use child::open;
 pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session};
@@ -50,6 +56,8 @@ pub struct Launch<'a> {
     pub host: &'a HostName,
     /// What it runs.
     pub program: &'a ProgramSpec,
+    /// The instance that the supervisor will be of.
+    pub instance: InstanceId,
     /// The boot's token, by which its supervisor introduces itself. No two launches have the same.
     pub boot: u64,
     /// The file for the output.
@@ -59,39 +67,42 @@ pub struct Launch<'a> {
     pub again: bool,
 }
 
-/// A supervisor that was started.
-#[derive(Debug)]
-pub struct Launched {
-    /// The process, if on this machine.
-    pub pid: Option<u32>,
-    /// Readable when the process has ended; if `None`, the connection decides.
-    pub ended: Option<OwnedFd>,
-    /// The exit status, if the process has already ended.
-    pub status: Option<ExitStatus>,
-}
-
-/// What has become of a launch.
+/// What has happened to the supervisor of an instance.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The boot's token.
-    pub boot: u64,
-    /// What has become of it.
-    pub result: LaunchResult,
+    /// The instance, which may be over by now.
+    pub instance: InstanceId,
+    /// What has happened.
+    pub event: LaunchEvent,
 }
 
 /// See [`Outcome`].
 #[derive(Debug)]
-pub enum LaunchResult {
+pub enum LaunchEvent {
     /// The supervisor runs, or has run.
-    Started(Launched),
+    Started,
     /// There was no reply in time. A supervisor that comes late is killed by the launcher, and
     /// refused by its token: the boot is to be launched [again](Launch::again), with another token.
     Unanswered,
     /// No supervisor can be started; nothing is left behind.
     Failed(LaunchError),
+    /// The supervisor's process has ended. Leftovers are still to be [cleared](Launcher::clear).
+    Ended,
 }
 
-/// Starts hosts on this node, and cleans up after those that died badly.
+/// What a launcher can do with the supervisor of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The supervisor is being made. An outcome follows.
+    Starting,
+    /// The supervisor can be signalled, and its end is an outcome.
+    Watched,
+    /// Only the supervisor's connection tells of the supervisor.
+    Unknown,
+}
+
+/// Starts hosts on this node, watches for their ends, and cleans up after those that died badly. A
+/// launcher alone knows the processes of supervisors; all others name the instance.
 ///
 /// A launch takes milliseconds and never blocks the loop: what has become of it is an [`Outcome`].
 /// Nodes themselves are made by an [engine](crate::engine::Engine).
@@ -122,11 +133,57 @@ pub trait Launcher {
     /// pipe(2), clone(2), execve(2).
     fn start_helper(&mut self, arguments: &[&OsStr], stdin: OwnedFd) -> io::Result<OwnedFd>;
 
-    /// Collects supervisors that have ended, by process.
-    fn reap(&mut self) -> Vec<(u32, ExitStatus)>;
+    /// An instance's supervisor is this process, says its connection or its file: a supervisor that
+    /// this launcher did not start, or of whose start there is no outcome yet. Returns the
+    /// directories in which the supervisor makes the host's cgroup, if these differ from the
+    /// launcher's own.
+    fn adopt(&mut self, instance: InstanceId, pid: u32) -> Vec<PathBuf>;
+
+    /// An instance's supervisor has started the program: the program's first process, by the
+    /// supervisor's number.
+    fn note_program(&mut self, instance: InstanceId, pid: u32);
+
+    /// The process of an instance's supervisor, for people and to be compared with a connection's
+    /// peer.
+    fn process(&self, instance: InstanceId) -> Option<u32>;
+
+    /// What can be done with an instance's supervisor.
+    fn standing(&self, instance: InstanceId) -> Standing;
+
+    /// Sends a signal to an instance's supervisor if it is [watched](Standing::Watched).
+    fn signal(&mut self, instance: InstanceId, signal: Signal);
+
+    /// An event ([`crate::tokens::Source::Ended`]) says that an instance's supervisor has ended.
+    /// [`Launcher::outcomes`] tells so once.
+    fn look_at(&mut self, instance: InstanceId);
+
+    /// Collects children that have ended.
+    fn reap(&mut self);
 
     /// Ends all leftovers of a dead supervisor's host, then calls `done`, from any thread.
-    fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>);
+    fn clear(&mut self, left: &Leftovers<'_>, done: Box<dyn FnOnce() + Send>);
+
+    /// An instance is over: there are no more outcomes, and a supervisor that is still being made
+    /// is killed when it is there. Returns the exit status of a child that has ended.
+    fn forget(&mut self, instance: InstanceId) -> Option<ExitStatus>;
+
+    /// The directories in which supervisors make cgroups for their hosts.
+    fn cgroups(&self) -> Vec<PathBuf>;
+}
+
+/// What a launcher needs to know to clear a host.
+#[derive(Debug)]
+pub struct Leftovers<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// The host.
+    pub host: &'a HostName,
+    /// The instance whose supervisor has died.
+    pub instance: InstanceId,
+    /// The boot's token, if the supervisor was launched.
+    pub boot: Option<u64>,
+    /// The processes at the other ends of the broker's connections, which are not left behind.
+    pub connected: Vec<u32>,
 }
 
 /// Known processes of this machine when a host is cleared.

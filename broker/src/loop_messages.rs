@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use imsup_wire::{Endpoint, Index};
 use mio::Waker;
 
-use crate::ids::HostId;
+use crate::ids::InstanceId;
 use crate::peer_lookup;
 use crate::resolvers;
 
@@ -21,7 +21,7 @@ pub(crate) enum LoopMessage {
     /// The name of a host with `prefetch: dns` was looked up.
     Lookup { index: Index, by: IpAddr },
     /// The leftovers of a dead supervisor are gone.
-    Cleared { host: HostId, serial: u64 },
+    Cleared(InstanceId),
     /// Of the threads that ask the kernel for peers.
     Senders(peer_lookup::Found),
     /// Of the process that makes sockets for resolvers.

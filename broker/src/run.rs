@@ -202,7 +202,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         messages,
         clock,
         leases,
-        cgroups: cgroups::directories_of("self"),
         strangers: Strangers::new(trust),
     });
     broker.expect_adoptable();
@@ -346,11 +345,7 @@ fn read_back(paths: &Paths, hosts: &mut Hosts, up_us: u64) -> (History, Vec<(Hos
     for (name, summary) in history.ledger().iter() {
         last.push((name.clone(), summary.clone()));
         let Some(id) = hosts.named(name) else { continue };
-        let host = &mut hosts[id];
-        let (boots, wakes) = summary.account.counts();
-        host.boots = u32::try_from(boots).unwrap_or(u32::MAX);
-        host.wakes = u32::try_from(wakes).unwrap_or(u32::MAX);
-        host.since_us = summary.account.since_us();
+        hosts[id].recall(&summary.account);
     }
     (history, last)
 }
@@ -367,7 +362,7 @@ fn publish(
         let host = &mut hosts[id];
         let Some(spec) = host.spec(cluster) else { continue };
         for (place, publish) in spec.published.iter().enumerate() {
-            let vip = planes.vip(host.index);
+            let vip = planes.vip(host.index());
             let target = match publish.transport {
                 imsup_wire::Transport::Tcp => Endpoint::tcp(vip, publish.port),
                 imsup_wire::Transport::Udp => Endpoint::udp(vip, publish.port),
@@ -380,7 +375,7 @@ fn publish(
             });
             for door in tolerate(follows, opened)? {
                 store.keep_copy(what, &door.socket);
-                host.published.push(imsup_wire::PublishedPort {
+                host.publish(imsup_wire::PublishedPort {
                     machine: door.machine,
                     endpoint: target,
                 });

@@ -94,7 +94,7 @@ pub(crate) struct Session {
     /// The process at the other end, if on this machine.
     pub(crate) pid: Option<u32>,
     pub(crate) uid: u32,
-    /// As [`crate::hosts::Instance::notify_listener`], of a command.
+    /// As [`crate::hosts::Instance::keep_calls_pending`], of a command.
     pub(crate) notify_listener: Option<OwnedFd>,
 }
 

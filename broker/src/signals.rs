@@ -33,14 +33,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Installs the handlers.
     pub(crate) fn install(registry: &Registry) -> io::Result<Self> {
-        let (read, write) = UnixStream::pair()?;
-        read.set_nonblocking(true)?;
-        let mut signals = Self {
-            pipe: read,
-            child: Arc::default(),
-            end: Arc::default(),
-            handlers: Vec::new(),
-        };
+        let (mut signals, write) = Self::without_handlers(registry)?;
         for signal in [SIGCHLD, SIGTERM, SIGINT, SIGHUP] {
             let flag = if signal == SIGCHLD {
                 &signals.child
@@ -55,12 +48,31 @@ impl Signals {
                 .handlers
                 .push(signal_hook::low_level::pipe::register(signal, write.try_clone()?)?);
         }
+        Ok(signals)
+    }
+
+    /// No signals, for a test: handlers would interrupt the calls of tests beside it.
+    #[cfg(test)]
+    pub(crate) fn none(registry: &Registry) -> io::Result<Self> {
+        Ok(Self::without_handlers(registry)?.0)
+    }
+
+    /// The pipe's other end is for handlers.
+    fn without_handlers(registry: &Registry) -> io::Result<(Self, UnixStream)> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
         registry.register(
-            &mut SourceFd(&signals.pipe.as_raw_fd()),
+            &mut SourceFd(&read.as_raw_fd()),
             Source::Signals.into(),
             Interest::READABLE,
         )?;
-        Ok(signals)
+        let signals = Self {
+            pipe: read,
+            child: Arc::default(),
+            end: Arc::default(),
+            handlers: Vec::new(),
+        };
+        Ok((signals, write))
     }
 
     /// The signals received since the last call.

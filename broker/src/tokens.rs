@@ -3,11 +3,11 @@
 use mio::Token;
 use slotmap::{Key, KeyData};
 
-use crate::ids::{HostId, SessionId, SocketId};
+use crate::ids::{InstanceId, SessionId, SocketId};
 
 /// A descriptor that the loop waits for.
 ///
-/// Sessions, sockets and hosts are named by their keys, whose generations are part of the token: an
+/// Sessions, sockets and instances are named by their keys, whose generations are part of the token: an
 /// event that was queued before a descriptor was closed is not taken for one of the descriptor that
 /// has taken its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub(crate) enum Source {
     Session(SessionId),
     /// A retained socket.
     Socket(SocketId),
-    /// A supervisor's pidfd, by host.
-    Ended(HostId),
+    /// A supervisor's pidfd, by instance.
+    Ended(InstanceId),
     /// The project's files.
     Files(u32),
     /// The connection to the keeper.
@@ -96,7 +96,7 @@ mod tests {
     fn tokens_are_read_back() {
         let mut sessions = SlotMap::<SessionId, ()>::with_key();
         let mut sockets = SlotMap::<SocketId, ()>::with_key();
-        let mut hosts = SlotMap::<HostId, ()>::with_key();
+        let mut instances = SlotMap::<InstanceId, ()>::with_key();
         for _ in 0..1000 {
             let sources = [
                 Source::Listener,
@@ -104,7 +104,7 @@ mod tests {
                 Source::LoopMessages,
                 Source::Session(sessions.insert(())),
                 Source::Socket(sockets.insert(())),
-                Source::Ended(hosts.insert(())),
+                Source::Ended(instances.insert(())),
                 Source::Files(u32::MAX),
                 Source::Keeper,
                 Source::Barrier(u32::MAX),

@@ -1,12 +1,9 @@
 //! Hosts that run without a broker, and are still running when the next broker starts.
 
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use imsup_wire::{EventKind, HostName};
-use mio::unix::SourceFd;
 
 use super::Broker;
 use super::timers::Timer;
@@ -15,7 +12,6 @@ use crate::history::Summary;
 use crate::hosts::Instance;
 use crate::ids::HostId;
 use crate::journal::Happening;
-use crate::launcher::{self, cgroups};
 use imsup_lifecycle::Input;
 
 /// How long a supervisor may take to notice that there is a broker again.
@@ -37,17 +33,7 @@ impl Broker {
                 }
                 continue;
             };
-            let instance = Instance {
-                boot,
-                expected: true,
-                // The supervisor told the last broker.
-                launched: true,
-                supervisor: pid,
-                ended: pid.and_then(launcher::open),
-                cgroups: pid.map(|pid| self.cgroups_of(pid)),
-                ..Instance::default()
-            };
-            self.install(id, instance);
+            self.install(id, Instance::expected(boot), pid);
             self.feed(
                 id,
                 Input::Taken {
@@ -62,14 +48,13 @@ impl Broker {
     /// The supervisor's time to come back is over.
     pub(super) fn missing(&mut self, id: HostId) {
         let host = &self.hosts[id];
-        let instance = host.instance.as_deref();
-        let Some(instance) = instance.filter(|instance| instance.expected && instance.session.is_none()) else {
+        let Some(instance) = host.instance().filter(|instance| instance.is_expected()) else {
             return;
         };
         let name = host.name(&self.cluster);
         tracing::warn!(
             host = %name,
-            pid = instance.supervisor,
+            pid = self.launcher.process(instance.id()),
             "runs under a supervisor that does not answer; its ports are not retained. `imsup stop {name}` ends it"
         );
     }
@@ -80,7 +65,7 @@ impl Broker {
         let time_us = self.clock.now_us();
         for (name, summary) in last {
             let Some(id) = self.hosts.named(name) else { continue };
-            let life = &mut self.hosts[id].life;
+            let life = self.hosts[id].life_mut();
             life.recall_attempts(summary.attempts(), None);
             if !life.absent() {
                 continue;
@@ -95,28 +80,12 @@ impl Broker {
                 let exit = self.of_life(id, Happening { detail, ..happening });
                 self.record(id, exit);
                 let ran = Duration::from_micros(time_us.saturating_sub(summary.booted_us));
-                self.hosts[id].life.recall_attempts(summary.attempts(), Some(ran));
+                self.hosts[id].life_mut().recall_attempts(summary.attempts(), Some(ran));
             }
             // A host that was being terminated has ended as planned.
             if summary.is_restarting() || !over && summary.last != EventKind::Terminate {
                 self.ended_unseen(id);
             }
-        }
-    }
-
-    /// The directories in which a supervisor of another parent makes the host's cgroup.
-    pub(super) fn cgroups_of(&self, pid: u32) -> Vec<PathBuf> {
-        let directories = cgroups::directories_of(&pid.to_string());
-        if directories.iter().any(|directory| !self.cgroups.contains(directory)) {
-            absent::note_cgroups(&self.paths, &directories);
-        }
-        directories
-    }
-
-    /// Stops watching for the end of an instance that is replaced.
-    pub(super) fn unwatch_end(&mut self, instance: &Instance) {
-        if let Some(ended) = &instance.ended {
-            let _ = self.registry.deregister(&mut SourceFd(&ended.as_raw_fd()));
         }
     }
 

@@ -31,7 +31,7 @@ impl Broker {
                 Some(_) => summary.last == EventKind::Allocate && !summary.is_restarting(),
                 None => !summary.stopped,
             });
-            spec.imsup.keep_awake && host.life.absent() && is_due
+            spec.imsup.keep_awake && host.life().absent() && is_due
         };
         for id in self.hosts.ids().filter(kept).collect::<Vec<_>>() {
             let cause = imsup_lifecycle::kept_awake();
@@ -42,7 +42,7 @@ impl Broker {
     /// Watches the sockets of all hosts that are absent.
     pub(crate) fn watch_all(&mut self) {
         for id in self.hosts.ids().collect::<Vec<_>>() {
-            if self.hosts[id].life.absent() {
+            if self.hosts[id].life().absent() {
                 self.watch(id);
             }
         }
@@ -76,8 +76,8 @@ impl Broker {
             imsup_wire::Transport::Tcp => CauseKind::Connection,
             imsup_wire::Transport::Udp => CauseKind::Datagram,
         };
-        if self.hosts[id].life.absent() {
-            self.hosts[id].signalled_by = Some(socket);
+        if self.hosts[id].life().absent() {
+            self.hosts[id].note_signal(socket);
         }
         let cause = Cause {
             kind,
@@ -85,7 +85,7 @@ impl Broker {
             port: Some(endpoint.address.port()),
         };
         let is_counted = endpoint.transport == imsup_wire::Transport::Tcp
-            && self.hosts[id].life.counts_arrivals(endpoint, Instant::now());
+            && self.hosts[id].life().counts_arrivals(endpoint, Instant::now());
         let kept = self.sockets.get(socket).filter(|_| is_counted);
         let queued = Some(Port {
             endpoint,

@@ -8,6 +8,7 @@ use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 use imsup_wire::{Awake, SleepPolicy};
 
 use super::Broker;
+use crate::hosts::Host;
 use crate::ids::HostId;
 use imsup_compose::cluster::{HostSpec, Settings};
 
@@ -17,18 +18,14 @@ impl Broker {
         Awake {
             lease: self.leases.left(self.name_of(id), &self.clock),
             commands: self.commands.count(id),
-            awaited: self.hosts[id].life.awaited(),
+            awaited: self.hosts[id].life().awaited(),
         }
     }
 
     /// Tells a host's supervisor the new reasons to keep the host awake. A supervisor that has not
     /// introduced itself is told in the welcome.
     fn tell_awake(&mut self, id: HostId) {
-        let session = self
-            .hosts
-            .get(id)
-            .and_then(|host| host.instance.as_deref())
-            .and_then(|instance| instance.session);
+        let session = self.hosts.get(id).and_then(Host::session);
         if let Some(session) = session {
             let awake = self.awake(id);
             self.tell(session, &ToSupervisor::KeepAwake(awake), Vec::new());
@@ -37,7 +34,7 @@ impl Broker {
 
     /// Tells a host's supervisor if callers wait for a port of the program, after a change.
     pub(super) fn tell_if_awaited(&mut self, id: HostId) {
-        let awaited = self.hosts[id].life.awaited();
+        let awaited = self.hosts[id].life().awaited();
         if self.sleep(id).is_some_and(|sleep| sleep.is_news(awaited)) {
             self.tell_awake(id);
         }

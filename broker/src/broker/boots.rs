@@ -1,19 +1,15 @@
 //! Starting hosts.
 
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use imsup_wire::{Cause, CauseKind, ExitStatus};
-use mio::Interest;
-use mio::unix::SourceFd;
-use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Broker;
 use super::timers::Timer;
+use crate::absent;
 use crate::hosts::Instance;
-use crate::ids::HostId;
-use crate::launcher::{Launch, LaunchError, LaunchResult, Launched, Outcome};
-use crate::tokens::Source;
+use crate::ids::{HostId, InstanceId};
+use crate::launcher::{Launch, LaunchError, LaunchEvent, Outcome};
 use imsup_lifecycle::{Input, Want};
 
 /// How soon after the start the launcher gets ready for boots: `up` asks which hosts there are
@@ -29,54 +25,42 @@ impl Broker {
 
     /// Starts a host's supervisor, which then connects.
     pub(super) fn boot(&mut self, id: HostId) {
-        let boot = new_token();
-        let instance = Instance {
-            boot: Some(boot),
-            launched: true,
-            asked: true,
-            ..Instance::default()
-        };
-        if self.launch(id, boot, false) {
-            self.install(id, instance);
-            self.take_outcomes();
+        if !self.is_declared(id) {
+            return;
         }
+        let boot = new_token();
+        let instance = self.install(id, Instance::launched(boot), None);
+        self.launch(id, instance, boot, false);
+        self.take_outcomes();
     }
 
-    /// False if the host is not declared: nothing can be started for it.
-    fn launch(&mut self, id: HostId, boot: u64, again: bool) -> bool {
+    /// Nothing can be started for a host that is not declared.
+    fn launch(&mut self, id: HostId, instance: InstanceId, boot: u64, again: bool) {
         let Some(spec) = self.hosts[id].spec(&self.cluster) else {
-            return false;
+            return;
         };
         self.launcher.start(&Launch {
             project: &self.cluster.project,
             host: &spec.name,
             program: &spec.program,
+            instance,
             boot,
             log: self.paths.log(spec.name.as_str()),
             again,
         });
-        true
     }
 
-    /// Hears what has become of launches.
+    /// Hears what has happened to supervisors.
     pub(super) fn take_outcomes(&mut self) {
-        for Outcome { boot, result } in self.launcher.outcomes() {
-            let is_of = |id: &HostId| {
-                let instance = self.hosts[*id].instance.as_deref();
-                instance.is_some_and(|instance| instance.asked && instance.boot == Some(boot))
+        for Outcome { instance, event } in self.launcher.outcomes() {
+            let Some(id) = self.hosts.run_by(instance) else {
+                continue;
             };
-            let id = self.hosts.ids().find(is_of);
-            match (id, result) {
-                (Some(id), LaunchResult::Started(launched)) => self.is_made(id, launched),
-                (Some(id), LaunchResult::Unanswered) => self.launch_again(id),
-                (Some(id), LaunchResult::Failed(error)) => self.not_launched(id, &error),
-                // The boot is over, and the supervisor has not introduced itself.
-                (None, LaunchResult::Started(launched)) => {
-                    if let Some(process) = launched.ended {
-                        let _ = pidfd_send_signal(process, Signal::KILL);
-                    }
-                }
-                (None, LaunchResult::Unanswered | LaunchResult::Failed(_)) => {}
+            match event {
+                LaunchEvent::Started => self.is_made(id),
+                LaunchEvent::Unanswered => self.launch_again(id),
+                LaunchEvent::Failed(error) => self.not_launched(id, &error),
+                LaunchEvent::Ended => self.supervisor_ended(id),
             }
         }
         if let Some(time) = self.launcher.due() {
@@ -84,66 +68,39 @@ impl Broker {
         }
     }
 
+    /// An event says that the supervisor of an instance may have ended.
+    pub(super) fn look_at(&mut self, instance: InstanceId) {
+        self.launcher.look_at(instance);
+        self.take_outcomes();
+    }
+
     fn not_launched(&mut self, id: HostId, error: &LaunchError) {
-        self.hosts[id].instance = None;
+        self.take_instance(id);
         let status = ExitStatus::NotExecuted(error.errno());
         let detail = Some(error.to_string());
         self.feed(id, Input::Ended { status, detail });
     }
 
-    fn is_made(&mut self, id: HostId, launched: Launched) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
-            return;
-        };
-        instance.asked = false;
-        instance.supervisor_status = instance.supervisor_status.or(launched.status);
-        let is_over = launched.status.is_some() && !instance.clearing;
-        self.note_supervisor(id, launched);
-        if is_over {
-            self.instance_over(id);
+    fn is_made(&mut self, id: HostId) {
+        let instance = self.hosts[id].instance();
+        if instance.is_some_and(Instance::is_called_off) {
+            self.stop(id);
         }
     }
 
     /// There is no supervisor in time. One that comes late is not awaited any more: the boot gets
     /// another token.
     fn launch_again(&mut self, id: HostId) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+        let Some(instance) = self.hosts[id].instance_mut() else {
             return;
         };
-        // The supervisor has introduced itself.
-        if instance.supervisor.is_some() {
-            instance.asked = false;
-            return;
-        }
-        if instance.unwanted {
+        if instance.is_called_off() {
             return self.end(id);
         }
-        let boot = new_token();
-        instance.boot = Some(boot);
-        if self.launch(id, boot, true) {
-            self.take_outcomes();
-        } else {
-            self.end(id);
-        }
-    }
-
-    /// The process of a host's supervisor is known: from its maker, or from the connection if that
-    /// came first.
-    pub(super) fn note_supervisor(&mut self, id: HostId, launched: Launched) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
-            return;
-        };
-        if instance.supervisor.is_some() {
-            return;
-        }
-        instance.supervisor = launched.pid;
-        instance.ended = launched.ended;
-        instance.find_leader();
-        let unwanted = instance.unwanted;
-        self.watch_end(id);
-        if unwanted {
-            self.stop(id);
-        }
+        let (key, boot) = (instance.id(), new_token());
+        instance.boot_again(boot);
+        self.launch(id, key, boot, true);
+        self.take_outcomes();
     }
 
     /// Boots the dependencies of a host whose boot has begun (`boot_dependencies`), even if a
@@ -170,26 +127,35 @@ impl Broker {
         }
     }
 
-    /// Makes this the instance that runs the host, and watches for the instance's end.
-    pub(super) fn install(&mut self, id: HostId, mut instance: Instance) {
+    /// Makes this the instance that runs the host, under this process if one is known.
+    pub(super) fn install(&mut self, id: HostId, instance: Instance, supervisor: Option<u32>) -> InstanceId {
         self.stop_groups.leave(id);
-        instance.find_leader();
-        self.hosts.install(id, instance);
-        self.watch_end(id);
+        let program = instance.program();
+        self.take_instance(id);
+        let instance = self.hosts.install(id, instance);
+        if let Some(pid) = supervisor {
+            self.adopt_process(instance, pid);
+        }
+        if let Some(pid) = program {
+            self.launcher.note_program(instance, pid);
+        }
+        instance
     }
 
-    fn watch_end(&self, id: HostId) {
-        let instance = self.hosts[id].instance.as_deref();
-        if let Some(ended) = instance.and_then(|instance| instance.ended.as_ref()) {
-            let registered = self.registry.register(
-                &mut SourceFd(&ended.as_raw_fd()),
-                Source::Ended(id).into(),
-                Interest::READABLE,
-            );
-            if let Err(error) = registered {
-                tracing::error!(%error, "a supervisor's end cannot be watched");
-            }
+    /// The process of an instance's supervisor is known from its connection or its file.
+    pub(super) fn adopt_process(&mut self, instance: InstanceId, pid: u32) {
+        let directories = self.launcher.adopt(instance, pid);
+        if !directories.is_empty() {
+            absent::note_cgroups(&self.paths, &directories);
         }
+    }
+
+    /// The instance that runs a host is over, or replaced. Returns the exit status of the
+    /// supervisor with it, if that is known.
+    pub(super) fn take_instance(&mut self, id: HostId) -> Option<(Box<Instance>, Option<ExitStatus>)> {
+        let instance = self.hosts.take_instance(id)?;
+        let status = self.launcher.forget(instance.id());
+        Some((instance, status))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The sockets of hosts: made at `up`, taken over from programs, given to the next boot, taken
 //! back.
 
+mod decide;
+
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -8,16 +10,15 @@ use imsup_protocol::codec::MAX_FRAME_FDS;
 use imsup_wire::address::Plane;
 use imsup_wire::{Endpoint, Transport};
 
+use self::decide::{Adopted, Announced, Fate, Left, Replacement, decide_announced, decide_left};
 use super::Broker;
 use super::keeper::Deferred;
+use crate::hosts::{Instance, MAX_SOCKETS};
 use crate::ids::{HostId, SocketId};
 use crate::projects::Memory;
 use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
-
-/// Maximum number of sockets retained for a host.
-const MAX_PER_HOST: usize = 1024;
 
 fn not_retained(endpoint: Endpoint, error: &io::Error) {
     tracing::error!(%endpoint, %error, "a port is no longer retained: connections to it are refused");
@@ -31,7 +32,7 @@ impl Broker {
         let Some(spec) = host.spec(&self.cluster) else {
             return Vec::new();
         };
-        let vip = self.planes.vip(host.index);
+        let vip = self.planes.vip(host.index());
         let learned = self
             .record
             .known()
@@ -84,7 +85,7 @@ impl Broker {
     /// Takes a socket that the last broker retained. A living supervisor reports its sockets
     /// unasked.
     pub(crate) fn take_restored(&mut self, id: HostId, endpoint: Endpoint, tentative: bool, socket: OwnedFd) {
-        let absent = self.hosts[id].life.absent();
+        let absent = self.hosts[id].life().absent();
         // Made for a caller that has gone, or was served.
         let is_over = tentative && absent && !sockets::is_readable(&socket);
         if is_over || !self.is_declared(id) || !sockets::is_bound_to(&socket, endpoint) {
@@ -143,8 +144,8 @@ impl Broker {
 
     /// True if a connection (or datagram) to the endpoint is accepted now.
     pub(super) fn is_open(&self, id: HostId, endpoint: Endpoint) -> bool {
-        let instance = self.hosts[id].instance.as_deref();
-        instance.is_some_and(|instance| instance.listening.contains(&endpoint))
+        let instance = self.hosts[id].instance();
+        instance.is_some_and(|instance| instance.unretained().contains(&endpoint))
             || self
                 .sockets
                 .of(id)
@@ -183,7 +184,7 @@ impl Broker {
         let is_own = self
             .planes
             .place(*endpoint.address.ip())
-            .is_some_and(|place| place.index == self.hosts[id].index);
+            .is_some_and(|place| place.index == self.hosts[id].index());
         if !is_own {
             return None;
         }
@@ -204,53 +205,66 @@ impl Broker {
         Some(copy)
     }
 
-    /// The program listens: the socket is retained from now on if the host is declared.
+    /// The program listens: the socket is retained from now on if the host is declared. False if
+    /// the socket is refused.
     pub(super) fn adopt(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> bool {
         let place = self.planes.place(*endpoint.address.ip());
-        let own = place.filter(|place| place.index == self.hosts[id].index);
-        let Some(place) = own.filter(|_| sockets::is_bound_to(&socket, endpoint)) else {
-            tracing::warn!(%endpoint, "a supervisor sent a socket that is not what it says; it is not retained");
-            return false;
-        };
+        let own = place.filter(|place| place.index == self.hosts[id].index());
         let is_it = |kept: &Retained| kept.endpoint() == endpoint && sockets::same(kept.socket(), &socket);
         let known = self.sockets.find(id, is_it);
-        let full = self.sockets.ids(id).len() >= MAX_PER_HOST || self.sockets.len() as u64 >= self.limits.sockets;
-        let kept = match known {
-            Some(kept) => kept,
-            None if !self.is_declared(id) => {
+        let adopted = decide_announced(Announced {
+            is_genuine: own.is_some() && sockets::is_bound_to(&socket, endpoint),
+            is_known: known.is_some(),
+            is_declared: self.is_declared(id),
+            is_full: self.sockets.ids(id).len() >= MAX_SOCKETS || self.sockets.len() as u64 >= self.limits.sockets,
+            is_terminating: self.sleep(id).is_some_and(|sleep| sleep.is_terminating()),
+        });
+        match adopted {
+            Adopted::Refused => {
+                tracing::warn!(%endpoint, "a supervisor sent a socket that is not what it says; it is not retained");
+                return false;
+            }
+            Adopted::Unretained { for_room } => {
+                if for_room {
+                    tracing::warn!(%endpoint, "too many sockets; this one is not retained, and is gone with its program");
+                }
                 self.note_listening(id, endpoint);
-                return true;
             }
-            None if full => {
-                tracing::warn!(%endpoint, "too many sockets; this one is not retained, and is gone with its program");
-                self.note_listening(id, endpoint);
-                return true;
+            Adopted::Retained { is_new, is_successor } => {
+                let kept = known.unwrap_or_else(|| self.keep_new(id, endpoint, socket));
+                // The socket is the program's now, so the program is told of all connections.
+                self.sockets.unwatch(kept, &self.registry);
+                if is_successor && is_new {
+                    self.drop_succeeded(id, endpoint, kept);
+                }
+                self.note_retained(id, kept, is_successor);
+                if own.is_some_and(|place| place.plane == Plane::Vip) {
+                    self.learn(id, endpoint);
+                    self.learn_family(id, endpoint, kept);
+                }
             }
-            None => {
-                sockets::share_with_the_dead(&socket, endpoint.transport);
-                self.drop_of_other_family(id, endpoint, &socket);
-                self.keep(id, endpoint, false, socket)
-            }
-        };
-        // The socket is the program's now, so the program is told of all connections.
-        self.sockets.unwatch(kept, &self.registry);
-        let successor = self.sleep(id).is_some_and(|sleep| sleep.is_terminating());
-        if successor && known.is_none() {
-            self.drop_succeeded(id, endpoint, kept);
-        }
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-            instance.closed.retain(|closed| *closed != endpoint);
-        }
-        if let Some(kept) = self.sockets.get_mut(kept) {
-            // A successor known to the last broker is reported again, and stays a successor.
-            kept.listen(successor);
-        }
-        self.sockets.make_lasting(kept);
-        if place.plane == Plane::Vip {
-            self.learn(id, endpoint);
-            self.learn_family(id, endpoint, kept);
         }
         true
+    }
+
+    /// Keeps a socket that the program has made itself.
+    fn keep_new(&mut self, id: HostId, endpoint: Endpoint, socket: OwnedFd) -> SocketId {
+        sockets::share_with_the_dead(&socket, endpoint.transport);
+        self.drop_of_other_family(id, endpoint, &socket);
+        self.keep(id, endpoint, false, socket)
+    }
+
+    /// The program listens on a retained socket. A successor known to the last broker is reported
+    /// again, and stays a successor.
+    fn note_retained(&mut self, id: HostId, socket: SocketId, is_successor: bool) {
+        if let Some(kept) = self.sockets.get_mut(socket) {
+            kept.listen(is_successor);
+            let endpoint = kept.endpoint();
+            if let Some(instance) = self.hosts[id].instance_mut() {
+                instance.listen_retained(endpoint);
+            }
+        }
+        self.sockets.make_lasting(socket);
     }
 
     /// The program has closed a socket, and the supervisor has closed the duplicate: closes the
@@ -264,20 +278,17 @@ impl Broker {
         }
         let mut others = self.sockets.of(id);
         let remains = others.any(|kept| kept.endpoint() == endpoint && kept.is_listening());
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut()
+        if let Some(instance) = self.hosts[id].instance_mut()
             && !remains
         {
-            instance.listening.retain(|listening| *listening != endpoint);
-            if instance.closed.len() < MAX_PER_HOST && !instance.closed.contains(&endpoint) {
-                instance.closed.push(endpoint);
-            }
+            instance.close(endpoint);
         }
     }
 
     /// Makes the sockets of a host that is absent or is being ended, once imsup has no duplicate of
     /// a closed socket at the same address: the next callers get the next boot.
     pub(super) fn remake(&mut self, id: HostId) {
-        let life = &self.hosts[id].life;
+        let life = self.hosts[id].life();
         let (absent, ends) = (life.absent(), life.ending());
         if self.lifetime.is_going_down() || !self.is_declared(id) || !(absent || ends) {
             return;
@@ -294,8 +305,8 @@ impl Broker {
     /// True if the program listened at the endpoint and has closed the listener.
     pub(super) fn is_closed(&self, id: HostId, endpoint: Endpoint) -> bool {
         let host = &self.hosts[id];
-        let instance = host.instance.as_deref();
-        !host.life.ending() && instance.is_some_and(|instance| instance.closed.contains(&endpoint))
+        let has_closed = |instance: &Instance| instance.has_closed(endpoint);
+        !host.life().ending() && host.instance().is_some_and(has_closed)
     }
 
     /// Listener takeover: a new socket has replaced the listeners of a program that is being ended
@@ -315,11 +326,8 @@ impl Broker {
 
     /// The program listens on a socket that is not retained.
     pub(super) fn note_listening(&mut self, id: HostId, endpoint: Endpoint) {
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut()
-            && instance.listening.len() < MAX_PER_HOST
-            && !instance.listening.contains(&endpoint)
-        {
-            instance.listening.push(endpoint);
+        if let Some(instance) = self.hosts[id].instance_mut() {
+            instance.listen_unretained(endpoint);
         }
     }
 
@@ -338,8 +346,7 @@ impl Broker {
     pub(super) fn reclaim(&mut self, id: HostId, after: After) {
         let declared = self.is_declared(id);
         for socket in self.sockets.ids(id).to_vec() {
-            // No program comes after that of a host that is not declared.
-            if !(declared && self.keep_after(socket, after)) {
+            if !self.keep_after(socket, after) {
                 self.shut(socket);
             }
         }
@@ -378,29 +385,43 @@ impl Broker {
 
     /// Readies a socket for the time without a program; false if the socket is of no more use.
     fn keep_after(&mut self, socket: SocketId, after: After) -> bool {
-        let backlog = self.limits.somaxconn;
-        let family = self.other_family_for(socket);
+        let other_family = self.other_family_for(socket);
         // Watching anew reports waiting connections once more, which may be for the next boot.
         self.sockets.unwatch(socket, &self.registry);
+        let Some(kept) = self.sockets.get(socket) else {
+            return false;
+        };
+        let fate = decide_left(Left {
+            is_declared: self.is_declared(kept.host()),
+            is_tentative: kept.is_tentative(),
+            after,
+            other_family,
+        });
+        match fate {
+            Fate::GiveUp => false,
+            Fate::Keep { replacement, resets } => self.revive(socket, replacement, resets),
+        }
+    }
+
+    /// Has a socket wait for the next program; false if that cannot be.
+    fn revive(&mut self, socket: SocketId, replacement: Replacement, resets: bool) -> bool {
+        let backlog = self.limits.somaxconn;
         let Some(kept) = self.sockets.get_mut(socket) else {
             return false;
         };
-        if kept.is_tentative() && after != After::Retry {
-            return false;
-        }
         kept.release();
         let endpoint = kept.endpoint();
         if let Err(error) = sockets::revive(kept.socket(), endpoint.transport, backlog) {
             tracing::warn!(%endpoint, %error, "a retained socket cannot be used again");
             return false;
         }
-        let of_other_family = match family {
-            Some(family) => sockets::listener_of(family, kept.socket(), endpoint, backlog),
-            None => sockets::of_both_families(kept.socket(), endpoint),
+        let new = match replacement {
+            Replacement::OfFamily(family) => sockets::listener_of(family, kept.socket(), endpoint, backlog),
+            Replacement::OfBoth => sockets::of_both_families(kept.socket(), endpoint),
         };
         kept.set_open(true);
         // At once, also if the keeper has the old one still: what comes is for the new one.
-        if let Some(new) = of_other_family
+        if let Some(new) = new
             && let Some(old) = self.sockets.replace(socket, new)
         {
             sockets::close_door(&old, endpoint.transport);
@@ -408,7 +429,7 @@ impl Broker {
         let Some(kept) = self.sockets.get(socket) else {
             return false;
         };
-        if after == After::GaveUp {
+        if resets {
             sockets::reset_queued(kept.socket(), endpoint.transport);
         }
         true
@@ -440,7 +461,7 @@ impl Broker {
         for socket in self.sockets.ids(id).to_vec() {
             let Some(kept) = self.sockets.get(socket) else { continue };
             let endpoint = kept.endpoint();
-            let is_awaited = self.hosts[id].life.is_awaited(endpoint);
+            let is_awaited = self.hosts[id].life().is_awaited(endpoint);
             if !is_unused(kept, spare_declared, is_awaited) {
                 continue;
             }

@@ -94,10 +94,10 @@ impl Broker {
             let earlier = session.pid.map(|pid| self.commands.orphans_of(pid));
             let earlier = earlier.into_iter().flatten();
             earlier.for_each(|number| self.command_is_gone(number));
-        } else if let Some(instance) = self.hosts[id].instance.as_deref_mut()
-            && instance.session == Some(number)
+        } else if let Some(instance) = self.hosts[id].instance_mut()
+            && instance.session() == Some(number)
         {
-            instance.notify_listener = listener;
+            instance.keep_calls_pending(listener);
         }
     }
 

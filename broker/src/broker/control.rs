@@ -6,6 +6,7 @@ use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, Host
 use super::Broker;
 use super::lives::Target;
 use super::power::asked_by;
+use crate::hosts::Instance;
 use crate::ids::{HostId, SessionId};
 use crate::sessions::{Peer, Reply, Sent, Then, describe};
 use imsup_lifecycle::{Answer, Input, Want};
@@ -126,7 +127,7 @@ impl Broker {
     fn select_restartable(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         let mut hosts = self.select(names)?;
         if names.is_empty() {
-            hosts.retain(|id| self.is_declared(*id) && !self.hosts[*id].life.absent());
+            hosts.retain(|id| self.is_declared(*id) && !self.hosts[*id].life().absent());
         }
         match hosts.iter().find(|id| !self.is_declared(**id)) {
             Some(id) => {
@@ -181,7 +182,7 @@ impl Broker {
             Answer::TimedOut => Some(ErrorKind::TimedOut.because(format!(
                 "host '{}' was not ready within its hold_timeout; {}",
                 self.name_of(id),
-                match self.hosts[id].life.state() {
+                match self.hosts[id].life().state() {
                     HostState::Suspended => "its supervisor does not wake it: `imsup stop` ends it",
                     _ => "it goes on starting",
                 }
@@ -193,8 +194,8 @@ impl Broker {
     fn failure_of(&self, id: HostId) -> Failure {
         let host = &self.hosts[id];
         let name = host.name(&self.cluster);
-        let why = host.life.detail().unwrap_or("it was stopped");
-        if host.life.state() == HostState::Suspended {
+        let why = host.life().detail().unwrap_or("it was stopped");
+        if host.life().state() == HostState::Suspended {
             let message = format!("host '{name}' could not be woken: {why}; `imsup stop {name}` ends it");
             return ErrorKind::WakeFailed.because(message);
         }
@@ -349,28 +350,28 @@ impl Broker {
 
     fn status(&self, id: HostId) -> HostStatus {
         let host = &self.hosts[id];
-        let instance = host.instance.as_deref();
+        let (instance, (boots, wakes)) = (host.instance(), host.counts());
         let retained = self.sockets.of(id);
         let mut ports: Vec<_> = retained
             .filter(|kept| kept.is_open() && !kept.is_tentative())
             .map(|kept| kept.endpoint())
             .collect();
-        ports.extend(instance.into_iter().flat_map(|instance| &instance.listening));
+        ports.extend(instance.into_iter().flat_map(|instance| instance.unretained()));
         ports.sort_unstable();
         ports.dedup();
         HostStatus {
             name: host.name(&self.cluster).clone(),
-            address: self.planes.vip(host.index),
-            state: host.life.state(),
-            pid: instance.and_then(|instance| instance.program),
+            address: self.planes.vip(host.index()),
+            state: host.life().state(),
+            pid: instance.and_then(Instance::program),
             ports,
-            published: host.published.clone(),
-            boots: u64::from(host.boots),
-            wakes: u64::from(host.wakes),
+            published: host.published().to_vec(),
+            boots: u64::from(boots),
+            wakes: u64::from(wakes),
             next_deadline_us: instance
-                .and_then(|instance| instance.sleep.deadline_us())
+                .and_then(|instance| instance.sleep().deadline_us())
                 .map(|at_us| self.clock.wall_us(at_us)),
-            since_us: self.clock.wall_us(host.since_us),
+            since_us: self.clock.wall_us(host.since_us()),
             detail: self.absent_detail(id).or_else(|| self.unmet(id)),
             command: host.command(&self.cluster),
             declared: self.is_declared(id),

@@ -8,6 +8,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::Broker;
 use super::lifetime::{Left, Next};
 use super::timers::Timer;
+use crate::hosts::{Host, Instance};
 use crate::ids::SessionId;
 use crate::launcher;
 use crate::sessions::{Peer, Reply};
@@ -64,7 +65,7 @@ impl Broker {
         if self.lifetime.goes_on() {
             return false;
         }
-        let is_used = self.hosts.ids().any(|id| self.hosts[id].instance.is_some()) || self.sessions.has_supervisors();
+        let is_used = self.hosts.ids().any(|id| self.hosts[id].instance().is_some()) || self.sessions.has_supervisors();
         let left = Left {
             is_used,
             is_undecided: !is_used && self.sessions.has_undecided(),
@@ -95,14 +96,14 @@ impl Broker {
     pub(super) fn take_signals(&mut self) {
         for received in self.signals.take() {
             match received {
-                Received::Child => self.reap(),
+                Received::Child => self.launcher.reap(),
                 Received::End if !self.lifetime.is_going_down() => self.go_down(),
                 // Asked twice: no more grace.
                 Received::End => {
                     for id in self.hosts.ids().collect::<Vec<_>>() {
-                        let instance = self.hosts.get(id).and_then(|host| host.instance.as_deref());
-                        if let Some(serial) = instance.map(|instance| instance.serial) {
-                            self.kill(id, serial);
+                        let instance = self.hosts.get(id).and_then(Host::instance);
+                        if let Some(instance) = instance.map(Instance::id) {
+                            self.kill(instance);
                         }
                     }
                     self.kill_commands();

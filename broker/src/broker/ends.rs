@@ -1,22 +1,19 @@
 //! Ending hosts, and noticing that they have ended.
 
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use imsup_lifecycle::Input;
-use imsup_linux::cgroup_paths;
 use imsup_protocol::channel::ChannelError;
 use imsup_protocol::{ToBroker, ToSupervisor};
 use imsup_wire::ExitStatus;
 use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
-use mio::unix::SourceFd;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::Signal;
 
 use super::Broker;
 use super::timers::Timer;
 use crate::hosts::Instance;
-use crate::ids::{HostId, SessionId};
-use crate::launcher::Pids;
+use crate::ids::{HostId, InstanceId, SessionId};
+use crate::launcher::{Leftovers, Standing};
 use crate::loop_messages::LoopMessage;
 use crate::sessions::Sent;
 
@@ -38,22 +35,22 @@ enum Stop {
     LeaveAlone(Option<SessionId>),
 }
 
-fn how_to_stop(instance: &Instance, is_told: bool) -> Stop {
+fn how_to_stop(instance: &Instance, standing: Standing, is_told: bool) -> Stop {
     if is_told {
         Stop::Told
-    } else if instance.launched && instance.ended.is_some() {
+    } else if instance.is_launched() && standing == Standing::Watched {
         Stop::Terminate
-    } else if instance.asked && instance.supervisor.is_none() {
+    } else if standing == Standing::Starting {
         Stop::Later
     } else {
-        Stop::LeaveAlone(instance.session)
+        Stop::LeaveAlone(instance.session())
     }
 }
 
 /// What is done with a supervisor that has outlived its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kill {
-    /// Nothing: it is another by now, or the broker cleans up after it already.
+    /// Nothing: the broker cleans up after it already.
     Nothing,
     /// It is sent SIGKILL; its end is then noticed like any other.
     Signal,
@@ -62,13 +59,13 @@ enum Kill {
     LeaveAlone(Option<SessionId>),
 }
 
-fn how_to_kill(instance: &Instance, serial: u64) -> Kill {
-    if instance.serial != serial || instance.clearing {
+fn how_to_kill(instance: &Instance, standing: Standing) -> Kill {
+    if instance.is_clearing() {
         Kill::Nothing
-    } else if instance.ended.is_some() && (instance.launched || instance.session.is_some()) {
+    } else if standing == Standing::Watched && (instance.is_launched() || instance.session().is_some()) {
         Kill::Signal
     } else {
-        Kill::LeaveAlone(instance.session)
+        Kill::LeaveAlone(instance.session())
     }
 }
 
@@ -86,20 +83,12 @@ enum HungUp {
     Wait,
 }
 
-fn after_hang_up(instance: &Instance, is_going_down: bool) -> HungUp {
-    match instance.launched {
-        _ if instance.ended.is_none() => HungUp::Over,
-        true if instance.exited.is_none() => HungUp::Kill,
+fn after_hang_up(instance: &Instance, standing: Standing, is_going_down: bool) -> HungUp {
+    match instance.is_launched() {
+        _ if standing != Standing::Watched => HungUp::Over,
+        true if instance.exited().is_none() => HungUp::Kill,
         false if is_going_down => HungUp::End,
         _ => HungUp::Wait,
-    }
-}
-
-/// Sends a signal to a supervisor whose process is known.
-fn send(instance: &Instance, signal: Signal) {
-    if let Some(ended) = &instance.ended {
-        // It fails only if the process has ended.
-        let _ = pidfd_send_signal(ended, signal);
     }
 }
 
@@ -112,31 +101,33 @@ impl Broker {
             .map_or((DEFAULT_STOP_SIGNAL, DEFAULT_STOP_GRACE), |spec| {
                 (spec.program.stop_signal, spec.program.stop_grace)
             });
-        let Some(instance) = host.instance.as_deref_mut() else {
+        let Some(instance) = host.instance_mut() else {
             return;
         };
         let is_told = instance
-            .session
+            .session()
             .and_then(|session| self.sessions.get_mut(session))
             .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
-        match how_to_stop(instance, is_told) {
+        match how_to_stop(instance, self.launcher.standing(instance.id()), is_told) {
             Stop::Told => {}
-            Stop::Terminate => send(instance, Signal::TERM),
-            Stop::Later => instance.unwanted = true,
+            Stop::Terminate => self.launcher.signal(instance.id(), Signal::TERM),
+            Stop::Later => instance.call_off(),
             Stop::LeaveAlone(session) => return self.leave_alone(id, session),
         }
-        let timer = Timer::Kill(id, instance.serial);
+        let timer = Timer::Kill(instance.id());
         self.timers.after(grace + SUPERVISOR_GRACE, timer);
     }
 
-    /// Kills this supervisor if still running; the end is then noticed as any other.
-    pub(super) fn kill(&mut self, id: HostId, serial: u64) {
-        let Some(instance) = self.hosts.get(id).and_then(|host| host.instance.as_deref()) else {
+    /// Kills the supervisor of this instance if still running; the end is then noticed as any
+    /// other.
+    pub(super) fn kill(&mut self, key: InstanceId) {
+        let Some(id) = self.hosts.run_by(key) else { return };
+        let Some(instance) = self.hosts[id].instance() else {
             return;
         };
-        match how_to_kill(instance, serial) {
+        match how_to_kill(instance, self.launcher.standing(key)) {
             Kill::Nothing => {}
-            Kill::Signal => send(instance, Signal::KILL),
+            Kill::Signal => self.launcher.signal(key, Signal::KILL),
             Kill::LeaveAlone(session) => self.leave_alone(id, session),
         }
     }
@@ -149,34 +140,20 @@ impl Broker {
         }
     }
 
-    /// Collects children that have ended.
-    pub(super) fn reap(&mut self) {
-        for (pid, status) in self.launcher.reap() {
-            for id in self.hosts.ids().collect::<Vec<_>>() {
-                if let Some(instance) = self.hosts[id].instance.as_deref_mut()
-                    && instance.supervisor == Some(pid)
-                {
-                    instance.supervisor_status = Some(status);
-                }
-            }
-        }
-    }
-
     /// The supervisor's process has ended. Its last messages are still to be read.
     pub(super) fn supervisor_ended(&mut self, id: HostId) {
-        let Some(instance) = self.hosts.get(id).and_then(|host| host.instance.as_deref()) else {
+        let Some(instance) = self.hosts[id].instance() else {
             return;
         };
-        // The event may belong to an earlier supervisor.
-        if instance.clearing || !instance.ended.as_ref().is_some_and(crate::sockets::is_readable) {
+        if instance.is_clearing() {
             return;
         }
-        self.reap();
-        if let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) {
+        let key = instance.id();
+        if let Some(session) = instance.session() {
             self.hear_out(session);
         }
         // The last messages may already have reported the end.
-        if self.hosts.get(id).is_some() {
+        if self.hosts.run_by(key).is_some() {
             self.instance_over(id);
         }
     }
@@ -199,60 +176,49 @@ impl Broker {
 
     /// A connection of a host's program has ended.
     pub(super) fn program_hung_up(&mut self, id: HostId) {
-        let Some(instance) = self.hosts[id].instance.as_deref_mut() else {
+        let Some(instance) = self.hosts[id].instance_mut() else {
             return;
         };
-        instance.session = None;
-        let serial = instance.serial;
-        match after_hang_up(instance, self.lifetime.is_going_down()) {
+        instance.disconnect();
+        let key = instance.id();
+        match after_hang_up(instance, self.launcher.standing(key), self.lifetime.is_going_down()) {
             HungUp::Over => self.instance_over(id),
-            HungUp::Kill => send(instance, Signal::KILL),
+            HungUp::Kill => self.launcher.signal(key, Signal::KILL),
             HungUp::End => self.end(id),
-            HungUp::Wait => self.timers.after(SUPERVISOR_GRACE, Timer::Kill(id, serial)),
+            HungUp::Wait => self.timers.after(SUPERVISOR_GRACE, Timer::Kill(key)),
         }
     }
 
     /// The only place that decides that an instance has ended.
     pub(super) fn instance_over(&mut self, id: HostId) {
         let host = &mut self.hosts[id];
-        let Some(instance) = host.instance.as_deref_mut() else {
+        let Some(instance) = host.instance_mut() else {
             return;
         };
-        if let Some(ended) = &instance.ended {
-            let _ = self.registry.deregister(&mut SourceFd(&ended.as_raw_fd()));
-        }
-        if instance.exited.is_some() {
+        if instance.exited().is_some() {
             self.end(id);
             return;
         }
         // The program's end was not seen: the program may still run, with the host's ports.
-        instance.clearing = true;
-        let (serial, boot) = (instance.serial, instance.boot);
-        let directories = instance.cgroups.as_ref().unwrap_or(&self.cgroups).clone();
-        let number = instance.supervisor.map(|pid| pid.to_string());
-        let (supervisor, program) = (instance.supervisor, instance.leader);
-        let name = self.hosts[id].name(&self.cluster).clone();
-        let names = [Some(name.as_str()), number.as_deref()];
-        let cgroups = directories.iter().flat_map(|directory| {
-            let names = names.into_iter().flatten();
-            names.map(|host| directory.join(cgroup_paths::of_host(&self.cluster.project, host)))
-        });
-        let pids = Pids {
-            cgroups: cgroups.collect(),
-            // A supervisor started by another process may lead a session with processes of others.
-            supervisor: supervisor.filter(|_| boot.is_some()),
-            program,
+        instance.begin_clearing();
+        let (key, boot) = (instance.id(), instance.boot());
+        let left = Leftovers {
+            project: &self.cluster.project,
+            host: self.hosts[id].name(&self.cluster),
+            instance: key,
+            boot,
             connected: self.sessions.iter().filter_map(|(_, session)| session.pid).collect(),
         };
         let notifier = self.messages.notifier().clone();
-        let done = move || notifier.tell(LoopMessage::Cleared { host: id, serial });
-        self.launcher.clear(&name, boot, pids, Box::new(done));
+        let done = move || notifier.tell(LoopMessage::Cleared(key));
+        self.launcher.clear(&left, Box::new(done));
     }
 
-    /// The leftovers of this supervisor are gone.
-    pub(super) fn cleared(&mut self, id: HostId, serial: u64) {
-        let instance = self.hosts.get(id).and_then(|host| host.instance.as_deref());
-        if instance.is_some_and(|instance| instance.clearing && instance.serial == serial) {
+    /// The leftovers of this instance's supervisor are gone.
+    pub(super) fn cleared(&mut self, key: InstanceId) {
+        let Some(id) = self.hosts.run_by(key) else { return };
+        let instance = self.hosts[id].instance();
+        if instance.is_some_and(Instance::is_clearing) {
             self.end(id);
         }
     }
@@ -260,11 +226,11 @@ impl Broker {
     /// A host's instance is over, and all that it has left.
     pub(super) fn end(&mut self, id: HostId) {
         self.record_wake(id);
-        let Some(instance) = self.hosts[id].instance.take() else {
+        let Some((instance, supervisor_status)) = self.take_instance(id) else {
             return;
         };
-        let status = instance.exited.unwrap_or(ExitStatus::Lost);
-        let detail = match (instance.exited, instance.supervisor_status, instance.program) {
+        let status = instance.exited().unwrap_or(ExitStatus::Lost);
+        let detail = match (instance.exited(), supervisor_status, instance.program()) {
             // The supervisor ended before the start of the program: the supervisor's messages are
             // in the log.
             (None, Some(ended @ ExitStatus::Code(_)), None) => Some(format!(
@@ -277,7 +243,7 @@ impl Broker {
                 .map(|program| format!("'{program}' {ended}")),
             _ => None,
         };
-        if let Some(session) = instance.session {
+        if let Some(session) = instance.session() {
             self.sessions.remove(session, &self.registry);
             self.forget_waits(session);
         }
@@ -287,81 +253,58 @@ impl Broker {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use slotmap::SlotMap;
 
     use super::*;
-
-    fn pidfd() -> Option<std::os::fd::OwnedFd> {
-        Some(File::open("/dev/null").unwrap().into())
-    }
 
     fn session() -> SessionId {
         SlotMap::<SessionId, ()>::with_key().insert(())
     }
 
-    #[test]
-    fn a_supervisor_is_told_to_stop_and_one_that_cannot_be_told_is_signalled_if_it_is_ours() {
-        let launched = Instance {
-            launched: true,
-            ended: pidfd(),
-            ..Instance::default()
-        };
-        assert_eq!(how_to_stop(&launched, true), Stop::Told);
-        assert_eq!(how_to_stop(&launched, false), Stop::Terminate);
-        let asked = Instance {
-            launched: true,
-            asked: true,
-            ..Instance::default()
-        };
-        assert_eq!(how_to_stop(&asked, false), Stop::Later);
-        let session = Some(session());
-        let of_another = Instance {
-            ended: pidfd(),
-            session,
-            ..Instance::default()
-        };
-        assert_eq!(how_to_stop(&of_another, false), Stop::LeaveAlone(session));
+    fn of_another(session: Option<SessionId>) -> Instance {
+        let mut instance = Instance::introduced(None, None, None);
+        session.into_iter().for_each(|session| instance.connect(session));
+        instance
     }
 
     #[test]
-    fn only_the_supervisor_that_was_meant_is_killed_and_none_that_is_cleared() {
-        let instance = |serial, clearing| Instance {
-            serial,
-            clearing,
-            launched: true,
-            ended: pidfd(),
-            ..Instance::default()
-        };
-        assert_eq!(how_to_kill(&instance(1, false), 1), Kill::Signal);
-        assert_eq!(how_to_kill(&instance(2, false), 1), Kill::Nothing, "another boot");
-        assert_eq!(how_to_kill(&instance(1, true), 1), Kill::Nothing);
-        let of_another = Instance {
-            ended: pidfd(),
-            ..Instance::default()
-        };
-        assert_eq!(how_to_kill(&of_another, 0), Kill::LeaveAlone(None), "it has hung up");
-        let unknown = Instance {
-            session: Some(session()),
-            ..Instance::default()
-        };
-        assert_eq!(how_to_kill(&unknown, 0), Kill::LeaveAlone(unknown.session));
+    fn a_supervisor_is_told_to_stop_and_one_that_cannot_be_told_is_signalled_if_it_is_ours() {
+        let launched = Instance::launched(1);
+        assert_eq!(how_to_stop(&launched, Standing::Watched, true), Stop::Told);
+        assert_eq!(how_to_stop(&launched, Standing::Watched, false), Stop::Terminate);
+        assert_eq!(how_to_stop(&launched, Standing::Starting, false), Stop::Later);
+        let session = Some(session());
+        let how = how_to_stop(&of_another(session), Standing::Watched, false);
+        assert_eq!(how, Stop::LeaveAlone(session));
+    }
+
+    #[test]
+    fn only_a_supervisor_that_is_watched_is_killed_and_none_that_is_cleared() {
+        let mut launched = Instance::launched(1);
+        assert_eq!(how_to_kill(&launched, Standing::Watched), Kill::Signal);
+        launched.begin_clearing();
+        assert_eq!(how_to_kill(&launched, Standing::Watched), Kill::Nothing);
+        let hung_up = of_another(None);
+        assert_eq!(how_to_kill(&hung_up, Standing::Watched), Kill::LeaveAlone(None));
+        let session = Some(session());
+        assert_eq!(how_to_kill(&of_another(session), Standing::Watched), Kill::Signal);
+        let unknown = how_to_kill(&of_another(session), Standing::Unknown);
+        assert_eq!(unknown, Kill::LeaveAlone(session));
     }
 
     #[test]
     fn a_lost_connection_is_the_end_of_what_nothing_else_is_known_of() {
-        assert_eq!(after_hang_up(&Instance::default(), false), HungUp::Over);
-        let instance = |launched, exited| Instance {
-            launched,
-            exited,
-            ended: pidfd(),
-            ..Instance::default()
+        let after = |mut instance: Instance, has_exited: bool, is_going_down| {
+            if has_exited {
+                instance.exit(ExitStatus::Code(0));
+            }
+            after_hang_up(&instance, Standing::Watched, is_going_down)
         };
-        let exited = Some(ExitStatus::Code(0));
-        assert_eq!(after_hang_up(&instance(true, None), true), HungUp::Kill);
-        assert_eq!(after_hang_up(&instance(true, exited), true), HungUp::Wait);
-        assert_eq!(after_hang_up(&instance(false, None), true), HungUp::End);
-        assert_eq!(after_hang_up(&instance(false, None), false), HungUp::Wait);
+        let over = after_hang_up(&of_another(None), Standing::Unknown, false);
+        assert_eq!(over, HungUp::Over);
+        assert_eq!(after(Instance::launched(1), false, true), HungUp::Kill);
+        assert_eq!(after(Instance::launched(1), true, true), HungUp::Wait);
+        assert_eq!(after(of_another(None), false, true), HungUp::End);
+        assert_eq!(after(of_another(None), false, false), HungUp::Wait);
     }
 }

@@ -8,6 +8,7 @@ use imsup_wire::address::Plane;
 use imsup_wire::{Endpoint, Transport};
 
 use super::Broker;
+use crate::hosts::Instance;
 use crate::ids::{HostId, SocketId};
 use crate::projects::Memory;
 use crate::retained::Retained;
@@ -19,10 +20,7 @@ impl Broker {
     pub(super) fn family(&self, id: HostId, endpoint: Endpoint) -> Option<Family> {
         let (name, program) = self.program(id)?;
         let known = self.record.known().family(name, program, endpoint.address.port());
-        let accepts_natively = self.hosts[id]
-            .instance
-            .as_deref()
-            .is_some_and(|instance| instance.accepts_natively);
+        let accepts_natively = self.hosts[id].instance().is_some_and(Instance::accepts_natively);
         // Connections of the other family cannot be handed to a program that runs without the trap
         // for accept(2). The family of the program's other ports is likely right.
         known.or_else(|| {
@@ -49,8 +47,8 @@ impl Broker {
         });
         // A host that is not declared has no retained sockets.
         let known = known || !self.is_declared(id);
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-            instance.accepts_natively = known;
+        if let Some(instance) = self.hosts[id].instance_mut() {
+            instance.accept_natively(known);
         }
         known
     }
@@ -160,8 +158,7 @@ impl Broker {
     /// declared program.
     fn program(&self, id: HostId) -> Option<(&str, u64)> {
         let spec = self.hosts[id].spec(&self.cluster)?;
-        let running = self.hosts[id].instance.as_deref();
-        let other = running.and_then(|instance| instance.other_program);
+        let other = self.hosts[id].instance().and_then(Instance::other_program);
         let program = other.unwrap_or_else(|| hash(&(spec.program.command_text(), &*spec.program.environment)));
         Some((spec.name.as_str(), program))
     }

@@ -126,10 +126,7 @@ impl Broker {
             made = true;
         }
         if is_missing(self.paths.cgroups()) {
-            let instances = self.hosts.ids().filter_map(|id| self.hosts[id].instance.as_deref());
-            let theirs = instances.filter_map(|instance| instance.cgroups.clone()).flatten();
-            let all: Vec<_> = self.cgroups.iter().cloned().chain(theirs).collect();
-            absent::note_cgroups(&self.paths, &all);
+            absent::note_cgroups(&self.paths, &self.launcher.cgroups());
         }
         if is_missing(self.paths.lock_note()) {
             self.files.lock.note(&self.paths);
@@ -153,7 +150,7 @@ impl Broker {
     /// if the file was missing. At the end, the supervisor removes the file itself and receives no
     /// more messages.
     fn retake_running(&mut self, id: HostId) -> bool {
-        let Some(session) = self.hosts[id].instance.as_deref().and_then(|instance| instance.session) else {
+        let Some(session) = self.hosts[id].session() else {
             return false;
         };
         let is_missing = !self.paths.running(self.name_of(id).as_str()).exists();

@@ -1,5 +1,7 @@
 //! Supervisors that introduce themselves.
 
+mod agree;
+
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
@@ -7,13 +9,13 @@ use imsup_protocol::ToSupervisor;
 use imsup_protocol::message::{Adoption, Role};
 use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, Index};
 
+use self::agree::{Introduction, Named, Plan, Refusal, decide, decide_index, decide_name};
 use super::Broker;
 use super::awake::sleep_policy;
 use crate::absent;
 use crate::address_block::NAME_PORT;
-use crate::hosts::{Instance, Origin};
+use crate::hosts::{Host, Instance};
 use crate::ids::{HostId, SessionId};
-use crate::launcher::{self, Launched};
 use crate::sessions::{Part, Peer};
 use imsup_compose::cluster::Settings;
 use imsup_lifecycle::Input;
@@ -22,21 +24,52 @@ use imsup_lifecycle::Input;
 /// of a wait.
 const REACH_MARGIN: Duration = Duration::from_secs(2);
 
-/// The result of a supervisor's introduction.
-struct Agreement {
-    host: HostId,
-    part: Part,
-    /// True if the supervisor gets the host's retained sockets.
-    with_sockets: bool,
-    /// The event for the host's life cycle.
-    input: Option<Input>,
-    /// The supervisor's report about the time before this broker.
-    adoption: Option<Adoption>,
+/// The host that a supervisor names, as the broker knows it.
+struct Known<'a> {
+    broker: &'a Broker,
+    id: HostId,
+    /// The process that introduces itself, if on this machine.
+    peer: Option<u32>,
 }
 
-/// True if a host's start is over; a sleeping host was idle.
-fn is_ready(adoption: &Adoption) -> bool {
-    adoption.ready || adoption.suspended_us.is_some()
+impl Known<'_> {
+    fn host(&self) -> &Host {
+        &self.broker.hosts[self.id]
+    }
+}
+
+impl Named for Known<'_> {
+    fn index(&self) -> Index {
+        self.host().index()
+    }
+
+    fn is_absent(&self) -> bool {
+        self.host().life().absent()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.host().life().ending()
+    }
+
+    fn has_instance(&self) -> bool {
+        self.host().instance().is_some()
+    }
+
+    fn awaits(&self, boot: u64) -> bool {
+        self.host().instance().is_some_and(|instance| instance.awaits(boot))
+    }
+
+    fn is_expected(&self) -> bool {
+        self.host().instance().is_some_and(Instance::is_expected)
+    }
+
+    fn is_run_by_peer(&self) -> bool {
+        let known = self
+            .host()
+            .instance()
+            .and_then(|instance| self.broker.launcher.process(instance.id()));
+        known.is_some() && known == self.peer
+    }
 }
 
 impl Broker {
@@ -49,13 +82,14 @@ impl Broker {
         command: Vec<String>,
         adoption: Option<Adoption>,
     ) {
+        let introduction = Introduction::of(&role, adoption.as_ref());
         let agreed = if self.lifetime.is_going_down() {
             Err(ErrorKind::GoingDown.because(format!("project '{}' is going down", self.cluster.project)))
         } else {
-            self.agree(number, name, &role, command, adoption.as_ref())
+            self.agree(number, name, introduction, command)
         };
         match agreed {
-            Ok(agreement) => self.welcome(number, agreement),
+            Ok(id) => self.welcome(number, id, introduction),
             Err(failure) => {
                 tracing::debug!(%failure, "a supervisor is rejected");
                 self.tell(number, &ToSupervisor::Rejected(failure), Vec::new());
@@ -64,53 +98,51 @@ impl Broker {
         }
     }
 
-    fn welcome(&mut self, number: SessionId, agreement: Agreement) {
-        let id = agreement.host;
+    fn welcome(&mut self, number: SessionId, id: HostId, introduction: Introduction<'_>) {
+        let part = introduction.part();
+        let input = self.input_of(number, introduction);
         self.lifetime.note_supervisor();
         if let Some(session) = self.sessions.get_mut(number) {
-            session.peer = Peer::Supervisor {
-                host: id,
-                part: agreement.part,
-            };
+            session.peer = Peer::Supervisor { host: id, part };
         }
         // First of all: the welcome must be the first message that the supervisor receives.
-        if let Some(input) = agreement.input {
+        if let Some(input) = input {
             self.feed(id, input);
         }
-        if agreement.part == Part::Program
-            && let Some(instance) = self.hosts[id].instance.as_deref_mut()
+        if part == Part::Program
+            && let Some(instance) = self.hosts[id].instance_mut()
         {
-            instance.session = Some(number);
+            instance.connect(number);
         }
-        if agreement.part == Part::Command {
+        if part == Part::Command {
             self.command_began(id);
         }
-        let (retained, sockets) = if agreement.with_sockets {
+        let (retained, sockets) = if introduction.gets_sockets() {
             self.hand_over(id)
         } else {
             (Vec::new(), Vec::new())
         };
-        let families_known = agreement.part == Part::Command || self.families_known(id);
+        let families_known = part == Part::Command || self.families_known(id);
         let host = &self.hosts[id];
         let spec = host.spec(&self.cluster);
         let name = host.name(&self.cluster).clone();
-        let block = host.index.number().to_be_bytes()[0];
+        let block = host.index().number().to_be_bytes()[0];
         let welcome = ToSupervisor::Welcome {
             hostname: spec.map_or_else(|| name.to_string(), |spec| spec.hostname.clone()),
             host: name,
-            index: host.index,
+            index: host.index(),
             planes: self.planes,
             name_server: SocketAddrV4::new(self.planes.broker_address(block), NAME_PORT),
             hold_timeout: spec.map_or_else(|| Settings::default().hold_timeout, |spec| spec.imsup.hold_timeout),
-            sleep: (agreement.part == Part::Program).then(|| sleep_policy(spec)),
+            sleep: (part == Part::Program).then(|| sleep_policy(spec)),
             awake: self.awake(id),
             families_known,
-            confinement: Box::new(self.confinement(id, agreement.part)),
+            confinement: Box::new(self.confinement(id, part)),
             retained,
             reach_timeout: self.reach_timeout(),
         };
         self.tell(number, &welcome, sockets);
-        if let Some(adoption) = &agreement.adoption {
+        if let Some(adoption) = introduction.adoption() {
             self.take_up(id, adoption);
         }
     }
@@ -125,25 +157,35 @@ impl Broker {
         &mut self,
         number: SessionId,
         name: Option<HostName>,
-        role: &Role,
+        introduction: Introduction<'_>,
         command: Vec<String>,
-        adoption: Option<&Adoption>,
-    ) -> Result<Agreement, Failure> {
-        match (role, adoption) {
-            (Role::Exec, _) => Ok(Agreement {
-                host: self.known(name)?,
-                part: Part::Command,
-                with_sockets: false,
-                input: None,
-                adoption: None,
-            }),
-            (Role::Transient, _) => self.agree_transient(number, name, command, adoption),
-            (Role::Launched { .. } | Role::Started, Some(adoption)) => {
-                self.agree_adopted(number, name, role, &command, adoption)
+    ) -> Result<HostId, Failure> {
+        let (id, other_program) = match introduction {
+            Introduction::Transient(adoption) => (self.add_transient(name, command, adoption)?, None),
+            _ => {
+                let id = self.known(name)?;
+                let is_other = introduction.may_be_other();
+                (id, is_other.then(|| self.other_program(id, &command)).flatten())
             }
-            (Role::Launched { boot }, None) => self.agree_launched(number, name, *boot),
-            (Role::Started, None) => self.agree_started(number, name, &command),
+        };
+        let peer = self.process_of(number);
+        match decide(introduction, &Known { broker: self, id, peer }) {
+            Ok(Plan::Beside) => {}
+            Ok(Plan::Join) => {
+                // The supervisor's introduction may arrive before the report of its maker.
+                let instance = self.hosts[id].instance().map(Instance::id);
+                if let Some((instance, pid)) = instance.zip(peer) {
+                    self.adopt_process(instance, pid);
+                }
+            }
+            Ok(Plan::Take) => {
+                let program = introduction.adoption().map(|adoption| adoption.pid);
+                let instance = Instance::introduced(introduction.boot(), program, other_program);
+                self.install(id, instance, peer);
+            }
+            Err(refusal) => return Err(self.refused(self.name_of(id), refusal)),
         }
+        Ok(id)
     }
 
     fn known(&self, name: Option<HostName>) -> Result<HostId, Failure> {
@@ -151,206 +193,76 @@ impl Broker {
         self.hosts.named(&name).ok_or_else(|| self.unknown_host(&name))
     }
 
-    fn agree_launched(&mut self, number: SessionId, name: Option<HostName>, boot: u64) -> Result<Agreement, Failure> {
-        let id = self.known(name)?;
-        let instance = self.hosts[id].instance.as_deref();
-        let awaited = instance
-            .is_some_and(|instance| instance.boot == Some(boot) && instance.session.is_none() && !instance.unwanted);
-        if !awaited || self.hosts[id].life.absent() {
-            return Err(ErrorKind::NotAwaited.because(format!(
-                "boot {boot} of host '{}' is not awaited (any more)",
-                self.hosts[id].name(&self.cluster)
-            )));
-        }
-        // The supervisor's introduction may arrive before the report of its maker.
-        if let Some(pid) = self.sessions.get_mut(number).and_then(|session| session.pid) {
-            let launched = Launched {
-                pid: Some(pid),
-                ended: launcher::open(pid),
-                status: None,
-            };
-            self.note_supervisor(id, launched);
-        }
-        Ok(Agreement {
-            host: id,
-            part: Part::Program,
-            with_sockets: true,
-            input: None,
-            adoption: None,
-        })
-    }
-
-    fn agree_started(
+    /// Adds a host that is not declared, with the wanted name and the address of before, if any.
+    fn add_transient(
         &mut self,
-        number: SessionId,
-        name: Option<HostName>,
-        command: &[String],
-    ) -> Result<Agreement, Failure> {
-        let id = self.known(name)?;
-        // The supervisor held its lock for a moment, on behalf of the last broker.
-        let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
-        let is_itself = |instance: &Instance| {
-            instance.session.is_none() && instance.expected && instance.supervisor == supervisor && supervisor.is_some()
-        };
-        let host = &mut self.hosts[id];
-        let ends = host.life.ending();
-        match host.instance.take_if(|instance| !ends && is_itself(instance)) {
-            Some(old) => self.unwatch_end(&old),
-            None => self.must_not_run(id)?,
-        }
-        let cause = Cause {
-            kind: CauseKind::Exec,
-            by: Some(self.user_of(number)),
-            port: None,
-        };
-        let mut instance = self.instance_of(number, None);
-        instance.other_program = self.other_program(id, command);
-        self.install(id, instance);
-        Ok(Agreement {
-            host: id,
-            part: Part::Program,
-            with_sockets: true,
-            input: Some(Input::Taken {
-                cause: Some(cause),
-                ready: false,
-            }),
-            adoption: None,
-        })
-    }
-
-    fn agree_transient(
-        &mut self,
-        number: SessionId,
         name: Option<HostName>,
         command: Vec<String>,
         adoption: Option<&Adoption>,
-    ) -> Result<Agreement, Failure> {
+    ) -> Result<HostId, Failure> {
         let own = name.as_ref().filter(|_| adoption.is_some());
         let paths = &self.paths;
         self.hosts
             .forget_away(|kept| Some(kept) != own && absent::is_locked(&paths.running(kept.as_str())));
-        let name = match name {
-            Some(name) if self.hosts.is_away(&name) => {
-                return Err(ErrorKind::NameTaken.because(format!(
-                    "host '{name}' runs already, and is about to be heard of: give another name, or none"
-                )));
-            }
-            Some(name) if self.hosts.named(&name).is_some() || self.names.read().has(name.as_str()) => {
-                return Err(ErrorKind::NameTaken.because(format!(
-                    "'{name}' is a host of project '{}' already: give another name, or none",
-                    self.cluster.project
-                )));
-            }
-            Some(name) => name,
-            None => self.free_name(),
-        };
-        let wanted = adoption.map(|adoption| adoption.index);
-        let free = |index: &Index| self.hosts.is_free(*index) && self.claim.contains(*index);
-        let index = match wanted {
-            Some(index) => Some(index).filter(free),
-            None => self.claim.indexes().find(free),
-        };
-        let index = index.ok_or_else(|| {
-            ErrorKind::NoAddress.because(format!(
-                "no address of project '{}' is left for host '{name}': end some that `imsup ps` shows",
-                self.cluster.project
-            ))
-        })?;
-        let id = self
-            .hosts
-            .add_transient(name.clone(), command, index, self.clock.now_us());
+        let is_away = |name: &HostName| self.hosts.is_away(name);
+        let is_taken = |name: &HostName| self.hosts.named(name).is_some() || self.names.read().has(name.as_str());
+        let name = decide_name(name, is_away, is_taken).map_err(|(name, refusal)| self.refused(&name, refusal))?;
+        let is_free = |index: &Index| self.hosts.is_free(*index) && self.claim.contains(*index);
+        let before = adoption.map(|adoption| adoption.index);
+        let index =
+            decide_index(before, self.claim.indexes(), is_free).map_err(|refusal| self.refused(&name, refusal))?;
+        let now_us = self.clock.now_us();
+        let id = self.hosts.add_transient(name.clone(), command, index, now_us);
         self.names.write().add_host(name.as_str(), &[], self.planes.vip(index));
         self.write_hosts_file();
-        let cause = adoption.is_none().then(|| Cause {
+        Ok(id)
+    }
+
+    /// The event for the host's life cycle when a supervisor is welcomed. The supervisor of a boot
+    /// or of a command changes nothing yet.
+    fn input_of(&mut self, number: SessionId, introduction: Introduction<'_>) -> Option<Input> {
+        if matches!(introduction, Introduction::Command | Introduction::Launched(_)) {
+            return None;
+        }
+        let cause = introduction.adoption().is_none().then(|| Cause {
             kind: CauseKind::Exec,
             by: Some(self.user_of(number)),
             port: None,
         });
-        let mut instance = self.instance_of(number, None);
-        instance.program = adoption.map(|adoption| adoption.pid);
-        self.install(id, instance);
-        Ok(Agreement {
-            host: id,
-            part: Part::Program,
-            with_sockets: false,
-            input: Some(Input::Taken {
-                cause,
-                ready: adoption.is_some_and(is_ready),
-            }),
-            adoption: adoption.cloned(),
-        })
+        let ready = introduction.is_ready();
+        Some(Input::Taken { cause, ready })
     }
 
-    /// A supervisor that outlived its broker.
-    fn agree_adopted(
-        &mut self,
-        number: SessionId,
-        name: Option<HostName>,
-        role: &Role,
-        command: &[String],
-        adoption: &Adoption,
-    ) -> Result<Agreement, Failure> {
-        let id = self.known(name)?;
-        let host = &self.hosts[id];
-        if host.index != adoption.index {
-            return Err(ErrorKind::AddressChanged.because(format!(
-                "host '{}' has another address now ({} instead of {}): end the program and let it boot anew",
-                host.name(&self.cluster),
-                self.planes.vip(host.index),
-                self.planes.vip(adoption.index)
-            )));
+    /// Why a supervisor of this host is rejected, for people.
+    fn refused(&self, name: &HostName, refusal: Refusal) -> Failure {
+        let project = &self.cluster.project;
+        match refusal {
+            Refusal::NotAwaited(boot) => {
+                ErrorKind::NotAwaited.because(format!("boot {boot} of host '{name}' is not awaited (any more)"))
+            }
+            Refusal::AddressChanged { now, before } => ErrorKind::AddressChanged.because(format!(
+                "host '{name}' has another address now ({} instead of {}): end the program and let it boot anew",
+                self.planes.vip(now),
+                self.planes.vip(before)
+            )),
+            Refusal::AlreadyRunning => ErrorKind::AlreadyRunning.because(format!(
+                "host '{name}' runs already: `imsup stop {name}` ends its program, `imsup exec {name}` runs a command beside it"
+            )),
+            Refusal::NameAway => ErrorKind::NameTaken.because(format!(
+                "host '{name}' runs already, and is about to be heard of: give another name, or none"
+            )),
+            Refusal::NameTaken => ErrorKind::NameTaken.because(format!(
+                "'{name}' is a host of project '{project}' already: give another name, or none"
+            )),
+            Refusal::NoAddress => ErrorKind::NoAddress.because(format!(
+                "no address of project '{project}' is left for host '{name}': end some that `imsup ps` shows"
+            )),
         }
-        let expected = host
-            .instance
-            .as_deref()
-            .is_some_and(|instance| instance.session.is_none() && instance.expected);
-        if !expected {
-            self.must_not_run(id)?;
-        }
-        let boot = match role {
-            Role::Launched { boot } => Some(*boot),
-            _ => None,
-        };
-        if let Some(old) = self.hosts[id].instance.take() {
-            self.unwatch_end(&old);
-        }
-        let mut instance = self.instance_of(number, boot);
-        instance.program = Some(adoption.pid);
-        instance.other_program = self.other_program(id, command).filter(|_| *role == Role::Started);
-        self.install(id, instance);
-        Ok(Agreement {
-            host: id,
-            part: Part::Program,
-            with_sockets: false,
-            input: Some(Input::Taken {
-                cause: None,
-                ready: is_ready(adoption),
-            }),
-            adoption: Some(adoption.clone()),
-        })
     }
 
-    fn must_not_run(&self, id: HostId) -> Result<(), Failure> {
-        let host = &self.hosts[id];
-        if host.instance.is_none() && host.life.absent() {
-            return Ok(());
-        }
-        let name = host.name(&self.cluster);
-        Err(ErrorKind::AlreadyRunning.because(format!(
-            "host '{name}' runs already: `imsup stop {name}` ends its program, `imsup exec {name}` runs a command beside it"
-        )))
-    }
-
-    fn instance_of(&mut self, number: SessionId, boot: Option<u64>) -> Instance {
-        let supervisor = self.sessions.get_mut(number).and_then(|session| session.pid);
-        Instance {
-            boot,
-            supervisor,
-            launched: boot.is_some(),
-            ended: supervisor.and_then(launcher::open),
-            cgroups: supervisor.map(|pid| self.cgroups_of(pid)),
-            ..Instance::default()
-        }
+    /// The process at the other end of a connection, if on this machine.
+    fn process_of(&mut self, number: SessionId) -> Option<u32> {
+        self.sessions.get_mut(number).and_then(|session| session.pid)
     }
 
     fn user_of(&mut self, number: SessionId) -> String {
@@ -358,22 +270,12 @@ impl Broker {
         self.strangers.name_of(uid)
     }
 
-    fn free_name(&self) -> HostName {
-        (1u32..)
-            .filter_map(|number| format!("run-{number}").parse().ok())
-            .find(|name| {
-                let is_taken = self.hosts.named(name).is_some() || self.hosts.is_away(name);
-                !is_taken && !self.names.read().has(HostName::as_str(name))
-            })
-            .expect("numbers do not run out before addresses")
-    }
-
     /// A transient host ends with its supervisor.
     pub(super) fn remove_transient(&mut self, id: HostId) {
-        let Origin::Transient { name, .. } = &self.hosts[id].origin else {
+        if self.is_declared(id) {
             return;
-        };
-        let name = name.clone();
+        }
+        let name = self.name_of(id).clone();
         // Commands beside the host (`imsup exec`) have lost the host's identity.
         let of_host = |peer: &Peer| matches!(peer, Peer::Supervisor { host, .. } if *host == id);
         let commands: Vec<SessionId> = self
@@ -386,7 +288,7 @@ impl Broker {
         self.commands.remove(id);
         // The host cannot be kept awake any more; a later host of the same name is another host.
         self.lease(id, Duration::ZERO);
-        for waiter in self.hosts[id].life.waiters() {
+        for waiter in self.hosts[id].life().waiters() {
             self.answer(waiter, imsup_lifecycle::Answer::Refused);
         }
         self.stop_groups.leave(id);
@@ -394,7 +296,7 @@ impl Broker {
         if let Some(host) = self.hosts.remove(id, &name) {
             self.names
                 .write()
-                .remove_host(name.as_str(), self.planes.vip(host.index));
+                .remove_host(name.as_str(), self.planes.vip(host.index()));
             self.write_hosts_file();
         }
     }

@@ -6,6 +6,7 @@ use imsup_wire::limits::{Bytes, Confinement};
 use imsup_wire::{EventKind, HostState};
 
 use super::Broker;
+use crate::hosts::Instance;
 use crate::ids::HostId;
 use crate::journal::Happening;
 use crate::sessions::Part;
@@ -17,7 +18,7 @@ impl Broker {
         let host = &self.hosts[id];
         let beside = match part {
             Part::Program => None,
-            Part::Command => host.instance.as_deref().and_then(|instance| instance.program),
+            Part::Command => host.instance().and_then(Instance::program),
         };
         Confinement {
             limits: host
@@ -56,7 +57,7 @@ impl Broker {
 
     /// The reason for an absent host's state, and the time of the next boot by `restart`, if any.
     pub(super) fn absent_detail(&self, id: HostId) -> Option<String> {
-        let life = &self.hosts[id].life;
+        let life = self.hosts[id].life();
         let is_absent = matches!(life.state(), HostState::Imaginary | HostState::Failed);
         let restarts = life.restarts_at().map(|at| {
             let left = at.saturating_duration_since(Instant::now()).as_secs_f64();

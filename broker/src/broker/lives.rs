@@ -11,7 +11,6 @@ use super::Broker;
 use super::recording::is_caused;
 use super::timers::Timer;
 use crate::events::now_us;
-use crate::hosts::Origin;
 use crate::ids::HostId;
 use crate::journal::Happening;
 
@@ -38,11 +37,8 @@ impl Broker {
     fn step(&mut self, id: HostId, input: Input) {
         let (now, time_us) = (Instant::now(), now_us());
         let host = &mut self.hosts[id];
-        let (before, was_absent) = (host.life.state(), host.life.absent());
-        let actions = host.life.step(input, now);
-        if host.life.state() != before {
-            host.since_us = self.clock.of_wall(time_us);
-        }
+        let was_absent = host.life().absent();
+        let actions = host.step(input, now, || self.clock.of_wall(time_us));
         let (mut emitted, mut unmet) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
@@ -65,7 +61,7 @@ impl Broker {
         if emitted.iter().any(|happening| is_caused(happening.kind)) {
             self.name_sender(id);
         }
-        if self.hosts[id].life.absent() && !was_absent {
+        if self.hosts[id].life().absent() && !was_absent {
             self.end_stop_groups();
         }
         let allocated = emitted.iter().any(|happening| happening.kind == EventKind::Allocate);
@@ -96,11 +92,7 @@ impl Broker {
 
     /// Sets a timer for the host's next deadline, unless there is one that comes before it.
     fn schedule(&mut self, id: HostId, now: Instant) {
-        let host = &mut self.hosts[id];
-        let Some(deadline) = host.life.deadline() else { return };
-        let later = host.tick_at.is_some_and(|tick| tick <= deadline && tick > now);
-        if !later {
-            host.tick_at = Some(deadline);
+        if let Some(deadline) = self.hosts[id].schedule_tick(now) {
             self.timers.at(deadline, Timer::Tick(id));
         }
     }
@@ -108,19 +100,19 @@ impl Broker {
     /// The moment of a host's deadline has come, unless another has taken its place.
     pub(super) fn tick(&mut self, id: HostId, due: Instant) {
         let Some(host) = self.hosts.get_mut(id) else { return };
-        if host.tick_at.take_if(|tick| *tick == due).is_some() {
+        if host.take_tick(due) {
             self.feed(id, Input::Tick);
         }
     }
 
     /// Whether a host is of the cluster.
     pub(super) fn is_declared(&self, id: HostId) -> bool {
-        matches!(self.hosts[id].origin, Origin::Declared(_))
+        self.hosts[id].is_declared()
     }
 
     /// True for a host that is started and not ready.
     pub(super) fn is_booting(&self, id: HostId) -> bool {
-        let life = &self.hosts[id].life;
+        let life = self.hosts[id].life();
         !life.absent() && !life.settled()
     }
 }

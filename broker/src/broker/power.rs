@@ -8,6 +8,7 @@ use imsup_wire::{Cause, CauseKind, ErrorKind, Failure, HostName, HostState, Orde
 
 use super::Broker;
 use super::supervisor_requests::Asker;
+use crate::hosts::Instance;
 use crate::ids::{HostId, SessionId};
 use crate::sessions::{Reply, Then};
 
@@ -85,18 +86,17 @@ impl Broker {
     /// The hosts with these names; all living hosts if there are no names.
     fn select_live(&self, names: &[HostName]) -> Result<Vec<HostId>, Failure> {
         let mut hosts = self.select(names)?;
-        hosts.retain(|id| !names.is_empty() || !self.hosts[*id].life.absent());
+        hosts.retain(|id| !names.is_empty() || !self.hosts[*id].life().absent());
         Ok(hosts)
     }
 
     fn has_supervisor(&self, id: HostId) -> bool {
-        let instance = self.hosts[id].instance.as_deref();
-        instance.is_some_and(|instance| instance.session.is_some())
+        self.hosts[id].session().is_some()
     }
 
     /// Why a host can be neither suspended nor resumed.
     fn not_live(&self, id: HostId, verb: &str) -> Option<Failure> {
-        let (life, name) = (&self.hosts[id].life, self.name_of(id));
+        let (life, name) = (self.hosts[id].life(), self.name_of(id));
         if life.absent() {
             Some(ErrorKind::NotRunning.because(format!(
                 "host '{name}' does not run, so there is nothing to {verb}: `imsup wake {name}` boots it, and so does whoever \
@@ -121,7 +121,7 @@ impl Broker {
             sleep.ask_to_suspend(by);
         }
         if !self.ask(id, Order::Suspend, Asker::Client(number)) {
-            if self.hosts[id].life.state() == HostState::Suspended {
+            if self.hosts[id].life().state() == HostState::Suspended {
                 return self.count_down(number, None);
             }
             let name = self.name_of(id);
@@ -135,11 +135,8 @@ impl Broker {
         if self.ask(id, Order::Why, Asker::Client(number)) {
             return;
         }
-        let expected = self.hosts[id]
-            .instance
-            .as_deref()
-            .is_some_and(|instance| instance.expected);
-        let why = match (self.hosts[id].life.absent(), expected) {
+        let expected = self.hosts[id].instance().is_some_and(Instance::is_expected);
+        let why = match (self.hosts[id].life().absent(), expected) {
             (true, _) => Why::Absent {
                 detail: self.what_boots(id),
             },
@@ -168,7 +165,7 @@ impl Broker {
             })
             .collect();
         boots.extend(
-            host.published
+            host.published()
                 .iter()
                 .map(|port| format!("one to the machine's {}", port.machine)),
         );
@@ -181,7 +178,7 @@ impl Broker {
             true => format!("{last} boots it"),
             false => format!("{} or {last} boots it", boots.join(", ")),
         };
-        match (host.life.detail(), host.life.state()) {
+        match (host.life().detail(), host.life().state()) {
             (Some(detail), HostState::Failed) => format!("{boots}; its last start failed: {detail}"),
             (Some(detail), _) => format!("{boots}; its last program {detail}"),
             (None, _) => boots,

@@ -134,7 +134,7 @@ impl Called for Known<'_> {
 
     fn refuses(&self) -> bool {
         let host = &self.broker.hosts[self.id];
-        host.life.refuses(self.endpoint, Instant::now()) && host.instance.is_some()
+        host.life().refuses(self.endpoint, Instant::now()) && host.instance().is_some()
     }
 
     fn is_companion(&self) -> bool {
@@ -240,7 +240,7 @@ impl Broker {
     }
 
     fn make_tentative(&mut self, id: HostId, question: Question, endpoint: Endpoint) -> Made {
-        let sharing = match self.hosts[id].life.absent() {
+        let sharing = match self.hosts[id].life().absent() {
             true => Sharing::WithTheDead,
             false => Sharing::Exclusive,
         };

@@ -9,7 +9,6 @@ use super::Broker;
 use super::timers::Timer;
 use crate::accounts::Account;
 use crate::history::Entry;
-use crate::hosts::Origin;
 use crate::ids::HostId;
 use crate::journal::Happening;
 use crate::peer_lookup::{Answers, Found, Question};
@@ -26,7 +25,7 @@ impl Broker {
         let opened_us = self.opened_us(id);
         let host = &mut self.hosts[id];
         if happening.kind == EventKind::Boot {
-            host.boots = host.boots.saturating_add(1);
+            host.count_boot();
         }
         let question = happening.question;
         let event = happening.of(host.name(&self.cluster).clone());
@@ -43,11 +42,11 @@ impl Broker {
         let is_end = matches!(happening.kind, EventKind::Exit | EventKind::Fail);
         Happening {
             cause: match is_end {
-                true => host.life.end_cause(),
-                false => host.life.cause().filter(|_| is_caused).cloned(),
+                true => host.life().end_cause(),
+                false => host.life().cause().filter(|_| is_caused).cloned(),
             },
             usage: self.journal.usage(id).filter(|_| is_end),
-            question: host.unnamed.filter(|_| is_caused),
+            question: host.question().filter(|_| is_caused),
             ..happening
         }
     }
@@ -61,9 +60,9 @@ impl Broker {
     /// Since when a host is accounted for, by the project's clock.
     fn opened_us(&self, id: HostId) -> u64 {
         let host = &self.hosts[id];
-        match host.origin {
-            Origin::Declared(_) => self.clock.up_us(),
-            Origin::Transient { .. } => host.since_us,
+        match host.is_declared() {
+            true => self.clock.up_us(),
+            false => host.since_us(),
         }
     }
 
@@ -76,7 +75,7 @@ impl Broker {
 
     /// Finds the sender of the signal that booted a host.
     pub(super) fn name_sender(&mut self, id: HostId) {
-        let Some(socket) = self.hosts[id].signalled_by.take() else {
+        let Some(socket) = self.hosts[id].take_signal() else {
             return;
         };
         let Some(retained) = self.sockets.get(socket) else {
@@ -86,10 +85,13 @@ impl Broker {
         match endpoint.transport {
             Transport::Udp => {
                 if let Some(by) = peers::sender(retained.socket()).map(|sender| self.caller(sender)) {
-                    self.hosts[id].life.name_caller(by);
+                    self.hosts[id].life_mut().name_caller(by);
                 }
             }
-            Transport::Tcp => self.hosts[id].unnamed = self.ask_sender(endpoint),
+            Transport::Tcp => {
+                let question = self.ask_sender(endpoint);
+                self.hosts[id].await_sender(question);
+            }
         }
     }
 
@@ -111,11 +113,8 @@ impl Broker {
             for id in self.journal.name(question, by.as_deref()) {
                 // Later events of the host carry the cause as well, unless another signal has come
                 // since.
-                if let Some(host) = self.hosts.get_mut(id)
-                    && host.unnamed == Some(question)
-                {
-                    host.unnamed = None;
-                    by.clone().into_iter().for_each(|by| host.life.name_caller(by));
+                if let Some(host) = self.hosts.get_mut(id) {
+                    host.name_sender(question, by.as_deref());
                 }
             }
         }

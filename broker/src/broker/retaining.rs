@@ -26,7 +26,7 @@ impl Broker {
             }
         }
         for id in self.hosts.ids().collect::<Vec<HostId>>() {
-            if self.hosts[id].life.absent() {
+            if self.hosts[id].life().absent() {
                 self.ready_restored(id);
             }
         }
@@ -39,7 +39,7 @@ impl Broker {
     /// A declared port that cannot be had.
     pub(crate) fn retain_all(&mut self, imsup: &Path, follows: bool) -> Result<(), BrokerError> {
         for id in self.hosts.ids().collect::<Vec<HostId>>() {
-            if !self.hosts[id].life.absent() {
+            if !self.hosts[id].life().absent() {
                 continue;
             }
             if follows {

@@ -86,7 +86,7 @@ impl Broker {
         self.note_deadline(id, deadline_us);
         let asked_by = self.sleep(id).and_then(Sleep::suspended);
         self.feed(id, Input::Suspended);
-        self.hosts[id].since_us = self.clock.of_wall(time_us);
+        self.hosts[id].is_so_since(self.clock.of_wall(time_us));
         let cause = match asked_by {
             Some(by) => cause_of(CauseKind::Wake, Some(by)),
             None => cause_of(CauseKind::Idle, None),
@@ -112,8 +112,8 @@ impl Broker {
         let nobody = wake.cause.as_ref().is_some_and(|cause| cause.by.is_none());
         self.feed(id, Input::Woke);
         let host = &mut self.hosts[id];
-        host.wakes = host.wakes.saturating_add(1);
-        host.since_us = self.clock.of_wall(wake.time_us);
+        host.count_wake();
+        host.is_so_since(self.clock.of_wall(wake.time_us));
         if let Some(sleep) = self.sleep(id) {
             sleep.woke(wake);
         }
@@ -195,7 +195,7 @@ impl Broker {
         let adoption = &self.clock.of_adoption(adoption);
         let (now_us, declared) = (self.clock.now_us(), self.is_declared(id));
         if !declared {
-            self.hosts[id].since_us = adoption.started_us;
+            self.hosts[id].is_so_since(adoption.started_us);
         }
         let account = self.account(id);
         let missed = account.missed(adoption, now_us);
@@ -214,15 +214,15 @@ impl Broker {
                 continue;
             }
             if kind == EventKind::Wake {
-                let host = &mut self.hosts[id];
-                host.wakes = host.wakes.saturating_add(1);
+                self.hosts[id].count_wake();
             }
             self.record(id, happening);
         }
-        self.hosts[id].since_us = self.account(id).since_us();
+        let since_us = self.account(id).since_us();
+        self.hosts[id].is_so_since(since_us);
         if let Some(suspended_us) = adoption.suspended_us {
             self.feed(id, Input::Suspended);
-            self.hosts[id].since_us = suspended_us;
+            self.hosts[id].is_so_since(suspended_us);
             // The sleeper's deadline is not part of the introduction.
             self.ask(id, Order::Why, Asker::Broker);
         }
@@ -230,7 +230,7 @@ impl Broker {
 
     /// The known sleep state of the instance that runs a host.
     pub(super) fn sleep(&mut self, id: HostId) -> Option<&mut Sleep> {
-        Some(&mut self.hosts[id].instance.as_deref_mut()?.sleep)
+        Some(self.hosts[id].instance_mut()?.sleep_mut())
     }
 }
 

@@ -114,7 +114,7 @@ impl Broker {
     /// its peer, which would delay each boot after an `imsup stop`.
     pub(super) fn end_stop_groups(&mut self) {
         let hosts = &self.hosts;
-        let lives = |id: HostId| hosts.get(id).is_some_and(|host| !host.life.absent());
+        let lives = |id: HostId| hosts.get(id).is_some_and(|host| !host.life().absent());
         for id in self.stop_groups.take_over(lives) {
             self.leave_stop_group(id);
         }

@@ -9,6 +9,7 @@ use imsup_protocol::{ToBroker, ToSupervisor};
 use super::Broker;
 use super::keeper::Deferred;
 use super::timers::Timer;
+use crate::hosts::Host;
 use crate::ids::{HostId, SessionId};
 use crate::sessions::{Part, Peer, Reply, Sent};
 use imsup_lifecycle::Input;
@@ -114,9 +115,9 @@ impl Broker {
                 self.hang_up(number);
             }
             ToBroker::Started { pid } if program => {
-                if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-                    instance.program = Some(pid);
-                    instance.find_leader();
+                if let Some(instance) = self.hosts[id].instance_mut() {
+                    instance.start_program(pid);
+                    self.launcher.note_program(instance.id(), pid);
                 }
                 self.feed(id, Input::Executed);
             }
@@ -139,8 +140,8 @@ impl Broker {
             ToBroker::Settled if program => self.feed(id, Input::Settled),
             ToBroker::Exited { status, usage } if program => {
                 self.account(id).used(usage);
-                if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-                    instance.exited = Some(status);
+                if let Some(instance) = self.hosts[id].instance_mut() {
+                    instance.exit(status);
                 }
             }
             ToBroker::Suspended { .. }
@@ -229,12 +230,7 @@ impl Broker {
             Peer::Supervisor {
                 host,
                 part: Part::Program,
-            } if self.hosts.get(host).is_some() => {
-                let current = self.hosts[host].instance.as_deref();
-                if current.is_some_and(|instance| instance.session == Some(number)) {
-                    self.program_hung_up(host);
-                }
-            }
+            } if self.hosts.get(host).and_then(Host::session) == Some(number) => self.program_hung_up(host),
             Peer::Supervisor {
                 host,
                 part: Part::Command,

@@ -89,8 +89,9 @@ impl SupervisorRequests {
 impl Broker {
     /// Asks a host's supervisor; false if no supervisor is connected.
     pub(super) fn ask(&mut self, id: HostId, order: Order, asker: Asker) -> bool {
-        let session = self.hosts[id].instance.as_deref().and_then(|instance| instance.session);
-        let Some(supervisor) = session else { return false };
+        let Some(supervisor) = self.hosts[id].session() else {
+            return false;
+        };
         let question = self.requests.add(Pending {
             supervisor,
             host: id,
@@ -146,8 +147,8 @@ impl Broker {
         if self.hosts.get(id).is_none() {
             return;
         }
-        if let Some(instance) = self.hosts[id].instance.as_deref_mut() {
-            instance.sleep.answered(asked.order);
+        if let Some(sleep) = self.sleep(id) {
+            sleep.answered(asked.order);
         }
         if let Report::Usage(usage) = report {
             self.account(id).used(usage);
@@ -191,8 +192,8 @@ impl Broker {
         let host = &self.hosts[id];
         let response = Response::Why {
             host: host.name(&self.cluster).clone(),
-            state: host.life.state(),
-            since_us: self.clock.wall_us(host.since_us),
+            state: host.life().state(),
+            since_us: self.clock.wall_us(host.since_us()),
             why,
         };
         if let Some(session) = self.sessions.get_mut(number)

@@ -4,15 +4,15 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use crate::ids::HostId;
+use crate::ids::{HostId, InstanceId};
 
 /// An action due at a certain time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// The host's life has a deadline.
     Tick(HostId),
-    /// The program's grace period is over.
-    Kill(HostId, u64),
+    /// The grace period of an instance's program is over.
+    Kill(InstanceId),
     /// The time for a supervisor that outlived the last broker to come back is over.
     Missing(HostId),
     /// A connection that could not be accepted may be accepted now.

@@ -112,8 +112,8 @@ impl Broker {
         }
         let hosts = &self.hosts;
         let peers_of = |id: HostId| {
-            let instance = hosts.get(id)?.instance.as_deref()?;
-            let peers = instance.sleep.disposable_with()?;
+            let instance = hosts.get(id)?.instance()?;
+            let peers = instance.sleep().disposable_with()?;
             Some(peers.iter().map(|peer| hosts.at(*peer)))
         };
         for member in self.termination.begin(id, || connected(id, peers_of)) {

@@ -7,6 +7,7 @@ use std::io::Write;
 use imsup_wire::{Cause, CauseKind, Endpoint, EventKind, Plane, Transport};
 
 use super::Broker;
+use crate::hosts::Instance;
 use crate::ids::HostId;
 use crate::journal::Happening;
 use crate::retained::Retained;
@@ -20,7 +21,7 @@ impl Broker {
     pub(super) fn makes_ready(&self, id: HostId, endpoint: Endpoint) -> bool {
         let host = &self.hosts[id];
         let declared = host.spec(&self.cluster).map(|spec| &*spec.expose).unwrap_or_default();
-        let is_public = *endpoint.address.ip() == self.planes.vip(host.index);
+        let is_public = *endpoint.address.ip() == self.planes.vip(host.index());
         declared.is_empty() || (is_public && declared.contains(&(endpoint.transport, endpoint.address.port())))
     }
 
@@ -43,7 +44,7 @@ impl Broker {
         if let Ok(mut log) = log {
             let _ = writeln!(log, "imsup: {name} {detail}");
         }
-        let cause = self.hosts[id].life.cause_at(*first).cloned().unwrap_or(Cause {
+        let cause = self.hosts[id].life().cause_at(*first).cloned().unwrap_or(Cause {
             kind: match first.transport {
                 Transport::Tcp => CauseKind::Connection,
                 Transport::Udp => CauseKind::Datagram,
@@ -62,7 +63,7 @@ impl Broker {
     /// The report about a host whose program listens at other ports than callers wait or have
     /// waited for, or at none of the declared ports.
     pub(super) fn unmet(&self, id: HostId) -> Option<String> {
-        let life = &self.hosts[id].life;
+        let life = self.hosts[id].life();
         let mut endpoints: Vec<Endpoint> = life.unmet().collect();
         if endpoints.is_empty() && life.settled() {
             endpoints = self.unopened(id);
@@ -87,13 +88,13 @@ impl Broker {
     /// first.
     fn listening(&self, id: HostId) -> Vec<Endpoint> {
         let host = &self.hosts[id];
-        let vip = self.planes.vip(host.index);
+        let vip = self.planes.vip(host.index());
         let retained = self.sockets.of(id);
         let mut listening: Vec<Endpoint> = retained
             .filter(|kept| kept.is_listening())
             .map(Retained::endpoint)
             .collect();
-        let unretained = host.instance.as_deref().map(|instance| instance.listening.iter());
+        let unretained = host.instance().map(Instance::unretained);
         listening.extend(unretained.into_iter().flatten());
         listening.sort_unstable_by_key(|at| (*at.address.ip() != vip, at.address.port(), at.transport));
         listening.dedup();
@@ -118,7 +119,7 @@ impl Broker {
                 ports.truncate(LISTED);
                 ports.push(format!("{more} more"));
             }
-            let on = match (ports.is_empty(), self.hosts[id].life.has_listened()) {
+            let on = match (ports.is_empty(), self.hosts[id].life().has_listened()) {
                 (true, true) => "no port of its own choice".to_owned(),
                 (true, false) => "no port yet".to_owned(),
                 (false, _) => list(&ports),

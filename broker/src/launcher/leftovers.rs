@@ -22,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::child::open;
+use super::zygote::Reply;
 use super::{Pids, cgroups};
 
 /// How often the tree is looked through: a process may fork between being seen and being killed.
@@ -85,6 +86,21 @@ impl Children {
         }
         self.inherited.remove(&pid);
         self.supervisors.remove(&pid)
+    }
+
+    /// The zygote has replied. The status of the child that it has made, if that has ended already.
+    pub(crate) fn heard(&mut self, reply: Reply) -> Option<ExitStatus> {
+        if matches!(reply, Reply::Late) {
+            // It may come still: it is one of those that may have been made.
+            return None;
+        }
+        self.asked = self.asked.saturating_sub(1);
+        let Reply::Made(pid) = reply else { return None };
+        let status = self.early.remove(&pid);
+        if status.is_none() {
+            self.supervisors.insert(pid);
+        }
+        status
     }
 
     /// The processes that a walk over /proc finds, and the children that this process had during

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imsup_protocol::zygote::{self, BOOT_VARIABLE, SpawnRequest};
-use imsup_wire::{ExitStatus, HostName};
+use imsup_wire::ExitStatus;
 use mio::Registry;
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, OFlags};
@@ -23,8 +23,10 @@ use crate::own_program;
 use super::child;
 use super::child::pidfd_of;
 use super::leftovers::{self, Children, Tree};
-use super::zygote::{Reply, Zygote};
-use super::{Launch, LaunchError, LaunchResult, Launched, Launcher, Outcome, Pids};
+use super::supervisors::Supervisors;
+use super::zygote::{Reply, Said, Zygote};
+use super::{Launch, LaunchError, LaunchEvent, Launcher, Leftovers, Outcome, Standing};
+use crate::ids::InstanceId;
 
 /// Starts supervisors as children of this process, which must be the subreaper of its descendants:
 /// by the zygote, else as `imsup run`.
@@ -33,6 +35,7 @@ pub struct ProcessLauncher {
     /// The path of this program, for people: [`own_program::command`] finds the program itself.
     executable: PathBuf,
     zygote: Zygote,
+    supervisors: Supervisors,
     /// What nobody was told yet.
     outcomes: Vec<Outcome>,
     /// Whether it may be started: whoever started the broker waits until nobody has its output any
@@ -54,6 +57,7 @@ impl ProcessLauncher {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self {
             zygote: Zygote::new(executable.clone(), registry.try_clone()?),
+            supervisors: Supervisors::new(registry.try_clone()?),
             outcomes: Vec::new(),
             prepared: false,
             executable,
@@ -130,7 +134,8 @@ impl ProcessLauncher {
         Ok(child.id())
     }
 
-    fn launch(&mut self, launch: &Launch<'_>) -> Result<Option<Launched>, LaunchError> {
+    /// The process, unless the zygote will tell of it.
+    fn launch(&mut self, launch: &Launch<'_>) -> Result<Option<u32>, LaunchError> {
         let log = open_log(launch)?;
         // Locked while the child is made, so that the unknown child is not taken for an orphan.
         let children = Arc::clone(&self.children);
@@ -144,51 +149,51 @@ impl ProcessLauncher {
             children.supervisors.extend(self.zygote.start(launch.project));
         }
         children.supervisors.insert(pid);
-        Ok(Some(running(pid)))
+        Ok(Some(pid))
     }
 
     /// Takes what the zygote has said.
     fn hear(&mut self) {
-        let heard = self.zygote.hear();
-        let mut children = self.children.lock();
-        for said in heard {
-            let result = match said.reply {
-                // It may come still: it is one of those that may have been made.
-                Reply::Late => LaunchResult::Unanswered,
-                Reply::None => {
-                    children.asked = children.asked.saturating_sub(1);
-                    LaunchResult::Unanswered
-                }
-                Reply::Made(pid) => {
-                    children.asked = children.asked.saturating_sub(1);
-                    let status = children.early.remove(&pid);
-                    let launched = status.map_or_else(
-                        || running(pid),
-                        |status| Launched {
-                            pid: Some(pid),
-                            ended: None,
-                            status: Some(status),
-                        },
-                    );
-                    if status.is_none() {
-                        children.supervisors.insert(pid);
-                    }
-                    LaunchResult::Started(launched)
-                }
-            };
-            match result {
-                // Its boot was told of already, and goes on under another token.
-                LaunchResult::Started(launched) if said.was_late => kill(&launched),
-                _ if said.was_late => {}
-                result => self.outcomes.push(Outcome {
-                    boot: said.boot,
-                    result,
-                }),
-            }
+        for said in self.zygote.hear() {
+            self.take(&said);
         }
+        let mut children = self.children.lock();
         if children.asked == 0 {
             children.early.clear();
         }
+    }
+
+    fn take(&mut self, said: &Said) {
+        // A boot of which was told already goes on under another token.
+        let instance = self.supervisors.asked_for(said.boot).filter(|_| !said.was_late);
+        let status = self.children.lock().heard(said.reply);
+        match (said.reply, instance) {
+            (Reply::Late | Reply::None, Some(instance)) => {
+                let event = match self.supervisors.is_made_already(instance) {
+                    true => LaunchEvent::Started,
+                    false => LaunchEvent::Unanswered,
+                };
+                self.tell(instance, event);
+            }
+            (Reply::Late | Reply::None, None) => {}
+            (Reply::Made(pid), Some(instance)) => self.is_made(instance, pid, status),
+            // Not reaped yet: the number is still its own.
+            (Reply::Made(pid), None) if status.is_none() => kill(pid),
+            (Reply::Made(_), None) => {}
+        }
+    }
+
+    fn is_made(&mut self, instance: InstanceId, pid: u32, status: Option<ExitStatus>) {
+        self.supervisors.made(instance, pid, status);
+        self.tell(instance, LaunchEvent::Started);
+        if status.is_some() {
+            self.supervisors.end(instance);
+            self.tell(instance, LaunchEvent::Ended);
+        }
+    }
+
+    fn tell(&mut self, instance: InstanceId, event: LaunchEvent) {
+        self.outcomes.push(Outcome { instance, event });
     }
 }
 
@@ -207,8 +212,8 @@ fn file_of(request: &SpawnRequest) -> io::Result<File> {
     Ok(file)
 }
 
-fn kill(launched: &Launched) {
-    if let Some(process) = &launched.ended {
+fn kill(pid: u32) {
+    if let Some(process) = child::open(pid) {
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
 }
@@ -255,15 +260,12 @@ impl Launcher for ProcessLauncher {
     }
 
     fn start(&mut self, launch: &Launch<'_>) {
-        let result = match self.launch(launch) {
-            Ok(None) => return,
-            Ok(Some(launched)) => LaunchResult::Started(launched),
-            Err(error) => LaunchResult::Failed(error),
-        };
-        self.outcomes.push(Outcome {
-            boot: launch.boot,
-            result,
-        });
+        self.supervisors.ask(launch.instance, launch.boot);
+        match self.launch(launch) {
+            Ok(None) => {}
+            Ok(Some(pid)) => self.is_made(launch.instance, pid, None),
+            Err(error) => self.tell(launch.instance, LaunchEvent::Failed(error)),
+        }
     }
 
     fn outcomes(&mut self) -> Vec<Outcome> {
@@ -291,21 +293,48 @@ impl Launcher for ProcessLauncher {
         Ok(process)
     }
 
-    fn reap(&mut self) -> Vec<(u32, ExitStatus)> {
-        let mut ended = Vec::new();
+    fn adopt(&mut self, instance: InstanceId, pid: u32) -> Vec<PathBuf> {
+        self.supervisors.adopt(instance, pid)
+    }
+
+    fn note_program(&mut self, instance: InstanceId, pid: u32) {
+        self.supervisors.note_program(instance, pid);
+    }
+
+    fn process(&self, instance: InstanceId) -> Option<u32> {
+        self.supervisors.process(instance)
+    }
+
+    fn standing(&self, instance: InstanceId) -> Standing {
+        self.supervisors.standing(instance)
+    }
+
+    fn signal(&mut self, instance: InstanceId, signal: Signal) {
+        self.supervisors.signal(instance, signal);
+    }
+
+    fn look_at(&mut self, instance: InstanceId) {
+        if self.supervisors.is_over(instance) {
+            self.reap();
+            self.supervisors.end(instance);
+            self.tell(instance, LaunchEvent::Ended);
+        }
+    }
+
+    fn reap(&mut self) {
         loop {
             // Not nix's wait(2), which knows no real-time signals, and fails with EINVAL for a
             // child that nix has reaped.
             let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(reaped)) => reaped,
                 Err(Errno::INTR) => continue,
-                Ok(None) | Err(_) => return ended,
+                Ok(None) | Err(_) => return,
             };
             let Some(status) = parse(status) else { continue };
             let pid = pid.as_raw_pid().unsigned_abs();
             let mut children = self.children.lock();
             if children.reap(pid) {
-                ended.push((pid, status));
+                self.supervisors.reaped(pid, status);
             } else if children.asked > 0 {
                 // Perhaps the zygote has made it, and has not said so yet.
                 children.early.insert(pid, status);
@@ -313,13 +342,21 @@ impl Launcher for ProcessLauncher {
         }
     }
 
-    fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>) {
+    fn forget(&mut self, instance: InstanceId) -> Option<ExitStatus> {
+        self.supervisors.forget(instance)
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        self.supervisors.cgroups()
+    }
+
+    fn clear(&mut self, left: &Leftovers<'_>, done: Box<dyn FnOnce() + Send>) {
         let children = Arc::clone(&self.children);
         let tree = Tree {
-            boots: boot.into_iter().collect(),
-            pids,
+            boots: left.boot.into_iter().collect(),
+            pids: self.supervisors.pids(left),
         };
-        let host = host.clone();
+        let host = left.host.clone();
         let work = move || {
             if !leftovers::clear(&tree, Some(&children)) {
                 tracing::warn!(%host, "processes of the host could not be ended; they may hold its ports");
@@ -340,15 +377,6 @@ impl Launcher for ProcessLauncher {
             let left = work.lock().take();
             left.into_iter().for_each(|work| work());
         }
-    }
-}
-
-/// A supervisor that is a child of this process, and not reaped yet: the number is its own.
-fn running(pid: u32) -> Launched {
-    Launched {
-        pid: Some(pid),
-        ended: child::open(pid),
-        status: None,
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Said {
 }
 
 /// See [`Said`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Reply {
     /// This process is its supervisor.
     Made(u32),
