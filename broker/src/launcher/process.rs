@@ -177,6 +177,8 @@ impl ProcessLauncher {
             }
             (Reply::Late | Reply::None, None) => {}
             (Reply::Made(pid), Some(instance)) => self.is_made(instance, pid, status),
+            // Its introduction came before the zygote's late reply: it is the supervisor of the boot.
+            (Reply::Made(pid), None) if self.supervisors.has(pid) => {}
             // Not reaped yet: the number is still its own.
             (Reply::Made(pid), None) if status.is_none() => kill(pid),
             (Reply::Made(_), None) => {}
@@ -384,4 +386,55 @@ impl Launcher for ProcessLauncher {
 fn parse(status: WaitStatus) -> Option<ExitStatus> {
     let exited = status.exit_status().map(ExitStatus::Code);
     exited.or_else(|| status.terminating_signal().map(ExitStatus::Signal))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use mio::Poll;
+    use slotmap::SlotMap;
+
+    use super::*;
+
+    /// A launcher with an instance that is asked for by token 1.
+    fn asked() -> (ProcessLauncher, InstanceId) {
+        let poll = Poll::new().unwrap();
+        let mut launcher = ProcessLauncher::new("/proc/self/exe".into(), None, poll.registry()).unwrap();
+        let instance = SlotMap::with_key().insert(());
+        launcher.supervisors.ask(instance, 1);
+        (launcher, instance)
+    }
+
+    fn said(reply: Reply, was_late: bool) -> Said {
+        Said {
+            boot: 1,
+            reply,
+            was_late,
+        }
+    }
+
+    /// Whether a supervisor ends by itself, after a reply that came late.
+    fn ends_by_itself(mut launcher: ProcessLauncher, introduced: bool, instance: InstanceId) -> bool {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        if introduced {
+            launcher.adopt(instance, child.id());
+        }
+        launcher.take(&said(Reply::Late, false));
+        launcher.take(&said(Reply::Made(child.id()), true));
+        drop(child.stdin.take());
+        child.wait().unwrap().success()
+    }
+
+    #[test]
+    fn a_supervisor_that_has_introduced_itself_survives_the_late_reply() {
+        let (launcher, instance) = asked();
+        assert!(ends_by_itself(launcher, true, instance));
+    }
+
+    #[test]
+    fn a_supervisor_that_comes_late_is_killed() {
+        let (launcher, instance) = asked();
+        assert!(!ends_by_itself(launcher, false, instance));
+    }
 }

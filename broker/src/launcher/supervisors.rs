@@ -149,6 +149,11 @@ impl Supervisors {
         self.table.get(instance)?.pid
     }
 
+    /// Whether a process is the supervisor of an instance.
+    pub(super) fn has(&self, pid: u32) -> bool {
+        self.table.values().any(|known| known.pid == Some(pid))
+    }
+
     /// See [`super::Launcher::standing`].
     pub(super) fn standing(&self, instance: InstanceId) -> Standing {
         match self.table.get(instance) {
