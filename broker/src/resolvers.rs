@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::SessionId;
 use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
-use crate::names::Door;
+use crate::names::NameServerHandle;
 
 /// The port of name servers.
 const DNS_PORT: u16 = 53;
@@ -95,7 +95,7 @@ struct Running {
 /// The maker of sockets, started at the first need.
 #[derive(Debug, Default)]
 pub(crate) struct Resolvers {
-    door: Option<Door>,
+    name_server: Option<NameServerHandle>,
     /// The number of the latest namespace.
     latest: u32,
     running: Option<Running>,
@@ -129,8 +129,8 @@ impl Resolvers {
     }
 
     /// Sets the handle to add sockets to the name server.
-    pub(crate) fn serve_by(&mut self, door: Door) {
-        self.door = Some(door);
+    pub(crate) fn serve_by(&mut self, name_server: NameServerHandle) {
+        self.name_server = Some(name_server);
     }
 
     /// Goes on in the namespaces of earlier brokers, where unanswered questions wait.
@@ -160,8 +160,8 @@ impl Resolvers {
 
     fn answer(&self, namespace: u32, socket: OwnedFd, store: &mut FdStore) {
         store.keep_copy(What::Resolvers { namespace }, &socket);
-        if let Some(door) = &self.door {
-            door.add(socket);
+        if let Some(name_server) = &self.name_server {
+            name_server.add(socket);
         }
     }
 
@@ -179,7 +179,7 @@ impl Resolvers {
             let _ = running.asks.send(());
             return true;
         }
-        if self.door.is_none() || self.useless {
+        if self.name_server.is_none() || self.useless {
             return false;
         }
         match start(launcher, project, tell) {

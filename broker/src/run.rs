@@ -168,7 +168,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
     clock.go_on(&paths.up(), history.ledger().last_us());
     let leases = Leases::open(paths.leases(), &clock);
-    let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
+    let published_listeners = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let waker = Waker::new(&registry, Source::LoopMessages.into()).map_err(system("eventfd(2)"))?;
     let messages = LoopMessages::new(waker);
@@ -223,9 +223,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     });
     let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup, confine)
         .map_err(system("the name server's thread"))?;
-    broker.resolvers.serve_by(server.door());
+    broker.resolvers.serve_by(server.handle());
     broker.resolvers.restore(&mut broker.sockets.store);
-    let relay = match doors.is_empty() {
+    let relay = match published_listeners.is_empty() {
         true => None,
         false => {
             let strangers = notifier.clone();
@@ -233,7 +233,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
             let vet = Vet::new(relay_trust, Box::new(on_stranger));
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(LoopMessage::Published { endpoint, by });
             Some(
-                Relay::start(doors, limits.relayed, vet, Box::new(on_arrival), confine)
+                Relay::start(published_listeners, limits.relayed, vet, Box::new(on_arrival), confine)
                     .map_err(system("the relay's thread"))?,
             )
         }
@@ -361,8 +361,8 @@ fn publish(
     hosts: &mut Hosts,
     store: &mut FdStore,
     follows: bool,
-) -> Result<Vec<published::Door>, BrokerError> {
-    let mut doors = Vec::new();
+) -> Result<Vec<published::PublishedListener>, BrokerError> {
+    let mut published_listeners = Vec::new();
     for id in hosts.ids().collect::<Vec<HostId>>() {
         let host = &mut hosts[id];
         let Some(spec) = host.spec(cluster) else { continue };
@@ -378,17 +378,17 @@ fn publish(
                 host: spec.name.clone(),
                 source,
             });
-            for door in tolerate(follows, opened)? {
-                store.keep_copy(what, &door.socket);
+            for listener in tolerate(follows, opened)? {
+                store.keep_copy(what, &listener.socket);
                 host.published.push(imsup_wire::PublishedPort {
-                    machine: door.machine,
+                    machine: listener.machine,
                     endpoint: target,
                 });
-                doors.push(door);
+                published_listeners.push(listener);
             }
         }
     }
-    Ok(doors)
+    Ok(published_listeners)
 }
 
 /// The store, with the descriptors of an earlier broker, and the keeper that holds the store.

@@ -1,7 +1,7 @@
 //! The state that a supervisor keeps of its host.
 
 pub mod bound;
-pub mod doors;
+pub mod closed_listeners;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -15,7 +15,7 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use self::bound::BoundSockets;
-use self::doors::Doors;
+use self::closed_listeners::ClosedListeners;
 use crate::copies::Copies;
 use crate::handover::Handovers;
 use crate::identity::{Destination, Identity};
@@ -51,7 +51,7 @@ pub struct Host {
     /// Connections that are handed to the program in its own address family.
     pub handovers: Handovers,
     /// The record of the listeners that the program still has.
-    pub doors: Doors,
+    pub closed_listeners: ClosedListeners,
     /// Arrivals in the host's sockets.
     pub incoming: Incoming,
     /// The call that is begun anew, and the beginning of its wait for the holder of an address or

@@ -22,7 +22,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use crate::error::{RunError, Trying};
 use crate::handover::Handovers;
 use crate::host::bound::BoundSockets;
-use crate::host::doors::Doors;
+use crate::host::closed_listeners::ClosedListeners;
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::incoming::Incoming;
@@ -158,7 +158,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         sockets: SocketTable::default(),
         retained: welcome.retained,
         handovers: Handovers::new(welcome.families == Families::Unknown),
-        doors: Doors::default(),
+        closed_listeners: ClosedListeners::default(),
         incoming: Incoming::default(),
         begun_anew: None,
         native_ports: NativePorts::default(),

@@ -111,7 +111,7 @@ impl Broker {
     /// Gives a socket up, and refuses what comes to it from now on, whoever has a duplicate.
     fn shut(&mut self, socket: SocketId) {
         if let Some(gone) = self.sockets.remove(socket, &self.registry) {
-            sockets::close_door(gone.socket(), gone.endpoint().transport);
+            sockets::shut_down_listener(gone.socket(), gone.endpoint().transport);
         }
     }
 
@@ -403,7 +403,7 @@ impl Broker {
         if let Some(new) = of_other_family
             && let Some(old) = self.sockets.replace(socket, new)
         {
-            sockets::close_door(&old, endpoint.transport);
+            sockets::shut_down_listener(&old, endpoint.transport);
         }
         let Some(kept) = self.sockets.get(socket) else {
             return false;
@@ -448,7 +448,7 @@ impl Broker {
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;
             };
-            sockets::close_door(kept.socket(), endpoint.transport);
+            sockets::shut_down_listener(kept.socket(), endpoint.transport);
             // A datagram socket cannot refuse; the socket is made anew when the program has ended.
             if kept.is_tentative() || endpoint.transport == Transport::Udp {
                 self.sockets.remove(socket, &self.registry);

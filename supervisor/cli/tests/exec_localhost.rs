@@ -12,10 +12,10 @@ use common::{Project, network};
 const SERVER: &str = r"
 import socket, sys
 address, port = sys.argv[1], int(sys.argv[2])
-door = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
-door.bind((address, port))
+server = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((address, port))
 while True:
-    door.sendto(b'%d' % port, door.recvfrom(100)[1])
+    server.sendto(b'%d' % port, server.recvfrom(100)[1])
 ";
 
 /// Asks at each address, by sendto(2) and by connect(2).

@@ -104,7 +104,7 @@ pub(crate) fn is_live(host: &Host, at: Endpoint, one: &Bound, is_in_use: impl Fn
     // An endpoint in use belongs to the program, if imsup has no socket there and the machine's
     // wildcard is free.
     let at_wildcard = socket::at_machines_wildcard(at);
-    !host.doors.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(at_wildcard)
+    !host.closed_listeners.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(at_wildcard)
 }
 
 /// Remembers a socket that a program bound. Connections are no longer redirected to a closed socket

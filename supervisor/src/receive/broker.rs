@@ -58,7 +58,7 @@ impl Loop {
                     self.finish(id, answer);
                 }
             }
-            ToSupervisor::Claimed { id, .. } if self.host.doors.closed(id) => self.go_on_with_vetted(),
+            ToSupervisor::Claimed { id, .. } if self.host.closed_listeners.closed(id) => self.go_on_with_vetted(),
             ToSupervisor::Claimed { id, found } => {
                 let socket: Option<OwnedFd> = if found {
                     self.host.link.take_fds(1).ok().and_then(|mut fds| fds.pop())
@@ -144,7 +144,7 @@ impl Loop {
         self.host.strangers.forget();
         let next_comes = self.reconnect.next_comes(&self.host);
         self.host.link.lost(next_comes);
-        self.host.doors.broker_lost(next_comes);
+        self.host.closed_listeners.broker_lost(next_comes);
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin();
@@ -156,10 +156,11 @@ impl Loop {
 
     /// Goes on without the next broker if the keeper does not start one.
     pub(super) fn look_for_next_broker(&mut self) {
-        let awaits_next = self.host.doors.awaits_next() || (!self.held.is_empty() && self.host.link.is_answered());
+        let awaits_next =
+            self.host.closed_listeners.awaits_next() || (!self.held.is_empty() && self.host.link.is_answered());
         if self.lost && awaits_next && !self.reconnect.next_comes(&self.host) {
             self.host.link.lost(false);
-            self.host.doors.broker_lost(false);
+            self.host.closed_listeners.broker_lost(false);
             self.answer_all_without_broker();
             self.go_on_with_vetted();
         }

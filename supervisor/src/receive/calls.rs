@@ -206,7 +206,9 @@ impl Loop {
             }
         }
         self.begin_all_anew(|host, until| match until {
-            Until::Vetted { endpoint, search } => !host.doors.is_closing(endpoint) && host.doors.has_searched(search),
+            Until::Vetted { endpoint, search } => {
+                !host.closed_listeners.is_closing(endpoint) && host.closed_listeners.has_searched(search)
+            }
             Until::ResolverSockets | Until::Trusted { .. } => false,
         });
     }

@@ -7,7 +7,7 @@ use imsup_protocol::ToBroker;
 use nix::sys::signal::Signal;
 
 use super::Loop;
-use crate::host::{Descriptors, doors};
+use crate::host::{Descriptors, closed_listeners};
 use crate::sleep::Circumstances;
 use crate::{held, init};
 
@@ -28,7 +28,7 @@ impl Loop {
             self.stop(signal, grace);
         }
         self.host.handovers.look();
-        if self.doors_due().is_some_and(|at| now >= at) && doors::on_time(&mut self.host, now) {
+        if self.closed_listeners_due().is_some_and(|at| now >= at) && closed_listeners::on_time(&mut self.host, now) {
             self.go_on_with_vetted();
         }
         if self.kill_at.is_some_and(|at| now >= at) {
@@ -63,7 +63,7 @@ impl Loop {
     }
 
     /// The time of the next look at the program's sockets.
-    fn doors_due(&self) -> Option<Instant> {
+    fn closed_listeners_due(&self) -> Option<Instant> {
         if !self.may_close() {
             return None;
         }
@@ -71,7 +71,7 @@ impl Loop {
             Descriptors::Copied(copies) => copies.due(),
             Descriptors::Duplicated(_) => None,
         };
-        let all = [self.host.doors.due(&self.host.retained), copies];
+        let all = [self.host.closed_listeners.due(&self.host.retained), copies];
         all.into_iter().flatten().min()
     }
 
@@ -96,7 +96,7 @@ impl Loop {
             self.reconnect.next_try(),
             self.sleep.due(),
             self.watchdog.due(),
-            self.doors_due(),
+            self.closed_listeners_due(),
             self.host.handovers.due(),
             self.memory.as_ref().and_then(MemoryWatch::due),
         ]

@@ -19,7 +19,7 @@ use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
 use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of, vet};
 use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::bound;
-use crate::host::doors::{self, Vetted};
+use crate::host::closed_listeners::{self, Vetted};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
 use crate::unhonoured::Unhonoured;
@@ -206,7 +206,7 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
     }
     // imsup too closes the sockets that the program has closed at this address, so that the kernel
     // alone decides.
-    bind.stage = match doors::vet(host, bind.endpoint) {
+    bind.stage = match closed_listeners::vet(host, bind.endpoint) {
         Vetted::Settled => match bind_own(host, call.tid, &bind) {
             Ok(()) => {
                 note_fresh(host, &bind);
@@ -269,7 +269,7 @@ fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
         return Err(errno);
     }
     if !socket::may_share(socket, bind.endpoint.transport) {
-        host.doors.bound_alone(bind.endpoint);
+        host.closed_listeners.bound_alone(bind.endpoint);
     }
     bound(host, tid, &bind.socket, bind);
     Ok(())
@@ -307,8 +307,10 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     let endpoint = bind.endpoint;
     match bind.stage {
         BindStage::Claim => return None,
-        BindStage::Closing if host.doors.is_closing(endpoint) => return None,
-        BindStage::Search(number) | BindStage::LastSearch(number) if !host.doors.has_searched(number) => return None,
+        BindStage::Closing if host.closed_listeners.is_closing(endpoint) => return None,
+        BindStage::Search(number) | BindStage::LastSearch(number) if !host.closed_listeners.has_searched(number) => {
+            return None;
+        }
         _ => {}
     }
     if !host.listener.is_valid(id) {
@@ -317,7 +319,7 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     set_misfits_apart(host, bind);
     match bind.stage {
         BindStage::Search(_) if host.retained.is_waiting(endpoint) => return Some(install(host, id, tid, bind)),
-        BindStage::Search(_) if host.doors.is_closing(endpoint) => {
+        BindStage::Search(_) if host.closed_listeners.is_closing(endpoint) => {
             bind.stage = BindStage::Closing;
             return None;
         }
@@ -330,7 +332,7 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     }
     if bind.stage == BindStage::Closing {
         // The program may have the socket at another place.
-        bind.stage = BindStage::LastSearch(host.doors.search());
+        bind.stage = BindStage::LastSearch(host.closed_listeners.search());
         return None;
     }
     bind.stage = BindStage::Claim;
@@ -465,7 +467,7 @@ pub(super) fn retain(
                 .add_listening(endpoint, ours, inode, backlog, place.of_process(inode))
             {
                 if let Some(socket) = host.retained.by_inode(inode) {
-                    host.doors.watch(socket.as_fd(), inode);
+                    host.closed_listeners.watch(socket.as_fd(), inode);
                 }
                 host.announce(endpoint, brokers);
                 // The retained duplicate stands for a copy.

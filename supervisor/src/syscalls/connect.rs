@@ -17,7 +17,7 @@ use super::redirect::{Purpose, redirect_datagram, redirect_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
 use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
-use crate::host::doors::{self, Vetted};
+use crate::host::closed_listeners::{self, Vetted};
 use crate::identity::{Destination, Identity};
 use imsup_linux::descriptors;
 use imsup_linux::memory::ThreadMemory;
@@ -194,12 +194,12 @@ fn wait_for_closed(
             continue;
         }
         if !anew {
-            match doors::vet(host, endpoint) {
+            match closed_listeners::vet(host, endpoint) {
                 Vetted::Settled => continue,
                 Vetted::Closing => {}
                 Vetted::Search(number) => search = search.max(number),
             }
-        } else if !host.doors.is_closing(endpoint) {
+        } else if !host.closed_listeners.is_closing(endpoint) {
             continue;
         }
         waits_at = Some(endpoint);
