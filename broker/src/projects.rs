@@ -41,7 +41,7 @@ pub enum ProjectsError {
         "{path} cannot be changed: {} holds the lock of the directory above it (flock(2)), which imsup needs for a moment only; end that process",
         name(*.by)
     )]
-    Held {
+    Locked {
         path: PathBuf,
         /// The process, if the kernel reports it.
         by: Option<u32>,
@@ -222,7 +222,7 @@ fn change(path: &Path, timeout: Duration, edit: impl FnOnce(&mut Contents)) -> R
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOOK),
             Err(Errno::WOULDBLOCK) => {
                 let (path, by) = (path.to_owned(), absent::holder(directory));
-                return Err(ProjectsError::Held { path, by });
+                return Err(ProjectsError::Locked { path, by });
             }
             Err(errno) => return Err(io_error(errno.into())),
         }
@@ -293,7 +293,7 @@ mod tests {
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
         for timeout in [Duration::ZERO, LOOK] {
             let error = remember(&path, "shop", &Memory::default(), timeout).unwrap_err();
-            assert!(matches!(error, ProjectsError::Held { .. }), "{error}");
+            assert!(matches!(error, ProjectsError::Locked { .. }), "{error}");
             let own = format!("process {} holds", std::process::id());
             assert!(error.to_string().contains(&own), "{error}");
         }

@@ -145,7 +145,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     }
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
-    routes::hold(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
+    routes::make_local(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
 
     let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
     if !paths.up().exists() {
@@ -292,7 +292,7 @@ fn memorize(
     memory.indexes = given;
     match projects::remember(&paths.projects(), &cluster.project, memory, LOCK_TIMEOUT) {
         Ok(()) => true,
-        Err(error @ ProjectsError::Held { .. }) => {
+        Err(error @ ProjectsError::Locked { .. }) => {
             tracing::warn!("{error}. Until then the next `up` may give hosts other addresses");
             false
         }

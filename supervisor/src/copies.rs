@@ -51,7 +51,7 @@ pub struct Remembered {
 /// Copies of the program's sockets, by inode.
 #[derive(Debug, Default)]
 pub struct Copies {
-    held: HashMap<u64, OwnedFd>,
+    sockets: HashMap<u64, OwnedFd>,
     sweep_at: usize,
     remembered: HashMap<u64, Remembered>,
     oldest_first: VecDeque<u64>,
@@ -69,21 +69,23 @@ pub struct Copies {
 impl Copies {
     /// Keeps a socket that was made for the program.
     pub fn keep(&mut self, inode: u64, socket: OwnedFd) {
-        self.held.insert(inode, socket);
+        self.sockets.insert(inode, socket);
         self.look_soon(Instant::now());
-        if self.held.len() > self.sweep_at.max(FEW) {
+        if self.sockets.len() > self.sweep_at.max(FEW) {
             self.sweep();
         }
     }
 
     /// The copy of a socket.
     pub fn get(&self, inode: u64) -> Option<&OwnedFd> {
-        self.held.get(&inode)
+        self.sockets.get(&inode)
     }
 
     /// Gives up the copy of a socket, and remembers the socket's state.
     pub fn give_up(&mut self, inode: u64) {
-        let Some(copy) = self.held.remove(&inode) else { return };
+        let Some(copy) = self.sockets.remove(&inode) else {
+            return;
+        };
         let socket = copy.as_fd();
         let (Some(kind), Ok(cookie)) = (InetSocket::inspect(socket), socket::cookie(socket)) else {
             return;
@@ -117,14 +119,14 @@ impl Copies {
     /// the port.
     pub fn make_way(&mut self, inode: u64, port: u16) {
         let holds = |copy: &OwnedFd| socket::local_address(copy.as_fd()).is_some_and(|local| local.port() == port);
-        let in_the_way = self.held.iter().any(|(other, copy)| *other != inode && holds(copy));
+        let in_the_way = self.sockets.iter().any(|(other, copy)| *other != inode && holds(copy));
         if port == 0 || !in_the_way {
             return;
         }
-        let found = holders::sockets_held();
+        let found = holders::descendant_sockets();
         // An uninspectable process may hold a socket at the port. Our copy does not help that
         // process as long as inspection fails.
-        self.held.retain(|other, copy| {
+        self.sockets.retain(|other, copy| {
             *other == inode || found.sockets.contains(other) || (!found.all_seen && !holds(copy))
         });
     }
@@ -137,7 +139,7 @@ impl Copies {
 
     /// When [`Copies::tidy`] is to be called.
     pub fn due(&self) -> Option<Instant> {
-        self.look_at.filter(|_| !self.held.is_empty())
+        self.look_at.filter(|_| !self.sockets.is_empty())
     }
 
     /// Looks, if due, for copies of sockets that no process holds. Gives up the copies of sockets
@@ -147,12 +149,12 @@ impl Copies {
             return;
         }
         let began = cpu::own_thread();
-        let found = holders::sockets_held();
+        let found = holders::descendant_sockets();
         let was_missed = std::mem::take(&mut self.missed);
         if found.all_seen {
-            self.held
+            self.sockets
                 .retain(|inode, _| found.sockets.contains(inode) || !was_missed.contains(inode));
-            let missed = self.held.keys().filter(|inode| !found.sockets.contains(inode));
+            let missed = self.sockets.keys().filter(|inode| !found.sockets.contains(inode));
             self.missed = missed.copied().collect();
         }
         let cost = cpu::own_thread().saturating_sub(began);
@@ -171,11 +173,11 @@ impl Copies {
     /// between two processes (SCM_RIGHTS) counts as not held: from then on the kernel handles that
     /// socket natively.
     pub fn sweep(&mut self) {
-        let found = holders::sockets_held();
-        if found.all_seen || self.held.len() > MOST {
-            self.held.retain(|inode, _| found.sockets.contains(inode));
+        let found = holders::descendant_sockets();
+        if found.all_seen || self.sockets.len() > MOST {
+            self.sockets.retain(|inode, _| found.sockets.contains(inode));
         }
-        self.sweep_at = self.held.len() + FEW.max(found.descriptors / READS_PER_COPY);
+        self.sweep_at = self.sockets.len() + FEW.max(found.descriptors / READS_PER_COPY);
     }
 }
 
@@ -207,7 +209,7 @@ mod tests {
         for (inode, socket) in (1..).zip(sockets) {
             copies.keep(inode, socket.into());
         }
-        assert!(copies.held.is_empty(), "no child of this process holds any");
+        assert!(copies.sockets.is_empty(), "no child of this process holds any");
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 

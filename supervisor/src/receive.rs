@@ -19,9 +19,9 @@ use nix::unistd::Pid;
 
 use crate::error::{RunError, Trying};
 use crate::farewell::Farewell;
-use crate::held::HeldCalls;
 use crate::host::{Host, closed_listeners};
 use crate::init;
+use crate::pending::PendingCalls;
 use crate::reconnect::{Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::Sleep;
@@ -30,7 +30,7 @@ use crate::sleep::Sleep;
 pub struct Loop {
     host: Host,
     sleep: Sleep,
-    held: HeldCalls,
+    pending: PendingCalls,
     signals: SignalFd,
     reconnect: Reconnect,
     role: Role,
@@ -75,7 +75,7 @@ impl Loop {
         Ok(Self {
             host,
             sleep,
-            held: HeldCalls::new(),
+            pending: PendingCalls::new(),
             signals,
             reconnect: Reconnect::new(introduction),
             role,

@@ -55,7 +55,7 @@ impl ProjectRecord {
             return false;
         }
         match projects::remember(path, project, &self.memory, Duration::ZERO) {
-            Err(error @ ProjectsError::Held { .. }) => {
+            Err(error @ ProjectsError::Locked { .. }) => {
                 self.is_due = true;
                 self.tries += 1;
                 if self.tries == TRIES_UNSAID {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use common::client::{Held, ask};
+use common::client::{PersistentConnection, ask};
 use common::command::run;
 use common::{Background, Project, need, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -113,7 +113,7 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     held.ask("fill 16");
     for round in 1..=2 {
         // Awake, so that it frees no memory before the look.
@@ -162,7 +162,7 @@ services:
     );
     let watch = project.watch();
     let mut held: Vec<_> = ["later", "boottime"]
-        .map(|host| (host, Held::connect(project.at(host, 8080))))
+        .map(|host| (host, PersistentConnection::connect(project.at(host, 8080))))
         .into();
     for (_, held) in &mut held {
         held.say("hello").unwrap();

@@ -721,7 +721,7 @@ services:
         let delayed = Delayed::calls(&project, supervisor, call);
         for _ in 0..4 {
             let suspends = watch.count("web", "suspend");
-            let mut held = client::Held::connect(address);
+            let mut held = client::PersistentConnection::connect(address);
             for _ in 0..2 {
                 held.say("x").unwrap();
                 assert_eq!(held.hear().unwrap(), "0", "with {call} delayed");

@@ -8,19 +8,19 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use common::client::{self, Answer, Held};
+use common::client::{self, Answer, PersistentConnection};
 use common::command::run;
 use common::{Event, LIMIT, Project, need, wait_until};
 
 /// A kept-alive HTTP/1.1 connection, as in a pool.
 struct Pooled {
-    held: Held,
+    held: PersistentConnection,
 }
 
 impl Pooled {
     fn connect(project: &Project, host: &str, port: u16) -> Self {
         Self {
-            held: Held::connect(project.at(host, port)),
+            held: PersistentConnection::connect(project.at(host, port)),
         }
     }
 
@@ -109,7 +109,7 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("cache", 6379));
+    let mut held = PersistentConnection::connect(project.at("cache", 6379));
     let mut ask = |command: &str| {
         held.say(&format!("{command}\r")).unwrap();
         held.hear().unwrap().trim_end().to_owned()
@@ -383,7 +383,7 @@ services:
     std::fs::File::open(project.path("file")).unwrap().sync_all().unwrap();
     project.ok(&["up", "-d"]);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let file = project.path("file");
     held.ask("fill 32");
     held.ask(&format!("map {}", file.display()));

@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::client::{self, Held};
+use common::client::{self, PersistentConnection};
 use common::random::Random;
 use common::watch::Watch;
 use common::{Project, control, guest, need};
@@ -24,7 +24,7 @@ fn methods() -> Vec<String> {
 /// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after
 /// a while.
 #[track_caller]
-fn expect_delayed(method: &str, held: &mut Held) {
+fn expect_delayed(method: &str, held: &mut PersistentConnection) {
     let answer = held.hear().unwrap_or_else(|error| panic!("{method}: {error}"));
     let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
     let waited = Duration::from_micros(waited);
@@ -56,9 +56,14 @@ fn every_delay_ends(program: &str) {
     let project = Project::up("delays", &compose);
     let watch = project.watch();
     let hosts = project.ps();
-    let mut held: Vec<(&String, Held)> = methods
+    let mut held: Vec<(&String, PersistentConnection)> = methods
         .iter()
-        .map(|method| (method, Held::connect((hosts[method.as_str()].address, 8080).into())))
+        .map(|method| {
+            (
+                method,
+                PersistentConnection::connect((hosts[method.as_str()].address, 8080).into()),
+            )
+        })
         .collect();
     for round in 1..=2 {
         for (_, held) in &mut held {
@@ -124,7 +129,7 @@ fn a_timer_that_ends_while_its_host_is_held_is_not_lost() {
             let (mut random, project) = (Random::new(random.below(u64::MAX)), &project);
             let address = (hosts[way].address, 8080).into();
             scope.spawn(move || {
-                let mut held = Held::connect(address);
+                let mut held = PersistentConnection::connect(address);
                 held.say("boot").unwrap();
                 held.hear().unwrap();
                 for round in 0..ROUNDS {
@@ -216,8 +221,8 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut web = Held::connect(project.at("web", 8080));
-    let mut later = Held::connect(project.at("later", 8080));
+    let mut web = PersistentConnection::connect(project.at("web", 8080));
+    let mut later = PersistentConnection::connect(project.at("later", 8080));
     for round in 1..=2 {
         // Counted from the process's last move, the answer would come 2 s late, and after that of a
         // host that is awake and begins to wait 1 s later. A busy machine may let any answer be
@@ -376,7 +381,7 @@ services:
     // just then.
     let by_connection = (0..5).any(|_| {
         let wakes = watch.asleep(&project, "fast");
-        Held::connect(project.at("fast", 8080)).ask("hello");
+        PersistentConnection::connect(project.at("fast", 8080)).ask("hello");
         let cause = watch.wait("fast", "wake", wakes + 1).cause;
         cause.as_deref() == Some("connection")
     });

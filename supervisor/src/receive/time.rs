@@ -9,16 +9,16 @@ use nix::sys::signal::Signal;
 use super::Loop;
 use crate::host::{Descriptors, closed_listeners};
 use crate::sleep::Circumstances;
-use crate::{held, init};
+use crate::{init, pending};
 
 impl Loop {
     pub(super) fn on_time(&mut self) {
         let now = Instant::now();
-        if !self.held.is_empty() && now >= self.next_tick {
+        if !self.pending.is_empty() && now >= self.next_tick {
             self.look_for_next_broker();
-            self.look_at_held(now);
+            self.look_at_pending(now);
             self.accepts_wait = false;
-            self.next_tick = Instant::now() + held::tick(self.held.len());
+            self.next_tick = Instant::now() + pending::tick(self.pending.len());
         }
         self.watchdog.end();
         self.watchdog.rest(now);
@@ -54,9 +54,13 @@ impl Loop {
     }
 
     pub(super) fn circumstances(&self) -> Circumstances {
-        let accepts = self.held.values().filter(|held| held.accepts_from().is_some()).count();
+        let accepts = self
+            .pending
+            .values()
+            .filter(|pending| pending.accepts_from().is_some())
+            .count();
         Circumstances {
-            held_calls: self.held.len() - accepts,
+            pending_calls: self.pending.len() - accepts,
             handing_over: accepts > 0,
             stopping: self.kill_at.is_some(),
         }
@@ -88,7 +92,7 @@ impl Loop {
 
     /// When [`Self::on_time`] is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
-        let tick = (!self.held.is_empty()).then_some(self.next_tick);
+        let tick = (!self.pending.is_empty()).then_some(self.next_tick);
         [
             tick,
             self.kill_at,

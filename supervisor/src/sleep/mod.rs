@@ -75,7 +75,7 @@ const FEW_DESCRIPTORS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
     /// Pending trapped calls that wait for an event elsewhere.
-    pub held_calls: usize,
+    pub pending_calls: usize,
     /// A trapped accept(2) is pending, for some milliseconds at most ([`crate::handover`]). The
     /// thread of the call cannot be stopped meanwhile.
     pub handing_over: bool,

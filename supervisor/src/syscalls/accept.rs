@@ -14,8 +14,8 @@ use super::names::write_address;
 use super::{Verdict, socket_of};
 use crate::copies::Remembered;
 use crate::handover::{self, Accepted};
-use crate::held::{Held, LONGEST_ACCEPT, Waiting};
 use crate::host::{Descriptors, Host};
+use crate::pending::{LONGEST_ACCEPT, PendingCall, Waiting};
 use imsup_linux::memory::ThreadMemory;
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::settings;
@@ -27,7 +27,7 @@ pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
         Attempt::Answered(answer) => answer.into(),
         Attempt::Nobody { listener, timeout } => {
             let now = Instant::now();
-            Verdict::Hold(Box::new(Held {
+            Verdict::Pending(Box::new(PendingCall {
                 tid: call.tid,
                 since: now,
                 deadline: now + timeout.unwrap_or(LONGEST_ACCEPT),

@@ -17,11 +17,11 @@ use self::install::{beside_published, install};
 pub(super) use self::machines::is_bound_on_the_machines;
 use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
 use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of, vet};
-use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::bound;
 use crate::host::closed_listeners::{self, Vetted};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
+use crate::pending::{BindStage, PendingBind, PendingCall, Waiting};
 use crate::unhonoured::Unhonoured;
 use imsup_linux::guard;
 use imsup_linux::holders::Place;
@@ -100,7 +100,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
         Plan::Later => later(host, &socket, address),
         Plan::Machines => on_the_machines(host, &socket, kind.transport, address, v6only).into(),
         Plan::At(endpoint) => {
-            let held = HeldBind {
+            let pending = PendingBind {
                 socket,
                 number: call.fd(0),
                 endpoint,
@@ -108,7 +108,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
                 asked: address,
                 stage: BindStage::Claim,
             };
-            at(host, call, held)
+            at(host, call, pending)
         }
     }
 }
@@ -195,7 +195,7 @@ pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Famil
     Ok(())
 }
 
-fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
+fn at(host: &mut Host, call: &Notification, mut bind: PendingBind) -> Verdict {
     let v6only = bind.family == Family::V6 && socket::is_v6only(bind.socket.as_fd());
     if conflict::is_taken(host, bind.socket.as_fd(), bind.endpoint.transport, bind.asked, v6only) {
         return Errno::EADDRINUSE.into();
@@ -222,7 +222,7 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
         Vetted::Search(number) => BindStage::Search(number),
     };
     let now = Instant::now();
-    Verdict::Hold(Box::new(Held {
+    Verdict::Pending(Box::new(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + host.hold_timeout,
@@ -234,7 +234,7 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
 /// Takes out the retained AF_INET6 listeners if a program of AF_INET binds. The program keeps its
 /// own listener, and connections that wait in the retained listeners are handed over
 /// ([`crate::handover`]).
-fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
+fn set_misfits_apart(host: &mut Host, bind: &PendingBind) {
     if bind.endpoint.transport != Transport::Tcp || !host.handovers.are_possible() {
         return;
     }
@@ -253,7 +253,7 @@ fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
 
 /// Binds the program's own socket. A failure restores the socket's options: the program may try
 /// another port.
-fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
+fn bind_own(host: &mut Host, tid: i32, bind: &PendingBind) -> Result<(), Errno> {
     let socket = bind.socket.as_fd();
     if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
         tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
@@ -289,7 +289,7 @@ fn bind_in_plane(socket: BorrowedFd<'_>, family: Family, address: SocketAddrV4) 
 }
 
 /// Asks the broker for the holder of an address: the program itself, or the broker.
-fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
+fn ask(host: &mut Host, id: NotificationId, bind: &PendingBind) {
     let claim = ToBroker::Claim {
         id: id.number(),
         endpoint: bind.endpoint,
@@ -299,9 +299,9 @@ fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
 
 /// The broker has closed a socket, or a search is over: goes on with a bind that waits for that
 /// event. `None` if the bind goes on waiting.
-pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
-    let tid = held.tid;
-    let Waiting::Bind(bind) = &mut held.waiting else {
+pub fn bind_again(host: &mut Host, id: NotificationId, pending: &mut PendingCall) -> Option<Answer> {
+    let tid = pending.tid;
+    let Waiting::Bind(bind) = &mut pending.waiting else {
         return None;
     };
     let endpoint = bind.endpoint;
@@ -338,14 +338,14 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     bind.stage = BindStage::Claim;
     ask(host, id, bind);
     if host.link.socket().is_none() {
-        return Some(claimed(host, id, held, None));
+        return Some(claimed(host, id, pending, None));
     }
     None
 }
 
 /// The broker answered a [`ToBroker::Claim`].
-pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<OwnedFd>) -> Answer {
-    let Waiting::Bind(bind) = &held.waiting else {
+pub fn claimed(host: &mut Host, id: NotificationId, pending: &PendingCall, found: Option<OwnedFd>) -> Answer {
+    let Waiting::Bind(bind) = &pending.waiting else {
         return Answer::Continue;
     };
     if let Some(socket) = found {
@@ -357,11 +357,11 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
     set_misfits_apart(host, bind);
     if !host.retained.is_waiting(bind.endpoint) && host.handovers.share(bind.endpoint, bind.socket.as_fd()) == Ok(true)
     {
-        return bind_own(host, held.tid, bind).into();
+        return bind_own(host, pending.tid, bind).into();
     }
-    match install(host, id, held.tid, bind) {
+    match install(host, id, pending.tid, bind) {
         Answer::Errno(errno) if errno == Errno::EADDRINUSE as i32 && !host.retained.knows(bind.endpoint) => {
-            beside_published(host, held.tid, bind)
+            beside_published(host, pending.tid, bind)
         }
         answer => answer,
     }
@@ -369,7 +369,7 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
 
 /// A datagram socket at a port that was neither declared nor in use before may be a socket for a
 /// query to a name server.
-fn note_fresh(host: &mut Host, bind: &HeldBind) {
+fn note_fresh(host: &mut Host, bind: &PendingBind) {
     if bind.endpoint.transport == Transport::Udp
         && bind.endpoint.address.port() >= FIRST_UNPRIVILEGED
         && let Ok(cookie) = socket::cookie(bind.socket.as_fd())
@@ -379,7 +379,7 @@ fn note_fresh(host: &mut Host, bind: &HeldBind) {
 }
 
 /// Remembers the requested address. A datagram socket receives from now on.
-fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
+fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &PendingBind) {
     host.note_step();
     vet::note_user(host, socket);
     if let Descriptors::Copied(copies) = &mut host.descriptors {

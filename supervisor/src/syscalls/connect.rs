@@ -15,10 +15,10 @@ use nix::errno::Errno;
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::redirect::{Purpose, redirect_datagram, redirect_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
-use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
 use crate::host::closed_listeners::{self, Vetted};
 use crate::identity::{Destination, Identity};
+use crate::pending::{PendingCall, Until, Waiting};
 use imsup_linux::descriptors;
 use imsup_linux::memory::ThreadMemory;
 use imsup_linux::notify::{Answer, Notification};
@@ -130,9 +130,9 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             shown_peer,
         } => {
             if reach.is_none_or(|_| kind.transport == Transport::Tcp)
-                && let Some(held) = wait_for_closed(host, call, kind.transport, &candidates)
+                && let Some(pending) = wait_for_closed(host, call, kind.transport, &candidates)
             {
-                return Verdict::Hold(Box::new(held));
+                return Verdict::Pending(Box::new(pending));
             }
             let taken = match source {
                 Some(source) if on_v6 => move_home(host, &socket, &kind, source.into()),
@@ -185,7 +185,7 @@ fn wait_for_closed(
     call: &Notification,
     transport: Transport,
     candidates: &[SocketAddrV4],
-) -> Option<Held> {
+) -> Option<PendingCall> {
     let anew = host.begun_anew.is_some_and(|(anew, _)| anew == call.id);
     let (mut waits_at, mut search) = (None, 0);
     for address in candidates.iter().copied() {
@@ -206,7 +206,7 @@ fn wait_for_closed(
     }
     let endpoint = waits_at?;
     let now = Instant::now();
-    Some(Held {
+    Some(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + host.hold_timeout,

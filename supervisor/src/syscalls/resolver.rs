@@ -15,8 +15,8 @@ use imsup_wire::Transport;
 use nix::errno::Errno;
 
 use super::{Verdict, socket_of};
-use crate::held::{Held, Until, Waiting};
 use crate::host::{Descriptors, Host};
+use crate::pending::{PendingCall, Until, Waiting};
 use crate::resolvers::{Namespace, Supply};
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::replace::{self, Uses};
@@ -108,8 +108,8 @@ fn swap(
         Supply::Socket(socket) => socket,
         Supply::None => return Ok(Asking::Led),
         Supply::Awaited if host.link.socket().is_none() => return Ok(Asking::Led),
-        Supply::Awaited => match held(host, call) {
-            Some(held) => return Err(Verdict::Hold(Box::new(held))),
+        Supply::Awaited => match pending(host, call) {
+            Some(pending) => return Err(Verdict::Pending(Box::new(pending))),
             None => return Ok(Asking::Led),
         },
     };
@@ -299,12 +299,12 @@ fn remember(host: &mut Host, own: &OwnedFd, kind: &InetSocket, new: &OwnedFd, fr
 
 /// Keeps the call pending for the broker, which has, or will start, the process that makes sockets;
 /// `None` if the call has waited long enough.
-fn held(host: &Host, call: &Notification) -> Option<Held> {
+fn pending(host: &Host, call: &Notification) -> Option<PendingCall> {
     let now = Instant::now();
     let anew = host.begun_anew.filter(|(anew, _)| *anew == call.id);
     let since = anew.map_or(now, |(_, since)| since);
     let deadline = since + TIMEOUT;
-    (now < deadline).then_some(Held {
+    (now < deadline).then_some(PendingCall {
         tid: call.tid,
         since,
         deadline,

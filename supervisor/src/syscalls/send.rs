@@ -18,9 +18,9 @@ use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::redirect::ask_for_datagram;
 use super::resolver::{self, Asking};
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4, vet};
-use crate::held::{Held, Waiting};
 use crate::host::Host;
 use crate::identity::Destination;
+use crate::pending::{PendingCall, Waiting};
 use crate::questions::is_projects;
 use crate::unhonoured::Unhonoured;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
@@ -420,8 +420,8 @@ impl Sending<'_> {
 }
 
 /// The broker answered, or will not: the call goes on.
-pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
-    let Waiting::Send { endpoint, call } = held.waiting else {
+pub(super) fn resume(host: &mut Host, pending: &mut PendingCall) -> Option<Answer> {
+    let Waiting::Send { endpoint, call } = pending.waiting else {
         return None;
     };
     if !host.listener.is_valid(call.id) {
@@ -431,8 +431,8 @@ pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
         Verdict::Answer(answer) => Some(answer),
         // The caller is gone.
         Verdict::Done => Some(Answer::Continue),
-        Verdict::Hold(again) => {
-            *held = *again;
+        Verdict::Pending(again) => {
+            *pending = *again;
             None
         }
     }
