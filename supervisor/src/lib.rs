@@ -5,7 +5,6 @@
 //! out. A call that must wait is [`pending`], and the receive loop goes on.
 #![forbid(unsafe_code)]
 
-pub mod copies;
 mod environment;
 mod error;
 mod farewell;
@@ -15,6 +14,7 @@ pub mod identity;
 pub mod incoming;
 mod init;
 pub mod link;
+pub mod mirror;
 pub mod pending;
 mod questions;
 mod receive;

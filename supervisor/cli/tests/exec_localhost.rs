@@ -101,7 +101,7 @@ fn a_command_reaches_the_hosts_name_server_at_localhost() {
 /// A name server of the machine's, at its wildcard, is not the host's, although it conflicts with
 /// binds at the host's addresses.
 #[test]
-fn a_command_is_not_led_to_the_machines_name_server() {
+fn a_command_is_not_redirected_to_the_machines_name_server() {
     if !network::is_own() {
         return;
     }

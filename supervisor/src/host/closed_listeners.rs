@@ -304,8 +304,8 @@ impl ClosedListeners {
 /// To be called after an arrival, or when due. True if pending binds may go on.
 pub fn on_time(host: &mut Host, now: Instant) -> bool {
     let over = search::on_time(host, now);
-    if let Descriptors::Copied(copies) = &mut host.descriptors {
-        copies.tidy(now);
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors {
+        mirror.tidy(now);
     }
     if host.closed_listeners.arm_at.is_some_and(|at| at <= now) {
         host.closed_listeners.arm(now);
@@ -453,8 +453,8 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     host.closed_listeners.standing.remove(&inode);
     host.bound.forget(endpoint, inode);
     drop(socket);
-    if let Descriptors::Copied(copies) = &mut host.descriptors {
-        copies.give_up(inode);
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors {
+        mirror.give_up(inode);
     }
     if host.retained.given_at(endpoint).is_empty() {
         host.handovers.left(endpoint);

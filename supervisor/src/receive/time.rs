@@ -71,11 +71,11 @@ impl Loop {
         if !self.may_close() {
             return None;
         }
-        let copies = match &self.host.descriptors {
-            Descriptors::Copied(copies) => copies.due(),
+        let mirror = match &self.host.descriptors {
+            Descriptors::Mirrored(mirror) => mirror.due(),
             Descriptors::Duplicated(_) => None,
         };
-        let all = [self.host.closed_listeners.due(&self.host.retained), copies];
+        let all = [self.host.closed_listeners.due(&self.host.retained), mirror];
         all.into_iter().flatten().min()
     }
 

@@ -1,7 +1,7 @@
 //! bind(2).
 
 mod install;
-mod machines;
+mod machine_local;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -14,8 +14,8 @@ use nix::errno::Errno;
 
 pub use self::install::keep_claimed;
 use self::install::{beside_published, install};
-pub(super) use self::machines::is_bound_on_the_machines;
-use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
+pub(super) use self::machine_local::is_bound_machine_local;
+use self::machine_local::{bind_machine_local, forget_native, is_beside_machine_local};
 use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of, vet};
 use crate::host::bound;
 use crate::host::closed_listeners::{self, Vetted};
@@ -53,7 +53,7 @@ enum Plan {
     /// chooses, so that no two hosts clash. For the UDP wildcard, which may send to hosts and out
     /// of the planes by turns. For UDP localhost, so that its datagrams have the source that the
     /// program expects. For `::1`, which has no equivalent in the planes.
-    Machines,
+    MachineLocal,
     /// Carried out here.
     At(Endpoint),
 }
@@ -74,7 +74,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     let plan = match decide(&host.identity, &kind, address, v6only) {
         // The holder of the port is on the machine's own address. A bind there conflicts with the
         // holder as natively, or shares the port.
-        Plan::At(_) if is_beside_the_machines(host, &kind, address) => Plan::Machines,
+        Plan::At(_) if is_beside_machine_local(host, &kind, address) => Plan::MachineLocal,
         Plan::At(mut endpoint)
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
                 && !v6only
@@ -86,7 +86,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
         plan => plan,
     };
     let plan = match plan {
-        Plan::At(_) | Plan::Machines if !privileges::may_bind(call.tid, address.port()) => Plan::Privileged,
+        Plan::At(_) | Plan::MachineLocal if !privileges::may_bind(call.tid, address.port()) => Plan::Privileged,
         plan => plan,
     };
     host.trace.decided(&plan);
@@ -98,7 +98,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
         }
         Plan::Privileged => Errno::EACCES.into(),
         Plan::Later => later(host, &socket, address),
-        Plan::Machines => on_the_machines(host, &socket, kind.transport, address, v6only).into(),
+        Plan::MachineLocal => bind_machine_local(host, &socket, kind.transport, address, v6only).into(),
         Plan::At(endpoint) => {
             let pending = PendingBind {
                 socket,
@@ -137,8 +137,8 @@ fn decide(identity: &Identity, socket: &InetSocket, address: SocketAddr, v6only:
         let is_localhost = is_v6_localhost || as_v4(address).is_some_and(|v4| *v4.ip() == Ipv4Addr::LOCALHOST);
         match socket.transport {
             Transport::Tcp if is_any => return Plan::Later,
-            Transport::Tcp if is_v6_localhost => return Plan::Machines,
-            Transport::Udp if is_any || is_localhost => return Plan::Machines,
+            Transport::Tcp if is_v6_localhost => return Plan::MachineLocal,
+            Transport::Udp if is_any || is_localhost => return Plan::MachineLocal,
             _ => {}
         }
     }
@@ -155,7 +155,7 @@ impl fmt::Display for Plan {
             Self::Refuse(_) => f.write_str("another host's address"),
             Self::Privileged => f.write_str("a port for which the program lacks the privilege"),
             Self::Later => f.write_str("put off until its use is known"),
-            Self::Machines => f.write_str("the machine's own address"),
+            Self::MachineLocal => f.write_str("the machine's own address"),
             Self::At(endpoint) => endpoint.fmt(f),
         }
     }
@@ -382,8 +382,8 @@ fn note_fresh(host: &mut Host, bind: &PendingBind) {
 fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &PendingBind) {
     host.note_step();
     vet::note_user(host, socket);
-    if let Descriptors::Copied(copies) = &mut host.descriptors {
-        copies.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors {
+        mirror.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
     }
     if let Ok(cookie) = socket::cookie(socket.as_fd()) {
         host.sockets.update(cookie, |entry| entry.bound = Some(bind.asked));
@@ -401,7 +401,7 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &PendingBind) {
         let local = socket::local_address(socket.as_fd()).and_then(as_v4);
         if let (Some(local), Some(wildcard)) = (local, wildcard_of(bind.asked)) {
             let endpoint = Endpoint::udp(*local.ip(), local.port());
-            note_landing(host, endpoint, Some(wildcard));
+            note_listen_target(host, endpoint, Some(wildcard));
         }
         return;
     }
@@ -424,10 +424,10 @@ pub(super) fn wildcard_of(asked: SocketAddr) -> Option<IpAddr> {
 }
 
 /// Remembers the endpoint on which the program listens for a wildcard, or for its own localhost.
-pub(super) fn note_landing(host: &mut Host, endpoint: Endpoint, wildcard: Option<IpAddr>) {
+pub(super) fn note_listen_target(host: &mut Host, endpoint: Endpoint, wildcard: Option<IpAddr>) {
     if wildcard.is_some() || *endpoint.address.ip() != host.identity.vip() {
         let is_bound = |known| socket::probe(known) == Err(Errno::EADDRINUSE);
-        host.retained.note_landing(endpoint, wildcard, is_bound);
+        host.retained.note_listen_target(endpoint, wildcard, is_bound);
     }
 }
 
@@ -445,18 +445,18 @@ pub(super) fn retain(
     if !host.sees_all_listeners() {
         return;
     }
-    note_landing(host, endpoint, wildcard);
+    note_listen_target(host, endpoint, wildcard);
     // The broker retains as many sockets of one host. More sockets would use up the descriptors by
     // which all calls are carried out, since the program's close(2) is not seen.
     if host.retained.count() >= MAX_RETAINED {
         tracing::debug!(%endpoint, "too many sockets; this one is not retained");
         return;
     }
-    let copies = (|| {
+    let duplicates = (|| {
         let inode = socket::inode(socket.as_fd())?;
         Ok::<_, Errno>((inode, socket::duplicate(socket)?, socket::duplicate(socket)?))
     })();
-    match copies {
+    match duplicates {
         // Some servers connect their socket to a client and bind another socket for the next
         // client. One of the sockets keeps the port.
         Ok((inode, ..)) if endpoint.transport == Transport::Udp && host.retained.has_another(endpoint, inode) => {}
@@ -531,8 +531,8 @@ mod tests {
         assert_eq!(plan(Family::V4, "0.0.0.0:0", "0.0.0.0:0", false), Plan::Later);
         assert_eq!(plan(Family::V6, "[::]:0", "[::]:0", false), Plan::Later);
         let udp = |family, any| plan_for(Transport::Udp, family, any, any, false);
-        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::Machines);
-        assert_eq!(udp(Family::V6, "[::]:0"), Plan::Machines);
+        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::MachineLocal);
+        assert_eq!(udp(Family::V6, "[::]:0"), Plan::MachineLocal);
     }
 
     #[test]
@@ -546,13 +546,16 @@ mod tests {
                 false,
             )
         };
-        assert_eq!(on(Transport::Udp, Family::V4, "127.0.0.1:0"), Plan::Machines);
-        assert_eq!(on(Transport::Udp, Family::V6, "[::ffff:127.0.0.1]:0"), Plan::Machines);
-        assert_eq!(on(Transport::Udp, Family::V6, "[::1]:0"), Plan::Machines);
-        assert_eq!(on(Transport::Tcp, Family::V6, "[::1]:0"), Plan::Machines);
+        assert_eq!(on(Transport::Udp, Family::V4, "127.0.0.1:0"), Plan::MachineLocal);
+        assert_eq!(
+            on(Transport::Udp, Family::V6, "[::ffff:127.0.0.1]:0"),
+            Plan::MachineLocal
+        );
+        assert_eq!(on(Transport::Udp, Family::V6, "[::1]:0"), Plan::MachineLocal);
+        assert_eq!(on(Transport::Tcp, Family::V6, "[::1]:0"), Plan::MachineLocal);
         assert_eq!(on(Transport::Tcp, Family::V4, "127.0.0.1:0"), at("127.78.5.7:0"));
-        assert_ne!(on(Transport::Udp, Family::V4, "127.0.0.1:53"), Plan::Machines);
-        assert_ne!(on(Transport::Udp, Family::V4, "127.77.5.7:0"), Plan::Machines);
+        assert_ne!(on(Transport::Udp, Family::V4, "127.0.0.1:53"), Plan::MachineLocal);
+        assert_ne!(on(Transport::Udp, Family::V4, "127.77.5.7:0"), Plan::MachineLocal);
     }
 
     #[test]

@@ -129,7 +129,7 @@ pub(super) enum Purpose {
     NameServer(IpAddr),
 }
 
-/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the
+/// Redirects a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the
 /// broker to `reach` where all do.
 pub(super) fn redirect_stream(
     host: &mut Host,

@@ -215,7 +215,7 @@ fn of_resolver(
     }
     let servers = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
     match resolver::to_send(host, call, &socket, &kind, servers)? {
-        Asking::Led => Ok((socket, kind, false)),
+        Asking::Redirected => Ok((socket, kind, false)),
         Asking::Anywhere(None) => Ok((socket, kind, true)),
         Asking::Anywhere(Some(other)) => {
             let kind = InetSocket::inspect(other.as_fd()).unwrap_or(kind);
@@ -329,12 +329,13 @@ impl Sending<'_> {
                 match to_v6 {
                     true => {
                         let exact = Endpoint::udp(host.identity.v6_shadow(), port);
-                        !host.retained.is_landing(exact)
+                        !host.retained.is_listen_target(exact)
                             && (host.retained.is_dual_stack(wildcard) || is_unseen_at(exact))
                     }
                     false => {
                         let exact = Endpoint::udp(host.identity.localhost(), port);
-                        !host.retained.is_landing(exact) && (host.retained.is_landing(wildcard) || is_unseen_at(exact))
+                        !host.retained.is_listen_target(exact)
+                            && (host.retained.is_listen_target(wildcard) || is_unseen_at(exact))
                     }
                 }
             };

@@ -1,4 +1,4 @@
-//! The program's sockets if duplication of its descriptors is refused (pidfd_getfd(2)).
+//! The socket mirror: used if duplication of the program's descriptors is refused (pidfd_getfd(2)).
 //!
 //! The supervisor makes the sockets itself (socket(2) is trapped then), gives each socket to the
 //! program, and keeps a copy. The copy is found again by the inode that /proc/TID/fd/N names. A
@@ -26,7 +26,7 @@ const READS_PER_COPY: usize = 8;
 /// hold.
 const MOST: usize = 4096;
 
-/// The delay before [`Copies::tidy`] looks, after a socket was made or copies were given up; then
+/// The delay before [`SocketMirror::tidy`] looks, after a socket was made or copies were given up; then
 /// the longest delay, while the looks find no copy to give up.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const LAST_LOOK: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub struct Remembered {
 
 /// Copies of the program's sockets, by inode.
 #[derive(Debug, Default)]
-pub struct Copies {
+pub struct SocketMirror {
     sockets: HashMap<u64, OwnedFd>,
     sweep_at: usize,
     remembered: HashMap<u64, Remembered>,
@@ -66,7 +66,7 @@ pub struct Copies {
     pub bound_to_localhost: bool,
 }
 
-impl Copies {
+impl SocketMirror {
     /// Keeps a socket that was made for the program.
     pub fn keep(&mut self, inode: u64, socket: OwnedFd) {
         self.sockets.insert(inode, socket);
@@ -137,7 +137,7 @@ impl Copies {
         self.pause = FIRST_LOOK;
     }
 
-    /// When [`Copies::tidy`] is to be called.
+    /// When [`SocketMirror::tidy`] is to be called.
     pub fn due(&self) -> Option<Instant> {
         self.look_at.filter(|_| !self.sockets.is_empty())
     }
@@ -191,25 +191,25 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = socket.local_addr().unwrap();
         let inode = socket::inode(socket.as_fd()).unwrap();
-        let mut copies = Copies::default();
-        copies.keep(inode, socket.into());
-        assert!(copies.get(inode).is_some() && copies.remembered(inode).is_none());
-        copies.give_up(inode);
-        assert!(copies.get(inode).is_none(), "it would delay a FIN");
-        let remembered = copies.remembered(inode).unwrap();
+        let mut mirror = SocketMirror::default();
+        mirror.keep(inode, socket.into());
+        assert!(mirror.get(inode).is_some() && mirror.remembered(inode).is_none());
+        mirror.give_up(inode);
+        assert!(mirror.get(inode).is_none(), "it would delay a FIN");
+        let remembered = mirror.remembered(inode).unwrap();
         assert_eq!((remembered.local, remembered.peer), (local, None));
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 
     #[test]
     fn a_sweep_gives_up_what_nobody_holds() {
-        let mut copies = Copies::default();
+        let mut mirror = SocketMirror::default();
         let sockets: Vec<_> = (0..=FEW).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let local = sockets[0].local_addr().unwrap();
         for (inode, socket) in (1..).zip(sockets) {
-            copies.keep(inode, socket.into());
+            mirror.keep(inode, socket.into());
         }
-        assert!(copies.sockets.is_empty(), "no child of this process holds any");
+        assert!(mirror.sockets.is_empty(), "no child of this process holds any");
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 
@@ -217,12 +217,12 @@ mod tests {
     fn a_port_is_given_up_before_it_is_bound() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = socket.local_addr().unwrap();
-        let mut copies = Copies::default();
-        copies.keep(1, socket.into());
-        copies.make_way(2, local.port() ^ 1);
-        copies.make_way(1, local.port());
-        assert!(copies.get(1).is_some(), "not in the way");
-        copies.make_way(2, local.port());
+        let mut mirror = SocketMirror::default();
+        mirror.keep(1, socket.into());
+        mirror.make_way(2, local.port() ^ 1);
+        mirror.make_way(1, local.port());
+        assert!(mirror.get(1).is_some(), "not in the way");
+        mirror.make_way(2, local.port());
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 }
