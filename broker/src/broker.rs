@@ -48,7 +48,7 @@ pub(crate) use self::strangers::Strangers;
 use self::supervisor_requests::SupervisorRequests;
 use self::timers::{Timer, Timers};
 use self::two_phase::TwoPhaseTermination;
-use crate::address_block::Claim;
+use crate::address_block::BlockClaim;
 use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::journal::Journal;
@@ -74,7 +74,7 @@ pub(crate) struct Broker {
     pub(crate) paths: Paths,
     planes: Planes,
     limits: Limits,
-    pub(crate) claim: Claim,
+    pub(crate) claim: BlockClaim,
     hosts: Hosts,
     journal: Journal,
     sessions: Sessions,
@@ -109,7 +109,7 @@ pub(crate) struct Parts {
     pub(crate) paths: Paths,
     pub(crate) planes: Planes,
     pub(crate) limits: Limits,
-    pub(crate) claim: Claim,
+    pub(crate) claim: BlockClaim,
     pub(crate) hosts: Hosts,
     pub(crate) journal: Journal,
     pub(crate) sessions: Sessions,
@@ -176,7 +176,7 @@ impl Broker {
                 result => result?,
             }
             // Before the sockets: a thread that is about to connect has said so first.
-            self.take_notices();
+            self.take_loop_messages();
             for event in &events {
                 match Source::of(event.token()) {
                     Some(Source::Listener) => self.accept(),
@@ -200,7 +200,7 @@ impl Broker {
         Ok(())
     }
 
-    fn take_notices(&mut self) {
+    fn take_loop_messages(&mut self) {
         while let Some(message) = self.messages.next() {
             self.take_message(message);
         }
@@ -212,7 +212,7 @@ impl Broker {
             LoopMessage::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
             LoopMessage::Lookup { index, by } => self.looked_up(index, by),
             LoopMessage::Cleared { host, serial } => self.cleared(host, serial),
-            LoopMessage::Senders(found) => self.hear_of_senders(found),
+            LoopMessage::Peers(found) => self.hear_of_peers(found),
             LoopMessage::Resolvers(told) => self.hear_of_resolvers(told),
         }
     }

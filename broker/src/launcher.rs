@@ -16,7 +16,7 @@ use std::time::Duration;
 use imsup_wire::{ExitStatus, HostName, ProgramSpec};
 
 pub(crate) use child::open;
-pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session};
+pub(crate) use leftovers::{HostProcesses, children_of, clear_alone, leads_session};
 pub use process::ProcessLauncher;
 
 /// Why a host's supervisor could not be started.

@@ -174,9 +174,10 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let messages = LoopMessages::new(waker);
     let notifier = messages.notifier().clone();
     let told = notifier.clone();
-    let found = move |found| told.tell(LoopMessage::Senders(found));
-    let senders = PeerLookup::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
-    let journal = Journal::new(history, on_event, Some(senders), |name| hosts.named(name));
+    let found = move |found| told.tell(LoopMessage::Peers(found));
+    let peer_lookup =
+        PeerLookup::start(found, stand_back, confine).map_err(system("the thread that looks up peers"))?;
+    let journal = Journal::new(history, on_event, Some(peer_lookup), |name| hosts.named(name));
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
     let relay_trust = Arc::clone(&trust);
     let listener = project_files::listen(&paths, &registry)?;
@@ -273,7 +274,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
 /// the file.
 fn memorize(
     cluster: &Cluster,
-    claim: &address_block::Claim,
+    claim: &address_block::BlockClaim,
     indexes: &[Index],
     memory: &mut Memory,
     paths: &Paths,

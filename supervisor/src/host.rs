@@ -25,7 +25,7 @@ use crate::resolvers::Resolvers;
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
 use crate::trace::Trace;
-use crate::unhonoured::Said;
+use crate::unhonoured::Warned;
 use imsup_linux::notify::{Listener, NotificationId};
 use imsup_linux::support::Support;
 use imsup_linux::task::Tasks;
@@ -82,7 +82,7 @@ pub struct Host {
     /// How far the program's start has come.
     pub start: Start,
     /// The program's requests that imsup cannot honour, warned once each.
-    pub said: Said,
+    pub warned: Warned,
     /// The trace of the program's calls, for people.
     pub trace: Trace,
 }

@@ -75,9 +75,9 @@ impl Unhonoured {
 
 /// The warnings given so far.
 #[derive(Debug, Default)]
-pub struct Said(BTreeSet<Unhonoured>);
+pub struct Warned(BTreeSet<Unhonoured>);
 
-impl Said {
+impl Warned {
     /// Warns, if not warned before. Thread `tid` made the request.
     pub fn once(&mut self, tid: i32, what: Unhonoured) {
         if self.0.insert(what) {
@@ -91,7 +91,7 @@ impl Said {
     }
 
     /// True if the warning was given.
-    pub fn is_said(&self, what: Unhonoured) -> bool {
+    pub fn has_warned(&self, what: Unhonoured) -> bool {
         self.0.contains(&what)
     }
 }

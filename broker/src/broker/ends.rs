@@ -28,7 +28,7 @@ const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     /// Its supervisor was told, and ends it.
-    Told,
+    Notified,
     /// Its supervisor is sent SIGTERM: it has not introduced itself, so it has started nothing yet,
     /// or belongs to a broker that is gone.
     Terminate,
@@ -38,9 +38,9 @@ enum Stop {
     LeaveAlone(Option<SessionId>),
 }
 
-fn how_to_stop(instance: &Instance, is_told: bool) -> Stop {
-    if is_told {
-        Stop::Told
+fn how_to_stop(instance: &Instance, is_notified: bool) -> Stop {
+    if is_notified {
+        Stop::Notified
     } else if instance.launched && instance.ended.is_some() {
         Stop::Terminate
     } else if instance.asked && instance.supervisor.is_none() {
@@ -115,12 +115,12 @@ impl Broker {
         let Some(instance) = host.instance.as_deref_mut() else {
             return;
         };
-        let is_told = instance
+        let is_notified = instance
             .session
             .and_then(|session| self.sessions.get_mut(session))
             .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
-        match how_to_stop(instance, is_told) {
-            Stop::Told => {}
+        match how_to_stop(instance, is_notified) {
+            Stop::Notified => {}
             Stop::Terminate => send(instance, Signal::TERM),
             Stop::Later => instance.unwanted = true,
             Stop::LeaveAlone(session) => return self.leave_alone(id, session),
@@ -308,7 +308,7 @@ mod tests {
             ended: pidfd(),
             ..Instance::default()
         };
-        assert_eq!(how_to_stop(&launched, true), Stop::Told);
+        assert_eq!(how_to_stop(&launched, true), Stop::Notified);
         assert_eq!(how_to_stop(&launched, false), Stop::Terminate);
         let asked = Instance {
             launched: true,

@@ -94,9 +94,9 @@ impl Broker {
     }
 
     /// What the threads that ask the kernel for peers have found.
-    pub(super) fn hear_of_senders(&mut self, found: Found) {
+    pub(super) fn hear_of_peers(&mut self, found: Found) {
         match found {
-            Found::Senders(answers) => self.name_senders(answers),
+            Found::Peers(answers) => self.name_peers(answers),
             Found::Queue {
                 listener,
                 length,
@@ -105,7 +105,7 @@ impl Broker {
         }
     }
 
-    fn name_senders(&mut self, answers: Answers) {
+    fn name_peers(&mut self, answers: Answers) {
         for (question, sender) in answers {
             let by = sender.map(|sender| self.caller(sender));
             for id in self.journal.name(question, by.as_deref()) {
@@ -127,7 +127,7 @@ impl Broker {
     pub(super) fn tell_all_events(&mut self) {
         let answers = self.journal.find_out();
         if !answers.is_empty() {
-            self.name_senders(answers);
+            self.name_peers(answers);
         }
     }
 
@@ -142,7 +142,7 @@ impl Broker {
     fn name_promptly(&mut self) {
         let answers = self.journal.ask_promptly();
         if !answers.is_empty() {
-            self.name_senders(answers);
+            self.name_peers(answers);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::own_program;
 
 use super::child;
 use super::child::pidfd_of;
-use super::leftovers::{self, Children, Tree};
+use super::leftovers::{self, Children, HostProcesses};
 use super::zygote::{Reply, Zygote};
 use super::{Launch, LaunchError, LaunchResult, Launched, Launcher, Outcome, Pids};
 
@@ -315,7 +315,7 @@ impl Launcher for ProcessLauncher {
 
     fn clear(&self, host: &HostName, boot: Option<u64>, pids: Pids, done: Box<dyn FnOnce() + Send>) {
         let children = Arc::clone(&self.children);
-        let tree = Tree {
+        let tree = HostProcesses {
             boots: boot.into_iter().collect(),
             pids,
         };

@@ -47,18 +47,18 @@ pub(super) struct Zygote {
     planned: Option<Instant>,
 }
 
-/// What it has said of a boot.
+/// The outcome of a boot, as the zygote reports it.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct Outcome {
     /// The boot's token.
     pub(super) boot: u64,
-    /// What has become of it.
+    /// The zygote's reply.
     pub(super) reply: Reply,
     /// [`Reply::Late`] was told of this boot before.
     pub(super) was_late: bool,
 }
 
-/// See [`Said`].
+/// See [`Outcome`].
 #[derive(Debug)]
 pub(super) enum Reply {
     /// This process is its supervisor.
@@ -149,7 +149,7 @@ impl Zygote {
     }
 
     /// What has become of boots that it was asked for.
-    pub(super) fn hear(&mut self) -> Vec<Said> {
+    pub(super) fn hear(&mut self) -> Vec<Outcome> {
         let mut heard = Vec::new();
         let Some(running) = self.running.as_mut() else {
             return heard;
@@ -258,11 +258,11 @@ impl Running {
     }
 
     /// The boots for which a reply has become late.
-    fn note_late(&mut self) -> Vec<Said> {
+    fn note_late(&mut self) -> Vec<Outcome> {
         let has_become = |asked: &&mut Asked| !asked.late && asked.since.elapsed() >= REPLY_TIMEOUT;
         let late = self.asked.iter_mut().filter(has_become).map(|asked| {
             asked.late = true;
-            Said {
+            Outcome {
                 boot: asked.boot,
                 reply: Reply::Late,
                 was_late: false,
@@ -281,8 +281,8 @@ impl Running {
 }
 
 impl Asked {
-    fn said(self, reply: Reply) -> Said {
-        Said {
+    fn said(self, reply: Reply) -> Outcome {
+        Outcome {
             boot: self.boot,
             reply,
             was_late: self.late,

@@ -45,7 +45,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(640);
 
 /// Closed sockets of which the next broker is told, at most; the oldest were closed by the program
 /// first, and bound again.
-const MAX_UNTOLD: usize = 1024;
+const MAX_PENDING_REPORTS: usize = 1024;
 
 /// The cost of a look at one place (measured: 1.7 us).
 const PLACE: Duration = Duration::from_micros(2);
@@ -117,7 +117,7 @@ pub struct ClosedListeners {
     /// Sockets that were closed since the last broker died, or without a confirmation of the
     /// broker. The next broker has these sockets open until told to close them, and so has the
     /// keeper.
-    untold: Vec<Closed>,
+    pending_reports: Vec<Closed>,
     /// Whether the next broker comes by itself.
     next_comes: bool,
     next_question: u64,
@@ -138,7 +138,7 @@ impl Default for ClosedListeners {
             clocks: HashMap::new(),
             searches: Searches::new(now),
             closing: HashMap::new(),
-            untold: Vec::new(),
+            pending_reports: Vec::new(),
             next_comes: false,
             next_question: FIRST_QUESTION,
         }
@@ -255,21 +255,22 @@ impl ClosedListeners {
     /// comes, if `next_comes`. Otherwise these sockets are closed.
     pub fn broker_lost(&mut self, next_comes: bool) {
         self.searches.closed(None);
-        self.untold.extend(self.closing.drain().map(|(_, closed)| closed));
+        self.pending_reports
+            .extend(self.closing.drain().map(|(_, closed)| closed));
         self.next_comes = next_comes;
     }
 
     /// True if the next broker is to close sockets of the last broker.
     pub fn awaits_next(&self) -> bool {
-        self.next_comes && !self.untold.is_empty()
+        self.next_comes && !self.pending_reports.is_empty()
     }
 
     /// Whether the broker is still to close a socket there.
     pub fn is_closing(&self, endpoint: Endpoint) -> bool {
-        let untold = self.untold.iter().filter(|_| self.next_comes);
+        let pending_reports = self.pending_reports.iter().filter(|_| self.next_comes);
         self.closing
             .values()
-            .chain(untold)
+            .chain(pending_reports)
             .any(|closed| closed.endpoint == endpoint)
     }
 
@@ -464,10 +465,10 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
     let closed = Closed { endpoint, inode };
     if host.link.socket().is_none() {
-        if host.closed_listeners.untold.len() == MAX_UNTOLD {
-            host.closed_listeners.untold.remove(0);
+        if host.closed_listeners.pending_reports.len() == MAX_PENDING_REPORTS {
+            host.closed_listeners.pending_reports.remove(0);
         }
-        host.closed_listeners.untold.push(closed);
+        host.closed_listeners.pending_reports.push(closed);
         return None;
     }
     host.closed_listeners.closing.insert(id, closed);
@@ -476,7 +477,7 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
 
 /// Tells the next broker of the sockets that were closed without a broker.
 pub fn tell_next_broker(host: &mut Host) {
-    for closed in std::mem::take(&mut host.closed_listeners.untold) {
+    for closed in std::mem::take(&mut host.closed_listeners.pending_reports) {
         let Closed { endpoint, inode } = closed;
         let id = host.closed_listeners.next_question;
         host.closed_listeners.next_question = id.wrapping_add(1);

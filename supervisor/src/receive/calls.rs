@@ -21,7 +21,7 @@ impl Loop {
         let traced = self.host.trace.begin(call);
         let verdict = match syscalls::handle(&mut self.host, call) {
             Verdict::Pending(_) if self.pending.len() >= MAX_PENDING => {
-                self.host.said.once(call.tid, Unhonoured::TooManyPending);
+                self.host.warned.once(call.tid, Unhonoured::TooManyPending);
                 self.host
                     .link
                     .send(&ToBroker::CancelReach { id: call.id.number() }, Vec::new());

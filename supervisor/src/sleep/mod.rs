@@ -50,7 +50,7 @@ use self::meter::Meter;
 use self::own_times::OwnTimes;
 use self::phase::{Asleep, Awake, Phase};
 use self::rhythm::{Constants, Rhythms};
-pub use self::tree::Tree;
+pub use self::tree::ProcessTree;
 use self::words::PrivateWords;
 use crate::host::Host;
 use imsup_linux::process;
@@ -99,7 +99,7 @@ struct Sleeper {
     /// Who waits for a port that the program has not opened yet.
     awaited: Awaited,
     lease_until: Option<Instant>,
-    tree: Tree,
+    tree: ProcessTree,
     idle: Idleness,
     connections: Connections,
     /// True if a socket of the host has been connected since the last search for connections.
@@ -133,7 +133,7 @@ struct Sleeper {
 
 impl Sleep {
     /// The sleep of a host whose program was just executed in `tree`.
-    pub fn new(policy: Option<SleepPolicy>, awake: imsup_wire::Awake, tree: Tree) -> Self {
+    pub fn new(policy: Option<SleepPolicy>, awake: imsup_wire::Awake, tree: ProcessTree) -> Self {
         let now = Instant::now();
         let sleeper = Sleeper {
             policy,
@@ -425,7 +425,7 @@ impl Sleep {
 
     /// Ends the sleep: lets all remaining processes run, so that the processes can be ended. The
     /// account covers the use until now.
-    pub fn finish(mut self) -> (Usage, Tree) {
+    pub fn finish(mut self) -> (Usage, ProcessTree) {
         self.let_run();
         let Sleeper { mut meter, tree, .. } = self.sleeper;
         let now = Instant::now();

@@ -93,7 +93,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     match plan {
         Plan::Native => Answer::Continue.into(),
         Plan::Refuse(errno) => {
-            host.said.once(call.tid, Unhonoured::ForeignBind);
+            host.warned.once(call.tid, Unhonoured::ForeignBind);
             errno.into()
         }
         Plan::Privileged => Errno::EACCES.into(),

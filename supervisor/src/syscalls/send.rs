@@ -443,7 +443,7 @@ pub(super) fn resume(host: &mut Host, pending: &mut PendingCall) -> Option<Answe
 /// off: programs then connect. Without the flag the kernel ignores the address of a stream socket.
 fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
     if flags & libc::MSG_FASTOPEN != 0 {
-        host.said.once(call.tid, Unhonoured::FastOpen);
+        host.warned.once(call.tid, Unhonoured::FastOpen);
         Errno::EOPNOTSUPP.into()
     } else {
         Answer::Continue.into()
@@ -453,13 +453,13 @@ fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
 /// A socket that is bound to an address of the planes does not reach beyond the machine, which the
 /// kernel says with EINVAL (net/ipv4/route.c, __mkroute_output).
 fn notice_stranded(host: &mut Host, call: &Notification, to: SocketAddr) {
-    if !host.has_bound_datagrams || to.ip().is_loopback() || host.said.is_said(Unhonoured::StrandedDatagram) {
+    if !host.has_bound_datagrams || to.ip().is_loopback() || host.warned.has_warned(Unhonoured::StrandedDatagram) {
         return;
     }
     if let Ok((_, kind)) = socket_of(host, call)
         && kind.transport == Transport::Udp
         && kind.local_v4().is_some_and(|local| host.identity.owns(*local.ip()))
     {
-        host.said.once(call.tid, Unhonoured::StrandedDatagram);
+        host.warned.once(call.tid, Unhonoured::StrandedDatagram);
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
         Ok(false) => return Answer::Continue.into(),
         Err(errno) => {
             if errno == Errno::EPERM {
-                host.said.once(call.tid, Unhonoured::Uninspectable);
+                host.warned.once(call.tid, Unhonoured::Uninspectable);
             }
             return Answer::Continue.into();
         }
