@@ -1,4 +1,4 @@
-//! Ending hosts, and noticing that they have ended.
+//! Ending hosts, and noticing the ends of hosts.
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -23,18 +23,18 @@ use crate::sessions::Sent;
 /// The grace period of a supervisor beyond the grace period of the program.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
 
-/// How a program that is to end is ended. It is killed if it outlives its grace, unless it is left
-/// alone.
+/// How a program is ended. A program that outlives the grace period is killed, unless left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// Its supervisor was told, and ends it.
+    /// The supervisor was told, and ends the program.
     Notified,
-    /// Its supervisor is sent SIGTERM: it has not introduced itself, so it has started nothing yet,
-    /// or belongs to a broker that is gone.
+    /// The supervisor is sent SIGTERM. A supervisor that has not introduced itself has started no
+    /// program yet, or belongs to a broker that is gone.
     Terminate,
-    /// Its supervisor is being made, and is told once it is there.
+    /// The supervisor is being made, and is told once there.
     Later,
-    /// It is another's process, which has hung up: it is no longer the host's, and is left alone.
+    /// The supervisor is another's process and has hung up. The process is no longer the host's,
+    /// and is left alone.
     LeaveAlone(Option<SessionId>),
 }
 
@@ -50,15 +50,15 @@ fn how_to_stop(instance: &Instance, is_notified: bool) -> Stop {
     }
 }
 
-/// What is done with a supervisor that has outlived its grace.
+/// The treatment of a supervisor that has outlived the grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kill {
-    /// Nothing: it is another by now, or the broker cleans up after it already.
+    /// No action: another supervisor is there by now, or the broker cleans up already.
     Nothing,
-    /// It is sent SIGKILL; its end is then noticed like any other.
+    /// The supervisor is sent SIGKILL; the end is then noticed like any other.
     Signal,
-    /// Only its connection is known of it, or it is another's process that has hung up and lives
-    /// on.
+    /// Only the connection is known of the supervisor; or the supervisor is another's process that
+    /// has hung up and lives on.
     LeaveAlone(Option<SessionId>),
 }
 
@@ -72,17 +72,18 @@ fn how_to_kill(instance: &Instance, serial: u64) -> Kill {
     }
 }
 
-/// What is done with a supervisor whose connection has ended.
+/// The treatment of a supervisor after the end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HungUp {
-    /// Its end is known by nothing else.
+    /// The end of the connection is the only sign of the supervisor's end.
     Over,
-    /// It is killed: without the connection the host cannot be told anything. It is dying anyway,
-    /// or it is broken.
+    /// The supervisor is killed: without the connection the host can get no orders. The supervisor
+    /// is dying anyway, or is broken.
     Kill,
-    /// It is another's process, and nobody waits for it.
+    /// The supervisor is another's process, and the broker does not wait for its end.
     End,
-    /// It is waited for: a process lets go of its files a moment before it is gone.
+    /// The broker waits for the end: a process closes its files a moment before the process is
+    /// gone.
     Wait,
 }
 
@@ -98,7 +99,7 @@ fn after_hang_up(instance: &Instance, is_going_down: bool) -> HungUp {
 /// Sends a signal to a supervisor whose process is known.
 fn send(instance: &Instance, signal: Signal) {
     if let Some(ended) = &instance.ended {
-        // It fails only if the process has ended.
+        // The kill fails only if the process has ended.
         let _ = pidfd_send_signal(ended, signal);
     }
 }
@@ -257,7 +258,7 @@ impl Broker {
         }
     }
 
-    /// A host's instance is over, and all that it has left.
+    /// A host's instance is over, and so are all leftovers.
     pub(super) fn end(&mut self, id: HostId) {
         self.record_wake(id);
         let Some(instance) = self.hosts[id].instance.take() else {

@@ -35,8 +35,8 @@ pub struct ProcessLauncher {
     zygote: Zygote,
     /// What nobody was told yet.
     outcomes: Vec<Outcome>,
-    /// Whether it may be started: whoever started the broker waits until nobody has its output any
-    /// more, and the zygote inherits that.
+    /// Whether the zygote may be started: the starter of the broker waits until no process has the
+    /// output any more, and the zygote inherits the output.
     prepared: bool,
     /// The soft limit of descriptors that programs start with.
     descriptor_limit: Option<u64>,
@@ -62,10 +62,10 @@ impl ProcessLauncher {
         })
     }
 
-    /// Has the zygote make the supervisor; `None` where it cannot, or something is out of the
-    /// ordinary: executing it says what.
+    /// Has the zygote make the supervisor; `None` if the zygote cannot, or for an unusual start:
+    /// executing the supervisor reports the fault.
     fn ask(&mut self, launch: &Launch<'_>, log: &File) -> Option<()> {
-        // Settings of imsup itself: the zygote has read its own.
+        // Settings of imsup itself, which the zygote has already read.
         if launch.program.environment.keys().any(|name| name.starts_with(SETTINGS)) {
             return None;
         }
@@ -147,13 +147,13 @@ impl ProcessLauncher {
         Ok(Some(running(pid)))
     }
 
-    /// Takes what the zygote has said.
+    /// Takes the zygote's replies.
     fn hear(&mut self) {
         let heard = self.zygote.hear();
         let mut children = self.children.lock();
         for said in heard {
             let result = match said.reply {
-                // It may come still: it is one of those that may have been made.
+                // The supervisor may come still, so it counts as perhaps made.
                 Reply::Late => LaunchResult::Unanswered,
                 Reply::None => {
                     children.asked = children.asked.saturating_sub(1);
@@ -177,7 +177,7 @@ impl ProcessLauncher {
                 }
             };
             match result {
-                // Its boot was told of already, and goes on under another token.
+                // The boot was reported already, and goes on under another token.
                 LaunchResult::Started(launched) if said.was_late => kill(&launched),
                 _ if said.was_late => {}
                 result => self.outcomes.push(Outcome {
@@ -192,10 +192,10 @@ impl ProcessLauncher {
     }
 }
 
-/// What the names of variables begin with that are read by imsup itself.
+/// The prefix of the variables that imsup itself reads.
 const SETTINGS: &str = "IMSUP_";
 
-/// A file of memory that holds a request, to be read from its start.
+/// A file of memory that holds a request, to be read from the start.
 fn file_of(request: &SpawnRequest) -> io::Result<File> {
     let fd = rustix::fs::memfd_create(c"imsup-program", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(fd);
@@ -220,7 +220,7 @@ fn open_log(launch: &Launch<'_>) -> Result<File, LaunchError> {
         path: launch.log.clone(),
         source,
     };
-    // O_NONBLOCK: somebody may have put a pipe there, and the loop waits for no reader of it
+    // O_NONBLOCK: a user may have put a pipe there, and the loop waits for no reader of the pipe
     // (fifo(7)). The program has the log as ever.
     let mut options = File::options();
     options
@@ -307,7 +307,7 @@ impl Launcher for ProcessLauncher {
             if children.reap(pid) {
                 ended.push((pid, status));
             } else if children.asked > 0 {
-                // Perhaps the zygote has made it, and has not said so yet.
+                // Perhaps the zygote has made the supervisor, and has not replied yet.
                 children.early.insert(pid, status);
             }
         }
@@ -343,7 +343,7 @@ impl Launcher for ProcessLauncher {
     }
 }
 
-/// A supervisor that is a child of this process, and not reaped yet: the number is its own.
+/// A supervisor that is a child of this process and not reaped yet, so the number is not reused.
 fn running(pid: u32) -> Launched {
     Launched {
         pid: Some(pid),
