@@ -34,7 +34,7 @@ use crate::paths::Paths;
 use crate::peer_lookup::PeerLookup;
 use crate::project_files::{self, ProjectFiles};
 use crate::project_lock::ProjectLock;
-use crate::projects::{self, Memory, ProjectsError};
+use crate::projects::{self, ProjectsError, Recorded};
 use crate::published::{self, Relay, Vet};
 use crate::retained::Sockets;
 use crate::routes;
@@ -147,20 +147,20 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let planes = subnet.planes();
     routes::make_local(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
 
-    let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
+    let (mut recorded, others) = projects::recall(&paths.projects(), &cluster.project)?;
     if !paths.up().exists() {
         // Of an earlier `up`, perhaps with other services.
-        memory.users.clear();
+        recorded.users.clear();
     }
     let launcher = ProcessLauncher::new(imsup_exe.clone(), limits.before, &registry)
         .map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);
     let follows = restored.is_some();
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
-    let claim = address_block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
-    let indexes = address_block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
-    let is_written = memorize(&cluster, &claim, &indexes, &mut memory, &paths);
-    tolerate(follows, check_ports(&cluster, &memory, &limits))?;
+    let claim = address_block::claim(&cluster, &planes, recorded.blocks, &others, &mut store)?;
+    let indexes = address_block::assign(&cluster.hosts, &claim, &planes, &recorded.indexes)?;
+    let is_written = record_addresses(&cluster, &claim, &indexes, &mut recorded, &paths);
+    tolerate(follows, check_ports(&cluster, &recorded, &limits))?;
 
     project_files::note_directory(&cluster, &paths);
     let mut clock = Clock::open(&paths.up());
@@ -178,7 +178,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let peer_lookup =
         PeerLookup::start(found, stand_back, confine).map_err(system("the thread that looks up peers"))?;
     let journal = Journal::new(history, on_event, Some(peer_lookup), |name| hosts.named(name));
-    let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
+    let trust = Arc::new(RwLock::new(Trust::of(&cluster, &recorded.users)));
     let relay_trust = Arc::clone(&trust);
     let listener = project_files::listen(&paths, &registry)?;
     let files = ProjectFiles::new(lock, &paths, &registry).map_err(system("inotify(7)"))?;
@@ -195,7 +195,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         sessions: Sessions::new(listener),
         sockets: Sockets::new(store),
         launcher,
-        record: ProjectRecord::new(memory),
+        record: ProjectRecord::new(recorded),
         names: Arc::clone(&names),
         registry,
         files,
@@ -272,11 +272,11 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
 
 /// Records the blocks and the indexes if they are new. False if another process holds the lock of
 /// the file.
-fn memorize(
+fn record_addresses(
     cluster: &Cluster,
     claim: &address_block::BlockClaim,
     indexes: &[Index],
-    memory: &mut Memory,
+    recorded: &mut Recorded,
     paths: &Paths,
 ) -> bool {
     let given: BTreeMap<String, u16> = cluster
@@ -286,12 +286,12 @@ fn memorize(
         .map(|(host, index)| (host.name.to_string(), index.number()))
         .collect();
     let blocks = Some((claim.first, claim.count));
-    if memory.blocks == blocks && memory.indexes == given {
+    if recorded.blocks == blocks && recorded.indexes == given {
         return true;
     }
-    memory.blocks = blocks;
-    memory.indexes = given;
-    match projects::remember(&paths.projects(), &cluster.project, memory, LOCK_TIMEOUT) {
+    recorded.blocks = blocks;
+    recorded.indexes = given;
+    match projects::remember(&paths.projects(), &cluster.project, recorded, LOCK_TIMEOUT) {
         Ok(()) => true,
         Err(error @ ProjectsError::Locked { .. }) => {
             tracing::warn!("{error}. Until then the next `up` may give hosts other addresses");
@@ -316,9 +316,9 @@ fn tolerate<T: Default>(follows: bool, outcome: Result<T, BrokerError>) -> Resul
     }
 }
 
-fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> Result<(), BrokerError> {
+fn check_ports(cluster: &Cluster, recorded: &Recorded, limits: &limits::Limits) -> Result<(), BrokerError> {
     let declared: usize = cluster.hosts.iter().map(|host| host.expose.len()).sum();
-    let learned: usize = memory.learned.values().map(Vec::len).sum();
+    let learned: usize = recorded.learned.values().map(Vec::len).sum();
     // Without room for any socket, not all hosts could live, whatever the ports.
     let has_room = limits.sockets > 0 || cluster.hosts.is_empty();
     if has_room && (declared + learned) as u64 <= limits.sockets {

@@ -11,7 +11,7 @@ use imsup_wire::{Endpoint, Transport};
 use super::Broker;
 use super::keeper::Deferred;
 use crate::ids::{HostId, SocketId};
-use crate::projects::Memory;
+use crate::projects::Recorded;
 use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
@@ -328,7 +328,7 @@ impl Broker {
             return;
         };
         let port = (endpoint.transport, endpoint.address.port());
-        let learned = |memory: &mut Memory| memory.learn(spec.name.as_str(), port.0, port.1);
+        let learned = |recorded: &mut Recorded| recorded.learn(spec.name.as_str(), port.0, port.1);
         if !spec.expose.contains(&port) && self.record.learn(learned) {
             self.remember();
         }
