@@ -90,7 +90,7 @@ services:
     watch.wait("web", "suspend", 1);
     let why = project.why("web");
     assert!(why["method"].as_str().unwrap().contains("freezer"), "{why}");
-    // The tree that was born in the cgroup is the held tree.
+    // The process tree that was started in the cgroup is the held tree.
     let pid = project.host("web").pid.unwrap();
     let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert!(group.contains(&format!("imsup.{}.web", project.name)), "{group}");

@@ -28,7 +28,7 @@ services:
   odd: { command: ["@guests@/oddities", "8080"], expose: ["8080"] }
 "#;
 
-/// The processes that run the guest of one kind.
+/// The processes that run the guest of a kind.
 fn guests(project: &Project, mark: &str) -> Vec<u32> {
     let processes = project.processes().into_iter();
     processes
@@ -225,7 +225,7 @@ fn a_program_that_stops_itself_stays_stopped_and_goes_on_when_it_is_told_to() {
     assert!(held.hear().unwrap().starts_with("stop host=odd"));
     watch.wait("odd", "suspend", 2);
 
-    // Stopped by another process in its sleep: it is still stopped when its next signal comes.
+    // Stopped by another process during the sleep: the host is still stopped at the next signal.
     project.signal(pid, Signal::STOP);
     held.say("second").unwrap();
     watch.wait("odd", "wake", 2);
@@ -257,7 +257,7 @@ services:
     let mut delayed = PersistentConnection::connect(project.at("delay", 8080));
     delayed.say("later").unwrap();
     for host in ["poll", "pool", "delay"] {
-        // Otherwise it might be terminated before it is stopped.
+        // Otherwise the host might be terminated before the stop.
         project.ok(&["keep-awake", host, "--for", "1h"]);
         let pid = project.host(host).pid.unwrap();
         project.signal(pid, Signal::STOP);
@@ -265,7 +265,7 @@ services:
         project.signal(pid, Signal::CONT);
         project.ok(&["keep-awake", host, "--for", "0s"]);
     }
-    // The host does not tick, and is terminated when its time comes.
+    // The host does not tick, and is terminated in time.
     for host in ["poll", "pool"] {
         watch.wait(host, "terminate", 1);
         assert_eq!(watch.count(host, "tick"), 0, "{host}");
@@ -385,8 +385,8 @@ fn a_vfork_that_lasts_does_no_harm() {
         watch.wait("odd", "suspend", round + 1);
         held.say("vfork 1500").unwrap();
         watch.wait("odd", "wake", round + 1);
-        // Once the child exists: with a cgroup the suspend succeeds, without one its refusal is
-        // explained. On a busy machine the child may have gone before it was seen.
+        // Once the child exists: with a cgroup the suspend succeeds, without a cgroup the refusal
+        // is explained. On a busy machine the child may have gone unseen.
         wait_until("the child", || {
             guests(&project, "oddities").len() == 2 || has_answered(&held)
         });
@@ -401,7 +401,7 @@ fn a_vfork_that_lasts_does_no_harm() {
     }
 }
 
-/// A process may be born at any instant of a suspend: it is held with the others, or none is.
+/// A process may be forked at any instant of a suspend: all are held together, or none is.
 #[test]
 fn a_fork_at_any_instant_of_a_suspend_is_held_with_the_others() {
     let project = Project::up(
@@ -448,7 +448,7 @@ fn a_sleeper_that_is_killed_from_outside_ends_and_boots_again() {
         assert!(exit.json["detail"].as_str().unwrap().contains(&how), "{:?}", exit.json);
         project.wait_state("threads", "imaginary");
     }
-    // One worker of several: the others sleep on, or are woken by its parent, and answer.
+    // One worker of several: the others sleep on, or are woken by the parent, and answer.
     let mut held = PersistentConnection::connect(project.at("prefork", 8080));
     let worker = held.ask("first").pid();
     watch.wait("prefork", "suspend", 1);
@@ -469,8 +469,8 @@ fn a_full_line_of_requests_is_waiting_when_a_sleeper_is_killed_and_is_answered_b
     let mut held = PersistentConnection::connect(address);
     let pid = held.ask("first").pid();
     watch.asleep(&project, "odd");
-    // Stopped in its sleep, it cannot accept when woken: new connections wait in the queue, and
-    // outlive it.
+    // Stopped during the sleep, the program cannot accept when woken: new connections wait in the
+    // queue, and outlive the program.
     project.signal(pid, Signal::STOP);
     let mut crowd: Vec<_> = (0..20)
         .map(|_| {

@@ -21,7 +21,7 @@ fn methods() -> Vec<String> {
     methods
 }
 
-/// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after
+/// Hears an answer that is to come after [`DELAY`]. An answer that never comes is an error after
 /// a while.
 #[track_caller]
 fn expect_delayed(method: &str, held: &mut PersistentConnection) {
@@ -34,7 +34,8 @@ fn expect_delayed(method: &str, held: &mut PersistentConnection) {
     );
 }
 
-/// Waits until a host sleeps after its answer. True if timers have woken it `times` times so far.
+/// Waits until a host sleeps after the answer. True if timers have woken the host `times` times so
+/// far.
 #[track_caller]
 fn slept_until_its_timer(project: &Project, watch: &Watch, host: &str, times: usize) -> bool {
     watch.asleep(project, host);
@@ -42,8 +43,8 @@ fn slept_until_its_timer(project: &Project, watch: &Watch, host: &str, times: us
     wakes.filter(|wake| wake.cause.as_deref() == Some("timer")).count() >= times
 }
 
-/// Each server sleeps before it answers, in its own way; imsup suspends it meanwhile; the answer
-/// comes when it is due.
+/// Each server sleeps before the answer, each by another call. imsup suspends the server meanwhile,
+/// and the answer comes in time.
 fn every_delay_ends(program: &str) {
     let methods = methods();
     let mut compose = "x-imsup: { idle_after: 100ms, timer_slack: 200ms }\nservices:\n".to_owned();
@@ -69,7 +70,7 @@ fn every_delay_ends(program: &str) {
         for (_, held) in &mut held {
             held.say(&format!("round {round}")).unwrap();
         }
-        // All of them boot at once, which takes a while.
+        // All boot at once, which takes a while.
         for method in &methods {
             watch.wait(method, "ready", 1);
         }
@@ -81,7 +82,7 @@ fn every_delay_ends(program: &str) {
             // would have been no wake.
             let by_timer = (0..5).any(|_| {
                 slept_until_its_timer(&project, &watch, method, round) || {
-                    // A busy machine had no time to suspend it before.
+                    // A busy machine had no time to suspend the host before.
                     held.say("again").unwrap();
                     expect_delayed(method, held);
                     false
@@ -194,7 +195,8 @@ services:
                         said.contains("delayed") || said.contains("host=golang"),
                         "{host}: {said}"
                     );
-                    // A busy machine may have had no time to suspend it before its timer came.
+                    // A busy machine may have had no time to suspend the host before the timer
+                    // came.
                     slept_until_its_timer(project, watch, host, 2)
                 });
                 assert!(
@@ -340,13 +342,13 @@ fn a_cron_loop_runs_on_time_in_its_sleep_and_housekeeping_is_no_activity() {
     }
     let tick = watch.wait("light", "tick", 1);
     assert_eq!(tick.cause.as_deref(), Some("timer"));
-    // Not while it ticks.
+    // Not during a tick.
     common::wait_until("why to say its deadline", || {
         let why = project.why("light");
         why["next_deadline"].is_string() && why["deadline_of"].is_string()
     });
 
-    // A host that computes for longer is awake for it, woken by its timer.
+    // A host that computes for longer is awake meanwhile, woken by the timer.
     let wake = watch.wait("heavy", "wake", 1);
     assert_eq!(wake.cause.as_deref(), Some("timer"));
     watch.wait("heavy", "suspend", RUNS);
@@ -414,7 +416,7 @@ services:
     while asked.elapsed() < Duration::from_secs(2) {
         let count = watch.count("web", "suspend");
         watch.wait("web", "suspend", count.max(2));
-        // Half a request: the host wakes, reads it, and asks for nothing yet.
+        // Half a request: the host wakes, reads the half, and asks for nothing yet.
         let mut half = client::connect(address).unwrap();
         half.write_all(b"GET / HTTP/1.0\r\n").unwrap();
         interrupting += 1;

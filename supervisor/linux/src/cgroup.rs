@@ -181,7 +181,7 @@ impl Cgroup {
 
     /// Moves a process with all its threads; its later children are in the cgroup as well. The
     /// kernel first waits for an RCU grace period (cgroup_attach_lock; 4-14 ms measured), so a
-    /// program is better born there: [`Cgroup::directory`].
+    /// program is better started there: [`Cgroup::directory`].
     ///
     /// # Errors
     /// [`CgroupError::Move`]: ESRCH if the process is gone, EACCES or EPERM if it may not be moved.

@@ -287,7 +287,8 @@ impl Sleep {
         }
     }
 
-    /// Promises that the program ends together with those of others, if it sleeps and is unused.
+    /// Prepares the end of the program together with other programs, if the host sleeps and is
+    /// unused.
     fn prepare(&mut self, host: &mut Host) -> Report {
         let mut report = Report::Failed(ErrorKind::Busy.because("it is awake"));
         self.step(|phase, sleeper| match phase {
@@ -327,7 +328,7 @@ impl Sleep {
         report
     }
 
-    /// Takes a promise back.
+    /// Aborts a prepared termination.
     fn abort(&mut self, host: &mut Host) {
         self.step(|phase, _| match phase {
             Phase::Prepared(prepared) => Phase::Asleep(prepared.abort(host)),

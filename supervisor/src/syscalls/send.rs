@@ -205,7 +205,8 @@ fn of_resolver(
     let named = outgoing.datagrams.iter().filter(|datagram| datagram.is_named);
     let mut destinations = named.map(|datagram| datagram.to.map(|to| (to, host.destination(Transport::Udp, to))));
     let takes = |to: SocketAddr| to.is_ipv4() == (kind.family == Family::V4) && to.port() != 0;
-    let asks = destinations.all(|to| to.is_some_and(|(to, means)| means == Destination::NameServer && takes(to)));
+    let asks =
+        destinations.all(|to| to.is_some_and(|(to, destination)| destination == Destination::NameServer && takes(to)));
     if !asks {
         let (socket, kind) = match outgoing.datagrams.iter().any(|datagram| datagram.is_named) {
             true => resolver::bring_back(host, call, socket, kind),
