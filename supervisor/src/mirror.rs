@@ -26,8 +26,8 @@ const READS_PER_COPY: usize = 8;
 /// hold.
 const MOST: usize = 4096;
 
-/// The delay before [`SocketMirror::tidy`] looks, after a socket was made or copies were given up; then
-/// the longest delay, while the looks find no copy to give up.
+/// The delay before [`SocketMirror::tidy`] looks, after a socket was made or copies were given up;
+/// then the longest delay, while the looks find no copy to give up.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 

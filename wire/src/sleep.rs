@@ -142,7 +142,7 @@ pub enum Why {
         terminates_in: Option<Duration>,
         /// The obstacle to termination when its time comes, in plain words.
         not_terminated: Option<String>,
-        /// The means of the hold: "cgroup freezer", "stopped threads".
+        /// The method of the hold: "cgroup freezer", "stopped threads".
         method: String,
     },
 }

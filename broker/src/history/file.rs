@@ -22,8 +22,8 @@ pub(super) struct EventsFile {
     bound: u64,
     /// The offset from which the growth is counted.
     begin: u64,
-    /// The ends of the lines of published events (`published`), and of the lines that were only written
-    /// (`persisted`).
+    /// The ends of the lines of published events (`published`), and of the lines that were only
+    /// written (`persisted`).
     published: u64,
     persisted: u64,
     trouble: Trouble,

@@ -36,7 +36,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Serves these listeners, at most so many connections at once, and as many clients of datagrams.
+    /// Serves these listeners, at most so many connections at once, and as many clients of
+    /// datagrams.
     ///
     /// # Errors
     /// epoll_create(2) and similar calls, or a thread that cannot be made.

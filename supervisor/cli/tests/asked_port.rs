@@ -659,7 +659,7 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
 fn a_crowd_waits_for_the_port_and_a_wrong_one_is_refused() {
     // Not the port of every other test: a connection of theirs that has just ended (TIME_WAIT) at
     // the same address would keep the broker from listening there for non-blocking clients, which
-    // would be held until the program listens.
+    // would be pending until the program listens.
     let project = up("crowd", r#"  web: { command: [@late@, "5005@0", "7083@go"] }"#);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..6)

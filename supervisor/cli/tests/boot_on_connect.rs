@@ -286,7 +286,7 @@ services:
             .trim_end()
             .to_owned()
     };
-    // A host is ready with its first port; a connect to its own localhost is never held for the
+    // A host is ready with its first port; a connect to its own localhost never waits for the
     // others.
     for host in ["one", "two", "three"] {
         project.ok(&["wake", host]);

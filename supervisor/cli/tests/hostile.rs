@@ -29,7 +29,7 @@ fn seconds() -> Duration {
 }
 
 /// `target` is attacked from within, `other` is another host that must notice nothing. A call that
-/// is held for ever is so for longer than the test waits.
+/// is pending for ever is pending for longer than the test waits.
 const COMPOSE: &str = r#"
 x-imsup: { idle_after: never, hold_timeout: 10m }
 services:

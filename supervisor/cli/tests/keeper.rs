@@ -403,7 +403,7 @@ time.sleep(1000)
     stop(&project, keeper);
     project.kill(broker);
     std::fs::write(project.path("go"), "").unwrap();
-    // The bind is held until the next broker has closed the first one's duplicate.
+    // The bind is pending until the next broker has closed the first one's duplicate.
     project.signal(keeper, Signal::CONT);
     wait_until("the port to be bound again", || {
         let said = project.ok(&["logs", "web"]);

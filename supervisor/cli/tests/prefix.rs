@@ -86,7 +86,7 @@ services:
   other: { command: ["@guest@", --tcp, "8080"] }
 "#,
     );
-    // The host is ready with its first port; a connect to its own localhost is never held for the
+    // The host is ready with its first port; a connect to its own localhost never waits for the
     // others.
     project.ok(&["wake", "any"]);
     wait_until("all ports", || project.ok(&["logs", "any"]).contains("listening"));

@@ -201,7 +201,7 @@ services:
     }
 }
 
-/// A host that calls another one is not idle while the other boots: imsup holds its call.
+/// A host that calls another one is not idle while the other boots: the call is pending.
 #[test]
 fn a_caller_does_not_sleep_while_its_callee_boots() {
     let project = Project::up(

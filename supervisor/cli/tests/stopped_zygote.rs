@@ -1,4 +1,4 @@
-//! A zygote that is stopped, or gets no processor, holds up nothing: supervisors are executed
+//! A zygote that is stopped, or gets no processor, delays no boot: supervisors are executed
 //! meanwhile, and no boot has two.
 
 mod common;

@@ -220,8 +220,8 @@ impl ProcessTree {
     /// [`ProcessTree::release`] must follow.
     ///
     /// If not all processes can be held, the error comes with the threads that were stopped. The
-    /// caller decides how the interrupted calls of these threads go on. [`ProcessTree::release`] must
-    /// follow as well.
+    /// caller decides how the interrupted calls of these threads go on. [`ProcessTree::release`]
+    /// must follow as well.
     ///
     /// Of threads in `counted` the waits are counted: each has waited once to be frozen.
     pub fn hold(&mut self, counted: &[i32]) -> (Vec<StoppedThread>, Option<HoldError>) {

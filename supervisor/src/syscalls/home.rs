@@ -34,8 +34,8 @@ pub(super) fn is_on_planes(identity: &Identity, socket: &InetSocket) -> bool {
         && socket.local_v4().is_some_and(|local| own.contains(local.ip()))
 }
 
-/// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is redirected nowhere else.
-/// `on_v6` is whether the sender is at the machine's `::1`.
+/// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is redirected nowhere
+/// else. `on_v6` is whether the sender is at the machine's `::1`.
 pub(super) fn is_native(host: &Host, transport: Transport, v6: bool, on_v6: bool, port: u16) -> bool {
     if host.native_ports.contains(transport, v6, port) {
         return true;

@@ -129,8 +129,8 @@ pub(super) enum Purpose {
     NameServer(IpAddr),
 }
 
-/// Redirects a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the
-/// broker to `reach` where all do.
+/// Redirects a stream socket, of this kind, to the first of `candidates` that does not refuse; asks
+/// the broker to `reach` where all do.
 pub(super) fn redirect_stream(
     host: &mut Host,
     call: &Notification,

@@ -57,7 +57,7 @@ impl Observed {
 
     /// Fails if the process holds more than before, apart from this many bytes.
     ///
-    /// A held call whose caller was killed is noticed within a tick, so descriptors are waited for;
+    /// A pending call whose caller was killed is noticed within a tick: descriptors are awaited;
     /// a leak stays.
     #[track_caller]
     pub fn expect_no_more(&self, after: &str, bytes: u64) {

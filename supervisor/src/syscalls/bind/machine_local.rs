@@ -37,10 +37,10 @@ pub(super) fn bind_machine_local(
 }
 
 /// Whether this is a port of localhost that the kernel chose for another socket of the host
-/// ([`super::Plan::MachineLocal`]) and that is still bound. Of datagram sockets also the other family's
-/// port and the wildcard's count: there the kernel alone knows which of two sockets a datagram is
-/// for, and two sockets at one place answer each other's clients. (A stream socket listens in the
-/// planes but for `::1`.)
+/// ([`super::Plan::MachineLocal`]) and that is still bound. Of datagram sockets also the other
+/// family's port and the wildcard's count: there the kernel alone knows which of two sockets a
+/// datagram is for, and two sockets at one place answer each other's clients. (A stream socket
+/// listens in the planes but for `::1`.)
 pub(super) fn is_beside_machine_local(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let families = match kind.transport {
