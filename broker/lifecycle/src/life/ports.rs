@@ -320,8 +320,8 @@ impl Life {
         let expiry = self.queued.values().map(|queued| self.expiry(queued)).min();
         let lives = !self.absent();
         let window = (lives && self.start.expects_declared).then(|| self.start.began + hold_timeout);
-        let is_told = !lives || self.ending() || self.untold().next().is_none();
-        let tell = self.start.listened.filter(|_| !is_told).map(|at| at + UNMET_AFTER);
+        let is_reported = !lives || self.ending() || self.unreported().next().is_none();
+        let tell = self.start.listened.filter(|_| !is_reported).map(|at| at + UNMET_AFTER);
         [expiry, window, tell].into_iter().flatten().min()
     }
 
@@ -411,7 +411,7 @@ impl Life {
     }
 
     /// Ports with callers and evidence for which the missing listener was not reported yet.
-    fn untold(&self) -> impl Iterator<Item = Endpoint> {
+    fn unreported(&self) -> impl Iterator<Item = Endpoint> {
         self.hopes()
             .filter(|(endpoint, hope)| *hope > Hope::Stray && !self.start.unmet.contains(endpoint))
             .map(|(endpoint, _)| endpoint)
@@ -420,8 +420,8 @@ impl Life {
     fn tell_unmet(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let listened = self.start.listened.filter(|_| !self.absent() && !self.ending());
         if listened.is_some_and(|at| at + UNMET_AFTER <= now) {
-            let untold = self.untold().collect();
-            self.unmet_at(untold, actions);
+            let unreported = self.unreported().collect();
+            self.unmet_at(unreported, actions);
         }
     }
 
