@@ -14,7 +14,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::files;
-use crate::launcher::{self, Pids, Tree, cgroups};
+use crate::launcher::{self, HostProcesses, Pids, cgroups};
 use crate::paths::Paths;
 use crate::routes::{self, RouteError};
 
@@ -227,7 +227,7 @@ pub(crate) fn end_left(paths: &Paths) -> bool {
     let entries = fs::read_dir(paths.running("")).into_iter().flatten().flatten();
     let boots: Vec<u64> = entries.filter_map(|entry| token_left(&entry.path())).collect();
     boots.is_empty()
-        || launcher::clear_alone(&Tree {
+        || launcher::clear_alone(&HostProcesses {
             boots,
             pids: Pids::default(),
         })
@@ -261,7 +261,7 @@ pub(crate) fn end_adoptable(paths: &Paths) -> Result<Vec<String>, AbsentError> {
             continue;
         }
         let mut children = launcher::children_of(pid).into_iter();
-        let tree = Tree {
+        let tree = HostProcesses {
             boots: boot.into_iter().collect(),
             pids: Pids {
                 // A supervisor started by a user may lead a session with processes of others.

@@ -81,7 +81,7 @@ pub enum BlockError {
 
 /// The blocks of a project, and the sockets that claim the blocks.
 #[derive(Default)]
-pub(crate) struct Claim {
+pub(crate) struct BlockClaim {
     /// The first.
     pub(crate) first: u8,
     /// How many follow each other.
@@ -93,7 +93,7 @@ pub(crate) struct Claim {
     pub(crate) sockets: Vec<(UdpSocket, TcpListener)>,
 }
 
-impl Claim {
+impl BlockClaim {
     /// True if the index is in any of the blocks.
     pub(crate) fn contains(&self, index: Index) -> bool {
         self.numbers().any(|block| u16::from(block) == index.number() >> 8)
@@ -244,7 +244,7 @@ pub(crate) fn claim(
     recorded: Option<(u8, u16)>,
     others: &[(u8, u16)],
     store: &mut FdStore,
-) -> Result<Claim, BlockError> {
+) -> Result<BlockClaim, BlockError> {
     let wanted = Wanted::of(cluster, planes)?;
     let (mut last, mut taken) = (None, Vec::new());
     for start in candidates(&cluster.project, &wanted, recorded, others) {
@@ -252,10 +252,10 @@ pub(crate) fn claim(
             Ok(claim) => return Ok(claim),
             Err((address, source)) if wanted.pinned => {
                 let in_use = source.kind() == io::ErrorKind::AddrInUse;
-                let claim = Claim {
+                let claim = BlockClaim {
                     first: start,
                     count: wanted.count,
-                    ..Claim::default()
+                    ..BlockClaim::default()
                 };
                 return Err(BlockError::PinnedTaken {
                     addresses: claim.addresses(planes),
@@ -304,11 +304,11 @@ fn held_by(holders: &Option<String>, elsewhere: bool) -> String {
     format!(". Such addresses are held: {holders}. End those processes{prefix}")
 }
 
-fn bind(first: u8, count: u16, planes: &Planes, store: &mut FdStore) -> Result<Claim, (SocketAddrV4, io::Error)> {
-    let mut claim = Claim {
+fn bind(first: u8, count: u16, planes: &Planes, store: &mut FdStore) -> Result<BlockClaim, (SocketAddrV4, io::Error)> {
+    let mut claim = BlockClaim {
         first,
         count,
-        ..Claim::default()
+        ..BlockClaim::default()
     };
     for step in 0..count {
         let at = |ip| SocketAddrV4::new(ip, NAME_PORT);
@@ -360,7 +360,7 @@ fn tcp(address: SocketAddrV4, store: &mut FdStore) -> io::Result<TcpListener> {
 /// in the file's order.
 pub(crate) fn assign(
     hosts: &[HostSpec],
-    claim: &Claim,
+    claim: &BlockClaim,
     planes: &Planes,
     remembered: &BTreeMap<String, u16>,
 ) -> Result<Vec<Index>, BlockError> {
@@ -417,10 +417,10 @@ mod tests {
     #[test]
     fn the_indexes_are_those_of_all_blocks_wherever_they_begin() {
         for first in [1, 99, 100, 216] {
-            let claim = Claim {
+            let claim = BlockClaim {
                 first,
                 count: 40,
-                ..Claim::default()
+                ..BlockClaim::default()
             };
             let indexes: Vec<Index> = claim.indexes().collect();
             assert_eq!(indexes.len(), 40 * HOSTS_PER_BLOCK, "from {first}");

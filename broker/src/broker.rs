@@ -49,7 +49,7 @@ pub(crate) use self::strangers::Strangers;
 use self::supervisor_requests::SupervisorRequests;
 use self::timers::{Timer, Timers};
 use self::two_phase::TwoPhaseTermination;
-use crate::address_block::Claim;
+use crate::address_block::BlockClaim;
 use crate::clock::Clock;
 use crate::hosts::Hosts;
 use crate::journal::Journal;
@@ -75,7 +75,7 @@ pub(crate) struct Broker {
     pub(crate) paths: Paths,
     planes: Planes,
     limits: Limits,
-    pub(crate) claim: Claim,
+    pub(crate) claim: BlockClaim,
     hosts: Hosts,
     journal: Journal,
     sessions: Sessions,
@@ -107,7 +107,7 @@ pub(crate) struct Parts {
     pub(crate) paths: Paths,
     pub(crate) planes: Planes,
     pub(crate) limits: Limits,
-    pub(crate) claim: Claim,
+    pub(crate) claim: BlockClaim,
     pub(crate) hosts: Hosts,
     pub(crate) journal: Journal,
     pub(crate) sessions: Sessions,
@@ -172,7 +172,7 @@ impl Broker {
                 result => result?,
             }
             // Before the sockets: a thread that is about to connect has said so first.
-            self.take_notices();
+            self.take_loop_messages();
             for event in &events {
                 match Source::of(event.token()) {
                     Some(Source::Listener) => self.accept(),
@@ -196,7 +196,7 @@ impl Broker {
         Ok(())
     }
 
-    fn take_notices(&mut self) {
+    fn take_loop_messages(&mut self) {
         while let Some(message) = self.messages.next() {
             self.take_message(message);
         }
@@ -208,7 +208,7 @@ impl Broker {
             LoopMessage::Stranger { uid, endpoint } => self.name_stranger(uid, endpoint),
             LoopMessage::Lookup { index, by } => self.looked_up(index, by),
             LoopMessage::Cleared(instance) => self.cleared(instance),
-            LoopMessage::Senders(found) => self.hear_of_senders(found),
+            LoopMessage::Peers(found) => self.hear_of_peers(found),
             LoopMessage::Resolvers(told) => self.hear_of_resolvers(told),
         }
     }

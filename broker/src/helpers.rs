@@ -11,7 +11,7 @@ pub enum Helper {
     /// The thread that relays published ports.
     Published,
     /// The thread that asks the kernel for peers.
-    Senders,
+    PeerLookup,
     /// The process that makes resolvers' sockets.
     Resolvers,
 }
@@ -21,7 +21,7 @@ impl fmt::Display for Helper {
         f.write_str(match self {
             Self::Names => "the thread that answers names",
             Self::Published => "the thread that relays published ports",
-            Self::Senders => "the thread that asks the kernel who has come",
+            Self::PeerLookup => "the thread that asks the kernel who has come",
             Self::Resolvers => "the process that makes sockets for resolvers",
         })
     }

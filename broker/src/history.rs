@@ -131,11 +131,11 @@ impl History {
     pub(crate) fn tell<'a>(
         &mut self,
         events: Vec<Entry>,
-        untold: impl Iterator<Item = &'a Entry>,
+        pending: impl Iterator<Item = &'a Entry>,
         is_known: impl Fn(&HostName) -> bool,
     ) {
         if let Some(file) = &mut self.file {
-            let untold: String = untold.map(Entry::line).collect();
+            let pending: String = pending.map(Entry::line).collect();
             let mut lines = || self.ledger.lines(&is_known);
             if file.is_gone() {
                 let _ = file.restore(&mut lines);
@@ -144,7 +144,7 @@ impl History {
                 file.replace(&lines(), "");
             }
             let lines: String = events.iter().map(Entry::line).collect();
-            file.tell(&lines, &untold);
+            file.tell(&lines, &pending);
         }
         events.into_iter().for_each(|event| self.keep(event));
     }

@@ -80,7 +80,7 @@ pub(crate) struct Journal {
     on_event: Option<OnEvent>,
     /// Opened with a host's first event: a host without one has been imaginary all the time.
     accounts: SecondaryMap<HostId, Box<Account>>,
-    senders: Option<PeerLookup>,
+    peer_lookup: Option<PeerLookup>,
     /// Oldest first.
     pending: VecDeque<Pending>,
     /// What the senders' threads are asked, and have not answered, oldest first.
@@ -94,7 +94,7 @@ impl Journal {
     pub(crate) fn new(
         history: History,
         on_event: Option<OnEvent>,
-        senders: Option<PeerLookup>,
+        peer_lookup: Option<PeerLookup>,
         named: impl Fn(&HostName) -> Option<HostId>,
     ) -> Self {
         let known = history.ledger().iter().filter_map(|(name, summary)| {
@@ -106,7 +106,7 @@ impl Journal {
             history,
             on_event,
             accounts,
-            senders,
+            peer_lookup,
             pending: VecDeque::new(),
             asked: Vec::new(),
             last_question: 0,
@@ -139,19 +139,19 @@ impl Journal {
         if named == 0 {
             return;
         }
-        let told: Vec<Entry> = pending.drain(..named).map(|pending| pending.entry).collect();
+        let published: Vec<Entry> = pending.drain(..named).map(|pending| pending.entry).collect();
         if let Some(on_event) = &self.on_event {
-            told.iter().for_each(|entry| on_event(&entry.event));
+            published.iter().for_each(|entry| on_event(&entry.event));
         }
-        let untold = pending.iter().map(|pending| &pending.entry);
-        self.history.tell(told, untold, is_known);
+        let pending = pending.iter().map(|pending| &pending.entry);
+        self.history.tell(published, pending, is_known);
     }
 
     /// Asks who has come to an endpoint; `None` if nobody answers that.
     pub(crate) fn ask_sender(&mut self, endpoint: Endpoint) -> Option<Question> {
         self.last_question += 1;
         let question = Question(self.last_question);
-        if !self.senders.as_ref()?.ask(question, endpoint) {
+        if !self.peer_lookup.as_ref()?.ask(question, endpoint) {
             return None;
         }
         self.asked.push((question, endpoint));
@@ -177,8 +177,8 @@ impl Journal {
     /// if nobody else will.
     pub(crate) fn ask_promptly(&self) -> Answers {
         let asked = self.asked.clone();
-        let asks = |senders: &PeerLookup| senders.ask_promptly(asked.clone());
-        match self.senders.as_ref().is_some_and(asks) {
+        let asks = |peer_lookup: &PeerLookup| peer_lookup.ask_promptly(asked.clone());
+        match self.peer_lookup.as_ref().is_some_and(asks) {
             true => Vec::new(),
             false => asked.into_iter().map(|(question, _)| (question, None)).collect(),
         }
@@ -186,7 +186,9 @@ impl Journal {
 
     /// Asks who waits in a listener; false if nobody answers that.
     pub(crate) fn ask_queue(&self, listener: Listener) -> bool {
-        self.senders.as_ref().is_some_and(|senders| senders.ask_queue(listener))
+        self.peer_lookup
+            .as_ref()
+            .is_some_and(|peer_lookup| peer_lookup.ask_queue(listener))
     }
 
     /// The last question that is not answered.

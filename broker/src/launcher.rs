@@ -22,7 +22,7 @@ use rustix::process::Signal;
 use crate::ids::InstanceId;
 
 pub(crate) use child::open;
-pub(crate) use leftovers::{Tree, children_of, clear_alone, leads_session};
+pub(crate) use leftovers::{HostProcesses, children_of, clear_alone, leads_session};
 pub use process::ProcessLauncher;
 
 /// Why a host's supervisor could not be started.

@@ -23,31 +23,31 @@ pub(crate) enum LoopMessage {
     /// The leftovers of a dead supervisor are gone.
     Cleared(InstanceId),
     /// Of the threads that ask the kernel for peers.
-    Senders(peer_lookup::Found),
+    Peers(peer_lookup::Found),
     /// Of the process that makes sockets for resolvers.
-    Resolvers(resolvers::Told),
+    Resolvers(resolvers::Reply),
 }
 
 /// What threads have told, and where they do.
 pub(crate) struct LoopMessages {
-    told: Receiver<LoopMessage>,
+    messages: Receiver<LoopMessage>,
     notifier: Notifier,
 }
 
 impl LoopMessages {
     /// Nothing told yet.
     pub(crate) fn new(waker: Waker) -> Self {
-        let (sender, told) = crossbeam_channel::unbounded();
+        let (sender, messages) = crossbeam_channel::unbounded();
         let waker = Arc::new(waker);
         Self {
-            told,
+            messages,
             notifier: Notifier { sender, waker },
         }
     }
 
     /// The next, if there is one.
     pub(crate) fn next(&self) -> Option<LoopMessage> {
-        self.told.try_recv().ok()
+        self.messages.try_recv().ok()
     }
 
     /// Where threads tell the loop.

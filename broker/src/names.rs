@@ -18,7 +18,7 @@ use parking_lot::RwLock;
 
 use imsup_compose::cluster::Cluster;
 
-pub(crate) use server::{Door, NameServer};
+pub(crate) use server::{NameServer, NameServerHandle};
 
 /// The names, shared by the broker's loop and the name server.
 pub(crate) type SharedNames = Arc<RwLock<Names>>;

@@ -31,7 +31,7 @@ pub(crate) type Answers = Vec<(Question, Option<SocketAddr>)>;
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Who has come.
-    Senders(Answers),
+    Peers(Answers),
     /// How many connections stand in the queue of a listener, and the peers of those that somebody
     /// waits for an answer on.
     Queue {
@@ -54,7 +54,7 @@ pub(crate) struct Listener {
 /// What the prompt thread is asked.
 enum Prompt {
     /// Who has come, for each of these.
-    Senders(Vec<(Question, Endpoint)>),
+    Peers(Vec<(Question, Endpoint)>),
     /// Who waits in this listener.
     Queue(Listener),
 }
@@ -82,11 +82,11 @@ impl PeerLookup {
         let for_prompt = found.clone();
         std::thread::Builder::new().name("senders".to_owned()).spawn(move || {
             stand_back();
-            confine(Helper::Senders);
+            confine(Helper::PeerLookup);
             serve_patiently(&asked_patiently, &found);
         })?;
         std::thread::Builder::new().name("queues".to_owned()).spawn(move || {
-            confine(Helper::Senders);
+            confine(Helper::PeerLookup);
             serve_promptly(&asked_promptly, &for_prompt);
         })?;
         Ok(Self { patient, prompt })
@@ -101,7 +101,7 @@ impl PeerLookup {
     /// Asks the same promptly. A question that [`PeerLookup::ask`] has asked is then answered twice.
     /// False if it is not answered.
     pub(crate) fn ask_promptly(&self, questions: Vec<(Question, Endpoint)>) -> bool {
-        self.prompt.send(Prompt::Senders(questions)).is_ok()
+        self.prompt.send(Prompt::Peers(questions)).is_ok()
     }
 
     /// Asks who waits in a listener. Each question is answered once; false if it is not.
@@ -115,16 +115,16 @@ fn serve_patiently(asked: &Receiver<(Question, Endpoint)>, tell: &impl Fn(Found)
     while let Ok(first) = asked.recv() {
         let more = asked.try_iter().take(peers::AT_ONCE - 1);
         let questions: Vec<_> = std::iter::once(first).chain(more).collect();
-        tell(Found::Senders(answers(&questions)));
+        tell(Found::Peers(answers(&questions)));
     }
 }
 
 fn serve_promptly(asked: &Receiver<Prompt>, tell: &impl Fn(Found)) {
     for prompt in asked {
         match prompt {
-            Prompt::Senders(questions) => {
+            Prompt::Peers(questions) => {
                 for questions in questions.chunks(peers::AT_ONCE) {
-                    tell(Found::Senders(answers(questions)));
+                    tell(Found::Peers(answers(questions)));
                 }
             }
             Prompt::Queue(listener) => {

@@ -83,7 +83,7 @@ pub(crate) fn queue(inode: u64, endpoint: Endpoint) -> (usize, Vec<SocketAddr>) 
     // A dump begins with the listening sockets (net/ipv4/inet_diag.c, inet_diag_dump_icsk), so all
     // connections counted there are in the dump.
     let length = found.length_of(inode);
-    let waits = |(peer, has_closed): &(SocketAddr, bool)| (!has_closed || found.held.contains(peer)).then_some(*peer);
+    let waits = |(peer, has_closed): &(SocketAddr, bool)| (!has_closed || found.open.contains(peer)).then_some(*peer);
     let peers = found.all_waiting.iter().filter_map(waits).collect();
     (length, peers)
 }
@@ -138,7 +138,7 @@ struct Queued {
     /// has closed, or has only shut down its sending.
     all_waiting: Vec<(SocketAddr, bool)>,
     /// Of all connections whose other end is on this machine and belongs to a process.
-    held: HashSet<SocketAddr>,
+    open: HashSet<SocketAddr>,
     /// The inodes of listening sockets, and how many connections stand in the queue of each.
     queues: Vec<(u32, usize)>,
     /// Of the connection that has ended last, with its time left in TIME_WAIT.
@@ -184,7 +184,7 @@ impl Queued {
             _ if !here => {
                 self.there.push(local);
                 if found.inode != 0 {
-                    self.held.insert(local);
+                    self.open.insert(local);
                 }
             }
             _ => {

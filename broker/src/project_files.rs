@@ -31,7 +31,7 @@ pub(crate) struct ProjectFiles {
     /// True if another look for missing files is due soon.
     pub(crate) looks_again: bool,
     /// True if it was logged that the files cannot be made anew.
-    pub(crate) said: bool,
+    pub(crate) warned: bool,
 }
 
 impl ProjectFiles {
@@ -46,7 +46,7 @@ impl ProjectFiles {
             routes: Noted::read(paths),
             socket: None,
             looks_again: false,
-            said: false,
+            warned: false,
         };
         known.note_socket(paths);
         Ok(known)

@@ -41,7 +41,7 @@ pub enum ProjectsError {
         "{path} cannot be changed: {} holds the lock of the directory above it (flock(2)), which imsup needs for a moment only; end that process",
         name(*.by)
     )]
-    Held {
+    Locked {
         path: PathBuf,
         /// The process, if the kernel reports it.
         by: Option<u32>,
@@ -54,7 +54,7 @@ fn name(process: Option<u32>) -> String {
 
 /// The record of a single project.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct Recorded {
     /// The project's first block, and the number of blocks.
     pub blocks: Option<(u8, u16)>,
     /// The indexes of the hosts, so that a host keeps its address when the file is edited.
@@ -81,7 +81,7 @@ pub struct Families {
     ports: BTreeMap<u16, Family>,
 }
 
-impl Memory {
+impl Recorded {
     /// Notes a port; true if new.
     pub fn learn(&mut self, host: &str, transport: Transport, port: u16) -> bool {
         let known = self.learned.entry(host.to_owned()).or_default();
@@ -152,28 +152,32 @@ impl Memory {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Contents {
-    projects: BTreeMap<String, Memory>,
+    projects: BTreeMap<String, Recorded>,
 }
 
 /// The record of `project`, and the blocks of all other projects.
 ///
 /// # Errors
 /// [`ProjectsError`].
-pub fn recall(path: &Path, project: &str) -> Result<(Memory, Vec<(u8, u16)>), ProjectsError> {
+pub fn recall(path: &Path, project: &str) -> Result<(Recorded, Vec<(u8, u16)>), ProjectsError> {
     let mut contents = read(path)?;
-    let memory = contents.projects.remove(project).unwrap_or_default();
-    let others = contents.projects.values().filter_map(|memory| memory.blocks).collect();
-    Ok((memory, others))
+    let recorded = contents.projects.remove(project).unwrap_or_default();
+    let others = contents
+        .projects
+        .values()
+        .filter_map(|recorded| recorded.blocks)
+        .collect();
+    Ok((recorded, others))
 }
 
-/// Remembers `memory` of `project`, leaving other projects as they are. Waits no longer than
+/// Remembers `recorded` of `project`, leaving other projects as they are. Waits no longer than
 /// `timeout` for another process that changes the file.
 ///
 /// # Errors
 /// [`ProjectsError`].
-pub fn remember(path: &Path, project: &str, memory: &Memory, timeout: Duration) -> Result<(), ProjectsError> {
+pub fn remember(path: &Path, project: &str, recorded: &Recorded, timeout: Duration) -> Result<(), ProjectsError> {
     change(path, timeout, |contents| {
-        contents.projects.insert(project.to_owned(), memory.clone());
+        contents.projects.insert(project.to_owned(), recorded.clone());
     })
 }
 
@@ -222,7 +226,7 @@ fn change(path: &Path, timeout: Duration, edit: impl FnOnce(&mut Contents)) -> R
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOOK),
             Err(Errno::WOULDBLOCK) => {
                 let (path, by) = (path.to_owned(), absent::holder(directory));
-                return Err(ProjectsError::Held { path, by });
+                return Err(ProjectsError::Locked { path, by });
             }
             Err(errno) => return Err(io_error(errno.into())),
         }
@@ -245,23 +249,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("projects.json");
         forget(&path, "nothing", Duration::ZERO).unwrap();
-        let mut shop = Memory {
+        let mut shop = Recorded {
             blocks: Some((5, 1)),
-            ..Memory::default()
+            ..Recorded::default()
         };
         assert!(shop.learn("web", Transport::Tcp, 80));
         assert!(!shop.learn("web", Transport::Tcp, 80));
         remember(&path, "shop", &shop, Duration::ZERO).unwrap();
-        remember(&path, "blog", &Memory::default(), Duration::ZERO).unwrap();
+        remember(&path, "blog", &Recorded::default(), Duration::ZERO).unwrap();
         assert_eq!(recall(&path, "shop").unwrap(), (shop, vec![]));
         assert_eq!(recall(&path, "blog").unwrap().1, [(5, 1)]);
         forget(&path, "shop", Duration::ZERO).unwrap();
-        assert_eq!(recall(&path, "shop").unwrap(), (Memory::default(), vec![]));
+        assert_eq!(recall(&path, "shop").unwrap(), (Recorded::default(), vec![]));
     }
 
     #[test]
     fn a_family_is_that_of_a_program() {
-        let mut shop = Memory::default();
+        let mut shop = Recorded::default();
         assert_eq!(shop.family("web", 1, 80), None);
         assert!(shop.learn_family("web", 1, 80, Some(Family::V6)));
         assert!(!shop.learn_family("web", 1, 80, Some(Family::V6)));
@@ -271,7 +275,7 @@ mod tests {
             (Some(Family::V6), None)
         );
         let text = serde_json::to_string(&shop).unwrap();
-        assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), shop);
+        assert_eq!(serde_json::from_str::<Recorded>(&text).unwrap(), shop);
         assert!(shop.learn_family("web", 1, 80, None));
         assert_eq!(
             (shop.family("web", 1, 80), shop.family("web", 1, 81)),
@@ -292,13 +296,13 @@ mod tests {
         let lock = File::open(directory.path()).unwrap();
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
         for timeout in [Duration::ZERO, LOOK] {
-            let error = remember(&path, "shop", &Memory::default(), timeout).unwrap_err();
-            assert!(matches!(error, ProjectsError::Held { .. }), "{error}");
+            let error = remember(&path, "shop", &Recorded::default(), timeout).unwrap_err();
+            assert!(matches!(error, ProjectsError::Locked { .. }), "{error}");
             let own = format!("process {} holds", std::process::id());
             assert!(error.to_string().contains(&own), "{error}");
         }
         rustix::fs::flock(&lock, FlockOperation::Unlock).unwrap();
-        remember(&path, "shop", &Memory::default(), Duration::ZERO).unwrap();
+        remember(&path, "shop", &Recorded::default(), Duration::ZERO).unwrap();
     }
 
     #[test]

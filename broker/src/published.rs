@@ -58,7 +58,7 @@ fn by(occupants: &[std::net::IpAddr]) -> String {
 
 /// One published listener.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct PublishedListener {
     /// Listening, or for datagrams.
     pub(crate) socket: OwnedFd,
     /// The location.
@@ -73,17 +73,17 @@ pub(crate) fn open(
     target: Endpoint,
     planes: &Planes,
     had: Vec<OwnedFd>,
-) -> Result<Vec<Door>, PublishError> {
+) -> Result<Vec<PublishedListener>, PublishError> {
     let again = |socket: OwnedFd| {
         let machine = bind::local_address(&socket).ok()?;
-        Some(Door {
+        Some(PublishedListener {
             socket,
             machine,
             target,
         })
     };
-    match had.into_iter().filter_map(again).collect::<Vec<Door>>() {
+    match had.into_iter().filter_map(again).collect::<Vec<PublishedListener>>() {
         none if none.is_empty() => bind(publish, target, planes),
-        doors => Ok(doors),
+        listeners => Ok(listeners),
     }
 }

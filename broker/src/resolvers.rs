@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::SessionId;
 use crate::keeper::{FdStore, What};
 use crate::launcher::Launcher;
-use crate::names::Door;
+use crate::names::NameServerHandle;
 
 /// The port of name servers.
 const DNS_PORT: u16 = 53;
@@ -73,9 +73,9 @@ pub(crate) struct Batch {
     pub(crate) sockets: Vec<OwnedFd>,
 }
 
-/// What the thread tells.
+/// A reply of the thread.
 #[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum Reply {
     /// There is a namespace for resolvers, with these sockets of the name server's.
     Namespace(Vec<OwnedFd>),
     /// Sockets for the supervisor that has waited longest.
@@ -87,7 +87,7 @@ pub(crate) enum Told {
 /// The process, and the thread that talks to the process, so that the loop waits for neither.
 #[derive(Debug)]
 struct Running {
-    asks: Sender<()>,
+    requests: Sender<()>,
     process: OwnedFd,
     thread: JoinHandle<()>,
 }
@@ -95,7 +95,7 @@ struct Running {
 /// The maker of sockets, started at the first need.
 #[derive(Debug, Default)]
 pub(crate) struct Resolvers {
-    door: Option<Door>,
+    name_server: Option<NameServerHandle>,
     /// The number of the latest namespace.
     latest: u32,
     running: Option<Running>,
@@ -129,8 +129,8 @@ impl Resolvers {
     }
 
     /// Sets the handle to add sockets to the name server.
-    pub(crate) fn serve_by(&mut self, door: Door) {
-        self.door = Some(door);
+    pub(crate) fn serve_by(&mut self, name_server: NameServerHandle) {
+        self.name_server = Some(name_server);
     }
 
     /// Goes on in the namespaces of earlier brokers, where unanswered questions wait.
@@ -160,30 +160,30 @@ impl Resolvers {
 
     fn answer(&self, namespace: u32, socket: OwnedFd, store: &mut FdStore) {
         store.keep_copy(What::Resolvers { namespace }, &socket);
-        if let Some(door) = &self.door {
-            door.add(socket);
+        if let Some(name_server) = &self.name_server {
+            name_server.add(socket);
         }
     }
 
-    /// Asks for a batch, which `tell` is told ([`Told::Sockets`]); false if none will come.
+    /// Asks for a batch, which `tell` is told ([`Reply::Sockets`]); false if none will come.
     pub(crate) fn ask(
         &mut self,
         launcher: &mut dyn Launcher,
         project: &str,
-        tell: impl Fn(Told) + Send + 'static,
+        tell: impl Fn(Reply) + Send + 'static,
     ) -> bool {
         if let Some(running) = &self.running {
             // A failure means that the process has ended. The loop message about the end is on its
             // way, after which all waiting supervisors are asked for anew. Another process started
             // here would be ended by that message.
-            let _ = running.asks.send(());
+            let _ = running.requests.send(());
             return true;
         }
-        if self.door.is_none() || self.useless {
+        if self.name_server.is_none() || self.useless {
             return false;
         }
         match start(launcher, project, tell) {
-            Ok(running) => self.running.insert(running).asks.send(()).is_ok(),
+            Ok(running) => self.running.insert(running).requests.send(()).is_ok(),
             Err(error) => {
                 tracing::debug!(%error, "no process can make sockets for resolvers");
                 self.failures += 1;
@@ -207,10 +207,15 @@ impl Resolvers {
 
     /// Ends the process and the thread.
     pub(crate) fn end(&mut self) {
-        let Some(Running { asks, process, thread }) = self.running.take() else {
+        let Some(Running {
+            requests,
+            process,
+            thread,
+        }) = self.running.take()
+        else {
             return;
         };
-        drop(asks);
+        drop(requests);
         let _ = pidfd_send_signal(&process, Signal::KILL);
         // Blocking: after the loop, for a process that was killed and its thread. The loop may have
         // reaped the process already.
@@ -224,11 +229,11 @@ fn is_recent(namespace: u32, latest: u32) -> bool {
     namespace + NAMESPACES > latest
 }
 
-fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Told) + Send + 'static) -> io::Result<Running> {
+fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Reply) + Send + 'static) -> io::Result<Running> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_read_timeout(Some(TIMEOUT))?;
     let process = launcher.start_helper(&["resolvers", "--project", project].map(OsStr::new), theirs.into())?;
-    let (asks, asked) = crossbeam_channel::unbounded();
+    let (requests, asked) = crossbeam_channel::unbounded();
     let channel = Channel::accepted(ours);
     // Without the thread the process ends by itself: the other end of its connection is closed.
     let thread = std::thread::Builder::new()
@@ -237,10 +242,14 @@ fn start(launcher: &mut dyn Launcher, project: &str, tell: impl Fn(Told) + Send 
             // Before `asked` is dropped: after a failed send, this loop message is certain to come.
             if let Some(ended) = serve(channel, &asked, &tell) {
                 let for_good = ended == Ended::ForGood;
-                tell(Told::Ended { for_good });
+                tell(Reply::Ended { for_good });
             }
         })?;
-    Ok(Running { asks, process, thread })
+    Ok(Running {
+        requests,
+        process,
+        thread,
+    })
 }
 
 /// How the process ended.
@@ -255,9 +264,9 @@ enum Ended {
 /// Answers each request until no requester is left (`None`), or the process has ended; then returns
 /// the kind of end.
 // Blocking: a thread of its own.
-fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Option<Ended> {
+fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Reply)) -> Option<Ended> {
     match open(&mut channel) {
-        Ok(Ok(sockets)) => tell(Told::Namespace(sockets)),
+        Ok(Ok(sockets)) => tell(Reply::Namespace(sockets)),
         Ok(Err(why)) => {
             tracing::info!(
                 %why,
@@ -273,7 +282,7 @@ fn serve(mut channel: Channel, asked: &Receiver<()>, tell: &impl Fn(Told)) -> Op
     }
     while asked.recv().is_ok() {
         match more(&mut channel) {
-            Ok(batch) => tell(Told::Sockets(batch)),
+            Ok(batch) => tell(Reply::Sockets(batch)),
             Err(error) => {
                 tracing::debug!(%error, "the process that makes sockets for resolvers has ended; the next who asks starts another");
                 return Some(Ended::Once);

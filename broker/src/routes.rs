@@ -76,7 +76,7 @@ struct Record {
 ///
 /// # Errors
 /// [`RouteError`]; then no route is made.
-pub(crate) fn hold(subnet: Subnet, paths: &Paths, hosts_live: bool) -> Result<(), RouteError> {
+pub(crate) fn make_local(subnet: Subnet, paths: &Paths, hosts_live: bool) -> Result<(), RouteError> {
     let before = read(paths);
     let same_planes = |record: &Record| record.subnet.planes() == subnet.planes();
     if hosts_live {
@@ -244,10 +244,10 @@ mod tests {
         let paths = Paths::new("shop", 0, |_| Some(directory.path().to_owned()), |_| true);
         std::fs::create_dir_all(paths.runtime()).unwrap();
         let subnet = |text: &str| text.parse::<Subnet>().unwrap();
-        let refused = |now: &str| matches!(hold(subnet(now), &paths, true), Err(RouteError::Changed { .. }));
+        let refused = |now: &str| matches!(make_local(subnet(now), &paths, true), Err(RouteError::Changed { .. }));
         assert!(refused("127.50.0.0/16"), "nothing is written: they have the default");
-        hold(subnet("127.50.0.0/16"), &paths, false).unwrap();
+        make_local(subnet("127.50.0.0/16"), &paths, false).unwrap();
         assert!(refused("127.77.0.0/16"));
-        hold(subnet("127.50.3.0/24"), &paths, true).unwrap();
+        make_local(subnet("127.50.3.0/24"), &paths, true).unwrap();
     }
 }

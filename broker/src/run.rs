@@ -34,7 +34,7 @@ use crate::paths::Paths;
 use crate::peer_lookup::PeerLookup;
 use crate::project_files::{self, ProjectFiles};
 use crate::project_lock::ProjectLock;
-use crate::projects::{self, Memory, ProjectsError};
+use crate::projects::{self, ProjectsError, Recorded};
 use crate::published::{self, Relay, Vet};
 use crate::retained::Sockets;
 use crate::routes;
@@ -145,22 +145,22 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     }
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
-    routes::hold(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
+    routes::make_local(subnet, &paths, !absent::adoptable(&paths).is_empty())?;
 
-    let (mut memory, others) = projects::recall(&paths.projects(), &cluster.project)?;
+    let (mut recorded, others) = projects::recall(&paths.projects(), &cluster.project)?;
     if !paths.up().exists() {
         // Of an earlier `up`, perhaps with other services.
-        memory.users.clear();
+        recorded.users.clear();
     }
     let launcher = ProcessLauncher::new(imsup_exe.clone(), limits.before, &registry)
         .map_err(system("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let mut launcher: Box<dyn Launcher> = Box::new(launcher);
     let follows = restored.is_some();
     let mut store = store(&cluster, successor, restored, &limits, launcher.as_mut(), &registry)?;
-    let claim = address_block::claim(&cluster, &planes, memory.blocks, &others, &mut store)?;
-    let indexes = address_block::assign(&cluster.hosts, &claim, &planes, &memory.indexes)?;
-    let is_written = memorize(&cluster, &claim, &indexes, &mut memory, &paths);
-    tolerate(follows, check_ports(&cluster, &memory, &limits))?;
+    let claim = address_block::claim(&cluster, &planes, recorded.blocks, &others, &mut store)?;
+    let indexes = address_block::assign(&cluster.hosts, &claim, &planes, &recorded.indexes)?;
+    let is_written = record_addresses(&cluster, &claim, &indexes, &mut recorded, &paths);
+    tolerate(follows, check_ports(&cluster, &recorded, &limits))?;
 
     project_files::note_directory(&cluster, &paths);
     let mut clock = Clock::open(&paths.up());
@@ -168,16 +168,17 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let (history, last) = read_back(&paths, &mut hosts, clock.up_us());
     clock.go_on(&paths.up(), history.ledger().last_us());
     let leases = Leases::open(paths.leases(), &clock);
-    let doors = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
+    let published_listeners = publish(&cluster, &planes, &mut hosts, &mut store, follows)?;
     let names = Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes)));
     let waker = Waker::new(&registry, Source::LoopMessages.into()).map_err(system("eventfd(2)"))?;
     let messages = LoopMessages::new(waker);
     let notifier = messages.notifier().clone();
     let told = notifier.clone();
-    let found = move |found| told.tell(LoopMessage::Senders(found));
-    let senders = PeerLookup::start(found, stand_back, confine).map_err(system("the thread that names senders"))?;
-    let journal = Journal::new(history, on_event, Some(senders), |name| hosts.named(name));
-    let trust = Arc::new(RwLock::new(Trust::of(&cluster, &memory.users)));
+    let found = move |found| told.tell(LoopMessage::Peers(found));
+    let peer_lookup =
+        PeerLookup::start(found, stand_back, confine).map_err(system("the thread that looks up peers"))?;
+    let journal = Journal::new(history, on_event, Some(peer_lookup), |name| hosts.named(name));
+    let trust = Arc::new(RwLock::new(Trust::of(&cluster, &recorded.users)));
     let relay_trust = Arc::clone(&trust);
     let listener = project_files::listen(&paths, &registry)?;
     let files = ProjectFiles::new(lock, &paths, &registry).map_err(system("inotify(7)"))?;
@@ -194,7 +195,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         sessions: Sessions::new(listener),
         sockets: Sockets::new(store),
         launcher,
-        record: ProjectRecord::new(memory),
+        record: ProjectRecord::new(recorded),
         names: Arc::clone(&names),
         registry,
         files,
@@ -222,9 +223,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     });
     let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup, confine)
         .map_err(system("the name server's thread"))?;
-    broker.resolvers.serve_by(server.door());
+    broker.resolvers.serve_by(server.handle());
     broker.resolvers.restore(&mut broker.sockets.store);
-    let relay = match doors.is_empty() {
+    let relay = match published_listeners.is_empty() {
         true => None,
         false => {
             let strangers = notifier.clone();
@@ -232,7 +233,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
             let vet = Vet::new(relay_trust, Box::new(on_stranger));
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(LoopMessage::Published { endpoint, by });
             Some(
-                Relay::start(doors, limits.relayed, vet, Box::new(on_arrival), confine)
+                Relay::start(published_listeners, limits.relayed, vet, Box::new(on_arrival), confine)
                     .map_err(system("the relay's thread"))?,
             )
         }
@@ -270,11 +271,11 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
 
 /// Records the blocks and the indexes if they are new. False if another process holds the lock of
 /// the file.
-fn memorize(
+fn record_addresses(
     cluster: &Cluster,
-    claim: &address_block::Claim,
+    claim: &address_block::BlockClaim,
     indexes: &[Index],
-    memory: &mut Memory,
+    recorded: &mut Recorded,
     paths: &Paths,
 ) -> bool {
     let given: BTreeMap<String, u16> = cluster
@@ -284,14 +285,14 @@ fn memorize(
         .map(|(host, index)| (host.name.to_string(), index.number()))
         .collect();
     let blocks = Some((claim.first, claim.count));
-    if memory.blocks == blocks && memory.indexes == given {
+    if recorded.blocks == blocks && recorded.indexes == given {
         return true;
     }
-    memory.blocks = blocks;
-    memory.indexes = given;
-    match projects::remember(&paths.projects(), &cluster.project, memory, LOCK_TIMEOUT) {
+    recorded.blocks = blocks;
+    recorded.indexes = given;
+    match projects::remember(&paths.projects(), &cluster.project, recorded, LOCK_TIMEOUT) {
         Ok(()) => true,
-        Err(error @ ProjectsError::Held { .. }) => {
+        Err(error @ ProjectsError::Locked { .. }) => {
             tracing::warn!("{error}. Until then the next `up` may give hosts other addresses");
             false
         }
@@ -314,9 +315,9 @@ fn tolerate<T: Default>(follows: bool, outcome: Result<T, BrokerError>) -> Resul
     }
 }
 
-fn check_ports(cluster: &Cluster, memory: &Memory, limits: &limits::Limits) -> Result<(), BrokerError> {
+fn check_ports(cluster: &Cluster, recorded: &Recorded, limits: &limits::Limits) -> Result<(), BrokerError> {
     let declared: usize = cluster.hosts.iter().map(|host| host.expose.len()).sum();
-    let learned: usize = memory.learned.values().map(Vec::len).sum();
+    let learned: usize = recorded.learned.values().map(Vec::len).sum();
     // Without room for any socket, not all hosts could live, whatever the ports.
     let has_room = limits.sockets > 0 || cluster.hosts.is_empty();
     if has_room && (declared + learned) as u64 <= limits.sockets {
@@ -356,8 +357,8 @@ fn publish(
     hosts: &mut Hosts,
     store: &mut FdStore,
     follows: bool,
-) -> Result<Vec<published::Door>, BrokerError> {
-    let mut doors = Vec::new();
+) -> Result<Vec<published::PublishedListener>, BrokerError> {
+    let mut published_listeners = Vec::new();
     for id in hosts.ids().collect::<Vec<HostId>>() {
         let host = &mut hosts[id];
         let Some(spec) = host.spec(cluster) else { continue };
@@ -373,17 +374,17 @@ fn publish(
                 host: spec.name.clone(),
                 source,
             });
-            for door in tolerate(follows, opened)? {
-                store.keep_copy(what, &door.socket);
+            for listener in tolerate(follows, opened)? {
+                store.keep_copy(what, &listener.socket);
                 host.publish(imsup_wire::PublishedPort {
-                    machine: door.machine,
+                    machine: listener.machine,
                     endpoint: target,
                 });
-                doors.push(door);
+                published_listeners.push(listener);
             }
         }
     }
-    Ok(doors)
+    Ok(published_listeners)
 }
 
 /// The store, with the descriptors of an earlier broker, and the keeper that holds the store.

@@ -216,7 +216,7 @@ pub(crate) fn share_with_the_dead(socket: &OwnedFd, transport: Transport) {
 
 /// Shuts a listening socket down: waiting connections are reset, new connections are refused.
 /// [`revive`] undoes this. No effect on datagram sockets.
-pub(crate) fn close_door(socket: &OwnedFd, transport: Transport) {
+pub(crate) fn shut_down_listener(socket: &OwnedFd, transport: Transport) {
     if transport == Transport::Udp {
         return;
     }
@@ -378,11 +378,11 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_door_resets_and_refuses_and_opens_again() {
+    fn a_listener_shut_down_resets_and_refuses_and_listens_again() {
         let endpoint = endpoint(1);
         let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let mut waiting = TcpStream::connect(endpoint.address).unwrap();
-        close_door(&socket, Transport::Tcp);
+        shut_down_listener(&socket, Transport::Tcp);
         let error = waiting.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let error = TcpStream::connect(endpoint.address).unwrap_err();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn reset_queued_keeps_the_door_open() {
+    fn reset_queued_keeps_the_listener_open() {
         let endpoint = endpoint(2);
         let socket = create(endpoint, None, Sharing::WithTheDead, 16).unwrap();
         let mut waiting = [(); 3].map(|()| TcpStream::connect(endpoint.address).unwrap());

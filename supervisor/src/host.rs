@@ -1,7 +1,7 @@
 //! The state that a supervisor keeps of its host.
 
 pub mod bound;
-pub mod doors;
+pub mod closed_listeners;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -15,17 +15,17 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use self::bound::BoundSockets;
-use self::doors::Doors;
-use crate::copies::Copies;
+use self::closed_listeners::ClosedListeners;
 use crate::handover::Handovers;
 use crate::identity::{Destination, Identity};
 use crate::incoming::Incoming;
 use crate::link::Link;
+use crate::mirror::SocketMirror;
 use crate::resolvers::Resolvers;
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
 use crate::trace::Trace;
-use crate::unhonoured::Said;
+use crate::unhonoured::Warned;
 use imsup_linux::notify::{Listener, NotificationId};
 use imsup_linux::support::Support;
 use imsup_linux::task::Tasks;
@@ -51,7 +51,7 @@ pub struct Host {
     /// Connections that are handed to the program in its own address family.
     pub handovers: Handovers,
     /// The record of the listeners that the program still has.
-    pub doors: Doors,
+    pub closed_listeners: ClosedListeners,
     /// Arrivals in the host's sockets.
     pub incoming: Incoming,
     /// The call that is begun anew, and the beginning of its wait for the holder of an address or
@@ -82,7 +82,7 @@ pub struct Host {
     /// How far the program's start has come.
     pub start: Start,
     /// The program's requests that imsup cannot honour, warned once each.
-    pub said: Said,
+    pub warned: Warned,
     /// The trace of the program's calls, for people.
     pub trace: Trace,
 }
@@ -92,8 +92,8 @@ pub struct Host {
 pub enum Descriptors {
     /// By pidfd_getfd(2), from the threads that make calls.
     Duplicated(Tasks),
-    /// By copies, if pidfd_getfd(2) is refused.
-    Copied(Copies),
+    /// By a mirror, if pidfd_getfd(2) is refused.
+    Mirrored(SocketMirror),
 }
 
 impl Descriptors {
@@ -102,7 +102,7 @@ impl Descriptors {
         if support.pidfd_getfd {
             Self::Duplicated(Tasks::new(support))
         } else {
-            Self::Copied(Copies::default())
+            Self::Mirrored(SocketMirror::default())
         }
     }
 }
@@ -193,9 +193,9 @@ impl Host {
     pub fn socket(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
         match &mut self.descriptors {
             Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
-            Descriptors::Copied(copies) => {
+            Descriptors::Mirrored(mirror) => {
                 let inode = process::socket_of(tid, number)?;
-                let copy = copies.get(inode).or_else(|| self.retained.by_inode(inode));
+                let copy = mirror.get(inode).or_else(|| self.retained.by_inode(inode));
                 socket::duplicate(copy.ok_or(Errno::ENOLINK)?)
             }
         }
@@ -208,27 +208,27 @@ impl Host {
     pub fn duplicate(&mut self, tid: i32, number: RawFd) -> Result<OwnedFd, Errno> {
         match &mut self.descriptors {
             Descriptors::Duplicated(tasks) => tasks.duplicate(tid, number),
-            Descriptors::Copied(_) => Err(Errno::EPERM),
+            Descriptors::Mirrored(_) => Err(Errno::EPERM),
         }
     }
 
     /// Gives up the copy of a socket that is connected, about to be connected, or listening.
     pub fn give_up_copy(&mut self, socket: BorrowedFd<'_>) {
-        if let Descriptors::Copied(copies) = &mut self.descriptors
+        if let Descriptors::Mirrored(mirror) = &mut self.descriptors
             && let Ok(inode) = socket::inode(socket)
         {
-            copies.give_up(inode);
+            mirror.give_up(inode);
         }
     }
 
     /// The same for the stream socket behind a descriptor, before the kernel connects the socket
     /// elsewhere.
     pub fn give_up_copy_of(&mut self, tid: i32, number: RawFd) {
-        if let Descriptors::Copied(copies) = &mut self.descriptors
+        if let Descriptors::Mirrored(mirror) = &mut self.descriptors
             && let Ok(inode) = process::socket_of(tid, number)
-            && copies.get(inode).is_some_and(|copy| socket::is_stream(copy.as_fd()))
+            && mirror.get(inode).is_some_and(|copy| socket::is_stream(copy.as_fd()))
         {
-            copies.give_up(inode);
+            mirror.give_up(inode);
         }
     }
 
@@ -236,8 +236,8 @@ impl Host {
     pub fn is_remembered(&self, tid: i32, number: RawFd) -> bool {
         match &self.descriptors {
             Descriptors::Duplicated(_) => false,
-            Descriptors::Copied(copies) => {
-                process::socket_of(tid, number).is_ok_and(|inode| copies.remembered(inode).is_some())
+            Descriptors::Mirrored(mirror) => {
+                process::socket_of(tid, number).is_ok_and(|inode| mirror.remembered(inode).is_some())
             }
         }
     }
@@ -245,10 +245,10 @@ impl Host {
     /// To be called before `socket` is bound to `port`: gives up copies that only imsup holds and
     /// that occupy the port.
     pub fn make_way(&mut self, socket: BorrowedFd<'_>, port: u16) {
-        if let Descriptors::Copied(copies) = &mut self.descriptors
+        if let Descriptors::Mirrored(mirror) = &mut self.descriptors
             && let Ok(inode) = socket::inode(socket)
         {
-            copies.make_way(inode, port);
+            mirror.make_way(inode, port);
         }
     }
 
@@ -286,12 +286,13 @@ impl Host {
         } else {
             self.identity.localhost()
         });
-        let lands_at_wildcard = match v6 {
+        let listens_at_wildcard = match v6 {
             true => self.retained.is_dual_stack(wildcard),
-            false => self.retained.is_landing(wildcard),
+            false => self.retained.is_listen_target(wildcard),
         };
         let is_taken = |endpoint| !self.sees_all_listeners() && is_taken(endpoint);
-        let has_own = lands_at_wildcard || self.retained.is_landing(private) || is_taken(private) || is_taken(wildcard);
+        let has_own =
+            listens_at_wildcard || self.retained.is_listen_target(private) || is_taken(private) || is_taken(wildcard);
         if has_own {
             Destination::Localhost { v6, port }
         } else {
@@ -309,5 +310,5 @@ impl Host {
 /// True if a socket has this address according to the kernel. A socket at the machine's wildcard
 /// does not count.
 fn is_taken(endpoint: Endpoint) -> bool {
-    socket::is_endpoint_in_use(endpoint) && !socket::is_endpoint_in_use(socket::at_machines_wildcard(endpoint))
+    socket::is_endpoint_in_use(endpoint) && !socket::is_endpoint_in_use(socket::at_machine_wildcard(endpoint))
 }

@@ -2,20 +2,20 @@
 //!
 //! Data flows one way. The crate `imsup-linux` receives a notification. A handler in [`syscalls`]
 //! parses the arguments, decides on a plan that is a value, and has `imsup-linux` carry the plan
-//! out. A call that must wait is [`held`], and the receive loop goes on.
+//! out. A call that must wait is [`pending`], and the receive loop goes on.
 #![forbid(unsafe_code)]
 
-pub mod copies;
 mod environment;
 mod error;
 mod farewell;
 pub mod handover;
-pub mod held;
 pub mod host;
 pub mod identity;
 pub mod incoming;
 mod init;
 pub mod link;
+pub mod mirror;
+pub mod pending;
 mod questions;
 mod receive;
 mod reconnect;

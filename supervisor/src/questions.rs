@@ -110,7 +110,7 @@ mod tests {
             assert!(!is_projects(&query(name)), "{name}");
         }
         for odd in [&[0; 5][..], &[0; HEADER_BYTES], &query("web")[..15], &[0xff; 20]] {
-            assert!(is_projects(odd), "what is no question is led as ever: {odd:?}");
+            assert!(is_projects(odd), "no question: redirected as ever: {odd:?}");
         }
     }
 }

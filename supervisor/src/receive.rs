@@ -19,9 +19,9 @@ use nix::unistd::Pid;
 
 use crate::error::{RunError, Trying};
 use crate::farewell::Farewell;
-use crate::held::HeldCalls;
-use crate::host::{Host, doors};
+use crate::host::{Host, closed_listeners};
 use crate::init;
+use crate::pending::PendingCalls;
 use crate::reconnect::{Introduction, Reconnect};
 use crate::running::RunningLock;
 use crate::sleep::Sleep;
@@ -30,7 +30,7 @@ use crate::sleep::Sleep;
 pub struct Loop {
     host: Host,
     sleep: Sleep,
-    held: HeldCalls,
+    pending: PendingCalls,
     signals: SignalFd,
     reconnect: Reconnect,
     role: Role,
@@ -75,7 +75,7 @@ impl Loop {
         Ok(Self {
             host,
             sleep,
-            held: HeldCalls::new(),
+            pending: PendingCalls::new(),
             signals,
             reconnect: Reconnect::new(introduction),
             role,
@@ -113,7 +113,7 @@ impl Loop {
         init::end_all();
         self.host.incoming.leave();
         drop(tree);
-        self.host.doors.leave();
+        self.host.closed_listeners.leave();
         let status = result?;
         let successors = self.host.retained.take_successors().into_iter();
         let successors = successors.map(|successor| (successor.endpoint, successor.socket));
@@ -149,7 +149,7 @@ impl Loop {
             // Arrivals come first: epoll reports a closed socket to the program again and again,
             // until imsup notices the close.
             if !ready.arrivals.is_empty() {
-                doors::check(&mut self.host);
+                closed_listeners::check(&mut self.host);
             }
             if !ready.sleep.is_empty() {
                 self.sleep.on_ready(&mut self.host);

@@ -14,7 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rustix::fs::FlockOperation;
 
 use crate::host::Host;
-use crate::host::doors;
+use crate::host::closed_listeners;
 use crate::link::Link;
 use crate::sleep::Sleep;
 use imsup_linux::socket;
@@ -259,7 +259,7 @@ impl Reconnect {
         for uid in host.strangers.all_it_binds_as() {
             host.link.send(&ToBroker::Binds { uid }, Vec::new());
         }
-        doors::tell_next_broker(host);
+        closed_listeners::tell_next_broker(host);
         if host.start.settled {
             host.link.send(&ToBroker::Settled, Vec::new());
         }

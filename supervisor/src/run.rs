@@ -22,7 +22,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use crate::error::{RunError, Trying};
 use crate::handover::Handovers;
 use crate::host::bound::BoundSockets;
-use crate::host::doors::Doors;
+use crate::host::closed_listeners::ClosedListeners;
 use crate::host::{Answered, Descriptors, Host, Start};
 use crate::identity::Identity;
 use crate::incoming::Incoming;
@@ -30,11 +30,11 @@ use crate::link::Link;
 use crate::receive::Loop;
 use crate::resolvers::Resolvers;
 use crate::running::{Running, RunningLock, RunningLockError};
-use crate::sleep::{self, Sleep, Tree};
+use crate::sleep::{self, ProcessTree, Sleep};
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
 use crate::strangers::Strangers;
 use crate::trace::Trace;
-use crate::unhonoured::Said;
+use crate::unhonoured::Warned;
 use crate::user;
 use crate::{environment, init, reconnect};
 use imsup_linux::single_thread::SingleThread;
@@ -86,8 +86,8 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut inherited)).trying("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).trying("cannot become the parent of orphans")?;
     let mut tree = match sleep::sleeps(&assignment.role) {
-        true => Tree::new(&cgroup_name(assignment)),
-        false => Tree::unheld(),
+        true => ProcessTree::new(&cgroup_name(assignment)),
+        false => ProcessTree::unheld(),
     };
     let (welcome, mut link, lock) = take_place(link, &hello, assignment)?;
     confine(&mut tree, &welcome, assignment);
@@ -158,7 +158,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         sockets: SocketTable::default(),
         retained: welcome.retained,
         handovers: Handovers::new(welcome.families == Families::Unknown),
-        doors: Doors::default(),
+        closed_listeners: ClosedListeners::default(),
         incoming: Incoming::default(),
         begun_anew: None,
         native_ports: NativePorts::default(),
@@ -178,7 +178,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
             announced: false,
             settled: false,
         },
-        said: Said::default(),
+        warned: Warned::default(),
         trace: Trace::new(assignment.trace),
     };
     let introduction = reconnect::Introduction {
@@ -258,7 +258,7 @@ fn lock(welcome: &Welcome, assignment: &Assignment) -> Result<Option<RunningLock
 }
 
 /// Confines the program to the limits of its host, before the program runs.
-fn confine(tree: &mut Tree, welcome: &Welcome, assignment: &Assignment) {
+fn confine(tree: &mut ProcessTree, welcome: &Welcome, assignment: &Assignment) {
     let Confinement { limits, beside } = &welcome.confinement;
     if limits.is_empty() {
         return;

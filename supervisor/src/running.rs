@@ -22,7 +22,7 @@ const RETRY: Duration = Duration::from_millis(10);
 pub enum RunningLockError {
     /// Another supervisor has the lock.
     #[error("host {host} already runs: its supervisor holds {path}; `imsup ps` shows it, `imsup stop {host}` ends it")]
-    Held { host: HostName, path: PathBuf },
+    Locked { host: HostName, path: PathBuf },
     /// The file could not be made.
     #[error("cannot make {path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
@@ -59,7 +59,7 @@ impl RunningLock {
         let deadline = Instant::now() + TIMEOUT;
         let file = loop {
             match make_locked(directory, &running) {
-                Err(RunningLockError::Held { .. }) if Instant::now() < deadline => std::thread::sleep(RETRY),
+                Err(RunningLockError::Locked { .. }) if Instant::now() < deadline => std::thread::sleep(RETRY),
                 made => break made?,
             }
         };
@@ -120,7 +120,7 @@ fn make_locked(directory: &Path, running: &Running) -> Result<File, RunningLockE
             Ok(()) if is_at(&file, &path) => break file,
             Ok(()) => {}
             Err(rustix::io::Errno::AGAIN) => {
-                return Err(RunningLockError::Held {
+                return Err(RunningLockError::Locked {
                     host: host.clone(),
                     path,
                 });
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     /// True if another process finds the host running.
-    fn is_held(path: &Path) -> bool {
+    fn is_locked(path: &Path) -> bool {
         File::open(path).is_ok_and(|file| {
             rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::AGAIN)
         })
@@ -173,10 +173,10 @@ mod tests {
         };
         let mut lock = RunningLock::take(&directory, running).unwrap();
         lock.retake().unwrap();
-        assert!(is_held(&path), "nothing was removed");
+        assert!(is_locked(&path), "nothing was removed");
         fs::remove_dir_all(base.path().join("shop")).unwrap();
         lock.retake().unwrap();
-        assert!(is_held(&path));
+        assert!(is_locked(&path));
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("{}\n7\n3\n", std::process::id()));
         drop(lock);

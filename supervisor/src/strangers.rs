@@ -39,7 +39,7 @@ pub struct Strangers {
     looked_at: HashMap<Endpoint, Instant>,
     /// The broker's word on a user at a host's address, with the time.
     users: HashMap<(u32, Ipv4Addr), (bool, Instant)>,
-    said: BTreeSet<(u32, Endpoint)>,
+    warned: BTreeSet<(u32, Endpoint)>,
     /// The users as which the program binds; the broker is told.
     binds_as: BTreeSet<u32>,
 }
@@ -150,7 +150,7 @@ impl Strangers {
 
     /// Says once that a stranger answers at an endpoint.
     pub fn say(&mut self, uid: u32, endpoint: Endpoint) {
-        if self.said.len() < Self::CAPACITY && self.said.insert((uid, endpoint)) {
+        if self.warned.len() < Self::CAPACITY && self.warned.insert((uid, endpoint)) {
             tracing::warn!(
                 "imsup: user {uid}, who is not of this project, has a socket at {endpoint}, an address of a host: what is sent there is refused \
                  (ECONNREFUSED). The broker's log names the process. See docs/deviations.md#strangers"

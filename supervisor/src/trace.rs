@@ -31,7 +31,7 @@ pub struct Trace(Option<Box<Lines>>);
 #[derive(Debug, Default)]
 struct Lines {
     decisions: Vec<String>,
-    held: HashMap<NotificationId, (Instant, String)>,
+    pending: HashMap<NotificationId, (Instant, String)>,
 }
 
 /// A call's text. It is read before the call is answered, since the memory belongs to the program
@@ -76,19 +76,19 @@ impl Trace {
         };
         let result = match verdict {
             Verdict::Answer(answer) => shown(*answer),
-            Verdict::Hold(_) => "held".to_owned(),
+            Verdict::Pending(_) => "held".to_owned(),
             Verdict::Done if decisions.is_empty() => "its caller is gone".to_owned(),
             Verdict::Done => "given".to_owned(),
         };
         say(format_args!("{call}{decisions}: {result}"));
-        if matches!(verdict, Verdict::Hold(_)) {
-            lines.held.insert(id, (Instant::now(), call));
+        if matches!(verdict, Verdict::Pending(_)) {
+            lines.pending.insert(id, (Instant::now(), call));
         }
     }
 
-    /// A call that was held is answered.
+    /// A pending call is answered.
     pub fn resumed(&mut self, id: NotificationId, answer: Answer) {
-        if let Some((since, call)) = self.0.as_mut().and_then(|lines| lines.held.remove(&id)) {
+        if let Some((since, call)) = self.0.as_mut().and_then(|lines| lines.pending.remove(&id)) {
             say(format_args!(
                 "{call} -> held for {:.1?}: {}",
                 since.elapsed(),
@@ -97,9 +97,9 @@ impl Trace {
         }
     }
 
-    /// The caller of a call that was held is gone.
+    /// The caller of a pending call is gone.
     pub fn gone(&mut self, id: NotificationId) {
-        if let Some((since, call)) = self.0.as_mut().and_then(|lines| lines.held.remove(&id)) {
+        if let Some((since, call)) = self.0.as_mut().and_then(|lines| lines.pending.remove(&id)) {
             say(format_args!(
                 "{call} -> held for {:.1?}: its caller is gone",
                 since.elapsed()

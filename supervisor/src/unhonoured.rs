@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::held::MAX_HELD;
+use crate::pending::MAX_PENDING;
 
 /// A request that is not, or not wholly, honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ pub enum Unhonoured {
     /// A datagram out of the planes from a socket that is bound to the host's own address.
     StrandedDatagram,
     /// A call beyond the most pending calls.
-    TooManyHeld,
+    TooManyPending,
     /// bind(2) to an address of another host.
     ForeignBind,
 }
@@ -47,9 +47,9 @@ impl fmt::Display for Unhonoured {
                 "a datagram for an address outside the project was sent from a UDP socket that is bound to the host's address; the kernel answers \
                  EINVAL. A socket for the outside must be bound to port 0, or not at all",
             ),
-            Self::TooManyHeld => write!(
+            Self::TooManyPending => write!(
                 f,
-                "more than {MAX_HELD} connects wait for hosts at the same time: the next ones are answered with EAGAIN",
+                "more than {MAX_PENDING} connects wait for hosts at the same time: the next ones are answered with EAGAIN",
             ),
             Self::ForeignBind => f.write_str(
                 "bind(2) to the address of another host is answered with EADDRNOTAVAIL, as on another machine",
@@ -67,7 +67,7 @@ impl Unhonoured {
             Self::Uninspectable => "uninspectable",
             Self::NoCopy => "copies",
             Self::StrandedDatagram => "stranded",
-            Self::TooManyHeld => "crowd",
+            Self::TooManyPending => "crowd",
             Self::ForeignBind => "another-host",
         }
     }
@@ -75,9 +75,9 @@ impl Unhonoured {
 
 /// The warnings given so far.
 #[derive(Debug, Default)]
-pub struct Said(BTreeSet<Unhonoured>);
+pub struct Warned(BTreeSet<Unhonoured>);
 
-impl Said {
+impl Warned {
     /// Warns, if not warned before. Thread `tid` made the request.
     pub fn once(&mut self, tid: i32, what: Unhonoured) {
         if self.0.insert(what) {
@@ -91,7 +91,7 @@ impl Said {
     }
 
     /// True if the warning was given.
-    pub fn is_said(&self, what: Unhonoured) -> bool {
+    pub fn has_warned(&self, what: Unhonoured) -> bool {
         self.0.contains(&what)
     }
 }

@@ -3,15 +3,15 @@
 use imsup_linux::notify::Answer;
 use nix::errno::Errno;
 
-use crate::held::Held;
+use crate::pending::PendingCall;
 
 /// The outcome of a trapped call.
 #[derive(Debug)]
 pub enum Verdict {
     /// The answer to the call.
     Answer(Answer),
-    /// It waits.
-    Hold(Box<Held>),
+    /// The call waits.
+    Pending(Box<PendingCall>),
     /// The call has been answered, or its caller is gone.
     Done,
 }

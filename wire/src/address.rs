@@ -50,7 +50,8 @@ impl From<Index> for u16 {
 /// Names one of a host's three addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Plane {
-    /// The address that the host's name resolves to, and where binds of the wildcard land.
+    /// The address that the host's name resolves to, and the listen target of a bind to the
+    /// wildcard.
     Vip,
     /// The host's private 127.0.0.1.
     Localhost,

@@ -88,11 +88,11 @@ pub enum Order {
     Why,
     /// Tell the use of resources.
     Usage,
-    /// Promise to be terminated together with others: a sleeper that can be neither wakes nor ticks
-    /// until [`Order::Commit`] or [`Order::Abort`]. What comes meanwhile waits. Only after
-    /// `ToBroker::Disposable`.
+    /// Prepare to be terminated together with others: a sleeper that is prepared neither wakes nor
+    /// ticks until [`Order::Commit`] or [`Order::Abort`]. Signals that come meanwhile wait. Only
+    /// after `ToBroker::Disposable`.
     Prepare,
-    /// Terminate the host, as promised.
+    /// Terminate the host, as prepared.
     Commit,
     /// Not needed: sleep on.
     Abort,
@@ -142,7 +142,7 @@ pub enum Why {
         terminates_in: Option<Duration>,
         /// The obstacle to termination when its time comes, in plain words.
         not_terminated: Option<String>,
-        /// The means of the hold: "cgroup freezer", "stopped threads".
+        /// The method of the hold: "cgroup freezer", "stopped threads".
         method: String,
     },
 }

@@ -33,7 +33,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 const SHORTEST_IDLE: Duration = Duration::from_millis(10);
 
 /// Shortest `hold_timeout`: no program starts in less.
-const SHORTEST_HOLD: Duration = Duration::from_millis(10);
+const SHORTEST_HOLD_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The contents of the file's own `x-imsup`.
 pub(super) struct FileSettings {
@@ -101,7 +101,7 @@ fn read(
             "idle_after" => settings.idle_after = or_never(SHORTEST_IDLE, YEAR)?,
             "terminate_after" => settings.terminate_after = or_never(Duration::ZERO, YEAR)?,
             "timer_slack" => settings.timer_slack = within(Duration::ZERO, 3600 * SECOND)?,
-            "hold_timeout" => settings.hold_timeout = within(SHORTEST_HOLD, DAY)?,
+            "hold_timeout" => settings.hold_timeout = within(SHORTEST_HOLD_TIMEOUT, DAY)?,
             "reclaim" => settings.reclaim = boolean(value, &at)?,
             "disposable" => settings.disposable = boolean(value, &at)?,
             "boot_dependencies" => settings.boot_dependencies = boolean(value, &at)?,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use imsup_wire::{Awaited, EventKind, ExitStatus, HostState};
 use proptest::prelude::*;
 
-use super::properties::{HOLD, World, cause, endpoint, kinds, port};
+use super::properties::{HOLD_TIMEOUT, World, cause, endpoint, kinds, port};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ proptest! {
                 Happening::Pass(time) => world.pass(time),
             };
             for (number, since) in waits.clone() {
-                let left = HOLD.checked_sub(world.now - since);
+                let left = HOLD_TIMEOUT.checked_sub(world.now - since);
                 if let Some(position) = actions.iter().position(|action| *action == reset(number)) {
                     prop_assert!(left.is_none_or(|left| left.is_zero()), "{number} was reset {left:?} too early");
                     actions.remove(position);
@@ -143,7 +143,7 @@ proptest! {
         let listens = world.life.has_listened();
         world.end(ExitStatus::Code(0));
         prop_assert!(!listens || world.waiting.is_empty());
-        world.pass(HOLD);
+        world.pass(HOLD_TIMEOUT);
         prop_assert!(world.waiting.is_empty());
         prop_assert!(!listens || !world.live, "booted for nobody");
     }
@@ -171,7 +171,7 @@ fn whoever_waits_is_told_where_it_listens_instead() {
     assert_eq!(kinds(&actions), [EventKind::Ready]);
     assert_eq!(world.life.unmet().collect::<Vec<_>>(), [endpoint(81)]);
     assert!(!world.answered.contains_key(&caller));
-    let actions = world.pass(HOLD);
+    let actions = world.pass(HOLD_TIMEOUT);
     assert_eq!(
         world.answered[&caller],
         Answer::Refused,
@@ -212,20 +212,20 @@ fn each_of_a_queue_waits_for_as_long() {
         });
         world.step(Input::Signal { cause: cause(), queued });
     };
-    world.pass(HOLD / 2);
+    world.pass(HOLD_TIMEOUT / 2);
     // One arrival came unseen with the first, so two have waited since then.
     came(&mut world, 3);
-    world.pass(HOLD / 4);
+    world.pass(HOLD_TIMEOUT / 4);
     came(&mut world, 4);
     assert_eq!(
-        world.pass(HOLD / 4),
+        world.pass(HOLD_TIMEOUT / 4),
         [
             Action::Unmet(vec![endpoint(80)]),
             Action::ResetAt(endpoint(80), Some(2))
         ]
     );
-    assert_eq!(world.pass(HOLD / 2), [Action::ResetAt(endpoint(80), Some(1))]);
-    assert_eq!(world.pass(HOLD / 4), [reset(80)]);
+    assert_eq!(world.pass(HOLD_TIMEOUT / 2), [Action::ResetAt(endpoint(80), Some(1))]);
+    assert_eq!(world.pass(HOLD_TIMEOUT / 4), [reset(80)]);
     assert!(!world.life.is_awaited(endpoint(80)));
 }
 
@@ -272,7 +272,7 @@ fn whoever_comes_for_a_strange_port_of_a_host_that_is_ready_is_refused_when_it_i
 fn a_start_may_take_all_the_time_there_is() {
     let mut world = World::new(Revive::OnSignal);
     world.queue(80, true);
-    assert!(world.pass(HOLD - SECOND).is_empty());
+    assert!(world.pass(HOLD_TIMEOUT - SECOND).is_empty());
     assert_eq!(kinds(&world.listening(80, true)), [EventKind::Ready]);
     assert_eq!(world.life.awaited(), Awaited::Nobody);
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-pub(super) const HOLD: Duration = Duration::from_secs(60);
+pub(super) const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn cause() -> Cause {
     Cause {
@@ -101,7 +101,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(revive: Revive) -> Self {
         Self::with(Policy {
-            hold_timeout: HOLD,
+            hold_timeout: HOLD_TIMEOUT,
             revive,
             restart: None,
         })
@@ -257,7 +257,7 @@ proptest! {
             world.step(Input::Ended { status: ExitStatus::Signal(15), detail: None });
         }
         prop_assert!(world.waiting.is_empty(), "left waiting: {:?}", world.waiting);
-        world.pass(HOLD * 3);
+        world.pass(HOLD_TIMEOUT * 3);
         prop_assert!(!world.live, "a retired host was booted");
     }
 
@@ -267,7 +267,7 @@ proptest! {
         for happening in happenings {
             world.apply(happening);
         }
-        world.pass(HOLD);
+        world.pass(HOLD_TIMEOUT);
         // Only waits for an end that no user asked for may be left.
         let before = world.waiting.len();
         if world.live {
@@ -275,7 +275,7 @@ proptest! {
             world.step(Input::Ended { status: ExitStatus::Signal(9), detail: None });
         }
         prop_assert!(world.waiting.is_empty() || before > 0);
-        world.pass(HOLD);
+        world.pass(HOLD_TIMEOUT);
         prop_assert!(world.waiting.is_empty());
     }
 
@@ -461,7 +461,7 @@ fn sleeper() -> World {
 fn a_sleeper_is_a_running_host_to_all_but_those_who_want_it_ready() {
     let mut world = sleeper();
     assert!(world.life.settled() && !world.life.absent());
-    world.pass(HOLD);
+    world.pass(HOLD_TIMEOUT);
     assert_eq!(world.life.deadline(), None, "1,000 sleepers cost nothing");
     world.apply(Move::Wait(Want::Port(endpoint(81))));
     assert_eq!(world.answered[&WaiterId(0)], Answer::Refused, "as one that is awake");

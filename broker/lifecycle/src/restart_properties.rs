@@ -6,7 +6,7 @@ use std::time::Duration;
 use imsup_wire::{EventKind, ExitStatus, HostState};
 use proptest::prelude::*;
 
-use super::properties::{HOLD, World, cause, endpoint};
+use super::properties::{HOLD_TIMEOUT, World, cause, endpoint};
 use super::*;
 use imsup_wire::RestartCondition::{Always, No, OnFailure, UnlessStopped};
 
@@ -20,7 +20,7 @@ fn world(restart: Restart) -> World {
         Always | UnlessStopped => Revive::Always,
     };
     World::with(Policy {
-        hold_timeout: HOLD,
+        hold_timeout: HOLD_TIMEOUT,
         revive,
         restart: Some(restart),
     })

@@ -15,7 +15,7 @@ use super::Broker;
 use super::keeper::Deferred;
 use crate::hosts::{Instance, MAX_SOCKETS};
 use crate::ids::{HostId, SocketId};
-use crate::projects::Memory;
+use crate::projects::Recorded;
 use crate::retained::Retained;
 use crate::sockets::{self, Sharing};
 use imsup_lifecycle::After;
@@ -112,7 +112,7 @@ impl Broker {
     /// Gives a socket up, and refuses what comes to it from now on, whoever has a duplicate.
     fn shut(&mut self, socket: SocketId) {
         if let Some(gone) = self.sockets.remove(socket, &self.registry) {
-            sockets::close_door(gone.socket(), gone.endpoint().transport);
+            sockets::shut_down_listener(gone.socket(), gone.endpoint().transport);
         }
     }
 
@@ -336,7 +336,7 @@ impl Broker {
             return;
         };
         let port = (endpoint.transport, endpoint.address.port());
-        let learned = |memory: &mut Memory| memory.learn(spec.name.as_str(), port.0, port.1);
+        let learned = |recorded: &mut Recorded| recorded.learn(spec.name.as_str(), port.0, port.1);
         if !spec.expose.contains(&port) && self.record.learn(learned) {
             self.remember();
         }
@@ -424,7 +424,7 @@ impl Broker {
         if let Some(new) = new
             && let Some(old) = self.sockets.replace(socket, new)
         {
-            sockets::close_door(&old, endpoint.transport);
+            sockets::shut_down_listener(&old, endpoint.transport);
         }
         let Some(kept) = self.sockets.get(socket) else {
             return false;
@@ -469,7 +469,7 @@ impl Broker {
             let Some(kept) = self.sockets.get_mut(socket) else {
                 continue;
             };
-            sockets::close_door(kept.socket(), endpoint.transport);
+            sockets::shut_down_listener(kept.socket(), endpoint.transport);
             // A datagram socket cannot refuse; the socket is made anew when the program has ended.
             if kept.is_tentative() || endpoint.transport == Transport::Udp {
                 self.sockets.remove(socket, &self.registry);

@@ -1,4 +1,4 @@
-//! Ending hosts, and noticing that they have ended.
+//! Ending hosts, and noticing the ends of hosts.
 
 use std::time::Duration;
 
@@ -20,24 +20,24 @@ use crate::sessions::Sent;
 /// The grace period of a supervisor beyond the grace period of the program.
 const SUPERVISOR_GRACE: Duration = Duration::from_secs(2);
 
-/// How a program that is to end is ended. It is killed if it outlives its grace, unless it is left
-/// alone.
+/// How a program is ended. A program that outlives the grace period is killed, unless left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// Its supervisor was told, and ends it.
-    Told,
-    /// Its supervisor is sent SIGTERM: it has not introduced itself, so it has started nothing yet,
-    /// or belongs to a broker that is gone.
+    /// The supervisor was told, and ends the program.
+    Notified,
+    /// The supervisor is sent SIGTERM. A supervisor that has not introduced itself has started no
+    /// program yet, or belongs to a broker that is gone.
     Terminate,
-    /// Its supervisor is being made, and is told once it is there.
+    /// The supervisor is being made, and is told once there.
     Later,
-    /// It is another's process, which has hung up: it is no longer the host's, and is left alone.
+    /// The supervisor is another's process and has hung up. The process is no longer the host's,
+    /// and is left alone.
     LeaveAlone(Option<SessionId>),
 }
 
-fn how_to_stop(instance: &Instance, standing: Standing, is_told: bool) -> Stop {
-    if is_told {
-        Stop::Told
+fn how_to_stop(instance: &Instance, standing: Standing, is_notified: bool) -> Stop {
+    if is_notified {
+        Stop::Notified
     } else if instance.is_launched() && standing == Standing::Watched {
         Stop::Terminate
     } else if standing == Standing::Starting {
@@ -47,15 +47,15 @@ fn how_to_stop(instance: &Instance, standing: Standing, is_told: bool) -> Stop {
     }
 }
 
-/// What is done with a supervisor that has outlived its grace.
+/// The treatment of a supervisor that has outlived the grace period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kill {
     /// Nothing: the broker cleans up after it already.
     Nothing,
-    /// It is sent SIGKILL; its end is then noticed like any other.
+    /// The supervisor is sent SIGKILL; the end is then noticed like any other.
     Signal,
-    /// Only its connection is known of it, or it is another's process that has hung up and lives
-    /// on.
+    /// Only the connection is known of the supervisor; or the supervisor is another's process that
+    /// has hung up and lives on.
     LeaveAlone(Option<SessionId>),
 }
 
@@ -69,17 +69,18 @@ fn how_to_kill(instance: &Instance, standing: Standing) -> Kill {
     }
 }
 
-/// What is done with a supervisor whose connection has ended.
+/// The treatment of a supervisor after the end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HungUp {
-    /// Its end is known by nothing else.
+    /// The end of the connection is the only sign of the supervisor's end.
     Over,
-    /// It is killed: without the connection the host cannot be told anything. It is dying anyway,
-    /// or it is broken.
+    /// The supervisor is killed: without the connection the host can get no orders. The supervisor
+    /// is dying anyway, or is broken.
     Kill,
-    /// It is another's process, and nobody waits for it.
+    /// The supervisor is another's process, and the broker does not wait for its end.
     End,
-    /// It is waited for: a process lets go of its files a moment before it is gone.
+    /// The broker waits for the end: a process closes its files a moment before the process is
+    /// gone.
     Wait,
 }
 
@@ -104,12 +105,12 @@ impl Broker {
         let Some(instance) = host.instance_mut() else {
             return;
         };
-        let is_told = instance
+        let is_notified = instance
             .session()
             .and_then(|session| self.sessions.get_mut(session))
             .is_some_and(|session| session.send(&ToSupervisor::Stop { signal, grace }, Vec::new()) != Sent::CutOff);
-        match how_to_stop(instance, self.launcher.standing(instance.id()), is_told) {
-            Stop::Told => {}
+        match how_to_stop(instance, self.launcher.standing(instance.id()), is_notified) {
+            Stop::Notified => {}
             Stop::Terminate => self.launcher.signal(instance.id(), Signal::TERM),
             Stop::Later => instance.call_off(),
             Stop::LeaveAlone(session) => return self.leave_alone(id, session),
@@ -223,7 +224,7 @@ impl Broker {
         }
     }
 
-    /// A host's instance is over, and all that it has left.
+    /// A host's instance is over, and so are all leftovers.
     pub(super) fn end(&mut self, id: HostId) {
         self.record_wake(id);
         let Some((instance, supervisor_status)) = self.take_instance(id) else {
@@ -268,9 +269,9 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_is_told_to_stop_and_one_that_cannot_be_told_is_signalled_if_it_is_ours() {
+    fn a_supervisor_is_notified_to_stop_and_one_that_cannot_be_told_is_signalled_if_it_is_ours() {
         let launched = Instance::launched(1);
-        assert_eq!(how_to_stop(&launched, Standing::Watched, true), Stop::Told);
+        assert_eq!(how_to_stop(&launched, Standing::Watched, true), Stop::Notified);
         assert_eq!(how_to_stop(&launched, Standing::Watched, false), Stop::Terminate);
         assert_eq!(how_to_stop(&launched, Standing::Starting, false), Stop::Later);
         let session = Some(session());

@@ -10,7 +10,7 @@ use imsup_wire::{Endpoint, Transport};
 use super::Broker;
 use crate::hosts::Instance;
 use crate::ids::{HostId, SocketId};
-use crate::projects::Memory;
+use crate::projects::Recorded;
 use crate::retained::Retained;
 use crate::sockets::{self, Family};
 
@@ -104,13 +104,14 @@ impl Broker {
             |kept: &&Retained| !kept.is_listening() && !kept.is_tentative() && self.has_family(kept.endpoint());
         let unused = self.sockets.of(id).filter(is_unused);
         let ports: Vec<u16> = unused.map(|kept| kept.endpoint().address.port()).collect();
-        let changed = self.record.learn(|memory| {
-            let is_new = memory.note_program(&name, program);
-            let Some(family) = memory.common_family(&name, program) else {
+        let changed = self.record.learn(|recorded| {
+            let is_new = recorded.note_program(&name, program);
+            let Some(family) = recorded.common_family(&name, program) else {
                 return is_new;
             };
             let learns = |port: u16| {
-                memory.family(&name, program, port).is_none() && memory.learn_family(&name, program, port, Some(family))
+                recorded.family(&name, program, port).is_none()
+                    && recorded.learn_family(&name, program, port, Some(family))
             };
             ports
                 .into_iter()
@@ -142,7 +143,7 @@ impl Broker {
             return;
         };
         let port = endpoint.address.port();
-        let learns = |memory: &mut Memory| memory.learn_family(&name, program, port, family);
+        let learns = |recorded: &mut Recorded| recorded.learn_family(&name, program, port, family);
         if self.has_family(endpoint) && self.record.learn(learns) {
             self.remember();
         }

@@ -45,7 +45,7 @@ impl Broker {
         match outcome {
             Ok(false) => {}
             Ok(true) => {
-                self.files.said = false;
+                self.files.warned = false;
                 tracing::warn!(
                     "somebody removed files of the project, which is up; they were made anew in {} and {}",
                     self.paths.runtime().display(),
@@ -53,7 +53,7 @@ impl Broker {
                 );
             }
             Err(error) => {
-                if !std::mem::replace(&mut self.files.said, true) {
+                if !std::mem::replace(&mut self.files.warned, true) {
                     tracing::error!(
                         "somebody removed files of the project, which is up, and they cannot be made anew: {error}. Its hosts run on, and it is tried again \
                          and again; until then no host boots, and no verb but `imsup down` finds the project. SIGTERM to this process ({}) ends it as well",
@@ -73,7 +73,7 @@ impl Broker {
     /// Makes missing files; true if any were missing.
     fn make_missing(&mut self) -> Result<bool, BrokerError> {
         let file_error = |what, path: std::path::PathBuf| move |source| BrokerError::File { what, path, source };
-        let mut made = self.files.said;
+        let mut made = self.files.warned;
         for (number, directory) in watch::directories(&self.paths).iter().enumerate() {
             if !directory.is_dir() {
                 let kind = if number < 2 { &RUNTIME } else { &STATE };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Broker;
 use super::timers::Timer;
-use crate::projects::{self, Memory, ProjectsError};
+use crate::projects::{self, ProjectsError, Recorded};
 
 /// How soon the lock is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
@@ -19,7 +19,7 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is remembered, and whether it is written.
 #[derive(Debug)]
 pub(crate) struct ProjectRecord {
-    memory: Memory,
+    recorded: Recorded,
     /// A timer is set for the next try to write.
     is_due: bool,
     /// Tries in a row for which another process held the lock.
@@ -28,24 +28,24 @@ pub(crate) struct ProjectRecord {
 
 impl ProjectRecord {
     /// A record of this, which is written.
-    pub(crate) fn new(memory: Memory) -> Self {
+    pub(crate) fn new(recorded: Recorded) -> Self {
         Self {
-            memory,
+            recorded,
             is_due: false,
             tries: 0,
         }
     }
 
     /// What is remembered.
-    pub(super) fn known(&self) -> &Memory {
-        &self.memory
+    pub(super) fn known(&self) -> &Recorded {
+        &self.recorded
     }
 
     /// Changes what is remembered. True if `edit` says that it has, so that it is to be written
     /// ([`Broker::remember`]).
     #[must_use]
-    pub(super) fn learn(&mut self, edit: impl FnOnce(&mut Memory) -> bool) -> bool {
-        edit(&mut self.memory)
+    pub(super) fn learn(&mut self, edit: impl FnOnce(&mut Recorded) -> bool) -> bool {
+        edit(&mut self.recorded)
     }
 
     /// Writes the record, unless that is due already: the next try writes what is remembered then.
@@ -54,8 +54,8 @@ impl ProjectRecord {
         if self.is_due {
             return false;
         }
-        match projects::remember(path, project, &self.memory, Duration::ZERO) {
-            Err(error @ ProjectsError::Held { .. }) => {
+        match projects::remember(path, project, &self.recorded, Duration::ZERO) {
+            Err(error @ ProjectsError::Locked { .. }) => {
                 self.is_due = true;
                 self.tries += 1;
                 if self.tries == TRIES_UNSAID {
@@ -73,7 +73,7 @@ impl ProjectRecord {
     /// Writes the unwritten rest, at the very end of the broker's work.
     fn write_at_last(&mut self, path: &Path, project: &str) {
         if std::mem::take(&mut self.is_due) {
-            say_lost(projects::remember(path, project, &self.memory, LAST_TIMEOUT));
+            say_lost(projects::remember(path, project, &self.recorded, LAST_TIMEOUT));
         }
     }
 }
@@ -121,15 +121,15 @@ mod tests {
         let path = directory.path().join("projects.json");
         let lock = File::open(directory.path()).unwrap();
         flock(&lock, FlockOperation::LockExclusive).unwrap();
-        let mut record = ProjectRecord::new(Memory::default());
-        let learns = |port| move |memory: &mut Memory| memory.learn("web", Transport::Tcp, port);
+        let mut record = ProjectRecord::new(Recorded::default());
+        let learns = |port| move |recorded: &mut Recorded| recorded.learn("web", Transport::Tcp, port);
         assert!(record.learn(learns(80)) && !record.learn(learns(80)));
         assert!(record.write(&path, "shop"), "another process has the lock");
         assert!(record.learn(learns(81)));
         assert!(!record.write(&path, "shop"), "a try is due");
         flock(&lock, FlockOperation::Unlock).unwrap();
         record.write_at_last(&path, "shop");
-        let (memory, _) = projects::recall(&path, "shop").unwrap();
-        assert_eq!(memory.learned["web"], [(Transport::Tcp, 80), (Transport::Tcp, 81)]);
+        let (recorded, _) = projects::recall(&path, "shop").unwrap();
+        assert_eq!(recorded.learned["web"], [(Transport::Tcp, 80), (Transport::Tcp, 81)]);
     }
 }

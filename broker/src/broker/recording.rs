@@ -96,9 +96,9 @@ impl Broker {
     }
 
     /// What the threads that ask the kernel for peers have found.
-    pub(super) fn hear_of_senders(&mut self, found: Found) {
+    pub(super) fn hear_of_peers(&mut self, found: Found) {
         match found {
-            Found::Senders(answers) => self.name_senders(answers),
+            Found::Peers(answers) => self.name_peers(answers),
             Found::Queue {
                 listener,
                 length,
@@ -107,7 +107,7 @@ impl Broker {
         }
     }
 
-    fn name_senders(&mut self, answers: Answers) {
+    fn name_peers(&mut self, answers: Answers) {
         for (question, sender) in answers {
             let by = sender.map(|sender| self.caller(sender));
             for id in self.journal.name(question, by.as_deref()) {
@@ -126,7 +126,7 @@ impl Broker {
     pub(super) fn tell_all_events(&mut self) {
         let answers = self.journal.find_out();
         if !answers.is_empty() {
-            self.name_senders(answers);
+            self.name_peers(answers);
         }
     }
 
@@ -141,7 +141,7 @@ impl Broker {
     fn name_promptly(&mut self) {
         let answers = self.journal.ask_promptly();
         if !answers.is_empty() {
-            self.name_senders(answers);
+            self.name_peers(answers);
         }
     }
 

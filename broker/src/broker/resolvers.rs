@@ -7,7 +7,7 @@ use imsup_protocol::ToSupervisor;
 use super::Broker;
 use crate::ids::SessionId;
 use crate::loop_messages::LoopMessage;
-use crate::resolvers::{Batch, Told};
+use crate::resolvers::{Batch, Reply};
 
 impl Broker {
     /// A supervisor asks for some.
@@ -26,11 +26,11 @@ impl Broker {
     }
 
     /// What the process that makes sockets has done.
-    pub(super) fn hear_of_resolvers(&mut self, told: Told) {
+    pub(super) fn hear_of_resolvers(&mut self, told: Reply) {
         match told {
-            Told::Namespace(sockets) => self.resolver_namespace_made(sockets),
-            Told::Sockets(batch) => self.resolver_sockets_made(batch),
-            Told::Ended { for_good } => self.no_resolver_sockets(for_good),
+            Reply::Namespace(sockets) => self.resolver_namespace_made(sockets),
+            Reply::Sockets(batch) => self.resolver_sockets_made(batch),
+            Reply::Ended { for_good } => self.no_resolver_sockets(for_good),
         }
     }
 

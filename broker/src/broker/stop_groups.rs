@@ -1,5 +1,5 @@
 //! Stop groups: hosts that one order ends (`imsup stop`) do not boot each other. The members of a
-//! cluster look for a member that has ended for as long as they take to end themselves.
+//! cluster look for an ended member until each member has ended.
 
 use std::net::SocketAddr;
 
@@ -11,11 +11,11 @@ use crate::ids::{HostId, SocketId};
 use crate::peer_lookup::Listener;
 use crate::sockets;
 
-/// How often a queue is looked at again, for connections that came meanwhile, behind those that
-/// were seen.
+/// How often a queue is looked at again, for connections that came meanwhile, behind the seen
+/// connections.
 const LOOKS: usize = 10;
 
-/// Hosts that one order ends, until all of them have ended.
+/// Hosts that the same order ends, until all have ended.
 #[derive(Debug)]
 struct Group {
     order: u64,
@@ -34,15 +34,14 @@ pub(super) struct StopGroups {
     looks: Looks,
 }
 
-/// Looks into queues that are under way: the inode of each listener, and how many looks are left
-/// for it.
+/// Looks into queues that are under way: the inode of each listener, and the number of looks left.
 #[derive(Debug, Default)]
 struct Looks {
     under_way: SecondaryMap<SocketId, (u64, usize)>,
 }
 
 impl Looks {
-    /// How many looks are left for a listener, if one is under way.
+    /// The number of looks left for a listener, if a look is under way.
     fn left_for(&self, listener: Listener) -> Option<usize> {
         let (inode, left) = *self.under_way.get(listener.socket)?;
         (inode == listener.inode).then_some(left)
@@ -50,7 +49,7 @@ impl Looks {
 }
 
 impl StopGroups {
-    /// One order ends these hosts.
+    /// The same order ends these hosts.
     fn begin(&mut self, hosts: &[HostId]) {
         self.orders += 1;
         self.order_of.extend(hosts.iter().map(|id| (*id, self.orders)));
@@ -66,7 +65,7 @@ impl StopGroups {
         self.order_of.remove(id);
     }
 
-    /// True if one order has ended both, or is about to, and neither was booted since.
+    /// True if the same order has ended both, or is about to, and neither was booted since.
     pub(super) fn are_companions(&self, one: HostId, other: HostId) -> bool {
         let of = |id: HostId| self.order_of.get(id);
         one != other && of(one).is_some() && of(one) == of(other)
@@ -82,8 +81,7 @@ impl StopGroups {
         order.is_some_and(|order| !self.ending.iter().any(|group| group.order == *order))
     }
 
-    /// Ends the groups whose hosts have all ended. Gives those of their hosts that were not booted
-    /// since.
+    /// Ends the groups whose hosts have all ended. Gives the hosts that were not booted since.
     fn take_over(&mut self, lives: impl Fn(HostId) -> bool) -> Vec<HostId> {
         let mut over = Vec::new();
         self.ending.retain_mut(|group| {
@@ -109,9 +107,9 @@ impl Broker {
         self.end_stop_groups();
     }
 
-    /// Forgets the groups whose members have all ended. Once they have, none of them can connect
-    /// any more. Any later connection is a normal boot signal, so the kernel is no longer asked for
-    /// its peer, which would delay each boot after an `imsup stop`.
+    /// Forgets the groups whose members have all ended: an ended member can connect no more. Any
+    /// later connection is a normal boot signal, so the kernel is no longer asked for the peer,
+    /// which would delay each boot after an `imsup stop`.
     pub(super) fn end_stop_groups(&mut self) {
         let hosts = &self.hosts;
         let lives = |id: HostId| hosts.get(id).is_some_and(|host| !host.life().absent());
@@ -120,8 +118,8 @@ impl Broker {
         }
     }
 
-    /// A host is of its group no longer, unless a connection waits at it: its peer is found out
-    /// first ([`Broker::looks_into_queue`]).
+    /// A host leaves the group, unless a connection waits at the host: the peer is found out first
+    /// ([`Broker::looks_into_queue`]).
     fn leave_stop_group(&mut self, id: HostId) {
         if !self
             .sockets
@@ -133,13 +131,13 @@ impl Broker {
     }
 
     /// Has the queue of a retained socket looked into whose host was ended, or is being ended:
-    /// other members of its stop group do not boot the host. False if the queue need not be looked
+    /// other members of the stop group do not boot the host. False if the queue need not be looked
     /// into. [`Broker::queue_seen`] goes on.
     pub(super) fn looks_into_queue(&mut self, socket: SocketId) -> bool {
         let Some(listener) = self.listener_of_ended(socket) else {
             return false;
         };
-        // Whoever has come meanwhile is looked at when the answer is there.
+        // Connections that have come meanwhile are looked at when the answer is there.
         if self.stop_groups.looks.left_for(listener).is_some() {
             return true;
         }
@@ -155,7 +153,7 @@ impl Broker {
         is_asked
     }
 
-    /// The listener in this place, if its host was ended and has not been booted since.
+    /// The listener in this place, if the host was ended and has not been booted since.
     fn listener_of_ended(&self, socket: SocketId) -> Option<Listener> {
         let retained = self.sockets.get(socket)?;
         let endpoint = retained.endpoint();
@@ -169,8 +167,8 @@ impl Broker {
     }
 
     /// Resets the connections that wait in a listener whose host was ended, if all are from other
-    /// members of its stop group, or none waits any more: many a program connects to itself until
-    /// its end. Any other connection boots the host.
+    /// members of the same stop group, or none waits any more: many a program connects to itself
+    /// until the end. Any other connection boots the host.
     pub(super) fn queue_seen(&mut self, listener: Listener, length: usize, peers: &[SocketAddr]) {
         let socket = listener.socket;
         let Some(left) = self.stop_groups.looks.left_for(listener) else {
@@ -182,8 +180,8 @@ impl Broker {
         };
         let is_same = sockets::inode(retained.socket()) == Some(listener.inode);
         if !is_same || !retained.is_waiting() {
-            // What waits in a listener that has taken this place is an event of its own, or the
-            // program's.
+            // A connection that waits in a listener that has taken this place is a separate event,
+            // or the program's.
             return;
         }
         let host = retained.host();
@@ -203,7 +201,7 @@ impl Broker {
         if !sockets::is_readable(retained.socket()) {
             return self.is_turned_away(host);
         }
-        // Others came meanwhile, behind those that were seen.
+        // Others came meanwhile, behind the seen connections.
         if left <= 1 || !self.look_into(listener, left - 1) {
             self.signalled(socket);
         }

@@ -9,7 +9,7 @@ use imsup_wire::Endpoint;
 use super::Broker;
 use crate::holder;
 use crate::ids::SessionId;
-use crate::projects::Memory;
+use crate::projects::Recorded;
 use crate::trust::SharedTrust;
 
 /// Strangers that are named in the log.
@@ -62,7 +62,7 @@ impl Broker {
             return;
         }
         // A program that becomes many users in turn must not make an endless list.
-        let learns = |memory: &mut Memory| memory.users.len() < MAX_KEPT && memory.users.insert(uid);
+        let learns = |recorded: &mut Recorded| recorded.users.len() < MAX_KEPT && recorded.users.insert(uid);
         if self.record.learn(learns) {
             self.remember();
         }

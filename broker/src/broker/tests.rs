@@ -22,7 +22,7 @@ use crate::launcher::{LaunchError, LaunchEvent};
 use crate::names::Names;
 use crate::project_files;
 use crate::project_lock::ProjectLock;
-use crate::projects::Memory;
+use crate::projects::Recorded;
 use crate::testing::{cluster, host, planes_for_tests};
 use crate::trust::Trust;
 
@@ -62,13 +62,13 @@ impl World {
                 before: None,
                 somaxconn: 16,
             },
-            claim: Claim::default(),
+            claim: BlockClaim::default(),
             journal: Journal::new(history, None, None, |name| hosts.named(name)),
             hosts,
             sessions: Sessions::new(project_files::listen(&paths, &registry).unwrap()),
             sockets: Sockets::new(FdStore::new(None)),
             launcher: Box::new(launcher.clone()),
-            record: ProjectRecord::new(Memory::default()),
+            record: ProjectRecord::new(Recorded::default()),
             names: Arc::new(RwLock::new(Names::new(&cluster, planes, &indexes))),
             files: ProjectFiles::new(lock, &paths, &registry).unwrap(),
             signals: Signals::none(&registry).unwrap(),
@@ -147,7 +147,7 @@ fn a_host_that_is_stopped_while_it_boots_is_ended_once_its_supervisor_is_there()
     assert_eq!(world.launcher.calls(), [Call::Clear(instance)]);
     assert!(world.host().instance().is_some(), "leftovers may have its ports");
     world.launcher.clears();
-    world.broker.take_notices();
+    world.broker.take_loop_messages();
     assert_eq!(world.state(), HostState::Imaginary);
     assert_eq!(world.launcher.calls(), [Call::Forget(instance)]);
 }
@@ -197,6 +197,6 @@ fn a_supervisor_that_outlives_its_grace_is_killed_until_its_end_is_known() {
     world.broker.kill(instance);
     assert_eq!(world.launcher.calls(), [Call::Clear(instance)], "once");
     world.launcher.clears();
-    world.broker.take_notices();
+    world.broker.take_loop_messages();
     assert_eq!(world.state(), HostState::Failed);
 }

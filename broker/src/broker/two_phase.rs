@@ -1,10 +1,10 @@
 //! Two-phase termination of sleepers that are connected with each other: all at once, or none
 //! (`disposable`).
 //!
-//! Each has said that nothing but its connections with others keeps it. If all of those have said
-//! so too, each is asked to prepare: to stay as it is, without a wake or a tick. When all have
-//! prepared, all are told to commit; if one has not, all are told to abort, and sleep on. So no
-//! peer finds the other end of a connection gone that it could still have used.
+//! Each host has said that only connections with other hosts prevent the termination. If all the
+//! other hosts have said the same, each host is asked to prepare: to go on sleeping, without a wake
+//! or a tick. When all have prepared, all are told to commit. If a host has not, all are told to
+//! abort, and sleep on. So no peer loses a connection that the peer could still have used.
 
 use std::collections::BTreeSet;
 
@@ -26,25 +26,25 @@ struct Round {
     /// Members that have not answered.
     waiting: BTreeSet<HostId>,
     prepared: Vec<HostId>,
-    /// True if one cannot prepare.
+    /// True if a member cannot prepare.
     failed: bool,
-    /// Hosts that have said meanwhile that they can be terminated.
+    /// Hosts that have reported meanwhile that a termination is possible.
     late: Vec<HostId>,
 }
 
-/// What becomes of a round after the last answer.
+/// The outcome of a round after the last answer.
 #[derive(Debug, PartialEq, Eq)]
 struct Verdict {
     /// All have prepared.
     commit: bool,
-    /// Those that are told.
+    /// The hosts that are told.
     prepared: Vec<HostId>,
     /// Hosts with which another round may begin.
     late: Vec<HostId>,
 }
 
 impl TwoPhaseTermination {
-    /// Begins a round of these members; a host that comes while there is one is looked at after it.
+    /// Begins a round of these members. A host that comes during a round is looked at afterwards.
     fn begin(&mut self, id: HostId, members: impl FnOnce() -> Option<BTreeSet<HostId>>) -> BTreeSet<HostId> {
         if let Some(round) = &mut self.round {
             round.late.push(id);
@@ -62,7 +62,7 @@ impl TwoPhaseTermination {
         members
     }
 
-    /// Takes a member's answer; the verdict after the last one.
+    /// Takes a member's answer; returns the verdict after the last answer.
     fn vote(&mut self, id: HostId, is_prepared: bool) -> Option<Verdict> {
         let round = self.round.as_mut()?;
         if !round.waiting.remove(&id) {
@@ -84,9 +84,9 @@ impl TwoPhaseTermination {
     }
 }
 
-/// The host and all that are connected with it, by way of others as well; `None` if one of them
-/// cannot be terminated. `peers_of` gives the hosts with which a host is connected that can be,
-/// each `None` for one that is not there.
+/// The host and all hosts connected with it, directly or by way of others; `None` if any of these
+/// cannot be terminated. `peers_of` gives the connected hosts of a host that can be terminated,
+/// with `None` for a connected host that is absent.
 fn connected<I: Iterator<Item = Option<HostId>>>(
     id: HostId,
     peers_of: impl Fn(HostId) -> Option<I>,
@@ -105,7 +105,7 @@ fn connected<I: Iterator<Item = Option<HostId>>>(
 }
 
 impl Broker {
-    /// Begins to terminate a host, and those it is connected with, if all of them can be.
+    /// Begins to terminate a host and the connected hosts, if all can be terminated.
     pub(super) fn terminate_connected(&mut self, id: HostId) {
         if self.lifetime.is_going_down() {
             return;
@@ -123,7 +123,7 @@ impl Broker {
         }
     }
 
-    /// A host has prepared, or cannot. After the last answer all are told what becomes of them.
+    /// A host has prepared, or cannot. After the last answer all are told the verdict.
     pub(super) fn voted(&mut self, id: HostId, is_prepared: bool) {
         let Some(verdict) = self.termination.vote(id, is_prepared) else {
             return;

@@ -22,10 +22,10 @@ pub(super) struct EventsFile {
     bound: u64,
     /// The offset from which the growth is counted.
     begin: u64,
-    /// The ends of the lines of published events (`told`), and of the lines that were only noted
-    /// (`noted`).
-    told: u64,
-    noted: u64,
+    /// The ends of the lines of published events (`published`), and of the lines that were only
+    /// written (`persisted`).
+    published: u64,
+    persisted: u64,
     trouble: Trouble,
 }
 
@@ -69,46 +69,46 @@ impl EventsFile {
             file,
             bound,
             begin: 0,
-            told: end,
-            noted: end,
+            published: end,
+            persisted: end,
             trouble: Trouble::default(),
         };
         if is_cut_off && opened.write_or_say(end, "\n") {
-            opened.told = opened.noted;
+            opened.published = opened.persisted;
         }
         Ok(opened)
     }
 
     /// True if the file has grown by its bound.
     pub(super) fn is_full(&self) -> bool {
-        self.told.saturating_sub(self.begin) >= self.bound
+        self.published.saturating_sub(self.begin) >= self.bound
     }
 
     /// True if the file was emptied or removed: its former contents are gone.
     pub(super) fn is_gone(&self) -> bool {
         let found = self.file.metadata();
-        found.is_ok_and(|found| found.len() < self.told || found.nlink() == 0)
+        found.is_ok_and(|found| found.len() < self.published || found.nlink() == 0)
     }
 
     /// Appends lines, and then the lines of events that are published later.
-    pub(super) fn tell(&mut self, lines: &str, untold: &str) {
-        let told = self.told + lines.len() as u64;
-        if self.write_or_say(self.told, &format!("{lines}{untold}")) {
-            self.told = told;
+    pub(super) fn tell(&mut self, lines: &str, pending: &str) {
+        let published = self.published + lines.len() as u64;
+        if self.write_or_say(self.published, &format!("{lines}{pending}")) {
+            self.published = published;
         }
     }
 
-    /// Appends a line that is to be told later.
+    /// Appends a line that is to be published later.
     pub(super) fn note(&mut self, line: &str) {
-        self.write_or_say(self.noted, line);
+        self.write_or_say(self.persisted, line);
     }
 
     /// Begins the next file, with these lines. If the present file is gone, no file is set aside.
-    pub(super) fn replace(&mut self, lines: &str, untold: &str) {
+    pub(super) fn replace(&mut self, lines: &str, pending: &str) {
         let is_gone = self.is_gone();
         // Even if the replacement fails: there is no new try with each event.
-        self.begin = self.told;
-        if let Err(error) = self.try_replace(lines, untold, !is_gone) {
+        self.begin = self.published;
+        if let Err(error) = self.try_replace(lines, pending, !is_gone) {
             tracing::error!(%error, "events.jsonl cannot be replaced by a new one: it grows on");
         }
     }
@@ -126,9 +126,9 @@ impl EventsFile {
         if self.file.metadata()?.nlink() > 0 {
             return self.try_replace(&lines(), "", false);
         }
-        let told = self.read(0, self.told)?;
-        let untold = self.read(self.told, self.noted)?;
-        self.try_replace(&told, &untold, false)
+        let published = self.read(0, self.published)?;
+        let pending = self.read(self.published, self.persisted)?;
+        self.try_replace(&published, &pending, false)
     }
 
     fn read(&self, from: u64, to: u64) -> io::Result<String> {
@@ -137,7 +137,7 @@ impl EventsFile {
         String::from_utf8(bytes).map_err(io::Error::other)
     }
 
-    fn try_replace(&mut self, lines: &str, untold: &str, sets_aside: bool) -> io::Result<()> {
+    fn try_replace(&mut self, lines: &str, pending: &str, sets_aside: bool) -> io::Result<()> {
         let new = beside(&self.path, ".new");
         let file = OpenOptions::new()
             .read(true)
@@ -145,7 +145,7 @@ impl EventsFile {
             .create(true)
             .truncate(true)
             .open(&new)?;
-        let written = file.write_all_at(format!("{lines}{untold}").as_bytes(), 0);
+        let written = file.write_all_at(format!("{lines}{pending}").as_bytes(), 0);
         let set_aside = written.and_then(|()| match sets_aside {
             true => fs::rename(&self.path, beside(&self.path, ".1")),
             false => Ok(()),
@@ -157,12 +157,12 @@ impl EventsFile {
         fs::rename(&new, &self.path)?;
         if sets_aside {
             // Events that were only noted are published in the new file.
-            let _ = self.file.set_len(self.told);
+            let _ = self.file.set_len(self.published);
         }
         self.file = file;
-        self.told = lines.len() as u64;
-        self.noted = self.told + untold.len() as u64;
-        self.begin = self.told;
+        self.published = lines.len() as u64;
+        self.persisted = self.published + pending.len() as u64;
+        self.begin = self.published;
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl EventsFile {
         if outcome.is_err() {
             // A part of the text may have been written; the next lines must not follow that part.
             let _ = self.file.set_len(at);
-            self.noted = at;
+            self.persisted = at;
         }
         match (word, &outcome) {
             (Some(Word::GoesWell(failed)), _) => tracing::warn!(
@@ -195,8 +195,8 @@ impl EventsFile {
     /// Writes at this offset; the contents after the text are cut off.
     fn write(&mut self, at: u64, text: &str) -> io::Result<()> {
         let end = at + text.len() as u64;
-        let shrinks = end < self.noted;
-        self.noted = end;
+        let shrinks = end < self.persisted;
+        self.persisted = end;
         self.file.write_all_at(text.as_bytes(), at)?;
         if shrinks { self.file.set_len(end) } else { Ok(()) }
     }

@@ -1,4 +1,4 @@
-//! What is known of the sleep of a host's instance.
+//! The known facts about the sleep of a host's instance.
 
 use imsup_wire::{Awaited, Cause, Index, Order};
 
@@ -10,12 +10,12 @@ pub(crate) struct Sleep {
     deadline_us: Option<u64>,
     /// A wake whose sender is still to be named.
     unnamed: Option<Box<Happening>>,
-    /// Who asked for it to be woken last, and is behind its next wake if that was asked for.
+    /// The user who asked last for a wake of the host: the cause of the next wake if requested.
     woken_by: Option<Box<Cause>>,
     /// The user who asked to suspend the host, until the answer.
     suspended_by: Option<String>,
     is_terminating: bool,
-    /// What its supervisor was told of connections that wait for a port of the program.
+    /// The supervisor's latest news of connections that wait for a port of the program.
     awaited: Awaited,
     disposable: Option<Vec<Index>>,
 }
@@ -31,27 +31,27 @@ impl Sleep {
         self.deadline_us = deadline_us;
     }
 
-    /// This user asks for it to be suspended.
+    /// This user asks for a suspend of the host.
     pub(crate) fn ask_to_suspend(&mut self, by: &str) {
         self.suspended_by = Some(by.to_owned());
     }
 
-    /// It is suspended: by whom, if that was asked for.
+    /// The host is suspended. Returns the user if a user asked for the suspend.
     pub(crate) fn suspended(&mut self) -> Option<String> {
         self.suspended_by.take()
     }
 
-    /// It is to be woken, for this cause.
+    /// The host is to be woken, for this cause.
     pub(crate) fn ask_to_wake(&mut self, cause: Cause) {
         self.woken_by = Some(Box::new(cause));
     }
 
-    /// The cause for which it was to be woken, if it was.
+    /// The cause for which the host was to be woken, if any.
     pub(crate) fn asked_to_wake(&mut self) -> Option<Cause> {
         self.woken_by.take().map(|cause| *cause)
     }
 
-    /// Its supervisor has answered what it was asked.
+    /// The supervisor has answered this order.
     pub(crate) fn answered(&mut self, order: Order) {
         match order {
             Order::Suspend => self.suspended_by = None,
@@ -60,8 +60,8 @@ impl Sleep {
         }
     }
 
-    /// It woke; the wake is recorded later, when its sender is named or is not going to be
-    /// ([`Self::take_wake`]).
+    /// The host woke. The wake is recorded later, once the sender is named or is certain to stay
+    /// unnamed ([`Self::take_wake`]).
     pub(crate) fn woke(&mut self, wake: Happening) {
         self.deadline_us = None;
         self.disposable = None;
@@ -81,21 +81,21 @@ impl Sleep {
         self.unnamed.take().map(|wake| *wake)
     }
 
-    /// It is being ended, and what it listens on from now on takes the place of what it listened
-    /// on.
+    /// The host is being ended. Listeners reported from now on take the place of the listeners of
+    /// the program.
     pub(crate) fn terminate(&mut self) {
         self.deadline_us = None;
         self.disposable = None;
         self.is_terminating = true;
     }
 
-    /// True if it is being ended.
+    /// True if the host is being ended.
     pub(crate) fn is_terminating(&self) -> bool {
         self.is_terminating
     }
 
-    /// Notes what its supervisor is to know of connections that wait. True if the supervisor has
-    /// not been told so.
+    /// Notes the supervisor's latest news of connections that wait. True if the news differ from
+    /// the last.
     pub(crate) fn is_news(&mut self, awaited: Awaited) -> bool {
         std::mem::replace(&mut self.awaited, awaited) != awaited
     }
@@ -105,12 +105,12 @@ impl Sleep {
         self.disposable = Some(peers);
     }
 
-    /// It is told to end together with others.
+    /// The host is told to end together with other hosts.
     pub(crate) fn commit(&mut self) {
         self.disposable = None;
     }
 
-    /// The hosts with which it is connected, if it can be terminated together with them.
+    /// The hosts connected with this host, if all can be terminated together.
     pub(crate) fn disposable_with(&self) -> Option<&[Index]> {
         self.disposable.as_deref()
     }

@@ -185,11 +185,11 @@ mod tests {
         fs::write(path.join("below/cgroup.procs"), child.id().to_string()).unwrap();
         fs::write(path.join("cgroup.freeze"), "1").unwrap();
 
-        let held = File::open(&path).unwrap();
-        rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
+        let locked = File::open(&path).unwrap();
+        rustix::fs::flock(&locked, FlockOperation::LockExclusive).unwrap();
         assert!(end_all(&own, &project));
         assert!(child.try_wait().unwrap().is_none(), "its supervisor lives");
-        drop(held);
+        drop(locked);
         assert!(end_all(&own, "cgroups"), "another project");
         assert!(path.exists());
         // A child that another test starts at this moment also has the lock until its execve(2).

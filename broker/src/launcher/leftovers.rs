@@ -32,7 +32,7 @@ const ROUND: Duration = Duration::from_millis(500);
 
 /// How the processes of a host, or of several, are recognized.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tree {
+pub(crate) struct HostProcesses {
     /// The boots' tokens.
     pub(crate) boots: Vec<u64>,
     /// Known processes, whose sessions are the host's own.
@@ -146,7 +146,7 @@ fn may_run_imsup(pid: u32) -> bool {
 
 /// Kills the rest of the tree; with `children`, also the processes orphaned to this process. False
 /// if a process survived.
-pub(crate) fn clear(tree: &Tree, children: Option<&Mutex<Children>>) -> bool {
+pub(crate) fn clear(tree: &HostProcesses, children: Option<&Mutex<Children>>) -> bool {
     // First: no process in a cgroup can be missed.
     let emptied = tree.pids.cgroups.iter().filter(|path| !cgroups::end(path)).count() == 0;
     for _ in 0..MAX_ROUNDS {
@@ -176,11 +176,11 @@ pub(crate) fn await_children(children: &Children) {
 }
 
 /// As [`clear`], for a process that is not the subreaper.
-pub(crate) fn clear_alone(tree: &Tree) -> bool {
+pub(crate) fn clear_alone(tree: &HostProcesses) -> bool {
     clear(tree, None)
 }
 
-fn kill_all(tree: &Tree, children: Option<&Mutex<Children>>) -> Vec<OwnedFd> {
+fn kill_all(tree: &HostProcesses, children: Option<&Mutex<Children>>) -> Vec<OwnedFd> {
     let (processes, children) = match children {
         Some(children) => {
             let (processes, children) = Children::during(children, all);
@@ -203,7 +203,7 @@ fn kill_all(tree: &Tree, children: Option<&Mutex<Children>>) -> Vec<OwnedFd> {
 
 /// The living processes that belong to the tree, and their descendants.
 fn members(
-    tree: &Tree,
+    tree: &HostProcesses,
     processes: &[Process],
     is_orphan: impl Fn(&Process) -> bool,
     spared: impl Fn(u32) -> bool,
@@ -374,7 +374,7 @@ mod tests {
             process(21, 20, 20),
             process(30, 5, 30),
         ];
-        let tree = Tree {
+        let tree = HostProcesses {
             boots: Vec::new(),
             pids: Pids {
                 program: Some(11),
@@ -434,7 +434,7 @@ mod tests {
         let mut told = spawn("sh", &["-c", "read line", "run", "--boot", &token], Some(boot));
         let mut other = spawn("sleep", &["1000"], None);
         assert!(children_of(std::process::id()).contains(&child.id()));
-        let tree = Tree {
+        let tree = HostProcesses {
             boots: vec![boot],
             pids: Pids::default(),
         };

@@ -22,9 +22,9 @@ use crate::own_program;
 
 use super::child;
 use super::child::pidfd_of;
-use super::leftovers::{self, Children, Tree};
+use super::leftovers::{self, Children, HostProcesses};
 use super::supervisors::Supervisors;
-use super::zygote::{Reply, Said, Zygote};
+use super::zygote::{BootReply, Reply, Zygote};
 use super::{Launch, LaunchError, LaunchEvent, Launcher, Leftovers, Outcome, Standing};
 use crate::ids::InstanceId;
 
@@ -38,8 +38,8 @@ pub struct ProcessLauncher {
     supervisors: Supervisors,
     /// What nobody was told yet.
     outcomes: Vec<Outcome>,
-    /// Whether it may be started: whoever started the broker waits until nobody has its output any
-    /// more, and the zygote inherits that.
+    /// Whether the zygote may be started: the starter of the broker waits until no process has the
+    /// output any more, and the zygote inherits the output.
     prepared: bool,
     /// The soft limit of descriptors that programs start with.
     descriptor_limit: Option<u64>,
@@ -66,10 +66,10 @@ impl ProcessLauncher {
         })
     }
 
-    /// Has the zygote make the supervisor; `None` where it cannot, or something is out of the
-    /// ordinary: executing it says what.
+    /// Has the zygote make the supervisor; `None` if the zygote cannot, or for an unusual start:
+    /// executing the supervisor reports the fault.
     fn ask(&mut self, launch: &Launch<'_>, log: &File) -> Option<()> {
-        // Settings of imsup itself: the zygote has read its own.
+        // Settings of imsup itself, which the zygote has already read.
         if launch.program.environment.keys().any(|name| name.starts_with(SETTINGS)) {
             return None;
         }
@@ -152,7 +152,7 @@ impl ProcessLauncher {
         Ok(Some(pid))
     }
 
-    /// Takes what the zygote has said.
+    /// Takes the zygote's replies.
     fn hear(&mut self) {
         for said in self.zygote.hear() {
             self.take(&said);
@@ -163,7 +163,7 @@ impl ProcessLauncher {
         }
     }
 
-    fn take(&mut self, said: &Said) {
+    fn take(&mut self, said: &BootReply) {
         // A boot of which was told already goes on under another token.
         let instance = self.supervisors.asked_for(said.boot).filter(|_| !said.was_late);
         let status = self.children.lock().heard(said.reply);
@@ -199,10 +199,10 @@ impl ProcessLauncher {
     }
 }
 
-/// What the names of variables begin with that are read by imsup itself.
+/// The prefix of the variables that imsup itself reads.
 const SETTINGS: &str = "IMSUP_";
 
-/// A file of memory that holds a request, to be read from its start.
+/// A file of memory that holds a request, to be read from the start.
 fn file_of(request: &SpawnRequest) -> io::Result<File> {
     let fd = rustix::fs::memfd_create(c"imsup-program", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(fd);
@@ -227,7 +227,7 @@ fn open_log(launch: &Launch<'_>) -> Result<File, LaunchError> {
         path: launch.log.clone(),
         source,
     };
-    // O_NONBLOCK: somebody may have put a pipe there, and the loop waits for no reader of it
+    // O_NONBLOCK: a user may have put a pipe there, and the loop waits for no reader of the pipe
     // (fifo(7)). The program has the log as ever.
     let mut options = File::options();
     options
@@ -338,7 +338,7 @@ impl Launcher for ProcessLauncher {
             if children.reap(pid) {
                 self.supervisors.reaped(pid, status);
             } else if children.asked > 0 {
-                // Perhaps the zygote has made it, and has not said so yet.
+                // Perhaps the zygote has made the supervisor, and has not replied yet.
                 children.early.insert(pid, status);
             }
         }
@@ -354,7 +354,7 @@ impl Launcher for ProcessLauncher {
 
     fn clear(&mut self, left: &Leftovers<'_>, done: Box<dyn FnOnce() + Send>) {
         let children = Arc::clone(&self.children);
-        let tree = Tree {
+        let tree = HostProcesses {
             boots: left.boot.into_iter().collect(),
             pids: self.supervisors.pids(left),
         };
@@ -406,8 +406,8 @@ mod tests {
         (launcher, instance)
     }
 
-    fn said(reply: Reply, was_late: bool) -> Said {
-        Said {
+    fn said(reply: Reply, was_late: bool) -> BootReply {
+        BootReply {
             boot: 1,
             reply,
             was_late,

@@ -1,8 +1,7 @@
-//! The zygote: an `imsup` that has started, and has nothing more to do than to become the
-//! supervisor of a host when one is booted (fork(2)). To execute one takes as long as all the rest
-//! of a boot: linking, the first touch of its memory, filters to compile. It is asked, and its
-//! answer is heard when it comes. One that was stopped, or is swapped out, holds up nothing:
-//! supervisors are executed meanwhile.
+//! The zygote: a started `imsup` that only has to fork (fork(2)) to become the supervisor of a
+//! booted host. To execute a supervisor takes as long as the rest of a boot: linking, the first
+//! touch of memory, filters to compile. The zygote's replies are read as events. A zygote that was
+//! stopped, or is swapped out, delays no boot: supervisors are executed meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,19 +22,19 @@ use super::child::pidfd_of;
 use crate::own_program;
 use crate::tokens::Source;
 
-/// How long it may take to reply before a supervisor is executed instead. It takes some 0.3 ms; one
+/// The time to reply before a supervisor is executed instead. A reply takes some 0.3 ms. A zygote
 /// that was stopped, is swapped out, or gets no processor takes longer, and is not asked again
-/// until it has replied.
+/// before the reply.
 pub(super) const REPLY_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// How long it may take to reply before it is replaced.
+/// The time to reply before the zygote is replaced.
 const REPLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of zygotes in a row that may end without an answer before no more are started. A
 /// single zygote may have been killed by a user.
 const MOST_SILENT: u32 = 3;
 
-/// The zygote of this broker, started when it is first thought of.
+/// The zygote of this broker, started at the first use.
 #[derive(Debug)]
 pub(super) struct Zygote {
     executable: PathBuf,
@@ -43,29 +42,29 @@ pub(super) struct Zygote {
     running: Option<Running>,
     /// How many in a row never answered, or could not be started.
     silent: u32,
-    /// For when a look at it is planned.
+    /// The time of the next planned look at the zygote.
     planned: Option<Instant>,
 }
 
-/// What it has said of a boot.
+/// The zygote's reply to the request of a boot.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct BootReply {
     /// The boot's token.
     pub(super) boot: u64,
-    /// What has become of it.
+    /// The zygote's reply.
     pub(super) reply: Reply,
     /// [`Reply::Late`] was told of this boot before.
     pub(super) was_late: bool,
 }
 
-/// See [`Said`].
+/// See [`BootReply`].
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Reply {
-    /// This process is its supervisor.
+    /// This process is the supervisor.
     Made(u32),
-    /// There is no supervisor, nor will there be one that counts.
+    /// There is no supervisor, nor will there be a supervisor that counts.
     None,
-    /// There is no reply in [`REPLY_TIMEOUT`]. Another comes still.
+    /// There is no reply in [`REPLY_TIMEOUT`]. Another reply comes still.
     Late,
 }
 
@@ -82,7 +81,7 @@ struct Running {
     pid: u32,
     process: OwnedFd,
     channel: Channel,
-    /// The boots for which it has not answered yet, the first one first.
+    /// The boots without a reply yet, in order.
     asked: VecDeque<Asked>,
     has_answered: bool,
     /// The zygote could not be asked, and is being ended.
@@ -90,7 +89,7 @@ struct Running {
 }
 
 impl Zygote {
-    /// None yet; its answers will be events ([`Source::Zygote`]).
+    /// No zygote yet; the replies will be events ([`Source::Zygote`]).
     pub(super) fn new(executable: PathBuf, registry: Registry) -> Self {
         Self {
             executable,
@@ -117,8 +116,8 @@ impl Zygote {
         }
     }
 
-    /// Asks it for a supervisor; false where it cannot be asked, or has not replied in time to what
-    /// it was asked before.
+    /// Asks the zygote for a supervisor; false if the zygote cannot be asked, or has not replied in
+    /// time to an earlier request.
     pub(super) fn ask(&mut self, mut request: SpawnRequest, fds: Vec<OwnedFd>) -> bool {
         let is_usable = |running: &&mut Running| !running.is_broken && !running.is_late();
         let Some(running) = self.running.as_mut().filter(is_usable) else {
@@ -148,8 +147,8 @@ impl Zygote {
         true
     }
 
-    /// What has become of boots that it was asked for.
-    pub(super) fn hear(&mut self) -> Vec<Said> {
+    /// The outcomes of requested boots.
+    pub(super) fn hear(&mut self) -> Vec<BootReply> {
         let mut heard = Vec::new();
         let Some(running) = self.running.as_mut() else {
             return heard;
@@ -185,7 +184,7 @@ impl Zygote {
         heard
     }
 
-    /// In what time a reply is late, if no earlier look is planned.
+    /// The time until a reply is late, if no earlier look is planned.
     pub(super) fn due(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let due = self.running.as_ref()?.due()?;
@@ -196,7 +195,7 @@ impl Zygote {
         Some(due.saturating_duration_since(now))
     }
 
-    /// Kills the zygote, and waits for its end.
+    /// Kills the zygote, and waits for the end.
     pub(super) fn end(&mut self) {
         let Some(running) = &self.running else { return };
         let _ = pidfd_send_signal(&running.process, Signal::KILL);
@@ -237,7 +236,7 @@ impl Running {
         })
     }
 
-    /// Its next answer, and to what.
+    /// The next reply, with the request.
     fn hear(&mut self) -> Result<Option<(Asked, SpawnReply)>, ChannelError> {
         if let Some(reply) = self.channel.receive::<SpawnReply>()? {
             let asked = self.asked.pop_front().ok_or(ChannelError::Closed)?;
@@ -247,7 +246,7 @@ impl Running {
         Ok(None)
     }
 
-    /// Whether a boot goes on without it.
+    /// Whether a boot goes on without the zygote.
     fn is_late(&self) -> bool {
         self.asked.front().is_some_and(|asked| asked.late)
     }
@@ -258,11 +257,11 @@ impl Running {
     }
 
     /// The boots for which a reply has become late.
-    fn note_late(&mut self) -> Vec<Said> {
+    fn note_late(&mut self) -> Vec<BootReply> {
         let has_become = |asked: &&mut Asked| !asked.late && asked.since.elapsed() >= REPLY_TIMEOUT;
         let late = self.asked.iter_mut().filter(has_become).map(|asked| {
             asked.late = true;
-            Said {
+            BootReply {
                 boot: asked.boot,
                 reply: Reply::Late,
                 was_late: false,
@@ -281,8 +280,8 @@ impl Running {
 }
 
 impl Asked {
-    fn said(self, reply: Reply) -> Said {
-        Said {
+    fn said(self, reply: Reply) -> BootReply {
+        BootReply {
             boot: self.boot,
             reply,
             was_late: self.late,
@@ -304,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    /// A zygote that the test plays, and the other end of its socket.
+    /// A zygote that the test plays, and the other end of the socket.
     fn zygote() -> (Zygote, Channel) {
         let poll = Poll::new().unwrap();
         let mut zygote = Zygote::new(PathBuf::new(), poll.registry().try_clone().unwrap());
@@ -396,7 +395,7 @@ mod tests {
         assert_eq!(zygote.due(), None, "the first look is earlier");
         age(&mut zygote, REPLY_TIMEOUT);
         assert_eq!(zygote.hear().len(), 2);
-        // By then it is to be replaced.
+        // By then the zygote is to be replaced.
         assert!(zygote.due().is_none_or(|time| time > REPLY_TIMEOUT));
     }
 }

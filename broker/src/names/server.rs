@@ -42,12 +42,12 @@ pub(crate) struct NameServer {
 
 /// A handle to add sockets to a running name server.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct NameServerHandle {
     added: Sender<OwnedFd>,
     waker: Arc<Waker>,
 }
 
-impl Door {
+impl NameServerHandle {
     /// Adds a UDP socket bound to the wildcard of a namespace where all addresses are local, which
     /// reports the asked address (IP_PKTINFO, IPV6_RECVPKTINFO).
     pub(crate) fn add(&self, socket: OwnedFd) {
@@ -58,9 +58,9 @@ impl Door {
     }
 }
 
-impl std::fmt::Debug for Door {
+impl std::fmt::Debug for NameServerHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Door")
+        f.write_str("NameServerHandle")
     }
 }
 
@@ -124,8 +124,8 @@ impl NameServer {
     }
 
     /// The handle to add sockets.
-    pub(crate) fn door(&self) -> Door {
-        Door {
+    pub(crate) fn handle(&self) -> NameServerHandle {
+        NameServerHandle {
             added: self.added.clone(),
             waker: Arc::clone(&self.waker),
         }

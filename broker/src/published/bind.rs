@@ -8,7 +8,7 @@ use imsup_wire::{Endpoint, Planes, Transport};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::{Door, PublishError};
+use super::{PublishError, PublishedListener};
 use crate::{limits, sockets};
 use imsup_compose::cluster::Publish;
 
@@ -16,7 +16,11 @@ use imsup_compose::cluster::Publish;
 const BACKLOG: i32 = 65_535;
 
 /// Binds an entry of `ports`: on the given address, else on all addresses of both families.
-pub(crate) fn bind(publish: &Publish, target: Endpoint, planes: &Planes) -> Result<Vec<Door>, PublishError> {
+pub(crate) fn bind(
+    publish: &Publish,
+    target: Endpoint,
+    planes: &Planes,
+) -> Result<Vec<PublishedListener>, PublishError> {
     let port = publish.machine_port.unwrap_or(0);
     let wildcards = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     let first = publish.machine_ip.unwrap_or(wildcards[0]);
@@ -30,7 +34,7 @@ pub(crate) fn bind(publish: &Publish, target: Endpoint, planes: &Planes) -> Resu
     match attempt {
         Ok(socket) => {
             let machine = local_address(&socket).map_err(|errno| failure(errno, first, publish, planes))?;
-            Ok(vec![Door {
+            Ok(vec![PublishedListener {
                 socket,
                 machine,
                 target,
@@ -47,19 +51,24 @@ pub(crate) fn bind(publish: &Publish, target: Endpoint, planes: &Planes) -> Resu
     }
 }
 
-fn each_address(publish: &Publish, target: Endpoint, port: u16, planes: &Planes) -> Result<Vec<Door>, PublishError> {
-    let mut doors = Vec::new();
+fn each_address(
+    publish: &Publish,
+    target: Endpoint,
+    port: u16,
+    planes: &Planes,
+) -> Result<Vec<PublishedListener>, PublishError> {
+    let mut listeners = Vec::new();
     for address in own_addresses() {
         let machine = SocketAddr::new(address, port);
         let socket =
             bind_one(machine, publish.transport, planes).map_err(|errno| failure(errno, address, publish, planes))?;
-        doors.push(Door {
+        listeners.push(PublishedListener {
             socket,
             machine,
             target,
         });
     }
-    Ok(doors)
+    Ok(listeners)
 }
 
 /// The machine's addresses; link-local ones need a scope, and are left out.
@@ -202,11 +211,11 @@ mod tests {
         let free = free_port();
         let _program = std::net::TcpListener::bind((Ipv4Addr::new(127, 97, 202, 3), free)).unwrap();
         let target = Endpoint::tcp(Ipv4Addr::new(127, 97, 202, 4), 80);
-        let doors = bind(&publish(free), target, &planes).unwrap();
+        let listeners = bind(&publish(free), target, &planes).unwrap();
         assert!(
-            doors
+            listeners
                 .iter()
-                .any(|door| door.machine.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST))
+                .any(|listener| listener.machine.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST))
         );
     }
 }

@@ -27,7 +27,7 @@ enum Flow {
 struct Direction {
     read: OwnedFd,
     write: OwnedFd,
-    held: usize,
+    buffered: usize,
     flow: Flow,
 }
 
@@ -126,7 +126,7 @@ impl Direction {
         Ok(Self {
             read,
             write,
-            held: 0,
+            buffered: 0,
             flow: Flow::Open,
         })
     }
@@ -135,11 +135,11 @@ impl Direction {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         loop {
             let mut moved = false;
-            if self.flow == Flow::Open && self.held < CHUNK {
-                match splice(from, None, &self.write, None, CHUNK - self.held, flags) {
+            if self.flow == Flow::Open && self.buffered < CHUNK {
+                match splice(from, None, &self.write, None, CHUNK - self.buffered, flags) {
                     Ok(0) => self.flow = Flow::Draining,
                     Ok(count) => {
-                        self.held += count;
+                        self.buffered += count;
                         moved = true;
                     }
                     // There are no new bytes, or the pipe has no free slot, however few bytes are
@@ -148,17 +148,17 @@ impl Direction {
                     Err(errno) => return Err(errno),
                 }
             }
-            if self.held > 0 {
-                match splice(&self.read, None, to, None, self.held, flags) {
+            if self.buffered > 0 {
+                match splice(&self.read, None, to, None, self.buffered, flags) {
                     Ok(count) => {
-                        self.held -= count;
+                        self.buffered -= count;
                         moved |= count > 0;
                     }
                     Err(Errno::AGAIN | Errno::INTR) => {}
                     Err(errno) => return Err(errno),
                 }
             }
-            if self.flow == Flow::Draining && self.held == 0 {
+            if self.flow == Flow::Draining && self.buffered == 0 {
                 self.flow = Flow::Ended;
                 match rustix::net::shutdown(to, Shutdown::Write) {
                     Ok(()) | Err(Errno::NOTCONN) => {}

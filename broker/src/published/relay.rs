@@ -14,7 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use super::Door;
+use super::PublishedListener;
 use super::pair::{Pair, Progress};
 use super::udp::Clients;
 use super::vet::Vet;
@@ -36,12 +36,13 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Serves these doors, at most so many connections at once, and as many clients of datagrams.
+    /// Serves these listeners, at most so many connections at once, and as many clients of
+    /// datagrams.
     ///
     /// # Errors
     /// epoll_create(2) and similar calls, or a thread that cannot be made.
     pub(crate) fn start(
-        doors: Vec<Door>,
+        listeners: Vec<PublishedListener>,
         most: usize,
         vet: Vet,
         on_arrival: OnArrival,
@@ -49,19 +50,19 @@ impl Relay {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let doors: Vec<Open> = doors.into_iter().map(Open::new).collect();
-        for (number, door) in doors.iter().enumerate() {
-            let descriptor = door.raw();
+        let listeners: Vec<Open> = listeners.into_iter().map(Open::new).collect();
+        for (number, listener) in listeners.iter().enumerate() {
+            let descriptor = listener.raw();
             poll.registry()
                 .register(&mut SourceFd(&descriptor), Token(number), Interest::READABLE)?;
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let first_client = doors.len();
+        let first_client = listeners.len();
         let mut worker = Worker {
             poll,
             clients: Clients::new(first_client, most),
             first_pair: first_client + most,
-            doors,
+            listeners,
             pairs: Vec::new(),
             live: 0,
             most,
@@ -107,8 +108,8 @@ enum Open {
 }
 
 impl Open {
-    fn new(door: Door) -> Self {
-        let (socket, target) = (door.socket, door.target);
+    fn new(listener: PublishedListener) -> Self {
+        let (socket, target) = (listener.socket, listener.target);
         match target.transport {
             Transport::Tcp => Self::Tcp { socket, target },
             Transport::Udp => Self::Udp {
@@ -128,7 +129,7 @@ impl Open {
 
 struct Worker {
     poll: Poll,
-    doors: Vec<Open>,
+    listeners: Vec<Open>,
     clients: Clients,
     first_pair: usize,
     /// Each pair has two tokens: for the client, and for the host.
@@ -164,14 +165,14 @@ impl Worker {
             for event in &events {
                 match event.token() {
                     WAKER => {}
-                    Token(number) if number < self.doors.len() => self.arrive(number),
+                    Token(number) if number < self.listeners.len() => self.arrive(number),
                     Token(number) if number >= self.first_pair => self.advance((number - self.first_pair) / 2),
                     token => self.pass_back(token),
                 }
             }
             if self.full && self.live < self.most {
                 self.full = false;
-                (0..self.doors.len()).for_each(|number| self.arrive(number));
+                (0..self.listeners.len()).for_each(|number| self.arrive(number));
             }
             self.clients.expire(self.poll.registry());
         }
@@ -179,14 +180,14 @@ impl Worker {
 
     fn arrive(&mut self, number: usize) {
         let Self {
-            doors,
+            listeners,
             clients,
             poll,
             on_arrival,
             vet,
             ..
         } = self;
-        match &doors[number] {
+        match &listeners[number] {
             Open::Udp { socket, target } => {
                 let came = |client| {
                     on_arrival(*target, crate::sockets::canonical(client));
@@ -204,7 +205,7 @@ impl Worker {
                 self.full = true;
                 return;
             }
-            let Open::Tcp { socket, target } = &self.doors[number] else {
+            let Open::Tcp { socket, target } = &self.listeners[number] else {
                 return;
             };
             let target = *target;
@@ -273,9 +274,9 @@ impl Worker {
     }
 
     fn pass_back(&mut self, token: Token) {
-        let doors = &self.doors;
+        let listeners = &self.listeners;
         self.clients.outwards(token, |number, client, datagram| {
-            if let Open::Udp { socket, .. } = &doors[number] {
+            if let Open::Udp { socket, .. } = &listeners[number] {
                 let _ = socket.send_to(datagram, client);
             }
         });
@@ -303,8 +304,8 @@ mod tests {
     }
 
     fn relay(target: Endpoint) -> (Relay, SocketAddr, crossbeam_channel::Receiver<SocketAddr>) {
-        let doors = super::super::open(&publish(target.transport), target, &Planes::default(), Vec::new()).unwrap();
-        let machine = doors[0].machine;
+        let listeners = super::super::open(&publish(target.transport), target, &Planes::default(), Vec::new()).unwrap();
+        let machine = listeners[0].machine;
         let (sender, arrivals) = crossbeam_channel::unbounded();
         let told = move |to: Endpoint, from: SocketAddr| {
             assert_eq!(to, target);
@@ -313,7 +314,14 @@ mod tests {
         let trust = SharedTrust::default();
         trust.write().add(rustix::process::geteuid().as_raw());
         (
-            Relay::start(doors, 16, Vet::new(trust, Box::new(|_, _| ())), Box::new(told), |_| ()).unwrap(),
+            Relay::start(
+                listeners,
+                16,
+                Vet::new(trust, Box::new(|_, _| ())),
+                Box::new(told),
+                |_| (),
+            )
+            .unwrap(),
             machine,
             arrivals,
         )

@@ -18,7 +18,7 @@ const MAX_DATAGRAM: usize = 65_535;
 
 #[derive(Debug)]
 struct Client {
-    door: usize,
+    listener: usize,
     address: SocketAddr,
     socket: UdpSocket,
     used: Instant,
@@ -50,7 +50,7 @@ impl Clients {
     pub(super) fn inwards(
         &mut self,
         registry: &Registry,
-        door: usize,
+        listener: usize,
         socket: &UdpSocket,
         target: SocketAddr,
         mut came: impl FnMut(SocketAddr) -> io::Result<()>,
@@ -66,8 +66,8 @@ impl Clients {
                     return;
                 }
             };
-            let known = self.places.get(&(door, client)).copied();
-            let place = known.map_or_else(|| self.add(registry, door, client, target, &mut came), Ok);
+            let known = self.places.get(&(listener, client)).copied();
+            let place = known.map_or_else(|| self.add(registry, listener, client, target, &mut came), Ok);
             match place {
                 // A host with a full buffer loses the datagram, as a network would.
                 Ok(place) => {
@@ -84,7 +84,7 @@ impl Clients {
     fn add(
         &mut self,
         registry: &Registry,
-        door: usize,
+        listener: usize,
         address: SocketAddr,
         target: SocketAddr,
         came: impl FnOnce(SocketAddr) -> io::Result<()>,
@@ -98,12 +98,12 @@ impl Clients {
         socket.connect(target)?;
         registry.register(&mut socket, Token(self.first_token + place), Interest::READABLE)?;
         let client = Client {
-            door,
+            listener,
             address,
             socket,
             used: Instant::now(),
         };
-        self.places.insert((door, address), place);
+        self.places.insert((listener, address), place);
         if place == self.table.len() {
             self.table.push(Some(client));
         } else {
@@ -124,7 +124,7 @@ impl Clients {
             match client.socket.recv(&mut buffer) {
                 Ok(count) => {
                     client.used = Instant::now();
-                    send(client.door, client.address, &buffer[..count]);
+                    send(client.listener, client.address, &buffer[..count]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_passing(&error) => {}
@@ -147,7 +147,7 @@ impl Clients {
         for slot in &mut self.table {
             if let Some(client) = slot.take_if(|client| client.used + IDLE <= now) {
                 let _ = registry.deregister(&mut SourceFd(&client.socket.as_raw_fd()));
-                self.places.remove(&(client.door, client.address));
+                self.places.remove(&(client.listener, client.address));
             }
         }
     }

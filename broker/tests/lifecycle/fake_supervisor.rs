@@ -235,9 +235,9 @@ impl Supervisor {
         if made.is_ok() {
             std::fs::write(path.join("cgroup.procs"), pid).expect("cgroup.procs");
             std::fs::write(path.join("cgroup.freeze"), "1").expect("cgroup.freeze");
-            let held = File::open(&path).expect("the cgroup");
-            rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).expect("flock(2)");
-            self.cgroup = Some(held);
+            let locked = File::open(&path).expect("the cgroup");
+            rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive).expect("flock(2)");
+            self.cgroup = Some(locked);
             cgroup = path.to_str().expect("UTF-8");
         }
         std::fs::write(file, format!("{pid}\n{cgroup}\n")).expect("the file");

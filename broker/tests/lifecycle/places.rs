@@ -29,7 +29,7 @@ fn transient(world: &World) -> (Peer, String, Index) {
 }
 
 /// The file that a supervisor locks while its host runs.
-fn hold(world: &World, host: &str, index: Index) -> File {
+fn lock(world: &World, host: &str, index: Index) -> File {
     let path = world.paths.running(host);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut file = File::create(&path).unwrap();
@@ -42,8 +42,8 @@ fn kept() {
     let mut world = World::up("web tcp=8080 -- serve");
     let (first, first_name, first_index) = transient(&world);
     let (second, second_name, second_index) = transient(&world);
-    let _first_holds = hold(&world, &first_name, first_index);
-    let second_holds = hold(&world, &second_name, second_index);
+    let _first_lock = lock(&world, &first_name, first_index);
+    let second_lock = lock(&world, &second_name, second_index);
     world.kill_broker();
     drop((first, second));
     world.start();
@@ -68,7 +68,7 @@ fn kept() {
     assert_eq!(first.welcome().0, first_index);
 
     // The other supervisor ends instead of coming back.
-    drop(second_holds);
+    drop(second_lock);
     let (_fourth, fourth_name, fourth_index) = transient(&world);
     assert_eq!((fourth_name, fourth_index), (second_name, second_index));
 }

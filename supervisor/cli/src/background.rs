@@ -37,7 +37,7 @@ const LOOK: Timespec = Timespec {
 struct AlreadyUp(String);
 
 /// A connection that keeps an ephemeral broker alive.
-pub struct Hold {
+pub struct KeepAlive {
     _connection: UnixStream,
 }
 
@@ -47,11 +47,11 @@ pub struct Hold {
 ///
 /// # Errors
 /// As [`start`].
-pub fn ensure(project: &Project, arguments: &[OsString]) -> Result<Hold> {
+pub fn ensure(project: &Project, arguments: &[OsString]) -> Result<KeepAlive> {
     let mut strange = 0;
     loop {
-        match hold(project) {
-            Ok(hold) => return Ok(hold),
+        match keep_alive(project) {
+            Ok(kept) => return Ok(kept),
             Err(ClientError::Busy { .. } | ClientError::Ended { .. }) => await_change(project)?,
             // One broker may have hung up, and the next be there already.
             Err(ClientError::Version { .. }) if strange < STRANGE => strange += 1,
@@ -68,7 +68,7 @@ pub fn ensure(project: &Project, arguments: &[OsString]) -> Result<Hold> {
 
 /// Connects, and makes sure that the broker has accepted: brokers accept in order, so a broker that
 /// answers a later connection does not end as unused any more.
-fn hold(project: &Project) -> Result<Hold, ClientError> {
+fn keep_alive(project: &Project) -> Result<KeepAlive, ClientError> {
     let mut others = 0;
     loop {
         let connection = UnixStream::connect(project.paths.socket());
@@ -77,11 +77,11 @@ fn hold(project: &Project) -> Result<Hold, ClientError> {
             // The socket was missing, but is there now.
             continue;
         };
-        let held = getsockopt(&connection, PeerCredentials).map(|peer| peer.pid());
+        let accepting = getsockopt(&connection, PeerCredentials).map(|peer| peer.pid());
         // The connection may be to a broker that was ending, and the answer from the next. If this
         // seems to repeat, the process numbers are of another namespace and mean nothing.
-        if held.is_ok_and(|pid| pid == answering) || others == STRANGE {
-            return Ok(Hold {
+        if accepting.is_ok_and(|pid| pid == answering) || others == STRANGE {
+            return Ok(KeepAlive {
                 _connection: connection,
             });
         }

@@ -9,7 +9,7 @@ pub fn confine(helper: Helper) {
     let kept = match helper {
         // Many pipes of their full size (pipe(7), pipe-user-pages-soft).
         Helper::Published => CapabilitySet::SYS_RESOURCE,
-        Helper::Names | Helper::Senders | Helper::Resolvers => CapabilitySet::empty(),
+        Helper::Names | Helper::PeerLookup | Helper::Resolvers => CapabilitySet::empty(),
     };
     confine_helper(&helper.to_string(), kept);
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use imsup_protocol::message::Role;
 use imsup_wire::{HostName, ProgramSpec};
 
-use super::background::{self, Hold};
+use super::background::{self, KeepAlive};
 use super::cluster::ClusterArgs;
 use super::compose;
 use super::connection;
@@ -53,7 +53,7 @@ impl Args {
 /// # Errors
 /// As [`supervise::run`], or no broker can be started.
 pub fn run(args: Args) -> Result<ExitCode> {
-    let (project, _hold) = with_broker(&args.project).status(OWN_FAILURE)?;
+    let (project, _keep_alive) = with_broker(&args.project).status(OWN_FAILURE)?;
     let role = match &args.host {
         Some(_) => role_as(&project).status(OWN_FAILURE)?,
         None => Role::Transient,
@@ -76,7 +76,7 @@ fn role_as(project: &Project) -> Result<Role> {
 }
 
 /// The requested project, with a running broker: an ephemeral broker if there was none.
-fn with_broker(args: &ProjectAndFileArgs) -> Result<(Project, Hold)> {
+fn with_broker(args: &ProjectAndFileArgs) -> Result<(Project, KeepAlive)> {
     let has_file = compose::is_here(&args.files)?;
     let project = match args.find() {
         Ok(project) => project,
@@ -99,8 +99,8 @@ fn with_broker(args: &ProjectAndFileArgs) -> Result<(Project, Hold)> {
     if !has_file {
         arguments.push("--empty".into());
     }
-    let hold = background::ensure(&project, &arguments)?;
-    Ok((project, hold))
+    let keep_alive = background::ensure(&project, &arguments)?;
+    Ok((project, keep_alive))
 }
 
 /// A project's name made from a directory's name, as in compose: characters other than letters,

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
                 since_us,
                 why,
             } => {
-                found = Some(Answer {
+                found = Some(WhyReply {
                     host: host.to_string(),
                     state,
                     since_us,
@@ -66,14 +66,14 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The broker's answer.
-struct Answer {
+struct WhyReply {
     host: String,
     state: HostState,
     since_us: u64,
     why: Why,
 }
 
-impl Answer {
+impl WhyReply {
     /// A few lines for people.
     fn text(&self, now: SystemTime) -> String {
         let (host, since) = (&self.host, human::span(human::since(self.since_us, now)));
@@ -267,8 +267,8 @@ mod tests {
         answer(state, why).text(SystemTime::UNIX_EPOCH + Duration::from_secs(NOW_S))
     }
 
-    fn answer(state: HostState, why: Why) -> Answer {
-        Answer {
+    fn answer(state: HostState, why: Why) -> WhyReply {
+        WhyReply {
             host: "web".to_owned(),
             state,
             since_us: NOW_S * 1_000_000 - 3_200_000,

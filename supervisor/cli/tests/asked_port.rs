@@ -15,15 +15,15 @@ use common::{Event, LIMIT, Project, need, network, wait_until};
 /// local:80@0 six:80@0 exit=3@9`; sends `PORT` to each client.
 const PROGRAM: &str = r"
 import os, socket, sys, threading, time
-def serve(door, port):
+def serve(server, port):
     while True:
-        client = door.accept()[0]
+        client = server.accept()[0]
         client.sendall(b'%d\n' % port)
         client.close()
-def echo(door, port):
+def echo(server, port):
     while True:
-        client = door.recvfrom(100)[1]
-        door.sendto(b'%d\n' % port, client)
+        client = server.recvfrom(100)[1]
+        server.sendto(b'%d\n' % port, client)
 began = time.monotonic()
 for what in sys.argv[1:]:
     what, at = what.split('@')
@@ -36,16 +36,16 @@ for what in sys.argv[1:]:
         os._exit(int(what[5:]))
     port = int(port)
     if kind == 'udp':
-        door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        door.bind(('', port))
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind(('', port))
         work = echo
     elif kind == 'six':
-        door = socket.create_server(('::1', port), family=socket.AF_INET6)
+        server = socket.create_server(('::1', port), family=socket.AF_INET6)
         work = serve
     else:
-        door = socket.create_server(('127.0.0.1' if kind == 'local' else '', port))
+        server = socket.create_server(('127.0.0.1' if kind == 'local' else '', port))
         work = serve
-    threading.Thread(target=work, args=(door, port)).start()
+    threading.Thread(target=work, args=(server, port)).start()
 threading.Event().wait()
 ";
 
@@ -197,9 +197,9 @@ services:
 public class Late {
     public static void main(String[] arguments) throws Exception {
         Thread.sleep(7000);
-        try (var door = new java.net.ServerSocket(8080)) {
+        try (var server = new java.net.ServerSocket(8080)) {
             while (true) {
-                try (var client = door.accept()) {
+                try (var client = server.accept()) {
                     client.getOutputStream().write("8080\n".getBytes());
                 }
             }
@@ -331,9 +331,9 @@ signal.signal(signal.SIGTERM, end)
 ports = [8000] if not os.path.exists('@dir@/booted') else [8000, 8001]
 open('@dir@/booted', 'w').close()
 def serve(port):
-    door = socket.create_server(('', port))
+    server = socket.create_server(('', port))
     while True:
-        client = door.accept()[0]
+        client = server.accept()[0]
         client.sendall(b'%d\n' % port)
         client.close()
 for port in ports:
@@ -659,7 +659,7 @@ fn neither_ready_nor_sleep_waits_for_a_port_that_nobody_asked_for() {
 fn a_crowd_waits_for_the_port_and_a_wrong_one_is_refused() {
     // Not the port of every other test: a connection of theirs that has just ended (TIME_WAIT) at
     // the same address would keep the broker from listening there for non-blocking clients, which
-    // would be held until the program listens.
+    // would be pending until the program listens.
     let project = up("crowd", r#"  web: { command: [@late@, "5005@0", "7083@go"] }"#);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..6)

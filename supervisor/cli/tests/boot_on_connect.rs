@@ -94,7 +94,7 @@ services:
 }
 
 #[test]
-fn a_crowd_at_the_door_of_a_program_with_a_short_backlog_is_all_served_by_one_boot() {
+fn a_crowd_of_clients_of_a_program_with_a_short_backlog_is_all_served_by_one_boot() {
     let project = Project::up(
         "crowd",
         r#"
@@ -286,7 +286,7 @@ services:
             .trim_end()
             .to_owned()
     };
-    // A host is ready with its first port; a connect to its own localhost is never held for the
+    // A host is ready with its first port; a connect to its own localhost never waits for the
     // others.
     for host in ["one", "two", "three"] {
         project.ok(&["wake", host]);
@@ -419,25 +419,25 @@ fn what_a_program_closes_refuses_until_its_next_boot() {
     );
     let program = r"
 import socket
-door, end = socket.create_server(('', 8080)), socket.create_server(('', 8081))
-client = door.accept()[0]
+listener, end = socket.create_server(('', 8080)), socket.create_server(('', 8081))
+client = listener.accept()[0]
 client.recv(1)
 client.sendall(b'served\n')
-door.close()
+listener.close()
 client.close()
 end.accept()
 ";
     std::fs::write(project.path("shop.py"), program).unwrap();
     project.ok(&["up", "-d"]);
     let address = project.host("shop").address;
-    let (door, end) = (SocketAddr::from((address, 8080)), SocketAddr::from((address, 8081)));
-    assert_eq!(client::ask_line(door, "x").unwrap(), "served");
+    let (listener, end) = (SocketAddr::from((address, 8080)), SocketAddr::from((address, 8081)));
+    assert_eq!(client::ask_line(listener, "x").unwrap(), "served");
     wait_until("the closed port to refuse", || {
-        TcpStream::connect(door).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        TcpStream::connect(listener).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
     TcpStream::connect(end).unwrap();
     project.wait_event("shop", "exit", 1);
-    assert_eq!(client::ask_line(door, "x").unwrap(), "served", "by the next boot");
+    assert_eq!(client::ask_line(listener, "x").unwrap(), "served", "by the next boot");
     assert_eq!(project.host("shop").boots, 2);
 }
 

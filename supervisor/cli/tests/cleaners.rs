@@ -123,7 +123,7 @@ fn the_next_broker_comes_and_is_waited_for_after_files_were_removed() {
         // The keeper starts the next broker once continued.
         common::stop(&project, keeper);
         project.kill(broker);
-        let mut waits = client::Held::connect(db);
+        let mut waits = client::PersistentConnection::connect(db);
         waits.say("hello").unwrap();
         let up = project.imsup(&["up", "-d"]);
         assert!(up.stderr.contains("is already up"), "{up}");

@@ -450,7 +450,7 @@ fn traced(pid: u32, options: &[&str], during: impl FnOnce()) -> String {
     std::fs::read_to_string(summary.path()).unwrap()
 }
 
-/// The count of each system call of a process during a closure. While a call is held, the
+/// The count of each system call of a process during a closure. While a call is pending, the
 /// supervisor looks after it every 10 ms, so a busy machine has twice as many: limits are far
 /// above, and a tenth of one call for each descriptor.
 fn system_calls(pid: u32, during: impl FnOnce()) -> Vec<(String, u64)> {

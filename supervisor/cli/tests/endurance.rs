@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::time::Instant;
 
-use common::client::{Held, ask};
+use common::client::{PersistentConnection, ask};
 use common::holdings::Observed;
 use common::{Background, Project, control, guest, parent};
 
@@ -130,7 +130,7 @@ services:
 "#,
     );
     let (sleeper, brief) = (project.at("sleeper", 8080), project.at("brief", 8080));
-    let mut held = Held::connect(sleeper);
+    let mut held = PersistentConnection::connect(sleeper);
     held.ask("before the first night");
     project.wait_state("sleeper", "running");
     let mut nights = |count: u64| {

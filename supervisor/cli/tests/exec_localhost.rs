@@ -12,10 +12,10 @@ use common::{Project, network};
 const SERVER: &str = r"
 import socket, sys
 address, port = sys.argv[1], int(sys.argv[2])
-door = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
-door.bind((address, port))
+server = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((address, port))
 while True:
-    door.sendto(b'%d' % port, door.recvfrom(100)[1])
+    server.sendto(b'%d' % port, server.recvfrom(100)[1])
 ";
 
 /// Asks at each address, by sendto(2) and by connect(2).
@@ -101,7 +101,7 @@ fn a_command_reaches_the_hosts_name_server_at_localhost() {
 /// A name server of the machine's, at its wildcard, is not the host's, although it conflicts with
 /// binds at the host's addresses.
 #[test]
-fn a_command_is_not_led_to_the_machines_name_server() {
+fn a_command_is_not_redirected_to_the_machines_name_server() {
     if !network::is_own() {
         return;
     }

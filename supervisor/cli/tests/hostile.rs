@@ -11,7 +11,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::client::Held;
+use common::client::PersistentConnection;
 use common::random::Random;
 use common::watch::Watch;
 use common::{AS_IN_A_CONTAINER, LIMIT, Project, control, parent, wait_until};
@@ -29,7 +29,7 @@ fn seconds() -> Duration {
 }
 
 /// `target` is attacked from within, `other` is another host that must notice nothing. A call that
-/// is held for ever is so for longer than the test waits.
+/// is pending for ever is pending for longer than the test waits.
 const COMPOSE: &str = r#"
 x-imsup: { idle_after: never, hold_timeout: 10m }
 services:
@@ -45,7 +45,7 @@ services:
 struct Host<'a> {
     project: &'a Project,
     name: &'static str,
-    held: Held,
+    held: PersistentConnection,
     supervisor: u32,
 }
 
@@ -53,7 +53,7 @@ impl<'a> Host<'a> {
     #[track_caller]
     fn boot(project: &'a Project, name: &'static str) -> Self {
         let address: SocketAddr = project.at(name, 8080);
-        let mut held = Held::connect(address);
+        let mut held = PersistentConnection::connect(address);
         // The first answer shows that it runs.
         held.say("behave 0").unwrap();
         let answer = held.hear().unwrap();

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::client::{Answer, Held, ask, talk};
+use common::client::{Answer, PersistentConnection, ask, talk};
 use common::{LIMIT, Project, client, stop, wait_until};
 use rustix::process::Signal;
 
@@ -23,8 +23,8 @@ services:
 
 /// The bytes that wait unread: a connection that the kernel has made, and a line that was sent on
 /// it.
-fn queue(address: SocketAddr, line: &str) -> Held {
-    let mut held = Held::connect(address);
+fn queue(address: SocketAddr, line: &str) -> PersistentConnection {
+    let mut held = PersistentConnection::connect(address);
     held.say(line).unwrap();
     held
 }
@@ -46,7 +46,7 @@ fn what_waits_at_absent_hosts_when_the_broker_is_killed_is_answered() {
     let broker = project.broker();
     // The broker notices no arrivals.
     stop(&project, broker);
-    let mut waiting: Vec<Held> = (0..50)
+    let mut waiting: Vec<PersistentConnection> = (0..50)
         .map(|number| queue(if number % 2 == 0 { web } else { db }, &format!("waits {number}")))
         .collect();
     let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -168,7 +168,7 @@ fn a_program_that_ends_while_there_is_no_broker_leaves_its_queue_to_the_next_boo
     let broker = project.broker();
     stop(&project, broker);
     stop(&project, pid);
-    let mut waiting: Vec<Held> = (0..5).map(|number| queue(web, &format!("waits {number}"))).collect();
+    let mut waiting: Vec<PersistentConnection> = (0..5).map(|number| queue(web, &format!("waits {number}"))).collect();
     // The keeper starts the next broker once continued.
     let keeper = project.keeper();
     stop(&project, keeper);
@@ -403,7 +403,7 @@ time.sleep(1000)
     stop(&project, keeper);
     project.kill(broker);
     std::fs::write(project.path("go"), "").unwrap();
-    // The bind is held until the next broker has closed the first one's duplicate.
+    // The bind is pending until the next broker has closed the first one's duplicate.
     project.signal(keeper, Signal::CONT);
     wait_until("the port to be bound again", || {
         let said = project.ok(&["logs", "web"]);

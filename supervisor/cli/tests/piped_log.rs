@@ -1,4 +1,4 @@
-//! A file that somebody has replaced by a pipe holds up nobody: the broker's loop opens the file
+//! A file that somebody has replaced by a pipe stalls no process: the broker's loop opens the file
 //! without waiting for a reader.
 
 mod common;

@@ -86,7 +86,7 @@ services:
   other: { command: ["@guest@", --tcp, "8080"] }
 "#,
     );
-    // The host is ready with its first port; a connect to its own localhost is never held for the
+    // The host is ready with its first port; a connect to its own localhost never waits for the
     // others.
     project.ok(&["wake", "any"]);
     wait_until("all ports", || project.ok(&["logs", "any"]).contains("listening"));
@@ -211,9 +211,9 @@ fn a_published_port_may_have_the_number_of_a_host_of_another_prefix() {
     );
     let _two = Project::up(
         "two",
-        "services:\n  door: { command: [\"@guest@\", --tcp, \"9000\"], ports: [\"8080:9000\"] }\n",
+        "services:\n  published: { command: [\"@guest@\", --tcp, \"9000\"], ports: [\"8080:9000\"] }\n",
     );
-    assert_eq!(ask(SocketAddr::from(([127, 0, 0, 1], 8080))).value("host"), "door");
+    assert_eq!(ask(SocketAddr::from(([127, 0, 0, 1], 8080))).value("host"), "published");
 }
 
 #[test]

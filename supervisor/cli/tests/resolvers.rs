@@ -479,7 +479,7 @@ fn a_socket_that_has_asked_a_name_server_reaches_hosts_and_the_outside() {
     }
 }
 
-/// As in Docker's default profile ([`imsup`'s copies of sockets](../src/copies.rs)); epoll
+/// As in Docker's default profile ([`imsup_supervisor::mirror`]); epoll
 /// instances cannot be duplicated there.
 #[test]
 fn without_duplicates_of_descriptors_they_do_too() {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use common::client::{Held, ask};
+use common::client::{PersistentConnection, ask};
 use common::command::run;
 use common::{Background, Project, need, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -90,7 +90,7 @@ services:
     watch.wait("web", "suspend", 1);
     let why = project.why("web");
     assert!(why["method"].as_str().unwrap().contains("freezer"), "{why}");
-    // The tree that was born in the cgroup is the held tree.
+    // The process tree that was started in the cgroup is the held tree.
     let pid = project.host("web").pid.unwrap();
     let group = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert!(group.contains(&format!("imsup.{}.web", project.name)), "{group}");
@@ -113,7 +113,7 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     held.ask("fill 16");
     for round in 1..=2 {
         // Awake, so that it frees no memory before the look.
@@ -162,7 +162,7 @@ services:
     );
     let watch = project.watch();
     let mut held: Vec<_> = ["later", "boottime"]
-        .map(|host| (host, Held::connect(project.at(host, 8080))))
+        .map(|host| (host, PersistentConnection::connect(project.at(host, 8080))))
         .into();
     for (_, held) in &mut held {
         held.say("hello").unwrap();

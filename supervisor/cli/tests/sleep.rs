@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::client::{self, Held, ask};
+use common::client::{self, PersistentConnection, ask};
 use common::{Project, wait_until};
 
 const PAIR: &str = r#"
@@ -16,7 +16,7 @@ services:
 fn an_idle_host_sleeps_and_ps_events_why_and_usage_say_so() {
     let project = Project::up("idle", PAIR);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     let wakes = watch.asleep(&project, "web");
     let suspend = watch.wait("web", "suspend", 1);
@@ -59,7 +59,7 @@ fn an_idle_host_sleeps_and_ps_events_why_and_usage_say_so() {
 fn nothing_moves_in_a_sleeper() {
     let project = Project::up("still", PAIR);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     let wakes = watch.asleep(&project, "web");
     let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap();
@@ -77,7 +77,7 @@ fn nothing_moves_in_a_sleeper() {
     assert!(!usage.is_empty());
     project.why("web");
     project.host("web");
-    Held::connect(project.at("other", 8080)).ask("somebody else");
+    PersistentConnection::connect(project.at("other", 8080)).ask("somebody else");
     assert_eq!(cpu(), before, "being looked at does not wake it");
     assert_eq!(watch.asleep(&project, "web"), wakes);
 }
@@ -86,7 +86,7 @@ fn nothing_moves_in_a_sleeper() {
 fn suspend_resume_and_keep_awake_are_obeyed() {
     let project = Project::up("verbs", &PAIR.replace("100ms", "1h"));
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     held.ask("first");
     watch.wait("web", "ready", 1);
     let why = project.why("web");
@@ -188,7 +188,7 @@ services:
 fn exec_and_stop_work_on_sleepers() {
     let project = Project::up("exec", PAIR);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     held.ask("first");
     let wakes = watch.asleep(&project, "web");
     // The command asks its own host: both must be awake.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use common::client::Held;
+use common::client::PersistentConnection;
 use common::{AS_IN_A_CONTAINER, Background, LIMIT, Project, control, guest};
 use crossbeam_channel::{RecvTimeoutError, unbounded};
 
@@ -84,7 +84,7 @@ fn native_program(project: &Project, name: &str, arguments: &[&str]) -> (SocketA
 /// The call's native result.
 fn native(project: &Project, call: &str) -> String {
     let (address, _program) = native_program(project, "blocking", &[call, "0"]);
-    let mut held = Held::connect(address);
+    let mut held = PersistentConnection::connect(address);
     held.say("begin").unwrap();
     assert_eq!(held.hear().unwrap(), "begun");
     held.say("end").unwrap();
@@ -143,7 +143,7 @@ fn says_through_sleeps(label: &str, sleeps: usize, variables: &[(&str, &str)]) {
     let hosts = project.ps();
     each(&calls, 8, |call| {
         let expected = native(&project, call);
-        let mut held = Held::connect((hosts[call].address, 8080).into());
+        let mut held = PersistentConnection::connect((hosts[call].address, 8080).into());
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         for round in 1..=sleeps {
@@ -186,7 +186,7 @@ fn limits_end(label: &str, variables: &[(&str, &str)]) {
     let hosts = project.ps();
     each(&calls, calls.len(), |call| {
         let expected = native(&project, call);
-        let mut held = Held::connect((hosts[call].address, 8080).into());
+        let mut held = PersistentConnection::connect((hosts[call].address, 8080).into());
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         let began = Instant::now();
@@ -243,8 +243,8 @@ fn each_limit_counts_from_when_its_call_began() {
     let once = |call: &str| {
         let (address, _program) = native_program(&project, "blocking", &["nanosleep-limit", "0"]);
         let (mut later, mut held) = (
-            Held::connect(address),
-            Held::connect((hosts[call].address, 8080).into()),
+            PersistentConnection::connect(address),
+            PersistentConnection::connect((hosts[call].address, 8080).into()),
         );
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
@@ -291,7 +291,7 @@ fn no_transfer_is_cut_short_by_orders_to_suspend() {
     let project = Project::up("races", &compose(&calls, "200ms"));
     let hosts = project.ps();
     each(&calls, 3, |call| {
-        let mut held = Held::connect((hosts[call].address, 8080).into());
+        let mut held = PersistentConnection::connect((hosts[call].address, 8080).into());
         held.say("begin").unwrap();
         assert_eq!(held.hear().unwrap(), "begun", "{call}");
         held.say("end").unwrap();
@@ -329,7 +329,7 @@ fn shared_kinds() -> Vec<String> {
 }
 
 /// Says a line, and hears this.
-fn tell(held: &mut Held, line: &str, expected: &str) -> Result<(), String> {
+fn tell(held: &mut PersistentConnection, line: &str, expected: &str) -> Result<(), String> {
     held.say(line).map_err(|error| format!("{line}: {error}"))?;
     match held.hear() {
         Ok(answer) if answer == expected => Ok(()),
@@ -368,15 +368,15 @@ fn another_hosts_and_the_machines_doing_wakes_whoever_waits_for_it() {
         let waits = format!("{case}-waits");
         let (mut acting, _program) = if by == "machine" {
             let (port, program) = native_program(&project, "sharing", &[kind, &name(kind, by), "0"]);
-            (Held::connect(port), Some(program))
+            (PersistentConnection::connect(port), Some(program))
         } else {
             (
-                Held::connect((hosts[&format!("{case}-acts")].address, 8080).into()),
+                PersistentConnection::connect((hosts[&format!("{case}-acts")].address, 8080).into()),
                 None,
             )
         };
         tell(&mut acting, "take", "taken")?;
-        let mut waiting = Held::connect((hosts[&waits].address, 8080).into());
+        let mut waiting = PersistentConnection::connect((hosts[&waits].address, 8080).into());
         tell(&mut waiting, "begin", "begun")?;
         watch.wait(&waits, "suspend", 1);
         tell(&mut acting, "act", "acted").map_err(|error| format!("{case}: {error}"))?;

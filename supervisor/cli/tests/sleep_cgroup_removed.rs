@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::client::Held;
+use common::client::PersistentConnection;
 use common::{Project, wait_until};
 
 const COMPOSE: &str = r#"
@@ -57,7 +57,7 @@ fn remove_group(pid: u32) {
 }
 
 /// Has a host sleep and be woken again and again.
-fn expect_sleep(project: &Project, held: &mut Held, pid: u32) {
+fn expect_sleep(project: &Project, held: &mut PersistentConnection, pid: u32) {
     let watch = project.watch();
     for round in 1..=3 {
         let wakes = watch.count("web", "wake");
@@ -77,7 +77,7 @@ fn expect_sleep(project: &Project, held: &mut Held, pid: u32) {
 fn a_host_whose_cgroup_is_removed_while_it_runs_goes_on_to_sleep() {
     let project = Project::new("unfrozen", &COMPOSE.replace("200ms", "3s"));
     project.ok(&["up", "-d"]);
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     remove_group(pid);
     expect_sleep(&project, &mut held, pid);
@@ -86,7 +86,7 @@ fn a_host_whose_cgroup_is_removed_while_it_runs_goes_on_to_sleep() {
 #[test]
 fn a_host_whose_cgroup_is_removed_while_it_sleeps_goes_on_to_sleep() {
     let project = Project::up("thawed", COMPOSE);
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     project.wait_state("web", "suspended");
     remove_group(pid);

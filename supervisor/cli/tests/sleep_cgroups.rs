@@ -9,7 +9,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::client::{Held, ask};
+use common::client::{PersistentConnection, ask};
 use common::{LIMIT, Project, need, wait_until};
 
 /// A cgroup of this test, if one can be made.
@@ -117,7 +117,7 @@ fn a_program_in_another_cgroup_is_held_and_seen() {
     project.ok(&["wake", "busy"]);
     let hosts = [("whole", 8080), ("partial", 8081), ("below", 8081), ("late", 8081)];
     // The moved process has a connection all the time.
-    let mut held = hosts.map(|(host, port)| Held::connect(project.at(host, port)));
+    let mut held = hosts.map(|(host, port)| PersistentConnection::connect(project.at(host, port)));
     let pids = [0, 1, 2, 3].map(|number| held[number].ask("first").pid());
     let root = rustix::process::geteuid().is_root();
     for (number, (host, _)) in hosts.into_iter().enumerate() {
@@ -158,7 +158,7 @@ fn traffic_keeps_a_program_in_another_cgroup_awake() {
     const LATE: Duration = Duration::from_millis(180);
     let (_elsewhere, project) = project("traffic");
     let watch = project.watch();
-    let mut held = Held::connect(project.at("whole", 8080));
+    let mut held = PersistentConnection::connect(project.at("whole", 8080));
     let mut before = Instant::now();
     let pid = held.ask("first").pid();
     let suspends = || {
@@ -201,7 +201,7 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     let wakes = watch.asleep(&project, "web");
     let moved = std::fs::write(elsewhere.0.join("cgroup.procs"), pid.to_string()).is_ok();

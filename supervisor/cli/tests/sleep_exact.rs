@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::client::{self, Held, ask_datagram};
+use common::client::{self, PersistentConnection, ask_datagram};
 use common::random::Random;
 use common::watch::Watch;
 use common::{AS_IN_A_CONTAINER, Event, LIMIT, Project, control, wait_until};
@@ -63,10 +63,10 @@ fn wake_on_their_own_signals(label: &str, variables: &[(&str, &str)]) {
     let hosts = project.ps();
     let address = |kind: &str| SocketAddr::from((hosts[kind].address, 8080));
     let suspend = |kind: &str| control::suspend(&project, kind).unwrap_or_else(|why| panic!("{kind}: {why}"));
-    let mut held: BTreeMap<&str, Held> = KINDS
+    let mut held: BTreeMap<&str, PersistentConnection> = KINDS
         .into_iter()
         .map(|kind| {
-            let mut held = Held::connect(address(kind));
+            let mut held = PersistentConnection::connect(address(kind));
             held.ask("first");
             (kind, held)
         })
@@ -81,7 +81,7 @@ fn wake_on_their_own_signals(label: &str, variables: &[(&str, &str)]) {
     let mut later = Vec::new();
     for kind in KINDS {
         suspend(kind);
-        let mut new = Held::connect(address(kind));
+        let mut new = PersistentConnection::connect(address(kind));
         new.ask("new");
         later.push(new);
         watch.wait(kind, "wake", 2);
@@ -115,9 +115,9 @@ fn an_end_of_file_and_a_reset_wake() {
     // its own: all must see it.
     let mut closing = Vec::new();
     for kind in KINDS {
-        let mut held = Held::connect((hosts[kind].address, 8080).into());
+        let mut held = PersistentConnection::connect((hosts[kind].address, 8080).into());
         held.ask("first");
-        let mut reset = Held::connect((hosts[kind].address, 8080).into());
+        let mut reset = PersistentConnection::connect((hosts[kind].address, 8080).into());
         reset.ask("first");
         closing.push((kind, held, reset));
     }
@@ -244,7 +244,8 @@ fn a_byte_at_any_instant_of_a_suspend_is_answered() {
     let mut random = Random::new(Random::seed());
     for kind in RACERS {
         let address: SocketAddr = (hosts[kind].address, 8080).into();
-        let mut held: Vec<Held> = (0..CLIENTS).map(|_| Held::connect(address)).collect();
+        let mut held: Vec<PersistentConnection> =
+            (0..CLIENTS).map(|_| PersistentConnection::connect(address)).collect();
         held[0].ask("boot");
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -277,14 +278,14 @@ fn a_connection_at_any_instant_of_a_suspend_is_answered() {
     let mut random = Random::new(Random::seed());
     for kind in ["prefork", "accept", "fork", "threads", "edge"] {
         let address: SocketAddr = (hosts[kind].address, 8080).into();
-        Held::connect(address).ask("boot");
+        PersistentConnection::connect(address).ask("boot");
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let orders = Random::new(random.below(u64::MAX));
             scope.spawn(|| order_at_random(&project, kind, orders, &done));
             let ordering = Orders { done: &done };
             for round in (0..).take_while(|round| goes_on(*round, &watch, kind, "connection")) {
-                Held::connect(address).ask(&format!("round {round}"));
+                PersistentConnection::connect(address).ask(&format!("round {round}"));
                 std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(20)));
             }
             drop(ordering);
@@ -323,7 +324,7 @@ fn who_boots_a_host_that_is_to_sleep_is_answered() {
                             }
                         });
                         let orders = Orders { done: &done };
-                        assert_eq!(Held::connect(address).ask("boot").value("host"), *host);
+                        assert_eq!(PersistentConnection::connect(address).ask("boot").value("host"), *host);
                         drop(orders);
                     });
                 });
@@ -346,7 +347,7 @@ fn a_byte_at_any_instant_of_falling_asleep_is_answered() {
             let (mut random, watch) = (Random::new(random.below(u64::MAX)), &watch);
             let address = (hosts[kind].address, 8080).into();
             scope.spawn(move || {
-                let mut held = Held::connect(address);
+                let mut held = PersistentConnection::connect(address);
                 held.ask("boot");
                 for round in 0..ROUNDS {
                     let wakes = watch.slept_again(kind, 0);
@@ -420,7 +421,7 @@ services:
         ),
     );
     let watch = project.watch();
-    let mut held = Held::connect(free);
+    let mut held = PersistentConnection::connect(free);
     let pid = held.ask("first").pid();
     let wakes = watch.asleep(&project, "web");
     assert_eq!(
@@ -431,7 +432,7 @@ services:
     let wake = watch.wait("web", "wake", wakes + 1);
     assert_eq!(wake.cause.as_deref(), Some("data"));
     let wakes = watch.asleep(&project, "web");
-    assert_eq!(Held::connect(free).ask("new").pid(), pid);
+    assert_eq!(PersistentConnection::connect(free).ask("new").pid(), pid);
     let wake = watch.wait("web", "wake", wakes + 1);
     assert_eq!(wake.cause.as_deref(), Some("connection"));
 }

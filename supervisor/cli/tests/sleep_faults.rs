@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
-use common::client::{self, Answer, Held};
+use common::client::{self, Answer, PersistentConnection};
 use common::command::wait_exit;
 use common::random::Random;
 use common::{LIMIT, Project, leaks, parent, wait_until};
@@ -28,7 +28,7 @@ services:
   odd: { command: ["@guests@/oddities", "8080"], expose: ["8080"] }
 "#;
 
-/// The processes that run the guest of one kind.
+/// The processes that run the guest of a kind.
 fn guests(project: &Project, mark: &str) -> Vec<u32> {
     let processes = project.processes().into_iter();
     processes
@@ -60,7 +60,7 @@ fn a_supervisor_killed_while_its_host_is_frozen_leaves_nothing_frozen() {
     let watch = project.watch();
     for round in 1..=3 {
         for host in ["prefork", "threads"] {
-            let mut held = Held::connect(project.at(host, 8080));
+            let mut held = PersistentConnection::connect(project.at(host, 8080));
             let answered = held.ask("first").pid();
             let suspends = watch.count(host, "suspend");
             watch.wait(host, "suspend", suspends.max(round));
@@ -76,7 +76,10 @@ fn a_supervisor_killed_while_its_host_is_frozen_leaves_nothing_frozen() {
                 left.is_empty()
             });
             assert!(held.hear().is_err(), "its connections have ended");
-            assert_ne!(Held::connect(project.at(host, 8080)).ask("next").pid(), answered);
+            assert_ne!(
+                PersistentConnection::connect(project.at(host, 8080)).ask("next").pid(),
+                answered
+            );
             assert_eq!(project.host(host).boots, round as u64 + 1);
             watch.wait(host, "suspend", round + 1);
         }
@@ -88,10 +91,10 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
     let project = Project::up("broker", SERVERS);
     let watch = project.watch();
     let hosts = project.ps();
-    let mut held: Vec<(&str, Held, u32)> = ["prefork", "threads"]
+    let mut held: Vec<(&str, PersistentConnection, u32)> = ["prefork", "threads"]
         .into_iter()
         .map(|host| {
-            let mut held = Held::connect((hosts[host].address, 8080).into());
+            let mut held = PersistentConnection::connect((hosts[host].address, 8080).into());
             let pid = held.ask("first").pid();
             (host, held, pid)
         })
@@ -127,7 +130,7 @@ fn sleepers_wake_without_a_broker_and_the_next_one_shows_them_asleep() {
         let address = (hosts[*host].address, 8080).into();
         for round in 0..5 {
             held.ask(&format!("held {round}"));
-            let mut one = Held::connect(address);
+            let mut one = PersistentConnection::connect(address);
             let answer = one.ask(&format!("new {round}"));
             assert_eq!(answer.value("host"), *host);
             assert!(*host == "prefork" || answer.pid() == *pid, "no boot");
@@ -191,7 +194,9 @@ fn a_broker_and_a_supervisor_killed_together_leave_nothing_frozen() {
     project.kill_broker();
     project.ok(&["up", "-d"]);
     assert_eq!(
-        Held::connect(project.at("prefork", 8080)).ask("next").value("host"),
+        PersistentConnection::connect(project.at("prefork", 8080))
+            .ask("next")
+            .value("host"),
         "prefork"
     );
     for pid in before {
@@ -204,7 +209,7 @@ fn a_broker_and_a_supervisor_killed_together_leave_nothing_frozen() {
 fn a_program_that_stops_itself_stays_stopped_and_goes_on_when_it_is_told_to() {
     let project = Project::up("stopped", ODD);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("odd", 8080));
+    let mut held = PersistentConnection::connect(project.at("odd", 8080));
     let pid = held.ask("first").pid();
     watch.wait("odd", "suspend", 1);
     held.say("stop").unwrap();
@@ -220,7 +225,7 @@ fn a_program_that_stops_itself_stays_stopped_and_goes_on_when_it_is_told_to() {
     assert!(held.hear().unwrap().starts_with("stop host=odd"));
     watch.wait("odd", "suspend", 2);
 
-    // Stopped by another process in its sleep: it is still stopped when its next signal comes.
+    // Stopped by another process during the sleep: the host is still stopped at the next signal.
     project.signal(pid, Signal::STOP);
     held.say("second").unwrap();
     watch.wait("odd", "wake", 2);
@@ -249,10 +254,10 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut delayed = Held::connect(project.at("delay", 8080));
+    let mut delayed = PersistentConnection::connect(project.at("delay", 8080));
     delayed.say("later").unwrap();
     for host in ["poll", "pool", "delay"] {
-        // Otherwise it might be terminated before it is stopped.
+        // Otherwise the host might be terminated before the stop.
         project.ok(&["keep-awake", host, "--for", "1h"]);
         let pid = project.host(host).pid.unwrap();
         project.signal(pid, Signal::STOP);
@@ -260,7 +265,7 @@ services:
         project.signal(pid, Signal::CONT);
         project.ok(&["keep-awake", host, "--for", "0s"]);
     }
-    // The host does not tick, and is terminated when its time comes.
+    // The host does not tick, and is terminated in time.
     for host in ["poll", "pool"] {
         watch.wait(host, "terminate", 1);
         assert_eq!(watch.count(host, "tick"), 0, "{host}");
@@ -321,7 +326,7 @@ services:
     );
     let watch = project.watch();
     project.ok(&["keep-awake", "web", "--for", "1h"]);
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let pid = held.ask("first").pid();
     let tracer = Tracer::attach(&project, pid).expect("a debugger can attach to a host that is awake");
     project.ok(&["keep-awake", "web", "--for", "0s"]);
@@ -351,7 +356,7 @@ services:
 fn zombies_keep_nobody_awake() {
     let project = Project::up("zombies", ODD);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("odd", 8080));
+    let mut held = PersistentConnection::connect(project.at("odd", 8080));
     held.ask("zombies 20");
     watch.wait("odd", "suspend", 1);
     held.ask("first");
@@ -363,7 +368,7 @@ fn zombies_keep_nobody_awake() {
 }
 
 /// Whether an answer is there to be read.
-fn has_answered(held: &Held) -> bool {
+fn has_answered(held: &PersistentConnection) -> bool {
     let mut polled = [PollFd::new(held.stream(), PollFlags::IN)];
     poll(&mut polled, Some(&Timespec::default())).unwrap() == 1
 }
@@ -374,20 +379,20 @@ fn has_answered(held: &Held) -> bool {
 fn a_vfork_that_lasts_does_no_harm() {
     let project = Project::up("vfork", ODD);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("odd", 8080));
+    let mut held = PersistentConnection::connect(project.at("odd", 8080));
     held.ask("first");
     for round in 0..2 {
         watch.wait("odd", "suspend", round + 1);
         held.say("vfork 1500").unwrap();
         watch.wait("odd", "wake", round + 1);
-        // Once the child exists: with a cgroup the suspend succeeds, without one its refusal is
-        // explained. On a busy machine the child may have gone before it was seen.
+        // Once the child exists: with a cgroup the suspend succeeds, without a cgroup the refusal
+        // is explained. On a busy machine the child may have gone unseen.
         wait_until("the child", || {
             guests(&project, "oddities").len() == 2 || has_answered(&held)
         });
         let finished = project.imsup(&["suspend", "odd"]);
         assert!(finished.success() || finished.stderr.contains("odd"), "{finished}");
-        let mut beside = Held::connect(project.at("odd", 8080));
+        let mut beside = PersistentConnection::connect(project.at("odd", 8080));
         beside.ask("another thread");
         assert!(held.hear().unwrap().starts_with("vfork 1500 host=odd"));
         drop(beside);
@@ -396,7 +401,7 @@ fn a_vfork_that_lasts_does_no_harm() {
     }
 }
 
-/// A process may be born at any instant of a suspend: it is held with the others, or none is.
+/// A process may be forked at any instant of a suspend: all are held together, or none is.
 #[test]
 fn a_fork_at_any_instant_of_a_suspend_is_held_with_the_others() {
     let project = Project::up(
@@ -417,7 +422,7 @@ services:
             // Succeeds or fails, depending on the forks.
             let finished = project.imsup(&["suspend", host]);
             assert!(finished.success() || finished.stderr.contains(host), "{finished}");
-            let mut held = Held::connect(address);
+            let mut held = PersistentConnection::connect(address);
             held.ask(&format!("round {round}"));
             std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(20)));
             held.ask(&format!("again {round}"));
@@ -443,14 +448,14 @@ fn a_sleeper_that_is_killed_from_outside_ends_and_boots_again() {
         assert!(exit.json["detail"].as_str().unwrap().contains(&how), "{:?}", exit.json);
         project.wait_state("threads", "imaginary");
     }
-    // One worker of several: the others sleep on, or are woken by its parent, and answer.
-    let mut held = Held::connect(project.at("prefork", 8080));
+    // One worker of several: the others sleep on, or are woken by the parent, and answer.
+    let mut held = PersistentConnection::connect(project.at("prefork", 8080));
     let worker = held.ask("first").pid();
     watch.wait("prefork", "suspend", 1);
     project.kill(worker);
     assert!(held.hear().is_err(), "its own connection ends with it");
     for _ in 0..20 {
-        let mut other = Held::connect(project.at("prefork", 8080));
+        let mut other = PersistentConnection::connect(project.at("prefork", 8080));
         assert_ne!(other.ask("hello").pid(), worker);
     }
     assert_eq!(project.host("prefork").boots, 1);
@@ -461,11 +466,11 @@ fn a_full_line_of_requests_is_waiting_when_a_sleeper_is_killed_and_is_answered_b
     let project = Project::up("waiting", ODD);
     let watch = project.watch();
     let address = project.at("odd", 8080);
-    let mut held = Held::connect(address);
+    let mut held = PersistentConnection::connect(address);
     let pid = held.ask("first").pid();
     watch.asleep(&project, "odd");
-    // Stopped in its sleep, it cannot accept when woken: new connections wait in the queue, and
-    // outlive it.
+    // Stopped during the sleep, the program cannot accept when woken: new connections wait in the
+    // queue, and outlive the program.
     project.signal(pid, Signal::STOP);
     let mut crowd: Vec<_> = (0..20)
         .map(|_| {

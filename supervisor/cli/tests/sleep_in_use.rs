@@ -20,8 +20,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(2);
 const APART: Duration = Duration::from_millis(700);
 const REQUESTS: u32 = 15;
 
-/// A TCP server that counts, in one thread without time limits, and closes each connection after
-/// its answer.
+/// A TCP server that counts, in a single thread without time limits, and closes each connection
+/// after the answer.
 const COUNTER: &str = "
 import socket
 s = socket.create_server(('', 7000), backlog=100)
@@ -90,7 +90,7 @@ fn listen_to(address: SocketAddr) -> String {
     answer.trim().to_owned()
 }
 
-/// The client ends its connection by a reset, which leaves no trace in the kernel.
+/// The client ends the connection by a reset, which leaves no trace in the kernel.
 fn request_and_reset(address: SocketAddr) -> String {
     let mut stream = client::connect(address).unwrap();
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
@@ -122,8 +122,8 @@ struct Asked {
     in_time: bool,
 }
 
-/// Whether a host was in use all the time, by the times of its questions. It may have handled a
-/// question at any time between the question and its answer.
+/// Whether a host was in use all the time, by the times of the questions. The host may have handled
+/// a question at any time between question and answer.
 struct Use {
     idle_after: Duration,
     before: Instant,
@@ -274,7 +274,7 @@ services:
             _ => assert_eq!(answers, expected, "{host} has lost its state"),
         }
         expect_sleep_after(&watch, host, asked.first, asked.last, IDLE_AFTER);
-        // node has a period of its own.
+        // node has a separate period.
         if host != "node" {
             watch.wait(host, "terminate", 1);
         }
@@ -283,7 +283,7 @@ services:
     true
 }
 
-/// Asked again and again over one connection, in a process with many descriptors.
+/// Asked again and again over the same connection, in a process with many descriptors.
 const MANY: &str = "
 import os, socket, sys
 spare = [os.open('/dev/null', os.O_RDONLY) for _ in range(150)]
@@ -343,7 +343,7 @@ services:
     ask(&mut server);
     let first = SystemTime::now();
     let mut last = first;
-    // Its bytes are use.
+    // The bytes count as use.
     for _ in 0..10 {
         thread::sleep(Duration::from_millis(300));
         last = SystemTime::now();
@@ -360,7 +360,7 @@ services:
     }
     assert_eq!(watch.count("many", "terminate"), 0);
     project.wait_kept("many", "127.0.0.2");
-    // And its bytes wake the host, and its end permits the termination.
+    // The bytes wake the host, and the end of the connection permits the termination.
     let wakes = watch.asleep(&project, "many");
     ask(&mut server);
     let wake = watch.wait("many", "wake", wakes + 1);
@@ -514,7 +514,7 @@ fn what_a_host_sends_to_itself_does_not_keep_it_awake() {
     project.ok(&["wake"]);
     for host in ["loopback", "named", "udp"] {
         watch.wait(host, "suspend", 1);
-        // It goes on asking itself, and sleeps on.
+        // The host goes on asking itself, and sleeps on.
         wait_until("ticks", || watch.count(host, "tick") >= 3);
         assert_eq!(watch.causes_after(host, 0), [""; 0], "{host}");
     }
@@ -522,7 +522,7 @@ fn what_a_host_sends_to_itself_does_not_keep_it_awake() {
     let (loopback, named, udp) = (at("loopback"), at("named"), at("udp"));
     assert_eq!(request(loopback, "x"), "x");
     watch.wait("loopback", "wake", 1);
-    // Other clients that ask in between keep it awake.
+    // Other clients that ask in between keep the host awake.
     in_time(|| {
         let asks: [(&str, Ask); 2] = [
             ("named", Box::new(move || request(named, "x"))),
@@ -721,7 +721,7 @@ services:
         let delayed = Delayed::calls(&project, supervisor, call);
         for _ in 0..4 {
             let suspends = watch.count("web", "suspend");
-            let mut held = client::Held::connect(address);
+            let mut held = client::PersistentConnection::connect(address);
             for _ in 0..2 {
                 held.say("x").unwrap();
                 assert_eq!(held.hear().unwrap(), "0", "with {call} delayed");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::client::{Held, ask};
+use common::client::{PersistentConnection, ask};
 use common::command::run;
 use common::random::Random;
 use common::{LIMIT, Project, guest};
@@ -44,7 +44,9 @@ services:
     );
     let watch = project.watch();
     let address = project.at("web", 8080);
-    let mut held: Vec<Held> = (0..CONNECTIONS).map(|_| Held::connect(address)).collect();
+    let mut held: Vec<PersistentConnection> = (0..CONNECTIONS)
+        .map(|_| PersistentConnection::connect(address))
+        .collect();
     for (number, one) in held.iter_mut().enumerate() {
         one.ask(&format!("first {number}"));
     }
@@ -95,10 +97,12 @@ services:
     );
     let watch = project.watch();
     let mut random = Random::new(Random::seed());
-    Held::connect(project.at("idle", 8080)).ask("threads 2000");
+    PersistentConnection::connect(project.at("idle", 8080)).ask("threads 2000");
     for (host, connections) in [("threads", 1000), ("fork", 200)] {
         let address = project.at(host, 8080);
-        let mut held: Vec<Held> = (0..connections).map(|_| Held::connect(address)).collect();
+        let mut held: Vec<PersistentConnection> = (0..connections)
+            .map(|_| PersistentConnection::connect(address))
+            .collect();
         for (number, one) in held.iter_mut().enumerate() {
             one.ask(&format!("first {number}"));
         }
@@ -116,7 +120,7 @@ services:
         assert_eq!(project.host(host).boots, 1);
     }
     watch.wait("idle", "suspend", 1);
-    Held::connect(project.at("idle", 8080)).ask("over two thousand threads");
+    PersistentConnection::connect(project.at("idle", 8080)).ask("over two thousand threads");
 }
 
 #[test]

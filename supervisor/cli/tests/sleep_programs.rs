@@ -1,4 +1,4 @@
-//! Programs as people have them sleep, and their clients do not notice.
+//! Real programs sleep, and the clients do not notice.
 
 mod common;
 
@@ -8,19 +8,19 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use common::client::{self, Answer, Held};
+use common::client::{self, Answer, PersistentConnection};
 use common::command::run;
 use common::{Event, LIMIT, Project, need, wait_until};
 
 /// A kept-alive HTTP/1.1 connection, as in a pool.
 struct Pooled {
-    held: Held,
+    held: PersistentConnection,
 }
 
 impl Pooled {
     fn connect(project: &Project, host: &str, port: u16) -> Self {
         Self {
-            held: Held::connect(project.at(host, port)),
+            held: PersistentConnection::connect(project.at(host, port)),
         }
     }
 
@@ -109,14 +109,14 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("cache", 6379));
+    let mut held = PersistentConnection::connect(project.at("cache", 6379));
     let mut ask = |command: &str| {
         held.say(&format!("{command}\r")).unwrap();
         held.hear().unwrap().trim_end().to_owned()
     };
     assert_eq!(ask("SET key value"), "+OK");
     let wakes = watch.asleep(&project, "cache");
-    // Its cron ticks, and does not wake it.
+    // The cron of redis ticks, and does not wake the host.
     watch.wait("cache", "tick", watch.count("cache", "tick") + 5);
     assert_eq!(watch.causes_after("cache", wakes), [""; 0]);
     project.wait_state("cache", "suspended");
@@ -131,7 +131,7 @@ services:
         by_data += usize::from(cause.as_deref() == Some("data"));
         assert!(asked <= 2 * by_data + 2, "{by_data} of {asked} woke it: {cause:?}");
     }
-    // A blocked client's time-out is kept while it sleeps.
+    // A blocked client's time-out is kept during the sleep.
     watch.asleep(&project, "cache");
     assert_eq!(ask("BLPOP nothing 1"), "*-1");
     // And so is an expiry. A bit later, since redis counts whole milliseconds.
@@ -202,7 +202,7 @@ services:
         let url = format!("http://{}/own", project.at(host, 8080));
         let said = project.outside("curl", &["-sS", "--fail", "--max-time", "60", &url]);
         assert!(said.starts_with(&format!("nginx on {host}")), "{said}");
-        // A cascade over nginx's own kept-alive connection to its upstream.
+        // A cascade over nginx's kept-alive connection to the upstream.
         for round in 1..=3 {
             let suspends = watch.count("app", "suspend");
             let answer = Answer(pool[0].get("/").trim().to_owned());
@@ -329,9 +329,9 @@ services:
         assert_eq!(session.ask("select pg_backend_pid();"), backend);
         wakes = watch.slept_again("db", wakes + 1);
     }
-    // Its background workers tick, and so does a session that sleeps.
+    // The background workers tick, and so does a session that sleeps.
     assert_eq!(session.ask("select pg_sleep(3), 'slept';"), "|slept");
-    // A new session, from outside, from another host, from its own localhost.
+    // A new session, from outside, from another host, from the host's localhost.
     watch.slept_again("db", wakes + 1);
     assert_eq!(project.outside("psql", &outside).trim(), "outside");
     let said = project.run(&[
@@ -383,7 +383,7 @@ services:
     std::fs::File::open(project.path("file")).unwrap().sync_all().unwrap();
     project.ok(&["up", "-d"]);
     let watch = project.watch();
-    let mut held = Held::connect(project.at("web", 8080));
+    let mut held = PersistentConnection::connect(project.at("web", 8080));
     let file = project.path("file");
     held.ask("fill 32");
     held.ask(&format!("map {}", file.display()));

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::client::{self, Answer, Held, ask, get};
+use common::client::{self, Answer, PersistentConnection, ask, get};
 use common::command::wait_exit;
 use common::random::Random;
 use common::{LIMIT, Project, need, wait_until};
@@ -69,11 +69,11 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut held = Held::connect(project.at("held", 8080));
-    let mut forked = Held::connect(project.at("forked", 8080));
+    let mut held = PersistentConnection::connect(project.at("held", 8080));
+    let mut forked = PersistentConnection::connect(project.at("forked", 8080));
     let (pid, child) = (held.ask("first").pid(), forked.ask("first").pid());
     project.ok(&["wake", "cron"]);
-    let mut timer = Held::connect(project.at("timer", 8080));
+    let mut timer = PersistentConnection::connect(project.at("timer", 8080));
     timer.say("later").unwrap();
     for host in ["held", "forked", "cron", "timer"] {
         watch.wait(host, "suspend", 1);
@@ -206,7 +206,7 @@ services:
                     // requests.
                     let enough = |round| round >= ROUNDS && watch.count(host, "terminate") >= TERMINATIONS;
                     for round in (0..10 * ROUNDS).take_while(|round| !enough(*round)) {
-                        Held::connect(address).ask(&format!("round {round}"));
+                        PersistentConnection::connect(address).ask(&format!("round {round}"));
                         std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(200)));
                     }
                 });
@@ -234,7 +234,9 @@ services:
 "#,
     );
     let watch = project.watch();
-    let pid = Held::connect(project.at("web", 8080)).ask("hello").pid();
+    let pid = PersistentConnection::connect(project.at("web", 8080))
+        .ask("hello")
+        .pid();
     watch.wait("web", "terminate", 1);
     let exit = watch.wait("web", "exit", 1);
     assert!(
@@ -243,7 +245,12 @@ services:
         exit.json
     );
     assert!(wait_exit(pid, LIMIT));
-    assert_ne!(Held::connect(project.at("web", 8080)).ask("hello").pid(), pid);
+    assert_ne!(
+        PersistentConnection::connect(project.at("web", 8080))
+            .ask("hello")
+            .pid(),
+        pid
+    );
     assert_eq!(watch.count("web", "fail"), 0);
 }
 
@@ -359,7 +366,7 @@ fn disposable_sleepers_that_are_connected_are_terminated_together() {
             .is_some_and(|why| why.contains("connected with 1 host"))
     });
     // A client outside keeps a hub, and with it the spokes.
-    let held = Held::connect(project.at("hub", 9000));
+    let held = PersistentConnection::connect(project.at("hub", 9000));
     project.ok(&["wake", "spoke-1"]);
     wait_until("the hub to say what keeps it", || {
         let why = project.why("hub");
@@ -412,7 +419,7 @@ services:
             scope.spawn(move || {
                 let enough = |round| round >= ROUNDS && watch.count("hub", "terminate") >= TERMINATIONS;
                 for round in (0..10 * ROUNDS).take_while(|round| !enough(*round)) {
-                    Held::connect(address).ask(&format!("round {round}"));
+                    PersistentConnection::connect(address).ask(&format!("round {round}"));
                     std::thread::sleep(random.between(Duration::ZERO, Duration::from_millis(800)));
                 }
             });

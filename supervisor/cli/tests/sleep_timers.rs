@@ -5,7 +5,7 @@ mod common;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::client::{self, Held};
+use common::client::{self, PersistentConnection};
 use common::random::Random;
 use common::watch::Watch;
 use common::{Project, control, guest, need};
@@ -21,10 +21,10 @@ fn methods() -> Vec<String> {
     methods
 }
 
-/// Hears an answer that is to come after [`DELAY`]. One that does not come at all is an error after
+/// Hears an answer that is to come after [`DELAY`]. An answer that never comes is an error after
 /// a while.
 #[track_caller]
-fn expect_delayed(method: &str, held: &mut Held) {
+fn expect_delayed(method: &str, held: &mut PersistentConnection) {
     let answer = held.hear().unwrap_or_else(|error| panic!("{method}: {error}"));
     let waited: u64 = answer.rsplit_once("waited_us=").unwrap().1.parse().unwrap();
     let waited = Duration::from_micros(waited);
@@ -34,7 +34,8 @@ fn expect_delayed(method: &str, held: &mut Held) {
     );
 }
 
-/// Waits until a host sleeps after its answer. True if timers have woken it `times` times so far.
+/// Waits until a host sleeps after the answer. True if timers have woken the host `times` times so
+/// far.
 #[track_caller]
 fn slept_until_its_timer(project: &Project, watch: &Watch, host: &str, times: usize) -> bool {
     watch.asleep(project, host);
@@ -42,8 +43,8 @@ fn slept_until_its_timer(project: &Project, watch: &Watch, host: &str, times: us
     wakes.filter(|wake| wake.cause.as_deref() == Some("timer")).count() >= times
 }
 
-/// Each server sleeps before it answers, in its own way; imsup suspends it meanwhile; the answer
-/// comes when it is due.
+/// Each server sleeps before the answer, each by another call. imsup suspends the server meanwhile,
+/// and the answer comes in time.
 fn every_delay_ends(program: &str) {
     let methods = methods();
     let mut compose = "x-imsup: { idle_after: 100ms, timer_slack: 200ms }\nservices:\n".to_owned();
@@ -56,15 +57,20 @@ fn every_delay_ends(program: &str) {
     let project = Project::up("delays", &compose);
     let watch = project.watch();
     let hosts = project.ps();
-    let mut held: Vec<(&String, Held)> = methods
+    let mut held: Vec<(&String, PersistentConnection)> = methods
         .iter()
-        .map(|method| (method, Held::connect((hosts[method.as_str()].address, 8080).into())))
+        .map(|method| {
+            (
+                method,
+                PersistentConnection::connect((hosts[method.as_str()].address, 8080).into()),
+            )
+        })
         .collect();
     for round in 1..=2 {
         for (_, held) in &mut held {
             held.say(&format!("round {round}")).unwrap();
         }
-        // All of them boot at once, which takes a while.
+        // All boot at once, which takes a while.
         for method in &methods {
             watch.wait(method, "ready", 1);
         }
@@ -76,7 +82,7 @@ fn every_delay_ends(program: &str) {
             // would have been no wake.
             let by_timer = (0..5).any(|_| {
                 slept_until_its_timer(&project, &watch, method, round) || {
-                    // A busy machine had no time to suspend it before.
+                    // A busy machine had no time to suspend the host before.
                     held.say("again").unwrap();
                     expect_delayed(method, held);
                     false
@@ -124,7 +130,7 @@ fn a_timer_that_ends_while_its_host_is_held_is_not_lost() {
             let (mut random, project) = (Random::new(random.below(u64::MAX)), &project);
             let address = (hosts[way].address, 8080).into();
             scope.spawn(move || {
-                let mut held = Held::connect(address);
+                let mut held = PersistentConnection::connect(address);
                 held.say("boot").unwrap();
                 held.hear().unwrap();
                 for round in 0..ROUNDS {
@@ -189,7 +195,8 @@ services:
                         said.contains("delayed") || said.contains("host=golang"),
                         "{host}: {said}"
                     );
-                    // A busy machine may have had no time to suspend it before its timer came.
+                    // A busy machine may have had no time to suspend the host before the timer
+                    // came.
                     slept_until_its_timer(project, watch, host, 2)
                 });
                 assert!(
@@ -216,8 +223,8 @@ services:
 "#,
     );
     let watch = project.watch();
-    let mut web = Held::connect(project.at("web", 8080));
-    let mut later = Held::connect(project.at("later", 8080));
+    let mut web = PersistentConnection::connect(project.at("web", 8080));
+    let mut later = PersistentConnection::connect(project.at("later", 8080));
     for round in 1..=2 {
         // Counted from the process's last move, the answer would come 2 s late, and after that of a
         // host that is awake and begins to wait 1 s later. A busy machine may let any answer be
@@ -335,13 +342,13 @@ fn a_cron_loop_runs_on_time_in_its_sleep_and_housekeeping_is_no_activity() {
     }
     let tick = watch.wait("light", "tick", 1);
     assert_eq!(tick.cause.as_deref(), Some("timer"));
-    // Not while it ticks.
+    // Not during a tick.
     common::wait_until("why to say its deadline", || {
         let why = project.why("light");
         why["next_deadline"].is_string() && why["deadline_of"].is_string()
     });
 
-    // A host that computes for longer is awake for it, woken by its timer.
+    // A host that computes for longer is awake meanwhile, woken by the timer.
     let wake = watch.wait("heavy", "wake", 1);
     assert_eq!(wake.cause.as_deref(), Some("timer"));
     watch.wait("heavy", "suspend", RUNS);
@@ -376,7 +383,7 @@ services:
     // just then.
     let by_connection = (0..5).any(|_| {
         let wakes = watch.asleep(&project, "fast");
-        Held::connect(project.at("fast", 8080)).ask("hello");
+        PersistentConnection::connect(project.at("fast", 8080)).ask("hello");
         let cause = watch.wait("fast", "wake", wakes + 1).cause;
         cause.as_deref() == Some("connection")
     });
@@ -409,7 +416,7 @@ services:
     while asked.elapsed() < Duration::from_secs(2) {
         let count = watch.count("web", "suspend");
         watch.wait("web", "suspend", count.max(2));
-        // Half a request: the host wakes, reads it, and asks for nothing yet.
+        // Half a request: the host wakes, reads the half, and asks for nothing yet.
         let mut half = client::connect(address).unwrap();
         half.write_all(b"GET / HTTP/1.0\r\n").unwrap();
         interrupting += 1;

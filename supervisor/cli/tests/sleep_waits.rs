@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::client::{self, Held};
+use common::client::{self, PersistentConnection};
 use common::{Event, LIMIT, Project, wait_until};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, fcntl_lock, flock, mknodat};
 use rustix::process::Signal;
@@ -102,10 +102,10 @@ services:
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
     project.ok(&["up", "-d"]);
     let watch = project.watch();
-    let mut waiting: Vec<(&str, Held)> = [("flock", &flocked), ("lock", &locked), ("open", &fifo)]
+    let mut waiting: Vec<(&str, PersistentConnection)> = [("flock", &flocked), ("lock", &locked), ("open", &fifo)]
         .into_iter()
         .map(|(host, file)| {
-            let mut held = Held::connect(project.at(host, 8080));
+            let mut held = PersistentConnection::connect(project.at(host, 8080));
             held.say(&format!("{host} {}", file.display())).unwrap();
             (host, held)
         })
@@ -201,7 +201,7 @@ services:
     }
 }
 
-/// A host that calls another one is not idle while the other boots: imsup holds its call.
+/// A host that calls another one is not idle while the other boots: the call is pending.
 #[test]
 fn a_caller_does_not_sleep_while_its_callee_boots() {
     let project = Project::up(

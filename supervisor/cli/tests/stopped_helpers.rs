@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use common::client::{Answer, Held, ask};
+use common::client::{Answer, PersistentConnection, ask};
 use common::{Background, LIMIT, Project, guest, parent, stop, wait_until};
 use imsup_protocol::control::Opening;
 use imsup_protocol::{Request, Response};
@@ -178,7 +178,7 @@ fn a_stopped_keeper_delays_nobody_and_has_what_was_retained_meanwhile() {
 fn hosts_that_run_do_without_a_stopped_broker() {
     let project = Project::up("broker", COMPOSE);
     let (web, db) = (project.at("web", 8080), project.at("db", 8080));
-    let mut held = Held::connect(web);
+    let mut held = PersistentConnection::connect(web);
     let mut hear = || {
         held.say("hello").unwrap();
         Answer(held.hear().unwrap()).pid()
@@ -194,7 +194,7 @@ fn hosts_that_run_do_without_a_stopped_broker() {
     assert_eq!(ask(web).pid(), pid);
     assert_eq!(program.ask(&address), "web");
     // The kernel makes the connection, and the host is booted when the broker goes on.
-    let mut waiting = Held::connect(db);
+    let mut waiting = PersistentConnection::connect(db);
     waiting.say("hello").unwrap();
     let looks = Background::collecting(project.imsup_command(&["ps", "-q"]));
     drop(stopped);
@@ -248,7 +248,7 @@ fn a_stopped_supervisor_delays_no_other_host() {
     let supervisor = parent(pid).unwrap();
     let stopped = Stopped::new(&project, supervisor);
     // Its program accepts without a supervisor.
-    let mut waiting = Held::connect(web);
+    let mut waiting = PersistentConnection::connect(web);
     waiting.say("hello").unwrap();
     expect_alive(&project);
     // Whoever asks all supervisors is told what the others have said.

@@ -1,11 +1,11 @@
-//! A zygote that is stopped, or gets no processor, holds up nothing: supervisors are executed
+//! A zygote that is stopped, or gets no processor, delays no boot: supervisors are executed
 //! meanwhile, and no boot has two.
 
 mod common;
 
 use std::fs;
 
-use common::client::{Held, ask};
+use common::client::{PersistentConnection, ask};
 use common::{Project, parent, stop, wait_until};
 use rustix::process::Signal;
 
@@ -70,7 +70,7 @@ fn a_host_is_stopped_whose_supervisor_is_not_there_yet() {
     let project = Project::up("unmade", HOSTS);
     let zygote = zygote(&project);
     stop(&project, zygote);
-    let mut held = Held::connect(project.at("slow", 9000));
+    let mut held = PersistentConnection::connect(project.at("slow", 9000));
     held.say("waits").unwrap();
     project.wait_state("slow", "booting");
     project.ok(&["stop", "slow"]);

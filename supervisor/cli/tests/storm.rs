@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::client::Held;
+use common::client::PersistentConnection;
 use common::random::Random;
 use common::{LIMIT, Project};
 
@@ -76,7 +76,7 @@ struct Client<'a> {
     number: usize,
     random: Random,
     addresses: &'a [SocketAddr],
-    kept: Vec<(usize, Held)>,
+    kept: Vec<(usize, PersistentConnection)>,
     sequence: u64,
 }
 
@@ -95,7 +95,7 @@ impl Client<'_> {
             let index = self.random.below(self.kept.len() as u64) as usize;
             self.kept.swap_remove(index)
         } else {
-            (host, Held::connect(self.addresses[host]))
+            (host, PersistentConnection::connect(self.addresses[host]))
         };
         let requests = 1 + self.random.below(100);
         // Some at once, as pipelining clients do, some one after the other.
@@ -140,7 +140,7 @@ impl Client<'_> {
     fn visit_shortly(&mut self, host: usize) -> u64 {
         let requests = 1 + self.random.below(5);
         for _ in 0..requests {
-            let (line, mut held) = (self.line(), Held::connect(self.addresses[host]));
+            let (line, mut held) = (self.line(), PersistentConnection::connect(self.addresses[host]));
             let answer = held.say(&line).and_then(|()| held.hear());
             let answer = answer.unwrap_or_else(|error| panic!("h{host}: {line} is not answered: {error}"));
             assert!(
@@ -185,7 +185,7 @@ impl Client<'_> {
 }
 
 /// Ends a connection: after the last answer no more bytes may come.
-fn leave(host: usize, held: Held) {
+fn leave(host: usize, held: PersistentConnection) {
     held.stream().shutdown(Shutdown::Write).unwrap();
     let mut rest = Vec::new();
     held.into_reader()

@@ -295,7 +295,7 @@ services:
     common::stop(&project, keeper);
     project.kill(broker);
     assert_eq!(binds(), "\n");
-    let mut held = common::client::Held::connect(web);
+    let mut held = common::client::PersistentConnection::connect(web);
     held.say("waits").unwrap();
     project.signal(keeper, rustix::process::Signal::CONT);
     assert!(held.hear().unwrap().contains("host=web "));

@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use common::client::{Answer, Held, ask, ask_line};
+use common::client::{Answer, PersistentConnection, ask, ask_line};
 use common::{Background, LIMIT, Project, guest, wait_until};
 use serde_json::Value;
 
@@ -98,7 +98,7 @@ fn a_transient_host_is_suspended_and_resumed_by_order_and_by_a_connection() {
     let project = Project::up("sleeps", COMPOSE);
     let server = serve(&project, &[]);
     let watch = project.watch();
-    let mut held = Held::connect(project.at(MADE, 9000));
+    let mut held = PersistentConnection::connect(project.at(MADE, 9000));
     let mut ask = || {
         held.say("hello").unwrap();
         Answer(held.hear().unwrap()).pid()

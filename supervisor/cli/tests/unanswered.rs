@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Stdio;
 
-use common::client::Held;
+use common::client::PersistentConnection;
 use common::{Background, Project, guest, stop, wait_until};
 
 const HOSTS: &str = r#"
@@ -29,7 +29,7 @@ fn waiting_questions(resolvers: u32) -> usize {
 #[test]
 fn the_next_broker_answers_the_names_that_were_asked_of_the_last() {
     let project = Project::up("names", HOSTS);
-    let mut front = Held::connect(project.at("front", 8080));
+    let mut front = PersistentConnection::connect(project.at("front", 8080));
     for round in 0..3 {
         // A broker has them from the first question that finds an empty stock.
         let mut resolvers = None;
@@ -154,7 +154,7 @@ services:
     for _ in 0..2 {
         for host in ["edge", "threads"] {
             let address = project.at(host, 8080);
-            let mut before = Held::connect(address);
+            let mut before = PersistentConnection::connect(address);
             let program = before.ask("before").pid();
             // No message is left that only the broker could send.
             project.wait_state(host, "suspended");
@@ -164,7 +164,7 @@ services:
             wait_until("the program to end", || {
                 !project.processes().iter().any(|process| process.pid == program)
             });
-            let mut after = Held::connect(address);
+            let mut after = PersistentConnection::connect(address);
             after.say("after").unwrap();
             project.kill(broker);
             let answer = after.hear().unwrap();

@@ -162,7 +162,7 @@ fn a_held_program_can_be_ended() {
     for (signal, expected) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let dials = ["run", "--", program.to_str().unwrap(), "--who", "--call", "gated:9000"];
         let mut caller = Background::spawn(project.imsup_command(&dials), Stdio::piped());
-        // Once the program runs, its signals are forwarded; the first caller is held from the
+        // Once the program runs, its signals are forwarded; the first caller waits from the
         // allocation on.
         let mut line = String::new();
         BufReader::new(caller.child.stdout.as_mut().unwrap())

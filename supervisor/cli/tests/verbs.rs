@@ -1,4 +1,4 @@
-//! The verbs as people type them.
+//! The verbs as typed by people.
 
 mod common;
 
@@ -25,7 +25,7 @@ services:
   db: { command: ["@guest@", --tcp, "8080"] }
 "#;
 
-/// Its own connection waits in its queue after its end, without a peer.
+/// A connection of the program to itself waits in the queue after the end, without a peer.
 #[test]
 fn a_host_that_connects_to_itself_at_its_end_does_not_boot_itself() {
     need(&["python3"]);
@@ -58,8 +58,8 @@ services:
     assert_eq!((server.state.as_str(), server.boots), ("imaginary", 1));
 }
 
-/// Members of a cluster go on looking for each other while they end. The slow one listens when it
-/// is prepared for its end.
+/// Members of a cluster go on looking for each other while ending. The slow member listens once
+/// prepared for the end.
 #[test]
 fn hosts_that_are_stopped_together_do_not_boot_each_other() {
     need(&["bash"]);
@@ -79,7 +79,7 @@ services:
     for (name, host) in project.ps() {
         assert_eq!((host.state.as_str(), host.boots), ("imaginary", 1), "{name}");
     }
-    // A host that is stopped alone may need the others for its end.
+    // A host that is stopped alone may need the others to end.
     project.ok(&["wake", "slow"]);
     project.ok(&["stop", "slow"]);
     assert_eq!(project.host("quick").boots, 2);

@@ -40,7 +40,7 @@ pub enum CgroupError {
     #[error("no cgroup v2 hierarchy is mounted that contains this process; mount one at /sys/fs/cgroup")]
     NotMounted,
     /// Not wanted: the kernel does not duplicate the program's descriptors, and a frozen thread
-    /// cannot hand them over.
+    /// cannot hand descriptors over.
     #[error(
         "a frozen thread could not hand over its descriptors, which the kernel does not duplicate here (pidfd_getfd(2))"
     )]
@@ -51,7 +51,7 @@ pub enum CgroupError {
     /// The cgroup was made, and has no freezer (Linux 5.2) or cannot be used.
     #[error("cgroup {} cannot be used ({source}); its freezer needs Linux 5.2 and a writable cgroup v2", .path.display())]
     Use { path: PathBuf, source: io::Error },
-    /// Another live supervisor has it.
+    /// Another live supervisor has the cgroup.
     #[error("cgroup {} belongs to another supervisor that is alive", .path.display())]
     InUse { path: PathBuf },
     /// Processes left by a dead supervisor do not end.
@@ -60,7 +60,7 @@ pub enum CgroupError {
     /// The cgroup was made, and has been removed since.
     #[error("cgroup {} was removed, after its processes had been moved to another one", .path.display())]
     Removed { path: PathBuf },
-    /// A process cannot be moved into it.
+    /// A process cannot be moved into the cgroup.
     #[error("process {pid} cannot be moved into cgroup {} ({source}); both cgroups must be writable and of one subtree", .path.display())]
     Move { pid: i32, path: PathBuf, source: io::Error },
 }
@@ -68,7 +68,7 @@ pub enum CgroupError {
 /// Why a cgroup could not be frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FreezeError {
-    /// A process did not stop in time. It is in uninterruptible sleep (state D), or waits for an
+    /// A process did not stop in time: it is in uninterruptible sleep (state D), or waits for an
     /// answer to a trapped call.
     #[error("the freezer did not answer in time: a process is in uninterruptible sleep (state D in ps)")]
     TimedOut,
@@ -79,8 +79,8 @@ pub enum FreezeError {
 
 /// A cgroup of ours, with the processes of one host.
 ///
-/// Locked (flock(2)) while this value lives. The lock tells the cgroup of a dead supervisor from
-/// one in use: two clusters of one name in two runtime directories have the same cgroup names.
+/// Locked (flock(2)) while this value lives. The lock tells the cgroup of a dead supervisor from a
+/// cgroup in use: clusters of the same name in two runtime directories have the same cgroup names.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -94,8 +94,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes cgroup `name` below the cgroup of this process.
     ///
-    /// The cgroup of a dead supervisor is taken over; its processes are killed first, and it is
-    /// thawed.
+    /// The cgroup of a dead supervisor is taken over, after killing the processes and thawing.
     ///
     /// # Errors
     /// Any [`CgroupError`] but `Move`.
@@ -138,21 +137,21 @@ impl Cgroup {
         &self.path
     }
 
-    /// Its directory, for a process to be born in it (clone3(2), CLONE_INTO_CGROUP).
+    /// The directory, to start a process inside the cgroup (clone3(2), CLONE_INTO_CGROUP).
     pub fn directory(&self) -> BorrowedFd<'_> {
         self._lock.as_fd()
     }
 
-    /// The CPU time of all processes that ever ran in it (cpu.stat, which exists without the cpu
-    /// controller as well).
+    /// The CPU time of all processes that ever ran in the cgroup (cpu.stat, which exists without
+    /// the cpu controller as well).
     pub fn cpu(&self) -> Option<Duration> {
         let text = fs::read_to_string(self.path.join("cpu.stat")).ok()?;
         let micros = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
         Some(Duration::from_micros(micros.parse().ok()?))
     }
 
-    /// Its id, by which the kernel knows a socket's cgroup, and the ids of cgroups below: their
-    /// inode numbers (include/linux/kernfs.h, kernfs_id).
+    /// The id, by which the kernel knows a socket's cgroup, and the ids of cgroups below: the inode
+    /// numbers (include/linux/kernfs.h, kernfs_id).
     pub fn ids(&self) -> Vec<u64> {
         let directories = subtree(&self.path).into_iter();
         directories
@@ -182,7 +181,7 @@ impl Cgroup {
 
     /// Moves a process with all its threads; its later children are in the cgroup as well. The
     /// kernel first waits for an RCU grace period (cgroup_attach_lock; 4-14 ms measured), so a
-    /// program is better born there: [`Cgroup::directory`].
+    /// program is better started there: [`Cgroup::directory`].
     ///
     /// # Errors
     /// [`CgroupError::Move`]: ESRCH if the process is gone, EACCES or EPERM if it may not be moved.
@@ -194,7 +193,7 @@ impl Cgroup {
         })
     }
 
-    /// Its processes, and those of cgroups below. Zombies are not included.
+    /// The processes of the cgroup and of cgroups below. Zombies are not included.
     pub fn processes(&self) -> Vec<i32> {
         let mut found = Vec::new();
         for directory in subtree(&self.path) {
@@ -212,8 +211,8 @@ impl Cgroup {
     /// Freezes the cgroup, and returns when every process is frozen.
     ///
     /// # Errors
-    /// [`FreezeError::TimedOut`] after `timeout`; it is to be thawed then, once it is decided how
-    /// the calls go on that were interrupted.
+    /// [`FreezeError::TimedOut`] after `timeout`. The cgroup is to be thawed then, after the
+    /// decision how the interrupted calls go on.
     pub fn freeze(&self, timeout: Duration) -> Result<(), FreezeError> {
         self.set_frozen(true).map_err(FreezeError::Refused)?;
         if self.wait_frozen(timeout) {
@@ -223,12 +222,12 @@ impl Cgroup {
     }
 
     /// Waits until the cgroup is frozen, for example after stopped threads were released; true if
-    /// it is.
+    /// frozen.
     pub fn wait_frozen(&self, timeout: Duration) -> bool {
         self.wait_for("frozen 1", timeout)
     }
 
-    /// Thaws it.
+    /// Thaws the cgroup.
     ///
     /// # Errors
     /// Errors of write(2); ENODEV if the cgroup has been removed.
@@ -236,13 +235,13 @@ impl Cgroup {
         self.set_frozen(false)
     }
 
-    /// Ends its processes, frozen or not (Linux 5.14).
+    /// Ends the processes, frozen or not (Linux 5.14).
     pub fn kill(&self) {
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
     }
 
-    /// Removes the cgroup and its children. Its processes have ended; the last one's exit is waited
-    /// for.
+    /// Removes the cgroup and all children. The processes have ended; the exit of the last process
+    /// is waited for.
     pub fn remove(self) {
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         // From the bottom up.
@@ -270,7 +269,7 @@ impl Cgroup {
             .any(|have| have == line.as_bytes())
     }
 
-    /// Waits until cgroup.events has `line`; true if it has.
+    /// Waits until cgroup.events has `line`; true if found.
     fn wait_for(&self, line: &str, timeout: Duration) -> bool {
         let began = Instant::now();
         let deadline = began + timeout;
@@ -296,7 +295,7 @@ impl Cgroup {
     }
 }
 
-/// Makes the directory and takes its lock.
+/// Makes the directory and takes the directory's lock.
 pub(super) fn make_locked(path: &Path) -> Result<File, CgroupError> {
     let making = |source| CgroupError::Make {
         path: path.to_owned(),
@@ -308,7 +307,7 @@ pub(super) fn make_locked(path: &Path) -> Result<File, CgroupError> {
             _ => {}
         }
         let directory = match File::open(path) {
-            // Removed by its owner.
+            // Removed by the owner.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened.map_err(making)?,
         };

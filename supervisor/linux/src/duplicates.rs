@@ -20,7 +20,7 @@ pub enum Duplicates<'a> {
 }
 
 impl<'a> Duplicates<'a> {
-    /// The means for processes of stopped threads.
+    /// The method for processes of stopped threads.
     pub fn of(stopped: &'a Stopped) -> Self {
         match Support::present().pidfd_getfd {
             true => Self::Kernel,

@@ -236,7 +236,7 @@ fn names(tid: i32) -> HashSet<OsString> {
 
 /// The result of a walk over the descriptors of all descendants.
 #[derive(Debug, Default)]
-pub struct SocketsHeld {
+pub struct DescendantSockets {
     /// The inode numbers of the descendants' sockets.
     pub sockets: HashSet<u64>,
     /// The number of the descendants' descriptors.
@@ -247,10 +247,10 @@ pub struct SocketsHeld {
 
 /// Walks over the descriptors of all descendants of this process, including threads with a
 /// descriptor table of their own.
-pub fn sockets_held() -> SocketsHeld {
-    let mut found = SocketsHeld {
+pub fn descendant_sockets() -> DescendantSockets {
+    let mut found = DescendantSockets {
         all_seen: true,
-        ..SocketsHeld::default()
+        ..DescendantSockets::default()
     };
     for tid in process::descendants().into_iter().flat_map(tables) {
         let seen = visit_sockets(tid, |inode| {

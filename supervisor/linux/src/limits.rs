@@ -115,7 +115,7 @@ pub struct Confined {
     /// True if the host's cgroup of version 2 is limited: its program and the commands beside it
     /// are in two cgroups below it.
     pub is_unified: bool,
-    /// The cgroup in which a command is born.
+    /// The cgroup in which a command is started.
     commands: Option<File>,
     /// Tells of processes that the kernel kills for want of memory.
     pub memory: Option<MemoryWatch>,
@@ -208,7 +208,7 @@ impl Confined {
         confined
     }
 
-    /// The directory of the cgroup in which a command is born, for version 2.
+    /// The directory of the cgroup in which a command is started, for version 2.
     pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         self.commands.as_ref().map(File::as_fd)
     }

@@ -29,8 +29,8 @@ pub struct MemoryWatch {
     /// shortage.
     met: PathBuf,
     /// Readable after an event; if `None`, the account file itself is polled.
-    notices: Option<OwnedFd>,
-    told: u64,
+    oom_events: Option<OwnedFd>,
+    reported: u64,
     last: Option<Instant>,
     look_at: Option<Instant>,
     looks: u32,
@@ -45,15 +45,15 @@ impl MemoryWatch {
     /// open(2), eventfd(2), write(2).
     pub fn of_version_1(path: &Path, limit_bytes: u64) -> io::Result<Self> {
         let account = File::open(path.join("memory.oom_control"))?;
-        let notices = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let order = format!("{} {}", notices.as_raw_fd(), account.as_raw_fd());
+        let oom_events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let order = format!("{} {}", oom_events.as_raw_fd(), account.as_raw_fd());
         let control = OpenOptions::new().write(true).open(path.join("cgroup.event_control"))?;
         control.write_at(order.as_bytes(), 0)?;
         Ok(Self::new(
             limit_bytes,
             account,
             path.join("memory.failcnt"),
-            Some(notices),
+            Some(oom_events),
         ))
     }
 
@@ -67,13 +67,13 @@ impl MemoryWatch {
         Ok(Self::new(limit_bytes, account, events, None))
     }
 
-    fn new(limit_bytes: u64, account: File, met: PathBuf, notices: Option<OwnedFd>) -> Self {
+    fn new(limit_bytes: u64, account: File, met: PathBuf, oom_events: Option<OwnedFd>) -> Self {
         let mut watch = Self {
             limit_bytes,
             account,
             met,
-            notices,
-            told: 0,
+            oom_events,
+            reported: 0,
             last: None,
             look_at: None,
             looks: 0,
@@ -81,7 +81,7 @@ impl MemoryWatch {
         };
         // Sets the start value: an adopted cgroup has counted before. The read also matters to
         // poll(2), which reports changes since the file was last read.
-        watch.told = watch.count();
+        watch.reported = watch.count();
         watch
     }
 
@@ -93,8 +93,8 @@ impl MemoryWatch {
     /// The descriptor to poll, and the events to poll for. `None` once the cgroup was removed:
     /// poll(2) would report files of a removed cgroup for ever.
     pub fn descriptor(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        (!self.gone).then(|| match &self.notices {
-            Some(notices) => (notices.as_fd(), PollFlags::POLLIN),
+        (!self.gone).then(|| match &self.oom_events {
+            Some(oom_events) => (oom_events.as_fd(), PollFlags::POLLIN),
             None => (self.account.as_fd(), PollFlags::POLLPRI),
         })
     }
@@ -106,8 +106,8 @@ impl MemoryWatch {
 
     /// Called after an event.
     pub fn noticed(&mut self) {
-        if let Some(notices) = &self.notices {
-            let _ = rustix::io::read(notices, &mut [0; 8]);
+        if let Some(oom_events) = &self.oom_events {
+            let _ = rustix::io::read(oom_events, &mut [0; 8]);
             self.looks = LOOKS;
         }
     }
@@ -115,10 +115,10 @@ impl MemoryWatch {
     /// How many processes were killed since this was last asked.
     pub fn killed(&mut self, now: Instant) -> u64 {
         let count = self.count();
-        let killed = count.saturating_sub(self.told);
+        let killed = count.saturating_sub(self.reported);
         self.looks = if killed > 0 { 0 } else { self.looks.saturating_sub(1) };
         self.look_at = (self.looks > 0 && !self.gone).then(|| now + LOOK_AGAIN);
-        self.told = count;
+        self.reported = count;
         if killed == 0 || !self.was_met() {
             return 0;
         }
@@ -138,12 +138,12 @@ impl MemoryWatch {
         // fs/kernfs/file.c, kernfs_get_active.
         self.gone = matches!(&read, Err(error) if error.raw_os_error() == Some(libc::ENODEV));
         let count = read.unwrap_or(0);
-        number_of(&String::from_utf8_lossy(&text[..count]), "oom_kill").unwrap_or(self.told)
+        number_of(&String::from_utf8_lossy(&text[..count]), "oom_kill").unwrap_or(self.reported)
     }
 
     fn was_met(&self) -> bool {
         let text = fs::read_to_string(&self.met).unwrap_or_default();
-        let count = match self.notices {
+        let count = match self.oom_events {
             Some(_) => text.trim().parse().ok(),
             None => number_of(&text, "oom"),
         };

@@ -170,7 +170,7 @@ pub fn is_endpoint_in_use(at: Endpoint) -> bool {
 
 /// An endpoint that is in use exactly if a socket at the machine's wildcard has this port: an
 /// address of the machine at which no host has a socket.
-pub fn at_machines_wildcard(at: Endpoint) -> Endpoint {
+pub fn at_machine_wildcard(at: Endpoint) -> Endpoint {
     const NO_HOSTS: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 254);
     Endpoint {
         address: SocketAddrV4::new(NO_HOSTS, at.address.port()),

@@ -23,7 +23,7 @@ static PRESENT: LazyLock<Support> = LazyLock::new(Support::probe);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Support {
     /// pidfd_getfd(2): else the supervisor makes the program's sockets, and keeps copies (the
-    /// supervisor's module `copies`).
+    /// supervisor's module `mirror`).
     pub pidfd_getfd: bool,
     /// ptrace(2): a stopped thread hands descriptors over ([`super::duplicates`]).
     pub ptrace: bool,

@@ -103,8 +103,8 @@ pub(crate) fn is_live(host: &Host, at: Endpoint, one: &Bound, is_in_use: impl Fn
     }
     // An endpoint in use belongs to the program, if imsup has no socket there and the machine's
     // wildcard is free.
-    let at_wildcard = socket::at_machines_wildcard(at);
-    !host.doors.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(at_wildcard)
+    let at_wildcard = socket::at_machine_wildcard(at);
+    !host.closed_listeners.is_closing(at) && !host.retained.knows(at) && is_in_use(at) && !is_in_use(at_wildcard)
 }
 
 /// Remembers a socket that a program bound. Connections are no longer redirected to a closed socket
@@ -127,14 +127,14 @@ pub fn note(host: &mut Host, socket: BorrowedFd<'_>, transport: Transport, asked
             address: SocketAddrV4::new(ip, address.port()),
         };
         if other.address != address
-            && host.retained.is_landing(other)
+            && host.retained.is_listen_target(other)
             && !host
                 .bound
                 .at(other)
                 .iter()
                 .any(|one| is_live(host, other, one, is_in_use))
         {
-            host.retained.forget_landing(other);
+            host.retained.forget_listen_target(other);
         }
     }
 }

@@ -48,27 +48,27 @@ impl Loop {
         }
         match message {
             ToSupervisor::Reached { id, outcome } => {
-                let Some(id) = self.held_id(id) else {
+                let Some(id) = self.pending_id(id) else {
                     return;
                 };
-                let Some(held) = self.held.get_mut(&id) else {
+                let Some(pending) = self.pending.get_mut(&id) else {
                     return;
                 };
-                if let Some(answer) = syscalls::reached(&mut self.host, id, held, outcome) {
+                if let Some(answer) = syscalls::reached(&mut self.host, id, pending, outcome) {
                     self.finish(id, answer);
                 }
             }
-            ToSupervisor::Claimed { id, .. } if self.host.doors.closed(id) => self.go_on_with_vetted(),
+            ToSupervisor::Claimed { id, .. } if self.host.closed_listeners.closed(id) => self.go_on_with_vetted(),
             ToSupervisor::Claimed { id, found } => {
                 let socket: Option<OwnedFd> = if found {
                     self.host.link.take_fds(1).ok().and_then(|mut fds| fds.pop())
                 } else {
                     None
                 };
-                if let Some(id) = self.held_id(id)
-                    && let Some(held) = self.held.get(&id)
+                if let Some(id) = self.pending_id(id)
+                    && let Some(pending) = self.pending.get(&id)
                 {
-                    let answer = syscalls::claimed(&mut self.host, id, held, socket);
+                    let answer = syscalls::claimed(&mut self.host, id, pending, socket);
                     self.finish(id, answer);
                 } else if let Some(socket) = socket {
                     syscalls::keep_claimed(&mut self.host, socket);
@@ -144,7 +144,7 @@ impl Loop {
         self.host.strangers.forget();
         let next_comes = self.reconnect.next_comes(&self.host);
         self.host.link.lost(next_comes);
-        self.host.doors.broker_lost(next_comes);
+        self.host.closed_listeners.broker_lost(next_comes);
         self.host.resolvers.lose_broker();
         self.sleep.broker_lost(&mut self.host);
         self.reconnect.begin();
@@ -156,10 +156,11 @@ impl Loop {
 
     /// Goes on without the next broker if the keeper does not start one.
     pub(super) fn look_for_next_broker(&mut self) {
-        let awaits_next = self.host.doors.awaits_next() || (!self.held.is_empty() && self.host.link.is_answered());
+        let awaits_next =
+            self.host.closed_listeners.awaits_next() || (!self.pending.is_empty() && self.host.link.is_answered());
         if self.lost && awaits_next && !self.reconnect.next_comes(&self.host) {
             self.host.link.lost(false);
-            self.host.doors.broker_lost(false);
+            self.host.closed_listeners.broker_lost(false);
             self.answer_all_without_broker();
             self.go_on_with_vetted();
         }

@@ -8,8 +8,8 @@ use imsup_wire::Endpoint;
 use nix::errno::Errno;
 
 use super::Loop;
-use crate::held::{Held, MAX_HELD, TICK, Until, Waiting};
 use crate::host::Host;
+use crate::pending::{MAX_PENDING, PendingCall, TICK, Until, Waiting};
 use crate::syscalls;
 use crate::unhonoured::Unhonoured;
 use crate::verdict::Verdict;
@@ -20,8 +20,8 @@ impl Loop {
     pub(super) fn handle(&mut self, call: &Notification) {
         let traced = self.host.trace.begin(call);
         let verdict = match syscalls::handle(&mut self.host, call) {
-            Verdict::Hold(_) if self.held.len() >= MAX_HELD => {
-                self.host.said.once(call.tid, Unhonoured::TooManyHeld);
+            Verdict::Pending(_) if self.pending.len() >= MAX_PENDING => {
+                self.host.warned.once(call.tid, Unhonoured::TooManyPending);
                 self.host
                     .link
                     .send(&ToBroker::CancelReach { id: call.id.number() }, Vec::new());
@@ -35,11 +35,11 @@ impl Loop {
         match verdict {
             Verdict::Answer(answer) => self.answer(call.id, answer),
             Verdict::Done => {}
-            Verdict::Hold(held) => {
-                if self.held.is_empty() {
+            Verdict::Pending(pending) => {
+                if self.pending.is_empty() {
                     self.next_tick = Instant::now() + TICK;
                 }
-                self.held.insert(call.id, *held);
+                self.pending.insert(call.id, *pending);
                 if self.host.link.socket().is_none() {
                     self.answer_without_broker(call.id);
                 }
@@ -50,15 +50,15 @@ impl Loop {
     /// Without a next broker, a caller that cannot wait is refused. The other calls are asked for
     /// again when the next broker comes.
     pub(super) fn answer_without_broker(&mut self, id: NotificationId) {
-        if let Some(held) = self.held.get_mut(&id)
-            && let Some(answer) = syscalls::without_broker(&mut self.host, id, held)
+        if let Some(pending) = self.pending.get_mut(&id)
+            && let Some(answer) = syscalls::without_broker(&mut self.host, id, pending)
         {
             self.finish(id, answer);
         }
     }
 
     pub(super) fn answer_all_without_broker(&mut self) {
-        for id in self.held.keys().copied().collect::<Vec<_>>() {
+        for id in self.pending.keys().copied().collect::<Vec<_>>() {
             self.answer_without_broker(id);
         }
     }
@@ -72,23 +72,23 @@ impl Loop {
     /// Answers a pending call. The call's duplicate is closed first, since the duplicate would
     /// delay a FIN.
     pub(super) fn finish(&mut self, id: NotificationId, answer: Answer) {
-        let held = self.held.remove(&id);
-        if let Some(Waiting::Connect(connect)) = held.map(|held| held.waiting) {
+        let pending = self.pending.remove(&id);
+        if let Some(Waiting::Connect(connect)) = pending.map(|pending| pending.waiting) {
             syscalls::connect_answered(&mut self.host, connect.socket.as_fd(), answer);
         }
         self.host.trace.resumed(id, answer);
         self.answer(id, answer);
     }
 
-    pub(super) fn held_id(&self, number: u64) -> Option<NotificationId> {
-        self.held.keys().copied().find(|id| id.number() == number)
+    pub(super) fn pending_id(&self, number: u64) -> Option<NotificationId> {
+        self.pending.keys().copied().find(|id| id.number() == number)
     }
 
     /// Repeats the questions of pending calls: a new broker does not know the questions to the old
     /// broker.
     pub(super) fn ask_again(&mut self) {
-        for (id, held) in &self.held {
-            let (endpoint, can_wait) = match &held.waiting {
+        for (id, pending) in &self.pending {
+            let (endpoint, can_wait) = match &pending.waiting {
                 Waiting::Connect(connect) if !connect.in_kernel => (connect.endpoint, connect.blocking),
                 Waiting::Datagram { endpoint, .. } | Waiting::Send { endpoint, .. } => (Some(*endpoint), false),
                 Waiting::Anew {
@@ -112,35 +112,35 @@ impl Loop {
     }
 
     /// Ends pending calls after the death of the caller, an interruption, or a long enough wait.
-    pub(super) fn look_at_held(&mut self, now: Instant) {
+    pub(super) fn look_at_pending(&mut self, now: Instant) {
         self.watchdog.begin();
-        let ids: Vec<_> = self.held.keys().copied().collect();
+        let ids: Vec<_> = self.pending.keys().copied().collect();
         for id in ids {
-            let Some(held) = self.held.get_mut(&id) else {
+            let Some(pending) = self.pending.get_mut(&id) else {
                 continue;
             };
             if !self.host.listener.is_valid(id) {
                 self.cancel(id);
-                if let Some(Waiting::Connect(connect)) = self.held.remove(&id).map(|held| held.waiting) {
+                if let Some(Waiting::Connect(connect)) = self.pending.remove(&id).map(|pending| pending.waiting) {
                     self.host.give_up_copy(connect.socket.as_fd());
                 }
                 self.host.trace.gone(id);
-            } else if held.is_interruptible() && signals::interrupts(held.tid) {
-                let answer = held.interruption();
+            } else if pending.is_interruptible() && signals::interrupts(pending.tid) {
+                let answer = pending.interruption();
                 self.cancel(id);
                 self.finish(id, answer);
-            } else if now >= held.deadline
+            } else if now >= pending.deadline
                 && let Waiting::Anew {
                     call,
                     until: Until::ResolverSockets,
-                } = held.waiting
+                } = pending.waiting
             {
                 self.begin_anew(&call);
-            } else if now >= held.deadline {
-                let errno = held.timeout_errno;
+            } else if now >= pending.deadline {
+                let errno = pending.timeout_errno;
                 self.cancel(id);
                 self.finish(id, Answer::Errno(errno));
-            } else if let Some(answer) = syscalls::look_again(&mut self.host, id, held) {
+            } else if let Some(answer) = syscalls::look_again(&mut self.host, id, pending) {
                 self.finish(id, answer);
             }
         }
@@ -151,18 +151,18 @@ impl Loop {
         if self.accepts_wait {
             return None;
         }
-        let inode = self.held.values().find_map(Held::accepts_from)?;
+        let inode = self.pending.values().find_map(PendingCall::accepts_from)?;
         self.host.retained.by_inode(inode).map(AsFd::as_fd)
     }
 
     pub(super) fn look_at_accepts(&mut self) {
         self.watchdog.begin();
-        let accepts = |(id, held): (&NotificationId, &Held)| held.accepts_from().map(|_| *id);
-        let ids: Vec<_> = self.held.iter().filter_map(accepts).collect();
+        let accepts = |(id, pending): (&NotificationId, &PendingCall)| pending.accepts_from().map(|_| *id);
+        let ids: Vec<_> = self.pending.iter().filter_map(accepts).collect();
         self.accepts_wait = true;
         for id in ids {
-            if let Some(held) = self.held.get_mut(&id)
-                && let Some(answer) = syscalls::look_again(&mut self.host, id, held)
+            if let Some(pending) = self.pending.get_mut(&id)
+                && let Some(answer) = syscalls::look_again(&mut self.host, id, pending)
             {
                 self.finish(id, answer);
                 self.accepts_wait = false;
@@ -171,10 +171,10 @@ impl Loop {
     }
 
     pub(super) fn cancel(&mut self, id: NotificationId) {
-        if let Some(Held {
+        if let Some(PendingCall {
             waiting: Waiting::Connect(_) | Waiting::Datagram { .. } | Waiting::Send { .. },
             ..
-        }) = self.held.get(&id)
+        }) = self.pending.get(&id)
         {
             self.host
                 .link
@@ -196,17 +196,19 @@ impl Loop {
     /// Calls that wait for the broker to close a socket, or for a search.
     pub(super) fn go_on_with_vetted(&mut self) {
         self.watchdog.begin();
-        let is_bind = |held: &Held| matches!(held.waiting, Waiting::Bind(_));
-        let binds = self.held.iter().filter(|(_, held)| is_bind(held));
+        let is_bind = |pending: &PendingCall| matches!(pending.waiting, Waiting::Bind(_));
+        let binds = self.pending.iter().filter(|(_, pending)| is_bind(pending));
         for id in binds.map(|(id, _)| *id).collect::<Vec<_>>() {
-            if let Some(held) = self.held.get_mut(&id)
-                && let Some(answer) = syscalls::bind_again(&mut self.host, id, held)
+            if let Some(pending) = self.pending.get_mut(&id)
+                && let Some(answer) = syscalls::bind_again(&mut self.host, id, pending)
             {
                 self.finish(id, answer);
             }
         }
         self.begin_all_anew(|host, until| match until {
-            Until::Vetted { endpoint, search } => !host.doors.is_closing(endpoint) && host.doors.has_searched(search),
+            Until::Vetted { endpoint, search } => {
+                !host.closed_listeners.is_closing(endpoint) && host.closed_listeners.has_searched(search)
+            }
             Until::ResolverSockets | Until::Trusted { .. } => false,
         });
     }
@@ -214,9 +216,9 @@ impl Loop {
     /// Begins anew the calls that have finished their wait.
     fn begin_all_anew(&mut self, is_over: impl Fn(&Host, Until) -> bool) {
         let calls: Vec<_> = self
-            .held
+            .pending
             .values()
-            .filter_map(|held| match held.waiting {
+            .filter_map(|pending| match pending.waiting {
                 Waiting::Anew { call, until } if is_over(&self.host, until) => Some(call),
                 _ => None,
             })
@@ -229,11 +231,11 @@ impl Loop {
     /// Handles a call again after its wait. The call waits again at most for conditions whose time
     /// limit has not passed.
     fn begin_anew(&mut self, call: &Notification) {
-        let Some(held) = self.held.remove(&call.id) else {
+        let Some(pending) = self.pending.remove(&call.id) else {
             return;
         };
         if self.host.listener.is_valid(call.id) {
-            self.host.begun_anew = Some((call.id, held.since));
+            self.host.begun_anew = Some((call.id, pending.since));
             self.handle(call);
             self.host.begun_anew = None;
         } else {

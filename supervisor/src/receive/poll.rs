@@ -87,6 +87,8 @@ impl Loop {
 
     /// The descriptor that reports arrivals in sockets that the program may have closed.
     fn arrivals(&self) -> Option<BorrowedFd<'_>> {
-        self.may_close().then(|| self.host.doors.descriptor()).flatten()
+        self.may_close()
+            .then(|| self.host.closed_listeners.descriptor())
+            .flatten()
     }
 }

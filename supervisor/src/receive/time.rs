@@ -7,18 +7,18 @@ use imsup_protocol::ToBroker;
 use nix::sys::signal::Signal;
 
 use super::Loop;
-use crate::host::{Descriptors, doors};
+use crate::host::{Descriptors, closed_listeners};
 use crate::sleep::Circumstances;
-use crate::{held, init};
+use crate::{init, pending};
 
 impl Loop {
     pub(super) fn on_time(&mut self) {
         let now = Instant::now();
-        if !self.held.is_empty() && now >= self.next_tick {
+        if !self.pending.is_empty() && now >= self.next_tick {
             self.look_for_next_broker();
-            self.look_at_held(now);
+            self.look_at_pending(now);
             self.accepts_wait = false;
-            self.next_tick = Instant::now() + held::tick(self.held.len());
+            self.next_tick = Instant::now() + pending::tick(self.pending.len());
         }
         self.watchdog.end();
         self.watchdog.rest(now);
@@ -28,7 +28,7 @@ impl Loop {
             self.stop(signal, grace);
         }
         self.host.handovers.look();
-        if self.doors_due().is_some_and(|at| now >= at) && doors::on_time(&mut self.host, now) {
+        if self.closed_listeners_due().is_some_and(|at| now >= at) && closed_listeners::on_time(&mut self.host, now) {
             self.go_on_with_vetted();
         }
         if self.kill_at.is_some_and(|at| now >= at) {
@@ -54,24 +54,28 @@ impl Loop {
     }
 
     pub(super) fn circumstances(&self) -> Circumstances {
-        let accepts = self.held.values().filter(|held| held.accepts_from().is_some()).count();
+        let accepts = self
+            .pending
+            .values()
+            .filter(|pending| pending.accepts_from().is_some())
+            .count();
         Circumstances {
-            held_calls: self.held.len() - accepts,
+            pending_calls: self.pending.len() - accepts,
             handing_over: accepts > 0,
             stopping: self.kill_at.is_some(),
         }
     }
 
     /// The time of the next look at the program's sockets.
-    fn doors_due(&self) -> Option<Instant> {
+    fn closed_listeners_due(&self) -> Option<Instant> {
         if !self.may_close() {
             return None;
         }
-        let copies = match &self.host.descriptors {
-            Descriptors::Copied(copies) => copies.due(),
+        let mirror = match &self.host.descriptors {
+            Descriptors::Mirrored(mirror) => mirror.due(),
             Descriptors::Duplicated(_) => None,
         };
-        let all = [self.host.doors.due(&self.host.retained), copies];
+        let all = [self.host.closed_listeners.due(&self.host.retained), mirror];
         all.into_iter().flatten().min()
     }
 
@@ -88,7 +92,7 @@ impl Loop {
 
     /// When [`Self::on_time`] is to be called.
     pub(super) fn due(&self) -> Option<Instant> {
-        let tick = (!self.held.is_empty()).then_some(self.next_tick);
+        let tick = (!self.pending.is_empty()).then_some(self.next_tick);
         [
             tick,
             self.kill_at,
@@ -96,7 +100,7 @@ impl Loop {
             self.reconnect.next_try(),
             self.sleep.due(),
             self.watchdog.due(),
-            self.doors_due(),
+            self.closed_listeners_due(),
             self.host.handovers.due(),
             self.memory.as_ref().and_then(MemoryWatch::due),
         ]

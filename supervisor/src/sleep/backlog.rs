@@ -25,7 +25,7 @@ pub struct Backlogs {
 }
 
 impl Backlogs {
-    /// Opens the door wide.
+    /// Raises every backlog to the maximum.
     pub fn widen(&mut self, retained: &Retained) {
         self.restore_at = None;
         for (_, listener, _) in retained.listeners() {

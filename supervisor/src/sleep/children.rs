@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::tree::Tree;
+use super::tree::ProcessTree;
 use imsup_linux::{cpu, process};
 
 /// The CPU time that ended threads leave in the account of the cgroup and not of the process: 5 to
@@ -29,7 +29,7 @@ pub struct Children {
 impl Children {
     /// True if a process has begun and ended since the last call. `cpu` is the CPU time of each
     /// live process, just read.
-    pub fn came(&mut self, tree: &Tree, cpu: &[(i32, Duration)]) -> bool {
+    pub fn came(&mut self, tree: &ProcessTree, cpu: &[(i32, Duration)]) -> bool {
         match tree.cpu() {
             Some(accounted) => self.came_by_account(tree, accounted, cpu),
             None => self.came_by_faults(cpu),
@@ -38,7 +38,7 @@ impl Children {
 
     /// Decides by the cgroup's account, which includes ended processes. The account was read after
     /// the clocks of the live processes, so other processes used at most the difference.
-    fn came_by_account(&mut self, tree: &Tree, accounted: Duration, cpu: &[(i32, Duration)]) -> bool {
+    fn came_by_account(&mut self, tree: &ProcessTree, accounted: Duration, cpu: &[(i32, Duration)]) -> bool {
         let most = accounted.saturating_sub(total(cpu));
         let Some(before) = self.ended.replace(most) else {
             return false;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use imsup_wire::Usage;
 
-use super::tree::Tree;
+use super::tree::ProcessTree;
 use imsup_linux::{cpu, pageout};
 
 /// The account of one run of a host's program.
@@ -64,12 +64,12 @@ impl Meter {
     }
 
     /// The resources used until now.
-    pub fn usage(&self, now: Instant, tree: &Tree) -> Usage {
+    pub fn usage(&self, now: Instant, tree: &ProcessTree) -> Usage {
         self.usage_of(now, tree.cpu().unwrap_or_default())
     }
 
     /// The resources used until the suspension of a host.
-    pub fn usage_suspended(&mut self, now: Instant, tree: &Tree) -> Usage {
+    pub fn usage_suspended(&mut self, now: Instant, tree: &ProcessTree) -> Usage {
         let usage = self.usage(now, tree);
         self.when_suspended = usage.cpu;
         usage

@@ -50,7 +50,7 @@ use self::meter::Meter;
 use self::own_times::OwnTimes;
 use self::phase::{Asleep, Awake, Phase};
 use self::rhythm::{Constants, Rhythms};
-pub use self::tree::Tree;
+pub use self::tree::ProcessTree;
 use self::words::PrivateWords;
 use crate::host::Host;
 use imsup_linux::process;
@@ -75,7 +75,7 @@ const FEW_DESCRIPTORS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
     /// Pending trapped calls that wait for an event elsewhere.
-    pub held_calls: usize,
+    pub pending_calls: usize,
     /// A trapped accept(2) is pending, for some milliseconds at most ([`crate::handover`]). The
     /// thread of the call cannot be stopped meanwhile.
     pub handing_over: bool,
@@ -99,7 +99,7 @@ struct Sleeper {
     /// Who waits for a port that the program has not opened yet.
     awaited: Awaited,
     lease_until: Option<Instant>,
-    tree: Tree,
+    tree: ProcessTree,
     idle: Idleness,
     connections: Connections,
     /// True if a socket of the host has been connected since the last search for connections.
@@ -133,7 +133,7 @@ struct Sleeper {
 
 impl Sleep {
     /// The sleep of a host whose program was just executed in `tree`.
-    pub fn new(policy: Option<SleepPolicy>, awake: imsup_wire::Awake, tree: Tree) -> Self {
+    pub fn new(policy: Option<SleepPolicy>, awake: imsup_wire::Awake, tree: ProcessTree) -> Self {
         let now = Instant::now();
         let sleeper = Sleeper {
             policy,
@@ -287,7 +287,8 @@ impl Sleep {
         }
     }
 
-    /// Promises that the program ends together with those of others, if it sleeps and is unused.
+    /// Prepares the end of the program together with other programs, if the host sleeps and is
+    /// unused.
     fn prepare(&mut self, host: &mut Host) -> Report {
         let mut report = Report::Failed(ErrorKind::Busy.because("it is awake"));
         self.step(|phase, sleeper| match phase {
@@ -327,7 +328,7 @@ impl Sleep {
         report
     }
 
-    /// Takes a promise back.
+    /// Aborts a prepared termination.
     fn abort(&mut self, host: &mut Host) {
         self.step(|phase, _| match phase {
             Phase::Prepared(prepared) => Phase::Asleep(prepared.abort(host)),
@@ -425,7 +426,7 @@ impl Sleep {
 
     /// Ends the sleep: lets all remaining processes run, so that the processes can be ended. The
     /// account covers the use until now.
-    pub fn finish(mut self) -> (Usage, Tree) {
+    pub fn finish(mut self) -> (Usage, ProcessTree) {
         self.let_run();
         let Sleeper { mut meter, tree, .. } = self.sleeper;
         let now = Instant::now();

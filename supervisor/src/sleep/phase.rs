@@ -1,5 +1,5 @@
-//! The phases of a host: it runs, it sleeps, or it runs for a moment. Going over to the next phase
-//! consumes the last one.
+//! The phases of a host: awake, asleep, or ticking (awake for a moment). Going over to the next
+//! phase consumes the last phase.
 
 mod asleep;
 mod awake;
@@ -20,22 +20,22 @@ use super::correct::Correction;
 use super::deadlines::SHORTEST_SLACK;
 use super::frozen::Frozen;
 
-/// The phase that a host is in. What only a sleeper has cannot be touched while its host runs.
+/// The phase of a host. The state of a sleeper cannot be touched while the host runs.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// It runs, and is looked at now and then.
+    /// The host runs, and is looked at now and then.
     Awake(Awake),
-    /// It is held, and what it waits for is waited for in its place.
+    /// The host is held, and the supervisor waits in place of the host.
     Asleep(Box<Asleep>),
-    /// It sleeps, and is about to be terminated together with others: until then it neither wakes
-    /// nor ticks.
+    /// The host sleeps, and is about to be terminated together with others: until then the host
+    /// neither wakes nor ticks.
     Prepared(Box<Prepared>),
-    /// It runs for a moment, because a deadline of its own has come.
+    /// The host runs for a moment, because a deadline of the host has come.
     Ticking(Box<Ticking>),
 }
 
 impl Phase {
-    /// The sleeper, if it sleeps.
+    /// The sleeper, if the host sleeps.
     pub(super) fn asleep(&self) -> Option<&Asleep> {
         match self {
             Self::Asleep(asleep) => Some(asleep),
@@ -49,7 +49,7 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Awake {
     next_look: Instant,
-    /// Why it could not be suspended when that was tried last.
+    /// The reason why the last try to suspend failed.
     trouble: Option<Trouble>,
     /// Orders to suspend that wait for an idle host: the number of the order, and the end of the
     /// wait.
@@ -65,7 +65,7 @@ pub(super) struct Asleep {
     frozen: Frozen,
     /// When to look for signals.
     signals_at: Instant,
-    /// When to look at memory that others share, if any of its threads waits for that.
+    /// When to look at memory that others share, if any thread waits for that memory.
     words_at: Option<Instant>,
 }
 
@@ -82,24 +82,24 @@ pub(super) struct Slept {
     not_terminated: Option<String>,
 }
 
-/// A sleeper that has promised to be terminated together with others.
+/// A sleeper that has prepared to be terminated together with others.
 #[derive(Debug)]
 pub(super) struct Prepared {
     asleep: Box<Asleep>,
-    /// What takes the place of its listeners.
+    /// The successors of the listeners.
     takeover: Takeover,
 }
 
-/// A host that ticks: its sleep, with nothing waited for.
+/// A host that ticks: a sleep without waits.
 #[derive(Debug)]
 pub(super) struct Ticking {
     slept: Slept,
-    /// The bytes that had moved on its connections before the tick.
+    /// The bytes that had moved on the host's connections before the tick.
     bytes: Option<u64>,
     next_check: Instant,
     began: Instant,
     pause: Duration,
-    /// What its processes had used before the tick, and at the last check.
+    /// The CPU time of the processes before the tick, and at the last check.
     cpu_before: Duration,
     cpu_last: Duration,
 }
@@ -150,7 +150,7 @@ impl Asleep {
         self.frozen.set.as_fd()
     }
 
-    /// Since when it sleeps, by the wall clock as it is set now: microseconds since the Unix epoch.
+    /// The beginning of the sleep, by the present wall clock: microseconds since the Unix epoch.
     pub(super) fn suspended_us(&self) -> u64 {
         self.slept.began.wall_us()
     }
@@ -185,7 +185,7 @@ impl Ticking {
         Box::new(Asleep::new(slept, frozen))
     }
 
-    /// Since when it sleeps, by the wall clock as it is set now: microseconds since the Unix epoch.
+    /// The beginning of the sleep, by the present wall clock: microseconds since the Unix epoch.
     pub(super) fn suspended_us(&self) -> u64 {
         self.slept.began.wall_us()
     }

@@ -36,7 +36,7 @@ pub enum HoldError {
 
 /// The processes of a host.
 #[derive(Debug)]
-pub struct Tree {
+pub struct ProcessTree {
     freezer: Option<Cgroup>,
     /// The cgroup around the freezer's cgroup, if the host has limits of cgroup v2.
     around: Option<Cgroup>,
@@ -54,7 +54,7 @@ pub struct Tree {
     carrying: Vec<Carrying>,
 }
 
-impl Tree {
+impl ProcessTree {
     /// A tree that is never held: the tree of a command of `imsup exec`.
     pub fn unheld() -> Self {
         Self {
@@ -216,12 +216,12 @@ impl Tree {
         cgroup.and_then(Cgroup::cpu)
     }
 
-    /// Holds every process, and returns the calls of all threads. [`Tree::settle`] or
-    /// [`Tree::release`] must follow.
+    /// Holds every process, and returns the calls of all threads. [`ProcessTree::settle`] or
+    /// [`ProcessTree::release`] must follow.
     ///
     /// If not all processes can be held, the error comes with the threads that were stopped. The
-    /// caller decides how the interrupted calls of these threads go on. [`Tree::release`] must
-    /// follow as well.
+    /// caller decides how the interrupted calls of these threads go on. [`ProcessTree::release`]
+    /// must follow as well.
     ///
     /// Of threads in `counted` the waits are counted: each has waited once to be frozen.
     pub fn hold(&mut self, counted: &[i32]) -> (Vec<StoppedThread>, Option<HoldError>) {
@@ -255,7 +255,7 @@ impl Tree {
         )
     }
 
-    /// True if [`Tree::hold`] freezes the threads of a process before the stop.
+    /// True if [`ProcessTree::hold`] freezes the threads of a process before the stop.
     pub fn freezes(&self, pid: i32) -> bool {
         self.freezer.is_some() && !self.strays.contains(&pid)
     }
@@ -329,7 +329,7 @@ impl Tree {
         }
     }
 
-    /// Lets every process go on. [`Tree::rest`] does the work that can wait.
+    /// Lets every process go on. [`ProcessTree::rest`] does the work that can wait.
     pub fn release(&mut self) {
         self.let_go();
         // The removal of the cgroup (ENODEV) moved the processes out first, and so thawed the
@@ -375,7 +375,7 @@ fn await_waits(tids: &[i32]) {
 }
 
 /// Removes the cgroup with the tree: the processes have ended.
-impl Drop for Tree {
+impl Drop for ProcessTree {
     fn drop(&mut self) {
         if let Some(cgroup) = self.freezer.take() {
             cgroup.remove();

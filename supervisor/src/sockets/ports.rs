@@ -23,8 +23,8 @@ impl NativePorts {
         }
     }
 
-    /// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere
-    /// else.
+    /// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is redirected
+    /// nowhere else.
     pub fn contains(&self, transport: Transport, v6: bool, port: u16) -> bool {
         match (transport, v6) {
             (Transport::Tcp, true) => self.tcp_v6.contains(port),

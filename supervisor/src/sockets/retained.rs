@@ -64,14 +64,14 @@ pub struct Retained {
     successors: BTreeMap<Endpoint, OwnedFd>,
     /// The endpoints of sockets that the program reaches as 127.0.0.1 or ::1: the VIP for the
     /// wildcard, or the host's own localhost. True if reached as ::1.
-    landings: BTreeMap<Endpoint, bool>,
-    /// The number of landings at which the closed landings are forgotten.
-    most_landings: usize,
+    listen_targets: BTreeMap<Endpoint, bool>,
+    /// The number of listen targets at which the closed listen targets are forgotten.
+    most_listen_targets: usize,
 }
 
-/// Landings remembered before any is looked at again. Programs that open a port for each task
+/// Listen targets remembered before any is looked at again. Programs that open a port for each task
 /// (passive FTP) would else fill the table with all ports there are.
-const LANDINGS: usize = 256;
+const LISTEN_TARGETS: usize = 256;
 
 impl Retained {
     /// Adds a socket that waits for the program to bind its endpoint, if the socket is not known
@@ -237,27 +237,32 @@ impl Retained {
     /// Remembers that the program listens on this wildcard, or on its own localhost. `endpoint` is
     /// the listen target. Once there are many entries, `is_bound` is called for each: a close(2) is
     /// not seen.
-    pub fn note_landing(&mut self, endpoint: Endpoint, wildcard: Option<IpAddr>, is_bound: impl Fn(Endpoint) -> bool) {
-        if self.landings.len() >= self.most_landings.max(LANDINGS) {
-            self.landings.retain(|known, _| is_bound(*known));
-            self.most_landings = 2 * self.landings.len();
+    pub fn note_listen_target(
+        &mut self,
+        endpoint: Endpoint,
+        wildcard: Option<IpAddr>,
+        is_bound: impl Fn(Endpoint) -> bool,
+    ) {
+        if self.listen_targets.len() >= self.most_listen_targets.max(LISTEN_TARGETS) {
+            self.listen_targets.retain(|known, _| is_bound(*known));
+            self.most_listen_targets = 2 * self.listen_targets.len();
         }
-        *self.landings.entry(endpoint).or_default() |= wildcard.is_none_or(|ip| ip.is_ipv6());
+        *self.listen_targets.entry(endpoint).or_default() |= wildcard.is_none_or(|ip| ip.is_ipv6());
     }
 
-    /// Forgets a landing after the close of its socket.
-    pub fn forget_landing(&mut self, endpoint: Endpoint) {
-        self.landings.remove(&endpoint);
+    /// Forgets a listen target after the close of its socket.
+    pub fn forget_listen_target(&mut self, endpoint: Endpoint) {
+        self.listen_targets.remove(&endpoint);
     }
 
     /// True if a listener of the program resolves to `endpoint`. The listener may be closed by now.
-    pub fn is_landing(&self, endpoint: Endpoint) -> bool {
-        self.landings.contains_key(&endpoint)
+    pub fn is_listen_target(&self, endpoint: Endpoint) -> bool {
+        self.listen_targets.contains_key(&endpoint)
     }
 
     /// True if the listener at `endpoint` takes connections to `::1` too.
     pub fn is_dual_stack(&self, endpoint: Endpoint) -> bool {
-        self.landings.get(&endpoint).is_some_and(|v6| *v6)
+        self.listen_targets.get(&endpoint).is_some_and(|v6| *v6)
     }
 
     /// The sockets that the program listens on.
@@ -338,18 +343,18 @@ mod tests {
     }
 
     #[test]
-    fn landings_that_nobody_listens_on_are_forgotten() {
+    fn listen_targets_that_nobody_listens_on_are_forgotten() {
         let mut retained = Retained::default();
         let endpoint = |port| Endpoint::tcp(Ipv4Addr::new(127, 77, 1, 2), port);
         for port in 1..=10_000 {
-            retained.note_landing(endpoint(port), None, |known| known.address.port() == 1);
+            retained.note_listen_target(endpoint(port), None, |known| known.address.port() == 1);
         }
-        assert!(retained.is_landing(endpoint(1)) && retained.is_landing(endpoint(10_000)));
-        assert!(retained.landings.len() <= LANDINGS);
+        assert!(retained.is_listen_target(endpoint(1)) && retained.is_listen_target(endpoint(10_000)));
+        assert!(retained.listen_targets.len() <= LISTEN_TARGETS);
         for port in 1..=10_000 {
-            retained.note_landing(endpoint(port), None, |_| true);
+            retained.note_listen_target(endpoint(port), None, |_| true);
         }
-        assert_eq!(retained.landings.len(), 10_000);
+        assert_eq!(retained.listen_targets.len(), 10_000);
     }
 
     #[test]

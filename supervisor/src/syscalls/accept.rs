@@ -12,10 +12,10 @@ use rustix::fs::OFlags;
 use super::bind::endpoint_of;
 use super::names::write_address;
 use super::{Verdict, socket_of};
-use crate::copies::Remembered;
 use crate::handover::{self, Accepted};
-use crate::held::{Held, LONGEST_ACCEPT, Waiting};
 use crate::host::{Descriptors, Host};
+use crate::mirror::Remembered;
+use crate::pending::{LONGEST_ACCEPT, PendingCall, Waiting};
 use imsup_linux::memory::ThreadMemory;
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::settings;
@@ -27,7 +27,7 @@ pub(super) fn accept(host: &mut Host, call: &Notification) -> Verdict {
         Attempt::Answered(answer) => answer.into(),
         Attempt::Nobody { listener, timeout } => {
             let now = Instant::now();
-            Verdict::Hold(Box::new(Held {
+            Verdict::Pending(Box::new(PendingCall {
                 tid: call.tid,
                 since: now,
                 deadline: now + timeout.unwrap_or(LONGEST_ACCEPT),
@@ -164,9 +164,9 @@ fn show_as_v4(host: &mut Host, connection: &OwnedFd, peer: SocketAddr) {
     let (Ok(cookie), Some(local)) = (socket::cookie(socket), socket::local_address(socket)) else {
         return;
     };
-    if let (Descriptors::Copied(copies), Ok(inode)) = (&mut host.descriptors, socket::inode(socket)) {
+    if let (Descriptors::Mirrored(mirror), Ok(inode)) = (&mut host.descriptors, socket::inode(socket)) {
         let peer = socket::peer_address(socket).ok().flatten();
-        copies.remember(inode, Remembered { cookie, local, peer });
+        mirror.remember(inode, Remembered { cookie, local, peer });
     }
     let local = host.identity.shown_local(canonical(local));
     let peer = host.identity.shown_peer(peer, local);

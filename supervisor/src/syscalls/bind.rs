@@ -1,7 +1,7 @@
 //! bind(2).
 
 mod install;
-mod machines;
+mod machine_local;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
@@ -14,14 +14,14 @@ use nix::errno::Errno;
 
 pub use self::install::keep_claimed;
 use self::install::{beside_published, install};
-pub(super) use self::machines::is_bound_on_the_machines;
-use self::machines::{forget_native, is_beside_the_machines, on_the_machines};
+pub(super) use self::machine_local::is_bound_machine_local;
+use self::machine_local::{bind_machine_local, forget_native, is_beside_machine_local};
 use super::{Sockaddr, Verdict, conflict, leave, read_sockaddr, socket_of, vet};
-use crate::held::{BindStage, Held, HeldBind, Waiting};
 use crate::host::bound;
-use crate::host::doors::{self, Vetted};
+use crate::host::closed_listeners::{self, Vetted};
 use crate::host::{Descriptors, Host};
 use crate::identity::{BindAddress, Identity};
+use crate::pending::{BindStage, PendingBind, PendingCall, Waiting};
 use crate::unhonoured::Unhonoured;
 use imsup_linux::guard;
 use imsup_linux::holders::Place;
@@ -53,7 +53,7 @@ enum Plan {
     /// chooses, so that no two hosts clash. For the UDP wildcard, which may send to hosts and out
     /// of the planes by turns. For UDP localhost, so that its datagrams have the source that the
     /// program expects. For `::1`, which has no equivalent in the planes.
-    Machines,
+    MachineLocal,
     /// Carried out here.
     At(Endpoint),
 }
@@ -74,7 +74,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
     let plan = match decide(&host.identity, &kind, address, v6only) {
         // The holder of the port is on the machine's own address. A bind there conflicts with the
         // holder as natively, or shares the port.
-        Plan::At(_) if is_beside_the_machines(host, &kind, address) => Plan::Machines,
+        Plan::At(_) if is_beside_machine_local(host, &kind, address) => Plan::MachineLocal,
         Plan::At(mut endpoint)
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
                 && !v6only
@@ -86,21 +86,21 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
         plan => plan,
     };
     let plan = match plan {
-        Plan::At(_) | Plan::Machines if !privileges::may_bind(call.tid, address.port()) => Plan::Privileged,
+        Plan::At(_) | Plan::MachineLocal if !privileges::may_bind(call.tid, address.port()) => Plan::Privileged,
         plan => plan,
     };
     host.trace.decided(&plan);
     match plan {
         Plan::Native => Answer::Continue.into(),
         Plan::Refuse(errno) => {
-            host.said.once(call.tid, Unhonoured::ForeignBind);
+            host.warned.once(call.tid, Unhonoured::ForeignBind);
             errno.into()
         }
         Plan::Privileged => Errno::EACCES.into(),
         Plan::Later => later(host, &socket, address),
-        Plan::Machines => on_the_machines(host, &socket, kind.transport, address, v6only).into(),
+        Plan::MachineLocal => bind_machine_local(host, &socket, kind.transport, address, v6only).into(),
         Plan::At(endpoint) => {
-            let held = HeldBind {
+            let pending = PendingBind {
                 socket,
                 number: call.fd(0),
                 endpoint,
@@ -108,7 +108,7 @@ pub(super) fn bind(host: &mut Host, call: &Notification) -> Verdict {
                 asked: address,
                 stage: BindStage::Claim,
             };
-            at(host, call, held)
+            at(host, call, pending)
         }
     }
 }
@@ -137,8 +137,8 @@ fn decide(identity: &Identity, socket: &InetSocket, address: SocketAddr, v6only:
         let is_localhost = is_v6_localhost || as_v4(address).is_some_and(|v4| *v4.ip() == Ipv4Addr::LOCALHOST);
         match socket.transport {
             Transport::Tcp if is_any => return Plan::Later,
-            Transport::Tcp if is_v6_localhost => return Plan::Machines,
-            Transport::Udp if is_any || is_localhost => return Plan::Machines,
+            Transport::Tcp if is_v6_localhost => return Plan::MachineLocal,
+            Transport::Udp if is_any || is_localhost => return Plan::MachineLocal,
             _ => {}
         }
     }
@@ -155,7 +155,7 @@ impl fmt::Display for Plan {
             Self::Refuse(_) => f.write_str("another host's address"),
             Self::Privileged => f.write_str("a port for which the program lacks the privilege"),
             Self::Later => f.write_str("put off until its use is known"),
-            Self::Machines => f.write_str("the machine's own address"),
+            Self::MachineLocal => f.write_str("the machine's own address"),
             Self::At(endpoint) => endpoint.fmt(f),
         }
     }
@@ -195,7 +195,7 @@ pub(super) fn bind_wildcard_now(host: &mut Host, socket: &OwnedFd, family: Famil
     Ok(())
 }
 
-fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
+fn at(host: &mut Host, call: &Notification, mut bind: PendingBind) -> Verdict {
     let v6only = bind.family == Family::V6 && socket::is_v6only(bind.socket.as_fd());
     if conflict::is_taken(host, bind.socket.as_fd(), bind.endpoint.transport, bind.asked, v6only) {
         return Errno::EADDRINUSE.into();
@@ -206,7 +206,7 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
     }
     // imsup too closes the sockets that the program has closed at this address, so that the kernel
     // alone decides.
-    bind.stage = match doors::vet(host, bind.endpoint) {
+    bind.stage = match closed_listeners::vet(host, bind.endpoint) {
         Vetted::Settled => match bind_own(host, call.tid, &bind) {
             Ok(()) => {
                 note_fresh(host, &bind);
@@ -222,7 +222,7 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
         Vetted::Search(number) => BindStage::Search(number),
     };
     let now = Instant::now();
-    Verdict::Hold(Box::new(Held {
+    Verdict::Pending(Box::new(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + host.hold_timeout,
@@ -234,7 +234,7 @@ fn at(host: &mut Host, call: &Notification, mut bind: HeldBind) -> Verdict {
 /// Takes out the retained AF_INET6 listeners if a program of AF_INET binds. The program keeps its
 /// own listener, and connections that wait in the retained listeners are handed over
 /// ([`crate::handover`]).
-fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
+fn set_misfits_apart(host: &mut Host, bind: &PendingBind) {
     if bind.endpoint.transport != Transport::Tcp || !host.handovers.are_possible() {
         return;
     }
@@ -253,7 +253,7 @@ fn set_misfits_apart(host: &mut Host, bind: &HeldBind) {
 
 /// Binds the program's own socket. A failure restores the socket's options: the program may try
 /// another port.
-fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
+fn bind_own(host: &mut Host, tid: i32, bind: &PendingBind) -> Result<(), Errno> {
     let socket = bind.socket.as_fd();
     if let Err(errno) = host.handovers.share(bind.endpoint, socket) {
         tracing::warn!(endpoint = %bind.endpoint, %errno, "a listener that is retained is in the program's way");
@@ -269,7 +269,7 @@ fn bind_own(host: &mut Host, tid: i32, bind: &HeldBind) -> Result<(), Errno> {
         return Err(errno);
     }
     if !socket::may_share(socket, bind.endpoint.transport) {
-        host.doors.bound_alone(bind.endpoint);
+        host.closed_listeners.bound_alone(bind.endpoint);
     }
     bound(host, tid, &bind.socket, bind);
     Ok(())
@@ -289,7 +289,7 @@ fn bind_in_plane(socket: BorrowedFd<'_>, family: Family, address: SocketAddrV4) 
 }
 
 /// Asks the broker for the holder of an address: the program itself, or the broker.
-fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
+fn ask(host: &mut Host, id: NotificationId, bind: &PendingBind) {
     let claim = ToBroker::Claim {
         id: id.number(),
         endpoint: bind.endpoint,
@@ -299,16 +299,18 @@ fn ask(host: &mut Host, id: NotificationId, bind: &HeldBind) {
 
 /// The broker has closed a socket, or a search is over: goes on with a bind that waits for that
 /// event. `None` if the bind goes on waiting.
-pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
-    let tid = held.tid;
-    let Waiting::Bind(bind) = &mut held.waiting else {
+pub fn bind_again(host: &mut Host, id: NotificationId, pending: &mut PendingCall) -> Option<Answer> {
+    let tid = pending.tid;
+    let Waiting::Bind(bind) = &mut pending.waiting else {
         return None;
     };
     let endpoint = bind.endpoint;
     match bind.stage {
         BindStage::Claim => return None,
-        BindStage::Closing if host.doors.is_closing(endpoint) => return None,
-        BindStage::Search(number) | BindStage::LastSearch(number) if !host.doors.has_searched(number) => return None,
+        BindStage::Closing if host.closed_listeners.is_closing(endpoint) => return None,
+        BindStage::Search(number) | BindStage::LastSearch(number) if !host.closed_listeners.has_searched(number) => {
+            return None;
+        }
         _ => {}
     }
     if !host.listener.is_valid(id) {
@@ -317,7 +319,7 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     set_misfits_apart(host, bind);
     match bind.stage {
         BindStage::Search(_) if host.retained.is_waiting(endpoint) => return Some(install(host, id, tid, bind)),
-        BindStage::Search(_) if host.doors.is_closing(endpoint) => {
+        BindStage::Search(_) if host.closed_listeners.is_closing(endpoint) => {
             bind.stage = BindStage::Closing;
             return None;
         }
@@ -330,20 +332,20 @@ pub fn bind_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Optio
     }
     if bind.stage == BindStage::Closing {
         // The program may have the socket at another place.
-        bind.stage = BindStage::LastSearch(host.doors.search());
+        bind.stage = BindStage::LastSearch(host.closed_listeners.search());
         return None;
     }
     bind.stage = BindStage::Claim;
     ask(host, id, bind);
     if host.link.socket().is_none() {
-        return Some(claimed(host, id, held, None));
+        return Some(claimed(host, id, pending, None));
     }
     None
 }
 
 /// The broker answered a [`ToBroker::Claim`].
-pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<OwnedFd>) -> Answer {
-    let Waiting::Bind(bind) = &held.waiting else {
+pub fn claimed(host: &mut Host, id: NotificationId, pending: &PendingCall, found: Option<OwnedFd>) -> Answer {
+    let Waiting::Bind(bind) = &pending.waiting else {
         return Answer::Continue;
     };
     if let Some(socket) = found {
@@ -355,11 +357,11 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
     set_misfits_apart(host, bind);
     if !host.retained.is_waiting(bind.endpoint) && host.handovers.share(bind.endpoint, bind.socket.as_fd()) == Ok(true)
     {
-        return bind_own(host, held.tid, bind).into();
+        return bind_own(host, pending.tid, bind).into();
     }
-    match install(host, id, held.tid, bind) {
+    match install(host, id, pending.tid, bind) {
         Answer::Errno(errno) if errno == Errno::EADDRINUSE as i32 && !host.retained.knows(bind.endpoint) => {
-            beside_published(host, held.tid, bind)
+            beside_published(host, pending.tid, bind)
         }
         answer => answer,
     }
@@ -367,7 +369,7 @@ pub fn claimed(host: &mut Host, id: NotificationId, held: &Held, found: Option<O
 
 /// A datagram socket at a port that was neither declared nor in use before may be a socket for a
 /// query to a name server.
-fn note_fresh(host: &mut Host, bind: &HeldBind) {
+fn note_fresh(host: &mut Host, bind: &PendingBind) {
     if bind.endpoint.transport == Transport::Udp
         && bind.endpoint.address.port() >= FIRST_UNPRIVILEGED
         && let Ok(cookie) = socket::cookie(bind.socket.as_fd())
@@ -377,11 +379,11 @@ fn note_fresh(host: &mut Host, bind: &HeldBind) {
 }
 
 /// Remembers the requested address. A datagram socket receives from now on.
-fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
+fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &PendingBind) {
     host.note_step();
     vet::note_user(host, socket);
-    if let Descriptors::Copied(copies) = &mut host.descriptors {
-        copies.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors {
+        mirror.bound_to_localhost |= *bind.endpoint.address.ip() != host.identity.vip();
     }
     if let Ok(cookie) = socket::cookie(socket.as_fd()) {
         host.sockets.update(cookie, |entry| entry.bound = Some(bind.asked));
@@ -399,7 +401,7 @@ fn bound(host: &mut Host, tid: i32, socket: &OwnedFd, bind: &HeldBind) {
         let local = socket::local_address(socket.as_fd()).and_then(as_v4);
         if let (Some(local), Some(wildcard)) = (local, wildcard_of(bind.asked)) {
             let endpoint = Endpoint::udp(*local.ip(), local.port());
-            note_landing(host, endpoint, Some(wildcard));
+            note_listen_target(host, endpoint, Some(wildcard));
         }
         return;
     }
@@ -422,10 +424,10 @@ pub(super) fn wildcard_of(asked: SocketAddr) -> Option<IpAddr> {
 }
 
 /// Remembers the endpoint on which the program listens for a wildcard, or for its own localhost.
-pub(super) fn note_landing(host: &mut Host, endpoint: Endpoint, wildcard: Option<IpAddr>) {
+pub(super) fn note_listen_target(host: &mut Host, endpoint: Endpoint, wildcard: Option<IpAddr>) {
     if wildcard.is_some() || *endpoint.address.ip() != host.identity.vip() {
         let is_bound = |known| socket::probe(known) == Err(Errno::EADDRINUSE);
-        host.retained.note_landing(endpoint, wildcard, is_bound);
+        host.retained.note_listen_target(endpoint, wildcard, is_bound);
     }
 }
 
@@ -443,18 +445,18 @@ pub(super) fn retain(
     if !host.sees_all_listeners() {
         return;
     }
-    note_landing(host, endpoint, wildcard);
+    note_listen_target(host, endpoint, wildcard);
     // The broker retains as many sockets of one host. More sockets would use up the descriptors by
     // which all calls are carried out, since the program's close(2) is not seen.
     if host.retained.count() >= MAX_RETAINED {
         tracing::debug!(%endpoint, "too many sockets; this one is not retained");
         return;
     }
-    let copies = (|| {
+    let duplicates = (|| {
         let inode = socket::inode(socket.as_fd())?;
         Ok::<_, Errno>((inode, socket::duplicate(socket)?, socket::duplicate(socket)?))
     })();
-    match copies {
+    match duplicates {
         // Some servers connect their socket to a client and bind another socket for the next
         // client. One of the sockets keeps the port.
         Ok((inode, ..)) if endpoint.transport == Transport::Udp && host.retained.has_another(endpoint, inode) => {}
@@ -465,7 +467,7 @@ pub(super) fn retain(
                 .add_listening(endpoint, ours, inode, backlog, place.of_process(inode))
             {
                 if let Some(socket) = host.retained.by_inode(inode) {
-                    host.doors.watch(socket.as_fd(), inode);
+                    host.closed_listeners.watch(socket.as_fd(), inode);
                 }
                 host.announce(endpoint, brokers);
                 // The retained duplicate stands for a copy.
@@ -529,8 +531,8 @@ mod tests {
         assert_eq!(plan(Family::V4, "0.0.0.0:0", "0.0.0.0:0", false), Plan::Later);
         assert_eq!(plan(Family::V6, "[::]:0", "[::]:0", false), Plan::Later);
         let udp = |family, any| plan_for(Transport::Udp, family, any, any, false);
-        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::Machines);
-        assert_eq!(udp(Family::V6, "[::]:0"), Plan::Machines);
+        assert_eq!(udp(Family::V4, "0.0.0.0:0"), Plan::MachineLocal);
+        assert_eq!(udp(Family::V6, "[::]:0"), Plan::MachineLocal);
     }
 
     #[test]
@@ -544,13 +546,16 @@ mod tests {
                 false,
             )
         };
-        assert_eq!(on(Transport::Udp, Family::V4, "127.0.0.1:0"), Plan::Machines);
-        assert_eq!(on(Transport::Udp, Family::V6, "[::ffff:127.0.0.1]:0"), Plan::Machines);
-        assert_eq!(on(Transport::Udp, Family::V6, "[::1]:0"), Plan::Machines);
-        assert_eq!(on(Transport::Tcp, Family::V6, "[::1]:0"), Plan::Machines);
+        assert_eq!(on(Transport::Udp, Family::V4, "127.0.0.1:0"), Plan::MachineLocal);
+        assert_eq!(
+            on(Transport::Udp, Family::V6, "[::ffff:127.0.0.1]:0"),
+            Plan::MachineLocal
+        );
+        assert_eq!(on(Transport::Udp, Family::V6, "[::1]:0"), Plan::MachineLocal);
+        assert_eq!(on(Transport::Tcp, Family::V6, "[::1]:0"), Plan::MachineLocal);
         assert_eq!(on(Transport::Tcp, Family::V4, "127.0.0.1:0"), at("127.78.5.7:0"));
-        assert_ne!(on(Transport::Udp, Family::V4, "127.0.0.1:53"), Plan::Machines);
-        assert_ne!(on(Transport::Udp, Family::V4, "127.77.5.7:0"), Plan::Machines);
+        assert_ne!(on(Transport::Udp, Family::V4, "127.0.0.1:53"), Plan::MachineLocal);
+        assert_ne!(on(Transport::Udp, Family::V4, "127.77.5.7:0"), Plan::MachineLocal);
     }
 
     #[test]

@@ -15,10 +15,10 @@ use nix::errno::Errno;
 use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::redirect::{Purpose, redirect_datagram, redirect_stream};
 use super::{Sockaddr, Verdict, datagram, leave, read_sockaddr, resolver, socket_of, takes_v4};
-use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
-use crate::host::doors::{self, Vetted};
+use crate::host::closed_listeners::{self, Vetted};
 use crate::identity::{Destination, Identity};
+use crate::pending::{PendingCall, Until, Waiting};
 use imsup_linux::descriptors;
 use imsup_linux::memory::ThreadMemory;
 use imsup_linux::notify::{Answer, Notification};
@@ -107,9 +107,9 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
     }
     let listeners = Listeners {
         sees_all: host.sees_all_listeners(),
-        is_landing: |endpoint| match to_v6 {
+        is_listen_target: |endpoint| match to_v6 {
             true => host.retained.is_dual_stack(endpoint),
-            false => host.retained.is_landing(endpoint),
+            false => host.retained.is_listen_target(endpoint),
         },
         is_native: |v6, port| is_native(host, kind.transport, v6, on_v6, port),
         is_bound: datagram::is_bound,
@@ -130,9 +130,9 @@ pub(super) fn connect(host: &mut Host, call: &Notification) -> Verdict {
             shown_peer,
         } => {
             if reach.is_none_or(|_| kind.transport == Transport::Tcp)
-                && let Some(held) = wait_for_closed(host, call, kind.transport, &candidates)
+                && let Some(pending) = wait_for_closed(host, call, kind.transport, &candidates)
             {
-                return Verdict::Hold(Box::new(held));
+                return Verdict::Pending(Box::new(pending));
             }
             let taken = match source {
                 Some(source) if on_v6 => move_home(host, &socket, &kind, source.into()),
@@ -185,7 +185,7 @@ fn wait_for_closed(
     call: &Notification,
     transport: Transport,
     candidates: &[SocketAddrV4],
-) -> Option<Held> {
+) -> Option<PendingCall> {
     let anew = host.begun_anew.is_some_and(|(anew, _)| anew == call.id);
     let (mut waits_at, mut search) = (None, 0);
     for address in candidates.iter().copied() {
@@ -194,19 +194,19 @@ fn wait_for_closed(
             continue;
         }
         if !anew {
-            match doors::vet(host, endpoint) {
+            match closed_listeners::vet(host, endpoint) {
                 Vetted::Settled => continue,
                 Vetted::Closing => {}
                 Vetted::Search(number) => search = search.max(number),
             }
-        } else if !host.doors.is_closing(endpoint) {
+        } else if !host.closed_listeners.is_closing(endpoint) {
             continue;
         }
         waits_at = Some(endpoint);
     }
     let endpoint = waits_at?;
     let now = Instant::now();
-    Some(Held {
+    Some(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + host.hold_timeout,
@@ -274,7 +274,7 @@ struct Listeners<W, N> {
     sees_all: bool,
     /// True if the program listens on the wildcard, or on its own localhost, and that resolves to
     /// this endpoint. The program may have closed the listener.
-    is_landing: W,
+    is_listen_target: W,
     /// True if a socket on the machine's own address has this port; on `::1` if the first argument
     /// is true.
     is_native: N,
@@ -338,8 +338,8 @@ fn decide<W: Fn(Endpoint) -> bool, N: Fn(bool, u16) -> bool>(
         Destination::Localhost { v6, port } => {
             let private = if v6 { identity.v6_shadow() } else { identity.localhost() };
             let (private, wildcard) = (SocketAddrV4::new(private, port), SocketAddrV4::new(vip, port));
-            let lands = |address| (listeners.is_landing)(Endpoint { transport, address });
-            let (on_wildcard, on_private) = (lands(wildcard), lands(private));
+            let is_target = |address| (listeners.is_listen_target)(Endpoint { transport, address });
+            let (on_wildcard, on_private) = (is_target(wildcard), is_target(private));
             if !on_wildcard && (listeners.is_native)(v6, port) {
                 return if v6 && is_on_planes(identity, socket) {
                     Plan::NativeFrom(Ipv6Addr::LOCALHOST.into())
@@ -414,7 +414,7 @@ mod tests {
             is_on_v6(socket, false),
             &Listeners {
                 sees_all,
-                is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity().vip(),
+                is_listen_target: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity().vip(),
                 is_native: |v6, port| (v6 || socket.transport == Transport::Udp) && port == 40_000,
                 is_bound: |to| to.port() == 80,
             },
@@ -544,7 +544,7 @@ mod tests {
             let socket = stream(Family::V4, local);
             let listeners = Listeners {
                 sees_all: true,
-                is_landing: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity.vip(),
+                is_listen_target: |endpoint: Endpoint| wildcard && *endpoint.address.ip() == identity.vip(),
                 is_native: |_, _| false,
                 is_bound: |_| false,
             };
@@ -564,7 +564,7 @@ mod tests {
         let socket = stream(Family::V4, "0.0.0.0:0");
         let listeners = Listeners {
             sees_all: true,
-            is_landing: |_| true,
+            is_listen_target: |_| true,
             is_native: |_, _| false,
             is_bound: |_| false,
         };

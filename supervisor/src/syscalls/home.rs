@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
-use super::bind::{is_bound_on_the_machines, note_landing};
+use super::bind::{is_bound_machine_local, note_listen_target};
 use crate::host::Host;
 use crate::identity::Identity;
 use imsup_linux::socket::{self, Family, InetSocket};
@@ -34,8 +34,8 @@ pub(super) fn is_on_planes(identity: &Identity, socket: &InetSocket) -> bool {
         && socket.local_v4().is_some_and(|local| own.contains(local.ip()))
 }
 
-/// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is led nowhere else.
-/// `on_v6` is whether the sender is at the machine's `::1`.
+/// Whether a connect or datagram to 127.0.0.1 (`::1` if `v6`) with this port is redirected nowhere
+/// else. `on_v6` is whether the sender is at the machine's `::1`.
 pub(super) fn is_native(host: &Host, transport: Transport, v6: bool, on_v6: bool, port: u16) -> bool {
     if host.native_ports.contains(transport, v6, port) {
         return true;
@@ -43,13 +43,13 @@ pub(super) fn is_native(host: &Host, transport: Transport, v6: bool, on_v6: bool
     if transport == Transport::Tcp || !v6 {
         return false;
     }
-    let lands = |ip| host.retained.is_dual_stack(Endpoint::udp(ip, port));
-    if lands(host.identity.v6_shadow()) || lands(host.identity.vip()) {
+    let is_target = |ip| host.retained.is_dual_stack(Endpoint::udp(ip, port));
+    if is_target(host.identity.v6_shadow()) || is_target(host.identity.vip()) {
         return false;
     }
     // A socket at the machine's IPv4 wildcard would receive the traffic for the address that stands
     // for `::1`. The port of a client that never called bind(2) is not recorded.
-    host.native_ports.contains(transport, false, port) || (on_v6 && is_bound_on_the_machines(transport, true, port))
+    host.native_ports.contains(transport, false, port) || (on_v6 && is_bound_machine_local(transport, true, port))
 }
 
 /// Moves a socket to this address. A socket with a port of the program's choice is not moved, and
@@ -80,7 +80,7 @@ pub(super) fn move_home(host: &mut Host, socket: &OwnedFd, kind: &InetSocket, to
     if let (Transport::Udp, IpAddr::V4(ip)) = (kind.transport, to) {
         host.has_bound_datagrams = true;
         let endpoint = Endpoint::udp(ip, local.port());
-        note_landing(host, endpoint, Some(kind.family.wildcard()));
+        note_listen_target(host, endpoint, Some(kind.family.wildcard()));
     }
     Ok(())
 }

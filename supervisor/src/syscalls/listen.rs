@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use imsup_wire::Transport;
 use nix::errno::Errno;
 
-use super::bind::{bind_wildcard_now, endpoint_of, note_landing, retain, wildcard_of};
+use super::bind::{bind_wildcard_now, endpoint_of, note_listen_target, retain, wildcard_of};
 use super::{Verdict, conflict, socket_of, vet};
 use crate::host::Host;
 use imsup_linux::guard;
@@ -75,7 +75,7 @@ pub(super) fn listen(host: &mut Host, call: &Notification) -> Verdict {
         // socket is not retained.
         Some(endpoint) if chosen_by_kernel => {
             host.start.listening = true;
-            note_landing(host, endpoint, wildcard);
+            note_listen_target(host, endpoint, wildcard);
         }
         Some(endpoint) => {
             let place = Place {

@@ -58,7 +58,7 @@ pub fn handle(host: &mut Host, call: &Notification) -> Verdict {
         Some(Handler::Uname) => uname::uname(host, call),
         Some(Handler::Open) => open::open(host, call),
         Some(Handler::IoUringSetup) => {
-            host.said.once(call.tid, Unhonoured::IoUring);
+            host.warned.once(call.tid, Unhonoured::IoUring);
             Errno::ENOSYS.into()
         }
         None => Answer::Continue.into(),
@@ -87,9 +87,9 @@ fn socket_of(host: &mut Host, call: &Notification) -> Result<(OwnedFd, InetSocke
                 Some(Handler::Bind | Handler::Connect)
             );
             match errno {
-                Errno::EPERM | Errno::EACCES => host.said.once(call.tid, Unhonoured::Uninspectable),
+                Errno::EPERM | Errno::EACCES => host.warned.once(call.tid, Unhonoured::Uninspectable),
                 Errno::ENOLINK if binds && !host.is_remembered(call.tid, call.fd(0)) => {
-                    host.said.once(call.tid, Unhonoured::NoCopy);
+                    host.warned.once(call.tid, Unhonoured::NoCopy);
                 }
                 _ => {}
             }
@@ -157,7 +157,7 @@ fn read_sockaddr(memory: ThreadMemory, address: u64, length: u64) -> Result<Sock
 /// Leaves a call to the kernel if the arguments could not be read. `why` is the reason.
 fn leave(host: &mut Host, call: &Notification, why: Errno) -> Verdict {
     if matches!(why, Errno::EPERM | Errno::EACCES) {
-        host.said.once(call.tid, Unhonoured::Uninspectable);
+        host.warned.once(call.tid, Unhonoured::Uninspectable);
     }
     Answer::Continue.into()
 }

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use rustix::fs::OFlags;
 
 use super::{Verdict, vet};
-use crate::held::{Held, HeldConnect, Waiting};
 use crate::host::Host;
+use crate::pending::{PendingCall, PendingConnect, Waiting};
 use crate::strangers::Standing;
 use imsup_linux::message;
 use imsup_linux::notify::{Answer, Notification, NotificationId};
@@ -129,8 +129,8 @@ pub(super) enum Purpose {
     NameServer(IpAddr),
 }
 
-/// Leads a stream socket, of this kind, to the first of `candidates` that does not refuse; asks the
-/// broker to `reach` where all do.
+/// Redirects a stream socket, of this kind, to the first of `candidates` that does not refuse; asks
+/// the broker to `reach` where all do.
 pub(super) fn redirect_stream(
     host: &mut Host,
     call: &Notification,
@@ -212,7 +212,7 @@ pub(super) fn redirect_stream(
                     Attempt::InKernel { at_timeout } => at_timeout,
                     _ => Errno::EINPROGRESS,
                 };
-                let held = HeldConnect {
+                let pending = PendingConnect {
                     call: *call,
                     socket,
                     address,
@@ -222,7 +222,7 @@ pub(super) fn redirect_stream(
                     in_kernel: in_hand,
                     attempts: 1,
                 };
-                return hold(host, call, held, at_timeout);
+                return keep_pending(host, call, pending, at_timeout);
             }
         }
     }
@@ -264,41 +264,41 @@ fn note_own(host: &mut Host, client: BorrowedFd<'_>, to: SocketAddrV4, to_localh
 
 /// Keeps a connect pending. If the kernel has begun the attempt, the connect waits until the next
 /// tick, or for its own time-out. Otherwise the connect waits for the broker's reply.
-fn hold(host: &mut Host, call: &Notification, held: HeldConnect, at_timeout: Errno) -> Verdict {
+fn keep_pending(host: &mut Host, call: &Notification, pending: PendingConnect, at_timeout: Errno) -> Verdict {
     let now = Instant::now();
-    let (timeout, timeout_errno) = match held.own_timeout {
-        Some(own) if held.in_kernel || own < host.reach_timeout => (own, at_timeout),
+    let (timeout, timeout_errno) = match pending.own_timeout {
+        Some(own) if pending.in_kernel || own < host.reach_timeout => (own, at_timeout),
         _ => (host.reach_timeout, Errno::ETIMEDOUT),
     };
-    if !held.in_kernel {
-        ask(host, call.id, &held);
+    if !pending.in_kernel {
+        ask(host, call.id, &pending);
     }
-    Verdict::Hold(Box::new(Held {
+    Verdict::Pending(Box::new(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + timeout,
         timeout_errno: timeout_errno as i32,
-        waiting: Waiting::Connect(held),
+        waiting: Waiting::Connect(pending),
     }))
 }
 
-fn ask(host: &mut Host, id: NotificationId, held: &HeldConnect) {
-    let Some(endpoint) = held.endpoint else {
+fn ask(host: &mut Host, id: NotificationId, pending: &PendingConnect) {
+    let Some(endpoint) = pending.endpoint else {
         return;
     };
     host.link.send(
         &ToBroker::Reach {
             id: id.number(),
             endpoint,
-            can_wait: held.blocking,
+            can_wait: pending.blocking,
         },
         Vec::new(),
     );
 }
 
 /// Tries a connect once more that waited; `None` if it goes on waiting.
-pub(super) fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) -> Option<Answer> {
-    let Waiting::Connect(connect) = &mut held.waiting else {
+pub(super) fn try_again(host: &mut Host, id: NotificationId, pending: &mut PendingCall) -> Option<Answer> {
+    let Waiting::Connect(connect) = &mut pending.waiting else {
         return None;
     };
     if !host.listener.is_valid(id) {
@@ -310,7 +310,7 @@ pub(super) fn try_again(host: &mut Host, id: NotificationId, held: &mut Held) ->
             Standing::Stranger(_) => return Some(Answer::errno(Errno::ECONNREFUSED)),
             Standing::Unknown(uid) => {
                 let call = connect.call;
-                return vet::wait_for_word(host, held, &call, uid, at);
+                return vet::wait_for_word(host, pending, &call, uid, at);
             }
         }
     }
@@ -381,7 +381,7 @@ pub(super) fn ask_for_datagram(host: &mut Host, call: &Notification, endpoint: E
         },
         Vec::new(),
     );
-    Verdict::Hold(Box::new(Held {
+    Verdict::Pending(Box::new(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + host.reach_timeout,

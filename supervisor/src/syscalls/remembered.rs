@@ -1,4 +1,4 @@
-//! The remembered state of a socket without a copy ([`crate::copies`]): the socket is connected,
+//! The remembered state of a socket without a copy ([`crate::mirror`]): the socket is connected,
 //! listens, was accepted or comes from elsewhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,14 +38,14 @@ impl Known {
 /// look-up only happens if the host has bound an address of its own localhost: no other address is
 /// shown differently.
 pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
-    let Descriptors::Copied(copies) = &host.descriptors else {
+    let Descriptors::Mirrored(mirror) = &host.descriptors else {
         return None;
     };
     let inode = process::socket_of(call.tid, call.fd(0)).ok()?;
     if !host.listener.is_valid(call.id) {
         return None;
     }
-    let remembered = copies.remembered(inode);
+    let remembered = mirror.remembered(inode);
     let asked = remembered.map_or_else(Asked::default, |socket| host.sockets.get(socket.cookie));
     match remembered {
         // The copy was given up before the kernel connected the socket: its address is a VIP, or
@@ -57,7 +57,7 @@ pub(super) fn known(host: &Host, call: &Notification) -> Option<Known> {
             asked,
             cookie: Some(socket.cookie),
         }),
-        None if !copies.bound_to_localhost && host.own_connections.is_empty() => None,
+        None if !mirror.bound_to_localhost && host.own_connections.is_empty() => None,
         _ => {
             let identity = &host.identity;
             let own = [

@@ -15,8 +15,8 @@ use imsup_wire::Transport;
 use nix::errno::Errno;
 
 use super::{Verdict, socket_of};
-use crate::held::{Held, Until, Waiting};
 use crate::host::{Descriptors, Host};
+use crate::pending::{PendingCall, Until, Waiting};
 use crate::resolvers::{Namespace, Supply};
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::replace::{self, Uses};
@@ -37,7 +37,7 @@ pub(super) enum Asking {
     /// address. `None` for the program's own socket; otherwise the socket that is in its place now.
     Anywhere(Option<OwnedFd>),
     /// The program's own socket: queries must be redirected to the name server.
-    Led,
+    Redirected,
 }
 
 /// Connects a datagram socket to the name server at `server` in the resolvers' namespace; `None` if
@@ -58,7 +58,7 @@ pub(super) fn connect(
             }
             Some(Answer::Continue.into())
         }
-        Ok(Asking::Led) => None,
+        Ok(Asking::Redirected) => None,
         Err(verdict) => Some(verdict),
     }
 }
@@ -78,7 +78,7 @@ pub(super) fn to_send(
     // namespace.
     let is_ours = |host: &mut Host| host.resolvers.namespace_of(own.as_fd()) == Namespace::Own;
     if servers.into_iter().any(is_link_local) && is_ours(host) {
-        return Ok(Asking::Led);
+        return Ok(Asking::Redirected);
     }
     swap(host, call, own, kind, None)
 }
@@ -95,10 +95,10 @@ fn swap(
     match host.resolvers.namespace_of(own.as_fd()) {
         Namespace::Resolvers => return Ok(Asking::Anywhere(None)),
         Namespace::Own | Namespace::Left => {}
-        Namespace::Other => return Ok(Asking::Led),
+        Namespace::Other => return Ok(Asking::Redirected),
     }
     let Some(uses) = replaceable(host, call, own, kind) else {
-        return Ok(Asking::Led);
+        return Ok(Asking::Redirected);
     };
     let supply = host.resolvers.take(kind.family);
     if host.resolvers.wants_more() {
@@ -106,11 +106,11 @@ fn swap(
     }
     let socket = match supply {
         Supply::Socket(socket) => socket,
-        Supply::None => return Ok(Asking::Led),
-        Supply::Awaited if host.link.socket().is_none() => return Ok(Asking::Led),
-        Supply::Awaited => match held(host, call) {
-            Some(held) => return Err(Verdict::Hold(Box::new(held))),
-            None => return Ok(Asking::Led),
+        Supply::None => return Ok(Asking::Redirected),
+        Supply::Awaited if host.link.socket().is_none() => return Ok(Asking::Redirected),
+        Supply::Awaited => match pending(host, call) {
+            Some(pending) => return Err(Verdict::Pending(Box::new(pending))),
+            None => return Ok(Asking::Redirected),
         },
     };
     match install(host, call, own, kind, &socket, server, &uses) {
@@ -122,7 +122,7 @@ fn swap(
         Err(Errno::ENOENT) => Err(Verdict::Done),
         Err(errno) => {
             tracing::debug!(%errno, "a resolver's socket could not be replaced");
-            Ok(Asking::Led)
+            Ok(Asking::Redirected)
         }
     }
 }
@@ -290,21 +290,21 @@ fn remember(host: &mut Host, own: &OwnedFd, kind: &InetSocket, new: &OwnedFd, fr
         host.sockets.update(cookie, |entry| entry.bound = bound);
     }
     host.give_up_copy(own.as_fd());
-    if let Descriptors::Copied(copies) = &mut host.descriptors
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors
         && let (Ok(inode), Ok(copy)) = (socket::inode(new.as_fd()), socket::duplicate(new))
     {
-        copies.keep(inode, copy);
+        mirror.keep(inode, copy);
     }
 }
 
 /// Keeps the call pending for the broker, which has, or will start, the process that makes sockets;
 /// `None` if the call has waited long enough.
-fn held(host: &Host, call: &Notification) -> Option<Held> {
+fn pending(host: &Host, call: &Notification) -> Option<PendingCall> {
     let now = Instant::now();
     let anew = host.begun_anew.filter(|(anew, _)| *anew == call.id);
     let since = anew.map_or(now, |(_, since)| since);
     let deadline = since + TIMEOUT;
-    (now < deadline).then_some(Held {
+    (now < deadline).then_some(PendingCall {
         tid: call.tid,
         since,
         deadline,

@@ -18,9 +18,9 @@ use super::home::{is_native, is_on_planes, is_on_v6, move_home};
 use super::redirect::ask_for_datagram;
 use super::resolver::{self, Asking};
 use super::{MAX_SOCKADDR_BYTES, Verdict, leave, read_sockaddr, socket_of, takes_v4, vet};
-use crate::held::{Held, Waiting};
 use crate::host::Host;
 use crate::identity::Destination;
+use crate::pending::{PendingCall, Waiting};
 use crate::questions::is_projects;
 use crate::unhonoured::Unhonoured;
 use imsup_linux::memory::{TargetMemory, ThreadMemory};
@@ -205,7 +205,8 @@ fn of_resolver(
     let named = outgoing.datagrams.iter().filter(|datagram| datagram.is_named);
     let mut destinations = named.map(|datagram| datagram.to.map(|to| (to, host.destination(Transport::Udp, to))));
     let takes = |to: SocketAddr| to.is_ipv4() == (kind.family == Family::V4) && to.port() != 0;
-    let asks = destinations.all(|to| to.is_some_and(|(to, means)| means == Destination::NameServer && takes(to)));
+    let asks =
+        destinations.all(|to| to.is_some_and(|(to, destination)| destination == Destination::NameServer && takes(to)));
     if !asks {
         let (socket, kind) = match outgoing.datagrams.iter().any(|datagram| datagram.is_named) {
             true => resolver::bring_back(host, call, socket, kind),
@@ -215,7 +216,7 @@ fn of_resolver(
     }
     let servers = outgoing.datagrams.iter().filter_map(|datagram| datagram.to);
     match resolver::to_send(host, call, &socket, &kind, servers)? {
-        Asking::Led => Ok((socket, kind, false)),
+        Asking::Redirected => Ok((socket, kind, false)),
         Asking::Anywhere(None) => Ok((socket, kind, true)),
         Asking::Anywhere(Some(other)) => {
             let kind = InetSocket::inspect(other.as_fd()).unwrap_or(kind);
@@ -329,12 +330,13 @@ impl Sending<'_> {
                 match to_v6 {
                     true => {
                         let exact = Endpoint::udp(host.identity.v6_shadow(), port);
-                        !host.retained.is_landing(exact)
+                        !host.retained.is_listen_target(exact)
                             && (host.retained.is_dual_stack(wildcard) || is_unseen_at(exact))
                     }
                     false => {
                         let exact = Endpoint::udp(host.identity.localhost(), port);
-                        !host.retained.is_landing(exact) && (host.retained.is_landing(wildcard) || is_unseen_at(exact))
+                        !host.retained.is_listen_target(exact)
+                            && (host.retained.is_listen_target(wildcard) || is_unseen_at(exact))
                     }
                 }
             };
@@ -420,8 +422,8 @@ impl Sending<'_> {
 }
 
 /// The broker answered, or will not: the call goes on.
-pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
-    let Waiting::Send { endpoint, call } = held.waiting else {
+pub(super) fn resume(host: &mut Host, pending: &mut PendingCall) -> Option<Answer> {
+    let Waiting::Send { endpoint, call } = pending.waiting else {
         return None;
     };
     if !host.listener.is_valid(call.id) {
@@ -431,8 +433,8 @@ pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
         Verdict::Answer(answer) => Some(answer),
         // The caller is gone.
         Verdict::Done => Some(Answer::Continue),
-        Verdict::Hold(again) => {
-            *held = *again;
+        Verdict::Pending(again) => {
+            *pending = *again;
             None
         }
     }
@@ -442,7 +444,7 @@ pub(super) fn resume(host: &mut Host, held: &mut Held) -> Option<Answer> {
 /// off: programs then connect. Without the flag the kernel ignores the address of a stream socket.
 fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
     if flags & libc::MSG_FASTOPEN != 0 {
-        host.said.once(call.tid, Unhonoured::FastOpen);
+        host.warned.once(call.tid, Unhonoured::FastOpen);
         Errno::EOPNOTSUPP.into()
     } else {
         Answer::Continue.into()
@@ -452,13 +454,13 @@ fn fast_open(host: &mut Host, call: &Notification, flags: i32) -> Verdict {
 /// A socket that is bound to an address of the planes does not reach beyond the machine, which the
 /// kernel says with EINVAL (net/ipv4/route.c, __mkroute_output).
 fn notice_stranded(host: &mut Host, call: &Notification, to: SocketAddr) {
-    if !host.has_bound_datagrams || to.ip().is_loopback() || host.said.is_said(Unhonoured::StrandedDatagram) {
+    if !host.has_bound_datagrams || to.ip().is_loopback() || host.warned.has_warned(Unhonoured::StrandedDatagram) {
         return;
     }
     if let Ok((_, kind)) = socket_of(host, call)
         && kind.transport == Transport::Udp
         && kind.local_v4().is_some_and(|local| host.identity.owns(*local.ip()))
     {
-        host.said.once(call.tid, Unhonoured::StrandedDatagram);
+        host.warned.once(call.tid, Unhonoured::StrandedDatagram);
     }
 }

@@ -1,4 +1,4 @@
-//! socket(2), if the supervisor makes the program's sockets ([`crate::copies`]).
+//! socket(2), if the supervisor makes the program's sockets ([`crate::mirror`]).
 
 use std::os::fd::AsFd;
 
@@ -19,7 +19,7 @@ const TYPE_MASK: i32 = 0xf;
 /// process that cannot be inspected, or lives in another network namespace: the supervisor could
 /// not use such sockets.
 pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
-    let Descriptors::Copied(copies) = &mut host.descriptors else {
+    let Descriptors::Mirrored(mirror) = &mut host.descriptors else {
         return Answer::Continue.into();
     };
     let (domain, kind, protocol) = (call.int(0), call.int(1), call.int(2));
@@ -31,7 +31,7 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
         Ok(false) => return Answer::Continue.into(),
         Err(errno) => {
             if errno == Errno::EPERM {
-                host.said.once(call.tid, Unhonoured::Uninspectable);
+                host.warned.once(call.tid, Unhonoured::Uninspectable);
             }
             return Answer::Continue.into();
         }
@@ -40,7 +40,7 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
     let make = || inspect::as_owner(call.tid, || socket::make(domain, kind, protocol));
     let made = match make() {
         Err(Errno::EMFILE | Errno::ENFILE) => {
-            copies.sweep();
+            mirror.sweep();
             make()
         }
         made => made,
@@ -54,7 +54,7 @@ pub(super) fn socket(host: &mut Host, call: &Notification) -> Verdict {
     let cloexec = kind & libc::SOCK_CLOEXEC != 0;
     match host.listener.answer_with_fd(call.id, made.as_fd(), cloexec) {
         Ok(()) => {
-            copies.keep(inode, made);
+            mirror.keep(inode, made);
             host.trace.decided(&"made here, and a copy kept");
             Verdict::Done
         }

@@ -10,8 +10,8 @@ use imsup_wire::{Endpoint, Transport};
 use nix::errno::Errno;
 
 use super::Verdict;
-use crate::held::{Held, Until, Waiting};
 use crate::host::Host;
+use crate::pending::{PendingCall, Until, Waiting};
 use crate::strangers::Standing;
 use imsup_linux::notify::{Answer, Notification};
 use imsup_linux::socket;
@@ -72,7 +72,7 @@ pub(super) fn ask(host: &mut Host, call: &Notification, uid: u32, endpoint: Endp
         return Errno::ECONNREFUSED.into();
     };
     let now = Instant::now();
-    Verdict::Hold(Box::new(Held {
+    Verdict::Pending(Box::new(PendingCall {
         tid: call.tid,
         since: now,
         deadline: now + host.reach_timeout,
@@ -100,30 +100,30 @@ pub(super) fn ask_for(host: &mut Host, call: &Notification, uid: u32, endpoint: 
 /// The answer to a pending call of a datagram socket, if its endpoint is retained or cannot be
 /// retained: [`Answer::Continue`] unless a stranger has the endpoint. `None` if the call waits for
 /// the broker's word on a user.
-pub(super) fn held_datagram(
+pub(super) fn pending_datagram(
     host: &mut Host,
-    held: &mut Held,
+    pending: &mut PendingCall,
     call: &Notification,
     endpoint: Endpoint,
 ) -> Option<Answer> {
     match look(host, endpoint) {
         Standing::Nobody | Standing::Trusted => Some(Answer::Continue),
         Standing::Stranger(_) => Some(Answer::errno(Errno::ECONNREFUSED)),
-        Standing::Unknown(uid) => wait_for_word(host, held, call, uid, endpoint),
+        Standing::Unknown(uid) => wait_for_word(host, pending, call, uid, endpoint),
     }
 }
 
 /// Makes a pending call wait for the broker's word on a user, or refuses the call.
 pub(super) fn wait_for_word(
     host: &mut Host,
-    held: &mut Held,
+    pending: &mut PendingCall,
     call: &Notification,
     uid: u32,
     endpoint: Endpoint,
 ) -> Option<Answer> {
     match ask_for(host, call, uid, endpoint) {
         Some(waiting) => {
-            held.waiting = waiting;
+            pending.waiting = waiting;
             None
         }
         None => Some(Answer::errno(Errno::ECONNREFUSED)),

@@ -1,8 +1,8 @@
-//! What the command line asks of a broker, and its answers.
+//! The requests of the command line to a broker, and the broker's responses.
 //!
 //! A client connects to the broker's socket, sends one [`Request`] and reads [`Response`]s until
-//! [`Response::Done`] or [`Response::Error`]. It shares the socket with supervisors: the first
-//! frame's kind tells them apart.
+//! [`Response::Done`] or [`Response::Error`]. Supervisors use the same socket: the kind of the
+//! first frame tells clients from supervisors.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -26,25 +26,25 @@ pub enum Opening {
 /// A question or an order of the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// What the broker is: one [`Response::Broker`].
+    /// The broker's properties: one [`Response::Broker`].
     Broker,
     /// All hosts: a [`Response::Host`] each, in the order of their addresses.
     Hosts,
     /// All names: a [`Response::Name`] each.
     Names,
-    /// The addresses of a name: a [`Response::Name`] each, an error where it is no host's.
+    /// The addresses of a name: a [`Response::Name`] each; an error if no host has the name.
     Resolve {
         /// The name.
         name: String,
     },
-    /// Past events, oldest first, and, with `follow`, those to come until the client hangs up.
+    /// Past events, oldest first, and, with `follow`, later events until the client hangs up.
     Events {
         /// Whether to stay.
         follow: bool,
         /// Only these hosts; all where empty.
         hosts: Vec<HostName>,
     },
-    /// Boot these hosts and answer when they are ready; an error where one fails.
+    /// Boot these hosts and answer when all are ready; an error if a boot fails.
     Wake {
         /// Which.
         hosts: Vec<HostName>,
@@ -53,19 +53,19 @@ pub enum Request {
         /// True for `imsup exec`, whose events say so.
         exec: bool,
     },
-    /// End the programs of these hosts and answer when they have ended. The hosts stay, imaginary.
+    /// End the programs of these hosts and answer when all have ended. The hosts stay, imaginary.
     Stop {
         /// Which; all where empty.
         hosts: Vec<HostName>,
     },
-    /// Stop, then wake those that ran.
+    /// Stop hosts, then wake the hosts that ran.
     Restart {
         /// Which; all that run where empty.
         hosts: Vec<HostName>,
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// Suspend these hosts as soon as they are quiet, and answer when they sleep; an error for one
+    /// Suspend these hosts as soon as all are quiet, and answer when all sleep; an error for a host
     /// that is absent or busy.
     Suspend {
         /// Which.
@@ -73,16 +73,15 @@ pub enum Request {
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// Wake these hosts where they sleep, and answer when they run; an error for one that is
-    /// absent.
+    /// Wake those of these hosts that sleep, and answer when all run; an error for an absent host.
     Resume {
         /// Which.
         hosts: Vec<HostName>,
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// Boot or wake a host, and keep it from sleeping for a time. A lease replaces the one before;
-    /// one of zero ends it.
+    /// Boot or wake a host, and keep the host awake for a time. A lease replaces the lease before;
+    /// a lease of zero ends the lease.
     KeepAwake {
         /// Which.
         host: HostName,
@@ -91,12 +90,12 @@ pub enum Request {
         /// Who asks, for the event's `by`.
         by: String,
     },
-    /// What keeps a host awake, or what it waits for: one [`Response::Why`].
+    /// The reasons why a host is awake, or the waits of a sleeper: one [`Response::Why`].
     Why {
         /// Which.
         host: HostName,
     },
-    /// What hosts have used since `up`: a [`Response::Usage`] each.
+    /// The usage of hosts since `up`: a [`Response::Usage`] each.
     Usage {
         /// Which; all where empty.
         hosts: Vec<HostName>,
@@ -108,24 +107,24 @@ pub enum Request {
 /// A broker's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
-    /// What the broker is.
+    /// The broker's properties.
     Broker {
         /// The project.
         project: String,
         /// The broker's process, shown to people only.
         pid: u32,
-        /// Its version.
+        /// The broker's version.
         version: String,
-        /// How many hosts it has.
+        /// The number of hosts.
         hosts: u64,
         /// The name server.
         name_server: std::net::SocketAddrV4,
-        /// How many sockets it may retain at most (RLIMIT_NOFILE less what it needs itself).
+        /// The most sockets that the broker may retain (RLIMIT_NOFILE less the broker's own needs).
         socket_limit: u64,
     },
     /// A host.
     Host(HostStatus),
-    /// A name and one of its addresses.
+    /// A name, with an address of the name.
     Name {
         /// The name.
         name: String,
@@ -138,36 +137,36 @@ pub enum Response {
     Why {
         /// The host.
         host: HostName,
-        /// Where it is in its life.
+        /// The host's state.
         state: HostState,
         /// Since when: microseconds since the Unix epoch.
         since_us: u64,
         /// Why.
         why: Why,
     },
-    /// What a host has used.
+    /// The usage of a host.
     Usage(HostUsage),
-    /// All was said or done.
+    /// The request was answered completely, or carried out.
     Done,
-    /// It was not done. The last message.
+    /// The request was not carried out. The last message.
     Error(Failure),
 }
 
-/// What a host has used since `up`.
+/// The usage of a host since `up`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostUsage {
     /// The host.
     pub host: HostName,
-    /// Since when it is accounted for: microseconds since the Unix epoch.
+    /// The beginning of the account: microseconds since the Unix epoch.
     pub since_us: u64,
-    /// How long it was in each state that it was in.
+    /// The time in each state that the host was in.
     pub states: Vec<(HostState, Duration)>,
     /// CPU time.
     pub cpu: Duration,
     /// Resident memory times time, in byte-milliseconds.
     pub memory_byte_ms: u128,
-    /// How many times it was booted.
+    /// The number of boots.
     pub boots: u64,
-    /// How many times a signal woke it.
+    /// The number of wakes by a signal.
     pub wakes: u64,
 }

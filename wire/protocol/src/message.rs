@@ -15,23 +15,23 @@ use imsup_wire::host::{ExitStatus, HostName};
 use imsup_wire::limits::Confinement;
 use imsup_wire::sleep::{Awake, Order, Report, SleepPolicy, Usage, WakeCause};
 
-/// What a supervisor is to its host.
+/// The role of a supervisor for a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
-    /// It runs the host's program, and was started by the broker's launcher for this boot.
+    /// The supervisor of the host's program, started by the broker's launcher for this boot.
     Launched {
         /// The boot's token, made by the broker and passed to the launcher.
         boot: u64,
     },
-    /// It runs the host's program, and was started by somebody else: `imsup run --host`.
+    /// The supervisor of the host's program, started by a user: `imsup run --host`.
     Started,
-    /// A host that exists only as long as its program: `imsup run` without `--host`.
+    /// A host that exists only as long as the program: `imsup run` without `--host`.
     Transient,
     /// An additional command with the identity of a host: `imsup exec`.
     Exec,
 }
 
-/// What a supervisor that outlived its broker tells the next one.
+/// The report of a supervisor that outlived a broker to the next broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// The index the earlier broker gave to the host.
@@ -42,9 +42,9 @@ pub struct Adoption {
     pub started_us: u64,
     /// Whether the host listens, or settled without.
     pub ready: bool,
-    /// Since when it sleeps, where it does: microseconds since the Unix epoch.
+    /// The beginning of the sleep, if the host sleeps: microseconds since the Unix epoch.
     pub suspended_us: Option<u64>,
-    /// What it has used.
+    /// The usage so far.
     pub usage: Usage,
 }
 
@@ -54,9 +54,9 @@ pub enum ToBroker {
     /// The first message. Sockets that the program already listens on follow as
     /// [`ToBroker::Listening`].
     Hello {
-        /// The host; for a transient one the name it would like, or `None` to be given one.
+        /// The host; for a transient host the wanted name, or `None` for a name of the broker's.
         host: Option<HostName>,
-        /// What the supervisor is to that host.
+        /// The supervisor's role.
         role: Role,
         /// Names under which the program is known to people (its argv).
         command: Vec<String>,
@@ -65,7 +65,7 @@ pub enum ToBroker {
     },
     /// The program was executed.
     Started {
-        /// Its first process, shown to people only.
+        /// The program's first process, shown to people only.
         pid: u32,
     },
     /// The program listens here. Carries one descriptor: a duplicate of the listening (or bound
@@ -74,8 +74,8 @@ pub enum ToBroker {
         /// Where, in one of the planes.
         endpoint: Endpoint,
     },
-    /// The program has opened no more ports for a while: it listens and has been quiet since, or it
-    /// settled without listening.
+    /// The program has opened no more ports for a while: the program listens and has been quiet
+    /// since, or settled without listening.
     Settled,
     /// Somebody is to be reached at this endpoint, where nothing listened when it was tried.
     /// Answered by [`ToSupervisor::Reached`].
@@ -84,8 +84,8 @@ pub enum ToBroker {
         id: u64,
         /// Where.
         endpoint: Endpoint,
-        /// Whether the caller can wait for the host's own socket. Where it cannot (a non-blocking
-        /// socket), the broker makes a tentative listener and answers at once.
+        /// Whether the caller can wait for the host's own socket. If not (a non-blocking socket),
+        /// the broker makes a tentative listener and answers at once.
         can_wait: bool,
     },
     /// The caller of this [`ToBroker::Reach`] is gone or was interrupted.
@@ -105,11 +105,11 @@ pub enum ToBroker {
     Suspended {
         /// Since when: microseconds since the Unix epoch.
         time_us: u64,
-        /// Its next deadline: microseconds since the Unix epoch.
+        /// The host's next deadline: microseconds since the Unix epoch.
         deadline_us: Option<u64>,
-        /// What the suspending took, from the decision on.
+        /// The duration of the suspending, from the decision on.
         took: Duration,
-        /// What it has used.
+        /// The usage so far.
         usage: Usage,
     },
     /// The host was woken.
@@ -120,45 +120,45 @@ pub enum ToBroker {
         cause: WakeCause,
         /// Whether [`ToBroker::WokenBy`] follows, within a moment, and the event can wait for it.
         named_later: bool,
-        /// How long it slept.
+        /// The duration of the sleep.
         slept: Duration,
         /// How often a deadline was let pass meanwhile.
         ticks: u64,
-        /// What the waking took.
+        /// The duration of the waking.
         took: Duration,
-        /// What it has used.
+        /// The usage so far.
         usage: Usage,
     },
-    /// Who sent what the last [`ToBroker::Woke`] reported, as far as it could be found out.
+    /// The sender of the signal in the last [`ToBroker::Woke`], as far as the sender is known.
     WokenBy {
         /// The peer.
         by: Option<SocketAddr>,
         /// The host's own port.
         port: Option<u16>,
     },
-    /// A sleeper's deadline was let pass, and it sleeps again.
+    /// A sleeper's deadline was let pass, and the host sleeps again.
     Ticked {
-        /// The next one: microseconds since the Unix epoch.
+        /// The next deadline: microseconds since the Unix epoch.
         deadline_us: Option<u64>,
-        /// How long it ran.
+        /// The duration of the run.
         took: Duration,
     },
     /// A sleeper's memory was paged out.
     Reclaimed {
-        /// How much came back.
+        /// The amount that came back.
         bytes: u64,
-        /// What it took.
+        /// The duration of the paging out.
         took: Duration,
-        /// What kept more from coming back ("anonymous memory needs swap, and there is none").
+        /// The reason why no more came back ("anonymous memory needs swap, and there is none").
         detail: Option<String>,
     },
-    /// A sleeper is being ended, because it slept for `terminate_after`. Whoever needs the host
-    /// gets its next boot. The sockets it listened on follow as [`ToBroker::Listening`] where
-    /// others took their place.
+    /// A sleeper is being ended, after a sleep of `terminate_after`. The next signal boots the host
+    /// again. The sockets on which the host listened follow as [`ToBroker::Listening`] if other
+    /// sockets took their place.
     Terminating {
-        /// How long it slept.
+        /// The duration of the sleep.
         slept: Duration,
-        /// What it has used.
+        /// The usage so far.
         usage: Usage,
     },
     /// The answer to a [`ToSupervisor::Ask`].
@@ -172,29 +172,29 @@ pub enum ToBroker {
     Exited {
         /// How.
         status: ExitStatus,
-        /// What it has used.
+        /// The usage so far.
         usage: Usage,
     },
-    /// The host has slept for `terminate_after`, and nothing keeps it from being terminated but
-    /// connections with other hosts of the project: it can be where they are as well, at once
-    /// ([`Order::Prepare`]). Taken back by the next [`ToBroker::Woke`].
+    /// The host has slept for `terminate_after`, and only connections with other hosts of the
+    /// project prevent the termination. The host can be terminated at the same time as the other
+    /// hosts ([`Order::Prepare`]). Taken back by the next [`ToBroker::Woke`].
     Disposable {
-        /// Those hosts.
+        /// The other hosts.
         peers: Vec<Index>,
     },
-    /// The program has closed this socket, as far as can be seen, and the supervisor its duplicate:
-    /// the broker closes its own, which may be the last. Answered by [`ToSupervisor::Claimed`]
-    /// (nothing found) once it is closed.
+    /// The program has closed this socket, as far as can be seen, and the supervisor a duplicate:
+    /// the broker closes the broker's duplicate, maybe the last. Answered by
+    /// [`ToSupervisor::Claimed`] (nothing found) after the close.
     Closed {
         /// The question's number.
         id: u64,
-        /// Where it was.
+        /// The socket's endpoint.
         endpoint: Endpoint,
-        /// Its inode number, as fstat(2) says it.
+        /// The socket's inode number (fstat(2)).
         inode: u64,
     },
     /// The program has bound this port with a socket of another address family than the retained
-    /// one has: the family is not known any more.
+    /// socket's: the family is not known any more.
     OtherFamily {
         /// Where, in one of the planes.
         endpoint: Endpoint,
@@ -202,21 +202,21 @@ pub enum ToBroker {
     /// The program asks a name server, and sockets are wanted on which answers come from the
     /// address that was asked. Answered by [`ToSupervisor::ResolverSockets`].
     ResolverSockets,
-    /// The program binds addresses of the host as this user, who is not the supervisor's: what he
-    /// listens on is the project's.
+    /// The program binds addresses of the host as this user, who is not the supervisor's: listeners
+    /// of this user are the project's.
     Binds {
         /// The user.
         uid: u32,
     },
-    /// A socket of this user answers at an endpoint: is he one of the project's? Answered by
-    /// [`ToSupervisor::Trusted`].
+    /// A socket of this user answers at an endpoint: does the user belong to the project? Answered
+    /// by [`ToSupervisor::Trusted`].
     Trusts {
         /// The user.
         uid: u32,
         /// Where.
         endpoint: Endpoint,
     },
-    /// The kernel has killed processes of the host, since it had used up its memory.
+    /// The kernel has killed processes of the host, which had used up the memory limit.
     OutOfMemory {
         /// How many.
         killed: u64,
@@ -227,8 +227,8 @@ pub enum ToBroker {
     Acknowledge,
     /// The program is about to be executed, or there is another broker. Carries one descriptor: a
     /// duplicate of the listener of the program's trapped calls (seccomp_unotify(2)). The broker
-    /// only keeps it: so the calls of a program wait, and do not fail with ENOSYS, from the end of
-    /// a killed supervisor to that of the program.
+    /// only keeps the duplicate. So the calls of a program wait, and do not fail with ENOSYS, from
+    /// the end of a killed supervisor to the end of the program.
     NotifyListener,
 }
 
@@ -256,26 +256,26 @@ pub enum ToSupervisor {
         host: HostName,
         /// What `uname` reports.
         hostname: String,
-        /// Its machine index.
+        /// The host's machine index.
         index: Index,
-        /// The planes its addresses lie in.
+        /// The planes of the host's addresses.
         planes: Planes,
         /// Where the project's name server answers, over UDP and TCP.
         name_server: SocketAddrV4,
         /// How long others wait for the host.
         hold_timeout: Duration,
-        /// What decides when it sleeps; `None` for a command of `imsup exec`, which is not
+        /// The policy of the host's sleep; `None` for a command of `imsup exec`, which is not
         /// suspended.
         sleep: Option<SleepPolicy>,
-        /// What keeps it awake.
+        /// The reasons to keep the host awake.
         awake: Awake,
         /// Sockets retained for the host. Carries as many descriptors, in this order.
         retained: Vec<Endpoint>,
         /// The bound of every wait for another host. The broker answers before, when the
         /// `hold_timeout` of that host is over.
         reach_timeout: Duration,
-        /// Whether the address family that the program binds is known of all of them: an earlier
-        /// boot has shown it.
+        /// Whether the address family that the program binds is known of all retained sockets, from
+        /// an earlier boot.
         families_known: bool,
         /// The limits of the host.
         confinement: Box<Confinement>,
@@ -289,16 +289,16 @@ pub enum ToSupervisor {
         /// The exit status.
         outcome: Outcome,
     },
-    /// The answer to a [`ToBroker::Claim`]. Carries one descriptor where `found`. Also the answer
-    /// to a [`ToBroker::Closed`].
+    /// The answer to a [`ToBroker::Claim`]. Carries a descriptor if `found`. Also the answer to a
+    /// [`ToBroker::Closed`].
     Claimed {
         /// The question's number.
         id: u64,
         /// Whether a socket was retained.
         found: bool,
     },
-    /// What keeps the host awake from now on; replaces what was said before. A sleeper is not woken
-    /// by it.
+    /// The reasons to keep the host awake from now on, in place of the earlier reasons. The message
+    /// does not wake a sleeper.
     KeepAwake(Awake),
     /// Do or say something. Answered by [`ToBroker::Answer`].
     Ask {
@@ -311,12 +311,12 @@ pub enum ToSupervisor {
     Stop {
         /// The signal (compose `stop_signal`).
         signal: i32,
-        /// How long it may take (compose `stop_grace_period`).
+        /// The longest time for the end (compose `stop_grace_period`).
         grace: Duration,
     },
     /// The answer to a [`ToBroker::ResolverSockets`]. Carries so many descriptors: unbound UDP
     /// sockets of a network namespace in which the project's name server has every address, port
-    /// 53. None where no such namespace can be made.
+    /// 53. None if the namespace cannot be made.
     ResolverSockets {
         /// Sockets of AF_INET, which come first.
         v4: u8,
@@ -329,13 +329,13 @@ pub enum ToSupervisor {
         uid: u32,
         /// Where.
         endpoint: Endpoint,
-        /// Whether he is the project's own, root, one of its services' or of its subordinate ones,
-        /// or one that its programs bind as. Also true where the endpoint is not one of the
-        /// project's.
+        /// True if the user is the project's own, root, a service's user, a subordinate user, or a
+        /// user as whom the project's programs bind. Also true if the endpoint is not in the
+        /// project.
         is_trusted: bool,
     },
-    /// Somebody has removed the file by which others see that the host runs (`running/HOST` in the
-    /// runtime directory): make it anew.
+    /// The file that shows others that the host runs (`running/HOST` in the runtime directory) was
+    /// removed: make the file anew.
     RetakeRunning,
     /// The answer to a [`ToBroker::Acknowledge`].
     Acknowledged,

@@ -60,9 +60,9 @@ pub fn run(context: &Context) -> Result<Section> {
 
 /// docker's measured variants of unpausing.
 fn unpaused(batches: &Batches, series: &str) -> Vec<&'static str> {
-    let mut ways = vec![DOCKER_API, DOCKER_COMMAND];
-    ways.retain(|way| batches.has(way, series) && batches.has(DOCKER_AWAKE, series));
-    ways
+    let mut docker_paths = vec![DOCKER_API, DOCKER_COMMAND];
+    docker_paths.retain(|path| batches.has(path, series) && batches.has(DOCKER_AWAKE, series));
+    docker_paths
 }
 
 fn reply_rows(batches: &Batches, series: &str, section: &mut Section) -> Result<()> {

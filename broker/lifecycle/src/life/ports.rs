@@ -29,7 +29,7 @@ struct Arrivals {
     count: usize,
 }
 
-/// The time that supervisors may take to find the next broker, with the calls they hold.
+/// The time that supervisors may take to find the next broker, with their pending calls.
 const RETURN: Duration = Duration::from_secs(5);
 
 /// Arrivals within this part of `hold_timeout` are counted as if all had come with the first.
@@ -45,9 +45,9 @@ impl Queued {
     }
 
     /// One more connection has arrived, and now this many wait.
-    fn add(&mut self, length: usize, hold: Duration, now: Instant) {
+    fn add(&mut self, length: usize, hold_timeout: Duration, now: Instant) {
         let earlier: usize = self.arrivals.iter().rev().skip(1).map(|arrivals| arrivals.count).sum();
-        let is_old = self.is_old(hold, now);
+        let is_old = self.is_old(hold_timeout, now);
         if let Some(last) = self.arrivals.back_mut()
             && is_old
             && length > earlier + 1
@@ -58,10 +58,10 @@ impl Queued {
     }
 
     /// True if the last arrivals did not come at about this time.
-    fn is_old(&self, hold: Duration, now: Instant) -> bool {
+    fn is_old(&self, hold_timeout: Duration, now: Instant) -> bool {
         self.arrivals
             .back()
-            .is_some_and(|last| last.since + hold / AT_ONCE < now)
+            .is_some_and(|last| last.since + hold_timeout / AT_ONCE < now)
     }
 
     fn since(&self) -> Option<Instant> {
@@ -225,7 +225,7 @@ impl Life {
             self.close_unused(actions);
             return;
         }
-        let hold = self.policy.hold_timeout;
+        let hold_timeout = self.policy.hold_timeout;
         match self.queued.entry(port.endpoint) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Queued::new(hope, now));
@@ -234,7 +234,7 @@ impl Life {
                 let queued = occupied.into_mut();
                 queued.hope = queued.hope.max(hope);
                 if let Some(length) = port.length {
-                    queued.add(length, hold, now);
+                    queued.add(length, hold_timeout, now);
                 }
             }
         }
@@ -316,23 +316,23 @@ impl Life {
 
     /// The time of the next deadline here.
     pub(super) fn port_deadline(&self) -> Option<Instant> {
-        let hold = self.policy.hold_timeout;
+        let hold_timeout = self.policy.hold_timeout;
         let expiry = self.queued.values().map(|queued| self.expiry(queued)).min();
         let lives = !self.absent();
-        let window = (lives && self.start.expects_declared).then(|| self.start.began + hold);
-        let is_told = !lives || self.ending() || self.untold().next().is_none();
-        let tell = self.start.listened.filter(|_| !is_told).map(|at| at + UNMET_AFTER);
+        let window = (lives && self.start.expects_declared).then(|| self.start.began + hold_timeout);
+        let is_reported = !lives || self.ending() || self.unreported().next().is_none();
+        let tell = self.start.listened.filter(|_| !is_reported).map(|at| at + UNMET_AFTER);
         [expiry, window, tell].into_iter().flatten().min()
     }
 
     /// The time at which a queued connection has waited for long enough: never the moment of the
     /// host's start, however old the connection is.
     fn expiry(&self, queued: &Queued) -> Instant {
-        let hold = self.policy.hold_timeout;
-        let end = queued.since().map_or(self.start.began, |since| since + hold);
+        let hold_timeout = self.policy.hold_timeout;
+        let end = queued.since().map_or(self.start.began, |since| since + hold_timeout);
         match self.absent() {
             true => end,
-            false => end.max(self.start.began + hold / 2),
+            false => end.max(self.start.began + hold_timeout / 2),
         }
     }
 
@@ -411,7 +411,7 @@ impl Life {
     }
 
     /// Ports with callers and evidence for which the missing listener was not reported yet.
-    fn untold(&self) -> impl Iterator<Item = Endpoint> {
+    fn unreported(&self) -> impl Iterator<Item = Endpoint> {
         self.hopes()
             .filter(|(endpoint, hope)| *hope > Hope::Stray && !self.start.unmet.contains(endpoint))
             .map(|(endpoint, _)| endpoint)
@@ -420,8 +420,8 @@ impl Life {
     fn tell_unmet(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let listened = self.start.listened.filter(|_| !self.absent() && !self.ending());
         if listened.is_some_and(|at| at + UNMET_AFTER <= now) {
-            let untold = self.untold().collect();
-            self.unmet_at(untold, actions);
+            let unreported = self.unreported().collect();
+            self.unmet_at(unreported, actions);
         }
     }
 

@@ -19,10 +19,10 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// code in a [`WINDOW`], and reports the number of omitted lines. More detailed levels
 /// (`IMSUP_LOG=debug`) pass completely.
 #[derive(Debug, Default)]
-pub struct Limit(Mutex<HashMap<Identifier, Said>>);
+pub struct Limit(Mutex<HashMap<Identifier, Count>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Said {
+struct Count {
     since: Instant,
     lines: u64,
 }
@@ -36,7 +36,7 @@ enum Verdict {
     LeaveOut,
 }
 
-impl Said {
+impl Count {
     fn none(now: Instant) -> Self {
         Self { since: now, lines: 0 }
     }
@@ -70,7 +70,7 @@ impl<S> Filter<S> for Limit {
         let verdict = {
             let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let place = places.entry(metadata.callsite());
-            place.or_insert_with(|| Said::none(now)).count(now)
+            place.or_insert_with(|| Count::none(now)).count(now)
         };
         if let Verdict::Say(left_out @ 1..) = verdict {
             said::say(format!("imsup: {left_out} lines like the next one were left out\n").as_bytes());
@@ -86,15 +86,15 @@ mod tests {
     #[test]
     fn a_place_that_says_much_is_silent_for_a_while_and_then_says_how_much_is_missing() {
         let start = Instant::now();
-        let mut said = Said::none(start);
+        let mut count = Count::none(start);
         for _ in 0..MOST {
-            assert_eq!(said.count(start), Verdict::Say(0));
+            assert_eq!(count.count(start), Verdict::Say(0));
         }
         for _ in 0..1000 {
-            assert_eq!(said.count(start + WINDOW / 2), Verdict::LeaveOut);
+            assert_eq!(count.count(start + WINDOW / 2), Verdict::LeaveOut);
         }
-        assert_eq!(said.count(start + WINDOW), Verdict::Say(1000));
-        assert_eq!(said.count(start + WINDOW), Verdict::Say(0));
-        assert_eq!(said.count(start + 3 * WINDOW), Verdict::Say(0), "nothing was left out");
+        assert_eq!(count.count(start + WINDOW), Verdict::Say(1000));
+        assert_eq!(count.count(start + WINDOW), Verdict::Say(0));
+        assert_eq!(count.count(start + 3 * WINDOW), Verdict::Say(0), "nothing was left out");
     }
 }

@@ -30,12 +30,12 @@ pub fn talk(stream: &mut TcpStream, line: &str) -> io::Result<String> {
     Ok(answer.trim_end().to_owned())
 }
 
-/// A connection that is held while its host sleeps.
-pub struct Held {
+/// A connection that stays open while its host sleeps.
+pub struct PersistentConnection {
     reader: BufReader<TcpStream>,
 }
 
-impl Held {
+impl PersistentConnection {
     /// Connects.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {

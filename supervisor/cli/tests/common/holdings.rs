@@ -7,9 +7,9 @@ use super::LIMIT;
 
 /// Descriptors that may come and go: sockets for the next questions to a name server, as many of
 /// each family (`resolvers::MOST`), and where `IMSUP_WITHOUT` has the supervisor keep copies of the
-/// program's sockets, which it sweeps up once there are 64 more (`copies::FEW`), or an eighth of
+/// program's sockets, which it sweeps up once there are 64 more (`mirror::FEW`), or an eighth of
 /// the descriptors that the program has.
-fn copies() -> usize {
+fn mirrored() -> usize {
     let without = std::env::var("IMSUP_WITHOUT").unwrap_or_default();
     let stock = 2 * 16;
     stock + if without.contains("pidfd_getfd") { 128 } else { 0 }
@@ -57,7 +57,7 @@ impl Observed {
 
     /// Fails if the process holds more than before, apart from this many bytes.
     ///
-    /// A held call whose caller was killed is noticed within a tick, so descriptors are waited for;
+    /// A pending call whose caller was killed is noticed within a tick: descriptors are awaited;
     /// a leak stays.
     #[track_caller]
     pub fn expect_no_more(&self, after: &str, bytes: u64) {
@@ -71,7 +71,7 @@ impl Observed {
         loop {
             let now = Holdings::of(pid);
             let grown = now.anonymous.saturating_sub(self.before.anonymous);
-            let same = now.descriptors <= self.before.descriptors + copies() && now.threads <= self.before.threads;
+            let same = now.descriptors <= self.before.descriptors + mirrored() && now.threads <= self.before.threads;
             if same && grown <= bytes {
                 eprintln!("{} after {after}: {now:?}, {grown} bytes more", self.name);
                 return;

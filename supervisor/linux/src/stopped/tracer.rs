@@ -14,7 +14,7 @@ use super::{StopError, StoppedThread};
 const TRACER_STACK_BYTES: usize = 64 * 1024;
 
 /// The threads that are stopped, and why not all are that should be.
-pub(super) type Answer = (Vec<StoppedThread>, Option<StopError>);
+pub(super) type StopResult = (Vec<StoppedThread>, Option<StopError>);
 
 /// The thread that traces.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Tracer {
     thread: Option<JoinHandle<i32>>,
     /// Closed, to let all go.
     orders: Option<Sender<Order>>,
-    answers: Receiver<Answer>,
+    answers: Receiver<StopResult>,
     /// True if the tracer goes on tracing, longer than any caller waits.
     carries: bool,
 }
@@ -54,7 +54,7 @@ impl Tracer {
         })
     }
 
-    pub(super) fn ask(&self, order: Order) -> Result<Answer, StopError> {
+    pub(super) fn ask(&self, order: Order) -> Result<StopResult, StopError> {
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         sent.then_some(()).ok_or(StopError::NoTracer)?;
         self.answers.recv().map_err(|_| StopError::NoTracer)

@@ -344,7 +344,7 @@ impl Sleeper {
             let detail = "somebody waits for a port that it has not opened yet".to_owned();
             return Some((ReasonKind::Starting, detail));
         }
-        if circumstances.held_calls > 0 {
+        if circumstances.pending_calls > 0 {
             let detail = "it waits for another host to boot".to_owned();
             return Some((ReasonKind::Reaching, detail));
         }

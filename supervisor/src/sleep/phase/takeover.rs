@@ -71,7 +71,7 @@ impl Takeover {
             let inode = socket::inode(socket.as_fd())?;
             for (old, listener) in host.retained.listening_sockets() {
                 if host.retained.find_given(old).is_some_and(|(at, _)| at == endpoint) {
-                    host.doors.unwatch(listener);
+                    host.closed_listeners.unwatch(listener);
                 }
             }
             host.retained.take_over(endpoint, socket, inode);

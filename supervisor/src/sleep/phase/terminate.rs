@@ -101,7 +101,7 @@ impl Asleep {
         }
     }
 
-    /// Promises to be terminated together with others, which [`Prepared::commit`] does; else says
+    /// Prepares to be terminated together with others, which [`Prepared::commit`] does; else says
     /// why not.
     pub(in crate::sleep) fn prepare(
         self: Box<Self>,
@@ -227,7 +227,7 @@ impl Prepared {
         asleep
     }
 
-    /// Takes the promise back: it sleeps on.
+    /// Aborts: the host sleeps on.
     pub(in crate::sleep) fn abort(self, host: &mut Host) -> Box<Asleep> {
         self.takeover.give_back(host);
         self.asleep

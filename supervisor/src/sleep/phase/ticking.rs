@@ -79,7 +79,7 @@ impl Ticking {
         let used = cpu.saturating_sub(self.cpu_before);
         self.cpu_last = cpu;
         let is_work = used > MAX_CPU || now.saturating_duration_since(self.began) > MAX_TIME;
-        if is_work || circumstances.held_calls > 0 || circumstances.handing_over || circumstances.stopping {
+        if is_work || circumstances.pending_calls > 0 || circumstances.handing_over || circumstances.stopping {
             return Phase::Awake(self.work(sleeper, host));
         }
         if quiet {

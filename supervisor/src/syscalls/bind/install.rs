@@ -7,8 +7,8 @@ use imsup_wire::Transport;
 use nix::errno::Errno;
 
 use super::{bind_own, bound, endpoint_of};
-use crate::held::HeldBind;
 use crate::host::Host;
+use crate::pending::PendingBind;
 use imsup_linux::holders::Place;
 use imsup_linux::notify::{Answer, NotificationId};
 use imsup_linux::socket::{self, Family, InetSocket, Sharing};
@@ -28,7 +28,7 @@ pub fn keep_claimed(host: &mut Host, socket: OwnedFd) {
 /// the same number, on the machine's wildcard. The broker shares it (SO_REUSEPORT) with sockets of
 /// this user that ask for that; the kernel prefers a listener on the exact address
 /// (net/ipv4/inet_hashtables.c), so neither takes the other's connections.
-pub(super) fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> Answer {
+pub(super) fn beside_published(host: &mut Host, tid: i32, bind: &PendingBind) -> Answer {
     let socket = bind.socket.as_fd();
     let was_shared = Sharing::Port.is_set(socket);
     let result = Sharing::Port.set(socket, true).and_then(|()| bind_own(host, tid, bind));
@@ -39,7 +39,7 @@ pub(super) fn beside_published(host: &mut Host, tid: i32, bind: &HeldBind) -> An
 }
 
 /// Puts a waiting retained socket in the place of the program's own; EADDRINUSE if no socket waits.
-pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &HeldBind) -> Answer {
+pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &PendingBind) -> Answer {
     let place = Place {
         tid: process::thread_group(tid).unwrap_or(tid),
         number: bind.number,
@@ -88,7 +88,7 @@ pub(super) fn install(host: &mut Host, id: NotificationId, tid: i32, bind: &Held
 
 /// Converts a retained datagram socket to the family of the program's own socket: its addresses are
 /// in the form of that family.
-fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
+fn fit(retained: BorrowedFd<'_>, bind: &PendingBind) {
     if bind.endpoint.transport == Transport::Udp && socket::peer_address(retained).is_ok() {
         // An earlier socket of the program, which talked to one client.
         let _ = source::disconnect(retained);
@@ -108,7 +108,7 @@ fn fit(retained: BorrowedFd<'_>, bind: &HeldBind) {
 /// be replaced. Natively the call would hold a reference to the socket, and succeed on a closed
 /// socket. A gap of a few microseconds between this check and the replacement cannot be closed: the
 /// kernel replaces any descriptor.
-fn is_still_there(host: &mut Host, tid: i32, bind: &HeldBind) -> bool {
+fn is_still_there(host: &mut Host, tid: i32, bind: &PendingBind) -> bool {
     match host.socket(tid, bind.number) {
         Ok(now) => socket::cookie(now.as_fd()) == socket::cookie(bind.socket.as_fd()),
         Err(errno) => errno == Errno::EPERM,

@@ -23,7 +23,7 @@ fn python(project: &Project, source: &str) -> (String, String) {
 
 #[test]
 fn sockets_are_what_was_asked_for() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     python(
         &project,
         r#"
@@ -59,7 +59,7 @@ assert made_now[-1] == "EMFILE", made_now
 /// port or none.
 #[test]
 fn a_program_is_not_told_of_a_closed_socket_for_ever() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     python(
         &project,
         r#"
@@ -97,7 +97,7 @@ fn a_socket_of_another_thread_is_not_taken_for_closed() {
         "while 'State:\tZ' not in open('/proc/self/status').read(): time.sleep(0.01)",
         "assert libc.unshare(0x400) == 0",
     ] {
-        let project = Project::up("copies", NOTHING);
+        let project = Project::up("mirror", NOTHING);
         let source = format!("apart = {apart:?}\n")
             + r#"
 import ctypes, select, time, traceback
@@ -133,7 +133,7 @@ thread.join()
 /// free.
 #[test]
 fn copies_neither_delay_an_end_nor_hold_a_port() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     let (said, _) = python(
         &project,
         r#"
@@ -180,7 +180,7 @@ print("done")
 
 #[test]
 fn sockets_are_found_in_every_process_that_has_them() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     let (said, warned) = python(
         &project,
         r#"
@@ -210,7 +210,7 @@ os.wait()
 /// A socket inherited from outside is left to the kernel, with a message.
 #[test]
 fn a_socket_from_elsewhere_is_the_kernels() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     let source = r#"
 import os, socket
 s = socket.socket(); os.set_inheritable(s.fileno(), True)
@@ -229,7 +229,7 @@ os.execvp(os.environ["IMSUP"], [os.environ["IMSUP"], "run", "-p", os.environ["NA
 /// the second time within a second.
 #[test]
 fn a_connected_socket_shows_the_port_that_the_kernel_chose() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     let (said, _) = python(
         &project,
         r#"
@@ -251,7 +251,7 @@ print("done")
 /// on.
 #[test]
 fn copies_do_not_pile_up() {
-    let project = Project::up("copies", NOTHING);
+    let project = Project::up("mirror", NOTHING);
     let (said, _) = python(
         &project,
         r#"

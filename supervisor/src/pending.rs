@@ -12,27 +12,27 @@ use imsup_linux::notify::{Answer, Notification, NotificationId};
 use imsup_linux::socket::Family;
 
 /// The most pending calls. A program with more concurrent calls gets EAGAIN.
-pub const MAX_HELD: usize = 4096;
+pub const MAX_PENDING: usize = 4096;
 
 /// The longest wait of an accept(2) if its listener has no time-out (SO_RCVTIMEO). Longer than any
 /// handover: a call only waits if a client waits at a retained listener.
 pub const LONGEST_ACCEPT: Duration = Duration::from_secs(3600);
 
-/// How often held calls are looked at for signals, timeouts and callers that were killed. The
+/// How often pending calls are looked at for signals, timeouts and callers that were killed. The
 /// kernel tells a listener of none of these: with WAIT_KILLABLE_RECV a pending signal neither wakes
 /// the caller nor us.
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// How long until held calls are looked at again: a look reads a file of /proc for each, so that
+/// How long until pending calls are looked at again: a look reads a file of /proc for each, so that
 /// many are looked at less often.
-pub fn tick(held: usize) -> Duration {
+pub fn tick(pending: usize) -> Duration {
     const CALLS_PER_TICK: u32 = 64;
-    TICK * (1 + u32::try_from(held).unwrap_or(u32::MAX) / CALLS_PER_TICK)
+    TICK * (1 + u32::try_from(pending).unwrap_or(u32::MAX) / CALLS_PER_TICK)
 }
 
 /// A connect that waits.
 #[derive(Debug)]
-pub struct HeldConnect {
+pub struct PendingConnect {
     /// The call.
     pub call: Notification,
     /// A duplicate of the program's socket.
@@ -56,7 +56,7 @@ pub struct HeldConnect {
 
 /// A bind that waits until the holder of its address is known.
 #[derive(Debug)]
-pub struct HeldBind {
+pub struct PendingBind {
     /// A duplicate of the program's socket.
     pub socket: OwnedFd,
     /// The socket's descriptor number in the program.
@@ -90,7 +90,7 @@ pub enum BindStage {
 #[derive(Debug)]
 pub enum Waiting {
     /// connect(2) of a TCP socket.
-    Connect(HeldConnect),
+    Connect(PendingConnect),
     /// connect(2) of a UDP socket: carried out by the kernel once the broker retains the endpoint.
     Datagram {
         /// The target endpoint.
@@ -106,7 +106,7 @@ pub enum Waiting {
         call: Notification,
     },
     /// bind(2).
-    Bind(HeldBind),
+    Bind(PendingBind),
     /// accept(2) of a blocking listener, until the connections in a retained listener have been
     /// handed over.
     Accept {
@@ -146,9 +146,9 @@ pub enum Until {
     },
 }
 
-/// A held call.
+/// A pending call.
 #[derive(Debug)]
-pub struct Held {
+pub struct PendingCall {
     /// The caller.
     pub tid: i32,
     /// The beginning of the wait.
@@ -162,7 +162,7 @@ pub struct Held {
     pub waiting: Waiting,
 }
 
-impl Held {
+impl PendingCall {
     /// Whether a signal ends the wait: bind(2) never fails with EINTR.
     pub fn is_interruptible(&self) -> bool {
         !matches!(self.waiting, Waiting::Bind(_))
@@ -187,5 +187,5 @@ impl Held {
     }
 }
 
-/// The held calls.
-pub type HeldCalls = BTreeMap<NotificationId, Held>;
+/// The pending calls.
+pub type PendingCalls = BTreeMap<NotificationId, PendingCall>;

@@ -45,7 +45,7 @@ const LONGEST_LOOK: Duration = Duration::from_millis(640);
 
 /// Closed sockets of which the next broker is told, at most; the oldest were closed by the program
 /// first, and bound again.
-const MAX_UNTOLD: usize = 1024;
+const MAX_PENDING_REPORTS: usize = 1024;
 
 /// The cost of a look at one place (measured: 1.7 us).
 const PLACE: Duration = Duration::from_micros(2);
@@ -95,9 +95,9 @@ struct Closed {
     inode: u64,
 }
 
-/// The retained sockets that the program still has.
+/// The search for listeners and other retained sockets that the program has closed.
 #[derive(Debug)]
-pub struct Doors {
+pub struct ClosedListeners {
     watch: Watch,
     /// Sockets in which an arrival waits, by inode.
     standing: HashMap<u64, Standing>,
@@ -117,13 +117,13 @@ pub struct Doors {
     /// Sockets that were closed since the last broker died, or without a confirmation of the
     /// broker. The next broker has these sockets open until told to close them, and so has the
     /// keeper.
-    untold: Vec<Closed>,
+    pending_reports: Vec<Closed>,
     /// Whether the next broker comes by itself.
     next_comes: bool,
     next_question: u64,
 }
 
-impl Default for Doors {
+impl Default for ClosedListeners {
     fn default() -> Self {
         let now = Instant::now();
         Self {
@@ -138,7 +138,7 @@ impl Default for Doors {
             clocks: HashMap::new(),
             searches: Searches::new(now),
             closing: HashMap::new(),
-            untold: Vec::new(),
+            pending_reports: Vec::new(),
             next_comes: false,
             next_question: FIRST_QUESTION,
         }
@@ -156,7 +156,7 @@ pub enum Vetted {
     Search(u64),
 }
 
-impl Doors {
+impl ClosedListeners {
     /// When [`on_time`] is to be called.
     pub fn due(&self, retained: &Retained) -> Option<Instant> {
         let look = retained.has_given().then(|| self.look_at.max(self.budget.spared_at()));
@@ -255,21 +255,22 @@ impl Doors {
     /// comes, if `next_comes`. Otherwise these sockets are closed.
     pub fn broker_lost(&mut self, next_comes: bool) {
         self.searches.closed(None);
-        self.untold.extend(self.closing.drain().map(|(_, closed)| closed));
+        self.pending_reports
+            .extend(self.closing.drain().map(|(_, closed)| closed));
         self.next_comes = next_comes;
     }
 
     /// True if the next broker is to close sockets of the last broker.
     pub fn awaits_next(&self) -> bool {
-        self.next_comes && !self.untold.is_empty()
+        self.next_comes && !self.pending_reports.is_empty()
     }
 
     /// Whether the broker is still to close a socket there.
     pub fn is_closing(&self, endpoint: Endpoint) -> bool {
-        let untold = self.untold.iter().filter(|_| self.next_comes);
+        let pending_reports = self.pending_reports.iter().filter(|_| self.next_comes);
         self.closing
             .values()
-            .chain(untold)
+            .chain(pending_reports)
             .any(|closed| closed.endpoint == endpoint)
     }
 
@@ -304,17 +305,22 @@ impl Doors {
 /// To be called after an arrival, or when due. True if pending binds may go on.
 pub fn on_time(host: &mut Host, now: Instant) -> bool {
     let over = search::on_time(host, now);
-    if let Descriptors::Copied(copies) = &mut host.descriptors {
-        copies.tidy(now);
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors {
+        mirror.tidy(now);
     }
-    if host.doors.arm_at.is_some_and(|at| at <= now) {
-        host.doors.arm(now);
+    if host.closed_listeners.arm_at.is_some_and(|at| at <= now) {
+        host.closed_listeners.arm(now);
     }
-    if host.doors.check_at().is_some_and(|at| at <= now) {
+    if host.closed_listeners.check_at().is_some_and(|at| at <= now) {
         check_again(host, now);
     }
-    if host.doors.look_at.max(host.doors.budget.spared_at()) <= now {
-        host.doors.budget.spend(now, WAKE);
+    if host
+        .closed_listeners
+        .look_at
+        .max(host.closed_listeners.budget.spared_at())
+        <= now
+    {
+        host.closed_listeners.budget.spend(now, WAKE);
         look(host, now);
     }
     over
@@ -323,58 +329,58 @@ pub fn on_time(host: &mut Host, now: Instant) -> bool {
 /// Handles arrivals: releases the sockets that were reported to the program and that the program no
 /// longer has.
 pub fn check(host: &mut Host) {
-    let Watch::On(arrivals) = &mut host.doors.watch else {
+    let Watch::On(arrivals) = &mut host.closed_listeners.watch else {
         return;
     };
     let now = Instant::now();
     for inode in arrivals.take() {
         match host.retained.find_given(inode) {
-            Some((_, given)) if given.place.may_have(inode) => host.doors.stands(inode, now),
+            Some((_, given)) if given.place.may_have(inode) => host.closed_listeners.stands(inode, now),
             Some((endpoint, given)) => told_of(host, endpoint, given),
             None => {}
         }
     }
-    host.doors.searches.hurry();
-    host.doors.budget.spend(now, WAKE);
-    if host.doors.look_at <= now {
+    host.closed_listeners.searches.hurry();
+    host.closed_listeners.budget.spend(now, WAKE);
+    if host.closed_listeners.look_at <= now {
         // The budget allowed no separate wake.
         look(host, now);
     }
-    host.doors.look_soon();
-    host.doors.arm(now);
+    host.closed_listeners.look_soon();
+    host.closed_listeners.arm(now);
 }
 
 /// Checks the sockets in which an arrival waits. Arms the report of a socket again once the arrival
 /// was taken.
 fn check_again(host: &mut Host, now: Instant) {
     let due = |(inode, standing): (&u64, &Standing)| (standing.check_at <= now).then_some(*inode);
-    let inodes: Vec<u64> = host.doors.standing.iter().filter_map(due).collect();
+    let inodes: Vec<u64> = host.closed_listeners.standing.iter().filter_map(due).collect();
     for inode in inodes {
         let Some((endpoint, given)) = host.retained.find_given(inode) else {
-            host.doors.standing.remove(&inode);
+            host.closed_listeners.standing.remove(&inode);
             continue;
         };
         if !given.place.may_have(inode) {
-            host.doors.standing.remove(&inode);
+            host.closed_listeners.standing.remove(&inode);
             told_of(host, endpoint, given);
         } else if host
             .retained
             .by_inode(inode)
             .is_some_and(|socket| socket::is_readable(socket.as_fd()))
         {
-            if let Some(standing) = host.doors.standing.get_mut(&inode) {
+            if let Some(standing) = host.closed_listeners.standing.get_mut(&inode) {
                 standing.check_at = now + standing.pause(now);
             }
         } else {
-            host.doors.standing.remove(&inode);
-            if let (Watch::On(arrivals), Some(socket)) = (&host.doors.watch, host.retained.by_inode(inode)) {
+            host.closed_listeners.standing.remove(&inode);
+            if let (Watch::On(arrivals), Some(socket)) = (&host.closed_listeners.watch, host.retained.by_inode(inode)) {
                 let _ = arrivals.again(socket.as_fd(), inode);
             }
         }
     }
-    host.doors.searches.hurry();
-    host.doors.budget.spend(now, WAKE);
-    if host.doors.look_at <= now {
+    host.closed_listeners.searches.hurry();
+    host.closed_listeners.budget.spend(now, WAKE);
+    if host.closed_listeners.look_at <= now {
         // The budget may allow no separate wake.
         look(host, now);
     }
@@ -382,25 +388,29 @@ fn check_again(host: &mut Host, now: Instant) {
 
 /// Looks if the program still has its sockets at the known places.
 fn look(host: &mut Host, now: Instant) {
-    let doors = &mut host.doors;
-    let ran = doors.ran(&host.retained);
+    let closed_listeners = &mut host.closed_listeners;
+    let ran = closed_listeners.ran(&host.retained);
     if ran {
-        doors.unlooked = usize::MAX;
+        closed_listeners.unlooked = usize::MAX;
     }
     let longest = if ran { RUNNING_LOOK } else { LONGEST_LOOK };
-    doors.look_at = now + doors.look_after.min(longest);
-    doors.look_after = (doors.look_after * 4).min(LONGEST_LOOK);
-    if doors.unlooked == 0 {
+    closed_listeners.look_at = now + closed_listeners.look_after.min(longest);
+    closed_listeners.look_after = (closed_listeners.look_after * 4).min(LONGEST_LOOK);
+    if closed_listeners.unlooked == 0 {
         return;
     }
     let all: Vec<(Endpoint, Given)> = host.retained.given().collect();
     let count = all.len().min(SLICE);
-    doors
+    closed_listeners
         .budget
         .spend(now, PLACE * u32::try_from(count).unwrap_or(u32::MAX));
-    let first = if doors.looked < all.len() { doors.looked } else { 0 };
-    doors.looked = first + count;
-    doors.unlooked = doors.unlooked.min(all.len()).saturating_sub(count);
+    let first = if closed_listeners.looked < all.len() {
+        closed_listeners.looked
+    } else {
+        0
+    };
+    closed_listeners.looked = first + count;
+    closed_listeners.unlooked = closed_listeners.unlooked.min(all.len()).saturating_sub(count);
     for (_, given) in all.iter().cycle().skip(first).take(count) {
         if !given.place.may_have(given.inode) {
             search::suspect(host, given, now);
@@ -413,7 +423,7 @@ fn told_of(host: &mut Host, endpoint: Endpoint, given: Given) {
     if process::has_no_descriptors(given.place.tid) {
         // Epoll reports nothing to an ending process. The host may end too; then the next boot
         // serves the waiting clients.
-        host.doors.searches.suspect(given.inode);
+        host.closed_listeners.searches.suspect(given.inode);
     } else {
         let_go_in_doubt(host, endpoint, given);
     }
@@ -424,9 +434,9 @@ fn told_of(host: &mut Host, endpoint: Endpoint, given: Given) {
 fn let_go_in_doubt(host: &mut Host, endpoint: Endpoint, given: Given) {
     if given.listened && can_take_again(host) {
         let closing = let_go(host, endpoint, given.inode);
-        host.doors.searches.lost(endpoint, given, closing);
+        host.closed_listeners.searches.lost(endpoint, given, closing);
     } else {
-        host.doors.searches.suspect_now(given.inode);
+        host.closed_listeners.searches.suspect_now(given.inode);
     }
 }
 
@@ -440,39 +450,39 @@ fn can_take_again(host: &Host) -> bool {
 fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     let socket = host.retained.remove(endpoint, inode)?;
     tracing::debug!(%endpoint, inode, "the program has closed a retained socket");
-    host.doors.unwatch(socket.as_fd());
-    host.doors.standing.remove(&inode);
+    host.closed_listeners.unwatch(socket.as_fd());
+    host.closed_listeners.standing.remove(&inode);
     host.bound.forget(endpoint, inode);
     drop(socket);
-    if let Descriptors::Copied(copies) = &mut host.descriptors {
-        copies.give_up(inode);
+    if let Descriptors::Mirrored(mirror) = &mut host.descriptors {
+        mirror.give_up(inode);
     }
     if host.retained.given_at(endpoint).is_empty() {
         host.handovers.left(endpoint);
     }
-    let id = host.doors.next_question;
-    host.doors.next_question = id.wrapping_add(1);
+    let id = host.closed_listeners.next_question;
+    host.closed_listeners.next_question = id.wrapping_add(1);
     host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
     let closed = Closed { endpoint, inode };
     if host.link.socket().is_none() {
-        if host.doors.untold.len() == MAX_UNTOLD {
-            host.doors.untold.remove(0);
+        if host.closed_listeners.pending_reports.len() == MAX_PENDING_REPORTS {
+            host.closed_listeners.pending_reports.remove(0);
         }
-        host.doors.untold.push(closed);
+        host.closed_listeners.pending_reports.push(closed);
         return None;
     }
-    host.doors.closing.insert(id, closed);
+    host.closed_listeners.closing.insert(id, closed);
     Some(id)
 }
 
 /// Tells the next broker of the sockets that were closed without a broker.
 pub fn tell_next_broker(host: &mut Host) {
-    for closed in std::mem::take(&mut host.doors.untold) {
+    for closed in std::mem::take(&mut host.closed_listeners.pending_reports) {
         let Closed { endpoint, inode } = closed;
-        let id = host.doors.next_question;
-        host.doors.next_question = id.wrapping_add(1);
+        let id = host.closed_listeners.next_question;
+        host.closed_listeners.next_question = id.wrapping_add(1);
         host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
-        host.doors.closing.insert(id, closed);
+        host.closed_listeners.closing.insert(id, closed);
     }
 }
 
@@ -483,12 +493,12 @@ pub fn vet(host: &mut Host, endpoint: Endpoint) -> Vetted {
     for given in host.retained.given_at(endpoint) {
         if !given.place.may_have(given.inode) {
             let_go_in_doubt(host, endpoint, given);
-            doubtful |= host.doors.searches.is_suspect(given.inode);
+            doubtful |= host.closed_listeners.searches.is_suspect(given.inode);
         }
     }
     if doubtful {
-        Vetted::Search(host.doors.searches.ask())
-    } else if host.doors.is_closing(endpoint) {
+        Vetted::Search(host.closed_listeners.searches.ask())
+    } else if host.closed_listeners.is_closing(endpoint) {
         Vetted::Closing
     } else {
         Vetted::Settled
@@ -502,11 +512,11 @@ mod tests {
     #[test]
     fn arrivals_leave_time_to_look_at_sockets_in_which_something_waits() {
         let now = Instant::now();
-        let mut doors = Doors::default();
-        while doors.budget.allowed_at() <= now {
-            doors.budget.spend(now, WAKE);
+        let mut closed_listeners = ClosedListeners::default();
+        while closed_listeners.budget.allowed_at() <= now {
+            closed_listeners.budget.spend(now, WAKE);
         }
-        doors.stands(1, now);
-        assert!(doors.check_at().unwrap() <= now + LAST_CHECK);
+        closed_listeners.stands(1, now);
+        assert!(closed_listeners.check_at().unwrap() <= now + LAST_CHECK);
     }
 }

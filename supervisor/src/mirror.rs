@@ -1,4 +1,4 @@
-//! The program's sockets if duplication of its descriptors is refused (pidfd_getfd(2)).
+//! The socket mirror: used if duplication of the program's descriptors is refused (pidfd_getfd(2)).
 //!
 //! The supervisor makes the sockets itself (socket(2) is trapped then), gives each socket to the
 //! program, and keeps a copy. The copy is found again by the inode that /proc/TID/fd/N names. A
@@ -26,8 +26,8 @@ const READS_PER_COPY: usize = 8;
 /// hold.
 const MOST: usize = 4096;
 
-/// The delay before [`Copies::tidy`] looks, after a socket was made or copies were given up; then
-/// the longest delay, while the looks find no copy to give up.
+/// The delay before [`SocketMirror::tidy`] looks, after a socket was made or copies were given up;
+/// then the longest delay, while the looks find no copy to give up.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
@@ -50,8 +50,8 @@ pub struct Remembered {
 
 /// Copies of the program's sockets, by inode.
 #[derive(Debug, Default)]
-pub struct Copies {
-    held: HashMap<u64, OwnedFd>,
+pub struct SocketMirror {
+    sockets: HashMap<u64, OwnedFd>,
     sweep_at: usize,
     remembered: HashMap<u64, Remembered>,
     oldest_first: VecDeque<u64>,
@@ -66,24 +66,26 @@ pub struct Copies {
     pub bound_to_localhost: bool,
 }
 
-impl Copies {
+impl SocketMirror {
     /// Keeps a socket that was made for the program.
     pub fn keep(&mut self, inode: u64, socket: OwnedFd) {
-        self.held.insert(inode, socket);
+        self.sockets.insert(inode, socket);
         self.look_soon(Instant::now());
-        if self.held.len() > self.sweep_at.max(FEW) {
+        if self.sockets.len() > self.sweep_at.max(FEW) {
             self.sweep();
         }
     }
 
     /// The copy of a socket.
     pub fn get(&self, inode: u64) -> Option<&OwnedFd> {
-        self.held.get(&inode)
+        self.sockets.get(&inode)
     }
 
     /// Gives up the copy of a socket, and remembers the socket's state.
     pub fn give_up(&mut self, inode: u64) {
-        let Some(copy) = self.held.remove(&inode) else { return };
+        let Some(copy) = self.sockets.remove(&inode) else {
+            return;
+        };
         let socket = copy.as_fd();
         let (Some(kind), Ok(cookie)) = (InetSocket::inspect(socket), socket::cookie(socket)) else {
             return;
@@ -117,14 +119,14 @@ impl Copies {
     /// the port.
     pub fn make_way(&mut self, inode: u64, port: u16) {
         let holds = |copy: &OwnedFd| socket::local_address(copy.as_fd()).is_some_and(|local| local.port() == port);
-        let in_the_way = self.held.iter().any(|(other, copy)| *other != inode && holds(copy));
+        let in_the_way = self.sockets.iter().any(|(other, copy)| *other != inode && holds(copy));
         if port == 0 || !in_the_way {
             return;
         }
-        let found = holders::sockets_held();
+        let found = holders::descendant_sockets();
         // An uninspectable process may hold a socket at the port. Our copy does not help that
         // process as long as inspection fails.
-        self.held.retain(|other, copy| {
+        self.sockets.retain(|other, copy| {
             *other == inode || found.sockets.contains(other) || (!found.all_seen && !holds(copy))
         });
     }
@@ -135,9 +137,9 @@ impl Copies {
         self.pause = FIRST_LOOK;
     }
 
-    /// When [`Copies::tidy`] is to be called.
+    /// When [`SocketMirror::tidy`] is to be called.
     pub fn due(&self) -> Option<Instant> {
-        self.look_at.filter(|_| !self.held.is_empty())
+        self.look_at.filter(|_| !self.sockets.is_empty())
     }
 
     /// Looks, if due, for copies of sockets that no process holds. Gives up the copies of sockets
@@ -147,12 +149,12 @@ impl Copies {
             return;
         }
         let began = cpu::own_thread();
-        let found = holders::sockets_held();
+        let found = holders::descendant_sockets();
         let was_missed = std::mem::take(&mut self.missed);
         if found.all_seen {
-            self.held
+            self.sockets
                 .retain(|inode, _| found.sockets.contains(inode) || !was_missed.contains(inode));
-            let missed = self.held.keys().filter(|inode| !found.sockets.contains(inode));
+            let missed = self.sockets.keys().filter(|inode| !found.sockets.contains(inode));
             self.missed = missed.copied().collect();
         }
         let cost = cpu::own_thread().saturating_sub(began);
@@ -171,11 +173,11 @@ impl Copies {
     /// between two processes (SCM_RIGHTS) counts as not held: from then on the kernel handles that
     /// socket natively.
     pub fn sweep(&mut self) {
-        let found = holders::sockets_held();
-        if found.all_seen || self.held.len() > MOST {
-            self.held.retain(|inode, _| found.sockets.contains(inode));
+        let found = holders::descendant_sockets();
+        if found.all_seen || self.sockets.len() > MOST {
+            self.sockets.retain(|inode, _| found.sockets.contains(inode));
         }
-        self.sweep_at = self.held.len() + FEW.max(found.descriptors / READS_PER_COPY);
+        self.sweep_at = self.sockets.len() + FEW.max(found.descriptors / READS_PER_COPY);
     }
 }
 
@@ -189,25 +191,25 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = socket.local_addr().unwrap();
         let inode = socket::inode(socket.as_fd()).unwrap();
-        let mut copies = Copies::default();
-        copies.keep(inode, socket.into());
-        assert!(copies.get(inode).is_some() && copies.remembered(inode).is_none());
-        copies.give_up(inode);
-        assert!(copies.get(inode).is_none(), "it would delay a FIN");
-        let remembered = copies.remembered(inode).unwrap();
+        let mut mirror = SocketMirror::default();
+        mirror.keep(inode, socket.into());
+        assert!(mirror.get(inode).is_some() && mirror.remembered(inode).is_none());
+        mirror.give_up(inode);
+        assert!(mirror.get(inode).is_none(), "it would delay a FIN");
+        let remembered = mirror.remembered(inode).unwrap();
         assert_eq!((remembered.local, remembered.peer), (local, None));
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 
     #[test]
     fn a_sweep_gives_up_what_nobody_holds() {
-        let mut copies = Copies::default();
+        let mut mirror = SocketMirror::default();
         let sockets: Vec<_> = (0..=FEW).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let local = sockets[0].local_addr().unwrap();
         for (inode, socket) in (1..).zip(sockets) {
-            copies.keep(inode, socket.into());
+            mirror.keep(inode, socket.into());
         }
-        assert!(copies.held.is_empty(), "no child of this process holds any");
+        assert!(mirror.sockets.is_empty(), "no child of this process holds any");
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 
@@ -215,12 +217,12 @@ mod tests {
     fn a_port_is_given_up_before_it_is_bound() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let local = socket.local_addr().unwrap();
-        let mut copies = Copies::default();
-        copies.keep(1, socket.into());
-        copies.make_way(2, local.port() ^ 1);
-        copies.make_way(1, local.port());
-        assert!(copies.get(1).is_some(), "not in the way");
-        copies.make_way(2, local.port());
+        let mut mirror = SocketMirror::default();
+        mirror.keep(1, socket.into());
+        mirror.make_way(2, local.port() ^ 1);
+        mirror.make_way(1, local.port());
+        assert!(mirror.get(1).is_some(), "not in the way");
+        mirror.make_way(2, local.port());
         UdpSocket::bind(local).expect("nobody holds the port");
     }
 }

@@ -192,7 +192,7 @@ impl Searches {
 /// A look found that a socket is not at its known place. A socket that can be taken again is
 /// released at once: a probe of the kernel is cheaper than a search.
 pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
-    host.doors.searches.suspect(given.inode);
+    host.closed_listeners.searches.suspect(given.inode);
     let mut ended = Ended::default();
     if can_take_again(host) && given.listened && !ended.has(given.place.tid) {
         part(host, given.inode, None, &mut ended, now);
@@ -201,7 +201,7 @@ pub(super) fn suspect(host: &mut Host, given: &Given, now: Instant) {
 
 /// Continues the search, or begins a search if due. True if a search is over.
 pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
-    let searches = &mut host.doors.searches;
+    let searches = &mut host.closed_listeners.searches;
     searches.try_lost();
     if searches.running.is_none() {
         if !searches.asked && !searches.is_due(now) {
@@ -232,7 +232,7 @@ pub(super) fn on_time(host: &mut Host, now: Instant) -> bool {
 
 /// Draws the consequences of a search.
 fn finish(host: &mut Host, search: &Search, now: Instant) {
-    let suspects: Vec<u64> = host.doors.searches.suspects.keys().copied().collect();
+    let suspects: Vec<u64> = host.closed_listeners.searches.suspects.keys().copied().collect();
     let mut ended = Ended::default();
     for inode in suspects {
         let place = search.place(inode);
@@ -240,10 +240,10 @@ fn finish(host: &mut Host, search: &Search, now: Instant) {
             part(host, inode, place, &mut ended, now);
         } else {
             // An uninspectable process counts as the holder of sockets that no other process has.
-            host.doors.searches.suspects.remove(&inode);
+            host.closed_listeners.searches.suspects.remove(&inode);
         }
     }
-    for mut lost in std::mem::take(&mut host.doors.searches.lost) {
+    for mut lost in std::mem::take(&mut host.closed_listeners.searches.lost) {
         if let Some(place) = search.place(lost.given.inode) {
             take_again(host, &lost, place);
         } else if lost.search_at > now || lost.searched < AGAIN.len() {
@@ -251,7 +251,7 @@ fn finish(host: &mut Host, search: &Search, now: Instant) {
                 lost.search_at = now + AGAIN[lost.searched];
                 lost.searched += 1;
             }
-            host.doors.searches.lost.push(lost);
+            host.closed_listeners.searches.lost.push(lost);
         }
     }
 }
@@ -270,21 +270,21 @@ impl Ended {
 /// released.
 fn part(host: &mut Host, inode: u64, place: Option<Place>, ended: &mut Ended, now: Instant) {
     let Some((endpoint, given)) = host.retained.find_given(inode) else {
-        host.doors.searches.suspects.remove(&inode);
+        host.closed_listeners.searches.suspects.remove(&inode);
         return;
     };
     if place.is_none()
         && given.listened
         && ended.has(given.place.tid)
-        && let Some(at) = host.doors.searches.suspects.get_mut(&inode)
-        && !host.doors.searches.graced.contains(&inode)
+        && let Some(at) = host.closed_listeners.searches.suspects.get_mut(&inode)
+        && !host.closed_listeners.searches.graced.contains(&inode)
     {
         *at = now + GRACE;
-        host.doors.searches.graced.insert(inode);
+        host.closed_listeners.searches.graced.insert(inode);
         return;
     }
-    host.doors.searches.suspects.remove(&inode);
-    host.doors.searches.graced.remove(&inode);
+    host.closed_listeners.searches.suspects.remove(&inode);
+    host.closed_listeners.searches.graced.remove(&inode);
     match place {
         Some(place) => host.retained.moved(inode, place),
         // The program only tried the bind: natively no queue was closed.
@@ -292,7 +292,7 @@ fn part(host: &mut Host, inode: u64, place: Option<Place>, ended: &mut Ended, no
         None => {
             let closing = let_go(host, endpoint, inode);
             if can_take_again(host) {
-                host.doors.searches.lost(endpoint, given, closing);
+                host.closed_listeners.searches.lost(endpoint, given, closing);
             }
         }
     }
@@ -306,7 +306,7 @@ fn take_again(host: &mut Host, lost: &Lost, place: Place) {
     }
     match duplicates(place, given.inode) {
         Ok((ours, brokers)) => {
-            host.doors.watch(ours.as_fd(), given.inode);
+            host.closed_listeners.watch(ours.as_fd(), given.inode);
             let asked = socket::cookie(ours.as_fd())
                 .ok()
                 .and_then(|cookie| host.sockets.get(cookie).bound);

@@ -10,8 +10,8 @@ use crate::host::Host;
 use imsup_linux::notify::Answer;
 use imsup_linux::socket::{self, Family, InetSocket};
 
-/// Carries [`super::Plan::Machines`] out.
-pub(super) fn on_the_machines(
+/// Carries [`super::Plan::MachineLocal`] out.
+pub(super) fn bind_machine_local(
     host: &mut Host,
     socket: &OwnedFd,
     transport: Transport,
@@ -37,11 +37,11 @@ pub(super) fn on_the_machines(
 }
 
 /// Whether this is a port of localhost that the kernel chose for another socket of the host
-/// ([`super::Plan::Machines`]) and that is still bound. Of datagram sockets also the other family's
-/// port and the wildcard's count: there the kernel alone knows which of two sockets a datagram is
-/// for, and two sockets at one place answer each other's clients. (A stream socket listens in the
-/// planes but for `::1`.)
-pub(super) fn is_beside_the_machines(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
+/// ([`super::Plan::MachineLocal`]) and that is still bound. Of datagram sockets also the other
+/// family's port and the wildcard's count: there the kernel alone knows which of two sockets a
+/// datagram is for, and two sockets at one place answer each other's clients. (A stream socket
+/// listens in the planes but for `::1`.)
+pub(super) fn is_beside_machine_local(host: &Host, kind: &InetSocket, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let families = match kind.transport {
         Transport::Tcp if ip == IpAddr::V6(Ipv6Addr::LOCALHOST) => &[true][..],
@@ -50,12 +50,12 @@ pub(super) fn is_beside_the_machines(host: &Host, kind: &InetSocket, address: So
     };
     families.iter().any(|v6| {
         host.native_ports.contains(kind.transport, *v6, address.port())
-            && is_bound_on_the_machines(kind.transport, *v6, address.port())
+            && is_bound_machine_local(kind.transport, *v6, address.port())
     })
 }
 
 /// Whether some socket has this port of the machine's 127.0.0.1, or `::1`.
-pub(in crate::syscalls) fn is_bound_on_the_machines(transport: Transport, v6: bool, port: u16) -> bool {
+pub(in crate::syscalls) fn is_bound_machine_local(transport: Transport, v6: bool, port: u16) -> bool {
     let (family, ip) = match v6 {
         true => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::LOCALHOST)),
         false => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::LOCALHOST)),
