@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use imsup_linux::pidfd::open_process;
 use imsup_protocol::channel::{Channel, ChannelError};
 use imsup_protocol::control::Opening;
 use imsup_protocol::version::{OURS, Versions};
@@ -16,7 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
+use rustix::process::geteuid;
 
 use crate::absent;
 use crate::keeper;
@@ -365,11 +366,8 @@ struct Process(Option<OwnedFd>);
 impl Process {
     /// The process that listens at the other end of this connection (unix(7), SO_PEERCRED).
     fn at_the_other_end_of(stream: &UnixStream) -> Self {
-        let pid = getsockopt(stream, PeerCredentials).ok().map(|peer| peer.pid());
-        Self(
-            pid.and_then(Pid::from_raw)
-                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
-        )
+        let peer = getsockopt(stream, PeerCredentials).ok();
+        Self(peer.and_then(|peer| open_process(peer.pid()).ok()))
     }
 
     /// True if the process has ended, or ends now: a killed process closes all connections before a

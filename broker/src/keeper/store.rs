@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use imsup_linux::pidfd::open_process;
 use imsup_protocol::version::{self, OURS};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Successor;
 use super::attempts::Attempts;
@@ -102,9 +103,8 @@ impl FdStore {
     pub(crate) fn restore(&mut self, restored: Restored) -> io::Result<()> {
         rustix::io::ioctl_fionbio(&restored.keeper, true)?;
         let peer = nix::sys::socket::getsockopt(&restored.keeper, nix::sys::socket::sockopt::PeerCredentials);
-        let pid = peer.ok().and_then(|peer| Pid::from_raw(peer.pid()));
         self.link = Some(Link {
-            process: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+            process: peer.ok().and_then(|peer| open_process(peer.pid()).ok()),
             socket: restored.keeper,
             unsent: VecDeque::from([hello()]),
         });

@@ -4,25 +4,24 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use imsup_linux::pidfd::open_process;
 
 /// A descriptor of the process with this number.
 pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
+    open_process(i32::try_from(pid).ok()?).ok()
 }
 
 /// The descriptor of a child that is not reaped yet (pidfd_open(2)). The child is killed if there
 /// is no descriptor: the child would be unknown.
 pub(super) fn pidfd_of(child: Child) -> io::Result<OwnedFd> {
-    open_with(child, |pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))
+    open_with(child, |pid| Ok(open_process(pid)?))
 }
 
 /// Blocking: a child that was killed by this function, and runs nothing yet that could hold it up.
-fn open_with(mut child: Child, open: impl FnOnce(Pid) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+fn open_with(mut child: Child, open: impl FnOnce(i32) -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
     // The child is not reaped yet, so the number is still its own.
-    let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let opened = number.ok_or_else(|| io::ErrorKind::InvalidData.into()).and_then(open);
+    let number = i32::try_from(child.id()).map_err(|_| io::ErrorKind::InvalidData.into());
+    let opened = number.and_then(open);
     if opened.is_err() {
         let _ = child.kill();
         let _ = child.wait();
@@ -35,7 +34,7 @@ mod tests {
     use std::process::Command;
 
     use rustix::io::Errno;
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
     use super::*;
 
@@ -44,7 +43,7 @@ mod tests {
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_child(&child);
         let error = open_with(child, |asked| {
-            assert_eq!(asked, pid);
+            assert_eq!(asked, pid.as_raw_nonzero().get());
             Err(errno.into())
         });
         (pid, error.unwrap_err())

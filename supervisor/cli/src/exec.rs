@@ -1,16 +1,16 @@
 //! `imsup exec`: a command with a host's identity.
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use imsup_protocol::Request;
 use imsup_protocol::message::Role;
-use imsup_wire::{HostName, ProgramSpec};
+use imsup_wire::HostName;
 
 use super::caller;
 use super::connection;
 use super::failure::Annotate;
+use super::program::ProgramArgs;
 use super::project::{Project, ProjectAndFileArgs};
 use super::supervise::{self, OWN_FAILURE};
 
@@ -19,28 +19,11 @@ use super::supervise::{self, OWN_FAILURE};
 pub struct Args {
     #[command(flatten)]
     project: ProjectAndFileArgs,
-    /// Run it as this user, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    user: Option<String>,
     /// The host
     #[arg(value_name = "HOST")]
     host: String,
-    /// The command and its arguments
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    command: Vec<OsString>,
-}
-
-#[cfg(test)]
-impl Args {
-    /// The command and its arguments.
-    pub fn command(&self) -> &[OsString] {
-        &self.command
-    }
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
 }
 
 /// Runs the verb and gives the command's status.
@@ -50,11 +33,10 @@ impl Args {
 /// status [`OWN_FAILURE`].
 pub fn run(args: Args) -> Result<ExitCode> {
     let (project, host) = ready(&args).status(OWN_FAILURE)?;
-    let program = ProgramSpec {
-        user: args.user,
-        ..ProgramSpec::new(args.command)
-    };
-    supervise::run(&program, &supervise::assignment(&project, Some(host), Role::Exec))
+    supervise::run(
+        &args.program.into_spec(),
+        &supervise::assignment(&project, Some(host), Role::Exec),
+    )
 }
 
 /// The host, booted.

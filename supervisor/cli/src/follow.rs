@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use imsup_broker::client::{Client, ClientError};
+use imsup_linux::pidfd::open_process;
 use imsup_protocol::{Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::connection;
 use super::failure::hinted;
@@ -33,11 +33,11 @@ impl Broker {
         let mut pid = None;
         for answer in connection::ask(project, Request::Broker)? {
             if let Response::Broker { pid: said, .. } = answer? {
-                pid = i32::try_from(said).ok().and_then(Pid::from_raw);
+                pid = i32::try_from(said).ok();
             }
         }
         Ok(Self {
-            process: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
+            process: pid.and_then(|pid| open_process(pid).ok()),
         })
     }
 

@@ -27,6 +27,7 @@ mod logs;
 mod names;
 mod output;
 mod power;
+mod program;
 mod project;
 mod ps;
 mod readiness;
@@ -246,12 +247,12 @@ mod tests {
             let Ok(Verb::Run(args)) = parses(line) else {
                 panic!("{line} must parse as run");
             };
-            assert_eq!(args.command(), ["nginx", "-g", "daemon", "--host", "x"], "{line}");
+            assert_eq!(args.program.command, ["nginx", "-g", "daemon", "--host", "x"], "{line}");
         }
         let Ok(Verb::Exec(args)) = parses("imsup exec web redis-cli -p 6379") else {
             panic!("exec must parse");
         };
-        assert_eq!(args.command(), ["redis-cli", "-p", "6379"]);
+        assert_eq!(args.program.command, ["redis-cli", "-p", "6379"]);
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! `imsup run`: any command as a host, such as a container's or unit's entrypoint.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use imsup_protocol::message::Role;
-use imsup_wire::{HostName, ProgramSpec};
+use imsup_wire::HostName;
 
 use super::background::{self, KeepAlive};
 use super::cluster::ClusterArgs;
 use super::compose;
 use super::connection;
 use super::failure::Annotate;
+use super::program::ProgramArgs;
 use super::project::{Project, ProjectAndFileArgs, ProjectArgs};
 use super::supervise::{self, OWN_FAILURE};
 
@@ -24,28 +24,11 @@ pub struct Args {
     /// Run it as this host [default: a new one that exists while it runs]
     #[arg(long, value_name = "NAME")]
     host: Option<HostName>,
-    /// Run it as this user, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    user: Option<String>,
+    #[command(flatten)]
+    pub(crate) program: ProgramArgs,
     /// Print each trapped system call and what is done with it (also: IMSUP_TRACE=1)
     #[arg(long)]
     trace: bool,
-    /// The command and its arguments
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    command: Vec<OsString>,
-}
-
-#[cfg(test)]
-impl Args {
-    /// The command and its arguments.
-    pub fn command(&self) -> &[OsString] {
-        &self.command
-    }
 }
 
 /// Runs the verb and gives the command's status.
@@ -60,11 +43,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     let mut assignment = supervise::assignment(&project, args.host, role);
     assignment.trace |= args.trace;
-    let program = ProgramSpec {
-        user: args.user,
-        ..ProgramSpec::new(args.command)
-    };
-    supervise::run(&program, &assignment)
+    supervise::run(&args.program.into_spec(), &assignment)
 }
 
 /// The name is that of a host of the compose file, whose program the command replaces. Only without
