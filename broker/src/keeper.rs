@@ -13,6 +13,7 @@
 //! * [`Restored`]: the descriptors that the next broker gets.
 
 mod attempts;
+mod link;
 mod message;
 mod names;
 mod process;
@@ -23,10 +24,11 @@ mod store;
 
 use std::ffi::OsString;
 
+pub(crate) use link::Recipe;
 pub(crate) use names::What;
 pub use process::{Keeper, keep};
 pub use restored::{RestoreError, Restored};
-pub(crate) use store::{AGAIN, FdStore, Recipe, TIMEOUT};
+pub(crate) use store::{AGAIN, FdStore, TIMEOUT};
 
 use crate::absent;
 use crate::paths::Paths;

@@ -14,6 +14,11 @@ const RESERVED: u64 = 512;
 /// [`Limits::can_spare`].)
 const OWN: u64 = 40;
 const PER_HOST: u64 = 4;
+/// How many live hosts [`make_room`] counts with.
+const LIVE: u64 = 16;
+/// How many hosts come with another descriptor of the broker's own, at least: a block of 254
+/// addresses has the claim, and sockets of the name server.
+const HOSTS_PER_OWN: usize = 8;
 /// Most connections, and clients of datagrams, that are relayed from published ports at once.
 const MAX_RELAYED: u64 = 1024;
 /// The descriptors of a connection and a client of datagrams: two sockets and two pipes, and a
@@ -70,6 +75,17 @@ pub(crate) fn raise(hosts: usize, publishes: bool) -> io::Result<Limits> {
     })
 }
 
+/// Makes room in this process's table of descriptors for sockets at so many `ports` of so many
+/// `hosts`, as long as the process has one thread, with a descriptor that is of no other use. A table
+/// that threads share grows after a grace period of RCU (fs/file.c, expand_fdtable): some 10 ms each
+/// time that the number of descriptors doubles. If there is no room, the table grows later.
+pub(crate) fn make_room(any: impl AsFd, ports: usize, hosts: usize) {
+    let needed = OWN + LIVE * PER_HOST + (ports + hosts / HOSTS_PER_OWN) as u64;
+    let last = i32::try_from(needed).unwrap_or(i32::MAX);
+    // The table never shrinks.
+    drop(rustix::io::fcntl_dupfd_cloexec(any, last));
+}
+
 /// The number of descriptors kept for other uses than sockets, for this total and this number of
 /// hosts.
 fn reserved(descriptors: u64, hosts: usize) -> u64 {
@@ -88,6 +104,14 @@ pub(crate) fn first_unprivileged_port() -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_of_descriptors_has_room_before_there_are_any() {
+        make_room(fs::File::open("/dev/null").unwrap(), 600, 9);
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        assert!(size.trim().parse::<u64>().unwrap() > 600, "{size}");
+    }
 
     #[test]
     fn few_descriptors_are_kept_for_hosts_that_live() {

@@ -42,7 +42,7 @@ use crate::sessions::Sessions;
 use crate::signals::Signals;
 use crate::tokens::Source;
 use crate::trust::Trust;
-use imsup_compose::cluster::Cluster;
+use imsup_compose::cluster::{Cluster, HostSpec};
 
 /// The options of a broker.
 pub struct Options {
@@ -130,7 +130,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         restored,
     } = options;
     // All children of the broker read from there, and a bare root directory may have no /dev.
-    File::open(NULL_DEVICE).map_err(|source| BrokerError::File {
+    let null = File::open(NULL_DEVICE).map_err(|source| BrokerError::File {
         what: "the hosts' standard input",
         path: NULL_DEVICE.into(),
         source,
@@ -143,6 +143,9 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     if let Some(restored) = &restored {
         limits.before = restored.descriptor_limit;
     }
+    // Before the first thread.
+    let ports = |host: &HostSpec| host.expose.len() + host.published.len();
+    limits::make_room(null, cluster.hosts.iter().map(ports).sum(), cluster.hosts.len());
     let subnet = cluster.subnet.unwrap_or_default();
     let planes = subnet.planes();
     routes::make_local(subnet, &paths, !absent::adoptable(&paths).is_empty())?;

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::attempts::{Attempts, MOST, PERIOD};
-use super::message::{self, Message};
+use super::message::{self, Message, Together};
 use crate::paths::Paths;
 use crate::{own_program, watch};
 
@@ -61,7 +61,7 @@ pub fn keep(keeper: &Keeper, mut broker: OwnedFd) -> io::Result<()> {
     let mut attempts = Attempts::default();
     let mut child: Option<Child> = None;
     // If this fails the broker has ended, which is seen next.
-    let _ = message::send(&broker, &Message::Hello(OURS), None);
+    let _ = message::send(&broker, &Message::Hello(OURS), &[]);
     loop {
         let ended = store.serve(&broker, &mut attempts, || retake_lock(&mut lock, &keeper.paths))?;
         if ended == Ended::Stopped {
@@ -179,15 +179,17 @@ impl Store {
                         "the broker is of an older imsup: it does not say which versions it speaks",
                     ));
                 }
-                Ok(Some((Message::Store(name), Some(fd)))) => drop(self.0.insert(name, fd)),
+                Ok(Some((Message::Store(name), fds))) => self.0.extend(fds.into_iter().map(|fd| (name.clone(), fd))),
+                Ok(Some((Message::StoreAll(names), fds))) => self.0.extend(names.into_iter().zip(fds)),
                 Ok(Some((Message::Remove(name), _))) => drop(self.0.remove(&name)),
                 Ok(Some((Message::Ready, _))) => attempts.succeeded(),
                 Ok(Some((Message::Stopping, _))) => return Ok(Ended::Stopped),
                 Ok(Some((Message::RetakeLock, _))) => retake_lock(),
                 // The descriptor of a barrier is closed here.
-                Ok(Some((Message::Store(_) | Message::Barrier, _))) => {}
+                Ok(Some((Message::Barrier, _))) => {}
                 Ok(None) => return Ok(Ended::Died),
-                // Without room, only that descriptor is lost (unix(7)); the connection goes on.
+                // Without room, only the descriptors without room are lost (unix(7)); the connection
+                // goes on.
                 Err(Errno::NOMEM | Errno::NOBUFS) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -196,18 +198,24 @@ impl Store {
 
     /// Gives a new broker a duplicate of every descriptor.
     fn give(&self, broker: &OwnedFd) -> Result<(), Errno> {
-        give_one(broker, &Message::Hello(OURS), None)?;
-        for (name, fd) in &self.0 {
-            give_one(broker, &Message::Store(name.clone()), Some(fd))?;
+        give(|| message::send(broker, &Message::Hello(OURS), &[]))?;
+        let mut left = self.0.iter().peekable();
+        while left.peek().is_some() {
+            let mut together = Together::default();
+            while let Some((name, fd)) = left.next_if(|_| together.has_room()) {
+                together.add(name, fd.as_fd());
+            }
+            give(|| together.send(broker))?;
         }
-        give_one(broker, &Message::Ready, None)
+        give(|| message::send(broker, &Message::Ready, &[]))
     }
 }
 
-/// Waits while too many descriptors are in flight, until the broker has received some.
-fn give_one(broker: &OwnedFd, message: &Message, fd: Option<&OwnedFd>) -> Result<(), Errno> {
+/// Sends a message. Waits while too many descriptors are in flight, until the broker has received
+/// some.
+fn give(send: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     loop {
-        match message::send(broker, message, fd.map(AsFd::as_fd)) {
+        match send() {
             Err(Errno::TOOMANYREFS) => std::thread::sleep(super::store::AGAIN),
             result => return result,
         }

@@ -47,6 +47,13 @@ fn samples() -> BTreeMap<&'static str, (Message, Option<What>)> {
             "store-resolvers",
             store("resolvers 3 6", What::Resolvers { namespace: 3 }),
         ),
+        (
+            "store-several",
+            (
+                Message::StoreAll(vec!["cluster 1".to_owned(), "tcp 127.77.3.2 6379 3".to_owned()]),
+                None,
+            ),
+        ),
         ("remove", (Message::Remove("tcp 127.77.3.2 6379 3".to_owned()), None)),
         ("barrier", (Message::Barrier, None)),
         ("ready", (Message::Ready, None)),
@@ -96,8 +103,12 @@ fn after(said: &[Message]) -> (OwnedFd, OwnedFd) {
     let (ours, theirs) = message::pair().unwrap();
     let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
     for message in said {
-        let fd = matches!(message, Message::Store(_)).then(|| file.as_fd());
-        message::send(&ours, message, fd).unwrap();
+        let count = match message {
+            Message::Store(_) => 1,
+            Message::StoreAll(names) => names.len(),
+            _ => 0,
+        };
+        message::send(&ours, message, &vec![file.as_fd(); count]).unwrap();
     }
     (ours, theirs)
 }
@@ -136,6 +147,8 @@ fn a_broker_takes_the_place_of_another_if_it_speaks_a_version_of_the_keepers() {
         Restored::receive(broker, None)
     };
     assert_eq!(receive(&[wider(), stored(), Message::Ready]).unwrap().fds.len(), 1);
+    let several = Message::StoreAll(vec!["cluster 1".to_owned(), "published 127.77.3.2 2 5".to_owned()]);
+    assert_eq!(receive(&[wider(), several, Message::Ready]).unwrap().fds.len(), 2);
     let refused = |said: &[Message]| receive(said).unwrap_err();
     assert!(matches!(refused(&[newer(), Message::Ready]), RestoreError::Versions(_)));
     assert!(matches!(refused(&[stored(), Message::Ready]), RestoreError::NoHello));

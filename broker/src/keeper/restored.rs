@@ -68,7 +68,8 @@ impl Restored {
                     has_agreed = true;
                 }
                 Some(_) if !has_agreed => return Err(RestoreError::NoHello),
-                Some((Message::Store(name), Some(fd))) => drop(fds.insert(name, fd)),
+                Some((Message::Store(name), stored)) => fds.extend(stored.into_iter().map(|fd| (name.clone(), fd))),
+                Some((Message::StoreAll(names), stored)) => fds.extend(names.into_iter().zip(stored)),
                 Some((Message::Ready, _)) => break,
                 Some(_) => {}
                 None => return Err(RestoreError::Ended),

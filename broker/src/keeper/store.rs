@@ -14,8 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::Successor;
 use super::attempts::Attempts;
+use super::link::{Link, Recipe, Unsent, hello};
 use super::message::{self, Message};
 use super::names::What;
 use super::restored::{self, Restored};
@@ -29,34 +29,6 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 
 /// The time-out of an answer of the keeper; a keeper that was stopped is killed and replaced.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A message not sent yet.
-#[derive(Debug)]
-enum Unsent {
-    /// Store the descriptor of this name, if still kept.
-    Store(String),
-    /// Any other message, with its descriptor.
-    Other(Message, Option<OwnedFd>),
-}
-
-/// The connection to a keeper.
-#[derive(Debug)]
-struct Link {
-    socket: OwnedFd,
-    process: Option<OwnedFd>,
-    unsent: VecDeque<Unsent>,
-}
-
-/// How a keeper is started.
-#[derive(Debug)]
-pub(crate) struct Recipe {
-    /// The project.
-    pub(crate) project: String,
-    /// How the next broker is started.
-    pub(crate) successor: Successor,
-    /// The soft limit of descriptors that programs have.
-    pub(crate) descriptor_limit: Option<u64>,
-}
 
 /// The stored descriptors, and the connection to the keeper. Without a keeper no descriptor is
 /// kept.
@@ -173,18 +145,27 @@ impl FdStore {
             None => restored::write(cluster)?,
         };
         self.keep(What::Cluster, Arc::new(fd));
+        self.flush();
         Ok(())
     }
 
-    /// Has a descriptor kept.
+    /// Has a descriptor kept. Until [`Self::ready`], descriptors of a project that comes up for the
+    /// first time are sent together, since nobody has been told that the project is up.
     pub(crate) fn keep(&mut self, what: What, fd: Arc<OwnedFd>) {
         if !self.is_in_use() {
             return;
         }
         let name = what.name(&fd);
         self.kept.insert(name.clone(), fd);
-        if !self.taken.remove(&name) {
-            self.say(Unsent::Store(name));
+        if self.taken.remove(&name) {
+            return;
+        }
+        let is_coming_up = !self.serves && !self.follows;
+        if let Some(link) = &mut self.link {
+            link.unsent.push_back(Unsent::Store(name));
+            if !is_coming_up || link.unsent.len().is_multiple_of(message::MOST_TOGETHER) {
+                self.flush();
+            }
         }
     }
 
@@ -394,21 +375,8 @@ impl FdStore {
 
     /// Sends as many messages as the socket takes.
     pub(crate) fn flush(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        while let Some(next) = link.unsent.front() {
-            let sent = match next {
-                Unsent::Store(name) => match self.kept.get(name) {
-                    Some(fd) => message::send(&link.socket, &Message::Store(name.clone()), Some(fd.as_fd())),
-                    None => Ok(()),
-                },
-                Unsent::Other(message, fd) => message::send(&link.socket, message, fd.as_ref().map(AsFd::as_fd)),
-            };
-            match sent {
-                Ok(()) => drop(link.unsent.pop_front()),
-                // EAGAIN: the socket is full. ETOOMANYREFS: the descriptors in flight are as many
-                // as a user may have open. The end of the keeper is an event.
-                Err(_) => return,
-            }
+        if let Some(link) = &mut self.link {
+            link.flush(&self.kept);
         }
     }
 
@@ -421,7 +389,7 @@ impl FdStore {
         };
         self.recipe = None;
         let _ = rustix::io::ioctl_fionbio(&socket, true);
-        if message::send(&socket, &Message::Stopping, None).is_err()
+        if message::send(&socket, &Message::Stopping, &[]).is_err()
             && let Some(process) = &process
         {
             let _ = pidfd_send_signal(process, Signal::KILL);
@@ -442,32 +410,6 @@ impl Drop for FdStore {
             self.stop();
         }
     }
-}
-
-impl Link {
-    fn start(recipe: &Recipe, launcher: &mut dyn Launcher) -> io::Result<Self> {
-        let (ours, theirs) = message::pair()?;
-        rustix::io::ioctl_fionbio(&ours, true)?;
-        let mut arguments: Vec<std::ffi::OsString> =
-            vec!["keeper".into(), "--project".into(), (&recipe.project).into()];
-        arguments.push("--".into());
-        arguments.extend(recipe.successor.arguments.iter().cloned());
-        if let Some(limit) = recipe.descriptor_limit {
-            arguments.extend(["--nofile".into(), limit.to_string().into()]);
-        }
-        let arguments: Vec<&std::ffi::OsStr> = arguments.iter().map(AsRef::as_ref).collect();
-        let process = launcher.start_helper(&arguments, theirs)?;
-        Ok(Self {
-            socket: ours,
-            process: Some(process),
-            unsent: VecDeque::from([hello()]),
-        })
-    }
-}
-
-/// What is said first.
-fn hello() -> Unsent {
-    Unsent::Other(Message::Hello(OURS), None)
 }
 
 /// Both ends of a pipe: the reader is told when the other end is closed.
@@ -492,6 +434,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::keeper::Successor;
 
     fn store_with(keeper: OwnedFd) -> FdStore {
         rustix::io::ioctl_fionbio(&keeper, true).unwrap();
@@ -514,6 +457,7 @@ mod tests {
     fn what_the_keeper_has_no_room_for_it_is_sent_later() {
         let (ours, theirs) = message::pair().unwrap();
         let mut store = store_with(ours);
+        store.serves = true;
         let fd = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
         let namespace = |namespace| What::Resolvers { namespace };
         let mut count = 0;
@@ -531,9 +475,17 @@ mod tests {
 
         let mut received = Vec::new();
         while store.has_unsent() || wait(&theirs, PollFlags::IN, Duration::ZERO) {
-            let (message, fd) = message::receive(&theirs).unwrap().unwrap();
-            assert_eq!(fd.is_some(), matches!(message, Message::Store(_)));
-            received.push(message);
+            let (message, fds) = message::receive(&theirs).unwrap().unwrap();
+            let stored = match message {
+                Message::Store(name) => vec![name],
+                Message::StoreAll(names) => names,
+                other => {
+                    received.push(other);
+                    Vec::new()
+                }
+            };
+            assert_eq!(fds.len(), stored.len());
+            received.extend(stored.into_iter().map(Message::Store));
             store.flush();
         }
         let stored = (0..count).chain(count + 1..count + 3);
@@ -542,6 +494,25 @@ mod tests {
             .collect();
         expected.push(Message::Remove(namespace(0).name(&fd)));
         assert_eq!(received, expected);
+    }
+
+    /// As many as a message takes are sent at once, the rest at the latest when the broker serves.
+    #[test]
+    fn while_a_project_comes_up_its_descriptors_are_sent_together() {
+        let (ours, theirs) = message::pair().unwrap();
+        let mut store = store_with(ours);
+        let fd = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        for namespace in 0..u32::try_from(message::MOST_TOGETHER).unwrap() + 2 {
+            store.keep(What::Resolvers { namespace }, Arc::clone(&fd));
+        }
+        let next = || match message::receive(&theirs).unwrap().unwrap() {
+            (Message::StoreAll(names), fds) => (names.len(), fds.len()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next(), (message::MOST_TOGETHER, message::MOST_TOGETHER));
+        assert!(!wait(&theirs, PollFlags::IN, Duration::ZERO));
+        store.flush();
+        assert_eq!(next(), (2, 2));
         store.serves = true;
     }
 }
