@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
-use crate::context::{Context, repository};
+use crate::context::{Baseline, Context, repository};
 use crate::guest::Role;
 use crate::machine::Machine;
 use crate::report::{Report, Section};
@@ -46,17 +46,6 @@ struct Cli {
     without: Vec<Baseline>,
 }
 
-/// What imsup is compared with that a machine may well not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Baseline {
-    /// docker: needs root and Debian's docker.io.
-    Docker,
-    /// systemd-socket-activate and systemd-socket-proxyd.
-    Systemd,
-    /// A libc interposer.
-    Proxychains4,
-}
-
 #[derive(Debug, Subcommand)]
 enum Hidden {
     /// One of the programs that are measured
@@ -89,7 +78,7 @@ pub fn main() -> Result<ExitCode> {
 fn benchmarks(cli: &Cli) -> Result<ExitCode> {
     if cli.list {
         for table in TABLES {
-            println!("{}:", table.name);
+            println!("{}:", table.heading.name);
             for suite in table.suites {
                 println!("  {:<10} {}", suite.name, suite.about);
             }
@@ -108,14 +97,14 @@ fn benchmarks(cli: &Cli) -> Result<ExitCode> {
 fn selected(names: &[String]) -> Result<Vec<&'static Suite>> {
     let named = TABLES
         .iter()
-        .flat_map(|table| table.suites.iter().map(move |suite| (table.name, suite)));
+        .flat_map(|table| table.suites.iter().map(move |suite| (table.heading.name, suite)));
     let named: Vec<(&str, &Suite)> = named.collect();
     let selects = |name: &String, (table, suite): &(&str, &Suite)| name == table || name == suite.name;
     if let Some(unknown) = names
         .iter()
         .find(|name| !named.iter().any(|suite| selects(name, suite)))
     {
-        let tables = TABLES.iter().map(|table| table.name);
+        let tables = TABLES.iter().map(|table| table.heading.name);
         let known: Vec<&str> = tables.chain(named.iter().map(|(_, suite)| suite.name)).collect();
         bail!("there is no suite '{unknown}'; there are: {}", known.join(", "));
     }
@@ -169,7 +158,11 @@ fn measure(cli: &Cli, suites: &[&Suite]) -> Result<ExitCode> {
         .results
         .clone()
         .unwrap_or_else(|| repository().join("bench/results"));
-    report::write(&report, &results)?;
+    let tables = TABLES
+        .iter()
+        .map(|table| (&table.heading, table.names()))
+        .collect::<Vec<_>>();
+    report::write(&report, &results, &tables)?;
     let failed = report.sections.iter().any(|section| section.failure.is_some());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

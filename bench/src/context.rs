@@ -5,8 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::cli::Baseline;
 use crate::sandbox::Sandbox;
+
+/// What imsup is compared with that a machine may well not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Baseline {
+    /// docker: needs root and Debian's docker.io.
+    Docker,
+    /// systemd-socket-activate and systemd-socket-proxyd.
+    Systemd,
+    /// A libc interposer.
+    Proxychains4,
+}
 
 /// The arguments of every suite.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ mod environment;
 mod guest;
 mod interrupt;
 mod isolated;
+mod listening;
 mod machine;
 mod process;
 mod project;
@@ -23,6 +24,7 @@ mod sandbox;
 mod stats;
 mod subject;
 mod suites;
+mod tidier;
 mod tidy;
 
 use std::process::ExitCode;

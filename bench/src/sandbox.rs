@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::tidy::Tidier;
+use crate::tidier::Tidier;
 
 /// imsup with directories of its own.
 #[derive(Debug)]

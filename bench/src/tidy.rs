@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,43 +14,6 @@ use crate::sandbox::Sandbox;
 /// The daemon and its containers, which the kernel kills after our death, take a moment to end.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
-
-/// The waiting process. It ends by itself when the benchmarks have cleaned up.
-#[derive(Debug)]
-pub struct Tidier {
-    child: Child,
-    /// Closed by the kernel when we are gone.
-    ours: Option<ChildStdin>,
-}
-
-impl Tidier {
-    /// Starts a process that waits for our end.
-    ///
-    /// # Errors
-    /// The server cannot be started.
-    pub fn start(imsup: &Path, directory: &Path) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
-        let this = std::env::current_exe().context("finding this program")?;
-        let mut child = Command::new(this)
-            .arg("tidy")
-            .args([imsup, directory])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            // A signal to the terminal's processes is not for the cleaner.
-            .process_group(0)
-            .spawn()
-            .context("starting the process that tidies up")?;
-        let ours = child.stdin.take();
-        Ok(Self { child, ours })
-    }
-}
-
-impl Drop for Tidier {
-    fn drop(&mut self) {
-        self.ours = None;
-        let _ = self.child.wait();
-    }
-}
 
 /// Waits for the end of the standard input; the remaining content of `directory` is then left over.
 ///

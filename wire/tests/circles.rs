@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-/// Crates without any circle: their names in messages, and their roots below the workspace.
-const CRATES: [(&str, &str); 9] = [
+/// The crates: their names in messages, and their roots below the workspace.
+const CRATES: [(&str, &str); 10] = [
     ("wire", "wire/src/lib.rs"),
     ("protocol", "wire/protocol/src/lib.rs"),
     ("bpf-filters", "bpf-filters/src/lib.rs"),
@@ -23,6 +23,7 @@ const CRATES: [(&str, &str); 9] = [
     ("broker", "broker/src/lib.rs"),
     ("supervisor", "supervisor/src/lib.rs"),
     ("cli", "supervisor/cli/src/main.rs"),
+    ("bench", "bench/src/main.rs"),
 ];
 
 /// A module's path from the root of its crate: names.

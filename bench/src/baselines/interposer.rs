@@ -5,9 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::Baseline;
 use crate::command;
-use crate::context::Context;
+use crate::context::{Baseline, Context};
 
 /// proxychains4 with a configuration of ours.
 #[derive(Clone, Debug)]

@@ -11,9 +11,8 @@ use anyhow::{Context as _, Result, bail};
 use super::systemd;
 use super::units::{self, Unit};
 use crate::cgroups::{self, Cgroups};
-use crate::cli::Baseline;
 use crate::command;
-use crate::context::Context;
+use crate::context::{Baseline, Context};
 use crate::interrupt;
 use crate::isolated::{self, Isolated};
 

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cli::Baseline;
 use crate::command;
-use crate::context::Context;
+use crate::context::{Baseline, Context};
 use crate::interrupt;
 
 /// systemd's directories for programs that are not for people.

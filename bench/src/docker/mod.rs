@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::command;
 use crate::context::Context;
 use crate::interrupt;
-use crate::suites::native::wait_for;
+use crate::listening::wait_for;
 use api::{Api, Method};
 use daemon::Daemon;
 pub use daemon::Network;

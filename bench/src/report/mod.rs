@@ -15,7 +15,6 @@ use serde::Serialize;
 use crate::command;
 use crate::machine::Machine;
 use crate::rounds::Turn;
-use crate::suites::{Suite, TABLES};
 pub use goal::Goal;
 pub use plot::Plot;
 pub use question::Question;
@@ -37,6 +36,20 @@ pub struct Report {
 struct Written<'a> {
     machine: &'a Machine,
     sections: &'a [&'a Section],
+}
+
+/// The heading of a table of suites.
+#[derive(Debug)]
+pub struct Heading {
+    /// The name that selects all suites of a table, and the name of the committed file in
+    /// `bench/results/`.
+    pub name: &'static str,
+    /// The file's heading.
+    pub title: &'static str,
+    /// The command that writes the file.
+    pub command: &'static str,
+    /// True if the table compares imsup with the baselines, and is judged by the goals.
+    pub beside_others: bool,
 }
 
 /// One suite.
@@ -104,7 +117,7 @@ impl Section {
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write(report: &Report, directory: &Path) -> Result<()> {
+pub fn write(report: &Report, directory: &Path, tables: &[(&Heading, Vec<&str>)]) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     let json = serde_json::to_string_pretty(report)?;
     let latest = directory.join("latest.json");
@@ -114,9 +127,9 @@ pub fn write(report: &Report, directory: &Path) -> Result<()> {
     if !report.full {
         return Ok(());
     }
-    for table in TABLES {
-        let section = |suite: &Suite| report.sections.iter().find(|section| section.name == suite.name);
-        let Some(sections) = table.suites.iter().map(section).collect::<Option<Vec<_>>>() else {
+    for (table, suites) in tables {
+        let section = |suite: &&str| report.sections.iter().find(|section| section.name == *suite);
+        let Some(sections) = suites.iter().map(section).collect::<Option<Vec<_>>>() else {
             continue;
         };
         draw(&directory.join(table.name), &sections)?;

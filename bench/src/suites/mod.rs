@@ -23,14 +23,13 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::cli::Baseline;
 use crate::compose::Service;
-use crate::context::Context;
+use crate::context::{Baseline, Context};
 use crate::docker::{Docker, Network};
 use crate::guest::ports;
 use crate::interrupt;
 use crate::project::Project;
-use crate::report::Section;
+use crate::report::{Heading, Section};
 use crate::rounds::Turn;
 use crate::subject::{self, Subject};
 
@@ -48,54 +47,64 @@ pub struct Suite {
 /// Suites that are run and reported together.
 #[derive(Debug)]
 pub struct Table {
-    /// The name that selects all suites of a table, and the name of the committed file in
-    /// `bench/results/`.
-    pub name: &'static str,
-    /// The file's heading.
-    pub title: &'static str,
-    /// The command that writes the file.
-    pub command: &'static str,
-    /// True if the table compares imsup with the baselines, and is judged by the goals.
-    pub beside_others: bool,
+    /// The name, and what is written.
+    pub heading: Heading,
     /// The suites.
     pub suites: &'static [Suite],
+}
+
+impl Table {
+    /// The names of the suites.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.suites.iter().map(|suite| suite.name).collect()
+    }
 }
 
 /// All tables.
 pub const TABLES: &[Table] = &[
     Table {
-        name: "boot-on-connect",
-        title: "Boot on connect",
-        command: "make bench BENCH=boot-on-connect",
-        beside_others: false,
+        heading: Heading {
+            name: "boot-on-connect",
+            title: "Boot on connect",
+            command: "make bench BENCH=boot-on-connect",
+            beside_others: false,
+        },
         suites: BOOT_ON_CONNECT,
     },
     Table {
-        name: "traffic",
-        title: "Datagrams, rates, and without pidfd_getfd",
-        command: "make bench BENCH=traffic",
-        beside_others: false,
+        heading: Heading {
+            name: "traffic",
+            title: "Datagrams, rates, and without pidfd_getfd",
+            command: "make bench BENCH=traffic",
+            beside_others: false,
+        },
         suites: TRAFFIC,
     },
     Table {
-        name: "report",
-        title: "imsup beside what people use today",
-        command: "make report",
-        beside_others: true,
+        heading: Heading {
+            name: "report",
+            title: "imsup beside what people use today",
+            command: "make report",
+            beside_others: true,
+        },
         suites: REPORT,
     },
     Table {
-        name: "sleep",
-        title: "Sleep and wake",
-        command: "make bench BENCH=sleep",
-        beside_others: false,
+        heading: Heading {
+            name: "sleep",
+            title: "Sleep and wake",
+            command: "make bench BENCH=sleep",
+            beside_others: false,
+        },
         suites: SLEEP,
     },
     Table {
-        name: "clusters",
-        title: "Whole clusters",
-        command: "make bench BENCH=clusters",
-        beside_others: false,
+        heading: Heading {
+            name: "clusters",
+            title: "Whole clusters",
+            command: "make bench BENCH=clusters",
+            beside_others: false,
+        },
         suites: CLUSTERS,
     },
 ];

@@ -1,19 +1,13 @@
 //! Servers that run natively, on addresses of their own outside imsup's planes.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::context::Context;
-use crate::interrupt;
-
-/// No server here takes nearly as long to start.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks whether a server listens.
-const LOOK: Duration = Duration::from_millis(5);
+use crate::listening::wait_for;
 
 /// The address of native server `number`. Processes with neighbouring ids have different addresses,
 /// since tests start such processes side by side.
@@ -86,19 +80,4 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// Waits until a socket listens there.
-///
-/// # Errors
-/// No socket listens for long, or a signal came.
-pub fn wait_for(address: SocketAddrV4) -> Result<()> {
-    let deadline = Instant::now() + TIMEOUT;
-    while TcpStream::connect(address).is_err() {
-        if Instant::now() > deadline {
-            bail!("nothing listens on {address}");
-        }
-        interrupt::pause(LOOK)?;
-    }
-    Ok(())
 }

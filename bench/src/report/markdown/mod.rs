@@ -9,14 +9,13 @@ pub use cells::{grid, interval, number};
 
 use std::fmt::Write;
 
-use super::{Report, Section};
+use super::{Heading, Report, Section};
 use crate::machine::Machine;
-use crate::suites::Table;
 
 /// The file that is committed.
 ///
 /// The pictures are in a directory of the table's name.
-pub fn whole(table: &Table, machine: &Machine, sections: &[&Section]) -> String {
+pub fn whole(table: &Heading, machine: &Machine, sections: &[&Section]) -> String {
     let mut text = format!(
         "# {}: measured\n\nWritten by `{}`; do not edit.\n",
         table.title, table.command

@@ -15,6 +15,7 @@ use crate::baselines::systemd::{Activated, Systemd};
 use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::interrupt;
+use crate::listening::wait_for;
 use crate::project::Project;
 use crate::report::Section;
 use crate::rounds::{Series, Turn};
@@ -214,7 +215,7 @@ fn relayed(systemd: &Systemd, server: &Server, to: Ipv4Addr) -> Result<(Ipv4Addr
     let relays = ports.map(|port| {
         let relay = systemd.relay(SocketAddrV4::new(address, port), SocketAddrV4::new(to, port))?;
         // The first connection starts the relay.
-        native::wait_for(SocketAddrV4::new(address, port)).context("the relay")?;
+        wait_for(SocketAddrV4::new(address, port)).context("the relay")?;
         anyhow::Ok(relay)
     });
     Ok((address, relays.collect::<Result<_>>()?))

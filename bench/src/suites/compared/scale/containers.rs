@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::context::Context;
 use crate::docker::{Docker, Network};
 use crate::interrupt;
+use crate::listening::wait_for;
 use crate::process::{self, Memory};
 use crate::rounds::Series;
+use crate::suites::hosts;
 use crate::suites::sleep::many;
 use crate::suites::sleep::server::Server;
-use crate::suites::{hosts, native};
 
 /// Outside imsup's planes.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 92, 0, 1);
@@ -50,7 +51,7 @@ pub fn paused(context: &Context, server: &Server, count: usize) -> Result<Vec<Se
         interrupt::check()?;
         docker.begin(name)?;
         let ip = address(number)?;
-        native::wait_for(SocketAddrV4::new(ip, server.port)).with_context(|| name.clone())?;
+        wait_for(SocketAddrV4::new(ip, server.port)).with_context(|| name.clone())?;
     }
     for name in &names {
         interrupt::check()?;
