@@ -93,6 +93,8 @@ pub fn signal(main: Option<Pid>, signal: Signal) {
 
 /// Ends all processes that are left, orphans included: an orphan becomes our child when its parent
 /// ends.
+///
+/// Blocking: after the loop, for the end of killed children.
 pub fn end_all() {
     loop {
         let children = process::own_children();

@@ -31,6 +31,8 @@ pub struct Link {
 impl Link {
     /// Connects and sends the first message. The connection blocks until [`Link::go_on`].
     ///
+    /// Blocking: before the loop, which connects by [`Link::reopen`].
+    ///
     /// # Errors
     /// Errors of connect(2) (ENOENT and ECONNREFUSED if no broker runs) and of sending the message.
     /// EACCES if the broker belongs to another user.

@@ -142,6 +142,7 @@ impl Loop {
             if let Some(status) = self.ended() {
                 return Ok(status);
             }
+            // Blocking: the loop's own wait.
             let ready = self.wait().trying("cannot wait for events")?;
             if ready.is_more_than_a_call() {
                 self.watchdog.end();

@@ -62,6 +62,8 @@ const REMAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// broker has died, the call waits for the broker that the keeper starts. If the broker's files
 /// were removed, the call waits for new files.
 ///
+/// Blocking: before the loop.
+///
 /// # Errors
 /// As [`Link::open`].
 pub fn open(socket: &Path, hello: &ToBroker) -> Result<Link, ChannelError> {

@@ -53,6 +53,8 @@ pub struct RunningLock {
 impl RunningLock {
     /// Takes the lock of a host.
     ///
+    /// Blocking: before the loop, for [`TIMEOUT`] at most.
+    ///
     /// # Errors
     /// Any [`RunningLockError`].
     pub fn take(directory: &Path, running: Running) -> Result<Self, RunningLockError> {

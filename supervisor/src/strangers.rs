@@ -74,6 +74,8 @@ impl Strangers {
     }
 
     /// The kernel's answer; `None` if the kernel cannot be asked, at all or for now.
+    ///
+    /// Blocking: for no walk. The kernel finds the two ends of one connection by hash.
     fn ask(
         &mut self,
         transport: Transport,

@@ -1,4 +1,6 @@
 //! The user that a program runs as: compose `user`.
+//!
+//! Blocking: before the loop.
 
 use std::ffi::{CString, OsString};
 

@@ -3,6 +3,8 @@
 //! The thread makes its call again with other arguments, and stays traced until the end of the
 //! call. Then its result becomes the sum, and its registers and memory are restored. A signal that
 //! comes meanwhile cuts the call short as it natively would.
+//!
+//! Blocking: in the tracer's thread only.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;

@@ -270,6 +270,9 @@ impl Cgroup {
     }
 
     /// Waits until cgroup.events has `line`; true if found.
+    ///
+    /// Blocking: for `timeout` at most. The loop cannot answer the calls of a host that is being
+    /// frozen.
     fn wait_for(&self, line: &str, timeout: Duration) -> bool {
         let began = Instant::now();
         let deadline = began + timeout;

@@ -6,6 +6,8 @@
 //! arch_do_signal_or_restart). The limit of a call that goes on as restart_syscall(2) is kept in
 //! the thread's `restart_block`, which no call touches that does not sleep. No memory of the
 //! program is borrowed, and no signal is delivered in between: all are blocked.
+//!
+//! Blocking: in the tracer's thread only.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;

@@ -233,6 +233,7 @@ impl Confined {
 
 /// The host has ended: commands beside its program end as well, and the cgroups are removed.
 impl Drop for Confined {
+    // Blocking: after the loop, for REMOVAL_TIMEOUT at most.
     fn drop(&mut self) {
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         for Group { path, .. } in self.groups.iter().filter(|group| group.lock.is_some()) {
@@ -250,6 +251,8 @@ impl Drop for Confined {
 }
 
 /// Kills the processes in a cgroup of version 1 until none is left, or the time is over.
+///
+/// Blocking: to the deadline.
 fn kill_all(path: &Path, deadline: Instant) {
     loop {
         let pids = processes_in(path);

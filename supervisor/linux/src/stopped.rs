@@ -189,6 +189,8 @@ impl Stopped {
     /// Makes a thread of process `pid` hand over open descriptors. Returns duplicates in the same
     /// order. The threads are afterwards as before.
     ///
+    /// Blocking: for the thread's own calls, which wait for nothing.
+    ///
     /// # Errors
     /// EOPNOTSUPP if no thread of the process can hand over; errors of the thread's calls, and
     /// EMFILE if descriptors run out here; EINTR if the process was stopped by a signal meanwhile.

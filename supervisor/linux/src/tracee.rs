@@ -20,6 +20,8 @@ pub(crate) const EVENT_STOP: i32 = 128;
 
 /// Takes the exit status of a thread that ended while traced, for which the thread's process or
 /// parent waits. The exit status of our own child is left to the wait of the child's parent.
+///
+/// Blocking: not at all (WNOHANG).
 pub(crate) fn reap(pid: i32, tid: i32) {
     if tid == pid && process::status_field(pid, "PPid:") == Some(std::process::id().to_string()) {
         return;

@@ -64,6 +64,7 @@ impl Loop {
         let timeout = self
             .due()
             .map(|due| due.saturating_duration_since(Instant::now()).into());
+        // Blocking: the loop's own wait.
         match ppoll(&mut polled[..count], timeout, Some(self.watchdog.while_idle())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),

@@ -1,5 +1,7 @@
 //! Seizing a thread: it is asked to stop, and waited for (ptrace(2), PTRACE_SEIZE and
 //! PTRACE_INTERRUPT).
+//!
+//! Blocking: in the tracer's thread only, to the deadline and [`RUNNABLE_TIMEOUT`].
 
 use std::time::{Duration, Instant};
 

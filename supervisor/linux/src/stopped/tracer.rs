@@ -54,6 +54,10 @@ impl Tracer {
         })
     }
 
+    /// Gives an order and awaits its outcome.
+    ///
+    /// Blocking: to the tracer's deadline, as the loop cannot answer the calls of a host that is being
+    /// stopped.
     pub(super) fn ask(&self, order: Order) -> Result<StopResult, StopError> {
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
         sent.then_some(()).ok_or(StopError::NoTracer)?;
