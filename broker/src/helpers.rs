@@ -3,9 +3,12 @@
 
 use std::fmt;
 
+use imsup_linux::confinement::confine_helper;
+use rustix::thread::CapabilitySet;
+
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Helper {
+pub(crate) enum Helper {
     /// The thread that answers names, and the threads made by it.
     Names,
     /// The thread that relays published ports.
@@ -27,5 +30,14 @@ impl fmt::Display for Helper {
     }
 }
 
-/// Takes from the calling thread, for good, all rights that this helper does not need.
-pub type Confine = fn(Helper);
+impl Helper {
+    /// Takes from the calling thread, for good, all rights that this helper does not need.
+    pub(crate) fn confine(self) {
+        let kept = match self {
+            // Many pipes of their full size (pipe(7), pipe-user-pages-soft).
+            Self::Published => CapabilitySet::SYS_RESOURCE,
+            Self::Names | Self::PeerLookup | Self::Resolvers => CapabilitySet::empty(),
+        };
+        confine_helper(&self.to_string(), kept);
+    }
+}

@@ -54,7 +54,6 @@ mod watch;
 pub use absent::{AbsentError, down_without_broker, has_broker};
 pub use address_block::{BlockError, NAME_PORT};
 pub use error::BrokerError;
-pub use helpers::{Confine, Helper};
 pub use published::PublishError;
 pub use resolvers::namespace::serve as make_resolver_sockets;
 pub use routes::RouteError;

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use imsup_wire::Endpoint;
 
-use crate::helpers::{Confine, Helper};
+use crate::helpers::Helper;
 use crate::ids::SocketId;
 use crate::peers;
 
@@ -72,21 +72,17 @@ impl PeerLookup {
     ///
     /// # Errors
     /// A thread that cannot be made.
-    pub(crate) fn start(
-        found: impl Fn(Found) + Clone + Send + 'static,
-        stand_back: fn(),
-        confine: Confine,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(found: impl Fn(Found) + Clone + Send + 'static, stand_back: fn()) -> io::Result<Self> {
         let (patient, asked_patiently) = unbounded();
         let (prompt, asked_promptly) = unbounded();
         let for_prompt = found.clone();
         std::thread::Builder::new().name("senders".to_owned()).spawn(move || {
             stand_back();
-            confine(Helper::PeerLookup);
+            Helper::PeerLookup.confine();
             serve_patiently(&asked_patiently, &found);
         })?;
         std::thread::Builder::new().name("queues".to_owned()).spawn(move || {
-            confine(Helper::PeerLookup);
+            Helper::PeerLookup.confine();
             serve_promptly(&asked_promptly, &for_prompt);
         })?;
         Ok(Self { patient, prompt })

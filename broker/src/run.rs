@@ -18,7 +18,6 @@ use crate::broker::{Broker, Lifetime, Parts, ProjectRecord, Strangers};
 use crate::clock::Clock;
 use crate::error::BrokerError;
 use crate::events::OnEvent;
-use crate::helpers::Confine;
 use crate::history::{self, History, Summary};
 use crate::hosts::Hosts;
 use crate::ids::HostId;
@@ -59,8 +58,6 @@ pub struct Options {
     pub imsup_exe: PathBuf,
     /// Makes the calling thread yield to all others of the machine (sched(7), SCHED_IDLE).
     pub stand_back: fn(),
-    /// Confines the threads that only answer others.
-    pub confine: Confine,
     /// Called when every host exists.
     pub on_ready: Box<dyn FnOnce()>,
     /// Called with each event at once.
@@ -123,7 +120,6 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
         resolv_conf,
         imsup_exe,
         stand_back,
-        confine,
         on_ready,
         on_event,
         successor,
@@ -178,8 +174,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
     let notifier = messages.notifier().clone();
     let told = notifier.clone();
     let found = move |found| told.tell(LoopMessage::Peers(found));
-    let peer_lookup =
-        PeerLookup::start(found, stand_back, confine).map_err(system("the thread that looks up peers"))?;
+    let peer_lookup = PeerLookup::start(found, stand_back).map_err(system("the thread that looks up peers"))?;
     let journal = Journal::new(history, on_event, Some(peer_lookup), |name| hosts.named(name));
     let trust = Arc::new(RwLock::new(Trust::of(&cluster, &recorded.users)));
     let relay_trust = Arc::clone(&trust);
@@ -224,7 +219,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
             told.lock().tell(LoopMessage::Lookup { index, by });
         }
     });
-    let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup, confine)
+    let server = NameServer::start(&broker.claim.sockets, names, resolv_conf, on_lookup)
         .map_err(system("the name server's thread"))?;
     broker.resolvers.serve_by(server.handle());
     broker.resolvers.restore(&mut broker.sockets.store);
@@ -236,7 +231,7 @@ fn start_and_serve(options: Options, lock: ProjectLock) -> Result<(), BrokerErro
             let vet = Vet::new(relay_trust, Box::new(on_stranger));
             let on_arrival = move |endpoint, by: SocketAddr| notifier.tell(LoopMessage::Published { endpoint, by });
             Some(
-                Relay::start(published_listeners, limits.relayed, vet, Box::new(on_arrival), confine)
+                Relay::start(published_listeners, limits.relayed, vet, Box::new(on_arrival))
                     .map_err(system("the relay's thread"))?,
             )
         }

@@ -20,7 +20,7 @@ use super::connections::{Connections, Place};
 use super::forward::{self, Asker, Finished, Forwarder, Via};
 use super::resolv_conf::{ResolvConf, Upstream};
 use super::{Names, SharedNames};
-use crate::helpers::{Confine, Helper};
+use crate::helpers::Helper;
 
 /// The maximum silence of a TCP connection.
 const TCP_IDLE: Duration = Duration::from_secs(5);
@@ -74,7 +74,6 @@ impl NameServer {
         names: SharedNames,
         resolv_conf: PathBuf,
         on_lookup: OnLookup,
-        confine: Confine,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
@@ -112,7 +111,7 @@ impl NameServer {
             stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new().name("names".to_owned()).spawn(move || {
-            confine(Helper::Names);
+            Helper::Names.confine();
             server.serve();
         })?;
         Ok(Self {
@@ -371,7 +370,7 @@ mod tests {
         let (sender, lookups) = crossbeam_channel::unbounded();
         let names = Arc::new(RwLock::new(super::super::tests::names()));
         let on_lookup: OnLookup = Arc::new(move |address, by| sender.send((address, by)).unwrap());
-        let server = NameServer::start(&[(udp, tcp)], names, path, on_lookup, |_| ()).unwrap();
+        let server = NameServer::start(&[(udp, tcp)], names, path, on_lookup).unwrap();
         Fixture {
             address,
             _server: server,

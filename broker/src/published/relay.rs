@@ -18,7 +18,7 @@ use super::PublishedListener;
 use super::pair::{Pair, Progress};
 use super::udp::Clients;
 use super::vet::Vet;
-use crate::helpers::{Confine, Helper};
+use crate::helpers::Helper;
 
 /// How soon a connection is tried again for which there was no descriptor.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
@@ -46,7 +46,6 @@ impl Relay {
         most: usize,
         vet: Vet,
         on_arrival: OnArrival,
-        confine: Confine,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
@@ -74,7 +73,7 @@ impl Relay {
         let thread = std::thread::Builder::new()
             .name("published".to_owned())
             .spawn(move || {
-                confine(Helper::Published);
+                Helper::Published.confine();
                 worker.serve();
             })?;
         Ok(Self {
@@ -314,14 +313,7 @@ mod tests {
         let trust = SharedTrust::default();
         trust.write().add(rustix::process::geteuid().as_raw());
         (
-            Relay::start(
-                listeners,
-                16,
-                Vet::new(trust, Box::new(|_, _| ())),
-                Box::new(told),
-                |_| (),
-            )
-            .unwrap(),
+            Relay::start(listeners, 16, Vet::new(trust, Box::new(|_, _| ())), Box::new(told)).unwrap(),
             machine,
             arrivals,
         )

@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{DNS_PORT, Made, Opened, Wanted};
-use crate::helpers::{Confine, Helper};
+use crate::helpers::Helper;
 use crate::routes::netlink::Netlink;
 
 /// Makes the namespace and, until the broker is gone, sockets in it.
@@ -20,12 +20,12 @@ use crate::routes::netlink::Netlink;
 /// # Errors
 /// The connection to the broker fails. That there can be no namespace is told to the broker, and no
 /// error.
-pub fn serve(broker: UnixStream, confine: Confine) -> Result<(), ChannelError> {
+pub fn serve(broker: UnixStream) -> Result<(), ChannelError> {
     let mut channel = Channel::connected(broker);
     match open() {
         Ok(servers) => {
             // Sockets are made in a namespace without any privilege.
-            confine(Helper::Resolvers);
+            Helper::Resolvers.confine();
             let has_v6 = servers.len() > 1;
             channel.send(&Opened::Ok(has_v6), servers)?;
         }

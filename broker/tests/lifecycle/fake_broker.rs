@@ -50,7 +50,6 @@ pub fn run() -> ExitCode {
         resolv_conf: PathBuf::from(variable("FAKE_RESOLV_CONF")),
         imsup_exe: std::env::current_exe().expect("an executable"),
         stand_back: || {},
-        confine: |_| {},
         on_ready: Box::new(|| {
             println!("ready");
             std::io::stdout().flush().expect("stdout");

@@ -252,7 +252,6 @@ pub fn serve(
         resolv_conf: "/etc/resolv.conf".into(),
         imsup_exe: own_executable()?,
         stand_back: imsup_linux::priority::stand_back,
-        confine: super::confine::confine,
         on_ready: Box::new(on_ready),
         on_event,
     })?;

@@ -9,7 +9,6 @@ mod cascade;
 mod cluster;
 mod compose;
 mod config;
-mod confine;
 mod connection;
 mod doctor;
 mod down;

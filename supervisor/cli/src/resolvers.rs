@@ -23,7 +23,7 @@ pub fn is_asked(mut arguments: impl Iterator<Item = OsString>) -> bool {
 pub fn serve() -> Result<()> {
     logging::start_for_a_file();
     let broker = std::io::stdin().as_fd().try_clone_to_owned()?;
-    imsup_broker::make_resolver_sockets(UnixStream::from(broker), super::confine::confine)
+    imsup_broker::make_resolver_sockets(UnixStream::from(broker))
         .context("hearing the broker; nobody else runs 'imsup resolvers'")
 }
 
