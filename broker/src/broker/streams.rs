@@ -104,7 +104,7 @@ impl Broker {
 
     fn hear_known(&mut self, number: SessionId, id: HostId, part: Part, message: ToBroker) {
         let program = part == Part::Program;
-        if program && !matches!(message, ToBroker::WokenBy { .. }) {
+        if program && may_record(&message) {
             // The sender that woke the host will not be named any more, and the following events
             // have happened later.
             self.record_wake(id);
@@ -286,4 +286,36 @@ enum Heard {
     Opening(Opening),
     Message(ToBroker),
     Excess,
+}
+
+/// Whether a message of a program's supervisor may be the reason of an event. A wake that is not
+/// recorded yet is recorded before, by whatever name. Other messages may come between a wake and the
+/// name of the sender: a host that has settled meanwhile, or that asks something.
+fn may_record(message: &ToBroker) -> bool {
+    match message {
+        ToBroker::WokenBy { .. }
+        | ToBroker::Settled
+        | ToBroker::CancelReach { .. }
+        | ToBroker::Disposable { .. }
+        | ToBroker::Closed { .. }
+        | ToBroker::OtherFamily { .. }
+        | ToBroker::ResolverSockets
+        | ToBroker::Binds { .. }
+        | ToBroker::Trusts { .. }
+        | ToBroker::Acknowledge
+        | ToBroker::NotifyListener => false,
+        ToBroker::Hello { .. }
+        | ToBroker::Started { .. }
+        | ToBroker::Listening { .. }
+        | ToBroker::Reach { .. }
+        | ToBroker::Claim { .. }
+        | ToBroker::Suspended { .. }
+        | ToBroker::Woke { .. }
+        | ToBroker::Ticked { .. }
+        | ToBroker::Reclaimed { .. }
+        | ToBroker::Terminating { .. }
+        | ToBroker::Answer { .. }
+        | ToBroker::Exited { .. }
+        | ToBroker::OutOfMemory { .. } => true,
+    }
 }

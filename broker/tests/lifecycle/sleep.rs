@@ -125,6 +125,9 @@ fn named_later() {
     let web = until("the wake", || Some(world.host("web")).filter(|host| host.wakes == 1));
     assert_eq!(web.state, HostState::Running, "the state does not wait");
     assert!(world.of_kind("web", EventKind::Wake).is_empty(), "the event does");
+    // A host that settles, or asks something, in between.
+    peer.say(ToBroker::Settled);
+    peer.say(ToBroker::Binds { uid: 4242 });
     peer.say(ToBroker::WokenBy {
         by: by("client"),
         port: Some(81),
