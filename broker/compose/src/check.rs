@@ -1,4 +1,4 @@
-//! Checks of values that only a single host can have: names, addresses, published ports.
+//! Checks of values that only a single host can have: addresses, published ports.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,18 +8,26 @@ use imsup_wire::Transport;
 
 use super::conflict::{Conflict, HOSTS_PER_BLOCK};
 use super::error::Fault;
+use super::hostnames::HostNames;
 use super::ipam::Pinned;
-use super::tree::Location;
+use super::network::Address;
 use crate::cluster::Publish;
 use crate::subnet::Subnet;
 
 /// The claims of the services so far.
 #[derive(Default)]
 pub(super) struct Claims {
-    names: HashMap<String, (Rc<str>, &'static str)>,
-    aliases: Vec<(String, Rc<str>, Location, String)>,
-    addresses: Vec<(Ipv4Addr, Rc<str>, Location, String)>,
+    pub names: HostNames,
+    addresses: Vec<Claim>,
     published: HashMap<(Transport, u16), Vec<Published>>,
+}
+
+/// A pinned address, of the host with this number.
+pub(super) struct Claim {
+    pub address: Address,
+    pub service: Rc<str>,
+    pub path: String,
+    pub host: usize,
 }
 
 struct Published {
@@ -39,31 +47,17 @@ impl Published {
     }
 }
 
+/// What becomes of the pinned addresses.
+pub(super) struct Addresses {
+    pub subnet: Option<Subnet>,
+    /// Addresses of a network's own subnet that hosts do not get.
+    pub dropped: Vec<Claim>,
+}
+
 impl Claims {
-    /// A name that is the service's alone: its own, its replicas', `hostname`, `container_name`.
-    pub fn name(&mut self, name: &str, kind: &'static str, service: &Rc<str>) -> Result<(), Conflict> {
-        match self.names.get(name) {
-            Some((other, _)) if other == service => Ok(()),
-            Some((other, kind)) => Err(Conflict::Name {
-                name: name.to_owned(),
-                kind,
-                other: other.to_string(),
-            }),
-            None => {
-                self.names.insert(name.to_owned(), (service.clone(), kind));
-                Ok(())
-            }
-        }
-    }
-
-    /// A name that several services may share, but which must not be another's own.
-    pub fn alias(&mut self, name: &str, service: &Rc<str>, at: Location, path: String) {
-        self.aliases.push((name.to_owned(), service.clone(), at, path));
-    }
-
     /// A pinned address.
-    pub fn address(&mut self, address: Ipv4Addr, service: &Rc<str>, at: Location, path: String) {
-        self.addresses.push((address, service.clone(), at, path));
+    pub fn address(&mut self, claim: Claim) {
+        self.addresses.push(claim);
     }
 
     /// A port of the machine.
@@ -89,26 +83,26 @@ impl Claims {
         Ok(())
     }
 
-    /// The checks that need all hosts. Returns the subnet that the file pins.
-    pub fn finish(self, subnet: Option<Pinned>, hosts: usize) -> Result<Option<Subnet>, Fault> {
-        for (name, service, at, path) in &self.aliases {
-            if let Some((other, kind)) = self.names.get(name).filter(|(other, _)| other != service) {
-                let conflict = Conflict::Name {
-                    name: name.clone(),
-                    kind,
-                    other: other.to_string(),
-                };
-                return Err(Fault::new(*at, path, conflict));
-            }
-        }
-        let mut taken: HashMap<Ipv4Addr, &Rc<str>> = HashMap::new();
-        for (address, service, at, path) in &self.addresses {
-            let fail = |conflict: Conflict| Err(Fault::new(*at, path, conflict));
+    /// The checks that need all hosts.
+    pub fn finish(&mut self, subnet: Option<Pinned>, hosts: usize) -> Result<Addresses, Fault> {
+        let mut taken: HashMap<Ipv4Addr, Rc<str>> = HashMap::new();
+        let mut dropped = Vec::new();
+        for claim in std::mem::take(&mut self.addresses) {
+            let address = claim.address.address;
+            let fail = |conflict: Conflict| Err(Fault::new(claim.address.at, &claim.path, conflict));
+            let is_outside = match &subnet {
+                None => !Subnet::default().contains(address),
+                Some(pinned) => !pinned.subnet.contains(address),
+            };
             match &subnet {
-                None if !Subnet::default().contains(*address) => return fail(Conflict::OutsidePlane(*address)),
-                Some(pinned) if !pinned.subnet.contains(*address) => {
+                _ if is_outside && claim.address.is_in_subnet => {
+                    dropped.push(claim);
+                    continue;
+                }
+                None if is_outside => return fail(Conflict::OutsidePlane(address)),
+                Some(pinned) if is_outside => {
                     return fail(Conflict::OutsideSubnet {
-                        address: *address,
+                        address,
                         subnet: pinned.subnet,
                         pinned_by: pinned.path.clone(),
                     });
@@ -116,24 +110,27 @@ impl Claims {
                 _ => {}
             }
             if address.octets()[3] == 0 {
-                return fail(Conflict::Kept(*address));
+                return fail(Conflict::Kept(address));
             }
-            if let Some(other) = taken.insert(*address, service) {
+            if let Some(other) = taken.insert(address, claim.service.clone()) {
                 return fail(Conflict::Address {
-                    address: *address,
+                    address,
                     other: other.to_string(),
-                    service: service.to_string(),
+                    service: claim.service.to_string(),
                 });
             }
         }
-        let Some(Pinned { subnet, at, path }) = subnet else {
-            return Ok(None);
+        let subnet = match subnet {
+            None => None,
+            Some(Pinned { subnet, at, path }) => {
+                let room = subnet.blocks().count() * HOSTS_PER_BLOCK;
+                if hosts > room {
+                    return Err(Fault::new(at, path, Conflict::SubnetFull { hosts, subnet, room }));
+                }
+                Some(subnet)
+            }
         };
-        let room = subnet.blocks().count() * HOSTS_PER_BLOCK;
-        if hosts > room {
-            return Err(Fault::new(at, path, Conflict::SubnetFull { hosts, subnet, room }));
-        }
-        Ok(Some(subnet))
+        Ok(Addresses { subnet, dropped })
     }
 }
 

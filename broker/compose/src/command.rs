@@ -3,20 +3,14 @@
 use super::error::Fault;
 use super::keys::{SERVICE, nearest};
 use super::problem::Problem;
-use super::read::{Path, texts, wrong_type};
+use super::read::{Path, texts};
 use super::tree::{Node, Value};
 
 const KEYS: [&str; 2] = ["entrypoint", "command"];
 
-/// The words of a command: a list verbatim, text split as a shell splits words, without a shell.
-pub(super) fn words(node: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
-    let words: Vec<String> = match &node.value {
-        Value::Null => Vec::new(),
-        Value::List(_) => texts(node, path)?.into_iter().map(str::to_owned).collect(),
-        Value::Text(text) => shell_words::split(text)
-            .map_err(|_| Fault::new(node.at, path, Problem::BadCommand("a quote is not closed")))?,
-        Value::Map(_) => return Err(wrong_type(node, path, "text or a list of texts")),
-    };
+/// The words of a canonical command.
+fn words(node: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
+    let words: Vec<String> = texts(node, path)?.into_iter().map(str::to_owned).collect();
     if words.iter().any(|word| word.contains('\0')) {
         return Err(Fault::new(
             node.at,

@@ -23,14 +23,9 @@ pub(super) const MAX_HOSTS: usize = 256 * HOSTS_PER_BLOCK;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum Conflict {
-    /// One name for two services.
-    #[error("'{name}' is already the {kind} of service '{other}': rename one of them")]
-    Name {
-        name: String,
-        /// The role of the name for the other service.
-        kind: &'static str,
-        other: String,
-    },
+    /// A replica would have the name of another host.
+    #[error("a replica would be called '{name}', which is another host's name: rename one of them")]
+    Name { name: String },
     /// One address for two services.
     #[error("services '{service}' and '{other}' both have the address {address}: give one of them another")]
     Address {
@@ -38,9 +33,6 @@ pub enum Conflict {
         other: String,
         service: String,
     },
-    /// Two addresses for one service.
-    #[error("a host has one address: {first} and {second} are two; keep one of them")]
-    TwoAddresses { first: Ipv4Addr, second: Ipv4Addr },
     /// An address outside of the planes.
     #[error(
         "{0} cannot be a host's address here: hosts have addresses in 127.77.0.0/16; choose one, leave it out and \

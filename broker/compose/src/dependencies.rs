@@ -6,47 +6,27 @@ use std::collections::BTreeSet;
 
 use imsup_wire::HostName;
 
-use super::error::{Fault, Warning, WarningKind};
+use super::error::{Fault, Notice, WarningKind};
 use super::keys::nearest;
 use super::problem::Problem;
-use super::read::{Path, boolean, map, text, texts, wrong_type};
+use super::read::{Path, map, text, texts};
 use super::service::Builder;
-use super::tree::{Node, Value};
+use super::tree::Node;
 
-impl Builder<'_, '_> {
-    /// `depends_on`: the named services, without optional services that are missing.
+impl Builder<'_> {
+    /// `depends_on`: the named services.
     pub fn depends_on(&mut self, node: &Node, path: &Path<'_>, service: &str) -> Result<Vec<String>, Fault> {
         let Some(value) = node.get("depends_on") else {
             return Ok(Vec::new());
         };
         let mut named = Vec::new();
         let path = path.key("depends_on");
-        match &value.value {
-            Value::List(items) => {
-                for (name, item) in texts(value, &path)?.into_iter().zip(items) {
-                    self.dependency(name, item, &path, service, true)?;
-                    named.push(name.to_owned());
-                }
-            }
-            Value::Map(dependencies) => {
-                for (name, entry) in dependencies.iter() {
-                    let path = path.key(name);
-                    let dependency = &entry.node;
-                    if !matches!(dependency.value, Value::Null) {
-                        map(dependency, &path)?;
-                    }
-                    let required = match dependency.get("required") {
-                        Some(value) => boolean(value, &path.key("required"))?,
-                        None => true,
-                    };
-                    self.dependency(name, dependency, &path, service, required)?;
-                    self.condition(dependency, &path)?;
-                    if self.services.contains(name) && !self.disabled.contains_key(name) {
-                        named.push(name.to_string());
-                    }
-                }
-            }
-            _ => return Err(wrong_type(value, &path, "a list of services, or a mapping")),
+        for (name, entry) in map(value, &path)?.iter() {
+            let (path, dependency) = (path.key(name), &entry.node);
+            map(dependency, &path)?;
+            self.dependency(name, dependency, &path, service)?;
+            self.condition(dependency, &path)?;
+            named.push(name.to_string());
         }
         Ok(named)
     }
@@ -66,14 +46,15 @@ impl Builder<'_, '_> {
 
     fn condition(&mut self, dependency: &Node, path: &Path<'_>) -> Result<(), Fault> {
         let Some(value) = dependency.get("condition") else {
-            return Ok(());
+            return Err(Fault::new(dependency.at, path, Problem::Missing("condition")));
         };
         let path = path.key("condition");
         match text(value, &path)? {
             "service_started" | "service_healthy" => Ok(()),
             "service_completed_successfully" => {
-                self.warnings.push(Warning {
+                self.notices.push(Notice {
                     kind: WarningKind::NotHonoured,
+                    at: value.at,
                     path: path.to_string(),
                     message: "'service_completed_successfully' is not honoured: hosts boot when they are needed and \
                               wait for no other to end"
@@ -91,8 +72,8 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn dependency(&self, name: &str, node: &Node, path: &Path<'_>, of: &str, required: bool) -> Result<(), Fault> {
-        if let Some(profiles) = self.disabled.get(name).filter(|_| required) {
+    fn dependency(&self, name: &str, node: &Node, path: &Path<'_>, of: &str) -> Result<(), Fault> {
+        if let Some(profiles) = self.disabled.get(name) {
             let problem = Problem::Disabled {
                 name: name.to_owned(),
                 profiles: profiles.join(", "),
@@ -100,7 +81,7 @@ impl Builder<'_, '_> {
             };
             return Err(Fault::new(node.at, path, problem));
         }
-        if self.services.contains(name) || !required {
+        if self.services.contains(name) {
             return Ok(());
         }
         let others: BTreeSet<&str> = self
@@ -124,10 +105,10 @@ impl Builder<'_, '_> {
         let path = path.key("links");
         for link in texts(value, &path)? {
             let (service, alias) = link.split_once(':').unwrap_or((link, link));
-            self.dependency(service, value, &path, "", true)?;
             if alias != service {
-                self.warnings.push(Warning {
+                self.notices.push(Notice {
                     kind: WarningKind::NotHonoured,
+                    at: value.at,
                     path: path.to_string(),
                     message: format!(
                         "not honoured: '{service}' is not called '{alias}'; \

@@ -19,35 +19,20 @@ pub(super) struct DotenvError {
 /// environment.
 pub(super) type Variables = IndexMap<String, Option<String>>;
 
-/// Reads an environment file: `NAME=VALUE` lines, `#` comments, `export`, single quotes (verbatim),
-/// double quotes (escapes and variables), both over several lines. Variables are looked up with
-/// `lookup`, then among the earlier variables.
+/// Reads an environment file: `NAME=VALUE` or `NAME: VALUE` lines, `#` comments, `export`, single
+/// quotes (verbatim), double quotes (escapes and variables), both over several lines. Variables are
+/// looked up with `lookup`, then among the earlier variables.
 pub(super) fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Variables, DotenvError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
     let mut variables = Variables::new();
-    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut line = 1;
-    while !rest.is_empty() {
-        let (entry, after) = rest.split_once('\n').unwrap_or((rest, ""));
-        let trimmed = entry.trim();
-        if trimmed.is_empty() || trimmed.starts_with('#') {
-            rest = after;
-            line += 1;
+    let mut reader = Reader { rest: &text, line: 1 };
+    while let Some((name, has_value)) = reader.name()? {
+        if !has_value {
+            variables.insert(name, None);
             continue;
         }
-        let fail = |message: String| DotenvError { line, message };
-        let declared = trimmed.strip_prefix("export ").unwrap_or(trimmed).trim_start();
-        let Some((name, _)) = declared.split_once('=') else {
-            variables.insert(name_of(declared).map_err(fail)?, None);
-            rest = after;
-            line += 1;
-            continue;
-        };
-        let name = name_of(name.trim_end()).map_err(fail)?;
-        let equals = rest.find('=').unwrap_or(0);
-        let raw = rest[equals + 1..].trim_start_matches([' ', '\t']);
-        let (template, after) = value(raw).map_err(fail)?;
-        let consumed = &rest[..rest.len() - after.len()];
-        let resolved = match template {
+        let line = reader.line;
+        let value = match reader.value()? {
             Template::Verbatim(text) => text,
             Template::Variables(text) => {
                 let lookup = |name: &str| -> Option<Cow<'_, str>> {
@@ -56,12 +41,13 @@ pub(super) fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Resu
                         .map(Cow::Owned)
                 };
                 let substituted = Interpolator::new(&lookup).substitute(&text).map(Cow::into_owned);
-                substituted.map_err(|error| fail(format!("{name}: {error}; or put the value in single quotes")))?
+                substituted.map_err(|error| DotenvError {
+                    line,
+                    message: format!("{name}: {error}; or put the value in single quotes"),
+                })?
             }
         };
-        variables.insert(name, Some(resolved));
-        line += consumed.matches('\n').count();
-        rest = after;
+        variables.insert(name, Some(value));
     }
     Ok(variables)
 }
@@ -91,61 +77,120 @@ enum Template {
     Variables(String),
 }
 
-/// The value at the beginning of `raw`, and the text after its line.
-fn value(raw: &str) -> Result<(Template, &str), String> {
-    match raw.chars().next() {
-        Some('\'') => {
-            let end = raw[1..].find('\'').ok_or("a single quote is not closed")?;
-            let text = raw[1..=end].to_owned();
-            Ok((Template::Verbatim(text), end_of_line(&raw[end + 2..])?))
+/// The part of a file that is not read yet.
+struct Reader<'t> {
+    rest: &'t str,
+    /// The line at which it begins, from 1.
+    line: usize,
+}
+
+impl Reader<'_> {
+    fn skip(&mut self, bytes: usize) {
+        let (skipped, rest) = self.rest.split_at(bytes);
+        self.line += skipped.matches('\n').count();
+        self.rest = rest;
+    }
+
+    fn skip_while(&mut self, is_skipped: impl Fn(char) -> bool) {
+        let end = self.rest.find(|c| !is_skipped(c)).unwrap_or(self.rest.len());
+        self.skip(end);
+    }
+
+    fn fail(&self, message: impl Into<String>) -> DotenvError {
+        DotenvError {
+            line: self.line,
+            message: message.into(),
         }
-        Some('"') => {
-            let mut template = String::new();
-            let mut characters = raw[1..].char_indices();
-            while let Some((index, c)) = characters.next() {
-                match c {
-                    '"' => return Ok((Template::Variables(template), end_of_line(&raw[index + 2..])?)),
-                    '\\' => match characters.next() {
-                        Some((_, 'n')) => template.push('\n'),
-                        Some((_, 'r')) => template.push('\r'),
-                        Some((_, 't')) => template.push('\t'),
-                        Some((_, '$')) => template.push_str("$$"),
-                        Some((_, c @ ('"' | '\\'))) => template.push(c),
-                        Some((_, c)) => template.extend(['\\', c]),
-                        None => {}
-                    },
-                    c => template.push(c),
-                }
+    }
+
+    /// The next name, and whether a value follows.
+    fn name(&mut self) -> Result<Option<(String, bool)>, DotenvError> {
+        self.skip_while(char::is_whitespace);
+        while self.rest.starts_with('#') {
+            self.skip_while(|c| c != '\n');
+            self.skip_while(char::is_whitespace);
+        }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let exported = self
+            .rest
+            .strip_prefix("export")
+            .filter(|rest| rest.starts_with(is_space));
+        if exported.is_some() {
+            self.skip("export".len());
+            self.skip_while(is_space);
+        }
+        let end = self.rest.find(['=', ':', '\n']).unwrap_or(self.rest.len());
+        let name = name_of(self.rest[..end].trim_end()).map_err(|message| self.fail(message))?;
+        let has_value = self.rest[end..].starts_with(['=', ':']);
+        self.skip((end + 1).min(self.rest.len()));
+        Ok(Some((name, has_value)))
+    }
+
+    fn value(&mut self) -> Result<Template, DotenvError> {
+        self.skip_while(is_space);
+        match self.rest.chars().next() {
+            Some('\'') => Ok(Template::Verbatim(self.quoted('\'')?.replace("\\'", "'"))),
+            Some('"') => Ok(Template::Variables(unescape(&self.quoted('"')?))),
+            _ => {
+                let end = self.rest.find('\n').unwrap_or(self.rest.len());
+                let line = &self.rest[..end];
+                let text = line.find(" #").map_or(line, |comment| &line[..comment]);
+                let template = Template::Variables(text.trim_end().to_owned());
+                self.skip(end);
+                Ok(template)
             }
-            Err("a double quote is not closed".to_owned())
         }
-        _ => {
-            let (line, after) = raw.split_once('\n').unwrap_or((raw, ""));
-            let text = match line.find(" #").or_else(|| line.find("\t#")) {
-                Some(comment) => &line[..comment],
-                None if line.starts_with('#') => "",
-                None => line,
-            };
-            Ok((Template::Variables(text.trim().to_owned()), after))
+    }
+
+    /// The text up to the closing quote, with its escapes. What follows on the line is read like a
+    /// line of its own, as by docker compose.
+    fn quoted(&mut self, quote: char) -> Result<String, DotenvError> {
+        let mut is_escaped = false;
+        for (index, c) in self.rest.char_indices().skip(1) {
+            if c == quote && !is_escaped {
+                let text = self.rest[1..index].to_owned();
+                self.skip(index + 1);
+                return Ok(text);
+            }
+            is_escaped = c == '\\' && !is_escaped;
         }
+        let kind = if quote == '"' { "double" } else { "single" };
+        Err(self.fail(format!("a {kind} quote is not closed")))
     }
 }
 
-/// The text after the line; the rest of the line may only be space or a comment.
-fn end_of_line(rest: &str) -> Result<&str, String> {
-    let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
-    let line = line.trim();
-    if line.is_empty() || line.starts_with('#') {
-        Ok(after)
-    } else {
-        Err(format!("'{line}' follows the closing quote"))
-    }
+fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r')
 }
 
+/// The text of double quotes, with `\$` as a dollar sign that begins no variable.
+fn unescape(text: &str) -> String {
+    let mut template = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(c) = characters.next() {
+        if c != '\\' {
+            template.push(c);
+            continue;
+        }
+        match characters.next() {
+            Some('n') => template.push('\n'),
+            Some('r') => template.push('\r'),
+            Some('t') => template.push('\t'),
+            Some('$') => template.push_str("$$"),
+            Some(c @ ('"' | '\\')) => template.push(c),
+            Some(c) => template.extend(['\\', c]),
+            None => template.push('\\'),
+        }
+    }
+    template
+}
+
+/// A name: letters, digits and `_.-[]`.
 fn name_of(name: &str) -> Result<String, String> {
-    let fits =
-        !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\'' || c == '"');
-    if fits {
+    let fits = |c: char| c.is_alphanumeric() || "_.-[]".contains(c);
+    if !name.is_empty() && name.chars().all(fits) {
         Ok(name.to_owned())
     } else {
         Err(format!("'{name}' cannot be a variable's name: write NAME=VALUE"))
@@ -172,6 +217,34 @@ mod tests {
     }
 
     #[test]
+    fn odd_lines_are_read_as_by_docker_compose() {
+        for (text, expected) in [
+            ("A=p$1", "p$1"),
+            ("A=$2y$10$abc", "$2y$10"),
+            ("A=$(date)", "$(date)"),
+            ("A=abc$", "abc$"),
+            ("A=\\$X", "\\"),
+            ("A: b", "b"),
+            ("A= # c", "# c"),
+            ("A=#c", "#c"),
+            ("A=b#c # d", "b#c"),
+            ("A='a\\'b'", "a'b"),
+            ("A=it's", "it's"),
+            ("A=a\\", "a\\"),
+            ("a.b-c=d", "d"),
+            ("\tA = b\r\n", "b"),
+        ] {
+            assert_eq!(values(text), [expected], "{text}");
+        }
+        let rest = parsed("A=\"x\"y\n[z]\n");
+        let names: Vec<_> = rest
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()))
+            .collect();
+        assert_eq!(names, [("A", Some("x")), ("y", None), ("[z]", None)]);
+    }
+
+    #[test]
     fn quotes_span_lines_and_lines_are_counted() {
         assert_eq!(values("A='x\ny'\nB=\"p\nq\"\nC=1"), ["x\ny", "p\nq", "1"]);
         let error = parse("A='x\ny'\nB C=1", &|_| None).unwrap_err();
@@ -189,9 +262,10 @@ mod tests {
         let message = |text: &str| parse(text, &|_| None).unwrap_err().message;
         assert!(message("A='x").contains("single quote"));
         assert!(message("A=\"x").contains("double quote"));
-        assert!(message("A='x' y").contains("follows the closing quote"));
-        assert!(message("A=pa$1").contains("single quotes"));
-        assert!(message("=1").contains("cannot be a variable's name"));
+        assert!(message("A=${Q:?no}").contains("single quotes"));
+        for name in ["=1", "// a", "; a", "\"A\"=b", "A B=1"] {
+            assert!(message(name).contains("cannot be a variable's name"), "{name}");
+        }
     }
 
     #[test]

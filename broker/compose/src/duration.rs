@@ -147,6 +147,31 @@ pub(super) fn format(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// A duration as docker compose shows it: seconds with a fraction, no units of zero.
+pub(super) fn shortest(duration: Duration) -> String {
+    let mut text = String::new();
+    let mut seconds = duration.as_secs();
+    for (unit, scale) in [("w", 7 * 24 * 3600), ("d", 24 * 3600), ("h", 3600), ("m", 60)] {
+        let count = seconds / scale;
+        if count > 0 {
+            text += &format!("{count}{unit}");
+            seconds %= scale;
+        }
+    }
+    let rest = Duration::new(seconds, duration.subsec_nanos());
+    if rest.is_zero() && !text.is_empty() {
+        return text;
+    }
+    let nanoseconds = rest.as_nanos() as f64;
+    let (unit, scale) = match rest.as_nanos() {
+        _ if !text.is_empty() => ("s", 1e9),
+        0 | 1_000_000_000.. => ("s", 1e9),
+        1_000_000.. => ("ms", 1e6),
+        _ => ("us", 1e3),
+    };
+    text + &format!("{}{unit}", nanoseconds / scale)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -192,11 +217,22 @@ mod tests {
         assert_eq!(error.to_string(), "'100000h' is too long: the longest here is 1m30s");
     }
 
+    #[test]
+    fn durations_are_shown_as_docker_compose_does() {
+        for text in [
+            "0s", "10s", "1m30s", "1.5s", "500ms", "1.5ms", "1h", "1d12h", "1w", "1m0.5s", "20us",
+        ] {
+            assert_eq!(shortest(parse(text).unwrap()), text);
+        }
+        assert_eq!(shortest(parse("90s").unwrap()), "1m30s");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back(nanoseconds in 0..31_622_400_000_000_000u64) {
             let duration = Duration::from_nanos(nanoseconds);
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
+            prop_assert_eq!(parse(&shortest(duration)), Ok(duration));
         }
 
         #[test]

@@ -1,154 +1,173 @@
-//! `environment` and `env_file`.
+//! `environment` and `env_file`, `labels` and `label_file`: the variables and labels that a service
+//! has in the end.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
 use super::dotenv::{self, Variables};
-use super::error::Fault;
+use super::error::{ComposeError, Fault};
 use super::problem::Problem;
-use super::read::{Path, boolean, pairs, text, wrong_type};
-use super::tree::{Node, Value};
+use super::read::Path;
+use super::tree::{Map, Node, Value};
+use super::variables::Environment;
 
 /// Largest environment file read, in bytes.
 const MAX_ENV_FILE_BYTES: u64 = 1 << 20;
 
-/// Looks a variable up, in imsup's own environment and then in `.env`.
-pub(super) type Lookup<'a> = dyn Fn(&str) -> Option<Cow<'a, str>> + 'a;
-
-/// Environment files that were read, so that a file shared by many services is read once.
-#[derive(Default)]
-pub(super) struct EnvFiles {
-    read: HashMap<(PathBuf, bool), Rc<Variables>>,
+/// The variables of a `.env` file; none if there is no such file, or a directory.
+pub(super) fn read_dotenv(file: &FilePath, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Variables, ComposeError> {
+    let content = match read_text(file) {
+        Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Variables::new()),
+        Err(_) if file.is_dir() => return Ok(Variables::new()),
+        Err(source) => {
+            let file = file.to_owned();
+            return Err(ComposeError::Read { file, source });
+        }
+    };
+    dotenv::parse(&content, lookup).map_err(|error| ComposeError::EnvFile {
+        file: file.to_owned(),
+        line: error.line,
+        message: error.message,
+    })
 }
 
-impl EnvFiles {
-    /// The variables of a service: from the files, overridden by `environment`. A variable without
-    /// a value is taken from `lookup`, and left out if `lookup` has none.
-    pub fn environment(
-        &mut self,
-        service: &Node,
-        path: &Path<'_>,
-        directory: &FilePath,
-        lookup: &Lookup<'_>,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        let mut variables = BTreeMap::new();
-        let mut put = |name: &str, value: Option<&str>| {
-            match value {
-                Some(value) => variables.insert(name.to_owned(), value.to_owned()),
-                None => lookup(name).and_then(|value| variables.insert(name.to_owned(), value.into_owned())),
-            };
+/// Resolves variables and labels; a file shared by many services is read once.
+pub(super) struct Resolver<'a> {
+    environment: &'a Environment<'a>,
+    read: HashMap<PathBuf, Option<Rc<str>>>,
+}
+
+impl<'a> Resolver<'a> {
+    pub fn new(environment: &'a Environment<'a>) -> Self {
+        Self {
+            environment,
+            read: HashMap::new(),
+        }
+    }
+
+    /// Gives a service its variables: those of its files, overridden by its own. A variable without
+    /// a value is the caller's, and stays null if the caller has none.
+    pub fn service(&mut self, service: &mut Map, path: &Path<'_>) -> Result<(), Fault> {
+        let environment = self.environment;
+        let mut own = take_map(service, "environment");
+        self.fill(own.as_mut());
+        if let Some(files) = service.remove("env_file").map(|entry| entry.node) {
+            let mut all = Map::default();
+            for (index, file) in files.items().iter().enumerate() {
+                let files = path.key("env_file");
+                let lookup = |name: &str| {
+                    let of_service = || own.as_ref()?.get(name)?.node.as_text();
+                    environment.get(name).or_else(of_service).map(str::to_owned)
+                };
+                let (content, name) = match self.content(file, &files.item(index))? {
+                    Some(content) => (content, file.get_text("path").unwrap_or_default()),
+                    None => continue,
+                };
+                let fail = |error: dotenv::DotenvError| {
+                    let problem = Problem::EnvFile(format!("{name}:{}: {error}", error.line));
+                    Fault::new(file.at, files.item(index), problem)
+                };
+                let variables = match file.get_text("format") {
+                    Some("raw") => dotenv::parse_raw(&content),
+                    _ => dotenv::parse(&content, &lookup),
+                };
+                self.put(&mut all, variables.map_err(fail)?, file);
+            }
+            for (name, entry) in own.unwrap_or_default().into_entries() {
+                all.insert(name, entry);
+            }
+            own = Some(all);
+        }
+        if let Some(own) = own.filter(|own| !own.is_empty()) {
+            let at = own.iter().next().map(|(_, entry)| entry.key_at).unwrap_or_default();
+            service.put("environment", Node::new(at, Value::Map(Box::new(own))));
+        }
+        let args = service
+            .get_mut("build")
+            .and_then(|build| build.node.as_map_mut()?.get_mut("args"));
+        self.fill(args.and_then(|args| args.node.as_map_mut()));
+        self.labels(service, path)
+    }
+
+    fn labels(&mut self, service: &mut Map, path: &Path<'_>) -> Result<(), Fault> {
+        let Some(files) = service.remove("label_file").map(|entry| entry.node) else {
+            return Ok(());
         };
-        if let Some(node) = service.get("env_file") {
-            for (name, value) in self
-                .files(node, &path.key("env_file"), directory, lookup)?
-                .iter()
-                .flat_map(|f| f.iter())
+        let path = path.key("label_file");
+        let mut all = Map::default();
+        for (index, file) in files.items().iter().enumerate() {
+            let path = path.item(index);
+            let named = Node::map(file.at, [("path", file.clone())]);
+            let content = self.content(&named, &path)?.unwrap_or_default();
+            let labels = dotenv::parse(&content, &|name| self.environment.get(name).map(str::to_owned));
+            let labels = labels.map_err(|error| Fault::new(file.at, path, Problem::EnvFile(error.to_string())))?;
+            self.put(&mut all, labels, file);
+        }
+        for (name, entry) in take_map(service, "labels").unwrap_or_default().into_entries() {
+            all.insert(name, entry);
+        }
+        service.put("labels", Node::new(files.at, Value::Map(Box::new(all))));
+        Ok(())
+    }
+
+    /// Gives names without values the caller's values.
+    fn fill(&self, map: Option<&mut Map>) {
+        for (name, entry) in map.into_iter().flat_map(Map::iter_mut) {
+            if entry.node.is_null()
+                && let Some(value) = self.environment.get(name)
             {
-                put(name, value.as_deref());
+                entry.node = Node::text(entry.node.at, value);
             }
-        }
-        if let Some(node) = service.get("environment") {
-            let path = path.key("environment");
-            for (name, value, item) in pairs(node, &path)? {
-                let bad = name.is_empty()
-                    || name.contains(|c: char| c.is_whitespace() || c == '=' || c == '\0')
-                    || value.is_some_and(|value| value.contains('\0'));
-                if bad {
-                    return Err(Fault::new(item.at, path, Problem::BadVariable(name.to_owned())));
-                }
-                put(name, value);
-            }
-        }
-        Ok(variables)
-    }
-
-    fn files(
-        &mut self,
-        node: &Node,
-        path: &Path<'_>,
-        directory: &FilePath,
-        lookup: &Lookup<'_>,
-    ) -> Result<Vec<Rc<Variables>>, Fault> {
-        match &node.value {
-            Value::List(items) => {
-                let files = items.iter().enumerate();
-                let files = files.map(|(index, item)| self.file(item, &path.item(index), directory, lookup));
-                Ok(files.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
-            }
-            _ => Ok(self.file(node, path, directory, lookup)?.into_iter().collect()),
         }
     }
 
-    /// One file; `None` if an optional file is missing.
-    fn file(
-        &mut self,
-        node: &Node,
-        path: &Path<'_>,
-        directory: &FilePath,
-        lookup: &Lookup<'_>,
-    ) -> Result<Option<Rc<Variables>>, Fault> {
-        let (name, required, raw) = match &node.value {
-            Value::Text(name) => (&**name, true, false),
-            Value::Map(_) => {
-                let name = node
-                    .get("path")
-                    .ok_or_else(|| Fault::new(node.at, path, Problem::Missing("path")))?;
-                let required = match node.get("required") {
-                    Some(value) => boolean(value, &path.key("required"))?,
-                    None => true,
-                };
-                let raw = match node.get("format") {
-                    Some(value) => format(value, &path.key("format"))?,
-                    None => false,
-                };
-                (text(name, &path.key("path"))?, required, raw)
+    fn put(&self, all: &mut Map, variables: Variables, file: &Node) {
+        for (name, value) in variables {
+            let value = value.or_else(|| self.environment.get(&name).map(str::to_owned));
+            if let Some(value) = value {
+                all.put(name, Node::text(file.at, value));
             }
-            _ => return Err(wrong_type(node, path, "the name of a file")),
-        };
-        let file = directory.join(name);
-        let key = (file.clone(), raw);
-        if let Some(known) = self.read.get(&key) {
-            return Ok(Some(known.clone()));
         }
-        let fail = |message: String| Fault::new(node.at, path, Problem::EnvFile(message));
-        let content = match read_text(&file) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return Ok(None),
+    }
+
+    /// The text of a file; `None` if an optional file is missing.
+    fn content(&mut self, file: &Node, path: &Path<'_>) -> Result<Option<Rc<str>>, Fault> {
+        let name = file.get_text("path").unwrap_or_default();
+        if let Some(format) = file.get_text("format").filter(|format| *format != "raw") {
+            let problem = Problem::Word {
+                expected: "'raw', or no format at all",
+                found: format.to_owned(),
+            };
+            return Err(Fault::new(file.at, path.key("format"), problem));
+        }
+        if let Some(known) = self.read.get(FilePath::new(name)) {
+            return Ok(known.clone());
+        }
+        let fail = |message: String| Err(Fault::new(file.at, path, Problem::EnvFile(message)));
+        let is_optional = file.get_text("required") == Some("false");
+        let content = match read_text(FilePath::new(name)) {
+            Ok(content) => Some(Rc::from(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_optional => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(fail(format!(
-                    "there is no file '{}'; where it need not be there, write {{path: {name}, required: false}}",
-                    file.display()
-                )));
+                return fail(format!(
+                    "there is no file '{name}'; if it need not be there, write {{path: {name}, required: false}}"
+                ));
             }
-            Err(error) => return Err(fail(format!("'{}' cannot be read: {error}", file.display()))),
+            Err(error) => return fail(format!("'{name}' cannot be read: {error}")),
         };
-        let parsed = if raw {
-            dotenv::parse_raw(&content)
-        } else {
-            dotenv::parse(&content, &|name| lookup(name).map(Cow::into_owned))
-        };
-        let variables = parsed.map_err(|error| fail(format!("{}:{}: {error}", file.display(), error.line)))?;
-        let variables = Rc::new(variables);
-        self.read.insert(key, variables.clone());
-        Ok(Some(variables))
+        self.read.insert(PathBuf::from(name), content.clone());
+        Ok(content)
     }
 }
 
-fn format(node: &Node, path: &Path<'_>) -> Result<bool, Fault> {
-    match text(node, path)? {
-        "raw" => Ok(true),
-        other => Err(Fault::new(
-            node.at,
-            path,
-            Problem::Word {
-                expected: "'raw', or no format at all",
-                found: other.to_owned(),
-            },
-        )),
+fn take_map(service: &mut Map, key: &str) -> Option<Map> {
+    match service.remove(key)?.node.value {
+        Value::Map(map) => Some(*map),
+        _ => None,
     }
 }
 

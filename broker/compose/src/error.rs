@@ -52,13 +52,18 @@ pub enum ComposeError {
     #[error("{site}: malformed YAML: {}{}", clean(message), site.excerpt())]
     Malformed { site: Box<Site>, message: String },
     /// A key has a value that cannot be used.
-    #[error("{site}: {}: {}{}", clean(path), clean(problem), site.excerpt())]
+    #[error("{site}: {}: {}{}{}", clean(path), clean(problem), site.excerpt(), same(also))]
     Invalid {
         site: Box<Site>,
         /// The key, for example `services.web.ports[0]`.
         path: String,
         problem: Box<Problem>,
+        /// The same problem elsewhere.
+        also: Vec<Also>,
     },
+    /// Several values cannot be used.
+    #[error("{}", lines(.0))]
+    Several(Vec<ComposeError>),
     /// An environment file (`.env`, `env_file`) has a line that cannot be used.
     #[error("{}:{line}: {}", file.display(), clean(message))]
     EnvFile {
@@ -84,12 +89,54 @@ pub enum ComposeError {
 }
 
 fn strict_message(warnings: &[Warning]) -> String {
-    let lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
     format!(
         "{}\n{} of the file's keys would have no effect, which --strict refuses: take them out, or run without --strict",
-        lines.join("\n"),
-        lines.len()
+        lines(warnings),
+        warnings.iter().map(|warning| warning.places.len()).sum::<usize>()
     )
+}
+
+fn lines<T: fmt::Display>(items: &[T]) -> String {
+    let lines: Vec<String> = items.iter().map(T::to_string).collect();
+    lines.join("\n")
+}
+
+/// The other places of a problem, each on its line.
+fn same(also: &[Also]) -> String {
+    if also.is_empty() {
+        return String::new();
+    }
+    let line = |also: &Also| match &also.remedy {
+        Some(remedy) => format!("\n    {}: {}", also.place, clean(remedy)),
+        None => format!("\n    {}", also.place),
+    };
+    format!("\n  the same:{}", also.iter().map(line).collect::<String>())
+}
+
+/// Another place of a problem.
+#[derive(Debug)]
+pub struct Also {
+    /// The place.
+    pub place: Place,
+    /// What would do there, if that differs.
+    pub remedy: Option<String>,
+}
+
+/// The place of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The key, for example `services.web.volumes`.
+    pub path: String,
+    /// The file, as it was named.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file.display(), self.line, clean(&self.path))
+    }
 }
 
 /// A place in a compose file.
@@ -165,19 +212,28 @@ impl Fault {
     }
 }
 
-/// A part of a compose file without effect.
+/// A part of a compose file without effect, before the sources are at hand to show the place.
+#[derive(Clone, Debug)]
+pub(super) struct Notice {
+    pub kind: WarningKind,
+    pub at: Location,
+    pub path: String,
+    pub message: String,
+}
+
+/// Parts of a compose file without effect, for the same reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The kind of the warning.
     pub kind: WarningKind,
-    /// The key, for example `services.web.volumes`.
-    pub path: String,
     /// The explanation.
     pub message: String,
+    /// The parts, at least one.
+    pub places: Vec<Place>,
 }
 
 /// Kinds of [`Warning`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WarningKind {
     /// Compose defines the key, but imsup has no support. An error if strict.
     NotHonoured,
@@ -196,8 +252,26 @@ impl WarningKind {
     }
 }
 
+/// Most places that a warning names.
+const MAX_PLACES: usize = 8;
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", clean(&self.path), clean(&self.message))
+        let Some((first, others)) = self.places.split_first() else {
+            return f.write_str(&clean(&self.message));
+        };
+        write!(f, "{first}: {}", clean(&self.message))?;
+        for (index, place) in others.iter().take(MAX_PLACES - 1).enumerate() {
+            let before = if index == 0 { "; the same: " } else { ", " };
+            write!(f, "{before}{} (", clean(&place.path))?;
+            if place.file != first.file {
+                write!(f, "{} ", place.file.display())?;
+            }
+            write!(f, "line {})", place.line)?;
+        }
+        match others.len().saturating_sub(MAX_PLACES - 1) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }

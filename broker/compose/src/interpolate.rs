@@ -19,10 +19,10 @@ const MAX_NESTING: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "a variant's message says what its fields are")]
 pub enum InterpolateError {
-    /// A `$` without a variable.
-    #[error("'$' begins a variable, and {found} cannot follow it: write '$$' for a dollar sign")]
+    /// A `${` without a variable.
+    #[error("'${{' begins a variable, and {found} cannot follow it: write '$${{' for the text itself")]
     Dollar {
-        /// The text after the `$`, in words.
+        /// The text after the `${`, in words.
         found: String,
     },
     /// `${` without its `}`.
@@ -119,11 +119,8 @@ impl<'a> Interpolator<'a> {
                     }
                     position = end;
                 }
-                other => {
-                    return Err(InterpolateError::Dollar {
-                        found: other.map_or("the end".to_owned(), |c| format!("'{c}'")),
-                    });
-                }
+                // A dollar sign before no name is itself: `p$1`, `$(command)`.
+                _ => append(out.as_deref_mut(), "$")?,
             }
         }
     }
@@ -143,7 +140,7 @@ impl<'a> Interpolator<'a> {
             return Err(match text[start..].chars().next() {
                 None => InterpolateError::Unclosed(String::new()),
                 Some(c) => InterpolateError::Dollar {
-                    found: format!("'{{{c}'"),
+                    found: format!("'{c}'"),
                 },
             });
         }
@@ -263,6 +260,12 @@ mod tests {
             ("${SET:-${NO:?not evaluated}}", "value"),
             ("é${SET}é", "évalueé"),
             ("{\"a\": 1}", "{\"a\": 1}"),
+            ("100$", "100$"),
+            ("$2a$14$abc", "$2a$14"),
+            ("$(cmd) $ b", "$(cmd) $ b"),
+            ("$$$SET", "$value"),
+            ("${NO:-{}}", "{}"),
+            ("${NO:-$1}", "$1"),
         ] {
             assert_eq!(substitute(template).as_deref(), Ok(expected), "{template}");
         }
@@ -271,8 +274,6 @@ mod tests {
     #[test]
     fn what_is_malformed_is_named() {
         use InterpolateError::*;
-        assert!(matches!(substitute("100$"), Err(Dollar { .. })));
-        assert!(matches!(substitute("$1"), Err(Dollar { .. })));
         assert!(matches!(substitute("${1}"), Err(Dollar { .. })));
         assert!(matches!(substitute("${}"), Err(Dollar { .. })));
         assert!(matches!(substitute("${SET"), Err(Unclosed(_))));
@@ -287,8 +288,8 @@ mod tests {
             "the variable NO is required: set it to value"
         );
         assert_eq!(
-            substitute("a$").unwrap_err().to_string(),
-            "'$' begins a variable, and the end cannot follow it: write '$$' for a dollar sign"
+            substitute("${ X }").unwrap_err().to_string(),
+            "'${' begins a variable, and ' ' cannot follow it: write '$${' for the text itself"
         );
     }
 

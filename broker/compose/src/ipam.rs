@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::error::{Fault, Warning, WarningKind};
+use super::error::{Fault, Notice, WarningKind};
 use super::read::{Path, map, text, wrong_type};
 use super::tree::{Location, Map, Value};
 use crate::subnet::{Subnet, SubnetError};
@@ -20,12 +20,13 @@ pub(super) fn choose(
     own: Option<Pinned>,
     networks: Option<&Map>,
     joined: &BTreeSet<String>,
-    warnings: &mut Vec<Warning>,
+    notices: &mut Vec<Notice>,
 ) -> Result<Option<Pinned>, Fault> {
     let mut chosen = own;
-    let mut not_honoured = |path: String, why: String| {
-        warnings.push(Warning {
+    let mut not_honoured = |at, path: String, why: String| {
+        notices.push(Notice {
             kind: WarningKind::NotHonoured,
+            at,
             path,
             message: format!("not honoured: {why}"),
         });
@@ -36,9 +37,9 @@ pub(super) fn choose(
             (Ok(subnet), Some(first)) if subnet == first.subnet => {}
             (Ok(_), Some(first)) => {
                 let why = format!("a host has one address, in {}, which {} pins", first.subnet, first.path);
-                not_honoured(path, why);
+                not_honoured(at, path, why);
             }
-            (Err(error), _) => not_honoured(path, error.to_string()),
+            (Err(error), _) => not_honoured(at, path, error.to_string()),
         }
     }
     Ok(chosen)

@@ -1,23 +1,22 @@
 //! The way from files to a cluster.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
 use super::check::Claims;
-use super::dotenv::{self, Variables};
-use super::environment::{EnvFiles, Lookup, read_text};
-use super::error::{ComposeError, Fault, Warning, WarningKind};
-use super::interpolate::Interpolator;
-use super::merge::{drop_resets, merge};
+use super::error::{ComposeError, Fault, Notice, Warning};
+use super::files::{Files, files};
+use super::finish::finish;
+use super::layers::{Document as Layer, Layers, Refusal, Scope};
 use super::problem::Problem;
-use super::read::{Path, map, text, text_or_texts};
+use super::read::{Path, map, text_or_texts};
+use super::references::{self, Names};
 use super::service::{Builder, Disabled};
-use super::source::{Sources, clean};
-use super::tree::{Location, Map, Node, Value};
-use super::trust::Trusted;
+use super::show::Document;
+use super::source::Sources;
+use super::tree::{Map, Node, Value};
+use super::variables::Environment;
 use super::{LoadOptions, Loaded, ipam, project, schema, settings};
 use crate::cluster::Cluster;
 
@@ -27,28 +26,23 @@ use crate::cluster::Cluster;
 /// [`ComposeError`] for files that cannot be read, understood or run; if `strict`, also for keys
 /// without effect.
 pub fn load(options: &LoadOptions) -> Result<Loaded, ComposeError> {
-    let (read, documents) = Files::read(options)?;
-    let outer = |name: &str| read.variable(options, name);
-    let project = read.project(options, &documents, &outer)?;
-    let lookup = |name: &str| match name {
-        "COMPOSE_PROJECT_NAME" => Some(Cow::Borrowed(project.as_str())),
-        _ => outer(name),
-    };
-    let context = Context {
-        options,
-        directory: &read.directory,
-        project: &project,
-        lookup: &lookup,
-    };
-    let loaded = context.cluster(documents);
-    let loaded = loaded.map_err(|fault| read.sources.explain(fault))?;
-    if options.strict {
-        let without_effect: Vec<Warning> = loaded.warnings.iter().filter(|w| w.kind.is_strict()).cloned().collect();
-        if !without_effect.is_empty() {
-            return Err(ComposeError::Strict(without_effect));
-        }
-    }
-    Ok(loaded)
+    load_with(options, &mut Vec::new())
+}
+
+/// As [`load`], and adds to `warnings` what was noticed before an error.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(options: &LoadOptions, warnings: &mut Vec<Warning>) -> Result<Loaded, ComposeError> {
+    load_wanted(options, warnings, false).map(|(loaded, _)| loaded)
+}
+
+/// As [`load_with`], with the files as one document.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve(options: &LoadOptions, warnings: &mut Vec<Warning>) -> Result<(Loaded, Document), ComposeError> {
+    load_wanted(options, warnings, true).map(|(loaded, document)| (loaded, document.unwrap_or_default()))
 }
 
 /// The project's name and directory as [`load`] would return, even if the services could not be
@@ -58,203 +52,160 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, ComposeError> {
 /// [`ComposeError`] for files that cannot be read or aren't YAML, and names that cannot be a
 /// project's.
 pub fn project_of(options: &LoadOptions) -> Result<(String, PathBuf), ComposeError> {
-    let (read, documents) = Files::read(options)?;
-    let name = read.project(options, &documents, &|name| read.variable(options, name))?;
-    Ok((name, read.directory))
+    let found = files(options)?;
+    let mut sources = Sources::new(options.stdin.clone());
+    let documents = read(&mut sources, &found)?;
+    let name = project_name(options, &found, &documents, &sources)?;
+    Ok((name, found.directory))
 }
 
-/// The shared state of reading the files of a load; the documents are returned separately.
-struct Files {
-    directory: PathBuf,
-    dotenv: Variables,
-    sources: Sources,
-}
-
-impl Files {
-    fn read(options: &LoadOptions) -> Result<(Self, Vec<Node>), ComposeError> {
-        let (files, directory) = files(options)?;
-        let dotenv = read_dotenv(&directory, options)?;
-        let mut sources = Sources::default();
-        let mut documents = Vec::new();
-        for (file, shown) in &files {
-            documents.extend(sources.read(file, shown)?);
+fn load_wanted(
+    options: &LoadOptions,
+    warnings: &mut Vec<Warning>,
+    wants_document: bool,
+) -> Result<(Loaded, Option<Document>), ComposeError> {
+    let mut found = files(options)?;
+    let mut sources = Sources::new(options.stdin.clone());
+    let documents = read(&mut sources, &found)?;
+    let project = project_name(options, &found, &documents, &sources)?;
+    found.environment.set_project(&project);
+    let mut notices = Vec::new();
+    let scope = Scope {
+        directory: found.directory.clone(),
+        environment: found.environment.clone(),
+        included_by: Vec::new(),
+    };
+    let merged = Layers::new(&mut sources, &mut notices).merged(documents, &scope);
+    let context = Context {
+        options,
+        directory: &found.directory,
+        project: &project,
+        environment: &found.environment,
+        wants_document,
+    };
+    let loaded = match merged {
+        Ok(file) => context
+            .cluster(file, &mut notices)
+            .map_err(|faults| sources.explain_all(faults)),
+        Err(Refusal::At(fault)) => Err(sources.explain(fault)),
+        Err(Refusal::File(error)) => Err(error),
+    };
+    let noticed = sources.warnings(notices);
+    let (cluster, document) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            warnings.extend(noticed);
+            return Err(error);
         }
-        let read = Self {
-            directory,
-            dotenv,
-            sources,
+    };
+    if options.strict {
+        let without_effect: Vec<Warning> = noticed.iter().filter(|w| w.kind.is_strict()).cloned().collect();
+        if !without_effect.is_empty() {
+            return Err(ComposeError::Strict(without_effect));
+        }
+    }
+    warnings.extend(noticed.iter().cloned());
+    let loaded = Loaded {
+        cluster,
+        warnings: noticed,
+    };
+    Ok((loaded, document))
+}
+
+/// The documents of the named files.
+fn read(sources: &mut Sources, found: &Files<'_>) -> Result<Vec<Layer>, ComposeError> {
+    let mut documents = Vec::new();
+    for (file, shown) in &found.files {
+        let layer = |node| Layer {
+            file: file.clone(),
+            node,
         };
-        Ok((read, documents))
+        documents.extend(sources.read(file, shown)?.into_iter().map(layer));
     }
-
-    /// A variable of the process, or else of `.env`.
-    fn variable<'a>(&'a self, options: &'a LoadOptions, name: &str) -> Option<Cow<'a, str>> {
-        let of_process = options.environment.get(name).map(String::as_str);
-        of_process
-            .or_else(|| self.dotenv.get(name)?.as_deref())
-            .map(Cow::Borrowed)
-    }
-
-    fn project(&self, options: &LoadOptions, documents: &[Node], lookup: &Lookup<'_>) -> Result<String, ComposeError> {
-        let declared = declared_name(documents, lookup);
-        project::name(&project::Candidates {
-            option: options.project.as_deref(),
-            environment: lookup("COMPOSE_PROJECT_NAME").as_deref(),
-            file: declared.map_err(|fault| self.sources.explain(fault))?.as_deref(),
-            directory: &self.directory,
-        })
-    }
+    Ok(documents)
 }
 
-/// The files to read, each with the name that messages use, and the project's directory.
-fn files(options: &LoadOptions) -> Result<(Vec<(PathBuf, PathBuf)>, PathBuf), ComposeError> {
-    let failed = |file: &FilePath| {
-        let file = file.to_owned();
-        move |source: io::Error| ComposeError::Read { file, source }
-    };
-    let start = if options.directory.as_os_str().is_empty() {
-        FilePath::new(".")
-    } else {
-        &options.directory
-    };
-    let start = clean(&std::path::absolute(start).map_err(failed(start))?);
-    let shown = match &*options.files {
-        [] => {
-            let found = super::find(&start)?;
-            let over = super::find_override(&found);
-            let beside = found.with_file_name(DOTENV);
-            let found: Vec<PathBuf> = std::iter::once(found).chain(over).collect();
-            let trusted = Trusted::by(options.environment.get("SUDO_UID").map(String::as_str));
-            for file in found.iter().chain([&beside]) {
-                if let Some(why) = trusted.check(file).map_err(failed(file))? {
-                    let (file, named) = (file.clone(), found[0].clone());
-                    return Err(ComposeError::Untrusted { file, why, named });
-                }
-            }
-            found
-        }
-        files => files.to_vec(),
-    };
-    let files: Vec<_> = shown
-        .into_iter()
-        .map(|file| (clean(&start.join(&file)), file))
-        .collect();
-    let directory = files[0].0.parent().unwrap_or(&start).to_owned();
-    Ok((files, directory))
-}
-
-/// The environment file beside a compose file.
-const DOTENV: &str = ".env";
-
-fn read_dotenv(directory: &FilePath, options: &LoadOptions) -> Result<Variables, ComposeError> {
-    let file = directory.join(DOTENV);
-    let content = match read_text(&file) {
-        Ok(content) => content,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Variables::new()),
-        Err(source) => return Err(ComposeError::Read { file, source }),
-    };
-    dotenv::parse(&content, &|name| options.environment.get(name).cloned()).map_err(|error| ComposeError::EnvFile {
-        file,
-        line: error.line,
-        message: error.message,
+fn project_name(
+    options: &LoadOptions,
+    found: &Files<'_>,
+    documents: &[Layer],
+    sources: &Sources,
+) -> Result<String, ComposeError> {
+    let declared = project::declared(documents.iter().map(|layer| &layer.node), &found.environment);
+    project::name(&project::Candidates {
+        option: options.project.as_deref(),
+        environment: found.environment.get("COMPOSE_PROJECT_NAME"),
+        file: declared.map_err(|fault| sources.explain(fault))?.as_deref(),
+        directory: &found.directory,
     })
 }
 
-/// `name:` of the last document with this key.
-fn declared_name(documents: &[Node], lookup: &Lookup<'_>) -> Result<Option<String>, Fault> {
-    let path = Path::Root.key("name");
-    let Some(node) = documents.iter().rev().find_map(|document| document.get("name")) else {
-        return Ok(None);
-    };
-    let name = Interpolator::new(&|name| lookup(name))
-        .substitute(text(node, &path)?)
-        .map(Cow::into_owned);
-    name.map(Some).map_err(|error| Fault::new(node.at, path, error))
-}
-
-/// The shared state of reading the tree.
-struct Context<'a, 'l> {
+/// The shared state of reading the merged file.
+struct Context<'a> {
     options: &'a LoadOptions,
     directory: &'a FilePath,
     project: &'a str,
-    lookup: &'a Lookup<'l>,
+    environment: &'a Environment<'a>,
+    wants_document: bool,
 }
 
-impl Context<'_, '_> {
-    fn cluster(&self, documents: Vec<Node>) -> Result<Loaded, Fault> {
-        let mut unset = Vec::new();
-        let mut file = self.merged(documents, &mut unset)?;
-        let disabled = self.check_services(&file)?;
-        let mut warnings = schema::warnings(&file, &|name| disabled.contains_key(name));
-        let settings = settings::of_file(file.get("x-imsup"))?;
+impl Context<'_> {
+    fn cluster(&self, mut file: Node, notices: &mut Vec<Notice>) -> Result<(Cluster, Option<Document>), Vec<Fault>> {
+        let one = |fault| vec![fault];
+        let disabled = self.check_services(&file).map_err(one)?;
+        notices.extend(schema::warnings(&file, &|name| disabled.contains_key(name)));
+        let settings = settings::of_file(file.get("x-imsup")).map_err(one)?;
+        let names: HashSet<Rc<str>> = file
+            .get("services")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flat_map(Map::keys)
+            .cloned()
+            .collect();
+        let declared = Names::of(&file);
+        finish(&mut file, self.project, self.environment, &disabled).map_err(one)?;
+        let mut faults = references::faults(&file, &declared);
+        let document = self.wants_document.then(|| Document::new(file.clone()));
         let services = take_services(&mut file);
-        let names: HashSet<Rc<str>> = services.keys().cloned().collect();
-        let networks = Path::Root.key("networks");
-        let networks = file.get("networks").map(|node| map(node, &networks)).transpose()?;
+        let networks = file.get("networks").and_then(Node::as_map);
         let mut builder = Builder {
             directory: self.directory,
-            lookup: self.lookup,
             services: &names,
             disabled: &disabled,
             networks,
             defaults: &settings.defaults,
-            env_files: EnvFiles::default(),
             claims: Claims::default(),
             joined: BTreeSet::new(),
-            warnings: Vec::new(),
+            notices: Vec::new(),
             hosts: Vec::new(),
             ports: 0,
             environment_bytes: 0,
             made: HashMap::new(),
             dependent: Vec::new(),
         };
+        builder.claims.names.reserve(names.iter().map(|name| &**name));
         // Each service's tree is dropped before the next hosts are made, which take the same
         // memory.
         for (name, entry) in services.into_entries() {
-            if !disabled.contains_key(&name) {
-                builder.add(&name, &entry.node)?;
+            if let Err(fault) = builder.add(&name, &entry.node) {
+                faults.push(fault);
             }
         }
         builder.resolve_dependencies();
-        warnings.append(&mut builder.warnings);
-        warnings.append(&mut unset);
-        let subnet = ipam::choose(settings.subnet, networks, &builder.joined, &mut warnings)?;
-        let subnet = builder.claims.finish(subnet, builder.hosts.len())?;
-        Ok(Loaded {
-            cluster: Cluster {
-                project: self.project.to_owned(),
-                directory: self.directory.to_owned(),
-                subnet,
-                hosts: builder.hosts,
-            },
-            warnings,
-        })
-    }
-
-    /// All documents merged, with variables interpolated.
-    fn merged(&self, documents: Vec<Node>, unset: &mut Vec<Warning>) -> Result<Node, Fault> {
-        let lookup = |name: &str| (self.lookup)(name);
-        let mut interpolator = Interpolator::new(&lookup);
-        let mut merged: Option<Node> = None;
-        for mut document in documents {
-            if matches!(document.value, Value::Null) {
-                continue;
-            }
-            map(&document, &Path::Root)?;
-            interpolate(&mut document, &Path::Root, &mut interpolator, unset)?;
-            match &mut merged {
-                None => merged = Some(document),
-                Some(base) => merge(base, document, &Path::Root)?,
-            }
+        notices.append(&mut builder.notices);
+        if !faults.is_empty() {
+            return Err(faults);
         }
-        let start = Location {
-            file: 0,
-            line: 1,
-            column: 1,
+        let subnet = ipam::choose(settings.subnet, networks, &builder.joined, notices).map_err(one)?;
+        let (subnet, mut hosts) = builder.finish(subnet, notices).map_err(one)?;
+        hosts.shrink_to_fit();
+        let cluster = Cluster {
+            project: self.project.to_owned(),
+            directory: self.directory.to_owned(),
+            subnet,
+            hosts,
         };
-        let mut merged = merged.unwrap_or(Node::null(start));
-        drop_resets(&mut merged);
-        Ok(merged)
+        Ok((cluster, document))
     }
 
     /// Refuses a file without a service to run; returns the services whose profiles are off.
@@ -278,7 +229,7 @@ impl Context<'_, '_> {
 
     /// The services whose profiles are all off, with those profiles.
     fn disabled(&self, services: &Map) -> Result<Disabled, Fault> {
-        let from_environment = (self.lookup)("COMPOSE_PROFILES").unwrap_or_default();
+        let from_environment = self.environment.get("COMPOSE_PROFILES").unwrap_or_default();
         let on: BTreeSet<&str> = from_environment
             .split(',')
             .map(str::trim)
@@ -301,50 +252,9 @@ impl Context<'_, '_> {
 
 /// Takes the services out of the file.
 fn take_services(file: &mut Node) -> Map {
-    let Value::Map(keys) = &mut file.value else {
-        return Map::default();
-    };
-    match keys.remove("services").map(|entry| entry.node.value) {
+    let services = file.as_map_mut().and_then(|keys| keys.remove("services"));
+    match services.map(|entry| entry.node.value) {
         Some(Value::Map(services)) => *services,
         _ => Map::default(),
     }
-}
-
-/// Interpolates variables in every value of the tree; keys stay unchanged.
-fn interpolate(
-    node: &mut Node,
-    path: &Path<'_>,
-    interpolator: &mut Interpolator<'_>,
-    unset: &mut Vec<Warning>,
-) -> Result<(), Fault> {
-    match &mut node.value {
-        Value::Null => {}
-        Value::Text(text) => {
-            let known = interpolator.unset.len();
-            let replaced = match interpolator.substitute(text) {
-                Ok(Cow::Borrowed(_)) => None,
-                Ok(Cow::Owned(replaced)) => Some(replaced),
-                Err(error) => return Err(Fault::new(node.at, path, error)),
-            };
-            if let Some(replaced) = replaced {
-                *text = replaced.into();
-            }
-            unset.extend(interpolator.unset[known..].iter().map(|name| Warning {
-                kind: WarningKind::UnsetVariable,
-                path: path.to_string(),
-                message: format!("the variable {name} is not set, and was taken as empty"),
-            }));
-        }
-        Value::List(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
-                interpolate(item, &path.item(index), interpolator, unset)?;
-            }
-        }
-        Value::Map(map) => {
-            for (key, entry) in map.iter_mut() {
-                interpolate(&mut entry.node, &path.key(key), interpolator, unset)?;
-            }
-        }
-    }
-    Ok(())
 }

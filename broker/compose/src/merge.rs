@@ -1,97 +1,62 @@
 //! Several files as one: the later over the earlier, as docker compose merges.
 //!
-//! Mappings are merged key by key; lists are appended. A value that can be a mapping or a list is
-//! merged as a mapping; a command replaces a command. `!reset` takes a key away, `!override`
-//! replaces the value.
+//! The files are canonical. Mappings are merged key by key; lists are appended, and of entries for
+//! the same thing (a port, a volume's target) the last one stays, in the place of the first. A
+//! command replaces a command. `!reset` takes a key away, `!override` replaces the value.
 
-use std::rc::Rc;
+use std::collections::HashMap;
 
 use super::error::Fault;
+use super::keys::{self, Shape};
 use super::problem::Problem;
-use super::read::{Path, pairs};
-use super::tree::{Entry, Map, Node, Tag, Value};
-
-/// Keys of a service that are replaced, not merged.
-const REPLACED: [&str; 2] = ["command", "entrypoint"];
-
-/// Keys of a service that are mappings, or lists of `NAME=VALUE`.
-const PAIRS: [&str; 5] = ["environment", "labels", "annotations", "sysctls", "extra_hosts"];
-
-/// Keys of a service that are mappings, or lists of the mapping's keys.
-const NAMES: [&str; 2] = ["depends_on", "networks"];
+use super::read::Path;
+use super::tree::{Map, Node, Tag, Value};
 
 /// Merges `over` into `base`.
-pub(super) fn merge(base: &mut Node, over: Node, path: &Path<'_>) -> Result<(), Fault> {
-    if over.tag == Tag::Override {
+pub(super) fn merge(base: &mut Node, over: Node, shape: Shape, path: &Path<'_>) -> Result<(), Fault> {
+    let replaces = over.tag == Tag::Override || matches!(shape, Shape::Command | Shape::Test);
+    if replaces || base.is_null() {
         *base = over;
         return Ok(());
     }
-    let service_key = path
-        .keys::<3>()
-        .filter(|keys| keys[0] == "services")
-        .map(|keys| keys[2]);
-    let is_test = path
-        .keys::<4>()
-        .is_some_and(|keys| keys[0] == "services" && keys[2..] == ["healthcheck", "test"]);
-    if is_test || service_key.is_some_and(|key| REPLACED.contains(&key)) {
-        *base = over;
-        return Ok(());
-    }
-    let mut over = over;
-    if service_key.is_some_and(|key| PAIRS.contains(&key)) {
-        as_pairs(base, path)?;
-        as_pairs(&mut over, path)?;
-    } else if service_key.is_some_and(|key| NAMES.contains(&key)) {
-        as_names(base);
-        as_names(&mut over);
-    }
+    let kinds = (base.kind(), over.kind());
     let at = over.at;
-    let (base_kind, over_kind) = (base.kind(), over.kind());
     match (&mut base.value, over.value) {
-        (_, Value::Null) => Ok(()),
-        (Value::Map(base), Value::Map(over)) => merge_maps(base, *over, path),
-        (Value::List(base), Value::List(over)) => {
-            base.extend(over);
-            Ok(())
+        (_, Value::Null) => {}
+        (Value::Map(known), Value::Map(over)) => match shape {
+            Shape::Logging if other_driver(known, &over) => base.value = Value::Map(over),
+            _ => merge_maps(known, *over, shape, path)?,
+        },
+        (Value::List(known), Value::List(over)) => {
+            known.extend(over);
+            without_repetition(base, shape);
         }
-        (Value::List(base), value @ Value::Text(_)) => {
-            base.push(Node::new(at, value));
-            Ok(())
+        (Value::Text(_), value @ Value::Text(_)) => {
+            base.value = value;
+            base.scalar = over.scalar;
+            base.at = at;
         }
-        (Value::Text(_), Value::List(over)) => {
-            let first = std::mem::replace(base, Node::null(at));
-            let items = std::iter::once(first).chain(over).collect();
-            *base = Node::new(at, Value::List(items));
-            Ok(())
+        (_, value) if matches!(shape, Shape::Ulimit) => base.value = value,
+        _ => {
+            let (base, over) = kinds;
+            return Err(Fault::new(at, path, Problem::Merge { base, over }));
         }
-        (Value::Null | Value::Text(_), value @ Value::Text(_)) | (Value::Null, value) => {
-            *base = Node::new(at, value);
-            Ok(())
-        }
-        // The long form of a value with a short form in the earlier file (`build: .`).
-        (Value::Text(_), value @ Value::Map(_)) => {
-            *base = Node::new(at, value);
-            Ok(())
-        }
-        _ => Err(Fault::new(
-            at,
-            path,
-            Problem::Merge {
-                base: base_kind,
-                over: over_kind,
-            },
-        )),
     }
+    Ok(())
 }
 
-fn merge_maps(base: &mut Map, over: Map, path: &Path<'_>) -> Result<(), Fault> {
+fn merge_maps(base: &mut Map, over: Map, shape: Shape, path: &Path<'_>) -> Result<(), Fault> {
+    let are_values = matches!(shape, Shape::Pairs | Shape::Variables | Shape::Contexts);
     for (key, entry) in over.into_entries() {
         if entry.node.tag == Tag::Reset {
             base.remove(&key);
             continue;
         }
+        let is_extension = key.starts_with("x-") && &*key != "x-imsup";
         match base.get_mut(&key) {
-            Some(existing) => merge(&mut existing.node, entry.node, &path.key(&key))?,
+            // A null variable is one of the caller's, and takes the earlier file's value away.
+            Some(existing) if are_values || is_extension => existing.node = entry.node,
+            Some(existing) => merge(&mut existing.node, entry.node, child(shape, &key), &path.key(&key))?,
             None => {
                 base.insert(key, entry);
             }
@@ -100,11 +65,70 @@ fn merge_maps(base: &mut Map, over: Map, path: &Path<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The shape of a mapping's entry.
+fn child(shape: Shape, key: &str) -> Shape {
+    match shape.long() {
+        Shape::Keys(known) => keys::find(known, key).map_or(Shape::Any, |key| key.shape),
+        Shape::Named(inner) => *inner,
+        Shape::ExtraHosts => Shape::Texts,
+        _ => Shape::Any,
+    }
+}
+
+/// True if the options of one logging driver would be given to another.
+fn other_driver(base: &Map, over: &Map) -> bool {
+    let driver = |map: &Map| {
+        map.get("driver")
+            .and_then(|entry| entry.node.as_text().map(str::to_owned))
+    };
+    matches!((driver(base), driver(over)), (Some(base), Some(over)) if base != over)
+}
+
+/// Leaves one entry of a list for each thing: the last, in the place of the first.
+pub(super) fn without_repetition(node: &mut Node, shape: Shape) {
+    let Value::List(items) = &mut node.value else { return };
+    if items.len() < 2 {
+        return;
+    }
+    let mut places = HashMap::with_capacity(items.len());
+    let mut kept: Vec<Node> = Vec::with_capacity(items.len());
+    for item in items.drain(..) {
+        match identity(&item, shape).map(|identity| *places.entry(identity).or_insert(kept.len())) {
+            Some(place) if place < kept.len() => kept[place] = item,
+            _ => kept.push(item),
+        }
+    }
+    *items = kept;
+}
+
+/// What an entry of a list is about; `None` for entries that may repeat.
+fn identity(item: &Node, shape: Shape) -> Option<String> {
+    let text = |key| item.get_text(key).map(str::to_owned);
+    match shape {
+        Shape::Texts | Shape::Words => item.as_text().map(str::to_owned),
+        Shape::Volumes | Shape::Devices => text("target"),
+        Shape::Mounts => text("target").or_else(|| text("source")),
+        Shape::EnvFiles => text("path"),
+        Shape::Ipam => text("subnet"),
+        Shape::Ports => {
+            let part = |key, default| item.get_text(key).unwrap_or(default);
+            Some(format!(
+                "{}:{}:{}/{}",
+                part("host_ip", "0.0.0.0"),
+                part("published", ""),
+                part("target", ""),
+                part("protocol", "tcp")
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// Takes away values tagged `!reset` in a file over which no file is merged.
 pub(super) fn drop_resets(node: &mut Node) {
     match &mut node.value {
         Value::Map(map) => {
-            map.retain(|entry| entry.node.tag != Tag::Reset);
+            map.retain(|_, entry| entry.node.tag != Tag::Reset);
             map.iter_mut().for_each(|(_, entry)| drop_resets(&mut entry.node));
         }
         Value::List(items) => {
@@ -115,50 +139,30 @@ pub(super) fn drop_resets(node: &mut Node) {
     }
 }
 
-/// A list of `NAME=VALUE` as a mapping; the last of a name wins.
-fn as_pairs(node: &mut Node, path: &Path<'_>) -> Result<(), Fault> {
-    if !matches!(node.value, Value::List(_)) {
-        return Ok(());
-    }
-    let mut map = Map::default();
-    for (name, value, item) in pairs(node, path)? {
-        let value = value.map_or(Value::Null, |value| Value::Text(Rc::from(value)));
-        let entry = Entry {
-            key_at: item.at,
-            node: Node::new(item.at, value),
-        };
-        map.insert(Rc::from(name), entry);
-    }
-    node.value = Value::Map(Box::new(map));
-    Ok(())
-}
-
-/// A list of names as a mapping from the names to null.
-fn as_names(node: &mut Node) {
-    let Value::List(items) = &node.value else { return };
-    let mut map = Map::default();
-    for item in items {
-        // An item other than a name is refused when the list is read.
-        let Value::Text(name) = &item.value else { return };
-        let entry = Entry {
-            key_at: item.at,
-            node: Node::null(item.at),
-        };
-        map.insert(name.clone(), entry);
-    }
-    node.value = Value::Map(Box::new(map));
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path as FilePath;
+
+    use super::super::canonical::Canonical;
+    use super::super::keys::FILE;
     use super::super::yaml::parse;
     use super::*;
 
-    fn merged(base: &str, over: &str) -> Result<String, String> {
-        let mut base = parse(base, 0).unwrap().remove(0);
-        merge(&mut base, parse(over, 1).unwrap().remove(0), &Path::Root)
+    fn merged(base: &str, over: &str) -> Result<Node, String> {
+        let canonical = |text: &str, file| {
+            let mut node = parse(text, file).unwrap().remove(0);
+            let mut canonical = Canonical {
+                directory: FilePath::new("/d"),
+                home: None,
+                warnings: &mut Vec::new(),
+            };
+            canonical.file(&mut node).map(|()| node)
+        };
+        let mut node = canonical(base, 0).map_err(|fault| fault.problem.to_string())?;
+        let over = canonical(over, 1).map_err(|fault| fault.problem.to_string())?;
+        merge(&mut node, over, Shape::Keys(FILE), &Path::Root)
             .map_err(|fault| format!("{}: {}", fault.path, fault.problem))?;
-        Ok(show(&base))
+        Ok(node)
     }
 
     fn show(node: &Node) -> String {
@@ -176,8 +180,10 @@ mod tests {
     /// Merges two fragments of one service.
     fn service(base: &str, over: &str) -> String {
         let wrap = |body: &str| format!("services: {{web: {{{body}}}}}");
-        let shown = merged(&wrap(base), &wrap(over)).unwrap();
-        shown.replace("{services:{web:{", "").replace("}}}", "")
+        let merged = merged(&wrap(base), &wrap(over)).unwrap();
+        let web = merged.get("services").and_then(|services| services.get("web"));
+        let shown = show(web.unwrap());
+        shown[1..shown.len() - 1].to_owned()
     }
 
     #[test]
@@ -186,45 +192,73 @@ mod tests {
             ("user: a", "user: b", "user:b"),
             ("user: a", "hostname: b", "user:a hostname:b"),
             ("user: a", "user:", "user:a"),
-            ("command: [a, b]", "command: c", "command:c"),
+            ("command: [a, b]", "command: c", "command:[c]"),
             ("entrypoint: [a]", "entrypoint: []", "entrypoint:[]"),
             ("entrypoint: [a]", "entrypoint:", "entrypoint:~"),
-            ("ports: [1, 2]", "ports: [2, 3]", "ports:[1 2 2 3]"),
-            ("env_file: a", "env_file: [b]", "env_file:[a b]"),
-            ("env_file: [a]", "env_file: b", "env_file:[a b]"),
+            ("expose: [1, 2]", "expose: [2, 3]", "expose:[1 2 3]"),
+            (
+                "env_file: a",
+                "env_file: [b, {path: a, required: false}]",
+                "env_file:[{path:/d/a required:false} {path:/d/b}]",
+            ),
             (
                 "environment: [A=1, B]",
                 "environment: {A: 2, C: 3}",
-                "environment:{A:2 B:~ C:3",
+                "environment:{A:2 B:~ C:3}",
             ),
-            ("labels: {a: 1}", "labels: [a=2, b=3]", "labels:{a:2 b:3"),
+            ("environment: {A: 1}", "environment: {A: }", "environment:{A:~}"),
+            ("labels: {a: 1}", "labels: [a=2, b=3]", "labels:{a:2 b:3}"),
             (
                 "depends_on: [a]",
-                "depends_on: {b: {condition: c}}",
-                "depends_on:{a:~ b:{condition:c",
+                "depends_on: {a: {condition: c}}",
+                "depends_on:{a:{condition:c required:true}}",
             ),
-            ("networks: [a]", "networks: [b]", "networks:{a:~ b:~"),
-            ("ports: [1]", "ports: !override [2]", "ports:[2]"),
-            ("ports: [1], user: a", "ports: !reset []", "user:a"),
+            ("networks: [a]", "networks: [b]", "networks:{a:~ b:~}"),
             (
-                "healthcheck: {test: [a]}",
-                "healthcheck: {test: [b]}",
-                "healthcheck:{test:[b]",
+                "networks: [a]",
+                "networks: {a: {aliases: [b]}}",
+                "networks:{a:{aliases:[b]}}",
             ),
+            ("expose: [1]", "expose: !override [2]", "expose:[2]"),
+            ("expose: [1], user: a", "expose: !reset []", "user:a"),
+            (
+                "healthcheck: {test: [a], interval: 5s}",
+                "healthcheck: {test: [b]}",
+                "healthcheck:{test:[b] interval:5s}",
+            ),
+            (
+                "volumes: [\"a:/x\", \"b:/y\"]",
+                "volumes: [\"/c:/x\"]",
+                "volumes:[{type:bind source:/c target:/x bind:{create_host_path:true}} \
+                 {type:volume source:b target:/y volume:{}}]",
+            ),
+            (
+                "logging: {driver: a, options: {x: 1}}",
+                "logging: {driver: b}",
+                "logging:{driver:b}",
+            ),
+            (
+                "logging: {driver: a, options: {x: 1}}",
+                "logging: {options: {y: 2}}",
+                "logging:{driver:a options:{x:1 y:2}}",
+            ),
+            (
+                "ulimits: {a: 1}",
+                "ulimits: {a: {soft: 1, hard: 2}}",
+                "ulimits:{a:{soft:1 hard:2}}",
+            ),
+            ("x-a: {b: 1}", "x-a: {c: 1}", "x-a:{c:1}"),
+            ("x-imsup: {b: 1}", "x-imsup: {c: 1}", "x-imsup:{b:1 c:1}"),
         ] {
-            assert_eq!(
-                service(base, over).trim_end_matches('}'),
-                expected.trim_end_matches('}'),
-                "{base} + {over}"
-            );
+            assert_eq!(service(base, over), expected, "{base} + {over}");
         }
     }
 
     #[test]
     fn types_that_do_not_fit_are_refused() {
         assert_eq!(
-            merged("services: {a: {}}", "services: [a]").unwrap_err(),
-            "services: cannot merge a list over a mapping of the file before"
+            merged("x-imsup: {a: {}}", "x-imsup: {a: [b]}").unwrap_err(),
+            "x-imsup.a: cannot merge a list over a mapping of the file before"
         );
     }
 }

@@ -2,15 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use super::conflict::Conflict;
-use super::error::Fault;
-use super::keys::nearest;
-use super::problem::Problem;
+use super::error::{Fault, Notice, WarningKind};
 use super::read::{Path, map, text, texts, wrong_type};
-use super::tree::{Map, Node, Value};
-
-/// The network of a service that names none.
-const DEFAULT: &str = "default";
+use super::tree::{Location, Map, Node};
 
 /// The contents of a service's `networks`.
 #[derive(Default)]
@@ -18,7 +12,7 @@ pub(super) struct Networks<'n> {
     /// The networks of the service.
     pub joined: Vec<&'n str>,
     pub aliases: Vec<Alias<'n>>,
-    pub address: Option<(Ipv4Addr, &'n Node)>,
+    pub address: Option<Address>,
 }
 
 /// A name and its place.
@@ -27,74 +21,84 @@ pub(super) struct Alias<'n> {
     pub node: &'n Node,
 }
 
+/// A pinned address and its place.
+#[derive(Clone, Copy)]
+pub(super) struct Address {
+    pub address: Ipv4Addr,
+    pub at: Location,
+    /// True if the network has a subnet with this address.
+    pub is_in_subnet: bool,
+}
+
 /// Reads `networks` of a service; `known` are the networks of the file.
-pub(super) fn read<'n>(service: &'n Node, path: &Path<'_>, known: Option<&Map>) -> Result<Networks<'n>, Fault> {
+pub(super) fn read<'n>(
+    service: &'n Node,
+    path: &Path<'_>,
+    known: Option<&Map>,
+    notices: &mut Vec<Notice>,
+) -> Result<Networks<'n>, Fault> {
     let mut networks = Networks::default();
     let Some(node) = service.get("networks") else {
-        networks.joined.push(DEFAULT);
         return Ok(networks);
     };
     let path = path.key("networks");
-    match &node.value {
-        Value::List(items) => {
-            for (name, item) in texts(node, &path)?.into_iter().zip(items) {
-                defined(name, item, &path, known)?;
-                networks.joined.push(name);
-            }
-        }
-        Value::Map(entries) => {
-            for (name, entry) in entries.iter() {
-                let path = path.key(name);
-                defined(name, &entry.node, &path, known)?;
-                networks.joined.push(name);
-                if !matches!(entry.node.value, Value::Null) {
-                    map(&entry.node, &path)?;
-                    networks.take(&entry.node, &path)?;
-                }
-            }
-        }
-        _ => return Err(wrong_type(node, &path, "a list of networks, or a mapping")),
+    for (name, entry) in map(node, &path)?.iter() {
+        networks.joined.push(name);
+        let network = known.and_then(|known| known.get(name)).map(|entry| &entry.node);
+        networks.take(&entry.node, &path.key(name), network, notices)?;
     }
     Ok(networks)
 }
 
 impl<'n> Networks<'n> {
-    fn take(&mut self, network: &'n Node, path: &Path<'_>) -> Result<(), Fault> {
-        if let Some(node) = network.get("aliases") {
-            let path = path.key("aliases");
-            let Value::List(items) = &node.value else {
-                return Err(wrong_type(node, &path, "a list of names"));
-            };
-            for (text, node) in texts(node, &path)?.into_iter().zip(items) {
-                self.aliases.push(Alias { text, node });
-            }
+    fn take(
+        &mut self,
+        own: &'n Node,
+        path: &Path<'_>,
+        network: Option<&Node>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), Fault> {
+        if let Some(node) = own.get("aliases") {
+            let texts = texts(node, &path.key("aliases"))?;
+            let aliases = texts.into_iter().zip(node.items());
+            self.aliases.extend(aliases.map(|(text, node)| Alias { text, node }));
         }
-        if let Some(node) = network.get("ipv4_address") {
-            let path = path.key("ipv4_address");
-            let address = text(node, &path)?
-                .parse()
-                .map_err(|_| wrong_type(node, &path, "an IPv4 address"))?;
-            match self.address {
-                Some((first, _)) if first != address => {
-                    let conflict = Conflict::TwoAddresses { first, second: address };
-                    return Err(Fault::new(node.at, path, conflict));
-                }
-                _ => self.address = Some((address, node)),
+        let Some(node) = own.get("ipv4_address") else {
+            return Ok(());
+        };
+        let path = path.key("ipv4_address");
+        let address: Ipv4Addr = text(node, &path)?
+            .parse()
+            .map_err(|_| wrong_type(node, &path, "an IPv4 address"))?;
+        match self.address {
+            Some(first) if first.address != address => notices.push(Notice {
+                kind: WarningKind::NotHonoured,
+                at: node.at,
+                path: path.to_string(),
+                message: format!("not honoured: a host has one address, here {}", first.address),
+            }),
+            _ => {
+                self.address = Some(Address {
+                    address,
+                    at: node.at,
+                    is_in_subnet: network.is_some_and(|network| has_subnet_with(network, address)),
+                });
             }
         }
         Ok(())
     }
 }
 
-fn defined(name: &str, node: &Node, path: &Path<'_>, known: Option<&Map>) -> Result<(), Fault> {
-    if name == DEFAULT || known.is_some_and(|known| known.contains_key(name)) {
-        return Ok(());
-    }
-    let names = known.into_iter().flat_map(|known| known.keys()).map(|name| &**name);
-    let problem = Problem::Undefined {
-        what: "network",
-        name: name.to_owned(),
-        suggestion: nearest(name, names).map(str::to_owned),
-    };
-    Err(Fault::new(node.at, path, problem))
+/// True if a network of the file has a subnet with this address.
+fn has_subnet_with(network: &Node, address: Ipv4Addr) -> bool {
+    let config = network.get("ipam").and_then(|ipam| ipam.get("config"));
+    let subnets = config.map(Node::items).unwrap_or_default().iter();
+    subnets.filter_map(|item| item.get_text("subnet")).any(|subnet| {
+        let (base, length) = subnet.split_once('/').unwrap_or((subnet, "32"));
+        let base = base.parse().map(u32::from as fn(Ipv4Addr) -> u32);
+        let (Ok(base), Ok(length @ 0..=32)) = (base, length.parse::<u32>()) else {
+            return false;
+        };
+        (u64::from(base ^ u32::from(address)) >> (32 - length)) == 0
+    })
 }

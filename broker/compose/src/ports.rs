@@ -111,12 +111,14 @@ pub(super) fn parse_short(text: &str) -> Result<Vec<Mapping>, PortError> {
     let target = Range::parse(target).map_err(|error| whole(error, text))?;
     let (ip, machine) = match front.map(|front| front.rsplit_once(':').ok_or(front)) {
         None => (None, None),
-        // `IP::PORT` leaves the machine's port to the kernel.
-        Some(Ok((ip, ""))) => (Some(address(ip)?), None),
-        Some(Ok((ip, machine))) => (Some(address(ip)?), Some(machine)),
+        Some(Ok((ip, machine))) => (Some(ip), Some(machine)),
         Some(Err(machine)) => (None, Some(machine)),
     };
+    // `:MACHINE:PORT` is any address, as variables leave behind that are not set.
+    let ip = ip.filter(|ip| !ip.is_empty()).map(address).transpose()?;
+    // `IP::PORT`, `:PORT` and `0:PORT` leave the machine's port to the kernel.
     let machine = machine
+        .filter(|machine| !matches!(*machine, "" | "0"))
         .map(|machine| Range::parse(machine).map_err(|error| whole(error, text)))
         .transpose()?;
     mappings(ip, machine, target, transport)
@@ -233,6 +235,9 @@ mod tests {
             ("8000-8001:80-81", &["* 8000 80/tcp", "* 8001 81/tcp"]),
             ("8000-8009:80", &["* 8000-8009 80/tcp"]),
             ("80-81", &["* ? 80/tcp", "* ? 81/tcp"]),
+            (":80", &["* ? 80/tcp"]),
+            ("0:80", &["* ? 80/tcp"]),
+            (":8080:80", &["* 8080 80/tcp"]),
             ("65535:65535", &["* 65535 65535/tcp"]),
         ] {
             assert_eq!(shown(text).unwrap(), expected, "{text}");
@@ -242,11 +247,11 @@ mod tests {
     #[test]
     fn what_is_no_port_is_named() {
         use PortError::*;
-        for bad in ["", ":", "a", "80:", ":80", "8080:a", "80/", "1:2:3:4:x", "80-", "-"] {
+        for bad in ["", ":", "a", "80:", "8080:a", "80/", "1:2:3:4:x", "80-", "-"] {
             let error = parse_short(bad).unwrap_err();
             assert!(matches!(error, Malformed(_) | Transport(_)), "{bad:?}: {error:?}");
         }
-        assert_eq!(shown("0:80"), Err(Number("0".to_owned())));
+        assert_eq!(shown("8080:0"), Err(Number("0".to_owned())));
         assert_eq!(shown("8080:65536"), Err(Number("65536".to_owned())));
         assert_eq!(shown("-1"), Err(Number("-1".to_owned())));
         assert_eq!(shown("80-79"), Err(Backwards("80-79".to_owned())));

@@ -15,6 +15,9 @@ pub enum Problem {
     /// The value has the wrong type.
     #[error("expected {expected}, found {found}")]
     Type { expected: &'static str, found: String },
+    /// A number, a boolean or a date stands for a text.
+    #[error("expected text, found {found}: put it in quotes (\"{text}\")")]
+    Quote { found: String, text: String },
     /// The value is none of a few words.
     #[error("expected {expected}, found '{found}'")]
     Word { expected: &'static str, found: String },
@@ -66,6 +69,27 @@ pub enum Problem {
     /// `stop_signal` is no signal.
     #[error("'{0}' is no signal: give a name such as SIGTERM or SIGRTMIN+3, or a number from 1 to 64")]
     Signal(String),
+    /// The short form of a volume is malformed.
+    #[error("'{0}' is no volume: write TARGET, SOURCE:TARGET or SOURCE:TARGET:OPTIONS, such as \"./data:/data:ro\"")]
+    Volume(String),
+    /// Services that wait for each other.
+    #[error("the services depend on each other: {0}; take one of these out")]
+    Cycle(String),
+    /// A service of the file is also one of an included file.
+    #[error(
+        "is also in the included {file}; write what differs into a file of its own, and name both:  \
+         include: [{{path: [{file}, ours.yaml]}}]"
+    )]
+    Included { file: String },
+    /// `extends` leads back to where it began.
+    #[error("extends itself: {0}")]
+    ExtendsItself(String),
+    /// Files that include each other.
+    #[error("includes itself: {0}")]
+    IncludesItself(String),
+    /// Two keys that contradict each other.
+    #[error("cannot stand beside '{0}': keep one of them")]
+    Beside(&'static str),
     /// A service has an image and no command.
     #[error(
         "has {what} but no command: imsup runs commands on this machine, not images. \
@@ -124,6 +148,25 @@ pub enum Problem {
     /// An `env_file` could not be used.
     #[error("{0}")]
     EnvFile(String),
+}
+
+impl Problem {
+    /// What makes problems of several services one: services without a command have the same
+    /// problem, although each needs another command.
+    pub(super) fn sort(&self) -> String {
+        match self {
+            Self::ImageOnly { what, .. } => (*what).to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// The part of the message that is about one service alone.
+    pub(super) fn remedy(&self) -> Option<String> {
+        match self {
+            Self::ImageOnly { example, .. } => Some(example.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// `; did you mean 'x'?`, or the empty string.

@@ -1,8 +1,13 @@
 //! The project's name.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use super::error::ComposeError;
+use super::error::{ComposeError, Fault};
+use super::interpolate::Interpolator;
+use super::read::{Path as KeyPath, text};
+use super::tree::Node;
+use super::variables::Environment;
 
 /// Longest name of a project: it is part of paths of Unix sockets, which end at 107 bytes.
 const MAX_CHARS: usize = 63;
@@ -48,6 +53,22 @@ pub(super) fn name(candidates: &Candidates<'_>) -> Result<String, ComposeError> 
         &directory,
         "the directory; choose another name with -p",
     )
+}
+
+/// `name:` of the last document with this key.
+pub(super) fn declared<'n>(
+    documents: impl DoubleEndedIterator<Item = &'n Node>,
+    environment: &Environment<'_>,
+) -> Result<Option<String>, Fault> {
+    let path = KeyPath::Root.key("name");
+    let Some(node) = documents.rev().find_map(|document| document.get("name")) else {
+        return Ok(None);
+    };
+    let lookup = |name: &str| environment.get(name).map(Cow::Borrowed);
+    let name = Interpolator::new(&lookup)
+        .substitute(text(node, &path)?)
+        .map(Cow::into_owned);
+    name.map(Some).map_err(|error| Fault::new(node.at, path, error))
 }
 
 /// As docker compose: lower case, without characters other than `a-z0-9_-`, beginning with a letter

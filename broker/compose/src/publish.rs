@@ -7,8 +7,8 @@ use imsup_wire::Transport;
 use super::error::Fault;
 use super::ports::{self, Mapping, Range};
 use super::problem::Problem;
-use super::read::{Path, list, text, wrong_type};
-use super::tree::{Node, Value};
+use super::read::{Path, list, text};
+use super::tree::Node;
 use crate::cluster::Publish;
 
 /// Ports of a host, without repetition.
@@ -31,12 +31,7 @@ pub(super) fn ports(service: &Node, path: &Path<'_>) -> Result<(Exposed, Vec<Map
         let path = path.key("ports");
         for (index, item) in list(node, &path)?.iter().enumerate() {
             let path = path.item(index);
-            let new = match &item.value {
-                Value::Text(text) => ports::parse_short(text).map_err(|error| Fault::new(item.at, path, error))?,
-                Value::Map(_) => long(item, &path)?,
-                _ => return Err(wrong_type(item, &path, "a port")),
-            };
-            mappings.extend(new);
+            mappings.extend(mapping(item, &path)?);
         }
     }
     exposed.extend(mappings.iter().map(|mapping| (mapping.transport, mapping.port)));
@@ -49,20 +44,21 @@ pub(super) fn ports(service: &Node, path: &Path<'_>) -> Result<(Exposed, Vec<Map
     Ok((exposed.into_iter().collect(), mappings))
 }
 
-/// The long form of an entry of `ports`.
-fn long(node: &Node, path: &Path<'_>) -> Result<Vec<Mapping>, Fault> {
+/// A canonical entry of `ports`.
+fn mapping(node: &Node, path: &Path<'_>) -> Result<Vec<Mapping>, Fault> {
     let field = |key: &'static str| node.get(key).map(|value| (value, path.key(key)));
     let range = |(value, path): (&Node, Path<'_>)| {
         Range::parse(text(value, &path)?).map_err(|error| Fault::new(value.at, path, error))
     };
     let target = field("target").ok_or_else(|| Fault::new(node.at, path, Problem::Missing("target")))?;
     let target = range(target)?;
-    let machine = field("published").map(range).transpose()?;
+    let chosen = |(value, _): &(&Node, Path<'_>)| !matches!(value.as_text(), Some("" | "0"));
+    let machine = field("published").filter(chosen).map(range).transpose()?;
     let ip = match field("host_ip") {
-        Some((value, path)) => {
+        Some((value, path)) if value.as_text() != Some("") => {
             Some(ports::address(text(value, &path)?).map_err(|error| Fault::new(value.at, path, error))?)
         }
-        None => None,
+        _ => None,
     };
     let transport = match field("protocol") {
         Some((value, path)) => {
@@ -73,35 +69,20 @@ fn long(node: &Node, path: &Path<'_>) -> Result<Vec<Mapping>, Fault> {
     ports::mappings(ip, machine, target, transport).map_err(|error| Fault::new(node.at, path, error))
 }
 
-/// The published ports of a single replica of a service: the share of a range that leads to a
-/// single port.
-pub(super) fn of_replica(
-    mappings: &[Mapping],
-    index: u32,
-    replicas: u32,
-    service: &Node,
-    path: &Path<'_>,
-) -> Result<Vec<Publish>, Fault> {
-    let publish = |mapping: &Mapping| {
-        let machine_port = match mapping.machine {
-            None => None,
-            Some(range) if index < range.len() => u16::try_from(u32::from(range.first) + index).ok(),
-            Some(_) => {
-                let node = service.get("ports").unwrap_or(service);
-                let problem = Problem::Replicas {
-                    replicas,
-                    what: "port of the machine",
-                    fix: "publish a range with a port for each, such as \"8000-8009:80\", or the host's port alone",
-                };
-                return Err(Fault::new(node.at, path.key("ports"), problem));
-            }
-        };
-        Ok(Publish {
-            machine_ip: mapping.ip,
-            machine_port,
-            port: mapping.port,
-            transport: mapping.transport,
-        })
+/// What a service with replicas has to publish.
+pub(super) const ENOUGH: &str =
+    "publish a range with a port for each, such as \"8000-8009:80\", or the host's port alone";
+
+/// The ports of the machine that an entry may have, in order: one, or any of a range.
+pub(super) fn choices(mapping: &Mapping) -> impl Iterator<Item = Publish> {
+    let publish = |machine_port| Publish {
+        machine_ip: mapping.ip,
+        machine_port,
+        port: mapping.port,
+        transport: mapping.transport,
     };
-    mappings.iter().map(publish).collect()
+    let any = mapping.machine.is_none().then(|| publish(None));
+    let range = mapping.machine.map(|range| range.first..=range.last);
+    any.into_iter()
+        .chain(range.into_iter().flatten().map(move |port| publish(Some(port))))
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::error::Fault;
 use super::problem::Problem;
+use super::scalar::Scalar;
 use super::tree::{Map, Node, Value};
 
 /// The place of a value, as its keys. Made on the way down without allocating; shown only with a
@@ -69,6 +70,21 @@ pub(super) fn text<'n>(node: &'n Node, path: &Path<'_>) -> Result<&'n str, Fault
     }
 }
 
+/// Text, and no number or boolean: these would have to be quoted for docker compose as well.
+pub(super) fn strict_text<'n>(node: &'n Node, path: &Path<'_>) -> Result<&'n str, Fault> {
+    match &node.value {
+        Value::Text(text) if node.scalar == Scalar::Text => Ok(text),
+        Value::Text(text) => {
+            let problem = Problem::Quote {
+                found: node.describe(),
+                text: text.to_string(),
+            };
+            Err(Fault::new(node.at, path, problem))
+        }
+        _ => Err(wrong_type(node, path, "text")),
+    }
+}
+
 pub(super) fn map<'n>(node: &'n Node, path: &Path<'_>) -> Result<&'n Map, Fault> {
     match &node.value {
         Value::Map(map) => Ok(map),
@@ -123,34 +139,5 @@ pub(super) fn text_or_texts<'n>(node: &'n Node, path: &Path<'_>) -> Result<Vec<&
         Value::Text(text) => Ok(vec![text]),
         Value::List(_) => texts(node, path),
         _ => Err(wrong_type(node, path, "text or a list of texts")),
-    }
-}
-
-/// A name, a value if present, and the place.
-pub(super) type Pair<'n> = (&'n str, Option<&'n str>, &'n Node);
-
-/// The name and value of each entry of a mapping, or of a list of `NAME=VALUE`; the value of a bare
-/// name or of null is `None`.
-pub(super) fn pairs<'n>(node: &'n Node, path: &Path<'_>) -> Result<Vec<Pair<'n>>, Fault> {
-    match &node.value {
-        Value::Map(map) => map
-            .iter()
-            .map(|(name, entry)| match &entry.node.value {
-                Value::Null => Ok((&**name, None, &entry.node)),
-                _ => Ok((&**name, Some(text(&entry.node, &path.key(name))?), &entry.node)),
-            })
-            .collect(),
-        Value::List(items) => items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| {
-                let text = text(item, &path.item(index))?;
-                Ok(match text.split_once('=') {
-                    Some((name, value)) => (name, Some(value), item),
-                    None => (text, None, item),
-                })
-            })
-            .collect(),
-        _ => Err(wrong_type(node, path, "a mapping, or a list of NAME=VALUE")),
     }
 }

@@ -1,72 +1,72 @@
 //! Walks a file along the table of keys, and names keys without effect.
 
-use super::error::{Warning, WarningKind};
-use super::keys::{FILE, How, Inside, Key, nearest};
+use super::error::{Notice, WarningKind};
+use super::keys::{FILE, How, Key, Shape, find, nearest};
 use super::problem::did_you_mean;
 use super::read::Path;
-use super::tree::{Map, Node, Value};
+use super::tree::{Location, Map, Node, Value};
 
 /// Names the keys of the merged file that are unknown or not honoured, in the order of the file.
 /// Services for which `skip` says so are passed over.
-pub(super) fn warnings(file: &Node, skip: &dyn Fn(&str) -> bool) -> Vec<Warning> {
+pub(super) fn warnings(file: &Node, skip: &dyn Fn(&str) -> bool) -> Vec<Notice> {
     let mut walk = Walk {
         skip,
-        warnings: Vec::new(),
+        notices: Vec::new(),
     };
     if let Value::Map(map) = &file.value {
         walk.keys(map, FILE, &Path::Root);
         walk.networks(map);
     }
-    walk.warnings
+    walk.notices
 }
 
 struct Walk<'a> {
     skip: &'a dyn Fn(&str) -> bool,
-    warnings: Vec<Warning>,
+    notices: Vec<Notice>,
 }
 
 impl Walk<'_> {
-    fn keys(&mut self, map: &Map, known: &[Key], path: &Path<'_>) {
+    fn keys(&mut self, map: &Map, known: &'static [Key], path: &Path<'_>) {
         for (name, entry) in map.iter() {
             if name.starts_with("x-") {
                 continue;
             }
             let path = path.key(name);
-            let Some(key) = known.iter().find(|key| *key.name == **name) else {
+            let Some(key) = find(known, name) else {
                 let suggestion = nearest(name, known.iter().map(|key| key.name));
                 let message = format!("unknown key{}", did_you_mean(suggestion));
-                self.warn(WarningKind::UnknownKey, &path, message);
+                self.warn(WarningKind::UnknownKey, entry.key_at, &path, message);
                 continue;
             };
             match key.how {
                 How::Not(why) if !asks_nothing(&entry.node, key) => {
-                    self.warn(WarningKind::NotHonoured, &path, format!("not honoured: {why}"));
+                    self.warn(
+                        WarningKind::NotHonoured,
+                        entry.key_at,
+                        &path,
+                        format!("not honoured: {why}"),
+                    );
                 }
                 How::Not(_) => {}
-                How::Honoured | How::Silent => self.inside(&entry.node, key.inside, &path),
+                How::Honoured | How::Silent => self.inside(&entry.node, key.shape, &path),
             }
         }
     }
 
-    fn inside(&mut self, node: &Node, inside: Inside, path: &Path<'_>) {
-        match (inside, &node.value) {
-            (Inside::Keys(known), Value::Map(map)) => self.keys(map, known, path),
-            (Inside::Named(known), Value::Map(map)) => {
+    fn inside(&mut self, node: &Node, shape: Shape, path: &Path<'_>) {
+        match (shape.long(), &node.value) {
+            (Shape::Keys(known), Value::Map(map)) => self.keys(map, known, path),
+            (Shape::Named(inner), Value::Map(map)) => {
                 let is_services = path.keys::<1>() == Some(["services"]);
                 for (name, entry) in map.iter() {
-                    if is_services && (self.skip)(name) {
-                        continue;
-                    }
-                    if let Value::Map(inner) = &entry.node.value {
-                        self.keys(inner, known, &path.key(name));
+                    if !(is_services && (self.skip)(name)) {
+                        self.inside(&entry.node, *inner, &path.key(name));
                     }
                 }
             }
-            (Inside::Items(known), Value::List(items)) => {
+            (Shape::Items(inner), Value::List(items)) => {
                 for (index, item) in items.iter().enumerate() {
-                    if let Value::Map(inner) = &item.value {
-                        self.keys(inner, known, &path.item(index));
-                    }
+                    self.inside(item, *inner, &path.item(index));
                 }
             }
             _ => {}
@@ -75,21 +75,24 @@ impl Walk<'_> {
 
     /// Networks that are told apart in order to keep hosts apart do not.
     fn networks(&mut self, file: &Map) {
-        let Some(Value::Map(networks)) = file.get("networks").map(|entry| &entry.node.value) else {
+        let Some(entry) = file.get("networks") else { return };
+        let Value::Map(networks) = &entry.node.value else {
             return;
         };
         if networks.keys().filter(|name| !name.starts_with("x-")).count() > 1 {
             self.warn(
                 WarningKind::NotHonoured,
+                entry.key_at,
                 &Path::Root.key("networks"),
                 "not honoured as a separation: hosts of all networks reach each other".to_owned(),
             );
         }
     }
 
-    fn warn(&mut self, kind: WarningKind, path: &Path<'_>, message: String) {
-        self.warnings.push(Warning {
+    fn warn(&mut self, kind: WarningKind, at: Location, path: &Path<'_>, message: String) {
+        self.notices.push(Notice {
             kind,
+            at,
             path: path.to_string(),
             message,
         });

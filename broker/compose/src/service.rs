@@ -9,17 +9,20 @@ use std::time::Duration;
 use imsup_wire::HostName;
 use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 
-use super::check::Claims;
+use super::check::{Claim, Claims};
 use super::command::command;
 use super::conflict::{Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
-use super::environment::{EnvFiles, Lookup};
-use super::error::{Fault, Warning, WarningKind};
+use super::error::{Fault, Notice, WarningKind};
+use super::hostnames::{MAX_REPORTED, askable, is_reportable};
+use super::ipam::Pinned;
 use super::network::{self, Networks};
+use super::ports::Mapping;
 use super::problem::Problem;
-use super::read::{Path, number, pairs, text, wrong_type};
-use super::tree::{Map, Node, Value};
+use super::read::{Path, map, number, text};
+use super::tree::{Entry, Map, Node};
 use super::{duration, limits, logging, publish, restart, settings, user};
 use crate::cluster::{HostSpec, ProgramSpec, Publish, Settings};
+use crate::subnet::Subnet;
 
 const LONGEST_STOP_GRACE: Duration = Duration::from_secs(24 * 3600);
 
@@ -27,11 +30,9 @@ const LONGEST_STOP_GRACE: Duration = Duration::from_secs(24 * 3600);
 pub(super) type Disabled = HashMap<Rc<str>, Vec<String>>;
 
 /// The state shared by all services while hosts are made.
-pub(super) struct Builder<'a, 'l> {
+pub(super) struct Builder<'a> {
     /// The base of relative paths.
     pub directory: &'a FilePath,
-    /// The variables of this run.
-    pub lookup: &'a Lookup<'l>,
     /// The names of all services of the file.
     pub services: &'a HashSet<Rc<str>>,
     /// Services whose profiles are off, with those profiles.
@@ -40,11 +41,10 @@ pub(super) struct Builder<'a, 'l> {
     pub networks: Option<&'a Map>,
     /// The settings of the file's `x-imsup`.
     pub defaults: &'a Settings,
-    pub env_files: EnvFiles,
     pub claims: Claims,
     /// The networks that services are in.
     pub joined: BTreeSet<String>,
-    pub warnings: Vec<Warning>,
+    pub notices: Vec<Notice>,
     pub hosts: Vec<HostSpec>,
     /// The number of declared ports.
     pub ports: usize,
@@ -56,41 +56,32 @@ pub(super) struct Builder<'a, 'l> {
     pub dependent: Vec<(Range<usize>, Vec<String>)>,
 }
 
-impl Builder<'_, '_> {
+impl Builder<'_> {
     /// Makes the hosts of one service.
     pub fn add(&mut self, name: &Rc<str>, node: &Node) -> Result<(), Fault> {
         let services = Path::Root.key("services");
         let path = services.key(name);
-        if !matches!(node.value, Value::Map(_) | Value::Null) {
-            return Err(wrong_type(node, &path, "a mapping (keys with values)"));
-        }
-        let own = host_name(name, node, path)?;
         let dependencies = self.depends_on(node, &path, name)?;
         self.links(node, &path)?;
         let replicas = replicas(node, &path)?;
         let command = command(node, &path)?;
         self.name_unused_image(node, &path);
-        let networks = network::read(node, &path, self.networks)?;
+        let networks = network::read(node, &path, self.networks, &mut self.notices)?;
         for name in &networks.joined {
             if !self.joined.contains(*name) {
                 self.joined.insert((*name).to_owned());
             }
         }
-        let hostname = node
-            .get("hostname")
-            .map(|value| text(value, &path.key("hostname")))
-            .transpose()?;
         let (expose, mappings) = publish::ports(node, &path)?;
+        let own = self.claims.names.of_service(name);
+        let reported = hostname(node, &path)?;
         let template = HostSpec {
             name: own.clone(),
-            hostname: hostname.unwrap_or(own.as_str()).to_owned(),
-            aliases: self.names(node, &path, name, &own, &networks)?,
-            address: networks.address.map(|(address, _)| address),
+            hostname: reported.unwrap_or(own.as_str()).to_owned(),
+            aliases: self.aliases(node, &path, name, &own, &networks),
+            address: networks.address.map(|address| address.address),
             program: ProgramSpec {
-                environment: self
-                    .env_files
-                    .environment(node, &path, self.directory, self.lookup)?
-                    .into(),
+                environment: environment(node).into(),
                 working_dir: match node.get("working_dir") {
                     Some(value) => self.directory.join(text(value, &path.key("working_dir"))?),
                     None => self.directory.to_owned(),
@@ -109,31 +100,22 @@ impl Builder<'_, '_> {
             labels: labels(node, &path)?,
             imsup: settings::of_service(node.get("x-imsup"), &path.key("x-imsup"), self.defaults)?,
         };
-        if let Some((address, address_node)) = networks.address {
-            let path = path.key("networks").to_string() + ".ipv4_address";
-            self.claims.address(address, name, address_node.at, path);
+        if let Some(address) = networks.address {
+            self.claims.address(Claim {
+                address,
+                service: name.clone(),
+                path: path.key("networks").to_string() + ".ipv4_address",
+                host: self.hosts.len(),
+            });
         }
         refuse_shared(node, &path, replicas, &networks)?;
-        if self.hosts.len() + replicas as usize > MAX_HOSTS {
-            return Err(Fault::new(node.at, path, Conflict::TooManyHosts));
-        }
-        self.ports += template.expose.len() * replicas as usize;
-        if self.ports > MAX_PORTS {
-            return Err(Fault::new(node.at, path, Conflict::TooManyPorts));
-        }
-        let variables = template.program.environment.iter();
-        self.environment_bytes +=
-            variables.map(|(name, value)| name.len() + value.len()).sum::<usize>() * replicas as usize;
-        if self.environment_bytes > MAX_ENVIRONMENT_BYTES {
-            return Err(Fault::new(node.at, path, Conflict::EnvironmentTooLarge));
-        }
+        self.check_totals(&template, replicas, node, &path)?;
         let first = self.hosts.len();
         let boots = template.imsup.boot_dependencies;
         for (index, mut host) in (0..replicas).zip(std::iter::repeat_n(template, replicas as usize)) {
-            host.published = publish::of_replica(&mappings, index, replicas, node, &path)?;
-            self.claim_ports(&host.published, name, node, &path)?;
+            host.published = self.publish(&mappings, replicas, name, node, &path)?;
             if replicas > 1 {
-                self.make_replica(&mut host, index, name, hostname, node, &path)?;
+                self.make_replica(&mut host, index, reported, node, &path)?;
             }
             self.hosts.push(host);
         }
@@ -144,79 +126,142 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
+    /// The checks that need all hosts, and what they leave: the subnet, and the hosts.
+    pub fn finish(
+        mut self,
+        subnet: Option<Pinned>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(Option<Subnet>, Vec<HostSpec>), Fault> {
+        let addresses = self.claims.finish(subnet, self.hosts.len())?;
+        for claim in addresses.dropped {
+            if let Some(host) = self.hosts.get_mut(claim.host) {
+                host.address = None;
+            }
+            notices.push(Notice {
+                kind: WarningKind::NotHonoured,
+                at: claim.address.at,
+                path: claim.path,
+                message: "not honoured: the host has an address that imsup chooses, since its network's subnet \
+                          cannot be used"
+                    .to_owned(),
+            });
+        }
+        Ok((addresses.subnet, self.hosts))
+    }
+
+    fn check_totals(&mut self, template: &HostSpec, replicas: u32, node: &Node, path: &Path<'_>) -> Result<(), Fault> {
+        let replicas = replicas as usize;
+        if self.hosts.len() + replicas > MAX_HOSTS {
+            return Err(Fault::new(node.at, path, Conflict::TooManyHosts));
+        }
+        self.ports += template.expose.len() * replicas;
+        if self.ports > MAX_PORTS {
+            return Err(Fault::new(node.at, path, Conflict::TooManyPorts));
+        }
+        let variables = template.program.environment.iter();
+        self.environment_bytes += variables.map(|(name, value)| name.len() + value.len()).sum::<usize>() * replicas;
+        if self.environment_bytes > MAX_ENVIRONMENT_BYTES {
+            return Err(Fault::new(node.at, path, Conflict::EnvironmentTooLarge));
+        }
+        Ok(())
+    }
+
     /// Turns a copy of the service into a replica: a name of its own, and the service's name for
     /// all replicas.
     fn make_replica(
         &mut self,
         host: &mut HostSpec,
         index: u32,
-        service: &Rc<str>,
-        hostname: Option<&str>,
+        reported: Option<&str>,
         node: &Node,
         path: &Path<'_>,
     ) -> Result<(), Fault> {
         let name = format!("{}-{}", host.name, index + 1);
-        let own = host_name(&name, node, path)?;
-        let claimed = self.claims.name(own.as_str(), "replica", service);
-        claimed.map_err(|conflict| Fault::new(node.at, path, conflict))?;
+        let own: HostName = name.parse().map_err(|error: imsup_wire::host::BadHostName| {
+            Fault::new(node.at, path, Problem::Name(error.to_string()))
+        })?;
+        if !self.claims.names.take(&own) {
+            return Err(Fault::new(node.at, path, Conflict::Name { name }));
+        }
         host.aliases.insert(0, host.name.to_string());
-        if hostname.is_none() {
+        if reported.is_none() {
             host.hostname = own.to_string();
         }
         host.name = own;
         Ok(())
     }
 
-    /// Claims the service's names, and returns all names other than the host's own.
-    fn names(
+    /// All names of the service's hosts but their own. Services may share these names, which then
+    /// resolve to all of their hosts.
+    fn aliases(
         &mut self,
         node: &Node,
         path: &Path<'_>,
-        service: &Rc<str>,
+        service: &str,
         own: &HostName,
         networks: &Networks<'_>,
-    ) -> Result<Vec<String>, Fault> {
-        let claimed = self.claims.name(own.as_str(), "name", service);
-        claimed.map_err(|conflict| Fault::new(node.at, path, conflict))?;
-        let mut aliases = Vec::new();
+    ) -> Vec<String> {
+        let mut aliases = Vec::from_iter(askable(service));
         for key in ["hostname", "container_name"] {
-            let Some(value) = node.get(key) else { continue };
-            let path = path.key(key);
-            let name = host_name(text(value, &path)?, value, path)?;
-            let claimed = self.claims.name(name.as_str(), key, service);
-            claimed.map_err(|conflict| Fault::new(value.at, path, conflict))?;
-            aliases.push(name.to_string());
+            aliases.extend(node.get_text(key).and_then(askable));
         }
         for alias in &networks.aliases {
-            let path = path.key("networks").to_string() + ".aliases";
-            let name = host_name(alias.text, alias.node, &path)?;
-            self.claims.alias(name.as_str(), service, alias.node.at, path);
-            aliases.push(name.to_string());
+            match askable(alias.text) {
+                Some(name) => aliases.push(name),
+                None => self.notices.push(Notice {
+                    kind: WarningKind::NotHonoured,
+                    at: alias.node.at,
+                    path: path.key("networks").to_string() + ".aliases",
+                    message: format!("not honoured: resolvers do not ask for '{}'", alias.text),
+                }),
+            }
         }
         let mut seen = BTreeSet::from([own.to_string()]);
         aliases.retain(|alias| seen.insert(alias.clone()));
-        Ok(aliases)
+        aliases
     }
 
-    fn claim_ports(
+    /// The published ports of the next host of a service: of a range that leads to one port, the
+    /// first that is free.
+    fn publish(
         &mut self,
-        published: &[Publish],
-        name: &Rc<str>,
+        mappings: &[Mapping],
+        replicas: u32,
+        service: &Rc<str>,
         node: &Node,
         path: &Path<'_>,
-    ) -> Result<(), Fault> {
-        for publish in published {
-            let claimed = self.claims.publish(publish, name);
-            claimed
-                .map_err(|conflict| Fault::new(node.get("ports").unwrap_or(node).at, path.key("ports"), conflict))?;
+    ) -> Result<Vec<Publish>, Fault> {
+        let at = node.get("ports").unwrap_or(node).at;
+        let mut published = Vec::with_capacity(mappings.len());
+        for mapping in mappings {
+            let mut refused = None;
+            let choice = publish::choices(mapping).find(|choice| {
+                let claimed = self.claims.publish(choice, service);
+                claimed.map_err(|conflict| refused = Some(conflict)).is_ok()
+            });
+            match (choice, refused) {
+                (Some(choice), _) => published.push(choice),
+                (None, Some(conflict)) if replicas < 2 => {
+                    return Err(Fault::new(at, path.key("ports"), conflict));
+                }
+                (None, _) => {
+                    let problem = Problem::Replicas {
+                        replicas,
+                        what: "port of the machine",
+                        fix: publish::ENOUGH,
+                    };
+                    return Err(Fault::new(at, path.key("ports"), problem));
+                }
+            }
         }
-        Ok(())
+        Ok(published)
     }
 
     fn name_unused_image(&mut self, node: &Node, path: &Path<'_>) {
-        if node.get("image").is_some() {
-            self.warnings.push(Warning {
+        if let Some(image) = node.get("image") {
+            self.notices.push(Notice {
                 kind: WarningKind::NotUsed,
+                at: image.at,
                 path: path.key("image").to_string(),
                 message: "not used; the command runs from this machine's own programs".to_owned(),
             });
@@ -224,14 +269,33 @@ impl Builder<'_, '_> {
     }
 }
 
-/// A name that a host can have.
-pub(super) fn host_name(name: &str, node: &Node, path: impl std::fmt::Display) -> Result<HostName, Fault> {
-    if name.eq_ignore_ascii_case("localhost") {
-        let problem = Problem::Name("'localhost' is every host itself: choose another name".to_owned());
-        return Err(Fault::new(node.at, path, problem));
+/// `hostname`, which the host reports.
+fn hostname<'n>(node: &'n Node, path: &Path<'_>) -> Result<Option<&'n str>, Fault> {
+    let Some(value) = node.get("hostname") else {
+        return Ok(None);
+    };
+    let path = path.key("hostname");
+    let name = text(value, &path)?;
+    if name.is_empty() {
+        return Ok(None);
     }
-    name.parse()
-        .map_err(|error: imsup_wire::host::BadHostName| Fault::new(node.at, path, Problem::Name(error.to_string())))
+    if !is_reportable(name) {
+        let problem = Problem::Name(format!(
+            "'{name}' cannot be a host's name: use at most {MAX_REPORTED} characters, without spaces"
+        ));
+        return Err(Fault::new(value.at, path, problem));
+    }
+    Ok(Some(name))
+}
+
+/// The variables of a service; those without a value are not set.
+fn environment(node: &Node) -> BTreeMap<String, String> {
+    let variables = node.get("environment").and_then(Node::as_map);
+    let value = |entry: &Entry| entry.node.as_text().map(str::to_owned);
+    let variables = variables.into_iter().flat_map(Map::iter);
+    variables
+        .filter_map(|(name, entry)| Some((name.to_string(), value(entry)?)))
+        .collect()
 }
 
 const REPLICAS: &str = "a whole number from 0 up";
@@ -269,9 +333,9 @@ fn refuse_shared(node: &Node, path: &Path<'_>, replicas: u32, networks: &Network
         let problem = shared("name", "take out container_name, or the replicas");
         return Err(Fault::new(value.at, path.key("container_name"), problem));
     }
-    if let Some((_, value)) = networks.address {
+    if let Some(address) = networks.address {
         let problem = shared("address", "take out ipv4_address, or the replicas");
-        return Err(Fault::new(value.at, format!("{path}.networks.ipv4_address"), problem));
+        return Err(Fault::new(address.at, format!("{path}.networks.ipv4_address"), problem));
     }
     Ok(())
 }
@@ -280,8 +344,8 @@ fn user(node: &Node, path: &Path<'_>) -> Result<Option<String>, Fault> {
     let Some(value) = node.get("user") else { return Ok(None) };
     let path = path.key("user");
     let user = text(value, &path)?;
-    // As in docker compose: `${USER_OF_IT:-}` leaves the choice to the user who runs it.
-    if user.is_empty() {
+    // As in docker compose: `${UID}:${GID}`, both unset, leaves the choice to the user who runs it.
+    if matches!(user, "" | ":") {
         return Ok(None);
     }
     user::check_user(user).map_err(|error| Fault::new(value.at, path, error))?;
@@ -310,9 +374,7 @@ fn labels(node: &Node, path: &Path<'_>) -> Result<BTreeMap<String, String>, Faul
     let Some(value) = node.get("labels") else {
         return Ok(BTreeMap::new());
     };
-    let labels = pairs(value, &path.key("labels"))?;
-    Ok(labels
-        .into_iter()
-        .map(|(name, value, _)| (name.to_owned(), value.unwrap_or_default().to_owned()))
-        .collect())
+    let labels = map(value, &path.key("labels"))?.iter();
+    let text = |entry: &Entry| entry.node.as_text().unwrap_or_default().to_owned();
+    Ok(labels.map(|(name, entry)| (name.to_string(), text(entry))).collect())
 }

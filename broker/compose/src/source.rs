@@ -2,19 +2,34 @@
 
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use super::MAX_FILE_BYTES;
-use super::error::{ComposeError, Fault, Site};
+use indexmap::IndexMap;
+
+use super::error::{Also, ComposeError, Fault, Notice, Place, Site, Warning, WarningKind};
 use super::tree::{Location, Node};
 use super::yaml;
+
+/// The name of standard input as a file.
+pub(super) const STDIN: &str = "-";
 
 /// The files of a single load, by the number in locations.
 #[derive(Default)]
 pub(super) struct Sources {
     files: Vec<(PathBuf, String)>,
+    /// The content of standard input.
+    stdin: Option<Arc<[u8]>>,
 }
 
 impl Sources {
+    pub fn new(stdin: Option<Arc<[u8]>>) -> Self {
+        Self {
+            files: Vec::new(),
+            stdin,
+        }
+    }
+
     /// Reads a file, and returns the documents. Messages show the file's name as `shown`.
     pub fn read(&mut self, file: &Path, shown: &Path) -> Result<Vec<Node>, ComposeError> {
         let failed = |source| ComposeError::Read {
@@ -22,11 +37,16 @@ impl Sources {
             source,
         };
         let mut bytes = Vec::new();
-        let opened = std::fs::File::open(file).map_err(failed)?;
-        opened
-            .take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
+        match &self.stdin {
+            Some(stdin) if file.as_os_str() == STDIN => bytes.extend_from_slice(stdin),
+            _ => {
+                let opened = std::fs::File::open(file).map_err(failed)?;
+                opened
+                    .take(MAX_FILE_BYTES + 1)
+                    .read_to_end(&mut bytes)
+                    .map_err(failed)?;
+            }
+        }
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(ComposeError::TooLarge { file: shown.to_owned() });
         }
@@ -51,6 +71,64 @@ impl Sources {
             site: Box::new(self.site(fault.at)),
             path: fault.path,
             problem: fault.problem,
+            also: Vec::new(),
+        }
+    }
+
+    /// Faults with their places; the same fault at several places once.
+    pub fn explain_all(&self, faults: Vec<Fault>) -> ComposeError {
+        let mut groups: IndexMap<String, (Fault, Vec<Also>)> = IndexMap::new();
+        for fault in faults {
+            match groups.get_mut(&fault.problem.sort()) {
+                Some((_, also)) => also.push(Also {
+                    place: self.place(fault.at, fault.path),
+                    remedy: fault.problem.remedy(),
+                }),
+                None => {
+                    groups.insert(fault.problem.sort(), (fault, Vec::new()));
+                }
+            }
+        }
+        let explained = groups.into_values().map(|(fault, others)| match self.explain(fault) {
+            ComposeError::Invalid {
+                site, path, problem, ..
+            } => ComposeError::Invalid {
+                site,
+                path,
+                problem,
+                also: others,
+            },
+            other => other,
+        });
+        let mut explained: Vec<ComposeError> = explained.collect();
+        match explained.len() {
+            1 => explained.remove(0),
+            _ => ComposeError::Several(explained),
+        }
+    }
+
+    /// Warnings with their places; the same warning at several places once.
+    pub fn warnings(&self, mut notices: Vec<Notice>) -> Vec<Warning> {
+        // The stages of loading notice things in an order of their own.
+        notices.sort_by_key(|notice| (notice.at.file, notice.at.line, notice.at.column));
+        let mut groups: IndexMap<(WarningKind, String), Vec<Place>> = IndexMap::new();
+        for notice in notices {
+            let place = self.place(notice.at, notice.path);
+            let places = groups.entry((notice.kind, notice.message)).or_default();
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let warning = |((kind, message), places)| Warning { kind, message, places };
+        groups.into_iter().map(warning).collect()
+    }
+
+    fn place(&self, at: Location, path: String) -> Place {
+        let file = self.files.get(at.file as usize).map(|(file, _)| file.clone());
+        Place {
+            path,
+            file: file.unwrap_or_default(),
+            line: at.line as usize,
         }
     }
 

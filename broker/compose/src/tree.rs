@@ -1,13 +1,14 @@
 //! The tree of a file: values with places.
 //!
-//! Scalars stay text: a value's meaning depends on its key, and `1.10` must not become 1.1. The
-//! tree lives only while a file is loaded.
+//! Scalars stay text, beside their type: a value's meaning depends on its key, and `1.10` must not
+//! become 1.1. The tree lives only while a file is loaded.
 
 mod map;
 
 use std::rc::Rc;
 
 pub(super) use self::map::{Entry, Map};
+pub(super) use super::scalar::Scalar;
 
 /// The approximate memory of a node besides its text.
 const NODE_BYTES: usize = 64;
@@ -36,6 +37,8 @@ pub(super) enum Tag {
 pub(super) struct Node {
     pub at: Location,
     pub tag: Tag,
+    /// The type of a scalar; `Text` for all other values.
+    pub scalar: Scalar,
     pub value: Value,
 }
 
@@ -56,7 +59,86 @@ impl Node {
         Self {
             at,
             tag: Tag::None,
+            scalar: Scalar::Text,
             value,
+        }
+    }
+
+    /// Text at a place.
+    pub fn text(at: Location, text: impl Into<Rc<str>>) -> Self {
+        Self::new(at, Value::Text(text.into()))
+    }
+
+    /// A scalar of another type at a place.
+    pub fn typed(at: Location, scalar: Scalar, text: impl Into<Rc<str>>) -> Self {
+        Self {
+            scalar,
+            ..Self::text(at, text)
+        }
+    }
+
+    /// A mapping at a place.
+    pub fn map(at: Location, entries: impl IntoIterator<Item = (&'static str, Node)>) -> Self {
+        let mut map = Map::default();
+        for (key, node) in entries {
+            map.put(key, node);
+        }
+        Self::new(at, Value::Map(Box::new(map)))
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self.value, Value::Null)
+    }
+
+    pub fn as_map_mut(&mut self) -> Option<&mut Map> {
+        match &mut self.value {
+            Value::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    pub fn as_map(&self) -> Option<&Map> {
+        match &self.value {
+            Value::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The items, if this is a list.
+    pub fn items(&self) -> &[Node] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// The text of `key`, if this is a mapping with that text.
+    pub fn get_text(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_text()
+    }
+
+    /// True if two values are equal wherever they stand.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Text(one), Value::Text(two)) => one == two && self.scalar == other.scalar,
+            (Value::List(one), Value::List(two)) => {
+                one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.is_same(two))
+            }
+            (Value::Map(one), Value::Map(two)) => {
+                let same = |(key, entry): (&Rc<str>, &Entry)| {
+                    two.get(key).is_some_and(|other| entry.node.is_same(&other.node))
+                };
+                one.len() == two.len() && one.iter().all(same)
+            }
+            _ => false,
         }
     }
 
@@ -66,7 +148,12 @@ impl Node {
             Value::Text(text) if text.chars().count() > 60 => {
                 format!("'{}...'", text.chars().take(57).collect::<String>())
             }
-            Value::Text(text) => format!("'{text}'"),
+            Value::Text(text) => match self.scalar {
+                Scalar::Text => format!("'{text}'"),
+                Scalar::Whole | Scalar::Fraction => format!("the number {text}"),
+                Scalar::Boolean => format!("the boolean {text}"),
+                Scalar::Time => format!("the date {text}"),
+            },
             _ => self.kind().to_owned(),
         }
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle};
 
+use super::scalar::{self, Scalar};
 use super::tree::{Entry, Location, Map, Node, Tag, Value, measure};
 
 /// Deepest nesting, aliases expanded. Compose files need about ten.
@@ -29,7 +30,6 @@ pub(super) struct YamlError {
 /// The documents of `text`, in their order.
 pub(super) fn parse(text: &str, file: u32) -> Result<Vec<Node>, YamlError> {
     let mut builder = Builder {
-        file,
         stack: Vec::new(),
         anchors: HashMap::new(),
         documents: Vec::new(),
@@ -77,7 +77,6 @@ fn location(file: u32, marker: &Marker) -> Location {
 }
 
 struct Builder {
-    file: u32,
     stack: Vec<Frame>,
     anchors: HashMap<usize, Node>,
     documents: Vec<Node>,
@@ -111,14 +110,9 @@ impl Builder {
                 if self.expects_key() {
                     return self.key(&text, at, plain);
                 }
-                let is_null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
-                let value = if is_null && !tag.as_deref().is_some_and(is_string_tag) {
-                    Value::Null
-                } else {
-                    Value::Text(self.shared(&text))
-                };
-                let tag = self.tag(tag.as_deref(), at)?;
-                self.finish(Node { at, tag, value }, anchor)
+                let (scalar, value) = self.scalar(&text, style, tag.as_deref());
+                let tag = merge_tag(tag.as_deref());
+                self.finish(Node { at, tag, scalar, value }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => self.push(at, tag.as_deref(), anchor, Content::List(Vec::new())),
             Event::MappingStart(_, anchor, tag) => self.push(
@@ -163,7 +157,27 @@ impl Builder {
         new
     }
 
+    /// A scalar with its type: that of its tag, else of its text if it stands without quotes.
+    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&granit_parser::Tag>) -> (Scalar, Value) {
+        let is_plain = style == ScalarStyle::Plain && !tag.is_some_and(is_string_tag);
+        if is_plain && scalar::is_null(text) {
+            return (Scalar::Text, Value::Null);
+        }
+        let is_number = tag.is_some_and(|tag| ["int", "float", "bool"].iter().any(|name| is_core_tag(tag, name)));
+        let scalar = match is_plain || is_number {
+            true => scalar::resolve(text),
+            false => Scalar::Text,
+        };
+        (scalar, Value::Text(self.shared(text)))
+    }
+
     fn key(&mut self, text: &str, at: Location, plain: bool) -> Result<(), YamlError> {
+        if plain && (scalar::is_null(text) || scalar::resolve(text) != Scalar::Text) {
+            return Err(YamlError {
+                at,
+                message: format!("the key '{text}' is no text: put it in quotes"),
+            });
+        }
         let name = self.shared(text);
         if let Some(Frame {
             content: Content::Map { map, key, merge },
@@ -203,7 +217,7 @@ impl Builder {
         if self.stack.len() >= MAX_DEPTH {
             return Err(error(at, "nested too deeply (more than 64 levels)"));
         }
-        let tag = self.tag(tag, at)?;
+        let tag = merge_tag(tag);
         self.stack.push(Frame {
             at,
             tag,
@@ -233,6 +247,7 @@ impl Builder {
         let node = Node {
             at: frame.at,
             tag: frame.tag,
+            scalar: Scalar::Text,
             value,
         };
         self.finish(node, frame.anchor)
@@ -289,26 +304,20 @@ impl Builder {
         }
         Ok(())
     }
+}
 
-    fn tag(&self, tag: Option<&granit_parser::Tag>, at: Location) -> Result<Tag, YamlError> {
-        let Some(tag) = tag else { return Ok(Tag::None) };
-        match tag.to_string().as_str() {
-            "!reset" => Ok(Tag::Reset),
-            "!override" => Ok(Tag::Override),
-            _ if is_core_tag(tag) => Ok(Tag::None),
-            other => Err(YamlError {
-                at: Location { file: self.file, ..at },
-                message: format!("unknown tag '{other}': compose knows !reset and !override"),
-            }),
-        }
+/// What a tag says about merging. Other tags say nothing, as for docker compose.
+fn merge_tag(tag: Option<&granit_parser::Tag>) -> Tag {
+    match tag.map(granit_parser::Tag::to_string).as_deref() {
+        Some("!reset") => Tag::Reset,
+        Some("!override") => Tag::Override,
+        _ => Tag::None,
     }
 }
 
-fn is_core_tag(tag: &granit_parser::Tag) -> bool {
+fn is_core_tag(tag: &granit_parser::Tag, known: &str) -> bool {
     let name = tag.to_string();
-    ["str", "int", "float", "bool", "null", "seq", "map"]
-        .iter()
-        .any(|known| name.ends_with(&format!(":{known}")) || name == format!("!!{known}"))
+    name.ends_with(&format!(":{known}")) || name == format!("!!{known}")
 }
 
 fn is_string_tag(tag: &granit_parser::Tag) -> bool {
@@ -383,6 +392,17 @@ mod tests {
         assert_eq!(text("d"), None);
         assert_eq!(text("e").as_deref(), Some("null"));
         assert_eq!(text("f"), None);
+        let types = one("a: 1\nb: \"1\"\nc: !!str 1\nd: !!int \"1\"\ne: !foo 1\nf: true\n");
+        let scalar = |key: &str| types.get(key).unwrap().scalar;
+        let expected = [
+            Scalar::Whole,
+            Scalar::Text,
+            Scalar::Text,
+            Scalar::Whole,
+            Scalar::Whole,
+            Scalar::Boolean,
+        ];
+        assert_eq!(["a", "b", "c", "d", "e", "f"].map(scalar), expected);
     }
 
     #[test]
@@ -390,7 +410,7 @@ mod tests {
         let node = one("x: &x {a: 1, b: 2}\ny: &y {b: 3, c: 4}\nz:\n  <<: [*x, *y]\n  a: 9\n");
         let z = node.get("z").unwrap();
         let shown: Vec<_> = ["a", "b", "c"].map(|key| z.get(key).unwrap().describe()).into();
-        assert_eq!(shown, ["'9'", "'2'", "'4'"]);
+        assert_eq!(shown, ["the number 9", "the number 2", "the number 4"]);
         assert!(z.get("<<").is_none());
     }
 
@@ -413,7 +433,9 @@ mod tests {
         assert!(message("? [a]\n: b\n").2.contains("a key must be a word"));
         assert!(message("a: &a [*a]\n").2.contains("inside the value it names"));
         assert!(message("<<: 3\n").2.contains("'<<' takes an alias"));
-        assert!(message("a: !foo b\n").2.contains("unknown tag '!foo'"));
+        for key in ["1", "true", "~", "1.5"] {
+            assert!(message(&format!("{key}: a\n")).2.contains("put it in quotes"), "{key}");
+        }
         assert!(message("a: &x b\n*x : c\n").2.contains("cannot be a key"));
     }
 

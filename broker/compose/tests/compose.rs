@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use imsup_compose::cluster::Cluster;
+use imsup_compose::cluster::{Cluster, HostSpec, ProgramSpec, Settings};
 use imsup_compose::{self as compose, ComposeError, LoadOptions, Loaded, WarningKind};
 use imsup_wire::Transport;
 use proptest::prelude::*;
@@ -44,10 +44,10 @@ fn options_of(case: &Path) -> LoadOptions {
     LoadOptions {
         files,
         directory: case.parent().unwrap().canonicalize().unwrap(),
-        project: None,
         profiles: profiles.flat_map(str::split_whitespace).map(str::to_owned).collect(),
         environment: variables(&[("HOME", "/root"), ("TAG", "7")]),
         strict: directives().any(|line| line == "# strict"),
+        ..LoadOptions::default()
     }
 }
 
@@ -56,6 +56,65 @@ fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_string()))
         .collect()
+}
+
+/// A host as comments, without what is as by default.
+fn describe(host: &HostSpec) -> String {
+    let program = &host.program;
+    let default = ProgramSpec::new(Vec::<String>::new());
+    let mut lines = vec![
+        format!("host {}", host.name),
+        format!(
+            "  runs {:?} in {}",
+            program.command_text(),
+            program.working_dir.display()
+        ),
+    ];
+    let mut line = |is_told: bool, name: &str, value: String| {
+        if is_told {
+            lines.push(format!("  {name} {value}"));
+        }
+    };
+    line(host.hostname != host.name.as_str(), "reports", host.hostname.clone());
+    line(!host.aliases.is_empty(), "is also", host.aliases.join(", "));
+    line(host.address.is_some(), "at", format!("{:?}", host.address));
+    line(program.user.is_some(), "user", format!("{:?}", program.user));
+    line(
+        !program.environment.is_empty(),
+        "variables",
+        format!("{:?}", *program.environment),
+    );
+    line(!program.limits.is_empty(), "limits", format!("{:?}", program.limits));
+    line(
+        program.stop_signal != default.stop_signal,
+        "ends by",
+        program.stop_signal.to_string(),
+    );
+    line(
+        program.stop_grace != default.stop_grace,
+        "ends in",
+        format!("{:?}", program.stop_grace),
+    );
+    line(
+        program.logging != default.logging,
+        "logs",
+        format!("{:?}", program.logging),
+    );
+    line(!host.expose.is_empty(), "ports", format!("{:?}", host.expose));
+    line(!host.published.is_empty(), "publishes", format!("{:?}", host.published));
+    line(host.restart.is_some(), "restarts", format!("{:?}", host.restart));
+    line(
+        !host.dependencies.is_empty(),
+        "needs",
+        format!("{:?}", host.dependencies),
+    );
+    line(!host.labels.is_empty(), "labels", format!("{:?}", host.labels));
+    line(
+        host.imsup != Settings::default(),
+        "settings",
+        format!("{:?}", host.imsup),
+    );
+    lines.iter().map(|line| format!("# {line}\n")).collect()
 }
 
 /// Compares with the golden file, or writes the file if `IMSUP_BLESS` is set.
@@ -78,17 +137,16 @@ fn good_files_give_these_clusters() {
     let mut failures = Vec::new();
     for case in cases("good") {
         let options = options_of(&case);
-        let loaded = compose::load(&options).unwrap_or_else(|error| panic!("{}: {error}", case.display()));
-        let rendered = compose::render(&loaded.cluster);
+        let resolved = compose::resolve(&options, &mut Vec::new());
+        let (loaded, document) = resolved.unwrap_or_else(|error| panic!("{}: {error}", case.display()));
         let warnings: String = loaded.warnings.iter().map(|warning| format!("# {warning}\n")).collect();
-        let shown = rendered.replace(options.directory.to_str().unwrap(), "/DIRECTORY");
-        compare(&case.with_extension("expected"), &(warnings + &shown), &mut failures);
-        assert_eq!(
-            reloaded(&loaded.cluster, &rendered),
-            loaded.cluster,
-            "{}",
-            case.display()
-        );
+        let hosts: String = loaded.cluster.hosts.iter().map(describe).collect();
+        let found = format!("{warnings}{}{hosts}", document.yaml());
+        let found = found.replace(options.directory.to_str().unwrap(), "/DIRECTORY");
+        compare(&case.with_extension("expected"), &found, &mut failures);
+        for shown in [document.yaml(), document.json()] {
+            assert_eq!(reloaded(&loaded.cluster, &shown), loaded.cluster, "{}", case.display());
+        }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
@@ -110,16 +168,32 @@ fn bad_files_give_these_errors() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
-/// The cluster that results from loading a rendered cluster.
-fn reloaded(cluster: &Cluster, rendered: &str) -> Cluster {
+/// The cluster that results from loading what is shown of a cluster.
+fn reloaded(cluster: &Cluster, shown: &str) -> Cluster {
     let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("compose.yaml"), rendered).unwrap();
-    let loaded = load_in(directory.path()).unwrap_or_else(|error| panic!("{error}\n{rendered}"));
-    assert_eq!(loaded.warnings, [], "{rendered}");
-    Cluster {
-        directory: cluster.directory.clone(),
-        ..loaded.cluster
-    }
+    let file = directory.path().join("shown.yaml");
+    fs::write(&file, shown).unwrap();
+    let loaded = compose::load(&LoadOptions {
+        files: vec![file],
+        project_directory: Some(cluster.directory.clone()),
+        ..LoadOptions::default()
+    });
+    loaded.unwrap_or_else(|error| panic!("{error}\n{shown}")).cluster
+}
+
+/// JSON that is YAML as well: YAML has not all characters unescaped.
+fn ascii(value: &serde_json::Value) -> String {
+    let mut units = [0; 2];
+    value.to_string().chars().fold(String::new(), |mut text, c| {
+        match c {
+            ' '..='~' => text.push(c),
+            c => c
+                .encode_utf16(&mut units)
+                .iter()
+                .for_each(|unit| text += &format!("\\u{unit:04x}")),
+        }
+        text
+    })
 }
 
 fn load_in(directory: &Path) -> Result<Loaded, ComposeError> {
@@ -261,8 +335,13 @@ fn variables_come_from_the_process_then_from_dotenv() {
         ("PASSED2", "2"),
     ];
     assert_eq!(*web.program.environment, variables(&expected));
-    let warnings: Vec<_> = loaded.warnings.iter().map(|w| (w.kind, w.to_string())).collect();
-    let expected = "services.web.command[3]: the variable C is not set, and was taken as empty";
+    let shown = |warning: &compose::Warning| {
+        warning
+            .to_string()
+            .replace(&format!("{}/", directory.path().display()), "")
+    };
+    let warnings: Vec<_> = loaded.warnings.iter().map(|w| (w.kind, shown(w))).collect();
+    let expected = "compose.yaml:3: services.web.command[3]: the variable C is not set, and was taken as empty";
     assert_eq!(warnings, [(WarningKind::UnsetVariable, expected.to_owned())]);
 
     write(".env", "A=1\nB C=2\n");
@@ -412,18 +491,19 @@ fn ten_thousand_services_load() {
         String::from("x-app: &app {environment: {A: 1}, stop_signal: INT, x-imsup: {idle_after: never}}\nservices:\n");
     for number in 0..10_000 {
         text += &format!(
-            "  s{number}:\n    <<: *app\n    command: [a, \"{number}\"]\n    expose: [80]\n    depends_on: [s0]\n"
+            "  s{number}:\n    <<: *app\n    command: [a, \"{number}\"]\n    expose: [80]\n    depends_on: [first]\n"
         );
     }
+    text += "  first: {command: first}\n";
     let cluster = load_text(&text).unwrap().cluster;
-    assert_eq!(cluster.hosts.len(), 10_000);
+    assert_eq!(cluster.hosts.len(), 10_001);
     let last = &cluster.hosts[9_999];
     assert_eq!(
         (last.name.as_str(), last.program.stop_signal, last.imsup.idle_after),
         ("s9999", 2, None)
     );
     let pinned = message(&format!("x-imsup: {{subnet: 127.77.3.0/24}}\n{text}"));
-    assert!(pinned.contains("x-imsup.subnet: there are 10000 hosts"), "{pinned}");
+    assert!(pinned.contains("x-imsup.subnet: there are 10001 hosts"), "{pinned}");
 }
 
 #[test]
@@ -438,7 +518,7 @@ fn defaults_are_these() {
         (15, Duration::from_secs(10))
     );
     assert_eq!(host.restart, None);
-    assert_eq!(host.imsup, imsup_compose::cluster::Settings::default());
+    assert_eq!(host.imsup, Settings::default());
     assert_eq!((host.hostname.as_str(), &*host.aliases), ("web", &[][..]));
 }
 
@@ -448,23 +528,34 @@ proptest! {
     /// All words, variables and labels of a cluster, YAML's own syntax and `$` included, survive
     /// rendering.
     #[test]
-    fn rendered_clusters_load_as_they_were(
+    fn what_is_shown_loads_as_it_was(
         words in prop::collection::vec("[^\0]{0,12}", 1..4),
         special in prop::sample::select(vec!["no", "~", "null", "1.0", "0x1f", "- a", "a: b", "#", "&a", "*a", "!x", "|", ">", "{", "[", "%", "@", "`", "'", "\"", "\\", " a ", "a\n", "\n\na", "\t", "${X}", "$", "<<", "=", "2001-01-01", "é", "\u{85}", "\u{2028}", "\u{feff}", "\r\n"]),
         value in "[^\0]{0,20}",
     ) {
-        let base = load_text("services: {web: {command: a, networks: {default: {aliases: [b]}}, ports: [\"127.0.0.1:1:2/udp\"]}}");
-        let mut cluster = base.unwrap().cluster;
-        let host = &mut cluster.hosts[0];
-        let words = std::iter::once("x".to_owned()).chain(words).chain([special.to_owned()]);
-        host.program.command = words.map(Into::into).collect();
-        host.program.environment = variables(&[("A", &value), ("B", special)]).into();
-        host.labels = variables(&[("a b", &value), (special, special)]);
-        let rendered = compose::render(&cluster);
-        prop_assert_eq!(&reloaded(&cluster, &rendered), &cluster);
-        let json: serde_json::Value = serde_json::from_str(&compose::render_json(&cluster)).unwrap();
-        let words: Vec<String> = cluster.hosts[0].program.command_text().iter().map(|word| word.replace('$', "$$")).collect();
-        prop_assert_eq!(&json["services"]["web"]["command"], &serde_json::json!(words));
+        let words: Vec<String> = std::iter::once("x".to_owned()).chain(words).chain([special.to_owned()]).collect();
+        let escape = |text: &str| text.replace('$', "$$");
+        let command: Vec<String> = words.iter().map(|word| escape(word)).collect();
+        let file = serde_json::json!({"services": {"web": {
+            "command": command,
+            "environment": {"A": escape(&value), "B": escape(special)},
+            "labels": {"a b": escape(&value), special: escape(special)},
+            "ports": ["127.0.0.1:1:2/udp"],
+        }}});
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("compose.yaml"), ascii(&file)).unwrap();
+        let options = LoadOptions {
+            directory: directory.path().to_owned(),
+            ..LoadOptions::default()
+        };
+        let (loaded, document) = compose::resolve(&options, &mut Vec::new()).unwrap();
+        let program = &loaded.cluster.hosts[0].program;
+        prop_assert_eq!(program.command_text(), words);
+        prop_assert_eq!(&*program.environment, &variables(&[("A", &value), ("B", special)]));
+        prop_assert_eq!(&loaded.cluster.hosts[0].labels, &variables(&[("a b", &value), (special, special)]));
+        for shown in [document.yaml(), document.json()] {
+            prop_assert_eq!(&reloaded(&loaded.cluster, &shown), &loaded.cluster);
+        }
     }
 
     /// Files with plausible errors, and worse: never a panic, and messages on separate lines.
@@ -501,10 +592,7 @@ fn an_environment_file_that_nobody_would_ever_write_to_is_refused() {
     let options = LoadOptions {
         files: vec![file],
         directory: directory.path().to_owned(),
-        project: None,
-        profiles: Vec::new(),
-        environment: BTreeMap::new(),
-        strict: false,
+        ..LoadOptions::default()
     };
     let error = compose::load(&options).unwrap_err().to_string();
     assert!(error.contains("web.env") && error.contains("FIFO"), "{error}");

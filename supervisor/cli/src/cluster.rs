@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use imsup_compose::cluster::Cluster;
+use imsup_compose::{self as compose, LoadOptions};
 
-use super::compose;
 use super::limits;
 use super::project::ProjectAndFileArgs;
 
@@ -24,17 +24,29 @@ pub struct ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// Reads the compose files; `warn` is called with the parts that have no effect.
+    /// The options of a load.
+    ///
+    /// # Errors
+    /// Standard input is a compose file, and cannot be read.
+    pub fn options(&self) -> Result<LoadOptions> {
+        Ok(LoadOptions {
+            project: self.project.project.explicit().map(str::to_owned),
+            profiles: self.profiles.clone(),
+            strict: self.strict,
+            ..self.project.files.options()?
+        })
+    }
+
+    /// Reads the compose files; `warn` is called with the parts that have no effect, also before an
+    /// error.
     ///
     /// # Errors
     /// Faults of the compose files.
     pub fn load(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
-        let files = &self.project.files;
-        let loaded = compose::load(files, self.project.project.explicit(), &self.profiles, self.strict)?;
-        for warning in &loaded.warnings {
-            warn(&warning.to_string())?;
-        }
-        Ok(loaded.cluster)
+        let mut warnings = Vec::new();
+        let loaded = compose::load_with(&self.options()?, &mut warnings);
+        warnings.iter().try_for_each(|warning| warn(&warning.to_string()))?;
+        Ok(loaded?.cluster)
     }
 
     /// The same for a broker: also prepares this machine, and this process, for the hosts' limits.
@@ -59,8 +71,15 @@ impl ClusterArgs {
         if let Some(project) = self.project.project.explicit() {
             option("--project", project.into());
         }
-        for file in &self.project.files {
+        let files = &self.project.files;
+        for file in &files.files {
             option("--file", file.into());
+        }
+        for file in &files.env_files {
+            option("--env-file", file.into());
+        }
+        if let Some(directory) = &files.project_directory {
+            option("--project-directory", directory.into());
         }
         for profile in &self.profiles {
             option("--profile", profile.into());
@@ -102,6 +121,8 @@ mod tests {
             "shop",
             "--file=-a.yaml",
             "--file=b c.yaml",
+            "--env-file=x.env",
+            "--project-directory=d",
             "--profile=dev",
             "--strict",
         ];
@@ -114,9 +135,11 @@ mod tests {
             .cluster;
         assert_eq!(again.project.project.explicit(), Some("shop"));
         assert_eq!(
-            again.project.files,
+            again.project.files.files,
             [PathBuf::from("-a.yaml"), PathBuf::from("b c.yaml")]
         );
+        assert_eq!(again.project.files.env_files, [PathBuf::from("x.env")]);
+        assert_eq!(again.project.files.project_directory, Some(PathBuf::from("d")));
         assert_eq!((again.profiles, again.strict), (vec!["dev".to_owned()], true));
     }
 }

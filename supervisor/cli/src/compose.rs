@@ -1,23 +1,54 @@
-//! The compose file that a verb is about.
+//! The compose files that a verb is about.
 
+use std::io::Read;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
-use imsup_compose::{self as compose, ComposeError, LoadOptions, Loaded};
+use imsup_compose::{self as compose, LoadOptions};
 
-/// Reads these files, or the files of `COMPOSE_FILE`, or the file found here or above.
-///
-/// # Errors
-/// There is no file, or the file has faults.
-pub fn load(files: &[PathBuf], project: Option<&str>, profiles: &[String], strict: bool) -> Result<Loaded> {
-    let options = LoadOptions {
-        files: named(files),
-        project: project.map(str::to_owned),
-        profiles: profiles.to_vec(),
-        strict,
-        ..LoadOptions::from_process()
-    };
-    Ok(compose::load(&options)?)
+/// Which files, and the variables beside them.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FileArgs {
+    /// A compose file; the next ones change what the ones before say; '-' is standard input
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A file of variables instead of .env; the next ones change what the ones before say
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub env_files: Vec<PathBuf>,
+    /// The directory of relative paths [default: that of the first compose file]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub project_directory: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// The options of a load.
+    ///
+    /// # Errors
+    /// Standard input is a compose file, and cannot be read.
+    pub fn options(&self) -> Result<LoadOptions> {
+        let is_asked = self.files.iter().any(|file| file.as_os_str() == "-");
+        Ok(LoadOptions {
+            files: self.files.clone(),
+            stdin: is_asked.then(stdin).transpose()?,
+            env_files: self.env_files.clone(),
+            project_directory: self.project_directory.clone(),
+            ..LoadOptions::from_process()
+        })
+    }
+}
+
+/// Standard input, which can be read once, for several loads.
+fn stdin() -> Result<Arc<[u8]>> {
+    static CONTENT: OnceLock<Arc<[u8]>> = OnceLock::new();
+    if let Some(content) = CONTENT.get() {
+        return Ok(content.clone());
+    }
+    let mut content = Vec::new();
+    let limit = compose::MAX_FILE_BYTES + 1;
+    let mut input = std::io::stdin().lock().take(limit);
+    input.read_to_end(&mut content).context("reading standard input")?;
+    Ok(CONTENT.get_or_init(|| content.into()).clone())
 }
 
 /// The project of these files, or of the file found here or above, and its directory; `None` if
@@ -25,14 +56,11 @@ pub fn load(files: &[PathBuf], project: Option<&str>, profiles: &[String], stric
 ///
 /// # Errors
 /// Faults of the file.
-pub fn project(files: &[PathBuf]) -> Result<Option<(String, PathBuf)>> {
-    if !is_here(files)? {
+pub fn project(files: &FileArgs) -> Result<Option<(String, PathBuf)>> {
+    let options = files.options()?;
+    if !compose::is_here(&options)? {
         return Ok(None);
     }
-    let options = LoadOptions {
-        files: named(files),
-        ..LoadOptions::from_process()
-    };
     Ok(Some(compose::project_of(&options)?))
 }
 
@@ -40,24 +68,6 @@ pub fn project(files: &[PathBuf]) -> Result<Option<(String, PathBuf)>> {
 ///
 /// # Errors
 /// The current directory is gone.
-pub fn is_here(files: &[PathBuf]) -> Result<bool> {
-    if !named(files).is_empty() {
-        return Ok(true);
-    }
-    let here = std::env::current_dir().context("finding the current directory")?;
-    match compose::find(&here) {
-        Ok(_) => Ok(true),
-        Err(ComposeError::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The files named with `-f`, else with `COMPOSE_FILE`, separated by colons.
-fn named(files: &[PathBuf]) -> Vec<PathBuf> {
-    match (files, std::env::var_os("COMPOSE_FILE")) {
-        ([], Some(list)) => std::env::split_paths(&list)
-            .filter(|file| !file.as_os_str().is_empty())
-            .collect(),
-        _ => files.to_vec(),
-    }
+pub fn is_here(files: &FileArgs) -> Result<bool> {
+    Ok(compose::is_here(&files.options()?)?)
 }

@@ -39,24 +39,24 @@ enum ConfigFormat {
 /// # Errors
 /// Faults of the file.
 pub fn run(args: &Args) -> Result<()> {
-    let cluster = args.cluster.load(|warning| {
-        output::warning(warning);
-        Ok(())
-    })?;
+    let mut warnings = Vec::new();
+    let resolved = compose::resolve(&args.cluster.options()?, &mut warnings);
+    for warning in &warnings {
+        output::warning(&warning.to_string());
+    }
+    let (loaded, document) = resolved?;
     let mut out = output::stdout();
     if args.quiet {
         return Ok(());
     }
     if args.hosts {
-        cluster
-            .hosts
-            .iter()
-            .try_for_each(|host| writeln!(out, "{}", host.name))?;
+        let hosts = &loaded.cluster.hosts;
+        hosts.iter().try_for_each(|host| writeln!(out, "{}", host.name))?;
         return Ok(());
     }
     match args.format {
-        ConfigFormat::Yaml => out.write_all(compose::render(&cluster).as_bytes())?,
-        ConfigFormat::Json => writeln!(out, "{}", compose::render_json(&cluster))?,
+        ConfigFormat::Yaml => out.write_all(document.yaml().as_bytes())?,
+        ConfigFormat::Json => writeln!(out, "{}", document.json())?,
     }
     Ok(())
 }

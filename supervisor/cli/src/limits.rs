@@ -79,7 +79,8 @@ fn fix(lacking: &[(Controller, Lack)]) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::compose;
+    use imsup_compose::LoadOptions;
+
     use super::*;
 
     #[test]
@@ -91,7 +92,11 @@ mod tests {
             "services: {web: {command: a, mem_limit: 64m}, db: {command: b, cpus: 1}}",
         )
         .unwrap();
-        let hosts = compose::load(&[file], None, &[], false).unwrap().cluster.hosts;
+        let options = LoadOptions {
+            files: vec![file],
+            ..LoadOptions::default()
+        };
+        let hosts = imsup_compose::load(&options).unwrap().cluster.hosts;
         let lack = Lack::NotWritable("/sys/fs/cgroup/memory".into());
         assert_eq!(
             sentence(&hosts, Controller::Memory, &lack),

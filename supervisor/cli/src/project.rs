@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow};
 use imsup_broker::client::Client;
 use imsup_broker::paths::Paths;
 
-use super::compose;
+use super::compose::{self, FileArgs};
 use super::failure::hinted;
 
 /// A project by name, with its directories.
@@ -73,9 +73,9 @@ pub struct ProjectAndFileArgs {
     /// The project
     #[command(flatten)]
     pub project: ProjectArgs,
-    /// A compose file; the next ones change what the ones before say
-    #[arg(short, long = "file", value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    /// The compose files
+    #[command(flatten)]
+    pub files: FileArgs,
 }
 
 /// A project's name is part of paths, so not every name is possible.
@@ -103,7 +103,7 @@ impl ProjectArgs {
     /// # Errors
     /// As [`choose`].
     pub fn find(&self) -> Result<Project> {
-        find(self.explicit(), &[])
+        find(self.explicit(), &FileArgs::default())
     }
 }
 
@@ -117,7 +117,7 @@ impl ProjectAndFileArgs {
     }
 }
 
-fn find(explicit: Option<&str>, files: &[PathBuf]) -> Result<Project> {
+fn find(explicit: Option<&str>, files: &FileArgs) -> Result<Project> {
     let project = |(name, directory): (String, PathBuf)| {
         let project = Project::named(name);
         project.check_directory(&directory)?;

@@ -55,6 +55,16 @@ impl Map {
         }
     }
 
+    /// Puts a value at its own place.
+    pub fn put(&mut self, key: impl Into<Rc<str>>, node: Node) {
+        let key_at = node.at;
+        self.insert(key.into(), Entry { key_at, node });
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Takes an entry out; the others keep their order.
     pub fn remove(&mut self, key: &str) -> Option<Entry> {
         let position = self.position(key)?;
@@ -65,9 +75,9 @@ impl Map {
         Some(entry)
     }
 
-    pub fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(&str, &Entry) -> bool) {
         let before = self.entries.len();
-        self.entries.retain(|(_, entry)| keep(entry));
+        self.entries.retain(|(key, entry)| keep(key, entry));
         if self.index.is_some() && self.entries.len() != before {
             self.make_index();
         }
@@ -146,7 +156,7 @@ mod tests {
             for (key, line) in &model {
                 prop_assert_eq!(map.get(key).map(|entry| entry.key_at.line), Some(*line));
             }
-            map.retain(|entry| entry.key_at.line % 2 == 0);
+            map.retain(|_, entry| entry.key_at.line % 2 == 0);
             prop_assert!(map.keys().all(|key| map.contains_key(key)));
         }
     }
