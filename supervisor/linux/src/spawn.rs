@@ -22,6 +22,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::notify::Listener;
+use super::root::ids::IdsError;
+use super::root::{self, FailedStep, Root};
 use super::single_thread::SingleThread;
 use super::socket::errno_of;
 use super::syscall::syscall;
@@ -62,6 +64,8 @@ pub struct Program<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether to set no-new-privs, which a filter needs unless we have CAP_SYS_ADMIN.
     pub no_new_privs: bool,
+    /// A root and namespaces of its own; `None` for the machine's files and our namespaces.
+    pub root: Option<&'a Root>,
 }
 
 /// Why a program could not be prepared.
@@ -85,6 +89,17 @@ pub enum SpawnError {
     /// The child ended or misbehaved before the execve(2).
     #[error("the child could not be prepared: {0}")]
     Child(#[source] Errno),
+    /// The child did not get its ids.
+    #[error(transparent)]
+    Ids(#[from] IdsError),
+    /// The root could not be made.
+    #[error("its root could not be made: {step}: {}", .errno.desc())]
+    Root {
+        /// What failed.
+        step: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
 }
 
 impl SpawnError {
@@ -92,7 +107,8 @@ impl SpawnError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::ListenerExists => Errno::EBUSY,
-            Self::Fork(errno) | Self::Unsupported(errno) | Self::Child(errno) => *errno,
+            Self::Fork(errno) | Self::Unsupported(errno) | Self::Child(errno) | Self::Root { errno, .. } => *errno,
+            Self::Ids(_) => Errno::EPERM,
         }
     }
 }
@@ -114,23 +130,25 @@ pub struct Prepared {
 pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleThread) -> Result<Prepared, SpawnError> {
     let no_descriptors = |error: std::io::Error| SpawnError::Fork(errno_from(&error));
     let (mut report, child_report) = UnixStream::pair().map_err(no_descriptors)?;
-    let (child_go, go) = std::io::pipe().map_err(no_descriptors)?;
-    let parent = Pid::this();
-    let execution = child::Execution::of(program);
+    let (child_go, mut go) = std::io::pipe().map_err(no_descriptors)?;
+    let mut execution = child::Execution::of(program);
+    let namespaces = program.root.map_or(0, Root::namespaces);
     // SAFETY: the child does only what is async-signal-safe ([`child`]). There is no other thread
     // either (the token).
-    match unsafe { fork_into(program.cgroup) }.map_err(SpawnError::Fork)? {
+    match unsafe { fork_into(program.cgroup, namespaces) }.map_err(SpawnError::Fork)? {
         ForkResult::Child => {
             drop((report, go));
             // SAFETY: `execution` was made of `program` above.
-            let code = unsafe { child::run(program, &execution, filter, parent, child_report, child_go) };
+            let code = unsafe { child::run(program, &mut execution, filter, child_report, child_go) };
             // SAFETY: _exit runs no destructors, as required in a forked child that could not
             // execute.
             unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => {
             drop((child_report, child_go));
-            match take_listener(&mut report) {
+            let listener =
+                give_ids(child, program.root, &mut go).and_then(|()| take_listener(&mut report, program.root));
+            match listener {
                 Ok(listener) => Ok(Prepared {
                     pid: child,
                     listener,
@@ -146,6 +164,17 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleTh
             }
         }
     }
+}
+
+/// Sets the ids of a child with a user namespace of its own, which waits for them.
+fn give_ids(child: Pid, root: Option<&Root>, go: &mut PipeWriter) -> Result<(), SpawnError> {
+    let Some(root) = root.filter(|root| root.has_own_users()) else {
+        return Ok(());
+    };
+    root::ids::set(child, root.ids())?;
+    // A child that has ended is seen at the next read.
+    let _ = go.write_all(&[1]);
+    Ok(())
 }
 
 impl Prepared {
@@ -174,22 +203,22 @@ impl Prepared {
     }
 }
 
-/// fork(2), in a cgroup. Moving a process to the cgroup later costs up to 8 ms: the kernel waits
-/// for all processors to pass a quiescent state before a process may change its cgroup
-/// (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). A process started in the cgroup costs no
-/// extra time.
+/// fork(2), in a cgroup and in new namespaces. Moving a process to the cgroup later costs up to
+/// 8 ms: the kernel waits for all processors to pass a quiescent state before a process may change
+/// its cgroup (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). A process started in the
+/// cgroup costs no extra time.
 ///
 /// # Safety
 /// As fork(2): the child does only async-signal-safe work until execve(2).
-unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
+unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>, namespaces: libc::c_int) -> Result<ForkResult, Errno> {
     let Some(cgroup) = cgroup else {
         // SAFETY: as the caller says.
-        return unsafe { fork() };
+        return unsafe { fork_with(namespaces) };
     };
     // SAFETY: `clone_args` is plain numbers, for which zero means that the feature is not used
     // (clone3(2)).
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = CLONE_INTO_CGROUP;
+    args.flags = CLONE_INTO_CGROUP | u64::from(namespaces.cast_unsigned());
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and of the
@@ -199,24 +228,42 @@ unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno>
     match pid {
         // What Docker's default profile says to all but CAP_SYS_ADMIN, since a filter cannot see
         // clone3's flags. SAFETY: as the caller says.
-        Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup) },
-        Err(errno) => Err(errno),
-        Ok(0) => Ok(ForkResult::Child),
-        Ok(pid) => Ok(ForkResult::Parent {
-            child: Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?),
-        }),
+        Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup, namespaces) },
+        pid => forked(pid),
     }
+}
+
+/// fork(2), in new namespaces.
+///
+/// # Safety
+/// As fork(2).
+unsafe fn fork_with(namespaces: libc::c_int) -> Result<ForkResult, Errno> {
+    if namespaces == 0 {
+        // SAFETY: as the caller says.
+        return unsafe { fork() };
+    }
+    // SAFETY: without CLONE_VM and without a stack this is fork(2), as in `fork_into`.
+    forked(unsafe { syscall!(libc::SYS_clone, namespaces | libc::SIGCHLD, 0, 0, 0, 0) })
+}
+
+fn forked(pid: Result<libc::c_long, Errno>) -> Result<ForkResult, Errno> {
+    Ok(match pid? {
+        0 => ForkResult::Child,
+        pid => ForkResult::Parent {
+            child: Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?),
+        },
+    })
 }
 
 /// fork(2), and the child moves itself into a cgroup.
 ///
 /// # Safety
 /// As fork(2).
-unsafe fn fork_and_move(cgroup: BorrowedFd<'_>) -> Result<ForkResult, Errno> {
+unsafe fn fork_and_move(cgroup: BorrowedFd<'_>, namespaces: libc::c_int) -> Result<ForkResult, Errno> {
     let processes = rustix::fs::openat(cgroup, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     let processes = processes.map_err(errno_of)?;
     // SAFETY: as the caller says.
-    let forked = unsafe { fork() }?;
+    let forked = unsafe { fork_with(namespaces) }?;
     if matches!(forked, ForkResult::Child) {
         // 0 is the writer itself (cgroups(7)). A program outside of its cgroup would not be found,
         // so the program must not run.
@@ -230,8 +277,8 @@ unsafe fn fork_and_move(cgroup: BorrowedFd<'_>) -> Result<ForkResult, Errno> {
     Ok(forked)
 }
 
-fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
-    let mut bytes = [0; 4];
+fn take_listener(report: &mut UnixStream, root: Option<&Root>) -> Result<OwnedFd, SpawnError> {
+    let mut bytes = [0; child::REPORT_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -246,8 +293,17 @@ fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    match (listener, Errno::from_raw(i32::from_ne_bytes(bytes))) {
+    let [errno, step] = child::parse_report(bytes);
+    let errno = Errno::from_raw(errno);
+    match (listener, errno) {
         (Some(listener), _) => Ok(listener),
+        (None, errno) if step >= 0 => {
+            let number = step.cast_unsigned();
+            Err(SpawnError::Root {
+                step: root.map_or_else(String::new, |root| root.describe(FailedStep { number, errno })),
+                errno,
+            })
+        }
         (None, Errno::EBUSY) => Err(SpawnError::ListenerExists),
         (None, errno @ (Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)) => Err(SpawnError::Unsupported(errno)),
         (None, errno) => Err(SpawnError::Child(errno)),
@@ -269,6 +325,7 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
         signals: SigSet::empty(),
         cgroup: None,
         no_new_privs: true,
+        root: None,
     };
     let thread = SingleThread::prove().map_err(SpawnError::Fork)?;
     let prepared = prepare(&program, filter, &thread)?;
@@ -279,9 +336,9 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
 }
 
 fn read_number(socket: &mut UnixStream) -> Option<i32> {
-    let mut bytes = [0; 4];
+    let mut bytes = [0; child::REPORT_BYTES];
     socket.read_exact(&mut bytes).ok()?;
-    Some(i32::from_ne_bytes(bytes))
+    Some(child::parse_report(bytes)[0])
 }
 
 fn errno_from(error: &std::io::Error) -> Errno {

@@ -42,6 +42,7 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         signals: SigSet::empty(),
         cgroup: None,
         no_new_privs: true,
+        root: None,
     };
     let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
     // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other

@@ -1,0 +1,249 @@
+//! Roots in namespaces of their own: namespaces(7), overlayfs, pivot_root(2).
+
+use std::ffi::CString;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use imsup_bpf_filters::{Families, Sockets};
+use imsup_linux::root::{PlanError, Root};
+use imsup_linux::single_thread::SingleThread;
+use imsup_linux::spawn::{self, SpawnError};
+use imsup_wire::root::{Mount, MountSource};
+use imsup_wire::{Ids, RootSpec};
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::WaitStatus;
+use rustix::fs::{CWD, FileType, Mode};
+use tempfile::TempDir;
+
+use crate::notification;
+
+/// A directory with two layers, of which the upper changes the lower, and what a root needs.
+struct Image {
+    directory: TempDir,
+}
+
+impl Image {
+    fn new() -> Self {
+        let image = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        for directory in [
+            "lower/bin",
+            "lower/etc",
+            "lower/kept",
+            "upper/kept",
+            "changes/upper",
+            "changes/work",
+            "root",
+            "out",
+        ] {
+            let path = image.path(directory);
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(path)
+                .unwrap();
+        }
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+            .into_iter()
+            .find(|path| Path::new(path).exists());
+        let busybox = busybox.expect("busybox-static is needed: scripts/setup.sh installs it");
+        std::fs::copy(busybox, image.path("lower/bin/busybox")).unwrap();
+        for name in [
+            "sh", "cat", "mount", "umount", "id", "hostname", "ls", "touch", "rm", "test", "mknod", "readlink",
+            "chroot",
+        ] {
+            std::os::unix::fs::symlink("busybox", image.path("lower/bin").join(name)).unwrap();
+        }
+        image.write("lower/etc/removed", "lower");
+        image.write("lower/etc/both", "lower");
+        image.write("lower/kept/below", "lower");
+        std::fs::create_dir(image.path("upper/etc")).unwrap();
+        image.write("upper/etc/both", "upper");
+        // A whiteout may be made by anyone (fs/namei.c, vfs_mknod).
+        rustix::fs::mknodat(
+            CWD,
+            image.path("upper/etc/removed"),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        )
+        .unwrap();
+        rustix::fs::setxattr(
+            image.path("upper/kept"),
+            "user.overlay.opaque",
+            b"y",
+            rustix::fs::XattrFlags::empty(),
+        )
+        .unwrap();
+        image
+    }
+
+    fn path(&self, below: &str) -> std::path::PathBuf {
+        self.directory.path().join(below)
+    }
+
+    fn write(&self, below: &str, content: &str) {
+        std::fs::write(self.path(below), content).unwrap();
+    }
+
+    fn spec(&self, ids: Ids) -> RootSpec {
+        RootSpec {
+            layers: vec![self.path("lower").into(), self.path("upper").into()],
+            changes: self.path("changes").into(),
+            mount_point: self.path("root").into(),
+            read_only: false,
+            ids,
+            hostname: "web".to_owned(),
+            mounts: vec![Mount {
+                target: "/out".into(),
+                source: MountSource::Bind(self.path("out").into()),
+                read_only: false,
+            }],
+            shm_bytes: 64 << 20,
+            capabilities: u64::MAX,
+            sysctls: Vec::new(),
+        }
+    }
+
+    /// What a shell's script writes to the files of /out, by its exit status.
+    fn run(&self, spec: &RootSpec, script: &str) -> Result<i32, SpawnError> {
+        let command = ["/bin/sh", "-c", script].map(|word| CString::new(word).unwrap());
+        let root = Root::plan(spec, Path::new("/work/here")).unwrap();
+        let environment = [c"PATH=/bin".to_owned()];
+        let program = spawn::Program {
+            command: &command,
+            environment: Some(&environment),
+            credentials: None,
+            new_session: true,
+            descriptor_limit: None,
+            signals: SigSet::empty(),
+            cgroup: None,
+            no_new_privs: false,
+            root: Some(&root),
+        };
+        let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
+        // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other
+        // threads there are.
+        let thread = unsafe { SingleThread::unproven() };
+        let prepared = spawn::prepare(&program, filter, &thread)?;
+        let child = prepared.pid();
+        let listener = prepared.execute();
+        if let Ok(listener) = &listener {
+            notification::let_all_through(listener);
+        }
+        let status = nix::sys::wait::waitpid(child, None).unwrap();
+        listener.unwrap();
+        let WaitStatus::Exited(_, code) = status else {
+            panic!("{status:?}");
+        };
+        Ok(code)
+    }
+
+    fn said(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path("out").join(name))
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    }
+}
+
+/// The ways to map ids that this user has.
+fn ways() -> Vec<Ids> {
+    let one = |uid, gid| Ids::One { uid, gid };
+    let mut ways = vec![one(0, 0), one(999, 998)];
+    if nix::unistd::getuid().is_root() {
+        ways.push(Ids::Identity);
+    }
+    ways
+}
+
+#[test]
+fn a_program_sees_its_layers_and_nothing_else_of_the_machine() {
+    for ids in ways() {
+        let image = Image::new();
+        let script = "
+            exec 2>/out/errors
+            echo $$ >/out/pid; pwd >/out/pwd; hostname >/out/hostname; id -u >/out/uid
+            ls / >/out/root; ls /etc /kept >/out/files; cat /etc/both >/out/both
+            echo changed >/etc/both; touch /etc/new
+            ls /dev >/out/devices; echo lost >/dev/null; cat </dev/zero | test -n x
+            ls -d /proc/[0-9]* >/out/processes
+        ";
+        assert_eq!(image.run(&image.spec(ids.clone()), script).unwrap(), 0, "{ids:?}");
+        assert_eq!(image.said("pid"), "1");
+        assert_eq!(image.said("pwd"), "/work/here");
+        assert_eq!(image.said("hostname"), "web");
+        let uid = match ids {
+            Ids::One { uid, .. } => uid,
+            _ => 0,
+        };
+        assert_eq!(image.said("uid"), uid.to_string());
+        assert_eq!(image.said("root"), "bin\ndev\netc\nkept\nout\nproc\nsys\nwork");
+        assert_eq!(image.said("files"), "/etc:\nboth\nnew\n\n/kept:".replace("new\n", ""));
+        assert_eq!(image.said("both"), "upper");
+        assert!(image.said("processes").starts_with("/proc/1"));
+        assert_eq!(image.said("errors"), "");
+        let devices = "fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero";
+        assert_eq!(image.said("devices"), devices);
+        // The layers are as before, and the changes are where they are kept.
+        assert_eq!(std::fs::read_to_string(image.path("upper/etc/both")).unwrap(), "upper");
+        assert_eq!(
+            std::fs::read_to_string(image.path("changes/upper/etc/both")).unwrap(),
+            "changed\n"
+        );
+        assert_eq!(image.run(&image.spec(ids), "cat /etc/both >/out/both").unwrap(), 0);
+        assert_eq!(image.said("both"), "changed");
+    }
+}
+
+#[test]
+fn a_root_that_cannot_be_made_says_at_which_step() {
+    let image = Image::new();
+    let mut spec = image.spec(ways()[0].clone());
+    spec.mounts[0].source = MountSource::Bind("/no/such/place".into());
+    match image.run(&spec, "true") {
+        Err(SpawnError::Root { step, errno }) => {
+            assert_eq!(
+                (step.as_str(), errno),
+                ("taking /no/such/place of the machine", Errno::ENOENT)
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    spec.layers.clear();
+    assert!(matches!(Root::plan(&spec, Path::new("/")), Err(PlanError::NoLayers)));
+}
+
+/// A symbolic link of an image leads to a file of the image, and no magic link leads to what
+/// another process has open.
+#[test]
+fn a_mount_stays_in_the_root() {
+    let image = Image::new();
+    let outside = image.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::set_permissions(&outside, PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(&outside, image.path("lower/data")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/fd", image.path("lower/magic")).unwrap();
+    let mut spec = image.spec(ways()[0].clone());
+    let target = |target: &str| Mount {
+        target: target.into(),
+        source: MountSource::Tmpfs {
+            bytes: Some(1 << 20),
+            mode: 0o700,
+        },
+        read_only: false,
+    };
+    spec.mounts.push(target("/data/inner"));
+    match image.run(&spec, "true") {
+        Err(SpawnError::Root { step, errno }) => {
+            assert_eq!((step.as_str(), errno), ("mounting at /data/inner", Errno::ENOENT));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    spec.mounts.pop();
+    spec.mounts.push(target("/magic/3"));
+    assert!(image.run(&spec, "true").is_err());
+}
