@@ -8,6 +8,7 @@
 pub mod ids;
 mod plan;
 mod steps;
+pub mod subordinate;
 mod target;
 
 use std::ffi::CString;
