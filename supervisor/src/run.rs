@@ -38,7 +38,7 @@ use crate::trace::Trace;
 use crate::unhonoured::Said;
 use crate::user;
 use crate::{environment, init, reconnect};
-use imsup_linux::root::Root;
+use imsup_linux::root::{Place, Root};
 use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, Credentials, SpawnError};
 use imsup_linux::support::Support;
@@ -104,7 +104,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         // A program with a user namespace of its own has the capability there.
         no_new_privs: root.is_none() && !capabilities::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
-        root: root.as_ref(),
+        place: root.as_ref().map_or(Place::Machine, Place::Root),
     };
     let mut prepared = spawn::prepare(&program, filter, &thread);
     if assignment.role == Role::Exec

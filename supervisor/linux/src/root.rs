@@ -6,6 +6,7 @@
 //! takes the steps ([`Root::enter`]).
 
 pub mod ids;
+mod join;
 mod plan;
 mod steps;
 pub mod subordinate;
@@ -16,6 +17,8 @@ use std::ffi::CString;
 use imsup_wire::{Ids, RootSpec};
 use nix::errno::Errno;
 
+pub use join::Join;
+pub(crate) use join::fork_sibling;
 pub use plan::PlanError;
 pub(crate) use steps::Slots;
 use steps::Step;
@@ -31,6 +34,64 @@ pub struct Root {
     slots: usize,
     working_dir: CString,
     capabilities: u64,
+}
+
+/// The files and namespaces of a program.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// The machine's files, and our own namespaces.
+    Machine,
+    /// A new root.
+    Root(&'a Root),
+    /// The root of another process.
+    Beside(&'a Join<'a>),
+}
+
+impl<'a> Place<'a> {
+    /// The new root.
+    pub(crate) fn root(self) -> Option<&'a Root> {
+        match self {
+            Self::Root(root) => Some(root),
+            Self::Machine | Self::Beside(_) => None,
+        }
+    }
+
+    /// The root that is joined.
+    pub(crate) fn join(self) -> Option<&'a Join<'a>> {
+        match self {
+            Self::Beside(join) => Some(join),
+            Self::Machine | Self::Root(_) => None,
+        }
+    }
+
+    /// Gives up all capabilities that the root does not have, for this process and its descendants
+    /// (capabilities(7), the bounding set); async-signal-safe.
+    pub(crate) fn limit_capabilities(self) -> Result<(), Errno> {
+        match self {
+            Self::Machine => Ok(()),
+            Self::Root(root) => steps::limit_capabilities(root.capabilities),
+            Self::Beside(join) => steps::limit_capabilities(join.capabilities),
+        }
+    }
+
+    /// Enters the directory in which the program starts; async-signal-safe. The program's user may
+    /// not be allowed to, which is an error, as under docker.
+    pub(crate) fn enter_working_dir(self) -> Result<(), Errno> {
+        let directory = match self {
+            Self::Machine => return Ok(()),
+            Self::Root(root) => root.working_dir.as_c_str(),
+            Self::Beside(join) => join.working_dir.as_c_str(),
+        };
+        rustix::process::chdir(directory).map_err(crate::socket::errno_of)
+    }
+}
+
+fn namespaces(ids: &Ids) -> libc::c_int {
+    let own = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    match ids {
+        Ids::Identity => own,
+        Ids::One { .. } | Ids::Ranges { .. } => own | libc::CLONE_NEWUSER,
+    }
 }
 
 /// The step that failed, by number, and why.
@@ -53,11 +114,7 @@ impl Root {
 
     /// The namespaces that the child is made in, as flags of clone(2).
     pub(crate) fn namespaces(&self) -> libc::c_int {
-        let own = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-        match self.ids {
-            Ids::Identity => own,
-            Ids::One { .. } | Ids::Ranges { .. } => own | libc::CLONE_NEWUSER,
-        }
+        namespaces(&self.ids)
     }
 
     /// Whether the program has a user namespace of its own.
@@ -81,18 +138,6 @@ impl Root {
             step.take(slots).map_err(|errno| FailedStep { number, errno })?;
         }
         Ok(())
-    }
-
-    /// Gives up all capabilities that the root does not have, for this process and its descendants
-    /// (capabilities(7), the bounding set); async-signal-safe.
-    pub(crate) fn limit_capabilities(&self) -> Result<(), Errno> {
-        steps::limit_capabilities(self.capabilities)
-    }
-
-    /// Enters the directory in which the program starts; async-signal-safe. The program's user may
-    /// not be allowed to, which is an error, as under docker.
-    pub(crate) fn enter_working_dir(&self) -> Result<(), Errno> {
-        rustix::process::chdir(self.working_dir.as_c_str()).map_err(crate::socket::errno_of)
     }
 
     /// A step that failed, in words: "mounting /srv/data at /data".

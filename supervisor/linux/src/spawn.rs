@@ -16,14 +16,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::notify::Listener;
 use super::root::ids::IdsError;
-use super::root::{self, FailedStep, Root};
+use super::root::{self, FailedStep, Place, Root};
 use super::single_thread::SingleThread;
 use super::socket::errno_of;
 use super::syscall::syscall;
@@ -64,8 +64,8 @@ pub struct Program<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether to set no-new-privs, which a filter needs unless we have CAP_SYS_ADMIN.
     pub no_new_privs: bool,
-    /// A root and namespaces of its own; `None` for the machine's files and our namespaces.
-    pub root: Option<&'a Root>,
+    /// Its files and namespaces.
+    pub place: Place<'a>,
 }
 
 /// Why a program could not be prepared.
@@ -132,7 +132,7 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleTh
     let (mut report, child_report) = UnixStream::pair().map_err(no_descriptors)?;
     let (child_go, mut go) = std::io::pipe().map_err(no_descriptors)?;
     let mut execution = child::Execution::of(program);
-    let namespaces = program.root.map_or(0, Root::namespaces);
+    let namespaces = program.place.root().map_or(0, Root::namespaces);
     // SAFETY: the child does only what is async-signal-safe ([`child`]). There is no other thread
     // either (the token).
     match unsafe { fork_into(program.cgroup, namespaces) }.map_err(SpawnError::Fork)? {
@@ -146,9 +146,12 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleTh
         }
         ForkResult::Parent { child } => {
             drop((child_report, child_go));
-            let listener =
-                give_ids(child, program.root, &mut go).and_then(|()| take_listener(&mut report, program.root));
-            match listener {
+            let child = match program.place {
+                Place::Machine => child,
+                Place::Root(root) => give_ids(child, root, &mut go)?,
+                Place::Beside(_) => find_sibling(child, &mut report, &mut go)?,
+            };
+            match take_listener(&mut report, program.place) {
                 Ok(listener) => Ok(Prepared {
                     pid: child,
                     listener,
@@ -167,14 +170,36 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleTh
 }
 
 /// Sets the ids of a child with a user namespace of its own, which waits for them.
-fn give_ids(child: Pid, root: Option<&Root>, go: &mut PipeWriter) -> Result<(), SpawnError> {
-    let Some(root) = root.filter(|root| root.has_own_users()) else {
-        return Ok(());
-    };
-    root::ids::set(child, root.ids())?;
-    // A child that has ended is seen at the next read.
-    let _ = go.write_all(&[1]);
-    Ok(())
+fn give_ids(child: Pid, root: &Root, go: &mut PipeWriter) -> Result<Pid, SpawnError> {
+    if root.has_own_users() {
+        if let Err(error) = root::ids::set(child, root.ids()) {
+            // It waits for its ids, and has done nothing yet.
+            let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(child, None);
+            return Err(error.into());
+        }
+        // A child that has ended is seen at the next read.
+        let _ = go.write_all(&[1]);
+    }
+    Ok(child)
+}
+
+/// The process that a child has made in the namespaces of another, and which waits; the child ends.
+fn find_sibling(child: Pid, report: &mut UnixStream, go: &mut PipeWriter) -> Result<Pid, SpawnError> {
+    let mut bytes = [0; child::REPORT_BYTES];
+    let read = report.read_exact(&mut bytes);
+    let _ = nix::sys::wait::waitpid(child, None);
+    read.map_err(|error| SpawnError::Child(errno_from(&error)))?;
+    match child::parse_report(bytes) {
+        [0, pid] => {
+            let _ = go.write_all(&[1]);
+            Ok(Pid::from_raw(pid))
+        }
+        [errno, _] => Err(SpawnError::Root {
+            step: "entering the namespaces of its host".to_owned(),
+            errno: Errno::from_raw(errno),
+        }),
+    }
 }
 
 impl Prepared {
@@ -277,7 +302,7 @@ unsafe fn fork_and_move(cgroup: BorrowedFd<'_>, namespaces: libc::c_int) -> Resu
     Ok(forked)
 }
 
-fn take_listener(report: &mut UnixStream, root: Option<&Root>) -> Result<OwnedFd, SpawnError> {
+fn take_listener(report: &mut UnixStream, place: Place<'_>) -> Result<OwnedFd, SpawnError> {
     let mut bytes = [0; child::REPORT_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -300,7 +325,9 @@ fn take_listener(report: &mut UnixStream, root: Option<&Root>) -> Result<OwnedFd
         (None, errno) if step >= 0 => {
             let number = step.cast_unsigned();
             Err(SpawnError::Root {
-                step: root.map_or_else(String::new, |root| root.describe(FailedStep { number, errno })),
+                step: place
+                    .root()
+                    .map_or_else(String::new, |root| root.describe(FailedStep { number, errno })),
                 errno,
             })
         }
@@ -325,7 +352,7 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
         signals: SigSet::empty(),
         cgroup: None,
         no_new_privs: true,
-        root: None,
+        place: Place::Machine,
     };
     let thread = SingleThread::prove().map_err(SpawnError::Fork)?;
     let prepared = prepare(&program, filter, &thread)?;

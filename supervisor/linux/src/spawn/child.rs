@@ -25,7 +25,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::{Credentials, Program};
 use crate::dispositions;
-use crate::root::{FailedStep, Root, Slots};
+use crate::root::{self, FailedStep, Join, Root, Slots};
 use crate::socket::errno_of;
 use crate::syscall::syscall;
 
@@ -64,7 +64,7 @@ impl Execution {
             groups: program.credentials.map_or_else(Vec::new, |credentials| {
                 credentials.groups.iter().map(|group| group.as_raw()).collect()
             }),
-            slots: program.root.map(Root::slots),
+            slots: program.place.root().map(Root::slots),
         }
     }
 
@@ -133,6 +133,15 @@ pub(super) unsafe fn run(
     mut report: UnixStream,
     mut go: PipeReader,
 ) -> i32 {
+    if let Some(join) = program.place.join() {
+        // SAFETY: as the caller says.
+        if let Err(code) = unsafe { move_beside(join, &mut report) } {
+            return code;
+        }
+        if !is_told(&mut go) {
+            return 127;
+        }
+    }
     if let Err(failed) = enter_root(program, execution, &mut go) {
         let _ = report.write_all(&report_of(failed.errno as i32, Some(failed.number)));
         return 127;
@@ -158,9 +167,32 @@ pub(super) fn parse_report([a, b, c, d, e, f, g, h]: [u8; REPORT_BYTES]) -> [i32
     [i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])]
 }
 
+/// Enters another process's namespaces and goes on in a sibling, since only a new process is in a
+/// joined pid namespace. `Err` is the exit status of the process that was left, which has told its
+/// parent the sibling's pid.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn move_beside(join: &Join<'_>, report: &mut UnixStream) -> Result<(), i32> {
+    // SAFETY: as the caller says.
+    let forked = join.enter().and_then(|()| unsafe { root::fork_sibling() });
+    match forked {
+        Ok(0) => Ok(()),
+        Ok(pid) => {
+            let pid = u32::try_from(pid).ok();
+            let _ = report.write_all(&report_of(0, pid));
+            Err(0)
+        }
+        Err(errno) => {
+            let _ = report.write_all(&report_of(errno as i32, None));
+            Err(127)
+        }
+    }
+}
+
 /// Waits for the ids of the program's user namespace, if it has one, and enters its root.
 fn enter_root(program: &Program<'_>, execution: &mut Execution, go: &mut PipeReader) -> Result<(), FailedStep> {
-    let (Some(root), Some(slots)) = (program.root, &mut execution.slots) else {
+    let (Some(root), Some(slots)) = (program.place.root(), &mut execution.slots) else {
         return Ok(());
     };
     if root.has_own_users() && !is_told(go) {
@@ -205,9 +237,7 @@ unsafe fn become_program(
     if !is_told(go) {
         return Err(Errno::ECANCELED);
     }
-    if let Some(root) = program.root {
-        root.limit_capabilities()?;
-    }
+    program.place.limit_capabilities()?;
     if let Some(credentials) = program.credentials {
         take_on(credentials, &execution.groups)?;
     }
@@ -220,9 +250,7 @@ unsafe fn become_program(
     if is_orphan(go)? {
         return Err(Errno::ESRCH);
     }
-    if let Some(root) = program.root {
-        root.enter_working_dir()?;
-    }
+    program.place.enter_working_dir()?;
     dispositions::set_a_programs()?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
     // SAFETY: as the caller says.

@@ -67,7 +67,7 @@ fn program<'a>(
         descriptor_limit: Some(64),
         cgroup: None,
         no_new_privs: true,
-        root: None,
+        place: Place::Machine,
     }
 }
 
@@ -139,7 +139,7 @@ fn the_child_of_a_process_with_threads_allocates_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let root = empty_root(directory.path());
         let program = Program {
-            root: Some(&root),
+            place: Place::Root(&root),
             ..program(&missing, None, None)
         };
         assert_executed(&program, Err(Errno::ENOENT));

@@ -1,11 +1,14 @@
 //! Roots in namespaces of their own: namespaces(7), overlayfs, pivot_root(2).
 
 use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use imsup_bpf_filters::{Families, Sockets};
-use imsup_linux::root::{PlanError, Root};
+use imsup_linux::notify::Listener;
+use imsup_linux::root::{Join, Place, PlanError, Root};
 use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, SpawnError};
 use imsup_wire::root::{Mount, MountSource};
@@ -13,6 +16,7 @@ use imsup_wire::{Ids, RootSpec};
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 
@@ -107,38 +111,12 @@ impl Image {
         }
     }
 
-    /// What a shell's script writes to the files of /out, by its exit status.
+    /// The exit status of a script in the root.
     fn run(&self, spec: &RootSpec, script: &str) -> Result<i32, SpawnError> {
-        let command = ["/bin/sh", "-c", script].map(|word| CString::new(word).unwrap());
         let root = Root::plan(spec, Path::new("/work/here")).unwrap();
-        let environment = [c"PATH=/bin".to_owned()];
-        let program = spawn::Program {
-            command: &command,
-            environment: Some(&environment),
-            credentials: None,
-            new_session: true,
-            descriptor_limit: None,
-            signals: SigSet::empty(),
-            cgroup: None,
-            no_new_privs: false,
-            root: Some(&root),
-        };
-        let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
-        // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other
-        // threads there are.
-        let thread = unsafe { SingleThread::unproven() };
-        let prepared = spawn::prepare(&program, filter, &thread)?;
-        let child = prepared.pid();
-        let listener = prepared.execute();
-        if let Ok(listener) = &listener {
-            notification::let_all_through(listener);
-        }
-        let status = nix::sys::wait::waitpid(child, None).unwrap();
-        listener.unwrap();
-        let WaitStatus::Exited(_, code) = status else {
-            panic!("{status:?}");
-        };
-        Ok(code)
+        let (child, listener) = start(Place::Root(&root), script)?;
+        notification::let_all_through(&listener);
+        Ok(exit_code(child))
     }
 
     fn said(&self, name: &str) -> String {
@@ -146,6 +124,37 @@ impl Image {
             .unwrap()
             .trim_end()
             .to_owned()
+    }
+}
+
+/// A shell with a script.
+fn start(place: Place<'_>, script: &str) -> Result<(Pid, Listener), SpawnError> {
+    let command = ["/bin/sh", "-c", script].map(|word| CString::new(word).unwrap());
+    let environment = [c"PATH=/bin".to_owned()];
+    let program = spawn::Program {
+        command: &command,
+        environment: Some(&environment),
+        credentials: None,
+        new_session: true,
+        descriptor_limit: None,
+        signals: SigSet::empty(),
+        cgroup: None,
+        no_new_privs: false,
+        place,
+    };
+    let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
+    // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other
+    // threads there are.
+    let thread = unsafe { SingleThread::unproven() };
+    let prepared = spawn::prepare(&program, filter, &thread)?;
+    let child = prepared.pid();
+    Ok((child, prepared.execute().unwrap()))
+}
+
+fn exit_code(child: Pid) -> i32 {
+    match nix::sys::wait::waitpid(child, None).unwrap() {
+        WaitStatus::Exited(_, code) => code,
+        status => panic!("{status:?}"),
     }
 }
 
@@ -246,4 +255,35 @@ fn a_mount_stays_in_the_root() {
     spec.mounts.pop();
     spec.mounts.push(target("/magic/3"));
     assert!(image.run(&spec, "true").is_err());
+}
+
+/// setns(2): a program beside another has the same files and processes, and ends alone.
+#[test]
+fn a_program_joins_the_root_of_another() {
+    for ids in ways() {
+        let image = Image::new();
+        let spec = image.spec(ids);
+        let root = Root::plan(&spec, Path::new("/")).unwrap();
+        let first = "echo 1 >/etc/new; exec cat /out/gate >/out/told";
+        let gate = image.path("out/gate");
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        let (child, listener) = start(Place::Root(&root), first).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| notification::let_all_through(&listener));
+            // It waits for a writer once the first has opened the gate.
+            let mut gate = std::fs::File::options().write(true).open(&gate).unwrap();
+            let process = imsup_linux::pidfd::open_process(child.as_raw()).unwrap();
+            let join = Join::new(process.as_fd(), &spec, Path::new("/etc")).unwrap();
+            let script =
+                "cat new >/out/new; hostname >/out/hostname; ls -d /proc/1 >/out/first; echo $$ >/out/pid; exit 7";
+            let (beside, other) = start(Place::Beside(&join), script).unwrap();
+            notification::let_all_through(&other);
+            assert_eq!(exit_code(beside), 7);
+            gate.write_all(b"told").unwrap();
+        });
+        assert_eq!(exit_code(child), 0);
+        let said = ["new", "hostname", "first", "told"].map(|name| image.said(name));
+        assert_eq!(said, ["1", "web", "/proc/1", "told"]);
+        assert_ne!(image.said("pid"), "1");
+    }
 }
