@@ -197,7 +197,6 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
 }
 
 /// The user and the environment of a program; `None` for our own.
-#[expect(clippy::type_complexity, reason = "a pair that is taken apart at once")]
 fn become_user(spec: &ProgramSpec, role: &Role) -> Result<(Option<Credentials>, Option<Vec<CString>>), RunError> {
     if let Some(root) = &spec.root {
         let user = rooted::user(root, spec.user.as_deref())?;
