@@ -34,6 +34,36 @@ pub struct RootSpec {
     pub sysctls: Vec<(String, String)>,
 }
 
+/// The capabilities of a root unless the compose file adds or drops some (capabilities(7)): Docker's
+/// without MKNOD, as no device can be opened but those that are mounted, and without NET_RAW, since
+/// the network is the machine's.
+pub const DEFAULT_CAPABILITIES: u64 = {
+    const CHOWN: u64 = 1;
+    const DAC_OVERRIDE: u64 = 1 << 1;
+    const FOWNER: u64 = 1 << 3;
+    const FSETID: u64 = 1 << 4;
+    const KILL: u64 = 1 << 5;
+    const SETGID: u64 = 1 << 6;
+    const SETUID: u64 = 1 << 7;
+    const SETPCAP: u64 = 1 << 8;
+    const NET_BIND_SERVICE: u64 = 1 << 10;
+    const SYS_CHROOT: u64 = 1 << 18;
+    const AUDIT_WRITE: u64 = 1 << 29;
+    const SETFCAP: u64 = 1 << 31;
+    CHOWN
+        | DAC_OVERRIDE
+        | FOWNER
+        | FSETID
+        | KILL
+        | SETGID
+        | SETUID
+        | SETPCAP
+        | NET_BIND_SERVICE
+        | SYS_CHROOT
+        | AUDIT_WRITE
+        | SETFCAP
+};
+
 /// A path of the machine, as its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

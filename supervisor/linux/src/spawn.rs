@@ -8,6 +8,7 @@
 mod child;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::ffi::CString;
 use std::io::{IoSliceMut, PipeWriter, Read, Write};
@@ -28,6 +29,7 @@ use super::single_thread::SingleThread;
 use super::socket::errno_of;
 use super::syscall::syscall;
 pub use child::knows_wait_killable;
+pub use work::work_in;
 
 /// clone3(2), 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -363,9 +365,7 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
 }
 
 fn read_number(socket: &mut UnixStream) -> Option<i32> {
-    let mut bytes = [0; child::REPORT_BYTES];
-    socket.read_exact(&mut bytes).ok()?;
-    Some(child::parse_report(bytes)[0])
+    child::read_report(socket).map(|[errno, _]| errno)
 }
 
 fn errno_from(error: &std::io::Error) -> Errno {

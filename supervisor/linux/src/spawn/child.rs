@@ -156,7 +156,7 @@ pub(super) unsafe fn run(
 pub(super) const REPORT_BYTES: usize = 8;
 
 /// An errno, 0 for none, and the step to the root that failed with it.
-fn report_of(errno: i32, step: Option<u32>) -> [u8; REPORT_BYTES] {
+pub(super) fn report_of(errno: i32, step: Option<u32>) -> [u8; REPORT_BYTES] {
     let step = step.map_or(-1, u32::cast_signed);
     let ([a, b, c, d], [e, f, g, h]) = (errno.to_ne_bytes(), step.to_ne_bytes());
     [a, b, c, d, e, f, g, h]
@@ -190,11 +190,23 @@ unsafe fn move_beside(join: &Join<'_>, report: &mut UnixStream) -> Result<(), i3
     }
 }
 
-/// Waits for the ids of the program's user namespace, if it has one, and enters its root.
+/// The next report; `None` at the end.
+pub(super) fn read_report(socket: &mut UnixStream) -> Option<[i32; 2]> {
+    let mut bytes = [0; REPORT_BYTES];
+    socket.read_exact(&mut bytes).ok()?;
+    Some(parse_report(bytes))
+}
+
+/// Enters the program's root, if it has one.
 fn enter_root(program: &Program<'_>, execution: &mut Execution, go: &mut PipeReader) -> Result<(), FailedStep> {
     let (Some(root), Some(slots)) = (program.place.root(), &mut execution.slots) else {
         return Ok(());
     };
+    enter_root_of(root, slots, go)
+}
+
+/// Waits for the ids of the root's user namespace, if it has one, and enters the root.
+pub(super) fn enter_root_of(root: &Root, slots: &mut Slots, go: &mut PipeReader) -> Result<(), FailedStep> {
     if root.has_own_users() && !is_told(go) {
         return Err(FailedStep {
             number: 0,

@@ -11,7 +11,7 @@ use imsup_linux::notify::Listener;
 use imsup_linux::root::{Join, Place, PlanError, Root};
 use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, SpawnError};
-use imsup_wire::root::{Mount, MountSource};
+use imsup_wire::root::{DEFAULT_CAPABILITIES, Mount, MountSource};
 use imsup_wire::{Ids, RootSpec};
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -106,7 +106,7 @@ impl Image {
                 read_only: false,
             }],
             shm_bytes: 64 << 20,
-            capabilities: u64::MAX,
+            capabilities: DEFAULT_CAPABILITIES,
             sysctls: Vec::new(),
         }
     }
@@ -285,5 +285,85 @@ fn a_program_joins_the_root_of_another() {
         let said = ["new", "hostname", "first", "told"].map(|name| image.said(name));
         assert_eq!(said, ["1", "web", "/proc/1", "told"]);
         assert_ne!(image.said("pid"), "1");
+    }
+}
+
+/// Each attempt of a hostile program, and the errors by which it may be refused. The errors are of
+/// capabilities(7), of the read-only mounts, and of what is not in sight.
+#[test]
+fn a_hostile_program_is_refused_everything_of_the_machine() {
+    let refused = |attempt: &str, errors: &str, text: &str| {
+        let line = text.lines().find(|line| line.split(' ').next() == Some(attempt));
+        let said = line.unwrap_or_else(|| panic!("{attempt} was not tried:\n{text}"));
+        let error = said.split_once(' ').unwrap().1;
+        errors
+            .split(' ')
+            .any(|expected| expected == error)
+            .then_some(())
+            .ok_or(said.to_owned())
+    };
+    let guest = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("guests/escape-musl");
+    for ids in ways() {
+        let image = Image::new();
+        std::fs::copy(&guest, image.path("lower/bin/escape")).expect("escape-musl is missing: run 'make guests'");
+        image.write("secret", "of the machine");
+        let script = format!(
+            "exec escape {} {} >/out/said 2>&1",
+            image.path("secret").display(),
+            std::process::id()
+        );
+        assert_eq!(image.run(&image.spec(ids.clone()), &script).unwrap(), 0);
+        let said = image.said("said");
+        let attempts = [
+            ("mknod", "EPERM"),
+            ("mount", "EPERM"),
+            ("remount", "EPERM"),
+            ("umount", "EPERM"),
+            ("unshare", "EPERM"),
+            ("setns", "EPERM"),
+            ("reboot", "EPERM"),
+            ("init_module", "EPERM ENOSYS"),
+            ("sethostname", "EPERM"),
+            ("/proc/sysrq-trigger", "EROFS EACCES ENOENT"),
+            ("/proc/sys/kernel/core_pattern", "EROFS EACCES"),
+            ("/proc/irq/default_smp_affinity", "EROFS EACCES"),
+            ("/sys/kernel/uevent_helper", "EROFS EACCES ENOENT"),
+            ("/sys/kernel/mm/transparent_hugepage/enabled", "EROFS EACCES ENOENT"),
+            ("/sys/fs/cgroup/cgroup.procs", "EROFS EACCES ENOENT"),
+            ("kcore", "ENODEV EACCES ENOENT"),
+            ("file", "ENOENT"),
+            ("open_by_handle_at", "EPERM"),
+            ("kill", "ESRCH"),
+            ("ptrace", "ESRCH"),
+            ("raw", "EPERM"),
+            ("packet", "EPERM"),
+            ("chroot", "ENOENT EPERM"),
+        ];
+        let allowed: Vec<String> = attempts
+            .iter()
+            .filter_map(|(attempt, errors)| refused(attempt, errors, &said).err())
+            .collect();
+        assert_eq!(allowed, Vec::<String>::new(), "{ids:?}");
+        assert_eq!(said.lines().count(), attempts.len());
+    }
+}
+
+/// Work of our own in a root sees the image's files, and changes them.
+#[test]
+fn work_is_done_in_a_root() {
+    for ids in ways() {
+        let image = Image::new();
+        let root = Root::plan(&image.spec(ids), Path::new("/")).unwrap();
+        // SAFETY: the work makes system calls, and allocates nothing.
+        let thread = unsafe { SingleThread::unproven() };
+        let work = || match rustix::fs::rename(c"/etc/both", c"/out/both") {
+            Err(rustix::io::Errno::XDEV) => i32::from(rustix::fs::unlink(c"/etc/both").is_err()),
+            _ => 2,
+        };
+        assert_eq!(spawn::work_in(&root, &thread, work).unwrap(), 0);
+        assert_eq!(
+            image.run(&image.spec(ways()[0].clone()), "test -e /etc/both").unwrap(),
+            1
+        );
     }
 }
