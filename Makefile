@@ -10,7 +10,7 @@ IMSUP := $(abspath $(TARGET))/release/imsup
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 CFLAGS := -O1 -Wall -Wextra -Werror
-built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd closer endure ledger ledger-musl floor signalfds news blocking sharing families \
+built_guests := $(addprefix $(GUESTS)/,guest guest-musl servers servers-musl delays delays-musl oddities tracer crowd closer endure ledger ledger-musl floor signalfds news blocking sharing families escape-musl \
 	hostile conformance guest-go java/Server.class java/Datagrams.class)
 conformance := $(wildcard testdata/guests/conformance/*.c)
 hostile := $(wildcard testdata/guests/hostile/*.c)

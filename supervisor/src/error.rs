@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use crate::running::RunningLockError;
 use crate::user::UserError;
+use imsup_linux::root::PlanError;
 use imsup_linux::spawn::SpawnError;
 
 /// The reason why a program could not be run at all. A failed execution is not an error here but an
@@ -33,6 +34,9 @@ pub enum RunError {
     /// The user does not exist, or may not be used.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The root of its image cannot be described to the kernel.
+    #[error(transparent)]
+    Root(#[from] PlanError),
     /// The child could not be prepared.
     #[error(transparent)]
     Spawn(#[from] SpawnError),

@@ -20,6 +20,7 @@ mod questions;
 mod receive;
 mod reconnect;
 mod resolvers;
+mod rooted;
 mod run;
 mod running;
 pub mod said;

@@ -29,6 +29,7 @@ use crate::incoming::Incoming;
 use crate::link::Link;
 use crate::receive::Loop;
 use crate::resolvers::Resolvers;
+use crate::rooted;
 use crate::running::{Running, RunningLock, RunningLockError};
 use crate::sleep::{self, ProcessTree, Sleep};
 use crate::sockets::{NativePorts, OwnConnections, Retained, SocketTable};
@@ -37,8 +38,9 @@ use crate::trace::Trace;
 use crate::unhonoured::Warned;
 use crate::user;
 use crate::{environment, init, reconnect};
+use imsup_linux::root::{Place, Root};
 use imsup_linux::single_thread::SingleThread;
-use imsup_linux::spawn::{self, SpawnError};
+use imsup_linux::spawn::{self, Credentials, SpawnError};
 use imsup_linux::support::Support;
 use imsup_linux::{self, capabilities, duplicates, socket};
 
@@ -69,11 +71,9 @@ pub struct Assignment {
 pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, RunError> {
     let thread = SingleThread::prove().trying("this process has more than one thread")?;
     let command = c_strings(&spec.command)?;
-    let user = spec.user.as_deref().map(user::resolve).transpose()?.flatten();
-    let others = user
-        .as_ref()
-        .filter(|user| user.credentials.uid != nix::unistd::getuid());
-    let environment = environment::of_program(spec, &assignment.role, others);
+    let root = spec.root.as_deref();
+    let root = root.map(|root| Root::plan(root, &spec.working_dir)).transpose()?;
+    let (credentials, environment) = become_user(spec, &assignment.role)?;
     let hello = hello(spec, assignment);
     let broker = |source| RunError::Broker {
         path: assignment.broker_socket.clone(),
@@ -95,14 +95,16 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     let mut program = spawn::Program {
         command: &command,
         environment: environment.as_deref(),
-        credentials: user.as_ref().map(|user| &user.credentials),
+        credentials: credentials.as_ref(),
         // A launched program must not get the signals of the terminal that the broker was started
         // from.
         new_session: matches!(assignment.role, Role::Launched { .. }),
         descriptor_limit: spec.descriptor_limit,
         signals: inherited,
-        no_new_privs: !capabilities::has_capability(CAP_SYS_ADMIN),
+        // A program with a user namespace of its own has the capability there.
+        no_new_privs: root.is_none() && !capabilities::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
+        place: root.as_ref().map_or(Place::Machine, Place::Root),
     };
     let mut prepared = spawn::prepare(&program, filter, &thread);
     if assignment.role == Role::Exec
@@ -192,6 +194,21 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     let mut running = Loop::new(host, sleep, child, introduction, assignment.role.clone(), lock)?;
     running.watch_memory(memory);
     running.run()
+}
+
+/// The user and the environment of a program; `None` for our own.
+fn become_user(spec: &ProgramSpec, role: &Role) -> Result<(Option<Credentials>, Option<Vec<CString>>), RunError> {
+    if let Some(root) = &spec.root {
+        let user = rooted::user(root, spec.user.as_deref())?;
+        let environment = rooted::environment(spec, root, role, &user);
+        return Ok((user.credentials, Some(environment)));
+    }
+    let user = spec.user.as_deref().map(user::resolve).transpose()?.flatten();
+    let others = user
+        .as_ref()
+        .filter(|user| user.credentials.uid != nix::unistd::getuid());
+    let environment = environment::of_program(spec, role, others);
+    Ok((user.map(|user| user.credentials), environment))
 }
 
 /// Tells the broker that the program was not executed, and why.

@@ -21,6 +21,24 @@ pub enum UserError {
     /// Only root may change users.
     #[error("only root can run a program as user '{0}'; start imsup as root, or leave `user` out")]
     NotRoot(String),
+    /// An image has no such entry.
+    #[error("there is no {kind} '{name}' in its image; name one of the image's /etc/passwd or /etc/group, or a number")]
+    NotInRoot {
+        /// "user" or "group".
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A root with one user has another one.
+    #[error(
+        "it cannot run as user '{text}': without subordinate ids (subuid(5)) its root has user {uid} only; x-imsup.uid names another"
+    )]
+    NotMapped {
+        /// The user.
+        text: String,
+        /// The root's user.
+        uid: u32,
+    },
     /// The data base could not be read.
     #[error("the user data base cannot be read: {0}")]
     Database(#[from] Errno),

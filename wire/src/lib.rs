@@ -12,6 +12,7 @@ pub mod host;
 pub mod limits;
 pub mod program;
 pub mod restart;
+pub mod root;
 pub mod sleep;
 
 pub use address::{Endpoint, Index, Place, Plane, Planes, Transport};
@@ -22,4 +23,5 @@ pub use host::{ExitStatus, HostName, HostState, HostStatus, PublishedPort};
 pub use limits::Limits;
 pub use program::{LogBound, ProgramSpec};
 pub use restart::{Restart, RestartCondition};
+pub use root::{Ids, RootSpec};
 pub use sleep::{Awaited, Awake, Order, Report, SleepPolicy, Usage, WakeCause, Why};

@@ -9,15 +9,16 @@ use std::ffi::OsString;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::Limits;
+use crate::root::RootSpec;
 
 /// The version of the encoding of a [`ProgramSpec`]. It changes with every field.
-pub const SPEC_VERSION: u16 = 1;
+pub const SPEC_VERSION: u16 = 2;
 
 /// The signal that `stop` sends if the compose file names none: SIGTERM.
 pub const DEFAULT_STOP_SIGNAL: i32 = 15;
@@ -34,9 +35,11 @@ pub struct ProgramSpec {
     /// The command and its arguments; never empty. The first word is looked up in PATH.
     #[serde(with = "words")]
     pub command: Vec<OsString>,
-    /// Variables that are added to the supervisor's own environment.
+    /// Variables that are added to the supervisor's own environment, or to an empty one if there
+    /// is a root.
     pub environment: Environment,
-    /// Where the program starts; absolute, or empty for the directory of its supervisor.
+    /// Where the program starts, in its root; absolute, or empty for the directory of its
+    /// supervisor.
     #[serde(with = "path")]
     pub working_dir: PathBuf,
     /// `USER[:GROUP]`, by name or number; the user of its supervisor if `None`.
@@ -52,9 +55,19 @@ pub struct ProgramSpec {
     pub stop_grace: Duration,
     /// How much of the program's output is kept.
     pub logging: LogBound,
+    /// The root of an image; `None` for a program of the machine.
+    pub root: Option<Box<RootSpec>>,
 }
 
 impl ProgramSpec {
+    /// The directory of the machine in which the supervisor starts.
+    pub fn supervisor_dir(&self) -> &Path {
+        match self.root {
+            Some(_) => Path::new("/"),
+            None => &self.working_dir,
+        }
+    }
+
     /// A command of which nothing else is said.
     pub fn new(command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self {
@@ -68,6 +81,7 @@ impl ProgramSpec {
             stop_signal: DEFAULT_STOP_SIGNAL,
             stop_grace: DEFAULT_STOP_GRACE,
             logging: LogBound::default(),
+            root: None,
         }
     }
 
@@ -167,8 +181,6 @@ mod words {
 
 /// A path as its bytes: not all are UTF-8.
 pub mod path {
-    use std::path::Path;
-
     use super::*;
 
     /// Writes the bytes of a path.
@@ -221,7 +233,7 @@ mod tests {
         value["version"] = (SPEC_VERSION + 1).into();
         let error = serde_json::from_value::<ProgramSpec>(value).unwrap_err().to_string();
         assert!(
-            error.contains("version 2") && error.contains("reads version 1"),
+            error.contains("version 3") && error.contains("reads version 2"),
             "{error}"
         );
     }

@@ -76,7 +76,7 @@ impl ProcessLauncher {
         let directory = OpenOptions::new()
             .read(true)
             .custom_flags((OFlags::PATH | OFlags::DIRECTORY).bits().cast_signed())
-            .open(&launch.program.working_dir)
+            .open(launch.program.supervisor_dir())
             .ok()?;
         let fds = vec![log.try_clone().ok()?.into(), directory.into()];
         self.zygote.ask(self.request(launch), fds).then_some(())
@@ -114,13 +114,13 @@ impl ProcessLauncher {
             // systemd's variable, for the broker: a program that saw it would speak in the broker's
             // name (sd_notify(3)).
             .env_remove("NOTIFY_SOCKET")
-            .current_dir(&launch.program.working_dir)
+            .current_dir(launch.program.supervisor_dir())
             .stdin(request)
             .stdout(log)
             .stderr(log_again)
             .spawn();
         let child = child.map_err(|source| {
-            let path = launch.program.working_dir.clone();
+            let path = launch.program.supervisor_dir().to_owned();
             // spawn(2) does not say if the directory or the program is missing.
             match std::fs::metadata(&path) {
                 Err(source) => LaunchError::WorkingDirectory { path, source },

@@ -43,6 +43,7 @@ pub mod process;
 mod process_vm;
 mod registers;
 pub mod replace;
+pub mod root;
 pub mod settings;
 pub mod signals;
 pub mod single_thread;

@@ -8,6 +8,7 @@
 mod child;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::ffi::CString;
 use std::io::{IoSliceMut, PipeWriter, Read, Write};
@@ -16,16 +17,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::notify::Listener;
+use super::root::ids::IdsError;
+use super::root::{self, FailedStep, Place, Root};
 use super::single_thread::SingleThread;
 use super::socket::errno_of;
 use super::syscall::syscall;
 pub use child::knows_wait_killable;
+pub use work::work_in;
 
 /// clone3(2), 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -62,6 +66,8 @@ pub struct Program<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether to set no-new-privs, which a filter needs unless we have CAP_SYS_ADMIN.
     pub no_new_privs: bool,
+    /// Its files and namespaces.
+    pub place: Place<'a>,
 }
 
 /// Why a program could not be prepared.
@@ -85,6 +91,17 @@ pub enum SpawnError {
     /// The child ended or misbehaved before the execve(2).
     #[error("the child could not be prepared: {0}")]
     Child(#[source] Errno),
+    /// The child did not get its ids.
+    #[error(transparent)]
+    Ids(#[from] IdsError),
+    /// The root could not be made.
+    #[error("its root could not be made: {step}: {}", .errno.desc())]
+    Root {
+        /// What failed.
+        step: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
 }
 
 impl SpawnError {
@@ -92,7 +109,8 @@ impl SpawnError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::ListenerExists => Errno::EBUSY,
-            Self::Fork(errno) | Self::Unsupported(errno) | Self::Child(errno) => *errno,
+            Self::Fork(errno) | Self::Unsupported(errno) | Self::Child(errno) | Self::Root { errno, .. } => *errno,
+            Self::Ids(_) => Errno::EPERM,
         }
     }
 }
@@ -114,23 +132,28 @@ pub struct Prepared {
 pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleThread) -> Result<Prepared, SpawnError> {
     let no_descriptors = |error: std::io::Error| SpawnError::Fork(errno_from(&error));
     let (mut report, child_report) = UnixStream::pair().map_err(no_descriptors)?;
-    let (child_go, go) = std::io::pipe().map_err(no_descriptors)?;
-    let parent = Pid::this();
-    let execution = child::Execution::of(program);
+    let (child_go, mut go) = std::io::pipe().map_err(no_descriptors)?;
+    let mut execution = child::Execution::of(program);
+    let namespaces = program.place.root().map_or(0, Root::namespaces);
     // SAFETY: the child does only what is async-signal-safe ([`child`]). There is no other thread
     // either (the token).
-    match unsafe { fork_into(program.cgroup) }.map_err(SpawnError::Fork)? {
+    match unsafe { fork_into(program.cgroup, namespaces) }.map_err(SpawnError::Fork)? {
         ForkResult::Child => {
             drop((report, go));
             // SAFETY: `execution` was made of `program` above.
-            let code = unsafe { child::run(program, &execution, filter, parent, child_report, child_go) };
+            let code = unsafe { child::run(program, &mut execution, filter, child_report, child_go) };
             // SAFETY: _exit runs no destructors, as required in a forked child that could not
             // execute.
             unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => {
             drop((child_report, child_go));
-            match take_listener(&mut report) {
+            let child = match program.place {
+                Place::Machine => child,
+                Place::Root(root) => give_ids(child, root, &mut go)?,
+                Place::Beside(_) => find_sibling(child, &mut report, &mut go)?,
+            };
+            match take_listener(&mut report, program.place) {
                 Ok(listener) => Ok(Prepared {
                     pid: child,
                     listener,
@@ -145,6 +168,39 @@ pub fn prepare(program: &Program<'_>, filter: &[libc::sock_filter], _: &SingleTh
                 }
             }
         }
+    }
+}
+
+/// Sets the ids of a child with a user namespace of its own, which waits for them.
+fn give_ids(child: Pid, root: &Root, go: &mut PipeWriter) -> Result<Pid, SpawnError> {
+    if root.has_own_users() {
+        if let Err(error) = root::ids::set(child, root.ids()) {
+            // It waits for its ids, and has done nothing yet.
+            let _ = nix::sys::signal::kill(child, Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(child, None);
+            return Err(error.into());
+        }
+        // A child that has ended is seen at the next read.
+        let _ = go.write_all(&[1]);
+    }
+    Ok(child)
+}
+
+/// The process that a child has made in the namespaces of another, and which waits; the child ends.
+fn find_sibling(child: Pid, report: &mut UnixStream, go: &mut PipeWriter) -> Result<Pid, SpawnError> {
+    let mut bytes = [0; child::REPORT_BYTES];
+    let read = report.read_exact(&mut bytes);
+    let _ = nix::sys::wait::waitpid(child, None);
+    read.map_err(|error| SpawnError::Child(errno_from(&error)))?;
+    match child::parse_report(bytes) {
+        [0, pid] => {
+            let _ = go.write_all(&[1]);
+            Ok(Pid::from_raw(pid))
+        }
+        [errno, _] => Err(SpawnError::Root {
+            step: "entering the namespaces of its host".to_owned(),
+            errno: Errno::from_raw(errno),
+        }),
     }
 }
 
@@ -174,22 +230,22 @@ impl Prepared {
     }
 }
 
-/// fork(2), in a cgroup. Moving a process to the cgroup later costs up to 8 ms: the kernel waits
-/// for all processors to pass a quiescent state before a process may change its cgroup
-/// (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). A process started in the cgroup costs no
-/// extra time.
+/// fork(2), in a cgroup and in new namespaces. Moving a process to the cgroup later costs up to
+/// 8 ms: the kernel waits for all processors to pass a quiescent state before a process may change
+/// its cgroup (kernel/cgroup/cgroup.c, cgroup_attach_lock; measured). A process started in the
+/// cgroup costs no extra time.
 ///
 /// # Safety
 /// As fork(2): the child does only async-signal-safe work until execve(2).
-unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno> {
+unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>, namespaces: libc::c_int) -> Result<ForkResult, Errno> {
     let Some(cgroup) = cgroup else {
         // SAFETY: as the caller says.
-        return unsafe { fork() };
+        return unsafe { fork_with(namespaces) };
     };
     // SAFETY: `clone_args` is plain numbers, for which zero means that the feature is not used
     // (clone3(2)).
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = CLONE_INTO_CGROUP;
+    args.flags = CLONE_INTO_CGROUP | u64::from(namespaces.cast_unsigned());
     args.exit_signal = libc::SIGCHLD as u64;
     args.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM this is fork(2): the child has a copy of our memory and of the
@@ -199,24 +255,42 @@ unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> Result<ForkResult, Errno>
     match pid {
         // What Docker's default profile says to all but CAP_SYS_ADMIN, since a filter cannot see
         // clone3's flags. SAFETY: as the caller says.
-        Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup) },
-        Err(errno) => Err(errno),
-        Ok(0) => Ok(ForkResult::Child),
-        Ok(pid) => Ok(ForkResult::Parent {
-            child: Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?),
-        }),
+        Err(Errno::ENOSYS) => unsafe { fork_and_move(cgroup, namespaces) },
+        pid => forked(pid),
     }
+}
+
+/// fork(2), in new namespaces.
+///
+/// # Safety
+/// As fork(2).
+unsafe fn fork_with(namespaces: libc::c_int) -> Result<ForkResult, Errno> {
+    if namespaces == 0 {
+        // SAFETY: as the caller says.
+        return unsafe { fork() };
+    }
+    // SAFETY: without CLONE_VM and without a stack this is fork(2), as in `fork_into`.
+    forked(unsafe { syscall!(libc::SYS_clone, namespaces | libc::SIGCHLD, 0, 0, 0, 0) })
+}
+
+fn forked(pid: Result<libc::c_long, Errno>) -> Result<ForkResult, Errno> {
+    Ok(match pid? {
+        0 => ForkResult::Child,
+        pid => ForkResult::Parent {
+            child: Pid::from_raw(i32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?),
+        },
+    })
 }
 
 /// fork(2), and the child moves itself into a cgroup.
 ///
 /// # Safety
 /// As fork(2).
-unsafe fn fork_and_move(cgroup: BorrowedFd<'_>) -> Result<ForkResult, Errno> {
+unsafe fn fork_and_move(cgroup: BorrowedFd<'_>, namespaces: libc::c_int) -> Result<ForkResult, Errno> {
     let processes = rustix::fs::openat(cgroup, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     let processes = processes.map_err(errno_of)?;
     // SAFETY: as the caller says.
-    let forked = unsafe { fork() }?;
+    let forked = unsafe { fork_with(namespaces) }?;
     if matches!(forked, ForkResult::Child) {
         // 0 is the writer itself (cgroups(7)). A program outside of its cgroup would not be found,
         // so the program must not run.
@@ -230,8 +304,8 @@ unsafe fn fork_and_move(cgroup: BorrowedFd<'_>) -> Result<ForkResult, Errno> {
     Ok(forked)
 }
 
-fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
-    let mut bytes = [0; 4];
+fn take_listener(report: &mut UnixStream, place: Place<'_>) -> Result<OwnedFd, SpawnError> {
+    let mut bytes = [0; child::REPORT_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -246,8 +320,19 @@ fn take_listener(report: &mut UnixStream) -> Result<OwnedFd, SpawnError> {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    match (listener, Errno::from_raw(i32::from_ne_bytes(bytes))) {
+    let [errno, step] = child::parse_report(bytes);
+    let errno = Errno::from_raw(errno);
+    match (listener, errno) {
         (Some(listener), _) => Ok(listener),
+        (None, errno) if step >= 0 => {
+            let number = step.cast_unsigned();
+            Err(SpawnError::Root {
+                step: place
+                    .root()
+                    .map_or_else(String::new, |root| root.describe(FailedStep { number, errno })),
+                errno,
+            })
+        }
         (None, Errno::EBUSY) => Err(SpawnError::ListenerExists),
         (None, errno @ (Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)) => Err(SpawnError::Unsupported(errno)),
         (None, errno) => Err(SpawnError::Child(errno)),
@@ -269,6 +354,7 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
         signals: SigSet::empty(),
         cgroup: None,
         no_new_privs: true,
+        place: Place::Machine,
     };
     let thread = SingleThread::prove().map_err(SpawnError::Fork)?;
     let prepared = prepare(&program, filter, &thread)?;
@@ -279,9 +365,7 @@ pub fn try_listener(filter: &[libc::sock_filter]) -> Result<(), SpawnError> {
 }
 
 fn read_number(socket: &mut UnixStream) -> Option<i32> {
-    let mut bytes = [0; 4];
-    socket.read_exact(&mut bytes).ok()?;
-    Some(i32::from_ne_bytes(bytes))
+    child::read_report(socket).map(|[errno, _]| errno)
 }
 
 fn errno_from(error: &std::io::Error) -> Errno {

@@ -19,11 +19,13 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigmaskHow, Signal, pthread_sigmask};
-use nix::unistd::{Pid, getppid, setsid};
+use nix::unistd::setsid;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::{Credentials, Program};
 use crate::dispositions;
+use crate::root::{self, FailedStep, Join, Root, Slots};
 use crate::socket::errno_of;
 use crate::syscall::syscall;
 
@@ -44,6 +46,8 @@ pub(super) struct Execution {
     arguments: Vec<*const c_char>,
     environment: Option<Vec<*const c_char>>,
     groups: Vec<libc::gid_t>,
+    /// Mounts on their way into the root.
+    slots: Option<Slots>,
 }
 
 impl Execution {
@@ -60,6 +64,7 @@ impl Execution {
             groups: program.credentials.map_or_else(Vec::new, |credentials| {
                 credentials.groups.iter().map(|group| group.as_raw()).collect()
             }),
+            slots: program.place.root().map(Root::slots),
         }
     }
 
@@ -123,16 +128,104 @@ fn candidates(program: &Program<'_>) -> Vec<CString> {
 /// `execution` is of `program`.
 pub(super) unsafe fn run(
     program: &Program<'_>,
-    execution: &Execution,
+    execution: &mut Execution,
     filter: &[libc::sock_filter],
-    parent: Pid,
     mut report: UnixStream,
     mut go: PipeReader,
 ) -> i32 {
+    if let Some(join) = program.place.join() {
+        // SAFETY: as the caller says.
+        if let Err(code) = unsafe { move_beside(join, &mut report) } {
+            return code;
+        }
+        if !is_told(&mut go) {
+            return 127;
+        }
+    }
+    if let Err(failed) = enter_root(program, execution, &mut go) {
+        let _ = report.write_all(&report_of(failed.errno as i32, Some(failed.number)));
+        return 127;
+    }
     // SAFETY: as the caller says.
-    let Err(errno) = unsafe { become_program(program, execution, filter, parent, &report, &mut go) };
-    let _ = report.write_all(&(errno as i32).to_ne_bytes());
+    let Err(errno) = unsafe { become_program(program, execution, filter, &report, &mut go) };
+    let _ = report.write_all(&report_of(errno as i32, None));
     127
+}
+
+/// The length of a report to the parent.
+pub(super) const REPORT_BYTES: usize = 8;
+
+/// An errno, 0 for none, and the step to the root that failed with it.
+pub(super) fn report_of(errno: i32, step: Option<u32>) -> [u8; REPORT_BYTES] {
+    let step = step.map_or(-1, u32::cast_signed);
+    let ([a, b, c, d], [e, f, g, h]) = (errno.to_ne_bytes(), step.to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
+}
+
+/// The errno of a report, and the step, negative for none.
+pub(super) fn parse_report([a, b, c, d, e, f, g, h]: [u8; REPORT_BYTES]) -> [i32; 2] {
+    [i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])]
+}
+
+/// Enters another process's namespaces and goes on in a sibling, since only a new process is in a
+/// joined pid namespace. `Err` is the exit status of the process that was left, which has told its
+/// parent the sibling's pid.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn move_beside(join: &Join<'_>, report: &mut UnixStream) -> Result<(), i32> {
+    // SAFETY: as the caller says.
+    let forked = join.enter().and_then(|()| unsafe { root::fork_sibling() });
+    match forked {
+        Ok(0) => Ok(()),
+        Ok(pid) => {
+            let pid = u32::try_from(pid).ok();
+            let _ = report.write_all(&report_of(0, pid));
+            Err(0)
+        }
+        Err(errno) => {
+            let _ = report.write_all(&report_of(errno as i32, None));
+            Err(127)
+        }
+    }
+}
+
+/// The next report; `None` at the end.
+pub(super) fn read_report(socket: &mut UnixStream) -> Option<[i32; 2]> {
+    let mut bytes = [0; REPORT_BYTES];
+    socket.read_exact(&mut bytes).ok()?;
+    Some(parse_report(bytes))
+}
+
+/// Enters the program's root, if it has one.
+fn enter_root(program: &Program<'_>, execution: &mut Execution, go: &mut PipeReader) -> Result<(), FailedStep> {
+    let (Some(root), Some(slots)) = (program.place.root(), &mut execution.slots) else {
+        return Ok(());
+    };
+    enter_root_of(root, slots, go)
+}
+
+/// Waits for the ids of the root's user namespace, if it has one, and enters the root.
+pub(super) fn enter_root_of(root: &Root, slots: &mut Slots, go: &mut PipeReader) -> Result<(), FailedStep> {
+    if root.has_own_users() && !is_told(go) {
+        return Err(FailedStep {
+            number: 0,
+            errno: Errno::ECANCELED,
+        });
+    }
+    root.enter(slots)
+}
+
+/// Waits for a byte; false if the parent is gone or has given up.
+fn is_told(go: &mut PipeReader) -> bool {
+    go.read(&mut [0]).unwrap_or(0) > 0
+}
+
+/// Whether the parent is gone, which holds the other end until the child has executed.
+fn is_orphan(go: &PipeReader) -> Result<bool, Errno> {
+    let mut polled = [PollFd::new(go, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).map_err(errno_of)?;
+    Ok(polled.iter().any(|polled| polled.revents().contains(PollFlags::HUP)))
 }
 
 /// # Safety
@@ -141,7 +234,6 @@ unsafe fn become_program(
     program: &Program<'_>,
     execution: &Execution,
     filter: &[libc::sock_filter],
-    parent: Pid,
     report: &UnixStream,
     go: &mut PipeReader,
 ) -> Result<Infallible, Errno> {
@@ -154,10 +246,10 @@ unsafe fn become_program(
     let listener = install(filter);
     send_listener(report, listener.as_ref().map_err(|errno| *errno))?;
     drop(listener?);
-    let mut told = [0];
-    if go.read(&mut told).unwrap_or(0) == 0 {
+    if !is_told(go) {
         return Err(Errno::ECANCELED);
     }
+    program.place.limit_capabilities()?;
     if let Some(credentials) = program.credentials {
         take_on(credentials, &execution.groups)?;
     }
@@ -167,9 +259,10 @@ unsafe fn become_program(
     }
     // After the change of user, which clears the signal (PR_SET_PDEATHSIG(2const)).
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() != parent {
+    if is_orphan(go)? {
         return Err(Errno::ESRCH);
     }
+    program.place.enter_working_dir()?;
     dispositions::set_a_programs()?;
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&program.signals), None)?;
     // SAFETY: as the caller says.
@@ -192,7 +285,7 @@ fn take_on(credentials: &Credentials, groups: &[libc::gid_t]) -> Result<(), Errn
 
 /// Sends the listener to the parent, or the errno for which there is none.
 fn send_listener(report: &UnixStream, listener: Result<&OwnedFd, Errno>) -> Result<(), Errno> {
-    let errno = listener.err().map_or(0, |errno| errno as i32).to_ne_bytes();
+    let errno = report_of(listener.err().map_or(0, |errno| errno as i32), None);
     let borrowed = [listener.map_or(report.as_fd(), AsFd::as_fd)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -1,9 +1,11 @@
 //! The child of [`super::prepare`] in a process with many threads: the child does not allocate.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use imsup_bpf_filters::{Families, Sockets};
+use imsup_wire::{Ids, RootSpec};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::*;
@@ -65,7 +67,43 @@ fn program<'a>(
         descriptor_limit: Some(64),
         cgroup: None,
         no_new_privs: true,
+        place: Place::Machine,
     }
+}
+
+/// Executes a program, or fails to, without a word of the child's guard.
+#[track_caller]
+fn assert_executed(program: &Program<'_>, expected: Result<(), Errno>) {
+    let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
+    // SAFETY: the child does only what is async-signal-safe, which is what is tested.
+    let thread = unsafe { SingleThread::unproven() };
+    let prepared = prepare(program, filter, &thread).unwrap();
+    let pid = prepared.pid();
+    let executed = prepared.execute().map(drop);
+    let status = waitpid(pid, None);
+    assert_eq!(executed, expected, "{status:?}");
+    let code = if expected.is_ok() { 0 } else { 127 };
+    assert_eq!(status, Ok(WaitStatus::Exited(pid, code)));
+}
+
+/// A root with nothing in it.
+fn empty_root(directory: &Path) -> Root {
+    for name in ["layer", "upper", "work", "root"] {
+        std::fs::create_dir(directory.join(name)).unwrap();
+    }
+    let spec = RootSpec {
+        layers: vec![directory.join("layer").into()],
+        changes: directory.into(),
+        mount_point: directory.join("root").into(),
+        read_only: true,
+        ids: Ids::One { uid: 7, gid: 8 },
+        hostname: "empty".to_owned(),
+        mounts: Vec::new(),
+        shm_bytes: 1 << 20,
+        capabilities: 0,
+        sysctls: vec![("kernel.msgmax".to_owned(), "8192".to_owned())],
+    };
+    Root::plan(&spec, Path::new("/")).unwrap()
 }
 
 /// fork(2): in the child of a process with several threads only async-signal-safe functions may be
@@ -74,7 +112,6 @@ fn program<'a>(
 fn the_child_of_a_process_with_threads_allocates_nothing() {
     ALLOCATES.store(Pid::this().as_raw(), Ordering::Relaxed);
     let stop = AtomicBool::new(false);
-    let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
     let own = Credentials {
         uid: Uid::current(),
         gid: Gid::current(),
@@ -95,16 +132,16 @@ fn the_child_of_a_process_with_threads_allocates_nothing() {
         }
         for (command, expected) in [(&there, Ok(())), (&missing, Err(Errno::ENOENT))] {
             for environment in [None, Some(environment.as_slice())] {
-                // SAFETY: the child does only what is async-signal-safe, which is what is tested.
-                let thread = unsafe { SingleThread::unproven() };
-                let prepared = prepare(&program(command, environment, credentials), filter, &thread).unwrap();
-                let pid = prepared.pid();
-                let executed = prepared.execute().map(drop);
-                let status = waitpid(pid, None);
-                assert_eq!(executed, expected, "{status:?}");
-                let code = if expected.is_ok() { 0 } else { 127 };
-                assert_eq!(status, Ok(WaitStatus::Exited(pid, code)));
+                let program = program(command, environment, credentials);
+                assert_executed(&program, expected);
             }
         }
+        let directory = tempfile::tempdir().unwrap();
+        let root = empty_root(directory.path());
+        let program = Program {
+            place: Place::Root(&root),
+            ..program(&missing, None, None)
+        };
+        assert_executed(&program, Err(Errno::ENOENT));
     });
 }

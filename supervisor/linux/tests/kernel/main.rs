@@ -21,6 +21,7 @@ mod orphaned;
 mod owners;
 mod removed;
 mod resolvers;
+mod roots;
 mod routes;
 mod script;
 mod sockets;

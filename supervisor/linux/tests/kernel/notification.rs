@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use imsup_bpf_filters::{Families, Sockets};
 use imsup_linux::notify::{Answer, Listener, NotificationId};
+use imsup_linux::root::Place;
 use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn;
 use nix::errno::Errno;
@@ -42,6 +43,7 @@ fn child(command: &[CString]) -> (Pid, Listener) {
         signals: SigSet::empty(),
         cgroup: None,
         no_new_privs: true,
+        place: Place::Machine,
     };
     let filter = imsup_bpf_filters::notify_filter(Sockets::Duplicated, Families::Known);
     // SAFETY: the child does only what is async-signal-safe (`spawn::child`), whatever other
