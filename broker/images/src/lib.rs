@@ -1,0 +1,15 @@
+//! Images of hosts: their names, the store that keeps them unpacked, and where they come from.
+//!
+//! An image is known by a [`Reference`]; its content by [`Digest`]s.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod digest;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+
+pub use config::{Healthcheck, ImageConfig};
+pub use digest::Digest;
+pub use platform::Platform;
+pub use reference::Reference;
