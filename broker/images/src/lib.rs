@@ -4,10 +4,13 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod decompress;
 pub mod digest;
 pub mod manifest;
 pub mod platform;
 pub mod reference;
+pub mod tar;
+pub mod unpack;
 
 pub use config::{Healthcheck, ImageConfig};
 pub use digest::Digest;

@@ -82,7 +82,7 @@ impl FromStr for Platform {
             word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.len() <= 32 && word.chars().all(fits)
         };
         let words: Vec<&str> = text.split('/').collect();
-        if !words.iter().all(|word| is_word(word)) {
+        if !words.iter().all(is_word) {
             return Err(PlatformError(text.to_owned()));
         }
         match words[..] {

@@ -1,0 +1,5 @@
+//! Images made here, unpacked, stored and loaded.
+
+mod archive;
+mod hostile;
+mod unpacking;
