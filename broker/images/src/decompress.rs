@@ -1,6 +1,7 @@
 //! Layers as tar, whatever they are compressed with.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -49,6 +50,17 @@ pub fn decompress<'a>(mut input: impl Read + Send + 'a) -> io::Result<Box<dyn Re
             "it is compressed with {name}; layers are compressed with gzip or zstd, or not at all"
         ))),
     }
+}
+
+/// Whether a file is compressed. The file is left at its beginning.
+///
+/// # Errors
+/// Errors of reading.
+pub fn is_compressed(mut file: &File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(6).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(Compression::of(&start) != Compression::None)
 }
 
 /// Frames of zstd (RFC 8878), one after another; ruzstd knows single ones.

@@ -3,12 +3,16 @@
 //! An image is known by a [`Reference`]; its content by [`Digest`]s.
 #![forbid(unsafe_code)]
 
+pub mod add;
 pub mod config;
 pub mod decompress;
 pub mod digest;
 pub mod manifest;
 pub mod platform;
+pub mod progress;
 pub mod reference;
+pub mod source;
+pub mod store;
 pub mod tar;
 pub mod unpack;
 
@@ -16,3 +20,4 @@ pub use config::{Healthcheck, ImageConfig};
 pub use digest::Digest;
 pub use platform::Platform;
 pub use reference::Reference;
+pub use store::{Image, Store};

@@ -2,4 +2,7 @@
 
 mod archive;
 mod hostile;
+mod image;
+mod sources;
+mod store;
 mod unpacking;
