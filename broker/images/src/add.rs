@@ -120,6 +120,8 @@ fn add_layers(
     layers: &[(&Descriptor, Digest)],
     progress: &dyn Progress,
 ) -> Result<(), AddError> {
+    let listed: Vec<(Digest, u64)> = layers.iter().map(|(layer, _)| (layer.digest, layer.size)).collect();
+    progress.begin(&listed);
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || {
@@ -155,9 +157,13 @@ fn add_layer(
         let opened = source.layer(layer, &partial, progress).map_err(AddError::from);
         progress.step(layer.digest, Step::Unpacking);
         opened
-    })?;
-    // The download is of no use any more, or was not needed.
-    let _ = std::fs::remove_file(&partial);
+    });
+    // A download that the source has ended goes on with the next pull. Any other is of no use any
+    // more.
+    if !matches!(added, Err(AddError::Source(_))) {
+        let _ = std::fs::remove_file(&partial);
+    }
+    let added = added?;
     progress.step(layer.digest, if added { Step::Done } else { Step::Exists });
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod source;
 pub mod store;
 pub mod tar;

@@ -22,11 +22,17 @@ pub enum Step {
 
 /// A listener to the steps of layers, of several threads.
 pub trait Progress: Sync {
+    /// The layers of the image that is added now, by the digests in its manifest, with their
+    /// lengths.
+    fn begin(&self, layers: &[(Digest, u64)]);
+
     /// A layer, by the digest in its manifest, takes a step.
     fn step(&self, layer: Digest, step: Step);
 }
 
 /// Nobody listens.
 impl Progress for () {
+    fn begin(&self, _: &[(Digest, u64)]) {}
+
     fn step(&self, _: Digest, _: Step) {}
 }

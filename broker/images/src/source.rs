@@ -1,6 +1,7 @@
 //! Where images come from.
 
 mod archive;
+mod daemon;
 mod docker;
 mod files;
 mod layout;
@@ -12,8 +13,10 @@ use std::path::{Path, PathBuf};
 use crate::digest::Digest;
 use crate::manifest::Descriptor;
 use crate::progress::Progress;
+use crate::registry::RegistryError;
 use crate::store::LayerSource;
 
+pub use daemon::Saving;
 pub use load::{LoadError, Loaded, load_path, load_stream};
 
 /// The documents and layers of images.
@@ -40,6 +43,9 @@ pub trait Source: Sync {
 /// A source that fails.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// A registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// A file.
     #[error("reading {}: {source}", .path.display())]
     File {

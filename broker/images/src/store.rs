@@ -28,7 +28,7 @@ use crate::digest::Digest;
 use crate::manifest::{Document, Manifest, ManifestError};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::unpack::{Owners, UnpackError};
+use crate::unpack::{Owners, UnpackError, is_opaque};
 
 pub use addition::Addition;
 pub use layers::LayerSource;
@@ -168,10 +168,10 @@ impl Store {
             true => Owners::Recorded,
             false => Owners::Own,
         };
-        let store = Self {
-            path: path.into(),
-            owners,
-        };
+        // Layers are mounted by whoever, wherever.
+        let path = path.into();
+        let path = std::path::absolute(&path).map_err(failed("finding", &path))?;
+        let store = Self { path, owners };
         for directory in [
             "blobs/sha256",
             "layers/recorded",
@@ -223,10 +223,13 @@ impl Store {
         };
         let config = ConfigFile::parse(&config)?;
         let layers = distinct(&config.diff_ids);
-        let layers: Vec<PathBuf> = layers.into_iter().map(|id| self.layer_root(id)).collect();
+        let mut layers: Vec<PathBuf> = layers.into_iter().map(|id| self.layer_root(id)).collect();
         if !layers.iter().all(|layer| layer.is_dir()) {
             return Ok(None);
         }
+        // Overlayfs does not ask whether the root itself is opaque (`ovl_get_root`).
+        let lowest = layers.iter().rposition(|layer| is_opaque(layer));
+        let layers = layers.split_off(lowest.unwrap_or(0));
         Ok(Some(Image {
             name: name.clone(),
             digest,

@@ -20,6 +20,7 @@ use attributes::{Attributes, Directories};
 use limits::{BoundedReader, Counter};
 use root::{Place, Root};
 
+pub(crate) use attributes::is_opaque;
 pub use limits::Limits;
 
 /// Before a name: the name is deleted by this layer (image-spec, "Whiteouts").
@@ -64,6 +65,18 @@ pub enum UnpackError {
     /// The disk is full.
     #[error("there is no space left on the disk of {}", .0.display())]
     DiskFull(PathBuf),
+    /// An owner that the user namespace does not have (chown(2), EINVAL).
+    #[error(
+        "'{path}' belongs to user {uid} and group {gid}, which are beyond this user's subordinate ids (/etc/subuid, /etc/subgid)"
+    )]
+    Owner {
+        /// The path in the layer, printable.
+        path: String,
+        /// The owner.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
     /// The file system refuses something.
     #[error("{what} '{path}': {source}")]
     File {
@@ -160,9 +173,8 @@ impl Unpacker {
         let file = std::fs::File::from(file.map_err(|error| self.failed("creating", place, error))?);
         content::copy(content, &file, entry.size, &mut self.counter).map_err(|error| error.at(self, place))?;
         let attributes = Attributes::of(entry);
-        attributes
-            .apply_to(file.as_fd(), self.owners)
-            .map_err(|error| self.failed("setting the owner or the permissions of", place, error))
+        let applied = attributes.apply_to(file.as_fd(), self.owners);
+        applied.map_err(|error| attributes.failed(&self.root, place.path(), error))
     }
 
     fn directory(&mut self, entry: &Entry, place: &Place) -> Result<(), UnpackError> {
@@ -205,15 +217,21 @@ impl Unpacker {
         }
         self.root.clear(place)?;
         rustix::fs::symlinkat(target, place.parent(), place.name())
-            .and_then(|()| Attributes::of(entry).apply_at(place, self.owners))
-            .map_err(|error| self.failed("making the link", place, error))
+            .map_err(|error| self.failed("making the link", place, error))?;
+        self.attributes_at(entry, place)
     }
 
     fn fifo(&mut self, entry: &Entry, place: &Place) -> Result<(), UnpackError> {
         self.root.clear(place)?;
         rustix::fs::mknodat(place.parent(), place.name(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
-            .and_then(|()| Attributes::of(entry).apply_at(place, self.owners))
-            .map_err(|error| self.failed("making the pipe", place, error))
+            .map_err(|error| self.failed("making the pipe", place, error))?;
+        self.attributes_at(entry, place)
+    }
+
+    fn attributes_at(&self, entry: &Entry, place: &Place) -> Result<(), UnpackError> {
+        let attributes = Attributes::of(entry);
+        let applied = attributes.apply_at(place, self.owners);
+        applied.map_err(|error| attributes.failed(&self.root, place.path(), error))
     }
 
     /// Hides what lower layers have under this name. The layer's own file is not affected: a

@@ -59,7 +59,9 @@ impl Store {
             let path = entry.map_err(failed("reading", &directory))?.path();
             // Gone meanwhile, or not to be opened: then nobody can use it as a store either.
             if let Ok(Some(_lock)) = Lock::try_existing(&path) {
-                remove::tree(&path).map_err(failed("removing", &path))?;
+                // Files of subordinate ids are not this process's to remove, if the process is
+                // outside of their user namespace.
+                let _ = remove::tree(&path);
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Owners, permissions, times and extended attributes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
@@ -8,7 +9,7 @@ use rustix::io::Errno;
 
 use super::limits::Counter;
 use super::root::{Place, Root};
-use super::{Owners, UnpackError};
+use super::{Owners, UnpackError, printable};
 use crate::tar::Entry;
 
 /// The attribute by which overlayfs knows an opaque directory, mounted with `userxattr`
@@ -29,6 +30,12 @@ pub(super) fn make_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
         Mode::empty(),
     )?;
     rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
+}
+
+/// Whether a directory hides whatever lower layers have in it.
+pub(crate) fn is_opaque(directory: &Path) -> bool {
+    let mut value = [0; 1];
+    rustix::fs::getxattr(directory, OPAQUE, &mut value) == Ok(1) && value == *b"y"
 }
 
 /// The attributes of a file, as the layer records them.
@@ -59,6 +66,18 @@ impl Attributes {
         }
     }
 
+    /// The error of setting attributes.
+    pub(super) fn failed(&self, root: &Root, path: &[u8], error: Errno) -> UnpackError {
+        match error {
+            Errno::INVAL => UnpackError::Owner {
+                path: printable(path),
+                uid: self.uid,
+                gid: self.gid,
+            },
+            error => root.failed("setting the owner or the permissions of", path, error),
+        }
+    }
+
     /// Sets the attributes of a file or a directory. The order matters: a change of the owner
     /// removes setuid bits and capabilities (chown(2)), and `user.` attributes want a file that may
     /// be written (xattr(7)).
@@ -74,7 +93,11 @@ impl Attributes {
         rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode))?;
         let mut capabilities = self.xattrs.iter().filter(|(name, _)| name == CAPABILITY);
         if let Some((name, value)) = capabilities.next().filter(|_| owners == Owners::Recorded) {
-            set_if_supported(file, name, value)?;
+            match set_if_supported(file, name, value) {
+                // Bytes that are no capabilities give none.
+                Err(Errno::INVAL) => (),
+                result => result?,
+            }
         }
         rustix::fs::futimens(file, &self.times)
     }
@@ -125,9 +148,8 @@ impl Directories {
         for (path, attributes) in self.0.iter().rev() {
             // A later entry may have replaced the directory.
             if let Some(directory) = root.directory(path)? {
-                attributes
-                    .apply_to(directory.as_fd(), owners)
-                    .map_err(|error| root.failed("setting the owner or the permissions of", path, error))?;
+                let applied = attributes.apply_to(directory.as_fd(), owners);
+                applied.map_err(|error| attributes.failed(root, path, error))?;
             }
         }
         Ok(())

@@ -3,22 +3,38 @@
 use tar::{Builder, EntryType, Header};
 
 /// A layer that grows by entries.
-pub struct Layer(Builder<Vec<u8>>);
+pub struct Layer {
+    archive: Builder<Vec<u8>>,
+    owner: (u64, u64),
+}
 
 /// The time of all entries: 2023-11-14 22:13:20 UTC.
 pub const MTIME: u64 = 1_700_000_000;
 
 impl Layer {
+    /// A layer whose files belong to the user of the test.
     pub fn new() -> Self {
-        Self(Builder::new(Vec::new()))
+        let own = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        Self {
+            archive: Builder::new(Vec::new()),
+            owner: (own.0.into(), own.1.into()),
+        }
+    }
+
+    /// A layer whose files belong to root: the same bytes whoever runs the test.
+    pub fn of_root() -> Self {
+        Self {
+            owner: (0, 0),
+            ..Self::new()
+        }
     }
 
     fn add(mut self, path: &str, kind: EntryType, mode: u32, link: &str, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(u64::from(rustix::process::getuid().as_raw()));
-        header.set_gid(u64::from(rustix::process::getgid().as_raw()));
+        header.set_uid(self.owner.0);
+        header.set_gid(self.owner.1);
         header.set_mtime(MTIME);
         header.set_size(content.len() as u64);
         // Not `set_path` or `append_data`, which refuse hostile names.
@@ -35,7 +51,7 @@ impl Layer {
         copy(&mut old.name, path);
         copy(&mut old.linkname, link);
         header.set_cksum();
-        self.0.append(&header, content).unwrap();
+        self.archive.append(&header, content).unwrap();
         self
     }
 
@@ -44,7 +60,7 @@ impl Layer {
         header.set_entry_type(EntryType::new(kind));
         header.set_size(content.len() as u64);
         header.set_cksum();
-        self.0.append(&header, content).unwrap();
+        self.archive.append(&header, content).unwrap();
     }
 
     pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
@@ -85,11 +101,11 @@ impl Layer {
 
     /// Pax records for the next entry.
     pub fn records(mut self, records: &[(&str, &[u8])]) -> Self {
-        self.0.append_pax_extensions(records.iter().copied()).unwrap();
+        self.archive.append_pax_extensions(records.iter().copied()).unwrap();
         self
     }
 
     pub fn tar(self) -> Vec<u8> {
-        self.0.into_inner().unwrap()
+        self.archive.into_inner().unwrap()
     }
 }

@@ -182,6 +182,20 @@ fn archives_are_loaded_from_files_and_streams() {
     assert!(error.to_string().contains("without a name"), "{error}");
 }
 
+/// Overlayfs does not look at the root's own mark.
+#[test]
+fn an_opaque_root_hides_all_lower_layers() {
+    let world = World::new();
+    let layers = vec![
+        Layer::new().file("hidden", ""),
+        Layer::new().file(".wh..wh..opq", "").file("etc/motd", "one"),
+        Layer::new().file("etc/motd", "two"),
+    ];
+    Image::new(&json!({}), layers, Compression::None).write(&world.path("layout"), Some("app:1"));
+    world.load(&world.path("layout")).unwrap();
+    assert_eq!(motd(&world.image("app:1").unwrap()), ["one", "two"]);
+}
+
 #[test]
 fn what_is_no_image_is_refused() {
     let world = World::new();
