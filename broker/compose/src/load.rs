@@ -18,7 +18,7 @@ use super::service::{Builder, Disabled};
 use super::source::{Sources, clean};
 use super::tree::{Location, Map, Node, Value};
 use super::trust::Trusted;
-use super::{LoadOptions, Loaded, ipam, project, schema, settings};
+use super::{LoadOptions, Loaded, ServiceImage, images, ipam, project, schema, settings};
 use crate::cluster::Cluster;
 
 /// Loads compose files.
@@ -61,6 +61,32 @@ pub fn project_of(options: &LoadOptions) -> Result<(String, PathBuf), ComposeErr
     let (read, documents) = Files::read(options)?;
     let name = read.project(options, &documents, &|name| read.variable(options, name))?;
     Ok((name, read.directory))
+}
+
+/// The images of the services whose profiles are on, even if the services could not be run.
+///
+/// # Errors
+/// [`ComposeError`] for files that cannot be read or understood.
+pub fn images_of(options: &LoadOptions) -> Result<Vec<ServiceImage>, ComposeError> {
+    let (read, documents) = Files::read(options)?;
+    let outer = |name: &str| read.variable(options, name);
+    let project = read.project(options, &documents, &outer)?;
+    let lookup = |name: &str| match name {
+        "COMPOSE_PROJECT_NAME" => Some(Cow::Borrowed(project.as_str())),
+        _ => outer(name),
+    };
+    let context = Context {
+        options,
+        directory: &read.directory,
+        project: &project,
+        lookup: &lookup,
+    };
+    let images = || {
+        let file = context.merged(documents, &mut Vec::new())?;
+        let disabled = context.check_services(&file)?;
+        images::of_file(&file, |name| disabled.contains_key(name))
+    };
+    images().map_err(|fault| read.sources.explain(fault))
 }
 
 /// The shared state of reading the files of a load; the documents are returned separately.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use imsup_compose::{self as compose, ComposeError, LoadOptions, Loaded};
+use imsup_compose::{self as compose, ComposeError, LoadOptions, Loaded, ServiceImage};
 
 /// Reads these files, or the files of `COMPOSE_FILE`, or the file found here or above.
 ///
@@ -18,6 +18,20 @@ pub fn load(files: &[PathBuf], project: Option<&str>, profiles: &[String], stric
         ..LoadOptions::from_process()
     };
     Ok(compose::load(&options)?)
+}
+
+/// The images that the services of these files name, even if the services could not be run.
+///
+/// # Errors
+/// There is no file, or the file cannot be understood.
+pub fn images(files: &[PathBuf], project: Option<&str>, profiles: &[String]) -> Result<Vec<ServiceImage>> {
+    let options = LoadOptions {
+        files: named(files),
+        project: project.map(str::to_owned),
+        profiles: profiles.to_vec(),
+        ..LoadOptions::from_process()
+    };
+    Ok(compose::images_of(&options)?)
 }
 
 /// The project of these files, or of the file found here or above, and its directory; `None` if
