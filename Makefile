@@ -30,7 +30,7 @@ build: ## build imsup (release) as $(TARGET)/release/imsup
 
 .PHONY: dist
 dist: ## build a static imsup as $(TARGET)/dist/imsup, with musl if the toolchain has or gets it (LIBC=musl or gnu: with that)
-	@scripts/setup.sh build
+	@scripts/setup.sh dist
 	@scripts/dist.sh $(TARGET) $(LIBC)
 
 .PHONY: demo
@@ -108,11 +108,12 @@ kvm: setup guests build ## limits by cgroup v2, in a virtual machine with Debian
 	@scripts/kvm.sh $(IMSUP) $(GUESTS)
 
 .PHONY: fuzz
-fuzz: guests ## hostile programs, then the decoders, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)
+fuzz: guests ## hostile programs, then the decoders and the unpacker, for FUZZ_SECONDS each (the latter need cargo-fuzz and a nightly toolchain)
 	IMSUP_HOSTILE_SECONDS=$(FUZZ_SECONDS) cargo test -p imsup --test hostile -- --nocapture
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: install it first: cargo install cargo-fuzz; rustup toolchain install nightly" >&2; exit 1; }
-	cd wire/protocol && for target in $$(cargo +nightly fuzz list); do \
-		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); done
+	for crate in wire/protocol broker/images; do (cd $$crate && for target in $$(cargo +nightly fuzz list); do \
+		mkdir -p fuzz/corpus/$$target && \
+		cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS); done); done
 
 # The crates that make no system call of their own.
 pure := imsup-wire

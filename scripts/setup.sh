@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, from Debian's or Ubuntu's packages, for one purpose: building, the tests, or one of those below.
-# Usage: setup.sh [build|demo|peers|regress]; without a purpose, for the tests.
+# Usage: setup.sh [build|dist|demo|peers|regress]; without a purpose, for the tests.
 set -euo pipefail
 
 readonly purpose=${1:-tests}
@@ -12,6 +12,10 @@ declare -A needs=(
 )
 case $purpose in
     build) ;;
+    dist)
+        # ring, which is TLS's arithmetic, has C and assembler, which musl's compiler translates for a static imsup.
+        needs+=([musl-gcc]=musl-tools)
+        ;;
     demo)
         # The programs of examples/shop, and its client.
         needs+=([nginx]=nginx-light [python3]=python3 [node]=nodejs [redis-server]=redis-server [curl]=curl)
@@ -26,6 +30,7 @@ case $purpose in
             [tclsh]=tcl [prove]=perl [xz]=xz-utils
             [redis-sentinel]=redis-sentinel [haproxy]=haproxy [socat]=socat [strace]=strace [bwrap]=bubblewrap [busybox]=busybox-static
             [s6-svscan]=s6 [ruby]=ruby [php]=php-cli
+            [docker-registry]=docker-registry [newuidmap]=uidmap
             [etcd]=etcd-server [etcdctl]=etcd-client [shellcheck]=shellcheck
             [/usr/share/zoneinfo/Asia/Tokyo]=tzdata
             [/usr/share/java/zookeeper.jar]=zookeeper [/usr/share/zookeeper/bin/zkCli.sh]=zookeeper
@@ -35,7 +40,7 @@ case $purpose in
         )
         ;;
     *)
-        echo "setup: there is no purpose '$purpose': build, demo, peers or regress, or none for the tests" >&2
+        echo "setup: there is no purpose '$purpose': build, dist, demo, peers or regress, or none for the tests" >&2
         exit 2
         ;;
 esac
@@ -55,7 +60,7 @@ missing() {
     for need in "${!needs[@]}"; do
         is_there "$need" || echo "${needs[$need]}"
     done
-    case $purpose in build | demo) ;; *) missing_testsuite ;; esac
+    case $purpose in build | dist | demo) ;; *) missing_testsuite ;; esac
 }
 
 # CPython's own tests, for Debian's python, which is not always the one in PATH.
@@ -118,6 +123,6 @@ fi
 
 # The tests look for Spark beside what cargo builds.
 case $purpose in
-    build | demo) ;;
+    build | dist | demo) ;;
     *) "$(dirname "$0")/spark.sh" "${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/spark" ;;
 esac

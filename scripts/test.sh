@@ -19,7 +19,7 @@ say "cargo test --workspace, as $(id -un)"
 cargo test --workspace
 if [ "$(id -u)" -eq 0 ]; then
     say "what root can do besides"
-    cargo test -p imsup --test root --test root_limits --test container --test strangers
+    cargo test -p imsup --test root --test root_limits --test root_images --test container --test strangers
     say "the end-to-end tests once more, as an ordinary user without any privilege"
     scripts/as-user.sh "${smoke[@]}"
     export "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh"

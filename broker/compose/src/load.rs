@@ -17,7 +17,7 @@ use super::show::Document;
 use super::source::Sources;
 use super::tree::{Map, Node, Value};
 use super::variables::Environment;
-use super::{LoadOptions, Loaded, ipam, project, schema, settings};
+use super::{LoadOptions, Loaded, ServiceImage, images, ipam, project, schema, settings};
 use crate::cluster::Cluster;
 
 /// Loads compose files.
@@ -52,11 +52,24 @@ pub fn resolve(options: &LoadOptions, warnings: &mut Vec<Warning>) -> Result<(Lo
 /// [`ComposeError`] for files that cannot be read or aren't YAML, and names that cannot be a
 /// project's.
 pub fn project_of(options: &LoadOptions) -> Result<(String, PathBuf), ComposeError> {
-    let found = files(options)?;
-    let mut sources = Sources::new(options.stdin.clone());
-    let documents = read(&mut sources, &found)?;
-    let name = project_name(options, &found, &documents, &sources)?;
-    Ok((name, found.directory))
+    let Reading { project, found, .. } = Reading::new(options)?;
+    Ok((project, found.directory))
+}
+
+/// The images of the services whose profiles are on, even if the services could not be run.
+///
+/// # Errors
+/// [`ComposeError`] for files that cannot be read or understood.
+pub fn images_of(options: &LoadOptions) -> Result<Vec<ServiceImage>, ComposeError> {
+    let mut reading = Reading::new(options)?;
+    let mut file = reading.merged()?;
+    let mut images = || {
+        let context = reading.context(options, false);
+        let disabled = context.check_services(&file)?;
+        finish(&mut file, context.project, context.environment, &disabled)?;
+        images::of_file(&file, |name| disabled.contains_key(name))
+    };
+    images().map_err(|fault| reading.sources.explain(fault))
 }
 
 fn load_wanted(
@@ -64,33 +77,14 @@ fn load_wanted(
     warnings: &mut Vec<Warning>,
     wants_document: bool,
 ) -> Result<(Loaded, Option<Document>), ComposeError> {
-    let mut found = files(options)?;
-    let mut sources = Sources::new(options.stdin.clone());
-    let documents = read(&mut sources, &found)?;
-    let project = project_name(options, &found, &documents, &sources)?;
-    found.environment.set_project(&project);
-    let mut notices = Vec::new();
-    let scope = Scope {
-        directory: found.directory.clone(),
-        environment: found.environment.clone(),
-        included_by: Vec::new(),
-    };
-    let merged = Layers::new(&mut sources, &mut notices).merged(documents, &scope);
-    let context = Context {
-        options,
-        directory: &found.directory,
-        project: &project,
-        environment: &found.environment,
-        wants_document,
-    };
-    let loaded = match merged {
-        Ok(file) => context
-            .cluster(file, &mut notices)
-            .map_err(|faults| sources.explain_all(faults)),
-        Err(Refusal::At(fault)) => Err(sources.explain(fault)),
-        Err(Refusal::File(error)) => Err(error),
-    };
-    let noticed = sources.warnings(notices);
+    let mut reading = Reading::new(options)?;
+    let loaded = reading.merged().and_then(|file| {
+        let mut notices = std::mem::take(&mut reading.notices);
+        let loaded = reading.context(options, wants_document).cluster(file, &mut notices);
+        reading.notices = notices;
+        loaded.map_err(|faults| reading.sources.explain_all(faults))
+    });
+    let noticed = reading.sources.warnings(reading.notices);
     let (cluster, document) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -110,6 +104,57 @@ fn load_wanted(
         warnings: noticed,
     };
     Ok((loaded, document))
+}
+
+/// The files of a load, before and while they are merged.
+struct Reading<'a> {
+    found: Files<'a>,
+    sources: Sources,
+    documents: Vec<Layer>,
+    project: String,
+    notices: Vec<Notice>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(options: &'a LoadOptions) -> Result<Self, ComposeError> {
+        let mut found = files(options)?;
+        let mut sources = Sources::new(options.stdin.clone());
+        let documents = read(&mut sources, &found)?;
+        let project = project_name(options, &found, &documents, &sources)?;
+        found.environment.set_project(&project);
+        Ok(Self {
+            found,
+            sources,
+            documents,
+            project,
+            notices: Vec::new(),
+        })
+    }
+
+    /// The files as one.
+    fn merged(&mut self) -> Result<Node, ComposeError> {
+        let scope = Scope {
+            directory: self.found.directory.clone(),
+            environment: self.found.environment.clone(),
+            included_by: Vec::new(),
+        };
+        let documents = std::mem::take(&mut self.documents);
+        let merged = Layers::new(&mut self.sources, &mut self.notices).merged(documents, &scope);
+        merged.map_err(|refusal| match refusal {
+            Refusal::At(fault) => self.sources.explain(fault),
+            Refusal::File(error) => error,
+        })
+    }
+
+    fn context<'s>(&'s self, options: &'s LoadOptions, wants_document: bool) -> Context<'s> {
+        Context {
+            options,
+            directory: &self.found.directory,
+            project: &self.project,
+            environment: &self.found.environment,
+            wants_document,
+        }
+    }
 }
 
 /// The documents of the named files.

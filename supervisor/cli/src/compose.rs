@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
-use imsup_compose::{self as compose, LoadOptions};
+use imsup_compose::{self as compose, LoadOptions, ServiceImage};
 
 /// Which files, and the variables beside them.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -49,6 +49,19 @@ fn stdin() -> Result<Arc<[u8]>> {
     let mut input = std::io::stdin().lock().take(limit);
     input.read_to_end(&mut content).context("reading standard input")?;
     Ok(CONTENT.get_or_init(|| content.into()).clone())
+}
+
+/// The images that the services of these files name, even if the services could not be run.
+///
+/// # Errors
+/// There is no file, or the file cannot be understood.
+pub fn images(files: &FileArgs, project: Option<&str>, profiles: &[String]) -> Result<Vec<ServiceImage>> {
+    let options = LoadOptions {
+        project: project.map(str::to_owned),
+        profiles: profiles.to_vec(),
+        ..files.options()?
+    };
+    Ok(compose::images_of(&options)?)
 }
 
 /// The project of these files, or of the file found here or above, and its directory; `None` if

@@ -47,6 +47,17 @@ pub fn memory_time(byte_ms: u128) -> String {
     }
 }
 
+/// Bytes, in the units of disks and of Docker: `812 B`, `4.1 kB`, `12.5 MB`, `1.2 GB`.
+pub fn bytes(bytes: u64) -> String {
+    let value = bytes as f64;
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", value / 1e6),
+        _ => format!("{:.1} GB", value / 1e9),
+    }
+}
+
 /// A duration in seconds, to the nearest millisecond.
 pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e3).round() / 1e3
@@ -171,6 +182,19 @@ mod tests {
             (185_000, "3 min 5 s"),
         ] {
             assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn bytes_have_the_units_of_disks() {
+        for (value, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (4_096, "4.1 kB"),
+            (12_500_000, "12.5 MB"),
+            (1_234_000_000, "1.2 GB"),
+        ] {
+            assert_eq!(bytes(value), text);
         }
     }
 

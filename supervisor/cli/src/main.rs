@@ -15,12 +15,16 @@ mod down;
 mod events;
 mod exec;
 mod failure;
+mod fetching;
 #[cfg(test)]
 mod fixture;
 mod follow;
 mod human;
+mod image_store;
+mod images;
 mod keeper;
 mod limits;
+mod load;
 mod logging;
 mod logs;
 mod names;
@@ -29,6 +33,8 @@ mod power;
 mod program;
 mod project;
 mod ps;
+mod pull;
+mod puller;
 mod readiness;
 mod resolvers;
 mod run;
@@ -91,10 +97,15 @@ enum Verb {
     Why(why::Args),
     Usage(usage::Args),
     Config(config::Args),
+    Load(load::Args),
+    Pull(pull::Args),
+    Images(images::Args),
     Doctor(doctor::Args),
     Hosts(names::HostsArgs),
     Resolve(names::ResolveArgs),
     Broker(broker::Args),
+    #[command(hide = true)]
+    Puller(puller::Args),
     Completion(version::CompletionArgs),
     Version(version::VersionArgs),
 }
@@ -160,9 +171,13 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Why(args) => why::run(&args)?,
         Verb::Usage(args) => usage::run(&args)?,
         Verb::Config(args) => config::run(&args)?,
+        Verb::Load(args) => load::run(&args)?,
+        Verb::Pull(args) => return pull::run(&args),
+        Verb::Images(args) => images::run(&args)?,
         Verb::Doctor(args) => doctor::run(&args)?,
         Verb::Hosts(args) => names::hosts(&args)?,
         Verb::Resolve(args) => names::resolve(&args)?,
+        Verb::Puller(args) => puller::run(&args)?,
         Verb::Broker(args) => return broker::run(&args),
         Verb::Completion(args) => version::completion(&args)?,
         Verb::Version(args) => version::version(&args)?,
@@ -230,6 +245,10 @@ mod tests {
             "imsup why --format csv web",
             "imsup usage --format xml",
             "imsup events --tree --follow",
+            "imsup load --platform x/y/z/w",
+            "imsup load --name Upper a",
+            "imsup images --format json prune",
+            "imsup puller",
         ] {
             let error = parses(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
@@ -272,6 +291,10 @@ mod tests {
             "imsup usage --format csv",
             "imsup usage web db",
             "imsup config --format json --strict",
+            "imsup pull -q --profile dev web",
+            "imsup load --platform linux/arm64 image.tar",
+            "imsup images --format json",
+            "imsup images prune -a",
             "imsup broker -f a.yaml -p shop",
             "imsup --version",
         ] {

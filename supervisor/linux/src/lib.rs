@@ -63,5 +63,6 @@ pub mod timers;
 mod tracee;
 pub mod traffic;
 pub mod unix_diag;
+pub mod user_namespace;
 pub mod watchdog;
 pub mod zygote;

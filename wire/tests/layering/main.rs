@@ -47,6 +47,11 @@ const CRATES: &[Row] = &[
         tests_may_use: &[],
     },
     Row {
+        name: "imsup-images",
+        may_use: &["imsup-wire"],
+        tests_may_use: &[],
+    },
+    Row {
         name: "imsup-supervisor",
         may_use: &["imsup-wire", "imsup-protocol", "imsup-bpf-filters", UNSAFE_CRATE],
         tests_may_use: &[],
@@ -59,6 +64,7 @@ const CRATES: &[Row] = &[
             UNSAFE_CRATE,
             "imsup-compose",
             "imsup-lifecycle",
+            "imsup-images",
         ],
         tests_may_use: &[],
     },
@@ -71,6 +77,7 @@ const CRATES: &[Row] = &[
             UNSAFE_CRATE,
             "imsup-compose",
             "imsup-lifecycle",
+            "imsup-images",
             "imsup-supervisor",
             "imsup-broker",
         ],

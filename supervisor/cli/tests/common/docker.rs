@@ -26,7 +26,8 @@ mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work 
 if [ -d /opt ]; then mount -t tmpfs tmpfs /opt; fi
 exec \"$@\"";
 
-const IMAGE: &str = "imsup-test:1";
+/// The name of the image.
+pub const IMAGE: &str = "imsup-test:1";
 
 /// The directory in the image that belongs to its user, and receives its files.
 const HOME: &str = "/home/app";
@@ -144,12 +145,17 @@ impl Docker {
         self.ok(&["import", archive.to_str().unwrap(), IMAGE]);
     }
 
+    /// The value of `DOCKER_HOST`.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.path("sock").display())
+    }
+
     /// A command of docker's, to be run.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command
             .args(arguments)
-            .env("DOCKER_HOST", format!("unix://{}", self.path("sock").display()))
+            .env("DOCKER_HOST", self.host())
             .env("HOME", self.directory.path())
             .env_remove("DOCKER_CONTEXT");
         command

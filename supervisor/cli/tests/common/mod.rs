@@ -155,6 +155,7 @@ impl Project {
             .current_dir(self.directory.path())
             .env("IMSUP_RUNTIME_DIR", self.path("run"))
             .env("IMSUP_STATE_DIR", self.path("state"))
+            .env("IMSUP_IMAGE_DIR", self.path("images"))
             .env("HOME", self.directory.path())
             .env_remove("IMSUP_PROJECT")
             .env_remove("XDG_RUNTIME_DIR");

@@ -1,0 +1,31 @@
+//! The store of images, as the user who owns the files of images.
+
+use anyhow::Result;
+use imsup_images::Store;
+use imsup_images::store::default_path;
+use imsup_images::unpack::Owners;
+use imsup_linux::user_namespace;
+
+/// The store, to look at.
+///
+/// # Errors
+/// The directory cannot be made or read.
+pub fn look() -> Result<Store> {
+    let store = Store::open(default_path())?;
+    Ok(match user_namespace::has_subordinate() {
+        true => store.with_owners(Owners::Recorded),
+        false => store,
+    })
+}
+
+/// The store, to change. A user with subordinate ids (subuid(5)) becomes root of a user namespace,
+/// in which the files of images belong to whom the images say. For a process with one thread.
+///
+/// # Errors
+/// The ids cannot be had, or the directory cannot be made or written.
+pub fn enter() -> Result<Store> {
+    // Root of the namespace is no root of the machine.
+    let path = default_path();
+    user_namespace::enter_subordinate()?;
+    Ok(Store::open(path)?)
+}
