@@ -10,6 +10,7 @@ mod accounts;
 mod address_block;
 mod broker;
 pub mod client;
+pub mod containers;
 mod clock;
 pub mod engine;
 mod error;

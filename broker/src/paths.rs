@@ -125,6 +125,16 @@ impl Paths {
         self.logs().join(format!("{host}.log"))
     }
 
+    /// The directory of the roots of hosts with images.
+    pub fn roots(&self) -> PathBuf {
+        self.state.join("roots")
+    }
+
+    /// The directory of named volumes, which outlive projects. No project has such a name.
+    pub fn volumes(&self) -> PathBuf {
+        self.state.with_file_name(".volumes")
+    }
+
     /// The history of events since `up`.
     pub fn events(&self) -> PathBuf {
         self.state.join("events.jsonl")

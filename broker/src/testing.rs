@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use imsup_wire::Planes;
+use imsup_wire::root::DEFAULT_CAPABILITIES;
 
-use imsup_compose::cluster::{Cluster, HostSpec, ProgramSpec, Settings};
+use imsup_compose::cluster::{Cluster, Container, HostSpec, ProgramSpec, Pull, Settings};
 
 /// Planes of their own, so that tests do not meet real projects.
 pub(crate) fn planes_for_tests() -> Planes {
@@ -27,12 +28,32 @@ pub(crate) fn host(name: &str) -> HostSpec {
             working_dir: PathBuf::from("/"),
             ..ProgramSpec::new(["true"])
         },
+        container: None,
         expose: Vec::new(),
         published: Vec::new(),
         restart: None,
         dependencies: Vec::new(),
         labels: BTreeMap::new(),
         imsup: Settings::default(),
+    }
+}
+
+/// A container of an image of which nothing else is said.
+pub(crate) fn container(image: &str) -> Container {
+    Container {
+        image: image.to_owned(),
+        platform: None,
+        pull: Pull::Missing,
+        is_built: false,
+        entrypoint: None,
+        command: None,
+        working_dir: None,
+        has_stop_signal: false,
+        mounts: Vec::new(),
+        read_only: false,
+        shm_bytes: None,
+        capabilities: DEFAULT_CAPABILITIES,
+        sysctls: Vec::new(),
     }
 }
 

@@ -37,6 +37,9 @@ pub enum RunError {
     /// The root of its image cannot be described to the kernel.
     #[error(transparent)]
     Root(#[from] PlanError),
+    /// The directories of its root cannot be made.
+    #[error("the directories of its root cannot be made: {0}")]
+    RootDirectories(#[source] std::io::Error),
     /// The child could not be prepared.
     #[error(transparent)]
     Spawn(#[from] SpawnError),

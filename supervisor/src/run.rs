@@ -72,6 +72,8 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     let thread = SingleThread::prove().trying("this process has more than one thread")?;
     let command = c_strings(&spec.command)?;
     let root = spec.root.as_deref();
+    root.map_or(Ok(()), rooted::make_directories)
+        .map_err(RunError::RootDirectories)?;
     let root = root.map(|root| Root::plan(root, &spec.working_dir)).transpose()?;
     let (credentials, environment) = become_user(spec, &assignment.role)?;
     let hello = hello(spec, assignment);

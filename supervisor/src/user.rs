@@ -7,6 +7,7 @@ use std::ffi::{CString, OsString};
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, getuid};
 
+use imsup_linux::root::accounts::NotInRoot;
 use imsup_linux::spawn::Credentials;
 
 /// Why a user cannot be used.
@@ -22,13 +23,8 @@ pub enum UserError {
     #[error("only root can run a program as user '{0}'; start imsup as root, or leave `user` out")]
     NotRoot(String),
     /// An image has no such entry.
-    #[error("there is no {kind} '{name}' in its image; name one of the image's /etc/passwd or /etc/group, or a number")]
-    NotInRoot {
-        /// "user" or "group".
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
+    #[error(transparent)]
+    NotInRoot(#[from] NotInRoot),
     /// A root with one user has another one.
     #[error(
         "it cannot run as user '{text}': without subordinate ids (subuid(5)) its root has user {uid} only; x-imsup.uid names another"

@@ -11,6 +11,7 @@ pub use imsup_wire::restart::{Restart, RestartCondition};
 use imsup_wire::{HostName, Transport};
 use serde::{Deserialize, Serialize};
 
+pub use crate::container::{Container, ContainerMount, ContainerSource, Pull};
 use crate::subnet::Subnet;
 
 /// A project and its hosts.
@@ -42,7 +43,11 @@ pub struct HostSpec {
     pub address: Option<Ipv4Addr>,
     /// What the host runs: `entrypoint` and `command` joined, `environment`, `working_dir`, `user`,
     /// `stop_signal`, `stop_grace_period`, `deploy.resources.limits` and `logging`.
+    ///
+    /// For a host with an image, the command is empty until the image is known.
     pub program: ProgramSpec,
+    /// The image and the root, if the program is an image's.
+    pub container: Option<Box<Container>>,
     /// Ports retained as listening (or bound datagram) sockets from the first moment: `expose` and
     /// the targets of `ports`.
     pub expose: Vec<(Transport, u16)>,

@@ -21,13 +21,17 @@ fn words(node: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
     Ok(words)
 }
 
-/// `entrypoint` and `command` of a service, joined.
+/// `entrypoint` and `command` of a service, joined; empty for a service with an image, which has
+/// words of its own.
 pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fault> {
     let mut joined = Vec::new();
     for key in KEYS {
         if let Some(node) = service.get(key) {
             joined.extend(words(node, &path.key(key))?);
         }
+    }
+    if has_image(service) {
+        return Ok(Vec::new());
     }
     if joined.first().is_some_and(String::is_empty) {
         let node = KEYS.iter().find_map(|key| service.get(key)).unwrap_or(service);
@@ -40,19 +44,17 @@ pub(super) fn command(service: &Node, path: &Path<'_>) -> Result<Vec<String>, Fa
     if !joined.is_empty() {
         return Ok(joined);
     }
-    let problem = match service.get("image").map(|node| &node.value) {
-        _ if let Some((found, meant)) = misspelt(service) => Problem::MisspeltCommand { found, meant },
-        Some(Value::Text(image)) => Problem::ImageOnly {
-            what: "an image",
-            example: format!("command: {}", example(image)),
-        },
-        _ if service.get("build").is_some() => Problem::ImageOnly {
-            what: "a build",
-            example: format!("command: {}", example("")),
-        },
-        _ => Problem::NoCommand,
+    let problem = match misspelt(service) {
+        Some((found, meant)) => Problem::MisspeltCommand { found, meant },
+        None => Problem::NoCommand,
     };
     Err(Fault::new(service.at, path, problem))
+}
+
+/// True if the service's program is an image's.
+pub(super) fn has_image(service: &Node) -> bool {
+    let is_there = |key: &str| service.get(key).is_some_and(|node| !node.is_null());
+    service.get_text("image").is_some_and(|name| !name.is_empty()) || is_there("build")
 }
 
 /// An unknown key, and the similar key among the two.
@@ -62,20 +64,4 @@ fn misspelt(service: &Node) -> Option<(String, &'static str)> {
         let meant = nearest(name, KEYS.into_iter()).filter(|_| !SERVICE.iter().any(|key| *key.name == **name))?;
         Some((name.to_string(), meant))
     })
-}
-
-/// Suggested commands of well-known images.
-fn example(image: &str) -> &'static str {
-    let name = image.rsplit('/').next().unwrap_or(image);
-    let name = name.split([':', '@']).next().unwrap_or(name);
-    match name {
-        "nginx" => "[\"nginx\", \"-g\", \"daemon off;\"]",
-        "memcached" => "[\"memcached\", \"-l\", \"0.0.0.0\"]",
-        "postgres" => "[\"postgres\", \"-D\", \"./data\"]",
-        "python" => "[\"python3\", \"app.py\"]",
-        "node" => "[\"node\", \"server.js\"]",
-        "mysql" | "mariadb" => "[\"mysqld\"]",
-        "mongo" => "[\"mongod\", \"--bind_ip_all\"]",
-        _ => "[\"redis-server\", \"--port\", \"6379\"]",
-    }
 }

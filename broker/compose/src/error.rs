@@ -59,7 +59,7 @@ pub enum ComposeError {
         path: String,
         problem: Box<Problem>,
         /// The same problem elsewhere.
-        also: Vec<Also>,
+        also: Vec<Place>,
     },
     /// Several values cannot be used.
     #[error("{}", lines(.0))]
@@ -102,24 +102,12 @@ fn lines<T: fmt::Display>(items: &[T]) -> String {
 }
 
 /// The other places of a problem, each on its line.
-fn same(also: &[Also]) -> String {
+fn same(also: &[Place]) -> String {
     if also.is_empty() {
         return String::new();
     }
-    let line = |also: &Also| match &also.remedy {
-        Some(remedy) => format!("\n    {}: {}", also.place, clean(remedy)),
-        None => format!("\n    {}", also.place),
-    };
-    format!("\n  the same:{}", also.iter().map(line).collect::<String>())
-}
-
-/// Another place of a problem.
-#[derive(Debug)]
-pub struct Also {
-    /// The place.
-    pub place: Place,
-    /// What would do there, if that differs.
-    pub remedy: Option<String>,
+    let lines: String = also.iter().map(|place| format!("\n    {place}")).collect();
+    format!("\n  the same:{lines}")
 }
 
 /// The place of a key.

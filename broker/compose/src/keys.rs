@@ -15,6 +15,8 @@ pub(super) enum How {
     Silent,
     /// The key is not supported; the reason, or an alternative.
     Not(&'static str),
+    /// The key has its effect in the root of an image; the reason why it has none elsewhere.
+    InRoot(&'static str),
 }
 
 /// What a key holds.
@@ -132,6 +134,11 @@ const fn silent(name: &'static str, shape: Shape) -> Key {
 
 const fn not(name: &'static str, shape: Shape, why: &'static str) -> Key {
     key(name, How::Not(why), shape)
+}
+
+/// A key of a root, in which an image's program runs.
+const fn in_root(name: &'static str, shape: Shape, why: &'static str) -> Key {
+    key(name, How::InRoot(why), shape)
 }
 
 /// An unsupported key, unless the value is one of `harmless`.

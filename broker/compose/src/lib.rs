@@ -14,6 +14,7 @@ mod check;
 pub mod cluster;
 mod command;
 mod conflict;
+mod container;
 mod dependencies;
 mod dotenv;
 mod duration;
@@ -62,7 +63,7 @@ use std::sync::Arc;
 
 pub use conflict::Conflict;
 pub use duration::{DurationError, parse_within as parse_duration};
-pub use error::{Also, ComposeError, Place, Site, Warning, WarningKind};
+pub use error::{ComposeError, Place, Site, Warning, WarningKind};
 pub use files::is_here;
 pub use find::{find, find_override};
 pub use images::ServiceImage;
@@ -72,7 +73,7 @@ pub use ports::PortError;
 pub use problem::Problem;
 pub use show::Document;
 pub use size::SizeError;
-pub use user::UserError;
+pub use user::{UserError, signal};
 
 use crate::cluster::Cluster;
 

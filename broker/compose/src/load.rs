@@ -5,10 +5,12 @@ use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 
 use super::check::Claims;
+use super::command::has_image;
 use super::error::{ComposeError, Fault, Notice, Warning};
 use super::files::{Files, files};
 use super::finish::finish;
 use super::layers::{Document as Layer, Layers, Refusal, Scope};
+use super::model::Model;
 use super::problem::Problem;
 use super::read::{Path, map, text_or_texts};
 use super::references::{self, Names};
@@ -210,6 +212,7 @@ impl Context<'_> {
         let declared = Names::of(&file);
         finish(&mut file, self.project, self.environment, &disabled).map_err(one)?;
         let mut faults = references::faults(&file, &declared);
+        let model = self.model(&file, &disabled).map_err(one)?;
         let document = self.wants_document.then(|| Document::new(file.clone()));
         let services = take_services(&mut file);
         let networks = file.get("networks").and_then(Node::as_map);
@@ -226,6 +229,8 @@ impl Context<'_> {
             ports: 0,
             environment_bytes: 0,
             made: HashMap::new(),
+            model: model.as_ref(),
+            variables: self.environment,
             dependent: Vec::new(),
         };
         builder.claims.names.reserve(names.iter().map(|name| &**name));
@@ -251,6 +256,18 @@ impl Context<'_> {
             hosts,
         };
         Ok((cluster, document))
+    }
+
+    /// The file as typed values, if a service has an image.
+    fn model(&self, file: &Node, disabled: &Disabled) -> Result<Option<Model>, Fault> {
+        let services = file.get("services").and_then(Node::as_map).into_iter().flat_map(Map::iter);
+        let mut enabled = services.filter(|(name, _)| !disabled.contains_key(*name));
+        if !enabled.any(|(_, entry)| has_image(&entry.node)) {
+            return Ok(None);
+        }
+        let model = Document::new(file.clone()).model();
+        let refused = |error: serde_json::Error| Problem::Container(error.to_string());
+        model.map(Some).map_err(|error| Fault::new(file.at, Path::Root.key("services"), refused(error)))
     }
 
     /// Refuses a file without a service to run; returns the services whose profiles are off.

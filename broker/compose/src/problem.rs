@@ -90,12 +90,6 @@ pub enum Problem {
     /// Two keys that contradict each other.
     #[error("cannot stand beside '{0}': keep one of them")]
     Beside(&'static str),
-    /// A service has an image and no command.
-    #[error(
-        "has {what} but no command: imsup runs commands on this machine, not images. \
-         Add what the image runs, for example  {example}"
-    )]
-    ImageOnly { what: &'static str, example: String },
     /// A service has no command.
     #[error("has no command: add what it runs, for example  command: [\"redis-server\", \"--port\", \"6379\"]")]
     NoCommand,
@@ -145,28 +139,12 @@ pub enum Problem {
     /// Two hosts want the same value, or a host wants a value that none can have.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// A value of a service with an image.
+    #[error("{0}")]
+    Container(String),
     /// An `env_file` could not be used.
     #[error("{0}")]
     EnvFile(String),
-}
-
-impl Problem {
-    /// What makes problems of several services one: services without a command have the same
-    /// problem, although each needs another command.
-    pub(super) fn sort(&self) -> String {
-        match self {
-            Self::ImageOnly { what, .. } => (*what).to_owned(),
-            other => other.to_string(),
-        }
-    }
-
-    /// The part of the message that is about one service alone.
-    pub(super) fn remedy(&self) -> Option<String> {
-        match self {
-            Self::ImageOnly { example, .. } => Some(example.clone()),
-            _ => None,
-        }
-    }
 }
 
 /// `; did you mean 'x'?`, or the empty string.

@@ -1,5 +1,6 @@
 //! Walks a file along the table of keys, and names keys without effect.
 
+use super::command::has_image;
 use super::error::{Notice, WarningKind};
 use super::keys::{FILE, How, Key, Shape, find, nearest};
 use super::problem::did_you_mean;
@@ -11,6 +12,7 @@ use super::tree::{Location, Map, Node, Value};
 pub(super) fn warnings(file: &Node, skip: &dyn Fn(&str) -> bool) -> Vec<Notice> {
     let mut walk = Walk {
         skip,
+        in_root: false,
         notices: Vec::new(),
     };
     if let Value::Map(map) = &file.value {
@@ -22,6 +24,8 @@ pub(super) fn warnings(file: &Node, skip: &dyn Fn(&str) -> bool) -> Vec<Notice> 
 
 struct Walk<'a> {
     skip: &'a dyn Fn(&str) -> bool,
+    /// Whether the service at hand has an image.
+    in_root: bool,
     notices: Vec<Notice>,
 }
 
@@ -39,7 +43,8 @@ impl Walk<'_> {
                 continue;
             };
             match key.how {
-                How::Not(why) if !asks_nothing(&entry.node, key) => {
+                How::InRoot(_) if self.in_root => self.inside(&entry.node, key.shape, &path),
+                How::Not(why) | How::InRoot(why) if !asks_nothing(&entry.node, key) => {
                     self.warn(
                         WarningKind::NotHonoured,
                         entry.key_at,
@@ -47,7 +52,7 @@ impl Walk<'_> {
                         format!("not honoured: {why}"),
                     );
                 }
-                How::Not(_) => {}
+                How::Not(_) | How::InRoot(_) => {}
                 How::Honoured | How::Silent => self.inside(&entry.node, key.shape, &path),
             }
         }
@@ -59,6 +64,9 @@ impl Walk<'_> {
             (Shape::Named(inner), Value::Map(map)) => {
                 let is_services = path.keys::<1>() == Some(["services"]);
                 for (name, entry) in map.iter() {
+                    if is_services {
+                        self.in_root = has_image(&entry.node);
+                    }
                     if !(is_services && (self.skip)(name)) {
                         self.inside(&entry.node, *inner, &path.key(name));
                     }

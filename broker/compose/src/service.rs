@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use imsup_wire::program::{DEFAULT_STOP_GRACE, DEFAULT_STOP_SIGNAL};
 
 use super::check::{Claim, Claims};
 use super::command::command;
+use super::container::{self, Container, Unhonoured};
 use super::conflict::{Conflict, MAX_ENVIRONMENT_BYTES, MAX_HOSTS, MAX_PORTS};
 use super::error::{Fault, Notice, WarningKind};
 use super::hostnames::{MAX_REPORTED, askable, is_reportable};
@@ -20,6 +21,8 @@ use super::ports::Mapping;
 use super::problem::Problem;
 use super::read::{Path, map, number, text};
 use super::tree::{Entry, Map, Node};
+use super::model::Model;
+use super::variables::Environment;
 use super::{duration, limits, logging, publish, restart, settings, user};
 use crate::cluster::{HostSpec, ProgramSpec, Publish, Settings};
 use crate::subnet::Subnet;
@@ -52,6 +55,10 @@ pub(super) struct Builder<'a> {
     pub environment_bytes: usize,
     /// The range in `hosts` of each service.
     pub made: HashMap<Rc<str>, Range<usize>>,
+    /// The file as typed values, if a service has an image.
+    pub model: Option<&'a Model>,
+    /// The variables of the caller.
+    pub variables: &'a Environment<'a>,
     /// Hosts with `boot_dependencies`, and the services they depend on.
     pub dependent: Vec<(Range<usize>, Vec<String>)>,
 }
@@ -65,7 +72,6 @@ impl Builder<'_> {
         self.links(node, &path)?;
         let replicas = replicas(node, &path)?;
         let command = command(node, &path)?;
-        self.name_unused_image(node, &path);
         let networks = network::read(node, &path, self.networks, &mut self.notices)?;
         for name in &networks.joined {
             if !self.joined.contains(*name) {
@@ -73,6 +79,7 @@ impl Builder<'_> {
             }
         }
         let (expose, mappings) = publish::ports(node, &path)?;
+        let container = self.container(name, node, &path)?;
         let own = self.claims.names.of_service(name);
         let reported = hostname(node, &path)?;
         let template = HostSpec {
@@ -83,6 +90,7 @@ impl Builder<'_> {
             program: ProgramSpec {
                 environment: environment(node).into(),
                 working_dir: match node.get("working_dir") {
+                    _ if container.is_some() => PathBuf::new(),
                     Some(value) => self.directory.join(text(value, &path.key("working_dir"))?),
                     None => self.directory.to_owned(),
                 },
@@ -93,6 +101,7 @@ impl Builder<'_> {
                 logging: logging::read(node, &path)?,
                 ..ProgramSpec::new(command)
             },
+            container: container.map(Box::new),
             expose,
             published: Vec::new(),
             restart: restart::read(node, &path)?,
@@ -124,6 +133,26 @@ impl Builder<'_> {
             self.dependent.push((first..self.hosts.len(), dependencies));
         }
         Ok(())
+    }
+
+    /// The image and the root of a service.
+    fn container(&mut self, name: &str, node: &Node, path: &Path<'_>) -> Result<Option<Container>, Fault> {
+        let Some(model) = self.model else { return Ok(None) };
+        let mut unhonoured = Vec::new();
+        let variable = |name: &str| self.variables.get(name).map(str::to_owned);
+        let at = |key: &str| node.get(key).unwrap_or(node).at;
+        let container = container::of(name, model, &variable, &mut unhonoured).map_err(|refused| {
+            let problem = Problem::Container(refused.why);
+            Fault::new(at(refused.key), path.key(refused.key), problem)
+        });
+        let notice = |one: Unhonoured| Notice {
+            kind: WarningKind::NotHonoured,
+            at: at(one.key),
+            path: path.key(one.key).to_string(),
+            message: format!("not honoured: {}", one.why),
+        };
+        self.notices.extend(unhonoured.into_iter().map(notice));
+        container
     }
 
     /// The checks that need all hosts, and what they leave: the subnet, and the hosts.
@@ -255,17 +284,6 @@ impl Builder<'_> {
             }
         }
         Ok(published)
-    }
-
-    fn name_unused_image(&mut self, node: &Node, path: &Path<'_>) {
-        if let Some(image) = node.get("image") {
-            self.notices.push(Notice {
-                kind: WarningKind::NotUsed,
-                at: image.at,
-                path: path.key("image").to_string(),
-                message: "not used; the command runs from this machine's own programs".to_owned(),
-            });
-        }
     }
 }
 

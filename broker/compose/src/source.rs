@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::MAX_FILE_BYTES;
 use indexmap::IndexMap;
 
-use super::error::{Also, ComposeError, Fault, Notice, Place, Site, Warning, WarningKind};
+use super::error::{ComposeError, Fault, Notice, Place, Site, Warning, WarningKind};
 use super::tree::{Location, Node};
 use super::yaml;
 
@@ -77,15 +77,12 @@ impl Sources {
 
     /// Faults with their places; the same fault at several places once.
     pub fn explain_all(&self, faults: Vec<Fault>) -> ComposeError {
-        let mut groups: IndexMap<String, (Fault, Vec<Also>)> = IndexMap::new();
+        let mut groups: IndexMap<String, (Fault, Vec<Place>)> = IndexMap::new();
         for fault in faults {
-            match groups.get_mut(&fault.problem.sort()) {
-                Some((_, also)) => also.push(Also {
-                    place: self.place(fault.at, fault.path),
-                    remedy: fault.problem.remedy(),
-                }),
+            match groups.get_mut(&fault.problem.to_string()) {
+                Some((_, also)) => also.push(self.place(fault.at, fault.path)),
                 None => {
-                    groups.insert(fault.problem.sort(), (fault, Vec::new()));
+                    groups.insert(fault.problem.to_string(), (fault, Vec::new()));
                 }
             }
         }

@@ -35,7 +35,7 @@ fn is_account(name: &str) -> bool {
 }
 
 /// The number of a signal given by name (`SIGTERM`, `term`, `SIGRTMIN+3`) or number.
-pub(super) fn signal(text: &str) -> Option<i32> {
+pub fn signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=SIGRTMAX).contains(&number).then_some(number);
     }

@@ -99,6 +99,7 @@ fn host(line: &str) -> HostSpec {
             stop_grace: Duration::from_secs(2),
             ..ProgramSpec::new(command.split_ascii_whitespace())
         },
+        container: None,
         expose: Vec::new(),
         published: Vec::new(),
         restart: None,

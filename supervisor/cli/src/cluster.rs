@@ -7,7 +7,7 @@ use anyhow::Result;
 use imsup_compose::cluster::Cluster;
 use imsup_compose::{self as compose, LoadOptions};
 
-use super::limits;
+use super::{containers, limits};
 use super::project::ProjectAndFileArgs;
 
 /// What cluster it is.
@@ -49,12 +49,14 @@ impl ClusterArgs {
         Ok(loaded?.cluster)
     }
 
-    /// The same for a broker: also prepares this machine, and this process, for the hosts' limits.
+    /// The same for a broker: also has the images brought, and prepares this machine, and this process,
+    /// for the hosts' volumes and limits.
     ///
     /// # Errors
     /// Faults of the files; if strict, also limits that would not hold.
     pub fn load_to_serve(&self, mut warn: impl FnMut(&str) -> Result<()>) -> Result<Cluster> {
-        let cluster = self.load(&mut warn)?;
+        let mut cluster = self.load(&mut warn)?;
+        containers::prepare(&mut cluster, &mut warn)?;
         limits::prepare(&cluster, self.strict, warn)?;
         Ok(cluster)
     }

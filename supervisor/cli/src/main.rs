@@ -10,6 +10,7 @@ mod cluster;
 mod compose;
 mod config;
 mod connection;
+mod containers;
 mod doctor;
 mod down;
 mod events;

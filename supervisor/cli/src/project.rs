@@ -29,7 +29,8 @@ impl Project {
     }
 
     /// Whether a broker of the project answers.
-    fn is_up(&self) -> bool {
+    /// True if a broker answers.
+    pub fn is_up(&self) -> bool {
         Client::connect(&self.name, &self.paths).is_ok()
     }
 

@@ -5,6 +5,7 @@
 //! take without memory of its own. The parent gives the child its ids ([`ids`]); the child then
 //! takes the steps ([`Root::enter`]).
 
+pub mod accounts;
 pub mod ids;
 mod join;
 mod plan;

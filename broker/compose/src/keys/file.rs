@@ -1,6 +1,6 @@
 //! Keys of the file, and of what services refer to: networks, volumes, secrets, configs.
 
-use super::service::{FILES, ONE_NETWORK, SERVICE};
+use super::service::{ONE_NETWORK, SERVICE};
 use super::{Key, Shape, honoured, not, silent, unless};
 
 /// Keys of the file.
@@ -9,9 +9,9 @@ pub(in super::super) const FILE: &[Key] = &[
     honoured("services", Shape::Named(&Shape::Keys(SERVICE))),
     honoured("networks", Shape::Named(&Shape::Keys(NETWORK))),
     silent("version", Shape::Text),
-    not("volumes", Shape::Named(&Shape::Keys(VOLUME)), FILES),
-    not("secrets", Shape::Named(&Shape::Keys(SECRET)), FILES),
-    not("configs", Shape::Named(&Shape::Keys(CONFIG)), FILES),
+    honoured("volumes", Shape::Named(&Shape::Keys(VOLUME))),
+    honoured("secrets", Shape::Named(&Shape::Keys(SECRET))),
+    honoured("configs", Shape::Named(&Shape::Keys(CONFIG))),
     not("models", Shape::Named(&Shape::Any), "imsup starts no models"),
     honoured("include", Shape::Any),
 ];

@@ -1,6 +1,6 @@
 //! Keys of a service.
 
-use super::{Key, Shape, honoured, not, silent, unless, zero};
+use super::{Key, Shape, honoured, in_root, not, silent, unless, zero};
 
 pub(super) const FILES: &str = "programs use this machine's own files";
 const IMAGES: &str = "programs come from this machine, not from images";
@@ -38,7 +38,6 @@ pub(in super::super) const SERVICE: &[Key] = &[
     honoured("mem_limit", Shape::Bytes),
     honoured("cpus", Shape::Number),
     honoured("pids_limit", Shape::Whole),
-    // Named with the command that is run instead.
     honoured("image", Shape::Text),
     // The health of a host is visible by connecting to the host.
     silent("healthcheck", Shape::Keys(HEALTHCHECK)),
@@ -46,29 +45,29 @@ pub(in super::super) const SERVICE: &[Key] = &[
     zero(silent("init", Shape::Bool)),
     silent("annotations", Shape::Pairs),
     zero(silent("attach", Shape::Bool)),
-    silent("platform", Shape::Text),
-    silent("pull_policy", Shape::Text),
+    honoured("platform", Shape::Text),
+    honoured("pull_policy", Shape::Text),
     silent("pull_refresh_after", Shape::Text),
     silent("links", Shape::Texts),
     honoured("logging", Shape::Logging),
     // Resolved before the keys are looked at.
     honoured("extends", Shape::Any),
-    not("build", Shape::Build, IMAGES),
+    honoured("build", Shape::Build),
     not("develop", Shape::Keys(DEVELOP), IMAGES),
-    not("volumes", Shape::Volumes, FILES),
+    in_root("volumes", Shape::Volumes, FILES),
     not("volumes_from", Shape::Texts, FILES),
     not("volume_driver", Shape::Text, FILES),
-    not("tmpfs", Shape::OneOrTexts, FILES),
-    not("read_only", Shape::Bool, FILES),
+    in_root("tmpfs", Shape::OneOrTexts, FILES),
+    in_root("read_only", Shape::Bool, FILES),
     not("storage_opt", Shape::Named(&Shape::Scalar), FILES),
-    not("secrets", Shape::Mounts, FILES),
-    not("configs", Shape::Mounts, FILES),
-    not("shm_size", Shape::Bytes, FILES),
+    in_root("secrets", Shape::Mounts, FILES),
+    in_root("configs", Shape::Mounts, FILES),
+    in_root("shm_size", Shape::Bytes, FILES),
     not("devices", Shape::Devices, DEVICES),
     not("gpus", Shape::Gpus, DEVICES),
     not("device_cgroup_rules", Shape::Texts, DEVICES),
-    not("cap_add", Shape::Texts, RIGHTS),
-    not("cap_drop", Shape::Texts, RIGHTS),
+    in_root("cap_add", Shape::Texts, RIGHTS),
+    in_root("cap_drop", Shape::Texts, RIGHTS),
     not("privileged", Shape::Bool, RIGHTS),
     not("security_opt", Shape::Texts, RIGHTS),
     not(
@@ -100,7 +99,7 @@ pub(in super::super) const SERVICE: &[Key] = &[
     not("isolation", Shape::Text, KERNEL),
     unless("pid", &["host"], Shape::Text, KERNEL),
     not("runtime", Shape::Text, KERNEL),
-    not("sysctls", Shape::Pairs, KERNEL),
+    in_root("sysctls", Shape::Pairs, KERNEL),
     unless("uts", &["host"], Shape::Text, KERNEL),
     unless("network_mode", &["bridge", "default"], Shape::Text, ONE_NETWORK),
     not("mac_address", Shape::Text, ONE_NETWORK),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use imsup_wire::root::OWNER_MARK;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -87,6 +88,10 @@ impl Attributes {
                 set_if_supported(file, name, value)?;
             }
         }
+        if owners == Owners::Own && (self.uid, self.gid) != (0, 0) && is_directory(file)? {
+            let owner = format!("{}:{}", self.uid, self.gid);
+            set_if_supported(file, OWNER_MARK.as_bytes(), owner.as_bytes())?;
+        }
         if owners == Owners::Recorded {
             rustix::fs::fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
         }
@@ -116,6 +121,11 @@ impl Attributes {
         }
         rustix::fs::utimensat(parent, name, &self.times, no_follow)
     }
+}
+
+fn is_directory(file: BorrowedFd<'_>) -> rustix::io::Result<bool> {
+    let mode = rustix::fs::fstat(file)?.st_mode;
+    Ok(rustix::fs::FileType::from_raw_mode(mode).is_dir())
 }
 
 /// A file system without such attributes loses them, as with Docker.
