@@ -299,6 +299,7 @@ fn is_repeatable(request: &Request) -> bool {
         | Request::Resolve { .. }
         | Request::Wake { .. }
         | Request::Why { .. }
+        | Request::Program { .. }
         | Request::Usage { .. } => true,
         // A client that follows events is told of the death; hosts that were to end or to sleep may
         // have been used again since.

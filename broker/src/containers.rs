@@ -92,7 +92,10 @@ fn complete_with(
 ) -> Result<Vec<u16>, ContainerError> {
     let config = image.config;
     let program = &mut host.program;
-    program.command = command::command(container, config)?.into_iter().map(Into::into).collect();
+    program.command = command::command(container, config)?
+        .into_iter()
+        .map(Into::into)
+        .collect();
     for (name, value) in &config.env {
         let variable = program.environment.entry(name.clone());
         variable.or_insert_with(|| value.clone());
@@ -107,9 +110,10 @@ fn complete_with(
     }
     let own = paths.roots().join(host.name.as_str());
     let (mounts, targets) = mounts(container, config, &own, paths, volumes);
+    let one = one_id(program.user.as_deref(), config, image.layers)?;
     let ids = match caller {
         Caller::Root => Ids::Identity,
-        Caller::Ordinary => one_id(program.user.as_deref(), config, image.layers)?,
+        Caller::Ordinary => one,
     };
     let root = RootSpec {
         layers: image.layers.iter().map(Into::into).collect(),
@@ -230,7 +234,11 @@ fn mounts(
         });
     }
     let taken = |target: &Path| container.mounts.iter().any(|mount| mount.target == target);
-    for target in config.volumes.iter().filter(|target| !taken(target) && target.is_absolute()) {
+    for target in config
+        .volumes
+        .iter()
+        .filter(|target| !taken(target) && target.is_absolute())
+    {
         mounts.push(Mount {
             target: target.into(),
             source: anonymous(target, own, volumes, &mut targets),
@@ -241,12 +249,7 @@ fn mounts(
 }
 
 /// A volume of one host, kept until the project is taken down.
-fn anonymous(
-    target: &Path,
-    own: &Path,
-    volumes: &mut Volumes,
-    targets: &mut Vec<(PathBuf, PathBuf)>,
-) -> MountSource {
+fn anonymous(target: &Path, own: &Path, volumes: &mut Volumes, targets: &mut Vec<(PathBuf, PathBuf)>) -> MountSource {
     let inside = target.strip_prefix("/").unwrap_or(target);
     let directory = own.join("volumes").join(inside).join("_data");
     volumes.anonymous(directory.clone());

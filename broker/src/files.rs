@@ -82,9 +82,28 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     unless_gone(path, fs::remove_file(path))
 }
 
-/// Removes a directory with all contents; the directory may be gone already.
+/// Removes a directory with all contents; the directory may be gone already. Programs of images may
+/// have left directories that even their owner cannot enter, and overlayfs does (its `work`).
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    unless_gone(path, fs::remove_dir_all(path))
+    match unless_gone(path, fs::remove_dir_all(path)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            unless_gone(path, fs::remove_dir_all(path))
+        }
+        removed => removed,
+    }
+}
+
+/// Gives the owner all rights over a directory and the directories in it.
+fn open_up(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removing a missing file is no failure, nor is a directory above it that is by now another kind

@@ -280,6 +280,7 @@ pub(crate) fn describe(request: &Request) -> &'static str {
         Request::Resume { .. } => "resume",
         Request::KeepAwake { .. } => "keep-awake",
         Request::Why { .. } => "why",
+        Request::Program { .. } => "program",
         Request::Usage { .. } => "usage",
         Request::Down => "down",
     }

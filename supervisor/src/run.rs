@@ -38,11 +38,11 @@ use crate::trace::Trace;
 use crate::unhonoured::Warned;
 use crate::user;
 use crate::{environment, init, reconnect};
-use imsup_linux::root::{Place, Root};
+use imsup_linux::root::{Join, Place, Root};
 use imsup_linux::single_thread::SingleThread;
 use imsup_linux::spawn::{self, Credentials, SpawnError};
 use imsup_linux::support::Support;
-use imsup_linux::{self, capabilities, duplicates, socket};
+use imsup_linux::{self, capabilities, duplicates, pidfd, socket};
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -61,6 +61,9 @@ pub struct Assignment {
     pub role: Role,
     /// Whether each trapped call is told on standard error.
     pub trace: bool,
+    /// The process whose root the program joins, for a command of `imsup exec` in the root of an
+    /// image; a new root is made if `None`.
+    pub beside: Option<u32>,
 }
 
 /// Runs a program as a host until it ends, and ends what it leaves behind. The caller must have a
@@ -72,9 +75,20 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
     let thread = SingleThread::prove().trying("this process has more than one thread")?;
     let command = c_strings(&spec.command)?;
     let root = spec.root.as_deref();
-    root.map_or(Ok(()), rooted::make_directories)
+    let beside = assignment.beside.map(|pid| pidfd::open_process(pid.cast_signed()));
+    let beside = beside.transpose().trying("the host has just ended")?;
+    let join = root.zip(beside.as_ref());
+    let join = join.map(|(root, process)| Join::new(process.as_fd(), root, &spec.working_dir));
+    let join = join.transpose()?;
+    let new = root.filter(|_| join.is_none());
+    new.map_or(Ok(()), rooted::make_directories)
         .map_err(RunError::RootDirectories)?;
-    let root = root.map(|root| Root::plan(root, &spec.working_dir)).transpose()?;
+    let new = new.map(|root| Root::plan(root, &spec.working_dir)).transpose()?;
+    let place = match (&new, &join) {
+        (Some(root), _) => Place::Root(root),
+        (None, Some(join)) => Place::Beside(join),
+        (None, None) => Place::Machine,
+    };
     let (credentials, environment) = become_user(spec, &assignment.role)?;
     let hello = hello(spec, assignment);
     let broker = |source| RunError::Broker {
@@ -106,7 +120,7 @@ pub fn run(spec: &ProgramSpec, assignment: &Assignment) -> Result<ExitStatus, Ru
         // A program with a user namespace of its own has the capability there.
         no_new_privs: root.is_none() && !capabilities::has_capability(CAP_SYS_ADMIN),
         cgroup: tree.cgroup(),
-        place: root.as_ref().map_or(Place::Machine, Place::Root),
+        place,
     };
     let mut prepared = spawn::prepare(&program, filter, &thread);
     if assignment.role == Role::Exec

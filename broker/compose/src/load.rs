@@ -260,14 +260,20 @@ impl Context<'_> {
 
     /// The file as typed values, if a service has an image.
     fn model(&self, file: &Node, disabled: &Disabled) -> Result<Option<Model>, Fault> {
-        let services = file.get("services").and_then(Node::as_map).into_iter().flat_map(Map::iter);
+        let services = file
+            .get("services")
+            .and_then(Node::as_map)
+            .into_iter()
+            .flat_map(Map::iter);
         let mut enabled = services.filter(|(name, _)| !disabled.contains_key(*name));
         if !enabled.any(|(_, entry)| has_image(&entry.node)) {
             return Ok(None);
         }
         let model = Document::new(file.clone()).model();
         let refused = |error: serde_json::Error| Problem::Container(error.to_string());
-        model.map(Some).map_err(|error| Fault::new(file.at, Path::Root.key("services"), refused(error)))
+        model
+            .map(Some)
+            .map_err(|error| Fault::new(file.at, Path::Root.key("services"), refused(error)))
     }
 
     /// Refuses a file without a service to run; returns the services whose profiles are off.

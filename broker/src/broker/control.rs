@@ -83,12 +83,24 @@ impl Broker {
                 self.begin_power(number, request)?;
                 return Ok(None);
             }
+            Request::Program { host } => Reply::Listed(vec![self.program_of(&host)?].into_iter()),
             Request::Down => {
                 self.set_reply(number, Reply::Down);
                 self.go_down();
                 return Ok(None);
             }
         }))
+    }
+
+    fn program_of(&self, name: &HostName) -> Result<Response, Failure> {
+        let id = self.hosts.named(name).ok_or_else(|| self.unknown_host(name))?;
+        let host = &self.hosts[id];
+        let pid = host.instance().and_then(Instance::program);
+        let spec = host.spec(&self.cluster).map(|spec| Box::new(spec.program.clone()));
+        match pid {
+            Some(pid) => Ok(Response::Program { pid, spec }),
+            None => Err(ErrorKind::NotRunning.because(format!("host '{name}' does not run"))),
+        }
     }
 
     /// The declared hosts with these names; all hosts if there are no names. A service's name

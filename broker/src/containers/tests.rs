@@ -18,7 +18,9 @@ impl Completed {
 
     fn targets(&self) -> Vec<String> {
         let targets = self.root().mounts.iter();
-        targets.map(|mount| mount.target.as_ref().display().to_string()).collect()
+        targets
+            .map(|mount| mount.target.as_ref().display().to_string())
+            .collect()
     }
 }
 
@@ -42,7 +44,10 @@ fn completed(change: impl FnOnce(&mut HostSpec, &mut Container), config: &ImageC
 fn config() -> ImageConfig {
     ImageConfig {
         cmd: vec!["serve".to_owned()],
-        env: vec![("A".to_owned(), "image".to_owned()), ("B".to_owned(), "image".to_owned())],
+        env: vec![
+            ("A".to_owned(), "image".to_owned()),
+            ("B".to_owned(), "image".to_owned()),
+        ],
         working_dir: Some("/srv".into()),
         user: Some("7:8".to_owned()),
         exposed_ports: vec![(80, Transport::Tcp), (8080, Transport::Tcp)],
@@ -66,7 +71,10 @@ fn the_file_is_over_the_image() {
     );
     let program = &host.program;
     assert_eq!(program.command_text(), ["serve"]);
-    assert_eq!((&*program.environment["A"], &*program.environment["B"]), ("file", "image"));
+    assert_eq!(
+        (&*program.environment["A"], &*program.environment["B"]),
+        ("file", "image")
+    );
     assert_eq!(program.working_dir, Path::new("/srv/sub"));
     assert_eq!(program.user.as_deref(), Some("1"));
     assert_eq!(program.stop_signal, 3);
@@ -87,11 +95,14 @@ fn a_program_that_becomes_another_user_has_the_id_of_its_data() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     fs::create_dir(&data).unwrap();
-    rustix::fs::setxattr(&data, imsup_wire::root::OWNER_MARK, b"999:998", rustix::fs::XattrFlags::empty()).unwrap();
-    let config = ImageConfig {
-        user: None,
-        ..config()
-    };
+    rustix::fs::setxattr(
+        &data,
+        imsup_wire::root::OWNER_MARK,
+        b"999:998",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
+    let config = ImageConfig { user: None, ..config() };
     let layers = [directory.path().to_owned()];
     assert_eq!(one_id(None, &config, &layers), Ok(Ids::One { uid: 999, gid: 998 }));
     let without = ImageConfig {
@@ -164,8 +175,12 @@ fn volumes_are_made_and_what_has_to_be_there_is_asked_for() {
     made(&|volumes| volumes.content(at("content/0"), "secret".to_owned(), 0o400)).unwrap();
     assert!(at("bind").is_dir() && at("named").is_dir());
     assert_eq!(fs::read_to_string(at("content/0")).unwrap(), "secret");
-    let missing = made(&|volumes| volumes.bind(at("missing"), false)).unwrap_err().to_string();
+    let missing = made(&|volumes| volumes.bind(at("missing"), false))
+        .unwrap_err()
+        .to_string();
     assert!(missing.contains("does not exist"), "{missing}");
-    let external = made(&|volumes| volumes.named(at("other"), "other", true)).unwrap_err().to_string();
+    let external = made(&|volumes| volumes.named(at("other"), "other", true))
+        .unwrap_err()
+        .to_string();
     assert!(external.contains("mkdir -p"), "{external}");
 }

@@ -190,7 +190,10 @@ fn fill(
         let errno = work_in(&root, thread, || match target.is_dir() {
             true => match copy::directory(target, &taking(number)) {
                 Ok(()) => 0,
-                Err(error) => error.raw_os_error().filter(|errno| (1..=255).contains(errno)).unwrap_or(5),
+                Err(error) => error
+                    .raw_os_error()
+                    .filter(|errno| (1..=255).contains(errno))
+                    .unwrap_or(5),
             },
             false => 0,
         })?;

@@ -7,8 +7,8 @@ use anyhow::Result;
 use imsup_compose::cluster::Cluster;
 use imsup_compose::{self as compose, LoadOptions};
 
-use super::{containers, limits};
 use super::project::ProjectAndFileArgs;
+use super::{containers, limits};
 
 /// What cluster it is.
 #[derive(Clone, Debug, Default, clap::Args)]

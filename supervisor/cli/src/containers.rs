@@ -25,7 +25,9 @@ type Key = (String, Option<String>);
 /// An image that cannot be had, or what the file asks for and cannot be.
 pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let containers = cluster.hosts.iter().filter_map(|host| host.container.as_deref());
-    let wanted: BTreeMap<Key, Container> = containers.map(|container| (key(container), container.clone())).collect();
+    let wanted: BTreeMap<Key, Container> = containers
+        .map(|container| (key(container), container.clone()))
+        .collect();
     // Another broker has what a running project needs; that it is up is said later.
     if wanted.is_empty() || Project::named(cluster.project.as_str()).is_up() {
         return Ok(());
@@ -40,7 +42,11 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
     let mut volumes = Volumes::default();
     let mut missing: BTreeMap<String, Vec<u16>> = BTreeMap::new();
     for host in &mut cluster.hosts {
-        let Some(image) = host.container.as_deref().and_then(|container| images.get(&key(container))) else {
+        let Some(image) = host
+            .container
+            .as_deref()
+            .and_then(|container| images.get(&key(container)))
+        else {
             continue;
         };
         let unpacked = Unpacked {

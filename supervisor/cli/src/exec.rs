@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use imsup_protocol::Request;
+use anyhow::{Result, bail};
 use imsup_protocol::message::Role;
-use imsup_wire::HostName;
+use imsup_protocol::{Request, Response};
+use imsup_wire::{HostName, ProgramSpec};
 
 use super::caller;
 use super::connection;
@@ -33,10 +33,35 @@ pub struct Args {
 /// status [`OWN_FAILURE`].
 pub fn run(args: Args) -> Result<ExitCode> {
     let (project, host) = ready(&args).status(OWN_FAILURE)?;
-    supervise::run(
-        &args.program.into_spec(),
-        &supervise::assignment(&project, Some(host), Role::Exec),
-    )
+    let (pid, of_host) = program(&project, &host).status(OWN_FAILURE)?;
+    let mut spec = args.program.into_spec();
+    let mut assignment = supervise::assignment(&project, Some(host), Role::Exec);
+    if let Some(of_host) = of_host.filter(|spec| spec.root.is_some()) {
+        assignment.beside = Some(pid);
+        join(&mut spec, of_host);
+    }
+    supervise::run(&spec, &assignment)
+}
+
+/// The host's process, and what it was started with.
+fn program(project: &Project, host: &HostName) -> Result<(u32, Option<ProgramSpec>)> {
+    let request = Request::Program { host: host.clone() };
+    for answer in connection::ask(project, request)? {
+        if let Response::Program { pid, spec } = answer? {
+            return Ok((pid, spec.map(|spec| *spec)));
+        }
+    }
+    bail!("the broker did not say what host '{host}' runs")
+}
+
+/// A command beside the program of an image has the program's root, and what is not said otherwise.
+fn join(spec: &mut ProgramSpec, of_host: ProgramSpec) {
+    let mut environment = of_host.environment;
+    environment.extend(std::mem::take(&mut *spec.environment));
+    spec.environment = environment;
+    spec.working_dir = of_host.working_dir.join(&spec.working_dir);
+    spec.user = spec.user.take().or(of_host.user);
+    spec.root = of_host.root;
 }
 
 /// The host, booted.

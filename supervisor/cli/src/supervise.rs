@@ -28,6 +28,7 @@ pub fn assignment(project: &Project, host: Option<HostName>, role: Role) -> Assi
         hosts_file: project.paths.hosts(),
         host,
         role,
+        beside: None,
         trace: std::env::var_os(TRACE_VARIABLE).is_some_and(|value| !value.is_empty() && value != "0"),
     }
 }

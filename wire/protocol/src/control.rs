@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use imsup_wire::ProgramSpec;
 use imsup_wire::event::Event;
 use imsup_wire::failure::Failure;
 use imsup_wire::host::{HostName, HostState, HostStatus};
@@ -102,6 +103,11 @@ pub enum Request {
     },
     /// End all programs and the broker itself; answered when only the broker is left.
     Down,
+    /// The program that a host runs: one [`Response::Program`]; an error for a host without one.
+    Program {
+        /// Which.
+        host: HostName,
+    },
 }
 
 /// A broker's answer.
@@ -150,6 +156,13 @@ pub enum Response {
     Done,
     /// The request was not carried out. The last message.
     Error(Failure),
+    /// The answer to [`Request::Program`].
+    Program {
+        /// The process.
+        pid: u32,
+        /// What it was started with; `None` for a host that `imsup run` made.
+        spec: Option<Box<ProgramSpec>>,
+    },
 }
 
 /// The usage of a host since `up`.

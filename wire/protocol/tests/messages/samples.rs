@@ -424,6 +424,7 @@ pub fn requests() -> Samples<Request> {
             },
         ),
         ("why", Request::Why { host: host("db") }),
+        ("program", Request::Program { host: host("db") }),
         ("usage", Request::Usage { hosts: vec![] }),
         ("down", Request::Down),
     ])
@@ -490,6 +491,13 @@ pub fn responses() -> Samples<Response> {
             Response::Name {
                 name: "cache".to_owned(),
                 address: vip(9),
+            },
+        ),
+        (
+            "program",
+            Response::Program {
+                pid: 4711,
+                spec: Some(Box::new(ProgramSpec::new(["server"]))),
             },
         ),
         (

@@ -264,6 +264,7 @@ pub fn request() -> impl Strategy<Value = Request> {
         (hosts(), any::<String>()).prop_map(|(hosts, by)| Request::Resume { hosts, by }),
         (host(), duration(), any::<String>()).prop_map(|(host, lease, by)| Request::KeepAwake { host, lease, by }),
         host().prop_map(|host| Request::Why { host }),
+        host().prop_map(|host| Request::Program { host }),
         hosts().prop_map(|hosts| Request::Usage { hosts }),
         Just(Request::Down),
     ]

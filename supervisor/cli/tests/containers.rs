@@ -1,0 +1,252 @@
+//! Hosts with images: the same compose file as under docker compose, booted by the first connection.
+
+mod common;
+
+#[path = "../../../broker/images/tests/images/archive.rs"]
+#[allow(dead_code)] // each test binary uses its own part of these
+mod archive;
+#[path = "../../../broker/images/tests/images/image.rs"]
+#[allow(dead_code)]
+mod image;
+
+use std::fs;
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
+
+use archive::Layer;
+use common::command::{self, LIMIT};
+use common::{Project, client, imsup};
+use image::{Compression, Image};
+use serde_json::{Value, json};
+
+/// Debian's static busybox, with whatever else the layer has.
+fn busybox() -> Layer {
+    let paths = ["/bin/busybox", "/usr/bin/busybox"];
+    let found = paths.iter().find_map(|path| fs::read(path).ok());
+    let program = found.expect("busybox-static is needed: scripts/setup.sh installs it");
+    let layer = Layer::of_root()
+        .directory("bin", 0o755)
+        .directory("etc", 0o755)
+        .directory("tmp", 0o1777)
+        .file_with("bin/busybox", 0o755, program)
+        .file("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww:x:82:82::/www:/bin/sh\n")
+        .file("etc/group", "root:x:0:\nwww:x:82:\n");
+    let applets = [
+        "sh", "cat", "chmod", "chown", "echo", "hostname", "httpd", "id", "ls", "nc", "rm", "sleep", "touch", "wget",
+    ];
+    applets.iter().fold(layer, |layer, name| {
+        layer.symbolic_link(&format!("bin/{name}"), "busybox")
+    })
+}
+
+/// A web server whose data is a volume.
+fn site() -> Image {
+    let owner: &[(&str, &[u8])] = &[("uid", b"82"), ("gid", b"82")];
+    let layer = busybox()
+        .directory("www", 0o755)
+        .file("www/index.html", "hello from the image")
+        .records(owner)
+        .directory("data", 0o700)
+        .records(owner)
+        .file("data/seed", "seeded");
+    let config = json!({
+        "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"],
+        "ExposedPorts": {"8080/tcp": {}},
+        "Env": ["A=image", "B=image"],
+        "WorkingDir": "/www",
+        "Volumes": {"/data": {}},
+        // A first process of a pid namespace is not ended by signals that it does not handle
+        // (pid_namespaces(7)).
+        "StopSignal": "SIGKILL",
+    });
+    Image::new(&config, vec![layer], Compression::Gzip)
+}
+
+/// A project of this compose file, for which an image `site` is in the store.
+fn project(compose: &str) -> Project {
+    let project = Project::new("containers", compose);
+    site().write(&project.path("layout"), Some("site:latest"));
+    of_store(&project, &["load", "layout"]);
+    project
+}
+
+/// A verb of the store, which is about no project.
+#[track_caller]
+fn of_store(project: &Project, arguments: &[&str]) -> String {
+    let finished = command::run(project.command(imsup(), arguments), LIMIT);
+    finished.expect_success(&arguments.join(" "))
+}
+
+/// What the server of a host sends.
+fn get(project: &Project, host: &str, path: &str) -> String {
+    let mut stream = client::connect(project.at(host, 8080)).unwrap();
+    std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+    let answer = all(stream);
+    answer
+        .split_once("\r\n\r\n")
+        .map_or(answer.clone(), |(_, body)| body.to_owned())
+}
+
+fn all(mut stream: TcpStream) -> String {
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
+}
+
+#[test]
+fn an_image_boots_with_its_first_connection_sleeps_and_wakes() {
+    let project = project("services: {web: {image: site, x-imsup: {idle_after: 100ms}}}");
+    project.ok(&["up", "-d"]);
+    assert_eq!(project.host("web").state, "imaginary");
+    assert_eq!(get(&project, "web", "/"), "hello from the image");
+    project.wait_state("web", "suspended");
+    assert_eq!(get(&project, "web", "/"), "hello from the image");
+    assert_eq!(project.host("web").boots, 1);
+    project.ok(&["stop", "web"]);
+    assert_eq!(get(&project, "web", "/"), "hello from the image");
+    assert_eq!(project.host("web").boots, 2);
+}
+
+#[test]
+fn a_command_beside_a_program_has_its_root_variables_and_directory() {
+    let project =
+        project("services:\n  web: {image: site, hostname: face, environment: {B: file}}\n  other: {image: site}\n");
+    project.ok(&["up", "-d"]);
+    let said = |arguments: &[&str]| project.ok(&[&["exec"], arguments].concat());
+    assert_eq!(
+        said(&[
+            "web",
+            "--",
+            "sh",
+            "-c",
+            "echo $A $B $(hostname) $PWD; ls -d /proc/1 /data; test -e /usr || echo no usr"
+        ]),
+        "image file face /www\n/data\n/proc/1\nno usr\n"
+    );
+    assert_eq!(
+        said(&["-w", "/tmp", "-e", "C=own", "web", "--", "sh", "-c", "echo $PWD $C"]),
+        "/tmp own\n"
+    );
+    // Names of other hosts, and a connection that boots one.
+    assert_eq!(
+        said(&["web", "--", "wget", "-q", "-O", "-", "http://other:8080/"]),
+        "hello from the image"
+    );
+    assert_eq!(project.host("other").boots, 1);
+}
+
+#[test]
+fn changes_stay_until_down_and_volumes_stay_for_ever() {
+    let project = project(
+        "services:\n  web: {image: site, volumes: [\"kept:/kept\", \"data:/data\"]}\nvolumes: {kept: {}, data: {}}\n",
+    );
+    let sh = |script: &str| project.ok(&["exec", "web", "--", "sh", "-c", script]);
+    project.ok(&["up", "-d"]);
+    // A new volume takes the content of the image, and the owner.
+    assert_eq!(sh("cat /data/seed; touch /changed /kept/there /data/there"), "seeded");
+    project.ok(&["stop", "web"]);
+    assert_eq!(sh("ls -d /changed /kept/there"), "/changed\n/kept/there\n");
+    project.ok(&["down"]);
+    project.ok(&["up", "-d"]);
+    assert_eq!(
+        sh("ls -d /changed /kept/there /data/there 2>/dev/null; cat /data/seed"),
+        "/data/there\n/kept/there\nseeded"
+    );
+}
+
+#[test]
+fn the_files_mounts_are_there() {
+    let project = project(
+        "services:\n  web:\n    image: site\n    read_only: true\n    tmpfs: [/scratch]\n    secrets: [key]\n    configs: [{source: conf, target: /etc/conf}]\n    \
+         volumes: [\"./mine:/mine\", \"./mine:/never:ro\"]\nsecrets: {key: {file: ./key}}\nconfigs: {conf: {content: \"a $${b}\"}}\n",
+    );
+    fs::write(project.path("key"), "secret").unwrap();
+    fs::create_dir(project.path("mine")).unwrap();
+    fs::write(project.path("mine/file"), "of the machine").unwrap();
+    project.ok(&["up", "-d"]);
+    let sh = |script: &str| project.ok(&["exec", "web", "--", "sh", "-c", script]);
+    assert_eq!(
+        sh("cat /run/secrets/key /etc/conf /mine/file"),
+        "secreta ${b}of the machine"
+    );
+    assert_eq!(
+        sh("for f in /x /etc/x /never/x /scratch/x /mine/x; do touch $f 2>/dev/null && echo $f; done; true"),
+        "/scratch/x\n/mine/x\n"
+    );
+    assert!(project.path("mine/x").exists());
+}
+
+#[test]
+fn a_user_of_the_image_owns_what_it_makes() {
+    let project = project(
+        "services:\n  web:\n    image: site\n    user: www\n    entrypoint: [\"\"]\n    command: [sh, -c, \"id -u; id -g; touch /data/own && ls /data; exec nc -l -p 7000 </dev/null\"]\n    expose: [\"7000\"]\n",
+    );
+    project.ok(&["up", "-d"]);
+    let stream = client::connect(project.at("web", 7000)).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(all(stream), "");
+    assert_eq!(project.ok(&["logs", "web"]), "82\n82\nown\nseed\n");
+}
+
+/// The pattern of the images of postgres, redis and mysql: the entrypoint gives the data to the
+/// server's user as root, and becomes that user.
+#[test]
+fn an_entrypoint_that_leaves_root_serves() {
+    const ENTRY: &str = "#!/bin/sh\nset -e\nif [ $(id -u) = 0 ]; then\n  chown -R www:www /data\n  exec busybox su www -s /bin/sh -c 'exec /entry'\nfi\n\
+                         id -u; touch /data/pid; exec httpd -f -p 8080 -h /data\n";
+    let owner: &[(&str, &[u8])] = &[("uid", b"82"), ("gid", b"82")];
+    let layer = busybox()
+        .file_with("entry", 0o755, ENTRY)
+        .records(owner)
+        .directory("data", 0o700)
+        .records(owner)
+        .file("data/index.html", "data");
+    let config = json!({"Entrypoint": ["/entry"], "ExposedPorts": {"8080/tcp": {}}, "Volumes": {"/data": {}}, "StopSignal": "9"});
+    let image = Image::new(&config, vec![layer], Compression::Gzip);
+    let project = Project::new("containers", "services: {db: {image: db}}");
+    image.write(&project.path("layout"), Some("db:latest"));
+    of_store(&project, &["load", "layout"]);
+    project.ok(&["up", "-d"]);
+    assert_eq!(get(&project, "db", "/"), "data");
+    assert_eq!(project.ok(&["logs", "db"]), "82\n");
+}
+
+#[test]
+fn what_cannot_be_had_is_said_and_nothing_is_left() {
+    let fails = |compose: &str| {
+        let project = project(compose);
+        let finished = project.imsup(&["up", "-d"]);
+        assert_eq!(finished.code(), Some(1), "{finished}");
+        assert!(!project.path("run").join(&project.name).exists());
+        finished.stderr
+    };
+    let never = fails("services: {web: {image: nosuch, pull_policy: never}}");
+    assert!(
+        never.contains("nosuch is not in the store") && never.contains("imsup load"),
+        "{never}"
+    );
+    let bad = fails("services: {web: {image: 'Not A Name'}}");
+    assert!(bad.contains("Not A Name"), "{bad}");
+    let user = fails("services: {web: {image: site, user: stranger}}");
+    assert!(user.contains("no user 'stranger' in its image"), "{user}");
+    let source = fails(
+        "services: {web: {image: site, volumes: [{type: bind, source: ./none, target: /x, bind: {create_host_path: false}}]}}",
+    );
+    assert!(source.contains("none") && source.contains("does not exist"), "{source}");
+    let external = fails("services: {web: {image: site, volumes: ['v:/x']}}\nvolumes: {v: {external: true}}");
+    assert!(external.contains("'v' is external"), "{external}");
+}
+
+#[test]
+fn an_image_in_use_is_not_pruned() {
+    let project = project("services: {web: {image: site}}");
+    project.ok(&["up", "-d"]);
+    let listed: Value = serde_json::from_str(&of_store(&project, &["images", "--format", "json"])).unwrap();
+    assert_eq!(listed["used_by"], json!([project.name]));
+    of_store(&project, &["images", "prune", "--all"]);
+    assert_eq!(get(&project, "web", "/"), "hello from the image");
+    project.ok(&["down"]);
+    let listed: Value = serde_json::from_str(&of_store(&project, &["images", "--format", "json"])).unwrap();
+    assert_eq!(listed["used_by"], json!([]));
+    assert!(of_store(&project, &["images", "prune", "--all"]).starts_with("removed 1 name and 1 layer"));
+}
