@@ -44,15 +44,6 @@ pub enum ContainerError {
     StopSignal(String),
 }
 
-/// The user for whom roots are made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// Root of the machine.
-    Root,
-    /// A user without subordinate ids: a root has one user and one group.
-    Ordinary,
-}
-
 /// An unpacked image.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpacked<'a> {
@@ -62,22 +53,23 @@ pub struct Unpacked<'a> {
     pub layers: &'a [PathBuf],
 }
 
-/// Completes the program, the ports and the root of a host with an image. Returns the ports of the
-/// image that this user cannot have.
+/// Completes the program, the ports and the root of a host with an image; `ids` are those of the
+/// caller, of which [`Ids::One`] becomes the program's. Returns the ports of the image that this user
+/// cannot have.
 ///
 /// # Errors
 /// Any [`ContainerError`].
 pub fn complete(
     host: &mut HostSpec,
     image: Unpacked<'_>,
-    caller: &Caller,
+    ids: &Ids,
     paths: &Paths,
     volumes: &mut Volumes,
 ) -> Result<Vec<u16>, ContainerError> {
     let Some(container) = host.container.take() else {
         return Ok(Vec::new());
     };
-    let completed = complete_with(host, &container, image, caller, paths, volumes);
+    let completed = complete_with(host, &container, image, ids, paths, volumes);
     host.container = Some(container);
     completed
 }
@@ -86,7 +78,7 @@ fn complete_with(
     host: &mut HostSpec,
     container: &Container,
     image: Unpacked<'_>,
-    caller: &Caller,
+    ids: &Ids,
     paths: &Paths,
     volumes: &mut Volumes,
 ) -> Result<Vec<u16>, ContainerError> {
@@ -111,9 +103,9 @@ fn complete_with(
     let own = paths.roots().join(host.name.as_str());
     let (mounts, targets) = mounts(container, config, &own, paths, volumes);
     let one = one_id(program.user.as_deref(), config, image.layers)?;
-    let ids = match caller {
-        Caller::Root => Ids::Identity,
-        Caller::Ordinary => one,
+    let ids = match ids {
+        Ids::One { .. } => one,
+        Ids::Identity | Ids::Ranges { .. } => ids.clone(),
     };
     let root = RootSpec {
         layers: image.layers.iter().map(Into::into).collect(),
@@ -129,7 +121,7 @@ fn complete_with(
     };
     volumes.fill_from(&root, targets);
     program.root = Some(Box::new(root));
-    Ok(retain(host, config, caller))
+    Ok(retain(host, config))
 }
 
 /// `working_dir`, relative to the image's.
@@ -142,10 +134,10 @@ fn working_dir(asked: Option<&str>, of_image: Option<&Path>) -> PathBuf {
 }
 
 /// The image's ports are retained like declared ones, but for those that this user cannot have.
-fn retain(host: &mut HostSpec, config: &ImageConfig, caller: &Caller) -> Vec<u16> {
-    let first = match caller {
-        Caller::Root => 0,
-        Caller::Ordinary => limits::first_unprivileged_port(),
+fn retain(host: &mut HostSpec, config: &ImageConfig) -> Vec<u16> {
+    let first = match rustix::process::geteuid().is_root() {
+        true => 0,
+        false => limits::first_unprivileged_port(),
     };
     let mut missing = Vec::new();
     for (port, transport) in &config.exposed_ports {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, bail};
-use imsup_broker::containers::{Caller, Unpacked, Volumes, complete};
+use imsup_broker::containers::{Unpacked, Volumes, complete};
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
 use imsup_compose::cluster::{Cluster, Container, Pull};
 use imsup_images::{Image, Platform, Reference};
+use imsup_linux::root::subordinate::ids_of_caller;
 use imsup_linux::single_thread::SingleThread;
 
 use super::failure::hinted;
@@ -35,10 +36,7 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
     bring(&wanted)?;
     let images = find(&wanted)?;
     let paths = Paths::of(&cluster.project);
-    let caller = match rustix::process::geteuid().is_root() {
-        true => Caller::Root,
-        false => Caller::Ordinary,
-    };
+    let ids = ids_of_caller();
     let mut volumes = Volumes::default();
     let mut missing: BTreeMap<String, Vec<u16>> = BTreeMap::new();
     for host in &mut cluster.hosts {
@@ -53,7 +51,7 @@ pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) 
             config: &image.config,
             layers: &image.layers,
         };
-        let ports = complete(host, unpacked, &caller, &paths, &mut volumes)
+        let ports = complete(host, unpacked, &ids, &paths, &mut volumes)
             .with_context(|| format!("host '{}' of the image {}", host.name, image.name.familiar()))?;
         if !ports.is_empty() {
             missing.insert(image.name.familiar(), ports);

@@ -130,11 +130,8 @@ fn values_that_cannot_be_are_refused() {
         &[RESOLVE, 2, 0xc3, 0xa8],
     );
     check::<Request>("a bool of 2", &[EVENTS, 2, 0], &[EVENTS, 1, 0]);
-    check::<Request>(
-        "a variant that is none",
-        &[variants::<Request>()],
-        &[variants::<Request>() - 1],
-    );
+    const HOSTS: u8 = 1;
+    check::<Request>("a variant that is none", &[variants::<Request>()], &[HOSTS]);
     const STOP_WITH_SIGTERM: [u8; 2] = [6, 30];
     const A_SECOND_IN_NANOS: [u8; 5] = [252, 0x00, 0xca, 0x9a, 0x3b];
     let grace = |seconds| [&STOP_WITH_SIGTERM[..], &promise(seconds), &A_SECOND_IN_NANOS].concat();

@@ -412,6 +412,7 @@ pub fn response() -> impl Strategy<Value = Response> {
         host_usage().prop_map(Response::Usage),
         Just(Response::Done),
         failure().prop_map(Response::Error),
+        any::<u32>().prop_map(|pid| Response::Program { pid, spec: None }),
     ]
 }
 
