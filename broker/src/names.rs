@@ -9,7 +9,7 @@ mod server;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,11 +28,13 @@ pub(crate) type SharedNames = Arc<RwLock<Names>>;
 pub(crate) struct Names {
     project: String,
     planes: Planes,
-    /// Names in lower case. A name shared by several hosts (a service with replicas) has several
-    /// addresses.
+    /// Names in lower case. A name shared by several hosts (a service with replicas, services with
+    /// one `hostname`) has several addresses.
     by_name: BTreeMap<Box<str>, Vec<Ipv4Addr>>,
     /// The name of each address.
     by_address: HashMap<Ipv4Addr, Box<str>>,
+    /// Hosts that share the name that they report, with that name.
+    sharing: HashMap<Ipv4Addr, Box<str>>,
     /// Hosts that are booted by a look-up of the name.
     prefetched: HashSet<Ipv4Addr>,
     /// So that replicas take turns.
@@ -47,6 +49,7 @@ impl Names {
             planes,
             by_name: BTreeMap::new(),
             by_address: HashMap::with_capacity(indexes.len()),
+            sharing: HashMap::new(),
             prefetched: HashSet::new(),
             turn: AtomicUsize::new(0),
         };
@@ -55,6 +58,12 @@ impl Names {
             names.add_host(host.name.as_str(), &host.aliases, address);
             if host.imsup.prefetch_dns {
                 names.prefetched.insert(address);
+            }
+        }
+        for (host, index) in cluster.hosts.iter().zip(indexes) {
+            let reported = host.hostname.to_ascii_lowercase();
+            if names.by_name.get(&*reported).is_some_and(|sharers| sharers.len() > 1) {
+                names.sharing.insert(planes.vip(*index), reported.into());
             }
         }
         names
@@ -101,9 +110,21 @@ impl Names {
         self.find(name, &[]).cloned().unwrap_or_default()
     }
 
-    /// The addresses of a name, another address first each time.
-    fn take_turns(&self, name: &str, search: &[String]) -> Option<Vec<Ipv4Addr>> {
-        let mut addresses = self.find(name, search)?.clone();
+    /// The addresses of a name, another address first each time. A host that asks for the name that
+    /// it reports gets only its own address, as from the /etc/hosts of a container: programs bind to
+    /// their own name.
+    fn take_turns(&self, name: &str, search: &[String], asker: IpAddr) -> Option<Vec<Ipv4Addr>> {
+        let found = self.find(name, search)?;
+        if let IpAddr::V4(own) = asker.to_canonical()
+            && let Some(reported) = self.sharing.get(&own)
+            && self
+                .by_name
+                .get(reported)
+                .is_some_and(|sharers| std::ptr::eq(sharers, found))
+        {
+            return Some(vec![own]);
+        }
+        let mut addresses = found.clone();
         if addresses.len() > 1 {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % addresses.len();
             addresses.rotate_left(turn);
@@ -157,6 +178,9 @@ mod tests {
     use super::*;
     use crate::testing::{cluster, host};
 
+    /// An asker that is no host.
+    pub(super) const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
     pub(super) fn names() -> Names {
         let mut hosts = vec![host("web-1"), host("web-2"), host("db")];
         hosts[0].aliases = vec!["web".to_owned()];
@@ -183,8 +207,36 @@ mod tests {
     #[test]
     fn replicas_take_turns() {
         let names = names();
-        let first: HashSet<Ipv4Addr> = (0..4).map(|_| names.take_turns("web", &[]).unwrap()[0]).collect();
+        let first: HashSet<Ipv4Addr> = (0..4)
+            .map(|_| names.take_turns("web", &[], OUTSIDE).unwrap()[0])
+            .collect();
         assert_eq!(first.len(), 2);
+    }
+
+    #[test]
+    fn only_the_host_itself_gets_its_own_address_alone() {
+        let mut hosts = ["one", "two", "three"].map(host).to_vec();
+        for host in &mut hosts[..2] {
+            host.hostname = "Node".to_owned();
+            host.aliases = vec!["node".to_owned(), "pool".to_owned()];
+        }
+        let indexes = [1u16, 2, 3].map(|number| Index::new(0x0500 | number).unwrap());
+        let names = Names::new(&cluster("Shop", hosts), Planes::default(), &indexes);
+        let [one, two, three] = [1, 2, 3].map(|low| Ipv4Addr::new(127, 77, 5, low));
+        let search = ["example.com".to_owned()];
+        let ask = |name: &str, asker: IpAddr| {
+            let mut found = names.take_turns(name, &search, asker).unwrap();
+            found.sort_unstable();
+            found
+        };
+        for name in ["node", "NODE.", "node.shop", "node.example.com"] {
+            assert_eq!(ask(name, one.into()), [one], "{name}");
+            assert_eq!(ask(name, two.to_ipv6_mapped().into()), [two], "{name}");
+            assert_eq!(ask(name, three.into()), [one, two], "{name}");
+            assert_eq!(ask(name, OUTSIDE), [one, two], "{name}");
+        }
+        assert_eq!(ask("pool", one.into()), [one, two]);
+        assert_eq!(ask("three", one.into()), [three]);
     }
 
     #[test]

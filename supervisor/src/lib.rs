@@ -15,6 +15,7 @@ pub mod incoming;
 mod init;
 pub mod link;
 pub mod mirror;
+mod own_hosts;
 pub mod pending;
 mod questions;
 mod receive;

@@ -10,6 +10,7 @@ pub mod event;
 pub mod failure;
 pub mod host;
 pub mod limits;
+pub mod path;
 pub mod program;
 pub mod restart;
 pub mod root;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::Limits;
+use crate::path;
 use crate::root::RootSpec;
 
 /// The version of the encoding of a [`ProgramSpec`]. It changes with every field.
@@ -176,27 +177,6 @@ mod words {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OsString>, D::Error> {
         let words: Vec<Vec<u8>> = Vec::deserialize(deserializer)?;
         Ok(words.into_iter().map(OsString::from_vec).collect())
-    }
-}
-
-/// A path as its bytes: not all are UTF-8.
-pub mod path {
-    use super::*;
-
-    /// Writes the bytes of a path.
-    ///
-    /// # Errors
-    /// Errors of the serializer.
-    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_os_str().as_bytes().serialize(serializer)
-    }
-
-    /// Reads a path from its bytes.
-    ///
-    /// # Errors
-    /// Errors of the deserializer.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        Ok(OsString::from_vec(Vec::deserialize(deserializer)?).into())
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::program::path;
+use crate::path;
 
 /// A root made of layers. A program without one runs on the machine's own files.
 ///

@@ -20,7 +20,7 @@ pub struct Cluster {
     /// The project's name: `-p`, `name:` in the file, else the name of its directory.
     pub project: String,
     /// The directory of the (first) compose file; the base of relative paths.
-    #[serde(with = "imsup_wire::program::path")]
+    #[serde(with = "imsup_wire::path")]
     pub directory: PathBuf,
     /// The subnet of the VIPs: `x-imsup.subnet`, or the `ipam` subnet of a network; 127.77.0.0/16
     /// if `None`.

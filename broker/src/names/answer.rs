@@ -1,6 +1,6 @@
 //! The answer to a query: a pure function of the query and the names.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use imsup_wire::address::Plane;
 use simple_dns::rdata::{A, PTR, RData};
@@ -37,8 +37,8 @@ pub(super) enum Over {
     Tcp,
 }
 
-/// Decides the treatment of a query.
-pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over) -> Decision {
+/// Decides the treatment of a query from this address.
+pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over, asker: IpAddr) -> Decision {
     const HEADER_BYTES: usize = 12;
     if query.len() < HEADER_BYTES {
         return Decision::Ignore;
@@ -72,7 +72,7 @@ pub(super) fn decide(query: &[u8], names: &Names, search: &[String], over: Over)
             _ => Decision::Forward,
         };
     }
-    let Some(addresses) = names.take_turns(&asked, search) else {
+    let Some(addresses) = names.take_turns(&asked, search, asker) else {
         return Decision::Forward;
     };
     let is_a = matches!(question.qtype, QTYPE::TYPE(TYPE::A) | QTYPE::ANY);
@@ -170,7 +170,7 @@ mod tests {
     use proptest::prelude::*;
     use simple_dns::Question;
 
-    use super::super::tests::names;
+    use super::super::tests::{OUTSIDE, names};
     use super::*;
 
     fn query(name: &str, kind: TYPE) -> Vec<u8> {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     fn answered(name: &str, kind: TYPE) -> (RCODE, Vec<String>, Vec<Ipv4Addr>) {
-        let Decision::Answer { bytes, wake } = decide(&query(name, kind), &names(), &[], Over::Udp) else {
+        let Decision::Answer { bytes, wake } = decide(&query(name, kind), &names(), &[], Over::Udp, OUTSIDE) else {
             panic!("{name} must be answered");
         };
         let packet = Packet::parse(&bytes).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     fn what_is_no_name_of_the_project_is_somebody_elses() {
         for name in ["example.com", "dbx", "1.0.0.127.in-addr.arpa"] {
             assert_eq!(
-                decide(&query(name, TYPE::A), &names(), &[], Over::Udp),
+                decide(&query(name, TYPE::A), &names(), &[], Over::Udp, OUTSIDE),
                 Decision::Forward
             );
         }
@@ -250,12 +250,12 @@ mod tests {
                 Ipv4Addr::new(127, 77, 6, low),
             );
         }
-        let Decision::Answer { bytes, .. } = decide(&query("many", TYPE::A), &names, &[], Over::Udp) else {
+        let Decision::Answer { bytes, .. } = decide(&query("many", TYPE::A), &names, &[], Over::Udp, OUTSIDE) else {
             panic!("not answered");
         };
         let packet = Packet::parse(&bytes).unwrap();
         assert!(packet.has_flags(PacketFlag::TRUNCATION) && packet.answers.is_empty());
-        let Decision::Answer { bytes, .. } = decide(&query("many", TYPE::A), &names, &[], Over::Tcp) else {
+        let Decision::Answer { bytes, .. } = decide(&query("many", TYPE::A), &names, &[], Over::Tcp, OUTSIDE) else {
             panic!("not answered");
         };
         assert_eq!(Packet::parse(&bytes).unwrap().answers.len(), 190);
@@ -264,7 +264,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            decide(&bytes, &names(), &[], Over::Udp);
+            decide(&bytes, &names(), &[], Over::Udp, OUTSIDE);
             failure(&bytes);
         }
 
@@ -273,7 +273,7 @@ mod tests {
             let mut bytes = query("web.shop", TYPE::A);
             let place = at % bytes.len();
             bytes[place] = value;
-            decide(&bytes, &names(), &[], Over::Udp);
+            decide(&bytes, &names(), &[], Over::Udp, OUTSIDE);
         }
     }
 }

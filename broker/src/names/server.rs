@@ -335,7 +335,7 @@ fn decide(
     client: SocketAddr,
     on_lookup: &OnLookup,
 ) -> Decision {
-    let decision = answer::decide(query, names, search, over);
+    let decision = answer::decide(query, names, search, over, client.ip());
     if let Decision::Answer { wake, .. } = &decision {
         wake.iter().for_each(|address| on_lookup(*address, client.ip()));
     }

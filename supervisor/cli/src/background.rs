@@ -15,6 +15,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::compose;
 use super::connection;
 use super::failure::hinted;
 use super::output;
@@ -160,12 +161,12 @@ pub fn start_at_last(arguments: &[OsString]) -> Result<String> {
 /// Executes `imsup broker HOW ARGUMENTS`, and hears what the broker says until it is ready.
 fn execute(how: &str, arguments: &[OsString]) -> Result<(Child, Option<Word>)> {
     let executable = std::env::current_exe().context("finding imsup's own program")?;
-    let mut child = own_program::command(&executable)
-        .args(["broker", how])
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting the broker")?;
+    let mut command = own_program::command(&executable);
+    command.args(["broker", how]).args(arguments).stdout(Stdio::piped());
+    if let Some(stdin) = compose::stdin_again().context("passing standard input on to the broker")? {
+        command.stdin(stdin);
+    }
+    let mut child = command.spawn().context("starting the broker")?;
     let pipe = child.stdout.take().context("the broker has no output")?;
     let last = readiness::listen(pipe, output::warning)?;
     Ok((child, last))

@@ -1,11 +1,13 @@
 //! The compose files that a verb is about.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use imsup_compose::{self as compose, LoadOptions, ServiceImage};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Which files, and the variables beside them.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -38,9 +40,26 @@ impl FileArgs {
     }
 }
 
+/// The content of standard input, once it was read as a compose file.
+static CONTENT: OnceLock<Arc<[u8]>> = OnceLock::new();
+
+/// Standard input for a broker that reads the compose file again; `None` if this process has not
+/// read its own, which the broker then inherits.
+///
+/// # Errors
+/// memfd_create(2), write(2).
+pub fn stdin_again() -> io::Result<Option<File>> {
+    let Some(content) = CONTENT.get() else {
+        return Ok(None);
+    };
+    let mut file = File::from(memfd_create(c"imsup-compose", MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(Some(file))
+}
+
 /// Standard input, which can be read once, for several loads.
 fn stdin() -> Result<Arc<[u8]>> {
-    static CONTENT: OnceLock<Arc<[u8]>> = OnceLock::new();
     if let Some(content) = CONTENT.get() {
         return Ok(content.clone());
     }

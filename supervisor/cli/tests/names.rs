@@ -101,6 +101,94 @@ fn a_replicated_service_is_found_by_its_name_and_each_replica_by_its_own() {
     assert_eq!(found, expected);
 }
 
+/// Two services with the same `hostname`, and the same alias of a network.
+const SHARED: &str = r#"
+services:
+  one: &node
+    command: ["@guest@", --tcp, "8080"]
+    hostname: node
+    expose: ["8080"]
+    networks: { default: { aliases: [pool] } }
+  two: *node
+"#;
+
+const SHARED_NAMES: [&str; 2] = ["node", "pool"];
+
+/// The addresses that the guest (or another build of it) printed.
+fn looked_up(said: &str, name: &str) -> Vec<String> {
+    let address = |line: &str| line.strip_prefix(&format!("lookup {name}: ")).map(str::to_owned);
+    let mut found: Vec<String> = said.lines().map(|line| address(line).expect(said)).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_name_that_services_share_is_of_the_hosts_of_all() {
+    need(&["musl-gcc", "getent"]);
+    let project = Project::up("shared", SHARED);
+    let hosts = project.ps();
+    let expected: Vec<String> = ["one", "two"].map(|name| hosts[name].address.to_string()).to_vec();
+    for name in SHARED_NAMES {
+        let mut resolved: Vec<String> = project.ok(&["resolve", name]).lines().map(str::to_owned).collect();
+        resolved.sort();
+        assert_eq!(resolved, expected, "{name}");
+        let said = project.run(&["getent", "ahosts", name]).expect_success(name);
+        let mut found: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, expected, "{name}");
+        let program = guest("guest-musl");
+        let said = project.run(&[program.to_str().unwrap(), "--lookup", name]);
+        assert_eq!(looked_up(&said.expect_success(name), name), expected);
+    }
+    for name in ["one", "two"] {
+        assert_eq!(project.host(name).boots, 0, "a look-up boots nothing");
+    }
+}
+
+#[test]
+fn a_connect_to_a_shared_name_boots_one_of_the_hosts() {
+    let project = Project::up("shared-boot", SHARED);
+    let said = project.run_guest(&["--call", "pool:8080"]);
+    let hosts = project.ps();
+    let booted: Vec<&String> = hosts
+        .iter()
+        .filter(|(_, host)| host.boots > 0)
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(booted.len(), 1, "{said}{hosts:?}");
+    // A verb for a shared name is for the hosts of all services.
+    project.ok(&["wake", "pool"]);
+    for name in ["one", "two"] {
+        assert_eq!(project.host(name).boots, 1, "{name}");
+    }
+}
+
+/// As in a container, where the own `/etc/hosts` comes first: programs bind to their own name.
+#[test]
+fn a_host_finds_only_itself_by_the_hostname_that_it_shares() {
+    need(&["musl-gcc", "python3"]);
+    let project = Project::up("shared-own", SHARED);
+    let hosts = project.ps();
+    let bind = "import socket; s = socket.socket(); s.bind((socket.gethostname(), 0)); print(s.getsockname()[0])";
+    let all: Vec<String> = ["one", "two"].map(|name| hosts[name].address.to_string()).to_vec();
+    for host in ["one", "two"] {
+        let own = [hosts[host].address.to_string()];
+        for program in ["guest", "guest-musl"] {
+            let program = guest(program);
+            let look_up = |name: &str| {
+                let arguments = ["exec", host, "--", program.to_str().unwrap(), "--lookup", name];
+                looked_up(&project.ok(&arguments), name)
+            };
+            assert_eq!(look_up("node"), own, "{}", program.display());
+            assert_eq!(look_up(&format!("node.{}", project.name)), own);
+            assert_eq!(look_up("pool"), all, "{}", program.display());
+        }
+        let said = project.ok(&["exec", host, "--", "python3", "-c", bind]);
+        assert_eq!([said.trim()], own);
+    }
+}
+
 /// Names from /etc/hosts and unknown ones without a dot; no question to a server of the network.
 /// getaddrinfo(3) connects a UDP socket to every address of a name with several addresses, to sort
 /// them, without sending.

@@ -121,6 +121,26 @@ fn run_starts_a_broker_where_none_runs() {
     assert!(said.contains("host=web "), "{said}");
 }
 
+/// The command that starts a broker may have read the file itself, to find the project.
+#[test]
+fn a_broker_gets_the_compose_file_from_standard_input() {
+    let project = Project::new("stdin-file", "services: {}");
+    let file = project.path("other.yaml");
+    std::fs::write(&file, project.expand(COMPOSE)).unwrap();
+    let ordered = |words: &[&str]| {
+        let stdin = Stdio::from(std::fs::File::open(&file).unwrap());
+        let command = Background::collecting_with(project.imsup_command(words), stdin);
+        command.finish(LIMIT).expect_success(&words.join(" "))
+    };
+    ordered(&["up", "-d", "-f", "-"]);
+    assert_eq!(project.host("web").boots, 0);
+    project.down();
+    let program = guest("guest");
+    let program = program.to_str().unwrap();
+    let said = ordered(&["run", "-f", "-", "--", program, "--call", "web:8080"]);
+    assert!(said.contains("host=web "), "{said}");
+}
+
 #[test]
 fn signals_are_forwarded() {
     let project = Project::up("signals", COMPOSE);

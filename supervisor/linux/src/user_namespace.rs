@@ -1,4 +1,6 @@
 //! Subordinate ids (subuid(5), subgid(5)): an ordinary user as root over a range of ids.
+//!
+//! Blocking: in the processes of verbs for images, which have no loop.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};

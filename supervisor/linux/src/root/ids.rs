@@ -66,6 +66,8 @@ fn write(child: Pid, name: &str, content: &str) -> Result<(), IdsError> {
 }
 
 /// newuidmap(1) or newgidmap(1).
+///
+/// Blocking: a supervisor starts its program before its loop, and the child waits for its ids.
 fn by_program(program: &'static str, child: Pid, ranges: &[IdRange]) -> Result<(), IdsError> {
     let mut command = Command::new(program);
     command.arg(child.to_string()).stdin(Stdio::null());

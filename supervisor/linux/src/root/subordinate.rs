@@ -7,6 +7,8 @@ use nix::unistd::{User, getgid, getuid};
 
 /// The ids of roots that this process makes: the machine's own for root, subordinate ids for a user
 /// who has some, else one user and group, here 0.
+///
+/// Blocking: for the name service, so to be called before any loop.
 pub fn ids_of_caller() -> Ids {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     if uid == 0 {
