@@ -157,7 +157,7 @@ pub(super) fn of(
         read_only: service.read_only,
         shm_bytes: service.shm_size,
         capabilities,
-        sysctls: sysctls(service)?,
+        sysctls: sysctls(service, unhonoured),
     }))
 }
 
@@ -216,7 +216,7 @@ fn bit(key: &'static str, name: &str) -> Result<u64, Refused> {
 }
 
 /// The settings of namespaces that a root has of its own: ipc and uts.
-fn sysctls(service: &Service) -> Result<Vec<(String, String)>, Refused> {
+fn sysctls(service: &Service, unhonoured: &mut Vec<Unhonoured>) -> Vec<(String, String)> {
     const OWN: [&str; 10] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -229,17 +229,17 @@ fn sysctls(service: &Service) -> Result<Vec<(String, String)>, Refused> {
         "kernel.hostname",
         "kernel.domainname",
     ];
-    let pairs = service.sysctls.iter().map(|(name, value)| {
-        let is_own = OWN.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
-        match is_own {
-            true => Ok((name.clone(), value.clone())),
-            false => Err(Refused::new(
-                "sysctls",
-                format!("'{name}' is the machine's: set it there (sysctl -w), and take it out of the file"),
-            )),
+    let mut own = Vec::new();
+    for (name, value) in &service.sysctls {
+        match OWN.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+            true => own.push((name.clone(), value.clone())),
+            false => unhonoured.push(Unhonoured {
+                key: "sysctls",
+                why: format!("{name} is the machine's: set it there (sysctl -w)"),
+            }),
         }
-    });
-    pairs.collect()
+    }
+    own
 }
 
 fn mounts(

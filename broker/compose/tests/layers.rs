@@ -229,7 +229,7 @@ fn labels_come_from_files_as_well() {
 fn what_is_noticed_is_told_also_with_an_error() {
     let directory = files(&[(
         "compose.yaml",
-        "services:\n  a: {image: x, tty: true}\n  b: {command: b, tty: true, volumes: [/x]}\n",
+        "services:\n  a: {image: x, tty: true, restart: sometimes}\n  b: {command: b, tty: true, volumes: [/x]}\n",
     )]);
     let mut warnings = Vec::new();
     compose::load_with(&options(directory.path()), &mut warnings).unwrap_err();
