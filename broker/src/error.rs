@@ -1,13 +1,13 @@
 //! Why a broker could not start, or broke.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use imsup_wire::{Endpoint, HostName};
 
 use crate::absent::AbsentError;
 use crate::address_block::BlockError;
+use crate::in_the_way::InTheWay;
 use crate::projects::ProjectsError;
 use crate::published::PublishError;
 use crate::routes::RouteError;
@@ -71,16 +71,13 @@ pub enum BrokerError {
     },
     /// A host's port is in use.
     #[error(
-        "host '{host}': {endpoint} is in use{}{}: end what uses it, or give the host another port or subnet",
-        crate::holder::by(.holder), occupied_by(.occupants)
+        "host '{host}': {endpoint} is {}, or give the host another port or subnet",
+        crate::in_the_way::in_use(.by.as_deref())
     )]
     Occupied {
         host: HostName,
         endpoint: Endpoint,
-        /// Addresses of the sockets that have the port.
-        occupants: Vec<IpAddr>,
-        /// The user and the process of the holder, in words.
-        holder: Option<String>,
+        by: Option<Box<InTheWay>>,
     },
     /// A host's port needs privilege.
     #[error(
@@ -120,14 +117,4 @@ fn by(pid: &Option<u32>) -> String {
 fn of(directory: &Option<PathBuf>) -> String {
     let said = |path: &PathBuf| format!(" with the compose file of {}", path.display());
     directory.as_ref().map_or_else(String::new, said)
-}
-
-fn occupied_by(occupants: &[IpAddr]) -> String {
-    match occupants {
-        [] => String::new(),
-        [one, ..] if one.is_unspecified() => {
-            format!(" (a program of the machine listens on {one}, which is every address)")
-        }
-        [one, ..] => format!(" (a program of the machine listens on {one})"),
-    }
 }

@@ -14,18 +14,23 @@ use nix::unistd::{Uid, User};
 /// descriptor: only root sees other users' descriptors (proc(5)). Walks over all processes, so not
 /// for use in a loop.
 pub(crate) fn describe(owner: Owner) -> String {
-    let name = User::from_uid(Uid::from_raw(owner.uid)).ok().flatten();
-    let user = match name {
-        Some(user) => format!("user {} ({})", user.name, owner.uid),
-        None => format!("user {}", owner.uid),
-    };
+    let user = user(owner.uid);
     match process(owner.inode) {
         Some((pid, program)) => format!("{user}, process {pid} ({program})"),
         None => user,
     }
 }
 
-/// The same for the socket at an endpoint, if there is a socket and the kernel names the owner.
+/// `user mallory (1001)`.
+pub(crate) fn user(uid: u32) -> String {
+    let name = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    match name {
+        Some(user) => format!("user {} ({uid})", user.name),
+        None => format!("user {uid}"),
+    }
+}
+
+/// [`describe`] for the socket at an endpoint, if there is a socket and the kernel names the owner.
 pub(crate) fn of(endpoint: Endpoint) -> Option<String> {
     let owner = Owners::open().ok()?.of(endpoint).ok()??;
     Some(describe(owner))
@@ -58,7 +63,7 @@ pub(crate) fn tally(addresses: Vec<SocketAddrV4>) -> Option<String> {
 }
 
 /// The first process that has the socket with this inode number, and its name.
-fn process(inode: u32) -> Option<(u32, String)> {
+pub(crate) fn process(inode: u32) -> Option<(u32, String)> {
     if inode == 0 {
         return None;
     }

@@ -21,6 +21,7 @@ mod history;
 mod holder;
 mod hosts;
 mod ids;
+mod in_the_way;
 mod journal;
 pub mod keeper;
 mod launcher;

@@ -317,7 +317,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 /// Addresses of the machine's sockets that listen on `port` (or are bound to `port`, for
 /// datagrams), except in the planes, including the planes of other projects.
 ///
-/// Blocking: before the loop, for ports that are published and for the words of an error.
+/// Blocking: before the loop, for ports that are published.
 pub(crate) fn occupants(transport: Transport, port: u16, planes: &Planes) -> Vec<IpAddr> {
     const LISTEN: u8 = 0x0a;
     let (four, six) = match transport {

@@ -415,6 +415,56 @@ time.sleep(1000)
     project.down();
 }
 
+/// The supervisor learns of the broker's death by the bind: the bind is handled before the end of
+/// the connection to the broker. The sockets are AF_INET6, of the family of the broker's own
+/// listener, which then is the only socket at the port.
+#[test]
+fn a_bind_that_finds_the_broker_dead_waits_for_the_next() {
+    let project = Project::new(
+        "rebind",
+        r#"services: { web: { command: [python3, -u, "@dir@/rebind.py"], expose: ["8080"] } }"#,
+    );
+    common::need(&["python3"]);
+    let program = r#"
+import errno, os, socket, time
+first, second = socket.socket(socket.AF_INET6), socket.socket(socket.AF_INET6)
+first.bind(("::", 8080))
+first.listen()
+while not os.path.exists("@dir@/go"):
+    time.sleep(0.01)
+first.close()
+try:
+    second.bind(("::", 8080))
+except OSError as error:
+    print("refused with", errno.errorcode[error.errno])
+else:
+    print("bound again")
+time.sleep(1000)
+"#;
+    std::fs::write(project.path("rebind.py"), project.expand(program)).unwrap();
+    project.ok(&["up", "-d"]);
+    project.ok(&["wake", "web"]);
+    let pid = project.host("web").pid.expect("it runs");
+    let supervisor = common::parent(pid).expect("it has a supervisor");
+    let (keeper, broker) = (project.keeper(), project.broker());
+    stop(&project, keeper);
+    stop(&project, supervisor);
+    project.kill(broker);
+    std::fs::write(project.path("go"), "").unwrap();
+    wait_until("the bind", || {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+        call.split(' ').next() == Some(&libc::SYS_bind.to_string())
+    });
+    project.signal(supervisor, Signal::CONT);
+    project.signal(keeper, Signal::CONT);
+    wait_until("the end of the bind", || {
+        let said = project.ok(&["logs", "web"]);
+        assert!(!said.contains("refused"), "{said}");
+        said.contains("bound again")
+    });
+    project.down();
+}
+
 #[test]
 fn a_connect_that_does_not_block_is_not_refused_while_the_next_broker_comes() {
     let project = Project::up("unblocked", HOSTS);

@@ -34,6 +34,7 @@ pub mod memory_watch;
 pub mod message;
 pub mod neighbours;
 pub mod notify;
+pub mod occupants;
 pub mod owner;
 pub mod pageout;
 pub mod pidfd;

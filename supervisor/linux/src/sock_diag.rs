@@ -1,10 +1,11 @@
-//! TCP sockets of the whole machine, by local address: sock_diag(7),
+//! Sockets of the whole machine, by local address or by port: sock_diag(7),
 //! include/uapi/linux/inet_diag.h.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
+use imsup_wire::Transport;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
 use super::tcp_info::{TcpInfo, state};
@@ -13,7 +14,8 @@ use super::tcp_info::{TcpInfo, state};
 /// (net/ipv4/inet_diag.c, inet_diag_dump_compat). This takes half the time of a dump for each
 /// family.
 const TCPDIAG_GETSOCK: u16 = 18;
-/// The newer request, for a single socket: `struct inet_diag_req_v2`.
+/// The newer request, for a single socket or for a dump of one family and protocol: `struct
+/// inet_diag_req_v2`.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
@@ -22,6 +24,8 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_HEADER_BYTES: usize = 16;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_INFO: u16 = 2;
+/// The kernel adds this to each AF_INET6 socket that listens or is not connected, unasked.
+const INET_DIAG_SKV6ONLY: u16 = 11;
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_S_COND: u8 = 7;
 /// Linux 5.9, with CONFIG_SOCK_CGROUP_DATA. Needs no privilege, unlike the condition on a mark.
@@ -113,6 +117,8 @@ pub(super) struct Found {
     /// The interface that the socket is bound to, or 0.
     pub interface: u32,
     pub cookie: u64,
+    /// IPV6_V6ONLY, of a socket that listens or is not connected.
+    pub v6only: bool,
     pub info: Option<TcpInfo>,
 }
 
@@ -133,12 +139,28 @@ pub(super) fn find(locals: &[Local], states: u32) -> io::Result<Vec<Found>> {
 /// What socket(2), send(2) and recv(2) say, and the error the kernel answers with (ENOENT without
 /// CONFIG_INET_TCP_DIAG, EINVAL for a cgroup before Linux 5.9).
 pub(super) fn find_any(conditions: &[Condition], states: u32) -> io::Result<Vec<Found>> {
+    dump(&open()?, &request(conditions, states))
+}
+
+/// The sockets of both families with this local port, in every state.
+///
+/// # Errors
+/// Errors of socket(2), send(2) and recv(2), and errors in the kernel's reply (ENOENT without
+/// CONFIG_INET_TCP_DIAG or CONFIG_INET_UDP_DIAG).
+pub(super) fn at_port(transport: Transport, port: u16) -> io::Result<Vec<Found>> {
     let netlink = open()?;
+    let mut found = dump(&netlink, &port_request(AF_INET, transport, port))?;
+    found.extend(dump(&netlink, &port_request(AF_INET6, transport, port))?);
+    Ok(found)
+}
+
+/// Sends a dump request, and receives the whole reply.
+fn dump(netlink: &OwnedFd, request: &[u8]) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     let mut buffer = vec![0; 32 * 1024];
-    rustix::net::send(&netlink, &request(conditions, states), SendFlags::empty())?;
+    rustix::net::send(netlink, request, SendFlags::empty())?;
     loop {
-        let (count, _) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::empty())?;
+        let (count, _) = rustix::net::recv(netlink, &mut buffer[..], RecvFlags::empty())?;
         if count == 0 {
             return Ok(found);
         }
@@ -264,6 +286,26 @@ fn request(conditions: &[Condition], states: u32) -> Vec<u8> {
     frame
 }
 
+/// A dump request: `nlmsghdr` and `inet_diag_req_v2`.
+fn port_request(family: u8, transport: Transport, port: u16) -> Vec<u8> {
+    let protocol = match transport {
+        Transport::Tcp => libc::IPPROTO_TCP,
+        Transport::Udp => libc::IPPROTO_UDP,
+    };
+    let mut body = vec![family, protocol as u8, 0, 0];
+    body.extend(u32::MAX.to_ne_bytes());
+    // inet_diag_sockid: a dump looks at the two ports only, and 0 is any port.
+    body.extend(port.to_be_bytes());
+    body.extend([0; 46]);
+    let mut frame = Vec::with_capacity(NLMSG_HEADER_BYTES + body.len());
+    frame.extend(((NLMSG_HEADER_BYTES + body.len()) as u32).to_ne_bytes());
+    frame.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    frame.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    frame.extend([0; 8]);
+    frame.extend(body);
+    frame
+}
+
 /// One condition after the other; each but the last is followed by a jump to the end, which means
 /// yes. The kernel wants to reach every operation by going on after a yes (net/ipv4/inet_diag.c,
 /// valid_cc), hence the jumps.
@@ -356,6 +398,7 @@ fn parse(body: &[u8]) -> Option<Found> {
         inode: number(68),
         interface: number(40),
         cookie: u64::from_ne_bytes(message[44..52].try_into().ok()?),
+        v6only: attribute(attributes, INET_DIAG_SKV6ONLY).is_some_and(|value| value.first() == Some(&1)),
         info: attribute(attributes, INET_DIAG_INFO).map(TcpInfo::parse),
     })
 }

@@ -14,11 +14,15 @@ pub(super) mod state {
     pub const SYN_RECV: u8 = 3;
     pub const FIN_WAIT1: u8 = 4;
     pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
     pub const LAST_ACK: u8 = 9;
     pub const LISTEN: u8 = 10;
     pub const CLOSING: u8 = 11;
     pub const NEW_SYN_RECV: u8 = 12;
+    /// Bound, and nothing else; only in requests and replies of sock_diag(7), since Linux 6.8.
+    pub const BOUND_INACTIVE: u8 = 13;
 }
 
 /// Up to and with `tcpi_bytes_received` (4.1).

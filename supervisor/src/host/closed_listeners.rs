@@ -465,6 +465,8 @@ fn let_go(host: &mut Host, endpoint: Endpoint, inode: u64) -> Option<u64> {
     host.link.send(&ToBroker::Closed { id, endpoint, inode }, Vec::new());
     let closed = Closed { endpoint, inode };
     if host.link.socket().is_none() {
+        // The message just sent may be the first to find the broker dead, before the loss is noted.
+        host.closed_listeners.next_comes = host.link.is_answered();
         if host.closed_listeners.pending_reports.len() == MAX_PENDING_REPORTS {
             host.closed_listeners.pending_reports.remove(0);
         }

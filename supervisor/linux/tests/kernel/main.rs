@@ -17,6 +17,7 @@ mod neighbours;
 #[path = "../../../cli/tests/common/network.rs"]
 mod network;
 mod notification;
+mod occupants;
 mod orphaned;
 mod owners;
 mod removed;
