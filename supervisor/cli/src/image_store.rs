@@ -1,10 +1,13 @@
 //! The store of images, as the user who owns the files of images.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use imsup_images::Store;
 use imsup_images::store::default_path;
 use imsup_images::unpack::Owners;
-use imsup_linux::user_namespace;
+use imsup_linux::root::subordinate::ids_of_caller;
+use imsup_linux::single_thread::SingleThread;
+use imsup_linux::user_namespace::enter_subordinate;
+use imsup_wire::Ids;
 
 /// The store, to look at.
 ///
@@ -12,9 +15,9 @@ use imsup_linux::user_namespace;
 /// The directory cannot be made or read.
 pub fn look() -> Result<Store> {
     let store = Store::open(default_path())?;
-    Ok(match user_namespace::has_subordinate() {
-        true => store.with_owners(Owners::Recorded),
-        false => store,
+    Ok(match ids_of_caller() {
+        Ids::Ranges { .. } => store.with_owners(Owners::Recorded),
+        Ids::Identity | Ids::One { .. } => store,
     })
 }
 
@@ -26,6 +29,7 @@ pub fn look() -> Result<Store> {
 pub fn enter() -> Result<Store> {
     // Root of the namespace is no root of the machine.
     let path = default_path();
-    user_namespace::enter_subordinate()?;
+    let thread = SingleThread::prove().context("entering a user namespace")?;
+    enter_subordinate(&thread)?;
     Ok(Store::open(path)?)
 }
