@@ -1,5 +1,7 @@
 //! The store of images, as the user who owns the files of images.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use imsup_images::Store;
 use imsup_images::store::default_path;
@@ -9,12 +11,14 @@ use imsup_linux::single_thread::SingleThread;
 use imsup_linux::user_namespace::enter_subordinate;
 use imsup_wire::Ids;
 
+use super::failure::hinted;
+
 /// The store, to look at.
 ///
 /// # Errors
 /// The directory cannot be made or read.
 pub fn look() -> Result<Store> {
-    let store = Store::open(default_path())?;
+    let store = open(default_path())?;
     Ok(match ids_of_caller() {
         Ids::Ranges { .. } => store.with_owners(Owners::Recorded),
         Ids::Identity | Ids::One { .. } => store,
@@ -31,5 +35,14 @@ pub fn enter() -> Result<Store> {
     let path = default_path();
     let thread = SingleThread::prove().context("entering a user namespace")?;
     enter_subordinate(&thread)?;
-    Ok(Store::open(path)?)
+    open(path)
+}
+
+fn open(path: PathBuf) -> Result<Store> {
+    Store::open(path).map_err(|error| {
+        hinted(
+            anyhow::Error::from(error).context("the store of images"),
+            "set IMSUP_IMAGE_DIR to a directory that you can write",
+        )
+    })
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use imsup_images::registry::{Credentials, pull};
 use imsup_images::source::Saving;
 use imsup_images::wanted::Found;
@@ -66,7 +66,10 @@ pub fn run(args: &Args) -> Result<()> {
                 .map_err(anyhow::Error::from),
         };
         shown.end();
-        let digest = digest.with_context(|| format!("the image {name}"))?;
+        let digest = digest.map_err(|error| match error.to_string().contains(&name) {
+            true => error,
+            false => error.context(format!("the image {name}")),
+        })?;
         writeln!(output::stdout(), "{}", wanted.name.pinned(digest).familiar())?;
     }
     Ok(())
