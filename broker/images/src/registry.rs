@@ -38,16 +38,12 @@ const MANIFESTS: [&str; 4] = [
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No answer.
-    #[error(
-        "the registry {registry} cannot be reached: {}; {}",
-        reason(source),
-        advice(registry)
-    )]
+    #[error("the registry {registry} cannot be reached: {}; {}", reason(error), advice(registry))]
     Unreachable {
         /// The registry.
         registry: String,
-        /// The reason.
-        source: Box<ureq::Error>,
+        /// The reason, which the message has: it is no source.
+        error: Box<ureq::Error>,
     },
     /// Nothing by which a registry could be known.
     #[error(

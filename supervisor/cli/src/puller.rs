@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 use imsup_images::registry::{Credentials, pull};
 use imsup_images::source::Saving;
 use imsup_images::wanted::Found;
-use imsup_images::{Digest, Store, Wanted};
+use imsup_images::{Digest, Image, Reference, Store, Wanted};
 
 use super::failure::hinted;
 use super::fetching::Shown;
@@ -70,7 +70,24 @@ pub fn run(args: &Args) -> Result<()> {
             true => error,
             false => error.context(format!("the image {name}")),
         })?;
-        writeln!(output::stdout(), "{}", wanted.name.pinned(digest).familiar())?;
+        let pinned = wanted.name.pinned(digest);
+        warn_of_platform(wanted, &store, &pinned)?;
+        writeln!(output::stdout(), "{}", pinned.familiar())?;
+    }
+    Ok(())
+}
+
+/// An image without variants may be for another platform, whose programs the machine may emulate.
+fn warn_of_platform(wanted: &Wanted, store: &Store, pinned: &Reference) -> Result<()> {
+    let platform = wanted.platform();
+    let image = store.resolve(pinned, &platform)?;
+    let is_other = |image: &Image| !image.platform.architecture.is_empty() && platform.fit(&image.platform).is_none();
+    if let Some(image) = image.filter(is_other) {
+        let name = wanted.name.familiar();
+        output::warning(&format!(
+            "the image {name} is for {}, not for {platform}",
+            image.platform
+        ));
     }
     Ok(())
 }

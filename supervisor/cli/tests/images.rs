@@ -211,6 +211,11 @@ fn a_pull_policy_decides_whether_the_registry_is_asked() {
     assert_eq!(puller("missing").stdout, second);
     assert_eq!(puller("weekly").stdout, third);
     assert_eq!(puller("every_1h").stderr, "");
+    let far = puller("never,platform=linux/s390x");
+    assert!(
+        far.stderr.contains("warning: the image ") && far.stderr.contains(", not for linux/s390x"),
+        "{far}"
+    );
 }
 
 #[test]
@@ -280,7 +285,11 @@ fn dockers_own_store_is_asked_before_a_registry() {
     assert_eq!(puller(&["app:1"]).expect_success("puller"), pulled);
     // What Docker does not have comes from the registry, where nobody listens.
     let error = puller(&["127.0.0.1:1/app:2"]).stderr;
-    assert!(error.contains("127.0.0.1:1 cannot be reached"), "{error}");
+    assert_eq!(
+        error,
+        "imsup: the image 127.0.0.1:1/app:2: the registry 127.0.0.1:1 cannot be reached: Connection refused (os error \
+         111); does it run?\n"
+    );
 }
 
 #[test]
