@@ -23,7 +23,7 @@ if [ "$(id -u)" -eq 0 ]; then
     say "the end-to-end tests once more, as an ordinary user without any privilege"
     scripts/as-user.sh "${smoke[@]}"
     export "CARGO_TARGET_${triple}_RUNNER=$PWD/scripts/as-user.sh"
-    cargo test -p imsup -p imsup-supervisor -p imsup-linux
+    cargo test -p imsup -p imsup-supervisor -p imsup-linux -p imsup-images
     say "all passed, as root and as an ordinary user"
 else
     say "all passed as $(id -un); the root half (root's extras, and everything once more as root) runs with: sudo make test"

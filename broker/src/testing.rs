@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use imsup_wire::Planes;
 use imsup_wire::root::DEFAULT_CAPABILITIES;
 
-use imsup_compose::cluster::{Cluster, Container, HostSpec, ProgramSpec, Pull, Settings};
+use imsup_compose::cluster::{Cluster, Container, HostSpec, ProgramSpec, Settings};
 
 /// Planes of their own, so that tests do not meet real projects.
 pub(crate) fn planes_for_tests() -> Planes {
@@ -43,7 +43,7 @@ pub(crate) fn container(image: &str) -> Container {
     Container {
         image: image.to_owned(),
         platform: None,
-        pull: Pull::Missing,
+        pull: "missing".to_owned(),
         is_built: false,
         entrypoint: None,
         command: None,

@@ -11,7 +11,7 @@ pub use imsup_wire::restart::{Restart, RestartCondition};
 use imsup_wire::{HostName, Transport};
 use serde::{Deserialize, Serialize};
 
-pub use crate::container::{Container, ContainerMount, ContainerSource, Pull};
+pub use crate::container::{Container, ContainerMount, ContainerSource};
 use crate::subnet::Subnet;
 
 /// A project and its hosts.

@@ -17,8 +17,8 @@ pub struct Container {
     pub image: String,
     /// `platform`; the machine's if `None`.
     pub platform: Option<String>,
-    /// `pull_policy`.
-    pub pull: Pull,
+    /// `pull_policy`, as written; `build` for a build without one, `missing` if there is neither.
+    pub pull: String,
     /// Whether the image is built from the project's files.
     pub is_built: bool,
     /// `entrypoint`; the image's if `None`.
@@ -39,18 +39,6 @@ pub struct Container {
     pub capabilities: u64,
     /// `sysctls`.
     pub sysctls: Vec<(String, String)>,
-}
-
-/// When an image is pulled.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Pull {
-    /// At each `up`.
-    Always,
-    /// If it is not here.
-    #[default]
-    Missing,
-    /// Never.
-    Never,
 }
 
 /// A mount in the root of an image.
@@ -147,7 +135,7 @@ pub(super) fn of(
     Ok(Some(Container {
         image,
         platform: service.platform.clone(),
-        pull: pull(service.pull_policy.as_ref(), unhonoured),
+        pull: pull(service),
         is_built: service.build.is_some(),
         entrypoint: service.entrypoint.clone(),
         command: service.command.clone(),
@@ -161,19 +149,16 @@ pub(super) fn of(
     }))
 }
 
-fn pull(policy: Option<&PullPolicy>, unhonoured: &mut Vec<Unhonoured>) -> Pull {
-    match policy {
-        None | Some(PullPolicy::Missing) => Pull::Missing,
-        Some(PullPolicy::Always) => Pull::Always,
-        Some(PullPolicy::Never | PullPolicy::Build) => Pull::Never,
-        Some(PullPolicy::Older(text)) => {
-            unhonoured.push(Unhonoured {
-                key: "pull_policy",
-                why: format!("'{text}' is taken for 'missing'; 'imsup pull' brings a newer image"),
-            });
-            Pull::Missing
-        }
-    }
+fn pull(service: &Service) -> String {
+    let text = match &service.pull_policy {
+        None if service.build.is_some() => "build",
+        None | Some(PullPolicy::Missing) => "missing",
+        Some(PullPolicy::Always) => "always",
+        Some(PullPolicy::Never) => "never",
+        Some(PullPolicy::Build) => "build",
+        Some(PullPolicy::Older(text)) => text,
+    };
+    text.to_owned()
 }
 
 /// Docker's rules: what is dropped is dropped from the default set, and `ALL` is every one.

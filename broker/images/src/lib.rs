@@ -16,9 +16,11 @@ pub mod source;
 pub mod store;
 pub mod tar;
 pub mod unpack;
+pub mod wanted;
 
 pub use config::{Healthcheck, ImageConfig};
 pub use digest::Digest;
 pub use platform::Platform;
 pub use reference::Reference;
 pub use store::{Image, Store};
+pub use wanted::{Pull, Wanted};

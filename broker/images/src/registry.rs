@@ -12,7 +12,7 @@ mod token;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::add::{AddError, add};
 use crate::digest::Digest;
@@ -38,12 +38,12 @@ const MANIFESTS: [&str; 4] = [
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No answer.
-    #[error("the registry {registry} cannot be reached: {source}")]
+    #[error("the registry {registry} cannot be reached: {}; {}", reason(error), advice(registry))]
     Unreachable {
         /// The registry.
         registry: String,
-        /// The reason.
-        source: Box<ureq::Error>,
+        /// The reason, which the message has: it is no source.
+        error: Box<ureq::Error>,
     },
     /// Nothing by which a registry could be known.
     #[error(
@@ -96,9 +96,33 @@ pub enum RegistryError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A file on this side.
-    #[error(transparent)]
-    File(#[from] io::Error),
+    /// The disk is full.
+    #[error("there is no space left on the disk of the images ({}); 'imsup images prune' frees what nothing uses", .0.display())]
+    DiskFull(PathBuf),
+    /// The file of a download.
+    #[error("downloading into {}: {source}", .path.display())]
+    File {
+        /// Where.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+/// An error of ureq without its kind, which says nothing to the user.
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// What to do about a registry that does not answer.
+fn advice(registry: &str) -> &'static str {
+    match client::is_loopback(registry) {
+        true => "does it run?",
+        false => "is the name right, and this machine online (HTTPS_PROXY names a proxy)?",
+    }
 }
 
 /// What was pulled.

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use imsup_broker::containers::{Unpacked, Volumes, complete};
 use imsup_broker::own_program;
 use imsup_broker::paths::Paths;
-use imsup_compose::cluster::{Cluster, Container, Pull};
-use imsup_images::{Image, Platform, Reference};
+use imsup_compose::cluster::{Cluster, Container};
+use imsup_images::wanted::Found;
+use imsup_images::{Image, Wanted};
 use imsup_linux::root::subordinate::ids_of_caller;
 use imsup_linux::single_thread::SingleThread;
 
-use super::failure::hinted;
 use super::image_store;
 use super::project::Project;
 
@@ -26,15 +27,14 @@ type Key = (String, Option<String>);
 /// An image that cannot be had, or what the file asks for and cannot be.
 pub fn prepare(cluster: &mut Cluster, mut warn: impl FnMut(&str) -> Result<()>) -> Result<()> {
     let containers = cluster.hosts.iter().filter_map(|host| host.container.as_deref());
-    let wanted: BTreeMap<Key, Container> = containers
+    let images: BTreeMap<Key, Container> = containers
         .map(|container| (key(container), container.clone()))
         .collect();
     // Another broker has what a running project needs; that it is up is said later.
-    if wanted.is_empty() || Project::named(cluster.project.as_str()).is_up() {
+    if images.is_empty() || Project::named(cluster.project.as_str()).is_up() {
         return Ok(());
     }
-    bring(&wanted)?;
-    let images = find(&wanted)?;
+    let images = bring(&images)?;
     let paths = Paths::of(&cluster.project);
     let ids = ids_of_caller();
     let mut volumes = Volumes::default();
@@ -79,79 +79,54 @@ fn key(container: &Container) -> Key {
     (container.image.clone(), container.platform.clone())
 }
 
-/// Has the puller bring what is missing, a platform at a time. The puller shows its progress itself.
-fn bring(wanted: &BTreeMap<Key, Container>) -> Result<()> {
-    for policy in [Pull::Always, Pull::Missing] {
-        let mut by_platform: BTreeMap<Option<&str>, Vec<&str>> = BTreeMap::new();
-        for ((name, platform), container) in wanted {
-            // What is built here comes from the builder's store, or from nowhere.
-            if container.pull == policy && !container.is_built {
-                by_platform.entry(platform.as_deref()).or_default().push(name);
-            }
-        }
-        for (platform, mut names) in by_platform {
-            if policy == Pull::Missing {
-                names.retain(|name| !is_here(name, platform));
-            }
-            if !names.is_empty() {
-                pull(&names, platform, &policy)?;
-            }
-        }
-    }
-    Ok(())
+/// An image as the file wants it.
+fn wanted(container: &Container) -> Result<Wanted> {
+    let name = container.image.parse();
+    let platform = container.platform.as_ref().map(|platform| platform.parse());
+    Ok(Wanted {
+        name: name.with_context(|| format!("the image '{}'", container.image))?,
+        platform: platform
+            .transpose()
+            .with_context(|| format!("the platform of the image {}", container.image))?,
+        pull: container.pull.parse()?,
+    })
 }
 
-fn is_here(name: &str, platform: Option<&str>) -> bool {
-    resolve(name, platform).is_ok_and(|image| image.is_some())
-}
-
-fn pull(names: &[&str], platform: Option<&str>, policy: &Pull) -> Result<()> {
-    let executable = std::env::current_exe().context("finding imsup's own program")?;
-    let mut puller = own_program::command(&executable);
-    puller.arg("puller").stdin(Stdio::null()).stdout(Stdio::null());
-    if *policy == Pull::Missing {
-        puller.arg("--missing");
+/// The images, after the puller has brought what is not here. The puller shows its progress itself.
+fn bring(containers: &BTreeMap<Key, Container>) -> Result<BTreeMap<Key, Image>> {
+    let mut wanted_by_key = BTreeMap::new();
+    for (key, container) in containers {
+        wanted_by_key.insert(key.clone(), wanted(container)?);
     }
-    if let Some(platform) = platform {
-        puller.args(["--platform", platform]);
-    }
-    let status = puller.arg("--").args(names).status().context("starting the puller")?;
-    if !status.success() {
-        bail!("{} could not be had, as said above; no host exists", names.join(", "));
-    }
-    Ok(())
-}
-
-/// The images of the store.
-fn find(wanted: &BTreeMap<Key, Container>) -> Result<BTreeMap<Key, Image>> {
+    let store = image_store::look()?;
     let mut images = BTreeMap::new();
-    for (key, container) in wanted {
-        let (name, platform) = key;
-        let image = resolve(name, platform.as_deref())?;
-        let image = image.ok_or_else(|| missing(name, container))?;
+    let mut absent = Vec::new();
+    for (key, wanted) in &wanted_by_key {
+        match wanted.find(&store, SystemTime::now())? {
+            Found::Here(image) => drop(images.insert(key.clone(), *image)),
+            Found::Elsewhere(_) => absent.push((key, wanted)),
+        }
+    }
+    if absent.is_empty() {
+        return Ok(images);
+    }
+    pull(absent.iter().map(|(_, wanted)| wanted.to_string()))?;
+    for (key, wanted) in absent {
+        let image = store.resolve(&wanted.name, &wanted.platform())?;
+        let image = image.with_context(|| format!("the image {} has gone again", wanted.name.familiar()))?;
         images.insert(key.clone(), image);
     }
     Ok(images)
 }
 
-fn resolve(name: &str, platform: Option<&str>) -> Result<Option<Image>> {
-    let reference: Reference = name.parse().with_context(|| format!("the image '{name}'"))?;
-    let platform = match platform {
-        Some(platform) => platform.parse().with_context(|| format!("the platform '{platform}'"))?,
-        None => Platform::of_machine(),
-    };
-    Ok(image_store::look()?.resolve(&reference, &platform)?)
-}
-
-fn missing(name: &str, container: &Container) -> anyhow::Error {
-    match container.is_built {
-        true => hinted(
-            anyhow!("the image {name}, which the compose file builds, is not in the store"),
-            "build it, and load it:  docker compose build && docker save IMAGE | imsup load".to_owned(),
-        ),
-        false => hinted(
-            anyhow!("the image {name} is not in the store, and its pull_policy is 'never'"),
-            format!("bring it:  imsup load FILE, or docker save {name} | imsup load"),
-        ),
+fn pull(images: impl Iterator<Item = String>) -> Result<()> {
+    let executable = std::env::current_exe().context("finding imsup's own program")?;
+    let mut puller = own_program::command(&executable);
+    puller.arg("puller").arg("--").args(images);
+    // Standard output is where the broker tells that it is ready.
+    puller.stdin(Stdio::null()).stdout(Stdio::null());
+    match puller.status().context("starting the puller")?.success() {
+        true => Ok(()),
+        false => bail!("no host exists, as its image cannot be had"),
     }
 }

@@ -34,6 +34,8 @@ struct State {
     /// The bytes of each layer: how many there are, and how many have come.
     layers: HashMap<Digest, (u64, u64)>,
     whole: usize,
+    /// Whether the first of [`How::Lines`] was written.
+    announced: bool,
     drawn: Option<Instant>,
 }
 
@@ -61,6 +63,16 @@ impl Shown {
 }
 
 impl State {
+    /// `nginx:latest: 7 layers, 60.1 MB`.
+    fn announcement(&self, name: &str) -> String {
+        let total: u64 = self.layers.values().map(|(total, _)| total).sum();
+        let layers = match self.layers.len() {
+            1 => "1 layer".to_owned(),
+            count => format!("{count} layers"),
+        };
+        format!("{name}: {layers}, {}", human::bytes(total))
+    }
+
     /// `nginx:latest: 2 of 7 layers, 12.5 of 60.1 MB`.
     fn line(&self, name: &str) -> String {
         let total: u64 = self.layers.values().map(|(total, _)| total).sum();
@@ -76,15 +88,7 @@ impl Progress for Shown {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.layers = layers.iter().map(|(digest, bytes)| (*digest, (*bytes, 0))).collect();
         state.whole = 0;
-        if self.how == How::Lines {
-            let bytes = layers.iter().map(|(_, bytes)| bytes).sum();
-            output::note(&format!(
-                "{}: {} layers, {}",
-                self.name,
-                state.layers.len(),
-                human::bytes(bytes)
-            ));
-        }
+        state.announced = false;
     }
 
     fn step(&self, layer: Digest, step: Step) {
@@ -100,6 +104,11 @@ impl Progress for Shown {
                 *done = *total;
                 state.whole += 1;
             }
+        }
+        // Nothing is said of an image that is there already.
+        if self.how == How::Lines && step != Step::Exists && !state.announced {
+            state.announced = true;
+            output::note(&state.announcement(&self.name));
         }
         let is_whole = matches!(step, Step::Done | Step::Exists);
         match self.how {
@@ -117,8 +126,9 @@ impl Progress for Shown {
 fn draw(text: &str) {
     let mut stderr = io::stderr().lock();
     let size = rustix::termios::tcgetwinsize(&stderr).ok();
-    let width = size.map_or(80, |size| usize::from(size.ws_col).max(20));
-    let text: String = text.chars().take(width - 1).collect();
+    // A terminal of no size does not know its size.
+    let width = size.map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
+    let text: String = text.chars().take(width.unwrap_or(80).max(20) - 1).collect();
     // If standard error is gone, so is the reader.
     let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
 }

@@ -1,11 +1,11 @@
 //! `imsup pull`: the images of the compose file, from their registries.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use imsup_broker::own_program;
 use imsup_compose::ServiceImage;
+use imsup_images::{Pull, Wanted};
 
 use super::compose;
 use super::failure::hinted;
@@ -35,32 +35,25 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let project = args.project.project.explicit();
     let images = compose::images(&args.project.files, project, &args.profiles)?;
-    let pulled = plan(images, &args.services)?;
+    let pulled = plan(&images, &args.services)?;
     if pulled.is_empty() {
         output::note("no service has an image to pull");
+        return Ok(ExitCode::SUCCESS);
     }
-    for (platform, names) in pulled {
-        let executable = std::env::current_exe().context("finding imsup's own program")?;
-        let mut puller = own_program::command(&executable);
-        puller.arg("puller").stdin(Stdio::null());
-        if let Some(platform) = platform {
-            puller.args(["--platform", &platform]);
-        }
-        if args.quiet {
-            puller.arg("--quiet");
-        }
-        let status = puller.arg("--").args(names).status().context("starting the puller")?;
-        if !status.success() {
-            let code = status.code().and_then(|code| u8::try_from(code).ok());
-            return Ok(ExitCode::from(code.unwrap_or(1)));
-        }
+    let executable = std::env::current_exe().context("finding imsup's own program")?;
+    let mut puller = own_program::command(&executable);
+    puller.arg("puller").stdin(Stdio::null());
+    if args.quiet {
+        puller.arg("--quiet");
     }
-    Ok(ExitCode::SUCCESS)
+    let images = pulled.iter().map(Wanted::to_string);
+    let status = puller.arg("--").args(images).status().context("starting the puller")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
-/// The names to pull by platform, each once.
-fn plan(images: Vec<ServiceImage>, services: &[String]) -> Result<BTreeMap<Option<String>, BTreeSet<String>>> {
-    let mut plan: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+/// The images to pull, each once, in the order of the file.
+fn plan(images: &[ServiceImage], services: &[String]) -> Result<Vec<Wanted>> {
     if let Some(unknown) = services
         .iter()
         .find(|name| !images.iter().any(|image| image.service == **name))
@@ -72,15 +65,34 @@ fn plan(images: Vec<ServiceImage>, services: &[String]) -> Result<BTreeMap<Optio
         }
         return Err(hinted(error, format!("it has images for {}", known.join(", "))));
     }
+    let mut plan = Vec::new();
     for image in images {
         let is_meant = services.is_empty() || services.contains(&image.service);
         // An image that is built here is in no registry, or an older one is.
-        let is_pulled = !image.is_built && !matches!(image.pull_policy.as_deref(), Some("never" | "build"));
-        if is_meant && is_pulled {
-            plan.entry(image.platform).or_default().insert(image.image);
+        if !is_meant || image.is_built {
+            continue;
+        }
+        let mut wanted = wanted(image).with_context(|| format!("service '{}'", image.service))?;
+        if wanted.pull == Pull::Never {
+            continue;
+        }
+        wanted.pull = Pull::Always;
+        if !plan.contains(&wanted) {
+            plan.push(wanted);
         }
     }
     Ok(plan)
+}
+
+/// What a service wants of its image.
+fn wanted(image: &ServiceImage) -> Result<Wanted> {
+    let pull = image.pull_policy.as_deref().map(str::parse).transpose()?;
+    let platform = image.platform.as_deref().map(str::parse).transpose()?;
+    Ok(Wanted {
+        name: image.image.parse()?,
+        platform,
+        pull: pull.unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]
@@ -115,15 +127,28 @@ mod tests {
                 ..image("local", "local")
             },
         ];
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        let all = plan(images.clone(), &[]).unwrap();
-        let expected = [
-            (None, names(&["nginx"])),
-            (Some("linux/arm64".to_owned()), names(&["redis"])),
-        ];
-        assert_eq!(all, BTreeMap::from(expected));
-        assert_eq!(plan(images.clone(), &["app".to_owned()]).unwrap(), BTreeMap::new());
-        let error = plan(images, &["nosuch".to_owned()]).unwrap_err();
+        let texts = |plan: Vec<Wanted>| plan.iter().map(Wanted::to_string).collect::<Vec<_>>();
+        let all = texts(plan(&images, &[]).unwrap());
+        assert_eq!(
+            all,
+            [
+                "nginx:latest,pull=always",
+                "redis:latest,platform=linux/arm64,pull=always"
+            ]
+        );
+        assert_eq!(plan(&images, &["app".to_owned()]).unwrap(), []);
+        let error = plan(&images, &["nosuch".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("no service 'nosuch'"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_pulled_is_said_with_its_service() {
+        let said = |image: ServiceImage| format!("{:#}", plan(&[image], &[]).unwrap_err());
+        assert!(said(image("web", "Nginx")).starts_with("service 'web': 'Nginx' is no name of an image"));
+        let odd = ServiceImage {
+            pull_policy: Some("sometimes".to_owned()),
+            ..image("web", "nginx")
+        };
+        assert!(said(odd).starts_with("service 'web': 'sometimes' is no pull policy"));
     }
 }

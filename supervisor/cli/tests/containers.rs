@@ -222,7 +222,7 @@ fn what_cannot_be_had_is_said_and_nothing_is_left() {
     };
     let never = fails("services: {web: {image: nosuch, pull_policy: never}}");
     assert!(
-        never.contains("nosuch is not in the store") && never.contains("imsup load"),
+        never.contains("nosuch:latest is not in the store") && never.contains("imsup load"),
         "{never}"
     );
     let bad = fails("services: {web: {image: 'Not A Name'}}");

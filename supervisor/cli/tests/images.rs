@@ -168,10 +168,68 @@ fn the_images_of_services_are_pulled() {
     let error = project.fails(1, &["pull"]);
     let missing = registry.name("app:2");
     assert!(
-        error.contains(&format!(
-            "the image {missing}: {missing} does not exist in its registry"
-        )),
+        error.starts_with(&format!("imsup: {missing} does not exist in its registry")),
         "{error}"
+    );
+}
+
+#[test]
+fn a_pull_policy_decides_whether_the_registry_is_asked() {
+    let registry = Registry::open();
+    let project = project();
+    let name = registry.name("app:1");
+    let push = |content: &str| {
+        let layer = Layer::new().file("etc/motd", content);
+        let image = Image::new(&json!({}), vec![layer], Compression::Gzip);
+        registry.push("app", "1", &image);
+        format!("{name}@{}\n", image.digest())
+    };
+    let puller = |policy: &str| {
+        let finished = run(&project, &["puller", &format!("{name},pull={policy}")]);
+        assert_eq!(finished.code(), Some(0), "{finished}");
+        finished
+    };
+    let error = fails(&project, &["puller", &format!("{name},pull=never")]);
+    assert!(
+        error.contains("is not in the store") && error.contains("\nhint: build it"),
+        "{error}"
+    );
+    let first = push("1");
+    assert_eq!(puller("missing").stdout, first);
+    let second = push("2");
+    for policy in ["missing", "never", "build", "daily"] {
+        let kept = puller(policy);
+        assert_eq!((kept.stdout, kept.stderr), (first.clone(), String::new()), "{policy}");
+    }
+    assert_eq!(puller("always").stdout, second);
+    // As if that had been on the first of January 1970.
+    let names = project.path("images/names.json");
+    let mut pulled: Value = serde_json::from_slice(&fs::read(&names).unwrap()).unwrap();
+    pulled["names"][&name]["since"] = json!(0);
+    fs::write(&names, pulled.to_string()).unwrap();
+    let third = push("3");
+    assert_eq!(puller("missing").stdout, second);
+    assert_eq!(puller("weekly").stdout, third);
+    assert_eq!(puller("every_1h").stderr, "");
+    let far = puller("never,platform=linux/s390x");
+    assert!(
+        far.stderr.contains("warning: the image ") && far.stderr.contains(", not for linux/s390x"),
+        "{far}"
+    );
+}
+
+#[test]
+fn logins_that_cannot_be_read_are_no_reason_not_to_pull() {
+    let registry = Registry::open();
+    registry.push("app", "1", &sample());
+    let project = project();
+    fs::create_dir(project.path(".docker")).unwrap();
+    fs::write(project.path(".docker/config.json"), "{").unwrap();
+    let pulled = run(&project, &["puller", "--quiet", &registry.name("app:1")]);
+    assert_eq!(pulled.code(), Some(0), "{pulled}");
+    assert!(
+        pulled.stderr.contains("config.json cannot be read") && pulled.stderr.contains("without a login"),
+        "{pulled}"
     );
 }
 
@@ -216,7 +274,7 @@ fn dockers_own_store_is_asked_before_a_registry() {
     let path = script(&project, "docker", &docker);
     script(&project, "podman", "exit 125\n");
     let puller = |arguments: &[&str]| {
-        let mut command = imsup_in(&project, &[&["puller", "--missing"], arguments].concat());
+        let mut command = imsup_in(&project, &[&["puller"], arguments].concat());
         command.env("PATH", &path);
         command::run(command, LIMIT)
     };
@@ -227,7 +285,11 @@ fn dockers_own_store_is_asked_before_a_registry() {
     assert_eq!(puller(&["app:1"]).expect_success("puller"), pulled);
     // What Docker does not have comes from the registry, where nobody listens.
     let error = puller(&["127.0.0.1:1/app:2"]).stderr;
-    assert!(error.contains("127.0.0.1:1 cannot be reached"), "{error}");
+    assert_eq!(
+        error,
+        "imsup: the image 127.0.0.1:1/app:2: the registry 127.0.0.1:1 cannot be reached: Connection refused (os error \
+         111); does it run?\n"
+    );
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn an_image_of_dockers_store_is_taken() {
     let puller = |arguments: &[&str]| {
         let mut command = Command::new(imsup());
         command
-            .args(["puller", "--missing"])
+            .arg("puller")
             .args(arguments)
             .env("DOCKER_HOST", docker.host())
             .env("HOME", directory.path())

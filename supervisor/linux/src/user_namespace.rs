@@ -1,131 +1,107 @@
-//! Subordinate ids (subuid(5), subgid(5)): an ordinary user as root over a range of ids.
+//! An ordinary user with subordinate ids (subuid(5)) as root of a user namespace
+//! (user_namespaces(7)), for a process that makes files with other owners.
 //!
 //! Blocking: in the processes of verbs for images, which have no loop.
 
-use std::io::{self, Write};
-use std::process::{Command, Stdio};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 
+use imsup_wire::Ids;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, User, getgid, getuid, setgid, setuid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgid, setuid};
 
-/// A line of /proc/PID/uid_map: the first id inside, the first outside, and their number.
-type Range = (u32, u32, u32);
+use crate::root::ids;
+use crate::root::subordinate::ids_of_caller;
+use crate::single_thread::SingleThread;
 
 /// Why subordinate ids cannot be used, though the user has some.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
-    /// The ids could not be given to this process by newuidmap(1) and newgidmap(1).
-    #[error("newuidmap or newgidmap did not give this user's subordinate ids ({0}): is the package uidmap installed?")]
-    Map(String),
+    /// The process outside of the namespace.
+    #[error("starting a process that sets this user's subordinate ids: {0}")]
+    Helper(#[source] io::Error),
+    /// No namespace.
+    #[error(
+        "this user's subordinate ids (/etc/subuid, /etc/subgid) need a user namespace, which the kernel refuses: {0}; \
+         are user namespaces allowed here (sysctl user.max_user_namespaces)?"
+    )]
+    Refused(#[source] Errno),
+    /// The ids were not given, with the text of an [`ids::IdsError`].
+    #[error("this user's subordinate ids (/etc/subuid, /etc/subgid) cannot be used: {0}")]
+    Ids(String),
     /// Root of the namespace.
     #[error("becoming root of a user namespace: {0}")]
-    Become(#[from] nix::Error),
-}
-
-/// Whether [`enter_subordinate`] would try.
-pub fn has_subordinate() -> bool {
-    of_caller().is_some()
-}
-
-/// The users and groups of a namespace of this user; `None` for root, and without subordinate ids of
-/// both kinds.
-fn of_caller() -> Option<(Vec<Range>, Vec<Range>)> {
-    let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
-    let name = User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
-    let read = |file: &str, own| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        ranges(&text, name.as_deref(), uid, own)
-    };
-    let (users, groups) = (read("/etc/subuid", uid), read("/etc/subgid", gid));
-    (uid != 0 && users.len() > 1 && groups.len() > 1).then_some((users, groups))
+    Become(#[source] Errno),
 }
 
 /// Makes this process root of a user namespace that has the user's subordinate ids, and returns
-/// true. False, and nothing is changed, for root, for a user without subordinate ids of both kinds,
-/// and if the kernel lets this user make no user namespace. The process has one thread.
+/// true. Returns false, and changes nothing, for root and for a user without subordinate ids of both
+/// kinds ([`ids_of_caller`]).
 ///
 /// # Errors
-/// [`NamespaceError`]. The process has lost its ids, and can only end.
-pub fn enter_subordinate() -> Result<bool, NamespaceError> {
-    let Some((users, groups)) = of_caller() else {
+/// [`NamespaceError`]. The process may have lost its ids, and can only end.
+pub fn enter_subordinate(_: &SingleThread) -> Result<bool, NamespaceError> {
+    let ids = ids_of_caller();
+    if !matches!(ids, Ids::Ranges { .. }) {
         return Ok(false);
+    }
+    let this = Pid::this();
+    let (mut child_go, go) = io::pipe().map_err(NamespaceError::Helper)?;
+    let (failure, mut child_failure) = io::pipe().map_err(NamespaceError::Helper)?;
+    // The ids come from a process outside of the namespace: inside, the setuid bits of newuidmap(1)
+    // and newgidmap(1) mean nothing. SAFETY: there is no other thread (the token), so the child may
+    // do anything.
+    let child = match unsafe { fork() }.map_err(|errno| NamespaceError::Helper(errno.into()))? {
+        ForkResult::Child => {
+            drop((go, failure));
+            give(this, &ids, &mut child_go, &mut child_failure);
+            // SAFETY: _exit runs no destructors, as what they would undo is the parent's.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => child,
     };
-    // The programs are outside of the namespace, in which their setuid bit would mean nothing. They
-    // are started before there is one, and wait.
-    let failed = |error: io::Error| NamespaceError::Map(error.to_string());
-    let script = format!(
-        "read go && newuidmap $1{} && newgidmap $1{}",
-        words(&users),
-        words(&groups)
-    );
-    let mut mapping = Command::new("sh")
-        .args(["-c", &script, "sh", &std::process::id().to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let go = mapping.stdin.take();
-    if unshare(CloneFlags::CLONE_NEWUSER).is_err() {
-        drop(go);
-        mapping.wait().map_err(failed)?;
-        return Ok(false);
-    }
-    if let Some(mut go) = go {
-        go.write_all(b"go\n").map_err(failed)?;
-    }
-    let ended = mapping.wait_with_output().map_err(failed)?;
-    if !ended.status.success() {
-        return Err(NamespaceError::Map(
-            String::from_utf8_lossy(&ended.stderr).trim().to_owned(),
-        ));
-    }
-    setgid(Gid::from_raw(0))?;
-    setuid(Uid::from_raw(0))?;
+    drop((child_go, child_failure));
+    let given = match unshare(CloneFlags::CLONE_NEWUSER) {
+        Ok(()) => ask(go, failure),
+        Err(errno) => {
+            // The child reads the end of the pipe, and does nothing.
+            drop(go);
+            Err(NamespaceError::Refused(errno))
+        }
+    };
+    waitpid(child, None).map_err(|errno| NamespaceError::Helper(errno.into()))?;
+    given?;
+    setgid(Gid::from_raw(0)).map_err(NamespaceError::Become)?;
+    setuid(Uid::from_raw(0)).map_err(NamespaceError::Become)?;
     Ok(true)
 }
 
-fn words(ranges: &[Range]) -> String {
-    let ranges = ranges.iter();
-    ranges
-        .map(|(inside, outside, count)| format!(" {inside} {outside} {count}"))
-        .collect()
-}
-
-/// The ranges of a user: 0 is the user (or the user's group), and the subordinate ids follow in the
-/// order of the file.
-fn ranges(text: &str, name: Option<&str>, uid: u32, own: u32) -> Vec<Range> {
-    let mut found = vec![(0, own, 1)];
-    let mut inside = 1_u32;
-    for line in text.lines() {
-        let fields: Vec<&str> = line.trim().split(':').collect();
-        let [owner, start, count] = fields[..] else {
-            continue;
-        };
-        let (Ok(outside), Ok(count)) = (start.parse(), count.parse::<u32>()) else {
-            continue;
-        };
-        let is_own = Some(owner) == name || owner.parse() == Ok(uid);
-        let next = inside.checked_add(count).filter(|_| is_own && count > 0);
-        if let Some(next) = next {
-            found.push((inside, outside, count));
-            inside = next;
-        }
+/// The child's part: waits until there is a namespace, sets its ids, and writes why they cannot be
+/// set.
+fn give(parent: Pid, ids: &Ids, go: &mut PipeReader, failure: &mut PipeWriter) {
+    if go.read_exact(&mut [0]).is_err() {
+        return;
     }
-    found
+    let said = match ids::set(parent, ids) {
+        Ok(()) => DONE.to_owned(),
+        Err(error) => error.to_string(),
+    };
+    // If the parent is gone, nobody needs the ids.
+    let _ = failure.write_all(said.as_bytes());
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What the child writes if the ids are set: a child that was killed writes nothing.
+const DONE: &str = "done";
 
-    #[test]
-    fn subordinate_ids_follow_the_users_own() {
-        let text = "# ours\nann:100000:65536\nbob:165536:65536\n1000:300000:10\nann:x:1\nann:5\nann:7:0\n";
-        let of_ann = [(0, 1000, 1), (1, 100_000, 65536), (65537, 300_000, 10)];
-        assert_eq!(ranges(text, Some("ann"), 1000, 1000), of_ann);
-        assert_eq!(ranges(text, None, 7, 7), [(0, 7, 1)]);
-        assert_eq!(ranges("ann:1:4294967295\n", Some("ann"), 1000, 1000), [(0, 1000, 1)]);
-        assert_eq!(words(&of_ann[..2]), " 0 1000 1 1 100000 65536");
+/// The parent's part: lets the child set the ids, and waits for the result.
+fn ask(mut go: PipeWriter, mut failure: PipeReader) -> Result<(), NamespaceError> {
+    let mut said = String::new();
+    let asked = go.write_all(&[1]).and_then(|()| failure.read_to_string(&mut said));
+    asked.map_err(NamespaceError::Helper)?;
+    match said.as_str() {
+        DONE => Ok(()),
+        "" => Err(NamespaceError::Helper(io::ErrorKind::UnexpectedEof.into())),
+        _ => Err(NamespaceError::Ids(said)),
     }
 }

@@ -177,10 +177,10 @@ impl<'a> Client<'a> {
         }
     }
 
-    pub(super) fn unreachable(&self, source: ureq::Error) -> RegistryError {
+    pub(super) fn unreachable(&self, error: ureq::Error) -> RegistryError {
         RegistryError::Unreachable {
             registry: self.registry.clone(),
-            source: Box::new(source),
+            error: Box::new(error),
         }
     }
 }
@@ -188,9 +188,9 @@ impl<'a> Client<'a> {
 /// A registry of this machine mostly speaks plain HTTP. Nothing is said to it before it is known.
 fn plain_or_secure(agent: &Agent, registry: &str, secure: String) -> Result<String, RegistryError> {
     let plain = format!("http://{registry}/v2/");
-    let unreachable = |source| RegistryError::Unreachable {
+    let unreachable = |error| RegistryError::Unreachable {
         registry: registry.to_owned(),
-        source: Box::new(source),
+        error: Box::new(error),
     };
     match agent.get(&plain).call() {
         // A server of TLS answers a question in the clear with this, or not at all.

@@ -32,30 +32,20 @@ pub(super) fn download(
     partial: &Path,
     progress: &dyn Progress,
 ) -> Result<File, RegistryError> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(partial)?;
+    let mut file = Partial::open(partial)?;
     let total = descriptor.size;
-    let mut done = file.metadata()?.len();
-    if done > total {
-        file.set_len(0)?;
-        done = 0;
+    if file.done > total {
+        file.begin_again()?;
     }
     let mut failures = 0;
-    while done < total {
-        progress.step(descriptor.digest, Step::Downloading { done, total });
-        let before = done;
-        let result = go_on(client, path, &mut file, &mut done, total, |done| {
-            progress.step(descriptor.digest, Step::Downloading { done, total });
-        });
-        match result {
+    while file.done < total {
+        let said = |done| progress.step(descriptor.digest, Step::Downloading { done, total });
+        said(file.done);
+        let before = file.done;
+        match go_on(client, path, &mut file, total, said) {
             Ok(()) => (),
             Err(error @ (RegistryError::Unreachable { .. } | RegistryError::Status { status: 500.., .. })) => {
-                failures = if done > before { 0 } else { failures + 1 };
+                failures = if file.done > before { 0 } else { failures + 1 };
                 if failures >= MOST_FAILURES {
                     return Err(error);
                 }
@@ -64,37 +54,39 @@ pub(super) fn download(
                     std::thread::sleep(PAUSE * (1 << failures));
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                // A full disk is everybody's trouble.
+                if matches!(error, RegistryError::DiskFull(_)) {
+                    let _ = std::fs::remove_file(partial);
+                }
+                return Err(error);
+            }
         }
     }
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
+    file.rewound()
 }
 
-/// Downloads from `done` on.
+/// Downloads from `file.done` on.
 fn go_on(
     client: &Client<'_>,
     path: &str,
-    file: &mut File,
-    done: &mut u64,
+    file: &mut Partial<'_>,
     total: u64,
     said: impl Fn(u64),
 ) -> Result<(), RegistryError> {
-    let response = client.get(path, "*/*", (*done > 0).then_some(*done))?;
-    let continues = response.status() == StatusCode::PARTIAL_CONTENT && starts_at(&response) == Some(*done);
+    let response = client.get(path, "*/*", (file.done > 0).then_some(file.done))?;
+    let continues = response.status() == StatusCode::PARTIAL_CONTENT && starts_at(&response) == Some(file.done);
     if !continues {
-        // From the beginning: the registry cannot do parts.
-        *done = 0;
-        file.set_len(0)?;
+        // The registry cannot do parts.
+        file.begin_again()?;
     }
-    file.seek(SeekFrom::Start(*done))?;
     // One byte more would show content that is too long.
     let mut body = response
         .into_body()
         .into_with_config()
         .limit(u64::MAX)
         .reader()
-        .take(total - *done + 1);
+        .take(total - file.done + 1);
     let mut chunk = vec![0; CHUNK];
     loop {
         let length = match body.read(&mut chunk) {
@@ -103,19 +95,66 @@ fn go_on(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(client.unreachable(ureq::Error::Io(error))),
         };
-        if *done + length as u64 > total {
+        if file.done + length as u64 > total {
             return Err(RegistryError::Answer {
                 url: path.to_owned(),
                 problem: format!("it is longer than the {total} bytes that its manifest says"),
             });
         }
-        file.write_all(&chunk[..length])?;
-        *done += length as u64;
-        said(*done);
+        file.add(&chunk[..length])?;
+        said(file.done);
     }
-    match *done < total {
+    match file.done < total {
         true => Err(client.unreachable(ureq::Error::Io(io::ErrorKind::UnexpectedEof.into()))),
         false => Ok(()),
+    }
+}
+
+/// The file of a download.
+struct Partial<'a> {
+    file: File,
+    path: &'a Path,
+    /// Its length.
+    done: u64,
+}
+
+impl<'a> Partial<'a> {
+    fn open(path: &'a Path) -> Result<Self, RegistryError> {
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false).open(path);
+        let file = opened.map_err(failed(path))?;
+        let mut partial = Self { file, path, done: 0 };
+        partial.done = partial.file.seek(SeekFrom::End(0)).map_err(failed(path))?;
+        Ok(partial)
+    }
+
+    fn begin_again(&mut self) -> Result<(), RegistryError> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.map_err(failed(self.path))?;
+        self.done = 0;
+        Ok(())
+    }
+
+    fn add(&mut self, content: &[u8]) -> Result<(), RegistryError> {
+        self.file.write_all(content).map_err(failed(self.path))?;
+        self.done += content.len() as u64;
+        Ok(())
+    }
+
+    /// The file, at its beginning.
+    fn rewound(mut self) -> Result<File, RegistryError> {
+        self.file.rewind().map_err(failed(self.path))?;
+        Ok(self.file)
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> RegistryError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RegistryError::DiskFull(path.to_owned()),
+        _ => RegistryError::File {
+            path: path.to_owned(),
+            source,
+        },
     }
 }
 

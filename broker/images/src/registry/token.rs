@@ -65,9 +65,9 @@ pub(super) fn ask(
             request.call()
         }
     };
-    let mut response = sent.map_err(|source| RegistryError::Unreachable {
+    let mut response = sent.map_err(|error| RegistryError::Unreachable {
         registry: realm.clone(),
-        source: Box::new(source),
+        error: Box::new(error),
     })?;
     match response.status() {
         status if status.is_success() => (),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::layers::verify;
 use super::lock::Lock;
+use super::names::Named;
 use super::{Store, StoreError, failed};
 use crate::digest::Digest;
 use crate::reference::Reference;
@@ -61,7 +62,7 @@ impl Addition {
     /// The names cannot be written.
     pub fn name(&self, names: &[Reference], digest: Digest) -> Result<(), StoreError> {
         self.store.change_names(|known| {
-            known.extend(names.iter().map(|name| (name.clone(), digest)));
+            known.extend(names.iter().map(|name| (name.clone(), Named::now(digest))));
         })
     }
 

@@ -12,6 +12,7 @@ use crate::image::{Compression, Image};
 use crate::registry::pull_with;
 use crate::server::{Answer, Asked, Faulty};
 use crate::sources::{World, sample};
+use crate::store::on_small_disk;
 
 /// An image with a layer that takes several reads.
 fn large() -> Image {
@@ -66,6 +67,18 @@ fn part(mut answer: Answer, asked: &Asked) -> Answer {
         answer.body.drain(..from);
     }
     answer
+}
+
+#[test]
+fn a_full_disk_ends_a_download_which_leaves_nothing_there() {
+    let Some(store) = on_small_disk("faulty::a_full_disk_ends_a_download_which_leaves_nothing_there") else {
+        return;
+    };
+    let registry = Faulty::new(|asked, _| honest(&large(), asked));
+    let name = format!("{}/app:1", registry.address);
+    let error = pull_with(&store, &name, &Credentials::default()).unwrap_err();
+    assert!(error.contains("no space left on the disk of the images"), "{error}");
+    assert_eq!(fs::read_dir(store.path().join("partial")).unwrap().count(), 0);
 }
 
 #[test]

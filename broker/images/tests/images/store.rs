@@ -110,12 +110,30 @@ fn a_failure_leaves_nothing_behind() {
     assert!(wrong.is_err() && layers(&world) == 0);
 }
 
-/// As root of a user namespace, with a file system of its own.
-#[test]
-fn a_full_disk_is_said_and_leaves_the_store_whole() {
+/// Runs a test in a process with a file system of 1 MiB, as root of a user namespace. In this
+/// process, gives a store on that file system.
+pub fn on_small_disk(test: &str) -> Option<Store> {
     const SMALL: &str = "IMSUP_TEST_SMALL_DISK";
     if let Some(path) = std::env::var_os(SMALL) {
-        let store = Store::open(path).unwrap();
+        return Some(Store::open(path).unwrap());
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=1m none \"$1\" && exec \"$2\" --exact \"$3\"";
+    let ended = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(disk.path())
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .env(SMALL, disk.path())
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    None
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_the_store_whole() {
+    if let Some(store) = on_small_disk("store::a_full_disk_is_said_and_leaves_the_store_whole") {
         let addition = store.add().unwrap();
         let add = |bytes: usize| {
             let tar = Layer::new().file("small", "x").file("large", vec![7; bytes]).tar();
@@ -131,19 +149,7 @@ fn a_full_disk_is_said_and_leaves_the_store_whole() {
         assert!(error.contains("no space left on the disk of the images"), "{error}");
         assert_eq!(fs::read_dir(store.path().join("temporary")).unwrap().count(), 0);
         assert!(add(100 << 10).unwrap());
-        return;
     }
-    let disk = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=1m none \"$1\" && exec \"$2\" --exact \"$3\"";
-    let ended = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-        .arg(disk.path())
-        .arg(std::env::current_exe().unwrap())
-        .arg("store::a_full_disk_is_said_and_leaves_the_store_whole")
-        .env(SMALL, disk.path())
-        .output()
-        .unwrap();
-    assert!(ended.status.success(), "{ended:?}");
 }
 
 /// The process that this test starts is this test itself, with a variable that makes it die in the

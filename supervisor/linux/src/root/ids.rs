@@ -12,7 +12,7 @@ use nix::unistd::{Pid, getgid, getuid};
 #[derive(Debug, thiserror::Error)]
 pub enum IdsError {
     /// A file of /proc could not be written.
-    #[error("the ids of its user namespace cannot be set ({}): {source}; `imsup doctor` says whether user namespaces are allowed here", path.display())]
+    #[error("the ids of its user namespace cannot be set ({}): {source}; are user namespaces allowed here (sysctl user.max_user_namespaces)?", path.display())]
     Map {
         /// The file.
         path: PathBuf,
@@ -20,9 +20,7 @@ pub enum IdsError {
         source: std::io::Error,
     },
     /// The program that knows subordinate ids is missing, or cannot be executed.
-    #[error(
-        "{program} cannot be executed ({source}): Debian's package uidmap has it; or leave subordinate ids out (x-imsup.uid)"
-    )]
+    #[error("{program} cannot be executed ({source}): Debian's package uidmap has it")]
     NoProgram {
         /// The program's name.
         program: &'static str,
