@@ -92,10 +92,10 @@ services:
 }
 
 #[test]
-fn a_service_with_only_an_image_is_told_what_to_add() {
+fn a_service_without_a_command_and_an_image_is_told_what_to_add() {
     refused(
-        "image",
-        "services:\n  cache: { image: redis }\n",
+        "nothing",
+        "services:\n  cache: { expose: [\"80\"] }\n",
         &["services.cache", "command"],
     );
 }
