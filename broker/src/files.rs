@@ -4,6 +4,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Stdio;
+
+use crate::own_program;
 
 /// Replaces a file atomically: readers see the old contents or the new. Leaves no new file on
 /// failure.
@@ -86,12 +89,24 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 /// have left directories that even their owner cannot enter, and overlayfs does (its `work`).
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     match unless_gone(path, fs::remove_dir_all(path)) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            unless_gone(path, fs::remove_dir_all(path))
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match open_up(path) {
+            Ok(()) => unless_gone(path, fs::remove_dir_all(path)),
+            Err(_) => remove_as_owner(path).unwrap_or(Err(error)),
+        },
         removed => removed,
     }
+}
+
+/// Has a process remove a directory that is root over the user's subordinate ids (subuid(5));
+/// `None` if there is no such process.
+///
+/// Blocking: when the project is taken down, and the loop has ended.
+fn remove_as_owner(path: &Path) -> Option<io::Result<()>> {
+    let executable = std::env::current_exe().ok()?;
+    let mut remover = own_program::command(&executable);
+    remover.arg("remover").arg(path).stdin(Stdio::null()).stdout(Stdio::null());
+    let status = remover.status().ok()?;
+    status.success().then_some(Ok(()))
 }
 
 /// Gives the owner all rights over a directory and the directories in it.

@@ -36,6 +36,7 @@ mod project;
 mod ps;
 mod pull;
 mod puller;
+mod remover;
 mod readiness;
 mod resolvers;
 mod run;
@@ -107,6 +108,8 @@ enum Verb {
     Broker(broker::Args),
     #[command(hide = true)]
     Puller(puller::Args),
+    #[command(hide = true)]
+    Remover(remover::Args),
     Completion(version::CompletionArgs),
     Version(version::VersionArgs),
 }
@@ -179,6 +182,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::Hosts(args) => names::hosts(&args)?,
         Verb::Resolve(args) => names::resolve(&args)?,
         Verb::Puller(args) => puller::run(&args)?,
+        Verb::Remover(args) => remover::run(&args)?,
         Verb::Broker(args) => return broker::run(&args),
         Verb::Completion(args) => version::completion(&args)?,
         Verb::Version(args) => version::version(&args)?,

@@ -46,6 +46,8 @@ fn run(directory: &Path, arguments: &[&str]) -> Finished {
         .args(arguments)
         .current_dir(directory)
         .env("HOME", directory)
+        .env("IMSUP_RUNTIME_DIR", directory.join("run"))
+        .env("IMSUP_STATE_DIR", directory.join("state"))
         .env("IMSUP_IMAGE_DIR", directory.join("images"));
     command::run(command, LIMIT)
 }
@@ -127,4 +129,47 @@ fn an_image_of_dockers_store_is_taken() {
     let hello = layer(directory.path()).join("home/app/hello");
     assert_eq!(fs::read_to_string(hello).unwrap(), "of docker");
     assert_eq!(puller(&[IMAGE]).expect_success("puller"), pulled);
+}
+
+/// Takes the project of a directory down, also if its test fails.
+struct Down<'a>(&'a Path);
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        run(self.0, &["down"]);
+    }
+}
+
+/// Programs of an image run as whom they want, and `down` removes what they made.
+#[test]
+fn a_host_has_the_users_of_its_image() {
+    need(&["newuidmap", "newgidmap"]);
+    let busybox = fs::read("/bin/busybox").expect("busybox-static is needed: scripts/setup.sh installs it");
+    const ENTRY: &str = "#!/bin/busybox sh\nmkdir -m 700 /mine && busybox chown 999:998 /mine && \
+                         exec busybox su app -s /bin/sh -c 'busybox id -u; exec busybox nc -l -p 7000'\n";
+    let layer = Layer::of_root()
+        .directory("bin", 0o755)
+        .file_with("bin/busybox", 0o755, busybox)
+        .symbolic_link("bin/sh", "busybox")
+        .symbolic_link("bin/mkdir", "busybox")
+        .file_with("entry", 0o755, ENTRY)
+        .file("etc/passwd", "app:x:999:998::/:/bin/sh\n");
+    let config = json!({"Entrypoint": ["/entry"], "ExposedPorts": {"7000/tcp": {}}});
+    let directory = directory();
+    Image::new(&config, vec![layer], Compression::Gzip).write(&directory.path().join("layout"), Some("app:1"));
+    let compose = "name: ids\nservices: {web: {image: 'app:1', stop_grace_period: 100ms}}\n";
+    fs::write(directory.path().join("compose.yaml"), compose).unwrap();
+    chown(directory.path().join("compose.yaml"), Some(USER), Some(USER)).unwrap();
+    let ok = |arguments: &[&str]| run(directory.path(), arguments).expect_success(&arguments.join(" "));
+    ok(&["load", "layout"]);
+    let _down = Down(directory.path());
+    ok(&["up", "-d"]);
+    ok(&["wake", "web"]);
+    let address = ok(&["resolve", "web"]);
+    drop(std::net::TcpStream::connect(format!("{}:7000", address.trim())).unwrap());
+    assert_eq!(ok(&["logs", "web"]), "999\n");
+    let mine = directory.path().join("state/ids/roots/web/upper/mine");
+    assert_eq!(fs::metadata(&mine).unwrap().uid(), 100_998);
+    ok(&["down"]);
+    assert!(!directory.path().join("state/ids").exists());
 }
